@@ -1,0 +1,1 @@
+"""llama.cpp in this process: model, vocabulary, chat templates, decoding, pick."""
