@@ -1,0 +1,139 @@
+"""The shape of a service: declared, started, faulted, stopped."""
+
+import asyncio
+import random
+
+import pytest
+
+from twd.bus.memory_bus import MemoryBroker
+from twd.kit.clock import SystemClock
+from twd.kit.effects import Publish
+from twd.kit.ids import Ids
+from twd.kit.service import LEASE_BUCKET, Effects, Reply, Service, Surroundings, handler_name
+from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId
+from twd.wire.codec import decode, encode
+from twd.wire.job import JobCancelled, JobQueued, JobSubmitted, Prompt
+from twd.wire.routes import EVERYTHING
+from twd.wire.service import MessageRejected, ServiceFaulted, ServiceStarted, ServiceStopped
+
+
+class Echo(Service):
+    """Queues what is submitted; a cancelled job named `bad` is a fault."""
+
+    name = "echo"
+    reads = (JobSubmitted, JobCancelled)
+    writes = (JobQueued,)
+
+    def on_job_submitted(self, event: JobSubmitted, reply: Reply) -> Effects:
+        reply(JobQueued(job=event.job, attempt=1, speculator=self.instance))
+        return None
+
+    def on_job_cancelled(self, event: JobCancelled) -> Effects:
+        if event.job == "bad":
+            raise ValueError("planted")
+        return [Publish(JobQueued(job=event.job, attempt=1, speculator=self.instance))]
+
+
+def ground(broker: MemoryBroker) -> Surroundings:
+    return Surroundings(bus=broker.connect("n"), node=NodeId("n"), clock=SystemClock(), ids=Ids(random.Random(1)))
+
+
+async def listen(broker: MemoryBroker) -> list[Event]:
+    heard: list[Event] = []
+
+    def take(message: object) -> None:
+        event = decode(message.data)  # type: ignore[attr-defined]
+        assert isinstance(event, Event)
+        heard.append(event)
+
+    await broker.connect("watcher").subscribe(EVERYTHING, take)
+    return heard
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def submit() -> JobSubmitted:
+    return JobSubmitted(job=JobId("j"), model=ModelId("m"), owner=InstanceId("o"), prompt=Prompt(text="hi"))
+
+
+async def test_answers_requests_and_names_the_cause() -> None:
+    broker = MemoryBroker()
+    service = Echo(ground(broker))
+    await service.start()
+    answer = decode(await broker.connect().request("twd.v1.job.submitted.m", encode(submit()), timeout_s=1))
+    assert isinstance(answer, JobQueued)
+    assert answer.source == service.instance
+    await service.stop()
+
+
+async def test_life_is_told_and_the_lease_goes() -> None:
+    broker = MemoryBroker()
+    heard = await listen(broker)
+    service = Echo(ground(broker))
+    await service.start()
+    leases = await broker.connect().leases(LEASE_BUCKET, 10)
+    assert [entry.key for entry in await leases.entries()] == [service.instance]
+    await service.drain()
+    await settle()
+    assert [type(event) for event in heard] == [ServiceStarted, ServiceStopped]
+    assert await leases.entries() == []
+
+
+async def test_a_fault_is_published_and_ends_the_service() -> None:
+    broker = MemoryBroker()
+    heard = await listen(broker)
+    service = Echo(ground(broker))
+    await service.start()
+    event = JobCancelled(job=JobId("bad"))
+    broker.connect().publish("twd.v1.job.cancelled.bad", encode(event))
+    await asyncio.wait_for(service.ended.wait(), 5)
+    await settle()
+    assert isinstance(service.fault, ValueError)
+    faults = [event for event in heard if isinstance(event, ServiceFaulted)]
+    assert "planted" in faults[0].failure.message
+    assert isinstance(heard[-1], ServiceStopped)
+
+
+async def test_nonsense_is_counted_and_told_without_a_flood() -> None:
+    broker = MemoryBroker()
+    heard = await listen(broker)
+    service = Echo(ground(broker))
+    await service.start()
+    stranger = broker.connect()
+    for _ in range(9):
+        stranger.publish("twd.v1.job.cancelled.x", b"{")
+    stranger.publish("twd.v1.job.cancelled.x", b'{"type":"twd.v1.job.cancelled","job":5}')
+    await settle()
+    rejected = [event.repeated for event in heard if isinstance(event, MessageRejected)]
+    assert rejected == [1, 2, 4, 8]
+    assert service.rejected["twd.v1.job.cancelled.x"] == 10
+    await service.stop()
+
+
+async def test_an_undeclared_event_is_a_programming_error() -> None:
+    service = Echo(ground(MemoryBroker()))
+    await service.start()
+    with pytest.raises(AssertionError, match="does not declare"):
+        service.emit(JobCancelled(job=JobId("j")))
+    await service.stop()
+
+
+async def test_a_stopped_service_is_silent() -> None:
+    broker = MemoryBroker()
+    heard = await listen(broker)
+    service = Echo(ground(broker))
+    await service.start()
+    await service.stop()
+    await settle()
+    before = len(heard)
+    service.emit(JobQueued(job=JobId("j"), attempt=1, speculator=service.instance))
+    broker.connect().publish("twd.v1.job.cancelled.j", encode(JobCancelled(job=JobId("j"))))
+    await settle()
+    assert [type(event) for event in heard[before:]] == [JobCancelled]
+
+
+def test_handler_names_follow_event_names() -> None:
+    assert handler_name(JobSubmitted) == "on_job_submitted"

@@ -1,0 +1,1 @@
+"""The message bus: one protocol, NATS and an in-memory double behind it."""

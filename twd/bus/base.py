@@ -1,0 +1,151 @@
+"""What every bus can do, whatever carries it. Bytes go in, bytes come out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.routes import WhenFull
+
+
+class BusError(TwdError):
+    """The bus could not do what was asked."""
+
+    def __init__(self, message: str, code: FailureCode = FailureCode.BUS_DOWN) -> None:
+        super().__init__(code, message)
+
+
+class NoResponders(BusError):
+    """Nobody listens on the subject of a request: known at once, without waiting."""
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(f"nobody answers on {subject}", FailureCode.NOBODY_HOME)
+
+
+class RequestTimeout(BusError):
+    """Somebody listens, but no answer came in time."""
+
+    def __init__(self, subject: str, timeout_s: float) -> None:
+        super().__init__(f"no answer on {subject} within {timeout_s:g} s", FailureCode.DEADLINE)
+
+
+@dataclass(slots=True)
+class Message:
+    """One message as it came; `reply` names where an answer is expected, if one is."""
+
+    subject: str
+    data: bytes
+    reply: str = ""
+
+
+Handler = Callable[[Message], None]
+"""Called on the loop, one message at a time and in order; it must not block."""
+
+
+@dataclass(slots=True)
+class BusStats:
+    """Counters since the connection was made."""
+
+    sent: int = 0
+    received: int = 0
+    dropped: int = 0
+    reconnects: int = 0
+    errors: int = 0
+    last_error: str = ""
+    dropped_by_subject: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEntry:
+    """One key of the lease registry."""
+
+    key: str
+    value: bytes
+    revision: int
+    age_s: float
+
+
+class Subscription(Protocol):
+    """An open subscription."""
+
+    async def close(self) -> None:
+        """Hear nothing more from now on; what is queued is thrown away."""
+
+
+class Leases(Protocol):
+    """A small registry whose keys vanish when they are not renewed: who is there now."""
+
+    async def put(self, key: str, value: bytes) -> int:
+        """Write or renew a key; returns its revision."""
+
+    async def create(self, key: str, value: bytes) -> int | None:
+        """Claim a key that must not exist; None when somebody else holds it."""
+
+    async def update(self, key: str, value: bytes, revision: int) -> int | None:
+        """Renew a claim; None when the key changed hands since `revision`."""
+
+    async def delete(self, key: str) -> None:
+        """Give a key up."""
+
+    async def get(self, key: str) -> LeaseEntry | None:
+        """Read one live key."""
+
+    async def entries(self) -> list[LeaseEntry]:
+        """Read all live keys."""
+
+
+class Bus(Protocol):
+    """A message bus: at most once; from one sender to one reader in order, across its subscriptions."""
+
+    stats: BusStats
+
+    def publish(self, subject: str, data: bytes, *, reply: str = "") -> None:
+        """Send to everybody who listens now. Returns at once; a bounded outbox holds what waits."""
+
+    async def subscribe(
+        self,
+        pattern: str,
+        handler: Handler,
+        *,
+        queue: str = "",
+        limit: int = 65536,
+        when_full: WhenFull = WhenFull.DROP_NEWEST,
+    ) -> Subscription:
+        """Listen; members of one `queue` share the messages. At most `limit` messages wait."""
+
+    async def request(self, subject: str, data: bytes, *, timeout_s: float = 5.0) -> bytes:
+        """Ask and wait for one answer; raises NoResponders or RequestTimeout."""
+
+    async def flush(self, timeout_s: float = 5.0) -> None:
+        """Return when everything sent so far has reached the broker."""
+
+    async def leases(self, bucket: str, ttl_s: float) -> Leases:
+        """Open a lease registry whose keys live `ttl_s` without being renewed."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages can travel now."""
+
+    async def close(self) -> None:
+        """Drain: deliver what is queued, then hang up. Closing twice is harmless."""
+
+
+def matches(pattern: str, subject: str) -> bool:
+    """NATS wildcards: `*` is one token, a last `>` is one or more."""
+    wanted, given = pattern.split("."), subject.split(".")
+    for i, token in enumerate(wanted):
+        if token == ">":
+            return len(given) > i
+        if i >= len(given) or (token not in ("*", given[i])):
+            return False
+    return len(wanted) == len(given)
+
+
+def check_subject(subject: str) -> None:
+    """Refuse a subject that NATS would refuse or misread."""
+    if (
+        not subject
+        or any(c.isspace() for c in subject)
+        or any(not t or "*" in t or ">" in t for t in subject.split("."))
+    ):
+        raise BusError(f"{subject!r} is no subject to publish on", FailureCode.INTERNAL)

@@ -1,0 +1,346 @@
+"""A bus inside one process: NATS' semantics, always through bytes, with faults on demand.
+
+`MemoryBroker` is the network; each `connect` is one client on it. Delivery goes through the event
+loop, so a virtual loop makes a whole world run in no time and in the same order for the same seed.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from twd.bus.base import (
+    BusError,
+    BusStats,
+    Handler,
+    LeaseEntry,
+    Leases,
+    Message,
+    NoResponders,
+    RequestTimeout,
+    Subscription,
+    check_subject,
+    matches,
+)
+from twd.wire.routes import WhenFull
+
+
+@dataclass
+class Faults:
+    """What the network does to messages: chances per message, and a range of delays in seconds."""
+
+    drop: float = 0.0
+    repeat: float = 0.0
+    reorder: float = 0.0
+    delay_s: tuple[float, float] = (0.0, 0.0)
+    cut: set[frozenset[str]] = field(default_factory=set)
+    """Pairs of node names between which nothing passes."""
+
+    def parted(self, one: str, other: str) -> bool:
+        """Whether a partition lies between two nodes."""
+        return frozenset((one, other)) in self.cut
+
+
+class MemoryBroker:
+    """All clients of one simulated network, and its lease registries."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.faults = Faults()
+        self.random = random.Random(seed)
+        self.clients: list[MemoryBus] = []
+        self.buckets: dict[str, MemoryLeases] = {}
+        self.observers: list[Callable[[str, Message], None]] = []
+        self._inboxes = 0
+        self._last_due: dict[tuple[int, int], float] = {}
+
+    def connect(self, node: str = "node") -> "MemoryBus":
+        """A new client, on a named node."""
+        client = MemoryBus(self, node)
+        self.clients.append(client)
+        return client
+
+    def inbox(self) -> str:
+        """A fresh subject for answers."""
+        self._inboxes += 1
+        return f"_INBOX.{self._inboxes}"
+
+    def route(self, sender: "MemoryBus", message: Message) -> int:
+        """Hand a message to every matching subscription, one of each queue group; returns how many."""
+        for observer in self.observers:
+            observer(sender.node, message)
+        plain: list[MemorySubscription] = []
+        groups: dict[tuple[str, str], list[MemorySubscription]] = {}
+        for client in self.clients:
+            if not client.reachable_from(sender):
+                continue
+            for sub in client.subscriptions:
+                if not matches(sub.pattern, message.subject):
+                    continue
+                if sub.queue:
+                    groups.setdefault((sub.queue, sub.pattern), []).append(sub)
+                else:
+                    plain.append(sub)
+        chosen = plain + [self.random.choice(members) for members in groups.values()]
+        for sub in chosen:
+            self._send(sender, sub, message)
+        return len(chosen)
+
+    def _send(self, sender: "MemoryBus", sub: "MemorySubscription", message: Message) -> None:
+        faults, dice = self.faults, self.random
+        if sub.client is not sender and faults.drop and dice.random() < faults.drop:
+            return
+        copies = 2 if faults.repeat and dice.random() < faults.repeat else 1
+        for _ in range(copies):
+            self._deliver_later(sender, sub, message)
+
+    def _deliver_later(self, sender: "MemoryBus", sub: "MemorySubscription", message: Message) -> None:
+        loop = asyncio.get_running_loop()
+        delay = self.random.uniform(*self.faults.delay_s) if self.faults.delay_s[1] else 0.0
+        due = loop.time() + delay
+        pair = (id(sender), id(sub.client))
+        swapped = self.faults.reorder and self.random.random() < self.faults.reorder
+        if not swapped:
+            due = max(due, self._last_due.get(pair, 0.0))
+            self._last_due[pair] = due
+        copy = Message(message.subject, bytes(message.data), message.reply)
+        if due <= loop.time():
+            sub.client.accept(sub, copy)
+        else:
+            loop.call_at(due, sub.client.accept, sub, copy)
+
+
+@dataclass(eq=False)
+class MemorySubscription(Subscription):
+    """One subscription of one client."""
+
+    client: "MemoryBus"
+    pattern: str
+    handler: Handler
+    queue: str
+    limit: int
+    when_full: WhenFull
+    waiting: int = 0
+    open: bool = True
+
+    async def close(self) -> None:
+        """Hear nothing more."""
+        self.open = False
+        if self in self.client.subscriptions:
+            self.client.subscriptions.remove(self)
+
+
+class MemoryBus:
+    """One client's view of the broker; satisfies the Bus protocol."""
+
+    def __init__(self, broker: MemoryBroker, node: str) -> None:
+        self.broker = broker
+        self.node = node
+        self.stats = BusStats()
+        self.subscriptions: list[MemorySubscription] = []
+        self.paused = False
+        self._queue: deque[tuple[MemorySubscription, Message]] = deque()
+        self._pumping = False
+        self._closed = False
+        self.cut_off = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages can travel now."""
+        return not self._closed and not self.cut_off
+
+    def reachable_from(self, sender: "MemoryBus") -> bool:
+        """Whether the network lets a message through from `sender`."""
+        if not self.connected:
+            return False
+        return not self.broker.faults.parted(sender.node, self.node)
+
+    def publish(self, subject: str, data: bytes, *, reply: str = "") -> None:
+        """Send to everybody who listens now."""
+        check_subject(subject)
+        if self._closed:
+            raise BusError("the bus is closed")
+        if self.cut_off:
+            return
+        self.stats.sent += 1
+        self.broker.route(self, Message(subject, bytes(data), reply))
+
+    async def subscribe(
+        self,
+        pattern: str,
+        handler: Handler,
+        *,
+        queue: str = "",
+        limit: int = 65536,
+        when_full: WhenFull = WhenFull.DROP_NEWEST,
+    ) -> Subscription:
+        """Listen; see the Bus protocol."""
+        if self._closed:
+            raise BusError("the bus is closed")
+        subscription = MemorySubscription(self, pattern, handler, queue, limit, when_full)
+        self.subscriptions.append(subscription)
+        return subscription
+
+    async def request(self, subject: str, data: bytes, *, timeout_s: float = 5.0) -> bytes:
+        """Ask and wait for one answer."""
+        check_subject(subject)
+        if self._closed:
+            raise BusError("the bus is closed")
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        inbox = self.broker.inbox()
+
+        def take(message: Message) -> None:
+            if not answer.done():
+                answer.set_result(message.data)
+
+        subscription = await self.subscribe(inbox, take)
+        try:
+            self.stats.sent += 1
+            reached = 0 if self.cut_off else self.broker.route(self, Message(subject, bytes(data), inbox))
+            if not reached and not self.cut_off:
+                raise NoResponders(subject)
+            return await asyncio.wait_for(answer, timeout_s)
+        except TimeoutError:
+            raise RequestTimeout(subject, timeout_s) from None
+        finally:
+            await subscription.close()
+
+    async def flush(self, timeout_s: float = 5.0) -> None:
+        """Everything sent is already with the broker, unless the network is away."""
+        if not self.connected:
+            raise BusError("the bus is away")
+
+    async def leases(self, bucket: str, ttl_s: float) -> Leases:
+        """Open a lease registry."""
+        registry = self.broker.buckets.setdefault(bucket, MemoryLeases(ttl_s))
+        return ClientLeases(self, registry)
+
+    async def close(self) -> None:
+        """Deliver what is queued, then hang up."""
+        while self._queue and not self.paused:
+            self._pump()
+        self._closed = True
+        self.subscriptions.clear()
+        if self in self.broker.clients:
+            self.broker.clients.remove(self)
+
+    def kill(self) -> None:
+        """Vanish as a killed process does: nothing queued is delivered."""
+        self._closed = True
+        self._queue.clear()
+        self.subscriptions.clear()
+        if self in self.broker.clients:
+            self.broker.clients.remove(self)
+
+    def accept(self, subscription: MemorySubscription, message: Message) -> None:
+        """A message arrives; handlers run on a later turn of the loop, in order."""
+        if self._closed or not subscription.open:
+            return
+        if subscription.waiting >= subscription.limit:
+            self._drop(subscription, message)
+            if subscription.when_full is not WhenFull.DROP_OLDEST:
+                return
+            self._forget_oldest(subscription)
+        subscription.waiting += 1
+        self._queue.append((subscription, message))
+        self._pump_soon()
+
+    def _drop(self, subscription: MemorySubscription, message: Message) -> None:
+        self.stats.dropped += 1
+        by_subject = self.stats.dropped_by_subject
+        by_subject[subscription.pattern] = by_subject.get(subscription.pattern, 0) + 1
+
+    def _forget_oldest(self, subscription: MemorySubscription) -> None:
+        for i, (owner, _) in enumerate(self._queue):
+            if owner is subscription:
+                del self._queue[i]
+                subscription.waiting -= 1
+                return
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        self.paused = False
+        self._pump_soon()
+
+    def _pump_soon(self) -> None:
+        if not self._pumping and not self.paused and self._queue:
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pumping = False
+        if self.paused or not self._queue:
+            return
+        subscription, message = self._queue.popleft()
+        subscription.waiting -= 1
+        self._pump_soon()
+        if subscription.open:
+            self.stats.received += 1
+            subscription.handler(message)
+
+
+class MemoryLeases:
+    """One bucket's keys on the broker, with the time of their last renewal."""
+
+    def __init__(self, ttl_s: float) -> None:
+        self.ttl_s = ttl_s
+        self.revision = 0
+        self.keys: dict[str, tuple[bytes, int, float]] = {}
+
+    def live(self, now: float) -> dict[str, tuple[bytes, int, float]]:
+        """Drop what has expired; return the rest."""
+        self.keys = {k: v for k, v in self.keys.items() if now - v[2] < self.ttl_s}
+        return self.keys
+
+    def write(self, key: str, value: bytes, now: float) -> int:
+        """Set a key."""
+        self.revision += 1
+        self.keys[key] = (bytes(value), self.revision, now)
+        return self.revision
+
+
+class ClientLeases:
+    """A bucket as one client sees it; satisfies the Leases protocol."""
+
+    def __init__(self, bus: MemoryBus, registry: MemoryLeases) -> None:
+        self._bus = bus
+        self._registry = registry
+
+    def _now(self) -> float:
+        if not self._bus.connected:
+            raise BusError("the bus is away")
+        return asyncio.get_running_loop().time()
+
+    async def put(self, key: str, value: bytes) -> int:
+        """Write or renew a key."""
+        return self._registry.write(key, value, self._now())
+
+    async def create(self, key: str, value: bytes) -> int | None:
+        """Claim a key that must not exist."""
+        now = self._now()
+        if key in self._registry.live(now):
+            return None
+        return self._registry.write(key, value, now)
+
+    async def update(self, key: str, value: bytes, revision: int) -> int | None:
+        """Renew a claim."""
+        now = self._now()
+        held = self._registry.live(now).get(key)
+        if held is None or held[1] != revision:
+            return None
+        return self._registry.write(key, value, now)
+
+    async def delete(self, key: str) -> None:
+        """Give a key up."""
+        self._registry.live(self._now()).pop(key, None)
+
+    async def get(self, key: str) -> LeaseEntry | None:
+        """Read one live key."""
+        now = self._now()
+        held = self._registry.live(now).get(key)
+        return None if held is None else LeaseEntry(key, held[0], held[1], now - held[2])
+
+    async def entries(self) -> list[LeaseEntry]:
+        """Read all live keys."""
+        now = self._now()
+        return [LeaseEntry(k, v, r, now - t) for k, (v, r, t) in sorted(self._registry.live(now).items())]

@@ -1,0 +1,51 @@
+"""Fresh ids, from one source of randomness that a simulation can seed."""
+
+import random
+import re
+import uuid
+
+from twd.wire.base import EventId, InstanceId, JobId, NodeId, SessionId
+
+_ALPHABET = "0123456789abcdefghijkmnpqrstuvwxyz"
+
+
+class Ids:
+    """Makes ids; give it a seeded `random.Random` to make the same ones again."""
+
+    def __init__(self, source: random.Random | None = None) -> None:
+        self._random = source or random.SystemRandom()
+        self._prefix = self._word(6)
+        self._count = 0
+
+    def _word(self, length: int) -> str:
+        return "".join(self._random.choices(_ALPHABET, k=length))
+
+    def event(self) -> EventId:
+        """Unique and cheap: a random prefix and a counter."""
+        self._count += 1
+        return EventId(f"{self._prefix}{self._count}")
+
+    def job(self) -> JobId:
+        """A job's name, fit for people and for subjects."""
+        return JobId(f"job-{self._word(12)}")
+
+    def session(self) -> SessionId:
+        """A session's name."""
+        return SessionId(f"s-{self._word(12)}")
+
+    def instance(self, service: str, node: NodeId) -> InstanceId:
+        """The name of one running copy of a service."""
+        return InstanceId(f"{service}.{node}.{self._word(6)}")
+
+    def seed(self) -> int:
+        """A seed for a job that asked for none."""
+        return self._random.getrandbits(31)
+
+    def secret(self) -> str:
+        """A token that nobody can guess."""
+        return uuid.uuid4().hex + uuid.uuid4().hex
+
+
+def node_id(hostname: str) -> NodeId:
+    """A machine's name as one plain word."""
+    return NodeId(re.sub(r"[^A-Za-z0-9-]", "-", hostname.split(".")[0]).strip("-").lower() or "node")

@@ -1,0 +1,71 @@
+"""PING, INFO and STATS as NATS' own service convention has them, so that `nats micro ls` finds us."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import twd
+from twd.bus.base import Message, Subscription
+from twd.wire.routes import ROUTE_OF
+
+if TYPE_CHECKING:
+    from twd.kit.service import Service
+
+
+class MicroEndpoints:
+    """Answers the three questions for one service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._name = f"twd-{service.name}"
+        self._id = service.instance.rsplit(".", 1)[-1]
+
+    async def open(self) -> list[Subscription]:
+        """Listen on the nine subjects of the convention."""
+        return [
+            await self._service.bus.subscribe(subject, self._answerer(verb))
+            for verb in ("PING", "INFO", "STATS")
+            for subject in (f"$SRV.{verb}", f"$SRV.{verb}.{self._name}", f"$SRV.{verb}.{self._name}.{self._id}")
+        ]
+
+    def _answerer(self, verb: str) -> Any:
+        def answer(message: Message) -> None:
+            if message.reply:
+                body = self._identity(verb) | (self._details(verb))
+                self._service.bus.publish(message.reply, json.dumps(body).encode())
+
+        return answer
+
+    def _identity(self, verb: str) -> dict[str, Any]:
+        return {
+            "type": f"io.nats.micro.v1.{verb.lower()}_response",
+            "name": self._name,
+            "id": self._id,
+            "version": twd.__version__,
+            "metadata": {"instance": self._service.instance, "node": self._service.ground.node},
+        }
+
+    def _details(self, verb: str) -> dict[str, Any]:
+        endpoints = [
+            {"name": ROUTE_OF[event].tag.replace(".", "-"), "subject": self._service.pattern(event)}
+            for event in self._service.reads
+        ]
+        if verb == "INFO":
+            return {"description": (type(self._service).__doc__ or "").splitlines()[0], "endpoints": endpoints}
+        if verb == "STATS":
+            stats = self._service.bus.stats
+            return {
+                "started": self._service.lease().started_ms,
+                "endpoints": endpoints,
+                "data": {
+                    "health": self._service.health.value,
+                    "handled": self._service.handled,
+                    "rejected": sum(self._service.rejected.values()),
+                    "sent": stats.sent,
+                    "received": stats.received,
+                    "dropped": stats.dropped,
+                    "reconnects": stats.reconnects,
+                },
+            }
+        return {}

@@ -1,0 +1,366 @@
+"""The shape of every service: it declares what it reads and writes, starts, works, drains, stops.
+
+A subclass names its events and has one `on_<event>` method for each; the method returns effects.
+Handlers run one at a time on the loop and never block. A fault in one of them is published with
+its cause and ends the service; whoever supervises it starts another.
+"""
+
+import asyncio
+import logging
+import os
+import re
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final
+
+import msgspec
+
+import twd
+from twd.bus.base import Bus, BusError, Leases, Message, Subscription
+from twd.kit.clock import Clock
+from twd.kit.effects import Do, Effect, Note, Publish, WakeAt
+from twd.kit.ids import Ids
+from twd.kit.micro import MicroEndpoints
+from twd.kit.tasks import TaskGroup, every
+from twd.wire.base import Event, EventId, NodeId
+from twd.wire.codec import Rejected, decode_as, encode
+from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.routes import ROUTE_OF, Delivery, Route
+from twd.wire.service import (
+    Health,
+    MessageDropped,
+    MessageRejected,
+    ServiceFaulted,
+    ServiceLease,
+    ServiceStarted,
+    ServiceStopped,
+)
+
+LEASE_BUCKET: Final = "twd_services"
+LEASE_TTL_S: Final = 10.0
+LEASE_RENEW_S: Final = 3.0
+
+Reply = Callable[[Event], None]
+Effects = Iterable[Effect] | None
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a service is given to stand on."""
+
+    bus: Bus
+    node: NodeId
+    clock: Clock
+    ids: Ids
+    log: logging.Logger = field(default_factory=lambda: logging.getLogger("twd"))
+    pid: int = field(default_factory=os.getpid)
+
+
+def handler_name(event_type: type[Event]) -> str:
+    """`JobSubmitted` is handled by `on_job_submitted`."""
+    return "on" + re.sub(r"(?=[A-Z])", "_", event_type.__name__).lower()
+
+
+class Service:
+    """Base of all services; see the module's docstring."""
+
+    name: ClassVar[str]
+    reads: ClassVar[tuple[type[Event], ...]] = ()
+    writes: ClassVar[tuple[type[Event], ...]] = ()
+    tick_s: ClassVar[float | None] = None
+
+    ALWAYS_WRITES: Final = (ServiceStarted, ServiceStopped, ServiceFaulted, MessageRejected, MessageDropped)
+
+    def __init__(self, ground: Surroundings) -> None:
+        self.ground = ground
+        self.bus = ground.bus
+        self.clock = ground.clock
+        self.instance = ground.ids.instance(self.name, ground.node)
+        self.log = ground.log.getChild(self.name)
+        self.tasks = TaskGroup(self.name, self._task_failed)
+        self.health = Health.STARTING
+        self.note = ""
+        self.handled = 0
+        self.rejected: dict[str, int] = {}
+        self.fault: BaseException | None = None
+        self.ended = asyncio.Event()
+        self._started_ms = 0
+        self._running = False
+        self._stopping = False
+        self._subscriptions: list[Subscription] = []
+        self._leases: Leases | None = None
+        self._cause = EventId("")
+        self._wake: asyncio.TimerHandle | None = None
+        self._dropped_told = 0
+
+    # -- for subclasses ------------------------------------------------------------------------
+
+    async def setup(self) -> None:
+        """Open what the service needs, before it hears anything."""
+
+    async def quiesce(self) -> None:
+        """Finish what is in hand; called by drain, while messages still arrive."""
+
+    async def teardown(self) -> None:
+        """Close what setup opened."""
+
+    def tick(self, now: float) -> Effects:
+        """Called every `tick_s`, and at the times asked for by WakeAt."""
+        return None
+
+    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        """What others may read in this service's lease."""
+        return {}
+
+    def group(self, event_type: type[Event]) -> str:
+        """The queue group in which this service takes shared messages."""
+        return ROUTE_OF[event_type].group or self.name
+
+    def pattern(self, event_type: type[Event]) -> str:
+        """The subject to listen on for one event; narrower than everything where a service wants less."""
+        return ROUTE_OF[event_type].pattern
+
+    # -- publishing ----------------------------------------------------------------------------
+
+    def emit(self, event: Event, *, cause: EventId | None = None) -> None:
+        """Stamp an event and send it; a stopped service sends nothing."""
+        if type(event) not in self.writes and type(event) not in self.ALWAYS_WRITES:
+            raise AssertionError(f"{self.name} does not declare that it writes {type(event).__name__}")
+        if not self._running:
+            return
+        stamped = self._stamp(event, cause)
+        self.bus.publish(ROUTE_OF[type(event)].subject(event), encode(stamped))
+
+    async def ask(self, event: Event, *, timeout_s: float = 5.0) -> Event | Rejected:
+        """Send a request and read its answer."""
+        from twd.wire.codec import decode
+
+        stamped = self._stamp(event, None)
+        subject = ROUTE_OF[type(event)].subject(event)
+        return decode(await self.bus.request(subject, encode(stamped), timeout_s=timeout_s))
+
+    def _stamp(self, event: Event, cause: EventId | None) -> Event:
+        return msgspec.structs.replace(
+            event,
+            id=event.id or self.ground.ids.event(),
+            cause=event.cause or (self._cause if cause is None else cause),
+            source=self.instance,
+            at_ms=self.clock.wall_ms(),
+        )
+
+    def run_effects(self, effects: Effects) -> None:
+        """Carry out what a core asked for."""
+        for effect in effects or ():
+            match effect:
+                case Publish(event):
+                    self.emit(event)
+                case WakeAt(at):
+                    self._wake_at(at)
+                case Do(name, action):
+                    self.tasks.start(name, _awaited(action))
+                case Note(level, text):
+                    self.log.log(logging.getLevelNamesMapping()[level.upper()], text)
+
+    def _wake_at(self, at: float) -> None:
+        if self._wake is not None:
+            self._wake.cancel()
+        delay = max(0.0, at - self.clock.now())
+        self._wake = asyncio.get_running_loop().call_later(delay, self._tick_now)
+
+    def _tick_now(self) -> None:
+        if not self._running:
+            return
+        try:
+            self.run_effects(self.tick(self.clock.now()))
+        except Exception as error:  # noqa: BLE001 - the edge: told to the bus and fatal
+            self.fail(error, "tick")
+
+    # -- hearing -------------------------------------------------------------------------------
+
+    async def listen(self, event_type: type[Event], pattern: str = "") -> Subscription:
+        """Hear one event type; `reads` are listened to by start."""
+        route = ROUTE_OF[event_type]
+        shared = route.delivery in (Delivery.QUEUE, Delivery.REQUEST)
+        handle = getattr(self, handler_name(event_type))
+        return await self.bus.subscribe(
+            pattern or self.pattern(event_type),
+            lambda message: self._receive(route, handle, message),
+            queue=self.group(event_type) if shared else "",
+            when_full=route.when_full,
+        )
+
+    def _receive(self, route: Route, handle: Callable[..., Effects], message: Message) -> None:
+        if not self._running:
+            return
+        event = decode_as(route.event, message.data)
+        if isinstance(event, Rejected):
+            self._reject(message, event.reason)
+            return
+        self._cause = event.id
+        try:
+            if route.delivery is Delivery.REQUEST:
+                self.run_effects(handle(event, self._replier(message.reply, event.id)))
+            else:
+                self.run_effects(handle(event))
+            self.handled += 1
+        except Exception as error:  # noqa: BLE001 - the edge: told to the bus and fatal
+            self.fail(error, route.tag)
+        finally:
+            self._cause = EventId("")
+
+    def _replier(self, subject: str, cause: EventId) -> Reply:
+        def reply(event: Event) -> None:
+            if subject and self._running:
+                self.bus.publish(subject, encode(self._stamp(event, cause)))
+
+        return reply
+
+    def _reject(self, message: Message, reason: str) -> None:
+        count = self.rejected[message.subject] = self.rejected.get(message.subject, 0) + 1
+        if len(self.rejected) > 1000:
+            self.rejected.clear()
+        if count & (count - 1) == 0:  # told at 1, 2, 4, 8 ...: a flood of nonsense is no flood of events
+            self.log.warning("message on %s left aside: %s", message.subject, reason)
+            self.emit(
+                MessageRejected(
+                    subject=message.subject[:512],
+                    reason=reason[:1024],
+                    size_bytes=len(message.data),
+                    repeated=count,
+                )
+            )
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Set up, listen, take the lease, and say so."""
+        self._started_ms = self.clock.wall_ms()
+        await self.setup()
+        self._running = True
+        for event_type in self.reads:
+            self._subscriptions.append(await self.listen(event_type))
+        self._subscriptions += await MicroEndpoints(self).open()
+        self._leases = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+        if self.health is Health.STARTING:
+            self.health = Health.OK
+        await self.renew_lease()
+        self.emit(
+            ServiceStarted(service=self.name, node=self.ground.node, pid=self.ground.pid, version=twd.__version__)
+        )
+        self.tasks.start("lease", every(LEASE_RENEW_S, self._renew))
+        if self.tick_s is not None:
+            self.tasks.start("tick", every(self.tick_s, self._ticked))
+
+    async def _ticked(self) -> None:
+        self._tick_now()
+
+    async def _renew(self) -> None:
+        self._tell_drops()
+        await self.renew_lease()
+
+    def _tell_drops(self) -> None:
+        dropped = self.bus.stats.dropped
+        if dropped > self._dropped_told:
+            worst = max(self.bus.stats.dropped_by_subject.items(), key=lambda item: item[1], default=("", 0))[0]
+            self.emit(MessageDropped(subject=worst, count=dropped - self._dropped_told, policy="slow consumer"))
+            self._dropped_told = dropped
+
+    async def renew_lease(self) -> None:
+        """Say in the registry that this service lives; a broker that is away is told at the next turn."""
+        if self._leases is None or self._stopping:
+            return
+        try:
+            await self._leases.put(self.instance, msgspec.json.encode(self.lease()))
+        except BusError as error:
+            self.log.warning("the lease could not be renewed: %s", error)
+
+    def lease(self) -> ServiceLease:
+        """The value of this service's lease now."""
+        return ServiceLease(
+            service=self.name,
+            instance=self.instance,
+            node=self.ground.node,
+            pid=self.ground.pid,
+            version=twd.__version__,
+            started_ms=self._started_ms,
+            renewed_ms=self.clock.wall_ms(),
+            health=self.health,
+            note=self.note[:1024],
+            facts=self.facts(),
+        )
+
+    async def drain(self, timeout_s: float = 30.0) -> None:
+        """Take nothing new, finish what is in hand, stop."""
+        if self._running and not self._stopping:
+            self.health = Health.DRAINING
+            await self.renew_lease()
+            try:
+                await asyncio.wait_for(self.quiesce(), timeout_s)
+            except TimeoutError:
+                self.log.warning("drain took longer than %g s; stopping with work in hand", timeout_s)
+        await self.stop("drained")
+
+    async def stop(self, reason: str = "stopped") -> None:
+        """End in good order: silence first, then the lease, then the last word."""
+        if self._stopping:
+            await self.ended.wait()
+            return
+        self._stopping = True
+        try:
+            await self._close(reason)
+        finally:
+            self._running = False
+            self.ended.set()
+
+    async def _close(self, reason: str) -> None:
+        if self._wake is not None:
+            self._wake.cancel()
+        for subscription in self._subscriptions:
+            await subscription.close()
+        await self.teardown()
+        leftover = await self.tasks.close()
+        if leftover:
+            self.log.warning("still running: %s", ", ".join(leftover))
+        await self._leave(reason)
+
+    async def _leave(self, reason: str) -> None:
+        try:
+            if self._leases is not None:
+                await self._leases.delete(self.instance)
+            self.emit(ServiceStopped(service=self.name, node=self.ground.node, reason=reason))
+            await self.bus.flush(2.0)
+        except BusError as error:
+            self.log.warning("could not say goodbye: %s", error)
+
+    # -- faults --------------------------------------------------------------------------------
+
+    def fail(self, error: BaseException, during: str) -> None:
+        """Publish a fault with its cause and end the service."""
+        if self.fault is not None or self._stopping:
+            self.log.error("another fault in %s: %r", during, error)
+            return
+        self.fault = error
+        self.log.error("fault in %s: %s", during, "".join(traceback.format_exception(error)))
+        failure = error.failure if isinstance(error, TwdError) else _internal(error)
+        self.emit(ServiceFaulted(service=self.name, node=self.ground.node, failure=failure, during=during))
+        _keep(asyncio.get_running_loop().create_task(self.stop("fault"), name=f"{self.name}:fault"))
+
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        self.fail(error, name)
+
+
+_dying: set[asyncio.Task[Any]] = set()
+
+
+def _keep(task: asyncio.Task[Any]) -> None:
+    _dying.add(task)
+    task.add_done_callback(_dying.discard)
+
+
+async def _awaited(action: Callable[[], Any]) -> None:
+    await action()
+
+
+def _internal(error: BaseException) -> Failure:
+    return Failure(code=FailureCode.INTERNAL, message=f"{type(error).__name__}: {error}"[:4096])

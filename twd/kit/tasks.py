@@ -1,0 +1,59 @@
+"""Named background tasks, owned by somebody: none is lost, none fails in silence."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+OnError = Callable[[str, BaseException], None]
+
+
+class TaskGroup:
+    """The tasks of one owner. The first error of any of them is told to `on_error`."""
+
+    def __init__(self, owner: str, on_error: OnError) -> None:
+        self._owner = owner
+        self._on_error = on_error
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    def start(self, name: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run `work` in the background under this owner."""
+        if self._closed:
+            work.close()
+            raise RuntimeError(f"{self._owner} is closed; it cannot start {name}")
+        task = asyncio.get_running_loop().create_task(work, name=f"{self._owner}:{name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            self._on_error(task.get_name(), error)
+
+    @property
+    def names(self) -> list[str]:
+        """What is running now."""
+        return sorted(task.get_name() for task in self._tasks)
+
+    async def close(self, timeout_s: float = 5.0) -> list[str]:
+        """Cancel everything and wait; returns the names of tasks that did not end in time."""
+        self._closed = True
+        current = asyncio.current_task()
+        tasks = [task for task in self._tasks if task is not current]
+        for task in tasks:
+            task.cancel()
+        if not tasks:
+            return []
+        _, pending = await asyncio.wait(tasks, timeout=timeout_s)
+        return sorted(task.get_name() for task in pending)
+
+
+async def every(interval_s: float, tick: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Call `tick` again and again with `interval_s` between the calls."""
+    while True:
+        await asyncio.sleep(interval_s)
+        await tick()

@@ -1,0 +1,102 @@
+"""Guessing ahead: sessions told to drafters, guesses told to the speculator."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from twd.wire.base import (
+    Count,
+    Event,
+    InstanceId,
+    JobId,
+    ModelId,
+    NodeId,
+    Position,
+    PrefixHash,
+    SessionId,
+    Share,
+    Tokens,
+)
+from twd.wire.job import Sampling, Seed
+from twd.wire.model import VocabFingerprint
+
+Credit = Annotated[int, Meta(ge=0, le=256)]
+
+
+class SessionOpened(Event, frozen=True, tag="twd.v1.session.opened"):
+    """A text is being made; drafters may run ahead of it. Repeated for drafters that come late."""
+
+    job: JobId
+    session: SessionId
+    model: ModelId
+    speculator: InstanceId
+    node: NodeId
+    tokens: Tokens
+    vocab: VocabFingerprint
+    sampling: Sampling = Sampling()
+    seed: Seed = 0
+    credit: Credit = 16
+
+
+class SessionClosed(Event, frozen=True, tag="twd.v1.session.closed"):
+    """No more drafts are wanted for this session."""
+
+    job: JobId
+    session: SessionId
+
+
+class DraftProposed(Event, frozen=True, tag="twd.v1.draft.proposed"):
+    """Guessed tokens that continue the prefix which ends before `at` and hashes to `prefix`.
+
+    A branch is the same message with an earlier `at`. `more` is false when the
+    drafter stops here by itself: nothing else comes until tokens are accepted.
+    """
+
+    session: SessionId
+    drafter: InstanceId
+    at: Position
+    prefix: PrefixHash
+    tokens: Annotated[Tokens, Meta(max_length=256)] = []
+    confidence: Annotated[list[Share], Meta(max_length=256)] = []
+    text: Annotated[str, Meta(max_length=4096)] = ""
+    more: bool = True
+    draft_ms: Annotated[float, Meta(ge=0)] = 0.0
+
+
+class DraftGranted(Event, frozen=True, tag="twd.v1.draft.granted"):
+    """How far a drafter may run ahead of what is accepted; 0 asks it to rest."""
+
+    session: SessionId
+    drafter: InstanceId
+    credit: Credit
+
+
+class DrafterAttached(Event, frozen=True, tag="twd.v1.drafter.attached"):
+    """A drafter offers its guesses to every session of matching models."""
+
+    drafter: InstanceId
+    node: NodeId
+    model: ModelId
+    vocab: VocabFingerprint
+    by_text: bool = False
+    token_ms: Annotated[float, Meta(ge=0)] = 0.0
+
+
+class DrafterChecked(Event, frozen=True, tag="twd.v1.drafter.checked"):
+    """Whether a pair of drafter and target will pay: vocabulary, family, measured agreement."""
+
+    drafter: InstanceId
+    target: ModelId
+    same_vocab: bool
+    same_family: bool
+    agreement: Share
+    compared: Count
+    pays: bool
+    advice: str = ""
+
+
+class DrafterDetached(Event, frozen=True, tag="twd.v1.drafter.detached"):
+    """A drafter left."""
+
+    drafter: InstanceId
+    reason: str = ""

@@ -1,0 +1,88 @@
+"""The life of services, and what the bus says of itself."""
+
+import enum
+from typing import Annotated
+
+from msgspec import Meta
+
+from twd.wire.base import Count, Event, InstanceId, Name, NodeId, Part
+from twd.wire.failures import Failure
+
+
+class Health(enum.StrEnum):
+    """How a service judges itself: `ok` means that it did its work recently, or could."""
+
+    STARTING = "starting"
+    OK = "ok"
+    DEGRADED = "degraded"
+    DRAINING = "draining"
+
+
+class ServiceLease(Part, frozen=True):
+    """The value of a service's key in the lease registry; gone when the service is."""
+
+    service: Name
+    instance: InstanceId
+    node: NodeId
+    pid: Count
+    version: str
+    started_ms: Count
+    renewed_ms: Count
+    health: Health = Health.OK
+    note: Annotated[str, Meta(max_length=1024)] = ""
+    facts: dict[str, str | int | float | bool | list[str]] = {}
+
+
+class ServiceStarted(Event, frozen=True, tag="twd.v1.service.started"):
+    """A service is ready to work."""
+
+    service: Name
+    node: NodeId
+    pid: Count
+    version: str
+
+
+class ServiceStopped(Event, frozen=True, tag="twd.v1.service.stopped"):
+    """A service ended in good order; it publishes nothing after this."""
+
+    service: Name
+    node: NodeId
+    reason: str = ""
+
+
+class ServiceFaulted(Event, frozen=True, tag="twd.v1.service.faulted"):
+    """A handler raised; the service stops and its supervisor starts another."""
+
+    service: Name
+    node: NodeId
+    failure: Failure
+    during: str = ""
+
+
+class ServiceExited(Event, frozen=True, tag="twd.v1.service.exited"):
+    """A supervisor saw one of its processes end, and says when it tries again."""
+
+    service: Name
+    node: NodeId
+    pid: Count
+    exit_code: int
+    restarts: Count
+    retry_in_ms: int = -1
+    last_words: Annotated[str, Meta(max_length=4096)] = ""
+
+
+class MessageDropped(Event, frozen=True, tag="twd.v1.message.dropped"):
+    """A reader was too slow and its queue threw messages away."""
+
+    subject: str
+    count: Count
+    policy: str = ""
+
+
+class MessageRejected(Event, frozen=True, tag="twd.v1.message.rejected"):
+    """A message could not be understood; it was counted and left aside."""
+
+    subject: Annotated[str, Meta(max_length=512)]
+    reason: Annotated[str, Meta(max_length=1024)]
+    size_bytes: Count = 0
+    repeated: Count = 1
