@@ -15,6 +15,7 @@ from twd.wire.base import (
     PrefixHash,
     SessionId,
     Share,
+    Token,
     Tokens,
 )
 from twd.wire.job import Sampling, Seed
@@ -56,7 +57,7 @@ class DraftProposed(Event, frozen=True, tag="twd.v1.draft.proposed"):
     drafter: InstanceId
     at: Position
     prefix: PrefixHash
-    tokens: Annotated[Tokens, Meta(max_length=256)] = []
+    tokens: Annotated[list[Token], Meta(max_length=256)] = []
     confidence: Annotated[list[Share], Meta(max_length=256)] = []
     text: Annotated[str, Meta(max_length=4096)] = ""
     more: bool = True

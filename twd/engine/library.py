@@ -1,0 +1,149 @@
+"""The door to llama.cpp: started once, its messages routed to logging, its devices listed."""
+
+import ctypes
+import logging
+import os
+from collections import deque
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import llama_cpp
+from llama_cpp import llama_cpp as llama
+
+from twd.wire.failures import FailureCode, TwdError
+
+__all__ = ["Device", "devices", "ggml", "last_errors", "llama", "require_rpc", "start", "supports_rpc"]
+
+_log = logging.getLogger("twd.engine.llama")
+_LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.DEBUG, 4: logging.WARNING}
+_CONTINUATION = 5
+_EXIT_AFTER_ABORT = 70
+_errors: deque[str] = deque(maxlen=8)
+
+
+class _LogLine:
+    """llama.cpp logs in pieces; this joins them to lines."""
+
+    def __init__(self) -> None:
+        self.level = logging.DEBUG
+        self.text = ""
+
+    def add(self, level: int, piece: str) -> None:
+        if level != _CONTINUATION:
+            self.level = _LEVELS.get(level, logging.DEBUG)
+        self.text += piece
+        while "\n" in self.text:
+            line, self.text = self.text.split("\n", 1)
+            self._emit(line.strip())
+
+    def _emit(self, line: str) -> None:
+        if not line:
+            return
+        if self.level >= logging.WARNING:
+            _errors.append(line)
+        _log.log(self.level, "%s", line)
+
+
+_line = _LogLine()
+
+
+@llama.llama_log_callback  # type: ignore[untyped-decorator]
+def _on_log(level: int, text: bytes, _: object) -> None:
+    _line.add(level, text.decode("utf-8", "replace"))
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_char_p)
+def _on_abort(reason: bytes) -> None:
+    """llama.cpp gives up: say why and leave at once, instead of waiting for a debugger."""
+    _log.critical("llama.cpp aborted: %s", reason.decode("utf-8", "replace").strip())
+    logging.shutdown()
+    os._exit(_EXIT_AFTER_ABORT)
+
+
+@cache
+def start() -> None:
+    """Bring llama.cpp up, once for this process."""
+    llama.llama_log_set(_on_log, None)
+    llama.llama_backend_init()
+    ggml("ggml_set_abort_callback", [type(_on_abort)], ctypes.c_void_p)(_on_abort)
+
+
+def last_errors() -> str:
+    """What llama.cpp complained about most recently, newest last; reading empties it."""
+    text = "; ".join(_errors)
+    _errors.clear()
+    return text
+
+
+def supports_rpc() -> bool:
+    """Whether this build of llama.cpp can use workers on other machines."""
+    return bool(llama.llama_supports_rpc())
+
+
+def require_rpc() -> None:
+    """Fail with advice where llama.cpp was built without RPC (a cached wheel ignores build flags)."""
+    if not supports_rpc():
+        raise TwdError(
+            FailureCode.UNSUPPORTED,
+            "this build of llama.cpp has no RPC; rebuild llama-cpp-python with CMAKE_ARGS=-DGGML_RPC=ON "
+            "and without the wheel cache",
+        )
+
+
+@cache
+def _shared_objects() -> tuple[ctypes.CDLL, ...]:
+    """The ggml libraries under the very names that llama.cpp loaded: another name would map a second copy."""
+    folder = Path(llama_cpp.__file__).parent / "lib"
+    names = ("libggml-base", "libggml", "libggml-rpc")
+    found = (folder / f"{name}{end}" for name in names for end in (".so.0", ".0.dylib", ".dll"))
+    return tuple(ctypes.CDLL(str(path)) for path in found if path.exists())
+
+
+def ggml(name: str, arguments: list[type], result: type | None) -> "ctypes._NamedFuncPointer":
+    """A function of ggml by name, with its C types declared."""
+    for shared_object in _shared_objects():
+        function = getattr(shared_object, name, None)
+        if function is not None:
+            function.argtypes, function.restype = arguments, result
+            return function  # type: ignore[no-any-return]
+    raise TwdError(FailureCode.UNSUPPORTED, f"this build of llama.cpp has no {name}; reinstall llama-cpp-python")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Something that llama.cpp can compute on."""
+
+    name: str
+    description: str
+    kind: str
+    total_bytes: int
+    free_bytes: int
+    handle: int
+
+
+_KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accelerator"}
+
+
+def describe_device(handle: int) -> Device:
+    """What ggml knows of one device."""
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    text = [ctypes.c_void_p]
+    sizes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t)]
+    ggml("ggml_backend_dev_memory", sizes, None)(handle, ctypes.byref(free), ctypes.byref(total))
+    return Device(
+        name=ggml("ggml_backend_dev_name", text, ctypes.c_char_p)(handle).decode("utf-8", "replace"),
+        description=ggml("ggml_backend_dev_description", text, ctypes.c_char_p)(handle).decode("utf-8", "replace"),
+        kind=_KINDS.get(ggml("ggml_backend_dev_type", text, ctypes.c_int)(handle), "other"),
+        total_bytes=total.value,
+        free_bytes=free.value,
+        handle=handle,
+    )
+
+
+def devices() -> list[Device]:
+    """Every device that llama.cpp sees here, the CPU included."""
+    start()
+    count = ggml("ggml_backend_dev_count", [], ctypes.c_size_t)()
+    at = ggml("ggml_backend_dev_get", [ctypes.c_size_t], ctypes.c_void_p)
+    return [describe_device(at(index)) for index in range(count)]
