@@ -1,0 +1,381 @@
+"""Every setting of twd in one frozen model, with its default, its range and the line that explains it."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from twd.kit.settings_types import (
+    Auto,
+    BusUrl,
+    CacheType,
+    Cidr,
+    Compute,
+    Count,
+    FilePath,
+    FreePort,
+    Host,
+    HttpUrl,
+    MaybeUrl,
+    Mode,
+    ModelName,
+    Origin,
+    Port,
+    Positive,
+    RequiredPath,
+    Seconds,
+    Secret,
+    Section,
+    ServerKind,
+    Switch,
+    UrlPath,
+    VariableName,
+    about,
+)
+
+
+class BusTls(Section, frozen=True):
+    """TLS towards an outside broker."""
+
+    ca: Annotated[FilePath, about("File of the authority that signed the broker's certificate.")] = ""
+    cert: Annotated[FilePath, about("This client's certificate, where the broker asks for one.")] = ""
+    key: Annotated[FilePath, about("The key of that certificate.")] = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.cert) != bool(self.key):
+            raise ValueError("cert and key go together: give both or none")
+
+
+class Bus(Section, frozen=True):
+    """The NATS broker. Without `url`, twd starts its own."""
+
+    url: Annotated[BusUrl, about("Outside broker or cluster; empty: an embedded one.")] = ""
+    host: Annotated[Host, about("Where the embedded broker listens.")] = "127.0.0.1"
+    port: Annotated[Port, about("Port of the embedded broker; a free one if it is taken.")] = 4222
+    token: Annotated[Secret, about("Token of the broker; the embedded one draws its own if this is empty.")] = ""
+    user: Annotated[str, about("User name at the outside broker.")] = ""
+    password: Annotated[Secret, about("Password of that user.")] = ""
+    nkey_file: Annotated[FilePath, about("File with an nkey seed for the outside broker.")] = ""
+    creds_file: Annotated[FilePath, about("Credentials file for the outside broker.")] = ""
+    tls: Annotated[BusTls, about("TLS towards the outside broker.")] = BusTls()
+
+    def __post_init__(self) -> None:
+        if bool(self.user) != bool(self.password):
+            raise ValueError("user and password go together: give both or none")
+        ways = [name for name in ("token", "user", "nkey_file", "creds_file") if getattr(self, name)]
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} exclude each other: keep one way to sign in")
+
+
+class EdgeTls(Section, frozen=True):
+    """TLS of the API itself."""
+
+    cert: Annotated[FilePath, about("Certificate file; with `key` it turns HTTPS on.")] = ""
+    key: Annotated[FilePath, about("Key file of the certificate.")] = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.cert) != bool(self.key):
+            raise ValueError("cert and key go together: give both or none")
+
+
+class Edge(Section, frozen=True):
+    """The HTTP service that clients and browsers meet."""
+
+    host: Annotated[Host, about("Where the API listens; off loopback it wants a key or token.")] = "127.0.0.1"
+    port: Annotated[FreePort, about("Port of the API; 0 takes a free one.")] = 8088
+    token: Annotated[Secret, about("One bearer token for everybody; `twd key` makes several.")] = ""
+    allow_unauthenticated: Annotated[bool, about("Serve off loopback without any key.")] = False
+    allowed_hosts: Annotated[tuple[str, ...], about("Host names that requests may use besides the bound one.")] = ()
+    cors_origins: Annotated[tuple[Origin, ...], about("Web origins that may call the API from a browser.")] = ()
+    tls: Annotated[EdgeTls, about("TLS of the API.")] = EdgeTls()
+    max_tokens_limit: Annotated[Positive, about("Most tokens that one request may ask for.")] = 16_384
+    max_body_size: Annotated[Positive, about("Largest request body in bytes.")] = 10_485_760
+    max_queue: Annotated[Positive, about("Requests in progress and waiting before the next gets a 429.")] = 256
+    deadline_s: Annotated[Seconds, about("Longest time for one request that names no deadline.")] = 600.0
+    read_timeout_s: Annotated[Seconds, about("Time that a client has to send its request.")] = 30.0
+    keepalive_s: Annotated[Seconds, about("Pause after which a silent stream gets a keep-alive comment.")] = 10.0
+    allow_private_upstream: Annotated[bool, about("Let URLs of backends lead to private and loopback addresses.")] = (
+        True
+    )
+
+
+class Engine(Section, frozen=True):
+    """What every engine process on this machine gets."""
+
+    backend: Annotated[Compute, about("Kind of device that computes; its known-good presets come with it.")] = "auto"
+    env: Annotated[dict[VariableName, str], about("Environment of engine processes; wins over the presets.")] = {}
+    extra_args: Annotated[tuple[str, ...], about("More arguments for llama-server.")] = ()
+
+
+class Model(Section, frozen=True):
+    """A model that twd runs itself."""
+
+    path: Annotated[RequiredPath, about("The GGUF file.")]
+    default: Annotated[bool, about("Serve it as `default`; otherwise the first model is.")] = False
+    ctx_size: Annotated[Count, about("Tokens of context for one session; 0: as many as the model was made for.")] = 8192
+    parallel: Annotated[Annotated[int, Meta(ge=1, le=256)], about("Sessions at once.")] = 16
+    predict: Annotated[Positive, about("Tokens of an answer when the request names no limit.")] = 4096
+    exact: Annotated[bool, about("Choose settings under which drafts never change the text.")] = True
+    backend: Annotated[Compute, about("Kind of device for this model; auto: `engine.backend`.")] = "auto"
+    gpu_layers: Annotated[Auto | Count, about("Layers on the GPU.")] = "auto"
+    threads: Annotated[Auto | Positive, about("CPU threads.")] = "auto"
+    flash_attn: Annotated[Switch, about("Flash attention; auto: on where the backend has it.")] = "auto"
+    cache_type_k: Annotated[CacheType, about("Number format of the K cache.")] = "auto"
+    cache_type_v: Annotated[CacheType, about("Number format of the V cache.")] = "auto"
+    mmap: Annotated[Switch, about("Map the file instead of reading it.")] = "auto"
+    chat_template: Annotated[FilePath, about("Jinja file in place of the model's own chat template.")] = ""
+    replicas: Annotated[Positive, about("Copies that serve it at once.")] = 1
+    moe_placement: Annotated[
+        Literal["off", "balanced", "profile-guided"], about("How experts are spread over devices.")
+    ] = "off"
+    moe_hot_profile: Annotated[FilePath, about("Profile of the busiest experts, for profile-guided placement.")] = ""
+
+
+class Server(Section, frozen=True):
+    """Another program's HTTP server that runs a model."""
+
+    url: Annotated[HttpUrl, about("Its address.")]
+    kind: Annotated[ServerKind, about("What it is; auto: ask it.")] = "auto"
+    model_name: Annotated[str, about("The model's name there; empty: the first it lists.")] = ""
+    api_key: Annotated[Secret, about("Key that it asks for.")] = ""
+    base_path: Annotated[UrlPath, about("Path before its API, such as /api/v1; empty: the usual one of its kind.")] = ""
+    timeout_s: Annotated[Seconds, about("Silence after which it counts as hung.")] = 120.0
+
+
+class Backend(Server, frozen=True):
+    """Another program's server as a model that twd serves."""
+
+    default: Annotated[bool, about("Serve it as `default`.")] = False
+
+
+class Drafter(Section, frozen=True):
+    """A small model that guesses ahead: a GGUF file or another program's server."""
+
+    name: Annotated[str, about("Its name in status and metrics; empty: made from the model's.")] = ""
+    path: Annotated[FilePath, about("GGUF file, for a drafter that twd runs.")] = ""
+    url: Annotated[MaybeUrl, about("Address of a server that drafts, instead of `path`.")] = ""
+    kind: Annotated[ServerKind, about("What that server is; auto: ask it.")] = "auto"
+    model_name: Annotated[str, about("The model's name at that server.")] = ""
+    api_key: Annotated[Secret, about("Key that the server asks for.")] = ""
+    base_path: Annotated[UrlPath, about("Path before the server's API.")] = ""
+    timeout_s: Annotated[Seconds, about("Silence after which the server counts as hung.")] = 30.0
+    for_model: Annotated[str, about("Name of the model that it drafts for; empty: every model.")] = ""
+    fallback: Annotated[bool, about("Draft only while the other drafters fail.")] = False
+    node: Annotated[str, about("Machine that runs it; empty: the coordinator chooses.")] = ""
+    threads: Annotated[Auto | Positive, about("CPU threads of its engine.")] = "auto"
+    gpu_layers: Annotated[Auto | Count, about("Layers on the GPU.")] = "auto"
+
+    def __post_init__(self) -> None:
+        if bool(self.path) == bool(self.url):
+            raise ValueError("a drafter has either a path (a GGUF file) or a url (a server)")
+
+
+class Ngram(Section, frozen=True):
+    """Drafts copied from the prompt and the text so far; they need no model."""
+
+    enabled: Annotated[bool, about("Use them.")] = True
+    min_match: Annotated[Annotated[int, Meta(ge=1, le=16)], about("Tokens that must agree before copying.")] = 2
+
+
+class Speculation(Section, frozen=True):
+    """How guesses are used. They change speed, never text."""
+
+    enabled: Annotated[bool, about("Check guesses at all.")] = True
+    max_draft_tokens: Annotated[
+        Auto | Annotated[int, Meta(ge=1, le=256)], about("Most guesses checked in one pass; auto: by measured gain.")
+    ] = "auto"
+    tree: Annotated[Switch, about("Check several guesses for one place.")] = "auto"
+    linger: Annotated[Switch, about("Wait a moment for one more guess while that pays.")] = "auto"
+    windows_in_flight: Annotated[
+        Auto | Annotated[int, Meta(ge=1, le=16)], about("Passes under way at once over a ring.")
+    ] = "auto"
+    ngram: Annotated[Ngram, about("Drafts without a model.")] = Ngram()
+    fallback_on_draft_failure: Annotated[bool, about("Go on without drafts when drafters fail; off: fail the job.")] = (
+        True
+    )
+    breaker_failures: Annotated[Positive, about("Failures in a row that put a drafter aside.")] = 3
+    cooldown_s: Annotated[Seconds, about("How long it stays aside.")] = 30.0
+
+
+class Gpu(Section, frozen=True):
+    """A device that a machine lends to the pool."""
+
+    vram_gb: Annotated[Annotated[float, Meta(gt=0, le=4096)], about("Its memory in GB; it wins over detection.")]
+    name: Annotated[str, about("What to call it.")] = ""
+    rpc_port: Annotated[FreePort, about("Port of its RPC worker; 0: the machine's `rpc_port`.")] = 0
+
+
+class Worker(Section, frozen=True):
+    """A machine of the pool."""
+
+    host: Annotated[Host, about("Its address.")]
+    gpus: Annotated[tuple[Gpu, ...], about("Its devices; empty: what its agent detects.")] = ()
+    rpc_port: Annotated[Port, about("Port of its RPC worker.")] = 50052
+    peer_port: Annotated[Port, about("Port of its agent.")] = 9191
+    ssh_user: Annotated[str, about("User for copies and deployment by ssh.")] = ""
+    model_dir: Annotated[str, about("Folder for models on that machine.")] = ""
+
+
+class LlamaServer(Section, frozen=True):
+    """llama-server as an outside engine over the pool, with its own API."""
+
+    host: Annotated[Host, about("Where it listens.")] = "127.0.0.1"
+    port: Annotated[Port, about("Its port.")] = 8090
+
+
+class Pool(Section, frozen=True):
+    """Several machines that hold one model together."""
+
+    engine: Annotated[Literal["ring", "rpc", "llama-server"], about("Who passes the layers' states on.")] = "ring"
+    gpus: Annotated[tuple[Gpu, ...], about("Devices of this machine; empty: what is detected.")] = ()
+    workers: Annotated[
+        tuple[Worker, ...], about("Other machines; those with an agent on the bus join by themselves.")
+    ] = ()
+    split: Annotated[
+        Auto | Annotated[tuple[Annotated[float, Meta(ge=0)], ...], Meta(min_length=1)],
+        about("Share of each device, this machine's first."),
+    ] = "auto"
+    host: Annotated[Host, about("Where stages and workers of this machine listen.")] = "127.0.0.1"
+    stage_port: Annotated[FreePort, about("First port of the stages; 0 takes free ones.")] = 0
+    key: Annotated[Secret, about("Preset key between stages; empty: exchanged over the bus.")] = ""
+    trusted_lan: Annotated[bool, about("Leave out encryption between machines of the pool.")] = False
+    states: Annotated[Literal["f32", "f16"], about("Number format on the wire; f16 is not exact.")] = "f32"
+    standby: Annotated[Annotated[int, Meta(ge=0, le=4)], about("Spare copies of each slice that wait ready.")] = 0
+    llama_server: Annotated[LlamaServer, about("llama-server as the pool's engine.")] = LlamaServer()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.split, tuple) and not any(self.split):
+            raise ValueError("split gives every device nothing: at least one share must be above 0")
+
+
+class Binaries(Section, frozen=True):
+    """Programs that the agent may start besides twd's own."""
+
+    llama_server: Annotated[str, about("llama-server: a path, or a name on PATH.")] = "llama-server"
+    rpc_server: Annotated[str, about("llama.cpp's RPC worker: a path, or a name on PATH.")] = "rpc-server"
+    allow: Annotated[tuple[str, ...], about("More programs that the agent may start.")] = ()
+
+
+class Agent(Section, frozen=True):
+    """The service that looks after one machine, and its REST API."""
+
+    host: Annotated[Host, about("Where its API listens; off loopback it wants a token.")] = "127.0.0.1"
+    port: Annotated[FreePort, about("Port of its API; 0 takes a free one.")] = 9191
+    token: Annotated[Secret, about("Bearer token of its API.")] = ""
+    model_dirs: Annotated[tuple[RequiredPath, ...], about("Folders with GGUF files besides `models` in `home`.")] = ()
+    binaries: Annotated[Binaries, about("Programs that it may start.")] = Binaries()
+
+
+class Coordinator(Section, frozen=True):
+    """The service that decides what runs where."""
+
+    lease_s: Annotated[Annotated[float, Meta(ge=1, le=60)], about("Silence after which a machine counts as gone.")] = (
+        5.0
+    )
+
+
+class Consensus(Section, frozen=True):
+    """Drafters that vote on tokens. Agreement skips the target, so the text is approximate."""
+
+    policy: Annotated[
+        Literal["off", "strict", "majority", "any_disagree"], about("When drafters may decide a token alone.")
+    ] = "off"
+
+
+class Gate(Section, frozen=True):
+    """A fleet drafts whole answers, the target judges each."""
+
+    agents: Annotated[tuple[Server, ...], about("Servers that write the answers.")] = ()
+    verifier: Annotated[str, about("Name of the model that judges; empty: the default model.")] = ""
+    routing: Annotated[Literal["round_robin", "random"], about("Which agent gets the next request.")] = "round_robin"
+    verification_prompt: Annotated[str, about("Instruction for verifiers that can only judge in words.")] = ""
+    max_retries: Annotated[Annotated[int, Meta(ge=0, le=10)], about("New tries after a rejected answer.")] = 1
+    cache_identical: Annotated[bool, about("Remember verdicts on the same request and answer.")] = True
+    fail_open: Annotated[bool, about("Let an answer pass when no verdict can be had.")] = False
+
+
+class Swarm(Section, frozen=True):
+    """Models that travel from peer to peer in pieces."""
+
+    host: Annotated[Host, about("Where the seeder listens; off loopback it wants a token.")] = "127.0.0.1"
+    port: Annotated[FreePort, about("Port of the seeder; 0 takes a free one.")] = 9080
+    token: Annotated[Secret, about("Bearer token between peers.")] = ""
+    allowed_ips: Annotated[tuple[Cidr, ...], about("Addresses that may pull; empty: all with the token.")] = ()
+    piece_size_mib: Annotated[Annotated[int, Meta(ge=1, le=1024)], about("Size of a piece in MiB.")] = 64
+    parallel: Annotated[Annotated[int, Meta(ge=1, le=64)], about("Pieces pulled at once.")] = 4
+
+
+class Metrics(Section, frozen=True):
+    """Counters and the record of past requests."""
+
+    history: Annotated[Annotated[int, Meta(ge=0, le=1_000_000)], about("Finished requests to remember.")] = 1000
+
+
+class Log(Section, frozen=True):
+    """What processes write about themselves."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], about("The least important line to write.")] = "info"
+    format: Annotated[Literal["auto", "human", "json"], about("auto: human in a terminal, JSON elsewhere.")] = "auto"
+    show_text: Annotated[bool, about("Let prompts and answers into the log.")] = False
+
+
+class Settings(Section, frozen=True):
+    """Everything that one installation reads."""
+
+    home: Annotated[RequiredPath, about("Folder for state, logs, keys and models.")] = "~/.twd"
+    node: Annotated[str, about("This machine's name on the bus; empty: its host name.")] = ""
+    mode: Annotated[Mode, about("How requests that name no mode are served; combined: speculation over a pool.")] = (
+        "speculate"
+    )
+    ram_reclaim: Annotated[Switch, about("Give page cache back after loading; auto: above half of free memory.")] = (
+        "auto"
+    )
+    prewarm: Annotated[bool, about("Read a file ahead when it nearly fills the free memory.")] = True
+    bus: Annotated[Bus, about("The NATS broker.")] = Bus()
+    edge: Annotated[Edge, about("The HTTP API and pages.")] = Edge()
+    engine: Annotated[Engine, about("Engine processes of this machine.")] = Engine()
+    models: Annotated[dict[ModelName, Model], about("Models that twd runs, by name.")] = {}
+    backends: Annotated[
+        dict[ModelName, Backend], about("Models that other servers run, by the name they get here.")
+    ] = {}
+    speculation: Annotated[Speculation, about("How guesses are used.")] = Speculation()
+    drafters: Annotated[tuple[Drafter, ...], about("Who guesses ahead.")] = ()
+    pool: Annotated[Pool, about("Machines that hold one model together.")] = Pool()
+    agent: Annotated[Agent, about("The service that looks after this machine.")] = Agent()
+    coordinator: Annotated[Coordinator, about("The service that decides what runs where.")] = Coordinator()
+    consensus: Annotated[Consensus, about("Drafters that vote.")] = Consensus()
+    gate: Annotated[Gate, about("A fleet that writes, a target that judges.")] = Gate()
+    swarm: Annotated[Swarm, about("Copies of models from peer to peer.")] = Swarm()
+    metrics: Annotated[Metrics, about("Counters and history.")] = Metrics()
+    log: Annotated[Log, about("Logs.")] = Log()
+
+    def __post_init__(self) -> None:
+        both = sorted(self.models.keys() & self.backends.keys())
+        if both:
+            raise ValueError(f"{both[0]!r} is under models and under backends: rename one of them")
+        defaults = [name for name, entry in self.served().items() if entry.default]
+        if len(defaults) > 1:
+            raise ValueError(f"{' and '.join(defaults)} are both marked default: keep one")
+        self._check_references()
+
+    def _check_references(self) -> None:
+        wanted = [("drafters.for_model", drafter.for_model) for drafter in self.drafters]
+        for key, name in [*wanted, ("gate.verifier", self.gate.verifier)]:
+            if name and name not in self.served():
+                known = ", ".join(self.served()) or "none is configured"
+                raise ValueError(f"{key} names {name!r}, which is neither under models nor under backends ({known})")
+
+    def served(self) -> dict[str, Model | Backend]:
+        """Every configured model by name, those that twd runs first."""
+        return {**self.models, **self.backends}
+
+    @property
+    def default_model(self) -> str:
+        """The name behind `default`: the marked model, else the first; empty when there is none."""
+        served = self.served()
+        return next((name for name, entry in served.items() if entry.default), next(iter(served), ""))
+
+    @property
+    def home_dir(self) -> Path:
+        """The state folder."""
+        return Path(self.home).expanduser()
