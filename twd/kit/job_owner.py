@@ -1,0 +1,304 @@
+"""What the owner of a job does until the job has ended: a state machine without I/O.
+
+The owner submits, collects tokens by their place in the text, and when its worker falls silent or
+leaves a hole, submits again from the tokens it has. The target's choice is a pure function, so
+another worker goes on with the very text that the first would have made. Whatever the network
+does, the owner sees exactly one end.
+
+What it relies on: `index` counts from the first token of the whole text, `resume` included, and so
+do `max_tokens` and `stats.completion_tokens`; a worker without news says so every second by
+TokensAccepted without tokens; an event of an earlier attempt, or of another session of the same
+attempt, is not for this text. A text without tokens takes one place: the tail that a worker held
+back, or a chunk of a target that gives no tokens and so cannot be taken over by another.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from twd.wire.base import Event, InstanceId, Position, SessionId, Token
+from twd.wire.failures import Failure, FailureCode
+from twd.wire.job import (
+    JobCancelled,
+    JobFailed,
+    JobFinished,
+    JobQueued,
+    JobStarted,
+    JobSubmitted,
+    TokensAccepted,
+)
+
+EARLY_MAX: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerPolicy:
+    """How patient an owner is. Budgets are in seconds, and in workers lost in a row."""
+
+    answer_s: float = 1.0
+    """How long one submission waits for its JobQueued."""
+    silence_s: float = 4.0
+    """A worker that says nothing for so long is lost."""
+    gap_s: float = 0.5
+    """How long a hole in the text may be filled by messages that are merely late."""
+    patience_s: float = 3.0
+    """How long a job that nobody took yet is offered again."""
+    recovery_s: float = 60.0
+    """The same for a job that a worker had taken."""
+    losses: int = 5
+    """So many workers may be lost in a row without a new token in between."""
+    backoff_s: float = 0.25
+    backoff_max_s: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Request this; hand the answer to `handle`, or tell `unanswered` why none came."""
+
+    job: JobSubmitted
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Publish this: workers that still hold the job, or old attempts of it, let go."""
+
+    event: JobCancelled
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """The next piece of the text, in order and without repeats."""
+
+    event: TokensAccepted
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The one end: everything has been delivered."""
+
+    event: JobFinished
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The one end: the text stays as it is, and this is why."""
+
+    failure: Failure
+
+
+OwnerAction = Submit | Release | Deliver | Finish | Fail
+
+
+class JobOwner:
+    """One job from its first submission to its one end. Call `begin` first, and `tick` when `due`."""
+
+    def __init__(self, job: JobSubmitted, policy: OwnerPolicy, now: float) -> None:
+        if job.sampling.seed is None:
+            raise ValueError("a job needs its seed before it is submitted: another worker must go on with the same one")
+        self.job = job
+        self.policy = policy
+        self.attempt = job.attempt
+        self.tokens: list[Token] = list(job.resume)
+        self.place = len(self.tokens)
+        """How much of the text is here: the index that comes next."""
+        self.worker = InstanceId("")
+        self.ended = False
+        self.started: JobStarted | None = None
+        """The last JobStarted: prompt length, seed, fingerprint."""
+        self.taken_over = 0
+        """How often the job went to another worker."""
+        self._deadline = now + job.deadline_ms / 1000
+        self._session = SessionId("")
+        self._taken = False
+        self._alive = False
+        self._heard = now
+        self._trouble_since: float | None = None
+        self._losses = 0
+        self._tries = 0
+        self._retry_at: float | None = None
+        self._hole_since: float | None = None
+        self._early: dict[Position, TokensAccepted] = {}
+        self._finished: JobFinished | None = None
+        self._untokened = False
+
+    # -- what happens --------------------------------------------------------------------------
+
+    def begin(self, now: float) -> list[OwnerAction]:
+        """The first submission."""
+        return self._submit(now)
+
+    def handle(self, event: Event, now: float) -> list[OwnerAction]:
+        """A reply to Submit, or an event of this job from the bus; what does not fit is ignored."""
+        if self.ended or not self._is_current(event):
+            return []
+        self._heard, self._alive, self.worker = now, True, event.source or self.worker
+        if not isinstance(event, JobFailed):
+            self._taken, self._trouble_since = True, None
+        match event:
+            case JobQueued():
+                self.worker = event.speculator
+                return []
+            case JobStarted():
+                self._session, self.started = event.session, event
+                return []
+            case TokensAccepted():
+                return self._collect(event, now)
+            case JobFinished():
+                self._finished = event
+                return self._catch_up(now)
+            case JobFailed():
+                return self._failed(event.failure, now)
+            case _:
+                return []
+
+    def unanswered(self, attempt: int, failure: Failure, now: float) -> list[OwnerAction]:
+        """The request of Submit had no answer: nobody home, bus away, or too late."""
+        if self.ended or attempt != self.attempt or self._alive or self._retry_at is not None:
+            return []
+        return self._refused(failure, now)
+
+    def worker_gone(self, instance: InstanceId, now: float) -> list[OwnerAction]:
+        """A service stopped, faulted or exited; if it was this job's worker, somebody else goes on."""
+        if self.ended or self._retry_at is not None or not instance or instance != self.worker:
+            return []
+        return self._lost("its worker is gone", now)
+
+    def cancel(self, reason: str, now: float) -> list[OwnerAction]:
+        """The client no longer wants it. This is the end; late answers are ignored."""
+        return self._fail(FailureCode.CANCELLED, reason, release=True)
+
+    # -- time ----------------------------------------------------------------------------------
+
+    @property
+    def due(self) -> float:
+        """When `tick` has something to do if nothing else happens."""
+        if self.ended:
+            return float("inf")
+        if self._retry_at is not None:
+            return min(self._retry_at, self._deadline)
+        waits = [self._deadline, self._heard + self.policy.silence_s]
+        if self._hole_since is not None:
+            waits.append(self._hole_since + self.policy.gap_s)
+        return min(waits)
+
+    def tick(self, now: float) -> list[OwnerAction]:
+        """Deadline, next try, a hole that stayed, a worker that fell silent."""
+        if self.ended or now < self.due:
+            return []
+        if now >= self._deadline:
+            text = f"the job is not done after {self.job.deadline_ms / 1000:g} s; {self.place} tokens came"
+            return self._fail(FailureCode.DEADLINE, text, release=True)
+        if self._retry_at is not None:
+            return self._submit(now)
+        if self._hole_since is not None and now >= self._hole_since + self.policy.gap_s:
+            return self._lost("a part of the text never came", now)
+        return self._lost(f"its worker said nothing for {self.policy.silence_s:g} s", now)
+
+    # -- the text ------------------------------------------------------------------------------
+
+    def _is_current(self, event: Event) -> bool:
+        if not isinstance(event, JobQueued | JobStarted | TokensAccepted | JobFinished | JobFailed):
+            return False
+        if event.job != self.job.job or event.attempt != self.attempt or self._retry_at is not None:
+            return False
+        session = SessionId("") if isinstance(event, JobQueued) else event.session
+        return not session or not self._session or session == self._session
+
+    def _collect(self, event: TokensAccepted, now: float) -> list[OwnerAction]:
+        self._session = event.session or self._session
+        if _length(event) == 0 or event.index + _length(event) <= self.place:
+            return []
+        if event.index < self.place:
+            return self._lost("its worker sent pieces that overlap", now)
+        self._early.setdefault(event.index, event)
+        return self._catch_up(now)
+
+    def _catch_up(self, now: float) -> list[OwnerAction]:
+        """Deliver what fits, in order; end when the end is here and nothing is missing before it."""
+        actions: list[OwnerAction] = []
+        while (piece := self._early.pop(self.place, None)) is not None:
+            self._untokened = self._untokened or not (piece.tokens or self.tokens)
+            self.tokens += piece.tokens
+            self.place += _length(piece)
+            self._losses, self._tries, self._hole_since = 0, 0, None
+            actions.append(Deliver(piece))
+        if self._finished is not None and not self._early and self._is_whole(self._finished):
+            self.ended = True
+            return [*actions, Finish(self._finished)]
+        if len(self._early) > EARLY_MAX:
+            return actions + self._lost("a part of the text never came", now)
+        if self._hole_since is None and (self._early or self._finished is not None):
+            self._hole_since = now
+        return actions
+
+    def _is_whole(self, end: JobFinished) -> bool:
+        return self._untokened or self.place >= end.stats.completion_tokens
+
+    # -- trouble -------------------------------------------------------------------------------
+
+    def _failed(self, failure: Failure, now: float) -> list[OwnerAction]:
+        if failure.code in (FailureCode.WORKER_LOST, FailureCode.BACKEND_DOWN):
+            return self._lost(failure.message, now)
+        if failure.retry:
+            return self._refused(failure, now)
+        return self._fail(failure.code, failure.message, field=failure.field)
+
+    def _refused(self, failure: Failure, now: float) -> list[OwnerAction]:
+        """Nobody takes the job now: offer it again, for a while."""
+        patience = self.policy.recovery_s if self._taken else self.policy.patience_s
+        if self._trouble_since is not None and now - self._trouble_since >= patience:
+            return self._fail(failure.code, failure.message, release=True, field=failure.field)
+        return self._retry(now)
+
+    def _lost(self, why: str, now: float) -> list[OwnerAction]:
+        """Somebody had the job and does not bring it to an end: another goes on from here."""
+        self._losses += 1
+        if self._untokened:
+            text = f"{why}; this target gives no tokens, so no other worker can go on with the same text"
+            return self._fail(FailureCode.WORKER_LOST, text, release=True)
+        if self._losses > self.policy.losses:
+            text = f"{why}; {self._losses} workers in a row were lost without a new token"
+            return self._fail(FailureCode.WORKER_LOST, text, release=True)
+        return self._retry(now)
+
+    def _retry(self, now: float) -> list[OwnerAction]:
+        self._trouble_since = now if self._trouble_since is None else self._trouble_since
+        self._early.clear()
+        self._finished = self._hole_since = None
+        release = Release(JobCancelled(job=self.job.job, attempts=self.attempt, reason="another worker goes on"))
+        self._retry_at = now + self._backoff()
+        self._tries += 1
+        if self._retry_at > now:
+            return [release]
+        return [release, *self._submit(now)]
+
+    def _backoff(self) -> float:
+        """None after the first loss of a job that ran; then more from try to try."""
+        if self._tries == 0 and self._losses:
+            return 0.0
+        return min(self.policy.backoff_s * 2.0 ** min(self._tries, 16), self.policy.backoff_max_s)
+
+    def _submit(self, now: float) -> list[OwnerAction]:
+        if self._retry_at is not None:
+            self.attempt += 1
+            self.taken_over += self._taken
+        self._retry_at, self._alive, self._heard = None, False, now
+        self.worker, self._session = InstanceId(""), SessionId("")
+        left_ms = max(1, int((self._deadline - now) * 1000))
+        job = msgspec.structs.replace(self.job, attempt=self.attempt, resume=list(self.tokens), deadline_ms=left_ms)
+        return [Submit(job, min(self.policy.answer_s, left_ms / 1000))]
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def _fail(self, code: FailureCode, message: str, *, release: bool = False, field: str = "") -> list[OwnerAction]:
+        if self.ended:
+            return []
+        self.ended = True
+        fail = Fail(Failure(code=code, message=message[:4096], field=field))
+        return [Release(JobCancelled(job=self.job.job, reason=code.value)), fail] if release else [fail]
+
+
+def _length(event: TokensAccepted) -> int:
+    return len(event.tokens) or int(event.text != "")
