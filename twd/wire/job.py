@@ -176,9 +176,10 @@ class TokensAccepted(Event, frozen=True, tag="twd.v1.tokens.accepted"):
 
 
 class JobCancelled(Event, frozen=True, tag="twd.v1.job.cancelled"):
-    """The owner no longer wants the answer."""
+    """The owner no longer wants the answer: of this job, or only of attempts up to `attempts`."""
 
     job: JobId
+    attempts: Count = 0
     reason: str = ""
 
 
@@ -187,7 +188,6 @@ class FinishReason(enum.StrEnum):
 
     STOP = "stop"
     LENGTH = "length"
-    CANCELLED = "cancelled"
 
 
 class DrafterShare(Part, frozen=True):
