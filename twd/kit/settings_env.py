@@ -1,0 +1,75 @@
+"""Environment variables that override single settings: TWD_ and the setting's path in capitals."""
+
+from collections.abc import Iterator, Mapping
+
+from msgspec import inspect as shape
+
+from twd.kit.settings import Settings
+from twd.kit.settings_errors import Place, Problem, nearest
+from twd.kit.settings_values import plain
+from twd.kit.settings_yaml import Node
+
+PREFIX = "TWD_"
+NOT_SETTINGS = frozenset({"TWD_CONFIG"})
+FREE_PREFIXES = ("TWD_TEST_",)
+
+Path = tuple[str, ...]
+
+
+def variables() -> dict[str, Path]:
+    """Each variable with the setting that it overrides."""
+    table = {PREFIX + "_".join(path).upper(): path for path in leaves(shape.type_info(Settings))}
+    return {**table, "TWD_TOKEN": ("edge", "token")}
+
+
+def leaves(type_: shape.Type, above: Path = ()) -> Iterator[Path]:
+    """The paths of all settings that no list or name leads to."""
+    inner = plain(type_).type
+    if not isinstance(inner, shape.StructType):
+        yield above
+        return
+    for field in inner.fields:
+        yield from leaves(field.type, (*above, field.name))
+
+
+def overrides(env: Mapping[str, str], folder: str) -> tuple[dict[Path, Node], list[Problem], list[str]]:
+    """The settings that the environment gives, what is wrong with it, and hints."""
+    table = variables()
+    given: dict[Path, Node] = {}
+    problems: list[Problem] = []
+    hints: list[str] = []
+    for name in sorted(name for name in env if name.startswith(PREFIX)):
+        if name in NOT_SETTINGS or name.startswith(FREE_PREFIXES) or not env[name].strip():
+            continue
+        place = Place(name, folder=folder)
+        if name not in table:
+            _unknown(name, place, table, problems, hints)
+        elif table[name] in given and given[table[name]].value != env[name]:
+            other = given[table[name]].place.source
+            problems.append(Problem(place=place, found=f"differs from {other}, which means the same: set one of them"))
+        else:
+            given[table[name]] = Node(value=env[name], place=place, loose=True)
+    return given, problems, hints
+
+
+def _unknown(name: str, place: Place, table: Mapping[str, Path], problems: list[Problem], hints: list[str]) -> None:
+    sections = {f"{PREFIX}{path[0].upper()}_" for path in table.values() if len(path) > 1}
+    best = nearest(name.removeprefix(PREFIX), [known.removeprefix(PREFIX) for known in table])
+    if name.startswith(tuple(sections)) or best:
+        problems.append(Problem(place=place, found="no setting has this name", nearest=best and PREFIX + best))
+    else:
+        hints.append(f"{name} is no setting; twd does not read it")
+
+
+def put(tree: Node, path: Path, leaf: Node) -> None:
+    """Sets a value in a tree; a value on the way that is no section stays, and is reported later."""
+    for name in path[:-1]:
+        if tree.value is None:
+            tree.value = {}
+        if not isinstance(tree.value, dict):
+            return
+        tree = tree.value.setdefault(name, Node(value={}, place=leaf.place))
+    if tree.value is None:
+        tree.value = {}
+    if isinstance(tree.value, dict):
+        tree.value[path[-1]] = leaf
