@@ -5,10 +5,12 @@ loop, so a virtual loop makes a whole world run in no time and in the same order
 """
 
 import asyncio
+import contextvars
 import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from twd.bus.base import (
     BusError,
@@ -21,9 +23,12 @@ from twd.bus.base import (
     RequestTimeout,
     Subscription,
     check_subject,
-    matches,
 )
+from twd.bus.interest import Interest
 from twd.wire.routes import WhenFull
+
+OVERTAKEN_S: Final = 0.1
+"""A reordered message comes up to so much later than the ones behind it."""
 
 
 @dataclass
@@ -51,12 +56,16 @@ class MemoryBroker:
         self.clients: list[MemoryBus] = []
         self.buckets: dict[str, MemoryLeases] = {}
         self.observers: list[Callable[[str, Message], None]] = []
+        self.interest: Interest[MemorySubscription] = Interest()
         self._inboxes = 0
+        self._connects = 0
         self._last_due: dict[tuple[int, int], float] = {}
+        self._context = contextvars.copy_context()
 
     def connect(self, node: str = "node") -> "MemoryBus":
         """A new client, on a named node."""
-        client = MemoryBus(self, node)
+        self._connects += 1
+        client = MemoryBus(self, node, self._connects)
         self.clients.append(client)
         return client
 
@@ -69,19 +78,12 @@ class MemoryBroker:
         """Hand a message to every matching subscription, one of each queue group; returns how many."""
         for observer in self.observers:
             observer(sender.node, message)
-        plain: list[MemorySubscription] = []
-        groups: dict[tuple[str, str], list[MemorySubscription]] = {}
-        for client in self.clients:
-            if not client.reachable_from(sender):
-                continue
-            for sub in client.subscriptions:
-                if not matches(sub.pattern, message.subject):
-                    continue
-                if sub.queue:
-                    groups.setdefault((sub.queue, sub.pattern), []).append(sub)
-                else:
-                    plain.append(sub)
-        chosen = plain + [self.random.choice(members) for members in groups.values()]
+        wanted = self.interest.in_subject(message.subject)
+        chosen = [sub for sub in wanted.everybody if sub.client.reachable_from(sender)]
+        for group in wanted.groups:
+            able = [sub for sub in group if sub.client.reachable_from(sender)]
+            if able:
+                chosen.append(self.random.choice(able))
         for sub in chosen:
             self._send(sender, sub, message)
         return len(chosen)
@@ -96,18 +98,18 @@ class MemoryBroker:
 
     def _deliver_later(self, sender: "MemoryBus", sub: "MemorySubscription", message: Message) -> None:
         loop = asyncio.get_running_loop()
-        delay = self.random.uniform(*self.faults.delay_s) if self.faults.delay_s[1] else 0.0
-        due = loop.time() + delay
-        pair = (id(sender), id(sub.client))
-        swapped = self.faults.reorder and self.random.random() < self.faults.reorder
-        if not swapped:
-            due = max(due, self._last_due.get(pair, 0.0))
-            self._last_due[pair] = due
+        faults, dice = self.faults, self.random
+        due = loop.time() + (dice.uniform(*faults.delay_s) if faults.delay_s[1] else 0.0)
+        if faults.reorder and dice.random() < faults.reorder:
+            due += dice.uniform(0.0, OVERTAKEN_S)
+        else:
+            pair = (sender.number, sub.client.number)
+            due = self._last_due[pair] = max(due, self._last_due.get(pair, 0.0))
         copy = Message(message.subject, bytes(message.data), message.reply)
         if due <= loop.time():
             sub.client.accept(sub, copy)
         else:
-            loop.call_at(due, sub.client.accept, sub, copy)
+            loop.call_at(due, sub.client.accept, sub, copy, context=self._context)
 
 
 @dataclass(eq=False)
@@ -128,14 +130,16 @@ class MemorySubscription(Subscription):
         self.open = False
         if self in self.client.subscriptions:
             self.client.subscriptions.remove(self)
+            self.client.broker.interest.remove(self)
 
 
 class MemoryBus:
     """One client's view of the broker; satisfies the Bus protocol."""
 
-    def __init__(self, broker: MemoryBroker, node: str) -> None:
+    def __init__(self, broker: MemoryBroker, node: str, number: int = 0) -> None:
         self.broker = broker
         self.node = node
+        self.number = number
         self.stats = BusStats()
         self.subscriptions: list[MemorySubscription] = []
         self.paused = False
@@ -143,6 +147,7 @@ class MemoryBus:
         self._pumping = False
         self._closed = False
         self.cut_off = False
+        self._context = contextvars.copy_context()
 
     @property
     def connected(self) -> bool:
@@ -151,9 +156,10 @@ class MemoryBus:
 
     def reachable_from(self, sender: "MemoryBus") -> bool:
         """Whether the network lets a message through from `sender`."""
-        if not self.connected:
+        if self._closed or self.cut_off:
             return False
-        return not self.broker.faults.parted(sender.node, self.node)
+        faults = self.broker.faults
+        return not faults.cut or not faults.parted(sender.node, self.node)
 
     def publish(self, subject: str, data: bytes, *, reply: str = "") -> None:
         """Send to everybody who listens now."""
@@ -179,6 +185,7 @@ class MemoryBus:
             raise BusError("the bus is closed")
         subscription = MemorySubscription(self, pattern, handler, queue, limit, when_full)
         self.subscriptions.append(subscription)
+        self.broker.interest.add(subscription)
         return subscription
 
     async def request(self, subject: str, data: bytes, *, timeout_s: float = 5.0) -> bytes:
@@ -219,15 +226,17 @@ class MemoryBus:
         """Deliver what is queued, then hang up."""
         while self._queue and not self.paused:
             self._pump()
-        self._closed = True
-        self.subscriptions.clear()
-        if self in self.broker.clients:
-            self.broker.clients.remove(self)
+        self._hang_up()
 
     def kill(self) -> None:
         """Vanish as a killed process does: nothing queued is delivered."""
-        self._closed = True
         self._queue.clear()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        self._closed = True
+        for subscription in self.subscriptions:
+            self.broker.interest.remove(subscription)
         self.subscriptions.clear()
         if self in self.broker.clients:
             self.broker.clients.remove(self)
@@ -265,7 +274,7 @@ class MemoryBus:
     def _pump_soon(self) -> None:
         if not self._pumping and not self.paused and self._queue:
             self._pumping = True
-            asyncio.get_running_loop().call_soon(self._pump)
+            asyncio.get_running_loop().call_soon(self._pump, context=self._context)
 
     def _pump(self) -> None:
         self._pumping = False
