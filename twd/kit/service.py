@@ -67,6 +67,8 @@ class Service:
 
     name: ClassVar[str]
     reads: ClassVar[tuple[type[Event], ...]] = ()
+    reads_later: ClassVar[tuple[type[Event], ...]] = ()
+    """Those of `reads` that the service starts to hear by itself, with `listen`, when it is ready for them."""
     writes: ClassVar[tuple[type[Event], ...]] = ()
     tick_s: ClassVar[float | None] = None
 
@@ -183,12 +185,14 @@ class Service:
         route = ROUTE_OF[event_type]
         shared = route.delivery in (Delivery.QUEUE, Delivery.REQUEST)
         handle = getattr(self, handler_name(event_type))
-        return await self.bus.subscribe(
+        subscription = await self.bus.subscribe(
             pattern or self.pattern(event_type),
             lambda message: self._receive(route, handle, message),
             queue=self.group(event_type) if shared else "",
             when_full=route.when_full,
         )
+        self._subscriptions.append(subscription)
+        return subscription
 
     def _receive(self, route: Route, handle: Callable[..., Effects], message: Message) -> None:
         if not self._running:
@@ -239,7 +243,8 @@ class Service:
         await self.setup()
         self._running = True
         for event_type in self.reads:
-            self._subscriptions.append(await self.listen(event_type))
+            if event_type not in self.reads_later:
+                await self.listen(event_type)
         self._subscriptions += await MicroEndpoints(self).open()
         self._leases = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
         if self.health is Health.STARTING:

@@ -1,0 +1,92 @@
+"""How far each drafter can be believed: learned from what the target took of its guesses."""
+
+from dataclasses import dataclass, field
+
+BINS = 10
+_DECAY = 0.995
+_PRIOR_WEIGHT = 4.0
+_SESSION_WEIGHT = 3.0
+
+
+@dataclass(slots=True)
+class Calibration:
+    """A drafter's record over all sessions: what share of its guesses of each confidence was right."""
+
+    taken: list[float] = field(default_factory=lambda: [0.0] * BINS)
+    checked: list[float] = field(default_factory=lambda: [0.0] * BINS)
+
+    def chance(self, confidence: float) -> float:
+        """The measured chance of a guess of this confidence; the confidence itself while nothing is known."""
+        i = _bin(confidence)
+        return (self.taken[i] + _PRIOR_WEIGHT * confidence) / (self.checked[i] + _PRIOR_WEIGHT)
+
+    def learn(self, confidence: float, right: bool) -> None:
+        """A guess was checked, everything before it having held."""
+        i = _bin(confidence)
+        self.taken[i] = self.taken[i] * _DECAY + right
+        self.checked[i] = self.checked[i] * _DECAY + 1.0
+
+    @property
+    def rate(self) -> float:
+        """The share of all checked guesses that was right."""
+        checked = sum(self.checked)
+        return (sum(self.taken) + 0.5 * _PRIOR_WEIGHT) / (checked + _PRIOR_WEIGHT)
+
+    @property
+    def weight(self) -> float:
+        """How many guesses the record rests on."""
+        return sum(self.checked)
+
+
+@dataclass(slots=True)
+class SessionRecord:
+    """One drafter's record in one session: some texts are easier than its calibration says, some harder."""
+
+    expected: float = 0.0
+    taken: float = 0.0
+    checked: int = 0
+    right: int = 0
+
+    @property
+    def factor(self) -> float:
+        """By what the calibrated chances must be multiplied for this text."""
+        return min(1.25, (self.taken + _SESSION_WEIGHT) / (self.expected + _SESSION_WEIGHT))
+
+    def learn(self, expected: float, right: bool) -> None:
+        """A guess that was given this chance was checked."""
+        self.expected = self.expected * 0.97 + expected
+        self.taken = self.taken * 0.97 + right
+        self.checked += 1
+        self.right += right
+
+
+def _bin(confidence: float) -> int:
+    return min(BINS - 1, max(0, int(confidence * BINS)))
+
+
+@dataclass(slots=True)
+class Beliefs:
+    """What one session believes of its drafters: the shared calibrations, corrected by its own record."""
+
+    calibrations: dict[str, Calibration]
+    records: dict[str, SessionRecord] = field(default_factory=dict)
+
+    def chance(self, drafter: str, confidence: float) -> float:
+        """The chance that this guess holds if everything before it does."""
+        calibration = self.calibrations.get(drafter)
+        known = calibration.chance(confidence) if calibration else confidence
+        record = self.records.get(drafter)
+        return min(0.999, known * record.factor) if record else min(0.999, known)
+
+    def learn(self, drafter: str, confidence: float, right: bool) -> None:
+        """A guess of this drafter was checked."""
+        expected = self.chance(drafter, confidence)
+        self.calibrations.setdefault(drafter, Calibration()).learn(confidence, right)
+        self.records.setdefault(drafter, SessionRecord()).learn(expected, right)
+
+    def typical(self, drafter: str) -> float:
+        """The chance of a guess of this drafter that has not come yet."""
+        calibration = self.calibrations.get(drafter)
+        known = calibration.rate if calibration and calibration.weight else 0.7
+        record = self.records.get(drafter)
+        return min(0.995, known * record.factor) if record else min(0.995, known)

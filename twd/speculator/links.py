@@ -1,0 +1,74 @@
+"""Drafters as the speculator sees them: who they are, how fast they are, what they were told."""
+
+from dataclasses import dataclass
+
+from twd.speculator.window import Expected
+from twd.wire.base import InstanceId, NodeId
+
+_SMOOTH = 0.2
+_SLACK_MS = 3.0
+
+
+@dataclass(slots=True)
+class Drafter:
+    """One attached drafter and its measured pace."""
+
+    name: InstanceId
+    node: NodeId
+    beside: bool
+    """It computes on the cores that the target computes on."""
+    token_ms: float = 5.0
+    lead_ms: float = 1.0
+    """From telling it what was accepted to hearing its next guesses, less the drafting itself."""
+
+    def observe_pace(self, tokens: int, draft_ms: float) -> None:
+        """It told how long these tokens took."""
+        if tokens > 0 and draft_ms > 0:
+            self.token_ms += _SMOOTH * (draft_ms / tokens - self.token_ms)
+
+    def observe_lead(self, waited_ms: float, drafted_ms: float) -> None:
+        """Its first guesses after an acceptance came this much later."""
+        lead = max(0.0, waited_ms - drafted_ms)
+        self.lead_ms += _SMOOTH * (min(lead, 2000.0) - self.lead_ms)
+
+
+@dataclass(slots=True)
+class Link:
+    """One drafter's part in one session."""
+
+    credit: int
+    told_at: float
+    """When it last heard what is accepted."""
+    heard_at: float = -1.0
+    resting: bool = False
+    late: int = 0
+    probe_gap: int = 48
+    probe_at: int = 0
+
+    def expected(self, drafter: Drafter, depth: int, chance: float, now: float) -> Expected | None:
+        """What it will bring next, or None when nothing is to be waited for."""
+        coming = self.credit - depth
+        if self.resting or coming <= 0 or self.late >= 2:
+            return None
+        due = self.due(drafter, depth)
+        if now > due + _slack_s(drafter):
+            return None
+        first_ms = max(0.0, (due - now) * 1000)
+        if drafter.beside:
+            return Expected(first_ms, 0.0, chance, coming)
+        return Expected(first_ms, drafter.token_ms, chance, coming)
+
+    def due(self, drafter: Drafter, depth: int) -> float:
+        """When its next guesses should be here."""
+        tokens = max(1, self.credit - depth) if drafter.beside else 1
+        if self.heard_at > self.told_at:
+            return self.heard_at + tokens * drafter.token_ms / 1000
+        return self.told_at + (drafter.lead_ms + tokens * drafter.token_ms) / 1000
+
+    def patience(self, drafter: Drafter, depth: int) -> float:
+        """Until when to wait for guesses that are worth waiting for."""
+        return self.due(drafter, depth) + _slack_s(drafter)
+
+
+def _slack_s(drafter: Drafter) -> float:
+    return (_SLACK_MS + 2 * drafter.token_ms + drafter.lead_ms) / 1000

@@ -1,0 +1,58 @@
+"""A drafter without a model: what followed when the last tokens stood in this text before."""
+
+from collections.abc import Sequence
+
+MAX_DRAFT = 24
+_KEY = 3
+_PLACES = 8
+_MAX_MATCH = 32
+
+
+class NgramIndex:
+    """Finds the longest earlier match of the text's end, in microseconds, and proposes what followed it."""
+
+    def __init__(self) -> None:
+        self._tokens: list[int] = []
+        self._places: dict[tuple[int, ...], list[int]] = {}
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Take more of the text."""
+        for token in tokens:
+            self._tokens.append(token)
+            end = len(self._tokens)
+            if end > _KEY:
+                places = self._places.setdefault(tuple(self._tokens[end - 1 - _KEY : end - 1]), [])
+                places.append(end - 1)
+                if len(places) > _PLACES:
+                    del places[0]
+
+    def propose(self, limit: int = MAX_DRAFT) -> tuple[list[int], float]:
+        """The tokens that followed the longest match, at most twice its length, and how sure that is."""
+        if len(self._tokens) < _KEY or limit <= 0:
+            return [], 0.0
+        best, best_place = 0, 0
+        for place in reversed(self._places.get(tuple(self._tokens[-_KEY:]), ())):
+            length = self._match(place)
+            if length > best:
+                best, best_place = length, place
+        if not best:
+            return [], 0.0
+        count = min(limit, MAX_DRAFT, 2 * best)
+        return self._copy(best_place, count), confidence(best)
+
+    def _match(self, place: int) -> int:
+        tokens, end = self._tokens, len(self._tokens)
+        length = _KEY
+        while length < _MAX_MATCH and place > length and tokens[place - 1 - length] == tokens[end - 1 - length]:
+            length += 1
+        return length
+
+    def _copy(self, place: int, count: int) -> list[int]:
+        """Read on from a match; a text that repeats itself is read round and round."""
+        period = len(self._tokens) - place
+        return [self._tokens[place + i % period] for i in range(count)]
+
+
+def confidence(match: int) -> float:
+    """A first guess of how sure a match of this length is; calibration soon knows better."""
+    return 1.0 - 1.0 / (1.0 + 0.45 * (match - 1))

@@ -1,0 +1,146 @@
+"""The thread that owns the target: it feeds the core, runs the passes, and hands effects to the loop.
+
+The core lives on this thread, so between two passes nothing waits for the event loop: drafts and jobs
+come in through an inbox, what became text goes out while the next pass already computes.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from twd.engine.cost import CostCurve
+from twd.engine.window import Target
+from twd.kit.effects import Effect
+from twd.speculator.core import Plan, SpeculatorCore
+from twd.speculator.session import Session
+from twd.wire.failures import TwdError
+
+Command = Callable[[SpeculatorCore, float], None]
+Deliver = Callable[[list[Effect]], None]
+
+INBOX_MAX = 4096
+_LONGEST_WAIT_S = 3600.0
+
+log = logging.getLogger("twd.speculator")
+
+
+class Runner:
+    """Owns one target and the core that decides for it."""
+
+    def __init__(
+        self,
+        core: SpeculatorCore,
+        target: Target,
+        cost: CostCurve,
+        deliver: Deliver,
+        failed: Callable[[BaseException], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._core = core
+        self._target = target
+        self._cost = cost
+        self._deliver = deliver
+        self._failed = failed
+        self._clock = clock
+        self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
+        self.dropped = 0
+        self.busy_since: float | None = None
+        """When the pass that runs now began; a pass that does not end is a hung device."""
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def post(self, command: Command, *, droppable: bool = False) -> None:
+        """Have something done on the engine's thread; what may be lost is, when too much waits."""
+        if droppable and self._inbox.qsize() >= INBOX_MAX:
+            self.dropped += 1
+            return
+        self._inbox.put(command)
+
+    def stop(self, timeout_s: float = 10.0) -> bool:
+        """End after the pass that runs now; returns whether the thread ended in time."""
+        self._stopping = True
+        self._inbox.put(_nothing)
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _main(self) -> None:
+        try:
+            while not self._stopping:
+                self._turn()
+        except BaseException as error:  # noqa: BLE001 - handed to the service, which ends with it
+            self._failed(error)
+        finally:
+            self._flush()
+            self._target.shutdown()
+
+    def _turn(self) -> None:
+        self._read_inbox()
+        now = self._clock()
+        for session in self._core.admit(now):
+            self._open(session, now)
+        plan = self._core.plan(now)
+        if plan.windows:
+            self._pass(plan)
+        self._close_slots()
+        self._flush()
+        if not plan.windows and not self._has_work():
+            self._wait(plan.wake_at)
+
+    def _has_work(self) -> bool:
+        return bool(self._core.queue) and len(self._core.sessions) < self._target.n_slots
+
+    def _open(self, session: Session, now: float) -> None:
+        try:
+            slot, cached = self._target.open(session.tokens, session.picker, session.report)
+        except TwdError as error:
+            self._core.fail_job(session.job.job, error.failure, now)
+            return
+        self._core.opened(session, slot, cached, now)
+
+    def _pass(self, plan: Plan) -> None:
+        began = self.busy_since = self._clock()
+        self._target.submit(plan.windows)
+        self._flush()
+        verdicts = self._target.collect()
+        self.busy_since = None
+        now = self._clock()
+        if len(plan.windows) == 1 and plan.windows[0].picks:
+            self._cost.observe(plan.rows, (now - began) * 1000)
+        self._core.verdicts(verdicts, now)
+
+    def _close_slots(self) -> None:
+        for slot in self._core.released():
+            self._target.close(slot)
+
+    def _read_inbox(self) -> None:
+        now = self._clock()
+        for _ in range(INBOX_MAX):
+            try:
+                command = self._inbox.get_nowait()
+            except queue.Empty:
+                return
+            command(self._core, now)
+
+    def _wait(self, wake_at: float | None) -> None:
+        timeout = _LONGEST_WAIT_S if wake_at is None else max(0.0, wake_at - self._clock())
+        try:
+            command = self._inbox.get(timeout=timeout)
+        except queue.Empty:
+            return
+        command(self._core, self._clock())
+
+    def _flush(self) -> None:
+        effects = self._core.effects()
+        if effects:
+            self._deliver(effects)
+
+
+def _nothing(core: SpeculatorCore, now: float) -> None:
+    """Wakes the thread."""

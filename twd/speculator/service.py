@@ -1,0 +1,353 @@
+"""The speculator on the bus: jobs in, text out. Decisions are in core.py, the engine's thread is runner.py."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from twd.bus.base import BusError
+from twd.engine.cost import CostCurve
+from twd.engine.window import Target
+from twd.kit.effects import Effect, Publish
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
+from twd.speculator.core import Identity, Limits, SpeculatorCore
+from twd.speculator.links import Drafter
+from twd.speculator.runner import Runner
+from twd.speculator.session import Opening
+from twd.wire.base import Event, InstanceId, ModelId, SessionId
+from twd.wire.draft import (
+    DrafterAttached,
+    DrafterChecked,
+    DrafterDetached,
+    DraftGranted,
+    DraftProposed,
+    SessionClosed,
+    SessionOpened,
+)
+from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
+from twd.wire.model import Exactness, ModelFacts, ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
+from twd.wire.routes import ROUTE_OF, subject_token
+from twd.wire.service import Health, ServiceStopped
+
+_OWNER_CHECK_S = 5.0
+_HUNG_S = 300.0
+
+
+class LoadedModel(Protocol):
+    """What the service needs of a model in memory, whatever engine is behind it."""
+
+    facts: ModelFacts
+    exactness: Exactness
+    target: Target
+    cost: CostCurve
+    limits: Limits
+    load_ms: int
+
+    def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
+        """Tokens, picker and seed of a job."""
+        ...
+
+    def tokenize(self, text: str) -> list[int]:
+        """A drafter's text as this model's tokens."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back."""
+        ...
+
+
+Load = Callable[[Callable[[float, str], None]], LoadedModel]
+"""Loads the model, telling its progress; runs on a thread of its own."""
+
+
+class Speculator(Service):
+    """Serves one model: takes its jobs from the queue group, checks drafts, tells what is accepted."""
+
+    name = "speculator"
+    reads = (JobSubmitted, JobCancelled, DraftProposed, DrafterAttached, DrafterDetached, ServiceStopped)
+    reads_later = (JobSubmitted,)
+    writes = (
+        JobQueued,
+        JobStarted,
+        TokensAccepted,
+        JobFinished,
+        JobFailed,
+        SessionOpened,
+        SessionClosed,
+        DraftGranted,
+        DrafterChecked,
+        ModelLoading,
+        ModelReady,
+        ModelMeasured,
+        ModelFailed,
+        ModelUnloaded,
+    )
+    tick_s = 1.0
+
+    def __init__(self, ground: Surroundings, model: ModelId, load: Load) -> None:
+        super().__init__(ground)
+        self.model = model
+        self._load = load
+        self._loaded: LoadedModel | None = None
+        self._runner: Runner | None = None
+        self._core: SpeculatorCore | None = None
+        self._preparing = 0
+        self._owners: dict[str, InstanceId] = {}
+        self._told_progress = -1.0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.note = "loading"
+
+    def pattern(self, event_type: type[Event]) -> str:
+        """Only the jobs of this speculator's model."""
+        if event_type is JobSubmitted:
+            return f"{ROUTE_OF[JobSubmitted].tag}.{subject_token(self.model)}"
+        return super().pattern(event_type)
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Be there at once; take jobs when the model is loaded."""
+        await super().start()
+        self.health = Health.STARTING
+        self.tasks.start("load", self._load_model())
+
+    async def _load_model(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def progress(share: float, stage: str) -> None:
+            loop.call_soon_threadsafe(self._tell_progress, share, stage)
+
+        try:
+            self._loaded = await asyncio.to_thread(self._load, progress)
+        except TwdError as error:
+            self._cannot_load(error)
+            return
+        await self._open_for_work(self._loaded)
+
+    def _tell_progress(self, share: float, stage: str) -> None:
+        if share < 1.0 and share - self._told_progress < 0.05 and stage in self.note:
+            return
+        self._told_progress = share
+        self.note = f"loading {self.model}: {stage} {share:.0%}"
+        self.emit(ModelLoading(model=self.model, node=self.ground.node, progress=min(1.0, share), stage=stage))
+
+    def _cannot_load(self, error: TwdError) -> None:
+        self.log.error("%s cannot be loaded: %s (%s)", self.model, error, error.failure.advice)
+        self.health, self.note = Health.DEGRADED, f"{error} {error.failure.advice}"
+        self.emit(ModelFailed(model=self.model, node=self.ground.node, failure=error.failure))
+
+    async def _open_for_work(self, loaded: LoadedModel) -> None:
+        loop = asyncio.get_running_loop()
+        identity = Identity(
+            model=self.model,
+            speculator=self.instance,
+            node=self.ground.node,
+            vocab=loaded.facts.vocab,
+            fingerprint=f"twd-{loaded.facts.vocab.hash[:8]}-{loaded.exactness.settings}"[:64],
+        )
+        self._core = SpeculatorCore(identity, loaded.limits, loaded.cost.ms)
+        self._runner = Runner(
+            self._core,
+            loaded.target,
+            loaded.cost,
+            deliver=lambda effects: loop.call_soon_threadsafe(self._deliver, effects),
+            failed=lambda error: loop.call_soon_threadsafe(self.fail, error, "engine"),
+        )
+        self._runner.start()
+        self.health = Health.OK
+        self.note = "exact" if loaded.exactness.exact else "not exact on this device"
+        self.emit(
+            ModelMeasured(
+                model=self.model, node=self.ground.node, exactness=loaded.exactness, cost=loaded.cost.points()
+            )
+        )
+        await self.listen(JobSubmitted)
+        await self.renew_lease()
+        self.emit(ModelReady(node=self.ground.node, facts=loaded.facts, load_ms=loaded.load_ms))
+
+    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        """What `twd status` and the edge read of this speculator."""
+        if self._loaded is None or self._core is None:
+            return {"model": self.model, "ready": False}
+        facts = self._loaded.facts
+        return {
+            "model": self.model,
+            "ready": self.health is Health.OK,
+            "file": facts.file,
+            "architecture": facts.architecture,
+            "quantization": facts.quantization,
+            "parameters": facts.parameters,
+            "ctx_size": facts.ctx_size,
+            "parallel": facts.parallel,
+            "vocab": facts.vocab.hash,
+            "exact": self._loaded.exactness.exact,
+            "settings": self._loaded.exactness.settings,
+            "sessions": len(self._core.sessions),
+            "waiting": len(self._core.queue),
+            "drafters": sorted(self._core.drafters),
+            "step_ms": round(self._loaded.cost.ms(1), 2),
+        }
+
+    async def quiesce(self) -> None:
+        """Take no more jobs, and finish those in hand."""
+        if self._core is not None:
+            self._core.draining = True
+        await self._idle.wait()
+
+    async def teardown(self) -> None:
+        """Stop the engine's thread; jobs still in hand end with a failure that their owners act on."""
+        if self._runner is not None:
+            failure = Failure(code=FailureCode.WORKER_LOST, message="the speculator is shutting down")
+            self._runner.post(lambda core, now: core.fail_all(failure, now))
+            if not await asyncio.to_thread(self._runner.stop):
+                self.log.error("the engine's thread did not end")
+            await asyncio.sleep(0)
+        if self._loaded is not None:
+            self.emit(ModelUnloaded(model=self.model, node=self.ground.node))
+            self._loaded.close()
+
+    # -- jobs ----------------------------------------------------------------------------------
+
+    def on_job_submitted(self, event: JobSubmitted, reply: Reply) -> Effects:
+        """Refuse at once what cannot be queued; prepare the rest beside the loop."""
+        if self._core is None or self._runner is None:
+            return None
+        try:
+            ahead = self._core.check(event, self._preparing)
+        except TwdError as error:
+            reply(JobFailed(job=event.job, attempt=event.attempt, failure=error.failure))
+            return None
+        reply(JobQueued(job=event.job, attempt=event.attempt, speculator=self.instance, ahead=ahead))
+        self._preparing += 1
+        self._idle.clear()
+        self.tasks.start(f"prepare {event.job}", self._prepare(event))
+        return None
+
+    async def _prepare(self, job: JobSubmitted) -> None:
+        assert self._loaded is not None
+        assert self._runner is not None
+        arrived = self.clock.now()
+        try:
+            opening = await asyncio.to_thread(self._loaded.prepare, job, self.ground.ids.session())
+        except TwdError as error:
+            self.emit(JobFailed(job=job.job, attempt=job.attempt, failure=error.failure), cause=job.id)
+            self._look_idle()
+            return
+        finally:
+            self._preparing -= 1
+        if not job.job.startswith(_CALIBRATION):
+            self._owners[job.job] = job.owner
+        self._runner.post(lambda core, now: core.submit(job, opening, min(arrived, now)))
+
+    def on_job_cancelled(self, event: JobCancelled) -> Effects:
+        """The owner no longer wants it."""
+        if self._runner is not None:
+            self._runner.post(lambda core, now: core.cancel(event.job, now, event.reason, event.attempts))
+        return None
+
+    def _deliver(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Publish) and isinstance(effect.event, (JobFinished, JobFailed)):
+                self._owners.pop(effect.event.job, None)
+        self.run_effects(effects)
+        self._look_idle()
+
+    def _look_idle(self) -> None:
+        if self._core is not None and self._core.idle and not self._preparing:
+            self._idle.set()
+
+    # -- drafters ------------------------------------------------------------------------------
+
+    def on_drafter_attached(self, event: DrafterAttached) -> Effects:
+        """Take a drafter whose guesses can be used, and say why not otherwise."""
+        if self._core is None or self._runner is None or self._loaded is None:
+            return None
+        facts = self._loaded.facts
+        same_vocab = event.vocab.hash == facts.vocab.hash
+        if not same_vocab and not event.by_text:
+            return [Publish(_mismatch(event, facts))]
+        drafter = Drafter(
+            name=event.drafter,
+            node=event.node,
+            beside=event.node == self.ground.node and not event.by_text,
+            token_ms=event.token_ms or 5.0,
+        )
+        self._runner.post(lambda core, now: core.attach(drafter, now))
+        return None
+
+    def on_drafter_detached(self, event: DrafterDetached) -> Effects:
+        """Wait for nothing more from it."""
+        if self._runner is not None:
+            self._runner.post(lambda core, now: core.detach(event.drafter))
+        return None
+
+    def on_draft_proposed(self, event: DraftProposed) -> Effects:
+        """Guesses go to the engine's thread; too many at once are dropped there."""
+        if self._runner is None or self._loaded is None:
+            return None
+        tokens = event.tokens or (self._loaded.tokenize(event.text) if event.text else [])
+        self._runner.post(lambda core, now: core.draft(event, tokens, now), droppable=True)
+        return None
+
+    def on_service_stopped(self, event: ServiceStopped) -> Effects:
+        """A drafter that ended, or the owner of jobs that nobody will read."""
+        self._forget(event.source)
+        return None
+
+    def _forget(self, instance: InstanceId) -> None:
+        if self._runner is None:
+            return
+        self._runner.post(lambda core, now: core.detach(instance))
+        for job, owner in list(self._owners.items()):
+            if owner == instance:
+                self._runner.post(partial(_cancel, job=job))
+
+    # -- time ----------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> Effects:
+        """Show life for long prompts, and look whether the device hangs and the owners live."""
+        if self._runner is None:
+            return None
+        self._runner.post(lambda core, at: core.tick(at), droppable=True)
+        since = self._runner.busy_since
+        if since is not None and now - since > _HUNG_S:
+            raise TwdError(FailureCode.WORKER_LOST, f"a pass has not ended for {_HUNG_S:g} s; the device hangs")
+        if self._owners and int(now) % int(_OWNER_CHECK_S) == 0:
+            self.tasks.start("owners", self._check_owners())
+        return None
+
+    async def _check_owners(self) -> None:
+        try:
+            leases = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+            alive = {entry.key for entry in await leases.entries()}
+        except BusError:
+            return  # nobody can be told gone while the registry is away
+        if self.instance in alive:
+            for owner in set(self._owners.values()) - alive:
+                self.log.warning("%s is gone; its jobs are cancelled", owner)
+                self._forget(owner)
+
+
+_CALIBRATION = "calibration-"
+
+
+def _cancel(core: SpeculatorCore, now: float, *, job: str) -> None:
+    from twd.wire.base import JobId
+
+    core.cancel(JobId(job), now, "its owner is gone")
+
+
+def _mismatch(event: DrafterAttached, facts: ModelFacts) -> DrafterChecked:
+    return DrafterChecked(
+        drafter=event.drafter,
+        target=facts.model,
+        same_vocab=False,
+        same_family=event.vocab.architecture == facts.vocab.architecture,
+        agreement=0.0,
+        compared=0,
+        pays=False,
+        advice=f"{event.model} speaks other tokens than {facts.model}: use a draft model of the same family, "
+        "or let it draft by text",
+    )

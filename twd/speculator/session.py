@@ -1,0 +1,200 @@
+"""One text in the making: its tokens, the guesses beyond them, and how it ends."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from twd.engine.text import TextStream
+from twd.engine.window import Picker, Report
+from twd.speculator.acceptance import Beliefs, Calibration
+from twd.speculator.links import Link
+from twd.speculator.ngram import NgramIndex
+from twd.speculator.tree import DraftTree, Node
+from twd.wire.base import InstanceId, SessionId
+from twd.wire.job import DrafterShare, FinishReason, JobStats, JobSubmitted
+from twd.wire.prefix import EMPTY, extend
+
+NGRAM = "ngram"
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What the shell worked out for a job before it reaches the core."""
+
+    session: SessionId
+    tokens: list[int]
+    picker: Picker
+    piece: Callable[[int], bytes]
+    end_tokens: frozenset[int]
+    seed: int
+    report: Report | None = None
+
+
+@dataclass(slots=True)
+class Flight:
+    """One window on its way, with its guesses in order; a chunk of the prompt has none and picks nothing."""
+
+    epoch: int
+    at: int
+    nodes: list[Node]
+    parents: list[int] | None
+    picks: bool = True
+
+
+@dataclass(slots=True)
+class Tally:
+    """What speculation did in one session, counted."""
+
+    passes: int = 0
+    checked_at: list[int] = field(default_factory=list)
+    taken_at: list[int] = field(default_factory=list)
+    by_drafter: dict[str, list[int]] = field(default_factory=dict)
+
+    def count(self, drafters: Sequence[str], taken: int) -> None:
+        """A window was checked: its guesses' drafters in order, and how many held."""
+        while len(self.checked_at) < len(drafters):
+            self.checked_at.append(0)
+            self.taken_at.append(0)
+        for i, drafter in enumerate(drafters):
+            share = self.by_drafter.setdefault(drafter, [0, 0])
+            self.checked_at[i] += 1
+            share[0] += 1
+            if i < taken:
+                self.taken_at[i] += 1
+                share[1] += 1
+
+    @property
+    def checked(self) -> int:
+        """Guesses that went through the target."""
+        return sum(self.checked_at)
+
+    @property
+    def taken(self) -> int:
+        """Guesses that became text."""
+        return sum(self.taken_at)
+
+
+class Session:
+    """The state of one job; the core moves it."""
+
+    def __init__(self, job: JobSubmitted, opening: Opening, calibrations: dict[str, Calibration], now: float) -> None:
+        self.job = job
+        self.id = opening.session
+        self.seed = opening.seed
+        self.picker = opening.picker
+        self.report = opening.report
+        self.end_tokens: frozenset[int] = frozenset() if job.ignore_eos else opening.end_tokens
+        self.tokens = [*opening.tokens, *job.resume]
+        self.prompt_len = len(opening.tokens)
+        self.text = TextStream(opening.piece, job.stop)
+        self.text.feed(job.resume)
+        self.hashes = [EMPTY]
+        self._extend_hashes(self.tokens)
+        self.tree = DraftTree(len(self.tokens), self.hashes[-1])
+        self.ngram = NgramIndex()
+        self.ngram.extend(self.tokens)
+        self.beliefs = Beliefs(calibrations)
+        self.links: dict[InstanceId, Link] = {}
+        self.flights: deque[Flight] = deque()
+        self.slot = -1
+        self.epoch = 0
+        self.fed = 0
+        self.cached = 0
+        self.told_open = False
+        self.submitted_at = now
+        self.deadline = now + job.deadline_ms / 1000
+        self.opened_at = -1.0
+        self.first_at = -1.0
+        self.accepted_at = now
+        self.spoke_at = now
+        self.tally = Tally()
+
+    def _extend_hashes(self, tokens: Sequence[int]) -> None:
+        value = self.hashes[-1]
+        for token in tokens:
+            value = extend(value, (token,))
+            self.hashes.append(value)
+
+    @property
+    def generated(self) -> int:
+        """Tokens made so far, by this attempt and those before it."""
+        return len(self.tokens) - self.prompt_len
+
+    @property
+    def remaining(self) -> int:
+        """How many tokens may still be made."""
+        if self.job.max_tokens is None:
+            return 1 << 30
+        return self.job.max_tokens - self.generated
+
+    @property
+    def unfed(self) -> int:
+        """Accepted tokens, but the last, that the target has not seen."""
+        return len(self.tokens) - 1 - self.fed
+
+    @property
+    def prefilling(self) -> bool:
+        """Whether the target still reads the prompt."""
+        return self.unfed > 0
+
+    @property
+    def speculates(self) -> bool:
+        """Whether guesses are wanted at all."""
+        return self.job.speculation.enabled
+
+    def place(self, at: int, prefix: int, tokens: Sequence[int]) -> int | None:
+        """How many of a draft's tokens the accepted text already holds; None when it contradicts the text."""
+        if not 0 <= at < len(self.hashes) or self.hashes[at] != prefix:
+            return None
+        known = self.tokens[at : at + len(tokens)]
+        return len(known) if list(tokens[: len(known)]) == known else None
+
+    def take(self, tokens: Sequence[int]) -> tuple[list[int], str, FinishReason | None]:
+        """Accept what the target chose: the tokens that count, their text, and the end if it is one."""
+        kept: list[int] = []
+        shown: list[str] = []
+        for token in tokens:
+            if token in self.end_tokens:
+                return kept, "".join(shown) + self.text.finish(), FinishReason.STOP
+            kept.append(token)
+            self._append(token)
+            shown.append(self.text.feed((token,)))
+            if self.text.hit is not None:
+                return kept, "".join(shown), FinishReason.STOP
+            if self.remaining <= 0:
+                shown.append(self.text.finish())
+                reason = FinishReason.STOP if self.text.hit is not None else FinishReason.LENGTH
+                return kept, "".join(shown), reason
+        return kept, "".join(shown), None
+
+    def _append(self, token: int) -> None:
+        if self.speculates:
+            for guess, child in self.tree.root.children.items():
+                for drafter, confidence in child.votes.items():
+                    self.beliefs.learn(drafter, confidence, guess == token)
+        self.tokens.append(token)
+        self.hashes.append(extend(self.hashes[-1], (token,)))
+        self.tree.advance(token)
+        self.ngram.extend((token,))
+
+    def stats(self, now: float) -> JobStats:
+        """What the job cost so far."""
+        opened = self.opened_at if self.opened_at >= 0 else now
+        first = self.first_at if self.first_at >= 0 else now
+        return JobStats(
+            prompt_tokens=self.prompt_len,
+            cached_tokens=self.cached,
+            completion_tokens=self.generated,
+            passes=self.tally.passes,
+            checked=self.tally.checked,
+            taken=self.tally.taken,
+            checked_at=list(self.tally.checked_at),
+            taken_at=list(self.tally.taken_at),
+            drafters=[
+                DrafterShare(drafter=name, checked=checked, taken=taken)
+                for name, (checked, taken) in sorted(self.tally.by_drafter.items())
+            ],
+            queued_ms=round((opened - self.submitted_at) * 1000, 3),
+            prefill_ms=round((first - opened) * 1000, 3),
+            decode_ms=round((now - first) * 1000, 3),
+        )

@@ -1,0 +1,101 @@
+"""How much to check now, and whether to wait for more: plain arithmetic on measured costs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+Cost = Callable[[int], float]
+"""rows in one pass -> milliseconds"""
+
+PAYS = 1.02
+
+
+def best_cut(chances: Sequence[float], cost: Cost, spent_ms: float = 0.0) -> tuple[int, float]:
+    """How many of these drafts to check so that tokens per millisecond are highest, and that rate.
+
+    `chances[i]` is the chance that drafts 0..i all hold; on a tree, that node i is reached.
+    """
+    expected = 1.0
+    best, best_rate = 0, 1.0 / (spent_ms + cost(1))
+    for i, chance in enumerate(chances):
+        expected += chance
+        rate = expected / (spent_ms + cost(i + 2))
+        if rate > best_rate:
+            best, best_rate = i + 1, rate
+    return best, best_rate
+
+
+def common_width(chances: Sequence[Sequence[float]], cost: Cost, limit: int) -> int:
+    """The width of window, the same for all sessions of a pass, at which the pass yields most per millisecond.
+
+    Windows of unequal width would make the engine run the same weights more than once.
+    """
+    sessions = len(chances)
+    expected = float(sessions)
+    best, best_rate = 1, expected / cost(sessions)
+    for width in range(2, limit + 2):
+        gained = sum(path[width - 2] for path in chances if len(path) >= width - 1)
+        if not gained:
+            break
+        expected += gained
+        rate = expected / cost(sessions * width)
+        if rate > best_rate * PAYS:
+            best, best_rate = width, rate
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a drafter is expected to bring next: when, how fast, and how good."""
+
+    first_ms: float
+    token_ms: float
+    chance: float
+    tokens: int
+
+
+def worth_waiting(chances: Sequence[float], cost: Cost, waited_ms: float, coming: Expected) -> bool:
+    """Whether the next drafts, checked together with those at hand, will raise tokens per millisecond."""
+    cut, rate = best_cut(chances, cost, waited_ms)
+    held = chances[-1] if chances else 1.0
+    if cut < len(chances) or coming.tokens <= 0:
+        return False
+    expected = 1.0 + sum(chances)
+    wait, rows = waited_ms + coming.first_ms, len(chances) + 1
+    for _ in range(coming.tokens):
+        held *= coming.chance
+        expected += held
+        rows += 1
+        if expected / (wait + cost(rows)) > rate * PAYS:
+            return True
+        wait += coming.token_ms
+    return False
+
+
+def useful_credit(cost: Cost, chance: float, token_ms: float, round_trip_ms: float, beside: bool, limit: int) -> int:
+    """How far a drafter should run ahead; 0 when its guesses cannot pay.
+
+    A drafter `beside` the target shares its cores, so its time is the target's time and it should
+    draft one window and rest. One elsewhere never rests: it drafts through the pass and the way back.
+    """
+    chances, held = [], 1.0
+    for _ in range(limit):
+        held *= chance
+        chances.append(held)
+    if beside:
+        return _beside_credit(chances, cost, token_ms)
+    cut, rate = best_cut(chances, cost)
+    if not cut or rate * cost(1) < PAYS:
+        return 0
+    ahead = (cost(cut + 1) + round_trip_ms) / max(token_ms, 0.1)
+    return min(limit, cut + int(ahead) + 1)
+
+
+def _beside_credit(chances: Sequence[float], cost: Cost, token_ms: float) -> int:
+    expected = 1.0
+    best, best_rate = 0, PAYS / cost(1)
+    for i, chance in enumerate(chances):
+        expected += chance
+        rate = expected / ((i + 1) * token_ms + cost(i + 2))
+        if rate > best_rate:
+            best, best_rate = i + 1, rate
+    return best
