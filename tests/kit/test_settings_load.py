@@ -63,12 +63,12 @@ def test_files_are_searched_in_order(folder: Path) -> None:
     for path in order:
         path.write_text("{}")
     env = {"TWD_CONFIG": "../variable.yaml"}
-    assert find_source("../named.yaml", env, here, home) == here / "../named.yaml"
-    assert find_source(None, env, here, home) == here / "../variable.yaml"
+    assert find_source("../named.yaml", env, here, home)[0] == here / "../named.yaml"
+    assert find_source(None, env, here, home)[0] == here / "../variable.yaml"
     for path in order[2:]:
-        assert find_source(None, {}, here, home) == path
+        assert find_source(None, {}, here, home)[0] == path
         path.unlink()
-    assert find_source(None, {}, here, home) is None
+    assert find_source(None, {}, here, home) == (None, [])
 
 
 def test_the_state_folder_moves_with_its_variable(folder: Path) -> None:

@@ -157,7 +157,6 @@ class Checker:
 
     def written(self, key: str) -> str:
         """The key, with the name under which the file has it where that is another one."""
-        for new, old in self.moved.items():
-            if key == new or key.startswith((f"{new}.", f"{new}[")):
-                return f"{old}{key[len(new) :]} (now {key})"
-        return key
+        names = [new for new in self.moved if key == new or key.startswith((f"{new}.", f"{new}["))]
+        new = max(names, key=len, default="")
+        return f"{self.moved[new]}{key[len(new) :]} (now {key})" if new else key

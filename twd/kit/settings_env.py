@@ -7,13 +7,11 @@ from msgspec import inspect as shape
 from twd.kit.settings import Settings
 from twd.kit.settings_errors import Place, Problem, nearest
 from twd.kit.settings_values import plain
-from twd.kit.settings_yaml import Node
+from twd.kit.settings_yaml import Node, Path
 
 PREFIX = "TWD_"
 NOT_SETTINGS = frozenset({"TWD_CONFIG"})
 FREE_PREFIXES = ("TWD_TEST_",)
-
-Path = tuple[str, ...]
 
 
 def variables() -> dict[str, Path]:
@@ -59,17 +57,3 @@ def _unknown(name: str, place: Place, table: Mapping[str, Path], problems: list[
         problems.append(Problem(place=place, found="no setting has this name", nearest=best and PREFIX + best))
     else:
         hints.append(f"{name} is no setting; twd does not read it")
-
-
-def put(tree: Node, path: Path, leaf: Node) -> None:
-    """Sets a value in a tree; a value on the way that is no section stays, and is reported later."""
-    for name in path[:-1]:
-        if tree.value is None:
-            tree.value = {}
-        if not isinstance(tree.value, dict):
-            return
-        tree = tree.value.setdefault(name, Node(value={}, place=leaf.place))
-    if tree.value is None:
-        tree.value = {}
-    if isinstance(tree.value, dict):
-        tree.value[path[-1]] = leaf

@@ -6,11 +6,12 @@ from pathlib import Path
 import msgspec
 from msgspec import inspect as shape
 
-from twd.kit import settings_env as environment
 from twd.kit.settings import Settings
 from twd.kit.settings_check import Checker
+from twd.kit.settings_env import overrides
 from twd.kit.settings_errors import ConfigError, Place, Problem
-from twd.kit.settings_yaml import BYTES_MAX, Node, parse_yaml
+from twd.kit.settings_legacy import old_variables, translate
+from twd.kit.settings_yaml import BYTES_MAX, Node, parse_yaml, put_node
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,30 +28,49 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
 
 def load_settings(path: str | None, env: Mapping[str, str], cwd: Path, home: Path) -> Loaded:
     """The settings of this installation; `path` is what -c named. Raises ConfigError with all that is wrong."""
-    source = find_source(path, env, cwd, home)
+    source, hints = find_source(path, env, cwd, home)
     tree, problems = read_file(source, env) if source else (Node(value={}, place=Place("defaults")), [])
-    given, env_problems, hints = environment.overrides(env, str(cwd))
-    for setting, leaf in given.items():
-        environment.put(tree, setting, leaf)
+    by_old_key, by_key, old_hints = old_variables(env, str(cwd))
+    put_all(tree, by_old_key)
+    old_problems, file_hints = translate(tree)
+    put_all(tree, by_key)
+    given, env_problems, env_hints = overrides(env, str(cwd))
+    put_all(tree, given)
     checker = Checker(str(home))
     settings = checker.build(tree, shape.type_info(Settings))
-    problems = [*problems, *env_problems, *checker.problems]
+    problems += [*old_problems, *env_problems, *checker.problems]
     if problems or not isinstance(settings, Settings):
         raise ConfigError(sorted(problems, key=lambda problem: (problem.place.source in env, problem.place.line)))
     if "home" not in checker.given:
         settings = msgspec.structs.replace(settings, home=str(home / ".twd"))
-    overridden = {key: place.source for key, place in checker.given.items() if place.source in env}
-    return Loaded(settings=settings, source=source, hints=hints, overridden=overridden, places=checker.given)
+    return Loaded(
+        settings=settings,
+        source=source,
+        hints=[*hints, *file_hints, *old_hints, *env_hints],
+        overridden={key: place.source for key, place in checker.given.items() if place.source in env},
+        places=checker.given,
+    )
 
 
-def find_source(path: str | None, env: Mapping[str, str], cwd: Path, home: Path) -> Path | None:
-    """The file to read: -c, TWD_CONFIG, ./twd.yaml, ./configs/cluster.yaml, config.yaml in the state folder."""
-    for named, by in ((path, "-c"), (env.get("TWD_CONFIG"), "TWD_CONFIG")):
+def put_all(tree: Node, given: Mapping[tuple[str, ...], Node]) -> None:
+    """Sets each value at its place in the tree."""
+    for setting, leaf in given.items():
+        put_node(tree, setting, leaf)
+
+
+def find_source(path: str | None, env: Mapping[str, str], cwd: Path, home: Path) -> tuple[Path | None, list[str]]:
+    """The file to read, and hints: -c, TWD_CONFIG, ./twd.yaml, ./configs/cluster.yaml, HOME/.twd/config.yaml."""
+    old_name = env.get("TIGHTWAD_CONFIG")
+    for named, by in ((path, "-c"), (env.get("TWD_CONFIG"), "TWD_CONFIG"), (old_name, "TIGHTWAD_CONFIG")):
         if named:
-            return _named(named, by, cwd, home)
+            hints = ["TIGHTWAD_CONFIG is now TWD_CONFIG"] if by == "TIGHTWAD_CONFIG" else []
+            return _named(named, by, cwd, home), hints
     state = _absolute(env.get("TWD_HOME") or "~/.twd", cwd, home)
     candidates = (cwd / "twd.yaml", cwd / "configs" / "cluster.yaml", state / "config.yaml")
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
+    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    old_files = (cwd / "tightwad.yaml", home / ".tightwad" / "config.yaml")
+    old = [f"{file} is not read by itself: name it with -c" for file in old_files if file.is_file()]
+    return found, [] if found else old
 
 
 def _named(named: str, by: str, cwd: Path, home: Path) -> Path:

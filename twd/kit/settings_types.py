@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+INT_MAX = 2**53
 IPV6 = r"\[?[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Za-z:.%]*\]?"
 
 
@@ -45,8 +46,8 @@ ModelName = Annotated[
 ]
 VariableName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", title="the name of an environment variable")]
 
-Count = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0, le=INT_MAX)]
+Positive = Annotated[int, Meta(ge=1, le=INT_MAX)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Auto = Literal["auto"]
 Switch = Literal["auto", "on", "off"]

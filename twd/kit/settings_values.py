@@ -9,8 +9,10 @@ import msgspec
 from msgspec import UNSET
 from msgspec import inspect as shape
 
+from twd.kit.settings_types import INT_MAX
 from twd.kit.settings_yaml import BOOL_WORDS, Node
 
+UNSOUND = re.compile("[\0\ud800-\udfff]")
 LOOSE_BOOLS = {**BOOL_WORDS, "1": True, "0": False}
 
 
@@ -64,12 +66,12 @@ def expected(kind: Plain) -> str:
 
 
 def _span(low: float | None, high: float | None, above: float | None = None) -> str:
-    start = f" above {above:g}" if above is not None else ""
+    top = None if high is None or high >= INT_MAX else f"{high:g}" if high < 1e6 else str(high)
+    if above is not None:
+        return f" above {above:g}" + (f" and up to {top}" if top else "")
     if low is not None:
-        start = f" from {low}" if high is not None else f" of at least {low}"
-    return start + (
-        f"{' and' if above is not None else ''} {'up to' if above is not None else 'to'} {high}" if high else ""
-    )
+        return f" from {low} to {top}" if top else f" of at least {low}"
+    return f" up to {top}" if top else ""
 
 
 def _listed(words: list[str]) -> str:
@@ -122,7 +124,7 @@ def fit(node: Node, kind: Plain) -> Any:
             word = _as_switch(value) if "off" in values else value
             return word if isinstance(word, str) and word in values else UNSET
         case shape.StrType(min_length=least, pattern=pattern):
-            fits = isinstance(value, str) and len(value) >= (least or 0) and "\0" not in value
+            fits = isinstance(value, str) and len(value) >= (least or 0) and not UNSOUND.search(value)
             return value if fits and (pattern is None or re.search(pattern, str(value))) else UNSET
         case shape.IntType(ge=low, le=high):
             number = _as_number(value, int, node.loose)

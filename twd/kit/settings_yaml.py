@@ -18,6 +18,7 @@ VARIABLE_BODY = re.compile(r"^([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?$", re.DOTALL)
 
 BOOL_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
+Path = tuple[str, ...]
 Scalar = None | bool | int | float | str
 
 
@@ -30,6 +31,20 @@ class Node(msgspec.Struct, kw_only=True):
     loose: bool = False
     was: str = ""
     """The key under which it was written, where another name has taken its place."""
+
+
+def put_node(tree: Node, path: Path, leaf: Node) -> None:
+    """Sets a value in a tree; a value on the way that is no section stays, and is reported later."""
+    for name in path[:-1]:
+        if tree.value is None:
+            tree.value = {}
+        if not isinstance(tree.value, dict):
+            return
+        tree = tree.value.setdefault(name, Node(value={}, place=leaf.place))
+    if tree.value is None:
+        tree.value = {}
+    if isinstance(tree.value, dict):
+        tree.value[path[-1]] = leaf
 
 
 class _Loader(yaml.SafeLoader):
@@ -50,7 +65,7 @@ class _Loader(yaml.SafeLoader):
 
 
 for _kind, _pattern, _first in (
-    ("bool", r"^(?i:true|false|yes|no|on|off)$", "tTfFyYnNoO"),
+    ("bool", r"^(true|True|TRUE|false|False|FALSE|yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF)$", "tTfFyYnNoO"),
     ("int", r"^[-+]?(0|[1-9][0-9]{0,30})$", "-+0123456789"),
     ("float", r"^[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]{1,4})?$", "-+0123456789."),
     ("null", r"^(~|null|Null|NULL|)$", ["~", "n", "N", ""]),
