@@ -4,9 +4,11 @@ import ctypes
 import logging
 import os
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any, cast
 
 import llama_cpp
 from llama_cpp import llama_cpp as llama
@@ -53,12 +55,14 @@ def _on_log(level: int, text: bytes, _: object) -> None:
     _line.add(level, text.decode("utf-8", "replace"))
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_char_p)
-def _on_abort(reason: bytes) -> None:
+def _leave_on_abort(reason: bytes) -> None:
     """llama.cpp gives up: say why and leave at once, instead of waiting for a debugger."""
     _log.critical("llama.cpp aborted: %s", reason.decode("utf-8", "replace").strip())
     logging.shutdown()
     os._exit(_EXIT_AFTER_ABORT)
+
+
+_on_abort = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(_leave_on_abort)
 
 
 @cache
@@ -100,13 +104,13 @@ def _shared_objects() -> tuple[ctypes.CDLL, ...]:
     return tuple(ctypes.CDLL(str(path)) for path in found if path.exists())
 
 
-def ggml(name: str, arguments: list[type], result: type | None) -> "ctypes._NamedFuncPointer":
+def ggml(name: str, arguments: Sequence[type], result: type | None) -> Callable[..., Any]:
     """A function of ggml by name, with its C types declared."""
     for shared_object in _shared_objects():
         function = getattr(shared_object, name, None)
         if function is not None:
             function.argtypes, function.restype = arguments, result
-            return function  # type: ignore[no-any-return]
+            return cast(Callable[..., Any], function)
     raise TwdError(FailureCode.UNSUPPORTED, f"this build of llama.cpp has no {name}; reinstall llama-cpp-python")
 
 
@@ -129,7 +133,7 @@ def describe_device(handle: int) -> Device:
     """What ggml knows of one device."""
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     text = [ctypes.c_void_p]
-    sizes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t)]
+    sizes: list[type] = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t)]
     ggml("ggml_backend_dev_memory", sizes, None)(handle, ctypes.byref(free), ctypes.byref(total))
     return Device(
         name=ggml("ggml_backend_dev_name", text, ctypes.c_char_p)(handle).decode("utf-8", "replace"),

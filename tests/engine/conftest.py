@@ -1,0 +1,37 @@
+"""Real models for the engine's tests: written once to a cache folder, loaded once for all tests."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from twd.engine.demo_model import demo_model
+from twd.engine.model import Model, ModelSettings
+
+
+@pytest.fixture(scope="session")
+def model_cache() -> Path:
+    return Path(os.environ.get("TWD_TEST_CACHE", Path.home() / ".cache" / "twd-test"))
+
+
+@pytest.fixture(scope="session")
+def q4_path(model_cache: Path) -> Path:
+    return demo_model(model_cache, "q4_0")
+
+
+@pytest.fixture(scope="session")
+def f16_path(model_cache: Path) -> Path:
+    return demo_model(model_cache, "f16")
+
+
+@pytest.fixture(scope="session")
+def q4(q4_path: Path) -> Iterator[Model]:
+    with Model.load(ModelSettings(q4_path)) as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def f16(f16_path: Path) -> Iterator[Model]:
+    with Model.load(ModelSettings(f16_path)) as model:
+        yield model

@@ -1,0 +1,88 @@
+"""The local target on a real model: drafts of any quality, sessions side by side, prefixes, trees, failures."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from tests.engine.driving import PROMPTS, Greedy, generate, no_drafts, prompt_tokens, same_logits, start
+from twd.engine.context import Context, ContextSettings
+from twd.engine.model import Model
+from twd.engine.target import LocalTarget
+from twd.engine.window import Window
+
+pytestmark = pytest.mark.model
+COUNT = 48
+
+
+def make(model: Model, parallel: int = 1, ctx_size: int = 512, rows_min: int = 1, **more: object) -> LocalTarget:
+    settings = ContextSettings(ctx_size=ctx_size, parallel=parallel, threads=1, **more)  # type: ignore[arg-type]
+    return LocalTarget(Context(model, settings), rows_min=rows_min)
+
+
+@pytest.fixture(scope="module")
+def single(q4: Model) -> Iterator[LocalTarget]:
+    target = make(q4)
+    yield target
+    target.shutdown()
+
+
+@pytest.fixture(scope="module")
+def plain(q4: Model, single: LocalTarget) -> dict[str, tuple[list[int], Greedy]]:
+    """Each prompt's greedy text and logits, token by token."""
+    texts = {}
+    for text in PROMPTS:
+        picker = Greedy(record=True)
+        texts[text] = (generate(single, prompt_tokens(q4, text), COUNT, no_drafts, picker), picker)
+    return texts
+
+
+def test_text_makes_sense(q4: Model, plain: dict[str, tuple[list[int], Greedy]]) -> None:
+    assert "Python" in q4.vocab.text(plain[PROMPTS[0]][0])
+
+
+@pytest.mark.parametrize("width", [1, 3, 8, 31])
+@pytest.mark.parametrize("quality", [0.0, 0.8, 1.0])
+def test_drafts_change_neither_text_nor_logits(
+    q4: Model, single: LocalTarget, plain: dict[str, tuple[list[int], Greedy]], width: int, quality: float
+) -> None:
+    truth, record = plain[PROMPTS[1]]
+    dice = random.Random(width)
+
+    def draft(out: list[int]) -> list[int]:
+        right = truth[len(out) : len(out) + width]
+        return [token if dice.random() < quality else dice.randrange(q4.vocab.size) for token in right]
+
+    picker = Greedy(record=True)
+    assert generate(single, prompt_tokens(q4, PROMPTS[1]), COUNT, draft, picker) == truth
+    assert same_logits(picker.seen, record.seen)
+
+
+def test_sessions_side_by_side_do_not_touch_each_other(q4: Model, plain: dict[str, tuple[list[int], Greedy]]) -> None:
+    """Windows of unequal width, on slots with a gap between them, in common passes."""
+    target = make(q4, parallel=6)
+    dice = random.Random(5)
+    pickers = {text: Greedy(record=True) for text in PROMPTS}
+    prompts = {text: prompt_tokens(q4, text) for text in PROMPTS}
+    slots, outs = {}, {}
+    for number, text in enumerate(PROMPTS):
+        if number == 2:
+            target.open(prompts[text], Greedy())
+        slots[text], outs[text] = start(target, prompts[text], pickers[text])
+    while any(len(out) < COUNT for out in outs.values()):
+        windows = []
+        for text, out in outs.items():
+            if len(out) < COUNT:
+                guess = plain[text][0][len(out) : len(out) + dice.randrange(6)]
+                draft = [token if dice.random() < 0.8 else 7 for token in guess]
+                windows.append(Window(slots[text], 0, len(prompts[text]) + len(out) - 1, (out[-1], *draft)))
+        target.submit(windows)
+        verdicts = target.collect()
+        assert {verdict.slot for verdict in verdicts} == {window.slot for window in windows}
+        for verdict in verdicts:
+            assert verdict.failure is None
+            next(outs[text] for text in PROMPTS if slots[text] == verdict.slot).extend(verdict.tokens)
+    for text in PROMPTS:
+        assert outs[text][:COUNT] == plain[text][0]
+        assert same_logits(pickers[text].seen, plain[text][1].seen)
+    target.shutdown()

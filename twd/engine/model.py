@@ -1,0 +1,151 @@
+"""A model in memory: loaded with progress, refused with a reason, freed on close."""
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from twd.engine.library import Device, last_errors, llama, start
+from twd.engine.memory import require_memory
+from twd.engine.vocab import Vocab
+from twd.gguf_tools.inspect import GgufInfo, inspect
+from twd.wire.base import ModelId
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.model import ModelFacts
+
+Progress = Callable[[float], None]
+_LARGE_VALUE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """How to load a model. `gpu_layers` -1 means all; no `devices` means every device that llama.cpp sees."""
+
+    path: Path
+    gpu_layers: int = 0
+    use_mmap: bool = True
+    use_extra_bufts: bool = True
+    vocab_only: bool = False
+    devices: tuple[Device, ...] = ()
+    tensor_split: tuple[float, ...] = ()
+
+
+def _ignore(_: float) -> None:
+    """No one listens to the progress."""
+
+
+class Model:
+    """Weights and vocabulary. Contexts made from it must be closed before it."""
+
+    def __init__(self, handle: int, info: GgufInfo, settings: ModelSettings) -> None:
+        self.handle = handle
+        self.info = info
+        self.settings = settings
+        self.vocab = Vocab(
+            llama.llama_model_get_vocab(handle), architecture=info.architecture, chat_template=info.chat_template
+        )
+        self.chat_template = info.chat_template
+        self.ctx_train: int = llama.llama_model_n_ctx_train(handle)
+        self.n_embd: int = llama.llama_model_n_embd(handle)
+        self.n_layer: int = llama.llama_model_n_layer(handle)
+        self.recurrent = bool(llama.llama_model_is_recurrent(handle) or llama.llama_model_is_hybrid(handle))
+
+    @classmethod
+    def load(cls, settings: ModelSettings, on_progress: Progress = _ignore) -> Self:
+        """Load a model; raises TwdError with MODEL_LOAD or OUT_OF_MEMORY."""
+        start()
+        info = inspect(settings.path)
+        require_memory(_bytes_in_ram(info, settings), f"the model {settings.path.name}")
+        return cls(_load(settings, on_progress), info, settings)
+
+    def metadata(self, key: str) -> str | None:
+        """A metadata value as llama.cpp prints it."""
+        buffer = ctypes.create_string_buffer(_LARGE_VALUE_BYTES)
+        length = llama.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
+        return None if length < 0 else buffer.value.decode("utf-8", "replace")
+
+    def facts(
+        self, model: ModelId, *, ctx_size: int, parallel: int, can_rollback: bool = True, note: str = ""
+    ) -> ModelFacts:
+        """What others must know of this model."""
+        return ModelFacts(
+            model=model,
+            file=self.settings.path.name,
+            architecture=self.info.architecture,
+            quantization=self.info.quantization,
+            parameters=self.info.parameters,
+            size_bytes=self.info.size_bytes,
+            ctx_size=ctx_size,
+            parallel=parallel,
+            vocab=self.vocab.fingerprint(),
+            can_rollback=can_rollback,
+            chat_template=bool(self.chat_template),
+            note=note,
+        )
+
+    def close(self) -> None:
+        """Free the weights; harmless when repeated."""
+        if self.handle:
+            llama.llama_model_free(self.handle)
+            self.handle = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def _bytes_in_ram(info: GgufInfo, settings: ModelSettings) -> int:
+    if settings.vocab_only:
+        return 0
+    if settings.gpu_layers < 0:
+        return info.other_bytes
+    kept = max(info.layers - settings.gpu_layers, 0)
+    return info.other_bytes + sum(info.layer_bytes[:kept])
+
+
+def _load(settings: ModelSettings, on_progress: Progress) -> int:
+    raised: list[Exception] = []
+
+    def report(progress: float, _: object) -> bool:
+        try:
+            on_progress(min(max(float(progress), 0.0), 1.0))
+        except Exception as error:  # noqa: BLE001 - it must not cross C; it is raised again below
+            raised.append(error)
+        return not raised
+
+    callback = llama.llama_progress_callback(report)
+    parameters, keep = _parameters(settings)
+    parameters.progress_callback = callback
+    last_errors()
+    handle = llama.llama_model_load_from_file(str(settings.path).encode(), parameters)
+    del keep
+    if raised:
+        if handle:
+            llama.llama_model_free(handle)
+        raise raised[0]
+    if not handle:
+        raise TwdError(FailureCode.MODEL_LOAD, f"llama.cpp cannot load {settings.path}: {last_errors() or 'no reason'}")
+    return int(handle)
+
+
+def _parameters(settings: ModelSettings) -> tuple[ctypes.Structure, list[object]]:
+    """llama.cpp's parameters, and what must stay alive while it reads them."""
+    parameters = llama.llama_model_default_params()
+    parameters.n_gpu_layers = settings.gpu_layers
+    parameters.load_mode = llama.LLAMA_LOAD_MODE_MMAP if settings.use_mmap else llama.LLAMA_LOAD_MODE_NONE
+    parameters.use_extra_bufts = settings.use_extra_bufts
+    parameters.vocab_only = settings.vocab_only
+    keep: list[object] = []
+    if settings.devices:
+        handles = (ctypes.c_void_p * (len(settings.devices) + 1))(*(d.handle for d in settings.devices), None)
+        keep.append(handles)
+        parameters.devices = ctypes.cast(handles, ctypes.c_void_p)
+    if settings.tensor_split:
+        split = (ctypes.c_float * llama.llama_max_devices())(*settings.tensor_split)
+        keep.append(split)
+        parameters.tensor_split = ctypes.cast(split, ctypes.POINTER(ctypes.c_float))
+    return parameters, keep

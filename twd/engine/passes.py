@@ -1,0 +1,132 @@
+"""Which windows share a forward pass.
+
+Over separate KV streams llama.cpp computes together only neighbouring sequences with equally many rows, and makes a
+pass of its own for every remainder. So windows are grouped and padded here, by what rows and passes cost.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+Shape = tuple[tuple[int, int], ...]
+"""(slot, rows) of each window, by rising slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One slot's share of a pass: its window's rows and throw-away rows behind them (no window: only those)."""
+
+    slot: int
+    rows: int
+    padding: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Slots that are computed together."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows computed, padding included."""
+        return sum(part.rows + part.padding for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class PassRules:
+    """What a context can do: `streams` as in Layout, and whether rows can be taken back after a pass."""
+
+    capacity: int
+    streams: bool = True
+    can_pad: bool = True
+    rows_min: int = 1
+
+
+def guessed_cost(rows: int) -> float:
+    """The cost of a pass before it was measured, in units of one more row."""
+    return 3.0 + rows
+
+
+@dataclass(slots=True)
+class Planner:
+    """Groups windows into passes; remembers what it found for shapes that come again."""
+
+    rules: PassRules
+    cost: Callable[[int], float] = guessed_cost
+    _plan: Callable[[Shape], list[Pass]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._plan = lru_cache(maxsize=512)(self._find)
+
+    def use_cost(self, cost: Callable[[int], float]) -> None:
+        """Plan by measured times from now on."""
+        self.cost = cost
+        self._plan = lru_cache(maxsize=512)(self._find)
+
+    def plan(self, shape: Shape) -> list[Pass]:
+        """The cheapest passes found; every window lies whole in one of them."""
+        return self._plan(shape)
+
+    def _find(self, shape: Shape) -> list[Pass]:
+        if not self.rules.streams:
+            return [self._filled(group) for group in _fill(shape, self.rules.capacity)]
+        plans = [self._intervals(shape)]
+        for limit in sorted({rows for _, rows in shape})[:-1]:
+            narrow = tuple(item for item in shape if item[1] <= limit)
+            wide = tuple(item for item in shape if item[1] > limit)
+            plans.append(self._intervals(narrow) + self._intervals(wide))
+        return min(plans, key=lambda passes: sum(self.cost(one.rows) for one in passes))
+
+    def _intervals(self, shape: Shape) -> list[Pass]:
+        """The cheapest cut of the windows into runs of neighbours, each padded to its widest window."""
+        best: list[tuple[float, int]] = [(0.0, 0)]
+        for end in range(1, len(shape) + 1):
+            best.append(min((best[start][0] + self._price(shape[start:end]), start) for start in range(end)))
+        passes: list[Pass] = []
+        end = len(shape)
+        while end:
+            start = best[end][1]
+            passes.append(self._block(shape[start:end]))
+            end = start
+        return passes[::-1]
+
+    def _price(self, run: Shape) -> float:
+        width = max(rows for _, rows in run)
+        slots = run[-1][0] - run[0][0] + 1
+        if len(run) > 1:
+            even = slots == len(run) and all(rows == width for _, rows in run)
+            if slots * width > self.rules.capacity or not (even or self.rules.can_pad):
+                return float("inf")
+        return self.cost(max(slots * width, self.rules.rows_min))
+
+    def _block(self, run: Shape) -> Pass:
+        width = max(rows for _, rows in run)
+        rows_of = dict(run)
+        first, last = run[0][0], run[-1][0]
+        parts = tuple(Part(slot, rows_of.get(slot, 0), width - rows_of.get(slot, 0)) for slot in range(first, last + 1))
+        return self._at_least(parts)
+
+    def _filled(self, group: Shape) -> Pass:
+        return self._at_least(tuple(Part(slot, rows) for slot, rows in group))
+
+    def _at_least(self, parts: tuple[Part, ...]) -> Pass:
+        """Pad a pass that has fewer rows than the kernels need to stay the same."""
+        short = self.rules.rows_min - sum(part.rows + part.padding for part in parts)
+        if short <= 0 or not self.rules.can_pad:
+            return Pass(parts)
+        head = parts[0]
+        return Pass((Part(head.slot, head.rows, head.padding + short), *parts[1:]))
+
+
+def _fill(shape: Sequence[tuple[int, int]], capacity: int) -> list[Shape]:
+    """Windows of any width, in order, as many to a pass as fit."""
+    groups: list[list[tuple[int, int]]] = []
+    free = 0
+    for slot, rows in shape:
+        if not groups or rows > free:
+            groups.append([])
+            free = capacity
+        groups[-1].append((slot, rows))
+        free -= rows
+    return [tuple(group) for group in groups]

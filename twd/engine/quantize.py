@@ -1,0 +1,48 @@
+"""Rewrite a GGUF with another weight type, through llama.cpp; the result appears whole or not at all."""
+
+import ctypes
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+from twd.engine.context import usable_cores
+from twd.engine.library import last_errors, llama, start
+from twd.gguf_tools.inspect import inspect
+from twd.wire.failures import FailureCode, TwdError
+
+_log = logging.getLogger("twd.engine.quantize")
+KINDS = ("q4_0", "q4_k_m", "q8_0", "f16", "f32")
+
+
+def file_type(kind: str) -> int:
+    """llama.cpp's number for a weight type such as `q4_0`."""
+    name = "LLAMA_FTYPE_ALL_F32" if kind.lower() == "f32" else f"LLAMA_FTYPE_MOSTLY_{kind.upper()}"
+    code = getattr(llama, name, None)
+    if code is None:
+        raise TwdError(FailureCode.BAD_REQUEST, f"unknown weight type {kind!r}; use one of {', '.join(KINDS)}")
+    return int(code)
+
+
+def quantize(source: Path, target: Path, kind: str, threads: int = 0) -> Path:
+    """Write `source` to `target` with weights of `kind`; an already quantised source loses some more precision."""
+    start()
+    inspect(source)
+    parameters = llama.llama_model_quantize_default_params()
+    parameters.ftype = file_type(kind)
+    parameters.allow_requantize = True
+    parameters.nthread = threads or usable_cores()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _log.info("writing %s as %s, once", target.name, kind)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    os.close(handle)
+    unfinished = Path(name)
+    try:
+        last_errors()
+        if llama.llama_model_quantize(str(source).encode(), name.encode(), ctypes.byref(parameters)):
+            raise TwdError(FailureCode.MODEL_LOAD, f"cannot write {target} as {kind}: {last_errors() or 'no reason'}")
+        unfinished.chmod(0o644)
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return target

@@ -1,0 +1,268 @@
+"""The target in this process: windows of all sessions in, one forward pass, verdicts out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from twd.engine.context import Context, Layout, Rows
+from twd.engine.passes import Pass, PassRules, Planner
+from twd.engine.slots import Slots, common_prefix
+from twd.engine.tree import TreeLayout, lay_out
+from twd.engine.window import Logits, Picker, Report, Verdict, Window, check, walk
+from twd.wire.failures import FailureCode, TwdError
+
+_PADDING_TOKEN = 0
+_COPY_FROM = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    picker: Picker
+    report: Report | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A window and what must be fed for it: older tokens that are not in the KV cache, then its own."""
+
+    window: Window
+    at: int
+    feed: list[int]
+
+    @property
+    def before(self) -> int:
+        """The row of the window's first token: behind older tokens, or negative where a part is fed already."""
+        return len(self.feed) - len(self.window.tokens)
+
+    @property
+    def output_from(self) -> int:
+        """The first fed token whose logits are wanted."""
+        return self.before + self.window.committed - 1 if self.window.picks else len(self.feed)
+
+
+class LocalTarget:
+    """A `Target` over one context. Everything of a step happens in `collect`, on the caller's thread.
+
+    `rows_min` 2 keeps float weights exact: a pass of one row would go through another kernel than all others.
+    A model that cannot roll back takes no drafts, and reuses a slot only for a prompt that continues it.
+    """
+
+    in_flight = 1
+
+    def __init__(self, context: Context, *, rows_min: int = 1, can_rollback: bool = True) -> None:
+        settings = context.settings
+        self.context = context
+        self.n_slots = settings.parallel
+        self.ctx_size = settings.ctx_size
+        self.window_max = settings.ubatch
+        self.trees = settings.layout is Layout.TREE and can_rollback
+        self.can_rollback = can_rollback
+        self._branches_max = settings.sequences - settings.parallel + 1
+        rules = PassRules(settings.ubatch, settings.layout is Layout.STREAMS, can_rollback, rows_min)
+        self.planner = Planner(rules)
+        self._slots = Slots(self.n_slots, _COPY_FROM if can_rollback else None)
+        self._fed = [0] * self.n_slots
+        self._sessions: dict[int, _Session] = {}
+        self._pending: list[Window] = []
+        self._end_tokens = context.model.vocab.end_tokens
+
+    @property
+    def idle_slots(self) -> int:
+        """How many sessions can be opened now."""
+        return self._slots.idle
+
+    def open(self, tokens: Sequence[int], picker: Picker, report: Report | None = None) -> tuple[int, int]:
+        """Take a slot for a prompt; raises BUSY, or CONTEXT_OVERFLOW before any work begins."""
+        if not tokens:
+            raise TwdError(FailureCode.BAD_REQUEST, "the prompt is empty; this model needs at least one token")
+        if len(tokens) > self.ctx_size:
+            raise TwdError(
+                FailureCode.CONTEXT_OVERFLOW, f"a prompt of {len(tokens)} tokens is over ctx_size {self.ctx_size}"
+            )
+        place = self._slots.open(tokens, whole_only=not self.can_rollback)
+        if place.source is not None:
+            self.context.clear(place.slot)
+            self.context.copy(place.source, place.slot)
+            self._fed[place.slot] = self._fed[place.source]
+        self._sessions[place.slot] = _Session(picker, report)
+        self._rewind(place.slot, place.common)
+        return place.slot, self._fed[place.slot]
+
+    def close(self, slot: int) -> None:
+        """End a session; harmless when repeated."""
+        if self._sessions.pop(slot, None) is None:
+            return
+        del self._slots[slot].tokens[self._fed[slot] :]
+        self._slots.close(slot)
+
+    def submit(self, windows: Sequence[Window]) -> None:
+        """Hand in windows for the next step."""
+        self._pending += windows
+
+    def collect(self) -> list[Verdict]:
+        """Compute what was submitted. A failure ends its own window only."""
+        verdicts: list[Verdict] = []
+        pending, self._pending = self._pending, []
+        while pending:
+            jobs, pending = self._prepare(pending, verdicts)
+            if self.trees:
+                verdicts += [self._run_tree(job) for job in jobs.values()]
+                continue
+            shape = tuple((slot, len(jobs[slot].feed)) for slot in sorted(jobs))
+            for one in self.planner.plan(shape) if shape else ():
+                verdicts += self._run(one, jobs)
+        return verdicts
+
+    def shutdown(self) -> None:
+        """Free the context."""
+        self._sessions.clear()
+        self.context.close()
+
+    def _prepare(self, windows: list[Window], verdicts: list[Verdict]) -> tuple[dict[int, _Job], list[Window]]:
+        """One job a slot; further windows of a slot wait for the next round."""
+        jobs: dict[int, _Job] = {}
+        later: list[Window] = []
+        for window in windows:
+            if window.slot in jobs:
+                later.append(window)
+            elif window.slot in self._sessions:
+                try:
+                    jobs[window.slot] = self._job(window)
+                except TwdError as error:
+                    verdicts.append(_failed(window, error))
+        return jobs, later
+
+    def _job(self, window: Window) -> _Job:
+        check(window, vocabulary=self.context.model.vocab.size, ctx_size=self.ctx_size, trees=self.trees)
+        tokens = self._slots[window.slot].tokens
+        if window.at > len(tokens):
+            raise TwdError(FailureCode.INTERNAL, f"a window at {window.at} leaves a gap after {len(tokens)}")
+        if window.picks and len(window.tokens) - window.committed >= self.window_max:
+            raise TwdError(
+                FailureCode.INTERNAL, f"a window of more than {self.window_max} tokens does not fit one pass"
+            )
+        if not self.can_rollback and len(window.tokens) > window.committed:
+            raise TwdError(FailureCode.UNSUPPORTED, "this model cannot take tokens back, so it checks no drafts")
+        self._rewind(window.slot, window.at)
+        at = self._fed[window.slot]
+        feed = [*tokens[at:], *window.tokens]
+        wanted = len(window.tokens) - window.committed + 1 if window.picks else 1
+        while len(feed) > self.window_max:
+            count = min(self.window_max, len(feed) - wanted)
+            self._feed(window.slot, at, feed[:count])
+            at, feed = at + count, feed[count:]
+        return _Job(window, at, feed)
+
+    def _rewind(self, slot: int, position: int) -> None:
+        """Make a slot stand at `position`; what cannot be taken back is forgotten whole and fed again."""
+        del self._slots[slot].tokens[position:]
+        if self._fed[slot] > position:
+            self._fed[slot] = position
+            self._settle(slot)
+
+    def _feed(self, slot: int, at: int, tokens: list[int]) -> None:
+        rows = Rows()
+        rows.add(slot, at, tokens, output_from=len(tokens))
+        self._decode(rows)
+        self._fed[slot] = at + len(tokens)
+
+    def _run(self, one: Pass, jobs: dict[int, _Job]) -> list[Verdict]:
+        """One forward pass over some slots, and what comes of it."""
+        rows, starts, ends = self._rows(one, jobs)
+        active = [jobs[part.slot] for part in one.parts if part.rows]
+        try:
+            self._decode(rows)
+        except TwdError as error:
+            for part in one.parts:
+                self._settle(part.slot)
+            return [_failed(job.window, error) for job in active]
+        verdicts = [self._judge(job, starts[job.window.slot] + job.before) for job in active]
+        for slot, end in ends.items():
+            if end > self._fed[slot]:
+                self._settle(slot)
+        return verdicts
+
+    def _rows(self, one: Pass, jobs: dict[int, _Job]) -> tuple[Rows, dict[int, int], dict[int, int]]:
+        """The rows of a pass, at which row each slot begins, and at which position it ends."""
+        rows, starts, ends = Rows(), {}, {}
+        for part in one.parts:
+            slot, at = part.slot, self._fed[part.slot]
+            starts[slot] = len(rows)
+            if part.rows:
+                rows.add(slot, at, jobs[slot].feed, jobs[slot].output_from)
+                at += part.rows
+            if part.padding:
+                rows.add(slot, at, [_PADDING_TOKEN] * part.padding, part.padding)
+            ends[slot] = at + part.padding
+        return rows, starts, ends
+
+    def _decode(self, rows: Rows) -> None:
+        if self.planner.rules.rows_min > 1 and len(rows) > 1 and sum(rows.outputs) == 1:
+            rows.outputs[rows.outputs.index(False)] = True
+        self.context.decode(rows)
+
+    def _judge(self, job: _Job, first_row: int) -> Verdict:
+        """Decide how much of a computed window stands; the KV cache is put in order afterwards."""
+        return self._verdict(job.window, lambda node: self.context.logits(first_row + node))
+
+    def _verdict(self, window: Window, logits_of: Callable[[int], Logits]) -> Verdict:
+        tokens, session = self._slots[window.slot].tokens, self._sessions[window.slot]
+        verdict = Verdict(window.slot, window.epoch, window.at)
+        tokens += window.tokens[: window.committed] if window.picks else window.tokens
+        try:
+            if window.picks:
+                walk(window, verdict, logits_of, tokens, session.picker, session.report, self._end_tokens)
+            else:
+                verdict.path = list(range(len(window.tokens)))
+        except TwdError as error:
+            del tokens[window.at :]
+            verdict = _failed(window, error)
+        self._fed[window.slot] = len(tokens)
+        return verdict
+
+    def _run_tree(self, job: _Job) -> Verdict:
+        """One pass over a token tree. Only the likeliest branch may stay: the cells of another would lie elsewhere
+        than without a tree, so its tokens are fed again with the next window."""
+        window = job.window
+        try:
+            layout = lay_out(window.parents or range(-1, len(window.tokens) - 1), self._branches_max)
+            rows, row_of = self._tree_rows(job, layout)
+            for branch in range(1, layout.branches):
+                self.context.copy(window.slot, branch)
+            try:
+                self._decode(rows)
+            finally:
+                for branch in range(1, layout.branches):
+                    self.context.clear(branch)
+        except TwdError as error:
+            self._settle(window.slot)
+            return _failed(window, error)
+        verdict = self._verdict(window, lambda node: self.context.logits(row_of[node]))
+        self._fed[window.slot] -= len(verdict.path) - common_prefix(verdict.path, layout.main)
+        self._settle(window.slot)
+        return verdict
+
+    def _tree_rows(self, job: _Job, layout: TreeLayout) -> tuple[Rows, dict[int, int]]:
+        """The rows of a tree in decode order, and the row of each of its tokens."""
+        rows, row_of, window = Rows(), {}, job.window
+        for index in range(job.before):
+            rows.add_shared(range(layout.branches), job.at + index, job.feed[index], output=False)
+        for node in layout.nodes:
+            if window.at + node.depth < job.at:
+                continue
+            row_of[node.index] = len(rows)
+            output = window.picks and node.index >= window.committed - 1
+            rows.add_shared(node.branches, window.at + node.depth, window.tokens[node.index], output=output)
+        short = self.planner.rules.rows_min - len(rows)
+        if short > 0:
+            rows.add(window.slot, window.at + len(layout.main), [_PADDING_TOKEN] * short, short)
+        return rows, row_of
+
+    def _settle(self, slot: int) -> None:
+        """Take out of the KV cache what does not stand; a model that cannot do that starts over."""
+        if not self.context.rollback(slot, self._fed[slot]):
+            self.context.clear(slot)
+            self._fed[slot] = 0
+
+
+def _failed(window: Window, error: TwdError) -> Verdict:
+    return Verdict(window.slot, window.epoch, window.at, failure=error.failure)

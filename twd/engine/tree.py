@@ -1,0 +1,63 @@
+"""How a token tree lies in one pass: which rows, in which order, in which sequences. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from twd.wire.failures import FailureCode, TwdError
+
+
+@dataclass(frozen=True, slots=True)
+class TreeNode:
+    """One token of the tree: its index, its depth below the root, and the branches that go through it."""
+
+    index: int
+    depth: int
+    branches: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TreeLayout:
+    """Nodes in decode order, the likeliest branch (number 0) first, so that its cells lie as without a tree."""
+
+    nodes: tuple[TreeNode, ...]
+    branches: int
+
+    @property
+    def main(self) -> tuple[int, ...]:
+        """The indices of the likeliest branch, from the root on."""
+        return tuple(node.index for node in self.nodes if 0 in node.branches)
+
+
+def lay_out(parents: Sequence[int], branches_max: int) -> TreeLayout:
+    """Number the branches depth first, first child first; raises UNSUPPORTED where there are too many."""
+    children: list[list[int]] = [[] for _ in parents]
+    depth = [0] * len(parents)
+    for index, parent in enumerate(parents):
+        if parent >= 0:
+            children[parent].append(index)
+            depth[index] = depth[parent] + 1
+    through: list[list[int]] = [[] for _ in parents]
+    count = 0
+    for leaf in _leaves(children):
+        index = leaf
+        while index >= 0:
+            through[index].append(count)
+            index = parents[index]
+        count += 1
+    if count > branches_max:
+        raise TwdError(FailureCode.UNSUPPORTED, f"a tree of {count} branches; this target holds {branches_max}")
+    order = sorted(range(len(parents)), key=lambda index: (0 not in through[index], through[index][0], depth[index]))
+    return TreeLayout(tuple(TreeNode(i, depth[i], tuple(through[i])) for i in order), count)
+
+
+def _leaves(children: Sequence[Sequence[int]]) -> list[int]:
+    """Depth first, first child first."""
+    leaves: list[int] = []
+    stack = [0]
+    while stack:
+        index = stack.pop()
+        if children[index]:
+            stack += reversed(children[index])
+        else:
+            leaves.append(index)
+    return leaves

@@ -1,0 +1,113 @@
+"""A model's vocabulary: text to tokens, tokens to bytes, and which tokens end a turn."""
+
+import ctypes
+import hashlib
+from functools import cached_property
+
+from twd.engine.library import llama
+from twd.wire.model import VocabFingerprint
+
+_CONTROL = 1 << 3
+_USER_DEFINED = 1 << 4
+_NO_TOKEN = -1
+_KINDS = {0: "none", 1: "spm", 2: "bpe", 3: "wpm", 4: "ugm", 5: "rwkv", 6: "plamo2"}
+_PIECE_BYTES = 256
+
+
+class Vocab:
+    """The tokens of one model; it reads from the model, so it must not outlive it."""
+
+    def __init__(self, handle: int, *, architecture: str = "", chat_template: str = "") -> None:
+        self._handle = handle
+        self._architecture = architecture
+        self._chat_template = chat_template
+        self.size: int = llama.llama_vocab_n_tokens(handle)
+        self.kind = _KINDS.get(llama.llama_vocab_type(handle), "other")
+        self.bos = _token(llama.llama_vocab_bos(handle))
+        self.eos = _token(llama.llama_vocab_eos(handle))
+        self.eot = _token(llama.llama_vocab_eot(handle))
+        self.adds_bos = bool(llama.llama_vocab_get_add_bos(handle)) and self.bos is not None
+        self._pieces: dict[int, bytes] = {}
+
+    def tokenize(self, text: str, *, parse_special: bool, add_bos: bool) -> list[int]:
+        """Tokens of `text`; only with `parse_special` do strings such as `<|im_end|>` become control tokens.
+
+        `add_bos` puts the beginning-of-text token in front where this model wants one.
+        """
+        raw = text.encode("utf-8", "replace")
+        start = [self.bos] if add_bos and self.adds_bos and self.bos is not None else []
+        return start + self._tokenize(raw, parse_special) if raw else start
+
+    def _tokenize(self, raw: bytes, parse_special: bool) -> list[int]:
+        room = len(raw) + 16
+        while True:
+            buffer = (ctypes.c_int32 * room)()
+            count = llama.llama_tokenize(self._handle, raw, len(raw), buffer, room, False, parse_special)
+            if count >= 0:
+                return buffer[:count]
+            room = -count
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token adds to visible text; none for control tokens. Cached."""
+        known = self._pieces.get(token)
+        if known is None:
+            known = self._pieces[token] = self._piece(token, special=False)
+        return known
+
+    def special_text(self, token: int) -> str:
+        """How the template writes a token, control tokens included (`<|im_end|>`)."""
+        return self._piece(token, special=True).decode("utf-8", "replace")
+
+    def _piece(self, token: int, *, special: bool) -> bytes:
+        if not 0 <= token < self.size:
+            return b""
+        room = _PIECE_BYTES
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            length = llama.llama_token_to_piece(self._handle, token, buffer, room, 0, special)
+            if length >= 0:
+                return buffer.raw[:length]
+            room = -length
+
+    def text(self, tokens: list[int]) -> str:
+        """The visible text of some tokens; bytes that are no whole character become U+FFFD."""
+        return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
+
+    @cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """Every token that ends a turn or the text."""
+        is_end, handle = llama.llama_vocab_is_eog, self._handle
+        return frozenset(token for token in range(self.size) if is_end(handle, token))
+
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        """Control and user-defined tokens by their text."""
+        attributes, handle = llama.llama_vocab_get_attr, self._handle
+        marked = (t for t in range(self.size) if attributes(handle, t) & (_CONTROL | _USER_DEFINED))
+        return {self.special_text(token): token for token in marked}
+
+    def fingerprint(self) -> VocabFingerprint:
+        """What tells whether another model speaks the same tokens."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> VocabFingerprint:
+        return VocabFingerprint(
+            hash=self._hash(),
+            tokens=self.size,
+            kind=self.kind,
+            architecture=self._architecture,
+            template_hash=hashlib.sha256(self._chat_template.encode()).hexdigest()[:16] if self._chat_template else "",
+        )
+
+    def _hash(self) -> str:
+        text, attributes, handle = llama.llama_vocab_get_text, llama.llama_vocab_get_attr, self._handle
+        digest = hashlib.sha256()
+        for token in range(self.size):
+            digest.update(text(handle, token) or b"")
+            digest.update(attributes(handle, token).to_bytes(4, "little", signed=True))
+        return digest.hexdigest()[:32]
+
+
+def _token(token: int) -> int | None:
+    return None if token == _NO_TOKEN else int(token)

@@ -1,0 +1,1 @@
+"""GGUF files: read quickly, checked before llama.cpp sees them."""

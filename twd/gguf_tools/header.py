@@ -1,0 +1,244 @@
+"""The header of one GGUF file: metadata and tensor list, without touching weights and with lazy arrays."""
+
+import mmap
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+
+from twd.wire.failures import FailureCode, TwdError
+
+Scalar = int | float | bool | str
+_FORMATS = {
+    GGUFValueType.UINT8: "<B",
+    GGUFValueType.INT8: "<b",
+    GGUFValueType.UINT16: "<H",
+    GGUFValueType.INT16: "<h",
+    GGUFValueType.UINT32: "<I",
+    GGUFValueType.INT32: "<i",
+    GGUFValueType.FLOAT32: "<f",
+    GGUFValueType.BOOL: "<?",
+    GGUFValueType.UINT64: "<Q",
+    GGUFValueType.INT64: "<q",
+    GGUFValueType.FLOAT64: "<d",
+}
+_VERSIONS = (2, 3)
+_FEWEST_BYTES_OF_A_KEY = 13
+_FEWEST_BYTES_OF_A_TENSOR = 24
+_DIMENSIONS_MAX = 8
+_DEPTH_MAX = 4
+
+
+class BrokenGguf(TwdError):
+    """The file is no GGUF, is cut short, or contradicts itself."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(FailureCode.MODEL_LOAD, f"{path}: {what}")
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayField:
+    """An array in the metadata: where it lies; `GgufHeader.array` reads it."""
+
+    kind: GGUFValueType
+    length: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor; `offset` counts from the start of the data section."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: GGMLQuantizationType
+    offset: int
+    size_bytes: int
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class GgufHeader:
+    """What stands before the weights."""
+
+    path: Path
+    version: int
+    file_bytes: int
+    metadata: dict[str, Scalar | ArrayField]
+    tensors: list[TensorInfo]
+    data_offset: int
+
+    @property
+    def bytes_expected(self) -> int:
+        """How long the file must be to hold every tensor."""
+        return self.data_offset + max((t.offset + t.size_bytes for t in self.tensors), default=0)
+
+    def array(self, key: str) -> list[Scalar]:
+        """The elements of an array field; empty where there is none."""
+        where = self.metadata.get(key)
+        if not isinstance(where, ArrayField):
+            return []
+        with _open(self.path) as cursor:
+            cursor.at = where.offset
+            return [cursor.value(where.kind) for _ in range(where.length)]
+
+    def text(self, key: str, default: str = "") -> str:
+        """A string field."""
+        value = self.metadata.get(key, default)
+        return value if isinstance(value, str) else default
+
+    def number(self, key: str, default: int = 0) -> int:
+        """A whole-number field; of a field given layer by layer, the largest."""
+        value = self.metadata.get(key, default)
+        if isinstance(value, ArrayField):
+            numbers = [int(x) for x in self.array(key) if not isinstance(x, str)]
+            return max(numbers, default=default)
+        return default if isinstance(value, str) else int(value)
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """A reading position in the mapped file; reading past the end is a typed failure."""
+
+    path: Path
+    data: mmap.mmap
+    at: int = 0
+    end: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.end = len(self.data)
+
+    def need(self, count: int, size: int) -> None:
+        if count < 0 or count * size > self.end - self.at:
+            raise BrokenGguf(self.path, "the file is cut short or corrupt (its header does not fit); fetch it again")
+
+    def number(self, layout: str) -> int | float | bool:
+        size = struct.calcsize(layout)
+        self.need(1, size)
+        (value,) = struct.unpack_from(layout, self.data, self.at)
+        self.at += size
+        return value  # type: ignore[no-any-return]
+
+    def integer(self, layout: str) -> int:
+        return int(self.number(layout))
+
+    def string(self) -> str:
+        length = self.integer("<Q")
+        self.need(length, 1)
+        raw = self.data[self.at : self.at + length]
+        self.at += length
+        return raw.decode("utf-8", "replace")
+
+    def kind(self) -> GGUFValueType:
+        code = self.integer("<I")
+        try:
+            return GGUFValueType(code)
+        except ValueError:
+            raise BrokenGguf(self.path, f"corrupt header: unknown value type {code}; fetch it again") from None
+
+    def value(self, kind: GGUFValueType) -> Scalar:
+        return self.string() if kind is GGUFValueType.STRING else self.number(_FORMATS[kind])
+
+    def field(self, depth: int = 0) -> Scalar | ArrayField:
+        kind = self.kind()
+        return self.array(depth) if kind is GGUFValueType.ARRAY else self.value(kind)
+
+    def array(self, depth: int = 0) -> ArrayField:
+        kind = self.kind()
+        length = self.integer("<Q")
+        start = self.at
+        if kind is GGUFValueType.STRING:
+            self.skip_strings(length)
+        elif kind is GGUFValueType.ARRAY:
+            self.skip_arrays(length, depth + 1)
+        else:
+            size = struct.calcsize(_FORMATS[kind])
+            self.need(length, size)
+            self.at += length * size
+        return ArrayField(kind, length, start)
+
+    def skip_strings(self, count: int) -> None:
+        self.need(count, 8)
+        data, at, end, length_of = self.data, self.at, self.end, struct.Struct("<Q").unpack_from
+        for _ in range(count):
+            if at + 8 > end:
+                break
+            at += 8 + length_of(data, at)[0]
+        self.at = min(at, end)
+        self.need(at - self.at, 1)
+
+    def skip_arrays(self, count: int, depth: int) -> None:
+        self.need(count, 12)
+        if depth > _DEPTH_MAX:
+            raise BrokenGguf(self.path, "corrupt header: arrays nested too deep; fetch it again")
+        for _ in range(count):
+            self.array(depth)
+
+    def tensor(self) -> TensorInfo:
+        name = self.string()
+        dimensions = self.integer("<I")
+        if dimensions > _DIMENSIONS_MAX:
+            raise BrokenGguf(self.path, f"corrupt header: tensor {name!r} has {dimensions} dimensions; fetch it again")
+        shape = tuple(self.integer("<Q") for _ in range(dimensions))
+        code, offset = self.integer("<I"), self.integer("<Q")
+        try:
+            kind = GGMLQuantizationType(code)
+            block, size = GGML_QUANT_SIZES[kind]
+        except (ValueError, KeyError):
+            raise BrokenGguf(self.path, f"tensor {name!r} has an unknown type {code}; update twd or the file") from None
+        return TensorInfo(name, shape, kind, offset, prod(shape) // block * size)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[_Cursor]:
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield _Cursor(path, data)
+    except FileNotFoundError:
+        raise BrokenGguf(path, "no such file; check the path of the model") from None
+    except IsADirectoryError:
+        raise BrokenGguf(path, "is a folder; name the .gguf file in it") from None
+    except OSError as error:
+        raise BrokenGguf(path, f"cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise BrokenGguf(path, "the file is empty; fetch it again") from None
+
+
+def read_header(path: Path) -> GgufHeader:
+    """Metadata and tensor list of one file, checked against its length; raises BrokenGguf."""
+    with _open(path) as cursor:
+        header = _read(cursor)
+    if header.file_bytes < header.bytes_expected:
+        missing = header.bytes_expected - header.file_bytes
+        raise BrokenGguf(
+            path, f"the file is cut short: {missing} of {header.bytes_expected} bytes missing; fetch it again"
+        )
+    return header
+
+
+def _read(cursor: _Cursor) -> GgufHeader:
+    path = cursor.path
+    cursor.need(1, 4)
+    if cursor.data[:4] != b"GGUF":
+        raise BrokenGguf(path, "this is not a GGUF file; convert the model to GGUF first")
+    cursor.at = 4
+    version = cursor.integer("<I")
+    if version not in _VERSIONS:
+        raise BrokenGguf(path, f"GGUF version {version} cannot be read here; convert the model again")
+    tensor_count, field_count = cursor.integer("<Q"), cursor.integer("<Q")
+    cursor.need(field_count, _FEWEST_BYTES_OF_A_KEY)
+    metadata = {cursor.string(): cursor.field() for _ in range(field_count)}
+    cursor.need(tensor_count, _FEWEST_BYTES_OF_A_TENSOR)
+    tensors = [cursor.tensor() for _ in range(tensor_count)]
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise BrokenGguf(path, "corrupt header: bad alignment; fetch it again")
+    return GgufHeader(path, version, cursor.end, metadata, tensors, -(-cursor.at // alignment) * alignment)

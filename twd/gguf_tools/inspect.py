@@ -1,0 +1,165 @@
+"""What a model file says of itself: size, shape, quantization, and how much memory it will take."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
+
+from twd.gguf_tools.header import ArrayField, BrokenGguf, GgufHeader, Scalar, TensorInfo, read_header
+
+_LAYER = re.compile(r"^blk\.(\d+)\.")
+_SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
+_MATRIX = 2
+
+
+@dataclass(frozen=True, slots=True)
+class GgufInfo:
+    """The facts of a model, summed over its shards; bytes are those of the weights as stored."""
+
+    path: Path
+    shards: list[Path]
+    name: str
+    architecture: str
+    quantization: str
+    parameters: int
+    size_bytes: int
+    layers: int
+    embedding: int
+    heads: int
+    kv_heads: int
+    key_length: int
+    value_length: int
+    context_length: int
+    vocabulary: int
+    experts: int
+    experts_used: int
+    tokenizer: str
+    chat_template: str
+    layer_bytes: list[int]
+    other_bytes: int
+    tensors: list[TensorInfo]
+    metadata: dict[str, Scalar | ArrayField]
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights."""
+        return sum(self.layer_bytes) + self.other_bytes
+
+    @property
+    def float_weights(self) -> bool:
+        """Whether the bulk of the weights is not quantised."""
+        return self.quantization in {"F16", "F32", "BF16"}
+
+    def kv_bytes_per_token(self, type_k: str = "f16", type_v: str = "f16") -> int:
+        """Bytes of KV cache that one token takes over all layers."""
+        keys = _row_bytes(type_k, self.kv_heads * self.key_length)
+        values = _row_bytes(type_v, self.kv_heads * self.value_length)
+        return self.layers * (keys + values)
+
+
+def inspect(path: Path) -> GgufInfo:
+    """Read the header (and those of further shards); raises BrokenGguf where llama.cpp would fail later."""
+    shards = shards_of(path)
+    headers = [read_header(shard) for shard in shards]
+    first = headers[0]
+    architecture = first.text("general.architecture")
+    if not architecture:
+        raise BrokenGguf(path, "names no architecture; it is not a language model")
+    if first.text("general.type", "model") != "model":
+        raise BrokenGguf(path, f"holds a {first.text('general.type')}, not a model")
+    tensors = [tensor for header in headers for tensor in header.tensors]
+    if not tensors:
+        raise BrokenGguf(path, "holds no weights; name the whole model")
+    return _info(path, shards, headers, architecture, tensors)
+
+
+def _info(
+    path: Path, shards: list[Path], headers: list[GgufHeader], architecture: str, tensors: list[TensorInfo]
+) -> GgufInfo:
+    first = headers[0]
+    layers = first.number(f"{architecture}.block_count")
+    heads = first.number(f"{architecture}.attention.head_count")
+    embedding = first.number(f"{architecture}.embedding_length")
+    head_size = embedding // heads if heads else 0
+    layer_bytes, other_bytes = _bytes_by_layer(tensors, layers)
+    return GgufInfo(
+        path=path,
+        shards=shards,
+        name=first.text("general.name", path.stem),
+        architecture=architecture,
+        quantization=quantization(first, tensors),
+        parameters=sum(tensor.elements for tensor in tensors),
+        size_bytes=sum(header.file_bytes for header in headers),
+        layers=layers,
+        embedding=embedding,
+        heads=heads,
+        kv_heads=first.number(f"{architecture}.attention.head_count_kv", heads),
+        key_length=first.number(f"{architecture}.attention.key_length", head_size),
+        value_length=first.number(f"{architecture}.attention.value_length", head_size),
+        context_length=first.number(f"{architecture}.context_length"),
+        vocabulary=_vocabulary(first, architecture),
+        experts=first.number(f"{architecture}.expert_count"),
+        experts_used=first.number(f"{architecture}.expert_used_count"),
+        tokenizer=first.text("tokenizer.ggml.model"),
+        chat_template=first.text("tokenizer.chat_template"),
+        layer_bytes=layer_bytes,
+        other_bytes=other_bytes,
+        tensors=tensors,
+        metadata=first.metadata,
+    )
+
+
+def shards_of(path: Path) -> list[Path]:
+    """All files of a model, in order; raises BrokenGguf where one is missing or the path is not the first."""
+    match = _SHARD.match(path.name)
+    if match is None:
+        return [path]
+    count = int(match["count"])
+    names = [f"{match['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
+    if path.name != names[0]:
+        raise BrokenGguf(path, f"is a later part of a model in {count} parts; name the first one, {names[0]}")
+    shards = [path.with_name(name) for name in names]
+    missing = [shard.name for shard in shards[1:] if not shard.exists()]
+    if missing:
+        raise BrokenGguf(path, f"parts of this model are missing: {', '.join(missing[:4])}; fetch them")
+    return shards
+
+
+def quantization(header: GgufHeader, tensors: list[TensorInfo]) -> str:
+    """The file's own word for its quantization, else the type of most of its weights."""
+    code = header.number("general.file_type", -1)
+    try:
+        return str(LlamaFileType(code).name).removeprefix("MOSTLY_").removeprefix("ALL_")
+    except ValueError:
+        return str(_commonest(tensors).name)
+
+
+def _commonest(tensors: list[TensorInfo]) -> GGMLQuantizationType:
+    weights: Counter[GGMLQuantizationType] = Counter()
+    for tensor in tensors:
+        if len(tensor.shape) >= _MATRIX:
+            weights[tensor.kind] += tensor.elements
+    return weights.most_common(1)[0][0] if weights else GGMLQuantizationType.F32
+
+
+def _bytes_by_layer(tensors: list[TensorInfo], layers: int) -> tuple[list[int], int]:
+    by_layer, other = [0] * layers, 0
+    for tensor in tensors:
+        match = _LAYER.match(tensor.name)
+        if match and int(match[1]) < layers:
+            by_layer[int(match[1])] += tensor.size_bytes
+        else:
+            other += tensor.size_bytes
+    return by_layer, other
+
+
+def _vocabulary(header: GgufHeader, architecture: str) -> int:
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    return tokens.length if isinstance(tokens, ArrayField) else header.number(f"{architecture}.vocab_size")
+
+
+def _row_bytes(kind: str, elements: int) -> int:
+    block, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind.upper()]]
+    return int(-(-elements // block) * size)
