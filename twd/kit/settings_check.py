@@ -7,7 +7,7 @@ from msgspec import UNSET
 from msgspec import inspect as shape
 
 from twd.kit.settings_errors import ConfigError, Place, Problem, nearest
-from twd.kit.settings_values import Plain, choices, expected, fit, found, plain
+from twd.kit.settings_values import UNSOUND, Plain, choices, expected, fit, found, plain
 from twd.kit.settings_yaml import Node, parse_yaml
 
 
@@ -145,6 +145,8 @@ class Checker:
         wanted = expected(kind)
         if isinstance(kind.type, shape.StrType) and isinstance(node.value, bool | int | float):
             wanted += "; put it in quotes"
+        elif isinstance(kind.type, shape.StrType) and isinstance(node.value, str) and UNSOUND.search(node.value):
+            wanted += " without NUL or half characters"
         elif isinstance(node.value, str) and fit(msgspec.structs.replace(node, loose=True), kind) is not UNSET:
             wanted += " without quotes"
         word = node.value if isinstance(node.value, str) else ""

@@ -52,8 +52,10 @@ def overrides(env: Mapping[str, str], folder: str) -> tuple[dict[Path, Node], li
 
 def _unknown(name: str, place: Place, table: Mapping[str, Path], problems: list[Problem], hints: list[str]) -> None:
     sections = {f"{PREFIX}{path[0].upper()}_" for path in table.values() if len(path) > 1}
-    best = nearest(name.removeprefix(PREFIX), [known.removeprefix(PREFIX) for known in table])
-    if name.startswith(tuple(sections)) or best:
+    in_section = name.startswith(tuple(sections))
+    names = [known.removeprefix(PREFIX) for known in table]
+    best = nearest(name.removeprefix(PREFIX), names, 0.6 if in_section else 0.8)
+    if in_section or best:
         problems.append(Problem(place=place, found="no setting has this name", nearest=best and PREFIX + best))
     else:
         hints.append(f"{name} is no setting; twd does not read it")

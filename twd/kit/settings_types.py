@@ -18,21 +18,21 @@ def about(description: str, **extra: Any) -> Meta:
     return Meta(description=description, extra=extra or None)
 
 
-Host = Annotated[str, Meta(pattern=rf"^([A-Za-z0-9._-]+|{IPV6})$", title="a host name or IP address without a port")]
+Host = Annotated[str, Meta(pattern=rf"^([A-Za-z0-9._-]+|{IPV6})\Z", title="a host name or IP address without a port")]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 FreePort = Annotated[int, Meta(ge=0, le=65535)]
-HttpUrl = Annotated[str, Meta(pattern=r"^https?://[^\s/]\S*$", title="a URL that starts with http:// or https://")]
-MaybeUrl = Annotated[str, Meta(pattern=r"^(https?://[^\s/]\S*)?$", title="a URL that starts with http:// or https://")]
+HttpUrl = Annotated[str, Meta(pattern=r"^https?://[^\s/]\S*\Z", title="a URL that starts with http:// or https://")]
+MaybeUrl = Annotated[str, Meta(pattern=r"^(https?://[^\s/]\S*)?\Z", title="a URL that starts with http:// or https://")]
 BusUrl = Annotated[
     str,
-    Meta(pattern=r"^((nats|tls|wss?)://[^\s,]+(,|$))*$", title="nats:// or tls:// URLs, with commas between them"),
+    Meta(pattern=r"^((nats|tls|wss?)://[^\s,]+(,|\Z))*\Z", title="nats:// or tls:// URLs, with commas between them"),
 ]
 Origin = Annotated[
-    str, Meta(pattern=r"^(\*|https?://[^\s/]+)$", title='an origin such as https://chat.example, or "*"')
+    str, Meta(pattern=r"^(\*|https?://[^\s/]+)\Z", title='an origin such as https://chat.example, or "*"')
 ]
-UrlPath = Annotated[str, Meta(pattern=r"^(/\S*)?$", title="a path that starts with /")]
+UrlPath = Annotated[str, Meta(pattern=r"^(/\S*)?\Z", title="a path that starts with /")]
 Cidr = Annotated[
-    str, Meta(pattern=r"^[0-9A-Fa-f.:]+(/\d{1,3})?$", title="an address or a range such as 192.168.1.0/24")
+    str, Meta(pattern=r"^[0-9A-Fa-f.:]+(/\d{1,3})?\Z", title="an address or a range such as 192.168.1.0/24")
 ]
 FilePath = Annotated[str, Meta(title="a path", extra={"path": True})]
 RequiredPath = Annotated[str, Meta(min_length=1, title="a path", extra={"path": True})]
@@ -40,11 +40,11 @@ Secret = Annotated[str, Meta(extra={"secret": True})]
 ModelName = Annotated[
     str,
     Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z",
         title="a name of letters, digits and . _ - : / @ + that starts with a letter or digit",
     ),
 ]
-VariableName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", title="the name of an environment variable")]
+VariableName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", title="the name of an environment variable")]
 
 Count = Annotated[int, Meta(ge=0, le=INT_MAX)]
 Positive = Annotated[int, Meta(ge=1, le=INT_MAX)]

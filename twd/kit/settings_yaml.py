@@ -72,6 +72,16 @@ for _kind, _pattern, _first in (
 ):
     _Loader.add_implicit_resolver(TAG + _kind, re.compile(_pattern), list(_first))
 
+
+class Dumper(yaml.SafeDumper):
+    """Writes what the loader above reads back as the same."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
 _CONSTRUCT: dict[str, Callable[[str], Scalar]] = {
     "str": str,
     "int": int,

@@ -1,0 +1,146 @@
+"""Settings as people see them: every value with where it comes from, what looks wrong, and YAML to keep."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+from msgspec import inspect as shape
+
+from twd.kit.settings import Settings
+from twd.kit.settings_errors import ConfigError, Place, Problem
+from twd.kit.settings_load import Loaded, load_settings
+from twd.kit.settings_types import Section
+from twd.kit.settings_values import Plain, plain
+from twd.kit.settings_yaml import Dumper
+
+MASK = "********"
+USER_INFO = re.compile(r"(?<=://)[^/@\s,]+(?=@)")
+SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASS", re.IGNORECASE)
+LOOPBACK = ("127.", "::1", "localhost", "[::1]")
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One setting as it stands."""
+
+    key: str
+    value: Any
+    """As YAML would have it; a secret is masked."""
+    source: str
+    """A file with line and column, an environment variable, or `default`."""
+    about: str = ""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What a check of the configuration found."""
+
+    loaded: Loaded | None
+    problems: tuple[Problem, ...]
+    """These keep twd from starting."""
+    warnings: tuple[Problem, ...]
+    """These may be meant so."""
+    hints: tuple[str, ...]
+
+
+class _Leaf(msgspec.Struct, frozen=True):
+    key: str
+    value: Any
+    kind: Plain
+
+
+def describe(loaded: Loaded) -> list[Entry]:
+    """Every setting with its value and where it comes from."""
+    return [
+        Entry(
+            key=leaf.key,
+            value=_masked(leaf),
+            source=str(loaded.places.get(leaf.key, "default")),
+            about=leaf.kind.about,
+        )
+        for leaf in _leaves(loaded.settings, Plain(shape.type_info(Settings)), "")
+    ]
+
+
+def check_settings(path: str | None, env: Mapping[str, str], cwd: Path, home: Path) -> Report:
+    """Loads the configuration and looks for what is likely to fail later."""
+    try:
+        loaded = load_settings(path, env, cwd, home)
+    except ConfigError as error:
+        return Report(loaded=None, problems=error.problems, warnings=(), hints=())
+    warnings = (*_missing_files(loaded), *_open_doors(loaded))
+    return Report(loaded=loaded, problems=(), warnings=warnings, hints=tuple(loaded.hints))
+
+
+def dump_settings(settings: Settings) -> str:
+    """YAML that loads as these settings; defaults are left out."""
+    return yaml.dump(_changed(settings), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _leaves(value: Any, kind: Plain, key: str) -> Iterator[_Leaf]:
+    match kind.type, value:
+        case shape.StructType() as struct, Section():
+            for field in struct.fields:
+                inner = plain(field.type)
+                yield from _leaves(getattr(value, field.name), inner, f"{key}.{field.name}" if key else field.name)
+        case shape.DictType() as mapping, dict() if value:
+            for name, item in value.items():
+                yield from _leaves(item, plain(mapping.value_type), f"{key}.{name}")
+        case shape.VarTupleType() as sequence, tuple() if value and isinstance(value[0], Section):
+            for number, item in enumerate(value):
+                yield from _leaves(item, plain(sequence.item_type), f"{key}[{number}]")
+        case _:
+            yield _Leaf(key, list(value) if isinstance(value, tuple) else value, kind)
+
+
+def _masked(leaf: _Leaf) -> Any:
+    variable = leaf.key.removeprefix("engine.env.")
+    secret = leaf.kind.secret or (variable != leaf.key and SECRET_NAME.search(variable))
+    if not isinstance(leaf.value, str) or not leaf.value:
+        return leaf.value
+    return MASK if secret else USER_INFO.sub(MASK, leaf.value)
+
+
+def _missing_files(loaded: Loaded) -> Iterator[Problem]:
+    for leaf in _leaves(loaded.settings, Plain(shape.type_info(Settings)), ""):
+        place = loaded.places.get(leaf.key)
+        if place and leaf.kind.path and leaf.value and leaf.key != "home" and not Path(leaf.value).exists():
+            found = f"no such file: {leaf.value}"
+            yield Problem(place=place, key=leaf.key, found=found, expected="a file on each machine that uses it")
+
+
+def _open_doors(loaded: Loaded) -> Iterator[Problem]:
+    settings = loaded.settings
+    for name, section, advice in (
+        ("edge", settings.edge, "edge.token, keys made by `twd key`, or edge.allow_unauthenticated: true"),
+        ("agent", settings.agent, "agent.token"),
+        ("swarm", settings.swarm, "swarm.token"),
+    ):
+        told = name == "edge" and settings.edge.allow_unauthenticated
+        if not section.token and not told and not section.host.startswith(LOOPBACK):
+            place = loaded.places.get(f"{name}.host", Place("default"))
+            yield Problem(place=place, key=f"{name}.host", found=f"{section.host} without a token", expected=advice)
+
+
+def _changed(section: Section) -> dict[str, Any]:
+    fields = msgspec.structs.fields(type(section))
+    values = {field.name: getattr(section, field.name) for field in fields}
+    return {field.name: _as_yaml(values[field.name]) for field in fields if values[field.name] != _default(field)}
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    return field.default_factory() if callable(field.default_factory) else field.default
+
+
+def _as_yaml(value: Any) -> Any:
+    match value:
+        case Section():
+            return _changed(value)
+        case dict():
+            return {name: _as_yaml(item) for name, item in value.items()}
+        case tuple():
+            return [_as_yaml(item) for item in value]
+        case str():
+            return value.replace("${", "$${")
+    return value
