@@ -1,11 +1,15 @@
 """What every bus can do, whatever carries it. Bytes go in, bytes come out."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.routes import WhenFull
+
+PAYLOAD_BYTES_MAX: Final = 8 * 1024 * 1024
+INBOX_PREFIX: Final = "_INBOX"
 
 
 class BusError(TwdError):
@@ -141,11 +145,33 @@ def matches(pattern: str, subject: str) -> bool:
     return len(wanted) == len(given)
 
 
+_SUBJECT = re.compile(r"[^\s.*>]+(?:\.[^\s.*>]+)*")
+_PATTERN = re.compile(r"(?:(?:[^\s.*>]+|\*)\.)*(?:[^\s.*>]+|\*|>)")
+_QUEUE = re.compile(r"\S*")
+
+
 def check_subject(subject: str) -> None:
     """Refuse a subject that NATS would refuse or misread."""
-    if (
-        not subject
-        or any(c.isspace() for c in subject)
-        or any(not t or "*" in t or ">" in t for t in subject.split("."))
-    ):
+    if _SUBJECT.fullmatch(subject) is None:
         raise BusError(f"{subject!r} is no subject to publish on", FailureCode.INTERNAL)
+
+
+def check_pattern(pattern: str, queue: str = "") -> None:
+    """Refuse a pattern or queue name that NATS would refuse or misread."""
+    if _PATTERN.fullmatch(pattern) is None:
+        raise BusError(f"{pattern!r} is no pattern to listen on", FailureCode.INTERNAL)
+    if _QUEUE.fullmatch(queue) is None:
+        raise BusError(f"{queue!r} is no name for a queue group", FailureCode.INTERNAL)
+
+
+def check_size(subject: str, data: bytes, limit: int = PAYLOAD_BYTES_MAX) -> None:
+    """Refuse a message that is too big for the broker."""
+    if len(data) > limit:
+        raise BusError(
+            f"a message of {len(data)} bytes on {subject} is over the limit of {limit}", FailureCode.TOO_LARGE
+        )
+
+
+def safe_reply(reply: str) -> str:
+    """The address for an answer, if it is an inbox: nobody may direct our answers anywhere else."""
+    return reply if reply.startswith(INBOX_PREFIX) and _SUBJECT.fullmatch(reply) else ""

@@ -7,7 +7,6 @@ loop, so a virtual loop makes a whole world run in no time and in the same order
 import asyncio
 import contextvars
 import random
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -22,8 +21,12 @@ from twd.bus.base import (
     NoResponders,
     RequestTimeout,
     Subscription,
+    check_pattern,
+    check_size,
     check_subject,
+    safe_reply,
 )
+from twd.bus.inbox import Inbox, Listener
 from twd.bus.interest import Interest
 from twd.wire.routes import WhenFull
 
@@ -105,7 +108,7 @@ class MemoryBroker:
         else:
             pair = (sender.number, sub.client.number)
             due = self._last_due[pair] = max(due, self._last_due.get(pair, 0.0))
-        copy = Message(message.subject, bytes(message.data), message.reply)
+        copy = Message(message.subject, bytes(message.data), safe_reply(message.reply) if message.reply else "")
         if due <= loop.time():
             sub.client.accept(sub, copy)
         else:
@@ -113,22 +116,15 @@ class MemoryBroker:
 
 
 @dataclass(eq=False)
-class MemorySubscription(Subscription):
-    """One subscription of one client."""
+class MemorySubscription(Listener):
+    """One subscription of one client; satisfies the Subscription protocol."""
 
-    client: "MemoryBus"
-    pattern: str
-    handler: Handler
-    queue: str
-    limit: int
-    when_full: WhenFull
-    waiting: int = 0
-    open: bool = True
+    client: "MemoryBus" = field(kw_only=True)
 
     async def close(self) -> None:
         """Hear nothing more."""
-        self.open = False
         if self in self.client.subscriptions:
+            self.client.inbox.shut(self)
             self.client.subscriptions.remove(self)
             self.client.broker.interest.remove(self)
 
@@ -142,12 +138,9 @@ class MemoryBus:
         self.number = number
         self.stats = BusStats()
         self.subscriptions: list[MemorySubscription] = []
-        self.paused = False
-        self._queue: deque[tuple[MemorySubscription, Message]] = deque()
-        self._pumping = False
-        self._closed = False
+        self.inbox = Inbox(self.stats, batch=1)
         self.cut_off = False
-        self._context = contextvars.copy_context()
+        self._closed = False
 
     @property
     def connected(self) -> bool:
@@ -163,13 +156,19 @@ class MemoryBus:
 
     def publish(self, subject: str, data: bytes, *, reply: str = "") -> None:
         """Send to everybody who listens now."""
-        check_subject(subject)
-        if self._closed:
-            raise BusError("the bus is closed")
+        self._check(subject, data)
+        if reply:
+            check_subject(reply)
         if self.cut_off:
             return
         self.stats.sent += 1
         self.broker.route(self, Message(subject, bytes(data), reply))
+
+    def _check(self, subject: str, data: bytes) -> None:
+        check_subject(subject)
+        check_size(subject, data)
+        if self._closed:
+            raise BusError("the bus is closed")
 
     async def subscribe(
         self,
@@ -181,18 +180,17 @@ class MemoryBus:
         when_full: WhenFull = WhenFull.DROP_NEWEST,
     ) -> Subscription:
         """Listen; see the Bus protocol."""
+        check_pattern(pattern, queue)
         if self._closed:
             raise BusError("the bus is closed")
-        subscription = MemorySubscription(self, pattern, handler, queue, limit, when_full)
+        subscription = MemorySubscription(pattern, handler, queue, limit, when_full, client=self)
         self.subscriptions.append(subscription)
         self.broker.interest.add(subscription)
         return subscription
 
     async def request(self, subject: str, data: bytes, *, timeout_s: float = 5.0) -> bytes:
         """Ask and wait for one answer."""
-        check_subject(subject)
-        if self._closed:
-            raise BusError("the bus is closed")
+        self._check(subject, data)
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         inbox = self.broker.inbox()
 
@@ -224,17 +222,14 @@ class MemoryBus:
 
     async def close(self) -> None:
         """Deliver what is queued, then hang up."""
-        while self._queue and not self.paused:
-            self._pump()
-        self._hang_up()
+        if not self._closed:
+            self.inbox.handle_all()
+            self.kill()
 
     def kill(self) -> None:
         """Vanish as a killed process does: nothing queued is delivered."""
-        self._queue.clear()
-        self._hang_up()
-
-    def _hang_up(self) -> None:
         self._closed = True
+        self.inbox.clear()
         for subscription in self.subscriptions:
             self.broker.interest.remove(subscription)
         self.subscriptions.clear()
@@ -243,49 +238,21 @@ class MemoryBus:
 
     def accept(self, subscription: MemorySubscription, message: Message) -> None:
         """A message arrives; handlers run on a later turn of the loop, in order."""
-        if self._closed or not subscription.open:
-            return
-        if subscription.waiting >= subscription.limit:
-            self._drop(subscription, message)
-            if subscription.when_full is not WhenFull.DROP_OLDEST:
-                return
-            self._forget_oldest(subscription)
-        subscription.waiting += 1
-        self._queue.append((subscription, message))
-        self._pump_soon()
+        if not self._closed:
+            self.inbox.put(subscription, message)
 
-    def _drop(self, subscription: MemorySubscription, message: Message) -> None:
-        self.stats.dropped += 1
-        by_subject = self.stats.dropped_by_subject
-        by_subject[subscription.pattern] = by_subject.get(subscription.pattern, 0) + 1
+    @property
+    def paused(self) -> bool:
+        """Whether this client handles nothing, as a stopped process."""
+        return self.inbox.paused
 
-    def _forget_oldest(self, subscription: MemorySubscription) -> None:
-        for i, (owner, _) in enumerate(self._queue):
-            if owner is subscription:
-                del self._queue[i]
-                subscription.waiting -= 1
-                return
+    @paused.setter
+    def paused(self, paused: bool) -> None:
+        self.inbox.paused = paused
 
     def resume(self) -> None:
         """Go on after a pause."""
         self.paused = False
-        self._pump_soon()
-
-    def _pump_soon(self) -> None:
-        if not self._pumping and not self.paused and self._queue:
-            self._pumping = True
-            asyncio.get_running_loop().call_soon(self._pump, context=self._context)
-
-    def _pump(self) -> None:
-        self._pumping = False
-        if self.paused or not self._queue:
-            return
-        subscription, message = self._queue.popleft()
-        subscription.waiting -= 1
-        self._pump_soon()
-        if subscription.open:
-            self.stats.received += 1
-            subscription.handler(message)
 
 
 class MemoryLeases:

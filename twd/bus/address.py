@@ -1,0 +1,94 @@
+"""Where the broker is and how to sign in there."""
+
+import os
+import ssl
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from twd.bus.base import BusError
+from twd.wire.failures import FailureCode
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files for TLS towards the broker; `hostname` is the name on its certificate where the URL has another."""
+
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    hostname: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BusAddress:
+    """One or more URLs of one broker (commas between them), and at most one way to sign in."""
+
+    url: str
+    token: str = field(default="", repr=False)
+    user: str = ""
+    password: str = field(default="", repr=False)
+    nkey_file: str = ""
+    creds_file: str = ""
+    tls: Tls = Tls()
+
+    def __post_init__(self) -> None:
+        for url in self.urls:
+            _check_url(url)
+
+    @property
+    def urls(self) -> list[str]:
+        """Every URL, with its scheme."""
+        given = [part.strip() for part in self.url.split(",") if part.strip()]
+        return [part if "://" in part else f"nats://{part}" for part in given]
+
+    @property
+    def shown(self) -> str:
+        """The URLs as people may see them: without user names, passwords or tokens."""
+        return ", ".join(shown_url(url) for url in self.urls)
+
+    @property
+    def wants_tls(self) -> bool:
+        """Whether a connection without TLS is out of the question."""
+        return bool(self.tls.ca or self.tls.cert) or any(url.startswith("tls://") for url in self.urls)
+
+    def check_files(self) -> None:
+        """Refuse a missing or unreadable file before any connection is tried."""
+        for key, path in (
+            ("bus.nkey_file", self.nkey_file),
+            ("bus.creds_file", self.creds_file),
+            ("bus.tls.ca", self.tls.ca),
+            ("bus.tls.cert", self.tls.cert),
+            ("bus.tls.key", self.tls.key),
+        ):
+            if path and not os.access(path, os.R_OK):
+                raise BusError(f"{key}: {path} cannot be read; correct the path or its permissions", _BAD)
+
+    def tls_context(self) -> ssl.SSLContext:
+        """A context that verifies the broker's certificate, by our own CA where one is named."""
+        try:
+            context = ssl.create_default_context(cafile=self.tls.ca or None)
+            if self.tls.cert:
+                context.load_cert_chain(self.tls.cert, self.tls.key or None)
+        except (ssl.SSLError, OSError) as error:
+            raise BusError(f"the files of bus.tls cannot be used: {error}", _BAD) from error
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        return context
+
+
+def shown_url(url: str) -> str:
+    """One URL without what is secret in it."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+_BAD = FailureCode.BAD_REQUEST
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("nats", "tls") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise BusError(f"{shown_url(url)} is no broker URL; write it as nats://HOST:PORT or tls://HOST:PORT", _BAD)

@@ -1,0 +1,129 @@
+"""What has arrived on one connection and waits to be handled: bounded, and in order of arrival across subscriptions."""
+
+import asyncio
+import contextvars
+import logging
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from twd.bus.base import BusStats, Handler, Message
+from twd.wire.routes import WhenFull
+
+LISTENER_BYTES_MAX: Final = 128 * 1024 * 1024
+
+log = logging.getLogger("twd.bus")
+
+
+@dataclass(eq=False, slots=True)
+class Listener:
+    """One subscription's handler and its share of the inbox."""
+
+    pattern: str
+    handler: Handler
+    queue: str = ""
+    limit: int = 65536
+    when_full: WhenFull = WhenFull.DROP_NEWEST
+    open: bool = True
+    waiting: deque[int] = field(default_factory=deque)
+    waiting_bytes: int = 0
+
+    def full(self, size: int) -> bool:
+        """Whether a message of `size` bytes finds no room."""
+        return len(self.waiting) >= self.limit or self.waiting_bytes + size > LISTENER_BYTES_MAX
+
+
+class Inbox:
+    """Hands waiting messages to their listeners, `batch` of them in one turn of the loop."""
+
+    def __init__(self, stats: BusStats, batch: int = 32) -> None:
+        self._stats = stats
+        self._batch = batch
+        self._waiting: OrderedDict[int, tuple[Listener, Message]] = OrderedDict()
+        self._arrivals = 0
+        self._scheduled = False
+        self._paused = False
+        self._context = contextvars.copy_context()  # handlers run in the context of who connected
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, listener: Listener, message: Message) -> None:
+        """Take a message in; whatever finds no room is dropped by the listener's policy and counted."""
+        if not listener.open:
+            return
+        size = len(message.data)
+        while listener.full(size):
+            self._count_drop(listener)
+            if listener.when_full is not WhenFull.DROP_OLDEST or not listener.waiting:
+                return
+            self._take(listener.waiting[0])
+        self._arrivals += 1
+        self._waiting[self._arrivals] = (listener, message)
+        listener.waiting.append(self._arrivals)
+        listener.waiting_bytes += size
+        self._schedule()
+
+    def shut(self, listener: Listener) -> None:
+        """Forget a listener and what waits for it."""
+        listener.open = False
+        while listener.waiting:
+            self._take(listener.waiting[0])
+
+    def clear(self) -> None:
+        """Throw everything away."""
+        for number in list(self._waiting):
+            self._take(number)
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is handled for now."""
+        return self._paused
+
+    @paused.setter
+    def paused(self, paused: bool) -> None:
+        self._paused = paused
+        if not paused:
+            self._schedule()
+
+    def handle_all(self) -> None:
+        """Handle what waits now, without giving way to anything else."""
+        for _ in range(len(self._waiting)):
+            if self._waiting and not self._paused:
+                self._handle_first()
+
+    def _count_drop(self, listener: Listener) -> None:
+        self._stats.dropped += 1
+        by_subject = self._stats.dropped_by_subject
+        by_subject[listener.pattern] = by_subject.get(listener.pattern, 0) + 1
+
+    def _take(self, number: int) -> tuple[Listener, Message]:
+        listener, message = self._waiting.pop(number)
+        listener.waiting.popleft()
+        listener.waiting_bytes -= len(message.data)
+        return listener, message
+
+    def _schedule(self) -> None:
+        if not self._scheduled and not self._paused and self._waiting:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._pump, context=self._context)
+
+    def _pump(self) -> None:
+        self._scheduled = False
+        try:
+            for _ in range(self._batch):
+                if self._paused or not self._waiting:
+                    return
+                self._handle_first()
+        finally:
+            self._schedule()
+
+    def _handle_first(self) -> None:
+        listener, message = self._take(next(iter(self._waiting)))
+        self._stats.received += 1
+        try:
+            listener.handler(message)
+        except Exception as error:  # a fault of one handler must not silence the others
+            self._stats.errors += 1
+            self._stats.last_error = f"{type(error).__name__}: {error}"
+            log.exception("the handler of %s failed on a message on %s", listener.pattern, message.subject)
