@@ -1,0 +1,88 @@
+"""A running edge on a loopback port, with a scripted speculator on the other side of the bus."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+import aiohttp
+import msgspec
+import pytest
+
+from tests.edge.fake_speculator import FakeSpeculator, Script
+from twd.bus.memory_bus import MemoryBroker
+from twd.edge.service import Edge
+from twd.kit.clock import SystemClock
+from twd.kit.ids import Ids
+from twd.kit.service import Surroundings
+from twd.kit.settings import Edge as EdgeSettings
+from twd.kit.settings import Settings
+from twd.wire.base import NodeId
+
+
+def ground(broker: MemoryBroker, seed: int = 1) -> Surroundings:
+    """Surroundings on the memory broker, with seeded ids."""
+    return Surroundings(bus=broker.connect("n"), node=NodeId("n"), clock=SystemClock(), ids=Ids(random.Random(seed)))
+
+
+@dataclass
+class House:
+    """An edge, its speculator, and a client for both."""
+
+    broker: MemoryBroker
+    edge: Edge
+    speculator: FakeSpeculator
+    http: aiohttp.ClientSession
+    closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+
+    @property
+    def script(self) -> Script:
+        return self.speculator.script
+
+    async def post(self, path: str, payload: object, **kwargs: object) -> aiohttp.ClientResponse:
+        body = payload if isinstance(payload, bytes) else msgspec.json.encode(payload)
+        return await self.http.post(self.edge.url + path, data=body, **kwargs)  # type: ignore[arg-type]
+
+    async def chat(self, **fields: object) -> aiohttp.ClientResponse:
+        return await self.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]} | fields)
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    """Wait for a condition, with a deadline."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+OpenHouse = Callable[..., Awaitable[House]]
+
+
+@pytest.fixture
+async def open_house() -> AsyncIterator[OpenHouse]:
+    """Opens houses with the edge settings of a test; closes them all at its end."""
+    houses: list[House] = []
+
+    async def open_one(script: Script | None = None, **edge: object) -> House:
+        broker = MemoryBroker()
+        settings = msgspec.convert({"edge": {"port": 0, **edge}}, Settings)
+        assert isinstance(settings.edge, EdgeSettings)
+        speculator = FakeSpeculator(ground(broker, 2), script)
+        service = Edge(ground(broker, 3), settings)
+        await speculator.start()
+        await service.start()
+        house = House(broker, service, speculator, aiohttp.ClientSession())
+        houses.append(house)
+        return house
+
+    yield open_one
+    for house in houses:
+        await house.http.close()
+        await house.edge.stop()
+        await house.speculator.stop()
+        assert house.edge.fault is None
+
+
+@pytest.fixture
+async def house(open_house: OpenHouse) -> House:
+    """One house with the default settings."""
+    return await open_house()

@@ -1,0 +1,166 @@
+"""A scripted speculator for the edge's tests: the real one's events, without an engine."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from twd.kit.service import Effects, Reply, Service, Surroundings
+from twd.wire.base import JobId, ModelId, SessionId
+from twd.wire.failures import Failure, FailureCode
+from twd.wire.job import (
+    DrafterShare,
+    FinishReason,
+    JobCancelled,
+    JobFailed,
+    JobFinished,
+    JobQueued,
+    JobStarted,
+    JobStats,
+    JobSubmitted,
+    TokenLogprob,
+    TokensAccepted,
+    TopToken,
+)
+from twd.wire.model import ModelFacts, ModelReady, VocabFingerprint
+
+MODEL = ModelId("small")
+WORDS = ["Hel", "lo", ", ", "wör", "ld", " 👋", "!"]
+
+FACTS = ModelFacts(
+    model=MODEL,
+    file="small.gguf",
+    architecture="llama",
+    quantization="Q4_0",
+    parameters=135_000_000,
+    size_bytes=90_000_000,
+    ctx_size=8192,
+    parallel=16,
+    vocab=VocabFingerprint(hash="v", tokens=49152),
+)
+
+
+@dataclass
+class Script:
+    """What the next jobs do."""
+
+    words: list[str] = field(default_factory=lambda: list(WORDS))
+    refuse: Failure | None = None
+    fail_after: int | None = None
+    failure: Failure = field(default_factory=lambda: Failure(code=FailureCode.OUT_OF_MEMORY, message="no memory left"))
+    hang_after: int | None = None
+    reason: FinishReason = FinishReason.STOP
+    per_event: int = 2
+    prompt_tokens: int = 11
+    cached_tokens: int = 4
+    choose: Callable[[JobSubmitted], list[str]] | None = None
+
+
+class FakeSpeculator(Service):
+    """Answers every job with the script's words, one token a word."""
+
+    name = "speculator"
+    reads = (JobSubmitted, JobCancelled)
+    writes = (JobStarted, TokensAccepted, JobFinished, JobFailed, ModelReady)
+
+    def __init__(self, ground: Surroundings, script: Script | None = None, model: ModelId = MODEL) -> None:
+        super().__init__(ground)
+        self.script = script or Script()
+        self.model = model
+        self.jobs: list[JobSubmitted] = []
+        self.cancelled: dict[JobId, JobCancelled] = {}
+        self.cancel_heard = asyncio.Event()
+        self.silent = False
+        self.release = asyncio.Event()
+
+    def pattern(self, event_type: type) -> str:
+        return f"twd.v1.job.submitted.{self.model}" if event_type is JobSubmitted else super().pattern(event_type)
+
+    async def start(self) -> None:
+        await super().start()
+        self.emit(ModelReady(node=self.ground.node, facts=FACTS))
+
+    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        return {"model": self.model, "ctx_size": FACTS.ctx_size, "exact": True}
+
+    def on_job_cancelled(self, event: JobCancelled) -> Effects:
+        self.cancelled[event.job] = event
+        self.cancel_heard.set()
+        return None
+
+    def on_job_submitted(self, event: JobSubmitted, reply: Reply) -> Effects:
+        self.jobs.append(event)
+        if self.silent:
+            return None
+        if self.script.refuse is not None:
+            reply(JobFailed(job=event.job, attempt=event.attempt, failure=self.script.refuse))
+            return None
+        reply(JobQueued(job=event.job, attempt=event.attempt, speculator=self.instance))
+        self.tasks.start("play", self._play(event, self.script))
+        return None
+
+    async def _play(self, job: JobSubmitted, script: Script) -> None:
+        words = script.choose(job) if script.choose else script.words
+        words = words[: job.max_tokens] if job.max_tokens else words
+        session = SessionId(f"s-{job.job}-{job.attempt}")
+        self.emit(
+            JobStarted(
+                job=job.job,
+                attempt=job.attempt,
+                session=session,
+                model=job.model,
+                prompt_tokens=script.prompt_tokens,
+                cached_tokens=script.cached_tokens,
+                seed=job.sampling.seed or 0,
+                fingerprint="fp_test",
+            )
+        )
+        for at in range(len(job.resume), len(words), script.per_event):
+            if script.fail_after is not None and at >= script.fail_after:
+                self.emit(JobFailed(job=job.job, attempt=job.attempt, failure=script.failure, session=session))
+                return
+            if script.hang_after is not None and at >= script.hang_after:
+                await self.release.wait()
+            self._accept(job, session, at, words[at : at + script.per_event])
+            await asyncio.sleep(0)
+        self.emit(self._finished(job, session, len(words), script))
+
+    def _accept(self, job: JobSubmitted, session: SessionId, at: int, words: list[str]) -> None:
+        self.emit(
+            TokensAccepted(
+                job=job.job,
+                attempt=job.attempt,
+                session=session,
+                at=self.script.prompt_tokens + at,
+                index=at,
+                tokens=list(range(at, at + len(words))),
+                text="".join(words),
+                checked=4,
+                taken=len(words) - 1,
+                drafter="ngram",
+                logprobs=[self._logprob(word, job.logprobs) for word in words] if job.logprobs is not None else [],
+            )
+        )
+
+    def _logprob(self, word: str, tops: int) -> TokenLogprob:
+        top = [TopToken(token=i, text=f"{word}{i}", logprob=-0.5 - i) for i in range(tops)]
+        return TokenLogprob(token=1, text=word, logprob=-0.5, bytes=list(word.encode()), top=top)
+
+    def _finished(self, job: JobSubmitted, session: SessionId, tokens: int, script: Script) -> JobFinished:
+        cut = job.max_tokens is not None and tokens == job.max_tokens and tokens < len(script.words)
+        return JobFinished(
+            job=job.job,
+            attempt=job.attempt,
+            reason=FinishReason.LENGTH if cut else script.reason,
+            seed=job.sampling.seed or 0,
+            session=session,
+            stats=JobStats(
+                prompt_tokens=script.prompt_tokens,
+                cached_tokens=script.cached_tokens,
+                completion_tokens=tokens,
+                passes=(tokens + 1) // 2,
+                checked=8,
+                taken=4,
+                drafters=[DrafterShare(drafter="ngram", checked=8, taken=4)],
+                decode_ms=10.0,
+            ),
+        )

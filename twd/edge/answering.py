@@ -1,0 +1,140 @@
+"""What every flavour of answer keeps while its jobs run: texts, counts, ends."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgspec
+
+from twd.edge.openai_answers import DrafterFacts, PromptDetails, TwdFacts, Usage
+from twd.wire.failures import Failure
+from twd.wire.job import FinishReason, JobFinished, JobStarted, JobSubmitted, TokenLogprob, TokensAccepted
+
+News = JobStarted | TokensAccepted | JobFinished
+"""What a running job tells its client; a failure ends the whole answer."""
+
+
+@dataclass
+class Choice:
+    """One job of an answer, as far as it has come."""
+
+    index: int
+    prompt: int
+    job: JobSubmitted
+    started: JobStarted | None = None
+    text: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    tokens: int = 0
+    checked: int = 0
+    taken: int = 0
+    finished: JobFinished | None = None
+    workers_replaced: int = 0
+    opened: bool = False
+    """Whether its stream has begun."""
+
+    @property
+    def seed(self) -> int:
+        """The seed that makes this choice again."""
+        return self.job.sampling.seed or 0
+
+    @property
+    def finish_reason(self) -> str:
+        """Why it ended, in OpenAI's words."""
+        cut = self.finished is not None and self.finished.reason is FinishReason.LENGTH
+        return "length" if cut else "stop"
+
+    def hear(self, news: News) -> None:
+        """Take in what its job tells."""
+        match news:
+            case JobStarted():
+                self.started = self.started or news
+            case TokensAccepted():
+                self.text.append(news.text)
+                self.logprobs += news.logprobs
+                self.tokens += len(news.tokens)
+                self.checked += news.checked
+                self.taken += news.taken
+            case JobFinished():
+                self.finished = news
+
+
+class Answer(Protocol):
+    """A flavour of answer. Streams take `hear` and `end` as bytes; others read `whole` when all has come."""
+
+    stream: bool
+    choices: list[Choice]
+
+    def hear(self, index: int, news: News) -> bytes:
+        """Take in news of a choice; returns what a stream sends now."""
+
+    def end(self) -> bytes:
+        """The last bytes of a stream that went well."""
+
+    def broken(self, failure: Failure) -> bytes:
+        """The last bytes of a stream that failed midway."""
+
+    def whole(self) -> msgspec.Struct:
+        """The answer in one piece."""
+
+
+def choices_of(jobs: list[JobSubmitted], n: int) -> list[Choice]:
+    """The choices behind jobs that come prompt by prompt, `n` of each."""
+    return [Choice(index=i, prompt=i // n, job=job) for i, job in enumerate(jobs)]
+
+
+def usage_of(choices: Iterable[Choice]) -> Usage:
+    """Tokens of all choices; a prompt counts once, however many choices it has."""
+    prompts: dict[int, tuple[int, int]] = {}
+    completion = 0
+    for choice in choices:
+        completion += choice.finished.stats.completion_tokens if choice.finished else choice.tokens
+        if choice.started is not None and choice.prompt not in prompts:
+            prompts[choice.prompt] = (choice.started.prompt_tokens, choice.started.cached_tokens)
+    prompt = sum(tokens for tokens, _ in prompts.values())
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=prompt + completion,
+        prompt_tokens_details=PromptDetails(cached_tokens=sum(cached for _, cached in prompts.values())),
+    )
+
+
+def facts_of(choices: list[Choice], mode: str) -> TwdFacts:
+    """What speculation did, summed over all choices."""
+    first = choices[0]
+    facts = TwdFacts(job=first.job.job, mode=mode, seed=first.seed)
+    if len(choices) > 1:
+        facts.jobs = [choice.job.job for choice in choices]
+    for choice in choices:
+        _add(facts, choice)
+    tokens = sum(choice.tokens for choice in choices)
+    facts.acceptance = round(facts.taken / facts.checked, 4) if facts.checked else None
+    facts.tokens_per_pass = round(tokens / facts.passes, 3) if facts.passes else None
+    facts.tokens_per_second = round(1000 * tokens / facts.decode_ms, 2) if facts.decode_ms else None
+    return facts
+
+
+def _add(facts: TwdFacts, choice: Choice) -> None:
+    facts.workers_replaced += choice.workers_replaced
+    facts.checked += choice.checked
+    facts.taken += choice.taken
+    if choice.finished is None:
+        return
+    stats = choice.finished.stats
+    facts.passes += stats.passes
+    facts.queued_ms = round(max(facts.queued_ms, stats.queued_ms), 2)
+    facts.prefill_ms = round(max(facts.prefill_ms, stats.prefill_ms), 2)
+    facts.decode_ms = round(max(facts.decode_ms, stats.decode_ms), 2)
+    facts.drafters = facts.drafters + [
+        DrafterFacts(drafter=share.drafter, checked=share.checked, taken=share.taken) for share in stats.drafters
+    ]
+
+
+def fact_headers(facts: TwdFacts) -> dict[str, str]:
+    """The same facts as `x-twd-*` headers."""
+    headers = {"x-twd-job": facts.job, "x-twd-mode": facts.mode, "x-twd-seed": str(facts.seed)}
+    if facts.acceptance is not None:
+        headers["x-twd-acceptance"] = f"{facts.acceptance:g}"
+    if facts.tokens_per_pass is not None:
+        headers["x-twd-tokens-per-pass"] = f"{facts.tokens_per_pass:g}"
+    return headers

@@ -1,0 +1,36 @@
+"""A request's body, counted while it comes in."""
+
+import asyncio
+
+from aiohttp import web
+
+from twd.wire.failures import FailureCode, TwdError
+
+
+class SlowClient(TwdError):
+    """The body did not come in time; answered with 408."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(FailureCode.BAD_REQUEST, f"the request's body did not come within {timeout_s:g} s")
+
+
+async def read_body(request: web.Request, limit: int, timeout_s: float) -> bytes:
+    """The whole body, at most `limit` bytes, with or without a Content-Length."""
+    if (request.content_length or 0) > limit:
+        raise _too_large(limit)
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for piece in request.content.iter_any():
+                size += len(piece)
+                if size > limit:
+                    raise _too_large(limit)
+                pieces.append(piece)
+    except TimeoutError:
+        raise SlowClient(timeout_s) from None
+    return b"".join(pieces)
+
+
+def _too_large(limit: int) -> TwdError:
+    return TwdError(FailureCode.TOO_LARGE, f"the body is larger than {limit} bytes (edge.max_body_size)")

@@ -1,0 +1,193 @@
+"""Calls in progress: each has jobs with their owners, and news that its client has yet to be given."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from twd.edge.answering import News
+from twd.kit.clock import Clock
+from twd.kit.job_owner import Deliver, Fail, Finish, JobOwner, OwnerAction, OwnerPolicy, Release, Submit
+from twd.wire.base import Event, InstanceId, JobId
+from twd.wire.failures import Failure
+from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
+
+NEWS_MAX = 8192
+"""News that may wait for a client that reads slowly; then its call is given up."""
+
+JobEvent = JobQueued | JobStarted | TokensAccepted | JobFinished | JobFailed
+
+
+class Call:
+    """What one client waits for: the news of its jobs, in order."""
+
+    def __init__(self) -> None:
+        self.news: deque[tuple[int, News | Failure]] = deque()
+        self.lines: list[Line] = []
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether no job of it runs any more."""
+        return all(line.owner.ended for line in self.lines)
+
+    def put(self, index: int, item: News | Failure) -> None:
+        """Add news and wake the reader."""
+        self.news.append((index, item))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Until there is news; False when the time ran out first."""
+        if self.news:
+            return True
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        alarm = loop.call_later(timeout_s, _resolve, self._waiter)
+        try:
+            await self._waiter
+        finally:
+            alarm.cancel()
+            self._waiter = None
+        return bool(self.news)
+
+
+@dataclass(eq=False)
+class Line:
+    """One job of a call."""
+
+    call: Call
+    index: int
+    owner: JobOwner
+    announced: bool = False
+    timer: asyncio.TimerHandle | None = None
+    timer_at: float = float("inf")
+
+
+class Desk:
+    """All calls: hands events to the owners of the jobs they are about, and does what the owners want."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        submit: Callable[[JobSubmitted, float], None],
+        publish: Callable[[Event], None],
+        guard: Callable[[Callable[[], None]], None],
+        policy: OwnerPolicy | None = None,
+    ) -> None:
+        self._clock = clock
+        self._submit = submit
+        self._publish = publish
+        self._guard = guard
+        self._policy = policy or OwnerPolicy()
+        self._lines: dict[JobId, Line] = {}
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def open(self, jobs: Iterable[JobSubmitted]) -> Call:
+        """Submit jobs; their news come through the call."""
+        call = Call()
+        now = self._clock.now()
+        for index, job in enumerate(jobs):
+            line = Line(call, index, JobOwner(job, self._policy, now))
+            call.lines.append(line)
+            self._lines[job.job] = line
+        for line in call.lines:
+            self._act(line, line.owner.begin(now))
+        return call
+
+    def close(self, call: Call, reason: str) -> None:
+        """Nobody waits for this call any more: what still runs is cancelled."""
+        now = self._clock.now()
+        for line in call.lines:
+            self._act(line, line.owner.cancel(reason, now))
+            self._drop(line)
+        call.news.clear()
+
+    def fail_all(self, failure: Failure) -> None:
+        """The edge is going away: every call gets this as its end."""
+        for line in list(self._lines.values()):
+            line.owner.cancel(failure.message, self._clock.now())
+            self._publish(JobCancelled(job=line.owner.job.job, reason=failure.code.value))
+            line.call.put(line.index, failure)
+            self._drop(line)
+
+    # -- what happens --------------------------------------------------------------------------
+
+    def hear(self, event: JobEvent) -> None:
+        """An event of some job, perhaps of ours."""
+        line = self._lines.get(event.job)
+        if line is None:
+            return
+        actions = line.owner.handle(event, self._clock.now())
+        if not line.announced and isinstance(event, JobStarted) and line.owner.started is event:
+            line.announced = True
+            line.call.put(line.index, event)
+        self._act(line, actions)
+
+    def unanswered(self, job: JobSubmitted, failure: Failure) -> None:
+        """A submission had no answer."""
+        line = self._lines.get(job.job)
+        if line is not None:
+            self._act(line, line.owner.unanswered(job.attempt, failure, self._clock.now()))
+
+    def gone(self, instance: InstanceId) -> None:
+        """A worker ended; whose jobs it had go elsewhere."""
+        now = self._clock.now()
+        for line in list(self._lines.values()):
+            self._act(line, line.owner.worker_gone(instance, now))
+
+    def _tick(self, line: Line) -> None:
+        line.timer, line.timer_at = None, float("inf")
+        self._act(line, line.owner.tick(self._clock.now()))
+
+    # -- what the owners want ------------------------------------------------------------------
+
+    def _act(self, line: Line, actions: list[OwnerAction]) -> None:
+        for action in actions:
+            match action:
+                case Submit(job, timeout_s):
+                    self._submit(job, timeout_s)
+                case Release(event):
+                    self._publish(event)
+                case Deliver(event):
+                    line.call.put(line.index, event)
+                case Finish(event):
+                    line.call.put(line.index, event)
+                case Fail(failure):
+                    line.call.put(line.index, failure)
+        if line.owner.ended:
+            self._drop(line)
+        elif len(line.call.news) > NEWS_MAX:
+            self._give_up(line)
+        else:
+            self._arm(line)
+
+    def _give_up(self, line: Line) -> None:
+        line.call.news.clear()
+        text = f"the client left {NEWS_MAX} pieces of its answer unread"
+        self._act(line, line.owner.cancel(text, self._clock.now()))
+
+    def _arm(self, line: Line) -> None:
+        """See that the owner's clock rings: at `due`, or earlier and then again."""
+        due = line.owner.due
+        if due >= line.timer_at:
+            return
+        if line.timer is not None:
+            line.timer.cancel()
+        delay = max(0.0, due - self._clock.now())
+        loop = asyncio.get_running_loop()
+        line.timer_at = due
+        line.timer = loop.call_later(delay, self._guard, lambda: self._tick(line))
+
+    def _drop(self, line: Line) -> None:
+        if line.timer is not None:
+            line.timer.cancel()
+            line.timer = None
+        self._lines.pop(line.owner.job.job, None)
+
+
+def _resolve(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

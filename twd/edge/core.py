@@ -1,0 +1,198 @@
+"""From a request to jobs: what every API flavour needs to decide, without I/O."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from twd.edge.base_types import TwdOptions
+from twd.edge.openai_types import GenerationRequest, JsonFormat, ResponseFormat, SchemaFormat
+from twd.edge.validation import read_value
+from twd.wire.base import InstanceId, JobId, ModelId
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.job import Grammar, GrammarKind, JobSubmitted, Prompt, Sampling, Speculation
+
+SEEDS = 2**53
+MAX_CHOICES = 128
+GRAMMAR_MAX = 262_144
+DEFAULT_TEMPERATURE = 1.0
+MODES = {"speculate", "direct"}
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """What the house allows, and what it assumes where a request says nothing."""
+
+    max_tokens_limit: int
+    deadline_s: float
+    mode: str = "speculate"
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What one request gets from the house: names, a seed, and the wishes of its headers."""
+
+    model: ModelId
+    owner: InstanceId
+    house: House
+    options: TwdOptions
+    fresh_seed: int
+    new_job: Callable[[], JobId]
+    exact: bool | None = None
+    """Whether the model is known to be exact; None when nobody measured."""
+
+    @property
+    def mode(self) -> str:
+        """How this request is served."""
+        options = self.options
+        if options.mode is None and options.speculation == "off":
+            return "direct"
+        return options.mode or (self.house.mode if self.house.mode in MODES else "speculate")
+
+
+def header_options(headers: Mapping[str, str]) -> TwdOptions:
+    """Read `x-twd-speculation`, `x-twd-mode`, `x-twd-exact` and `x-twd-deadline-s`."""
+    given: dict[str, Any] = {}
+    for name in TwdOptions.__struct_fields__:
+        header = f"x-twd-{name.replace('_', '-')}"
+        value = headers.get(header)
+        if value is not None:
+            given[name] = _header_value(header, name, value.strip())
+    return TwdOptions(**given)
+
+
+def _header_value(header: str, name: str, value: str) -> Any:
+    plain: Any = int(value) if name == "speculation" and value.isdecimal() and len(value) < 9 else value
+    return getattr(read_value(TwdOptions, {name: plain}, header), name)
+
+
+def merge_options(body: TwdOptions | None, headers: TwdOptions) -> TwdOptions:
+    """Wishes of the body win over those of the headers."""
+    if body is None:
+        return headers
+    named = {f: getattr(body, f) for f in body.__struct_fields__ if getattr(body, f) is not None}
+    return msgspec.structs.replace(headers, **named)
+
+
+def check_options(terms: Terms) -> None:
+    """Refuse a wish that nobody here can fulfil."""
+    if terms.mode not in MODES:
+        raise TwdError(FailureCode.UNSUPPORTED, f"mode {terms.mode!r} has no service here yet", "twd.mode")
+    if terms.options.exact and not terms.exact:
+        state = "was not measured to be exact yet" if terms.exact is None else "is not exact on these settings"
+        raise TwdError(FailureCode.UNSUPPORTED, f"model {terms.model!r} {state}", "twd.exact")
+
+
+def speculation_of(terms: Terms) -> Speculation:
+    """How much this job may guess ahead."""
+    wish = terms.options.speculation
+    if terms.mode == "direct" or wish in ("off", 0):
+        return Speculation(enabled=False)
+    return Speculation(window=wish if isinstance(wish, int) else 0)
+
+
+def sampling_of(request: GenerationRequest, seed: int) -> Sampling:
+    """OpenAI's defaults where the request is silent."""
+    given = {
+        name: value
+        for name in ("top_k", "top_p", "min_p", "typical_p", "repeat_penalty", "repeat_last_n")
+        if (value := getattr(request, name)) is not None
+    }
+    return Sampling(
+        temperature=DEFAULT_TEMPERATURE if request.temperature is None else request.temperature,
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        logit_bias=request.logit_bias or {},
+        seed=seed,
+        **given,
+    )
+
+
+def seed_for(asked: int | None, fresh: int, choice: int) -> int:
+    """Each choice has its own seed; the first has the one that was asked for."""
+    return ((fresh if asked is None else asked) + choice) % SEEDS
+
+
+def limit_of(asked: int | None, field: str, house: House) -> int | None:
+    """The most tokens, within what the house allows."""
+    if asked is not None and asked > house.max_tokens_limit:
+        text = f"{field} is {asked}; at most {house.max_tokens_limit} are allowed (edge.max_tokens_limit)"
+        raise TwdError(FailureCode.BAD_REQUEST, text, field)
+    return asked
+
+
+def stops_of(stop: str | list[str] | None) -> list[str]:
+    """Stop strings as a list without repeats."""
+    if stop is None:
+        return []
+    return list(dict.fromkeys([stop] if isinstance(stop, str) else stop))
+
+
+def grammar_of(gbnf: str | None, answer: ResponseFormat | None) -> Grammar | None:
+    """What the answer must look like."""
+    wanted = format_grammar(answer)
+    if gbnf is None:
+        return wanted
+    if wanted is not None:
+        raise TwdError(FailureCode.BAD_REQUEST, "grammar and response_format exclude each other", "grammar")
+    return Grammar(kind=GrammarKind.GBNF, text=gbnf)
+
+
+def format_grammar(answer: ResponseFormat | None) -> Grammar | None:
+    """The grammar behind a response_format."""
+    match answer:
+        case JsonFormat():
+            return Grammar(kind=GrammarKind.JSON)
+        case SchemaFormat():
+            return schema_grammar(answer.json_schema.schema, "response_format.json_schema.schema")
+        case _:
+            return None
+
+
+def schema_grammar(schema: dict[str, Any], field: str) -> Grammar:
+    """A JSON schema as a grammar."""
+    text = msgspec.json.encode(schema).decode()
+    if len(text) > GRAMMAR_MAX:
+        raise TwdError(FailureCode.BAD_REQUEST, f"the schema has {len(text)} characters; at most {GRAMMAR_MAX}", field)
+    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text)
+
+
+def jobs_for(
+    request: GenerationRequest,
+    prompts: list[Prompt],
+    terms: Terms,
+    *,
+    max_tokens: int | None,
+    grammar: Grammar | None,
+    logprobs: int | None,
+) -> list[JobSubmitted]:
+    """One job for each choice of each prompt."""
+    check_options(terms)
+    n = request.n or 1
+    if n * len(prompts) > MAX_CHOICES:
+        raise TwdError(FailureCode.BAD_REQUEST, f"{len(prompts)} prompts x n={n} exceed {MAX_CHOICES} choices", "n")
+    return [
+        JobSubmitted(
+            job=terms.new_job(),
+            model=terms.model,
+            owner=terms.owner,
+            prompt=prompt,
+            sampling=sampling_of(request, seed_for(request.seed, terms.fresh_seed, choice)),
+            grammar=grammar,
+            max_tokens=max_tokens,
+            stop=stops_of(request.stop),
+            logprobs=logprobs,
+            ignore_eos=bool(request.ignore_eos),
+            speculation=speculation_of(terms),
+            deadline_ms=deadline_ms(terms),
+        )
+        for prompt in prompts
+        for choice in range(n)
+    ]
+
+
+def deadline_ms(terms: Terms) -> int:
+    """The shorter of the client's deadline and the house's."""
+    asked = terms.options.deadline_s
+    return max(1, int(1000 * (terms.house.deadline_s if asked is None else min(asked, terms.house.deadline_s))))

@@ -1,0 +1,45 @@
+"""Failures as clients know them: the envelope, the status, when to come back."""
+
+from twd.edge.openai_answers import ErrorBody, ErrorEnvelope
+from twd.wire.failures import Failure, FailureCode
+
+TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    408: "timeout_error",
+    429: "rate_limit_error",
+    499: "cancelled_error",
+    504: "timeout_error",
+}
+CODES = {
+    FailureCode.CONTEXT_OVERFLOW: "context_length_exceeded",
+    FailureCode.UNAUTHENTICATED: "invalid_api_key",
+    FailureCode.RATE_LIMITED: "rate_limit_exceeded",
+    FailureCode.BUSY: "server_busy",
+}
+"""Codes that clients look for by OpenAI's name."""
+
+RETRY_AFTER_S = {FailureCode.BUSY: 1, FailureCode.RATE_LIMITED: 10, FailureCode.DRAINING: 5, FailureCode.NOBODY_HOME: 5}
+
+
+def error_type(status: int) -> str:
+    """OpenAI's type of an error."""
+    return TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+
+
+def envelope(failure: Failure, status: int | None = None) -> ErrorEnvelope:
+    """A failure in OpenAI's shape."""
+    return ErrorEnvelope(
+        error=ErrorBody(
+            message=failure.message,
+            type=error_type(status or failure.status),
+            param=failure.field or None,
+            code=CODES.get(failure.code, failure.code.value),
+            advice=failure.advice,
+        )
+    )
+
+
+def retry_after(failure: Failure) -> int | None:
+    """Seconds to wait before trying again, where that may help."""
+    return RETRY_AFTER_S.get(failure.code, 2) if failure.retry else None

@@ -1,0 +1,87 @@
+"""The way of one generation: wait for news of its jobs, and write them to the client as they come."""
+
+import asyncio
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from twd.edge import sse
+from twd.edge.answering import Answer, fact_headers, facts_of
+from twd.edge.calls import Call
+from twd.edge.replies import json_reply, open_stream
+from twd.wire.failures import Failure, TwdError
+
+STALL_S = 60.0
+"""A client that takes nothing for so long is dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One call and the answer that is made of its news."""
+
+    request: web.Request
+    call: Call
+    answer: Answer
+    mode: str
+    keepalive_s: float
+
+    async def run(self) -> web.StreamResponse:
+        """Stream or collect, as the client asked."""
+        return await (self._stream() if self.answer.stream else self._collect())
+
+    def _take(self) -> tuple[bytes, Failure | None]:
+        """All news that wait, as bytes to send, and the failure that ends them if one does."""
+        pieces: list[bytes] = []
+        news = self.call.news
+        while news:
+            index, item = news.popleft()
+            if isinstance(item, Failure):
+                return b"".join(pieces), item
+            self.answer.choices[index].workers_replaced = self.call.lines[index].owner.taken_over
+            pieces.append(self.answer.hear(index, item))
+        return b"".join(pieces), None
+
+    @property
+    def _over(self) -> bool:
+        return self.call.ended and not self.call.news
+
+    async def _collect(self) -> web.StreamResponse:
+        while not self._over:
+            await self.call.wait(self.keepalive_s)
+            _, failure = self._take()
+            if failure is not None:
+                raise DeliveryFailed(failure)
+        headers = fact_headers(facts_of(self.answer.choices, self.mode))
+        return json_reply(self.answer.whole(), headers=headers)
+
+    async def _stream(self) -> web.StreamResponse:
+        await self.call.wait(self.keepalive_s)
+        piece, failure = self._take()
+        if failure is not None and not piece:
+            raise DeliveryFailed(failure)
+        response = await open_stream(self.request, fact_headers(facts_of(self.answer.choices, self.mode)))
+        await _write(response, piece or sse.KEEP_ALIVE)
+        while failure is None and not self._over:
+            came = await self.call.wait(self.keepalive_s)
+            piece, failure = self._take()
+            await _write(response, piece if came else sse.KEEP_ALIVE)
+        await _write(response, self.answer.end() if failure is None else self.answer.broken(failure))
+        await response.write_eof()
+        return response
+
+
+class DeliveryFailed(TwdError):
+    """The jobs failed before anything was sent: the client gets a status."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.code, failure.message, failure.field)
+
+
+async def _write(response: web.StreamResponse, piece: bytes) -> None:
+    if not piece:
+        return
+    try:
+        async with asyncio.timeout(STALL_S):
+            await response.write(piece)
+    except TimeoutError:
+        raise ConnectionResetError(f"the client took nothing for {STALL_S:g} s") from None

@@ -1,0 +1,45 @@
+"""The middleware around every handler: whatever goes wrong inside becomes a reply in the right shape."""
+
+import logging
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from twd.edge.body import SlowClient
+from twd.edge.replies import failure_reply
+from twd.wire.failures import Failure, FailureCode, TwdError
+
+
+async def reply_or_failure(request: web.Request, handler: Handler, log: logging.Logger) -> web.StreamResponse:
+    """Run a handler; its errors become envelopes, never a traceback."""
+    try:
+        return await handler(request)
+    except SlowClient as error:
+        return _closing(failure_reply(error.failure, 408))
+    except TwdError as error:
+        reply = failure_reply(error.failure)
+        return _closing(reply) if error.code is FailureCode.TOO_LARGE else reply
+    except web.HTTPException as error:
+        return _http_error(request, error)
+    except ConnectionError:
+        raise
+    except Exception as error:
+        log.exception("fault while answering %s %s", request.method, request.path)
+        return failure_reply(Failure(code=FailureCode.INTERNAL, message=f"{type(error).__name__} inside the edge"))
+
+
+def _http_error(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
+    """aiohttp's own refusals (404, 405, bad paths) in OpenAI's envelope."""
+    if error.status < 400:
+        raise error
+    text = f"{request.method} {request.path[:200]}: {error.reason}"
+    reply = failure_reply(Failure(code=FailureCode.BAD_REQUEST, message=text), error.status)
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        reply.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+    return reply
+
+
+def _closing(reply: web.Response) -> web.Response:
+    """The rest of the body is not read, so the connection cannot be used again."""
+    reply.force_close()
+    return reply

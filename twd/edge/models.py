@@ -1,0 +1,155 @@
+"""Which models there are: configured, loading, ready; and what a name means. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from twd.edge.openai_answers import ModelCard, ModelList
+from twd.wire.base import InstanceId, ModelId
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
+from twd.wire.service import ServiceLease
+
+DEFAULT_NAMES = ("default", "twd")
+SETTLE_S = 15.0
+"""A model told by an event counts for so long before its process must have a lease."""
+
+Facts = dict[str, Any]
+
+
+@dataclass
+class _Server:
+    """One process that serves a model."""
+
+    model: ModelId
+    facts: Facts
+    heard: float
+    since_ms: int
+
+
+@dataclass
+class ModelDirectory:
+    """What the edge knows of models, from the settings, from events and from leases."""
+
+    configured: tuple[str, ...] = ()
+    default: str = ""
+    _servers: dict[InstanceId, _Server] = field(default_factory=dict)
+    _exact: dict[ModelId, bool] = field(default_factory=dict)
+    _notes: dict[ModelId, str] = field(default_factory=dict)
+
+    # -- what happens --------------------------------------------------------------------------
+
+    def ready(self, event: ModelReady, now: float) -> None:
+        """A process says that it serves a model."""
+        facts = event.facts
+        told = {
+            "ctx_size": facts.ctx_size,
+            "quantization": facts.quantization,
+            "parameters": facts.parameters,
+            "architecture": facts.architecture,
+            "backend": facts.backend,
+            "parallel": facts.parallel,
+        }
+        self._servers[event.source] = _Server(facts.model, told, now, event.at_ms)
+        self._notes.pop(facts.model, None)
+
+    def loading(self, event: ModelLoading) -> None:
+        """A model is on its way."""
+        self._notes[event.model] = f"is loading ({event.progress:.0%})"
+
+    def failed(self, event: ModelFailed) -> None:
+        """A model could not be loaded or was lost."""
+        self._notes[event.model] = f"failed on {event.node}: {event.failure.message[:200]}"
+        self.gone(event.source)
+
+    def unloaded(self, event: ModelUnloaded) -> None:
+        """A process serves its model no more."""
+        self.gone(event.source)
+
+    def measured(self, event: ModelMeasured) -> None:
+        """Whether a model is exact is known now."""
+        self._exact[event.model] = event.exactness.exact
+
+    def gone(self, instance: InstanceId) -> None:
+        """A process ended."""
+        self._servers.pop(instance, None)
+
+    def see_leases(self, leases: Iterable[ServiceLease], now: float) -> None:
+        """Compare with the registry: processes that started before us appear, dead ones vanish."""
+        alive: set[InstanceId] = set()
+        for lease in leases:
+            alive.add(lease.instance)
+            model = lease.facts.get("model")
+            if isinstance(model, str) and model and lease.service != "drafter":
+                self._lease(lease, ModelId(model), now)
+        for instance, server in list(self._servers.items()):
+            if instance not in alive and now - server.heard > SETTLE_S:
+                del self._servers[instance]
+
+    def _lease(self, lease: ServiceLease, model: ModelId, now: float) -> None:
+        told = {name: value for name, value in lease.facts.items() if name != "model"}
+        exact = told.get("exact")
+        if isinstance(exact, bool):
+            self._exact[model] = exact
+        known = self._servers.get(lease.instance)
+        if known is not None and known.model == model:
+            known.facts.update(told)
+            known.heard = now
+        else:
+            self._servers[lease.instance] = _Server(model, told, now, lease.started_ms)
+
+    # -- questions -----------------------------------------------------------------------------
+
+    @property
+    def live(self) -> list[ModelId]:
+        """Models that somebody serves now."""
+        return sorted({server.model for server in self._servers.values()})
+
+    @property
+    def known(self) -> list[str]:
+        """Every model that may be asked for, the configured ones first."""
+        return list(dict.fromkeys([*self.configured, *self.live]))
+
+    @property
+    def default_model(self) -> str:
+        """The name behind `default`."""
+        return self.default or next(iter(self.known), "")
+
+    def exact(self, model: ModelId) -> bool | None:
+        """Whether the model was measured to be exact; None before that."""
+        return self._exact.get(model)
+
+    def resolve(self, name: str) -> ModelId:
+        """The model that a client's name means."""
+        if name in self.known:
+            return ModelId(name)
+        if name in DEFAULT_NAMES:
+            if self.default_model:
+                return ModelId(self.default_model)
+            raise TwdError(FailureCode.NOBODY_HOME, "no model is configured and none is loaded", "model")
+        listed = ", ".join(self.known[:20]) or "none"
+        text = f"model {name[:100]!r} does not exist; known: {listed}, and `default` for {self.default_model or 'none'}"
+        raise TwdError(FailureCode.MODEL_NOT_FOUND, text, "model")
+
+    def why_nobody(self, model: ModelId) -> str:
+        """What to tell when nobody takes a job of this model."""
+        return f"model {model!r} {self._notes.get(model, 'is served by no process now')}"
+
+    def card(self, name: str) -> ModelCard:
+        """One model as /v1/models shows it."""
+        servers = [server for server in self._servers.values() if server.model == name]
+        facts: Facts = {}
+        for server in servers:
+            facts |= server.facts
+        facts["ready"] = bool(servers)
+        facts["replicas"] = len(servers)
+        facts["default"] = name == self.default_model
+        if not servers and ModelId(name) in self._notes:
+            facts["note"] = self._notes[ModelId(name)]
+        created = min((server.since_ms for server in servers), default=0) // 1000
+        return ModelCard(id=name, created=created, twd=facts)
+
+    def cards(self) -> ModelList:
+        """All models; `default` can be asked for by that name."""
+        cards = [self.card(name) for name in self.known]
+        return ModelList(data=cards, models=[{"name": card.id, "model": card.id} for card in cards])

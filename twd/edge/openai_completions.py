@@ -1,0 +1,152 @@
+"""/v1/completions: a text to continue to jobs, their news to an answer."""
+
+from typing import cast
+
+from twd.edge import sse
+from twd.edge.answering import Choice, News, choices_of, facts_of, usage_of
+from twd.edge.core import MAX_CHOICES, Terms, grammar_of, jobs_for, limit_of
+from twd.edge.errors import envelope
+from twd.edge.openai_answers import TextChoice, TextCompletion
+from twd.edge.openai_logprobs import text_logprobs
+from twd.edge.openai_types import CompletionRequest
+from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.job import JobFinished, JobStarted, JobSubmitted, Prompt, TokensAccepted
+
+# -- the request -------------------------------------------------------------------------------
+
+
+def completion_jobs(request: CompletionRequest, terms: Terms) -> list[JobSubmitted]:
+    """The jobs that a completion request asks for."""
+    prompts = prompts_of(request.prompt)
+    _refuse_unsupported(request, prompts)
+    return jobs_for(
+        request,
+        prompts,
+        terms,
+        max_tokens=limit_of(request.max_tokens, "max_tokens", terms.house),
+        grammar=grammar_of(request.grammar, None),
+        logprobs=request.logprobs,
+    )
+
+
+def _refuse_unsupported(request: CompletionRequest, prompts: list[Prompt]) -> None:
+    def refuse(field: str, why: str) -> None:
+        raise TwdError(FailureCode.UNSUPPORTED, why, field)
+
+    if request.suffix:
+        refuse("suffix", "suffix is not supported: no loaded model fills in the middle")
+    if request.best_of is not None and request.best_of != (request.n or 1):
+        refuse("best_of", "best_of is supported only where it equals n")
+    if request.echo and any(prompt.text is None for prompt in prompts):
+        refuse("echo", "echo needs the prompt as text, not as token ids")
+    if request.echo and request.logprobs is not None:
+        refuse("echo", "echo with logprobs is not supported: the prompt's own logprobs are not computed")
+
+
+def prompts_of(prompt: str | list[str | int | list[int]]) -> list[Prompt]:
+    """One text, one list of token ids, or several of either kind."""
+    if isinstance(prompt, str):
+        return [Prompt(text=prompt)]
+    kinds = {type(item) for item in prompt}
+    if len(kinds) > 1:
+        raise TwdError(FailureCode.BAD_REQUEST, "prompt mixes kinds: give texts, token ids or lists of them", "prompt")
+    if kinds == {int}:
+        return [Prompt(tokens=cast(list[int], prompt))]
+    if len(prompt) > MAX_CHOICES:
+        raise TwdError(FailureCode.BAD_REQUEST, f"{len(prompt)} prompts; at most {MAX_CHOICES} are allowed", "prompt")
+    if kinds == {str}:
+        return [Prompt(text=text) for text in cast(list[str], prompt)]
+    return [_token_prompt(tokens, i) for i, tokens in enumerate(cast(list[list[int]], prompt))]
+
+
+def _token_prompt(tokens: list[int], index: int) -> Prompt:
+    if not tokens:
+        raise TwdError(FailureCode.BAD_REQUEST, f"prompt[{index}] is empty", f"prompt[{index}]")
+    return Prompt(tokens=tokens)
+
+
+# -- the answer --------------------------------------------------------------------------------
+
+
+class CompletionAnswer:
+    """Text completions, streamed or whole."""
+
+    def __init__(self, request: CompletionRequest, jobs: list[JobSubmitted], terms: Terms, created: int) -> None:
+        self.stream = bool(request.stream)
+        self.choices = choices_of(jobs, request.n or 1)
+        self._mode = terms.mode
+        self._logprobs = request.logprobs is not None
+        self._echo = bool(request.echo)
+        self._with_usage = bool(request.stream_options and request.stream_options.include_usage)
+        self._offsets = [0] * len(jobs)
+        self._head = TextCompletion(
+            id=f"cmpl-{jobs[0].job}", created=created, model=terms.model, system_fingerprint="", choices=[]
+        )
+        if self.stream and self._with_usage:
+            self._head.usage = None
+
+    def hear(self, index: int, news: News) -> bytes:
+        """Take in news of a choice; returns what a stream sends now."""
+        choice = self.choices[index]
+        choice.hear(news)
+        match news:
+            case JobStarted():
+                self._head.system_fingerprint = news.fingerprint or self._head.system_fingerprint
+                return self._chunk(choice, self._opening(choice)) if self._echo else b""
+            case TokensAccepted():
+                return self._text(choice, news)
+            case JobFinished():
+                return self._finish(choice)
+
+    def _opening(self, choice: Choice) -> str:
+        """What comes before the first token: the prompt, where an echo is wanted."""
+        if choice.opened or not self._echo:
+            return ""
+        choice.opened = True
+        return choice.job.prompt.text or ""
+
+    def _text(self, choice: Choice, news: TokensAccepted) -> bytes:
+        if not news.text and not (self._logprobs and news.logprobs):
+            return b""
+        return self._chunk(choice, self._opening(choice) + news.text, news)
+
+    def _finish(self, choice: Choice) -> bytes:
+        if all(other.finished for other in self.choices):
+            self._head.twd = facts_of(self.choices, self._mode)
+        return self._chunk(choice, self._opening(choice), finish=choice.finish_reason)
+
+    def _chunk(self, choice: Choice, text: str, news: TokensAccepted | None = None, finish: str | None = None) -> bytes:
+        piece = TextChoice(index=choice.index, text=text, finish_reason=finish)
+        if news is not None and self._logprobs:
+            piece.logprobs = text_logprobs(news.logprobs, self._offsets[choice.index])
+            self._offsets[choice.index] += sum(len(token.text) for token in news.logprobs)
+        self._head.choices = [piece]
+        return sse.event(self._head)
+
+    def end(self) -> bytes:
+        """The last bytes of a stream that went well: usage where it was asked for, then the mark."""
+        if not self._with_usage:
+            return sse.DONE
+        self._head.choices = []
+        self._head.usage = usage_of(self.choices)
+        return sse.event(self._head) + sse.DONE
+
+    def broken(self, failure: Failure) -> bytes:
+        """The last bytes of a stream that failed midway."""
+        return sse.event(envelope(failure)) + sse.DONE
+
+    def whole(self) -> TextCompletion:
+        """The answer in one piece."""
+        self._head.choices = [self._whole_choice(choice) for choice in self.choices]
+        self._head.usage = usage_of(self.choices)
+        self._head.twd = facts_of(self.choices, self._mode)
+        return self._head
+
+    def _whole_choice(self, choice: Choice) -> TextChoice:
+        prompt = (choice.job.prompt.text or "") if self._echo else ""
+        return TextChoice(
+            index=choice.index,
+            text=prompt + "".join(choice.text),
+            logprobs=text_logprobs(choice.logprobs, 0) if self._logprobs else None,
+            finish_reason=choice.finish_reason,
+        )

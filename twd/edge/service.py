@@ -1,0 +1,277 @@
+"""The edge as a service: an HTTP server in front of the bus."""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from twd.bus.base import BusError, Leases, NoResponders
+from twd.edge.calls import Desk, JobEvent
+from twd.edge.front import Front
+from twd.edge.guard import reply_or_failure
+from twd.edge.models import ModelDirectory
+from twd.edge.observe import Observatory
+from twd.kit.roster import Roster
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroundings
+from twd.kit.settings import Settings
+from twd.kit.tasks import every
+from twd.wire.base import Event
+from twd.wire.codec import Rejected
+from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
+from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
+from twd.wire.service import Health, ServiceExited, ServiceFaulted, ServiceLease, ServiceStarted, ServiceStopped
+
+REFRESH_S = 2.0
+CLOSING_S = 2.0
+IDLE_CONNECTION_S = 75.0
+
+
+class Edge(Service):
+    """Clients meet twd here: OpenAI's APIs over HTTP, jobs over the bus."""
+
+    name = "edge"
+    reads = (
+        JobStarted,
+        TokensAccepted,
+        JobFinished,
+        JobFailed,
+        ModelLoading,
+        ModelReady,
+        ModelMeasured,
+        ModelFailed,
+        ModelUnloaded,
+        ServiceStarted,
+        ServiceStopped,
+        ServiceFaulted,
+        ServiceExited,
+    )
+    writes = (JobSubmitted, JobCancelled)
+
+    def __init__(self, ground: Surroundings, settings: Settings) -> None:
+        super().__init__(ground)
+        self.settings = settings
+        self.models = ModelDirectory(tuple(settings.served()), settings.default_model)
+        self.desk = Desk(self.clock, self._submit, self._release, self._guarded)
+        self.front = Front(settings, self.desk, self.models, self.clock, ground.ids, self.instance, self._gate)
+        self.watch = Observatory(self.front, self.bus, ground.node, self.clock.wall_ms(), lambda: self.health)
+        self.port = settings.edge.port
+        self._roster = Roster()
+        self._registry: Leases | None = None
+        self._runner: web.AppRunner | None = None
+        self._handling: set[asyncio.Task[object]] = set()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def setup(self) -> None:
+        """Open the registry and the port."""
+        self._registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+        await self._refresh()
+        self._runner = web.AppRunner(
+            self._application(),
+            handler_cancellation=True,
+            access_log=None,
+            keepalive_timeout=IDLE_CONNECTION_S,
+            shutdown_timeout=CLOSING_S,
+        )
+        await self._runner.setup()
+        edge = self.settings.edge
+        await web.TCPSite(self._runner, edge.host, edge.port, ssl_context=self._tls()).start()
+        self.port = self._runner.addresses[0][1]
+        self.tasks.start("registry", every(REFRESH_S, self._refresh))
+
+    def _tls(self) -> ssl.SSLContext | None:
+        tls = self.settings.edge.tls
+        if not tls.cert:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(tls.cert, tls.key)
+        return context
+
+    def _application(self) -> web.Application:
+        app = web.Application(middlewares=[self._middleware()], client_max_size=0)
+        app.add_routes([*self.front.routes(), *self.watch.routes()])
+        app.on_response_prepare.append(_common_headers)
+        return app
+
+    def _middleware(self) -> Middleware:
+        @web.middleware
+        async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
+            self._enter()
+            try:
+                return await reply_or_failure(request, handler, self.log)
+            finally:
+                self._leave_request()
+
+        return around
+
+    def _enter(self) -> None:
+        self.front.counters.requests += 1
+        self.front.counters.in_flight += 1
+        self._quiet.clear()
+
+    def _leave_request(self) -> None:
+        self.front.counters.in_flight -= 1
+        if not self.front.counters.in_flight:
+            self._quiet.set()
+
+    def _gate(self) -> None:
+        """Refuse generation while starting or draining."""
+        if self.health is Health.DRAINING:
+            raise TwdError(FailureCode.DRAINING, "this edge finishes its streams and takes no new requests")
+        if self.health is Health.STARTING:
+            raise TwdError(FailureCode.NOBODY_HOME, "the edge is starting")
+
+    async def quiesce(self) -> None:
+        """Finish the streams that are open; new requests get a 503."""
+        await self._quiet.wait()
+
+    async def teardown(self) -> None:
+        """End what is still open with an error that says so, then close the port."""
+        self.desk.fail_all(Failure(code=FailureCode.DRAINING, message="this edge is stopping"))
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    @property
+    def url(self) -> str:
+        """Where clients on this machine find it."""
+        edge = self.settings.edge
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(edge.host, edge.host)
+        return f"{'https' if edge.tls.cert else 'http'}://{host}:{self.port}"
+
+    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        """What others read in its lease."""
+        return {"url": self.url, "port": self.port, "jobs": len(self.desk)}
+
+    # -- jobs ----------------------------------------------------------------------------------
+
+    def _submit(self, job: JobSubmitted, timeout_s: float) -> None:
+        self.tasks.start("submit", self._offer(job, timeout_s))
+
+    async def _offer(self, job: JobSubmitted, timeout_s: float) -> None:
+        try:
+            answer = await self.ask(job, timeout_s=timeout_s)
+        except NoResponders:
+            failure = Failure(code=FailureCode.NOBODY_HOME, message=self.models.why_nobody(job.model), field="model")
+            self.desk.unanswered(job, failure)
+        except BusError as error:
+            self.desk.unanswered(job, error.failure)
+        else:
+            self._answered(job, answer)
+
+    def _answered(self, job: JobSubmitted, answer: Event | Rejected) -> None:
+        if isinstance(answer, JobQueued | JobFailed):
+            self.desk.hear(answer)
+            return
+        reason = answer.reason if isinstance(answer, Rejected) else type(answer).__name__
+        text = f"the answer to a job makes no sense: {reason}"
+        self.desk.unanswered(job, Failure(code=FailureCode.WORKER_LOST, message=text[:4096]))
+
+    def _release(self, event: Event) -> None:
+        self.emit(event)
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - the edge: told to the bus and fatal
+            self.fail(error, "timer")
+
+    def _job_event(self, event: JobEvent) -> Effects:
+        self.desk.hear(event)
+        return None
+
+    def on_job_started(self, event: JobStarted) -> Effects:
+        """A job's prompt is being read."""
+        return self._job_event(event)
+
+    def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
+        """A job's text grew."""
+        return self._job_event(event)
+
+    def on_job_finished(self, event: JobFinished) -> Effects:
+        """A job's text is whole."""
+        return self._job_event(event)
+
+    def on_job_failed(self, event: JobFailed) -> Effects:
+        """A job ended early."""
+        return self._job_event(event)
+
+    # -- models and services -------------------------------------------------------------------
+
+    async def _refresh(self) -> None:
+        """Read the registry: who is there, and with which models."""
+        if self._registry is None:
+            return
+        try:
+            entries = await self._registry.entries()
+        except BusError as error:
+            self.log.warning("the registry could not be read: %s", error)
+            return
+        self.watch.services = [lease for entry in entries if (lease := _lease(entry.value)) is not None]
+        self.models.see_leases(self.watch.services, self.clock.now())
+
+    def on_model_loading(self, event: ModelLoading) -> Effects:
+        """A model is on its way."""
+        self.models.loading(event)
+        return None
+
+    def on_model_ready(self, event: ModelReady) -> Effects:
+        """A model can be asked for."""
+        self.models.ready(event, self.clock.now())
+        return None
+
+    def on_model_measured(self, event: ModelMeasured) -> Effects:
+        """A model's self-test is known."""
+        self.models.measured(event)
+        return None
+
+    def on_model_failed(self, event: ModelFailed) -> Effects:
+        """A model is lost."""
+        self.models.failed(event)
+        return None
+
+    def on_model_unloaded(self, event: ModelUnloaded) -> Effects:
+        """A model left."""
+        self.models.unloaded(event)
+        return None
+
+    def _service_event(self, event: Event) -> Effects:
+        gone = self._roster.hear(event)
+        if gone is not None:
+            self.models.gone(gone)
+            self.desk.gone(gone)
+        return None
+
+    def on_service_started(self, event: ServiceStarted) -> Effects:
+        """A process came."""
+        return self._service_event(event)
+
+    def on_service_stopped(self, event: ServiceStopped) -> Effects:
+        """A process left in good order."""
+        return self._service_event(event)
+
+    def on_service_faulted(self, event: ServiceFaulted) -> Effects:
+        """A process left with a fault."""
+        return self._service_event(event)
+
+    def on_service_exited(self, event: ServiceExited) -> Effects:
+        """A supervisor saw a process end."""
+        return self._service_event(event)
+
+
+def _lease(value: bytes) -> ServiceLease | None:
+    try:
+        return msgspec.json.decode(value, type=ServiceLease)
+    except msgspec.DecodeError:
+        return None
+
+
+async def _common_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "twd"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.setdefault("Cache-Control", "no-store")

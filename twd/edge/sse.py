@@ -1,0 +1,16 @@
+"""Server-sent events: the framing, and nothing else."""
+
+import msgspec
+
+_encoder = msgspec.json.Encoder()
+
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+
+
+def event(payload: msgspec.Struct, name: str = "") -> bytes:
+    """One event. JSON has no raw line breaks, so one data line holds it."""
+    data = _encoder.encode(payload)
+    if name:
+        return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
+    return b"data: " + data + b"\n\n"

@@ -1,0 +1,86 @@
+"""A request's bytes to a request's model, or an error that names the field's path."""
+
+import difflib
+import re
+from functools import cache
+from typing import Any, TypeVar
+
+import msgspec
+
+from twd.wire.failures import FailureCode, TwdError
+
+B = TypeVar("B", bound=msgspec.Struct)
+
+HINTS = {
+    "audio": "twd answers in text only",
+    "function_call": "use `tools` and `tool_choice`",
+    "functions": "use `tools`",
+    "web_search_options": "twd does not search the web",
+    "repetition_penalty": "it is called `repeat_penalty` here",
+    "n_predict": "it is called `max_tokens` here",
+    "guided_json": "use `response_format`",
+    "guided_grammar": "use `grammar`",
+    "json_schema": "use `response_format`",
+    "extra_body": "put its fields into the request itself",
+}
+"""Fields that some clients know and twd does not: what to do instead."""
+
+_AT = re.compile(r" - at (?:`key` in )?`\$(.*?)`$", re.DOTALL)
+_UNKNOWN = re.compile(r"^Object contains unknown field `(.*?)`", re.DOTALL)
+_MISSING = re.compile(r"^Object missing required field `(.*?)`", re.DOTALL)
+
+
+def read_request(model: type[B], body: bytes) -> B:
+    """Decode and check a body; raises TwdError with the path of the wrong field."""
+    try:
+        return _decoder(model).decode(body)  # type: ignore[no-any-return]
+    except msgspec.ValidationError as error:
+        raise explain(str(error), model) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+        raise TwdError(FailureCode.BAD_REQUEST, f"the body is not JSON: {error}") from None
+
+
+def read_value(model: Any, value: Any, field: str) -> Any:
+    """Check a value that did not come as JSON, such as a header's."""
+    try:
+        return msgspec.convert(value, model, strict=False)
+    except msgspec.ValidationError as error:
+        raise TwdError(FailureCode.BAD_REQUEST, f"{field}: {error}", field) from None
+
+
+@cache
+def _decoder(model: type[msgspec.Struct]) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(model)
+
+
+def explain(message: str, model: type[msgspec.Struct]) -> TwdError:
+    """Turn msgspec's words into an error with a path such as `messages[0].role`."""
+    found = _AT.search(message)
+    path = found.group(1).lstrip(".") if found else ""
+    what = message[: found.start()] if found else message
+    if unknown := _UNKNOWN.match(what):
+        return _unknown_field(unknown.group(1), path, model)
+    if missing := _MISSING.match(what):
+        field = _join(path, missing.group(1))
+        return TwdError(FailureCode.BAD_REQUEST, f"`{field}` is required", field)
+    hint = HINTS.get(path) if what.startswith("Expected `null`") else None
+    if hint:
+        return TwdError(FailureCode.UNSUPPORTED, f"`{path}` is not supported: {hint}", path)
+    return TwdError(FailureCode.BAD_REQUEST, f"{_short(what)} - at `{path or 'the body'}`", path)
+
+
+def _unknown_field(name: str, path: str, model: type[msgspec.Struct]) -> TwdError:
+    field = _join(path, name[:80])
+    advice = HINTS.get(name)
+    if advice is None and not path:
+        near = difflib.get_close_matches(name[:80], model.__struct_fields__, 1)
+        advice = f"did you mean `{near[0]}`?" if near else None
+    return TwdError(FailureCode.BAD_REQUEST, f"unknown field `{field}`" + (f": {advice}" if advice else ""), field)
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _short(text: str, limit: int = 300) -> str:
+    return text if len(text) <= limit else text[:limit] + "..."
