@@ -84,7 +84,7 @@ def old_variables(env: Mapping[str, str], folder: str) -> tuple[dict[Path, Node]
         leaf = Node(value=env[name], place=Place(name, folder=folder), loose=True)
         if name in SERVER_VARIABLES:
             by_old_key[_path(SERVER_VARIABLES[name])] = leaf
-            hints.append(f"{name}: in a file this is now {_new_home(SERVER_VARIABLES[name])}")
+            hints.append(f"{name}: in a file this is now {new_home(name)}")
         elif name == "TIGHTWAD_DISABLE_PREWARM":
             by_new_key["prewarm",] = msgspec.structs.replace(leaf, value=env[name] != "1", loose=False)
             hints.append(f"{name} is now TWD_PREWARM=off")
@@ -104,8 +104,9 @@ def _variable(key: str) -> str:
     return "TWD_TOKEN" if key == "edge.token" else "TWD_" + key.replace(".", "_").upper()
 
 
-def _new_home(old_key: str) -> str:
-    role, name = old_key.split(".")[1:]
+def new_home(variable: str) -> str:
+    """The setting that a variable of the draft or target server has become."""
+    role, name = SERVER_VARIABLES[variable].split(".")[1:]
     return f"{'drafters[]' if role == 'draft' else 'backends.NAME'}.{'kind' if name == 'backend' else name}"
 
 
