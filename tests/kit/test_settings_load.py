@@ -197,6 +197,7 @@ def test_variables_that_are_not_set_are_named(folder: Path) -> None:
         ("backends: {b: {url: 'http://x', kind: vlm}}", "found 'vlm'; expected auto, llamacpp, ollama, openai, "),
         ("backends: {b: {url: 'http://x', kind: vlm}}", "did you mean vllm?"),
         ("backends: {b: {url: 'file:///etc'}}", "found 'file:///etc'; expected a URL that starts with http://"),
+        ("bus: {url: 'http://x'}", "bus.url: found 'http://x'; expected nats:// or tls:// URLs, with commas"),
         ("edge: {token: 123456}", "1:15: edge.token: found a number; expected text; put it in quotes"),
         ("edge: {host: 'a:80'}", "found 'a:80'; expected a host name or IP address without a port"),
         ("models: {a: {}}", "1:10: models.a.path: missing; expected a path (The GGUF file.)"),
