@@ -1,5 +1,6 @@
 """Fits a tree of values into the settings model and collects everything that does not fit."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -126,7 +127,7 @@ class Checker:
         """A path without `~`; a relative one starts where its file stands."""
         if text == "~" or text.startswith("~/"):
             return self.home + text[1:]
-        return f"{place.folder.rstrip('/')}/{text}" if text and place.folder and not text.startswith("/") else text
+        return str(Path(place.folder) / text) if text and place.folder else text
 
     def unknown(self, node: Node, key: str, known: list[str]) -> None:
         parent, _, name = key.rpartition(".")

@@ -233,7 +233,7 @@ class _Move:
         workers = self.find(("pool", "workers"))
         if workers and workers.was and not self.find(("pool", "engine")):
             put_node(self.tree, ("pool", "engine"), Node(value="rpc", place=workers.place))
-            self.hint(workers, "pool.engine is rpc for these workers; `ring` is faster where all machines run twd")
+            self.hint(workers, "pool.engine is rpc for these workers; machines that run twd can form a `ring` instead")
             if not self.find(("pool", "trusted_lan")):
                 self.hint(workers, "workers without an agent are reached only with pool.trusted_lan: true")
 

@@ -46,7 +46,7 @@ ADVICE: dict[FailureCode, Advice] = {
     FailureCode.BAD_REQUEST: Advice(400, "Correct the named field and send it again.", False),
     FailureCode.BAD_GRAMMAR: Advice(400, "Check the grammar or JSON schema; the message names the place.", False),
     FailureCode.UNSUPPORTED: Advice(400, "This model or backend cannot do that; leave the field out.", False),
-    FailureCode.CONTEXT_OVERFLOW: Advice(400, "Shorten the prompt, lower max_tokens or raise the ctx_size of the model.", False),
+    FailureCode.CONTEXT_OVERFLOW: Advice(400, "Shorten the prompt, lower max_tokens or raise ctx_size.", False),
     FailureCode.UNAUTHENTICATED: Advice(401, "Send a valid key as 'Authorization: Bearer KEY'.", False),
     FailureCode.FORBIDDEN: Advice(403, "This key may not do that; ask for one that may.", False),
     FailureCode.MODEL_NOT_FOUND: Advice(404, "Ask for a model that /v1/models lists.", False),
