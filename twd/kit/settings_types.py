@@ -25,7 +25,9 @@ HttpUrl = Annotated[str, Meta(pattern=r"^https?://[^\s/]\S*\Z", title="a URL tha
 MaybeUrl = Annotated[str, Meta(pattern=r"^(https?://[^\s/]\S*)?\Z", title="a URL that starts with http:// or https://")]
 BusUrl = Annotated[
     str,
-    Meta(pattern=r"^(((nats|tls|wss?)://)?[^\s,/]+(,|\Z))*\Z", title="nats:// or tls:// URLs, with commas between them"),
+    Meta(
+        pattern=r"^(((nats|tls|wss?)://)?[^\s,/]+(,|\Z))*\Z", title="nats:// or tls:// URLs, with commas between them"
+    ),
 ]
 Origin = Annotated[
     str, Meta(pattern=r"^(\*|https?://[^\s/]+)\Z", title='an origin such as https://chat.example, or "*"')
