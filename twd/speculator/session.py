@@ -28,6 +28,7 @@ class Opening:
     end_tokens: frozenset[int]
     seed: int
     report: Report | None = None
+    stops: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -86,7 +87,7 @@ class Session:
         self.end_tokens: frozenset[int] = frozenset() if job.ignore_eos else opening.end_tokens
         self.tokens = [*opening.tokens, *job.resume]
         self.prompt_len = len(opening.tokens)
-        self.text = TextStream(opening.piece, job.stop)
+        self.text = TextStream(opening.piece, [*job.stop, *opening.stops])
         self.text.feed(job.resume)
         self.hashes = [EMPTY]
         self._extend_hashes(self.tokens)

@@ -37,6 +37,8 @@ class SessionOpened(Event, frozen=True, tag="twd.v1.session.opened"):
     sampling: Sampling = Sampling()
     seed: Seed = 0
     credit: Credit = 16
+    text: str = ""
+    """The tokens as text, control tokens spelled out; filled in where a drafter works on text."""
 
 
 class SessionClosed(Event, frozen=True, tag="twd.v1.session.closed"):
@@ -65,11 +67,15 @@ class DraftProposed(Event, frozen=True, tag="twd.v1.draft.proposed"):
 
 
 class DraftGranted(Event, frozen=True, tag="twd.v1.draft.granted"):
-    """How far a drafter may run ahead of what is accepted; 0 asks it to rest."""
+    """How far a drafter may run ahead of what is accepted; 0 asks it to rest.
+
+    It also stops by itself where the product of its confidences falls under `floor`.
+    """
 
     session: SessionId
     drafter: InstanceId
     credit: Credit
+    floor: Share = 0.3
 
 
 class DrafterAttached(Event, frozen=True, tag="twd.v1.drafter.attached"):

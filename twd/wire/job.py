@@ -115,6 +115,8 @@ class JobSubmitted(Event, frozen=True, tag="twd.v1.job.submitted"):
     ignore_eos: bool = False
     speculation: Speculation = Speculation()
     resume: Tokens = []
+    created_ms: Count = 0
+    """When the request came in; templates that write the date use this, the same for every attempt."""
     deadline_ms: Annotated[int, Meta(ge=1)] = 600_000
 
 

@@ -1,0 +1,169 @@
+"""The drafter's own machine: ahead, back, at rest; what it sends always names its place truthfully."""
+
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.speculator.fakes import TruePicker, text_of
+from twd.drafter.core import Draft, DrafterCore
+from twd.engine.window import Window
+from twd.wire.base import InstanceId, JobId, ModelId, NodeId, SessionId
+from twd.wire.draft import DraftGranted, DraftProposed, SessionOpened
+from twd.wire.model import VocabFingerprint
+from twd.wire.prefix import prefix_hash
+
+ME = InstanceId("d")
+
+
+def opened(tokens: list[int], credit: int = 4, name: str = "s") -> SessionOpened:
+    return SessionOpened(
+        job=JobId(f"j-{name}"),
+        session=SessionId(name),
+        model=ModelId("m"),
+        speculator=InstanceId("spec"),
+        node=NodeId("n"),
+        tokens=tokens,
+        vocab=VocabFingerprint(hash="v", tokens=50),
+        credit=credit,
+    )
+
+
+def core_with(tokens: list[int], credit: int = 4, beside: bool = False) -> DrafterCore:
+    core = DrafterCore(ME, slots=2, ctx_size=256)
+    core.open(opened(tokens, credit), TruePicker(), beside)  # type: ignore[arg-type]
+    give_slots(core)
+    return core
+
+
+def give_slots(core: DrafterCore) -> None:
+    for i, draft in enumerate(core.waiting()):
+        core.opened(draft, i, 0)
+
+
+def step(core: DrafterCore, guess: list[int] | None = None, confidence: float = 0.9) -> None:
+    for draft, window in core.plan():
+        token = None
+        if window.picks:
+            token = (guess or text_of(list(draft.span(0, draft.length)), 1))[0]
+        core.computed(draft, window, token, confidence, 5.0)
+
+
+def only(core: DrafterCore) -> Draft:
+    (draft,) = core.drafts.values()
+    return draft
+
+
+def test_a_long_prompt_is_read_in_chunks_before_the_first_guess() -> None:
+    core = core_with(list(range(2, 42)) * 4)
+    kinds: list[Window] = []
+    while not only(core).guesses:
+        kinds += [window for _, window in core.plan()]
+        step(core)
+    assert [window.picks for window in kinds] == [False, False, True]
+    assert sum(len(window.tokens) for window in kinds) == 160
+
+
+def test_it_rests_at_its_credit_and_goes_on_when_tokens_are_accepted() -> None:
+    prompt = [5, 6, 7]
+    core = core_with(prompt, credit=3)
+    for _ in range(10):
+        step(core)
+    assert len(only(core).guesses) == 3
+    truth = text_of(prompt, 3)
+    core.accept(JobId("j-s"), 3, truth[:2])
+    assert only(core).guesses == truth[2:]
+    for _ in range(5):
+        step(core)
+    assert only(core).guesses == text_of(prompt, 5)[2:]
+
+
+def test_a_wrong_guess_sends_it_back_to_what_is_accepted() -> None:
+    core = core_with([5, 6, 7], credit=8)
+    for _ in range(4):
+        step(core, guess=[9])
+    core.proposals()
+    core.accept(JobId("j-s"), 3, [9, 8])
+    draft = only(core)
+    assert draft.accepted == [5, 6, 7, 9, 8]
+    assert draft.guesses == []
+    step(core)
+    (message,) = core.proposals()
+    assert (message.at, message.prefix) == (5, prefix_hash([5, 6, 7, 9, 8]))
+
+
+def test_low_confidence_stops_it_and_says_so() -> None:
+    core = core_with([5, 6, 7], credit=32)
+    for _ in range(10):
+        step(core, confidence=0.5)
+    sent = core.proposals()
+    assert sum(len(message.tokens) for message in sent) == 2
+    assert not sent[-1].more
+
+
+def test_beside_the_target_a_run_travels_as_one_message() -> None:
+    core = core_with([5, 6, 7], credit=4, beside=True)
+    messages: list[DraftProposed] = []
+    for _ in range(8):
+        step(core, confidence=0.99)
+        messages += core.proposals()
+    assert [len(message.tokens) for message in messages] == [4]
+
+
+def test_credit_zero_is_rest_and_a_grant_ends_it() -> None:
+    core = core_with([5, 6, 7], credit=0)
+    step(core)
+    assert only(core).guesses == []
+    core.grant(DraftGranted(session=SessionId("s"), drafter=ME, credit=2))
+    give_slots(core)
+    for _ in range(4):
+        step(core)
+    assert len(only(core).guesses) == 2
+
+
+def test_a_lost_message_silences_the_session_until_it_is_told_anew() -> None:
+    core = core_with([5, 6, 7])
+    step(core)
+    core.accept(JobId("j-s"), 9, [1, 2])
+    assert core.take_lost()
+    step(core)
+    assert core.proposals() == [] or not core.proposals()
+    now = [5, 6, 7, *text_of([5, 6, 7], 8)]
+    core.open(opened(now), TruePicker(), False)  # type: ignore[arg-type]
+    step(core)
+    assert only(core).accepted == now
+    assert only(core).guesses
+
+
+def test_closing_frees_the_slot_for_the_next_session() -> None:
+    core = DrafterCore(ME, slots=1, ctx_size=64)
+    core.open(opened([5], name="a"), TruePicker(), False)  # type: ignore[arg-type]
+    core.open(opened([6], name="b"), TruePicker(), False)  # type: ignore[arg-type]
+    give_slots(core)
+    assert core.waiting() == []
+    core.close(SessionId("a"))
+    assert core.released() == [0]
+    assert [draft.session for draft in core.waiting()] == ["b"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**32), quality=st.floats(0, 1))
+def test_every_message_names_the_text_it_continues(seed: int, quality: float) -> None:
+    rng = random.Random(seed)
+    text = [rng.randrange(2, 50) for _ in range(rng.randint(1, 80))]
+    core = core_with(list(text), credit=rng.randint(1, 12), beside=rng.random() < 0.5)
+    for _ in range(60):
+        for draft, window in core.plan():
+            true = text_of(list(draft.span(0, draft.length)), 1)
+            token = (true[0] if true and rng.random() < quality else rng.randrange(50)) if window.picks else None
+            core.computed(draft, window, token, rng.random(), 5.0)
+        for message in core.proposals():
+            draft = only(core)
+            before = [*draft.accepted, *draft.guesses][: message.at]
+            assert message.prefix == prefix_hash(before)
+            assert message.at + len(message.tokens) == draft.length
+        if rng.random() < 0.3:
+            news = text_of(text, rng.randint(1, 4))
+            core.accept(JobId("j-s"), len(text), news)
+            text += news
+            assert only(core).accepted == text

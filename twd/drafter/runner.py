@@ -1,0 +1,121 @@
+"""The thread that owns a draft model: it drafts for all sessions at once and never waits for an answer."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from twd.drafter.core import Draft, DrafterCore
+from twd.engine.window import Logits, Target, Verdict
+from twd.wire.draft import DraftProposed
+from twd.wire.failures import TwdError
+from twd.wire.job import TokenLogprob
+
+Command = Callable[[DrafterCore], None]
+Confidence = Callable[[Logits, int], float]
+
+
+class DraftRunner:
+    """Feeds the core what comes in, runs its steps, hands out its proposals."""
+
+    def __init__(
+        self,
+        core: DrafterCore,
+        target: Target,
+        confidence: Confidence,
+        deliver: Callable[[list[DraftProposed]], None],
+        failed: Callable[[BaseException], None],
+        lost: Callable[[], None],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._core = core
+        self._target = target
+        self._confidence = confidence
+        self._deliver = deliver
+        self._failed = failed
+        self._lost = lost
+        self._clock = clock
+        self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._main, name="draft-engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def post(self, command: Command) -> None:
+        """Have something done on the engine's thread."""
+        self._inbox.put(command)
+
+    def stop(self, timeout_s: float = 10.0) -> bool:
+        """End after the step that runs now; returns whether the thread ended in time."""
+        self._stopping = True
+        self._inbox.put(lambda core: None)
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _main(self) -> None:
+        try:
+            while not self._stopping:
+                self._turn()
+        except BaseException as error:  # noqa: BLE001 - handed to the service, which ends with it
+            self._failed(error)
+        finally:
+            self._target.shutdown()
+
+    def _turn(self) -> None:
+        self._read_inbox()
+        if self._core.take_lost():
+            self._lost()
+        for slot in self._core.released():
+            self._target.close(slot)
+        for draft in self._core.waiting():
+            self._open(draft)
+        steps = self._core.plan()
+        if not steps:
+            self._send()
+            self._inbox.get()(self._core)
+            return
+        began = self._clock()
+        self._target.submit([window for _, window in steps])
+        self._send()
+        verdicts = {verdict.slot: verdict for verdict in self._target.collect()}
+        spent_ms = (self._clock() - began) * 1000
+        for draft, window in steps:
+            verdict = verdicts.get(window.slot)
+            if verdict is None or verdict.failure is not None:
+                self._core.close(draft.session)  # this session goes on without our guesses
+                continue
+            token, confidence = _guess(verdict)
+            self._core.computed(draft, window, token, confidence, spent_ms)
+
+    def _open(self, draft: Draft) -> None:
+        def report(logits: Logits, token: int) -> TokenLogprob:
+            return TokenLogprob(token=token, text="", logprob=self._confidence(logits, token))
+
+        try:
+            slot, cached = self._target.open(draft.accepted, draft.picker, report)
+        except TwdError:
+            self._core.close(draft.session)
+            return
+        self._core.opened(draft, slot, cached)
+
+    def _send(self) -> None:
+        proposals = self._core.proposals()
+        if proposals:
+            self._deliver(proposals)
+
+    def _read_inbox(self) -> None:
+        while True:
+            try:
+                command = self._inbox.get_nowait()
+            except queue.Empty:
+                return
+            command(self._core)
+
+
+def _guess(verdict: Verdict) -> tuple[int | None, float]:
+    if not verdict.tokens:
+        return None, 0.0
+    return verdict.tokens[0], verdict.logprobs[0].logprob if verdict.logprobs else 0.7

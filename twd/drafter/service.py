@@ -1,0 +1,200 @@
+"""A drafter on the bus, with a draft model of its own. Decisions are in core.py, the engine's thread is runner.py."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from twd.drafter.core import DrafterCore
+from twd.drafter.runner import Confidence, DraftRunner
+from twd.engine.window import Picker, Target
+from twd.kit.service import Effects, Service, Surroundings
+from twd.wire.base import ModelId
+from twd.wire.draft import (
+    DrafterAttached,
+    DrafterChecked,
+    DrafterDetached,
+    DraftGranted,
+    DraftProposed,
+    SessionClosed,
+    SessionOpened,
+)
+from twd.wire.failures import TwdError
+from twd.wire.job import JobFailed, JobFinished, Sampling, TokensAccepted
+from twd.wire.model import ModelFailed, ModelLoading, ModelReady, VocabFingerprint
+from twd.wire.service import Health
+
+
+class LoadedDraftModel(Protocol):
+    """What the service needs of a draft model in memory."""
+
+    vocab: VocabFingerprint
+    target: Target
+    token_ms: float
+    confidence: Confidence
+
+    def picker(self, sampling: Sampling, seed: int, prompt_len: int) -> Picker:
+        """The same choice as the target's, on this model's logits."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back."""
+        ...
+
+
+Load = Callable[[Callable[[float, str], None]], LoadedDraftModel]
+
+
+class Drafter(Service):
+    """Guesses ahead of every session whose model speaks its tokens."""
+
+    name = "drafter"
+    reads = (
+        SessionOpened,
+        SessionClosed,
+        TokensAccepted,
+        DraftGranted,
+        DrafterChecked,
+        JobFinished,
+        JobFailed,
+        ModelReady,
+    )
+    writes = (DraftProposed, DrafterAttached, DrafterDetached, ModelLoading, ModelFailed)
+
+    def __init__(self, ground: Surroundings, model: ModelId, load: Load, for_model: str = "") -> None:
+        super().__init__(ground)
+        self.model = model
+        self.for_model = for_model
+        self._load = load
+        self._loaded: LoadedDraftModel | None = None
+        self._runner: DraftRunner | None = None
+        self._core: DrafterCore | None = None
+        self._proposed = 0
+        self.note = "loading"
+
+    async def start(self) -> None:
+        """Be there at once; draft when the model is loaded."""
+        await super().start()
+        self.health = Health.STARTING
+        self.tasks.start("load", self._load_model())
+
+    async def _load_model(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def progress(share: float, stage: str) -> None:
+            loop.call_soon_threadsafe(self._tell_progress, share, stage)
+
+        try:
+            loaded = self._loaded = await asyncio.to_thread(self._load, progress)
+        except TwdError as error:
+            self.log.error("%s cannot be loaded: %s (%s)", self.model, error, error.failure.advice)
+            self.health, self.note = Health.DEGRADED, f"{error} {error.failure.advice}"
+            self.emit(ModelFailed(model=self.model, node=self.ground.node, failure=error.failure))
+            return
+        core = self._core = DrafterCore(self.instance, loaded.target.n_slots, loaded.target.ctx_size)
+        core.token_ms = loaded.token_ms
+        self._runner = DraftRunner(
+            core,
+            loaded.target,
+            loaded.confidence,
+            deliver=lambda proposals: _soon(loop, self._propose, proposals),
+            failed=lambda error: _soon(loop, self.fail, error, "engine"),
+            lost=lambda: _soon(loop, self._attach),
+        )
+        self._runner.start()
+        self.health, self.note = Health.OK, "ready"
+        await self.renew_lease()
+        self._attach()
+
+    def _tell_progress(self, share: float, stage: str) -> None:
+        self.note = f"loading {self.model}: {stage} {share:.0%}"
+
+    def _attach(self) -> None:
+        if self._loaded is None or self._core is None:
+            return
+        self.emit(
+            DrafterAttached(
+                drafter=self.instance,
+                node=self.ground.node,
+                model=self.model,
+                vocab=self._loaded.vocab,
+                token_ms=round(self._core.token_ms, 3),
+            )
+        )
+
+    def _propose(self, proposals: list[DraftProposed]) -> None:
+        for proposal in proposals:
+            self._proposed += len(proposal.tokens)
+            self.emit(proposal)
+
+    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        """What `twd status` shows of this drafter."""
+        facts: dict[str, str | int | float | bool | list[str]] = {"model": self.model, "ready": self._core is not None}
+        if self._core is not None:
+            facts |= {
+                "sessions": len(self._core.drafts),
+                "token_ms": round(self._core.token_ms, 2),
+                "proposed": self._proposed,
+            }
+        return facts
+
+    async def teardown(self) -> None:
+        """Leave: sessions go on without these guesses."""
+        if self._runner is not None:
+            self.emit(DrafterDetached(drafter=self.instance, reason="stopped"))
+            await asyncio.to_thread(self._runner.stop)
+        if self._loaded is not None:
+            self._loaded.close()
+
+    # -- events --------------------------------------------------------------------------------
+
+    def on_model_ready(self, event: ModelReady) -> Effects:
+        """A speculator has come up: it does not know us yet."""
+        self._attach()
+        return None
+
+    def on_drafter_checked(self, event: DrafterChecked) -> Effects:
+        """A speculator tells whether the pair pays."""
+        if event.drafter == self.instance and not event.pays:
+            self.note = event.advice[:200]
+            self.log.warning("drafting for %s will not pay: %s", event.target, event.advice)
+        return None
+
+    def on_session_opened(self, event: SessionOpened) -> Effects:
+        """Run ahead of it, if it speaks our tokens."""
+        if self._runner is None or self._loaded is None or event.vocab.hash != self._loaded.vocab.hash:
+            return None
+        if self.for_model and event.model != self.for_model:
+            return None
+        picker = self._loaded.picker(event.sampling, event.seed, len(event.tokens))
+        beside = event.node == self.ground.node
+        self._runner.post(lambda core: core.open(event, picker, beside))
+        return None
+
+    def on_session_closed(self, event: SessionClosed) -> Effects:
+        """Forget it."""
+        return self._post(lambda core: core.close(event.session))
+
+    def on_job_finished(self, event: JobFinished) -> Effects:
+        """Its SessionClosed may have been lost."""
+        return self._post(lambda core: core.close_job(event.job))
+
+    def on_job_failed(self, event: JobFailed) -> Effects:
+        """Its SessionClosed may have been lost."""
+        return self._post(lambda core: core.close_job(event.job))
+
+    def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
+        """Go on from there, or back."""
+        return self._post(lambda core: core.accept(event.job, event.at, event.tokens)) if event.tokens else None
+
+    def on_draft_granted(self, event: DraftGranted) -> Effects:
+        """Run farther, or less far."""
+        return self._post(lambda core: core.grant(event)) if event.drafter == self.instance else None
+
+    def _post(self, command: Callable[[DrafterCore], None]) -> Effects:
+        if self._runner is not None:
+            self._runner.post(command)
+        return None
+
+
+def _soon(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: object) -> None:
+    loop.call_soon_threadsafe(call, *args)
