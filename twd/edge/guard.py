@@ -3,6 +3,7 @@
 import logging
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from twd.edge.body import SlowClient
@@ -43,3 +44,17 @@ def _closing(reply: web.Response) -> web.Response:
     """The rest of the body is not read, so the connection cannot be used again."""
     reply.force_close()
     return reply
+
+
+def quiet_about_bad_http(log: logging.Logger) -> logging.Logger:
+    """What is not HTTP is a client's fault: one line at debug level, no traceback."""
+
+    def soften(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, HttpProcessingError):
+            return True
+        log.debug("not HTTP: %s", str(error.message).splitlines()[:1])
+        return False
+
+    log.addFilter(soften)
+    return log

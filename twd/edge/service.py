@@ -11,7 +11,7 @@ from aiohttp.typedefs import Handler, Middleware
 from twd.bus.base import BusError, Leases, NoResponders
 from twd.edge.calls import Desk, JobEvent
 from twd.edge.front import Front
-from twd.edge.guard import reply_or_failure
+from twd.edge.guard import quiet_about_bad_http, reply_or_failure
 from twd.edge.models import ModelDirectory
 from twd.edge.observe import Observatory
 from twd.kit.roster import Roster
@@ -76,6 +76,8 @@ class Edge(Service):
             self._application(),
             handler_cancellation=True,
             access_log=None,
+            logger=quiet_about_bad_http(self.log.getChild("http")),
+            lingering_time=CLOSING_S,
             keepalive_timeout=IDLE_CONNECTION_S,
             shutdown_timeout=CLOSING_S,
         )

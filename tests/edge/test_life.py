@@ -1,0 +1,196 @@
+"""Clients that leave, workers that die, limits that are reached, an edge that drains."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.edge.conftest import House, OpenHouse, ground, until
+from tests.edge.fake_speculator import WORDS, FakeSpeculator, Script
+from twd.kit.job_owner import OwnerPolicy
+from twd.wire.failures import Failure, FailureCode
+
+TEXT = "".join(WORDS)
+HANGS: Any = {"hang_after": 2}
+
+
+async def read_until(response: aiohttp.ClientResponse, text: bytes) -> bytes:
+    """Read a stream until `text` has come."""
+    seen = b""
+    async with asyncio.timeout(5):
+        while text not in seen:
+            piece = await response.content.readany()
+            assert piece, seen
+            seen += piece
+    return seen
+
+
+def content(stream: bytes) -> str:
+    """The text of a chat stream."""
+    lines = [line[6:] for line in stream.decode().split("\n") if line.startswith("data: {")]
+    choices = [choice for line in lines for choice in json.loads(line).get("choices", [])]
+    return "".join(choice["delta"].get("content", "") for choice in choices)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_leaves_cancels_its_job(open_house: OpenHouse, stream: bool) -> None:
+    house = await open_house(Script(**HANGS))
+    asked = asyncio.ensure_future(house.chat(stream=stream))  # noqa: TID251 - a client of the test
+    await until(lambda: len(house.edge.desk) == 1)
+    if stream:
+        (await asked).close()
+    else:
+        asked.cancel()
+    async with asyncio.timeout(2):
+        await house.speculator.cancel_heard.wait()
+    assert list(house.speculator.cancelled) == [house.speculator.jobs[0].job]
+    assert len(house.edge.desk) == 0
+
+
+async def test_silence_is_filled_with_comments(open_house: OpenHouse) -> None:
+    house = await open_house(Script(**HANGS), keepalive_s=0.02)
+    response = await house.chat(stream=True)
+    seen = await read_until(response, b": keep-alive\n\n: keep-alive\n\n")
+    assert content(seen) == "Hello"
+    house.speculator.release.set()
+    rest = await response.read()
+    assert content(seen + rest) == TEXT
+
+
+async def test_a_long_queue_keeps_the_stream_alive_too(open_house: OpenHouse) -> None:
+    house = await open_house(keepalive_s=0.02)
+    house.speculator.silent = True
+    response = await house.chat(stream=True)
+    assert response.status == 200
+    await read_until(response, b": keep-alive\n\n")
+    response.close()
+
+
+async def test_a_deadline_ends_the_job(open_house: OpenHouse) -> None:
+    house = await open_house(Script(**HANGS))
+    response = await house.chat(twd={"deadline_s": 0.05})
+    assert response.status == 504
+    assert "2 tokens came" in (await response.json())["error"]["message"]
+    streamed = await house.chat(twd={"deadline_s": 0.05}, stream=True)
+    raw = await streamed.text()
+    assert '"timeout_error"' in raw
+    assert raw.endswith("data: [DONE]\n\n")
+
+
+async def test_another_worker_goes_on_where_the_first_died(open_house: OpenHouse) -> None:
+    house = await open_house(Script(**HANGS))
+    response = await house.chat(stream=True, seed=3)
+    seen = await read_until(response, b"Hel")
+    await house.speculator.stop()
+    successor = FakeSpeculator(ground(house.broker, 9))
+    await successor.start()
+    house.speculator = successor
+    rest = await response.read()
+    assert content(seen + rest) == TEXT
+    assert [job.resume for job in successor.jobs] == [[0, 1]]
+    assert successor.jobs[0].sampling.seed == 3
+    assert b'"workers_replaced":1' in rest
+    assert rest.count(b'"finish_reason":"stop"') == 1
+
+
+async def test_nobody_home(open_house: OpenHouse) -> None:
+    house = await open_house()
+    house.edge.desk._policy = OwnerPolicy(patience_s=0.05, backoff_s=0.02)
+    await house.speculator.stop()
+    response = await house.chat(model="small")
+    assert response.status in (404, 503)
+    settings_house = await open_house()
+    settings_house.edge.desk._policy = OwnerPolicy(patience_s=0.05, backoff_s=0.02)
+    settings_house.edge.models.configured = ("big",)
+    waiting = await settings_house.chat(model="big")
+    error = (await waiting.json())["error"]
+    assert waiting.status == 503
+    assert error["code"] == "nobody_home"
+    assert "big" in error["message"]
+    assert waiting.headers["Retry-After"]
+
+
+async def test_busy_speculators_are_429(open_house: OpenHouse) -> None:
+    house = await open_house(Script(refuse=Failure(code=FailureCode.BUSY, message="queue full")))
+    house.edge.desk._policy = OwnerPolicy(patience_s=0.05, backoff_s=0.02)
+    response = await house.chat()
+    assert response.status == 429
+    assert response.headers["Retry-After"] == "1"
+
+
+async def test_too_many_requests_at_once(open_house: OpenHouse) -> None:
+    house = await open_house(Script(**HANGS), max_queue=2)
+    first = await house.chat(stream=True, n=2)
+    refused = await house.chat()
+    assert refused.status == 429
+    assert "max_queue" in (await refused.json())["error"]["message"]
+    house.speculator.release.set()
+    await first.read()
+    assert (await house.chat()).status == 200
+
+
+async def test_bodies_are_counted_while_they_come(open_house: OpenHouse) -> None:
+    house = await open_house(max_body_size=1000)
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b" " * 400
+
+    for body in (b"x" * 1001, endless()):
+        response = await house.http.post(house.edge.url + "/v1/chat/completions", data=body)
+        assert response.status == 413
+        assert "1000 bytes" in (await response.json())["error"]["message"]
+
+
+async def test_a_body_that_does_not_come(open_house: OpenHouse) -> None:
+    house = await open_house(read_timeout_s=0.05)
+
+    async def stalls() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    response = await house.http.post(house.edge.url + "/v1/chat/completions", data=stalls())
+    assert response.status == 408
+
+
+async def test_drain_finishes_streams_and_refuses_new_ones(open_house: OpenHouse) -> None:
+    house = await open_house(Script(**HANGS))
+    response = await house.chat(stream=True)
+    seen = await read_until(response, b"Hel")
+    draining = asyncio.ensure_future(house.edge.drain(5))  # noqa: TID251 - the test's own
+    await until(lambda: house.edge.health.value == "draining")
+    refused = await house.chat()
+    assert refused.status == 503
+    assert refused.headers["Retry-After"]
+    assert (await house.http.get(house.edge.url + "/readyz")).status == 503
+    house.speculator.release.set()
+    assert content(seen + await response.read()) == TEXT
+    async with asyncio.timeout(5):
+        await draining
+
+
+async def test_a_stopped_edge_tells_its_clients(open_house: OpenHouse) -> None:
+    house = await open_house(Script(**HANGS))
+    response = await house.chat(stream=True)
+    seen = await read_until(response, b"Hel")
+    await house.edge.stop()
+    raw = seen + await response.read()
+    assert b'"code":"draining"' in raw
+    assert raw.endswith(b"data: [DONE]\n\n")
+    assert house.speculator.cancelled
+
+
+async def test_a_reader_that_does_not_read_is_given_up(open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twd.edge.calls.NEWS_MAX", 3)
+    house = await open_house(Script(words=["x"] * 50, per_event=1))
+    call_events = await house.chat(stream=True)
+    raw = await call_events.text()
+    assert raw.endswith("data: [DONE]\n\n")
+
+
+async def test_the_lease_names_the_real_port(house: House) -> None:
+    assert house.edge.lease().facts["url"] == f"http://127.0.0.1:{house.edge.port}"
+    assert house.edge.port > 0

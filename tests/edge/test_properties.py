@@ -1,0 +1,125 @@
+"""Properties: validators never crash, streams always frame, texts survive any chunking."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.edge.fake_speculator import MODEL
+from twd.edge import sse
+from twd.edge.base_types import TwdOptions
+from twd.edge.core import House, Terms, header_options
+from twd.edge.openai_chat import ChatAnswer, chat_jobs
+from twd.edge.openai_completions import completion_jobs
+from twd.edge.openai_types import ChatRequest, CompletionRequest
+from twd.edge.validation import read_request
+from twd.wire.base import InstanceId, JobId, SessionId
+from twd.wire.codec import decode_as, encode
+from twd.wire.failures import TwdError
+from twd.wire.job import FinishReason, JobFinished, JobStarted, JobStats, JobSubmitted, TokensAccepted
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def terms() -> Terms:
+    return Terms(
+        model=MODEL,
+        owner=InstanceId("edge.n.1"),
+        house=House(max_tokens_limit=16384, deadline_s=600),
+        options=TwdOptions(),
+        fresh_seed=1,
+        new_job=lambda: JobId("job-1"),
+    )
+
+
+def fields(model: type[msgspec.Struct]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.dictionaries(st.sampled_from(model.__struct_fields__) | st.text(max_size=6), JSON, max_size=6)
+
+
+@contextmanager
+def typed_errors() -> Iterator[None]:
+    """What goes wrong inside is a TwdError that becomes a 400."""
+    try:
+        yield
+    except TwdError as error:
+        if error.failure.status != 400:
+            raise
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_request_or_a_typed_error(body: bytes) -> None:
+    for model in (ChatRequest, CompletionRequest):
+        with typed_errors():
+            read_request(model, body)
+
+
+@given(fields(ChatRequest), fields(CompletionRequest))
+def test_any_json_is_jobs_that_the_bus_takes_or_a_typed_error(chat: dict[str, Any], text: dict[str, Any]) -> None:
+    good = {"messages": [{"role": "user", "content": "x"}]}
+    both: list[tuple[Any, Any, Any]] = [
+        (ChatRequest, chat_jobs, good | chat),
+        (CompletionRequest, completion_jobs, {"prompt": "x"} | text),
+    ]
+    for model, to_jobs, payload in both:
+        with typed_errors():
+            for job in to_jobs(read_request(model, json.dumps(payload).encode()), terms()):
+                assert decode_as(JobSubmitted, encode(job)) == job
+
+
+@given(
+    st.dictionaries(st.sampled_from(["x-twd-mode", "x-twd-speculation", "x-twd-exact", "x-twd-deadline-s"]), st.text())
+)
+def test_any_headers_are_wishes_or_a_typed_error(headers: dict[str, str]) -> None:
+    with typed_errors():
+        header_options(headers)
+
+
+class Anything(msgspec.Struct):
+    text: str
+
+
+@given(st.text())
+def test_an_event_is_one_block_whatever_it_holds(text: str) -> None:
+    try:
+        block = sse.event(Anything(text))
+    except UnicodeEncodeError:
+        assert any("\ud800" <= character <= "\udfff" for character in text)
+        return
+    assert block.startswith(b"data: ")
+    assert block.endswith(b"\n\n")
+    assert block.count(b"\n") == 2
+    assert b"\r" not in block
+    assert json.loads(block[6:]) == {"text": text}
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), max_size=12))
+def test_streamed_and_whole_texts_are_the_same(pieces: list[str]) -> None:
+    def run(stream: bool) -> tuple[bytes, ChatAnswer]:
+        body = json.dumps({"messages": [{"role": "user", "content": "x"}], "stream": stream}).encode()
+        request = read_request(ChatRequest, body)
+        jobs = chat_jobs(request, terms())
+        answer = ChatAnswer(request, jobs, terms(), 1)
+        job, session = jobs[0].job, SessionId("s")
+        out = answer.hear(0, JobStarted(job=job, attempt=1, session=session, model=MODEL, prompt_tokens=1))
+        for at, piece in enumerate(pieces):
+            out += answer.hear(
+                0, TokensAccepted(job=job, attempt=1, session=session, at=at, index=at, tokens=[at], text=piece)
+            )
+        stats = JobStats(completion_tokens=len(pieces))
+        out += answer.hear(0, JobFinished(job=job, attempt=1, reason=FinishReason.STOP, stats=stats))
+        return out + answer.end(), answer
+
+    streamed, _ = run(True)
+    _, answer = run(False)
+    blocks = [json.loads(block[6:]) for block in streamed.split(b"\n\n") if block.startswith(b"data: {")]
+    deltas = [block["choices"][0]["delta"].get("content", "") for block in blocks]
+    assert "".join(deltas) == "".join(pieces) == answer.whole().choices[0].message.content
+    assert streamed.endswith(b"data: [DONE]\n\n")
