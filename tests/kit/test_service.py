@@ -113,6 +113,37 @@ async def test_nonsense_is_counted_and_told_without_a_flood() -> None:
     await service.stop()
 
 
+class SlowStart(Echo):
+    """Sets up until it is told to go on."""
+
+    def __init__(self, ground: Surroundings) -> None:
+        super().__init__(ground)
+        self.go_on = asyncio.Event()
+        self.torn_down = 0
+
+    async def setup(self) -> None:
+        await self.go_on.wait()
+
+    async def teardown(self) -> None:
+        self.torn_down += 1
+
+
+async def test_a_service_told_to_stop_while_it_sets_up_never_appears() -> None:
+    broker = MemoryBroker()
+    heard = await listen(broker)
+    service = SlowStart(ground(broker))
+    starting = asyncio.ensure_future(service.start())  # noqa: TID251
+    await settle()
+    await service.drain()
+    service.go_on.set()
+    await asyncio.wait_for(starting, 5)
+    await settle()
+    assert heard == []
+    assert service.torn_down == 2
+    assert len(broker.interest.in_subject("twd.v1.job.submitted.m").groups) == 0
+    assert await (await broker.connect().leases(LEASE_BUCKET, 10)).entries() == []
+
+
 async def test_an_undeclared_event_is_a_programming_error() -> None:
     service = Echo(ground(MemoryBroker()))
     await service.start()

@@ -90,6 +90,7 @@ class Service:
         self._started_ms = 0
         self._running = False
         self._stopping = False
+        self._turning = asyncio.Lock()
         self._subscriptions: list[Subscription] = []
         self._leases: Leases | None = None
         self._cause = EventId("")
@@ -241,6 +242,13 @@ class Service:
         """Set up, listen, take the lease, and say so."""
         self._started_ms = self.clock.wall_ms()
         await self.setup()
+        async with self._turning:
+            if self._stopping:  # told to stop while it set up: what that opened is closed here
+                await self.teardown()
+                return
+            await self._go()
+
+    async def _go(self) -> None:
         self._running = True
         for event_type in self.reads:
             if event_type not in self.reads_later:
@@ -313,7 +321,8 @@ class Service:
             return
         self._stopping = True
         try:
-            await self._close(reason)
+            async with self._turning:
+                await self._close(reason)
         finally:
             self._running = False
             self.ended.set()
