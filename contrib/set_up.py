@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""Make `.venv` hold exactly what the lock files in `requirements/` name, and twd itself, editable.
+
+`make setup` runs it. It needs Python 3.11 or later, a C++ compiler and the package registry. When
+nothing has changed since the last time it is done in an instant. CMAKE_ARGS adds to how llama.cpp is
+built, for example CMAKE_ARGS=-DGGML_CUDA=on.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+STAMP = VENV / "twd-setup"
+LOCKS = ["requirements/dev.txt", "requirements/model.txt", "requirements/uv.txt"]
+BUILD_LOCK = "requirements/build.txt"
+BINARIES = VENV / ("Scripts" if os.name == "nt" else "bin")
+LLAMA_CMAKE = ["-DGGML_RPC=ON", "-DLLAVA_BUILD=OFF"]
+HEARTBEAT_S = 20
+RPC_CHECK = "import llama_cpp; raise SystemExit(0 if llama_cpp.llama_supports_rpc() else 1)"
+
+
+def say(text: str) -> None:
+    """One line of progress."""
+    print(f"setup: {text}", flush=True)
+
+
+def fail(text: str) -> None:
+    """One line that says what to do, and the end."""
+    raise SystemExit(f"setup: {text}")
+
+
+def wanted_stamp() -> str:
+    """What the environment is made from: a change of any of it means doing it again."""
+    digest = hashlib.sha256()
+    for name in [*LOCKS, BUILD_LOCK, "pyproject.toml", "contrib/set_up.py"]:
+        digest.update((ROOT / name).read_bytes())
+    for fact in (sys.version, str(VENV), os.environ.get("CMAKE_ARGS", "")):
+        digest.update(fact.encode())
+    return digest.hexdigest()
+
+
+def check_tools() -> None:
+    """Say at once what is missing on this machine."""
+    if sys.version_info < (3, 11):
+        fail(f"Python 3.11 or later is needed; this is {sys.version.split()[0]}. Try: make setup PYTHON=python3.11")
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl")):
+        fail("no C++ compiler is here, and llama.cpp is built from source. Install g++ or clang.")
+
+
+def run(argv: list[str], doing: str, heartbeat: bool = False) -> None:
+    """Run one step; where there is no terminal to show its own progress, say now and then that it goes on."""
+    began = time.monotonic()
+    with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL) as child:
+        ended = threading.Event()
+        if heartbeat and not sys.stderr.isatty():
+            threading.Thread(target=beat, args=(doing, ended, began), daemon=True).start()
+        code = child.wait()
+        ended.set()
+    if code:
+        fail(f"{doing} failed (exit code {code}); the lines above say why")
+
+
+def beat(doing: str, ended: threading.Event, began: float) -> None:
+    """Tell every now and then that a long step goes on."""
+    while not ended.wait(HEARTBEAT_S):
+        say(f"{doing}: {time.monotonic() - began:.0f} s so far")
+
+
+def make_venv() -> None:
+    """A fresh environment of this Python, unless the one that is there is of the same."""
+    python = BINARIES / "python"
+    probe = [str(python), "-c", "import sys; print(sys.version)"]
+    if python.exists():
+        answer = subprocess.run(probe, capture_output=True, text=True, check=False)
+        if answer.stdout.strip() == sys.version.strip():
+            return
+        say("the old .venv is of another Python; making a new one")
+    say(f"making .venv with Python {sys.version.split()[0]}")
+    try:
+        venv.create(VENV, clear=True, with_pip=True, symlinks=os.name != "nt")
+    except subprocess.CalledProcessError:
+        fail("this Python cannot make environments with pip; on Debian or Ubuntu install python3-venv")
+
+
+def has_pinned_uv() -> bool:
+    """Whether the installer that the lock names is there already."""
+    pinned = next(line for line in (ROOT / "requirements/uv.txt").read_text().splitlines() if line.startswith("uv=="))
+    uv = BINARIES / "uv"
+    if not uv.exists():
+        return False
+    answer = subprocess.run([str(uv), "--version"], capture_output=True, text=True, check=False)
+    return answer.stdout.split()[1:2] == [pinned.split("==")[1].split()[0]]
+
+
+def install() -> None:
+    """Everything that the locks name, and nothing else; then twd itself."""
+    uv, python = str(BINARIES / "uv"), str(BINARIES / "python")
+    if not has_pinned_uv():
+        say("installing uv, which installs the rest")
+        pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--require-hashes"]
+        run([*pip, "-r", "requirements/uv.txt"], "installing uv")
+    say("installing what requirements/ names; llama.cpp is compiled, which takes about 3 minutes, once")
+    cmake = ";".join([*LLAMA_CMAKE, *os.environ.get("CMAKE_ARGS", "").split()])
+    settings = ["--config-settings-package", f"llama-cpp-python:cmake.args={cmake}"]
+    sync = [uv, "pip", "sync", "--python", python, "--require-hashes", "--build-constraints", BUILD_LOCK]
+    run([*sync, *settings, *LOCKS], "installing packages", heartbeat=True)
+    editable = [uv, "pip", "install", "-q", "--python", python, "--no-deps", "--no-build-isolation", "--editable", "."]
+    run(editable, "installing twd")
+
+
+def main() -> None:
+    """Do what is not done yet."""
+    check_tools()
+    stamp = wanted_stamp()
+    if STAMP.exists() and STAMP.read_text() == stamp:
+        return
+    began = time.monotonic()
+    make_venv()
+    install()
+    run([str(BINARIES / "python"), "-c", RPC_CHECK], "checking that llama.cpp was built with RPC")
+    STAMP.write_text(stamp)
+    say(f"done in {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

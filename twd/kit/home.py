@@ -1,0 +1,140 @@
+"""The state folder of one installation: who holds it, what runs in it, where its files are."""
+
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from twd.kit import platform
+from twd.wire.failures import FailureCode, TwdError
+
+LOCK_PATIENCE_S: Final = 0.5
+
+
+class Instance(msgspec.Struct, frozen=True, kw_only=True):
+    """What a running supervisor writes down for `twd status`, `twd down` and the next `twd up`."""
+
+    pid: int
+    started_ms: int
+    version: str
+    node: str
+    bus_url: str = ""
+    bus_token: str = ""
+    addresses: dict[str, str] = {}
+    processes: dict[str, int] = {}
+    ready: bool = False
+
+    def named(self) -> str:
+        """The one line that tells people which instance this is."""
+        where = "".join(f", {name} {address}" for name, address in self.addresses.items())
+        return f"pid {self.pid}{where}"
+
+
+class AlreadyRunning(TwdError):
+    """Another supervisor holds this home."""
+
+    def __init__(self, home: Path, instance: Instance | None) -> None:
+        who = instance.named() if instance else "it has just started"
+        super().__init__(
+            FailureCode.BUSY,
+            f"twd already runs in {home}: {who}. End it with `twd down`, or set TWD_HOME for a second one.",
+        )
+        self.instance = instance
+
+
+class Home:
+    """Paths and files below TWD_HOME."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.logs = path / "logs"
+        self.run = path / "run"
+        self.cache = path / "cache"
+        self.models = path / "models"
+        self._lock_file = self.run / "lock"
+        self._instance_file = self.run / "instance.json"
+
+    def prepare(self) -> None:
+        """Make the folders, for this user only."""
+        try:
+            for folder in (self.path, self.logs, self.run, self.cache, self.models):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise TwdError(
+                FailureCode.BAD_REQUEST,
+                f"the state folder {self.path} cannot be made: {error.strerror}. Set TWD_HOME to a folder of yours.",
+            ) from error
+
+    # -- one supervisor at a time ----------------------------------------------------------------
+
+    def acquire(self) -> int:
+        """Hold this home until the process ends; raises AlreadyRunning. Returns the open lock file."""
+        descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o600)
+        give_up = time.monotonic() + LOCK_PATIENCE_S  # `running` holds the lock for an instant
+        while not platform.try_lock(descriptor):
+            if time.monotonic() > give_up:
+                os.close(descriptor)
+                raise AlreadyRunning(self.path, self.read_instance()[0])
+            time.sleep(0.05)
+        return descriptor
+
+    def held(self) -> bool:
+        """Whether a supervisor holds this home now."""
+        if not self._lock_file.exists():
+            return False
+        descriptor = os.open(self._lock_file, os.O_RDWR)
+        try:
+            return not platform.try_lock(descriptor, shared=True)
+        finally:
+            os.close(descriptor)
+
+    def running(self) -> Instance | None:
+        """The instance that runs here now; a record without a living holder counts for nothing."""
+        return self.read_instance()[0] if self.held() else None
+
+    # -- the record ------------------------------------------------------------------------------
+
+    def read_instance(self) -> tuple[Instance | None, str]:
+        """The record, and in words what is wrong with it if it cannot be read."""
+        try:
+            return msgspec.json.decode(self._instance_file.read_bytes(), type=Instance), ""
+        except FileNotFoundError:
+            return None, ""
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            return None, f"{self._instance_file}: {error}"
+
+    def write_instance(self, instance: Instance) -> None:
+        """Write the record, for this user only."""
+        write_private(self._instance_file, msgspec.json.encode(instance))
+
+    def forget_instance(self) -> None:
+        """Remove the record: this instance ended in good order."""
+        self._instance_file.unlink(missing_ok=True)
+
+    def clear_stale(self) -> str:
+        """With the lock in hand: move aside what a dead supervisor left, and say so in words."""
+        instance, problem = self.read_instance()
+        if problem:
+            return f"{problem}; moved to {move_aside(self._instance_file).name}"
+        if instance is not None:
+            self.forget_instance()
+            return f"the last supervisor (pid {instance.pid}) did not end in good order; its record is removed"
+        return ""
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that only this user can read, whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+    draft.replace(path)
+
+
+def move_aside(path: Path) -> Path:
+    """Keep a file that makes no sense for whoever wants to look, and make room."""
+    aside = path.with_name(f"{path.name}.bad-{time.time_ns() // 1_000_000}")
+    path.replace(aside)
+    return aside

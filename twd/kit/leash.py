@@ -1,0 +1,58 @@
+"""Run a foreign program so that it ends with the process that started us: `python -I -S leash.py PROGRAM ARG...`.
+
+A script that stands alone and imports little, because it runs before every start of the broker.
+On Linux it becomes the program, which then is killed by the kernel when the parent ends. Elsewhere it
+stays beside the program, passes signals on, and kills it when the lifeline closes.
+"""
+
+import os
+import signal
+import sys
+
+
+def become(program: list[str], parent: int) -> None:
+    """Linux: ask for the parent-death signal, then turn into the program."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+    os.execvp(program[0], program)
+
+
+def stay_beside(program: list[str], lifeline: int) -> int:
+    """Elsewhere: run it as a child, and kill it when nobody holds the lifeline any more."""
+    import subprocess
+    import threading
+
+    child = subprocess.Popen(program)
+
+    def watch() -> None:
+        while os.read(lifeline, 1):
+            pass
+        child.kill()
+
+    threading.Thread(target=watch, daemon=True).start()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda received, _: child.send_signal(received))
+    code = child.wait()
+    return code if code >= 0 else 128 - code
+
+
+def main() -> None:
+    """Choose the way that this system offers."""
+    program, parent = sys.argv[1:], int(os.environ.get("TWD_PARENT_PID", "0"))
+    lifeline = os.environ.get("TWD_LIFELINE_FD")
+    try:
+        if lifeline:
+            sys.exit(stay_beside(program, int(lifeline)))
+        if parent and sys.platform.startswith("linux"):
+            become(program, parent)
+        os.execvp(program[0], program)
+    except OSError as error:
+        sys.stderr.write(f"{program[0]} cannot be started: {error.strerror}\n")
+        sys.exit(127)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Logs: lines for people in a terminal, JSON elsewhere; secrets masked, prompts and answers left out."""
+
+import datetime
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, TextIO
+
+import msgspec
+from msgspec import inspect as shape
+
+from twd.kit.settings import Log
+from twd.kit.settings_values import plain
+
+MASK: Final = "***"
+_BEARER: Final = re.compile(r"(?i)(bearer\s+|token[=:]\s*|password[=:]\s*)[^\s,;\"']+")
+_URL_LOGIN: Final = re.compile(r"(\w+://)[^/\s@]+@")
+_COLOURS: Final = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
+_SHORTEST_SECRET: Final = 4
+
+
+def set_up(log: Log, *, secrets: Iterable[str] = (), stream: TextIO | None = None, about: dict[str, Any]) -> None:
+    """Send all logging of this process to one stream; `about` goes with every JSON line."""
+    stream = stream or sys.stderr
+    human = log.format == "human" or (log.format == "auto" and stream.isatty())
+    handler = logging.StreamHandler(stream)
+    mask = Masker(secrets)
+    handler.setFormatter(HumanFormatter(mask, stream.isatty()) if human else JsonFormatter(mask, about))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(log.level.upper())
+    for noisy in ("asyncio", "nats", "aiohttp.access"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+class Masker:
+    """Takes secrets out of text: those that are known, and what looks like one."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        known = sorted({secret for secret in secrets if len(secret) >= _SHORTEST_SECRET}, key=len, reverse=True)
+        self._known = re.compile("|".join(map(re.escape, known))) if known else None
+
+    def __call__(self, text: str) -> str:
+        if self._known is not None:
+            text = self._known.sub(MASK, text)
+        return _URL_LOGIN.sub(rf"\1{MASK}@", _BEARER.sub(rf"\1{MASK}", text))
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def __init__(self, mask: Masker, about: dict[str, Any]) -> None:
+        super().__init__()
+        self._mask = mask
+        self._about = about
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON."""
+        at = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds")
+        line = {"at": at, "level": record.levelname.lower(), **self._about, "logger": record.name}
+        return json.dumps({**line, "text": self._mask(_text(record))}, ensure_ascii=False)
+
+
+class HumanFormatter(logging.Formatter):
+    """Time, level, where, what."""
+
+    def __init__(self, mask: Masker, colour: bool) -> None:
+        super().__init__()
+        self._mask = mask
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as a line for people."""
+        at = datetime.datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        line = f"{at} {record.levelname.lower():7} {record.name.removeprefix('twd.')}: {self._mask(_text(record))}"
+        code = _COLOURS.get(record.levelname) if self._colour else None
+        return f"\033[{code}m{line}\033[0m" if code else line
+
+
+def _text(record: logging.LogRecord) -> str:
+    text = record.getMessage()
+    return f"{text}\n{logging.Formatter().formatException(record.exc_info)}" if record.exc_info else text
+
+
+def private(text: str, log: Log) -> str:
+    """A prompt or answer as the log may show it: its length, unless the settings ask for the text."""
+    return text if log.show_text else f"<{len(text)} characters>"
+
+
+def secrets_of(settings: msgspec.Struct) -> Iterator[str]:
+    """Every secret that the settings hold."""
+    for field in shape.type_info(type(settings)).fields:  # type: ignore[attr-defined]
+        kind = plain(field.type)
+        value = getattr(settings, field.name)
+        if kind.secret and value:
+            yield value
+        else:
+            yield from _secrets_in(value)
+
+
+def _secrets_in(value: object) -> Iterator[str]:
+    if isinstance(value, msgspec.Struct):
+        yield from secrets_of(value)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _secrets_in(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _secrets_in(item)

@@ -1,0 +1,155 @@
+"""Every difference between operating systems, in one place.
+
+How a child dies with its parent: on Linux the kernel does it (a parent-death signal). Elsewhere a
+lifeline does: a pipe that only the parent holds open, and whose end a thread in the child waits for.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+IS_LINUX: Final = sys.platform.startswith("linux")
+IS_WINDOWS: Final = sys.platform == "win32"
+
+PARENT_VARIABLE: Final = "TWD_PARENT_PID"
+LIFELINE_VARIABLE: Final = "TWD_LIFELINE_FD"
+STOP_SIGNALS: Final = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
+)
+_PR_SET_PDEATHSIG: Final = 1
+_LEASH: Final = str(Path(__file__).with_name("leash.py"))
+
+
+class Lifeline:
+    """What a parent holds so that its children end with it."""
+
+    def __init__(self, use_pipe: bool = not IS_LINUX and not IS_WINDOWS) -> None:
+        self._ends = os.pipe() if use_pipe else None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a child must find in its environment to hold on."""
+        lifeline = {LIFELINE_VARIABLE: str(self._ends[0])} if self._ends else {}
+        return {PARENT_VARIABLE: str(os.getpid()), **lifeline}
+
+    @property
+    def inherited(self) -> tuple[int, ...]:
+        """File descriptors that a child must inherit."""
+        return (self._ends[0],) if self._ends else ()
+
+    def close(self) -> None:
+        """Let go: children that hold on by the pipe end now."""
+        for end in self._ends or ():
+            os.close(end)
+        self._ends = None
+
+
+def hold_on_to_parent(environment: Mapping[str, str] = os.environ) -> None:
+    """Make this process end when the parent that started it with a Lifeline ends; call it first of all."""
+    parent = int(environment.get(PARENT_VARIABLE, "0"))
+    if not parent:
+        return
+    if lifeline := environment.get(LIFELINE_VARIABLE):
+        _in_background(lambda: _until_closed(int(lifeline)))
+    elif IS_LINUX:
+        end_with_parent_thread()
+    else:
+        _in_background(lambda: _until_gone(parent))
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def end_with_parent_thread() -> None:
+    """Ask the Linux kernel to kill this process when its parent ends; outlives exec."""
+    import ctypes
+
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _in_background(wait: Callable[[], None]) -> None:
+    def watch() -> None:
+        wait()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+def _until_closed(lifeline: int) -> None:
+    while os.read(lifeline, 1):
+        pass
+
+
+def _until_gone(parent: int) -> None:
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(parent).wait()
+
+
+def leashed(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """A command line that runs a foreign program so that it, too, ends with its parent."""
+    if IS_WINDOWS:
+        return argv
+    return (sys.executable, "-I", "-S", _LEASH, *argv)
+
+
+def spawn_options() -> dict[str, Any]:
+    """How a child is started apart from our terminal, so that Ctrl-C reaches only us."""
+    if IS_WINDOWS:
+        return {"creationflags": 0x00000200}  # CREATE_NEW_PROCESS_GROUP
+    return {"start_new_session": True}
+
+
+def ask_to_stop(pid: int) -> None:
+    """Tell a process to drain; a process that is gone is no error."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+
+
+def kill_group(pid: int) -> None:
+    """End a process and all that it started, at once."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if IS_WINDOWS:
+            os.kill(pid, signal.SIGTERM)
+        else:
+            os.killpg(pid, signal.SIGKILL)
+
+
+def on_stop_signals(loop: asyncio.AbstractEventLoop, react: Callable[[], None]) -> None:
+    """Call `react` on the loop at each Ctrl-C or request to end."""
+    for number in STOP_SIGNALS:
+        if IS_WINDOWS:
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(react))
+        else:
+            loop.add_signal_handler(number, react)
+
+
+def try_lock(descriptor: int, *, shared: bool = False) -> bool:
+    """Take a lock on an open file that ends with the process; False when somebody else has it."""
+    try:
+        if IS_WINDOWS:
+            import msvcrt
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """The fastest event loop there is here."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

@@ -1,0 +1,203 @@
+"""Child processes that are kept alive: started together, restarted with backoff, ended in order."""
+
+import asyncio
+import enum
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from twd.kit import platform
+from twd.kit.clock import Clock
+from twd.kit.log_files import LogFile
+from twd.kit.tasks import TaskGroup, every
+
+ROTATE_S: Final = 10.0
+KILLED_S: Final = 5.0
+NO_PROGRAM: Final = 127
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """One process to keep alive. `name` is unique under one supervisor and names the log."""
+
+    name: str
+    argv: tuple[str, ...]
+    foreign: bool = False
+    """Not our own program: it needs a leash to end with us."""
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How long to wait before the next start: nothing much at first, then longer and longer."""
+
+    first_s: float = 0.1
+    longest_s: float = 10.0
+    healthy_s: float = 60.0
+
+    def delay(self, failures: int) -> float:
+        """The pause after so many ends in a row."""
+        return min(self.longest_s, self.first_s * 2.0 ** min(failures - 1, 30))
+
+
+class State(enum.StrEnum):
+    """Where a process stands."""
+
+    NEW = "new"
+    RUNNING = "running"
+    WAITING = "waiting"
+    ENDED = "ended"
+
+
+@dataclass
+class Child:
+    """What the supervisor knows of one process."""
+
+    spec: ProcessSpec
+    log: LogFile
+    state: State = State.NEW
+    pid: int = 0
+    restarts: int = 0
+    failures: int = 0
+    started_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Exit:
+    """A process ended; `retry_in_s` is negative when it stays so."""
+
+    name: str
+    pid: int
+    code: int
+    ran_s: float
+    restarts: int
+    retry_in_s: float
+    last_words: str
+
+
+class Supervisor:
+    """Keeps a set of processes alive until told to stop."""
+
+    def __init__(
+        self,
+        specs: Sequence[ProcessSpec],
+        logs: Path,
+        clock: Clock,
+        *,
+        on_start: Callable[[Child], None],
+        on_exit: Callable[[Exit], None],
+        on_fault: Callable[[str, BaseException], None],
+        environment: Mapping[str, str] = os.environ,
+        backoff: Backoff = Backoff(),
+    ) -> None:
+        self.children = {spec.name: Child(spec, LogFile(logs, spec.name)) for spec in specs}
+        self._clock = clock
+        self._on_start = on_start
+        self._on_exit = on_exit
+        self._backoff = backoff
+        self._lifeline = platform.Lifeline()
+        self._environment = {**environment, **self._lifeline.environment}
+        self._tasks = TaskGroup("supervisor", on_fault)
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._stop_asked = asyncio.Event()
+
+    def start(self) -> None:
+        """Start everything at once."""
+        for name in self.children:
+            self.start_one(name)
+        self._tasks.start("rotate", every(ROTATE_S, self._rotate))
+
+    def start_one(self, name: str) -> None:
+        """Start one process and keep it."""
+        self._keepers[name] = self._tasks.start(name, self._keep(self.children[name]))
+
+    async def stop(self, timeout_s: float = 30.0) -> list[str]:
+        """Ask everything to drain, and wait; returns the names of those that had to be killed."""
+        self._stop_asked.set()
+        for child in self.children.values():
+            self._ask(child)
+        late = await self._wait(timeout_s)
+        self.kill()
+        await self._wait(KILLED_S)
+        await self._tasks.close()
+        self._lifeline.close()
+        return late
+
+    def kill(self) -> None:
+        """End everything at once; a stop that waits for it returns soon after."""
+        self._stop_asked.set()
+        for child in self.children.values():
+            if child.state is State.RUNNING:
+                platform.kill_group(child.pid)
+
+    # -- one process -----------------------------------------------------------------------------
+
+    async def _keep(self, child: Child) -> None:
+        while not self._stop_asked.is_set():
+            code = await self._run_once(child)
+            if self._stop_asked.is_set():
+                break
+            await asyncio.sleep(self._note_exit(child, code))
+            child.restarts += 1
+        child.state = State.ENDED
+
+    async def _run_once(self, child: Child) -> int:
+        child.log.begin_run()
+        child.started_at = self._clock.now()
+        try:
+            process = await self._spawn(child)
+        except OSError as error:
+            with child.log.path.open("a") as log:
+                log.write(f"{child.spec.argv[0]} cannot be started: {error.strerror}\n")
+            return NO_PROGRAM
+        if self._stop_asked.is_set():
+            platform.ask_to_stop(child.pid)
+        code = await process.wait()
+        platform.kill_group(child.pid)  # whatever it left behind
+        return code
+
+    async def _spawn(self, child: Child) -> asyncio.subprocess.Process:
+        argv = platform.leashed(child.spec.argv) if child.spec.foreign else child.spec.argv
+        with child.log.path.open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                pass_fds=self._lifeline.inherited,
+                **platform.spawn_options(),
+            )
+        child.pid = process.pid
+        child.state = State.RUNNING
+        self._on_start(child)
+        return process
+
+    def _note_exit(self, child: Child, code: int) -> float:
+        ran_s = self._clock.now() - child.started_at
+        child.failures = 1 if ran_s >= self._backoff.healthy_s else child.failures + 1
+        child.state = State.WAITING
+        delay = self._backoff.delay(child.failures)
+        words = child.log.last_words()
+        self._on_exit(Exit(child.spec.name, child.pid, code, ran_s, child.restarts, delay, words))
+        return delay
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def _ask(self, child: Child) -> None:
+        if child.state is State.RUNNING:
+            platform.ask_to_stop(child.pid)
+        elif child.state is State.WAITING:
+            self._keepers[child.spec.name].cancel()
+            child.state = State.ENDED
+
+    async def _wait(self, timeout_s: float) -> list[str]:
+        """Wait for all processes to end; returns the names of those that did not."""
+        if self._keepers:
+            await asyncio.wait(self._keepers.values(), timeout=timeout_s)
+        return [name for name, keeper in self._keepers.items() if not keeper.done()]
+
+    async def _rotate(self) -> None:
+        for child in self.children.values():
+            child.log.rotate_if_big()
