@@ -1,0 +1,145 @@
+"""The sandbox: hostile and broken templates end in a typed error, soon; honest ones render as their authors expect."""
+
+from datetime import UTC, datetime
+from itertools import count
+
+import pytest
+
+from twd.engine import template_bounds
+from twd.engine.template_sandbox import MAX_SOURCE, SandboxedTemplate
+from twd.wire.failures import FailureCode, TwdError
+
+NOW = datetime(2031, 5, 17, 9, 30, tzinfo=UTC)
+
+
+def render(source: str, **variables: object) -> str:
+    return SandboxedTemplate(source).render(variables, NOW)
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{% for x in [1, 2] %}\n  {{ x }}\n{% endfor %}\nend", "  1\n  2\nend"),
+        ("{% for x in range(9) %}{% if x == 2 %}{% break %}{% endif %}{{ x }}{% endfor %}", "01"),
+        ("{% generation %}said{% endgeneration %}!", "said!"),
+        ("{{ strftime_now('%d %b %Y') }}", "17 May 2031"),
+        ("{{ {'a': 'é<b>', 'n': none} | tojson }}", '{"a": "é<b>", "n": null}'),
+        ("{{ [1] | tojson(indent=2) }}", "[\n  1\n]"),
+        ("{% set ns = namespace(n=0) %}{% for x in 'abc' %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", "3"),
+        ("{% macro m(x) %}[{{ x }}]{% endmacro %}{{ m('a') ~ m(2) ~ 'c' }}", "[a][2]c"),
+        ("{{ 'a,b'.split(',') | join('-') }} {{ ', '.join(['x', 'y']) }}", "a-b x, y"),
+        ("{{ '%s=%d' % ('a', 3) }} {{ '%s'|format('b') }} {{ '{}:{:>3}'.format('c', 4) }}", "a=3 b c:  4"),
+        ("{{ 'aXb' | replace('X', '-') }}{{ 'aXb'.replace('X', '+') }}", "a-ba+b"),
+        ("{{ missing is defined }} {{ thing.missing or 'none' }}", "False none"),
+        ("{{ {'a': 1}.items() | list }} {{ 'x' * 3 }} {{ 2 ** 5 }}", "[('a', 1)] xxx 32"),
+        ("{{ 'one\ntwo' | indent(2) }}", "one\n  two"),
+        ("{% for k, v in thing | items %}{{ loop.index }}{{ k }}{{ v }}{% endfor %}", "1ab"),
+    ],
+)
+def test_honest_templates(source: str, text: str) -> None:
+    assert render(source, thing={"a": "b"}) == text
+
+
+GROW = "{%% set ns = namespace(x='0123456789') %%}{%% for i in range(60) %%}%s{%% endfor %%}{{ ns.x }}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(1000000000) %}{% endfor %}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}",
+        "{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}",
+        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+        "{% for x in [1] recursive %}{{ loop([1, 1]) }}{% endfor %}",
+        "{{ 'x' * 1000000000 }}",
+        "{{ 1000000000 * ['x'] }}",
+        "{{ 9 ** 99999 }}",
+        GROW % "{% set ns.x = ns.x + ns.x %}",
+        GROW % "{% set ns.x = ns.x ~ ns.x %}",
+        GROW % "{% set ns.x = [ns.x, ns.x] %}",
+        GROW % "{% set ns.x = {'a': ns.x, 'b': ns.x} %}",
+        GROW % "{% set ns.x = '%s%s' % (ns.x, ns.x) %}",
+        GROW % "{% set ns.x = '{0}{0}'.format(ns.x) %}",
+        GROW % "{% set ns.x = ns.x.replace('0', ns.x) %}",
+        GROW % "{% set ns.x = ns.x | replace('0', ns.x) %}",
+        GROW % "{% set ns.x = [ns.x, ns.x] | join %}",
+        GROW % "{% set ns.x = ns.x.join('abc') %}",
+        GROW % "{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}",
+        (GROW % "{% set ns.x = [ns.x, ns.x] %}").replace("{{ ns.x }}", "{{ ns.x | tojson }}"),
+        (GROW % "{% set ns.x = [ns.x, ns.x] %}").replace("{{ ns.x }}", "{{ ns.x | string | length }}"),
+        (GROW % "{% set ns.x = [ns.x, ns.x] %}").replace("{{ ns.x }}", "{{ {'a': ns.x}.values() }}"),
+        (GROW % "{% set ns.x = [ns.x, ns.x] %}").replace("{{ ns.x }}", "{{ ns }}"),
+        "{{ '%1000000000d' % 1 }}",
+        "{{ '%*d' % (1000000000, 1) }}",
+        "{{ '%1000000000d' | format(1) }}",
+        "{{ '{:1000000000}'.format(1) }}",
+        "{{ '{:{}}'.format(1, 1000000000) }}",
+        "{{ 'x'.ljust(1000000000) }}",
+        "{{ 'x' | indent(1000000000, true) }}",
+        "{{ 'x'.translate({120: 'y' * 1000}) }}",
+        "{{ strftime_now('%1000000000Y') }}",
+        "{{ [1] | tojson(indent=1000000000) }}",
+        "{{ ''.__class__.__mro__ }}",
+        "{% do thing.append(1) %}",
+        "{% include 'other' %}",
+        "{{ raise_exception('no') }}",
+        "{{ 'a' + 1 }}",
+        "{{ nothing.at.all }}",
+        "{{ 1 / 0 }}",
+    ],
+)
+def test_hostile_and_broken_templates_are_refused(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_bounds, "MAX_CHARACTERS", 200_000)
+    monkeypatch.setattr(template_bounds, "MAX_STEPS", 20_000)
+    with pytest.raises(TwdError) as error:
+        render(source, thing=[])
+    assert error.value.code is FailureCode.BAD_REQUEST
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% if %}",
+        "{{ x",
+        "{% nonsense %}",
+        "{{ x | nonsense }}",
+        "{{ x | center(9) }}",
+        "{{" + "(" * 5000 + "}}",
+        " " * (MAX_SOURCE + 1),
+    ],
+)
+def test_what_does_not_compile_fails_the_load(source: str) -> None:
+    with pytest.raises(TwdError) as error:
+        SandboxedTemplate(source)
+    assert error.value.code is FailureCode.MODEL_LOAD
+
+
+def test_a_syntax_error_names_its_line() -> None:
+    with pytest.raises(TwdError, match="broken in line 3"):
+        SandboxedTemplate("a\nb\n{% if %}")
+
+
+def test_a_refusal_carries_the_templates_words() -> None:
+    with pytest.raises(TwdError, match="refuses this conversation: roles must alternate"):
+        render("{{ raise_exception('roles must alternate') }}")
+
+
+def test_a_slow_template_is_stopped_by_the_clock() -> None:
+    seconds = count()
+    template = SandboxedTemplate("{% for i in range(99999) %}{% endfor %}", clock=lambda: float(next(seconds)))
+    with pytest.raises(TwdError, match="takes longer than"):
+        template.render({}, NOW)
+
+
+def test_words_are_what_the_template_itself_mentions() -> None:
+    words = SandboxedTemplate("{% if m.role == 'user' %}{{ m['content'] }}{% endif %}").words
+    assert {"role", "user", "content"} <= words
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["{{ strftime_now.__globals__ }}", "{{ '{0.__class__}'.format('') }}", "{{ thing | attr('__class__') }}"],
+)
+def test_the_inside_of_python_stays_hidden(source: str) -> None:
+    assert render(source, thing=[]) == ""

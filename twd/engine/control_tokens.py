@@ -1,0 +1,99 @@
+"""Keeps user text from becoming control tokens, whatever a template makes of it.
+
+Before rendering, each character of user text that occurs in some control string is swapped for a private stand-in of
+the same length; the template's own text keeps its characters. So the rendered text shows which control strings are the
+template's. Those that user text takes part in are cut apart before tokenizing, and nothing else is touched.
+"""
+
+import re
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import NamedTuple
+
+_FIRST_STAND_IN = 0x10F000
+_MAX_STAND_INS = 0xFFE
+_UNKNOWN = "\ufffd"
+
+
+class Span(NamedTuple):
+    """Where in a text a control string stands."""
+
+    start: int
+    end: int
+
+
+class ControlStrings:
+    """The texts of a vocabulary's control tokens."""
+
+    def __init__(self, strings: Iterable[str]) -> None:
+        self._strings = frozenset(string for string in strings if string)
+        self._lengths: dict[str, list[int]] = {}
+        for first, length in sorted({(string[0], len(string)) for string in self._strings}):
+            self._lengths.setdefault(first, []).append(length)
+        self._first = re.compile("|".join(map(re.escape, self._lengths)) or r"(?!)")
+        alphabet = sorted(set("".join(self._strings)))[:_MAX_STAND_INS]
+        stand_ins = [chr(_FIRST_STAND_IN + index) for index in range(len(alphabet))]
+        self._show = str.maketrans(dict(zip(stand_ins, alphabet, strict=True)))
+        self._hide = str.maketrans(dict(zip(alphabet, stand_ins, strict=True)))
+        self._clean = str.maketrans(dict.fromkeys(stand_ins, _UNKNOWN))
+
+    def harmless(self, words: Iterable[str]) -> frozenset[str]:
+        """Those words that can have no part in a control string, whatever stands beside them."""
+        insides = "\0".join(self._strings)
+        starts = {string[:length] for string in self._strings for length in range(1, len(string) + 1)}
+        ends = {string[-length:] for string in self._strings for length in range(1, len(string) + 1)}
+
+        def joins_in(word: str) -> bool:
+            lengths = range(1, len(word) + 1)
+            return word in insides or any(word[-length:] in starts or word[:length] in ends for length in lengths)
+
+        return frozenset(word for word in words if not (self.find(word) or joins_in(word)))
+
+    def find(self, text: str) -> list[Span]:
+        """Every place where a control string stands, overlapping ones included."""
+        return [
+            Span(start, start + length)
+            for start in (match.start() for match in self._first.finditer(text))
+            for length in self._lengths[text[start]]
+            if text[start : start + length] in self._strings
+        ]
+
+    def hide(self, text: str) -> str:
+        """User text in which every character that control strings are made of is a stand-in."""
+        return text.translate(self._clean).translate(self._hide)
+
+    def hide_whole_strings(self, text: str) -> str:
+        """User text with stand-ins only where it spells out a control string; other text keeps its letters."""
+        clean = text.translate(self._clean)
+        characters = list(clean)
+        for start, end in self.find(clean):
+            characters[start:end] = clean[start:end].translate(self._hide)
+        return "".join(characters)
+
+    def show(self, text: str) -> str:
+        """The text with its own characters again."""
+        return text.translate(self._show)
+
+    def own_strings(self, rendered: str) -> list[str]:
+        """The control strings that the template itself wrote, in order."""
+        return [rendered[start:end] for start, end in self.find(rendered)]
+
+    def pieces(self, rendered: str) -> list[str]:
+        """The rendered text, cut so that no piece holds a control string with a user's character in it.
+
+        Tokenized one by one with special tokens parsed, the pieces yield the template's control tokens and no others.
+        A control string of a single character cannot be cut; where a user wrote it, it becomes U+FFFD.
+        """
+        text = self.show(rendered)
+        formed = set(self.find(text)) - set(self.find(rendered))
+        cuts = {self._cut(span, text, rendered) for span in formed if span.end - span.start > 1}
+        characters = list(text)
+        for start, end in formed:
+            if end - start == 1:
+                characters[start] = _UNKNOWN
+        return ["".join(characters[start:end]) for start, end in pairwise(sorted({0, *cuts, len(text)}))]
+
+    def _cut(self, span: Span, text: str, rendered: str) -> int:
+        """Beside the first of the user's characters, so that no string of the template's own is cut."""
+        users_first = next(index for index in range(*span) if rendered[index] != text[index])
+        return max(users_first, span.start + 1)
