@@ -148,6 +148,7 @@ def matches(pattern: str, subject: str) -> bool:
 _SUBJECT = re.compile(r"[^\s.*>]+(?:\.[^\s.*>]+)*")
 _PATTERN = re.compile(r"(?:(?:[^\s.*>]+|\*)\.)*(?:[^\s.*>]+|\*|>)")
 _QUEUE = re.compile(r"\S*")
+_KEY = re.compile(r"[A-Za-z0-9_=/-]+(?:\.[A-Za-z0-9_=/-]+)*")
 
 
 def check_subject(subject: str) -> None:
@@ -162,6 +163,12 @@ def check_pattern(pattern: str, queue: str = "") -> None:
         raise BusError(f"{pattern!r} is no pattern to listen on", FailureCode.INTERNAL)
     if _QUEUE.fullmatch(queue) is None:
         raise BusError(f"{queue!r} is no name for a queue group", FailureCode.INTERNAL)
+
+
+def check_key(key: str) -> None:
+    """Refuse a key that a lease registry cannot hold."""
+    if _KEY.fullmatch(key) is None:
+        raise BusError(f"{key!r} is no key of a lease registry", FailureCode.INTERNAL)
 
 
 def check_size(subject: str, data: bytes, limit: int = PAYLOAD_BYTES_MAX) -> None:

@@ -7,6 +7,7 @@ loop, so a virtual loop makes a whole world run in no time and in the same order
 import asyncio
 import contextvars
 import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,6 +22,7 @@ from twd.bus.base import (
     NoResponders,
     RequestTimeout,
     Subscription,
+    check_key,
     check_pattern,
     check_size,
     check_subject,
@@ -62,7 +64,7 @@ class MemoryBroker:
         self.interest: Interest[MemorySubscription] = Interest()
         self._inboxes = 0
         self._connects = 0
-        self._last_due: dict[tuple[int, int], float] = {}
+        self._paths: dict[tuple[int, int], _Path] = {}
         self._context = contextvars.copy_context()
 
     def connect(self, node: str = "node") -> "MemoryBus":
@@ -102,17 +104,32 @@ class MemoryBroker:
     def _deliver_later(self, sender: "MemoryBus", sub: "MemorySubscription", message: Message) -> None:
         loop = asyncio.get_running_loop()
         faults, dice = self.faults, self.random
-        due = loop.time() + (dice.uniform(*faults.delay_s) if faults.delay_s[1] else 0.0)
-        if faults.reorder and dice.random() < faults.reorder:
-            due += dice.uniform(0.0, OVERTAKEN_S)
-        else:
-            pair = (sender.number, sub.client.number)
-            due = self._last_due[pair] = max(due, self._last_due.get(pair, 0.0))
         copy = Message(message.subject, bytes(message.data), safe_reply(message.reply) if message.reply else "")
-        if due <= loop.time():
+        delay = dice.uniform(*faults.delay_s) if faults.delay_s[1] else 0.0
+        if faults.reorder and dice.random() < faults.reorder:
+            delay += dice.uniform(0.0, OVERTAKEN_S)
+            loop.call_at(loop.time() + delay, sub.client.accept, sub, copy, context=self._context)
+            return
+        path = self._paths.setdefault((sender.number, sub.client.number), _Path())
+        if not delay and not path.under_way:
             sub.client.accept(sub, copy)
-        else:
-            loop.call_at(due, sub.client.accept, sub, copy, context=self._context)
+            return
+        path.under_way.append((sub, copy))
+        path.due = max(path.due, loop.time() + delay)
+        loop.call_at(path.due, path.arrive, context=self._context)
+
+
+@dataclass(slots=True)
+class _Path:
+    """What is on its way from one client to another; it arrives in the order of sending."""
+
+    under_way: "deque[tuple[MemorySubscription, Message]]" = field(default_factory=deque)
+    due: float = 0.0
+
+    def arrive(self) -> None:
+        """The first message arrives; timers that end at one time may run in any order."""
+        sub, message = self.under_way.popleft()
+        sub.client.accept(sub, message)
 
 
 @dataclass(eq=False)
@@ -282,25 +299,27 @@ class ClientLeases:
         self._bus = bus
         self._registry = registry
 
-    def _now(self) -> float:
+    def _now(self, key: str | None = None) -> float:
+        if key is not None:
+            check_key(key)
         if not self._bus.connected:
             raise BusError("the bus is away")
         return asyncio.get_running_loop().time()
 
     async def put(self, key: str, value: bytes) -> int:
         """Write or renew a key."""
-        return self._registry.write(key, value, self._now())
+        return self._registry.write(key, value, self._now(key))
 
     async def create(self, key: str, value: bytes) -> int | None:
         """Claim a key that must not exist."""
-        now = self._now()
+        now = self._now(key)
         if key in self._registry.live(now):
             return None
         return self._registry.write(key, value, now)
 
     async def update(self, key: str, value: bytes, revision: int) -> int | None:
         """Renew a claim."""
-        now = self._now()
+        now = self._now(key)
         held = self._registry.live(now).get(key)
         if held is None or held[1] != revision:
             return None
@@ -308,11 +327,11 @@ class ClientLeases:
 
     async def delete(self, key: str) -> None:
         """Give a key up."""
-        self._registry.live(self._now()).pop(key, None)
+        self._registry.live(self._now(key)).pop(key, None)
 
     async def get(self, key: str) -> LeaseEntry | None:
         """Read one live key."""
-        now = self._now()
+        now = self._now(key)
         held = self._registry.live(now).get(key)
         return None if held is None else LeaseEntry(key, held[0], held[1], now - held[2])
 

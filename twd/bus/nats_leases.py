@@ -11,7 +11,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from twd.bus.base import BusError, LeaseEntry, NoResponders
+from twd.bus.base import BusError, LeaseEntry, NoResponders, check_key
 from twd.bus.nats_frames import Answer, read_time
 from twd.wire.failures import FailureCode
 
@@ -25,7 +25,6 @@ _EXISTS_OTHERWISE: Final = 10058
 _NO_SUCH_STREAM: Final = 10059
 _GONE: Final = ("DEL", "PURGE")
 _BUCKET = re.compile(r"[A-Za-z0-9_-]+")
-_KEY = re.compile(r"[A-Za-z0-9_=/-]+(\.[A-Za-z0-9_=/-]+)*")
 
 
 class NatsLeases:
@@ -66,6 +65,7 @@ class NatsLeases:
 
     async def get(self, key: str) -> LeaseEntry | None:
         """Read one live key."""
+        check_key(key)
         if self._broker_clock is None and await self._info() is None:
             return None
         last = await self._last(key)
@@ -154,8 +154,7 @@ class NatsLeases:
     # -- the API -------------------------------------------------------------------------------
 
     def _subject(self, key: str) -> str:
-        if _KEY.fullmatch(key) is None:
-            raise BusError(f"{key!r} is no key of a lease registry", FailureCode.INTERNAL)
+        check_key(key)
         return f"{self._prefix}{key}"
 
     async def _api(self, verb: str, wanted: dict[str, Any]) -> dict[str, Any] | None:

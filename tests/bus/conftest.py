@@ -1,0 +1,124 @@
+"""A fresh nats-server for a test, and both buses behind one face."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from twd.bus.address import BusAddress
+from twd.bus.base import Bus
+from twd.bus.broker import server_binary
+from twd.bus.memory_bus import MemoryBroker
+from twd.bus.nats_bus import NatsBus
+
+READY_S = 10.0
+PLAIN_CONFIG = "max_payload: 8MB\njetstream {}\n"
+
+
+@dataclass
+class NatsServer:
+    """One nats-server process on a free port, which a restart keeps; `server.conf` in its home is used if there."""
+
+    home: Path
+    options: list[str] = field(default_factory=list)
+    port: int = -1
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def address(self) -> BusAddress:
+        return BusAddress(self.url)
+
+    def start(self) -> None:
+        """Start it, and wait until it says where it listens."""
+        config = self.home / "server.conf"
+        if not config.exists():
+            config.write_text(PLAIN_CONFIG)
+        argv = [str(server_binary()), "-c", str(config), "-a", "127.0.0.1", "-p", str(self.port)]
+        more = ["--ports_file_dir", str(self.home), "-sd", str(self.home / "store"), *self.options]
+        with (self.home / "log").open("ab") as out:
+            self.process = subprocess.Popen([*argv, *more], stdout=out, stderr=out)
+        self.port = self._wait_for_port(self.home / f"nats-server_{self.process.pid}.ports")
+
+    def _wait_for_port(self, ports: Path) -> int:
+        assert self.process is not None
+        try:
+            return wait_for_ports(ports, self.process)
+        except AssertionError:
+            raise AssertionError((self.home / "log").read_text()) from None
+
+    def signal(self, number: int) -> None:
+        """Send the process a signal."""
+        assert self.process is not None
+        os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(10)
+            self.process = None
+
+
+def wait_for_ports(ports: Path, process: subprocess.Popen[bytes]) -> int:
+    """The client port that a starting server writes into its ports file."""
+    deadline = time.monotonic() + READY_S
+    while not (ports.exists() and ports.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert process.poll() is None, "the server ended at once"
+    urls: list[str] = json.loads(ports.read_text())["nats"]
+    return int(urls[0].rsplit(":", 1)[1])
+
+
+@pytest.fixture
+def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
+    """A running server without any sign-in."""
+    server = NatsServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+Connect = Callable[[str], Awaitable[Bus]]
+
+
+@pytest.fixture(params=["memory", pytest.param("nats", marks=pytest.mark.nats)])
+async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Connect]:
+    """Makes connections to one fresh broker; all are closed at the end."""
+    opened: list[Bus] = []
+    if request.param == "nats":
+        server: NatsServer = request.getfixturevalue("nats_server")
+    broker = MemoryBroker()
+
+    async def open_one(name: str = "one") -> Bus:
+        bus: Bus = (
+            broker.connect(name) if request.param == "memory" else await NatsBus.connect(server.address, name=name)
+        )
+        opened.append(bus)
+        return bus
+
+    yield open_one
+    for bus in opened:
+        await bus.close()
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Wait for something that is sure to come; a deadline ends the test where it does not."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - conditions of all kinds, most of them about another process
+            await asyncio.sleep(0.005)
+
+
+def stop(server: NatsServer) -> None:
+    """Freeze a server, as a machine does that is out of memory."""
+    server.signal(signal.SIGSTOP)

