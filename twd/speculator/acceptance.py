@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 
 BINS = 10
 _DECAY = 0.995
+_PRIOR_CHANCE = 0.7
 _PRIOR_WEIGHT = 4.0
-_SESSION_WEIGHT = 3.0
+_SESSION_WEIGHT = 6.0
+_SESSION_DECAY = 0.98
 
 
 @dataclass(slots=True)
@@ -29,8 +31,7 @@ class Calibration:
     @property
     def rate(self) -> float:
         """The share of all checked guesses that was right."""
-        checked = sum(self.checked)
-        return (sum(self.taken) + 0.5 * _PRIOR_WEIGHT) / (checked + _PRIOR_WEIGHT)
+        return (sum(self.taken) + _PRIOR_CHANCE * _PRIOR_WEIGHT) / (self.weight + _PRIOR_WEIGHT)
 
     @property
     def weight(self) -> float:
@@ -44,6 +45,7 @@ class SessionRecord:
 
     expected: float = 0.0
     taken: float = 0.0
+    weight: float = 0.0
     checked: int = 0
     right: int = 0
 
@@ -54,8 +56,9 @@ class SessionRecord:
 
     def learn(self, expected: float, right: bool) -> None:
         """A guess that was given this chance was checked."""
-        self.expected = self.expected * 0.97 + expected
-        self.taken = self.taken * 0.97 + right
+        self.expected = self.expected * _SESSION_DECAY + expected
+        self.taken = self.taken * _SESSION_DECAY + right
+        self.weight = self.weight * _SESSION_DECAY + 1.0
         self.checked += 1
         self.right += right
 
@@ -87,6 +90,14 @@ class Beliefs:
     def typical(self, drafter: str) -> float:
         """The chance of a guess of this drafter that has not come yet."""
         calibration = self.calibrations.get(drafter)
-        known = calibration.rate if calibration and calibration.weight else 0.7
+        known = calibration.rate if calibration else _PRIOR_CHANCE
         record = self.records.get(drafter)
         return min(0.995, known * record.factor) if record else min(0.995, known)
+
+    def hoped(self, drafter: str) -> float:
+        """The same with the benefit of the doubt: a drafter is not given up for a few unlucky guesses."""
+        chance = self.typical(drafter)
+        record = self.records.get(drafter)
+        checked = record.weight if record else 0.0
+        doubt = (chance * (1.0 - chance) / (checked + 1.0)) ** 0.5
+        return min(0.995, chance + doubt)

@@ -16,7 +16,7 @@ from twd.speculator.acceptance import Calibration
 from twd.speculator.links import Drafter, Link
 from twd.speculator.session import NGRAM, Flight, Opening, Session
 from twd.speculator.tree import Node, lay_out
-from twd.speculator.window import Cost, best_cut, common_width, useful_credit, worth_waiting
+from twd.speculator.window import Cost, best_cut, common_width, expected_tokens, useful_credit, worth_waiting
 from twd.wire.base import InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.draft import DraftGranted, DraftProposed, SessionClosed, SessionOpened
 from twd.wire.failures import Failure, FailureCode, TwdError
@@ -228,9 +228,11 @@ class SpeculatorCore:
         if session.told_open and not again:
             return
         session.told_open = True
-        limit = session.job.speculation.window or self.limits.first_credit
-        for name in self.drafters:
-            session.links.setdefault(name, Link(credit=limit, told_at=now))
+        for name, drafter in self.drafters.items():
+            if name not in session.links:
+                link = session.links[name] = Link(credit=0, told_at=now)
+                link.credit = self._credit(session, name, drafter, link)
+        credit = max((link.credit for link in session.links.values()), default=self.limits.first_credit)
         self._tell(
             SessionOpened(
                 job=session.job.job,
@@ -242,7 +244,7 @@ class SpeculatorCore:
                 vocab=self.identity.vocab,
                 sampling=session.job.sampling,
                 seed=session.seed,
-                credit=limit,
+                credit=credit,
             )
         )
 
@@ -335,7 +337,12 @@ class SpeculatorCore:
             if coming is None:
                 self._note_lateness(link, drafter, depth, now)
                 continue
-            wanted = len(chances) < fixed if fixed else worth_waiting(chances, self.cost, waited_ms, coming)
+            if fixed:
+                wanted = len(chances) < fixed
+            elif drafter.beside:  # its credit was set so that waiting for it pays; meanwhile the cores are its own
+                wanted = sum(chances) < expected_tokens(coming.chance, coming.tokens)
+            else:
+                wanted = worth_waiting(chances, self.cost, waited_ms, coming)
             if wanted:
                 return link.patience(drafter, depth)
         return None
@@ -474,7 +481,7 @@ class SpeculatorCore:
         fixed = session.job.speculation.window
         if fixed:
             return fixed
-        chance = session.beliefs.typical(name)
+        chance = session.beliefs.hoped(name)
         beside = drafter.beside and self.limits.shares_cores
         lead = drafter.lead_ms
         credit = useful_credit(self.cost, chance, drafter.token_ms, lead, beside, self.limits.max_window)

@@ -24,6 +24,11 @@ def best_cut(chances: Sequence[float], cost: Cost, spent_ms: float = 0.0) -> tup
     return best, best_rate
 
 
+def expected_tokens(chance: float, drafts: int) -> float:
+    """How many of so many drafts will hold, each with this chance if those before it do."""
+    return chance * (1.0 - chance**drafts) / (1.0 - chance) if chance < 1.0 else float(drafts)
+
+
 def common_width(chances: Sequence[Sequence[float]], cost: Cost, limit: int) -> int:
     """The width of window, the same for all sessions of a pass, at which the pass yields most per millisecond.
 

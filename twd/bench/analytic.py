@@ -1,0 +1,72 @@
+"""The speed that given costs and acceptance allow, in closed form: what a measurement is held against."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Cost = Callable[[int], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Milliseconds of a pass over n rows, of a drafted token, of the way there and back; chance per guess."""
+
+    cost: Cost
+    token_ms: float
+    acceptance: float
+    round_trip_ms: float = 0.0
+    window_max: int = 32
+
+
+def plain_rate(setting: Setting) -> float:
+    """Tokens per millisecond without drafts."""
+    return 1.0 / setting.cost(1)
+
+
+def expected_tokens(acceptance: float, drafts: int) -> float:
+    """Tokens that a window of so many drafts yields, the target's own included."""
+    if acceptance >= 1.0:
+        return drafts + 1.0
+    return (1.0 - acceptance ** (drafts + 1)) / (1.0 - acceptance)
+
+
+def round_rate(setting: Setting, drafts: int) -> float:
+    """Tokens per millisecond when drafting and checking take turns."""
+    spent = drafts * setting.token_ms + setting.round_trip_ms + setting.cost(drafts + 1)
+    return expected_tokens(setting.acceptance, drafts) / spent
+
+
+def best_round(setting: Setting) -> tuple[int, float]:
+    """The best window for turns, and its rate; no drafts at all where none pays."""
+    rates = {0: plain_rate(setting)} | {k: round_rate(setting, k) for k in range(1, setting.window_max + 1)}
+    best = max(rates, key=lambda k: rates[k])
+    return best, rates[best]
+
+
+def continuous_rate(setting: Setting, first: int = 1) -> float:
+    """Tokens per millisecond when the drafter runs on beside the target's passes.
+
+    A run up to the next rejection yields 1/(1-a) tokens. It pays the round trip and the first drafts
+    once, then windows whose drafting and checking overlap.
+    """
+    a = setting.acceptance
+    width = steady_width(setting)
+    steady_ms = max(setting.cost(width + 1), (width + 1) * setting.token_ms)
+    if a >= 1.0:
+        return (width + 1) / steady_ms
+    windows = a ** (first + 1) / (1.0 - a ** (width + 1))
+    run_ms = setting.round_trip_ms + first * setting.token_ms + setting.cost(first + 1) + windows * steady_ms
+    return 1.0 / (1.0 - a) / run_ms
+
+
+def best_continuous(setting: Setting) -> float:
+    """The best rate of continuous drafting, plain decoding included."""
+    rates = [continuous_rate(setting, first) for first in range(1, setting.window_max + 1)]
+    return max(plain_rate(setting), *rates)
+
+
+def steady_width(setting: Setting) -> int:
+    """The window that fills itself with fresh drafts while it is checked."""
+    width = 1
+    while width < setting.window_max and setting.cost(width + 1) > (width + 1) * setting.token_ms:
+        width += 1
+    return width
