@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterable
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -275,15 +276,14 @@ def test_pieces_that_overlap_are_not_believed() -> None:
     assert submission(one.handle(tokens(1, [2, 3]), 1.1)).resume == [1, 2]
 
 
-def test_a_held_back_tail_is_delivered_once() -> None:
+def test_a_held_back_tail_is_delivered_with_the_end() -> None:
     one = running()
     one.handle(tokens(0, [1]), 1.0)
-    tail = tokens(1, [], text="tail")
-    assert one.handle(tail, 1.1) == [Deliver(tail)]
-    assert one.handle(tail, 1.2) == []
-    assert submission(one.worker_gone(ONE, 2.0)).resume == [1]
-    assert one.handle(tokens(1, [], attempt=2, text="tail"), 3.0) == []
-    assert one.handle(finished(1, attempt=2), 3.1) == [Finish(finished(1, attempt=2))]
+    end = msgspec.structs.replace(finished(1), tail="tail")
+    deliver, finish = one.handle(end, 1.1)
+    assert isinstance(deliver, Deliver)
+    assert (deliver.event.text, deliver.event.tokens, deliver.event.index) == ("tail", [], 1)
+    assert finish == Finish(end)
 
 
 def test_a_text_without_tokens_cannot_change_hands() -> None:

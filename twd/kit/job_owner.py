@@ -8,8 +8,10 @@ does, the owner sees exactly one end.
 What it relies on: `index` counts from the first token of the whole text, `resume` included, and so
 do `max_tokens` and `stats.completion_tokens`; a worker without news says so every second by
 TokensAccepted without tokens; an event of an earlier attempt, or of another session of the same
-attempt, is not for this text. A text without tokens takes one place: the tail that a worker held
-back, or a chunk of a target that gives no tokens and so cannot be taken over by another.
+attempt, is not for this text. What a token brings is a function of the tokens up to it, and what a
+worker held back to the very end comes with JobFinished; so another worker repeats and omits nothing.
+A text without tokens takes one place: a chunk of a target that gives no tokens, and so cannot be
+taken over by another.
 """
 
 from dataclasses import dataclass
@@ -219,14 +221,13 @@ class JobOwner:
         """Deliver what fits, in order; end when the end is here and nothing is missing before it."""
         actions: list[OwnerAction] = []
         while (piece := self._early.pop(self.place, None)) is not None:
-            self._untokened = self._untokened or not (piece.tokens or self.tokens)
+            self._untokened = self._untokened or not piece.tokens
             self.tokens += piece.tokens
             self.place += _length(piece)
             self._losses, self._tries, self._hole_since = 0, 0, None
             actions.append(Deliver(piece))
         if self._finished is not None and not self._early and self._is_whole(self._finished):
-            self.ended = True
-            return [*actions, Finish(self._finished)]
+            return actions + self._finish(self._finished)
         if len(self._early) > EARLY_MAX:
             return actions + self._lost("a part of the text never came", now)
         if self._hole_since is None and (self._early or self._finished is not None):
@@ -291,6 +292,16 @@ class JobOwner:
         return [Submit(job, min(self.policy.answer_s, left_ms / 1000))]
 
     # -- the end -------------------------------------------------------------------------------
+
+    def _finish(self, end: JobFinished) -> list[OwnerAction]:
+        self.ended = True
+        if not end.tail:
+            return [Finish(end)]
+        at = self.place + (self.started.prompt_tokens if self.started is not None else 0)
+        tail = TokensAccepted(
+            job=end.job, attempt=end.attempt, session=end.session, at=at, index=self.place, tokens=[], text=end.tail
+        )
+        return [Deliver(tail), Finish(end)]
 
     def _fail(self, code: FailureCode, message: str, *, release: bool = False, field: str = "") -> list[OwnerAction]:
         if self.ended:

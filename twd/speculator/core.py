@@ -114,6 +114,10 @@ class SpeculatorCore:
         if problem:
             self._fail(session, Failure(code=FailureCode.CONTEXT_OVERFLOW, message=problem, field="max_tokens"), now)
             return
+        ended = session.ended_before(self.limits.ctx_size) if job.resume else None
+        if ended is not None:
+            self._finish(session, ended, now)
+            return
         self.queue.append(session)
 
     def _overflow(self, session: Session) -> str:
@@ -171,11 +175,12 @@ class SpeculatorCore:
                 return
             at, prefix = len(session.tokens), session.hashes[-1]
             tokens, confidence = tokens[known:], confidence[known:]
+        depth = session.tree.depth(event.drafter)
         session.tree.add(event.drafter, at, prefix, tokens, confidence)
         if drafter is not None:
-            self._hear(session, drafter, event, len(tokens), now)
+            self._hear(session, drafter, event, session.tree.depth(event.drafter) > depth, now)
 
-    def _hear(self, session: Session, drafter: Drafter, event: DraftProposed, fresh: int, now: float) -> None:
+    def _hear(self, session: Session, drafter: Drafter, event: DraftProposed, fresh: bool, now: float) -> None:
         link = session.links.get(drafter.name)
         count = max(len(event.tokens), 1)
         drafter.observe_pace(count, event.draft_ms)
@@ -415,7 +420,7 @@ class SpeculatorCore:
         session.accepted_at = now
         self._continue_or_void(session, verdict.tokens[-1] if verdict.tokens else -1)
         if len(session.tokens) >= self.limits.ctx_size and end is None:
-            text, end = text + session.text.finish(), FinishReason.LENGTH
+            end = session.cut()
         if end is None:
             self._set_credits(session, now)
         self._tell_tokens(session, at, index, kept, text, len(flight.nodes), held, drafter, verdict.logprobs, now)
@@ -507,6 +512,7 @@ class SpeculatorCore:
                 reason=reason,
                 stats=session.stats(now),
                 seed=session.seed,
+                tail=session.tail,
                 stop=stop,
                 session=session.id,
             )

@@ -89,6 +89,8 @@ class Session:
         self.prompt_len = len(opening.tokens)
         self.text = TextStream(opening.piece, [*job.stop, *opening.stops])
         self.text.feed(job.resume)
+        self.tail = ""
+        """What the text held back when it ended."""
         self.hashes = [EMPTY]
         self._extend_hashes(self.tokens)
         self.tree = DraftTree(len(self.tokens), self.hashes[-1])
@@ -150,22 +152,35 @@ class Session:
         known = self.tokens[at : at + len(tokens)]
         return len(known) if list(tokens[: len(known)]) == known else None
 
+    def ended_before(self, ctx_size: int) -> FinishReason | None:
+        """Why a text that was taken over is whole already: then only its end was lost."""
+        if self.text.hit is not None:
+            return FinishReason.STOP
+        return self.cut() if self.remaining <= 0 or len(self.tokens) >= ctx_size else None
+
+    def cut(self) -> FinishReason:
+        """There is no room for more: what was held back becomes the tail."""
+        self.tail = self.text.finish()
+        return FinishReason.STOP if self.text.hit is not None else FinishReason.LENGTH
+
     def take(self, tokens: Sequence[int]) -> tuple[list[int], str, FinishReason | None]:
-        """Accept what the target chose: the tokens that count, their text, and the end if it is one."""
+        """Accept what the target chose: the tokens that count, their text, and the end if it is one.
+
+        The text of a token is the same whichever worker says it; what was held back to the end becomes the tail.
+        """
         kept: list[int] = []
         shown: list[str] = []
         for token in tokens:
             if token in self.end_tokens:
-                return kept, "".join(shown) + self.text.finish(), FinishReason.STOP
+                self.tail = self.text.finish()
+                return kept, "".join(shown), FinishReason.STOP
             kept.append(token)
             self._append(token)
             shown.append(self.text.feed((token,)))
             if self.text.hit is not None:
                 return kept, "".join(shown), FinishReason.STOP
             if self.remaining <= 0:
-                shown.append(self.text.finish())
-                reason = FinishReason.STOP if self.text.hit is not None else FinishReason.LENGTH
-                return kept, "".join(shown), reason
+                return kept, "".join(shown), self.cut()
         return kept, "".join(shown), None
 
     def _append(self, token: int) -> None:

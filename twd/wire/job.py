@@ -218,12 +218,13 @@ class JobStats(Part, frozen=True):
 
 
 class JobFinished(Event, frozen=True, tag="twd.v1.job.finished"):
-    """The text is whole."""
+    """The text is whole. `tail` is what was held back until it was clear that nothing follows."""
 
     job: JobId
     attempt: Attempt
     reason: FinishReason
     stats: JobStats
+    tail: str = ""
     seed: Seed = 0
     stop: str = ""
     session: SessionId = SessionId("")
