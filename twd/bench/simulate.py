@@ -96,7 +96,7 @@ class Simulation:
             deadline_ms=10**9,
             speculation=Speculation(enabled=self.drafts, window=self.window),
         )
-        opening = Opening(SessionId("session"), [self._truth.token(0)], self._truth, lambda _: b"", frozenset(), 0)  # type: ignore[arg-type]
+        opening = Opening(SessionId("session"), [self._truth.token(0)], self._truth, lambda _: b"", frozenset(), 0)
         self._core.submit(job, opening, 0.0)
         while not self._done:
             self._start_work()
@@ -208,7 +208,7 @@ class Simulation:
     def _hear(self, event: Event) -> None:
         match event:
             case SessionOpened():
-                self._drafter.open(event, self._truth, self.beside)  # type: ignore[arg-type]
+                self._drafter.open(event, self._truth, self.beside)
             case TokensAccepted():
                 self._drafter.accept(event.job, event.at, event.tokens)
             case DraftGranted():

@@ -197,4 +197,6 @@ class Drafter(Service):
 
 
 def _soon(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: object) -> None:
-    loop.call_soon_threadsafe(call, *args)
+    """Call on the loop from another thread; a loop that is closed already has no use for it."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(call, *args)

@@ -1,5 +1,6 @@
 """How far each drafter can be believed: learned from what the target took of its guesses."""
 
+import math
 from dataclasses import dataclass, field
 
 BINS = 10
@@ -32,6 +33,11 @@ class Calibration:
     def rate(self) -> float:
         """The share of all checked guesses that was right."""
         return (sum(self.taken) + _PRIOR_CHANCE * _PRIOR_WEIGHT) / (self.weight + _PRIOR_WEIGHT)
+
+    @property
+    def agreement(self) -> float:
+        """The same without any prior belief."""
+        return sum(self.taken) / self.weight if self.weight else 0.0
 
     @property
     def weight(self) -> float:
@@ -99,5 +105,5 @@ class Beliefs:
         chance = self.typical(drafter)
         record = self.records.get(drafter)
         checked = record.weight if record else 0.0
-        doubt = (chance * (1.0 - chance) / (checked + 1.0)) ** 0.5
+        doubt = math.sqrt(chance * (1.0 - chance) / (checked + 1.0))
         return min(0.995, chance + doubt)

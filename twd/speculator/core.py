@@ -7,8 +7,10 @@ epoch in which everything still in flight is void.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from twd.engine.window import Verdict, Window
 from twd.kit.effects import Effect, Publish
@@ -17,8 +19,8 @@ from twd.speculator.links import Drafter, Link
 from twd.speculator.session import NGRAM, Flight, Opening, Session
 from twd.speculator.tree import Node, lay_out
 from twd.speculator.window import Cost, best_cut, common_width, expected_tokens, useful_credit, worth_waiting
-from twd.wire.base import InstanceId, JobId, ModelId, NodeId, SessionId
-from twd.wire.draft import DraftGranted, DraftProposed, SessionClosed, SessionOpened
+from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId, SessionId
+from twd.wire.draft import DrafterChecked, DraftGranted, DraftProposed, SessionClosed, SessionOpened
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import (
     FinishReason,
@@ -26,10 +28,12 @@ from twd.wire.job import (
     JobFinished,
     JobStarted,
     JobSubmitted,
-    TokenLogprob,
     TokensAccepted,
 )
 from twd.wire.model import VocabFingerprint
+
+Render = Callable[[Sequence[int]], str]
+"""Tokens as text with control tokens spelled out, for drafters that work on text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +78,11 @@ class Plan:
 class SpeculatorCore:
     """All sessions of one target."""
 
-    def __init__(self, identity: Identity, limits: Limits, cost: Cost) -> None:
+    def __init__(self, identity: Identity, limits: Limits, cost: Cost, render: Render = lambda tokens: "") -> None:
         self.identity = identity
         self.limits = limits
         self.cost = cost
+        self.render = render
         self.queue: deque[Session] = deque()
         self.sessions: dict[int, Session] = {}
         self.by_job: dict[JobId, Session] = {}
@@ -154,6 +159,31 @@ class SpeculatorCore:
         for session in self.sessions.values():
             if session.speculates:
                 self._tell_open(session, now, again=True)
+
+    def assess(self, name: InstanceId) -> None:
+        """Tell whether a drafter pays here, from what was measured so far."""
+        drafter, record = self.drafters.get(name), self.calibrations.get(name)
+        if drafter is None:
+            return
+        agreement = record.agreement if record else 0.0
+        compared = int(record.weight) if record else 0
+        credit = useful_credit(
+            self.cost, agreement, drafter.token_ms, drafter.lead_ms, drafter.beside, self.limits.max_window
+        )
+        same_family = drafter.architecture == self.identity.vocab.architecture
+        advice = "" if credit else _advice(drafter, agreement, compared, self.cost(1))
+        self._tell(
+            DrafterChecked(
+                drafter=name,
+                target=self.identity.model,
+                same_vocab=not drafter.by_text,
+                same_family=same_family,
+                agreement=round(agreement, 4),
+                compared=compared,
+                pays=credit > 0,
+                advice=advice,
+            )
+        )
 
     def detach(self, name: InstanceId) -> None:
         """A drafter left; what it guessed stays usable, nothing more is waited for."""
@@ -250,6 +280,7 @@ class SpeculatorCore:
                 sampling=session.job.sampling,
                 seed=session.seed,
                 credit=credit,
+                text=self.render(session.tokens) if any(one.by_text for one in self.drafters.values()) else "",
             )
         )
 
@@ -412,18 +443,18 @@ class SpeculatorCore:
             session.tally.count([guessed[i - 1] for i in verdict.path[1:]], held)
         if session.first_at < 0:
             session.first_at = now
-        index = session.generated
-        at = len(session.tokens)
-        drafter = guessed[0] if guessed and held else ""
+        place = (len(session.tokens), session.generated)
         kept, text, end = session.take(verdict.tokens)
         session.fed = len(session.tokens) - 1
         session.accepted_at = now
-        self._continue_or_void(session, verdict.tokens[-1] if verdict.tokens else -1)
+        self._continue_or_void(session, verdict.tokens[-1])
         if len(session.tokens) >= self.limits.ctx_size and end is None:
-            end = session.cut()
+            text, end = text + session.text.finish(), FinishReason.LENGTH
         if end is None:
             self._set_credits(session, now)
-        self._tell_tokens(session, at, index, kept, text, len(flight.nodes), held, drafter, verdict.logprobs, now)
+        accepted = session.accepted(*place, kept, text, verdict.logprobs[: len(kept)])
+        drafter = guessed[0] if held else ""
+        self._speak(session, replace(accepted, checked=len(flight.nodes), taken=held, drafter=drafter), now)
         if end is not None:
             self._finish(session, end, now)
 
@@ -440,35 +471,9 @@ class SpeculatorCore:
         session.epoch = self._next_epoch()
         session.flights.clear()
 
-    def _tell_tokens(
-        self,
-        session: Session,
-        at: int,
-        index: int,
-        tokens: list[int],
-        text: str,
-        checked: int,
-        taken: int,
-        drafter: str,
-        logprobs: list[TokenLogprob],
-        now: float,
-    ) -> None:
+    def _speak(self, session: Session, event: TokensAccepted, now: float) -> None:
         session.spoke_at = now
-        self._tell(
-            TokensAccepted(
-                job=session.job.job,
-                attempt=session.job.attempt,
-                session=session.id,
-                at=at,
-                index=index,
-                tokens=tokens,
-                text=text,
-                checked=checked,
-                taken=taken,
-                drafter=drafter,
-                logprobs=logprobs[: len(tokens)],
-            )
-        )
+        self._tell(event)
 
     def _set_credits(self, session: Session, now: float) -> None:
         """Tell each drafter how far to run, now that more is known of what its guesses are worth."""
@@ -486,8 +491,10 @@ class SpeculatorCore:
         fixed = session.job.speculation.window
         if fixed:
             return fixed
-        chance = session.beliefs.hoped(name)
         beside = drafter.beside and self.limits.shares_cores
+        if beside and len(self.sessions) > 1:
+            return 0  # sessions that share a pass use the cores better than a drafter would
+        chance = session.beliefs.hoped(name)
         lead = drafter.lead_ms
         credit = useful_credit(self.cost, chance, drafter.token_ms, lead, beside, self.limits.max_window)
         if credit:
@@ -555,12 +562,12 @@ class SpeculatorCore:
     def _keep_alive(self, now: float) -> None:
         for session in self.by_job.values():
             if now - session.spoke_at >= self.limits.keepalive_s:
-                self._tell_tokens(session, len(session.tokens), session.generated, [], "", 0, 0, "", [], now)
+                self._speak(session, session.accepted(len(session.tokens), session.generated, [], ""), now)
 
     # -- what goes out -------------------------------------------------------------------------
 
-    def _tell(self, event: object) -> None:
-        self._effects.append(Publish(event))  # type: ignore[arg-type]
+    def _tell(self, event: Event) -> None:
+        self._effects.append(Publish(event))
 
     def effects(self) -> list[Effect]:
         """What is to be told since the last call."""
@@ -571,3 +578,12 @@ class SpeculatorCore:
     def idle(self) -> bool:
         """Whether no job is in hand."""
         return not self.by_job
+
+
+def _advice(drafter: Drafter, agreement: float, compared: int, step_ms: float) -> str:
+    if not compared:
+        return f"{drafter.model} sent no guess in time; look at its log and at the network between"
+    return (
+        f"{drafter.model} agrees with the target in {agreement:.0%} of {compared} tokens and needs "
+        f"{drafter.token_ms:.1f} ms for one, the target {step_ms:.1f} ms: use a faster or a nearer relative"
+    )

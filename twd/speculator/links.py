@@ -17,6 +17,9 @@ class Drafter:
     node: NodeId
     beside: bool
     """It computes on the cores that the target computes on."""
+    model: str = ""
+    architecture: str = ""
+    by_text: bool = False
     token_ms: float = 5.0
     lead_ms: float = 1.0
     """From telling it what was accepted to hearing its next guesses, less the drafting itself."""
@@ -51,7 +54,7 @@ class Link:
         if self.resting or coming <= 0 or self.late >= 2:
             return None
         due = self.due(drafter, depth)
-        if now > due + _slack_s(drafter):
+        if now > self.patience(drafter, depth):
             return None
         first_ms = max(0.0, (due - now) * 1000)
         if drafter.beside:
@@ -66,8 +69,10 @@ class Link:
         return self.told_at + (drafter.lead_ms + tokens * drafter.token_ms) / 1000
 
     def patience(self, drafter: Drafter, depth: int) -> float:
-        """Until when to wait for guesses that are worth waiting for."""
-        return self.due(drafter, depth) + _slack_s(drafter)
+        """Until when to wait for guesses that are worth waiting for; a trickle does not extend it for ever."""
+        slack = _slack_s(drafter)
+        longest = self.told_at + 1.5 * (drafter.lead_ms + self.credit * drafter.token_ms) / 1000 + slack
+        return min(self.due(drafter, depth) + slack, longest)
 
 
 def _slack_s(drafter: Drafter) -> float:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from twd.engine.chat_template import ChatTemplate, render_tokens
-from twd.engine.logprobs import reporter
-from twd.engine.pick import TokenPicker
+from twd.engine.pick import Pickers
 from twd.engine.vocab import Vocab
 from twd.speculator.session import Opening
 from twd.wire.base import SessionId
@@ -20,6 +19,7 @@ class Preparer:
 
     vocab: Vocab
     template: ChatTemplate
+    pickers: Pickers
     draw_seed: Callable[[], int]
 
     def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
@@ -34,11 +34,13 @@ class Preparer:
         return Opening(
             session=session,
             tokens=tokens,
-            picker=TokenPicker(job.sampling, seed, self.vocab, grammar=job.grammar, prompt_len=len(tokens)),
+            picker=self.pickers.picker(
+                job.sampling, seed, prompt_len=len(tokens), grammar=job.grammar, ignore_eos=job.ignore_eos
+            ),
             piece=self.vocab.piece,
             end_tokens=self.vocab.end_tokens,
             seed=seed,
-            report=None if job.logprobs is None else reporter(self.vocab, job.logprobs),
+            report=None if job.logprobs is None else self.pickers.reporter(job.logprobs),
             stops=self.template.stops if job.prompt.messages is not None else (),
         )
 

@@ -1,7 +1,7 @@
 """The speculator on the bus: jobs in, text out. Decisions are in core.py, the engine's thread is runner.py."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from twd.speculator.core import Identity, Limits, SpeculatorCore
 from twd.speculator.links import Drafter
 from twd.speculator.runner import Runner
 from twd.speculator.session import Opening
-from twd.wire.base import Event, InstanceId, ModelId, SessionId
+from twd.wire.base import Event, InstanceId, JobId, ModelId, SessionId
 from twd.wire.draft import (
     DrafterAttached,
     DrafterChecked,
@@ -25,11 +25,26 @@ from twd.wire.draft import (
     SessionOpened,
 )
 from twd.wire.failures import Failure, FailureCode, TwdError
-from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
+from twd.wire.job import (
+    JobCancelled,
+    JobFailed,
+    JobFinished,
+    JobQueued,
+    JobStarted,
+    JobSubmitted,
+    Prompt,
+    TokensAccepted,
+)
 from twd.wire.model import Exactness, ModelFacts, ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.routes import ROUTE_OF, subject_token
 from twd.wire.service import Health, ServiceStopped
 
+CALIBRATION_TEXT = (
+    "The following is a short guide to growing tomatoes at home.\n\n"
+    "Tomatoes need sun, water and patience. First, choose a place that gets at least six hours of light a day."
+)
+CALIBRATION_TOKENS = 64
+_CALIBRATION = "calibration-"
 _OWNER_CHECK_S = 5.0
 _HUNG_S = 300.0
 
@@ -46,6 +61,10 @@ class LoadedModel(Protocol):
 
     def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
         """Tokens, picker and seed of a job."""
+        ...
+
+    def render(self, tokens: Sequence[int]) -> str:
+        """Tokens as text, control tokens spelled out."""
         ...
 
     def tokenize(self, text: str) -> list[int]:
@@ -93,7 +112,8 @@ class Speculator(Service):
         self._runner: Runner | None = None
         self._core: SpeculatorCore | None = None
         self._preparing = 0
-        self._owners: dict[str, InstanceId] = {}
+        self._owners: dict[JobId, InstanceId] = {}
+        self._measuring: dict[JobId, InstanceId] = {}
         self._told_progress = -1.0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -147,13 +167,13 @@ class Speculator(Service):
             vocab=loaded.facts.vocab,
             fingerprint=f"twd-{loaded.facts.vocab.hash[:8]}-{loaded.exactness.settings}"[:64],
         )
-        self._core = SpeculatorCore(identity, loaded.limits, loaded.cost.ms)
+        self._core = SpeculatorCore(identity, loaded.limits, loaded.cost.ms, loaded.render)
         self._runner = Runner(
             self._core,
             loaded.target,
             loaded.cost,
-            deliver=lambda effects: loop.call_soon_threadsafe(self._deliver, effects),
-            failed=lambda error: loop.call_soon_threadsafe(self.fail, error, "engine"),
+            deliver=lambda effects: _soon(loop, self._deliver, effects),
+            failed=lambda error: _soon(loop, self.fail, error, "engine"),
         )
         self._runner.start()
         self.health = Health.OK
@@ -220,10 +240,13 @@ class Speculator(Service):
             reply(JobFailed(job=event.job, attempt=event.attempt, failure=error.failure))
             return None
         reply(JobQueued(job=event.job, attempt=event.attempt, speculator=self.instance, ahead=ahead))
+        self._take(event)
+        return None
+
+    def _take(self, job: JobSubmitted) -> None:
         self._preparing += 1
         self._idle.clear()
-        self.tasks.start(f"prepare {event.job}", self._prepare(event))
-        return None
+        self.tasks.start(f"prepare {job.job}", self._prepare(job))
 
     async def _prepare(self, job: JobSubmitted) -> None:
         assert self._loaded is not None
@@ -249,10 +272,16 @@ class Speculator(Service):
 
     def _deliver(self, effects: list[Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, Publish) and isinstance(effect.event, (JobFinished, JobFailed)):
-                self._owners.pop(effect.event.job, None)
+            if isinstance(effect, Publish) and isinstance(effect.event, JobFinished | JobFailed):
+                self._ended(effect.event.job)
         self.run_effects(effects)
         self._look_idle()
+
+    def _ended(self, job: JobId) -> None:
+        self._owners.pop(job, None)
+        drafter = self._measuring.pop(job, None)
+        if drafter is not None and self._runner is not None:
+            self._runner.post(lambda core, now: core.assess(drafter))
 
     def _look_idle(self) -> None:
         if self._core is not None and self._core.idle and not self._preparing:
@@ -272,10 +301,30 @@ class Speculator(Service):
             name=event.drafter,
             node=event.node,
             beside=event.node == self.ground.node and not event.by_text,
+            model=event.model,
+            architecture=event.vocab.architecture,
+            by_text=not same_vocab,
             token_ms=event.token_ms or 5.0,
         )
+        known = event.drafter in self._core.drafters
         self._runner.post(lambda core, now: core.attach(drafter, now))
+        if not known and self._idle.is_set():
+            self._measure(event.drafter)
         return None
+
+    def _measure(self, drafter: InstanceId) -> None:
+        """Let a new drafter show on a fixed text what its guesses are worth."""
+        job = JobSubmitted(
+            job=JobId(f"{_CALIBRATION}{self.ground.ids.job()}"),
+            model=self.model,
+            owner=self.instance,
+            prompt=Prompt(text=CALIBRATION_TEXT),
+            max_tokens=CALIBRATION_TOKENS,
+            ignore_eos=True,
+            deadline_ms=30_000,
+        )
+        self._measuring[job.job] = drafter
+        self._take(job)
 
     def on_drafter_detached(self, event: DrafterDetached) -> Effects:
         """Wait for nothing more from it."""
@@ -330,13 +379,14 @@ class Speculator(Service):
                 self._forget(owner)
 
 
-_CALIBRATION = "calibration-"
+def _soon(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: object) -> None:
+    """Call on the loop from another thread; a loop that is closed already has no use for it."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(call, *args)
 
 
-def _cancel(core: SpeculatorCore, now: float, *, job: str) -> None:
-    from twd.wire.base import JobId
-
-    core.cancel(JobId(job), now, "its owner is gone")
+def _cancel(core: SpeculatorCore, now: float, *, job: JobId) -> None:
+    core.cancel(job, now, "its owner is gone")
 
 
 def _mismatch(event: DrafterAttached, facts: ModelFacts) -> DrafterChecked:

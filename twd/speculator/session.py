@@ -11,7 +11,7 @@ from twd.speculator.links import Link
 from twd.speculator.ngram import NgramIndex
 from twd.speculator.tree import DraftTree, Node
 from twd.wire.base import InstanceId, SessionId
-from twd.wire.job import DrafterShare, FinishReason, JobStats, JobSubmitted
+from twd.wire.job import DrafterShare, FinishReason, JobStats, JobSubmitted, TokenLogprob, TokensAccepted
 from twd.wire.prefix import EMPTY, extend
 
 NGRAM = "ngram"
@@ -192,6 +192,21 @@ class Session:
         self.hashes.append(extend(self.hashes[-1], (token,)))
         self.tree.advance(token)
         self.ngram.extend((token,))
+
+    def accepted(
+        self, at: int, index: int, tokens: list[int], text: str, logprobs: Sequence[TokenLogprob] = ()
+    ) -> TokensAccepted:
+        """What to tell of tokens that the target chose."""
+        return TokensAccepted(
+            job=self.job.job,
+            attempt=self.job.attempt,
+            session=self.id,
+            at=at,
+            index=index,
+            tokens=tokens,
+            text=text,
+            logprobs=list(logprobs),
+        )
 
     def stats(self, now: float) -> JobStats:
         """What the job cost so far."""
