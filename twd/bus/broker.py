@@ -74,8 +74,13 @@ class EmbeddedBroker:
     @property
     def address(self) -> BusAddress:
         """Where clients connect; known for sure once `ready` said yes."""
-        port = self._fixed_port or self.port
-        return BusAddress(f"nats://{self.host}:{port}", token=self.token)
+        host = f"[{self._near_host}]" if ":" in self._near_host else self._near_host
+        return BusAddress(f"nats://{host}:{self._fixed_port or self.port}", token=self.token)
+
+    @property
+    def _near_host(self) -> str:
+        """The host under which this machine itself reaches the server."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)
 
     def prepare(self) -> None:
         """Make folders, token and configuration."""
@@ -110,7 +115,7 @@ class EmbeddedBroker:
             "authorization": {"token": self.token},
             "jetstream": {"store_dir": str(folder / "jetstream"), "max_memory_store": 64 << 20, "max_file_store": 0},
         }
-        return json.dumps(lines, indent=2) + "\n"
+        return json.dumps(lines, indent=2, ensure_ascii=False) + "\n"
 
     def read_port(self, pid: int) -> int | None:
         """The port on which the server with this process id listens, once it has said so."""
@@ -123,7 +128,7 @@ class EmbeddedBroker:
     async def ready(self, pid: int) -> bool:
         """Whether the server with this process id takes our token now; from then on the port stays."""
         port = self.read_port(pid)
-        if port is None or not await _greets(self.host, port, self.token):
+        if port is None or not await _greets(self._near_host, port, self.token):
             return False
         self._fixed_port = port
         return True
