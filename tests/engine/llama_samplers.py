@@ -29,3 +29,12 @@ def applied(sampler: object, logits: NDArray[np.float32], accepted: Sequence[int
     llama.llama_sampler_free(sampler)
     left = rows[: array.size]
     return dict(zip(left["id"].tolist(), left["logit"].tolist(), strict=True))
+
+
+def masked(sampler: object, size: int) -> NDArray[np.intp]:
+    """The tokens that a grammar sampler leaves possible; the sampler stays as it is."""
+    rows = rows_of(np.zeros(size, dtype=np.float32))
+    data = rows.ctypes.data_as(ctypes.POINTER(llama.llama_token_data))
+    array = llama.llama_token_data_array(data=data, size=size, selected=-1, sorted=False)
+    llama.llama_sampler_apply(sampler, ctypes.byref(array))
+    return np.flatnonzero(rows["logit"] > -np.inf)

@@ -1,27 +1,24 @@
 """The choice of each token: pure, greedy or sampled, and clear about what it cannot do."""
 
+import re
+
 import numpy as np
 import pytest
 
-from twd.engine.noise import draw, strongest
-from twd.engine.pick import TokenPicker
+from tests.engine.words import Words
+from twd.engine.filters import top_k
+from twd.engine.noise import Logits, draw, strongest
+from twd.engine.pick import Pickers, TokenPicker
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.job import Sampling
+from twd.wire.job import Grammar, GrammarKind, Sampling
 
-
-class Letters:
-    """A vocabulary whose token n is a letter."""
-
-    size = 5000
-
-    def piece(self, token: int) -> bytes:
-        """One letter."""
-        return b"%c" % (97 + token % 26)
+LETTERS = Words(chr(97 + index % 26) for index in range(4742))
+"""5000 tokens."""
 
 
 def picker_of(sampling: Sampling, seed: int = 1) -> TokenPicker:
     """A picker over letters."""
-    return TokenPicker(sampling, seed, Letters())
+    return TokenPicker(sampling, seed, LETTERS)
 
 
 def test_greedy_takes_the_highest_and_the_lowest_id_on_a_tie() -> None:
@@ -89,3 +86,100 @@ def test_greedy_under_typical_p_takes_the_likeliest_of_the_typical() -> None:
     logits = np.log(np.array([0.4] + [0.06] * 10, dtype=np.float32))
     assert picker_of(Sampling()).pick(logits, []) == 0
     assert picker_of(Sampling(typical_p=0.3)).pick(logits, []) != 0
+
+
+SMALL = Words()
+PICKERS = Pickers(SMALL)
+LIST = Grammar(kind=GrammarKind.GBNF, text='root ::= "[" ([0-9]+ ("," [0-9]+)*)? "]"')
+
+
+def small_logits(seed: int) -> Logits:
+    """Logits over the small vocabulary."""
+    return (np.random.default_rng(seed).standard_normal(SMALL.size) * 3).astype(np.float32)
+
+
+def written(picker: TokenPicker, prompt: list[int], longest: int = 60) -> list[int]:
+    """The text that a picker makes of logits that depend on the position only."""
+    history = list(prompt)
+    while len(history) < len(prompt) + longest:
+        history.append(picker.pick(small_logits(len(history)), history))
+        if history[-1] == SMALL.end:
+            break
+    return history[len(prompt) :]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.0), EVERYTHING])
+def test_a_grammar_is_followed_to_its_end(sampling: Sampling) -> None:
+    for seed in range(5):
+        picker = PICKERS.picker(sampling, seed, prompt_len=3, grammar=LIST)
+        text = written(picker, [1, 2, 3 + seed], longest=4000)
+        assert text[-1] == SMALL.end
+        assert re.fullmatch(r"\[(\d+(,\d+)*)?\]", SMALL.text(text))
+
+
+def test_a_choice_that_the_grammar_allows_stays() -> None:
+    anything = Grammar(kind=GrammarKind.GBNF, text="root ::= [\x01-\x7f]*")
+    for seed in range(20):
+        free = PICKERS.picker(EVERYTHING, seed, prompt_len=0).pick(small_logits(seed), [])
+        bound = PICKERS.picker(EVERYTHING, seed, prompt_len=0, grammar=anything).pick(small_logits(seed), [])
+        if SMALL.piece(free).isascii() and SMALL.piece(free).strip(b"\0"):
+            assert bound == free
+
+
+def test_a_refused_choice_is_made_again_among_the_allowed() -> None:
+    digits = Grammar(kind=GrammarKind.GBNF, text="root ::= [0-9]")
+    logits = small_logits(4)
+    logits[97] = 50.0
+    allowed = np.arange(48, 58)
+    assert PICKERS.picker(Sampling(), 1, prompt_len=0, grammar=digits).pick(logits, []) == 48 + logits[48:58].argmax()
+    picked = {
+        PICKERS.picker(Sampling(temperature=2.0, top_k=3), seed, prompt_len=0, grammar=digits).pick(logits, [])
+        for seed in range(100)
+    }
+    assert picked == set(allowed[top_k(logits[allowed], 3)].tolist())
+
+
+def test_the_grammar_sees_only_what_was_generated() -> None:
+    one = PICKERS.picker(Sampling(), 1, prompt_len=2, grammar=LIST)
+    assert one.pick(small_logits(0), [5, 6]) == ord("[")
+    with pytest.raises(TwdError) as caught:
+        one.pick(small_logits(0), [5, 6, 7])
+    assert caught.value.code is FailureCode.BAD_GRAMMAR
+
+
+def test_end_tokens_are_banned_when_they_are_to_be_ignored() -> None:
+    logits = small_logits(1)
+    logits[SMALL.end] = 99.0
+    for sampling in (Sampling(), Sampling(temperature=1.0)):
+        assert PICKERS.picker(sampling, 1, prompt_len=0).pick(logits, []) == SMALL.end
+        assert PICKERS.picker(sampling, 1, prompt_len=0, ignore_eos=True).pick(logits, []) != SMALL.end
+    bound = PICKERS.picker(Sampling(), 1, prompt_len=0, grammar=LIST, ignore_eos=True)
+    assert bound.pick(logits, list(b"[]")) == SMALL.end
+
+
+def test_a_grammar_on_any_branch_in_any_order() -> None:
+    """Rollbacks, other branches and repeated questions change nothing."""
+    sampling = Sampling(temperature=1.5, repeat_penalty=1.3)
+    texts = [written(PICKERS.picker(sampling, seed, prompt_len=0, grammar=LIST), []) for seed in range(6)]
+    calls = [text[:length] for text in texts for length in range(len(text))]
+    fresh = [
+        PICKERS.picker(sampling, 9, prompt_len=0, grammar=LIST).pick(small_logits(len(call)), call) for call in calls
+    ]
+    picker = PICKERS.picker(sampling, 9, prompt_len=0, grammar=LIST)
+    rng = np.random.default_rng(2)
+    for index in rng.integers(len(calls), size=300).tolist():
+        assert picker.pick(small_logits(len(calls[index])), calls[index]) == fresh[index]
+
+
+def test_a_bad_grammar_is_refused_before_any_work() -> None:
+    with pytest.raises(TwdError) as caught:
+        PICKERS.picker(Sampling(), 1, prompt_len=0, grammar=Grammar(kind=GrammarKind.GBNF, text="root ::= ("))
+    assert caught.value.code is FailureCode.BAD_GRAMMAR
+
+
+def test_logprobs_are_reported_when_asked() -> None:
+    report = PICKERS.reporter(3)
+    logits = small_logits(2)
+    found = report(logits, 65)
+    assert found.text == "A"
+    assert [top.token for top in found.top] == np.argsort(-logits)[:3].tolist()

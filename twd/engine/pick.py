@@ -1,60 +1,97 @@
 """The pure choice of each token: pick(target logits, sampling params, seed, position)."""
 
 import math
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from twd.engine import noise
 from twd.engine.filters import Candidates, everything, filters_of, narrowed
+from twd.engine.grammar import CompiledGrammar, Grammars, GrammarWalk, Vocabulary
+from twd.engine.logprobs import token_logprob
 from twd.engine.noise import Ids, Logits
 from twd.engine.penalties import adjustments_of
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.job import Sampling
+from twd.wire.job import Grammar, Sampling, TokenLogprob
 
 _FEW = 4096
 """Up to so many tokens each gets its noise; for more the pruned search is faster."""
 
 
-class Vocabulary(Protocol):
-    """What a picker needs to know of a model's tokens."""
+class Pickers:
+    """Makes the pickers of one model; they share the grammars that were compiled for its vocabulary."""
 
-    @property
-    def size(self) -> int:
-        """How many tokens there are."""
+    def __init__(self, vocab: Vocabulary) -> None:
+        self._vocab = vocab
+        self.grammars = Grammars(vocab)
 
-    def piece(self, token: int) -> bytes:
-        """The bytes that a token adds to the text."""
+    def picker(
+        self,
+        sampling: Sampling,
+        seed: int,
+        *,
+        prompt_len: int,
+        grammar: Grammar | None = None,
+        ignore_eos: bool = False,
+    ) -> "TokenPicker":
+        """A picker for one text; raises BAD_REQUEST or BAD_GRAMMAR before any work begins."""
+        made = None if grammar is None else self.grammars.compiled(grammar)
+        banned = self._vocab.end_tokens if ignore_eos else frozenset[int]()
+        return TokenPicker(sampling, seed, self._vocab, grammar=made, prompt_len=prompt_len, banned=banned)
+
+    def reporter(self, top: int) -> Callable[[Logits, int], TokenLogprob]:
+        """What turns logits and a picked token into log probabilities with `top` alternatives."""
+        return lambda logits, token: token_logprob(logits, token, top, self._vocab.piece)
 
 
 class TokenPicker:
-    """Chooses the tokens of one text; what it answers depends on its arguments and the history alone."""
+    """Chooses the tokens of one text; what it answers depends on the logits and the history alone.
 
-    def __init__(self, sampling: Sampling, seed: int, vocab: Vocabulary) -> None:
+    Penalties see the whole history, the grammar sees it from `prompt_len` on. Banned tokens come only where a grammar
+    leaves nothing else.
+    """
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        seed: int,
+        vocab: Vocabulary,
+        *,
+        grammar: CompiledGrammar | None = None,
+        prompt_len: int = 0,
+        banned: frozenset[int] = frozenset(),
+    ) -> None:
         _check(sampling, vocab)
         self._temperature = sampling.temperature
         self._seed = seed
         self._size = vocab.size
+        self._banned = sorted(banned)
         self._adjustments = adjustments_of(sampling, vocab.piece)
         # Only typical_p can remove the likeliest token, so only then does a filter matter to the greedy choice.
         matters = self._temperature > 0.0 or sampling.typical_p < 1.0
         self._filters = filters_of(sampling) if matters else ()
+        self._greedy = not self._filters and self._temperature <= 0.0
+        self._walk = None if grammar is None else GrammarWalk(grammar)
+        self._prompt_len = prompt_len
 
     def pick(self, logits: Logits, history: Sequence[int]) -> int:
         """The token that follows `history` (prompt and generated tokens); the logits stay untouched."""
         top = _checked_argmax(logits)
-        if not self._adjustments and not self._filters and self._temperature <= 0.0:
+        plain = self._greedy and not self._adjustments and not self._banned
+        if plain and self._walk is None:
             return top
         with np.errstate(over="ignore"):
-            return self._choose(everything(self._adjusted(logits, history)), len(history))
+            adjusted = self._adjusted(logits, history)
+            token = top if plain else self._choose(everything(adjusted), len(history))
+            return self._conforming(token, logits, adjusted, history)
 
     def _adjusted(self, logits: Logits, history: Sequence[int]) -> Logits:
-        if not self._adjustments:
+        if not self._adjustments and not self._banned:
             return logits
         copy = logits.copy()
         for adjust in self._adjustments:
             adjust(copy, history)
+        copy[self._banned] = -np.inf
         return copy
 
     def _choose(self, candidates: Candidates, position: int) -> int:
@@ -63,17 +100,29 @@ class TokenPicker:
             return int(ids[logits.argmax()])
         key = noise.draw(self._seed, position)
         if len(ids) > _FEW:
-            return noise.strongest(_spread(ids, logits, self._size), self._temperature, key)
+            return noise.strongest(self._spread(ids, logits), self._temperature, key)
         return noise.strongest_of(ids, logits, self._temperature, key)
 
+    def _conforming(self, token: int, logits: Logits, adjusted: Logits, history: Sequence[int]) -> int:
+        """The token itself where the grammar allows it; else the choice among those that it allows."""
+        if self._walk is None:
+            return token
+        generated = history[self._prompt_len :]
+        if self._walk.allows(generated, token):
+            return token
+        allowed = self._walk.allowed(generated)
+        able = allowed[adjusted[allowed] > -np.inf]
+        if not len(able):
+            return int(allowed[logits[allowed].argmax()])
+        return self._choose(Candidates(able, adjusted[able]), len(history))
 
-def _spread(ids: Ids, logits: Logits, size: int) -> Logits:
-    """The candidates' logits where they stand in the vocabulary; all others are impossible."""
-    if len(ids) == size:
-        return logits
-    whole = np.full(size, -np.inf, dtype=np.float32)
-    whole[ids] = logits
-    return whole
+    def _spread(self, ids: Ids, logits: Logits) -> Logits:
+        """The candidates' logits where they stand in the vocabulary; all others are impossible."""
+        if len(ids) == self._size:
+            return logits
+        whole = np.full(self._size, -np.inf, dtype=np.float32)
+        whole[ids] = logits
+        return whole
 
 
 def _check(sampling: Sampling, vocab: Vocabulary) -> None:

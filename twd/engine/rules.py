@@ -1,0 +1,213 @@
+"""The common form of all grammars: named rules over bytes, checked once and flattened for the automaton."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+from twd.engine.utf8_ranges import LAST_CODE_POINT, utf8_sequences
+from twd.wire.failures import FailureCode, TwdError
+
+SYMBOLS_MAX = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Exactly these bytes."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Chars:
+    """One character out of inclusive code point ranges."""
+
+    ranges: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Whatever the named rule matches; `place` says where it is mentioned."""
+
+    name: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """One after the other."""
+
+    items: tuple["Expr", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Any one of them."""
+
+    options: tuple["Expr", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """`least` times and up to `most`; None is without end."""
+
+    item: "Expr"
+    least: int
+    most: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class OneToken:
+    """One whole token: of these, or with `negated` none of these."""
+
+    ids: frozenset[int]
+    negated: bool
+
+
+Expr = Text | Chars | Ref | Chain | Choice | Repeat | OneToken
+
+EMPTY = Chain(())
+ANY_CHAR = Chars(((1, LAST_CODE_POINT),))
+
+
+class Kind(IntEnum):
+    """What stands at a position of a program."""
+
+    ACCEPT = 0
+    END = 1
+    RULE = 2
+    BYTES = 3
+    TOKEN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """A step of a rule: a set of bytes (bit n: byte n), a rule by number, or a token condition by number."""
+
+    kind: Kind
+    value: int
+
+
+Body = list[list[Symbol]]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleTable:
+    """Rules by number, each a list of alternatives; rule 0 is the root."""
+
+    bodies: list[Body]
+    names: list[str]
+    tokens: list[OneToken]
+
+
+def bad_grammar(message: str) -> TwdError:
+    """The failure that every mistake in a grammar becomes."""
+    return TwdError(FailureCode.BAD_GRAMMAR, message, "grammar")
+
+
+def flattened(rules: Mapping[str, Expr], root: str) -> RuleTable:
+    """Rules without nesting and repetition; raises where the grammar is too big or a rule is missing."""
+    return _Flattening(rules).run(root)
+
+
+class _Flattening:
+    def __init__(self, rules: Mapping[str, Expr]) -> None:
+        self._rules = rules
+        self._table = RuleTable([], [], [])
+        self._numbers: dict[str, int] = {}
+        self._unvisited: list[str] = []
+        self._characters: dict[Chars, Symbol] = {}
+        self._size = 0
+
+    def run(self, root: str) -> RuleTable:
+        if root not in self._rules:
+            raise bad_grammar(f"The grammar has no rule '{root}', with which every text begins.")
+        self._number(root, "")
+        while self._unvisited:
+            name = self._unvisited.pop()
+            self._table.bodies[self._numbers[name]] = self._alternatives(self._rules[name], name)
+        return self._table
+
+    def _number(self, name: str, place: str) -> int:
+        if name not in self._numbers:
+            if name not in self._rules:
+                raise bad_grammar(f"Grammar, {place}: there is no rule named '{name}'.")
+            self._numbers[name] = self._reserve(name)
+            self._unvisited.append(name)
+        return self._numbers[name]
+
+    def _reserve(self, name: str) -> int:
+        self._table.bodies.append([])
+        self._table.names.append(name)
+        return len(self._table.bodies) - 1
+
+    def _new_rule(self, body: Body, owner: str) -> Symbol:
+        number = self._reserve(owner)
+        self._table.bodies[number] = body
+        return Symbol(Kind.RULE, number)
+
+    def _alternatives(self, expr: Expr, owner: str) -> Body:
+        options = expr.options if isinstance(expr, Choice) else (expr,)
+        return [self._symbols(option, owner) for option in options]
+
+    def _symbols(self, expr: Expr, owner: str) -> list[Symbol]:
+        match expr:
+            case Text(data):
+                return self._counted([Symbol(Kind.BYTES, 1 << byte) for byte in data])
+            case Chars():
+                return self._counted([self._character(expr, owner)])
+            case Ref(name, place):
+                return self._counted([Symbol(Kind.RULE, self._number(name, place))])
+            case Chain(items):
+                return [symbol for item in items for symbol in self._symbols(item, owner)]
+            case Choice():
+                return self._counted([self._new_rule(self._alternatives(expr, owner), owner)])
+            case Repeat(item, least, most):
+                return self._repeated(self._symbols(item, owner), least, most, owner)
+            case OneToken():
+                self._table.tokens.append(expr)
+                return self._counted([Symbol(Kind.TOKEN, len(self._table.tokens) - 1)])
+
+    def _counted(self, symbols: list[Symbol]) -> list[Symbol]:
+        self._size += len(symbols)
+        if self._size > SYMBOLS_MAX:
+            message = f"The grammar unfolds to more than {SYMBOLS_MAX} symbols; ask for fewer repetitions or rules."
+            raise bad_grammar(message)
+        return symbols
+
+    def _repeated(self, item: list[Symbol], least: int, most: int | None, owner: str) -> list[Symbol]:
+        if len(item) > 1:
+            item = [self._new_rule([item], owner)]
+        required = self._counted(item * min(least, SYMBOLS_MAX + 1))
+        if most is None:
+            more = Symbol(Kind.RULE, self._reserve(owner))
+            self._table.bodies[more.value] = [[*item, more], []]
+            return [*required, more]
+        return required + self._optional(item, most - least, owner)
+
+    def _optional(self, item: list[Symbol], times: int, owner: str) -> list[Symbol]:
+        """item{0,times}, each level inside the one before, so that no two ways lead to one text."""
+        rest: list[Symbol] = []
+        for _ in range(times):
+            rest = [self._new_rule([self._counted(item + rest), []], owner)]
+        return rest
+
+    def _character(self, chars: Chars, owner: str) -> Symbol:
+        if chars not in self._characters:
+            body = [[Symbol(Kind.BYTES, _byte_set(pair)) for pair in run] for run in utf8_sequences(chars.ranges)]
+            single = _union(run[0].value for run in body if len(run) == 1)
+            longer = [run for run in body if len(run) > 1]
+            short = [[Symbol(Kind.BYTES, single)]] if single or not longer else []
+            self._characters[chars] = self._new_rule(short + longer, owner) if longer else short[0][0]
+        return self._characters[chars]
+
+
+def _byte_set(pair: tuple[int, int]) -> int:
+    low, high = pair
+    return (1 << high + 1) - (1 << low)
+
+
+def _union(sets: Iterable[int]) -> int:
+    whole = 0
+    for one in sets:
+        whole |= one
+    return whole
