@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -59,13 +60,13 @@ OpenHouse = Callable[..., Awaitable[House]]
 
 
 @pytest.fixture
-async def open_house() -> AsyncIterator[OpenHouse]:
+async def open_house(tmp_path: Path) -> AsyncIterator[OpenHouse]:
     """Opens houses with the edge settings of a test; closes them all at its end."""
     houses: list[House] = []
 
     async def open_one(script: Script | None = None, **edge: object) -> House:
         broker = MemoryBroker()
-        settings = msgspec.convert({"edge": {"port": 0, **edge}}, Settings)
+        settings = msgspec.convert({"home": str(tmp_path), "edge": {"port": 0, **edge}}, Settings)
         assert isinstance(settings.edge, EdgeSettings)
         speculator = FakeSpeculator(ground(broker, 2), script)
         service = Edge(ground(broker, 3), settings)

@@ -7,16 +7,18 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
-from twd.edge.answering import Answer
+from twd.edge.answering import Answer, usage_of
 from twd.edge.base_types import TwdOptions
 from twd.edge.body import read_body
 from twd.edge.calls import Desk
 from twd.edge.core import House, Terms, header_options, merge_options
 from twd.edge.generate import Delivery
+from twd.edge.meter import Meter
 from twd.edge.models import ModelDirectory
 from twd.edge.openai_chat import ChatAnswer, chat_jobs
 from twd.edge.openai_completions import CompletionAnswer, completion_jobs
 from twd.edge.openai_types import ChatRequest, CompletionRequest
+from twd.edge.threshold import visitor_of
 from twd.edge.validation import read_request
 from twd.kit.clock import Clock
 from twd.kit.ids import Ids
@@ -58,6 +60,7 @@ class Front:
         self.ids = ids
         self.instance = instance
         self.counters = Counters()
+        self.meter = Meter()
         self.house = House(settings.edge.max_tokens_limit, settings.edge.deadline_s, settings.mode)
 
     def routes(self) -> list[web.RouteDef]:
@@ -91,6 +94,7 @@ class Front:
     def terms(self, request: web.Request, model_name: str, options: TwdOptions | None) -> Terms:
         """What this request gets from the house."""
         model = self.models.resolve(model_name)
+        visitor_of(request).check_model(model)
         return Terms(
             model=model,
             owner=self.instance,
@@ -107,11 +111,15 @@ class Front:
         """Run the jobs and send what they tell; a client that leaves cancels them."""
         self._gate()
         self._admit(len(jobs))
+        key = visitor_of(request).key
+        self.meter.enter(key, len(jobs), self.clock.now(), self.clock.wall_ms())
         call = self.desk.open(jobs)
         try:
             return await Delivery(request, call, answer, terms.mode, self.settings.edge.keepalive_s).run()
         finally:
             self.desk.close(call, "the client left")
+            used = usage_of(answer.choices).total_tokens
+            self.meter.leave(key, len(jobs), used, self.clock.now(), self.clock.wall_ms())
 
     def _admit(self, jobs: int) -> None:
         limit = self.settings.edge.max_queue

@@ -7,6 +7,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from twd.edge.body import SlowClient
+from twd.edge.meter import RateLimited
 from twd.edge.replies import failure_reply
 from twd.wire.failures import Failure, FailureCode, TwdError
 
@@ -17,6 +18,10 @@ async def reply_or_failure(request: web.Request, handler: Handler, log: logging.
         return await handler(request)
     except SlowClient as error:
         return _closing(failure_reply(error.failure, 408))
+    except RateLimited as error:
+        reply = failure_reply(error.failure)
+        reply.headers["Retry-After"] = str(error.wait_s)
+        return reply
     except TwdError as error:
         reply = failure_reply(error.failure)
         return _closing(reply) if error.code is FailureCode.TOO_LARGE else reply

@@ -22,6 +22,7 @@ class Observatory:
     node: str
     started_ms: int
     health: Callable[[], Health]
+    may_see: Callable[[web.Request], bool]
     services: list[ServiceLease] = field(default_factory=list)
 
     def routes(self) -> list[web.RouteDef]:
@@ -50,7 +51,8 @@ class Observatory:
     async def readyz(self, request: web.Request) -> web.Response:
         """Whether a request would be answered now."""
         reasons = self.not_ready()
-        return json_reply(Probe(status="no" if reasons else "ready", reasons=reasons), 503 if reasons else 200)
+        told = reasons if self.may_see(request) else []
+        return json_reply(Probe(status="no" if reasons else "ready", reasons=told), 503 if reasons else 200)
 
     def not_ready(self) -> list[str]:
         """Why requests would not be answered now; empty when they would."""

@@ -3,6 +3,8 @@
 import asyncio
 import ssl
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import msgspec
 from aiohttp import web
@@ -10,10 +12,13 @@ from aiohttp.typedefs import Handler, Middleware
 
 from twd.bus.base import BusError, Leases, NoResponders
 from twd.edge.calls import Desk, JobEvent
+from twd.edge.door import Door, check_bind, is_loopback
 from twd.edge.front import Front
 from twd.edge.guard import quiet_about_bad_http, reply_or_failure
+from twd.edge.keys import KeyRing, KeyStore
 from twd.edge.models import ModelDirectory
 from twd.edge.observe import Observatory
+from twd.edge.threshold import Threshold
 from twd.kit.roster import Roster
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroundings
 from twd.kit.settings import Settings
@@ -57,14 +62,26 @@ class Edge(Service):
         self.models = ModelDirectory(tuple(settings.served()), settings.default_model)
         self.desk = Desk(self.clock, self._submit, self._release, self._guarded)
         self.front = Front(settings, self.desk, self.models, self.clock, ground.ids, self.instance, self._gate)
-        self.watch = Observatory(self.front, self.bus, ground.node, self.clock.wall_ms(), lambda: self.health)
+        self.keys = KeyStore(settings.home_dir)
+        self.threshold = self._build_door()
+        self.watch = Observatory(
+            self.front, self.bus, ground.node, self.clock.wall_ms(), lambda: self.health, self.threshold.is_known
+        )
         self.port = settings.edge.port
         self._roster = Roster()
         self._registry: Leases | None = None
         self._runner: web.AppRunner | None = None
-        self._handling: set[asyncio.Task[object]] = set()
         self._quiet = asyncio.Event()
         self._quiet.set()
+
+    def _build_door(self) -> Threshold:
+        edge = self.settings.edge
+        ring = KeyRing(self.keys.load(), edge.token)
+        check_bind(edge.host, ring, edge.allow_unauthenticated)
+        own = frozenset({edge.host, self.ground.node, *edge.allowed_hosts})
+        origins = tuple(origin.lower() for origin in edge.cors_origins)
+        door = Door(ring, not (is_loopback(edge.host) or edge.allow_unauthenticated), own, origins)
+        return Threshold(door, self.clock.now, self.ground.ids.secret, bool(edge.tls.cert))
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -82,23 +99,35 @@ class Edge(Service):
             shutdown_timeout=CLOSING_S,
         )
         await self._runner.setup()
-        edge = self.settings.edge
-        await web.TCPSite(self._runner, edge.host, edge.port, ssl_context=self._tls()).start()
-        self.port = self._runner.addresses[0][1]
+        await self._listen(self._runner)
         self.tasks.start("registry", every(REFRESH_S, self._refresh))
+
+    async def _listen(self, runner: web.AppRunner) -> None:
+        edge = self.settings.edge
+        host = edge.host.strip("[]")
+        try:
+            await web.TCPSite(runner, host, edge.port, ssl_context=self._tls()).start()
+        except OSError as error:
+            text = f"the edge cannot listen on {edge.host}:{edge.port}: {error.strerror}. Set another TWD_EDGE_PORT."
+            raise TwdError(FailureCode.BAD_REQUEST, text, "edge.port") from None
+        self.port = runner.addresses[0][1]
 
     def _tls(self) -> ssl.SSLContext | None:
         tls = self.settings.edge.tls
         if not tls.cert:
             return None
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(tls.cert, tls.key)
+        try:
+            context.load_cert_chain(Path(tls.cert).expanduser(), Path(tls.key).expanduser())
+        except (OSError, ssl.SSLError) as error:
+            text = f"the certificate {tls.cert} with its key {tls.key} cannot be used: {error}"
+            raise TwdError(FailureCode.BAD_REQUEST, text, "edge.tls") from None
         return context
 
     def _application(self) -> web.Application:
         app = web.Application(middlewares=[self._middleware()], client_max_size=0)
-        app.add_routes([*self.front.routes(), *self.watch.routes()])
-        app.on_response_prepare.append(_common_headers)
+        app.add_routes([*self.front.routes(), *self.watch.routes(), *self.threshold.routes()])
+        app.on_response_prepare.append(self.threshold.add_headers)
         return app
 
     def _middleware(self) -> Middleware:
@@ -106,7 +135,8 @@ class Edge(Service):
         async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
             self._enter()
             try:
-                return await reply_or_failure(request, handler, self.log)
+                entrance = partial(self.threshold.pass_through, handler=handler)
+                return await reply_or_failure(request, entrance, self.log)
             finally:
                 self._leave_request()
 
@@ -216,6 +246,16 @@ class Edge(Service):
             return
         self.watch.services = [lease for entry in entries if (lease := _lease(entry.value)) is not None]
         self.models.see_leases(self.watch.services, self.clock.now())
+        self._reload_keys()
+
+    def _reload_keys(self) -> None:
+        """Keys that were added or revoked count at the next turn; a broken file changes nothing."""
+        if not self.keys.changed():
+            return
+        try:
+            self.threshold.door.ring.keys = self.keys.load()
+        except TwdError as error:
+            self.log.warning("%s", error)
 
     def on_model_loading(self, event: ModelLoading) -> Effects:
         """A model is on its way."""
@@ -271,9 +311,3 @@ def _lease(value: bytes) -> ServiceLease | None:
         return msgspec.json.decode(value, type=ServiceLease)
     except msgspec.DecodeError:
         return None
-
-
-async def _common_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = "twd"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers.setdefault("Cache-Control", "no-store")

@@ -1,0 +1,165 @@
+"""Who may come in: keys, hosts, origins. Decisions only; the middleware asks."""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from twd.edge.keys import Key, KeyRing
+from twd.wire.failures import FailureCode, TwdError
+
+COOKIE = "twd_session"
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/login", "/logout"})
+PAGE_PATHS = ("/", "/dashboard", "/static/")
+"""Pages hold no secrets: they may load, and ask for a key then."""
+SAFE_METHODS = frozenset({"GET", "HEAD"})
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who asks. Nobody in particular where the door is open."""
+
+    key: Key | None = None
+
+    @property
+    def name(self) -> str:
+        """The key's name, for logs."""
+        return self.key.name if self.key else ""
+
+    def check_model(self, model: str) -> None:
+        """Refuse a model that this key may not use."""
+        if self.key is not None and self.key.models and model not in self.key.models:
+            allowed = ", ".join(self.key.models)
+            text = f"key {self.key.name!r} may not use model {model!r}; it may use {allowed}"
+            raise TwdError(FailureCode.FORBIDDEN, text, "model")
+
+
+@dataclass(frozen=True, slots=True)
+class Knock:
+    """A request as far as the door looks at it."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    scheme: str = "http"
+    session: str = ""
+    """The name of the key that this browser logged in with."""
+
+
+@dataclass
+class Door:
+    """The rules of one edge."""
+
+    ring: KeyRing
+    must_have_key: bool
+    own_hosts: frozenset[str] = frozenset()
+    origins: tuple[str, ...] = ()
+    names: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.names = frozenset(name.lower().rstrip(".") for name in self.own_hosts) | {"localhost"}
+
+    @property
+    def closed(self) -> bool:
+        """Whether a key is needed."""
+        return self.must_have_key or self.ring.wanted
+
+    def open_for(self, knock: Knock) -> Visitor:
+        """Who comes in; raises what the client is told otherwise."""
+        secret = bearer(knock.headers)
+        key = None if secret is None else self.ring.find(secret)
+        if key is None:
+            self._check_host(knock)
+        self._check_origin(knock)
+        if secret is not None and self.closed:
+            return Visitor(self._known(key))
+        if not self.closed:
+            return Visitor()
+        return self._by_session(knock)
+
+    def _known(self, key: Key | None) -> Key:
+        if key is None:
+            raise TwdError(FailureCode.UNAUTHENTICATED, "this key is wrong or was revoked")
+        return key
+
+    def _by_session(self, knock: Knock) -> Visitor:
+        key = self.ring.named(knock.session) if knock.session else None
+        if key is not None:
+            return Visitor(key)
+        if knock.path in OPEN_PATHS or is_page(knock):
+            return Visitor()
+        raise TwdError(FailureCode.UNAUTHENTICATED, "a key is needed: send 'Authorization: Bearer KEY'")
+
+    def _check_host(self, knock: Knock) -> None:
+        """A page that was rebound to this address by DNS comes with its own name, never with an address."""
+        host = knock.headers.get("Host", "")
+        name = host_name(host)
+        if not name or name in self.names or name.endswith(".localhost") or _is_address(name):
+            return
+        text = f"host {host[:100]!r} is not this server's name; add it to edge.allowed_hosts"
+        raise TwdError(FailureCode.FORBIDDEN, text)
+
+    def _check_origin(self, knock: Knock) -> None:
+        origin = knock.headers.get("Origin")
+        if origin is None or self.allows_origin(origin):
+            return
+        if origin.lower() == f"{knock.scheme}://{knock.headers.get('Host', '')}".lower():
+            return
+        text = f"pages of {origin[:100]!r} may not call this server; add the origin to edge.cors_origins"
+        raise TwdError(FailureCode.FORBIDDEN, text)
+
+    def allows_origin(self, origin: str) -> bool:
+        """Whether the configuration lets pages of this origin in."""
+        return "*" in self.origins or origin.lower() in self.origins
+
+
+def bearer(headers: Mapping[str, str]) -> str | None:
+    """The secret that a request brings: as a bearer, or where Anthropic's clients put it."""
+    given = headers.get("Authorization")
+    if given is None:
+        return headers.get("x-api-key")
+    scheme, _, secret = given.partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else given
+
+
+def host_name(host: str) -> str:
+    """The name in a Host header, without port and brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower().rstrip(".")
+
+
+def is_page(knock: Knock) -> bool:
+    """Whether this is one of the pages, or what they are made of."""
+    if knock.method not in SAFE_METHODS:
+        return False
+    return knock.path in PAGE_PATHS[:2] or knock.path.startswith(PAGE_PATHS[2])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a bound address."""
+    name = host_name(host) if host.startswith("[") else host.lower()
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def check_bind(host: str, ring: KeyRing, allow_unauthenticated: bool) -> None:
+    """Refuse to serve others without a key, unless told to in as many words."""
+    if is_loopback(host) or ring.wanted or allow_unauthenticated:
+        return
+    text = (
+        f"edge.host is {host}, so other machines could use this server, and no key is set. Set TWD_TOKEN, make a key "
+        "with `twd key add NAME`, listen on 127.0.0.1, or say edge.allow_unauthenticated: true"
+    )
+    raise TwdError(FailureCode.FORBIDDEN, text, "edge.host")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
