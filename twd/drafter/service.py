@@ -74,6 +74,8 @@ class Drafter(Service):
     async def start(self) -> None:
         """Be there at once; draft when the model is loaded."""
         await super().start()
+        if self.ended.is_set():
+            return
         self.health = Health.STARTING
         self.tasks.start("load", self._load_model())
 

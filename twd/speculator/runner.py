@@ -77,6 +77,7 @@ class Runner:
         except BaseException as error:  # noqa: BLE001 - handed to the service, which ends with it
             self._failed(error)
         finally:
+            self._read_inbox()  # what was posted before the stop is still done, so that no job ends in silence
             self._flush()
             self._target.shutdown()
 

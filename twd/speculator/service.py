@@ -130,6 +130,8 @@ class Speculator(Service):
     async def start(self) -> None:
         """Be there at once; take jobs when the model is loaded."""
         await super().start()
+        if self.ended.is_set():
+            return
         self.health = Health.STARTING
         self.tasks.start("load", self._load_model())
 
