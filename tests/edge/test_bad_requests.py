@@ -194,7 +194,7 @@ async def test_paths_and_methods_that_do_not_exist(house: House) -> None:
 
 async def raw(house: House, data: bytes) -> bytes:
     """What a socket gets back for these bytes."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", house.edge.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.edge.server.port)
     writer.write(data)
     writer.write_eof()
     async with asyncio.timeout(5):

@@ -108,7 +108,7 @@ async def test_the_matrix(open_house: OpenHouse, tmp_path: Path) -> None:
     house = await open_house()
     for method, path, payload in ROUTES:
         for kind in KINDS:
-            given_headers = headers(kind, house.edge.port)
+            given_headers = headers(kind, house.edge.server.port)
             response = await house.http.request(method, house.edge.url + path, json=payload, headers=given_headers)
             assert response.status in expected(kind, path), (method, path, kind, await response.text())
             if response.status in (401, 403):
@@ -143,8 +143,8 @@ async def test_without_keys_loopback_is_open_to_programs_but_not_to_foreign_page
         ({"Host": "localhost.evil.example"}, 403),
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "null"}, 403),
-        ({"Origin": f"http://127.0.0.1:{house.edge.port}"}, 200),
-        ({"Origin": f"https://127.0.0.1:{house.edge.port}"}, 403),
+        ({"Origin": f"http://127.0.0.1:{house.edge.server.port}"}, 200),
+        ({"Origin": f"https://127.0.0.1:{house.edge.server.port}"}, 403),
         ({"Origin": "http://127.0.0.1:1"}, 403),
     ]:
         response = await house.http.get(house.edge.url + "/v1/models", headers=given_headers)
@@ -247,7 +247,7 @@ async def test_an_edge_that_may_not_open_does_not_start(tmp_path: Path) -> None:
 
 
 async def test_a_taken_port_is_told(house: House, tmp_path: Path) -> None:
-    second = Edge(ground(house.broker, 9), Settings(home=str(tmp_path), edge=EdgeSettings(port=house.edge.port)))
+    second = Edge(ground(house.broker, 9), Settings(home=str(tmp_path), edge=EdgeSettings(port=house.edge.server.port)))
     with pytest.raises(TwdError, match="TWD_EDGE_PORT"):
         await second.start()
     await second.stop()

@@ -192,5 +192,5 @@ async def test_a_reader_that_does_not_read_is_given_up(open_house: OpenHouse, mo
 
 
 async def test_the_lease_names_the_real_port(house: House) -> None:
-    assert house.edge.lease().facts["url"] == f"http://127.0.0.1:{house.edge.port}"
-    assert house.edge.port > 0
+    assert house.edge.lease().facts["url"] == f"http://127.0.0.1:{house.edge.server.port}"
+    assert house.edge.server.port > 0

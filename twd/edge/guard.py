@@ -8,6 +8,7 @@ from aiohttp.typedefs import Handler
 
 from twd.edge.body import SlowClient
 from twd.edge.meter import RateLimited
+from twd.edge.records import NotRemembered
 from twd.edge.replies import failure_reply
 from twd.wire.failures import Failure, FailureCode, TwdError
 
@@ -18,6 +19,8 @@ async def reply_or_failure(request: web.Request, handler: Handler, log: logging.
         return await handler(request)
     except SlowClient as error:
         return _closing(failure_reply(error.failure, 408))
+    except NotRemembered as error:
+        return failure_reply(error.failure, 404)
     except RateLimited as error:
         reply = failure_reply(error.failure)
         reply.headers["Retry-After"] = str(error.wait_s)

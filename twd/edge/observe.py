@@ -8,6 +8,7 @@ from aiohttp import web
 import twd
 from twd.bus.base import Bus
 from twd.edge.front import Front
+from twd.edge.openapi import document
 from twd.edge.replies import json_reply
 from twd.edge.status_types import EdgeState, Probe, ServiceState, Status
 from twd.wire.service import Health, ServiceLease
@@ -33,6 +34,7 @@ class Observatory:
             web.get("/v1/twd/status", self.status),
             web.get("/healthz", self.healthz),
             web.get("/readyz", self.readyz),
+            web.get("/openapi.json", self.openapi),
         ]
 
     async def models(self, request: web.Request) -> web.Response:
@@ -53,6 +55,10 @@ class Observatory:
         reasons = self.not_ready()
         told = reasons if self.may_see(request) else []
         return json_reply(Probe(status="no" if reasons else "ready", reasons=told), 503 if reasons else 200)
+
+    async def openapi(self, request: web.Request) -> web.Response:
+        """GET /openapi.json."""
+        return json_reply(document())
 
     def not_ready(self) -> list[str]:
         """Why requests would not be answered now; empty when they would."""

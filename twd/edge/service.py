@@ -1,23 +1,19 @@
 """The edge as a service: an HTTP server in front of the bus."""
 
-import asyncio
-import ssl
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 
 import msgspec
-from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 
 from twd.bus.base import BusError, Leases, NoResponders
 from twd.edge.calls import Desk, JobEvent
 from twd.edge.door import Door, check_bind, is_loopback
+from twd.edge.feed import Feed
 from twd.edge.front import Front
-from twd.edge.guard import quiet_about_bad_http, reply_or_failure
 from twd.edge.keys import KeyRing, KeyStore
 from twd.edge.models import ModelDirectory
 from twd.edge.observe import Observatory
+from twd.edge.records import Records
+from twd.edge.server import HttpServer
 from twd.edge.threshold import Threshold
 from twd.kit.roster import Roster
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroundings
@@ -29,10 +25,9 @@ from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.service import Health, ServiceExited, ServiceFaulted, ServiceLease, ServiceStarted, ServiceStopped
+from twd.wire.trace import HistoryRequested, TraceRequested
 
 REFRESH_S = 2.0
-CLOSING_S = 2.0
-IDLE_CONNECTION_S = 75.0
 
 
 class Edge(Service):
@@ -54,7 +49,7 @@ class Edge(Service):
         ServiceFaulted,
         ServiceExited,
     )
-    writes = (JobSubmitted, JobCancelled)
+    writes = (JobSubmitted, JobCancelled, TraceRequested, HistoryRequested)
 
     def __init__(self, ground: Surroundings, settings: Settings) -> None:
         super().__init__(ground)
@@ -67,12 +62,10 @@ class Edge(Service):
         self.watch = Observatory(
             self.front, self.bus, ground.node, self.clock.wall_ms(), lambda: self.health, self.threshold.is_known
         )
-        self.port = settings.edge.port
+        self.records = Records(Feed(self.bus), self.ask, settings.edge.keepalive_s, settings.log.show_text)
+        self.server = HttpServer(settings.edge, self.threshold, self.front.counters, self.log)
         self._roster = Roster()
         self._registry: Leases | None = None
-        self._runner: web.AppRunner | None = None
-        self._quiet = asyncio.Event()
-        self._quiet.set()
 
     def _build_door(self) -> Threshold:
         edge = self.settings.edge
@@ -89,68 +82,9 @@ class Edge(Service):
         """Open the registry and the port."""
         self._registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
         await self._refresh()
-        self._runner = web.AppRunner(
-            self._application(),
-            handler_cancellation=True,
-            access_log=None,
-            logger=quiet_about_bad_http(self.log.getChild("http")),
-            lingering_time=CLOSING_S,
-            keepalive_timeout=IDLE_CONNECTION_S,
-            shutdown_timeout=CLOSING_S,
-        )
-        await self._runner.setup()
-        await self._listen(self._runner)
+        parts = (self.front, self.watch, self.records, self.threshold)
+        await self.server.open([route for part in parts for route in part.routes()])
         self.tasks.start("registry", every(REFRESH_S, self._refresh))
-
-    async def _listen(self, runner: web.AppRunner) -> None:
-        edge = self.settings.edge
-        host = edge.host.strip("[]")
-        try:
-            await web.TCPSite(runner, host, edge.port, ssl_context=self._tls()).start()
-        except OSError as error:
-            text = f"the edge cannot listen on {edge.host}:{edge.port}: {error.strerror}. Set another TWD_EDGE_PORT."
-            raise TwdError(FailureCode.BAD_REQUEST, text, "edge.port") from None
-        self.port = runner.addresses[0][1]
-
-    def _tls(self) -> ssl.SSLContext | None:
-        tls = self.settings.edge.tls
-        if not tls.cert:
-            return None
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        try:
-            context.load_cert_chain(Path(tls.cert).expanduser(), Path(tls.key).expanduser())
-        except (OSError, ssl.SSLError) as error:
-            text = f"the certificate {tls.cert} with its key {tls.key} cannot be used: {error}"
-            raise TwdError(FailureCode.BAD_REQUEST, text, "edge.tls") from None
-        return context
-
-    def _application(self) -> web.Application:
-        app = web.Application(middlewares=[self._middleware()], client_max_size=0)
-        app.add_routes([*self.front.routes(), *self.watch.routes(), *self.threshold.routes()])
-        app.on_response_prepare.append(self.threshold.add_headers)
-        return app
-
-    def _middleware(self) -> Middleware:
-        @web.middleware
-        async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
-            self._enter()
-            try:
-                entrance = partial(self.threshold.pass_through, handler=handler)
-                return await reply_or_failure(request, entrance, self.log)
-            finally:
-                self._leave_request()
-
-        return around
-
-    def _enter(self) -> None:
-        self.front.counters.requests += 1
-        self.front.counters.in_flight += 1
-        self._quiet.clear()
-
-    def _leave_request(self) -> None:
-        self.front.counters.in_flight -= 1
-        if not self.front.counters.in_flight:
-            self._quiet.set()
 
     def _gate(self) -> None:
         """Refuse generation while starting or draining."""
@@ -161,24 +95,23 @@ class Edge(Service):
 
     async def quiesce(self) -> None:
         """Finish the streams that are open; new requests get a 503."""
-        await self._quiet.wait()
+        self.records.feed.close()
+        await self.server.quiet()
 
     async def teardown(self) -> None:
         """End what is still open with an error that says so, then close the port."""
+        self.records.feed.close()
         self.desk.fail_all(Failure(code=FailureCode.DRAINING, message="this edge is stopping"))
-        if self._runner is not None:
-            await self._runner.cleanup()
+        await self.server.close()
 
     @property
     def url(self) -> str:
         """Where clients on this machine find it."""
-        edge = self.settings.edge
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(edge.host, edge.host)
-        return f"{'https' if edge.tls.cert else 'http'}://{host}:{self.port}"
+        return self.server.url
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """What others read in its lease."""
-        return {"url": self.url, "port": self.port, "jobs": len(self.desk)}
+        return {"url": self.url, "port": self.server.port, "jobs": len(self.desk)}
 
     # -- jobs ----------------------------------------------------------------------------------
 

@@ -1,5 +1,8 @@
 """Server-sent events: the framing, and nothing else."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 
 _encoder = msgspec.json.Encoder()
@@ -8,8 +11,8 @@ DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
-def event(payload: msgspec.Struct, name: str = "") -> bytes:
-    """One event. JSON has no raw line breaks, so one data line holds it."""
+def event(payload: msgspec.Struct | Mapping[str, Any], name: str = "") -> bytes:
+    """One event. JSON has no raw line breaks, so one data line holds it; `name` is one plain word."""
     data = _encoder.encode(payload)
     if name:
         return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"

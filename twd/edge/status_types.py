@@ -52,3 +52,17 @@ class Probe(Out, kw_only=True):
 
     status: str
     reasons: list[str] = []
+
+
+class History(Out, kw_only=True):
+    """Ended jobs, newest first: each is its last event, without anybody's words."""
+
+    jobs: list[dict[str, Any]]
+
+
+class JobTrace(Out, kw_only=True):
+    """Every event of one job that is still remembered, oldest first, without anybody's words."""
+
+    job: str
+    events: list[dict[str, Any]]
+    forgotten: int

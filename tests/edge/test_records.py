@@ -1,0 +1,197 @@
+"""Live events, history, traces, and the document that describes the API."""
+
+import asyncio
+import json
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+
+from tests.edge.conftest import House, OpenHouse, ground, until
+from tests.edge.fake_speculator import Script
+from twd.bus.base import Message
+from twd.edge.feed import PENDING_MAX, Watcher
+from twd.edge.openapi import OPERATIONS, document
+from twd.edge.redact import redacted
+from twd.kit.service import Effects, Reply, Service
+from twd.wire.base import InstanceId, JobId, ModelId, SessionId
+from twd.wire.codec import encode
+from twd.wire.job import FinishReason, JobFinished, JobStats, JobSubmitted, Prompt, TokensAccepted
+from twd.wire.routes import ROUTE_OF, subject_of
+from twd.wire.trace import HistoryReported, HistoryRequested, TraceReported, TraceRequested
+
+SECRET = "my secret words"
+
+
+def submitted() -> JobSubmitted:
+    return JobSubmitted(job=JobId("j"), model=ModelId("m"), owner=InstanceId("o"), prompt=Prompt(text=SECRET))
+
+
+def accepted(index: int, job: str = "j") -> TokensAccepted:
+    return TokensAccepted(
+        job=JobId(job), attempt=1, session=SessionId("s"), at=index, index=index, tokens=[1, 2], text=SECRET
+    )
+
+
+class Historian(Service):
+    """Remembers one job."""
+
+    name = "metrics"
+    reads = (TraceRequested, HistoryRequested)
+    writes = (TraceReported, HistoryReported)
+
+    def on_trace_requested(self, event: TraceRequested, reply: Reply) -> Effects:
+        known = [submitted(), accepted(0)] if event.job == "j" else []
+        reply(TraceReported(job=event.job, events=[msgspec.Raw(encode(e)) for e in known], forgotten=1))
+        return None
+
+    def on_history_requested(self, event: HistoryRequested, reply: Reply) -> Effects:
+        end = JobFinished(job=JobId("j"), attempt=1, reason=FinishReason.STOP, stats=JobStats(passes=3))
+        reply(HistoryReported(events=[msgspec.Raw(encode(end))] * min(event.limit, 3)))
+        return None
+
+
+async def test_traces_and_history_without_anybodys_words(house: House) -> None:
+    historian = Historian(ground(house.broker, 8))
+    await historian.start()
+    for name in ("j", "chatcmpl-j"):
+        response = await house.http.get(house.edge.url + f"/v1/twd/jobs/{name}")
+        trace = await response.json()
+        assert trace["events"][0]["prompt"] == {"hidden": True}
+        assert trace["events"][1]["tokens"] == 2
+        assert trace["forgotten"] == 1
+        assert SECRET not in await response.text()
+    assert (await house.http.get(house.edge.url + "/v1/twd/jobs/other")).status == 404
+    history = await (await house.http.get(house.edge.url + "/v1/twd/history?limit=2")).json()
+    assert [job["stats"]["passes"] for job in history["jobs"]] == [3, 3]
+    for limit in ("0", "-1", "x", "1001", "9" * 400, "²"):
+        bad = await house.http.get(house.edge.url + "/v1/twd/history", params={"limit": limit})
+        assert bad.status == 400
+    await historian.stop()
+
+
+async def test_nobody_remembers(house: House) -> None:
+    for path in ("/v1/twd/history", "/v1/twd/jobs/j"):
+        response = await house.http.get(house.edge.url + path)
+        assert response.status == 503
+        assert "twd run metrics" in (await response.json())["error"]["message"]
+
+
+async def test_live_events(house: House) -> None:
+    response = await house.http.get(house.edge.url + "/v1/twd/events?topics=job,tokens")
+    assert response.headers["Content-Type"].startswith("text/event-stream")
+    await house.chat()
+    seen = b""
+    async with asyncio.timeout(5):
+        while b"event: twd.v1.job.finished" not in seen:
+            seen += await response.content.readany()
+    assert b"event: twd.v1.job.started" in seen
+    assert b"H\xc3\xa9l" not in seen
+    assert b"Hel" not in seen
+    response.close()
+    await until(lambda: not house.edge.records.feed._watchers)
+    assert house.edge.records.feed._subscriptions == []
+
+
+async def test_watching_does_not_look_like_a_worker(open_house: OpenHouse) -> None:
+    house = await open_house(Script())
+    response = await house.http.get(house.edge.url + "/v1/twd/events")
+    await house.speculator.stop()
+    house.edge.models.configured = ("small",)
+    refused = await house.chat(model="small", twd={"deadline_s": 0.2})
+    assert refused.status in (503, 504)
+    response.close()
+
+
+async def test_watchers_end_when_the_edge_drains(house: House) -> None:
+    response = await house.http.get(house.edge.url + "/v1/twd/events")
+    await house.edge.drain(5)
+    async with asyncio.timeout(5):
+        await response.read()
+
+
+async def test_unknown_topics(house: House) -> None:
+    assert (await house.http.get(house.edge.url + "/v1/twd/events?topics=gossip")).status == 400
+
+
+def message(event: Any) -> Message:
+    return Message(subject_of(event), encode(event))
+
+
+def test_a_busy_watcher_gets_the_newest_of_each_job() -> None:
+    watcher = Watcher(frozenset(), "")
+    tag = ROUTE_OF[TokensAccepted].tag
+    for index in range(5000):
+        watcher.offer(tag, message(accepted(index)))
+    assert [event["index"] for _, event in watcher.take()] == [4999]
+    assert watcher.dropped == 0
+
+
+def test_a_watcher_that_does_not_read_is_bounded() -> None:
+    watcher = Watcher(frozenset(), "")
+    tag = ROUTE_OF[TokensAccepted].tag
+    for index in range(PENDING_MAX + 10):
+        watcher.offer(tag, message(accepted(index, f"job-{index}")))
+    assert watcher.dropped == 10
+    assert len(watcher.take()) == PENDING_MAX
+
+
+def test_what_is_no_event_is_left_out() -> None:
+    watcher = Watcher(frozenset(), "")
+    for data in (b"{", b"[]", b"\xff", b"5", b"[" * 100_000):
+        watcher.offer("twd.v1.job.finished", Message("twd.v1.job.finished.x", data))
+    assert watcher.take() == []
+
+
+def test_words_can_be_kept() -> None:
+    assert redacted(encode(accepted(0)), keep_words=True)["text"] == SECRET
+
+
+async def test_the_document_describes_every_route(house: House) -> None:
+    described = {(operation.method.upper(), operation.path) for operation in OPERATIONS}
+    runner = house.edge.server._runner
+    assert runner is not None
+    real = set()
+    for route in runner.app.router.routes():
+        if route.method not in ("HEAD", "OPTIONS") and route.resource is not None:
+            real.add((route.method, route.resource.canonical))
+    assert {(method, path) for method, path in real if not path.startswith("/static")} == described
+    body = await (await house.http.get(house.edge.url + "/openapi.json")).json()
+    assert body == json.loads(json.dumps(document()))
+    assert body["openapi"] == "3.1.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "valid"),
+    [
+        ("ChatRequest", {"messages": [{"role": "user", "content": "x"}]}, True),
+        ("ChatRequest", {"messages": [{"role": "user", "content": "x"}], "temprature": 1}, False),
+        ("ChatRequest", {"messages": []}, False),
+        ("ChatRequest", {"messages": [{"role": "king", "content": "x"}]}, False),
+        ("CompletionRequest", {"prompt": [1, 2]}, True),
+        ("CompletionRequest", {"prompt": 5}, False),
+    ],
+)
+def test_the_document_agrees_with_the_validators(name: str, value: Any, valid: bool) -> None:
+    spec = document()
+    schema = {"$ref": f"#/components/schemas/{name}", "components": spec["components"]}
+    assert jsonschema.Draft202012Validator(schema).is_valid(value) is valid
+
+
+async def test_answers_follow_the_document(house: House) -> None:
+    spec = document()
+
+    def check(name: str, value: Any) -> None:
+        schema = {"$ref": f"#/components/schemas/{name}", "components": spec["components"]}
+        jsonschema.Draft202012Validator(schema).validate(value)
+
+    check("ChatCompletion", await (await house.chat(n=2, logprobs=True, top_logprobs=1)).json())
+    check("TextCompletion", await (await house.post("/v1/completions", {"prompt": "x", "logprobs": 1})).json())
+    check("ErrorEnvelope", await (await house.chat(n=0)).json())
+    for path, name in [("/v1/models", "ModelList"), ("/v1/models/small", "ModelCard"), ("/v1/twd/status", "Status")]:
+        check(name, await (await house.http.get(house.edge.url + path)).json())
+    streamed = await (await house.chat(stream=True, stream_options={"include_usage": True})).text()
+    for line in streamed.split("\n"):
+        if line.startswith("data: {"):
+            check("ChatChunk", json.loads(line[6:]))

@@ -1,0 +1,105 @@
+"""Live events for browsers: what the bus tells, bounded and coalesced for each watcher."""
+
+import asyncio
+from typing import Any
+
+from twd.bus.base import Bus, Message, Subscription
+from twd.edge.redact import redacted
+from twd.wire.draft import DraftGranted, DraftProposed
+from twd.wire.job import TokensAccepted
+from twd.wire.model import ModelLoading
+from twd.wire.routes import ROUTE_OF, ROUTES, Delivery, route_of_subject
+
+PENDING_MAX = 1024
+NEWEST_ONLY = {ROUTE_OF[event].tag for event in (TokensAccepted, DraftProposed, DraftGranted, ModelLoading)}
+"""Of these only the newest of each job, session or model is kept while a watcher is busy."""
+
+
+class Watcher:
+    """One browser that looks on. When it cannot keep up, the oldest news give way and are counted."""
+
+    def __init__(self, topics: frozenset[str], job: str) -> None:
+        self._topics = topics
+        self._job = job
+        self._pending: dict[object, tuple[str, bytes]] = {}
+        self._count = 0
+        self.dropped = 0
+        self.closed = False
+        self.stirred = asyncio.Event()
+
+    def offer(self, tag: str, message: Message) -> None:
+        """Keep a message for this watcher, if it wants it."""
+        if self._topics and tag.split(".")[2] not in self._topics:
+            return
+        self._count += 1
+        key: object = message.subject if tag in NEWEST_ONLY else self._count
+        self._pending.pop(key, None)
+        if len(self._pending) >= PENDING_MAX:
+            self._pending.pop(next(iter(self._pending)))
+            self.dropped += 1
+        self._pending[key] = (tag, message.data)
+        self.stirred.set()
+
+    def take(self) -> list[tuple[str, dict[str, Any]]]:
+        """Everything that waits, oldest first, by type and without anybody's words."""
+        waiting, self._pending = list(self._pending.values()), {}
+        self.stirred.clear()
+        events = [(tag, redacted(data)) for tag, data in waiting]
+        return [(tag, event) for tag, event in events if event and self._job in ("", event.get("job"))]
+
+    def close(self) -> None:
+        """No more will come."""
+        self.closed = True
+        self.stirred.set()
+
+
+class Feed:
+    """All watchers; the bus is listened to only while there are some.
+
+    It hears broadcasts only: listening on a request's subject would look like somebody who answers it.
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._watchers: set[Watcher] = set()
+        self._subscriptions: list[Subscription] = []
+        self._lock = asyncio.Lock()
+        self._closed = False
+
+    async def attach(self, topics: frozenset[str], job: str = "") -> Watcher:
+        """A new watcher."""
+        watcher = Watcher(topics, job)
+        async with self._lock:
+            self._watchers.add(watcher)
+            if not self._subscriptions:
+                self._subscriptions = [
+                    await self._bus.subscribe(route.pattern, self._hear)
+                    for route in ROUTES
+                    if route.delivery is Delivery.BROADCAST
+                ]
+        if self._closed:
+            watcher.close()
+        return watcher
+
+    async def detach(self, watcher: Watcher) -> None:
+        """A watcher left; after the last one nothing is heard any more."""
+        async with self._lock:
+            self._watchers.discard(watcher)
+            if self._watchers:
+                return
+            for subscription in self._subscriptions:
+                await subscription.close()
+            self._subscriptions = []
+
+    def close(self) -> None:
+        """End all watchers: the edge drains."""
+        self._closed = True
+        for watcher in self._watchers:
+            watcher.close()
+
+    def _hear(self, message: Message) -> None:
+        route = route_of_subject(message.subject)
+        if route is None:
+            return
+        for watcher in self._watchers:
+            watcher.offer(route.tag, message)

@@ -1,0 +1,27 @@
+"""Events as people may see them: what happened, without anybody's words."""
+
+from typing import Any
+
+import msgspec
+
+COUNTED = frozenset({"tokens", "resume", "logprobs", "confidence"})
+"""Lists of which only the length is told."""
+HIDDEN = frozenset({"prompt", "text", "stop", "grammar", "last_words"})
+"""Fields of which only the fact that they are there is told."""
+
+
+def redacted(data: bytes | msgspec.Raw, *, keep_words: bool = False) -> dict[str, Any]:
+    """An event as a plain object; prompts, answers and tokens only as lengths. Empty for what is no event."""
+    try:
+        event = msgspec.json.decode(data, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    return event if keep_words else {name: _shown(name, value) for name, value in event.items()}
+
+
+def _shown(name: str, value: Any) -> Any:
+    if name in COUNTED and isinstance(value, list):
+        return len(value)
+    if name in HIDDEN:
+        return {"characters": len(value)} if isinstance(value, str) else {"hidden": True}
+    return value

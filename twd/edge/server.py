@@ -1,0 +1,111 @@
+"""The HTTP server: the port, TLS, and the one middleware around every handler."""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from twd.edge.front import Counters
+from twd.edge.guard import quiet_about_bad_http, reply_or_failure
+from twd.edge.threshold import Threshold
+from twd.kit.settings import Edge as EdgeSettings
+from twd.wire.failures import FailureCode, TwdError
+
+CLOSING_S = 2.0
+IDLE_CONNECTION_S = 75.0
+
+
+class HttpServer:
+    """Listens for one edge. A handler whose client leaves is cancelled."""
+
+    def __init__(self, settings: EdgeSettings, threshold: Threshold, counters: Counters, log: logging.Logger) -> None:
+        self.port = settings.port
+        self._settings = settings
+        self._threshold = threshold
+        self._counters = counters
+        self._log = log
+        self._runner: web.AppRunner | None = None
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    @property
+    def url(self) -> str:
+        """Where clients on this machine find it."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self._settings.host, self._settings.host)
+        bracketed = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        return f"{'https' if self._settings.tls.cert else 'http'}://{bracketed}:{self.port}"
+
+    async def open(self, routes: Iterable[web.AbstractRouteDef]) -> None:
+        """Bind the port and answer."""
+        app = web.Application(middlewares=[self._middleware()])
+        app.add_routes(routes)
+        app.on_response_prepare.append(self._threshold.add_headers)
+        self._runner = web.AppRunner(
+            app,
+            handler_cancellation=True,
+            access_log=None,
+            logger=quiet_about_bad_http(self._log.getChild("http")),
+            lingering_time=CLOSING_S,
+            keepalive_timeout=IDLE_CONNECTION_S,
+            shutdown_timeout=CLOSING_S,
+        )
+        await self._runner.setup()
+        await self._listen(self._runner)
+
+    async def _listen(self, runner: web.AppRunner) -> None:
+        host, port = self._settings.host, self._settings.port
+        try:
+            await web.TCPSite(runner, host.strip("[]"), port, ssl_context=self._tls()).start()
+        except OSError as error:
+            text = f"the edge cannot listen on {host}:{port}: {error.strerror}. Set another TWD_EDGE_PORT."
+            raise TwdError(FailureCode.BAD_REQUEST, text, "edge.port") from None
+        self.port = runner.addresses[0][1]
+
+    def _tls(self) -> ssl.SSLContext | None:
+        tls = self._settings.tls
+        if not tls.cert:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            context.load_cert_chain(Path(tls.cert).expanduser(), Path(tls.key).expanduser())
+        except (OSError, ssl.SSLError) as error:
+            text = f"the certificate {tls.cert} with its key {tls.key} cannot be used: {error}"
+            raise TwdError(FailureCode.BAD_REQUEST, text, "edge.tls") from None
+        return context
+
+    def _middleware(self) -> Middleware:
+        @web.middleware
+        async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
+            self._enter()
+            try:
+                return await reply_or_failure(
+                    request, partial(self._threshold.pass_through, handler=handler), self._log
+                )
+            finally:
+                self._leave()
+
+        return around
+
+    def _enter(self) -> None:
+        self._counters.requests += 1
+        self._counters.in_flight += 1
+        self._quiet.clear()
+
+    def _leave(self) -> None:
+        self._counters.in_flight -= 1
+        if not self._counters.in_flight:
+            self._quiet.set()
+
+    async def quiet(self) -> None:
+        """Until no request is in progress."""
+        await self._quiet.wait()
+
+    async def close(self) -> None:
+        """Let handlers write their last words, then hang up."""
+        if self._runner is not None:
+            await self._runner.cleanup()
