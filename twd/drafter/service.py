@@ -27,10 +27,25 @@ from twd.wire.service import Health
 class LoadedDraftModel(Protocol):
     """What the service needs of a draft model in memory."""
 
-    vocab: VocabFingerprint
-    target: Target
-    token_ms: float
-    confidence: Confidence
+    @property
+    def vocab(self) -> VocabFingerprint:
+        """Which tokens it speaks."""
+        ...
+
+    @property
+    def target(self) -> Target:
+        """Makes its guesses."""
+        ...
+
+    @property
+    def token_ms(self) -> float:
+        """Time of one guess."""
+        ...
+
+    @property
+    def confidence(self) -> Confidence:
+        """How sure it is of a guess."""
+        ...
 
     def picker(self, sampling: Sampling, seed: int, prompt_len: int) -> Picker:
         """The same choice as the target's, on this model's logits."""

@@ -113,7 +113,7 @@ class Model(Section, frozen=True):
     path: Annotated[RequiredPath, about("The GGUF file.")]
     default: Annotated[bool, about("Serve it as `default`; otherwise the first model is.")] = False
     ctx_size: Annotated[Count, about("Tokens of context for one session; 0: as many as the model was made for.")] = 8192
-    parallel: Annotated[Annotated[int, Meta(ge=1, le=256)], about("Sessions at once.")] = 16
+    parallel: Annotated[Annotated[int, Meta(ge=1, le=256)], about("Sessions at once; each has its own context.")] = 4
     predict: Annotated[Positive, about("Tokens of an answer when the request names no limit.")] = 4096
     exact: Annotated[bool, about("Choose settings under which drafts never change the text.")] = True
     backend: Annotated[Compute, about("Kind of device for this model; auto: `engine.backend`.")] = "auto"

@@ -384,7 +384,7 @@ class SpeculatorCore:
         return None
 
     def _note_lateness(self, link: Link, drafter: Drafter, depth: int, now: float) -> None:
-        overdue = not link.resting and depth < link.credit and now > link.patience(drafter, depth)
+        overdue = not link.resting and depth < link.credit and now >= link.patience(drafter, depth)
         if overdue and link.heard_at <= link.told_at and link.late < 2:
             link.late += 1
 
@@ -449,7 +449,7 @@ class SpeculatorCore:
         session.accepted_at = now
         self._continue_or_void(session, verdict.tokens[-1])
         if len(session.tokens) >= self.limits.ctx_size and end is None:
-            text, end = text + session.text.finish(), FinishReason.LENGTH
+            end = session.cut()
         if end is None:
             self._set_credits(session, now)
         accepted = session.accepted(*place, kept, text, verdict.logprobs[: len(kept)])

@@ -54,7 +54,7 @@ class Link:
         if self.resting or coming <= 0 or self.late >= 2:
             return None
         due = self.due(drafter, depth)
-        if now > self.patience(drafter, depth):
+        if now >= self.patience(drafter, depth):
             return None
         first_ms = max(0.0, (due - now) * 1000)
         if drafter.beside:

@@ -52,12 +52,35 @@ _HUNG_S = 300.0
 class LoadedModel(Protocol):
     """What the service needs of a model in memory, whatever engine is behind it."""
 
-    facts: ModelFacts
-    exactness: Exactness
-    target: Target
-    cost: CostCurve
-    limits: Limits
-    load_ms: int
+    @property
+    def facts(self) -> ModelFacts:
+        """What others must know of it."""
+        ...
+
+    @property
+    def exactness(self) -> Exactness:
+        """What the self-test found."""
+        ...
+
+    @property
+    def target(self) -> Target:
+        """Checks windows."""
+        ...
+
+    @property
+    def cost(self) -> CostCurve:
+        """Times of windows."""
+        ...
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the core."""
+        ...
+
+    @property
+    def load_ms(self) -> int:
+        """How long loading took."""
+        ...
 
     def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
         """Tokens, picker and seed of a job."""

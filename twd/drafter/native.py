@@ -1,0 +1,94 @@
+"""A drafter over llama.cpp in this process, from the settings of one draft model."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from twd.drafter.service import Drafter, Load
+from twd.engine.loading import LoadPlan, NativeModel, Progress, load_native
+from twd.engine.window import Logits, Picker, Target
+from twd.kit.service import Surroundings
+from twd.kit.settings import Drafter as DrafterSettings
+from twd.kit.settings import Settings
+from twd.wire.base import ModelId
+from twd.wire.job import Sampling
+from twd.wire.model import VocabFingerprint
+
+_ALL_LAYERS = 1_000_000
+_SESSIONS = 4
+
+
+def confidence(logits: Logits, token: int) -> float:
+    """How likely the draft model held its own guess."""
+    highest = float(logits.max())
+    total = float(np.exp(logits - np.float32(highest)).sum())
+    return math.exp(float(logits[token]) - highest) / total
+
+
+@dataclass(slots=True)
+class NativeDraftModel:
+    """A loaded draft model as the service wants it."""
+
+    native: NativeModel
+
+    @property
+    def vocab(self) -> VocabFingerprint:
+        """Which tokens it speaks."""
+        return self.native.facts.vocab
+
+    @property
+    def target(self) -> Target:
+        """Makes its guesses."""
+        return self.native.target
+
+    @property
+    def token_ms(self) -> float:
+        """Time of one guess."""
+        return self.native.cost.ms(1)
+
+    @property
+    def confidence(self) -> Callable[[Logits, int], float]:
+        """How sure it is of a guess."""
+        return confidence
+
+    def picker(self, sampling: Sampling, seed: int, prompt_len: int) -> Picker:
+        """The same choice as the target's, on this model's logits."""
+        return self.native.pickers.picker(sampling, seed, prompt_len=prompt_len)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.native.close()
+
+
+def load_plan(name: ModelId, drafter: DrafterSettings, ctx_size: int) -> LoadPlan:
+    """A draft model needs no exactness: its guesses are checked."""
+    return LoadPlan(
+        model=name,
+        path=Path(drafter.path).expanduser(),
+        ctx_size=ctx_size,
+        parallel=_SESSIONS,
+        exact=False,
+        gpu_layers=_ALL_LAYERS if drafter.gpu_layers == "auto" else drafter.gpu_layers,
+        threads=0 if drafter.threads == "auto" else drafter.threads,
+        test=False,
+    )
+
+
+def loader(name: ModelId, drafter: DrafterSettings, ctx_size: int) -> Load:
+    """What loads this draft model, on a thread of the service's choice."""
+
+    def load(progress: Progress) -> NativeDraftModel:
+        return NativeDraftModel(load_native(load_plan(name, drafter, ctx_size), progress))
+
+    return load
+
+
+def native_drafter(ground: Surroundings, settings: Settings, number: int) -> Drafter:
+    """The drafter of one configured draft model; `number` counts `drafters` from 0."""
+    drafter = settings.drafters[number]
+    name = ModelId(drafter.name or Path(drafter.path).stem)
+    sizes = [model.ctx_size for model in settings.models.values()]
+    return Drafter(ground, name, loader(name, drafter, max(sizes, default=0)), drafter.for_model)

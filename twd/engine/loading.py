@@ -1,0 +1,158 @@
+"""From a file to a target that can be used: load, choose exact settings, test them, measure the cost of windows."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from twd.engine.chat_template import ChatTemplate
+from twd.engine.context import Context, ContextSettings, Layout, Rows
+from twd.engine.cost import CostCurve, measure_cost
+from twd.engine.exactness import ExactPlan, exact_plan, self_test
+from twd.engine.model import Model, ModelSettings
+from twd.engine.pick import Pickers
+from twd.engine.target import LocalTarget
+from twd.wire.base import ModelId
+from twd.wire.model import CostPoint, Exactness, ModelFacts
+
+Progress = Callable[[float, str], None]
+
+_UNMEASURED = (CostPoint(width=1, ms=5.0), CostPoint(width=32, ms=50.0))
+_CTX_SIZE_MAX = 8192
+_EXACT_ROWS = 64
+_FAST_ROWS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """What to load and how; zeros and empty strings leave the choice to the engine."""
+
+    model: ModelId
+    path: Path
+    ctx_size: int = 0
+    parallel: int = 4
+    exact: bool = True
+    gpu_layers: int = 0
+    threads: int = 0
+    use_mmap: bool = True
+    type_k: str = ""
+    type_v: str = ""
+    flash_attention: bool = True
+    tree: bool = False
+    branches: int = 7
+    template: str = ""
+    """A Jinja template in place of the model's own."""
+    test: bool = True
+    """Compare windows with single steps and measure what passes cost."""
+
+
+@dataclass(slots=True)
+class NativeModel:
+    """A model in this process's memory, ready to work."""
+
+    model: Model
+    target: LocalTarget
+    template: ChatTemplate
+    pickers: Pickers
+    cost: CostCurve
+    exactness: Exactness
+    facts: ModelFacts
+    load_ms: int
+
+    def tokenize(self, text: str) -> list[int]:
+        """Plain text as this model's tokens; nothing in it becomes a control token."""
+        return self.model.vocab.tokenize(text, parse_special=False, add_bos=False)
+
+    def render(self, tokens: Sequence[int]) -> str:
+        """Tokens as text, control tokens spelled out."""
+        vocab = self.model.vocab
+        pieces = (vocab.piece(token) or vocab.special_text(token).encode() for token in tokens)
+        return b"".join(pieces).decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Give the memory back; the thread that ran the target has ended."""
+        self.target.shutdown()
+        self.model.close()
+
+
+def load_native(plan: LoadPlan, progress: Progress) -> NativeModel:
+    """Load and measure; everything that can go wrong is a TwdError."""
+    began = time.monotonic()
+    progress(0.0, "reading weights")
+    model = Model.load(
+        ModelSettings(path=plan.path, gpu_layers=plan.gpu_layers, use_mmap=plan.use_mmap),
+        lambda share: progress(0.8 * share, "reading weights"),
+    )
+    try:
+        return _set_up(plan, model, progress, began)
+    except BaseException:
+        model.close()
+        raise
+
+
+def _set_up(plan: LoadPlan, model: Model, progress: Progress, began: float) -> NativeModel:
+    exact = exact_plan(model, _wanted(plan, model), plan.exact)
+    progress(0.85, "making room")
+    context = Context(model, exact.settings)
+    try:
+        can_roll_back = _can_roll_back(context)
+        target = LocalTarget(context, rows_min=exact.rows_min, can_rollback=can_roll_back)
+        exactness, cost = _measure(plan, exact, target, progress)
+        facts = model.facts(
+            plan.model,
+            ctx_size=target.ctx_size,
+            parallel=target.n_slots,
+            can_rollback=can_roll_back,
+            note="" if can_roll_back else "this model cannot take tokens back, so it takes no drafts",
+        )
+        template = ChatTemplate.of(plan.template or model.chat_template, model.vocab)
+    except BaseException:
+        context.close()
+        raise
+    progress(1.0, "ready")
+    return NativeModel(
+        model=model,
+        target=target,
+        template=template,
+        pickers=Pickers(model.vocab),
+        cost=cost,
+        exactness=exactness,
+        facts=facts,
+        load_ms=int((time.monotonic() - began) * 1000),
+    )
+
+
+def _wanted(plan: LoadPlan, model: Model) -> ContextSettings:
+    trained = model.ctx_train or _CTX_SIZE_MAX
+    return ContextSettings(
+        ctx_size=min(plan.ctx_size or _CTX_SIZE_MAX, trained),
+        parallel=1 if plan.tree else plan.parallel,
+        layout=Layout.TREE if plan.tree else Layout.STREAMS,
+        branches=plan.branches if plan.tree else 0,
+        type_k=plan.type_k or "f16",
+        type_v=plan.type_v or "f16",
+        flash_attention=plan.flash_attention,
+        threads=plan.threads,
+        ubatch=_EXACT_ROWS if plan.exact else _FAST_ROWS,
+    )
+
+
+def _measure(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Progress) -> tuple[Exactness, CostCurve]:
+    if not plan.test:
+        return Exactness(exact=False, settings=exact.describe()), CostCurve(_UNMEASURED)
+    progress(0.9, "timing windows")
+    cost = CostCurve(measure_cost(target.context, rows_min=exact.rows_min))
+    target.planner.use_cost(cost.ms)
+    progress(0.95, "comparing windows with single steps")
+    exactness = self_test(target, exact.describe())
+    return exactness, cost
+
+
+def _can_roll_back(context: Context) -> bool:
+    """Decode two tokens, take one back, and see whether it is gone."""
+    rows = Rows()
+    rows.add(0, 0, [0, 0], output_from=2)
+    context.decode(rows)
+    gone = context.rollback(0, 1) and context.end(0) <= 1
+    context.clear(0)
+    return gone

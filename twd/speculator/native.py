@@ -1,0 +1,128 @@
+"""A speculator over llama.cpp in this process, from the settings of one model."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from twd.engine.cost import CostCurve
+from twd.engine.loading import LoadPlan, NativeModel, Progress, load_native
+from twd.engine.window import Target
+from twd.kit.service import Surroundings
+from twd.kit.settings import Model, Settings
+from twd.speculator.core import Limits
+from twd.speculator.preparing import Preparer
+from twd.speculator.service import Load, Speculator
+from twd.speculator.session import Opening
+from twd.wire.base import ModelId, SessionId
+from twd.wire.job import JobSubmitted
+from twd.wire.model import Exactness, ModelFacts
+
+_ALL_LAYERS = 1_000_000
+_WINDOW_MAX = 32
+
+
+@dataclass(slots=True)
+class NativeTarget:
+    """A loaded model as the service wants it."""
+
+    native: NativeModel
+    preparer: Preparer
+    bounds: Limits
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the core."""
+        return self.bounds
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What others must know of it."""
+        return self.native.facts
+
+    @property
+    def exactness(self) -> Exactness:
+        """What the self-test found."""
+        return self.native.exactness
+
+    @property
+    def target(self) -> Target:
+        """Checks windows."""
+        return self.native.target
+
+    @property
+    def cost(self) -> CostCurve:
+        """Times of windows."""
+        return self.native.cost
+
+    @property
+    def load_ms(self) -> int:
+        """How long loading took."""
+        return self.native.load_ms
+
+    def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
+        """Tokens, picker and seed of a job."""
+        return self.preparer.prepare(job, session)
+
+    def tokenize(self, text: str) -> list[int]:
+        """A drafter's text as this model's tokens."""
+        return self.native.tokenize(text)
+
+    def render(self, tokens: Sequence[int]) -> str:
+        """Tokens as text, control tokens spelled out."""
+        return self.native.render(tokens)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.native.close()
+
+
+def load_plan(name: ModelId, model: Model) -> LoadPlan:
+    """What the settings ask for; `auto` becomes the engine's own choice."""
+    return LoadPlan(
+        model=name,
+        path=Path(model.path).expanduser(),
+        ctx_size=model.ctx_size,
+        parallel=model.parallel,
+        exact=model.exact,
+        gpu_layers=_ALL_LAYERS if model.gpu_layers == "auto" else model.gpu_layers,
+        threads=0 if model.threads == "auto" else model.threads,
+        use_mmap=model.mmap != "off",
+        type_k="" if model.cache_type_k == "auto" else model.cache_type_k,
+        type_v="" if model.cache_type_v == "auto" else model.cache_type_v,
+        flash_attention=model.flash_attn != "off",
+        template=Path(model.chat_template).expanduser().read_text("utf-8") if model.chat_template else "",
+    )
+
+
+def limits_of(native: NativeModel, settings: Settings) -> Limits:
+    """The bounds of a speculator over this model."""
+    target, speculation = native.target, settings.speculation
+    wanted = speculation.max_draft_tokens
+    window = _WINDOW_MAX if wanted == "auto" else wanted
+    return Limits(
+        slots=target.n_slots,
+        ctx_size=target.ctx_size,
+        max_queue=settings.edge.max_queue,
+        max_window=max(0, min(window, target.window_max - 1)) if speculation.enabled else 0,
+        prefill_rows=target.window_max,
+        tree=target.trees,
+        can_rollback=target.can_rollback,
+        ngram=speculation.ngram.enabled,
+    )
+
+
+def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> Load:
+    """What loads this model, on a thread of the service's choice."""
+
+    def load(progress: Progress) -> NativeTarget:
+        native = load_native(load_plan(name, settings.models[name]), progress)
+        preparer = Preparer(native.model.vocab, native.template, native.pickers, draw_seed)
+        return NativeTarget(native, preparer, limits_of(native, settings))
+
+    return load
+
+
+def native_speculator(ground: Surroundings, settings: Settings, name: str) -> Speculator:
+    """The speculator of one configured model."""
+    model = ModelId(name)
+    return Speculator(ground, model, loader(model, settings, ground.ids.seed))
