@@ -17,6 +17,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """What a running supervisor writes down for `twd status`, `twd down` and the next `twd up`."""
 
     pid: int
+    born: float
+    """When the process began, as the system tells it: a pid alone may be somebody else's by now."""
     started_ms: int
     version: str
     node: str
@@ -109,9 +111,15 @@ class Home:
         """Write the record, for this user only."""
         write_private(self._instance_file, msgspec.json.encode(instance))
 
+    @property
+    def settings_file(self) -> Path:
+        """The settings as the supervisor resolved them, for its children."""
+        return self.run / "settings.json"
+
     def forget_instance(self) -> None:
         """Remove the record: this instance ended in good order."""
         self._instance_file.unlink(missing_ok=True)
+        self.settings_file.unlink(missing_ok=True)
 
     def clear_stale(self) -> str:
         """With the lock in hand: move aside what a dead supervisor left, and say so in words."""

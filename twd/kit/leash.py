@@ -41,8 +41,8 @@ def stay_beside(program: list[str], lifeline: int) -> int:
 
 def main() -> None:
     """Choose the way that this system offers."""
-    program, parent = sys.argv[1:], int(os.environ.get("TWD_PARENT_PID", "0"))
-    lifeline = os.environ.get("TWD_LIFELINE_FD")
+    program, parent = sys.argv[1:], int(os.environ.pop("TWD_PARENT_PID", "0"))
+    lifeline = os.environ.pop("TWD_LIFELINE_FD", "")
     try:
         if lifeline:
             sys.exit(stay_beside(program, int(lifeline)))

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,12 +50,13 @@ class Lifeline:
         self._ends = None
 
 
-def hold_on_to_parent(environment: Mapping[str, str] = os.environ) -> None:
+def hold_on_to_parent(environment: MutableMapping[str, str] = os.environ) -> None:
     """Make this process end when the parent that started it with a Lifeline ends; call it first of all."""
-    parent = int(environment.get(PARENT_VARIABLE, "0"))
+    parent = int(environment.pop(PARENT_VARIABLE, "0"))
+    lifeline = environment.pop(LIFELINE_VARIABLE, "")
     if not parent:
         return
-    if lifeline := environment.get(LIFELINE_VARIABLE):
+    if lifeline:
         _in_background(lambda: _until_closed(int(lifeline)))
     elif IS_LINUX:
         end_with_parent_thread()
@@ -104,6 +105,16 @@ def spawn_options() -> dict[str, Any]:
     if IS_WINDOWS:
         return {"creationflags": 0x00000200}  # CREATE_NEW_PROCESS_GROUP
     return {"start_new_session": True}
+
+
+def born(pid: int) -> float | None:
+    """When a process began, or None when there is no such process."""
+    import psutil
+
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return None
 
 
 def ask_to_stop(pid: int) -> None:

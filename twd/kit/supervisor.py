@@ -4,7 +4,7 @@ import asyncio
 import enum
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,9 @@ class ProcessSpec:
     argv: tuple[str, ...]
     foreign: bool = False
     """Not our own program: it needs a leash to end with us."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    prepare: Callable[[], None] | None = None
+    """What to do before each start."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,8 @@ class Supervisor:
         return code
 
     async def _spawn(self, child: Child) -> asyncio.subprocess.Process:
+        if child.spec.prepare is not None:
+            child.spec.prepare()
         argv = platform.leashed(child.spec.argv) if child.spec.foreign else child.spec.argv
         with child.log.path.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
@@ -165,7 +170,7 @@ class Supervisor:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=self._environment,
+                env={**self._environment, **child.spec.environment},
                 pass_fds=self._lifeline.inherited,
                 **platform.spawn_options(),
             )

@@ -1,0 +1,95 @@
+"""The root command: global options, lazily loaded subcommands, and the one place where errors become lines."""
+
+import importlib
+import os
+import sys
+import traceback
+from typing import Final
+
+import click
+
+import twd
+from twd.cli.errors import CommandError
+from twd.kit import platform
+from twd.kit.exit_codes import ExitCode, exit_code_of
+from twd.wire.failures import FailureCode, TwdError
+
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "up": ("twd.cli.up:up", "Start what this machine needs, in one terminal."),
+    "down": ("twd.cli.down:down", "End what `twd up` started here."),
+    "status": ("twd.cli.status:status", "Services, nodes, models and their health."),
+    "watch": ("twd.cli.watch:watch", "Live events, one line each."),
+    "trace": ("twd.cli.trace:trace", "The story of one job, in order, with durations."),
+    "logs": ("twd.cli.logs:logs", "What the processes wrote."),
+    "run": ("twd.cli.run:run_command", "One service alone, in this process."),
+    "config": ("twd.cli.config:config", "Show the settings, or check them."),
+    "schemas": ("twd.cli.schemas:schemas", "Write or check bus_schemas/."),
+    "completion": ("twd.cli.completion:completion", "Shell completion."),
+    "help": ("twd.cli.help:help_command", "Exit codes and other reference."),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a subcommand only when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the table's order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the one that is asked for."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in `--help`, without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-c", "--config", metavar="FILE", help="The configuration to read.")
+@click.version_option(twd.__version__, prog_name="twd")
+@click.pass_context
+def app(ctx: click.Context, config: str | None) -> None:
+    """One OpenAI-compatible endpoint out of unlike machines."""
+    from twd.cli.context import Ground
+
+    ctx.obj = Ground(config)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; whatever goes wrong becomes a line on stderr and an exit code."""
+    platform.hold_on_to_parent()
+    try:
+        return int(app.main(arguments, prog_name="twd", standalone_mode=False) or ExitCode.OK)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        error.show()
+        return ExitCode.USAGE
+    except (click.Abort, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except CommandError as error:
+        _tell(str(error))
+        return error.exit_code
+    except TwdError as error:
+        _tell(str(error), "" if error.code is FailureCode.BAD_REQUEST else error.failure.advice)
+        return exit_code_of(error.code)
+    except Exception as error:  # noqa: BLE001 - the edge: the user gets a line, not a traceback
+        _tell(f"a fault in twd: {type(error).__name__}: {error}", "TWD_DEBUG=1 shows where; please report it.")
+        return ExitCode.FAULT
+
+
+def _tell(problem: str, advice: str = "") -> None:
+    if os.environ.get("TWD_DEBUG"):
+        traceback.print_exc()
+    click.secho(f"twd: {problem}", fg="red", err=True, color=False if "NO_COLOR" in os.environ else None)
+    if advice:
+        click.echo(f"     {advice}", err=True)

@@ -1,0 +1,83 @@
+"""`twd up -d`: the supervisor as a process of its own; this one waits until it is ready, and leaves."""
+
+import asyncio
+from typing import Final
+
+import click
+import msgspec
+
+from twd.cli.context import Ground
+from twd.cli.errors import CommandError
+from twd.cli.picture import Picture, View
+from twd.cli.run import twd_command
+from twd.kit import platform
+from twd.kit.board import Row, Stage
+from twd.kit.exit_codes import ExitCode
+from twd.kit.log_files import LogFile
+
+HOPELESS_RESTARTS: Final = 5
+ENDING_S: Final = 40.0
+LINE_BYTES: Final = 1024 * 1024
+
+
+def start_detached(ground: Ground, services: tuple[str, ...], demo: bool, view: View, timeout_s: float) -> ExitCode:
+    """Start the supervisor apart from this terminal, and wait until everything is ready."""
+    config = ("-c", ground.config) if ground.config else ()
+    command = twd_command(*config, "up", "--report", *(("--demo",) if demo else ()), *services)
+    return asyncio.run(_start(command, LogFile(ground.home.logs, "supervisor"), view, timeout_s))
+
+
+async def _start(command: tuple[str, ...], log: LogFile, view: View, timeout_s: float) -> ExitCode:
+    log.begin_run()
+    with log.path.open("ab") as errors:
+        supervisor = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            limit=LINE_BYTES,
+            **platform.spawn_options(),
+        )
+    try:
+        async with asyncio.timeout(timeout_s):
+            await _until_ready(supervisor, view, log)
+    except TimeoutError:
+        await _end(supervisor)
+        raise CommandError(ExitCode.CANNOT_START, f"not ready within {timeout_s:g} s; it was ended again") from None
+    except BaseException:
+        await _end(supervisor)
+        raise
+    finally:
+        view.close()
+    return ExitCode.OK
+
+
+async def _until_ready(supervisor: asyncio.subprocess.Process, view: View, log: LogFile) -> None:
+    assert supervisor.stdout is not None
+    while line := await supervisor.stdout.readline():
+        picture = msgspec.json.decode(line, type=Picture)
+        if picture.exit_code >= 0:
+            await supervisor.wait()
+            raise CommandError(ExitCode(picture.exit_code), picture.note)
+        view.show(picture)
+        if picture.ready_ms:
+            return
+        for row in picture.rows:
+            if _hopeless(row):
+                raise CommandError(ExitCode.CANNOT_START, f"{row.name} cannot start: {row.note}")
+    code = await supervisor.wait()
+    raise CommandError(ExitCode.CANNOT_START, f"the supervisor ended with exit code {code}: {log.last_words()[-500:]}")
+
+
+def _hopeless(row: Row) -> bool:
+    return row.stage is Stage.FAILED or (row.restarts >= HOPELESS_RESTARTS and not row.ready_ms)
+
+
+async def _end(supervisor: asyncio.subprocess.Process) -> None:
+    if supervisor.returncode is None:
+        click.echo("ending what was started", err=True)
+        platform.ask_to_stop(supervisor.pid)
+        try:
+            await asyncio.wait_for(supervisor.wait(), ENDING_S)
+        except TimeoutError:
+            platform.kill_group(supervisor.pid)

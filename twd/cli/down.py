@@ -1,0 +1,68 @@
+"""`twd down`: end the instance that holds this TWD_HOME, and no other."""
+
+import json
+import time
+from typing import Final
+
+import click
+
+from twd.cli.context import Ground
+from twd.cli.errors import CommandError
+from twd.kit import platform
+from twd.kit.exit_codes import ExitCode
+from twd.kit.home import Home, Instance
+
+PATIENCE_S: Final = 45.0
+BORN_TOLERANCE_S: Final = 2.0
+
+
+@click.command()
+@click.option("--timeout", default=PATIENCE_S, show_default=True, help="Seconds until it is killed.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.pass_obj
+def down(ground: Ground, timeout: float, as_json: bool) -> ExitCode:
+    """Drain and end everything that `twd up` started here. It is no error when nothing runs."""
+    home = ground.home
+    instance = home.running()
+    if instance is None:
+        _report(as_json, {"ended": False}, f"nothing runs in {home.path}")
+        return ExitCode.OK
+    _check(home, instance)
+    began = time.monotonic()
+    platform.ask_to_stop(instance.pid)
+    in_time = _wait(home, timeout)
+    if not in_time:
+        platform.kill_group(instance.pid)
+        _wait(home, 5.0)
+    took = time.monotonic() - began
+    how = "ended" if in_time else f"killed after {timeout:g} s"
+    _report(as_json, {"ended": True, "killed": not in_time, "pid": instance.pid, "took_s": round(took, 2)}, how)
+    return ExitCode.OK
+
+
+def _report(as_json: bool, facts: dict[str, object], words: str) -> None:
+    if as_json:
+        click.echo(json.dumps(facts))
+    elif "pid" in facts:
+        click.echo(f"{words}: pid {facts['pid']}, {facts['took_s']} s")
+    else:
+        click.echo(words)
+
+
+def _check(home: Home, instance: Instance) -> None:
+    """The lock says that somebody is there; this says that the record is about them."""
+    born = platform.born(instance.pid)
+    if born is None or abs(born - instance.born) > BORN_TOLERANCE_S:
+        raise CommandError(
+            ExitCode.FAULT,
+            f"{home.path} is held, but its record names pid {instance.pid}, another process; nothing was ended",
+        )
+
+
+def _wait(home: Home, timeout_s: float) -> bool:
+    give_up = time.monotonic() + timeout_s
+    while home.held():
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.05)
+    return True

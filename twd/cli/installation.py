@@ -1,0 +1,231 @@
+"""One running installation: home lock, broker, services, the record of it all, and an orderly end."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+import twd
+from twd.bus.broker import EmbeddedBroker
+from twd.cli.errors import CommandError
+from twd.cli.picture import Picture, View
+from twd.kit import platform
+from twd.kit.board import Board, Row
+from twd.kit.clock import SystemClock
+from twd.kit.connect import address_of, connect
+from twd.kit.exit_codes import ExitCode
+from twd.kit.home import Home, Instance, write_private
+from twd.kit.ids import Ids
+from twd.kit.overseer import Overseer
+from twd.kit.run_service import StopRequests, unless
+from twd.kit.service import Surroundings
+from twd.kit.settings import Settings
+from twd.kit.supervisor import Backoff, Child, Exit, ProcessSpec, State, Supervisor
+from twd.kit.tasks import TaskGroup
+from twd.wire.base import NodeId
+
+BROKER_WAIT_S: Final = 10.0
+BROKER_LOOK_S: Final = 0.02
+BROKER: Final = "broker"
+DRAIN_S: Final = 30.0
+
+log = logging.getLogger("twd.up")
+
+
+class Installation:
+    """What `twd up` runs until it is told to end."""
+
+    def __init__(self, settings: Settings, home: Home, node: NodeId, specs: Sequence[ProcessSpec], view: View) -> None:
+        self._settings = settings
+        self._home = home
+        self._node = node
+        self._specs = specs
+        self._view = view
+        self._clock = SystemClock()
+        self._board = Board({spec.name: Row(name=spec.name) for spec in specs}, self._clock.wall_ms())
+        self._addresses: dict[str, str] = {}
+        self._ready_ms = 0
+        self._note = ""
+        self._exit_code = ExitCode.OK
+        self._born = platform.born(os.getpid()) or 0.0
+        self._tasks = TaskGroup("up", self._faulted)
+        self._embedded: EmbeddedBroker | None = None
+        self._broker_up = asyncio.Event()
+        self._broker: Supervisor | None = None
+        self._services: Supervisor | None = None
+        self._overseer: Overseer | None = None
+        self._stop = StopRequests(self._kill)
+
+    async def run(self, broker: EmbeddedBroker | None) -> ExitCode:
+        """Start everything, keep it alive, end it in order. The caller holds the home's lock."""
+        self._stop.watch()
+        try:
+            if broker is not None:
+                await unless(self._stop.asked, self._start_broker(broker))
+            if not self._stop.asked.is_set():
+                await self._live()
+        finally:
+            await self._end()
+        return self._exit_code
+
+    # -- start -----------------------------------------------------------------------------------
+
+    async def _start_broker(self, broker: EmbeddedBroker) -> None:
+        self._embedded = broker
+        self._board.rows = {BROKER: Row(name=BROKER, leased=False), **self._board.rows}
+        self._broker = self._supervise([ProcessSpec(BROKER, tuple(broker.argv), foreign=True, prepare=broker.prepare)])
+        self._broker.start()
+        try:
+            await asyncio.wait_for(self._broker_up.wait(), BROKER_WAIT_S)
+        except TimeoutError:
+            words = self._broker.children[BROKER].log.last_words()
+            raise CommandError(ExitCode.BUS_DOWN, f"the broker does not start: {words}") from None
+        for note in broker.notes:
+            self._tell(note)
+        bus = msgspec.structs.replace(self._settings.bus, url=broker.address.url, token=broker.address.token)
+        self._settings = msgspec.structs.replace(self._settings, bus=bus)
+
+    async def _broker_comes(self, broker: EmbeddedBroker, child: Child) -> None:
+        pid = child.pid
+        while child.pid == pid and child.state is State.RUNNING:
+            if await broker.ready(pid):
+                self._board.works(BROKER, self._clock.wall_ms())
+                self._broker_up.set()
+                return self._changed()
+            await asyncio.sleep(BROKER_LOOK_S)
+        return None
+
+    async def _live(self) -> None:
+        write_private(self._home.settings_file, msgspec.json.encode(self._settings))
+        self._addresses["bus"] = address_of(self._settings.bus).shown
+        self._services = self._supervise(self._specs)
+        self._services.start()
+        self._write_record()
+        bus = await unless(self._stop.asked, connect(self._settings, "supervisor", self._node, BROKER_WAIT_S))
+        if bus is None:
+            return
+        try:
+            ground = Surroundings(bus=bus, node=self._node, clock=self._clock, ids=Ids())
+            self._overseer = Overseer(ground, self._board, self._changed)
+            await self._overseer.start()
+            await unless(self._stop.asked, self._overseer.ended.wait())
+            if self._overseer.fault is not None:
+                self._exit_code = ExitCode.FAULT
+            await self._drain()
+        finally:
+            await self._overseer_leaves()
+            await bus.close()
+
+    def _supervise(self, specs: Sequence[ProcessSpec]) -> Supervisor:
+        return Supervisor(
+            specs,
+            self._home.logs,
+            self._clock,
+            on_start=self._started,
+            on_exit=self._exited,
+            on_fault=self._faulted,
+            environment=self._environment(),
+            backoff=Backoff(),
+        )
+
+    def _environment(self) -> dict[str, str]:
+        """For children: the settings come from one file, so single overrides must not come on top."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("TWD_") or name == "TWD_DEBUG"}
+        return {**kept, "TWD_RESOLVED": str(self._home.settings_file), "PYTHONFAULTHANDLER": "1"}
+
+    # -- what happens meanwhile --------------------------------------------------------------------
+
+    def _started(self, child: Child) -> None:
+        self._board.started(child.spec.name, child.pid)
+        if child.spec.name == BROKER and self._embedded is not None:
+            self._tasks.start(BROKER, self._broker_comes(self._embedded, child))
+        self._changed()
+
+    def _exited(self, gone: Exit) -> None:
+        log.warning(
+            "%s (pid %d) ended with exit code %d; again in %g s", gone.name, gone.pid, gone.code, gone.retry_in_s
+        )
+        self._board.exited(gone.name, gone.code, gone.restarts, gone.retry_in_s, gone.last_words)
+        if self._overseer is not None:
+            self._overseer.tell_exit(gone)
+        self._changed()
+
+    def _faulted(self, task: str, error: BaseException) -> None:
+        log.error("fault in %s: %r", task, error)
+        self._exit_code = ExitCode.FAULT
+        self._stop.asked.set()
+
+    def _changed(self) -> None:
+        for row in self._board.rows.values():
+            if url := row.facts.get("url"):
+                self._addresses["api" if row.name == "edge" else row.name] = str(url)
+        if self._board.ready and not self._ready_ms:
+            self._ready_ms = max(1, self._clock.wall_ms() - self._board.began_ms)
+        self._write_record()
+        self._show()
+
+    def _tell(self, note: str) -> None:
+        log.info("%s", note)
+        self._note = note
+        self._show()
+
+    def _show(self) -> None:
+        self._view.show(self.picture())
+
+    def picture(self) -> Picture:
+        """How things stand."""
+        return Picture(
+            home=str(self._home.path),
+            pid=os.getpid(),
+            rows=list(self._board.rows.values()),
+            addresses=self._addresses,
+            ready_ms=self._ready_ms,
+            note=self._note,
+        )
+
+    def _write_record(self) -> None:
+        self._home.write_instance(
+            Instance(
+                pid=os.getpid(),
+                born=self._born,
+                started_ms=self._board.began_ms,
+                version=twd.__version__,
+                node=self._node,
+                bus_url=self._settings.bus.url,
+                bus_token=self._settings.bus.token,
+                addresses=self._addresses,
+                processes={row.name: row.pid for row in self._board.rows.values()},
+                ready=bool(self._ready_ms),
+            )
+        )
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        self._board.ended()
+        self._tell("ending; a second Ctrl-C kills")
+        if self._services is not None:
+            late = await self._services.stop(DRAIN_S)
+            if late:
+                self._tell(f"killed after {DRAIN_S:g} s: {', '.join(late)}")
+
+    async def _overseer_leaves(self) -> None:
+        if self._overseer is not None:
+            await self._overseer.stop()
+
+    async def _end(self) -> None:
+        for supervisor in (self._services, self._broker):
+            if supervisor is not None:
+                await supervisor.stop(DRAIN_S)
+        await self._tasks.close()
+        self._home.forget_instance()
+        self._view.close()
+
+    def _kill(self) -> None:
+        self._exit_code = ExitCode.INTERRUPTED
+        for supervisor in (self._services, self._broker):
+            if supervisor is not None:
+                supervisor.kill()

@@ -1,0 +1,26 @@
+"""Output for people: coloured tables in a terminal, plain text in a pipe."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def console() -> "Console":
+    """Where people read. In a pipe it has no colours, and lines are as long as they are."""
+    import sys
+
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200)
+
+
+def table(*headings: str) -> "Table":
+    """A table without lines."""
+    from rich.table import Table
+
+    made = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for heading in headings:
+        made.add_column(heading)
+    return made

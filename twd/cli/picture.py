@@ -1,0 +1,179 @@
+"""What `twd up` shows: a live table in a terminal, plain lines in a pipe, JSON for programs."""
+
+import json
+import os
+import sys
+from typing import Any, Protocol
+
+import click
+import msgspec
+
+from twd.kit.board import Row, Stage
+
+STYLES = {
+    Stage.READY: "green",
+    Stage.DEGRADED: "yellow",
+    Stage.SILENT: "yellow",
+    Stage.FAILED: "bold red",
+    Stage.RESTARTING: "red",
+}
+
+
+class Picture(msgspec.Struct, frozen=True, kw_only=True):
+    """One moment of an installation."""
+
+    home: str
+    pid: int
+    rows: list[Row]
+    addresses: dict[str, str] = {}
+    ready_ms: int = 0
+    """How long it took until everything worked; 0 while it does not."""
+    note: str = ""
+    exit_code: int = -1
+    """Set when the installation has ended."""
+
+    def summary(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {
+            "ready": bool(self.ready_ms),
+            "ready_s": self.ready_ms / 1000,
+            "home": self.home,
+            "pid": self.pid,
+            "addresses": self.addresses,
+            "processes": {row.name: {"pid": row.pid, "stage": row.stage, "note": row.note} for row in self.rows},
+            "models": sorted({str(row.facts["model"]) for row in self.rows if row.name.startswith("speculator")}),
+        }
+
+
+class View(Protocol):
+    """Something that shows pictures."""
+
+    def show(self, picture: Picture) -> None:
+        """A new moment."""
+
+    def close(self) -> None:
+        """No more comes."""
+
+
+def choose_view(as_json: bool, report: bool) -> View:
+    """The view that fits the place where the output goes."""
+    if report:
+        return ReportView()
+    if as_json:
+        return JsonView()
+    return LiveView() if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" else PlainView()
+
+
+class PlainView:
+    """A line for each change."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, tuple[Stage, int]] = {}
+        self._note = ""
+        self._ready = False
+
+    def show(self, picture: Picture) -> None:
+        """Tell what is new."""
+        if picture.note and picture.note != self._note:
+            click.echo(picture.note)
+        self._note = picture.note
+        for row in picture.rows:
+            if self._told.get(row.name) != (row.stage, row.pid) and row.stage is not Stage.DRAINING:
+                click.echo(f"{row.name}: {row.stage}" + (f" ({row.note})" if row.note else ""))
+            self._told[row.name] = (row.stage, row.pid)
+        if picture.ready_ms and not self._ready:
+            self._ready = True
+            click.echo("\n".join(closing_lines(picture)))
+
+    def close(self) -> None:
+        """Nothing to put away."""
+
+
+class JsonView:
+    """One JSON object, when everything is ready."""
+
+    def __init__(self) -> None:
+        self._done = False
+
+    def show(self, picture: Picture) -> None:
+        """Print once."""
+        if picture.ready_ms and not self._done:
+            self._done = True
+            click.echo(json.dumps(picture.summary()))
+
+    def close(self) -> None:
+        """Nothing to put away."""
+
+
+class ReportView:
+    """Every picture as a line of JSON, until all is ready: for the process that waits to detach."""
+
+    def __init__(self) -> None:
+        self._open = True
+
+    def show(self, picture: Picture) -> None:
+        """Tell the one who waits; when it has gone away, go on in silence."""
+        if not self._open:
+            return
+        try:
+            sys.stdout.buffer.write(msgspec.json.encode(picture) + b"\n")
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            self.close()
+        if picture.ready_ms:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the pipe."""
+        if self._open:
+            self._open = False
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class LiveView:
+    """A table that is drawn again at each change."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._live = Live(console=Console(), auto_refresh=False, vertical_overflow="visible")
+        self._live.start()
+
+    def show(self, picture: Picture) -> None:
+        """Draw it again."""
+        self._live.update(draw(picture), refresh=True)
+
+    def close(self) -> None:
+        """Leave the last picture on the screen."""
+        self._live.stop()
+
+
+def draw(picture: Picture) -> Any:
+    """The picture for a terminal."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("service", "state", "pid", "restarts", ""):
+        table.add_column(heading, overflow="ellipsis", no_wrap=True)
+    for row in picture.rows:
+        state = Text(row.stage, style=STYLES.get(row.stage, "dim"))
+        table.add_row(row.name, state, str(row.pid or ""), str(row.restarts or ""), Text(row.note, style="dim"))
+    tail = closing_lines(picture) if picture.ready_ms else []
+    return Group(table, Text("\n".join(part for part in (picture.note, *tail) if part is not None)))
+
+
+def closing_lines(picture: Picture) -> list[str]:
+    """Where everything is, and what to try."""
+    lines = ["", f"ready in {picture.ready_ms / 1000:.1f} s"]
+    lines += [f"  {name:8} {address}" for name, address in picture.addresses.items()]
+    api = picture.addresses.get("api")
+    models = picture.summary()["models"]
+    if api and models:
+        body = json.dumps({"model": models[0], "messages": [{"role": "user", "content": "Why is the sky blue?"}]})
+        header = "-H 'Content-Type: application/json'"
+        lines += ["try:", f"  curl -s {api}/v1/chat/completions {header} -d '{body}'"]
+        lines += ["  twd status      twd watch      twd logs -f      twd down"]
+    return lines

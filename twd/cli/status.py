@@ -1,0 +1,123 @@
+"""`twd status`: who is there, how they are, and what they can do."""
+
+import asyncio
+import json
+import time
+from typing import Any, Final
+
+import click
+
+from twd.cli.context import Ground
+from twd.cli.errors import CommandError
+from twd.kit.board import Stage, stage_of
+from twd.kit.exit_codes import ExitCode
+from twd.wire.service import ServiceLease
+
+STYLES: Final = {Stage.READY: "green", Stage.DEGRADED: "yellow", Stage.FAILED: "red"}
+WELL: Final = (Stage.READY, Stage.DRAINING)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.pass_obj
+def status(ground: Ground, as_json: bool) -> ExitCode:
+    """Services, nodes and models by what they say of themselves, and whether it is recent.
+
+    Exit code 0: all is well; 3: something is not; 4: nothing runs.
+    """
+    found = asyncio.run(_leases(ground))
+    missing = _missing(ground, {lease.pid for lease, _ in found})
+    if as_json:
+        click.echo(json.dumps(_as_json(found, missing, _addresses(ground))))
+    else:
+        _print(found, missing, _addresses(ground))
+    if not found:
+        return ExitCode.NOTHING_RUNS
+    well = not missing and all(stage_of(lease) in WELL for lease, _ in found)
+    return ExitCode.OK if well else ExitCode.UNHEALTHY
+
+
+async def _leases(ground: Ground) -> list[tuple[ServiceLease, float]]:
+    from twd.kit.overseer import read_lease
+    from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
+
+    async with ground.bus() as bus:
+        entries = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
+    leases = [(lease, entry.age_s) for entry in entries if (lease := read_lease(entry.value)) is not None]
+    return sorted(leases, key=lambda pair: (pair[0].node, pair[0].service, pair[0].started_ms))
+
+
+def _missing(ground: Ground, pids: set[int]) -> list[str]:
+    """Processes of this machine's supervisor that hold no lease."""
+    instance = ground.home.running()
+    processes = instance.processes.items() if instance else ()
+    return [name for name, pid in processes if pid not in pids and name != "broker"]
+
+
+def _addresses(ground: Ground) -> dict[str, str]:
+    instance = ground.home.running()
+    return instance.addresses if instance else {}
+
+
+def _as_json(found: list[tuple[ServiceLease, float]], missing: list[str], addresses: dict[str, str]) -> dict[str, Any]:
+    return {
+        "healthy": bool(found) and not missing and all(stage_of(lease) in WELL for lease, _ in found),
+        "addresses": addresses,
+        "missing": missing,
+        "nodes": sorted({lease.node for lease, _ in found}),
+        "services": [_service_json(lease, age_s) for lease, age_s in found],
+    }
+
+
+def _service_json(lease: ServiceLease, age_s: float) -> dict[str, Any]:
+    return {
+        "service": lease.service,
+        "instance": lease.instance,
+        "node": lease.node,
+        "pid": lease.pid,
+        "version": lease.version,
+        "health": lease.health.value,
+        "state": stage_of(lease).value,
+        "note": lease.note,
+        "started_ms": lease.started_ms,
+        "seen_s": round(age_s, 1),
+        "facts": lease.facts,
+    }
+
+
+def _print(found: list[tuple[ServiceLease, float]], missing: list[str], addresses: dict[str, str]) -> None:
+    from twd.cli.output import console, table
+
+    if not found and not missing:
+        raise CommandError(ExitCode.NOTHING_RUNS, "the broker runs, but no service does")
+    rows = table("node", "service", "state", "seen", "up", "pid", "")
+    for lease, age_s in found:
+        stage = stage_of(lease)
+        up = short_time(time.time() - lease.started_ms / 1000)
+        state = f"[{STYLES[stage]}]{stage}[/]" if stage in STYLES else str(stage)
+        rows.add_row(lease.node, lease.service, state, f"{age_s:.0f} s ago", up, str(lease.pid), _details(lease))
+    for name in missing:
+        rows.add_row("", name, "[red]missing[/]", "", "", "", "its process runs or restarts, but it holds no lease")
+    console().print(rows)
+    for name, address in addresses.items():
+        console().print(f"[dim]{name:8}[/] {address}")
+
+
+def _details(lease: ServiceLease) -> str:
+    from rich.markup import escape
+
+    shown = ("model", "quantization", "ctx_size", "url", "sessions", "waiting", "token_ms", "step_ms")
+    facts = [
+        f"{lease.facts[key]}" if key in ("model", "url") else f"{key} {lease.facts[key]}"
+        for key in shown
+        if key in lease.facts
+    ]
+    return escape(", ".join([*facts, lease.note] if lease.note else facts))
+
+
+def short_time(seconds: float) -> str:
+    """A span as people say it: 12 s, 3 min, 5 h, 2 d."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"

@@ -1,0 +1,140 @@
+"""`twd up`: everything that one machine needs, under one supervisor, in one terminal."""
+
+import asyncio
+import os
+import socket
+from typing import Final
+
+import click
+
+from twd.cli.context import Ground
+from twd.cli.errors import CommandError
+from twd.cli.picture import Picture, View, choose_view
+from twd.kit.exit_codes import ExitCode, exit_code_of
+from twd.kit.home import AlreadyRunning, Home
+from twd.kit.settings import Settings
+from twd.kit.supervisor import ProcessSpec
+from twd.wire.failures import TwdError
+
+READY_S: Final = 600.0
+
+
+@click.command()
+@click.argument("services", metavar="[SERVICE]...", nargs=-1)
+@click.option("--demo", is_flag=True, help="With a small real model, so that there is something to talk to.")
+@click.option("-d", "--detach", is_flag=True, help="Return when all is ready; `twd down` ends it.")
+@click.option("--json", "as_json", is_flag=True, help="Print addresses and processes as JSON when all is ready.")
+@click.option("--timeout", default=READY_S, show_default=True, help="Seconds until -d gives up.")
+@click.option("--report", is_flag=True, hidden=True)
+@click.pass_obj
+def up(
+    ground: Ground, services: tuple[str, ...], demo: bool, detach: bool, as_json: bool, timeout: float, report: bool
+) -> ExitCode:
+    """Start broker and services, and keep them alive. The first Ctrl-C drains, the second kills."""
+    home = ground.home
+    home.prepare()
+    if not report:
+        for hint in ground.loaded.hints:
+            click.echo(f"hint: {hint}", err=True)
+    if detach:
+        from twd.cli.detach import start_detached
+
+        return start_detached(ground, services, demo, choose_view(as_json, False), timeout)
+    view = choose_view(as_json, report)
+    try:
+        return _run(ground, home, services, demo, view)
+    except TwdError as error:
+        if report:
+            code = error.exit_code if isinstance(error, CommandError) else exit_code_of(error.code)
+            view.show(Picture(home=str(home.path), pid=os.getpid(), rows=[], note=str(error), exit_code=code))
+        raise
+
+
+def _run(ground: Ground, home: Home, services: tuple[str, ...], demo: bool, view: View) -> ExitCode:
+    try:
+        home.acquire()
+    except AlreadyRunning as error:
+        raise CommandError(ExitCode.ALREADY_RUNNING, str(error)) from error
+    _log_to_file(ground)
+    settings = ground.settings
+    if stale := home.clear_stale():
+        click.echo(stale, err=True)
+    if demo:
+        from twd.cli.demo import demo_settings, prepare_demo
+
+        settings = demo_settings(settings, prepare_demo(home))
+    specs = _specs(settings, services)
+    return _live(ground, settings, specs, view)
+
+
+def _live(ground: Ground, settings: Settings, specs: list[ProcessSpec], view: View) -> ExitCode:
+    from twd.bus.broker import EmbeddedBroker
+    from twd.cli.installation import Installation
+    from twd.kit import platform
+
+    bus = settings.bus
+    broker = None if bus.url else EmbeddedBroker(ground.home.path, bus.host, bus.port, bus.token)
+
+    async def live() -> ExitCode:
+        return await Installation(settings, ground.home, ground.node, specs, view).run(broker)
+
+    with asyncio.Runner(loop_factory=platform.new_event_loop) as runner:
+        return runner.run(live())
+
+
+def _specs(settings: Settings, services: tuple[str, ...]) -> list[ProcessSpec]:
+    from twd.cli.wanted import wanted_processes
+
+    specs = wanted_processes(settings, services)
+    known = {spec.name for spec in wanted_processes(settings)}
+    known |= {name.split(".")[0] for name in known}
+    for name in services:
+        if name not in known:
+            raise CommandError(
+                ExitCode.USAGE, f"nothing in the settings is called {name!r}; there is: {_listed(known)}"
+            )
+    if any(spec.name == "edge" for spec in specs):
+        _check_port(settings)
+    return specs
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _check_port(settings: Settings) -> None:
+    """Say who has the port, instead of letting the edge fail again and again."""
+    host, port = settings.edge.host, settings.edge.port
+    if not port:
+        return
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        if os.name != "nt":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), port))
+        except OSError as error:
+            problem = f"{host}:{port} cannot be used for the API ({error.strerror}){_owner(port)}"
+            raise CommandError(ExitCode.CANNOT_START, f"{problem}. Set edge.port or TWD_EDGE_PORT.") from error
+
+
+def _owner(port: int) -> str:
+    import psutil
+
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
+                return f"; pid {connection.pid} has it: {' '.join(psutil.Process(connection.pid).cmdline())[:120]}"
+    except psutil.Error:
+        return ""
+    return ""
+
+
+def _log_to_file(ground: Ground) -> None:
+    from twd.kit import logs
+    from twd.kit.log_files import LogFile
+
+    log = LogFile(ground.home.logs, "supervisor")
+    log.rotate_if_big()
+    settings = ground.settings
+    stream = log.path.open("a", encoding="utf-8")
+    logs.set_up(settings.log, secrets=logs.secrets_of(settings), stream=stream, about={"service": "supervisor"})

@@ -1,0 +1,55 @@
+"""Which processes an installation needs: settings in, process descriptions out."""
+
+import re
+import sys
+from collections.abc import Collection, Iterator
+
+from twd.kit.settings import Drafter, Settings
+from twd.kit.supervisor import ProcessSpec
+
+RUN = (sys.executable, "-P", "-m", "twd", "run")
+
+
+def wanted_processes(settings: Settings, only: Collection[str] = ()) -> list[ProcessSpec]:
+    """Everything that `twd up` starts besides the broker; `only` names services, and then nothing else starts."""
+    specs = [*_always(), *_speculators(settings), *_drafters(settings)]
+    return [spec for spec in specs if not only or spec.name.split(".")[0] in only or spec.name in only]
+
+
+def _always() -> Iterator[ProcessSpec]:
+    for name in ("edge", "metrics"):
+        yield ProcessSpec(name, (*RUN, name))
+
+
+def _speculators(settings: Settings) -> Iterator[ProcessSpec]:
+    for model, entry in settings.models.items():
+        for replica in range(entry.replicas):
+            name = f"speculator.{_word(model)}" + (f".{replica + 1}" if entry.replicas > 1 else "")
+            yield ProcessSpec(name, (*RUN, "speculator", "--model", model), environment=settings.engine.env)
+
+
+def _drafters(settings: Settings) -> Iterator[ProcessSpec]:
+    used: set[str] = set()
+    for number, drafter in enumerate(settings.drafters):
+        if drafter.path:  # a server that drafts needs no engine of ours
+            name = _unused(f"drafter.{_word(drafter_name(drafter))}", used)
+            yield ProcessSpec(name, (*RUN, "drafter", "--number", str(number)), environment=settings.engine.env)
+
+
+def drafter_name(drafter: Drafter) -> str:
+    """What to call a drafter: its own name, else its model's."""
+    return drafter.name or drafter.model_name or re.sub(r".*[/\\]|\.gguf$", "", drafter.path) or "server"
+
+
+def _unused(name: str, used: set[str]) -> str:
+    count = 1
+    fresh = name
+    while fresh in used:
+        count += 1
+        fresh = f"{name}.{count}"
+    used.add(fresh)
+    return fresh
+
+
+def _word(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-").lower() or "model"

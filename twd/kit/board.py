@@ -1,0 +1,117 @@
+"""What a supervisor knows of its processes, told as one table: plain values in, a judgement out."""
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from twd.wire.service import Health, ServiceLease
+
+Facts = dict[str, str | int | float | bool | list[str]]
+
+
+class Stage(enum.StrEnum):
+    """How far a process has come."""
+
+    STARTING = "starting"
+    LOADING = "loading"
+    READY = "ready"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+    RESTARTING = "restarting"
+    SILENT = "silent"
+    DRAINING = "draining"
+    ENDED = "ended"
+
+
+DONE = (Stage.READY, Stage.DEGRADED)
+
+
+class Row(msgspec.Struct, kw_only=True):
+    """One process."""
+
+    name: str
+    stage: Stage = Stage.STARTING
+    pid: int = 0
+    restarts: int = 0
+    ready_ms: int = 0
+    note: str = ""
+    leased: bool = True
+    facts: Facts = {}
+
+
+@dataclass
+class Board:
+    """All processes of one supervisor."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    began_ms: int = 0
+
+    def started(self, name: str, pid: int) -> None:
+        """A process runs; it has not said anything yet."""
+        row = self.rows.setdefault(name, Row(name=name))
+        row.pid, row.stage, row.facts, row.note = pid, Stage.STARTING, {}, ""
+
+    def works(self, name: str, now_ms: int) -> None:
+        """A process that holds no lease works: the broker."""
+        row = self.rows[name]
+        row.stage, row.ready_ms = Stage.READY, row.ready_ms or max(1, now_ms - self.began_ms)
+
+    def exited(self, name: str, code: int, restarts: int, retry_in_s: float, last_words: str) -> None:
+        """A process ended, and will be started again."""
+        row = self.rows.setdefault(name, Row(name=name))
+        last_line = last_words.splitlines()[-1][:200] if last_words else ""
+        row.stage, row.restarts, row.pid = Stage.RESTARTING, restarts + 1, 0
+        row.note = f"exit code {code}, again in {retry_in_s:g} s" + (f": {last_line}" if last_line else "")
+
+    def ended(self) -> None:
+        """Everything was told to end."""
+        for row in self.rows.values():
+            row.stage, row.note = Stage.DRAINING, ""
+
+    def see(self, leases: Iterable[ServiceLease], now_ms: int) -> bool:
+        """Read what services say of themselves; returns whether anything is new."""
+        by_pid = {lease.pid: lease for lease in leases}
+        before = [(row.stage, row.note) for row in self.rows.values()]
+        for row in self.rows.values():
+            if row.pid in by_pid:
+                self._see(row, by_pid[row.pid], now_ms)
+            elif row.leased and row.stage in DONE:
+                row.stage, row.note = Stage.SILENT, "it runs, but its lease ran out"
+        return before != [(row.stage, row.note) for row in self.rows.values()]
+
+    def _see(self, row: Row, lease: ServiceLease, now_ms: int) -> None:
+        stage = stage_of(lease)
+        if stage in DONE and not row.ready_ms:
+            row.ready_ms = max(1, now_ms - self.began_ms)
+        row.stage, row.note, row.facts = stage, lease.note, lease.facts
+
+    def loading(self, model: str, progress: float, stage: str) -> None:
+        """A model has come this far."""
+        for row in self.rows.values():
+            if row.facts.get("model") == model and row.stage is Stage.LOADING:
+                row.note = f"{stage} {progress:.0%}"
+
+    @property
+    def ready(self) -> bool:
+        """Whether every process can work."""
+        return bool(self.rows) and all(row.stage in DONE for row in self.rows.values())
+
+    @property
+    def hopeless(self) -> list[Row]:
+        """Processes that wait for somebody to mend something."""
+        return [row for row in self.rows.values() if row.stage is Stage.FAILED]
+
+
+def stage_of(lease: ServiceLease) -> Stage:
+    """How far a service has come, by its own word."""
+    works = lease.facts.get("ready", True)
+    match lease.health:
+        case Health.STARTING:
+            return Stage.LOADING
+        case Health.DRAINING:
+            return Stage.DRAINING
+        case Health.DEGRADED:
+            return Stage.DEGRADED if works else Stage.FAILED
+    return Stage.READY if works else Stage.LOADING

@@ -1,0 +1,26 @@
+"""From settings to an open bus."""
+
+from twd.bus.address import BusAddress, Tls
+from twd.bus.nats_bus import NatsBus
+from twd.kit.settings import Bus as BusSettings
+from twd.kit.settings import Settings
+
+CONNECT_S = 10.0
+
+
+def address_of(bus: BusSettings) -> BusAddress:
+    """Where the settings say the broker is."""
+    return BusAddress(
+        url=bus.url,
+        token=bus.token,
+        user=bus.user,
+        password=bus.password,
+        nkey_file=bus.nkey_file,
+        creds_file=bus.creds_file,
+        tls=Tls(ca=bus.tls.ca, cert=bus.tls.cert, key=bus.tls.key),
+    )
+
+
+async def connect(settings: Settings, role: str, node: str, wait_s: float = CONNECT_S) -> NatsBus:
+    """A connection in this role: the broker may give each role its own rights."""
+    return await NatsBus.connect(address_of(settings.bus), name=f"{role}.{node}", wait_s=wait_s)

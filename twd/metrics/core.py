@@ -1,0 +1,96 @@
+"""What is remembered of jobs, within bounds: events in, stories and history out."""
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from twd.wire.base import Event, JobId, SessionId
+from twd.wire.job import JobFailed, JobFinished
+
+HEAD_EVENTS: Final = 64
+TAIL_EVENTS: Final = 448
+STORY_BYTES_MAX: Final = 32 * 1024 * 1024
+SESSIONS_MAX: Final = 4096
+
+
+@dataclass(slots=True)
+class Story:
+    """The events of one job: how it began, and how it went lately."""
+
+    head: list[bytes] = field(default_factory=list)
+    tail: deque[bytes] = field(default_factory=deque)
+    forgotten: int = 0
+    size: int = 0
+
+    def add(self, data: bytes) -> int:
+        """Remember one more; returns by how many bytes the story grew."""
+        before = self.size
+        self.size += len(data)
+        if len(self.head) < HEAD_EVENTS:
+            self.head.append(data)
+        else:
+            self.tail.append(data)
+            if len(self.tail) > TAIL_EVENTS:
+                self.size -= len(self.tail.popleft())
+                self.forgotten += 1
+        return self.size - before
+
+    @property
+    def events(self) -> list[bytes]:
+        """All that is remembered, oldest first."""
+        return [*self.head, *self.tail]
+
+
+class Memory:
+    """The stories of the last jobs, and how the last jobs ended."""
+
+    def __init__(self, jobs_max: int, bytes_max: int = STORY_BYTES_MAX) -> None:
+        self._jobs_max = jobs_max
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._stories: OrderedDict[JobId, Story] = OrderedDict()
+        self._sessions: OrderedDict[SessionId, JobId] = OrderedDict()
+        self._ended: OrderedDict[JobId, bytes] = OrderedDict()
+
+    def hear(self, event: Event, data: bytes) -> None:
+        """Remember an event, if it belongs to a job."""
+        job = self._job_of(event)
+        if job is None:
+            return
+        self._bytes += self._stories.setdefault(job, Story()).add(data)
+        self._stories.move_to_end(job)
+        if isinstance(event, JobFinished | JobFailed):
+            self._ended[job] = data
+            self._ended.move_to_end(job)
+        self._make_room()
+
+    def _job_of(self, event: Event) -> JobId | None:
+        job: JobId | None = getattr(event, "job", None)
+        session: SessionId | None = getattr(event, "session", None)
+        if job is None:
+            return self._sessions.get(session) if session else None
+        if session:
+            self._sessions[session] = job
+            if len(self._sessions) > SESSIONS_MAX:
+                self._sessions.popitem(last=False)
+        return job
+
+    def _make_room(self) -> None:
+        while len(self._ended) > self._jobs_max:
+            self._ended.popitem(last=False)
+        while len(self._stories) > max(1, self._jobs_max) or (self._bytes > self._bytes_max and len(self._stories) > 1):
+            _, oldest = self._stories.popitem(last=False)
+            self._bytes -= oldest.size
+
+    def story(self, job: JobId) -> Story:
+        """What is remembered of one job; empty when nothing is."""
+        return self._stories.get(job, Story())
+
+    def history(self, limit: int) -> list[bytes]:
+        """How the last jobs ended, newest first."""
+        return list(reversed(self._ended.values()))[:limit]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How much is remembered."""
+        return {"stories": len(self._stories), "bytes": self._bytes, "ended": len(self._ended)}
