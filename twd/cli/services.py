@@ -31,7 +31,30 @@ def _metrics(ground: Surroundings, settings: Settings, choice: Choice) -> Servic
     return Metrics(ground, settings)
 
 
-SERVICES: Final[dict[str, Factory]] = {"edge": _edge, "metrics": _metrics}
+def _speculator(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
+    from twd.speculator.native import native_speculator
+
+    model = choice.model or settings.default_model
+    if model not in settings.models:
+        known = ", ".join(settings.models) or "none"
+        raise CommandError(ExitCode.CONFIG, f"no model {model!r} under models in the settings; there are: {known}")
+    return native_speculator(ground, settings, model)
+
+
+def _drafter(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
+    from twd.drafter.native import native_drafter
+
+    if not 0 <= choice.number < len(settings.drafters) or not settings.drafters[choice.number].path:
+        raise CommandError(ExitCode.CONFIG, f"the settings have no drafter number {choice.number} with a path")
+    return native_drafter(ground, settings, choice.number)
+
+
+SERVICES: Final[dict[str, Factory]] = {
+    "edge": _edge,
+    "metrics": _metrics,
+    "speculator": _speculator,
+    "drafter": _drafter,
+}
 
 
 def factory_of(name: str) -> Factory:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
+import msgspec
+
 from twd.bus.base import BusError
 from twd.engine.cost import CostCurve
 from twd.engine.window import Target
@@ -19,6 +21,7 @@ from twd.wire.draft import (
     DrafterAttached,
     DrafterChecked,
     DrafterDetached,
+    DrafterPace,
     DraftGranted,
     DraftProposed,
     SessionClosed,
@@ -231,8 +234,10 @@ class Speculator(Service):
             "settings": self._loaded.exactness.settings,
             "sessions": len(self._core.sessions),
             "waiting": len(self._core.queue),
-            "drafters": sorted(self._core.drafters),
-            "step_ms": round(self._loaded.cost.ms(1), 2),
+            "drafters": [_pace(one, self._core) for one in list(self._core.drafters.values())],
+            "cost_ms": [f"{point.width}:{point.ms:.3f}" for point in self._loaded.cost.points()],
+            "in_flight": self._loaded.limits.in_flight,
+            "window_max": self._loaded.limits.max_window,
         }
 
     async def quiesce(self) -> None:
@@ -402,6 +407,21 @@ class Speculator(Service):
             for owner in set(self._owners.values()) - alive:
                 self.log.warning("%s is gone; its jobs are cancelled", owner)
                 self._forget(owner)
+
+
+def _pace(drafter: Drafter, core: SpeculatorCore) -> str:
+    record = core.calibrations.get(drafter.name)
+    pace = DrafterPace(
+        drafter=drafter.name,
+        model=drafter.model,
+        token_ms=round(drafter.token_ms, 3),
+        lead_ms=round(drafter.lead_ms, 3),
+        agreement=round(record.agreement, 4) if record else 0.0,
+        compared=int(record.weight) if record else 0,
+        beside=drafter.beside,
+        by_text=drafter.by_text,
+    )
+    return msgspec.json.encode(pace).decode()
 
 
 def _soon(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: object) -> None:

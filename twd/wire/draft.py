@@ -11,6 +11,7 @@ from twd.wire.base import (
     JobId,
     ModelId,
     NodeId,
+    Part,
     Position,
     PrefixHash,
     SessionId,
@@ -100,6 +101,19 @@ class DrafterChecked(Event, frozen=True, tag="twd.v1.drafter.checked"):
     compared: Count
     pays: bool
     advice: str = ""
+
+
+class DrafterPace(Part, frozen=True):
+    """What a speculator measured of one drafter; told as JSON in its lease's `drafters`."""
+
+    drafter: InstanceId
+    model: str
+    token_ms: float
+    lead_ms: float
+    agreement: Share
+    compared: Count
+    beside: bool = False
+    by_text: bool = False
 
 
 class DrafterDetached(Event, frozen=True, tag="twd.v1.drafter.detached"):

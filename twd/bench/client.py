@@ -1,0 +1,132 @@
+"""Asks a running system for text over the bus, with drafts and without, and notes when what came."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from twd.bench.prompts import BenchPrompt
+from twd.kit.service import Effects, Service, Surroundings
+from twd.wire.base import InstanceId, JobId, ModelId
+from twd.wire.codec import Rejected
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.job import (
+    JobCancelled,
+    JobFailed,
+    JobFinished,
+    JobQueued,
+    JobStats,
+    JobSubmitted,
+    Prompt,
+    Sampling,
+    Speculation,
+    TokensAccepted,
+)
+
+
+@dataclass(slots=True)
+class Answer:
+    """One text and the times at which its parts came, in seconds since it was asked for."""
+
+    kind: str
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    arrivals: list[float] = field(default_factory=list)
+    stats: JobStats = field(default_factory=JobStats)
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second after the first one."""
+        return 1000.0 * max(0, len(self.tokens) - 1) / self.stats.decode_ms if self.stats.decode_ms else 0.0
+
+    @property
+    def first_s(self) -> float:
+        """Time to the first token."""
+        return self.arrivals[0] if self.arrivals else 0.0
+
+    @property
+    def gaps_s(self) -> list[float]:
+        """Pauses between the parts."""
+        return [later - earlier for earlier, later in zip(self.arrivals, self.arrivals[1:], strict=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """How to ask: with which drafts, for how much, how chosen."""
+
+    speculation: Speculation
+    max_tokens: int = 128
+    sampling: Sampling = field(default_factory=Sampling)
+    ignore_eos: bool = True
+    timeout_s: float = 300.0
+
+
+class BenchClient(Service):
+    """Submits jobs one by one or many at once, and collects what comes."""
+
+    name = "bench"
+    reads = (TokensAccepted, JobFinished, JobFailed)
+    writes = (JobSubmitted, JobCancelled)
+
+    def __init__(self, ground: Surroundings) -> None:
+        super().__init__(ground)
+        self._open: dict[JobId, tuple[Answer, float, asyncio.Future[Answer]]] = {}
+
+    async def answer(self, model: ModelId, prompt: BenchPrompt, how: Ask) -> Answer:
+        """One whole answer; raises TwdError when the job fails."""
+        job = self.ground.ids.job()
+        answer = Answer(prompt.kind)
+        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._open[job] = (answer, self.clock.now(), done)
+        try:
+            await self._submit(job, model, prompt, how)
+            return await asyncio.wait_for(done, how.timeout_s)
+        except TimeoutError:
+            self.emit(JobCancelled(job=job, reason="bench timeout"))
+            raise TwdError(FailureCode.DEADLINE, f"no whole answer within {how.timeout_s:g} s") from None
+        finally:
+            self._open.pop(job, None)
+
+    async def _submit(self, job: JobId, model: ModelId, prompt: BenchPrompt, how: Ask) -> None:
+        reply = await self.ask(
+            JobSubmitted(
+                job=job,
+                model=model,
+                owner=InstanceId(self.instance),
+                prompt=Prompt(messages=list(prompt.messages)),
+                grammar=prompt.grammar,
+                sampling=how.sampling,
+                max_tokens=how.max_tokens,
+                ignore_eos=how.ignore_eos and prompt.grammar is None,
+                speculation=how.speculation,
+                created_ms=self.clock.wall_ms(),
+                deadline_ms=int(how.timeout_s * 1000),
+            )
+        )
+        if isinstance(reply, JobFailed):
+            raise TwdError(reply.failure.code, reply.failure.message)
+        if isinstance(reply, Rejected) or not isinstance(reply, JobQueued):
+            raise TwdError(FailureCode.INTERNAL, f"a job was answered with {reply}")
+
+    def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
+        """Note what came, and when."""
+        held = self._open.get(event.job)
+        if held is not None and event.tokens:
+            answer, began, _ = held
+            answer.tokens += event.tokens
+            answer.text += event.text
+            answer.arrivals.append(self.clock.now() - began)
+        return None
+
+    def on_job_finished(self, event: JobFinished) -> Effects:
+        """The answer is whole."""
+        held = self._open.get(event.job)
+        if held is not None and not held[2].done():
+            held[0].stats, held[0].text = event.stats, held[0].text + event.tail
+            held[2].set_result(held[0])
+        return None
+
+    def on_job_failed(self, event: JobFailed) -> Effects:
+        """There is no answer."""
+        held = self._open.get(event.job)
+        if held is not None and not held[2].done():
+            held[2].set_exception(TwdError(event.failure.code, event.failure.message))
+        return None

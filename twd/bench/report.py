@@ -1,0 +1,140 @@
+"""From answers to figures: medians, ratios of one run, and how near they come to what the costs allow."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from twd.bench.analytic import Setting, best_continuous, best_round, plain_rate
+from twd.bench.client import Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The same prompt answered without drafts and with them, one after the other."""
+
+    kind: str
+    plain: Answer
+    drafted: Answer
+
+    @property
+    def equal(self) -> bool:
+        """Whether drafts left the text alone."""
+        return self.plain.tokens == self.drafted.tokens and self.plain.text == self.drafted.text
+
+    @property
+    def ratio(self) -> float:
+        """How much faster drafts made it."""
+        return self.drafted.rate / self.plain.rate if self.plain.rate else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The figures of one kind of prompt."""
+
+    kind: str
+    answers: int
+    plain_rate: float
+    drafted_rate: float
+    ratio: float
+    first_ms: float
+    gap_p95_ms: float
+    tokens_per_pass: float
+    acceptance: float
+    equal: int
+
+    def row(self) -> dict[str, Any]:
+        """For JSON."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def summarize(pairs: Sequence[Pair]) -> list[Line]:
+    """One line for each kind of prompt, and one for all."""
+    kinds = list(dict.fromkeys(pair.kind for pair in pairs))
+    lines = [_line(kind, [pair for pair in pairs if pair.kind == kind]) for kind in kinds]
+    return [*lines, _line("all", pairs)]
+
+
+def _line(kind: str, pairs: Sequence[Pair]) -> Line:
+    drafted = [pair.drafted for pair in pairs]
+    gaps = [gap * 1000 for answer in drafted for gap in answer.gaps_s]
+    passes = sum(answer.stats.passes for answer in drafted)
+    checked = sum(answer.stats.checked for answer in drafted)
+    return Line(
+        kind=kind,
+        answers=len(pairs),
+        plain_rate=round(_overall([pair.plain for pair in pairs]), 2),
+        drafted_rate=round(_overall(drafted), 2),
+        ratio=round(_overall(drafted) / max(1e-9, _overall([pair.plain for pair in pairs])), 3),
+        first_ms=round(median(answer.first_s * 1000 for answer in drafted), 2),
+        gap_p95_ms=round(percentile(gaps, 0.95), 2),
+        tokens_per_pass=round(sum(len(answer.tokens) for answer in drafted) / max(1, passes), 3),
+        acceptance=round(sum(answer.stats.taken for answer in drafted) / max(1, checked), 4),
+        equal=sum(pair.equal for pair in pairs),
+    )
+
+
+def _overall(answers: Sequence[Answer]) -> float:
+    tokens = sum(max(0, len(answer.tokens) - 1) for answer in answers)
+    spent = sum(answer.stats.decode_ms for answer in answers)
+    return 1000.0 * tokens / spent if spent else 0.0
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which this share lies."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+def by_position(pairs: Sequence[Pair]) -> list[tuple[int, int]]:
+    """How many guesses were checked and taken at each place of a window."""
+    depth = max((len(pair.drafted.stats.checked_at) for pair in pairs), default=0)
+    return [(_sum_at(pairs, "checked_at", i), _sum_at(pairs, "taken_at", i)) for i in range(depth)]
+
+
+def _sum_at(pairs: Sequence[Pair], name: str, i: int) -> int:
+    columns = (getattr(pair.drafted.stats, name) for pair in pairs)
+    return sum(column[i] for column in columns if i < len(column))
+
+
+def by_drafter(pairs: Sequence[Pair]) -> dict[str, tuple[int, int]]:
+    """How many of each drafter's guesses were checked and taken."""
+    totals: dict[str, tuple[int, int]] = {}
+    for pair in pairs:
+        for share in pair.drafted.stats.drafters:
+            checked, taken = totals.get(share.drafter, (0, 0))
+            totals[share.drafter] = (checked + share.checked, taken + share.taken)
+    return totals
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """What the measured costs and acceptance allow, over plain decoding."""
+
+    drafter: str
+    token_ms: float
+    round_trip_ms: float
+    acceptance: float
+    in_turns: float
+    continuous: float
+
+
+def ceiling(
+    drafter: str,
+    cost: Callable[[int], float],
+    token_ms: float,
+    round_trip_ms: float,
+    acceptance: float,
+    window_max: int,
+) -> Ceiling:
+    """The best that this drafter could bring, in closed form."""
+    setting = Setting(cost, token_ms, acceptance, round_trip_ms, window_max)
+    plain = plain_rate(setting)
+    return Ceiling(
+        drafter=drafter,
+        token_ms=round(token_ms, 3),
+        round_trip_ms=round(round_trip_ms, 3),
+        acceptance=round(acceptance, 4),
+        in_turns=round(best_round(setting)[1] / plain, 3),
+        continuous=round(best_continuous(setting) / plain, 3),
+    )
