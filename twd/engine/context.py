@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 import psutil
+from gguf.constants import GGMLQuantizationType
 
 from twd.engine.library import last_errors, llama
 from twd.engine.memory import require_memory
@@ -212,10 +213,12 @@ def usable_cores() -> int:
 
 def kv_type(name: str) -> int:
     """ggml's number for a cell type such as `f16`."""
-    code = getattr(llama, f"GGML_TYPE_{name.upper()}", None)
-    if code is None:
-        raise TwdError(FailureCode.BAD_REQUEST, f"unknown KV cache type {name!r}; use f16, f32, q8_0 or q4_0")
-    return int(code)
+    try:
+        return int(GGMLQuantizationType[name.upper()])
+    except KeyError:
+        raise TwdError(
+            FailureCode.BAD_REQUEST, f"unknown KV cache type {name!r}; use f16, bf16, q8_0 or q4_0"
+        ) from None
 
 
 def _kv_bytes(model: Model, settings: ContextSettings) -> int:

@@ -10,6 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
+# libgomp reads this once, when llama.cpp loads it. By default its threads spin for milliseconds at every barrier, and
+# two engines on the same cores (a target and its drafter) slow each other down a hundredfold; so few spins cost < 1 %.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 import llama_cpp
 from llama_cpp import llama_cpp as llama
 

@@ -1,0 +1,106 @@
+"""What a pass over n rows costs: measured at load, corrected by every pass that follows."""
+
+import time
+from bisect import bisect_left
+from collections.abc import Iterable
+
+from twd.engine.context import Context, Rows
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.model import CostPoint
+
+WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+_DEPTH = 32
+_SCALE_WEIGHT = 0.1
+_POINT_WEIGHT = 0.05
+_OUTLIER = 2.0
+
+
+class CostCurve:
+    """Milliseconds of a pass by its rows: measured points, straight lines between them, never falling.
+
+    An observed time moves the whole curve a little (the machine is busier now) and its own place a little more;
+    one hiccup counts as at most twice the expected time.
+    """
+
+    def __init__(self, points: Iterable[CostPoint]) -> None:
+        ordered = sorted(points, key=lambda point: point.width)
+        if not ordered or ordered[0].width < 1:
+            raise TwdError(FailureCode.INTERNAL, "a cost curve needs at least one point of width 1 or more")
+        self._widths = [point.width for point in ordered]
+        self._times: list[float] = []
+        for point in ordered:
+            self._times.append(max(point.ms, 1e-3, *self._times[-1:]))
+        self._scale = 1.0
+
+    def ms(self, rows: int) -> float:
+        """The expected time of a pass over `rows` rows."""
+        return self._scale * sum(self._times[place] * weight for place, weight in self._weights(rows))
+
+    def observe(self, rows: int, ms: float) -> None:
+        """Learn from a pass that took `ms`."""
+        expected = self.ms(rows)
+        ratio = min(max(ms / expected, 1 / _OUTLIER), _OUTLIER)
+        self._scale *= ratio**_SCALE_WEIGHT
+        for place, weight in self._weights(rows):
+            if 0.0 < weight <= 1.0:
+                self._times[place] *= ratio ** (_POINT_WEIGHT * weight)
+                self._keep_rising(place)
+
+    def points(self) -> list[CostPoint]:
+        """The curve as it is now."""
+        return [CostPoint(width=width, ms=round(self.ms(width), 4)) for width in self._widths]
+
+    def _weights(self, rows: int) -> tuple[tuple[int, float], ...]:
+        """The points between which `rows` lies, and how much each counts; beyond the last, the last slope goes on."""
+        place = bisect_left(self._widths, rows)
+        if place == 0 or len(self._widths) == 1:
+            return ((0, 1.0),)
+        right = min(place, len(self._widths) - 1)
+        left = right - 1
+        share = (rows - self._widths[left]) / (self._widths[right] - self._widths[left])
+        return ((left, 1.0 - share), (right, share))
+
+    def _keep_rising(self, place: int) -> None:
+        times = self._times
+        for left in range(place):
+            times[left] = min(times[left], times[place])
+        for right in range(place + 1, len(times)):
+            times[right] = max(times[right], times[place])
+
+
+def measure_cost(context: Context, *, rows_min: int = 1, budget_s: float = 1.5) -> list[CostPoint]:
+    """Time passes of several widths on the first sequence, which must be free; it is empty again afterwards.
+
+    Every width is timed at least once, and again in turn while the budget lasts. The fastest time counts: what else ran
+    on the machine can only have made the others slower, and `CostCurve.observe` follows the load from then on.
+    """
+    room = min(context.settings.ubatch, context.settings.ctx_size - _DEPTH)
+    widths = [width for width in WIDTHS if width <= room]
+    taken: dict[int, list[float]] = {width: [] for width in widths}
+    _pass(context, 0, min(_DEPTH, context.settings.ubatch))
+    depth = context.end(0)
+    _time_pass(context, depth, max(1, rows_min))
+    end = time.perf_counter() + budget_s
+    while not taken[widths[-1]] or time.perf_counter() < end:
+        for width in widths:
+            taken[width].append(_time_pass(context, depth, max(width, rows_min)))
+    context.clear(0)
+    return [CostPoint(width=width, ms=round(min(times), 4)) for width, times in taken.items()]
+
+
+def _time_pass(context: Context, depth: int, rows: int) -> float:
+    began = time.perf_counter()
+    _pass(context, depth, rows)
+    context.logits(rows - 1)
+    spent = (time.perf_counter() - began) * 1000
+    if not context.rollback(0, depth):
+        context.clear(0)
+        _pass(context, 0, depth)
+    return spent
+
+
+def _pass(context: Context, at: int, count: int) -> None:
+    rows = Rows()
+    vocabulary = context.model.vocab.size
+    rows.add(0, at, [(at + index) * 7919 % vocabulary for index in range(count)])
+    context.decode(rows)

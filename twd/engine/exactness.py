@@ -1,0 +1,161 @@
+"""Settings under which a window's logits equal those of single steps, and the test that measures whether they do."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from twd.engine.context import ContextSettings, Layout
+from twd.engine.model import Model
+from twd.engine.target import LocalTarget
+from twd.engine.window import Logits, Window
+from twd.gguf_tools.inspect import GgufInfo
+from twd.wire.failures import TwdError
+from twd.wire.model import Exactness
+
+_FLOATS = frozenset({"F32", "F16", "BF16"})
+_MATRIX = 2
+_BLOCK = 32
+_LONG = 544
+_SHORT = 48
+_RUN = 12
+_WIDTHS = (5, 1, 4, 2)
+
+_TEXT = "In a small town by the sea there lived 3 clockmakers; each had a shop, a cat, and a reason to be late. "
+
+
+@dataclass(frozen=True, slots=True)
+class ExactPlan:
+    """How to set up a context, and the fewest rows that a pass may have."""
+
+    settings: ContextSettings
+    rows_min: int = 1
+
+    def describe(self) -> str:
+        """The settings in words, for status and logs."""
+        one = self.settings
+        attention = "flash attention" if one.flash_attention else "no flash attention"
+        return f"{attention}, K {one.type_k}, V {one.type_v}, {one.layout}, rows >= {self.rows_min}"
+
+
+def exact_plan(model: Model, wanted: ContextSettings, exact: bool) -> ExactPlan:
+    """`wanted`, changed so that windows and single steps agree bit for bit where llama.cpp can do that.
+
+    K and V of unlike types keep all passes on one attention kernel (with equal ones llama.cpp takes another for
+    single rows from 512 cells on, and a third for 64 rows and more); buffers of their own keep a session's cells in
+    order; float weights need two rows, since one alone goes through another matrix kernel.
+    """
+    if not exact:
+        return ExactPlan(wanted)
+    type_v = "q8_0" if model.info.value_length % _BLOCK == 0 else "bf16"
+    layout = wanted.layout if wanted.layout is Layout.TREE else Layout.STREAMS
+    settings = replace(wanted, flash_attention=True, type_k="f16", type_v=type_v, layout=layout)
+    return ExactPlan(settings, 2 if multiplies_floats(model.info) else 1)
+
+
+def multiplies_floats(info: GgufInfo) -> bool:
+    """Whether a matrix that every pass multiplies by is kept as floats."""
+    tied = not any(tensor.name == "output.weight" for tensor in info.tensors)
+    return any(
+        tensor.kind.name in _FLOATS and len(tensor.shape) >= _MATRIX and (tied or tensor.name != "token_embd.weight")
+        for tensor in info.tensors
+    )
+
+
+def self_test(target: LocalTarget, settings: str, budget_s: float = 1.5) -> Exactness:
+    """Compare single steps with windows on a fixed text, at a shallow place and (within the budget) a deep one.
+
+    The windows end in wrong drafts and, where there are slots, share their passes with another session, so taking
+    back and batching are tested too. The target must be idle; its slots remember the test's text afterwards.
+    """
+    if not target.can_rollback:
+        return Exactness(exact=True, settings=f"{settings}; no drafts, since this model cannot roll back")
+    probe = _Probe(target, _calibration(target, _LONG + 2 * _RUN))
+    try:
+        began = time.perf_counter()
+        probe.feed(_SHORT)
+        spent = time.perf_counter() - began
+        probe.compare(_SHORT)
+        if target.ctx_size > _LONG + 2 * _RUN and spent * _LONG / _SHORT < budget_s:
+            probe.feed(_LONG)
+            probe.compare(_LONG)
+    finally:
+        probe.close()
+    return probe.verdict(settings)
+
+
+class _Forced:
+    """Picks what a given text says, and keeps the logits that it was shown."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self._tokens = tokens
+        self.seen: dict[int, Logits] = {}
+
+    def pick(self, logits: Logits, history: Sequence[int]) -> int:
+        self.seen[len(history)] = logits.copy()
+        return self._tokens[len(history)]
+
+
+class _Probe:
+    """Runs the same stretches of text twice through one slot of a target."""
+
+    def __init__(self, target: LocalTarget, tokens: list[int]) -> None:
+        self._target = target
+        self._tokens = tokens
+        self._picker = _Forced(tokens)
+        self._singles: dict[int, Logits] = {}
+        self._windows: dict[int, Logits] = {}
+        self._slots = [target.open(tokens[:1], self._picker)[0]]
+        if target.n_slots > 1:
+            self._slots.append(target.open(tokens[:1], _Forced(tokens))[0])
+        self._neighbour: list[Window] = []
+
+    def compare(self, depth: int) -> None:
+        """Both ways over the stretch at `depth`, where the slot stands."""
+        slot, tokens = self._slots[0], self._tokens
+        self._picker.seen = self._singles
+        for at in range(depth, depth + _RUN):
+            self._run(Window(slot, 0, at, (tokens[at],)))
+        self._picker.seen = self._windows
+        at = depth
+        for width in _WIDTHS:
+            wrong = (tokens[at + width] + 1) % self._target.context.model.vocab.size
+            self._run(Window(slot, 0, at, (*tokens[at : at + width], wrong, wrong)), beside=True)
+            at += width
+
+    def verdict(self, settings: str) -> Exactness:
+        """What the two ways have in common."""
+        pairs = [(self._singles[at], self._windows[at]) for at in self._singles.keys() & self._windows.keys()]
+        difference = max((float(np.abs(one - other).max()) for one, other in pairs), default=0.0)
+        flipped = sum(int(one.argmax()) != int(other.argmax()) for one, other in pairs)
+        exact = bool(pairs) and all(np.array_equal(one, other) for one, other in pairs)
+        return Exactness(
+            exact=exact, settings=settings, compared=len(pairs), flipped=flipped, max_difference=difference
+        )
+
+    def close(self) -> None:
+        for slot in self._slots:
+            self._target.close(slot)
+
+    def feed(self, depth: int) -> None:
+        """Bring the slot to `depth` tokens."""
+        at = max(self._singles, default=0)
+        self._run(Window(self._slots[0], 0, at, tuple(self._tokens[at:depth]), picks=False))
+
+    def _run(self, window: Window, beside: bool = False) -> None:
+        windows = [window]
+        if beside:
+            windows += [Window(slot, 0, 0, tuple(self._tokens[:3])) for slot in self._slots[1:]]
+        self._target.submit(windows)
+        for verdict in self._target.collect():
+            if verdict.failure is not None:
+                raise TwdError(verdict.failure.code, f"the self-test failed: {verdict.failure.message}")
+
+
+def _calibration(target: LocalTarget, count: int) -> list[int]:
+    """A fixed text of `count` tokens; of a model without a tokenizer, a fixed row of ids."""
+    vocab = target.context.model.vocab
+    text = vocab.tokenize(_TEXT, parse_special=False, add_bos=True) if vocab.kind != "none" else []
+    text = text or [number * 7919 % vocab.size for number in range(97)]
+    return (text * (count // len(text) + 1))[:count]
