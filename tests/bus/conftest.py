@@ -76,8 +76,8 @@ def wait_for_ports(ports: Path, process: subprocess.Popen[bytes]) -> int:
     while not (ports.exists() and ports.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     assert process.poll() is None, "the server ended at once"
-    urls: list[str] = json.loads(ports.read_text())["nats"]
-    return int(urls[0].rsplit(":", 1)[1])
+    listening: dict[str, list[str]] = json.loads(ports.read_text())
+    return int((listening.get("nats") or listening["tls"])[0].rsplit(":", 1)[1])
 
 
 @pytest.fixture

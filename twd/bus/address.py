@@ -3,6 +3,7 @@
 import os
 import ssl
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from twd.bus.base import BusError
@@ -62,6 +63,11 @@ class BusAddress:
         ):
             if path and not os.access(path, os.R_OK):
                 raise BusError(f"{key}: {path} cannot be read; correct the path or its permissions", _BAD)
+        if self.nkey_file:
+            _check_seed("bus.nkey_file", self.nkey_file, Path(self.nkey_file).read_bytes())
+        if self.creds_file:
+            parts = Path(self.creds_file).read_bytes().partition(b"-----BEGIN USER NKEY SEED-----")
+            _check_seed("bus.creds_file", self.creds_file, parts[2].lstrip().partition(b"\n")[0])
 
     def tls_context(self) -> ssl.SSLContext:
         """A context that verifies the broker's certificate, by our own CA where one is named."""
@@ -82,6 +88,15 @@ def shown_url(url: str) -> str:
 
 
 _BAD = FailureCode.BAD_REQUEST
+
+
+def _check_seed(key: str, path: str, seed: bytes) -> None:
+    import nkeys
+
+    try:
+        nkeys.from_seed(bytearray(seed.strip())).wipe()
+    except (nkeys.NkeysError, ValueError, IndexError, TypeError) as error:
+        raise BusError(f"{key}: {path} holds no nkey seed ({error or 'it is empty'})", _BAD) from None
 
 
 def _check_url(url: str) -> None:

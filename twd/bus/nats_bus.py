@@ -90,7 +90,7 @@ class NatsBus:
         self._number = _ANSWERS
         self._questions = Questions(f"{INBOX_PREFIX}.{name.split('.')[0]}.{secrets.token_hex(11)}.")
         self._refused: dict[str, Denial | None] = {}
-        self._dialer = Dialer(address, name, ping_interval_s, self._deliver, self._deny, self._announce_all)
+        self._dialer = Dialer(address, name, ping_interval_s, self._deliver, self._deny, self._greet)
         self._link: NatsLink | None = None
         self._payload_max = PAYLOAD_BYTES_MAX
         self._up = asyncio.Event()
@@ -214,6 +214,18 @@ class NatsBus:
         if denial is not None:
             self._unsubscribe(number)
             raise BusError(denial.text, FailureCode.FORBIDDEN)
+
+    async def _greet(self, link: NatsLink) -> None:
+        """Tell a fresh connection everything, and make sure that answers will arrive on it."""
+        answers = f"{self._questions.prefix}*".lower()
+        self._refused[answers] = None
+        try:
+            self._announce_all(link)
+            await link.round_trip()
+        finally:
+            denial = self._refused.pop(answers)
+        if denial is not None:
+            raise LinkError(denial.text, FailureCode.FORBIDDEN, final=True)
 
     def _announce_all(self, link: NatsLink) -> None:
         """Tell a connection everything that is listened to and that it does not know yet."""

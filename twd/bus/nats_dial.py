@@ -2,11 +2,11 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from twd.bus.address import BusAddress
+from twd.bus.address import BusAddress, shown_url
 from twd.bus.base import BusError
 from twd.bus.nats_link import Deliver, Denial, LinkError, NatsLink, open_link
 
@@ -24,7 +24,7 @@ class Dialer:
     ping_interval_s: float
     deliver: Deliver
     denied: Callable[[Denial], None]
-    greet: Callable[[NatsLink], None]
+    greet: Callable[[NatsLink], Coroutine[Any, Any, None]]
 
     async def within(self, wait_s: float) -> NatsLink:
         """A connection, or the reason why there is none after `wait_s`; what cannot get better ends it at once."""
@@ -61,15 +61,13 @@ class Dialer:
     async def _one_url(self, url: str) -> NatsLink:
         link = await open_link(url, self.address, self.name, self.ping_interval_s, self.deliver, self.denied)
         try:
-            self.greet(link)
             async with asyncio.timeout(GREETING_TIMEOUT_S):
-                await link.round_trip()
-        except (BusError, TimeoutError) as error:
+                await self.greet(link)
+        except BaseException as error:
             await link.abort()
-            raise LinkError(f"the broker at {self.address.shown} broke off: {error}") from error
-        except BaseException:
-            await link.abort()
-            raise
+            if isinstance(error, LinkError) or not isinstance(error, BusError | TimeoutError):
+                raise
+            raise LinkError(f"the broker at {shown_url(url)} broke off: {error}") from error
         return link
 
 

@@ -1,0 +1,80 @@
+"""The files of `deploy/nats`, set up in a folder of the test's own, and servers that run them."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.bus.conftest import wait_for_ports
+from twd.bus.address import BusAddress, Tls
+from twd.bus.broker import server_binary
+from twd.bus.nats_bus import NatsBus, OnEvent, log_event
+
+DEPLOY = Path(__file__).parents[2] / "deploy" / "nats"
+
+
+class Deployment:
+    """A copy of the folder with fresh keys and certificates, and the servers started from it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.processes: list[subprocess.Popen[bytes]] = []
+        shutil.copytree(DEPLOY, folder, ignore=shutil.ignore_patterns("keys", "certs", "store"), dirs_exist_ok=True)
+        subprocess.run([sys.executable, "make_keys.py"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["./make_certs.sh"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+    def start(self, config: str, *options: str, env: Mapping[str, str] | None = None) -> int:
+        """Start a server on loopback, in a folder of its own, and return its port."""
+        home = self._home()
+        argv = [str(server_binary()), "-c", config, "-a", "127.0.0.1", "-p", "-1", "-m", "-1", *options]
+        with (home / "log").open("wb") as out:
+            process = subprocess.Popen(
+                [*argv, "--ports_file_dir", str(home)],
+                cwd=home,
+                stdout=out,
+                stderr=out,
+                env={**os.environ, **(env or {})},
+            )
+        self.processes.append(process)
+        try:
+            return wait_for_ports(home / f"nats-server_{process.pid}.ports", process)
+        except AssertionError:
+            raise AssertionError((home / "log").read_text()) from None
+
+    def _home(self) -> Path:
+        home = self.folder / f"server{len(self.processes)}"
+        home.mkdir()
+        for path in self.folder.iterdir():
+            if path.suffix == ".conf" or path.name in ("keys", "certs"):
+                (home / path.name).symlink_to(path)
+        return home
+
+    def end(self) -> None:
+        """Kill every server."""
+        for process in self.processes:
+            process.kill()
+            process.wait(10)
+
+    def address(self, role: str, port: int, scheme: str = "tls") -> BusAddress:
+        """Where and how a role signs in."""
+        return BusAddress(
+            f"{scheme}://127.0.0.1:{port}",
+            nkey_file=str(self.folder / "keys" / f"{role}.nk"),
+            tls=Tls(ca=str(self.folder / "certs" / "ca.pem")),
+        )
+
+    async def connect(self, role: str, port: int, on_event: OnEvent = log_event) -> NatsBus:
+        """A connection of a role, named as a service names it."""
+        return await NatsBus.connect(self.address(role, port), name=f"{role}.node1.x", on_event=on_event)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody uses now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports

@@ -1,0 +1,209 @@
+"""Who may say and hear what: one table of roles, and from it the permissions of a broker's users.
+
+`python -m twd.bus.permissions` prints them for `deploy/nats/permissions.conf`.
+"""
+
+import enum
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from twd.bus.base import INBOX_PREFIX
+from twd.wire.base import Event
+from twd.wire.draft import (
+    DrafterAttached,
+    DrafterChecked,
+    DrafterDetached,
+    DraftGranted,
+    DraftProposed,
+    SessionClosed,
+    SessionOpened,
+)
+from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
+from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
+from twd.wire.routes import EVERYTHING, ROUTE_OF, Delivery
+from twd.wire.service import (
+    MessageDropped,
+    MessageRejected,
+    ServiceExited,
+    ServiceFaulted,
+    ServiceStarted,
+    ServiceStopped,
+)
+from twd.wire.trace import HistoryReported, HistoryRequested, TraceReported, TraceRequested
+
+REGISTRY: Final = "twd_services"
+Events = tuple[type[Event], ...]
+
+LIFE: Final[Events] = (ServiceStarted, ServiceStopped, ServiceFaulted, MessageRejected, MessageDropped)
+"""What every service may tell about itself."""
+_SERVICES: Final[Events] = (ServiceStarted, ServiceStopped, ServiceFaulted, ServiceExited)
+_MODELS: Final[Events] = (ModelLoading, ModelReady, ModelMeasured, ModelFailed, ModelUnloaded)
+_ANSWERS: Final[Events] = (JobStarted, TokensAccepted, JobFinished, JobFailed)
+_DRAFTING: Final[Events] = (SessionOpened, SessionClosed, DraftProposed, DrafterAttached, DrafterDetached)
+
+
+class Registry(enum.IntEnum):
+    """What a role may do in the registry of leases; each includes what stands before it."""
+
+    OWN_LEASE = 0
+    READ = 1
+    MAKE = 2
+    """Make it where it is missing."""
+    CLEAR = 3
+    """Take away the leases of others, whose processes it saw end."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """One kind of user: what it reads and writes."""
+
+    name: str
+    reads: Events = ()
+    writes: Events = ()
+    is_service: bool = True
+    """It tells its life, answers PING, INFO and STATS, and keeps a lease under its own name."""
+    registry: Registry = Registry.OWN_LEASE
+    hears_everything: bool = False
+    asks_services: bool = False
+
+
+ROLES: Final[tuple[Role, ...]] = (
+    Role("agent", reads=(*_SERVICES, *_MODELS), writes=(ServiceExited,), registry=Registry.CLEAR),
+    Role("coordinator", reads=(*_SERVICES, *_MODELS), registry=Registry.CLEAR),
+    Role(
+        "speculator",
+        reads=(JobSubmitted, JobCancelled, DraftProposed, DrafterAttached, DrafterDetached, ServiceStopped),
+        writes=(JobQueued, *_ANSWERS, SessionOpened, SessionClosed, DraftGranted, DrafterChecked, *_MODELS),
+        registry=Registry.MAKE,
+    ),
+    Role("stage", writes=(ModelLoading, ModelReady, ModelFailed, ModelUnloaded)),
+    Role(
+        "drafter",
+        reads=(
+            SessionOpened,
+            SessionClosed,
+            TokensAccepted,
+            DraftGranted,
+            DrafterChecked,
+            JobFinished,
+            JobFailed,
+            ModelReady,
+        ),
+        writes=(DraftProposed, DrafterAttached, DrafterDetached, ModelLoading, ModelFailed),
+    ),
+    Role(
+        "racer",
+        reads=(JobSubmitted, JobCancelled, *_ANSWERS, *_DRAFTING),
+        writes=(JobQueued, JobSubmitted, JobCancelled, *_ANSWERS, SessionOpened, SessionClosed, DraftGranted),
+        registry=Registry.READ,
+    ),
+    Role(
+        "gate",
+        reads=(JobSubmitted, JobCancelled, *_ANSWERS),
+        writes=(JobQueued, JobSubmitted, JobCancelled, *_ANSWERS),
+        registry=Registry.READ,
+    ),
+    Role("swarm", reads=_MODELS, registry=Registry.READ),
+    Role("metrics", hears_everything=True, writes=(TraceReported, HistoryReported), registry=Registry.READ),
+    Role(
+        "edge",
+        reads=(*_ANSWERS, *_MODELS, *_SERVICES),
+        writes=(JobSubmitted, JobCancelled, TraceRequested, HistoryRequested),
+        registry=Registry.MAKE,
+    ),
+    Role(
+        "supervisor",
+        reads=(ServiceStarted, ServiceStopped, ModelLoading, ModelReady, ModelFailed, DrafterAttached),
+        writes=(ServiceExited,),
+        registry=Registry.CLEAR,
+    ),
+    Role("status", is_service=False, registry=Registry.READ, asks_services=True),
+    Role("watcher", is_service=False, hears_everything=True),
+)
+ADMIN: Final = "admin"
+"""May do whatever can be done with twd's own subjects; it is no row of the table."""
+ROLE_NAMES: Final = (*(role.name for role in ROLES), ADMIN)
+
+
+@dataclass(frozen=True)
+class Permissions:
+    """Subjects that a user may publish on and listen on; a subscription may name its queue group after a blank."""
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+    answers: bool
+    """May answer each request that it was given, once."""
+
+
+def permissions_of(role: Role) -> Permissions:
+    """What a role's table row means in subjects."""
+    return Permissions(publish=_unique(_publishes(role)), subscribe=_unique(_subscribes(role)), answers=role.is_service)
+
+
+def admin_permissions() -> Permissions:
+    """The same for the role that may do everything but look into the broker itself."""
+    return Permissions(
+        publish=(EVERYTHING, "$SRV.>", "$JS.API.>", "$KV.>"),
+        subscribe=(EVERYTHING, "$SRV.>", "$KV.>", f"{INBOX_PREFIX}.>"),
+        answers=True,
+    )
+
+
+def _publishes(role: Role) -> Iterator[str]:
+    for event in (*role.writes, *(LIFE if role.is_service else ())):
+        if ROUTE_OF[event].delivery is not Delivery.REPLY:
+            yield ROUTE_OF[event].pattern
+    if role.is_service:
+        yield f"$KV.{REGISTRY}.{role.name}.>"
+    if role.registry >= Registry.CLEAR:
+        yield f"$KV.{REGISTRY}.>"
+    if role.registry >= Registry.MAKE:
+        yield f"$JS.API.STREAM.CREATE.KV_{REGISTRY}"
+    if role.registry >= Registry.READ:
+        yield f"$JS.API.STREAM.INFO.KV_{REGISTRY}"
+        yield f"$JS.API.DIRECT.GET.KV_{REGISTRY}.>"
+    if role.asks_services:
+        yield "$SRV.>"
+
+
+def _subscribes(role: Role) -> Iterator[str]:
+    yield f"{INBOX_PREFIX}.{role.name}.>"
+    if role.hears_everything:
+        yield EVERYTHING
+    for event in role.reads:
+        route = ROUTE_OF[event]
+        shared = route.delivery in (Delivery.QUEUE, Delivery.REQUEST)
+        yield f"{route.pattern} {route.group or role.name}" if shared else route.pattern
+    if role.is_service:
+        yield "$SRV.*"
+        yield f"$SRV.*.twd-{role.name}"
+        yield f"$SRV.*.twd-{role.name}.*"
+
+
+def _unique(subjects: Iterator[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(subjects))
+
+
+def render() -> str:
+    """The whole table in the language of nats-server's configuration."""
+    blocks = [_block(role.name, permissions_of(role)) for role in ROLES]
+    head = "# Generated by `python -m twd.bus.permissions` from the table there; do not edit.\n"
+    return "\n".join([head, *blocks, _block(ADMIN, admin_permissions())])
+
+
+def _block(name: str, allowed: Permissions) -> str:
+    publish = f"publish: {_list(allowed.publish)}" if allowed.publish else 'publish: { deny: [">"] }'
+    lines = [publish, f"subscribe: {_list(allowed.subscribe)}"]
+    if allowed.answers:
+        lines.append('allow_responses: { max: 1, expires: "2m" }')
+    return "\n".join([f"{name}_permissions: {{", *(f"  {line}" for line in lines), "}", ""])
+
+
+def _list(subjects: tuple[str, ...]) -> str:
+    return "\n".join(["[", *(f'    "{subject}"' for subject in subjects), "  ]"])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())
