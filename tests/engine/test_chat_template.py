@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from twd.engine.chat_template import CHATML, PLAIN, ChatTemplate, RenderedPrompt, render_tokens
 from twd.engine.model import Model
+from twd.engine.tool_formats import ToolFormat
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, Prompt, ToolCall
 
@@ -210,6 +211,11 @@ def test_tools_are_written_out_where_a_template_ignores_them() -> None:
         'Let me look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Örebro"}}\n</tool_call>'
     )
     assert result == "<|im_start|>user\n<tool_response>\n5 °C\n</tool_response>"
+
+
+def test_the_format_of_calls() -> None:
+    assert template_of(CHATML).tool_format is ToolFormat.HERMES
+    assert template_of(LLAMA).tool_format is ToolFormat.LLAMA
 
 
 def test_names_of_results_come_from_their_calls() -> None:

@@ -21,6 +21,7 @@ from twd.engine.chat_shape import (
 )
 from twd.engine.control_tokens import ControlStrings
 from twd.engine.template_sandbox import SandboxedTemplate
+from twd.engine.tool_formats import ToolFormat, detect_format
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, Prompt
 
@@ -89,6 +90,11 @@ class ChatTemplate:
     def abilities(self) -> Abilities:
         """What the template can do by itself: found out by rendering small conversations, once."""
         return Abilities.of(self._try, self._template.words)
+
+    @cached_property
+    def tool_format(self) -> ToolFormat:
+        """How the model was taught to write calls; without a template for them, as the text that stands in says."""
+        return detect_format(self.source) if self.abilities.tools else ToolFormat.HERMES
 
     def render(self, prompt: Prompt, now: datetime) -> RenderedPrompt:
         """The prompt as text. `now` is for templates that write the date: give one time to all attempts of a job."""

@@ -1,0 +1,138 @@
+"""How models write tool calls: which format a template teaches, and the grammar that forces a valid call."""
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.job import Grammar, GrammarKind
+
+MAX_PARALLEL_CALLS = 16
+_REFERENCES = ("$ref", "$dynamicRef")
+
+
+class ToolFormat(enum.StrEnum):
+    """A way of writing calls."""
+
+    HERMES = "hermes"
+    """`<tool_call>{"name": ..., "arguments": {...}}</tool_call>`"""
+    FUNCTION = "function"
+    """`<function=NAME>{...}</function>`, or `<parameter=KEY>VALUE</parameter>` lines inside it"""
+    LLAMA = "llama"
+    """`{"name": ..., "parameters": {...}}`, with or without `<|python_tag|>` before it"""
+    MISTRAL = "mistral"
+    """`[TOOL_CALLS][{"name": ..., "arguments": {...}}]`, or `[TOOL_CALLS]NAME[ARGS]{...}`"""
+    TAGGED = "tagged"
+    """`<|tool_call|>[{"name": ..., "arguments": {...}}]<|/tool_call|>`"""
+    BARE = "bare"
+    """Nothing but `{"name": ..., "arguments": {...}}`, or a list of them"""
+
+    @property
+    def arguments_key(self) -> str:
+        """The key under which a call's arguments stand."""
+        return "parameters" if self is ToolFormat.LLAMA else "arguments"
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Strings around calls that may be control tokens, so that they must be made visible to be found."""
+        return _MARKERS[self]
+
+
+_MARKERS: dict[ToolFormat, tuple[str, ...]] = {
+    ToolFormat.HERMES: ("<tool_call>", "</tool_call>"),
+    ToolFormat.FUNCTION: ("<tool_call>", "</tool_call>"),
+    ToolFormat.LLAMA: ("<|python_tag|>",),
+    ToolFormat.MISTRAL: ("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"),
+    ToolFormat.TAGGED: ("<|tool_call|>", "<|/tool_call|>"),
+    ToolFormat.BARE: (),
+}
+_SIGNS = (
+    ("[TOOL_CALLS]", ToolFormat.MISTRAL),
+    ("<|python_tag|>", ToolFormat.LLAMA),
+    ("<|tool_call|>", ToolFormat.TAGGED),
+    ("<function=", ToolFormat.FUNCTION),
+    ("<tool_call>", ToolFormat.HERMES),
+    ('"parameters":', ToolFormat.LLAMA),
+)
+
+
+def detect_format(template: str) -> ToolFormat:
+    """The format that a chat template teaches, by the signs that it writes."""
+    return next((found for sign, found in _SIGNS if sign in template), ToolFormat.BARE)
+
+
+def showing_markers(
+    piece: Callable[[int], bytes], special_tokens: Mapping[str, int], found: ToolFormat
+) -> Callable[[int], bytes]:
+    """A token's bytes as `piece` gives them, but with the format's markers visible though they are control tokens."""
+    shown = {special_tokens[marker]: marker.encode() for marker in found.markers if marker in special_tokens}
+    return lambda token: shown.get(token) or piece(token)
+
+
+def tool_grammar(tools: Sequence[msgspec.Raw], choice: str, parallel: bool, found: ToolFormat) -> Grammar:
+    """What makes the model call: any tool for the choice `required`, else the tool that `choice` names.
+
+    The answer is bare JSON with the keys of the model's own format: an object, or where calls may be `parallel` a
+    list of them. `ToolCallStream` reads both in every format.
+    """
+    offered = [_function(tool) for tool in tools]
+    chosen = offered if choice == "required" else [tool for tool in offered if tool["name"] == choice]
+    if not chosen:
+        message = "tool_choice wants a call, but " + ("there are no tools" if not offered else f"no tool is '{choice}'")
+        raise TwdError(FailureCode.BAD_REQUEST, message + ".", "tool_choice")
+    definitions: dict[str, Any] = {}
+    calls = [_call_schema(tool, found.arguments_key, definitions) for tool in chosen]
+    schema: dict[str, Any] = calls[0] if len(calls) == 1 else {"anyOf": calls}
+    if parallel:
+        schema = {"type": "array", "items": schema, "minItems": 1, "maxItems": MAX_PARALLEL_CALLS}
+    if definitions:
+        schema["$defs"] = definitions
+    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=msgspec.json.encode(schema).decode())
+
+
+def function_schemas(tools: Sequence[msgspec.Raw]) -> dict[str, Any]:
+    """The schema of each tool's arguments, by the tool's name."""
+    return {tool["name"]: tool.get("parameters") or {} for tool in map(_function, tools)}
+
+
+def _function(tool: msgspec.Raw) -> dict[str, Any]:
+    decoded = msgspec.json.decode(tool)
+    function = decoded.get("function", decoded) if isinstance(decoded, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise TwdError(FailureCode.BAD_REQUEST, "Every tool needs a function with a name.", "tools")
+    return function
+
+
+def _call_schema(tool: dict[str, Any], arguments_key: str, definitions: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {"name": {"const": tool["name"]}, arguments_key: _arguments_schema(tool, definitions)},
+        "required": ["name", arguments_key],
+        "additionalProperties": False,
+    }
+
+
+def _arguments_schema(tool: dict[str, Any], definitions: dict[str, Any]) -> Any:
+    """The tool's schema; one with references moves to the root, so that they can be made to point there."""
+    schema = tool.get("parameters") or {"type": "object", "properties": {}}
+    key = f"tool{len(definitions)}"
+    moved = _with_references_under(f"#/$defs/{key}", schema)
+    if moved == schema:
+        return schema
+    definitions[key] = moved
+    return {"$ref": f"#/$defs/{key}"}
+
+
+def _with_references_under(root: str, schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_with_references_under(root, item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: root + value[1:]
+        if key in _REFERENCES and isinstance(value, str) and value.startswith("#")
+        else _with_references_under(root, value)
+        for key, value in schema.items()
+    }
