@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tests.edge.fake_speculator import MODEL
 from twd.edge import sse
 from twd.edge.base_types import TwdOptions
+from twd.edge.chat_answer import ChatAnswer
 from twd.edge.core import House, Terms, header_options
-from twd.edge.openai_chat import ChatAnswer, chat_jobs
+from twd.edge.openai_chat import chat_jobs
 from twd.edge.openai_completions import completion_jobs
 from twd.edge.openai_types import ChatRequest, CompletionRequest
 from twd.edge.validation import read_request

@@ -1,17 +1,49 @@
 """What every flavour of answer keeps while its jobs run: texts, counts, ends."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
 
 from twd.edge.openai_answers import DrafterFacts, PromptDetails, TwdFacts, Usage
+from twd.engine.tool_calls import ContentDelta, Delta, ToolCallArguments, ToolCallStart
 from twd.wire.failures import Failure
 from twd.wire.job import FinishReason, JobFinished, JobStarted, JobSubmitted, TokenLogprob, TokensAccepted
 
 News = JobStarted | TokensAccepted | JobFinished
 """What a running job tells its client; a failure ends the whole answer."""
+
+
+class Reader(Protocol):
+    """Tells calls from text in what a model writes."""
+
+    def feed(self, text: str) -> list[Delta]:
+        """Take more text; returns what is certain by now."""
+
+    def finish(self) -> list[Delta]:
+        """No more text will come; returns the rest."""
+
+
+class PlainReader:
+    """No tools were offered: all is text."""
+
+    def feed(self, text: str) -> list[Delta]:
+        """The text as it is."""
+        return [ContentDelta(text)] if text else []
+
+    def finish(self) -> list[Delta]:
+        """Nothing is ever held back."""
+        return []
+
+
+@dataclass
+class Call:
+    """A tool call, as far as it has come."""
+
+    id: str
+    name: str
+    arguments: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -21,8 +53,10 @@ class Choice:
     index: int
     prompt: int
     job: JobSubmitted
+    reader: Reader = field(default_factory=PlainReader)
     started: JobStarted | None = None
     text: list[str] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     tokens: int = 0
     checked: int = 0
@@ -38,24 +72,41 @@ class Choice:
         return self.job.sampling.seed or 0
 
     @property
-    def finish_reason(self) -> str:
-        """Why it ended, in OpenAI's words."""
-        cut = self.finished is not None and self.finished.reason is FinishReason.LENGTH
-        return "length" if cut else "stop"
+    def content(self) -> str:
+        """The text so far, without calls."""
+        return "".join(self.text)
 
-    def hear(self, news: News) -> None:
-        """Take in what its job tells."""
+    @property
+    def cut(self) -> bool:
+        """Whether it ended for want of tokens."""
+        return self.finished is not None and self.finished.reason is FinishReason.LENGTH
+
+    def hear(self, news: News) -> list[Delta]:
+        """Take in what its job tells; returns what that means for the client."""
         match news:
             case JobStarted():
                 self.started = self.started or news
+                return []
             case TokensAccepted():
-                self.text.append(news.text)
                 self.logprobs += news.logprobs
                 self.tokens += len(news.tokens)
                 self.checked += news.checked
                 self.taken += news.taken
+                return self._keep(self.reader.feed(news.text))
             case JobFinished():
                 self.finished = news
+                return self._keep(self.reader.finish())
+
+    def _keep(self, deltas: list[Delta]) -> list[Delta]:
+        for delta in deltas:
+            match delta:
+                case ContentDelta(text):
+                    self.text.append(text)
+                case ToolCallStart(index, name):
+                    self.calls.append(Call(f"call_{self.job.job.removeprefix('job-')}_{index}", name))
+                case ToolCallArguments(index, text):
+                    self.calls[index].arguments.append(text)
+        return deltas
 
 
 class Answer(Protocol):
@@ -77,9 +128,9 @@ class Answer(Protocol):
         """The answer in one piece."""
 
 
-def choices_of(jobs: list[JobSubmitted], n: int) -> list[Choice]:
+def choices_of(jobs: list[JobSubmitted], n: int = 1, new_reader: Callable[[], Reader] = PlainReader) -> list[Choice]:
     """The choices behind jobs that come prompt by prompt, `n` of each."""
-    return [Choice(index=i, prompt=i // n, job=job) for i, job in enumerate(jobs)]
+    return [Choice(index=i, prompt=i // n, job=job, reader=new_reader()) for i, job in enumerate(jobs)]
 
 
 def usage_of(choices: Iterable[Choice]) -> Usage:

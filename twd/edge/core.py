@@ -9,6 +9,7 @@ import msgspec
 from twd.edge.base_types import TwdOptions
 from twd.edge.openai_types import GenerationRequest, JsonFormat, ResponseFormat, SchemaFormat
 from twd.edge.validation import read_value
+from twd.engine.tool_formats import ToolFormat
 from twd.wire.base import InstanceId, JobId, ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Grammar, GrammarKind, JobSubmitted, Prompt, Sampling, Speculation
@@ -41,6 +42,8 @@ class Terms:
     new_job: Callable[[], JobId]
     exact: bool | None = None
     """Whether the model is known to be exact; None when nobody measured."""
+    tool_format: ToolFormat = ToolFormat.BARE
+    """How the model writes calls."""
 
     @property
     def mode(self) -> str:

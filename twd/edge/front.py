@@ -11,11 +11,12 @@ from twd.edge.answering import Answer, usage_of
 from twd.edge.base_types import TwdOptions
 from twd.edge.body import read_body
 from twd.edge.calls import Desk
+from twd.edge.chat_answer import ChatAnswer
 from twd.edge.core import House, Terms, header_options, merge_options
 from twd.edge.generate import Delivery
 from twd.edge.meter import Meter
 from twd.edge.models import ModelDirectory
-from twd.edge.openai_chat import ChatAnswer, chat_jobs
+from twd.edge.openai_chat import chat_jobs
 from twd.edge.openai_completions import CompletionAnswer, completion_jobs
 from twd.edge.openai_types import ChatRequest, CompletionRequest
 from twd.edge.threshold import visitor_of
@@ -103,6 +104,7 @@ class Front:
             fresh_seed=self.ids.seed(),
             new_job=self.ids.job,
             exact=self.models.exact(model),
+            tool_format=self.models.tool_format(model),
         )
 
     async def deliver(

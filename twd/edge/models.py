@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from twd.edge.openai_answers import ModelCard, ModelList
+from twd.engine.tool_formats import ToolFormat
 from twd.wire.base import InstanceId, ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
@@ -118,6 +119,12 @@ class ModelDirectory:
     def exact(self, model: ModelId) -> bool | None:
         """Whether the model was measured to be exact; None before that."""
         return self._exact.get(model)
+
+    def tool_format(self, model: ModelId) -> ToolFormat:
+        """How the model writes calls, if its process says so."""
+        told = [server.facts.get("tool_format") for server in self._servers.values() if server.model == model]
+        known = [ToolFormat(name) for name in told if name in set(ToolFormat)]
+        return known[0] if known else ToolFormat.BARE
 
     def resolve(self, name: str) -> ModelId:
         """The model that a client's name means."""

@@ -1,20 +1,6 @@
 """/v1/chat/completions: a conversation to jobs, their news to an answer."""
 
-import msgspec
-
-from twd.edge import sse
-from twd.edge.answering import Choice, News, choices_of, facts_of, usage_of
 from twd.edge.core import Terms, grammar_of, jobs_for, limit_of
-from twd.edge.errors import envelope
-from twd.edge.openai_answers import (
-    ChatChoice,
-    ChatChunk,
-    ChatChunkChoice,
-    ChatCompletion,
-    ChatDelta,
-    ChatMessageOut,
-)
-from twd.edge.openai_logprobs import chat_logprobs
 from twd.edge.openai_types import (
     AssistantMessage,
     ChatRequest,
@@ -22,27 +8,34 @@ from twd.edge.openai_types import (
     Message,
     RefusalPart,
     TextPart,
-    Tool,
     ToolMessage,
 )
-from twd.wire.failures import Failure, FailureCode, TwdError
-from twd.wire.job import ChatMessage, JobFinished, JobStarted, JobSubmitted, Prompt, TokensAccepted, ToolCall
-
-# -- the request -------------------------------------------------------------------------------
+from twd.edge.tool_use import call_grammar, check_tools, raw_tools, with_format
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.job import ChatMessage, Grammar, JobSubmitted, Prompt, ToolCall
 
 
 def chat_jobs(request: ChatRequest, terms: Terms) -> list[JobSubmitted]:
     """The jobs that a chat request asks for."""
     if request.top_logprobs is not None and not request.logprobs:
         raise TwdError(FailureCode.BAD_REQUEST, "top_logprobs needs logprobs: true", "top_logprobs")
+    check_tools(request.tools, request.tool_choice)
+    prompt = chat_prompt(request)
     return jobs_for(
         request,
-        [chat_prompt(request)],
+        [prompt],
         terms,
         max_tokens=_limit(request, terms),
-        grammar=grammar_of(request.grammar, request.response_format),
+        grammar=_grammar(request, prompt, terms),
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
     )
+
+
+def _grammar(request: ChatRequest, prompt: Prompt, terms: Terms) -> Grammar | None:
+    asked = grammar_of(request.grammar, request.response_format)
+    parallel = request.parallel_tool_calls is not False
+    forced = call_grammar(prompt.tools, request.tool_choice, parallel, terms.tool_format)
+    return forced or with_format(prompt.tools, request.response_format, asked, terms.tool_format)
 
 
 def _limit(request: ChatRequest, terms: Terms) -> int | None:
@@ -62,15 +55,10 @@ def chat_prompt(request: ChatRequest) -> Prompt:
         raise TwdError(FailureCode.BAD_REQUEST, "there is nothing to answer: add a user message", "messages")
     return Prompt(
         messages=messages,
-        tools=[msgspec.Raw(msgspec.json.encode(tool)) for tool in offered_tools(request)],
+        tools=raw_tools(request.tools, request.tool_choice),
         template_args=template_args(request),
         prefill=prefill,
     )
-
-
-def offered_tools(request: ChatRequest) -> list[Tool]:
-    """The tools that the model gets to see."""
-    return [] if request.tool_choice == "none" else request.tools or []
 
 
 def template_args(request: ChatRequest) -> dict[str, str | int | float | bool]:
@@ -116,86 +104,3 @@ def _part_text(part: object, path: str) -> str:
         case _:
             kind = type(part).__struct_config__.tag  # type: ignore[attr-defined]
             raise TwdError(FailureCode.UNSUPPORTED, f"{path}: this model reads text only, not {kind}", f"{path}.type")
-
-
-# -- the answer --------------------------------------------------------------------------------
-
-
-class ChatAnswer:
-    """Chat completions, streamed or whole."""
-
-    def __init__(self, request: ChatRequest, jobs: list[JobSubmitted], terms: Terms, created: int) -> None:
-        self.stream = bool(request.stream)
-        self.choices = choices_of(jobs, request.n or 1)
-        self._mode = terms.mode
-        self._logprobs = bool(request.logprobs)
-        self._with_usage = bool(request.stream_options and request.stream_options.include_usage)
-        self._head = ChatChunk(
-            id=f"chatcmpl-{jobs[0].job}", created=created, model=terms.model, system_fingerprint="", choices=[]
-        )
-        if self._with_usage:
-            self._head.usage = None
-
-    def hear(self, index: int, news: News) -> bytes:
-        """Take in news of a choice; returns what a stream sends now."""
-        choice = self.choices[index]
-        choice.hear(news)
-        match news:
-            case JobStarted():
-                self._head.system_fingerprint = news.fingerprint or self._head.system_fingerprint
-                return self._chunk(choice, ChatDelta(content=""))
-            case TokensAccepted():
-                return self._text(choice, news)
-            case JobFinished():
-                return self._finish(choice)
-
-    def _text(self, choice: Choice, news: TokensAccepted) -> bytes:
-        if not news.text and not (self._logprobs and news.logprobs):
-            return b""
-        return self._chunk(choice, ChatDelta(content=news.text), news)
-
-    def _finish(self, choice: Choice) -> bytes:
-        if all(other.finished for other in self.choices):
-            self._head.twd = facts_of(self.choices, self._mode)
-        return self._chunk(choice, ChatDelta(), finish=choice.finish_reason)
-
-    def _chunk(
-        self, choice: Choice, delta: ChatDelta, news: TokensAccepted | None = None, finish: str | None = None
-    ) -> bytes:
-        logprobs = chat_logprobs(news.logprobs) if news is not None and self._logprobs else None
-        if not choice.opened:
-            delta.role, choice.opened = "assistant", True
-        self._head.choices = [ChatChunkChoice(index=choice.index, delta=delta, logprobs=logprobs, finish_reason=finish)]
-        return sse.event(self._head)
-
-    def end(self) -> bytes:
-        """The last bytes of a stream that went well: usage where it was asked for, then the mark."""
-        if not self._with_usage:
-            return sse.DONE
-        self._head.choices = []
-        self._head.usage = usage_of(self.choices)
-        return sse.event(self._head) + sse.DONE
-
-    def broken(self, failure: Failure) -> bytes:
-        """The last bytes of a stream that failed midway."""
-        return sse.event(envelope(failure)) + sse.DONE
-
-    def whole(self) -> ChatCompletion:
-        """The answer in one piece."""
-        return ChatCompletion(
-            id=self._head.id,
-            created=self._head.created,
-            model=self._head.model,
-            system_fingerprint=self._head.system_fingerprint,
-            choices=[self._whole_choice(choice) for choice in self.choices],
-            usage=usage_of(self.choices),
-            twd=facts_of(self.choices, self._mode),
-        )
-
-    def _whole_choice(self, choice: Choice) -> ChatChoice:
-        return ChatChoice(
-            index=choice.index,
-            message=ChatMessageOut(content="".join(choice.text)),
-            logprobs=chat_logprobs(choice.logprobs) if self._logprobs else None,
-            finish_reason=choice.finish_reason,
-        )

@@ -65,6 +65,10 @@ def _token_prompt(tokens: list[int], index: int) -> Prompt:
     return Prompt(tokens=tokens)
 
 
+def _finish_reason(choice: Choice) -> str:
+    return "length" if choice.cut else "stop"
+
+
 # -- the answer --------------------------------------------------------------------------------
 
 
@@ -113,7 +117,7 @@ class CompletionAnswer:
     def _finish(self, choice: Choice) -> bytes:
         if all(other.finished for other in self.choices):
             self._head.twd = facts_of(self.choices, self._mode)
-        return self._chunk(choice, self._opening(choice), finish=choice.finish_reason)
+        return self._chunk(choice, self._opening(choice), finish=_finish_reason(choice))
 
     def _chunk(self, choice: Choice, text: str, news: TokensAccepted | None = None, finish: str | None = None) -> bytes:
         piece = TextChoice(index=choice.index, text=text, finish_reason=finish)
@@ -146,7 +150,7 @@ class CompletionAnswer:
         prompt = (choice.job.prompt.text or "") if self._echo else ""
         return TextChoice(
             index=choice.index,
-            text=prompt + "".join(choice.text),
+            text=prompt + choice.content,
             logprobs=text_logprobs(choice.logprobs, 0) if self._logprobs else None,
-            finish_reason=choice.finish_reason,
+            finish_reason=_finish_reason(choice),
         )

@@ -1,0 +1,168 @@
+"""Tools: offered to the model, forced where asked, read from what it writes."""
+
+import json
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI
+
+from tests.edge.conftest import House, OpenHouse
+from tests.edge.fake_speculator import Script
+from tests.edge.test_openai_http import events
+from twd.wire.job import FinishReason, GrammarKind
+
+WEATHER: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Tells the weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+        "strict": True,
+    },
+}
+TIME: dict[str, Any] = {"type": "function", "function": {"name": "time"}}
+HERMES = [
+    "Let me ",
+    "look.\n<tool",
+    '_call>{"name": "wea',
+    'ther", "argu',
+    'ments": {"ci',
+    'ty": "Ulm"',
+    "}}</tool_",
+    "call>",
+]
+TWICE = ['[{"name": "weather", "arguments": {"city": "Ulm"}}, ', '{"name": "time", "arguments": {}}]']
+
+
+@pytest.fixture
+async def caller(open_house: OpenHouse) -> House:
+    """A model that calls a tool."""
+    return await open_house(Script(words=HERMES, per_event=1))
+
+
+async def test_a_call_in_a_whole_answer(caller: House) -> None:
+    body = await (await caller.chat(tools=[WEATHER, TIME])).json()
+    choice = body["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] == "Let me look."
+    (call,) = choice["message"]["tool_calls"]
+    assert call["type"] == "function"
+    assert call["function"]["name"] == "weather"
+    assert json.loads(call["function"]["arguments"]) == {"city": "Ulm"}
+    tools = [json.loads(bytes(tool)) for tool in caller.speculator.jobs[0].prompt.tools]
+    assert tools == [WEATHER, TIME]
+
+
+async def test_a_call_in_a_stream(caller: House) -> None:
+    chunks = await events(await caller.chat(tools=[WEATHER], stream=True))
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks[:-1]]
+    calls = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
+    assert calls[0]["index"] == 0
+    assert calls[0]["id"].startswith("call_")
+    assert calls[0]["function"] == {"name": "weather", "arguments": ""}
+    assert all(set(call) == {"index", "function"} for call in calls[1:])
+    assert json.loads("".join(call["function"]["arguments"] for call in calls)) == {"city": "Ulm"}
+    assert len(calls) > 2
+    assert "".join(delta.get("content", "") for delta in deltas) == "Let me look."
+    assert chunks[-2]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+async def test_parallel_calls(open_house: OpenHouse) -> None:
+    house = await open_house(Script(words=TWICE, per_event=1))
+    body = await (await house.chat(tools=[WEATHER, TIME])).json()
+    message = body["choices"][0]["message"]
+    assert message["content"] is None
+    assert [call["function"]["name"] for call in message["tool_calls"]] == ["weather", "time"]
+    assert len({call["id"] for call in message["tool_calls"]}) == 2
+
+
+async def test_the_official_clients_helper_understands_streamed_calls(caller: House) -> None:
+    async with AsyncOpenAI(base_url=caller.edge.url + "/v1", api_key="none", max_retries=0) as openai:
+        client: Any = openai
+        messages = [{"role": "user", "content": "hi"}]
+        async with client.chat.completions.stream(model="small", messages=messages, tools=[WEATHER]) as stream:
+            async for _ in stream:
+                pass
+            final = await stream.get_final_completion()
+    (call,) = final.choices[0].message.tool_calls
+    assert call.function.name == "weather"
+    assert call.function.parsed_arguments == {"city": "Ulm"}
+
+
+async def test_without_tools_nothing_is_read_as_a_call(caller: House) -> None:
+    for extra in ({}, {"tools": [WEATHER], "tool_choice": "none"}):
+        body = await (await caller.chat(**extra)).json()
+        assert body["choices"][0]["message"]["content"] == "".join(HERMES)
+        assert body["choices"][0]["finish_reason"] == "stop"
+        assert caller.speculator.jobs[-1].prompt.tools == []
+
+
+async def test_a_call_that_breaks_off_is_cut(open_house: OpenHouse) -> None:
+    house = await open_house(Script(words=HERMES, per_event=1))
+    body = await (await house.chat(tools=[WEATHER], max_tokens=5)).json()
+    assert body["choices"][0]["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize(
+    ("choice", "parallel", "names", "is_list"),
+    [
+        ("required", None, {"weather", "time"}, True),
+        ("required", False, {"weather", "time"}, False),
+        ({"type": "function", "function": {"name": "time"}}, None, {"time"}, False),
+    ],
+)
+async def test_calls_are_forced_by_a_grammar(
+    caller: House, choice: Any, parallel: bool | None, names: set[str], is_list: bool
+) -> None:
+    await caller.chat(tools=[WEATHER, TIME], tool_choice=choice, parallel_tool_calls=parallel)
+    grammar = caller.speculator.jobs[0].grammar
+    assert grammar is not None
+    assert grammar.kind is GrammarKind.JSON_SCHEMA
+    schema = json.loads(grammar.text)
+    assert (schema.get("type") == "array") is is_list
+    calls = schema["items"] if is_list else schema
+    found = {call["properties"]["name"]["const"] for call in calls.get("anyOf", [calls])}
+    assert found == names
+
+
+async def test_auto_and_none_force_nothing(caller: House) -> None:
+    for choice in ("auto", "none", None):
+        await caller.chat(tools=[WEATHER], tool_choice=choice)
+        assert caller.speculator.jobs[-1].grammar is None
+
+
+async def test_a_schema_and_tools_allow_either(caller: House) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    answer = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    await caller.chat(tools=[WEATHER], response_format=answer)
+    grammar = caller.speculator.jobs[0].grammar
+    assert grammar is not None
+    either = json.loads(grammar.text)["anyOf"]
+    assert either[0] == schema
+    assert either[1]["properties"]["name"] == {"const": "weather"}
+    refers = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": "#/$defs/a", "$defs": {"a": {}}}}}
+    assert (await caller.chat(tools=[WEATHER], response_format=refers)).status == 400
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tool_choice": "required"},
+        {"tool_choice": {"type": "function", "function": {"name": "weather"}}},
+        {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "nope"}}},
+        {"tools": [WEATHER, WEATHER]},
+        {"tools": [], "tool_choice": "required"},
+    ],
+)
+async def test_choices_that_cannot_be(caller: House, fields: dict[str, Any]) -> None:
+    response = await caller.chat(**fields)
+    assert response.status == 400
+    assert (await response.json())["error"]["param"].startswith("tool")
+
+
+async def test_the_end_reason_of_a_plain_answer_with_tools(open_house: OpenHouse) -> None:
+    house = await open_house(Script(words=["Just ", "text."], reason=FinishReason.STOP))
+    body = await (await house.chat(tools=[WEATHER])).json()
+    assert body["choices"][0]["finish_reason"] == "stop"
+    assert body["choices"][0]["message"]["content"] == "Just text."
+    assert "tool_calls" not in body["choices"][0]["message"]

@@ -1,0 +1,67 @@
+"""Tools in a request: which are offered, what makes the model call, and who reads the calls."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from twd.edge.answering import PlainReader, Reader
+from twd.edge.openai_types import NamedTool, ResponseFormat, SchemaFormat, Tool
+from twd.engine.tool_calls import ToolCallStream
+from twd.engine.tool_formats import ToolFormat, function_schemas, tool_grammar
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.job import Grammar, GrammarKind
+
+ToolChoice = str | NamedTool | None
+
+
+def raw_tools(tools: list[Tool] | None, choice: ToolChoice) -> list[msgspec.Raw]:
+    """The tools that the model gets to see, in OpenAI's shape; none where it may not call."""
+    if choice == "none":
+        return []
+    return [msgspec.Raw(msgspec.json.encode(_plain(tool))) for tool in tools or ()]
+
+
+def _plain(tool: Tool) -> dict[str, Any]:
+    function = {name: value for name, value in msgspec.structs.asdict(tool.function).items() if value is not None}
+    return {"type": "function", "function": function}
+
+
+def check_tools(tools: list[Tool] | None, choice: ToolChoice) -> None:
+    """Refuse names that come twice, and a choice without tools."""
+    names = [tool.function.name for tool in tools or ()]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise TwdError(FailureCode.BAD_REQUEST, f"two tools are named {name!r}", f"tools[{index}].function.name")
+    if choice not in (None, "none", "auto") and not names:
+        raise TwdError(FailureCode.BAD_REQUEST, "tool_choice wants a call, but there are no tools", "tool_choice")
+
+
+def call_grammar(tools: list[msgspec.Raw], choice: ToolChoice, parallel: bool, found: ToolFormat) -> Grammar | None:
+    """What makes the model call, where the choice says that it must."""
+    if isinstance(choice, NamedTool):
+        return tool_grammar(tools, choice.function.name, False, found)
+    return tool_grammar(tools, "required", parallel, found) if choice == "required" else None
+
+
+def with_format(
+    tools: list[msgspec.Raw], answer: ResponseFormat | None, grammar: Grammar | None, found: ToolFormat
+) -> Grammar | None:
+    """A schema for the answer and tools that may be called: either is allowed, nothing else."""
+    if grammar is None or not tools or not isinstance(answer, SchemaFormat):
+        return grammar
+    calls = msgspec.json.decode(tool_grammar(tools, "required", False, found).text)
+    schema = answer.json_schema.schema
+    if "$ref" in grammar.text or "$defs" in calls:
+        text = "tools and a response_format whose schemas have references cannot be used together"
+        raise TwdError(FailureCode.UNSUPPORTED, text, "response_format")
+    either = {"anyOf": [schema, *calls.get("anyOf", [calls])]}
+    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=msgspec.json.encode(either).decode())
+
+
+def reader_for(tools: list[msgspec.Raw]) -> Callable[[], Reader]:
+    """Makes what reads an answer: it looks for calls where tools were offered."""
+    if not tools:
+        return PlainReader
+    schemas = function_schemas(tools)
+    return lambda: ToolCallStream(schemas)
