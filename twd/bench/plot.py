@@ -27,7 +27,9 @@ def bars(title: str, groups: Sequence[str], series: Sequence[tuple[str, Sequence
     return _svg(width, top + height + 40, parts)
 
 
-def lines(title: str, xs: Sequence[float], series: Sequence[tuple[str, Sequence[float]]], x_unit: str, unit: str) -> str:
+def lines(
+    title: str, xs: Sequence[float], series: Sequence[tuple[str, Sequence[float]]], x_unit: str, unit: str
+) -> str:
     """One line a series over a common x."""
     left, top, height, width = 60, 60, 260, 560
     highest = max((value for _, values in series for value in values), default=1.0) or 1.0

@@ -1,0 +1,140 @@
+"""One run of the benchmark against a running system: plain and drafted in turn, on the same target."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from twd.bench.analytic import Cost
+from twd.bench.client import Answer, Ask, BenchClient
+from twd.bench.prompts import BenchPrompt
+from twd.bench.report import Ceiling, Pair, by_drafter, by_position, ceiling, summarize
+from twd.engine.cost import CostCurve
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
+from twd.wire.base import ModelId
+from twd.wire.draft import DrafterPace
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.job import Sampling, Speculation
+from twd.wire.model import CostPoint
+from twd.wire.service import ServiceLease
+
+OFF = Speculation(enabled=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchPlan:
+    """What to measure."""
+
+    prompts: Sequence[BenchPrompt]
+    max_tokens: int = 96
+    window: int = 0
+    sampling: Sampling = field(default_factory=Sampling)
+    rounds: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BenchResult:
+    """Everything that a run found."""
+
+    model: ModelId
+    facts: dict[str, Any]
+    pairs: list[Pair]
+    cost: list[CostPoint]
+    ceilings: list[Ceiling]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "model": self.model,
+            "file": self.facts.get("file"),
+            "exact": self.facts.get("exact"),
+            "settings": self.facts.get("settings"),
+            "equal": all(pair.equal for pair in self.pairs),
+            "kinds": [line.row() for line in summarize(self.pairs)],
+            "by_position": [{"checked": checked, "taken": taken} for checked, taken in by_position(self.pairs)],
+            "by_drafter": {
+                name: {"checked": checked, "taken": taken} for name, (checked, taken) in by_drafter(self.pairs).items()
+            },
+            "cost_ms": {point.width: point.ms for point in self.cost},
+            "ceilings": [msgspec.to_builtins(_as_dict(one)) for one in self.ceilings],
+        }
+
+
+async def find_speculator(client: BenchClient, model: str) -> ServiceLease:
+    """The lease of the speculator that serves `model`, or of the first there is."""
+    leases = await client.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+    found = [msgspec.json.decode(entry.value, type=ServiceLease) for entry in await leases.entries()]
+    ready = [lease for lease in found if lease.service == "speculator" and lease.facts.get("ready")]
+    if not ready:
+        raise TwdError(FailureCode.NOBODY_HOME, "no model is loaded; start one, for example with `twd up --demo`")
+    for lease in ready:
+        if model in ("", "default", lease.facts.get("model")):
+            return lease
+    known = ", ".join(sorted({str(lease.facts.get("model")) for lease in ready}))
+    raise TwdError(FailureCode.MODEL_NOT_FOUND, f"nobody serves {model!r}; there are: {known}")
+
+
+async def run_bench(
+    client: BenchClient, lease: ServiceLease, plan: BenchPlan, tell: Callable[[int, int, Pair], None]
+) -> BenchResult:
+    """Ask every prompt without drafts and with them; the order changes each time, since machines drift."""
+    model = ModelId(str(lease.facts["model"]))
+    plain = Ask(OFF, plan.max_tokens, plan.sampling)
+    drafted = Ask(Speculation(window=plan.window), plan.max_tokens, plan.sampling)
+    await client.answer(model, plan.prompts[0], Ask(drafted.speculation, 32, plan.sampling))
+    pairs: list[Pair] = []
+    total = len(plan.prompts) * plan.rounds
+    for number in range(total):
+        prompt = plan.prompts[number % len(plan.prompts)]
+        answers: dict[bool, Answer] = {}
+        for with_drafts in (number % 2 == 0, number % 2 == 1):
+            answers[with_drafts] = await client.answer(model, prompt, drafted if with_drafts else plain)
+        pairs.append(Pair(prompt.kind, answers[False], answers[True]))
+        tell(number + 1, total, pairs[-1])
+    lease = await find_speculator(client, model)
+    return _result(model, lease, pairs)
+
+
+def _result(model: ModelId, lease: ServiceLease, pairs: list[Pair]) -> BenchResult:
+    cost = _cost_points(lease)
+    ms = _plain_scaled(cost, pairs)
+    shares = by_drafter(pairs)
+    ceilings = []
+    for pace in drafter_paces(lease):
+        checked, taken = shares.get(pace.drafter, (0, 0))
+        if checked:
+            lead = 0.0 if pace.beside else pace.lead_ms
+            ceilings.append(ceiling(pace.drafter, ms, pace.token_ms, lead, taken / checked, window_max(lease)))
+    return BenchResult(model, dict(lease.facts), pairs, cost, ceilings)
+
+
+def _plain_scaled(cost: list[CostPoint], pairs: list[Pair]) -> Cost:
+    """The measured curve, moved so that a plain step costs what it cost in this run."""
+    curve = CostCurve(cost)
+    spent = sum(pair.plain.stats.decode_ms for pair in pairs)
+    tokens = sum(max(0, len(pair.plain.tokens) - 1) for pair in pairs)
+    scale = spent / tokens / curve.ms(1) if tokens else 1.0
+    return lambda rows: scale * curve.ms(rows)
+
+
+def window_max(lease: ServiceLease) -> int:
+    """The widest window of this speculator."""
+    return int(str(lease.facts.get("window_max", 32)))
+
+
+def drafter_paces(lease: ServiceLease) -> list[DrafterPace]:
+    """What the speculator measured of its drafters."""
+    told = lease.facts.get("drafters", [])
+    return [msgspec.json.decode(one, type=DrafterPace) for one in told] if isinstance(told, list) else []
+
+
+def _cost_points(lease: ServiceLease) -> list[CostPoint]:
+    told = lease.facts.get("cost_ms", [])
+    pairs = (one.split(":") for one in told) if isinstance(told, list) else ()
+    return [CostPoint(width=int(width), ms=float(ms)) for width, ms in pairs]
+
+
+def _as_dict(one: Ceiling) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in one.__slots__}

@@ -1,0 +1,170 @@
+"""`twd bench`: what drafts bring on this system, measured, and what others would bring, played."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from twd.cli.context import Ground
+from twd.cli.output import console
+from twd.kit.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from twd.bench.prompts import BenchPrompt
+    from twd.bench.report import Pair
+    from twd.bench.session import BenchPlan, BenchResult
+
+
+@click.command()
+@click.option("-m", "--model", default="default", help="Which model to measure.")
+@click.option("--prompts", type=click.Path(exists=True, dir_okay=False), help="A file with one prompt a line.")
+@click.option("--kind", "kinds", multiple=True, help="Only prompts of this kind; may be given again.")
+@click.option("--max-tokens", default=96, show_default=True, type=click.IntRange(1, 4096))
+@click.option("--window", default=0, type=click.IntRange(0, 96), help="Drafts a window; 0: as many as pay.")
+@click.option("--temperature", default=0.0, type=click.FloatRange(0.0, 5.0))
+@click.option("--rounds", default=1, type=click.IntRange(1, 100), help="How often to ask each prompt.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.option("--plot", type=click.Path(dir_okay=False, writable=True), help="Draw the speeds into this SVG file.")
+@click.option("--simulate", is_flag=True, help="Play given numbers instead of measuring.")
+@click.option("--target-ms", default=40.0, help="Simulate: the target's time for one token.")
+@click.option("--row-ms", default=1.0, help="Simulate: what one more token in a window costs.")
+@click.option("--token-ms", default=5.0, help="Simulate: the drafter's time for one token.")
+@click.option("--accept", default=0.8, type=click.FloatRange(0.0, 0.999), help="Simulate: chance of a right guess.")
+@click.option("--rtt-ms", default=0.5, help="Simulate: time to the drafter and back.")
+@click.option("--beside", is_flag=True, help="Simulate: the drafter shares the target's cores.")
+@click.pass_obj
+def bench(
+    ground: Ground,
+    model: str,
+    prompts: str | None,
+    kinds: tuple[str, ...],
+    max_tokens: int,
+    window: int,
+    temperature: float,
+    rounds: int,
+    as_json: bool,
+    plot: str | None,
+    simulate: bool,
+    target_ms: float,
+    row_ms: float,
+    token_ms: float,
+    accept: float,
+    rtt_ms: float,
+    beside: bool,
+) -> ExitCode:
+    """Answer the same prompts without drafts and with them, in one run, and compare speed and text.
+
+    Exit code 0: all texts are equal; 10: some differ (on a device that is not exact).
+    """
+    if simulate:
+        from twd.cli.bench_simulate import show_simulation
+
+        return show_simulation(target_ms, row_ms, token_ms, accept, rtt_ms, beside, as_json, plot)
+    from twd.bench.session import BenchPlan
+    from twd.wire.job import Sampling
+
+    seed = 20_261 if temperature else None
+    plan = BenchPlan(_prompts(prompts, kinds), max_tokens, window, Sampling(temperature=temperature, seed=seed), rounds)
+    result = asyncio.run(_measure(ground, model, plan, quiet=as_json))
+    if plot:
+        Path(plot).write_text(_picture(result), "utf-8")
+    if as_json:
+        click.echo(json.dumps(result.document))
+    else:
+        _show(result)
+    return ExitCode.OK if all(pair.equal for pair in result.pairs) else ExitCode.DIFFERENT
+
+
+def _prompts(file: str | None, kinds: tuple[str, ...]) -> "list[BenchPrompt]":
+    from twd.bench.prompts import KINDS, PROMPTS, BenchPrompt
+    from twd.wire.job import ChatMessage
+
+    if file is not None:
+        lines = [line.strip() for line in Path(file).read_text("utf-8").splitlines() if line.strip()]
+        if not lines:
+            raise click.UsageError(f"{file} holds no prompt; write one on each line")
+        return [BenchPrompt("file", (ChatMessage(role="user", content=line),)) for line in lines]
+    unknown = set(kinds) - set(KINDS)
+    if unknown:
+        raise click.UsageError(f"there is no kind {sorted(unknown)[0]!r}; there are: {', '.join(KINDS)}")
+    return [prompt for prompt in PROMPTS if not kinds or prompt.kind in kinds]
+
+
+async def _measure(ground: Ground, model: str, plan: "BenchPlan", quiet: bool) -> "BenchResult":
+    from twd.bench.client import BenchClient
+    from twd.bench.session import find_speculator, run_bench
+    from twd.kit.clock import SystemClock
+    from twd.kit.ids import Ids
+    from twd.kit.service import Surroundings
+
+    async with ground.bus("bench") as bus:
+        client = BenchClient(Surroundings(bus=bus, node=ground.node, clock=SystemClock(), ids=Ids()))
+        await client.start()
+        try:
+            lease = await find_speculator(client, model)
+            return await run_bench(client, lease, plan, _quiet if quiet else _tell)
+        finally:
+            await client.stop("done")
+
+
+def _quiet(number: int, total: int, pair: "Pair") -> None:
+    """JSON alone goes to stdout."""
+
+
+def _tell(number: int, total: int, pair: "Pair") -> None:
+    same = "same text" if pair.equal else "TEXT DIFFERS"
+    click.echo(
+        f"{number:3}/{total} {pair.kind:<11} {pair.plain.rate:7.1f} -> {pair.drafted.rate:7.1f} tok/s "
+        f"x{pair.ratio:.2f}  {same}"
+    )
+
+
+def _show(result: "BenchResult") -> None:
+    from rich.table import Table
+
+    from twd.bench.report import by_drafter, by_position, summarize
+
+    table = Table(title=f"{result.model} ({result.facts.get('file')}): plain against drafted, tokens per second")
+    for title in ("kind", "plain", "drafted", "ratio", "first ms", "gap p95 ms", "tok/pass", "accepted", "equal"):
+        table.add_column(title, justify="left" if title == "kind" else "right")
+    for line in summarize(result.pairs):
+        table.add_row(
+            line.kind,
+            f"{line.plain_rate:.1f}",
+            f"{line.drafted_rate:.1f}",
+            f"{line.ratio:.2f}x",
+            f"{line.first_ms:.0f}",
+            f"{line.gap_p95_ms:.0f}",
+            f"{line.tokens_per_pass:.2f}",
+            f"{line.acceptance:.0%}",
+            f"{line.equal}/{line.answers}",
+        )
+    out = console()
+    out.print(table)
+    out.print("a pass of n tokens: " + ", ".join(f"{point.width}: {point.ms:.1f} ms" for point in result.cost))
+    places = [f"{taken / checked:.2f}" for checked, taken in by_position(result.pairs) if checked]
+    out.print("held by place in the window: " + (" ".join(places) or "no guesses were checked"))
+    for name, (checked, taken) in by_drafter(result.pairs).items():
+        out.print(f"{name}: {taken} of {checked} checked guesses held")
+    whole = summarize(result.pairs)[-1].ratio
+    for one in result.ceilings:
+        best = max(one.in_turns, one.continuous) if one.round_trip_ms else one.in_turns
+        out.print(
+            f"{one.drafter}: {one.token_ms:.1f} ms a guess, {one.acceptance:.0%} accepted: these costs allow "
+            f"{best:.2f}x by this drafter alone; reached {whole / best:.2f} of it"
+        )
+
+
+def _picture(result: "BenchResult") -> str:
+    from twd.bench.plot import bars
+    from twd.bench.report import summarize
+
+    lines = summarize(result.pairs)
+    return bars(
+        f"{result.model}: tokens per second",
+        [line.kind for line in lines],
+        [("plain", [line.plain_rate for line in lines]), ("drafted", [line.drafted_rate for line in lines])],
+        "tok/s",
+    )
