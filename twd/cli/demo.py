@@ -19,7 +19,7 @@ PREPARE = (
 
 def demo_settings(settings: Settings, model_file: Path) -> Settings:
     """The settings, with the demo's model in place of configured ones."""
-    model = Model(path=str(model_file), default=True, ctx_size=4096, parallel=4)
+    model = Model(path=str(model_file), default=True, ctx_size=2048, parallel=4)
     drafter = Drafter(name=MODEL, path=str(model_file), threads=1)
     return msgspec.structs.replace(settings, models={MODEL: model}, backends={}, drafters=(drafter,))
 

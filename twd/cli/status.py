@@ -107,11 +107,8 @@ def _details(lease: ServiceLease) -> str:
     from rich.markup import escape
 
     shown = ("model", "quantization", "ctx_size", "url", "sessions", "waiting", "token_ms", "step_ms")
-    facts = [
-        f"{lease.facts[key]}" if key in ("model", "url") else f"{key} {lease.facts[key]}"
-        for key in shown
-        if key in lease.facts
-    ]
+    known = {key: lease.facts[key] for key in shown if key in lease.facts}
+    facts = [f"{value}" if key in ("model", "url") else f"{key} {value}" for key, value in known.items()]
     return escape(", ".join([*facts, lease.note] if lease.note else facts))
 
 
