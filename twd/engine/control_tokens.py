@@ -33,9 +33,9 @@ class ControlStrings:
         self._first = re.compile("|".join(map(re.escape, self._lengths)) or r"(?!)")
         alphabet = sorted(set("".join(self._strings)))[:_MAX_STAND_INS]
         stand_ins = [chr(_FIRST_STAND_IN + index) for index in range(len(alphabet))]
+        self._stand_in = re.compile(f"[{''.join(stand_ins)}]" if stand_ins else r"(?!)")
         self._show = str.maketrans(dict(zip(stand_ins, alphabet, strict=True)))
         self._hide = str.maketrans(dict(zip(alphabet, stand_ins, strict=True)))
-        self._clean = str.maketrans(dict.fromkeys(stand_ins, _UNKNOWN))
 
     def harmless(self, words: Iterable[str]) -> frozenset[str]:
         """Those words that can have no part in a control string, whatever stands beside them."""
@@ -60,19 +60,25 @@ class ControlStrings:
 
     def hide(self, text: str) -> str:
         """User text in which every character that control strings are made of is a stand-in."""
-        return text.translate(self._clean).translate(self._hide)
+        return self._clean(text).translate(self._hide)
 
     def hide_whole_strings(self, text: str) -> str:
         """User text with stand-ins only where it spells out a control string; other text keeps its letters."""
-        clean = text.translate(self._clean)
+        clean = self._clean(text)
+        spans = self.find(clean)
+        if not spans:
+            return clean
         characters = list(clean)
-        for start, end in self.find(clean):
+        for start, end in spans:
             characters[start:end] = clean[start:end].translate(self._hide)
         return "".join(characters)
 
+    def _clean(self, text: str) -> str:
+        return text if text.isascii() else self._stand_in.sub(_UNKNOWN, text)
+
     def show(self, text: str) -> str:
         """The text with its own characters again."""
-        return text.translate(self._show)
+        return text.translate(self._show) if self._stand_in.search(text) else text
 
     def own_strings(self, rendered: str) -> list[str]:
         """The control strings that the template itself wrote, in order."""
@@ -85,6 +91,8 @@ class ControlStrings:
         A control string of a single character cannot be cut; where a user wrote it, it becomes U+FFFD.
         """
         text = self.show(rendered)
+        if text == rendered:
+            return [text] if text else []
         formed = set(self.find(text)) - set(self.find(rendered))
         cuts = {self._cut(span, text, rendered) for span in formed if span.end - span.start > 1}
         characters = list(text)
