@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -13,6 +12,7 @@ from twd.engine.window import Target
 from twd.kit.effects import Effect, Publish
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
 from twd.speculator.core import Identity, Limits, SpeculatorCore
+from twd.speculator.intake import Intake
 from twd.speculator.links import Drafter
 from twd.speculator.runner import Runner
 from twd.speculator.session import Opening
@@ -137,7 +137,9 @@ class Speculator(Service):
         self._loaded: LoadedModel | None = None
         self._runner: Runner | None = None
         self._core: SpeculatorCore | None = None
-        self._preparing = 0
+        self._intake = Intake()
+        self._posted = 0
+        """Prepared jobs that the engine's thread has not seen yet."""
         self._owners: dict[JobId, InstanceId] = {}
         self._measuring: dict[JobId, InstanceId] = {}
         self._told_progress = -1.0
@@ -264,17 +266,21 @@ class Speculator(Service):
         """Refuse at once what cannot be queued; prepare the rest beside the loop."""
         if self._core is None or self._runner is None:
             return None
+        new, ahead = self._intake.is_new(event), 0
         try:
-            ahead = self._core.check(event, self._preparing)
+            if new:
+                ahead = self._core.check(event, len(self._intake) + self._posted)
         except TwdError as error:
             reply(JobFailed(job=event.job, attempt=event.attempt, failure=error.failure))
             return None
         reply(JobQueued(job=event.job, attempt=event.attempt, speculator=self.instance, ahead=ahead))
-        self._take(event)
+        if new:
+            self._owners[event.job] = event.owner
+            self._take(event)
         return None
 
     def _take(self, job: JobSubmitted) -> None:
-        self._preparing += 1
+        self._intake.take(job)
         self._idle.clear()
         self.tasks.start(f"prepare {job.job}", self._prepare(job))
 
@@ -282,23 +288,43 @@ class Speculator(Service):
         assert self._loaded is not None
         assert self._runner is not None
         arrived = self.clock.now()
+        loop = asyncio.get_running_loop()
         try:
             opening = await asyncio.to_thread(self._loaded.prepare, job, self.ground.ids.session())
         except TwdError as error:
-            self.emit(JobFailed(job=job.job, attempt=job.attempt, failure=error.failure), cause=job.id)
-            self._look_idle()
+            if self._intake.prepared(job):
+                self._refuse(job, error.failure)
             return
-        finally:
-            self._preparing -= 1
-        if not job.job.startswith(_CALIBRATION):
-            self._owners[job.job] = job.owner
-        self._runner.post(lambda core, now: core.submit(job, opening, min(arrived, now)))
+
+        def submit(core: SpeculatorCore, now: float) -> None:
+            core.submit(job, opening, min(arrived, now))
+            _soon(loop, self._arrived)
+
+        if self._intake.prepared(job):
+            self._posted += 1
+            self._runner.post(submit)
+
+    def _arrived(self) -> None:
+        self._posted -= 1
+        self._look_idle()
+
+    def _refuse(self, job: JobSubmitted, failure: Failure) -> None:
+        """End a job that never reached the core."""
+        self.emit(JobFailed(job=job.job, attempt=job.attempt, failure=failure), cause=job.id)
+        self._ended(job.job)
+        self._look_idle()
 
     def on_job_cancelled(self, event: JobCancelled) -> Effects:
         """The owner no longer wants it."""
-        if self._runner is not None:
-            self._runner.post(lambda core, now: core.cancel(event.job, now, event.reason, event.attempts))
+        self._cancel(event.job, event.reason, event.attempts)
         return None
+
+    def _cancel(self, job: JobId, reason: str, attempts: int = 0) -> None:
+        coming = self._intake.cancel(job, attempts)
+        if coming is not None:
+            self._refuse(coming, Failure(code=FailureCode.CANCELLED, message=reason or "cancelled"))
+        if self._runner is not None:
+            self._runner.post(lambda core, now: core.cancel(job, now, reason, attempts))
 
     def _deliver(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -314,7 +340,7 @@ class Speculator(Service):
             self._runner.post(lambda core, now: core.assess(drafter))
 
     def _look_idle(self) -> None:
-        if self._core is not None and self._core.idle and not self._preparing:
+        if self._core is not None and self._core.idle and not self._intake and not self._posted:
             self._idle.set()
 
     # -- drafters ------------------------------------------------------------------------------
@@ -381,7 +407,7 @@ class Speculator(Service):
         self._runner.post(lambda core, now: core.detach(instance))
         for job, owner in list(self._owners.items()):
             if owner == instance:
-                self._runner.post(partial(_cancel, job=job))
+                self._cancel(job, "its owner is gone")
 
     # -- time ----------------------------------------------------------------------------------
 
@@ -428,10 +454,6 @@ def _soon(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: obj
     """Call on the loop from another thread; a loop that is closed already has no use for it."""
     if not loop.is_closed():
         loop.call_soon_threadsafe(call, *args)
-
-
-def _cancel(core: SpeculatorCore, now: float, *, job: JobId) -> None:
-    core.cancel(job, now, "its owner is gone")
 
 
 def _mismatch(event: DrafterAttached, facts: ModelFacts) -> DrafterChecked:
