@@ -28,12 +28,13 @@ def show(ground: Ground, as_json: bool, changed: bool) -> ExitCode:
     if as_json:
         click.echo(json.dumps({entry.key: {"value": entry.value, "source": entry.source} for entry in entries}))
         return ExitCode.OK
-    from twd.cli.output import console, table
+    from twd.cli.output import show as show_table
+    from twd.cli.output import table
 
     rows = table("setting", "value", "from")
     for entry in entries:
         rows.add_row(entry.key, _plain(entry.value), entry.source)
-    console().print(rows)
+    show_table(rows)
     return ExitCode.OK
 
 

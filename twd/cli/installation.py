@@ -148,7 +148,7 @@ class Installation:
         log.warning(
             "%s (pid %d) ended with exit code %d; again in %g s", gone.name, gone.pid, gone.code, gone.retry_in_s
         )
-        self._board.exited(gone.name, gone.code, gone.restarts, gone.retry_in_s, gone.last_words)
+        self._board.exited(gone.name, gone.code, gone.restarts, gone.retry_in_s, gone.problem)
         if self._overseer is not None:
             self._overseer.tell_exit(gone)
         self._changed()

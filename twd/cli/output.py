@@ -16,6 +16,19 @@ def console() -> "Console":
     return Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200)
 
 
+def show(rows: "Table") -> None:
+    """Print a table; in a pipe without the spaces that fill it up."""
+    import click
+
+    out = console()
+    if out.is_terminal:
+        out.print(rows)
+        return
+    with out.capture() as captured:
+        out.print(rows)
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
 def table(*headings: str) -> "Table":
     """A table without lines."""
     from rich.table import Table

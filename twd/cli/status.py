@@ -86,7 +86,7 @@ def _service_json(lease: ServiceLease, age_s: float) -> dict[str, Any]:
 
 
 def _print(found: list[tuple[ServiceLease, float]], missing: list[str], addresses: dict[str, str]) -> None:
-    from twd.cli.output import console, table
+    from twd.cli.output import console, show, table
 
     if not found and not missing:
         raise CommandError(ExitCode.NOTHING_RUNS, "the broker runs, but no service does")
@@ -98,7 +98,7 @@ def _print(found: list[tuple[ServiceLease, float]], missing: list[str], addresse
         rows.add_row(lease.node, lease.service, state, f"{age_s:.0f} s ago", up, str(lease.pid), _details(lease))
     for name in missing:
         rows.add_row("", name, "[red]missing[/]", "", "", "", "its process runs or restarts, but it holds no lease")
-    console().print(rows)
+    show(rows)
     for name, address in addresses.items():
         console().print(f"[dim]{name:8}[/] {address}")
 

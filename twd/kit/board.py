@@ -58,12 +58,11 @@ class Board:
         row = self.rows[name]
         row.stage, row.ready_ms = Stage.READY, row.ready_ms or max(1, now_ms - self.began_ms)
 
-    def exited(self, name: str, code: int, restarts: int, retry_in_s: float, last_words: str) -> None:
+    def exited(self, name: str, code: int, restarts: int, retry_in_s: float, problem: str) -> None:
         """A process ended, and will be started again."""
         row = self.rows.setdefault(name, Row(name=name))
-        last_line = last_words.splitlines()[-1][:200] if last_words else ""
         row.stage, row.restarts, row.pid = Stage.RESTARTING, restarts + 1, 0
-        row.note = f"exit code {code}, again in {retry_in_s:g} s" + (f": {last_line}" if last_line else "")
+        row.note = f"exit code {code}, again in {retry_in_s:g} s" + (f": {problem[:200]}" if problem else "")
 
     def ended(self) -> None:
         """Everything was told to end."""

@@ -1,6 +1,7 @@
 """One log file a process, bounded in size. The process writes by itself, so nothing stands between them."""
 
 import contextlib
+import json
 import shutil
 from pathlib import Path
 from typing import Final
@@ -8,6 +9,14 @@ from typing import Final
 MAX_BYTES: Final = 10 * 1024 * 1024
 KEPT: Final = 3
 LAST_WORDS_BYTES: Final = 4096
+
+
+def _error_text(line: str) -> str:
+    try:
+        entry = json.loads(line)
+        return str(entry["text"]) if entry["level"] in ("error", "critical") else ""
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 class LogFile:
@@ -41,6 +50,12 @@ class LogFile:
                 return file.read().decode("utf-8", "replace").strip()[-LAST_WORDS_BYTES:]
         except FileNotFoundError:
             return ""
+
+    def last_problem(self) -> str:
+        """The last line of this run that tells of an error, else its last line."""
+        lines = self.last_words().splitlines()
+        told = [text for line in lines if (text := _error_text(line))]
+        return (told or lines or [""])[-1][:500]
 
     def rotate_if_big(self) -> bool:
         """Copy a full log to `.1` and empty it; writers hold it open in append mode and just go on."""

@@ -77,6 +77,8 @@ class Exit:
     restarts: int
     retry_in_s: float
     last_words: str
+    problem: str
+    """The one line of them that matters most."""
 
 
 class Supervisor:
@@ -184,8 +186,8 @@ class Supervisor:
         child.failures = 1 if ran_s >= self._backoff.healthy_s else child.failures + 1
         child.state = State.WAITING
         delay = self._backoff.delay(child.failures)
-        words = child.log.last_words()
-        self._on_exit(Exit(child.spec.name, child.pid, code, ran_s, child.restarts, delay, words))
+        words, problem = child.log.last_words(), child.log.last_problem()
+        self._on_exit(Exit(child.spec.name, child.pid, code, ran_s, child.restarts, delay, words, problem))
         return delay
 
     # -- the end ---------------------------------------------------------------------------------

@@ -1,0 +1,90 @@
+"""`twd logs`: what the processes wrote, of all restarts."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Final
+
+import click
+
+from twd.cli.context import Ground
+from twd.cli.errors import CommandError
+from twd.kit.exit_codes import ExitCode
+
+LOOK_S: Final = 1.0
+LAST_BYTES: Final = 256 * 1024
+COLOURS: Final = {"warning": "yellow", "error": "red", "critical": "red"}
+
+
+@click.command()
+@click.argument("services", nargs=-1, metavar="[SERVICE]...")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes.")
+@click.option("-n", "--lines", default=20, show_default=True, help="Lines of each log to begin with.")
+@click.option("--json", "as_json", is_flag=True, help="Lines as they were written.")
+@click.option("--clear", is_flag=True, help="Empty the logs instead.")
+@click.pass_obj
+def logs(ground: Ground, services: tuple[str, ...], follow: bool, lines: int, as_json: bool, clear: bool) -> ExitCode:
+    """The last lines of each process' log, or of those that are named."""
+    files = _files(ground.home.logs, services)
+    if clear:
+        for file in files:
+            for part in [file, *file.parent.glob(f"{file.name}.*")]:
+                part.write_bytes(b"")
+        click.echo(f"{len(files)} logs emptied")
+        return ExitCode.OK
+    with_name = len(files) > 1
+    opened = {file.stem: file.open(errors="replace") for file in files}
+    for name, stream in opened.items():
+        for line in _last_lines(stream, lines):
+            _show(name if with_name else "", line, as_json)
+    if follow:
+        _follow(opened, with_name, as_json)
+    return ExitCode.OK
+
+
+def _files(folder: Path, services: tuple[str, ...]) -> list[Path]:
+    there = sorted(folder.glob("*.log"))
+    if not services:
+        return there
+    chosen = [file for file in there if file.stem in services or file.stem.split(".")[0] in services]
+    if not chosen:
+        known = ", ".join(file.stem for file in there) or "none yet"
+        raise CommandError(ExitCode.NOT_FOUND, f"no log of {', '.join(services)}; there are: {known}")
+    return chosen
+
+
+def _last_lines(stream: IO[str], count: int) -> list[str]:
+    size = stream.seek(0, 2)
+    stream.seek(max(0, size - LAST_BYTES))
+    return stream.readlines()[-count:] if count else []
+
+
+def _follow(opened: Mapping[str, IO[str]], with_name: bool, as_json: bool) -> None:
+    while True:
+        for name, stream in opened.items():
+            read = stream.tell()
+            stream.seek(0 if read > stream.seek(0, 2) else read)  # a log that was rotated begins again
+            for line in stream:
+                _show(name if with_name else "", line, as_json)
+        sys.stdout.flush()
+        time.sleep(LOOK_S)
+
+
+def _show(name: str, line: str, as_json: bool) -> None:
+    prefix = f"{name}: " if name and not as_json else ""
+    click.echo(prefix + (line.rstrip("\n") if as_json else readable(line)))
+
+
+def readable(line: str) -> str:
+    """A line of JSON as people like it; any other line as it is."""
+    line = line.rstrip("\n")
+    if not line.startswith('{"at"'):
+        return line
+    try:
+        entry = json.loads(line)
+        text = f"{entry['at'][11:23]} {entry['level']:7} {entry['logger'].removeprefix('twd.')}: {entry['text']}"
+    except (ValueError, KeyError, TypeError):
+        return line
+    return click.style(text, fg=COLOURS[entry["level"]]) if entry["level"] in COLOURS else text

@@ -1,0 +1,116 @@
+"""`twd watch`: what travels on the bus, as it travels."""
+
+import asyncio
+import datetime
+import json
+import sys
+from typing import Any, Final
+
+import click
+
+from twd.bus.base import Message, matches
+from twd.cli.context import Ground
+from twd.cli.errors import CommandError
+from twd.kit import platform
+from twd.kit.exit_codes import ExitCode
+from twd.kit.run_service import StopRequests
+from twd.kit.trace import describe, kind_of
+from twd.wire.base import Event
+from twd.wire.codec import Rejected, decode
+from twd.wire.routes import EVERYTHING, ROUTES, Delivery
+
+COLOURS: Final = {"failed": "red", "faulted": "red", "exited": "red", "rejected": "yellow", "dropped": "yellow"}
+
+
+@click.command()
+@click.argument("subject", default=EVERYTHING)
+@click.option("--json", "as_json", is_flag=True, help="The messages themselves, one a line.")
+@click.option("--filter", "filters", multiple=True, metavar="FIELD=VALUE", help="Only messages with this value.")
+@click.option("-n", "--count", default=0, help="End after so many messages.")
+@click.pass_obj
+def watch(ground: Ground, subject: str, as_json: bool, filters: tuple[str, ...], count: int) -> ExitCode:
+    """Show messages on SUBJECT as they come; `*` is one word, a last `>` the rest.
+
+    `twd watch job` is short for `twd watch 'twd.v1.job.>'`.
+    """
+    patterns = patterns_for(subject if "." in subject or subject == ">" else f"twd.v1.{subject}.>")
+    wanted = [_parse_filter(text) for text in filters]
+    return asyncio.run(_watch(ground, patterns, wanted, as_json, count))
+
+
+def patterns_for(subject: str) -> list[str]:
+    """What to listen on. An ear on requests would hide that nobody is home, so only a plain wish opens one."""
+    exact = [route.pattern for route in ROUTES if subject.startswith(route.tag) and "*" not in route.tag]
+    if exact:
+        return [subject]
+    broadcast = [route.pattern for route in ROUTES if route.delivery is Delivery.BROADCAST]
+    chosen = [pattern for pattern in broadcast if matches(subject, pattern.replace("*", "any"))]
+    if not chosen:
+        raise CommandError(ExitCode.USAGE, f"no message travels on {subject!r}; `twd schemas` has the list")
+    return chosen
+
+
+def _parse_filter(text: str) -> tuple[list[str], str]:
+    field, equals, value = text.partition("=")
+    if not equals:
+        raise CommandError(ExitCode.USAGE, f"{text!r}: write a filter as FIELD=VALUE, for example model=llama")
+    return field.split("."), value
+
+
+def passes(data: bytes, filters: list[tuple[list[str], str]]) -> bool:
+    """Whether a message has every wanted value."""
+    if not filters:
+        return True
+    try:
+        fields = json.loads(data)
+    except ValueError:
+        return False
+    return all(_value(fields, path) == value for path, value in filters)
+
+
+def _value(fields: Any, path: list[str]) -> str | None:
+    for name in path:
+        fields = fields.get(name) if isinstance(fields, dict) else None
+    return fields if isinstance(fields, str) or fields is None else json.dumps(fields)
+
+
+async def _watch(
+    ground: Ground, patterns: list[str], filters: list[tuple[list[str], str]], as_json: bool, count: int
+) -> ExitCode:
+    stop = StopRequests(lambda: None)
+    platform.on_stop_signals(asyncio.get_running_loop(), stop.request)
+    shown = 0
+
+    def show(message: Message) -> None:
+        nonlocal shown
+        if stop.asked.is_set() or not passes(message.data, filters):
+            return
+        try:
+            click.echo(message.data if as_json else _line(message))
+            sys.stdout.flush()
+        except BrokenPipeError:
+            stop.request()
+        shown += 1
+        if shown == count:
+            stop.request()
+
+    async with ground.bus() as bus:
+        for pattern in patterns:
+            await bus.subscribe(pattern, show)
+        await stop.asked.wait()
+    return ExitCode.OK
+
+
+def _line(message: Message) -> str:
+    event = decode(message.data)
+    if isinstance(event, Rejected):
+        return click.style(f"{message.subject}: {event.reason}", fg="yellow")
+    at = datetime.datetime.fromtimestamp(event.at_ms / 1000).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    kind = kind_of(event)
+    colour = COLOURS.get(kind.rsplit(".", 1)[-1])
+    job = f"{_job(event)}  " if _job(event) else ""
+    return f"{at}  {click.style(f'{kind:18}', fg=colour)}  {event.source.split('.')[0]:10}  {job}{describe(event)}"
+
+
+def _job(event: Event) -> str:
+    return str(getattr(event, "job", "") or getattr(event, "session", ""))
