@@ -22,7 +22,7 @@ from twd.wire.draft import (
 )
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
-from twd.wire.routes import EVERYTHING, ROUTE_OF, Delivery
+from twd.wire.routes import EVERYTHING, ROUTE_OF, ROUTES, Delivery
 from twd.wire.service import (
     MessageDropped,
     MessageRejected,
@@ -66,7 +66,10 @@ class Role:
     """It tells its life, answers PING, INFO and STATS, and keeps a lease under its own name."""
     registry: Registry = Registry.OWN_LEASE
     hears_everything: bool = False
+    """All broadcasts. Requests are left out: they may hold prompts, and an ear there would hide that nobody is home."""
     asks_services: bool = False
+    inboxes: tuple[str, ...] = ()
+    """Names under which it may hear answers, besides its own."""
 
 
 ROLES: Final[tuple[Role, ...]] = (
@@ -106,7 +109,13 @@ ROLES: Final[tuple[Role, ...]] = (
         registry=Registry.READ,
     ),
     Role("swarm", reads=_MODELS, registry=Registry.READ),
-    Role("metrics", hears_everything=True, writes=(TraceReported, HistoryReported), registry=Registry.READ),
+    Role(
+        "metrics",
+        reads=(TraceRequested, HistoryRequested),
+        writes=(TraceReported, HistoryReported),
+        registry=Registry.READ,
+        hears_everything=True,
+    ),
     Role(
         "edge",
         reads=(*_ANSWERS, *_MODELS, *_SERVICES),
@@ -119,7 +128,7 @@ ROLES: Final[tuple[Role, ...]] = (
         writes=(ServiceExited,),
         registry=Registry.CLEAR,
     ),
-    Role("status", is_service=False, registry=Registry.READ, asks_services=True),
+    Role("status", is_service=False, registry=Registry.READ, asks_services=True, inboxes=("watcher",)),
     Role("watcher", is_service=False, hears_everything=True),
 )
 ADMIN: Final = "admin"
@@ -133,13 +142,20 @@ class Permissions:
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
+    never_heard: tuple[str, ...]
+    """Not even by a wildcard."""
     answers: bool
     """May answer each request that it was given, once."""
 
 
 def permissions_of(role: Role) -> Permissions:
     """What a role's table row means in subjects."""
-    return Permissions(publish=_unique(_publishes(role)), subscribe=_unique(_subscribes(role)), answers=role.is_service)
+    return Permissions(
+        publish=_unique(_publishes(role)),
+        subscribe=_unique(_subscribes(role)),
+        never_heard=_requests_but(role.reads) if role.hears_everything else (),
+        answers=role.is_service,
+    )
 
 
 def admin_permissions() -> Permissions:
@@ -147,6 +163,7 @@ def admin_permissions() -> Permissions:
     return Permissions(
         publish=(EVERYTHING, "$SRV.>", "$JS.API.>", "$KV.>"),
         subscribe=(EVERYTHING, "$SRV.>", "$KV.>", f"{INBOX_PREFIX}.>"),
+        never_heard=_requests_but(()),
         answers=True,
     )
 
@@ -169,7 +186,8 @@ def _publishes(role: Role) -> Iterator[str]:
 
 
 def _subscribes(role: Role) -> Iterator[str]:
-    yield f"{INBOX_PREFIX}.{role.name}.>"
+    for name in (role.name, *role.inboxes):
+        yield f"{INBOX_PREFIX}.{name}.>"
     if role.hears_everything:
         yield EVERYTHING
     for event in role.reads:
@@ -180,6 +198,11 @@ def _subscribes(role: Role) -> Iterator[str]:
         yield "$SRV.*"
         yield f"$SRV.*.twd-{role.name}"
         yield f"$SRV.*.twd-{role.name}.*"
+
+
+def _requests_but(read: Events) -> tuple[str, ...]:
+    shared = [route for route in ROUTES if route.delivery in (Delivery.QUEUE, Delivery.REQUEST)]
+    return tuple(route.pattern for route in shared if route.event not in read)
 
 
 def _unique(subjects: Iterator[str]) -> tuple[str, ...]:
@@ -195,7 +218,10 @@ def render() -> str:
 
 def _block(name: str, allowed: Permissions) -> str:
     publish = f"publish: {_list(allowed.publish)}" if allowed.publish else 'publish: { deny: [">"] }'
-    lines = [publish, f"subscribe: {_list(allowed.subscribe)}"]
+    subscribe = _list(allowed.subscribe)
+    if allowed.never_heard:
+        subscribe = f"{{ allow: {subscribe}, deny: {_list(allowed.never_heard)} }}"
+    lines = [publish, f"subscribe: {subscribe}"]
     if allowed.answers:
         lines.append('allow_responses: { max: 1, expires: "2m" }')
     return "\n".join([f"{name}_permissions: {{", *(f"  {line}" for line in lines), "}", ""])
