@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from twd.engine.chat_template import ChatTemplate, render_tokens
 from twd.engine.pick import Pickers
+from twd.engine.tool_formats import showing_markers
 from twd.engine.vocab import Vocab
 from twd.speculator.session import Opening
 from twd.wire.base import SessionId
@@ -37,12 +38,18 @@ class Preparer:
             picker=self.pickers.picker(
                 job.sampling, seed, prompt_len=len(tokens), grammar=job.grammar, ignore_eos=job.ignore_eos
             ),
-            piece=self.vocab.piece,
+            piece=self._piece(job),
             end_tokens=self.vocab.end_tokens,
             seed=seed,
             report=None if job.logprobs is None else self.pickers.reporter(job.logprobs),
             stops=self.template.stops if job.prompt.messages is not None else (),
         )
+
+    def _piece(self, job: JobSubmitted) -> Callable[[int], bytes]:
+        """How tokens become text; where tools are offered, the marks around calls are shown too."""
+        if not job.prompt.tools:
+            return self.vocab.piece
+        return showing_markers(self.vocab.piece, self.vocab.special_tokens, self.template.tool_format)
 
     def _tokens(self, job: JobSubmitted) -> list[int]:
         prompt = job.prompt

@@ -36,6 +36,7 @@ from twd.wire.job import (
     JobStarted,
     JobSubmitted,
     Prompt,
+    Speculation,
     TokensAccepted,
 )
 from twd.wire.model import Exactness, ModelFacts, ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
@@ -47,6 +48,7 @@ CALIBRATION_TEXT = (
     "Tomatoes need sun, water and patience. First, choose a place that gets at least six hours of light a day."
 )
 CALIBRATION_TOKENS = 64
+CALIBRATION_WINDOW = 4
 _CALIBRATION = "calibration-"
 _OWNER_CHECK_S = 5.0
 _HUNG_S = 300.0
@@ -377,6 +379,7 @@ class Speculator(Service):
             prompt=Prompt(text=CALIBRATION_TEXT),
             max_tokens=CALIBRATION_TOKENS,
             ignore_eos=True,
+            speculation=Speculation(window=CALIBRATION_WINDOW),
             deadline_ms=30_000,
         )
         self._measuring[job.job] = drafter
