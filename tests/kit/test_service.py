@@ -144,6 +144,34 @@ async def test_a_service_told_to_stop_while_it_sets_up_never_appears() -> None:
     assert await (await broker.connect().leases(LEASE_BUCKET, 10)).entries() == []
 
 
+class NeverIdle(Echo):
+    """Waits for ever for its work to end."""
+
+    async def quiesce(self) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_a_drain_ends_with_a_service_that_faults_meanwhile() -> None:
+    broker = MemoryBroker()
+    heard = await listen(broker)
+    service = NeverIdle(ground(broker))
+    await service.start()
+    draining = asyncio.ensure_future(service.drain(timeout_s=1000))  # noqa: TID251
+    await settle()
+    service.fail(ValueError("planted"), "elsewhere")
+    await asyncio.wait_for(draining, 5)
+    await settle()
+    assert isinstance(heard[-1], ServiceStopped)
+    assert service.tasks.names == []
+
+
+async def test_a_drain_that_takes_too_long_stops_with_work_in_hand() -> None:
+    service = NeverIdle(ground(MemoryBroker()))
+    await service.start()
+    await asyncio.wait_for(service.drain(timeout_s=0.01), 5)
+    assert service.ended.is_set()
+
+
 async def test_an_undeclared_event_is_a_programming_error() -> None:
     service = Echo(ground(MemoryBroker()))
     await service.start()

@@ -308,9 +308,9 @@ class Service:
         if self._running and not self._stopping:
             self.health = Health.DRAINING
             await self.renew_lease()
-            try:
-                await asyncio.wait_for(self.quiesce(), timeout_s)
-            except TimeoutError:
+            quiescing = self.tasks.start("quiesce", self.quiesce())  # ends with the service, should that fault
+            _, late = await asyncio.wait({quiescing}, timeout=timeout_s)
+            if late:
                 self.log.warning("drain took longer than %g s; stopping with work in hand", timeout_s)
         await self.stop("drained")
 
