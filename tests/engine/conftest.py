@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.tiny_models import write_llama, write_mamba
 from twd.engine.demo_model import demo_model
 from twd.engine.model import Model, ModelSettings
 
@@ -34,4 +35,23 @@ def q4(q4_path: Path) -> Iterator[Model]:
 @pytest.fixture(scope="session")
 def f16(f16_path: Path) -> Iterator[Model]:
     with Model.load(ModelSettings(f16_path)) as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_llama(tmp_path_factory.mktemp("tiny") / "tiny-llama.gguf")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_path: Path) -> Iterator[Model]:
+    """Random float weights: a pass takes a tenth of a millisecond."""
+    with Model.load(ModelSettings(tiny_path)) as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def mamba(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    """A model that cannot roll back."""
+    with Model.load(ModelSettings(write_mamba(tmp_path_factory.mktemp("tiny") / "tiny-mamba.gguf"))) as model:
         yield model

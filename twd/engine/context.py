@@ -127,6 +127,7 @@ class Context:
         self.model = model
         self.settings = settings
         self.threads = settings.threads or usable_cores()
+        self._types = kv_type(settings.type_k), kv_type(settings.type_v)
         require_memory(_kv_bytes(model, settings), f"the KV cache of {settings.parallel} x {settings.ctx_size} tokens")
         last_errors()
         handle = llama.llama_init_from_model(model.handle, self._parameters())
@@ -149,8 +150,7 @@ class Context:
         parameters.kv_unified = settings.layout is not Layout.STREAMS
         enabled, disabled = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED, llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
         parameters.flash_attn_type = enabled if settings.flash_attention else disabled
-        parameters.type_k = kv_type(settings.type_k)
-        parameters.type_v = kv_type(settings.type_v)
+        parameters.type_k, parameters.type_v = self._types
         parameters.no_perf = True
         return parameters  # type: ignore[no-any-return]
 

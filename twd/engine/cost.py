@@ -10,6 +10,7 @@ from twd.wire.model import CostPoint
 
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _DEPTH = 32
+_TURNS_MAX = 7
 _SCALE_WEIGHT = 0.1
 _POINT_WEIGHT = 0.05
 _OUTLIER = 2.0
@@ -81,7 +82,9 @@ def measure_cost(context: Context, *, rows_min: int = 1, budget_s: float = 1.5) 
     depth = context.end(0)
     _time_pass(context, depth, max(1, rows_min))
     end = time.perf_counter() + budget_s
-    while not taken[widths[-1]] or time.perf_counter() < end:
+    for turn in range(_TURNS_MAX):
+        if turn and time.perf_counter() > end:
+            break
         for width in widths:
             taken[width].append(_time_pass(context, depth, max(width, rows_min)))
     context.clear(0)

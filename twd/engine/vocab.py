@@ -5,6 +5,7 @@ import hashlib
 from functools import cached_property
 
 from twd.engine.library import llama
+from twd.wire.failures import FailureCode, TwdError
 from twd.wire.model import VocabFingerprint
 
 _CONTROL = 1 << 3
@@ -27,6 +28,7 @@ class Vocab:
         self.eos = _token(llama.llama_vocab_eos(handle))
         self.eot = _token(llama.llama_vocab_eot(handle))
         self.adds_bos = bool(llama.llama_vocab_get_add_bos(handle)) and self.bos is not None
+        self._described = range(0 if self.kind == "none" else self.size)
         self._pieces: dict[int, bytes] = {}
 
     def tokenize(self, text: str, *, parse_special: bool, add_bos: bool) -> list[int]:
@@ -34,6 +36,8 @@ class Vocab:
 
         `add_bos` puts the beginning-of-text token in front where this model wants one.
         """
+        if self.kind == "none":
+            raise TwdError(FailureCode.UNSUPPORTED, "this model has no tokenizer; send token ids instead of text")
         raw = text.encode("utf-8", "replace")
         start = [self.bos] if add_bos and self.adds_bos and self.bos is not None else []
         return start + self._tokenize(raw, parse_special) if raw else start
@@ -59,7 +63,7 @@ class Vocab:
         return self._piece(token, special=True).decode("utf-8", "replace")
 
     def _piece(self, token: int, *, special: bool) -> bytes:
-        if not 0 <= token < self.size:
+        if token not in self._described:
             return b""
         room = _PIECE_BYTES
         while True:
@@ -77,13 +81,13 @@ class Vocab:
     def end_tokens(self) -> frozenset[int]:
         """Every token that ends a turn or the text."""
         is_end, handle = llama.llama_vocab_is_eog, self._handle
-        return frozenset(token for token in range(self.size) if is_end(handle, token))
+        return frozenset(token for token in self._described if is_end(handle, token))
 
     @cached_property
     def special_tokens(self) -> dict[str, int]:
         """Control and user-defined tokens by their text."""
         attributes, handle = llama.llama_vocab_get_attr, self._handle
-        marked = (t for t in range(self.size) if attributes(handle, t) & (_CONTROL | _USER_DEFINED))
+        marked = (t for t in self._described if attributes(handle, t) & (_CONTROL | _USER_DEFINED))
         return {self.special_text(token): token for token in marked}
 
     def fingerprint(self) -> VocabFingerprint:
@@ -102,8 +106,8 @@ class Vocab:
 
     def _hash(self) -> str:
         text, attributes, handle = llama.llama_vocab_get_text, llama.llama_vocab_get_attr, self._handle
-        digest = hashlib.sha256()
-        for token in range(self.size):
+        digest = hashlib.sha256(f"{self.kind} {self.size}".encode())
+        for token in self._described:
             digest.update(text(handle, token) or b"")
             digest.update(attributes(handle, token).to_bytes(4, "little", signed=True))
         return digest.hexdigest()[:32]

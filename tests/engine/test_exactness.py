@@ -1,0 +1,83 @@
+"""The exact settings are exact, others are caught, and the choice fits the weights."""
+
+import pytest
+
+from twd.engine.context import Context, ContextSettings, Layout
+from twd.engine.exactness import exact_plan, multiplies_floats, self_test
+from twd.engine.local import open_local
+from twd.engine.model import Model, ModelSettings
+from twd.engine.probe import can_rollback
+from twd.engine.target import LocalTarget
+from twd.wire.base import ModelId
+from twd.wire.model import Exactness
+
+WANTED = ContextSettings(ctx_size=768, parallel=3, threads=1, type_v="f16", layout=Layout.UNIFIED)
+
+
+def measure(model: Model, exact: bool) -> Exactness:
+    plan = exact_plan(model, WANTED, exact)
+    with Context(model, plan.settings) as context:
+        return self_test(LocalTarget(context, rows_min=plan.rows_min), plan.describe(), budget_s=60)
+
+
+@pytest.mark.model
+def test_quantised_weights_are_exact_below_and_above_512_cells(q4: Model) -> None:
+    verdict = measure(q4, exact=True)
+    assert (verdict.exact, verdict.flipped, verdict.max_difference, verdict.compared) == (True, 0, 0.0, 24)
+    assert "V q8_0, streams, rows >= 1" in verdict.settings
+
+
+@pytest.mark.model
+def test_float_weights_are_exact_with_two_rows(f16: Model) -> None:
+    verdict = measure(f16, exact=True)
+    assert (verdict.exact, verdict.compared) == (True, 24)
+    assert "rows >= 2" in verdict.settings
+
+
+def test_inexact_settings_are_found_out(tiny: Model) -> None:
+    verdict = measure(tiny, exact=False)
+    assert not verdict.exact
+    assert verdict.max_difference > 0
+    assert verdict.compared == 24
+
+
+@pytest.mark.model
+def test_rows_are_doubled_only_where_floats_are_multiplied(q4: Model, tiny: Model) -> None:
+    assert multiplies_floats(tiny.info)
+    assert not multiplies_floats(q4.info)
+    assert exact_plan(q4, WANTED, exact=False).settings == WANTED
+
+
+def test_trees_keep_their_layout(tiny: Model) -> None:
+    tree = ContextSettings(parallel=1, layout=Layout.TREE, branches=3)
+    assert exact_plan(tiny, tree, exact=True).settings.layout is Layout.TREE
+
+
+def test_a_model_without_rollback_has_nothing_to_compare(mamba: Model) -> None:
+    with Context(mamba, ContextSettings(ctx_size=128, threads=1)) as context:
+        assert not can_rollback(context)
+        verdict = self_test(LocalTarget(context, can_rollback=False), "plain")
+        assert verdict.exact
+        assert verdict.compared == 0
+        assert "no drafts" in verdict.settings
+
+
+def test_a_model_that_can_roll_back_is_found_to(tiny: Model) -> None:
+    with Context(tiny, ContextSettings(ctx_size=128, threads=1)) as context:
+        assert can_rollback(context)
+        assert context.end(0) == 0
+
+
+def test_opening_a_model_goes_through_all_stages(tiny: Model) -> None:
+    stages: list[tuple[float, str]] = []
+    settings = ContextSettings(ctx_size=700, parallel=2, threads=1)
+    with open_local(
+        ModelSettings(tiny.settings.path), settings, on_stage=lambda share, stage: stages.append((share, stage))
+    ) as engine:
+        assert engine.exactness.exact
+        assert engine.cost.ms(8) >= engine.cost.ms(1) > 0
+        facts = engine.facts(ModelId("tiny"))
+        assert (facts.ctx_size, facts.parallel, facts.can_rollback) == (700, 2, True)
+        assert engine.target.idle_slots == 2
+    assert [share for share, _ in stages] == sorted(share for share, _ in stages)
+    assert list(dict.fromkeys(stage for _, stage in stages)) == ["loading", "measuring", "self-test", "ready"]

@@ -1,0 +1,216 @@
+"""The local target on tiny models: prefixes, copies, trees, padding, refusals, models without rollback."""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+
+from tests.engine.driving import Greedy, generate, no_drafts, one, same_logits, start
+from twd.engine.context import Context, ContextSettings, Layout
+from twd.engine.model import Model
+from twd.engine.probe import can_rollback
+from twd.engine.target import LocalTarget
+from twd.engine.window import Logits, Window
+from twd.wire.failures import FailureCode, TwdError
+
+PROMPT = [5, 9, 2, 33, 7, 7, 1, 60, 12, 3]
+COUNT = 40
+
+
+@contextmanager
+def opened(
+    model: Model, parallel: int = 1, ctx_size: int = 256, layout: Layout = Layout.STREAMS, branches: int = 0
+) -> Iterator[LocalTarget]:
+    settings = ContextSettings(ctx_size=ctx_size, parallel=parallel, layout=layout, branches=branches, threads=1)
+    with Context(model, settings) as context:
+        yield LocalTarget(context, rows_min=2, can_rollback=can_rollback(context))
+
+
+@pytest.fixture(scope="module")
+def truth(tiny: Model) -> tuple[list[int], Greedy]:
+    with opened(tiny) as target:
+        picker = Greedy(record=True)
+        return generate(target, PROMPT, COUNT, no_drafts, picker), picker
+
+
+def test_prefix_of_the_last_conversation_is_reused_exactly(tiny: Model, truth: tuple[list[int], Greedy]) -> None:
+    with opened(tiny) as target:
+        generate(target, PROMPT, 12)
+        slot, cached = target.open([*PROMPT, *truth[0][:8], 1, 2], Greedy())
+        assert cached == len(PROMPT) + 8
+        target.close(slot)
+        picker = Greedy(record=True)
+        assert generate(target, PROMPT, COUNT, no_drafts, picker) == truth[0]
+        assert same_logits(picker.seen, truth[1].seen)
+
+
+def test_prefix_of_a_running_session_is_copied_exactly(tiny: Model, truth: tuple[list[int], Greedy]) -> None:
+    long_prompt = PROMPT * 12
+    with opened(tiny, parallel=2) as target:
+        plain = generate(target, long_prompt, 20)
+        slot, out = start(target, long_prompt, Greedy())
+        other, cached = target.open(long_prompt, picker := Greedy(record=True))
+        assert other != slot
+        assert cached == len(long_prompt) - 1
+        answer = one(target, Window(other, 0, cached, (long_prompt[-1], *plain))).tokens
+        assert answer[:20] == plain
+        assert out == plain[:1]
+        assert len(picker.seen) == 21
+
+
+def test_long_prefill_in_chunks_equals_prefill_at_once(tiny: Model) -> None:
+    prompt = PROMPT * 20
+    with opened(tiny) as target:
+        at_once = generate(target, prompt, 10)
+    with opened(tiny) as target:
+        slot, _ = target.open(prompt, Greedy())
+        for at in range(0, 195, 13):
+            verdict = one(target, Window(slot, 0, at, tuple(prompt[at : at + 13]), picks=False))
+            assert verdict.tokens == []
+            assert len(verdict.path) == 13
+        verdict = one(target, Window(slot, 0, 195, tuple(prompt[195:]), committed=5))
+        assert verdict.tokens == at_once[:1]
+
+
+def test_a_window_that_starts_earlier_takes_the_text_back(tiny: Model, truth: tuple[list[int], Greedy]) -> None:
+    with opened(tiny) as target:
+        slot, out = start(target, PROMPT, Greedy())
+        out += one(target, Window(slot, 0, len(PROMPT), (out[0], *truth[0][1:9]))).tokens
+        again = one(target, Window(slot, 1, len(PROMPT) + 2, (truth[0][2],)))
+        assert again.tokens == [truth[0][3]]
+        assert again.epoch == 1
+
+
+def test_trees_give_the_text_and_logits_of_single_steps(tiny: Model, truth: tuple[list[int], Greedy]) -> None:
+    dice = random.Random(3)
+    with opened(tiny, layout=Layout.TREE, branches=7) as target:
+        picker = Greedy(record=True)
+        slot, out = start(target, PROMPT, picker)
+        while len(out) < COUNT:
+            right = truth[0][len(out) : len(out) + 4]
+            branches = [right, [dice.randrange(64) for _ in range(3)], [*right[:2], dice.randrange(64)]]
+            dice.shuffle(branches)
+            tokens, parents = as_tree(out[-1], branches)
+            out += one(target, Window(slot, 0, len(PROMPT) + len(out) - 1, tokens, parents)).tokens
+        assert out[:COUNT] == truth[0]
+        assert same_logits(picker.seen, truth[1].seen)
+
+
+def as_tree(root: int, branches: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    tokens, parents = [root], [-1]
+    for branch in branches:
+        node = 0
+        for token in branch:
+            known = [i for i in range(len(tokens)) if parents[i] == node and tokens[i] == token]
+            if not known:
+                known = [len(tokens)]
+                tokens.append(token)
+                parents.append(node)
+            node = known[0]
+    return tuple(tokens), tuple(parents)
+
+
+def test_unified_layout_serves_sessions_of_unequal_width(tiny: Model) -> None:
+    with opened(tiny, parallel=3, layout=Layout.UNIFIED) as target:
+        slots = [start(target, PROMPT[: 5 + number], Greedy())[0] for number in range(3)]
+        target.submit([Window(slot, 0, 5 + number, (1,) * (1 + number)) for number, slot in enumerate(slots)])
+        assert [verdict.failure for verdict in target.collect()] == [None] * 3
+
+
+def test_several_windows_of_a_slot_are_judged_in_order(tiny: Model, truth: tuple[list[int], Greedy]) -> None:
+    with opened(tiny) as target:
+        slot, out = start(target, PROMPT, Greedy())
+        at = len(PROMPT)
+        target.submit([Window(slot, 0, at, (out[0],)), Window(slot, 0, at + 1, (truth[0][1],))])
+        assert [verdict.tokens for verdict in target.collect()] == [[truth[0][1]], [truth[0][2]]]
+
+
+def test_a_failing_picker_ends_its_own_session_only(tiny: Model, truth: tuple[list[int], Greedy]) -> None:
+    class Failing:
+        def pick(self, logits: Logits, history: Sequence[int]) -> int:
+            raise TwdError(FailureCode.BAD_GRAMMAR, "nothing fits the grammar")
+
+    with opened(tiny, parallel=2) as target:
+        bad, _ = target.open(PROMPT, Failing())
+        good, _ = target.open(PROMPT, Greedy())
+        target.submit([Window(slot, 0, 0, tuple(PROMPT), committed=len(PROMPT)) for slot in (bad, good)])
+        verdicts = {verdict.slot: verdict for verdict in target.collect()}
+        failure = verdicts[bad].failure
+        assert failure is not None
+        assert failure.code is FailureCode.BAD_GRAMMAR
+        assert verdicts[bad].tokens == verdicts[bad].path == []
+        assert verdicts[good].tokens == truth[0][:1]
+
+
+@pytest.mark.parametrize(
+    ("window", "code"),
+    [
+        (Window(0, 0, 30, (1,)), FailureCode.INTERNAL),
+        (Window(0, 0, 10, (1,) * 90), FailureCode.INTERNAL),
+        (Window(0, 0, 10, (64,)), FailureCode.BAD_REQUEST),
+        (Window(0, 0, 250, (1,) * 7), FailureCode.CONTEXT_OVERFLOW),
+        (Window(0, 0, 10, (1, 2, 3), parents=(-1, 0, 0)), FailureCode.UNSUPPORTED),
+    ],
+)
+def test_bad_windows_fail_alone(
+    tiny: Model, truth: tuple[list[int], Greedy], window: Window, code: FailureCode
+) -> None:
+    with opened(tiny) as target:
+        start(target, PROMPT, Greedy())
+        failure = one(target, window).failure
+        assert failure is not None
+        assert failure.code is code
+        assert one(target, Window(0, 0, 10, (truth[0][0],))).tokens == truth[0][1:2]
+
+
+def test_prompts_that_cannot_be_served_are_refused_at_once(tiny: Model) -> None:
+    with opened(tiny) as target:
+        for prompt, code in (([1] * 257, FailureCode.CONTEXT_OVERFLOW), ([], FailureCode.BAD_REQUEST)):
+            with pytest.raises(TwdError) as caught:
+                target.open(prompt, Greedy())
+            assert caught.value.code is code
+        target.open(PROMPT, Greedy())
+        with pytest.raises(TwdError) as caught:
+            target.open(PROMPT, Greedy())
+        assert caught.value.code is FailureCode.BUSY
+
+
+def test_the_context_can_be_filled_to_its_last_token(tiny: Model) -> None:
+    with opened(tiny, parallel=2) as target:
+        slot, out = start(target, [1] * 250, Greedy())
+        start(target, [1] * 256, Greedy())
+        while len(out) < 7:
+            verdict = one(target, Window(slot, 0, 249 + len(out), (out[-1],)))
+            assert verdict.failure is None
+            out += verdict.tokens
+        failure = one(target, Window(slot, 0, 256, (out[-1],))).failure
+        assert failure is not None
+        assert failure.code is FailureCode.CONTEXT_OVERFLOW
+
+
+def test_windows_of_closed_slots_get_no_verdict(tiny: Model) -> None:
+    with opened(tiny) as target:
+        slot, out = start(target, PROMPT, Greedy())
+        target.submit([Window(slot, 0, len(PROMPT), (out[0],))])
+        target.close(slot)
+        target.close(slot)
+        assert target.collect() == []
+
+
+def test_a_model_without_rollback_takes_no_drafts_and_stays_right(mamba: Model) -> None:
+    with opened(mamba, parallel=3) as target:
+        assert not target.can_rollback
+        text = generate(target, PROMPT, 12)
+        slot, cached = target.open([*PROMPT, *text[:11], 5], Greedy())
+        assert cached == len(PROMPT) + 11
+        failure = one(target, Window(slot, 0, cached, (5, 1, 2))).failure
+        assert failure is not None
+        assert failure.code is FailureCode.UNSUPPORTED
+        target.close(slot)
+        other, out = start(target, PROMPT, Greedy())
+        while len(out) < 12:
+            out += one(target, Window(other, 0, len(PROMPT) + len(out) - 1, (out[-1],))).tokens
+        assert out == text
+        again = one(target, Window(other, 0, len(PROMPT) + 3, (text[3],)))
+        assert again.tokens == [text[4]]

@@ -1,0 +1,78 @@
+"""What a model says of itself: sizes by layer, KV cache, shards, and files that are something else."""
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from twd.gguf_tools.header import BrokenGguf
+from twd.gguf_tools.inspect import inspect
+
+LAYERS = 3
+
+
+def write(path: Path, *, tensors: bool = True, kind: str = "model", experts: int = 0) -> Path:
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type(kind)
+    writer.add_block_count(LAYERS)
+    writer.add_context_length(2048)
+    writer.add_embedding_length(64)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_chat_template("{{ messages }}")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(["a", "b", "c"])
+    if experts:
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(2)
+    if tensors:
+        writer.add_tensor("token_embd.weight", np.zeros((3, 64), np.float16))
+        for layer in range(LAYERS):
+            writer.add_tensor(f"blk.{layer}.attn_q.weight", np.zeros((64, 64), np.float16))
+            writer.add_tensor(f"blk.{layer}.attn_norm.weight", np.zeros(64, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_facts_of_a_model(tmp_path: Path) -> None:
+    info = inspect(write(tmp_path / "model.gguf", experts=8))
+    assert (info.architecture, info.layers, info.embedding, info.heads, info.kv_heads) == ("llama", 3, 64, 4, 2)
+    assert (info.context_length, info.vocabulary, info.tokenizer) == (2048, 3, "gpt2")
+    assert (info.experts, info.experts_used, info.chat_template) == (8, 2, "{{ messages }}")
+    assert info.quantization == "F16"
+    assert info.float_weights
+    assert info.layer_bytes == [64 * 64 * 2 + 64 * 4] * LAYERS
+    assert info.other_bytes == 3 * 64 * 2
+    assert info.weight_bytes == sum(info.layer_bytes) + info.other_bytes
+    assert info.parameters == 3 * 64 + LAYERS * (64 * 64 + 64)
+
+
+def test_kv_bytes_follow_heads_and_types(tmp_path: Path) -> None:
+    info = inspect(write(tmp_path / "model.gguf"))
+    assert info.kv_bytes_per_token() == LAYERS * 2 * (2 * 16 * 2)
+    assert info.kv_bytes_per_token("f16", "q8_0") == LAYERS * (2 * 16 * 2 + 34)
+
+
+def test_things_that_are_no_model(tmp_path: Path) -> None:
+    for path, words in (
+        (write(tmp_path / "adapter.gguf", kind="adapter"), "adapter"),
+        (write(tmp_path / "vocabulary.gguf", tensors=False), "no weights"),
+    ):
+        with pytest.raises(BrokenGguf, match=words):
+            inspect(path)
+
+
+def test_shards_are_found_and_summed(tmp_path: Path) -> None:
+    first = write(tmp_path / "big-00001-of-00002.gguf")
+    with pytest.raises(BrokenGguf, match="big-00002"):
+        inspect(first)
+    second = write(tmp_path / "big-00002-of-00002.gguf")
+    info = inspect(first)
+    assert info.shards == [first, second]
+    assert info.size_bytes == first.stat().st_size + second.stat().st_size
+    with pytest.raises(BrokenGguf, match="name the first one"):
+        inspect(second)
