@@ -9,11 +9,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from twd.engine import gbnf
-from twd.engine.automaton import DEAD, Automaton
-from twd.engine.program import Program, build
-from twd.engine.rules import Expr, OneToken, bad_grammar, flattened
-from twd.engine.token_trie import TokenTrie
+from twd.engine.grammars import gbnf, json_schema
+from twd.engine.grammars.automaton import DEAD, Automaton
+from twd.engine.grammars.program import Program, build
+from twd.engine.grammars.rules import Expr, OneToken, bad_grammar, flattened
+from twd.engine.grammars.token_trie import TokenTrie
 from twd.wire.job import Grammar, GrammarKind
 
 _GRAMMARS_KEPT = 32
@@ -146,11 +146,17 @@ class Grammars:
         key = (grammar.kind, grammar.text)
         with self._lock:
             if key not in self._made:
-                self._made[key] = CompiledGrammar(grammar, self)
+                self._made[key] = self._make(grammar)
             self._made.move_to_end(key)
             if len(self._made) > _GRAMMARS_KEPT:
                 self._made.popitem(last=False)
             return self._made[key]
+
+    def _make(self, grammar: Grammar) -> CompiledGrammar:
+        try:
+            return CompiledGrammar(grammar, self)
+        except RecursionError:
+            raise bad_grammar("The grammar is nested too deep.") from None
 
     def prepare(self) -> None:
         """Do now, on a thread that may wait, what the first grammar would otherwise wait for."""
@@ -172,7 +178,13 @@ def _program_of(grammar: Grammar, vocab: Vocabulary) -> Program:
 
 
 def _rules_of(grammar: Grammar, vocab: Vocabulary) -> dict[str, Expr]:
-    return gbnf.parse(grammar.text, vocab.special_tokens, vocab.size)
+    match grammar.kind:
+        case GrammarKind.GBNF:
+            return gbnf.parse(grammar.text, vocab.special_tokens, vocab.size)
+        case GrammarKind.JSON_SCHEMA:
+            return json_schema.parse(grammar.text)
+        case GrammarKind.JSON:
+            return json_schema.any_object()
 
 
 def _meets(token: int, condition: OneToken) -> bool:

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
-from twd.engine.utf8_ranges import LAST_CODE_POINT, utf8_sequences
+from twd.engine.grammars.utf8_ranges import LAST_CODE_POINT, utf8_sequences
 from twd.wire.failures import FailureCode, TwdError
 
 SYMBOLS_MAX = 100_000
+_UNFOLDED_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ class _Flattening:
         self._numbers: dict[str, int] = {}
         self._unvisited: list[str] = []
         self._characters: dict[Chars, Symbol] = {}
+        self._halves: dict[tuple[Symbol, int, bool], Symbol] = {}
         self._size = 0
 
     def run(self, root: str) -> RuleTable:
@@ -159,6 +161,8 @@ class _Flattening:
                 return self._counted([Symbol(Kind.RULE, self._number(name, place))])
             case Chain(items):
                 return [symbol for item in items for symbol in self._symbols(item, owner)]
+            case Choice((only,)):
+                return self._symbols(only, owner)
             case Choice():
                 return self._counted([self._new_rule(self._alternatives(expr, owner), owner)])
             case Repeat(item, least, most):
@@ -177,19 +181,37 @@ class _Flattening:
     def _repeated(self, item: list[Symbol], least: int, most: int | None, owner: str) -> list[Symbol]:
         if len(item) > 1:
             item = [self._new_rule([item], owner)]
-        required = self._counted(item * min(least, SYMBOLS_MAX + 1))
+        required = self._exactly(item, least, owner)
         if most is None:
             more = Symbol(Kind.RULE, self._reserve(owner))
-            self._table.bodies[more.value] = [[*item, more], []]
+            self._table.bodies[more.value] = [self._counted([*item, more]), []]
             return [*required, more]
-        return required + self._optional(item, most - least, owner)
+        return required + self._up_to(item, most - least, owner)
 
-    def _optional(self, item: list[Symbol], times: int, owner: str) -> list[Symbol]:
-        """item{0,times}, each level inside the one before, so that no two ways lead to one text."""
-        rest: list[Symbol] = []
-        for _ in range(times):
-            rest = [self._new_rule([self._counted(item + rest), []], owner)]
-        return rest
+    def _exactly(self, item: list[Symbol], times: int, owner: str) -> list[Symbol]:
+        """item{times}; long ones are made of halves."""
+        if times <= _UNFOLDED_MAX or not item:
+            return self._counted(item * min(times, _UNFOLDED_MAX))
+        key = (item[0], times // 2, True)
+        if key not in self._halves:
+            self._halves[key] = self._new_rule([self._exactly(item, times // 2, owner)], owner)
+        return self._counted([self._halves[key]] * 2 + item * (times % 2))
+
+    def _up_to(self, item: list[Symbol], times: int, owner: str) -> list[Symbol]:
+        """item{0,times} in such a way that one text is never reached twice."""
+        if not times or not item:
+            return []
+        key = (item[0], times, False)
+        if key not in self._halves:
+            self._halves[key] = self._new_rule(self._up_to_body(item, times, owner), owner)
+        return self._counted([self._halves[key]])
+
+    def _up_to_body(self, item: list[Symbol], times: int, owner: str) -> Body:
+        if times <= _UNFOLDED_MAX:
+            return [self._counted(item + self._up_to(item, times - 1, owner)), []]
+        fewer = times // 2
+        rest = self._up_to(item, times - fewer - 1, owner)
+        return [self._up_to(item, fewer, owner), self._exactly(item, fewer + 1, owner) + rest]
 
     def _character(self, chars: Chars, owner: str) -> Symbol:
         if chars not in self._characters:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twd.engine.utf8_ranges import LAST_CODE_POINT, inverted, utf8_sequences
+from twd.engine.grammars.utf8_ranges import LAST_CODE_POINT, inverted, utf8_sequences
 
 BORDERS = [0, 1, 0x7F, 0x80, 0x7FF, 0x800, 0xFFF, 0x1000, 0xD7FF, 0xD800, 0xDFFF, 0xE000, 0xFFFF, 0x10000, 0x10FFFF]
 CODE_POINT = st.one_of(

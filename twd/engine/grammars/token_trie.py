@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from twd.engine.automaton import DEAD, Automaton, States
+from twd.engine.grammars.automaton import DEAD, Automaton, States
 
 Numbers = NDArray[np.int32]
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from twd.engine.rules import Body, Kind, OneToken, RuleTable, Symbol, bad_grammar
+from twd.engine.grammars.rules import Body, Kind, OneToken, RuleTable, Symbol, bad_grammar
 
 _NO_BYTE = Symbol(Kind.BYTES, 0)
 

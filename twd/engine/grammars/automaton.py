@@ -12,8 +12,8 @@ from heapq import heappop, heappush
 import numpy as np
 from numpy.typing import NDArray
 
-from twd.engine.program import Program
-from twd.engine.rules import Kind, bad_grammar
+from twd.engine.grammars.program import Program
+from twd.engine.grammars.rules import Kind, bad_grammar
 
 Frames = frozenset[int]
 States = NDArray[np.int32]

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from twd.engine import gbnf
-from twd.engine.rules import Chain, Chars, Choice, OneToken, Ref, Repeat, Text
+from twd.engine.grammars import gbnf
+from twd.engine.grammars.rules import Chain, Chars, Choice, OneToken, Ref, Repeat, Text
 from twd.wire.failures import FailureCode, TwdError
 
 SPECIAL = {"<|think|>": 7}

@@ -3,8 +3,20 @@
 from bisect import bisect_right
 from collections.abc import Mapping
 
-from twd.engine.rules import ANY_CHAR, EMPTY, Chain, Chars, Choice, Expr, OneToken, Ref, Repeat, Text, bad_grammar
-from twd.engine.utf8_ranges import LAST_CODE_POINT, inverted
+from twd.engine.grammars.rules import (
+    ANY_CHAR,
+    EMPTY,
+    Chain,
+    Chars,
+    Choice,
+    Expr,
+    OneToken,
+    Ref,
+    Repeat,
+    Text,
+    bad_grammar,
+)
+from twd.engine.grammars.utf8_ranges import LAST_CODE_POINT, inverted
 from twd.wire.failures import TwdError
 
 _DEPTH_MAX = 64

@@ -1,0 +1,151 @@
+"""JSON itself as rules: values, strings, numbers, literals, and where white space may stand."""
+
+import json
+from collections.abc import Iterable
+from itertools import groupby
+
+from twd.engine.grammars.rules import EMPTY, Chain, Chars, Choice, Expr, Ref, Repeat, Text
+from twd.engine.grammars.utf8_ranges import inverted
+
+NOTHING = Choice(())
+"""What no text can match."""
+
+DIGIT = Chars(((0x30, 0x39),))
+_DIGIT_1_TO_9 = Chars(((0x31, 0x39),))
+_HEX = Chars(((0x30, 0x39), (0x41, 0x46), (0x61, 0x66)))
+_HEX_BUT_D = Chars(((0x30, 0x39), (0x41, 0x43), (0x45, 0x46), (0x61, 0x63), (0x65, 0x66)))
+_UNPRINTED = ((0x00, 0x1F), (0x7F, 0x7F))
+_QUOTE, _BACKSLASH = 0x22, 0x5C
+_ESCAPED = {0x22: b'\\"', 0x5C: b"\\\\", 0x08: b"\\b", 0x0C: b"\\f", 0x0A: b"\\n", 0x0D: b"\\r", 0x09: b"\\t"}
+_DIGITS_MAX = 16
+_INDENT_MAX = 20
+_BRANCHES_MAX = 30
+
+
+def rule(name: str) -> Ref:
+    """A mention of one of JSON's own rules, or of another rule that is surely there."""
+    return Ref(name, "JSON")
+
+
+def chain(*items: Expr) -> Chain:
+    """One after the other."""
+    return Chain(items)
+
+
+def maybe(item: Expr) -> Repeat:
+    """Once or not at all."""
+    return Repeat(item, 0, 1)
+
+
+SPACE = rule("space")
+VALUE = rule("value")
+STRING = rule("string")
+CHARACTER = rule("character")
+INTEGER = rule("integer")
+FRACTION = rule("fraction")
+
+
+def separated(item: Expr) -> Chain:
+    """A comma and an item behind it."""
+    return chain(Text(b","), SPACE, item)
+
+
+def enclosed(left: bytes, inside: Expr, right: bytes) -> Expr:
+    """Brackets around something, or around nothing but white space where `inside` may be empty."""
+    return chain(Text(left), SPACE, inside, Text(right))
+
+
+def filled(items: Expr) -> Expr:
+    """What stands between brackets when they are not empty."""
+    return chain(items, SPACE)
+
+
+def member(key: Expr, value: Expr) -> Chain:
+    """One entry of an object."""
+    return chain(key, Text(b":"), SPACE, value)
+
+
+def quoted(inside: Expr) -> Chain:
+    """A string with this content."""
+    return chain(Text(b'"'), inside, Text(b'"'))
+
+
+def literal(value: object) -> Text:
+    """Exactly this value."""
+    return Text(json.dumps(value, ensure_ascii=False).encode())
+
+
+def literals(values: Iterable[object]) -> Expr:
+    """Any of these values; what they begin with alike is followed once."""
+    return _prefix_tree(sorted({literal(value).data for value in values}))
+
+
+def character(ranges: Iterable[tuple[int, int]]) -> Expr:
+    """One character of these ranges as it is written inside a string."""
+    kept = tuple(ranges)
+    outside = inverted(kept)
+    plain = inverted([*outside, *_UNPRINTED, (_QUOTE, _QUOTE), (_BACKSLASH, _BACKSLASH)])
+    escapes = [Text(data) for code, data in _ESCAPED.items() if any(low <= code <= high for low, high in kept)]
+    options: list[Expr] = [Chars(plain)] if plain else []
+    options += escapes
+    return options[0] if len(options) == 1 else Choice(tuple(options))
+
+
+def add_key_other_than(rules: dict[str, Expr], owner: str, names: Iterable[str]) -> Ref:
+    """Rules for any string but these, one for each way to begin like one of them."""
+    rules[f"{owner} rest"] = chain(Repeat(CHARACTER, 0, None), Text(b'"'))
+    begun = [("", sorted(set(names)))]
+    for start, same in begun:
+        longer = [name for name in same if name != start]
+        groups = {first: list(group) for first, group in groupby(longer, key=lambda name: name[len(start)])}
+        options: list[Expr] = [Text(b'"')] if start not in same else []
+        for first, group in groups.items():
+            begun.append((start + first, group))
+            options.append(chain(character([(ord(first), ord(first))]), rule(f"{owner} {start + first}")))
+        others = character(inverted((ord(first), ord(first)) for first in groups))
+        rules[f"{owner} {start}"] = Choice((*options, chain(others, rule(f"{owner} rest"))))
+    rules[owner] = chain(Text(b'"'), rule(f"{owner} "))
+    return rule(owner)
+
+
+def json_rules() -> dict[str, Expr]:
+    """JSON's own rules; numbers and indentation are bounded, so that no text runs away in them."""
+    blank = Chars(((0x09, 0x09), (0x20, 0x20)))
+    low_half = chain(Chars(((0x44, 0x44), (0x64, 0x64))), Chars(((0x30, 0x37),)), Repeat(_HEX, 2, 2))
+    code = chain(Text(b"u"), Choice((chain(_HEX_BUT_D, Repeat(_HEX, 3, 3)), low_half)))  # No halves of surrogate pairs.
+    escape = chain(Text(b"\\"), Choice((Chars(tuple((byte, byte) for byte in sorted(b'"\\/bfnrt'))), code)))
+    plain = Chars(inverted([*_UNPRINTED, (_QUOTE, _QUOTE), (_BACKSLASH, _BACKSLASH)]))
+    exponent = chain(
+        Chars(((0x45, 0x45), (0x65, 0x65))), maybe(Chars(((0x2B, 0x2B), (0x2D, 0x2D)))), Repeat(DIGIT, 1, 3)
+    )
+    entry = member(STRING, VALUE)
+    constants = (Text(b"true"), Text(b"false"), Text(b"null"))
+    return {
+        "space": Choice((EMPTY, Text(b" "), chain(Text(b"\n"), Repeat(blank, 0, _INDENT_MAX)))),
+        "value": Choice((rule("object"), rule("array"), STRING, rule("number"), *constants)),
+        "object": enclosed(b"{", maybe(filled(chain(entry, Repeat(separated(entry), 0, None)))), b"}"),
+        "array": enclosed(b"[", maybe(filled(chain(VALUE, Repeat(separated(VALUE), 0, None)))), b"]"),
+        "string": quoted(Repeat(CHARACTER, 0, None)),
+        "character": Choice((plain, escape)),
+        "integer": chain(
+            maybe(Text(b"-")), Choice((Text(b"0"), chain(_DIGIT_1_TO_9, Repeat(DIGIT, 0, _DIGITS_MAX - 1))))
+        ),
+        "fraction": chain(Text(b"."), Repeat(DIGIT, 1, _DIGITS_MAX)),
+        "number": chain(INTEGER, maybe(FRACTION), maybe(exponent)),
+    }
+
+
+def _prefix_tree(sorted_texts: list[bytes], depth: int = 0) -> Expr:
+    if len(sorted_texts) == 1 or depth == _BRANCHES_MAX:
+        return Choice(tuple(map(Text, sorted_texts)))
+    shared = _shared_length(sorted_texts[0], sorted_texts[-1])
+    rests = [text[shared:] for text in sorted_texts]
+    options: list[Expr] = [EMPTY] if not rests[0] else []
+    for _, group in groupby(filter(None, rests), key=lambda text: text[:1]):
+        options.append(_prefix_tree(list(group), depth + 1))
+    return chain(Text(sorted_texts[0][:shared]), Choice(tuple(options)))
+
+
+def _shared_length(left: bytes, right: bytes) -> int:
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((index for index, (one, other) in pairs if one != other), min(len(left), len(right)))

@@ -1,0 +1,90 @@
+"""JSON strings and numbers as a schema bounds them."""
+
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+
+from twd.engine.grammars.json_keywords import Schema, count_of, decimal_of, schema_error
+from twd.engine.grammars.json_numbers import Bound, decimals, integers
+from twd.engine.grammars.json_patterns import pattern_rule
+from twd.engine.grammars.json_rules import CHARACTER, DIGIT, STRING, chain, maybe, quoted, rule
+from twd.engine.grammars.rules import Chars, Choice, Expr, Repeat, Text
+
+
+def string_rule(schema: Schema, at: str) -> Expr:
+    """A string by length, pattern or format."""
+    least, most = count_of(schema, "minLength", at) or 0, count_of(schema, "maxLength", at)
+    if most is not None and least > most:
+        raise schema_error(at, f"no string has at least {least} and at most {most} characters")
+    if "pattern" in schema:
+        if least or most is not None:
+            raise schema_error(at, "'pattern' cannot be enforced together with a length; say the length in the pattern")
+        return quoted(pattern_rule(str(schema["pattern"]), lambda message: schema_error(at, message)))
+    form = _FORMATS.get(str(schema.get("format")))
+    if form is not None:
+        return quoted(form)
+    return quoted(Repeat(CHARACTER, least, most)) if least or most is not None else STRING
+
+
+def number_rule(schema: Schema, at: str, kind: str) -> Expr:
+    """A number or integer between its bounds."""
+    low = _bound(schema, "minimum", "exclusiveMinimum", max, at)
+    high = _bound(schema, "maximum", "exclusiveMaximum", min, at)
+    if low.value is None and high.value is None:
+        return rule(kind)
+    if _is_empty(low, high):
+        raise schema_error(at, f"no number lies between {low.value} and {high.value}")
+    return decimals(low, high) if kind == "number" else integers(_whole(low, 1), _whole(high, -1))
+
+
+def _is_empty(low: Bound, high: Bound) -> bool:
+    if low.value is None or high.value is None:
+        return False
+    return low.value > high.value or (low.value == high.value and (low.open or high.open))
+
+
+def _whole(bound: Bound, inwards: int) -> int | None:
+    """The nearest whole number inside a bound."""
+    if bound.value is None:
+        return None
+    floor = int(bound.value.to_integral_value("ROUND_CEILING" if inwards > 0 else "ROUND_FLOOR"))
+    return floor + inwards if bound.open and floor == bound.value else floor
+
+
+def _bound(schema: Schema, closed: str, opened: str, tighter: Callable[[Decimal, Decimal], Decimal], at: str) -> Bound:
+    include, exclude = decimal_of(schema, closed, at), decimal_of(schema, opened, at)
+    if schema.get(opened) is True:
+        return Bound(include, open=True)
+    if include is None or exclude is None:
+        return Bound(exclude, open=True) if include is None else Bound(include)
+    return Bound(exclude, open=True) if tighter(include, exclude) == exclude else Bound(include)
+
+
+def _digits(count: int) -> Expr:
+    return Repeat(DIGIT, count, count)
+
+
+def _date_and_time() -> dict[str, Expr]:
+    month = Choice((chain(Text(b"0"), Chars(((0x31, 0x39),))), chain(Text(b"1"), Chars(((0x30, 0x32),)))))
+    day = Choice(
+        (
+            chain(Text(b"0"), Chars(((0x31, 0x39),))),
+            chain(Chars(((0x31, 0x32),)), DIGIT),
+            chain(Text(b"3"), Chars(((0x30, 0x31),))),
+        )
+    )
+    hour = Choice((chain(Chars(((0x30, 0x31),)), DIGIT), chain(Text(b"2"), Chars(((0x30, 0x33),)))))
+    sixty = chain(Chars(((0x30, 0x35),)), DIGIT)
+    zone = Choice((Text(b"Z"), chain(Chars(((0x2B, 0x2B), (0x2D, 0x2D))), hour, Text(b":"), sixty)))
+    date = chain(_digits(4), Text(b"-"), month, Text(b"-"), day)
+    clock = chain(hour, Text(b":"), sixty, Text(b":"), sixty, maybe(chain(Text(b"."), Repeat(DIGIT, 1, 9))), zone)
+    return {"date": date, "time": clock, "date-time": chain(date, Text(b"T"), clock)}
+
+
+def _joined(parts: Iterable[int]) -> Expr:
+    hexadecimal = Chars(((0x30, 0x39), (0x41, 0x46), (0x61, 0x66)))
+    runs = [Repeat(hexadecimal, count, count) for count in parts]
+    return chain(runs[0], *(chain(Text(b"-"), run) for run in runs[1:]))
+
+
+_FORMATS: dict[str, Expr] = {**_date_and_time(), "uuid": _joined([8, 4, 4, 4, 12])}
+"""Formats that are enforced; any other is an annotation, as the standard has it."""
