@@ -220,6 +220,13 @@ def test_a_failure_that_stays_a_failure_ends_the_job() -> None:
     assert one.ended
 
 
+@pytest.mark.parametrize("code", [FailureCode.WORKER_LOST, FailureCode.BACKEND_DOWN, FailureCode.CANCELLED])
+def test_a_worker_that_gives_up_is_replaced_at_once(code: FailureCode) -> None:
+    one = running()
+    one.handle(tokens(0, [1]), 1.0)
+    assert submission(one.handle(failed(code), 2.0)).resume == [1]
+
+
 def test_a_job_that_kills_its_workers_is_given_up() -> None:
     one = owner()
     now, losses = 0.0, 0

@@ -32,6 +32,8 @@ from twd.wire.job import (
 )
 
 EARLY_MAX: Final = 256
+LOSSES: Final = frozenset({FailureCode.WORKER_LOST, FailureCode.BACKEND_DOWN, FailureCode.CANCELLED})
+"""Failures after which another worker goes on. Whoever cancels a job that its owner wants took the owner for dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +242,7 @@ class JobOwner:
     # -- trouble -------------------------------------------------------------------------------
 
     def _failed(self, failure: Failure, now: float) -> list[OwnerAction]:
-        if failure.code in (FailureCode.WORKER_LOST, FailureCode.BACKEND_DOWN):
+        if failure.code in LOSSES:
             return self._lost(failure.message, now)
         if failure.retry:
             return self._refused(failure, now)
