@@ -19,6 +19,7 @@ FunctionName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
 StopList = Annotated[list[StopString], Meta(max_length=4)]
 JsonObject = dict[str, Any]
+Count = Annotated[int, Meta(ge=0)]
 Window = Annotated[int, Meta(ge=0, le=96)]
 
 

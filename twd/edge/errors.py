@@ -1,5 +1,6 @@
 """Failures as clients know them: the envelope, the status, when to come back."""
 
+from twd.edge.anthropic_types import AnthropicEnvelope, AnthropicError
 from twd.edge.openai_answers import ErrorBody, ErrorEnvelope
 from twd.wire.failures import Failure, FailureCode
 
@@ -38,6 +39,25 @@ def envelope(failure: Failure, status: int | None = None) -> ErrorEnvelope:
             advice=failure.advice,
         )
     )
+
+
+ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+def anthropic_envelope(failure: Failure, status: int | None = None) -> AnthropicEnvelope:
+    """A failure in Anthropic's shape."""
+    status = status or failure.status
+    kind = ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
+    where = f"{failure.field}: " if failure.field and failure.field not in failure.message else ""
+    return AnthropicEnvelope(error=AnthropicError(type=kind, message=where + failure.message), advice=failure.advice)
 
 
 def retry_after(failure: Failure) -> int | None:

@@ -1,6 +1,7 @@
 """The HTTP handlers of the generating APIs: each reads a request, opens a call, delivers its answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -8,17 +9,24 @@ import msgspec
 from aiohttp import web
 
 from twd.edge.answering import Answer, usage_of
+from twd.edge.anthropic_answer import MessageAnswer
+from twd.edge.anthropic_messages import counting_jobs, message_jobs
+from twd.edge.anthropic_types import CountTokensRequest, MessagesRequest, TokenCount
 from twd.edge.base_types import TwdOptions
 from twd.edge.body import read_body
-from twd.edge.calls import Desk
+from twd.edge.calls import Call, Desk
 from twd.edge.chat_answer import ChatAnswer
 from twd.edge.core import House, Terms, header_options, merge_options
-from twd.edge.generate import Delivery
+from twd.edge.generate import Delivery, prompt_tokens
 from twd.edge.meter import Meter
 from twd.edge.models import ModelDirectory
 from twd.edge.openai_chat import chat_jobs
 from twd.edge.openai_completions import CompletionAnswer, completion_jobs
 from twd.edge.openai_types import ChatRequest, CompletionRequest
+from twd.edge.replies import json_reply
+from twd.edge.responses_answer import ResponseAnswer
+from twd.edge.responses_input import response_jobs
+from twd.edge.responses_types import ResponsesRequest
 from twd.edge.threshold import visitor_of
 from twd.edge.validation import read_request
 from twd.kit.clock import Clock
@@ -69,6 +77,10 @@ class Front:
         return [
             web.post("/v1/chat/completions", self.chat),
             web.post("/v1/completions", self.completion),
+            web.post("/v1/responses", self.responses),
+            web.post("/v1/messages", self.messages),
+            web.post("/v1/messages/count_tokens", self.count_tokens),
+            web.post("/v1/embeddings", self.embeddings),
         ]
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
@@ -84,6 +96,31 @@ class Front:
         terms = self.terms(request, asked.model, asked.twd)
         jobs = completion_jobs(asked, terms)
         return await self.deliver(request, jobs, CompletionAnswer(asked, jobs, terms, self.now_s()), terms)
+
+    async def responses(self, request: web.Request) -> web.StreamResponse:
+        """POST /v1/responses."""
+        asked = await self.read(request, ResponsesRequest)
+        terms = self.terms(request, asked.model, asked.twd)
+        jobs = response_jobs(asked, terms)
+        return await self.deliver(request, jobs, ResponseAnswer(asked, jobs, terms, self.now_s), terms)
+
+    async def messages(self, request: web.Request) -> web.StreamResponse:
+        """POST /v1/messages."""
+        asked = await self.read(request, MessagesRequest)
+        terms = self.terms(request, asked.model, asked.twd)
+        jobs = message_jobs(asked, terms)
+        return await self.deliver(request, jobs, MessageAnswer(asked, jobs, terms), terms)
+
+    async def count_tokens(self, request: web.Request) -> web.StreamResponse:
+        """POST /v1/messages/count_tokens: the model itself counts; its job ends before it writes."""
+        asked = await self.read(request, CountTokensRequest)
+        terms = self.terms(request, asked.model, None)
+        with self.opened(request, counting_jobs(asked, terms)) as call:
+            return json_reply(TokenCount(input_tokens=await prompt_tokens(call)))
+
+    async def embeddings(self, request: web.Request) -> web.StreamResponse:
+        """POST /v1/embeddings: refused until a model can make them."""
+        raise TwdError(FailureCode.UNSUPPORTED, "embeddings are not served: no loaded model makes them")
 
     # -- steps ---------------------------------------------------------------------------------
 
@@ -110,17 +147,23 @@ class Front:
     async def deliver(
         self, request: web.Request, jobs: list[JobSubmitted], answer: Answer, terms: Terms
     ) -> web.StreamResponse:
-        """Run the jobs and send what they tell; a client that leaves cancels them."""
+        """Run the jobs and send what they tell."""
+        with self.opened(request, jobs, answer) as call:
+            return await Delivery(request, call, answer, terms.mode, self.settings.edge.keepalive_s).run()
+
+    @contextmanager
+    def opened(self, request: web.Request, jobs: list[JobSubmitted], answer: Answer | None = None) -> Iterator[Call]:
+        """Jobs in progress, counted for their key; what still runs in the end, as a client left, is cancelled."""
         self._gate()
         self._admit(len(jobs))
         key = visitor_of(request).key
         self.meter.enter(key, len(jobs), self.clock.now(), self.clock.wall_ms())
         call = self.desk.open(jobs)
         try:
-            return await Delivery(request, call, answer, terms.mode, self.settings.edge.keepalive_s).run()
+            yield call
         finally:
             self.desk.close(call, "the client left")
-            used = usage_of(answer.choices).total_tokens
+            used = usage_of(answer.choices).total_tokens if answer else 0
             self.meter.leave(key, len(jobs), used, self.clock.now(), self.clock.wall_ms())
 
     def _admit(self, jobs: int) -> None:

@@ -10,6 +10,7 @@ from twd.edge.answering import Answer, fact_headers, facts_of
 from twd.edge.calls import Call
 from twd.edge.replies import json_reply, open_stream
 from twd.wire.failures import Failure, TwdError
+from twd.wire.job import JobStarted
 
 STALL_S = 60.0
 """A client that takes nothing for so long is dropped."""
@@ -68,6 +69,16 @@ class Delivery:
         await _write(response, self.answer.end() if failure is None else self.answer.broken(failure))
         await response.write_eof()
         return response
+
+
+async def prompt_tokens(call: Call) -> int:
+    """How long the prompt of a call's job is; known when the job starts."""
+    while not call.news:
+        await call.wait(STALL_S)
+    _, first = call.news.popleft()
+    if isinstance(first, Failure):
+        raise DeliveryFailed(first)
+    return first.prompt_tokens if isinstance(first, JobStarted) else 0
 
 
 class DeliveryFailed(TwdError):

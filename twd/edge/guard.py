@@ -15,34 +15,36 @@ from twd.wire.failures import Failure, FailureCode, TwdError
 
 async def reply_or_failure(request: web.Request, handler: Handler, log: logging.Logger) -> web.StreamResponse:
     """Run a handler; its errors become envelopes, never a traceback."""
+    path = request.path
     try:
         return await handler(request)
     except SlowClient as error:
-        return _closing(failure_reply(error.failure, 408))
+        return _closing(failure_reply(error.failure, path, 408))
     except NotRemembered as error:
-        return failure_reply(error.failure, 404)
+        return failure_reply(error.failure, path, 404)
     except RateLimited as error:
-        reply = failure_reply(error.failure)
+        reply = failure_reply(error.failure, path)
         reply.headers["Retry-After"] = str(error.wait_s)
         return reply
     except TwdError as error:
-        reply = failure_reply(error.failure)
+        reply = failure_reply(error.failure, path)
         return _closing(reply) if error.code is FailureCode.TOO_LARGE else reply
     except web.HTTPException as error:
         return _http_error(request, error)
     except ConnectionError:
         raise
     except Exception as error:
-        log.exception("fault while answering %s %s", request.method, request.path)
-        return failure_reply(Failure(code=FailureCode.INTERNAL, message=f"{type(error).__name__} inside the edge"))
+        log.exception("fault while answering %s %s", request.method, path)
+        fault = Failure(code=FailureCode.INTERNAL, message=f"{type(error).__name__} inside the edge")
+        return failure_reply(fault, path)
 
 
 def _http_error(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
-    """aiohttp's own refusals (404, 405, bad paths) in OpenAI's envelope."""
+    """aiohttp's own refusals (404, 405, bad paths) in the usual envelope."""
     if error.status < 400:
         raise error
     text = f"{request.method} {request.path[:200]}: {error.reason}"
-    reply = failure_reply(Failure(code=FailureCode.BAD_REQUEST, message=text), error.status)
+    reply = failure_reply(Failure(code=FailureCode.BAD_REQUEST, message=text), request.path, error.status)
     if isinstance(error, web.HTTPMethodNotAllowed):
         reply.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
     return reply

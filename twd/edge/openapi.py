@@ -7,6 +7,14 @@ from typing import Any
 import msgspec
 
 import twd
+from twd.edge.anthropic_types import (
+    AnthropicEnvelope,
+    CountTokensRequest,
+    MessageOut,
+    MessagesRequest,
+    StreamEvent,
+    TokenCount,
+)
 from twd.edge.openai_answers import (
     ChatChunk,
     ChatCompletion,
@@ -16,6 +24,7 @@ from twd.edge.openai_answers import (
     TextCompletion,
 )
 from twd.edge.openai_types import ChatRequest, CompletionRequest
+from twd.edge.responses_types import ResponseEvent, ResponseOut, ResponsesRequest
 from twd.edge.status_types import History, JobTrace, Probe, Status
 from twd.edge.threshold import Login, LoginState
 
@@ -43,6 +52,10 @@ LIMIT = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}
 OPERATIONS: tuple[Operation, ...] = (
     Operation("post", "/v1/chat/completions", "Answer a conversation", ChatCompletion, ChatRequest, chunk=ChatChunk),
     Operation("post", "/v1/completions", "Continue a text", TextCompletion, CompletionRequest, chunk=TextCompletion),
+    Operation("post", "/v1/responses", "Answer input items", ResponseOut, ResponsesRequest, chunk=ResponseEvent),
+    Operation("post", "/v1/messages", "Answer in Anthropic's shape", MessageOut, MessagesRequest, chunk=StreamEvent),
+    Operation("post", "/v1/messages/count_tokens", "Count a prompt's tokens", TokenCount, CountTokensRequest),
+    Operation("post", "/v1/embeddings", "Refused: no loaded model makes embeddings", dict[str, Any], dict[str, Any]),
     Operation("get", "/v1/models", "List models", ModelList),
     Operation("get", "/v1/models/{model}", "Show one model", ModelCard),
     Operation("get", "/v1/twd/status", "Services, models and figures", Status),
@@ -66,7 +79,10 @@ OPERATIONS: tuple[Operation, ...] = (
 
 def document() -> Json:
     """The whole document."""
-    types = [t for op in OPERATIONS for t in (op.answer, op.body, op.chunk) if t is not None] + [ErrorEnvelope]
+    types = [t for op in OPERATIONS for t in (op.answer, op.body, op.chunk) if t is not None] + [
+        ErrorEnvelope,
+        AnthropicEnvelope,
+    ]
     schemas, components = msgspec.json.schema_components(types, ref_template=REF)
     schema_of = {repr(kind): schema for kind, schema in zip(types, schemas, strict=True)}
     paths: dict[str, Json] = {}
@@ -88,7 +104,8 @@ def document() -> Json:
 
 
 def _describe(operation: Operation, schema_of: dict[str, Json]) -> Json:
-    failure = {"description": "A failure, in words and as a code", "content": _json(schema_of[repr(ErrorEnvelope)])}
+    envelope = AnthropicEnvelope if operation.path.startswith("/v1/messages") else ErrorEnvelope
+    failure = {"description": "A failure, in words and as a code", "content": _json(schema_of[repr(envelope)])}
     described: Json = {
         "summary": operation.summary,
         "operationId": _operation_id(operation),

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import msgspec
 from aiohttp import web
 
-from twd.edge.errors import envelope, retry_after
+from twd.edge.errors import anthropic_envelope, envelope, retry_after
 from twd.wire.failures import Failure
 
 STREAM_HEADERS = {
@@ -21,15 +21,16 @@ def json_reply(payload: object, status: int = 200, headers: Mapping[str, str] | 
     return web.Response(body=_encoder.encode(payload), status=status, content_type="application/json", headers=headers)
 
 
-def failure_reply(failure: Failure, status: int | None = None) -> web.Response:
-    """A failure as a JSON response with its status."""
+def failure_reply(failure: Failure, path: str, status: int | None = None) -> web.Response:
+    """A failure as a JSON response with its status, in the shape that the path's clients read."""
     headers = {}
     wait = retry_after(failure)
     if wait is not None:
         headers["Retry-After"] = str(wait)
     if failure.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="twd"'
-    return json_reply(envelope(failure, status), status or failure.status, headers)
+    shape = anthropic_envelope if path.startswith("/v1/messages") else envelope
+    return json_reply(shape(failure, status), status or failure.status, headers)
 
 
 async def open_stream(request: web.Request, headers: Mapping[str, str]) -> web.StreamResponse:

@@ -12,6 +12,11 @@ from twd.wire.failures import FailureCode, TwdError
 B = TypeVar("B", bound=msgspec.Struct)
 
 HINTS = {
+    "previous_response_id": "twd keeps no responses; send the whole conversation in `input`",
+    "conversation": "twd keeps no conversations; send the whole conversation in `input`",
+    "prompt": "twd keeps no prompt templates; send `input` and `instructions`",
+    "container": "twd runs no containers",
+    "mcp_servers": "twd calls no MCP servers; offer their tools as functions",
     "audio": "twd answers in text only",
     "function_call": "use `tools` and `tool_choice`",
     "functions": "use `tools`",
@@ -53,10 +58,10 @@ def _decoder(model: type[msgspec.Struct]) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(model)
 
 
-def explain(message: str, model: type[msgspec.Struct]) -> TwdError:
-    """Turn msgspec's words into an error with a path such as `messages[0].role`."""
+def explain(message: str, model: type[msgspec.Struct], inside: str = "") -> TwdError:
+    """Turn msgspec's words into an error with a path such as `messages[0].role`; `inside` is where it begins."""
     found = _AT.search(message)
-    path = found.group(1).lstrip(".") if found else ""
+    path = (inside + (found.group(1) if found else "")).lstrip(".")
     what = message[: found.start()] if found else message
     if unknown := _UNKNOWN.match(what):
         return _unknown_field(unknown.group(1), path, model)

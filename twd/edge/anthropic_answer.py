@@ -1,0 +1,143 @@
+"""The news of a job as Anthropic's message, streamed or whole."""
+
+import msgspec
+
+from twd.edge import sse
+from twd.edge.answering import Choice, News, choices_of, facts_of
+from twd.edge.anthropic_types import BlockOut, MessageOut, MessagesRequest, MessageUsage, StreamEvent
+from twd.edge.core import Terms
+from twd.edge.errors import anthropic_envelope
+from twd.edge.tool_use import reader_for
+from twd.engine.tool_calls import ContentDelta, Delta, ToolCallArguments, ToolCallStart
+from twd.wire.failures import Failure
+from twd.wire.job import JobFinished, JobSubmitted
+
+
+class MessageAnswer:
+    """One answer of /v1/messages."""
+
+    def __init__(self, request: MessagesRequest, jobs: list[JobSubmitted], terms: Terms) -> None:
+        self.stream = bool(request.stream)
+        self.choices = choices_of(jobs, 1, reader_for(jobs[0].prompt.tools))
+        self._mode = terms.mode
+        self._model = terms.model
+        self._blocks = 0
+        self._open_call: int | None = None
+        """Which call the open block is; None for text."""
+        self._block_is_open = False
+
+    @property
+    def _choice(self) -> Choice:
+        return self.choices[0]
+
+    # -- streamed ------------------------------------------------------------------------------
+
+    def hear(self, index: int, news: News) -> bytes:
+        """Take in news of the job; returns what a stream sends now."""
+        deltas = self._choice.hear(news)
+        if not self.stream:
+            return b""
+        pieces = [] if self._choice.opened else [self._begin()]
+        pieces += [self._piece(delta) for delta in deltas]
+        if isinstance(news, JobFinished):
+            pieces += [self._close_block(), self._message_delta(), _event(StreamEvent(type="message_stop"))]
+        return b"".join(pieces)
+
+    def _begin(self) -> bytes:
+        self._choice.opened = True
+        return _event(StreamEvent(type="message_start", message=self._message([])))
+
+    def _piece(self, delta: Delta) -> bytes:
+        match delta:
+            case ContentDelta(text):
+                opening = self._open_block(None, BlockOut(type="text", text=""))
+                return opening + self._block_delta({"type": "text_delta", "text": text})
+            case ToolCallStart(index, name):
+                call = self._choice.calls[index]
+                return self._open_block(index, BlockOut(type="tool_use", id=_tool_id(call.id), name=name, input={}))
+            case ToolCallArguments(_, text):
+                return self._block_delta({"type": "input_json_delta", "partial_json": text})
+
+    def _open_block(self, call: int | None, block: BlockOut) -> bytes:
+        if self._block_is_open and self._open_call == call:
+            return b""
+        closing = self._close_block()
+        self._block_is_open, self._open_call = True, call
+        return closing + _event(StreamEvent(type="content_block_start", index=self._blocks, content_block=block))
+
+    def _block_delta(self, delta: dict[str, str]) -> bytes:
+        return _event(StreamEvent(type="content_block_delta", index=self._blocks, delta=delta))
+
+    def _close_block(self) -> bytes:
+        if not self._block_is_open:
+            return b""
+        self._block_is_open = False
+        self._blocks += 1
+        return _event(StreamEvent(type="content_block_stop", index=self._blocks - 1))
+
+    def _message_delta(self) -> bytes:
+        delta = {"stop_reason": self._stop_reason, "stop_sequence": self._stop_sequence}
+        facts = facts_of(self.choices, self._mode)
+        return _event(StreamEvent(type="message_delta", delta=delta, usage=self._usage(), twd=facts))
+
+    def end(self) -> bytes:
+        """Everything was said with the last news."""
+        return b""
+
+    def broken(self, failure: Failure) -> bytes:
+        """The last bytes of a stream that failed midway."""
+        return sse.event(anthropic_envelope(failure), "error")
+
+    # -- whole ---------------------------------------------------------------------------------
+
+    def whole(self) -> MessageOut:
+        """The answer in one piece."""
+        choice = self._choice
+        blocks = [BlockOut(type="text", text=choice.content)] if choice.content or not choice.calls else []
+        for call in choice.calls:
+            arguments = _object("".join(call.arguments))
+            blocks.append(BlockOut(type="tool_use", id=_tool_id(call.id), name=call.name, input=arguments))
+        message = self._message(blocks)
+        message.stop_reason, message.stop_sequence = self._stop_reason, self._stop_sequence
+        message.twd = facts_of(self.choices, self._mode)
+        return message
+
+    def _message(self, blocks: list[BlockOut]) -> MessageOut:
+        return MessageOut(id=f"msg_{self._choice.job.job}", model=self._model, content=blocks, usage=self._usage())
+
+    @property
+    def _stop_sequence(self) -> str | None:
+        return (self._choice.finished.stop or None) if self._choice.finished else None
+
+    @property
+    def _stop_reason(self) -> str:
+        if self._choice.cut:
+            return "max_tokens"
+        if self._choice.calls:
+            return "tool_use"
+        return "stop_sequence" if self._stop_sequence else "end_turn"
+
+    def _usage(self) -> MessageUsage:
+        started, finished = self._choice.started, self._choice.finished
+        prompt, cached = (started.prompt_tokens, started.cached_tokens) if started else (0, 0)
+        return MessageUsage(
+            input_tokens=max(0, prompt - cached),
+            output_tokens=finished.stats.completion_tokens if finished else self._choice.tokens,
+            cache_read_input_tokens=cached,
+        )
+
+
+def _event(event: StreamEvent) -> bytes:
+    return sse.event(event, event.type)
+
+
+def _tool_id(call_id: str) -> str:
+    return call_id.replace("call_", "toolu_", 1)
+
+
+def _object(text: str) -> dict[str, object]:
+    """A call's arguments; those that broke off or are no object are kept as text."""
+    try:
+        return msgspec.json.decode(text or "{}", type=dict[str, object])
+    except msgspec.DecodeError:
+        return {"arguments": text}

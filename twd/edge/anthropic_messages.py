@@ -1,0 +1,135 @@
+"""/v1/messages: Anthropic's conversations to jobs."""
+
+import msgspec
+
+from twd.edge.anthropic_types import (
+    AnyChoice,
+    AutoChoice,
+    CountTokensRequest,
+    MessageParam,
+    MessagesRequest,
+    TextBlock,
+    ToolChoice,
+    ToolParam,
+    ToolResultBlock,
+    ToolUseBlock,
+)
+from twd.edge.core import Terms, jobs_for, limit_of
+from twd.edge.openai_types import FunctionSpec, GenerationRequest, NamedTool, Tool, ToolName
+from twd.edge.tool_use import call_grammar, check_tools, raw_tools
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.job import ChatMessage, JobSubmitted, Prompt, ToolCall
+
+
+def message_jobs(request: MessagesRequest, terms: Terms) -> list[JobSubmitted]:
+    """The job that a request asks for."""
+    prompt = message_prompt(request)
+    parallel = not getattr(request.tool_choice, "disable_parallel_tool_use", None)
+    wishes = GenerationRequest(
+        model=request.model,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+    )
+    (job,) = jobs_for(
+        wishes,
+        [prompt],
+        terms,
+        max_tokens=limit_of(request.max_tokens, "max_tokens", terms.house),
+        grammar=call_grammar(prompt.tools, openai_choice(request), parallel, terms.tool_format),
+        logprobs=None,
+    )
+    stops = list(dict.fromkeys(request.stop_sequences or ()))
+    return [msgspec.structs.replace(job, stop=stops)]
+
+
+def counting_jobs(request: CountTokensRequest, terms: Terms) -> list[JobSubmitted]:
+    """A job that is stopped as soon as its prompt is counted."""
+    wishes = GenerationRequest(model=request.model)
+    return jobs_for(wishes, [message_prompt(request)], terms, max_tokens=1, grammar=None, logprobs=None)
+
+
+def message_prompt(request: CountTokensRequest) -> Prompt:
+    """The conversation; a last assistant message is continued."""
+    tools = [openai_tool(tool) for tool in request.tools or ()]
+    choice = openai_choice(request)
+    check_tools(tools, choice)
+    messages = _system(request.system)
+    for i, message in enumerate(request.messages):
+        messages += _turns(message, f"messages[{i}]")
+    last = messages[-1]
+    prefill = messages.pop().content if last.role == "assistant" and not last.tool_calls else ""
+    if not messages:
+        raise TwdError(FailureCode.BAD_REQUEST, "there is nothing to answer: add a user message", "messages")
+    return Prompt(
+        messages=messages,
+        tools=raw_tools(tools, choice),
+        template_args={"enable_thinking": request.thinking.type != "disabled"} if request.thinking else {},
+        prefill=prefill,
+    )
+
+
+def openai_tool(tool: ToolParam) -> Tool:
+    """A tool in OpenAI's shape, which is the one that chat templates know."""
+    return Tool(function=FunctionSpec(name=tool.name, description=tool.description, parameters=tool.input_schema))
+
+
+def openai_choice(request: CountTokensRequest) -> str | NamedTool | None:
+    """The tool choice in OpenAI's words."""
+    match request.tool_choice:
+        case None | AutoChoice():
+            return "auto" if request.tools else None
+        case AnyChoice():
+            return "required"
+        case ToolChoice(name=name):
+            return NamedTool(function=ToolName(name=name))
+        case _:
+            return "none"
+
+
+def _system(system: str | list[TextBlock] | None) -> list[ChatMessage]:
+    text = system if isinstance(system, str) else "\n".join(block.text for block in system or ())
+    return [ChatMessage(role="system", content=text)] if text else []
+
+
+def _turns(message: MessageParam, path: str) -> list[ChatMessage]:
+    """One message; tool results become turns of their own, before the user's words."""
+    if isinstance(message.content, str):
+        return [ChatMessage(role=message.role, content=message.content)]
+    texts: list[str] = []
+    calls: list[ToolCall] = []
+    results: list[ChatMessage] = []
+    for i, block in enumerate(message.content):
+        match block:
+            case TextBlock(text=text):
+                texts.append(text)
+            case ToolUseBlock():
+                arguments = msgspec.json.encode(block.input).decode()
+                calls.append(ToolCall(id=block.id, name=block.name, arguments=arguments))
+            case ToolResultBlock():
+                results.append(_result(block, f"{path}.content[{i}]"))
+            case _:
+                _refuse_unless_thinking(block, f"{path}.content[{i}]")
+    if not texts and not calls and results:
+        return results
+    return [*results, ChatMessage(role=message.role, content="\n".join(texts), tool_calls=calls)]
+
+
+def _result(block: ToolResultBlock, path: str) -> ChatMessage:
+    texts: list[str] = [block.content] if isinstance(block.content, str) else []
+    if isinstance(block.content, list):
+        for i, part in enumerate(block.content):
+            if not isinstance(part, TextBlock):
+                _refuse_unless_thinking(part, f"{path}.content[{i}]")
+            else:
+                texts.append(part.text)
+    text = "\n".join(texts)
+    return ChatMessage(
+        role="tool", content=f"Error: {text}" if block.is_error else text, tool_call_id=block.tool_use_id
+    )
+
+
+def _refuse_unless_thinking(block: msgspec.Struct, path: str) -> None:
+    kind = str(block.__struct_config__.tag)
+    if "thinking" not in kind:
+        raise TwdError(FailureCode.UNSUPPORTED, f"{path}: this model reads text only, not {kind}", f"{path}.type")
