@@ -9,11 +9,12 @@ from twd.engine.tool_formats import ToolFormat
 from twd.wire.base import InstanceId, ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
-from twd.wire.service import ServiceLease
+from twd.wire.service import Health, ServiceLease
 
 DEFAULT_NAMES = ("default", "twd")
 SETTLE_S = 15.0
 """A model told by an event counts for so long before its process must have a lease."""
+NOTES_MAX = 256
 
 Facts = dict[str, Any]
 
@@ -56,11 +57,11 @@ class ModelDirectory:
 
     def loading(self, event: ModelLoading) -> None:
         """A model is on its way."""
-        self._notes[event.model] = f"is loading ({event.progress:.0%})"
+        self._note(event.model, f"is loading ({event.progress:.0%})")
 
     def failed(self, event: ModelFailed) -> None:
         """A model could not be loaded or was lost."""
-        self._notes[event.model] = f"failed on {event.node}: {event.failure.message[:200]}"
+        self._note(event.model, f"failed on {event.node}: {event.failure.message[:200]}")
         self.gone(event.source)
 
     def unloaded(self, event: ModelUnloaded) -> None:
@@ -72,8 +73,10 @@ class ModelDirectory:
         self._exact[event.model] = event.exactness.exact
 
     def gone(self, instance: InstanceId) -> None:
-        """A process ended."""
-        self._servers.pop(instance, None)
+        """A process ended; its model may come back with the next one."""
+        server = self._servers.pop(instance, None)
+        if server is not None and server.model not in self.live:
+            self._note(server.model, "is served by no process now")
 
     def see_leases(self, leases: Iterable[ServiceLease], now: float) -> None:
         """Compare with the registry: processes that started before us appear, dead ones vanish."""
@@ -88,6 +91,12 @@ class ModelDirectory:
                 del self._servers[instance]
 
     def _lease(self, lease: ServiceLease, model: ModelId, now: float) -> None:
+        if lease.facts.get("ready") is False:
+            self._servers.pop(lease.instance, None)
+            state = "is loading" if lease.health is Health.STARTING else f"is {lease.health.value} on {lease.node}"
+            self._note(model, state)
+            return
+        self._notes.pop(model, None)
         told = {name: value for name, value in lease.facts.items() if name != "model"}
         exact = told.get("exact")
         if isinstance(exact, bool):
@@ -99,6 +108,13 @@ class ModelDirectory:
         else:
             self._servers[lease.instance] = _Server(model, told, now, lease.started_ms)
 
+    def _note(self, model: ModelId, state: str) -> None:
+        """Why a model is not there; the oldest notes give way."""
+        self._notes.pop(model, None)
+        if len(self._notes) >= NOTES_MAX:
+            self._notes.pop(next(iter(self._notes)))
+        self._notes[model] = state
+
     # -- questions -----------------------------------------------------------------------------
 
     @property
@@ -108,8 +124,8 @@ class ModelDirectory:
 
     @property
     def known(self) -> list[str]:
-        """Every model that may be asked for, the configured ones first."""
-        return list(dict.fromkeys([*self.configured, *self.live]))
+        """Every model that may be asked for, the configured ones first; some may be loading or lost."""
+        return list(dict.fromkeys([*self.configured, *self.live, *self._notes]))
 
     @property
     def default_model(self) -> str:

@@ -1,0 +1,110 @@
+"""Which models there are, from settings, events and leases."""
+
+import pytest
+
+from tests.edge.fake_speculator import FACTS, MODEL
+from twd.edge.models import SETTLE_S, ModelDirectory
+from twd.engine.tool_formats import ToolFormat
+from twd.wire.base import InstanceId, ModelId, NodeId
+from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.model import Exactness, ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
+from twd.wire.service import Health, ServiceLease
+
+ONE = InstanceId("speculator.n.1")
+NODE = NodeId("n")
+
+
+def ready() -> ModelReady:
+    return ModelReady(node=NODE, facts=FACTS, source=ONE, at_ms=5000)
+
+
+def lease(service: str = "speculator", health: Health = Health.OK, **facts: str | int | float | bool) -> ServiceLease:
+    given: dict[str, str | int | float | bool | list[str]] = {"model": MODEL, **facts}
+    return ServiceLease(
+        service=service,
+        instance=ONE,
+        node=NODE,
+        pid=1,
+        version="1",
+        started_ms=7000,
+        renewed_ms=8000,
+        health=health,
+        facts=given,
+    )
+
+
+def test_a_model_comes_by_event_and_goes() -> None:
+    directory = ModelDirectory()
+    with pytest.raises(TwdError) as nothing:
+        directory.resolve("default")
+    assert nothing.value.code is FailureCode.NOBODY_HOME
+    directory.ready(ready(), 0.0)
+    assert directory.resolve("default") == MODEL
+    assert directory.card(MODEL).created == 5
+    assert directory.card(MODEL).twd["ctx_size"] == 8192
+    directory.unloaded(ModelUnloaded(model=MODEL, node=NODE, source=ONE))
+    assert directory.live == []
+    assert directory.resolve(MODEL) == MODEL
+    assert "no process" in directory.why_nobody(MODEL)
+
+
+def test_an_edge_that_came_later_reads_leases() -> None:
+    directory = ModelDirectory()
+    directory.see_leases([lease(exact=True, tool_format="hermes", ready=True)], 0.0)
+    assert directory.live == [MODEL]
+    assert directory.exact(MODEL) is True
+    assert directory.tool_format(MODEL) is ToolFormat.HERMES
+    assert directory.card(MODEL).created == 7
+
+
+def test_a_lease_that_ended_takes_its_model_along_but_a_fresh_event_has_time() -> None:
+    directory = ModelDirectory()
+    directory.ready(ready(), 0.0)
+    directory.see_leases([], SETTLE_S - 1)
+    assert directory.live == [MODEL]
+    directory.see_leases([], SETTLE_S + 1)
+    assert directory.live == []
+
+
+def test_drafters_serve_no_model() -> None:
+    directory = ModelDirectory()
+    directory.see_leases([lease("drafter")], 0.0)
+    assert directory.known == []
+
+
+def test_loading_and_draining_models_are_known_but_not_live() -> None:
+    for health, words in [(Health.STARTING, "loading"), (Health.DRAINING, "draining")]:
+        directory = ModelDirectory()
+        directory.see_leases([lease(health=health, ready=False)], 0.0)
+        assert directory.live == []
+        assert directory.resolve(MODEL) == MODEL
+        assert words in directory.why_nobody(MODEL)
+        assert words in directory.card(MODEL).twd["note"]
+        directory.see_leases([lease(ready=True)], 1.0)
+        assert directory.live == [MODEL]
+        assert "note" not in directory.card(MODEL).twd
+
+
+def test_progress_and_failures_are_told() -> None:
+    directory = ModelDirectory(("big",), "big")
+    directory.loading(ModelLoading(model=ModelId("big"), node=NODE, progress=0.43))
+    assert "43%" in directory.why_nobody(ModelId("big"))
+    failure = Failure(code=FailureCode.MODEL_LOAD, message="no such file")
+    directory.failed(ModelFailed(model=ModelId("big"), node=NODE, failure=failure, source=ONE))
+    assert "no such file" in directory.why_nobody(ModelId("big"))
+    assert directory.default_model == "big"
+
+
+def test_exactness() -> None:
+    directory = ModelDirectory()
+    assert directory.exact(MODEL) is None
+    directory.measured(ModelMeasured(model=MODEL, node=NODE, exactness=Exactness(exact=False, settings="x")))
+    assert directory.exact(MODEL) is False
+
+
+def test_names() -> None:
+    directory = ModelDirectory(("big", "default"), "big")
+    assert directory.resolve("twd") == "big"
+    assert directory.resolve("default") == "default"
+    with pytest.raises(TwdError, match="known: big, default"):
+        directory.resolve("x")
