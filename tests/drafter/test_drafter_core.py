@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.speculator.fakes import TruePicker, text_of
-from twd.drafter.core import Draft, DrafterCore
+from twd.drafter.core import DrafterCore
+from twd.drafter.draft import Draft, Guess
 from twd.engine.window import Window
 from twd.wire.base import InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.draft import DraftGranted, DraftProposed, SessionOpened
@@ -43,10 +44,14 @@ def give_slots(core: DrafterCore) -> None:
 
 def step(core: DrafterCore, guess: list[int] | None = None, confidence: float = 0.9) -> None:
     for draft, window in core.plan():
-        token = None
+        said = None
         if window.picks:
-            token = (guess or text_of(list(draft.span(0, draft.length)), 1))[0]
-        core.computed(draft, window, token, confidence, 5.0)
+            said = Guess((guess or text_of(list(draft.span(0, draft.length)), 1))[0], confidence)
+        core.computed(draft, window, said, 5.0)
+
+
+def tokens(core: DrafterCore) -> list[int]:
+    return [guess.token for guess in only(core).guesses]
 
 
 def only(core: DrafterCore) -> Draft:
@@ -72,10 +77,10 @@ def test_it_rests_at_its_credit_and_goes_on_when_tokens_are_accepted() -> None:
     assert len(only(core).guesses) == 3
     truth = text_of(prompt, 3)
     core.accept(JobId("j-s"), 3, truth[:2])
-    assert only(core).guesses == truth[2:]
+    assert tokens(core) == truth[2:]
     for _ in range(5):
         step(core)
-    assert only(core).guesses == text_of(prompt, 5)[2:]
+    assert tokens(core) == text_of(prompt, 5)[2:]
 
 
 def test_a_wrong_guess_sends_it_back_to_what_is_accepted() -> None:
@@ -154,16 +159,39 @@ def test_every_message_names_the_text_it_continues(seed: int, quality: float) ->
     core = core_with(list(text), credit=rng.randint(1, 12), beside=rng.random() < 0.5)
     for _ in range(60):
         for draft, window in core.plan():
-            true = text_of(list(draft.span(0, draft.length)), 1)
-            token = (true[0] if true and rng.random() < quality else rng.randrange(50)) if window.picks else None
-            core.computed(draft, window, token, rng.random(), 5.0)
+            said = None
+            if window.picks:
+                true = [*text_of(list(draft.span(0, draft.length)), 1), 3][0]
+                first, second = (true, 7) if rng.random() < quality else (7, true)
+                said = Guess(first, rng.random(), second, rng.random() * 0.5)
+            core.computed(draft, window, said, 5.0)
+            held = [*draft.accepted, *draft.path]
+            assert draft.kept[: draft.fed] == held[: draft.fed]
         for message in core.proposals():
             draft = only(core)
-            before = [*draft.accepted, *draft.guesses][: message.at]
-            assert message.prefix == prefix_hash(before)
-            assert message.at + len(message.tokens) == draft.length
+            main = [*draft.accepted, *(guess.token for guess in draft.guesses)]
+            assert message.prefix == prefix_hash(main[: message.at])
         if rng.random() < 0.3:
             news = text_of(text, rng.randint(1, 4))
             core.accept(JobId("j-s"), len(text), news)
             text += news
             assert only(core).accepted == text
+
+
+def test_idle_time_goes_into_the_second_choice_where_the_first_is_least_sure() -> None:
+    core = core_with([5, 6, 7], credit=3)
+    for confidence, other in ((0.9, 0.05), (0.6, 0.35), (0.9, 0.05)):
+        ((draft, window),) = core.plan()
+        core.computed(draft, window, Guess(20, confidence, 30, other), 5.0)
+    (main,) = [message for message in core.proposals() if message.tokens]
+    assert main.tokens == [20, 20, 20]
+    for _ in range(3):
+        ((draft, window),) = core.plan()
+        assert window.tokens[-1] in (30, 40)
+        core.computed(draft, window, Guess(40, 0.9), 5.0)
+    (branch,) = core.proposals()
+    assert (branch.at, branch.tokens) == (4, [30, 40, 40, 40])
+    assert branch.prefix == prefix_hash([5, 6, 7, 20])
+    core.accept(JobId("j-s"), 3, [20, 30, 40])
+    assert tokens(core) == [40, 40]
+    assert core.proposals() == []

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from twd.bench.analytic import Setting
-from twd.drafter.core import Draft, DrafterCore
+from twd.drafter.core import DrafterCore
+from twd.drafter.draft import Draft, Guess
 from twd.engine.window import Verdict, Window
 from twd.kit.effects import Publish
 from twd.speculator.core import Identity, Limits, Plan, SpeculatorCore
@@ -61,6 +62,8 @@ class Simulation:
     beside: bool = False
     window: int = 0
     drafts: bool = True
+    second: float = 0.5
+    """Chance that the drafter's second choice is right where its first is wrong."""
     now: float = 0.0
     _mail: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _count: int = 0
@@ -172,17 +175,22 @@ class Simulation:
         return verdict
 
     def _guess(self, draft: Draft, window: Window) -> None:
-        if draft.session not in self._drafter.drafts:
-            return
-        if not window.picks:
-            self._drafter.computed(draft, window, None, 0.0, self.setting.token_ms)
-            return
-        at = window.at + len(window.tokens)
-        on_track = all(guess == self._truth.token(len(draft.accepted) + i) for i, guess in enumerate(draft.guesses))
+        if draft.session in self._drafter.drafts:
+            guess = self._what(draft, window.at + len(window.tokens)) if window.picks else None
+            self._drafter.computed(draft, window, guess, self.setting.token_ms)
+
+    def _what(self, draft: Draft, at: int) -> Guess:
+        """The drafter's guess for a place: right by chance while its path is, and then its second choice by chance."""
+        known = len(draft.accepted)
+        on_track = all(token == self._truth.token(known + i) for i, token in enumerate(draft.path))
         right = on_track and self._truth.guessed(at)
+        second = on_track and not right and self._dice.random() < self.second
         confidence = self._confidence(right)
-        self._drafter.computed(
-            draft, window, self._truth.token(at) if right else _WRONG, confidence, self.setting.token_ms
+        return Guess(
+            token=self._truth.token(at) if right else _WRONG,
+            confidence=confidence,
+            other=self._truth.token(at) if second else _WRONG + 1,
+            other_confidence=0.6 * (1.0 - confidence),
         )
 
     def _confidence(self, right: bool) -> float:

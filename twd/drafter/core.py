@@ -1,60 +1,15 @@
 """What to draft next, for which sessions, and when to send it. No engine, no clock, no bus."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+from twd.drafter.draft import FLOOR, FLOOR_BESIDE, Draft, Guess
 from twd.engine.window import Picker, Window
 from twd.wire.base import InstanceId, JobId, SessionId
 from twd.wire.draft import DraftGranted, DraftProposed, SessionOpened
-from twd.wire.prefix import EMPTY, extend
 
 CHUNK = 64
-FLOOR = 0.3
-FLOOR_BESIDE = 0.45
 _FLIGHT_MS = 6.0
-
-
-@dataclass(slots=True)
-class Draft:
-    """One session as a drafter sees it: what is accepted, and what it guessed beyond."""
-
-    session: SessionId
-    job: JobId
-    accepted: list[int]
-    hashes: list[int]
-    picker: Picker
-    credit: int
-    floor: float
-    beside: bool
-    slot: int = -1
-    fed: int = 0
-    guesses: list[int] = field(default_factory=list)
-    confidence: list[float] = field(default_factory=list)
-    sent: int = 0
-    spent_ms: float = 0.0
-    told_rest: bool = False
-
-    @property
-    def length(self) -> int:
-        """Accepted tokens and guesses."""
-        return len(self.accepted) + len(self.guesses)
-
-    @property
-    def resting(self) -> bool:
-        """Whether nothing more should be guessed before more is accepted."""
-        if len(self.guesses) >= self.credit:
-            return True
-        return bool(self.confidence) and math.prod(self.confidence) < self.floor
-
-    def token(self, at: int) -> int:
-        """The token at a position of accepted text and guesses."""
-        known = len(self.accepted)
-        return self.accepted[at] if at < known else self.guesses[at - known]
-
-    def span(self, start: int, end: int) -> tuple[int, ...]:
-        """The tokens of some positions."""
-        return tuple(self.token(at) for at in range(start, min(end, self.length)))
+_PACE_SMOOTH = 0.1
 
 
 class DrafterCore:
@@ -79,17 +34,16 @@ class DrafterCore:
             known.credit = max(known.credit, event.credit)
             self.accept(event.job, 0, event.tokens)
             return
+        self.close_job(event.job)
         draft = Draft(
             session=event.session,
             job=event.job,
             accepted=list(event.tokens),
-            hashes=_hashes(event.tokens),
             picker=picker,
             credit=event.credit,
             floor=FLOOR_BESIDE if beside else FLOOR,
             beside=beside,
         )
-        self.close_job(event.job)
         self.drafts[event.session] = draft
         self.by_job[event.job] = draft
 
@@ -123,14 +77,11 @@ class DrafterCore:
             return
         if at > len(draft.accepted):  # a message was lost: guesses from here on would be for another text
             self._lost = True
-            draft.guesses, draft.confidence, draft.sent, draft.credit = [], [], 0, 0
+            draft.give_up()
             return
         news = tokens[len(draft.accepted) - at :]
-        if not news:
-            return
-        right = _common(draft.guesses, news)
-        _settle(draft, right, news)
-        draft.told_rest = False
+        if news:
+            draft.settle(news)
 
     def take_lost(self) -> bool:
         """Whether some session must be told anew, since the last call."""
@@ -147,7 +98,8 @@ class DrafterCore:
 
     def opened(self, draft: Draft, slot: int, cached: int) -> None:
         """The engine holds a session's first tokens."""
-        draft.slot, draft.fed = slot, cached
+        draft.slot = slot
+        draft.kept = draft.accepted[:cached]
 
     def released(self) -> list[int]:
         """Slots that are free again."""
@@ -155,27 +107,33 @@ class DrafterCore:
         return slots
 
     def plan(self) -> list[tuple[Draft, Window]]:
-        """One token for every session that may run on; a prompt is read in chunks first."""
+        """One token for every session that may run on; a prompt is read in chunks first.
+
+        A session at rest uses the time for branches: what follows if its least certain guess is wrong.
+        """
         steps = []
         for draft in self.drafts.values():
-            if draft.slot < 0 or draft.resting or draft.length + 1 >= self.ctx_size:
+            if draft.slot < 0 or draft.length + 1 >= self.ctx_size:
                 continue
-            start = min(draft.fed, draft.length - 1)
-            tokens = draft.span(start, start + CHUNK)
-            last = start + len(tokens) == draft.length
-            window = Window(draft.slot, 0, start, tokens, None, picks=last, committed=len(tokens))
-            steps.append((draft, window))
+            if draft.resting and not draft.choose_branch():
+                continue
+            steps.append((draft, self._window(draft)))
         return steps
 
-    def computed(self, draft: Draft, window: Window, token: int | None, confidence: float, spent_ms: float) -> None:
+    def _window(self, draft: Draft) -> Window:
+        start, end = draft.fed, draft.length
+        tokens = draft.span(start, min(end, start + CHUNK))
+        last = start + len(tokens) == end
+        return Window(draft.slot, 0, start, tokens, None, picks=last, committed=len(tokens))
+
+    def computed(self, draft: Draft, window: Window, guess: Guess | None, spent_ms: float) -> None:
         """A step is done; nothing was told to the core in between."""
-        draft.fed = window.at + len(window.tokens)
-        if token is None:
+        del draft.kept[window.at :]
+        draft.kept += window.tokens
+        if guess is None:
             return
-        draft.guesses.append(token)
-        draft.confidence.append(confidence)
-        draft.spent_ms += spent_ms
-        self.token_ms += 0.1 * (spent_ms - self.token_ms)
+        draft.add(guess, spent_ms)
+        self.token_ms += _PACE_SMOOTH * (spent_ms - self.token_ms)
 
     # -- what to send --------------------------------------------------------------------------
 
@@ -183,56 +141,11 @@ class DrafterCore:
         """Guesses that should travel now. One beside the target sends its whole run at once, one
         elsewhere sends as soon as a message is worth its flight."""
         messages = []
+        enough = max(1, round(_FLIGHT_MS / max(self.token_ms, 0.1)))
         for draft in self.drafts.values():
             fresh = len(draft.guesses) - draft.sent
             resting = draft.resting and not draft.told_rest
-            enough = max(1, round(_FLIGHT_MS / max(self.token_ms, 0.1)))
             if resting or (fresh >= enough and not draft.beside):
-                messages.append(self._proposal(draft))
+                messages.append(draft.proposal(self.name))
+            messages += draft.branch_proposals(self.name)
         return messages
-
-    def _proposal(self, draft: Draft) -> DraftProposed:
-        at = len(draft.accepted) + draft.sent
-        prefix = extend(draft.hashes[-1], draft.guesses[: draft.sent])
-        message = DraftProposed(
-            session=draft.session,
-            drafter=self.name,
-            at=at,
-            prefix=prefix,
-            tokens=draft.guesses[draft.sent :],
-            confidence=[round(value, 3) for value in draft.confidence[draft.sent :]],
-            more=not draft.resting,
-            draft_ms=round(draft.spent_ms, 2),
-        )
-        draft.sent, draft.spent_ms = len(draft.guesses), 0.0
-        draft.told_rest = draft.resting
-        return message
-
-
-def _settle(draft: Draft, right: int, news: Sequence[int]) -> None:
-    """Move the border between accepted and guessed; drop the guesses if one of them was wrong."""
-    draft.accepted += news
-    for token in news:
-        draft.hashes.append(extend(draft.hashes[-1], (token,)))
-    if right == len(news):
-        del draft.guesses[:right], draft.confidence[:right]
-        draft.sent = max(0, draft.sent - right)
-        return
-    draft.fed = min(draft.fed, len(draft.accepted) - len(news) + right)
-    draft.guesses, draft.confidence, draft.sent, draft.spent_ms = [], [], 0, 0.0
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    count = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
-
-
-def _hashes(tokens: Sequence[int]) -> list[int]:
-    values = [EMPTY]
-    for token in tokens:
-        values.append(extend(values[-1], (token,)))
-    return values

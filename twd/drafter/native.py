@@ -1,12 +1,13 @@
 """A drafter over llama.cpp in this process, from the settings of one draft model."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from twd.drafter.draft import Guess
+from twd.drafter.runner import Judge
 from twd.drafter.service import Drafter, Load
 from twd.engine.loading import LoadPlan, NativeModel, Progress, load_native
 from twd.engine.window import Logits, Picker, Target
@@ -21,11 +22,20 @@ _ALL_LAYERS = 1_000_000
 _SESSIONS = 4
 
 
-def confidence(logits: Logits, token: int) -> float:
-    """How likely the draft model held its own guess."""
+def judge(logits: Logits, token: int, with_other: bool) -> Guess:
+    """How likely the draft model held its own guess, and its second choice where one is wanted."""
     highest = float(logits.max())
     total = float(np.exp(logits - np.float32(highest)).sum())
-    return math.exp(float(logits[token]) - highest) / total
+
+    def share(one: int) -> float:
+        return math.exp(float(logits[one]) - highest) / total
+
+    if not with_other:
+        return Guess(token, share(token))
+    others = logits.copy()
+    others[token] = -np.inf
+    other = int(others.argmax())
+    return Guess(token, share(token), other, share(other))
 
 
 @dataclass(slots=True)
@@ -50,9 +60,9 @@ class NativeDraftModel:
         return self.native.cost.ms(1)
 
     @property
-    def confidence(self) -> Callable[[Logits, int], float]:
-        """How sure it is of a guess."""
-        return confidence
+    def judge(self) -> Judge:
+        """How sure it is of a guess, and what it would have said instead."""
+        return judge
 
     def picker(self, sampling: Sampling, seed: int, prompt_len: int) -> Picker:
         """The same choice as the target's, on this model's logits."""

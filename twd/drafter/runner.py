@@ -5,14 +5,16 @@ import threading
 import time
 from collections.abc import Callable
 
-from twd.drafter.core import Draft, DrafterCore
+from twd.drafter.core import DrafterCore
+from twd.drafter.draft import Draft, Guess
 from twd.engine.window import Logits, Target, Verdict
 from twd.wire.draft import DraftProposed
 from twd.wire.failures import TwdError
-from twd.wire.job import TokenLogprob
+from twd.wire.job import TokenLogprob, TopToken
 
 Command = Callable[[DrafterCore], None]
-Confidence = Callable[[Logits, int], float]
+Judge = Callable[[Logits, int, bool], Guess]
+"""logits, the token chosen, whether a second choice is wanted -> how sure that is"""
 
 
 class DraftRunner:
@@ -22,7 +24,7 @@ class DraftRunner:
         self,
         core: DrafterCore,
         target: Target,
-        confidence: Confidence,
+        judge: Judge,
         deliver: Callable[[list[DraftProposed]], None],
         failed: Callable[[BaseException], None],
         lost: Callable[[], None],
@@ -30,7 +32,7 @@ class DraftRunner:
     ) -> None:
         self._core = core
         self._target = target
-        self._confidence = confidence
+        self._judge = judge
         self._deliver = deliver
         self._failed = failed
         self._lost = lost
@@ -87,12 +89,14 @@ class DraftRunner:
             if verdict is None or verdict.failure is not None:
                 self._core.close(draft.session)  # this session goes on without our guesses
                 continue
-            token, confidence = _guess(verdict)
-            self._core.computed(draft, window, token, confidence, spent_ms)
+            self._core.computed(draft, window, _guess(verdict), spent_ms)
 
     def _open(self, draft: Draft) -> None:
         def report(logits: Logits, token: int) -> TokenLogprob:
-            return TokenLogprob(token=token, text="", logprob=self._confidence(logits, token))
+            guess = self._judge(logits, token, not draft.beside)
+            other = TopToken(token=max(0, guess.other), text="", logprob=guess.other_confidence)
+            top = [other] if guess.other >= 0 else []
+            return TokenLogprob(token=token, text="", logprob=guess.confidence, top=top)
 
         try:
             slot, cached = self._target.open(draft.accepted, draft.picker, report)
@@ -115,7 +119,11 @@ class DraftRunner:
             command(self._core)
 
 
-def _guess(verdict: Verdict) -> tuple[int | None, float]:
+def _guess(verdict: Verdict) -> Guess | None:
+    """What `report` wrote down, as the core wants it."""
     if not verdict.tokens:
-        return None, 0.0
-    return verdict.tokens[0], verdict.logprobs[0].logprob if verdict.logprobs else 0.7
+        return None
+    said = verdict.logprobs[0]
+    if not said.top:
+        return Guess(said.token, said.logprob)
+    return Guess(said.token, said.logprob, said.top[0].token, said.top[0].logprob)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from twd.drafter.core import DrafterCore
-from twd.drafter.runner import Confidence, DraftRunner
+from twd.drafter.runner import DraftRunner, Judge
 from twd.engine.window import Picker, Target
 from twd.kit.service import Effects, Service, Surroundings
 from twd.wire.base import ModelId
@@ -43,8 +43,8 @@ class LoadedDraftModel(Protocol):
         ...
 
     @property
-    def confidence(self) -> Confidence:
-        """How sure it is of a guess."""
+    def judge(self) -> Judge:
+        """How sure it is of a guess, and what it would have said instead."""
         ...
 
     def picker(self, sampling: Sampling, seed: int, prompt_len: int) -> Picker:
@@ -112,7 +112,7 @@ class Drafter(Service):
         self._runner = DraftRunner(
             core,
             loaded.target,
-            loaded.confidence,
+            loaded.judge,
             deliver=lambda proposals: _soon(loop, self._propose, proposals),
             failed=lambda error: _soon(loop, self.fail, error, "engine"),
             lost=lambda: _soon(loop, self._attach),

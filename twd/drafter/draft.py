@@ -1,0 +1,214 @@
+"""One session as a drafter sees it: what is accepted, what it guessed beyond, and branches off that path."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from twd.engine.window import Picker
+from twd.wire.base import InstanceId, JobId, SessionId
+from twd.wire.draft import DraftProposed
+from twd.wire.prefix import extend, prefix_hash
+
+FLOOR = 0.3
+FLOOR_BESIDE = 0.45
+BRANCHES = 3
+BRANCH_TOKENS = 4
+BRANCH_WORTH = 0.04
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """A drafted token, how sure the drafter was, and what it would have said instead."""
+
+    token: int
+    confidence: float
+    other: int = -1
+    other_confidence: float = 0.0
+
+
+@dataclass(slots=True)
+class Branch:
+    """What follows if the guess at `index` is wrong and the drafter's second choice is right."""
+
+    index: int
+    guesses: list[Guess]
+    sent: bool = False
+
+
+@dataclass(slots=True)
+class Draft:
+    """The state of one session; the core moves it."""
+
+    session: SessionId
+    job: JobId
+    accepted: list[int]
+    picker: Picker
+    credit: int
+    floor: float
+    beside: bool
+    slot: int = -1
+    kept: list[int] = field(default_factory=list)
+    """What the engine's slot holds."""
+    guesses: list[Guess] = field(default_factory=list)
+    branches: list[Branch] = field(default_factory=list)
+    on_branch: Branch | None = None
+    sent: int = 0
+    spent_ms: float = 0.0
+    told_rest: bool = False
+    _hash: int = 0
+    _hashed: int = -1
+    _sure: int = 0
+
+    @property
+    def path(self) -> list[int]:
+        """The guessed tokens that are being continued: the main line, or a branch off it."""
+        branch = self.on_branch
+        if branch is None:
+            return [guess.token for guess in self.guesses]
+        return [guess.token for guess in (*self.guesses[: branch.index], *branch.guesses)]
+
+    @property
+    def length(self) -> int:
+        """Accepted tokens and the path."""
+        branch = self.on_branch
+        beyond = len(self.guesses) if branch is None else branch.index + len(branch.guesses)
+        return len(self.accepted) + beyond
+
+    @property
+    def resting(self) -> bool:
+        """Whether the main line should not run on before more is accepted."""
+        if len(self.guesses) >= self.credit:
+            return True
+        return bool(self.guesses) and math.prod(guess.confidence for guess in self.guesses) < self.floor
+
+    @property
+    def fed(self) -> int:
+        """How many tokens of accepted text and path the slot holds; the last one is fed again for its logits."""
+        known, limit = len(self.accepted), min(len(self.kept), self.length - 1)
+        at = min(self._sure, limit)
+        while at < min(known, limit) and self.kept[at] == self.accepted[at]:
+            at += 1
+        self._sure = at
+        if at < known:
+            return at
+        path = self.path
+        while at < limit and self.kept[at] == path[at - known]:
+            at += 1
+        return at
+
+    def span(self, start: int, end: int) -> tuple[int, ...]:
+        """The tokens of some positions of accepted text and path."""
+        known = len(self.accepted)
+        return (*self.accepted[start:end], *self.path[max(0, start - known) : max(0, end - known)])
+
+    # -- moving ----------------------------------------------------------------------------------
+
+    def add(self, guess: Guess, spent_ms: float) -> None:
+        """One more guess on the path that is being continued."""
+        if self.on_branch is None:
+            self.guesses.append(guess)
+            self.spent_ms += spent_ms
+            return
+        self.on_branch.guesses.append(guess)
+        if len(self.on_branch.guesses) >= BRANCH_TOKENS:
+            self.on_branch = None
+
+    def choose_branch(self) -> bool:
+        """Go on with a branch, or open the most promising one; False when none is worth the time."""
+        if self.on_branch is not None:
+            return True
+        if self.beside or not self.credit or len(self.branches) >= BRANCHES:
+            return False
+        taken = {branch.index for branch in self.branches}
+        held, best, best_worth = 1.0, -1, BRANCH_WORTH
+        for index, guess in enumerate(self.guesses):
+            worth = held * guess.other_confidence
+            if index not in taken and guess.other >= 0 and worth > best_worth:
+                best, best_worth = index, worth
+            held *= guess.confidence
+        if best < 0:
+            return False
+        guess = self.guesses[best]
+        self.on_branch = Branch(best, [Guess(guess.other, guess.other_confidence)])
+        self.branches.append(self.on_branch)
+        return True
+
+    def settle(self, news: Sequence[int]) -> None:
+        """Tokens were accepted: the guesses that agree move into the text, a branch that does becomes the main line."""
+        right = _common([guess.token for guess in self.guesses], news)
+        branch = self._branch_for(right, news)
+        self.accepted += news
+        self.told_rest, self.on_branch = False, None
+        if right == len(news):
+            del self.guesses[:right]
+            self.sent = max(0, self.sent - right)
+            self.branches = [_earlier(one, right) for one in self.branches if one.index >= right]
+            return
+        self.guesses = [] if branch is None else branch.guesses[len(news) - right :]
+        self.sent = len(self.guesses) if branch is not None and branch.sent else 0
+        self.branches, self.spent_ms = [], 0.0
+
+    def _branch_for(self, index: int, news: Sequence[int]) -> Branch | None:
+        for branch in self.branches:
+            rest = news[index:]
+            if branch.index == index and _common([guess.token for guess in branch.guesses], rest) == len(rest):
+                return branch
+        return None
+
+    def give_up(self) -> None:
+        """A part of the text is missing: guess nothing until it is told anew."""
+        self.guesses, self.branches, self.on_branch, self.sent, self.credit = [], [], None, 0, 0
+
+    # -- telling ---------------------------------------------------------------------------------
+
+    def _prefix(self) -> int:
+        """The hash of the accepted text."""
+        if self._hashed < 0:
+            self._hash = prefix_hash(self.accepted)
+        else:
+            self._hash = extend(self._hash, self.accepted[self._hashed :])
+        self._hashed = len(self.accepted)
+        return self._hash
+
+    def proposal(self, drafter: InstanceId) -> DraftProposed:
+        """The guesses of the main line that were not sent yet."""
+        message = self._message(drafter, self.sent, self.guesses[self.sent :], self.spent_ms)
+        self.sent, self.spent_ms = len(self.guesses), 0.0
+        self.told_rest = self.resting
+        return message
+
+    def branch_proposals(self, drafter: InstanceId) -> list[DraftProposed]:
+        """Branches that are finished and not sent yet."""
+        ready = [branch for branch in self.branches if not branch.sent and branch is not self.on_branch]
+        for branch in ready:
+            branch.sent = True
+        return [self._message(drafter, branch.index, branch.guesses) for branch in ready]
+
+    def _message(
+        self, drafter: InstanceId, index: int, guesses: Sequence[Guess], spent_ms: float = 0.0
+    ) -> DraftProposed:
+        before = [guess.token for guess in self.guesses[:index]]
+        return DraftProposed(
+            session=self.session,
+            drafter=drafter,
+            at=len(self.accepted) + index,
+            prefix=extend(self._prefix(), before),
+            tokens=[guess.token for guess in guesses],
+            confidence=[round(min(1.0, guess.confidence), 3) for guess in guesses],
+            more=not self.resting,
+            draft_ms=round(spent_ms, 2),
+        )
+
+
+def _earlier(branch: Branch, by: int) -> Branch:
+    branch.index -= by
+    return branch
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    count = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
