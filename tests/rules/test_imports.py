@@ -1,0 +1,86 @@
+"""Imports go one way, and what is dangerous is imported in one place."""
+
+import ast
+import sys
+
+from tests.rules.source import imports, modules, room_of
+
+LAYERS = {"wire": 0, "bus": 1, "kit": 2, "engine": 3, "gguf_tools": 3, "bench": 5, "cli": 6}
+SERVICE_LAYER = 4
+ONLY_IN = {
+    "nats": ("twd/bus/",),
+    "ctypes": ("twd/engine/", "twd/kit/platform.py", "twd/kit/leash.py"),
+    "llama_cpp": ("twd/engine/",),
+}
+IMPURE = {"asyncio", "time", "random", "socket", "os", "ctypes", "subprocess", "logging", "threading", "secrets"}
+WIRE_MAY = {"msgspec", "twd", *sys.stdlib_module_names}
+
+
+def layer(room: str) -> int:
+    return LAYERS.get(room, SERVICE_LAYER)
+
+
+def wrong_direction(path: str, imported: str) -> bool:
+    parts = imported.split(".")
+    here = room_of(path)
+    if parts[0] != "twd" or len(parts) < 2 or not here or parts[1] in (here, "__version__"):
+        return False
+    there = layer(parts[1])
+    siblings = there == layer(here) == SERVICE_LAYER or {here, parts[1]} == {"engine", "gguf_tools"}
+    if siblings:
+        return here != "engine"  # the engine reads GGUF files
+    return there > layer(here)
+
+
+def test_imports_go_one_way() -> None:
+    wrong = [
+        f"{path}:{line} imports {name}"
+        for path, tree in modules().items()
+        for name, line in imports(tree)
+        if wrong_direction(path, name)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_what_is_dangerous_has_one_place() -> None:
+    wrong = [
+        f"{path}:{line} imports {name}"
+        for path, tree in modules().items()
+        for name, line in imports(tree)
+        if (places := ONLY_IN.get(name.split(".")[0])) and not path.startswith(places)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_a_core_decides_and_touches_nothing() -> None:
+    wrong = [
+        f"{path}:{line} imports {name}"
+        for path, tree in modules().items()
+        if path.endswith("/core.py")
+        for name, line in imports(tree)
+        if name.split(".")[0] in IMPURE
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_vocabulary_needs_msgspec_alone() -> None:
+    wrong = [
+        f"{path}:{line} imports {name}"
+        for path, tree in modules().items()
+        if room_of(path) == "wire"
+        for name, line in imports(tree)
+        if name.split(".")[0] not in WIRE_MAY
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_tasks_are_made_in_one_place() -> None:
+    allowed = ("twd/kit/tasks.py", "twd/bus/", "twd/kit/service.py")
+    wrong = [
+        f"{path}:{node.lineno}"
+        for path, tree in modules().items()
+        if not path.startswith(allowed)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("create_task", "ensure_future")
+    ]
+    assert not wrong, "\n".join(wrong)
