@@ -3,11 +3,12 @@
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from twd.drafter.core import DrafterCore
 from twd.drafter.draft import Draft, Guess
-from twd.engine.window import Logits, Target, Verdict
+from twd.engine.turns import Compute, Rest, Wait
+from twd.engine.window import Logits, Target, Verdict, Window
 from twd.wire.draft import DraftProposed
 from twd.wire.failures import TwdError
 from twd.wire.job import TokenLogprob, TopToken
@@ -59,29 +60,36 @@ class DraftRunner:
 
     def _main(self) -> None:
         try:
-            while not self._stopping:
-                self._turn()
+            for wait in self.turns():
+                if isinstance(wait, Rest):
+                    self._inbox.get()(self._core)
         except BaseException as error:  # noqa: BLE001 - handed to the service, which ends with it
             self._failed(error)
         finally:
             self._target.shutdown()
 
-    def _turn(self) -> None:
-        self._read_inbox()
-        if self._core.take_lost():
-            self._lost()
-        for slot in self._core.released():
-            self._target.close(slot)
-        for draft in self._core.waiting():
-            self._open(draft)
-        steps = self._core.plan()
-        if not steps:
+    def turns(self) -> Iterator[Wait]:
+        """Draft, step by step, until told to stop; yields what is to be waited for."""
+        while not self._stopping:
+            self._read_inbox()
+            if self._core.take_lost():
+                self._lost()
+            for slot in self._core.released():
+                self._target.close(slot)
+            for draft in self._core.waiting():
+                self._open(draft)
+            steps = self._core.plan()
+            began = self._clock()
+            if steps:
+                self._target.submit([window for _, window in steps])
             self._send()
-            self._inbox.get()(self._core)
-            return
-        began = self._clock()
-        self._target.submit([window for _, window in steps])
-        self._send()
+            if not steps:
+                yield Rest()
+                continue
+            yield Compute(len(steps))
+            self._collect(steps, began)
+
+    def _collect(self, steps: Sequence[tuple[Draft, Window]], began: float) -> None:
         verdicts = {verdict.slot: verdict for verdict in self._target.collect()}
         spent_ms = (self._clock() - began) * 1000
         for draft, window in steps:

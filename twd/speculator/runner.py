@@ -8,9 +8,10 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from twd.engine.cost import CostCurve
+from twd.engine.turns import Compute, Rest, Wait
 from twd.engine.window import Target
 from twd.kit.effects import Effect
 from twd.speculator.core import Plan, SpeculatorCore
@@ -72,8 +73,9 @@ class Runner:
 
     def _main(self) -> None:
         try:
-            while not self._stopping:
-                self._turn()
+            for wait in self.turns():
+                if isinstance(wait, Rest):
+                    self._rest(wait.seconds)
         except BaseException as error:  # noqa: BLE001 - handed to the service, which ends with it
             self._failed(error)
         finally:
@@ -81,18 +83,22 @@ class Runner:
             self._flush()
             self._target.shutdown()
 
-    def _turn(self) -> None:
-        self._read_inbox()
-        now = self._clock()
-        for session in self._core.admit(now):
-            self._open(session, now)
-        plan = self._core.plan(now)
-        if plan.windows:
-            self._pass(plan)
-        self._close_slots()
-        self._flush()
-        if not plan.windows and not self._has_work():
-            self._wait(plan.wake_at)
+    def turns(self) -> Iterator[Wait]:
+        """Work, turn by turn, until told to stop; yields what is to be waited for."""
+        while not self._stopping:
+            self._read_inbox()
+            now = self._clock()
+            for session in self._core.admit(now):
+                self._open(session, now)
+            plan = self._core.plan(now)
+            if plan.windows:
+                began = self._submit(plan)
+                yield Compute(plan.rows)
+                self._collect(plan, began)
+            self._close_slots()
+            self._flush()
+            if not plan.windows and not self._has_work():
+                yield Rest(None if plan.wake_at is None else max(0.0, plan.wake_at - self._clock()))
 
     def _has_work(self) -> bool:
         return bool(self._core.queue) and len(self._core.sessions) < self._target.n_slots
@@ -105,10 +111,13 @@ class Runner:
             return
         self._core.opened(session, slot, cached, now)
 
-    def _pass(self, plan: Plan) -> None:
+    def _submit(self, plan: Plan) -> float:
         began = self.busy_since = self._clock()
         self._target.submit(plan.windows)
         self._flush()
+        return began
+
+    def _collect(self, plan: Plan, began: float) -> None:
         verdicts = self._target.collect()
         self.busy_since = None
         now = self._clock()
@@ -129,10 +138,9 @@ class Runner:
                 return
             command(self._core, now)
 
-    def _wait(self, wake_at: float | None) -> None:
-        timeout = _LONGEST_WAIT_S if wake_at is None else max(0.0, wake_at - self._clock())
+    def _rest(self, seconds: float | None) -> None:
         try:
-            command = self._inbox.get(timeout=timeout)
+            command = self._inbox.get(timeout=_LONGEST_WAIT_S if seconds is None else seconds)
         except queue.Empty:
             return
         command(self._core, self._clock())

@@ -1,0 +1,20 @@
+"""What an engine's thread waits for between its turns: really in a thread, in played time in a simulation."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Until something is posted, at most for so many seconds."""
+
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Until the pass over `rows` rows that was submitted is done; `collect` waits for it."""
+
+    rows: int
+
+
+Wait = Rest | Compute
