@@ -1,0 +1,174 @@
+"""Processes kept alive: restarted with growing pauses, ended in order, told with their last words. Real processes."""
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.waiting import alive, until
+from twd.kit.clock import SystemClock
+from twd.kit.supervisor import NO_PROGRAM, Backoff, Child, Exit, ProcessSpec, State, Supervisor
+
+PYTHON = (sys.executable, "-S", "-c")
+FOR_EVER = (*PYTHON, "import time; print('up', flush=True); time.sleep(600)")
+DEAF = (*PYTHON, "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)")
+QUICK = Backoff(first_s=0.001, longest_s=0.002)
+
+
+class Told:
+    """What the supervisor said."""
+
+    def __init__(self) -> None:
+        self.starts: list[tuple[str, int]] = []
+        self.exits: list[Exit] = []
+        self.news = asyncio.Event()
+
+    def started(self, child: Child) -> None:
+        self.starts.append((child.spec.name, child.pid))
+        self.news.set()
+
+    def exited(self, gone: Exit) -> None:
+        self.exits.append(gone)
+        self.news.set()
+
+    async def until(self, condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+        async with asyncio.timeout(timeout_s):
+            while not condition():
+                self.news.clear()
+                await self.news.wait()
+
+
+def fault(task: str, error: BaseException) -> None:
+    raise AssertionError(f"{task} failed: {error!r}")
+
+
+@asynccontextmanager
+async def supervised(
+    folder: Path, *specs: ProcessSpec, backoff: Backoff = QUICK, drain_s: float = 5.0
+) -> AsyncIterator[tuple[Supervisor, Told]]:
+    told = Told()
+    supervisor = Supervisor(
+        specs, folder, SystemClock(), on_start=told.started, on_exit=told.exited, on_fault=fault, backoff=backoff
+    )
+    supervisor.start()
+    try:
+        yield supervisor, told
+    finally:
+        await supervisor.stop(drain_s)
+
+
+async def until_written(log: Path, text: str) -> None:
+    await until(lambda: log.exists() and text in log.read_text(), f"{text!r} in {log.name}")
+
+
+async def test_all_start_at_once_and_end_when_told(tmp_path: Path) -> None:
+    specs = [ProcessSpec(name, FOR_EVER) for name in ("one", "two", "three")]
+    async with supervised(tmp_path, *specs) as (supervisor, told):
+        await told.until(lambda: len(told.starts) == 3)
+        pids = [pid for _, pid in told.starts]
+        assert await supervisor.stop(10) == []
+        assert not any(psutil.pid_exists(pid) for pid in pids)
+        assert all(child.state is State.ENDED for child in supervisor.children.values())
+    assert told.exits == []
+
+
+async def test_a_dead_process_comes_back_and_its_last_words_are_told(tmp_path: Path) -> None:
+    command = (*PYTHON, "import sys; sys.stderr.write('the disk is full\\n'); sys.exit(3)")
+    async with supervised(tmp_path, ProcessSpec("job", command)) as (_, told):
+        await told.until(lambda: len(told.starts) >= 3)
+    first = told.exits[0]
+    assert (first.code, first.problem, first.restarts) == (3, "the disk is full", 0)
+    assert "the disk is full" in first.last_words
+    assert told.exits[1].restarts == 1
+    assert len({pid for _, pid in told.starts[:3]}) == 3
+
+
+async def test_last_words_are_those_of_this_run(tmp_path: Path) -> None:
+    command = (*PYTHON, "import os; print(os.getpid(), flush=True); os.kill(os.getpid(), 9)")
+    async with supervised(tmp_path, ProcessSpec("job", command)) as (_, told):
+        await told.until(lambda: len(told.exits) >= 2)
+    assert [gone.last_words for gone in told.exits[:2]] == [str(gone.pid) for gone in told.exits[:2]]
+    assert told.exits[0].code == -9
+
+
+async def test_one_that_does_not_listen_is_killed_at_the_deadline(tmp_path: Path) -> None:
+    async with supervised(tmp_path, ProcessSpec("deaf", DEAF), ProcessSpec("good", FOR_EVER)) as (supervisor, told):
+        await until_written(tmp_path / "deaf.log", "up")
+        await until_written(tmp_path / "good.log", "up")
+        assert await supervisor.stop(0.5) == ["deaf"]
+        assert not any(psutil.pid_exists(pid) for _, pid in told.starts)
+
+
+async def test_a_stopped_process_is_killed_too(tmp_path: Path) -> None:
+    polite = (*PYTHON, "import signal, time; signal.signal(15, exit); print('up', flush=True); time.sleep(600)")
+    async with supervised(tmp_path, ProcessSpec("frozen", polite)) as (supervisor, told):
+        await until_written(tmp_path / "frozen.log", "up")
+        os.kill(told.starts[0][1], 19)
+        assert await supervisor.stop(0.5) == ["frozen"]
+
+
+async def test_what_a_process_started_ends_with_it(tmp_path: Path) -> None:
+    command = (
+        *PYTHON,
+        "import subprocess, os; print(subprocess.Popen(['sleep', '600']).pid, flush=True); os.kill(os.getpid(), 9)",
+    )
+    async with supervised(tmp_path, ProcessSpec("parent", command)) as (_, told):
+        await told.until(lambda: len(told.exits) >= 1)
+        left = int(told.exits[0].last_words)
+        await until(lambda: not alive(left), "the grandchild is gone")
+
+
+async def test_a_program_that_is_not_there_is_told_and_tried_again(tmp_path: Path) -> None:
+    async with supervised(tmp_path, ProcessSpec("ghost", ("/no/such/program",))) as (_, told):
+        await told.until(lambda: len(told.exits) >= 2)
+    assert told.exits[0].code == NO_PROGRAM
+    assert "/no/such/program cannot be started" in told.exits[0].problem
+
+
+async def test_a_foreign_program_that_is_not_there_is_told_too(tmp_path: Path) -> None:
+    async with supervised(tmp_path, ProcessSpec("ghost", ("/no/such/program",), foreign=True)) as (_, told):
+        await told.until(lambda: len(told.exits) >= 1)
+    assert told.exits[0].code == NO_PROGRAM
+    assert "cannot be started" in told.exits[0].problem
+
+
+async def test_preparing_happens_before_each_start(tmp_path: Path) -> None:
+    prepared: list[int] = []
+    spec = ProcessSpec("job", (*PYTHON, "pass"), prepare=lambda: prepared.append(1))
+    async with supervised(tmp_path, spec) as (_, told):
+        await told.until(lambda: len(told.starts) >= 3)
+        assert len(prepared) >= 3
+
+
+async def test_stopping_while_it_waits_for_the_next_try_is_quick(tmp_path: Path) -> None:
+    slow = Backoff(first_s=600)
+    async with supervised(tmp_path, ProcessSpec("job", (*PYTHON, "pass")), backoff=slow) as (supervisor, told):
+        await told.until(lambda: len(told.exits) == 1)
+        assert await supervisor.stop(10) == []
+
+
+@pytest.mark.slow
+async def test_a_thousand_restarts_leave_nothing_behind(tmp_path: Path) -> None:
+    me = psutil.Process()
+    async with supervised(tmp_path, ProcessSpec("job", ("true",))) as (_, told):
+        await told.until(lambda: len(told.exits) >= 20)
+        files, threads = me.num_fds(), threading.active_count()
+        await told.until(lambda: len(told.exits) >= 1020, timeout_s=120)
+        assert me.num_fds() <= files + 3
+        assert threading.active_count() <= threads + 3
+    assert me.children() == []
+
+
+@given(st.integers(1, 10_000))
+def test_pauses_grow_to_a_bound(failures: int) -> None:
+    backoff = Backoff()
+    assert backoff.delay(1) == 0.1
+    assert backoff.delay(failures) <= backoff.delay(failures + 1) <= 10.0

@@ -1,0 +1,35 @@
+"""Waiting for the outside world, with a deadline."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import psutil
+
+LOOK_S = 0.02
+
+
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
+    """Return when the condition holds; fail with `what` when it does not in time."""
+    give_up = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > give_up:
+            raise AssertionError(f"not within {timeout_s:g} s: {what}")
+        time.sleep(LOOK_S)
+
+
+async def until(condition: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
+    """The same, for a loop that has other things to do."""
+    give_up = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > give_up:
+            raise AssertionError(f"not within {timeout_s:g} s: {what}")
+        await asyncio.sleep(LOOK_S)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs: one that waits for its parent to notice its end does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
