@@ -43,7 +43,7 @@ async def test_a_whole_chat_answer(house: House) -> None:
     assert body["system_fingerprint"] == "fp_test"
     assert body["twd"]["seed"] == 5
     assert body["twd"]["mode"] == "speculate"
-    assert body["twd"]["acceptance"] == 0.1875
+    assert body["twd"]["acceptance"] == 0.5
     assert body["twd"]["tokens_per_pass"] == 1.75
     assert response.headers["x-twd-job"] == body["twd"]["job"]
     assert response.headers["x-twd-seed"] == "5"

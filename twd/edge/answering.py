@@ -59,8 +59,6 @@ class Choice:
     calls: list[Call] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     tokens: int = 0
-    checked: int = 0
-    taken: int = 0
     finished: JobFinished | None = None
     workers_replaced: int = 0
     opened: bool = False
@@ -90,8 +88,6 @@ class Choice:
             case TokensAccepted():
                 self.logprobs += news.logprobs
                 self.tokens += len(news.tokens)
-                self.checked += news.checked
-                self.taken += news.taken
                 return self._keep(self.reader.feed(news.text))
             case JobFinished():
                 self.finished = news
@@ -167,11 +163,11 @@ def facts_of(choices: list[Choice], mode: str) -> TwdFacts:
 
 def _add(facts: TwdFacts, choice: Choice) -> None:
     facts.workers_replaced += choice.workers_replaced
-    facts.checked += choice.checked
-    facts.taken += choice.taken
     if choice.finished is None:
         return
     stats = choice.finished.stats
+    facts.checked += stats.checked
+    facts.taken += stats.taken
     facts.passes += stats.passes
     facts.queued_ms = round(max(facts.queued_ms, stats.queued_ms), 2)
     facts.prefill_ms = round(max(facts.prefill_ms, stats.prefill_ms), 2)

@@ -17,6 +17,10 @@ SETTLE_S = 15.0
 NOTES_MAX = 256
 
 Facts = dict[str, Any]
+SHOWN = frozenset(
+    ("architecture", "backend", "ctx_size", "exact", "file", "parallel", "parameters", "quantization", "tool_format")
+)
+"""What a model's card tells of it; the rest of a lease is in the status."""
 
 
 @dataclass
@@ -61,8 +65,8 @@ class ModelDirectory:
 
     def failed(self, event: ModelFailed) -> None:
         """A model could not be loaded or was lost."""
-        self._note(event.model, f"failed on {event.node}: {event.failure.message[:200]}")
         self.gone(event.source)
+        self._note(event.model, f"failed on {event.node}: {event.failure.message[:200]}")
 
     def unloaded(self, event: ModelUnloaded) -> None:
         """A process serves its model no more."""
@@ -163,7 +167,7 @@ class ModelDirectory:
         servers = [server for server in self._servers.values() if server.model == name]
         facts: Facts = {}
         for server in servers:
-            facts |= server.facts
+            facts |= {name: value for name, value in server.facts.items() if name in SHOWN}
         facts["ready"] = bool(servers)
         facts["replicas"] = len(servers)
         facts["default"] = name == self.default_model
