@@ -1,0 +1,61 @@
+"""The circuit breaker by example and against a model."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from twd.backends.breaker import Breaker, BreakerState
+
+
+def test_it_opens_after_failures_in_a_row_and_tries_one_call_later() -> None:
+    breaker = Breaker(failures=3, cooldown_s=10)
+    for _ in range(2):
+        assert breaker.enter(0.0)
+        assert not breaker.failed(0.0, "down")
+    assert breaker.enter(0.0)
+    assert breaker.failed(1.0, "down again")
+    assert breaker.why == "down again"
+    assert not breaker.enter(1.0)
+    assert not breaker.enter(10.9)
+    assert breaker.state(11.0) is BreakerState.TRYING
+    assert breaker.enter(11.0)
+    assert not breaker.enter(11.0), "one at a time"
+    assert breaker.failed(12.0, "still")
+    assert not breaker.enter(21.9)
+    assert breaker.enter(22.0)
+    breaker.succeeded()
+    assert breaker.state(22.0) is BreakerState.CLOSED
+    assert breaker.enter(22.0)
+    assert breaker.enter(22.0)
+
+
+def test_a_success_forgets_failures_and_an_abandoned_try_frees_the_place() -> None:
+    breaker = Breaker(failures=2, cooldown_s=5)
+    breaker.failed(0.0, "x")
+    breaker.succeeded()
+    assert not breaker.failed(0.0, "x")
+    assert breaker.failed(0.0, "x")
+    assert breaker.enter(5.0)
+    breaker.abandoned()
+    assert breaker.enter(5.0)
+
+
+@given(st.integers(1, 4), st.lists(st.tuples(st.floats(0, 3), st.sampled_from(["ok", "bad", "gone"])), max_size=60))
+def test_calls_are_never_made_while_it_cools_down(limit: int, calls: list[tuple[float, str]]) -> None:
+    breaker, now, in_a_row, opened_at = Breaker(limit, 5.0), 0.0, 0, None
+    for wait, outcome in calls:
+        now += wait
+        if not breaker.enter(now):
+            assert opened_at is not None
+            assert now < opened_at + 5.0
+            continue
+        assert opened_at is None or now >= opened_at + 5.0
+        if outcome == "ok":
+            breaker.succeeded()
+            in_a_row, opened_at = 0, None
+        elif outcome == "bad":
+            in_a_row += 1
+            opens = opened_at is not None or in_a_row >= limit
+            assert breaker.failed(now, "bad") == opens
+            opened_at = now if opens else None
+        else:
+            breaker.abandoned()

@@ -1,0 +1,150 @@
+"""What every backend offers, whatever server is behind it: probe, continue a text, and more where it can."""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from twd.backends.upstream import Upstream
+from twd.kit.settings import Server
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.job import FinishReason, Grammar, JobSubmitted, Prompt, Sampling, TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a server was found to be and to be able to do. Probed, never assumed."""
+
+    kind: str
+    model: str
+    chat: bool = True
+    text: bool = True
+    tokens: bool = False
+    """It takes token ids, gives them, and tokenizes."""
+    score: bool = False
+    """It tells in one pass what the model would choose at each place of a given text."""
+    context: int = 0
+    slots: int = 0
+    architecture: str = ""
+    quantization: str = ""
+    parameters: int = 0
+    size_bytes: int = 0
+    vocabulary: int = 0
+    template: str = ""
+    version: str = ""
+    note: str = ""
+
+    @property
+    def use(self) -> str:
+        """The line for status and doctor: how this server will be used, and why."""
+        if self.score:
+            how = "checks guesses: it scores given tokens in one pass"
+        else:
+            how = "passed through as it comes: it cannot score given tokens, so guesses would bring nothing"
+        return f"{self.kind} {self.model!r}: {how}" + (f"; {self.note}" if self.note else "")
+
+
+_GREEDY: Final = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A text to be continued, and how."""
+
+    prompt: Prompt
+    sampling: Sampling = _GREEDY
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    grammar: Grammar | None = None
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the server counted them."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+
+
+@dataclass(slots=True)
+class Piece:
+    """The next bit of a text; the last one has `end`, and counts where the server gives them."""
+
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    end: FinishReason | None = None
+    stop: str = ""
+    usage: Usage | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+
+Pieces = AsyncGenerator[Piece, None]
+"""Close it to hang up: the server then stops to compute."""
+
+
+class Backend:
+    """One server and one of its models. Subclasses speak its dialect."""
+
+    kind = ""
+
+    def __init__(self, upstream: Upstream, model: str = "") -> None:
+        self.upstream = upstream
+        self.model = model
+        """The model's name there; found by `probe` if the settings name none."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"{self.kind} at {self.upstream.name}"
+
+    async def probe(self) -> Capabilities:
+        """Ask what is there; raises where nothing usable answers."""
+        raise NotImplementedError
+
+    def stream(self, wish: Wish) -> Pieces:
+        """Continue a text, piece by piece as it comes. Ends with exactly one piece that has `end`, or raises."""
+        raise NotImplementedError
+
+    async def score(self, tokens: Sequence[int], first: int) -> list[int]:
+        """What the model would choose after each of the prefixes `tokens[:first + 1]` ... `tokens`, in one pass."""
+        raise self.cannot("score given tokens")
+
+    async def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        """A text as the model's tokens; with `special`, control tokens that are spelled out become tokens."""
+        raise self.cannot("tokenize")
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens."""
+        raise self.cannot("turn tokens into text")
+
+    async def render(self, prompt: Prompt) -> list[int]:
+        """A prompt as the model's tokens, by its own chat template."""
+        raise self.cannot("turn a conversation into tokens")
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self.upstream.close()
+
+    def cannot(self, what: str, field: str = "") -> TwdError:
+        """The error for something that this server has no way to do."""
+        return TwdError(FailureCode.UNSUPPORTED, f"{self.name} cannot {what}", field)
+
+
+def wish_of(job: JobSubmitted) -> Wish:
+    """What a job asks of a backend."""
+    return Wish(
+        prompt=job.prompt,
+        sampling=job.sampling,
+        max_tokens=job.max_tokens,
+        stop=tuple(job.stop),
+        grammar=job.grammar,
+        ignore_eos=job.ignore_eos,
+        logprobs=job.logprobs,
+    )
+
+
+def connect_to(server: Server, *, allow_private: bool) -> Upstream:
+    """The HTTP client for a configured server."""
+    return Upstream(server.url, api_key=server.api_key, timeout_s=server.timeout_s, allow_private=allow_private)

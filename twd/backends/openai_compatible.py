@@ -1,0 +1,147 @@
+"""Any server with OpenAI's API: LM Studio, clouds, and the base of those that can more."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+
+from twd.backends.base import Backend, Capabilities, Pieces, Wish
+from twd.backends.dialect import OPENAI, chat_body, text_body
+from twd.backends.openai_chunks import Chunk, ChunkReader
+from twd.backends.troubles import clean, words_of
+from twd.backends.upstream import Answer, Upstream
+from twd.wire.failures import FailureCode, TwdError
+
+
+class ModelMeta(msgspec.Struct):
+    """What llama-server tells of a model in the list."""
+
+    n_vocab: int = 0
+    n_ctx_train: int = 0
+    n_ctx: int = 0
+    n_params: int = 0
+    size: int = 0
+
+
+class ListedModel(msgspec.Struct):
+    """One entry of /v1/models."""
+
+    id: str
+    owned_by: str | None = None
+    max_model_len: int | None = None
+    context_length: int | None = None
+    max_context_length: int | None = None
+    meta: ModelMeta | None = None
+
+    @property
+    def context(self) -> int:
+        """Tokens of context, if the server tells them."""
+        return self.max_model_len or self.context_length or self.max_context_length or 0
+
+
+class ModelList(msgspec.Struct):
+    """The answer of /v1/models."""
+
+    data: list[ListedModel] = []
+
+
+class OpenAiCompatible(Backend):
+    """Chats and completions; what such a server can beyond that is not assumed."""
+
+    kind = "openai"
+    dialect = OPENAI
+
+    def __init__(self, upstream: Upstream, model: str = "", base_path: str = "") -> None:
+        super().__init__(upstream, model)
+        root = upstream.base.path.removesuffix("/v1")
+        self.root = base_path if base_path and self.kind != "openai" else ""
+        """The path before what is not OpenAI's API, relative to the URL."""
+        own = "" if root != upstream.base.path else "/v1"
+        self.api = base_path if base_path and self.kind == "openai" else self.root + own
+        self._renamed: dict[str, str] = {}
+        self._left_out: set[str] = set()
+
+    async def probe(self) -> Capabilities:
+        """List the models and find ours."""
+        listed = await self.find_model()
+        return Capabilities(kind=self.kind, model=self.model, context=listed.context)
+
+    async def find_model(self) -> ListedModel:
+        """Our model in the server's list; the first one where the settings name none."""
+        models = (await self.upstream.get(f"{self.api}/models", ModelList)).data
+        if not self.model and models:
+            self.model = models[0].id
+        for listed in models:
+            if listed.id == self.model:
+                return listed
+        if not self.model:
+            raise TwdError(FailureCode.BACKEND_DOWN, f"{self.name} has no model loaded; load one, or set model_name")
+        if len(models) == 1 and self.kind in ("llamacpp",):
+            return models[0]  # it serves its one model under any name
+        names = ", ".join(listed.id for listed in models[:20]) or "none"
+        raise self.upstream.broken(f"has no model {self.model!r}; it lists {clean(names)}")
+
+    def stream(self, wish: Wish) -> Pieces:
+        """Chat or complete."""
+        if wish.prompt.messages is not None:
+            return self.continue_text(f"{self.api}/chat/completions", chat_body(self.model, wish, self.dialect))
+        return self.continue_text(f"{self.api}/completions", text_body(self.model, wish, self.dialect))
+
+    async def continue_text(self, path: str, body: dict[str, Any]) -> Pieces:
+        """Send a request and read its stream; a field that the server does not know is left out or renamed once."""
+        while True:
+            sent = self._adapted(body)
+            try:
+                async with self.upstream.open("POST", path, sent) as answer:
+                    async for piece in self._read(answer):
+                        yield piece
+                    return
+            except TwdError as error:
+                if not self._learn(error, sent):
+                    raise
+
+    def _adapted(self, body: dict[str, Any]) -> dict[str, Any]:
+        return {self._renamed.get(name, name): value for name, value in body.items() if name not in self._left_out}
+
+    def _learn(self, error: TwdError, sent: dict[str, Any]) -> bool:
+        """Whether a refusal names a field that we can do without, or under another name."""
+        if error.code is not FailureCode.BAD_REQUEST:
+            return False
+        said = error.failure.message
+        if "max_completion_tokens" in said and "max_tokens" in sent:
+            self._renamed["max_tokens"] = "max_completion_tokens"
+            return True
+        if "stream_options" in said and "stream_options" in sent:
+            self._left_out.add("stream_options")
+            return True
+        return False
+
+    async def _read(self, answer: Answer) -> Pieces:
+        reader = ChunkReader()
+        whole = False
+        async for chunk in self._chunks(answer):
+            if chunk is None:
+                whole = True
+                break
+            if chunk.error:
+                raise self.upstream.broken(f"failed in the middle: {clean(words_of(chunk.error) or 'no reason given')}")
+            piece = reader.feed(chunk)
+            if piece is not None:
+                yield piece
+        if not whole and reader.end is None:
+            raise self.upstream.broken("broke off in the middle of its answer")
+        yield reader.last()
+
+    async def _chunks(self, answer: Answer) -> AsyncIterator[Chunk | None]:
+        """The chunks of a stream, then None where the server says that this is all."""
+        if answer.content_type == "application/json":  # it does not stream, or it is an error
+            yield self.upstream.decode(await answer.body(8 << 20), Chunk)
+            return
+        if answer.content_type != "text/event-stream":
+            raise self.upstream.broken(f"answered with {clean(answer.content_type)} where events were expected")
+        async for data in answer.events():
+            if data.strip() == b"[DONE]":
+                answer.complete = True
+                yield None
+                return
+            yield self.upstream.decode(data, Chunk)

@@ -1,0 +1,301 @@
+"""A configured backend as a model: jobs go there, its text comes back piece by piece as it is made."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final
+
+from twd.backends.base import Backend, Capabilities, wish_of
+from twd.backends.breaker import Breaker, BreakerState
+from twd.backends.relay_core import KEEPALIVE_S, RelayedJob, pauses
+from twd.kit.service import Effects, Reply, Service, Surroundings
+from twd.wire.base import Event, JobId, ModelId
+from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
+from twd.wire.model import ModelFacts, ModelFailed, ModelReady, ModelUnloaded, VocabFingerprint
+from twd.wire.routes import ROUTE_OF, subject_token
+from twd.wire.service import Health
+
+JOBS_MAX: Final = 256
+PROBE_S: Final = 2.0
+LOOK_AGAIN_S: Final = 30.0
+RETRIES: Final = 2
+
+Open = Callable[[], Awaitable[Backend]]
+"""Finds out what the server is; may raise while it is away."""
+
+_SERVERS_FAULT: Final = {FailureCode.BACKEND_DOWN, FailureCode.BACKEND_BROKEN, FailureCode.DEADLINE}
+
+
+@dataclass
+class _Line:
+    """A job in hand and the task that reads its text."""
+
+    relayed: RelayedJob
+    task: asyncio.Task[None]
+
+
+class Relay(Service):
+    """Serves one model by pass-through. It cannot check guesses, and says so."""
+
+    name = "relay"
+    reads = (JobSubmitted, JobCancelled)
+    writes = (JobQueued, JobStarted, TokensAccepted, JobFinished, JobFailed, ModelReady, ModelFailed, ModelUnloaded)
+    tick_s = KEEPALIVE_S / 2
+
+    def __init__(
+        self, ground: Surroundings, model: ModelId, open_backend: Open, *, failures: int = 3, cooldown_s: float = 30.0
+    ) -> None:
+        super().__init__(ground)
+        self.model = model
+        self._open = open_backend
+        self._backend: Backend | None = None
+        self._can: Capabilities | None = None
+        self._lines: dict[JobId, _Line] = {}
+        self._breaker = Breaker(failures, cooldown_s)
+        self._cooldown_s = cooldown_s
+        self._told: str | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+        self.note = "asking the backend what it can"
+
+    def pattern(self, event_type: type[Event]) -> str:
+        """Only the jobs of this model."""
+        if event_type is JobSubmitted:
+            return f"{ROUTE_OF[JobSubmitted].tag}.{subject_token(self.model)}"
+        return super().pattern(event_type)
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Be there at once, and keep looking whether the server is."""
+        await super().start()
+        if self.ended.is_set():
+            return
+        self.health = Health.STARTING
+        self.tasks.start("look", self._look())
+
+    async def _look(self) -> None:
+        """Probe until the server is there; afterwards now and then, and when the breaker wants to try."""
+        while True:
+            ready = await self._probe()
+            await asyncio.sleep(LOOK_AGAIN_S if ready else min(PROBE_S, self._cooldown_s))
+
+    async def _probe(self) -> bool:
+        now = self.clock.now()
+        if self._can is not None and self._breaker.state(now) is BreakerState.CLOSED and self._lines:
+            return True  # jobs in hand tell more than a probe would
+        if self._can is not None and not self._breaker.enter(now):
+            return False
+        try:
+            if self._backend is None:
+                self._backend = await self._open()
+            can = await self._backend.probe()
+        except TwdError as error:
+            self._probe_failed(error)
+            return False
+        self._breaker.succeeded()
+        await self._here(can)
+        return True
+
+    def _probe_failed(self, error: TwdError) -> None:
+        if self._can is not None:
+            self._breaker.failed(self.clock.now(), str(error))
+        self._away(error.failure)
+
+    async def _here(self, can: Capabilities) -> None:
+        came = self._can is None or self.health is not Health.OK
+        self._can, self._told = can, None
+        if came and not self._draining:
+            self.health, self.note = Health.OK, can.use
+            self.log.info("%s is served by %s", self.model, can.use)
+            await self.renew_lease()
+            self.emit(ModelReady(node=self.ground.node, facts=self._model_facts(can)))
+
+    def _away(self, failure: Failure) -> None:
+        """The server does not answer; told once for each reason."""
+        if not self._draining:
+            self.health = Health.DEGRADED
+        self.note = f"{failure.message} {failure.advice}"
+        if self._told != failure.message:
+            self._told = failure.message
+            self.log.warning("%s: %s", self.model, self.note)
+            self.emit(ModelFailed(model=self.model, node=self.ground.node, failure=failure))
+
+    def _model_facts(self, can: Capabilities) -> ModelFacts:
+        assert self._backend is not None
+        return ModelFacts(
+            model=self.model,
+            file=f"{self._backend.upstream.base.scheme}://{self._backend.upstream.name}#{can.model}",
+            architecture=can.architecture,
+            quantization=can.quantization,
+            parameters=can.parameters,
+            size_bytes=can.size_bytes,
+            ctx_size=can.context,
+            parallel=can.slots,
+            vocab=VocabFingerprint(hash="", tokens=can.vocabulary, architecture=can.architecture),
+            backend=can.kind,
+            can_verify=False,
+            can_rollback=False,
+            chat_template=can.chat,
+            note=can.use,
+        )
+
+    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        """What `twd status`, doctor and the edge read of this relay."""
+        facts: dict[str, str | int | float | bool | list[str]] = {
+            "model": self.model,
+            "ready": self._can is not None and self.health is Health.OK,
+            "can_verify": False,
+            "sessions": len(self._lines),
+            "breaker": self._breaker.state(self.clock.now()).value,
+        }
+        if self._can is not None:
+            facts |= {
+                "backend": self._can.kind,
+                "upstream_model": self._can.model,
+                "ctx_size": self._can.context,
+                "architecture": self._can.architecture,
+                "quantization": self._can.quantization,
+                "scores": self._can.score,
+                "version": self._can.version,
+            }
+        return facts
+
+    async def quiesce(self) -> None:
+        """Take no more jobs, and finish those in hand."""
+        self._draining = True
+        await self._idle.wait()
+
+    async def teardown(self) -> None:
+        """Hang up; jobs still in hand end with a failure that their owners act on."""
+        failure = Failure(code=FailureCode.WORKER_LOST, message="the relay is shutting down")
+        for line in list(self._lines.values()):
+            self._tell(line.relayed.fail(failure, self.clock.now()))
+            self._let_go(line)
+        if self._can is not None:
+            self.emit(ModelUnloaded(model=self.model, node=self.ground.node))
+        if self._backend is not None:
+            await self._backend.close()
+
+    # -- jobs ----------------------------------------------------------------------------------
+
+    def on_job_submitted(self, event: JobSubmitted, reply: Reply) -> Effects:
+        """Refuse at once what cannot be served; pass the rest on."""
+        refusal = self._refusal(event)
+        if refusal is not None:
+            reply(JobFailed(job=event.job, attempt=event.attempt, failure=refusal))
+            return None
+        reply(JobQueued(job=event.job, attempt=event.attempt, speculator=self.instance))
+        if event.job in self._lines:  # a newer attempt takes the place of an older one
+            self._let_go(self._lines[event.job])
+        relayed = RelayedJob(event, self.ground.ids.session(), self.model, self.clock.now())
+        self._idle.clear()
+        task = self.tasks.start(f"relay {event.job}", self._relay(relayed))
+        self._lines[event.job] = _Line(relayed, task)
+        return None
+
+    def _refusal(self, job: JobSubmitted) -> Failure | None:
+        if self._draining:
+            return Failure(code=FailureCode.DRAINING, message="this relay is shutting down")
+        if len(self._lines) >= JOBS_MAX:
+            return Failure(
+                code=FailureCode.BUSY, message=f"{len(self._lines)} jobs of {self.model} are running already"
+            )
+        if job.resume:
+            text = f"{self.model} is another program's: it cannot go on with a text that was begun elsewhere"
+            return Failure(code=FailureCode.UNSUPPORTED, message=text)
+        if self._can is None:
+            return Failure(code=FailureCode.BACKEND_DOWN, message=f"{self.model}: {self._told or self.note}"[:4096])
+        if not self._breaker.enter(self.clock.now()):
+            text = f"{self.model} is left alone for {self._cooldown_s:g} s after failing: {self._breaker.why}"
+            return Failure(code=FailureCode.BACKEND_DOWN, message=text[:4096])
+        return None
+
+    def on_job_cancelled(self, event: JobCancelled) -> Effects:
+        """The owner no longer wants it: hang up, so that the server stops to compute."""
+        line = self._lines.get(event.job)
+        if line is not None and (not event.attempts or line.relayed.job.attempt <= event.attempts):
+            failure = Failure(code=FailureCode.CANCELLED, message=event.reason or "cancelled")
+            self._tell(line.relayed.fail(failure, self.clock.now()))
+            self._let_go(line)
+        return None
+
+    def _let_go(self, line: _Line) -> None:
+        """Stop reading. A task that has not begun yet would do nothing of this by itself."""
+        line.relayed.ended = True
+        line.task.cancel()
+        self._breaker.abandoned()
+        self._forget(line.relayed)
+
+    def tick(self, now: float) -> Effects:
+        """Show life for jobs that wait for their next piece."""
+        for line in self._lines.values():
+            self._tell(line.relayed.keep_alive(now))
+        return None
+
+    # -- one job -------------------------------------------------------------------------------
+
+    async def _relay(self, relayed: RelayedJob) -> None:
+        try:
+            async with asyncio.timeout(relayed.job.deadline_ms / 1000):
+                await self._with_retries(relayed)
+            self._breaker.succeeded()
+        except TimeoutError:
+            self._breaker.abandoned()
+            text = f"the job was not done within {relayed.job.deadline_ms / 1000:g} s"
+            self._fail(relayed, TwdError(FailureCode.DEADLINE, text))
+        except TwdError as error:
+            self._judge(error)
+            self._fail(relayed, error)
+        except asyncio.CancelledError:
+            self._breaker.abandoned()
+            raise
+        finally:
+            self._forget(relayed)
+
+    def _judge(self, error: TwdError) -> None:
+        """What a failure tells of the server."""
+        if error.code not in _SERVERS_FAULT:
+            self._breaker.abandoned()
+        elif self._breaker.failed(self.clock.now(), str(error)):
+            self._away(error.failure)
+
+    def _fail(self, relayed: RelayedJob, error: TwdError) -> None:
+        self._tell(relayed.fail(error.failure, self.clock.now()))
+
+    def _forget(self, relayed: RelayedJob) -> None:
+        line = self._lines.get(relayed.job.job)
+        if line is not None and line.relayed is relayed:
+            del self._lines[relayed.job.job]
+        if not self._lines:
+            self._idle.set()
+
+    async def _with_retries(self, relayed: RelayedJob) -> None:
+        """Try again what never reached the server; nothing of which a part has been told."""
+        self._tell(relayed.start(self.clock.now()))
+        for pause in pauses(RETRIES):
+            try:
+                await self._pass_on(relayed)
+                return
+            except TwdError as error:
+                if relayed.begun or error.code is not FailureCode.BACKEND_DOWN:
+                    raise
+                self.log.info("trying %s again: %s", relayed.job.job, error)
+            await asyncio.sleep(pause)
+        await self._pass_on(relayed)
+
+    async def _pass_on(self, relayed: RelayedJob) -> None:
+        assert self._backend is not None
+        async with aclosing(self._backend.stream(wish_of(relayed.job))) as pieces:
+            async for piece in pieces:
+                self._tell(relayed.take(piece, self.clock.now()))
+                if relayed.ended:
+                    return
+        raise self._backend.upstream.broken("ended without an end")
+
+    def _tell(self, events: list[Event]) -> None:
+        for event in events:
+            self.emit(event)

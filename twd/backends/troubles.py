@@ -1,0 +1,38 @@
+"""What a server says when it refuses: read from any of the shapes in use, made fit for a message."""
+
+from typing import Any
+
+import msgspec
+
+_LENGTH = 300
+
+
+def read_trouble(body: bytes, secret: str = "") -> str:
+    """The words of an error body in one clean line that never repeats the key."""
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        value = body.decode("utf-8", "replace")
+    return clean(words_of(value) or "no reason given", secret)
+
+
+def words_of(value: Any, depth: int = 6) -> str:
+    """The message inside an error value, whatever its shape."""
+    if isinstance(value, str):
+        return value
+    if not depth:
+        return ""
+    if isinstance(value, list):
+        return words_of(value[0], depth - 1) if value else ""
+    if isinstance(value, dict):
+        named = (value[name] for name in ("error", "message", "detail", "msg") if value.get(name))
+        return words_of(next(named, ""), depth - 1)
+    return ""
+
+
+def clean(text: str, secret: str = "") -> str:
+    """One printable line of bounded length."""
+    if secret:
+        text = text.replace(secret, "…")
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * _LENGTH]).split())
+    return line if len(line) <= _LENGTH else line[: _LENGTH - 1] + "…"
