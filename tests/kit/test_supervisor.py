@@ -108,7 +108,10 @@ async def test_one_that_does_not_listen_is_killed_at_the_deadline(tmp_path: Path
 
 
 async def test_a_stopped_process_is_killed_too(tmp_path: Path) -> None:
-    polite = (*PYTHON, "import signal, time; signal.signal(15, exit); print('up', flush=True); time.sleep(600)")
+    polite = (
+        *PYTHON,
+        "import signal, time; signal.signal(15, lambda *_: None); print('up', flush=True); time.sleep(600)",
+    )
     async with supervised(tmp_path, ProcessSpec("frozen", polite)) as (supervisor, told):
         await until_written(tmp_path / "frozen.log", "up")
         os.kill(told.starts[0][1], 19)

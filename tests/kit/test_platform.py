@@ -1,0 +1,123 @@
+"""Nobody outlives its parent: by the kernel's signal, and by the lifeline where there is none."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.waiting import alive, wait_until
+from twd.kit import platform
+
+PARENT = """
+import subprocess, sys, time
+from twd.kit import platform
+lifeline = platform.Lifeline(use_pipe=sys.argv[1] == "pipe")
+import os
+kind, program = sys.argv[2], sys.argv[3:]
+argv = platform.leashed(tuple(program)) if kind == "foreign" else (sys.executable, "-c", {child!r})
+child = subprocess.Popen(
+    argv, env={{**os.environ, **lifeline.environment}}, pass_fds=lifeline.inherited, stdout=subprocess.PIPE,
+    **platform.spawn_options(),
+)
+print(child.pid, flush=True)
+if kind == "own":
+    child.stdout.readline()
+print("ready", flush=True)
+time.sleep(600)
+"""
+OWN = """
+from twd.kit import platform
+import time
+platform.hold_on_to_parent()
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def start_parent(*arguments: str) -> tuple[subprocess.Popen[str], int]:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT.format(child=OWN), *arguments], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert parent.stdout.readline() == "ready\n"
+    return parent, child
+
+
+@pytest.mark.parametrize("way", ["kernel", "pipe"])
+@pytest.mark.parametrize("kind", ["own", "foreign"])
+def test_a_child_ends_with_its_parent(way: str, kind: str) -> None:
+    if way == "kernel" and not platform.IS_LINUX:
+        pytest.skip("only Linux has a parent-death signal")
+    parent, child = start_parent(way, kind, "sleep", "600")
+    assert alive(child)
+    with parent:
+        parent.kill()
+    wait_until(lambda: not alive(child), "the child is gone")
+
+
+def test_a_leashed_program_ends_with_its_parent_even_when_it_is_stopped() -> None:
+    parent, child = start_parent("kernel", "foreign", "sleep", "600")
+    wait_until(lambda: psutil.Process(child).name() == "sleep", "the leash has become the program")
+    os.kill(child, 19)
+    with parent:
+        parent.kill()
+    wait_until(lambda: not alive(child), "the child is gone")
+
+
+def test_a_leash_beside_its_program_passes_signals_and_the_exit_code_on(tmp_path: Path) -> None:
+    script = (
+        "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(7)); print('up', flush=True); time.sleep(600)"
+    )
+    lifeline = platform.Lifeline(use_pipe=True)
+    argv = platform.leashed((sys.executable, "-c", script))
+    environment = {**os.environ, **lifeline.environment}
+    with subprocess.Popen(
+        argv, env=environment, pass_fds=lifeline.inherited, stdout=subprocess.PIPE, text=True
+    ) as leash:
+        assert leash.stdout is not None
+        assert leash.stdout.readline() == "up\n"
+        platform.ask_to_stop(leash.pid)
+        assert leash.wait(20) == 7
+    lifeline.close()
+
+
+def test_a_child_whose_parent_is_gone_already_ends_at_once() -> None:
+    orphan = [sys.executable, "-c", OWN]
+    environment = {**os.environ, platform.PARENT_VARIABLE: "1"}
+    assert subprocess.run(orphan, env=environment, timeout=30, check=False).returncode == 1
+
+
+def test_grandchildren_are_not_mistaken_for_children() -> None:
+    environment = {platform.PARENT_VARIABLE: str(os.getppid()), platform.LIFELINE_VARIABLE: ""}
+    platform.hold_on_to_parent(environment)
+    assert environment == {}
+
+
+def test_no_lifeline_is_no_concern() -> None:
+    platform.hold_on_to_parent({})
+
+
+def test_a_process_is_told_by_when_it_was_born() -> None:
+    assert platform.born(os.getpid()) == platform.born(os.getpid())
+    assert platform.born(2**22 + 12345) is None
+
+
+def test_signals_to_the_dead_are_no_error() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait(10)
+    platform.ask_to_stop(gone.pid)
+    platform.kill_group(gone.pid)
+
+
+def test_a_lock_has_one_holder(tmp_path: Path) -> None:
+    one, other = (os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT) for _ in range(2))
+    assert platform.try_lock(one)
+    assert not platform.try_lock(other)
+    assert not platform.try_lock(other, shared=True)
+    os.close(one)
+    assert platform.try_lock(other, shared=True)
+    os.close(other)
