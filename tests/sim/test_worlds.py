@@ -1,0 +1,99 @@
+"""Thousands of worlds from thousands of seeds, all invariants in each.
+
+`TWD_SIM_WORLDS` says how many worlds (10000 where it is not set), `TWD_SIM_FIRST` from which seed on.
+A broken world prints its seed; `TWD_SIM_SEED=N pytest tests/sim/test_worlds.py` plays that one again.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.sim.doubles import POISON
+from tests.sim.engines import REAL, played_engines
+from tests.sim.plan import CutOff, Drain, Kill, Noise, Partition, Pause, PowerCut, draw_plan
+from tests.sim.units import ServiceFactory
+from tests.sim.world import DOUBLES, World, run_world, without_garbage_collection
+from twd.kit.job_owner import Finish
+
+WORLDS = int(os.environ.get("TWD_SIM_WORLDS", "10000"))
+FIRST = int(os.environ.get("TWD_SIM_FIRST", "0"))
+CHUNK = 100
+REAL_EVERY = 4
+"""Every fourth world has the real speculator, drafter and desk; the others are cheaper."""
+SEEDS = [int(seed) for seed in os.environ.get("TWD_SIM_SEED", "").split(",") if seed]
+CHUNKS = [range(start, min(start + CHUNK, FIRST + WORLDS)) for start in range(FIRST, FIRST + WORLDS, CHUNK)]
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def engines() -> Iterator[None]:
+    with played_engines():
+        yield
+
+
+def services_of(seed: int) -> Mapping[str, ServiceFactory]:
+    return REAL if seed % REAL_EVERY == 0 else DOUBLES
+
+
+def play(seed: int) -> World:
+    return run_world(draw_plan(seed, poison=POISON), services_of(seed))
+
+
+@pytest.mark.skipif(bool(SEEDS), reason="only the seeds of TWD_SIM_SEED are played")
+@pytest.mark.parametrize("seeds", CHUNKS, ids=lambda seeds: f"{seeds.start}-{seeds.stop - 1}")
+def test_all_invariants_hold(seeds: range) -> None:
+    def work() -> None:
+        for seed in seeds:
+            play(seed)
+
+    without_garbage_collection(work)
+
+
+@pytest.mark.skipif(not SEEDS, reason="TWD_SIM_SEED is not set")
+@pytest.mark.parametrize("seed", SEEDS)
+def test_replay(seed: int) -> None:
+    world = play(seed)
+    print(world.witness.story(world.plan, []))
+
+
+def digest(seed: int) -> str:
+    """All that was said in a world, in order, with times."""
+    heard = play(seed).witness.heard
+    return hashlib.sha256(repr(heard).encode()).hexdigest()
+
+
+def test_a_seed_gives_the_same_world_again_in_any_process() -> None:
+    code = (
+        "from tests.sim.test_worlds import digest, played_engines\n"
+        "with played_engines():\n"
+        "    print(*map(digest, range(12)))\n"
+    )
+    here = [digest(seed) for seed in range(12)]
+    for hash_seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        there = subprocess.run(
+            [sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert there.stdout.split() == here, there.stderr
+
+
+def test_worlds_are_worth_their_time() -> None:
+    """Faults of every kind happen, jobs change hands, and most of them finish all the same."""
+    kinds: Counter[type] = Counter()
+    jobs = finished = attempts = 0
+    for seed in range(200):
+        world = play(seed)
+        kinds.update(map(type, world.plan.faults))
+        jobs += len(world.diaries)
+        ends = [diary.ends[0][1] for diary in world.diaries if diary.ends]
+        finished += sum(isinstance(end, Finish) for end in ends)
+        attempts += sum(end.event.attempt > 1 for end in ends if isinstance(end, Finish))
+    assert all(kinds[kind] >= 10 for kind in (Kill, Pause, Drain, PowerCut, Partition, CutOff, Noise))
+    assert finished > 0.8 * jobs
+    assert attempts > 0.05 * jobs
