@@ -1,0 +1,110 @@
+"""The supervisor on the bus: ends are told, dead leases go, the board follows."""
+
+import asyncio
+import random
+
+import msgspec
+
+from tests.waiting import until
+from twd.bus.memory_bus import MemoryBroker
+from twd.kit.board import Board, Row, Stage
+from twd.kit.clock import SystemClock
+from twd.kit.ids import Ids
+from twd.kit.overseer import Overseer, read_lease
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Service, Surroundings
+from twd.kit.supervisor import Exit
+from twd.wire.base import Event, NodeId
+from twd.wire.codec import decode
+from twd.wire.service import Health, ServiceExited
+
+
+class Worker(Service):
+    """Something to watch."""
+
+    name = "worker"
+
+
+def ground(broker: MemoryBroker, pid: int, node: str = "desk") -> Surroundings:
+    return Surroundings(broker.connect(node), NodeId(node), SystemClock(), Ids(random.Random(pid)), pid=pid)
+
+
+def gone(pid: int) -> Exit:
+    return Exit(
+        name="worker", pid=pid, code=-9, ran_s=1.0, restarts=2, retry_in_s=0.4, last_words="w" * 9000, problem="w"
+    )
+
+
+async def start(broker: MemoryBroker) -> tuple[Overseer, Board, list[int]]:
+    changes: list[int] = []
+    board = Board({"worker": Row(name="worker")})
+    board.started("worker", 7)
+    overseer = Overseer(ground(broker, 1), board, lambda: changes.append(1))
+    await overseer.start()
+    return overseer, board, changes
+
+
+async def test_the_board_follows_a_service_that_starts() -> None:
+    broker = MemoryBroker()
+    overseer, board, changes = await start(broker)
+    worker = Worker(ground(broker, 7))
+    await worker.start()
+    await until(lambda: board.ready, "the worker is ready")
+    assert changes
+    worker.health = Health.DEGRADED
+    await worker.renew_lease()
+    await until(lambda: board.rows["worker"].stage is Stage.DEGRADED, "the worker is degraded")
+    await worker.stop()
+    await overseer.stop()
+
+
+async def test_a_service_of_the_same_pid_on_another_machine_is_a_stranger() -> None:
+    broker = MemoryBroker()
+    overseer, board, _ = await start(broker)
+    stranger = Worker(ground(broker, 7, node="shelf"))
+    await stranger.start()
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert board.rows["worker"].stage is Stage.STARTING
+    await stranger.stop()
+    await overseer.stop()
+
+
+async def test_the_end_of_a_process_is_told_and_its_lease_goes() -> None:
+    broker = MemoryBroker()
+    heard: list[Event] = []
+
+    def hear(message: object) -> None:
+        event = decode(message.data)  # type: ignore[attr-defined]
+        assert isinstance(event, Event)
+        heard.append(event)
+
+    await broker.connect("watcher").subscribe("twd.v1.service.exited", hear)
+    overseer, _, _ = await start(broker)
+    worker = Worker(ground(broker, 7))
+    await worker.start()
+    registry = await broker.connect("watcher").leases(LEASE_BUCKET, LEASE_TTL_S)
+    worker.tasks._on_error = lambda name, error: None
+    await worker.tasks.close()  # as a killed process: it renews nothing and says nothing
+
+    overseer.tell_exit(gone(7))
+    await until(lambda: heard, "the end is told")
+    event = heard[0]
+    assert isinstance(event, ServiceExited)
+    assert (event.pid, event.exit_code, event.restarts, event.retry_in_ms) == (7, -9, 2, 400)
+    assert len(event.last_words) == 4096
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert await registry.get(worker.instance) is None
+    assert await registry.get(overseer.instance) is not None
+    await overseer.stop()
+
+
+async def test_after_its_end_it_says_nothing() -> None:
+    overseer, _, _ = await start(MemoryBroker())
+    await overseer.stop()
+    overseer.tell_exit(gone(7))
+
+
+def test_a_lease_that_makes_no_sense_is_none() -> None:
+    assert read_lease(b"{") is None
+    assert read_lease(msgspec.json.encode({"service": 5})) is None
