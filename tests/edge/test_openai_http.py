@@ -65,6 +65,15 @@ async def test_a_streamed_chat_answer(house: House) -> None:
     assert len({c["id"] for c in chunks}) == 1
 
 
+async def test_chunks_can_say_what_was_guessed(house: House) -> None:
+    plain = await events(await house.chat(stream=True))
+    assert not any("twd_mark" in chunk for chunk in plain[:-1])
+    marked = await events(await house.chat(stream=True, twd={"marks": True}))
+    marks = [chunk["twd_mark"] for chunk in marked[:-1] if "twd_mark" in chunk]
+    assert marks[0] == {"tokens": 2, "checked": 4, "taken": 1, "drafter": "ngram"}
+    assert sum(mark["tokens"] for mark in marks) == len(WORDS)
+
+
 async def test_without_include_usage_every_chunk_has_a_choice(house: House) -> None:
     chunks = await events(await house.chat(stream=True))
     assert all(chunk["choices"] for chunk in chunks[:-1])

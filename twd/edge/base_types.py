@@ -34,3 +34,5 @@ class TwdOptions(Body, frozen=True):
     mode: Literal["speculate", "direct", "consensus", "gate"] | None = None
     exact: bool | None = None
     deadline_s: Annotated[float, Meta(gt=0, le=86_400)] | None = None
+    marks: bool | None = None
+    """Say in each chunk of a chat stream what speculation brought to it."""

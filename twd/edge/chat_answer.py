@@ -1,5 +1,7 @@
 """The news of chat jobs as chat completions, streamed or whole."""
 
+from msgspec import UNSET
+
 from twd.edge import sse
 from twd.edge.answering import Call, Choice, News, choices_of, facts_of, usage_of
 from twd.edge.core import Terms
@@ -12,6 +14,7 @@ from twd.edge.openai_answers import (
     ChatDelta,
     ChatMessageOut,
     FunctionDelta,
+    Mark,
     ToolCallDelta,
 )
 from twd.edge.openai_logprobs import chat_logprobs
@@ -30,6 +33,7 @@ class ChatAnswer:
         self.choices = choices_of(jobs, request.n or 1, reader_for(jobs[0].prompt.tools))
         self._mode = terms.mode
         self._logprobs = bool(request.logprobs)
+        self._marks = bool(terms.options.marks)
         self._with_usage = bool(request.stream_options and request.stream_options.include_usage)
         self._head = ChatChunk(
             id=f"chatcmpl-{jobs[0].job}", created=created, model=terms.model, system_fingerprint="", choices=[]
@@ -51,13 +55,22 @@ class ChatAnswer:
                 self._note_fingerprint(news)
                 return self._chunk(choice, ChatDelta(content=""))
             case TokensAccepted():
-                return self._pieces(choice, deltas, news.logprobs)
+                return self._marked(choice, deltas, news)
             case JobFinished():
                 return self._pieces(choice, deltas, []) + self._finish(choice)
 
     def _note_fingerprint(self, news: News) -> None:
         if isinstance(news, JobStarted):
             self._head.system_fingerprint = news.fingerprint or self._head.system_fingerprint
+
+    def _marked(self, choice: Choice, deltas: list[Delta], news: TokensAccepted) -> bytes:
+        if self._marks:
+            self._head.twd_mark = Mark(
+                tokens=len(news.tokens), checked=news.checked, taken=news.taken, drafter=news.drafter
+            )
+        pieces = self._pieces(choice, deltas, news.logprobs)
+        self._head.twd_mark = UNSET
+        return pieces
 
     def _pieces(self, choice: Choice, deltas: list[Delta], logprobs: list[TokenLogprob]) -> bytes:
         """One chunk a delta; log probabilities go with the first, and alone where there is none."""

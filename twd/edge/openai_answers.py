@@ -138,6 +138,15 @@ class ChatChunkChoice(Out, kw_only=True):
     finish_reason: str | None = None
 
 
+class Mark(Out, kw_only=True):
+    """What speculation brought to one chunk: of `tokens`, `taken` were guessed by `drafter`."""
+
+    tokens: int
+    checked: int
+    taken: int
+    drafter: str
+
+
 class ChatChunk(Out, kw_only=True):
     """One event of a stream."""
 
@@ -149,6 +158,7 @@ class ChatChunk(Out, kw_only=True):
     choices: list[ChatChunkChoice]
     usage: Usage | UnsetType | None = UNSET
     twd: TwdFacts | UnsetType = UNSET
+    twd_mark: Mark | UnsetType = UNSET
 
 
 class TextLogprobs(Out, kw_only=True):
