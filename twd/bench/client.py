@@ -9,6 +9,7 @@ from twd.wire.base import InstanceId, JobId, ModelId
 from twd.wire.codec import Rejected
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import (
+    Grammar,
     JobCancelled,
     JobFailed,
     JobFinished,
@@ -56,6 +57,9 @@ class Ask:
     max_tokens: int = 128
     sampling: Sampling = field(default_factory=Sampling)
     ignore_eos: bool = True
+    stop: tuple[str, ...] = ()
+    grammar: Grammar | None = None
+    logprobs: int | None = None
     timeout_s: float = 300.0
 
 
@@ -92,10 +96,12 @@ class BenchClient(Service):
                 model=model,
                 owner=InstanceId(self.instance),
                 prompt=Prompt(messages=list(prompt.messages)),
-                grammar=prompt.grammar,
+                grammar=how.grammar or prompt.grammar,
+                stop=list(how.stop),
+                logprobs=how.logprobs,
                 sampling=how.sampling,
                 max_tokens=how.max_tokens,
-                ignore_eos=how.ignore_eos and prompt.grammar is None,
+                ignore_eos=how.ignore_eos and prompt.grammar is None and how.grammar is None,
                 speculation=how.speculation,
                 created_ms=self.clock.wall_ms(),
                 deadline_ms=int(how.timeout_s * 1000),

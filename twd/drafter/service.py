@@ -85,6 +85,8 @@ class Drafter(Service):
         self._core: DrafterCore | None = None
         self._proposed = 0
         self.note = "loading"
+        self.settled = asyncio.Event()
+        """Set when loading has ended, well or badly."""
 
     async def start(self) -> None:
         """Be there at once; draft when the model is loaded."""
@@ -105,6 +107,7 @@ class Drafter(Service):
         except TwdError as error:
             self.log.error("%s cannot be loaded: %s (%s)", self.model, error, error.failure.advice)
             self.health, self.note = Health.DEGRADED, f"{error} {error.failure.advice}"
+            self.settled.set()
             self.emit(ModelFailed(model=self.model, node=self.ground.node, failure=error.failure))
             return
         core = self._core = DrafterCore(self.instance, loaded.target.n_slots, loaded.target.ctx_size)
@@ -119,6 +122,7 @@ class Drafter(Service):
         )
         self._runner.start()
         self.health, self.note = Health.OK, "ready"
+        self.settled.set()
         await self.renew_lease()
         self._attach()
 

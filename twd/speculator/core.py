@@ -32,6 +32,9 @@ from twd.wire.job import (
 )
 from twd.wire.model import VocabFingerprint
 
+ENOUGH_TO_TELL = 16
+"""So many guesses must have been checked before a drafter is judged."""
+
 Render = Callable[[Sequence[int]], str]
 """Tokens as text with control tokens spelled out, for drafters that work on text."""
 
@@ -167,6 +170,8 @@ class SpeculatorCore:
             return
         agreement = record.agreement if record else 0.0
         compared = int(record.weight) if record else 0
+        if 0 < compared < ENOUGH_TO_TELL:
+            return
         credit = useful_credit(
             self.cost, agreement, drafter.token_ms, drafter.lead_ms, drafter.beside, self.limits.max_window
         )
@@ -195,8 +200,16 @@ class SpeculatorCore:
         """Guesses came in; they are kept if they continue the text, and dropped otherwise."""
         session = self.by_id.get(event.session)
         drafter = self.drafters.get(event.drafter)
+        if drafter is not None:
+            drafter.observe_pace(len(event.tokens), event.draft_ms)
         if session is None or session.slot < 0 or not session.speculates:
             return
+        depth = session.tree.depth(event.drafter)
+        self._hang(session, event, tokens)
+        if drafter is not None and drafter.name in session.links:
+            self._hear(session, drafter, event, session.tree.depth(event.drafter) > depth, now)
+
+    def _hang(self, session: Session, event: DraftProposed, tokens: Sequence[int]) -> None:
         at, prefix, confidence = event.at, event.prefix, list(event.confidence)
         if at <= len(session.tokens):
             known = session.place(at, prefix, tokens)
@@ -205,23 +218,19 @@ class SpeculatorCore:
                 return
             at, prefix = len(session.tokens), session.hashes[-1]
             tokens, confidence = tokens[known:], confidence[known:]
-        depth = session.tree.depth(event.drafter)
         session.tree.add(event.drafter, at, prefix, tokens, confidence)
-        if drafter is not None:
-            self._hear(session, drafter, event, session.tree.depth(event.drafter) > depth, now)
 
     def _hear(self, session: Session, drafter: Drafter, event: DraftProposed, fresh: bool, now: float) -> None:
-        link = session.links.get(drafter.name)
-        count = max(len(event.tokens), 1)
-        drafter.observe_pace(count, event.draft_ms)
-        if link is None:
-            return
+        """Note when it came. Even guesses that came too late show that the drafter lives, and how fast it is."""
+        link = session.links[drafter.name]
+        link.late = 0
         if fresh:
             if link.heard_at <= link.told_at:
-                drafter.observe_lead((now - link.told_at) * 1000, event.draft_ms or count * drafter.token_ms)
+                spent = event.draft_ms or len(event.tokens) * drafter.token_ms
+                drafter.observe_lead((now - link.told_at) * 1000, spent)
             link.heard_at = now
-            link.late = 0
-        link.resting = not event.more
+        if event.at + len(event.tokens) >= len(session.tokens):
+            link.resting = not event.more
 
     # -- slots ---------------------------------------------------------------------------------
 
@@ -265,7 +274,8 @@ class SpeculatorCore:
         session.told_open = True
         for name, drafter in self.drafters.items():
             if name not in session.links:
-                link = session.links[name] = Link(credit=0, told_at=now)
+                link = Link(credit=0, told_at=now, patient=bool(session.job.speculation.window))
+                session.links[name] = link
                 link.credit = self._credit(session, name, drafter, link)
         credit = max((link.credit for link in session.links.values()), default=self.limits.first_credit)
         self._tell(

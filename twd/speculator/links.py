@@ -7,6 +7,7 @@ from twd.wire.base import InstanceId, NodeId
 
 _SMOOTH = 0.2
 _SLACK_MS = 3.0
+_FLOOR_S = 0.05
 
 
 @dataclass(slots=True)
@@ -47,6 +48,8 @@ class Link:
     late: int = 0
     probe_gap: int = 48
     probe_at: int = 0
+    patient: bool = False
+    """Its guesses are waited for in any case: windows of a fixed size."""
 
     def expected(self, drafter: Drafter, depth: int, chance: float, now: float) -> Expected | None:
         """What it will bring next, or None when nothing is to be waited for."""
@@ -70,9 +73,11 @@ class Link:
 
     def patience(self, drafter: Drafter, depth: int) -> float:
         """Until when to wait for guesses that are worth waiting for; a trickle does not extend it for ever."""
+        whole_run = (drafter.lead_ms + self.credit * drafter.token_ms) / 1000
+        if self.patient or drafter.beside:
+            return self.told_at + max(_FLOOR_S, 4 * whole_run)
         slack = _slack_s(drafter)
-        longest = self.told_at + 1.5 * (drafter.lead_ms + self.credit * drafter.token_ms) / 1000 + slack
-        return min(self.due(drafter, depth) + slack, longest)
+        return min(self.due(drafter, depth) + slack, self.told_at + 1.5 * whole_run + slack)
 
 
 def _slack_s(drafter: Drafter) -> float:

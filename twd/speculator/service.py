@@ -136,7 +136,7 @@ class Speculator(Service):
         super().__init__(ground)
         self.model = model
         self._load = load
-        self._loaded: LoadedModel | None = None
+        self.loaded: LoadedModel | None = None
         self._runner: Runner | None = None
         self._core: SpeculatorCore | None = None
         self._intake = Intake()
@@ -148,6 +148,8 @@ class Speculator(Service):
         self._idle = asyncio.Event()
         self._idle.set()
         self.note = "loading"
+        self.settled = asyncio.Event()
+        """Set when loading has ended, well or badly."""
 
     def pattern(self, event_type: type[Event]) -> str:
         """Only the jobs of this speculator's model."""
@@ -172,11 +174,11 @@ class Speculator(Service):
             loop.call_soon_threadsafe(self._tell_progress, share, stage)
 
         try:
-            self._loaded = await asyncio.to_thread(self._load, progress)
+            self.loaded = await asyncio.to_thread(self._load, progress)
         except TwdError as error:
             self._cannot_load(error)
             return
-        await self._open_for_work(self._loaded)
+        await self._open_for_work(self.loaded)
 
     def _tell_progress(self, share: float, stage: str) -> None:
         if share < 1.0 and share - self._told_progress < 0.05 and stage in self.note:
@@ -188,6 +190,7 @@ class Speculator(Service):
     def _cannot_load(self, error: TwdError) -> None:
         self.log.error("%s cannot be loaded: %s (%s)", self.model, error, error.failure.advice)
         self.health, self.note = Health.DEGRADED, f"{error} {error.failure.advice}"
+        self.settled.set()
         self.emit(ModelFailed(model=self.model, node=self.ground.node, failure=error.failure))
 
     async def _open_for_work(self, loaded: LoadedModel) -> None:
@@ -209,6 +212,7 @@ class Speculator(Service):
         )
         self._runner.start()
         self.health = Health.OK
+        self.settled.set()
         self.note = "exact" if loaded.exactness.exact else "not exact on this device"
         self.emit(
             ModelMeasured(
@@ -221,9 +225,9 @@ class Speculator(Service):
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """What `twd status` and the edge read of this speculator."""
-        if self._loaded is None or self._core is None:
+        if self.loaded is None or self._core is None:
             return {"model": self.model, "ready": False}
-        facts = self._loaded.facts
+        facts = self.loaded.facts
         return {
             "model": self.model,
             "ready": self.health is Health.OK,
@@ -234,14 +238,14 @@ class Speculator(Service):
             "ctx_size": facts.ctx_size,
             "parallel": facts.parallel,
             "vocab": facts.vocab.hash,
-            "exact": self._loaded.exactness.exact,
-            "settings": self._loaded.exactness.settings,
+            "exact": self.loaded.exactness.exact,
+            "settings": self.loaded.exactness.settings,
             "sessions": len(self._core.sessions),
             "waiting": len(self._core.queue),
             "drafters": [_pace(one, self._core) for one in list(self._core.drafters.values())],
-            "cost_ms": [f"{point.width}:{point.ms:.3f}" for point in self._loaded.cost.points()],
-            "in_flight": self._loaded.limits.in_flight,
-            "window_max": self._loaded.limits.max_window,
+            "cost_ms": [f"{point.width}:{point.ms:.3f}" for point in self.loaded.cost.points()],
+            "in_flight": self.loaded.limits.in_flight,
+            "window_max": self.loaded.limits.max_window,
         }
 
     async def quiesce(self) -> None:
@@ -258,9 +262,9 @@ class Speculator(Service):
             if not await asyncio.to_thread(self._runner.stop):
                 self.log.error("the engine's thread did not end")
             await asyncio.sleep(0)
-        if self._loaded is not None:
+        if self.loaded is not None:
             self.emit(ModelUnloaded(model=self.model, node=self.ground.node))
-            self._loaded.close()
+            self.loaded.close()
 
     # -- jobs ----------------------------------------------------------------------------------
 
@@ -287,12 +291,12 @@ class Speculator(Service):
         self.tasks.start(f"prepare {job.job}", self._prepare(job))
 
     async def _prepare(self, job: JobSubmitted) -> None:
-        assert self._loaded is not None
+        assert self.loaded is not None
         assert self._runner is not None
         arrived = self.clock.now()
         loop = asyncio.get_running_loop()
         try:
-            opening = await asyncio.to_thread(self._loaded.prepare, job, self.ground.ids.session())
+            opening = await asyncio.to_thread(self.loaded.prepare, job, self.ground.ids.session())
         except TwdError as error:
             if self._intake.prepared(job):
                 self._refuse(job, error.failure)
@@ -349,9 +353,9 @@ class Speculator(Service):
 
     def on_drafter_attached(self, event: DrafterAttached) -> Effects:
         """Take a drafter whose guesses can be used, and say why not otherwise."""
-        if self._core is None or self._runner is None or self._loaded is None:
+        if self._core is None or self._runner is None or self.loaded is None:
             return None
-        facts = self._loaded.facts
+        facts = self.loaded.facts
         same_vocab = event.vocab.hash == facts.vocab.hash
         if not same_vocab and not event.by_text:
             return [Publish(_mismatch(event, facts))]
@@ -393,9 +397,9 @@ class Speculator(Service):
 
     def on_draft_proposed(self, event: DraftProposed) -> Effects:
         """Guesses go to the engine's thread; too many at once are dropped there."""
-        if self._runner is None or self._loaded is None:
+        if self._runner is None or self.loaded is None:
             return None
-        tokens = event.tokens or (self._loaded.tokenize(event.text) if event.text else [])
+        tokens = event.tokens or (self.loaded.tokenize(event.text) if event.text else [])
         self._runner.post(lambda core, now: core.draft(event, tokens, now), droppable=True)
         return None
 

@@ -1,0 +1,51 @@
+"""The real deciders in played time: near what the costs allow, and never much slower than plain."""
+
+from statistics import mean
+
+import pytest
+
+from twd.bench.analytic import Setting, best_continuous, best_round, plain_rate
+from twd.bench.simulate import Simulation
+
+
+def cost(rows: int) -> float:
+    return 11.5 + 1.5 * rows
+
+
+def gain(setting: Setting, *, beside: bool = False, drafts: bool = True) -> float:
+    played = mean(Simulation(setting, seed=seed, tokens=256, beside=beside, drafts=drafts).run() for seed in range(3))
+    return played / plain_rate(setting)
+
+
+def test_without_drafts_it_is_plain_decoding() -> None:
+    assert gain(Setting(cost, 5.0, 0.9), drafts=False) == pytest.approx(1.0, rel=0.01)
+
+
+@pytest.mark.parametrize("round_trip_ms", [0.5, 5.0, 20.0, 50.0])
+@pytest.mark.parametrize("acceptance", [0.75, 0.96])
+def test_a_drafter_elsewhere_reaches_most_of_what_its_costs_allow(acceptance: float, round_trip_ms: float) -> None:
+    setting = Setting(cost, 5.0, acceptance, round_trip_ms)
+    allowed = best_continuous(setting) / plain_rate(setting)
+    assert gain(setting) >= 0.9 * allowed
+
+
+@pytest.mark.parametrize("acceptance", [0.75, 0.96])
+def test_a_drafter_on_the_same_cores_reaches_most_of_what_turns_allow(acceptance: float) -> None:
+    setting = Setting(cost, 5.0, acceptance, 0.6)
+    assert gain(setting, beside=True) >= 0.9 * best_round(setting)[1] / plain_rate(setting)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("acceptance", [0.0, 0.05, 0.3])
+def test_a_useless_drafter_costs_little(acceptance: float, beside: bool) -> None:
+    assert gain(Setting(cost, 4.0, acceptance, 0.6), beside=beside) >= 0.95
+
+
+def test_the_way_to_the_drafter_hardly_shows() -> None:
+    near, far = (gain(Setting(cost, 5.0, 0.96, way)) for way in (0.0, 20.0))
+    assert far >= 0.85 * near
+
+
+def test_the_same_seed_plays_the_same() -> None:
+    setting = Setting(cost, 5.0, 0.8, 3.0)
+    assert Simulation(setting, seed=4, tokens=64).run() == Simulation(setting, seed=4, tokens=64).run()
