@@ -4,11 +4,9 @@ import pytest
 
 from twd.engine.context import Context, ContextSettings, Layout
 from twd.engine.exactness import exact_plan, multiplies_floats, self_test
-from twd.engine.local import open_local
-from twd.engine.model import Model, ModelSettings
+from twd.engine.model import Model
 from twd.engine.probe import can_rollback
 from twd.engine.target import LocalTarget
-from twd.wire.base import ModelId
 from twd.wire.model import Exactness
 
 WANTED = ContextSettings(ctx_size=768, parallel=3, threads=1, type_v="f16", layout=Layout.UNIFIED)
@@ -66,18 +64,3 @@ def test_a_model_that_can_roll_back_is_found_to(tiny: Model) -> None:
     with Context(tiny, ContextSettings(ctx_size=128, threads=1)) as context:
         assert can_rollback(context)
         assert context.end(0) == 0
-
-
-def test_opening_a_model_goes_through_all_stages(tiny: Model) -> None:
-    stages: list[tuple[float, str]] = []
-    settings = ContextSettings(ctx_size=700, parallel=2, threads=1)
-    with open_local(
-        ModelSettings(tiny.settings.path), settings, on_stage=lambda share, stage: stages.append((share, stage))
-    ) as engine:
-        assert engine.exactness.exact
-        assert engine.cost.ms(8) >= engine.cost.ms(1) > 0
-        facts = engine.facts(ModelId("tiny"))
-        assert (facts.ctx_size, facts.parallel, facts.can_rollback) == (700, 2, True)
-        assert engine.target.idle_slots == 2
-    assert [share for share, _ in stages] == sorted(share for share, _ in stages)
-    assert list(dict.fromkeys(stage for _, stage in stages)) == ["loading", "measuring", "self-test", "ready"]

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twd.engine.chat_template import ChatTemplate
-from twd.engine.context import Context, ContextSettings, Layout, Rows
+from twd.engine.context import Context, ContextSettings, Layout
 from twd.engine.cost import CostCurve, measure_cost
 from twd.engine.exactness import ExactPlan, exact_plan, self_test
 from twd.engine.model import Model, ModelSettings
 from twd.engine.pick import Pickers
+from twd.engine.probe import can_rollback
 from twd.engine.target import LocalTarget
 from twd.wire.base import ModelId
 from twd.wire.model import CostPoint, Exactness, ModelFacts
@@ -95,7 +96,7 @@ def _set_up(plan: LoadPlan, model: Model, progress: Progress, began: float) -> N
     progress(0.85, "making room")
     context = Context(model, exact.settings)
     try:
-        can_roll_back = _can_roll_back(context)
+        can_roll_back = can_rollback(context)
         target = LocalTarget(context, rows_min=exact.rows_min, can_rollback=can_roll_back)
         exactness, cost = _measure(plan, exact, target, progress)
         facts = model.facts(
@@ -146,13 +147,3 @@ def _measure(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Pr
     progress(0.95, "comparing windows with single steps")
     exactness = self_test(target, exact.describe())
     return exactness, cost
-
-
-def _can_roll_back(context: Context) -> bool:
-    """Decode two tokens, take one back, and see whether it is gone."""
-    rows = Rows()
-    rows.add(0, 0, [0, 0], output_from=2)
-    context.decode(rows)
-    gone = context.rollback(0, 1) and context.end(0) <= 1
-    context.clear(0)
-    return gone
