@@ -56,6 +56,8 @@ def test_a_ceiling_is_never_below_plain() -> None:
 
 def test_pictures_are_whole_and_escape_names() -> None:
     drawn = bars("a < b", ["x<y"], [("plain", [1.0]), ("drafted", [2.0])], "tok/s")
-    assert drawn.startswith("<svg") and drawn.endswith("</svg>\n")
-    assert "a &lt; b" in drawn and "x&lt;y" in drawn
+    assert drawn.startswith("<svg")
+    assert drawn.endswith("</svg>\n")
+    assert "a &lt; b" in drawn
+    assert "x&lt;y" in drawn
     assert "polyline" in lines("t", [0.1, 0.9], [("a", [1.0, 2.0])], "p", "x")

@@ -105,5 +105,5 @@ class Beliefs:
         chance = self.typical(drafter)
         record = self.records.get(drafter)
         checked = record.weight if record else 0.0
-        doubt = math.sqrt(chance * (1.0 - chance) / (checked + 1.0))
+        doubt = math.sqrt(chance * (1.0 - chance) / (checked + 2.0))
         return min(0.995, chance + doubt)

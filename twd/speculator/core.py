@@ -504,9 +504,11 @@ class SpeculatorCore:
         beside = drafter.beside and self.limits.shares_cores
         if beside and len(self.sessions) > 1:
             return 0  # sessions that share a pass use the cores better than a drafter would
-        chance = session.beliefs.hoped(name)
-        lead = drafter.lead_ms
-        credit = useful_credit(self.cost, chance, drafter.token_ms, lead, beside, self.limits.max_window)
+        credit = 0
+        for chance in (session.beliefs.typical(name), session.beliefs.hoped(name)):
+            credit = credit or useful_credit(
+                self.cost, chance, drafter.token_ms, drafter.lead_ms, beside, self.limits.max_window
+            )
         if credit:
             link.probe_gap = 48
             link.probe_at = session.generated + link.probe_gap
