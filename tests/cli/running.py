@@ -1,0 +1,111 @@
+"""The program as a user starts it: in a process of its own, with a state folder and ports of its own."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.waiting import alive, wait_until
+
+TWD = (sys.executable, "-P", "-m", "twd")
+TIMEOUT_S = 60
+
+
+def free_port() -> int:
+    """A port that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Installed:
+    """One installation: its state folder, and commands in its environment."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.port = free_port()
+        self.env = {
+            **os.environ,
+            "HOME": str(home.parent),
+            "TWD_HOME": str(home),
+            "TWD_EDGE_PORT": str(self.port),
+            "TWD_BUS_PORT": str(free_port()),
+            "NO_COLOR": "1",
+            "COLUMNS": "200",
+        }
+
+    def twd(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run one command to its end."""
+        return subprocess.run(
+            [*TWD, *arguments],
+            env={**self.env, **env},
+            cwd=self.home.parent,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def up(self, *arguments: str) -> dict[str, Any]:
+        """Start it in the background, until it is ready."""
+        done = self.twd("up", "-d", "--json", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    def foreground(self, *arguments: str) -> "subprocess.Popen[str]":
+        """Start it as in a terminal."""
+        return subprocess.Popen(
+            [*TWD, "up", *arguments],
+            env=self.env,
+            cwd=self.home.parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the running supervisor wrote down."""
+        answer: dict[str, Any] = json.loads((self.home / "run" / "instance.json").read_bytes())
+        return answer
+
+    def pids(self) -> dict[str, int]:
+        """Every process of this installation by name."""
+        record = self.record
+        return {"supervisor": record["pid"], **record["processes"]}
+
+    def status(self) -> dict[str, Any]:
+        """What `twd status --json` says; empty when nothing runs."""
+        done = self.twd("status", "--json")
+        answer: dict[str, Any] = json.loads(done.stdout) if done.stdout else {}
+        return answer
+
+    def state_of(self, service: str) -> tuple[str, int]:
+        """State and pid of one service, by its lease."""
+        found = [entry for entry in self.status().get("services", []) if entry["service"] == service]
+        return (found[0]["state"], found[0]["pid"]) if len(found) == 1 else ("", 0)
+
+    def clean_up(self) -> None:
+        """End whatever a test left running."""
+        for process in psutil.process_iter(["cmdline", "environ", "pid"]):
+            environment = process.info["environ"] or {}
+            mine = environment.get("TWD_HOME") == str(self.home)
+            mine = mine or environment.get("TWD_RESOLVED", "").startswith(str(self.home))
+            if mine and alive(process.info["pid"]):
+                os.kill(process.info["pid"], signal.SIGKILL)
+
+
+def all_gone(pids: dict[str, int]) -> None:
+    """Wait until none of these processes is left."""
+    for name, pid in pids.items():
+        wait_until(lambda pid=pid: not alive(pid), f"{name} (pid {pid}) is gone")  # type: ignore[misc]

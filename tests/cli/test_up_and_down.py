@@ -1,0 +1,180 @@
+"""The whole system as a user starts it, with real processes and a real broker; no model is loaded."""
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from tests.cli.running import Installed, all_gone
+from tests.waiting import alive, wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.nats]
+
+
+def test_up_is_ready_and_down_ends_it_all(installed: Installed) -> None:
+    answer = installed.up()
+    assert answer["ready"]
+    assert answer["addresses"]["api"] == f"http://127.0.0.1:{installed.port}"
+    assert set(answer["processes"]) == {"broker", "edge", "metrics"}
+    pids = installed.pids()
+    assert {name: process["pid"] for name, process in answer["processes"].items()}.items() <= pids.items()
+
+    status = installed.twd("status")
+    assert status.returncode == 0, status.stdout
+    assert "edge" in status.stdout
+    assert "\033" not in status.stdout
+
+    down = installed.twd("down", "--json")
+    assert json.loads(down.stdout)["killed"] is False
+    all_gone(pids)
+    assert installed.twd("status").returncode == 4
+    again = installed.twd("down")
+    assert (again.returncode, again.stdout) == (0, f"nothing runs in {installed.home}\n")
+
+
+def test_no_secret_is_in_a_command_line_or_a_readable_file(installed: Installed) -> None:
+    installed.up()
+    token = installed.record["bus_token"]
+    assert len(token) >= 32
+    for pid in installed.pids().values():
+        with open(f"/proc/{pid}/cmdline") as file:
+            assert token not in file.read()
+    readable = [path for path in installed.home.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
+    assert not [path for path in readable if token in path.read_text(errors="replace")]
+    assert installed.twd("down").returncode == 0
+
+
+def test_the_second_is_refused_and_the_first_goes_on(installed: Installed) -> None:
+    installed.up()
+    for arguments in (["up"], ["up", "-d"]):
+        second = installed.twd(*arguments)
+        assert second.returncode == 5
+        assert f"pid {installed.record['pid']}" in second.stderr
+        assert str(installed.port) in second.stderr
+    assert installed.twd("status").returncode == 0
+    assert installed.twd("down").returncode == 0
+
+
+def test_two_installations_run_side_by_side(installations: Callable[[], Installed]) -> None:
+    one, other = installations(), installations()
+    one.up()
+    other.up()
+    others = other.pids()
+    assert one.twd("down").returncode == 0
+    assert all(alive(pid) for pid in others.values())
+    assert other.twd("status").returncode == 0
+    assert other.twd("down").returncode == 0
+    all_gone(others)
+
+
+def test_nobody_outlives_a_killed_supervisor_and_the_next_one_starts(installed: Installed) -> None:
+    installed.up()
+    pids = installed.pids()
+    os.kill(pids["supervisor"], signal.SIGKILL)
+    all_gone(pids)
+    assert installed.twd("status").returncode == 4
+    installed.up()
+    assert installed.pids()["supervisor"] != pids["supervisor"]
+    assert installed.twd("down").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["edge", "broker"])
+def test_a_killed_process_comes_back(installed: Installed, name: str) -> None:
+    installed.up()
+    before = installed.pids()
+    os.kill(before[name], signal.SIGKILL)
+    wait_until(lambda: installed.pids()[name] not in (0, before[name]), f"{name} has a new process")
+    wait_until(lambda: installed.status().get("healthy"), "all is well again", timeout_s=60)
+    after = installed.pids()
+    assert {key: pid for key, pid in after.items() if key != name} == {
+        key: pid for key, pid in before.items() if key != name
+    }
+    assert installed.state_of("edge") == ("ready", after["edge"])  # and the lease of the dead one is gone
+    assert installed.twd("down").returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_in_the_foreground_a_signal_drains(installed: Installed, number: int) -> None:
+    with installed.foreground() as process:
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
+        assert any(line.startswith("ready in ") for line in lines)
+        pids = installed.pids()
+        os.kill(process.pid, number)
+        rest = process.stdout.read()
+        assert process.wait(60) == 0
+    assert "a second Ctrl-C kills" in rest
+    all_gone(pids)
+
+
+def test_a_second_signal_kills(installed: Installed) -> None:
+    with installed.foreground() as process:
+        assert process.stdout is not None
+        assert any(line.startswith("ready in ") for line in iter(process.stdout.readline, ""))
+        pids = installed.pids()
+        os.kill(pids["edge"], signal.SIGSTOP)  # it cannot drain
+        os.kill(process.pid, signal.SIGINT)
+        assert any("a second Ctrl-C kills" in line for line in iter(process.stdout.readline, ""))
+        os.kill(process.pid, signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(30) == 130
+    all_gone(pids)
+
+
+def test_only_what_is_named_starts(installed: Installed) -> None:
+    assert set(installed.up("metrics")["processes"]) == {"broker", "metrics"}
+    assert installed.twd("down").returncode == 0
+    wrong = installed.twd("up", "nonsense")
+    assert wrong.returncode == 2
+    assert "there is: edge, metrics" in wrong.stderr
+
+
+def test_a_taken_port_is_named_with_its_owner(installed: Installed) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", installed.port))
+        taken.listen()
+        refused = installed.twd("up", "-d")
+    assert refused.returncode == 7
+    assert f"pid {os.getpid()}" in refused.stderr
+    assert "TWD_EDGE_PORT" in refused.stderr
+
+
+def test_junk_in_the_state_folder_is_moved_aside_and_told(installed: Installed) -> None:
+    run = installed.home / "run"
+    run.mkdir(parents=True)
+    (run / "instance.json").write_text("{half")
+    (run / "lock").write_text("4711")
+    (installed.home / "broker.token").write_text("junk")
+    with installed.foreground() as process:
+        assert process.stdout is not None
+        told = []
+        for line in iter(process.stdout.readline, ""):
+            told.append(line)
+            if line.startswith("ready in "):
+                break
+        os.kill(process.pid, signal.SIGTERM)
+        process.stdout.read()
+        assert process.wait(60) == 0
+    assert any("instance.json" in line and "moved to" in line for line in told)
+    assert any("broker.token" in line and "moved to" in line for line in told)
+
+
+def test_a_model_that_is_not_there_is_a_clear_end(installed: Installed) -> None:
+    config = installed.home.parent / "twd.yaml"
+    config.write_text("models:\n  llama:\n    path: /nowhere/llama.gguf\n")
+    refused = installed.twd("up", "-d")
+    assert refused.returncode == 7
+    assert "speculator.llama" in refused.stderr
+    assert "/nowhere/llama.gguf" in refused.stderr
+    assert installed.twd("status").returncode == 4
+
+
+def test_a_wrong_setting_ends_it_at_once(installed: Installed) -> None:
+    (installed.home.parent / "twd.yaml").write_text("edge:\n  prot: 1\n")
+    refused = installed.twd("up", "-d")
+    assert refused.returncode == 6
+    assert "twd.yaml:2" in refused.stderr
+    assert "did you mean" in refused.stderr
