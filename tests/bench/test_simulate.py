@@ -13,7 +13,7 @@ def cost(rows: int) -> float:
 
 
 def gain(setting: Setting, *, beside: bool = False, drafts: bool = True) -> float:
-    played = mean(Simulation(setting, seed=seed, tokens=256, beside=beside, drafts=drafts).run() for seed in range(3))
+    played = mean(Simulation(setting, seed=seed, tokens=512, beside=beside, drafts=drafts).run() for seed in range(3))
     return played / plain_rate(setting)
 
 
