@@ -12,10 +12,12 @@ from twd.gguf_tools.inspect import inspect
 LAYERS = 3
 
 
-def write(path: Path, *, tensors: bool = True, kind: str = "model", experts: int = 0) -> Path:
+def write(
+    path: Path, *, tensors: bool = True, kind: str = "model", experts: int = 0, layers_claimed: int = LAYERS
+) -> Path:
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_type(kind)
-    writer.add_block_count(LAYERS)
+    writer.add_block_count(layers_claimed)
     writer.add_context_length(2048)
     writer.add_embedding_length(64)
     writer.add_head_count(4)
@@ -61,6 +63,7 @@ def test_things_that_are_no_model(tmp_path: Path) -> None:
     for path, words in (
         (write(tmp_path / "adapter.gguf", kind="adapter"), "adapter"),
         (write(tmp_path / "vocabulary.gguf", tensors=False), "no weights"),
+        (write(tmp_path / "boasting.gguf", layers_claimed=2**31), "claims 2147483648 layers"),
     ):
         with pytest.raises(BrokenGguf, match=words):
             inspect(path)

@@ -80,6 +80,8 @@ def _info(
 ) -> GgufInfo:
     first = headers[0]
     layers = first.number(f"{architecture}.block_count")
+    if not 0 <= layers <= len(tensors):
+        raise BrokenGguf(path, f"claims {layers} layers but holds {len(tensors)} tensors; fetch it again")
     heads = first.number(f"{architecture}.attention.head_count")
     embedding = first.number(f"{architecture}.embedding_length")
     head_size = embedding // heads if heads else 0
