@@ -32,8 +32,6 @@ TEXT = "Hello, wörld 👋!"
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in [name for name in os.environ if name.startswith("TWD_")]:
-        monkeypatch.delenv(name)
     monkeypatch.setenv("TWD_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "home"
