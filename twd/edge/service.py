@@ -12,6 +12,7 @@ from twd.edge.front import Front
 from twd.edge.keys import KeyRing, KeyStore
 from twd.edge.models import ModelDirectory
 from twd.edge.observe import Observatory
+from twd.edge.pages import Pages
 from twd.edge.records import Records
 from twd.edge.server import HttpServer
 from twd.edge.threshold import Threshold
@@ -82,7 +83,7 @@ class Edge(Service):
         """Open the registry and the port."""
         self._registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
         await self._refresh()
-        parts = (self.front, self.watch, self.records, self.threshold)
+        parts = (self.front, self.watch, self.records, self.threshold, Pages())
         await self.server.open([route for part in parts for route in part.routes()])
         self.tasks.start("registry", every(REFRESH_S, self._refresh))
 

@@ -1,0 +1,174 @@
+"""The pages: what they are made of, and what they do in a real browser."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.edge.browser import CHROMIUM, open_tab
+from tests.edge.conftest import House, OpenHouse, ground
+from tests.edge.fake_speculator import WORDS, Script
+from tests.edge.test_records import Historian
+from twd.edge.pages import FOLDER
+
+PICTURES = os.environ.get("TWD_TEST_PICTURES")
+"""A folder for screenshots, for whoever wants to look at them."""
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="no node on this machine")
+
+ANSWER = [
+    "# Title\n\nSome **bold** text,",
+    " `code` and <img src=x onerror=alert(1)>.\n\n",
+    "```python\nprint('<b>')\n```\n\n",
+    "- one\n- two\n\n[link](https://example.com) [bad](javascript:alert(1))\n\n",
+    "| a | b |\n|---|---|\n| 1 | 2 |\n",
+]
+
+
+async def test_pages_come_with_a_strict_policy(house: House) -> None:
+    for path in ("/", "/dashboard", *(f"/static/{file.name}" for file in FOLDER.iterdir())):
+        response = await house.http.get(house.edge.url + path)
+        assert response.status == 200
+        policy = response.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        again = await house.http.get(house.edge.url + path, headers={"If-None-Match": response.headers["ETag"]})
+        assert again.status == 304
+
+
+def test_pages_name_no_other_host_and_hold_no_inline_code() -> None:
+    for file in FOLDER.iterdir():
+        text = file.read_text()
+        hosts = set(re.findall(r"https?://([a-z0-9.-]+\.[a-z]+)", text)) - {"www.w3.org"}
+        assert hosts == set(), file.name
+        assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|\beval\(", text), file.name
+        if file.suffix == ".html":
+            assert not re.search(r"<script>|<style|\son\w+=|\sstyle=", text), file.name
+
+
+async def test_pages_load_without_a_key_but_show_nothing(open_house: OpenHouse) -> None:
+    house = await open_house(token="t" * 40)
+    assert (await house.http.get(house.edge.url + "/")).status == 200
+    assert (await house.http.get(house.edge.url + "/static/chat.js")).status == 200
+    assert (await house.http.get(house.edge.url + "/v1/models")).status == 401
+
+
+@needs_node
+def test_figures_and_savings() -> None:
+    script = f"""
+      import * as f from "{(FOLDER / "figures.js").as_uri()}";
+      const jobs = [
+        {{stats: {{checked: 10, taken: 5, passes: 5, completion_tokens: 10, decode_ms: 100, queued_ms: 1, prefill_ms: 9,
+          drafters: [{{drafter: "n", checked: 10, taken: 5}}], checked_at: [6, 4], taken_at: [4, 1]}}}},
+        {{failure: {{code: "busy"}}}},
+      ];
+      console.log(JSON.stringify([f.overall(jobs), f.byDrafter(jobs), f.byPosition(jobs), f.savings(1e6, 1, 2),
+        f.quantile([3, 1, 2], 0.5), f.quantile([], 0.5), f.overall([])]));
+    """
+    done = subprocess.run(["node", "--input-type=module", "-e", script], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    overall, drafters, positions, savings, median, nothing, empty = json.loads(done.stdout)
+    assert overall["acceptance"] == 0.5
+    assert overall["perPass"] == 2
+    assert overall["speed"] == 100
+    assert overall["firstToken"] == 10
+    assert overall["failed"] == 1
+    assert drafters == [{"drafter": "n", "checked": 10, "taken": 5}]
+    assert positions == [{"checked": 6, "taken": 4}, {"checked": 4, "taken": 1}]
+    assert savings == {"whole": 30, "saved": 15}
+    assert (median, nothing) == (2, None)
+    assert empty["acceptance"] is None
+
+
+@needs_browser
+async def test_a_chat_in_a_browser(open_house: OpenHouse, tmp_path: Path) -> None:
+    house = await open_house(Script(words=ANSWER, per_event=1))
+    async with open_tab(tmp_path / "browser") as tab:
+        await tab.resize(1200, 800)
+        await tab.open(house.edge.url + "/")
+        await tab.until("document.querySelector('#model option')")
+        await tab.run("document.getElementById('words').focus()")
+        await tab.type("Hello <b>you</b>")
+        await tab.press("Enter")
+        await tab.until("document.querySelector('.figures')")
+        said = "document.querySelector('.assistant .words')"
+        assert await tab.run(f"{said}.querySelector('h3').textContent") == "Title"
+        assert await tab.run(f"{said}.querySelector('pre code').textContent") == "print('<b>')"
+        assert await tab.run(f"{said}.querySelectorAll('li').length") == 2
+        assert await tab.run(f"{said}.querySelectorAll('td').length") == 2
+        assert await tab.run(f"[...{said}.querySelectorAll('a')].map((a) => a.href)") == ["https://example.com/"]
+        assert await tab.run("document.querySelectorAll('#talk img').length") == 0
+        assert await tab.run("document.querySelector('.user .words').textContent") == "Hello <b>you</b>"
+        assert "50 % of guesses right" in await tab.run("document.querySelector('.figures').textContent")
+        if PICTURES:
+            await tab.picture(Path(PICTURES) / "chat.png")
+            await tab.resize(390, 800, dark=True)
+            await tab.run("document.querySelector('[name=marks]').click()")
+            await tab.run(
+                "document.getElementById('settings').showModal(), document.getElementById('settings').close()"
+            )
+            await tab.picture(Path(PICTURES) / "chat-phone.png")
+        assert tab.problems == []
+        assert {url.split("/")[2] for url in tab.requests} == {f"127.0.0.1:{house.edge.server.port}"}
+
+
+@needs_browser
+async def test_stop_retry_and_edit_by_keyboard(open_house: OpenHouse, tmp_path: Path) -> None:
+    house = await open_house(Script(hang_after=2))
+    async with open_tab(tmp_path / "browser") as tab:
+        await tab.open(house.edge.url + "/")
+        await tab.until("document.querySelector('#model option')")
+        await tab.run("document.getElementById('words').focus()")
+        await tab.type("first")
+        await tab.press("Enter")
+        await tab.until("document.querySelector('.assistant .words').textContent.includes('Hello')")
+        await tab.press("Escape")
+        await house.speculator.cancel_heard.wait()
+        await tab.until("document.querySelector('#stop.hidden')")
+        house.speculator.release.set()
+        await tab.run("[...document.querySelectorAll('.tools button')].find((b) => b.textContent === 'Retry').click()")
+        await tab.until("document.querySelector('.figures')")
+        assert "".join(WORDS) in await tab.run("document.querySelector('.assistant .words').textContent")
+        await tab.run("[...document.querySelectorAll('.tools button')].find((b) => b.textContent === 'Edit').click()")
+        assert await tab.run("document.getElementById('words').value") == "first"
+        await tab.run("location.reload()")
+        await tab.until("document.querySelector('#model option')")
+        assert tab.problems == []
+
+
+@needs_browser
+async def test_a_login_and_the_dashboard(open_house: OpenHouse, tmp_path: Path) -> None:
+    house = await open_house(token="t" * 40)
+    historian = Historian(ground(house.broker, 8))
+    await historian.start()
+    async with open_tab(tmp_path / "browser") as tab:
+        await tab.resize(1300, 1000)
+        await tab.open(house.edge.url + "/dashboard")
+        await tab.until("document.getElementById('login').open")
+        await tab.type("wrong")
+        await tab.press("Enter")
+        await tab.until("document.querySelector('#login .error').textContent.includes('wrong')")
+        await tab.run("document.querySelector('[name=key]').value = ''")
+        await tab.type("t" * 40)
+        await tab.press("Enter")
+        await tab.until("document.getElementById('live').textContent === 'live'")
+        assert await tab.run("document.querySelectorAll('#jobs tr').length") == 3
+        await tab.until("document.querySelectorAll('#services tr').length === 3")
+        me = {"Authorization": "Bearer " + "t" * 40}
+        await house.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}, headers=me)
+        await tab.until("document.querySelectorAll('#jobs tr').length === 4")
+        assert "50 %" in await tab.run("document.getElementById('drafters').textContent")
+        await tab.run("document.querySelectorAll('#jobs tr')[1].querySelector('button').click()")
+        await tab.until("document.querySelectorAll('#story li').length === 2")
+        if PICTURES:
+            await tab.run("document.getElementById('trace').close()")
+            await tab.picture(Path(PICTURES) / "dashboard.png")
+            await tab.resize(390, 1000, dark=True)
+            await tab.picture(Path(PICTURES) / "dashboard-phone.png")
+        problems = [problem for problem in tab.problems if "401" not in problem]
+        assert problems == []
+    await historian.stop()

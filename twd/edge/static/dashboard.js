@@ -1,0 +1,158 @@
+// The dashboard: status and history now and then, ends of jobs as they happen.
+
+import { enter, getJson, leave } from "./api.js";
+import { byId, make, percent, round } from "./dom.js";
+import { acceptance, byDrafter, byPosition, firstToken, overall, perPass, savings, speed } from "./figures.js";
+
+const STATUS_MS = 3000;
+const MOST = 200;
+let jobs = [];
+
+// -- drawing -------------------------------------------------------------------------------------
+
+function cell(content, kind = "") {
+  return make("td", { className: kind }, content ?? "–");
+}
+
+function row(...cells) {
+  return make("tr", {}, ...cells);
+}
+
+function drawStatus(status) {
+  const { edge } = status;
+  byId("warnings").replaceChildren(...status.warnings.map((text) => make("p", {}, text)));
+  byId("warnings").classList.toggle("hidden", !status.warnings.length);
+  byId("models").replaceChildren(...status.models.map(({ id, twd }) => row(
+    cell(twd.default ? `${id} (default)` : id),
+    cell(twd.ready ? (twd.exact === false ? "ready, near" : "ready") : twd.note ?? "not ready", twd.ready ? "ok" : "bad"),
+    cell(twd.replicas), cell(twd.ctx_size), cell(twd.quantization),
+  )));
+  byId("services").replaceChildren(...status.services.map((one) => row(
+    cell(one.node), cell(one.service), cell(one.note ? `${one.health}: ${one.note}` : one.health, one.health === "ok" ? "ok" : "bad"),
+    cell(one.pid), cell(one.version), cell(`${round(one.age_s, 0)} s ago`),
+  )));
+  drawFigures(edge);
+}
+
+function drawFigures(edge) {
+  const all = overall(jobs);
+  const figures = {
+    "Jobs now": `${edge.jobs} of ${edge.max_queue}`,
+    "Tokens/s, median": round(all.speed),
+    "Tokens a pass": round(all.perPass, 2),
+    "Guesses right": percent(all.acceptance),
+    "First token, median": `${round(all.firstToken, 0)} ms`,
+    "First token, 95 %": `${round(all.firstToken95, 0)} ms`,
+    "Failed": `${all.failed} of ${all.jobs}`,
+  };
+  byId("figures").replaceChildren(...Object.entries(figures).map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
+}
+
+function drawJobs() {
+  byId("jobs").replaceChildren(...jobs.slice(0, 50).map(jobRow));
+  byId("drafters").replaceChildren(...byDrafter(jobs).map((one) => row(cell(one.drafter), cell(one.checked), cell(one.taken), cell(percent(one.taken / one.checked)))));
+  byId("depth").replaceChildren(...byPosition(jobs).map(depthItem));
+  drawSpeed(jobs.map(speed).filter(Number.isFinite).slice(0, 60).reverse());
+  drawSavings();
+}
+
+function jobRow(job) {
+  const failed = job.failure ?? null;
+  const trace = make("button", { type: "button", className: "plain", on: { click: () => showTrace(job.job) } }, "Trace");
+  return row(
+    cell(job.at_ms ? new Date(job.at_ms).toLocaleTimeString() : null), cell(job.job),
+    cell(failed ? `${failed.code}: ${failed.message}`.slice(0, 80) : job.reason, failed ? "bad" : "ok"),
+    cell(job.stats?.completion_tokens ?? 0), cell(round(speed(job))), cell(round(perPass(job), 2)),
+    cell(percent(acceptance(job))), cell(`${round(firstToken(job), 0)} ms`), make("td", {}, trace),
+  );
+}
+
+function depthItem(one, position) {
+  const share = one.taken / one.checked;
+  const bar = make("meter", { min: 0, max: 1, value: share, title: `${one.taken} of ${one.checked}` });
+  return make("li", {}, String(position + 1), bar, percent(share));
+}
+
+function drawSpeed(values) {
+  const svg = byId("speed");
+  const shape = (tag, attributes) => {
+    const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    return element;
+  };
+  const top = Math.max(1, ...values) * 1.1;
+  const point = (value, at) => `${round((600 * at) / Math.max(1, values.length - 1))},${round(120 - (118 * value) / top)}`;
+  svg.replaceChildren(shape("line", { x1: 0, x2: 600, y1: 119, y2: 119 }), shape("polyline", { points: values.map(point).join(" ") }));
+  svg.setAttribute("aria-label", values.length ? `Tokens per second: last ${round(values.at(-1))}, most ${round(Math.max(...values))}` : "No jobs yet");
+}
+
+function drawSavings() {
+  const { tokens, price, pace, result } = byId("savings").elements;
+  const measured = overall(jobs).perPass;
+  const given = Number(pace.value) || measured || 1;
+  const { whole, saved } = savings(Number(tokens.value), Number(price.value), given);
+  result.textContent = `${saved.toFixed(2)} of ${whole.toFixed(2)} a month at ${given.toFixed(2)} tokens per pass`;
+}
+
+async function showTrace(job) {
+  const story = byId("story");
+  story.replaceChildren();
+  byId("trace-title").textContent = `Trace of ${job}`;
+  byId("trace").showModal();
+  try {
+    const { events } = await getJson(`/v1/twd/jobs/${encodeURIComponent(job)}`);
+    const first = events[0]?.at_ms ?? 0;
+    story.replaceChildren(...events.map((event) => traceItem(event, first)));
+  } catch (error) {
+    story.replaceChildren(make("li", { className: "error" }, error.message));
+  }
+}
+
+function traceItem({ type, at_ms, id, cause, job, ...rest }, first) {
+  const name = `+${(at_ms ?? first) - first} ms  ${type.replace("twd.v1.", "")}  from ${rest.source ?? "?"}`;
+  delete rest.source;
+  return make("li", {}, name, make("pre", {}, JSON.stringify(rest)));
+}
+
+// -- news ----------------------------------------------------------------------------------------
+
+async function refresh() {
+  try {
+    drawStatus(await getJson("/v1/twd/status"));
+  } catch (error) {
+    byId("live").textContent = error.message;
+  }
+}
+
+async function loadHistory() {
+  try {
+    jobs = (await getJson(`/v1/twd/history?limit=${MOST}`)).jobs;
+  } catch (error) {
+    byId("warnings").classList.remove("hidden");
+    byId("warnings").append(make("p", {}, error.message));
+  }
+  drawJobs();
+}
+
+function listen() {
+  const source = new EventSource("/v1/twd/events?topics=job");
+  source.onopen = () => { byId("live").textContent = "live"; };
+  source.onerror = () => { byId("live").textContent = "reconnecting"; };
+  for (const type of ["twd.v1.job.finished", "twd.v1.job.failed"]) {
+    source.addEventListener(type, (event) => {
+      jobs.unshift(JSON.parse(event.data));
+      jobs.splice(MOST);
+      drawJobs();
+    });
+  }
+}
+
+byId("savings").addEventListener("input", drawSavings);
+byId("savings").addEventListener("submit", (event) => event.preventDefault());
+byId("logout").addEventListener("click", leave);
+const visitor = await enter();
+byId("logout").classList.toggle("hidden", !visitor.name);
+await loadHistory();
+await refresh();
+listen();
+setInterval(refresh, STATUS_MS);

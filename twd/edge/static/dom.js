@@ -1,0 +1,26 @@
+// Builds elements. Text goes in as text: nothing that a model or a user wrote is ever parsed as HTML.
+
+export function make(tag, options = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(options)) {
+    if (name === "on") {
+      for (const [event, handler] of Object.entries(value)) element.addEventListener(event, handler);
+    } else if (name === "data") Object.assign(element.dataset, value);
+    else if (name in element) element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+export function byId(id) {
+  return document.getElementById(id);
+}
+
+export function round(value, digits = 1) {
+  return value === null || value === undefined || Number.isNaN(value) ? "–" : Number(value).toFixed(digits);
+}
+
+export function percent(value) {
+  return value === null || value === undefined || Number.isNaN(value) ? "–" : `${Math.round(100 * value)} %`;
+}

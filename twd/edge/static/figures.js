@@ -1,0 +1,74 @@
+// Figures from ended jobs: plain functions of plain values.
+
+export function quantile(values, share) {
+  const sorted = values.filter(Number.isFinite).sort((one, other) => one - other);
+  if (!sorted.length) return null;
+  return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
+}
+
+export function speed(job) {
+  const stats = job.stats ?? {};
+  return stats.decode_ms ? (1000 * (stats.completion_tokens ?? 0)) / stats.decode_ms : null;
+}
+
+export function firstToken(job) {
+  const { queued_ms = 0, prefill_ms = 0 } = job.stats ?? {};
+  return queued_ms + prefill_ms;
+}
+
+export function perPass(job) {
+  const { completion_tokens = 0, passes = 0 } = job.stats ?? {};
+  return passes ? completion_tokens / passes : null;
+}
+
+export function acceptance(job) {
+  const { checked = 0, taken = 0 } = job.stats ?? {};
+  return checked ? taken / checked : null;
+}
+
+const sum = (values) => values.reduce((total, value) => total + (value ?? 0), 0);
+const stat = (jobs, name) => sum(jobs.map((job) => job.stats?.[name]));
+
+export function overall(jobs) {
+  const finished = jobs.filter((job) => !job.failure);
+  const checked = stat(jobs, "checked");
+  const passes = stat(jobs, "passes");
+  return {
+    jobs: jobs.length,
+    failed: jobs.length - finished.length,
+    acceptance: checked ? stat(jobs, "taken") / checked : null,
+    perPass: passes ? stat(jobs, "completion_tokens") / passes : null,
+    speed: quantile(finished.map(speed), 0.5),
+    firstToken: quantile(finished.map(firstToken), 0.5),
+    firstToken95: quantile(finished.map(firstToken), 0.95),
+  };
+}
+
+export function byDrafter(jobs) {
+  const found = new Map();
+  for (const share of jobs.flatMap((job) => job.stats?.drafters ?? [])) {
+    const known = found.get(share.drafter) ?? { drafter: share.drafter, checked: 0, taken: 0 };
+    known.checked += share.checked ?? 0;
+    known.taken += share.taken ?? 0;
+    found.set(share.drafter, known);
+  }
+  return [...found.values()].sort((one, other) => other.taken - one.taken);
+}
+
+export function byPosition(jobs, most = 12) {
+  const found = [];
+  for (const { checked_at = [], taken_at = [] } of jobs.map((job) => job.stats ?? {})) {
+    checked_at.slice(0, most).forEach((checked, position) => {
+      found[position] ??= { checked: 0, taken: 0 };
+      found[position].checked += checked;
+      found[position].taken += taken_at[position] ?? 0;
+    });
+  }
+  return found.filter((one) => one.checked);
+}
+
+// Money for tokens that the target did not have to make in passes of their own.
+export function savings(tokens, price, pace) {
+  const whole = (30 * tokens * price) / 1_000_000;
+  return { whole, saved: pace > 0 ? whole * (1 - 1 / pace) : 0 };
+}
