@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 from twd.kit.settings import Drafter, Settings
 from twd.kit.supervisor import ProcessSpec
@@ -12,7 +13,7 @@ RUN = (sys.executable, "-P", "-m", "twd", "run")
 
 def wanted_processes(settings: Settings, only: Collection[str] = ()) -> list[ProcessSpec]:
     """Everything that `twd up` starts besides the broker; `only` names services, and then nothing else starts."""
-    specs = [*_always(), *_speculators(settings), *_drafters(settings)]
+    specs = _with_names_of_their_own([*_always(), *_speculators(settings), *_drafters(settings)])
     return [spec for spec in specs if not only or spec.name.split(".")[0] in only or spec.name in only]
 
 
@@ -29,10 +30,9 @@ def _speculators(settings: Settings) -> Iterator[ProcessSpec]:
 
 
 def _drafters(settings: Settings) -> Iterator[ProcessSpec]:
-    used: set[str] = set()
     for number, drafter in enumerate(settings.drafters):
         if drafter.path:  # a server that drafts needs no engine of ours
-            name = _unused(f"drafter.{_word(drafter_name(drafter))}", used)
+            name = f"drafter.{_word(drafter_name(drafter))}"
             yield ProcessSpec(name, (*RUN, "drafter", "--number", str(number)), environment=settings.engine.env)
 
 
@@ -41,14 +41,14 @@ def drafter_name(drafter: Drafter) -> str:
     return drafter.name or drafter.model_name or re.sub(r".*[/\\]|\.gguf$", "", drafter.path) or "server"
 
 
-def _unused(name: str, used: set[str]) -> str:
-    count = 1
-    fresh = name
-    while fresh in used:
-        count += 1
-        fresh = f"{name}.{count}"
-    used.add(fresh)
-    return fresh
+def _with_names_of_their_own(specs: list[ProcessSpec]) -> list[ProcessSpec]:
+    """A name is also a log's name, so like names are told apart by a number."""
+    seen: dict[str, int] = {}
+    made: list[ProcessSpec] = []
+    for spec in specs:
+        count = seen[spec.name] = seen.get(spec.name, 0) + 1
+        made.append(spec if count == 1 else replace(spec, name=f"{spec.name}.{count}"))
+    return made
 
 
 def _word(text: str) -> str:

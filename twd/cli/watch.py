@@ -34,7 +34,7 @@ def watch(ground: Ground, subject: str, as_json: bool, filters: tuple[str, ...],
     `twd watch job` is short for `twd watch 'twd.v1.job.>'`.
     """
     patterns = patterns_for(subject if "." in subject or subject == ">" else f"twd.v1.{subject}.>")
-    wanted = [_parse_filter(text) for text in filters]
+    wanted = [parse_filter(text) for text in filters]
     return asyncio.run(_watch(ground, patterns, wanted, as_json, count))
 
 
@@ -50,7 +50,8 @@ def patterns_for(subject: str) -> list[str]:
     return chosen
 
 
-def _parse_filter(text: str) -> tuple[list[str], str]:
+def parse_filter(text: str) -> tuple[list[str], str]:
+    """`stats.passes=3` as a path and a value."""
     field, equals, value = text.partition("=")
     if not equals:
         raise CommandError(ExitCode.USAGE, f"{text!r}: write a filter as FIELD=VALUE, for example model=llama")

@@ -57,5 +57,5 @@ class Metrics(Service):
 
 
 def _lean(event: Event, data: bytes) -> bytes:
-    """A prompt's tokens are many and are no part of the story."""
-    return encode(msgspec.structs.replace(event, tokens=[])) if isinstance(event, SessionOpened) else data
+    """A prompt is long, and is no part of the story."""
+    return encode(msgspec.structs.replace(event, tokens=[], text="")) if isinstance(event, SessionOpened) else data

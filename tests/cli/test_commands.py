@@ -1,0 +1,147 @@
+"""Commands that need nothing running: what they print, and what their exit codes say."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from twd.cli.app import COMMANDS, run
+from twd.kit.exit_codes import ExitCode
+
+HEAVY = {"nats", "aiohttp", "rich", "yaml", "numpy", "psutil", "llama_cpp", "jinja2", "uvloop"}
+
+
+@pytest.fixture(autouse=True)
+def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TWD_HOME", str(tmp_path / "state"))
+
+
+def test_help_lists_every_command_and_imports_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
+    script = "import sys; from twd.cli.app import run; run(['--help']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
+    assert not HEAVY & set(done.stderr.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_its_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([name, "--help"]) == 0
+    assert f"Usage: twd {name}" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("twd, version ")
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["up", "--nonsense"], ["run", "nobody"], ["completion", "tcsh"]])
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == ExitCode.USAGE
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["watch"], ["trace", "job-1"], ["trace"]])
+def test_nothing_runs(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == ExitCode.NOTHING_RUNS
+    assert "`twd up` starts it" in capsys.readouterr().err
+
+
+def test_a_bus_that_is_away_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TWD_BUS_URL", "nats://127.0.0.1:1")
+    monkeypatch.setattr("twd.cli.context.BUS_WAIT_S", 0.1)
+    assert run(["status"]) == ExitCode.BUS_DOWN
+    assert "127.0.0.1:1" in capsys.readouterr().err
+
+
+def test_exit_codes_are_documented(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["help"]) == 0
+    plain = capsys.readouterr().out
+    assert run(["help", "exit-codes", "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert set(table) == {str(int(code)) for code in ExitCode}
+    assert all(meaning in plain for meaning in table.values())
+
+
+def test_config_check_finds_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["config", "check"]) == 0
+    (tmp_path / "twd.yaml").write_text("edge:\n  prot: 1\n")
+    assert run(["config", "check"]) == ExitCode.CONFIG
+    assert "twd.yaml:2" in capsys.readouterr().out
+    assert run(["config", "check", "--json"]) == ExitCode.CONFIG
+    assert len(json.loads(capsys.readouterr().out)["problems"]) == 1
+    assert run(["up"]) == ExitCode.CONFIG
+    assert run(["-c", "nowhere.yaml", "config", "show"]) == ExitCode.CONFIG
+    assert "nowhere.yaml" in capsys.readouterr().err
+
+
+def test_config_show_masks_secrets_and_names_sources(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TWD_EDGE_TOKEN", "hunter2hunter2")
+    assert run(["config", "show", "--json"]) == 0
+    shown = capsys.readouterr().out
+    assert "hunter2" not in shown
+    assert json.loads(shown)["edge.token"]["source"] == "TWD_EDGE_TOKEN"
+    assert run(["config", "show", "--changed"]) == 0
+    plain = capsys.readouterr().out
+    assert "edge.token" in plain
+    assert "edge.port" not in plain
+    assert all(line == line.rstrip() for line in plain.splitlines())
+
+
+def test_schemas_are_written_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(Path(__file__).parents[2] / "bus_schemas")
+    assert run(["schemas", "check", "--folder", folder]) == 0
+    assert run(["schemas", "write", "--folder", str(tmp_path / "new")]) == 0
+    assert run(["schemas", "check", "--folder", str(tmp_path / "new")]) == ExitCode.DIFFERENT
+    assert "samples/" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["completion", shell]) == 0
+    assert "_TWD_COMPLETE" in capsys.readouterr().out
+
+
+def test_completion_completes() -> None:
+    environment = {"_TWD_COMPLETE": "bash_complete", "COMP_WORDS": "twd st", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "twd"], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "status" in done.stdout
+
+
+def test_a_fault_of_ours_is_a_line_and_with_debug_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(self: object) -> None:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr("twd.kit.home.Home.held", broken)
+    assert run(["down"]) == ExitCode.FAULT
+    told = capsys.readouterr().err
+    assert "ZeroDivisionError: planted" in told
+    assert "Traceback" not in told
+    monkeypatch.setenv("TWD_DEBUG", "1")
+    assert run(["down"]) == ExitCode.FAULT
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_down_ends_nobody_whose_record_is_of_another_process(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import os
+
+    from twd.kit.home import Home, Instance
+
+    home = Home(tmp_path / "state")
+    home.prepare()
+    held = home.acquire()
+    home.write_instance(Instance(pid=os.getpid(), born=1.0, started_ms=1, version="0", node="desk"))
+    assert run(["down"]) == ExitCode.FAULT
+    assert "nothing was ended" in capsys.readouterr().err
+    os.close(held)

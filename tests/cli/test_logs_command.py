@@ -1,0 +1,58 @@
+"""`twd logs`: the right lines, readable, or as they were written."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from twd.cli.app import run
+from twd.cli.logs import readable
+from twd.kit.exit_codes import ExitCode
+
+LINE = json.dumps(
+    {"at": "2026-01-01T12:00:00.123+00:00", "level": "info", "service": "edge", "logger": "twd.edge", "text": "hello"}
+)
+
+
+@pytest.fixture(autouse=True)
+def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TWD_HOME", str(tmp_path))
+    monkeypatch.setenv("NO_COLOR", "1")
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    (folder / "edge.log").write_text("".join(f"line {number}\n" for number in range(50)) + LINE + "\n")
+    (folder / "speculator.a.log").write_text("loading\n")
+    (folder / "speculator.b.log").write_text("loaded\n")
+    return folder
+
+
+def test_the_last_lines_of_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["logs", "edge", "-n", "2"]) == 0
+    assert capsys.readouterr().out == "line 49\n12:00:00.123 info    edge: hello\n"
+
+
+def test_several_come_with_their_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["logs", "speculator"]) == 0
+    assert capsys.readouterr().out == "speculator.a: loading\nspeculator.b: loaded\n"
+
+
+def test_as_they_were_written(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["logs", "edge", "-n", "1", "--json"]) == 0
+    assert capsys.readouterr().out == LINE + "\n"
+
+
+def test_one_that_is_not_there_is_named_with_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["logs", "drafter"]) == ExitCode.NOT_FOUND
+    assert "there are: edge, speculator.a, speculator.b" in capsys.readouterr().err
+
+
+def test_clearing_empties_old_ones_too(logs: Path) -> None:
+    (logs / "edge.log.1").write_text("old")
+    assert run(["logs", "edge", "--clear"]) == 0
+    assert (logs / "edge.log").read_text() == (logs / "edge.log.1").read_text() == ""
+    assert (logs / "speculator.a.log").read_text()
+
+
+@pytest.mark.parametrize("line", ["plain", '{"at"', '{"at": 5}', '{"at": "x", "level": "info"}'])
+def test_what_is_no_log_line_of_ours_stays_as_it_is(line: str) -> None:
+    assert readable(line + "\n") == line

@@ -1,0 +1,78 @@
+"""Which processes follow from which settings."""
+
+from twd.cli.demo import MODEL, demo_settings
+from twd.cli.wanted import drafter_name, wanted_processes
+from twd.kit.settings import Drafter, Engine, Model, Settings
+
+
+def names(settings: Settings, *only: str) -> list[str]:
+    return [spec.name for spec in wanted_processes(settings, only)]
+
+
+def test_nothing_configured_needs_edge_and_metrics() -> None:
+    assert names(Settings()) == ["edge", "metrics"]
+
+
+def test_each_model_replica_and_drafter_has_its_process() -> None:
+    settings = Settings(
+        models={"llama": Model(path="a.gguf", replicas=2), "qwen/2.5": Model(path="b.gguf")},
+        drafters=(
+            Drafter(path="/models/tiny.gguf"),
+            Drafter(path="/other/tiny.gguf"),
+            Drafter(url="http://127.0.0.1:8080"),
+            Drafter(path="c.gguf", name="Quick One"),
+        ),
+    )
+    assert names(settings) == [
+        "edge",
+        "metrics",
+        "speculator.llama.1",
+        "speculator.llama.2",
+        "speculator.qwen-2-5",
+        "drafter.tiny",
+        "drafter.tiny.2",
+        "drafter.quick-one",
+    ]
+    by_name = {spec.name: spec for spec in wanted_processes(settings)}
+    assert by_name["speculator.qwen-2-5"].argv[-2:] == ("--model", "qwen/2.5")
+    assert by_name["drafter.quick-one"].argv[-2:] == ("--number", "3")
+
+
+def test_single_services_can_be_named_by_kind_or_fully() -> None:
+    settings = Settings(models={"a": Model(path="a.gguf"), "b": Model(path="b.gguf")})
+    assert names(settings, "edge") == ["edge"]
+    assert names(settings, "speculator") == ["speculator.a", "speculator.b"]
+    assert names(settings, "speculator.b", "metrics") == ["metrics", "speculator.b"]
+
+
+def test_names_are_unique_and_fit_for_files() -> None:
+    models = {name: Model(path="x.gguf") for name in ("A/b", "a:b", "a-b")}
+    listed = names(Settings(models=models))
+    assert len(set(listed)) == len(listed)
+    assert not any(set(name) & set("/: ") for name in listed)
+
+
+def test_engine_processes_get_the_engine_environment() -> None:
+    settings = Settings(
+        engine=Engine(env={"CUDA_VISIBLE_DEVICES": "1"}),
+        models={"a": Model(path="a.gguf")},
+        drafters=(Drafter(path="b.gguf"),),
+    )
+    environments = {spec.name: dict(spec.environment) for spec in wanted_processes(settings)}
+    assert environments["speculator.a"] == environments["drafter.b"] == {"CUDA_VISIBLE_DEVICES": "1"}
+    assert environments["edge"] == {}
+
+
+def test_the_demo_has_a_target_and_a_drafter(tmp_path: object) -> None:
+    from pathlib import Path
+
+    settings = demo_settings(Settings(models={"mine": Model(path="a.gguf")}), Path("/cache/demo.gguf"))
+    assert settings.default_model == MODEL
+    assert names(settings) == ["edge", "metrics", f"speculator.{MODEL}", f"drafter.{MODEL}"]
+
+
+def test_drafters_are_called_by_name_model_or_file() -> None:
+    assert drafter_name(Drafter(path="/models/Tiny.gguf")) == "Tiny"
+    assert drafter_name(Drafter(path=r"C:\models\Tiny.gguf")) == "Tiny"
+    assert drafter_name(Drafter(url="http://h", model_name="phi")) == "phi"
+    assert drafter_name(Drafter(url="http://h")) == "server"

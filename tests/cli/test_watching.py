@@ -1,0 +1,40 @@
+"""`twd watch` listens to what it should, and only that."""
+
+import pytest
+
+from twd.cli.errors import CommandError
+from twd.cli.watch import parse_filter, passes, patterns_for
+from twd.wire.routes import EVERYTHING, ROUTES, Delivery
+
+
+def test_everything_is_every_broadcast_and_no_request() -> None:
+    patterns = patterns_for(EVERYTHING)
+    assert set(patterns) == {route.pattern for route in ROUTES if route.delivery is Delivery.BROADCAST}
+    assert not any(pattern.startswith("twd.v1.job.submitted") for pattern in patterns)
+
+
+def test_a_part_is_only_its_events() -> None:
+    assert "twd.v1.job.started.*" in patterns_for("twd.v1.job.>")
+    assert not any(pattern.startswith("twd.v1.session") for pattern in patterns_for("twd.v1.job.>"))
+    assert patterns_for("twd.v1.*.finished.*") == ["twd.v1.job.finished.*"]
+
+
+def test_one_subject_is_taken_as_it_stands() -> None:
+    assert patterns_for("twd.v1.tokens.accepted.job-1") == ["twd.v1.tokens.accepted.job-1"]
+    assert patterns_for("twd.v1.job.submitted.*") == ["twd.v1.job.submitted.*"]
+
+
+def test_nonsense_is_refused() -> None:
+    with pytest.raises(CommandError, match="no message travels"):
+        patterns_for("twd.v1.nonsense.>")
+
+
+def test_filters_compare_values_inside_too() -> None:
+    data = b'{"model":"llama","stats":{"passes":3},"facts":{"model":"x"}}'
+    assert passes(data, [parse_filter("model=llama"), parse_filter("stats.passes=3")])
+    assert not passes(data, [parse_filter("model=qwen")])
+    assert not passes(data, [parse_filter("nothing.there=1")])
+    assert not passes(b"{", [parse_filter("model=llama")])
+    assert passes(b"{", [])
+    with pytest.raises(CommandError, match="FIELD=VALUE"):
+        parse_filter("model")
