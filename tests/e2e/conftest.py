@@ -1,0 +1,25 @@
+"""One demo for a module: the real processes, the real broker, a real small model."""
+
+from collections.abc import Iterator
+
+import pytest
+from openai import OpenAI
+
+from tests.cli.running import Installed
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    installed = Installed(tmp_path_factory.mktemp("demo") / "home")
+    try:
+        installed.up("--demo")
+        yield installed
+        installed.twd("down")
+    finally:
+        installed.clean_up()
+
+
+@pytest.fixture
+def client(demo: Installed) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"http://127.0.0.1:{demo.port}/v1", api_key="none", timeout=60, max_retries=0) as client:
+        yield client

@@ -1,0 +1,95 @@
+"""What a program gets from the demo through the official client."""
+
+import json
+
+import pytest
+from openai import APIStatusError, OpenAI
+
+from tests.cli.running import Installed
+
+pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats]
+ASK = [{"role": "user", "content": "Name three colours of the rainbow."}]
+
+
+def say(client: OpenAI, **fields: object) -> str:
+    done = client.chat.completions.create(model="default", messages=ASK, **fields)  # type: ignore[call-overload]
+    return str(done.choices[0].message.content)
+
+
+def test_the_same_seed_gives_the_same_text_with_and_without_drafts(client: OpenAI) -> None:
+    options = {"max_tokens": 40, "temperature": 0.9, "seed": 11}
+    plain = say(client, **options, extra_body={"twd": {"speculation": "off"}})
+    drafted = [say(client, **options, extra_body={"twd": {"speculation": n}}) for n in ("auto", 1, 8)]
+    assert drafted == [plain] * 3
+    assert say(client, **{**options, "seed": 12}) != plain
+
+
+def test_a_stream_holds_the_text_of_the_whole_answer_and_the_usage(client: OpenAI) -> None:
+    whole = client.chat.completions.create(model="default", messages=ASK, max_tokens=24, temperature=0)  # type: ignore[call-overload]
+    stream = client.chat.completions.create(  # type: ignore[call-overload]
+        model="default", messages=ASK, max_tokens=24, temperature=0, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[-1].usage == whole.usage.model_copy(
+        update={"prompt_tokens_details": chunks[-1].usage.prompt_tokens_details}
+    )
+
+
+def test_max_tokens_is_exact(client: OpenAI) -> None:
+    for limit in (1, 2, 7):
+        done = client.chat.completions.create(model="default", messages=ASK, max_tokens=limit, temperature=0)  # type: ignore[call-overload]
+        assert done.usage.completion_tokens == limit
+        assert done.choices[0].finish_reason == "length"
+
+
+def test_stop_strings_end_the_text_and_are_not_in_it(client: OpenAI) -> None:
+    whole = say(client, max_tokens=40, temperature=0)
+    stop = whole[9:13]
+    assert say(client, max_tokens=40, temperature=0, stop=[stop]) == whole[: whole.index(stop)]
+
+
+def test_a_json_schema_is_kept(client: OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"colour": {"enum": ["red", "green"]}, "count": {"type": "integer"}},
+        "required": ["colour", "count"],
+        "additionalProperties": False,
+    }
+    text = say(
+        client,
+        max_tokens=60,
+        temperature=0,
+        response_format={"type": "json_schema", "json_schema": {"name": "c", "schema": schema, "strict": True}},
+    )
+    answer = json.loads(text)
+    assert answer["colour"] in ("red", "green")
+    assert isinstance(answer["count"], int)
+
+
+def test_a_second_turn_reads_only_what_is_new(client: OpenAI) -> None:
+    first = say(client, max_tokens=16, temperature=0)
+    turns = [*ASK, {"role": "assistant", "content": first}, {"role": "user", "content": "And one more."}]
+    done = client.chat.completions.create(model="default", messages=turns, max_tokens=4, temperature=0)  # type: ignore[call-overload]
+    assert done.usage.prompt_tokens_details.cached_tokens > 20
+
+
+def test_bad_requests_name_their_field(client: OpenAI) -> None:
+    for fields, status, param in (
+        ({"temperature": -1}, 400, "temperature"),
+        ({"max_tokens": 10**6}, 400, "max_tokens"),
+        ({"model": "nobody"}, 404, "model"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no"}}}}, 400, ""),
+    ):
+        with pytest.raises(APIStatusError) as caught:
+            client.chat.completions.create(**{"model": "default", "messages": ASK, "max_tokens": 4, **fields})  # type: ignore[call-overload]
+        assert caught.value.status_code == status, fields
+        assert param in str(caught.value.body)
+
+
+def test_models_and_health(demo: Installed, client: OpenAI) -> None:
+    names = [model.id for model in client.models.list()]
+    assert names
+    assert client.models.retrieve(names[0]).id == names[0]
+    assert demo.status()["healthy"]

@@ -1,0 +1,115 @@
+"""Processes are killed and stopped in mid-stream: the text is the one it would have been."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from openai import OpenAI
+
+from tests.cli.running import Installed
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow]
+ASK = [{"role": "user", "content": "Tell me about the sea and the moon."}]
+OPTIONS = {"model": "default", "messages": ASK, "max_tokens": 80, "temperature": 0.8, "seed": 5}
+
+
+def stream(client: OpenAI) -> Iterator[str]:
+    for chunk in client.chat.completions.create(**OPTIONS, stream=True):  # type: ignore[call-overload]
+        if chunk.choices:
+            yield chunk.choices[0].delta.content or ""
+
+
+def speculator(demo: Installed) -> int:
+    return next(pid for name, pid in demo.record["processes"].items() if name.startswith("speculator"))
+
+
+def served_again(demo: Installed) -> None:
+    wait_until(lambda: demo.status().get("healthy", False), "the system is healthy again", timeout_s=60)
+
+
+@pytest.mark.parametrize("after", [0, 3, 20])
+def test_a_killed_speculator_changes_nothing_in_the_text(demo: Installed, client: OpenAI, after: int) -> None:
+    undisturbed = "".join(stream(client))
+    parts: list[str] = []
+    for part in stream(client):
+        if len(parts) == after:
+            os.kill(speculator(demo), signal.SIGKILL)
+        parts.append(part)
+    assert "".join(parts) == undisturbed
+    served_again(demo)
+
+
+def test_a_killed_drafter_goes_unnoticed(demo: Installed, client: OpenAI) -> None:
+    undisturbed = "".join(stream(client))
+    parts: list[str] = []
+    for part in stream(client):
+        if len(parts) == 5:
+            drafter = next(pid for name, pid in demo.record["processes"].items() if name.startswith("drafter"))
+            os.kill(drafter, signal.SIGKILL)
+        parts.append(part)
+    assert "".join(parts) == undisturbed
+    served_again(demo)
+
+
+def test_a_stopped_drafter_is_not_waited_for(demo: Installed, client: OpenAI) -> None:
+    undisturbed = "".join(stream(client))
+    drafter = next(pid for name, pid in demo.record["processes"].items() if name.startswith("drafter"))
+    os.kill(drafter, signal.SIGSTOP)
+    try:
+        assert "".join(stream(client)) == undisturbed
+    finally:
+        os.kill(drafter, signal.SIGCONT)
+    served_again(demo)
+
+
+def test_a_killed_broker_comes_back_and_the_stream_goes_on(demo: Installed, client: OpenAI) -> None:
+    undisturbed = "".join(stream(client))
+    parts: list[str] = []
+    for part in stream(client):
+        if len(parts) == 5:
+            os.kill(demo.record["processes"]["broker"], signal.SIGKILL)
+        parts.append(part)
+    assert "".join(parts) == undisturbed
+    served_again(demo)
+
+
+def test_a_client_that_leaves_frees_its_session(demo: Installed, client: OpenAI) -> None:
+    answer = client.chat.completions.create(**{**OPTIONS, "max_tokens": 1000}, stream=True)  # type: ignore[call-overload]
+    next(iter(answer))
+    answer.close()
+
+    def idle() -> bool:
+        services = demo.status()["services"]
+        return all(one["facts"].get("sessions", 0) == 0 for one in services if one["service"] == "speculator")
+
+    wait_until(idle, "no session is left", timeout_s=30)
+
+
+def test_many_streams_at_once_are_all_whole(client: OpenAI) -> None:
+    undisturbed = "".join(stream(client))
+    texts: list[str] = []
+
+    def ask() -> None:
+        texts.append("".join(stream(client)))
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert texts == [undisturbed] * 6
+
+
+def test_nothing_outlives_the_supervisor(tmp_path_factory: pytest.TempPathFactory) -> None:
+    installed = Installed(tmp_path_factory.mktemp("killed") / "home")
+    try:
+        installed.up("--demo")
+        pids = installed.pids()
+        os.kill(pids["supervisor"], signal.SIGKILL)
+        wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids.values()), "every process is gone")
+    finally:
+        installed.clean_up()
