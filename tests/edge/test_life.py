@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,8 +11,12 @@ import pytest
 
 from tests.edge.conftest import House, OpenHouse, ground, until
 from tests.edge.fake_speculator import WORDS, FakeSpeculator, Script
+from twd.edge.calls import Desk
+from twd.kit.clock import SystemClock
 from twd.kit.job_owner import OwnerPolicy
+from twd.wire.base import Event, InstanceId, JobId, ModelId, SessionId
 from twd.wire.failures import Failure, FailureCode
+from twd.wire.job import JobCancelled, JobSubmitted, Prompt, Sampling, TokensAccepted
 
 TEXT = "".join(WORDS)
 HANGS: Any = {"hang_after": 2}
@@ -183,12 +188,83 @@ async def test_a_stopped_edge_tells_its_clients(open_house: OpenHouse) -> None:
     assert house.speculator.cancelled
 
 
-async def test_a_reader_that_does_not_read_is_given_up(open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("twd.edge.calls.NEWS_MAX", 3)
-    house = await open_house(Script(words=["x"] * 50, per_event=1))
-    call_events = await house.chat(stream=True)
-    raw = await call_events.text()
-    assert raw.endswith("data: [DONE]\n\n")
+async def test_a_reader_that_does_not_read_is_dropped(open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twd.edge.generate.STALL_S", 0.2)
+    house = await open_house(Script(words=["x" * 100_000] * 300, per_event=1))
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.edge.server.port, limit=1024)
+    body = json.dumps({"messages": [{"role": "user", "content": "x"}], "stream": True}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    await until(lambda: len(house.speculator.jobs) == 1)
+    await until(lambda: len(house.edge.desk) == 0 and house.edge.front.counters.in_flight == 0, 20)
+    assert (await house.chat(max_tokens=1)).status == 200
+    writer.close()
+    del reader
+
+
+async def test_a_reader_that_falls_far_behind_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twd.edge.calls.NEWS_MAX", 10)
+    told: list[Event] = []
+    desk = Desk(SystemClock(), lambda job, timeout_s: None, told.append, lambda action: action())
+    job = JobSubmitted(
+        job=JobId("j"),
+        model=ModelId("m"),
+        owner=InstanceId("o"),
+        prompt=Prompt(text="x"),
+        sampling=Sampling(seed=1),
+    )
+    call = desk.open([job])
+    for index in range(20):
+        piece = TokensAccepted(
+            job=job.job, attempt=1, session=SessionId("s"), at=index, index=index, tokens=[1], text="x"
+        )
+        desk.hear(piece)
+    assert call.ended
+    (last,) = call.news
+    assert isinstance(last[1], Failure)
+    assert "unread" in last[1].message
+    assert [type(event) for event in told] == [JobCancelled]
+    assert len(desk) == 0
+
+
+async def test_a_fault_midway_breaks_off_and_the_edge_lives(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(self: object) -> bytes:
+        raise ValueError("planted")
+
+    monkeypatch.setattr("twd.edge.chat_answer.ChatAnswer.end", breaks)
+    response = await house.chat(stream=True)
+    with pytest.raises(aiohttp.ClientError):
+        await response.read()
+    monkeypatch.setattr("twd.edge.chat_answer.ChatAnswer.whole", breaks)
+    whole = await house.chat()
+    assert whole.status == 500
+    assert "planted" not in await whole.text()
+    assert (await house.post("/v1/completions", {"prompt": "x"})).status == 200
+
+
+async def test_many_streams_whose_workers_are_killed(open_house: OpenHouse) -> None:
+    house = await open_house(Script(words=[f"w{i} " for i in range(40)], per_event=1))
+    house.edge.desk._policy = OwnerPolicy(silence_s=0.1, answer_s=0.1, gap_s=0.05, backoff_s=0.01)
+    workers = [house.speculator]
+    for seed in range(4):
+        worker = FakeSpeculator(ground(house.broker, 20 + seed), house.script)
+        await worker.start()
+        workers.append(worker)
+    dice = random.Random(7)
+
+    async def one() -> str:
+        return content(await (await house.chat(stream=True, seed=1)).read())
+
+    async def killer() -> None:
+        for worker in workers[:-1]:
+            heard = worker.handled
+            await until(lambda worker=worker, heard=heard: worker.handled > heard + dice.randint(0, 3))  # type: ignore[misc]
+            worker.bus.kill()  # type: ignore[attr-defined]
+
+    texts, _ = await asyncio.gather(asyncio.gather(*[one() for _ in range(40)]), killer())
+    assert set(texts) == {"".join(house.script.words)}
+    for worker in workers[1:]:
+        await worker.stop()
 
 
 async def test_the_lease_names_the_real_port(house: House) -> None:

@@ -8,7 +8,7 @@ from aiohttp import web
 from twd.edge import sse
 from twd.edge.answering import Answer, fact_headers, facts_of
 from twd.edge.calls import Call
-from twd.edge.replies import json_reply, open_stream
+from twd.edge.replies import hang_up, json_reply, open_stream
 from twd.wire.failures import Failure, TwdError
 from twd.wire.job import JobStarted
 
@@ -61,14 +61,24 @@ class Delivery:
         if failure is not None and not piece:
             raise DeliveryFailed(failure)
         response = await open_stream(self.request, fact_headers(facts_of(self.answer.choices, self.mode)))
-        await _write(response, piece or sse.KEEP_ALIVE)
+        await self._write(response, piece or sse.KEEP_ALIVE)
         while failure is None and not self._over:
             came = await self.call.wait(self.keepalive_s)
             piece, failure = self._take()
-            await _write(response, piece if came else sse.KEEP_ALIVE)
-        await _write(response, self.answer.end() if failure is None else self.answer.broken(failure))
+            await self._write(response, piece if came else sse.KEEP_ALIVE)
+        await self._write(response, self.answer.end() if failure is None else self.answer.broken(failure))
         await response.write_eof()
         return response
+
+    async def _write(self, response: web.StreamResponse, piece: bytes) -> None:
+        if not piece:
+            return
+        try:
+            async with asyncio.timeout(STALL_S):
+                await response.write(piece)
+        except TimeoutError:
+            hang_up(self.request)
+            raise ConnectionResetError(f"the client took nothing for {STALL_S:g} s") from None
 
 
 async def prompt_tokens(call: Call) -> int:
@@ -86,13 +96,3 @@ class DeliveryFailed(TwdError):
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.code, failure.message, failure.field)
-
-
-async def _write(response: web.StreamResponse, piece: bytes) -> None:
-    if not piece:
-        return
-    try:
-        async with asyncio.timeout(STALL_S):
-            await response.write(piece)
-    except TimeoutError:
-        raise ConnectionResetError(f"the client took nothing for {STALL_S:g} s") from None

@@ -9,7 +9,7 @@ from aiohttp.typedefs import Handler
 from twd.edge.body import SlowClient
 from twd.edge.meter import RateLimited
 from twd.edge.records import NotRemembered
-from twd.edge.replies import failure_reply
+from twd.edge.replies import failure_reply, hang_up
 from twd.wire.failures import Failure, FailureCode, TwdError
 
 
@@ -35,6 +35,9 @@ async def reply_or_failure(request: web.Request, handler: Handler, log: logging.
         raise
     except Exception as error:
         log.exception("fault while answering %s %s", request.method, path)
+        if request.writer.output_size:
+            hang_up(request)  # part of an answer is out: another one after it would look like more of the same
+            raise ConnectionResetError("the answer broke off") from error
         fault = Failure(code=FailureCode.INTERNAL, message=f"{type(error).__name__} inside the edge")
         return failure_reply(fault, path)
 
@@ -57,13 +60,13 @@ def _closing(reply: web.Response) -> web.Response:
 
 
 def quiet_about_bad_http(log: logging.Logger) -> logging.Logger:
-    """What is not HTTP is a client's fault: one line at debug level, no traceback."""
+    """What is not HTTP, and clients that leave midway, are no faults of ours: a line at debug level, no traceback."""
 
     def soften(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if not isinstance(error, HttpProcessingError):
+        if not isinstance(error, HttpProcessingError | ConnectionError):
             return True
-        log.debug("not HTTP: %s", str(error.message).splitlines()[:1])
+        log.debug("connection dropped: %s", str(error).splitlines()[:1])
         return False
 
     log.addFilter(soften)

@@ -38,3 +38,9 @@ async def open_stream(request: web.Request, headers: Mapping[str, str]) -> web.S
     response = web.StreamResponse(headers={**STREAM_HEADERS, **headers})
     await response.prepare(request)
     return response
+
+
+def hang_up(request: web.Request) -> None:
+    """Drop a connection at once: what waits to be sent is thrown away."""
+    if request.transport is not None:
+        request.transport.abort()
