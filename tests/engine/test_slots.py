@@ -25,7 +25,7 @@ def test_common_prefix_is_what_a_loop_finds(one: list[int], other: list[int]) ->
     expected = 0
     while expected < min(len(one), len(other)) and one[expected] == other[expected]:
         expected += 1
-    assert common_prefix(one, other) == expected
+    assert common_prefix(one, other) == common_prefix(tuple(one), other) == expected
 
 
 def test_the_same_conversation_finds_its_slot_again() -> None:

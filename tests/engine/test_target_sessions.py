@@ -50,7 +50,7 @@ def test_prefix_of_a_running_session_is_copied_exactly(tiny: Model, truth: tuple
     with opened(tiny, parallel=2) as target:
         plain = generate(target, long_prompt, 20)
         slot, out = start(target, long_prompt, Greedy())
-        other, cached = target.open(long_prompt, picker := Greedy(record=True))
+        other, cached = target.open(tuple(long_prompt), picker := Greedy(record=True))
         assert other != slot
         assert cached == len(long_prompt) - 1
         answer = one(target, Window(other, 0, cached, (long_prompt[-1], *plain))).tokens
@@ -95,6 +95,20 @@ def test_trees_give_the_text_and_logits_of_single_steps(tiny: Model, truth: tupl
             out += one(target, Window(slot, 0, len(PROMPT) + len(out) - 1, tokens, parents)).tokens
         assert out[:COUNT] == truth[0]
         assert same_logits(picker.seen, truth[1].seen)
+
+
+def test_only_a_side_branch_is_fed_again(tiny: Model, truth: tuple[list[int], Greedy]) -> None:
+    right, at = truth[0], len(PROMPT)
+    with opened(tiny, layout=Layout.TREE, branches=2) as target:
+        slot, _ = start(target, PROMPT, Greedy())
+        tokens, parents = as_tree(right[0], [right[1:4], [1, 1]])
+        assert one(target, Window(slot, 0, at, tokens, parents)).tokens == right[1:5]
+        assert target.context.end(slot) == at + 4
+        tokens, parents = as_tree(right[4], [[1, 1], right[5:8]])
+        assert one(target, Window(slot, 0, at + 4, tokens, parents)).tokens == right[5:9]
+        assert target.context.end(slot) == at + 5
+        assert one(target, Window(slot, 0, at + 8, (right[8],))).tokens == right[9:10]
+        assert target.context.end(slot) == at + 9
 
 
 def as_tree(root: int, branches: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -12,6 +12,8 @@ from twd.wire.failures import FailureCode, TwdError
 
 _PADDING_TOKEN = 0
 _COPY_FROM = 64
+_CELLS_PER_TOKEN = 256
+"""A copy moves all cells of a slot, which takes about as long as feeding one token for so many of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,8 @@ class LocalTarget:
         self._branches_max = settings.sequences - settings.parallel + 1
         rules = PassRules(settings.ubatch, settings.layout is Layout.STREAMS, can_rollback, rows_min)
         self.planner = Planner(rules)
-        self._slots = Slots(self.n_slots, _COPY_FROM if can_rollback else None)
+        copy_from = max(_COPY_FROM, settings.ctx_size // _CELLS_PER_TOKEN)
+        self._slots = Slots(self.n_slots, copy_from if can_rollback else None)
         self._fed = [0] * self.n_slots
         self._sessions: dict[int, _Session] = {}
         self._pending: list[Window] = []
