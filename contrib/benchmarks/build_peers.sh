@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Builds llama.cpp's own programs from the very source that the installed llama-cpp-python was built from, to measure
+# twd against them: llama-server, llama-bench, llama-batched-bench, ggml-rpc-server.
+#
+# usage: contrib/benchmarks/build_peers.sh [CACHE_DIR]     (default: ~/.cache/twd/peers; prints the folder of programs)
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")/../.." && pwd)
+cache=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/twd/peers}
+python=${PYTHON:-$root/.venv/bin/python}
+jobs=${JOBS:-$(getconf _NPROCESSORS_ONLN)}
+programs=(llama-server llama-bench llama-batched-bench ggml-rpc-server)
+
+command -v cmake >/dev/null || { echo "cmake is needed; install it (or: pip install cmake)" >&2; exit 1; }
+version=$("$python" -c 'from importlib.metadata import version; print(version("llama-cpp-python"))')
+home=$cache/$version
+source=$home/llama_cpp_python-$version/vendor/llama.cpp
+build=$home/build
+
+if [[ ! -d $source ]]; then
+    mkdir -p "$home"
+    echo "fetching the source of llama-cpp-python $version" >&2
+    "$python" -m pip download -q --no-deps --no-binary llama-cpp-python -d "$home" "llama-cpp-python==$version" >&2
+    tar -xzf "$home/llama_cpp_python-$version.tar.gz" -C "$home"
+fi
+
+generator=()
+command -v ninja >/dev/null && generator=(-G Ninja)
+cmake -S "$source" -B "$build" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DGGML_RPC=ON \
+    -DLLAMA_BUILD_TOOLS=ON -DLLAMA_BUILD_SERVER=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
+    -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_OPENSSL=OFF >&2
+cmake --build "$build" --target "${programs[@]}" --parallel "$jobs" >&2
+
+for program in "${programs[@]}"; do
+    [[ -x $build/bin/$program ]] || { echo "$program was not built; see the messages above" >&2; exit 1; }
+done
+echo "$build/bin"

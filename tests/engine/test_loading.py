@@ -1,0 +1,47 @@
+"""From a file to a measured model in one call, and nothing left behind where that fails."""
+
+from pathlib import Path
+
+import pytest
+
+from twd.engine.loading import LoadPlan, load_native
+from twd.engine.model import Model
+from twd.wire.base import ModelId
+from twd.wire.failures import FailureCode, TwdError
+
+pytestmark = pytest.mark.model
+MODEL = ModelId("tiny")
+
+
+def test_all_stages_are_told_and_everything_is_measured(q4_path: Path) -> None:
+    told: list[tuple[float, str]] = []
+    plan = LoadPlan(model=MODEL, path=q4_path, ctx_size=640, parallel=2, threads=1)
+    native = load_native(plan, lambda share, stage: told.append((share, stage)))
+    try:
+        assert native.exactness.exact
+        assert native.exactness.compared > 0
+        assert native.cost.ms(8) >= native.cost.ms(1) > 0
+        assert (native.facts.model, native.facts.ctx_size, native.facts.parallel) == (MODEL, 640, 2)
+        assert native.tokenize("hello") == native.model.vocab.tokenize("hello", parse_special=False, add_bos=False)
+        assert native.render(native.tokenize("hello<|im_end|>")) == "hello<|im_end|>"
+        assert native.target.idle_slots == 2
+    finally:
+        native.close()
+    assert [share for share, _ in told] == sorted(share for share, _ in told)
+    assert told[-1] == (1.0, "ready")
+
+
+def test_a_failure_behind_the_weights_gives_them_back(q4_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[Model] = []
+    close = Model.close
+
+    def close_and_tell(model: Model) -> None:
+        closed.append(model)
+        close(model)
+
+    monkeypatch.setattr(Model, "close", close_and_tell)
+    plan = LoadPlan(model=MODEL, path=q4_path, ctx_size=128, exact=False, type_v="q9_9")
+    with pytest.raises(TwdError) as caught:
+        load_native(plan, lambda *_: None)
+    assert caught.value.code is FailureCode.BAD_REQUEST
+    assert len(closed) == 1
