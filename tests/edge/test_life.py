@@ -244,7 +244,7 @@ async def test_a_fault_midway_breaks_off_and_the_edge_lives(house: House, monkey
 
 async def test_many_streams_whose_workers_are_killed(open_house: OpenHouse) -> None:
     house = await open_house(Script(words=[f"w{i} " for i in range(40)], per_event=1))
-    house.edge.desk._policy = OwnerPolicy(silence_s=0.1, answer_s=0.1, gap_s=0.05, backoff_s=0.01)
+    house.edge.desk._policy = OwnerPolicy(silence_s=0.5, answer_s=0.5, gap_s=0.2, backoff_s=0.01, losses=100)
     workers = [house.speculator]
     for seed in range(4):
         worker = FakeSpeculator(ground(house.broker, 20 + seed), house.script)
