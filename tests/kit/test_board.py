@@ -114,5 +114,6 @@ def test_what_waits_for_mending_is_named() -> None:
     table = board("edge", "speculator")
     table.see([lease(1), lease(2, Health.DEGRADED, ready=False, note="no such file")], 0)
     assert [row.note for row in table.hopeless] == ["no such file"]
-    table.ended()
+    table.ends(Stage.DRAINING)
+    assert not table.see([lease(1), lease(2)], 0)
     assert {row.stage for row in table.rows.values()} == {Stage.DRAINING}

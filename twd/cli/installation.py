@@ -13,7 +13,7 @@ from twd.bus.broker import EmbeddedBroker
 from twd.cli.errors import CommandError
 from twd.cli.picture import Picture, View
 from twd.kit import platform
-from twd.kit.board import Board, Row
+from twd.kit.board import Board, Row, Stage
 from twd.kit.clock import SystemClock
 from twd.kit.connect import address_of, connect
 from twd.kit.exit_codes import ExitCode
@@ -26,6 +26,7 @@ from twd.kit.settings import Settings
 from twd.kit.supervisor import Backoff, Child, Exit, ProcessSpec, State, Supervisor
 from twd.kit.tasks import TaskGroup
 from twd.wire.base import NodeId
+from twd.wire.failures import TwdError
 
 BROKER_WAIT_S: Final = 10.0
 BROKER_LOOK_S: Final = 0.02
@@ -38,12 +39,22 @@ log = logging.getLogger("twd.up")
 class Installation:
     """What `twd up` runs until it is told to end."""
 
-    def __init__(self, settings: Settings, home: Home, node: NodeId, specs: Sequence[ProcessSpec], view: View) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        home: Home,
+        node: NodeId,
+        specs: Sequence[ProcessSpec],
+        view: View,
+        measured: bool = False,
+    ) -> None:
+        """`measured`: when all is ready, find out what drafts bring, and say so."""
         self._settings = settings
         self._home = home
         self._node = node
         self._specs = specs
         self._view = view
+        self._measured = measured
         self._clock = SystemClock()
         self._board = Board({spec.name: Row(name=spec.name) for spec in specs}, self._clock.wall_ms())
         self._addresses: dict[str, str] = {}
@@ -164,8 +175,19 @@ class Installation:
                 self._addresses["api" if row.name == "edge" else row.name] = str(url)
         if self._board.ready and not self._ready_ms:
             self._ready_ms = max(1, self._clock.wall_ms() - self._board.began_ms)
+            if self._measured:
+                self._tasks.start("measure", self._measure())
         self._write_record()
         self._show()
+
+    async def _measure(self) -> None:
+        from twd.cli.demo import measure
+
+        self._tell("measuring what drafts bring ...")
+        try:
+            self._tell(await measure(self._settings, self._node))
+        except TwdError as error:
+            self._tell(f"the measurement did not succeed: {error}")
 
     def _tell(self, note: str) -> None:
         log.info("%s", note)
@@ -205,7 +227,7 @@ class Installation:
     # -- the end -----------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
-        self._board.ended()
+        self._board.ends(Stage.DRAINING)
         self._tell("ending; a second Ctrl-C kills")
         if self._services is not None:
             late = await self._services.stop(DRAIN_S)
@@ -221,6 +243,8 @@ class Installation:
             if supervisor is not None:
                 await supervisor.stop(DRAIN_S)
         await self._tasks.close()
+        self._board.ends(Stage.ENDED)
+        self._tell("ended")
         self._home.forget_instance()
         self._view.close()
 

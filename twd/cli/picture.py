@@ -19,6 +19,10 @@ STYLES = {
 }
 
 
+QUIET = (Stage.DRAINING, Stage.ENDED)
+"""Stages that all reach together: one line says it for all."""
+
+
 class Picture(msgspec.Struct, frozen=True, kw_only=True):
     """One moment of an installation."""
 
@@ -78,9 +82,9 @@ class PlainView:
             click.echo(picture.note)
         self._note = picture.note
         for row in picture.rows:
-            if self._told.get(row.name) != (row.stage, row.pid) and row.stage is not Stage.DRAINING:
+            if self._told.get(row.name) != (row.stage, row.restarts) and row.stage not in QUIET:
                 click.echo(f"{row.name}: {row.stage}" + (f" ({row.note})" if row.note else ""))
-            self._told[row.name] = (row.stage, row.pid)
+            self._told[row.name] = (row.stage, row.restarts)
         if picture.ready_ms and not self._ready:
             self._ready = True
             click.echo("\n".join(closing_lines(picture)))

@@ -47,6 +47,7 @@ class Board:
 
     rows: dict[str, Row] = field(default_factory=dict)
     began_ms: int = 0
+    ending: bool = False
 
     def started(self, name: str, pid: int) -> None:
         """A process runs; it has not said anything yet."""
@@ -64,13 +65,16 @@ class Board:
         row.stage, row.restarts, row.pid = Stage.RESTARTING, restarts + 1, 0
         row.note = f"exit code {code}, again in {retry_in_s:g} s" + (f": {problem[:200]}" if problem else "")
 
-    def ended(self) -> None:
-        """Everything was told to end."""
+    def ends(self, stage: Stage) -> None:
+        """Everything was told to end, or has ended: from now on leases count for nothing."""
+        self.ending = True
         for row in self.rows.values():
-            row.stage, row.note = Stage.DRAINING, ""
+            row.stage, row.note = stage, ""
 
     def see(self, leases: Iterable[ServiceLease], now_ms: int) -> bool:
         """Read what services say of themselves; returns whether anything is new."""
+        if self.ending:
+            return False
         by_pid = {lease.pid: lease for lease in leases}
         before = [(row.stage, row.note) for row in self.rows.values()]
         for row in self.rows.values():
