@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from twd.engine import library, memory
+from twd.engine import model as model_module
 from twd.engine.context import Context, ContextSettings
 from twd.engine.model import Model, ModelSettings
 from twd.wire.base import ModelId
@@ -80,6 +81,26 @@ def test_a_model_too_big_for_memory_is_refused_before_loading(tiny_path: Path, m
     error = refuse(tiny_path)
     assert error.code is FailureCode.OUT_OF_MEMORY
     assert "tiny-llama.gguf" in str(error)
+
+
+def test_layers_meant_for_a_device_that_is_not_there_count_as_memory(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, needed = tiny.settings.path, tiny.info.weight_bytes
+    monkeypatch.setattr(memory, "available_bytes", lambda: needed - 1)
+    cpu, gpu = (library.Device(kind, kind, kind, 1, 1, 0) for kind in ("cpu", "gpu"))
+    monkeypatch.setattr(model_module, "devices", lambda: [cpu])
+    with pytest.raises(TwdError) as caught:
+        Model.load(ModelSettings(path, gpu_layers=-1))
+    assert caught.value.code is FailureCode.OUT_OF_MEMORY
+    monkeypatch.setattr(model_module, "devices", lambda: [cpu, gpu])
+    Model.load(ModelSettings(path, gpu_layers=-1)).close()
+
+
+def test_what_llama_cpp_logs_decides_the_kind_of_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    for logged, code in (("cudaMalloc failed: out of memory", FailureCode.OUT_OF_MEMORY), ("", FailureCode.MODEL_LOAD)):
+        monkeypatch.setattr(model_module, "last_errors", lambda logged=logged: logged)
+        assert model_module.load_error("cannot").code is code
 
 
 def test_a_context_too_big_for_memory_is_refused_before_it_is_made(

@@ -15,7 +15,7 @@ from gguf.constants import GGMLQuantizationType
 
 from twd.engine.library import last_errors, llama
 from twd.engine.memory import require_memory
-from twd.engine.model import Model
+from twd.engine.model import Model, load_error
 from twd.wire.failures import FailureCode, TwdError
 
 Logits = npt.NDArray[np.float32]
@@ -132,8 +132,7 @@ class Context:
         last_errors()
         handle = llama.llama_init_from_model(model.handle, self._parameters())
         if not handle:
-            reason = last_errors() or "most likely out of memory; lower ctx_size or parallel"
-            raise TwdError(FailureCode.MODEL_LOAD, f"llama.cpp cannot make a context: {reason}")
+            raise load_error(f"llama.cpp cannot make a context of {settings.parallel} x {settings.ctx_size} tokens")
         self.handle = handle
         self._memory = llama.llama_get_memory(handle)
         self._batch = _Batch(settings.ubatch, settings.sequences)
@@ -222,7 +221,7 @@ def kv_type(name: str) -> int:
 
 
 def _kv_bytes(model: Model, settings: ContextSettings) -> int:
-    if model.settings.gpu_layers != 0:
+    if model.offloads:
         return 0
     return model.info.kv_bytes_per_token(settings.type_k, settings.type_v) * settings.cells
 

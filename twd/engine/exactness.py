@@ -44,9 +44,10 @@ def exact_plan(model: Model, wanted: ContextSettings, exact: bool) -> ExactPlan:
 
     K and V of unlike types keep all passes on one attention kernel (with equal ones llama.cpp takes another for
     single rows from 512 cells on, and a third for 64 rows and more); buffers of their own keep a session's cells in
-    order; float weights need two rows, since one alone goes through another matrix kernel.
+    order; float weights need two rows, since one alone goes through another matrix kernel. That is the CPU; on other
+    devices no settings make it certain, so there only the self-test speaks.
     """
-    if not exact:
+    if not exact or model.offloads:
         return ExactPlan(wanted)
     type_v = "q8_0" if model.info.value_length % _BLOCK == 0 else "bf16"
     layout = wanted.layout if wanted.layout is Layout.TREE else Layout.STREAMS

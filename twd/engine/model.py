@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from twd.engine.library import Device, last_errors, llama, start
+from twd.engine.library import Device, devices, last_errors, llama, start
 from twd.engine.memory import require_memory
 from twd.engine.vocab import Vocab
 from twd.gguf_tools.inspect import GgufInfo, inspect
@@ -50,7 +50,7 @@ class Model:
         self.ctx_train: int = llama.llama_model_n_ctx_train(handle)
         self.n_embd: int = llama.llama_model_n_embd(handle)
         self.n_layer: int = llama.llama_model_n_layer(handle)
-        self.recurrent = bool(llama.llama_model_is_recurrent(handle) or llama.llama_model_is_hybrid(handle))
+        self.offloads = offloads(settings)
 
     @classmethod
     def load(cls, settings: ModelSettings, on_progress: Progress = _ignore) -> Self:
@@ -98,9 +98,17 @@ class Model:
         self.close()
 
 
+def offloads(settings: ModelSettings) -> bool:
+    """Whether layers leave this machine's RAM: asked for, and there is a device to take them."""
+    found = settings.devices or devices() if settings.gpu_layers else ()
+    return any(device.kind != "cpu" for device in found)
+
+
 def _bytes_in_ram(info: GgufInfo, settings: ModelSettings) -> int:
     if settings.vocab_only:
         return 0
+    if not offloads(settings):
+        return info.weight_bytes
     if settings.gpu_layers < 0:
         return info.other_bytes
     kept = max(info.layers - settings.gpu_layers, 0)
@@ -128,8 +136,15 @@ def _load(settings: ModelSettings, on_progress: Progress) -> int:
             llama.llama_model_free(handle)
         raise raised[0]
     if not handle:
-        raise TwdError(FailureCode.MODEL_LOAD, f"llama.cpp cannot load {settings.path}: {last_errors() or 'no reason'}")
+        raise load_error(f"llama.cpp cannot load {settings.path}")
     return int(handle)
+
+
+def load_error(what: str) -> TwdError:
+    """A failure of llama.cpp with the reason that it logged."""
+    reason = last_errors() or "no reason given"
+    memory = "out of memory" in reason or "failed to allocate" in reason
+    return TwdError(FailureCode.OUT_OF_MEMORY if memory else FailureCode.MODEL_LOAD, f"{what}: {reason}")
 
 
 def _parameters(settings: ModelSettings) -> tuple[ctypes.Structure, list[object]]:
