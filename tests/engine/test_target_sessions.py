@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.engine.driving import Greedy, generate, no_drafts, one, same_logits, start
-from twd.engine.context import Context, ContextSettings, Layout
+from twd.engine.context import Context, ContextSettings, Layout, Rows
 from twd.engine.model import Model
 from twd.engine.probe import can_rollback
 from twd.engine.target import LocalTarget
@@ -210,6 +210,34 @@ def test_windows_of_closed_slots_get_no_verdict(tiny: Model) -> None:
         target.close(slot)
         target.close(slot)
         assert target.collect() == []
+
+
+def test_windows_of_an_earlier_session_never_reach_the_next_one(tiny: Model, truth: tuple[list[int], Greedy]) -> None:
+    with opened(tiny) as target:
+        slot, out = start(target, PROMPT, Greedy())
+        target.submit([Window(slot, 0, len(PROMPT), (out[0],))])
+        target.close(slot)
+        assert target.open([*PROMPT, 4], Greedy()) == (slot, len(PROMPT))
+        target.submit([Window(slot, 0, len(PROMPT), (4,))])
+        assert [verdict.at for verdict in target.collect()] == [len(PROMPT)]
+
+
+def test_no_row_is_ever_computed_alone_with_float_weights(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    widths: list[tuple[int, int]] = []
+    decode = Context.decode
+
+    def watch(context: Context, rows: Rows) -> None:
+        widths.append((len(rows), sum(rows.outputs)))
+        decode(context, rows)
+
+    with opened(tiny) as target:
+        monkeypatch.setattr(Context, "decode", watch)
+        slot, out = start(target, [3] * 65, Greedy())
+        one(target, Window(slot, 0, 65, tuple(out)))
+        one(target, Window(slot, 0, 66, (1, 2, *[5] * 63), committed=2))
+        one(target, Window(slot, 0, 66, (1,), picks=False))
+        assert target.context.end(slot) == 67
+    assert all(rows >= 2 and outputs != 1 for rows, outputs in widths)
 
 
 def test_a_model_without_rollback_takes_no_drafts_and_stays_right(mamba: Model) -> None:

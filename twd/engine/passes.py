@@ -42,6 +42,10 @@ class PassRules:
     can_pad: bool = True
     rows_min: int = 1
 
+    def missing(self, rows: int) -> int:
+        """How many throw-away rows a pass of `rows` needs so that the kernels stay the same."""
+        return max(self.rows_min - rows, 0) if self.can_pad else 0
+
 
 def guessed_cost(rows: int) -> float:
     """The cost of a pass before it was measured, in units of one more row."""
@@ -111,12 +115,9 @@ class Planner:
         return self._at_least(tuple(Part(slot, rows) for slot, rows in group))
 
     def _at_least(self, parts: tuple[Part, ...]) -> Pass:
-        """Pad a pass that has fewer rows than the kernels need to stay the same."""
-        short = self.rules.rows_min - sum(part.rows + part.padding for part in parts)
-        if short <= 0 or not self.rules.can_pad:
-            return Pass(parts)
+        missing = self.rules.missing(Pass(parts).rows)
         head = parts[0]
-        return Pass((Part(head.slot, head.rows, head.padding + short), *parts[1:]))
+        return Pass((Part(head.slot, head.rows, head.padding + missing), *parts[1:])) if missing else Pass(parts)
 
 
 def _fill(shape: Sequence[tuple[int, int]], capacity: int) -> list[Shape]:

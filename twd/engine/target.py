@@ -94,6 +94,7 @@ class LocalTarget:
         """End a session; harmless when repeated."""
         if self._sessions.pop(slot, None) is None:
             return
+        self._pending = [window for window in self._pending if window.slot != slot]
         del self._slots[slot].tokens[self._fed[slot] :]
         self._slots.close(slot)
 
@@ -163,10 +164,14 @@ class LocalTarget:
             self._settle(slot)
 
     def _feed(self, slot: int, at: int, tokens: list[int]) -> None:
+        """A pass of one slot for the KV cache alone."""
         rows = Rows()
-        rows.add(slot, at, tokens, output_from=len(tokens))
+        padding = [_PADDING_TOKEN] * self.planner.rules.missing(len(tokens))
+        rows.add(slot, at, [*tokens, *padding], output_from=len(tokens) + len(padding))
         self._decode(rows)
         self._fed[slot] = at + len(tokens)
+        if padding:
+            self._settle(slot)
 
     def _run(self, one: Pass, jobs: dict[int, _Job]) -> list[Verdict]:
         """One forward pass over some slots, and what comes of it."""
@@ -255,9 +260,8 @@ class LocalTarget:
             row_of[node.index] = len(rows)
             output = window.picks and node.index >= window.committed - 1
             rows.add_shared(node.branches, window.at + node.depth, window.tokens[node.index], output=output)
-        short = self.planner.rules.rows_min - len(rows)
-        if short > 0:
-            rows.add(window.slot, window.at + len(layout.main), [_PADDING_TOKEN] * short, short)
+        padding = [_PADDING_TOKEN] * self.planner.rules.missing(len(rows))
+        rows.add(window.slot, window.at + len(layout.main), padding, len(padding))
         return rows, row_of
 
     def _settle(self, slot: int) -> None:
