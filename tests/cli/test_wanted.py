@@ -66,9 +66,11 @@ def test_engine_processes_get_the_engine_environment() -> None:
 def test_the_demo_has_a_target_and_a_drafter(tmp_path: object) -> None:
     from pathlib import Path
 
-    settings = demo_settings(Settings(models={"mine": Model(path="a.gguf")}), Path("/cache/demo.gguf"))
+    settings = demo_settings(
+        Settings(models={"mine": Model(path="a.gguf")}), Path("/cache/demo.gguf"), Path("/cache/draft.gguf")
+    )
     assert settings.default_model == MODEL
-    assert names(settings) == ["edge", "metrics", f"speculator.{MODEL}", f"drafter.{MODEL}"]
+    assert names(settings) == ["edge", "metrics", f"speculator.{MODEL}", f"drafter.{MODEL}-quick"]
 
 
 def test_drafters_are_called_by_name_model_or_file() -> None:

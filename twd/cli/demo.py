@@ -1,4 +1,4 @@
-"""The demo: a small real model, prepared once, that drafts for itself."""
+"""The demo: a real model and a quicker copy of it that drafts, prepared once; and a first measurement."""
 
 import subprocess
 import sys
@@ -7,34 +7,71 @@ from pathlib import Path
 import msgspec
 
 from twd.cli.errors import CommandError
+from twd.kit.clock import SystemClock
+from twd.kit.connect import connect
 from twd.kit.exit_codes import ExitCode
 from twd.kit.home import Home, write_private
+from twd.kit.ids import Ids
+from twd.kit.service import Surroundings
 from twd.kit.settings import Drafter, Model, Settings
+from twd.wire.base import NodeId
 
 MODEL = "smollm2-135m"
+TARGET, DRAFT = "f32", "q8_0"
+"""The slow weights stand for a big model, the quick ones for its small relative; both are exact."""
 PREPARE = (
-    "import sys, pathlib; from twd.engine.demo_model import demo_model; print(demo_model(pathlib.Path(sys.argv[1])))"
+    "import sys, pathlib; from twd.engine.demo_model import demo_model; "
+    "print(*(demo_model(pathlib.Path(sys.argv[1]), kind) for kind in sys.argv[2:]), sep=chr(10))"
 )
+MEASURED_KINDS = ("edit", "creative")
+MEASURED_TOKENS = 64
 
 
-def demo_settings(settings: Settings, model_file: Path) -> Settings:
+def demo_settings(settings: Settings, target: Path, draft: Path) -> Settings:
     """The settings, with the demo's model in place of configured ones."""
-    model = Model(path=str(model_file), default=True, ctx_size=2048, parallel=4)
-    drafter = Drafter(name=MODEL, path=str(model_file), threads=1)
+    model = Model(path=str(target), default=True, ctx_size=2048, parallel=4)
+    drafter = Drafter(name=f"{MODEL}-quick", path=str(draft))
     return msgspec.structs.replace(settings, models={MODEL: model}, backends={}, drafters=(drafter,))
 
 
-def prepare_demo(home: Home) -> Path:
-    """The demo's model file; the first time it is made, in a process of its own."""
-    marker = home.cache / "demo-model"
-    if marker.exists() and Path(marker.read_text().strip()).is_file():
-        return Path(marker.read_text().strip())
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", PREPARE, str(home.cache)], capture_output=True, text=True, check=False
-    )
+def prepare_demo(home: Home) -> tuple[Path, Path]:
+    """The demo's model files; the first time they are made, in a process of its own."""
+    marker = home.cache / "demo-models"
+    made = [Path(line) for line in marker.read_text().splitlines()] if marker.exists() else []
+    if len(made) != 2 or not all(path.is_file() for path in made):
+        made = _make(home)
+        write_private(marker, "\n".join(str(path) for path in made).encode())
+    return made[0], made[1]
+
+
+def _make(home: Home) -> list[Path]:
+    command = [sys.executable, "-P", "-c", PREPARE, str(home.cache), TARGET, DRAFT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason given"
         raise CommandError(ExitCode.CANNOT_START, f"the demo's model cannot be made: {reason}")
-    path = done.stdout.strip().splitlines()[-1]
-    write_private(marker, path.encode())
-    return Path(path)
+    return [Path(line) for line in done.stdout.strip().splitlines()[-2:]]
+
+
+async def measure(settings: Settings, node: NodeId) -> str:
+    """What drafts bring here and now, in one line: the same questions without them and with them."""
+    from twd.bench.client import BenchClient
+    from twd.bench.prompts import PROMPTS
+    from twd.bench.report import summarize
+    from twd.bench.session import BenchPlan, find_speculator, run_bench
+
+    bus = await connect(settings, "bench", node)
+    client = BenchClient(Surroundings(bus=bus, node=node, clock=SystemClock(), ids=Ids()))
+    try:
+        await client.start()
+        plan = BenchPlan([prompt for prompt in PROMPTS if prompt.kind in MEASURED_KINDS][1:4], MEASURED_TOKENS)
+        result = await run_bench(client, await find_speculator(client, MODEL), plan, lambda *_: None)
+    finally:
+        await client.stop("measured")
+        await bus.close()
+    whole = summarize(result.pairs)[-1]
+    same = "the same text" if whole.equal == whole.answers else "DIFFERENT TEXT"
+    return (
+        f"measured on {whole.answers} questions: {whole.plain_rate:.0f} tok/s alone, {whole.drafted_rate:.0f} tok/s "
+        f"with drafts ({whole.ratio:.2f}x), {same}; `twd bench` measures more"
+    )

@@ -19,18 +19,21 @@ from twd.kit.connect import address_of, connect
 from twd.kit.exit_codes import ExitCode
 from twd.kit.home import Home, Instance, write_private
 from twd.kit.ids import Ids
+from twd.kit.log_files import LogFile
 from twd.kit.overseer import Overseer
 from twd.kit.run_service import StopRequests, unless
 from twd.kit.service import Surroundings
 from twd.kit.settings import Settings
 from twd.kit.supervisor import Backoff, Child, Exit, ProcessSpec, State, Supervisor
-from twd.kit.tasks import TaskGroup
+from twd.kit.tasks import TaskGroup, every
 from twd.wire.base import NodeId
 from twd.wire.failures import TwdError
 
 BROKER_WAIT_S: Final = 10.0
 BROKER_LOOK_S: Final = 0.02
 BROKER: Final = "broker"
+OWN_LOG: Final = "supervisor"
+ROTATE_S: Final = 60.0
 DRAIN_S: Final = 30.0
 
 log = logging.getLogger("twd.up")
@@ -109,11 +112,15 @@ class Installation:
             await asyncio.sleep(BROKER_LOOK_S)
         return None
 
+    async def _rotate(self) -> None:
+        LogFile(self._home.logs, OWN_LOG).rotate_if_big()
+
     async def _live(self) -> None:
         write_private(self._home.settings_file, msgspec.json.encode(self._settings))
         self._addresses["bus"] = address_of(self._settings.bus).shown
         self._services = self._supervise(self._specs)
         self._services.start()
+        self._tasks.start("rotate", every(ROTATE_S, self._rotate))
         self._write_record()
         bus = await unless(self._stop.asked, connect(self._settings, "supervisor", self._node, BROKER_WAIT_S))
         if bus is None:

@@ -52,6 +52,9 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
 class View(Protocol):
     """Something that shows pictures."""
 
+    talks: bool
+    """Whether a person reads on after all is ready."""
+
     def show(self, picture: Picture) -> None:
         """A new moment."""
 
@@ -70,6 +73,8 @@ def choose_view(as_json: bool, report: bool) -> View:
 
 class PlainView:
     """A line for each change."""
+
+    talks = True
 
     def __init__(self) -> None:
         self._told: dict[str, tuple[Stage, int]] = {}
@@ -96,6 +101,8 @@ class PlainView:
 class JsonView:
     """One JSON object, when everything is ready."""
 
+    talks = False
+
     def __init__(self) -> None:
         self._done = False
 
@@ -111,6 +118,8 @@ class JsonView:
 
 class ReportView:
     """Every picture as a line of JSON, until all is ready: for the process that waits to detach."""
+
+    talks = False
 
     def __init__(self) -> None:
         self._open = True
@@ -136,6 +145,8 @@ class ReportView:
 
 class LiveView:
     """A table that is drawn again at each change."""
+
+    talks = True
 
     def __init__(self) -> None:
         from rich.console import Console

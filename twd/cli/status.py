@@ -26,7 +26,7 @@ def status(ground: Ground, as_json: bool) -> ExitCode:
     Exit code 0: all is well; 3: something is not; 4: nothing runs.
     """
     found = asyncio.run(_leases(ground))
-    missing = _missing(ground, {lease.pid for lease, _ in found})
+    missing = _missing(ground, {lease.pid for lease, _ in found if lease.node == ground.node})
     if as_json:
         click.echo(json.dumps(_as_json(found, missing, _addresses(ground))))
     else:

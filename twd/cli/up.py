@@ -62,12 +62,12 @@ def _run(ground: Ground, home: Home, services: tuple[str, ...], demo: bool, view
     if demo:
         from twd.cli.demo import demo_settings, prepare_demo
 
-        settings = demo_settings(settings, prepare_demo(home))
+        settings = demo_settings(settings, *prepare_demo(home))
     specs = _specs(settings, services)
-    return _live(ground, settings, specs, view)
+    return _live(ground, settings, specs, view, measured=demo and not services and view.talks)
 
 
-def _live(ground: Ground, settings: Settings, specs: list[ProcessSpec], view: View) -> ExitCode:
+def _live(ground: Ground, settings: Settings, specs: list[ProcessSpec], view: View, measured: bool) -> ExitCode:
     from twd.bus.broker import EmbeddedBroker
     from twd.cli.installation import Installation
     from twd.kit import platform
@@ -76,7 +76,7 @@ def _live(ground: Ground, settings: Settings, specs: list[ProcessSpec], view: Vi
     broker = None if bus.url else EmbeddedBroker(ground.home.path, bus.host, bus.port, bus.token)
 
     async def live() -> ExitCode:
-        return await Installation(settings, ground.home, ground.node, specs, view).run(broker)
+        return await Installation(settings, ground.home, ground.node, specs, view, measured).run(broker)
 
     with asyncio.Runner(loop_factory=platform.new_event_loop) as runner:
         return runner.run(live())
