@@ -32,41 +32,46 @@ class CostCurve:
         for point in ordered:
             self._times.append(max(point.ms, 1e-3, *self._times[-1:]))
         self._scale = 1.0
+        self._places: dict[int, tuple[int, int, float]] = {}
 
     def ms(self, rows: int) -> float:
         """The expected time of a pass over `rows` rows."""
-        return self._scale * sum(self._times[place] * weight for place, weight in self._weights(rows))
+        left, right, share = self._places.get(rows) or self._place(rows)
+        times = self._times
+        return self._scale * (times[left] * (1.0 - share) + times[right] * share)
 
     def observe(self, rows: int, ms: float) -> None:
         """Learn from a pass that took `ms`."""
-        expected = self.ms(rows)
-        ratio = min(max(ms / expected, 1 / _OUTLIER), _OUTLIER)
+        ratio = min(max(ms / self.ms(rows), 1 / _OUTLIER), _OUTLIER)
         self._scale *= ratio**_SCALE_WEIGHT
-        for place, weight in self._weights(rows):
+        left, right, share = self._place(rows)
+        for point, weight in ((left, 1.0 - share), (right, share)):
             if 0.0 < weight <= 1.0:
-                self._times[place] *= ratio ** (_POINT_WEIGHT * weight)
-                self._keep_rising(place)
+                self._times[point] *= ratio ** (_POINT_WEIGHT * weight)
+                self._keep_rising(point)
 
     def points(self) -> list[CostPoint]:
         """The curve as it is now."""
         return [CostPoint(width=width, ms=round(self.ms(width), 4)) for width in self._widths]
 
-    def _weights(self, rows: int) -> tuple[tuple[int, float], ...]:
-        """The points between which `rows` lies, and how much each counts; beyond the last, the last slope goes on."""
+    def _place(self, rows: int) -> tuple[int, int, float]:
+        """Two points, and how much the second counts; beyond the last one the last slope goes on."""
         place = bisect_left(self._widths, rows)
         if place == 0 or len(self._widths) == 1:
-            return ((0, 1.0),)
-        right = min(place, len(self._widths) - 1)
-        left = right - 1
-        share = (rows - self._widths[left]) / (self._widths[right] - self._widths[left])
-        return ((left, 1.0 - share), (right, share))
+            found = (0, 0, 0.0)
+        else:
+            right = min(place, len(self._widths) - 1)
+            left = right - 1
+            found = (left, right, (rows - self._widths[left]) / (self._widths[right] - self._widths[left]))
+        self._places[rows] = found
+        return found
 
-    def _keep_rising(self, place: int) -> None:
+    def _keep_rising(self, point: int) -> None:
         times = self._times
-        for left in range(place):
-            times[left] = min(times[left], times[place])
-        for right in range(place + 1, len(times)):
-            times[right] = max(times[right], times[place])
+        for left in range(point):
+            times[left] = min(times[left], times[point])
+        for right in range(point + 1, len(times)):
+            times[right] = max(times[right], times[point])
 
 
 def measure_cost(context: Context, *, rows_min: int = 1, budget_s: float = 1.5) -> list[CostPoint]:
