@@ -13,7 +13,7 @@ from twd.kit.exit_codes import ExitCode
 
 @click.command("run")
 @click.argument("service", metavar="SERVICE", type=click.Choice(list(SERVICES)))
-@click.option("--model", default="", help="The model that it serves, by its name in the settings.")
+@click.option("--model", default="", help="The model: its name in the settings, or a GGUF file.")
 @click.option("--number", default=0, help="Which drafter of the settings it is, from 0.")
 @click.pass_obj
 def run_command(ground: Ground, service: str, model: str, number: int) -> ExitCode:

@@ -1,12 +1,15 @@
 """Which services there are, and how each is made; nothing is imported before it is asked for."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, NamedTuple
+
+import msgspec
 
 from twd.cli.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.kit.service import Service, Surroundings
-from twd.kit.settings import Settings
+from twd.kit.settings import Drafter, Model, Settings
 
 
 class Choice(NamedTuple):
@@ -34,19 +37,33 @@ def _metrics(ground: Surroundings, settings: Settings, choice: Choice) -> Servic
 def _speculator(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
     from twd.speculator.native import native_speculator
 
-    model = choice.model or settings.default_model
-    if model not in settings.models:
+    name = choice.model or settings.default_model
+    if is_file(name):
+        path = Path(name).expanduser()
+        models = {**settings.models, path.stem: Model(path=str(path))}
+        return native_speculator(ground, msgspec.structs.replace(settings, models=models), path.stem)
+    if name not in settings.models:
         known = ", ".join(settings.models) or "none"
-        raise CommandError(ExitCode.CONFIG, f"no model {model!r} under models in the settings; there are: {known}")
-    return native_speculator(ground, settings, model)
+        message = f"there is no model {name!r} in the settings (there are: {known}); give a name or a GGUF file"
+        raise CommandError(ExitCode.USAGE, message)
+    return native_speculator(ground, settings, name)
 
 
 def _drafter(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
     from twd.drafter.native import native_drafter
 
-    if not 0 <= choice.number < len(settings.drafters) or not settings.drafters[choice.number].path:
-        raise CommandError(ExitCode.CONFIG, f"the settings have no drafter number {choice.number} with a path")
+    if choice.model:
+        alone = (Drafter(path=str(Path(choice.model).expanduser())),)
+        return native_drafter(ground, msgspec.structs.replace(settings, drafters=alone), 0)
+    if not 0 <= choice.number < len(settings.drafters):
+        message = f"the settings name {len(settings.drafters)} drafters, from 0; give a GGUF file with --model"
+        raise CommandError(ExitCode.USAGE, message)
     return native_drafter(ground, settings, choice.number)
+
+
+def is_file(name: str) -> bool:
+    """Whether a model is named by its file rather than by its name in the settings."""
+    return name.endswith(".gguf") or "/" in name
 
 
 SERVICES: Final[dict[str, Factory]] = {
