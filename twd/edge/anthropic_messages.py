@@ -8,6 +8,7 @@ from twd.edge.anthropic_types import (
     CountTokensRequest,
     MessageParam,
     MessagesRequest,
+    SystemBlock,
     TextBlock,
     ToolChoice,
     ToolParam,
@@ -87,7 +88,7 @@ def openai_choice(request: CountTokensRequest) -> str | NamedTool | None:
             return "none"
 
 
-def _system(system: str | list[TextBlock] | None) -> list[ChatMessage]:
+def _system(system: str | list[SystemBlock] | None) -> list[ChatMessage]:
     text = system if isinstance(system, str) else "\n".join(block.text for block in system or ())
     return [ChatMessage(role="system", content=text)] if text else []
 

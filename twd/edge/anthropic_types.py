@@ -21,6 +21,15 @@ class TextBlock(Body, frozen=True, kw_only=True, tag_field="type", tag="text"):
     citations: list[JsonObject] | None = None
 
 
+class SystemBlock(Body, frozen=True, kw_only=True):
+    """A part of the instructions."""
+
+    text: str
+    type: Literal["text"] = "text"
+    cache_control: CacheControl = None
+    citations: list[JsonObject] | None = None
+
+
 class ImageBlock(Body, frozen=True, kw_only=True, tag_field="type", tag="image"):
     """Refused: twd reads text only."""
 
@@ -126,7 +135,7 @@ class CountTokensRequest(Body, frozen=True, kw_only=True):
 
     messages: Annotated[list[MessageParam], Meta(min_length=1, max_length=8192)]
     model: ModelName = "default"
-    system: str | list[TextBlock] | None = None
+    system: str | list[SystemBlock] | None = None
     tools: Annotated[list[ToolParam], Meta(max_length=128)] | None = None
     tool_choice: AutoChoice | AnyChoice | ToolChoice | NoChoice | None = None
     thinking: Thinking | None = None

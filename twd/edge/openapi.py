@@ -46,6 +46,8 @@ class Operation:
     query: tuple[tuple[str, Json], ...] = ()
     open: bool = False
     """Whether it needs no key."""
+    text: bool = False
+    """Whether it answers in plain text."""
 
 
 LIMIT = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}
@@ -68,6 +70,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation("get", "/v1/twd/history", "Jobs that ended, newest first", History, query=(("limit", LIMIT),)),
     Operation("get", "/v1/twd/jobs/{job}", "The story of one job", JobTrace),
+    Operation("get", "/metrics", "Counters and gauges for Prometheus", text=True),
     Operation("get", "/login", "Whether a key is needed", LoginState, open=True),
     Operation("post", "/login", "Exchange a key for a cookie", LoginState, Login, open=True),
     Operation("post", "/logout", "Forget the cookie", LoginState, open=True),
@@ -123,6 +126,8 @@ def _content(operation: Operation, schema_of: dict[str, Json]) -> Json:
     content: Json = {}
     if operation.answer is not None:
         content |= _json(schema_of[repr(operation.answer)])
+    if operation.text:
+        content["text/plain"] = {"schema": {"type": "string"}}
     if operation.chunk is not None:
         content["text/event-stream"] = {"schema": {"type": "string"}, "x-event": schema_of[repr(operation.chunk)]}
     return content

@@ -1,4 +1,4 @@
-"""The HTTP handlers that tell what happens and what happened: live events, history, traces."""
+"""The HTTP handlers that tell what happens and what happened: live events, history, traces, metrics."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,12 +16,21 @@ from twd.edge.status_types import History, JobTrace
 from twd.wire.base import Event, JobId
 from twd.wire.codec import Rejected
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.trace import HistoryReported, HistoryRequested, TraceReported, TraceRequested
+from twd.wire.trace import (
+    HistoryReported,
+    HistoryRequested,
+    MetricsReported,
+    MetricsRequested,
+    TraceReported,
+    TraceRequested,
+)
 
 PACE_S = 0.1
 """Pause between two batches of live events."""
 TOPICS = frozenset({"service", "model", "job", "tokens", "session", "draft", "drafter", "message"})
 COMPLETION_PREFIXES = ("chatcmpl-", "cmpl-", "resp_", "msg_")
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Ask = Callable[[Event], Awaitable[Event | Rejected]]
 
@@ -41,6 +50,7 @@ class Records:
             web.get("/v1/twd/events", self.events),
             web.get("/v1/twd/history", self.history),
             web.get("/v1/twd/jobs/{job}", self.trace),
+            web.get("/metrics", self.metrics),
         ]
 
     # -- live ----------------------------------------------------------------------------------
@@ -87,6 +97,13 @@ class Records:
         if not answer.events:
             raise NotRemembered(job)
         return json_reply(JobTrace(job=job, events=[self._shown(e) for e in answer.events], forgotten=answer.forgotten))
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """GET /metrics: all counters and gauges, for Prometheus."""
+        answer = await self._asked(MetricsRequested())
+        if not isinstance(answer, MetricsReported):
+            raise _no_sense(answer)
+        return web.Response(body=answer.text.encode(), headers={"Content-Type": METRICS_TYPE})
 
     async def _asked(self, question: Event) -> Event | Rejected:
         try:

@@ -6,7 +6,7 @@ import msgspec
 
 COUNTED = frozenset({"tokens", "resume", "logprobs", "confidence"})
 """Lists of which only the length is told."""
-HIDDEN = frozenset({"prompt", "text", "stop", "grammar", "last_words"})
+HIDDEN = frozenset({"prompt", "text", "tail", "stop", "grammar", "last_words"})
 """Fields of which only the fact that they are there is told."""
 
 

@@ -26,7 +26,7 @@ from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.service import Health, ServiceExited, ServiceFaulted, ServiceLease, ServiceStarted, ServiceStopped
-from twd.wire.trace import HistoryRequested, TraceRequested
+from twd.wire.trace import HistoryRequested, MetricsRequested, TraceRequested
 
 REFRESH_S = 2.0
 
@@ -50,7 +50,7 @@ class Edge(Service):
         ServiceFaulted,
         ServiceExited,
     )
-    writes = (JobSubmitted, JobCancelled, TraceRequested, HistoryRequested)
+    writes = (JobSubmitted, JobCancelled, TraceRequested, HistoryRequested, MetricsRequested)
 
     def __init__(self, ground: Surroundings, settings: Settings) -> None:
         super().__init__(ground)
