@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -129,8 +128,3 @@ async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - conditions of all kinds, most of them about another process
             await asyncio.sleep(0.005)
-
-
-def stop(server: NatsServer) -> None:
-    """Freeze a server, as a machine does that is out of memory."""
-    server.signal(signal.SIGSTOP)

@@ -318,8 +318,8 @@ async def test_a_lease_that_is_not_renewed_vanishes(connect: Connect) -> None:
         while await leases.entries():  # noqa: ASYNC110 - nothing tells that a key has aged away
             await asyncio.sleep(0.05)
     assert await leases.get("a") is None
-    assert await leases.update("b", b"2", held) is None
     assert await leases.create("b", b"2") is not None
+    assert await leases.update("b", b"3", held) is None
 
 
 @pytest.mark.parametrize("key", ["", "a b", "a.*", ">", ".a", "a\r\n"])

@@ -16,13 +16,11 @@ from twd.bus.base import (
     BusError,
     BusStats,
     Handler,
-    LeaseEntry,
     Leases,
     Message,
     NoResponders,
     RequestTimeout,
     Subscription,
-    check_key,
     check_pattern,
     check_size,
     check_subject,
@@ -30,6 +28,7 @@ from twd.bus.base import (
 )
 from twd.bus.inbox import Inbox, Listener
 from twd.bus.interest import Interest
+from twd.bus.memory_leases import ClientLeases, MemoryLeases
 from twd.wire.routes import WhenFull
 
 OVERTAKEN_S: Final = 0.1
@@ -235,7 +234,7 @@ class MemoryBus:
     async def leases(self, bucket: str, ttl_s: float) -> Leases:
         """Open a lease registry."""
         registry = self.broker.buckets.setdefault(bucket, MemoryLeases(ttl_s))
-        return ClientLeases(self, registry)
+        return ClientLeases(registry, lambda: self.connected)
 
     async def close(self) -> None:
         """Deliver what is queued, then hang up."""
@@ -270,72 +269,3 @@ class MemoryBus:
     def resume(self) -> None:
         """Go on after a pause."""
         self.paused = False
-
-
-class MemoryLeases:
-    """One bucket's keys on the broker, with the time of their last renewal."""
-
-    def __init__(self, ttl_s: float) -> None:
-        self.ttl_s = ttl_s
-        self.revision = 0
-        self.keys: dict[str, tuple[bytes, int, float]] = {}
-
-    def live(self, now: float) -> dict[str, tuple[bytes, int, float]]:
-        """Drop what has expired; return the rest."""
-        self.keys = {k: v for k, v in self.keys.items() if now - v[2] < self.ttl_s}
-        return self.keys
-
-    def write(self, key: str, value: bytes, now: float) -> int:
-        """Set a key."""
-        self.revision += 1
-        self.keys[key] = (bytes(value), self.revision, now)
-        return self.revision
-
-
-class ClientLeases:
-    """A bucket as one client sees it; satisfies the Leases protocol."""
-
-    def __init__(self, bus: MemoryBus, registry: MemoryLeases) -> None:
-        self._bus = bus
-        self._registry = registry
-
-    def _now(self, key: str | None = None) -> float:
-        if key is not None:
-            check_key(key)
-        if not self._bus.connected:
-            raise BusError("the bus is away")
-        return asyncio.get_running_loop().time()
-
-    async def put(self, key: str, value: bytes) -> int:
-        """Write or renew a key."""
-        return self._registry.write(key, value, self._now(key))
-
-    async def create(self, key: str, value: bytes) -> int | None:
-        """Claim a key that must not exist."""
-        now = self._now(key)
-        if key in self._registry.live(now):
-            return None
-        return self._registry.write(key, value, now)
-
-    async def update(self, key: str, value: bytes, revision: int) -> int | None:
-        """Renew a claim."""
-        now = self._now(key)
-        held = self._registry.live(now).get(key)
-        if held is None or held[1] != revision:
-            return None
-        return self._registry.write(key, value, now)
-
-    async def delete(self, key: str) -> None:
-        """Give a key up."""
-        self._registry.live(self._now(key)).pop(key, None)
-
-    async def get(self, key: str) -> LeaseEntry | None:
-        """Read one live key."""
-        now = self._now(key)
-        held = self._registry.live(now).get(key)
-        return None if held is None else LeaseEntry(key, held[0], held[1], now - held[2])
-
-    async def entries(self) -> list[LeaseEntry]:
-        """Read all live keys."""
-        now = self._now()
-        return [LeaseEntry(k, v, r, now - t) for k, (v, r, t) in sorted(self._registry.live(now).items())]

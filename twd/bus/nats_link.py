@@ -51,14 +51,13 @@ class Denial:
 class NatsLink:
     """An open connection; make one with `open_link`."""
 
-    def __init__(self, client: "_Client", url: str) -> None:
+    def __init__(self, client: "_Client") -> None:
         self._client = client
         self._writer: asyncio.StreamWriter = client.stream_writer
         self._writer.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         self._buffered = self._writer.transport.get_write_buffer_size
         self.write = self._writer.write
         self.lost = client.lost
-        self.url = url
         self.payload_bytes_max: int = client.max_payload
         self._listened: set[int] = set()
 
@@ -116,7 +115,7 @@ async def open_link(
             raise _explained(error, url) from error
         raise
     client.watch_reader()
-    return NatsLink(client, url)
+    return NatsLink(client)
 
 
 def _sign_in(address: BusAddress) -> dict[str, Any]:
