@@ -15,6 +15,7 @@ import numpy as np
 from tests.sim import truth
 from tests.sim.doubles import POISON, VOCAB
 from tests.sim.edges import DeskEdge
+from tests.sim.hostile import HostileDrafter
 from tests.sim.units import ServiceFactory
 from tests.speculator.fakes import FakeTarget
 from twd.drafter.draft import Guess
@@ -22,13 +23,14 @@ from twd.drafter.runner import DraftRunner
 from twd.drafter.service import Drafter
 from twd.engine.cost import CostCurve
 from twd.engine.turns import Compute, Wait
-from twd.engine.window import Logits, Picker, Report, Verdict, Window
+from twd.engine.window import Logits, Picker, Report, Verdict, Window, check
 from twd.kit.service import Surroundings
 from twd.speculator.core import Limits
 from twd.speculator.runner import Runner
 from twd.speculator.service import Speculator
 from twd.speculator.session import Opening
 from twd.wire.base import ModelId, SessionId
+from twd.wire.failures import TwdError
 from twd.wire.job import JobSubmitted, Sampling
 from twd.wire.model import CostPoint, Exactness, ModelFacts
 from twd.wire.prefix import prefix_hash
@@ -75,6 +77,10 @@ class PlayedTarget(FakeTarget):
         return slot, cached
 
     def _judge(self, window: Window) -> Verdict:
+        try:
+            check(window, vocabulary=truth.VOCABULARY, ctx_size=CTX_SIZE, trees=self.trees)
+        except TwdError as error:
+            return Verdict(window.slot, window.epoch, window.at, failure=error.failure)
         verdict = super()._judge(window)
         report = self._reports[window.slot]
         if report is not None:
@@ -233,7 +239,12 @@ class RealDrafter(Drafter):
         super().__init__(ground, ModelId("draft"), lambda progress: PlayedDraftModel(skill))
 
 
-REAL: Mapping[str, ServiceFactory] = {"edge": DeskEdge, "speculator": RealSpeculator, "drafter": RealDrafter}
+REAL: Mapping[str, ServiceFactory] = {
+    "edge": DeskEdge,
+    "speculator": RealSpeculator,
+    "drafter": RealDrafter,
+    "hostile": HostileDrafter,
+}
 
 
 @contextmanager

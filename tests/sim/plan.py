@@ -113,6 +113,8 @@ def draw_plan(seed: int, *, poison: str = "") -> Plan:
     units = {f"speculator-{i}": dice.choice(nodes[1:]) for i in range(dice.choice((1, 2, 2, 3)))}
     units |= {f"edge-{i}": nodes[0] if i == 0 else dice.choice(nodes) for i in range(dice.choice((1, 1, 2)))}
     units |= {f"drafter-{i}": dice.choice(nodes) for i in range(dice.choice((0, 0, 1)))}
+    if dice.random() < 0.15:
+        units["hostile-0"] = dice.choice(nodes)
     edges = [name for name in units if name.startswith("edge")]
     jobs = [_draw_job(dice, dice.choice(edges), poison) for _ in range(dice.randint(2, 7))]
     faults = [_draw_fault(dice, units, nodes) for _ in range(dice.choice((0, 1, 1, 2, 2, 3, 4, 5)))]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from tests.sim.doubles import FakeDrafter, FakeSpeculator
 from tests.sim.edges import Diary, Edge, Submitter
+from tests.sim.hostile import HostileDrafter
 from tests.sim.invariants import INVARIANTS, Witness, unsettled
 from tests.sim.plan import CutOff, Drain, Fault, Kill, Noise, Partition, Pause, Plan, PlannedJob, PowerCut
 from tests.sim.units import Keeper, ServiceFactory, Unit
@@ -25,7 +26,12 @@ SETTLE_S = 90
 CLOSE_S = 30
 PROBE_DEADLINE_S = 30.0
 MODEL = ModelId("m")
-DOUBLES: Mapping[str, ServiceFactory] = {"edge": Submitter, "speculator": FakeSpeculator, "drafter": FakeDrafter}
+DOUBLES: Mapping[str, ServiceFactory] = {
+    "edge": Submitter,
+    "speculator": FakeSpeculator,
+    "drafter": FakeDrafter,
+    "hostile": HostileDrafter,
+}
 
 
 class WorldBroken(AssertionError):

@@ -9,6 +9,7 @@ epoch in which everything still in flight is void.
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from msgspec.structs import replace
 
@@ -211,6 +212,8 @@ class SpeculatorCore:
 
     def _hang(self, session: Session, event: DraftProposed, tokens: Sequence[int]) -> None:
         at, prefix, confidence = event.at, event.prefix, list(event.confidence)
+        size = self.identity.vocab.tokens
+        tokens = list(takewhile(lambda token: token < size, tokens))  # one that the target lacks would fail its window
         if at <= len(session.tokens):
             known = session.place(at, prefix, tokens)
             if known is None:
