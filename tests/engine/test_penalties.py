@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from llama_cpp import llama_cpp as llama
 
 from tests.engine.llama_samplers import applied
+from twd.engine.model import Model
 from twd.engine.noise import Logits
 from twd.engine.penalties import adjustments_of
 from twd.wire.job import Sampling
@@ -101,3 +102,21 @@ def test_foreign_tokens_in_the_history_are_ignored() -> None:
     logits = logits_of(6)
     assert adjusted(sampling, logits, [10**6, 10**6, 10**6]).tolist() == logits.tolist()
     assert adjusted(sampling, logits, []).tolist() == logits.tolist()
+
+
+@pytest.mark.model
+def test_dry_with_breakers_is_llamas_on_a_real_vocabulary(q4: Model) -> None:
+    vocab = q4.vocab
+    text = 'He said: "the cat sat on the mat", and\nthe cat sat on the mat, and the cat sat on the mat, and the cat'
+    history = vocab.tokenize(text, parse_special=False, add_bos=False)
+    breakers = (ctypes.c_char_p * 4)(b"\n", b":", b'"', b"*")
+    for length in range(len(history) - 8, len(history)):
+        logits = np.zeros(vocab.size, dtype=np.float32)
+        handle = llama.llama_model_get_vocab(q4.handle)
+        sampler = llama.llama_sampler_init_dry(handle, 0.8, 1.75, 2, 64, breakers, 4)
+        theirs = applied(sampler, logits, history[:length])
+        for adjust in adjustments_of(Sampling(dry_multiplier=0.8), vocab.piece):
+            adjust(logits, history[:length])
+        punished = np.flatnonzero(logits).tolist()
+        assert punished == sorted(token for token, logit in theirs.items() if logit != 0.0)
+        assert logits[punished].tolist() == pytest.approx([theirs[token] for token in punished], rel=1e-4)

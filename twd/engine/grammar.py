@@ -160,7 +160,8 @@ class Grammars:
 
     def prepare(self) -> None:
         """Do now, on a thread that may wait, what the first grammar would otherwise wait for."""
-        self.trie  # noqa: B018
+        assert self.trie is not None
+        assert self.vocab.special_tokens is not None
 
     @cached_property
     def trie(self) -> TokenTrie:

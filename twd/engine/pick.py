@@ -34,7 +34,12 @@ class Pickers:
         grammar: Grammar | None = None,
         ignore_eos: bool = False,
     ) -> "TokenPicker":
-        """A picker for one text; raises BAD_REQUEST or BAD_GRAMMAR before any work begins."""
+        """A picker for one text; raises BAD_REQUEST or BAD_GRAMMAR before any work begins.
+
+        A model's first grammar takes a second here, so that it takes none in the engine's thread.
+        """
+        if grammar is not None:
+            self.grammars.prepare()
         made = None if grammar is None else self.grammars.compiled(grammar)
         banned = self._vocab.end_tokens if ignore_eos else frozenset[int]()
         return TokenPicker(sampling, seed, self._vocab, grammar=made, prompt_len=prompt_len, banned=banned)

@@ -73,7 +73,8 @@ class Automaton:
         following: States = self._steps[states, classes]
         unknown = following < 0
         if unknown.any():
-            for pair in np.unique(states[unknown].astype(np.int64) << 8 | classes[unknown]).tolist():
+            pairs = states[unknown].astype(np.int64) << 8 | classes[unknown]
+            for pair in set(pairs.tolist()):
                 self._step(pair >> 8, pair & 0xFF)
             following = self._steps[states, classes]
         return following

@@ -61,8 +61,8 @@ def filled(items: Expr) -> Expr:
 
 
 def member(key: Expr, value: Expr) -> Chain:
-    """One entry of an object."""
-    return chain(key, Text(b":"), SPACE, value)
+    """One entry of an object; no line breaks before the value, in which small models lose their way."""
+    return chain(key, Text(b":"), maybe(Text(b" ")), value)
 
 
 def quoted(inside: Expr) -> Chain:

@@ -159,10 +159,12 @@ def _byte_classes(bodies: list[Body]) -> _Classes:
     used = {symbol.value for body in bodies for run in body for symbol in run if symbol.kind is Kind.BYTES}
     sets = sorted(used | {0})
     members = _bits([one.to_bytes(32, "little") for one in sets])
-    columns, of_byte = np.unique(members.T, axis=0, return_inverse=True)
-    classes = np.packbits(columns.T, axis=1, bitorder="little")
+    numbers: dict[bytes, int] = {}
+    of_byte = np.array([numbers.setdefault(column.tobytes(), len(numbers)) for column in members.T], dtype=np.uint8)
+    first_of_class = [int(np.argmax(of_byte == number)) for number in range(len(numbers))]
+    classes = np.packbits(members[:, first_of_class], axis=1, bitorder="little")
     of_set = {one: int.from_bytes(row.tobytes(), "little") for one, row in zip(sets, classes, strict=True)}
-    return _Classes(of_byte.reshape(256).astype(np.uint8), len(columns), of_set)
+    return _Classes(of_byte, len(numbers), of_set)
 
 
 def _bits(rows: list[bytes]) -> NDArray[np.uint8]:
