@@ -3,11 +3,18 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tests.backends.fakes.gpu_servers import FakeSglang, FakeVllm
+from tests.backends.fakes.llama_server import FakeLlamaServer
+from tests.backends.fakes.ollama_server import FakeOllama
 from tests.backends.fakes.openai_server import OpenAiServer
 from tests.backends.fakes.server import Server
 from twd.backends.base import Backend, Piece, Wish
+from twd.backends.llama_server import LlamaServer
+from twd.backends.ollama import Ollama
 from twd.backends.openai_compatible import OpenAiCompatible
+from twd.backends.sglang import Sglang
 from twd.backends.upstream import Upstream
+from twd.backends.vllm import Vllm
 from twd.wire.job import Prompt, Sampling
 
 
@@ -23,6 +30,10 @@ class Rig:
 
 RIGS = {
     "openai": Rig(OpenAiServer, OpenAiCompatible, "/chat/completions", "/completions"),
+    "llamacpp": Rig(FakeLlamaServer, LlamaServer, "/chat/completions", "/completion"),
+    "ollama": Rig(FakeOllama, Ollama, "/api/chat", "/api/generate"),
+    "vllm": Rig(FakeVllm, Vllm, "/chat/completions", "/completions"),
+    "sglang": Rig(FakeSglang, Sglang, "/chat/completions", "/completions"),
 }
 
 

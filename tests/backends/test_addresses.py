@@ -68,7 +68,7 @@ def test_what_is_no_address_of_a_server(url: str) -> None:
     [
         ("http://host", "http://host:80"),
         ("https://host/", "https://host:443"),
-        ("http://host:8080/api/v1/", "http://host:8080/api/v1"),
+        ("http://host:8080/api/v1/", "http://host:8080/api"),
         ("http://[fd00::1]:8080", "http://[fd00::1]:8080"),
     ],
 )

@@ -40,7 +40,7 @@ async def pair(request: pytest.FixtureRequest, farm: Farm) -> AsyncIterator[Pair
     server = rig.server()
     await farm.add(server)
     backend = rig.backend(Upstream(server.url, timeout_s=0.3), "")
-    assert (await backend.probe()).model == "toy"
+    assert (await backend.probe()).model.removesuffix(":latest") == "toy"
     yield Pair(rig, server, backend)
     await backend.close()
 
@@ -239,3 +239,57 @@ async def test_what_it_cannot_do_is_refused(pair: Pair) -> None:
         with pytest.raises(TwdError) as caught:
             await pair.backend.tokenize("x")
         assert caught.value.code is FailureCode.UNSUPPORTED
+
+
+# -- tokens and scores -------------------------------------------------------------------------
+
+
+async def test_tokens_go_in_and_come_out(pair: Pair) -> None:
+    can = await pair.backend.probe()
+    if not can.tokens:
+        pytest.skip(f"{can.kind} knows no tokens")
+    prompt = TOY.tokenize("once upon")
+    assert await pair.backend.tokenize("once upon") == prompt
+    assert await pair.backend.detokenize(prompt) == "once upon"
+    pieces = await read(pair.backend, wish(prompt=Prompt(tokens=prompt), max_tokens=12))
+    wanted = TOY.generate(prompt, 12)
+    assert [token for piece in pieces for token in piece.tokens] == wanted
+    assert text_of(pieces) == TOY.shown(wanted)
+
+
+async def test_scores_are_what_the_model_would_choose(pair: Pair) -> None:
+    can = await pair.backend.probe()
+    if not can.score:
+        pytest.skip(f"{can.kind} does not score")
+    prompt = TOY.tokenize("once upon a time")
+    drafts = [*TOY.generate(prompt, 3), 300, 301]
+    tokens = [*prompt, *drafts]
+    asked = len(pair.server.seen)
+    choices = await pair.backend.score(tokens, len(prompt) - 1)
+    assert choices == [TOY.next(tokens[: len(prompt) + n]) for n in range(len(drafts) + 1)]
+    assert len(pair.server.seen) == asked + 1, "in one request"
+    assert await pair.backend.score(tokens, len(tokens) - 1) == [TOY.next(tokens)]
+    assert await pair.backend.score(tokens, 0) == [TOY.next(tokens[: n + 1]) for n in range(len(tokens))]
+
+
+async def test_the_end_of_a_text_is_known(pair: Pair) -> None:
+    can = await pair.backend.probe()
+    if not can.score:
+        pytest.skip(f"{can.kind} does not score")
+    end = TOY.control["<|im_end|>"]
+    tokens = next([300, word] for word in TOY.words if TOY.next([300, word]) == end)
+    assert await pair.backend.is_end(tokens, end)
+    assert not await pair.backend.is_end(tokens, 300)
+    assert not await pair.backend.is_end([300, 301], TOY.next([300, 301]))
+
+
+@pytest.mark.parametrize("mode", ["500", "hang", "broken_json", "wrong_shape", "empty", "html"])
+async def test_scores_that_make_no_sense(pair: Pair, mode: str) -> None:
+    can = await pair.backend.probe()
+    if not can.score:
+        pytest.skip(f"{can.kind} does not score")
+    pair.server.faults.mode = mode
+    async with asyncio.timeout(5):
+        with pytest.raises(TwdError) as caught:
+            await pair.backend.score([300, 301, 302], 0)
+    assert caught.value.code in (FailureCode.BACKEND_BROKEN, FailureCode.DEADLINE)

@@ -54,7 +54,7 @@ _NETWORKS_6: Final = [(ipaddress.IPv6Network(text), why) for text, why in _IPV6_
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A server's address in its parts; `path` has no slash at its end."""
+    """A server's address in its parts; `path` has no slash at its end, and no `/v1`, which adapters add themselves."""
 
     scheme: str
     host: str
@@ -84,7 +84,8 @@ def parse_base(url: str) -> Base:
         raise _bad(f"{parts.scheme}://…@{parts.hostname}", "put the key into api_key, not into the URL")
     if not parts.hostname or parts.query or parts.fragment or any(c in url for c in "\\\r\n\t "):
         raise _bad(url, "write it as http://host:port or http://host:port/path")
-    return Base(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80), parts.path.rstrip("/"))
+    path = parts.path.rstrip("/").removesuffix("/v1")
+    return Base(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80), path)
 
 
 def check_literal(base: Base, *, allow_private: bool) -> None:

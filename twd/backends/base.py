@@ -22,6 +22,8 @@ class Capabilities:
     """It takes token ids, gives them, and tokenizes."""
     score: bool = False
     """It tells in one pass what the model would choose at each place of a given text."""
+    renders: bool = False
+    """It turns a conversation into tokens by the model's own template."""
     context: int = 0
     slots: int = 0
     architecture: str = ""
@@ -34,15 +36,23 @@ class Capabilities:
     note: str = ""
 
     @property
+    def can_verify(self) -> bool:
+        """Whether it can be a target whose guesses are checked."""
+        return self.score and self.renders
+
+    @property
     def use(self) -> str:
         """The line for status and doctor: how this server will be used, and why."""
-        if self.score:
-            how = "checks guesses: it scores given tokens in one pass"
+        if self.can_verify:
+            how = "can check guesses: it scores given tokens in one pass"
+        elif self.score:
+            how = "passed through as it comes: it scores given tokens, but cannot turn conversations into tokens"
         else:
             how = "passed through as it comes: it cannot score given tokens, so guesses would bring nothing"
         return f"{self.kind} {self.model!r}: {how}" + (f"; {self.note}" if self.note else "")
 
 
+UNKNOWN: Final = -1
 _GREEDY: Final = Sampling()
 
 
@@ -108,7 +118,14 @@ class Backend:
         raise NotImplementedError
 
     async def score(self, tokens: Sequence[int], first: int) -> list[int]:
-        """What the model would choose after each of the prefixes `tokens[:first + 1]` ... `tokens`, in one pass."""
+        """What the model would choose after each of the prefixes `tokens[:first + 1]` ... `tokens`, in one pass.
+
+        UNKNOWN stands where the server did not tell; the last choice is always known.
+        """
+        raise self.cannot("score given tokens")
+
+    async def is_end(self, tokens: Sequence[int], token: int) -> bool:
+        """Whether the text ends when the model chooses `token` after these tokens."""
         raise self.cannot("score given tokens")
 
     async def tokenize(self, text: str, *, special: bool = False) -> list[int]:

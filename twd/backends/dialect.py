@@ -152,8 +152,16 @@ def grammar_body(grammar: Grammar, dialect: Dialect) -> dict[str, Any]:
         return {dialect.gbnf: grammar.text}
     if grammar.kind is GrammarKind.JSON:
         return {"response_format": {"type": "json_object"}}
-    schema = {"name": "answer", "schema": msgspec.Raw(grammar.text.encode()), "strict": True}
+    schema = {"name": "answer", "schema": json_of(grammar.text, "grammar"), "strict": True}
     return {"response_format": {"type": "json_schema", "json_schema": schema}}
+
+
+def json_of(text: str, field_name: str) -> Any:
+    """JSON that travelled as text, checked before it goes out."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise TwdError(FailureCode.BAD_REQUEST, f"{field_name} holds no JSON: {error}", field_name) from None
 
 
 def _add_template_args(body: dict[str, Any], args: dict[str, Any], dialect: Dialect) -> None:

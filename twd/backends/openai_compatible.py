@@ -53,11 +53,10 @@ class OpenAiCompatible(Backend):
 
     def __init__(self, upstream: Upstream, model: str = "", base_path: str = "") -> None:
         super().__init__(upstream, model)
-        root = upstream.base.path.removesuffix("/v1")
-        self.root = base_path if base_path and self.kind != "openai" else ""
-        """The path before what is not OpenAI's API, relative to the URL."""
-        own = "" if root != upstream.base.path else "/v1"
-        self.api = base_path if base_path and self.kind == "openai" else self.root + own
+        self.root = base_path
+        """The path before what is not OpenAI's API."""
+        self.api = base_path if base_path and self.kind == "openai" else f"{base_path}/v1"
+        self.context = 0
         self._renamed: dict[str, str] = {}
         self._left_out: set[str] = set()
 
@@ -73,11 +72,14 @@ class OpenAiCompatible(Backend):
             self.model = models[0].id
         for listed in models:
             if listed.id == self.model:
+                self.context = listed.context
                 return listed
         if not self.model:
             raise TwdError(FailureCode.BACKEND_DOWN, f"{self.name} has no model loaded; load one, or set model_name")
-        if len(models) == 1 and self.kind in ("llamacpp",):
-            return models[0]  # it serves its one model under any name
+        return self.no_such_model(models)
+
+    def no_such_model(self, models: list[ListedModel]) -> ListedModel:
+        """What to do when the list has not our model."""
         names = ", ".join(listed.id for listed in models[:20]) or "none"
         raise self.upstream.broken(f"has no model {self.model!r}; it lists {clean(names)}")
 

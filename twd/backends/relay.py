@@ -6,13 +6,22 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
-from twd.backends.base import Backend, Capabilities, wish_of
+from twd.backends.base import Backend, Capabilities, Piece, wish_of
 from twd.backends.breaker import Breaker, BreakerState
 from twd.backends.relay_core import KEEPALIVE_S, RelayedJob, pauses
 from twd.kit.service import Effects, Reply, Service, Surroundings
 from twd.wire.base import Event, JobId, ModelId
 from twd.wire.failures import Failure, FailureCode, TwdError
-from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
+from twd.wire.job import (
+    FinishReason,
+    JobCancelled,
+    JobFailed,
+    JobFinished,
+    JobQueued,
+    JobStarted,
+    JobSubmitted,
+    TokensAccepted,
+)
 from twd.wire.model import ModelFacts, ModelFailed, ModelReady, ModelUnloaded, VocabFingerprint
 from twd.wire.routes import ROUTE_OF, subject_token
 from twd.wire.service import Health
@@ -276,6 +285,9 @@ class Relay(Service):
     async def _with_retries(self, relayed: RelayedJob) -> None:
         """Try again what never reached the server; nothing of which a part has been told."""
         self._tell(relayed.start(self.clock.now()))
+        if relayed.job.max_tokens == 0:
+            self._tell(relayed.take(Piece(end=FinishReason.LENGTH), self.clock.now()))
+            return
         for pause in pauses(RETRIES):
             try:
                 await self._pass_on(relayed)
