@@ -16,8 +16,8 @@ from twd.engine.grammars.rules import Expr, OneToken, bad_grammar, flattened
 from twd.engine.grammars.token_trie import TokenTrie
 from twd.wire.job import Grammar, GrammarKind
 
-_GRAMMARS_KEPT = 32
-_MASKS_KEPT = 16
+_GRAMMARS_KEPT = 8
+_MASKS_KEPT = 64
 
 
 class Vocabulary(Protocol):
@@ -45,7 +45,7 @@ class CompiledGrammar:
     def __init__(self, grammar: Grammar, owner: "Grammars") -> None:
         self._owner = owner
         self._program = _program_of(grammar, owner.vocab)
-        self._masks: OrderedDict[int, NDArray[np.intp]] = OrderedDict()
+        self._masks: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
         self.automaton = Automaton(self._program)
 
     def renew(self) -> Automaton:
@@ -67,15 +67,14 @@ class CompiledGrammar:
 
     def allowed(self, state: int) -> NDArray[np.intp]:
         """All tokens that may come next, ascending; end tokens where the text may end."""
-        if state in self._masks:
-            self._masks.move_to_end(state)
-            return self._masks[state]
-        mask = self._masks[state] = self._allowed(state)
+        if state not in self._masks:
+            self._masks[state] = np.packbits(self._mask(state))
+        self._masks.move_to_end(state)
         if len(self._masks) > _MASKS_KEPT:
             self._masks.popitem(last=False)
-        return mask
+        return np.flatnonzero(np.unpackbits(self._masks[state], count=self._owner.vocab.size))
 
-    def _allowed(self, state: int) -> NDArray[np.intp]:
+    def _mask(self, state: int) -> NDArray[np.bool_]:
         ends = self._owner.vocab.end_tokens
         able = np.zeros(self._owner.vocab.size, dtype=bool)
         if self.automaton.goes_on(state):
@@ -85,7 +84,7 @@ class CompiledGrammar:
                 named = np.isin(np.arange(len(able)), list(condition.ids))
                 able |= ~named if condition.negated else named
         able[list(ends)] = self.automaton.accepts(state)
-        return np.flatnonzero(able)
+        return able
 
     def _met(self, state: int, token: int) -> list[int]:
         if not self._program.tokens:
@@ -160,8 +159,7 @@ class Grammars:
 
     def prepare(self) -> None:
         """Do now, on a thread that may wait, what the first grammar would otherwise wait for."""
-        assert self.trie is not None
-        assert self.vocab.special_tokens is not None
+        _ = self.trie, self.vocab.special_tokens
 
     @cached_property
     def trie(self) -> TokenTrie:

@@ -22,8 +22,8 @@ DEAD = 0
 _BELOW_BITS = 32
 _BELOW_MASK = (1 << _BELOW_BITS) - 1
 _ACCEPT = 0
-_STATES_CROWD = 20_000
-_SETS_CROWD = 200_000
+_STATES_CROWD = 10_000
+_SETS_CROWD = 100_000
 _EFFORT_MAX = 200_000
 """Symbols entered in one piece of work; about a microsecond each."""
 _LOOKS_PER_EFFORT = 16
