@@ -1,12 +1,14 @@
 """The demo as a user has it: started, talked to, ended."""
 
 import json
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.cli.running import Installed
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 QUESTION = "List the days of the week in order."
@@ -55,3 +57,20 @@ def test_a_model_that_is_not_there(demo: Installed) -> None:
     done = demo.twd("chat", QUESTION, "-m", "nope")
     assert done.returncode == 9
     assert "smollm2-135m" in done.stderr
+
+
+def test_metrics_count_what_was_said(demo: Installed) -> None:
+    answer = told(demo, "chat", QUESTION, "--json", *SHORT)
+    wait_until(
+        lambda: metric(demo, "twd_tokens_generated_total") >= answer["usage"]["completion_tokens"], "it is counted"
+    )
+    assert metric(demo, "twd_time_to_first_token_seconds_count") >= 1
+    assert metric(demo, "twd_model_exact") in (0, 1)
+
+
+def metric(demo: Installed, name: str) -> float:
+    """A figure of the demo's model, as Prometheus reads it; -1 while there is none."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{demo.port}/metrics", timeout=10) as response:
+        lines = response.read().decode().splitlines()
+    found = [line for line in lines if line.startswith(f'{name}{{model="smollm2-135m"')]
+    return float(found[0].rsplit(" ", 1)[1]) if found else -1.0

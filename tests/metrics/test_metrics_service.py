@@ -1,32 +1,42 @@
 """The metrics service on a bus: it hears broadcasts, answers questions, and is in nobody's way."""
 
 import random
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from tests.metrics.told import WHOLE_JOB, accepted, finished, lease, started
 from tests.waiting import until
 from twd.bus.base import NoResponders
 from twd.bus.memory_bus import MemoryBroker
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
-from twd.kit.service import Surroundings
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Surroundings
 from twd.kit.settings import Settings
 from twd.metrics.service import Metrics
 from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.codec import decode, encode
 from twd.wire.draft import SessionOpened
-from twd.wire.job import FinishReason, JobFinished, JobStarted, JobStats, JobSubmitted, Prompt
+from twd.wire.job import CALIBRATION, FinishReason, JobFinished, JobStarted, JobStats, JobSubmitted, Prompt
 from twd.wire.model import VocabFingerprint
 from twd.wire.routes import subject_of
-from twd.wire.trace import HistoryReported, HistoryRequested, TraceReported, TraceRequested
+from twd.wire.service import Health
+from twd.wire.trace import (
+    HistoryReported,
+    HistoryRequested,
+    MetricsReported,
+    MetricsRequested,
+    TraceReported,
+    TraceRequested,
+)
 
 JOB, SESSION, MODEL = JobId("j"), SessionId("s"), ModelId("m")
 
 
-async def start(broker: MemoryBroker) -> Metrics:
+async def start(broker: MemoryBroker, home: Path) -> Metrics:
     ground = Surroundings(broker.connect("desk"), NodeId("desk"), SystemClock(), Ids(random.Random(1)))
-    metrics = Metrics(ground, Settings())
+    metrics = Metrics(ground, Settings(home=str(home)))
     await metrics.start()
     return metrics
 
@@ -39,9 +49,9 @@ async def ask(broker: MemoryBroker, event: Event) -> object:
     return decode(await broker.connect("cli").request(subject_of(event), encode(event), timeout_s=5))
 
 
-async def test_a_job_is_remembered_without_its_prompt() -> None:
+async def test_a_job_is_remembered_without_its_prompt(tmp_path: Path) -> None:
     broker = MemoryBroker()
-    metrics = await start(broker)
+    metrics = await start(broker, tmp_path)
     tell(broker, JobStarted(job=JOB, attempt=1, session=SESSION, model=MODEL, prompt_tokens=3))
     opened = SessionOpened(
         job=JOB,
@@ -68,28 +78,92 @@ async def test_a_job_is_remembered_without_its_prompt() -> None:
     await metrics.stop()
 
 
-async def test_nobody_home_stays_visible_to_who_asks() -> None:
+async def test_nobody_home_stays_visible_to_who_asks(tmp_path: Path) -> None:
     broker = MemoryBroker()
-    metrics = await start(broker)
+    metrics = await start(broker, tmp_path)
     job = JobSubmitted(job=JOB, model=MODEL, owner=InstanceId("o"), prompt=Prompt(text="hi"))
     with pytest.raises(NoResponders):
         await ask(broker, job)
     await metrics.stop()
 
 
-async def test_an_unknown_job_has_an_empty_story() -> None:
+async def test_an_unknown_job_has_an_empty_story(tmp_path: Path) -> None:
     broker = MemoryBroker()
-    metrics = await start(broker)
+    metrics = await start(broker, tmp_path)
     answer = await ask(broker, TraceRequested(job=JobId("never")))
     assert isinstance(answer, TraceReported)
     assert answer.events == []
     await metrics.stop()
 
 
-async def test_nonsense_is_counted() -> None:
+async def test_nonsense_is_counted(tmp_path: Path) -> None:
     broker = MemoryBroker()
-    metrics = await start(broker)
+    metrics = await start(broker, tmp_path)
     broker.connect("other").publish("twd.v1.job.started.j", b"{")
     await until(lambda: metrics.unread, "nonsense is heard")
     assert metrics.facts()["unread"] == 1
+    await metrics.stop()
+
+
+async def history(broker: MemoryBroker) -> list[Event]:
+    answer = await ask(broker, HistoryRequested())
+    assert isinstance(answer, HistoryReported)
+    return [event for raw in answer.events if isinstance(event := decode(bytes(raw)), Event)]
+
+
+async def test_history_survives_a_restart_without_anybodys_words(tmp_path: Path) -> None:
+    broker = MemoryBroker()
+    metrics = await start(broker, tmp_path)
+    tell(broker, finished("one"))
+    tell(broker, msgspec.structs.replace(finished("two"), tail="my secret words", stop="secret too"))
+    tell(broker, finished(f"{CALIBRATION}1"))
+    await until(lambda: metrics.memory.sizes["ended"] == 2, "both ends are heard")
+    await metrics.stop()
+    assert b"secret" not in (tmp_path / "history" / "jobs.jsonl").read_bytes()
+
+    again = await start(MemoryBroker(), tmp_path)
+    assert again.memory.sizes["ended"] == 2
+    await again.stop()
+    with (tmp_path / "history" / "jobs.jsonl").open("ab") as file:
+        file.write(b"nonsense")
+    broker = MemoryBroker()
+    third = await start(broker, tmp_path)
+    assert [event.job for event in await history(broker)] == ["two", "one"]  # type: ignore[attr-defined]
+    assert "1 lines" in third.note
+    assert third.health is Health.OK
+    await third.stop()
+
+
+async def test_a_disk_that_takes_nothing_ends_no_service(tmp_path: Path) -> None:
+    (tmp_path / "history").write_text("in the way")
+    broker = MemoryBroker()
+    metrics = await start(broker, tmp_path)
+    assert metrics.health is Health.DEGRADED
+    tell(broker, finished("one"))
+    await until(lambda: metrics.memory.sizes["ended"], "the end is heard")
+    assert len(await history(broker)) == 1
+    assert metrics.fault is None
+    await metrics.stop()
+
+
+async def test_all_figures_on_request(tmp_path: Path) -> None:
+    broker = MemoryBroker()
+    registry = await broker.connect("box").leases(LEASE_BUCKET, LEASE_TTL_S)
+    worker = lease("speculator", model="m", sessions=2, ready=True)
+    await registry.put(worker.instance, msgspec.json.encode(worker))
+    await registry.put("strange", b"{")
+    metrics = await start(broker, tmp_path)
+    for event in [*WHOLE_JOB, started("open"), accepted(0, 1, 1100, "open")]:
+        tell(broker, event)
+    await until(lambda: metrics.memory.sizes["stories"] == 2, "both jobs are heard")
+    answer = await ask(broker, MetricsRequested())
+    assert isinstance(answer, MetricsReported)
+    for line in (
+        'twd_tokens_generated_total{model="m"} 7.0',
+        'twd_jobs_total{code="stop",model="m",outcome="finished"} 1.0',
+        'twd_jobs_in_progress{model="m"} 1.0',
+        'twd_sessions{model="m"} 2.0',
+        'twd_leases{service="speculator",state="ready"} 1.0',
+    ):
+        assert line in answer.text.splitlines()
     await metrics.stop()

@@ -31,7 +31,14 @@ from twd.wire.service import (
     ServiceStarted,
     ServiceStopped,
 )
-from twd.wire.trace import HistoryReported, HistoryRequested, TraceReported, TraceRequested
+from twd.wire.trace import (
+    HistoryReported,
+    HistoryRequested,
+    MetricsReported,
+    MetricsRequested,
+    TraceReported,
+    TraceRequested,
+)
 
 REGISTRY: Final = "twd_services"
 Events = tuple[type[Event], ...]
@@ -111,15 +118,15 @@ ROLES: Final[tuple[Role, ...]] = (
     Role("swarm", reads=_MODELS, registry=Registry.READ),
     Role(
         "metrics",
-        reads=(TraceRequested, HistoryRequested),
-        writes=(TraceReported, HistoryReported),
+        reads=(TraceRequested, HistoryRequested, MetricsRequested),
+        writes=(TraceReported, HistoryReported, MetricsReported),
         registry=Registry.READ,
         hears_everything=True,
     ),
     Role(
         "edge",
         reads=(*_ANSWERS, *_MODELS, *_SERVICES),
-        writes=(JobSubmitted, JobCancelled, TraceRequested, HistoryRequested),
+        writes=(JobSubmitted, JobCancelled, TraceRequested, HistoryRequested, MetricsRequested),
         registry=Registry.MAKE,
     ),
     Role(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from twd.wire.base import Event, JobId, SessionId
-from twd.wire.job import JobFailed, JobFinished
+from twd.wire.job import CALIBRATION, JobFailed, JobFinished
 
 HEAD_EVENTS: Final = 64
 TAIL_EVENTS: Final = 448
@@ -60,9 +60,17 @@ class Memory:
         self._bytes += self._stories.setdefault(job, Story()).add(data)
         self._stories.move_to_end(job)
         if isinstance(event, JobFinished | JobFailed):
-            self._ended[job] = data
-            self._ended.move_to_end(job)
+            self.recall(event, data)
         self._make_room()
+
+    def recall(self, event: JobFinished | JobFailed, data: bytes) -> None:
+        """A job ended, now or in an earlier run. One that only measured a drafter is nobody's."""
+        if event.job.startswith(CALIBRATION):
+            return
+        self._ended[event.job] = data
+        self._ended.move_to_end(event.job)
+        while len(self._ended) > self._jobs_max:
+            self._ended.popitem(last=False)
 
     def _job_of(self, event: Event) -> JobId | None:
         job: JobId | None = getattr(event, "job", None)
@@ -76,8 +84,6 @@ class Memory:
         return job
 
     def _make_room(self) -> None:
-        while len(self._ended) > self._jobs_max:
-            self._ended.popitem(last=False)
         while len(self._stories) > max(1, self._jobs_max) or (self._bytes > self._bytes_max and len(self._stories) > 1):
             _, oldest = self._stories.popitem(last=False)
             self._bytes -= oldest.size

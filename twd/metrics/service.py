@@ -1,42 +1,119 @@
-"""Hears everything that is broadcast, remembers what belongs to jobs, answers who asks."""
+"""Hears everything that is broadcast, remembers what belongs to jobs, counts the rest, answers who asks."""
 
 import msgspec
 
-from twd.bus.base import Message
-from twd.kit.service import Effects, Reply, Service, Surroundings
+import twd
+from twd.bus.base import BusError, Leases, Message
+from twd.kit.overseer import read_lease
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
 from twd.kit.settings import Settings
+from twd.kit.tasks import every
+from twd.metrics import gauges
 from twd.metrics.core import Memory
+from twd.metrics.counting import Counting
+from twd.metrics.exposition import Exposition
+from twd.metrics.families import IN_PROGRESS, UNREAD
+from twd.metrics.job_log import JobLog
 from twd.wire.base import Event
 from twd.wire.codec import Rejected, decode, encode
 from twd.wire.draft import SessionOpened
+from twd.wire.job import CALIBRATION, JobFailed, JobFinished
 from twd.wire.routes import ROUTES, Delivery
-from twd.wire.trace import HistoryReported, HistoryRequested, TraceReported, TraceRequested
+from twd.wire.service import Health
+from twd.wire.trace import (
+    HistoryReported,
+    HistoryRequested,
+    MetricsReported,
+    MetricsRequested,
+    TraceReported,
+    TraceRequested,
+)
+
+LOOK_S = 3.0
+"""Pause between two looks into the registry."""
 
 
 class Metrics(Service):
-    """Remembers jobs and tells their stories."""
+    """Remembers jobs, tells their stories, and counts."""
 
     name = "metrics"
-    reads = (TraceRequested, HistoryRequested)
-    writes = (TraceReported, HistoryReported)
+    reads = (TraceRequested, HistoryRequested, MetricsRequested)
+    writes = (TraceReported, HistoryReported, MetricsReported)
+    tick_s = 5.0
 
     def __init__(self, ground: Surroundings, settings: Settings) -> None:
         super().__init__(ground)
         self.memory = Memory(settings.metrics.history)
+        self.counting = Counting(settings.served())
         self.unread = 0
+        self._exposition = Exposition(self.counting.figures)
+        self._job_log = JobLog(settings.home_dir / "history", settings.metrics.history)
+        self._keep_words = settings.log.show_text
+        self._registry: Leases | None = None
 
     async def setup(self) -> None:
         """Listen to every broadcast. Not to requests: an ear there would hide that nobody is home."""
+        self._recall()
+        self._registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
         for route in ROUTES:
             if route.delivery is Delivery.BROADCAST:
                 await self.bus.subscribe(route.pattern, self._hear, when_full=route.when_full)
+        await self._look()
+        self.tasks.start("look", every(LOOK_S, self._look))
+
+    def _recall(self) -> None:
+        """Read how the jobs of earlier runs ended."""
+        try:
+            self.note = self._job_log.load()
+        except OSError as error:
+            self._cannot_keep(error)
+            return
+        if self.note:
+            self.log.warning("%s", self.note)
+        for end in self._job_log.ends:
+            self.memory.recall(end, encode(end))
 
     def _hear(self, message: Message) -> None:
         event = decode(message.data)
         if isinstance(event, Rejected):
             self.unread += 1  # told by the service for whom it was meant
+            self.counting.figures.add(UNREAD)
             return
         self.memory.hear(event, _lean(event, message.data))
+        self.counting.hear(event, self.clock.now())
+        if isinstance(event, JobFinished | JobFailed) and not event.job.startswith(CALIBRATION):
+            self._keep(event)
+
+    def _keep(self, event: JobFinished | JobFailed) -> None:
+        if isinstance(event, JobFinished) and not self._keep_words:
+            event = msgspec.structs.replace(event, tail="", stop="")
+        try:
+            self._job_log.append(encode(event))
+        except OSError as error:
+            self._cannot_keep(error)
+
+    def _cannot_keep(self, error: OSError) -> None:
+        """A full or read-only disk: history goes on in memory, and everybody can see why."""
+        if self.health is not Health.DEGRADED:
+            self.health, self.note = Health.DEGRADED, f"the history of jobs cannot be kept: {error}"
+            self.log.warning("%s", self.note)
+
+    async def _look(self) -> None:
+        """Read the registry: what each service tells of itself."""
+        if self._registry is None:
+            return
+        try:
+            entries = await self._registry.entries()
+        except BusError as error:
+            self.log.warning("the registry could not be read: %s", error)
+            return
+        leases = [lease for entry in entries if (lease := read_lease(entry.value)) is not None]
+        gauges.refresh(self.counting, leases, twd.__version__)
+
+    def tick(self, now: float) -> Effects:
+        """Count the jobs of which nothing more will be heard."""
+        self.counting.sweep(now)
+        return None
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """How much it remembers."""
@@ -53,6 +130,12 @@ class Metrics(Service):
     def on_history_requested(self, event: HistoryRequested, reply: Reply) -> Effects:
         """List the jobs that ended lately."""
         reply(HistoryReported(events=[msgspec.Raw(data) for data in self.memory.history(event.limit)]))
+        return None
+
+    def on_metrics_requested(self, event: MetricsRequested, reply: Reply) -> Effects:
+        """Show all figures."""
+        self.counting.figures.put(IN_PROGRESS, gauges.in_progress(self.counting))
+        reply(MetricsReported(text=self._exposition.text()))
         return None
 
 

@@ -29,6 +29,7 @@ from twd.wire.draft import (
 )
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import (
+    CALIBRATION,
     JobCancelled,
     JobFailed,
     JobFinished,
@@ -49,7 +50,6 @@ CALIBRATION_TEXT = (
 )
 CALIBRATION_TOKENS = 64
 CALIBRATION_WINDOW = 4
-_CALIBRATION = "calibration-"
 _OWNER_CHECK_S = 5.0
 _HUNG_S = 300.0
 
@@ -242,6 +242,8 @@ class Speculator(Service):
             "settings": self.loaded.exactness.settings,
             "sessions": len(self._core.sessions),
             "waiting": len(self._core.queue),
+            "kv_tokens": sum(len(session.tokens) for session in list(self._core.sessions.values())),
+            "kv_tokens_max": facts.ctx_size * facts.parallel,
             "drafters": [_pace(one, self._core) for one in list(self._core.drafters.values())],
             "cost_ms": [f"{point.width}:{point.ms:.3f}" for point in self.loaded.cost.points()],
             "in_flight": self.loaded.limits.in_flight,
@@ -377,7 +379,7 @@ class Speculator(Service):
     def _measure(self, drafter: InstanceId) -> None:
         """Let a new drafter show on a fixed text what its guesses are worth."""
         job = JobSubmitted(
-            job=JobId(f"{_CALIBRATION}{self.ground.ids.job()}"),
+            job=JobId(f"{CALIBRATION}{self.ground.ids.job()}"),
             model=self.model,
             owner=self.instance,
             prompt=Prompt(text=CALIBRATION_TEXT),

@@ -1,7 +1,7 @@
 """A request's way: submitted, started, told token by token, ended exactly once."""
 
 import enum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -26,6 +26,8 @@ from twd.wire.failures import Failure
 Temperature = Annotated[float, Meta(ge=0.0, le=100.0)]
 Penalty = Annotated[float, Meta(ge=-10.0, le=10.0)]
 Seed = Annotated[int, Meta(ge=0, lt=2**53)]
+CALIBRATION: Final = "calibration-"
+"""So begin the names of jobs by which a speculator measures a drafter; nobody asked for them."""
 StopStrings = Annotated[list[Annotated[str, Meta(min_length=1, max_length=1024)]], Meta(max_length=16)]
 
 

@@ -24,7 +24,14 @@ from twd.wire.service import (
     ServiceStarted,
     ServiceStopped,
 )
-from twd.wire.trace import HistoryReported, HistoryRequested, TraceReported, TraceRequested
+from twd.wire.trace import (
+    HistoryReported,
+    HistoryRequested,
+    MetricsReported,
+    MetricsRequested,
+    TraceReported,
+    TraceRequested,
+)
 
 
 class Delivery(enum.StrEnum):
@@ -112,6 +119,8 @@ ROUTES: tuple[Route, ...] = (
     Route(TraceReported, _A, _NO),
     Route(HistoryRequested, _R, _NO, group="metrics"),
     Route(HistoryReported, _A, _NO),
+    Route(MetricsRequested, _R, _NO, group="metrics"),
+    Route(MetricsReported, _A, _NO),
 )
 
 ROUTE_OF: dict[type[Event], Route] = {route.event: route for route in ROUTES}

@@ -1,4 +1,4 @@
-"""Questions about what happened, answered by the metrics service."""
+"""Questions about what happened and how things stand, answered by the metrics service."""
 
 from typing import Annotated
 
@@ -32,3 +32,13 @@ class HistoryReported(Event, frozen=True, tag="twd.v1.history.reported"):
     """Ended jobs, newest first: each is its JobFinished or JobFailed."""
 
     events: list[msgspec.Raw] = []
+
+
+class MetricsRequested(Event, frozen=True, tag="twd.v1.metrics.requested"):
+    """Show all counters and gauges. Answered by MetricsReported."""
+
+
+class MetricsReported(Event, frozen=True, tag="twd.v1.metrics.reported"):
+    """All counters and gauges in Prometheus' text format, version 0.0.4."""
+
+    text: str

@@ -1,0 +1,191 @@
+"""From events to figures: what each thing that happened adds to which metric."""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Final
+
+from twd.kit.job_owner import LOSSES
+from twd.metrics import families as f
+from twd.metrics.families import Figures, Names
+from twd.metrics.lives import Life, Lives
+from twd.wire.base import Event
+from twd.wire.draft import DrafterAttached, DraftProposed
+from twd.wire.failures import FailureCode
+from twd.wire.job import (
+    CALIBRATION,
+    JobCancelled,
+    JobFailed,
+    JobFinished,
+    JobStarted,
+    JobStats,
+    TokensAccepted,
+)
+from twd.wire.model import ModelFailed
+from twd.wire.routes import route_of_subject
+from twd.wire.service import MessageDropped, MessageRejected, ServiceExited, ServiceFaulted, ServiceStarted
+
+NAMES_MAX: Final = 50
+SERVICES_MAX: Final = 100
+POSITIONS_MAX: Final = 16
+DRAFTERS_KEPT: Final = 1024
+
+
+class Counting:
+    """The counters and histograms of everything that was heard. Jobs that only measure drafters are left out."""
+
+    def __init__(self, models: Iterable[str] = ()) -> None:
+        self.figures = Figures()
+        self.lives = Lives()
+        self.models = Names(NAMES_MAX, models)
+        self.services = Names(SERVICES_MAX)
+        self._drafter_labels = Names(NAMES_MAX, ["ngram"])
+        self._drafters: OrderedDict[str, str] = OrderedDict()
+
+    def drafter(self, instance: str) -> str:
+        """A drafter as people know it: its model and machine, and not a name that changes with every start."""
+        known = self._drafters.get(instance)
+        if known is None:
+            service, _, node = instance.rpartition(".")[0].partition(".")
+            known = f"{service}@{node}" if node else instance
+        return self._drafter_labels.of(known)
+
+    def meet(self, instance: str, model: str) -> None:
+        """A drafter tells what it drafts with."""
+        _, _, node = instance.rpartition(".")[0].partition(".")
+        self._drafters[instance] = f"{model}@{node}" if node else model
+        if len(self._drafters) > DRAFTERS_KEPT:
+            self._drafters.popitem(last=False)
+
+    def hear(self, event: Event, now: float) -> None:
+        """Count one event."""
+        job: str = getattr(event, "job", "")
+        if job.startswith(CALIBRATION):
+            return
+        match event:
+            case JobStarted() | TokensAccepted() | JobCancelled() | JobFinished() | JobFailed():
+                self._job(event, now)
+            case DraftProposed():
+                self.figures.add(f.PROPOSED, self.drafter(event.drafter), by=len(event.tokens))
+            case DrafterAttached():
+                self.meet(event.drafter, event.model)
+            case ModelFailed():
+                self.figures.add(f.MODEL_FAILURES, self.models.of(event.model), event.failure.code)
+            case _:
+                self._house(event)
+
+    def sweep(self, now: float) -> None:
+        """Count the jobs of which nothing more will be heard."""
+        for life, code in self.lives.sweep(now):
+            self._ended(life, code)
+
+    # -- jobs ----------------------------------------------------------------------------------
+
+    def _job(self, event: Event, now: float) -> None:
+        match event:
+            case JobStarted():
+                self._started(event, now)
+            case TokensAccepted():
+                self._grew(event, now)
+            case JobCancelled():
+                self.lives.cancel(event, now)
+            case JobFinished():
+                self._over(event, event.reason.value)
+            case JobFailed():
+                self._failed(event, now)
+
+    def _started(self, event: JobStarted, now: float) -> None:
+        life, taken_over = self.lives.start(event, self.models.of(event.model), now)
+        if life is None:
+            return
+        self.figures.add(f.PROMPT_TOKENS, life.model, by=event.prompt_tokens)
+        self.figures.add(f.CACHED_TOKENS, life.model, by=event.cached_tokens)
+        if taken_over:
+            self.figures.add(f.TAKEOVERS, life.model)
+
+    def _grew(self, event: TokensAccepted, now: float) -> None:
+        grown = self.lives.grow(event, now)
+        if grown is not None:
+            life, new, pause_ms = grown
+            self.figures.add(f.TOKENS, life.model, by=new)
+            if pause_ms is not None:
+                self.figures.observe(f.TOKEN_GAP, life.model, value=pause_ms / 1000)
+
+    def _failed(self, event: JobFailed, now: float) -> None:
+        code = event.failure.code
+        if code is not FailureCode.CANCELLED and (event.failure.retry or code in LOSSES):
+            self.lives.lose(event.job, event.attempt, code, now)
+        else:
+            self._over(event, code.value)
+
+    def _over(self, event: JobFinished | JobFailed, code: str) -> None:
+        life = self.lives.end(event.job, event.attempt)
+        if life is None:
+            return
+        life.model = life.model or "unknown"
+        self._times(life, event)
+        self._work(life, event.stats)
+        if isinstance(event, JobFinished):
+            self.figures.add(f.JOBS, life.model, "finished", code)
+        else:
+            self._ended(life, FailureCode(code))
+
+    def _ended(self, life: Life, code: FailureCode) -> None:
+        outcome = "cancelled" if code is FailureCode.CANCELLED else "failed"
+        self.figures.add(f.JOBS, life.model, outcome, code.value)
+
+    def _times(self, life: Life, event: JobFinished | JobFailed) -> None:
+        """By the worker's own clock; by stamps where several workers had the job."""
+        stats = event.stats
+        queued, first = stats.queued_ms, stats.queued_ms + stats.prefill_ms
+        whole = first + stats.decode_ms
+        if event.attempt > 1 and life.started_ms:
+            first, whole = life.first_ms - life.started_ms, event.at_ms - life.started_ms
+        self.figures.observe(f.QUEUE_WAIT, life.model, value=queued / 1000)
+        self.figures.observe(f.DURATION, life.model, value=whole / 1000)
+        if stats.completion_tokens:
+            self.figures.observe(f.FIRST_TOKEN, life.model, value=first / 1000)
+
+    def _work(self, life: Life, stats: JobStats) -> None:
+        model = life.model
+        self.figures.add(f.TOKENS, model, by=stats.completion_tokens - life.tokens)  # those told only in the end
+        self.figures.add(f.PASSES, model, by=stats.passes)
+        self.figures.add(f.DECODED_TOKENS, model, by=stats.completion_tokens - life.resumed)
+        self.figures.add(f.DECODE_SECONDS, model, by=stats.decode_ms / 1000)
+        for share in stats.drafters:
+            self.figures.add(f.CHECKED, model, self.drafter(share.drafter), by=share.checked)
+            self.figures.add(f.ACCEPTED, model, self.drafter(share.drafter), by=share.taken)
+        for family, counts in ((f.CHECKED_AT, stats.checked_at), (f.ACCEPTED_AT, stats.taken_at)):
+            for place, count in enumerate(counts):
+                self.figures.add(family, model, position(place), by=count)
+
+    # -- the house -----------------------------------------------------------------------------
+
+    def _house(self, event: Event) -> None:
+        figures = self.figures
+        match event:
+            case MessageRejected():
+                # told at 1, 2, 4, 8 ...: each tells of all since the one before
+                figures.add(f.REJECTED, event_name(event.subject), by=event.repeated - event.repeated // 2)
+            case MessageDropped():
+                figures.add(f.DROPPED, event_name(event.subject), by=event.count)
+            case ServiceStarted():
+                figures.add(f.STARTS, self.services.of(event.service))
+            case ServiceFaulted():
+                figures.add(f.FAULTS, self.services.of(event.service), event.failure.code)
+            case ServiceExited():
+                figures.add(f.EXITS, self.services.of(event.service))
+                if event.retry_in_ms >= 0:
+                    figures.add(f.RESTARTS, self.services.of(event.service))
+            case _:
+                return
+
+
+def position(place: int) -> str:
+    """A place in a window, from 1; those far out are one."""
+    return str(place + 1) if place < POSITIONS_MAX else f"{POSITIONS_MAX + 1}+"
+
+
+def event_name(subject: str) -> str:
+    """The event that travels on a subject, as `job.started`; subjects themselves may be anything."""
+    route = route_of_subject(subject)
+    return route.tag.split(".", 2)[2] if route else f.OTHER

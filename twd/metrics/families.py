@@ -1,0 +1,166 @@
+"""Every metric by name, kind, labels and meaning; and the figures behind them, as plain values."""
+
+import bisect
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+NAME_LENGTH_MAX: Final = 80
+OTHER: Final = "other"
+"""Stands for all names that came after there were too many."""
+
+Labels = tuple[str, ...]
+
+
+class Kind(enum.StrEnum):
+    """What may be done with a metric."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric; every combination of label values is a series of its own."""
+
+    name: str
+    kind: Kind
+    about: str
+    labels: Labels = ()
+    buckets: tuple[float, ...] = ()
+
+
+def _counter(name: str, about: str, *labels: str) -> Family:
+    return Family(name, Kind.COUNTER, about, labels)
+
+
+def _gauge(name: str, about: str, *labels: str) -> Family:
+    return Family(name, Kind.GAUGE, about, labels)
+
+
+def _seconds(name: str, about: str, *buckets: float) -> Family:
+    return Family(name, Kind.HISTOGRAM, about, ("model",), buckets)
+
+
+JOBS = _counter("twd_jobs_total", "Jobs that ended, and why.", "model", "outcome", "code")
+TAKEOVERS = _counter("twd_job_takeovers_total", "Jobs that went on at another worker.", "model")
+PROMPT_TOKENS = _counter("twd_prompt_tokens_total", "Tokens of prompts.", "model")
+CACHED_TOKENS = _counter("twd_prompt_tokens_cached_total", "Tokens of prompts that were in the cache.", "model")
+TOKENS = _counter("twd_tokens_generated_total", "Tokens of answers.", "model")
+PASSES = _counter("twd_target_passes_total", "Forward passes of targets for jobs that ended.", "model")
+DECODED_TOKENS = _counter("twd_decoded_tokens_total", "Tokens of jobs that ended.", "model")
+DECODE_SECONDS = _counter("twd_decode_seconds_total", "Time from first to last token of jobs that ended.", "model")
+PROPOSED = _counter("twd_draft_tokens_proposed_total", "Guesses that drafters sent.", "drafter")
+CHECKED = _counter("twd_draft_tokens_checked_total", "Guesses that a target checked.", "model", "drafter")
+ACCEPTED = _counter("twd_draft_tokens_accepted_total", "Checked guesses that held.", "model", "drafter")
+CHECKED_AT = _counter("twd_draft_position_checked_total", "Checked guesses by place in a window.", "model", "position")
+ACCEPTED_AT = _counter("twd_draft_position_accepted_total", "Held guesses by place in a window.", "model", "position")
+REJECTED = _counter("twd_messages_rejected_total", "Messages that made no sense to their reader.", "event")
+DROPPED = _counter("twd_messages_dropped_total", "Messages that a slow reader lost.", "event")
+STARTS = _counter("twd_service_starts_total", "Services that became ready.", "service")
+FAULTS = _counter("twd_service_faults_total", "Services that ended themselves over a fault.", "service", "code")
+EXITS = _counter("twd_service_exits_total", "Processes whose end a supervisor saw.", "service")
+RESTARTS = _counter("twd_service_restarts_total", "Processes that a supervisor started again.", "service")
+MODEL_FAILURES = _counter("twd_model_failures_total", "Models that could not be loaded, or were lost.", "model", "code")
+
+FIRST_TOKEN = _seconds(
+    "twd_time_to_first_token_seconds",
+    "From the arrival of a job at its worker to its first token.",
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+TOKEN_GAP = _seconds(
+    "twd_inter_token_seconds",
+    "Pauses between two acceptances of one job; each may bring several tokens.",
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+DURATION = _seconds(
+    "twd_job_duration_seconds",
+    "From the arrival of a job at its worker to its end.",
+    *(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600),
+)
+QUEUE_WAIT = _seconds(
+    "twd_queue_wait_seconds",
+    "From the arrival of a job at its worker to the begin of its prompt.",
+    *(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60),
+)
+
+IN_PROGRESS = _gauge("twd_jobs_in_progress", "Jobs that started and have not ended.", "model")
+WAITING = _gauge("twd_queue_jobs", "Jobs that wait for a session.", "model")
+SESSIONS = _gauge("twd_sessions", "Sessions that a model serves now.", "model")
+SESSIONS_MAX = _gauge("twd_sessions_max", "Sessions that it can serve at once.", "model")
+KV_TOKENS = _gauge("twd_kv_tokens", "Tokens of the sessions in progress, in the KV cache.", "model")
+KV_TOKENS_MAX = _gauge("twd_kv_tokens_max", "Tokens that the KV cache can hold.", "model")
+EXACT = _gauge("twd_model_exact", "1: drafts change no text of it, measured; 0: they may.", "model")
+SINGLE_STEP = _gauge("twd_single_step_seconds", "Measured time of one token without drafts.", "model")
+DRAFTER_STEP = _gauge("twd_drafter_token_seconds", "Measured time of one guess.", "model", "drafter")
+AGREEMENT = _gauge("twd_drafter_agreement_ratio", "Share of a drafter's guesses that held lately.", "model", "drafter")
+LEASES = _gauge("twd_leases", "Live services by the state that they tell.", "service", "state")
+UNREAD = _counter("twd_metrics_unread_total", "Messages that the metrics service itself could not read.")
+BUILD = _gauge("twd_build_info", "Always 1; the version is in the label.", "version")
+
+FAMILIES: Final = tuple(value for value in list(globals().values()) if isinstance(value, Family))
+
+
+class Names:
+    """Values of one label, bounded: a name that a stranger makes up must not become a series without end."""
+
+    def __init__(self, limit: int, known: Iterable[str] = ()) -> None:
+        self._limit = limit
+        self._seen = {clean(name) for name in known}
+
+    def of(self, name: str) -> str:
+        """The label for this name: itself, while there is room."""
+        name = clean(name)
+        if name in self._seen:
+            return name
+        if len(self._seen) >= self._limit:
+            return OTHER
+        self._seen.add(name)
+        return name
+
+
+def clean(name: str) -> str:
+    """A name without what does not print, of bounded length."""
+    return "".join(letter for letter in name[:NAME_LENGTH_MAX] if letter.isprintable()) or "unknown"
+
+
+@dataclass(slots=True)
+class Spread:
+    """One series of a histogram: how many values lay in each bucket, the last one without a bound."""
+
+    counts: list[int]
+    total: float = 0.0
+
+
+@dataclass
+class Figures:
+    """All series of all metrics."""
+
+    values: dict[Family, dict[Labels, float]] = field(default_factory=dict)
+    spreads: dict[Family, dict[Labels, Spread]] = field(default_factory=dict)
+
+    def add(self, family: Family, *labels: str, by: float = 1.0) -> None:
+        """Count; what is negative or none is no count."""
+        if by > 0:
+            series = self.values.setdefault(family, {})
+            series[labels] = series.get(labels, 0.0) + by
+
+    def put(self, family: Family, series: dict[Labels, float]) -> None:
+        """Replace all series of a gauge: what is gone is not shown any more."""
+        self.values[family] = series
+
+    def observe(self, family: Family, *labels: str, value: float) -> None:
+        """Put a value into its bucket."""
+        series = self.spreads.setdefault(family, {})
+        spread = series.get(labels)
+        if spread is None:
+            spread = series[labels] = Spread([0] * (len(family.buckets) + 1))
+        value = max(0.0, value)
+        spread.counts[bisect.bisect_left(family.buckets, value)] += 1
+        spread.total += value
+
+    def value(self, family: Family, *labels: str) -> float:
+        """One series' value; 0 where nothing was counted."""
+        return self.values.get(family, {}).get(labels, 0.0)

@@ -1,0 +1,118 @@
+"""What the registry of leases tells now, as gauges: the latest word of each service, and nothing of those gone."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from twd.kit.board import stage_of
+from twd.metrics import families as f
+from twd.metrics.counting import Counting
+from twd.metrics.families import Labels
+from twd.wire.draft import DrafterPace
+from twd.wire.service import ServiceLease
+
+Series = dict[Labels, float]
+SUMMED = {
+    f.WAITING: "waiting",
+    f.SESSIONS: "sessions",
+    f.SESSIONS_MAX: "parallel",
+    f.KV_TOKENS: "kv_tokens",
+    f.KV_TOKENS_MAX: "kv_tokens_max",
+}
+"""Gauges that are the sum of one fact over all workers of a model."""
+
+
+def refresh(counting: Counting, leases: Sequence[ServiceLease], version: str) -> None:
+    """Put all gauges as the leases have them."""
+    speculators = [lease for lease in leases if lease.service == "speculator" and "model" in lease.facts]
+    for speculator in speculators:
+        for pace in paces(speculator):
+            counting.meet(pace.drafter, pace.model)
+    figures = counting.figures
+    for family, fact in SUMMED.items():
+        figures.put(family, _sums(counting, speculators, fact))
+    figures.put(f.EXACT, _worst(counting, speculators))
+    figures.put(f.SINGLE_STEP, _steps(counting, speculators))
+    figures.put(f.DRAFTER_STEP, _of_drafters(counting, speculators, "token_ms", 0.001))
+    figures.put(f.AGREEMENT, _of_drafters(counting, speculators, "agreement", 1.0))
+    figures.put(f.LEASES, _leases(counting, leases))
+    figures.put(f.BUILD, {(version,): 1.0})
+
+
+def paces(speculator: ServiceLease) -> list[DrafterPace]:
+    """What a speculator measured of its drafters, as far as it can be read."""
+    told = speculator.facts.get("drafters", [])
+    found = []
+    for one in told if isinstance(told, list) else []:
+        try:
+            found.append(msgspec.json.decode(one, type=DrafterPace))
+        except msgspec.MsgspecError:
+            continue  # a later version tells it otherwise
+    return found
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _model(counting: Counting, lease: ServiceLease) -> str:
+    return counting.models.of(str(lease.facts["model"]))
+
+
+def _sums(counting: Counting, speculators: Sequence[ServiceLease], fact: str) -> Series:
+    series: Series = {}
+    for lease in speculators:
+        value = _number(lease.facts.get(fact))
+        if value is not None:
+            labels = (_model(counting, lease),)
+            series[labels] = series.get(labels, 0.0) + value
+    return series
+
+
+def _worst(counting: Counting, speculators: Sequence[ServiceLease]) -> Series:
+    series: Series = {}
+    for lease in speculators:
+        exact = _number(lease.facts.get("exact"))
+        if exact is not None:
+            labels = (_model(counting, lease),)
+            series[labels] = min(series.get(labels, 1.0), exact)
+    return series
+
+
+def _steps(counting: Counting, speculators: Sequence[ServiceLease]) -> Series:
+    series: Series = {}
+    for lease in speculators:
+        told = lease.facts.get("cost_ms", [])
+        for point in told if isinstance(told, list) else []:
+            width, _, ms = point.partition(":")
+            try:
+                cost = float(ms)
+            except ValueError:
+                continue  # no point of a cost curve
+            if width == "1":
+                series[(_model(counting, lease),)] = cost / 1000
+    return series
+
+
+def _of_drafters(counting: Counting, speculators: Sequence[ServiceLease], name: str, scale: float) -> Series:
+    return {
+        (_model(counting, lease), counting.drafter(pace.drafter)): getattr(pace, name) * scale
+        for lease in speculators
+        for pace in paces(lease)
+    }
+
+
+def _leases(counting: Counting, leases: Sequence[ServiceLease]) -> Series:
+    series: Series = {}
+    for lease in leases:
+        labels = (counting.services.of(lease.service), stage_of(lease).value)
+        series[labels] = series.get(labels, 0.0) + 1
+    return series
+
+
+def in_progress(counting: Counting) -> Series:
+    """Jobs that started and have not ended, by model."""
+    series: Series = {}
+    for life in counting.lives.open.values():
+        series[(life.model,)] = series.get((life.model,), 0.0) + 1
+    return series
