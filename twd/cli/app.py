@@ -23,6 +23,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "logs": ("twd.cli.logs:logs", "What the processes wrote."),
     "run": ("twd.cli.run:run_command", "One service alone, in this process."),
     "config": ("twd.cli.config:config", "Show the settings, or check them."),
+    "key": ("twd.cli.key:key", "Who may enter: make, list and revoke keys."),
     "chat": ("twd.cli.chat:chat", "Talk to a model, and see what drafts did."),
     "bench": ("twd.cli.bench:bench", "What drafts bring, measured; or played for given numbers."),
     "schemas": ("twd.cli.schemas:schemas", "Write or check bus_schemas/."),

@@ -1,0 +1,121 @@
+"""`twd key`: who may enter; a key is shown once, and kept as a hash."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from twd.cli.context import Ground
+from twd.cli.errors import CommandError
+from twd.kit.exit_codes import ExitCode
+from twd.wire.failures import FailureCode, TwdError
+
+if TYPE_CHECKING:
+    from twd.edge.keys import Key, KeyStore
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+_LIMIT = click.IntRange(min=1)
+
+
+@click.group()
+def key() -> None:
+    """The keys of this installation; a running edge follows within seconds."""
+
+
+@key.command()
+@click.argument("name")
+@click.option("--model", "models", multiple=True, metavar="MODEL", help="A model that it may use; give it for each.")
+@click.option("--requests-per-minute", type=_LIMIT, help="Requests that it may begin in a minute.")
+@click.option("--concurrent", type=_LIMIT, help="Requests that it may have in progress.")
+@click.option("--tokens-per-day", type=_LIMIT, help="Tokens, read and written, that it may use in a day.")
+@_as_json
+@click.pass_obj
+def add(ground: Ground, /, name: str, models: tuple[str, ...], as_json: bool, **limits: int | None) -> ExitCode:
+    """Make a key named NAME and print it: this once, since only its hash is kept."""
+    from twd.edge.keys import new_key
+    from twd.kit.ids import Ids
+
+    given = {limit: value for limit, value in limits.items() if value is not None}
+    with _usage():
+        secret, made = new_key(name, Ids().secret(), time.time_ns() // 1_000_000, models=list(models), **given)
+        _store(ground).add(made)
+    if as_json:
+        click.echo(json.dumps({"key": secret, **_shown(made)}))
+    else:
+        click.echo(secret)
+        click.echo(f"This is the only time that the key {name!r} is shown.", err=True)
+    return ExitCode.OK
+
+
+@key.command("list")
+@_as_json
+@click.pass_obj
+def list_keys(ground: Ground, as_json: bool) -> ExitCode:
+    """All keys by name, the revoked ones too, with their limits."""
+    keys = _store(ground).load()
+    if as_json:
+        click.echo(json.dumps([_shown(one) for one in keys]))
+    elif not keys:
+        click.echo("there are no keys; `twd key add NAME` makes one")
+    else:
+        _print(keys)
+    return ExitCode.OK
+
+
+@key.command()
+@click.argument("name")
+@_as_json
+@click.pass_obj
+def revoke(ground: Ground, name: str, as_json: bool) -> ExitCode:
+    """End the key NAME; its name stays taken."""
+    with _usage():
+        _store(ground).revoke(name)
+    click.echo(json.dumps({"name": name, "revoked": True}) if as_json else f"{name} is revoked")
+    return ExitCode.OK
+
+
+def _store(ground: Ground) -> "KeyStore":
+    from twd.edge.keys import KeyStore
+
+    return KeyStore(ground.settings.home_dir)
+
+
+@contextmanager
+def _usage() -> Iterator[None]:
+    """A name that cannot be used is the command line's fault, not that of the settings."""
+    try:
+        yield
+    except TwdError as error:
+        if error.code is not FailureCode.BAD_REQUEST:
+            raise
+        raise CommandError(ExitCode.USAGE, str(error)) from None
+
+
+def _shown(one: "Key") -> dict[str, Any]:
+    """A key without its hash."""
+    import msgspec
+
+    return {field: value for field, value in msgspec.structs.asdict(one).items() if field != "sha256"}
+
+
+def _print(keys: list["Key"]) -> None:
+    from rich.markup import escape
+
+    from twd.cli.output import show, table
+
+    rows = table("name", "made", "state", "models", "requests/min", "at once", "tokens/day")
+    for one in keys:
+        made = datetime.fromtimestamp(one.created_ms / 1000, UTC).strftime("%Y-%m-%d")
+        limits = (one.requests_per_minute, one.concurrent, one.tokens_per_day)
+        rows.add_row(
+            one.name,
+            made,
+            "revoked" if one.revoked else "valid",
+            escape(", ".join(one.models)) or "all",
+            *(str(limit) if limit else "-" for limit in limits),
+        )
+    show(rows)
