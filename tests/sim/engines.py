@@ -25,7 +25,7 @@ from twd.engine.cost import CostCurve
 from twd.engine.turns import Compute, Wait
 from twd.engine.window import Logits, Picker, Report, Verdict, Window, check
 from twd.kit.service import Surroundings
-from twd.speculator.core import Limits
+from twd.speculator.bounds import Limits
 from twd.speculator.runner import Runner
 from twd.speculator.service import Speculator
 from twd.speculator.session import Opening

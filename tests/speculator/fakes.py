@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from twd.engine.window import Picker, Report, Verdict, Window
 from twd.kit.effects import Publish
-from twd.speculator.core import Identity, Limits, SpeculatorCore
+from twd.speculator.bounds import Identity, Limits
+from twd.speculator.core import SpeculatorCore
 from twd.speculator.session import Opening
 from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.job import JobSubmitted, Prompt, TokensAccepted

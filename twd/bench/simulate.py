@@ -13,8 +13,10 @@ from twd.drafter.core import DrafterCore
 from twd.drafter.draft import Draft, Guess
 from twd.engine.window import Verdict, Window
 from twd.kit.effects import Publish
-from twd.speculator.core import Identity, Limits, Plan, SpeculatorCore
+from twd.speculator.bounds import Identity, Limits
+from twd.speculator.core import SpeculatorCore
 from twd.speculator.links import Drafter
+from twd.speculator.planning import Plan
 from twd.speculator.session import Opening
 from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.draft import DraftGranted, DraftProposed, SessionClosed, SessionOpened
@@ -78,7 +80,7 @@ class Simulation:
     def __post_init__(self) -> None:
         self._truth = _Truth(self.setting.acceptance, random.Random(self.seed))
         self._dice = random.Random(self.seed + 1)
-        vocab = VocabFingerprint(hash="v", tokens=_TOKENS)
+        vocab = VocabFingerprint(hash="v", tokens=_TOKENS + 10)
         identity = Identity(ModelId("target"), InstanceId("speculator"), NodeId("a"), vocab)
         limits = Limits(slots=1, ctx_size=1 << 20, max_window=self.setting.window_max, ngram=False)
         self._core = SpeculatorCore(identity, limits, self.setting.cost)

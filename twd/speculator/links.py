@@ -8,6 +8,9 @@ from twd.wire.base import InstanceId, NodeId
 _SMOOTH = 0.2
 _SLACK_MS = 3.0
 _FLOOR_S = 0.05
+_PATIENCE_MAX_S = 2.0
+_PACE_MS_MAX = 2000.0
+"""What drafters say of themselves is believed up to here: a pace that was made up must not hold the target up."""
 
 
 @dataclass(slots=True)
@@ -25,15 +28,18 @@ class Drafter:
     lead_ms: float = 1.0
     """From telling it what was accepted to hearing its next guesses, less the drafting itself."""
 
+    def __post_init__(self) -> None:
+        self.token_ms = min(self.token_ms, _PACE_MS_MAX)
+
     def observe_pace(self, tokens: int, draft_ms: float) -> None:
         """It told how long these tokens took."""
         if tokens > 0 and draft_ms > 0:
-            self.token_ms += _SMOOTH * (draft_ms / tokens - self.token_ms)
+            self.token_ms += _SMOOTH * (min(draft_ms / tokens, _PACE_MS_MAX) - self.token_ms)
 
     def observe_lead(self, waited_ms: float, drafted_ms: float) -> None:
         """Its first guesses after an acceptance came this much later."""
         lead = max(0.0, waited_ms - drafted_ms)
-        self.lead_ms += _SMOOTH * (min(lead, 2000.0) - self.lead_ms)
+        self.lead_ms += _SMOOTH * (min(lead, _PACE_MS_MAX) - self.lead_ms)
 
 
 @dataclass(slots=True)
@@ -73,6 +79,9 @@ class Link:
 
     def patience(self, drafter: Drafter, depth: int) -> float:
         """Until when to wait for guesses that are worth waiting for; a trickle does not extend it for ever."""
+        return min(self._patience(drafter, depth), self.told_at + _PATIENCE_MAX_S)
+
+    def _patience(self, drafter: Drafter, depth: int) -> float:
         whole_run = (drafter.lead_ms + self.credit * drafter.token_ms) / 1000
         if self.patient or drafter.beside:
             return self.told_at + max(_FLOOR_S, 4 * whole_run)

@@ -9,7 +9,7 @@ from twd.engine.loading import LoadPlan, NativeModel, Progress, load_native
 from twd.engine.window import Target
 from twd.kit.service import Surroundings
 from twd.kit.settings import Model, Settings
-from twd.speculator.core import Limits
+from twd.speculator.bounds import Limits
 from twd.speculator.preparing import Preparer
 from twd.speculator.service import Load, Speculator
 from twd.speculator.session import Opening

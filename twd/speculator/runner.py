@@ -14,7 +14,8 @@ from twd.engine.cost import CostCurve
 from twd.engine.turns import Compute, Rest, Wait
 from twd.engine.window import Target
 from twd.kit.effects import Effect
-from twd.speculator.core import Plan, SpeculatorCore
+from twd.speculator.core import SpeculatorCore
+from twd.speculator.planning import Plan
 from twd.speculator.session import Session
 from twd.wire.failures import TwdError
 

@@ -11,7 +11,8 @@ from twd.engine.cost import CostCurve
 from twd.engine.window import Target
 from twd.kit.effects import Effect, Publish
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
-from twd.speculator.core import Identity, Limits, SpeculatorCore
+from twd.speculator.bounds import Identity, Limits
+from twd.speculator.core import SpeculatorCore
 from twd.speculator.intake import Intake
 from twd.speculator.links import Drafter
 from twd.speculator.runner import Runner
@@ -244,7 +245,7 @@ class Speculator(Service):
             "waiting": len(self._core.queue),
             "kv_tokens": sum(len(session.tokens) for session in list(self._core.sessions.values())),
             "kv_tokens_max": facts.ctx_size * facts.parallel,
-            "drafters": [_pace(one, self._core) for one in list(self._core.drafters.values())],
+            "drafters": [_pace(one, self._core) for one in list(self._core.crew.drafters.values())],
             "cost_ms": [f"{point.width}:{point.ms:.3f}" for point in self.loaded.cost.points()],
             "in_flight": self.loaded.limits.in_flight,
             "window_max": self.loaded.limits.max_window,
@@ -370,7 +371,7 @@ class Speculator(Service):
             by_text=not same_vocab,
             token_ms=event.token_ms or 5.0,
         )
-        known = event.drafter in self._core.drafters
+        known = event.drafter in self._core.crew.drafters
         self._runner.post(lambda core, now: core.attach(drafter, now))
         if not known and self._idle.is_set():
             self._measure(event.drafter)
@@ -445,7 +446,7 @@ class Speculator(Service):
 
 
 def _pace(drafter: Drafter, core: SpeculatorCore) -> str:
-    record = core.calibrations.get(drafter.name)
+    record = core.crew.calibrations.get(drafter.name)
     pace = DrafterPace(
         drafter=drafter.name,
         model=drafter.model,

@@ -1,0 +1,36 @@
+"""Who a speculator is and what it may hold."""
+
+from dataclasses import dataclass
+
+from twd.wire.base import InstanceId, ModelId, NodeId
+from twd.wire.model import VocabFingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose decisions these are."""
+
+    model: ModelId
+    speculator: InstanceId
+    node: NodeId
+    vocab: VocabFingerprint
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one speculator; every queue has one."""
+
+    slots: int
+    ctx_size: int
+    max_queue: int = 64
+    max_window: int = 32
+    prefill_rows: int = 64
+    in_flight: int = 1
+    tree: bool = False
+    branches: int = 8
+    can_rollback: bool = True
+    ngram: bool = True
+    keepalive_s: float = 1.0
+    first_credit: int = 4
+    shares_cores: bool = True

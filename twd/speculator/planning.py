@@ -1,0 +1,156 @@
+"""What the next pass checks: windows of running sessions, chunks of new prompts, or a short wait for better guesses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from twd.engine.window import Window
+from twd.speculator.bounds import Limits
+from twd.speculator.crew import Crew
+from twd.speculator.links import Drafter, Link
+from twd.speculator.session import NGRAM, Flight, Session
+from twd.speculator.tree import Node, lay_out
+from twd.speculator.window import Cost, best_cut, common_width, expected_tokens, worth_waiting
+
+ROWS_TOGETHER = 96
+"""Rows of one pass that several sessions share at the most."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """What to do next: a pass, or wait until something comes or `wake_at` is reached."""
+
+    windows: list[Window] = field(default_factory=list)
+    rows: int = 0
+    wake_at: float | None = None
+
+
+class Planner:
+    """Reads the sessions and sends windows off; what comes back is the core's business."""
+
+    def __init__(self, limits: Limits, cost: Cost, sessions: dict[int, Session], crew: Crew) -> None:
+        self._limits = limits
+        self._cost = cost
+        self._sessions = sessions
+        self._crew = crew
+
+    def plan(self, now: float) -> Plan:
+        """The windows of the next pass, or none and until when to wait for guesses."""
+        plan = Plan()
+        ready = [s for s in self._sessions.values() if not s.prefilling and self._may_fly(s)]
+        self._plan_running(plan, ready, now)
+        self._plan_prefill(plan, now)
+        return plan
+
+    def _may_fly(self, session: Session) -> bool:
+        if not session.flights:
+            return True
+        return len(session.flights) < self._limits.in_flight and bool(session.flights[-1].nodes)
+
+    def _plan_running(self, plan: Plan, ready: list[Session], now: float) -> None:
+        if len(ready) > 1 and self._limits.in_flight == 1:
+            self._plan_together(plan, ready)
+            return
+        for session in ready:
+            nodes, parents, wake_at = self._choose(session, now, alone=len(self._sessions) == 1)
+            if wake_at is not None:
+                plan.wake_at = wake_at if plan.wake_at is None else min(wake_at, plan.wake_at)
+            elif nodes or not session.flights:
+                self._launch(plan, session, nodes, parents)
+
+    def _plan_together(self, plan: Plan, ready: list[Session]) -> None:
+        """Several sessions share the pass: windows of one width, so that the weights are read once."""
+        limit = min(self._limits.max_window, max(0, ROWS_TOGETHER // len(ready) - 1))
+        paths = [self._candidates(session, limit) for session in ready]
+        chances = [[chance for _, chance in path] for path in paths]
+        width = common_width(chances, self._cost, limit)
+        for session, path in zip(ready, paths, strict=True):
+            self._launch(plan, session, [node for node, _ in path[: width - 1]], None)
+
+    def _candidates(self, session: Session, limit: int, start: Node | None = None) -> list[tuple[Node, float]]:
+        limit = min(limit, session.remaining - 1, self._limits.ctx_size - len(session.tokens) - 1)
+        if not session.speculates or limit <= 0 or not self._limits.can_rollback:
+            return []
+        if self._limits.ngram and start is None:
+            tokens, confidence = session.ngram.propose(limit)
+            if tokens:
+                root = session.tree.root
+                sure = [confidence] * len(tokens)
+                session.tree.add(NGRAM, root.at + 1, root.hash, tokens, sure)
+        if self._limits.tree and start is None and len(self._sessions) == 1:
+            return session.tree.likeliest(session.beliefs.chance, limit, self._limits.branches)
+        return session.tree.chain(session.beliefs.chance, limit, start)
+
+    def _choose(self, session: Session, now: float, alone: bool) -> tuple[list[Node], list[int] | None, float | None]:
+        """The guesses to check now, or until when to wait for more."""
+        fixed = session.job.speculation.window
+        start = session.flights[-1].nodes[-1] if session.flights else None
+        path = self._candidates(session, fixed or self._limits.max_window, start)
+        chances = [chance for _, chance in path]
+        waited_ms = (now - session.accepted_at) * 1000
+        if alone and not session.flights:
+            wake_at = self._linger(session, chances, waited_ms, fixed, now)
+            if wake_at is not None:
+                return [], None, wake_at
+        cut = len(path) if fixed else best_cut(chances, self._cost, waited_ms)[0]
+        nodes = [node for node, _ in path[:cut]]
+        if start is None and self._limits.tree and alone:
+            nodes, parents = lay_out(nodes, session.tree.root)
+            if any(parent != i for i, parent in enumerate(parents)):
+                return nodes, [-1, *parents], None
+        return nodes, None, None
+
+    def _linger(
+        self, session: Session, chances: Sequence[float], waited_ms: float, fixed: int, now: float
+    ) -> float | None:
+        for name, link in session.links.items():
+            drafter = self._crew.drafters.get(name)
+            if drafter is None:
+                continue
+            depth = session.tree.depth(name)
+            coming = link.expected(drafter, depth, session.beliefs.typical(name), now)
+            if coming is None:
+                self._note_lateness(link, drafter, depth, now)
+                continue
+            if fixed:
+                wanted = len(chances) < fixed
+            elif drafter.beside:  # its credit was set so that waiting for it pays; meanwhile the cores are its own
+                wanted = sum(chances) < expected_tokens(coming.chance, coming.tokens)
+            else:
+                wanted = worth_waiting(chances, self._cost, waited_ms, coming)
+            if wanted:
+                return link.patience(drafter, depth)
+        return None
+
+    def _note_lateness(self, link: Link, drafter: Drafter, depth: int, now: float) -> None:
+        overdue = not link.resting and depth < link.credit and now >= link.patience(drafter, depth)
+        if overdue and link.heard_at <= link.told_at and link.late < 2:
+            link.late += 1
+
+    def _launch(self, plan: Plan, session: Session, nodes: list[Node], parents: list[int] | None) -> None:
+        guesses = tuple(node.token for node in nodes)
+        if session.flights:
+            at, tokens = nodes[0].at, guesses
+        else:
+            at, tokens = len(session.tokens) - 1, (session.tokens[-1], *guesses)
+        plan.windows.append(Window(session.slot, session.epoch, at, tokens, tuple(parents) if parents else None))
+        plan.rows += len(tokens)
+        session.flights.append(Flight(session.epoch, at, nodes, parents))
+        session.tally.passes += 1
+
+    def _plan_prefill(self, plan: Plan, now: float) -> None:
+        """Read on in the prompts, oldest first, a bounded number of rows a pass."""
+        budget = self._limits.prefill_rows - plan.rows
+        for session in sorted(self._sessions.values(), key=lambda s: s.opened_at):
+            if budget <= 0 or not session.prefilling or len(session.flights) >= self._limits.in_flight:
+                continue
+            count = min(budget, session.unfed + 1)
+            last = count > session.unfed
+            chunk = tuple(session.tokens[session.fed : session.fed + count])
+            plan.windows.append(
+                Window(session.slot, session.epoch, session.fed, chunk, None, picks=last, committed=count)
+            )
+            session.flights.append(Flight(session.epoch, session.fed, [], None, picks=last))
+            session.fed += count if not last else session.unfed
+            session.tally.passes += last
+            plan.rows += count
+            budget -= count
