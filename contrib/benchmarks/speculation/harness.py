@@ -1,0 +1,172 @@
+"""What the benchmarks share: a system of real processes, cores given out, a link with delay."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from twd.bench.client import Answer, Ask, BenchClient
+from twd.bench.prompts import BenchPrompt
+from twd.cli.context import Ground
+from twd.engine.demo_model import demo_model
+from twd.kit.clock import SystemClock
+from twd.kit.ids import Ids
+from twd.kit.service import Surroundings
+from twd.wire.base import ModelId
+
+CACHE = Path.home() / ".cache" / "twd-bench"
+MODEL = ModelId("target")
+TWD = (sys.executable, "-P", "-m", "twd")
+
+
+def weights(kind: str) -> Path:
+    """The demo model with these weights."""
+    return demo_model(CACHE, kind)
+
+
+class System:
+    """One `twd up -d` with a state folder of its own."""
+
+    def __init__(self, home: Path, settings: dict[str, Any]) -> None:
+        self.home = home
+        home.mkdir(parents=True, exist_ok=True)
+        self.file = home / "bench.yaml"
+        self.file.write_text(yaml.safe_dump(settings), "utf-8")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("TWD_")}
+        self.environment = {**kept, "TWD_HOME": str(home), "TWD_EDGE_PORT": "0", "NO_COLOR": "1"}
+        self.told: dict[str, Any] = {}
+        self._others: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        """Return when everything is ready."""
+        command = [*TWD, "-c", str(self.file), "up", "-d", "--json"]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"the system does not start: {done.stdout}{done.stderr}")
+        self.told = json.loads(done.stdout)
+
+    def pid(self, prefix: str) -> int:
+        """The process whose name begins so."""
+        return next(one["pid"] for name, one in self.told["processes"].items() if name.startswith(prefix))
+
+    def ground(self) -> Ground:
+        """The system as a command sees it."""
+        return Ground(str(self.file), self.environment)
+
+    def also(self, *arguments: str, cores: set[int] | None = None, **environment: str) -> "subprocess.Popen[bytes]":
+        """One more process of twd beside it."""
+        process = subprocess.Popen(
+            [*TWD, *arguments],
+            env={**self.environment, **environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
+        )
+        self._others.append(process)
+        return process
+
+    def stop(self) -> None:
+        """End everything that was started."""
+        for process in self._others:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+        subprocess.run([*TWD, "down"], env=self.environment, capture_output=True, check=False)
+
+
+@asynccontextmanager
+async def client_of(system: System) -> AsyncIterator[BenchClient]:
+    """Somebody who asks, on the system's bus."""
+    ground = system.ground()
+    async with ground.bus("bench") as bus:
+        client = BenchClient(Surroundings(bus=bus, node=ground.node, clock=SystemClock(), ids=Ids()))
+        await client.start()
+        try:
+            yield client
+        finally:
+            await client.stop("done")
+
+
+def give_cores(pid: int, cores: set[int]) -> None:
+    """Keep all threads of a process on these cores."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(task.name), cores)
+
+
+async def ask_all(client: BenchClient, prompts: list[BenchPrompt], how: Ask) -> list[Answer]:
+    """One after the other."""
+    return [await client.answer(MODEL, prompt, how) for prompt in prompts]
+
+
+def rate(answers: list[Answer]) -> float:
+    """Tokens per second over some answers, after the first token of each."""
+    tokens = sum(max(0, len(answer.tokens) - 1) for answer in answers)
+    return 1000 * tokens / sum(answer.stats.decode_ms for answer in answers)
+
+
+class DelayedLink:
+    """A TCP proxy on loopback that holds every byte back for half of `round_trip_ms` each way."""
+
+    def __init__(self, port: int) -> None:
+        self.round_trip_ms = 0.0
+        self.port = 0
+        self._to = port
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Listen on a free port."""
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        """Cut all connections."""
+        assert self._server is not None
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._to)
+        for source, sink in ((reader, back), (there, writer)):
+            task = asyncio.get_running_loop().create_task(self._carry(source, sink))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        loop = asyncio.get_running_loop()
+        line: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+
+        async def deliver() -> None:
+            while True:
+                due, data = await line.get()
+                await asyncio.sleep(max(0.0, due - loop.time()))
+                if not data:
+                    sink.close()
+                    return
+                sink.write(data)
+
+        delivering = loop.create_task(deliver())
+        self._tasks.add(delivering)
+        while True:
+            data = await source.read(65536)
+            line.put_nowait((loop.time() + self.round_trip_ms / 2000, data))
+            if not data:
+                return
+
+
+async def until(condition: Callable[[], Any], what: str, timeout_s: float = 60.0) -> None:
+    """Wait for something, with a deadline."""
+    give_up = time.monotonic() + timeout_s
+    while not await condition():
+        if time.monotonic() > give_up:
+            raise SystemExit(f"not within {timeout_s:g} s: {what}")
+        await asyncio.sleep(0.1)

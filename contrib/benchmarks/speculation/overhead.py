@@ -1,0 +1,101 @@
+"""What the whole path costs: edge, bus and speculator without drafts, against the bare engine loop.
+
+    .venv/bin/python contrib/benchmarks/speculation/overhead.py
+
+Both run the same prompts on the same weights and settings, in turn; the bare loop is `LocalTarget` alone.
+"""
+
+import argparse
+import asyncio
+import json
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+
+import aiohttp
+from harness import MODEL, System, weights
+
+from twd.bench.prompts import PROMPTS
+from twd.engine.chat_template import render_tokens
+from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.engine.window import Window
+from twd.wire.job import ChatMessage, Prompt, Sampling
+
+
+def bare(native: NativeModel, tokens: list[int], count: int) -> tuple[float, float]:
+    """Seconds to the first token and tokens per second after it."""
+    began = time.perf_counter()
+    picker = native.pickers.picker(Sampling(), 0, prompt_len=len(tokens), ignore_eos=True)
+    slot, at = native.target.open(tokens, picker)
+    made: list[int] = []
+    feed = tuple(tokens[at:])
+    first = 0.0
+    while len(made) < count:
+        native.target.submit([Window(slot, 0, at, feed, None, committed=len(feed))])
+        (verdict,) = native.target.collect()
+        made += verdict.tokens
+        at, feed = at + len(feed), (made[-1],)
+        first = first or time.perf_counter()
+    ended = time.perf_counter()
+    native.target.close(slot)
+    return first - began, (count - 1) / (ended - first)
+
+
+async def whole(session: aiohttp.ClientSession, url: str, text: str, count: int) -> tuple[float, float]:
+    """The same through HTTP, streamed."""
+    body = {
+        "model": str(MODEL),
+        "messages": [{"role": "user", "content": text}],
+        "max_tokens": count,
+        "temperature": 0,
+        "stream": True,
+        "ignore_eos": True,
+        "twd": {"speculation": "off"},
+    }
+    began = time.perf_counter()
+    first = last = 0.0
+    async with session.post(f"{url}/v1/chat/completions", json=body) as answer:
+        answer.raise_for_status()
+        async for line in answer.content:
+            if line.startswith(b"data: {") and json.loads(line[6:])["choices"][0]["delta"].get("content"):
+                last = time.perf_counter()
+                first = first or last
+    return first - began, (count - 1) / (last - first)
+
+
+async def main(args: argparse.Namespace) -> None:
+    home = Path(tempfile.mkdtemp(prefix="twd-overhead-"))
+    path = weights(args.target)
+    system = System(home, {"models": {str(MODEL): {"path": str(path), "ctx_size": 1024, "parallel": 2}}})
+    system.start()
+    native = load_native(LoadPlan(MODEL, path, ctx_size=1024, parallel=2), lambda *_: None)
+    texts = [prompt.messages[0].content for prompt in PROMPTS if len(prompt.messages) == 1][: args.prompts]
+    rows = []
+    try:
+        async with aiohttp.ClientSession() as session:
+            url = system.told["addresses"]["api"]
+            for text in texts[:1] + texts:
+                prompt = Prompt(messages=[PROMPTS[0].messages[0].__class__(role="user", content=text)])
+                tokens = render_tokens(
+                    native.template, prompt, native.model.vocab.tokenize, __import__("datetime").datetime.now()
+                )
+                rows.append((bare(native, tokens, args.max_tokens), await whole(session, url, text, args.max_tokens)))
+    finally:
+        system.stop()
+        native.close()
+    rows = rows[1:]
+    ratio = median(through[1] / alone[1] for alone, through in rows)
+    first = median(1000 * (through[0] - alone[0]) for alone, through in rows)
+    alone_rate, whole_rate = (median(row[i][1] for row in rows) for i in (0, 1))
+    print(f"bare {alone_rate:.1f} tok/s, through the edge {whole_rate:.1f} tok/s")
+    print(f"the whole path reaches {ratio:.3f} of the bare loop; the first token comes {first:.1f} ms later")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=9)
+    parser.add_argument("--max-tokens", type=int, default=128)
+    parser.add_argument("--target", default="q4_0")
+    asyncio.run(main(parser.parse_args()))
