@@ -108,6 +108,7 @@ class PlayedModel:
         self.cost = CostCurve(PASS_MS)
         self.limits = Limits(slots=slots, ctx_size=CTX_SIZE, max_queue=16, prefill_rows=8, tree=trees)
         self.load_ms = 1
+        self.tool_format = "bare"
 
     def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
         if job.prompt.text == POISON:

@@ -59,6 +59,11 @@ class NativeTarget:
         """How long loading took."""
         return self.native.load_ms
 
+    @property
+    def tool_format(self) -> str:
+        """How the model was taught to write calls."""
+        return self.native.template.tool_format.value
+
     def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
         """Tokens, picker and seed of a job."""
         return self.preparer.prepare(job, session)

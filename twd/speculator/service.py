@@ -88,6 +88,11 @@ class LoadedModel(Protocol):
         """How long loading took."""
         ...
 
+    @property
+    def tool_format(self) -> str:
+        """How the model was taught to write calls."""
+        ...
+
     def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
         """Tokens, picker and seed of a job."""
         ...
@@ -247,6 +252,7 @@ class Speculator(Service):
             "kv_tokens_max": facts.ctx_size * facts.parallel,
             "drafters": [_pace(one, self._core) for one in list(self._core.crew.drafters.values())],
             "cost_ms": [f"{point.width}:{point.ms:.3f}" for point in self.loaded.cost.points()],
+            "tool_format": self.loaded.tool_format,
             "in_flight": self.loaded.limits.in_flight,
             "window_max": self.loaded.limits.max_window,
         }
