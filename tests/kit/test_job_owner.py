@@ -201,6 +201,20 @@ def test_a_job_that_nobody_takes_is_offered_again_for_a_while(code: FailureCode)
     assert seen == pytest.approx([0.25, 0.75, 1.75, 3.75])
 
 
+def test_only_a_worker_that_takes_the_job_over_counts() -> None:
+    one, now = running(), 1.0
+    one.worker_gone(ONE, now)
+    assert one.taken_over == 0
+    for _ in range(3):
+        one.unanswered(one.attempt, Failure(code=FailureCode.NOBODY_HOME, message="nobody"), now)
+        now = one.due
+        assert submission(one.tick(now)).attempt == one.attempt
+    assert (one.attempt, one.taken_over) == (5, 0)
+    one.handle(queued(one.attempt, TWO), now)
+    one.handle(tokens(0, [1], attempt=one.attempt), now)
+    assert one.taken_over == 1
+
+
 def test_an_unanswered_request_counts_as_a_refusal() -> None:
     one = owner()
     nobody = Failure(code=FailureCode.NOBODY_HOME, message="nobody")

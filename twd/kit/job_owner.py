@@ -112,10 +112,11 @@ class JobOwner:
         self.started: JobStarted | None = None
         """The last JobStarted: prompt length, seed, fingerprint."""
         self.taken_over = 0
-        """How often the job went to another worker."""
+        """How often another worker took the job over."""
         self._deadline = now + job.deadline_ms / 1000
         self._session = SessionId("")
-        self._taken = False
+        self._held_by = 0
+        """The last attempt that a worker took; 0 before the first."""
         self._alive = False
         self._heard = now
         self._trouble_since: float | None = None
@@ -139,7 +140,7 @@ class JobOwner:
             return []
         self._heard, self._alive, self.worker = now, True, event.source or self.worker
         if not isinstance(event, JobFailed):
-            self._taken, self._trouble_since = True, None
+            self._took()
         match event:
             case JobQueued():
                 self.worker = event.speculator
@@ -156,6 +157,10 @@ class JobOwner:
                 return self._failed(event.failure, now)
             case _:
                 return []
+
+    def _took(self) -> None:
+        self.taken_over += 0 < self._held_by < self.attempt
+        self._held_by, self._trouble_since = self.attempt, None
 
     def unanswered(self, attempt: int, failure: Failure, now: float) -> list[OwnerAction]:
         """The request of Submit had no answer: nobody home, bus away, or too late."""
@@ -250,7 +255,7 @@ class JobOwner:
 
     def _refused(self, failure: Failure, now: float) -> list[OwnerAction]:
         """Nobody takes the job now: offer it again, for a while."""
-        patience = self.policy.recovery_s if self._taken else self.policy.patience_s
+        patience = self.policy.recovery_s if self._held_by else self.policy.patience_s
         if self._trouble_since is not None and now - self._trouble_since >= patience:
             return self._fail(failure.code, failure.message, release=True, field=failure.field)
         return self._retry(now)
@@ -286,7 +291,6 @@ class JobOwner:
     def _submit(self, now: float) -> list[OwnerAction]:
         if self._retry_at is not None:
             self.attempt += 1
-            self.taken_over += self._taken
         self._retry_at, self._alive, self._heard = None, False, now
         self.worker, self._session = InstanceId(""), SessionId("")
         left_ms = max(1, int((self._deadline - now) * 1000))
