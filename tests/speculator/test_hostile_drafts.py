@@ -9,7 +9,7 @@ from twd.engine.window import Window, check
 from twd.speculator.links import Drafter
 from twd.wire.base import InstanceId, NodeId, SessionId
 from twd.wire.draft import DraftProposed
-from twd.wire.job import JobFinished
+from twd.wire.job import JobFinished, Speculation
 from twd.wire.prefix import prefix_hash
 
 PROMPT = [5, 6, 7]
@@ -63,3 +63,26 @@ def test_a_lie_changes_nothing(lie: list[int], true: int) -> None:
     driver.run()
     assert driver.tokens("j") == text_of(PROMPT, 40)
     assert any(isinstance(event, JobFinished) for event in driver.told)
+
+
+@pytest.mark.parametrize("window", [0, 4])
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_pace_that_was_made_up_does_not_hold_the_target_up(window: int, beside: bool) -> None:
+    target = StrictTarget()
+    core = make_core(target)
+    core.attach(Drafter(LIAR, NodeId("n"), beside=beside, token_ms=1e12), 0.0)
+
+    def between(driver: Driver) -> None:
+        for session in driver.core.sessions.values():
+            place, prefix = len(session.tokens), prefix_hash(session.tokens)
+            driver.core.draft(
+                DraftProposed(session=session.id, drafter=LIAR, at=place, prefix=prefix, tokens=[2], draft_ms=1e300),
+                [2],
+                driver.now,
+            )
+
+    driver = Driver(core, target, between=between)
+    driver.core.submit(job("j", speculation=Speculation(window=window)), opening("j", PROMPT), 0.0)
+    driver.run(limit=100_000)
+    assert driver.tokens("j") == text_of(PROMPT, 40)
+    assert driver.now < 40 * (2.5 if window else 0.1)
