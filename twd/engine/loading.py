@@ -12,6 +12,7 @@ from twd.engine.exactness import ExactPlan, exact_plan, self_test
 from twd.engine.model import Model, ModelSettings
 from twd.engine.pick import Pickers
 from twd.engine.probe import can_rollback
+from twd.engine.remembered import Measurement, circumstances, recall, remember
 from twd.engine.target import LocalTarget
 from twd.wire.base import ModelId
 from twd.wire.model import CostPoint, Exactness, ModelFacts
@@ -45,6 +46,8 @@ class LoadPlan:
     """A Jinja template in place of the model's own."""
     test: bool = True
     """Compare windows with single steps and measure what passes cost."""
+    memory: Path | None = None
+    """A folder for what was measured, so that the same model need not be measured again."""
 
 
 @dataclass(slots=True)
@@ -141,9 +144,22 @@ def _wanted(plan: LoadPlan, model: Model) -> ContextSettings:
 def _measure(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Progress) -> tuple[Exactness, CostCurve]:
     if not plan.test:
         return Exactness(exact=False, settings=exact.describe()), CostCurve(_UNMEASURED)
-    progress(0.9, "timing windows")
-    cost = CostCurve(measure_cost(target.context, rows_min=exact.rows_min))
+    if plan.memory is None:
+        found = _measure_now(exact, target, progress)
+    else:
+        about = circumstances(plan.path, exact.settings, exact.rows_min, plan.gpu_layers)
+        known = recall(plan.memory, about)
+        found = known or _measure_now(exact, target, progress)
+        if known is None:
+            remember(plan.memory, about, found)
+    cost = CostCurve(found.cost)
     target.planner.use_cost(cost.ms)
+    return found.exactness, cost
+
+
+def _measure_now(exact: ExactPlan, target: LocalTarget, progress: Progress) -> Measurement:
+    progress(0.9, "timing windows")
+    points = measure_cost(target.context, rows_min=exact.rows_min)
+    target.planner.use_cost(CostCurve(points).ms)
     progress(0.95, "comparing windows with single steps")
-    exactness = self_test(target, exact.describe())
-    return exactness, cost
+    return Measurement(exactness=self_test(target, exact.describe()), cost=points)

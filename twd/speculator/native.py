@@ -7,6 +7,7 @@ from pathlib import Path
 from twd.engine.cost import CostCurve
 from twd.engine.loading import LoadPlan, NativeModel, Progress, load_native
 from twd.engine.window import Target
+from twd.kit.home import Home
 from twd.kit.service import Surroundings
 from twd.kit.settings import Model, Settings
 from twd.speculator.bounds import Limits
@@ -81,7 +82,7 @@ class NativeTarget:
         self.native.close()
 
 
-def load_plan(name: ModelId, model: Model) -> LoadPlan:
+def load_plan(name: ModelId, model: Model, memory: Path | None = None) -> LoadPlan:
     """What the settings ask for; `auto` becomes the engine's own choice."""
     return LoadPlan(
         model=name,
@@ -96,6 +97,7 @@ def load_plan(name: ModelId, model: Model) -> LoadPlan:
         type_v="" if model.cache_type_v == "auto" else model.cache_type_v,
         flash_attention=model.flash_attn != "off",
         template=Path(model.chat_template).expanduser().read_text("utf-8") if model.chat_template else "",
+        memory=memory,
     )
 
 
@@ -120,7 +122,8 @@ def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> L
     """What loads this model, on a thread of the service's choice."""
 
     def load(progress: Progress) -> NativeTarget:
-        native = load_native(load_plan(name, settings.models[name]), progress)
+        memory = Home(settings.home_dir).cache
+        native = load_native(load_plan(name, settings.models[name], memory), progress)
         preparer = Preparer(native.model.vocab, native.template, native.pickers, draw_seed)
         return NativeTarget(native, preparer, limits_of(native, settings))
 

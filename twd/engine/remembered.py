@@ -1,0 +1,90 @@
+"""What was measured of a model, kept on disk, so that a process that comes back need not measure again."""
+
+import logging
+import os
+import platform
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import llama_cpp
+import msgspec
+
+from twd import __version__
+from twd.engine.context import ContextSettings, usable_cores
+from twd.engine.library import llama, start
+from twd.wire.model import CostPoint, Exactness
+
+_log = logging.getLogger("twd.engine")
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """What loading found out. The verdict is a fact of file, build and machine; the times follow every later pass."""
+
+    exactness: Exactness
+    cost: list[CostPoint]
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What a measurement holds for: with another file, build, machine or setting it says nothing."""
+
+    file: str
+    size: int
+    changed_ns: int
+    settings: ContextSettings
+    rows_min: int
+    gpu_layers: int
+    cores: int
+    machine: str
+    build: str
+
+    @property
+    def name(self) -> str:
+        """These circumstances as a file's name."""
+        return f"measured-{sha256(msgspec.json.encode(self)).hexdigest()[:32]}.json"
+
+
+def circumstances(path: Path, settings: ContextSettings, rows_min: int, gpu_layers: int) -> Circumstances:
+    """Those of this process and a model's file."""
+    start()
+    stat = path.stat()
+    return Circumstances(
+        file=str(path.resolve()),
+        size=stat.st_size,
+        changed_ns=stat.st_mtime_ns,
+        settings=settings,
+        rows_min=rows_min,
+        gpu_layers=gpu_layers,
+        cores=usable_cores(),
+        machine=f"{platform.node()} {platform.machine()}",
+        build=f"{__version__} {llama_cpp.__version__} {_library_stamp()} {llama.llama_print_system_info().decode()}",
+    )
+
+
+def recall(folder: Path, about: Circumstances) -> Measurement | None:
+    """What was measured under the same circumstances; None where nothing was, or where it cannot be read."""
+    try:
+        return msgspec.json.decode((folder / about.name).read_bytes(), type=Measurement)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        _log.warning("%s is no use, so the model is measured again: %s", folder / about.name, error)
+        return None
+
+
+def remember(folder: Path, about: Circumstances, found: Measurement) -> None:
+    """Write it down; a disk that takes nothing costs the next start its head start, and nothing else."""
+    draft = folder / f".{about.name}.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(msgspec.json.encode(found))
+        draft.replace(folder / about.name)
+    except OSError as error:
+        _log.warning("measurements cannot be kept in %s: %s", folder, error)
+
+
+def _library_stamp() -> int:
+    """When the libraries were built in: another build of the same version computes in other ways."""
+    folder = Path(llama_cpp.__file__).parent / "lib"
+    return max((file.stat().st_mtime_ns for file in folder.iterdir()), default=0) if folder.is_dir() else 0
