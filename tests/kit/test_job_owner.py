@@ -215,6 +215,17 @@ def test_only_a_worker_that_takes_the_job_over_counts() -> None:
     assert one.taken_over == 1
 
 
+def test_a_worker_that_comes_ends_the_wait_for_the_next_try() -> None:
+    one = owner()
+    assert one.somebody_home(0.5) == []
+    one.unanswered(1, Failure(code=FailureCode.NOBODY_HOME, message="nobody"), 1.0)
+    assert one.due > 1.1
+    assert submission(one.somebody_home(1.1)).attempt == 2
+    assert one.somebody_home(1.2) == []
+    one.cancel("the client left", 1.3)
+    assert one.somebody_home(1.4) == []
+
+
 def test_an_unanswered_request_counts_as_a_refusal() -> None:
     one = owner()
     nobody = Failure(code=FailureCode.NOBODY_HOME, message="nobody")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from twd.edge.answering import News
 from twd.kit.clock import Clock
 from twd.kit.job_owner import Deliver, Fail, Finish, JobOwner, OwnerAction, OwnerPolicy, Release, Submit
-from twd.wire.base import Event, InstanceId, JobId
+from twd.wire.base import Event, InstanceId, JobId, ModelId
 from twd.wire.failures import Failure
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
 
@@ -131,6 +131,13 @@ class Desk:
         line = self._lines.get(job.job)
         if line is not None:
             self._act(line, line.owner.unanswered(job.attempt, failure, self._clock.now()))
+
+    def came(self, model: ModelId) -> None:
+        """A worker for this model is ready; jobs that had none are offered to it at once."""
+        now = self._clock.now()
+        for line in list(self._lines.values()):
+            if line.owner.job.model == model:
+                self._act(line, line.owner.somebody_home(now))
 
     def gone(self, instance: InstanceId) -> None:
         """A worker ended; whose jobs it had go elsewhere."""

@@ -199,6 +199,7 @@ class Edge(Service):
     def on_model_ready(self, event: ModelReady) -> Effects:
         """A model can be asked for."""
         self.models.ready(event, self.clock.now())
+        self.desk.came(event.facts.model)
         return None
 
     def on_model_measured(self, event: ModelMeasured) -> Effects:

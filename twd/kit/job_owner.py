@@ -174,6 +174,13 @@ class JobOwner:
             return []
         return self._lost("its worker is gone", now)
 
+    def somebody_home(self, now: float) -> list[OwnerAction]:
+        """A worker for this job's model has come: what waits for its next try is offered at once."""
+        if self.ended or self._retry_at is None:
+            return []
+        self._retry_at = min(self._retry_at, now)
+        return self.tick(now)
+
     def cancel(self, reason: str, now: float) -> list[OwnerAction]:
         """The client no longer wants it. This is the end; late answers are ignored."""
         return self._fail(FailureCode.CANCELLED, reason, release=True)
