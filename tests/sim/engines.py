@@ -52,6 +52,13 @@ class TargetPicker:
         return truth.choose(self._seed, history)
 
 
+class BrokenPicker:
+    """Takes the engine's thread down with it."""
+
+    def pick(self, logits: Logits, history: Sequence[int]) -> int:
+        raise ValueError(f"this prompt is {POISON}")
+
+
 class DraftPicker:
     """A draft model's choice: the target's with a chance of `skill`, else something else."""
 
@@ -111,15 +118,17 @@ class PlayedModel:
         self.tool_format = "bare"
 
     def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
-        if job.prompt.text == POISON:
+        seed = job.sampling.seed or 0
+        deadly = job.prompt.text == POISON
+        if deadly and seed % 2:
             raise ValueError(f"this prompt is {POISON}")
         return Opening(
             session=session,
             tokens=truth.prompt_tokens(job.prompt.text or ""),
-            picker=TargetPicker(job.sampling.seed or 0),
+            picker=BrokenPicker() if deadly else TargetPicker(seed),
             piece=lambda token: truth.piece(token).encode(),
             end_tokens=frozenset({truth.END_OF_TEXT}),
-            seed=job.sampling.seed or 0,
+            seed=seed,
             stops=(truth.STOP,),
         )
 

@@ -4,6 +4,7 @@ import random
 from dataclasses import dataclass, field
 
 FAULTS_UNTIL_S = 14.0
+FAULTS = ("kill", "kill", "pause", "pause", "drain", "power", "partition", "cut", "broker", "noise", "noise")
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,15 @@ class Noise:
     delay_s: float
 
 
-Fault = Kill | Pause | Drain | PowerCut | Partition | CutOff | Noise
+@dataclass(frozen=True)
+class BrokerDown:
+    """Every node loses the bus at once."""
+
+    at: float
+    for_s: float
+
+
+Fault = Kill | Pause | Drain | PowerCut | Partition | CutOff | BrokerDown | Noise
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,7 @@ def _draw_job(dice: random.Random, edge: str, poison: str) -> PlannedJob:
 def _draw_fault(dice: random.Random, units: dict[str, str], nodes: list[str]) -> Fault:
     at, unit, node = dice.uniform(0.5, FAULTS_UNTIL_S), dice.choice(list(units)), dice.choice(nodes)
     for_s = dice.choice((0.3, 2.0, 5.0, 9.0)) * dice.uniform(0.5, 1.0)
-    match dice.choice(("kill", "kill", "pause", "pause", "drain", "power", "partition", "cut", "noise", "noise")):
+    match dice.choice(FAULTS):
         case "kill":
             return Kill(at, unit)
         case "pause":
@@ -152,6 +161,8 @@ def _draw_fault(dice: random.Random, units: dict[str, str], nodes: list[str]) ->
             return Partition(at, (one, other), for_s)
         case "cut":
             return CutOff(at, node, for_s)
+        case "broker":
+            return BrokerDown(at, for_s)
         case _:
             drop, repeat, reorder = (dice.choice((0.0, 0.05, 0.2)) for _ in range(3))
             return Noise(at, for_s, drop, repeat, reorder, dice.choice((0.0, 0.05, 0.4, 1.5)))

@@ -16,7 +16,7 @@ import pytest
 
 from tests.sim.doubles import POISON
 from tests.sim.engines import REAL, played_engines
-from tests.sim.plan import CutOff, Drain, Kill, Noise, Partition, Pause, PowerCut, draw_plan
+from tests.sim.plan import BrokerDown, CutOff, Drain, Kill, Noise, Partition, Pause, PowerCut, draw_plan
 from tests.sim.units import ServiceFactory
 from tests.sim.world import DOUBLES, World, run_world, without_garbage_collection
 from twd.kit.job_owner import Finish
@@ -94,6 +94,6 @@ def test_worlds_are_worth_their_time() -> None:
         ends = [diary.ends[0][1] for diary in world.diaries if diary.ends]
         finished += sum(isinstance(end, Finish) for end in ends)
         attempts += sum(end.event.attempt > 1 for end in ends if isinstance(end, Finish))
-    assert all(kinds[kind] >= 10 for kind in (Kill, Pause, Drain, PowerCut, Partition, CutOff, Noise))
+    assert all(kinds[kind] >= 10 for kind in (Kill, Pause, Drain, PowerCut, Partition, CutOff, BrokerDown, Noise))
     assert finished > 0.8 * jobs
     assert attempts > 0.05 * jobs

@@ -58,7 +58,7 @@ class Unit:
         self.ended = asyncio.Event()
         self.service = None
         self.process = Process(f"{self.name}#{self.starts}")
-        self.bus = self.process.context.run(self.world.broker.connect, self.node)
+        self.bus = self.process.context.run(self.world.connect, self.node)
         self.world.loop.start(self.process, self._main(self.bus, self.ended), self.process.name)
 
     async def _main(self, bus: MemoryBus, ended: asyncio.Event) -> None:
@@ -110,7 +110,7 @@ class Keeper:
         self.node = node
         self.units = units
         self.process = Process(f"keeper-{node}")
-        self.bus = self.process.context.run(world.broker.connect, node)
+        self.bus = self.process.context.run(world.connect, node)
         self._keeping = [world.loop.start(self.process, self._keep(unit), f"keep {unit.name}") for unit in units]
 
     async def _keep(self, unit: Unit) -> NoReturn:

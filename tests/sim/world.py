@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import gc
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -15,10 +16,10 @@ from tests.sim.doubles import FakeDrafter, FakeSpeculator
 from tests.sim.edges import Diary, Edge, Submitter
 from tests.sim.hostile import HostileDrafter
 from tests.sim.invariants import INVARIANTS, Witness, unsettled
-from tests.sim.plan import CutOff, Drain, Fault, Kill, Noise, Partition, Pause, Plan, PlannedJob, PowerCut
+from tests.sim.plan import BrokerDown, CutOff, Drain, Fault, Kill, Noise, Partition, Pause, Plan, PlannedJob, PowerCut
 from tests.sim.units import Keeper, ServiceFactory, Unit
 from tests.sim.virtual_loop import Deadlock, Livelock, VirtualLoop
-from twd.bus.memory_bus import MemoryBroker
+from twd.bus.memory_bus import MemoryBroker, MemoryBus
 from twd.wire.base import JobId, ModelId
 from twd.wire.job import JobSubmitted, Prompt, Sampling
 
@@ -59,6 +60,7 @@ class World:
         self._dice = random.Random(f"world {self.plan.seed}")
         self._pids = 0
         self._noises: list[Noise] = []
+        self._away: Counter[str] = Counter()
         self.loop.thread_s = lambda: self._dice.choice((0.001, 0.01, 0.01, 0.1, 1.0))
 
     def next_pid(self) -> int:
@@ -184,8 +186,11 @@ class World:
                 self.broker.faults.cut.add(pair)
                 self.loop.call_later(for_s, self.broker.faults.cut.discard, pair)
             case CutOff(_, node, for_s):
-                self._cut_off(node, True)
-                self.loop.call_later(for_s, self._cut_off, node, False)
+                self._cut_off([node], True)
+                self.loop.call_later(for_s, self._cut_off, [node], False)
+            case BrokerDown(_, for_s):
+                self._cut_off(self.plan.nodes, True)
+                self.loop.call_later(for_s, self._cut_off, self.plan.nodes, False)
             case Noise():
                 self._noises.append(fault)
                 self._set_noise()
@@ -197,10 +202,17 @@ class World:
             keeper.kill()
             self.loop.call_later(for_s, self._boot, node)
 
-    def _cut_off(self, node: str, away: bool) -> None:
+    def _cut_off(self, nodes: list[str], away: bool) -> None:
+        for node in nodes:
+            self._away[node] += 1 if away else -1
         for client in self.broker.clients:
-            if client.node == node:
-                client.cut_off = away
+            client.cut_off = self._away[client.node] > 0
+
+    def connect(self, node: str) -> MemoryBus:
+        """A new client; where the bus is away it starts without."""
+        client = self.broker.connect(node)
+        client.cut_off = self._away[node] > 0
+        return client
 
     def _hush(self, noise: Noise) -> None:
         self._noises.remove(noise)
