@@ -77,10 +77,8 @@ async def main(args: argparse.Namespace) -> None:
         async with aiohttp.ClientSession() as session:
             url = system.told["addresses"]["api"]
             for text in texts[:1] + texts:
-                prompt = Prompt(messages=[PROMPTS[0].messages[0].__class__(role="user", content=text)])
-                tokens = render_tokens(
-                    native.template, prompt, native.model.vocab.tokenize, __import__("datetime").datetime.now()
-                )
+                prompt = Prompt(messages=[ChatMessage(role="user", content=text)])
+                tokens = render_tokens(native.template, prompt, native.model.vocab.tokenize, datetime.now(UTC))
                 rows.append((bare(native, tokens, args.max_tokens), await whole(session, url, text, args.max_tokens)))
     finally:
         system.stop()
