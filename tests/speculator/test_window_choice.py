@@ -1,0 +1,105 @@
+"""How much to check and whether to wait: arithmetic that can be checked by brute force."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from twd.speculator.acceptance import Beliefs, Calibration
+from twd.speculator.links import Drafter, Link
+from twd.speculator.window import Expected, best_cut, common_width, expected_tokens, useful_credit, worth_waiting
+from twd.wire.base import InstanceId, NodeId
+
+chances = st.lists(st.floats(0.0, 1.0), max_size=12).map(lambda values: sorted(values, reverse=True))
+
+
+def cost(rows: int) -> float:
+    return 10.0 + rows
+
+
+@given(chances, st.floats(0.0, 50.0))
+def test_the_best_cut_is_the_best(path: list[float], spent: float) -> None:
+    cut, rate = best_cut(path, cost, spent)
+    rates = [(1 + sum(path[:k])) / (spent + cost(k + 1)) for k in range(len(path) + 1)]
+    assert rate == pytest.approx(max(rates))
+    assert rates[cut] == pytest.approx(max(rates))
+
+
+@given(st.lists(chances, min_size=1, max_size=5), st.integers(1, 12))
+def test_a_common_width_is_never_worse_than_plain(paths: list[list[float]], limit: int) -> None:
+    width = common_width(paths, cost, limit)
+
+    def rate(w: int) -> float:
+        return sum(1 + sum(path[: w - 1]) for path in paths) / cost(len(paths) * w)
+
+    assert 1 <= width <= limit + 1
+    assert rate(width) >= rate(1) - 1e-9
+
+
+def test_good_guesses_that_come_soon_are_worth_waiting_for_and_bad_ones_are_not() -> None:
+    soon = Expected(first_ms=1.0, token_ms=1.0, chance=0.9, tokens=8)
+    assert worth_waiting([], cost, 0.0, soon)
+    assert not worth_waiting([], cost, 0.0, Expected(1.0, 1.0, 0.02, 8))
+    assert not worth_waiting([], cost, 0.0, Expected(500.0, 1.0, 0.9, 8))
+    assert not worth_waiting([0.9], cost, 0.0, Expected(1.0, 1.0, 0.9, 0))
+
+
+def test_credit_ends_where_guesses_cannot_pay() -> None:
+    assert useful_credit(cost, 0.9, 2.0, 0.0, True, 32) > 0
+    assert useful_credit(cost, 0.01, 2.0, 0.0, True, 32) == 0
+    assert useful_credit(cost, 0.01, 2.0, 0.0, False, 32) == 0
+    near, far = (useful_credit(cost, 0.95, 2.0, way, False, 64) for way in (0.0, 40.0))
+    assert far > near
+
+
+@given(st.floats(0.0, 0.999), st.integers(0, 20))
+def test_expected_tokens_is_the_sum_of_chances(chance: float, drafts: int) -> None:
+    assert expected_tokens(chance, drafts) == pytest.approx(sum(chance**i for i in range(1, drafts + 1)))
+
+
+def test_a_calibration_learns_what_a_confidence_is_worth() -> None:
+    record = Calibration()
+    assert record.chance(0.9) == pytest.approx(0.9)
+    for _ in range(200):
+        record.learn(0.9, right=False)
+    assert record.chance(0.9) < 0.1
+    assert record.chance(0.2) == pytest.approx(0.2)
+
+
+def test_a_session_corrects_what_all_sessions_believe_and_the_next_one_starts_afresh() -> None:
+    shared: dict[str, Calibration] = {}
+    easy = Beliefs(shared)
+    for _ in range(60):
+        easy.learn("d", 0.8, right=True)
+    hard = Beliefs(shared)
+    before = hard.typical("d")
+    for _ in range(20):
+        hard.learn("d", 0.8, right=False)
+    assert hard.typical("d") < 0.5 * before
+    assert Beliefs(shared).typical("d") > hard.typical("d")
+
+
+def test_doubt_is_to_a_drafters_advantage_and_fades() -> None:
+    beliefs = Beliefs({})
+    assert beliefs.hoped("new") > beliefs.typical("new")
+    for _ in range(300):
+        beliefs.learn("new", 0.7, right=False)
+    assert beliefs.hoped("new") < 0.1
+
+
+def test_patience_has_an_end_even_with_a_trickle() -> None:
+    drafter = Drafter(InstanceId("d"), NodeId("n"), beside=False, token_ms=4.0, lead_ms=2.0)
+    link = Link(credit=8, told_at=100.0)
+    end = max(link.patience(drafter, depth) for depth in range(8))
+    link.heard_at = 100.5
+    assert link.patience(drafter, 3) <= end + 0.1
+    assert link.expected(drafter, 3, 0.8, 101.0) is None
+
+
+def test_a_resting_or_late_drafter_is_not_expected() -> None:
+    drafter = Drafter(InstanceId("d"), NodeId("n"), beside=False)
+    link = Link(credit=8, told_at=0.0)
+    assert link.expected(drafter, 0, 0.8, 0.001) is not None
+    link.resting = True
+    assert link.expected(drafter, 0, 0.8, 0.001) is None
+    link.resting, link.late = False, 2
+    assert link.expected(drafter, 0, 0.8, 0.001) is None
