@@ -49,7 +49,7 @@ def wanted_stamp() -> str:
 
 def check_tools() -> None:
     """Say at once what is missing on this machine."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - the one file that an older Python may read
         fail(f"Python 3.11 or later is needed; this is {sys.version.split()[0]}. Try: make setup PYTHON=python3.11")
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++", "cl")):
         fail("no C++ compiler is here, and llama.cpp is built from source. Install g++ or clang.")
