@@ -107,7 +107,8 @@ def install() -> None:
         say("installing uv, which installs the rest")
         pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--require-hashes"]
         run([*pip, "-r", "requirements/uv.txt"], "installing uv")
-    say("installing what requirements/ names; llama.cpp is compiled, which takes about 3 minutes, once")
+    built = any(VENV.glob("**/site-packages/llama_cpp"))
+    say("installing what requirements/ names" + ("" if built else "; compiling llama.cpp takes about 3 minutes, once"))
     cmake = ";".join([*LLAMA_CMAKE, *os.environ.get("CMAKE_ARGS", "").split()])
     settings = ["--config-settings-package", f"llama-cpp-python:cmake.args={cmake}"]
     sync = [uv, "pip", "sync", "--python", python, "--require-hashes", "--build-constraints", BUILD_LOCK]
