@@ -68,6 +68,13 @@ def test_metrics_count_what_was_said(demo: Installed) -> None:
     assert metric(demo, "twd_model_exact") in (0, 1)
 
 
+def test_the_doctor_finds_nothing_that_fails(demo: Installed) -> None:
+    found = told(demo, "doctor", "--json")
+    names = {result["name"] for section in found["sections"] for result in section["results"]}
+    assert found["passed"]
+    assert {"bus", "API", "memory", "models.smollm2-135m", "exactness of smollm2-135m"} <= names
+
+
 def metric(demo: Installed, name: str) -> float:
     """A figure of the demo's model, as Prometheus reads it; -1 while there is none."""
     with urllib.request.urlopen(f"http://127.0.0.1:{demo.port}/metrics", timeout=10) as response:

@@ -42,7 +42,7 @@ def find_api(ground: Ground, url: str = "", key: str = "") -> ApiAddress:
     if not address:
         text = "the instance that runs here has no API (yet); `twd status` tells how far it is"
         raise CommandError(ExitCode.NOTHING_RUNS, text)
-    edge = _resolved(ground).edge
+    edge = running_settings(ground).edge
     return ApiAddress(address, key or edge.token, _pinned(edge.tls.cert))
 
 
@@ -57,8 +57,8 @@ def base_of(url: str) -> str:
     return base.url("").removesuffix("/v1")
 
 
-def _resolved(ground: Ground) -> Settings:
-    """The settings of the instance that runs, which another terminal may have started with other variables."""
+def running_settings(ground: Ground) -> Settings:
+    """The settings of the instance that runs here, which another terminal may have started with other variables."""
     try:
         return msgspec.json.decode(ground.home.settings_file.read_bytes(), type=Settings)
     except (OSError, msgspec.MsgspecError):

@@ -1,0 +1,176 @@
+"""`twd doctor`: looks at everything that must be right, and names the command that mends what is not."""
+
+import asyncio
+import importlib.util
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+
+from twd.cli import doctor_checks as checks
+from twd.cli import doctor_live as live
+from twd.cli import doctor_models as models
+from twd.cli import doctor_probes as probes
+from twd.cli import doctor_programs as programs
+from twd.cli.api_address import find_api, running_settings
+from twd.cli.context import Ground
+from twd.cli.doctor_findings import Finding, Section, Verdict, document, fixable, passed
+from twd.kit.connect import address_of
+from twd.kit.exit_codes import ExitCode
+from twd.kit.home import Instance
+from twd.kit.settings import Settings
+from twd.kit.settings_show import check_settings
+from twd.wire.failures import TwdError
+
+WORDS: Final = {
+    Verdict.PASS: ("ok", "green"),
+    Verdict.WARN: ("look", "yellow"),
+    Verdict.FAIL: ("FAIL", "red"),
+    Verdict.SKIP: ("-", "bright_black"),
+}
+
+
+@click.command()
+@click.option("--fix", is_flag=True, help="Mend what can be mended safely: permissions and leftovers.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.pass_obj
+def doctor(ground: Ground, fix: bool, as_json: bool) -> ExitCode:
+    """Look at settings, programs, models, memory, ports, services, speculation and servers elsewhere.
+
+    Exit code 0: nothing failed, though there may be things to look at; 3: something failed.
+    """
+    sections = examine(ground)
+    mended = mend(fixable(sections)) if fix else []
+    if mended:
+        sections = examine(ground)
+    if as_json:
+        click.echo(json.dumps(document(sections, mended)))
+    else:
+        show(sections, mended)
+    return ExitCode.OK if passed(sections) else ExitCode.UNHEALTHY
+
+
+def examine(ground: Ground) -> list[Section]:
+    """Look at everything. Settings that cannot be used leave little else to look at."""
+    report = check_settings(ground.config, ground.environment, Path.cwd(), Path.home())
+    settings_findings = checks.check_config(report)
+    if report.loaded is None:
+        return [Section("Settings", settings_findings)]
+    instance = ground.home.running()
+    settings = running_settings(ground) if instance else report.loaded.settings
+    embedded = not report.loaded.settings.bus.url
+    settings_findings += [checks.check_served(settings), *checks.check_door(settings)]
+    build = probes.llama_build()
+    weights = models.read_weights(settings)
+    return [
+        Section("Settings", settings_findings),
+        Section("This machine", [*_machine(ground), _memory(weights, instance, build)]),
+        Section("Programs", _programs(settings, build, embedded)),
+        Section("Ports", _ports(settings, instance, embedded)),
+        Section("Models", _models(weights)),
+        *asyncio.run(_living(ground, settings, instance)),
+    ]
+
+
+def _machine(ground: Ground) -> list[Finding]:
+    home = ground.home
+    place = next(folder for folder in (home.path, *home.path.parents) if folder.exists())
+    package = importlib.util.find_spec("twd")
+    written = Path(package.origin).stat().st_mtime_ns // 1_000_000 if package and package.origin else 0
+    return [
+        *checks.check_home(home, os.getuid() if hasattr(os, "getuid") else None),
+        checks.check_disk(place, shutil.disk_usage(place).free),
+        checks.check_clock(time.time_ns() // 1_000_000, written),
+    ]
+
+
+def _models(weights: Sequence[models.Weights]) -> list[Finding]:
+    return [*(found for one in weights for found in models.check_weights(one)), *models.check_pairs(weights)]
+
+
+def _memory(weights: Sequence[models.Weights], instance: Instance | None, build: programs.Build) -> Finding:
+    import psutil
+
+    from twd.engine.memory import available_bytes
+
+    total = int(psutil.virtual_memory().total)
+    return models.check_memory(weights, available_bytes(), total, instance is not None, build.accelerated)
+
+
+def _programs(settings: Settings, build: programs.Build, embedded: bool) -> list[Finding]:
+    told = probes.nats_version() if embedded else ""
+    return [programs.check_nats(told, embedded), *programs.check_llama(build, settings, probes.wanted_llama())]
+
+
+def _ports(settings: Settings, instance: Instance | None, embedded: bool) -> list[Finding]:
+    own = frozenset([instance.pid, *instance.processes.values()] if instance else ())
+    return [programs.check_port(port, own) for port in probes.needed_ports(settings, embedded and instance is None)]
+
+
+async def _living(ground: Ground, settings: Settings, instance: Instance | None) -> list[Section]:
+    """What runs, here and elsewhere, all asked at once."""
+    outside = bool(ground.settings.bus.url)
+    bus, api, elsewhere = await asyncio.gather(
+        _bus(ground, bool(instance) or outside), _api(ground, instance), probes.look_elsewhere(settings)
+    )
+    found = [live.check_bus(bus, address_of(settings.bus).shown, outside)]
+    leases = bus.leases if bus else ()
+    if bus is not None and not bus.problem:
+        pids = {lease.pid for lease, _ in leases}
+        processes = instance.processes.items() if instance else ()
+        missing = [name for name, pid in processes if pid not in pids and name != "broker"]
+        found += live.check_services(leases, missing)
+        found += live.check_clocks(leases, time.time_ns() // 1_000_000)
+    return [
+        Section("Services", [*found, live.check_api(api)]),
+        Section("Speculation", live.check_speculation(leases)),
+        Section("Elsewhere", [live.check_server(look) for look in elsewhere]),
+    ]
+
+
+async def _bus(ground: Ground, expected: bool) -> live.BusLook | None:
+    return await probes.look_at_bus(ground.with_bus(), ground.node) if expected else None
+
+
+async def _api(ground: Ground, instance: Instance | None) -> live.ApiLook | None:
+    if instance is None or "edge" not in instance.processes:
+        return None
+    try:
+        return await probes.look_at_api(find_api(ground))
+    except TwdError as error:
+        return live.ApiLook("API", problem=str(error))
+
+
+def mend(findings: Sequence[Finding]) -> list[str]:
+    """Mend what is safe to mend; returns what was done, in words."""
+    done = []
+    for finding in findings:
+        assert finding.fix is not None
+        try:
+            finding.fix()
+            done.append(finding.detail)
+        except (OSError, TwdError) as error:
+            click.echo(f"not mended: {finding.detail} ({error})", err=True)
+    return done
+
+
+def show(sections: Sequence[Section], mended: Sequence[str]) -> None:
+    """Print for people."""
+    colour = False if "NO_COLOR" in os.environ else None
+    for words in mended:
+        click.secho(f"mended: {words}", fg="green", color=colour)
+    for section in sections:
+        if section.findings:
+            click.secho(section.title, bold=True, color=colour)
+        for finding in section.findings:
+            word, fg = WORDS[finding.verdict]
+            click.echo(f"  {click.style(f'{word:<5}', fg=fg)} {finding.name}: {finding.detail}", color=colour)
+            if finding.mend:
+                click.echo(f"        $ {finding.mend}", color=colour)
+    if fixable(sections):
+        click.echo("`twd doctor --fix` mends some of this")

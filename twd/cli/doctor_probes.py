@@ -1,0 +1,226 @@
+"""Looking: asks programs, ports, the bus, the API and servers elsewhere; every wait has an end."""
+
+import asyncio
+import importlib.metadata
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Final
+
+import aiohttp
+
+from twd.cli.api_address import ApiAddress
+from twd.cli.doctor_live import ApiLook, BusLook, ServerLook
+from twd.cli.doctor_programs import Build, Port
+from twd.kit.settings import Server, Settings, Worker
+from twd.wire.failures import TwdError
+
+PROGRAM_S: Final = 60.0
+ANSWER_S: Final = 5.0
+BUS_WAIT_S: Final = 3.0
+PINGS: Final = 5
+LINK_SLOW_MS: Final = 10.0
+ASK_LLAMA: Final = """
+import json
+from twd.engine.library import devices, supports_rpc
+found = devices()
+named = [d.name + (" (" + d.description + ")" if d.description != d.name else "") for d in found]
+accelerated = any(d.kind in ("gpu", "igpu") for d in found)
+print(json.dumps({"rpc": supports_rpc(), "devices": named, "accelerated": accelerated}))
+"""
+
+
+def nats_version() -> str:
+    """What the embedded broker's program says of itself, or why it cannot be asked."""
+    from twd.bus.broker import server_binary
+
+    try:
+        argv = [str(server_binary()), "--version"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=ANSWER_S, check=False)
+    except (TwdError, OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return (done.stdout or done.stderr).strip()[:200]
+
+
+def llama_build() -> Build:
+    """What llama.cpp can do, asked in a process of its own: a build for another CPU would end ours."""
+    try:
+        version = importlib.metadata.version("llama-cpp-python")
+        argv = [sys.executable, "-P", "-c", ASK_LLAMA]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=PROGRAM_S, check=False)
+    except (importlib.metadata.PackageNotFoundError, subprocess.TimeoutExpired) as error:
+        return Build(problem=str(error))
+    if done.returncode:
+        words = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        return Build(version=version, problem=words[-1][:300])
+    return Build(version=version, **json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def wanted_llama() -> str:
+    """The version of llama-cpp-python that this twd names."""
+    for line in importlib.metadata.requires("twd") or ():
+        if match := re.match(r"llama[-_]cpp[-_]python==([\w.]+)", line):
+            return match[1]
+    return ""
+
+
+# -- ports -------------------------------------------------------------------------------------
+
+
+def needed_ports(settings: Settings, broker: bool) -> list[Port]:
+    """The ports that this machine's services listen on, and who has them now."""
+    edge, bus = settings.edge, settings.bus
+    ports = [look_at_port("API port", "TWD_EDGE_PORT", edge.host, edge.port)] if edge.port else []
+    if broker:
+        ports.append(look_at_port("broker port", "TWD_BUS_PORT", bus.host, bus.port, can_move=True))
+    return ports
+
+
+def look_at_port(name: str, variable: str, host: str, number: int, can_move: bool = False) -> Port:
+    """Whether a port can be had, and who has it otherwise."""
+    free = _can_bind(host, number)
+    pid, owner = (0, "") if free else owner_of(number)
+    return Port(name, variable, host, number, free, pid, owner, 0 if free else _spare(host), can_move)
+
+
+def _can_bind(host: str, number: int) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        if sys.platform != "win32":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), number))
+            probe.listen(1)
+        except OSError:
+            return False
+    return True
+
+
+def _spare(host: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        try:
+            probe.bind((host.strip("[]"), 0))
+        except OSError:
+            return 0
+        return int(probe.getsockname()[1])
+
+
+def owner_of(port: int) -> tuple[int, str]:
+    """Who listens on a port, as far as the system tells us."""
+    import psutil
+
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
+                return connection.pid, " ".join(psutil.Process(connection.pid).cmdline())[:120]
+    except psutil.Error:
+        return 0, ""
+    return 0, ""
+
+
+# -- the bus and the API -----------------------------------------------------------------------
+
+
+async def look_at_bus(settings: Settings, node: str) -> BusLook:
+    """Visit the bus: how long a message takes there and back, and who is there."""
+    from twd.kit.connect import connect
+    from twd.kit.overseer import read_lease
+    from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
+
+    try:
+        bus = await connect(settings, "status", node, BUS_WAIT_S)
+    except TwdError as error:
+        return BusLook(problem=str(error))
+    try:
+        rtt_s = min([await _flushed(bus.flush) for _ in range(PINGS)])
+        entries = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
+    except TwdError as error:
+        return BusLook(problem=str(error))
+    finally:
+        await bus.close()
+    leases = [(lease, entry.age_s) for entry in entries if (lease := read_lease(entry.value)) is not None]
+    return BusLook(rtt_s * 1000, sorted(leases, key=lambda pair: (pair[0].node, pair[0].service)))
+
+
+async def _flushed(flush: Callable[[], Awaitable[None]]) -> float:
+    began = time.perf_counter()
+    await flush()
+    return time.perf_counter() - began
+
+
+async def look_at_api(api: ApiAddress) -> ApiLook:
+    """Ask the API whether it works and would answer."""
+    timeout = aiohttp.ClientTimeout(total=ANSWER_S)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout, headers=api.headers) as session:
+            async with session.get(f"{api.url}/healthz", ssl=api.tls or True) as response:
+                if response.status != 200:
+                    return ApiLook(api.url, problem=f"answers with status {response.status}; is it twd?")
+            async with session.get(f"{api.url}/readyz", ssl=api.tls or True) as response:
+                told = json.loads(await response.content.read(65536))
+                if response.status == 200:
+                    return ApiLook(api.url)
+    except TimeoutError:
+        return ApiLook(api.url, problem=f"no answer within {ANSWER_S:g} s")
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        return ApiLook(api.url, problem=f"cannot be reached: {error}")
+    reasons = told.get("reasons") if isinstance(told, dict) else None
+    return ApiLook(api.url, reasons=[str(reason) for reason in reasons or ["it does not say why"]])
+
+
+# -- elsewhere ---------------------------------------------------------------------------------
+
+
+async def look_elsewhere(settings: Settings) -> list[ServerLook]:
+    """Ask every configured server and machine, all at once."""
+    from twd.backends.finding import server_of
+
+    allowed = settings.edge.allow_private_upstream
+    visits = [_ask_server(f"backends.{name}", server, True, allowed) for name, server in settings.backends.items()]
+    needed = not settings.speculation.fallback_on_draft_failure
+    for drafter in settings.drafters:
+        if drafter.url:
+            visits.append(_ask_server(f"drafter {drafter.name or drafter.url}", server_of(drafter), needed, allowed))
+    visits += [_ask_peer(worker) for worker in settings.pool.workers]
+    return list(await asyncio.gather(*visits))
+
+
+async def _ask_server(name: str, server: Server, needed: bool, allow_private: bool) -> ServerLook:
+    from twd.backends.finding import open_backend
+
+    look = ServerLook(name, server.url, needed=needed, mend=f"curl -sS {server.url}/v1/models")
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            backend = await open_backend(server, allow_private=allow_private)
+            try:
+                found = await backend.probe()
+                began = time.perf_counter()
+                await backend.probe()
+                answer_ms = (time.perf_counter() - began) * 1000
+            finally:
+                await backend.close()
+    except TimeoutError:
+        return replace(look, problem=f"{server.url} does not answer within {ANSWER_S:g} s")
+    except TwdError as error:
+        return replace(look, problem=f"{error} {error.failure.advice}")
+    return replace(look, use=found.use, answer_ms=answer_ms)
+
+
+async def _ask_peer(worker: Worker) -> ServerLook:
+    """Whether a machine of the pool can be reached, and how far it is."""
+    where = f"{worker.host}:{worker.peer_port}"
+    mend = "twd-agent  # on that machine"
+    look = ServerLook(f"machine {worker.host}", where, "its agent answers", mend=mend, slow_ms=LINK_SLOW_MS)
+    began = time.perf_counter()
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            _, writer = await asyncio.open_connection(worker.host.strip("[]"), worker.peer_port)
+    except (TimeoutError, OSError) as error:
+        return replace(look, problem=f"nobody answers at {where} ({error or 'no answer in time'})")
+    answer_ms = (time.perf_counter() - began) * 1000
+    writer.close()
+    return replace(look, answer_ms=answer_ms)
