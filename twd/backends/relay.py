@@ -216,6 +216,9 @@ class Relay(Service):
         if job.resume:
             text = f"{self.model} is another program's: it cannot go on with a text that was begun elsewhere"
             return Failure(code=FailureCode.UNSUPPORTED, message=text)
+        if job.prompt.suffix:
+            text = f"{self.model} is another program's: texts between a prompt and a suffix are not asked of it"
+            return Failure(code=FailureCode.UNSUPPORTED, message=text, field="suffix")
         if self._can is None:
             return Failure(code=FailureCode.BACKEND_DOWN, message=f"{self.model}: {self._told or self.note}"[:4096])
         if not self._breaker.enter(self.clock.now()):

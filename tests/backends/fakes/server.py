@@ -178,9 +178,11 @@ class Server:
                 await response.write(frame)
                 await asyncio.sleep(0)
                 count += 1
-        except (asyncio.CancelledError, ConnectionError):
+        except asyncio.CancelledError:
             self.cut_off += 1
             raise
+        except ConnectionError:
+            self.cut_off += 1
         finally:
             self.streaming -= 1
         return response

@@ -1,0 +1,156 @@
+"""The sessions of a drafter behind another program's server, and the requests that run for them."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Final
+
+from twd.backends.base import Backend, Wish
+from twd.backends.text_draft_core import Ask, Draft, TextDraft, TokenDraft
+from twd.kit.clock import Clock
+from twd.kit.tasks import TaskGroup
+from twd.wire.base import InstanceId, JobId, SessionId
+from twd.wire.draft import DraftProposed, SessionOpened
+from twd.wire.failures import TwdError
+from twd.wire.job import FinishReason, Prompt, TokensAccepted
+
+SESSIONS_MAX: Final = 8
+"""Sessions that one server drafts for at once; more would only slow each other down."""
+
+AnyDraft = Draft[str] | Draft[tuple[int, ...]]
+AnyAsk = Ask[str] | Ask[tuple[int, ...]]
+
+
+class Drafting:
+    """Moves each session's draft along: what is of no use is stopped, what is due is asked for, what is new is told."""
+
+    def __init__(
+        self,
+        drafter: InstanceId,
+        clock: Clock,
+        tasks: TaskGroup,
+        propose: Callable[[DraftProposed], None],
+        outcome: Callable[[TwdError | None], None],
+    ) -> None:
+        self._drafter = drafter
+        self._clock = clock
+        self._tasks = tasks
+        self._propose = propose
+        self._outcome = outcome
+        """Told how each request ended: with an error, or well."""
+        self.backend: Backend | None = None
+        self._drafts: dict[SessionId, AnyDraft] = {}
+        self._sessions: dict[JobId, SessionId] = {}
+        self._streams: dict[SessionId, tuple[int, asyncio.Task[None]]] = {}
+        self.proposed = 0
+
+    def __len__(self) -> int:
+        return len(self._drafts)
+
+    # -- sessions ------------------------------------------------------------------------------
+
+    def open(self, event: SessionOpened, *, by_tokens: bool) -> None:
+        """Run ahead of a session; one that is known is followed to where it is now."""
+        draft = self._drafts.get(event.session)
+        if draft is not None:
+            draft.follow(event)
+        elif len(self._drafts) < SESSIONS_MAX and (by_tokens or event.text):
+            draft = TokenDraft(event, self._drafter) if by_tokens else TextDraft(event, self._drafter)
+            self.close_job(event.job)
+            self._drafts[event.session] = draft
+            self._sessions[event.job] = event.session
+        else:
+            return
+        self._move(draft)
+
+    def accept(self, event: TokensAccepted) -> bool:
+        """The target decided; False when messages about this session were lost."""
+        draft = self._drafts.get(self._sessions.get(event.job, SessionId("")))
+        if draft is None or not event.tokens:
+            return True
+        if isinstance(draft, TokenDraft):
+            whole = draft.accept(event.at, event.tokens, tuple(event.tokens))
+        else:
+            assert isinstance(draft, TextDraft)
+            whole = draft.accept(event.at, event.tokens, event.text)
+        self._move(draft)
+        return whole
+
+    def grant(self, session: SessionId, credit: int) -> None:
+        """Run farther, or less far."""
+        draft = self._drafts.get(session)
+        if draft is not None:
+            draft.grant(credit)
+            self._move(draft)
+
+    def close(self, session: SessionId) -> None:
+        """No more guesses are wanted."""
+        draft = self._drafts.pop(session, None)
+        if draft is None:
+            return
+        if self._sessions.get(draft.job) == session:
+            del self._sessions[draft.job]
+        running = self._streams.pop(session, None)
+        if running is not None:
+            running[1].cancel()
+
+    def close_job(self, job: JobId) -> None:
+        """The job ended, or another attempt at it began."""
+        self.close(self._sessions.get(job, SessionId("")))
+
+    def close_all(self) -> None:
+        """Leave them all alone."""
+        for session in list(self._drafts):
+            self.close(session)
+
+    # -- requests ------------------------------------------------------------------------------
+
+    def _move(self, draft: AnyDraft) -> None:
+        running = self._streams.get(draft.session)
+        if running is not None and running[0] != draft.stream:
+            running[1].cancel()
+            del self._streams[draft.session]
+        if draft.due and self.backend is not None:
+            ask = draft.ask()
+            task = self._tasks.start(f"draft {draft.session}", self._run(self.backend, draft, ask))
+            self._streams[draft.session] = (ask.number, task)
+        proposal = draft.proposal()
+        if proposal is not None:
+            self.proposed += 1
+            self._propose(proposal)
+
+    async def _run(self, backend: Backend, draft: AnyDraft, ask: AnyAsk) -> None:
+        """One request from its start to its end."""
+        try:
+            async with aclosing(backend.stream(_wish(ask))) as pieces:
+                since, came = self._clock.now(), False
+                async for piece in pieces:
+                    now = self._clock.now()
+                    came = _feed(draft, ask.number, piece.text, piece.tokens, (now - since) * 1000) or came
+                    since = now
+                    if piece.end is not None:
+                        self._streams.pop(draft.session, None)
+                        draft.finish(ask.number, by_itself=piece.end is FinishReason.STOP or not came)
+                    self._move(draft)
+        except TwdError as error:
+            self._streams.pop(draft.session, None)
+            draft.finish(ask.number, by_itself=False)  # nothing is asked again before more is accepted
+            self._outcome(error)
+            return
+        self._outcome(None)
+
+
+def _wish(ask: AnyAsk) -> Wish:
+    if isinstance(ask.units, str):
+        return Wish(prompt=Prompt(text=ask.units), max_tokens=ask.max_tokens)
+    return Wish(prompt=Prompt(tokens=list(ask.units)), max_tokens=ask.max_tokens)
+
+
+def _feed(draft: AnyDraft, number: int, text: str, tokens: list[int], ms: float) -> bool:
+    """Hand over a piece; returns whether it brought anything."""
+    if isinstance(draft, TokenDraft):
+        draft.take(number, tuple(tokens), ms)
+        return bool(tokens)
+    assert isinstance(draft, TextDraft)
+    draft.take(number, text, ms)
+    return bool(text)

@@ -1,0 +1,295 @@
+"""Another program's server as a drafter: it hears what is accepted and lets the server run ahead of it."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import Final
+
+import msgspec
+
+from twd.backends.base import Backend, Capabilities, Wish
+from twd.backends.breaker import Breaker, BreakerState
+from twd.backends.drafting import Drafting
+from twd.bus.base import BusError
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroundings
+from twd.kit.tasks import every
+from twd.wire.base import ModelId
+from twd.wire.draft import (
+    DrafterAttached,
+    DrafterChecked,
+    DrafterDetached,
+    DraftGranted,
+    DraftProposed,
+    SessionClosed,
+    SessionOpened,
+)
+from twd.wire.failures import TwdError
+from twd.wire.job import JobFailed, JobFinished, Prompt, TokensAccepted
+from twd.wire.model import ModelFailed, ModelReady, VocabFingerprint
+from twd.wire.service import Health, ServiceLease
+
+WATCH_S: Final = 1.0
+COMPARE_MIN: Final = 12
+"""So many tokens must agree before a server is believed to speak the target's."""
+_TRIAL: Final = Wish(prompt=Prompt(text="Once upon a time there was a little"), max_tokens=24)
+
+Open = Callable[[], Awaitable[Backend]]
+
+
+class TextDrafter(Service):
+    """Guesses by text, or by tokens where the server turns out to speak the target's. Nobody ever waits for it.
+
+    It asks for the likeliest text, whatever the temperature: without the target's own noise, no other guess is better.
+    """
+
+    name = "drafter"
+    reads = (
+        SessionOpened,
+        SessionClosed,
+        TokensAccepted,
+        DraftGranted,
+        DrafterChecked,
+        DrafterDetached,
+        JobFinished,
+        JobFailed,
+        ModelReady,
+    )
+    writes = (DraftProposed, DrafterAttached, DrafterDetached, ModelFailed)
+
+    def __init__(
+        self,
+        ground: Surroundings,
+        model: ModelId,
+        open_backend: Open,
+        *,
+        for_model: str = "",
+        fallback: bool = False,
+        failures: int = 3,
+        cooldown_s: float = 30.0,
+    ) -> None:
+        super().__init__(ground)
+        self.model = model
+        self.for_model = for_model
+        self.fallback = fallback
+        self._open = open_backend
+        self._backend: Backend | None = None
+        self._can: Capabilities | None = None
+        self._breaker = Breaker(failures, cooldown_s)
+        self._drafting = Drafting(self.instance, self.clock, self.tasks, self.emit, self._ended)
+        self._speaks: dict[str, bool] = {}
+        self._attached = False
+        self._standing_by = fallback
+        self._token_ms = 0.0
+        self._told = ""
+        self.note = "asking the server what it can"
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Be there at once, and look after the server from now on."""
+        await super().start()
+        if self.ended.is_set():
+            return
+        self.health = Health.STARTING
+        self.tasks.start("tend", self._tend())
+
+    async def _tend(self) -> None:
+        await self._look()
+        await every(WATCH_S, self._look)
+
+    async def _look(self) -> None:
+        """Compare what is with what should be: a server that answers, and nobody better where it is a fallback."""
+        if self._can is None or self._breaker.state(self.clock.now()) is BreakerState.TRYING:
+            await self._probe()
+        if self.fallback:
+            self._standing_by = await self._others_draft()
+        ready = self._can is not None and self._breaker.state(self.clock.now()) is BreakerState.CLOSED
+        if ready and not self._standing_by:
+            await self._attach()
+        elif self._standing_by:
+            await self._detach("others draft")
+
+    async def _probe(self) -> None:
+        if self._can is not None and not self._breaker.enter(self.clock.now()):
+            return
+        try:
+            if self._backend is None:
+                self._backend = self._drafting.backend = await self._open()
+            can = await self._backend.probe()
+            self._token_ms = await self._measure(self._backend)
+        except TwdError as error:
+            self._breaker.failed(self.clock.now(), str(error))
+            self._away(error)
+            return
+        self._breaker.succeeded()
+        self._can, self._told = can, ""
+        if self._standing_by:
+            self.health, self.note = Health.OK, f"{can.kind} {can.model!r} stands by while others draft"
+
+    async def _measure(self, backend: Backend) -> float:
+        """Milliseconds of a token, from a short text; raises where the server does not continue raw texts."""
+        times = []
+        async with aclosing(backend.stream(_TRIAL)) as pieces:
+            async for piece in pieces:
+                if piece.text or piece.tokens:
+                    times.append(self.clock.now())
+        return 1000 * (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
+
+    def _away(self, error: TwdError) -> None:
+        self.health, self.note = Health.DEGRADED, f"{error} {error.failure.advice}"
+        if self._told != str(error):
+            self._told = str(error)
+            self.log.warning("no drafts from %s: %s", self.model, self.note)
+            self.emit(ModelFailed(model=self.model, node=self.ground.node, failure=error.failure))
+
+    async def _others_draft(self) -> bool:
+        """Whether a drafter that is no fallback works for the same model now."""
+        try:
+            leases = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+            entries = await leases.entries()
+        except BusError:
+            return self._standing_by
+        others = [
+            msgspec.json.decode(entry.value, type=ServiceLease) for entry in entries if entry.key != self.instance
+        ]
+        return any(self._is_better(other) for other in others)
+
+    def _is_better(self, lease: ServiceLease) -> bool:
+        facts = lease.facts
+        if lease.service != self.name or not facts.get("ready") or facts.get("fallback"):
+            return False
+        return facts.get("for_model", "") in ("", self.for_model) or not self.for_model
+
+    async def _attach(self, *, again: bool = False) -> None:
+        if self._can is None or (self._attached and not again):
+            return
+        first, self._attached = not self._attached, True
+        self._tell_attached(self._can)
+        if first:
+            self.health = Health.OK
+            self.note = f"{self._can.kind} {self._can.model!r} drafts, about {self._token_ms:.1f} ms a token"
+            await self.renew_lease()
+
+    def _tell_attached(self, can: Capabilities) -> None:
+        self.emit(
+            DrafterAttached(
+                drafter=self.instance,
+                node=self.ground.node,
+                model=self.model,
+                vocab=VocabFingerprint(hash="", tokens=can.vocabulary, architecture=can.architecture),
+                by_text=True,
+                token_ms=round(self._token_ms, 3),
+            )
+        )
+
+    async def _detach(self, reason: str) -> None:
+        """Leave the sessions alone; they go on without these guesses."""
+        if not self._attached:
+            return
+        self._attached = False
+        self.emit(DrafterDetached(drafter=self.instance, reason=reason))
+        self._drafting.close_all()
+        await self.renew_lease()
+
+    async def teardown(self) -> None:
+        """Leave."""
+        await self._detach("stopped")
+        if self._backend is not None:
+            await self._backend.close()
+
+    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        """What `twd status` and other drafters read of this one."""
+        facts: dict[str, str | int | float | bool | list[str]] = {
+            "model": self.model,
+            "ready": self._attached,
+            "for_model": self.for_model,
+            "fallback": self.fallback,
+            "sessions": len(self._drafting),
+            "proposed": self._drafting.proposed,
+            "token_ms": round(self._token_ms, 2),
+            "breaker": self._breaker.state(self.clock.now()).value,
+        }
+        if self._can is not None:
+            facts |= {"backend": self._can.kind, "upstream_model": self._can.model}
+            facts["speaks_tokens"] = any(self._speaks.values())
+        return facts
+
+    # -- events --------------------------------------------------------------------------------
+
+    def on_model_ready(self, event: ModelReady) -> Effects:
+        """A speculator has come up: it does not know us yet."""
+        if self._attached and self._can is not None:
+            self._tell_attached(self._can)
+        return None
+
+    def on_drafter_checked(self, event: DrafterChecked) -> Effects:
+        """A speculator tells whether the pair pays."""
+        if event.drafter == self.instance and not event.pays:
+            self.note = event.advice[:200]
+            self.log.warning("drafting for %s will not pay: %s", event.target, event.advice)
+        return None
+
+    def on_drafter_detached(self, event: DrafterDetached) -> Effects:
+        """Somebody else left: a fallback looks at once whether it is needed."""
+        if self.fallback and event.drafter != self.instance and self._can is not None:
+            self.tasks.start("look", self._look())
+        return None
+
+    def on_session_opened(self, event: SessionOpened) -> Effects:
+        """Run ahead of it."""
+        if not self._attached or (self.for_model and event.model != self.for_model):
+            return None
+        speaks = self._speaks.get(event.vocab.hash)
+        if speaks is None and event.text and len(event.tokens) >= COMPARE_MIN:
+            self._speaks[event.vocab.hash] = False  # until the comparison says otherwise
+            self.tasks.start("compare", self._compare(event))
+        self._drafting.open(event, by_tokens=bool(speaks))
+        return None
+
+    async def _compare(self, event: SessionOpened) -> None:
+        """Whether the server makes the same tokens of a text as the target; later sessions then go by tokens."""
+        if self._backend is None or self._can is None or not self._can.tokens:
+            return
+        try:
+            tokens = await self._backend.tokenize(event.text, special=True)
+        except TwdError as error:
+            self.log.info("tokens cannot be compared: %s", error)
+            del self._speaks[event.vocab.hash]
+            return
+        self._speaks[event.vocab.hash] = tokens == list(event.tokens)
+
+    def on_session_closed(self, event: SessionClosed) -> Effects:
+        """Forget it."""
+        self._drafting.close(event.session)
+        return None
+
+    def on_job_finished(self, event: JobFinished) -> Effects:
+        """Its SessionClosed may have been lost."""
+        self._drafting.close_job(event.job)
+        return None
+
+    def on_job_failed(self, event: JobFailed) -> Effects:
+        """Its SessionClosed may have been lost."""
+        self._drafting.close_job(event.job)
+        return None
+
+    def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
+        """Go on from there, or back."""
+        if not self._drafting.accept(event) and self._can is not None:
+            self._tell_attached(self._can)  # the speculator then tells its sessions again
+        return None
+
+    def on_draft_granted(self, event: DraftGranted) -> Effects:
+        """Run farther, or less far."""
+        if event.drafter == self.instance:
+            self._drafting.grant(event.session, event.credit)
+        return None
+
+    def _ended(self, error: TwdError | None) -> None:
+        """A request ended. A failure costs speed; some in a row, and the server is left alone for a while."""
+        if error is None:
+            self._breaker.succeeded()
+            return
+        self.log.info("a draft failed: %s", error)
+        if self._breaker.failed(self.clock.now(), str(error)):
+            self._away(error)
+            self.tasks.start("leave", self._detach(str(error)))
