@@ -26,10 +26,12 @@ from twd.engine.turns import Compute, Wait
 from twd.engine.window import Logits, Picker, Report, Verdict, Window, check
 from twd.kit.service import Surroundings
 from twd.speculator.bounds import Limits
+from twd.speculator.embeddings import Embedding
 from twd.speculator.runner import Runner
 from twd.speculator.service import Speculator
 from twd.speculator.session import Opening
 from twd.wire.base import ModelId, SessionId
+from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import TwdError
 from twd.wire.job import JobSubmitted, Sampling
 from twd.wire.model import CostPoint, Exactness, ModelFacts
@@ -131,6 +133,9 @@ class PlayedModel:
             seed=seed,
             stops=(truth.STOP,),
         )
+
+    def embed(self, request: EmbeddingRequested) -> Embedding:
+        return Embedding(b"\0\0\x80?", len(request.prompt.text or ""))
 
     def tokenize(self, text: str) -> list[int]:
         return truth.prompt_tokens(text)
