@@ -89,7 +89,7 @@ WRONG_CHAT: dict[str, list[Any]] = {
 }
 WRONG_TEXT: dict[str, list[Any]] = {
     "prompt": [None, 5, {}, [], [None], [{}], ["a", 1], [[1], 2], [[]], [-1], [1.5], [2**31], ["x"] * 129, [[1]] * 129],
-    "suffix": ["after", 5],
+    "suffix": [5, ["after"]],
     "echo": ["x", 1],
     "logprobs": [-1, 21, True, "x"],
     "best_of": [0, 3, "x"],

@@ -147,9 +147,3 @@ async def test_nonsense(house: House) -> None:
         error = (await response.json())["error"]
         assert where in f"{error['param']} {error['message']}", (fields, error)
     assert house.speculator.jobs == []
-
-
-async def test_embeddings_are_refused_in_words(house: House) -> None:
-    response = await house.post("/v1/embeddings", {"model": "small", "input": "x"})
-    assert response.status == 400
-    assert "embeddings" in (await response.json())["error"]["message"]

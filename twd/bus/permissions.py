@@ -20,6 +20,7 @@ from twd.wire.draft import (
     SessionClosed,
     SessionOpened,
 )
+from twd.wire.embedding import EmbeddingMade, EmbeddingRequested
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.routes import EVERYTHING, ROUTE_OF, ROUTES, Delivery
@@ -84,8 +85,25 @@ ROLES: Final[tuple[Role, ...]] = (
     Role("coordinator", reads=(*_SERVICES, *_MODELS), registry=Registry.CLEAR),
     Role(
         "speculator",
-        reads=(JobSubmitted, JobCancelled, DraftProposed, DrafterAttached, DrafterDetached, ServiceStopped),
-        writes=(JobQueued, *_ANSWERS, SessionOpened, SessionClosed, DraftGranted, DrafterChecked, *_MODELS),
+        reads=(
+            JobSubmitted,
+            JobCancelled,
+            EmbeddingRequested,
+            DraftProposed,
+            DrafterAttached,
+            DrafterDetached,
+            ServiceStopped,
+        ),
+        writes=(
+            JobQueued,
+            *_ANSWERS,
+            EmbeddingMade,
+            SessionOpened,
+            SessionClosed,
+            DraftGranted,
+            DrafterChecked,
+            *_MODELS,
+        ),
         registry=Registry.MAKE,
     ),
     Role("stage", writes=(ModelLoading, ModelReady, ModelFailed, ModelUnloaded)),
@@ -126,7 +144,7 @@ ROLES: Final[tuple[Role, ...]] = (
     Role(
         "edge",
         reads=(*_ANSWERS, *_MODELS, *_SERVICES),
-        writes=(JobSubmitted, JobCancelled, TraceRequested, HistoryRequested, MetricsRequested),
+        writes=(JobSubmitted, JobCancelled, EmbeddingRequested, TraceRequested, HistoryRequested, MetricsRequested),
         registry=Registry.MAKE,
     ),
     Role(

@@ -48,6 +48,13 @@ class Counters:
     in_flight: int = 0
 
 
+@dataclass
+class Use:
+    """What one request used up."""
+
+    tokens: int = 0
+
+
 class Front:
     """Requests in, answers out; what runs in between is the desk's."""
 
@@ -80,7 +87,6 @@ class Front:
             web.post("/v1/responses", self.responses),
             web.post("/v1/messages", self.messages),
             web.post("/v1/messages/count_tokens", self.count_tokens),
-            web.post("/v1/embeddings", self.embeddings),
         ]
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
@@ -118,10 +124,6 @@ class Front:
         with self.opened(request, counting_jobs(asked, terms)) as call:
             return json_reply(TokenCount(input_tokens=await prompt_tokens(call)))
 
-    async def embeddings(self, request: web.Request) -> web.StreamResponse:
-        """POST /v1/embeddings: refused until a model can make them."""
-        raise TwdError(FailureCode.UNSUPPORTED, "embeddings are not served: no loaded model makes them")
-
     # -- steps ---------------------------------------------------------------------------------
 
     async def read(self, request: web.Request, model: type[B]) -> B:
@@ -154,17 +156,25 @@ class Front:
     @contextmanager
     def opened(self, request: web.Request, jobs: list[JobSubmitted], answer: Answer | None = None) -> Iterator[Call]:
         """Jobs in progress, counted for their key; what still runs in the end, as a client left, is cancelled."""
+        with self.counted(request, len(jobs)) as use:
+            call = self.desk.open(jobs)
+            try:
+                yield call
+            finally:
+                self.desk.close(call, "the client left")
+                use.tokens = usage_of(answer.choices).total_tokens if answer else 0
+
+    @contextmanager
+    def counted(self, request: web.Request, jobs: int) -> Iterator[Use]:
+        """A request that is let in, and what it uses up of its key's limits."""
         self._gate()
-        self._admit(len(jobs))
-        key = visitor_of(request).key
-        self.meter.enter(key, len(jobs), self.clock.now(), self.clock.wall_ms())
-        call = self.desk.open(jobs)
+        self._admit(jobs)
+        key, use = visitor_of(request).key, Use()
+        self.meter.enter(key, jobs, self.clock.now(), self.clock.wall_ms())
         try:
-            yield call
+            yield use
         finally:
-            self.desk.close(call, "the client left")
-            used = usage_of(answer.choices).total_tokens if answer else 0
-            self.meter.leave(key, len(jobs), used, self.clock.now(), self.clock.wall_ms())
+            self.meter.leave(key, jobs, use.tokens, self.clock.now(), self.clock.wall_ms())
 
     def _admit(self, jobs: int) -> None:
         limit = self.settings.edge.max_queue

@@ -2,6 +2,8 @@
 
 from typing import cast
 
+import msgspec
+
 from twd.edge import sse
 from twd.edge.answering import Choice, News, choices_of, facts_of, usage_of
 from twd.edge.core import MAX_CHOICES, Terms, grammar_of, jobs_for, limit_of
@@ -17,7 +19,7 @@ from twd.wire.job import JobFinished, JobStarted, JobSubmitted, Prompt, TokensAc
 
 def completion_jobs(request: CompletionRequest, terms: Terms) -> list[JobSubmitted]:
     """The jobs that a completion request asks for."""
-    prompts = prompts_of(request.prompt)
+    prompts = [msgspec.structs.replace(prompt, suffix=request.suffix or "") for prompt in prompts_of(request.prompt)]
     _refuse_unsupported(request, prompts)
     return jobs_for(
         request,
@@ -33,8 +35,8 @@ def _refuse_unsupported(request: CompletionRequest, prompts: list[Prompt]) -> No
     def refuse(field: str, why: str) -> None:
         raise TwdError(FailureCode.UNSUPPORTED, why, field)
 
-    if request.suffix:
-        refuse("suffix", "suffix is not supported: no loaded model fills in the middle")
+    if request.suffix and any(prompt.text is None for prompt in prompts):
+        refuse("suffix", "suffix needs the prompt as text, not as token ids")
     if request.best_of is not None and request.best_of != (request.n or 1):
         refuse("best_of", "best_of is supported only where it equals n")
     if request.echo and any(prompt.text is None for prompt in prompts):
@@ -43,25 +45,27 @@ def _refuse_unsupported(request: CompletionRequest, prompts: list[Prompt]) -> No
         refuse("echo", "echo with logprobs is not supported: the prompt's own logprobs are not computed")
 
 
-def prompts_of(prompt: str | list[str | int | list[int]]) -> list[Prompt]:
+def prompts_of(
+    prompt: str | list[str | int | list[int]], field: str = "prompt", at_most: int = MAX_CHOICES
+) -> list[Prompt]:
     """One text, one list of token ids, or several of either kind."""
     if isinstance(prompt, str):
         return [Prompt(text=prompt)]
     kinds = {type(item) for item in prompt}
     if len(kinds) > 1:
-        raise TwdError(FailureCode.BAD_REQUEST, "prompt mixes kinds: give texts, token ids or lists of them", "prompt")
+        raise TwdError(FailureCode.BAD_REQUEST, f"{field} mixes kinds: give texts, token ids or lists of them", field)
     if kinds == {int}:
         return [Prompt(tokens=cast(list[int], prompt))]
-    if len(prompt) > MAX_CHOICES:
-        raise TwdError(FailureCode.BAD_REQUEST, f"{len(prompt)} prompts; at most {MAX_CHOICES} are allowed", "prompt")
+    if len(prompt) > at_most:
+        raise TwdError(FailureCode.BAD_REQUEST, f"{len(prompt)} texts in {field}; at most {at_most} are allowed", field)
     if kinds == {str}:
         return [Prompt(text=text) for text in cast(list[str], prompt)]
-    return [_token_prompt(tokens, i) for i, tokens in enumerate(cast(list[list[int]], prompt))]
+    return [_token_prompt(tokens, f"{field}[{i}]") for i, tokens in enumerate(cast(list[list[int]], prompt))]
 
 
-def _token_prompt(tokens: list[int], index: int) -> Prompt:
+def _token_prompt(tokens: list[int], field: str) -> Prompt:
     if not tokens:
-        raise TwdError(FailureCode.BAD_REQUEST, f"prompt[{index}] is empty", f"prompt[{index}]")
+        raise TwdError(FailureCode.BAD_REQUEST, f"{field} is empty", field)
     return Prompt(tokens=tokens)
 
 

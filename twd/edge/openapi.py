@@ -15,6 +15,7 @@ from twd.edge.anthropic_types import (
     StreamEvent,
     TokenCount,
 )
+from twd.edge.embeddings import EmbeddingList, EmbeddingsRequest
 from twd.edge.openai_answers import (
     ChatChunk,
     ChatCompletion,
@@ -57,7 +58,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("post", "/v1/responses", "Answer input items", ResponseOut, ResponsesRequest, chunk=ResponseEvent),
     Operation("post", "/v1/messages", "Answer in Anthropic's shape", MessageOut, MessagesRequest, chunk=StreamEvent),
     Operation("post", "/v1/messages/count_tokens", "Count a prompt's tokens", TokenCount, CountTokensRequest),
-    Operation("post", "/v1/embeddings", "Refused: no loaded model makes embeddings", dict[str, Any], dict[str, Any]),
+    Operation("post", "/v1/embeddings", "Turn texts into vectors", EmbeddingList, EmbeddingsRequest),
     Operation("get", "/v1/models", "List models", ModelList),
     Operation("get", "/v1/models/{model}", "Show one model", ModelCard),
     Operation("get", "/v1/twd/status", "Services, models and figures", Status),

@@ -7,6 +7,7 @@ import msgspec
 from twd.bus.base import BusError, Leases, NoResponders
 from twd.edge.calls import Desk, JobEvent
 from twd.edge.door import Door, check_bind, is_loopback
+from twd.edge.embeddings import Embeddings
 from twd.edge.feed import Feed
 from twd.edge.front import Front
 from twd.edge.keys import KeyRing, KeyStore
@@ -22,6 +23,7 @@ from twd.kit.settings import Settings
 from twd.kit.tasks import every
 from twd.wire.base import Event
 from twd.wire.codec import Rejected
+from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
@@ -50,7 +52,7 @@ class Edge(Service):
         ServiceFaulted,
         ServiceExited,
     )
-    writes = (JobSubmitted, JobCancelled, TraceRequested, HistoryRequested, MetricsRequested)
+    writes = (JobSubmitted, JobCancelled, EmbeddingRequested, TraceRequested, HistoryRequested, MetricsRequested)
 
     def __init__(self, ground: Surroundings, settings: Settings) -> None:
         super().__init__(ground)
@@ -83,7 +85,8 @@ class Edge(Service):
         """Open the registry and the port."""
         self._registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
         await self._refresh()
-        parts = (self.front, self.watch, self.records, self.threshold, Pages())
+        embeddings = Embeddings(self.front, lambda event, timeout_s: self.ask(event, timeout_s=timeout_s))
+        parts = (self.front, embeddings, self.watch, self.records, self.threshold, Pages())
         await self.server.open([route for part in parts for route in part.routes()])
         self.tasks.start("registry", every(REFRESH_S, self._refresh))
 

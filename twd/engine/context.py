@@ -48,6 +48,8 @@ class ContextSettings:
     flash_attention: bool = True
     threads: int = 0
     ubatch: int = 64
+    embeddings: bool = False
+    """Whether passes give the last hidden states instead of logits."""
 
     @property
     def sequences(self) -> int:
@@ -150,6 +152,9 @@ class Context:
         enabled, disabled = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED, llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
         parameters.flash_attn_type = enabled if settings.flash_attention else disabled
         parameters.type_k, parameters.type_v = self._types
+        parameters.embeddings = settings.embeddings
+        if settings.embeddings:
+            parameters.pooling_type = llama.LLAMA_POOLING_TYPE_NONE
         parameters.no_perf = True
         return parameters  # type: ignore[no-any-return]
 
@@ -169,6 +174,13 @@ class Context:
         if view is None:
             view = self._views[address] = np.ctypeslib.as_array(self._row_type.from_address(address))
         return view
+
+    def embedding(self, row: int) -> Logits:
+        """The last hidden state of a row of the last pass: a view that the next pass overwrites."""
+        pointer = llama.llama_get_embeddings_ith(self.handle, row)
+        if not pointer:
+            raise TwdError(FailureCode.INTERNAL, f"row {row} of the last pass gave no hidden state")
+        return np.ctypeslib.as_array(pointer, (self.model.n_embd,))
 
     def rollback(self, sequence: int, position: int) -> bool:
         """Forget everything of a sequence from `position` on; false where this model cannot do that."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from twd.engine.chat_template import ChatTemplate
 from twd.engine.context import Context, ContextSettings, Layout
 from twd.engine.cost import CostCurve, measure_cost
+from twd.engine.embedding import Embedder
 from twd.engine.exactness import ExactPlan, exact_plan, self_test
 from twd.engine.model import Model, ModelSettings
 from twd.engine.pick import Pickers
@@ -58,6 +59,7 @@ class NativeModel:
     target: LocalTarget
     template: ChatTemplate
     pickers: Pickers
+    embedder: Embedder
     cost: CostCurve
     exactness: Exactness
     facts: ModelFacts
@@ -75,6 +77,7 @@ class NativeModel:
 
     def close(self) -> None:
         """Give the memory back; the thread that ran the target has ended."""
+        self.embedder.close()
         self.target.shutdown()
         self.model.close()
 
@@ -119,6 +122,7 @@ def _set_up(plan: LoadPlan, model: Model, progress: Progress, began: float) -> N
         target=target,
         template=template,
         pickers=Pickers(model.vocab),
+        embedder=Embedder(model, exact.settings),
         cost=cost,
         exactness=exactness,
         facts=facts,

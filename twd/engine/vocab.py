@@ -90,6 +90,13 @@ class Vocab:
         marked = (t for t in self._described if attributes(handle, t) & (_CONTROL | _USER_DEFINED))
         return {self.special_text(token): token for token in marked}
 
+    @cached_property
+    def middle_marks(self) -> tuple[int, int, int] | None:
+        """The tokens before a prefix, a suffix and the middle, where the model was taught to fill in."""
+        fim = (llama.llama_vocab_fim_pre, llama.llama_vocab_fim_suf, llama.llama_vocab_fim_mid)
+        prefix, suffix, middle = (_token(mark(self._handle)) for mark in fim)
+        return None if prefix is None or suffix is None or middle is None else (prefix, suffix, middle)
+
     def fingerprint(self) -> VocabFingerprint:
         """What tells whether another model speaks the same tokens."""
         return self._fingerprint

@@ -11,10 +11,14 @@ from twd.kit.home import Home
 from twd.kit.service import Surroundings
 from twd.kit.settings import Model, Settings
 from twd.speculator.bounds import Limits
+from twd.speculator.embeddings import Embedding
+from twd.speculator.loaded import Load
 from twd.speculator.preparing import Preparer
-from twd.speculator.service import Load, Speculator
+from twd.speculator.service import Speculator
 from twd.speculator.session import Opening
 from twd.wire.base import ModelId, SessionId
+from twd.wire.embedding import EmbeddingRequested
+from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import JobSubmitted
 from twd.wire.model import Exactness, ModelFacts
 
@@ -68,6 +72,15 @@ class NativeTarget:
     def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
         """Tokens, picker and seed of a job."""
         return self.preparer.prepare(job, session)
+
+    def embed(self, request: EmbeddingRequested) -> Embedding:
+        """The vector of a text."""
+        embedder, wanted = self.native.embedder, request.dimensions
+        if wanted not in (0, embedder.dimensions):
+            message = f"{request.model} makes vectors of {embedder.dimensions} numbers; they cannot be cut to {wanted}"
+            raise TwdError(FailureCode.UNSUPPORTED, message, "dimensions")
+        tokens = self.preparer.tokens(request.prompt)
+        return Embedding(embedder.embed(tokens).astype("<f4").tobytes(), len(tokens))
 
     def tokenize(self, text: str) -> list[int]:
         """A drafter's text as this model's tokens."""

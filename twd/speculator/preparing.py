@@ -11,7 +11,7 @@ from twd.engine.vocab import Vocab
 from twd.speculator.session import Opening
 from twd.wire.base import SessionId
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.job import JobSubmitted
+from twd.wire.job import JobSubmitted, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +25,10 @@ class Preparer:
 
     def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
         """Everything about a job that needs the model but not its engine."""
-        tokens = self._tokens(job)
+        tokens = self.tokens(job.prompt, job.created_ms)
         if not tokens:
             raise TwdError(FailureCode.BAD_REQUEST, "the prompt is empty; send at least one character", "prompt")
-        if max(*tokens, *job.resume, 0) >= self.vocab.size:
-            message = f"a token is outside this model's vocabulary of {self.vocab.size}"
-            raise TwdError(FailureCode.BAD_REQUEST, message, "prompt")
+        self._check(job.resume)
         seed = job.sampling.seed if job.sampling.seed is not None else self.draw_seed()
         return Opening(
             session=session,
@@ -51,10 +49,28 @@ class Preparer:
             return self.vocab.piece
         return showing_markers(self.vocab.piece, self.vocab.special_tokens, self.template.tool_format)
 
-    def _tokens(self, job: JobSubmitted) -> list[int]:
-        prompt = job.prompt
+    def tokens(self, prompt: Prompt, created_ms: int = 0) -> list[int]:
+        """A prompt of any kind as tokens."""
         given = [part for part in (prompt.messages, prompt.text, prompt.tokens) if part is not None]
         if len(given) != 1:
             raise TwdError(FailureCode.BAD_REQUEST, "give messages, a text or tokens: exactly one of them", "prompt")
-        created = datetime.fromtimestamp(job.created_ms / 1000, UTC)
-        return render_tokens(self.template, prompt, self.vocab.tokenize, created)
+        created = datetime.fromtimestamp(created_ms / 1000, UTC)
+        if prompt.suffix:
+            return self._around_middle(prompt.text or "", prompt.suffix)
+        tokens = render_tokens(self.template, prompt, self.vocab.tokenize, created)
+        self._check(tokens)
+        return tokens
+
+    def _around_middle(self, before: str, after: str) -> list[int]:
+        marks = self.vocab.middle_marks
+        if marks is None:
+            message = "this model does not fill in the middle: it has no tokens for that"
+            raise TwdError(FailureCode.UNSUPPORTED, message, "suffix")
+        start = self.vocab.tokenize("", parse_special=False, add_bos=True)
+        prefix, suffix = (self.vocab.tokenize(text, parse_special=False, add_bos=False) for text in (before, after))
+        return [*start, marks[0], *prefix, marks[1], *suffix, marks[2]]
+
+    def _check(self, tokens: list[int]) -> None:
+        if max(tokens, default=0) >= self.vocab.size:
+            message = f"a token is outside this model's vocabulary of {self.vocab.size}"
+            raise TwdError(FailureCode.BAD_REQUEST, message, "prompt")

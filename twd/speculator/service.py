@@ -1,23 +1,21 @@
 """The speculator on the bus: jobs in, text out. Decisions are in core.py, the engine's thread is runner.py."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
 import msgspec
 
 from twd.bus.base import BusError
-from twd.engine.cost import CostCurve
-from twd.engine.window import Target
 from twd.kit.effects import Effect, Publish
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
-from twd.speculator.bounds import Identity, Limits
+from twd.speculator.bounds import Identity
 from twd.speculator.core import SpeculatorCore
+from twd.speculator.embeddings import Embeddings
 from twd.speculator.intake import Intake
 from twd.speculator.links import Drafter
+from twd.speculator.loaded import Load, LoadedModel
 from twd.speculator.runner import Runner
-from twd.speculator.session import Opening
-from twd.wire.base import Event, InstanceId, JobId, ModelId, SessionId
+from twd.wire.base import Event, InstanceId, JobId, ModelId
 from twd.wire.draft import (
     DrafterAttached,
     DrafterChecked,
@@ -28,6 +26,7 @@ from twd.wire.draft import (
     SessionClosed,
     SessionOpened,
 )
+from twd.wire.embedding import EmbeddingMade, EmbeddingRequested
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import (
     CALIBRATION,
@@ -41,7 +40,7 @@ from twd.wire.job import (
     Speculation,
     TokensAccepted,
 )
-from twd.wire.model import Exactness, ModelFacts, ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
+from twd.wire.model import ModelFacts, ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.routes import ROUTE_OF, subject_token
 from twd.wire.service import Health, ServiceStopped
 
@@ -55,77 +54,27 @@ _OWNER_CHECK_S = 5.0
 _HUNG_S = 300.0
 
 
-class LoadedModel(Protocol):
-    """What the service needs of a model in memory, whatever engine is behind it."""
-
-    @property
-    def facts(self) -> ModelFacts:
-        """What others must know of it."""
-        ...
-
-    @property
-    def exactness(self) -> Exactness:
-        """What the self-test found."""
-        ...
-
-    @property
-    def target(self) -> Target:
-        """Checks windows."""
-        ...
-
-    @property
-    def cost(self) -> CostCurve:
-        """Times of windows."""
-        ...
-
-    @property
-    def limits(self) -> Limits:
-        """The bounds of the core."""
-        ...
-
-    @property
-    def load_ms(self) -> int:
-        """How long loading took."""
-        ...
-
-    @property
-    def tool_format(self) -> str:
-        """How the model was taught to write calls."""
-        ...
-
-    def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
-        """Tokens, picker and seed of a job."""
-        ...
-
-    def render(self, tokens: Sequence[int]) -> str:
-        """Tokens as text, control tokens spelled out."""
-        ...
-
-    def tokenize(self, text: str) -> list[int]:
-        """A drafter's text as this model's tokens."""
-        ...
-
-    def close(self) -> None:
-        """Give the memory back."""
-        ...
-
-
-Load = Callable[[Callable[[float, str], None]], LoadedModel]
-"""Loads the model, telling its progress; runs on a thread of its own."""
-
-
 class Speculator(Service):
     """Serves one model: takes its jobs from the queue group, checks drafts, tells what is accepted."""
 
     name = "speculator"
-    reads = (JobSubmitted, JobCancelled, DraftProposed, DrafterAttached, DrafterDetached, ServiceStopped)
-    reads_later = (JobSubmitted,)
+    reads = (
+        JobSubmitted,
+        JobCancelled,
+        EmbeddingRequested,
+        DraftProposed,
+        DrafterAttached,
+        DrafterDetached,
+        ServiceStopped,
+    )
+    reads_later = (JobSubmitted, EmbeddingRequested)
     writes = (
         JobQueued,
         JobStarted,
         TokensAccepted,
         JobFinished,
         JobFailed,
+        EmbeddingMade,
         SessionOpened,
         SessionClosed,
         DraftGranted,
@@ -146,6 +95,7 @@ class Speculator(Service):
         self._runner: Runner | None = None
         self._core: SpeculatorCore | None = None
         self._intake = Intake()
+        self._embeddings: Embeddings | None = None
         self._posted = 0
         """Prepared jobs that the engine's thread has not seen yet."""
         self._owners: dict[JobId, InstanceId] = {}
@@ -159,8 +109,8 @@ class Speculator(Service):
 
     def pattern(self, event_type: type[Event]) -> str:
         """Only the jobs of this speculator's model."""
-        if event_type is JobSubmitted:
-            return f"{ROUTE_OF[JobSubmitted].tag}.{subject_token(self.model)}"
+        if event_type in self.reads_later:
+            return f"{ROUTE_OF[event_type].tag}.{subject_token(self.model)}"
         return super().pattern(event_type)
 
     # -- life ----------------------------------------------------------------------------------
@@ -217,6 +167,7 @@ class Speculator(Service):
             failed=lambda error: _soon(loop, self.fail, error, "engine"),
         )
         self._runner.start()
+        self._embeddings = Embeddings(loaded)
         self.health = Health.OK
         self.settled.set()
         self.note = "exact" if loaded.exactness.exact else "not exact on this device"
@@ -225,7 +176,8 @@ class Speculator(Service):
                 model=self.model, node=self.ground.node, exactness=loaded.exactness, cost=loaded.cost.points()
             )
         )
-        await self.listen(JobSubmitted)
+        for event_type in self.reads_later:
+            await self.listen(event_type)
         await self.renew_lease()
         self.emit(ModelReady(node=self.ground.node, facts=loaded.facts, load_ms=loaded.load_ms))
 
@@ -262,6 +214,8 @@ class Speculator(Service):
         if self._core is not None:
             self._core.draining = True
         await self._idle.wait()
+        if self._embeddings is not None:
+            await self._embeddings.done()
 
     async def teardown(self) -> None:
         """Stop the engine's thread; jobs still in hand end with a failure that their owners act on."""
@@ -328,6 +282,12 @@ class Speculator(Service):
         self.emit(JobFailed(job=job.job, attempt=job.attempt, failure=failure), cause=job.id)
         self._ended(job.job)
         self._look_idle()
+
+    def on_embedding_requested(self, event: EmbeddingRequested, reply: Reply) -> Effects:
+        """A text wanted as a vector: computed beside the jobs."""
+        if self._embeddings is not None:
+            self.tasks.start(f"embed {event.job}", self._embeddings.answer(event, reply))
+        return None
 
     def on_job_cancelled(self, event: JobCancelled) -> Effects:
         """The owner no longer wants it."""

@@ -92,6 +92,8 @@ class Prompt(Part, frozen=True):
     tools: list[msgspec.Raw] = []
     template_args: dict[str, str | int | float | bool] = {}
     prefill: str = ""
+    suffix: str = ""
+    """What comes behind the text that is wanted; goes with `text`, and needs a model that fills in the middle."""
 
 
 class Speculation(Part, frozen=True):

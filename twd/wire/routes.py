@@ -14,6 +14,7 @@ from twd.wire.draft import (
     SessionClosed,
     SessionOpened,
 )
+from twd.wire.embedding import EmbeddingMade, EmbeddingRequested
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.service import (
@@ -108,6 +109,8 @@ ROUTES: tuple[Route, ...] = (
     Route(JobCancelled, _B, _NEW, key="job"),
     Route(JobFinished, _B, _NEW, key="job"),
     Route(JobFailed, _B, _NEW, key="job"),
+    Route(EmbeddingRequested, _R, _NO, key="model", group="speculators"),
+    Route(EmbeddingMade, _A, _NO),
     Route(SessionOpened, _B, _NEW, key="session"),
     Route(SessionClosed, _B, _NEW, key="session"),
     Route(DraftProposed, _B, _OLD, key="session"),

@@ -1,0 +1,96 @@
+"""/v1/embeddings as OpenAI's client uses it, and what is said where it cannot be."""
+
+import struct
+from base64 import b64decode
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI
+
+from tests.edge.conftest import House, ground
+from tests.edge.fake_speculator import MODEL
+from twd.kit.service import Effects, Reply, Service
+from twd.wire.embedding import EmbeddingMade, EmbeddingRequested
+from twd.wire.failures import Failure, FailureCode
+from twd.wire.job import JobFailed
+
+
+class FakeEmbedder(Service):
+    """Makes two numbers of a text: its length, and how many were asked before."""
+
+    name = "speculator"
+    reads = (EmbeddingRequested,)
+    refuse: Failure | None = None
+
+    def on_embedding_requested(self, event: EmbeddingRequested, reply: Reply) -> Effects:
+        if self.refuse is not None:
+            reply(JobFailed(job=event.job, attempt=1, failure=self.refuse))
+            return None
+        length = len(event.prompt.text or event.prompt.tokens or "")
+        vector = struct.pack("<2f", length, self.handled)
+        reply(EmbeddingMade(job=event.job, vector=vector, prompt_tokens=length))
+        return None
+
+
+@pytest.fixture
+async def embedder(house: House) -> AsyncIterator[FakeEmbedder]:
+    one = FakeEmbedder(ground(house.broker, 4))
+    await one.start()
+    yield one
+    await one.stop()
+
+
+async def ask(house: House, **fields: object) -> tuple[int, dict[str, Any]]:
+    response = await house.post("/v1/embeddings", {"model": MODEL, "input": "four"} | fields)
+    return response.status, await response.json()
+
+
+async def test_the_official_client(house: House, embedder: FakeEmbedder) -> None:
+    async with AsyncOpenAI(base_url=f"{house.edge.url}/v1", api_key="none", max_retries=0) as client:
+        made = await client.embeddings.create(model="default", input=["four", "seven .", "x"])
+    assert [one.embedding for one in made.data] == [[4.0, 0.0], [7.0, 1.0], [1.0, 2.0]]
+    assert [one.index for one in made.data] == [0, 1, 2]
+    assert (made.model, made.usage.prompt_tokens, made.usage.total_tokens) == (MODEL, 12, 12)
+
+
+@pytest.mark.parametrize(
+    ("given", "lengths"),
+    [("four", [4.0]), ([1, 2, 3], [3.0]), ([[1, 2], [3]], [2.0, 1.0]), (["a", "bc"], [1.0, 2.0])],
+)
+async def test_inputs_of_every_kind(house: House, embedder: FakeEmbedder, given: object, lengths: list[float]) -> None:
+    status, answer = await ask(house, input=given)
+    assert status == 200
+    assert [one["embedding"][0] for one in answer["data"]] == lengths
+
+
+async def test_numbers_or_base64(house: House, embedder: FakeEmbedder) -> None:
+    _, plain = await ask(house, encoding_format="float")
+    _, packed = await ask(house, encoding_format="base64")
+    assert plain["data"][0]["embedding"] == [4.0, 0.0]
+    assert struct.unpack("<2f", b64decode(packed["data"][0]["embedding"])) == (4.0, 1.0)
+
+
+@pytest.mark.parametrize("given", ["", [], [""], [[]], [[1], []], ["a", 1], [1, "a"], [-1], 5, None, ["x"] * 2049])
+async def test_what_cannot_become_a_vector(house: House, embedder: FakeEmbedder, given: object) -> None:
+    status, answer = await ask(house, input=given)
+    assert status == 400
+    assert "input" in f"{answer['error']['param']} {answer['error']['message']}"
+    assert embedder.handled == 0
+
+
+async def test_failures_keep_their_status_and_name_the_input(house: House, embedder: FakeEmbedder) -> None:
+    embedder.refuse = Failure(code=FailureCode.BAD_REQUEST, message="a token is outside", field="prompt")
+    status, answer = await ask(house)
+    assert (status, answer["error"]["param"]) == (400, "input")
+    embedder.refuse = Failure(code=FailureCode.BUSY, message="many wait")
+    assert (await ask(house))[0] == 429
+
+
+async def test_a_model_that_makes_none_is_told_apart_from_one_that_is_away(house: House) -> None:
+    status, answer = await ask(house)
+    assert status == 400
+    assert "makes no embeddings" in answer["error"]["message"]
+    await house.speculator.stop()
+    assert (await ask(house))[0] in (503, 404)
+    assert (await ask(house, model="nothing"))[0] == 404

@@ -1,0 +1,68 @@
+"""Texts as vectors: the mean of a model's last hidden states, by one more context over the loaded weights."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from twd.engine.context import Context, ContextSettings, Layout, Rows
+from twd.engine.model import Model
+from twd.wire.failures import FailureCode, TwdError
+
+ROWS: Final = 64
+Vector = npt.NDArray[np.float32]
+
+
+class Embedder:
+    """Makes vectors; callers from several threads take turns. Its context exists from the first call on."""
+
+    def __init__(self, model: Model, settings: ContextSettings) -> None:
+        self._model = model
+        self._settings = replace(settings, parallel=1, branches=0, layout=Layout.UNIFIED, ubatch=ROWS, embeddings=True)
+        self._turn = threading.Lock()
+        self._context: Context | None = None
+        self._closed = False
+
+    @property
+    def dimensions(self) -> int:
+        """How long its vectors are."""
+        return self._model.n_embd
+
+    def embed(self, tokens: Sequence[int]) -> Vector:
+        """A text's vector, of length one."""
+        if not tokens:
+            raise TwdError(FailureCode.BAD_REQUEST, "the input is empty; send at least one character", "input")
+        if len(tokens) > self._settings.ctx_size:
+            message = f"an input of {len(tokens)} tokens is over ctx_size {self._settings.ctx_size}"
+            raise TwdError(FailureCode.CONTEXT_OVERFLOW, message, "input")
+        with self._turn:
+            mean = self._sum(self._open(), tokens) / len(tokens)
+        return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
+
+    def close(self) -> None:
+        """Free the context, after the call that may use it now."""
+        with self._turn:
+            self._closed = True
+            if self._context is not None:
+                self._context.close()
+
+    def _open(self) -> Context:
+        if self._closed:
+            raise TwdError(FailureCode.WORKER_LOST, "the model is being unloaded")
+        if self._context is None:
+            self._context = Context(self._model, self._settings)
+        return self._context
+
+    def _sum(self, context: Context, tokens: Sequence[int]) -> npt.NDArray[np.float64]:
+        total = np.zeros(self.dimensions)
+        context.clear(0)
+        for at in range(0, len(tokens), ROWS):
+            rows = Rows()
+            rows.add(0, at, tokens[at : at + ROWS])
+            context.decode(rows)
+            for row in range(len(rows)):
+                total += context.embedding(row)
+        return total

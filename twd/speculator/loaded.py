@@ -1,0 +1,77 @@
+"""What the service needs of a model in memory, whatever engine is behind it."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from twd.engine.cost import CostCurve
+from twd.engine.window import Target
+from twd.speculator.bounds import Limits
+from twd.speculator.embeddings import Embedding
+from twd.speculator.session import Opening
+from twd.wire.base import SessionId
+from twd.wire.embedding import EmbeddingRequested
+from twd.wire.job import JobSubmitted
+from twd.wire.model import Exactness, ModelFacts
+
+
+class LoadedModel(Protocol):
+    """A model that is ready to work."""
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What others must know of it."""
+        ...
+
+    @property
+    def exactness(self) -> Exactness:
+        """What the self-test found."""
+        ...
+
+    @property
+    def target(self) -> Target:
+        """Checks windows."""
+        ...
+
+    @property
+    def cost(self) -> CostCurve:
+        """Times of windows."""
+        ...
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the core."""
+        ...
+
+    @property
+    def load_ms(self) -> int:
+        """How long loading took."""
+        ...
+
+    @property
+    def tool_format(self) -> str:
+        """How the model was taught to write calls."""
+        ...
+
+    def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
+        """Tokens, picker and seed of a job."""
+        ...
+
+    def render(self, tokens: Sequence[int]) -> str:
+        """Tokens as text, control tokens spelled out."""
+        ...
+
+    def tokenize(self, text: str) -> list[int]:
+        """A drafter's text as this model's tokens."""
+        ...
+
+    def embed(self, request: EmbeddingRequested) -> Embedding:
+        """The vector of a text; blocks while it computes."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back."""
+        ...
+
+
+Load = Callable[[Callable[[float, str], None]], LoadedModel]
+"""Loads the model, telling its progress; runs on a thread of its own."""
