@@ -49,3 +49,10 @@ def test_the_way_to_the_drafter_hardly_shows() -> None:
 def test_the_same_seed_plays_the_same() -> None:
     setting = Setting(cost, 5.0, 0.8, 3.0)
     assert Simulation(setting, seed=4, tokens=64).run() == Simulation(setting, seed=4, tokens=64).run()
+
+
+@pytest.mark.parametrize("acceptance", [0.3, 0.6])
+def test_a_speculator_that_is_wrong_about_costs_finds_out(acceptance: float) -> None:
+    setting = Setting(cost, 6.0, acceptance, 0.6)
+    simulation = Simulation(setting, tokens=2048, beside=True, believed=lambda rows: 60.0 + rows)
+    assert simulation.run() / plain_rate(setting) >= 0.95

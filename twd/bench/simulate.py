@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from twd.bench.analytic import Setting
+from twd.bench.analytic import Cost, Setting
 from twd.drafter.core import DrafterCore
 from twd.drafter.draft import Draft, Guess
 from twd.engine.window import Verdict, Window
@@ -66,6 +66,8 @@ class Simulation:
     drafts: bool = True
     second: float = 0.5
     """Chance that the drafter's second choice is right where its first is wrong."""
+    believed: Cost | None = None
+    """What the speculator takes the target's cost for, where that is wrong."""
     now: float = 0.0
     _mail: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _count: int = 0
@@ -83,7 +85,7 @@ class Simulation:
         vocab = VocabFingerprint(hash="v", tokens=_TOKENS + 10)
         identity = Identity(ModelId("target"), InstanceId("speculator"), NodeId("a"), vocab)
         limits = Limits(slots=1, ctx_size=1 << 20, max_window=self.setting.window_max, ngram=False)
-        self._core = SpeculatorCore(identity, limits, self.setting.cost)
+        self._core = SpeculatorCore(identity, limits, self.believed or self.setting.cost)
         self._drafter = DrafterCore(_NAME, slots=1, ctx_size=1 << 20)
         self._drafter.token_ms = self.setting.token_ms
 

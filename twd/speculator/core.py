@@ -255,6 +255,8 @@ class SpeculatorCore:
         place = (len(session.tokens), session.generated)
         kept, text, end = session.take(verdict.tokens)
         session.fed = len(session.tokens) - 1
+        if place[1]:
+            self.crew.measure(session, len(kept), (now - session.accepted_at) * 1000)
         session.accepted_at = now
         self._continue_or_void(session, verdict.tokens[-1])
         if len(session.tokens) >= self.limits.ctx_size and end is None:

@@ -3,6 +3,7 @@
 from twd.speculator.acceptance import Calibration
 from twd.speculator.bounds import Identity, Limits
 from twd.speculator.links import Drafter, Link
+from twd.speculator.rates import Race
 from twd.speculator.session import Session
 from twd.speculator.window import Cost, useful_credit
 from twd.wire.base import InstanceId
@@ -22,6 +23,7 @@ class Crew:
         self.sessions = sessions
         self.drafters: dict[InstanceId, Drafter] = {}
         self.calibrations: dict[str, Calibration] = {}
+        self.race = Race()
 
     @property
     def wants_text(self) -> bool:
@@ -82,6 +84,13 @@ class Crew:
         if event.at + len(event.tokens) >= len(session.tokens):
             link.resting = not event.more
 
+    def measure(self, session: Session, tokens: int, ms: float) -> None:
+        """A cycle of the only session ended: it was quick or slow, with drafters on the same cores or without."""
+        beside = [name for name, drafter in self.drafters.items() if drafter.beside]
+        if beside and len(self.sessions) == 1 and not session.job.speculation.window and session.speculates:
+            drafting = any(session.links[name].credit for name in beside if name in session.links)
+            self.race.add(drafting, tokens, ms)
+
     def grant(self, session: Session, now: float) -> list[DraftGranted]:
         """How far each drafter may run, now that more is known of what its guesses are worth; only what is new."""
         grants = []
@@ -108,7 +117,9 @@ class Crew:
             credit = credit or useful_credit(
                 self.cost, chance, drafter.token_ms, drafter.lead_ms, beside, self.limits.max_window
             )
-        if credit:
+        if credit and beside and self.race.wants_plain():
+            return 0
+        if credit and not (beside and self.race.lost):
             link.probe_gap = 48
             link.probe_at = session.generated + link.probe_gap
             return credit
