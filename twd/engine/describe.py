@@ -1,0 +1,40 @@
+"""What our engine is and what it can compute on, as JSON on stdout: `python -m twd.engine.describe`.
+
+A process of its own, because a driver that is asked for its devices keeps memory until the process ends.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+from twd.engine.library import devices, supports_rpc
+from twd.engine.rpc_probe import OURS
+from twd.kit import platform
+
+
+def describe() -> dict[str, Any]:
+    """The build and its devices."""
+    found = [
+        {
+            "name": device.name,
+            "description": device.description,
+            "kind": device.kind,
+            "total": device.total_bytes,
+            "free": device.free_bytes,
+        }
+        for device in devices()
+    ]
+    return {
+        "version": f"llama-cpp-python {llama_cpp.__version__}",
+        "path": str(Path(llama_cpp.__file__).parent / "lib"),
+        "rpc": str(OURS) if supports_rpc() else "",
+        "devices": found,
+    }
+
+
+if __name__ == "__main__":
+    platform.hold_on_to_parent()
+    sys.stdout.write(json.dumps(describe()))

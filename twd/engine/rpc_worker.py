@@ -1,0 +1,59 @@
+"""An RPC worker from our own engine, in a process of its own: `python -m twd.engine.rpc_worker --host H --port N`.
+
+It lends this machine's devices to one client at a time and has no security of its own.
+"""
+
+import argparse
+import ctypes
+import sys
+from collections.abc import Sequence
+
+from twd.engine.library import Device, devices, ggml, require_rpc
+from twd.kit import platform
+
+
+def serve(endpoint: str, threads: int, names: Sequence[str] = ()) -> None:
+    """Serve until the process ends; every device that is not the CPU, or the CPU where it is alone."""
+    require_rpc()
+    lent = choose(devices(), names)
+    handles = (ctypes.c_void_p * len(lent))(*(device.handle for device in lent))
+    arguments: list[type] = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p]
+    start_server = ggml("ggml_backend_rpc_start_server", arguments, None)
+    sys.stderr.write(f"lends {', '.join(device.name for device in lent)} at {endpoint}\n")
+    sys.stderr.flush()
+    start_server(endpoint.encode(), None, threads, len(lent), ctypes.cast(handles, ctypes.c_void_p))
+
+
+def choose(found: Sequence[Device], names: Sequence[str]) -> list[Device]:
+    """The devices to lend: those named, else all but the CPU, else the CPU."""
+    if names:
+        known = {device.name: device for device in found}
+        missing = [name for name in names if name not in known]
+        if missing:
+            raise SystemExit(f"there is no device {', '.join(missing)}; there are: {', '.join(known)}")
+        return [known[name] for name in names]
+    return [device for device in found if device.kind != "cpu"] or list(found)
+
+
+def main() -> None:
+    """The program of a child process."""
+    platform.hold_on_to_parent()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--device", action="append", default=[])
+    given = parser.parse_args()
+    serve(f"{given.host}:{given.port}", given.threads or physical_cores(), given.device)
+    raise SystemExit(f"the worker ended: {given.host}:{given.port} cannot be listened on, or was closed")
+
+
+def physical_cores() -> int:
+    """As many threads as there are real cores."""
+    import psutil
+
+    return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    main()
