@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from tests.edge.conftest import House, OpenHouse, ground
 from twd.bus.memory_bus import MemoryBroker
-from twd.edge.door import Door, Knock, check_bind, is_loopback
+from twd.edge.door import Door, Knock, check_bind
 from twd.edge.keys import Key, KeyRing, KeyStore, digest, new_key
 from twd.edge.meter import DAY_MS, Meter, RateLimited
 from twd.edge.service import Edge
 from twd.edge.sessions import LIFETIME_S, Sessions
+from twd.kit.addresses import is_loopback
 from twd.kit.ids import Ids
 from twd.kit.settings import Edge as EdgeSettings
 from twd.kit.settings import Settings

@@ -23,6 +23,8 @@ from twd.wire.draft import (
 from twd.wire.embedding import EmbeddingMade, EmbeddingRequested
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
+from twd.wire.node import NodeChanged, ProcessAnswered, ProcessStarted, ProcessStopped, ProcessUnwanted, ProcessWanted
+from twd.wire.placement import PlacementDecided
 from twd.wire.routes import EVERYTHING, ROUTE_OF, ROUTES, Delivery
 from twd.wire.service import (
     MessageDropped,
@@ -81,8 +83,18 @@ class Role:
 
 
 ROLES: Final[tuple[Role, ...]] = (
-    Role("agent", reads=(*_SERVICES, *_MODELS), writes=(ServiceExited,), registry=Registry.CLEAR),
-    Role("coordinator", reads=(*_SERVICES, *_MODELS), registry=Registry.CLEAR),
+    Role(
+        "agent",
+        reads=(ProcessWanted, ProcessUnwanted),
+        writes=(NodeChanged, ProcessAnswered, ProcessStarted, ProcessStopped, ServiceExited),
+        registry=Registry.MAKE,
+    ),
+    Role(
+        "coordinator",
+        reads=(NodeChanged, ProcessStarted, ProcessStopped, ServiceExited),
+        writes=(PlacementDecided, ProcessWanted, ProcessUnwanted),
+        registry=Registry.MAKE,
+    ),
     Role(
         "speculator",
         reads=(

@@ -34,6 +34,12 @@ def _metrics(ground: Surroundings, settings: Settings, choice: Choice) -> Servic
     return Metrics(ground, settings)
 
 
+def _agent(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
+    from twd.agent.service import Agent
+
+    return Agent(ground, settings)
+
+
 def _speculator(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
     from twd.speculator.native import native_speculator
 
@@ -71,6 +77,7 @@ SERVICES: Final[dict[str, Factory]] = {
     "metrics": _metrics,
     "speculator": _speculator,
     "drafter": _drafter,
+    "agent": _agent,
 }
 
 

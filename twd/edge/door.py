@@ -1,10 +1,10 @@
 """Who may come in: keys, hosts, origins. Decisions only; the middleware asks."""
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from twd.edge.keys import Key, KeyRing
+from twd.kit.addresses import host_name, is_address, is_loopback
 from twd.wire.failures import FailureCode, TwdError
 
 COOKIE = "twd_session"
@@ -93,7 +93,7 @@ class Door:
         """A page that was rebound to this address by DNS comes with its own name, never with an address."""
         host = knock.headers.get("Host", "")
         name = host_name(host)
-        if not name or name in self.names or name.endswith(".localhost") or _is_address(name):
+        if not name or name in self.names or name.endswith(".localhost") or is_address(name):
             return
         text = f"host {host[:100]!r} is not this server's name; add it to edge.allowed_hosts"
         raise TwdError(FailureCode.FORBIDDEN, text)
@@ -121,29 +121,11 @@ def bearer(headers: Mapping[str, str]) -> str | None:
     return secret.strip() if scheme.lower() == "bearer" else given
 
 
-def host_name(host: str) -> str:
-    """The name in a Host header, without port and brackets."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].lower().rstrip(".")
-
-
 def is_page(knock: Knock) -> bool:
     """Whether this is one of the pages, or what they are made of."""
     if knock.method not in SAFE_METHODS:
         return False
     return knock.path in PAGE_PATHS[:2] or knock.path.startswith(PAGE_PATHS[2])
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a bound address."""
-    name = host_name(host) if host.startswith("[") else host.lower()
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def check_bind(host: str, ring: KeyRing, allow_unauthenticated: bool) -> None:
@@ -155,11 +137,3 @@ def check_bind(host: str, ring: KeyRing, allow_unauthenticated: bool) -> None:
         "with `twd key add NAME`, listen on 127.0.0.1, or say edge.allow_unauthenticated: true"
     )
     raise TwdError(FailureCode.FORBIDDEN, text, "edge.host")
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

@@ -6,7 +6,7 @@ import msgspec
 
 from twd.bus.base import BusError, Leases, NoResponders
 from twd.edge.calls import Desk, JobEvent
-from twd.edge.door import Door, check_bind, is_loopback
+from twd.edge.door import Door, check_bind
 from twd.edge.embeddings import Embeddings
 from twd.edge.feed import Feed
 from twd.edge.front import Front
@@ -17,6 +17,7 @@ from twd.edge.pages import Pages
 from twd.edge.records import Records
 from twd.edge.server import HttpServer
 from twd.edge.threshold import Threshold
+from twd.kit.addresses import is_loopback
 from twd.kit.roster import Roster
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroundings
 from twd.kit.settings import Settings

@@ -17,6 +17,8 @@ from twd.wire.draft import (
 from twd.wire.embedding import EmbeddingMade, EmbeddingRequested
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
+from twd.wire.node import NodeChanged, ProcessAnswered, ProcessStarted, ProcessStopped, ProcessUnwanted, ProcessWanted
+from twd.wire.placement import PlacementDecided
 from twd.wire.service import (
     MessageDropped,
     MessageRejected,
@@ -102,6 +104,13 @@ ROUTES: tuple[Route, ...] = (
     Route(ModelMeasured, _B, _OLD),
     Route(ModelFailed, _B, _OLD),
     Route(ModelUnloaded, _B, _OLD),
+    Route(NodeChanged, _B, _OLD, key="node"),
+    Route(ProcessWanted, _R, _NO, key="node", group="agents"),
+    Route(ProcessUnwanted, _R, _NO, key="node", group="agents"),
+    Route(ProcessAnswered, _A, _NO),
+    Route(ProcessStarted, _B, _OLD),
+    Route(ProcessStopped, _B, _OLD),
+    Route(PlacementDecided, _B, _OLD),
     Route(JobSubmitted, _R, _NO, key="model", group="speculators"),
     Route(JobQueued, _A, _NO),
     Route(JobStarted, _B, _NEW, key="job"),

@@ -1,0 +1,87 @@
+"""What is news, who may look after a machine, how many requests are too many."""
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from twd.agent.core import Bucket, Limiter, is_news, merge_gpus, read_node, refusal
+from twd.wire.base import InstanceId, NodeId
+from twd.wire.node import GpuFacts, MemoryFacts, NodeFacts
+
+GIB = 1024**3
+
+
+def node(**changed: object) -> NodeFacts:
+    facts = NodeFacts(
+        node=NodeId("desk"),
+        instance=InstanceId("agent.desk.a"),
+        machine="m1",
+        pid=10,
+        memory=MemoryFacts(total=32 * GIB, available=20 * GIB),
+        gpus=[GpuFacts(name="g", backend="cuda", total=24 * GIB, free=20 * GIB)],
+    )
+    return msgspec.structs.replace(facts, **changed)
+
+
+def test_the_first_look_is_news_and_jitter_is_none() -> None:
+    assert is_news(None, node())
+    assert not is_news(node(), node())
+    assert not is_news(node(), node(memory=MemoryFacts(total=32 * GIB, available=19 * GIB)))
+    assert is_news(node(), node(memory=MemoryFacts(total=32 * GIB, available=8 * GIB)))
+
+
+def test_a_device_that_fills_or_goes_is_news() -> None:
+    full = [GpuFacts(name="g", backend="cuda", total=24 * GIB, free=2 * GIB)]
+    assert is_news(node(), node(gpus=full))
+    assert is_news(node(), node(gpus=[]))
+    assert is_news(node(), node(notes=["nvidia-smi did not answer"]))
+
+
+def test_a_name_on_two_machines_is_refused_with_the_fix() -> None:
+    other = node(instance=InstanceId("agent.desk.b"), machine="m2", hostname="attic", platform="linux-x86_64")
+    told = refusal(other, node(), holder_lives=False)
+    assert "another machine (attic, linux-x86_64)" in told
+    assert "TWD_NODE" in told
+
+
+def test_on_one_machine_a_living_agent_stays_and_a_dead_one_is_replaced() -> None:
+    other = node(instance=InstanceId("agent.desk.b"), pid=11)
+    assert "pid 11" in refusal(other, node(), holder_lives=True)
+    assert refusal(other, node(), holder_lives=False) == ""
+    assert refusal(node(instance=InstanceId("agent.desk.b")), node(), holder_lives=True) == "", "a pid of ours is free"
+    assert refusal(None, node(), holder_lives=False) == ""
+
+
+def test_each_device_is_listed_once() -> None:
+    nvidia = GpuFacts(name="NVIDIA GeForce RTX 3090", backend="cuda", total=24 * GIB)
+    seen = [
+        GpuFacts(name="NVIDIA GeForce RTX 3090", backend="cuda"),
+        GpuFacts(name="GeForce RTX 3090", backend="vulkan"),
+        GpuFacts(name="Intel(R) Arc A770", backend="vulkan"),
+    ]
+    assert merge_gpus([nvidia], seen) == [nvidia, seen[2]]
+    assert merge_gpus([], seen) == seen
+
+
+@given(st.binary(max_size=200))
+def test_nothing_in_the_registry_confuses_a_reader(value: bytes) -> None:
+    assert read_node(value) is None
+    assert read_node(msgspec.json.encode(node())) == node()
+
+
+@given(st.lists(st.floats(0, 2), max_size=100))
+def test_in_the_long_run_no_more_than_allowed(pauses: list[float]) -> None:
+    bucket, now, passed = Bucket(per_s=2, burst=5), 0.0, 0
+    for pause in pauses:
+        now += pause
+        passed += bucket.wait_s(now) == 0
+    assert passed <= 5 + 2 * now + 1e-6
+
+
+def test_addresses_have_buckets_of_their_own_and_the_oldest_is_forgotten() -> None:
+    limiter = Limiter(per_s=1, burst=1, known_max=2)
+    assert limiter.wait_s("a", 0) == 0
+    assert limiter.wait_s("a", 0) == 1
+    assert limiter.wait_s("b", 0) == 0
+    assert limiter.wait_s("c", 0) == 0
+    assert len(limiter.buckets) == 2

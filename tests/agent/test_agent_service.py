@@ -1,0 +1,159 @@
+"""The agent on the bus: tells its machine, holds its name, keeps workers alive."""
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.agent.conftest import Heard, StartAgent
+from tests.waiting import alive, until
+from twd.agent.core import read_node
+from twd.agent.service import Agent
+from twd.bus.memory_bus import MemoryBroker
+from twd.engine.rpc_probe import OURS, probe
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
+from twd.kit.settings import Agent as AgentSettings
+from twd.kit.settings import Binaries, Pool
+from twd.wire.base import NodeId
+from twd.wire.codec import decode, encode
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.node import (
+    NodeChanged,
+    NodeFacts,
+    ProcessAnswered,
+    ProcessKind,
+    ProcessStarted,
+    ProcessStopped,
+    ProcessUnwanted,
+    ProcessWanted,
+)
+from twd.wire.routes import subject_of
+from twd.wire.service import ServiceExited
+
+DESK = NodeId("desk")
+
+
+def wish(**fields: object) -> ProcessWanted:
+    return ProcessWanted(**{"node": DESK, "process": "rpc.test", "kind": ProcessKind.RPC, "threads": 1, **fields})
+
+
+async def ask(broker: MemoryBroker, event: ProcessWanted | ProcessUnwanted) -> ProcessAnswered:
+    data = await broker.connect("asker").request(subject_of(event), encode(event), timeout_s=60)
+    answer = decode(data)
+    assert isinstance(answer, ProcessAnswered)
+    return answer
+
+
+async def registered(broker: MemoryBroker) -> list[NodeFacts]:
+    leases = await broker.connect("reader").leases(LEASE_BUCKET, LEASE_TTL_S)
+    return [facts for entry in await leases.entries() if (facts := read_node(entry.value)) is not None]
+
+
+async def test_a_machine_is_told_once_and_stands_in_the_registry(
+    broker: MemoryBroker, heard: Heard, start_agent: StartAgent
+) -> None:
+    agent = await start_agent()
+    await until(lambda: heard.of(NodeChanged), "the machine is told")
+    (told,) = heard.of(NodeChanged)
+    assert told.facts.cpu.cores >= 1
+    assert told.facts.memory.total > 0
+    assert told.facts.builds[0].rpc == str(OURS)
+    assert told.facts.peer_url.startswith("http://127.0.0.1:")
+    (listed,) = await registered(broker)
+    assert (listed.node, listed.instance) == ("desk", agent.instance)
+    await agent.stop("leaves")
+    assert await registered(broker) == []
+
+
+async def test_the_second_agent_of_a_name_is_refused(start_agent: StartAgent) -> None:
+    first = await start_agent()
+    with pytest.raises(TwdError, match=rf"an agent \(pid {os.getpid()}\) looks after this machine") as told:
+        await start_agent(pid=1)
+    assert told.value.code is FailureCode.FORBIDDEN
+    assert first.fault is None
+    await start_agent("attic")
+
+
+async def test_what_a_killed_agent_left_is_taken_over_at_once(broker: MemoryBroker, start_agent: StartAgent) -> None:
+    gone = max(psutil.pids()) + 100_000
+    await start_agent(pid=gone)
+    second = await start_agent()
+    (listed,) = await registered(broker)
+    assert listed.instance == second.instance
+
+
+async def test_a_worker_runs_answers_comes_back_and_ends(
+    broker: MemoryBroker, heard: Heard, start_agent: StartAgent
+) -> None:
+    agent = await start_agent()
+    answer = await ask(broker, wish())
+    assert answer.failure is None
+    facts = answer.facts
+    assert facts is not None
+    assert (facts.state, facts.host, facts.version) == ("ready", "127.0.0.1", str(OURS))
+    assert await probe(facts.host, facts.port) == OURS
+    assert (await ask(broker, wish())).facts == facts, "asking twice changes nothing"
+    (registered_now,) = await registered(broker)
+    assert [process.process for process in registered_now.processes] == ["rpc.test"]
+
+    os.kill(facts.pid, signal.SIGKILL)
+    await until(lambda: heard.of(ServiceExited), "its end is told")
+    assert (heard.of(ServiceExited)[0].service, heard.of(ServiceExited)[0].exit_code) == ("rpc.test", -9)
+
+    await until(lambda: agent._processes.facts()[0].restarts, "it was started again")
+    await until(lambda: agent._processes.facts()[0].state == "ready", "it answers again")
+    again = agent._processes.facts()[0]
+    assert (again.state, again.port, again.restarts) == ("ready", facts.port, 1)
+
+    assert (await ask(broker, ProcessUnwanted(node=DESK, process="rpc.test"))).failure is None
+    assert not alive(again.pid)
+    await until(lambda: heard.of(ProcessStopped), "its end is told")
+    assert len(heard.of(ProcessStarted)) == 1
+    assert (await ask(broker, ProcessUnwanted(node=DESK, process="rpc.test"))).failure is None, "no error either"
+
+
+async def test_workers_end_with_their_agent(broker: MemoryBroker, start_agent: StartAgent) -> None:
+    agent = await start_agent()
+    facts = (await ask(broker, wish())).facts
+    assert facts is not None
+    await agent.stop("leaves")
+    assert not alive(facts.pid)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "text"),
+    [
+        ({"program": "bash"}, FailureCode.FORBIDDEN, "this machine does not run 'bash'"),
+        ({"program": "/bin/sh"}, FailureCode.FORBIDDEN, "agent.binaries.allow"),
+        ({"program": "rpc-server"}, FailureCode.UNSUPPORTED, "is not there"),
+        ({"process": "../../etc/x"}, FailureCode.BAD_REQUEST, "is no name for a process"),
+        ({"program": "broken"}, FailureCode.WORKER_LOST, "ended as soon as it started"),
+    ],
+)
+async def test_what_cannot_be_run_is_refused_with_the_reason(
+    broker: MemoryBroker,
+    start_agent: StartAgent,
+    tmp_path: Path,
+    fields: dict[str, str],
+    code: FailureCode,
+    text: str,
+) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o755)
+    binaries = Binaries(rpc_server=str(tmp_path / "rpc-server"), allow=(str(broken),))
+    await start_agent(agent=AgentSettings(port=0, binaries=binaries))
+    answer = await ask(broker, wish(**fields))
+    assert answer.facts is None
+    assert answer.failure is not None
+    assert answer.failure.code is code
+    assert text in answer.failure.message
+
+
+async def test_workers_listen_for_this_machine_unless_the_owner_trusts_the_lan(start_agent: StartAgent) -> None:
+    careful: Agent = await start_agent(pool=Pool(host="0.0.0.0"))
+    assert careful._processes.rpc_host == "127.0.0.1"
+    open_one: Agent = await start_agent("attic", pool=Pool(host="0.0.0.0", trusted_lan=True))
+    assert open_one._processes.rpc_host == "0.0.0.0"

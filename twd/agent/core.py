@@ -1,0 +1,111 @@
+"""What an agent decides: which changes are news, who may look after a machine, how many requests are too many."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from twd.wire.node import GpuFacts, MemoryFacts, NodeFacts
+
+NEWS_SHARE = 0.05
+"""Free memory that moves by less than this share of the whole is no news."""
+
+
+def is_news(before: NodeFacts | None, after: NodeFacts) -> bool:
+    """Whether others should hear of it at once; the registry tells them the rest in time."""
+    if before is None or _still(before) != _still(after):
+        return True
+    if _moved(before.memory.available, after.memory.available, after.memory.total):
+        return True
+    return any(_moved(old.free, new.free, new.total) for old, new in zip(before.gpus, after.gpus, strict=True))
+
+
+def _still(facts: NodeFacts) -> NodeFacts:
+    """The facts without what moves all the time."""
+    return msgspec.structs.replace(
+        facts,
+        memory=MemoryFacts(total=facts.memory.total, swap_total=facts.memory.swap_total),
+        gpus=[msgspec.structs.replace(gpu, free=0) for gpu in facts.gpus],
+        disks=[msgspec.structs.replace(disk, free=_coarse(disk.free, disk.total)) for disk in facts.disks],
+    )
+
+
+def _coarse(free: int, total: int) -> int:
+    return free * 20 // total if total else 0
+
+
+def _moved(before: int, after: int, total: int) -> bool:
+    return abs(after - before) > NEWS_SHARE * total
+
+
+def read_node(value: bytes) -> NodeFacts | None:
+    """A machine's facts as they stand in the registry; None for anything else."""
+    try:
+        return msgspec.json.decode(value, type=NodeFacts)
+    except msgspec.MsgspecError:
+        return None
+
+
+def refusal(holder: NodeFacts | None, mine: NodeFacts, holder_lives: bool) -> str:
+    """Why this agent may not look after its machine; empty when it may take over from whoever did."""
+    if holder is None or holder.instance == mine.instance:
+        return ""
+    if holder.machine != mine.machine:
+        return (
+            f"another machine ({holder.hostname or 'unknown'}, {holder.platform}) is on this bus as {mine.node!r}. Set "
+            "`node:` (TWD_NODE) to a name of its own on one of the two; if that machine is gone, wait ten seconds"
+        )
+    if holder_lives and holder.pid != mine.pid:
+        return f"an agent (pid {holder.pid}) looks after this machine already; end it, or leave this one out"
+    return ""
+
+
+def merge_gpus(vendors: Sequence[GpuFacts], engine: Sequence[GpuFacts]) -> list[GpuFacts]:
+    """Every device once: what its maker's tool says counts before what the engine sees."""
+    backends, names = {gpu.backend for gpu in vendors}, {_plain(gpu.name) for gpu in vendors}
+    others = [gpu for gpu in engine if gpu.backend not in backends and _plain(gpu.name) not in names]
+    return [*vendors, *others]
+
+
+def _plain(name: str) -> str:
+    return "".join(name.lower().replace("(tm)", "").replace("nvidia", "").split())
+
+
+@dataclass
+class Bucket:
+    """Allows `burst` requests at once and `per_s` in the long run."""
+
+    per_s: float
+    burst: float
+    level: float = field(init=False)
+    at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.level = self.burst
+
+    def wait_s(self, now: float, cost: float = 1.0) -> float:
+        """0: go on; otherwise how long to wait. A refused request costs nothing."""
+        self.level = min(self.burst, self.level + (now - self.at) * self.per_s)
+        self.at = now
+        if self.level < cost:
+            return (cost - self.level) / self.per_s
+        self.level -= cost
+        return 0.0
+
+
+@dataclass
+class Limiter:
+    """A bucket for each address; the oldest are forgotten."""
+
+    per_s: float = 20.0
+    burst: float = 40.0
+    known_max: int = 1024
+    buckets: dict[str, Bucket] = field(default_factory=dict)
+
+    def wait_s(self, who: str, now: float, cost: float = 1.0) -> float:
+        """As Bucket.wait_s, for one address."""
+        bucket = self.buckets.pop(who, None) or Bucket(self.per_s, self.burst, at=now)
+        self.buckets[who] = bucket
+        if len(self.buckets) > self.known_max:
+            self.buckets.pop(next(iter(self.buckets)))
+        return bucket.wait_s(now, cost)

@@ -1,0 +1,94 @@
+"""One machine's facts, put together from the probes; each is asked as seldom as its answer changes."""
+
+import asyncio
+import platform
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import twd
+from twd.agent.builds import find_builds
+from twd.agent.core import merge_gpus
+from twd.agent.cpu_probe import cpu_facts, measure_bandwidth, memory_facts
+from twd.agent.disk_probe import disk_facts
+from twd.agent.gpu_probe import engine_facts, vendor_gpus
+from twd.agent.model_scan import ModelScan
+from twd.kit.settings import Settings
+from twd.wire.base import InstanceId, NodeId
+from twd.wire.node import Build, CpuFacts, GpuFacts, ModelFile, NodeFacts
+
+ENGINE_EVERY_S: Final = 60.0
+"""Only a machine with devices that none but the engine knows is asked again."""
+MODELS_EVERY_S: Final = 30.0
+
+
+@dataclass
+class Detector:
+    """Asks the machine. `look` is cheap: some milliseconds, and tens where there are GPUs."""
+
+    settings: Settings
+    node: NodeId
+    instance: InstanceId
+    pid: int
+    notes: list[str] = field(default_factory=list)
+    _cpu: CpuFacts | None = None
+    _models: list[ModelFile] = field(default_factory=list)
+    _builds: list[Build] = field(default_factory=list)
+    _engine_gpus: list[GpuFacts] = field(default_factory=list)
+    _engine_at: float = float("-inf")
+    _models_at: float = float("-inf")
+
+    def __post_init__(self) -> None:
+        self.scan = ModelScan(self.model_dirs)
+
+    @property
+    def model_dirs(self) -> tuple[Path, ...]:
+        """Where models are looked for."""
+        home = self.settings.home_dir / "models"
+        named = (Path(folder).expanduser() for folder in self.settings.agent.model_dirs)
+        return (*((home,) if home.is_dir() else ()), *named)
+
+    async def look(self, now: float) -> NodeFacts:
+        """The facts now; what is asked seldom comes from the last time."""
+        notes: list[str] = []
+        await self._seldom(now, notes)
+        vendors = await vendor_gpus(notes)
+        assert self._cpu is not None
+        disks = disk_facts((self.settings.home_dir, *self.model_dirs))
+        self.notes = [*notes, *self.scan.notes]
+        return NodeFacts(
+            node=self.node,
+            instance=self.instance,
+            machine=machine_name(),
+            pid=self.pid,
+            hostname=platform.node(),
+            platform=f"{platform.system().lower()}-{platform.machine()}",
+            version=twd.__version__,
+            cpu=self._cpu,
+            memory=memory_facts(),
+            gpus=merge_gpus(vendors, self._engine_gpus),
+            disks=disks,
+            models=self._models,
+            builds=self._builds,
+            notes=self.notes[:16],
+        )
+
+    async def _seldom(self, now: float, notes: list[str]) -> None:
+        if self._cpu is None:
+            self._cpu = cpu_facts(await asyncio.to_thread(measure_bandwidth))
+            self._builds = await find_builds(self.settings.agent.binaries)
+        first = self._engine_at == float("-inf")
+        if first or (self._engine_gpus and now - self._engine_at >= ENGINE_EVERY_S):
+            build, self._engine_gpus = await engine_facts(notes)
+            self._engine_at = now
+            others = [known for known in self._builds if known.name != "engine"]
+            self._builds = [*([build] if build else []), *others]
+        if now - self._models_at >= MODELS_EVERY_S:
+            self._models = await asyncio.to_thread(self.scan.scan)
+            self._models_at = now
+
+
+def machine_name() -> str:
+    """Tells machines apart that call themselves the same."""
+    return f"{platform.node()}-{uuid.getnode():012x}"

@@ -1,0 +1,130 @@
+"""GGUF files in the model folders: found within bounds, read once, read again only when they change."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from twd.gguf_tools.inspect import inspect
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.node import ModelFile
+
+DEPTH_MAX: Final = 5
+ENTRIES_MAX: Final = 20_000
+MODELS_MAX: Final = 256
+SAMPLE_BYTES: Final = 1024 * 1024
+CHUNK_BYTES: Final = 4 * 1024 * 1024
+
+Stamp = tuple[int, int]
+
+
+@dataclass
+class ModelScan:
+    """Remembers what it read of each file, by size and time of change."""
+
+    folders: Sequence[Path]
+    notes: list[str] = field(default_factory=list)
+    _known: dict[Path, tuple[Stamp, ModelFile]] = field(default_factory=dict)
+    _digests: dict[Path, tuple[Stamp, str]] = field(default_factory=dict)
+
+    def scan(self) -> list[ModelFile]:
+        """All models now; blocks while it reads headers of new files."""
+        self.notes = []
+        found = sorted({path for folder in self.folders for path in self._files(folder)})
+        if len(found) > MODELS_MAX:
+            self.notes.append(f"{len(found)} models in {len(self.folders)} folders; only {MODELS_MAX} are listed")
+        listed = [model for path in found[:MODELS_MAX] if (model := self._look(path))]
+        self._known = {path: entry for path, entry in self._known.items() if path in set(found)}
+        return listed
+
+    def _files(self, folder: Path) -> Iterator[Path]:
+        if not folder.is_dir():
+            self.notes.append(f"{folder} is no folder: correct agent.model_dirs")
+            return
+        seen = 0
+        for here, folders, files in os.walk(folder):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            if len(Path(here).relative_to(folder).parts) >= DEPTH_MAX:
+                folders.clear()
+            seen += len(files)
+            if seen > ENTRIES_MAX:
+                self.notes.append(f"{folder} holds more than {ENTRIES_MAX} files; the rest is not searched")
+                return
+            yield from (Path(here) / name for name in files if is_first_part(name))
+
+    def _look(self, path: Path) -> ModelFile | None:
+        try:
+            stamp = _stamp(path)
+        except OSError:  # it went away since it was found
+            return None
+        known = self._known.get(path)
+        if known is None or known[0] != stamp:
+            self._known[path] = known = (stamp, read_model(path))
+        return known[1]
+
+    def full_digest(self, name: str) -> str:
+        """The SHA-256 of a whole listed model (its first file, where it has several); blocks for long."""
+        path = next((Path(model.path) for _, model in self._known.values() if model.name == name), None)
+        if path is None:
+            raise TwdError(FailureCode.MODEL_NOT_FOUND, f"there is no model {name[:100]!r} on this machine", "sha256")
+        stamp = _stamp(path)
+        known = self._digests.get(path)
+        if known is None or known[0] != stamp:
+            self._digests[path] = known = (stamp, sha256_of(path))
+        return known[1]
+
+
+def is_first_part(name: str) -> bool:
+    """Whether a file is a model, or the first part of one; parts are counted from 00001."""
+    if not name.endswith(".gguf") or name.startswith("."):
+        return False
+    parts = name.removesuffix(".gguf").rsplit("-of-", 1)
+    return len(parts) == 1 or not parts[1].isdigit() or parts[0].endswith("-00001")
+
+
+def read_model(path: Path) -> ModelFile:
+    """What a file says of itself; one that cannot be used says why."""
+    name = path.name.removesuffix(".gguf").split("-00001-of-")[0]
+    try:
+        info = inspect(path)
+        return ModelFile(
+            name=name,
+            path=str(path),
+            size_bytes=info.size_bytes,
+            hash=quick_hash(path),
+            architecture=info.architecture,
+            quantization=info.quantization,
+            parameters=info.parameters,
+            layers=info.layers,
+            ctx_size=info.context_length,
+            shards=len(info.shards),
+        )
+    except (TwdError, OSError) as error:
+        return ModelFile(name=name, path=str(path), size_bytes=0, problem=str(error)[:1024])
+
+
+def quick_hash(path: Path) -> str:
+    """Of the size, the head and the tail: quick for any size, and different for different models."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(size.to_bytes(8, "little"))
+    with path.open("rb") as file:
+        digest.update(file.read(SAMPLE_BYTES))
+        file.seek(max(0, size - SAMPLE_BYTES))
+        digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()[:32]
+
+
+def sha256_of(path: Path) -> str:
+    """Of every byte."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(CHUNK_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _stamp(path: Path) -> Stamp:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns

@@ -1,0 +1,37 @@
+"""Asking a program something: its output, or in words why there is none. Every call has a deadline."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+OUTPUT_MAX: Final = 1024 * 1024
+ASK_S: Final = 5.0
+
+
+class NoAnswer(Exception):
+    """The program is not there, failed, or took too long."""
+
+
+async def output_of(argv: Sequence[str], timeout_s: float = ASK_S, *, with_errors: bool = False) -> str:
+    """What a program writes; `with_errors` takes what it writes to stderr too, and minds no exit code."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT if with_errors else asyncio.subprocess.DEVNULL,
+        )
+    except OSError as error:
+        raise NoAnswer(f"{argv[0]} cannot be started: {error.strerror}") from None
+    try:
+        async with asyncio.timeout(timeout_s):
+            out, _ = await process.communicate()
+    except TimeoutError:
+        raise NoAnswer(f"{argv[0]} did not answer within {timeout_s:g} s") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode and not with_errors:
+        raise NoAnswer(f"{argv[0]} ended with exit code {process.returncode}")
+    return out[:OUTPUT_MAX].decode("utf-8", "replace")

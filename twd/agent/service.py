@@ -1,0 +1,238 @@
+"""The agent: tells what its machine is, and keeps processes alive there as others wish."""
+
+from collections.abc import Coroutine
+from typing import Final
+
+import msgspec
+
+from twd.agent.core import is_news, read_node, refusal
+from twd.agent.detect import Detector
+from twd.agent.peer_api import PeerApi
+from twd.agent.peer_server import PeerServer
+from twd.agent.processes import Processes
+from twd.bus.base import BusError, LeaseEntry
+from twd.kit import platform
+from twd.kit.claim import Claim
+from twd.kit.effects import Do
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
+from twd.kit.settings import Settings
+from twd.kit.supervisor import Exit
+from twd.kit.tasks import every
+from twd.wire.base import Event
+from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.node import (
+    NodeChanged,
+    NodeFacts,
+    ProcessAnswered,
+    ProcessFacts,
+    ProcessStarted,
+    ProcessStopped,
+    ProcessUnwanted,
+    ProcessWanted,
+)
+from twd.wire.routes import subject_token
+from twd.wire.service import ServiceExited
+
+LOOK_S: Final = 10.0
+WATCH_S: Final = 1.0
+BEATS: Final = 3
+"""Renewals of the machine's key within the time after which it counts as gone."""
+
+
+class Agent(Service):
+    """Looks after one machine."""
+
+    name = "agent"
+    reads = (ProcessWanted, ProcessUnwanted)
+    writes = (NodeChanged, ProcessAnswered, ProcessStarted, ProcessStopped, ServiceExited)
+
+    def __init__(self, ground: Surroundings, settings: Settings) -> None:
+        super().__init__(ground)
+        self._settings = settings
+        self._detector = Detector(settings, ground.node, self.instance, ground.pid)
+        self._processes = Processes(settings, ground.clock, on_exit=self._exited, on_fault=self._task_failed)
+        self._server = PeerServer(settings.agent, ground.clock, self.log)
+        self._claim: Claim | None = None
+        self._seen: NodeFacts | None = None
+        self._told: NodeFacts | None = None
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def setup(self) -> None:
+        """Look at the machine, claim its name, open the port."""
+        self._settings.home_dir.joinpath("logs").mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._seen = await self._detector.look(self.clock.now())
+        await self._take_claim(self._seen)
+        try:
+            await self._server.open(self._api().routes())
+        except TwdError:
+            await self._leave_claim()
+            raise
+        self.log.info("peer API at %s", self._server.url)
+        self.tasks.start("look", every(LOOK_S, self._look))
+        self.tasks.start("watch", every(WATCH_S, self._watch))
+        self.tasks.start("beat", every(max(0.3, self._settings.coordinator.lease_s / BEATS), self._beat))
+
+    async def start(self) -> None:
+        """Start, and tell everybody."""
+        await super().start()
+        if self._claim is not None:
+            await self._tell()
+
+    def _api(self) -> PeerApi:
+        return PeerApi(
+            facts=self._facts,
+            start=self._start,
+            stop=self._stop,
+            processes=self._processes,
+            scan=self._detector.scan,
+            logs=self._settings.home_dir / "logs",
+            model_dirs=self._detector.model_dirs,
+            clock=self.clock,
+            began=self.clock.now(),
+        )
+
+    async def teardown(self) -> None:
+        """End what this agent started, close the port, give the name up."""
+        await self._server.close()
+        await self._processes.stop_all()
+        await self._leave_claim()
+
+    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        """What `twd status` shows."""
+        seen = self._facts()
+        return {
+            "url": self._server.url,
+            "cores": seen.cpu.cores,
+            "memory_bytes": seen.memory.total,
+            "available_bytes": seen.memory.available,
+            "gpus": [f"{gpu.name} ({gpu.backend}, {gpu.total} bytes)" for gpu in seen.gpus],
+            "models": len(seen.models),
+            "processes": [facts.process for facts in seen.processes],
+        }
+
+    # -- the machine ---------------------------------------------------------------------------
+
+    def _facts(self) -> NodeFacts:
+        assert self._seen is not None
+        return msgspec.structs.replace(
+            self._seen, peer_url=self._server.url if self._server.port else "", processes=self._processes.facts()
+        )
+
+    async def _watch(self) -> None:
+        """Processes that were restarted count again when they answer."""
+        if self._processes.facts():
+            await self._processes.recheck()
+            await self._tell()
+
+    async def _look(self) -> None:
+        self._seen = await self._detector.look(self.clock.now())
+        self.note = "; ".join(self._detector.notes)
+        await self._tell()
+
+    async def _tell(self) -> None:
+        """Publish what changed, and bring the registry up to date with it."""
+        facts = self._facts()
+        if is_news(self._told, facts):
+            self._told = facts
+            await self._beat()
+            self.emit(NodeChanged(node=self.ground.node, facts=facts))
+
+    # -- the name ------------------------------------------------------------------------------
+
+    async def _take_claim(self, facts: NodeFacts) -> None:
+        leases = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+        claim = Claim(leases, f"{self.name}.{subject_token(self.ground.node)}", self._is_mine)
+        holder = await claim.take(_value(facts), lambda entry: not self._refusal(entry, facts))
+        if holder is not None:
+            raise TwdError(
+                FailureCode.FORBIDDEN, self._refusal(holder, facts) or "another agent has this machine's name"
+            )
+        self._claim = claim
+
+    def _is_mine(self, value: bytes) -> bool:
+        holder = read_node(value)
+        return holder is not None and holder.instance == self.instance
+
+    @staticmethod
+    def _refusal(entry: LeaseEntry, facts: NodeFacts) -> str:
+        holder = read_node(entry.value)
+        return refusal(holder, facts, holder is not None and platform.born(holder.pid) is not None)
+
+    async def _beat(self) -> None:
+        if self._claim is None:
+            return
+        facts = self._facts()
+        try:
+            renewed = await self._claim.renew(_value(facts))
+        except BusError as error:
+            self.log.warning("the machine's key could not be renewed: %s", error)
+            return
+        if not renewed:
+            self._claim = None
+            raise TwdError(FailureCode.FORBIDDEN, f"another agent took the name {self.ground.node!r} on this bus")
+
+    async def _leave_claim(self) -> None:
+        if self._claim is None:
+            return
+        try:
+            await self._claim.release(_value(self._facts()))
+        except BusError as error:
+            self.log.warning("the machine's key could not be given up: %s", error)
+        self._claim = None
+
+    # -- processes -----------------------------------------------------------------------------
+
+    def pattern(self, event_type: type[Event]) -> str:
+        """Only wishes for this machine."""
+        return super().pattern(event_type).replace("*", subject_token(self.ground.node))
+
+    def on_process_wanted(self, event: ProcessWanted, reply: Reply) -> Effects:
+        """Start it, and answer when it does its work."""
+        return [Do(f"start {event.process}", lambda: self._answer(event, reply, self._start(event)))]
+
+    def on_process_unwanted(self, event: ProcessUnwanted, reply: Reply) -> Effects:
+        """End it, and answer when it is gone."""
+        return [Do(f"stop {event.process}", lambda: self._answer(event, reply, self._stop(event.process, "unwanted")))]
+
+    async def _answer(
+        self, event: ProcessWanted | ProcessUnwanted, reply: Reply, work: Coroutine[None, None, ProcessFacts | None]
+    ) -> None:
+        try:
+            facts, failure = await work, None
+        except TwdError as error:
+            facts, failure = None, error.failure
+            self.log.warning("%s: %s", event.process, error)
+        except OSError as error:
+            facts, failure = None, Failure(code=FailureCode.WORKER_LOST, message=f"{event.process}: {error}")
+        reply(ProcessAnswered(node=self.ground.node, process=event.process, facts=facts, failure=failure))
+
+    async def _start(self, wanted: ProcessWanted) -> ProcessFacts:
+        facts, new = await self._processes.start(wanted)
+        if new:
+            self.emit(ProcessStarted(node=self.ground.node, facts=facts))
+            await self._tell()
+        return facts
+
+    async def _stop(self, process: str, reason: str) -> ProcessFacts | None:
+        if await self._processes.stop(process):
+            self.emit(ProcessStopped(node=self.ground.node, process=process, reason=reason))
+            await self._tell()
+        return None
+
+    def _exited(self, gone: Exit) -> None:
+        self.emit(
+            ServiceExited(
+                service=gone.name,
+                node=self.ground.node,
+                pid=gone.pid,
+                exit_code=gone.code,
+                restarts=gone.restarts,
+                retry_in_ms=round(gone.retry_in_s * 1000),
+                last_words=gone.last_words,
+            )
+        )
+
+
+def _value(facts: NodeFacts) -> bytes:
+    return msgspec.json.encode(facts)

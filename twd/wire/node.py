@@ -1,0 +1,175 @@
+"""Machines: what one of them is and has, and which processes its agent runs for others."""
+
+import enum
+from typing import Annotated
+
+from msgspec import Meta
+
+from twd.wire.base import Count, Event, InstanceId, Name, NodeId, Part
+from twd.wire.failures import Failure
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Text = Annotated[str, Meta(max_length=1024)]
+
+
+class CpuFacts(Part, frozen=True):
+    """The processor. `bandwidth` is what was measured of its memory, in bytes a second; 0: not measured."""
+
+    name: Text = ""
+    cores: Count = 1
+    threads: Count = 1
+    features: list[str] = []
+    bandwidth: Count = 0
+
+
+class MemoryFacts(Part, frozen=True):
+    """Memory for processes; `available` minds the limits of a container."""
+
+    total: Count = 0
+    available: Count = 0
+    swap_total: Count = 0
+    swap_free: Count = 0
+
+
+class GpuFacts(Part, frozen=True):
+    """One device with memory of its own, or with a part of the machine's."""
+
+    name: Text
+    backend: str
+    """cuda, hip, metal, vulkan, or what the engine calls it."""
+    index: Count = 0
+    total: Count = 0
+    free: Count = 0
+    driver: Text = ""
+    shared: bool = False
+    """Its memory is the machine's own."""
+
+
+class DiskFacts(Part, frozen=True):
+    """A disk that holds models or state."""
+
+    path: Text
+    total: Count = 0
+    free: Count = 0
+
+
+class ModelFile(Part, frozen=True):
+    """A GGUF file on disk. `hash` covers its size, head and tail: quick, and enough to tell copies apart."""
+
+    name: Name
+    path: str
+    size_bytes: Count
+    hash: str = ""
+    architecture: str = ""
+    quantization: str = ""
+    parameters: Count = 0
+    layers: Count = 0
+    ctx_size: Count = 0
+    shards: Count = 1
+    problem: Text = ""
+    """Why it cannot be used, if it cannot."""
+
+
+class Build(Part, frozen=True):
+    """A build of llama.cpp: our engine's own, or a program."""
+
+    name: Name
+    version: Text = ""
+    path: str = ""
+    backends: list[str] = []
+    rpc: str = ""
+    """The version of the RPC protocol that it speaks, where that is known."""
+
+
+class ProcessKind(enum.StrEnum):
+    """What an agent knows how to run."""
+
+    RPC = "rpc"
+
+
+class ProcessFacts(Part, frozen=True):
+    """A process that an agent keeps alive."""
+
+    process: Name
+    kind: ProcessKind
+    state: str
+    pid: Count = 0
+    restarts: Count = 0
+    host: str = ""
+    port: Port = 0
+    program: str = ""
+    version: str = ""
+    note: Text = ""
+
+
+class NodeFacts(Part, frozen=True):
+    """One machine as its agent sees it; also the value of the machine's key in the registry."""
+
+    node: NodeId
+    instance: InstanceId
+    machine: str
+    """Tells two machines of one name apart."""
+    pid: Count
+    hostname: str = ""
+    platform: str = ""
+    version: str = ""
+    peer_url: str = ""
+    cpu: CpuFacts = CpuFacts()
+    memory: MemoryFacts = MemoryFacts()
+    gpus: Annotated[list[GpuFacts], Meta(max_length=64)] = []
+    disks: Annotated[list[DiskFacts], Meta(max_length=64)] = []
+    models: Annotated[list[ModelFile], Meta(max_length=256)] = []
+    builds: Annotated[list[Build], Meta(max_length=32)] = []
+    processes: Annotated[list[ProcessFacts], Meta(max_length=64)] = []
+    notes: list[Text] = []
+
+
+class NodeChanged(Event, frozen=True, tag="twd.v1.node.changed"):
+    """A machine joined, or something of it changed that others should know."""
+
+    node: NodeId
+    facts: NodeFacts
+
+
+class ProcessWanted(Event, frozen=True, tag="twd.v1.process.wanted"):
+    """A machine is asked to run a process and keep it alive; asking twice changes nothing."""
+
+    node: NodeId
+    process: Name
+    kind: ProcessKind
+    port: Port = 0
+    """0: a free one."""
+    program: str = ""
+    """Empty: our own engine; otherwise a program that the machine allows."""
+    threads: Count = 0
+
+
+class ProcessUnwanted(Event, frozen=True, tag="twd.v1.process.unwanted"):
+    """A machine is asked to end a process; one that does not run is no error."""
+
+    node: NodeId
+    process: Name
+
+
+class ProcessAnswered(Event, frozen=True, tag="twd.v1.process.answered"):
+    """What became of a wish: the process as it runs now, or why it does not."""
+
+    node: NodeId
+    process: Name
+    facts: ProcessFacts | None = None
+    failure: Failure | None = None
+
+
+class ProcessStarted(Event, frozen=True, tag="twd.v1.process.started"):
+    """A process of a machine runs and answers."""
+
+    node: NodeId
+    facts: ProcessFacts
+
+
+class ProcessStopped(Event, frozen=True, tag="twd.v1.process.stopped"):
+    """A process of a machine ended for good, as somebody wished."""
+
+    node: NodeId
+    process: Name
+    reason: str = ""
