@@ -9,6 +9,7 @@ from tests.backends.fakes.ollama_server import FakeOllama
 from tests.backends.fakes.openai_server import OpenAiServer
 from tests.backends.fakes.server import Server
 from twd.backends.base import Backend, Piece, Wish
+from twd.backends.echo import Echo
 from twd.backends.llama_server import LlamaServer
 from twd.backends.ollama import Ollama
 from twd.backends.openai_compatible import OpenAiCompatible
@@ -28,8 +29,16 @@ class Rig:
     completes_at: str
 
 
+def echoing() -> OpenAiServer:
+    """A server that echoes prompts with log probabilities."""
+    server = OpenAiServer()
+    server.scores = True
+    return server
+
+
 RIGS = {
     "openai": Rig(OpenAiServer, OpenAiCompatible, "/chat/completions", "/completions"),
+    "echo": Rig(echoing, Echo, "/chat/completions", "/completions"),
     "llamacpp": Rig(FakeLlamaServer, LlamaServer, "/chat/completions", "/completion"),
     "ollama": Rig(FakeOllama, Ollama, "/api/chat", "/api/generate"),
     "vllm": Rig(FakeVllm, Vllm, "/chat/completions", "/completions"),

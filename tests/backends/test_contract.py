@@ -235,7 +235,7 @@ async def test_what_it_cannot_do_is_refused(pair: Pair) -> None:
         with pytest.raises(TwdError) as caught:
             await pair.backend.score([1, 2, 3], 1)
         assert caught.value.code is FailureCode.UNSUPPORTED
-    if not can.tokens:
+    if not can.tokens and not can.score:
         with pytest.raises(TwdError) as caught:
             await pair.backend.tokenize("x")
         assert caught.value.code is FailureCode.UNSUPPORTED
@@ -262,14 +262,17 @@ async def test_scores_are_what_the_model_would_choose(pair: Pair) -> None:
     if not can.score:
         pytest.skip(f"{can.kind} does not score")
     prompt = TOY.tokenize("once upon a time")
-    drafts = [*TOY.generate(prompt, 3), 300, 301]
-    tokens = [*prompt, *drafts]
+    whole = [*prompt, *TOY.generate(prompt, 3), 300, 301]
+    tokens = await pair.backend.tokenize(TOY.text(whole))
+    assert len(tokens) == len(whole)
     asked = len(pair.server.seen)
     choices = await pair.backend.score(tokens, len(prompt) - 1)
-    assert choices == [TOY.next(tokens[: len(prompt) + n]) for n in range(len(drafts) + 1)]
     assert len(pair.server.seen) == asked + 1, "in one request"
-    assert await pair.backend.score(tokens, len(tokens) - 1) == [TOY.next(tokens)]
-    assert await pair.backend.score(tokens, 0) == [TOY.next(tokens[: n + 1]) for n in range(len(tokens))]
+    wanted = [TOY.next(whole[:count]) for count in range(len(prompt), len(whole) + 1)]
+    texts = [await pair.backend.detokenize([choice]) for choice in choices]
+    assert [text.strip() for text in texts] == [TOY.spelled(token).strip() for token in wanted]
+    assert await pair.backend.score(tokens, len(tokens) - 1) == choices[-1:]
+    assert (await pair.backend.score(tokens, 0))[len(prompt) - 1 :] == choices
 
 
 async def test_the_end_of_a_text_is_known(pair: Pair) -> None:
@@ -277,10 +280,13 @@ async def test_the_end_of_a_text_is_known(pair: Pair) -> None:
     if not can.score:
         pytest.skip(f"{can.kind} does not score")
     end = TOY.control["<|im_end|>"]
-    tokens = next([300, word] for word in TOY.words if TOY.next([300, word]) == end)
-    assert await pair.backend.is_end(tokens, end)
-    assert not await pair.backend.is_end(tokens, 300)
-    assert not await pair.backend.is_end([300, 301], TOY.next([300, 301]))
+    last = next([300, word] for word in TOY.words if TOY.next([300, word]) == end)
+    tokens = await pair.backend.tokenize(TOY.text(last))
+    (choice,) = await pair.backend.score(tokens, 1)
+    assert await pair.backend.is_end(tokens, choice)
+    tokens = await pair.backend.tokenize(TOY.text([300, 301]))
+    (choice,) = await pair.backend.score(tokens, 1)
+    assert not await pair.backend.is_end(tokens, choice)
 
 
 @pytest.mark.parametrize("mode", ["500", "hang", "broken_json", "wrong_shape", "empty", "html"])
@@ -288,8 +294,9 @@ async def test_scores_that_make_no_sense(pair: Pair, mode: str) -> None:
     can = await pair.backend.probe()
     if not can.score:
         pytest.skip(f"{can.kind} does not score")
+    tokens = await pair.backend.tokenize("one two")
     pair.server.faults.mode = mode
     async with asyncio.timeout(5):
         with pytest.raises(TwdError) as caught:
-            await pair.backend.score([300, 301, 302], 0)
+            await pair.backend.score(tokens, 0)
     assert caught.value.code in (FailureCode.BACKEND_BROKEN, FailureCode.DEADLINE)

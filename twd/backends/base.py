@@ -1,7 +1,7 @@
 """What every backend offers, whatever server is behind it: probe, continue a text, and more where it can."""
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from twd.backends.upstream import Upstream
@@ -116,6 +116,10 @@ class Backend:
     def stream(self, wish: Wish) -> Pieces:
         """Continue a text, piece by piece as it comes. Ends with exactly one piece that has `end`, or raises."""
         raise NotImplementedError
+
+    def continue_tokens(self, tokens: Sequence[int], wish: Wish) -> Pieces:
+        """The same from tokens as `tokenize` and `score` know them; the pieces tell theirs."""
+        return self.stream(replace(wish, prompt=Prompt(tokens=list(tokens))))
 
     async def score(self, tokens: Sequence[int], first: int) -> list[int]:
         """What the model would choose after each of the prefixes `tokens[:first + 1]` ... `tokens`, in one pass.

@@ -5,6 +5,7 @@ from typing import Any, Final
 import msgspec
 
 from twd.backends.base import Backend
+from twd.backends.echo import Echo
 from twd.backends.llama_server import LlamaServer
 from twd.backends.ollama import Ollama
 from twd.backends.openai_compatible import ModelList, OpenAiCompatible
@@ -18,7 +19,7 @@ from twd.wire.failures import FailureCode, TwdError
 ADAPTERS: Final[dict[str, type[OpenAiCompatible] | type[Ollama]]] = {
     "llamacpp": LlamaServer,
     "ollama": Ollama,
-    "openai": OpenAiCompatible,
+    "openai": Echo,
     "sglang": Sglang,
     "vllm": Vllm,
 }

@@ -168,5 +168,7 @@ class OpenAiServer(Server):
             "top_logprobs": tops,
             "token_logprobs": [None, *[(top or {}).get(text) for top, text in zip(tops[1:], texts[1:], strict=True)]],
         }
-        choice = {"index": 0, "text": "".join(texts), "logprobs": logprobs, "finish_reason": reason}
+        given = body["prompt"] if isinstance(body["prompt"], str) else self.toy.text(prompt)
+        text = given + "".join(one.text for one in shown)
+        choice = {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": reason}
         return web.json_response({"id": "x", "choices": [choice]})

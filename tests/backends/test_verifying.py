@@ -1,0 +1,244 @@
+"""Remote servers as targets: the texts are those that the server alone would write, in fewer requests."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+
+from tests.backends.conftest import until
+from tests.backends.fakes.gpu_servers import FakeSglang, FakeVllm
+from tests.backends.fakes.openai_server import OpenAiServer
+from tests.backends.fakes.server import Farm
+from tests.backends.fakes.toy import EMOJI, TOY
+from tests.backends.listener import MODEL, Listener, chat, ground, job
+from tests.backends.remote_model import RemoteModel
+from tests.backends.rigs import echoing
+from twd.backends.verifying_model import open_verifying
+from twd.bus.memory_bus import MemoryBroker
+from twd.kit.settings import Server as ServerSettings
+from twd.speculator.service import Speculator
+from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.job import (
+    FinishReason,
+    Grammar,
+    GrammarKind,
+    JobFinished,
+    JobSubmitted,
+    Prompt,
+    Sampling,
+    Speculation,
+    TokensAccepted,
+)
+from twd.wire.model import ModelFailed, ModelReady
+
+SERVERS: list[tuple[str, Callable[[], OpenAiServer]]] = [("vllm", FakeVllm), ("sglang", FakeSglang), ("echo", echoing)]
+LOOPING = " now and then and now and then and now and then and now and then"
+
+
+@dataclass
+class Tower:
+    """A real speculator whose target is a fake server."""
+
+    server: OpenAiServer
+    ear: Listener
+    speculator: Speculator
+
+    async def run(self, asked: JobSubmitted) -> tuple[str, JobFinished | Failure]:
+        """A job to its end."""
+        await self.ear.submit(asked)
+        await until(lambda: bool(self.ear.ends(asked.job)), 20)
+        return "".join(event.text for event in self.ear.of(TokensAccepted, asked.job)), self.ear.end(asked.job)
+
+
+OpenTower = Callable[..., Awaitable[Tower]]
+
+
+@pytest.fixture
+async def open_tower(farm: Farm) -> AsyncIterator[OpenTower]:
+    """Opens towers; closes them at the end of the test."""
+    towers: list[Tower] = []
+
+    async def open_one(make: Callable[[], OpenAiServer] = FakeVllm, *, timeout_s: float = 2.0) -> Tower:
+        broker, server = MemoryBroker(), make()
+        await farm.add(server)
+        settings = ServerSettings(url=server.url, timeout_s=timeout_s)
+        ear = Listener(broker)
+        await ear.listen()
+        speculator = Speculator(
+            ground(broker, 2), MODEL, lambda progress: cast(Any, RemoteModel(open_verifying(settings, MODEL)))
+        )
+        await speculator.start()
+        await until(lambda: bool(ear.of(ModelReady) or ear.of(ModelFailed)), 20)
+        towers.append(Tower(server, ear, speculator))
+        return towers[-1]
+
+    yield open_one
+    for tower in towers:
+        tower.server.release.set()
+        await tower.speculator.stop()
+        assert tower.speculator.fault is None
+
+
+@pytest.mark.parametrize("make", [make for _, make in SERVERS], ids=[name for name, _ in SERVERS])
+async def test_a_greedy_text_is_the_servers_own(open_tower: OpenTower, make: Callable[[], OpenAiServer]) -> None:
+    tower = await open_tower(make)
+    (ready,) = tower.ear.of(ModelReady)
+    assert ready.facts.can_verify
+    for number, start in enumerate(("once upon", "the little one", "a" + LOOPING)):
+        text, end = await tower.run(job(start, f"job-{number}", max_tokens=60))
+        wanted = TOY.generate(TOY.tokenize(start), 60)
+        assert isinstance(end, JobFinished)
+        if make is echoing:  # what is a token to it is a whole character here
+            assert TOY.shown(TOY.generate(TOY.tokenize(start), 300)).startswith(text)
+            continue
+        assert text == TOY.shown(wanted)
+        assert end.reason is (FinishReason.LENGTH if len(wanted) == 60 else FinishReason.STOP)
+
+
+@pytest.mark.parametrize("make", [make for _, make in SERVERS], ids=[name for name, _ in SERVERS])
+async def test_guesses_save_requests(open_tower: OpenTower, make: Callable[[], OpenAiServer]) -> None:
+    tower = await open_tower(make)
+    asked = len(tower.server.seen)
+    start = "it was that"
+    text, end = await tower.run(job(start, max_tokens=200, speculation=Speculation(window=8)))
+    assert text == TOY.shown(TOY.generate(TOY.tokenize(start), 200))
+    assert isinstance(end, JobFinished)
+    assert end.stats.taken >= 40, "the toy repeats itself, and n-grams see it"
+    assert end.stats.passes < end.stats.completion_tokens
+    assert _scores(tower.server, asked) <= end.stats.passes
+
+
+def _scores(server: OpenAiServer, since: int) -> int:
+    """How many requests asked for scores."""
+    bodies = [seen.body for seen in server.seen[since:]]
+    return sum("prompt_logprobs" in body or "echo" in body or "return_logprob" in body for body in bodies)
+
+
+async def test_plain_text_comes_from_one_stream(open_tower: OpenTower) -> None:
+    tower = await open_tower()
+    await tower.run(job("once upon", "warm", max_tokens=40, speculation=Speculation(enabled=False)))
+    before = [seen for seen in tower.server.seen if seen.path == "/v1/completions"]
+    _, end = await tower.run(job("once upon", max_tokens=40, speculation=Speculation(enabled=False)))
+    assert isinstance(end, JobFinished)
+    asked = [seen for seen in tower.server.seen if seen.path == "/v1/completions"][len(before) :]
+    assert len([seen for seen in asked if seen.body.get("stream")]) == 1
+    assert len(asked) <= 2, "the stream, and perhaps a look whether the text ends"
+
+
+async def test_emoji_are_whole(open_tower: OpenTower) -> None:
+    for _, make in SERVERS:
+        tower = await open_tower(make)
+        start = next(f"{w} it" for w in ("one", "two", "now", "who") if EMOJI in TOY.shown(_text_of(f"{w} it")))
+        text, _ = await tower.run(job(start, max_tokens=60))
+        assert TOY.shown(TOY.generate(TOY.tokenize(start), 300)).startswith(text)
+        assert EMOJI in text
+
+
+def _text_of(start: str) -> list[int]:
+    return TOY.generate(TOY.tokenize(start), 60)
+
+
+async def test_a_conversation(open_tower: OpenTower) -> None:
+    tower = await open_tower()
+    rendered = TOY.tokenize(TOY.render([{"role": "user", "content": "hi"}]), special=True)
+    text, _ = await tower.run(job(prompt=chat("hi"), max_tokens=30))
+    assert text == TOY.shown(TOY.generate(rendered, 30))
+
+
+async def test_other_ways_to_choose_are_passed_through(open_tower: OpenTower) -> None:
+    tower = await open_tower()
+    sampling = Sampling(temperature=0.8, seed=77)
+    text, end = await tower.run(job("once upon", sampling=sampling, max_tokens=40))
+    assert text == TOY.shown(TOY.generate(TOY.tokenize("once upon"), 40, seed=77))
+    assert isinstance(end, JobFinished)
+    assert end.seed == 77
+    streams = [seen.body for seen in tower.server.seen if seen.body and seen.body.get("seed") == 77]
+    assert len(streams) == 1, "in one stream"
+    await tower.run(job("once", "job-2", grammar=Grammar(kind=GrammarKind.JSON), max_tokens=5))
+    assert tower.server.bodies("/completions")[-1]["response_format"] == {"type": "json_object"}
+
+
+async def test_stops_and_limits_are_kept_here(open_tower: OpenTower) -> None:
+    tower = await open_tower()
+    whole = TOY.shown(_text_of("once upon"))
+    stop = whole[20:23]
+    text, end = await tower.run(job("once upon", max_tokens=60, stop=[stop]))
+    assert text == whole[: whole.index(stop)]
+    assert isinstance(end, JobFinished)
+    assert end.stop == stop
+    for limit in (1, 2, 5):
+        _, end = await tower.run(job("once upon", f"limit-{limit}", max_tokens=limit))
+        assert isinstance(end, JobFinished)
+        assert end.stats.completion_tokens == limit
+
+
+async def test_what_it_cannot_do_is_refused(open_tower: OpenTower) -> None:
+    tower = await open_tower()
+    _, end = await tower.run(job(logprobs=2))
+    assert isinstance(end, Failure)
+    assert (end.code, end.field) == (FailureCode.UNSUPPORTED, "logprobs")
+    _, end = await tower.run(job("a " * 5000, "job-2"))
+    assert isinstance(end, Failure)
+    assert end.code is FailureCode.CONTEXT_OVERFLOW
+    tower = await open_tower(echoing)
+    _, end = await tower.run(job(prompt=chat("hi")))
+    assert isinstance(end, Failure)
+    assert end.code is FailureCode.UNSUPPORTED
+    _, end = await tower.run(job(prompt=Prompt(tokens=[1, 2]), name="job-2"))
+    assert isinstance(end, Failure)
+
+
+async def test_many_sessions_at_once(open_tower: OpenTower) -> None:
+    tower = await open_tower()
+    jobs = [job(f"once {number}", f"job-{number}", max_tokens=30) for number in range(12)]
+    results = await asyncio.gather(*(tower.run(one) for one in jobs))
+    for one, (text, end) in zip(jobs, results, strict=True):
+        assert text == TOY.shown(TOY.generate(TOY.tokenize(one.prompt.text or ""), 30))
+        assert isinstance(end, JobFinished)
+
+
+@pytest.mark.parametrize(
+    ("mode", "code"),
+    [
+        ("500", FailureCode.BACKEND_BROKEN),
+        ("502", FailureCode.BACKEND_DOWN),
+        ("hang", FailureCode.DEADLINE),
+        ("broken_json", FailureCode.BACKEND_BROKEN),
+        ("die", FailureCode.BACKEND_BROKEN),
+        ("stall", FailureCode.DEADLINE),
+    ],
+)
+async def test_trouble_ends_a_job_and_not_the_target(open_tower: OpenTower, mode: str, code: FailureCode) -> None:
+    tower = await open_tower(timeout_s=0.3)
+    tower.server.faults.mode, tower.server.faults.only = mode, "completions"
+    _, end = await tower.run(job("once upon", max_tokens=40))
+    assert isinstance(end, Failure)
+    assert end.code is code
+    tower.server.faults.mode = ""
+    text, end = await tower.run(job("once upon", "job-2", max_tokens=40))
+    assert isinstance(end, JobFinished)
+    assert text == TOY.shown(TOY.generate(TOY.tokenize("once upon"), 40))
+
+
+async def test_a_cancelled_session_hangs_up(open_tower: OpenTower) -> None:
+    tower = await open_tower(timeout_s=20)
+    tower.server.hold_after = 5
+    asked = job("once upon", max_tokens=200, speculation=Speculation(enabled=False), deadline_ms=200)
+    await tower.ear.submit(asked)
+    await until(lambda: tower.server.streaming == 1)
+    tower.server.release.set()
+    await until(lambda: bool(tower.ear.ends(asked.job)), 10)
+    await until(lambda: tower.server.streaming == 0, 10)
+
+
+async def test_a_server_that_cannot_score_is_no_target(farm: Farm) -> None:
+    server = OpenAiServer()
+    await farm.add(server)
+    with pytest.raises(TwdError, match="passed through") as caught:
+        await asyncio.to_thread(open_verifying, ServerSettings(url=server.url), MODEL)
+    assert caught.value.code is FailureCode.UNSUPPORTED
+    with pytest.raises(TwdError) as caught:
+        await asyncio.to_thread(open_verifying, ServerSettings(url="http://127.0.0.1:9"), MODEL)
+    assert caught.value.code is FailureCode.BACKEND_DOWN

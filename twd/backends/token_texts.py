@@ -1,0 +1,90 @@
+"""What a remote server's tokens look like as text, learnt token by token and kept."""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from twd.backends.base import Backend
+
+END: Final = 2**31 - 1
+"""Stands for whichever token ends a text; servers have several, and tell them only when they meet them."""
+_ANCHOR: Final = "a"
+_HALF = "\ufffd"
+_SPECIAL = re.compile(r"<[^<>\s]{1,60}>|\[[A-Z_/]{2,40}\]|")
+_HALVES_MAX = 8
+
+
+class TokenTexts:
+    """The text that each token adds behind others, and which tokens end a text.
+
+    A token is looked at behind a plain one: alone, many tokenizers would swallow the space before a word.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._texts: dict[int, str] = {END: ""}
+        self._ends = {END}
+        self._anchor: list[int] | None = None
+
+    def knows(self, token: int) -> bool:
+        """Whether `text` needs no request."""
+        return token in self._texts
+
+    async def learn(self, tokens: Iterable[int], before: Sequence[int] = ()) -> None:
+        """See that the texts of tokens are known, and of a last one that looks like an end, whether it is one."""
+        news = [token for token in dict.fromkeys(tokens) if token not in self._texts]
+        texts = await asyncio.gather(*(self.joined([token]) for token in news))
+        for token, text in zip(news, texts, strict=True):
+            if before and _SPECIAL.fullmatch(text) and await self._backend.is_end(before, token):
+                self._ends.add(token)
+            self._texts[token] = text
+
+    async def joined(self, tokens: Sequence[int]) -> str:
+        """The text that tokens add behind a plain one."""
+        if self._anchor is None:
+            self._anchor = await self._backend.tokenize(_ANCHOR)
+        whole = await self._backend.detokenize([*self._anchor, *tokens])
+        return whole.removeprefix(_ANCHOR)
+
+    def text(self, token: int) -> str:
+        """A known token's text."""
+        return self._texts[token]
+
+    def ended(self, token: int) -> int:
+        """END for a token that ends texts; others stay as they are."""
+        return END if token in self._ends else token
+
+    def draft(self, text: str, limit: int = 64) -> list[int]:
+        """Tokens that may make up a text, from those known by now: good enough for a guess, and no request."""
+        ids = {known: token for token, known in self._texts.items() if known and _HALF not in known}
+        longest = max(map(len, ids), default=0)
+        tokens: list[int] = []
+        at = 0
+        while at < len(text) and len(tokens) < limit:
+            length = next((n for n in range(min(longest, len(text) - at), 0, -1) if text[at : at + n] in ids), 0)
+            if not length:
+                break
+            tokens.append(ids[text[at : at + length]])
+            at += length
+        return tokens
+
+
+class PieceReader:
+    """The bytes of a text's tokens, in order. Tokens that are parts of a character are joined before they are read."""
+
+    def __init__(self, texts: TokenTexts, joined: Callable[[list[int]], str]) -> None:
+        self._texts = texts
+        self._joined = joined
+        self._halves: list[int] = []
+
+    def __call__(self, token: int) -> bytes:
+        """What this token completes; nothing while a character is still in parts."""
+        if not self._halves and self._texts.knows(token) and _HALF not in self._texts.text(token):
+            return self._texts.text(token).encode()
+        self._halves.append(token)
+        text = self._joined(self._halves)
+        if text.endswith(_HALF) and len(self._halves) < _HALVES_MAX:
+            return b""
+        self._halves = []
+        return text.encode("utf-8", "replace")

@@ -1,0 +1,221 @@
+"""A remote server as a target: windows of guesses are checked by scores, each in one request."""
+
+import concurrent.futures
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from twd.backends.ahead import Ahead
+from twd.backends.base import UNKNOWN, Backend, Wish
+from twd.backends.loop_thread import LoopThread
+from twd.backends.token_texts import END, TokenTexts
+from twd.engine.window import Logits, Picker, Report, Verdict, Window
+from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.job import Grammar, JobSubmitted, Prompt, Sampling
+
+CHUNK: Final = 256
+"""Tokens of one request where no guesses are checked."""
+_PLAIN: Final = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class RemotePicker:
+    """How the server is to choose. It has the logits, so nothing is picked here."""
+
+    sampling: Sampling
+    grammar: Grammar | None = None
+    ignore_eos: bool = False
+
+    def pick(self, logits: Logits, history: Sequence[int]) -> int:
+        """Never asked."""
+        raise TwdError(FailureCode.INTERNAL, "the logits of a remote target are not here")
+
+    @property
+    def checks(self) -> bool:
+        """Whether guesses can be checked: scores tell the likeliest token, and no other way to choose."""
+        plain = all(getattr(self.sampling, name) == getattr(_PLAIN, name) for name in _MATTERS)
+        return plain and self.grammar is None and not self.ignore_eos
+
+    @property
+    def wish(self) -> Wish:
+        """The same as a request."""
+        return Wish(Prompt(tokens=[]), self.sampling, grammar=self.grammar, ignore_eos=self.ignore_eos)
+
+
+_MATTERS: Final = (
+    "temperature",
+    "typical_p",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "dry_multiplier",
+    "logit_bias",
+)
+
+
+def picker_for(job: JobSubmitted, seed: int) -> RemotePicker:
+    """The way a job wants its tokens chosen."""
+    return RemotePicker(msgspec.structs.replace(job.sampling, seed=seed), job.grammar, job.ignore_eos)
+
+
+@dataclass(slots=True)
+class _Session:
+    picker: RemotePicker
+    tokens: list[int] = field(default_factory=list)
+    ahead: Ahead | None = None
+
+
+class RemoteTarget:
+    """A `Target` whose passes are requests: those of all sessions at once. For the thread that drives it.
+
+    Texts that are chosen in other ways than the likeliest token are passed through: the server writes them in one
+    stream, and guesses for them are ignored.
+    """
+
+    in_flight = 1
+    trees = False
+    can_rollback = True
+
+    def __init__(
+        self,
+        backend: Backend,
+        texts: TokenTexts,
+        loop: LoopThread,
+        *,
+        ctx_size: int,
+        slots: int = 16,
+        window_max: int = 33,
+        streams: bool = True,
+    ) -> None:
+        self.n_slots = slots
+        self.ctx_size = ctx_size
+        self.window_max = window_max
+        self._backend = backend
+        self._texts = texts
+        self._loop = loop
+        self._streams = streams
+        self._sessions: dict[int, _Session] = {}
+        self._pending: list[tuple[Window, concurrent.futures.Future[Verdict]]] = []
+
+    def open(self, tokens: Sequence[int], picker: Picker, report: Report | None = None) -> tuple[int, int]:
+        """Take a slot. What the server has in its cache is its own affair."""
+        if not isinstance(picker, RemotePicker):
+            raise TwdError(FailureCode.INTERNAL, "a remote target chooses by itself; give it a RemotePicker")
+        if report is not None:
+            raise TwdError(FailureCode.UNSUPPORTED, "log probabilities of a remote target are not told", "logprobs")
+        if len(tokens) > self.ctx_size:
+            text = f"a prompt of {len(tokens)} tokens is over the server's {self.ctx_size}"
+            raise TwdError(FailureCode.CONTEXT_OVERFLOW, text)
+        slot = next((slot for slot in range(self.n_slots) if slot not in self._sessions), None)
+        if slot is None:
+            raise TwdError(FailureCode.BUSY, f"all {self.n_slots} slots are taken")
+        self._sessions[slot] = _Session(picker)
+        return slot, 0
+
+    def submit(self, windows: Sequence[Window]) -> None:
+        """Send the requests."""
+        for window in windows:
+            session = self._sessions.get(window.slot)
+            if session is not None:
+                self._pending.append((window, self._loop.start(self._check(session, window))))
+
+    def collect(self) -> list[Verdict]:
+        """Wait for the answers; a failure ends its own window only."""
+        pending, self._pending = self._pending, []
+        verdicts = []
+        for window, future in pending:
+            try:
+                verdict = future.result()
+            except TwdError as error:
+                verdict = _failed(window, error.failure)
+            except concurrent.futures.CancelledError:
+                verdict = _failed(window, Failure(code=FailureCode.WORKER_LOST, message="the target is shutting down"))
+            if window.slot in self._sessions:
+                verdicts.append(verdict)
+        return verdicts
+
+    def close(self, slot: int) -> None:
+        """The session is over: the server stops to write it."""
+        session = self._sessions.pop(slot, None)
+        if session is not None:
+            self._loop.start(_stop(session))
+
+    def shutdown(self) -> None:
+        """Hang up."""
+        for slot in list(self._sessions):
+            self.close(slot)
+        for _, future in self._pending:
+            future.cancel()
+
+    # -- on the loop ---------------------------------------------------------------------------
+
+    async def _check(self, session: _Session, window: Window) -> Verdict:
+        verdict = Verdict(window.slot, window.epoch, window.at)
+        tokens = session.tokens
+        if window.at > len(tokens):
+            raise TwdError(FailureCode.INTERNAL, f"a window at {window.at} leaves a gap after {len(tokens)}")
+        del tokens[window.at :]
+        if not window.picks:
+            tokens += window.tokens
+            verdict.path = list(range(len(window.tokens)))
+            return verdict
+        before = [*tokens, *window.tokens[: window.committed]]
+        drafts = window.tokens[window.committed :]
+        chosen = await self._choose(session, before, drafts)
+        await self._texts.learn(chosen, [*before, *chosen[:-1]])
+        verdict.tokens = [*chosen[:-1], self._texts.ended(chosen[-1])]
+        verdict.path = list(range(window.committed + len(chosen) - 1))
+        tokens[:] = [*before, *chosen[:-1]]
+        return verdict
+
+    async def _choose(self, session: _Session, before: list[int], drafts: Sequence[int]) -> list[int]:
+        """The guesses that stand, then the server's own choice."""
+        if not session.picker.checks:
+            return [await self._stream(session, before, None)]
+        known = session.ahead.ready(before) if session.ahead is not None else []
+        standing = _common(known, drafts)
+        if standing < len(known):
+            return known[: standing + 1]  # the stream says it all, without a request
+        if drafts:
+            return await self._score(before, drafts)
+        if self._streams:
+            return [await self._stream(session, before, CHUNK)]
+        return await self._backend.score(before, len(before) - 1)
+
+    async def _stream(self, session: _Session, before: list[int], chunk: int | None) -> int:
+        if session.ahead is None:
+            session.ahead = Ahead(self._backend, session.picker.wish, self.ctx_size, chunk)
+        return await session.ahead.next(before)
+
+    async def _score(self, before: list[int], drafts: Sequence[int]) -> list[int]:
+        """One request for the whole window; where the server did not tell a place, one more for that."""
+        choices = await self._backend.score([*before, *drafts], len(before) - 1)
+        chosen: list[int] = []
+        for place, choice in enumerate(choices):
+            if choice == UNKNOWN:
+                held = [*before, *chosen]
+                choice = (await self._backend.score(held, len(held) - 1))[0]
+            chosen.append(choice)
+            if place >= len(drafts) or choice != drafts[place] or self._texts.ended(choice) == END:
+                break
+        return chosen
+
+
+async def _stop(session: _Session) -> None:
+    if session.ahead is not None:
+        session.ahead.stop()
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    count = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
+def _failed(window: Window, failure: Failure) -> Verdict:
+    return Verdict(window.slot, window.epoch, window.at, failure=failure)

@@ -1,0 +1,181 @@
+"""A remote model made ready to be a target: probed, measured, and able to turn jobs into tokens."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from twd.backends.ahead import Ahead
+from twd.backends.base import Backend, Capabilities, Wish
+from twd.backends.finding import open_backend
+from twd.backends.loop_thread import LoopThread
+from twd.backends.token_texts import END, PieceReader, TokenTexts
+from twd.backends.verifying import RemotePicker, RemoteTarget, picker_for
+from twd.engine.cost import CostCurve
+from twd.kit.settings import Server
+from twd.wire.base import ModelId
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.job import JobSubmitted, Prompt
+from twd.wire.model import CostPoint, Exactness, ModelFacts, VocabFingerprint
+
+WIDTHS: Final = (2, 4, 8, 16, 32)
+CONTEXT_DEFAULT: Final = 8192
+_SAMPLE: Final = (
+    "Tomatoes need sun, water and patience. First, choose a place that gets at least six hours of light a day. Then dig"
+    " a hole as deep as your hand is long, put the plant in and water it well."
+)
+_STREAM_TOKENS: Final = 16
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a job comes to at a remote target."""
+
+    tokens: list[int]
+    picker: RemotePicker
+    piece: PieceReader
+    end_tokens: frozenset[int]
+    seed: int
+
+
+class VerifyingModel:
+    """A server that scores, as a target. Whoever drives it blocks; its requests run on a thread of their own."""
+
+    def __init__(self, loop: LoopThread, backend: Backend, can: Capabilities, name: ModelId, slots: int) -> None:
+        self._loop = loop
+        self.backend = backend
+        self.can = can
+        self.name = name
+        self.texts = TokenTexts(backend)
+        self.ctx_size = can.context or CONTEXT_DEFAULT
+        self.exactness = Exactness(exact=False, settings="another server's arithmetic")
+        self.load_ms = 0
+        self.tool_format = ""
+        began = time.monotonic()
+        self.streams, points = loop.run(measure(backend, can))
+        self.cost = CostCurve(points)
+        self.load_ms = int((time.monotonic() - began) * 1000)
+        self.target = RemoteTarget(
+            backend,
+            self.texts,
+            loop,
+            ctx_size=self.ctx_size,
+            slots=slots,
+            window_max=WIDTHS[-1] + 1,
+            streams=self.streams,
+        )
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What others must know of it."""
+        can = self.can
+        return ModelFacts(
+            model=self.name,
+            file=f"{self.backend.upstream.base.scheme}://{self.backend.upstream.name}#{can.model}",
+            architecture=can.architecture,
+            quantization=can.quantization,
+            parameters=can.parameters,
+            size_bytes=can.size_bytes,
+            ctx_size=self.ctx_size,
+            parallel=self.target.n_slots,
+            vocab=VocabFingerprint(hash=f"{can.kind}:{can.model}", tokens=END, architecture=can.architecture),
+            backend=can.kind,
+            can_verify=True,
+            chat_template=can.renders,
+            note=f"{can.use}; texts that are not greedy are passed through",
+        )
+
+    def prepare(self, job: JobSubmitted, seed: int) -> Prepared:
+        """A job's tokens by the server's own tokenizer and template; refuses what cannot be done."""
+        if job.logprobs is not None:
+            raise TwdError(FailureCode.UNSUPPORTED, "log probabilities of a remote target are not told", "logprobs")
+        tokens = self._loop.run(self.backend.render(job.prompt))
+        if not tokens:
+            raise TwdError(FailureCode.BAD_REQUEST, "the prompt is empty; send at least one character", "prompt")
+        return Prepared(
+            tokens=tokens,
+            picker=picker_for(job, seed),
+            piece=PieceReader(self.texts, lambda halves: self._loop.run(self.texts.joined(halves))),
+            end_tokens=frozenset() if job.ignore_eos else frozenset({END}),
+            seed=seed,
+        )
+
+    def tokenize(self, text: str) -> list[int]:
+        """A drafter's text as tokens that were met before; no request is made for a guess."""
+        return self.texts.draft(text)
+
+    def render(self, tokens: Sequence[int]) -> str:
+        """Tokens as text, for drafters that work on text."""
+        return self._loop.run(self.backend.detokenize(list(tokens)))
+
+    def close(self) -> None:
+        """Hang up."""
+        self._loop.run(self.backend.close())
+        self._loop.stop()
+
+
+def open_verifying(
+    server: Server, name: ModelId, *, allow_private: bool = True, slots: int = 16, progress: Progress | None = None
+) -> VerifyingModel:
+    """Connect, probe and measure; raises UNSUPPORTED where the server cannot check guesses. Blocks."""
+    tell = progress or (lambda share, stage: None)
+    loop = LoopThread("remote-target")
+    try:
+        tell(0.1, "asking the server what it can")
+        backend = loop.run(open_backend(server, allow_private=allow_private))
+        can = loop.run(backend.probe())
+        if not can.score:
+            loop.run(backend.close())
+            raise TwdError(
+                FailureCode.UNSUPPORTED, f"{backend.name} cannot score given tokens; let it be passed through"
+            )
+        tell(0.5, "measuring what checks cost")
+        return VerifyingModel(loop, backend, can, name, slots)
+    except TwdError:
+        loop.stop()
+        raise
+
+
+async def measure(backend: Backend, can: Capabilities) -> tuple[bool, list[CostPoint]]:
+    """Whether its streams tell token ids, and what a pass costs: a token of a stream, and checks of several widths."""
+    tokens = await backend.render(Prompt(text=_SAMPLE))
+    room = can.context or CONTEXT_DEFAULT
+    streams, one_ms = await _streamed(backend, tokens, room)
+    points = []
+    for width in WIDTHS:
+        if width >= len(tokens):
+            break
+        points.append(CostPoint(width=width, ms=await _timed(backend, tokens, width)))
+    if not streams:
+        one_ms = await _timed(backend, tokens, 1)
+    return streams, [CostPoint(width=1, ms=one_ms), *points]
+
+
+async def _streamed(backend: Backend, tokens: list[int], room: int) -> tuple[bool, float]:
+    """Milliseconds of a token in a stream; False where the stream tells no ids."""
+    ahead, text, began = Ahead(backend, Wish(Prompt(tokens=[])), room, _STREAM_TOKENS), list(tokens), time.monotonic()
+    try:
+        for _ in range(_STREAM_TOKENS):
+            token = await ahead.next(text)
+            if token == END:
+                break
+            text.append(token)
+    except TwdError as error:
+        if error.code is not FailureCode.BACKEND_BROKEN:
+            raise
+        return False, 0.0
+    finally:
+        ahead.stop()
+    return True, (time.monotonic() - began) * 1000 / max(1, len(text) - len(tokens))
+
+
+async def _timed(backend: Backend, tokens: list[int], width: int) -> float:
+    """The faster of two checks of this width."""
+    times = []
+    for _ in range(2):
+        began = time.monotonic()
+        await backend.score(tokens, len(tokens) - width)
+        times.append((time.monotonic() - began) * 1000)
+    return min(times)
