@@ -1,0 +1,148 @@
+"""A whole system in one process: the real services and engines on an in-memory bus, for proofs and trials."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from twd.bench.client import BenchClient
+from twd.bus.memory_bus import MemoryBroker
+from twd.drafter.native import native_drafter
+from twd.drafter.service import Drafter
+from twd.kit.clock import SystemClock
+from twd.kit.ids import Ids
+from twd.kit.service import Effects, Service, Surroundings
+from twd.kit.settings import Drafter as DrafterSettings
+from twd.kit.settings import Model, Settings
+from twd.speculator.native import native_speculator
+from twd.speculator.service import Speculator
+from twd.wire.base import ModelId, NodeId, SessionId
+from twd.wire.draft import DrafterAttached, DraftProposed, SessionClosed, SessionOpened
+from twd.wire.job import TokensAccepted
+from twd.wire.model import ModelReady, VocabFingerprint
+from twd.wire.prefix import prefix_hash
+from twd.wire.service import Health
+
+MODEL = ModelId("target")
+
+
+class Hostile(Service):
+    """A drafter that lies: random tokens that claim to continue the text, at any place, with full confidence."""
+
+    name = "hostile"
+    reads = (SessionOpened, SessionClosed, TokensAccepted, ModelReady)
+    writes = (DraftProposed, DrafterAttached)
+
+    def __init__(self, ground: Surroundings, seed: int) -> None:
+        super().__init__(ground)
+        self._random = random.Random(seed)
+        self._texts: dict[SessionId, list[int]] = {}
+        self._vocab: VocabFingerprint | None = None
+
+    def on_model_ready(self, event: ModelReady) -> Effects:
+        """Offer to draft for it."""
+        self.attach(event.facts.vocab)
+        return None
+
+    def attach(self, vocab: VocabFingerprint) -> None:
+        """Offer to draft for every model of this vocabulary."""
+        self._vocab = vocab
+        self.emit(
+            DrafterAttached(drafter=self.instance, node=NodeId("far"), model=ModelId("liar"), vocab=vocab, token_ms=0.1)
+        )
+
+    def on_session_opened(self, event: SessionOpened) -> Effects:
+        """Remember the text, to lie about it."""
+        self._texts[event.session] = list(event.tokens)
+        self._lie(event.session)
+        return None
+
+    def on_session_closed(self, event: SessionClosed) -> Effects:
+        """Forget it."""
+        self._texts.pop(event.session, None)
+        return None
+
+    def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
+        """Lie again."""
+        text = self._texts.get(event.session)
+        if text is not None and len(text) == event.at:
+            text += event.tokens
+            self._lie(event.session)
+        return None
+
+    def _lie(self, session: SessionId) -> None:
+        assert self._vocab is not None
+        text, dice = self._texts[session], self._random
+        at = max(0, len(text) - dice.choice((0, 0, 0, 1, 5)))
+        tokens = [dice.randrange(self._vocab.tokens) for _ in range(dice.randint(1, 12))]
+        prefix = prefix_hash(text[:at]) if dice.random() < 0.8 else dice.getrandbits(50)
+        confidence = [1.0] * len(tokens)
+        self.emit(
+            DraftProposed(
+                session=session, drafter=self.instance, at=at, prefix=prefix, tokens=tokens, confidence=confidence
+            )
+        )
+
+
+class Lab:
+    """One target and any drafters, started and stopped at will."""
+
+    def __init__(self, target: Path, *, ctx_size: int = 1024, parallel: int = 2, threads: int = 0) -> None:
+        self._broker = MemoryBroker()
+        model = Model(path=str(target), ctx_size=ctx_size, parallel=parallel, threads=threads or "auto")
+        self._settings = Settings(models={str(MODEL): model})
+        self.speculator: Speculator = native_speculator(self._ground("a"), self._settings, str(MODEL))
+        self.client = BenchClient(self._ground("a"))
+        self._services: list[Service] = [self.speculator, self.client]
+
+    def _ground(self, node: str) -> Surroundings:
+        return Surroundings(bus=self._broker.connect(node), node=NodeId(node), clock=SystemClock(), ids=Ids())
+
+    async def start(self) -> None:
+        """Load the target."""
+        await self.client.start()
+        await self.speculator.start()
+        await _healthy(self.speculator)
+
+    async def drafter(self, path: Path, node: str = "a", threads: int = 0) -> Drafter:
+        """Attach a draft model."""
+        entry = DrafterSettings(path=str(path), threads=threads or "auto")
+        settings = Settings(models=self._settings.models, drafters=(entry,))
+        drafter = native_drafter(self._ground(node), settings, 0)
+        self._services.append(drafter)
+        await drafter.start()
+        await _healthy(drafter)
+        return drafter
+
+    async def hostile(self, seed: int, vocab: VocabFingerprint) -> Hostile:
+        """Attach a liar."""
+        liar = Hostile(self._ground("far"), seed)
+        self._services.append(liar)
+        await liar.start()
+        liar.attach(vocab)
+        return liar
+
+    async def stop(self) -> None:
+        """End everything that still runs."""
+        for service in reversed(self._services):
+            await service.stop("lab closed")
+
+
+@asynccontextmanager
+async def lab(target: Path, *, ctx_size: int = 1024, parallel: int = 2, threads: int = 0) -> AsyncIterator[Lab]:
+    """A lab that is closed at the end."""
+    made = Lab(target, ctx_size=ctx_size, parallel=parallel, threads=threads)
+    try:
+        await made.start()
+        yield made
+    finally:
+        await made.stop()
+
+
+async def _healthy(service: Speculator | Drafter, timeout_s: float = 120.0) -> None:
+    """Wait until a service has loaded its model."""
+    async with asyncio.timeout(timeout_s):
+        await service.settled.wait()
+    if service.health is not Health.OK:
+        raise RuntimeError(f"{service.name} is {service.health}: {service.note}")
