@@ -1,6 +1,5 @@
 """llama-server (llama.cpp): token ids in and out, its own tokenizer, chats by its own template."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +13,6 @@ from twd.backends.troubles import clean, words_of
 from twd.wire.failures import TwdError
 from twd.wire.job import FinishReason, GrammarKind, Prompt
 
-_QUANTIZATION = re.compile(r"[-._](IQ\d\w*|Q\d\w*|F16|F32|BF16|MXFP4)(?=[-._])", re.IGNORECASE)
-
 
 class _Settings(msgspec.Struct):
     n_ctx: int = 0
@@ -24,7 +21,6 @@ class _Settings(msgspec.Struct):
 class _Props(msgspec.Struct):
     default_generation_settings: _Settings | None = None
     total_slots: int = 0
-    model_path: str = ""
     chat_template: str = ""
     build_info: str = ""
 
@@ -83,7 +79,7 @@ class LlamaServer(OpenAiCompatible):
             tokens=await self._tokenizes(),
             context=settings.n_ctx if settings is not None else 0,
             slots=props.total_slots,
-            quantization=_quantization(props.model_path),
+            quantization=listed.meta.ftype if listed.meta else "",
             parameters=listed.meta.n_params if listed.meta else 0,
             size_bytes=listed.meta.size if listed.meta else 0,
             vocabulary=listed.meta.n_vocab if listed.meta else 0,
@@ -162,9 +158,3 @@ def _end(bit: _Bit) -> Piece:
         stop=bit.stopping_word,
         usage=Usage(bit.tokens_evaluated, bit.tokens_predicted, bit.timings.cache_n if bit.timings else 0),
     )
-
-
-def _quantization(path: str) -> str:
-    """The number format as file names tell it."""
-    found = _QUANTIZATION.search(path.replace("\\", "/").rsplit("/", 1)[-1])
-    return found.group(1) if found else ""

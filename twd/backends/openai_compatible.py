@@ -21,6 +21,7 @@ class ModelMeta(msgspec.Struct):
     n_ctx: int = 0
     n_params: int = 0
     size: int = 0
+    ftype: str = ""
 
 
 class ListedModel(msgspec.Struct):

@@ -22,6 +22,8 @@ ERROR_BYTES_MAX: Final = 64 << 10
 STREAM_BYTES_MAX: Final = 256 << 20
 CONNECT_S: Final = 10.0
 SETTLE_S: Final = 0.05
+STALE_MAX: Final = 2
+"""So many kept connections may turn out to be closed before a request gives up."""
 _CONNECTIONS_MAX: Final = 256
 _READ_BYTES: Final = 64 << 10
 
@@ -159,12 +161,15 @@ class Upstream:
     async def _request(self, method: str, path: str, payload: object) -> aiohttp.ClientResponse:
         body = None if payload is None else msgspec.json.encode(payload)
         headers = {} if body is None else {"Content-Type": "application/json"}
-        try:
-            return await self._connected().request(
-                method, self.base.url(path), data=body, headers=headers, allow_redirects=False
-            )
-        except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
-            raise self.trouble(error, begun=False) from None
+        for again in range(STALE_MAX, -1, -1):
+            try:
+                return await self._connected().request(
+                    method, self.base.url(path), data=body, headers=headers, allow_redirects=False
+                )
+            except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
+                if not (again and _was_stale(error)):
+                    raise self.trouble(error, begun=False) from None
+        raise AssertionError("the last try returns or raises")
 
     async def _check(self, answer: "Answer", response: aiohttp.ClientResponse) -> None:
         if 300 <= response.status < 400:
@@ -264,6 +269,12 @@ class Answer:
         rest = splitter.rest()
         if rest.strip():
             yield rest
+
+
+def _was_stale(error: BaseException) -> bool:
+    """Whether a kept connection turned out to be closed by the server; no request here does harm when repeated."""
+    broken = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+    return broken and not isinstance(error, aiohttp.ClientConnectorError)
 
 
 def _code_of(status: int, said: str) -> FailureCode:

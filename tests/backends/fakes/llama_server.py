@@ -32,7 +32,14 @@ class FakeLlamaServer(OpenAiServer):
         ]
 
     def card(self, name: str) -> dict[str, Any]:
-        meta = {"vocab_type": 2, "n_vocab": self.toy.size, "n_ctx_train": 8192, "n_params": 1000, "size": 2000}
+        meta = {
+            "vocab_type": 2,
+            "n_vocab": self.toy.size,
+            "n_ctx_train": 8192,
+            "n_params": 1000,
+            "size": 2000,
+            "ftype": "Q4_K_M",
+        }
         return super().card(name) | {"meta": meta}
 
     async def health(self, request: web.Request) -> web.Response:
