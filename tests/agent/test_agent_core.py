@@ -4,9 +4,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twd.agent.core import Bucket, Limiter, is_news, merge_gpus, read_node, refusal
+from twd.agent.core import Bucket, Limiter, is_news, merge_gpus, refusal
 from twd.wire.base import InstanceId, NodeId
-from twd.wire.node import GpuFacts, MemoryFacts, NodeFacts
+from twd.wire.node import GpuFacts, MemoryFacts, NodeFacts, read_node
 
 GIB = 1024**3
 

@@ -9,7 +9,6 @@ import pytest
 
 from tests.agent.conftest import Heard, StartAgent
 from tests.waiting import alive, until
-from twd.agent.core import read_node
 from twd.agent.service import Agent
 from twd.bus.memory_bus import MemoryBroker
 from twd.engine.rpc_probe import OURS, probe
@@ -28,6 +27,7 @@ from twd.wire.node import (
     ProcessStopped,
     ProcessUnwanted,
     ProcessWanted,
+    read_node,
 )
 from twd.wire.routes import subject_of
 from twd.wire.service import ServiceExited

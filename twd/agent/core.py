@@ -38,14 +38,6 @@ def _moved(before: int, after: int, total: int) -> bool:
     return abs(after - before) > NEWS_SHARE * total
 
 
-def read_node(value: bytes) -> NodeFacts | None:
-    """A machine's facts as they stand in the registry; None for anything else."""
-    try:
-        return msgspec.json.decode(value, type=NodeFacts)
-    except msgspec.MsgspecError:
-        return None
-
-
 def refusal(holder: NodeFacts | None, mine: NodeFacts, holder_lives: bool) -> str:
     """Why this agent may not look after its machine; empty when it may take over from whoever did."""
     if holder is None or holder.instance == mine.instance:

@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from twd.agent.core import is_news, read_node, refusal
+from twd.agent.core import is_news, refusal
 from twd.agent.detect import Detector
 from twd.agent.peer_api import PeerApi
 from twd.agent.peer_server import PeerServer
@@ -29,6 +29,7 @@ from twd.wire.node import (
     ProcessStopped,
     ProcessUnwanted,
     ProcessWanted,
+    read_node,
 )
 from twd.wire.routes import subject_token
 from twd.wire.service import ServiceExited
@@ -168,18 +169,17 @@ class Agent(Service):
         except BusError as error:
             self.log.warning("the machine's key could not be renewed: %s", error)
             return
-        if not renewed:
+        if not renewed and self._claim is not None:
             self._claim = None
             raise TwdError(FailureCode.FORBIDDEN, f"another agent took the name {self.ground.node!r} on this bus")
 
     async def _leave_claim(self) -> None:
-        if self._claim is None:
-            return
+        claim, self._claim = self._claim, None
         try:
-            await self._claim.release(_value(self._facts()))
+            if claim is not None:
+                await claim.release(_value(self._facts()))
         except BusError as error:
             self.log.warning("the machine's key could not be given up: %s", error)
-        self._claim = None
 
     # -- processes -----------------------------------------------------------------------------
 

@@ -40,6 +40,12 @@ def _agent(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
     return Agent(ground, settings)
 
 
+def _coordinator(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
+    from twd.coordinator.service import Coordinator
+
+    return Coordinator(ground, settings)
+
+
 def _speculator(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
     from twd.speculator.native import native_speculator
 
@@ -78,6 +84,7 @@ SERVICES: Final[dict[str, Factory]] = {
     "speculator": _speculator,
     "drafter": _drafter,
     "agent": _agent,
+    "coordinator": _coordinator,
 }
 
 

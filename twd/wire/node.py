@@ -3,6 +3,7 @@
 import enum
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
 from twd.wire.base import Count, Event, InstanceId, Name, NodeId, Part
@@ -173,3 +174,11 @@ class ProcessStopped(Event, frozen=True, tag="twd.v1.process.stopped"):
     node: NodeId
     process: Name
     reason: str = ""
+
+
+def read_node(value: bytes) -> NodeFacts | None:
+    """A machine's facts as they stand in the registry; None for anything else."""
+    try:
+        return msgspec.json.decode(value, type=NodeFacts)
+    except msgspec.MsgspecError:
+        return None

@@ -1,0 +1,41 @@
+"""`twd plan`: what a model would take, on this machine alone where nothing runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.engine.tiny_models import write_llama
+from twd.cli.app import run
+from twd.kit.exit_codes import ExitCode
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("TWD_HOME", str(tmp_path / "home"))
+    return str(write_llama(tmp_path / "tiny.gguf"))
+
+
+def test_a_model_that_fits_is_shown_with_its_layers(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", model, "--ctx", "256", "--sessions", "1", "--json"]) == ExitCode.OK
+    told = json.loads(capsys.readouterr().out)
+    covered = sorted(layer for piece in told["slices"] for layer in range(piece.get("first", 0), piece["end"]))
+    assert covered == [0, 1]
+    assert told["plain_tok_s"] > 0
+    assert run(["plan", model, "--ctx", "256", "--sessions", "1"]) == ExitCode.OK
+    shown = capsys.readouterr().out
+    assert "2 layers, 256 tokens x 1 sessions" in shown
+    assert "with the output head" in shown
+
+
+def test_one_that_does_not_says_what_would_help(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", model, "--ctx", "2000000000", "--sessions", "64"]) == ExitCode.UNHEALTHY
+    shown = capsys.readouterr().out
+    assert "of memory are missing" in shown
+    assert "help: set ctx_size to" in shown
+
+
+@pytest.mark.parametrize(("name", "code"), [("nothing", ExitCode.USAGE), ("/no/such.gguf", ExitCode.CANNOT_START)])
+def test_what_is_no_model_is_told(model: str, name: str, code: ExitCode, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", name]) == code
+    assert capsys.readouterr().err.startswith("twd: ")

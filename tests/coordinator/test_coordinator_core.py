@@ -1,0 +1,176 @@
+"""Given what is wanted and what is there: the next action, and none when all is as it should be."""
+
+import random
+import time
+
+import msgspec
+import pytest
+
+from tests.coordinator.machines import DESK, GIB, RPC, machine, seeing, wanting
+from twd.coordinator.core import Decide, Observed, Start, Stop, Wanted, decide, may_act, plan, process_of
+from twd.coordinator.devices import find_devices
+from twd.kit.settings import Gpu, Pool, Worker
+from twd.wire.base import NodeId
+from twd.wire.node import GpuFacts, NodeFacts
+from twd.wire.placement import PlacementDecided
+
+PROCESS = process_of("big")
+
+
+def settle(wanted: Wanted, observed: Observed, now: float = 0.0) -> list[object]:
+    """Carry out the plan on willing machines until there is nothing to do."""
+    done: list[object] = []
+    for _ in range(1000):
+        action = plan(wanted, observed, now)
+        if action is None:
+            return done
+        done.append(action)
+        carry_out(action, observed, now)
+    raise AssertionError("the plan does not come to an end")
+
+
+def carry_out(action: object, observed: Observed, now: float) -> None:
+    match action:
+        case Decide(decision, basis):
+            observed.decided[decision.model], observed.basis[decision.model] = decision, basis
+        case Start(wish):
+            observed.tried[wish.node, wish.process] = now
+            old = observed.nodes[wish.node]
+            new = machine(wish.node, processes=(wish.process,))
+            observed.nodes = {**observed.nodes, wish.node: msgspec.structs.replace(old, processes=new.processes)}
+        case Stop(wish):
+            observed.tried[wish.node, wish.process] = now
+            old = observed.nodes[wish.node]
+            left = [known for known in old.processes if known.process != wish.process]
+            observed.nodes = {**observed.nodes, wish.node: msgspec.structs.replace(old, processes=left)}
+
+
+def decision_of(observed: Observed) -> PlacementDecided:
+    return observed.decided["big"]
+
+
+def nodes_of(decision: PlacementDecided) -> set[str]:
+    return {piece.node for piece in decision.slices if piece.end > piece.first}
+
+
+def test_a_model_is_placed_its_workers_started_and_then_there_is_peace() -> None:
+    observed = seeing(machine("desk", 8), machine("attic", 4, gpu=24))
+    first, second = settle(wanting(), observed)
+    assert isinstance(first, Decide)
+    assert isinstance(second, Start)
+    assert (second.wish.node, second.wish.process) == ("attic", PROCESS)
+    assert plan(wanting(), observed, 0.0) is None
+
+
+def test_memory_that_the_model_itself_takes_is_no_reason_to_move_it() -> None:
+    observed = seeing(machine("desk", 8), machine("attic", 4, gpu=24))
+    settle(wanting(), observed)
+    attic = observed.nodes[NodeId("attic")]
+    full = [msgspec.structs.replace(gpu, free=GIB) for gpu in attic.gpus]
+    observed.nodes = {**observed.nodes, attic.node: msgspec.structs.replace(attic, gpus=full)}
+    assert plan(wanting(), observed, 1.0) is None
+
+
+def test_a_machine_that_leaves_changes_the_plan_and_one_that_comes_heals_it() -> None:
+    observed = seeing(machine("desk", 8), machine("attic", 4, gpu=24))
+    settle(wanting(), observed)
+    observed.nodes = {DESK: machine("desk", 8)}
+    (told,) = settle(wanting(), observed)
+    assert isinstance(told, Decide)
+    assert told.decision.missing_bytes > 10 * GIB
+    assert "of memory are missing" in told.decision.notes[0]
+    observed.nodes = {DESK: machine("desk", 8), NodeId("cellar"): machine("cellar", 4, gpu=24)}
+    actions = settle(wanting(), observed, 10.0)
+    assert [type(action) for action in actions] == [Decide, Start]
+    assert nodes_of(decision_of(observed)) == {"cellar"}
+
+
+def test_workers_that_nobody_needs_are_ended_and_those_of_others_left_alone() -> None:
+    observed = seeing(machine("desk", 64, gpu=48), machine("attic", processes=("rpc.pool.old", "rpc.50052")))
+    actions = settle(wanting(), observed)
+    assert [action.wish.process for action in actions if isinstance(action, Stop)] == ["rpc.pool.old"]
+
+
+def test_a_machine_that_does_not_answer_is_asked_again_but_not_all_the_time() -> None:
+    observed = seeing(machine("desk", 8), machine("attic", 4, gpu=24))
+    decided = plan(wanting(), observed, 0.0)
+    carry_out(decided, observed, 0.0)
+    observed.tried[NodeId("attic"), PROCESS] = 0.0
+    assert plan(wanting(), observed, 1.0) is None
+    assert isinstance(plan(wanting(), observed, 6.0), Start)
+
+
+def test_rpc_stays_at_home_unless_the_lan_is_trusted_and_a_ring_may_go_anywhere() -> None:
+    nodes = (machine("desk", 8), machine("attic", 4, gpu=24))
+    careful = decide(wanting(replace_pool(RPC, trusted_lan=False)), seeing(*nodes), wanting().models[0])
+    assert careful.missing_bytes
+    assert any("attic is left out" in note for note in careful.notes)
+    ring = decide(wanting(Pool()), seeing(*nodes), wanting().models[0])
+    assert nodes_of(ring) == {"attic"}
+    assert [type(action) for action in settle(wanting(Pool()), seeing(*nodes))] == [Decide]
+
+
+def replace_pool(pool: Pool, **fields: object) -> Pool:
+    return msgspec.structs.replace(pool, **fields)
+
+
+def test_configured_devices_win_over_what_was_found() -> None:
+    pool = Pool(gpus=(Gpu(vram_gb=99, name="dream"),), workers=(Worker(host="attic", gpus=(Gpu(vram_gb=6),)),))
+    found = find_devices([machine("attic", gpu=24), machine("desk", gpu=8)], pool, DESK)
+    assert [(device.node, device.free // GIB) for device in found.devices] == [("desk", 99), ("attic", 6)]
+    assert "dream 99 GB, but the largest found has 8.0" in found.notes[0]
+
+
+def test_shared_memory_is_counted_once() -> None:
+    mac = machine("desk", 16)
+    mac = msgspec.structs.replace(
+        mac, gpus=[GpuFacts(name="M2", backend="metal", total=12 * GIB, free=12 * GIB, shared=True)]
+    )
+    found = find_devices([mac], Pool(), DESK)
+    assert [device.name for device in found.devices] == ["MTL0"]
+    assert found.devices[0].free + found.homes["desk"].free <= 16 * GIB
+
+
+@pytest.mark.parametrize(
+    ("wanted", "nodes", "text"),
+    [
+        (wanting(shape=None), (machine("desk"),), "the file is gone"),
+        (wanting(), (machine("attic"),), "the agent of desk is not on the bus"),
+        (wanting(Pool(split=(1.0, 1.0))), (machine("desk"),), "2 shares for 1 devices (desk/CPU)"),
+    ],
+)
+def test_what_cannot_be_placed_is_told_in_words(wanted: Wanted, nodes: tuple[NodeFacts, ...], text: str) -> None:
+    (told,) = settle(wanted, seeing(*nodes))
+    assert isinstance(told, Decide)
+    assert told.decision.missing_bytes
+    assert text in told.decision.notes[0]
+
+
+def test_the_right_to_act_ends_before_others_may_take_it() -> None:
+    assert may_act(10.0, 8.0, lease_s=5.0)
+    assert not may_act(10.0, 7.0, lease_s=5.0)
+    assert not may_act(10.0, float("-inf"), lease_s=5.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_machines_come_and_go_and_the_plan_always_settles_within_memory(seed: int) -> None:
+    dice = random.Random(seed)
+    wanted = wanting()
+    observed = seeing(machine("desk", 4))
+    for turn in range(40):
+        others = [machine(f"n{i}", dice.uniform(1, 8), gpu=dice.choice((0, 4, 12))) for i in range(dice.randrange(12))]
+        kept = {facts.node: observed.nodes.get(facts.node, facts) for facts in others}
+        observed.nodes = {DESK: machine("desk", 4), **kept}
+        settle(wanted, observed, now=10.0 * turn)
+        for piece in decision_of(observed).slices:
+            assert piece.weight_bytes + piece.kv_bytes + piece.other_bytes <= piece.free_bytes
+            assert piece.node in observed.nodes
+
+
+def test_a_hundred_machines_are_decided_about_quickly() -> None:
+    nodes = [machine("desk", 8), *(machine(f"n{i:03}", 8, gpu=2 + i % 3) for i in range(99))]
+    began = time.perf_counter()
+    action = plan(wanting(), seeing(*nodes), 0.0)
+    print(f"plan for 100 machines: {1000 * (time.perf_counter() - began):.1f} ms")
+    assert isinstance(action, Decide)
+    assert not action.decision.missing_bytes

@@ -1,0 +1,197 @@
+"""Coordinators on a bus: one decides, another takes over, workers start on real agents."""
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.coordinator.machines import RPC, machine
+from tests.engine.tiny_models import write_llama
+from tests.waiting import until
+from twd.bus.base import BusError
+from twd.bus.memory_bus import MemoryBroker
+from twd.coordinator.links import connect_time
+from twd.coordinator.service import Coordinator
+from twd.kit.clock import SystemClock
+from twd.kit.ids import Ids
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
+from twd.kit.settings import Coordinator as CoordinatorSettings
+from twd.kit.settings import Model, Pool, Settings
+from twd.wire.base import Event, NodeId
+from twd.wire.codec import decode, encode
+from twd.wire.node import (
+    NodeChanged,
+    NodeFacts,
+    ProcessAnswered,
+    ProcessFacts,
+    ProcessKind,
+    ProcessUnwanted,
+    ProcessWanted,
+)
+from twd.wire.placement import PlacementDecided
+from twd.wire.routes import EVERYTHING, subject_of
+
+StartCoordinator = Callable[..., Awaitable[Coordinator]]
+
+
+def ground(broker: MemoryBroker, node: str, seed: int) -> Surroundings:
+    return Surroundings(broker.connect(node), NodeId(node), SystemClock(), Ids(random.Random(seed)))
+
+
+class FakeAgent(Service):
+    """A machine that does what it is asked."""
+
+    name = "agent"
+    reads = (ProcessWanted, ProcessUnwanted)
+    writes = (NodeChanged, ProcessAnswered)
+
+    def __init__(self, ground: Surroundings, facts: NodeFacts) -> None:
+        super().__init__(ground)
+        self.machine = facts
+        self.asked: list[Event] = []
+
+    def pattern(self, event_type: type[Event]) -> str:
+        return super().pattern(event_type).replace("*", self.ground.node)
+
+    async def setup(self) -> None:
+        await self.beat()
+
+    async def beat(self) -> None:
+        leases = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+        await leases.put(f"agent.{self.ground.node}.claim", encode_facts(self.machine))
+
+    def on_process_wanted(self, event: ProcessWanted, reply: Reply) -> Effects:
+        self.asked.append(event)
+        facts = ProcessFacts(process=event.process, kind=ProcessKind.RPC, state="ready", pid=1, port=50052)
+        reply(ProcessAnswered(node=event.node, process=event.process, facts=facts))
+        return None
+
+    def on_process_unwanted(self, event: ProcessUnwanted, reply: Reply) -> Effects:
+        self.asked.append(event)
+        reply(ProcessAnswered(node=event.node, process=event.process))
+        return None
+
+
+def encode_facts(facts: NodeFacts) -> bytes:
+    return msgspec.json.encode(facts)
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return MemoryBroker()
+
+
+@pytest.fixture
+async def decisions(broker: MemoryBroker) -> list[PlacementDecided]:
+    told: list[PlacementDecided] = []
+
+    def hear(message: Any) -> None:
+        event = decode(message.data)
+        if isinstance(event, PlacementDecided):
+            told.append(event)
+
+    await broker.connect("ear").subscribe(EVERYTHING, hear)
+    return told
+
+
+@pytest.fixture
+async def start(broker: MemoryBroker, tmp_path: Path) -> AsyncIterator[StartCoordinator]:
+    started: list[Coordinator] = []
+    path = write_llama(tmp_path / "tiny.gguf")
+
+    async def start_one(node: str = "desk", mode: str = "combined", pool: Pool = RPC) -> Coordinator:
+        settings = Settings(
+            mode=mode,  # type: ignore[arg-type]
+            pool=pool,
+            coordinator=CoordinatorSettings(lease_s=1.0),
+            models={"tiny": Model(path=str(path), ctx_size=512, parallel=1)},
+        )
+        coordinator = Coordinator(ground(broker, node, len(started)), settings)
+        started.append(coordinator)
+        await coordinator.start()
+        return coordinator
+
+    yield start_one
+    for coordinator in started:
+        await coordinator.stop("test ends")
+
+
+async def test_one_decides_and_the_next_takes_over_when_it_leaves(start: StartCoordinator) -> None:
+    first, second = await start(), await start("attic")
+    assert (first.active, second.active) == (True, False)
+    assert second.note == "stands by"
+    await first.stop("leaves")
+    await until(lambda: second.active, "the other takes over", 10)
+
+
+async def test_one_that_falls_silent_is_replaced_and_stops_acting_before_that(
+    start: StartCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await start()
+    assert first._claim is not None
+
+    async def away(value: bytes) -> bool:
+        raise BusError("the bus is away for this one")
+
+    monkeypatch.setattr(first._claim, "renew", away)
+    second = await start("attic")
+    both: list[bool] = []
+
+    def taken_over() -> bool:
+        both.append(first.active and second.active)
+        return second.active
+
+    await until(taken_over, "the other takes over", 10)
+    assert not any(both)
+    assert not first.active
+
+
+async def test_a_pooled_model_gets_its_place_and_its_workers(
+    broker: MemoryBroker, start: StartCoordinator, decisions: list[PlacementDecided]
+) -> None:
+    desk = FakeAgent(ground(broker, "desk", 11), machine("desk", 0.2501))
+    attic = FakeAgent(ground(broker, "attic", 12), machine("attic", 4, gpu=24))
+    await desk.start()
+    await attic.start()
+    await start()
+    await until(lambda: attic.asked, "the far worker is asked for")
+    (decision,) = decisions
+    assert decision.missing_bytes > 0 or {piece.node for piece in decision.slices} == {"desk", "attic"}
+    assert isinstance(attic.asked[0], ProcessWanted)
+    assert desk.asked == []
+    await desk.stop()
+    await attic.stop()
+
+
+async def test_without_a_pool_nothing_is_decided(
+    broker: MemoryBroker, start: StartCoordinator, decisions: list[PlacementDecided]
+) -> None:
+    coordinator = await start(mode="speculate")
+    broker.connect("x").publish(
+        subject_of(NodeChanged(node=NodeId("n"), facts=machine("n"))),
+        encode(NodeChanged(node=NodeId("n"), facts=machine("n"))),
+    )
+    await until(lambda: coordinator.handled, "the machine was heard")
+    assert decisions == []
+
+
+async def test_an_unreadable_model_has_no_place_and_says_why(
+    broker: MemoryBroker, start: StartCoordinator, decisions: list[PlacementDecided], tmp_path: Path
+) -> None:
+    desk = FakeAgent(ground(broker, "desk", 11), machine("desk"))
+    await desk.start()
+    (tmp_path / "tiny.gguf").write_bytes(b"no model")
+    settings = Settings(mode="combined", models={"tiny": Model(path=str(tmp_path / "tiny.gguf"))})
+    coordinator = Coordinator(ground(broker, "desk", 5), settings)
+    await coordinator.start()
+    await until(lambda: decisions, "it is told")
+    assert "not a GGUF file" in decisions[0].notes[0]
+    await coordinator.stop()
+    await desk.stop()
+
+
+async def test_a_port_where_nobody_is_has_no_link() -> None:
+    assert await connect_time("127.0.0.1", 1) is None

@@ -1,0 +1,120 @@
+"""`twd plan MODEL`: which layers would go where, with what they take and how quick it would be. Starts nothing."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from twd.cli.context import Ground
+from twd.cli.errors import CommandError
+from twd.kit.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from twd.coordinator.core import WantedModel
+    from twd.wire.node import NodeFacts
+    from twd.wire.placement import PlacementDecided, Slice
+
+
+@click.command()
+@click.argument("model", required=False, default="")
+@click.option("--ctx", default=0, help="Tokens of context for one session, instead of the settings'.")
+@click.option("--sessions", default=0, help="Sessions at once, instead of the settings'.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.pass_obj
+def plan(ground: Ground, model: str, ctx: int, sessions: int, as_json: bool) -> ExitCode:
+    """Where a model would go on the machines that are there: a name in the settings, or a GGUF file.
+
+    Without a running twd it plans for this machine alone. Exit code 3 when the model does not fit.
+    """
+    import msgspec
+
+    wanted = _wanted_model(ground, model or ground.settings.default_model, ctx, sessions)
+    nodes = asyncio.run(_nodes(ground))
+    decision = _decide(ground, wanted, nodes)
+    if as_json:
+        click.echo(msgspec.json.encode({"nodes": [facts.node for facts in nodes], **msgspec.to_builtins(decision)}))
+    else:
+        _print(wanted, decision, nodes)
+    return ExitCode.UNHEALTHY if decision.missing_bytes else ExitCode.OK
+
+
+def _wanted_model(ground: Ground, name: str, ctx: int, sessions: int) -> "WantedModel":
+    from twd.cli.services import is_file
+    from twd.coordinator.core import WantedModel
+    from twd.coordinator.model_shape import read_shape
+    from twd.kit.settings import Model
+
+    known = ground.settings.models
+    if name not in known and not is_file(name):
+        listed = ", ".join(known) or "none"
+        text = f"there is no model {name!r} in the settings (there are: {listed}); give a name or a GGUF file"
+        raise CommandError(ExitCode.USAGE, text)
+    model = known.get(name) or Model(path=str(Path(name).expanduser()))
+    shape = read_shape(name if name in known else Path(name).stem, model)
+    most = shape.ctx_size or model.ctx_size
+    return WantedModel(shape.name, ctx or min(model.ctx_size or most, most), sessions or model.parallel, shape)
+
+
+async def _nodes(ground: Ground) -> "list[NodeFacts]":
+    """The machines on the bus; this one alone where no bus is."""
+    from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
+    from twd.wire.node import read_node
+
+    try:
+        async with ground.bus("status") as bus:
+            entries = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
+    except CommandError as error:
+        if error.exit_code is not ExitCode.NOTHING_RUNS:
+            raise
+        entries = []
+    nodes = [facts for entry in entries if (facts := read_node(entry.value)) is not None]
+    return nodes if any(facts.node == ground.node for facts in nodes) else [*nodes, await _this_machine(ground)]
+
+
+async def _this_machine(ground: Ground) -> "NodeFacts":
+    from twd.agent.detect import Detector
+    from twd.wire.base import InstanceId
+
+    return await Detector(ground.settings, ground.node, InstanceId("plan"), os.getpid()).look(0.0)
+
+
+def _decide(ground: Ground, model: "WantedModel", nodes: "list[NodeFacts]") -> "PlacementDecided":
+    from twd.coordinator.core import Observed, Wanted, decide
+    from twd.coordinator.links import Links
+    from twd.wire.base import InstanceId
+
+    links = Links()
+    asyncio.run(links.measure((facts for facts in nodes if facts.node != ground.node), 0.0))
+    wanted = Wanted(ground.node, InstanceId("plan"), ground.settings.pool, (model,))
+    return decide(wanted, Observed(nodes={facts.node: facts for facts in nodes}, links=links.known), model)
+
+
+def _print(model: "WantedModel", decision: "PlacementDecided", nodes: "list[NodeFacts]") -> None:
+    from twd.cli.output import show, table
+    from twd.coordinator.advice import size
+
+    assert model.shape is not None
+    click.echo(f"{model.name}: {len(model.shape.layer_bytes)} layers, {model.ctx} tokens x {model.sessions} sessions")
+    if decision.slices:
+        rows = table("machine", "device", "layers", "weights", "cache", "other", "of free", "")
+        for piece in decision.slices:
+            layers = f"{piece.first}-{piece.end - 1}" if piece.end > piece.first else "none"
+            numbers = (piece.weight_bytes, piece.kv_bytes, piece.other_bytes, piece.free_bytes)
+            rows.add_row(piece.node, piece.device, layers, *(size(number) for number in numbers), _role(piece))
+        show(rows)
+        click.echo(
+            f"about {decision.plain_tok_s:.3g} tokens/s plain, {decision.speculative_tok_s:.3g} with a drafter that is "
+            f"right three times in four; an estimate from {len(nodes)} machine(s)"
+        )
+    else:
+        click.echo("it fits nowhere as it is")
+    for note in decision.notes:
+        click.echo(f"note: {note}")
+    for help_line in decision.helps:
+        click.echo(f"help: {help_line}")
+
+
+def _role(piece: "Slice") -> str:
+    return "with the output head" if piece.head else ""

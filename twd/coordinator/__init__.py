@@ -1,0 +1,1 @@
+"""Decides what runs where: wanted and observed in, one next action out."""

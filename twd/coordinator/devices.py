@@ -1,0 +1,109 @@
+"""From machines, as agents tell of them, to devices that can hold layers. What the settings say wins."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from twd.coordinator.placement import Device
+from twd.kit.settings import Gpu, Pool
+from twd.wire.base import NodeId
+from twd.wire.node import GpuFacts, NodeFacts
+
+GIB: Final = 1024**3
+CPU: Final = "CPU"
+CPU_SPEED: Final = 15e9
+CPU_WINDOW: Final = 3.0
+GPU_SPEEDS: Final = {"cuda": 400e9, "hip": 400e9, "metal": 150e9, "vulkan": 200e9}
+SHARED_SPEED: Final = 60e9
+GPU_WINDOW: Final = 1.2
+"""Estimates where nothing was measured: bytes of weights read a second, and what a window of 8 costs."""
+THREADS_HELP: Final = 2.0
+"""One thread rarely reads as much as memory gives; several do about twice as well."""
+SHARED_FOR_HOME: Final = 0.1
+
+
+@dataclass(frozen=True)
+class Found:
+    """What can be used, and what is left out and why."""
+
+    devices: tuple[Device, ...]
+    homes: Mapping[str, Device]
+    """The processor of each machine."""
+    notes: tuple[str, ...] = ()
+
+
+def find_devices(nodes: Iterable[NodeFacts], pool: Pool, home: NodeId, far_too: bool = True) -> Found:
+    """Every device, the home machine's first; machines that may not be used are told in the notes."""
+    devices: list[Device] = []
+    notes: list[str] = []
+    homes: dict[str, Device] = {}
+    for facts in sorted(nodes, key=lambda facts: (facts.node != home, facts.node)):
+        homes[facts.node] = processor(facts)
+        if facts.node != home and not far_too:
+            notes.append(_left_out(facts.node))
+            continue
+        given = _configured(facts, pool, home)
+        devices += _given(facts.node, given) if given else _detected(facts)
+        notes += [note for gpu in given if (note := _doubt(facts, gpu))]
+    return Found(tuple(devices), homes, tuple(notes))
+
+
+def processor(facts: NodeFacts) -> Device:
+    """A machine's own processor and memory."""
+    free = facts.memory.available
+    if any(gpu.shared for gpu in facts.gpus):
+        free = int(free * SHARED_FOR_HOME)
+    speed = facts.cpu.bandwidth * THREADS_HELP or CPU_SPEED
+    return Device(facts.node, CPU, free, speed, CPU_WINDOW)
+
+
+def _detected(facts: NodeFacts) -> Iterator[Device]:
+    for gpu in facts.gpus:
+        if gpu.shared:
+            rest = int(facts.memory.available * (1 - SHARED_FOR_HOME))
+            yield Device(facts.node, device_name(gpu), min(gpu.free, rest), SHARED_SPEED, GPU_WINDOW)
+        else:
+            yield Device(facts.node, device_name(gpu), gpu.free, GPU_SPEEDS.get(gpu.backend, 100e9), GPU_WINDOW)
+    if not any(gpu.shared for gpu in facts.gpus):
+        yield processor(facts)
+
+
+def device_name(gpu: GpuFacts) -> str:
+    """As llama.cpp calls it."""
+    names = {"cuda": "CUDA", "hip": "ROCm", "metal": "MTL", "vulkan": "Vulkan"}
+    return f"{names.get(gpu.backend, gpu.backend)}{gpu.index}"
+
+
+def _configured(facts: NodeFacts, pool: Pool, home: NodeId) -> tuple[Gpu, ...]:
+    if facts.node == home:
+        return pool.gpus
+    names = {facts.node.lower(), facts.hostname.lower(), _host_of(facts.peer_url)}
+    return next((worker.gpus for worker in pool.workers if worker.host.lower() in names), ())
+
+
+def _host_of(url: str) -> str:
+    found = re.match(r"https?://(\[[^]]*\]|[^:/]*)", url)
+    return found[1].strip("[]").lower() if found else ""
+
+
+def _given(node: str, gpus: tuple[Gpu, ...]) -> Iterator[Device]:
+    for index, gpu in enumerate(gpus):
+        yield Device(node, f"{gpu.name or 'GPU'} #{index}", int(gpu.vram_gb * GIB), GPU_SPEEDS["cuda"], GPU_WINDOW)
+
+
+def _doubt(facts: NodeFacts, gpu: Gpu) -> str:
+    largest = max((seen.total for seen in facts.gpus), default=0)
+    if not largest or gpu.vram_gb * GIB <= largest * 1.05:
+        return ""
+    return (
+        f"{facts.node}: the settings give {gpu.name or 'a device'} {gpu.vram_gb:g} GB, but the largest found has "
+        f"{largest / GIB:.1f}; the settings win"
+    )
+
+
+def _left_out(node: str) -> str:
+    return (
+        f"{node} is left out: llama.cpp's RPC has no security of its own. Say pool.trusted_lan: true where the network "
+        "is yours alone, or use pool.engine: ring"
+    )

@@ -1,0 +1,43 @@
+"""The sizes of a model's parts, read from its file."""
+
+import re
+from pathlib import Path
+
+from twd.coordinator.placement import Shape
+from twd.gguf_tools.inspect import GgufInfo, inspect
+from twd.kit.settings import Model
+from twd.wire.failures import FailureCode, TwdError
+
+_HEAD = re.compile(r"^(output|output_norm)\.")
+_EMBEDDING = "token_embd.weight"
+
+
+def read_shape(name: str, model: Model) -> Shape:
+    """The model as placement sees it; raises where the file cannot be used."""
+    return shape_of(name, inspect(Path(model.path).expanduser()), *cache_types(model))
+
+
+def cache_types(model: Model) -> tuple[str, str]:
+    """The number formats of the caches; `auto` counts as the larger one that it can become."""
+    return tuple("f16" if kind == "auto" else kind for kind in (model.cache_type_k, model.cache_type_v))  # type: ignore[return-value]
+
+
+def shape_of(name: str, info: GgufInfo, type_k: str = "f16", type_v: str = "f16") -> Shape:
+    """The same from what is known of a file."""
+    if not info.layers:
+        raise TwdError(FailureCode.MODEL_LOAD, f"{info.path} tells of no layers; it is no language model")
+    sizes = {tensor.name: tensor.size_bytes for tensor in info.tensors}
+    embedding = sizes.get(_EMBEDDING, 0)
+    own_head = sum(size for tensor, size in sizes.items() if _HEAD.match(tensor))
+    head = own_head if "output.weight" in sizes else own_head + embedding
+    counted = embedding + own_head
+    return Shape(
+        name=name,
+        layer_bytes=tuple(info.layer_bytes),
+        head_bytes=head,
+        embedding_bytes=embedding + max(0, info.other_bytes - counted),
+        embedding=info.embedding,
+        vocabulary=info.vocabulary,
+        kv_layer=-(-info.kv_bytes_per_token(type_k, type_v) // info.layers),
+        ctx_size=info.context_length,
+    )

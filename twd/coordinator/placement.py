@@ -1,0 +1,341 @@
+"""Which layers of a model go on which devices. Plain values in, a placement with its reasons out.
+
+A pass reads every weight once, so a device's time is bytes over speed; each machine on the way adds its link. Layers
+fill the devices of an order one after the other; several orders are tried, devices that do not pay are dropped, and
+the quickest is taken. No device gets more than it has free.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Final
+
+MIB: Final = 1024**2
+RESERVE_BYTES: Final = 256 * MIB
+RESERVE_SHARE: Final = 0.05
+STATE_BYTES: Final = 4
+"""Of one number of a hidden state, or of a logit, on the wire."""
+WINDOW: Final = 8
+AGREEMENT: Final = 0.75
+"""What a usual drafter guesses right; the forecast with speculation rests on it."""
+TRIED_NODES: Final = 8
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Somewhere to put layers. `speed` is in bytes of weights read a second."""
+
+    node: str
+    name: str
+    free: int
+    speed: float
+    window_factor: float = 1.0
+    """How much longer a window of 8 takes than one token."""
+
+    @property
+    def key(self) -> Key:
+        """Its name among all."""
+        return (self.node, self.name)
+
+    @property
+    def capacity(self) -> int:
+        """What may be planned: something stays free for working space and for what the system needs."""
+        return max(0, self.free - max(RESERVE_BYTES, int(self.free * RESERVE_SHARE)))
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The way between the home machine and another."""
+
+    rtt_s: float = 0.001
+    bytes_s: float = 100e6
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A model as placement sees it. `kv_layer` is what one token takes in one layer's cache."""
+
+    name: str
+    layer_bytes: tuple[int, ...]
+    head_bytes: int
+    embedding_bytes: int
+    embedding: int
+    vocabulary: int
+    kv_layer: int
+    ctx_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What the model is needed for, and from where. `split` gives each device its share, in their order."""
+
+    ctx: int
+    sessions: int
+    home: Device
+    """The processor of the machine that serves: it keeps the embeddings, and may keep the head."""
+    engine: str = "ring"
+    split: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one device gets."""
+
+    device: Device
+    first: int
+    end: int
+    weight_bytes: int = 0
+    kv_bytes: int = 0
+    other_bytes: int = 0
+    head: bool = False
+
+    @property
+    def total(self) -> int:
+        """Everything that it takes there."""
+        return self.weight_bytes + self.kv_bytes + self.other_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where everything goes; `missing_bytes` when it does not fit."""
+
+    pieces: tuple[Piece, ...] = ()
+    missing_bytes: int = 0
+    pass_s: float = 0.0
+    window_s: float = 0.0
+    link_s: float = 0.0
+    notes: tuple[str, ...] = ()
+    helps: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room for all."""
+        return not self.missing_bytes
+
+    @property
+    def plain_tok_s(self) -> float:
+        """Tokens a second without drafts."""
+        return 1.0 / self.pass_s if self.pass_s else 0.0
+
+    @property
+    def speculative_tok_s(self) -> float:
+        """The same with windows of 8 guesses of which three in four are right; plain where that is quicker."""
+        kept = (1 - AGREEMENT ** (WINDOW + 1)) / (1 - AGREEMENT)
+        return max(self.plain_tok_s, kept / self.window_s) if self.window_s else 0.0
+
+
+@dataclass(slots=True)
+class _Filling:
+    """One attempt: what is left on each device."""
+
+    shape: Shape
+    demand: Demand
+    left: dict[Key, int] = field(default_factory=dict)
+
+    def layer(self, index: int) -> tuple[int, int]:
+        return self.shape.layer_bytes[index], self.shape.kv_layer * self.demand.ctx * self.demand.sessions
+
+
+def place(shape: Shape, devices: Sequence[Device], links: Mapping[str, Link], demand: Demand) -> Placement:
+    """The quickest placement that fits; the fullest, with what is missing, where none does."""
+    if demand.split:
+        return _placed(shape, _by_split(devices, demand.split), links, demand, demand.split)
+    usable = sorted((device for device in devices if device.capacity > 0), key=lambda d: d.key)
+    tried = [_placed(shape, order, links, demand) for order in _orders(usable, demand.home.node)]
+    best = min(tried, key=_quality, default=_nothing(shape, demand))
+    return _without_the_useless(shape, best, links, demand) if best.fits else best
+
+
+def _quality(placement: Placement) -> tuple[int, float, int]:
+    return (placement.missing_bytes, placement.pass_s, len(placement.pieces))
+
+
+def _nothing(shape: Shape, demand: Demand) -> Placement:
+    return Placement(missing_bytes=needed(shape, demand))
+
+
+def needed(shape: Shape, demand: Demand) -> int:
+    """Everything that the model takes, wherever it lies."""
+    kv = shape.kv_layer * len(shape.layer_bytes) * demand.ctx * demand.sessions
+    return sum(shape.layer_bytes) + shape.head_bytes + shape.embedding_bytes + kv
+
+
+# -- orders in which devices are filled ----------------------------------------------------------------
+
+
+def _orders(devices: Sequence[Device], home: str) -> Iterator[list[Device]]:
+    quick = sorted(devices, key=lambda d: (-d.speed, d.key))
+    roomy = sorted(devices, key=lambda d: (-d.capacity, d.key))
+    for order in (quick, roomy):
+        yield _home_at_an_end(order, home, first=True)
+        yield _home_at_an_end(order, home, first=False)
+    for node in list(dict.fromkeys(device.node for device in roomy))[:TRIED_NODES]:
+        yield [device for device in quick if device.node == node]
+
+
+def _home_at_an_end(order: Sequence[Device], home: str, first: bool) -> list[Device]:
+    """Devices of one machine side by side, those at home at one end: a way through it in the middle costs twice."""
+    nodes = [node for node in dict.fromkeys(device.node for device in order) if node != home]
+    nodes = [home, *nodes] if first else [*nodes, home]
+    return [device for node in nodes for device in order if device.node == node]
+
+
+def _without_the_useless(shape: Shape, best: Placement, links: Mapping[str, Link], demand: Demand) -> Placement:
+    """Leave out devices whose share costs more on the way than it saves, one after the other."""
+    while len(best.pieces) > 1:
+        order = [piece.device for piece in best.pieces if piece.end > piece.first]
+        fewer = [
+            _placed(shape, [device for device in order if device is not dropped], links, demand) for dropped in order
+        ]
+        better = min(fewer, key=_quality, default=best)
+        if _quality(better) >= _quality(best):
+            break
+        best = better
+    return best
+
+
+# -- filling -------------------------------------------------------------------------------------------
+
+
+def _placed(
+    shape: Shape,
+    order: Sequence[Device],
+    links: Mapping[str, Link],
+    demand: Demand,
+    split: Sequence[float] = (),
+) -> Placement:
+    """The better of both places for the head: at home, or behind the last layer."""
+    at_home = _fill(shape, order, links, demand, split, head_at_home=True)
+    behind = _fill(shape, order, links, demand, split, head_at_home=False)
+    return min(at_home, behind, key=_quality)
+
+
+def _fill(
+    shape: Shape,
+    order: Sequence[Device],
+    links: Mapping[str, Link],
+    demand: Demand,
+    split: Sequence[float],
+    head_at_home: bool,
+) -> Placement:
+    home, missing = demand.home, 0
+    filling = _Filling(shape, demand, {device.key: device.capacity for device in (*order, home)})
+    for size in (shape.embedding_bytes, shape.head_bytes if head_at_home else 0):
+        missing += max(0, size - filling.left[home.key])
+        filling.left[home.key] = max(0, filling.left[home.key] - size)
+    pieces, next_layer = _fill_layers(filling, order, split)
+    for index in range(next_layer, len(shape.layer_bytes)):
+        missing += sum(filling.layer(index))
+    if not head_at_home:
+        pieces, short = _head_behind(filling, order, pieces)
+        missing += short
+    pieces = _with_home(pieces, shape, demand, head_at_home)
+    return _timed(Placement(tuple(pieces), missing), shape, links, demand) if not missing else Placement((), missing)
+
+
+def _fill_layers(filling: _Filling, order: Sequence[Device], split: Sequence[float]) -> tuple[list[Piece], int]:
+    total = len(filling.shape.layer_bytes)
+    quotas = _quotas(split, total) if split else [total] * len(order)
+    pieces: list[Piece] = []
+    layer = 0
+    for device, quota in zip(order, quotas, strict=True):
+        first, weights, cache = layer, 0, 0
+        while layer < total and layer - first < quota:
+            weight, kv = filling.layer(layer)
+            if weight + kv > filling.left[device.key]:
+                break
+            filling.left[device.key] -= weight + kv
+            weights, cache, layer = weights + weight, cache + kv, layer + 1
+        if layer > first:
+            pieces.append(Piece(device, first, layer, weights, cache))
+        if split and layer - first < quota:
+            break  # the share that was asked for does not fit there
+    return pieces, layer
+
+
+def _head_behind(filling: _Filling, order: Sequence[Device], pieces: list[Piece]) -> tuple[list[Piece], int]:
+    """The head on the device of the last layer, else on the next one that has room."""
+    size = filling.shape.head_bytes
+    last = pieces[-1].device.key if pieces else None
+    start = next((i for i, device in enumerate(order) if device.key == last), 0)
+    for device in order[start:]:
+        if filling.left[device.key] < size:
+            continue
+        filling.left[device.key] -= size
+        if device.key == last:
+            return [*pieces[:-1], replace(pieces[-1], other_bytes=size, head=True)], 0
+        end = len(filling.shape.layer_bytes)
+        return [*pieces, Piece(device, end, end, other_bytes=size, head=True)], 0
+    return pieces, size
+
+
+def _with_home(pieces: list[Piece], shape: Shape, demand: Demand, head: bool) -> list[Piece]:
+    """The embeddings, and the head where it stays at home."""
+    extra = shape.embedding_bytes + (shape.head_bytes if head else 0)
+    for index, piece in enumerate(pieces):
+        if piece.device.key == demand.home.key:
+            pieces[index] = replace(piece, other_bytes=piece.other_bytes + extra, head=piece.head or head)
+            return pieces
+    return [Piece(demand.home, 0, 0, other_bytes=extra, head=head), *pieces]
+
+
+# -- a configured split --------------------------------------------------------------------------------
+
+
+def _by_split(devices: Sequence[Device], split: Sequence[float]) -> list[Device]:
+    if len(devices) != len(split):
+        raise ValueError(f"{len(split)} shares for {len(devices)} devices")
+    return list(devices)
+
+
+def _quotas(split: Sequence[float], layers: int) -> list[int]:
+    """Whole layers in proportion; what rounding leaves over goes where the fraction was largest."""
+    exact = [share / sum(split) * layers for share in split]
+    quotas = [int(share) for share in exact]
+    by_fraction = sorted(range(len(split)), key=lambda i: (quotas[i] - exact[i], i))
+    for index in by_fraction[: layers - sum(quotas)]:
+        quotas[index] += 1
+    return quotas
+
+
+# -- time ----------------------------------------------------------------------------------------------
+
+
+def _timed(placement: Placement, shape: Shape, links: Mapping[str, Link], demand: Demand) -> Placement:
+    compute = window = 0.0
+    for piece in placement.pieces:
+        read = piece.weight_bytes + (shape.head_bytes if piece.head else 0)
+        compute += read / piece.device.speed
+        window += read / piece.device.speed * piece.device.window_factor
+    link_s = _way(placement, shape, links, demand, 1)
+    return replace(
+        placement,
+        pass_s=compute + link_s,
+        window_s=window + _way(placement, shape, links, demand, WINDOW + 1),
+        link_s=link_s,
+    )
+
+
+def _way(placement: Placement, shape: Shape, links: Mapping[str, Link], demand: Demand, tokens: int) -> float:
+    """Time on the wires for one pass."""
+    home = demand.home.node
+    stops = [piece.device.node for piece in placement.pieces if piece.end > piece.first or piece.head]
+    nodes = [node for i, node in enumerate(stops) if i == 0 or stops[i - 1] != node]
+    head_far = next((piece.device.node for piece in placement.pieces if piece.head), home) != home
+    state = shape.embedding * STATE_BYTES * tokens
+    answer = (shape.vocabulary if head_far else shape.embedding) * STATE_BYTES * tokens
+    if demand.engine != "ring":  # llama.cpp asks each worker in turn and waits for it
+        far = [links.get(node, Link()) for node in dict.fromkeys(nodes) if node != home]
+        return sum(link.rtt_s + state / link.bytes_s for link in far) + (answer / far[-1].bytes_s if far else 0.0)
+    path = [home, *nodes, home]
+    hops = [_between(a, b, home, links) for a, b in pairwise(path) if a != b]
+    sizes = [state] * (len(hops) - 1) + [answer]
+    return sum(link.rtt_s / 2 + size / link.bytes_s for link, size in zip(hops, sizes, strict=False))
+
+
+def _between(a: str, b: str, home: str, links: Mapping[str, Link]) -> Link:
+    """The slower of both ends' links, where two machines talk that are not home."""
+    ends = [links.get(node, Link()) for node in (a, b) if node != home]
+    return Link(max(link.rtt_s for link in ends), min(link.bytes_s for link in ends))

@@ -1,0 +1,245 @@
+"""The coordinator on the bus: one acts by a lease, others stand by; each look takes the next actions of the plan."""
+
+import asyncio
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+
+from twd.bus.base import BusError, LeaseEntry, Leases
+from twd.coordinator.core import (
+    Action,
+    CoordinatorLease,
+    Decide,
+    Observed,
+    Start,
+    Stop,
+    Wanted,
+    WantedModel,
+    may_act,
+    plan,
+    read_coordinator,
+)
+from twd.coordinator.links import Links
+from twd.coordinator.model_shape import read_shape
+from twd.kit.claim import Claim
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroundings
+from twd.kit.settings import Settings
+from twd.kit.tasks import every
+from twd.wire.base import NodeId
+from twd.wire.codec import Rejected
+from twd.wire.failures import TwdError
+from twd.wire.node import (
+    NodeChanged,
+    NodeFacts,
+    ProcessAnswered,
+    ProcessStarted,
+    ProcessStopped,
+    ProcessUnwanted,
+    ProcessWanted,
+    read_node,
+)
+from twd.wire.placement import PlacementDecided
+from twd.wire.service import ServiceExited
+
+TURN_S: Final = 1.0
+ACTIONS_MAX: Final = 64
+"""Of one turn; a plan that wants more goes on at the next."""
+ANSWER_S: Final = 40.0
+"""Above what an agent takes until a worker answers."""
+CLAIM: Final = "coordinator.active"
+AGENT_KEYS: Final = "agent."
+STANDS_BY: Final = "stands by"
+
+
+class Coordinator(Service):
+    """Decides what runs where, while it holds the coordinators' key."""
+
+    name = "coordinator"
+    reads = (NodeChanged, ProcessStarted, ProcessStopped, ServiceExited)
+    writes = (PlacementDecided, ProcessWanted, ProcessUnwanted)
+
+    def __init__(self, ground: Surroundings, settings: Settings) -> None:
+        super().__init__(ground)
+        self.note = STANDS_BY
+        self._settings = settings
+        self._lease_s = settings.coordinator.lease_s
+        self._wanted = Wanted(ground.node, self.instance, settings.pool)
+        self._observed = Observed()
+        self._links = Links()
+        self._news = asyncio.Event()
+        self._registry: Leases | None = None
+        self._claim: Claim | None = None
+        self._renewed_at = float("-inf")
+
+    @property
+    def active(self) -> bool:
+        """Whether this one may act now."""
+        held = self._claim is not None and self._claim.held
+        return held and may_act(self.clock.now(), self._renewed_at, self._lease_s)
+
+    async def setup(self) -> None:
+        """Read the models, open the registry, take or await the key."""
+        models = await asyncio.to_thread(wanted_models, self._settings)
+        self._wanted = replace(self._wanted, models=models)
+        self._registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+        self._claim = Claim(self._registry, CLAIM, self._is_mine)
+        await self._hold()
+        self.tasks.start("hold", every(min(TURN_S, self._lease_s / 4), self._hold))
+
+    async def start(self) -> None:
+        """Start, and look at once."""
+        await super().start()
+        if self._registry is not None and not self.ended.is_set():
+            self.tasks.start("turns", self._turns())
+
+    async def teardown(self) -> None:
+        """Let the next one act at once."""
+        claim, self._claim = self._claim, None
+        try:
+            if claim is not None:
+                await claim.release(self._value())
+        except BusError as error:
+            self.log.warning("the coordinators' key could not be given up: %s", error)
+
+    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        """What `twd status` shows."""
+        placed = [name for name, decision in self._observed.decided.items() if not decision.missing_bytes]
+        return {"active": self.active, "nodes": len(self._observed.nodes), "placed": placed}
+
+    # -- who decides ---------------------------------------------------------------------------
+
+    def _value(self) -> bytes:
+        return msgspec.json.encode(CoordinatorLease(instance=self.instance, node=self.ground.node, pid=self.ground.pid))
+
+    def _is_mine(self, value: bytes) -> bool:
+        holder = read_coordinator(value)
+        return holder is not None and holder.instance == self.instance
+
+    async def _hold(self) -> None:
+        """Renew the key, or take it from one that is silent too long."""
+        if self._claim is None:
+            return
+        asked_at, was_active = self.clock.now(), self.active
+        try:
+            held = await self._claim.renew(self._value()) or await self._take(self._claim)
+        except BusError as error:
+            self.log.warning("the coordinators' key could not be renewed: %s", error)
+            return
+        self._renewed_at = asked_at if held else float("-inf")
+        if self.active != was_active:
+            self.note = "" if self.active else STANDS_BY
+            self.log.info("this coordinator %s", "decides now" if self.active else STANDS_BY)
+            self._observed = Observed()
+            self._news.set()
+            await self.renew_lease()
+
+    async def _take(self, claim: Claim) -> bool:
+        return await claim.take(self._value(), self._is_silent) is None
+
+    def _is_silent(self, holder: LeaseEntry) -> bool:
+        return holder.age_s > self._lease_s
+
+    # -- turns ---------------------------------------------------------------------------------
+
+    async def _turns(self) -> None:
+        while True:
+            self._news.clear()
+            if self.active:
+                await self._turn()
+            try:
+                await asyncio.wait_for(self._news.wait(), TURN_S)
+            except TimeoutError:
+                continue
+
+    async def _turn(self) -> None:
+        """Look, then act until there is nothing to do or the right to act runs out."""
+        try:
+            self._observed.nodes = await self._nodes()
+        except BusError as error:
+            self.log.warning("the registry could not be read: %s", error)
+            return
+        await self._links.measure(self._observed.nodes.values(), self.clock.now())
+        self._observed.links = self._links.known
+        for _ in range(ACTIONS_MAX):
+            action = plan(self._wanted, self._observed, self.clock.now())
+            if action is None or not self.active:
+                return
+            self._carry_out(action)
+
+    async def _nodes(self) -> dict[NodeId, NodeFacts]:
+        """Machines whose agents were heard lately, each once."""
+        assert self._registry is not None
+        entries = await self._registry.entries()
+        fresh = [entry for entry in entries if entry.key.startswith(AGENT_KEYS) and entry.age_s <= self._lease_s]
+        found = [facts for entry in fresh if (facts := read_node(entry.value)) is not None]
+        return {facts.node: facts for facts in found}
+
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case Decide(decision, basis):
+                self._observed.decided[decision.model] = decision
+                self._observed.basis[decision.model] = basis
+                self.log.info("%s: %s", decision.model, _in_words(decision))
+                self.emit(decision)
+            case Start(wish) | Stop(wish):
+                self._observed.tried[wish.node, wish.process] = self.clock.now()
+                self.tasks.start(f"ask {wish.node} {wish.process}", self._ask(wish))
+
+    async def _ask(self, wish: ProcessWanted | ProcessUnwanted) -> None:
+        try:
+            answer = await self.ask(wish, timeout_s=ANSWER_S)
+        except BusError as error:
+            self.log.warning("%s: no answer about %s: %s", wish.node, wish.process, error)
+            return
+        if isinstance(answer, Rejected):
+            self.log.warning("%s: an answer about %s that makes no sense: %s", wish.node, wish.process, answer.reason)
+        elif isinstance(answer, ProcessAnswered) and answer.failure is not None:
+            self.log.warning("%s does not run %s: %s", wish.node, wish.process, answer.failure.message)
+        self._news.set()
+
+    # -- hearing -------------------------------------------------------------------------------
+
+    def on_node_changed(self, event: NodeChanged) -> Effects:
+        """Look again now instead of at the next turn."""
+        self._news.set()
+        return None
+
+    def on_process_started(self, event: ProcessStarted) -> Effects:
+        """Look again."""
+        self._news.set()
+        return None
+
+    def on_process_stopped(self, event: ProcessStopped) -> Effects:
+        """Look again."""
+        self._news.set()
+        return None
+
+    def on_service_exited(self, event: ServiceExited) -> Effects:
+        """Look again."""
+        self._news.set()
+        return None
+
+
+def wanted_models(settings: Settings) -> tuple[WantedModel, ...]:
+    """The models that are to run over the pool; blocks while it reads their headers."""
+    if settings.mode != "combined":
+        return ()
+    return tuple(wanted_model(settings, name) for name in settings.models)
+
+
+def wanted_model(settings: Settings, name: str) -> WantedModel:
+    """One model with its sizes, or with why they cannot be read."""
+    model = settings.models[name]
+    try:
+        shape = read_shape(name, model)
+    except TwdError as error:
+        return WantedModel(name, model.ctx_size, model.parallel, problem=str(error))
+    return WantedModel(name, model.ctx_size or shape.ctx_size, model.parallel, shape)
+
+
+def _in_words(decision: PlacementDecided) -> str:
+    if decision.missing_bytes:
+        return "has no place: " + "; ".join([*decision.notes, *decision.helps])
+    pieces = (f"{piece.node}/{piece.device} {piece.first}-{piece.end}" for piece in decision.slices)
+    return ", ".join(pieces)
