@@ -153,3 +153,25 @@ async def test_connections_are_used_again(farm: Farm) -> None:
     assert session.connector is not None
     assert sum(len(free) for free in session.connector._conns.values()) == 1
     await upstream.close()
+
+
+async def test_a_kept_connection_that_was_closed_is_opened_again() -> None:
+    served = 0
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal served
+        served += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\nContent-Type: application/json\r\n\r\n")
+        writer.write(b'{"data": []} ')
+        await writer.drain()
+        await reader.read(1)  # the next request has come: hang up without an answer
+        writer.close()
+
+    server = await asyncio.start_server(once, "127.0.0.1", 0)
+    upstream = Upstream(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout_s=2)
+    for _ in range(3):
+        assert (await upstream.get("/v1/models", ModelList)).data == []
+    assert served == 3
+    await upstream.close()
+    server.close()

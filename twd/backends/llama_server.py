@@ -10,6 +10,7 @@ from twd.backends.dialect import LLAMACPP, grammar_body, json_of, sampling_body
 from twd.backends.openai_chunks import Entry, Logprobs, read_logprobs
 from twd.backends.openai_compatible import ListedModel, OpenAiCompatible
 from twd.backends.troubles import clean, words_of
+from twd.wire.base import Token
 from twd.wire.failures import TwdError
 from twd.wire.job import FinishReason, GrammarKind, Prompt
 
@@ -30,7 +31,7 @@ class _Health(msgspec.Struct):
 
 
 class _Tokens(msgspec.Struct):
-    tokens: list[int]
+    tokens: list[Token]
 
 
 class _Text(msgspec.Struct):
@@ -49,7 +50,7 @@ class _Bit(msgspec.Struct):
     """One event of /completion; the last one has `stop` and the counts."""
 
     content: str = ""
-    tokens: list[int] = []
+    tokens: list[Token] = []
     stop: bool = False
     stop_type: str = ""
     stopping_word: str = ""
@@ -124,9 +125,7 @@ class LlamaServer(OpenAiCompatible):
             async for data in answer.events():
                 bit = self.upstream.decode(data, _Bit)
                 if bit.error:
-                    raise self.upstream.broken(
-                        f"failed in the middle: {clean(words_of(bit.error) or 'no reason given')}"
-                    )
+                    raise self.upstream.broken(f"failed in the middle: {clean(words_of(bit.error))}")
                 if bit.content or bit.tokens:
                     logprobs = read_logprobs(Logprobs(content=bit.completion_probabilities))
                     yield Piece(text=bit.content, tokens=bit.tokens, logprobs=logprobs)
@@ -153,8 +152,9 @@ class LlamaServer(OpenAiCompatible):
 
 
 def _end(bit: _Bit) -> Piece:
+    cached = bit.timings.cache_n if bit.timings else 0
     return Piece(
         end=FinishReason.LENGTH if bit.stop_type == "limit" else FinishReason.STOP,
         stop=bit.stopping_word,
-        usage=Usage(bit.tokens_evaluated, bit.tokens_predicted, bit.timings.cache_n if bit.timings else 0),
+        usage=Usage(max(0, bit.tokens_evaluated), max(0, bit.tokens_predicted), max(0, cached)),
     )

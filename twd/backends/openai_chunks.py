@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from twd.backends.base import Piece, Usage
+from twd.wire.base import Token
 from twd.wire.job import FinishReason, TokenLogprob, TopToken
 
 _THINK, _THOUGHT = "<think>\n", "\n</think>\n\n"
@@ -39,7 +40,7 @@ class TopEntry(msgspec.Struct):
 
     token: str
     logprob: float | None = None
-    id: int | None = None
+    id: Token | None = None
     bytes: list[int] | None = None
 
 
@@ -65,7 +66,7 @@ class Choice(msgspec.Struct):
     delta: Delta | None = None
     message: Delta | None = None
     text: str | None = None
-    token_ids: list[int] | None = None
+    token_ids: list[Token] | None = None
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     logprobs: Logprobs | None = None
@@ -170,9 +171,9 @@ def _arguments(arguments: str | dict[str, Any] | None) -> str:
 def _usage(counts: Counts) -> Usage:
     details = counts.prompt_tokens_details
     return Usage(
-        prompt=counts.prompt_tokens or 0,
-        completion=counts.completion_tokens or 0,
-        cached=(details.cached_tokens or 0) if details is not None else 0,
+        prompt=max(0, counts.prompt_tokens or 0),
+        completion=max(0, counts.completion_tokens or 0),
+        cached=max(0, details.cached_tokens or 0) if details is not None else 0,
     )
 
 
@@ -201,7 +202,7 @@ def _chat_logprob(entry: Entry) -> TokenLogprob:
 
 def _top(entry: TopEntry) -> TopToken:
     raw = entry.bytes if entry.bytes is not None else list(entry.token.encode("utf-8", "replace"))
-    return TopToken(token=max(entry.id or 0, 0), text=entry.token, logprob=entry.logprob or 0.0, bytes=raw)
+    return TopToken(token=entry.id or 0, text=entry.token, logprob=entry.logprob or 0.0, bytes=raw)
 
 
 def _tops(tops: dict[str, float] | None) -> list[TopToken]:

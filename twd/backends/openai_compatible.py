@@ -127,7 +127,7 @@ class OpenAiCompatible(Backend):
                 whole = True
                 break
             if chunk.error:
-                raise self.upstream.broken(f"failed in the middle: {clean(words_of(chunk.error) or 'no reason given')}")
+                raise self.upstream.broken(f"failed in the middle: {clean(words_of(chunk.error))}")
             piece = reader.feed(chunk)
             if piece is not None:
                 yield piece

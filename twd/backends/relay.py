@@ -118,8 +118,8 @@ class Relay(Service):
         came = self._can is None or self.health is not Health.OK
         self._can, self._told = can, None
         if came and not self._draining:
-            self.health, self.note = Health.OK, can.use
-            self.log.info("%s is served by %s", self.model, can.use)
+            self.health, self.note = Health.OK, self._how(can)
+            self.log.info("%s is served by %s", self.model, self.note)
             await self.renew_lease()
             self.emit(ModelReady(node=self.ground.node, facts=self._model_facts(can)))
 
@@ -149,8 +149,13 @@ class Relay(Service):
             can_verify=False,
             can_rollback=False,
             chat_template=can.chat,
-            note=can.use,
+            note=self._how(can),
         )
+
+    def _how(self, can: Capabilities) -> str:
+        if not can.can_verify:
+            return can.use
+        return f"{can.kind} {can.model!r}: passed through as it comes, though it could check guesses"
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """What `twd status`, doctor and the edge read of this relay."""
@@ -219,6 +224,9 @@ class Relay(Service):
         if job.prompt.suffix:
             text = f"{self.model} is another program's: texts between a prompt and a suffix are not asked of it"
             return Failure(code=FailureCode.UNSUPPORTED, message=text, field="suffix")
+        if sum(part is not None for part in (job.prompt.messages, job.prompt.text, job.prompt.tokens)) != 1:
+            text = "give messages, a text or tokens: exactly one of them"
+            return Failure(code=FailureCode.BAD_REQUEST, message=text, field="prompt")
         if self._can is None:
             return Failure(code=FailureCode.BACKEND_DOWN, message=f"{self.model}: {self._told or self.note}"[:4096])
         if not self._breaker.enter(self.clock.now()):

@@ -9,12 +9,13 @@ from twd.backends.base import Piece, Pieces, Usage, Wish
 from twd.backends.dialect import sampling_body
 from twd.backends.troubles import clean, words_of
 from twd.backends.vllm import SCORES_BYTES_MAX, Vllm
+from twd.wire.base import Token
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import FinishReason
 
 _UNKNOWN_ROOM: Final = 2048
 
-Scored = tuple[float | None, int, str | None]
+Scored = tuple[float | None, Token, str | None]
 """A log probability, its token, and the token's text where it was asked for."""
 
 
@@ -40,7 +41,7 @@ class _Meta(msgspec.Struct):
 
 class _Generated(msgspec.Struct):
     text: str = ""
-    output_ids: list[int] = []
+    output_ids: list[Token] = []
     meta_info: _Meta = msgspec.field(default_factory=_Meta)
     error: Any = None
 
@@ -144,5 +145,5 @@ def _end(meta: _Meta) -> Piece:
     return Piece(
         end=FinishReason.LENGTH if finish.type == "length" else FinishReason.STOP,
         stop=finish.matched if isinstance(finish.matched, str) else "",
-        usage=Usage(meta.prompt_tokens, meta.completion_tokens, meta.cached_tokens),
+        usage=Usage(max(0, meta.prompt_tokens), max(0, meta.completion_tokens), max(0, meta.cached_tokens)),
     )

@@ -13,7 +13,7 @@ def read_trouble(body: bytes, secret: str = "") -> str:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         value = body.decode("utf-8", "replace")
-    return clean(words_of(value) or "no reason given", secret)
+    return clean(words_of(value), secret)
 
 
 def words_of(value: Any, depth: int = 6) -> str:
@@ -31,8 +31,10 @@ def words_of(value: Any, depth: int = 6) -> str:
 
 
 def clean(text: str, secret: str = "") -> str:
-    """One printable line of bounded length."""
+    """One printable line of bounded length, never an empty one."""
     if secret:
         text = text.replace(secret, "…")
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * _LENGTH]).split())
+    if not line:
+        return "no reason given"
     return line if len(line) <= _LENGTH else line[: _LENGTH - 1] + "…"

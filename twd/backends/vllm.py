@@ -9,6 +9,7 @@ from twd.backends.base import Capabilities, Pieces, Wish
 from twd.backends.dialect import GPU_SERVER, chat_body, text_body
 from twd.backends.openai_chunks import Choice, Chunk
 from twd.backends.openai_compatible import OpenAiCompatible
+from twd.wire.base import Token
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, Prompt
 
@@ -21,7 +22,7 @@ class _Version(msgspec.Struct):
 
 
 class _Tokens(msgspec.Struct):
-    tokens: list[int]
+    tokens: list[Token]
 
 
 class _Text(msgspec.Struct):
@@ -114,7 +115,7 @@ class Vllm(OpenAiCompatible):
         """The first of the tokens that were told for a place; the token that stands there must be among them."""
         try:
             chances = {int(name): float(entry["logprob"]) for name, entry in (told or {}).items()}
-        except (TypeError, ValueError, KeyError):
+        except (TypeError, ValueError, KeyError, OverflowError):
             raise self.upstream.broken("told chances that cannot be read") from None
         if token not in chances:
             raise self.upstream.broken(f"told the chances of other tokens than the prompt's (token {token} is missing)")
