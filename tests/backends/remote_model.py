@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from twd.backends.verifying_model import VerifyingModel
+from twd.engine.cost import CostCurve
 from twd.speculator.bounds import Limits
 from twd.speculator.session import Opening
 from twd.wire.base import SessionId
@@ -16,6 +17,7 @@ class RemoteModel:
     def __init__(self, model: VerifyingModel, *, ngram: bool = True) -> None:
         self.model = model
         self.ngram = ngram
+        self.cost = CostCurve(model.points)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)

@@ -8,6 +8,7 @@ from typing import Final
 
 from twd.backends.base import Backend, Capabilities, Piece, wish_of
 from twd.backends.breaker import Breaker, BreakerState
+from twd.backends.facts import passed_through, relayed_facts
 from twd.backends.relay_core import KEEPALIVE_S, RelayedJob, pauses
 from twd.kit.service import Effects, Reply, Service, Surroundings
 from twd.wire.base import Event, JobId, ModelId
@@ -22,7 +23,7 @@ from twd.wire.job import (
     JobSubmitted,
     TokensAccepted,
 )
-from twd.wire.model import ModelFacts, ModelFailed, ModelReady, ModelUnloaded, VocabFingerprint
+from twd.wire.model import ModelFailed, ModelReady, ModelUnloaded
 from twd.wire.routes import ROUTE_OF, subject_token
 from twd.wire.service import Health
 
@@ -106,7 +107,7 @@ class Relay(Service):
             self._probe_failed(error)
             return False
         self._breaker.succeeded()
-        await self._here(can)
+        await self._here(self._backend, can)
         return True
 
     def _probe_failed(self, error: TwdError) -> None:
@@ -114,14 +115,14 @@ class Relay(Service):
             self._breaker.failed(self.clock.now(), str(error))
         self._away(error.failure)
 
-    async def _here(self, can: Capabilities) -> None:
+    async def _here(self, backend: Backend, can: Capabilities) -> None:
         came = self._can is None or self.health is not Health.OK
         self._can, self._told = can, None
         if came and not self._draining:
-            self.health, self.note = Health.OK, self._how(can)
+            self.health, self.note = Health.OK, passed_through(can)
             self.log.info("%s is served by %s", self.model, self.note)
             await self.renew_lease()
-            self.emit(ModelReady(node=self.ground.node, facts=self._model_facts(can)))
+            self.emit(ModelReady(node=self.ground.node, facts=relayed_facts(self.model, backend, can)))
 
     def _away(self, failure: Failure) -> None:
         """The server does not answer; told once for each reason."""
@@ -132,30 +133,6 @@ class Relay(Service):
             self._told = failure.message
             self.log.warning("%s: %s", self.model, self.note)
             self.emit(ModelFailed(model=self.model, node=self.ground.node, failure=failure))
-
-    def _model_facts(self, can: Capabilities) -> ModelFacts:
-        assert self._backend is not None
-        return ModelFacts(
-            model=self.model,
-            file=f"{self._backend.upstream.base.scheme}://{self._backend.upstream.name}#{can.model}",
-            architecture=can.architecture,
-            quantization=can.quantization,
-            parameters=can.parameters,
-            size_bytes=can.size_bytes,
-            ctx_size=can.context,
-            parallel=can.slots,
-            vocab=VocabFingerprint(hash="", tokens=can.vocabulary, architecture=can.architecture),
-            backend=can.kind,
-            can_verify=False,
-            can_rollback=False,
-            chat_template=can.chat,
-            note=self._how(can),
-        )
-
-    def _how(self, can: Capabilities) -> str:
-        if not can.can_verify:
-            return can.use
-        return f"{can.kind} {can.model!r}: passed through as it comes, though it could check guesses"
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """What `twd status`, doctor and the edge read of this relay."""

@@ -9,6 +9,7 @@ import msgspec
 from twd.backends.base import Backend, Capabilities, Wish
 from twd.backends.breaker import Breaker, BreakerState
 from twd.backends.drafting import Drafting
+from twd.backends.facts import fingerprint
 from twd.bus.base import BusError
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroundings
 from twd.kit.tasks import every
@@ -24,7 +25,7 @@ from twd.wire.draft import (
 )
 from twd.wire.failures import TwdError
 from twd.wire.job import JobFailed, JobFinished, Prompt, TokensAccepted
-from twd.wire.model import ModelFailed, ModelReady, VocabFingerprint
+from twd.wire.model import ModelFailed, ModelReady
 from twd.wire.service import Health, ServiceLease
 
 WATCH_S: Final = 1.0
@@ -175,7 +176,7 @@ class TextDrafter(Service):
                 drafter=self.instance,
                 node=self.ground.node,
                 model=self.model,
-                vocab=VocabFingerprint(hash="", tokens=can.vocabulary, architecture=can.architecture),
+                vocab=fingerprint(can),
                 by_text=True,
                 token_ms=round(self._token_ms, 3),
             )

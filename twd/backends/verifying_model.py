@@ -7,16 +7,16 @@ from typing import Final
 
 from twd.backends.ahead import Ahead
 from twd.backends.base import Backend, Capabilities, Wish
+from twd.backends.facts import verified_facts
 from twd.backends.finding import open_backend
 from twd.backends.loop_thread import LoopThread
 from twd.backends.token_texts import END, PieceReader, TokenTexts
 from twd.backends.verifying import RemotePicker, RemoteTarget, picker_for
-from twd.engine.cost import CostCurve
 from twd.kit.settings import Server
 from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import JobSubmitted, Prompt
-from twd.wire.model import CostPoint, Exactness, ModelFacts, VocabFingerprint
+from twd.wire.model import CostPoint, Exactness, ModelFacts
 
 WIDTHS: Final = (2, 4, 8, 16, 32)
 CONTEXT_DEFAULT: Final = 8192
@@ -51,11 +51,10 @@ class VerifyingModel:
         self.texts = TokenTexts(backend)
         self.ctx_size = can.context or CONTEXT_DEFAULT
         self.exactness = Exactness(exact=False, settings="another server's arithmetic")
-        self.load_ms = 0
         self.tool_format = ""
         began = time.monotonic()
-        self.streams, points = loop.run(measure(backend, can))
-        self.cost = CostCurve(points)
+        self.streams, self.points = loop.run(measure(backend, can))
+        """`points` are the measured times of passes."""
         self.load_ms = int((time.monotonic() - began) * 1000)
         self.target = RemoteTarget(
             backend,
@@ -70,22 +69,7 @@ class VerifyingModel:
     @property
     def facts(self) -> ModelFacts:
         """What others must know of it."""
-        can = self.can
-        return ModelFacts(
-            model=self.name,
-            file=f"{self.backend.upstream.base.scheme}://{self.backend.upstream.name}#{can.model}",
-            architecture=can.architecture,
-            quantization=can.quantization,
-            parameters=can.parameters,
-            size_bytes=can.size_bytes,
-            ctx_size=self.ctx_size,
-            parallel=self.target.n_slots,
-            vocab=VocabFingerprint(hash=f"{can.kind}:{can.model}", tokens=END, architecture=can.architecture),
-            backend=can.kind,
-            can_verify=True,
-            chat_template=can.renders,
-            note=f"{can.use}; texts that are not greedy are passed through",
-        )
+        return verified_facts(self.name, self.backend, self.can, self.ctx_size, self.target.n_slots)
 
     def prepare(self, job: JobSubmitted, seed: int) -> Prepared:
         """A job's tokens by the server's own tokenizer and template; refuses what cannot be done."""
