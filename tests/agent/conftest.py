@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.waiting import until
 from twd.agent.service import Agent
 from twd.bus.memory_bus import MemoryBroker
 from twd.kit.clock import SystemClock
@@ -68,6 +69,7 @@ async def start_agent(broker: MemoryBroker, tmp_path: Path) -> AsyncIterator[Sta
         agent = Agent(ground, made)
         started.append(agent)
         await agent.start()
+        await until(lambda: not agent._facts().looking, "it looked round")
         return agent
 
     yield start

@@ -18,7 +18,7 @@ def test_up_is_ready_and_down_ends_it_all(installed: Installed) -> None:
     answer = installed.up()
     assert answer["ready"]
     assert answer["addresses"]["api"] == f"http://127.0.0.1:{installed.port}"
-    assert set(answer["processes"]) == {"broker", "edge", "metrics"}
+    assert set(answer["processes"]) == {"broker", "edge", "metrics", "agent"}
     pids = installed.pids()
     assert {name: process["pid"] for name, process in answer["processes"].items()}.items() <= pids.items()
 
@@ -129,7 +129,7 @@ def test_only_what_is_named_starts(installed: Installed) -> None:
     assert installed.twd("down").returncode == 0
     wrong = installed.twd("up", "nonsense")
     assert wrong.returncode == 2
-    assert "there is: edge, metrics" in wrong.stderr
+    assert "there is: agent, edge, metrics" in wrong.stderr
 
 
 def test_a_taken_port_is_named_with_its_owner(installed: Installed) -> None:

@@ -9,8 +9,12 @@ def names(settings: Settings, *only: str) -> list[str]:
     return [spec.name for spec in wanted_processes(settings, only)]
 
 
-def test_nothing_configured_needs_edge_and_metrics() -> None:
-    assert names(Settings()) == ["edge", "metrics"]
+def test_nothing_configured_needs_edge_metrics_and_agent() -> None:
+    assert names(Settings()) == ["edge", "metrics", "agent"]
+
+
+def test_a_pool_needs_somebody_who_decides() -> None:
+    assert names(Settings(mode="combined")) == ["edge", "metrics", "agent", "coordinator"]
 
 
 def test_each_model_replica_and_drafter_has_its_process() -> None:
@@ -26,6 +30,7 @@ def test_each_model_replica_and_drafter_has_its_process() -> None:
     assert names(settings) == [
         "edge",
         "metrics",
+        "agent",
         "speculator.llama.1",
         "speculator.llama.2",
         "speculator.qwen-2-5",
@@ -70,7 +75,7 @@ def test_the_demo_has_a_target_and_a_drafter(tmp_path: object) -> None:
         Settings(models={"mine": Model(path="a.gguf")}), Path("/cache/demo.gguf"), Path("/cache/draft.gguf")
     )
     assert settings.default_model == MODEL
-    assert names(settings) == ["edge", "metrics", f"speculator.{MODEL}", f"drafter.{MODEL}-quick"]
+    assert names(settings) == ["edge", "metrics", "agent", f"speculator.{MODEL}", f"drafter.{MODEL}-quick"]
 
 
 def test_drafters_are_called_by_name_model_or_file() -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 import twd
 from twd.agent.builds import find_builds
 from twd.agent.core import merge_gpus
@@ -53,10 +55,13 @@ class Detector:
         """The facts now; what is asked seldom comes from the last time."""
         notes: list[str] = []
         await self._seldom(now, notes)
-        vendors = await vendor_gpus(notes)
-        assert self._cpu is not None
-        disks = disk_facts((self.settings.home_dir, *self.model_dirs))
+        facts = self.glance()
+        gpus = merge_gpus(await vendor_gpus(notes), self._engine_gpus)
         self.notes = [*notes, *self.scan.notes]
+        return msgspec.structs.replace(facts, gpus=gpus, notes=self.notes[:16], looking=False)
+
+    def glance(self) -> NodeFacts:
+        """What can be told at once."""
         return NodeFacts(
             node=self.node,
             instance=self.instance,
@@ -65,13 +70,12 @@ class Detector:
             hostname=platform.node(),
             platform=f"{platform.system().lower()}-{platform.machine()}",
             version=twd.__version__,
-            cpu=self._cpu,
+            cpu=self._cpu or cpu_facts(),
             memory=memory_facts(),
-            gpus=merge_gpus(vendors, self._engine_gpus),
-            disks=disks,
+            disks=disk_facts((self.settings.home_dir, *self.model_dirs)),
             models=self._models,
             builds=self._builds,
-            notes=self.notes[:16],
+            looking=True,
         )
 
     async def _seldom(self, now: float, notes: list[str]) -> None:

@@ -109,7 +109,7 @@ class PeerApi:
         """How the machine is."""
         memory, disk = psutil.virtual_memory(), psutil.disk_usage(str(self.logs))
         told = {
-            "status": "ok",
+            "status": "starting" if self.facts().looking else "ok",
             "node": self.facts().node,
             "uptime_seconds": round(self.clock.now() - self.began, 1),
             "load_avg": [round(value, 2) for value in psutil.getloadavg()],

@@ -69,7 +69,7 @@ class PeerServer:
             if not port or not is_loopback(host):
                 text = f"the agent cannot listen on {host}:{port}: {error.strerror}. Set another agent.port."
                 raise TwdError(FailureCode.BAD_REQUEST, text, "agent.port") from None
-            self._log.warning("port %d is taken (%s); the peer API takes a free one", port, error.strerror)
+            self._log.warning("port %d is taken; the peer API takes a free one", port)
             await web.TCPSite(runner, host, 0).start()
         self.port = runner.addresses[0][1]
 

@@ -62,7 +62,7 @@ class Agent(Service):
     async def setup(self) -> None:
         """Look at the machine, claim its name, open the port."""
         self._settings.home_dir.joinpath("logs").mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._seen = await self._detector.look(self.clock.now())
+        self._seen = self._detector.glance()
         await self._take_claim(self._seen)
         try:
             await self._server.open(self._api().routes())
@@ -70,15 +70,18 @@ class Agent(Service):
             await self._leave_claim()
             raise
         self.log.info("peer API at %s", self._server.url)
-        self.tasks.start("look", every(LOOK_S, self._look))
         self.tasks.start("watch", every(WATCH_S, self._watch))
         self.tasks.start("beat", every(max(0.3, self._settings.coordinator.lease_s / BEATS), self._beat))
 
     async def start(self) -> None:
-        """Start, and tell everybody."""
+        """Start, then look round: drivers may take seconds to answer."""
         await super().start()
         if self._claim is not None:
-            await self._tell()
+            self.tasks.start("look", self._keep_looking())
+
+    async def _keep_looking(self) -> None:
+        await self._look()
+        await every(LOOK_S, self._look)
 
     def _api(self) -> PeerApi:
         return PeerApi(

@@ -13,12 +13,13 @@ RUN = (sys.executable, "-P", "-m", "twd", "run")
 
 def wanted_processes(settings: Settings, only: Collection[str] = ()) -> list[ProcessSpec]:
     """Everything that `twd up` starts besides the broker; `only` names services, and then nothing else starts."""
-    specs = _with_names_of_their_own([*_always(), *_speculators(settings), *_drafters(settings)])
+    specs = _with_names_of_their_own([*_always(settings), *_speculators(settings), *_drafters(settings)])
     return [spec for spec in specs if not only or spec.name.split(".")[0] in only or spec.name in only]
 
 
-def _always() -> Iterator[ProcessSpec]:
-    for name in ("edge", "metrics"):
+def _always(settings: Settings) -> Iterator[ProcessSpec]:
+    pooled = ("coordinator",) if settings.mode == "combined" else ()  # it has nothing to decide on one machine alone
+    for name in ("edge", "metrics", "agent", *pooled):
         yield ProcessSpec(name, (*RUN, name))
 
 

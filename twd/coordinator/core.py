@@ -91,7 +91,7 @@ def plan(wanted: Wanted, observed: Observed, now: float) -> Action | None:
 
 
 def _decide(wanted: Wanted, observed: Observed) -> Decide | None:
-    for model in wanted.models:
+    for model in wanted.models if observed.nodes else ():  # with nobody there yet, nothing can be said
         known = observed.decided.get(model.name)
         if known is None or observed.basis.get(model.name) != basis_of(model, observed, fits(known)):
             decision = decide(wanted, observed, model)

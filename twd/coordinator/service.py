@@ -173,7 +173,7 @@ class Coordinator(Service):
         entries = await self._registry.entries()
         fresh = [entry for entry in entries if entry.key.startswith(AGENT_KEYS) and entry.age_s <= self._lease_s]
         found = [facts for entry in fresh if (facts := read_node(entry.value)) is not None]
-        return {facts.node: facts for facts in found}
+        return {facts.node: facts for facts in found if not facts.looking}
 
     def _carry_out(self, action: Action) -> None:
         match action:

@@ -123,6 +123,8 @@ class NodeFacts(Part, frozen=True):
     builds: Annotated[list[Build], Meta(max_length=32)] = []
     processes: Annotated[list[ProcessFacts], Meta(max_length=64)] = []
     notes: list[Text] = []
+    looking: bool = False
+    """Its agent has just started, and has not seen everything yet."""
 
 
 class NodeChanged(Event, frozen=True, tag="twd.v1.node.changed"):
