@@ -2,7 +2,7 @@
 
 from twd.cli.demo import MODEL, demo_settings
 from twd.cli.wanted import drafter_name, wanted_processes
-from twd.kit.settings import Drafter, Engine, Model, Settings
+from twd.kit.settings import Backend, Drafter, Engine, Model, Settings
 
 
 def names(settings: Settings, *only: str) -> list[str]:
@@ -36,11 +36,19 @@ def test_each_model_replica_and_drafter_has_its_process() -> None:
         "speculator.qwen-2-5",
         "drafter.tiny",
         "drafter.tiny.2",
+        "drafter.server",
         "drafter.quick-one",
     ]
     by_name = {spec.name: spec for spec in wanted_processes(settings)}
     assert by_name["speculator.qwen-2-5"].argv[-2:] == ("--model", "qwen/2.5")
     assert by_name["drafter.quick-one"].argv[-2:] == ("--number", "3")
+
+
+def test_each_backend_has_its_relay() -> None:
+    settings = Settings(backends={"Big One": Backend(url="http://127.0.0.1:8000")})
+    (relay,) = [spec for spec in wanted_processes(settings) if spec.name.startswith("relay")]
+    assert relay.name == "relay.big-one"
+    assert relay.argv[-3:] == ("relay", "--model", "Big One")
 
 
 def test_single_services_can_be_named_by_kind_or_fully() -> None:

@@ -1,5 +1,6 @@
 """Which services there are, and how each is made; nothing is imported before it is asked for."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -10,6 +11,7 @@ from twd.cli.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.kit.service import Service, Surroundings
 from twd.kit.settings import Drafter, Model, Settings
+from twd.wire.failures import TwdError
 
 
 class Choice(NamedTuple):
@@ -70,7 +72,42 @@ def _drafter(ground: Surroundings, settings: Settings, choice: Choice) -> Servic
     if not 0 <= choice.number < len(settings.drafters):
         message = f"the settings name {len(settings.drafters)} drafters, from 0; give a GGUF file with --model"
         raise CommandError(ExitCode.USAGE, message)
+    drafter = settings.drafters[choice.number]
+    if drafter.url:
+        from twd.backends.making import text_drafter_of
+
+        return text_drafter_of(ground, settings, drafter)
     return native_drafter(ground, settings, choice.number)
+
+
+def _relay(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
+    """A backend that checks guesses becomes a speculator's target, any other is passed through."""
+    from twd.backends.making import relay_of
+    from twd.cli.remote_target import remote_speculator
+
+    if choice.model not in settings.backends:
+        known = ", ".join(settings.backends) or "none"
+        message = f"there is no backend {choice.model!r} in the settings (there are: {known})"
+        raise CommandError(ExitCode.USAGE, message)
+    if settings.speculation.enabled and _checks_guesses(settings, choice.model):
+        return remote_speculator(ground, settings, choice.model)
+    return relay_of(ground, settings, choice.model)
+
+
+def _checks_guesses(settings: Settings, name: str) -> bool:
+    """Ask the server what it can; one that is away is passed through, for a relay knows how to wait."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from twd.backends.making import checks_guesses
+
+    allowed = settings.edge.allow_private_upstream
+    with ThreadPoolExecutor(1) as beside_the_loop:
+        asked = beside_the_loop.submit(checks_guesses, settings.backends[name], allow_private=allowed)
+        try:
+            return asked.result()
+        except TwdError as error:
+            logging.getLogger("twd.relay").warning("%s does not say what it can: %s", name, error)
+            return False
 
 
 def is_file(name: str) -> bool:
@@ -83,6 +120,7 @@ SERVICES: Final[dict[str, Factory]] = {
     "metrics": _metrics,
     "speculator": _speculator,
     "drafter": _drafter,
+    "relay": _relay,
     "agent": _agent,
     "coordinator": _coordinator,
 }

@@ -13,7 +13,9 @@ RUN = (sys.executable, "-P", "-m", "twd", "run")
 
 def wanted_processes(settings: Settings, only: Collection[str] = ()) -> list[ProcessSpec]:
     """Everything that `twd up` starts besides the broker; `only` names services, and then nothing else starts."""
-    specs = _with_names_of_their_own([*_always(settings), *_speculators(settings), *_drafters(settings)])
+    specs = _with_names_of_their_own(
+        [*_always(settings), *_speculators(settings), *_relays(settings), *_drafters(settings)]
+    )
     return [spec for spec in specs if not only or spec.name.split(".")[0] in only or spec.name in only]
 
 
@@ -30,11 +32,15 @@ def _speculators(settings: Settings) -> Iterator[ProcessSpec]:
             yield ProcessSpec(name, (*RUN, "speculator", "--model", model), environment=settings.engine.env)
 
 
+def _relays(settings: Settings) -> Iterator[ProcessSpec]:
+    for backend in settings.backends:
+        yield ProcessSpec(f"relay.{_word(backend)}", (*RUN, "relay", "--model", backend))
+
+
 def _drafters(settings: Settings) -> Iterator[ProcessSpec]:
     for number, drafter in enumerate(settings.drafters):
-        if drafter.path:  # a server that drafts needs no engine of ours
-            name = f"drafter.{_word(drafter_name(drafter))}"
-            yield ProcessSpec(name, (*RUN, "drafter", "--number", str(number)), environment=settings.engine.env)
+        name = f"drafter.{_word(drafter_name(drafter))}"
+        yield ProcessSpec(name, (*RUN, "drafter", "--number", str(number)), environment=settings.engine.env)
 
 
 def drafter_name(drafter: Drafter) -> str:

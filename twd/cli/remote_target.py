@@ -1,0 +1,110 @@
+"""A server that scores guesses as the target of a speculator: where two rooms that do not know each other meet."""
+
+from collections.abc import Sequence
+
+from twd.backends.making import verifying_loader
+from twd.backends.verifying_model import Progress, VerifyingModel
+from twd.engine.cost import CostCurve
+from twd.engine.window import Target
+from twd.kit.service import Surroundings
+from twd.kit.settings import Settings
+from twd.speculator.bounds import Limits
+from twd.speculator.embeddings import Embedding
+from twd.speculator.loaded import LoadedModel
+from twd.speculator.service import Speculator
+from twd.speculator.session import Opening
+from twd.wire.base import ModelId, SessionId
+from twd.wire.embedding import EmbeddingRequested
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.job import JobSubmitted
+from twd.wire.model import Exactness, ModelFacts
+
+
+class RemoteModel:
+    """A verifying backend in the speculator's words."""
+
+    def __init__(self, model: VerifyingModel, *, ngram: bool = True) -> None:
+        self._model = model
+        self._ngram = ngram
+        self._cost = CostCurve(model.points)
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What others must know of it."""
+        return self._model.facts
+
+    @property
+    def exactness(self) -> Exactness:
+        """Another server's arithmetic is not ours to promise."""
+        return self._model.exactness
+
+    @property
+    def target(self) -> Target:
+        """Checks windows, one request each."""
+        return self._model.target
+
+    @property
+    def cost(self) -> CostCurve:
+        """Times of windows, the way there and back included."""
+        return self._cost
+
+    @property
+    def load_ms(self) -> int:
+        """How long probing and measuring took."""
+        return self._model.load_ms
+
+    @property
+    def tool_format(self) -> str:
+        """How the model was taught to write calls."""
+        return self._model.tool_format
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the core."""
+        target = self._model.target
+        return Limits(
+            slots=target.n_slots,
+            ctx_size=target.ctx_size,
+            max_window=target.window_max - 1,
+            prefill_rows=target.ctx_size,
+            ngram=self._ngram,
+            shares_cores=False,
+        )
+
+    def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
+        """Tokens, picker and seed of a job."""
+        ready = self._model.prepare(job, job.sampling.seed or 0)
+        return Opening(
+            session=session,
+            tokens=ready.tokens,
+            picker=ready.picker,
+            piece=ready.piece,
+            end_tokens=ready.end_tokens,
+            seed=ready.seed,
+        )
+
+    def tokenize(self, text: str) -> list[int]:
+        """A drafter's text as this model's tokens."""
+        return self._model.tokenize(text)
+
+    def render(self, tokens: Sequence[int]) -> str:
+        """Tokens as text."""
+        return self._model.render(tokens)
+
+    def embed(self, request: EmbeddingRequested) -> Embedding:
+        """Vectors are asked of that server itself."""
+        raise TwdError(FailureCode.UNSUPPORTED, f"{request.model} gives no embeddings here; ask its own server")
+
+    def close(self) -> None:
+        """Hang up."""
+        self._model.close()
+
+
+def remote_speculator(ground: Surroundings, settings: Settings, name: str) -> Speculator:
+    """The speculator over one configured backend that scores guesses."""
+    load = verifying_loader(settings, name)
+
+    def connect(progress: Progress) -> LoadedModel:
+        return RemoteModel(load(progress), ngram=settings.speculation.ngram.enabled)
+
+    return Speculator(ground, ModelId(name), connect)
