@@ -136,7 +136,8 @@ def usage_of(choices: Iterable[Choice]) -> Usage:
     for choice in choices:
         completion += choice.finished.stats.completion_tokens if choice.finished else choice.tokens
         if choice.started is not None and choice.prompt not in prompts:
-            prompts[choice.prompt] = (choice.started.prompt_tokens, choice.started.cached_tokens)
+            told = choice.finished.stats.prompt_tokens if choice.finished else 0  # a relay knows it only at the end
+            prompts[choice.prompt] = (max(choice.started.prompt_tokens, told), choice.started.cached_tokens)
     prompt = sum(tokens for tokens, _ in prompts.values())
     return Usage(
         prompt_tokens=prompt,

@@ -255,7 +255,7 @@ class JobOwner:
 
     def _failed(self, failure: Failure, now: float) -> list[OwnerAction]:
         if failure.code in LOSSES:
-            return self._lost(failure.message, now)
+            return self._lost(failure.message, now, failure.code)
         if failure.retry:
             return self._refused(failure, now)
         return self._fail(failure.code, failure.message, field=failure.field)
@@ -267,15 +267,15 @@ class JobOwner:
             return self._fail(failure.code, failure.message, release=True, field=failure.field)
         return self._retry(now)
 
-    def _lost(self, why: str, now: float) -> list[OwnerAction]:
+    def _lost(self, why: str, now: float, code: FailureCode = FailureCode.WORKER_LOST) -> list[OwnerAction]:
         """Somebody had the job and does not bring it to an end: another goes on from here."""
         self._losses += 1
         if self._untokened:
             text = f"{why}; this target gives no tokens, so no other worker can go on with the same text"
-            return self._fail(FailureCode.WORKER_LOST, text, release=True)
+            return self._fail(code, text, release=True)
         if self._losses > self.policy.losses:
             text = f"{why}; {self._losses} workers in a row were lost without a new token"
-            return self._fail(FailureCode.WORKER_LOST, text, release=True)
+            return self._fail(code, text, release=True)
         return self._retry(now)
 
     def _retry(self, now: float) -> list[OwnerAction]:
