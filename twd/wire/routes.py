@@ -81,12 +81,12 @@ class Route:
         return f"{self.tag}.{subject_token(getattr(event, self.key))}"
 
 
-_UNSAFE = re.compile(r"[^A-Za-z0-9_=-]")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 
 
 def subject_token(text: str) -> str:
     """Make one subject token of any id: what NATS gives a meaning to is written as `=hex`."""
-    return _UNSAFE.sub(lambda m: "".join(f"={b:02x}" for b in m.group().encode()), text) or "=00"
+    return _UNSAFE.sub(lambda m: "".join(f"={b:02x}" for b in m.group().encode()), text) or "="
 
 
 _B, _R, _A = Delivery.BROADCAST, Delivery.REQUEST, Delivery.REPLY
