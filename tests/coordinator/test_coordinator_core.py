@@ -11,7 +11,7 @@ from twd.coordinator.core import Decide, Observed, Start, Stop, Wanted, decide, 
 from twd.coordinator.devices import find_devices
 from twd.kit.settings import Gpu, Pool, Worker
 from twd.wire.base import NodeId
-from twd.wire.node import GpuFacts, NodeFacts
+from twd.wire.node import Build, GpuFacts, NodeFacts
 from twd.wire.placement import PlacementDecided
 
 PROCESS = process_of("big")
@@ -108,6 +108,20 @@ def test_rpc_stays_at_home_unless_the_lan_is_trusted_and_a_ring_may_go_anywhere(
     ring = decide(wanting(Pool()), seeing(*nodes), wanting().models[0])
     assert nodes_of(ring) == {"attic"}
     assert [type(action) for action in settle(wanting(Pool()), seeing(*nodes))] == [Decide]
+
+
+def test_machines_whose_engines_do_not_understand_each_other_are_kept_apart() -> None:
+    def with_rpc(facts: NodeFacts, version: str) -> NodeFacts:
+        return msgspec.structs.replace(facts, builds=[Build(name="engine", rpc=version)])
+
+    nodes = [
+        with_rpc(machine(name, 4), version) for name, version in (("desk", "7.0.0"), ("old", "6.2.0"), ("odd", "x"))
+    ]
+    found = find_devices(
+        [*nodes, with_rpc(machine("new", 4), "7.1.0"), with_rpc(machine("same", 4), "7.0.3")], RPC, DESK
+    )
+    assert [device.node for device in found.devices] == ["desk", "same"]
+    assert found.notes[2].startswith("old is left out: its engine speaks RPC 6.2.0, the one at home 7.0.0; update")
 
 
 def replace_pool(pool: Pool, **fields: object) -> Pool:

@@ -125,7 +125,7 @@ def _steps(free: int) -> int:
 
 def decide(wanted: Wanted, observed: Observed, model: WantedModel) -> PlacementDecided:
     """Where one model goes now."""
-    found = find_devices(_with_own_freed(observed, model), wanted.pool, wanted.home, _far_too(wanted.pool))
+    found = find_devices(_with_own_freed(observed, model), wanted.pool, wanted.home)
     if model.shape is None:
         return _refused(wanted, model, model.problem)
     home = found.homes.get(wanted.home)
@@ -136,11 +136,6 @@ def decide(wanted: Wanted, observed: Observed, model: WantedModel) -> PlacementD
         return _refused(wanted, model, wrong_split(demand.split, found))
     placement = place_or_advise(model.shape, found.devices, observed.links, demand)
     return to_wire(wanted, model.name, placement, found.notes)
-
-
-def _far_too(pool: Pool) -> bool:
-    """RPC workers on other machines are open to their whole network."""
-    return pool.engine == "ring" or pool.trusted_lan
 
 
 def split_of(pool: Pool) -> tuple[float, ...]:

@@ -33,15 +33,18 @@ class Found:
     notes: tuple[str, ...] = ()
 
 
-def find_devices(nodes: Iterable[NodeFacts], pool: Pool, home: NodeId, far_too: bool = True) -> Found:
+def find_devices(nodes: Iterable[NodeFacts], pool: Pool, home: NodeId) -> Found:
     """Every device, the home machine's first; machines that may not be used are told in the notes."""
+    ordered = sorted(nodes, key=lambda facts: (facts.node != home, facts.node))
+    ours = next((rpc_version(facts) for facts in ordered if facts.node == home), "")
     devices: list[Device] = []
     notes: list[str] = []
     homes: dict[str, Device] = {}
-    for facts in sorted(nodes, key=lambda facts: (facts.node != home, facts.node)):
+    for facts in ordered:
         homes[facts.node] = processor(facts)
-        if facts.node != home and not far_too:
-            notes.append(_left_out(facts.node))
+        why = "" if facts.node == home else unusable(facts, pool, ours)
+        if why:
+            notes.append(f"{facts.node} is left out: {why}")
             continue
         given = _configured(facts, pool, home)
         devices += _given(facts.node, given) if given else _detected(facts)
@@ -102,8 +105,27 @@ def _doubt(facts: NodeFacts, gpu: Gpu) -> str:
     )
 
 
-def _left_out(node: str) -> str:
-    return (
-        f"{node} is left out: llama.cpp's RPC has no security of its own. Say pool.trusted_lan: true where the network "
-        "is yours alone, or use pool.engine: ring"
-    )
+def unusable(facts: NodeFacts, pool: Pool, ours: str) -> str:
+    """Why another machine may not hold layers; empty when it may."""
+    if pool.engine == "ring":
+        return ""
+    if not pool.trusted_lan:
+        return (
+            "llama.cpp's RPC has no security of its own. Say pool.trusted_lan: true where the network is yours alone, "
+            "or use pool.engine: ring"
+        )
+    theirs = rpc_version(facts)
+    if ours and theirs and not _can_talk(ours, theirs):
+        return f"its engine speaks RPC {theirs}, the one at home {ours}; update twd on both to the same version"
+    return ""
+
+
+def rpc_version(facts: NodeFacts) -> str:
+    """The RPC protocol of a machine's own engine."""
+    return next((build.rpc for build in facts.builds if build.name == "engine"), "")
+
+
+def _can_talk(client: str, worker: str) -> bool:
+    """By llama.cpp's own rule; what is no version is no match."""
+    ours, theirs = (re.fullmatch(r"(\d{1,4})\.(\d{1,4})\.\d{1,4}", version) for version in (client, worker))
+    return bool(ours and theirs and ours[1] == theirs[1] and int(theirs[2]) <= int(ours[2]))

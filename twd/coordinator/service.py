@@ -127,8 +127,8 @@ class Coordinator(Service):
             self.log.warning("the coordinators' key could not be renewed: %s", error)
             return
         self._renewed_at = asked_at if held else float("-inf")
+        self.note = "" if self.active else STANDS_BY
         if self.active != was_active:
-            self.note = "" if self.active else STANDS_BY
             self.log.info("this coordinator %s", "decides now" if self.active else STANDS_BY)
             self._observed = Observed()
             self._news.set()

@@ -1,0 +1,82 @@
+"""Agent and coordinator on a real broker, each with the rights of its role alone: nothing they need is refused."""
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.bus.deployed import Deployment
+from tests.engine.tiny_models import write_llama
+from tests.waiting import until
+from twd.agent.service import Agent
+from twd.bus.nats_bus import BusState
+from twd.coordinator.service import Coordinator
+from twd.engine.rpc_probe import OURS
+from twd.kit.clock import SystemClock
+from twd.kit.ids import Ids
+from twd.kit.service import Surroundings
+from twd.kit.settings import Agent as AgentSettings
+from twd.kit.settings import Coordinator as CoordinatorSettings
+from twd.kit.settings import Gpu, Model, Pool, Settings, Worker
+from twd.wire.base import NodeId
+
+pytestmark = pytest.mark.nats
+
+MakeGround = Callable[[str, str], Awaitable[Surroundings]]
+
+
+@pytest.fixture
+async def rights(tmp_path: Path) -> AsyncIterator[tuple[MakeGround, list[str]]]:
+    deployment = Deployment(tmp_path / "broker")
+    port = deployment.start("nats-server.conf")
+    denials: list[str] = []
+    grounds: list[Surroundings] = []
+
+    def on_event(state: BusState, detail: str) -> None:
+        if state is BusState.DENIED:
+            denials.append(detail)
+
+    async def make(role: str, node: str) -> Surroundings:
+        bus = await deployment.connect(role, port, on_event)
+        grounds.append(Surroundings(bus, NodeId(node), SystemClock(), Ids(random.Random(len(grounds)))))
+        return grounds[-1]
+
+    yield make, denials
+    for ground in grounds:
+        await ground.bus.close()
+    deployment.end()
+
+
+async def test_a_pool_forms_loses_its_worker_and_is_given_up(
+    rights: tuple[MakeGround, list[str]], tmp_path: Path
+) -> None:
+    make, denials = rights
+    settings = Settings(
+        home=str(tmp_path / "home"),
+        mode="combined",
+        agent=AgentSettings(port=0),
+        coordinator=CoordinatorSettings(lease_s=2.0),
+        pool=Pool(
+            engine="rpc",
+            trusted_lan=True,
+            gpus=(Gpu(vram_gb=0.01),),  # nothing fits at home, so a worker is needed
+            workers=(Worker(host="attic", gpus=(Gpu(vram_gb=1),)),),
+        ),
+        models={"tiny": Model(path=str(write_llama(tmp_path / "tiny.gguf")), ctx_size=512, parallel=1)},
+    )
+    home = Agent(await make("agent", "desk"), settings)
+    attic = Agent(await make("agent", "attic"), settings)
+    coordinator = Coordinator(await make("coordinator", "desk"), settings)
+    services = (home, attic, coordinator)
+    for service in services:
+        await service.start()
+    await until(lambda: [facts.version for facts in attic._processes.facts()] == [str(OURS)], "the worker answers")
+    assert home._processes.facts() == []
+    assert coordinator.facts()["placed"] == ["tiny"]
+    await attic.stop("unplugged")
+    await until(lambda: not coordinator.facts()["placed"], "the plan follows")
+    for service in services:
+        await service.stop("test ends")
+        assert service.fault is None
+    assert denials == []
