@@ -73,11 +73,12 @@ def twd(upstream: str, folder: Path) -> Iterator[str]:
     """Broker, edge, metrics and a relay."""
     port = free_port()
     env = {"TWD_HOME": str(folder / "home"), "TWD_EDGE_PORT": str(port), "TWD_BUS_PORT": str(free_port())}
-    command = [sys.executable, "-P", "-m", "twd"]
+    backend = {"url": upstream, "kind": "openai", "model_name": "fake"}
+    (folder / "twd.yaml").write_text(json.dumps({"models": {}, "backends": {"fake": backend}}))
+    command = [sys.executable, "-P", "-m", "twd", "-c", str(folder / "twd.yaml")]
     subprocess.run([*command, "up", "-d"], env={**os.environ, **env}, check=True, stdout=subprocess.DEVNULL)
     try:
-        with process([sys.executable, str(HERE / "relay_process.py"), upstream], folder / "relay.log", **env):
-            yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}"
     finally:
         subprocess.run([*command, "down"], env={**os.environ, **env}, check=False, stdout=subprocess.DEVNULL)
 

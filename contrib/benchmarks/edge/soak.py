@@ -16,7 +16,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,12 +39,21 @@ class Load:
     api: str
     session: aiohttp.ClientSession
     ends: Counter[str] = field(default_factory=Counter)
-    numbers: itertools.count[int] = field(default_factory=itertools.count)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @property
     def kinds(self) -> list[Callable[[], Awaitable[None]]]:
         """What is asked, equally often."""
-        return [self.whole, self.stream, self.leave, self.schema, self.embed, self.count, self.list, self.nonsense]
+        return [
+            self.whole,
+            self.stream,
+            self.leave,
+            self.schema,
+            self.embed,
+            self.count_tokens,
+            self.list_models,
+            self.nonsense,
+        ]
 
     async def client(self, seed: int) -> None:
         """Ask until cancelled."""
@@ -78,13 +87,13 @@ class Load:
     async def embed(self) -> None:
         await self.post("embed", "/v1/embeddings", {"input": [f"text {next(self.numbers)}", "another"]})
 
-    async def count(self) -> None:
+    async def count_tokens(self) -> None:
         await self.post("count", "/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "how long?"}]})
 
     async def nonsense(self) -> None:
         await self.post("nonsense", "/v1/chat/completions", {"messages": [], "colour": next(self.numbers)})
 
-    async def list(self) -> None:
+    async def list_models(self) -> None:
         async with self.session.get(f"{self.api}/v1/models") as response:
             await response.read()
             self.ends[f"list {response.status}"] += 1
