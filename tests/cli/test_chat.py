@@ -372,6 +372,8 @@ async def test_ctrl_c_stops_an_answer_and_its_job(open_house: OpenHouse, own_hom
 
 def _take_terminal(slave: int) -> None:
     import fcntl
+    import signal
     import termios
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # who runs in the background hands on that Ctrl-C is ignored
     fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
