@@ -11,6 +11,7 @@ from twd.bench.client import Answer, Ask, BenchClient
 from twd.bench.prompts import BenchPrompt
 from twd.bench.report import Ceiling, Pair, by_drafter, by_position, ceiling, summarize
 from twd.engine.cost import CostCurve
+from twd.kit.overseer import read_lease
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.wire.base import ModelId
 from twd.wire.draft import DrafterPace
@@ -65,7 +66,7 @@ class BenchResult:
 async def find_speculator(client: BenchClient, model: str) -> ServiceLease:
     """The lease of the speculator that serves `model`, or of the first there is."""
     leases = await client.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
-    found = [msgspec.json.decode(entry.value, type=ServiceLease) for entry in await leases.entries()]
+    found = [lease for entry in await leases.entries() if (lease := read_lease(entry.value)) is not None]
     ready = [lease for lease in found if lease.service == "speculator" and lease.facts.get("ready")]
     if not ready:
         raise TwdError(FailureCode.NOBODY_HOME, "no model is loaded; start one, for example with `twd up --demo`")
