@@ -9,7 +9,7 @@ from twd.engine.probe import can_rollback
 from twd.engine.target import LocalTarget
 from twd.wire.model import Exactness
 
-WANTED = ContextSettings(ctx_size=768, parallel=3, threads=1, type_v="f16", layout=Layout.UNIFIED)
+WANTED = ContextSettings(ctx_size=768, parallel=3, threads=1, type_k="f16", layout=Layout.UNIFIED)
 
 
 def measure(model: Model, exact: bool) -> Exactness:
@@ -22,7 +22,7 @@ def measure(model: Model, exact: bool) -> Exactness:
 def test_quantised_weights_are_exact_below_and_above_512_cells(q4: Model) -> None:
     verdict = measure(q4, exact=True)
     assert (verdict.exact, verdict.flipped, verdict.max_difference, verdict.compared) == (True, 0, 0.0, 24)
-    assert "V q8_0, streams, rows >= 1" in verdict.settings
+    assert "K q8_0, V f16, streams, rows >= 1" in verdict.settings
 
 
 @pytest.mark.model

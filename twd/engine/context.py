@@ -43,8 +43,8 @@ class ContextSettings:
     parallel: int = 1
     layout: Layout = Layout.STREAMS
     branches: int = 0
-    type_k: str = "f16"
-    type_v: str = "q8_0"
+    type_k: str = "q8_0"
+    type_v: str = "f16"
     flash_attention: bool = True
     threads: int = 0
     ubatch: int = 64

@@ -43,15 +43,16 @@ def exact_plan(model: Model, wanted: ContextSettings, exact: bool) -> ExactPlan:
     """`wanted`, changed so that windows and single steps agree bit for bit where llama.cpp can do that.
 
     K and V of unlike types keep all passes on one attention kernel (with equal ones llama.cpp takes another for
-    single rows from 512 cells on, and a third for 64 rows and more); buffers of their own keep a session's cells in
-    order; float weights need two rows, since one alone goes through another matrix kernel. That is the CPU; on other
-    devices no settings make it certain, so there only the self-test speaks.
+    single rows from 512 cells on, and a third for 64 rows and more); of the unlike pairs, K q8_0 with V f16 is the
+    fastest. Buffers of their own keep a session's cells in order. Float weights need two rows, since one alone goes
+    through another matrix kernel. That is the CPU; on other devices no settings make it certain, so there only the
+    self-test speaks.
     """
     if not exact or model.offloads:
         return ExactPlan(wanted)
-    type_v = "q8_0" if model.info.value_length % _BLOCK == 0 else "bf16"
+    type_k = "q8_0" if model.info.key_length % _BLOCK == 0 else "bf16"
     layout = wanted.layout if wanted.layout is Layout.TREE else Layout.STREAMS
-    settings = replace(wanted, flash_attention=True, type_k="f16", type_v=type_v, layout=layout)
+    settings = replace(wanted, flash_attention=True, type_k=type_k, type_v="f16", layout=layout)
     return ExactPlan(settings, 2 if multiplies_floats(model.info) else 1)
 
 

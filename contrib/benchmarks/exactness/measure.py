@@ -16,7 +16,7 @@ from twd.engine.demo_model import demo_model
 from twd.engine.model import Model, ModelSettings
 
 TEXT = Path(__file__).with_name("text.txt")
-PAIRS = (("f16", "f16"), ("f16", "q8_0"), ("f16", "bf16"), ("q8_0", "f16"), ("q8_0", "q8_0"))
+PAIRS = "f16/f16,q8_0/f16,bf16/f16,f16/q8_0,q8_0/q8_0"
 CHUNK = 64
 Logs = npt.NDArray[np.float64]
 
@@ -68,7 +68,7 @@ def best_of(context: Context, depth: int, rows: int, tokens: list[int], repeats:
 
 
 def measure(
-    model: Model, pair: tuple[str, str], tokens: list[int], truth: list[Logs] | None, repeats: int, threads: int
+    model: Model, pair: list[str], tokens: list[int], truth: list[Logs] | None, repeats: int, threads: int
 ) -> tuple[Line, list[Logs]]:
     settings = ContextSettings(ctx_size=len(tokens) + 64, type_k=pair[0], type_v=pair[1], threads=threads)
     with Context(model, settings) as context:
@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a GGUF of your own instead")
     parser.add_argument("--text", type=Path, default=TEXT)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--pairs", default=PAIRS, help="K/V types; the first is what the others are compared with")
     parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -116,8 +117,8 @@ def main() -> None:
         with Model.load(ModelSettings(path)) as model:
             tokens = model.vocab.tokenize(options.text.read_text(encoding="utf-8"), parse_special=False, add_bos=True)
             truth = None
-            for pair in PAIRS:
-                line, truth = measure(model, pair, tokens, truth, options.repeats, options.threads)
+            for pair in options.pairs.split(","):
+                line, truth = measure(model, pair.split("/"), tokens, truth, options.repeats, options.threads)
                 report(line, len(tokens), as_json=options.json)
 
 
