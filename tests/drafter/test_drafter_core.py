@@ -195,3 +195,14 @@ def test_idle_time_goes_into_the_second_choice_where_the_first_is_least_sure() -
     core.accept(JobId("j-s"), 3, [20, 30, 40])
     assert tokens(core) == [40, 40]
     assert core.proposals() == []
+
+
+def test_reading_a_prompt_does_not_count_as_slow_drafting() -> None:
+    core = core_with(list(range(2, 42)), credit=2, beside=True)
+    pace = core.token_ms
+    for spent_ms in (400.0, 5.0):
+        ((draft, window),) = core.plan()
+        core.computed(draft, window, Guess(9, 0.9), spent_ms)
+    (message,) = core.proposals()
+    assert message.draft_ms <= 2 * pace
+    assert core.token_ms <= pace

@@ -132,6 +132,8 @@ class DrafterCore:
         draft.kept += window.tokens
         if guess is None:
             return
+        if len(window.tokens) > 1:  # reading on in the text is no measure of how fast it drafts
+            spent_ms = min(spent_ms, self.token_ms)
         draft.add(guess, spent_ms)
         self.token_ms += _PACE_SMOOTH * (spent_ms - self.token_ms)
 
