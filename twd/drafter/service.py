@@ -8,6 +8,7 @@ from twd.drafter.core import DrafterCore
 from twd.drafter.runner import DraftRunner, Judge
 from twd.engine.window import Picker, Target
 from twd.kit.service import Effects, Service, Surroundings
+from twd.kit.tasks import in_a_thread_of_its_own
 from twd.wire.base import ModelId
 from twd.wire.draft import (
     DrafterAttached,
@@ -103,7 +104,7 @@ class Drafter(Service):
             loop.call_soon_threadsafe(self._tell_progress, share, stage)
 
         try:
-            loaded = self._loaded = await asyncio.to_thread(self._load, progress)
+            loaded = self._loaded = await in_a_thread_of_its_own(lambda: self._load(progress))
         except TwdError as error:
             self.log.error("%s cannot be loaded: %s (%s)", self.model, error, error.failure.advice)
             self.health, self.note = Health.DEGRADED, f"{error} {error.failure.advice}"

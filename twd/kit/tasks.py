@@ -2,7 +2,10 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 OnError = Callable[[str, BaseException], None]
 
@@ -50,6 +53,19 @@ class TaskGroup:
             return []
         _, pending = await asyncio.wait(tasks, timeout=timeout_s)
         return sorted(task.get_name() for task in pending)
+
+
+async def in_a_thread_of_its_own(work: Callable[[], T]) -> T:
+    """Run blocking work on a thread that ends with it.
+
+    Pooled threads stay, and with them what native libraries keep for each thread: an engine's team of
+    workers that nobody uses any more makes those of the next one sleep at every step.
+    """
+    once = ThreadPoolExecutor(1, thread_name_prefix="once")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(once, work)
+    finally:
+        once.shutdown(wait=False)
 
 
 async def every(interval_s: float, tick: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -8,6 +8,7 @@ import msgspec
 from twd.bus.base import BusError
 from twd.kit.effects import Effect, Publish
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
+from twd.kit.tasks import in_a_thread_of_its_own
 from twd.speculator.bounds import Identity
 from twd.speculator.core import SpeculatorCore
 from twd.speculator.embeddings import Embeddings
@@ -130,7 +131,7 @@ class Speculator(Service):
             loop.call_soon_threadsafe(self._tell_progress, share, stage)
 
         try:
-            self.loaded = await asyncio.to_thread(self._load, progress)
+            self.loaded = await in_a_thread_of_its_own(lambda: self._load(progress))
         except TwdError as error:
             self._cannot_load(error)
             return
