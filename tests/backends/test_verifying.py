@@ -13,10 +13,10 @@ from tests.backends.fakes.openai_server import OpenAiServer
 from tests.backends.fakes.server import Farm
 from tests.backends.fakes.toy import EMOJI, TOY
 from tests.backends.listener import MODEL, Listener, chat, ground, job
-from twd.cli.remote_target import RemoteModel
 from tests.backends.rigs import echoing
 from twd.backends.verifying_model import open_verifying
 from twd.bus.memory_bus import MemoryBroker
+from twd.cli.remote_target import RemoteModel
 from twd.kit.settings import Server as ServerSettings
 from twd.speculator.service import Speculator
 from twd.wire.failures import Failure, FailureCode, TwdError
