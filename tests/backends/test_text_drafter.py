@@ -43,7 +43,7 @@ class Workshop:
 
     async def hire(self, server: Server, *, ready: bool = True, **fields: object) -> TextDrafter:
         """Add a drafter; returns when it has attached, if it is to."""
-        settings = ServerSettings(url=server.url, timeout_s=0.5)
+        settings = ServerSettings(url=server.url, timeout_s=2.0)
         drafter = TextDrafter(
             ground(self.broker, 10 + len(self.drafters), f"d{len(self.drafters)}"),
             ModelId("small"),
@@ -59,7 +59,7 @@ class Workshop:
     async def settle(self, drafter: TextDrafter) -> None:
         """Until the speculator knows the drafter and has tried it out."""
         await until(lambda: self.knows(drafter))
-        await until(lambda: self.speculator._idle.is_set(), 10)
+        await until(lambda: self.speculator._idle.is_set())
 
     def knows(self, drafter: TextDrafter) -> bool:
         """Whether the speculator counts on it."""
@@ -88,7 +88,7 @@ class Workshop:
     async def run(self, asked: JobSubmitted) -> tuple[str, object]:
         """A job, with the text of its tokens."""
         await self.ear.submit(asked)
-        await until(lambda: bool(self.ear.ends(asked.job)), 10)
+        await until(lambda: bool(self.ear.ends(asked.job)))
         return "".join(event.text for event in self.ear.of(TokensAccepted, asked.job)), self.ear.end(asked.job)
 
 
