@@ -2,11 +2,13 @@
 
 Ours goes through `LocalTarget` with a greedy pick per token, as a speculator without drafts would; theirs are
 llama-bench and llama-batched-bench from the same source (build_peers.sh). Both make many short runs in turn, and the
-best of each counts: whatever else the machine does can only make a run slower.
+best of each counts: whatever else the machine does can only make a run slower. `--cpu-time` compares CPU seconds on
+one thread instead, for machines that are never quiet.
 """
 
 import argparse
 import json
+import resource
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -92,6 +94,43 @@ def _output(setup: Setup, program: str, *arguments: str | int) -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=600).stdout
 
 
+def our_cpu_ms(model: Model, plan: ExactPlan, sessions: int, setup: Setup) -> float:
+    """CPU milliseconds of one step over all sessions."""
+
+    def spent(tokens: int) -> float:
+        began = time.process_time()
+        ours(model, plan, 1, sessions, replace(setup, tokens=tokens, runs=1))
+        return time.process_time() - began
+
+    return (spent(2 * setup.tokens) - spent(setup.tokens)) / setup.tokens * 1000
+
+
+def their_cpu_ms(program: Callable[[Setup], float], setup: Setup) -> float:
+    """The same of another program: what a run twice as long takes more."""
+
+    def spent(tokens: int) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        program(replace(setup, tokens=tokens, runs=1))
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    return (spent(2 * setup.tokens) - spent(setup.tokens)) / setup.tokens * 1000
+
+
+def compare_cpu_time(setup: Setup, rounds: int) -> None:
+    wanted = ContextSettings(ctx_size=PROMPT + 2 * setup.tokens + 8, threads=setup.threads)
+    with Model.load(ModelSettings(setup.path)) as model:
+        plan = exact_plan(model, wanted, exact=True)
+        for sessions, program in ((1, their_single), (SESSIONS, their_batch)):
+            mine = min(our_cpu_ms(model, plan, sessions, setup) for _ in range(rounds))
+            theirs = min(their_cpu_ms(program, setup) for _ in range(rounds))
+            print(
+                f"{model.info.quantization:>5}  {sessions:>2} sessions: CPU ms a step, twd {mine:7.2f}, "
+                f"llama.cpp's own program {theirs:7.2f}, speed {theirs / mine:5.3f}",
+                flush=True,
+            )
+
+
 def compare(setup: Setup, rounds: int) -> None:
     wanted = ContextSettings(ctx_size=PROMPT + setup.tokens + 8, threads=setup.threads)
     with Model.load(ModelSettings(setup.path)) as model:
@@ -126,12 +165,16 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=16, help="tokens of one run")
     parser.add_argument("--runs", type=int, default=20, help="runs in a row")
     parser.add_argument("--rounds", type=int, default=3, help="how often both sides take turns")
+    parser.add_argument("--cpu-time", action="store_true", help="compare CPU time on one thread")
     parser.add_argument("--threads", type=int, default=usable_cores())
     options = parser.parse_args()
     paths = [options.model] if options.model else [demo_model(options.cache, kind) for kind in options.kinds.split(",")]
     for path in paths:
         setup = Setup(path, options.programs, options.tokens, options.runs, options.threads, "q8_0", "f16")
-        compare(setup, options.rounds)
+        if options.cpu_time:
+            compare_cpu_time(replace(setup, threads=1, tokens=3 * options.tokens), options.rounds)
+        else:
+            compare(setup, options.rounds)
 
 
 if __name__ == "__main__":
