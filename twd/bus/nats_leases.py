@@ -6,12 +6,13 @@ Ages are measured by the broker's clock alone: the clocks of the machines need n
 """
 
 import asyncio
+import contextlib
 import json
 import re
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from twd.bus.base import BusError, LeaseEntry, NoResponders, check_key
+from twd.bus.base import BusError, LeaseEntry, NoResponders, RequestTimeout, check_key
 from twd.bus.nats_frames import Answer, read_time
 from twd.wire.failures import FailureCode
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S: Final = 3.0
 REPLICAS_IN_CLUSTER: Final = 3
+MORE_COPIES_EVERY_S: Final = 5.0
 _WRONG_REVISION: Final = (10071, 10164)
 _EXISTS_OTHERWISE: Final = 10058
 _NO_SUCH_STREAM: Final = 10059
@@ -38,6 +40,9 @@ class NatsLeases:
         self._prefix = f"$KV.{bucket}."
         self._ttl_s = ttl_s
         self._broker_clock: float | None = None  # its time minus our monotonic one
+        self.copies = 0  # of the bucket in the cluster, once known
+        self._makes_it = False
+        self._next_try = 0.0
 
     async def put(self, key: str, value: bytes) -> int:
         """Write or renew a key."""
@@ -96,21 +101,34 @@ class NatsLeases:
         reply = _read(answer)
         error = reply.get("error")
         if error is None:
+            await self._add_copies()
             return int(reply["seq"])
         if error.get("err_code") in _WRONG_REVISION:
             return None
         raise self._error(error)
 
     async def _make_bucket(self) -> None:
-        copies = REPLICAS_IN_CLUSTER if self._bus.clustered else 1
+        self._makes_it = True
+        wanted = REPLICAS_IN_CLUSTER if self._bus.clustered else 1
         try:
-            await self._create_stream(copies)
+            await self._set_up("CREATE", wanted)
+        except RequestTimeout:
+            raise  # the cluster has no leader yet: that says nothing of how many copies it can hold
         except BusError:
-            if copies == 1:
+            if wanted == 1:
                 raise
-            await self._create_stream(1)  # a cluster of two cannot hold three copies
+            await self._set_up("CREATE", 1)  # fewer than three are up, or ever will be
 
-    async def _create_stream(self, copies: int) -> None:
+    async def _add_copies(self) -> None:
+        """A bucket made while the cluster was still gathering gets its copies later, or it dies with its one holder."""
+        full = self.copies >= REPLICAS_IN_CLUSTER or not self._bus.clustered
+        if full or not self._makes_it or time.monotonic() < self._next_try:
+            return
+        self._next_try = time.monotonic() + MORE_COPIES_EVERY_S
+        with contextlib.suppress(BusError):
+            await self._set_up("UPDATE", REPLICAS_IN_CLUSTER)
+
+    async def _set_up(self, verb: str, copies: int) -> None:
         window_ns = int(self._ttl_s * 1e9)
         wanted = {
             "name": self._stream,
@@ -126,8 +144,10 @@ class NatsLeases:
             "allow_rollup_hdrs": True,
             "deny_delete": True,
         }
-        if await self._api("STREAM.CREATE", wanted) is None:
+        reply = await self._api(f"STREAM.{verb}", wanted)
+        if reply is None:
             raise BusError("the broker has no JetStream; switch it on in its configuration", FailureCode.UNSUPPORTED)
+        self.copies = int(reply.get("config", {}).get("num_replicas", 0))
 
     # -- reading -------------------------------------------------------------------------------
 

@@ -215,6 +215,7 @@ def _publishes(role: Role) -> Iterator[str]:
         yield f"$KV.{REGISTRY}.>"
     if role.registry >= Registry.MAKE:
         yield f"$JS.API.STREAM.CREATE.KV_{REGISTRY}"
+        yield f"$JS.API.STREAM.UPDATE.KV_{REGISTRY}"
     if role.registry >= Registry.READ:
         yield f"$JS.API.STREAM.INFO.KV_{REGISTRY}"
         yield f"$JS.API.DIRECT.GET.KV_{REGISTRY}.>"

@@ -122,8 +122,8 @@ def compare_cpu_time(setup: Setup, rounds: int) -> None:
     with Model.load(ModelSettings(setup.path)) as model:
         plan = exact_plan(model, wanted, exact=True)
         for sessions, program in ((1, their_single), (SESSIONS, their_batch)):
-            mine = min(our_cpu_ms(model, plan, sessions, setup) for _ in range(rounds))
-            theirs = min(their_cpu_ms(program, setup) for _ in range(rounds))
+            turns = [(our_cpu_ms(model, plan, sessions, setup), their_cpu_ms(program, setup)) for _ in range(rounds)]
+            mine, theirs = map(min, zip(*turns, strict=True))
             print(
                 f"{model.info.quantization:>5}  {sessions:>2} sessions: CPU ms a step, twd {mine:7.2f}, "
                 f"llama.cpp's own program {theirs:7.2f}, speed {theirs / mine:5.3f}",
