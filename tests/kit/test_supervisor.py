@@ -152,7 +152,7 @@ async def test_preparing_happens_before_each_start(tmp_path: Path) -> None:
 
 
 async def test_stopping_while_it_waits_for_the_next_try_is_quick(tmp_path: Path) -> None:
-    slow = Backoff(first_s=600)
+    slow = Backoff(first_s=600, short_s=600)
     async with supervised(tmp_path, ProcessSpec("job", (*PYTHON, "pass")), backoff=slow) as (supervisor, told):
         await told.until(lambda: len(told.exits) == 1)
         assert await supervisor.stop(10) == []

@@ -33,15 +33,21 @@ class ProcessSpec:
 
 @dataclass(frozen=True)
 class Backoff:
-    """How long to wait before the next start: nothing much at first, then longer and longer."""
+    """How long to wait before the next start: little while somebody may be waiting for it, more once it looks hopeless.
+
+    A process that was killed a dozen times in a minute must still be back within seconds.
+    """
 
     first_s: float = 0.1
+    short_s: float = 1.5
     longest_s: float = 10.0
-    healthy_s: float = 60.0
+    patience: int = 30
+    healthy_s: float = 30.0
 
     def delay(self, failures: int) -> float:
         """The pause after so many ends in a row."""
-        return min(self.longest_s, self.first_s * 2.0 ** min(failures - 1, 30))
+        longest = self.short_s if failures <= self.patience else self.longest_s
+        return min(longest, self.first_s * 2.0 ** min(failures - 1, 30))
 
 
 class State(enum.StrEnum):
