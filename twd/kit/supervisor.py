@@ -39,7 +39,7 @@ class Backoff:
     """
 
     first_s: float = 0.1
-    short_s: float = 1.5
+    short_s: float = 1.0
     longest_s: float = 10.0
     patience: int = 30
     healthy_s: float = 30.0
