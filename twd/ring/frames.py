@@ -1,0 +1,328 @@
+"""What travels on the ring's links: a fixed header, a small message in msgpack, and raw states behind a pass.
+
+Lengths are bounded before anything is read, and nothing of a frame is trusted before it was checked here.
+"""
+
+import enum
+import struct
+from collections.abc import Callable
+from typing import Annotated, Final, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Meta
+
+from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.job import Grammar, Sampling, Seed, TokenLogprob
+from twd.wire.ring import FrameFault, StateFormat
+
+VERSION: Final = 1
+MAGIC: Final = b"tw"
+HEADER: Final = struct.Struct("<2sBBII")
+SLOTS_MAX: Final = 4096
+ROWS_MAX: Final = 8192
+
+States = npt.NDArray[np.float32]
+Slot = Annotated[int, Meta(ge=0, lt=SLOTS_MAX)]
+Epoch = Annotated[int, Meta(ge=0, lt=2**53)]
+Position = Annotated[int, Meta(ge=0, lt=2**31)]
+Token = Annotated[int, Meta(ge=0, lt=2**31)]
+Rows = Annotated[int, Meta(ge=0, le=ROWS_MAX)]
+Secret = Annotated[bytes, Meta(max_length=64)]
+Name = Annotated[str, Meta(max_length=256)]
+
+
+class FrameError(TwdError):
+    """What came over a link is not what may come there."""
+
+    def __init__(self, fault: FrameFault, message: str) -> None:
+        super().__init__(FailureCode.BACKEND_BROKEN, message)
+        self.fault = fault
+
+
+class LinkClosedError(TwdError):
+    """The other end is gone, or this end was closed."""
+
+    def __init__(self, message: str = "the link is closed") -> None:
+        super().__init__(FailureCode.WORKER_LOST, message)
+
+
+class Role(enum.StrEnum):
+    """Who opens a link to a stage."""
+
+    HOME = "home"
+    CHAIN = "chain"
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True):
+    """Base of all messages: written as arrays, so that a token costs few bytes."""
+
+
+class Challenge(Message, frozen=True, array_like=True):
+    """A stage speaks first: whoever connected must prove that it knows the ring's secret."""
+
+    nonce: Secret
+
+
+class Hello(Message, frozen=True, array_like=True):
+    """The answer: who it is, and the proof."""
+
+    role: Role
+    ring: Name
+    sender: Name
+    nonce: Secret
+    proof: Secret
+
+
+class Welcome(Message, frozen=True, array_like=True):
+    """The link stands, and so does the chain behind the stage. `credits` passes may be in flight."""
+
+    proof: Secret
+    credits: Annotated[int, Meta(ge=1, le=4096)]
+    n_embd: Annotated[int, Meta(ge=1, le=1 << 20)]
+    slots: Annotated[int, Meta(ge=1, le=SLOTS_MAX)]
+    ctx_size: Position
+    window_max: Rows
+
+
+class SessionSpec(Message, frozen=True, array_like=True):
+    """What the last stage needs to pick a session's tokens. `logprobs` None: none are wanted."""
+
+    sampling: Sampling
+    seed: Seed
+    prompt_len: Position
+    grammar: Grammar | None = None
+    ignore_eos: bool = False
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+
+
+class Open(Message, frozen=True, array_like=True):
+    """A session takes a slot; what the slot holds stays, for the session's first window says where it begins."""
+
+    slot: Slot
+    spec: SessionSpec
+
+
+class Copy(Message, frozen=True, array_like=True):
+    """Make one slot's cache equal to another's."""
+
+    source: Slot
+    target: Slot
+
+
+class Close(Message, frozen=True, array_like=True):
+    """A session is over; its cache stays until the slot is used again."""
+
+    slot: Slot
+
+
+class Item(Message, frozen=True, array_like=True):
+    """One slot's share of a pass: its tokens from position `at` on, where the slot is rolled back to first.
+
+    Rows from `output_from` on are judged; `padding` throw-away rows come behind and leave no trace, nor do they travel.
+    `committed` and `picks` are those of a window.
+    """
+
+    slot: Slot
+    epoch: Epoch
+    at: Position
+    tokens: Annotated[list[Token], Meta(min_length=1, max_length=ROWS_MAX)]
+    padding: Rows = 0
+    output_from: Rows = 0
+    committed: Rows = 1
+    picks: bool = True
+
+
+class Outcome(Message, frozen=True, array_like=True):
+    """What came of one item: the picked tokens, and how many of the item's own stand. Or why nothing came of it."""
+
+    slot: Slot
+    epoch: Epoch
+    at: Position
+    tokens: list[Token] = []
+    standing: Rows = 0
+    logprobs: list[TokenLogprob] = []
+    failure: Failure | None = None
+
+
+class Mark(Message, frozen=True, array_like=True):
+    """How long a pass waited at a stage, and how long it was computed there, in microseconds."""
+
+    queue_us: Annotated[int, Meta(ge=0)]
+    compute_us: Annotated[int, Meta(ge=0)]
+
+
+class Pass(Message, frozen=True, array_like=True):
+    """Rows of some slots that are computed together. From the second stage on their states follow, without padding.
+
+    What a stage refuses, or finds to be of a dead epoch, leaves `items`; the refused say why in `refused`.
+    """
+
+    id: Annotated[int, Meta(ge=0, lt=2**53)]
+    items: Annotated[list[Item], Meta(max_length=SLOTS_MAX)]
+    refused: Annotated[list[Outcome], Meta(max_length=SLOTS_MAX)] = []
+    trail: Annotated[list[Mark], Meta(max_length=1024)] = []
+
+    @property
+    def rows(self) -> int:
+        """Real rows, padding left out."""
+        return sum(len(item.tokens) for item in self.items)
+
+
+class Verdicts(Message, frozen=True, array_like=True):
+    """The one answer to a pass, and a credit back; items without an outcome were of a dead epoch."""
+
+    id: Annotated[int, Meta(ge=0, lt=2**53)]
+    outcomes: Annotated[list[Outcome], Meta(max_length=SLOTS_MAX)] = []
+    trail: Annotated[list[Mark], Meta(max_length=1024)] = []
+
+
+class Void(Message, frozen=True, array_like=True):
+    """All windows of a slot whose epoch is below `epoch` are dead. Overtakes what is queued."""
+
+    slot: Slot
+    epoch: Epoch
+
+
+class Probe(Message, frozen=True, array_like=True):
+    """Are you there? A payload makes it a measure of bandwidth."""
+
+    id: Annotated[int, Meta(ge=0, lt=2**53)]
+
+
+class Pong(Message, frozen=True, array_like=True):
+    """I am."""
+
+    id: Annotated[int, Meta(ge=0, lt=2**53)]
+
+
+class Broken(Message, frozen=True, array_like=True):
+    """The last word on a link: why it is being closed."""
+
+    failure: Failure
+
+
+class _Kind(NamedTuple):
+    number: int
+    message: type[Message]
+    header_max: int
+    payload_max: int | None = 0
+    """None: as much as the link's largest pass."""
+
+
+BULK_PROBE: Final = 128 * 1024
+_KINDS: Final = (
+    _Kind(1, Challenge, 256),
+    _Kind(2, Hello, 2048),
+    _Kind(3, Welcome, 256),
+    _Kind(4, Open, 4 << 20),
+    _Kind(5, Copy, 32),
+    _Kind(6, Close, 32),
+    _Kind(7, Pass, 1 << 20, None),
+    _Kind(8, Void, 32),
+    _Kind(9, Verdicts, 4 << 20),
+    _Kind(10, Probe, 32, BULK_PROBE),
+    _Kind(11, Pong, 32),
+    _Kind(12, Broken, 16 << 10),
+)
+_BY_NUMBER: Final = {kind.number: kind for kind in _KINDS}
+_BY_MESSAGE: Final = {kind.message: kind for kind in _KINDS}
+_DECODERS: Final = {kind.number: msgspec.msgpack.Decoder(kind.message) for kind in _KINDS}
+_encoder: Final = msgspec.msgpack.Encoder()
+
+
+class Frame(NamedTuple):
+    """A message and the bytes behind it."""
+
+    message: Message
+    payload: bytes = b""
+
+
+def encode(message: Message, payload: bytes | memoryview = b"") -> bytes:
+    """A frame as bytes."""
+    kind = _BY_MESSAGE[type(message)]
+    header = _encoder.encode(message)
+    if len(header) > kind.header_max:
+        raise FrameError(FrameFault.TOO_LONG, f"a {kind.message.__name__} of {len(header)} bytes is too long to send")
+    return b"".join((HEADER.pack(MAGIC, VERSION, kind.number, len(header), len(payload)), header, payload))
+
+
+class FrameReader:
+    """Frames out of a stream. `receive` gives some bytes, at most so many, and none at the end.
+
+    `payload_max` bounds the states of a pass; 0 where none may come.
+    """
+
+    def __init__(self, receive: Callable[[int], bytes], payload_max: int = 0) -> None:
+        self._receive = receive
+        self.payload_max = payload_max
+        self._buffer = bytearray()
+
+    def read(self) -> Frame:
+        """The next frame; raises LinkClosedError at the stream's end, FrameError for anything that is no frame."""
+        self._fill(HEADER.size, between=True)
+        magic, version, number, header_len, payload_len = HEADER.unpack_from(self._buffer)
+        kind = self._checked(magic, version, number, header_len, payload_len)
+        total = HEADER.size + header_len + payload_len
+        self._fill(total)
+        split = HEADER.size + header_len
+        header, payload = bytes(self._buffer[HEADER.size : split]), bytes(self._buffer[split:total])
+        del self._buffer[:total]
+        return Frame(_decoded(kind, header), payload)
+
+    def _checked(self, magic: bytes, version: int, number: int, header_len: int, payload_len: int) -> _Kind:
+        if magic != MAGIC:
+            raise FrameError(FrameFault.GARBAGE, f"a frame begins with {magic!r}")
+        if version != VERSION:
+            raise FrameError(FrameFault.VERSION, f"a frame of version {version}; this process speaks {VERSION}")
+        kind = _BY_NUMBER.get(number)
+        if kind is None:
+            raise FrameError(FrameFault.MALFORMED, f"a frame of unknown kind {number}")
+        payload_max = self.payload_max if kind.payload_max is None else kind.payload_max
+        if header_len > kind.header_max or payload_len > payload_max:
+            what = f"{kind.message.__name__} of {header_len} + {payload_len} bytes"
+            raise FrameError(FrameFault.TOO_LONG, f"a {what}; {kind.header_max} + {payload_max} are allowed")
+        return kind
+
+    def _fill(self, size: int, *, between: bool = False) -> None:
+        while len(self._buffer) < size:
+            more = self._receive(max(1 << 16, size - len(self._buffer)))
+            if not more and between and not self._buffer:
+                raise LinkClosedError("the other end closed the link")
+            if not more:
+                raise FrameError(FrameFault.CUT, f"the connection ended {size - len(self._buffer)} bytes too early")
+            self._buffer += more
+
+
+def _decoded(kind: _Kind, header: bytes) -> Message:
+    try:
+        return _DECODERS[kind.number].decode(header)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError, ValueError) as error:
+        raise FrameError(FrameFault.MALFORMED, f"a {kind.message.__name__} that cannot be read: {error}") from None
+
+
+def pack_states(states: States, states_as: StateFormat = StateFormat.F32) -> bytes:
+    """States as they travel."""
+    return states.astype("<f2" if states_as is StateFormat.F16 else "<f4", copy=False).tobytes()
+
+
+def unpack_states(payload: bytes, rows: int, n_embd: int, states_as: StateFormat = StateFormat.F32) -> States:
+    """`rows` states of `n_embd` numbers; anything else, and anything not finite, is refused."""
+    half = states_as is StateFormat.F16
+    if len(payload) != rows * n_embd * (2 if half else 4):
+        raise FrameError(FrameFault.MALFORMED, f"{len(payload)} bytes of states for {rows} rows of {n_embd}")
+    states = np.frombuffer(payload, "<f2" if half else "<f4").reshape(rows, n_embd)
+    return states.astype(np.float32) if half else states
+
+
+def finite_rows(states: States) -> list[bool]:
+    """Which rows hold numbers only: the engine takes anything else without a word."""
+    if np.isfinite(states.sum(dtype=np.float64)):
+        return [True] * len(states)
+    return [bool(np.isfinite(row).all()) for row in states]
+
+
+def payload_max(rows: int, n_embd: int, states_as: StateFormat = StateFormat.F32) -> int:
+    """The size of the largest pass's states."""
+    return rows * n_embd * (2 if states_as is StateFormat.F16 else 4)
