@@ -7,7 +7,8 @@ import pytest
 
 from tests.engine.tiny_models import write_llama
 from twd.agent import model_scan
-from twd.agent.model_scan import ModelScan, is_first_part, quick_hash, sha256_of
+from twd.agent.model_scan import ModelScan, is_first_part, sha256_of
+from twd.gguf_tools.model_file import quick_hash
 from twd.wire.failures import FailureCode, TwdError
 
 

@@ -11,10 +11,10 @@ from twd.coordinator.core import Decide, Observed, Start, Stop, Wanted, decide, 
 from twd.coordinator.devices import find_devices
 from twd.kit.settings import Gpu, Pool, Worker
 from twd.wire.base import NodeId
-from twd.wire.node import Build, GpuFacts, NodeFacts
+from twd.wire.node import Build, GpuFacts, NodeFacts, ProcessKind
 from twd.wire.placement import PlacementDecided
 
-PROCESS = process_of("big")
+PROCESS = process_of("big", ["CUDA0"])
 
 
 def settle(wanted: Wanted, observed: Observed, now: float = 0.0) -> list[object]:
@@ -107,7 +107,9 @@ def test_rpc_stays_at_home_unless_the_lan_is_trusted_and_a_ring_may_go_anywhere(
     assert any("attic is left out" in note for note in careful.notes)
     ring = decide(wanting(Pool()), seeing(*nodes), wanting().models[0])
     assert nodes_of(ring) == {"attic"}
-    assert [type(action) for action in settle(wanting(Pool()), seeing(*nodes))] == [Decide]
+    actions = settle(wanting(Pool()), seeing(*nodes))
+    (stage,) = [action.wish for action in actions if isinstance(action, Start)]
+    assert (stage.node, stage.kind, stage.process) == ("attic", ProcessKind.STAGE, "stage.pool.big.0-20.head")
 
 
 def test_machines_whose_engines_do_not_understand_each_other_are_kept_apart() -> None:

@@ -5,21 +5,21 @@ heal at the next look.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import msgspec
 
 from twd.coordinator.advice import place_or_advise, size
 from twd.coordinator.devices import CPU, Found, device_name, find_devices
-from twd.coordinator.placement import Demand, Link, Placement, Shape
+from twd.coordinator.placement import Demand, Device, Link, Piece, Placement, Shape, place
 from twd.kit.settings import Pool
 from twd.wire.base import InstanceId, ModelId, NodeId
-from twd.wire.node import NodeFacts, ProcessKind, ProcessUnwanted, ProcessWanted
+from twd.wire.node import ModelFile, NodeFacts, ProcessKind, ProcessUnwanted, ProcessWanted, StageWanted
 from twd.wire.placement import PlacementDecided, Slice
 
-OWN_PREFIX: Final = "rpc.pool."
+OWN_PREFIXES: Final = ("rpc.pool.", "stage.pool.")
 RETRY_S: Final = 5.0
 
 
@@ -32,6 +32,11 @@ class WantedModel:
     sessions: int
     shape: Shape | None = None
     problem: str = ""
+    file: ModelFile | None = None
+    """The file at home: every machine of a ring needs the same one."""
+    type_k: str = ""
+    type_v: str = ""
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,21 +130,59 @@ def _steps(free: int) -> int:
 
 def decide(wanted: Wanted, observed: Observed, model: WantedModel) -> PlacementDecided:
     """Where one model goes now."""
-    found = find_devices(_with_own_freed(observed, model), wanted.pool, wanted.home)
+    nodes = _with_own_freed(wanted, observed, model)
+    found = without_other_files(find_devices(nodes, wanted.pool, wanted.home), nodes, wanted, model)
     if model.shape is None:
         return _refused(wanted, model, model.problem)
     home = found.homes.get(wanted.home)
     if home is None:
         return _refused(wanted, model, f"the agent of {wanted.home} is not on the bus; `twd run agent` starts it")
-    demand = Demand(model.ctx, model.sessions, home, wanted.pool.engine, split_of(wanted.pool))
-    if demand.split and len(demand.split) != len(found.devices):
-        return _refused(wanted, model, wrong_split(demand.split, found))
-    placement = place_or_advise(model.shape, found.devices, observed.links, demand)
-    return to_wire(wanted, model.name, placement, found.notes)
+    split = split_of(wanted.pool)
+    if split and len(split) != len(found.devices):
+        return _refused(wanted, model, wrong_split(split, found))
+    demand = Demand(model.ctx, model.sessions, home, wanted.pool.engine, split)
+    placement = _place(model.shape, found.devices, wanted, observed, demand)
+    return to_wire(wanted, model, placement, found.notes, observed.links)
+
+
+def _place(shape: Shape, devices: Sequence[Device], wanted: Wanted, observed: Observed, demand: Demand) -> Placement:
+    """As the settings prefer it; where that does not fit, on whatever there is."""
+    away = [device for device in devices if wanted.pool.layers_at_home or device.node != wanted.home]
+    if wanted.pool.split == "even" and away:
+        evenly = place(shape, away, observed.links, replace(demand, split=(1.0,) * len(away)))
+        if evenly.fits:
+            return evenly
+    if len(away) < len(devices) and away and not demand.split:
+        others = place(shape, away, observed.links, demand)
+        if others.fits:
+            return others
+    return place_or_advise(shape, devices, observed.links, demand)
+
+
+def without_other_files(found: Found, nodes: Sequence[NodeFacts], wanted: Wanted, model: WantedModel) -> Found:
+    """In a ring each machine cuts its slice from its own copy: one that has none, or another, is left out."""
+    if wanted.pool.engine != "ring" or model.file is None:
+        return found
+    why = {facts.node: text for facts in nodes if (text := file_problem(facts, model.file))}
+    devices = tuple(device for device in found.devices if device.node not in why)
+    return replace(found, devices=devices, notes=(*found.notes, *(f"{node} is left out: {why[node]}" for node in why)))
+
+
+def file_problem(facts: NodeFacts, file: ModelFile) -> str:
+    """Why a machine cannot cut a slice from its copy of a model; empty when it can."""
+    if any(known.hash == file.hash for known in facts.models):
+        return ""
+    named = [known for known in facts.models if known.name == file.name]
+    if not named:
+        return f"it has no copy of {file.name}; copy the file into a folder of agent.model_dirs there"
+    return (
+        f"its {file.name} is another file than the one at home ({named[0].hash[:8]} there, {file.hash[:8]} here); "
+        "copy it anew"
+    )
 
 
 def split_of(pool: Pool) -> tuple[float, ...]:
-    """The configured shares, if there are any."""
+    """The configured shares, one for each device, if there are any."""
     return pool.split if isinstance(pool.split, tuple) else ()
 
 
@@ -149,16 +192,16 @@ def wrong_split(split: tuple[float, ...], found: Found) -> str:
     return f"pool.split has {len(split)} shares for {len(found.devices)} devices ({listed}); give each device one"
 
 
-def _with_own_freed(observed: Observed, model: WantedModel) -> list[NodeFacts]:
-    """Machines as they are without this model: what its own workers hold may be planned again."""
+def _with_own_freed(wanted: Wanted, observed: Observed, model: WantedModel) -> list[NodeFacts]:
+    """Machines as they are without this model: what its own processes hold may be planned again."""
     decided = observed.decided.get(model.name)
     if decided is None:
         return list(observed.nodes.values())
-    own = process_of(model.name)
-    return [
-        _freed(facts, decided) if any(p.process == own and p.state == "ready" for p in facts.processes) else facts
-        for facts in observed.nodes.values()
-    ]
+    own = {piece.process for piece in decided.slices if piece.process}
+    holding = {facts.node for facts in observed.nodes.values() for known in facts.processes if known.process in own}
+    if holding or not own:
+        holding.add(wanted.home)  # the process that serves has its part too
+    return [_freed(facts, decided) if facts.node in holding else facts for facts in observed.nodes.values()]
 
 
 def _freed(facts: NodeFacts, decided: PlacementDecided) -> NodeFacts:
@@ -177,33 +220,56 @@ def _freed(facts: NodeFacts, decided: PlacementDecided) -> NodeFacts:
     )
 
 
-def to_wire(wanted: Wanted, model: str, placement: Placement, notes: tuple[str, ...] = ()) -> PlacementDecided:
+def to_wire(
+    wanted: Wanted,
+    model: WantedModel,
+    placement: Placement,
+    notes: tuple[str, ...] = (),
+    links: Mapping[str, Link] | None = None,
+) -> PlacementDecided:
     """A placement as everybody may read it."""
-    slices = [
-        Slice(
-            node=NodeId(piece.device.node),
-            device=piece.device.name,
-            first=piece.first,
-            end=piece.end,
-            weight_bytes=piece.weight_bytes,
-            kv_bytes=piece.kv_bytes,
-            other_bytes=piece.other_bytes,
-            free_bytes=piece.device.free,
-            head=piece.head,
-        )
-        for piece in placement.pieces
-    ]
     missing = () if placement.fits else (f"{size(placement.missing_bytes)} of memory are missing",)
+    nodes = dict.fromkeys(piece.device.node for piece in placement.pieces if piece.device.node != wanted.home)
+    known = {node: (links or {}).get(node, Link()) for node in nodes}
     return PlacementDecided(
-        model=ModelId(model),
+        model=ModelId(model.name),
         coordinator=wanted.coordinator,
-        slices=slices,
+        slices=[_slice(wanted, model, placement, piece) for piece in placement.pieces],
         missing_bytes=placement.missing_bytes,
         notes=[*missing, *notes],
         helps=list(placement.helps),
         plain_tok_s=round(placement.plain_tok_s, 2),
         speculative_tok_s=round(placement.speculative_tok_s, 2),
+        engine=wanted.pool.engine,
+        home=wanted.home,
+        links={node: round(link.rtt_s * 1000, 3) for node, link in known.items()},
     )
+
+
+def _slice(wanted: Wanted, model: WantedModel, placement: Placement, piece: Piece) -> Slice:
+    device = piece.device
+    return Slice(
+        node=NodeId(device.node),
+        device=device.name,
+        first=piece.first,
+        end=piece.end,
+        weight_bytes=piece.weight_bytes,
+        kv_bytes=piece.kv_bytes,
+        other_bytes=piece.other_bytes,
+        free_bytes=device.free,
+        head=piece.head,
+        process=_process(wanted, model, placement, piece),
+    )
+
+
+def _process(wanted: Wanted, model: WantedModel, placement: Placement, piece: Piece) -> str:
+    """Who holds a slice: a worker of its machine, a stage of the ring, or the process that serves the model."""
+    node = piece.device.node
+    if wanted.pool.engine == "ring":
+        return stage_of(model.name, piece.first, piece.end, piece.head)
+    if wanted.pool.engine != "rpc" or node == wanted.home:
+        return ""
+    return process_of(model.name, [p.device.name for p in placement.pieces if p.device.node == node])
 
 
 def _refused(wanted: Wanted, model: WantedModel, why: str) -> PlacementDecided:
@@ -213,36 +279,77 @@ def _refused(wanted: Wanted, model: WantedModel, why: str) -> PlacementDecided:
 # -- workers -------------------------------------------------------------------------------------------
 
 
-def process_of(model: str) -> str:
-    """The name of a model's workers, which is also their log's."""
-    return OWN_PREFIX + (re.sub(r"[^A-Za-z0-9_-]+", "-", model)[:48].strip("-") or "model")
+def process_of(model: str, devices: Sequence[str] = (CPU,)) -> str:
+    """The name of a model's RPC workers, which is also their log's; it tells which devices they lend."""
+    lent = "" if tuple(devices) == (CPU,) else "." + _word("-".join(devices))
+    return f"rpc.pool.{_word(model)}{lent}"
 
 
-def workers(wanted: Wanted, observed: Observed) -> Iterator[tuple[NodeId, str]]:
-    """Which machine runs which worker, if all is as decided. Only RPC has workers that stand alone."""
-    if wanted.pool.engine != "rpc":
-        return
+def stage_of(model: str, first: int, end: int, head: bool) -> str:
+    """The name of a stage; it tells which layers it holds."""
+    return f"stage.pool.{_word(model)}.{first}-{end}" + (".head" if head else "")
+
+
+def _word(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text)[:28].strip("-") or "model"
+
+
+def wishes(wanted: Wanted, observed: Observed) -> Iterator[ProcessWanted]:
+    """Which machine runs which process, if all is as decided."""
     for model in wanted.models:
         decided = observed.decided.get(model.name)
-        far = {piece.node for piece in decided.slices if piece.node != wanted.home} if decided else set()
-        yield from ((node, process_of(model.name)) for node in sorted(far))
+        pieces = [piece for piece in decided.slices if piece.process] if decided else []
+        for node, process in dict.fromkeys((piece.node, piece.process) for piece in pieces):
+            mine = [piece for piece in pieces if (piece.node, piece.process) == (node, process)]
+            yield _stage_wish(model, mine[0]) if wanted.pool.engine == "ring" else _rpc_wish(observed, mine)
+
+
+def _rpc_wish(observed: Observed, pieces: Sequence[Slice]) -> ProcessWanted:
+    node = pieces[0].node
+    facts = observed.nodes.get(node)
+    known = {CPU, *(device_name(gpu) for gpu in facts.gpus)} if facts else {CPU}
+    named = [piece.device for piece in pieces]
+    return ProcessWanted(
+        node=node,
+        process=pieces[0].process,
+        kind=ProcessKind.RPC,
+        devices=named if known.issuperset(named) else [],  # names from the settings mean nothing to the engine
+    )
+
+
+def _stage_wish(model: WantedModel, piece: Slice) -> ProcessWanted:
+    file = model.file
+    stage = StageWanted(
+        model=model.name,
+        file=file.name if file else model.name,
+        hash=file.hash if file else "",
+        first=piece.first,
+        end=piece.end,
+        head=piece.head,
+        ctx_size=model.ctx,
+        parallel=model.sessions,
+        type_k=model.type_k,
+        type_v=model.type_v,
+        exact=model.exact,
+    )
+    return ProcessWanted(node=piece.node, process=piece.process, kind=ProcessKind.STAGE, stage=stage)
 
 
 def _start(wanted: Wanted, observed: Observed, now: float) -> Start | None:
-    for node, process in workers(wanted, observed):
-        facts = observed.nodes.get(node)
-        if facts is None or any(known.process == process for known in facts.processes):
+    for wish in wishes(wanted, observed):
+        facts = observed.nodes.get(wish.node)
+        if facts is None or any(known.process == wish.process for known in facts.processes):
             continue
-        if now - observed.tried.get((node, process), float("-inf")) >= RETRY_S:
-            return Start(ProcessWanted(node=node, process=process, kind=ProcessKind.RPC))
+        if now - observed.tried.get((wish.node, wish.process), float("-inf")) >= RETRY_S:
+            return Start(wish)
     return None
 
 
 def _stop(wanted: Wanted, observed: Observed, now: float) -> Stop | None:
-    due = set(workers(wanted, observed))
+    due = {(wish.node, wish.process) for wish in wishes(wanted, observed)}
     for facts in observed.nodes.values():
         for known in facts.processes:
-            ours = known.process.startswith(OWN_PREFIX) and (facts.node, known.process) not in due
+            ours = known.process.startswith(OWN_PREFIXES) and (facts.node, known.process) not in due
             if ours and now - observed.tried.get((facts.node, known.process), float("-inf")) >= RETRY_S:
                 return Stop(ProcessUnwanted(node=facts.node, process=known.process))
     return None

@@ -115,7 +115,7 @@ def unusable(facts: NodeFacts, pool: Pool, ours: str) -> str:
             "or use pool.engine: ring"
         )
     theirs = rpc_version(facts)
-    if ours and theirs and not _can_talk(ours, theirs):
+    if ours and theirs and not _can_talk(ours, theirs) and not pool.skip_version_check:
         return f"its engine speaks RPC {theirs}, the one at home {ours}; update twd on both to the same version"
     return ""
 

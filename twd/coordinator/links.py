@@ -31,6 +31,9 @@ class Links:
         await asyncio.gather(*(self._measure(facts) for facts in due))
 
     async def _measure(self, facts: NodeFacts) -> None:
+        if facts.link_ms:
+            self.known[facts.node] = Link(rtt_s=facts.link_ms / 1000)
+            return
         address = urlsplit(facts.peer_url)
         if not address.hostname or not address.port or is_loopback(address.hostname):
             return

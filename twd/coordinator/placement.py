@@ -74,9 +74,14 @@ class Demand:
     ctx: int
     sessions: int
     home: Device
-    """The processor of the machine that serves: it keeps the embeddings, and may keep the head."""
+    """The processor of the machine that serves: it may keep the head, and in all but a ring it has the embeddings."""
     engine: str = "ring"
     split: tuple[float, ...] = ()
+
+    @property
+    def ring(self) -> bool:
+        """Whether states travel from stage to stage: then the first one has the embeddings."""
+        return self.engine == "ring"
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,17 +226,18 @@ def _fill(
     head_at_home: bool,
 ) -> Placement:
     home, missing = demand.home, 0
+    entry = _entry(order, split, demand)
     filling = _Filling(shape, demand, {device.key: device.capacity for device in (*order, home)})
-    for size in (shape.embedding_bytes, shape.head_bytes if head_at_home else 0):
-        missing += max(0, size - filling.left[home.key])
-        filling.left[home.key] = max(0, filling.left[home.key] - size)
+    for device, size in ((entry, shape.embedding_bytes), (home, shape.head_bytes if head_at_home else 0)):
+        missing += max(0, size - filling.left[device.key])
+        filling.left[device.key] = max(0, filling.left[device.key] - size)
     pieces, next_layer = _fill_layers(filling, order, split)
     for index in range(next_layer, len(shape.layer_bytes)):
         missing += sum(filling.layer(index))
     if not head_at_home:
         pieces, short = _head_behind(filling, order, pieces)
         missing += short
-    pieces = _with_home(pieces, shape, demand, head_at_home)
+    pieces = _with_ends(pieces, shape, demand, head_at_home)
     return _timed(Placement(tuple(pieces), missing), shape, links, demand) if not missing else Placement((), missing)
 
 
@@ -271,9 +277,31 @@ def _head_behind(filling: _Filling, order: Sequence[Device], pieces: list[Piece]
     return pieces, size
 
 
-def _with_home(pieces: list[Piece], shape: Shape, demand: Demand, head: bool) -> list[Piece]:
-    """The embeddings, and the head where it stays at home."""
-    extra = shape.embedding_bytes + (shape.head_bytes if head else 0)
+def _entry(order: Sequence[Device], split: Sequence[float], demand: Demand) -> Device:
+    """Who turns tokens into states: the first stage of a ring, else the machine that serves."""
+    shares = split or [1.0] * len(order)
+    first = (device for device, share in zip(order, shares, strict=True) if share)
+    return next(first, demand.home) if demand.ring else demand.home
+
+
+def _with_ends(pieces: list[Piece], shape: Shape, demand: Demand, head: bool) -> list[Piece]:
+    """The embeddings, and the head where it stays at home; in a ring that is its last stage."""
+    if not demand.ring:
+        return _with_home(pieces, demand, shape.embedding_bytes + (shape.head_bytes if head else 0), head)
+    if pieces:
+        pieces[0] = replace(pieces[0], other_bytes=pieces[0].other_bytes + shape.embedding_bytes)
+    if not head:
+        return pieces
+    if pieces and pieces[-1].device.key == demand.home.key:
+        return [
+            *pieces[:-1],
+            replace(pieces[-1], other_bytes=pieces[-1].other_bytes + shape.head_bytes, head=True),
+        ]
+    end = len(shape.layer_bytes)
+    return [*pieces, Piece(demand.home, end, end, other_bytes=shape.head_bytes, head=True)]
+
+
+def _with_home(pieces: list[Piece], demand: Demand, extra: int, head: bool) -> list[Piece]:
     for index, piece in enumerate(pieces):
         if piece.device.key == demand.home.key:
             pieces[index] = replace(piece, other_bytes=piece.other_bytes + extra, head=piece.head or head)

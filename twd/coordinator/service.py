@@ -1,7 +1,9 @@
 """The coordinator on the bus: one acts by a lease, others stand by; each look takes the next actions of the plan."""
 
 import asyncio
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -22,12 +24,13 @@ from twd.coordinator.core import (
 )
 from twd.coordinator.links import Links
 from twd.coordinator.model_shape import read_shape
+from twd.gguf_tools.model_file import read_model
 from twd.kit.claim import Claim
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroundings
 from twd.kit.settings import Settings
 from twd.kit.tasks import every
 from twd.wire.base import NodeId
-from twd.wire.codec import Rejected
+from twd.wire.codec import Rejected, encode
 from twd.wire.failures import TwdError
 from twd.wire.node import (
     NodeChanged,
@@ -39,7 +42,7 @@ from twd.wire.node import (
     ProcessWanted,
     read_node,
 )
-from twd.wire.placement import PlacementDecided
+from twd.wire.placement import PlacementDecided, placement_key, read_placement
 from twd.wire.service import ServiceExited
 
 TURN_S: Final = 1.0
@@ -50,6 +53,9 @@ ANSWER_S: Final = 40.0
 CLAIM: Final = "coordinator.active"
 AGENT_KEYS: Final = "agent."
 STANDS_BY: Final = "stands by"
+SETTLE_S: Final = 0.7
+"""Machines that join one after the other are planned with together."""
+KEEP_S: Final = LEASE_TTL_S / 3
 
 
 class Coordinator(Service):
@@ -71,6 +77,7 @@ class Coordinator(Service):
         self._registry: Leases | None = None
         self._claim: Claim | None = None
         self._renewed_at = float("-inf")
+        self._joined = Joined()
 
     @property
     def active(self) -> bool:
@@ -86,6 +93,7 @@ class Coordinator(Service):
         self._claim = Claim(self._registry, CLAIM, self._is_mine)
         await self._hold()
         self.tasks.start("hold", every(min(TURN_S, self._lease_s / 4), self._hold))
+        self.tasks.start("keep", every(KEEP_S, self._keep_decisions))
 
     async def start(self) -> None:
         """Start, and look at once."""
@@ -130,7 +138,7 @@ class Coordinator(Service):
         self.note = "" if self.active else STANDS_BY
         if self.active != was_active:
             self.log.info("this coordinator %s", "decides now" if self.active else STANDS_BY)
-            self._observed = Observed()
+            self._observed = Observed(decided=await self._decided_before() if self.active else {})
             self._news.set()
             await self.renew_lease()
 
@@ -140,6 +148,30 @@ class Coordinator(Service):
     def _is_silent(self, holder: LeaseEntry) -> bool:
         return holder.age_s > self._lease_s
 
+    # -- decisions for those who come late -----------------------------------------------------
+
+    async def _decided_before(self) -> dict[str, PlacementDecided]:
+        """What the last coordinator decided: its workers' memory is taken by these very models."""
+        assert self._registry is not None
+        found: dict[str, PlacementDecided] = {}
+        for model in self._wanted.models:
+            entry = await self._registry.get(placement_key(model.name))
+            decision = read_placement(entry.value) if entry is not None else None
+            if decision is not None:
+                found[model.name] = decision
+        return found
+
+    async def _keep_decisions(self) -> None:
+        for decision in list(self._observed.decided.values()) if self.active else ():
+            await self._keep(decision)
+
+    async def _keep(self, decision: PlacementDecided) -> None:
+        assert self._registry is not None
+        try:
+            await self._registry.put(placement_key(decision.model), encode(decision))
+        except BusError as error:
+            self.log.warning("the decision about %s could not be kept: %s", decision.model, error)
+
     # -- turns ---------------------------------------------------------------------------------
 
     async def _turns(self) -> None:
@@ -148,7 +180,7 @@ class Coordinator(Service):
             if self.active:
                 await self._turn()
             try:
-                await asyncio.wait_for(self._news.wait(), TURN_S)
+                await asyncio.wait_for(self._news.wait(), TURN_S if self._observed.nodes else SETTLE_S)
             except TimeoutError:
                 continue
 
@@ -173,7 +205,7 @@ class Coordinator(Service):
         entries = await self._registry.entries()
         fresh = [entry for entry in entries if entry.key.startswith(AGENT_KEYS) and entry.age_s <= self._lease_s]
         found = [facts for entry in fresh if (facts := read_node(entry.value)) is not None]
-        return {facts.node: facts for facts in found if not facts.looking}
+        return self._joined.settled(found, self._observed.nodes, self.clock.now())
 
     def _carry_out(self, action: Action) -> None:
         match action:
@@ -182,6 +214,7 @@ class Coordinator(Service):
                 self._observed.basis[decision.model] = basis
                 self.log.info("%s: %s", decision.model, _in_words(decision))
                 self.emit(decision)
+                self.tasks.start(f"keep {decision.model}", self._keep(decision))
             case Start(wish) | Stop(wish):
                 self._observed.tried[wish.node, wish.process] = self.clock.now()
                 self.tasks.start(f"ask {wish.node} {wish.process}", self._ask(wish))
@@ -221,6 +254,32 @@ class Coordinator(Service):
         return None
 
 
+@dataclass
+class Joined:
+    """When machines came."""
+
+    since: dict[NodeId, float] = field(default_factory=dict)
+
+    def settled(
+        self, found: Sequence[NodeFacts], known: Mapping[NodeId, NodeFacts], now: float
+    ) -> dict[NodeId, NodeFacts]:
+        """Machines to plan with. One whose agent has just come back counts as it was known before."""
+        seen = [(facts, known.get(facts.node)) for facts in found]
+        now_here = {
+            facts.node: _as_before(facts, before) if before is not None and facts.looking else facts
+            for facts, before in seen
+            if before is not None or not facts.looking
+        }
+        self.since = {node: self.since.get(node, now) for node in now_here}
+        if any(node not in known and now - self.since[node] < SETTLE_S for node in now_here):
+            return {node: facts for node, facts in now_here.items() if node in known}
+        return now_here
+
+
+def _as_before(now: NodeFacts, before: NodeFacts) -> NodeFacts:
+    return msgspec.structs.replace(before, instance=now.instance, pid=now.pid, processes=now.processes)
+
+
 def wanted_models(settings: Settings) -> tuple[WantedModel, ...]:
     """The models that are to run over the pool; blocks while it reads their headers."""
     if settings.mode != "combined":
@@ -235,7 +294,16 @@ def wanted_model(settings: Settings, name: str) -> WantedModel:
         shape = read_shape(name, model)
     except TwdError as error:
         return WantedModel(name, model.ctx_size, model.parallel, problem=str(error))
-    return WantedModel(name, model.ctx_size or shape.ctx_size, model.parallel, shape)
+    return WantedModel(
+        name,
+        model.ctx_size or shape.ctx_size,
+        model.parallel,
+        shape,
+        file=read_model(Path(model.path).expanduser()),
+        type_k="" if model.cache_type_k == "auto" else model.cache_type_k,
+        type_v="" if model.cache_type_v == "auto" else model.cache_type_v,
+        exact=model.exact,
+    )
 
 
 def _in_words(decision: PlacementDecided) -> str:

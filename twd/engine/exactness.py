@@ -39,16 +39,16 @@ class ExactPlan:
         return f"{attention}, K {one.type_k}, V {one.type_v}, {one.layout}, rows >= {self.rows_min}"
 
 
-def exact_plan(model: Model, wanted: ContextSettings, exact: bool) -> ExactPlan:
+def exact_plan(model: Model, wanted: ContextSettings, exact: bool, *, pooled: bool = False) -> ExactPlan:
     """`wanted`, changed so that windows and single steps agree bit for bit where llama.cpp can do that.
 
     K and V of unlike types keep all passes on one attention kernel (with equal ones llama.cpp takes another for
     single rows from 512 cells on, and a third for 64 rows and more); of the unlike pairs, K q8_0 with V f16 is the
     fastest. Buffers of their own keep a session's cells in order. Float weights need two rows, since one alone goes
     through another matrix kernel. That is the CPU; on other devices no settings make it certain, so there only the
-    self-test speaks.
+    self-test speaks. Workers of a pool may be either; the settings do no harm.
     """
-    if not exact or model.offloads:
+    if not exact or (model.offloads and not pooled):
         return ExactPlan(wanted)
     type_k = "q8_0" if model.info.key_length % _BLOCK == 0 else "bf16"
     layout = wanted.layout if wanted.layout is Layout.TREE else Layout.STREAMS

@@ -19,12 +19,21 @@ from llama_cpp import llama_cpp as llama
 
 from twd.wire.failures import FailureCode, TwdError
 
-__all__ = ["Device", "devices", "ggml", "last_errors", "llama", "require_rpc", "start", "supports_rpc"]
+__all__ = [
+    "Device",
+    "devices",
+    "ggml",
+    "last_errors",
+    "leave_on_abort_with",
+    "llama",
+    "require_rpc",
+    "start",
+    "supports_rpc",
+]
 
 _log = logging.getLogger("twd.engine.llama")
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.DEBUG, 4: logging.WARNING}
 _CONTINUATION = 5
-_EXIT_AFTER_ABORT = 70
 _errors: deque[str] = deque(maxlen=8)
 
 
@@ -59,11 +68,26 @@ def _on_log(level: int, text: bytes, _: object) -> None:
     _line.add(level, text.decode("utf-8", "replace"))
 
 
+@dataclass(slots=True)
+class _Abort:
+    """What this process does when llama.cpp gives up."""
+
+    code: int = 70
+
+
+_abort = _Abort()
+
+
+def leave_on_abort_with(code: int) -> None:
+    """The exit code of this process when llama.cpp gives up: over a pool that means that a worker is gone."""
+    _abort.code = code
+
+
 def _leave_on_abort(reason: bytes) -> None:
     """llama.cpp gives up: say why and leave at once, instead of waiting for a debugger."""
     _log.critical("llama.cpp aborted: %s", reason.decode("utf-8", "replace").strip())
     logging.shutdown()
-    os._exit(_EXIT_AFTER_ABORT)
+    os._exit(_abort.code)
 
 
 _on_abort = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(_leave_on_abort)

@@ -14,6 +14,7 @@ from twd.engine.model import Model, ModelSettings
 from twd.engine.pick import Pickers
 from twd.engine.probe import can_rollback
 from twd.engine.remembered import Measurement, circumstances, recall, remember
+from twd.engine.rpc_pool import HEAD, PoolPlan, gpu_layers, open_devices, tensor_split
 from twd.engine.target import LocalTarget
 from twd.wire.base import ModelId
 from twd.wire.model import CostPoint, Exactness, ModelFacts
@@ -49,6 +50,8 @@ class LoadPlan:
     """Compare windows with single steps and measure what passes cost."""
     memory: Path | None = None
     """A folder for what was measured, so that the same model need not be measured again."""
+    pool: PoolPlan | None = None
+    """Which layers go to which devices and RPC workers; then `gpu_layers` counts for nothing."""
 
 
 @dataclass(slots=True)
@@ -86,10 +89,7 @@ def load_native(plan: LoadPlan, progress: Progress) -> NativeModel:
     """Load and measure; everything that can go wrong is a TwdError."""
     began = time.monotonic()
     progress(0.0, "reading weights")
-    model = Model.load(
-        ModelSettings(path=plan.path, gpu_layers=plan.gpu_layers, use_mmap=plan.use_mmap),
-        lambda share: progress(0.8 * share, "reading weights"),
-    )
+    model = Model.load(_model_settings(plan), lambda share: progress(0.8 * share, "reading weights"))
     try:
         return _set_up(plan, model, progress, began)
     except BaseException:
@@ -97,8 +97,23 @@ def load_native(plan: LoadPlan, progress: Progress) -> NativeModel:
         raise
 
 
+def _model_settings(plan: LoadPlan) -> ModelSettings:
+    """Over a pool no weights are repacked: workers do not, and a text must not change with the placement."""
+    if plan.pool is None:
+        return ModelSettings(path=plan.path, gpu_layers=plan.gpu_layers, use_mmap=plan.use_mmap)
+    return ModelSettings(
+        path=plan.path,
+        gpu_layers=gpu_layers(plan.pool),
+        use_mmap=plan.use_mmap,
+        use_extra_bufts=not plan.exact,
+        devices=open_devices(plan.pool),
+        tensor_split=tensor_split(plan.pool),
+        host_tensors=(HEAD,) if plan.pool.head_here and plan.pool.away else (),
+    )
+
+
 def _set_up(plan: LoadPlan, model: Model, progress: Progress, began: float) -> NativeModel:
-    exact = exact_plan(model, _wanted(plan, model), plan.exact)
+    exact = exact_plan(model, _wanted(plan, model), plan.exact, pooled=bool(plan.pool and plan.pool.endpoints))
     progress(0.85, "making room")
     context = Context(model, exact.settings)
     try:
@@ -151,7 +166,8 @@ def _measure(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Pr
     if plan.memory is None:
         found = _measure_now(exact, target, progress)
     else:
-        about = circumstances(plan.path, exact.settings, exact.rows_min, plan.gpu_layers)
+        where = plan.pool.describe() if plan.pool else ""
+        about = circumstances(plan.path, exact.settings, exact.rows_min, plan.gpu_layers, where)
         known = recall(plan.memory, about)
         found = known or _measure_now(exact, target, progress)
         if known is None:

@@ -9,6 +9,7 @@ from typing import Self
 
 from twd.engine.library import Device, devices, last_errors, llama, start
 from twd.engine.memory import require_memory
+from twd.engine.rpc_pool import keep_on_host
 from twd.engine.vocab import Vocab
 from twd.gguf_tools.inspect import GgufInfo, inspect
 from twd.wire.base import ModelId
@@ -30,6 +31,8 @@ class ModelSettings:
     vocab_only: bool = False
     devices: tuple[Device, ...] = ()
     tensor_split: tuple[float, ...] = ()
+    host_tensors: tuple[bytes, ...] = ()
+    """Patterns of tensors that stay in this machine's memory, whatever layer they belong to."""
 
 
 def _ignore(_: float) -> None:
@@ -163,4 +166,8 @@ def _parameters(settings: ModelSettings) -> tuple[ctypes.Structure, list[object]
         split = (ctypes.c_float * llama.llama_max_devices())(*settings.tensor_split)
         keep.append(split)
         parameters.tensor_split = ctypes.cast(split, ctypes.POINTER(ctypes.c_float))
+    if settings.host_tensors:
+        overrides = keep_on_host(settings.host_tensors)
+        keep.append(overrides)
+        parameters.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
     return parameters, keep

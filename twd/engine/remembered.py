@@ -35,6 +35,7 @@ class Circumstances:
     settings: ContextSettings
     rows_min: int
     gpu_layers: int
+    pool: str
     cores: int
     machine: str
     build: str
@@ -45,8 +46,10 @@ class Circumstances:
         return f"measured-{sha256(msgspec.json.encode(self)).hexdigest()[:32]}.json"
 
 
-def circumstances(path: Path, settings: ContextSettings, rows_min: int, gpu_layers: int) -> Circumstances:
-    """Those of this process and a model's file."""
+def circumstances(
+    path: Path, settings: ContextSettings, rows_min: int, gpu_layers: int, pool: str = ""
+) -> Circumstances:
+    """Those of this process and a model's file; `pool` is how its layers are spread."""
     start()
     stat = path.stat()
     return Circumstances(
@@ -56,6 +59,7 @@ def circumstances(path: Path, settings: ContextSettings, rows_min: int, gpu_laye
         settings=settings,
         rows_min=rows_min,
         gpu_layers=gpu_layers,
+        pool=pool,
         cores=usable_cores(),
         machine=f"{platform.node()} {platform.machine()}",
         build=f"{__version__} {llama_cpp.__version__} {_library_stamp()} {llama.llama_print_system_info().decode()}",

@@ -232,9 +232,13 @@ class Pool(Section, frozen=True):
         tuple[Worker, ...], about("Other machines; those with an agent on the bus join by themselves.")
     ] = ()
     split: Annotated[
-        Auto | Annotated[tuple[Annotated[float, Meta(ge=0)], ...], Meta(min_length=1)],
-        about("Share of each device, this machine's first."),
+        Literal["auto", "even"] | Annotated[tuple[Annotated[float, Meta(ge=0)], ...], Meta(min_length=1)],
+        about("Share of each device, this machine's first; auto: by speed and memory; even: the same for all."),
     ] = "auto"
+    layers_at_home: Annotated[
+        bool, about("Let the machine that serves hold layers too; off: only when the others have no room.")
+    ] = True
+    skip_version_check: Annotated[bool, about("Use machines whose build of llama.cpp does not match.")] = False
     host: Annotated[Host, about("Where stages and workers of this machine listen.")] = "127.0.0.1"
     stage_port: Annotated[FreePort, about("First port of the stages; 0 takes free ones.")] = 0
     key: Annotated[Secret, about("Preset key between stages; empty: exchanged over the bus.")] = ""

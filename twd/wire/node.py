@@ -86,6 +86,9 @@ class ProcessKind(enum.StrEnum):
     """What an agent knows how to run."""
 
     RPC = "rpc"
+    """llama.cpp's RPC worker: it lends devices."""
+    STAGE = "stage"
+    """A slice of a model's layers in a ring."""
 
 
 class ProcessFacts(Part, frozen=True):
@@ -101,6 +104,8 @@ class ProcessFacts(Part, frozen=True):
     program: str = ""
     version: str = ""
     note: Text = ""
+    cert: Annotated[str, Meta(max_length=8192)] = ""
+    """The certificate with which the way to it is encrypted, as PEM; empty: the way is open."""
 
 
 class NodeFacts(Part, frozen=True):
@@ -125,6 +130,8 @@ class NodeFacts(Part, frozen=True):
     notes: list[Text] = []
     looking: bool = False
     """Its agent has just started, and has not seen everything yet."""
+    link_ms: Annotated[float, Meta(ge=0)] = 0.0
+    """The round trip that its owner put before its processes, to play a distant machine."""
 
 
 class NodeChanged(Event, frozen=True, tag="twd.v1.node.changed"):
@@ -132,6 +139,22 @@ class NodeChanged(Event, frozen=True, tag="twd.v1.node.changed"):
 
     node: NodeId
     facts: NodeFacts
+
+
+class StageWanted(Part, frozen=True):
+    """Which slice of which model a stage holds. The file is found by name and hash on the machine itself."""
+
+    model: Name
+    file: Name
+    hash: str = ""
+    first: Count = 0
+    end: Count = 0
+    head: bool = False
+    ctx_size: Count = 0
+    parallel: Count = 1
+    type_k: str = ""
+    type_v: str = ""
+    exact: bool = True
 
 
 class ProcessWanted(Event, frozen=True, tag="twd.v1.process.wanted"):
@@ -145,6 +168,9 @@ class ProcessWanted(Event, frozen=True, tag="twd.v1.process.wanted"):
     program: str = ""
     """Empty: our own engine; otherwise a program that the machine allows."""
     threads: Count = 0
+    devices: Annotated[list[Name], Meta(max_length=64)] = []
+    """Those that an RPC worker lends, in this order; empty: its own choice."""
+    stage: StageWanted | None = None
 
 
 class ProcessUnwanted(Event, frozen=True, tag="twd.v1.process.unwanted"):

@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
 from twd.wire.base import Count, Event, InstanceId, ModelId, Name, NodeId, Part
@@ -23,6 +24,8 @@ class Slice(Part, frozen=True):
     free_bytes: Count = 0
     head: bool = False
     """The output head lies here."""
+    process: str = ""
+    """The process that holds it, started by the machine's agent; empty: the one that serves the model."""
 
 
 class PlacementDecided(Event, frozen=True, tag="twd.v1.placement.decided"):
@@ -36,3 +39,22 @@ class PlacementDecided(Event, frozen=True, tag="twd.v1.placement.decided"):
     helps: list[str] = []
     plain_tok_s: Rate = 0.0
     speculative_tok_s: Rate = 0.0
+    engine: str = ""
+    """rpc, ring or llama-server."""
+    home: NodeId = NodeId("")
+    """The machine that serves the model."""
+    links: dict[str, float] = {}
+    """Round trips in milliseconds from home to the other machines, as they counted for this."""
+
+
+def read_placement(value: bytes) -> PlacementDecided | None:
+    """A decision as it stands in the registry; None for anything else."""
+    try:
+        return msgspec.json.decode(value, type=PlacementDecided)
+    except msgspec.MsgspecError:
+        return None
+
+
+def placement_key(model: str) -> str:
+    """Where the registry keeps a model's decision for those who come late."""
+    return f"coordinator.placement.{model.encode().hex()}"
