@@ -37,7 +37,8 @@ class FrameError(TwdError):
     """What came over a link is not what may come there."""
 
     def __init__(self, fault: FrameFault, message: str) -> None:
-        super().__init__(FailureCode.BACKEND_BROKEN, message)
+        stranger = fault is FrameFault.WRONG_KEY
+        super().__init__(FailureCode.UNAUTHENTICATED if stranger else FailureCode.BACKEND_BROKEN, message)
         self.fault = fault
 
 

@@ -1,0 +1,164 @@
+"""How a link begins: the stage challenges, the guest proves who it is, the stage welcomes it."""
+
+import contextlib
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from twd.ring.frames import (
+    Broken,
+    Challenge,
+    FrameError,
+    FrameReader,
+    Hello,
+    LinkClosedError,
+    Message,
+    Role,
+    Welcome,
+    encode,
+)
+from twd.ring.transport import TlsTransport, Transport
+from twd.ring.trust import Trust, fresh_nonce
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.ring import FrameFault
+
+_AGAIN_S: Final = 0.02
+_GUEST, _HOST = "guest", "host"
+
+M = TypeVar("M", bound=Message)
+
+
+class RefusedError(TwdError):
+    """The stage said no, and why."""
+
+
+@dataclass(slots=True)
+class Connection:
+    """A link in the making."""
+
+    transport: Transport
+    reader: FrameReader
+
+    def send(self, message: Message) -> None:
+        """One frame."""
+        self.transport.send(encode(message))
+
+    def refuse(self, error: TwdError) -> None:
+        """Say why this goes no further, and end it."""
+        with contextlib.suppress(LinkClosedError):
+            self.send(Broken(error.failure))
+        self.transport.free()
+
+
+def open_connection(
+    sock: socket.socket, context: ssl.SSLContext | None, deadline: float, *, server: bool
+) -> Connection:
+    """Make a socket a connection, encrypted if there is a context for it."""
+
+    def patience() -> float:
+        return deadline - time.monotonic()
+
+    if context is None:
+        transport = Transport(sock, patience)
+    else:
+        transport = TlsTransport(sock, patience, context, server_side=server)
+        try:
+            transport.shake_hands()
+        except TwdError:
+            transport.free()
+            raise
+    return Connection(transport, FrameReader(transport.receive))
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """Somebody who proved to be of the ring."""
+
+    hello: Hello
+    nonce: bytes
+
+    def welcome_proof(self, trust: Trust) -> bytes:
+        """Shows the guest that we are of the ring, too."""
+        return trust.proof(_HOST, self.hello.nonce, self.nonce)
+
+
+def admit(connection: Connection, trust: Trust, pinned: dict[Role, bytes]) -> Guest:
+    """Challenge whoever connected; raises FrameError unless it is of this ring. `pinned`: each role's certificate."""
+    nonce = fresh_nonce()
+    connection.send(Challenge(nonce))
+    hello = connection.reader.read().message
+    if not isinstance(hello, Hello):
+        raise FrameError(FrameFault.UNEXPECTED, f"a {type(hello).__name__} where a Hello was due")
+    if hello.ring != trust.ring:
+        raise FrameError(FrameFault.PAST, f"ring {hello.ring[:40]!r} is not the one that this stage is wired for")
+    if not trust.proves(hello.proof, _GUEST, hello.role, hello.ring, hello.sender, hello.nonce, nonce):
+        raise FrameError(FrameFault.WRONG_KEY, f"{hello.sender[:80]!r} does not know the ring's secret")
+    if trust.encrypted and connection.transport.peer_certificate != pinned.get(hello.role):
+        raise FrameError(FrameFault.WRONG_KEY, f"{hello.sender[:80]!r} shows a certificate of another role")
+    return Guest(hello, nonce)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a stage listens, and by what it is known."""
+
+    host: str
+    port: int
+    name: str = ""
+
+    def __str__(self) -> str:
+        return self.name or f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Dialed:
+    """A connection that was welcomed."""
+
+    connection: Connection
+    welcome: Welcome
+
+
+def dial(
+    to: Endpoint, trust: Trust, context: ssl.SSLContext | None, role: Role, sender: str, deadline: float
+) -> Dialed:
+    """Connect to a stage, again and again until the deadline: it may not listen, or not be wired, yet."""
+    while True:
+        try:
+            return _dial_once(to, trust, context, role, sender, deadline)
+        except (TwdError, OSError) as error:
+            if isinstance(error, TwdError) and error.code is FailureCode.UNAUTHENTICATED:
+                raise
+            if time.monotonic() + _AGAIN_S >= deadline:
+                raise TwdError(FailureCode.WORKER_LOST, f"stage {to} cannot be reached: {error}") from None
+        time.sleep(_AGAIN_S)
+
+
+def _dial_once(
+    to: Endpoint, trust: Trust, context: ssl.SSLContext | None, role: Role, sender: str, deadline: float
+) -> Dialed:
+    left = max(deadline - time.monotonic(), 0.001)
+    sock = socket.create_connection((to.host, to.port), timeout=left)
+    connection = open_connection(sock, context, deadline, server=False)
+    try:
+        challenge = _read(connection, Challenge)
+        nonce = fresh_nonce()
+        proof = trust.proof(_GUEST, role, trust.ring, sender, nonce, challenge.nonce)
+        connection.send(Hello(role, trust.ring, sender, nonce, proof))
+        welcome = _read(connection, Welcome)
+        if not trust.proves(welcome.proof, _HOST, nonce, challenge.nonce):
+            raise FrameError(FrameFault.WRONG_KEY, f"stage {to} does not know the ring's secret")
+    except TwdError:
+        connection.transport.free()
+        raise
+    return Dialed(connection, welcome)
+
+
+def _read(connection: Connection, kind: type[M]) -> M:
+    message = connection.reader.read().message
+    if isinstance(message, Broken):
+        raise RefusedError(message.failure.code, message.failure.message)
+    if not isinstance(message, kind):
+        raise FrameError(FrameFault.UNEXPECTED, f"a {type(message).__name__} where a {kind.__name__} was due")
+    return message

@@ -1,0 +1,130 @@
+"""A link that stands: frames in both directions, and a pulse that measures it and notices when the other end stops."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from twd.ring.frames import Broken, Frame, LinkClosedError, Message, Pong, Probe, encode
+from twd.ring.handshake import Connection, RefusedError
+from twd.ring.pulse import Pulse
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.ring import HopFacts
+
+_LAST_WORD_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often a link is probed, and how long a silence means that the other end is gone."""
+
+    probe_s: float = 0.4
+    silence_s: float = 2.0
+
+
+class Link:
+    """One connection after its handshake. `handle` gets every frame but probes, `closed` the reason, once.
+
+    Both are called on the link's own receiving thread. What `handle` raises closes the link.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        peer: str,
+        handle: Callable[[Frame], None],
+        closed: Callable[["Link", TwdError], None],
+        pace: Pace = Pace(),
+    ) -> None:
+        self.peer = peer
+        self._transport = transport = connection.transport
+        self._reader = connection.reader
+        self._handle = handle
+        self._closed = closed
+        self._reason: TwdError | None = None
+        self._pulse = Pulse(pace.probe_s, lambda: transport.sent_bytes)
+        transport.heard = time.monotonic()
+        transport.patience = lambda: pace.silence_s - (time.monotonic() - transport.heard)
+        self._receiver = threading.Thread(target=self._receive, name=f"link {peer}", daemon=True)
+        self._beater = threading.Thread(target=self._beat, name=f"pulse {peer}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to receive and to probe."""
+        self._beater.start()
+        self._receiver.start()
+
+    def allow_payload(self, size: int) -> None:
+        """How many bytes of states one pass may bring; none unless this is called."""
+        self._reader.payload_max = size
+
+    @property
+    def is_open(self) -> bool:
+        """Whether neither end has closed it."""
+        return self._reason is None
+
+    def send(self, message: Message, payload: bytes = b"") -> None:
+        """One frame; waits while the other end does not read. Raises LinkClosedError."""
+        self._transport.send(encode(message, payload))
+
+    def close(self, reason: TwdError | None = None) -> None:
+        """End the link and tell the other end why; from any thread, harmless when repeated, never waits."""
+        if self._reason is None:
+            self._reason = reason or LinkClosedError("the other end closed the link")
+            self._pulse.stop()
+
+    def join(self, timeout_s: float = 3.0) -> bool:
+        """Wait until its threads are gone; whether they are."""
+        for thread in (self._receiver, self._beater):
+            if thread.ident is not None and thread is not threading.current_thread():
+                thread.join(timeout_s)
+        return not (self._receiver.is_alive() or self._beater.is_alive())
+
+    def facts(self) -> HopFacts:
+        """What was measured of it."""
+        pulse, transport = self._pulse, self._transport
+        return HopFacts(
+            to=self.peer,
+            rtt_ms=round(pulse.rtt_s * 1000, 3),
+            rtt_min_ms=round(pulse.rtt_min_s * 1000, 3),
+            bandwidth=int(pulse.bandwidth),
+            sent_bytes=transport.sent_bytes,
+            received_bytes=transport.received_bytes,
+        )
+
+    def _receive(self) -> None:
+        try:
+            while True:
+                self._take(self._reader.read())
+        except TwdError as error:
+            self.close(error)
+        except Exception as error:  # noqa: BLE001 - the edge: it closes the link and is told with its cause
+            self.close(TwdError(FailureCode.INTERNAL, f"{type(error).__name__}: {error}"))
+        self._beater.join(_LAST_WORD_S)  # it may be stuck: the other end need not read
+        self._transport.hang_up()
+        self._beater.join()
+        self._transport.free()
+        assert self._reason is not None
+        self._closed(self, self._reason)
+
+    def _take(self, frame: Frame) -> None:
+        match frame.message:
+            case Probe(id=number):
+                self._pulse.owe(number)
+            case Pong(id=number):
+                self._pulse.answered(number)
+            case Broken(failure=failure):
+                raise RefusedError(failure.code, failure.message)
+            case _ if self.is_open:
+                self._handle(frame)
+
+    def _beat(self) -> None:
+        try:
+            while (due := self._pulse.due()) is not None:
+                for message, payload in due:
+                    self.send(message, payload)
+            if self._reason is not None and not isinstance(self._reason, RefusedError):
+                self.send(Broken(self._reason.failure))
+        except LinkClosedError as error:
+            self.close(error)
+        self._transport.hang_up()

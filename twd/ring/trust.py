@@ -1,0 +1,131 @@
+"""Whom a link lets in: certificates made at start and pinned by the wiring, and a proof of the ring's secret."""
+
+import datetime
+import hashlib
+import hmac
+import secrets
+import ssl
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.ring import RingWired
+
+_ALWAYS: Final = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC), datetime.datetime(2099, 1, 1, tzinfo=datetime.UTC)
+"""Trust is by the certificate itself, so that a machine whose clock is wrong is no stranger."""
+NONCE_BYTES: Final = 32
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A process's own certificate and key, both in PEM; the key never leaves the process."""
+
+    certificate: str
+    key: bytes = field(repr=False)
+
+
+def make_identity(name: str) -> Identity:
+    """A fresh key and a certificate that it signs itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64] or "twd")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_ALWAYS[0])
+        .not_valid_after(_ALWAYS[1])
+        .sign(key, hashes.SHA256())
+    )
+    plain = serialization.NoEncryption()
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    return Identity(certificate.public_bytes(serialization.Encoding.PEM).decode(), private)
+
+
+def server_context(identity: Identity, peers: Sequence[str]) -> ssl.SSLContext:
+    """TLS 1.3 that lets in the holders of these certificates alone."""
+    context = _context(ssl.PROTOCOL_TLS_SERVER, identity, peers)
+    context.num_tickets = 0
+    return context
+
+
+def client_context(identity: Identity, peer: str) -> ssl.SSLContext:
+    """TLS 1.3 that speaks to the holder of this certificate alone."""
+    return _context(ssl.PROTOCOL_TLS_CLIENT, identity, [peer])
+
+
+def _context(protocol: int, identity: Identity, peers: Sequence[str]) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    with tempfile.TemporaryDirectory(prefix="twd-") as folder:  # ssl takes a key from a file alone
+        file = Path(folder) / "identity.pem"
+        file.touch(0o600)
+        file.write_bytes(identity.key + identity.certificate.encode())
+        context.load_cert_chain(file)
+    try:
+        context.load_verify_locations(cadata="".join(peers))
+    except (ssl.SSLError, ValueError) as error:
+        raise TwdError(FailureCode.BAD_REQUEST, f"a peer's certificate cannot be read: {error}") from None
+    return context
+
+
+def der(certificate: str) -> bytes:
+    """A certificate as connections show it."""
+    return ssl.PEM_cert_to_DER_cert(certificate) if certificate else b""
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What the members of one ring know: its name, its secret, and how links are protected."""
+
+    ring: str
+    nonce: str = field(repr=False)
+    key: str = field(default="", repr=False)
+    """The preset key; it never travels, it only goes into proofs."""
+    encrypted: bool = True
+
+    @classmethod
+    def of(cls, wired: RingWired, key: str = "") -> "Trust":
+        """The trust that a wiring gives to its stage."""
+        return cls(wired.ring, wired.nonce, key, wired.encrypted)
+
+    @cached_property
+    def _secret(self) -> bytes:
+        return hmac.digest(
+            self.key.encode(), b"twd ring\0" + self.ring.encode() + b"\0" + self.nonce.encode(), "sha256"
+        )
+
+    def proof(self, *parts: str | bytes) -> bytes:
+        """Shows that one knows the secret, for this purpose and these nonces only."""
+        digest = hashlib.sha256()
+        for part in parts:
+            data = part.encode() if isinstance(part, str) else part
+            digest.update(len(data).to_bytes(4, "little") + data)
+        return hmac.digest(self._secret, digest.digest(), "sha256")
+
+    def proves(self, proof: bytes, *parts: str | bytes) -> bool:
+        """Whether somebody's proof holds."""
+        return hmac.compare_digest(proof, self.proof(*parts))
+
+
+def fresh_nonce() -> bytes:
+    """Never used before."""
+    return secrets.token_bytes(NONCE_BYTES)
+
+
+def ring_nonce() -> str:
+    """The secret that a speculator gives to all members of one ring."""
+    return secrets.token_hex(NONCE_BYTES)
