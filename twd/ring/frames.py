@@ -119,18 +119,16 @@ class Close(Message, frozen=True, array_like=True):
 
 
 class Item(Message, frozen=True, array_like=True):
-    """One slot's share of a pass: its tokens from position `at` on, where the slot is rolled back to first.
+    """A window as it travels: one slot's tokens from position `at` on, where the slot is rolled back to first.
 
-    Rows from `output_from` on are judged; `padding` throw-away rows come behind and leave no trace, nor do they travel.
-    `committed` and `picks` are those of a window.
+    The first `committed` tokens are decided; those behind are drafts. Without `picks` nothing is judged. Padding does
+    not travel: each stage adds what its own kernels need. Epochs of a slot only ever rise while a ring stands.
     """
 
     slot: Slot
     epoch: Epoch
     at: Position
     tokens: Annotated[list[Token], Meta(min_length=1, max_length=ROWS_MAX)]
-    padding: Rows = 0
-    output_from: Rows = 0
     committed: Rows = 1
     picks: bool = True
 
@@ -155,7 +153,8 @@ class Mark(Message, frozen=True, array_like=True):
 
 
 class Pass(Message, frozen=True, array_like=True):
-    """Rows of some slots that are computed together. From the second stage on their states follow, without padding.
+    """Windows of some slots, one a slot, that are computed together. From the second stage on their states follow,
+    row by row.
 
     What a stage refuses, or finds to be of a dead epoch, leaves `items`; the refused say why in `refused`.
     """
@@ -167,7 +166,7 @@ class Pass(Message, frozen=True, array_like=True):
 
     @property
     def rows(self) -> int:
-        """Real rows, padding left out."""
+        """How many states follow, where any do."""
         return sum(len(item.tokens) for item in self.items)
 
 
