@@ -103,15 +103,18 @@ class _Batch:
         self.id_rows = self.ids.ctypes.data + np.arange(rows, dtype=np.uint64) * np.uint64(self.ids.strides[0])
         self.outputs = np.zeros(rows, np.int8)
         self.struct = llama.llama_batch()
-        for name, array in (("token", self.tokens), ("pos", self.positions), ("n_seq_id", self.counts)):
+        self._token_pointer = self.tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        for name, array in (("pos", self.positions), ("n_seq_id", self.counts)):
             setattr(self.struct, name, array.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)))
         self.struct.seq_id = self.id_rows.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)))
         self.struct.logits = self.outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
 
-    def fill(self, rows: Rows) -> ctypes.Structure:
+    def fill(self, rows: Rows, states: Logits | None = None) -> ctypes.Structure:
         count = len(rows)
         self.struct.n_tokens = count
         self.tokens[:count] = rows.tokens
+        self.struct.token = self._token_pointer if states is None else None
+        self.struct.embd = None if states is None else states.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         self.positions[:count] = rows.positions
         self.ids[:count, 0] = rows.sequences
         self.outputs[:count] = rows.outputs
@@ -158,9 +161,12 @@ class Context:
         parameters.no_perf = True
         return parameters  # type: ignore[no-any-return]
 
-    def decode(self, rows: Rows) -> None:
-        """One forward pass. Where it fails, no row of it stands in the KV cache that `rollback` cannot remove."""
-        code = llama.llama_decode(self.handle, self._batch.fill(rows))
+    def decode(self, rows: Rows, states: Logits | None = None) -> None:
+        """One forward pass. Where it fails, no row of it stands in the KV cache that `rollback` cannot remove.
+
+        `states` (contiguous, one row of `n_embd` floats for each row) take the place of the tokens' embeddings.
+        """
+        code = llama.llama_decode(self.handle, self._batch.fill(rows, states))
         if code:
             raise _decode_error(code, len(rows))
 

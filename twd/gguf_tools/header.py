@@ -75,6 +75,8 @@ class GgufHeader:
     metadata: dict[str, Scalar | ArrayField]
     tensors: list[TensorInfo]
     data_offset: int
+    spans: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Where each metadata field begins and ends in the file, its key included."""
 
     @property
     def bytes_expected(self) -> int:
@@ -235,10 +237,17 @@ def _read(cursor: _Cursor) -> GgufHeader:
         raise BrokenGguf(path, f"GGUF version {version} cannot be read here; convert the model again")
     tensor_count, field_count = cursor.integer("<Q"), cursor.integer("<Q")
     cursor.need(field_count, _FEWEST_BYTES_OF_A_KEY)
-    metadata = {cursor.string(): cursor.field() for _ in range(field_count)}
+    metadata: dict[str, Scalar | ArrayField] = {}
+    spans: dict[str, tuple[int, int]] = {}
+    for _ in range(field_count):
+        start = cursor.at
+        key = cursor.string()
+        metadata[key] = cursor.field()
+        spans[key] = start, cursor.at
     cursor.need(tensor_count, _FEWEST_BYTES_OF_A_TENSOR)
     tensors = [cursor.tensor() for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1:
         raise BrokenGguf(path, "corrupt header: bad alignment; fetch it again")
-    return GgufHeader(path, version, cursor.end, metadata, tensors, -(-cursor.at // alignment) * alignment)
+    data_offset = -(-cursor.at // alignment) * alignment
+    return GgufHeader(path, version, cursor.end, metadata, tensors, data_offset, spans)

@@ -149,12 +149,18 @@ def _commonest(tensors: list[TensorInfo]) -> GGMLQuantizationType:
 def _bytes_by_layer(tensors: list[TensorInfo], layers: int) -> tuple[list[int], int]:
     by_layer, other = [0] * layers, 0
     for tensor in tensors:
-        match = _LAYER.match(tensor.name)
-        if match and int(match[1]) < layers:
-            by_layer[int(match[1])] += tensor.size_bytes
+        layer = layer_of(tensor.name)
+        if layer is not None and layer < layers:
+            by_layer[layer] += tensor.size_bytes
         else:
             other += tensor.size_bytes
     return by_layer, other
+
+
+def layer_of(name: str) -> int | None:
+    """The layer that a tensor belongs to by its name."""
+    match = _LAYER.match(name)
+    return int(match[1]) if match else None
 
 
 def _vocabulary(header: GgufHeader, architecture: str) -> int:

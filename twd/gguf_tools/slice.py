@@ -1,0 +1,181 @@
+"""Cut a slice out of a model: streamed from file to file, and there whole or not at all."""
+
+import errno
+import hashlib
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from twd.gguf_tools.header import read_header
+from twd.gguf_tools.inspect import shards_of
+from twd.gguf_tools.slice_layout import Bytes, SliceFacts, SliceLayout, SliceTensor, encode_string, lay_out
+from twd.wire.failures import FailureCode, TwdError
+
+Progress = Callable[[float], None]
+PARTIAL: Final = ".partial"
+_CHUNK_BYTES: Final = 4 << 20
+_SAMPLE_BYTES: Final = 1 << 20
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_GGUF_VERSION: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A slice on disk. Zeros are holes where the file system has such, so `disk_bytes` may be less than the size."""
+
+    path: Path
+    facts: SliceFacts
+    size_bytes: int
+    disk_bytes: int
+
+
+def _ignore(_: float) -> None:
+    """No one listens to the progress."""
+
+
+def file_hash(path: Path) -> str:
+    """Of the size, the head and the tail of a model's files: the same on every machine that has the same model."""
+    digest = hashlib.sha256()
+    for shard in shards_of(path):
+        size = shard.stat().st_size
+        digest.update(size.to_bytes(8, "little"))
+        with shard.open("rb") as file:
+            digest.update(file.read(_SAMPLE_BYTES))
+            file.seek(max(0, size - _SAMPLE_BYTES))
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:32]
+
+
+def plan_slice(source: Path, first: int, end: int, *, head: bool) -> SliceLayout:
+    """What a slice would hold; raises TwdError where this model or this cut is refused."""
+    shards = [read_header(shard) for shard in shards_of(source)]
+    return lay_out(shards, file_hash(source), first, end, head=head)
+
+
+def write_slice(
+    source: Path, first: int, end: int, target: Path, *, head: bool, progress: Progress = _ignore
+) -> Written:
+    """Write layers `first` to `end` (not included) of `source` to `target`; `head` adds the output matrix."""
+    layout = plan_slice(source, first, end, head=head)
+    if target.exists() and any(target.samefile(shard) for shard in shards_of(source)):
+        raise TwdError(FailureCode.BAD_REQUEST, f"{target} is the model itself; name another file for the slice")
+    with _disk_errors(target), _unfinished(target) as file:
+        _require_room(target, layout)
+        _write(file, layout, progress)
+    stat = target.stat()
+    disk = getattr(stat, "st_blocks", 0) * 512 or stat.st_size
+    return Written(target, layout.facts, stat.st_size, disk)
+
+
+@contextmanager
+def _unfinished(target: Path) -> Iterator[BinaryIO]:
+    """A file that takes the target's place when all went well, and is gone otherwise."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=PARTIAL, dir=target.parent)
+    path = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        path.chmod(0o644)
+        path.replace(target)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _disk_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _no_room(target, f"the disk of {target.parent} is full") from None
+        raise TwdError(FailureCode.BAD_REQUEST, f"cannot write {target}: {error.strerror or error}") from None
+
+
+def _no_room(target: Path, what: str) -> TwdError:
+    return TwdError(FailureCode.TOO_LARGE, f"no room for the slice {target.name}: {what}; free some space there")
+
+
+def _require_room(target: Path, layout: SliceLayout) -> None:
+    needed = sum(tensor.size for tensor in layout.tensors if tensor.source)
+    free = shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise _no_room(target, f"it needs {needed / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free")
+
+
+def _write(file: BinaryIO, layout: SliceLayout, progress: Progress) -> None:
+    file.write(b"GGUF" + struct.pack("<IQQ", _GGUF_VERSION, len(layout.tensors), len(layout.fields)))
+    with _Sources() as sources:
+        for one in layout.fields:
+            file.write(one) if isinstance(one, bytes) else sources.copy(one, file)
+        offset = 0
+        for tensor in layout.tensors:
+            file.write(_describe(tensor, offset))
+            offset += _aligned(tensor.size, layout.alignment)
+        start = _aligned(file.tell(), layout.alignment)
+        _write_tensors(file, layout, start, sources, progress)
+        file.truncate(start + offset)
+
+
+def _write_tensors(file: BinaryIO, layout: SliceLayout, start: int, sources: "_Sources", progress: Progress) -> None:
+    total = sum(tensor.size for tensor in layout.tensors if tensor.source) or 1
+    done, at = 0, start
+    for tensor in layout.tensors:
+        if tensor.source:
+            file.seek(at)
+            for count in sources.pieces(tensor.source, file):
+                done += count
+                progress(done / total)
+        at += _aligned(tensor.size, layout.alignment)
+
+
+def _describe(tensor: SliceTensor, offset: int) -> bytes:
+    sizes = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
+    return encode_string(tensor.name) + sizes + struct.pack("<IQ", tensor.kind, offset)
+
+
+def _aligned(position: int, alignment: int) -> int:
+    return -(-position // alignment) * alignment
+
+
+class _Sources:
+    """The model's files, open while a slice is written."""
+
+    def __init__(self) -> None:
+        self._open: dict[Path, BinaryIO] = {}
+        self._buffer = memoryview(bytearray(_CHUNK_BYTES))
+
+    def copy(self, stretch: Bytes, into: BinaryIO) -> None:
+        """Append a stretch of a file to another."""
+        for _ in self.pieces(stretch, into):
+            pass
+
+    def pieces(self, stretch: Bytes, into: BinaryIO) -> Iterator[int]:
+        """The same, saying after each piece how large it was."""
+        file = self._open.get(stretch.path)
+        if file is None:
+            file = self._open[stretch.path] = stretch.path.open("rb", buffering=0)
+        file.seek(stretch.offset)
+        left = stretch.size
+        while left:
+            count = file.readinto(self._buffer[: min(left, _CHUNK_BYTES)])  # type: ignore[attr-defined]
+            if not count:
+                raise TwdError(FailureCode.MODEL_LOAD, f"{stretch.path} became shorter while it was read")
+            into.write(self._buffer[:count])
+            left -= count
+            yield count
+
+    def __enter__(self) -> "_Sources":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._open.values():
+            file.close()

@@ -1,0 +1,296 @@
+"""What stands in a slice: its metadata and tensors, decided from the headers of the source alone.
+
+A slice keeps layers `first` to `end` (not included), numbered from 0. The first one keeps the embedding, the one with
+the head the output norm and matrix, and both the tokenizer. In the middle a vocabulary of a few zero rows stands in.
+An all-zero layer hands its input on unchanged: a head without layers of its own sits behind one, and behind a small
+slice one makes llama.cpp hand out the state that goes in there.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+
+from twd.gguf_tools.header import ArrayField, GgufHeader, Scalar, TensorInfo
+from twd.gguf_tools.inspect import layer_of
+from twd.gguf_tools.slice_rules import PER_LAYER, RULES, Output, SliceRule, can_cut, can_slice, odd_tensor
+from twd.wire.failures import FailureCode, TwdError
+
+FORMAT: Final = 1
+_PREFIX: Final = "twd.slice."
+_STAND_IN_ROWS: Final = 32
+_SMALL_LAYER_BYTES: Final = 64 << 20
+_FLOATS: Final = frozenset({GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16})
+_MATRIX: Final = 2
+_BLOCK: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class SliceFacts:
+    """What a slice says of itself. `tail`: an all-zero layer ends it. `floats`: the model multiplies by floats."""
+
+    model: str
+    first: int
+    end: int
+    layers: int
+    head: bool
+    tail: bool
+    floats: bool
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing of the model is missing."""
+        return self.first == 0 and self.end == self.layers and self.head
+
+    @property
+    def ends(self) -> bool:
+        """Whether it has the vocabulary."""
+        return self.first == 0 or self.head
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """A stretch of a file."""
+
+    path: Path
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SliceTensor:
+    """A tensor of a slice; without a source it is all zeros."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: GGMLQuantizationType
+    size: int
+    source: Bytes | None
+
+
+@dataclass(slots=True)
+class SliceLayout:
+    """Everything of a slice but the bytes of its weights. `fields` are encoded, or stand in the source as they are."""
+
+    facts: SliceFacts
+    alignment: int
+    fields: list[bytes | Bytes] = field(default_factory=list)
+    tensors: list[SliceTensor] = field(default_factory=list)
+
+
+def lay_out(shards: Sequence[GgufHeader], model: str, first: int, end: int, *, head: bool) -> SliceLayout:
+    """The slice of layers `first` to `end` of the model in `shards`; raises TwdError where it cannot be had."""
+    header = shards[0]
+    reason = can_slice(header) or next(filter(None, (odd_tensor(t.name, _layers(header)) for t in _all(shards))), "")
+    if reason:
+        raise TwdError(FailureCode.UNSUPPORTED, f"{header.path.name} cannot be sliced: {reason}")
+    _require_range(_layers(header), first, end, head)
+    facts = SliceFacts(
+        model=model,
+        first=first,
+        end=end,
+        layers=_layers(header),
+        head=head,
+        tail=first == end or (not head and _wants_tail(shards, end - 1)),
+        floats=multiplies_floats(_all(shards)),
+    )
+    return _Layout(shards, facts).build()
+
+
+def read_facts(metadata: dict[str, Scalar | ArrayField]) -> SliceFacts | None:
+    """What a file's metadata says of the slice that it is; None of a whole model."""
+    values = {name: metadata.get(_PREFIX + name) for name in SliceFacts.__dataclass_fields__}
+    if metadata.get(_PREFIX + "format") != FORMAT or any(isinstance(x, ArrayField | None) for x in values.values()):
+        return None
+    return SliceFacts(**values)  # type: ignore[arg-type]
+
+
+def multiplies_floats(tensors: Iterator[TensorInfo]) -> bool:
+    """Whether a matrix that every pass multiplies by is kept as floats."""
+    matrices = {tensor.name: tensor.kind for tensor in tensors if len(tensor.shape) >= _MATRIX}
+    if "output.weight" in matrices:
+        matrices.pop("token_embd.weight", None)
+    return any(kind in _FLOATS for kind in matrices.values())
+
+
+def _require_range(layers: int, first: int, end: int, head: bool) -> None:
+    problem = ""
+    if not 0 <= first <= end <= layers:
+        problem = f"this model has layers 0 to {layers}, so {first}-{end} is out of range"
+    elif first == end and not (head and first == layers):
+        problem = f"layers {first}-{end} are none; a slice without layers is {layers}-{layers} with the head"
+    elif head and end != layers:
+        problem = f"the head follows layer {layers}, so the slice that has it must end there, not at {end}"
+    if problem:
+        raise TwdError(FailureCode.BAD_REQUEST, problem)
+
+
+def _wants_tail(shards: Sequence[GgufHeader], last: int) -> bool:
+    """A layer of zeros costs memory and a little time; in small models, catching a layer's output costs more."""
+    rule = RULES[shards[0].text("general.architecture")]
+    size = sum(tensor.size_bytes for tensor in _all(shards) if layer_of(tensor.name) == last)
+    return rule.layer_inputs and size <= _SMALL_LAYER_BYTES
+
+
+def _layers(header: GgufHeader) -> int:
+    return header.number(f"{header.text('general.architecture')}.block_count")
+
+
+def _all(shards: Sequence[GgufHeader]) -> Iterator[TensorInfo]:
+    return (tensor for header in shards for tensor in header.tensors)
+
+
+class _Layout:
+    """Puts one slice together."""
+
+    def __init__(self, shards: Sequence[GgufHeader], facts: SliceFacts) -> None:
+        header = shards[0]
+        self._header = header
+        self._facts = facts
+        self._architecture = header.text("general.architecture")
+        self._rule: SliceRule = RULES[self._architecture]
+        self._like = [*range(facts.first, facts.end)]
+        if facts.tail:
+            self._like.append(max(facts.end - 1, 0))
+        self._sources = {
+            tensor.name: (tensor, Bytes(shard.path, shard.data_offset + tensor.offset, tensor.size_bytes))
+            for shard in shards
+            for tensor in shard.tensors
+        }
+        embedding, _ = self._sources["token_embd.weight"]
+        self._width, self._vocabulary = embedding.shape[0], embedding.shape[1]
+        self._layout = SliceLayout(facts, header.number("general.alignment", 32))
+
+    def build(self) -> SliceLayout:
+        reason = can_cut(self._header, len(self._like))
+        if reason and not self._facts.whole:
+            raise TwdError(FailureCode.UNSUPPORTED, reason)
+        self._add_fields()
+        for name, (tensor, source) in self._sources.items():
+            if layer_of(name) is None and not name.startswith(("token_embd.", "output.")):
+                self._keep(name, tensor, source)
+        self._add_vocabulary()
+        for number, layer in enumerate(self._like):
+            self._add_layer(number, layer, empty=self._facts.tail and number == len(self._like) - 1)
+        return self._layout
+
+    def _add_fields(self) -> None:
+        written = self._rewritten()
+        for key, (start, end) in self._header.spans.items():
+            dropped = key in written or key.startswith(("split.", _PREFIX))
+            if not dropped and (self._facts.ends or not key.startswith("tokenizer.")):
+                self._layout.fields.append(Bytes(self._header.path, start, end - start))
+        self._layout.fields += [encode_field(key, *value) for key, value in written.items()]
+
+    def _rewritten(self) -> dict[str, tuple[GGUFValueType, Scalar | list[Scalar]]]:
+        """The fields that a slice cannot take over as they are."""
+        number, yes_no, text = GGUFValueType.UINT32, GGUFValueType.BOOL, GGUFValueType.STRING
+        facts, prefix = self._facts, f"{self._architecture}."
+        written: dict[str, tuple[GGUFValueType, Scalar | list[Scalar]]] = {
+            prefix + "block_count": (number, len(self._like)),
+            prefix + "vocab_size": (number, self._vocabulary if facts.ends else _STAND_IN_ROWS),
+            _PREFIX + "format": (number, FORMAT),
+            _PREFIX + "model": (text, facts.model),
+        }
+        written |= {_PREFIX + name: (number, getattr(facts, name)) for name in ("first", "end", "layers")}
+        written |= {_PREFIX + name: (yes_no, getattr(facts, name)) for name in ("head", "tail", "floats")}
+        if not facts.ends:
+            written["tokenizer.ggml.model"] = (text, "no_vocab")
+        for name in PER_LAYER:
+            values = self._header.array(prefix + name)
+            if values:
+                kind = self._header.metadata[prefix + name].kind  # type: ignore[union-attr]
+                written[prefix + name] = (kind, [values[layer] for layer in self._like])
+        return written | self._by_rule(written)
+
+    def _by_rule(
+        self, written: dict[str, tuple[GGUFValueType, Scalar | list[Scalar]]]
+    ) -> dict[str, tuple[GGUFValueType, Scalar | list[Scalar]]]:
+        rule, prefix = self._rule, f"{self._architecture}."
+        extra: dict[str, tuple[GGUFValueType, Scalar | list[Scalar]]] = {}
+        pattern = prefix + "attention.sliding_window_pattern"
+        if rule.window_period and pattern not in written:
+            period = self._header.number(pattern, rule.window_period)
+            windows: list[Scalar] = [int(not period or layer % period < period - 1) for layer in self._like]
+            extra[pattern] = (GGUFValueType.UINT32, windows)
+        if rule.embedding_scale and self._facts.first > 0:
+            extra[prefix + "embedding_scale"] = (GGUFValueType.FLOAT32, 1.0)
+        if rule.dense_lead:
+            key = prefix + "leading_dense_block_count"
+            lead = self._header.number(key)
+            extra[key] = (GGUFValueType.UINT32, sum(layer < lead for layer in self._like))
+        return extra
+
+    def _add_vocabulary(self) -> None:
+        """The embedding and the output matrix, each as itself, as zeros of the same shape, or as a small stand-in.
+
+        Where llama.cpp finds no output matrix it takes the embedding's, and may copy it to another layout; zeros of a
+        type that it takes as it is cost less.
+        """
+        facts, tied = self._facts, "output.weight" not in self._sources
+        if not facts.ends:
+            self._zeros("token_embd.weight", _STAND_IN_ROWS)
+            if self._rule.output is Output.REQUIRED:
+                self._zeros("output.weight", _STAND_IN_ROWS)
+            return
+        if facts.first == 0 or tied:
+            self._keep("token_embd.weight", *self._sources["token_embd.weight"])
+        else:
+            self._zeros("token_embd.weight", self._vocabulary)
+        if facts.head:
+            for name, (tensor, source) in self._sources.items():
+                if name.startswith("output."):
+                    self._keep(name, tensor, source)
+        elif self._rule.output is not Output.TIED:
+            self._zeros("output.weight", self._vocabulary)
+
+    def _add_layer(self, number: int, layer: int, *, empty: bool) -> None:
+        for name, (tensor, source) in self._sources.items():
+            if layer_of(name) == layer:
+                rest = name.split(".", 2)[2]
+                self._keep(f"blk.{number}.{rest}", tensor, None if empty else source)
+
+    def _keep(self, name: str, tensor: TensorInfo, source: Bytes | None) -> None:
+        self._layout.tensors.append(SliceTensor(name, tensor.shape, tensor.kind, tensor.size_bytes, source))
+
+    def _zeros(self, name: str, rows: int) -> None:
+        kind = GGMLQuantizationType.F16 if self._width % _BLOCK else GGMLQuantizationType.Q4_1
+        block, size = GGML_QUANT_SIZES[kind]
+        total = self._width * rows // block * size
+        self._layout.tensors.append(SliceTensor(name, (self._width, rows), kind, total, None))
+
+
+_SCALARS: Final = {
+    GGUFValueType.UINT8: "<B",
+    GGUFValueType.INT8: "<b",
+    GGUFValueType.UINT16: "<H",
+    GGUFValueType.INT16: "<h",
+    GGUFValueType.UINT32: "<I",
+    GGUFValueType.INT32: "<i",
+    GGUFValueType.FLOAT32: "<f",
+    GGUFValueType.BOOL: "<?",
+    GGUFValueType.UINT64: "<Q",
+    GGUFValueType.INT64: "<q",
+    GGUFValueType.FLOAT64: "<d",
+}
+
+
+def encode_string(text: str) -> bytes:
+    """A string as GGUF writes it."""
+    raw = text.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def encode_field(key: str, kind: GGUFValueType, value: Scalar | list[Scalar]) -> bytes:
+    """A metadata field as GGUF writes it; a list becomes an array of `kind`."""
+    if isinstance(value, list):
+        start = struct.pack("<IIQ", GGUFValueType.ARRAY, kind, len(value))
+        return encode_string(key) + start + b"".join(_encode(kind, one) for one in value)
+    return encode_string(key) + struct.pack("<I", kind) + _encode(kind, value)
+
+
+def _encode(kind: GGUFValueType, value: Scalar) -> bytes:
+    return encode_string(str(value)) if kind is GGUFValueType.STRING else struct.pack(_SCALARS[kind], value)

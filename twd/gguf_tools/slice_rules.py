@@ -1,0 +1,117 @@
+"""Which architectures can be cut into slices, where, and what must be rewritten; the tests prove every entry.
+
+A slice is computed by llama.cpp as if it were a whole model, so whatever an architecture does by the number of a layer
+or by the number of layers goes wrong silently unless it is named here. What is not here is not sliced.
+"""
+
+import enum
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from twd.gguf_tools.header import ArrayField, GgufHeader
+from twd.gguf_tools.inspect import layer_of
+
+INSTEAD: Final = "`pool.engine: rpc` pools it without cutting it"
+
+
+class Output(enum.Enum):
+    """How llama.cpp finds the output matrix of an architecture."""
+
+    OPTIONAL = "its own, else the embedding"
+    REQUIRED = "always its own"
+    TIED = "always the embedding"
+
+
+@dataclass(frozen=True, slots=True)
+class SliceRule:
+    """What a slice of one architecture needs."""
+
+    layer_inputs: bool = False
+    """llama.cpp hands out the input of a layer by itself; else the output of the last one is caught while it runs."""
+    window_period: int = 0
+    """Every so many layers one attends to everything, unless the file says it layer by layer."""
+    embedding_scale: bool = False
+    """The scale of the embedding stands in the file, and must apply once only."""
+    rescales_states: bool = False
+    """States that come in are scaled as embeddings are, so the engine puts them back in place behind the scaling."""
+    dense_lead: bool = False
+    """The first layers have no experts, and the file counts them."""
+    output: Output = Output.OPTIONAL
+    odd_counts: frozenset[int] = frozenset()
+    """Models of so many layers are computed in another way."""
+    unless: tuple[str, ...] = ()
+    """Fields that must be absent or zero."""
+
+
+RULES: Final[dict[str, SliceRule]] = {
+    "llama": SliceRule(layer_inputs=True),
+    "qwen2": SliceRule(),
+    "qwen3": SliceRule(layer_inputs=True),
+    "qwen3moe": SliceRule(layer_inputs=True),
+    "phi3": SliceRule(),
+    "gpt-oss": SliceRule(layer_inputs=True, window_period=2, output=Output.REQUIRED),
+    "gemma": SliceRule(rescales_states=True, output=Output.TIED),
+    "gemma2": SliceRule(rescales_states=True, window_period=2, output=Output.TIED, odd_counts=frozenset({46})),
+    "gemma3": SliceRule(window_period=6, odd_counts=frozenset({62})),
+    "granite": SliceRule(embedding_scale=True, unless=("deepstack_mapping",)),
+    "deepseek2": SliceRule(dense_lead=True, odd_counts=frozenset({26, 27, 47, 48})),
+}
+
+PER_LAYER: Final = frozenset(
+    {
+        "attention.head_count",
+        "attention.head_count_kv",
+        "attention.sliding_window_pattern",
+        "feed_forward_length",
+        "expert_feed_forward_length",
+    }
+)
+"""Array fields with an element for each layer."""
+
+_EVERYWHERE: Final = re.compile(
+    r"^(token_embd|output|output_norm|rope_freqs|rope_factors_(long|short))\.(weight|bias)$"
+)
+_NEVER: Final = ("nextn_predict_layers", "pooling_type")
+
+
+def can_slice(header: GgufHeader) -> str:
+    """Why this model cannot be cut into slices; empty where it can."""
+    architecture = header.text("general.architecture")
+    rule = RULES.get(architecture)
+    if rule is None:
+        known = ", ".join(sorted(RULES))
+        return f"slices of architecture {architecture!r} are not proven to be exact (proven: {known}); {INSTEAD}"
+    return next(_obstacles(header, architecture, rule), "")
+
+
+def can_cut(header: GgufHeader, layers: int) -> str:
+    """Why no slice of this model may have so many layers; empty where it may."""
+    architecture = header.text("general.architecture")
+    if layers in RULES[architecture].odd_counts:
+        return f"llama.cpp computes {architecture} models of {layers} layers in another way; cut elsewhere"
+    return ""
+
+
+def _obstacles(header: GgufHeader, architecture: str, rule: SliceRule) -> Iterator[str]:
+    layers = header.number(f"{architecture}.block_count")
+    if layers in rule.odd_counts:
+        yield f"llama.cpp computes {architecture} models of {layers} layers in a way that no slice has; {INSTEAD}"
+    for name in (*_NEVER, *rule.unless):
+        if header.metadata.get(f"{architecture}.{name}", 0) != 0:
+            yield f"its field {architecture}.{name} is not proven to survive a cut; {INSTEAD}"
+    for key, value in header.metadata.items():
+        name = key.removeprefix(f"{architecture}.")
+        if name != key and isinstance(value, ArrayField) and (name not in PER_LAYER or value.length != layers):
+            yield f"its field {key} ({value.length} values) is not known to go layer by layer; {INSTEAD}"
+
+
+def odd_tensor(name: str, layers: int) -> str:
+    """Why a tensor keeps its model whole; empty where it does not."""
+    layer = layer_of(name)
+    if layer is None and not _EVERYWHERE.match(name):
+        return f"it holds {name}, which no slice is known to need; {INSTEAD}"
+    if layer is not None and layer >= layers:
+        return f"it holds {name} beyond its {layers} layers; {INSTEAD}"
+    return ""
