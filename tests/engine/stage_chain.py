@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,7 +26,7 @@ class Chain:
         borders = (0, *cuts, layers)
         self._stack = ExitStack()
         self.stages: list[StageEngine] = []
-        for first, end in zip(borders, borders[1:], strict=False):
+        for first, end in pairwise(borders):
             head = len(self.stages) == len(borders) - 2
             path = source
             if cuts:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.engine.stage_chain import Chain, windows_of
 from twd.engine.context import Rows
+from twd.engine.demo_model import demo_model
 from twd.engine.stage_abort import AbortFlag
 from twd.engine.stage_engine import StageEngine, StagePlan
 from twd.wire.failures import FailureCode, TwdError
@@ -96,12 +97,16 @@ def test_a_running_pass_is_stopped_from_another_thread(q4_chain: Chain) -> None:
     timer = threading.Timer(0.002, flag.set)
     timer.start()
     with pytest.raises(TwdError) as caught:
-        for _ in range(1000):
-            stage.decode(rows, states, flag)
-            stage.rollback(0, 0)
+        run_for_ever(stage, rows, states, flag)
     timer.join()
     assert caught.value.code is FailureCode.CANCELLED
     assert stage.end(0) == 0
+
+
+def run_for_ever(stage: StageEngine, rows: Rows, states: np.ndarray, flag: AbortFlag) -> None:
+    for _ in range(10_000):
+        stage.decode(rows, states, flag)
+        stage.rollback(0, 0)
 
 
 def test_float_weights_match_the_whole_models_windows(f16_path: Path, tmp_path: Path) -> None:
@@ -112,8 +117,6 @@ def test_float_weights_match_the_whole_models_windows(f16_path: Path, tmp_path: 
 
 
 def test_q8_0_too(model_cache: Path, tmp_path: Path) -> None:
-    from twd.engine.demo_model import demo_model
-
     path = demo_model(model_cache, "q8_0")
     with Chain(path, (), tmp_path, **SIZE) as whole, Chain(path, (3, 16, 28), tmp_path, **SIZE) as chain:
         assert np.array_equal(windows_of(whole, TOKENS, WIDTHS), windows_of(chain, TOKENS, WIDTHS, wrong=7))

@@ -10,12 +10,10 @@ from twd.engine.context import ContextSettings, Layout
 from twd.engine.model import Model
 from twd.engine.target import LocalTarget
 from twd.engine.window import Logits, Window
-from twd.gguf_tools.inspect import GgufInfo
+from twd.gguf_tools.inspect import GgufInfo, any_floats
 from twd.wire.failures import TwdError
 from twd.wire.model import Exactness
 
-_FLOATS = frozenset({"F32", "F16", "BF16"})
-_MATRIX = 2
 _BLOCK = 32
 _LONG = 544
 _SHORT = 48
@@ -50,19 +48,24 @@ def exact_plan(model: Model, wanted: ContextSettings, exact: bool, *, pooled: bo
     """
     if not exact or (model.offloads and not pooled):
         return ExactPlan(wanted)
-    type_k = "q8_0" if model.info.key_length % _BLOCK == 0 else "bf16"
+    type_k, type_v = ("f16", "f16") if shares_keys(model.info) else _unlike_types(model.info)
     layout = wanted.layout if wanted.layout is Layout.TREE else Layout.STREAMS
-    settings = replace(wanted, flash_attention=True, type_k=type_k, type_v="f16", layout=layout)
+    settings = replace(wanted, flash_attention=True, type_k=type_k, type_v=type_v, layout=layout)
     return ExactPlan(settings, 2 if multiplies_floats(model.info) else 1)
+
+
+def _unlike_types(info: GgufInfo) -> tuple[str, str]:
+    return "q8_0" if info.key_length % _BLOCK == 0 else "bf16", "f16"
+
+
+def shares_keys(info: GgufInfo) -> bool:
+    """Whether the values are a part of the cached keys, so that llama.cpp wants one type for both."""
+    return bool(info.metadata.get(f"{info.architecture}.attention.key_length_mla"))
 
 
 def multiplies_floats(info: GgufInfo) -> bool:
     """Whether a matrix that every pass multiplies by is kept as floats."""
-    tied = not any(tensor.name == "output.weight" for tensor in info.tensors)
-    return any(
-        tensor.kind.name in _FLOATS and len(tensor.shape) >= _MATRIX and (tied or tensor.name != "token_embd.weight")
-        for tensor in info.tensors
-    )
+    return any_floats(info.tensors)
 
 
 def self_test(target: LocalTarget, settings: str, budget_s: float = 1.5) -> Exactness:

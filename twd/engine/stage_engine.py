@@ -14,7 +14,8 @@ from twd.engine.model import Model, ModelSettings
 from twd.engine.pick import Pickers
 from twd.engine.stage_abort import AbortFlag, watch
 from twd.engine.stage_states import LayerInput, StageContext, States, Watched
-from twd.gguf_tools.slice_layout import SliceFacts, multiplies_floats, read_facts
+from twd.gguf_tools.inspect import any_floats
+from twd.gguf_tools.slice_layout import SliceFacts, read_facts
 from twd.gguf_tools.slice_rules import RULES
 from twd.wire.failures import FailureCode, TwdError
 
@@ -211,7 +212,7 @@ def _facts(model: Model, plan: StagePlan) -> SliceFacts:
     """What the file holds; raises where the plan says something else."""
     info = model.info
     facts = read_facts(info.metadata) or SliceFacts(
-        "", 0, info.layers, info.layers, head=True, tail=False, floats=multiplies_floats(iter(info.tensors))
+        "", 0, info.layers, info.layers, head=True, tail=False, floats=any_floats(info.tensors)
     )
     held = (facts.first, facts.end, facts.layers, facts.head)
     if held != (plan.first, plan.end, plan.layers, plan.head):

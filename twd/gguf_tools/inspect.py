@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from twd.gguf_tools.header import ArrayField, BrokenGguf, GgufHeader, Scalar, Te
 _LAYER = re.compile(r"^blk\.(\d+)\.")
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 _MATRIX = 2
+_FLOATS = frozenset({"F32", "F16", "BF16"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class GgufInfo:
     @property
     def float_weights(self) -> bool:
         """Whether the bulk of the weights is not quantised."""
-        return self.quantization in {"F16", "F32", "BF16"}
+        return self.quantization in _FLOATS
 
     def kv_bytes_per_token(self, type_k: str = "f16", type_v: str = "f16") -> int:
         """Bytes of KV cache that one token takes over all layers."""
@@ -155,6 +157,15 @@ def _bytes_by_layer(tensors: list[TensorInfo], layers: int) -> tuple[list[int], 
         else:
             other += tensor.size_bytes
     return by_layer, other
+
+
+def any_floats(tensors: Iterable[TensorInfo]) -> bool:
+    """Whether a matrix that every pass multiplies by is kept as floats; an embedding is looked up only, unless it
+    serves as the output matrix too."""
+    matrices = {tensor.name: tensor.kind.name for tensor in tensors if len(tensor.shape) >= _MATRIX}
+    if "output.weight" in matrices:
+        matrices.pop("token_embd.weight", None)
+    return any(kind in _FLOATS for kind in matrices.values())
 
 
 def layer_of(name: str) -> int | None:

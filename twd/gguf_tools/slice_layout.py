@@ -15,7 +15,7 @@ from typing import Final
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from twd.gguf_tools.header import ArrayField, GgufHeader, Scalar, TensorInfo
-from twd.gguf_tools.inspect import layer_of
+from twd.gguf_tools.inspect import any_floats, layer_of
 from twd.gguf_tools.slice_rules import PER_LAYER, RULES, Output, SliceRule, can_cut, can_slice, odd_tensor
 from twd.wire.failures import FailureCode, TwdError
 
@@ -23,9 +23,10 @@ FORMAT: Final = 1
 _PREFIX: Final = "twd.slice."
 _STAND_IN_ROWS: Final = 32
 _SMALL_LAYER_BYTES: Final = 64 << 20
-_FLOATS: Final = frozenset({GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16})
-_MATRIX: Final = 2
 _BLOCK: Final = 32
+
+
+_Fields = dict[str, tuple[GGUFValueType, Scalar | list[Scalar]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,8 @@ def lay_out(shards: Sequence[GgufHeader], model: str, first: int, end: int, *, h
         end=end,
         layers=_layers(header),
         head=head,
-        tail=first == end or (not head and _wants_tail(shards, end - 1)),
-        floats=multiplies_floats(_all(shards)),
+        tail=_wants_tail(shards, first, end, head),
+        floats=any_floats(_all(shards)),
     )
     return _Layout(shards, facts).build()
 
@@ -106,14 +107,6 @@ def read_facts(metadata: dict[str, Scalar | ArrayField]) -> SliceFacts | None:
     if metadata.get(_PREFIX + "format") != FORMAT or any(isinstance(x, ArrayField | None) for x in values.values()):
         return None
     return SliceFacts(**values)  # type: ignore[arg-type]
-
-
-def multiplies_floats(tensors: Iterator[TensorInfo]) -> bool:
-    """Whether a matrix that every pass multiplies by is kept as floats."""
-    matrices = {tensor.name: tensor.kind for tensor in tensors if len(tensor.shape) >= _MATRIX}
-    if "output.weight" in matrices:
-        matrices.pop("token_embd.weight", None)
-    return any(kind in _FLOATS for kind in matrices.values())
 
 
 def _require_range(layers: int, first: int, end: int, head: bool) -> None:
@@ -128,11 +121,28 @@ def _require_range(layers: int, first: int, end: int, head: bool) -> None:
         raise TwdError(FailureCode.BAD_REQUEST, problem)
 
 
-def _wants_tail(shards: Sequence[GgufHeader], last: int) -> bool:
-    """A layer of zeros costs memory and a little time; in small models, catching a layer's output costs more."""
+def _wants_tail(shards: Sequence[GgufHeader], first: int, end: int, head: bool) -> bool:
+    """Whether a layer of zeros goes behind a slice.
+
+    It must where there is no other, or none that attends to a window (llama.cpp wants at least one in models that have
+    such). Else it costs memory and a little time; in small models, catching a layer's output costs more.
+    """
     rule = RULES[shards[0].text("general.architecture")]
-    size = sum(tensor.size_bytes for tensor in _all(shards) if layer_of(tensor.name) == last)
-    return rule.layer_inputs and size <= _SMALL_LAYER_BYTES
+    if first == end or (rule.window_period and not any(_windows(shards[0], range(first, end)))):
+        return True
+    size = sum(tensor.size_bytes for tensor in _all(shards) if layer_of(tensor.name) == end - 1)
+    return not head and rule.layer_inputs and size <= _SMALL_LAYER_BYTES
+
+
+def _windows(header: GgufHeader, layers: Sequence[int]) -> list[bool]:
+    """Which of these layers attend to a window only."""
+    architecture = header.text("general.architecture")
+    key = f"{architecture}.attention.sliding_window_pattern"
+    one_by_one = header.array(key)
+    period = header.number(key, RULES[architecture].window_period)
+    if one_by_one:
+        return [bool(one_by_one[layer]) for layer in layers]
+    return [not period or layer % period < period - 1 for layer in layers]
 
 
 def _layers(header: GgufHeader) -> int:
@@ -185,11 +195,11 @@ class _Layout:
                 self._layout.fields.append(Bytes(self._header.path, start, end - start))
         self._layout.fields += [encode_field(key, *value) for key, value in written.items()]
 
-    def _rewritten(self) -> dict[str, tuple[GGUFValueType, Scalar | list[Scalar]]]:
+    def _rewritten(self) -> _Fields:
         """The fields that a slice cannot take over as they are."""
         number, yes_no, text = GGUFValueType.UINT32, GGUFValueType.BOOL, GGUFValueType.STRING
         facts, prefix = self._facts, f"{self._architecture}."
-        written: dict[str, tuple[GGUFValueType, Scalar | list[Scalar]]] = {
+        written: _Fields = {
             prefix + "block_count": (number, len(self._like)),
             prefix + "vocab_size": (number, self._vocabulary if facts.ends else _STAND_IN_ROWS),
             _PREFIX + "format": (number, FORMAT),
@@ -204,18 +214,16 @@ class _Layout:
             if values:
                 kind = self._header.metadata[prefix + name].kind  # type: ignore[union-attr]
                 written[prefix + name] = (kind, [values[layer] for layer in self._like])
-        return written | self._by_rule(written)
+        return written | self._by_rule()
 
-    def _by_rule(
-        self, written: dict[str, tuple[GGUFValueType, Scalar | list[Scalar]]]
-    ) -> dict[str, tuple[GGUFValueType, Scalar | list[Scalar]]]:
+    def _by_rule(self) -> _Fields:
         rule, prefix = self._rule, f"{self._architecture}."
-        extra: dict[str, tuple[GGUFValueType, Scalar | list[Scalar]]] = {}
-        pattern = prefix + "attention.sliding_window_pattern"
-        if rule.window_period and pattern not in written:
-            period = self._header.number(pattern, rule.window_period)
-            windows: list[Scalar] = [int(not period or layer % period < period - 1) for layer in self._like]
-            extra[pattern] = (GGUFValueType.UINT32, windows)
+        extra: _Fields = {}
+        if rule.window_period:
+            windows: list[Scalar] = [int(window) for window in _windows(self._header, self._like)]
+            if self._facts.tail:
+                windows[-1] = 1
+            extra[prefix + "attention.sliding_window_pattern"] = (GGUFValueType.UINT32, windows)
         if rule.embedding_scale and self._facts.first > 0:
             extra[prefix + "embedding_scale"] = (GGUFValueType.FLOAT32, 1.0)
         if rule.dense_lead:

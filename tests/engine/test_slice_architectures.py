@@ -1,0 +1,60 @@
+"""Every architecture in the table of slices: the whole model against chains with awkward cuts, bit for bit."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.engine.sliceable_models import LAYERS, VOCABULARY, WRITERS, write_sliceable
+from tests.engine.stage_chain import Chain, windows_of
+from twd.gguf_tools.slice_rules import RULES
+
+CUTS = {
+    "one and the rest": (1,),
+    "off every pattern": (3, 5),
+    "every layer": tuple(range(1, LAYERS)),
+    "all but one, and the head alone": (LAYERS - 1, LAYERS),
+}
+WIDTHS = (24, 2, 8, 3, 16, 2)
+TOKENS = [int(token) for token in np.random.default_rng(3).integers(0, VOCABULARY, sum(WIDTHS))]
+SIZE = {"ctx_size": 128, "parallel": 1, "threads": 1}
+
+
+def test_every_architecture_of_the_table_is_proven_here() -> None:
+    assert set(WRITERS) == set(RULES)
+
+
+@pytest.mark.parametrize("architecture", sorted(WRITERS))
+def test_chains_give_the_whole_models_logits(architecture: str, tmp_path: Path) -> None:
+    path = write_sliceable(architecture, tmp_path)
+    with Chain(path, (), tmp_path, **SIZE) as chain:
+        whole = windows_of(chain, TOKENS, WIDTHS)
+    assert np.isfinite(whole).all()
+    assert len({int(row.argmax()) for row in whole}) > 10
+    for name, cuts in CUTS.items():
+        with Chain(path, cuts, tmp_path, **SIZE) as chain:
+            difference = np.abs(whole - windows_of(chain, TOKENS, WIDTHS, wrong=7)).max()
+        assert difference == 0, f"{architecture}, cut into {name}: logits differ by up to {difference}"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "without"),
+    [
+        ("gpt-oss", {"window_period": 0}),
+        ("gemma2", {"window_period": 0}),
+        ("gemma3", {"window_period": 0}),
+        ("granite", {"embedding_scale": False}),
+        ("gemma", {"rescales_states": False}),
+        ("gemma2", {"rescales_states": False}),
+    ],
+)
+def test_without_its_rule_an_architecture_goes_wrong(
+    architecture: str, without: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_sliceable(architecture, tmp_path)
+    with Chain(path, (), tmp_path, **SIZE) as chain:
+        whole = windows_of(chain, TOKENS, WIDTHS)
+    monkeypatch.setitem(RULES, architecture, replace(RULES[architecture], **without))  # type: ignore[arg-type]
+    with Chain(path, (3, 5), tmp_path, **SIZE) as chain:
+        assert np.abs(whole - windows_of(chain, TOKENS, WIDTHS)).max() > 1e-3
