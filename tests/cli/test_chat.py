@@ -6,7 +6,7 @@ import os
 import pty
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
@@ -337,11 +337,16 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         os.write(self.master, keys)
 
+    async def leave(self) -> int:
+        """Press Ctrl-C at a prompt, and again while nothing comes of it: Python's `input` misses a signal that comes
+        after the prompt was written and before it waits for keys."""
+        async with asyncio.timeout(20):
+            while True:
+                self.type(b"\x03")
+                with suppress(TimeoutError):
+                    return await asyncio.wait_for(asyncio.shield(self.process.wait()), 1.0)
 
-@pytest.mark.skipif(
-    "PYTEST_XDIST_WORKER" in os.environ,
-    reason="beside other tests the key press is sometimes lost, cause unknown; run it with `make test WORKERS=0`",
-)
+
 async def test_ctrl_c_stops_an_answer_and_its_job(open_house: OpenHouse, own_home: Path) -> None:
     house = await open_house(Script(hang_after=2))
     master, slave = pty.openpty()
@@ -361,9 +366,7 @@ async def test_ctrl_c_stops_an_answer_and_its_job(open_house: OpenHouse, own_hom
         async with asyncio.timeout(5):
             await house.speculator.cancel_heard.wait()
         await terminal.until(b"> ")
-        terminal.type(b"\x03")
-        async with asyncio.timeout(10):
-            assert await process.wait() == ExitCode.INTERRUPTED
+        assert await terminal.leave() == ExitCode.INTERRUPTED
     finally:
         if process.returncode is None:
             process.kill()
