@@ -316,11 +316,9 @@ def unpack_states(payload: bytes, rows: int, n_embd: int, states_as: StateFormat
     return states.astype(np.float32) if half else states
 
 
-def finite_rows(states: States) -> list[bool]:
-    """Which rows hold numbers only: the engine takes anything else without a word."""
-    if np.isfinite(states.sum(dtype=np.float64)):
-        return [True] * len(states)
-    return [bool(np.isfinite(row).all()) for row in states]
+def are_numbers(states: States) -> bool:
+    """Whether all are finite: the engine takes anything else without a word."""
+    return bool(np.isfinite(states.sum(dtype=np.float64)))
 
 
 def payload_max(rows: int, n_embd: int, states_as: StateFormat = StateFormat.F32) -> int:

@@ -1,0 +1,1 @@
+"""A stage: one slice of a model's layers, at work in a ring."""

@@ -1,0 +1,253 @@
+"""What a stage decides: which windows are computed, which are dropped or refused, and on the last stage what stands."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from twd.engine.window import Logits, Picker, Report, Verdict, Window, walk
+from twd.ring.frames import Item, Outcome
+from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.ring import FrameFault
+
+_CODE_OF = {
+    FrameFault.NOT_NUMBERS: FailureCode.BACKEND_BROKEN,
+    FrameFault.OUT_OF_ORDER: FailureCode.INTERNAL,
+    FrameFault.UNKNOWN_SESSION: FailureCode.INTERNAL,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a stage can take. `vocabulary` 0: it never looks at tokens."""
+
+    slots: int
+    ctx_size: int
+    rows_max: int
+    vocabulary: int = 0
+
+
+class Epochs:
+    """Which epochs of each slot are over. Its owner sees to it that one thread at a time uses it."""
+
+    def __init__(self) -> None:
+        self._alive_from: dict[int, int] = {}
+
+    def bury(self, slot: int, below: int) -> None:
+        """All epochs below this one are over; older news change nothing."""
+        if below > self._alive_from.get(slot, 0):
+            self._alive_from[slot] = below
+
+    def is_dead(self, slot: int, epoch: int) -> bool:
+        """Whether windows of this epoch are worth nothing."""
+        return epoch < self._alive_from.get(slot, 0)
+
+
+@dataclass(slots=True)
+class Sifted:
+    """A pass's items: those to compute, how many were dropped, and those refused, with what was wrong."""
+
+    live: list[Item] = field(default_factory=list)
+    dropped: int = 0
+    refused: list[Outcome] = field(default_factory=list)
+    faults: list[tuple[FrameFault, str]] = field(default_factory=list)
+
+
+class RefusedItem(Exception):
+    """One window makes no sense here; its pass goes on without it."""
+
+    def __init__(self, message: str, fault: FrameFault | None = None, code: FailureCode | None = None) -> None:
+        super().__init__(message)
+        self.fault = fault
+        self.code = code or (FailureCode.BAD_REQUEST if fault is None else _CODE_OF.get(fault, FailureCode.BAD_REQUEST))
+
+
+@dataclass(slots=True)
+class _Line:
+    """A slot's text as the last stage knows it, and what a following window of its epoch must be."""
+
+    history: list[int] = field(default_factory=list)
+    epoch: int = -1
+    next_at: int = -1
+    pick: int | None = None
+    picker: Picker | None = None
+    report: Report | None = None
+    problem: Failure | None = None
+    """Why nothing can be picked for this session."""
+
+
+class StageCore:
+    """The sessions of one ring as one stage sees them: where each slot's cache ends, and which slots are open."""
+
+    def __init__(self, bounds: Bounds, epochs: Epochs, head: "Head | None" = None) -> None:
+        self.bounds = bounds
+        self.epochs = epochs
+        self.head = head
+        self._ends = [0] * bounds.slots
+        self._open: set[int] = set()
+
+    @property
+    def sessions(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
+    def open(self, slot: int) -> None:
+        """A session takes a slot; what its cache holds stays."""
+        self._require_slot(slot)
+        self._open.add(slot)
+
+    def close(self, slot: int) -> None:
+        """The session is over; harmless when repeated."""
+        self._require_slot(slot)
+        self._open.discard(slot)
+
+    def copy(self, source: int, target: int) -> None:
+        """The target's cache is now the source's."""
+        self._require_slot(source)
+        self._require_slot(target)
+        self._ends[target] = self._ends[source]
+        if self.head is not None:
+            self.head.copy(source, target)
+
+    def end(self, slot: int) -> int:
+        """The position behind a slot's last row in the cache."""
+        return self._ends[slot]
+
+    def stands_at(self, slot: int, end: int) -> None:
+        """The cache was brought to this length."""
+        self._ends[slot] = end
+
+    def sift(self, items: Sequence[Item], finite: Callable[[int], bool]) -> Sifted:
+        """Decide about each item of a pass; `finite` says whether the states of the item so numbered are numbers."""
+        sifted = Sifted()
+        slots: set[int] = set()
+        for number, item in enumerate(items):
+            try:
+                self._check(item, slots)
+                if self._is_dead(item):
+                    sifted.dropped += 1
+                    continue
+                self._check_place(item)
+                if not finite(number):
+                    raise RefusedItem("states that are not finite numbers", FrameFault.NOT_NUMBERS)
+            except RefusedItem as refusal:
+                self._refuse(item, refusal, sifted)
+                continue
+            self.epochs.bury(item.slot, item.epoch)
+            sifted.live.append(item)
+        return sifted
+
+    def _is_dead(self, item: Item) -> bool:
+        if self.epochs.is_dead(item.slot, item.epoch):
+            return True
+        if self.head is None or self.head.goes_on(item):
+            return False
+        self.epochs.bury(item.slot, item.epoch + 1)
+        return True
+
+    def _refuse(self, item: Item, refusal: RefusedItem, sifted: Sifted) -> None:
+        """What follows in its epoch would follow on nothing, so it is dropped."""
+        if refusal.fault is not None:
+            sifted.faults.append((refusal.fault, str(refusal)))
+        if item.slot < self.bounds.slots:
+            self.epochs.bury(item.slot, item.epoch + 1)
+        sifted.refused.append(failed(item, refusal.code, str(refusal)))
+
+    def _check(self, item: Item, slots: set[int]) -> None:
+        rows, bounds = len(item.tokens), self.bounds
+        if item.slot >= bounds.slots or item.slot in slots:
+            raise RefusedItem(f"slot {item.slot} of {bounds.slots}, or twice in a pass", FrameFault.OUT_OF_RANGE)
+        slots.add(item.slot)
+        if item.slot not in self._open:
+            raise RefusedItem(f"no session has slot {item.slot}", FrameFault.UNKNOWN_SESSION)
+        if rows > bounds.rows_max:
+            raise RefusedItem(f"{rows} rows; a pass takes {bounds.rows_max}", FrameFault.TOO_LONG)
+        if item.picks and not 1 <= item.committed <= rows:
+            raise RefusedItem(f"{item.committed} of {rows} tokens are decided", FrameFault.OUT_OF_RANGE)
+        if bounds.vocabulary and max(item.tokens) >= bounds.vocabulary:
+            raise RefusedItem(f"token {max(item.tokens)} of {bounds.vocabulary}", FrameFault.OUT_OF_RANGE)
+
+    def _check_place(self, item: Item) -> None:
+        known = self._ends[item.slot]
+        if self.head is not None:
+            problem = self.head.problem(item.slot)
+            if problem is not None:
+                raise RefusedItem(problem.message, code=problem.code)
+            known = min(known, self.head.length(item.slot))
+        if item.at > known:
+            raise RefusedItem(f"a window at {item.at} leaves a gap after {known}", FrameFault.OUT_OF_ORDER)
+        end = item.at + len(item.tokens)
+        if end > self.bounds.ctx_size:
+            message = f"position {end} is beyond the {self.bounds.ctx_size} tokens of ctx_size"
+            raise RefusedItem(message, code=FailureCode.CONTEXT_OVERFLOW)
+
+    def _require_slot(self, slot: int) -> None:
+        if slot >= self.bounds.slots:
+            raise RefusedItem(f"slot {slot} of {self.bounds.slots}", FrameFault.OUT_OF_RANGE)
+
+
+class Head:
+    """The last stage's part: the texts, and what of each window stands."""
+
+    def __init__(self, slots: int, end_tokens: frozenset[int]) -> None:
+        self._lines = [_Line() for _ in range(slots)]
+        self._end_tokens = end_tokens
+
+    def open(self, slot: int, picker: Picker, report: Report | None) -> None:
+        """A session's tokens are picked so from now on."""
+        line = self._lines[slot]
+        line.picker, line.report, line.problem = picker, report, None
+
+    def cannot_open(self, slot: int, problem: Failure) -> None:
+        """A session's windows will be refused with this."""
+        self._lines[slot].problem = problem
+
+    def copy(self, source: int, target: int) -> None:
+        """The target's text is now the source's."""
+        self._lines[target].history = list(self._lines[source].history)
+
+    def problem(self, slot: int) -> Failure | None:
+        """Why nothing can be picked for a slot."""
+        return self._lines[slot].problem
+
+    def length(self, slot: int) -> int:
+        """How many tokens of a slot's text stand."""
+        return len(self._lines[slot].history)
+
+    def goes_on(self, item: Item) -> bool:
+        """Whether a window follows on what stands: of a new epoch always, else where the last one led."""
+        line = self._lines[item.slot]
+        if item.epoch != line.epoch:
+            return item.epoch > line.epoch
+        return item.at == line.next_at and (line.pick is None or item.tokens[0] == line.pick)
+
+    def judge(self, item: Item, logits_of: Callable[[int], Logits], epochs: Epochs) -> Outcome:
+        """Decide how much of a computed window stands; its epoch is over unless all of it does."""
+        line = self._lines[item.slot]
+        window = Window(item.slot, item.epoch, item.at, tuple(item.tokens), picks=item.picks, committed=item.committed)
+        del line.history[item.at :]
+        line.epoch, line.next_at, line.pick = item.epoch, item.at + len(item.tokens), None
+        if not item.picks:
+            line.history += item.tokens
+            return Outcome(item.slot, item.epoch, item.at, standing=len(item.tokens))
+        try:
+            verdict = self._walk(line, window, logits_of)
+        except TwdError as error:
+            del line.history[item.at :]
+            epochs.bury(item.slot, item.epoch + 1)
+            return failed(item, error.code, str(error))
+        line.pick = verdict.tokens[-1]
+        if len(verdict.path) < len(item.tokens) or line.pick in self._end_tokens:
+            epochs.bury(item.slot, item.epoch + 1)
+        return Outcome(item.slot, item.epoch, item.at, verdict.tokens, len(verdict.path), verdict.logprobs)
+
+    def _walk(self, line: _Line, window: Window, logits_of: Callable[[int], Logits]) -> Verdict:
+        verdict = Verdict(window.slot, window.epoch, window.at)
+        if line.picker is None:
+            raise TwdError(FailureCode.INTERNAL, f"no session has slot {window.slot}")
+        line.history += window.tokens[: window.committed]
+        walk(window, verdict, logits_of, line.history, line.picker, line.report, self._end_tokens)
+        return verdict
+
+
+def failed(item: Item, code: FailureCode, message: str) -> Outcome:
+    """The outcome of a window of which nothing came."""
+    return Outcome(item.slot, item.epoch, item.at, failure=Failure(code=code, message=message[:4096]))

@@ -1,0 +1,215 @@
+"""The port of a stage: lets in who belongs to the ring that it is wired for, and nobody else."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from twd.ring.frames import Role
+from twd.ring.handshake import admit, open_connection
+from twd.ring.links import Pace
+from twd.ring.trust import Identity, Trust, client_context, der, server_context
+from twd.stage.engine import SliceEngine
+from twd.stage.faults import Faults, Tell
+from twd.stage.seat import Means, Seat
+from twd.stage.worker import Worker
+from twd.wire.base import InstanceId, ModelId
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.ring import FrameFault, RingWired
+
+_ADMIT_S: Final = 5.0
+_GUESTS_MAX: Final = 32
+_CREDITS_MIN, _CREDITS_A_SLOT, _CREDITS_MAX = 16, 8, 256
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Which part of which model this stage holds."""
+
+    model: ModelId
+    file_hash: str
+    first: int
+    end: int
+    layers: int
+    head: bool
+
+    def __str__(self) -> str:
+        return f"layers {self.first}-{self.end} of {self.layers}{' and the head' if self.head else ''}"
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Whom a stage tells what; each may be called from any of its threads."""
+
+    fault: Tell = lambda fault, peer, detail, count: None
+    ring_over: Callable[[str, str], None] = lambda ring, reason: None
+    """The ring's name, and why it ended."""
+    failed: Callable[[BaseException], None] = lambda error: None
+    """The engine's thread died of this."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the settings say of links."""
+
+    key: str = field(default="", repr=False)
+    trusted_lan: bool = False
+    pace: Pace = field(default_factory=Pace)
+
+
+class StageServer:
+    """A slice at work, without a bus: it listens from the start, and what it answers depends on its wiring."""
+
+    def __init__(
+        self,
+        name: InstanceId,
+        held: Slice,
+        engine: SliceEngine,
+        identity: Identity,
+        rules: Rules = Rules(),
+        hooks: Hooks = Hooks(),
+    ) -> None:
+        self.name = name
+        self.held = held
+        self.engine = engine
+        self.identity = identity
+        self.faults = Faults(hooks.fault)
+        self.worker = Worker(engine, hooks.failed)
+        self._rules = rules
+        self._hooks = hooks
+        credits = min(_CREDITS_MAX, max(_CREDITS_MIN, _CREDITS_A_SLOT * engine.n_slots))
+        self._means = Means(engine, self.worker, self.faults, credits, rules.pace)
+        self._lock = threading.Lock()
+        self._seat: Seat | None = None
+        self._guests = threading.BoundedSemaphore(_GUESTS_MAX)
+        self._listener: socket.socket | None = None
+        self._accepter = threading.Thread(target=self._accept, name="stage-accept", daemon=True)
+
+    def listen(self, host: str, port: int) -> int:
+        """Open the port; 0 takes a free one. Returns it."""
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            self._listener = socket.create_server((host, port), family=family, backlog=_GUESTS_MAX)
+        except OSError as error:
+            raise TwdError(FailureCode.BAD_REQUEST, f"a stage cannot listen on {host}:{port}: {error}") from None
+        self._accepter.start()
+        self.worker.start()
+        return int(self._listener.getsockname()[1])
+
+    @property
+    def seat(self) -> Seat | None:
+        """The place in the ring that stands, or is being made."""
+        seat = self._seat
+        return seat if seat is not None and seat.is_open else None
+
+    def wire(self, wired: RingWired) -> None:
+        """Take a place in a ring; raises TwdError where it does not fit. An older ring is over with it."""
+        self._check(wired)
+        trust = Trust.of(wired, self._rules.key)
+        encrypts = wired.encrypted and wired.index < wired.count - 1
+        context = client_context(self.identity, wired.next_certificate) if encrypts else None
+        seat = Seat(wired, trust, self._means, context, lambda reason: self._hooks.ring_over(wired.ring, reason))
+        if wired.encrypted:
+            server_context(self.identity, _peers(wired))  # refuses unreadable certificates now
+        with self._lock:
+            old, self._seat = self._seat, seat
+        if old is not None:
+            old.close(TwdError(FailureCode.WORKER_LOST, f"{self.name} was wired for another ring"))
+        seat.start()
+
+    def unwire(self, reason: str) -> None:
+        """Leave the ring, if there is one."""
+        seat = self._seat
+        if seat is not None:
+            seat.close(TwdError(FailureCode.WORKER_LOST, f"{self.name}: {reason}"))
+
+    def close(self) -> None:
+        """Leave, listen no more, and give the memory back."""
+        self.unwire("this stage is stopping")
+        if self._listener is not None:
+            _shut(self._listener)
+            self._accepter.join(2.0)
+            self.worker.stop()
+
+    def _check(self, wired: RingWired) -> None:
+        held = self.held
+        if wired.stage != self.name:
+            raise TwdError(FailureCode.BAD_REQUEST, f"this is {self.name}, not {wired.stage}")
+        if wired.file_hash != held.file_hash:
+            raise TwdError(FailureCode.BAD_REQUEST, f"{self.name} holds a slice of another file ({held.file_hash})")
+        if (wired.first, wired.end) != (held.first, held.end):
+            raise TwdError(FailureCode.BAD_REQUEST, f"{self.name} holds {held}, not {wired.first}-{wired.end}")
+        first, last = wired.index == 0, wired.index == wired.count - 1
+        if wired.index >= wired.count or first != (held.first == 0) or last != held.head:
+            place = f"place {wired.index} of {wired.count}"
+            raise TwdError(FailureCode.BAD_REQUEST, f"{self.name} holds {held}, which is not {place}")
+        if not wired.encrypted and not self._rules.trusted_lan:
+            raise TwdError(
+                FailureCode.FORBIDDEN, "links without encryption need `pool.trusted_lan: true` on every node"
+            )
+        if not last and not (wired.next_host and wired.next_port):
+            raise TwdError(FailureCode.BAD_REQUEST, f"{self.name} is not the last stage, but no next one is named")
+
+    # -- guests --------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        while True:
+            try:
+                sock, address = self._listener.accept()
+            except OSError:
+                return  # closed
+            peer = f"{address[0]}:{address[1]}"
+            if self._seat is None:
+                sock.close()  # nobody is expected; whoever is of a ring tries again
+                continue
+            if not self._guests.acquire(blocking=False):
+                self.faults.note(FrameFault.TOO_MANY, peer, "too many connections at once")
+                sock.close()
+                continue
+            threading.Thread(target=self._receive, args=(sock, peer), name="stage-guest", daemon=True).start()
+
+    def _receive(self, sock: socket.socket, peer: str) -> None:
+        try:
+            self._let_in(sock, peer)
+        finally:
+            self._guests.release()
+
+    def _let_in(self, sock: socket.socket, peer: str) -> None:
+        seat = self._seat
+        assert seat is not None
+        wired, deadline = seat.wired, time.monotonic() + _ADMIT_S
+        try:
+            context = server_context(self.identity, _peers(wired)) if wired.encrypted else None
+            connection = open_connection(sock, context, deadline, server=True)
+        except TwdError as error:
+            self.faults.note(FrameFault.WRONG_KEY, peer, str(error))
+            sock.close()
+            return
+        try:
+            if not seat.is_open:
+                raise TwdError(FailureCode.WORKER_LOST, "this stage is not wired for a ring")
+            seat.welcome(connection, admit(connection, seat.trust, _pinned(wired)))
+        except TwdError as error:
+            self.faults.note_error(error, peer)
+            connection.refuse(error)
+
+
+def _peers(wired: RingWired) -> list[str]:
+    return [one for one in (wired.home_certificate, wired.previous_certificate) if one]
+
+
+def _pinned(wired: RingWired) -> dict[Role, bytes]:
+    pinned = {Role.HOME: der(wired.home_certificate)}
+    return pinned if wired.index == 0 else {**pinned, Role.CHAIN: der(wired.previous_certificate)}
+
+
+def _shut(listener: socket.socket) -> None:
+    try:
+        listener.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return  # not all systems shut a listener; closing does
+    finally:
+        listener.close()

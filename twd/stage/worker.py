@@ -1,0 +1,318 @@
+"""The engine's thread of a stage: takes passes in order, computes what is worth it, sends on what came of it."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from twd.engine.stage_abort import AbortFlag
+from twd.ring.frames import (
+    Close,
+    Copy,
+    Frame,
+    Item,
+    Mark,
+    Message,
+    Open,
+    Outcome,
+    Pass,
+    States,
+    Verdicts,
+    are_numbers,
+    pack_states,
+    unpack_states,
+)
+from twd.stage.core import RefusedItem, Sifted, StageCore, failed
+from twd.stage.engine import Block, Job, Layout, SliceEngine
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.ring import FrameFault, StateFormat
+
+
+class Place(Protocol):
+    """A stage's place in one ring, as the engine's thread sees it."""
+
+    core: StageCore
+    lock: threading.Lock
+    """Guards the core's epochs and `running`."""
+    running: list[Item] | None
+    first: bool
+    last: bool
+    format: StateFormat
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the ring still stands."""
+        ...
+
+    def forward(self, message: Message, payload: bytes = b"") -> None:
+        """Send down the chain."""
+        ...
+
+    def answer(self, verdicts: Verdicts) -> None:
+        """Send home."""
+        ...
+
+    def done(self) -> None:
+        """A pass left this stage."""
+        ...
+
+    def announce(self, slot: int, epoch: int) -> None:
+        """Tell the stages before this one that the slot's epochs below are over."""
+        ...
+
+    def refused(self, fault: FrameFault, detail: str) -> None:
+        """Something of a frame made no sense."""
+        ...
+
+
+@dataclass(slots=True)
+class Counters:
+    """What this stage did since it began; written by the engine's thread alone."""
+
+    passes: int = 0
+    rows: int = 0
+    kept: int = 0
+    dropped: int = 0
+    aborted: int = 0
+    refused: int = 0
+    compute_s: float = 0.0
+    queue_s: float = 0.0
+
+
+class _Work(NamedTuple):
+    place: Place
+    frame: Frame
+    came_at: float
+
+
+class Worker:
+    """Owns the engine. Frames come in by `take`, in the order in which they are to be done."""
+
+    def __init__(self, engine: SliceEngine, failed: Callable[[BaseException], None]) -> None:
+        self.counters = Counters()
+        self._engine = engine
+        self._layout = Layout(engine)
+        self._failed = failed
+        self._flag = AbortFlag()
+        self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._main, name="stage-engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def take(self, place: Place, frame: Frame) -> None:
+        """Have a frame worked on; whoever calls sees to it that not too many wait."""
+        self._inbox.put(_Work(place, frame, time.perf_counter()))
+
+    @property
+    def waiting(self) -> int:
+        """How many frames wait for the engine."""
+        return self._inbox.qsize()
+
+    @property
+    def aborting(self) -> bool:
+        """Whether the pass that runs was told to stop."""
+        return self._flag.is_set
+
+    def abort_if_dead(self, place: Place) -> None:
+        """Stop the pass that runs if nothing of it is worth computing any more. The caller holds the place's lock."""
+        running = place.running
+        epochs = place.core.epochs
+        if running and (not place.is_open or all(epochs.is_dead(item.slot, item.epoch) for item in running)):
+            self._flag.set()
+
+    def stop(self, timeout_s: float = 10.0) -> bool:
+        """End after what runs now; whether the thread ended in time."""
+        self._flag.set()
+        self._inbox.put(None)
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _main(self) -> None:
+        try:
+            while (work := self._inbox.get()) is not None:
+                if work.place.is_open:
+                    self._do(work)
+        except BaseException as error:  # noqa: BLE001 - handed to the service, which ends with it
+            self._failed(error)
+        finally:
+            self._engine.close()
+
+    def _do(self, work: _Work) -> None:
+        place, message = work.place, work.frame.message
+        if isinstance(message, Pass):
+            try:
+                self._pass(place, message, work)
+            finally:
+                place.done()
+            return
+        try:
+            self._control(place, message)
+        except RefusedItem as refusal:
+            place.refused(refusal.fault or FrameFault.OUT_OF_RANGE, str(refusal))
+            return
+        if not place.last:
+            place.forward(message)
+
+    def _control(self, place: Place, message: Message) -> None:
+        core = place.core
+        match message:
+            case Open(slot=slot, spec=spec):
+                core.open(slot)
+                if core.head is None:
+                    return
+                try:
+                    core.head.open(slot, *self._engine.session(spec))
+                except TwdError as error:
+                    core.head.cannot_open(slot, error.failure)
+            case Close(slot=slot):
+                core.close(slot)
+            case Copy(source=source, target=target):
+                core.copy(source, target)
+                if source != target:
+                    self._engine.copy(source, target)
+
+    # -- passes --------------------------------------------------------------------------------
+
+    def _pass(self, place: Place, message: Pass, work: _Work) -> None:
+        began = time.perf_counter()
+        states = (
+            None if place.first else unpack_states(work.frame.payload, message.rows, self._engine.n_embd, place.format)
+        )
+        jobs, sifted = self._sift(place, message, states)
+        made: list[tuple[Item, States | None]] = []
+        outcomes = [*message.refused, *sifted.refused]
+        try:
+            for block in self._layout.blocks(jobs, place.core.end):
+                self._run(place, block, made, outcomes)
+        finally:
+            with place.lock:
+                place.running = None
+        ended = time.perf_counter()
+        self._count(message, sifted, began - work.came_at, ended - began)
+        trail = [*message.trail, Mark(int((began - work.came_at) * 1e6), int((ended - began) * 1e6))]
+        self._send_on(place, message.id, made, outcomes, trail)
+
+    def _sift(self, place: Place, message: Pass, states: States | None) -> tuple[list[Job], Sifted]:
+        pieces = _cut(message.items, states)
+        with place.lock:
+            sifted = place.core.sift(message.items, lambda number: _finite(pieces[number]))
+            place.running = list(sifted.live)
+            self._flag.clear()
+        for fault, detail in sifted.faults:
+            place.refused(fault, detail)
+        piece_of = {item.slot: piece for item, piece in zip(message.items, pieces, strict=True)}
+        return [Job(item, piece_of[item.slot]) for item in sifted.live], sifted
+
+    def _run(self, place: Place, block: Block, made: list[tuple[Item, States | None]], outcomes: list[Outcome]) -> None:
+        """One decode, and what comes of it: states to send on, or verdicts."""
+        core = place.core
+        try:
+            for job in block.jobs:
+                self._rewind(core, job.item)
+            out = self._engine.decode(block.rows, block.states, self._flag)
+        except TwdError as error:
+            self._undo(place, block, error, outcomes)
+            return
+        for job in block.jobs:
+            item, start = job.item, block.starts[job.item.slot]
+            core.stands_at(item.slot, item.at + len(item.tokens))
+            if core.head is None:
+                made.append((item, out[start : start + len(item.tokens)]))
+                continue
+            with place.lock:
+                self._judge(core, item, start, outcomes)
+                ended = core.epochs.is_dead(item.slot, item.epoch)
+            if ended:
+                place.announce(item.slot, item.epoch + 1)
+        for slot in block.padded:
+            self._settle(core, slot)
+
+    def _judge(self, core: StageCore, item: Item, start: int, outcomes: list[Outcome]) -> None:
+        assert core.head is not None
+        if core.epochs.is_dead(item.slot, item.epoch):
+            self.counters.dropped += 1
+            return
+        outcome = core.head.judge(item, lambda node: self._engine.logits(start + node), core.epochs)
+        outcomes.append(outcome)
+        self.counters.kept += outcome.standing
+
+    def _rewind(self, core: StageCore, item: Item) -> None:
+        if core.end(item.slot) <= item.at:
+            return
+        core.stands_at(item.slot, item.at)
+        self._settle(core, item.slot)
+        if core.end(item.slot) < item.at:
+            raise TwdError(FailureCode.UNSUPPORTED, "this model cannot take tokens back")
+
+    def _settle(self, core: StageCore, slot: int) -> None:
+        """Make the cache end where the core says; what cannot be taken back is forgotten whole."""
+        if not self._engine.rollback(slot, core.end(slot)):
+            self._engine.clear(slot)
+            core.stands_at(slot, 0)
+
+    def _undo(self, place: Place, block: Block, error: TwdError, outcomes: list[Outcome]) -> None:
+        core = place.core
+        cancelled = error.code is FailureCode.CANCELLED
+        self.counters.aborted += cancelled
+        for job in block.jobs:
+            item = job.item
+            core.stands_at(item.slot, min(item.at, core.end(item.slot)))
+            self._settle(core, item.slot)
+            with place.lock:
+                dead = core.epochs.is_dead(item.slot, item.epoch)
+                core.epochs.bury(item.slot, item.epoch + 1)
+            if not (cancelled and dead):
+                outcomes.append(failed(item, error.code, str(error)))
+        for slot in block.padded:
+            self._settle(core, slot)
+
+    def _send_on(
+        self,
+        place: Place,
+        number: int,
+        made: list[tuple[Item, States | None]],
+        outcomes: list[Outcome],
+        trail: list[Mark],
+    ) -> None:
+        """Down the chain what is still wanted there; home where this is the end of it."""
+        with place.lock:
+            epochs = place.core.epochs
+            made = [one for one in made if not epochs.is_dead(one[0].slot, one[0].epoch)]
+        if place.last or not made:
+            place.answer(Verdicts(number, outcomes, trail))
+            return
+        states = [piece for _, piece in made if piece is not None]
+        payload = pack_states(states[0] if len(states) == 1 else np.concatenate(states), place.format)
+        place.forward(Pass(number, [item for item, _ in made], outcomes, trail), payload)
+
+    def _count(self, message: Pass, sifted: Sifted, queued_s: float, computed_s: float) -> None:
+        counters = self.counters
+        counters.passes += 1
+        counters.rows += sum(len(item.tokens) for item in sifted.live)
+        counters.dropped += sifted.dropped
+        counters.refused += len(sifted.refused)
+        counters.queue_s += queued_s
+        counters.compute_s += computed_s
+
+
+def _cut(items: list[Item], states: States | None) -> list[States | None]:
+    """Each item's own rows of a pass's states."""
+    if states is None:
+        return [None] * len(items)
+    pieces: list[States | None] = []
+    at = 0
+    for item in items:
+        pieces.append(states[at : at + len(item.tokens)])
+        at += len(item.tokens)
+    return pieces
+
+
+def _finite(piece: States | None) -> bool:
+    return piece is None or are_numbers(piece)
