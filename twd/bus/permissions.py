@@ -22,9 +22,19 @@ from twd.wire.draft import (
 )
 from twd.wire.embedding import EmbeddingMade, EmbeddingRequested
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
+from twd.wire.life import (
+    ChangeAnswered,
+    ChangeTold,
+    MemoryReclaimed,
+    ModelUnwanted,
+    ModelWanted,
+    ReclaimWanted,
+    SwapWanted,
+)
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.node import NodeChanged, ProcessAnswered, ProcessStarted, ProcessStopped, ProcessUnwanted, ProcessWanted
 from twd.wire.placement import PlacementDecided
+from twd.wire.ring import FrameRefused, RingMeasured, RingWired, StageGone, StageReady
 from twd.wire.routes import EVERYTHING, ROUTE_OF, ROUTES, Delivery
 from twd.wire.service import (
     MessageDropped,
@@ -104,21 +114,31 @@ ROLES: Final[tuple[Role, ...]] = (
             DraftProposed,
             DrafterAttached,
             DrafterDetached,
+            ReclaimWanted,
             ServiceStopped,
+            PlacementDecided,
+            NodeChanged,
         ),
         writes=(
             JobQueued,
             *_ANSWERS,
             EmbeddingMade,
+            MemoryReclaimed,
             SessionOpened,
             SessionClosed,
             DraftGranted,
             DrafterChecked,
             *_MODELS,
+            RingWired,
+            FrameRefused,
         ),
         registry=Registry.MAKE,
     ),
-    Role("stage", writes=(ModelLoading, ModelReady, ModelFailed, ModelUnloaded)),
+    Role(
+        "stage",
+        reads=(RingWired,),
+        writes=(StageReady, StageGone, RingMeasured, FrameRefused, ModelLoading, ModelFailed),
+    ),
     Role(
         "drafter",
         reads=(
@@ -155,14 +175,24 @@ ROLES: Final[tuple[Role, ...]] = (
     ),
     Role(
         "edge",
-        reads=(*_ANSWERS, *_MODELS, *_SERVICES),
+        reads=(*_ANSWERS, *_MODELS, *_SERVICES, ChangeTold),
         writes=(JobSubmitted, JobCancelled, EmbeddingRequested, TraceRequested, HistoryRequested, MetricsRequested),
         registry=Registry.MAKE,
     ),
     Role(
         "supervisor",
-        reads=(ServiceStarted, ServiceStopped, ModelLoading, ModelReady, ModelFailed, DrafterAttached),
-        writes=(ServiceExited,),
+        reads=(
+            ServiceStarted,
+            ServiceStopped,
+            ModelLoading,
+            ModelReady,
+            ModelFailed,
+            DrafterAttached,
+            ModelWanted,
+            ModelUnwanted,
+            SwapWanted,
+        ),
+        writes=(ServiceExited, ChangeAnswered, ChangeTold),
         registry=Registry.CLEAR,
     ),
     Role("status", is_service=False, registry=Registry.READ, asks_services=True, inboxes=("watcher",)),

@@ -20,10 +20,12 @@ ENDING_S: Final = 40.0
 LINE_BYTES: Final = 1024 * 1024
 
 
-def start_detached(ground: Ground, services: tuple[str, ...], demo: bool, view: View, timeout_s: float) -> ExitCode:
-    """Start the supervisor apart from this terminal, and wait until everything is ready."""
+def start_detached(
+    ground: Ground, services: tuple[str, ...], demo: bool, view: View, timeout_s: float, more: tuple[str, ...] = ()
+) -> ExitCode:
+    """Start the supervisor apart from this terminal, and wait until everything is ready. `more`: options of `up`."""
     config = ("-c", ground.config) if ground.config else ()
-    command = twd_command(*config, "up", "--report", *(("--demo",) if demo else ()), *services)
+    command = twd_command(*config, "up", "--report", *(("--demo",) if demo else ()), *more, *services)
     return asyncio.run(_start(command, LogFile(ground.home.logs, "supervisor"), view, timeout_s))
 
 

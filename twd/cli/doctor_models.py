@@ -42,7 +42,7 @@ class Weights:
 
 def read_weights(settings: Settings) -> list[Weights]:
     """Every model file that this machine's settings name; reads their headers."""
-    found = [_weights(name, model) for name, model in settings.models.items()]
+    found = [weights_of(name, model) for name, model in settings.models.items()]
     sessions = max((model.parallel for model in settings.models.values()), default=1)
     ctx_size = max((model.ctx_size for model in settings.models.values()), default=CTX_SIZE_MAX)
     for drafter in settings.drafters:
@@ -51,7 +51,8 @@ def read_weights(settings: Settings) -> list[Weights]:
     return found
 
 
-def _weights(name: str, model: Model) -> Weights:
+def weights_of(name: str, model: Model) -> Weights:
+    """One model of the settings."""
     info, problem = _inspected(Path(model.path))
     kinds = [kind if kind != "auto" else "f16" for kind in (model.cache_type_k, model.cache_type_v)]
     return Weights(

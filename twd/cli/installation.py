@@ -10,8 +10,12 @@ import msgspec
 
 import twd
 from twd.bus.broker import EmbeddedBroker
+from twd.cli.crew import DRAIN_S, Crew
 from twd.cli.errors import CommandError
+from twd.cli.life_core import serving
+from twd.cli.model_life import ModelLife
 from twd.cli.picture import Picture, View
+from twd.cli.wanted import served_by
 from twd.kit import platform
 from twd.kit.board import Board, Row, Stage
 from twd.kit.clock import SystemClock
@@ -28,13 +32,14 @@ from twd.kit.supervisor import Backoff, Child, Exit, ProcessSpec, State, Supervi
 from twd.kit.tasks import TaskGroup, every
 from twd.wire.base import NodeId
 from twd.wire.failures import TwdError
+from twd.wire.life import ChangeTold
+from twd.wire.node import NodeFacts
 
 BROKER_WAIT_S: Final = 10.0
 BROKER_LOOK_S: Final = 0.02
 BROKER: Final = "broker"
 OWN_LOG: Final = "supervisor"
 ROTATE_S: Final = 60.0
-DRAIN_S: Final = 30.0
 
 log = logging.getLogger("twd.up")
 
@@ -59,7 +64,7 @@ class Installation:
         self._view = view
         self._measured = measured
         self._clock = SystemClock()
-        self._board = Board({spec.name: Row(name=spec.name) for spec in specs}, self._clock.wall_ms())
+        self._board = Board({spec.name: Row(name=spec.name, node=spec.node) for spec in specs}, self._clock.wall_ms())
         self._addresses: dict[str, str] = {}
         self._ready_ms = 0
         self._note = ""
@@ -69,7 +74,8 @@ class Installation:
         self._embedded: EmbeddedBroker | None = None
         self._broker_up = asyncio.Event()
         self._broker: Supervisor | None = None
-        self._services: Supervisor | None = None
+        self._crew: Crew | None = None
+        self._life: ModelLife | None = None
         self._overseer: Overseer | None = None
         self._stop = StopRequests(self._kill)
 
@@ -118,8 +124,9 @@ class Installation:
     async def _live(self) -> None:
         write_private(self._home.settings_file, msgspec.json.encode(self._settings))
         self._addresses["bus"] = address_of(self._settings.bus).shown
-        self._services = self._supervise(self._specs)
-        self._services.start()
+        self._crew = Crew(self._board, self._tasks, self._supervise, self._changed, self._clock.wall_ms)
+        self._life = self._make_life(self._crew)
+        self._crew.start(self._specs)
         self._tasks.start("rotate", every(ROTATE_S, self._rotate))
         self._write_record()
         bus = await unless(self._stop.asked, connect(self._settings, "supervisor", self._node, BROKER_WAIT_S))
@@ -127,7 +134,7 @@ class Installation:
             return
         try:
             ground = Surroundings(bus=bus, node=self._node, clock=self._clock, ids=Ids())
-            self._overseer = Overseer(ground, self._board, self._changed)
+            self._overseer = Overseer(ground, self._board, self._changed, self._life)
             await self._overseer.start()
             await unless(self._stop.asked, self._overseer.ended.wait())
             if self._overseer.fault is not None:
@@ -149,6 +156,34 @@ class Installation:
             backoff=Backoff(),
         )
 
+    def _make_life(self, crew: Crew) -> ModelLife:
+        return ModelLife(
+            crew,
+            self._board,
+            serving(self._settings, served_by(self._specs)),
+            node=self._node,
+            clock=self._clock,
+            keep=self._keep_settings,
+            tell=self._tell_change,
+            machine=self._machine,
+            tasks=self._tasks,
+        )
+
+    def _keep_settings(self, settings: Settings) -> None:
+        """For processes that start from now on."""
+        self._settings = settings
+        write_private(self._home.settings_file, msgspec.json.encode(settings))
+
+    def _tell_change(self, told: ChangeTold) -> None:
+        if self._overseer is not None:
+            self._overseer.emit(told)
+        why = f": {told.failure.message}" if told.failure else ""
+        self._tell(f"{told.model}: {told.step.replace('_', ' ')}{why}; {told.note}")
+        self._changed()
+
+    async def _machine(self) -> NodeFacts | None:
+        return await self._overseer.node_facts() if self._overseer is not None else None
+
     def _environment(self) -> dict[str, str]:
         """For children: the settings come from one file, so single overrides must not come on top."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TWD_") or name == "TWD_DEBUG"}
@@ -160,6 +195,8 @@ class Installation:
         self._board.started(child.spec.name, child.pid)
         if child.spec.name == BROKER and self._embedded is not None:
             self._tasks.start(BROKER, self._broker_comes(self._embedded, child))
+        elif self._crew is not None:
+            self._crew.started(child)
         self._changed()
 
     def _exited(self, gone: Exit) -> None:
@@ -184,6 +221,8 @@ class Installation:
             self._ready_ms = max(1, self._clock.wall_ms() - self._board.began_ms)
             if self._measured:
                 self._tasks.start("measure", self._measure())
+        if self._life is not None:
+            self._life.news.set()
         self._write_record()
         self._show()
 
@@ -236,8 +275,8 @@ class Installation:
     async def _drain(self) -> None:
         self._board.ends(Stage.DRAINING)
         self._tell("ending; a second Ctrl-C kills")
-        if self._services is not None:
-            late = await self._services.stop(DRAIN_S)
+        if self._crew is not None:
+            late = await self._crew.supervisor.stop(DRAIN_S)
             if late:
                 self._tell(f"killed after {DRAIN_S:g} s: {', '.join(late)}")
 
@@ -246,9 +285,8 @@ class Installation:
             await self._overseer.stop()
 
     async def _end(self) -> None:
-        for supervisor in (self._services, self._broker):
-            if supervisor is not None:
-                await supervisor.stop(DRAIN_S)
+        for supervisor in self._supervisors():
+            await supervisor.stop(DRAIN_S)
         await self._tasks.close()
         self._board.ends(Stage.ENDED)
         self._tell("ended")
@@ -257,6 +295,9 @@ class Installation:
 
     def _kill(self) -> None:
         self._exit_code = ExitCode.INTERRUPTED
-        for supervisor in (self._services, self._broker):
-            if supervisor is not None:
-                supervisor.kill()
+        for supervisor in self._supervisors():
+            supervisor.kill()
+
+    def _supervisors(self) -> list[Supervisor]:
+        services = self._crew.supervisor if self._crew is not None else None
+        return [supervisor for supervisor in (services, self._broker) if supervisor is not None]

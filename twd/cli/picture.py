@@ -116,6 +116,18 @@ class JsonView:
         """Nothing to put away."""
 
 
+class SilentView:
+    """Nothing: something else tells of what comes."""
+
+    talks = False
+
+    def show(self, picture: Picture) -> None:
+        """Say nothing."""
+
+    def close(self) -> None:
+        """Nothing to put away."""
+
+
 class ReportView:
     """Every picture as a line of JSON, until all is ready: for the process that waits to detach."""
 

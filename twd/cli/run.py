@@ -4,21 +4,40 @@ import asyncio
 import sys
 
 import click
+import msgspec
 
 from twd.cli.context import Ground
+from twd.cli.played import as_node
 from twd.cli.services import SERVICES, Choice, factory_of
 from twd.kit import logs, platform
 from twd.kit.exit_codes import ExitCode
+from twd.kit.ids import node_id
 
 
 @click.command("run")
 @click.argument("service", metavar="SERVICE", type=click.Choice(list(SERVICES)))
 @click.option("--model", default="", help="The model: its name in the settings, or a GGUF file.")
 @click.option("--number", default=0, help="Which drafter of the settings it is, from 0.")
+@click.option("--ram-reclaim", type=click.Choice(["off", "on", "auto"]), help="Instead of what the settings say.")
+@click.option("--no-prewarm", is_flag=True, help="Do not read a model's file ahead.")
+@click.option("--node", default="", hidden=True, help="Play a machine of this name.")
+@click.option("--link-rtt", default=0.0, hidden=True, help="Milliseconds to and from that machine.")
 @click.pass_obj
-def run_command(ground: Ground, service: str, model: str, number: int) -> ExitCode:
+def run_command(
+    ground: Ground,
+    service: str,
+    model: str,
+    number: int,
+    ram_reclaim: str | None,
+    no_prewarm: bool,
+    node: str,
+    link_rtt: float,
+) -> ExitCode:
     """Run one service alone, until a signal ends it."""
-    settings = ground.with_bus()
+    settings = as_node(ground.with_bus(), node) if node else ground.with_bus()
+    here = node_id(node) if node else ground.node
+    memory = {"ram_reclaim": ram_reclaim or settings.ram_reclaim, "prewarm": settings.prewarm and not no_prewarm}
+    settings = msgspec.structs.replace(settings, **memory)
     about = {"service": service, **({"model": model} if model else {})}
     logs.set_up(settings.log, secrets=logs.secrets_of(settings), about=about)
     from twd.kit.connect import connect
@@ -28,9 +47,9 @@ def run_command(ground: Ground, service: str, model: str, number: int) -> ExitCo
     with asyncio.Runner(loop_factory=platform.new_event_loop) as runner:
         return runner.run(
             run_service(
-                lambda surroundings: make(surroundings, settings, Choice(model, number)),
-                lambda: connect(settings, service, ground.node),
-                ground.node,
+                lambda surroundings: make(surroundings, settings, Choice(model, number, link_rtt)),
+                lambda: connect(settings, service, here),
+                here,
             )
         )
 

@@ -6,10 +6,12 @@ import socket
 from typing import Final
 
 import click
+import msgspec
 
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.cli.picture import Picture, View, choose_view
+from twd.cli.played import Played
 from twd.kit.exit_codes import ExitCode, exit_code_of
 from twd.kit.home import AlreadyRunning, Home
 from twd.kit.settings import Settings
@@ -22,15 +24,36 @@ READY_S: Final = 600.0
 @click.command()
 @click.argument("services", metavar="[SERVICE]...", nargs=-1)
 @click.option("--demo", is_flag=True, help="With a small real model, so that there is something to talk to.")
+@click.option("-m", "--model", "models", multiple=True, help="Serve only this model of the settings; more than once.")
+@click.option("--no-models", is_flag=True, help="Serve no model yet: `twd start` adds them.")
+@click.option("--rpc", default=0, help="With --demo: its model over so many RPC workers, as if on other machines.")
+@click.option("--ring", default=0, help="With --demo: its model over a ring of so many stages.")
+@click.option("--link-rtt", default=0.0, help="Milliseconds to and from each of these machines.")
+@click.option("--skip-version-check", is_flag=True, help="Use machines of the pool whose engine does not match.")
 @click.option("-d", "--detach", is_flag=True, help="Return when all is ready; `twd down` ends it.")
 @click.option("--json", "as_json", is_flag=True, help="Print addresses and processes as JSON when all is ready.")
 @click.option("--timeout", default=READY_S, show_default=True, help="Seconds until -d gives up.")
 @click.option("--report", is_flag=True, hidden=True)
 @click.pass_obj
 def up(
-    ground: Ground, services: tuple[str, ...], demo: bool, detach: bool, as_json: bool, timeout: float, report: bool
+    ground: Ground,
+    services: tuple[str, ...],
+    demo: bool,
+    models: tuple[str, ...],
+    no_models: bool,
+    rpc: int,
+    ring: int,
+    link_rtt: float,
+    skip_version_check: bool,
+    detach: bool,
+    as_json: bool,
+    timeout: float,
+    report: bool,
 ) -> ExitCode:
     """Start broker and services, and keep them alive. The first Ctrl-C drains, the second kills."""
+    played = Played.asked(rpc, ring, link_rtt)
+    if played and not demo:
+        raise CommandError(ExitCode.USAGE, "--rpc and --ring go with --demo; elsewhere pool.engine says which it is")
     home = ground.home
     home.prepare()
     if not report:
@@ -39,10 +62,15 @@ def up(
     if detach:
         from twd.cli.detach import start_detached
 
-        return start_detached(ground, services, demo, choose_view(as_json, False), timeout)
+        more = (*(f"--model={name}" for name in models), *(("--no-models",) if no_models else ()))
+        more += (*(played.options if played else ()), *(("--skip-version-check",) if skip_version_check else ()))
+        return start_detached(ground, services, demo, choose_view(as_json, False), timeout, more)
     view = choose_view(as_json, report)
     try:
-        return _run(ground, home, services, demo, view)
+        if skip_version_check:
+            pool = msgspec.structs.replace(ground.settings.pool, skip_version_check=True)
+            ground.settings = msgspec.structs.replace(ground.settings, pool=pool)
+        return _run(ground, home, services, demo, played, None if not (models or no_models) else models, view)
     except TwdError as error:
         if report:
             code = error.exit_code if isinstance(error, CommandError) else exit_code_of(error.code)
@@ -50,7 +78,15 @@ def up(
         raise
 
 
-def _run(ground: Ground, home: Home, services: tuple[str, ...], demo: bool, view: View) -> ExitCode:
+def _run(
+    ground: Ground,
+    home: Home,
+    services: tuple[str, ...],
+    demo: bool,
+    played: Played | None,
+    models: tuple[str, ...] | None,
+    view: View,
+) -> ExitCode:
     try:
         home.acquire()
     except AlreadyRunning as error:
@@ -63,7 +99,9 @@ def _run(ground: Ground, home: Home, services: tuple[str, ...], demo: bool, view
         from twd.cli.demo import demo_settings, prepare_demo
 
         settings = demo_settings(settings, *prepare_demo(home))
-    specs = _specs(settings, services)
+        settings = played.settings(settings, home) if played else settings
+    specs = _only_models(settings, _specs(settings, services), models)
+    specs += played.machines() if played else []
     return _live(ground, settings, specs, view, measured=demo and not services and view.talks)
 
 
@@ -96,6 +134,19 @@ def _specs(settings: Settings, services: tuple[str, ...]) -> list[ProcessSpec]:
     if any(spec.name == "edge" for spec in specs):
         _check_port(settings)
     return specs
+
+
+def _only_models(settings: Settings, specs: list[ProcessSpec], models: tuple[str, ...] | None) -> list[ProcessSpec]:
+    """Without the processes of other models than these; None: all of the settings."""
+    if models is None:
+        return specs
+    unknown = [name for name in models if name not in settings.served()]
+    if unknown:
+        text = (
+            f"there is no model {unknown[0]!r} in the settings; there is: {_listed(set(settings.served())) or 'none'}"
+        )
+        raise CommandError(ExitCode.USAGE, f"{text}. `twd start -m FILE` serves a file")
+    return [spec for spec in specs if not spec.serves or spec.serves in models]
 
 
 def _listed(names: set[str]) -> str:

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
 from twd.kit.settings import Drafter, Settings
@@ -19,6 +19,17 @@ def wanted_processes(settings: Settings, only: Collection[str] = ()) -> list[Pro
     return [spec for spec in specs if not only or spec.name.split(".")[0] in only or spec.name in only]
 
 
+def serving_processes(settings: Settings, model: str) -> list[ProcessSpec]:
+    """Those that exist for the sake of one model."""
+    return [spec for spec in wanted_processes(settings) if spec.serves == model]
+
+
+def served_by(specs: Iterable[ProcessSpec]) -> list[str]:
+    """The models that these processes serve."""
+    servers = [spec for spec in specs if spec.name.split(".")[0] in ("speculator", "relay")]
+    return list(dict.fromkeys(spec.serves for spec in servers))
+
+
 def _always(settings: Settings) -> Iterator[ProcessSpec]:
     pooled = ("coordinator",) if settings.mode == "combined" else ()  # it has nothing to decide on one machine alone
     for name in ("edge", "metrics", "agent", *pooled):
@@ -29,18 +40,21 @@ def _speculators(settings: Settings) -> Iterator[ProcessSpec]:
     for model, entry in settings.models.items():
         for replica in range(entry.replicas):
             name = f"speculator.{_word(model)}" + (f".{replica + 1}" if entry.replicas > 1 else "")
-            yield ProcessSpec(name, (*RUN, "speculator", "--model", model), environment=settings.engine.env)
+            yield ProcessSpec(
+                name, (*RUN, "speculator", "--model", model), environment=settings.engine.env, serves=model
+            )
 
 
 def _relays(settings: Settings) -> Iterator[ProcessSpec]:
     for backend in settings.backends:
-        yield ProcessSpec(f"relay.{_word(backend)}", (*RUN, "relay", "--model", backend))
+        yield ProcessSpec(f"relay.{_word(backend)}", (*RUN, "relay", "--model", backend), serves=backend)
 
 
 def _drafters(settings: Settings) -> Iterator[ProcessSpec]:
     for number, drafter in enumerate(settings.drafters):
         name = f"drafter.{_word(drafter_name(drafter))}"
-        yield ProcessSpec(name, (*RUN, "drafter", "--number", str(number)), environment=settings.engine.env)
+        argv = (*RUN, "drafter", "--number", str(number))
+        yield ProcessSpec(name, argv, environment=settings.engine.env, serves=drafter.for_model)
 
 
 def drafter_name(drafter: Drafter) -> str:

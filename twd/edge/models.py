@@ -39,6 +39,9 @@ class ModelDirectory:
 
     configured: tuple[str, ...] = ()
     default: str = ""
+    node: str = ""
+    """This machine, whose supervisor may be told to serve other models than the settings name."""
+    _told_ms: int = 0
     _servers: dict[InstanceId, _Server] = field(default_factory=dict)
     _exact: dict[ModelId, bool] = field(default_factory=dict)
     _notes: dict[ModelId, str] = field(default_factory=dict)
@@ -76,6 +79,15 @@ class ModelDirectory:
         """Whether a model is exact is known now."""
         self._exact[event.model] = event.exactness.exact
 
+    def told(self, models: Iterable[str], default: str, at_ms: int) -> None:
+        """This machine serves these models since then; others are no longer to be expected."""
+        if at_ms < self._told_ms:
+            return  # a lease is read as it was at its last renewal
+        before, self._told_ms = set(self.configured), at_ms
+        self.configured, self.default = tuple(models), default
+        for name in before - set(self.configured) - set(self.live):
+            self._notes.pop(ModelId(name), None)
+
     def gone(self, instance: InstanceId) -> None:
         """A process ended; its model may come back with the next one."""
         server = self._servers.pop(instance, None)
@@ -87,12 +99,19 @@ class ModelDirectory:
         alive: set[InstanceId] = set()
         for lease in leases:
             alive.add(lease.instance)
+            if lease.service == "supervisor" and lease.node == self.node:
+                self._supervised(lease)
             model = lease.facts.get("model")
             if isinstance(model, str) and model and lease.service != "drafter":
                 self._lease(lease, ModelId(model), now)
         for instance, server in list(self._servers.items()):
             if instance not in alive and now - server.heard > SETTLE_S:
                 del self._servers[instance]
+
+    def _supervised(self, lease: ServiceLease) -> None:
+        models, default = lease.facts.get("models"), lease.facts.get("default_model")
+        if isinstance(models, list) and isinstance(default, str):
+            self.told(models, default, lease.renewed_ms)
 
     def _lease(self, lease: ServiceLease, model: ModelId, now: float) -> None:
         if lease.facts.get("ready") is False:

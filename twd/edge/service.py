@@ -27,6 +27,7 @@ from twd.wire.codec import Rejected
 from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
+from twd.wire.life import ChangeTold
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.service import Health, ServiceExited, ServiceFaulted, ServiceLease, ServiceStarted, ServiceStopped
 from twd.wire.trace import HistoryRequested, MetricsRequested, TraceRequested
@@ -52,13 +53,14 @@ class Edge(Service):
         ServiceStopped,
         ServiceFaulted,
         ServiceExited,
+        ChangeTold,
     )
     writes = (JobSubmitted, JobCancelled, EmbeddingRequested, TraceRequested, HistoryRequested, MetricsRequested)
 
     def __init__(self, ground: Surroundings, settings: Settings) -> None:
         super().__init__(ground)
         self.settings = settings
-        self.models = ModelDirectory(tuple(settings.served()), settings.default_model)
+        self.models = ModelDirectory(tuple(settings.served()), settings.default_model, ground.node)
         self.desk = Desk(self.clock, self._submit, self._release, self._guarded)
         self.front = Front(settings, self.desk, self.models, self.clock, ground.ids, self.instance, self._gate)
         self.keys = KeyStore(settings.home_dir)
@@ -219,6 +221,12 @@ class Edge(Service):
     def on_model_unloaded(self, event: ModelUnloaded) -> Effects:
         """A model left."""
         self.models.unloaded(event)
+        return None
+
+    def on_change_told(self, event: ChangeTold) -> Effects:
+        """This machine serves other models from now on."""
+        if event.node == self.ground.node:
+            self.models.told(event.models, event.default, event.at_ms)
         return None
 
     def _service_event(self, event: Event) -> Effects:

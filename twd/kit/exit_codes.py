@@ -20,6 +20,7 @@ class ExitCode(enum.IntEnum):
     BUS_DOWN = 8
     NOT_FOUND = 9
     DIFFERENT = 10
+    WORKER_LOST = 11
     INTERRUPTED = 130
 
 
@@ -35,6 +36,7 @@ MEANING: Final[dict[ExitCode, str]] = {
     ExitCode.BUS_DOWN: "the message bus cannot be reached",
     ExitCode.NOT_FOUND: "no such job, service or log",
     ExitCode.DIFFERENT: "a check found differences",
+    ExitCode.WORKER_LOST: "a machine of the model's pool is gone, or the model goes elsewhere; it comes back at once",
     ExitCode.INTERRUPTED: "ended by a second Ctrl-C",
 }
 
@@ -45,6 +47,8 @@ _OF_FAILURE: Final[dict[FailureCode, ExitCode]] = {
     FailureCode.BAD_REQUEST: ExitCode.CONFIG,
     FailureCode.UNSUPPORTED: ExitCode.CONFIG,
     FailureCode.MODEL_LOAD: ExitCode.CANNOT_START,
+    FailureCode.OUT_OF_MEMORY: ExitCode.CANNOT_START,
+    FailureCode.BUSY: ExitCode.CANNOT_START,
     FailureCode.MODEL_NOT_FOUND: ExitCode.NOT_FOUND,
     FailureCode.NOBODY_HOME: ExitCode.NOTHING_RUNS,
     FailureCode.BUS_DOWN: ExitCode.BUS_DOWN,

@@ -2,33 +2,67 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
 from twd.bus.base import BusError, Leases
 from twd.kit.board import Board
+from twd.kit.effects import Do
 from twd.kit.roster import Roster
-from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroundings
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
 from twd.kit.supervisor import Exit
 from twd.wire.base import Event, InstanceId
 from twd.wire.draft import DrafterAttached
+from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.life import ChangeAnswered, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
 from twd.wire.model import ModelFailed, ModelLoading, ModelReady
+from twd.wire.node import NodeFacts, read_node
+from twd.wire.routes import subject_token
 from twd.wire.service import ServiceExited, ServiceLease, ServiceStarted, ServiceStopped
 
 LOOK_WHILE_STARTING_S: Final = 1.0
 LOOK_S: Final = 5.0
+
+Wish = ModelWanted | ModelUnwanted | SwapWanted
+WISHES: Final = (ModelWanted, ModelUnwanted, SwapWanted)
+
+
+class Life(Protocol):
+    """Whoever can change which models are served."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether other models are served than the settings say."""
+        ...
+
+    @property
+    def models(self) -> list[str]:
+        """Those that are served, or on their way."""
+        ...
+
+    @property
+    def default(self) -> str:
+        """The one behind `default`."""
+        ...
+
+    async def begin(self, wish: Wish) -> ChangeAnswered:
+        """Check a wish and begin with it; raises TwdError where it cannot be."""
+        ...
 
 
 class Overseer(Service):
     """Publishes ServiceExited, clears the leases of dead processes, keeps the board."""
 
     name = "supervisor"
-    reads = (ServiceStarted, ServiceStopped, ModelLoading, ModelReady, ModelFailed, DrafterAttached)
-    writes = (ServiceExited,)
+    reads = (ServiceStarted, ServiceStopped, ModelLoading, ModelReady, ModelFailed, DrafterAttached, *WISHES)
+    writes = (ServiceExited, ChangeAnswered, ChangeTold)
 
-    def __init__(self, ground: Surroundings, board: Board, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, ground: Surroundings, board: Board, changed: Callable[[], None], life: Life | None = None
+    ) -> None:
         super().__init__(ground)
+        self._life = life
         self._board = board
         self._changed = changed
         self._roster = Roster()
@@ -39,6 +73,23 @@ class Overseer(Service):
         """Open the registry and keep looking into it."""
         self._registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
         self.tasks.start("look", self._keep_looking())
+
+    def pattern(self, event_type: type[Event]) -> str:
+        """Only wishes for this machine."""
+        pattern = super().pattern(event_type)
+        return pattern.replace("*", subject_token(self.ground.node)) if event_type in WISHES else pattern
+
+    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        """What the edge of this machine goes by: a lease outlives a message that was missed."""
+        if self._life is None or not self._life.changed:
+            return {}
+        return {"models": self._life.models, "default_model": self._life.default}
+
+    async def node_facts(self) -> NodeFacts | None:
+        """This machine as its agent describes it; None without an agent."""
+        entries = await self._registry.entries() if self._registry is not None else []
+        machines = (read_node(entry.value) for entry in entries)
+        return next((facts for facts in machines if facts is not None and facts.node == self.ground.node), None)
 
     async def _keep_looking(self) -> None:
         while True:
@@ -58,7 +109,8 @@ class Overseer(Service):
             self.log.warning("the registry could not be read: %s", error)
             return
         leases = [lease for entry in entries if (lease := read_lease(entry.value)) is not None]
-        here = [lease for lease in leases if lease.node == self.ground.node]
+        nodes = {self.ground.node, *(row.node for row in self._board.rows.values())}
+        here = [lease for lease in leases if lease.node in nodes]
         if self._board.see(here, self.clock.wall_ms()):
             self._changed()
 
@@ -83,6 +135,35 @@ class Overseer(Service):
             await registry.delete(instance)
         except BusError as error:
             self.log.warning("the lease of %s is left to age away: %s", instance, error)
+
+    # -- wishes --------------------------------------------------------------------------------
+
+    def on_model_wanted(self, event: ModelWanted, reply: Reply) -> Effects:
+        """Serve one more model."""
+        return self._wished(event, reply)
+
+    def on_model_unwanted(self, event: ModelUnwanted, reply: Reply) -> Effects:
+        """Serve one model less."""
+        return self._wished(event, reply)
+
+    def on_swap_wanted(self, event: SwapWanted, reply: Reply) -> Effects:
+        """Serve one model in place of another."""
+        return self._wished(event, reply)
+
+    def _wished(self, wish: Wish, reply: Reply) -> Effects:
+        return [Do(f"answer {wish.id}", lambda: self._answer(wish, reply))]
+
+    async def _answer(self, wish: Wish, reply: Reply) -> None:
+        try:
+            if self._life is None:
+                raise TwdError(FailureCode.UNSUPPORTED, "this supervisor changes no models")
+            answer = await self._life.begin(wish)
+        except TwdError as error:
+            answer = ChangeAnswered(node=self.ground.node, failure=error.failure)
+        except OSError as error:
+            problem = Failure(code=FailureCode.MODEL_LOAD, message=f"the file cannot be read: {error}")
+            answer = ChangeAnswered(node=self.ground.node, failure=problem)
+        reply(answer)
 
     # -- events --------------------------------------------------------------------------------
 

@@ -10,12 +10,15 @@ from typing import Final
 
 from twd.kit import platform
 from twd.kit.clock import Clock
+from twd.kit.exit_codes import ExitCode
 from twd.kit.log_files import LogFile
 from twd.kit.tasks import TaskGroup, every
 
 ROTATE_S: Final = 10.0
 KILLED_S: Final = 5.0
 NO_PROGRAM: Final = 127
+SETTLED_S: Final = 2.0
+"""A process that ends on purpose after so long, to begin anew, is not failing."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,14 @@ class ProcessSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     prepare: Callable[[], None] | None = None
     """What to do before each start."""
+    node: str = ""
+    """The machine that it plays, where that is not this one."""
+    serves: str = ""
+    """The model for whose sake it runs: it comes and goes with that."""
+    health_url: str = ""
+    """Where a program that holds no lease says whether it works."""
+    after: str = ""
+    """The process that must work before this one starts."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,8 @@ class Child:
     restarts: int = 0
     failures: int = 0
     started_at: float = 0.0
+    unwanted: bool = False
+    """It was told to end for good, while others go on."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +115,7 @@ class Supervisor:
         environment: Mapping[str, str] = os.environ,
         backoff: Backoff = Backoff(),
     ) -> None:
+        self._logs = logs
         self.children = {spec.name: Child(spec, LogFile(logs, spec.name)) for spec in specs}
         self._clock = clock
         self._on_start = on_start
@@ -122,6 +136,26 @@ class Supervisor:
     def start_one(self, name: str) -> None:
         """Start one process and keep it."""
         self._keepers[name] = self._tasks.start(name, self._keep(self.children[name]))
+
+    def add(self, spec: ProcessSpec) -> None:
+        """Take one more process into care, and start it."""
+        self.children[spec.name] = Child(spec, LogFile(self._logs, spec.name))
+        self.start_one(spec.name)
+
+    async def remove(self, name: str, timeout_s: float = 30.0) -> bool:
+        """End one process for good, while the others go on; False when it had to be killed."""
+        child, keeper = self.children.get(name), self._keepers.get(name)
+        if child is None or keeper is None:
+            return True
+        child.unwanted = True
+        self._ask(child)
+        _, late = await asyncio.wait({keeper}, timeout=timeout_s)
+        if late:
+            platform.kill_group(child.pid)
+            await asyncio.wait({keeper}, timeout=KILLED_S)
+        if self.children.get(name) is child:
+            del self.children[name], self._keepers[name]
+        return not late
 
     async def stop(self, timeout_s: float = 30.0) -> list[str]:
         """Ask everything to drain, and wait; returns the names of those that had to be killed."""
@@ -145,13 +179,16 @@ class Supervisor:
     # -- one process -----------------------------------------------------------------------------
 
     async def _keep(self, child: Child) -> None:
-        while not self._stop_asked.is_set():
+        while not self._ends(child):
             code = await self._run_once(child)
-            if self._stop_asked.is_set():
+            if self._ends(child):
                 break
             await asyncio.sleep(self._note_exit(child, code))
             child.restarts += 1
         child.state = State.ENDED
+
+    def _ends(self, child: Child) -> bool:
+        return child.unwanted or self._stop_asked.is_set()
 
     async def _run_once(self, child: Child) -> int:
         child.log.begin_run()
@@ -162,7 +199,7 @@ class Supervisor:
             with child.log.path.open("a") as log:
                 log.write(f"{child.spec.argv[0]} cannot be started: {error.strerror}\n")
             return NO_PROGRAM
-        if self._stop_asked.is_set():
+        if self._ends(child):
             platform.ask_to_stop(child.pid)
         code = await process.wait()
         platform.kill_group(child.pid)  # whatever it left behind
@@ -189,7 +226,8 @@ class Supervisor:
 
     def _note_exit(self, child: Child, code: int) -> float:
         ran_s = self._clock.now() - child.started_at
-        child.failures = 1 if ran_s >= self._backoff.healthy_s else child.failures + 1
+        expected = code == ExitCode.WORKER_LOST and ran_s >= SETTLED_S
+        child.failures = 1 if expected or ran_s >= self._backoff.healthy_s else child.failures + 1
         child.state = State.WAITING
         delay = self._backoff.delay(child.failures)
         words, problem = child.log.last_words(), child.log.last_problem()
@@ -212,5 +250,5 @@ class Supervisor:
         return [name for name, keeper in self._keepers.items() if not keeper.done()]
 
     async def _rotate(self) -> None:
-        for child in self.children.values():
+        for child in list(self.children.values()):
             child.log.rotate_if_big()

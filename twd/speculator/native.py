@@ -1,7 +1,7 @@
 """A speculator over llama.cpp in this process, from the settings of one model."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from twd.engine.cost import CostCurve
@@ -14,6 +14,7 @@ from twd.speculator.bounds import Limits
 from twd.speculator.embeddings import Embedding
 from twd.speculator.loaded import Load
 from twd.speculator.preparing import Preparer
+from twd.speculator.ram_care import RamCare
 from twd.speculator.service import Speculator
 from twd.speculator.session import Opening
 from twd.wire.base import ModelId, SessionId
@@ -135,8 +136,11 @@ def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> L
     """What loads this model, on a thread of the service's choice."""
 
     def load(progress: Progress) -> NativeTarget:
-        memory = Home(settings.home_dir).cache
-        native = load_native(load_plan(name, settings.models[name], memory), progress)
+        memory, model = Home(settings.home_dir).cache, settings.models[name]
+        plan, care = load_plan(name, model, memory), RamCare(model, settings)
+        care.prepare(progress)
+        native = load_native(replace(plan, use_mmap=care.plan.mapped), care.watch(progress))
+        care.finish()
         preparer = Preparer(native.model.vocab, native.template, native.pickers, draw_seed)
         return NativeTarget(native, preparer, limits_of(native, settings))
 
@@ -146,4 +150,9 @@ def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> L
 def native_speculator(ground: Surroundings, settings: Settings, name: str) -> Speculator:
     """The speculator of one configured model."""
     model = ModelId(name)
-    return Speculator(ground, model, loader(model, settings, ground.ids.seed))
+    return Speculator(
+        ground,
+        model,
+        loader(model, settings, ground.ids.seed),
+        reclaim=lambda: RamCare(settings.models[name], settings).reclaim(),
+    )

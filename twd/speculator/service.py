@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import ClassVar
 
 import msgspec
 
 from twd.bus.base import BusError
-from twd.kit.effects import Effect, Publish
+from twd.kit.effects import Do, Effect, Publish
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
 from twd.kit.tasks import in_a_thread_of_its_own
 from twd.speculator.bounds import Identity
@@ -15,6 +16,7 @@ from twd.speculator.embeddings import Embeddings
 from twd.speculator.intake import Intake
 from twd.speculator.links import Drafter
 from twd.speculator.loaded import Load, LoadedModel
+from twd.speculator.ram_care import Reclaimed
 from twd.speculator.runner import Runner
 from twd.wire.base import Event, InstanceId, JobId, ModelId
 from twd.wire.draft import (
@@ -41,7 +43,9 @@ from twd.wire.job import (
     Speculation,
     TokensAccepted,
 )
+from twd.wire.life import MemoryReclaimed, ReclaimWanted
 from twd.wire.model import ModelFacts, ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
+from twd.wire.ring import FrameRefused, RingWired
 from twd.wire.routes import ROUTE_OF, subject_token
 from twd.wire.service import Health, ServiceStopped
 
@@ -59,13 +63,14 @@ class Speculator(Service):
     """Serves one model: takes its jobs from the queue group, checks drafts, tells what is accepted."""
 
     name = "speculator"
-    reads = (
+    reads: ClassVar[tuple[type[Event], ...]] = (
         JobSubmitted,
         JobCancelled,
         EmbeddingRequested,
         DraftProposed,
         DrafterAttached,
         DrafterDetached,
+        ReclaimWanted,
         ServiceStopped,
     )
     reads_later = (JobSubmitted, EmbeddingRequested)
@@ -76,6 +81,7 @@ class Speculator(Service):
         JobFinished,
         JobFailed,
         EmbeddingMade,
+        MemoryReclaimed,
         SessionOpened,
         SessionClosed,
         DraftGranted,
@@ -85,13 +91,18 @@ class Speculator(Service):
         ModelMeasured,
         ModelFailed,
         ModelUnloaded,
+        RingWired,
+        FrameRefused,
     )
     tick_s = 1.0
 
-    def __init__(self, ground: Surroundings, model: ModelId, load: Load) -> None:
+    def __init__(
+        self, ground: Surroundings, model: ModelId, load: Load, reclaim: Callable[[], Reclaimed] | None = None
+    ) -> None:
         super().__init__(ground)
         self.model = model
         self._load = load
+        self._reclaim = reclaim
         self.loaded: LoadedModel | None = None
         self._runner: Runner | None = None
         self._core: SpeculatorCore | None = None
@@ -131,11 +142,16 @@ class Speculator(Service):
             loop.call_soon_threadsafe(self._tell_progress, share, stage)
 
         try:
-            self.loaded = await in_a_thread_of_its_own(lambda: self._load(progress))
+            load = await self.loader()
+            self.loaded = await in_a_thread_of_its_own(lambda: load(progress))
         except TwdError as error:
             self._cannot_load(error)
             return
         await self._open_for_work(self.loaded)
+
+    async def loader(self) -> Load:
+        """What loads the model, when everything is there that it needs."""
+        return self._load
 
     def _tell_progress(self, share: float, stage: str) -> None:
         if share < 1.0 and share - self._told_progress < 0.05 and stage in self.note:
@@ -318,6 +334,36 @@ class Speculator(Service):
     def _look_idle(self) -> None:
         if self._core is not None and self._core.idle and not self._intake and not self._posted:
             self._idle.set()
+
+    # -- memory --------------------------------------------------------------------------------
+
+    def on_reclaim_wanted(self, event: ReclaimWanted) -> Effects:
+        """Give back memory that is not needed, and tell what that brought."""
+        mine = event.node == self.ground.node and event.model in ("", self.model)
+        reclaim = self._reclaim
+        if not mine or reclaim is None or self.loaded is None:
+            return None
+        return [Do("reclaim", lambda: self._tell_reclaimed(reclaim))]
+
+    async def _tell_reclaimed(self, reclaim: Callable[[], Reclaimed]) -> None:
+        told = MemoryReclaimed(
+            node=self.ground.node, model=self.model, rss_before=0, rss_after=0, cached_before=0, cached_after=0
+        )
+        try:
+            done = await asyncio.to_thread(reclaim)
+        except (TwdError, OSError) as error:
+            self.emit(msgspec.structs.replace(told, problem=str(error)))
+            return
+        before, after = done.before, done.after
+        self.emit(
+            msgspec.structs.replace(
+                told,
+                rss_before=before.rss,
+                rss_after=after.rss,
+                cached_before=max(0, before.cached),
+                cached_after=max(0, after.cached),
+            )
+        )
 
     # -- drafters ------------------------------------------------------------------------------
 

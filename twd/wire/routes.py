@@ -16,9 +16,19 @@ from twd.wire.draft import (
 )
 from twd.wire.embedding import EmbeddingMade, EmbeddingRequested
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
+from twd.wire.life import (
+    ChangeAnswered,
+    ChangeTold,
+    MemoryReclaimed,
+    ModelUnwanted,
+    ModelWanted,
+    ReclaimWanted,
+    SwapWanted,
+)
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.node import NodeChanged, ProcessAnswered, ProcessStarted, ProcessStopped, ProcessUnwanted, ProcessWanted
 from twd.wire.placement import PlacementDecided
+from twd.wire.ring import FrameRefused, RingMeasured, RingWired, StageAnswered, StageGone, StageReady
 from twd.wire.service import (
     MessageDropped,
     MessageRejected,
@@ -104,6 +114,13 @@ ROUTES: tuple[Route, ...] = (
     Route(ModelMeasured, _B, _OLD),
     Route(ModelFailed, _B, _OLD),
     Route(ModelUnloaded, _B, _OLD),
+    Route(ModelWanted, _R, _NO, key="node", group="supervisors"),
+    Route(ModelUnwanted, _R, _NO, key="node", group="supervisors"),
+    Route(SwapWanted, _R, _NO, key="node", group="supervisors"),
+    Route(ChangeAnswered, _A, _NO),
+    Route(ChangeTold, _B, _OLD),
+    Route(ReclaimWanted, _B, _OLD),
+    Route(MemoryReclaimed, _B, _OLD),
     Route(NodeChanged, _B, _OLD, key="node"),
     Route(ProcessWanted, _R, _NO, key="node", group="agents"),
     Route(ProcessUnwanted, _R, _NO, key="node", group="agents"),
@@ -111,6 +128,12 @@ ROUTES: tuple[Route, ...] = (
     Route(ProcessStarted, _B, _OLD),
     Route(ProcessStopped, _B, _OLD),
     Route(PlacementDecided, _B, _OLD),
+    Route(StageReady, _B, _OLD),
+    Route(StageGone, _B, _OLD),
+    Route(RingWired, _R, _NO, key="stage", group="stages"),
+    Route(StageAnswered, _A, _NO),
+    Route(RingMeasured, _B, _OLD),
+    Route(FrameRefused, _B, _OLD),
     Route(JobSubmitted, _R, _NO, key="model", group="speculators"),
     Route(JobQueued, _A, _NO),
     Route(JobStarted, _B, _NEW, key="job"),

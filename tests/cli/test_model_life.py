@@ -1,0 +1,272 @@
+"""Changes of models without processes: the order of things, what is told, and what is taken back."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.gguf_tools.test_inspect import write
+from tests.waiting import until
+from twd.cli import room
+from twd.cli.crew import Crew
+from twd.cli.life_core import Room, serving
+from twd.cli.model_life import ModelLife
+from twd.kit.board import Board, Row, Stage
+from twd.kit.clock import SystemClock
+from twd.kit.overseer import Wish
+from twd.kit.settings import Drafter, Model, Settings
+from twd.kit.supervisor import ProcessSpec
+from twd.kit.tasks import TaskGroup
+from twd.wire.base import EventId, NodeId
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.life import ChangeStep, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
+
+NODE = NodeId("desk")
+
+
+class FakeCrew:
+    """A crew without processes: what is taken is ready at once, or fails as it was told to."""
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+        self.story: list[str] = []
+        self.bad: set[str] = set()
+        self.arguments: dict[str, tuple[str, ...]] = {}
+
+    def take(self, spec: ProcessSpec) -> None:
+        fails = spec.name in self.bad
+        note = "llama.cpp cannot load it" if fails else ""
+        self.board.rows[spec.name] = Row(name=spec.name, stage=Stage.FAILED if fails else Stage.READY, note=note)
+        self.story.append(f"+{spec.name}")
+        self.arguments[spec.name] = spec.argv
+
+    async def end(self, names: Sequence[str]) -> None:
+        for name in names:
+            if self.board.rows.pop(name, None) is not None:
+                self.story.append(f"-{name}")
+
+    def pids(self, names: Sequence[str]) -> list[int]:
+        return []
+
+
+class House:
+    """One installation with its models."""
+
+    def __init__(self, settings: Settings, wanted: Sequence[str], tasks: TaskGroup) -> None:
+        self.board = Board()
+        self.crew = FakeCrew(self.board)
+        self.told: list[ChangeTold] = []
+        self.kept: list[Settings] = []
+        self.life = ModelLife(
+            as_crew(self.crew),
+            self.board,
+            serving(settings, wanted),
+            node=NODE,
+            clock=SystemClock(),
+            keep=self.kept.append,
+            tell=self._tell,
+            machine=self._machine,
+            tasks=tasks,
+        )
+        for name in wanted:
+            self.crew.take(ProcessSpec(f"speculator.{name}", ("x",)))
+        self.crew.story.clear()
+        self.numbers = iter(range(1000))
+
+    async def _machine(self) -> None:
+        return None
+
+    def _tell(self, told: ChangeTold) -> None:
+        self.told.append(told)
+        self.crew.story.append(f"{told.step} {told.default}")
+
+    async def change(self, wish: Wish) -> ChangeTold | None:
+        """Begin, and wait for the end; None when there was nothing to do."""
+        answer = await self.life.begin(wish)
+        if not answer.change:
+            return None
+        ends = (ChangeStep.DONE, ChangeStep.FAILED)
+        await until(lambda: bool(self.told) and self.told[-1].step in ends, "the change has ended")
+        await asyncio.sleep(0)
+        return self.told[-1]
+
+
+def as_crew(crew: object) -> Crew:
+    assert isinstance(crew, FakeCrew)
+    return crew  # type: ignore[return-value]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    models = {name: Model(path=str(write(tmp_path / f"{name}.gguf"))) for name in ("old", "new", "other")}
+    return Settings(models=models, drafters=(Drafter(path="d.gguf", name="d", for_model="new"),))
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[Room], None]:
+    def say(found: Room) -> None:
+        monkeypatch.setattr(room, "room_for", lambda *_: found)
+
+    say(Room(1, 100))
+    return say
+
+
+@asynccontextmanager
+async def house(settings: Settings, *wanted: str) -> AsyncIterator[House]:
+    def fault(name: str, error: BaseException) -> None:
+        raise AssertionError(f"{name}: {error!r}")
+
+    tasks = TaskGroup("test", fault)
+    try:
+        yield House(settings, wanted, tasks)
+    finally:
+        await tasks.close()
+
+
+def swap(model: str, instead_of: str = "") -> SwapWanted:
+    return SwapWanted(id=EventId("c1"), node=NODE, model=model, instead_of=instead_of)
+
+
+def wanted(model: str) -> ModelWanted:
+    return ModelWanted(id=EventId("c1"), node=NODE, model=model)
+
+
+async def test_the_new_model_serves_before_the_old_one_goes(settings: Settings, memory: Callable[[Room], None]) -> None:
+    async with house(settings, "old") as here:
+        told = await here.change(swap("new"))
+        assert here.crew.story == [
+            *("loading old", "+speculator.new", "+drafter.d", "draining new", "-speculator.old", "done new")
+        ]
+        assert told is not None
+        assert (told.models, told.default, told.failure) == (["new"], "new", None)
+        assert here.kept[0].default_model == "old"
+        assert here.kept[-1].default_model == "new"
+
+
+async def test_without_room_for_both_the_old_one_goes_first(settings: Settings, memory: Callable[[Room], None]) -> None:
+    memory(Room(90, 50, 60))
+    async with house(settings, "old") as here:
+        await here.change(swap("new"))
+        assert here.crew.story == [
+            *("draining new", "-speculator.old", "loading new", "+speculator.new", "+drafter.d", "done new")
+        ]
+
+
+async def test_a_model_that_does_not_load_leaves_the_old_one_alone(
+    settings: Settings, memory: Callable[[Room], None]
+) -> None:
+    async with house(settings, "old") as here:
+        here.crew.bad = {"speculator.new"}
+        told = await here.change(swap("new"))
+        assert told is not None
+        assert told.failure is not None
+        assert told.failure.code is FailureCode.MODEL_LOAD
+        assert "llama.cpp cannot load it" in told.failure.message
+        assert (told.models, told.default, told.note) == (["old"], "old", "old serves as before")
+        assert "speculator.old" in here.board.rows
+        assert not {"speculator.new", "drafter.d"} & set(here.board.rows)
+        assert here.kept[-1] == settings
+
+
+async def test_a_failure_after_the_old_one_has_gone_brings_it_back(
+    settings: Settings, memory: Callable[[Room], None]
+) -> None:
+    memory(Room(90, 50, 60))
+    async with house(settings, "old") as here:
+        here.crew.bad = {"speculator.new"}
+        told = await here.change(swap("new"))
+        assert told is not None
+        assert told.note == "old serves again"
+        assert told.default == "old"
+        assert list(here.board.rows) == ["speculator.old"]
+        assert [one.step for one in here.told][-2:] == [ChangeStep.ROLLING_BACK, ChangeStep.FAILED]
+
+
+@pytest.mark.parametrize("name", ["nothing", "/no/such/file.gguf"])
+async def test_a_wrong_name_changes_nothing(settings: Settings, memory: Callable[[Room], None], name: str) -> None:
+    async with house(settings, "old") as here:
+        with pytest.raises(TwdError):
+            await here.life.begin(swap(name))
+        with pytest.raises(TwdError, match="served are: old"):
+            await here.life.begin(swap("new", "other"))
+        assert here.crew.story == []
+        assert here.kept == []
+        assert await here.change(swap("new")) is not None  # nothing is left under way
+
+
+async def test_a_broken_file_is_refused_before_anything_happens(
+    settings: Settings, memory: Callable[[Room], None], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF no more")
+    async with house(settings, "old") as here:
+        with pytest.raises(TwdError, match=r"broken\.gguf"):
+            await here.life.begin(swap(str(broken)))
+        assert here.crew.story == []
+
+
+async def test_one_change_at_a_time(settings: Settings, memory: Callable[[Room], None]) -> None:
+    async with house(settings, "old") as here:
+        await here.life.begin(swap("new"))
+        with pytest.raises(TwdError, match="new loads beside old") as refused:
+            await here.life.begin(wanted("other"))
+        assert refused.value.code is FailureCode.BUSY
+
+
+async def test_start_and_stop(settings: Settings, memory: Callable[[Room], None]) -> None:
+    async with house(settings, "old") as here:
+        assert await here.change(wanted("old")) is None
+        told = await here.change(wanted("other"))
+        assert told is not None
+        assert (told.models, told.default) == (["old", "other"], "old")
+        told = await here.change(ModelUnwanted(id=EventId("c2"), node=NODE, model="old"))
+        assert told is not None
+        assert (told.models, told.default) == (["other"], "other")
+        told = await here.change(ModelUnwanted(id=EventId("c3"), node=NODE))
+        assert told is not None
+        assert (told.models, told.default) == ([], "")
+        assert here.board.rows == {}
+        assert await here.change(ModelUnwanted(id=EventId("c4"), node=NODE)) is None
+
+
+async def test_a_model_that_has_no_room_beside_the_others_is_not_started(
+    settings: Settings, memory: Callable[[Room], None]
+) -> None:
+    memory(Room(90, 50, 60))
+    async with house(settings, "old") as here:
+        with pytest.raises(TwdError, match="twd swap") as refused:
+            await here.life.begin(wanted("new"))
+        assert refused.value.code is FailureCode.OUT_OF_MEMORY
+
+
+async def test_swapping_to_one_that_serves_already_only_ends_the_other(
+    settings: Settings, memory: Callable[[Room], None]
+) -> None:
+    async with house(settings, "old", "other") as here:
+        told = await here.change(swap("other"))
+        assert here.crew.story == ["draining other", "-speculator.old", "done other"]
+        assert told is not None
+        assert told.models == ["other"]
+        assert await here.change(swap("other")) is None
+
+
+async def test_how_a_model_comes_into_memory_can_be_said(settings: Settings, memory: Callable[[Room], None]) -> None:
+    async with house(settings) as here:
+        wish = ModelWanted(id=EventId("c1"), node=NODE, model="old", ram_reclaim="on", prewarm=False)
+        await here.change(wish)
+        assert here.crew.arguments["speculator.old"][-3:] == ("--ram-reclaim", "on", "--no-prewarm")
+
+
+async def test_a_model_with_jobs_is_waited_for(settings: Settings, memory: Callable[[Room], None]) -> None:
+    async with house(settings, "old") as here:
+        here.board.rows["speculator.old"].facts = {"sessions": 1, "waiting": 0}
+        await here.life.begin(ModelUnwanted(id=EventId("c1"), node=NODE, model="old"))
+        await until(lambda: bool(here.told), "it drains")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert "-speculator.old" not in here.crew.story
+        here.board.rows["speculator.old"].facts = {"sessions": 0, "waiting": 0}
+        here.life.news.set()
+        await until(lambda: here.told[-1].step is ChangeStep.DONE, "it is gone")

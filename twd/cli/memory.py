@@ -1,0 +1,202 @@
+"""`twd load` and `twd reclaim`: a model comes into memory with care, and memory that is not needed goes back."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+import msgspec
+
+from twd.cli.context import Ground
+from twd.cli.errors import CommandError
+from twd.cli.life_core import gib
+from twd.cli.models import PATIENCE_S, change, local_name, start_house
+from twd.kit.exit_codes import ExitCode
+from twd.kit.settings import Model
+from twd.wire.base import InstanceId
+from twd.wire.life import MemoryReclaimed, ModelWanted, ReclaimWanted
+from twd.wire.service import ServiceLease
+
+if TYPE_CHECKING:
+    from twd.bus.nats_bus import NatsBus
+
+ANSWERS_S: Final = 60.0
+
+
+@click.command()
+@click.argument("model")
+@click.option("--ram-reclaim", type=click.Choice(["off", "on", "auto"]), help="Instead of what the settings say.")
+@click.option("--no-prewarm", is_flag=True, help="Do not read the file ahead, even if it nearly fills the memory.")
+@click.option("--timeout", default=PATIENCE_S, show_default=True, help="Seconds to watch; it goes on even so.")
+@click.pass_obj
+def load(ground: Ground, model: str, ram_reclaim: str | None, no_prewarm: bool, timeout: float) -> ExitCode:
+    """Serve a model as `twd start` does, and show what it does to this machine's memory."""
+    from twd.engine.page_cache import cached_bytes
+    from twd.gguf_tools.inspect import inspect
+
+    path = Path(file_of(ground, model)[1].path)
+    info = inspect(path)
+    click.echo(f"{info.name}: {info.architecture}, {info.quantization}, {info.layers} layers, {gib(info.size_bytes)}")
+    click.echo(_outlook(ground, model, info.size_bytes, ram_reclaim, not no_prewarm))
+    before = cached_bytes(info.shards)
+    start_house(ground, "", False, timeout)
+    name = local_name(model, "")
+    wish = ModelWanted(node=ground.node, model=name, ram_reclaim=ram_reclaim or "", prewarm=not no_prewarm)
+    code = change(ground, wish, timeout, False)
+    if code is ExitCode.OK:
+        _show_effect(ground, path, info.shards, before)
+    return code
+
+
+def file_of(ground: Ground, model: str) -> tuple[str, Model]:
+    """The model behind a name, as far as it can be known without asking anybody; its path is whole."""
+    from twd.agent.detect import Detector
+    from twd.cli.api_address import running_settings
+    from twd.cli.life_core import find_model
+
+    settings = running_settings(ground)
+    found = Detector(settings, ground.node, InstanceId(""), 0).scan.scan()
+    known, name = find_model(settings, found, local_name(model, ""))
+    if name not in known.models:
+        raise CommandError(ExitCode.USAGE, f"{name} is another program's model: there is no file to load")
+    path = Path(known.models[name].path).expanduser()
+    if not path.is_file():
+        raise CommandError(ExitCode.NOT_FOUND, f"there is no file {path} on this machine")
+    return name, msgspec.structs.replace(known.models[name], path=str(path))
+
+
+def _outlook(ground: Ground, model: str, size: int, ram_reclaim: str | None, prewarm: bool) -> str:
+    from twd.engine.memory import available_bytes
+    from twd.engine.ram_plan import ram_plan
+
+    settings = ground.settings
+    mmap = settings.models[model].mmap if model in settings.models else "auto"
+    free = available_bytes()
+    reclaim = ram_reclaim or settings.ram_reclaim
+    plan = ram_plan(size, free, reclaim=reclaim, prewarm=prewarm and settings.prewarm, mmap=mmap)
+    return f"{gib(free)} of memory are free; it will be {plan.words()}"
+
+
+def _show_effect(ground: Ground, path: Path, files: Sequence[Path], cached_before: int) -> None:
+    from twd.engine.page_cache import footprint
+
+    for lease in asyncio.run(_holders(ground)):
+        if lease.node == ground.node and lease.facts.get("file") == path.name:
+            after = footprint(files, lease.pid)
+            click.echo(
+                f"pid {lease.pid} holds {gib(after.rss)}; page cache of the file: "
+                f"{_size(cached_before)} before, {_size(after.cached)} now"
+            )
+
+
+def _size(count: int) -> str:
+    return gib(count) if count >= 0 else "not measurable here"
+
+
+@click.command()
+@click.argument("model", required=False, default="")
+@click.option("--file", "file", type=click.Path(path_type=Path), help="Forget this file instead; nothing need run.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.pass_obj
+def reclaim(ground: Ground, model: str, file: Path | None, as_json: bool) -> ExitCode:
+    """Give back memory that models do not need: mapped pages, and the system's copies of their files.
+
+    What is needed after all is read again. Without a name, all models of this machine.
+    """
+    if file is not None:
+        return _forget(file, as_json)
+    told, silent = asyncio.run(_reclaim(ground, model))
+    if as_json:
+        click.echo(json.dumps([_document(one) for one in told]))
+    else:
+        for one in told:
+            click.echo(_words(one))
+    for name in silent:
+        click.echo(f"{name} did not answer within {ANSWERS_S:g} s", err=True)
+    return ExitCode.UNHEALTHY if silent or any(one.problem for one in told) else ExitCode.OK
+
+
+def _forget(file: Path, as_json: bool) -> ExitCode:
+    from twd.engine.page_cache import cached_bytes, drop
+    from twd.gguf_tools.inspect import shards_of
+
+    path = file.expanduser()
+    if not path.is_file():
+        raise CommandError(ExitCode.NOT_FOUND, f"there is no file {path}")
+    files = shards_of(path)
+    before = cached_bytes(files)
+    drop(files)
+    after = cached_bytes(files)
+    if as_json:
+        click.echo(json.dumps({"file": str(path), "cached_before": before, "cached_after": after}))
+    else:
+        click.echo(f"{path}: page cache {_size(before)} before, {_size(after)} now")
+        if after > before // 2 > 0:
+            click.echo("a running process has it mapped; `twd reclaim` without --file asks twd's own", err=True)
+    return ExitCode.OK
+
+
+def _words(told: MemoryReclaimed) -> str:
+    if told.problem:
+        return f"{told.model}: {told.problem}"
+    return (
+        f"{told.model}: resident {gib(told.rss_before)} -> {gib(told.rss_after)}, "
+        f"page cache of its file {gib(told.cached_before)} -> {gib(told.cached_after)}"
+    )
+
+
+def _document(told: MemoryReclaimed) -> dict[str, object]:
+    fields = ("model", "rss_before", "rss_after", "cached_before", "cached_after", "problem")
+    return {"process": told.source, **{field: getattr(told, field) for field in fields}}
+
+
+async def _reclaim(ground: Ground, model: str) -> tuple[list[MemoryReclaimed], list[str]]:
+    async with ground.bus("admin") as bus:
+        held = [lease for lease in await _leases(bus) if lease.node == ground.node]
+        waiting = {lease.instance for lease in held if model in ("", lease.facts.get("model"))}
+        if not waiting:
+            served = ", ".join(sorted({str(lease.facts.get("model")) for lease in held})) or "none"
+            raise CommandError(ExitCode.NOT_FOUND, f"no process here holds {model or 'a model'}; served: {served}")
+        told: list[MemoryReclaimed] = []
+        await _collect(bus, ReclaimWanted(node=ground.node, model=model), waiting, told)
+        return told, sorted(waiting - {one.source for one in told})
+
+
+async def _collect(bus: "NatsBus", wish: ReclaimWanted, waiting: set[InstanceId], told: list[MemoryReclaimed]) -> None:
+    """Ask, and listen until everybody has answered or the time is up."""
+    from twd.wire.codec import decode, encode
+    from twd.wire.routes import ROUTE_OF, subject_of
+
+    all_here = asyncio.Event()
+
+    def hear(message: object) -> None:
+        event = decode(getattr(message, "data", b""))
+        if isinstance(event, MemoryReclaimed) and event.source in waiting:
+            told.append(event)
+            if len(told) >= len(waiting):
+                all_here.set()
+
+    await bus.subscribe(ROUTE_OF[MemoryReclaimed].pattern, hear)
+    bus.publish(subject_of(wish), encode(wish))
+    try:
+        async with asyncio.timeout(ANSWERS_S):
+            await all_here.wait()
+    except TimeoutError:
+        return
+
+
+async def _holders(ground: Ground) -> list[ServiceLease]:
+    async with ground.bus() as bus:
+        return await _leases(bus)
+
+
+async def _leases(bus: "NatsBus") -> list[ServiceLease]:
+    """Processes that hold a model in their memory."""
+    from twd.kit.overseer import read_lease
+    from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
+
+    entries = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
+    leases = [lease for entry in entries if (lease := read_lease(entry.value)) is not None]
+    return [lease for lease in leases if lease.service == "speculator" and "file" in lease.facts]

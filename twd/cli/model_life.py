@@ -1,0 +1,286 @@
+"""Changes which models an installation serves: one change at a time, told step by step, taken back when it fails."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from twd.cli.crew import Crew
+from twd.cli.life_core import Manner, Serving, find_model, manner_of
+from twd.cli.wanted import serving_processes
+from twd.kit.board import DONE, Board, Row, Stage
+from twd.kit.clock import Clock
+from twd.kit.overseer import Wish
+from twd.kit.settings import Settings
+from twd.kit.supervisor import ProcessSpec
+from twd.kit.tasks import TaskGroup
+from twd.wire.base import ModelId, NodeId
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.life import ChangeAnswered, ChangeStep, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
+from twd.wire.node import NodeFacts
+
+START_S: Final = 1800.0
+"""How long a model may take to load."""
+IDLE_S: Final = 300.0
+"""How long the jobs of a model that goes may take."""
+LOOK_S: Final = 0.5
+CRASHES_MAX: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a wish comes to."""
+
+    before: Serving
+    after: Serving
+    model: str
+    """The one that the wish is about."""
+    starts: str = ""
+    stops: tuple[str, ...] = ()
+    manner: Manner = Manner.BESIDE
+    arguments: tuple[str, ...] = ()
+    """More of the command line of the process that starts."""
+
+
+class ModelLife:
+    """Starts, stops and replaces the processes that serve models."""
+
+    def __init__(
+        self,
+        crew: Crew,
+        board: Board,
+        serving: Serving,
+        *,
+        node: NodeId,
+        clock: Clock,
+        keep: Callable[[Settings], None],
+        tell: Callable[[ChangeTold], None],
+        machine: Callable[[], Awaitable[NodeFacts | None]],
+        tasks: TaskGroup,
+    ) -> None:
+        self.serving = serving
+        self.news = asyncio.Event()
+        """Set by whoever sees the board change."""
+        self._crew = crew
+        self._board = board
+        self._node = node
+        self._clock = clock
+        self._keep = keep
+        self._tell_all = tell
+        self._machine = machine
+        self._tasks = tasks
+        self._under_way = ""
+        self.changed = False
+        """Whether other models are served than the settings said."""
+
+    @property
+    def models(self) -> list[str]:
+        """Those that are served, or on their way."""
+        return list(self.serving.wanted)
+
+    @property
+    def default(self) -> str:
+        """The one behind `default`."""
+        return self.serving.default
+
+    async def begin(self, wish: Wish) -> ChangeAnswered:
+        """Check a wish and begin with it; raises TwdError where it cannot be."""
+        if self._under_way:
+            raise TwdError(FailureCode.BUSY, f"another change is under way: {self._under_way}; wait for its end")
+        self._under_way = type(wish).__name__
+        try:
+            change = await self._plan(wish)
+        except BaseException:
+            self._under_way = ""
+            raise
+        if not change.starts and not change.stops:
+            self._under_way = ""
+            note = f"{change.model} is served already" if change.model else "no model is served"
+            return ChangeAnswered(node=self._node, model=ModelId(change.model), note=note)
+        self._under_way = _words(change)
+        self._tasks.start(f"change {wish.id}", self._carry_out(change, wish.id))
+        return ChangeAnswered(node=self._node, change=wish.id, model=ModelId(change.model), note=self._under_way)
+
+    # -- plans ---------------------------------------------------------------------------------
+
+    async def _plan(self, wish: Wish) -> Change:
+        if isinstance(wish, ModelUnwanted):
+            return self._plan_stop(wish)
+        machine = await self._machine()
+        files = machine.models if machine is not None else []
+        settings, name = find_model(self.serving.settings, files, wish.model)
+        known = replace(self.serving, settings=settings)
+        old = self._replaced(wish) if isinstance(wish, SwapWanted) else ""
+        if name == old or (name in self.serving.wanted and not old):
+            return Change(self.serving, self.serving, name)
+        default = name if old and old == self.serving.default else ""
+        after = known.with_model(name, default).without([old] if old else [])
+        change = Change(self.serving, after, name, stops=(old,) if old else ())
+        if name in self.serving.wanted:
+            return change
+        from twd.cli.room import check_file  # reading model files takes libraries that few supervisors ever need
+
+        await asyncio.to_thread(check_file, settings, name)
+        change = replace(change, starts=name, arguments=_arguments(wish))
+        return replace(change, manner=await self._manner(change, machine))
+
+    def _plan_stop(self, wish: ModelUnwanted) -> Change:
+        names = self.serving.wanted if not wish.model else (self._served(wish.model),)
+        return Change(self.serving, self.serving.without(names), wish.model or ", ".join(names), stops=names)
+
+    def _replaced(self, wish: SwapWanted) -> str:
+        return self._served(wish.instead_of) if wish.instead_of else self.serving.default
+
+    def _served(self, name: str) -> str:
+        if name not in self.serving.wanted:
+            served = ", ".join(self.serving.wanted) or "none"
+            text = f"{name[:200]!r} is not served on this machine; served are: {served}"
+            raise TwdError(FailureCode.MODEL_NOT_FOUND, text, "model")
+        return name
+
+    async def _manner(self, change: Change, machine: NodeFacts | None) -> Manner:
+        from twd.cli.room import room_for
+
+        pids = self._crew.pids([spec.name for name in change.stops for spec in self._specs(change.before, name)])
+        settings = change.after.settings
+        manner = manner_of(await asyncio.to_thread(room_for, settings, change.starts, pids, machine))
+        if manner is Manner.AFTER and not change.stops:
+            text = f"there is no room for {change.starts} beside {', '.join(self.serving.wanted)}"
+            raise TwdError(FailureCode.OUT_OF_MEMORY, f"{text}; `twd swap` puts it in the place of one", "model")
+        return manner
+
+    def _specs(self, serving: Serving, name: str) -> list[ProcessSpec]:
+        return serving_processes(serving.settings, name)
+
+    # -- carrying out --------------------------------------------------------------------------
+
+    async def _carry_out(self, change: Change, name: str) -> None:
+        try:
+            await self._turn(change, name)
+            self._tell(name, ChangeStep.DONE, change.model, _words(change, done=True))
+        except TwdError as error:
+            await self._take_back(change, name, error)
+        finally:
+            self._under_way = ""
+
+    async def _turn(self, change: Change, name: str) -> None:
+        if change.starts and change.manner is Manner.BESIDE:
+            self._set(change.before.beside(change.after, change.starts))
+            await self._load(change, name)
+        self._set(change.after)
+        if change.stops:
+            self._tell(name, ChangeStep.DRAINING, ", ".join(change.stops), "it finishes its jobs")
+            await self._drain(change)
+        if change.starts and change.manner is Manner.AFTER:
+            await self._load(change, name)
+
+    async def _load(self, change: Change, name: str) -> None:
+        self._tell(name, ChangeStep.LOADING, change.starts, _words(change))
+        specs = self._specs(self.serving, change.starts)
+        for spec in specs:
+            more = change.arguments if spec.name.startswith("speculator.") else ()
+            self._crew.take(replace(spec, argv=(*spec.argv, *more)))
+        await self._until_ready(change.starts, [spec.name for spec in specs if not spec.name.startswith("drafter.")])
+
+    async def _until_ready(self, model: str, names: Sequence[str]) -> None:
+        give_up = self._clock.now() + START_S
+        while not all(self._row(name).stage in DONE for name in names):
+            for name in names:
+                self._check(model, self._row(name))
+            if self._clock.now() > give_up:
+                raise TwdError(FailureCode.MODEL_LOAD, f"{model} was not ready within {START_S:g} s", "model")
+            await self._wait()
+
+    def _row(self, name: str) -> Row:
+        return self._board.rows.get(name) or Row(name=name)
+
+    @staticmethod
+    def _check(model: str, row: Row) -> None:
+        if row.stage is Stage.FAILED or row.restarts >= CRASHES_MAX:
+            raise TwdError(FailureCode.MODEL_LOAD, f"{model} cannot be served: {row.note or row.stage}", "model")
+
+    async def _wait(self) -> None:
+        self.news.clear()
+        try:
+            await asyncio.wait_for(self.news.wait(), LOOK_S)
+        except TimeoutError:
+            return
+
+    async def _drain(self, change: Change) -> None:
+        """Let the models that go finish what they do; new jobs go elsewhere by now."""
+        specs = [spec for name in change.stops for spec in self._specs(change.before, name)]
+        give_up = self._clock.now() + IDLE_S
+        while self._busy([spec.name for spec in specs]) and self._clock.now() < give_up:
+            await self._wait()
+        await self._crew.end([spec.name for spec in specs])
+
+    def _busy(self, names: Sequence[str]) -> bool:
+        facts = [self._row(name).facts for name in names]
+        return any(one.get("sessions", 0) or one.get("waiting", 0) for one in facts)
+
+    async def _take_back(self, change: Change, name: str, error: TwdError) -> None:
+        """A model that does not come changes nothing: what served before serves again."""
+        await self._crew.end([spec.name for spec in self._specs(change.after, change.starts)])
+        self._set(change.before)
+        gone = [model for model in change.stops if not self._runs(model)]
+        note = f"{', '.join(change.before.wanted) or 'no model'} serves as before"
+        if gone:
+            self._tell(name, ChangeStep.ROLLING_BACK, change.model, f"{error}; back to {', '.join(gone)}")
+            note = await self._bring_back(gone)
+        self._tell_all(self._told(name, ChangeStep.FAILED, change.model, note, error))
+
+    def _runs(self, model: str) -> bool:
+        return all(spec.name in self._board.rows for spec in self._specs(self.serving, model))
+
+    async def _bring_back(self, models: Sequence[str]) -> str:
+        specs = [spec for model in models for spec in self._specs(self.serving, model)]
+        for spec in specs:
+            self._crew.take(spec)
+        try:
+            await self._until_ready(", ".join(models), [s.name for s in specs if not s.name.startswith("drafter.")])
+        except TwdError as error:
+            return f"and the old one does not come back: {error}"
+        return f"{', '.join(models)} serves again"
+
+    # -- telling -------------------------------------------------------------------------------
+
+    def _set(self, serving: Serving) -> None:
+        self.serving = serving
+        self.changed = True
+        self._keep(serving.settings)
+
+    def _tell(self, name: str, step: ChangeStep, model: str, note: str) -> None:
+        self._tell_all(self._told(name, step, model, note))
+
+    def _told(self, name: str, step: ChangeStep, model: str, note: str, error: TwdError | None = None) -> ChangeTold:
+        return ChangeTold(
+            node=self._node,
+            change=name,
+            step=step,
+            model=ModelId(model),
+            note=note,
+            models=self.models,
+            default=self.default,
+            failure=error.failure if error is not None else None,
+        )
+
+
+def _arguments(wish: ModelWanted | SwapWanted) -> tuple[str, ...]:
+    if isinstance(wish, SwapWanted):
+        return ()
+    reclaim = ("--ram-reclaim", wish.ram_reclaim) if wish.ram_reclaim else ()
+    return (*reclaim, *(() if wish.prewarm else ("--no-prewarm",)))
+
+
+def _words(change: Change, done: bool = False) -> str:
+    gone = ", ".join(change.stops)
+    if not change.starts:
+        taking_over = change.after.default != change.before.default and bool(change.after.default)
+        over = f"; {change.after.default} is the default" if taking_over else ""
+        return f"{gone} is gone{over}" if done else f"{gone} ends{over}"
+    if done:
+        return f"{change.starts} serves" + (f" instead of {gone}" if gone else "")
+    if not gone:
+        return f"{change.starts} loads"
+    how = f"beside {gone}, which serves until then" if change.manner is Manner.BESIDE else f"after {gone} has ended"
+    return f"{change.starts} loads {how}"

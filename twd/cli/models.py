@@ -1,0 +1,223 @@
+"""`twd start`, `twd stop`, `twd swap`: which models the running installation serves."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from twd.cli.context import Ground
+from twd.cli.errors import CommandError
+from twd.cli.services import is_file
+from twd.kit.exit_codes import ExitCode, exit_code_of
+from twd.wire.base import ModelId, NodeId
+from twd.wire.life import ChangeAnswered, ChangeStep, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
+
+if TYPE_CHECKING:
+    from twd.bus.nats_bus import NatsBus
+    from twd.wire.model import ModelLoading
+
+ANSWER_S: Final = 30.0
+PATIENCE_S: Final = 1800.0
+ENDS: Final = (ChangeStep.DONE, ChangeStep.FAILED)
+Wish = ModelWanted | ModelUnwanted | SwapWanted
+
+node_option = click.option("--node", default="", help="The machine that is asked; this one, if none is named.")
+timeout_option = click.option(
+    "--timeout", default=PATIENCE_S, show_default=True, help="Seconds to watch; it goes on even so."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+@click.command()
+@click.option("-m", "--model", default="", help="A name in the settings, a GGUF file, or a file that the agent found.")
+@node_option
+@timeout_option
+@json_option
+@click.pass_obj
+def start(ground: Ground, model: str, node: str, timeout: float, as_json: bool) -> ExitCode:
+    """Serve a model; without a name, the default one of the settings. Where nothing runs, `twd up -d` comes first."""
+    start_house(ground, node, as_json, timeout)
+    name = model or ground.settings.default_model
+    if not name:
+        raise CommandError(ExitCode.CONFIG, "the settings name no model; give one with -m, or write them: twd init")
+    place = NodeId(node) or ground.node
+    return change(ground, ModelWanted(node=place, model=local_name(name, node)), timeout, as_json)
+
+
+@click.command()
+@click.argument("model", required=False, default="")
+@node_option
+@timeout_option
+@json_option
+@click.pass_obj
+def stop(ground: Ground, model: str, node: str, timeout: float, as_json: bool) -> ExitCode:
+    """Serve a model no longer, when its jobs are done; without a name, none of them. `twd down` ends everything."""
+    if not ground.settings.bus.url and ground.home.running() is None:
+        click.echo('{"done": true, "note": "nothing runs"}' if as_json else f"nothing runs in {ground.home.path}")
+        return ExitCode.OK
+    return change(ground, ModelUnwanted(node=NodeId(node) or ground.node, model=model), timeout, as_json)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--instead-of", default="", help="The model that goes; the default one, if none is named.")
+@node_option
+@timeout_option
+@json_option
+@click.pass_obj
+def swap(ground: Ground, model: str, instead_of: str, node: str, timeout: float, as_json: bool) -> ExitCode:
+    """Serve a model in place of another. The new one is loaded first where both fit; a failure changes nothing."""
+    wish = SwapWanted(node=NodeId(node) or ground.node, model=local_name(model, node), instead_of=instead_of)
+    return change(ground, wish, timeout, as_json)
+
+
+def start_house(ground: Ground, node: str, quiet: bool, timeout_s: float) -> None:
+    """See to it that an installation runs here; one that is started now serves no model yet."""
+    if node or ground.settings.bus.url or ground.home.running() is not None:
+        return
+    from twd.cli.detach import start_detached
+    from twd.cli.picture import SilentView, choose_view
+
+    ground.home.prepare()
+    if not quiet:
+        click.echo("nothing runs yet: twd up -d --no-models")
+    view = SilentView() if quiet else choose_view(False, False)
+    start_detached(ground, (), False, view, timeout_s, ("--no-models",))
+
+
+def local_name(name: str, node: str) -> str:
+    """A file of this machine by its whole path; what another machine has is not ours to see."""
+    path = Path(name).expanduser()
+    if node or not (is_file(name) or path.is_file()):
+        return name
+    return str(path.absolute()) if path.is_file() or name.endswith(".gguf") else name
+
+
+def change(ground: Ground, wish: Wish, timeout_s: float, as_json: bool) -> ExitCode:
+    """Ask for a change, follow it to its end, and tell how it went."""
+    answer, told = asyncio.run(_change(ground, wish, timeout_s, as_json))
+    if as_json:
+        click.echo(json.dumps(_document(answer, told)))
+    elif answer.note and not answer.change:
+        click.echo(answer.note)
+    if told is not None and told.failure is not None:
+        if not as_json:
+            raise CommandError(exit_code_of(told.failure.code), f"{told.failure.message}; {told.note}")
+        return exit_code_of(told.failure.code)
+    return ExitCode.OK
+
+
+def _document(answer: ChangeAnswered, told: ChangeTold | None) -> dict[str, object]:
+    if told is None:
+        return {"done": True, "model": answer.model, "note": answer.note}
+    return {
+        "done": told.step is ChangeStep.DONE,
+        "model": told.model,
+        "note": told.note,
+        "models": told.models,
+        "default": told.default,
+        "problem": told.failure.message if told.failure else "",
+    }
+
+
+async def _change(
+    ground: Ground, wish: Wish, timeout_s: float, quiet: bool
+) -> tuple[ChangeAnswered, ChangeTold | None]:
+    async with ground.bus("admin") as bus:
+        follower = Follower(bus, quiet)
+        await follower.listen()
+        answer = await ask(bus, wish)
+        if answer.failure is not None:
+            raise CommandError(exit_code_of(answer.failure.code), answer.failure.message)
+        if not answer.change:
+            return answer, None
+        try:
+            async with asyncio.timeout(timeout_s):
+                return answer, await follower.follow(answer.change)
+        except TimeoutError:
+            text = f"not done within {timeout_s:g} s: {answer.note}. It goes on; `twd status` tells how far it is"
+            raise CommandError(ExitCode.CANNOT_START, text) from None
+
+
+async def ask(bus: "NatsBus", wish: Wish) -> ChangeAnswered:
+    """Send a wish to the supervisor of its machine."""
+    import msgspec
+
+    from twd.bus.base import NoResponders
+    from twd.kit.ids import Ids
+    from twd.wire.codec import decode, encode
+    from twd.wire.routes import subject_of
+
+    stamped = msgspec.structs.replace(wish, id=Ids().event())
+    try:
+        data = await bus.request(subject_of(wish), encode(stamped), timeout_s=ANSWER_S)
+    except NoResponders:
+        text = f"no supervisor answers on machine {wish.node!r}; `twd up` starts one, `twd status` lists machines"
+        raise CommandError(ExitCode.NOTHING_RUNS, text) from None
+    answer = decode(data)
+    if not isinstance(answer, ChangeAnswered):
+        raise CommandError(ExitCode.FAULT, f"the supervisor of {wish.node!r} answers with something else: {answer!r}")
+    return answer
+
+
+class Follower:
+    """Hears how far a change has come, and says so."""
+
+    def __init__(self, bus: "NatsBus", quiet: bool) -> None:
+        self._bus = bus
+        self._quiet = quiet
+        self._told: list[ChangeTold] = []
+        self._news = asyncio.Event()
+        self._said = ""
+        self._stage = ("", 0)
+
+    async def listen(self) -> None:
+        """From now on, nothing is missed."""
+        from twd.wire.model import ModelLoading
+        from twd.wire.routes import ROUTE_OF
+
+        for event in (ChangeTold, ModelLoading):
+            await self._bus.subscribe(ROUTE_OF[event].pattern, self._hear)
+
+    def _hear(self, message: object) -> None:
+        from twd.wire.codec import decode
+        from twd.wire.model import ModelLoading
+
+        event = decode(getattr(message, "data", b""))
+        if isinstance(event, ChangeTold):
+            self._told.append(event)
+            self._news.set()
+        elif isinstance(event, ModelLoading) and self._loads(event.model):
+            self._say_progress(event)
+
+    def _say_progress(self, event: "ModelLoading") -> None:
+        """Each stage, and a long one at every quarter."""
+        if (event.stage, int(event.progress * 4)) != self._stage:
+            self._stage = (event.stage, int(event.progress * 4))
+            self._say(f"{event.model}: {event.stage} {event.progress:.0%}")
+
+    def _loads(self, model: ModelId) -> bool:
+        last = self._told[-1] if self._told else None
+        return last is not None and last.step in (ChangeStep.LOADING, ChangeStep.ROLLING_BACK) and model == last.model
+
+    async def follow(self, change: str) -> ChangeTold:
+        """The last word on a change."""
+        seen = 0
+        while True:
+            for told in self._told[seen:]:
+                if told.change != change:
+                    continue
+                if told.step is not ChangeStep.FAILED:
+                    self._say(f"{told.model}: {told.note}" if told.step not in ENDS else told.note)
+                if told.step in ENDS:
+                    return told
+            seen = len(self._told)
+            self._news.clear()
+            await self._news.wait()
+
+    def _say(self, words: str) -> None:
+        if not self._quiet and words != self._said:
+            click.echo(words)
+        self._said = words

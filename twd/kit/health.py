@@ -1,0 +1,32 @@
+"""Asks a program over HTTP whether it works, with nothing but a socket: a supervisor stays small."""
+
+import asyncio
+from typing import Final
+from urllib.parse import urlsplit
+
+ANSWER_S: Final = 3.0
+LINE_BYTES: Final = 4096
+
+
+async def ask_health(url: str, timeout_s: float = ANSWER_S) -> tuple[bool, str]:
+    """Whether a GET of this http:// address is answered with 200; otherwise what came instead, in words."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            status = await _status(url)
+    except TimeoutError:
+        return False, f"it does not answer within {timeout_s:g} s"
+    except (OSError, ValueError):
+        return False, "it does not listen yet"
+    return status == 200, "it loads" if status == 503 else f"it answers with status {status}"
+
+
+async def _status(url: str) -> int:
+    place = urlsplit(url)
+    reader, writer = await asyncio.open_connection(place.hostname, place.port or 80, limit=LINE_BYTES)
+    try:
+        writer.write(f"GET {place.path or '/'} HTTP/1.0\r\nHost: {place.netloc}\r\n\r\n".encode("ascii"))
+        await writer.drain()
+        words = (await reader.readline()).split()
+        return int(words[1]) if len(words) > 1 and words[0].startswith(b"HTTP/") else 0
+    finally:
+        writer.close()
