@@ -5,14 +5,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from twd.engine.pipe import Pipe
 from twd.engine.window import Picker, Report, Verdict, Window
 from twd.kit.effects import Publish
 from twd.speculator.bounds import Identity, Limits
 from twd.speculator.core import SpeculatorCore
 from twd.speculator.session import Opening
 from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId, SessionId
+from twd.wire.draft import DraftProposed
 from twd.wire.job import JobSubmitted, Prompt, TokensAccepted
-from twd.wire.model import VocabFingerprint
+from twd.wire.model import CostPoint, VocabFingerprint
 from twd.wire.prefix import prefix_hash
 
 END = 1
@@ -71,18 +73,9 @@ class FakeTarget:
         self.pending.extend(windows)
 
     def collect(self) -> list[Verdict]:
-        verdicts = []
-        windows = [self.pending.popleft()] if self.in_flight > 1 and self.pending else list(self.pending)
-        if self.in_flight == 1:
-            self.pending.clear()
-        for window in windows:
-            if window.slot in self.pickers and not self._void(window):
-                verdicts.append(self._judge(window))
-        return verdicts
-
-    def _void(self, window: Window) -> bool:
-        """A pipeline drops what stands on a window that did not hold."""
-        return self.in_flight > 1 and window.at > len(self.fed[window.slot])
+        windows = list(self.pending)
+        self.pending.clear()
+        return [self._judge(window) for window in windows if window.slot in self.pickers]
 
     def _judge(self, window: Window) -> Verdict:
         kept = self.fed[window.slot]
@@ -122,6 +115,77 @@ class FakeTarget:
         self.pickers.clear()
 
 
+@dataclass
+class FakePipeline(FakeTarget):
+    """Passes stay under way until they are let out; of an epoch with a wrong guess nothing further is computed."""
+
+    in_flight: int = 8
+    passes: deque[list[Window]] = field(default_factory=deque)
+    wake: Callable[[], None] = lambda: None
+    built: int = 1
+    out: int = 1_000_000
+    """So many passes may come out."""
+    most: int = 0
+
+    def __post_init__(self) -> None:
+        points = [CostPoint(width=1, ms=5.0), CostPoint(width=16, ms=20.0)]
+        self.pipe = Pipe(points, [CostPoint(width=p.width, ms=2 * p.ms) for p in points], 30.0, room=16)
+        self.lines: dict[int, tuple[int, int, int]] = {}
+        self.dead: dict[int, int] = {}
+
+    def generation(self) -> int:
+        return self.built
+
+    def on_ready(self, call: Callable[[], None]) -> None:
+        self.wake = call
+
+    def submit(self, windows: Sequence[Window]) -> None:
+        assert len({window.slot for window in windows}) == len(windows)
+        self.pipe.sent(sum(len(window.tokens) for window in windows), 0.0)
+        self.passes.append(list(windows))
+        self.most = max(self.most, len(self.passes))
+        assert len(self.passes) <= self.pipe.room
+
+    def collect(self) -> list[Verdict]:
+        verdicts: list[Verdict] = []
+        while self.passes and self.out > 0:
+            self.out -= 1
+            self.pipe.answered()
+            verdicts += [self._line(window) for window in self.passes.popleft() if self._alive(window)]
+        return verdicts
+
+    def _alive(self, window: Window) -> bool:
+        if window.slot not in self.pickers or window.epoch < self.dead.get(window.slot, 0):
+            return False
+        epoch, at, token = self.lines.get(window.slot, (-1, -1, -1))
+        assert window.epoch >= epoch, "epochs of a slot only rise"
+        return window.epoch > epoch or (window.at == at and token in (-1, window.tokens[0]))
+
+    def _line(self, window: Window) -> Verdict:
+        verdict = self._judge(window)
+        last = verdict.tokens[-1] if verdict.tokens else -1
+        self.lines[window.slot] = (window.epoch, window.at + len(window.tokens), last)
+        if window.picks and len(verdict.path) < len(window.tokens):
+            self.dead[window.slot] = window.epoch + 1
+        return verdict
+
+    def close(self, slot: int) -> None:
+        flying = [window.epoch for one in self.passes for window in one if window.slot == slot]
+        self.dead[slot] = max([self.dead.get(slot, 0), *(epoch + 1 for epoch in flying)])
+        super().close(slot)
+
+    def lose(self) -> None:
+        """The pipe is lost with all that was in it, and built anew."""
+        self.built += 1
+        self.passes.clear()
+        self.pickers.clear()
+        self.fed.clear()
+        self.lines.clear()
+        self.dead.clear()
+        self.pipe.reset()
+        self.wake()
+
+
 def make_core(
     target: FakeTarget, cost: Callable[[int], float] = lambda rows: 10 + rows, **limits: object
 ) -> SpeculatorCore:
@@ -133,7 +197,8 @@ def make_core(
         "tree": target.trees,
         "prefill_rows": 16,
     } | limits
-    return SpeculatorCore(identity, Limits(**values), cost)  # type: ignore[arg-type]
+    pipe = target.pipe if isinstance(target, FakePipeline) else None
+    return SpeculatorCore(identity, Limits(**values), cost, pipe=pipe)  # type: ignore[arg-type]
 
 
 def job(name: str = "j", **fields: object) -> JobSubmitted:
@@ -151,7 +216,7 @@ def opening(name: str, prompt: Sequence[int]) -> Opening:
     return Opening(
         session=SessionId(f"s-{name}"),
         tokens=list(prompt),
-        picker=TruePicker(),  # type: ignore[arg-type]
+        picker=TruePicker(),
         piece=lambda token: b"%d " % token,
         end_tokens=frozenset({END}),
         seed=7,
@@ -168,6 +233,7 @@ class Driver:
     told: list[Event] = field(default_factory=list)
     between: Callable[["Driver"], None] | None = None
     turns: int = 0
+    dice: random.Random = field(default_factory=lambda: random.Random(1))
 
     def submit(self, job: JobSubmitted, prompt: Sequence[int]) -> None:
         self.core.check(job)
@@ -186,20 +252,39 @@ class Driver:
         for session in self.core.admit(self.now):
             slot, cached = self.target.open(session.tokens, session.picker)
             self.core.opened(session, slot, cached, self.now)
-        plan = self.core.plan(self.now)
-        if plan.windows:
-            self.target.submit(plan.windows)
-        elif not self.target.pending:
-            self.now = max(self.now + 0.0001, plan.wake_at if plan.wake_at is not None else self.now)
-        if plan.windows or self.target.pending:
-            pipelined = self.target.in_flight > 1 and plan.windows and random.Random(self.turns).random() < 0.7
-            if not pipelined:
-                verdicts = self.target.collect()
-                self.now += self.core.cost(max(1, plan.rows)) / 1000
-                self.core.verdicts(verdicts, self.now)
+        if isinstance(self.target, FakePipeline):
+            self._pipe_turn(self.target)
+        else:
+            self._pass_turn()
         for slot in self.core.released():
             self.target.close(slot)
         self.read()
+
+    def _pass_turn(self) -> None:
+        plan = self.core.plan(self.now)
+        if plan.windows:
+            self.target.submit(plan.windows)
+            self._verdicts(plan.rows)
+        else:
+            self._wait(plan.wake_at)
+
+    def _pipe_turn(self, target: FakePipeline) -> None:
+        while (plan := self.core.plan(self.now)).windows:
+            target.submit(plan.windows)
+        target.out = self.dice.choice((0, 0, 1, 1, 3))
+        if target.passes and target.out:
+            self._verdicts(1)
+        else:
+            soon = self.now + 0.02
+            self._wait(min(soon, plan.wake_at or soon) if target.passes else plan.wake_at)
+
+    def _verdicts(self, rows: int) -> None:
+        verdicts = self.target.collect()
+        self.now += self.core.cost(max(1, rows)) / 1000
+        self.core.verdicts(verdicts, self.now)
+
+    def _wait(self, wake_at: float | None) -> None:
+        self.now = max(self.now + 0.0001, wake_at if wake_at is not None else self.now)
 
     def run(self, limit: int = 5000) -> None:
         while not self.core.idle:
@@ -213,3 +298,25 @@ class Driver:
                 assert event.index == len(made), "a hole in the text"
                 made += event.tokens
         return made
+
+
+def drafts(rng: random.Random, driver: Driver, quality: float, name: str = "d") -> DraftProposed:
+    """A draft for some session from some place, right with chance `quality`, of any length."""
+    sessions = list(driver.core.by_id.values())
+    session = rng.choice(sessions)
+    at = max(0, len(session.tokens) + rng.choice([-3, -1, 0, 0, 0, 0, 1, 2, 9]))
+    history = (session.tokens + text_of(session.tokens, 12))[:at]
+    tokens: list[int] = []
+    for _ in range(rng.randint(1, 8)):
+        known = text_of([*history, *tokens], 1) or [END]
+        tokens.append(known[0] if rng.random() < quality else rng.randrange(VOCAB))
+    return DraftProposed(
+        session=session.id,
+        drafter=InstanceId(name),
+        at=len(history),
+        prefix=prefix_hash(history) if rng.random() < 0.95 else rng.getrandbits(40),
+        tokens=tokens,
+        confidence=[round(rng.random(), 2) for _ in range(rng.randint(0, len(tokens)))],
+        more=rng.random() < 0.8,
+        draft_ms=rng.random() * 30,
+    )

@@ -12,11 +12,13 @@ from itertools import takewhile
 
 from msgspec.structs import replace
 
+from twd.engine.pipe import Pipe
 from twd.engine.window import Verdict
 from twd.kit.effects import Effect, Publish
 from twd.speculator.bounds import Identity, Limits
 from twd.speculator.crew import Crew
 from twd.speculator.links import Drafter
+from twd.speculator.pipelining import PipePlanner
 from twd.speculator.planning import Plan, Planner
 from twd.speculator.session import NGRAM, Opening, Session
 from twd.speculator.tree import Node
@@ -40,7 +42,15 @@ Render = Callable[[Sequence[int]], str]
 class SpeculatorCore:
     """All sessions of one target."""
 
-    def __init__(self, identity: Identity, limits: Limits, cost: Cost, render: Render = lambda tokens: "") -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        limits: Limits,
+        cost: Cost,
+        render: Render = lambda tokens: "",
+        pipe: Pipe | None = None,
+    ) -> None:
+        """`cost`: the time from a pass to its verdicts; `pipe`: where the target is a pipeline."""
         self.identity = identity
         self.limits = limits
         self.cost = cost
@@ -50,7 +60,11 @@ class SpeculatorCore:
         self.by_job: dict[JobId, Session] = {}
         self.by_id: dict[SessionId, Session] = {}
         self.crew = Crew(identity, limits, cost, self.sessions)
-        self._planner = Planner(limits, cost, self.sessions, self.crew)
+        self._planner: Planner = (
+            Planner(limits, cost, self.sessions, self.crew)
+            if pipe is None
+            else PipePlanner(limits, pipe, self.sessions, self.crew)
+        )
         self.draining = False
         self._epochs = 0
         self._released: list[int] = []
@@ -165,10 +179,15 @@ class SpeculatorCore:
 
     def opened(self, session: Session, slot: int, cached: int, now: float) -> None:
         """The target gave a session a slot whose cache holds its first `cached` tokens."""
-        session.slot, session.cached, session.fed = slot, min(cached, session.prompt_len), cached
+        session.slot, session.fed = slot, cached
         session.epoch = self._next_epoch()
-        session.opened_at = session.spoke_at = session.accepted_at = now
+        session.spoke_at = session.accepted_at = now
         self.sessions[slot] = session
+        if session.opened_at < 0:
+            self._start(session, cached, now)
+
+    def _start(self, session: Session, cached: int, now: float) -> None:
+        session.opened_at, session.cached = now, min(cached, session.prompt_len)
         self._tell(
             JobStarted(
                 job=session.job.job,
@@ -185,6 +204,17 @@ class SpeculatorCore:
             self._finish(session, FinishReason.LENGTH, now)
         elif session.speculates and self.crew.drafters:
             self._tell_open(session, now)
+
+    def replay(self) -> None:
+        """The target was built anew and knows nothing: running sessions wait for a slot again, before all others,
+        and are read in from their own tokens. Nothing is told twice, for nothing told is computed again."""
+        running = sorted(self.sessions.values(), key=lambda session: session.opened_at)
+        for session in reversed(running):
+            session.flights.clear()
+            session.slot = -1
+            self.queue.appendleft(session)
+        self.sessions.clear()
+        self._released.clear()
 
     def _next_epoch(self) -> int:
         """Epochs are unique over all sessions: an answer to a session that is gone fits no other in its slot."""
@@ -258,7 +288,8 @@ class SpeculatorCore:
         if place[1]:
             self.crew.measure(session, len(kept), (now - session.accepted_at) * 1000)
         session.accepted_at = now
-        self._continue_or_void(session, verdict.tokens[-1])
+        if held < len(flight.nodes) or not self._goes_on(session, verdict.tokens[-1]):
+            self._void(session)
         if len(session.tokens) >= self.limits.ctx_size and end is None:
             end = session.cut()
         if end is None:
@@ -272,13 +303,18 @@ class SpeculatorCore:
     def _author(self, session: Session, node: Node) -> str:
         return node.best_vote(session.beliefs.chance)[0] if node.votes else NGRAM
 
-    def _continue_or_void(self, session: Session, last: int) -> None:
+    def _goes_on(self, session: Session, last: int) -> bool:
+        """Whether what is still in flight stands on what was picked."""
         if not session.flights:
-            return
+            return True
         following = session.flights[0]
-        if following.at == len(session.tokens) - 1 and following.nodes[0].token == last:
-            following.nodes = following.nodes[1:]
-            return
+        if following.at != len(session.tokens) - 1 or following.nodes[0].token != last:
+            return False
+        following.nodes = following.nodes[1:]
+        return True
+
+    def _void(self, session: Session) -> None:
+        """A guess was wrong: a new epoch begins, and what is still in flight is of a dead one."""
         session.epoch = self._next_epoch()
         session.flights.clear()
 

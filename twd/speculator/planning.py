@@ -36,25 +36,20 @@ class Planner:
     def plan(self, now: float) -> Plan:
         """The windows of the next pass, or none and until when to wait for guesses."""
         plan = Plan()
-        ready = [s for s in self._sessions.values() if not s.prefilling and self._may_fly(s)]
+        ready = [session for session in self._sessions.values() if not session.prefilling]
         self._plan_running(plan, ready, now)
         self._plan_prefill(plan, now)
         return plan
 
-    def _may_fly(self, session: Session) -> bool:
-        if not session.flights:
-            return True
-        return len(session.flights) < self._limits.in_flight and bool(session.flights[-1].nodes)
-
     def _plan_running(self, plan: Plan, ready: list[Session], now: float) -> None:
-        if len(ready) > 1 and self._limits.in_flight == 1:
+        if len(ready) > 1:
             self._plan_together(plan, ready)
             return
         for session in ready:
             nodes, parents, wake_at = self._choose(session, now, alone=len(self._sessions) == 1)
             if wake_at is not None:
                 plan.wake_at = wake_at if plan.wake_at is None else min(wake_at, plan.wake_at)
-            elif nodes or not session.flights:
+            else:
                 self._launch(plan, session, nodes, parents)
 
     def _plan_together(self, plan: Plan, ready: list[Session]) -> None:
@@ -67,13 +62,15 @@ class Planner:
             self._launch(plan, session, [node for node, _ in path[: width - 1]], None)
 
     def _candidates(self, session: Session, limit: int, start: Node | None = None) -> list[tuple[Node, float]]:
-        limit = min(limit, session.remaining - 1, self._limits.ctx_size - len(session.tokens) - 1)
+        root = session.tree.root
+        ahead = start.at - root.at if start is not None else 0
+        room = min(session.remaining - 1, self._limits.ctx_size - len(session.tokens) - 1) - ahead
+        limit = min(limit, room)
         if not session.speculates or limit <= 0 or not self._limits.can_rollback:
             return []
-        if self._limits.ngram and start is None:
-            tokens, confidence = session.ngram.propose(limit)
+        if self._limits.ngram:
+            tokens, confidence = session.ngram.propose(ahead + limit)
             if tokens:
-                root = session.tree.root
                 sure = [confidence] * len(tokens)
                 session.tree.add(NGRAM, root.at + 1, root.hash, tokens, sure)
         if self._limits.tree and start is None and len(self._sessions) == 1:
@@ -83,17 +80,16 @@ class Planner:
     def _choose(self, session: Session, now: float, alone: bool) -> tuple[list[Node], list[int] | None, float | None]:
         """The guesses to check now, or until when to wait for more."""
         fixed = session.job.speculation.window
-        start = session.flights[-1].nodes[-1] if session.flights else None
-        path = self._candidates(session, fixed or self._limits.max_window, start)
+        path = self._candidates(session, fixed or self._limits.max_window)
         chances = [chance for _, chance in path]
         waited_ms = (now - session.accepted_at) * 1000
-        if alone and not session.flights:
+        if alone:
             wake_at = self._linger(session, chances, waited_ms, fixed, now)
             if wake_at is not None:
                 return [], None, wake_at
         cut = len(path) if fixed else best_cut(chances, self._cost, waited_ms)[0]
         nodes = [node for node, _ in path[:cut]]
-        if start is None and self._limits.tree and alone:
+        if self._limits.tree and alone:
             nodes, parents = lay_out(nodes, session.tree.root)
             if any(parent != i for i, parent in enumerate(parents)):
                 return nodes, [-1, *parents], None
@@ -128,7 +124,7 @@ class Planner:
 
     def _launch(self, plan: Plan, session: Session, nodes: list[Node], parents: list[int] | None) -> None:
         guesses = tuple(node.token for node in nodes)
-        if session.flights:
+        if session.guessing:
             at, tokens = nodes[0].at, guesses
         else:
             at, tokens = len(session.tokens) - 1, (session.tokens[-1], *guesses)
@@ -141,16 +137,17 @@ class Planner:
         """Read on in the prompts, oldest first, a bounded number of rows a pass."""
         budget = self._limits.prefill_rows - plan.rows
         for session in sorted(self._sessions.values(), key=lambda s: s.opened_at):
-            if budget <= 0 or not session.prefilling or len(session.flights) >= self._limits.in_flight:
-                continue
-            count = min(budget, session.unfed + 1)
-            last = count > session.unfed
-            chunk = tuple(session.tokens[session.fed : session.fed + count])
-            plan.windows.append(
-                Window(session.slot, session.epoch, session.fed, chunk, None, picks=last, committed=count)
-            )
-            session.flights.append(Flight(session.epoch, session.fed, [], None, picks=last))
-            session.fed += count if not last else session.unfed
-            session.tally.passes += last
-            plan.rows += count
-            budget -= count
+            if budget > 0 and session.prefilling:
+                budget -= self._read_on(plan, session, budget)
+
+    def _read_on(self, plan: Plan, session: Session, rows: int) -> int:
+        """The next so many tokens of a prompt; the last chunk also picks. Returns how many there were."""
+        count = min(rows, session.unfed + 1)
+        last = count > session.unfed
+        chunk = tuple(session.tokens[session.fed : session.fed + count])
+        plan.windows.append(Window(session.slot, session.epoch, session.fed, chunk, None, picks=last, committed=count))
+        session.flights.append(Flight(session.epoch, session.fed, [], None, picks=last))
+        session.fed += count if not last else session.unfed
+        session.tally.passes += last
+        plan.rows += count
+        return count

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from twd.engine.cost import CostCurve
+from twd.engine.pipe import Pipeline
 from twd.engine.turns import Compute, Rest, Wait
 from twd.engine.window import Target
 from twd.kit.effects import Effect
@@ -50,8 +51,11 @@ class Runner:
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
         self.dropped = 0
+        self._generation = 0
         self.busy_since: float | None = None
         """When the pass that runs now began; a pass that does not end is a hung device."""
+        self.busy_rows = 0
+        """Of that pass."""
 
     def start(self) -> None:
         """Begin to work."""
@@ -86,6 +90,38 @@ class Runner:
 
     def turns(self) -> Iterator[Wait]:
         """Work, turn by turn, until told to stop; yields what is to be waited for."""
+        return self._pipe_turns(self._target) if isinstance(self._target, Pipeline) else self._pass_turns()
+
+    def _pipe_turns(self, target: Pipeline) -> Iterator[Wait]:
+        """Every turn takes what has come and sends what can leave; what comes later is posted, and ends the rest."""
+        target.on_ready(lambda: self._inbox.put(_nothing))
+        while not self._stopping:
+            self._read_inbox()
+            wake_at = self._pipe_turn(target)
+            self._flush()
+            yield Rest(None if wake_at is None else max(0.0, wake_at - self._clock()))
+
+    def _pipe_turn(self, target: Pipeline) -> float | None:
+        """One turn; returns until when nothing is to be done unless something comes."""
+        generation = target.generation()
+        if generation != self._generation:
+            self._generation = generation
+            self._core.replay()
+        verdicts = target.collect()
+        if verdicts:
+            self._core.verdicts(verdicts, self._clock())
+        self._close_slots()
+        if not generation:
+            return None
+        now = self._clock()
+        for session in self._core.admit(now):
+            self._open(session, now)
+        while (plan := self._core.plan(self._clock())).windows:
+            target.submit(plan.windows)
+        self._close_slots()
+        return plan.wake_at
+
+    def _pass_turns(self) -> Iterator[Wait]:
         while not self._stopping:
             self._read_inbox()
             now = self._clock()
@@ -113,6 +149,7 @@ class Runner:
         self._core.opened(session, slot, cached, now)
 
     def _submit(self, plan: Plan) -> float:
+        self.busy_rows = plan.rows
         began = self.busy_since = self._clock()
         self._target.submit(plan.windows)
         self._flush()

@@ -40,6 +40,8 @@ class Flight:
     nodes: list[Node]
     parents: list[int] | None
     picks: bool = True
+    due: float = 0.0
+    """When its verdict should be here, as far as that is known."""
 
 
 @dataclass(slots=True)
@@ -139,6 +141,11 @@ class Session:
     def prefilling(self) -> bool:
         """Whether the target still reads the prompt."""
         return self.unfed > 0
+
+    @property
+    def guessing(self) -> bool:
+        """Whether a window is under way of which it is not known how it ends; chunks of the prompt leave no doubt."""
+        return bool(self.flights) and self.flights[-1].picks
 
     @property
     def speculates(self) -> bool:

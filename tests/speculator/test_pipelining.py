@@ -1,0 +1,128 @@
+"""Sessions over a pipeline: whatever is in flight, lost or late, the text is the target's own, and told once."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.speculator.fakes import VOCAB, Driver, FakePipeline, drafts, job, make_core, text_of
+from twd.engine.pipe import Pipe
+from twd.speculator.links import Drafter
+from twd.speculator.pipelining import best_width, sessions_together
+from twd.wire.base import InstanceId, JobId, NodeId
+from twd.wire.draft import DraftProposed
+from twd.wire.job import JobFailed, JobFinished, JobStarted, Speculation
+from twd.wire.model import CostPoint
+from twd.wire.prefix import prefix_hash
+
+
+def lose(driver: Driver, target: FakePipeline) -> None:
+    target.lose()
+    driver.core.replay()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    quality=st.sampled_from([0.0, 0.3, 0.8, 1.0]),
+    in_flight=st.sampled_from([1, 2, 8]),
+    jobs=st.integers(1, 5),
+    window=st.sampled_from([0, 0, 1, 5]),
+    losses=st.sampled_from([0.0, 0.0, 0.05, 0.3]),
+)
+def test_drafts_and_losses_change_speed_never_text(
+    seed: int, quality: float, in_flight: int, jobs: int, window: int, losses: float
+) -> None:
+    rng = random.Random(seed)
+    target = FakePipeline(n_slots=3, in_flight=in_flight)
+    core = make_core(target)
+    core.attach(Drafter(InstanceId("d"), NodeId("n"), beside=False), 0.0)
+
+    def meddle(driver: Driver) -> None:
+        driver.now += rng.random() * 0.004
+        for _ in range(rng.randint(0, 3)):
+            if driver.core.by_id:
+                event = drafts(rng, driver, quality, rng.choice(["d", "d", "stranger"]))
+                driver.core.draft(event, event.tokens, driver.now)
+        if rng.random() < losses and driver.turns < 60:
+            lose(driver, target)
+
+    driver = Driver(core, target, between=meddle, dice=random.Random(seed))
+    prompts = {f"j{i}": [rng.randrange(2, VOCAB) for _ in range(rng.randint(1, 60))] for i in range(jobs)}
+    for name, prompt in prompts.items():
+        driver.submit(job(name, speculation=Speculation(window=window)), prompt)
+    driver.run()
+    for name, prompt in prompts.items():
+        assert driver.tokens(name) == text_of(prompt, 40)
+    assert len([event for event in driver.told if isinstance(event, JobFinished)]) == jobs
+    assert len([event for event in driver.told if isinstance(event, JobStarted)]) == jobs
+    assert not any(isinstance(event, JobFailed) for event in driver.told)
+
+
+def test_a_long_prompt_is_read_with_several_chunks_in_flight() -> None:
+    target = FakePipeline(n_slots=1)
+    driver = Driver(make_core(target), target)
+    driver.submit(job("long", max_tokens=3), [3] * 200)
+    driver.run()
+    assert target.most >= 2
+    assert driver.tokens("long") == text_of([3] * 200, 3)
+
+
+def perfect(driver: Driver) -> None:
+    """Guesses far ahead, all of them right."""
+    driver.now += 0.002
+    for session in driver.core.by_id.values():
+        tokens = text_of(session.tokens, 24)
+        at, prefix = len(session.tokens), prefix_hash(session.tokens)
+        event = DraftProposed(session=session.id, drafter=InstanceId("d"), at=at, prefix=prefix, tokens=tokens)
+        driver.core.draft(event, tokens, driver.now)
+
+
+def test_sure_guesses_fill_the_pipe_and_one_window_in_flight_means_one() -> None:
+    most = {}
+    for in_flight in (1, 8):
+        target = FakePipeline(n_slots=1, in_flight=in_flight)
+        driver = Driver(make_core(target, ngram=False), target, between=perfect)
+        driver.submit(job(max_tokens=60, ignore_eos=True), [5, 6, 7])
+        driver.run()
+        most[in_flight] = target.most
+    assert most[1] == 1
+    assert most[8] >= 3
+
+
+def test_a_cancel_while_windows_fly_leaves_the_slot_to_others() -> None:
+    target = FakePipeline(n_slots=1)
+    driver = Driver(make_core(target, ngram=False), target, between=perfect)
+    driver.submit(job("a", max_tokens=60, ignore_eos=True), [5, 6, 7])
+    driver.submit(job("b"), [9, 8, 7])
+    while len(target.passes) < 2:
+        driver.turn()
+    driver.core.cancel(JobId("a"), driver.now)
+    driver.run()
+    assert driver.tokens("b") == text_of([9, 8, 7], 40)
+
+
+def pipe(step: float, links: float, stages: int = 2, row: float = 0.5) -> Pipe:
+    points = [CostPoint(width=1, ms=step), CostPoint(width=33, ms=step + 32 * row)]
+    return Pipe(points, [CostPoint(width=p.width, ms=stages * p.ms) for p in points], links, room=16)
+
+
+def test_sessions_share_passes_only_when_the_stages_are_the_bottleneck() -> None:
+    assert sessions_together(4, pipe(step=5.0, links=30.0)) == 1
+    assert sessions_together(8, pipe(step=20.0, links=0.0)) > 1
+    assert sessions_together(1, pipe(step=5.0, links=0.0)) == 1
+
+
+@pytest.mark.parametrize("links", [0.0, 20.0, 50.0])
+def test_the_surer_the_guesses_the_wider_the_windows(links: float) -> None:
+    widths = [best_width([chance**i for i in range(1, 33)], pipe(5.0, links)).rows for chance in (0.3, 0.7, 0.9, 0.999)]
+    assert widths == sorted(widths)
+    assert widths[0] <= 3
+    assert widths[-1] >= 16
+
+
+def test_windows_that_none_may_follow_are_wider() -> None:
+    held = [0.9**i for i in range(1, 33)]
+    alone = best_width(held, pipe(5.0, 30.0), follows=False).rows
+    assert alone > best_width(held, pipe(5.0, 30.0)).rows

@@ -1,0 +1,193 @@
+"""What to send into a pipeline next: other sessions first, then new prompts, then guesses on guesses.
+
+One pass leaves at a time, when the slowest stage is about to be idle: earlier it would only wait there, and later
+more is known. So how many windows are in flight follows from the pipe's length and need not be chosen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from twd.engine.pipe import Pipe
+from twd.speculator.bounds import Limits
+from twd.speculator.crew import Crew
+from twd.speculator.planning import ROWS_TOGETHER, Plan, Planner
+from twd.speculator.session import Flight, Session
+from twd.speculator.tree import Node
+
+WORTH = 0.08
+"""Tokens that a following window must be expected to win for each row that it computes, perhaps in vain."""
+_BESIDE_MS = 25.0
+_SURE = 0.999
+
+
+def sessions_together(running: int, pipe: Pipe) -> int:
+    """How many sessions should share a pass: as few as keep the slowest stage from being the bottleneck."""
+    best, best_ms = running, float("inf")
+    for size in range(1, running + 1):
+        passes = ceil(running / size)
+        cycle = max(pipe.trip_ms(size), passes * pipe.step_ms(size))
+        if cycle < best_ms * 0.98:
+            best, best_ms = size, cycle
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class Width:
+    """Rows of a window, the first included, and the time that a token takes with such windows."""
+
+    rows: int
+    token_ms: float
+
+
+def best_width(held: Sequence[float], pipe: Pipe, *, together: int = 1, passes: int = 1, follows: bool = True) -> Width:
+    """The quickest width of windows.
+
+    `held[i]` is the chance that guesses 0..i all hold. A run up to the first wrong guess makes the same tokens with any
+    width; what differs is its time: the first window's way, then a step for each window that held, or a new
+    way where no window may follow. `passes` of `together` sessions share the pipe.
+    """
+    best, best_ms = Width(1, pipe.trip_ms(together)), float("inf")
+    for width in range(1, len(held) + 2):
+        rows = width * together
+        step = passes * pipe.step_ms(rows)
+        way = max(pipe.trip_ms(rows), step)
+        on = min(_SURE**width, _held(held, width))
+        spent = way + (step if follows else way) * on / (1.0 - on)
+        if spent < best_ms:
+            best, best_ms = Width(width, spent * (1.0 - on ** (1.0 / width))), spent
+    return best
+
+
+def _held(held: Sequence[float], count: int) -> float:
+    """The chance that so many guesses hold; beyond those at hand, as likely as these."""
+    if not held:
+        return 0.0
+    return held[count - 1] if count <= len(held) else held[-1] ** (count / len(held))
+
+
+class PipePlanner(Planner):
+    """Plans for a target that is a pipeline: each plan is one pass."""
+
+    def __init__(self, limits: Limits, pipe: Pipe, sessions: dict[int, Session], crew: Crew) -> None:
+        super().__init__(limits, pipe.trip_ms, sessions, crew)
+        self._pipe = pipe
+        self._prompts_turn = False
+
+    def plan(self, now: float) -> Plan:
+        """The next pass, or until when to wait; nothing to wait for means that the next answer decides."""
+        plan = Plan()
+        if self._pipe.full:
+            return plan
+        if now < self._pipe.due():
+            plan.wake_at = self._pipe.due()
+            return plan
+        running = [session for session in self._sessions.values() if not session.prefilling]
+        turns = [self._start, self._read_prompts]
+        if self._prompts_turn:
+            turns.reverse()
+        for turn in (*turns, self._follow):
+            turn(plan, running, now)
+            if plan.windows:
+                break
+        return plan
+
+    def _start(self, plan: Plan, running: list[Session], now: float) -> None:
+        """Windows of sessions that have none under way."""
+        ready = sorted((s for s in running if not s.guessing), key=lambda session: session.accepted_at)
+        size = sessions_together(len(running), self._pipe) if ready else 0
+        group = ready[:size]
+        if not group:
+            return
+        limit = min(self._limits.max_window, max(0, ROWS_TOGETHER // len(group) - 1))
+        paths = [self._candidates(session, self._fixed(session) or limit) for session in group]
+        if len(running) == 1:
+            plan.wake_at = self._wait(group[0], paths[0], now)
+            if plan.wake_at is not None:
+                return
+        width = self._width(group, paths, passes=ceil(len(running) / len(group)))
+        for session, path in zip(group, paths, strict=True):
+            self._launch(plan, session, [node for node, _ in path[: width - 1]], None)
+        self._due(plan, group, now)
+        self._prompts_turn = True
+
+    def _fixed(self, session: Session) -> int:
+        return session.job.speculation.window
+
+    def _width(self, group: list[Session], paths: list[list[tuple[Node, float]]], passes: int) -> int:
+        if len(group) == 1 and self._fixed(group[0]):
+            return len(paths[0]) + 1
+        longest = max(len(path) for path in paths)
+        held = [sum(path[i][1] for path in paths if i < len(path)) / len(paths) for i in range(longest)]
+        follows = self._limits.in_flight > 1
+        return best_width(held, self._pipe, together=len(group), passes=passes, follows=follows).rows
+
+    def _wait(self, session: Session, path: list[tuple[Node, float]], now: float) -> float | None:
+        """A moment for first guesses that are about to come; a whole step is too long, for they may follow."""
+        waited_ms = (now - session.accepted_at) * 1000
+        wake_at = self._linger(session, [chance for _, chance in path], waited_ms, self._fixed(session), now)
+        if wake_at is None:
+            return None
+        latest = session.accepted_at + self._pipe.step_ms(1) / 1000
+        return min(wake_at, latest) if now < latest else None
+
+    def _due(self, plan: Plan, sessions: Sequence[Session], now: float) -> None:
+        for session in sessions:
+            session.flights[-1].due = self._pipe.arrival(plan.rows, now)
+
+    def _read_prompts(self, plan: Plan, running: list[Session], now: float) -> None:
+        """A chunk of the oldest prompt; beside running sessions a short one, for they wait while it is computed."""
+        waiting = [session for session in self._sessions.values() if session.prefilling]
+        if not waiting:
+            return
+        session = min(waiting, key=lambda one: one.opened_at)
+        rows = self._limits.prefill_rows
+        while running and rows > 8 and self._pipe.step_ms(rows) > _BESIDE_MS:
+            rows //= 2
+        self._read_on(plan, session, rows)
+        self._due(plan, [session], now)
+        self._prompts_turn = False
+
+    def _follow(self, plan: Plan, running: list[Session], now: float) -> None:
+        """A window on the assumption that those under way hold, of the session that wins most by it."""
+        best: tuple[float, Session, list[Node]] | None = None
+        for session in running:
+            if session.guessing and len(session.flights) < self._limits.in_flight and session.speculates:
+                gain, nodes = self._following(session, len(running), now)
+                if gain >= WORTH and (best is None or gain > best[0]):
+                    best = gain, session, nodes
+        if best is not None:
+            self._launch(plan, best[1], best[2], None)
+            self._due(plan, [best[1]], now)
+
+    def _following(self, session: Session, passes: int, now: float) -> tuple[float, list[Node]]:
+        """Guesses beyond those under way, and how many tokens each of their rows is expected to win.
+
+        The alternative is to wait for the next verdict: that costs time, if all under way holds.
+        """
+        fixed = self._fixed(session)
+        path = self._candidates(session, fixed or self._limits.max_window, end_of(session.flights[-1]))
+        first = path[0][1] if path else 0.0
+        if not first:
+            return 0.0, []
+        width = best_width([chance / first for _, chance in path[1:]], self._pipe, passes=passes)
+        nodes = [node for node, _ in path[: fixed or width.rows]]
+        reached = self._reached(session) * first
+        waiting_ms = max(0.0, session.flights[0].due - now) * 1000
+        won = reached * waiting_ms / width.token_ms
+        step_ms = self._pipe.step_ms(len(nodes))
+        lost = (passes - 1) * step_ms**2 / (2 * self._pipe.trip_ms(1) * width.token_ms)
+        return (won - lost) / len(nodes), nodes
+
+    def _reached(self, session: Session) -> float:
+        """The chance that all guesses under way hold."""
+        believe, chance = session.beliefs.chance, 1.0
+        for flight in session.flights:
+            for node in flight.nodes:
+                chance *= node.chance(believe)
+        return chance
+
+
+def end_of(flight: Flight) -> Node | None:
+    """The guess on which a following window goes on; None where that is the end of the text."""
+    return flight.nodes[-1] if flight.nodes else None
