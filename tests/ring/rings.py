@@ -4,16 +4,19 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.ring.fake_slices import LAYERS, FakeSlice
+from twd.engine.stage_engine import StagePlan
 from twd.ring.frames import Frame, Message, Role, Verdicts, Welcome
 from twd.ring.handshake import Endpoint, dial
 from twd.ring.links import Link, Pace
 from twd.ring.trust import Identity, Trust, client_context, make_identity, ring_nonce
 from twd.stage.engine import SliceEngine
+from twd.stage.native import SlicePlan, load_slice
 from twd.stage.server import Hooks, Rules, Slice, StageServer
 from twd.wire.base import InstanceId, ModelId
 from twd.wire.failures import TwdError
@@ -192,6 +195,27 @@ def even_cuts(count: int, layers: int) -> list[int]:
 
 
 @contextmanager
+def native_ring(
+    source: Path,
+    cuts: Sequence[int],
+    folder: Path,
+    rules: Rules = QUICK,
+    *,
+    parallel: int = 4,
+    ctx_size: int = 512,
+    threads: int = 1,
+) -> Iterator[Ring]:
+    """A ring over a real model, cut where `cuts` say (0 first, the number of layers last); slices stay in `folder`."""
+    stages = []
+    for first, end in itertools.pairwise(cuts):
+        plan = StagePlan(source, first, end, cuts[-1], end == cuts[-1], ctx_size, parallel, threads=threads)
+        loaded = load_slice(SlicePlan(ModelId("native"), source, plan, folder), lambda share, stage: None)
+        stages.append(start_stage(loaded.held, loaded.engine, rules))
+    with _running(Ring(stages, rules)) as ring:
+        yield ring
+
+
+@contextmanager
 def fake_ring(count: int, rules: Rules = QUICK, **shape: int) -> Iterator[Ring]:
     """A ring over the fake model."""
     cuts = even_cuts(count, LAYERS)
@@ -200,9 +224,14 @@ def fake_ring(count: int, rules: Rules = QUICK, **shape: int) -> Iterator[Ring]:
         head = end == LAYERS
         held = Slice(ModelId("fake"), "f4ke", first, end, LAYERS, head)
         stages.append(start_stage(held, FakeSlice(first, end, head=head, **shape), rules))
-    ring = Ring(stages, rules)
+    with _running(Ring(stages, rules)) as ring:
+        yield ring
+
+
+@contextmanager
+def _running(ring: Ring) -> Iterator[Ring]:
     try:
         yield ring
     finally:
         ring.close()
-        assert not [failure for stage in stages for failure in stage.failures]
+        assert not [failure for stage in ring.stages for failure in stage.failures]

@@ -211,7 +211,7 @@ class _Kind(NamedTuple):
     """None: as much as the link's largest pass."""
 
 
-BULK_PROBE: Final = 128 * 1024
+BULK_PROBE: Final = 64 * 1024
 _KINDS: Final = (
     _Kind(1, Challenge, 256),
     _Kind(2, Hello, 2048),

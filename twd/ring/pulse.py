@@ -12,7 +12,7 @@ _PROBES_KEPT: Final = 64
 _OWED_MAX: Final = 64
 _BULK_EVERY: Final = 75
 _BULK_FIRST: Final = 2
-_QUIET_BYTES: Final = 16_384
+_QUIET_BYTES: Final = 512
 _SMOOTH: Final = 0.2
 
 Due = list[tuple[Message, bytes]]

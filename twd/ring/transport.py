@@ -105,7 +105,7 @@ class TlsTransport(Transport):
             while not self._shaken():
                 self._in.write(self._more())
         except (OSError, ValueError) as error:
-            raise LinkClosedError(f"no encrypted link: {error}") from None
+            raise LinkClosedError(f"no encrypted link: {error}") from error
 
     def _shaken(self) -> bool:
         try:

@@ -23,9 +23,16 @@ class SliceEngine(Protocol):
     ctx_size: int
     window_max: int
     rows_min: int
-    vocab_size: int
-    """0 where tokens are not looked at."""
-    end_tokens: frozenset[int]
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are; 0 where they are not looked at."""
+        ...
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Those that end a text; known where the head is."""
+        ...
 
     def decode(self, rows: Rows, states: States | None = None, aborted: AbortFlag | None = None) -> States:
         """One pass: the states behind the slice, or with the head nothing but `logits`. Aborted, it is CANCELLED."""

@@ -1,6 +1,7 @@
 """The port of a stage: lets in who belongs to the ring that it is wired for, and nobody else."""
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -185,8 +186,8 @@ class StageServer:
             context = server_context(self.identity, _peers(wired)) if wired.encrypted else None
             connection = open_connection(sock, context, deadline, server=True)
         except TwdError as error:
-            self.faults.note(FrameFault.WRONG_KEY, peer, str(error))
-            sock.close()
+            if isinstance(error.__cause__, ssl.SSLError):  # others only looked whether somebody listens
+                self.faults.note(FrameFault.WRONG_KEY, peer, str(error))
             return
         try:
             if not seat.is_open:

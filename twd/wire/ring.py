@@ -1,12 +1,14 @@
 """The ring on the bus: its stages, how they are wired, what they measure. The states themselves travel on its links."""
 
 import enum
-from typing import Annotated
+from typing import Annotated, Any
 
+import msgspec
 from msgspec import Meta
 
 from twd.wire.base import Count, Event, InstanceId, ModelId, Name, NodeId, Part
 from twd.wire.failures import Failure
+from twd.wire.model import CostPoint
 from twd.wire.node import Port
 
 Certificate = Annotated[str, Meta(max_length=16_384)]
@@ -76,7 +78,21 @@ class StageReady(Event, frozen=True, tag="twd.v1.stage.ready"):
     layer_ms: Ms = 0.0
     """Measured: one layer of one row."""
     head_ms: Ms = 0.0
+    cost: Annotated[list[CostPoint], Meta(max_length=64)] = []
+    """Measured: passes over the whole slice by their rows."""
     load_ms: Count = 0
+
+
+READY_FACT = "ready"
+"""Under this name a stage's lease keeps its StageReady, as JSON, for those who come later."""
+
+
+def read_stage(facts: dict[str, Any]) -> StageReady | None:
+    """What a stage's lease says of it; None while it loads."""
+    try:
+        return msgspec.json.decode(str(facts.get(READY_FACT, "")), type=StageReady)
+    except msgspec.MsgspecError:
+        return None
 
 
 class StageGone(Event, frozen=True, tag="twd.v1.stage.gone"):

@@ -1,0 +1,112 @@
+"""What `twd run stage` is told besides its model: which layers, how much room, where to listen."""
+
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+import click
+
+from twd.cli.errors import CommandError
+from twd.kit.exit_codes import ExitCode
+from twd.kit.settings import Model, Settings
+
+if TYPE_CHECKING:
+    from twd.kit.service import Service, Surroundings
+
+F = TypeVar("F", bound=Callable[..., Any])
+_LAYERS: Final = re.compile(r"(\d+)-(\d+)")
+_ALL_LAYERS: Final = 1_000_000
+_EVERYWHERE: Final = ("", "0.0.0.0", "::", "[::]")
+
+
+class StageChoice(NamedTuple):
+    """A slice, and how it computes; zeros and empty strings leave the choice to the settings or the engine."""
+
+    name: str = ""
+    layers: str = ""
+    head: bool = False
+    ctx: int = 0
+    parallel: int = 0
+    threads: int = 0
+    gpu_layers: str = ""
+    type_k: str = ""
+    type_v: str = ""
+    no_exact: bool = False
+    host: str = ""
+    port: int = 0
+
+
+def stage_options(command: F) -> F:
+    """The options of `twd run stage`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+_OPTIONS: Final = (
+    click.option("--name", default="", help="Stage: the model's name for others; otherwise the file's."),
+    click.option("--layers", default="", metavar="A-B", help="Stage: its layers, B not included; without: all."),
+    click.option("--head", is_flag=True, help="Stage: it holds the output head, too."),
+    click.option("--ctx", default=0, help="Stage: tokens of context for one session."),
+    click.option("--parallel", default=0, help="Stage: sessions at once."),
+    click.option("--threads", default=0, help="Stage: CPU threads."),
+    click.option("--gpu-layers", default="", help="Stage: layers on the GPU, or auto."),
+    click.option("--type-k", default="", help="Stage: number format of the K cache."),
+    click.option("--type-v", default="", help="Stage: number format of the V cache."),
+    click.option("--no-exact", is_flag=True, help="Stage: do without the settings that make texts exact."),
+    click.option("--host", default="", help="Stage: where it listens; otherwise `pool.host`."),
+    click.option("--port", default=0, help="Stage: its port; 0 takes a free one."),
+)
+
+
+def stage_of(ground: "Surroundings", settings: Settings, model: str, choice: StageChoice) -> "Service":
+    """The stage that was asked for; `model` is a name in the settings, or a file."""
+    from twd.engine.stage_engine import StagePlan
+    from twd.stage.native import SlicePlan, native_stage
+    from twd.stage.service import Address
+    from twd.wire.base import ModelId
+
+    known = settings.models.get(model)
+    if known is None and not model.endswith(".gguf"):
+        raise CommandError(ExitCode.USAGE, f"there is no model {model!r} in the settings; give a name or a GGUF file")
+    wanted = known or Model(path=model)
+    path = Path(wanted.path).expanduser()
+    first, end = _range(choice.layers)
+    plan = StagePlan(
+        path=path,
+        first=first,
+        end=end,
+        layers=0,
+        head=choice.head or not choice.layers,
+        ctx_size=choice.ctx or wanted.ctx_size,
+        parallel=choice.parallel or wanted.parallel,
+        gpu_layers=_gpu_layers(choice.gpu_layers or str(wanted.gpu_layers)),
+        threads=choice.threads or (0 if wanted.threads == "auto" else wanted.threads),
+        type_k=choice.type_k or ("" if wanted.cache_type_k == "auto" else wanted.cache_type_k),
+        type_v=choice.type_v or ("" if wanted.cache_type_v == "auto" else wanted.cache_type_v),
+        flash_attention=wanted.flash_attn != "off",
+        exact=wanted.exact and not choice.no_exact,
+        use_mmap=wanted.mmap != "off",
+    )
+    name = choice.name or (model if known else path.stem)
+    host = choice.host or settings.pool.host
+    address = Address(host, choice.port, socket.gethostname() if host in _EVERYWHERE else host)
+    return native_stage(ground, settings, SlicePlan(ModelId(name), path, plan), address)
+
+
+def _range(layers: str) -> tuple[int, int]:
+    """First and end; 0 and 0 stand for all layers."""
+    if not layers:
+        return 0, 0
+    found = _LAYERS.fullmatch(layers)
+    if found is None or int(found[1]) > int(found[2]):
+        raise CommandError(ExitCode.USAGE, f"--layers {layers!r} is no range; write it as 0-16, the end not included")
+    return int(found[1]), int(found[2])
+
+
+def _gpu_layers(text: str) -> int:
+    if text != "auto" and not text.isdecimal():
+        raise CommandError(ExitCode.USAGE, f"--gpu-layers {text!r} is neither a number nor auto")
+    return _ALL_LAYERS if text == "auto" else int(text)

@@ -1,0 +1,142 @@
+"""The links of one ring as its home holds them: windows leave by the first stage, answers come from any."""
+
+import queue
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from twd.ring.frames import Frame, FrameError, LinkClosedError, Message, Role, Verdicts, Void, Welcome
+from twd.ring.handshake import Dialed, Endpoint, dial
+from twd.ring.links import Link, Pace
+from twd.ring.trust import Identity, Trust, client_context
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.ring import FrameFault, HopFacts, StageReady
+
+
+class Answer(NamedTuple):
+    """What came of a pass, and when it came."""
+
+    verdicts: Verdicts
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What all stages of a ring can take."""
+
+    slots: int
+    ctx_size: int
+    window_max: int
+    credits: int
+
+    @classmethod
+    def of(cls, welcomes: Sequence[Welcome]) -> "Bounds":
+        """The least of each."""
+        return cls(
+            slots=min(one.slots for one in welcomes),
+            ctx_size=min(one.ctx_size for one in welcomes),
+            window_max=min(one.window_max for one in welcomes),
+            credits=min(one.credits for one in welcomes),
+        )
+
+
+class Home:
+    """A ring that stands, until any of its links is lost; then it is over for good.
+
+    Answers are collected here; `wake` is called, from any thread, when there is one after there was none, and once
+    when the ring is over.
+    """
+
+    def __init__(self, dialed: Sequence[Dialed], names: Sequence[str], pace: Pace) -> None:
+        self.bounds = Bounds.of([one.welcome for one in dialed])
+        self.stages = len(dialed)
+        self.wake: Callable[[], None] = lambda: None
+        self.over: TwdError | None = None
+        """Why the ring is over."""
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._links = [
+            Link(one.connection, name, self._take, self._lost, pace) for one, name in zip(dialed, names, strict=True)
+        ]
+        for link in self._links:
+            link.start()
+
+    @classmethod
+    def connect(
+        cls,
+        stages: Sequence[StageReady],
+        trust: Trust,
+        identity: Identity,
+        name: str,
+        deadline: float,
+        pace: Pace = Pace(),
+    ) -> "Home":
+        """Reach all stages, which were told their places; blocks until each stands, at most until `deadline`."""
+
+        def reach(stage: StageReady) -> Dialed:
+            context = client_context(identity, stage.certificate) if trust.encrypted else None
+            to = Endpoint(stage.host, stage.port, stage.stage)
+            return dial(to, trust, context, Role.HOME, name, deadline)
+
+        with ThreadPoolExecutor(len(stages), thread_name_prefix="dial") as pool:
+            reached = [pool.submit(reach, stage) for stage in stages]
+        failed = [error for one in reached if (error := one.exception()) is not None]
+        if failed:
+            for one in reached:
+                if one.exception() is None:
+                    one.result().connection.transport.free()
+            raise failed[0]
+        return cls([one.result() for one in reached], [stage.stage for stage in stages], pace)
+
+    def send(self, message: Message) -> None:
+        """Down the chain, in order; a ring that is over takes it and does nothing."""
+        self._send(self._links[0], message)
+
+    def void(self, slot: int, epoch: int) -> None:
+        """All epochs of a slot below this one are dead; overtakes what is queued."""
+        for link in self._links:
+            self._send(link, Void(slot, epoch))
+
+    def answers(self, timeout_s: float = 0.0) -> list[Answer]:
+        """What has come, in order; waits for a first one so long."""
+        found: list[Answer] = []
+        try:
+            while True:
+                found.append(self._answers.get(timeout_s > 0.0 and not found, timeout_s))
+        except queue.Empty:
+            return found
+
+    def hops(self) -> list[HopFacts]:
+        """What each link measured of itself, in ring order."""
+        return [link.facts() for link in self._links]
+
+    def close(self, reason: TwdError | None = None) -> None:
+        """Hang up; harmless when repeated."""
+        for link in self._links:
+            link.close(reason)
+
+    def join(self, timeout_s: float = 3.0) -> bool:
+        """Wait until all threads are gone; whether they are."""
+        end = time.monotonic() + timeout_s
+        return all([link.join(max(0.0, end - time.monotonic())) for link in self._links])
+
+    def _send(self, link: Link, message: Message) -> None:
+        try:
+            link.send(message)
+        except LinkClosedError as error:
+            link.close(error)  # its own thread tells that the ring is over
+
+    def _take(self, frame: Frame) -> None:
+        if not isinstance(frame.message, Verdicts):
+            raise FrameError(FrameFault.UNEXPECTED, f"a {type(frame.message).__name__} does not belong here")
+        first = self._answers.empty()
+        self._answers.put(Answer(frame.message, time.monotonic()))
+        if first:
+            self.wake()
+
+    def _lost(self, link: Link, reason: TwdError) -> None:
+        if self.over is None:
+            self.over = TwdError(FailureCode.WORKER_LOST, f"the ring lost stage {link.peer}: {reason}")
+            self.close(LinkClosedError("another stage of this ring is lost"))
+            self.wake()

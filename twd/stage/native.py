@@ -1,0 +1,98 @@
+"""A stage over llama.cpp in this process, with a slice cut from this machine's own copy of the model."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from twd.engine.build import engine_build
+from twd.engine.stage_engine import StageEngine, StagePlan
+from twd.engine.window import Picker, Report
+from twd.gguf_tools.inspect import inspect
+from twd.gguf_tools.slice import file_hash, write_slice
+from twd.kit.home import Home
+from twd.kit.service import Surroundings
+from twd.kit.settings import Settings
+from twd.ring.frames import SessionSpec
+from twd.stage.loaded import Load, LoadedSlice, measure
+from twd.stage.server import Rules, Slice
+from twd.stage.service import Address, Stage
+from twd.wire.base import ModelId
+
+Progress = Callable[[float, str], None]
+_CUT = 0.3
+_LOADED = 0.9
+
+
+class NativeSlice(StageEngine):
+    """A stage's engine that also knows how sessions pick their tokens."""
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Those that end a text; known where the head is."""
+        return self.model.vocab.end_tokens if self.head else frozenset()
+
+    def session(self, spec: SessionSpec) -> tuple[Picker, Report | None]:
+        """What picks a session's tokens, and what reports on them."""
+        picker = self.pickers.picker(
+            spec.sampling, spec.seed, prompt_len=spec.prompt_len, grammar=spec.grammar, ignore_eos=spec.ignore_eos
+        )
+        return picker, None if spec.logprobs is None else self.pickers.reporter(spec.logprobs)
+
+
+@dataclass(frozen=True, slots=True)
+class SlicePlan:
+    """Which part of which file to load, and how; `end` 0 means to the last layer."""
+
+    model: ModelId
+    source: Path
+    stage: StagePlan
+    folder: Path | None = None
+    """Where slices are kept; None: in the cache of `home`."""
+
+
+def load_slice(plan: SlicePlan, progress: Progress) -> LoadedSlice:
+    """Cut the slice if it is not there yet, load it, time it."""
+    began = time.monotonic()
+    wanted, hash_ = plan.stage, file_hash(plan.source)
+    layers = wanted.layers or inspect(plan.source).layers
+    wanted = replace(wanted, layers=layers, end=wanted.end or layers)
+    path = _slice_file(plan, wanted, hash_, lambda share: progress(_CUT * share, "cutting the slice"))
+    engine = NativeSlice.load(
+        replace(wanted, path=path), lambda share, stage: progress(_CUT + (_LOADED - _CUT) * share, stage)
+    )
+    try:
+        held = Slice(plan.model, hash_, wanted.first, wanted.end, layers, wanted.head)
+        progress(_LOADED, "timing passes")
+        timing = measure(engine, held)
+        if wanted.head:
+            engine.pickers.grammars.prepare()  # a session's first grammar must not wait in the engine's thread
+    except BaseException:
+        engine.close()
+        raise
+    progress(1.0, "ready")
+    load_ms = int((time.monotonic() - began) * 1000)
+    return LoadedSlice(held, engine, timing, engine_build(), engine.settings, load_ms)
+
+
+def _slice_file(plan: SlicePlan, wanted: StagePlan, hash_: str, progress: Callable[[float], None]) -> Path:
+    if (wanted.first, wanted.end, wanted.head) == (0, wanted.layers, True):
+        return plan.source
+    name = f"{hash_}-{wanted.first}-{wanted.end}{'-head' if wanted.head else ''}.gguf"
+    assert plan.folder is not None
+    path = plan.folder / name
+    if not path.exists():
+        write_slice(plan.source, wanted.first, wanted.end, path, head=wanted.head, progress=progress)
+    return path
+
+
+def loader(plan: SlicePlan) -> Load:
+    """What loads this slice, on a thread of the service's choice."""
+    return lambda progress: load_slice(plan, progress)
+
+
+def native_stage(ground: Surroundings, settings: Settings, plan: SlicePlan, address: Address) -> Stage:
+    """A stage as the settings want its links."""
+    plan = plan if plan.folder else replace(plan, folder=Home(settings.home_dir).cache / "slices")
+    rules = Rules(key=settings.pool.key, trusted_lan=settings.pool.trusted_lan)
+    return Stage(ground, plan.model, loader(plan), address, rules)

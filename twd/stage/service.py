@@ -1,0 +1,268 @@
+"""A stage on the bus: it says what it holds, takes its place in a ring when told, and tells how that goes."""
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import Final
+
+import msgspec
+
+from twd.kit.service import Effects, Reply, Service, Surroundings
+from twd.kit.tasks import in_a_thread_of_its_own
+from twd.ring.trust import make_identity
+from twd.stage.loaded import Load, LoadedSlice
+from twd.stage.server import Hooks, Rules, StageServer
+from twd.stage.worker import Counters
+from twd.wire.base import Event, InstanceId, ModelId
+from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.model import ModelFailed, ModelLoading
+from twd.wire.ring import (
+    READY_FACT,
+    FrameFault,
+    FrameRefused,
+    RingMeasured,
+    RingWired,
+    StageAnswered,
+    StageGone,
+    StageReady,
+)
+from twd.wire.routes import ROUTE_OF, subject_token
+from twd.wire.service import Health
+
+_TICK_S: Final = 1.0
+_SILENT_TICKS: Final = 10
+"""A ring that computes nothing is told of this seldom."""
+_PROGRESS: Final = 0.1
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a stage listens (port 0: a free one), and the name under which others reach it."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    told: str = ""
+
+
+class Stage(Service):
+    """One slice of a model, for rings that speculators make."""
+
+    name = "stage"
+    reads = (RingWired,)
+    writes = (StageReady, StageGone, RingMeasured, FrameRefused, ModelLoading, ModelFailed)
+    tick_s = _TICK_S
+
+    def __init__(self, ground: Surroundings, model: ModelId, load: Load, address: Address, rules: Rules) -> None:
+        super().__init__(ground)
+        self.model = model
+        self.note = "loading"
+        self.settled = asyncio.Event()
+        """Set when loading has ended, well or badly."""
+        self._load = load
+        self._address = address
+        self._rules = rules
+        self._server: StageServer | None = None
+        self._ready: StageReady | None = None
+        self._told = Counters()
+        self._told_at = 0.0
+        self._silent_ticks = 0
+        self._told_share = 0.0
+        self._idle = asyncio.Event()
+
+    def pattern(self, event_type: type[Event]) -> str:
+        """Wirings of this stage alone."""
+        return f"{ROUTE_OF[event_type].tag}.{subject_token(self.instance)}"
+
+    # -- loading -------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Be there at once; take part when the slice is loaded."""
+        await super().start()
+        if not self.ended.is_set():
+            self.health = Health.STARTING
+            self.tasks.start("load", self._load_slice())
+
+    async def _load_slice(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def progress(share: float, stage: str) -> None:
+            loop.call_soon_threadsafe(self._tell_progress, share, stage)
+
+        try:
+            ready = await in_a_thread_of_its_own(lambda: self._open(self._load(progress), loop))
+        except TwdError as error:
+            self.log.error("%s cannot be loaded: %s (%s)", self.model, error, error.failure.advice)
+            self.health, self.note = Health.DEGRADED, f"{error} {error.failure.advice}"
+            self.emit(ModelFailed(model=self.model, node=self.ground.node, failure=error.failure))
+        else:
+            self.health, self.note, self._ready = Health.OK, "ready", ready
+            await self.renew_lease()
+            self.emit(ready)
+        self.settled.set()
+
+    def _open(self, loaded: LoadedSlice, loop: asyncio.AbstractEventLoop) -> StageReady:
+        """Listen with a slice that is in memory; on a thread of its own."""
+        hooks = Hooks(
+            fault=lambda fault, peer, detail, count: _soon(loop, self._tell_fault, fault, peer, detail, count),
+            ring_over=lambda ring, reason: _soon(loop, self._ring_over, ring, reason),
+            failed=lambda error: _soon(loop, self.fail, error, "engine"),
+        )
+        identity = make_identity(self.instance)
+        server = StageServer(InstanceId(self.instance), loaded.held, loaded.engine, identity, self._rules, hooks)
+        try:
+            port = server.listen(self._address.host, self._address.port)
+        except TwdError:
+            loaded.engine.close()
+            raise
+        self._server = server
+        return self._description(loaded, identity.certificate, port)
+
+    def _description(self, loaded: LoadedSlice, certificate: str, port: int) -> StageReady:
+        held, engine, timing = loaded.held, loaded.engine, loaded.timing
+        return StageReady(
+            stage=InstanceId(self.instance),
+            node=self.ground.node,
+            model=held.model,
+            file_hash=held.file_hash,
+            first=held.first,
+            end=held.end,
+            layers=held.layers,
+            head=held.head,
+            host=self._address.told or self._address.host,
+            port=port,
+            certificate=certificate,
+            slots=engine.n_slots,
+            ctx_size=engine.ctx_size,
+            window_max=engine.window_max,
+            n_embd=engine.n_embd,
+            build=loaded.build,
+            settings=loaded.settings,
+            layer_ms=timing.layer_ms,
+            head_ms=timing.head_ms,
+            cost=timing.cost,
+            load_ms=loaded.load_ms,
+        )
+
+    def _tell_progress(self, share: float, stage: str) -> None:
+        self.note = f"loading {self.model}: {stage} {share:.0%}"
+        if share >= self._told_share + _PROGRESS:
+            self._told_share = share
+            self.emit(ModelLoading(model=self.model, node=self.ground.node, progress=min(share, 1.0), stage=stage))
+
+    # -- events --------------------------------------------------------------------------------
+
+    def on_ring_wired(self, event: RingWired, reply: Reply) -> Effects:
+        """Take a place in a ring, or say why not."""
+        failure: Failure | None = None
+        try:
+            self._wire(event)
+        except TwdError as error:
+            failure = error.failure
+            self.log.warning("ring %s: %s", event.ring, error)
+        reply(StageAnswered(ring=event.ring, stage=InstanceId(self.instance), failure=failure))
+        return None
+
+    def _wire(self, event: RingWired) -> None:
+        if self._server is None or self._ready is None:
+            raise TwdError(FailureCode.NOBODY_HOME, f"{self.instance} is not ready: {self.note}")
+        if self.health is Health.DRAINING:
+            raise TwdError(FailureCode.DRAINING, f"{self.instance} is shutting down")
+        self._server.wire(event)
+        self.log.info("stage %d of %d in ring %s of %s", event.index + 1, event.count, event.ring, event.home)
+
+    def _ring_over(self, ring: str, reason: str) -> None:
+        self.log.info("ring %s is over: %s", ring, reason)
+        self._look_whether_idle()
+
+    def _tell_fault(self, fault: FrameFault, peer: str, detail: str, count: int) -> None:
+        self.log.warning("%s from %s (%d times): %s", fault, peer, count, detail)
+        here = InstanceId(self.instance)
+        self.emit(
+            FrameRefused(stage=here, node=self.ground.node, fault=fault, peer=peer, detail=detail, repeated=count)
+        )
+
+    # -- figures -------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> Effects:
+        """Tell what the ring did since the last time."""
+        self._look_whether_idle()
+        server, seat = self._server, self._server.seat if self._server is not None else None
+        if server is None or seat is None:
+            return None
+        counters, told = server.worker.counters, self._told
+        self._silent_ticks = 0 if counters.passes != told.passes else self._silent_ticks + 1
+        if self._silent_ticks % _SILENT_TICKS:
+            return None
+        self._told, seconds = replace(counters), now - self._told_at if self._told_at else _TICK_S
+        self._told_at = now
+        passes, wired = counters.passes - told.passes, seat.wired
+        compute_s, queue_s = counters.compute_s - told.compute_s, counters.queue_s - told.queue_s
+        self.emit(
+            RingMeasured(
+                ring=wired.ring,
+                stage=InstanceId(self.instance),
+                node=self.ground.node,
+                model=self.model,
+                index=wired.index,
+                count=wired.count,
+                first=wired.first,
+                end=wired.end,
+                seconds=round(seconds, 3),
+                passes=passes,
+                rows=counters.rows - told.rows,
+                kept=counters.kept - told.kept,
+                dropped=counters.dropped - told.dropped,
+                aborted=counters.aborted - told.aborted,
+                refused=counters.refused - told.refused,
+                compute_ms=round(compute_s * 1000 / passes, 3) if passes else 0.0,
+                queue_ms=round(queue_s * 1000 / passes, 3) if passes else 0.0,
+                busy=round(compute_s / seconds, 3) if seconds > 0 else 0.0,
+                sessions=seat.core.sessions,
+                hops=seat.hops(),
+            )
+        )
+        return None
+
+    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        """What others may read of this stage, whenever they come."""
+        facts: dict[str, str | int | float | bool | list[str]] = {"model": self.model}
+        if self._ready is None or self._server is None:
+            return facts
+        seat = self._server.seat
+        return facts | {
+            READY_FACT: msgspec.json.encode(self._ready).decode(),
+            "layers": str(self._server.held),
+            "host": self._ready.host,
+            "port": self._ready.port,
+            "ring": seat.wired.ring if seat else "",
+            "home": seat.wired.home if seat else "",
+            "sessions": seat.core.sessions if seat else 0,
+            "passes": self._server.worker.counters.passes,
+            "faults": self._server.faults.total,
+        }
+
+    # -- the end -------------------------------------------------------------------------------
+
+    async def quiesce(self) -> None:
+        """Let the sessions of its ring end, or move elsewhere."""
+        self._look_whether_idle()
+        await self._idle.wait()
+
+    def _look_whether_idle(self) -> None:
+        seat = self._server.seat if self._server is not None else None
+        if seat is None or not seat.core.sessions:
+            self._idle.set()
+        else:
+            self._idle.clear()
+
+    async def teardown(self) -> None:
+        """Leave the ring, and give the memory back."""
+        if self._ready is not None:
+            self.emit(StageGone(stage=InstanceId(self.instance), node=self.ground.node, model=self.model))
+        if self._server is not None:
+            await asyncio.to_thread(self._server.close)
+
+
+def _soon(loop: asyncio.AbstractEventLoop, call: object, *args: object) -> None:
+    """Call on the loop from another thread; a loop that is closed already has no use for it."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(call, *args)  # type: ignore[arg-type]
