@@ -62,8 +62,14 @@ def circumstances(
         pool=pool,
         cores=usable_cores(),
         machine=f"{platform.node()} {platform.machine()}",
-        build=f"{__version__} {llama_cpp.__version__} {_library_stamp()} {llama.llama_print_system_info().decode()}",
+        build=build_id(),
     )
+
+
+def build_id() -> str:
+    """This build of llama.cpp and the instructions of this processor that it uses."""
+    start()
+    return f"{__version__} {llama_cpp.__version__} {_library_stamp()} {llama.llama_print_system_info().decode()}"
 
 
 def recall(folder: Path, about: Circumstances) -> Measurement | None:

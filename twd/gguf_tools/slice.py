@@ -35,6 +35,14 @@ class Written:
     disk_bytes: int
 
 
+class DiskFull(TwdError):
+    """There is no room for a slice; nothing of it is left behind."""
+
+    def __init__(self, target: Path, what: str) -> None:
+        text = f"no room for the slice {target.name}: {what}; free some space there, or name another folder"
+        super().__init__(FailureCode.MODEL_LOAD, text)
+
+
 def _ignore(_: float) -> None:
     """No one listens to the progress."""
 
@@ -69,8 +77,12 @@ def write_slice(
         _require_room(target, layout)
         _write(file, layout, progress)
     stat = target.stat()
-    disk = getattr(stat, "st_blocks", 0) * 512 or stat.st_size
-    return Written(target, layout.facts, stat.st_size, disk)
+    return Written(target, layout.facts, stat.st_size, disk_bytes(stat))
+
+
+def disk_bytes(stat: os.stat_result) -> int:
+    """What a file takes on disk, its holes left out."""
+    return getattr(stat, "st_blocks", 0) * 512 or stat.st_size
 
 
 @contextmanager
@@ -96,19 +108,15 @@ def _disk_errors(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise _no_room(target, f"the disk of {target.parent} is full") from None
+            raise DiskFull(target, f"the disk of {target.parent} is full") from None
         raise TwdError(FailureCode.BAD_REQUEST, f"cannot write {target}: {error.strerror or error}") from None
-
-
-def _no_room(target: Path, what: str) -> TwdError:
-    return TwdError(FailureCode.TOO_LARGE, f"no room for the slice {target.name}: {what}; free some space there")
 
 
 def _require_room(target: Path, layout: SliceLayout) -> None:
     needed = sum(tensor.size for tensor in layout.tensors if tensor.source)
     free = shutil.disk_usage(target.parent).free
     if needed > free:
-        raise _no_room(target, f"it needs {needed / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free")
+        raise DiskFull(target, f"it needs {needed / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free")
 
 
 def _write(file: BinaryIO, layout: SliceLayout, progress: Progress) -> None:

@@ -85,6 +85,10 @@ class SliceLayout:
 def lay_out(shards: Sequence[GgufHeader], model: str, first: int, end: int, *, head: bool) -> SliceLayout:
     """The slice of layers `first` to `end` of the model in `shards`; raises TwdError where it cannot be had."""
     header = shards[0]
+    known = read_facts(header.metadata)
+    if known is not None:
+        own = f"a slice of layers {known.first}-{known.end} itself"
+        raise TwdError(FailureCode.BAD_REQUEST, f"{header.path.name} is {own}; name the whole model")
     reason = can_slice(header) or next(filter(None, (odd_tensor(t.name, _layers(header)) for t in _all(shards))), "")
     if reason:
         raise TwdError(FailureCode.UNSUPPORTED, f"{header.path.name} cannot be sliced: {reason}")
@@ -111,9 +115,9 @@ def read_facts(metadata: dict[str, Scalar | ArrayField]) -> SliceFacts | None:
 
 def _require_range(layers: int, first: int, end: int, head: bool) -> None:
     problem = ""
-    if not 0 <= first <= end <= layers:
-        problem = f"this model has layers 0 to {layers}, so {first}-{end} is out of range"
-    elif first == end and not (head and first == layers):
+    if first < 0 or max(first, end) > layers:
+        problem = f"this model has {layers} layers, so {first}-{end} is out of range"
+    elif first > end or (first == end and not (head and first == layers)):
         problem = f"layers {first}-{end} are none; a slice without layers is {layers}-{layers} with the head"
     elif head and end != layers:
         problem = f"the head follows layer {layers}, so the slice that has it must end there, not at {end}"

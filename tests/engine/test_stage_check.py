@@ -1,0 +1,85 @@
+"""A cut is compared with the whole model before it serves, and the verdict is kept."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.engine.sliceable_models import write_sliceable
+from tests.engine.stage_chain import Chain
+from twd.engine.stage_check import (
+    PASSES,
+    CutVerdict,
+    Recorded,
+    checked_cut,
+    compare,
+    record,
+    recorded_logits,
+    require_close,
+    run_stages,
+)
+from twd.wire.failures import FailureCode, TwdError
+
+SIZE = {"ctx_size": 64, "parallel": 1, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sliceable("llama", tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def recorded(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    return recorded_logits(model, tmp_path_factory.mktemp("checks"), threads=1)
+
+
+def seen_by(chain: Chain) -> Recorded:
+    return record(run_stages(chain.stages), model="", settings="")
+
+
+def test_a_good_cut_is_exact_and_is_not_run_twice(model: Path, recorded: Recorded, tmp_path: Path) -> None:
+    with Chain(model, (3, 5), tmp_path, **SIZE) as chain:
+        first = checked_cut(recorded, [(0, 3), (3, 5), (5, 8)], tmp_path, lambda: seen_by(chain))
+    assert first == CutVerdict(exact=True, close=True, flipped=0, max_difference=0.0)
+    require_close(first, "this cut")
+
+    def never() -> Recorded:
+        raise AssertionError("the verdict is on disk")
+
+    assert checked_cut(recorded, [(0, 3), (3, 5), (5, 8)], tmp_path, never) == first
+    with pytest.raises(AssertionError):
+        checked_cut(recorded, [(0, 4), (4, 8)], tmp_path, never)
+    with pytest.raises(AssertionError):
+        checked_cut(recorded, [(0, 3), (3, 5), (5, 8)], tmp_path, never, builds="another machine")
+
+
+def test_stages_in_the_wrong_order_are_refused(model: Path, recorded: Recorded, tmp_path: Path) -> None:
+    with Chain(model, (3, 5, 7), tmp_path, **SIZE) as chain:
+        chain.stages[1:3] = chain.stages[2:0:-1]
+        verdict = checked_cut(recorded, [(0, 3), (5, 7), (3, 5), (7, 8)], tmp_path, lambda: seen_by(chain))
+    assert not verdict.close
+    assert verdict.max_difference > 0.1
+    with pytest.raises(TwdError, match=r"these stages: it computes something else.*pool.engine: rpc") as caught:
+        require_close(verdict, "these stages")
+    assert caught.value.code is FailureCode.MODEL_LOAD
+    assert not list(tmp_path.glob("checked-*.json"))
+
+
+def test_a_little_noise_is_close_and_nonsense_is_not(recorded: Recorded) -> None:
+    dice = np.random.default_rng(0)
+    logits = dice.standard_normal((sum(PASSES), 96)).astype(np.float32)
+    whole = record(logits, model="", settings="")
+    noisy = compare(record(logits + 1e-3, model="", settings=""), whole)
+    assert (noisy.exact, noisy.close, noisy.flipped) == (False, True, 0)
+    assert not compare(record(logits[:-1], model="", settings=""), whole).close
+    assert not compare(record(np.full_like(logits, np.nan), model="", settings=""), whole).close
+    assert not compare(record(-logits, model="", settings=""), whole).close
+    assert not compare(whole, recorded).close
+
+
+def test_what_was_recorded_is_found_again_unless_it_is_spoilt(model: Path, recorded: Recorded, tmp_path: Path) -> None:
+    assert recorded_logits(model, tmp_path, threads=1) == recorded
+    (kept,) = tmp_path.glob("recorded-*.json")
+    kept.write_text("{")
+    assert recorded_logits(model, tmp_path, threads=1) == recorded
+    assert kept.read_text() != "{"

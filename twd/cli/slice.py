@@ -1,0 +1,102 @@
+"""`twd slice FILE A-B`: some layers of a model as a file of their own; alone, which slices are kept here."""
+
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from twd.cli.context import Ground
+from twd.cli.errors import CommandError
+from twd.kit.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from twd.gguf_tools.slice_layout import SliceFacts
+
+_RANGE = re.compile(r"(\d{1,5})-(\d{1,5})")
+
+
+@click.command("slice")
+@click.argument("file", required=False, default="")
+@click.argument("layers", required=False, default="", metavar="A-B")
+@click.option("-o", "--output", default="", metavar="OUT", help="Write here, instead of to the cache.")
+@click.option("--head", is_flag=True, help="With the output norm and matrix; A-B may then be empty, as in 30-30.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.pass_obj
+def slice_command(ground: Ground, file: str, layers: str, output: str, head: bool, as_json: bool) -> ExitCode:
+    """Cut layers A up to, but not including, B out of a GGUF model: `twd slice model.gguf 0-15`.
+
+    Without FILE it lists the slices that are kept, and what they take.
+    """
+    folder = ground.home.cache / "slices"
+    if not file:
+        return _list(folder, as_json)
+    first, end = _range(layers)
+    began = time.perf_counter()
+    path, facts = _cut(Path(file).expanduser(), first, end, head, Path(output).expanduser() if output else None, folder)
+    _tell(path, facts, round((time.perf_counter() - began) * 1000), as_json)
+    return ExitCode.OK
+
+
+def _range(layers: str) -> tuple[int, int]:
+    match = _RANGE.fullmatch(layers)
+    if match is None:
+        raise CommandError(ExitCode.USAGE, f"{layers or 'no range'!r} is no range of layers; write it like 0-15")
+    return int(match[1]), int(match[2])
+
+
+def _cut(
+    source: Path, first: int, end: int, head: bool, output: Path | None, folder: Path
+) -> "tuple[Path, SliceFacts]":
+    from twd.gguf_tools.slice import plan_slice, write_slice
+    from twd.gguf_tools.slice_cache import cached_slice
+    from twd.wire.failures import FailureCode, TwdError
+
+    try:
+        if output is not None:
+            written = write_slice(source, first, end, output, head=head)
+            return written.path, written.facts
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return cached_slice(source, first, end, head, folder), plan_slice(source, first, end, head=head).facts
+    except TwdError as error:
+        refused = error.code in (FailureCode.BAD_REQUEST, FailureCode.UNSUPPORTED)
+        raise CommandError(ExitCode.USAGE if refused else ExitCode.CANNOT_START, str(error)) from None
+
+
+def _tell(path: Path, facts: "SliceFacts", ms: int, as_json: bool) -> None:
+    import msgspec
+
+    from twd.gguf_tools.slice import disk_bytes
+
+    stat = path.stat()
+    told = {"path": str(path), "size_bytes": stat.st_size, "disk_bytes": disk_bytes(stat), "ms": ms}
+    if as_json:
+        click.echo(msgspec.json.encode({**told, **msgspec.to_builtins(facts)}))
+        return
+    what = f"layers {facts.first} to {facts.end - 1}" if facts.end > facts.first else "no layers"
+    head = ", with the output head" if facts.head else ""
+    click.echo(f"{path}\n{what} of {facts.layers}{head}: {_mib(disk_bytes(stat))} on disk, {ms} ms")
+
+
+def _list(folder: Path, as_json: bool) -> ExitCode:
+    import msgspec
+
+    from twd.cli.output import show, table
+    from twd.gguf_tools.slice_cache import contents
+
+    held = contents(folder)
+    if as_json:
+        click.echo(msgspec.json.encode(held, enc_hook=str))
+        return ExitCode.OK
+    rows = table("slice", "on disk", "last used")
+    for one in reversed(held):
+        rows.add_row(one.path.name, _mib(one.disk_bytes), time.strftime("%Y-%m-%d %H:%M", time.localtime(one.used_at)))
+    if held:
+        show(rows)
+    click.echo(f"{len(held)} slices, {_mib(sum(one.disk_bytes for one in held))} in {folder}")
+    return ExitCode.OK
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"

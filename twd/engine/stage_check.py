@@ -1,0 +1,181 @@
+"""A cut proves itself before it serves: a fixed text through its stages must give the whole model's logits.
+
+What the whole model gives is recorded once, on any machine that holds its file, and so is each cut's verdict.
+"""
+
+import hashlib
+import logging
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+import numpy as np
+
+from twd.engine.context import Logits, Rows
+from twd.engine.remembered import build_id
+from twd.engine.stage_engine import StageEngine, StagePlan
+from twd.gguf_tools.inspect import inspect
+from twd.gguf_tools.slice import file_hash
+from twd.wire.failures import FailureCode, TwdError
+
+_log = logging.getLogger("twd.engine.stage")
+
+PASSES: Final = (14, 3, 5, 2)
+"""How many tokens the test's passes have, one after the other from position 0."""
+_TOP: Final = 8
+_CLOSE: Final = 0.05
+"""Logits of another build, processor or weight layout differ by less; a wrong cut's differ by far more."""
+
+_Kept = TypeVar("_Kept", bound=msgspec.Struct)
+
+
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model gave: its best tokens and their logits at each position, and a digest of all logits. The stage with
+    the head can say this much of a ring, since the logits themselves stay there."""
+
+    model: str
+    build: str
+    settings: str
+    best: list[list[int]]
+    logits: list[list[float]]
+    digest: str
+
+
+class CutVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """How a cut compares: bit for bit, or closely (another build or processor); where neither, it must not serve."""
+
+    exact: bool
+    close: bool
+    flipped: int
+    max_difference: float
+
+
+def check_passes(vocab_size: int) -> list[tuple[int, list[int]]]:
+    """The text: (position, tokens) of each pass."""
+    ids = [(number * 7919 + 13) % vocab_size for number in range(sum(PASSES))]
+    starts = [sum(PASSES[:index]) for index in range(len(PASSES))]
+    return [(at, ids[at : at + count]) for at, count in zip(starts, PASSES, strict=True)]
+
+
+def run_stages(stages: Sequence[StageEngine], slot: int = 0) -> Logits:
+    """The test through stages in this process, all logits; before each pass wrong tokens are fed and taken back."""
+    seen = []
+    for at, tokens in check_passes(stages[0].vocab_size):
+        _pass(stages, slot, at, tokens[::-1] + tokens[:1])
+        for stage in stages:
+            stage.rollback(slot, at)
+        _pass(stages, slot, at, tokens)
+        seen += [stages[-1].logits(row).copy() for row in range(len(tokens))]
+    for stage in stages:
+        stage.clear(slot)
+    return np.array(seen)
+
+
+def record(logits: Logits, *, model: str, settings: str) -> Recorded:
+    """Write down what came out."""
+    best = np.argsort(-logits, axis=1, kind="stable")[:, :_TOP]
+    return Recorded(
+        model=model,
+        build=build_id(),
+        settings=settings,
+        best=best.tolist(),
+        logits=np.take_along_axis(logits, best, axis=1).astype(float).tolist(),
+        digest=hashlib.sha256(np.ascontiguousarray(logits, np.float32).tobytes()).hexdigest(),
+    )
+
+
+def compare(seen: Recorded, wanted: Recorded) -> CutVerdict:
+    """How a chain compares with the whole model."""
+    if len(seen.logits) != len(wanted.logits) or not np.isfinite(seen.logits).all():
+        return CutVerdict(exact=False, close=False, flipped=len(wanted.best), max_difference=math.inf)
+    difference = 0.0
+    for ids, values, wanted_ids, wanted_values in zip(seen.best, seen.logits, wanted.best, wanted.logits, strict=True):
+        found = dict(zip(ids, values, strict=True))
+        for token, value in zip(wanted_ids, wanted_values, strict=True):
+            difference = max(difference, abs(value - found.get(token, values[-1])))
+    exact = seen.digest == wanted.digest
+    return CutVerdict(
+        exact=exact,
+        close=exact or difference < _CLOSE * (float(np.ptp(wanted.logits)) or 1.0),
+        flipped=sum(ids[0] != wanted_ids[0] for ids, wanted_ids in zip(seen.best, wanted.best, strict=True)),
+        max_difference=difference,
+    )
+
+
+def recorded_logits(path: Path, folder: Path, *, exact: bool = True, threads: int = 0) -> Recorded:
+    """What the whole model gives, from `folder` or by running it; raises OUT_OF_MEMORY where it has no room here."""
+    model, layers = file_hash(path), inspect(path).layers
+    kept = folder / _name("recorded", model, build_id(), str(exact))
+    known = _recall(kept, Recorded)
+    if known is not None:
+        return known
+    plan = StagePlan(
+        path, 0, layers, layers, head=True, ctx_size=sum(PASSES) + 8, parallel=1, threads=threads, exact=exact
+    )
+    with StageEngine.load(plan) as whole:
+        found = record(run_stages([whole]), model=model, settings=whole.settings)
+    _remember(kept, found)
+    return found
+
+
+def checked_cut(
+    recorded: Recorded, cuts: Sequence[tuple[int, int]], folder: Path, run: Callable[[], Recorded], builds: str = ""
+) -> CutVerdict:
+    """The verdict on a cut into (first, end) slices, from `folder` or by running the test.
+
+    `builds` names the builds of other machines that hold stages. A verdict that is not even close is not kept.
+    """
+    kept = folder / _name("checked", recorded.digest, build_id(), builds, repr(list(cuts)))
+    known = _recall(kept, CutVerdict)
+    if known is not None:
+        return known
+    verdict = compare(run(), recorded)
+    if verdict.close:
+        _remember(kept, verdict)
+    return verdict
+
+
+def require_close(verdict: CutVerdict, what: str) -> None:
+    """Refuse a cut that computes something else."""
+    if not verdict.close:
+        raise TwdError(
+            FailureCode.MODEL_LOAD,
+            f"{what}: it computes something else than the whole model ({verdict.flipped} of {sum(PASSES)} best tokens "
+            f"differ, logits by up to {verdict.max_difference:.3g}); set `pool.engine: rpc`",
+        )
+
+
+def _pass(stages: Sequence[StageEngine], slot: int, at: int, tokens: list[int]) -> None:
+    rows = Rows()
+    rows.add(slot, at, tokens)
+    states = None
+    for stage in stages:
+        states = stage.decode(rows, states)
+
+
+def _name(kind: str, *about: str) -> str:
+    return f"{kind}-{hashlib.sha256(msgspec.json.encode(about)).hexdigest()[:32]}.json"
+
+
+def _recall(path: Path, kind: type[_Kept]) -> _Kept | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        _log.warning("%s is no use, so it is made anew: %s", path, error)
+        return None
+
+
+def _remember(path: Path, what: msgspec.Struct) -> None:
+    """A disk that takes nothing costs the next start its head start, and nothing else."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(msgspec.json.encode(what))
+        draft.replace(path)
+    except OSError as error:
+        _log.warning("%s cannot be kept: %s", path, error)

@@ -1,0 +1,133 @@
+"""Slices that this machine made: found again by model and range, counted, and the longest unused dropped first."""
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from twd.gguf_tools.header import read_header
+from twd.gguf_tools.inspect import shards_of
+from twd.gguf_tools.slice import PARTIAL, DiskFull, disk_bytes, plan_slice, write_slice
+from twd.gguf_tools.slice_layout import SliceFacts, read_facts
+from twd.wire.failures import TwdError
+
+_log = logging.getLogger("twd.gguf_tools.slice")
+_SHARE_OF_DISK: Final = 4
+_ABANDONED_S: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class CachedSlice:
+    """A slice in the cache: the file, and when it was last wanted (seconds since 1970)."""
+
+    path: Path
+    disk_bytes: int
+    used_at: float
+
+
+def _ignore(_: float) -> None:
+    """No one listens to the progress."""
+
+
+def cached_slice(
+    source: Path,
+    first: int,
+    end: int,
+    head: bool,
+    folder: Path,
+    *,
+    budget_bytes: int = 0,
+    progress: Callable[[float], None] = _ignore,
+) -> Path:
+    """The slice of layers `first` to `end` (not included), written on first use; the whole model is its own slice.
+
+    Afterwards the cache takes at most `budget_bytes` (0: a quarter of the disk), this slice aside.
+    """
+    facts = plan_slice(source, first, end, head=head).facts
+    if facts.whole:
+        return source
+    path = folder / slice_name(source, facts)
+    if _is(path, facts):
+        os.utime(path)
+        return path
+    drop_partials(folder)
+    try:
+        write_slice(source, first, end, path, head=head, progress=progress)
+    except DiskFull:
+        if not collect(folder, 0, keep=path):
+            raise
+        write_slice(source, first, end, path, head=head, progress=progress)
+    collect(folder, budget_bytes or shutil.disk_usage(folder).total // _SHARE_OF_DISK, keep=path)
+    return path
+
+
+def slice_name(source: Path, facts: SliceFacts) -> str:
+    """What a slice is called in the cache: readable, and different for different models of one name."""
+    stem = shards_of(source)[0].stem[:80]
+    return f"{stem}-{facts.first}-{facts.end}{'-head' if facts.head else ''}-{facts.model}.gguf"
+
+
+def contents(folder: Path) -> list[CachedSlice]:
+    """What is in the cache, the longest unused first."""
+    found = []
+    for path in folder.glob("*.gguf") if folder.is_dir() else ():
+        try:
+            stat = path.stat()
+        except FileNotFoundError:  # another process collects at this moment
+            continue
+        found.append(CachedSlice(path, disk_bytes(stat), stat.st_mtime))
+    return sorted(found, key=lambda one: (one.used_at, one.path))
+
+
+def collect(folder: Path, budget_bytes: int, keep: Path | None = None) -> list[CachedSlice]:
+    """Remove the longest unused slices until the others fit the budget; those removed. `keep` stays in any case."""
+    held = contents(folder)
+    total = sum(one.disk_bytes for one in held)
+    removed = []
+    for one in held:
+        if total <= budget_bytes:
+            break
+        if one.path == keep or not _remove(one.path):
+            continue
+        total -= one.disk_bytes
+        removed.append(one)
+        _log.info("removed the slice %s, unused for the longest time", one.path.name)
+    return removed
+
+
+def drop_partials(folder: Path, older_than_s: float = _ABANDONED_S) -> None:
+    """Remove what processes left that were killed while they wrote."""
+    for path in folder.glob(f".*{PARTIAL}"):
+        try:
+            abandoned = time.time() - path.stat().st_mtime > older_than_s
+        except FileNotFoundError:  # its writer has just finished
+            continue
+        if abandoned:
+            _remove(path)
+
+
+def _remove(path: Path) -> bool:
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        _log.warning("the slice %s cannot be removed: %s", path, error.strerror or error)
+        return False
+    return True
+
+
+def _is(path: Path, facts: SliceFacts) -> bool:
+    """Whether a file is this very slice, and whole."""
+    if not path.exists():
+        return False
+    try:
+        found = read_facts(read_header(path).metadata)
+    except TwdError as error:
+        _log.warning("the slice %s is made anew: %s", path.name, error)
+        return False
+    return found == facts
