@@ -1,6 +1,8 @@
 """Who comes in: every route, every kind of visitor, as one table."""
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from twd.kit.addresses import is_loopback
 from twd.kit.ids import Ids
 from twd.kit.settings import Edge as EdgeSettings
 from twd.kit.settings import Settings
-from twd.wire.failures import TwdError
+from twd.wire.failures import FailureCode, TwdError
 
 ENTROPY = Ids(random.Random(4)).secret()
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
@@ -283,6 +285,26 @@ def test_the_key_file_keeps_no_secret(tmp_path: Path) -> None:
     assert KeyRing(store.load()).find(shown) is None
 
 
+ADD_KEYS = """
+import sys
+from pathlib import Path
+from twd.edge.keys import KeyStore, new_key
+store, first = KeyStore(Path(sys.argv[1])), int(sys.argv[2])
+for number in range(first, first + 20):
+    store.add(new_key(f"key-{number}", f"entropy {number}", number)[1])
+    if number % 2:
+        store.revoke(f"key-{number}")
+"""
+
+
+def test_processes_that_change_the_keys_at_once_lose_none(tmp_path: Path) -> None:
+    home, starts = tmp_path / "home", (0, 100, 200)
+    processes = [subprocess.Popen([sys.executable, "-c", ADD_KEYS, str(home), str(first)]) for first in starts]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    kept = {key.name: key.revoked for key in KeyStore(home).load()}
+    assert kept == {f"key-{first + n}": bool(n % 2) for first in starts for n in range(20)}
+
+
 @pytest.mark.parametrize("name", ["", "a b", "x" * 65, "-x", "ü"])
 def test_names_of_keys(name: str) -> None:
     with pytest.raises(TwdError):
@@ -312,6 +334,9 @@ def test_the_meter() -> None:
     meter.leave(key, 1, 1, 0.0, 0)
     assert refused(lambda: meter.enter(key, 1, 0.0, 1000)) == DAY_MS // 1000 - 1
     meter.enter(key, 1, 1.0, DAY_MS)
+    with pytest.raises(TwdError, match="4 answers were asked for at once") as error:  # waiting would not help
+        meter.enter(key, 4, 1.0, DAY_MS)
+    assert error.value.code is FailureCode.BAD_REQUEST
 
 
 def test_the_allowance_comes_back_with_time() -> None:

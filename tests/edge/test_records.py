@@ -180,6 +180,12 @@ def test_the_document_agrees_with_the_validators(name: str, value: Any, valid: b
     assert jsonschema.Draft202012Validator(schema).is_valid(value) is valid
 
 
+@pytest.mark.parametrize("limit", ["", "0", "1001", "-1", "1.0", "\u0667", "\ua9d7", "1" * 5000])
+async def test_a_limit_is_a_number_from_1_to_1000(house: House, limit: str) -> None:
+    response = await house.http.get(house.edge.url + "/v1/twd/history", params={"limit": limit})
+    assert (response.status, (await response.json())["error"]["param"]) == (400, "limit")
+
+
 async def test_answers_follow_the_document(house: House) -> None:
     spec = document()
 
@@ -192,7 +198,11 @@ async def test_answers_follow_the_document(house: House) -> None:
     check("ErrorEnvelope", await (await house.chat(n=0)).json())
     for path, name in [("/v1/models", "ModelList"), ("/v1/models/small", "ModelCard"), ("/v1/twd/status", "Status")]:
         check(name, await (await house.http.get(house.edge.url + path)).json())
+    described = spec["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]["content"]["text/event-stream"]
+    event = jsonschema.Draft202012Validator({**described["schema"], "components": spec["components"]})
     streamed = await (await house.chat(stream=True, stream_options={"include_usage": True})).text()
     for line in streamed.split("\n"):
+        if line.startswith("data: "):
+            event.validate({"event": "message", "data": line[6:]})
         if line.startswith("data: {"):
             check("ChatChunk", json.loads(line[6:]))

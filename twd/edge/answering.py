@@ -87,7 +87,7 @@ class Choice:
                 return []
             case TokensAccepted():
                 self.logprobs += news.logprobs
-                self.tokens += len(news.tokens)
+                self.tokens += len(news.tokens) or int(news.text != "")  # a target without tokens: its pieces count
                 return self._keep(self.reader.feed(news.text))
             case JobFinished():
                 self.finished = news

@@ -8,7 +8,7 @@ import msgspec
 
 from twd.edge.base_types import TwdOptions
 from twd.edge.openai_types import GenerationRequest, JsonFormat, ResponseFormat, SchemaFormat
-from twd.edge.validation import read_value
+from twd.edge.validation import is_number, read_value
 from twd.engine.tool_formats import ToolFormat
 from twd.wire.base import InstanceId, JobId, ModelId
 from twd.wire.failures import FailureCode, TwdError
@@ -66,7 +66,7 @@ def header_options(headers: Mapping[str, str]) -> TwdOptions:
 
 
 def _header_value(header: str, name: str, value: str) -> Any:
-    plain: Any = int(value) if name == "speculation" and value.isdecimal() and len(value) < 9 else value
+    plain: Any = int(value) if name == "speculation" and is_number(value) else value
     return getattr(read_value(TwdOptions, {name: plain}, header), name)
 
 

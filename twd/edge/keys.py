@@ -2,17 +2,23 @@
 
 import hashlib
 import hmac
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
+from twd.kit import platform
 from twd.kit.home import write_private
 from twd.wire.failures import FailureCode, TwdError
 
 KEY_PREFIX = "twd_"
 FILE_NAME = "keys.json"
+LOCK_PATIENCE_S: Final = 5.0
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -83,7 +89,7 @@ class KeyStore:
 
     def __init__(self, home: Path) -> None:
         self.path = home / FILE_NAME
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int, int, int] | None = None
 
     def load(self) -> list[Key]:
         """All keys; none where no file is."""
@@ -102,27 +108,43 @@ class KeyStore:
 
     def save(self, keys: list[Key]) -> None:
         """Write all keys, for this user only."""
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_private(self.path, msgspec.json.format(msgspec.json.encode(KeyFile(keys=keys)), indent=2))
 
     def add(self, key: Key) -> None:
         """Add a key with a name of its own."""
-        keys = self.load()
-        if any(other.name == key.name for other in keys):
-            raise TwdError(FailureCode.BAD_REQUEST, f"there is a key named {key.name!r} already", "name")
-        self.save([*keys, key])
+        with self._alone():
+            keys = self.load()
+            if any(other.name == key.name for other in keys):
+                raise TwdError(FailureCode.BAD_REQUEST, f"there is a key named {key.name!r} already", "name")
+            self.save([*keys, key])
 
     def revoke(self, name: str) -> None:
         """End a key; its record stays, so that the name tells what happened."""
-        keys = self.load()
-        if not any(key.name == name and not key.revoked for key in keys):
-            known = ", ".join(key.name for key in keys if not key.revoked) or "none"
-            raise TwdError(FailureCode.BAD_REQUEST, f"there is no key named {name!r}; known: {known}", "name")
-        self.save([msgspec.structs.replace(key, revoked=key.revoked or key.name == name) for key in keys])
+        with self._alone():
+            keys = self.load()
+            if not any(key.name == name and not key.revoked for key in keys):
+                known = ", ".join(key.name for key in keys if not key.revoked) or "none"
+                raise TwdError(FailureCode.BAD_REQUEST, f"there is no key named {name!r}; known: {known}", "name")
+            self.save([msgspec.structs.replace(key, revoked=key.revoked or key.name == name) for key in keys])
 
-    def _stamp(self) -> tuple[int, int] | None:
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else changes the file meanwhile: of two changes at once both are kept."""
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(self.path.with_name(f".{FILE_NAME}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            give_up = time.monotonic() + LOCK_PATIENCE_S
+            while not platform.try_lock(descriptor):
+                if time.monotonic() > give_up:
+                    raise TwdError(FailureCode.BUSY, f"another process changes {self.path}; try again")
+                time.sleep(0.01)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _stamp(self) -> tuple[int, int, int] | None:
         try:
             stat = self.path.stat()
         except FileNotFoundError:
             return None
-        return stat.st_mtime_ns, stat.st_size
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino

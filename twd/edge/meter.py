@@ -42,6 +42,9 @@ class Meter:
         if key.tokens_per_day and use.tokens >= key.tokens_per_day:
             left_s = (DAY_MS - wall_ms % DAY_MS) / 1000
             raise RateLimited(f"key {key.name!r} has used its {key.tokens_per_day} tokens of today (UTC)", left_s)
+        if key.concurrent and jobs > key.concurrent:
+            text = f"{jobs} answers were asked for at once; key {key.name!r} may have {key.concurrent} in progress"
+            raise TwdError(FailureCode.BAD_REQUEST, text, "n")
         if key.concurrent and use.running + jobs > key.concurrent:
             raise RateLimited(f"key {key.name!r} may have {key.concurrent} answers in progress", 1)
         if key.requests_per_minute:

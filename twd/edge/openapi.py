@@ -130,8 +130,18 @@ def _content(operation: Operation, schema_of: dict[str, Json]) -> Json:
     if operation.text:
         content["text/plain"] = {"schema": {"type": "string"}}
     if operation.chunk is not None:
-        content["text/event-stream"] = {"schema": {"type": "string"}, "x-event": schema_of[repr(operation.chunk)]}
+        content["text/event-stream"] = {"schema": _event(schema_of[repr(operation.chunk)])}
     return content
+
+
+def _event(chunk: Json) -> Json:
+    """One event of a stream, as tools that read OpenAPI before 3.2 expect it: its fields, not the stream's text."""
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": chunk}
+    return {
+        "type": "object",
+        "properties": {"event": {"type": "string"}, "data": {"anyOf": [{"const": "[DONE]"}, data]}},
+        "required": ["data"],
+    }
 
 
 def _json(schema: Json) -> Json:

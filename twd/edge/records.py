@@ -13,6 +13,7 @@ from twd.edge.feed import Feed, Watcher
 from twd.edge.redact import redacted
 from twd.edge.replies import json_reply, open_stream
 from twd.edge.status_types import History, JobTrace
+from twd.edge.validation import is_number
 from twd.wire.base import Event, JobId
 from twd.wire.codec import Rejected
 from twd.wire.failures import FailureCode, TwdError
@@ -140,9 +141,9 @@ def _topics(text: str) -> frozenset[str]:
 
 
 def _limit(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text[:9]) <= 1000:
+    if not is_number(text) or not 1 <= int(text) <= 1000:
         raise TwdError(FailureCode.BAD_REQUEST, "limit must be a number from 1 to 1000", "limit")
-    return int(text[:9])
+    return int(text)
 
 
 def _no_sense(answer: Event | Rejected) -> TwdError:

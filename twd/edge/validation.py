@@ -53,6 +53,11 @@ def read_value(model: Any, value: Any, field: str) -> Any:
         raise TwdError(FailureCode.BAD_REQUEST, f"{field}: {error}", field) from None
 
 
+def is_number(text: str) -> bool:
+    """Whether a header or query parameter is a whole number: digits as JSON has them, not those of other scripts."""
+    return text.isascii() and text.isdecimal() and len(text) < 10
+
+
 @cache
 def _decoder(model: type[msgspec.Struct]) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(model)

@@ -1,0 +1,148 @@
+"""`kill -9` of the speculator in the middle of streams: are the texts what they would have been, how long is the gap?
+
+    TWD_HOME=... twd up -d --demo
+    TWD_HOME=... python contrib/chaos/kills.py --streams 100
+
+Each question is asked twice with the same seed, half of them greedily: once undisturbed, once with a kill at a random
+piece of the answer. The exit code is 0 when all texts are equal and no gap was longer than `--within`.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import signal
+import statistics
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from twd.cli.api_address import ApiAddress
+from twd.cli.chat_client import ChatClient
+from twd.cli.chat_stream import Answer
+from twd.cli.context import Ground
+from twd.cli.errors import CommandError
+from twd.kit.home import Home
+
+BACK_S = 60.0
+SILENCE_S = 120.0
+SUBJECTS = ("the sea", "a fox", "an old clock", "rain in the hills", "a long bridge", "bread", "the night train")
+
+
+@dataclass
+class Watch:
+    """What is seen of one stream: when each piece came, and what is done at one of them."""
+
+    strike_at: int = -1
+    pid: int = 0
+    times: list[float] = field(default_factory=list)
+
+    def piece(self, text: str) -> None:
+        """A piece came."""
+        if len(self.times) == self.strike_at:
+            os.kill(self.pid, signal.SIGKILL)
+        self.times.append(time.monotonic())
+
+    @property
+    def gap_s(self) -> float:
+        """The longest wait between two pieces."""
+        return max((after - before for before, after in zip(self.times, self.times[1:], strict=False)), default=0.0)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One stream that was struck."""
+
+    equal: bool
+    gap_s: float
+    calm_gap_s: float
+    replaced: int
+    trouble: str = ""
+
+
+def question(number: int, tokens: int) -> dict[str, Any]:
+    """A request; every second one is greedy."""
+    return {
+        "model": "default",
+        "messages": [{"role": "user", "content": f"Story {number}: tell me about {SUBJECTS[number % len(SUBJECTS)]}."}],
+        "max_tokens": tokens,
+        "temperature": 0.0 if number % 2 else 0.9,
+        "seed": number,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+async def ask(client: ChatClient, body: dict[str, Any], watch: Watch) -> Answer:
+    """One whole answer, watched."""
+    async with asyncio.timeout(SILENCE_S):
+        return await client.ask(body, watch.piece)
+
+
+def speculator(home: Home) -> int:
+    """The process that has the model now; 0 while there is none."""
+    instance = home.running()
+    if instance is None:
+        raise SystemExit(f"nothing runs in {home.path}; start it with: twd up -d --demo")
+    return next((pid for name, pid in instance.processes.items() if name.startswith("speculator")), 0)
+
+
+async def replaced(home: Home, old: int) -> None:
+    """Until another process has taken the place of the one that was killed."""
+    async with asyncio.timeout(BACK_S):
+        while speculator(home) in (0, old):  # noqa: ASYNC110 - a file of another process
+            await asyncio.sleep(0.05)
+
+
+async def struck(client: ChatClient, home: Home, body: dict[str, Any], chance: random.Random) -> Outcome:
+    """Ask twice, and strike the second time."""
+    calm = Watch()
+    whole = await ask(client, body, calm)
+    watch = Watch(chance.randrange(max(1, len(calm.times) - 1)), speculator(home))
+    try:
+        answer = await ask(client, body, watch)
+    except (CommandError, TimeoutError) as error:
+        return Outcome(False, watch.gap_s, calm.gap_s, 0, f"piece {watch.strike_at}: {error or 'silence'}")
+    await replaced(home, watch.pid)
+    equal = (answer.text, answer.finish_reason, answer.usage) == (whole.text, whole.finish_reason, whole.usage)
+    trouble = "" if equal else f"piece {watch.strike_at}: {whole.text!r} became {answer.text!r}, {answer.usage}"
+    return Outcome(equal, watch.gap_s, calm.gap_s, answer.facts.workers_replaced if answer.facts else 0, trouble)
+
+
+async def run(options: argparse.Namespace) -> int:
+    """All streams, one after another, then the report."""
+    home = Ground().home
+    speculator(home)
+    instance = home.running()
+    assert instance is not None
+    client, chance = ChatClient(ApiAddress(instance.addresses["api"])), random.Random(options.seed)
+    outcomes: list[Outcome] = []
+    try:
+        for number in range(options.streams):
+            outcome = await struck(client, home, question(number, options.tokens), chance)
+            outcomes.append(outcome)
+            told = "equal" if outcome.equal else f"NOT EQUAL {outcome.trouble}"
+            print(f"{number:4} gap {outcome.gap_s:5.2f} s, {outcome.replaced} replaced, {told}", flush=True)
+    finally:
+        await client.close()
+    gaps = [outcome.gap_s for outcome in outcomes]
+    equal = sum(outcome.equal for outcome in outcomes)
+    calm = max(outcome.calm_gap_s for outcome in outcomes)
+    print(f"{equal} of {len(outcomes)} texts equal to the undisturbed ones")
+    print(f"gap: median {statistics.median(gaps):.2f} s, longest {max(gaps):.2f} s; undisturbed longest {calm:.2f} s")
+    return 0 if equal == len(outcomes) and max(gaps) <= options.within else 1
+
+
+def main() -> None:
+    """Read the options and go."""
+    parser = argparse.ArgumentParser(description="Kill the speculator in the middle of streams; compare the texts.")
+    parser.add_argument("--streams", type=int, default=100)
+    parser.add_argument("--tokens", type=int, default=80, help="tokens of each answer")
+    parser.add_argument("--seed", type=int, default=1, help="of the places where it strikes")
+    parser.add_argument("--within", type=float, default=5.0, help="seconds that a gap may last")
+    sys.exit(asyncio.run(run(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    main()
