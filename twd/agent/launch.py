@@ -4,14 +4,17 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 from twd.kit.settings import Binaries
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.node import ModelFile, ProcessWanted
 
 ENGINE: Final = "engine"
+RESOLVED_VARIABLE: Final = "TWD_RESOLVED"
+"""Names the file from which a child of ours reads its settings."""
 RPC_PROGRAMS: Final = ("rpc-server", "ggml-rpc-server")
 _PROCESS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 Which = Callable[[str], str | None]
@@ -50,11 +53,41 @@ def check_process_name(name: str) -> None:
         raise TwdError(FailureCode.BAD_REQUEST, text, "process")
 
 
-def rpc_argv(program: str, host: str, port: int, threads: int) -> tuple[str, ...]:
+def rpc_argv(program: str, host: str, port: int, threads: int, devices: Sequence[str] = ()) -> tuple[str, ...]:
     """The command line of an RPC worker; `program` is empty for our own engine, else a resolved path."""
-    own = (sys.executable, "-P", "-m", "twd.engine.rpc_worker", "--host", host, "--port", str(port))
-    foreign = (program, "-H", host, "-p", str(port))
+    lent = [part for device in devices for part in ("--device", device)]
+    own = (sys.executable, "-P", "-m", "twd.engine.rpc_worker", "--host", host, "--port", str(port), *lent)
+    foreign = (program, "-H", host, "-p", str(port), *(("-d", ",".join(devices)) if devices else ()))
     return (*(foreign if program else own), *_threads(program, threads))
+
+
+def stage_argv(wanted: ProcessWanted, file: ModelFile, host: str, port: int) -> tuple[str, ...]:
+    """The command line of a stage; it cuts its slice from this machine's own copy of the model."""
+    stage = wanted.stage
+    assert stage is not None
+    own = (sys.executable, "-P", "-m", "twd", "run", "stage", "--model", file.path)
+    parts = ("--name", stage.model, "--layers", f"{stage.first}-{stage.end}", *(("--head",) if stage.head else ()))
+    size = ("--ctx", str(stage.ctx_size), "--parallel", str(stage.parallel), "--threads", str(wanted.threads))
+    types = ("--type-k", stage.type_k, "--type-v", stage.type_v, *(() if stage.exact else ("--no-exact",)))
+    return (*own, *parts, *size, *types, "--host", host, "--port", str(port))
+
+
+def find_model(wanted: ProcessWanted, models: Sequence[ModelFile]) -> ModelFile:
+    """This machine's copy of a stage's model; raises where there is none, or only another file of that name."""
+    stage = wanted.stage
+    if stage is None:
+        raise TwdError(FailureCode.BAD_REQUEST, "a stage needs to know its slice", "stage")
+    found = next((model for model in models if model.hash == stage.hash), None)
+    if found is not None:
+        return found
+    named = next((model for model in models if model.name == stage.file), None)
+    text = f"there is no copy of {stage.file} on this machine; put one into a folder of agent.model_dirs"
+    if named is not None:
+        text = (
+            f"{named.path} is another file than the one that is wanted ({named.hash[:8]} here, {stage.hash[:8]} "
+            "there); copy it anew"
+        )
+    raise TwdError(FailureCode.MODEL_NOT_FOUND, text, "stage.hash")
 
 
 def _threads(program: str, threads: int) -> Iterable[str]:

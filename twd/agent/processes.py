@@ -2,61 +2,39 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from twd.agent.launch import ENGINE, check_process_name, resolve, rpc_argv
-from twd.engine.rpc_probe import OURS, RpcMismatch, RpcUnusable, probe
+import msgspec
+
+from twd.agent.launch import (
+    ENGINE,
+    RESOLVED_VARIABLE,
+    check_process_name,
+    find_model,
+    resolve,
+    rpc_argv,
+    stage_argv,
+)
+from twd.agent.running import Running
 from twd.kit.addresses import is_loopback
 from twd.kit.clock import Clock
+from twd.kit.compute import engine_environment
+from twd.kit.delay_proxy import DelayProxy
+from twd.kit.home import write_private
 from twd.kit.settings import Settings
-from twd.kit.supervisor import Child, Exit, ProcessSpec, State, Supervisor
+from twd.kit.supervisor import Backoff, Exit, ProcessSpec, Supervisor
 from twd.wire.base import NodeId
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.node import ProcessFacts, ProcessKind, ProcessWanted
+from twd.wire.node import ModelFile, ProcessFacts, ProcessKind, ProcessWanted
 
 READY_S: Final = 30.0
 LOOK_S: Final = 0.1
-PROBE_S: Final = 2.0
 STOP_S: Final = 5.0
 PROCESSES_MAX: Final = 32
-
-
-@dataclass
-class Running:
-    """One process with its own supervisor, so that it can be ended alone."""
-
-    wanted: ProcessWanted
-    host: str
-    port: int
-    supervisor: Supervisor
-    version: str = ""
-    note: str = ""
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def child(self) -> Child:
-        """What the supervisor knows of it."""
-        return self.supervisor.children[self.wanted.process]
-
-    def facts(self) -> ProcessFacts:
-        """As others may know it."""
-        child = self.child
-        alive = child.state is State.RUNNING
-        return ProcessFacts(
-            process=self.wanted.process,
-            kind=self.wanted.kind,
-            state="ready" if alive and self.version else "starting" if alive else child.state.value,
-            pid=child.pid if alive else 0,
-            restarts=child.restarts,
-            host=self.host,
-            port=self.port,
-            program=self.wanted.program or ENGINE,
-            version=self.version,
-            note=self.note[:1024],
-        )
+HEALTHY_S: Final = 3.0
+"""A worker that was killed after so long is back at once, however often that happens."""
 
 
 class Processes:
@@ -69,8 +47,13 @@ class Processes:
         *,
         on_exit: Callable[[Exit], None],
         on_fault: Callable[[str, BaseException], None],
+        models: Callable[[], Sequence[ModelFile]] = tuple,
+        link_s: float = 0.0,
     ) -> None:
+        """`link_s`: the round trip of a link that is put before every process, to play a distant machine."""
         self._settings = settings
+        self._models = models
+        self._link_s = link_s
         self._clock = clock
         self._on_exit = on_exit
         self._on_fault = on_fault
@@ -103,7 +86,7 @@ class Processes:
         async with self._lock(process):
             running = self._running.pop(process, None)
             if running is not None:
-                await running.supervisor.stop(STOP_S)
+                await running.end(STOP_S)
         self._changing.pop(process, None)
         return running is not None
 
@@ -115,25 +98,66 @@ class Processes:
         return self._changing.setdefault(process, asyncio.Lock())
 
     def _check_same(self, known: Running, wanted: ProcessWanted) -> None:
-        if known.wanted.program != wanted.program or wanted.port not in (0, known.port):
+        if (
+            known.wanted.program != wanted.program
+            or wanted.port not in (0, known.port)
+            or known.wanted.kind != wanted.kind
+        ):
             text = f"{wanted.process!r} runs already, as {known.wanted.program or ENGINE} on port {known.port}"
             raise TwdError(FailureCode.BAD_REQUEST, text, "process")
 
     # -- one start -------------------------------------------------------------------------------
 
     async def _launch(self, wanted: ProcessWanted) -> ProcessFacts:
-        host = self.rpc_host
-        port = _free_port(host, wanted.port)
-        running = Running(wanted, host, port, self._supervisor(wanted, host, port))
+        running = self._prepare(wanted)
         self._running[wanted.process] = running
         running.supervisor.start()
         try:
-            await self._until_it_answers(running)
+            await running.open_fronts()
+            if wanted.kind is ProcessKind.RPC:  # a stage may load for minutes: it is told when it is ready
+                await self._until_it_answers(running)
         except BaseException:
             del self._running[wanted.process]
-            await running.supervisor.stop(STOP_S)
+            await running.end(STOP_S)
             raise
         return running.facts()
+
+    def _prepare(self, wanted: ProcessWanted) -> Running:
+        if wanted.kind is ProcessKind.STAGE:
+            host, port = self._settings.pool.host, self._stage_port()
+            argv = stage_argv(wanted, find_model(wanted, self._models()), host, port)
+            supervisor = self._supervisor(wanted, argv, environment=self._stage_environment())
+        else:
+            host = self.rpc_host
+            port = _free_port(host, wanted.port)
+            foreign = wanted.program not in ("", ENGINE)
+            program = resolve(wanted.program, self._settings.agent.binaries) if foreign else ""
+            argv = rpc_argv(program, host, port, wanted.threads, wanted.devices)
+            supervisor = self._supervisor(wanted, argv, foreign)
+        running = Running(wanted, host, port, supervisor)
+        if self._link_s:
+            running.fronts = (DelayProxy(host, port, self._link_s / 2),)
+            running.front_host = "127.0.0.1"
+        return running
+
+    def _stage_port(self) -> int:
+        """The first free one of the configured range, or any."""
+        host, first = self._settings.pool.host, self._settings.pool.stage_port
+        for port in range(first, first + PROCESSES_MAX) if first else ():
+            try:
+                return _free_port(host, port)
+            except TwdError:
+                continue
+        return _free_port(host, 0)
+
+    def _stage_environment(self) -> dict[str, str]:
+        """A stage reads the settings as this agent resolved them."""
+        file = _made(self._settings.home_dir / "run") / "agent-settings.json"
+        write_private(file, msgspec.json.encode(self._settings))
+        return {**self._environment(), RESOLVED_VARIABLE: str(file)}
+
+    def _environment(self) -> dict[str, str]:
+        return engine_environment(self._settings, self._settings.engine.backend)
 
     @property
     def rpc_host(self) -> str:
@@ -141,23 +165,22 @@ class Processes:
         pool = self._settings.pool
         return pool.host if pool.trusted_lan or is_loopback(pool.host) else "127.0.0.1"
 
-    def _supervisor(self, wanted: ProcessWanted, host: str, port: int) -> Supervisor:
-        foreign = wanted.program not in ("", ENGINE)
-        program = resolve(wanted.program, self._settings.agent.binaries) if foreign else ""
-        spec = ProcessSpec(
-            wanted.process,
-            rpc_argv(program, host, port, wanted.threads),
-            foreign=foreign,
-            environment=self._settings.engine.env,
-        )
-        logs = self._settings.home_dir / "logs"
+    def _supervisor(
+        self,
+        wanted: ProcessWanted,
+        argv: tuple[str, ...],
+        foreign: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> Supervisor:
+        spec = ProcessSpec(wanted.process, argv, foreign=foreign, environment=environment or self._environment())
         return Supervisor(
             [spec],
-            _made(logs),
+            _made(self._settings.home_dir / "logs"),
             self._clock,
             on_start=lambda child: None,
             on_exit=self._exited,
             on_fault=self._on_fault,
+            backoff=Backoff(healthy_s=HEALTHY_S),
         )
 
     def _exited(self, gone: Exit) -> None:
@@ -173,28 +196,18 @@ class Processes:
             if running.child.failures:
                 name, words = running.wanted.process, running.child.log.last_problem()
                 raise TwdError(FailureCode.WORKER_LOST, f"{name} ended as soon as it started: {words}")
-            if await self.check(running):
+            if await running.check():
                 return
             await asyncio.sleep(LOOK_S)
         text = f"{running.wanted.process} runs, but did not answer within {READY_S:g} s: {running.note}"
         raise TwdError(FailureCode.DEADLINE, text)
 
-    async def check(self, running: Running) -> bool:
-        """Shake hands with a worker; its version is kept, and what is wrong with it."""
-        try:
-            version = await probe(running.host, running.port, PROBE_S)
-        except RpcUnusable as problem:
-            running.note = str(problem)
-            return False
-        mismatch = None if OURS.can_talk_to(version) else RpcMismatch(f"{running.host}:{running.port}", version, OURS)
-        running.version, running.note = str(version), str(mismatch or "")
-        return True
-
-    async def recheck(self) -> None:
-        """Shake hands again with processes that were restarted."""
-        for running in list(self._running.values()):
-            if not running.version and running.child.state is State.RUNNING:
-                await self.check(running)
+    async def watch(self) -> list[str]:
+        """End what was stopped, and ask again those that were restarted; returns what was ended so."""
+        watched = list(self._running.values())
+        ended = [running.wanted.process for running in watched if running.end_if_stopped()]
+        await asyncio.gather(*(running.check() for running in watched if running.alive and not running.version))
+        return ended
 
 
 def rpc_wanted(node: str, port: int, program: str = "", threads: int = 0) -> ProcessWanted:

@@ -35,7 +35,8 @@ from twd.wire.routes import subject_token
 from twd.wire.service import ServiceExited
 
 LOOK_S: Final = 10.0
-WATCH_S: Final = 1.0
+WATCH_S: Final = 0.25
+"""A worker that hangs must be found before anybody has to wait for it."""
 BEATS: Final = 3
 """Renewals of the machine's key within the time after which it counts as gone."""
 
@@ -47,11 +48,21 @@ class Agent(Service):
     reads = (ProcessWanted, ProcessUnwanted)
     writes = (NodeChanged, ProcessAnswered, ProcessStarted, ProcessStopped, ServiceExited)
 
-    def __init__(self, ground: Surroundings, settings: Settings) -> None:
+    def __init__(self, ground: Surroundings, settings: Settings, link_s: float = 0.0) -> None:
+        """`link_s`: the round trip of a link that is put before this machine's processes, to play a distant one."""
         super().__init__(ground)
+        settings = msgspec.structs.replace(settings, node=ground.node)
         self._settings = settings
+        self._link_s = link_s
         self._detector = Detector(settings, ground.node, self.instance, ground.pid)
-        self._processes = Processes(settings, ground.clock, on_exit=self._exited, on_fault=self._task_failed)
+        self._processes = Processes(
+            settings,
+            ground.clock,
+            on_exit=self._exited,
+            on_fault=self._task_failed,
+            models=lambda: self._facts().models,
+            link_s=link_s,
+        )
         self._server = PeerServer(settings.agent, ground.clock, self.log)
         self._claim: Claim | None = None
         self._seen: NodeFacts | None = None
@@ -120,13 +131,17 @@ class Agent(Service):
     def _facts(self) -> NodeFacts:
         assert self._seen is not None
         return msgspec.structs.replace(
-            self._seen, peer_url=self._server.url if self._server.port else "", processes=self._processes.facts()
+            self._seen,
+            peer_url=self._server.url if self._server.port else "",
+            processes=self._processes.facts(),
+            link_ms=self._link_s * 1000,
         )
 
     async def _watch(self) -> None:
         """Processes that were restarted count again when they answer."""
         if self._processes.facts():
-            await self._processes.recheck()
+            for name in await self._processes.watch():
+                self.log.warning("%s was stopped and answers nobody; it is ended and started again", name)
             await self._tell()
 
     async def _look(self) -> None:
@@ -235,6 +250,7 @@ class Agent(Service):
                 last_words=gone.last_words,
             )
         )
+        self.tasks.start(f"tell of {gone.name}", self._tell())
 
 
 def _value(facts: NodeFacts) -> bytes:

@@ -2,12 +2,14 @@
 
 import asyncio
 import sys
+from typing import Any
 
 import click
 import msgspec
 
 from twd.cli.context import Ground
 from twd.cli.played import as_node
+from twd.cli.run_stage import StageChoice, stage_options
 from twd.cli.services import SERVICES, Choice, factory_of
 from twd.kit import logs, platform
 from twd.kit.exit_codes import ExitCode
@@ -22,9 +24,11 @@ from twd.kit.ids import node_id
 @click.option("--no-prewarm", is_flag=True, help="Do not read a model's file ahead.")
 @click.option("--node", default="", hidden=True, help="Play a machine of this name.")
 @click.option("--link-rtt", default=0.0, hidden=True, help="Milliseconds to and from that machine.")
+@stage_options
 @click.pass_obj
 def run_command(
     ground: Ground,
+    /,
     service: str,
     model: str,
     number: int,
@@ -32,6 +36,7 @@ def run_command(
     no_prewarm: bool,
     node: str,
     link_rtt: float,
+    **stage: Any,
 ) -> ExitCode:
     """Run one service alone, until a signal ends it."""
     settings = as_node(ground.with_bus(), node) if node else ground.with_bus()
@@ -47,7 +52,9 @@ def run_command(
     with asyncio.Runner(loop_factory=platform.new_event_loop) as runner:
         return runner.run(
             run_service(
-                lambda surroundings: make(surroundings, settings, Choice(model, number, link_rtt)),
+                lambda surroundings: make(
+                    surroundings, settings, Choice(model, number, link_rtt, StageChoice(**stage))
+                ),
                 lambda: connect(settings, service, here),
                 here,
             )

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from twd.cli.errors import CommandError
+from twd.cli.run_stage import StageChoice
 from twd.kit.exit_codes import ExitCode
 from twd.kit.service import Service, Surroundings
 from twd.kit.settings import Drafter, Model, Settings
@@ -15,10 +16,12 @@ from twd.wire.failures import TwdError
 
 
 class Choice(NamedTuple):
-    """Which of several: a model by name, a drafter by its place in the settings."""
+    """Which of several: a model by name, a drafter by its place in the settings; and how far a played machine is."""
 
     model: str = ""
     number: int = 0
+    link_ms: float = 0.0
+    stage: StageChoice = StageChoice()
 
 
 Factory = Callable[[Surroundings, Settings, Choice], Service]
@@ -39,7 +42,7 @@ def _metrics(ground: Surroundings, settings: Settings, choice: Choice) -> Servic
 def _agent(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
     from twd.agent.service import Agent
 
-    return Agent(ground, settings)
+    return Agent(ground, settings, choice.link_ms / 1000)
 
 
 def _coordinator(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
@@ -49,17 +52,26 @@ def _coordinator(ground: Surroundings, settings: Settings, choice: Choice) -> Se
 
 
 def _speculator(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
-    from twd.speculator.native import native_speculator
-
     name = choice.model or settings.default_model
     if is_file(name):
         path = Path(name).expanduser()
         models = {**settings.models, path.stem: Model(path=str(path))}
-        return native_speculator(ground, msgspec.structs.replace(settings, models=models), path.stem)
+        return _speculator_of(ground, msgspec.structs.replace(settings, models=models), path.stem)
     if name not in settings.models:
         known = ", ".join(settings.models) or "none"
         message = f"there is no model {name!r} in the settings (there are: {known}); give a name or a GGUF file"
         raise CommandError(ExitCode.USAGE, message)
+    return _speculator_of(ground, settings, name)
+
+
+def _speculator_of(ground: Surroundings, settings: Settings, name: str) -> Service:
+    """Over the pool, where the settings say so; else in this process alone."""
+    if settings.mode == "combined" and settings.pool.engine == "rpc":
+        from twd.speculator.pool_rpc import rpc_speculator
+
+        return rpc_speculator(ground, settings, name)
+    from twd.speculator.native import native_speculator
+
     return native_speculator(ground, settings, name)
 
 
@@ -80,11 +92,20 @@ def _drafter(ground: Surroundings, settings: Settings, choice: Choice) -> Servic
     return native_drafter(ground, settings, choice.number)
 
 
+def _stage(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
+    from twd.cli.run_stage import stage_of
+
+    return stage_of(ground, settings, choice.model or settings.default_model, choice.stage)
+
+
 def _relay(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
     """A backend that checks guesses becomes a speculator's target, any other is passed through."""
     from twd.backends.making import relay_of
+    from twd.cli.outside_engine import outside, with_backend
     from twd.cli.remote_target import remote_speculator
 
+    if outside(settings) and choice.model in settings.models:
+        return relay_of(ground, with_backend(settings, choice.model), choice.model)
     if choice.model not in settings.backends:
         known = ", ".join(settings.backends) or "none"
         message = f"there is no backend {choice.model!r} in the settings (there are: {known})"
@@ -119,6 +140,7 @@ SERVICES: Final[dict[str, Factory]] = {
     "edge": _edge,
     "metrics": _metrics,
     "speculator": _speculator,
+    "stage": _stage,
     "drafter": _drafter,
     "relay": _relay,
     "agent": _agent,

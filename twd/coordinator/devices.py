@@ -36,13 +36,13 @@ class Found:
 def find_devices(nodes: Iterable[NodeFacts], pool: Pool, home: NodeId) -> Found:
     """Every device, the home machine's first; machines that may not be used are told in the notes."""
     ordered = sorted(nodes, key=lambda facts: (facts.node != home, facts.node))
-    ours = next((rpc_version(facts) for facts in ordered if facts.node == home), "")
+    at_home = next((facts for facts in ordered if facts.node == home), None)
     devices: list[Device] = []
     notes: list[str] = []
     homes: dict[str, Device] = {}
     for facts in ordered:
         homes[facts.node] = processor(facts)
-        why = "" if facts.node == home else unusable(facts, pool, ours)
+        why = "" if facts.node == home else unusable(facts, pool, at_home)
         if why:
             notes.append(f"{facts.node} is left out: {why}")
             continue
@@ -105,16 +105,17 @@ def _doubt(facts: NodeFacts, gpu: Gpu) -> str:
     )
 
 
-def unusable(facts: NodeFacts, pool: Pool, ours: str) -> str:
+def unusable(facts: NodeFacts, pool: Pool, at_home: NodeFacts | None) -> str:
     """Why another machine may not hold layers; empty when it may."""
     if pool.engine == "ring":
         return ""
-    if not pool.trusted_lan:
+    beside = at_home is not None and at_home.machine == facts.machine
+    if not pool.trusted_lan and not beside:
         return (
             "llama.cpp's RPC has no security of its own. Say pool.trusted_lan: true where the network is yours alone, "
             "or use pool.engine: ring"
         )
-    theirs = rpc_version(facts)
+    ours, theirs = rpc_version(at_home) if at_home else "", rpc_version(facts)
     if ours and theirs and not _can_talk(ours, theirs) and not pool.skip_version_check:
         return f"its engine speaks RPC {theirs}, the one at home {ours}; update twd on both to the same version"
     return ""

@@ -38,6 +38,8 @@ class Row(msgspec.Struct, kw_only=True):
     ready_ms: int = 0
     note: str = ""
     leased: bool = True
+    node: str = ""
+    """The machine that it plays, where that is not this one."""
     facts: Facts = {}
 
 

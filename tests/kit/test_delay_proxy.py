@@ -1,0 +1,52 @@
+"""The proxy that plays a distant machine: nothing is lost or reordered, and everything takes its time."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from twd.kit.delay_proxy import DelayProxy
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[int]:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+
+
+async def test_bytes_come_back_whole_and_later(echo: int) -> None:
+    proxy = DelayProxy("127.0.0.1", echo, 0.02)
+    reader, writer = await asyncio.open_connection("127.0.0.1", await proxy.start())
+    data = bytes(range(256)) * 8192
+    began = time.perf_counter()
+    writer.write(data)
+    writer.write_eof()
+    async with asyncio.timeout(20):
+        assert await reader.read(-1) == data
+    assert time.perf_counter() - began >= 0.04
+    assert (proxy.bytes_there, proxy.bytes_back) == (len(data), len(data))
+    writer.close()
+    await proxy.close()
+
+
+async def test_a_target_that_is_away_hangs_up_and_closing_ends_all(echo: int) -> None:
+    nobody = DelayProxy("127.0.0.1", 1, 0.0)
+    reader, _ = await asyncio.open_connection("127.0.0.1", await nobody.start())
+    async with asyncio.timeout(10):
+        assert await reader.read(1) == b""
+    await nobody.close()
+    proxy = DelayProxy("127.0.0.1", echo, 0.0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", await proxy.start())
+    writer.write(b"x")
+    async with asyncio.timeout(10):
+        assert await reader.read(1) == b"x"
+        await proxy.close()
+        assert await reader.read(1) == b""

@@ -1,0 +1,125 @@
+"""One process that an agent keeps alive: how it is reached, and whether it does its work."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import psutil
+
+import twd
+from twd.agent.launch import ENGINE
+from twd.engine.rpc_probe import OURS, RpcMismatch, RpcUnusable, probe
+from twd.kit import platform
+from twd.kit.supervisor import Child, State, Supervisor
+from twd.wire.node import ProcessFacts, ProcessKind, ProcessWanted
+
+PROBE_S: Final = 2.0
+STOPPED_LOOKS: Final = 2
+"""So many looks in a row must find a process stopped before it counts as hung."""
+
+
+class Front(Protocol):
+    """Something before a process's port: others come through it."""
+
+    async def start(self) -> int:
+        """The port where others come."""
+        ...
+
+    async def close(self) -> None:
+        """Hang up."""
+        ...
+
+
+@dataclass
+class Running:
+    """One process with its own supervisor, so that it can be ended alone."""
+
+    wanted: ProcessWanted
+    host: str
+    port: int
+    supervisor: Supervisor
+    fronts: Sequence[Front] = ()
+    front_host: str = ""
+    front_port: int = 0
+    """Where others reach it, if not directly."""
+    cert: str = ""
+    version: str = ""
+    note: str = ""
+    stopped: int = 0
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def child(self) -> Child:
+        """What the supervisor knows of it."""
+        return self.supervisor.children[self.wanted.process]
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process runs."""
+        return self.child.state is State.RUNNING
+
+    def facts(self) -> ProcessFacts:
+        """As others may know it."""
+        child = self.child
+        return ProcessFacts(
+            process=self.wanted.process,
+            kind=self.wanted.kind,
+            state="ready" if self.alive and self.version else "starting" if self.alive else child.state.value,
+            pid=child.pid if self.alive else 0,
+            restarts=child.restarts,
+            host=self.front_host or self.host,
+            port=self.front_port or self.port,
+            program=self.wanted.program or ENGINE,
+            version=self.version,
+            note=self.note[:1024],
+            cert=self.cert,
+        )
+
+    async def open_fronts(self) -> None:
+        """Open the way to it."""
+        for front in self.fronts:
+            self.front_port = await front.start()
+
+    async def end(self, timeout_s: float) -> None:
+        """End it, and the way to it."""
+        for front in self.fronts:
+            await front.close()
+        await self.supervisor.stop(timeout_s)
+
+    async def check(self) -> bool:
+        """Ask whether it does its work; its version is kept, and what is wrong with it."""
+        if self.wanted.kind is ProcessKind.STAGE:
+            return await self._check_stage()
+        try:
+            version = await probe(self.host, self.port, PROBE_S)
+        except RpcUnusable as problem:
+            self.note = str(problem)
+            return False
+        mismatch = None if OURS.can_talk_to(version) else RpcMismatch(f"{self.host}:{self.port}", version, OURS)
+        self.version, self.note = str(version), str(mismatch or "")
+        return True
+
+    async def _check_stage(self) -> bool:
+        """A stage listens as soon as its slice is in memory."""
+        try:
+            async with asyncio.timeout(PROBE_S):
+                _, writer = await asyncio.open_connection(self.host, self.port)
+        except (OSError, TimeoutError):
+            return False
+        writer.close()
+        self.version, self.note = twd.__version__, ""
+        return True
+
+    def end_if_stopped(self) -> bool:
+        """A process that was stopped answers nobody and ends for nobody: it is killed, and another one starts."""
+        try:
+            stopped = self.alive and psutil.Process(self.child.pid).status() == psutil.STATUS_STOPPED
+        except psutil.Error:  # it ended just now
+            stopped = False
+        self.stopped = self.stopped + 1 if stopped else 0
+        if self.stopped >= STOPPED_LOOKS:
+            self.stopped = 0
+            platform.kill_group(self.child.pid)
+            return True
+        return False

@@ -1,0 +1,57 @@
+"""A pool on one machine: agents that play machines of their own, behind links that are as slow as one likes."""
+
+from typing import Final, NamedTuple
+
+import msgspec
+
+from twd.cli.errors import CommandError
+from twd.cli.wanted import RUN
+from twd.kit.exit_codes import ExitCode
+from twd.kit.home import Home
+from twd.kit.settings import Settings
+from twd.kit.supervisor import ProcessSpec
+
+NODES_MAX: Final = 16
+
+
+class Played(NamedTuple):
+    """So many machines, so far away, and the engine that joins them."""
+
+    engine: str
+    count: int
+    rtt_ms: float
+
+    @classmethod
+    def asked(cls, rpc: int, ring: int, rtt_ms: float) -> "Played | None":
+        """What the options of `twd up` ask for, if anything."""
+        if rpc and ring:
+            raise CommandError(ExitCode.USAGE, "--rpc and --ring exclude each other: keep one")
+        if not rpc and not ring:
+            return None
+        return cls("rpc" if rpc else "ring", rpc or ring, rtt_ms)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The same as options."""
+        return (f"--{self.engine}={self.count}", f"--link-rtt={self.rtt_ms:g}")
+
+    def settings(self, settings: Settings, home: Home) -> Settings:
+        """The demo's settings, with its model spread evenly over these machines."""
+        pool = msgspec.structs.replace(settings.pool, engine=self.engine, split="even", layers_at_home=False)
+        agent = msgspec.structs.replace(settings.agent, model_dirs=(*settings.agent.model_dirs, str(home.cache)))
+        return msgspec.structs.replace(settings, mode="combined", pool=pool, agent=agent)
+
+    def machines(self) -> list[ProcessSpec]:
+        """An agent for each."""
+        link = ("--link-rtt", f"{self.rtt_ms:g}")
+        names = [f"node-{number}" for number in range(1, self.count + 1)]
+        return [ProcessSpec(f"agent.{name}", (*RUN, "agent", "--node", name, *link), node=name) for name in names]
+
+
+def as_node(settings: Settings, name: str) -> Settings:
+    """The settings of a machine that is played here: its own name, folder and port."""
+    home = Home(settings.home_dir / "nodes" / name)
+    home.prepare()
+    models = (str(settings.home_dir / "models"), *settings.agent.model_dirs)
+    agent = msgspec.structs.replace(settings.agent, port=0, model_dirs=models)
+    return msgspec.structs.replace(settings, node=name, home=str(home.path), agent=agent)

@@ -1,0 +1,58 @@
+"""What the kernel counted on this process's connections: bytes both ways and the round trip, at no cost to them."""
+
+import os
+import socket
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+FOLDER: Final = Path("/proc/self/fd")
+SIZE: Final = 192
+_RTT_US, _ACKED, _RECEIVED = 68, 120, 128
+"""Places in Linux's struct tcp_info."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkCount:
+    """Connections of this process to one address, added up."""
+
+    sent: int = 0
+    received: int = 0
+    rtt_ms: float = 0.0
+
+
+def count_links(addresses: set[tuple[str, int]]) -> dict[tuple[str, int], LinkCount]:
+    """By address; empty where the system does not tell."""
+    if not sys.platform.startswith("linux") or not addresses:
+        return {}
+    found: dict[tuple[str, int], LinkCount] = {}
+    for entry in os.scandir(FOLDER):
+        try:
+            if not os.readlink(entry.path).startswith("socket:"):
+                continue
+            counted = _count(int(entry.name), addresses)
+        except OSError:  # closed meanwhile, or not connected
+            continue
+        if counted is not None:
+            address, one = counted
+            before = found.get(address, LinkCount())
+            found[address] = LinkCount(
+                before.sent + one.sent, before.received + one.received, max(before.rtt_ms, one.rtt_ms)
+            )
+    return found
+
+
+def _count(descriptor: int, addresses: set[tuple[str, int]]) -> tuple[tuple[str, int], LinkCount] | None:
+    with socket.socket(fileno=os.dup(descriptor)) as copy:
+        if copy.type != socket.SOCK_STREAM or copy.family not in (socket.AF_INET, socket.AF_INET6):
+            return None
+        peer = copy.getpeername()
+        address = (str(peer[0]), int(peer[1]))
+        if address not in addresses:
+            return None
+        info = copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, SIZE).ljust(SIZE, b"\0")
+    (rtt_us,) = struct.unpack_from("I", info, _RTT_US)
+    acked, received = struct.unpack_from("QQ", info, _ACKED)
+    return address, LinkCount(acked, received, round(rtt_us / 1000, 3))

@@ -1,0 +1,235 @@
+"""The speculator of a model that lies on several machines: it waits for its parts, watches them, and comes back.
+
+llama.cpp ends the process when a worker dies, and hangs when one hangs. Both are answered in the same way: this
+process ends, its supervisor starts it again, it loads with what is there then, and the owners of its jobs submit them
+again from the tokens they have.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from twd.bus.base import BusError, Leases
+from twd.kit.exit_codes import ExitCode
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Surroundings
+from twd.kit.settings import Settings
+from twd.kit.tasks import every
+from twd.kit.tcp_info import count_links
+from twd.speculator.loaded import Load, LoadedModel
+from twd.speculator.pool_core import Assembly, Member, assemble, lost, pass_deadline_s
+from twd.speculator.service import Speculator
+from twd.wire.base import ModelId, NodeId
+from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.node import NodeChanged, NodeFacts, read_node
+from twd.wire.placement import PlacementDecided, placement_key, read_placement
+from twd.wire.service import ServiceFaulted
+
+LOOK_S: Final = 0.5
+GUARD_S: Final = 0.25
+LOADING_S: Final = 120.0
+"""A load without any progress for so long hangs."""
+SUSPECT_S: Final = 1.0
+"""A pass that takes longer, while a worker is gone by its agent's word, is waited for no more."""
+CHANGE_S: Final = 5.0
+"""A better placement waits so long for a moment without jobs."""
+GOODBYE_S: Final = 0.3
+AGENTS: Final = "agent."
+
+Assembled = Callable[[Assembly], Awaitable[Load]]
+"""From parts that are all there to what loads the model; raises TwdError where one cannot be used after all."""
+
+
+class PooledSpeculator(Speculator):
+    """Serves one model over the machines that the coordinator chose."""
+
+    reads = (*Speculator.reads, PlacementDecided, NodeChanged)
+
+    def __init__(
+        self,
+        ground: Surroundings,
+        model: ModelId,
+        settings: Settings,
+        load: Assembled,
+        leave: Callable[[int], None] = os._exit,
+    ) -> None:
+        super().__init__(ground, model, _never)
+        self._settings = settings
+        self._assembled = load
+        self._leave_with = leave
+        self._registry: Leases | None = None
+        self._news = asyncio.Event()
+        self._looked = asyncio.Event()
+        self._placement: PlacementDecided | None = None
+        self._now = Assembly()
+        self._over: Assembly | None = None
+        """What the model was loaded over."""
+        self._progress_at = 0.0
+        self._better_since: float | None = None
+        self._leaving = False
+
+    async def setup(self) -> None:
+        """Open the registry."""
+        await super().setup()
+        self._registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+
+    async def start(self) -> None:
+        """Start, and watch the parts from now on."""
+        await super().start()
+        if not self.ended.is_set():
+            self.tasks.start("look", self._keep_looking())
+            self.tasks.start("guard", every(GUARD_S, self._guard))
+
+    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        """Besides, where the model lies and what its links carried."""
+        over = self._over or self._now
+        placement = over.placement
+        if placement is None:
+            return {**super().facts(), "pool": [], "engine": self._settings.pool.engine}
+        return {
+            **super().facts(),
+            "engine": placement.engine,
+            "pool": [_shown(member) for member in over.members],
+            "links": _links(over, placement),
+        }
+
+    # -- looking -------------------------------------------------------------------------------
+
+    def on_placement_decided(self, event: PlacementDecided) -> Effects:
+        """Where the model goes now."""
+        if event.model == self.model:
+            self._placement = event
+            self._news.set()
+        return None
+
+    def on_node_changed(self, event: NodeChanged) -> Effects:
+        """A machine of ours may have changed."""
+        if self._placement is None or any(piece.node == event.node for piece in self._placement.slices):
+            self._news.set()
+        return None
+
+    async def _keep_looking(self) -> None:
+        while True:
+            self._news.clear()
+            await self._look()
+            try:
+                await asyncio.wait_for(self._news.wait(), LOOK_S)
+            except TimeoutError:
+                continue
+
+    async def _look(self) -> None:
+        assert self._registry is not None
+        try:
+            entries = await self._registry.entries()
+        except BusError as error:
+            self.log.warning("the registry could not be read: %s", error)
+            return
+        key = placement_key(self.model)
+        kept = next((read_placement(entry.value) for entry in entries if entry.key == key), None)
+        self._placement = kept or self._placement
+        lease_s = self._settings.coordinator.lease_s
+        found = [
+            facts
+            for entry in entries
+            if entry.key.startswith(AGENTS) and entry.age_s <= lease_s and (facts := read_node(entry.value))
+        ]
+        nodes: Mapping[NodeId, NodeFacts] = {facts.node: facts for facts in found}
+        self._now = assemble(self._placement, nodes)
+        self._looked.set()
+
+    # -- loading -------------------------------------------------------------------------------
+
+    async def loader(self) -> Load:
+        """Wait until every part is there and answers."""
+        while True:
+            now = self._now
+            if now.complete:
+                try:
+                    load = await self._assembled(now)
+                except TwdError as error:
+                    self._wait_for(str(error))
+                else:
+                    self._over, self._progress_at = now, self.clock.now()
+                    return load
+            else:
+                self._wait_for("; ".join(now.waits_for))
+            self._looked.clear()
+            await self._looked.wait()
+
+    def _wait_for(self, what: str) -> None:
+        note = f"waits for {what}" if not what.startswith(("no RPC", "the RPC")) else what
+        if note != self.note:
+            self.note = note
+            self.log.info("%s: %s", self.model, note)
+            self.tasks.start("tell", self.renew_lease())
+
+    def _tell_progress(self, share: float, stage: str) -> None:
+        self._progress_at = self.clock.now()
+        super()._tell_progress(share, stage)
+
+    # -- guarding ------------------------------------------------------------------------------
+
+    async def _guard(self) -> None:
+        """Is everything there that the model was loaded over, and does the engine go on?"""
+        over, now = self._over, self.clock.now()
+        if over is None or self._leaving:
+            return
+        gone = lost(over, self._now)
+        since, runner = None, self._runner
+        if runner is not None:
+            since = runner.busy_since
+            expected = self.loaded.cost.ms(max(1, runner.busy_rows)) if self.loaded else 0.0
+            limit = SUSPECT_S if gone else pass_deadline_s(expected)
+            if since is not None and now - since > limit:
+                await self._come_back(f"a pass has not ended for {now - since:.1f} s: {gone or 'a worker hangs'}")
+        elif self.loaded is None and now - self._progress_at > (SUSPECT_S if gone else LOADING_S):
+            await self._come_back(f"loading does not go on: {gone or 'a worker hangs'}")
+        if gone and since is None and self.loaded is not None:
+            await self._come_back(gone)
+        await self._look_for_better(over, now)
+
+    async def _look_for_better(self, over: Assembly, now: float) -> None:
+        """Another placement is taken when its parts are there, and nobody waits or it has waited long enough."""
+        if not self._now.complete or self._now.signature == over.signature:
+            self._better_since = None
+            return
+        self._better_since = now if self._better_since is None else self._better_since
+        if self._idle.is_set() or now - self._better_since > CHANGE_S:
+            await self._come_back("the model goes elsewhere: " + ", ".join(member.name for member in self._now.members))
+
+    async def _come_back(self, why: str) -> None:
+        """End this process: its supervisor starts another at once, and the jobs' owners go on with that."""
+        if self._leaving:
+            return
+        self._leaving = True
+        self.log.error("%s; this process ends and comes back", why)
+        failure = Failure(code=FailureCode.WORKER_LOST, message=why)
+        self.emit(ServiceFaulted(service=self.name, node=self.ground.node, failure=failure, during="pool"))
+        try:
+            await asyncio.wait_for(self.bus.flush(GOODBYE_S), 2 * GOODBYE_S)
+        except (BusError, TimeoutError) as error:
+            self.log.warning("nobody could be told: %s", error)
+        self._leave_with(ExitCode.WORKER_LOST)
+
+
+def _never(progress: Callable[[float, str], None]) -> LoadedModel:
+    raise AssertionError("a pooled model is loaded over its parts")
+
+
+def _shown(member: Member) -> str:
+    piece = member.slice
+    layers = f"layers {piece.first}-{piece.end - 1}" if piece.end > piece.first else "no layers"
+    return f"{member.name} {layers}{', head' if piece.head else ''}"
+
+
+def _links(over: Assembly, placement: PlacementDecided) -> list[str]:
+    """Each machine's link: its round trip, and what went over it."""
+    addresses = {member.address: member.slice.node for member in over.processes.values()}
+    counts = count_links(set(addresses))
+    shown = []
+    for address, node in addresses.items():
+        count, told_ms = counts.get(address), placement.links.get(node, 0.0)
+        rtt_ms = max(told_ms, count.rtt_ms if count else 0.0)
+        carried = f", {count.sent} bytes there, {count.received} back" if count else ""
+        shown.append(f"{node} {rtt_ms:g} ms{carried}")
+    return shown

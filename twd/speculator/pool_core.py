@@ -1,0 +1,130 @@
+"""What a pooled model waits for, and where its parts are: the coordinator's decision and the agents' leases in one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from twd.engine.rpc_pool import CPU, PoolPlan, Share
+from twd.wire.base import NodeId
+from twd.wire.node import NodeFacts, ProcessFacts, ProcessKind
+from twd.wire.placement import PlacementDecided, Slice
+
+READY: Final = "ready"
+PASS_S: Final = 2.5
+PASS_FACTOR: Final = 4.0
+"""A pass that takes so much longer than expected hangs."""
+
+Signature = tuple[tuple[str, str, str, int, int, bool], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One slice, and the process that holds it; none where the process that serves the model does so itself."""
+
+    slice: Slice
+    process: ProcessFacts | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it is reached."""
+        return (self.process.host, self.process.port) if self.process else ("", 0)
+
+    @property
+    def name(self) -> str:
+        """In status and messages."""
+        return f"{self.slice.node}/{self.slice.device}"
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """A placement with everything that is there of it."""
+
+    placement: PlacementDecided | None = None
+    members: tuple[Member, ...] = ()
+    waits_for: tuple[str, ...] = ()
+    """In words; empty when all is there."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the model can be loaded."""
+        return self.placement is not None and not self.waits_for
+
+    @property
+    def signature(self) -> Signature:
+        """Equal for placements between which nothing has to be done."""
+        return signature(self.placement) if self.placement else ()
+
+    @property
+    def processes(self) -> dict[str, Member]:
+        """The members that are processes of their own, each once."""
+        return {f"{m.slice.node} {m.slice.process}": m for m in self.members if m.process is not None}
+
+
+def signature(placement: PlacementDecided) -> Signature:
+    """Which slice lies where."""
+    return tuple((s.node, s.device, s.process, s.first, s.end, s.head) for s in placement.slices)
+
+
+def assemble(placement: PlacementDecided | None, nodes: Mapping[NodeId, NodeFacts]) -> Assembly:
+    """Find the process of each slice, and say what is missing."""
+    if placement is None:
+        return Assembly(waits_for=("the coordinator's decision",))
+    if placement.missing_bytes:
+        return Assembly(placement, waits_for=("; ".join([*placement.notes, *placement.helps])[:900],))
+    members = [_member(piece, nodes) for piece in placement.slices]
+    waits = dict.fromkeys(_waits_for(member, nodes) for member in members)
+    return Assembly(placement, tuple(members), tuple(text for text in waits if text))
+
+
+def _member(piece: Slice, nodes: Mapping[NodeId, NodeFacts]) -> Member:
+    facts = nodes.get(piece.node)
+    known = facts.processes if facts is not None and piece.process else []
+    return Member(piece, next((one for one in known if one.process == piece.process), None))
+
+
+def _waits_for(member: Member, nodes: Mapping[NodeId, NodeFacts]) -> str:
+    piece, process = member.slice, member.process
+    if not piece.process:
+        return ""
+    if piece.node not in nodes:
+        return f"{piece.node}, whose agent is not on the bus"
+    what = "stage" if process is not None and process.kind is ProcessKind.STAGE else "worker"
+    if process is None:
+        return f"{piece.node}'s {what}"
+    if process.state != READY:
+        return f"{piece.node}'s {what} ({process.state}{': ' + process.note if process.note else ''})"
+    return ""
+
+
+def lost(loaded: Assembly, now: Assembly) -> str:
+    """Which process of a loaded model is gone or another one by now; empty when all are there."""
+    for key, member in loaded.processes.items():
+        current = now.processes.get(key)
+        process = current.process if current else None
+        before = member.process
+        if before is not None and (process is None or (process.pid, process.state) != (before.pid, READY)):
+            return f"{member.name} is gone" if process is None else f"{member.name} was restarted"
+    return ""
+
+
+def pass_deadline_s(expected_ms: float) -> float:
+    """How long a pass may take before a worker counts as hung."""
+    return max(PASS_S, 1.0 + PASS_FACTOR * expected_ms / 1000)
+
+
+def rpc_plan(assembly: Assembly, endpoints: Mapping[str, str]) -> PoolPlan:
+    """An assembly in the engine's words; `endpoints` says where each member's process is reached from here."""
+    placement = assembly.placement
+    assert placement is not None
+    shares: list[tuple[bool, Share]] = []
+    for member in assembly.members:
+        piece = member.slice
+        endpoint = endpoints[f"{piece.node} {piece.process}"] if piece.process else ""
+        share = Share(piece.end - piece.first, endpoint, piece.device)
+        if share.layers or (piece.head and not share.on_host):
+            shares.append((piece.head and not share.on_host, share))
+    here = [share for _, share in shares if share.on_host]
+    away = [share for last, share in shares if not share.on_host and not last]
+    behind = [share for last, share in shares if last]
+    head_here = any(piece.head and piece.node == placement.home and piece.device == CPU for piece in placement.slices)
+    return PoolPlan((*here, *away, *behind), head_here)

@@ -1,0 +1,65 @@
+"""A pooled model over llama.cpp's RPC workers: shake hands first, then load with their devices."""
+
+import asyncio
+from dataclasses import replace
+
+import msgspec
+
+from twd.engine.library import leave_on_abort_with
+from twd.engine.loading import Progress, load_native
+from twd.engine.rpc_probe import OURS, RpcMismatch, probe, require_match
+from twd.kit.exit_codes import ExitCode
+from twd.kit.home import Home
+from twd.kit.service import Surroundings
+from twd.kit.settings import Settings
+from twd.speculator.embeddings import Embedding
+from twd.speculator.loaded import Load, LoadedModel
+from twd.speculator.native import NativeTarget, limits_of, load_plan
+from twd.speculator.pool import PooledSpeculator
+from twd.speculator.pool_core import Assembly, Member, rpc_plan
+from twd.speculator.preparing import Preparer
+from twd.wire.base import ModelId
+from twd.wire.embedding import EmbeddingRequested
+from twd.wire.failures import FailureCode, TwdError
+
+
+class RpcTarget(NativeTarget):
+    """A model over workers as the service wants it."""
+
+    def embed(self, request: EmbeddingRequested) -> Embedding:
+        """A worker talks to one thread at a time, and that is the engine's."""
+        raise TwdError(FailureCode.UNSUPPORTED, f"{request.model} lies on RPC workers and gives no embeddings")
+
+
+async def reach(member: Member, settings: Settings) -> str:
+    """The endpoint of a member's worker, after it shook hands; raises where llama.cpp would abort or hang."""
+    host, port = member.address
+    try:
+        await (probe(host, port) if settings.pool.skip_version_check else require_match(host, port, OURS))
+    except RpcMismatch as problem:
+        text = f"{problem}; `--skip-version-check` (pool.skip_version_check) insists on it"
+        raise TwdError(problem.code, text) from None
+    return f"{host}:{port}"
+
+
+def rpc_speculator(ground: Surroundings, settings: Settings, name: str) -> PooledSpeculator:
+    """The speculator of one configured model over RPC workers."""
+    model = ModelId(name)
+
+    async def assembled(assembly: Assembly) -> Load:
+        members = assembly.processes
+        reached = await asyncio.gather(*(reach(member, settings) for member in members.values()))
+        plan = rpc_plan(assembly, dict(zip(members, reached, strict=True)))
+
+        def load(progress: Progress) -> LoadedModel:
+            leave_on_abort_with(ExitCode.WORKER_LOST)
+            wanted = load_plan(model, settings.models[name], Home(settings.home_dir).cache)
+            native = load_native(replace(wanted, pool=plan, gpu_layers=0), progress)
+            native.facts = msgspec.structs.replace(native.facts, backend="rpc")
+            preparer = Preparer(native.model.vocab, native.template, native.pickers, ground.ids.seed)
+            limits = replace(limits_of(native, settings), shares_cores=not plan.endpoints)
+            return RpcTarget(native, preparer, limits)
+
+        return load
+
+    return PooledSpeculator(ground, model, settings, assembled)
