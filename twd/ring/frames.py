@@ -318,7 +318,8 @@ def unpack_states(payload: bytes, rows: int, n_embd: int, states_as: StateFormat
 
 def are_numbers(states: States) -> bool:
     """Whether all are finite: the engine takes anything else without a word."""
-    return bool(np.isfinite(states.sum(dtype=np.float64)))
+    with np.errstate(invalid="ignore"):
+        return bool(np.isfinite(states.sum(dtype=np.float64)))
 
 
 def payload_max(rows: int, n_embd: int, states_as: StateFormat = StateFormat.F32) -> int:

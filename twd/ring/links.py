@@ -1,5 +1,6 @@
 """A link that stands: frames in both directions, and a pulse that measures it and notices when the other end stops."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -94,18 +95,27 @@ class Link:
 
     def _receive(self) -> None:
         try:
-            while True:
+            while self.is_open:
                 self._take(self._reader.read())
         except TwdError as error:
             self.close(error)
         except Exception as error:  # noqa: BLE001 - the edge: it closes the link and is told with its cause
             self.close(TwdError(FailureCode.INTERNAL, f"{type(error).__name__}: {error}"))
-        self._beater.join(_LAST_WORD_S)  # it may be stuck: the other end need not read
+        assert self._reason is not None
+        if not isinstance(self._reason, LinkClosedError | RefusedError):
+            self._drain()
         self._transport.hang_up()
         self._beater.join()
         self._transport.free()
-        assert self._reason is not None
         self._closed(self, self._reason)
+
+    def _drain(self) -> None:
+        """Read on until the other end has our last word: bytes that nobody read would make it lose that."""
+        until = time.monotonic() + _LAST_WORD_S
+        self._transport.patience = lambda: until - time.monotonic()
+        with contextlib.suppress(TwdError):
+            while self._transport.receive():
+                pass
 
     def _take(self, frame: Frame) -> None:
         match frame.message:
@@ -119,12 +129,10 @@ class Link:
                 self._handle(frame)
 
     def _beat(self) -> None:
-        try:
+        with contextlib.suppress(LinkClosedError):  # the receiver finds out, and may find a last word before
             while (due := self._pulse.due()) is not None:
                 for message, payload in due:
                     self.send(message, payload)
             if self._reason is not None and not isinstance(self._reason, RefusedError):
                 self.send(Broken(self._reason.failure))
-        except LinkClosedError as error:
-            self.close(error)
-        self._transport.hang_up()
+            self._transport.finish()

@@ -1,5 +1,6 @@
 """Bytes over one socket, plain or encrypted. One thread receives, any may send; nobody waits for ever."""
 
+import contextlib
 import selectors
 import socket
 import ssl
@@ -50,18 +51,23 @@ class Transport:
         except (OSError, ValueError) as error:
             raise LinkClosedError(f"the link is closed: {error}") from None
 
+    def finish(self) -> None:
+        """Nothing more will be sent."""
+        self._shut(socket.SHUT_WR)
+
     def hang_up(self) -> None:
         """End the connection; whoever waits on it wakes up."""
-        try:
-            self._sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return  # it ended already
+        self._shut(socket.SHUT_RDWR)
 
     def free(self) -> None:
         """Give the socket back, when no thread uses it any more."""
         self.hang_up()
         self._selector.close()
         self._sock.close()
+
+    def _shut(self, how: int) -> None:
+        with contextlib.suppress(OSError):  # it ended already
+            self._sock.shutdown(how)
 
     def _send(self, data: bytes) -> None:
         self._sock.sendall(data)

@@ -9,7 +9,8 @@ from twd.engine.build import engine_build
 from twd.engine.stage_engine import StageEngine, StagePlan
 from twd.engine.window import Picker, Report
 from twd.gguf_tools.inspect import inspect
-from twd.gguf_tools.slice import file_hash, write_slice
+from twd.gguf_tools.slice import file_hash
+from twd.gguf_tools.slice_cache import cached_slice
 from twd.kit.home import Home
 from twd.kit.service import Surroundings
 from twd.kit.settings import Settings
@@ -57,7 +58,15 @@ def load_slice(plan: SlicePlan, progress: Progress) -> LoadedSlice:
     wanted, hash_ = plan.stage, file_hash(plan.source)
     layers = wanted.layers or inspect(plan.source).layers
     wanted = replace(wanted, layers=layers, end=wanted.end or layers)
-    path = _slice_file(plan, wanted, hash_, lambda share: progress(_CUT * share, "cutting the slice"))
+    assert plan.folder is not None
+    path = cached_slice(
+        plan.source,
+        wanted.first,
+        wanted.end,
+        wanted.head,
+        plan.folder,
+        progress=lambda share: progress(_CUT * share, "cutting the slice"),
+    )
     engine = NativeSlice.load(
         replace(wanted, path=path), lambda share, stage: progress(_CUT + (_LOADED - _CUT) * share, stage)
     )
@@ -73,17 +82,6 @@ def load_slice(plan: SlicePlan, progress: Progress) -> LoadedSlice:
     progress(1.0, "ready")
     load_ms = int((time.monotonic() - began) * 1000)
     return LoadedSlice(held, engine, timing, engine_build(), engine.settings, load_ms)
-
-
-def _slice_file(plan: SlicePlan, wanted: StagePlan, hash_: str, progress: Callable[[float], None]) -> Path:
-    if (wanted.first, wanted.end, wanted.head) == (0, wanted.layers, True):
-        return plan.source
-    name = f"{hash_}-{wanted.first}-{wanted.end}{'-head' if wanted.head else ''}.gguf"
-    assert plan.folder is not None
-    path = plan.folder / name
-    if not path.exists():
-        write_slice(plan.source, wanted.first, wanted.end, path, head=wanted.head, progress=progress)
-    return path
 
 
 def loader(plan: SlicePlan) -> Load:

@@ -98,6 +98,7 @@ class Worker:
         self._layout = Layout(engine)
         self._failed = failed
         self._flag = AbortFlag()
+        self._serving: Place | None = None
         self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._main, name="stage-engine", daemon=True)
 
@@ -146,6 +147,8 @@ class Worker:
 
     def _do(self, work: _Work) -> None:
         place, message = work.place, work.frame.message
+        if place is not self._serving:
+            self._begin(place)
         if isinstance(message, Pass):
             try:
                 self._pass(place, message, work)
@@ -159,6 +162,12 @@ class Worker:
             return
         if not place.last:
             place.forward(message)
+
+    def _begin(self, place: Place) -> None:
+        """Another ring: its slots are empty, so what the last ring left in the engine must go."""
+        self._serving = place
+        for slot in range(self._engine.n_slots):
+            self._engine.clear(slot)
 
     def _control(self, place: Place, message: Message) -> None:
         core = place.core
