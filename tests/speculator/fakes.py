@@ -182,7 +182,7 @@ class FakePipeline(FakeTarget):
         self.fed.clear()
         self.lines.clear()
         self.dead.clear()
-        self.pipe.reset()
+        self.pipe.reset(room=16)
         self.wake()
 
 

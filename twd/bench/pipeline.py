@@ -293,12 +293,12 @@ class PlayedRing:
             self._began = self._played.now
             self._played.computed = 0.0
         epochs = {slot: session.epoch for slot, session in self._core.sessions.items()}
+        flying = {slot: list(session.flights)[1:] for slot, session in self._core.sessions.items()}
         self._core.verdicts(one.verdicts, now)
         for slot, session in self._core.sessions.items():
             if session.epoch != epochs[slot]:
                 self._played.void(slot, session.epoch)
-                if len(self._core.sessions) == 1:
-                    self._pipe.voided(now)
+                self._pipe.voided([max(1, len(one.nodes)) for one in flying[slot]], now)
         for effect in self._core.effects():
             if isinstance(effect, Publish) and isinstance(effect.event, JobFinished):
                 self._left -= 1

@@ -1,6 +1,5 @@
 """What a pipeline of stages costs and how full it is: its slowest stage sets the pace, the whole way the delay."""
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -22,18 +21,14 @@ class Pipe:
         self._whole = CostCurve(whole)
         self.links_ms = links_ms
         self.room = room
-        self._flying: deque[int] = deque()
-        self._free_at = 0.0
-
-    @property
-    def flying(self) -> int:
+        self.flying = 0
         """Passes under way."""
-        return len(self._flying)
+        self._free_at = 0.0
 
     @property
     def full(self) -> bool:
         """Whether no further pass may leave before one comes back."""
-        return len(self._flying) >= self.room
+        return self.flying >= self.room
 
     def step_ms(self, rows: int) -> float:
         """The time between two such passes when one follows the other."""
@@ -57,17 +52,17 @@ class Pipe:
 
     def sent(self, rows: int, now: float) -> None:
         """A pass left."""
-        self._flying.append(rows)
+        self.flying += 1
         self._free_at = max(self._free_at, now) + self.step_ms(rows) / 1000
 
     def answered(self) -> None:
-        """The oldest pass came back, computed or dropped."""
-        if self._flying:
-            self._flying.popleft()
+        """A pass came back, computed or dropped."""
+        self.flying -= 1
 
-    def voided(self, now: float) -> None:
-        """All that flew is dropped where it stands: the stages are idle as soon as they hear of it."""
-        self._free_at = min(self._free_at, now)
+    def voided(self, rows: Sequence[int], now: float) -> None:
+        """These passes are dropped where they stand, so the stages are idle the sooner."""
+        saved = sum(self.step_ms(one) for one in rows) / 1000
+        self._free_at = max(min(self._free_at, now), self._free_at - saved)
 
     def observe(self, rows: int, trip_ms: float, queued_ms: float, computed_ms: Sequence[float]) -> None:
         """Learn from a pass: how long it was away, how long it waited for stages, how long each computed."""
@@ -76,14 +71,15 @@ class Pipe:
         self._slowest.observe(rows, max(computed_ms))
         self._whole.observe(rows, sum(computed_ms))
         links = max(0.0, trip_ms - queued_ms - sum(computed_ms))
-        self.links_ms += _LINKS_WEIGHT * (links - self.links_ms)
+        self.links_ms += (_LINKS_WEIGHT if self.links_ms else 1.0) * (links - self.links_ms)
         late = queued_ms - self.step_ms(rows)
         if late > 0.0:  # passes leave faster than they are computed
             self._free_at += _YIELD * min(late, self.step_ms(rows)) / 1000
 
-    def reset(self) -> None:
-        """All that flew is lost."""
-        self._flying.clear()
+    def reset(self, room: int) -> None:
+        """The pipe was built anew: all that flew is lost."""
+        self.room = room
+        self.flying = 0
         self._free_at = 0.0
 
 

@@ -45,8 +45,7 @@ class Bounds:
 class Home:
     """A ring that stands, until any of its links is lost; then it is over for good.
 
-    Answers are collected here; `wake` is called, from any thread, when there is one after there was none, and once
-    when the ring is over.
+    Answers are collected here; `wake` is called, from any thread, for each of them and once when the ring is over.
     """
 
     def __init__(self, dialed: Sequence[Dialed], names: Sequence[str], pace: Pace) -> None:
@@ -70,7 +69,7 @@ class Home:
         identity: Identity,
         name: str,
         deadline: float,
-        pace: Pace = Pace(),
+        pace: Pace,
     ) -> "Home":
         """Reach all stages, which were told their places; blocks until each stands, at most until `deadline`."""
 
@@ -119,7 +118,8 @@ class Home:
     def join(self, timeout_s: float = 3.0) -> bool:
         """Wait until all threads are gone; whether they are."""
         end = time.monotonic() + timeout_s
-        return all([link.join(max(0.0, end - time.monotonic())) for link in self._links])
+        ended = [link.join(max(0.0, end - time.monotonic())) for link in self._links]
+        return all(ended)
 
     def _send(self, link: Link, message: Message) -> None:
         try:
@@ -130,10 +130,8 @@ class Home:
     def _take(self, frame: Frame) -> None:
         if not isinstance(frame.message, Verdicts):
             raise FrameError(FrameFault.UNEXPECTED, f"a {type(frame.message).__name__} does not belong here")
-        first = self._answers.empty()
         self._answers.put(Answer(frame.message, time.monotonic()))
-        if first:
-            self.wake()
+        self.wake()
 
     def _lost(self, link: Link, reason: TwdError) -> None:
         if self.over is None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from twd.ring.trust import Trust
 from twd.wire.base import InstanceId
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.ring import RingWired, StateFormat, StageReady
+from twd.wire.ring import RingWired, StageReady, StateFormat
 
 
 def in_order(stages: Sequence[StageReady]) -> list[StageReady]:
@@ -41,35 +41,37 @@ def wirings(
     states: StateFormat,
 ) -> list[RingWired]:
     """What each stage of a ring is told, in ring order."""
-    return [
-        RingWired(
-            ring=trust.ring,
-            stage=stage.stage,
-            home=home,
-            model=stage.model,
-            file_hash=stage.file_hash,
-            index=index,
-            count=len(stages),
-            first=stage.first,
-            end=stage.end,
-            nonce=trust.nonce,
-            encrypted=trust.encrypted,
-            states=states,
-            home_certificate=home_certificate if trust.encrypted else "",
-            previous_certificate=stages[index - 1].certificate if index and trust.encrypted else "",
-            **_next(stages[index + 1 :], trust.encrypted),
-        )
-        for index, stage in enumerate(stages)
-    ]
+    return [_wiring(stages, index, trust, home, home_certificate, states) for index in range(len(stages))]
 
 
-def _next(following: Sequence[StageReady], encrypted: bool) -> dict[str, object]:
-    if not following:
-        return {}
-    stage = following[0]
-    return {
-        "next_host": stage.host,
-        "next_port": stage.port,
-        "next_stage": stage.stage,
-        "next_certificate": stage.certificate if encrypted else "",
-    }
+def _wiring(
+    stages: Sequence[StageReady],
+    index: int,
+    trust: Trust,
+    home: InstanceId,
+    home_certificate: str,
+    states: StateFormat,
+) -> RingWired:
+    stage = stages[index]
+    before = stages[index - 1] if index else None
+    after = stages[index + 1] if index + 1 < len(stages) else None
+    return RingWired(
+        ring=trust.ring,
+        stage=stage.stage,
+        home=home,
+        model=stage.model,
+        file_hash=stage.file_hash,
+        index=index,
+        count=len(stages),
+        first=stage.first,
+        end=stage.end,
+        nonce=trust.nonce,
+        next_host=after.host if after else "",
+        next_port=after.port if after else 0,
+        next_stage=after.stage if after else InstanceId(""),
+        next_certificate=after.certificate if after and trust.encrypted else "",
+        home_certificate=home_certificate if trust.encrypted else "",
+        previous_certificate=before.certificate if before and trust.encrypted else "",
+        encrypted=trust.encrypted,
+        states=states,
+    )

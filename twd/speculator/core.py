@@ -150,7 +150,7 @@ class SpeculatorCore:
         drafter = self.crew.drafters.get(event.drafter)
         if drafter is not None:
             drafter.observe_pace(len(event.tokens), event.draft_ms)
-        if session is None or session.slot < 0 or not session.speculates:
+        if session is None or session.opened_at < 0 or not session.speculates:
             return
         depth = session.tree.depth(event.drafter)
         self._hang(session, event, tokens)

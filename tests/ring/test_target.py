@@ -1,0 +1,138 @@
+"""The target over a ring: the same text with any number of stages, with any guesses, and over a lost ring."""
+
+import random
+import threading
+
+import pytest
+
+from tests.ring.fake_slices import END_TOKEN, VOCABULARY
+from tests.ring.homes import Desk, desk, go_home, in_background, knowing, liar
+from tests.ring.rings import Ring, fake_ring
+from twd.ring.frames import SessionSpec
+from twd.ring.target import SpecPicker
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.job import JobFailed, JobFinished, Sampling
+
+PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 6, 2, 6]
+COUNT = 48
+END = frozenset({END_TOKEN})
+
+
+def plain_text(prompt: list[int], count: int = COUNT, seed: int = 0) -> list[int]:
+    """The text of one stage, token by token."""
+    with fake_ring(1) as ring, desk(ring, vocabulary=VOCABULARY, in_flight=1, ngram=False, end_tokens=END) as made:
+        made.ask("plain", prompt, count, Sampling(seed=seed))
+        made.wait()
+        return made.texts["plain"]
+
+
+@pytest.fixture(scope="module")
+def text() -> list[int]:
+    return plain_text(PROMPT)
+
+
+@pytest.mark.parametrize("stages", [1, 2, 4])
+@pytest.mark.parametrize("in_flight", [1, 16])
+def test_guesses_and_stages_change_nothing(text: list[int], stages: int, in_flight: int) -> None:
+    for guess in (None, liar(VOCABULARY, 5), knowing(text, len(PROMPT)), knowing(text, len(PROMPT), wrong=0.2)):
+        with (
+            fake_ring(stages) as ring,
+            desk(ring, vocabulary=VOCABULARY, in_flight=in_flight, guess=guess, end_tokens=END) as made,
+        ):
+            made.ask("a", PROMPT, COUNT)
+            made.wait()
+            assert made.texts["a"] == text
+
+
+def test_many_sessions_at_once_each_get_their_own_text() -> None:
+    dice = random.Random(3)
+    prompts = [[dice.randrange(END_TOKEN) for _ in range(dice.randint(1, 40))] for _ in range(7)]
+    prompts.append([*prompts[0], 5, 6, 7])
+    texts = [plain_text(prompt, 24, seed) for seed, prompt in enumerate(prompts)]
+    with fake_ring(3) as ring, desk(ring, vocabulary=VOCABULARY, guess=liar(VOCABULARY, 9), end_tokens=END) as made:
+        for seed, prompt in enumerate(prompts):
+            made.ask(f"j{seed}", prompt, 24, Sampling(seed=seed))
+        made.wait(len(prompts))
+        assert [made.texts[f"j{seed}"] for seed in range(len(prompts))] == texts
+
+
+def test_a_slot_remembers_and_is_copied(text: list[int]) -> None:
+    long = (PROMPT * 4)[:80]
+    with fake_ring(2) as ring, desk(ring, vocabulary=VOCABULARY, end_tokens=END) as made:
+        for name in ("first", "again"):
+            made.ask(name, long, 8)
+            (end,) = made.wait()
+            assert isinstance(end, JobFinished)
+        assert end.stats.cached_tokens >= 64
+        made.ask("beside", [*long, *made.texts["first"], 1], 40)
+        made.ask("copied", [*long, 2], 8)
+        ends = made.wait(2)
+        assert any(isinstance(one, JobFinished) and one.stats.cached_tokens == 80 for one in ends)
+        assert made.texts["again"] == made.texts["first"]
+    assert plain_text([*long, 2], 8) == made.texts["copied"]
+
+
+def rewire(made: Desk, ring: Ring) -> None:
+    made.target.rewire(go_home(ring))
+
+
+def test_a_lost_ring_is_replaced_and_the_text_goes_on(text: list[int]) -> None:
+    dice = random.Random(11)
+    with (
+        fake_ring(3) as ring,
+        desk(ring, vocabulary=VOCABULARY, guess=knowing(text, len(PROMPT), 0.1), end_tokens=END) as made,
+    ):
+        for turn in range(6):
+            at, victim = dice.randrange(1, COUNT - 4), dice.randrange(3)
+            repairs: list[threading.Thread] = []
+
+            def look(job: str, tokens: int) -> None:
+                if tokens >= at and not repairs:
+                    ring.stages[victim].server.unwire("a test took it away")
+                    repairs.append(in_background(lambda: rewire(made, ring)))
+
+            made.watch = look
+            made.ask(f"j{turn}", PROMPT, COUNT)
+            (end,) = made.wait()
+            assert isinstance(end, JobFinished), end
+            assert made.texts[f"j{turn}"] == text
+            for thread in repairs:
+                thread.join(20.0)
+        assert made.target.generation() >= 2
+
+
+def test_what_makes_no_sense_is_refused_before_it_is_sent() -> None:
+    with fake_ring(2) as ring, desk(ring, vocabulary=VOCABULARY, end_tokens=END) as made:
+        made.ask("bad", [VOCABULARY + 5], 4)
+        (end,) = made.wait()
+        assert isinstance(end, JobFailed)
+        assert end.failure.code is FailureCode.BAD_REQUEST
+        made.ask("good", PROMPT, 4)
+        (end,) = made.wait()
+        assert isinstance(end, JobFinished)
+
+
+def test_a_smaller_ring_is_no_replacement() -> None:
+    with fake_ring(2) as ring, desk(ring, vocabulary=VOCABULARY) as made, fake_ring(2, slots=1) as small:
+        home = go_home(small)
+        with pytest.raises(TwdError, match="holds 1 x"):
+            made.target.rewire(home)
+        home.close()
+        assert home.join()
+
+
+def test_all_slots_busy_is_said() -> None:
+    with fake_ring(1, slots=1) as ring:
+        home = go_home(ring)
+        from tests.ring.homes import described
+        from twd.ring.target import RingTarget
+        from twd.ring.trial import pipe_of
+
+        target = RingTarget(home, pipe_of(described(ring), 16), vocabulary=VOCABULARY)
+        target.open([1], SpecPicker(SessionSpec(Sampling(), 0, 1)))
+        with pytest.raises(TwdError) as caught:
+            target.open([2], SpecPicker(SessionSpec(Sampling(), 0, 1)))
+        assert caught.value.code is FailureCode.BUSY
+        target.shutdown()
+        assert home.join()
+        assert target.generation() == 0

@@ -1,0 +1,230 @@
+"""The target that is a ring of stages: windows of all sessions out as passes, answers back as verdicts."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from twd.engine.context import Logits
+from twd.engine.pipe import Pipe
+from twd.engine.slots import Slots
+from twd.engine.window import Picker, Report, Verdict, Window, check
+from twd.ring.frames import Close, Copy, Item, Mark, Open, Outcome, Pass, SessionSpec
+from twd.ring.home import Answer, Home
+from twd.wire.failures import FailureCode, TwdError
+
+_COPY_FROM: Final = 64
+_CELLS_PER_TOKEN: Final = 256
+
+
+class SpecPicker:
+    """A session's way to pick tokens, told to the last stage, which picks."""
+
+    def __init__(self, spec: SessionSpec) -> None:
+        self.spec = spec
+
+    def pick(self, logits: Logits, history: Sequence[int]) -> int:
+        """Never here."""
+        raise TwdError(FailureCode.INTERNAL, "over a ring the last stage picks")
+
+
+@dataclass(slots=True)
+class _Line:
+    """One session as home sees it: which epochs are alive, and what is under way."""
+
+    alive_from: int = 0
+    flying: deque[tuple[int, Window]] = field(default_factory=deque)
+    """Pass and window, in the order of sending."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    windows: dict[int, Window]
+    rows: int
+    sent_at: float
+
+
+class RingTarget:
+    """A `Pipeline` over the stages of a ring. When the ring is over it waits for `rewire`.
+
+    A slot's tokens are those of which an answer told that every stage computed them: only they can be relied on by
+    the next session of the slot.
+    """
+
+    trees = False
+    can_rollback = True
+
+    def __init__(self, home: Home, pipe: Pipe, *, vocabulary: int, in_flight: int = 32) -> None:
+        self.pipe = pipe
+        self.in_flight = in_flight
+        self.n_slots = home.bounds.slots
+        self.ctx_size = home.bounds.ctx_size
+        self.window_max = home.bounds.window_max
+        self._vocabulary = vocabulary
+        self._wake: Callable[[], None] = lambda: None
+        self._generation = 0
+        self._number = 0
+        self._offered: Home | None = None
+        self._adopt(home)
+
+    # -- which ring ------------------------------------------------------------------------------
+
+    def rewire(self, home: Home) -> None:
+        """Go on with another ring; from any thread. Raises TwdError where it is smaller than the first one was."""
+        bounds = home.bounds
+        if bounds.slots < self.n_slots or bounds.ctx_size < self.ctx_size or bounds.window_max < self.window_max:
+            raise TwdError(
+                FailureCode.BAD_REQUEST,
+                f"the new ring holds {bounds.slots} x {bounds.ctx_size} tokens and passes of {bounds.window_max}, "
+                f"the lost one held {self.n_slots} x {self.ctx_size} and {self.window_max}",
+            )
+        self._offered = home
+        home.wake = self._wake
+        self._wake()
+
+    def generation(self) -> int:
+        """Which ring stands, counted from 1; 0 while none does."""
+        offered, self._offered = self._offered, None
+        if offered is not None:
+            self._adopt(offered)
+        return self._generation if self.home.over is None else 0
+
+    def _adopt(self, home: Home) -> None:
+        self.home = home
+        self._generation += 1
+        self._slots = Slots(self.n_slots, max(_COPY_FROM, self.ctx_size // _CELLS_PER_TOKEN))
+        self._lines: dict[int, _Line] = {}
+        self._flights: dict[int, _Flight] = {}
+        self._refused: list[Verdict] = []
+        self.pipe.reset(home.bounds.credits)
+
+    def on_ready(self, call: Callable[[], None]) -> None:
+        """Have this called when there is something to collect, or the ring is over or another."""
+        self._wake = self.home.wake = call
+
+    # -- sessions --------------------------------------------------------------------------------
+
+    def open(self, tokens: Sequence[int], picker: Picker, report: Report | None = None) -> tuple[int, int]:
+        """Take a slot for a prompt; raises BUSY, or CONTEXT_OVERFLOW before any work begins."""
+        if not isinstance(picker, SpecPicker):
+            raise TwdError(FailureCode.INTERNAL, "a ring wants to be told how a session picks")
+        if not tokens:
+            raise TwdError(FailureCode.BAD_REQUEST, "the prompt is empty; this model needs at least one token")
+        if len(tokens) > self.ctx_size:
+            raise TwdError(
+                FailureCode.CONTEXT_OVERFLOW, f"a prompt of {len(tokens)} tokens is over ctx_size {self.ctx_size}"
+            )
+        place = self._slots.open(tokens)
+        if place.source is not None:
+            self.home.send(Copy(place.source, place.slot))
+        self.home.send(Open(place.slot, picker.spec))
+        self._lines[place.slot] = _Line()
+        return place.slot, place.common
+
+    def close(self, slot: int) -> None:
+        """End a session; what is still under way for it is void. Harmless when repeated."""
+        line = self._lines.pop(slot, None)
+        if line is None:
+            return
+        self._void(slot, line)
+        self.home.send(Close(slot))
+        self._slots.close(slot)
+
+    def _void(self, slot: int, line: _Line) -> None:
+        """Whatever flies for a slot is of dead epochs; the stages are told if they may still have it."""
+        if not line.flying:
+            return
+        line.alive_from = line.flying[-1][1].epoch + 1
+        self.home.void(slot, line.alive_from)
+        flights = [flight for number, _ in line.flying if (flight := self._flights.get(number)) is not None]
+        self.pipe.voided([flight.rows for flight in flights if len(flight.windows) == 1], time.monotonic())
+        line.flying.clear()
+
+    # -- windows ---------------------------------------------------------------------------------
+
+    def submit(self, windows: Sequence[Window]) -> None:
+        """One pass of windows of different slots; what makes no sense is refused with the next `collect`."""
+        sent: dict[int, Window] = {}
+        for window in windows:
+            try:
+                self._check(window)
+            except TwdError as error:
+                self._refused.append(Verdict(window.slot, window.epoch, window.at, failure=error.failure))
+                self._wake()
+            else:
+                sent[window.slot] = window
+        if not sent:
+            return
+        self._number += 1
+        now = time.monotonic()
+        rows = sum(len(window.tokens) for window in sent.values())
+        self._flights[self._number] = _Flight(sent, rows, now)
+        for slot, window in sent.items():
+            self._lines[slot].flying.append((self._number, window))
+        self.pipe.sent(rows, now)
+        self.home.send(Pass(self._number, [_item(window) for window in sent.values()]))
+
+    def _check(self, window: Window) -> None:
+        check(window, vocabulary=self._vocabulary, ctx_size=self.ctx_size, trees=False)
+        if window.slot not in self._lines:
+            raise TwdError(FailureCode.INTERNAL, f"no session has slot {window.slot}")
+        if len(window.tokens) > self.window_max:
+            raise TwdError(FailureCode.INTERNAL, f"a window of more than {self.window_max} tokens does not fit a pass")
+
+    def collect(self) -> list[Verdict]:
+        """What has come since the last call; never waits."""
+        verdicts, self._refused = self._refused, []
+        for answer in self.home.answers():
+            verdicts += self._answered(answer)
+        return verdicts
+
+    def _answered(self, answer: Answer) -> list[Verdict]:
+        flight = self._flights.pop(answer.verdicts.id, None)
+        if flight is None:
+            return []
+        self.pipe.answered()
+        trail = answer.verdicts.trail
+        if len(trail) == self.home.stages:
+            self._learn(flight, trail, answer.at)
+        found = (self._judged(outcome, flight) for outcome in answer.verdicts.outcomes)
+        return [verdict for verdict in found if verdict is not None]
+
+    def _learn(self, flight: _Flight, trail: Sequence[Mark], at: float) -> None:
+        queued_ms = sum(mark.queue_us for mark in trail) / 1000
+        computed_ms = [mark.compute_us / 1000 for mark in trail]
+        self.pipe.observe(flight.rows, (at - flight.sent_at) * 1000, queued_ms, computed_ms)
+
+    def _judged(self, outcome: Outcome, flight: _Flight) -> Verdict | None:
+        """An outcome as a verdict; None where the session is gone or goes on elsewhere."""
+        slot, epoch = outcome.slot, outcome.epoch
+        line, window = self._lines.get(slot), flight.windows.get(slot)
+        if line is None or window is None or epoch < line.alive_from or window.epoch != epoch:
+            return None
+        while line.flying and line.flying[0][1] is not window:
+            line.flying.popleft()
+        if not line.flying:
+            return None
+        line.flying.popleft()
+        tokens = self._slots[slot].tokens
+        del tokens[outcome.at :]
+        tokens += window.tokens[: outcome.standing]
+        if outcome.failure is not None or not self._goes_on(outcome, window, line):
+            self._void(slot, line)
+        path = list(range(outcome.standing))
+        return Verdict(slot, epoch, outcome.at, list(outcome.tokens), path, outcome.logprobs, outcome.failure)
+
+    def _goes_on(self, outcome: Outcome, window: Window, line: _Line) -> bool:
+        """Whether what flies behind a window stands on what was picked."""
+        if not window.picks or not line.flying:
+            return True
+        return outcome.standing == len(window.tokens) and line.flying[0][1].tokens[0] == outcome.tokens[-1]
+
+    def shutdown(self) -> None:
+        """Leave the ring; its stages stay."""
+        self._lines.clear()
+        self.home.close()
+
+
+def _item(window: Window) -> Item:
+    return Item(window.slot, window.epoch, window.at, list(window.tokens), window.committed, window.picks)
