@@ -102,12 +102,12 @@ class Link:
         except Exception as error:  # noqa: BLE001 - the edge: it closes the link and is told with its cause
             self.close(TwdError(FailureCode.INTERNAL, f"{type(error).__name__}: {error}"))
         assert self._reason is not None
+        self._closed(self, self._reason)
         if not isinstance(self._reason, LinkClosedError | RefusedError):
             self._drain()
         self._transport.hang_up()
         self._beater.join()
         self._transport.free()
-        self._closed(self, self._reason)
 
     def _drain(self) -> None:
         """Read on until the other end has our last word: bytes that nobody read would make it lose that."""

@@ -150,6 +150,9 @@ class StageServer:
             raise TwdError(
                 FailureCode.FORBIDDEN, "links without encryption need `pool.trusted_lan: true` on every node"
             )
+        certificates = [wired.home_certificate, *([] if first else [wired.previous_certificate])]
+        if wired.encrypted and not all(certificates if last else [*certificates, wired.next_certificate]):
+            raise TwdError(FailureCode.BAD_REQUEST, "an encrypted ring needs the certificate of each neighbour")
         if not last and not (wired.next_host and wired.next_port):
             raise TwdError(FailureCode.BAD_REQUEST, f"{self.name} is not the last stage, but no next one is named")
 
