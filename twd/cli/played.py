@@ -18,7 +18,7 @@ class Played(NamedTuple):
     """So many machines, so far away, and the engine that joins them."""
 
     engine: str
-    count: int
+    machines: int
     rtt_ms: float
 
     @classmethod
@@ -33,7 +33,7 @@ class Played(NamedTuple):
     @property
     def options(self) -> tuple[str, ...]:
         """The same as options."""
-        return (f"--{self.engine}={self.count}", f"--link-rtt={self.rtt_ms:g}")
+        return (f"--{self.engine}={self.machines}", f"--link-rtt={self.rtt_ms:g}")
 
     def settings(self, settings: Settings, home: Home) -> Settings:
         """The demo's settings, with its model spread evenly over these machines."""
@@ -41,10 +41,10 @@ class Played(NamedTuple):
         agent = msgspec.structs.replace(settings.agent, model_dirs=(*settings.agent.model_dirs, str(home.cache)))
         return msgspec.structs.replace(settings, mode="combined", pool=pool, agent=agent)
 
-    def machines(self) -> list[ProcessSpec]:
+    def agents(self) -> list[ProcessSpec]:
         """An agent for each."""
         link = ("--link-rtt", f"{self.rtt_ms:g}")
-        names = [f"node-{number}" for number in range(1, self.count + 1)]
+        names = [f"node-{number}" for number in range(1, self.machines + 1)]
         return [ProcessSpec(f"agent.{name}", (*RUN, "agent", "--node", name, *link), node=name) for name in names]
 
 

@@ -101,7 +101,7 @@ def _run(
         settings = demo_settings(settings, *prepare_demo(home))
         settings = played.settings(settings, home) if played else settings
     specs = _only_models(settings, _specs(settings, services), models)
-    specs += played.machines() if played else []
+    specs += played.agents() if played else []
     return _live(ground, settings, specs, view, measured=demo and not services and view.talks)
 
 

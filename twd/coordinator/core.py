@@ -229,8 +229,7 @@ def to_wire(
 ) -> PlacementDecided:
     """A placement as everybody may read it."""
     missing = () if placement.fits else (f"{size(placement.missing_bytes)} of memory are missing",)
-    nodes = dict.fromkeys(piece.device.node for piece in placement.pieces if piece.device.node != wanted.home)
-    known = {node: (links or {}).get(node, Link()) for node in nodes}
+    nodes = {piece.device.node for piece in placement.pieces}
     return PlacementDecided(
         model=ModelId(model.name),
         coordinator=wanted.coordinator,
@@ -242,7 +241,7 @@ def to_wire(
         speculative_tok_s=round(placement.speculative_tok_s, 2),
         engine=wanted.pool.engine,
         home=wanted.home,
-        links={node: round(link.rtt_s * 1000, 3) for node, link in known.items()},
+        links={node: round(link.rtt_s * 1000, 3) for node, link in (links or {}).items() if node in nodes},
     )
 
 

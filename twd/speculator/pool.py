@@ -229,7 +229,7 @@ def _links(over: Assembly, placement: PlacementDecided) -> list[str]:
     shown = []
     for address, node in addresses.items():
         count, told_ms = counts.get(address), placement.links.get(node, 0.0)
-        rtt_ms = max(told_ms, count.rtt_ms if count else 0.0)
+        rtt_ms = told_ms or (count.rtt_ms if count else 0.0)
         carried = f", {count.sent} bytes there, {count.received} back" if count else ""
         shown.append(f"{node} {rtt_ms:g} ms{carried}")
     return shown

@@ -1,0 +1,120 @@
+"""A model over workers on machines that are played here: the text is the unpooled model's, whoever dies meanwhile."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from openai import OpenAI
+
+from tests.cli.running import Installed
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow]
+ASK = [{"role": "user", "content": "Tell me about the sea and the moon."}]
+OPTIONS = {"model": "default", "messages": ASK, "max_tokens": 60, "temperature": 0.8, "seed": 5}
+WORKER = "twd.engine.rpc_worker"
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What the model says without a pool."""
+    installed = Installed(tmp_path_factory.mktemp("alone") / "home")
+    try:
+        installed.up("--demo")
+        with client_of(installed) as client:
+            text = "".join(stream(client))
+        installed.twd("down")
+        return text
+    finally:
+        installed.clean_up()
+
+
+@pytest.fixture(scope="module")
+def pool(alone: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    installed = Installed(tmp_path_factory.mktemp("pool") / "home")
+    try:
+        installed.up("--demo", "--rpc", "2", "--link-rtt", "2")
+        yield installed
+        installed.twd("down")
+    finally:
+        installed.clean_up()
+
+
+@pytest.fixture
+def client(pool: Installed) -> Iterator[OpenAI]:
+    with client_of(pool) as client:
+        yield client
+
+
+def client_of(installed: Installed) -> OpenAI:
+    return OpenAI(base_url=f"http://127.0.0.1:{installed.port}/v1", api_key="none", timeout=120, max_retries=0)
+
+
+def stream(client: OpenAI) -> Iterator[str]:
+    for chunk in client.chat.completions.create(**OPTIONS, stream=True):  # type: ignore[call-overload]
+        if chunk.choices:
+            yield chunk.choices[0].delta.content or ""
+
+
+def disturbed(client: OpenAI, pid: int, how: signal.Signals) -> str:
+    """The text, where a process gets a signal in the middle of it."""
+    parts: list[str] = []
+    for part in stream(client):
+        if len(parts) == 8:
+            os.kill(pid, how)
+        parts.append(part)
+    return "".join(parts)
+
+
+def workers(pool: Installed) -> list[int]:
+    """The RPC workers of this installation."""
+    agents = [pid for name, pid in pool.pids().items() if name.startswith("agent.")]
+    children = [child for pid in agents for child in psutil.Process(pid).children(recursive=True)]
+    return [child.pid for child in children if WORKER in child.cmdline()]
+
+
+def pooled(pool: Installed) -> dict[str, object]:
+    (facts,) = [one["facts"] for one in pool.status()["services"] if one["service"] == "speculator"]
+    return dict(facts)
+
+
+def well_again(pool: Installed) -> None:
+    wait_until(lambda: pool.status().get("healthy", False), "the system is healthy again", timeout_s=90)
+
+
+def test_status_shows_where_the_model_lies(pool: Installed, client: OpenAI) -> None:
+    next(stream(client))
+    facts = pooled(pool)
+    assert [part.removesuffix(", head") for part in facts["pool"]][-2:] == [  # type: ignore[attr-defined]
+        "node-1/CPU layers 0-14",
+        "node-2/CPU layers 15-29",
+    ]
+    assert facts["exact"]
+    assert [str(link).split(" ms")[0] for link in facts["links"]] == ["node-1 2", "node-2 2"]  # type: ignore[attr-defined]
+
+
+def test_the_text_is_the_one_of_the_model_alone(client: OpenAI, alone: str) -> None:
+    assert "".join(stream(client)) == alone
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_dies_or_hangs_in_mid_stream_changes_nothing(
+    pool: Installed, client: OpenAI, alone: str, how: signal.Signals
+) -> None:
+    assert disturbed(client, workers(pool)[-1], how) == alone
+    well_again(pool)
+
+
+def test_a_killed_coordinator_goes_unnoticed(pool: Installed, client: OpenAI, alone: str) -> None:
+    before = pool.pids()["speculator.smollm2-135m"]
+    assert disturbed(client, pool.pids()["coordinator"], signal.SIGKILL) == alone
+    well_again(pool)
+    assert pool.pids()["speculator.smollm2-135m"] == before
+
+
+def test_a_killed_agent_takes_its_worker_along_and_both_come_back(pool: Installed, client: OpenAI, alone: str) -> None:
+    assert disturbed(client, pool.pids()["agent.node-2"], signal.SIGKILL) == alone
+    well_again(pool)
+    assert "".join(stream(client)) == alone
