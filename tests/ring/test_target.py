@@ -72,26 +72,25 @@ def test_a_slot_remembers_and_is_copied(text: list[int]) -> None:
     assert plain_text([*long, 2], 8) == made.texts["copied"]
 
 
-def rewire(made: Desk, ring: Ring) -> None:
-    made.target.rewire(go_home(ring))
+def lose(made: Desk, ring: Ring, victim: int, at: int) -> list[threading.Thread]:
+    """Take a stage out of the ring at this token, and rewire it in the background."""
+    repairs: list[threading.Thread] = []
+
+    def look(job: str, tokens: int) -> None:
+        if tokens >= at and not repairs:
+            ring.stages[victim].server.unwire("a test took it away")
+            repairs.append(in_background(lambda: made.target.rewire(go_home(ring))))
+
+    made.watch = look
+    return repairs
 
 
 def test_a_lost_ring_is_replaced_and_the_text_goes_on(text: list[int]) -> None:
     dice = random.Random(11)
-    with (
-        fake_ring(3) as ring,
-        desk(ring, vocabulary=VOCABULARY, guess=knowing(text, len(PROMPT), 0.1), end_tokens=END) as made,
-    ):
+    guess = knowing(text, len(PROMPT), 0.1)
+    with fake_ring(3) as ring, desk(ring, vocabulary=VOCABULARY, guess=guess, end_tokens=END) as made:
         for turn in range(6):
-            at, victim = dice.randrange(1, COUNT - 4), dice.randrange(3)
-            repairs: list[threading.Thread] = []
-
-            def look(job: str, tokens: int) -> None:
-                if tokens >= at and not repairs:
-                    ring.stages[victim].server.unwire("a test took it away")
-                    repairs.append(in_background(lambda: rewire(made, ring)))
-
-            made.watch = look
+            repairs = lose(made, ring, dice.randrange(3), dice.randrange(1, COUNT - 4))
             made.ask(f"j{turn}", PROMPT, COUNT)
             (end,) = made.wait()
             assert isinstance(end, JobFinished), end
