@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.engine.sliceable_models import LAYERS, VOCABULARY, WRITERS, write_sliceable
+from tests.engine.sliceable_models import WRITERS, write_sliceable
 from tests.engine.stage_chain import Chain, windows_of
+from tests.engine.tiny_transformer import LAYERS, VOCABULARY
+from twd.engine.stage_states import LayerInput
+from twd.gguf_tools import slice_layout
 from twd.gguf_tools.slice_rules import RULES
 
 CUTS = {
@@ -25,6 +28,14 @@ def test_every_architecture_of_the_table_is_proven_here() -> None:
     assert set(WRITERS) == set(RULES)
 
 
+def allowed(architecture: str) -> dict[str, tuple[int, ...]]:
+    """The cuts that this architecture bears; in its place, one that it does where it bears none of a kind."""
+    multiple = RULES[architecture].first_multiple
+    if multiple == 1:
+        return CUTS
+    return {"where it can be": tuple(range(multiple, LAYERS, multiple)), "the head alone": (multiple, LAYERS)}
+
+
 @pytest.mark.parametrize("architecture", sorted(WRITERS))
 def test_chains_give_the_whole_models_logits(architecture: str, tmp_path: Path) -> None:
     path = write_sliceable(architecture, tmp_path)
@@ -32,7 +43,7 @@ def test_chains_give_the_whole_models_logits(architecture: str, tmp_path: Path) 
         whole = windows_of(chain, TOKENS, WIDTHS)
     assert np.isfinite(whole).all()
     assert len({int(row.argmax()) for row in whole}) > 10
-    for name, cuts in CUTS.items():
+    for name, cuts in allowed(architecture).items():
         with Chain(path, cuts, tmp_path, **SIZE) as chain:
             difference = np.abs(whole - windows_of(chain, TOKENS, WIDTHS, wrong=7)).max()
         assert difference == 0, f"{architecture}, cut into {name}: logits differ by up to {difference}"
@@ -58,3 +69,19 @@ def test_without_its_rule_an_architecture_goes_wrong(
     monkeypatch.setitem(RULES, architecture, replace(RULES[architecture], **without))  # type: ignore[arg-type]
     with Chain(path, (3, 5), tmp_path, **SIZE) as chain:
         assert np.abs(whole - windows_of(chain, TOKENS, WIDTHS)).max() > 1e-3
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt-oss"])
+@pytest.mark.parametrize("tail", [True, False], ids=["behind zeros", "without"])
+def test_states_can_be_caught_where_llama_cpp_does_not_hand_them_out(
+    architecture: str, tail: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_sliceable(architecture, tmp_path)
+    with Chain(path, (), tmp_path, **SIZE) as chain:
+        whole = windows_of(chain, TOKENS, WIDTHS)
+    monkeypatch.setattr(LayerInput, "available", lambda: False)
+    if not tail:
+        monkeypatch.setattr(slice_layout, "_SMALL_LAYER_BYTES", 0)
+    with Chain(path, (3, 5), tmp_path, **SIZE) as chain:
+        assert chain.stages[0].facts.tail == tail
+        assert np.array_equal(whole, windows_of(chain, TOKENS, WIDTHS, wrong=7))

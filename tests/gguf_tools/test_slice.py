@@ -10,8 +10,9 @@ import gguf
 import numpy as np
 import pytest
 
-from tests.engine.sliceable_models import LAYERS, VOCABULARY, write_sliceable
+from tests.engine.sliceable_models import write_sliceable
 from tests.engine.tiny_models import write_mamba
+from tests.engine.tiny_transformer import LAYERS, VOCABULARY
 from twd.gguf_tools.header import GgufHeader, read_header
 from twd.gguf_tools.slice import DiskFull, file_hash, plan_slice, write_slice
 from twd.gguf_tools.slice_layout import read_facts
@@ -187,6 +188,13 @@ def test_layer_counts_with_a_meaning_of_their_own_are_refused(tmp_path: Path) ->
     odd = rewritten(model, tmp_path / "odd.gguf", drop="gemma2.block_count", numbers={"gemma2.block_count": 46})
     with pytest.raises(TwdError, match="gemma2 models of 46 layers in a way that no slice has"):
         plan_slice(odd, 0, 2, head=False)
+
+
+def test_layers_that_differ_by_their_number_are_cut_where_they_may_be(tmp_path: Path) -> None:
+    model = write_sliceable("smollm3", tmp_path)
+    with pytest.raises(TwdError, match="begin at a multiple of 4 layers, not at 3"):
+        plan_slice(model, 3, 5, head=False)
+    assert plan_slice(model, 4, 5, head=False).facts.first == 4
 
 
 def test_no_model_at_all_is_refused(model: Path, tmp_path: Path) -> None:

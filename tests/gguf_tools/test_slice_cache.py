@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.sliceable_models import LAYERS, write_sliceable
+from tests.engine.sliceable_models import write_sliceable
+from tests.engine.tiny_transformer import LAYERS
 from twd.gguf_tools import slice_cache
 from twd.gguf_tools.slice import PARTIAL, DiskFull, write_slice
 from twd.gguf_tools.slice_cache import cached_slice, collect, contents, drop_partials

@@ -24,6 +24,8 @@ Progress = Callable[[float, str], None]
 _CTX_SIZE_MAX = 8192
 _EXACT_ROWS = 64
 _FAST_ROWS = 512
+_STAND_IN = rb"^output\.weight$"
+"""The output matrix of a slice without the head: zeros that need not take a GPU's memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,11 @@ class StageEngine:
         """Load a slice; everything that can go wrong is a TwdError."""
         progress(0.0, "reading weights")
         settings = ModelSettings(
-            plan.path, gpu_layers=plan.gpu_layers, use_mmap=plan.use_mmap, use_extra_bufts=plan.use_extra_bufts
+            plan.path,
+            gpu_layers=plan.gpu_layers,
+            use_mmap=plan.use_mmap,
+            use_extra_bufts=plan.use_extra_bufts,
+            host_tensors=(_STAND_IN,) if plan.gpu_layers and not plan.head else (),
         )
         model = Model.load(settings, lambda share: progress(0.9 * share, "reading weights"))
         try:

@@ -179,7 +179,7 @@ class _Layout:
         self._layout = SliceLayout(facts, header.number("general.alignment", 32))
 
     def build(self) -> SliceLayout:
-        reason = can_cut(self._header, len(self._like))
+        reason = can_cut(self._header, self._facts.first, len(self._like))
         if reason and not self._facts.whole:
             raise TwdError(FailureCode.UNSUPPORTED, reason)
         self._add_fields()
@@ -263,7 +263,8 @@ class _Layout:
         for name, (tensor, source) in self._sources.items():
             if layer_of(name) == layer:
                 rest = name.split(".", 2)[2]
-                self._keep(f"blk.{number}.{rest}", tensor, None if empty else source)
+                zero = empty and rest not in self._rule.alive
+                self._keep(f"blk.{number}.{rest}", tensor, None if zero else source)
 
     def _keep(self, name: str, tensor: TensorInfo, source: Bytes | None) -> None:
         self._layout.tensors.append(SliceTensor(name, tensor.shape, tensor.kind, tensor.size_bytes, source))

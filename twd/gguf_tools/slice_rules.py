@@ -39,8 +39,12 @@ class SliceRule:
     dense_lead: bool = False
     """The first layers have no experts, and the file counts them."""
     output: Output = Output.OPTIONAL
+    first_multiple: int = 1
+    """Layers differ by their number: a slice begins at a multiple of this."""
     odd_counts: frozenset[int] = frozenset()
     """Models of so many layers are computed in another way."""
+    alive: tuple[str, ...] = ()
+    """Tensors that a layer of zeros keeps, since something is divided by what they give."""
     unless: tuple[str, ...] = ()
     """Fields that must be absent or zero."""
 
@@ -57,6 +61,18 @@ RULES: Final[dict[str, SliceRule]] = {
     "gemma3": SliceRule(window_period=6, odd_counts=frozenset({62})),
     "granite": SliceRule(embedding_scale=True, unless=("deepstack_mapping",)),
     "deepseek2": SliceRule(dense_lead=True, odd_counts=frozenset({26, 27, 47, 48})),
+    "internlm2": SliceRule(output=Output.REQUIRED),
+    "mistral3": SliceRule(),
+    "smollm3": SliceRule(first_multiple=4),
+    "seed_oss": SliceRule(),
+    "starcoder2": SliceRule(),
+    "olmo2": SliceRule(window_period=4, output=Output.REQUIRED),
+    "olmoe": SliceRule(output=Output.REQUIRED),
+    "qwen2moe": SliceRule(output=Output.REQUIRED, alive=("ffn_norm.weight", "ffn_gate_inp_shexp.weight")),
+    "granitemoe": SliceRule(embedding_scale=True),
+    "command-r": SliceRule(output=Output.TIED, odd_counts=frozenset(range(64, 513))),
+    "cohere2": SliceRule(window_period=4, output=Output.TIED),
+    "exaone4": SliceRule(odd_counts=frozenset({64})),
 }
 
 PER_LAYER: Final = frozenset(
@@ -86,11 +102,14 @@ def can_slice(header: GgufHeader) -> str:
     return next(_obstacles(header, architecture, rule), "")
 
 
-def can_cut(header: GgufHeader, layers: int) -> str:
-    """Why no slice of this model may have so many layers; empty where it may."""
+def can_cut(header: GgufHeader, first: int, count: int) -> str:
+    """Why no slice of this model may begin at layer `first` and have `count` layers; empty where it may."""
     architecture = header.text("general.architecture")
-    if layers in RULES[architecture].odd_counts:
-        return f"llama.cpp computes {architecture} models of {layers} layers in another way; cut elsewhere"
+    rule = RULES[architecture]
+    if count in rule.odd_counts:
+        return f"llama.cpp computes {architecture} models of {count} layers in another way; cut elsewhere"
+    if first % rule.first_multiple and first < header.number(f"{architecture}.block_count"):
+        return f"slices of {architecture} models begin at a multiple of {rule.first_multiple} layers, not at {first}"
     return ""
 
 
