@@ -4,7 +4,7 @@
     TWD_HOME=... python contrib/chaos/kills.py --streams 100
 
 Each question is asked twice with the same seed, half of them greedily: once undisturbed, once with a kill at a random
-piece of the answer. The exit code is 0 when all texts are equal and no gap was longer than `--within`.
+letter of the answer. The exit code is 0 when all texts are equal and no gap was longer than `--within`.
 """
 
 import argparse
@@ -24,24 +24,29 @@ from twd.cli.chat_stream import Answer
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.kit.home import Home
+from twd.kit.supervisor import Backoff
 
 BACK_S = 60.0
 SILENCE_S = 120.0
+REST_AFTER = 20
+"""After so many kills the last one lives long enough for the supervisor to forget those before it."""
 SUBJECTS = ("the sea", "a fox", "an old clock", "rain in the hills", "a long bridge", "bread", "the night train")
 
 
 @dataclass
 class Watch:
-    """What is seen of one stream: when each piece came, and what is done at one of them."""
+    """What is seen of one stream: when each piece came, and what is killed at which letter of the text."""
 
-    strike_at: int = -1
+    strike_at: int = sys.maxsize
     pid: int = 0
+    letters: int = 0
     times: list[float] = field(default_factory=list)
 
     def piece(self, text: str) -> None:
         """A piece came."""
-        if len(self.times) == self.strike_at:
+        if self.letters <= self.strike_at < self.letters + len(text):
             os.kill(self.pid, signal.SIGKILL)
+        self.letters += len(text)
         self.times.append(time.monotonic())
 
     @property
@@ -99,14 +104,15 @@ async def struck(client: ChatClient, home: Home, body: dict[str, Any], chance: r
     """Ask twice, and strike the second time."""
     calm = Watch()
     whole = await ask(client, body, calm)
-    watch = Watch(chance.randrange(max(1, len(calm.times) - 1)), speculator(home))
+    watch = Watch(chance.randrange(calm.letters), speculator(home))
     try:
         answer = await ask(client, body, watch)
     except (CommandError, TimeoutError) as error:
-        return Outcome(False, watch.gap_s, calm.gap_s, 0, f"piece {watch.strike_at}: {error or 'silence'}")
-    await replaced(home, watch.pid)
+        return Outcome(False, watch.gap_s, calm.gap_s, 0, f"letter {watch.strike_at}: {error or 'silence'}")
+    if watch.letters > watch.strike_at:
+        await replaced(home, watch.pid)
     equal = (answer.text, answer.finish_reason, answer.usage) == (whole.text, whole.finish_reason, whole.usage)
-    trouble = "" if equal else f"piece {watch.strike_at}: {whole.text!r} became {answer.text!r}, {answer.usage}"
+    trouble = "" if equal else f"letter {watch.strike_at}: {whole.text!r} became {answer.text!r}, {answer.usage}"
     return Outcome(equal, watch.gap_s, calm.gap_s, answer.facts.workers_replaced if answer.facts else 0, trouble)
 
 
@@ -123,6 +129,8 @@ async def run(options: argparse.Namespace) -> int:
             outcome = await struck(client, home, question(number, options.tokens), chance)
             outcomes.append(outcome)
             told = "equal" if outcome.equal else f"NOT EQUAL {outcome.trouble}"
+            if number % REST_AFTER == REST_AFTER - 1:
+                await asyncio.sleep(Backoff().healthy_s)
             print(f"{number:4} gap {outcome.gap_s:5.2f} s, {outcome.replaced} replaced, {told}", flush=True)
     finally:
         await client.close()

@@ -81,7 +81,7 @@ async def test_a_job_from_its_submission_to_its_end(street: Street) -> None:
     (started,) = street.ear.of(JobStarted)
     assert started.session == end.session
     pieces = [one for one in TOY.show(wanted) if one.text]
-    assert len(street.ear.of(TokensAccepted)) == len(pieces), "each piece as it comes"
+    assert 1 <= len(street.ear.of(TokensAccepted)) <= len(pieces), "what came together is told together"
 
 
 async def test_a_conversation_with_stops(street: Street) -> None:
@@ -164,12 +164,14 @@ async def test_silence_of_the_server_is_no_silence_of_the_relay(
 ) -> None:
     street.server.script, street.server.hold_after = list(TOY.words[:6]), 2
     await street.ear.submit(job())
-    await until(lambda: len(street.ear.of(TokensAccepted)) == 2)
+    begun = TOY.shown(street.server.script[:2])
+    await until(lambda: "".join(one.text for one in street.ear.of(TokensAccepted)) == begun)
+    told = len(street.ear.of(TokensAccepted))
     monkeypatch.setattr("twd.backends.relay_core.KEEPALIVE_S", 0.0)
     street.relay.run_effects(street.relay.tick(street.relay.clock.now()))
-    await until(lambda: len(street.ear.of(TokensAccepted)) > 2)
-    sign = street.ear.of(TokensAccepted)[2]
-    assert (sign.text, sign.index, sign.tokens) == ("", 2, [])
+    await until(lambda: len(street.ear.of(TokensAccepted)) > told)
+    sign = street.ear.of(TokensAccepted)[told]
+    assert (sign.text, sign.index, sign.tokens) == ("", told, [])
 
 
 # -- failures ----------------------------------------------------------------------------------

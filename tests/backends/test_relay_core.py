@@ -8,9 +8,10 @@ from twd.backends.base import Piece, Usage
 from twd.backends.relay_core import RelayedJob, pauses
 from twd.wire.base import Event, ModelId, SessionId
 from twd.wire.failures import Failure, FailureCode
-from twd.wire.job import FinishReason, JobFailed, JobFinished, JobStarted, TokensAccepted
+from twd.wire.job import FinishReason, JobFailed, JobFinished, JobStarted, TokenLogprob, TokensAccepted
 
 TEXT = st.text(alphabet="abAB ", max_size=4)
+LOGPROB = TokenLogprob(token=1, text="a", logprob=-0.5)
 STOP = st.text(alphabet="abAB ", min_size=1, max_size=3)
 
 
@@ -25,11 +26,18 @@ def shown(events: list[Event]) -> str:
 
 
 @given(
-    st.lists(TEXT, max_size=12), st.lists(st.text(alphabet="abAB ", min_size=1, max_size=3), max_size=3), st.booleans()
+    st.lists(st.tuples(TEXT, st.booleans()), max_size=12),
+    st.lists(st.text(alphabet="abAB ", min_size=1, max_size=3), max_size=3),
+    st.booleans(),
 )
-def test_the_text_ends_before_the_first_stop_string(pieces: list[str], stops: list[str], cut: bool) -> None:
-    one, whole = relayed(stop=stops), "".join(pieces)
-    events = [event for text in pieces for event in one.take(Piece(text=text), 1.0)]
+def test_the_text_ends_before_the_first_stop_string(
+    pieces: list[tuple[str, bool]], stops: list[str], cut: bool
+) -> None:
+    one, whole = relayed(stop=stops), "".join(text for text, _ in pieces)
+    events: list[Event] = []
+    for text, alone in pieces:
+        events += one.take(Piece(text=text), 1.0)
+        events += one.flush(1.0) if alone else []
     events += one.take(Piece(end=FinishReason.LENGTH if cut else FinishReason.STOP), 2.0)
     ends = [event for event in events if isinstance(event, JobFinished)]
     assert len(ends) == 1
@@ -54,7 +62,7 @@ def test_counts_and_times() -> None:
     assert isinstance(started, JobStarted)
     one.take(Piece(text="a"), 1.5)
     one.take(Piece(text="b"), 1.75)
-    (end,) = one.take(Piece(end=FinishReason.STOP, stop="x", usage=Usage(prompt=5, completion=3, cached=2)), 2.0)
+    _, end = one.take(Piece(end=FinishReason.STOP, stop="x", usage=Usage(prompt=5, completion=3, cached=2)), 2.0)
     assert isinstance(end, JobFinished)
     assert (end.stats.prompt_tokens, end.stats.cached_tokens, end.stats.completion_tokens) == (5, 2, 3)
     assert (end.stats.queued_ms, end.stats.prefill_ms, end.stats.decode_ms) == (1000, 500, 500)
@@ -65,9 +73,22 @@ def test_without_counts_pieces_are_counted() -> None:
     one = relayed()
     one.take(Piece(text="a", tokens=[1, 2]), 0.0)
     one.take(Piece(text="b"), 0.0)
-    (end,) = one.take(Piece(end=FinishReason.STOP), 0.0)
+    _, end = one.take(Piece(end=FinishReason.STOP), 0.0)
     assert isinstance(end, JobFinished)
     assert end.stats.completion_tokens == 3
+
+
+def test_pieces_that_come_together_are_told_together() -> None:
+    one = relayed()
+    one.start(0.0)
+    assert [event for text in ("a", "b") for event in one.take(Piece(text=text, logprobs=[LOGPROB]), 0.0)] == []
+    (told,) = one.flush(0.1)
+    assert isinstance(told, TokensAccepted)
+    assert (told.text, told.index, told.logprobs) == ("ab", 0, [LOGPROB, LOGPROB])
+    assert one.flush(0.1) == []
+    one.take(Piece(text="c"), 0.2)
+    rest, end = one.fail(Failure(code=FailureCode.BACKEND_BROKEN, message="x"), 0.3)
+    assert (shown([rest]), isinstance(end, JobFailed), one.waits) == ("c", True, False)
 
 
 def test_life_is_shown_in_silence() -> None:
@@ -79,6 +100,7 @@ def test_life_is_shown_in_silence() -> None:
     assert (sign.text, sign.index) == ("", 0)
     assert one.keep_alive(1.9) == []
     one.take(Piece(text="a"), 2.0)
+    one.flush(2.0)
     (sign,) = one.keep_alive(3.0)
     assert isinstance(sign, TokensAccepted)
     assert sign.index == 1

@@ -24,7 +24,7 @@ WRONG: dict[str, list[Any]] = {
     "stream": ["true", 1, 0, []],
     "stream_options": [True, [], {"include_usage": "x"}, {"nope": 1}],
     "user": [5, [], "x" * 1025],
-    "twd": [5, "off", [], {"speculation": "fast"}, {"speculation": -1}, {"mode": "warp"}, {"deadline_s": 0}, {"z": 1}],
+    "twd": [5, "off", [], {"speculation": "fast"}, {"speculation": -1}, {"mode": "warp"}, {"deadline_s": 0.01}, {"z": 1}],
     "top_k": [-1, "x", 1.5],
     "min_p": [-0.1, 1.1],
     "repeat_penalty": [0, 11, "x"],

@@ -291,10 +291,19 @@ class Relay(Service):
         assert self._backend is not None
         async with aclosing(self._backend.stream(wish_of(relayed.job))) as pieces:
             async for piece in pieces:
+                first = not relayed.waits
                 self._tell(relayed.take(piece, self.clock.now()))
                 if relayed.ended:
                     return
+                if first and relayed.waits:  # pieces that came together go on together
+                    asyncio.get_running_loop().call_soon(self._flush, relayed)
         raise self._backend.upstream.broken("ended without an end")
+
+    def _flush(self, relayed: RelayedJob) -> None:
+        try:
+            self._tell(relayed.flush(self.clock.now()))
+        except Exception as error:  # noqa: BLE001 - the edge: told to the bus and fatal
+            self.fail(error, "flush")
 
     def _tell(self, events: list[Event]) -> None:
         for event in events:

@@ -6,13 +6,25 @@ from twd.backends.base import Piece, Usage
 from twd.engine.text import TextStream
 from twd.wire.base import Event, ModelId, SessionId
 from twd.wire.failures import Failure
-from twd.wire.job import FinishReason, JobFailed, JobFinished, JobStarted, JobStats, JobSubmitted, TokensAccepted
+from twd.wire.job import (
+    FinishReason,
+    JobFailed,
+    JobFinished,
+    JobStarted,
+    JobStats,
+    JobSubmitted,
+    TokenLogprob,
+    TokensAccepted,
+)
 
 KEEPALIVE_S = 1.0
 
 
 class RelayedJob:
-    """The text of one job as it comes; each piece of it takes one place, because it has no tokens of its own."""
+    """The text of one job as it comes; what is told at once takes one place, because it has no tokens of its own.
+
+    A server often sends several pieces in one go: `take` gathers them, and `flush` tells them together.
+    """
 
     def __init__(self, job: JobSubmitted, session: SessionId, model: ModelId, now: float) -> None:
         self.job = job
@@ -21,6 +33,8 @@ class RelayedJob:
         self._chunk = b""
         self._text = TextStream(lambda _: self._chunk, job.stop)
         self._usage = Usage()
+        self._gathered: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
         self._place = 0
         self._tokens = 0
         self._queued_at = now
@@ -44,7 +58,7 @@ class RelayedJob:
         ]
 
     def take(self, piece: Piece, now: float) -> list[Event]:
-        """The next piece of text; after the one that ends it, or completes a stop string, nothing more is told."""
+        """The next piece of text; told at once is the one that ends it, or completes a stop string, with all before."""
         if self.ended:
             return []
         self._first_at = self._first_at if self._tokens else now
@@ -54,35 +68,47 @@ class RelayedJob:
         self._usage = piece.usage or self._usage
         if piece.end is not None and self._text.hit is None:
             shown += self._text.finish()
-        events: list[Event] = [self._accepted(shown, piece, now)] if shown or piece.logprobs else []
+        self._gathered += [shown] if shown else []
+        self._logprobs += piece.logprobs
         if self._text.hit is not None:
-            return events + self._finish(FinishReason.STOP, self._text.hit.stop, now)
-        return events if piece.end is None else events + self._finish(piece.end, piece.stop, now)
+            return self.flush(now) + self._finish(FinishReason.STOP, self._text.hit.stop, now)
+        return [] if piece.end is None else self.flush(now) + self._finish(piece.end, piece.stop, now)
+
+    @property
+    def waits(self) -> bool:
+        """Whether something was taken and not told yet."""
+        return not self.ended and bool(self._gathered or self._logprobs)
+
+    def flush(self, now: float) -> list[Event]:
+        """Everything that was taken since the last time, in one event."""
+        return [self._accepted(now)] if self.waits else []
 
     def keep_alive(self, now: float) -> list[Event]:
         """Show life where nothing was said for long."""
         if self.ended or now - self._spoke_at < KEEPALIVE_S:
             return []
-        return [self._accepted("", Piece(), now)]
+        return [self._accepted(now)]
 
     def fail(self, failure: Failure, now: float) -> list[Event]:
         """The text ends here, not whole."""
         if self.ended:
             return []
+        told = self.flush(now)
         self.ended = True
         return [
+            *told,
             JobFailed(
                 job=self.job.job,
                 attempt=self.job.attempt,
                 failure=failure,
                 stats=self._stats(now),
                 session=self.session,
-            )
+            ),
         ]
 
-    def _accepted(self, text: str, piece: Piece, now: float) -> TokensAccepted:
-        place = self._place
-        self._spoke_at = now
+    def _accepted(self, now: float) -> TokensAccepted:
+        place, text, logprobs = self._place, "".join(self._gathered), self._logprobs
+        self._gathered, self._logprobs, self._spoke_at = [], [], now
         if text:
             self._place += 1
             self.begun = True
@@ -94,7 +120,7 @@ class RelayedJob:
             index=place,
             tokens=[],
             text=text,
-            logprobs=piece.logprobs,
+            logprobs=logprobs,
         )
 
     def _finish(self, reason: FinishReason, stop: str, now: float) -> list[Event]:

@@ -21,6 +21,8 @@ StopList = Annotated[list[StopString], Meta(max_length=4)]
 JsonObject = dict[str, Any]
 Count = Annotated[int, Meta(ge=0)]
 Window = Annotated[int, Meta(ge=0, le=96)]
+Deadline = Annotated[float, Meta(ge=0.05, le=86_400)]
+"""Seconds; with less than this nothing could be answered."""
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,6 +35,6 @@ class TwdOptions(Body, frozen=True):
     speculation: Literal["auto", "off"] | Window | None = None
     mode: Literal["speculate", "direct", "consensus", "gate"] | None = None
     exact: bool | None = None
-    deadline_s: Annotated[float, Meta(gt=0, le=86_400)] | None = None
+    deadline_s: Deadline | None = None
     marks: bool | None = None
     """Say in each chunk of a chat stream what speculation brought to it."""
