@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.engine.sliceable_models import write_sliceable
 from tests.engine.stage_chain import Chain, windows_of
 from twd.engine.context import Rows
 from twd.engine.demo_model import demo_model
@@ -107,6 +108,23 @@ def run_for_ever(stage: StageEngine, rows: Rows, states: np.ndarray, flag: Abort
     for _ in range(10_000):
         stage.decode(rows, states, flag)
         stage.rollback(0, 0)
+
+
+def test_what_watches_a_pass_can_be_stopped_too(tmp_path: Path) -> None:
+    path = write_sliceable("gemma", tmp_path)
+    tokens = [token % 96 for token in TOKENS]
+    with Chain(path, (), tmp_path, **SIZE) as whole, Chain(path, (3, 5), tmp_path, **SIZE) as chain:
+        wanted = windows_of(whole, tokens, (8, 8))
+        chain.run(0, tokens[:8])
+        flag = AbortFlag()
+        flag.set()
+        rows = Rows()
+        rows.add(0, 8, tokens[8:16])
+        for stage in chain.stages:
+            states = None if stage.first else np.zeros((len(rows), stage.n_embd), np.float32)
+            with pytest.raises(TwdError, match="aborted"):
+                stage.decode(rows, states, flag)
+        assert np.array_equal(wanted[8:], chain.run(8, tokens[8:16]))
 
 
 def test_float_weights_match_the_whole_models_windows(f16_path: Path, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class TinyTransformer:
         self.gguf.add_rope_dimension_count(HEAD)
 
     def tensor(self, name: str, *shape: int) -> None:
-        values = self._dice.standard_normal(shape).astype(np.float32)
+        values = self._dice.standard_normal(shape)
         if "norm" in name:
             values = 1 + values / 10
         elif name.endswith("bias"):

@@ -13,7 +13,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from twd.wire.failures import FailureCode, TwdError
 
 Scalar = int | float | bool | str
-_FORMATS = {
+FORMATS = {
     GGUFValueType.UINT8: "<B",
     GGUFValueType.INT8: "<b",
     GGUFValueType.UINT16: "<H",
@@ -147,7 +147,7 @@ class _Cursor:
             raise BrokenGguf(self.path, f"corrupt header: unknown value type {code}; fetch it again") from None
 
     def value(self, kind: GGUFValueType) -> Scalar:
-        return self.string() if kind is GGUFValueType.STRING else self.number(_FORMATS[kind])
+        return self.string() if kind is GGUFValueType.STRING else self.number(FORMATS[kind])
 
     def field(self, depth: int = 0) -> Scalar | ArrayField:
         kind = self.kind()
@@ -162,7 +162,7 @@ class _Cursor:
         elif kind is GGUFValueType.ARRAY:
             self.skip_arrays(length, depth + 1)
         else:
-            size = struct.calcsize(_FORMATS[kind])
+            size = struct.calcsize(FORMATS[kind])
             self.need(length, size)
             self.at += length * size
         return ArrayField(kind, length, start)

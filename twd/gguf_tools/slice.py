@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from twd.gguf_tools.encode import encode_string
 from twd.gguf_tools.header import read_header
 from twd.gguf_tools.inspect import shards_of
-from twd.gguf_tools.slice_layout import Bytes, SliceFacts, SliceLayout, SliceTensor, encode_string, lay_out
+from twd.gguf_tools.slice_layout import Bytes, SliceFacts, SliceLayout, SliceTensor, lay_out
 from twd.wire.failures import FailureCode, TwdError
 
 Progress = Callable[[float], None]

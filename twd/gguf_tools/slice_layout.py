@@ -6,7 +6,6 @@ An all-zero layer hands its input on unchanged: a head without layers of its own
 slice one makes llama.cpp hand out the state that goes in there.
 """
 
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Final
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
+from twd.gguf_tools.encode import encode_field
 from twd.gguf_tools.header import ArrayField, GgufHeader, Scalar, TensorInfo
 from twd.gguf_tools.inspect import any_floats, layer_of
 from twd.gguf_tools.slice_rules import PER_LAYER, RULES, Output, SliceRule, can_cut, can_slice, odd_tensor
@@ -274,36 +274,3 @@ class _Layout:
         block, size = GGML_QUANT_SIZES[kind]
         total = self._width * rows // block * size
         self._layout.tensors.append(SliceTensor(name, (self._width, rows), kind, total, None))
-
-
-_SCALARS: Final = {
-    GGUFValueType.UINT8: "<B",
-    GGUFValueType.INT8: "<b",
-    GGUFValueType.UINT16: "<H",
-    GGUFValueType.INT16: "<h",
-    GGUFValueType.UINT32: "<I",
-    GGUFValueType.INT32: "<i",
-    GGUFValueType.FLOAT32: "<f",
-    GGUFValueType.BOOL: "<?",
-    GGUFValueType.UINT64: "<Q",
-    GGUFValueType.INT64: "<q",
-    GGUFValueType.FLOAT64: "<d",
-}
-
-
-def encode_string(text: str) -> bytes:
-    """A string as GGUF writes it."""
-    raw = text.encode()
-    return struct.pack("<Q", len(raw)) + raw
-
-
-def encode_field(key: str, kind: GGUFValueType, value: Scalar | list[Scalar]) -> bytes:
-    """A metadata field as GGUF writes it; a list becomes an array of `kind`."""
-    if isinstance(value, list):
-        start = struct.pack("<IIQ", GGUFValueType.ARRAY, kind, len(value))
-        return encode_string(key) + start + b"".join(_encode(kind, one) for one in value)
-    return encode_string(key) + struct.pack("<I", kind) + _encode(kind, value)
-
-
-def _encode(kind: GGUFValueType, value: Scalar) -> bytes:
-    return encode_string(str(value)) if kind is GGUFValueType.STRING else struct.pack(_SCALARS[kind], value)

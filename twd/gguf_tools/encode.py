@@ -1,0 +1,25 @@
+"""Values as GGUF writes them."""
+
+import struct
+
+from gguf.constants import GGUFValueType
+
+from twd.gguf_tools.header import FORMATS, Scalar
+
+
+def encode_string(text: str) -> bytes:
+    """A string as GGUF writes it."""
+    raw = text.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def encode_field(key: str, kind: GGUFValueType, value: Scalar | list[Scalar]) -> bytes:
+    """A metadata field as GGUF writes it; a list becomes an array of `kind`."""
+    if isinstance(value, list):
+        start = struct.pack("<IIQ", GGUFValueType.ARRAY, kind, len(value))
+        return encode_string(key) + start + b"".join(_encode(kind, one) for one in value)
+    return encode_string(key) + struct.pack("<I", kind) + _encode(kind, value)
+
+
+def _encode(kind: GGUFValueType, value: Scalar) -> bytes:
+    return encode_string(str(value)) if kind is GGUFValueType.STRING else struct.pack(FORMATS[kind], value)
