@@ -1,0 +1,5 @@
+"""The small real model, as the engine's tests keep it."""
+
+from tests.engine.conftest import model_cache, q4_path
+
+__all__ = ["model_cache", "q4_path"]

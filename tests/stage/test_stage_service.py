@@ -1,0 +1,259 @@
+"""A stage on the bus: it says what it holds, is wired by a request, tells how its ring goes, leaves in good order."""
+
+import asyncio
+import logging
+import random
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import msgspec
+import pytest
+
+from tests.bus.conftest import until
+from tests.ring.fake_slices import LAYERS, FakeSlice, fake_text
+from tests.ring.rings import HOME, WAIT_S
+from tests.ring.test_fake_rings import PROMPT, spec
+from twd.bus.base import Message
+from twd.bus.memory_bus import MemoryBroker, MemoryBus
+from twd.kit.clock import LoopClock
+from twd.kit.ids import Ids
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Surroundings
+from twd.ring.frames import Item, Open, Pass, Verdicts
+from twd.ring.home import Home
+from twd.ring.links import Pace
+from twd.ring.trust import Identity, Trust, make_identity, ring_nonce
+from twd.ring.wiring import in_order, wirings
+from twd.stage.loaded import LoadedSlice, measure
+from twd.stage.server import Rules, Slice
+from twd.stage.service import Address, Stage
+from twd.wire.base import Event, InstanceId, ModelId, NodeId
+from twd.wire.codec import decode, encode
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.model import ModelFailed, ModelLoading
+from twd.wire.ring import (
+    FrameRefused,
+    RingMeasured,
+    StageAnswered,
+    StageGone,
+    StageReady,
+    StateFormat,
+    read_stage,
+)
+from twd.wire.routes import subject_of
+from twd.wire.service import Health, ServiceFaulted, ServiceLease
+
+E = TypeVar("E", bound=Event)
+PACE = Pace(0.1, 5.0)
+
+
+def loaded(first: int, end: int) -> LoadedSlice:
+    """A slice of the fake model, timed."""
+    engine = FakeSlice(first, end, head=end == LAYERS)
+    held = Slice(ModelId("fake"), "f4ke", first, end, LAYERS, end == LAYERS)
+    return LoadedSlice(held, engine, measure(engine, held), "fake build", "exact", 5)
+
+
+@dataclass
+class World:
+    """A bus with two stages on it, and what was told there."""
+
+    broker: MemoryBroker
+    bus: MemoryBus
+    stages: list[Stage] = field(default_factory=list)
+    told: list[Event] = field(default_factory=list)
+    identity: Identity = field(default_factory=lambda: make_identity(HOME))
+
+    def hear(self, message: Message) -> None:
+        event = decode(message.data)
+        assert isinstance(event, Event)
+        self.told.append(event)
+
+    def all(self, kind: type[E]) -> list[E]:
+        return [event for event in self.told if isinstance(event, kind)]
+
+    async def add(self, load: Callable[..., LoadedSlice], address: Address = Address(port=0)) -> Stage:  # noqa: B008
+        node = f"n{len(self.stages)}"
+        ground = Surroundings(
+            bus=self.broker.connect(node),
+            node=NodeId(node),
+            clock=LoopClock(),
+            ids=Ids(random.Random(node)),
+            log=logging.getLogger("stages"),
+        )
+        stage = Stage(ground, ModelId("fake"), load, address, Rules(pace=PACE))
+        self.stages.append(stage)
+        await stage.start()
+        await asyncio.wait_for(stage.settled.wait(), WAIT_S)
+        return stage
+
+    async def wire(self, ready: list[StageReady]) -> tuple[Trust, list[StageAnswered]]:
+        trust = Trust(f"r{random.random()}", ring_nonce())
+        answers = []
+        for wired in wirings(ready, trust, HOME, self.identity.certificate, StateFormat.F32):
+            answer = decode(await self.bus.request(subject_of(wired), encode(wired)))
+            assert isinstance(answer, StageAnswered)
+            answers.append(answer)
+        return trust, answers
+
+    async def go_home(self) -> Home:
+        ready = in_order(self.all(StageReady))
+        trust, answers = await self.wire(ready)
+        assert [answer.failure for answer in answers] == [None] * len(ready)
+        end = time.monotonic() + WAIT_S
+        return await asyncio.to_thread(Home.connect, ready, trust, self.identity, HOME, end, PACE)
+
+    async def lease(self, stage: Stage) -> ServiceLease:
+        entry = await (await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)).get(stage.instance)
+        assert entry is not None
+        return msgspec.json.decode(entry.value, type=ServiceLease)
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    broker = MemoryBroker(1)
+    world = World(broker, broker.connect("test"))
+    await world.bus.subscribe("twd.v1.>", world.hear)
+    yield world
+    for stage in world.stages:
+        await stage.stop()
+    assert world.all(ServiceFaulted) == []
+
+
+async def two(world: World) -> None:
+    await world.add(lambda progress: loaded(0, 5))
+    await world.add(lambda progress: loaded(5, LAYERS))
+    await until(lambda: len(world.all(StageReady)) == 2)
+
+
+def ask(home: Home, items: list[Item]) -> Verdicts:
+    home.send(Pass(1, items))
+    return home.answers(WAIT_S)[0].verdicts
+
+
+async def test_stages_say_what_they_hold_to_all_and_to_those_who_come_later(world: World) -> None:
+    await two(world)
+    first, last = in_order(world.all(StageReady))
+    assert (first.first, first.end, first.head, last.end, last.head) == (0, 5, False, LAYERS, True)
+    assert (first.layers, first.slots, first.node, first.file_hash) == (LAYERS, 4, "n0", "f4ke")
+    assert first.cost[0].ms > 0
+    assert first.layer_ms > 0
+    lease = await world.lease(world.stages[0])
+    assert read_stage(lease.facts) is not None
+    assert msgspec.structs.replace(first, id="", cause="", source="", at_ms=0) == read_stage(lease.facts)
+    assert (lease.health, lease.facts["ring"]) == (Health.OK, "")
+
+
+async def test_a_ring_wired_over_the_bus_speaks_and_is_measured(world: World) -> None:
+    await two(world)
+    home = await world.go_home()
+    home.send(Open(0, spec()))
+    verdicts = await asyncio.to_thread(ask, home, [Item(0, 1, 0, PROMPT, len(PROMPT))])
+    assert verdicts.outcomes[0].tokens == fake_text(PROMPT, 1)
+    await until(lambda: sum(event.passes for event in world.all(RingMeasured)) >= 2)
+    by_stage = {event.index: event for event in world.all(RingMeasured) if event.passes}
+    assert [by_stage[index].rows for index in (0, 1)] == [len(PROMPT)] * 2
+    assert (by_stage[0].kept, by_stage[1].kept) == (0, len(PROMPT))
+    assert [hop.to for hop in by_stage[0].hops] == ["home", "next"]
+    assert world.stages[0].facts()["sessions"] == 1
+    home.close()
+    assert home.join()
+
+
+async def test_a_wiring_that_does_not_fit_is_answered_with_the_reason(world: World) -> None:
+    await two(world)
+    first, last = in_order(world.all(StageReady))
+    _, answers = await world.wire([msgspec.structs.replace(first, file_hash="another"), last])
+    assert answers[0].failure is not None
+    assert "another file" in answers[0].failure.message
+    assert answers[1].failure is None
+
+
+async def test_nonsense_on_a_link_becomes_an_event(world: World) -> None:
+    await two(world)
+    home = await world.go_home()
+    home.send(Verdicts(1))
+    await until(lambda: bool(world.all(FrameRefused)))
+    event = world.all(FrameRefused)[0]
+    assert (event.fault, event.stage, event.repeated) == ("unexpected", world.stages[0].instance, 1)
+    await until(lambda: home.over is not None)
+    assert home.join()
+    again = await world.go_home()
+    again.close()
+    assert again.join()
+
+
+async def test_a_slice_that_cannot_be_loaded_is_told_and_no_ring_gets_it(world: World) -> None:
+    def fails(progress: Callable[[float, str], None]) -> LoadedSlice:
+        progress(0.5, "reading weights")
+        raise TwdError(FailureCode.MODEL_LOAD, "the file is damaged")
+
+    stage = await world.add(fails)
+    await until(lambda: bool(world.all(ModelFailed)))
+    assert world.all(ModelFailed)[0].failure.message == "the file is damaged"
+    assert world.all(ModelLoading)[0].progress == 0.5
+    assert stage.health is Health.DEGRADED
+    told = StageReady(
+        stage=InstanceId(stage.instance),
+        node=NodeId("n0"),
+        model=ModelId("fake"),
+        file_hash="f4ke",
+        first=0,
+        end=LAYERS,
+        layers=LAYERS,
+        head=True,
+        host="127.0.0.1",
+        port=1,
+        certificate=world.identity.certificate,
+    )
+    _, answers = await world.wire([told])
+    assert answers[0].failure is not None
+    assert answers[0].failure.code is FailureCode.NOBODY_HOME
+
+
+async def test_a_port_that_is_taken_is_told(world: World) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        await world.add(lambda progress: loaded(0, LAYERS), Address(port=taken.getsockname()[1]))
+        await until(lambda: bool(world.all(ModelFailed)))
+    assert "cannot listen" in world.all(ModelFailed)[0].failure.message
+
+
+async def test_a_stage_that_leaves_says_so_and_home_hears_it(world: World) -> None:
+    await two(world)
+    home = await world.go_home()
+    home.send(Open(0, spec()))
+    await asyncio.to_thread(ask, home, [Item(0, 1, 0, PROMPT, len(PROMPT))])
+    engine = world.stages[1]._server.engine if world.stages[1]._server else None
+    async with asyncio.TaskGroup() as group:
+        group.create_task(world.stages[1].drain(0.3))
+        await until(lambda: world.stages[1].health is Health.DRAINING)
+        _, answers = await world.wire(in_order(world.all(StageReady))[1:])
+        assert answers[0].failure is not None
+    assert [event.stage for event in world.all(StageGone)] == [world.stages[1].instance]
+    await until(lambda: home.over is not None)
+    assert isinstance(engine, FakeSlice)
+    assert engine.closed
+    assert home.join()
+
+
+async def test_an_engine_that_breaks_ends_its_stage(world: World) -> None:
+    await two(world)
+    home = await world.go_home()
+    server = world.stages[0]._server
+    assert server is not None
+    assert isinstance(server.engine, FakeSlice)
+
+    def breaks(rows: object) -> None:
+        raise MemoryError("no more")
+
+    server.engine.before = breaks
+    home.send(Open(0, spec()))
+    home.send(Pass(1, [Item(0, 1, 0, PROMPT, len(PROMPT))]))
+    await asyncio.wait_for(world.stages[0].ended.wait(), WAIT_S)
+    await until(lambda: bool(world.all(ServiceFaulted)))
+    assert "no more" in world.all(ServiceFaulted)[0].failure.message
+    world.told.clear()
+    await until(lambda: home.over is not None)
+    assert home.join()
