@@ -15,13 +15,13 @@ from typing import BinaryIO, Final
 from twd.gguf_tools.encode import encode_string
 from twd.gguf_tools.header import read_header
 from twd.gguf_tools.inspect import shards_of
+from twd.gguf_tools.model_file import quick_hash
 from twd.gguf_tools.slice_layout import Bytes, SliceFacts, SliceLayout, SliceTensor, lay_out
 from twd.wire.failures import FailureCode, TwdError
 
 Progress = Callable[[float], None]
 PARTIAL: Final = ".partial"
 _CHUNK_BYTES: Final = 4 << 20
-_SAMPLE_BYTES: Final = 1 << 20
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _GGUF_VERSION: Final = 3
 
@@ -49,16 +49,9 @@ def _ignore(_: float) -> None:
 
 
 def file_hash(path: Path) -> str:
-    """Of the size, the head and the tail of a model's files: the same on every machine that has the same model."""
-    digest = hashlib.sha256()
-    for shard in shards_of(path):
-        size = shard.stat().st_size
-        digest.update(size.to_bytes(8, "little"))
-        with shard.open("rb") as file:
-            digest.update(file.read(_SAMPLE_BYTES))
-            file.seek(max(0, size - _SAMPLE_BYTES))
-            digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()[:32]
+    """A quick hash over all files of a model: the same on every machine that has the same model."""
+    hashes = [quick_hash(shard) for shard in shards_of(path)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()[:32]
 
 
 def plan_slice(source: Path, first: int, end: int, *, head: bool) -> SliceLayout:
