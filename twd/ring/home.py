@@ -52,6 +52,8 @@ class Home:
         self.bounds = Bounds.of([one.welcome for one in dialed])
         self.stages = len(dialed)
         self.wake: Callable[[], None] = lambda: None
+        self.ended: Callable[[TwdError], None] = lambda reason: None
+        """Called once, from any thread, when the ring is over."""
         self.over: TwdError | None = None
         """Why the ring is over."""
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
@@ -138,3 +140,4 @@ class Home:
             self.over = TwdError(FailureCode.WORKER_LOST, f"the ring lost stage {link.peer}: {reason}")
             self.close(LinkClosedError("another stage of this ring is lost"))
             self.wake()
+            self.ended(self.over)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from twd.engine.context import Logits
 from twd.engine.pipe import Pipe
 from twd.engine.slots import Slots
@@ -13,6 +15,7 @@ from twd.engine.window import Picker, Report, Verdict, Window, check
 from twd.ring.frames import Close, Copy, Item, Mark, Open, Outcome, Pass, SessionSpec
 from twd.ring.home import Answer, Home
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.job import TokenLogprob
 
 _COPY_FROM: Final = 64
 _CELLS_PER_TOKEN: Final = 256
@@ -27,6 +30,17 @@ class SpecPicker:
     def pick(self, logits: Logits, history: Sequence[int]) -> int:
         """Never here."""
         raise TwdError(FailureCode.INTERNAL, "over a ring the last stage picks")
+
+
+class SpecReport:
+    """How many alternatives to report with each token; the last stage does it."""
+
+    def __init__(self, top: int) -> None:
+        self.top = top
+
+    def __call__(self, logits: Logits, token: int) -> TokenLogprob:
+        """Never here."""
+        raise TwdError(FailureCode.INTERNAL, "over a ring the last stage reports")
 
 
 @dataclass(slots=True)
@@ -63,7 +77,11 @@ class RingTarget:
         self.window_max = home.bounds.window_max
         self._vocabulary = vocabulary
         self._wake: Callable[[], None] = lambda: None
-        self._generation = 0
+        self.generation_number = 0
+        """Of the ring that stands, or stood last."""
+        self.rows_sent = 0
+        self.rows_kept = 0
+        """Positions that became text or prompt; the rest was computed, if at all, in vain."""
         self._number = 0
         self._offered: Home | None = None
         self._adopt(home)
@@ -88,11 +106,11 @@ class RingTarget:
         offered, self._offered = self._offered, None
         if offered is not None:
             self._adopt(offered)
-        return self._generation if self.home.over is None else 0
+        return self.generation_number if self.home.over is None else 0
 
     def _adopt(self, home: Home) -> None:
         self.home = home
-        self._generation += 1
+        self.generation_number += 1
         self._slots = Slots(self.n_slots, max(_COPY_FROM, self.ctx_size // _CELLS_PER_TOKEN))
         self._lines: dict[int, _Line] = {}
         self._flights: dict[int, _Flight] = {}
@@ -118,7 +136,10 @@ class RingTarget:
         place = self._slots.open(tokens)
         if place.source is not None:
             self.home.send(Copy(place.source, place.slot))
-        self.home.send(Open(place.slot, picker.spec))
+        spec = (
+            msgspec.structs.replace(picker.spec, logprobs=report.top) if isinstance(report, SpecReport) else picker.spec
+        )
+        self.home.send(Open(place.slot, spec))
         self._lines[place.slot] = _Line()
         return place.slot, place.common
 
@@ -162,6 +183,7 @@ class RingTarget:
         self._flights[self._number] = _Flight(sent, rows, now)
         for slot, window in sent.items():
             self._lines[slot].flying.append((self._number, window))
+        self.rows_sent += rows
         self.pipe.sent(rows, now)
         self.home.send(Pass(self._number, [_item(window) for window in sent.values()]))
 
@@ -207,6 +229,7 @@ class RingTarget:
             return None
         line.flying.popleft()
         tokens = self._slots[slot].tokens
+        self.rows_kept += outcome.standing
         del tokens[outcome.at :]
         tokens += window.tokens[: outcome.standing]
         if outcome.failure is not None or not self._goes_on(outcome, window, line):
@@ -219,6 +242,10 @@ class RingTarget:
         if not window.picks or not line.flying:
             return True
         return outcome.standing == len(window.tokens) and line.flying[0][1].tokens[0] == outcome.tokens[-1]
+
+    def oldest_s(self, now: float) -> float:
+        """For how long the pass that left first has been under way; from any thread."""
+        return max((now - flight.sent_at for flight in list(self._flights.values())), default=0.0)
 
     def shutdown(self) -> None:
         """Leave the ring; its stages stay."""

@@ -25,6 +25,8 @@ class Limits:
     ctx_size: int
     max_queue: int = 64
     max_window: int = 32
+    ahead: int = 0
+    """How far guesses may run ahead of the text, where several windows fly; 0: one window."""
     prefill_rows: int = 64
     in_flight: int = 1
     tree: bool = False

@@ -26,6 +26,10 @@ class Crew:
         self.race = Race()
 
     @property
+    def _ahead(self) -> int:
+        return self.limits.ahead or self.limits.max_window
+
+    @property
     def wants_text(self) -> bool:
         """Whether somebody drafts by text."""
         return any(drafter.by_text for drafter in self.drafters.values())
@@ -39,9 +43,7 @@ class Crew:
         compared = int(record.weight) if record else 0
         if 0 < compared < ENOUGH_TO_TELL:
             return None
-        credit = useful_credit(
-            self.cost, agreement, drafter.token_ms, drafter.lead_ms, drafter.beside, self.limits.max_window
-        )
+        credit = useful_credit(self.cost, agreement, drafter.token_ms, drafter.lead_ms, drafter.beside, self._ahead)
         same_family = drafter.architecture == self.identity.vocab.architecture
         advice = "" if credit else _advice(drafter, agreement, compared, self.cost(1))
         return DrafterChecked(
@@ -114,9 +116,7 @@ class Crew:
             return 0  # sessions that share a pass use the cores better than a drafter would
         credit = 0
         for chance in (session.beliefs.typical(name), session.beliefs.hoped(name)):
-            credit = credit or useful_credit(
-                self.cost, chance, drafter.token_ms, drafter.lead_ms, beside, self.limits.max_window
-            )
+            credit = credit or useful_credit(self.cost, chance, drafter.token_ms, drafter.lead_ms, beside, self._ahead)
         if credit and beside and self.race.wants_plain():
             return 0
         if credit and not (beside and self.race.lost):

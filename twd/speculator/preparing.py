@@ -3,15 +3,36 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Protocol
 
 from twd.engine.chat_template import ChatTemplate, render_tokens
-from twd.engine.pick import Pickers
 from twd.engine.tool_formats import showing_markers
 from twd.engine.vocab import Vocab
+from twd.engine.window import Picker, Report
 from twd.speculator.session import Opening
 from twd.wire.base import SessionId
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.job import JobSubmitted, Prompt
+from twd.wire.job import Grammar, JobSubmitted, Prompt, Sampling
+
+
+class Pickers(Protocol):
+    """Makes what picks a session's tokens."""
+
+    def picker(
+        self,
+        sampling: Sampling,
+        seed: int,
+        *,
+        prompt_len: int,
+        grammar: Grammar | None = None,
+        ignore_eos: bool = False,
+    ) -> Picker:
+        """Raises where the job asks for what cannot be."""
+        ...
+
+    def reporter(self, top: int) -> Report:
+        """What reports log probabilities with so many alternatives."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

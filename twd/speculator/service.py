@@ -7,6 +7,7 @@ from typing import ClassVar
 import msgspec
 
 from twd.bus.base import BusError
+from twd.engine.pipe import Pipeline
 from twd.kit.effects import Do, Effect, Publish
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
 from twd.kit.tasks import in_a_thread_of_its_own
@@ -175,13 +176,15 @@ class Speculator(Service):
             vocab=loaded.facts.vocab,
             fingerprint=f"twd-{loaded.facts.vocab.hash[:8]}-{loaded.exactness.settings}"[:64],
         )
-        self._core = SpeculatorCore(identity, loaded.limits, loaded.cost.ms, loaded.render)
+        pipe = loaded.target.pipe if isinstance(loaded.target, Pipeline) else None
+        cost = loaded.cost.ms if pipe is None else pipe.trip_ms
+        self._core = SpeculatorCore(identity, loaded.limits, cost, loaded.render, pipe)
         self._runner = Runner(
             self._core,
             loaded.target,
             loaded.cost,
-            deliver=lambda effects: _soon(loop, self._deliver, effects),
-            failed=lambda error: _soon(loop, self.fail, error, "engine"),
+            deliver=lambda effects: soon(loop, self._deliver, effects),
+            failed=lambda error: soon(loop, self.fail, error, "engine"),
         )
         self._runner.start()
         self._embeddings = Embeddings(loaded)
@@ -284,7 +287,7 @@ class Speculator(Service):
 
         def submit(core: SpeculatorCore, now: float) -> None:
             core.submit(job, opening, min(arrived, now))
-            _soon(loop, self._arrived)
+            soon(loop, self._arrived)
 
         if self._intake.prepared(job):
             self._posted += 1
@@ -473,7 +476,7 @@ def _pace(drafter: Drafter, core: SpeculatorCore) -> str:
     return msgspec.json.encode(pace).decode()
 
 
-def _soon(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: object) -> None:
+def soon(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: object) -> None:
     """Call on the loop from another thread; a loop that is closed already has no use for it."""
     if not loop.is_closed():
         loop.call_soon_threadsafe(call, *args)

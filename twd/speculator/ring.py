@@ -1,0 +1,266 @@
+"""The speculator of a model that lies on a ring of stages: it wires them, and wires others when one is lost.
+
+Sessions stay here while a ring is lost: their tokens are read in again by the next one, and the texts go on.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from twd.bus.base import BusError, Leases
+from twd.engine.loading import Progress
+from twd.kit.overseer import read_lease
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Surroundings
+from twd.kit.settings import Settings
+from twd.kit.tasks import in_a_thread_of_its_own
+from twd.ring.home import Home
+from twd.ring.links import Pace
+from twd.ring.trust import Trust, make_identity, ring_nonce
+from twd.ring.wiring import in_order, wirings
+from twd.speculator.loaded import Load, LoadedModel
+from twd.speculator.ring_model import RingModel, load_ring
+from twd.speculator.service import Speculator, soon
+from twd.wire.base import InstanceId, ModelId
+from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.ring import RingWired, StageAnswered, StageReady, StateFormat, read_stage
+from twd.wire.service import Health
+
+LOOK_S: Final = 0.1
+WIRE_S: Final = 1.0
+JOIN_S: Final = 5.0
+PASS_S: Final = 3.0
+PASS_FACTOR: Final = 8.0
+"""A pass that is under way for so much longer than expected, and this on top, is not waited for any more."""
+GIVE_UP_S: Final = 60.0
+
+
+class Finder(Protocol):
+    """Knows which stages there are."""
+
+    async def stages(self) -> Sequence[StageReady]:
+        """Those that should make the ring now, in ring order; raises TwdError, saying what is missing."""
+        ...
+
+    def lost(self, stage: InstanceId, reason: str) -> None:
+        """A stage could not be reached, or took the ring down with it."""
+        ...
+
+
+class FixedStages:
+    """Stages that were named once and for all."""
+
+    def __init__(self, stages: Sequence[StageReady]) -> None:
+        self._stages = list(stages)
+
+    async def stages(self) -> Sequence[StageReady]:
+        """All of them."""
+        return self._stages
+
+    def lost(self, stage: InstanceId, reason: str) -> None:
+        """There are no others."""
+
+
+class StagesOnBus:
+    """Stages of a model that hold a lease; the youngest of those with the same layers is taken first."""
+
+    def __init__(self, registry: Leases, model: ModelId) -> None:
+        self._registry = registry
+        self._model = model
+        self._lost: set[InstanceId] = set()
+
+    async def stages(self) -> Sequence[StageReady]:
+        """Those that make the whole model."""
+        found = [lease for entry in await self._registry.entries() if (lease := read_lease(entry.value)) is not None]
+        leases = sorted(found, key=lambda lease: lease.started_ms, reverse=True)
+        stages = [stage for lease in leases if (stage := read_stage(lease.facts)) is not None]
+        known = [stage for stage in stages if stage.model == self._model]
+        self._lost &= {stage.stage for stage in known}
+        try:
+            return in_order([stage for stage in known if stage.stage not in self._lost])
+        except TwdError:
+            self._lost.clear()  # perhaps it was the network, and all of them are there after all
+            return in_order(known)
+
+    def lost(self, stage: InstanceId, reason: str) -> None:
+        """Rather take another one with the same layers."""
+        self._lost.add(stage)
+
+
+class RingSpeculator(Speculator):
+    """Serves one model over a ring of stages."""
+
+    def __init__(self, ground: Surroundings, model: ModelId, settings: Settings, finder: Finder | None = None) -> None:
+        super().__init__(ground, model, _never)
+        self._settings = settings
+        self._finder = finder
+        self._identity = make_identity(self.instance)
+        self._stages: Sequence[StageReady] = ()
+        self._home: Home | None = None
+        self._rings = 0
+        self._lost_at: float | None = None
+        self.pace = Pace()
+
+    async def setup(self) -> None:
+        """Where no finder was given, look for stages on the bus."""
+        await super().setup()
+        if self._finder is None:
+            self._finder = StagesOnBus(await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S), self.model)
+
+    # -- a ring ----------------------------------------------------------------------------------
+
+    async def loader(self) -> Load:
+        """Wait until a ring stands and has passed its trial; one that breaks meanwhile is made anew."""
+        loop = asyncio.get_running_loop()
+
+        def progress(share: float, stage: str) -> None:
+            loop.call_soon_threadsafe(self._tell_progress, share, stage)
+
+        while True:
+            home = await self._find_ring()
+            try:
+                model = await in_a_thread_of_its_own(lambda home=home: self._load_over(home, progress))  # type: ignore[misc]
+            except TwdError as error:
+                home.close(error)
+                if home.over is None or error.code is not FailureCode.WORKER_LOST:
+                    raise
+                self._wait_for(str(error))
+            else:
+                return lambda _: model
+
+    def _load_over(self, home: Home, progress: Progress) -> LoadedModel:
+        return load_ring(self.model, self._settings, home, self._stages, self.ground.ids.seed, progress)
+
+    async def _open_for_work(self, loaded: LoadedModel) -> None:
+        await super()._open_for_work(loaded)
+        if self._home is not None and self._home.over is not None:
+            self._ring_over(self._home, self._home.over)
+
+    async def _find_ring(self) -> Home:
+        assert self._finder is not None
+        while True:
+            try:
+                stages = await self._finder.stages()
+                home = await self._join(stages)
+            except (TwdError, BusError) as error:
+                self._wait_for(str(error))
+                await asyncio.sleep(LOOK_S)
+                continue
+            self._stages, self._home = stages, home
+            return home
+
+    async def _join(self, stages: Sequence[StageReady]) -> Home:
+        """Tell the stages their places, and open the links."""
+        assert self._finder is not None
+        pool = self._settings.pool
+        self._rings += 1
+        ring = f"{self.instance}.{self._rings}.{self.clock.wall_ms()}"
+        trust = Trust(ring, ring_nonce(), pool.key, not pool.trusted_lan)
+        told = wirings(stages, trust, self.instance, self._identity.certificate, StateFormat(pool.states))
+        answers = await asyncio.gather(*(self._wire(one) for one in told))
+        for stage, failure in zip(stages, answers, strict=True):
+            if failure is not None:
+                self._finder.lost(stage.stage, failure.message)
+                raise TwdError(failure.code, f"stage {stage.stage} did not take its place: {failure.message}")
+        loop = asyncio.get_running_loop()
+        deadline = time.monotonic() + JOIN_S
+        home = await in_a_thread_of_its_own(
+            lambda: Home.connect(stages, trust, self._identity, self.instance, deadline, self.pace)
+        )
+        home.ended = lambda reason: soon(loop, self._ring_over, home, reason)
+        if home.over is not None:
+            raise home.over
+        return home
+
+    async def _wire(self, wired: RingWired) -> Failure | None:
+        try:
+            answer = await self.ask(wired, timeout_s=WIRE_S)
+        except BusError as error:
+            return Failure(code=error.code, message=str(error))
+        if not isinstance(answer, StageAnswered):
+            return Failure(code=FailureCode.BACKEND_BROKEN, message=f"{wired.stage} answered something else")
+        return answer.failure
+
+    def _wait_for(self, what: str) -> None:
+        note = f"waits for its ring: {what}"[:1000]
+        if note != self.note:
+            self.note = note
+            self.log.info("%s: %s", self.model, note)
+            self.tasks.start("tell", self.renew_lease())
+
+    # -- its loss --------------------------------------------------------------------------------
+
+    def _ring_over(self, home: Home, reason: TwdError) -> None:
+        if not isinstance(self.loaded, RingModel) or self._home is not home or self._lost_at is not None:
+            return
+        self._lost_at = self.clock.now()
+        self.log.warning("%s; its %d sessions wait for another ring", reason, len(self._owners))
+        self.health = Health.DEGRADED
+        self.tasks.start("rewire", self._rewire(self.loaded))
+
+    async def _rewire(self, loaded: RingModel) -> None:
+        assert self._lost_at is not None
+        while True:
+            try:
+                home = await asyncio.wait_for(self._find_ring(), GIVE_UP_S)
+            except TimeoutError:
+                message = f"no ring for {GIVE_UP_S:g} s: {self.note}"
+                raise TwdError(FailureCode.WORKER_LOST, message) from None
+            try:
+                loaded.target.rewire(home)
+            except TwdError as error:
+                home.close(error)
+                self._wait_for(str(error))
+                await asyncio.sleep(LOOK_S)
+                continue
+            break
+        took, self._lost_at = self.clock.now() - self._lost_at, None
+        self.health, self.note = Health.OK, f"rewired after {took:.2f} s"
+        self.log.info("a ring of %d stages stands again after %.2f s", len(self._stages), took)
+        await self.renew_lease()
+        if home.over is not None:
+            self._ring_over(home, home.over)
+
+    def tick(self, now: float) -> Effects:
+        """Look, besides, whether the ring hangs although its links are alive."""
+        if isinstance(self.loaded, RingModel) and self._lost_at is None:
+            target = self.loaded.target
+            limit = PASS_S + PASS_FACTOR * target.pipe.trip_ms(target.window_max) / 1000
+            if target.oldest_s(time.monotonic()) > limit:
+                target.home.close(TwdError(FailureCode.WORKER_LOST, f"a pass is under way for over {limit:.1f} s"))
+        return super().tick(now)
+
+    # -- what others see -------------------------------------------------------------------------
+
+    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        """Besides, the ring's stages and links."""
+        facts = {**super().facts(), "engine": "ring", "pool": [_shown(stage) for stage in self._stages]}
+        if not isinstance(self.loaded, RingModel):
+            return facts
+        target, pipe = self.loaded.target, self.loaded.target.pipe
+        return facts | {
+            "links": [
+                f"{hop.to} {hop.rtt_ms:g} ms, {hop.sent_bytes} bytes there, {hop.received_bytes} back"
+                for hop in target.home.hops()
+            ],
+            "ring": target.generation_number,
+            "step_ms": round(pipe.step_ms(1), 3),
+            "trip_ms": round(pipe.trip_ms(1), 3),
+            "waste": round(target.rows_sent / max(1, target.rows_kept), 3),
+        }
+
+
+def _never(progress: object) -> LoadedModel:
+    raise AssertionError("a model on a ring is loaded when the ring stands")
+
+
+def _shown(stage: StageReady) -> str:
+    layers = f"layers {stage.first}-{stage.end - 1}" if stage.end > stage.first else "no layers"
+    return f"{stage.node} {layers}{', head' if stage.head else ''}"
+
+
+def ring_speculator(
+    ground: Surroundings, settings: Settings, name: str, finder: Finder | None = None
+) -> RingSpeculator:
+    """The speculator of one configured model over a ring."""
+    return RingSpeculator(ground, ModelId(name), settings, finder)

@@ -1,0 +1,206 @@
+"""A model over a ring, as the service wants it: here are only the vocabulary, the template and the links."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from twd.engine.chat_template import ChatTemplate
+from twd.engine.cost import CostCurve
+from twd.engine.model import Model, ModelSettings
+from twd.engine.pick import Pickers
+from twd.engine.window import Picker, Report
+from twd.kit.settings import Model as ModelEntry
+from twd.kit.settings import Settings
+from twd.ring.frames import SessionSpec
+from twd.ring.home import Home
+from twd.ring.target import RingTarget, SpecPicker, SpecReport
+from twd.ring.trial import Trial, pipe_of
+from twd.speculator.bounds import Limits
+from twd.speculator.embeddings import Embedding
+from twd.speculator.preparing import Preparer
+from twd.speculator.session import Opening
+from twd.wire.base import ModelId, SessionId
+from twd.wire.embedding import EmbeddingRequested
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.job import Grammar, JobSubmitted, Sampling
+from twd.wire.model import Exactness, ModelFacts
+from twd.wire.ring import StageReady, StateFormat
+
+_WINDOW_MAX: Final = 32
+_IN_FLIGHT_MAX: Final = 32
+_AHEAD: Final = 128
+_TEXT: Final = "In a harbour there were 4 ships; each had a name, a captain, and a reason to stay."
+
+Progress = Callable[[float, str], None]
+
+
+class SpecPickers:
+    """Pickers that only carry what the last stage needs; what is wrong with a job is still found here."""
+
+    def __init__(self, pickers: Pickers) -> None:
+        self._pickers = pickers
+
+    def picker(
+        self,
+        sampling: Sampling,
+        seed: int,
+        *,
+        prompt_len: int,
+        grammar: Grammar | None = None,
+        ignore_eos: bool = False,
+    ) -> Picker:
+        """What to tell the last stage; raises as the real one would."""
+        self._pickers.picker(sampling, seed, prompt_len=prompt_len, grammar=grammar, ignore_eos=ignore_eos)
+        return SpecPicker(SessionSpec(sampling, seed, prompt_len, grammar, ignore_eos))
+
+    def reporter(self, top: int) -> Report:
+        """How many alternatives the last stage should report."""
+        return SpecReport(top)
+
+
+@dataclass(slots=True)
+class RingModel:
+    """A `LoadedModel` over a ring."""
+
+    model: Model
+    template: ChatTemplate
+    preparer: Preparer
+    ring: RingTarget
+    bounds: Limits
+    facts: ModelFacts
+    exactness: Exactness
+    load_ms: int
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the core."""
+        return self.bounds
+
+    @property
+    def target(self) -> RingTarget:
+        """Checks windows."""
+        return self.ring
+
+    @property
+    def cost(self) -> CostCurve:
+        """Times of passes around the ring, as they are now."""
+        return CostCurve(self.ring.pipe.points())
+
+    @property
+    def tool_format(self) -> str:
+        """How the model was taught to write calls."""
+        return self.template.tool_format.value
+
+    def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
+        """Tokens, picker and seed of a job."""
+        return self.preparer.prepare(job, session)
+
+    def embed(self, request: EmbeddingRequested) -> Embedding:
+        """Over a ring there are none."""
+        raise TwdError(FailureCode.UNSUPPORTED, f"{request.model} lies on several machines and gives no embeddings")
+
+    def tokenize(self, text: str) -> list[int]:
+        """A drafter's text as this model's tokens."""
+        return self.model.vocab.tokenize(text, parse_special=False, add_bos=False)
+
+    def render(self, tokens: Sequence[int]) -> str:
+        """Tokens as text, control tokens spelled out."""
+        vocab = self.model.vocab
+        pieces = (vocab.piece(token) or vocab.special_text(token).encode() for token in tokens)
+        return b"".join(pieces).decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Give the memory back; the thread that ran the target has ended."""
+        self.ring.shutdown()
+        self.ring.home.join()
+        self.model.close()
+
+
+def load_ring(
+    name: ModelId,
+    settings: Settings,
+    home: Home,
+    stages: Sequence[StageReady],
+    draw_seed: Callable[[], int],
+    progress: Progress,
+) -> RingModel:
+    """The vocabulary from this machine's copy of the file, and a trial of the ring."""
+    began = time.monotonic()
+    entry = settings.models[name]
+    progress(0.2, "reading the vocabulary")
+    model = Model.load(ModelSettings(path=Path(entry.path).expanduser(), vocab_only=True))
+    try:
+        given = Path(entry.chat_template).expanduser().read_text("utf-8") if entry.chat_template else ""
+        template = ChatTemplate.of(given or model.chat_template, model.vocab)
+        target = RingTarget(
+            home,
+            pipe_of(stages, home.bounds.credits),
+            vocabulary=model.vocab.size,
+            in_flight=_in_flight(settings),
+        )
+        progress(0.5, "trying the ring")
+        exactness = _exactness(home, target, model, stages, settings)
+    except BaseException:
+        model.close()
+        raise
+    progress(1.0, "ready")
+    pickers = SpecPickers(Pickers(model.vocab))
+    return RingModel(
+        model=model,
+        template=template,
+        preparer=Preparer(model.vocab, template, pickers, draw_seed),
+        ring=target,
+        bounds=_limits(target, settings),
+        facts=_facts(model, name, entry, target, stages),
+        exactness=exactness,
+        load_ms=int((time.monotonic() - began) * 1000),
+    )
+
+
+def _in_flight(settings: Settings) -> int:
+    wanted = settings.speculation.windows_in_flight
+    return _IN_FLIGHT_MAX if wanted == "auto" else wanted
+
+
+def _limits(target: RingTarget, settings: Settings) -> Limits:
+    speculation = settings.speculation
+    wanted = speculation.max_draft_tokens
+    window = _WINDOW_MAX if wanted == "auto" else wanted
+    return Limits(
+        slots=target.n_slots,
+        ctx_size=target.ctx_size,
+        max_queue=settings.edge.max_queue,
+        max_window=max(0, min(window, target.window_max - 1)) if speculation.enabled else 0,
+        prefill_rows=target.window_max,
+        in_flight=target.in_flight,
+        ahead=_AHEAD,
+        ngram=speculation.ngram.enabled,
+        shares_cores=False,
+    )
+
+
+def _facts(
+    model: Model, name: ModelId, entry: ModelEntry, target: RingTarget, stages: Sequence[StageReady]
+) -> ModelFacts:
+    facts = model.facts(name, ctx_size=target.ctx_size, parallel=target.n_slots)
+    cut = ", ".join(f"{one.first}-{one.end}{'+head' if one.head else ''}" for one in stages)
+    return msgspec.structs.replace(facts, backend="ring", note=f"a ring of {len(stages)} stages: layers {cut}")
+
+
+def _exactness(
+    home: Home, target: RingTarget, model: Model, stages: Sequence[StageReady], settings: Settings
+) -> Exactness:
+    """What the trial found; never exact where states are rounded on their way or the stages are of unlike builds."""
+    vocab = model.vocab
+    text = vocab.tokenize(_TEXT, parse_special=False, add_bos=True) if vocab.kind != "none" else list(range(1, 30))
+    told = f"{stages[-1].settings or 'unknown settings'}, a ring of {len(stages)}"
+    found = Trial(home, target, text).run(told)
+    if StateFormat(settings.pool.states) is StateFormat.F16:
+        return msgspec.structs.replace(found, exact=False, settings=f"{told}, states in f16")
+    if len({one.build for one in stages}) > 1:
+        return msgspec.structs.replace(found, exact=False, settings=f"{told}, stages of unlike builds")
+    return found
