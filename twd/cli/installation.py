@@ -266,6 +266,7 @@ class Installation:
                 bus_token=self._settings.bus.token,
                 addresses=self._addresses,
                 processes={row.name: row.pid for row in self._board.rows.values()},
+                leaseless=tuple(row.name for row in self._board.rows.values() if not row.leased),
                 ready=bool(self._ready_ms),
             )
         )

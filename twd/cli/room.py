@@ -30,9 +30,16 @@ def room_for(settings: Settings, name: str, pids: Sequence[int], machine: NodeFa
     model = settings.models.get(name)
     needed = weights_of(name, model).needed if model is not None else 0
     devices = _device_bytes(machine) if model is not None and model.gpu_layers != 0 else 0
-    if settings.mode == "combined" or devices:
+    if _pooled(settings):
+        return Room(needed, 0, certain=False)
+    if devices:
         return Room(needed, devices, certain=False)
     return Room(needed, available_bytes(), sum(_resident(pid) for pid in pids))
+
+
+def _pooled(settings: Settings) -> bool:
+    """Whether models take the same machines in turn: a worker of llama.cpp's RPC serves one process at a time."""
+    return settings.mode == "combined" or (settings.pool.engine == "llama-server" and bool(settings.pool.workers))
 
 
 def _device_bytes(machine: NodeFacts | None) -> int:

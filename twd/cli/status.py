@@ -26,7 +26,7 @@ def status(ground: Ground, as_json: bool) -> ExitCode:
     Exit code 0: all is well; 3: something is not; 4: nothing runs.
     """
     found = asyncio.run(_leases(ground))
-    missing = _missing(ground, {lease.pid for lease, _ in found if lease.node == ground.node})
+    missing = _missing(ground, found)
     if as_json:
         click.echo(json.dumps(_as_json(found, missing, _addresses(ground))))
     else:
@@ -47,11 +47,13 @@ async def _leases(ground: Ground) -> list[tuple[ServiceLease, float]]:
     return sorted(leases, key=lambda pair: (pair[0].node, pair[0].service, pair[0].started_ms))
 
 
-def _missing(ground: Ground, pids: set[int]) -> list[str]:
-    """Processes of this machine's supervisor that hold no lease."""
+def _missing(ground: Ground, found: list[tuple[ServiceLease, float]]) -> list[str]:
+    """Processes of this machine's supervisor that hold no lease; some may play machines of their own."""
     instance = ground.home.running()
-    processes = instance.processes.items() if instance else ()
-    return [name for name, pid in processes if pid not in pids and name != "broker"]
+    processes = instance.processes if instance else {}
+    pids = {lease.pid for lease, _ in found if lease.node == ground.node or f"agent.{lease.node}" in processes}
+    leaseless = instance.leaseless if instance else ()
+    return [name for name, pid in processes.items() if pid not in pids and name not in leaseless]
 
 
 def _addresses(ground: Ground) -> dict[str, str]:

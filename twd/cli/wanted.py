@@ -2,9 +2,11 @@
 
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from twd.cli.outside_engine import ENGINE, KEY_VARIABLE, command_line, key_of, outside, url_of
+from twd.kit.compute import backend_of, engine_environment
 from twd.kit.settings import Drafter, Settings
 from twd.kit.supervisor import ProcessSpec
 
@@ -38,11 +40,38 @@ def _always(settings: Settings) -> Iterator[ProcessSpec]:
 
 def _speculators(settings: Settings) -> Iterator[ProcessSpec]:
     for model, entry in settings.models.items():
+        environment = _environment(settings, backend_of(settings, entry))
+        if outside(settings):
+            yield from _outside(settings, model, environment)
+            continue
         for replica in range(entry.replicas):
             name = f"speculator.{_word(model)}" + (f".{replica + 1}" if entry.replicas > 1 else "")
-            yield ProcessSpec(
-                name, (*RUN, "speculator", "--model", model), environment=settings.engine.env, serves=model
-            )
+            yield ProcessSpec(name, (*RUN, "speculator", "--model", model), environment=environment, serves=model)
+
+
+def _outside(settings: Settings, model: str, environment: Mapping[str, str]) -> Iterator[ProcessSpec]:
+    """llama-server, and a relay that comes as soon as it works."""
+    server = f"{ENGINE}.{_word(model)}"
+    key = {KEY_VARIABLE: key_of(settings)} if key_of(settings) else {}
+    yield ProcessSpec(
+        server,
+        command_line(settings, model),
+        foreign=True,
+        environment={**environment, **key},
+        serves=model,
+        health_url=f"{url_of(settings, model)}/health",
+    )
+    yield ProcessSpec(f"relay.{_word(model)}", (*RUN, "relay", "--model", model), serves=model, after=server)
+
+
+def _environment(settings: Settings, backend: str) -> dict[str, str]:
+    return engine_environment(settings, backend, _amd_cards() if backend == "hip" else 0)
+
+
+def _amd_cards() -> int:
+    from twd.agent.gpu_probe import DRM, read_drm
+
+    return len(read_drm(DRM))
 
 
 def _relays(settings: Settings) -> Iterator[ProcessSpec]:
@@ -54,7 +83,8 @@ def _drafters(settings: Settings) -> Iterator[ProcessSpec]:
     for number, drafter in enumerate(settings.drafters):
         name = f"drafter.{_word(drafter_name(drafter))}"
         argv = (*RUN, "drafter", "--number", str(number))
-        yield ProcessSpec(name, argv, environment=settings.engine.env, serves=drafter.for_model)
+        environment = _environment(settings, settings.engine.backend)
+        yield ProcessSpec(name, argv, environment=environment, serves=drafter.for_model)
 
 
 def drafter_name(drafter: Drafter) -> str:

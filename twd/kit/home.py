@@ -26,6 +26,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     bus_token: str = ""
     addresses: dict[str, str] = {}
     processes: dict[str, int] = {}
+    leaseless: tuple[str, ...] = ("broker",)
+    """Those of them that are no services, and so hold no lease."""
     ready: bool = False
 
     def named(self) -> str:

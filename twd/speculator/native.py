@@ -7,6 +7,7 @@ from pathlib import Path
 from twd.engine.cost import CostCurve
 from twd.engine.loading import LoadPlan, NativeModel, Progress, load_native
 from twd.engine.window import Target
+from twd.kit.compute import gpu_layers
 from twd.kit.home import Home
 from twd.kit.service import Surroundings
 from twd.kit.settings import Model, Settings
@@ -137,7 +138,8 @@ def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> L
 
     def load(progress: Progress) -> NativeTarget:
         memory, model = Home(settings.home_dir).cache, settings.models[name]
-        plan, care = load_plan(name, model, memory), RamCare(model, settings)
+        layers = gpu_layers(settings, model, _ALL_LAYERS)
+        plan, care = replace(load_plan(name, model, memory), gpu_layers=layers), RamCare(model, settings)
         care.prepare(progress)
         native = load_native(replace(plan, use_mmap=care.plan.mapped), care.watch(progress))
         care.finish()

@@ -1,0 +1,41 @@
+"""What a kind of device needs to be known-good: the environment of every process that computes. Pure."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from twd.kit.settings import Model, Settings
+
+CUDA: Final = "CUDA_VISIBLE_DEVICES"
+HIP: Final = "HIP_VISIBLE_DEVICES"
+VULKAN: Final = "GGML_VK_VISIBLE_DEVICES"
+PRESETS: Final[Mapping[str, Mapping[str, str]]] = {
+    "auto": {},
+    "cuda": {VULKAN: ""},
+    "hip": {VULKAN: ""},
+    "metal": {},
+    "vulkan": {CUDA: "", HIP: "-1"},
+    "cpu": {CUDA: "", HIP: "-1", VULKAN: ""},
+}
+"""A build may hold several backends, which would count the same card twice: the ones not asked for see nothing."""
+SEVERAL_HIP: Final[Mapping[str, str]] = {"HSA_ENABLE_SDMA": "0", "GPU_MAX_HW_QUEUES": "1"}
+"""Without these, several AMD cards stall each other when they copy."""
+
+
+def backend_of(settings: Settings, model: Model | None = None) -> str:
+    """The kind of device that a model, or else this machine, computes on."""
+    own = model.backend if model is not None else "auto"
+    return settings.engine.backend if own == "auto" else own
+
+
+def engine_environment(settings: Settings, backend: str, cards: int = 0) -> dict[str, str]:
+    """The environment of a process that computes; `cards` are the AMD cards that were found. The settings win."""
+    several = max(cards, len(settings.pool.gpus)) > 1
+    more = SEVERAL_HIP if backend == "hip" and several else {}
+    return {**PRESETS[backend], **more, **settings.engine.env}
+
+
+def gpu_layers(settings: Settings, model: Model, every: int) -> int:
+    """How many layers go to devices; `every` stands for all of them."""
+    if backend_of(settings, model) == "cpu":
+        return 0
+    return every if model.gpu_layers == "auto" else model.gpu_layers
