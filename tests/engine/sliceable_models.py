@@ -29,6 +29,16 @@ def _llama(model: TinyTransformer) -> None:
         model.gated(number)
 
 
+def _llama_with_experts(model: TinyTransformer) -> None:
+    model.heads()
+    model.gguf.add_expert_count(EXPERTS)
+    model.gguf.add_expert_used_count(2)
+    for number in range(LAYERS):
+        model.attention(number)
+        model.norm(number, "ffn_norm")
+        model.experts(number, INNER)
+
+
 def _qwen2(model: TinyTransformer) -> None:
     model.heads()
     for number in range(LAYERS):
@@ -68,6 +78,14 @@ def _phi3(model: TinyTransformer) -> None:
             ffn_up__weight=(2 * INNER, WIDTH),
             ffn_down__weight=(WIDTH, INNER),
         )
+
+
+def _long_phi3(model: TinyTransformer) -> None:
+    _phi3(model)
+    model.number("rope.scaling.original_context_length", 64)
+    model.gguf.add_sliding_window(WINDOW)
+    for length in ("long", "short"):
+        model.tensor(f"rope_factors_{length}.weight", HEAD // 2)
 
 
 def _gpt_oss(model: TinyTransformer) -> None:
@@ -120,6 +138,16 @@ def _gemma3(model: TinyTransformer) -> None:
         model.norm(number, "post_attention_norm", "post_ffw_norm")
 
 
+def _gemma3_by_layer(model: TinyTransformer) -> None:
+    _gemma3(model)
+    model.gguf.add_array("gemma3.attention.sliding_window_pattern", [True, False, True, True] * (LAYERS // 4))
+
+
+def _gemma3_by_period(model: TinyTransformer) -> None:
+    _gemma3(model)
+    model.number("attention.sliding_window_pattern", 3)
+
+
 def _granite(model: TinyTransformer) -> None:
     model.heads()
     for name, value in (("embedding_scale", 12.0), ("residual_scale", 0.22), ("logit_scale", 8.0)):
@@ -169,6 +197,14 @@ def _deepseek2(model: TinyTransformer) -> None:
         model.experts(number)
 
 
+def _deepseek3(model: TinyTransformer) -> None:
+    _deepseek2(model)
+    model.number("expert_gating_func", 2)
+    model.gguf.add_bool("deepseek2.expert_weights_norm", True)
+    for number in range(2, LAYERS):
+        model.layer(number, exp_probs_b__bias=(EXPERTS,))
+
+
 WRITERS: Final[dict[str, Callable[[TinyTransformer], None]]] = MORE | {
     "llama": _llama,
     "qwen2": _qwen2,
@@ -184,10 +220,20 @@ WRITERS: Final[dict[str, Callable[[TinyTransformer], None]]] = MORE | {
 }
 
 
-def write_sliceable(architecture: str, folder: Path) -> Path:
-    """A model of `LAYERS` layers."""
-    path = folder / f"{architecture}.gguf"
+VARIANTS: Final[dict[str, tuple[str, Callable[[TinyTransformer], None]]]] = {
+    "llama with experts": ("llama", _llama_with_experts),
+    "phi3 for long texts": ("phi3", _long_phi3),
+    "gemma3 layer by layer": ("gemma3", _gemma3_by_layer),
+    "gemma3 by another period": ("gemma3", _gemma3_by_period),
+    "deepseek2 as of v3": ("deepseek2", _deepseek3),
+}
+
+
+def write_sliceable(name: str, folder: Path) -> Path:
+    """A model of `LAYERS` layers: an architecture, or a variant of one."""
+    architecture, write = VARIANTS.get(name) or (name, WRITERS[name])
+    path = folder / f"{name.replace(' ', '-')}.gguf"
     model = TinyTransformer(path, architecture)
-    WRITERS[architecture](model)
+    write(model)
     model.save()
     return path

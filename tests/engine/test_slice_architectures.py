@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.engine.sliceable_models import WRITERS, write_sliceable
+from tests.engine.sliceable_models import VARIANTS, WRITERS, write_sliceable
 from tests.engine.stage_chain import Chain, windows_of
 from tests.engine.tiny_transformer import LAYERS, VOCABULARY
 from twd.engine.stage_states import LayerInput
@@ -30,13 +30,13 @@ def test_every_architecture_of_the_table_is_proven_here() -> None:
 
 def allowed(architecture: str) -> dict[str, tuple[int, ...]]:
     """The cuts that this architecture bears; in its place, one that it does where it bears none of a kind."""
-    multiple = RULES[architecture].first_multiple
+    multiple = RULES[VARIANTS[architecture][0] if architecture in VARIANTS else architecture].first_multiple
     if multiple == 1:
         return CUTS
     return {"where it can be": tuple(range(multiple, LAYERS, multiple)), "the head alone": (multiple, LAYERS)}
 
 
-@pytest.mark.parametrize("architecture", sorted(WRITERS))
+@pytest.mark.parametrize("architecture", [*sorted(WRITERS), *VARIANTS])
 def test_chains_give_the_whole_models_logits(architecture: str, tmp_path: Path) -> None:
     path = write_sliceable(architecture, tmp_path)
     with Chain(path, (), tmp_path, **SIZE) as chain:
