@@ -4,10 +4,12 @@ import os
 import signal
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
 from tests.agent.conftest import Heard, StartAgent
+from tests.engine.tiny_models import write_llama
 from tests.waiting import alive, until
 from twd.agent.service import Agent
 from twd.bus.memory_bus import MemoryBroker
@@ -15,7 +17,9 @@ from twd.engine.rpc_probe import OURS, probe
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.kit.settings import Agent as AgentSettings
 from twd.kit.settings import Binaries, Pool
-from twd.wire.base import NodeId
+from twd.ring.trust import make_identity
+from twd.ring.tunnel import Entry
+from twd.wire.base import InstanceId, NodeId
 from twd.wire.codec import decode, encode
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import (
@@ -27,10 +31,12 @@ from twd.wire.node import (
     ProcessStopped,
     ProcessUnwanted,
     ProcessWanted,
+    StageWanted,
     read_node,
 )
+from twd.wire.placement import CERTIFICATE_FACT
 from twd.wire.routes import subject_of
-from twd.wire.service import ServiceExited
+from twd.wire.service import ServiceExited, ServiceLease
 
 DESK = NodeId("desk")
 
@@ -157,3 +163,60 @@ async def test_workers_listen_for_this_machine_unless_the_owner_trusts_the_lan(s
     assert careful._processes.rpc_host == "127.0.0.1"
     open_one: Agent = await start_agent("attic", pool=Pool(host="0.0.0.0", trusted_lan=True))
     assert open_one._processes.rpc_host == "0.0.0.0"
+
+
+async def test_other_machines_come_to_a_worker_by_an_encrypted_way(
+    broker: MemoryBroker, start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twd.agent.processes.is_loopback", lambda host: False)
+    agent = await start_agent()
+    facts = (await ask(broker, wish())).facts
+    assert facts is not None
+    assert facts.cert.startswith("-----BEGIN CERTIFICATE-----")
+    home = make_identity("home")
+    entry = Entry(home, facts.host, facts.port, facts.cert)
+    with pytest.raises(TwdError):
+        await probe("127.0.0.1", await entry.start())
+    await entry.close()
+    lease = ServiceLease(
+        service="speculator",
+        instance=InstanceId("speculator.x.y"),
+        node=DESK,
+        pid=1,
+        version="1",
+        started_ms=0,
+        renewed_ms=0,
+        facts={CERTIFICATE_FACT: home.certificate},
+    )
+    leases = await broker.connect("speculator").leases(LEASE_BUCKET, LEASE_TTL_S)
+    await leases.put("speculator.x.y", msgspec.json.encode(lease))
+    await until(lambda: home.certificate in agent._processes._admitted, "its certificate is known")
+    entry = Entry(home, facts.host, facts.port, facts.cert)
+    assert await probe("127.0.0.1", await entry.start()) == OURS
+    await entry.close()
+
+
+async def test_a_worker_that_was_stopped_is_ended_and_comes_back(broker: MemoryBroker, start_agent: StartAgent) -> None:
+    agent = await start_agent()
+    facts = (await ask(broker, wish())).facts
+    assert facts is not None
+    os.kill(facts.pid, signal.SIGSTOP)
+    await until(lambda: agent._processes.facts()[0].restarts, "another one was started")
+    await until(lambda: agent._processes.facts()[0].state == "ready", "it answers")
+    assert not alive(facts.pid)
+
+
+async def test_a_stage_of_another_file_is_refused_with_both_hashes(
+    broker: MemoryBroker, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    path = write_llama(tmp_path / "tiny.gguf")
+    await start_agent(agent=AgentSettings(port=0, model_dirs=(str(tmp_path),)))
+    stage = StageWanted(model="tiny", file="tiny", hash="f" * 32, end=1)
+    answer = await ask(broker, wish(process="stage.pool.tiny.0-1", kind=ProcessKind.STAGE, stage=stage))
+    assert answer.failure is not None
+    assert answer.failure.code is FailureCode.MODEL_NOT_FOUND
+    assert f"{path} is another file than the one that is wanted" in answer.failure.message
+    assert "ffffffff there" in answer.failure.message
+    none = await ask(broker, wish(kind=ProcessKind.STAGE, stage=StageWanted(model="x", file="x", hash="e", end=1)))
+    assert none.failure is not None
+    assert "there is no copy of x on this machine" in none.failure.message

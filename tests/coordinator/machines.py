@@ -19,6 +19,7 @@ def machine(name: str, ram: float = 8, gpu: float = 0, processes: tuple[str, ...
         instance=InstanceId(f"agent.{name}.x"),
         machine=name,
         pid=1,
+        lends=True,
         hostname=name,
         cpu=CpuFacts(bandwidth=int(10e9)),
         memory=MemoryFacts(total=int(ram * GIB), available=int(ram * GIB)),

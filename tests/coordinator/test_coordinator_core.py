@@ -100,11 +100,14 @@ def test_a_machine_that_does_not_answer_is_asked_again_but_not_all_the_time() ->
     assert isinstance(plan(wanting(), observed, 6.0), Start)
 
 
-def test_rpc_stays_at_home_unless_the_lan_is_trusted_and_a_ring_may_go_anywhere() -> None:
+def test_only_machines_that_lend_are_used_or_those_that_are_played_on_this_one() -> None:
     nodes = (machine("desk", 8), machine("attic", 4, gpu=24))
-    careful = decide(wanting(replace_pool(RPC, trusted_lan=False)), seeing(*nodes), wanting().models[0])
+    alone = msgspec.structs.replace(nodes[1], lends=False)
+    careful = decide(wanting(), seeing(nodes[0], alone), wanting().models[0])
     assert careful.missing_bytes
-    assert any("attic is left out" in note for note in careful.notes)
+    assert any("attic is left out: its workers and stages listen for itself" in note for note in careful.notes)
+    played = msgspec.structs.replace(alone, machine="desk")
+    assert nodes_of(decide(wanting(), seeing(nodes[0], played), wanting().models[0])) == {"attic"}
     ring = decide(wanting(Pool()), seeing(*nodes), wanting().models[0])
     assert nodes_of(ring) == {"attic"}
     actions = settle(wanting(Pool()), seeing(*nodes))

@@ -25,6 +25,8 @@ from twd.kit.delay_proxy import DelayProxy
 from twd.kit.home import write_private
 from twd.kit.settings import Settings
 from twd.kit.supervisor import Backoff, Exit, ProcessSpec, Supervisor
+from twd.ring.trust import make_identity
+from twd.ring.tunnel import Exit as TunnelExit
 from twd.wire.base import NodeId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import ModelFile, ProcessFacts, ProcessKind, ProcessWanted
@@ -33,6 +35,8 @@ READY_S: Final = 30.0
 LOOK_S: Final = 0.1
 STOP_S: Final = 5.0
 PROCESSES_MAX: Final = 32
+EVERYWHERE: Final = ("", "0.0.0.0", "::", "[::]")
+ADMITTED_MAX: Final = 64
 HEALTHY_S: Final = 3.0
 """A worker that was killed after so long is back at once, however often that happens."""
 
@@ -57,6 +61,8 @@ class Processes:
         self._clock = clock
         self._on_exit = on_exit
         self._on_fault = on_fault
+        self._identity = make_identity(settings.node or "agent")
+        self._admitted: tuple[str, ...] = ()
         self._running: dict[str, Running] = {}
         self._changing: dict[str, asyncio.Lock] = {}
 
@@ -134,11 +140,36 @@ class Processes:
             program = resolve(wanted.program, self._settings.agent.binaries) if foreign else ""
             argv = rpc_argv(program, host, port, wanted.threads, wanted.devices)
             supervisor = self._supervisor(wanted, argv, foreign)
-        running = Running(wanted, host, port, supervisor)
+        running = Running(wanted, host, port, supervisor, front_host=told_host(host))
         if self._link_s:
             running.fronts = (DelayProxy(host, port, self._link_s / 2),)
-            running.front_host = "127.0.0.1"
+        elif wanted.kind is ProcessKind.RPC and self._tunnelled:
+            running.fronts, running.cert = (self._exit(port),), self._identity.certificate
+            running.front_host = told_host(self._settings.pool.host)
         return running
+
+    @property
+    def lends(self) -> bool:
+        """Whether other machines reach workers and stages of this one."""
+        return not is_loopback(self._settings.pool.host)
+
+    @property
+    def _tunnelled(self) -> bool:
+        """Whether they reach workers by an encrypted way alone."""
+        return self.lends and not self._settings.pool.trusted_lan
+
+    def _exit(self, port: int) -> TunnelExit:
+        end = TunnelExit(self._identity, self._settings.pool.host, port)
+        end.admit(self._admitted)
+        return end
+
+    def admit(self, certificates: Sequence[str]) -> None:
+        """Let these use the workers of this machine."""
+        self._admitted = tuple(dict.fromkeys((*self._admitted[-ADMITTED_MAX:], *certificates)))
+        for running in self._running.values():
+            for front in running.fronts:
+                if isinstance(front, TunnelExit):
+                    front.admit(certificates)
 
     def _stage_port(self) -> int:
         """The first free one of the configured range, or any."""
@@ -216,6 +247,11 @@ def rpc_wanted(node: str, port: int, program: str = "", threads: int = 0) -> Pro
     return ProcessWanted(
         node=NodeId(node), process=f"rpc.{port}", kind=ProcessKind.RPC, port=port, program=program, threads=threads
     )
+
+
+def told_host(host: str) -> str:
+    """Where others find what listens at `host`."""
+    return socket.gethostname() if host in EVERYWHERE else host
 
 
 def _free_port(host: str, port: int) -> int:

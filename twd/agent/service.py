@@ -14,6 +14,7 @@ from twd.bus.base import BusError, LeaseEntry
 from twd.kit import platform
 from twd.kit.claim import Claim
 from twd.kit.effects import Do
+from twd.kit.overseer import read_lease
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
 from twd.kit.settings import Settings
 from twd.kit.supervisor import Exit
@@ -31,12 +32,14 @@ from twd.wire.node import (
     ProcessWanted,
     read_node,
 )
+from twd.wire.placement import CERTIFICATE_FACT
 from twd.wire.routes import subject_token
 from twd.wire.service import ServiceExited
 
 LOOK_S: Final = 10.0
 WATCH_S: Final = 0.25
 """A worker that hangs must be found before anybody has to wait for it."""
+ADMIT_S: Final = 0.5
 BEATS: Final = 3
 """Renewals of the machine's key within the time after which it counts as gone."""
 
@@ -89,6 +92,8 @@ class Agent(Service):
         await super().start()
         if self._claim is not None:
             self.tasks.start("look", self._keep_looking())
+            if self._processes.lends:
+                self.tasks.start("admit", every(ADMIT_S, self._admit))
 
     async def _keep_looking(self) -> None:
         await self._look()
@@ -135,6 +140,7 @@ class Agent(Service):
             peer_url=self._server.url if self._server.port else "",
             processes=self._processes.facts(),
             link_ms=self._link_s * 1000,
+            lends=self._processes.lends,
         )
 
     async def _watch(self) -> None:
@@ -143,6 +149,18 @@ class Agent(Service):
             for name in await self._processes.watch():
                 self.log.warning("%s was stopped and answers nobody; it is ended and started again", name)
             await self._tell()
+
+    async def _admit(self) -> None:
+        """Speculators tell their certificates in their leases: those may use the workers here."""
+        try:
+            leases = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+            entries = await leases.entries()
+        except BusError as error:
+            self.log.warning("the registry could not be read: %s", error)
+            return
+        told = (read_lease(entry.value) for entry in entries if entry.key.startswith("speculator."))
+        certificates = [str(lease.facts.get(CERTIFICATE_FACT, "")) for lease in told if lease is not None]
+        self._processes.admit([one for one in certificates if one])
 
     async def _look(self) -> None:
         self._seen = await self._detector.look(self.clock.now())

@@ -107,14 +107,14 @@ def _doubt(facts: NodeFacts, gpu: Gpu) -> str:
 
 def unusable(facts: NodeFacts, pool: Pool, at_home: NodeFacts | None) -> str:
     """Why another machine may not hold layers; empty when it may."""
+    beside = at_home is not None and at_home.machine == facts.machine
+    if not beside and not facts.lends:
+        return (
+            "its workers and stages listen for itself alone. Set pool.host there to its address in the LAN, or to "
+            "0.0.0.0; the way there is encrypted unless pool.trusted_lan says otherwise"
+        )
     if pool.engine == "ring":
         return ""
-    beside = at_home is not None and at_home.machine == facts.machine
-    if not pool.trusted_lan and not beside:
-        return (
-            "llama.cpp's RPC has no security of its own. Say pool.trusted_lan: true where the network is yours alone, "
-            "or use pool.engine: ring"
-        )
     ours, theirs = rpc_version(at_home) if at_home else "", rpc_version(facts)
     if ours and theirs and not _can_talk(ours, theirs) and not pool.skip_version_check:
         return f"its engine speaks RPC {theirs}, the one at home {ours}; update twd on both to the same version"

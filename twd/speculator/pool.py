@@ -7,11 +7,12 @@ again from the tokens they have.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
-from twd.bus.base import BusError, Leases
+from twd.bus.base import BusError, LeaseEntry, Leases
 from twd.kit.exit_codes import ExitCode
+from twd.kit.overseer import read_lease
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Surroundings
 from twd.kit.settings import Settings
 from twd.kit.tasks import every
@@ -22,7 +23,8 @@ from twd.speculator.service import Speculator
 from twd.wire.base import ModelId, NodeId
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.node import NodeChanged, NodeFacts, read_node
-from twd.wire.placement import PlacementDecided, placement_key, read_placement
+from twd.wire.placement import CERTIFICATE_FACT, PlacementDecided, placement_key, read_placement
+from twd.wire.ring import StageReady, read_stage
 from twd.wire.service import ServiceFaulted
 
 LOOK_S: Final = 0.5
@@ -35,6 +37,7 @@ CHANGE_S: Final = 5.0
 """A better placement waits so long for a moment without jobs."""
 GOODBYE_S: Final = 0.3
 AGENTS: Final = "agent."
+STAGES: Final = "stage."
 
 Assembled = Callable[[Assembly], Awaitable[Load]]
 """From parts that are all there to what loads the model; raises TwdError where one cannot be used after all."""
@@ -67,6 +70,8 @@ class PooledSpeculator(Speculator):
         self._progress_at = 0.0
         self._better_since: float | None = None
         self._leaving = False
+        self.certificate = ""
+        """With which this process comes to workers that are reached by an encrypted way."""
 
     async def setup(self) -> None:
         """Open the registry."""
@@ -83,12 +88,12 @@ class PooledSpeculator(Speculator):
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """Besides, where the model lies and what its links carried."""
         over = self._over or self._now
+        told = {**super().facts(), CERTIFICATE_FACT: self.certificate, "engine": self._settings.pool.engine}
         placement = over.placement
         if placement is None:
-            return {**super().facts(), "pool": [], "engine": self._settings.pool.engine}
+            return told
         return {
-            **super().facts(),
-            "engine": placement.engine,
+            **told,
             "pool": [_shown(member) for member in over.members],
             "links": _links(over, placement),
         }
@@ -134,7 +139,7 @@ class PooledSpeculator(Speculator):
             if entry.key.startswith(AGENTS) and entry.age_s <= lease_s and (facts := read_node(entry.value))
         ]
         nodes: Mapping[NodeId, NodeFacts] = {facts.node: facts for facts in found}
-        self._now = assemble(self._placement, nodes)
+        self._now = assemble(self._placement, nodes, _stages(entries))
         self._looked.set()
 
     # -- loading -------------------------------------------------------------------------------
@@ -210,6 +215,13 @@ class PooledSpeculator(Speculator):
         except (BusError, TimeoutError) as error:
             self.log.warning("nobody could be told: %s", error)
         self._leave_with(ExitCode.WORKER_LOST)
+
+
+def _stages(entries: Iterable[LeaseEntry]) -> dict[tuple[NodeId, int], StageReady]:
+    """Stages with their slices in memory, by machine and process."""
+    leases = [read_lease(entry.value) for entry in entries if entry.key.startswith(STAGES)]
+    told = [(lease, read_stage(lease.facts)) for lease in leases if lease is not None]
+    return {(lease.node, lease.pid): stage for lease, stage in told if stage is not None}
 
 
 def _never(progress: Callable[[float, str], None]) -> LoadedModel:

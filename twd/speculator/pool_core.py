@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from twd.engine.rpc_pool import CPU, PoolPlan, Share
 from twd.wire.base import NodeId
 from twd.wire.node import NodeFacts, ProcessFacts, ProcessKind
 from twd.wire.placement import PlacementDecided, Slice
+from twd.wire.ring import StageReady
 
 READY: Final = "ready"
 PASS_S: Final = 2.5
@@ -23,6 +26,8 @@ class Member:
 
     slice: Slice
     process: ProcessFacts | None = None
+    stage: StageReady | None = None
+    """What a ring's stage says of itself, with the address where others reach it."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -55,6 +60,11 @@ class Assembly:
         return signature(self.placement) if self.placement else ()
 
     @property
+    def stages(self) -> list[StageReady]:
+        """Those of a ring, in its order."""
+        return [member.stage for member in self.members if member.stage is not None]
+
+    @property
     def processes(self) -> dict[str, Member]:
         """The members that are processes of their own, each once."""
         return {f"{m.slice.node} {m.slice.process}": m for m in self.members if m.process is not None}
@@ -65,21 +75,29 @@ def signature(placement: PlacementDecided) -> Signature:
     return tuple((s.node, s.device, s.process, s.first, s.end, s.head) for s in placement.slices)
 
 
-def assemble(placement: PlacementDecided | None, nodes: Mapping[NodeId, NodeFacts]) -> Assembly:
-    """Find the process of each slice, and say what is missing."""
+def assemble(
+    placement: PlacementDecided | None,
+    nodes: Mapping[NodeId, NodeFacts],
+    stages: Mapping[tuple[NodeId, int], StageReady] | None = None,
+) -> Assembly:
+    """Find the process of each slice, and say what is missing; `stages` by machine and process id."""
     if placement is None:
         return Assembly(waits_for=("the coordinator's decision",))
     if placement.missing_bytes:
         return Assembly(placement, waits_for=("; ".join([*placement.notes, *placement.helps])[:900],))
-    members = [_member(piece, nodes) for piece in placement.slices]
+    members = [_member(piece, nodes, stages or {}) for piece in placement.slices]
     waits = dict.fromkeys(_waits_for(member, nodes) for member in members)
     return Assembly(placement, tuple(members), tuple(text for text in waits if text))
 
 
-def _member(piece: Slice, nodes: Mapping[NodeId, NodeFacts]) -> Member:
+def _member(piece: Slice, nodes: Mapping[NodeId, NodeFacts], stages: Mapping[tuple[NodeId, int], StageReady]) -> Member:
     facts = nodes.get(piece.node)
     known = facts.processes if facts is not None and piece.process else []
-    return Member(piece, next((one for one in known if one.process == piece.process), None))
+    process = next((one for one in known if one.process == piece.process), None)
+    stage = stages.get((piece.node, process.pid)) if process is not None else None
+    if process is not None and stage is not None:
+        stage = msgspec.structs.replace(stage, host=process.host, port=process.port)
+    return Member(piece, process, stage)
 
 
 def _waits_for(member: Member, nodes: Mapping[NodeId, NodeFacts]) -> str:
@@ -93,6 +111,8 @@ def _waits_for(member: Member, nodes: Mapping[NodeId, NodeFacts]) -> str:
         return f"{piece.node}'s {what}"
     if process.state != READY:
         return f"{piece.node}'s {what} ({process.state}{': ' + process.note if process.note else ''})"
+    if process.kind is ProcessKind.STAGE and member.stage is None:
+        return f"{piece.node}'s stage, which loads its slice"
     return ""
 
 

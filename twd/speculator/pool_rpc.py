@@ -12,6 +12,8 @@ from twd.kit.exit_codes import ExitCode
 from twd.kit.home import Home
 from twd.kit.service import Surroundings
 from twd.kit.settings import Settings
+from twd.ring.trust import make_identity
+from twd.ring.tunnel import LOOPBACK, Entry
 from twd.speculator.embeddings import Embedding
 from twd.speculator.loaded import Load, LoadedModel
 from twd.speculator.native import NativeTarget, limits_of, load_plan
@@ -31,24 +33,43 @@ class RpcTarget(NativeTarget):
         raise TwdError(FailureCode.UNSUPPORTED, f"{request.model} lies on RPC workers and gives no embeddings")
 
 
-async def reach(member: Member, settings: Settings) -> str:
-    """The endpoint of a member's worker, after it shook hands; raises where llama.cpp would abort or hang."""
-    host, port = member.address
-    try:
-        await (probe(host, port) if settings.pool.skip_version_check else require_match(host, port, OURS))
-    except RpcMismatch as problem:
-        text = f"{problem}; `--skip-version-check` (pool.skip_version_check) insists on it"
-        raise TwdError(problem.code, text) from None
-    return f"{host}:{port}"
+class Ways:
+    """How this process comes to workers: straight, or through a tunnel where they show a certificate."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self._check = not settings.pool.skip_version_check
+        self.identity = make_identity(name)
+        self._entries: dict[tuple[str, int], Entry] = {}
+
+    async def reach(self, member: Member) -> str:
+        """The endpoint of a member's worker, after it shook hands; raises where llama.cpp would abort or hang."""
+        host, port = await self._door(member)
+        try:
+            await (require_match(host, port, OURS) if self._check else probe(host, port))
+        except RpcMismatch as problem:
+            text = f"{problem}; `--skip-version-check` (pool.skip_version_check) insists on it"
+            raise TwdError(problem.code, text) from None
+        return f"{host}:{port}"
+
+    async def _door(self, member: Member) -> tuple[str, int]:
+        certificate = member.process.cert if member.process else ""
+        if not certificate:
+            return member.address
+        old = self._entries.pop(member.address, None)
+        if old is not None:
+            await old.close()
+        entry = self._entries[member.address] = Entry(self.identity, *member.address, certificate)
+        return LOOPBACK, await entry.start()
 
 
 def rpc_speculator(ground: Surroundings, settings: Settings, name: str) -> PooledSpeculator:
     """The speculator of one configured model over RPC workers."""
     model = ModelId(name)
+    ways = Ways(settings, name)
 
     async def assembled(assembly: Assembly) -> Load:
         members = assembly.processes
-        reached = await asyncio.gather(*(reach(member, settings) for member in members.values()))
+        reached = await asyncio.gather(*(ways.reach(member) for member in members.values()))
         plan = rpc_plan(assembly, dict(zip(members, reached, strict=True)))
 
         def load(progress: Progress) -> LoadedModel:
@@ -62,4 +83,6 @@ def rpc_speculator(ground: Surroundings, settings: Settings, name: str) -> Poole
 
         return load
 
-    return PooledSpeculator(ground, model, settings, assembled)
+    speculator = PooledSpeculator(ground, model, settings, assembled)
+    speculator.certificate = ways.identity.certificate
+    return speculator

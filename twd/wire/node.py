@@ -130,6 +130,8 @@ class NodeFacts(Part, frozen=True):
     notes: list[Text] = []
     looking: bool = False
     """Its agent has just started, and has not seen everything yet."""
+    lends: bool = False
+    """Other machines reach its workers and stages."""
     link_ms: Annotated[float, Meta(ge=0)] = 0.0
     """The round trip that its owner put before its processes, to play a distant machine."""
 

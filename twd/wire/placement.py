@@ -7,6 +7,9 @@ from msgspec import Meta
 
 from twd.wire.base import Count, Event, InstanceId, ModelId, Name, NodeId, Part
 
+CERTIFICATE_FACT = "certificate"
+"""Under this name a speculator's lease keeps the certificate with which it comes to workers."""
+
 Rate = Annotated[float, Meta(ge=0)]
 
 

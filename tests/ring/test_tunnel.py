@@ -1,0 +1,94 @@
+"""The encrypted way to a worker: whole bytes for those who are known, nothing for anybody else."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+
+import pytest
+
+from twd.ring.trust import client_context, make_identity
+from twd.ring.tunnel import Entry, Exit
+
+HOME, AGENT, STRANGER = make_identity("home"), make_identity("agent"), make_identity("stranger")
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[int]:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+
+
+@pytest.fixture
+async def exit_end(echo: int) -> AsyncIterator[tuple[Exit, int]]:
+    end = Exit(AGENT, "127.0.0.1", echo)
+    yield end, await end.start()
+    await end.close()
+
+
+async def through(entry: Entry, data: bytes) -> bytes:
+    """What comes back, as long as anything does."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", await entry.start())
+    got = bytearray()
+    async with asyncio.timeout(20):
+        sending = asyncio.gather(send(writer, data))
+        while len(got) < len(data) and (piece := await reader.read(1 << 16)):
+            got += piece
+        await sending
+    writer.close()
+    return bytes(got)
+
+
+async def send(writer: asyncio.StreamWriter, data: bytes) -> None:
+    try:
+        writer.write(data)
+        await writer.drain()
+    except OSError:
+        return
+
+
+async def test_bytes_pass_both_ways(exit_end: tuple[Exit, int]) -> None:
+    end, port = exit_end
+    end.admit([HOME.certificate])
+    entry = Entry(HOME, "127.0.0.1", port, AGENT.certificate)
+    data = bytes(range(256)) * 16384
+    assert await through(entry, data) == data
+    await entry.close()
+
+
+async def test_who_is_admitted_later_comes_in_later(exit_end: tuple[Exit, int]) -> None:
+    end, port = exit_end
+    before, after = (Entry(HOME, "127.0.0.1", port, AGENT.certificate) for _ in range(2))
+    assert await through(before, b"hello") == b""
+    end.admit([HOME.certificate, "no certificate"])
+    assert await through(after, b"hello") == b"hello"
+    await before.close()
+    await after.close()
+
+
+async def test_strangers_stay_out_and_false_workers_are_found_out(exit_end: tuple[Exit, int]) -> None:
+    end, port = exit_end
+    end.admit([HOME.certificate])
+    stranger = Entry(STRANGER, "127.0.0.1", port, AGENT.certificate)
+    deceived = Entry(HOME, "127.0.0.1", port, STRANGER.certificate)
+    assert await through(stranger, b"hello") == b""
+    assert await through(deceived, b"hello") == b""
+    await stranger.close()
+    await deceived.close()
+    with pytest.raises((ssl.SSLError, OSError)):
+        await ask_directly(port)
+
+
+async def ask_directly(port: int) -> None:
+    context = client_context(STRANGER, AGENT.certificate)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    writer.write(b"hello")
+    async with asyncio.timeout(10):
+        if not await reader.read(1):
+            raise ConnectionResetError("nothing came")

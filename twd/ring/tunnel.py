@@ -1,0 +1,126 @@
+"""An encrypted way to a port that has no security of its own: llama.cpp's RPC worker behind, its client before it.
+
+client -> Entry (loopback, at home) == TLS, both certificates pinned == Exit (at the agent) -> worker (loopback)
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Sequence
+from typing import Final
+
+from twd.kit.tasks import TaskGroup
+from twd.ring.trust import Identity, client_context, server_context
+from twd.wire.failures import TwdError
+
+CHUNK: Final = 256 * 1024
+REACH_S: Final = 5.0
+LOOPBACK: Final = "127.0.0.1"
+
+log = logging.getLogger("twd.tunnel")
+
+
+class _End:
+    """What both ends share: a port, and pairs of connections between which bytes pass."""
+
+    def __init__(self, name: str) -> None:
+        self._tasks = TaskGroup(name, lambda task, error: log.error("%s: %r", task, error))
+        self._server: asyncio.Server | None = None
+        self._number = 0
+
+    async def close(self) -> None:
+        """Hang up everywhere."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        await self._tasks.close()
+
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        raise NotImplementedError
+
+    async def _listen(self, host: str, port: int, context: ssl.SSLContext | None) -> int:
+        limits = {"ssl_handshake_timeout": REACH_S} if context is not None else {}
+        self._server = await asyncio.start_server(self._came, host, port, ssl=context, limit=CHUNK, **limits)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def _came(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._number += 1
+        if self._server is None:
+            writer.close()
+        else:
+            self._tasks.start(f"connection {self._number}", self._serve(reader, writer))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(REACH_S):
+                far_reader, far_writer = await self._reach()
+        except (OSError, TimeoutError, TwdError) as error:
+            log.warning("the way is closed: %s", error or "no answer in time")
+            writer.close()
+            return
+        for one in (writer, far_writer):
+            connection = one.get_extra_info("socket")
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        passing = [
+            self._tasks.start(f"there {self._number}", _pass(reader, far_writer)),
+            self._tasks.start(f"back {self._number}", _pass(far_reader, writer)),
+        ]
+        try:
+            await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in (writer, far_writer):
+                one.close()
+
+
+class Exit(_End):
+    """The end at the worker: lets in those whose certificates it was told of."""
+
+    def __init__(self, identity: Identity, host: str, target_port: int) -> None:
+        super().__init__("tunnel exit")
+        self._host = host
+        self._target_port = target_port
+        self._context = server_context(identity, [identity.certificate])
+        self._known: set[str] = set()
+
+    async def start(self) -> int:
+        """The port on which it listens."""
+        return await self._listen(self._host, 0, self._context)
+
+    def admit(self, certificates: Sequence[str]) -> None:
+        """Let these in from now on, too; a key never outlives its process, so that none need be taken back."""
+        for certificate in certificates:
+            if certificate not in self._known:
+                self._known.add(certificate)
+                try:
+                    self._context.load_verify_locations(cadata=certificate)
+                except (ssl.SSLError, ValueError) as error:
+                    log.warning("a certificate that cannot be read is left aside: %s", error)
+
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(LOOPBACK, self._target_port, limit=CHUNK)
+
+
+class Entry(_End):
+    """The end at the client: a port on loopback that leads to a worker elsewhere."""
+
+    def __init__(self, identity: Identity, host: str, port: int, certificate: str) -> None:
+        super().__init__("tunnel entry")
+        self._to = (host, port)
+        self._context = client_context(identity, certificate)
+
+    async def start(self) -> int:
+        """The port on loopback."""
+        return await self._listen(LOOPBACK, 0, None)
+
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(*self._to, ssl=self._context, limit=CHUNK)
+
+
+async def _pass(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    try:
+        while data := await source.read(CHUNK):
+            target.write(data)
+            await target.drain()
+    except (OSError, ssl.SSLError):  # either side hung up: so does the other, then
+        return
