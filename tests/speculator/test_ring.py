@@ -1,0 +1,109 @@
+"""A speculator over stages on the bus: it finds and wires them, and its texts outlive a stage."""
+
+import asyncio
+from pathlib import Path
+
+from tests.engine.conftest import model_cache, q4_path
+from tests.waiting import until
+from twd.bench.client import Answer, Ask, BenchClient
+from twd.bench.prompts import PROMPTS
+from twd.bus.memory_bus import MemoryBroker
+from twd.engine.stage_engine import StagePlan
+from twd.kit.clock import SystemClock
+from twd.kit.ids import Ids
+from twd.kit.service import Surroundings
+from twd.kit.settings import Model, Settings
+from twd.speculator.native import native_speculator
+from twd.speculator.ring import RingSpeculator, ring_speculator
+from twd.stage.native import SlicePlan, native_stage
+from twd.stage.service import Address, Stage
+from twd.wire.base import ModelId, NodeId
+from twd.wire.job import Sampling, Speculation
+from twd.wire.service import Health
+
+__all__ = ["model_cache", "q4_path"]
+MODEL = ModelId("target")
+CUT = 16
+LAYERS = 30
+DEADLINE_S = 90.0
+
+
+class House:
+    """Stages, a speculator and a client on one bus in memory."""
+
+    def __init__(self, path: Path, folder: Path) -> None:
+        self.broker = MemoryBroker()
+        self.path, self.folder = path, folder
+        self.settings = Settings(models={str(MODEL): Model(path=str(path), ctx_size=512, parallel=2, threads=1)})
+        self.client = BenchClient(self.ground("home"))
+        self.speculator: RingSpeculator = ring_speculator(self.ground("home"), self.settings, str(MODEL))
+        self.stages: list[Stage] = []
+
+    def ground(self, node: str) -> Surroundings:
+        return Surroundings(bus=self.broker.connect(node), node=NodeId(node), clock=SystemClock(), ids=Ids())
+
+    async def stage(self, first: int, end: int) -> Stage:
+        plan = StagePlan(self.path, first, end, LAYERS, end == LAYERS, ctx_size=512, parallel=2, threads=1)
+        node = f"n{len(self.stages)}"
+        stage = native_stage(
+            self.ground(node), self.settings, SlicePlan(MODEL, self.path, plan, self.folder), Address()
+        )
+        self.stages.append(stage)
+        await stage.start()
+        await stage.settled.wait()
+        assert stage.health is Health.OK, stage.note
+        return stage
+
+    async def ask(self, number: int, sampling: Sampling, drafts: bool = True) -> Answer:
+        return await self.client.answer(MODEL, PROMPTS[number], Ask(Speculation(enabled=drafts), 48, sampling))
+
+    async def close(self) -> None:
+        for service in (self.client, self.speculator, *self.stages):
+            await service.stop("over")
+
+
+SAMPLINGS = (Sampling(), Sampling(temperature=0.9, top_k=40, seed=5))
+
+
+async def whole_texts(path: Path) -> list[list[int]]:
+    """The same, asked of one process that holds the whole model."""
+    house = House(path, path.parent)
+    house.speculator = native_speculator(house.ground("home"), house.settings, str(MODEL))  # type: ignore[assignment]
+    await house.client.start()
+    await house.speculator.start()
+    await house.speculator.settled.wait()
+    try:
+        return [(await house.ask(number, one, drafts=False)).tokens for number, one in enumerate(SAMPLINGS)]
+    finally:
+        await house.close()
+
+
+async def over_a_ring(house: House, texts: list[list[int]]) -> None:
+    await house.client.start()
+    await house.speculator.start()
+    await house.stage(0, CUT)
+    last = await house.stage(CUT, LAYERS)
+    await house.speculator.settled.wait()
+    assert house.speculator.health is Health.OK, house.speculator.note
+    assert house.speculator.loaded is not None
+    assert house.speculator.loaded.exactness.exact
+    for number, (sampling, text) in enumerate(zip(SAMPLINGS, texts, strict=True)):
+        assert (await house.ask(number, sampling)).tokens == text
+    async with asyncio.TaskGroup() as group:
+        answers = [group.create_task(house.ask(number, one)) for number, one in enumerate(SAMPLINGS)]
+        await until(lambda: bool(house.speculator.facts()["sessions"]), "no session began")
+        await last.stop("a test ends it")
+        await house.stage(CUT, LAYERS)
+    assert [answer.result().tokens for answer in answers] == texts
+    assert house.speculator.facts()["ring"] == 2
+    assert house.speculator.health is Health.OK
+
+
+async def test_a_ring_says_what_the_whole_model_says_and_outlives_a_stage(q4_path: Path, tmp_path: Path) -> None:
+    texts = await whole_texts(q4_path)
+    house = House(q4_path, tmp_path)
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            await over_a_ring(house, texts)
+    finally:
+        await house.close()
