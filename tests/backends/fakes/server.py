@@ -63,6 +63,8 @@ class Server:
         self.hold_after: int | None = None
         self.release = asyncio.Event()
         self.url = ""
+        self.port = 0
+        """Where to listen; 0: a free one."""
         self.script: list[int] | None = None
         """Tokens to write instead of the toy's own."""
         self._runner: web.AppRunner | None = None
@@ -77,7 +79,7 @@ class Server:
         app.add_routes(self.routes())
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def stop(self) -> None:
