@@ -4,11 +4,14 @@ import errno
 import os
 import shutil
 from collections import namedtuple
+from itertools import pairwise
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.engine.sliceable_models import write_sliceable
 from tests.engine.tiny_models import write_mamba
@@ -88,6 +91,20 @@ def test_layer_by_layer_fields_are_cut_too(tmp_path: Path) -> None:
     model = write_sliceable("granite", tmp_path)
     scales = [cut(model, a, b, tmp_path).metadata["granite.embedding_scale"] for a, b in ((0, 2), (2, 4))]
     assert scales == [12.0, 1.0]
+
+
+@given(cuts=st.sets(st.integers(1, LAYERS - 1)), alone=st.booleans())
+def test_however_it_is_cut_every_weight_is_in_one_slice(cuts: set[int], alone: bool, model: Path) -> None:
+    borders = [0, *sorted(cuts), LAYERS, *([LAYERS] if alone else [])]
+    pieces = list(enumerate(pairwise(borders), 1))
+    layouts = [plan_slice(model, *piece, head=number == len(pieces)) for number, piece in pieces]
+    places = [tensor.source.offset for layout in layouts for tensor in layout.tensors if tensor.source]
+    header = read_header(model)
+    for tensor in header.tensors:
+        copies = places.count(header.data_offset + tensor.offset)
+        assert copies == (len(layouts) if tensor.name.startswith(("output_norm", "rope_freqs")) else 1), tensor.name
+    for layout in layouts:
+        assert len({tensor.name for tensor in layout.tensors}) == len(layout.tensors)
 
 
 def test_parts_of_a_model_are_cut_as_one(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """How the hidden states behind a slice's last layer are had, and how those of the slice before go in."""
 
 import ctypes
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -101,27 +102,26 @@ class Watched:
 
     def begin(self, incoming: Logits | None) -> None:
         self._count = self._used = 0
-        self._incoming = incoming if self._restores else None
+        self._incoming = incoming
 
     def of_pass(self, rows: int) -> Logits:
         if self._count != rows:
             raise TwdError(FailureCode.INTERNAL, f"of {rows} states {self._count} were caught; {_OTHER_BUILD}")
         return self._caught[:rows].copy()
 
-    def _ask_or_take(self):  # type: ignore[no-untyped-def]
+    def _ask_or_take(self) -> Callable[[int, bool, object], bool]:
         """The callback, a closure so that being asked costs as little as Python can."""
-        wanted, name_of, text_at = self._wanted + b"\0", self._name, ctypes.string_at
-        length = max(len(wanted), len(_SCALED) + 1)
-        restores = self._restores
+        name_of, text_at = self._name, ctypes.string_at
+        caught = (self._wanted + b"\0",) if self._wanted else ()
+        restored = (_SCALED + b"\0",) if self._restores else ()
+        either = caught + restored
+        length = max(map(len, either))
 
         def answer(tensor: int, asking: bool, _: object) -> bool:
             name = text_at(name_of(tensor), length)
-            catches = name.startswith(wanted)
             if asking:
-                return (catches and len(wanted) > 1) or (
-                    restores and self._incoming is not None and name.startswith(_SCALED + b"\0")
-                )
-            return self._take(tensor) if catches else self._restore(tensor)
+                return name.startswith(either)
+            return self._take(tensor) if name.startswith(caught) else self._restore(tensor)
 
         return answer
 
@@ -134,8 +134,9 @@ class Watched:
         return False
 
     def _restore(self, tensor: int) -> bool:
+        if self._incoming is None:
+            return True
         size = self._size(tensor)
-        assert self._incoming is not None
         self._write(tensor, self._incoming.ctypes.data + self._used * self._row_bytes, 0, size)
         self._used += size // self._row_bytes
         return True
@@ -160,11 +161,11 @@ class StageContext(Context):
         return parameters
 
 
-def _internal(name: str):  # type: ignore[no-untyped-def]
+def _internal(name: str) -> Any:
     return getattr(llama._lib, name, None)
 
 
-def _require(name: str):  # type: ignore[no-untyped-def]
+def _require(name: str) -> Any:
     function = _internal(name)
     if function is None:
         raise TwdError(FailureCode.UNSUPPORTED, f"this build of llama.cpp does not export {name}")
