@@ -217,7 +217,7 @@ class Processes:
     def _exited(self, gone: Exit) -> None:
         running = self._running.get(gone.name)
         if running is not None:
-            running.version, running.note = "", gone.problem
+            running.version, running.note = "", "" if gone.problem.startswith("{") else gone.problem
         self._on_exit(gone)
 
     async def _until_it_answers(self, running: Running) -> None:

@@ -70,6 +70,10 @@ def _speculator_of(ground: Surroundings, settings: Settings, name: str) -> Servi
         from twd.speculator.pool_rpc import rpc_speculator
 
         return rpc_speculator(ground, settings, name)
+    if settings.mode == "combined" and settings.pool.engine == "ring":
+        from twd.speculator.pool_ring import placed_ring
+
+        return placed_ring(ground, settings, name)
     from twd.speculator.native import native_speculator
 
     return native_speculator(ground, settings, name)

@@ -300,7 +300,11 @@ def wishes(wanted: Wanted, observed: Observed) -> Iterator[ProcessWanted]:
         pieces = [piece for piece in decided.slices if piece.process] if decided else []
         for node, process in dict.fromkeys((piece.node, piece.process) for piece in pieces):
             mine = [piece for piece in pieces if (piece.node, piece.process) == (node, process)]
-            yield _stage_wish(model, mine[0]) if wanted.pool.engine == "ring" else _rpc_wish(observed, mine)
+            yield (
+                _stage_wish(model, mine[0], observed, pieces)
+                if wanted.pool.engine == "ring"
+                else _rpc_wish(observed, mine)
+            )
 
 
 def _rpc_wish(observed: Observed, pieces: Sequence[Slice]) -> ProcessWanted:
@@ -316,7 +320,15 @@ def _rpc_wish(observed: Observed, pieces: Sequence[Slice]) -> ProcessWanted:
     )
 
 
-def _stage_wish(model: WantedModel, piece: Slice) -> ProcessWanted:
+def _threads(piece: Slice, observed: Observed, pieces: Sequence[Slice]) -> int:
+    """Stages that play several machines on one share its cores; 0: all cores of the machine."""
+    machines = [observed.nodes[other.node].machine for other in pieces if other.node in observed.nodes]
+    facts = observed.nodes.get(piece.node)
+    beside = machines.count(facts.machine) if facts else 1
+    return max(1, facts.cpu.cores // beside) if facts and beside > 1 else 0
+
+
+def _stage_wish(model: WantedModel, piece: Slice, threads: int) -> ProcessWanted:
     file = model.file
     stage = StageWanted(
         model=model.name,
@@ -331,7 +343,13 @@ def _stage_wish(model: WantedModel, piece: Slice) -> ProcessWanted:
         type_v=model.type_v,
         exact=model.exact,
     )
-    return ProcessWanted(node=piece.node, process=piece.process, kind=ProcessKind.STAGE, stage=stage)
+    return ProcessWanted(
+        node=piece.node,
+        process=piece.process,
+        kind=ProcessKind.STAGE,
+        threads=_threads(piece, observed, pieces),
+        stage=stage,
+    )
 
 
 def _start(wanted: Wanted, observed: Observed, now: float) -> Start | None:

@@ -7,24 +7,23 @@ again from the tokens they have.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Final
 
-from twd.bus.base import BusError, LeaseEntry, Leases
+from twd.bus.base import BusError
 from twd.kit.exit_codes import ExitCode
-from twd.kit.overseer import read_lease
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Surroundings
 from twd.kit.settings import Settings
 from twd.kit.tasks import every
 from twd.kit.tcp_info import count_links
 from twd.speculator.loaded import Load, LoadedModel
-from twd.speculator.pool_core import Assembly, Member, assemble, lost, pass_deadline_s
+from twd.speculator.pool_core import Assembly, Member, lost, pass_deadline_s
+from twd.speculator.pool_view import PoolView
 from twd.speculator.service import Speculator
-from twd.wire.base import ModelId, NodeId
+from twd.wire.base import ModelId
 from twd.wire.failures import Failure, FailureCode, TwdError
-from twd.wire.node import NodeChanged, NodeFacts, read_node
-from twd.wire.placement import CERTIFICATE_FACT, PlacementDecided, placement_key, read_placement
-from twd.wire.ring import StageReady, read_stage
+from twd.wire.node import NodeChanged
+from twd.wire.placement import CERTIFICATE_FACT, PlacementDecided
 from twd.wire.service import ServiceFaulted
 
 LOOK_S: Final = 0.5
@@ -36,8 +35,6 @@ SUSPECT_S: Final = 1.0
 CHANGE_S: Final = 5.0
 """A better placement waits so long for a moment without jobs."""
 GOODBYE_S: Final = 0.3
-AGENTS: Final = "agent."
-STAGES: Final = "stage."
 
 Assembled = Callable[[Assembly], Awaitable[Load]]
 """From parts that are all there to what loads the model; raises TwdError where one cannot be used after all."""
@@ -60,10 +57,9 @@ class PooledSpeculator(Speculator):
         self._settings = settings
         self._assembled = load
         self._leave_with = leave
-        self._registry: Leases | None = None
+        self._view: PoolView | None = None
         self._news = asyncio.Event()
         self._looked = asyncio.Event()
-        self._placement: PlacementDecided | None = None
         self._now = Assembly()
         self._over: Assembly | None = None
         """What the model was loaded over."""
@@ -76,7 +72,8 @@ class PooledSpeculator(Speculator):
     async def setup(self) -> None:
         """Open the registry."""
         await super().setup()
-        self._registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+        registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+        self._view = PoolView(registry, self.model, self._settings.coordinator.lease_s)
 
     async def start(self) -> None:
         """Start, and watch the parts from now on."""
@@ -102,14 +99,15 @@ class PooledSpeculator(Speculator):
 
     def on_placement_decided(self, event: PlacementDecided) -> Effects:
         """Where the model goes now."""
-        if event.model == self.model:
-            self._placement = event
+        if event.model == self.model and self._view is not None:
+            self._view.placement = event
             self._news.set()
         return None
 
     def on_node_changed(self, event: NodeChanged) -> Effects:
         """A machine of ours may have changed."""
-        if self._placement is None or any(piece.node == event.node for piece in self._placement.slices):
+        placement = self._view.placement if self._view is not None else None
+        if placement is None or any(piece.node == event.node for piece in placement.slices):
             self._news.set()
         return None
 
@@ -123,23 +121,12 @@ class PooledSpeculator(Speculator):
                 continue
 
     async def _look(self) -> None:
-        assert self._registry is not None
+        assert self._view is not None
         try:
-            entries = await self._registry.entries()
+            self._now = await self._view.look()
         except BusError as error:
             self.log.warning("the registry could not be read: %s", error)
             return
-        key = placement_key(self.model)
-        kept = next((read_placement(entry.value) for entry in entries if entry.key == key), None)
-        self._placement = kept or self._placement
-        lease_s = self._settings.coordinator.lease_s
-        found = [
-            facts
-            for entry in entries
-            if entry.key.startswith(AGENTS) and entry.age_s <= lease_s and (facts := read_node(entry.value))
-        ]
-        nodes: Mapping[NodeId, NodeFacts] = {facts.node: facts for facts in found}
-        self._now = assemble(self._placement, nodes, _stages(entries))
         self._looked.set()
 
     # -- loading -------------------------------------------------------------------------------
@@ -215,13 +202,6 @@ class PooledSpeculator(Speculator):
         except (BusError, TimeoutError) as error:
             self.log.warning("nobody could be told: %s", error)
         self._leave_with(ExitCode.WORKER_LOST)
-
-
-def _stages(entries: Iterable[LeaseEntry]) -> dict[tuple[NodeId, int], StageReady]:
-    """Stages with their slices in memory, by machine and process."""
-    leases = [read_lease(entry.value) for entry in entries if entry.key.startswith(STAGES)]
-    told = [(lease, read_stage(lease.facts)) for lease in leases if lease is not None]
-    return {(lease.node, lease.pid): stage for lease, stage in told if stage is not None}
 
 
 def _never(progress: Callable[[float, str], None]) -> LoadedModel:

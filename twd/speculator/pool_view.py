@@ -1,0 +1,48 @@
+"""What the registry tells of one pooled model: the decision about it, machines with their processes, stages."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from twd.bus.base import LeaseEntry, Leases
+from twd.kit.overseer import read_lease
+from twd.speculator.pool_core import Assembly, assemble
+from twd.wire.base import ModelId, NodeId
+from twd.wire.node import NodeFacts, read_node
+from twd.wire.placement import PlacementDecided, placement_key, read_placement
+from twd.wire.ring import StageReady, read_stage
+
+AGENTS: Final = "agent."
+STAGES: Final = "stage."
+
+
+class PoolView:
+    """Looks, and remembers the last decision: while no coordinator renews it, it still holds."""
+
+    def __init__(self, registry: Leases, model: ModelId, lease_s: float) -> None:
+        self._registry = registry
+        self._model = model
+        self._lease_s = lease_s
+        self.placement: PlacementDecided | None = None
+        self.now = Assembly()
+
+    async def look(self) -> Assembly:
+        """How things stand; raises BusError while the registry is away."""
+        entries = await self._registry.entries()
+        key = placement_key(self._model)
+        kept = next((read_placement(entry.value) for entry in entries if entry.key == key), None)
+        self.placement = kept or self.placement
+        self.now = assemble(self.placement, _nodes(entries, self._lease_s), _stages(entries))
+        return self.now
+
+
+def _nodes(entries: Iterable[LeaseEntry], lease_s: float) -> dict[NodeId, NodeFacts]:
+    fresh = [entry for entry in entries if entry.key.startswith(AGENTS) and entry.age_s <= lease_s]
+    found = [facts for entry in fresh if (facts := read_node(entry.value)) is not None]
+    return {facts.node: facts for facts in found}
+
+
+def _stages(entries: Iterable[LeaseEntry]) -> dict[tuple[NodeId, int], StageReady]:
+    """Stages with their slices in memory, by machine and process."""
+    leases = [read_lease(entry.value) for entry in entries if entry.key.startswith(STAGES)]
+    told = [(lease, read_stage(lease.facts)) for lease in leases if lease is not None]
+    return {(lease.node, lease.pid): stage for lease, stage in told if stage is not None}
