@@ -15,7 +15,7 @@ from twd.engine.stage_check import (
     compare,
     record,
     recorded_logits,
-    require_close,
+    require_good,
     run_stages,
 )
 from twd.wire.failures import FailureCode, TwdError
@@ -41,7 +41,7 @@ def test_a_good_cut_is_exact_and_is_not_run_twice(model: Path, recorded: Recorde
     with Chain(model, (3, 5), tmp_path, **SIZE) as chain:
         first = checked_cut(recorded, [(0, 3), (3, 5), (5, 8)], tmp_path, lambda: seen_by(chain))
     assert first == CutVerdict(exact=True, close=True, flipped=0, max_difference=0.0)
-    require_close(first, "this cut")
+    require_good(first, "this cut", alike=True)
 
     def never() -> Recorded:
         raise AssertionError("the verdict is on disk")
@@ -60,7 +60,7 @@ def test_stages_in_the_wrong_order_are_refused(model: Path, recorded: Recorded, 
     assert not verdict.close
     assert verdict.max_difference > 0.1
     with pytest.raises(TwdError, match=r"these stages: it computes something else.*pool.engine: rpc") as caught:
-        require_close(verdict, "these stages")
+        require_good(verdict, "these stages", alike=False)
     assert caught.value.code is FailureCode.MODEL_LOAD
     assert not list(tmp_path.glob("checked-*.json"))
 
@@ -71,6 +71,9 @@ def test_a_little_noise_is_close_and_nonsense_is_not(recorded: Recorded) -> None
     whole = record(logits, model="", settings="")
     noisy = compare(record(logits + 1e-3, model="", settings=""), whole)
     assert (noisy.exact, noisy.close, noisy.flipped) == (False, True, 0)
+    require_good(noisy, "another build", alike=False)
+    with pytest.raises(TwdError):
+        require_good(noisy, "the same build", alike=True)
     assert not compare(record(logits[:-1], model="", settings=""), whole).close
     assert not compare(record(np.full_like(logits, np.nan), model="", settings=""), whole).close
     assert not compare(record(-logits, model="", settings=""), whole).close
@@ -83,3 +86,16 @@ def test_what_was_recorded_is_found_again_unless_it_is_spoilt(model: Path, recor
     kept.write_text("{")
     assert recorded_logits(model, tmp_path, threads=1) == recorded
     assert kept.read_text() != "{"
+
+
+def test_a_model_without_room_is_run_from_disk(q4_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def small(needed: int, what: str) -> None:
+        if needed > 50 << 20:
+            raise TwdError(FailureCode.OUT_OF_MEMORY, f"{what} needs more memory")
+
+    with Chain(q4_path, (11,), tmp_path, **SIZE) as chain:
+        monkeypatch.setattr("twd.engine.model.require_memory", small)
+        recorded = recorded_logits(q4_path, tmp_path)
+        verdict = compare(seen_by(chain), recorded)
+    assert recorded.from_disk
+    assert verdict.close

@@ -33,6 +33,8 @@ class ModelSettings:
     tensor_split: tuple[float, ...] = ()
     host_tensors: tuple[bytes, ...] = ()
     """Patterns of tensors that stay in this machine's memory, whatever layer they belong to."""
+    from_disk: bool = False
+    """The weights need not fit in memory: they are read from the mapped file as they are needed, and never copied."""
 
 
 def _ignore(_: float) -> None:
@@ -108,7 +110,7 @@ def offloads(settings: ModelSettings) -> bool:
 
 
 def _bytes_in_ram(info: GgufInfo, settings: ModelSettings) -> int:
-    if settings.vocab_only:
+    if settings.vocab_only or settings.from_disk:
         return 0
     if not offloads(settings):
         return info.weight_bytes
@@ -154,8 +156,9 @@ def _parameters(settings: ModelSettings) -> tuple[ctypes.Structure, list[object]
     """llama.cpp's parameters, and what must stay alive while it reads them."""
     parameters = llama.llama_model_default_params()
     parameters.n_gpu_layers = settings.gpu_layers
-    parameters.load_mode = llama.LLAMA_LOAD_MODE_MMAP if settings.use_mmap else llama.LLAMA_LOAD_MODE_NONE
-    parameters.use_extra_bufts = settings.use_extra_bufts
+    mapped = settings.use_mmap or settings.from_disk
+    parameters.load_mode = llama.LLAMA_LOAD_MODE_MMAP if mapped else llama.LLAMA_LOAD_MODE_NONE
+    parameters.use_extra_bufts = settings.use_extra_bufts and not settings.from_disk
     parameters.vocab_only = settings.vocab_only
     keep: list[object] = []
     if settings.devices:

@@ -50,6 +50,8 @@ class StagePlan:
     exact: bool = True
     use_mmap: bool = True
     use_extra_bufts: bool = True
+    from_disk: bool = False
+    """Slow, and close instead of exact, but the weights need not fit in memory."""
 
 
 def _ignore(_: float, __: str) -> None:
@@ -84,6 +86,7 @@ class StageEngine:
             gpu_layers=plan.gpu_layers,
             use_mmap=plan.use_mmap,
             use_extra_bufts=plan.use_extra_bufts,
+            from_disk=plan.from_disk,
             host_tensors=(_STAND_IN,) if plan.gpu_layers and not plan.head else (),
         )
         model = Model.load(settings, lambda share: progress(0.9 * share, "reading weights"))
