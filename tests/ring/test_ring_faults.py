@@ -30,7 +30,7 @@ from twd.ring.frames import (
     encode,
     pack_states,
 )
-from twd.ring.handshake import Connection, dial
+from twd.ring.handshake import Connection, dial, dial_once
 from twd.ring.links import Pace
 from twd.ring.trust import Trust, client_context, make_identity, ring_nonce
 from twd.stage.server import Rules, Slice
@@ -241,7 +241,7 @@ def test_a_certificate_that_was_not_wired_does_not_get_in(ring: Ring) -> None:
     own, ring.identity = ring.identity, make_identity("stranger")
     context = client_context(ring.identity, ring.stages[1].server.identity.certificate)
     with pytest.raises(TwdError):
-        dial(ring.stages[1].endpoint, trust, context, Role.HOME, HOME, time.monotonic() + 0.2)
+        dial_once(ring.stages[1].endpoint, trust, context, Role.HOME, HOME, time.monotonic() + WAIT_S)
     assert ring.stages[1].faults[-1][0] is FrameFault.WRONG_KEY
     ring.identity = own
     Hand(ring, trust).close()
@@ -259,7 +259,7 @@ def test_the_ring_before_does_not_get_in(ring: Ring) -> None:
     old, new = ring.wire(), ring.wire()
     context = client_context(ring.identity, ring.stages[0].server.identity.certificate)
     with pytest.raises(TwdError, match="not the one"):
-        dial(ring.stages[0].endpoint, old, context, Role.HOME, HOME, time.monotonic() + 0.2)
+        dial_once(ring.stages[0].endpoint, old, context, Role.HOME, HOME, time.monotonic() + WAIT_S)
     assert (FrameFault.PAST in [fault for fault, _ in ring.stages[0].faults], new.ring != old.ring) == (True, True)
     Hand(ring, new).close()
 
@@ -269,7 +269,7 @@ def test_there_is_one_home(ring: Ring) -> None:
     hand = Hand(ring, trust)
     context = client_context(ring.identity, ring.stages[0].server.identity.certificate)
     with pytest.raises(TwdError, match="already"):
-        dial(ring.stages[0].endpoint, trust, context, Role.HOME, HOME, time.monotonic() + 0.2)
+        dial_once(ring.stages[0].endpoint, trust, context, Role.HOME, HOME, time.monotonic() + WAIT_S)
     hand.send(Open(0, spec()))
     assert say(hand, PROMPT, 3) == fake_text(PROMPT, 3)
     hand.close()

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 
 from tests.ring.rings import HOME, WAIT_S, Ring
 from tests.stage.hostile_frames import FrameMaker
-from twd.ring.frames import Role
+from twd.ring.frames import Pong, Probe, Role
 from twd.ring.handshake import Connection, dial
 from twd.ring.trust import Trust, client_context
 from twd.wire.failures import TwdError
 
-_FRAMES_A_LINK = 60
-_CHECK_EVERY = 25
+_FRAMES_A_BATCH = 20
+_BATCHES_A_LINK = 30
+_CHECK_EVERY = 5
+_MARK = (1 << 52) + 1
 
 
 @dataclass
@@ -54,13 +56,16 @@ class Fuzz:
         try:
             for index in range(len(self.ring.stages)):
                 connections.append(self._connection(index, trust))
-            for _ in range(_FRAMES_A_LINK):
-                connection = connections[0 if self.maker.chance(0.8) else -1]
-                connection.transport.send(self.maker.bytes())
-                self.sent += 1
+            for _ in range(_BATCHES_A_LINK):
+                for _ in range(_FRAMES_A_BATCH):
+                    connections[0].transport.send(self.maker.frame())
+                for connection in connections:
+                    connection.transport.send(self.maker.void())
+                _until_read(connections[0])
+                self.sent += _FRAMES_A_BATCH + len(connections)
             if self.maker.chance(0.5):
                 self.cuts += 1
-                connections[0].transport.send(self.maker.bytes()[:7])
+                connections[0].transport.send(self.maker.frame()[:7])
         finally:
             for connection in connections:
                 connection.transport.free()
@@ -78,3 +83,10 @@ class Fuzz:
         stage = self.ring.stages[self.strangers % len(self.ring.stages)]
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", stage.port), WAIT_S) as sock:
             sock.sendall(self.maker.noise())
+
+
+def _until_read(connection: Connection) -> None:
+    """A pong shows that all that was sent before has been read; raises where the link was closed over it."""
+    connection.send(Probe(_MARK))
+    while connection.reader.read().message != Pong(_MARK):
+        pass

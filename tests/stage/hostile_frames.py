@@ -39,10 +39,10 @@ class FrameMaker:
         """Whether something of this probability comes about."""
         return self._dice.random() < share
 
-    def bytes(self) -> bytes:
+    def frame(self) -> bytes:
         """What is sent next on a link."""
         frame = encode(self._message(), self._payload())
-        match self._dice.randrange(40):
+        match self._dice.randrange(600):
             case 0:
                 return frame[: self._dice.randrange(1, len(frame))] + self._dice.randbytes(20)
             case 1:
@@ -56,12 +56,16 @@ class FrameMaker:
             case _:
                 return frame
 
+    def void(self) -> bytes:
+        """What every link takes from home."""
+        return encode(Void(self._slot(), self._epoch()))
+
     def noise(self) -> bytes:
         """What a stranger sends who knows nothing."""
-        return self._dice.randbytes(self._dice.randrange(300)) if self.chance(0.7) else self.bytes()
+        return self._dice.randbytes(self._dice.randrange(300)) if self.chance(0.7) else self.frame()
 
     def _payload(self) -> bytes:
-        return self._dice.randbytes(self._dice.choice((4, 64, 4096))) if self.chance(0.01) else b""
+        return self._dice.randbytes(self._dice.choice((4, 64, 4096))) if self.chance(0.001) else b""
 
     def _message(self) -> Message:
         dice = self._dice
@@ -78,7 +82,7 @@ class FrameMaker:
                 return Probe(dice.getrandbits(40))
             case 6:
                 return Pong(dice.getrandbits(40))
-            case 7 if self.chance(0.2):
+            case 7 if self.chance(0.02):
                 return dice.choice(
                     [
                         Verdicts(1, [Outcome(0, 1, 0, [1])]),

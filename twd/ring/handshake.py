@@ -126,7 +126,7 @@ def dial(
     """Connect to a stage, again and again until the deadline: it may not listen, or not be wired, yet."""
     while True:
         try:
-            return _dial_once(to, trust, context, role, sender, deadline)
+            return dial_once(to, trust, context, role, sender, deadline)
         except (TwdError, OSError) as error:
             if isinstance(error, TwdError) and error.code is FailureCode.UNAUTHENTICATED:
                 raise
@@ -135,9 +135,10 @@ def dial(
         time.sleep(_AGAIN_S)
 
 
-def _dial_once(
+def dial_once(
     to: Endpoint, trust: Trust, context: ssl.SSLContext | None, role: Role, sender: str, deadline: float
 ) -> Dialed:
+    """Connect to a stage; raises TwdError, or OSError where nobody listens."""
     left = max(deadline - time.monotonic(), 0.001)
     sock = socket.create_connection((to.host, to.port), timeout=left)
     connection = open_connection(sock, context, deadline, server=False)

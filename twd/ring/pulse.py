@@ -14,6 +14,7 @@ _BULK_EVERY: Final = 75
 _BULK_FIRST: Final = 2
 _QUIET_BYTES: Final = 512
 _SMOOTH: Final = 0.2
+_NOISE: Final = 0.1
 
 Due = list[tuple[Message, bytes]]
 
@@ -71,7 +72,7 @@ class Pulse:
             at, size = sent
             took = max(time.monotonic() - at, 1e-6)
             if size:
-                self.bandwidth = size / max(took - self.rtt_min_s, 1e-6)
+                self.bandwidth = size / max(took - self.rtt_min_s, _NOISE * took)
                 return
             self.rtt_s += (took - self.rtt_s) * (_SMOOTH if self.rtt_s else 1.0)
             self.rtt_min_s = min(took, self.rtt_min_s or took)

@@ -1,11 +1,14 @@
 """What the service needs of a slice in memory."""
 
-import statistics
+import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from twd.engine.context import Rows
@@ -18,13 +21,12 @@ _TURNS: Final = 3
 _BUDGET_S: Final = 1.5
 
 
-@dataclass(frozen=True)
-class Timing:
+class Timing(msgspec.Struct, frozen=True):
     """Measured times of a slice."""
 
     layer_ms: float = 0.0
     head_ms: float = 0.0
-    cost: list[CostPoint] = field(default_factory=list)
+    cost: list[CostPoint] = []
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class LoadedSlice:
 
     held: Slice
     engine: SliceEngine
-    timing: Timing = Timing()
+    timing: Timing
     build: str = ""
     settings: str = ""
     load_ms: int = 0
@@ -72,4 +74,20 @@ def _timed(engine: SliceEngine, held: Slice, width: int, clock: Callable[[], flo
         took.append((clock() - began) * 1000)
         if not engine.rollback(0, 0):
             engine.clear(0)
-    return statistics.median(took[1:])
+    return min(took[1:])
+
+
+def remembered(folder: Path, about: tuple[str, ...], take: Callable[[], Timing]) -> Timing:
+    """What was measured under the same circumstances before, or is measured now: a stage that replaces a lost one
+    must be quick."""
+    digest = hashlib.sha256("\0".join(about).encode()).hexdigest()[:24]
+    path = folder / f"stage-{digest}.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Timing)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):  # none yet, or a file that was cut short
+        timing = take()
+    folder.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.partial")
+    part.write_bytes(msgspec.json.encode(timing))
+    part.replace(path)
+    return timing

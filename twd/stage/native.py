@@ -1,5 +1,7 @@
 """A stage over llama.cpp in this process, with a slice cut from this machine's own copy of the model."""
 
+import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +17,7 @@ from twd.kit.home import Home
 from twd.kit.service import Surroundings
 from twd.kit.settings import Settings
 from twd.ring.frames import SessionSpec
-from twd.stage.loaded import Load, LoadedSlice, measure
+from twd.stage.loaded import Load, LoadedSlice, measure, remembered
 from twd.stage.server import Rules, Slice
 from twd.stage.service import Address, Stage
 from twd.wire.base import ModelId
@@ -23,6 +25,9 @@ from twd.wire.base import ModelId
 Progress = Callable[[float, str], None]
 _CUT = 0.3
 _LOADED = 0.9
+_GRAMMARS_AFTER_S = 5.0
+_SWITCH_S = 0.0005
+"""How long a thread of Python may go on while another waits: frames must not wait the usual 5 ms."""
 
 
 class NativeSlice(StageEngine):
@@ -73,15 +78,23 @@ def load_slice(plan: SlicePlan, progress: Progress) -> LoadedSlice:
     try:
         held = Slice(plan.model, hash_, wanted.first, wanted.end, layers, wanted.head)
         progress(_LOADED, "timing passes")
-        timing = measure(engine, held)
+        about = (hash_, str(held), engine.settings, str(wanted.threads), str(wanted.gpu_layers), engine_build())
+        timing = remembered(plan.folder, about, lambda: measure(engine, held))
         if wanted.head:
-            engine.pickers.grammars.prepare()  # a session's first grammar must not wait in the engine's thread
+            _prepare_grammars(engine)
     except BaseException:
         engine.close()
         raise
     progress(1.0, "ready")
     load_ms = int((time.monotonic() - began) * 1000)
     return LoadedSlice(held, engine, timing, engine_build(), engine.settings, load_ms)
+
+
+def _prepare_grammars(engine: NativeSlice) -> None:
+    """A model's first grammar takes a second, in which other sessions would wait; the start must not wait for it."""
+    later = threading.Timer(_GRAMMARS_AFTER_S, engine.pickers.grammars.prepare)
+    later.daemon = True
+    later.start()
 
 
 def loader(plan: SlicePlan) -> Load:
@@ -92,5 +105,6 @@ def loader(plan: SlicePlan) -> Load:
 def native_stage(ground: Surroundings, settings: Settings, plan: SlicePlan, address: Address) -> Stage:
     """A stage as the settings want its links."""
     plan = plan if plan.folder else replace(plan, folder=Home(settings.home_dir).cache / "slices")
+    sys.setswitchinterval(_SWITCH_S)
     rules = Rules(key=settings.pool.key, trusted_lan=settings.pool.trusted_lan)
     return Stage(ground, plan.model, loader(plan), address, rules)

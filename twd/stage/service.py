@@ -101,6 +101,9 @@ class Stage(Service):
 
     def _open(self, loaded: LoadedSlice, loop: asyncio.AbstractEventLoop) -> StageReady:
         """Listen with a slice that is in memory; on a thread of its own."""
+        if self.ended.is_set():
+            loaded.engine.close()
+            raise TwdError(FailureCode.DRAINING, "told to stop while it loaded")
         hooks = Hooks(
             fault=lambda fault, peer, detail, count: _soon(loop, self._tell_fault, fault, peer, detail, count),
             ring_over=lambda ring, reason: _soon(loop, self._ring_over, ring, reason),
