@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from tests.coordinator.machines import DESK, GIB, RPC, machine, seeing, wanting
-from twd.coordinator.core import Decide, Observed, Start, Stop, Wanted, decide, may_act, plan, process_of
+from twd.coordinator.core import Decide, Observed, Start, Stop, Wanted, decide, may_act, plan
 from twd.coordinator.devices import find_devices
+from twd.coordinator.processes import process_of
 from twd.kit.settings import Gpu, Pool, Worker
 from twd.wire.base import NodeId
 from twd.wire.node import Build, GpuFacts, NodeFacts, ProcessKind

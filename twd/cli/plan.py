@@ -12,7 +12,7 @@ from twd.cli.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from twd.coordinator.core import WantedModel
+    from twd.coordinator.processes import WantedModel
     from twd.wire.node import NodeFacts
     from twd.wire.placement import PlacementDecided, Slice
 
@@ -42,8 +42,8 @@ def plan(ground: Ground, model: str, ctx: int, sessions: int, as_json: bool) -> 
 
 def _wanted_model(ground: Ground, name: str, ctx: int, sessions: int) -> "WantedModel":
     from twd.cli.services import is_file
-    from twd.coordinator.core import WantedModel
     from twd.coordinator.model_shape import read_shape
+    from twd.coordinator.processes import WantedModel
     from twd.kit.settings import Model
 
     known = ground.settings.models

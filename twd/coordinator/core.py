@@ -4,7 +4,6 @@ Level-triggered: nothing is remembered between calls but what `Observed` holds, 
 heal at the next look.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -14,29 +13,14 @@ import msgspec
 from twd.coordinator.advice import place_or_advise, size
 from twd.coordinator.devices import CPU, Found, device_name, find_devices
 from twd.coordinator.placement import Demand, Device, Link, Piece, Placement, Shape, place
+from twd.coordinator.processes import WantedModel, process_of, stage_of, wishes
 from twd.kit.settings import Pool
 from twd.wire.base import InstanceId, ModelId, NodeId
-from twd.wire.node import ModelFile, NodeFacts, ProcessKind, ProcessUnwanted, ProcessWanted, StageWanted
+from twd.wire.node import ModelFile, NodeFacts, ProcessUnwanted, ProcessWanted
 from twd.wire.placement import PlacementDecided, Slice
 
 OWN_PREFIXES: Final = ("rpc.pool.", "stage.pool.")
 RETRY_S: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class WantedModel:
-    """A model that is to run over the pool; without a shape, `problem` says why it cannot."""
-
-    name: str
-    ctx: int
-    sessions: int
-    shape: Shape | None = None
-    problem: str = ""
-    file: ModelFile | None = None
-    """The file at home: every machine of a ring needs the same one."""
-    type_k: str = ""
-    type_v: str = ""
-    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,85 +259,15 @@ def _refused(wanted: Wanted, model: WantedModel, why: str) -> PlacementDecided:
     return PlacementDecided(model=ModelId(model.name), coordinator=wanted.coordinator, missing_bytes=1, notes=[why])
 
 
-# -- workers -------------------------------------------------------------------------------------------
+# -- processes ----------------------------------------------------------------------------------------
 
 
-def process_of(model: str, devices: Sequence[str] = (CPU,)) -> str:
-    """The name of a model's RPC workers, which is also their log's; it tells which devices they lend."""
-    lent = "" if tuple(devices) == (CPU,) else "." + _word("-".join(devices))
-    return f"rpc.pool.{_word(model)}{lent}"
-
-
-def stage_of(model: str, first: int, end: int, head: bool) -> str:
-    """The name of a stage; it tells which layers it holds."""
-    return f"stage.pool.{_word(model)}.{first}-{end}" + (".head" if head else "")
-
-
-def _word(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", text)[:28].strip("-") or "model"
-
-
-def wishes(wanted: Wanted, observed: Observed) -> Iterator[ProcessWanted]:
-    """Which machine runs which process, if all is as decided."""
-    for model in wanted.models:
-        decided = observed.decided.get(model.name)
-        pieces = [piece for piece in decided.slices if piece.process] if decided else []
-        for node, process in dict.fromkeys((piece.node, piece.process) for piece in pieces):
-            mine = [piece for piece in pieces if (piece.node, piece.process) == (node, process)]
-            yield (
-                _stage_wish(model, mine[0], observed, pieces)
-                if wanted.pool.engine == "ring"
-                else _rpc_wish(observed, mine)
-            )
-
-
-def _rpc_wish(observed: Observed, pieces: Sequence[Slice]) -> ProcessWanted:
-    node = pieces[0].node
-    facts = observed.nodes.get(node)
-    known = {CPU, *(device_name(gpu) for gpu in facts.gpus)} if facts else {CPU}
-    named = [piece.device for piece in pieces]
-    return ProcessWanted(
-        node=node,
-        process=pieces[0].process,
-        kind=ProcessKind.RPC,
-        devices=named if known.issuperset(named) else [],  # names from the settings mean nothing to the engine
-    )
-
-
-def _threads(piece: Slice, observed: Observed, pieces: Sequence[Slice]) -> int:
-    """Stages that play several machines on one share its cores; 0: all cores of the machine."""
-    machines = [observed.nodes[other.node].machine for other in pieces if other.node in observed.nodes]
-    facts = observed.nodes.get(piece.node)
-    beside = machines.count(facts.machine) if facts else 1
-    return max(1, facts.cpu.cores // beside) if facts and beside > 1 else 0
-
-
-def _stage_wish(model: WantedModel, piece: Slice, threads: int) -> ProcessWanted:
-    file = model.file
-    stage = StageWanted(
-        model=model.name,
-        file=file.name if file else model.name,
-        hash=file.hash if file else "",
-        first=piece.first,
-        end=piece.end,
-        head=piece.head,
-        ctx_size=model.ctx,
-        parallel=model.sessions,
-        type_k=model.type_k,
-        type_v=model.type_v,
-        exact=model.exact,
-    )
-    return ProcessWanted(
-        node=piece.node,
-        process=piece.process,
-        kind=ProcessKind.STAGE,
-        threads=_threads(piece, observed, pieces),
-        stage=stage,
-    )
+def _wishes(wanted: Wanted, observed: Observed) -> Iterator[ProcessWanted]:
+    return wishes(wanted.models, wanted.pool.engine, observed.decided, observed.nodes)
 
 
 def _start(wanted: Wanted, observed: Observed, now: float) -> Start | None:
-    for wish in wishes(wanted, observed):
+    for wish in _wishes(wanted, observed):
         facts = observed.nodes.get(wish.node)
         if facts is None or any(known.process == wish.process for known in facts.processes):
             continue
@@ -363,7 +277,7 @@ def _start(wanted: Wanted, observed: Observed, now: float) -> Start | None:
 
 
 def _stop(wanted: Wanted, observed: Observed, now: float) -> Stop | None:
-    due = {(wish.node, wish.process) for wish in wishes(wanted, observed)}
+    due = {(wish.node, wish.process) for wish in _wishes(wanted, observed)}
     for facts in observed.nodes.values():
         for known in facts.processes:
             ours = known.process.startswith(OWN_PREFIXES) and (facts.node, known.process) not in due

@@ -17,13 +17,13 @@ from twd.coordinator.core import (
     Start,
     Stop,
     Wanted,
-    WantedModel,
     may_act,
     plan,
     read_coordinator,
 )
 from twd.coordinator.links import Links
 from twd.coordinator.model_shape import read_shape
+from twd.coordinator.processes import WantedModel
 from twd.gguf_tools.model_file import read_model
 from twd.kit.claim import Claim
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroundings

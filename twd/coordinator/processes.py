@@ -1,0 +1,105 @@
+"""The processes of a pooled model: what they are called, and which machine is asked for which."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from twd.coordinator.devices import CPU, device_name
+from twd.coordinator.placement import Shape
+from twd.wire.base import NodeId
+from twd.wire.node import ModelFile, NodeFacts, ProcessKind, ProcessWanted, StageWanted
+from twd.wire.placement import PlacementDecided, Slice
+
+
+@dataclass(frozen=True, slots=True)
+class WantedModel:
+    """A model that is to run over the pool; without a shape, `problem` says why it cannot."""
+
+    name: str
+    ctx: int
+    sessions: int
+    shape: Shape | None = None
+    problem: str = ""
+    file: ModelFile | None = None
+    """The file at home: every machine of a ring needs the same one."""
+    type_k: str = ""
+    type_v: str = ""
+    exact: bool = True
+
+
+def process_of(model: str, devices: Sequence[str] = (CPU,)) -> str:
+    """The name of a model's RPC workers, which is also their log's; it tells which devices they lend."""
+    lent = "" if tuple(devices) == (CPU,) else "." + _word("-".join(devices))
+    return f"rpc.pool.{_word(model)}{lent}"
+
+
+def stage_of(model: str, first: int, end: int, head: bool) -> str:
+    """The name of a stage; it tells which layers it holds."""
+    return f"stage.pool.{_word(model)}.{first}-{end}" + (".head" if head else "")
+
+
+def _word(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text)[:28].strip("-") or "model"
+
+
+def wishes(
+    models: Sequence[WantedModel],
+    engine: str,
+    decided: Mapping[str, PlacementDecided],
+    nodes: Mapping[NodeId, NodeFacts],
+) -> Iterator[ProcessWanted]:
+    """Which machine runs which process, if all is as decided."""
+    for model in models:
+        decision = decided.get(model.name)
+        pieces = [piece for piece in decision.slices if piece.process] if decision else []
+        for node, process in dict.fromkeys((piece.node, piece.process) for piece in pieces):
+            mine = [piece for piece in pieces if (piece.node, piece.process) == (node, process)]
+            if engine == "ring":
+                yield _stage_wish(model, mine[0], _threads(mine[0], nodes, pieces))
+            else:
+                yield _rpc_wish(nodes, mine)
+
+
+def _rpc_wish(nodes: Mapping[NodeId, NodeFacts], pieces: Sequence[Slice]) -> ProcessWanted:
+    node = pieces[0].node
+    facts = nodes.get(node)
+    known = {CPU, *(device_name(gpu) for gpu in facts.gpus)} if facts else {CPU}
+    named = [piece.device for piece in pieces]
+    return ProcessWanted(
+        node=node,
+        process=pieces[0].process,
+        kind=ProcessKind.RPC,
+        devices=named if known.issuperset(named) else [],  # names from the settings mean nothing to the engine
+    )
+
+
+def _threads(piece: Slice, nodes: Mapping[NodeId, NodeFacts], pieces: Sequence[Slice]) -> int:
+    """Stages that play several machines on one share its cores; 0: all cores of the machine."""
+    machines = [nodes[other.node].machine for other in pieces if other.node in nodes]
+    facts = nodes.get(piece.node)
+    beside = machines.count(facts.machine) if facts else 1
+    return max(1, facts.cpu.cores // beside) if facts and beside > 1 else 0
+
+
+def _stage_wish(model: WantedModel, piece: Slice, threads: int) -> ProcessWanted:
+    file = model.file
+    stage = StageWanted(
+        model=model.name,
+        file=file.name if file else model.name,
+        hash=file.hash if file else "",
+        first=piece.first,
+        end=piece.end,
+        head=piece.head,
+        ctx_size=model.ctx,
+        parallel=model.sessions,
+        type_k=model.type_k,
+        type_v=model.type_v,
+        exact=model.exact,
+    )
+    return ProcessWanted(
+        node=piece.node,
+        process=piece.process,
+        kind=ProcessKind.STAGE,
+        threads=threads,
+        stage=stage,
+    )
