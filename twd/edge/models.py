@@ -42,6 +42,8 @@ class ModelDirectory:
     node: str = ""
     """This machine, whose supervisor may be told to serve other models than the settings name."""
     _told_ms: int = 0
+    _retired: set[str] = field(default_factory=set)
+    """Models that this machine was told to serve no longer: nobody waits for them."""
     _servers: dict[InstanceId, _Server] = field(default_factory=dict)
     _exact: dict[ModelId, bool] = field(default_factory=dict)
     _notes: dict[ModelId, str] = field(default_factory=dict)
@@ -85,7 +87,8 @@ class ModelDirectory:
             return  # a lease is read as it was at its last renewal
         before, self._told_ms = set(self.configured), at_ms
         self.configured, self.default = tuple(models), default
-        for name in before - set(self.configured) - set(self.live):
+        self._retired = (self._retired | before) - set(self.configured)
+        for name in self._retired:
             self._notes.pop(ModelId(name), None)
 
     def gone(self, instance: InstanceId) -> None:
@@ -134,6 +137,8 @@ class ModelDirectory:
     def _note(self, model: ModelId, state: str) -> None:
         """Why a model is not there; the oldest notes give way."""
         self._notes.pop(model, None)
+        if model in self._retired:
+            return
         if len(self._notes) >= NOTES_MAX:
             self._notes.pop(next(iter(self._notes)))
         self._notes[model] = state
