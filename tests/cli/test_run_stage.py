@@ -1,0 +1,50 @@
+"""What `twd run stage` makes of its options."""
+
+import logging
+import random
+from pathlib import Path
+
+import pytest
+
+from twd.bus.memory_bus import MemoryBroker
+from twd.cli.errors import CommandError
+from twd.cli.run_stage import StageChoice, stage_of
+from twd.kit.clock import LoopClock
+from twd.kit.ids import Ids
+from twd.kit.service import Surroundings
+from twd.kit.settings import Model, Settings
+from twd.stage.service import Stage
+from twd.wire.base import NodeId
+
+
+@pytest.fixture
+async def ground() -> Surroundings:
+    bus = MemoryBroker(1).connect("n")
+    log = logging.getLogger("stage")
+    return Surroundings(bus=bus, node=NodeId("n"), clock=LoopClock(), ids=Ids(random.Random(1)), log=log)
+
+
+async def test_a_stage_is_named_by_its_option_its_settings_or_its_file(ground: Surroundings, tmp_path: Path) -> None:
+    settings = Settings(home=str(tmp_path), models={"big": Model(path="/models/x.gguf")})
+    for model, choice, name in (
+        ("big", StageChoice(layers="0-16"), "big"),
+        ("/models/other.gguf", StageChoice(layers="16-32", head=True), "other"),
+        ("/models/other.gguf", StageChoice(name="big", host="0.0.0.0", gpu_layers="7"), "big"),
+    ):
+        stage = stage_of(ground, settings, model, choice)
+        assert isinstance(stage, Stage)
+        assert stage.model == name
+
+
+@pytest.mark.parametrize(
+    ("model", "choice", "says"),
+    [
+        ("nobody", StageChoice(), "nobody"),
+        ("a.gguf", StageChoice(layers="16"), "0-16"),
+        ("a.gguf", StageChoice(layers="9-3"), "0-16"),
+        ("a.gguf", StageChoice(gpu_layers="some"), "--gpu-layers"),
+    ],
+)
+async def test_what_makes_no_sense_is_said(ground: Surroundings, model: str, choice: StageChoice, says: str) -> None:
+    with pytest.raises(CommandError, match=says):
+        stage_of(ground, Settings(), model, choice)
