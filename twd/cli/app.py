@@ -15,6 +15,7 @@ from twd.kit.exit_codes import ExitCode, exit_code_of
 from twd.wire.failures import FailureCode, TwdError
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "init": ("twd.cli.init:init", "Look round, and write a configuration."),
     "up": ("twd.cli.up:up", "Start what this machine needs, in one terminal."),
     "down": ("twd.cli.down:down", "End what `twd up` started here."),
     "start": ("twd.cli.models:start", "Serve one more model."),

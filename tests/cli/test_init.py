@@ -1,0 +1,124 @@
+"""`twd init` over fake servers on the loopback: what it finds, what it writes, and what it refuses."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.backends.fakes.gpu_servers import FakeVllm
+from tests.backends.fakes.llama_server import FakeLlamaServer
+from tests.backends.fakes.ollama_server import FakeOllama
+from tests.backends.fakes.server import Farm
+from tests.cli.running import Installed
+from tests.gguf_tools.test_inspect import write
+from twd.cli.init_scan import find_files, models_at, scan
+
+
+def port(url: str) -> int:
+    return urlsplit(url).port or 0
+
+
+@pytest.fixture
+async def farm() -> AsyncIterator[Farm]:
+    made = Farm()
+    yield made
+    await made.close()
+
+
+async def test_servers_of_every_kind_are_found_on_a_small_network(farm: Farm) -> None:
+    servers = [FakeLlamaServer(), FakeOllama(), FakeVllm()]
+    for server in servers:
+        await farm.add(server)
+    looked: list[int] = []
+    hosts = [f"127.0.0.{number}" for number in range(1, 7)]
+    found = await scan(hosts, [port(server.url) for server in servers], looked.append)
+    assert sum(looked) == len(hosts) * len(servers)
+    here = {one.url: one for one in found if "127.0.0.1:" in one.url}
+    assert {one.kind for one in here.values()} == {"llamacpp", "ollama", "vllm"}
+    assert here[servers[0].url].parameters == 1000
+    assert here[servers[2].url].scores
+    assert not here[servers[1].url].scores
+
+
+async def test_something_else_that_listens_is_left_aside(farm: Farm) -> None:
+    async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-OpenSSH_9.6\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(nonsense, "127.0.0.1", 0) as server:
+        number = server.sockets[0].getsockname()[1]
+        assert await scan(["127.0.0.1"], [number], lambda _: None) == []
+        assert await models_at(f"http://127.0.0.1:{number}") == []
+
+
+def test_files_are_found_once_and_broken_ones_say_why(tmp_path: Path) -> None:
+    whole = write(tmp_path / "one.gguf")
+    (tmp_path / "link.gguf").symlink_to(whole)
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF")
+    found, _ = find_files([tmp_path, tmp_path / "missing"])
+    assert len([one for one in found if not one.problem]) == 1
+    assert [one.name for one in found if one.problem] == ["broken"]
+    assert find_files([]) == ([], [])
+
+
+@pytest.mark.slow
+async def test_a_named_server_becomes_a_configuration_that_can_be_used(
+    farm: Farm, installations: Callable[[], Installed]
+) -> None:
+    vllm, ollama = FakeVllm(), FakeOllama()
+    await farm.add(vllm)
+    await farm.add(ollama)
+    here = installations()
+    named = ("--target-url", vllm.url, "--draft-url", ollama.url, "--json")
+    done = await asyncio.to_thread(here.twd, "init", *named)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["target"]["kind"] == "vllm"
+    assert told["drafters"][0]["kind"] == "ollama"
+    check = await asyncio.to_thread(here.twd, "config", "check")
+    assert check.returncode == 0, check.stdout + check.stderr
+    again = await asyncio.to_thread(here.twd, "init", *named)
+    assert again.returncode == 2
+    assert "--force" in again.stderr
+    assert (await asyncio.to_thread(here.twd, "init", *named, "--force")).returncode == 0
+
+
+@pytest.mark.slow
+def test_files_of_a_folder_are_proposed(installed: Installed, tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    write(folder / "mine.gguf")
+    output = tmp_path / "new" / "own.yaml"
+    done = installed.twd("init", "--local", "--models", str(folder), "-o", str(output))
+    assert done.returncode == 0, done.stderr
+    assert f"twd -c {output} up" in done.stdout
+    assert str(folder / "mine.gguf") in output.read_text()
+    assert installed.twd("-c", str(output), "config", "check").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--subnet", "10.0.0.0/8"), "Name smaller networks"),
+        (("--subnet", "here"), "is no network"),
+        (("--local", "--subnet", "10.0.0.0/24"), "exclude each other"),
+        (("--draft-url", "http://127.0.0.1:9"), "goes with --target-url"),
+        (("--local", "--models", "/no/such/folder"), "no folder"),
+        (("--port", "99999"), "99999"),
+        (
+            ("-o", "/proc/none/twd.yaml", "--target-url", "http://127.0.0.1:9", "--target-model", "m"),
+            "cannot be written",
+        ),
+        (("-o", "/tmp"), "is a folder"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(installed: Installed, arguments: tuple[str, ...], words: str) -> None:
+    done = installed.twd("init", "-y", *arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (installed.home.parent / "twd.yaml").exists()
