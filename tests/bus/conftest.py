@@ -103,18 +103,21 @@ def pytest_asyncio_loop_factories(
 Connect = Callable[[str], Awaitable[Bus]]
 
 
-@pytest.fixture(params=["memory", pytest.param("nats", marks=pytest.mark.nats)])
+@pytest.fixture(params=["memory", *(pytest.param(kind, marks=pytest.mark.nats) for kind in ("nats", "gathering nats"))])
 async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Connect]:
     """Makes connections to one fresh broker; all are closed at the end."""
     opened: list[Bus] = []
-    if request.param == "nats":
+    if request.param != "memory":
         server: NatsServer = request.getfixturevalue("nats_server")
     broker = MemoryBroker()
 
     async def open_one(name: str = "one") -> Bus:
-        bus: Bus = (
-            broker.connect(name) if request.param == "memory" else await NatsBus.connect(server.address, name=name)
-        )
+        bus: Bus
+        if request.param == "memory":
+            bus = broker.connect(name)
+        else:
+            gather_s = 0.01 if request.param == "gathering nats" else 0.0
+            bus = await NatsBus.connect(server.address, name=name, gather_s=gather_s)
         opened.append(bus)
         return bus
 

@@ -47,6 +47,33 @@ async def open_bus(nats_server: NatsServer) -> AsyncIterator[Open]:
         await bus.close()
 
 
+async def test_messages_that_gather_are_handled_together(open_bus: Open) -> None:
+    one, slow = await open_bus(name="one"), await open_bus(name="slow", gather_s=0.5)
+    heard, turns = list[int](), list[int]()
+    await slow.subscribe("a", lambda message: heard.append(int(message.data)))
+    for number in range(20):
+        one.publish("a", str(number).encode())
+        await one.flush()  # the broker has handed each of them on before the next
+        turns.append(len(heard))
+    await until(lambda: len(heard) == 20)
+    assert heard == list(range(20))
+    assert len(set(turns)) < 20  # some came while nothing was read
+
+
+async def test_a_killed_broker_is_missed_by_one_that_gathers(nats_server: NatsServer, open_bus: Open) -> None:
+    one, slow = await open_bus(name="one"), await open_bus(name="slow", gather_s=0.05)
+    heard: list[bytes] = []
+    await slow.subscribe("a", lambda message: heard.append(message.data))
+    one.publish("a", b"before")
+    await until(lambda: bool(heard))
+    nats_server.kill()
+    await until(lambda: not one.connected and not slow.connected)
+    nats_server.start()
+    await until(lambda: one.connected and slow.connected)
+    one.publish("a", b"after")
+    await until(lambda: heard == [b"before", b"after"])
+
+
 async def test_a_killed_broker_is_missed_and_found_again(nats_server: NatsServer, open_bus: Open) -> None:
     story, heard = Story(), list[bytes]()
     one, other = await open_bus(name="one", on_event=story), await open_bus(name="other")

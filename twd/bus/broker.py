@@ -19,6 +19,7 @@ from twd.bus.address import BusAddress
 from twd.bus.base import PAYLOAD_BYTES_MAX, BusError
 
 DEFAULT_PORT: Final = 4222
+CORES_PER_THREAD: Final = 8
 READY_TIMEOUT_S: Final = 1.0
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{32,128}")
 _PORTS_FILES: Final = "*.ports"
@@ -70,6 +71,11 @@ class EmbeddedBroker:
     def argv(self) -> list[str]:
         """The command line; nothing secret is in it."""
         return [str(server_binary()), "-c", str(self.config_file)]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """On few cores one thread of Go: more of them look for work in vain, beside an engine that needs the cores."""
+        return {"GOMAXPROCS": str(max(1, (os.cpu_count() or 1) // CORES_PER_THREAD))}
 
     @property
     def address(self) -> BusAddress:

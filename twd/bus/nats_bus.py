@@ -78,12 +78,20 @@ class NatsBus:
     """A bus over NATS; satisfies the Bus protocol. Make one with `connect`."""
 
     def __init__(
-        self, address: BusAddress, *, name: str, on_event: OnEvent, ping_interval_s: float, outbox_bytes: int
+        self,
+        address: BusAddress,
+        *,
+        name: str,
+        on_event: OnEvent,
+        ping_interval_s: float,
+        outbox_bytes: int,
+        gather_s: float,
     ) -> None:
         self.address = address
         self.name = name
         self.stats = BusStats()
         self._on_event = on_event
+        self._gather_s = gather_s
         self._inbox = Inbox(self.stats)
         self._outbox = Outbox(self.stats, outbox_bytes)
         self._listeners: dict[int, Listener] = {}
@@ -108,15 +116,24 @@ class NatsBus:
         wait_s: float = 5.0,
         ping_interval_s: float = PING_INTERVAL_S,
         outbox_bytes: int = OUTBOX_BYTES,
+        gather_s: float = 0.0,
     ) -> "NatsBus":
         """Connect within `wait_s`, or raise a BusError that says why not; later losses are mended for ever.
 
         The first word of `name` is the role: answers arrive under `_INBOX.<role>.`, so that a broker can
-        keep the roles apart. A dead peer is noticed after three ping intervals.
+        keep the roles apart. A dead peer is noticed after three ping intervals. Who listens to much and is in
+        no hurry lets messages gather for `gather_s`: waking up for each of them costs more than handling it.
         """
         check_subject(name)
         address.check_files()
-        bus = cls(address, name=name, on_event=on_event, ping_interval_s=ping_interval_s, outbox_bytes=outbox_bytes)
+        bus = cls(
+            address,
+            name=name,
+            on_event=on_event,
+            ping_interval_s=ping_interval_s,
+            outbox_bytes=outbox_bytes,
+            gather_s=gather_s,
+        )
         link = await bus._dialer.within(wait_s)
         bus._adopt(link)
         bus._spawn("keep", bus._keep(link))
@@ -249,6 +266,8 @@ class NatsBus:
         if listener is not None:
             address = safe_reply(reply.decode(errors="replace")) if reply else ""
             self._inbox.put(listener, Message(subject.decode(errors="replace"), data, address))
+            if self._gather_s and self._link is not None:
+                self._link.rest(self._gather_s)
 
     # -- asking --------------------------------------------------------------------------------
 

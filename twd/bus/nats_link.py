@@ -9,7 +9,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from nats import errors
 from nats.aio.client import Client
@@ -60,6 +60,8 @@ class NatsLink:
         self.lost = client.lost
         self.payload_bytes_max: int = client.max_payload
         self._listened: set[int] = set()
+        self._reading = cast(asyncio.ReadTransport, self._writer.transport)
+        self._resting = False
 
     @property
     def clustered(self) -> bool:
@@ -76,6 +78,18 @@ class NatsLink:
         if number not in self._listened:
             self._listened.add(number)
             self.write(frame)
+
+    def rest(self, seconds: float) -> None:
+        """Read nothing for a while: what comes meanwhile is then read in one go, which costs far less."""
+        if not self._resting and not self._reading.is_closing():
+            self._resting = True
+            self._reading.pause_reading()
+            asyncio.get_running_loop().call_later(seconds, self._read_again)
+
+    def _read_again(self) -> None:
+        self._resting = False
+        if not self._reading.is_closing():
+            self._reading.resume_reading()
 
     async def relieved(self) -> None:
         """Return when there is room to write again, or the connection is gone."""

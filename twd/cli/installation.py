@@ -96,7 +96,10 @@ class Installation:
     async def _start_broker(self, broker: EmbeddedBroker) -> None:
         self._embedded = broker
         self._board.rows = {BROKER: Row(name=BROKER, leased=False), **self._board.rows}
-        self._broker = self._supervise([ProcessSpec(BROKER, tuple(broker.argv), foreign=True, prepare=broker.prepare)])
+        process = ProcessSpec(
+            BROKER, tuple(broker.argv), foreign=True, prepare=broker.prepare, environment=broker.environment
+        )
+        self._broker = self._supervise([process])
         self._broker.start()
         try:
             await asyncio.wait_for(self._broker_up.wait(), BROKER_WAIT_S)

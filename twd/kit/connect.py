@@ -6,6 +6,8 @@ from twd.kit.settings import Bus as BusSettings
 from twd.kit.settings import Settings
 
 CONNECT_S = 10.0
+GATHER_S = {"metrics": 0.05}
+"""Who hears every token and is in no hurry: how long its messages gather."""
 
 
 def address_of(bus: BusSettings) -> BusAddress:
@@ -23,4 +25,5 @@ def address_of(bus: BusSettings) -> BusAddress:
 
 async def connect(settings: Settings, role: str, node: str, wait_s: float = CONNECT_S) -> NatsBus:
     """A connection in this role: the broker may give each role its own rights."""
-    return await NatsBus.connect(address_of(settings.bus), name=f"{role}.{node}", wait_s=wait_s)
+    name, gather_s = f"{role}.{node}", GATHER_S.get(role, 0.0)
+    return await NatsBus.connect(address_of(settings.bus), name=name, wait_s=wait_s, gather_s=gather_s)
