@@ -1,6 +1,7 @@
 """From events to figures: what is counted, what is not counted twice, and names that strangers make up."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from twd.wire.draft import DrafterAttached
 from twd.wire.failures import Failure, FailureCode
 from twd.wire.job import CALIBRATION, JobCancelled, JobStats
 from twd.wire.model import ModelFailed, VocabFingerprint
+from twd.wire.ring import FrameFault, FrameRefused, RingMeasured
 from twd.wire.service import MessageDropped, MessageRejected, ServiceExited, ServiceFaulted, ServiceStarted
 
 
@@ -219,3 +221,24 @@ def test_whatever_comes_a_job_ends_at_most_once(script: list[tuple[str, str, int
     counting.sweep(SILENT_S * 2)
     assert sum(counts(counting, f.JOBS).values()) <= len({job for _, job, _ in script})
     assert not counting.lives.open
+
+
+def measured(first: int, end: int, **figures: Any) -> RingMeasured:
+    stage, node, model = InstanceId("stage.a.1"), NodeId("a"), ModelId("m")
+    return RingMeasured(ring="r", stage=stage, node=node, model=model, index=0, first=first, end=end, **figures)
+
+
+def test_rings_count_what_their_stages_computed() -> None:
+    before = measured(0, 15, passes=4, rows=20, dropped=3, compute_ms=5.0)
+    counting = heard(before, measured(15, 30, passes=4, rows=20, kept=10, compute_ms=2.5), before)
+    assert counts(counting, f.RING_PASSES) == {("m", "0-15"): 8, ("m", "15-30"): 4}
+    assert counts(counting, f.RING_ROWS) == {("m", "0-15"): 40, ("m", "15-30"): 20}
+    assert counts(counting, f.RING_KEPT) == {("m",): 10}
+    assert counts(counting, f.RING_DROPPED)["m", "0-15"] == 6
+    assert counts(counting, f.RING_BUSY) == {("m", "0-15"): 0.04, ("m", "15-30"): 0.01}
+
+
+def test_refused_frames_are_counted_by_what_was_wrong_with_them() -> None:
+    stage, node = InstanceId("stage.a.1"), NodeId("a")
+    refused = [FrameRefused(stage=stage, node=node, fault=FrameFault.GARBAGE, repeated=n) for n in (1, 2, 4, 8)]
+    assert counts(heard(*refused), f.FRAMES_REFUSED) == {("garbage",): 8}

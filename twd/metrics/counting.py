@@ -21,6 +21,7 @@ from twd.wire.job import (
     TokensAccepted,
 )
 from twd.wire.model import ModelFailed
+from twd.wire.ring import FrameRefused, RingMeasured
 from twd.wire.routes import route_of_subject
 from twd.wire.service import MessageDropped, MessageRejected, ServiceExited, ServiceFaulted, ServiceStarted
 
@@ -38,6 +39,7 @@ class Counting:
         self.lives = Lives()
         self.models = Names(NAMES_MAX, models)
         self.services = Names(SERVICES_MAX)
+        self._slices = Names(NAMES_MAX)
         self._drafter_labels = Names(NAMES_MAX, ["ngram"])
         self._drafters: OrderedDict[str, str] = OrderedDict()
 
@@ -176,8 +178,20 @@ class Counting:
                 figures.add(f.EXITS, self.services.of(event.service))
                 if event.retry_in_ms >= 0:
                     figures.add(f.RESTARTS, self.services.of(event.service))
+            case FrameRefused():
+                figures.add(f.FRAMES_REFUSED, event.fault, by=event.repeated - event.repeated // 2)
+            case RingMeasured():
+                self._ring(event)
             case _:
                 return
+
+    def _ring(self, event: RingMeasured) -> None:
+        model, layers = self.models.of(event.model), self._slices.of(f"{event.first}-{event.end}")
+        self.figures.add(f.RING_PASSES, model, layers, by=event.passes)
+        self.figures.add(f.RING_ROWS, model, layers, by=event.rows)
+        self.figures.add(f.RING_DROPPED, model, layers, by=event.dropped)
+        self.figures.add(f.RING_BUSY, model, layers, by=event.passes * event.compute_ms / 1000)
+        self.figures.add(f.RING_KEPT, model, by=event.kept)
 
 
 def position(place: int) -> str:

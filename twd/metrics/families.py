@@ -64,6 +64,14 @@ FAULTS = _counter("twd_service_faults_total", "Services that ended themselves ov
 EXITS = _counter("twd_service_exits_total", "Processes whose end a supervisor saw.", "service")
 RESTARTS = _counter("twd_service_restarts_total", "Processes that a supervisor started again.", "service")
 MODEL_FAILURES = _counter("twd_model_failures_total", "Models that could not be loaded, or were lost.", "model", "code")
+RING_PASSES = _counter("twd_ring_passes_total", "Passes that stages of rings computed.", "model", "layers")
+RING_ROWS = _counter("twd_ring_rows_total", "Positions that stages computed.", "model", "layers")
+RING_KEPT = _counter("twd_ring_rows_kept_total", "Positions that stand, as last stages judged them.", "model")
+RING_DROPPED = _counter(
+    "twd_ring_windows_dropped_total", "Windows of dead epochs that cost no pass.", "model", "layers"
+)
+RING_BUSY = _counter("twd_ring_compute_seconds_total", "Time in which stages computed.", "model", "layers")
+FRAMES_REFUSED = _counter("twd_ring_frames_refused_total", "What came over links and made no sense.", "fault")
 
 FIRST_TOKEN = _seconds(
     "twd_time_to_first_token_seconds",
