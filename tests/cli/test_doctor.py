@@ -62,8 +62,10 @@ def test_who_has_a_port() -> None:
         assert taken.owner
         assert taken.spare not in (0, number)
     assert probes.look_at_port("API port", "TWD_EDGE_PORT", "127.0.0.1", number).free
-    assert len(probes.needed_ports(Settings(), broker=True)) == 2
-    assert probes.needed_ports(made(edge={"port": 0}), broker=False) == []
+    assert len(probes.needed_ports(Settings(), broker=True)) == 3
+    assert probes.needed_ports(made(edge={"port": 0}, agent={"port": 0}), broker=False) == []
+    outside = made(models={"a": {"path": "a"}, "b": {"path": "b"}}, pool={"engine": "llama-server"})
+    assert [port.number for port in probes.needed_ports(outside, broker=False)][-2:] == [8090, 8091]
 
 
 # -- bus, API, servers elsewhere ---------------------------------------------------------------

@@ -15,11 +15,13 @@ import click
 from twd.cli import doctor_checks as checks
 from twd.cli import doctor_live as live
 from twd.cli import doctor_models as models
+from twd.cli import doctor_pool as pool
 from twd.cli import doctor_probes as probes
 from twd.cli import doctor_programs as programs
 from twd.cli.api_address import find_api, running_settings
 from twd.cli.context import Ground
 from twd.cli.doctor_findings import Finding, Section, Verdict, document, fixable, passed
+from twd.cli.tune import look
 from twd.kit.connect import address_of
 from twd.kit.exit_codes import ExitCode
 from twd.kit.home import Instance
@@ -72,18 +74,19 @@ def examine(ground: Ground) -> list[Section]:
         Section("This machine", [*_machine(ground), _memory(weights, instance, build)]),
         Section("Programs", _programs(settings, build, embedded)),
         Section("Ports", _ports(settings, instance, embedded)),
-        Section("Models", _models(weights)),
-        *asyncio.run(_living(ground, settings, instance)),
+        Section("Models", [*_models(weights), *_tuning(weights, settings, instance)]),
+        *asyncio.run(_living(ground, settings, instance, weights)),
     ]
 
 
 def _machine(ground: Ground) -> list[Finding]:
-    home = ground.home
+    home, folders = ground.home, pool.check_folders(ground.settings)
     place = next(folder for folder in (home.path, *home.path.parents) if folder.exists())
     package = importlib.util.find_spec("twd")
     written = Path(package.origin).stat().st_mtime_ns // 1_000_000 if package and package.origin else 0
     return [
         *checks.check_home(home, os.getuid() if hasattr(os, "getuid") else None),
+        *folders,
         checks.check_disk(place, shutil.disk_usage(place).free),
         checks.check_clock(time.time_ns() // 1_000_000, written),
     ]
@@ -104,7 +107,12 @@ def _memory(weights: Sequence[models.Weights], instance: Instance | None, build:
 
 def _programs(settings: Settings, build: programs.Build, embedded: bool) -> list[Finding]:
     told = probes.nats_version() if embedded else ""
-    return [programs.check_nats(told, embedded), *programs.check_llama(build, settings, probes.wanted_llama())]
+    llama = programs.check_llama(build, settings, probes.wanted_llama())
+    return [
+        programs.check_nats(told, embedded),
+        *llama,
+        *pool.check_programs(settings, probes.program_versions(settings)),
+    ]
 
 
 def _ports(settings: Settings, instance: Instance | None, embedded: bool) -> list[Finding]:
@@ -112,7 +120,14 @@ def _ports(settings: Settings, instance: Instance | None, embedded: bool) -> lis
     return [programs.check_port(port, own) for port in probes.needed_ports(settings, embedded and instance is None)]
 
 
-async def _living(ground: Ground, settings: Settings, instance: Instance | None) -> list[Section]:
+def _tuning(weights: Sequence[models.Weights], settings: Settings, instance: Instance | None) -> list[Finding]:
+    """What `twd tune` would urge; models that are loaded have found their room."""
+    return [] if instance is not None else pool.check_tuning(weights, settings, look(None, measure=False))
+
+
+async def _living(
+    ground: Ground, settings: Settings, instance: Instance | None, weights: Sequence[models.Weights]
+) -> list[Section]:
     """What runs, here and elsewhere, all asked at once."""
     outside = bool(ground.settings.bus.url)
     bus, api, elsewhere = await asyncio.gather(
@@ -130,7 +145,14 @@ async def _living(ground: Ground, settings: Settings, instance: Instance | None)
     return [
         Section("Services", [*found, live.check_api(api)]),
         Section("Speculation", live.check_speculation(leases)),
-        Section("Elsewhere", [live.check_server(look) for look in elsewhere]),
+        Section("Machines", pool.check_machines(bus.nodes if bus else ())),
+        Section(
+            "Elsewhere",
+            [
+                *(live.check_server(look) for look in elsewhere),
+                *pool.check_families(settings, weights, elsewhere),
+            ],
+        ),
     ]
 
 

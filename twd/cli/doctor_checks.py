@@ -50,7 +50,14 @@ def check_home(home: Home, uid: int | None) -> list[Finding]:
     """Whether the state folder is there, ours, and nobody else's to read."""
     if not home.path.exists():
         return [skipped("state folder", f"{home.path} is not there yet; `twd up` makes it", "twd up")]
-    return [_owned(home.path, uid), *_private(home), *_record(home)]
+    return [_owned(home.path, uid), *_folders(home), *_private(home), *_record(home)]
+
+
+def _folders(home: Home) -> Iterator[Finding]:
+    missing = [folder for folder in (home.logs, home.run, home.cache, home.models) if not folder.is_dir()]
+    if missing:
+        words = ", ".join(shlex.quote(str(folder)) for folder in missing)
+        yield odd("state folders", f"{words} missing", f"mkdir -m 700 {words}", home.prepare)
 
 
 def _owned(path: Path, uid: int | None) -> Finding:

@@ -9,6 +9,7 @@ import msgspec
 from twd.cli.doctor_findings import Finding, bad, good, odd, skipped
 from twd.kit.board import Stage, stage_of
 from twd.wire.draft import DrafterPace
+from twd.wire.node import NodeFacts
 from twd.wire.service import ServiceLease
 
 RTT_SLOW_MS: Final = 10.0
@@ -31,6 +32,8 @@ class BusLook:
     rtt_ms: float = 0.0
     leases: Sequence[Aged] = ()
     problem: str = ""
+    nodes: Sequence[NodeFacts] = ()
+    """Machines with an agent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,8 @@ class ServerLook:
     """Whether requests fail without it."""
     mend: str = ""
     slow_ms: float = 1000.0
+    architecture: str = ""
+    """The family of its model, where it tells."""
 
 
 def check_bus(look: BusLook | None, address: str, outside: bool) -> Finding:

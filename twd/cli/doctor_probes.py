@@ -3,6 +3,7 @@
 import asyncio
 import importlib.metadata
 import json
+import os
 import re
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import aiohttp
 from twd.cli.api_address import ApiAddress
 from twd.cli.doctor_live import ApiLook, BusLook, ServerLook
 from twd.cli.doctor_programs import Build, Port
+from twd.kit.addresses import is_loopback
 from twd.kit.settings import Server, Settings, Worker
 from twd.wire.failures import TwdError
 
@@ -78,7 +80,30 @@ def needed_ports(settings: Settings, broker: bool) -> list[Port]:
     ports = [look_at_port("API port", "TWD_EDGE_PORT", edge.host, edge.port)] if edge.port else []
     if broker:
         ports.append(look_at_port("broker port", "TWD_BUS_PORT", bus.host, bus.port, can_move=True))
+    if settings.agent.port:
+        agent = settings.agent
+        moves = is_loopback(agent.host)
+        ports.append(look_at_port("agent port", "TWD_AGENT_PORT", agent.host, agent.port, can_move=moves))
+    if settings.pool.engine == "llama-server":
+        server = settings.pool.llama_server
+        for number in range(len(settings.models)):
+            variable = "TWD_POOL_LLAMA_SERVER_PORT"
+            ports.append(look_at_port("llama-server port", variable, server.host, server.port + number))
     return ports
+
+
+def program_versions(settings: Settings) -> dict[str, str]:
+    """What the pool's programs say of their version."""
+    if settings.pool.engine != "llama-server":
+        return {}
+    program = settings.agent.binaries.llama_server
+    try:
+        argv = [os.path.expanduser(program), "--version"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=ANSWER_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {program: f"it does not tell its version: {error}"}
+    told = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("version")]
+    return {program: (told[0] if told else "it does not tell its version")[:200]}
 
 
 def look_at_port(name: str, variable: str, host: str, number: int, can_move: bool = False) -> Port:
@@ -130,6 +155,7 @@ async def look_at_bus(settings: Settings, node: str) -> BusLook:
     from twd.kit.connect import connect
     from twd.kit.overseer import read_lease
     from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
+    from twd.wire.node import read_node
 
     try:
         bus = await connect(settings, "status", node, BUS_WAIT_S)
@@ -143,7 +169,12 @@ async def look_at_bus(settings: Settings, node: str) -> BusLook:
     finally:
         await bus.close()
     leases = [(lease, entry.age_s) for entry in entries if (lease := read_lease(entry.value)) is not None]
-    return BusLook(rtt_s * 1000, sorted(leases, key=lambda pair: (pair[0].node, pair[0].service)))
+    nodes = [facts for entry in entries if (facts := read_node(entry.value)) is not None]
+    return BusLook(
+        rtt_s * 1000,
+        sorted(leases, key=lambda pair: (pair[0].node, pair[0].service)),
+        nodes=sorted(nodes, key=lambda facts: facts.node),
+    )
 
 
 async def _flushed(flush: Callable[[], Awaitable[None]]) -> float:
@@ -185,7 +216,7 @@ async def look_elsewhere(settings: Settings) -> list[ServerLook]:
     for drafter in settings.drafters:
         if drafter.url:
             visits.append(_ask_server(f"drafter {drafter.name or drafter.url}", server_of(drafter), needed, allowed))
-    visits += [_ask_peer(worker) for worker in settings.pool.workers]
+    visits += [_ask_peer(worker, settings.pool.engine) for worker in settings.pool.workers]
     return list(await asyncio.gather(*visits))
 
 
@@ -207,11 +238,37 @@ async def _ask_server(name: str, server: Server, needed: bool, allow_private: bo
         return replace(look, problem=f"{server.url} does not answer within {ANSWER_S:g} s")
     except TwdError as error:
         return replace(look, problem=f"{error} {error.failure.advice}")
-    return replace(look, use=found.use, answer_ms=answer_ms)
+    return replace(look, use=found.use, answer_ms=answer_ms, architecture=found.architecture)
 
 
-async def _ask_peer(worker: Worker) -> ServerLook:
-    """Whether a machine of the pool can be reached, and how far it is."""
+async def _ask_peer(worker: Worker, engine: str) -> ServerLook:
+    """Whether a machine of the pool can be reached, and how far it is: by its agent, or by its RPC worker alone."""
+    look = await _ask_agent(worker)
+    if not look.problem or engine == "ring":
+        return look
+    port = next((gpu.rpc_port for gpu in worker.gpus if gpu.rpc_port), worker.rpc_port)
+    direct = await _ask_worker(worker.host, port)
+    return direct if not direct.problem else replace(direct, problem=f"{look.problem}; {direct.problem}")
+
+
+async def _ask_worker(host: str, port: int) -> ServerLook:
+    from twd.engine.rpc_probe import OURS, probe
+
+    where = f"{host}:{port}"
+    mend = f"rpc-server -H {host} -p {port}  # on that machine, or twd-agent"
+    look = ServerLook(f"machine {host}", where, mend=mend, slow_ms=LINK_SLOW_MS)
+    began = time.perf_counter()
+    try:
+        version = await probe(host.strip("[]"), port, ANSWER_S)
+    except TwdError as error:
+        return replace(look, problem=str(error))
+    answer_ms = (time.perf_counter() - began) * 1000
+    if not OURS.can_talk_to(version):
+        return replace(look, problem=f"its RPC worker speaks {version}, and our engine {OURS}: take the same llama.cpp")
+    return replace(look, use=f"its RPC worker answers ({version})", answer_ms=answer_ms)
+
+
+async def _ask_agent(worker: Worker) -> ServerLook:
     where = f"{worker.host}:{worker.peer_port}"
     mend = "twd-agent  # on that machine"
     look = ServerLook(f"machine {worker.host}", where, "its agent answers", mend=mend, slow_ms=LINK_SLOW_MS)
