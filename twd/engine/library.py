@@ -37,6 +37,10 @@ _CONTINUATION = 5
 _errors: deque[str] = deque(maxlen=8)
 
 
+_STOPPED = ("failed with error 1", "compute status: 1", "failed to decode, ret = 2")
+"""How llama.cpp complains of a pass that we stopped ourselves."""
+
+
 class _LogLine:
     """llama.cpp logs in pieces; this joins them to lines."""
 
@@ -55,6 +59,8 @@ class _LogLine:
     def _emit(self, line: str) -> None:
         if not line:
             return
+        if line.endswith(_STOPPED):
+            self.level = logging.DEBUG
         if self.level >= logging.WARNING:
             _errors.append(line)
         _log.log(self.level, "%s", line)
