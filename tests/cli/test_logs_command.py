@@ -1,10 +1,15 @@
 """`twd logs`: the right lines, readable, or as they were written."""
 
 import json
+import select
+import subprocess
+import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
+from tests.waiting import wait_until
 from twd.cli.app import run
 from twd.cli.logs import readable
 from twd.kit.exit_codes import ExitCode
@@ -56,3 +61,34 @@ def test_clearing_empties_old_ones_too(logs: Path) -> None:
 @pytest.mark.parametrize("line", ["plain", '{"at"', '{"at": 5}', '{"at": "x", "level": "info"}'])
 def test_what_is_no_log_line_of_ours_stays_as_it_is(line: str) -> None:
     assert readable(line + "\n") == line
+
+
+def test_nothing_to_show_is_told(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in logs.glob("*.log"):
+        file.unlink()
+    assert run(["logs"]) == ExitCode.NOT_FOUND
+    assert "no log in" in capsys.readouterr().err
+    assert run(["logs", "-n", "-5"]) == ExitCode.USAGE
+
+
+def test_a_process_that_starts_later_is_followed_too(logs: Path) -> None:
+    following = subprocess.Popen(
+        [sys.executable, "-P", "-m", "twd", "logs", "-f", "-n", "0"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert following.stdout is not None
+        with (logs / "edge.log").open("a") as edge:
+            wait_until(lambda: following.poll() is None and _says(following, edge), "it follows", timeout_s=30)
+        (logs / "relay.new.log").write_text("hello\n")
+        assert next(line for line in following.stdout if "relay" in line) == "relay.new: hello\n"
+    finally:
+        following.kill()
+        following.wait()
+
+
+def _says(following: "subprocess.Popen[str]", log: IO[str]) -> bool:
+    """Write until the follower has come to read: what was written before it began is not shown."""
+    assert following.stdout is not None
+    log.write("tick\n")
+    log.flush()
+    return bool(select.select([following.stdout], [], [], 0.2)[0])

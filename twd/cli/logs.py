@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Final
 
@@ -21,7 +21,9 @@ COLOURS: Final = {"warning": "yellow", "error": "red", "critical": "red"}
 @click.command()
 @click.argument("services", nargs=-1, metavar="[SERVICE]...")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes.")
-@click.option("-n", "--lines", default=20, show_default=True, help="Lines of each log to begin with.")
+@click.option(
+    "-n", "--lines", default=20, show_default=True, type=click.IntRange(min=0), help="Lines of each log to begin with."
+)
 @click.option("--json", "as_json", is_flag=True, help="Lines as they were written.")
 @click.option("--clear", is_flag=True, help="Empty the logs instead.")
 @click.pass_obj
@@ -34,25 +36,29 @@ def logs(ground: Ground, services: tuple[str, ...], follow: bool, lines: int, as
                 part.write_bytes(b"")
         click.echo(f"{len(files)} logs emptied")
         return ExitCode.OK
-    with_name = len(files) > 1
-    opened = {file.stem: file.open(errors="replace") for file in files}
+    if not files and not follow:
+        raise CommandError(ExitCode.NOT_FOUND, f"no log in {ground.home.logs} yet; `twd up` starts what writes them")
+    with_name = len(files) != 1
+    opened: dict[str, IO[str]] = {file.stem: file.open(errors="replace") for file in files}
     for name, stream in opened.items():
         for line in _last_lines(stream, lines):
             _show(name if with_name else "", line, as_json)
     if follow:
-        _follow(opened, with_name, as_json)
+        _follow(opened, lambda: _chosen(ground.home.logs, services), with_name, as_json)
     return ExitCode.OK
 
 
 def _files(folder: Path, services: tuple[str, ...]) -> list[Path]:
-    there = sorted(folder.glob("*.log"))
-    if not services:
-        return there
-    chosen = [file for file in there if file.stem in services or file.stem.split(".")[0] in services]
-    if not chosen:
-        known = ", ".join(file.stem for file in there) or "none yet"
+    chosen = _chosen(folder, services)
+    if services and not chosen:
+        known = ", ".join(file.stem for file in _chosen(folder, ())) or "none yet"
         raise CommandError(ExitCode.NOT_FOUND, f"no log of {', '.join(services)}; there are: {known}")
     return chosen
+
+
+def _chosen(folder: Path, services: tuple[str, ...]) -> list[Path]:
+    there = sorted(folder.glob("*.log"))
+    return [file for file in there if not services or file.stem in services or file.stem.split(".")[0] in services]
 
 
 def _last_lines(stream: IO[str], count: int) -> list[str]:
@@ -61,8 +67,13 @@ def _last_lines(stream: IO[str], count: int) -> list[str]:
     return stream.readlines()[-count:] if count else []
 
 
-def _follow(opened: Mapping[str, IO[str]], with_name: bool, as_json: bool) -> None:
+def _follow(opened: dict[str, IO[str]], look: Callable[[], list[Path]], with_name: bool, as_json: bool) -> None:
+    """Go on for ever; logs of processes that start later are followed from their first line."""
     while True:
+        for file in look():
+            if file.stem not in opened:
+                opened[file.stem] = file.open(errors="replace")
+                with_name = True
         for name, stream in opened.items():
             read = stream.tell()
             stream.seek(0 if read > stream.seek(0, 2) else read)  # a log that was rotated begins again
