@@ -166,7 +166,7 @@ def _measure(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Pr
     if plan.memory is None:
         found = _measure_now(exact, target, progress)
     else:
-        where = plan.pool.describe() if plan.pool else ""
+        where = plan.pool.kind if plan.pool else ""
         about = circumstances(plan.path, exact.settings, exact.rows_min, plan.gpu_layers, where)
         known = recall(plan.memory, about)
         found = known or _measure_now(exact, target, progress)

@@ -4,6 +4,7 @@ The workers must have shaken hands before (`rpc_probe`): where one is wrong, lla
 """
 
 import ctypes
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -37,6 +38,8 @@ class PoolPlan:
 
     shares: tuple[Share, ...]
     head_here: bool = True
+    rtt_ms: float = 0.0
+    """Of all its links together: a pass takes each of them once."""
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -48,10 +51,15 @@ class PoolPlan:
         """Shares on devices, as llama.cpp counts them: everything but the processor here."""
         return tuple(share for share in self.shares if not share.on_host)
 
-    def describe(self) -> str:
-        """The plan in a few words: what was measured over it holds for it alone."""
-        parts = (f"{share.layers}{'@' + share.device if not share.endpoint else ''}" for share in self.shares)
-        return f"{' + '.join(parts)} layers, head {'here' if self.head_here else 'there'}"
+    @property
+    def kind(self) -> str:
+        """What a measurement over it holds for, roughly: layers that move between like devices change little.
+
+        So a model that comes back over what is left need not be measured before its jobs go on.
+        """
+        devices = sorted({share.device for share in self.away})
+        distance = round(math.log2(1.0 + self.rtt_ms))
+        return f"over {', '.join(devices)}, {distance}, head {'here' if self.head_here else 'there'}"
 
 
 def gpu_layers(plan: PoolPlan) -> int:

@@ -17,7 +17,7 @@ from twd.kit.settings import Settings
 from twd.kit.tasks import every
 from twd.kit.tcp_info import count_links
 from twd.speculator.loaded import Load, LoadedModel
-from twd.speculator.pool_core import Assembly, Member, lost, pass_deadline_s
+from twd.speculator.pool_core import Assembly, Member, pass_deadline_s, replaced, silent
 from twd.speculator.pool_view import PoolView
 from twd.speculator.service import Speculator
 from twd.wire.base import ModelId
@@ -143,7 +143,7 @@ class PooledSpeculator(Speculator):
                 else:
                     self._over, self._progress_at = now, self.clock.now()
                     return load
-            else:
+            elif now.waits_for:
                 self._wait_for("; ".join(now.waits_for))
             self._looked.clear()
             await self._looked.wait()
@@ -166,19 +166,25 @@ class PooledSpeculator(Speculator):
         over, now = self._over, self.clock.now()
         if over is None or self._leaving:
             return
-        gone = lost(over, self._now)
-        since, runner = None, self._runner
-        if runner is not None:
-            since = runner.busy_since
-            expected = self.loaded.cost.ms(max(1, runner.busy_rows)) if self.loaded else 0.0
-            limit = SUSPECT_S if gone else pass_deadline_s(expected)
-            if since is not None and now - since > limit:
-                await self._come_back(f"a pass has not ended for {now - since:.1f} s: {gone or 'a worker hangs'}")
-        elif self.loaded is None and now - self._progress_at > (SUSPECT_S if gone else LOADING_S):
-            await self._come_back(f"loading does not go on: {gone or 'a worker hangs'}")
-        if gone and since is None and self.loaded is not None:
+        gone, doubt = replaced(over, self._now), silent(over, self._now)
+        stuck_s = self._stuck_s(bool(gone or doubt), now)
+        if stuck_s:
+            await self._come_back(
+                f"the engine has not gone on for {stuck_s:.1f} s: {gone or doubt or 'a worker hangs'}"
+            )
+        elif gone and self.loaded is not None and (self._runner is None or self._runner.busy_since is None):
             await self._come_back(gone)
         await self._look_for_better(over, now)
+
+    def _stuck_s(self, in_doubt: bool, now: float) -> float:
+        """How long a pass or a load has not gone on, where that is longer than it may be; else 0."""
+        runner = self._runner
+        if runner is None or self.loaded is None:
+            since, limit = (self._progress_at if self.loaded is None else None), LOADING_S
+        else:
+            since, limit = runner.busy_since, pass_deadline_s(self.loaded.cost.ms(max(1, runner.busy_rows)))
+        waited = 0.0 if since is None else now - since
+        return waited if waited > (SUSPECT_S if in_doubt else limit) else 0.0
 
     async def _look_for_better(self, over: Assembly, now: float) -> None:
         """Another placement is taken when its parts are there, and nobody waits or it has waited long enough."""

@@ -116,15 +116,23 @@ def _waits_for(member: Member, nodes: Mapping[NodeId, NodeFacts]) -> str:
     return ""
 
 
-def lost(loaded: Assembly, now: Assembly) -> str:
-    """Which process of a loaded model is gone or another one by now; empty when all are there."""
+def replaced(loaded: Assembly, now: Assembly) -> str:
+    """Which process of a loaded model is another one by now, by its agent's word; empty when none is.
+
+    A machine of which nothing is heard is no such case: the broker may just have come back with an empty registry.
+    """
     for key, member in loaded.processes.items():
-        current = now.processes.get(key)
+        before, current = member.process, now.processes.get(key)
         process = current.process if current else None
-        before = member.process
-        if before is not None and (process is None or (process.pid, process.state) != (before.pid, READY)):
-            return f"{member.name} is gone" if process is None else f"{member.name} was restarted"
+        if before is not None and process is not None and (process.pid, process.state) != (before.pid, READY):
+            return f"{member.name} was lost"
     return ""
+
+
+def silent(loaded: Assembly, now: Assembly) -> str:
+    """Which machine of a loaded model nothing is heard of; empty when all are there."""
+    away = [member for key, member in loaded.processes.items() if key not in now.processes]
+    return f"nothing is heard of {away[0].slice.node}" if away else ""
 
 
 def pass_deadline_s(expected_ms: float) -> float:
@@ -147,4 +155,6 @@ def rpc_plan(assembly: Assembly, endpoints: Mapping[str, str]) -> PoolPlan:
     away = [share for last, share in shares if not share.on_host and not last]
     behind = [share for last, share in shares if last]
     head_here = any(piece.head and piece.node == placement.home and piece.device == CPU for piece in placement.slices)
-    return PoolPlan((*here, *away, *behind), head_here)
+    far = {member.slice.node for member in assembly.processes.values()}
+    rtt_ms = sum(placement.links.get(node, 0.0) for node in far)
+    return PoolPlan((*here, *away, *behind), head_here, rtt_ms)

@@ -1,0 +1,180 @@
+"""kill -9 and SIGSTOP of a pool's workers in the middle of streams: are the texts equal, how long is the gap?
+
+    TWD_HOME=... twd up -d --demo --rpc 2      # or --ring 2
+    TWD_HOME=... python contrib/chaos/pool.py --streams 50
+
+Each question is asked twice with the same seed, half of them greedily: once undisturbed, once with a blow at a random
+piece of the answer. `--also agent,coordinator` strikes those in turn, too. The exit code is 0 when all texts are equal
+and no gap was longer than `--within`.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import psutil
+
+from twd.cli.api_address import ApiAddress
+from twd.cli.chat_client import ChatClient
+from twd.cli.chat_stream import Answer
+from twd.cli.context import Ground
+from twd.cli.errors import CommandError
+from twd.kit.home import Home, Instance
+
+SILENCE_S: Final = 120.0
+REST_S: Final = 4.0
+"""Between two blows: what was struck must be back, and count as healthy."""
+BLOWS: Final = (signal.SIGKILL, signal.SIGSTOP)
+SUBJECTS: Final = ("the sea", "a fox", "an old clock", "rain in the hills", "a long bridge", "bread", "the night train")
+
+
+@dataclass
+class Watch:
+    """What is seen of one stream, and the blow at one of its pieces."""
+
+    strike_at: int = -1
+    pid: int = 0
+    blow: signal.Signals = signal.SIGKILL
+    times: list[float] = field(default_factory=list)
+
+    def piece(self, text: str) -> None:
+        """A piece came."""
+        if len(self.times) == self.strike_at:
+            os.kill(self.pid, self.blow)
+        self.times.append(time.monotonic())
+
+    @property
+    def gap_s(self) -> float:
+        """The longest wait between two pieces."""
+        return max((after - before for before, after in zip(self.times, self.times[1:], strict=False)), default=0.0)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One stream that was struck."""
+
+    what: str
+    blow: signal.Signals
+    equal: bool
+    gap_s: float
+    calm_gap_s: float
+
+
+def running(home: Home) -> Instance:
+    """What runs in this home."""
+    instance = home.running()
+    if instance is None:
+        raise SystemExit(f"nothing runs in {home.path}; start it with: twd up -d --demo --rpc 2")
+    return instance
+
+
+def targets(home: Home, kind: str) -> list[int]:
+    """Processes of one kind: workers and stages are children of the agents, the others the supervisor's own."""
+    processes = running(home).processes
+    if kind != "worker":
+        return [pid for name, pid in processes.items() if name.startswith(f"{kind}.") or name == kind]
+    agents = [psutil.Process(pid) for name, pid in processes.items() if name.startswith("agent") and pid]
+    children = [child for agent in agents for child in agent.children()]
+    return [child.pid for child in children if {"twd.engine.rpc_worker", "stage"} & set(child.cmdline())]
+
+
+def question(number: int, tokens: int) -> dict[str, Any]:
+    """A request; every second one is greedy."""
+    return {
+        "model": "default",
+        "messages": [{"role": "user", "content": f"Story {number}: tell me about {SUBJECTS[number % len(SUBJECTS)]}."}],
+        "max_tokens": tokens,
+        "temperature": 0.0 if number % 2 else 0.9,
+        "seed": number,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+async def ask(client: ChatClient, body: dict[str, Any], watch: Watch) -> Answer:
+    """One whole answer, watched."""
+    async with asyncio.timeout(SILENCE_S):
+        return await client.ask(body, watch.piece)
+
+
+async def struck(
+    client: ChatClient, home: Home, number: int, kinds: Sequence[str], tokens: int, chance: random.Random
+) -> Outcome:
+    """Ask twice, and strike the second time."""
+    kind, blow, body = kinds[number % len(kinds)], BLOWS[number // len(kinds) % len(BLOWS)], question(number, tokens)
+    if kind != "worker":
+        blow = signal.SIGKILL
+    calm = Watch()
+    whole = await ask(client, body, calm)
+    found = await until_there(home, kind)
+    watch = Watch(chance.randrange(1, max(2, len(calm.times) * 3 // 4)), chance.choice(found), blow)
+    try:
+        answer = await ask(client, body, watch)
+    except (CommandError, TimeoutError) as error:
+        print(f"     {error or 'silence'}")
+        return Outcome(kind, blow, False, watch.gap_s, calm.gap_s)
+    equal = (answer.text, answer.finish_reason) == (whole.text, whole.finish_reason)
+    return Outcome(kind, blow, equal, watch.gap_s, calm.gap_s)
+
+
+async def until_there(home: Home, kind: str) -> list[int]:
+    """Those that can be struck; what was struck before may need a moment."""
+    async with asyncio.timeout(SILENCE_S):
+        while not (found := targets(home, kind)):  # noqa: ASYNC110 - processes of others
+            await asyncio.sleep(0.1)
+    return found
+
+
+async def run(options: argparse.Namespace) -> int:
+    """All streams, one after another, then the report."""
+    home, chance = Ground().home, random.Random(options.seed)
+    client = ChatClient(ApiAddress(running(home).addresses["api"]))
+    kinds = ["worker", *(name for name in options.also.split(",") if name)]
+    outcomes: list[Outcome] = []
+    try:
+        for number in range(options.streams):
+            outcome = await struck(client, home, number, kinds, options.tokens, chance)
+            outcomes.append(outcome)
+            told = "equal" if outcome.equal else "NOT EQUAL"
+            print(f"{number:4} {outcome.what:12} {outcome.blow.name:8} gap {outcome.gap_s:5.2f} s, {told}", flush=True)
+            await asyncio.sleep(REST_S)
+    finally:
+        await client.close()
+    return report(outcomes, options.within)
+
+
+def report(outcomes: Sequence[Outcome], within_s: float) -> int:
+    """The figures, and the exit code."""
+    for what, blow in dict.fromkeys((one.what, one.blow) for one in outcomes):
+        some = [one for one in outcomes if (one.what, one.blow) == (what, blow)]
+        gaps = [one.gap_s for one in some]
+        equal = sum(one.equal for one in some)
+        print(
+            f"{what} {blow.name}: {equal} of {len(some)} texts equal; gap median {statistics.median(gaps):.2f} s, "
+            f"longest {max(gaps):.2f} s"
+        )
+    print(f"undisturbed longest gap {max(one.calm_gap_s for one in outcomes):.2f} s")
+    return 0 if all(one.equal and one.gap_s <= within_s for one in outcomes) else 1
+
+
+def main() -> None:
+    """Read the options and go."""
+    parser = argparse.ArgumentParser(description="Strike a pool's workers in the middle of streams; compare the texts.")
+    parser.add_argument("--streams", type=int, default=50)
+    parser.add_argument("--tokens", type=int, default=60, help="tokens of each answer")
+    parser.add_argument("--seed", type=int, default=1, help="of the places where it strikes")
+    parser.add_argument("--within", type=float, default=5.0, help="seconds that a gap may last")
+    parser.add_argument("--also", default="", help="strike these, too: agent, coordinator, speculator")
+    sys.exit(asyncio.run(run(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    main()

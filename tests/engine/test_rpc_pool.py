@@ -1,0 +1,85 @@
+"""A placement in llama.cpp's words, and a real model over real workers."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.running import free_port
+from tests.waiting import wait_until
+from twd.engine.demo_model import demo_model
+from twd.engine.rpc_pool import PoolPlan, Share, gpu_layers, tensor_split
+from twd.engine.rpc_probe import RpcUnusable, probe
+
+
+def layers_of(split: tuple[float, ...], units: int) -> list[int]:
+    """How llama.cpp deals so many units out by a split: each goes to the first device whose border lies beyond it."""
+    total, borders = sum(split), [sum(split[: i + 1]) for i in range(len(split))]
+    owners = [next(i for i, border in enumerate(borders) if unit / units < border / total) for unit in range(units)]
+    return [owners.count(device) for device in range(len(split))]
+
+
+@pytest.mark.parametrize("counts", [(1,), (15, 15), (3, 12, 15), (1, 1, 1, 29), (20, 0), (7, 11, 13, 17, 2)])
+@pytest.mark.parametrize("head_here", [True, False])
+def test_each_device_gets_just_its_layers_and_the_last_one_the_head(counts: tuple[int, ...], head_here: bool) -> None:
+    plan = PoolPlan(tuple(Share(count, f"h:{number}") for number, count in enumerate(counts)), head_here)
+    assert gpu_layers(plan) == sum(counts) + 1
+    assert layers_of(tensor_split(plan), sum(counts) + 1) == [*counts[:-1], counts[-1] + 1]
+
+
+def test_layers_of_this_machine_come_first_and_need_no_device() -> None:
+    plan = PoolPlan((Share(10), Share(20, "h:1")))
+    assert (gpu_layers(plan), plan.endpoints) == (21, ("h:1",))
+    alone = PoolPlan((Share(30),))
+    assert (gpu_layers(alone), tensor_split(alone)) == (0, ())
+
+
+def test_what_was_measured_holds_when_layers_move_but_not_when_links_grow_long() -> None:
+    before = PoolPlan((Share(15, "h:1"), Share(15, "h:2")), rtt_ms=4.0)
+    assert before.kind == PoolPlan((Share(30, "h:2"),), rtt_ms=4.0).kind
+    assert before.kind != PoolPlan((Share(30, "h:2"),), rtt_ms=40.0).kind
+    assert before.kind != PoolPlan((Share(30, "h:2"),), head_here=False, rtt_ms=4.0).kind
+
+
+@pytest.fixture
+def workers() -> Iterator[list[str]]:
+    ports = [free_port(), free_port()]
+    module = (sys.executable, "-m", "twd.engine.rpc_worker", "--threads", "1", "--port")
+    started = [subprocess.Popen([*module, str(port)], stderr=subprocess.DEVNULL) for port in ports]
+    try:
+        wait_until(lambda: all(answers(port) for port in ports), "the workers answer", 60)
+        yield [f"127.0.0.1:{port}" for port in ports]
+    finally:
+        for worker in started:
+            worker.kill()
+            worker.wait()
+
+
+def answers(port: int) -> bool:
+    try:
+        asyncio.run(probe("127.0.0.1", port, 1.0))
+    except RpcUnusable:
+        return False
+    return True
+
+
+@pytest.mark.model
+@pytest.mark.slow
+@pytest.mark.parametrize("head_here", [True, False])
+def test_a_model_over_workers_and_this_machine_is_exact(
+    workers: list[str], model_cache: Path, tmp_path: Path, head_here: bool
+) -> None:
+    plan = PoolPlan((Share(4), Share(13, workers[0]), Share(13, workers[1])), head_here)
+    path = demo_model(model_cache, "q8_0")
+    script = (
+        "import sys; from pathlib import Path; from twd.engine.loading import *; from twd.engine.rpc_pool import *;"
+        "from twd.wire.base import ModelId;"
+        f"m = load_native(LoadPlan(ModelId('m'), Path({str(path)!r}), ctx_size=512, parallel=2, pool={plan!r}), print);"
+        "print(m.exactness.exact, m.exactness.compared); m.close()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1].startswith("True ")
