@@ -33,6 +33,21 @@ _SWITCH_S = 0.0005
 class NativeSlice(StageEngine):
     """A stage's engine that also knows how sessions pick their tokens."""
 
+    _preparing: threading.Timer | None = None
+
+    def prepare_grammars_later(self) -> None:
+        """A model's first grammar takes a second, in which other sessions would wait; the start need not."""
+        self._preparing = threading.Timer(_GRAMMARS_AFTER_S, self.pickers.grammars.prepare)
+        self._preparing.daemon = True
+        self._preparing.start()
+
+    def close(self) -> None:
+        """Give the memory back, when nobody reads it any more."""
+        if self._preparing is not None:
+            self._preparing.cancel()
+            self._preparing.join()
+        super().close()
+
     @property
     def end_tokens(self) -> frozenset[int]:
         """Those that end a text; known where the head is."""
@@ -81,20 +96,13 @@ def load_slice(plan: SlicePlan, progress: Progress) -> LoadedSlice:
         about = (hash_, str(held), engine.settings, str(wanted.threads), str(wanted.gpu_layers), engine_build())
         timing = remembered(plan.folder, about, lambda: measure(engine, held))
         if wanted.head:
-            _prepare_grammars(engine)
+            engine.prepare_grammars_later()
     except BaseException:
         engine.close()
         raise
     progress(1.0, "ready")
     load_ms = int((time.monotonic() - began) * 1000)
     return LoadedSlice(held, engine, timing, engine_build(), engine.settings, load_ms)
-
-
-def _prepare_grammars(engine: NativeSlice) -> None:
-    """A model's first grammar takes a second, in which other sessions would wait; the start must not wait for it."""
-    later = threading.Timer(_GRAMMARS_AFTER_S, engine.pickers.grammars.prepare)
-    later.daemon = True
-    later.start()
 
 
 def loader(plan: SlicePlan) -> Load:
