@@ -265,7 +265,7 @@ class NatsBus:
         listener = self._listeners.get(number)
         if listener is not None:
             address = safe_reply(reply.decode(errors="replace")) if reply else ""
-            self._inbox.put(listener, Message(subject.decode(errors="replace"), data, address))
+            self._inbox.receive(listener, Message(subject.decode(errors="replace"), data, address))
             if self._gather_s and self._link is not None:
                 self._link.rest(self._gather_s)
 

@@ -14,6 +14,8 @@ from twd.wire.job import JobStarted
 
 STALL_S = 60.0
 """A client that takes nothing for so long is dropped."""
+SMALL_BYTES = 16 * 1024
+"""So much is taken without waiting by a connection to which nothing is left to send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,10 @@ class Delivery:
 
     async def _write(self, response: web.StreamResponse, piece: bytes) -> None:
         if not piece:
+            return
+        transport = self.request.transport
+        if len(piece) < SMALL_BYTES and transport is not None and not transport.get_write_buffer_size():
+            await response.write(piece)  # it does not wait
             return
         try:
             async with asyncio.timeout(STALL_S):

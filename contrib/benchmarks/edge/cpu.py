@@ -4,11 +4,13 @@
     TWD_HOME=... python contrib/benchmarks/edge/cpu.py
 
 CPU time, unlike the clock on the wall, hardly depends on what else the machine does. A request is a whole answer of
-`--short` tokens; a token's share is what a stream of `--long` tokens costs beyond one of `--short`.
+`--short` tokens; a token's share is what a stream of `--long` tokens costs beyond one of `--short`. What a process
+spends while nothing is asked is taken off.
 """
 
 import argparse
 import asyncio
+import time
 from typing import Any
 
 import psutil
@@ -31,15 +33,25 @@ def _spent(pid: int) -> float:
     return float(spent.user + spent.system)
 
 
-async def cost(client: ChatClient, instance: Instance, body: dict[str, Any], count: int) -> tuple[Times, float]:
+async def idle(instance: Instance, seconds: float) -> Times:
+    """CPU seconds that each process spends in a second without requests."""
+    before = times(instance)
+    await asyncio.sleep(seconds)
+    after = times(instance)
+    return {name: (after[name] - before[name]) / seconds for name in before}
+
+
+async def cost(
+    client: ChatClient, instance: Instance, body: dict[str, Any], count: int, calm: Times
+) -> tuple[Times, float]:
     """CPU seconds of each process for so many requests, one after another; and the tokens of one."""
-    tokens = 0
+    tokens, began = 0, time.monotonic()
     before = times(instance)
     for number in range(count):
         answer = await client.ask({**body, "seed": number}, lambda text: None)
         tokens += answer.tokens
-    after = times(instance)
-    return {name: after[name] - before[name] for name in before}, tokens / count
+    after, spent = times(instance), time.monotonic() - began
+    return {name: after[name] - before[name] - calm[name] * spent for name in before}, tokens / count
 
 
 def body_of(options: argparse.Namespace, tokens: int) -> dict[str, Any]:
@@ -63,9 +75,10 @@ async def measure(options: argparse.Namespace) -> None:
         raise SystemExit("nothing runs in TWD_HOME; start it with: twd up -d --demo")
     client = ChatClient(ApiAddress(instance.addresses["api"]))
     try:
-        await cost(client, instance, body_of(options, options.short), 10)
-        request, few = await cost(client, instance, body_of(options, options.short), options.requests)
-        stream, many = await cost(client, instance, body_of(options, options.long), options.streams)
+        calm = await idle(instance, options.idle)
+        await cost(client, instance, body_of(options, options.short), 10, calm)
+        request, few = await cost(client, instance, body_of(options, options.short), options.requests, calm)
+        stream, many = await cost(client, instance, body_of(options, options.long), options.streams, calm)
     finally:
         await client.close()
     print(f"{'process':28} us/request ({few:.0f} tokens)   us/token")
@@ -82,6 +95,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=10)
     parser.add_argument("--short", type=int, default=8)
     parser.add_argument("--long", type=int, default=500)
+    parser.add_argument("--idle", type=float, default=10.0, help="seconds that idle processes are watched")
     parser.add_argument("--drafts", action="store_true", help="with drafts; without, otherwise")
     parser.add_argument("--ignore-eos", action="store_true", help="never end early; for a model of twd's own")
     asyncio.run(measure(parser.parse_args()))

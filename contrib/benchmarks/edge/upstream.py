@@ -1,14 +1,16 @@
 """A server that answers at once: what is measured over it is what stands in front of it.
 
-usage: python upstream.py PORT
+usage: python upstream.py PORT [PACE]     (PACE: seconds between two words of a stream; none otherwise)
 """
 
+import asyncio
 import json
 import sys
 from typing import Any
 
 from aiohttp import web
 
+PACE_S = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
 HEAD = {"id": "u-1", "created": 1, "model": "fake"}
 
 
@@ -37,6 +39,8 @@ async def _stream(request: web.Request, body: dict[str, Any], said: list[str]) -
     await response.prepare(request)
     head = {**HEAD, "object": "chat.completion.chunk"}
     for word in said:
+        if PACE_S:
+            await asyncio.sleep(PACE_S)
         choice = {"index": 0, "delta": {"role": "assistant", "content": word}, "finish_reason": None}
         await response.write(b"data: " + json.dumps({**head, "choices": [choice]}).encode() + b"\n\n")
     last: dict[str, Any] = {**head, "choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}
