@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Iterator
 from typing import Any, Final
 
 import click
@@ -101,6 +102,9 @@ def _print(found: list[tuple[ServiceLease, float]], missing: list[str], addresse
     for name in missing:
         rows.add_row("", name, "[red]missing[/]", "", "", "", "its process runs or restarts, but it holds no lease")
     show(rows)
+    for lease, _ in found:
+        for line in _pool(lease):
+            console().print(line, highlight=False)
     for name, address in addresses.items():
         console().print(f"[dim]{name:8}[/] {address}")
 
@@ -112,6 +116,16 @@ def _details(lease: ServiceLease) -> str:
     known = {key: lease.facts[key] for key in shown if key in lease.facts}
     facts = [f"{value}" if key in ("model", "url") else f"{key} {value}" for key, value in known.items()]
     return escape(", ".join([*facts, lease.note] if lease.note else facts))
+
+
+def _pool(lease: ServiceLease) -> Iterator[str]:
+    """Where a pooled model lies, and what its links carry."""
+    pool, links = lease.facts.get("pool"), lease.facts.get("links")
+    if not isinstance(pool, list) or not pool:
+        return
+    yield f"[dim]{lease.facts.get('model')} lies on a pool by {lease.facts.get('engine')}:[/]"
+    yield from (f"  {part}" for part in pool)
+    yield from (f"  [dim]link[/] {link}" for link in (links if isinstance(links, list) else ()))
 
 
 def short_time(seconds: float) -> str:

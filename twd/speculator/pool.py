@@ -11,17 +11,19 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from twd.bus.base import BusError
+from twd.kit.effects import Effect, Publish
 from twd.kit.exit_codes import ExitCode
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Surroundings
 from twd.kit.settings import Settings
 from twd.kit.tasks import every
-from twd.kit.tcp_info import count_links
+from twd.kit.tcp_info import LinkCount, count_links
 from twd.speculator.loaded import Load, LoadedModel
 from twd.speculator.pool_core import Assembly, Member, pass_deadline_s, replaced, silent
 from twd.speculator.pool_view import PoolView
 from twd.speculator.service import Speculator
 from twd.wire.base import ModelId
 from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.job import TokensAccepted
 from twd.wire.node import NodeChanged
 from twd.wire.placement import CERTIFICATE_FACT, PlacementDecided
 from twd.wire.service import ServiceFaulted
@@ -66,6 +68,7 @@ class PooledSpeculator(Speculator):
         self._progress_at = 0.0
         self._better_since: float | None = None
         self._leaving = False
+        self._traffic = Traffic()
         self.certificate = ""
         """With which this process comes to workers that are reached by an encrypted way."""
 
@@ -92,8 +95,20 @@ class PooledSpeculator(Speculator):
         return {
             **told,
             "pool": [_shown(member) for member in over.members],
-            "links": _links(over, placement),
+            "links": self._traffic.shown(over, placement),
+            "tokens": self._traffic.tokens,
         }
+
+    async def _open_for_work(self, loaded: LoadedModel) -> None:
+        if self._over is not None:
+            self._traffic.begin(self._over)
+        await super()._open_for_work(loaded)
+
+    def _deliver(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Publish) and isinstance(effect.event, TokensAccepted):
+                self._traffic.tokens += len(effect.event.tokens)
+        super()._deliver(effects)
 
     # -- looking -------------------------------------------------------------------------------
 
@@ -220,14 +235,28 @@ def _shown(member: Member) -> str:
     return f"{member.name} {layers}{', head' if piece.head else ''}"
 
 
-def _links(over: Assembly, placement: PlacementDecided) -> list[str]:
-    """Each machine's link: its round trip, and what went over it."""
-    addresses = {member.address: member.slice.node for member in over.processes.values()}
-    counts = count_links(set(addresses))
-    shown = []
-    for address, node in addresses.items():
-        count, told_ms = counts.get(address), placement.links.get(node, 0.0)
+class Traffic:
+    """What the links carried since the model was loaded, for each token that came out."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._before: dict[tuple[str, int], LinkCount] = {}
+
+    def begin(self, over: Assembly) -> None:
+        """From now on; what loading took is left out."""
+        self.tokens, self._before = 0, count_links({member.address for member in over.processes.values()})
+
+    def shown(self, over: Assembly, placement: PlacementDecided) -> list[str]:
+        """Each machine's link: its round trip, and what went over it."""
+        addresses = {member.address: member.slice.node for member in over.processes.values()}
+        counts = count_links(set(addresses))
+        return [self._line(node, counts.get(at), at, placement.links.get(node, 0.0)) for at, node in addresses.items()]
+
+    def _line(self, node: str, count: LinkCount | None, address: tuple[str, int], told_ms: float) -> str:
         rtt_ms = told_ms or (count.rtt_ms if count else 0.0)
-        carried = f", {count.sent} bytes there, {count.received} back" if count else ""
-        shown.append(f"{node} {rtt_ms:g} ms{carried}")
-    return shown
+        if count is None or not self.tokens:
+            return f"{node} {rtt_ms:g} ms"
+        before = self._before.get(address, LinkCount())
+        there, back = count.sent - before.sent, count.received - before.received
+        each = f"{there // self.tokens} bytes there and {back // self.tokens} back a token"
+        return f"{node} {rtt_ms:g} ms, {each}"
