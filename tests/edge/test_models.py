@@ -1,5 +1,6 @@
 """Which models there are, from settings, events and leases."""
 
+import msgspec
 import pytest
 
 from tests.edge.fake_speculator import FACTS, MODEL
@@ -108,3 +109,31 @@ def test_names() -> None:
     assert directory.resolve("default") == "default"
     with pytest.raises(TwdError, match="known: big, default"):
         directory.resolve("x")
+
+
+def test_a_machine_that_is_told_to_serve_other_models() -> None:
+    directory = ModelDirectory((MODEL, "other"), MODEL, "n")
+    directory.ready(ready(), 0.0)
+    directory.told(["new"], "new", 9000)
+    directory.gone(ONE)
+    assert directory.default_model == "new"
+    assert directory.known == ["new"]  # what was told to go is not waited for
+    with pytest.raises(TwdError) as gone:
+        directory.resolve(MODEL)
+    assert gone.value.code is FailureCode.MODEL_NOT_FOUND
+    directory.told([MODEL, "new"], "new", 9500)
+    assert directory.known == [MODEL, "new"]
+
+
+def test_a_supervisors_lease_tells_the_same_but_not_what_was_before() -> None:
+    directory = ModelDirectory((MODEL,), MODEL, "n")
+    directory.told(["new"], "new", 9000)
+    supervisor = lease("supervisor")
+    old = msgspec.structs.replace(supervisor, facts={"models": [MODEL], "default_model": MODEL})
+    directory.see_leases([old], 0.0)  # renewed before the change was told
+    assert directory.default_model == "new"
+    later = msgspec.structs.replace(supervisor, renewed_ms=9900, facts={"models": ["last"], "default_model": "last"})
+    directory.see_leases([msgspec.structs.replace(later, node=NodeId("elsewhere"))], 0.0)
+    assert directory.default_model == "new"
+    directory.see_leases([later], 0.0)
+    assert directory.known == ["last"]

@@ -175,3 +175,34 @@ def test_pauses_grow_to_a_bound(failures: int) -> None:
     backoff = Backoff()
     assert backoff.delay(1) == 0.1
     assert backoff.delay(failures) <= backoff.delay(failures + 1) <= 10.0
+
+
+async def test_one_process_comes_and_goes_while_others_stay(tmp_path: Path) -> None:
+    async with supervised(tmp_path, ProcessSpec("stays", FOR_EVER)) as (supervisor, told):
+        await told.until(lambda: len(told.starts) == 1)
+        supervisor.add(ProcessSpec("guest", FOR_EVER))
+        await told.until(lambda: len(told.starts) == 2)
+        guest = supervisor.children["guest"].pid
+        assert await supervisor.remove("guest", 10)
+        assert not psutil.pid_exists(guest)
+        assert list(supervisor.children) == ["stays"]
+        assert told.exits == []
+        assert await supervisor.remove("guest", 10)  # one that is not there is no error
+        supervisor.add(ProcessSpec("guest", FOR_EVER))
+        await told.until(lambda: len(told.starts) == 3)
+
+
+async def test_one_that_does_not_listen_is_killed_when_it_goes(tmp_path: Path) -> None:
+    async with supervised(tmp_path, ProcessSpec("deaf", DEAF)) as (supervisor, _):
+        await until_written(tmp_path / "deaf.log", "up")
+        pid = supervisor.children["deaf"].pid
+        assert not await supervisor.remove("deaf", 0.3)
+        assert not alive(pid)
+
+
+async def test_one_that_waits_for_its_next_try_goes_at_once(tmp_path: Path) -> None:
+    slow = Backoff(first_s=600, short_s=600)
+    async with supervised(tmp_path, ProcessSpec("job", (*PYTHON, "pass")), backoff=slow) as (supervisor, told):
+        await told.until(lambda: len(told.exits) == 1)
+        assert await supervisor.remove("job", 10)
+        assert supervisor.children == {}

@@ -1,0 +1,106 @@
+"""Wishes that reach a supervisor over the bus: answered by its own machine's, refused in words."""
+
+import pytest
+
+from tests.kit.test_overseer import ground
+from twd.bus.base import NoResponders
+from twd.bus.memory_bus import MemoryBroker
+from twd.kit.board import Board
+from twd.kit.overseer import Overseer, Wish
+from twd.wire.base import EventId, ModelId, NodeId
+from twd.wire.codec import decode, encode
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.life import ChangeAnswered, ModelUnwanted, ModelWanted, SwapWanted
+from twd.wire.routes import subject_of
+
+DESK = NodeId("desk")
+
+
+class Life:
+    """Somebody who changes models, or says why not."""
+
+    changed = False
+    default = "old"
+
+    def __init__(self) -> None:
+        self.models = ["old"]
+        self.wishes: list[Wish] = []
+        self.error: Exception | None = None
+
+    async def begin(self, wish: Wish) -> ChangeAnswered:
+        self.wishes.append(wish)
+        if self.error is not None:
+            raise self.error
+        return ChangeAnswered(node=DESK, change=wish.id, model=ModelId("new"))
+
+
+async def ask(broker: MemoryBroker, wish: Wish) -> ChangeAnswered:
+    bus = broker.connect("cli")
+    answer = decode(await bus.request(subject_of(wish), encode(wish), timeout_s=5.0))
+    assert isinstance(answer, ChangeAnswered)
+    return answer
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        ModelWanted(id=EventId("w1"), node=DESK, model="new"),
+        ModelUnwanted(id=EventId("w1"), node=DESK, model="old"),
+        SwapWanted(id=EventId("w1"), node=DESK, model="new"),
+    ],
+)
+async def test_a_wish_is_passed_on_and_answered(wish: Wish) -> None:
+    broker, life = MemoryBroker(), Life()
+    overseer = Overseer(ground(broker, 1), Board(), lambda: None, life)
+    await overseer.start()
+    answer = await ask(broker, wish)
+    assert (answer.change, answer.model, answer.failure) == ("w1", "new", None)
+    assert [type(one) for one in life.wishes] == [type(wish)]
+    await overseer.stop()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (TwdError(FailureCode.MODEL_NOT_FOUND, "no such model"), FailureCode.MODEL_NOT_FOUND),
+        (PermissionError(13, "Permission denied", "/m.gguf"), FailureCode.MODEL_LOAD),
+    ],
+)
+async def test_a_refusal_comes_back_in_words(error: Exception, code: FailureCode) -> None:
+    broker, life = MemoryBroker(), Life()
+    life.error = error
+    overseer = Overseer(ground(broker, 1), Board(), lambda: None, life)
+    await overseer.start()
+    answer = await ask(broker, SwapWanted(id=EventId("w1"), node=DESK, model="new"))
+    assert answer.failure is not None
+    assert answer.failure.code is code
+    assert not overseer.ended.is_set()
+    await overseer.stop()
+
+
+async def test_a_wish_for_another_machine_is_not_ours() -> None:
+    broker = MemoryBroker()
+    overseer = Overseer(ground(broker, 1), Board(), lambda: None, Life())
+    await overseer.start()
+    with pytest.raises(NoResponders):
+        await ask(broker, ModelWanted(id=EventId("w1"), node=NodeId("shelf"), model="new"))
+    await overseer.stop()
+
+
+async def test_without_somebody_who_changes_models_it_says_so() -> None:
+    broker = MemoryBroker()
+    overseer = Overseer(ground(broker, 1), Board(), lambda: None)
+    await overseer.start()
+    answer = await ask(broker, ModelUnwanted(id=EventId("w1"), node=DESK))
+    assert answer.failure is not None
+    assert answer.failure.code is FailureCode.UNSUPPORTED
+    assert overseer.facts() == {}
+    await overseer.stop()
+
+
+async def test_the_lease_tells_what_is_served_once_that_changed() -> None:
+    life = Life()
+    overseer = Overseer(ground(MemoryBroker(), 1), Board(), lambda: None, life)
+    assert overseer.facts() == {}
+    life.changed = True
+    assert overseer.facts() == {"models": ["old"], "default_model": "old"}
