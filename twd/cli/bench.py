@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 @click.option("--rounds", default=1, type=click.IntRange(1, 100), help="How often to ask each prompt.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option("--plot", type=click.Path(dir_okay=False, writable=True), help="Draw the speeds into this SVG file.")
+@click.option("--ring", default=0, type=click.IntRange(0, 16), help="Measure a ring of so many local stages instead.")
+@click.option("--link-rtt", default="0,2,10,20", help="Ring: round trip times of its links in ms, one run for each.")
+@click.option("--file", type=click.Path(exists=True, dir_okay=False), help="Ring: a model file; else the demo model.")
+@click.option("--draft", type=click.Path(exists=True, dir_okay=False), help="Ring: a draft model, too.")
+@click.option("--trusted-lan", is_flag=True, help="Ring: links without encryption.")
 @click.option("--simulate", is_flag=True, help="Play given numbers instead of measuring.")
 @click.option("--target-ms", default=40.0, help="Simulate: the target's time for one token.")
 @click.option("--row-ms", default=1.0, help="Simulate: what one more token in a window costs.")
@@ -46,6 +51,11 @@ def bench(
     rounds: int,
     as_json: bool,
     plot: str | None,
+    ring: int,
+    link_rtt: str,
+    file: str | None,
+    draft: str | None,
+    trusted_lan: bool,
     simulate: bool,
     target_ms: float,
     row_ms: float,
@@ -62,6 +72,10 @@ def bench(
         from twd.cli.bench_simulate import show_simulation
 
         return show_simulation(target_ms, row_ms, token_ms, accept, rtt_ms, beside, as_json, plot)
+    if ring:
+        from twd.cli.bench_ring import show_ring
+
+        return show_ring(ground, ring, link_rtt, file, draft, trusted_lan, max_tokens, as_json, plot)
     from twd.bench.session import BenchPlan
     from twd.wire.job import Sampling
 

@@ -1,0 +1,269 @@
+"""What windows in flight bring on a ring: plain, one in flight, several, many sessions, at several distances, in one
+run."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Self
+
+from twd.bench.prompts import PROMPTS
+from twd.bench.ring_drafter import DraftPlan, RealDrafter
+from twd.bench.ring_lab import Guess, RingDesk, RingLab, RingPlan, Spoken
+from twd.engine.chat_template import ChatTemplate, render_tokens
+from twd.engine.model import Model, ModelSettings
+from twd.gguf_tools.inspect import inspect
+from twd.wire.job import Prompt
+
+_IN_FLIGHT: Final = 32
+_AHEAD: Final = 96
+_SEED: Final = 7
+_WARM: Final = 12
+_DAY: Final = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class RingBench:
+    """What to measure."""
+
+    source: Path
+    folder: Path
+    stages: int = 2
+    rtts: tuple[float, ...] = (0.0, 2.0, 10.0, 20.0)
+    wrong: tuple[float, ...] = (0.0, 0.1, 0.25)
+    windows: tuple[int, ...] = (3, 7, 11, 15)
+    """Guesses a window of the fixed settings that one window in flight is tried with, besides the own choice."""
+    sessions: tuple[int, ...] = (1, 2, 4, 8)
+    texts: int = 2
+    tokens: int = 128
+    draft: Path | None = None
+    plain_links: bool = False
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """One kind of guesses at one distance, in tokens per second."""
+
+    wrong: float
+    name: str
+    one: float
+    one_window: int
+    """Of the best setting; 0: as many as pay."""
+    several: float = 0.0
+    waste: float = 0.0
+    """Positions that a stage computed for each token kept."""
+
+
+@dataclass(slots=True)
+class Distance:
+    """All that was measured at one round trip time."""
+
+    rtt_ms: float
+    plain: float = 0.0
+    drafted: list[Drafted] = field(default_factory=list)
+    together: dict[int, float] = field(default_factory=dict)
+    """Sessions at once -> tokens per second of all."""
+    equal: bool = True
+    """Whether all texts are those of plain decoding."""
+
+
+@dataclass(slots=True)
+class RingFigures:
+    """Everything that a run found."""
+
+    plan: RingBench
+    distances: list[Distance] = field(default_factory=list)
+
+    @property
+    def equal(self) -> bool:
+        """Whether guesses changed no text."""
+        return all(one.equal for one in self.distances)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "file": self.plan.source.name,
+            "stages": self.plan.stages,
+            "tokens": self.plan.tokens,
+            "encrypted": not self.plan.plain_links,
+            "equal": self.equal,
+            "distances": [
+                {
+                    "rtt_ms": one.rtt_ms,
+                    "plain": round(one.plain, 2),
+                    "sessions": {str(count): round(rate, 2) for count, rate in one.together.items()},
+                    "drafted": [
+                        {
+                            "guesses": kind.name,
+                            "one_in_flight": round(kind.one, 2),
+                            "window": kind.one_window,
+                            "several_in_flight": round(kind.several, 2),
+                            "waste": round(kind.waste, 3),
+                        }
+                        for kind in one.drafted
+                    ],
+                }
+                for one in self.distances
+            ],
+        }
+
+
+def even_cuts(layers: int, stages: int) -> tuple[int, ...]:
+    """Where stages of about the same work begin: the head counts as two layers."""
+    share = (layers + 2) / stages
+    return (*(min(round(share * number), layers - stages + number) for number in range(stages)), layers)
+
+
+class RingBenchRun:
+    """One run over one lab."""
+
+    def __init__(self, plan: RingBench, tell: Callable[[str], None]) -> None:
+        self._plan = plan
+        self._tell = tell
+        self._texts: list[list[int]] = []
+        with Model.load(ModelSettings(path=plan.source, vocab_only=True)) as model:
+            self._vocabulary = model.vocab.size
+            self._prompts = _prompts(model, max(plan.texts, *plan.sessions))
+
+    def run(self) -> RingFigures:
+        """Measure everything."""
+        plan, figures = self._plan, RingFigures(self._plan)
+        cuts = even_cuts(inspect(plan.source).layers, plan.stages)
+        parallel = max(plan.sessions)
+        lab_plan = RingPlan(
+            plan.source, plan.folder, cuts, parallel=parallel, threads=plan.threads, plain=plan.plain_links
+        )
+        with RingLab(lab_plan) as lab:
+            figures.distances += [self._distance(lab, rtt) for rtt in plan.rtts]
+        return figures
+
+    def _distance(self, lab: RingLab, rtt: float) -> Distance:
+        plan, found = self._plan, Distance(rtt)
+        with lab.ring(rtt, 1, self._vocabulary) as desk:
+            desk.speak(self._prompts[:1], _WARM, [None])
+            self._plain(desk, found)
+            for wrong in plan.wrong:
+                found.drafted.append(self._one_in_flight(desk, found, wrong))
+        with lab.ring(rtt, _IN_FLIGHT, self._vocabulary) as desk:
+            desk.speak(self._prompts[:1], _WARM, [None])
+            found.drafted = [self._several(lab, desk, found, one) for one in found.drafted]
+        if plan.draft is not None:
+            found.drafted.append(self._with_model(lab, found, plan.draft))
+        return found
+
+    def _plain(self, desk: RingDesk, found: Distance) -> None:
+        spoken = self._speak(desk, None)
+        found.plain = _rate(spoken)
+        if not self._texts:
+            self._texts = [one.tokens for one in spoken]
+        self._compare(found, spoken)
+        self._tell(f"RTT {found.rtt_ms:g} ms: plain {found.plain:.1f} tok/s")
+        for count in self._plan.sessions:
+            found.together[count] = self._together(desk, count)
+
+    def _one_in_flight(self, desk: RingDesk, found: Distance, wrong: float) -> Drafted:
+        rates: dict[int, float] = {}
+        for window in (0, *self._plan.windows):
+            spoken = self._speak(desk, wrong, window)
+            rates[window] = _rate(spoken)
+            self._compare(found, spoken)
+        best = max(rates, key=lambda window: rates[window])
+        return Drafted(wrong, f"{wrong:.0%} wrong" if wrong else "perfect", rates[best], best)
+
+    def _several(self, lab: RingLab, desk: RingDesk, found: Distance, one: Drafted) -> Drafted:
+        self._speak(desk, one.wrong)
+        with _Waste(lab, desk) as waste:
+            spoken = self._speak(desk, one.wrong)
+        self._compare(found, spoken)
+        return self._told(replace(one, several=_rate(spoken), waste=waste.value), found.plain)
+
+    def _with_model(self, lab: RingLab, found: Distance, path: Path) -> Drafted:
+        rates = []
+        for in_flight in (1, _IN_FLIGHT):
+            with lab.ring(found.rtt_ms, in_flight, self._vocabulary) as desk:
+                drafter = RealDrafter(DraftPlan(path, threads=self._plan.threads), desk)
+                drafter.start()
+                try:
+                    self._speak(desk, 1.0, tell=False)
+                    with _Waste(lab, desk) as waste:
+                        spoken = self._speak(desk, 1.0, tell=False)
+                finally:
+                    drafter.stop()
+            self._compare(found, spoken)
+            rates.append(_rate(spoken))
+        return self._told(Drafted(1.0, path.stem, rates[0], 0, rates[1], waste.value), found.plain)
+
+    def _told(self, one: Drafted, plain: float) -> Drafted:
+        self._tell(
+            f"  {one.name}: one in flight {one.one:.1f}, several {one.several:.1f} tok/s "
+            f"(x{one.several / one.one:.2f}; x{one.several / plain:.1f} of plain), waste {one.waste:.2f}"
+        )
+        return one
+
+    def _speak(self, desk: RingDesk, wrong: float | None, window: int = 0, *, tell: bool = True) -> list[Spoken]:
+        """The texts one after the other; `wrong` None: without guesses; not `tell`: others guess."""
+        spoken = []
+        for number, prompt in enumerate(self._prompts[: self._plan.texts]):
+            guess: Guess | None = None
+            if wrong is not None:
+                guess = _knowing(self._texts[number], len(prompt), wrong) if tell else _nothing
+            spoken += desk.speak([prompt], self._plan.tokens, [guess], window)
+        return spoken
+
+    def _together(self, desk: RingDesk, count: int) -> float:
+        spoken = desk.speak(self._prompts[:count], self._plan.tokens, [None] * count)
+        self._tell(f"  {count} sessions: {_rate(spoken) * count:.1f} tok/s")
+        return _rate(spoken) * count
+
+    def _compare(self, found: Distance, spoken: Sequence[Spoken]) -> None:
+        found.equal = found.equal and [one.tokens for one in spoken] == self._texts
+
+
+class _Waste:
+    """Counts what was computed and what was kept of it."""
+
+    def __init__(self, lab: RingLab, desk: RingDesk) -> None:
+        self.value = 0.0
+        self._lab, self._desk = lab, desk
+
+    def __enter__(self) -> Self:
+        self._computed, self._kept = self._lab.computed(), self._desk.target.rows_kept
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        kept = self._desk.target.rows_kept - self._kept
+        self.value = (self._lab.computed() - self._computed) / max(1, kept)
+
+
+def _prompts(model: Model, count: int) -> list[list[int]]:
+    template = ChatTemplate.of(model.chat_template, model.vocab)
+    asked = [Prompt(messages=list(one.messages)) for one in PROMPTS[:count]]
+    return [render_tokens(template, one, model.vocab.tokenize, _DAY) for one in asked]
+
+
+def _knowing(text: Sequence[int], prompt: int, wrong: float) -> Guess:
+    """Guesses from a recorded text; each is wrong with this chance, the same ones every time."""
+    dice = random.Random(_SEED)
+    told = [token + 1 if dice.random() < wrong else token for token in text]
+
+    def guess(known: Sequence[int]) -> list[int]:
+        done = len(known) - prompt
+        return told[done : done + _AHEAD]
+
+    return guess
+
+
+def _nothing(known: Sequence[int]) -> list[int]:
+    return []
+
+
+def _count(spoken: Sequence[Spoken]) -> int:
+    return sum(len(one.tokens) - 1 for one in spoken)
+
+
+def _rate(spoken: Sequence[Spoken]) -> float:
+    """Tokens per second after the first ones, over texts that were made one after the other."""
+    return 1000 * _count(spoken) / sum(one.decode_ms for one in spoken)

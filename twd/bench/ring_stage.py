@@ -1,0 +1,73 @@
+"""A stage as a process of its own, without a bus: it says what it is on stdout and is wired by lines on stdin."""
+
+import json
+import sys
+from pathlib import Path
+
+import msgspec
+
+from twd.engine.stage_engine import StagePlan
+from twd.ring.trust import make_identity
+from twd.stage.native import SlicePlan, load_slice
+from twd.stage.server import Rules, StageServer
+from twd.wire.base import InstanceId, ModelId, NodeId
+from twd.wire.ring import RingWired, StageReady
+
+
+def main() -> None:
+    """One JSON object as the only argument: source, folder, first, end, layers, ctx_size, parallel, threads, plain.
+
+    Each line on stdin is a wiring, or empty; the answer is the number of rows computed so far.
+    """
+    wanted = json.loads(sys.argv[1])
+    plan = StagePlan(
+        path=Path(wanted["source"]),
+        first=wanted["first"],
+        end=wanted["end"],
+        layers=wanted["layers"],
+        head=wanted["end"] == wanted["layers"],
+        ctx_size=wanted["ctx_size"],
+        parallel=wanted["parallel"],
+        threads=wanted["threads"],
+    )
+    loaded = load_slice(SlicePlan(ModelId("bench"), plan.path, plan, Path(wanted["folder"])), lambda share, stage: None)
+    name = InstanceId(f"stage.bench.{plan.first}")
+    rules = Rules(trusted_lan=wanted["plain"])
+    server = StageServer(name, loaded.held, loaded.engine, make_identity(name), rules)
+    port = server.listen("127.0.0.1", 0)
+    _say(
+        StageReady(
+            stage=name,
+            node=NodeId("bench"),
+            model=loaded.held.model,
+            file_hash=loaded.held.file_hash,
+            first=plan.first,
+            end=plan.end,
+            layers=plan.layers,
+            head=plan.head,
+            host="127.0.0.1",
+            port=port,
+            certificate=server.identity.certificate,
+            slots=loaded.engine.n_slots,
+            ctx_size=loaded.engine.ctx_size,
+            window_max=loaded.engine.window_max,
+            n_embd=loaded.engine.n_embd,
+            build=loaded.build,
+            settings=loaded.settings,
+            cost=loaded.timing.cost,
+        )
+    )
+    for line in sys.stdin.buffer:
+        if line.strip():
+            server.wire(msgspec.json.decode(line, type=RingWired))
+        _say(server.worker.counters.rows)
+    server.close()
+
+
+def _say(what: StageReady | int) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(what) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()
