@@ -213,6 +213,8 @@ class PlayedRing:
     ahead: int = 96
     seed: int = 1
     pipe: Pipe | None = None
+    first_ms: float = 0.0
+    """When the first token came."""
 
     def run(self) -> Outcome:
         """Play until all texts are whole."""
@@ -290,7 +292,7 @@ class PlayedRing:
         if len(one.computed_ms) == len(self.line.stages):
             self._pipe.observe(one.rows, self._played.now - one.sent_ms, one.queued_ms, one.computed_ms)
         if not self._began and any(verdict.tokens for verdict in one.verdicts):
-            self._began = self._played.now
+            self._began = self.first_ms = self._played.now
             self._played.computed = 0.0
         epochs = {slot: session.epoch for slot, session in self._core.sessions.items()}
         flying = {slot: list(session.flights)[1:] for slot, session in self._core.sessions.items()}

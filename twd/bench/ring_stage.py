@@ -1,6 +1,7 @@
 """A stage as a process of its own, without a bus: it says what it is on stdout and is wired by lines on stdin."""
 
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ def main() -> None:
 
     Each line on stdin is a wiring, or empty; the answer is the number of rows computed so far.
     """
+    logging.basicConfig(level=logging.CRITICAL)  # the engine calls every pass that was aborted an error
     wanted = json.loads(sys.argv[1])
     plan = StagePlan(
         path=Path(wanted["source"]),

@@ -1,0 +1,74 @@
+"""The real planner on a played pipeline: what windows in flight must bring, whatever the distance."""
+
+from statistics import mean
+
+import pytest
+
+from twd.bench.pipeline import FixedRing, Line, PlayedRing
+from twd.engine.pipe import Pipe
+from twd.wire.model import CostPoint
+
+SEEDS = (1, 2)
+ONE_IN_FLIGHT = (3, 4, 6, 8, 12, 16)
+
+
+def stage(rows: int) -> float:
+    """About what half of a small float model takes on one core."""
+    return 4.2 + 1.45 * rows if rows > 2 else 5.0 + 0.6 * (rows - 1)
+
+
+def line(rtt: float, stages: int = 2) -> Line:
+    return Line((stage,) * stages, rtt / 2)
+
+
+def best_one_in_flight(rtt: float, wrong: float) -> float:
+    return max(mean(FixedRing(line(rtt), wrong, w, 1, 192, seed).run().rate for seed in SEEDS) for w in ONE_IN_FLIGHT)
+
+
+@pytest.mark.parametrize(
+    ("rtt", "wrong", "gain"), [(0, 0.1, 1.15), (0, 0.25, 1.15), (10, 0.1, 1.2), (10, 0.25, 1.2), (20, 0.1, 1.2)]
+)
+def test_windows_in_flight_beat_the_best_one_at_a_time_and_waste_little(rtt: float, wrong: float, gain: float) -> None:
+    played = [PlayedRing(line(rtt), wrong, tokens=192, seed=seed).run() for seed in SEEDS]
+    assert mean(one.rate for one in played) >= gain * best_one_in_flight(rtt, wrong)
+    assert mean(one.waste for one in played) < 2.0
+
+
+def test_with_sure_guesses_the_network_hardly_shows() -> None:
+    near, far = (PlayedRing(line(rtt), 0.0, tokens=512).run() for rtt in (0, 20))
+    plain = PlayedRing(line(20), drafts=False, tokens=48).run()
+    assert far.rate >= 0.9 * near.rate
+    assert far.rate >= 15 * plain.rate
+
+
+@pytest.mark.parametrize("stages", [2, 4])
+def test_sessions_fill_the_pipe(stages: int) -> None:
+    rates = {
+        count: PlayedRing(line(20, stages), sessions=count, drafts=False, tokens=48).run().rate for count in (1, 4, 8)
+    }
+    assert rates[4] >= 3.9 * rates[1]
+    assert rates[8] >= 7 * rates[1]
+
+
+def test_guesses_help_even_beside_other_sessions() -> None:
+    plain, drafted = (PlayedRing(line(20), 0.1, sessions=4, drafts=drafts, tokens=96).run() for drafts in (False, True))
+    assert drafted.rate > 1.5 * plain.rate
+
+
+def test_a_long_prompt_is_read_by_all_stages_at_once() -> None:
+    def first_ms(stages: int) -> float:
+        part = Line(tuple(lambda rows: stage(rows) * 2 / stages for _ in range(stages)), 0.5)
+        ring = PlayedRing(part, tokens=2, prompt=1024, drafts=False)
+        ring.run()
+        return ring.first_ms
+
+    assert first_ms(1) > 1.5 * first_ms(2)
+
+
+def test_a_slower_ring_than_was_measured_is_noticed() -> None:
+    told = [CostPoint(width=1, ms=1.0), CostPoint(width=32, ms=4.0)]
+    wrong = Pipe(told, told, 0.0, 32)
+    learned = PlayedRing(line(10), 0.1, pipe=wrong, tokens=256).run()
+    known = PlayedRing(line(10), 0.1, tokens=256).run()
+    assert learned.rate > 0.75 * known.rate
+    assert wrong.step_ms(4) > 5.0
