@@ -21,12 +21,14 @@ from twd.ring.frames import (
     Close,
     FrameReader,
     Item,
+    LinkClosedError,
     Message,
     Open,
     Pass,
     Role,
     Verdicts,
     Void,
+    Welcome,
     encode,
     pack_states,
 )
@@ -242,6 +244,7 @@ def test_a_certificate_that_was_not_wired_does_not_get_in(ring: Ring) -> None:
     context = client_context(ring.identity, ring.stages[1].server.identity.certificate)
     with pytest.raises(TwdError):
         dial_once(ring.stages[1].endpoint, trust, context, Role.HOME, HOME, time.monotonic() + WAIT_S)
+    wait_for(lambda: bool(ring.stages[1].faults))
     assert ring.stages[1].faults[-1][0] is FrameFault.WRONG_KEY
     ring.identity = own
     Hand(ring, trust).close()
@@ -457,3 +460,16 @@ def test_one_window_says_the_truth_about_what_stands(ring: Ring) -> None:
     outcome = one(hand, Item(0, 1, 0, [*PROMPT, *fake_text(PROMPT, 3)], len(PROMPT)))
     assert outcome.standing == len(PROMPT) + 3
     hand.close()
+
+
+def test_a_ring_of_which_a_member_went_while_it_was_let_in_is_over(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(connection: Connection, message: Message) -> None:
+        if isinstance(message, Welcome):
+            raise LinkClosedError("gone")
+        connection.transport.send(encode(message))
+
+    monkeypatch.setattr(Connection, "send", gone)
+    ring.wire()
+    assert "lost" in reason(ring.stages[2])
+    monkeypatch.undo()
+    works(ring)

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -121,16 +122,23 @@ class Dialed:
 
 
 def dial(
-    to: Endpoint, trust: Trust, context: ssl.SSLContext | None, role: Role, sender: str, deadline: float
+    to: Endpoint,
+    trust: Trust,
+    context: ssl.SSLContext | None,
+    role: Role,
+    sender: str,
+    deadline: float,
+    wanted: Callable[[], bool] = lambda: True,
 ) -> Dialed:
-    """Connect to a stage, again and again until the deadline: it may not listen, or not be wired, yet."""
+    """Connect to a stage, again and again until the deadline or until it is not `wanted` any more: the stage may not
+    listen, or not be wired, yet."""
     while True:
         try:
             return dial_once(to, trust, context, role, sender, deadline)
         except (TwdError, OSError) as error:
             if isinstance(error, TwdError) and error.code is FailureCode.UNAUTHENTICATED:
                 raise
-            if time.monotonic() + _AGAIN_S >= deadline:
+            if time.monotonic() + _AGAIN_S >= deadline or not wanted():
                 raise TwdError(FailureCode.WORKER_LOST, f"stage {to} cannot be reached: {error}") from None
         time.sleep(_AGAIN_S)
 

@@ -57,10 +57,10 @@ class Seat:
         wired: RingWired,
         trust: Trust,
         means: Means,
-        context: ssl.SSLContext | None,
+        contexts: tuple[ssl.SSLContext | None, ssl.SSLContext | None],
         closed: Callable[[str], None],
     ) -> None:
-        """`context`: how to speak to the next stage where links are encrypted. `closed` gets the reason."""
+        """`contexts`: how to let others in and how to speak to the next stage, where links are encrypted."""
         engine = means.engine
         self.wired = wired
         self.trust = trust
@@ -72,7 +72,7 @@ class Seat:
         vocabulary = engine.vocab_size if self.first or self.last else 0
         self.core = StageCore(Bounds(engine.n_slots, engine.ctx_size, engine.window_max, vocabulary), Epochs(), head)
         self._means = means
-        self._context = context
+        self.entrance, self._context = contexts
         self._closed = closed
         self._over: TwdError | None = None
         self._ready = threading.Event()
@@ -135,7 +135,8 @@ class Seat:
         wired = self.wired
         to = Endpoint(wired.next_host, wired.next_port, wired.next_stage)
         try:
-            dialed = dial(to, self.trust, self._context, Role.CHAIN, wired.stage, time.monotonic() + GATHER_S)
+            end = time.monotonic() + GATHER_S
+            dialed = dial(to, self.trust, self._context, Role.CHAIN, wired.stage, end, lambda: self.is_open)
             if dialed.welcome.n_embd != self._means.engine.n_embd:
                 raise TwdError(FailureCode.BAD_REQUEST, f"stage {to} takes states of {dialed.welcome.n_embd} numbers")
         except TwdError as error:
@@ -168,7 +169,11 @@ class Seat:
             else:
                 self._previous = link
                 link.allow_payload(payload_max(self.core.bounds.rows_max, self._means.engine.n_embd, self.format))
-        connection.send(self._welcome(guest))
+        try:
+            connection.send(self._welcome(guest))
+        except LinkClosedError as error:
+            self._lost(link, error)  # it went while it was let in
+            raise
         link.start()
         if not self.is_open:
             link.close(self._over)

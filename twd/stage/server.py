@@ -22,6 +22,7 @@ from twd.wire.ring import FrameFault, RingWired
 
 _ADMIT_S: Final = 5.0
 _GUESTS_MAX: Final = 32
+_BREATH_S: Final = 0.1
 _CREDITS_MIN, _CREDITS_A_SLOT, _CREDITS_MAX = 16, 8, 256
 
 
@@ -84,6 +85,7 @@ class StageServer:
         self._means = Means(engine, self.worker, self.faults, credits, rules.pace)
         self._lock = threading.Lock()
         self._seat: Seat | None = None
+        self._closing = threading.Event()
         self._guests = threading.BoundedSemaphore(_GUESTS_MAX)
         self._listener: socket.socket | None = None
         self._accepter = threading.Thread(target=self._accept, name="stage-accept", daemon=True)
@@ -111,9 +113,10 @@ class StageServer:
         trust = Trust.of(wired, self._rules.key)
         encrypts = wired.encrypted and wired.index < wired.count - 1
         context = client_context(self.identity, wired.next_certificate) if encrypts else None
-        seat = Seat(wired, trust, self._means, context, lambda reason: self._hooks.ring_over(wired.ring, reason))
-        if wired.encrypted:
-            server_context(self.identity, _peers(wired))  # refuses unreadable certificates now
+        entrance = server_context(self.identity, _peers(wired)) if wired.encrypted else None
+        seat = Seat(
+            wired, trust, self._means, (entrance, context), lambda reason: self._hooks.ring_over(wired.ring, reason)
+        )
         with self._lock:
             old, self._seat = self._seat, seat
         if old is not None:
@@ -129,6 +132,7 @@ class StageServer:
     def close(self) -> None:
         """Leave, listen no more, and give the memory back."""
         self.unwire("this stage is stopping")
+        self._closing.set()
         if self._listener is not None:
             _shut(self._listener)
             self._accepter.join(2.0)
@@ -164,7 +168,9 @@ class StageServer:
             try:
                 sock, address = self._listener.accept()
             except OSError:
-                return  # closed
+                if self._closing.wait(_BREATH_S):
+                    return
+                continue  # out of descriptors, perhaps; this passes
             peer = f"{address[0]}:{address[1]}"
             if self._seat is None:
                 sock.close()  # nobody is expected; whoever is of a ring tries again
@@ -186,11 +192,11 @@ class StageServer:
         assert seat is not None
         wired, deadline = seat.wired, time.monotonic() + _ADMIT_S
         try:
-            context = server_context(self.identity, _peers(wired)) if wired.encrypted else None
-            connection = open_connection(sock, context, deadline, server=True)
-        except TwdError as error:
+            connection = open_connection(sock, seat.entrance, deadline, server=True)
+        except (TwdError, OSError) as error:
             if isinstance(error.__cause__, ssl.SSLError):  # others only looked whether somebody listens
                 self.faults.note(FrameFault.WRONG_KEY, peer, str(error))
+            sock.close()
             return
         try:
             if not seat.is_open:
