@@ -7,6 +7,7 @@ import numpy as np
 
 from twd.engine.context import Logits, Rows
 from twd.engine.stage_abort import AbortFlag
+from twd.engine.stage_report import CheckedText
 from twd.engine.window import Picker, Report
 from twd.ring.frames import SessionSpec, States
 from twd.wire.failures import FailureCode, TwdError
@@ -95,6 +96,9 @@ class FakeSlice:
 
     def session(self, spec: SessionSpec) -> tuple[Picker, Report | None]:
         """A picker for the spec's seed."""
+        if spec.check:
+            checked = CheckedText(VOCABULARY)
+            return checked, checked
         if spec.sampling.temperature:
             raise TwdError(FailureCode.UNSUPPORTED, "the fake model picks greedily")
         return Greedy(spec.seed), None if spec.logprobs is None else report

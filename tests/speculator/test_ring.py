@@ -2,20 +2,23 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.engine.conftest import model_cache, q4_path
 from tests.waiting import until
 from twd.bench.client import Answer, Ask, BenchClient
 from twd.bench.prompts import PROMPTS
 from twd.bus.memory_bus import MemoryBroker
-from twd.engine.stage_engine import StagePlan
+from twd.engine.stage_engine import StageEngine, StagePlan
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.service import Surroundings
 from twd.kit.settings import Model, Settings
 from twd.speculator.native import native_speculator
 from twd.speculator.ring import RingSpeculator, ring_speculator
-from twd.stage.native import SlicePlan, native_stage
+from twd.stage.native import NativeSlice, SlicePlan, native_stage
 from twd.stage.service import Address, Stage
 from twd.wire.base import ModelId, NodeId
 from twd.wire.job import Sampling, Speculation
@@ -31,10 +34,11 @@ DEADLINE_S = 90.0
 class House:
     """Stages, a speculator and a client on one bus in memory."""
 
-    def __init__(self, path: Path, folder: Path) -> None:
+    def __init__(self, path: Path, folder: Path, parallel: int = 2) -> None:
         self.broker = MemoryBroker()
-        self.path, self.folder = path, folder
-        self.settings = Settings(models={str(MODEL): Model(path=str(path), ctx_size=512, parallel=2, threads=1)})
+        self.path, self.folder, self.parallel = path, folder, parallel
+        entry = Model(path=str(path), ctx_size=512, parallel=parallel, threads=1)
+        self.settings = Settings(models={str(MODEL): entry}, home=str(folder))
         self.client = BenchClient(self.ground("home"))
         self.speculator: RingSpeculator = ring_speculator(self.ground("home"), self.settings, str(MODEL))
         self.stages: list[Stage] = []
@@ -43,7 +47,7 @@ class House:
         return Surroundings(bus=self.broker.connect(node), node=NodeId(node), clock=SystemClock(), ids=Ids())
 
     async def stage(self, first: int, end: int) -> Stage:
-        plan = StagePlan(self.path, first, end, LAYERS, end == LAYERS, ctx_size=512, parallel=2, threads=1)
+        plan = StagePlan(self.path, first, end, LAYERS, end == LAYERS, ctx_size=512, parallel=self.parallel, threads=1)
         node = f"n{len(self.stages)}"
         stage = native_stage(
             self.ground(node), self.settings, SlicePlan(MODEL, self.path, plan, self.folder), Address()
@@ -105,5 +109,42 @@ async def test_a_ring_says_what_the_whole_model_says_and_outlives_a_stage(q4_pat
     try:
         async with asyncio.timeout(DEADLINE_S):
             await over_a_ring(house, texts)
+    finally:
+        await house.close()
+
+
+async def test_the_only_slot_serves_after_its_trial(q4_path: Path, tmp_path: Path) -> None:
+    house = House(q4_path, tmp_path, parallel=1)
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            await house.client.start()
+            await house.speculator.start()
+            await house.stage(0, LAYERS)
+            await house.speculator.settled.wait()
+            assert len((await house.ask(0, Sampling(), drafts=False)).tokens) > 1
+            assert len(list((tmp_path / "cache" / "checks").iterdir())) == 2
+    finally:
+        await house.close()
+
+
+async def test_a_cut_that_computes_something_else_does_not_serve(
+    q4_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bent(stage: NativeSlice, *given: Any) -> Any:
+        return StageEngine.decode(stage, *given) * 1.5
+
+    monkeypatch.setattr(NativeSlice, "decode", bent)
+    house = House(q4_path, tmp_path)
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            await house.speculator.start()
+            await house.stage(0, CUT)
+            await house.stage(CUT, LAYERS)
+            await house.speculator.settled.wait()
+            assert house.speculator.health is Health.DEGRADED
+            note = house.speculator.note
+            assert "the cut into layers 0-16 on n0" in note
+            assert "16-30 with the head on n1" in note
+            assert "pool.engine: rpc" in note
     finally:
         await house.close()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,10 @@ from twd.wire.job import TokenLogprob
 Logits = npt.NDArray[np.float32]
 Report = Callable[[Logits, int], TokenLogprob]
 """Log probabilities of a picked token, for those who asked for them."""
+
+
+FIRST_EPOCH: Final = 64
+"""Epochs of sessions begin here; those below are for trials, before anybody is served."""
 
 
 class Picker(Protocol):

@@ -88,7 +88,8 @@ class Welcome(Message, frozen=True, array_like=True):
 
 
 class SessionSpec(Message, frozen=True, array_like=True):
-    """What the last stage needs to pick a session's tokens. `logprobs` None: none are wanted."""
+    """What the last stage needs to pick a session's tokens. `logprobs` None: none are wanted. `check`: it stays on the
+    check's text instead, and reports on the logits."""
 
     sampling: Sampling
     seed: Seed
@@ -96,6 +97,7 @@ class SessionSpec(Message, frozen=True, array_like=True):
     grammar: Grammar | None = None
     ignore_eos: bool = False
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    check: bool = False
 
 
 class Open(Message, frozen=True, array_like=True):

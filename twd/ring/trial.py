@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from twd.engine.pipe import Pipe
-from twd.engine.window import Verdict, Window
+from twd.engine.window import FIRST_EPOCH, Verdict, Window
 from twd.ring.frames import SessionSpec
 from twd.ring.home import Home
 from twd.ring.target import RingTarget, SpecPicker
@@ -44,7 +44,7 @@ class Trial:
     target: RingTarget
     tokens: list[int]
     slot: int = -1
-    epoch: int = 0
+    epoch: int = FIRST_EPOCH // 2
 
     def run(self, settings: str) -> Exactness:
         """Single steps, then windows with wrong guesses at their ends over the same stretch; all log probabilities

@@ -13,7 +13,7 @@ from itertools import takewhile
 from msgspec.structs import replace
 
 from twd.engine.pipe import Pipe
-from twd.engine.window import Verdict
+from twd.engine.window import FIRST_EPOCH, Verdict
 from twd.kit.effects import Effect, Publish
 from twd.speculator.bounds import Identity, Limits
 from twd.speculator.crew import Crew
@@ -66,7 +66,7 @@ class SpeculatorCore:
             else PipePlanner(limits, pipe, self.sessions, self.crew)
         )
         self.draining = False
-        self._epochs = 0
+        self._epochs = FIRST_EPOCH
         self._released: list[int] = []
         self._effects: list[Effect] = []
 

@@ -193,6 +193,8 @@ class RingSpeculator(Speculator):
     def _ring_over(self, home: Home, reason: TwdError) -> None:
         if not isinstance(self.loaded, RingModel) or self._home is not home or self._lost_at is not None:
             return
+        if self._stopping:
+            return
         self._lost_at = self.clock.now()
         self.log.warning("%s; its %d sessions wait for another ring", reason, len(self._owners))
         self.health = Health.DEGRADED
@@ -207,6 +209,7 @@ class RingSpeculator(Speculator):
                 message = f"no ring for {GIVE_UP_S:g} s: {self.note}"
                 raise TwdError(FailureCode.WORKER_LOST, message) from None
             try:
+                await in_a_thread_of_its_own(lambda home=home: loaded.recheck(home, self._stages))  # type: ignore[misc]
                 loaded.target.rewire(home)
             except TwdError as error:
                 home.close(error)

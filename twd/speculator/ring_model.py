@@ -22,6 +22,7 @@ from twd.ring.trial import Trial, pipe_of
 from twd.speculator.bounds import Limits
 from twd.speculator.embeddings import Embedding
 from twd.speculator.preparing import Preparer
+from twd.speculator.ring_check import CutCheck
 from twd.speculator.session import Opening
 from twd.wire.base import ModelId, SessionId
 from twd.wire.embedding import EmbeddingRequested
@@ -74,6 +75,13 @@ class RingModel:
     facts: ModelFacts
     exactness: Exactness
     load_ms: int
+    check: CutCheck
+
+    def recheck(self, home: Home, stages: Sequence[StageReady]) -> None:
+        """Have another ring prove itself before it serves."""
+        doubt = self.check.run(home, stages, self.model.vocab.size)
+        if doubt and self.exactness.exact:
+            self.exactness = msgspec.structs.replace(self.exactness, exact=False, settings=doubt)
 
     @property
     def limits(self) -> Limits:
@@ -131,7 +139,7 @@ def load_ring(
     """The vocabulary from this machine's copy of the file, and a trial of the ring."""
     began = time.monotonic()
     entry = settings.models[name]
-    progress(0.2, "reading the vocabulary")
+    progress(0.1, "reading the vocabulary")
     model = Model.load(ModelSettings(path=Path(entry.path).expanduser(), vocab_only=True))
     try:
         given = Path(entry.chat_template).expanduser().read_text("utf-8") if entry.chat_template else ""
@@ -142,8 +150,10 @@ def load_ring(
             vocabulary=model.vocab.size,
             in_flight=_in_flight(settings),
         )
-        progress(0.5, "trying the ring")
-        exactness = _exactness(home, target, model, stages, settings)
+        check = CutCheck(name, settings)
+        doubt = check.run(home, stages, model.vocab.size, progress)
+        progress(0.6, "trying the ring")
+        exactness = _exactness(home, target, model, stages, settings, doubt)
     except BaseException:
         model.close()
         raise
@@ -158,6 +168,7 @@ def load_ring(
         facts=_facts(model, name, entry, target, stages),
         exactness=exactness,
         load_ms=int((time.monotonic() - began) * 1000),
+        check=check,
     )
 
 
@@ -192,9 +203,10 @@ def _facts(
 
 
 def _exactness(
-    home: Home, target: RingTarget, model: Model, stages: Sequence[StageReady], settings: Settings
+    home: Home, target: RingTarget, model: Model, stages: Sequence[StageReady], settings: Settings, doubt: str
 ) -> Exactness:
-    """What the trial found; never exact where states are rounded on their way or the stages are of unlike builds."""
+    """What the trial found; never exact where the check of the cut left a doubt, states are rounded on their way, or
+    the stages are of unlike builds."""
     vocab = model.vocab
     text = vocab.tokenize(_TEXT, parse_special=False, add_bos=True) if vocab.kind != "none" else list(range(1, 30))
     told = f"{stages[-1].settings or 'unknown settings'}, a ring of {len(stages)}"
@@ -203,4 +215,6 @@ def _exactness(
         return msgspec.structs.replace(found, exact=False, settings=f"{told}, states in f16")
     if len({one.build for one in stages}) > 1:
         return msgspec.structs.replace(found, exact=False, settings=f"{told}, stages of unlike builds")
+    if doubt:
+        return msgspec.structs.replace(found, exact=False, settings=f"{told}, {doubt}")
     return found

@@ -72,6 +72,8 @@ class _Line:
     report: Report | None = None
     problem: Failure | None = None
     """Why nothing can be picked for this session."""
+    ends: bool = True
+    """Whether nothing follows an end token."""
 
 
 class StageCore:
@@ -191,10 +193,10 @@ class Head:
         self._lines = [_Line() for _ in range(slots)]
         self._end_tokens = end_tokens
 
-    def open(self, slot: int, picker: Picker, report: Report | None) -> None:
-        """A session's tokens are picked so from now on."""
+    def open(self, slot: int, picker: Picker, report: Report | None, *, ends: bool = True) -> None:
+        """A session's tokens are picked so from now on; `ends`: nothing follows an end token."""
         line = self._lines[slot]
-        line.picker, line.report, line.problem = picker, report, None
+        line.picker, line.report, line.problem, line.ends = picker, report, None, ends
 
     def cannot_open(self, slot: int, problem: Failure) -> None:
         """A session's windows will be refused with this."""
@@ -235,7 +237,7 @@ class Head:
             epochs.bury(item.slot, item.epoch + 1)
             return failed(item, error.code, str(error))
         line.pick = verdict.tokens[-1]
-        if len(verdict.path) < len(item.tokens) or line.pick in self._end_tokens:
+        if len(verdict.path) < len(item.tokens) or line.pick in self._ends(line):
             epochs.bury(item.slot, item.epoch + 1)
         return Outcome(item.slot, item.epoch, item.at, verdict.tokens, len(verdict.path), verdict.logprobs)
 
@@ -244,8 +246,11 @@ class Head:
         if line.picker is None:
             raise TwdError(FailureCode.INTERNAL, f"no session has slot {window.slot}")
         line.history += window.tokens[: window.committed]
-        walk(window, verdict, logits_of, line.history, line.picker, line.report, self._end_tokens)
+        walk(window, verdict, logits_of, line.history, line.picker, line.report, self._ends(line))
         return verdict
+
+    def _ends(self, line: _Line) -> frozenset[int]:
+        return self._end_tokens if line.ends else frozenset()
 
 
 def failed(item: Item, code: FailureCode, message: str) -> Outcome:

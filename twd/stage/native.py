@@ -9,6 +9,7 @@ from pathlib import Path
 
 from twd.engine.build import engine_build
 from twd.engine.stage_engine import StageEngine, StagePlan
+from twd.engine.stage_report import CheckedText
 from twd.engine.window import Picker, Report
 from twd.gguf_tools.inspect import inspect
 from twd.gguf_tools.slice import file_hash
@@ -55,6 +56,9 @@ class NativeSlice(StageEngine):
 
     def session(self, spec: SessionSpec) -> tuple[Picker, Report | None]:
         """What picks a session's tokens, and what reports on them."""
+        if spec.check:
+            checked = CheckedText(self.vocab_size)
+            return checked, checked
         picker = self.pickers.picker(
             spec.sampling, spec.seed, prompt_len=spec.prompt_len, grammar=spec.grammar, ignore_eos=spec.ignore_eos
         )

@@ -177,7 +177,7 @@ class Worker:
                 if core.head is None:
                     return
                 try:
-                    core.head.open(slot, *self._engine.session(spec))
+                    core.head.open(slot, *self._engine.session(spec), ends=not spec.check)
                 except TwdError as error:
                     core.head.cannot_open(slot, error.failure)
             case Close(slot=slot):

@@ -1,0 +1,54 @@
+"""The check's text through a ring that stands but serves nobody yet; its last stage reports on the logits."""
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from twd.engine.stage_check import PASSES, check_passes
+from twd.ring.frames import Close, Item, Open, Outcome, Pass, SessionSpec
+from twd.ring.home import Home
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.job import Sampling, TokenLogprob
+
+_ANSWER_S: Final = 20.0
+_SLOT: Final = 0
+
+
+def takes_check(home: Home) -> bool:
+    """Whether the ring's windows and context are large enough for the text."""
+    return home.bounds.window_max > max(PASSES) and home.bounds.ctx_size > sum(PASSES)
+
+
+def run_check(home: Home, vocabulary: int) -> list[TokenLogprob]:
+    """A report for each token of the text; before each pass wrong tokens are fed and taken back."""
+    home.send(Open(_SLOT, SessionSpec(Sampling(), 0, 0, ignore_eos=True, check=True)))
+    reports: list[TokenLogprob] = []
+    epoch = 0
+    for at, tokens in check_passes(vocabulary):
+        _ask(home, Item(_SLOT, epoch, at, _wrong(tokens), committed=len(tokens) + 1, picks=False))
+        answer = _ask(home, Item(_SLOT, epoch + 1, at, tokens))
+        if answer.standing != len(tokens) or len(answer.logprobs) != len(tokens):
+            raise TwdError(FailureCode.BACKEND_BROKEN, "the last stage left the text of the check")
+        reports += answer.logprobs
+        epoch += 2
+    home.send(Close(_SLOT))
+    return reports
+
+
+def _wrong(tokens: Sequence[int]) -> list[int]:
+    return [*reversed(tokens), tokens[0]]
+
+
+def _ask(home: Home, item: Item) -> Outcome:
+    home.send(Pass(item.epoch, [item]))
+    end = time.monotonic() + _ANSWER_S
+    while home.over is None and (left := end - time.monotonic()) > 0:
+        for answer in home.answers(left):
+            if answer.verdicts.id != item.epoch:
+                continue
+            outcome = next(iter(answer.verdicts.outcomes), None)
+            if outcome is None or outcome.failure is not None:
+                why = outcome.failure.message if outcome and outcome.failure else "a stage dropped it"
+                raise TwdError(FailureCode.BACKEND_BROKEN, f"the check of the cut failed: {why}")
+            return outcome
+    raise home.over or TwdError(FailureCode.WORKER_LOST, f"the ring gave no answer for {_ANSWER_S:g} s")

@@ -1,0 +1,90 @@
+"""A cut proves itself before it serves: the ring's logits are compared with those of the whole model."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from twd.engine.stage_check import Recorded, checked_cut, recorded_logits, require_good
+from twd.engine.stage_report import recorded_of
+from twd.gguf_tools.slice import file_hash
+from twd.kit.home import Home as HomeFolder
+from twd.kit.settings import Settings
+from twd.ring.cut_check import run_check, takes_check
+from twd.ring.home import Home
+from twd.wire.base import ModelId
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.ring import StageReady
+
+Progress = Callable[[float, str], None]
+_CANNOT_RECORD: Final = (FailureCode.OUT_OF_MEMORY, FailureCode.UNSUPPORTED)
+
+
+def _ignore(_: float, __: str) -> None:
+    """No one listens to the progress."""
+
+
+@dataclass(slots=True)
+class CutCheck:
+    """Knows the whole model; what it gives, and verdicts on cuts, are kept on disk."""
+
+    model: ModelId
+    settings: Settings
+    _whole: Recorded | None = None
+
+    @property
+    def _folder(self) -> Path:
+        return HomeFolder(self.settings.home_dir).cache / "checks"
+
+    @property
+    def _path(self) -> Path:
+        return Path(self.settings.models[self.model].path).expanduser()
+
+    def run(self, home: Home, stages: Sequence[StageReady], vocabulary: int, progress: Progress = _ignore) -> str:
+        """Why the ring's text may differ from the whole model's; empty where it is the same bit for bit.
+
+        Raises where the ring computes something else.
+        """
+        if not takes_check(home):
+            return "the context is too small to check the cut"
+        progress(0.2, "recording what the whole model gives, once")
+        try:
+            self._whole = whole = self._whole or self._record()
+        except TwdError as error:
+            if error.code not in _CANNOT_RECORD:
+                raise
+            return f"the cut could not be checked: {error}"
+        progress(0.4, "checking the cut")
+        cuts = [(stage.first, stage.end) for stage in stages]
+        kinds = _kinds(stages, self.settings.pool.states)
+        verdict = checked_cut(whole, cuts, self._folder, lambda: self._seen(home, stages, vocabulary), kinds)
+        alike = not whole.from_disk and kinds == _kinds([], self.settings.pool.states, whole)
+        require_good(verdict, told(stages), alike=alike)
+        if verdict.exact:
+            return ""
+        return f"logits differ from the whole model's by up to {verdict.max_difference:.2g}"
+
+    def _record(self) -> Recorded:
+        entry = self.settings.models[self.model]
+        threads = 0 if entry.threads == "auto" else entry.threads
+        return recorded_logits(self._path, self._folder, exact=entry.exact, threads=threads)
+
+    def _seen(self, home: Home, stages: Sequence[StageReady], vocabulary: int) -> Recorded:
+        head = stages[-1]
+        reports = run_check(home, vocabulary)
+        return recorded_of(reports, model=file_hash(self._path), build=head.build, settings=head.settings)
+
+
+def _kinds(stages: Sequence[StageReady], states: str, whole: Recorded | None = None) -> str:
+    """In how many ways it is computed: builds, settings, and how states travel."""
+    ways = {(stage.build, stage.settings) for stage in stages} | ({(whole.build, whole.settings)} if whole else set())
+    return repr((sorted(ways), states if whole is None else "f32"))
+
+
+def told(stages: Sequence[StageReady]) -> str:
+    """A cut in words, with its stages."""
+    pieces = [
+        f"{stage.first}-{stage.end}{' with the head' if stage.head else ''} on {stage.node} ({stage.stage})"
+        for stage in stages
+    ]
+    return f"the cut into layers {', '.join(pieces)}"
