@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, Protocol
 
 from twd.wire.failures import FailureCode, TwdError
@@ -151,9 +152,14 @@ _QUEUE = re.compile(r"\S*")
 _KEY = re.compile(r"[A-Za-z0-9_=/-]+(?:\.[A-Za-z0-9_=/-]+)*")
 
 
+@lru_cache(4096)  # a job's tokens all go to the same few subjects
+def _is_subject(subject: str) -> bool:
+    return _SUBJECT.fullmatch(subject) is not None
+
+
 def check_subject(subject: str) -> None:
     """Refuse a subject that NATS would refuse or misread."""
-    if _SUBJECT.fullmatch(subject) is None:
+    if not _is_subject(subject):
         raise BusError(f"{subject!r} is no subject to publish on", FailureCode.INTERNAL)
 
 

@@ -3,6 +3,7 @@
 import enum
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from twd.wire.base import Event
 from twd.wire.draft import (
@@ -94,6 +95,7 @@ class Route:
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 
 
+@lru_cache(4096)
 def subject_token(text: str) -> str:
     """Make one subject token of any id: what NATS gives a meaning to is written as `=hex`."""
     return _UNSAFE.sub(lambda m: "".join(f"={b:02x}" for b in m.group().encode()), text) or "="
