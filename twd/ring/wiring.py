@@ -11,26 +11,25 @@ from twd.wire.ring import RingWired, StageReady, StateFormat
 def in_order(stages: Sequence[StageReady]) -> list[StageReady]:
     """Those of the stages that make the whole model, in ring order; raises TwdError where layers are missing.
 
-    Of several copies of a slice the first one named is taken.
+    Where several cuts are there whole, stages named earlier are taken rather than later ones.
     """
-    ordered: list[StageReady] = []
-    end = 0
-    while not (ordered and ordered[-1].head):
-        found = next((one for one in stages if _goes_on(one, ordered, end)), None)
-        if found is None:
-            have = ", ".join(f"{one.first}-{one.end}{'+head' if one.head else ''}" for one in stages) or "none"
-            raise TwdError(FailureCode.NOBODY_HOME, f"no stage goes on at layer {end}; there are: {have}")
-        ordered.append(found)
-        end = found.end
-    return ordered
+    for stage in stages:
+        if stage.first == 0 and (found := _rest([stage], stages)) is not None:
+            return found
+    have = ", ".join(f"{one.first}-{one.end}{'+head' if one.head else ''}" for one in stages) or "none"
+    raise TwdError(FailureCode.NOBODY_HOME, f"the stages do not make a whole model; there are: {have}")
 
 
-def _goes_on(one: StageReady, ordered: Sequence[StageReady], end: int) -> bool:
-    if not ordered:
-        return one.first == 0
-    same = (one.file_hash, one.n_embd) == (ordered[0].file_hash, ordered[0].n_embd)
-    moves = one.end > end or (one.head and one.end == one.layers)
-    return one.first == end and same and moves and one not in ordered
+def _rest(made: list[StageReady], stages: Sequence[StageReady]) -> list[StageReady] | None:
+    last = made[-1]
+    if last.head:
+        return made
+    for stage in stages:
+        same = (stage.file_hash, stage.n_embd) == (last.file_hash, last.n_embd)
+        goes_on = stage.first == last.end and (stage.end > last.end or stage.head) and stage not in made
+        if same and goes_on and (found := _rest([*made, stage], stages)) is not None:
+            return found
+    return None
 
 
 def wirings(

@@ -172,10 +172,10 @@ class PipePlanner(Planner):
             return 0.0, []
         width = best_width([chance / first for _, chance in path[1:]], self._pipe, passes=passes)
         nodes = [node for node, _ in path[: fixed or width.rows]]
-        reached = self._reached(session) * first
-        waiting_ms = max(0.0, session.flights[0].due - now) * 1000
-        won = reached * waiting_ms / width.token_ms
         step_ms = self._pipe.step_ms(len(nodes))
+        verdict = next(flight.due for flight in session.flights if flight.picks)
+        waiting_ms = max(step_ms, (verdict - now) * 1000)  # one that is late already is not here for that
+        won = self._reached(session) * first * waiting_ms / width.token_ms
         lost = (passes - 1) * step_ms**2 / (2 * self._pipe.trip_ms(1) * width.token_ms)
         return (won - lost) / len(nodes), nodes
 
