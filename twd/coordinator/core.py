@@ -4,16 +4,17 @@ Level-triggered: nothing is remembered between calls but what `Observed` holds, 
 heal at the next look.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 import msgspec
 
 from twd.coordinator.advice import place_or_advise, size
-from twd.coordinator.devices import CPU, Found, device_name, find_devices
+from twd.coordinator.devices import Found, find_devices
 from twd.coordinator.placement import Demand, Device, Link, Piece, Placement, Shape, place
 from twd.coordinator.processes import WantedModel, process_of, stage_of, wishes
+from twd.coordinator.taken import free_for
 from twd.kit.settings import Pool
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.node import ModelFile, NodeFacts, ProcessUnwanted, ProcessWanted
@@ -39,6 +40,8 @@ class Observed:
 
     nodes: Mapping[NodeId, NodeFacts] = field(default_factory=dict)
     links: Mapping[str, Link] = field(default_factory=dict)
+    served: Collection[str] = ()
+    """Models that are loaded."""
     decided: dict[str, PlacementDecided] = field(default_factory=dict)
     basis: dict[str, str] = field(default_factory=dict)
     """What each decision rested on: it is made anew only when that changes."""
@@ -114,7 +117,7 @@ def _steps(free: int) -> int:
 
 def decide(wanted: Wanted, observed: Observed, model: WantedModel) -> PlacementDecided:
     """Where one model goes now."""
-    nodes = _with_own_freed(wanted, observed, model)
+    nodes = free_for(model.name, observed.nodes, observed.decided, observed.served)
     found = without_other_files(find_devices(nodes, wanted.pool, wanted.home), nodes, wanted, model)
     if model.shape is None:
         return _refused(wanted, model, model.problem)
@@ -174,34 +177,6 @@ def wrong_split(split: tuple[float, ...], found: Found) -> str:
     """Why shares and devices do not go together."""
     listed = ", ".join(f"{device.node}/{device.name}" for device in found.devices) or "none"
     return f"pool.split has {len(split)} shares for {len(found.devices)} devices ({listed}); give each device one"
-
-
-def _with_own_freed(wanted: Wanted, observed: Observed, model: WantedModel) -> list[NodeFacts]:
-    """Machines as they are without this model: what its own processes hold may be planned again."""
-    decided = observed.decided.get(model.name)
-    if decided is None:
-        return list(observed.nodes.values())
-    own = {piece.process for piece in decided.slices if piece.process}
-    holding = {facts.node for facts in observed.nodes.values() for known in facts.processes if known.process in own}
-    if holding or not own:
-        holding.add(wanted.home)  # the process that serves has its part too
-    return [_freed(facts, decided) if facts.node in holding else facts for facts in observed.nodes.values()]
-
-
-def _freed(facts: NodeFacts, decided: PlacementDecided) -> NodeFacts:
-    held: dict[str, int] = {}
-    for piece in decided.slices:
-        if piece.node == facts.node:
-            held[piece.device] = held.get(piece.device, 0) + piece.weight_bytes + piece.kv_bytes + piece.other_bytes
-    memory = facts.memory
-    return msgspec.structs.replace(
-        facts,
-        memory=msgspec.structs.replace(memory, available=min(memory.total, memory.available + held.get(CPU, 0))),
-        gpus=[
-            msgspec.structs.replace(gpu, free=min(gpu.total, gpu.free + held.get(device_name(gpu), 0)))
-            for gpu in facts.gpus
-        ],
-    )
 
 
 def to_wire(

@@ -26,6 +26,7 @@ from twd.coordinator.model_shape import read_shape
 from twd.coordinator.processes import WantedModel
 from twd.gguf_tools.model_file import read_model
 from twd.kit.claim import Claim
+from twd.kit.overseer import read_lease
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroundings
 from twd.kit.settings import Settings
 from twd.kit.tasks import every
@@ -205,6 +206,7 @@ class Coordinator(Service):
         entries = await self._registry.entries()
         fresh = [entry for entry in entries if entry.key.startswith(AGENT_KEYS) and entry.age_s <= self._lease_s]
         found = [facts for entry in fresh if (facts := read_node(entry.value)) is not None]
+        self._observed.served = served_models(entries)
         return self._joined.settled(found, self._observed.nodes, self.clock.now())
 
     def _carry_out(self, action: Action) -> None:
@@ -280,11 +282,17 @@ def _as_before(now: NodeFacts, before: NodeFacts) -> NodeFacts:
     return msgspec.structs.replace(before, instance=now.instance, pid=now.pid, processes=now.processes)
 
 
+def served_models(entries: Sequence[LeaseEntry]) -> frozenset[str]:
+    """Models whose speculators say that they are loaded."""
+    leases = [read_lease(entry.value) for entry in entries if entry.key.startswith("speculator.")]
+    return frozenset(str(lease.facts["model"]) for lease in leases if lease is not None and lease.facts.get("ready"))
+
+
 def wanted_models(settings: Settings) -> tuple[WantedModel, ...]:
     """The models that are to run over the pool; blocks while it reads their headers."""
     if settings.mode != "combined":
         return ()
-    return tuple(wanted_model(settings, name) for name in settings.models)
+    return tuple(wanted_model(settings, name) for name, model in settings.models.items() if model.serve)
 
 
 def wanted_model(settings: Settings, name: str) -> WantedModel:

@@ -1,0 +1,150 @@
+"""A hundred machines that come, go and change while models lie on them: the plan converges and nothing overflows."""
+
+import random
+import time
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from tests.coordinator.machines import DESK, GIB, machine
+from twd.coordinator.core import Decide, Observed, Start, Stop, Wanted, plan
+from twd.coordinator.devices import device_name
+from twd.coordinator.placement import Shape
+from twd.coordinator.processes import WantedModel
+from twd.coordinator.taken import total
+from twd.kit.settings import Pool
+from twd.wire.base import InstanceId, NodeId
+from twd.wire.node import ModelFile, NodeFacts, ProcessFacts, ProcessKind
+
+NODES = 100
+TURNS = 25
+FILE = ModelFile(name="big", path="big.gguf", size_bytes=1, hash="b" * 32)
+
+
+def wanting(engine: str) -> Wanted:
+    """A big model and a small one over one pool."""
+    shapes = (
+        Shape("big", (GIB,) * 40, GIB // 4, GIB // 4, 4096, 32_000, 4096, 8192),
+        Shape("small", (GIB // 8,) * 12, GIB // 16, GIB // 16, 1024, 32_000, 1024, 8192),
+    )
+    models = tuple(WantedModel(shape.name, 4096, 2, shape, file=FILE) for shape in shapes)
+    pool = Pool(engine=engine, trusted_lan=True, split="even" if engine == "ring" else "auto")  # type: ignore[arg-type]
+    return Wanted(DESK, InstanceId("coordinator.desk.x"), pool, models)
+
+
+def drawn(dice: random.Random, name: str) -> NodeFacts:
+    """Some machine; one in ten has another copy of the model's file."""
+    facts = machine(name, dice.uniform(2, 64), gpu=dice.choice((0, 0, 8, 24)))
+    copy = msgspec.structs.replace(FILE, hash="c" * 32) if dice.random() < 0.1 else FILE
+    return msgspec.structs.replace(facts, models=[copy], cpu=msgspec.structs.replace(facts.cpu, bandwidth=0))
+
+
+def churn(dice: random.Random, nodes: dict[NodeId, NodeFacts]) -> dict[NodeId, NodeFacts]:
+    """Some leave, some come, some lose processes, some memory is taken by others."""
+    kept = {node: facts for node, facts in nodes.items() if node == DESK or dice.random() > 0.15}
+    for node, facts in kept.items():
+        if dice.random() < 0.1:
+            kept[node] = msgspec.structs.replace(facts, processes=[])
+        if not facts.processes and dice.random() < 0.1:
+            free = int(facts.memory.total * dice.uniform(0.1, 1.0))
+            kept[node] = msgspec.structs.replace(
+                kept[node], memory=msgspec.structs.replace(facts.memory, available=free)
+            )
+    for number in range(NODES):
+        name = NodeId(f"n{number:03}")
+        if name not in kept and len(kept) <= NODES and dice.random() < 0.5:
+            kept[name] = drawn(dice, name)
+    return kept
+
+
+def settle(wanted: Wanted, observed: Observed, now: float) -> None:
+    """Willing machines, whose processes take their time to load."""
+    for _ in range(3000):
+        action = plan(wanted, observed, now)
+        match action:
+            case None:
+                return
+            case Decide(decision, basis):
+                observed.decided[decision.model], observed.basis[decision.model] = decision, basis
+            case Start(wish):
+                new = ProcessFacts(process=wish.process, kind=wish.kind, state="starting")
+                observed.nodes = with_processes(observed, wish.node, [*processes(observed, wish.node), new])
+            case Stop(unwanted):
+                left = [known for known in processes(observed, unwanted.node) if known.process != unwanted.process]
+                observed.nodes = with_processes(observed, unwanted.node, left)
+    raise AssertionError("the plan does not come to an end")
+
+
+def processes(observed: Observed, node: NodeId) -> list[ProcessFacts]:
+    return observed.nodes[node].processes
+
+
+def with_processes(observed: Observed, node: NodeId, known: list[ProcessFacts]) -> dict[NodeId, NodeFacts]:
+    facts = msgspec.structs.replace(observed.nodes[node], processes=known)
+    return {**observed.nodes, node: facts}
+
+
+def overfull(observed: Observed) -> Iterator[str]:
+    """Devices that are promised more than they have, over all models."""
+    taken: dict[tuple[NodeId, str], int] = {}
+    for decision in observed.decided.values():
+        for piece in decision.slices:
+            key = (piece.node, piece.device)
+            taken[key] = taken.get(key, 0) + total(piece)
+            if piece.node not in observed.nodes:
+                yield f"{decision.model}: {piece.node} is gone"
+    for (node, device), bytes_ in taken.items():
+        facts = observed.nodes[node]
+        gpus = {device_name(gpu): gpu.free for gpu in facts.gpus}
+        if bytes_ > gpus.get(device, facts.memory.available):
+            yield f"{node}/{device} is promised {bytes_} of {gpus.get(device, facts.memory.available)}"
+
+
+@pytest.mark.parametrize("engine", ["rpc", "ring"])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_plan_converges_through_all_changes_and_never_overflows(engine: str, seed: int) -> None:
+    dice = random.Random(seed)
+    wanted = wanting(engine)
+    observed = Observed(nodes={DESK: drawn(dice, "desk")})
+    slowest = 0.0
+    for turn in range(TURNS):
+        observed.nodes = churn(dice, dict(observed.nodes))
+        began = time.perf_counter()
+        plan(wanted, observed, 20.0 * turn)
+        slowest = max(slowest, time.perf_counter() - began)
+        settle(wanted, observed, 20.0 * turn)
+        assert list(overfull(observed)) == []
+        due = {(piece.node, piece.process) for d in observed.decided.values() for piece in d.slices if piece.process}
+        running = {(f.node, p.process) for f in observed.nodes.values() for p in f.processes}
+        assert running == due, "every process that is due runs, and no other"
+    print(f"{engine}: slowest plan over {NODES} machines {1000 * slowest:.1f} ms")
+
+
+def test_a_machine_with_another_file_gets_no_stage_and_is_named() -> None:
+    wanted = wanting("ring")
+    other = msgspec.structs.replace(machine("odd", 64), models=[msgspec.structs.replace(FILE, hash="c" * 32)])
+    none = machine("bare", 64)
+    nodes = [msgspec.structs.replace(machine("desk", 64), models=[FILE]), other, none]
+    observed = Observed(nodes={facts.node: facts for facts in nodes})
+    settle(wanted, observed, 0.0)
+    decision = observed.decided["big"]
+    assert {piece.node for piece in decision.slices} == {"desk"}
+    assert "odd is left out: its big is another file than the one at home (cccccccc there, bbbbbbbb here)" in " ".join(
+        decision.notes
+    )
+    assert "bare is left out: it has no copy of big" in " ".join(decision.notes)
+
+
+def test_a_ghost_is_replaced_and_not_counted_twice() -> None:
+    """A machine that comes back under its name has the processes that it says it has, not those of its past."""
+    wanted = wanting("rpc")
+    observed = Observed(nodes={DESK: machine("desk", 4), NodeId("attic"): machine("attic", 64)})
+    settle(wanted, observed, 0.0)
+    ghost = ProcessFacts(process="rpc.pool.gone", kind=ProcessKind.RPC, state="ready")
+    back = msgspec.structs.replace(machine("attic", 64), processes=[ghost], instance=InstanceId("agent.attic.new"))
+    observed.nodes = {DESK: observed.nodes[DESK], NodeId("attic"): back}
+    settle(wanted, observed, 30.0)
+    names = {known.process for known in observed.nodes[NodeId("attic")].processes}
+    assert "rpc.pool.gone" not in names
+    assert names == {piece.process for d in observed.decided.values() for piece in d.slices if piece.process}

@@ -1,0 +1,185 @@
+"""A pooled model on a bus in memory: what it waits for, when it comes back, when it goes elsewhere."""
+
+import random
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from tests.coordinator.machines import machine
+from tests.sim.engines import PlayedModel
+from tests.waiting import until
+from twd.bus.memory_bus import MemoryBroker
+from twd.engine.rpc_pool import Share
+from twd.kit.clock import SystemClock
+from twd.kit.exit_codes import ExitCode
+from twd.kit.ids import Ids
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Surroundings
+from twd.kit.settings import Pool, Settings
+from twd.speculator.loaded import Load
+from twd.speculator.pool import PooledSpeculator
+from twd.speculator.pool_core import Assembly, assemble, pass_deadline_s, replaced, rpc_plan, silent
+from twd.wire.base import InstanceId, ModelId, NodeId
+from twd.wire.codec import encode
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.node import NodeFacts, ProcessFacts, ProcessKind
+from twd.wire.placement import PlacementDecided, Slice, placement_key
+
+DESK, ATTIC, CELLAR = NodeId("desk"), NodeId("attic"), NodeId("cellar")
+WORKER = "rpc.pool.m"
+
+
+def piece(node: NodeId, first: int, end: int, head: bool = False) -> Slice:
+    return Slice(node=node, device="CPU", first=first, end=end, head=head, process="" if node == DESK else WORKER)
+
+
+def decided(*slices: Slice, **fields: object) -> PlacementDecided:
+    given = {"model": ModelId("m"), "coordinator": InstanceId("c"), "home": DESK, "engine": "rpc", **fields}
+    return PlacementDecided(**given, slices=list(slices))  # type: ignore[arg-type]
+
+
+BOTH = decided(piece(DESK, 0, 2, head=True), piece(ATTIC, 2, 10), piece(CELLAR, 10, 20), links={"attic": 2.0})
+
+
+def with_worker(node: str, state: str = "ready", pid: int = 7, port: int = 5001) -> NodeFacts:
+    process = ProcessFacts(
+        process=WORKER, kind=ProcessKind.RPC, state=state, pid=pid, host="127.0.0.1", port=port, note="why"
+    )
+    return msgspec.structs.replace(machine(node), processes=[process])
+
+
+def there(*facts: NodeFacts) -> dict[NodeId, NodeFacts]:
+    return {one.node: one for one in facts}
+
+
+@pytest.mark.parametrize(
+    ("placement", "nodes", "texts"),
+    [
+        (None, (), ("the coordinator's decision",)),
+        (
+            decided(missing_bytes=1, notes=["3.1 GB of memory are missing"], helps=["add a machine"]),
+            (),
+            ("3.1 GB of memory are missing; add a machine",),
+        ),
+        (BOTH, (with_worker("attic"),), ("cellar, whose agent is not on the bus",)),
+        (BOTH, (with_worker("attic"), machine("cellar")), ("cellar's worker",)),
+        (
+            BOTH,
+            (with_worker("attic", "starting"), machine("cellar")),
+            ("attic's worker (starting: why)", "cellar's worker"),
+        ),
+        (BOTH, (with_worker("attic"), with_worker("cellar")), ()),
+    ],
+)
+def test_what_is_missing_is_said(
+    placement: PlacementDecided | None, nodes: tuple[NodeFacts, ...], texts: tuple[str, ...]
+) -> None:
+    found = assemble(placement, there(*nodes))
+    assert found.waits_for == texts
+    assert found.complete == (not texts)
+
+
+def test_an_assembly_becomes_the_engines_plan() -> None:
+    found = assemble(BOTH, there(with_worker("attic"), with_worker("cellar", port=5002)))
+    plan = rpc_plan(found, {f"attic {WORKER}": "a:1", f"cellar {WORKER}": "c:2"})
+    assert plan.shares == (Share(2), Share(8, "a:1"), Share(10, "c:2"))
+    assert plan.head_here
+    assert plan.rtt_ms == 2.0
+    behind = decided(piece(ATTIC, 0, 20, head=True), piece(DESK, 0, 0))
+    plan = rpc_plan(assemble(behind, there(with_worker("attic"))), {f"attic {WORKER}": "a:1"})
+    assert (plan.shares, plan.head_here) == ((Share(20, "a:1"),), False)
+
+
+def test_another_process_is_a_loss_and_silence_is_a_doubt() -> None:
+    nodes = there(with_worker("attic"), with_worker("cellar"))
+    loaded = assemble(BOTH, nodes)
+    assert (replaced(loaded, loaded), silent(loaded, loaded)) == ("", "")
+    assert replaced(loaded, assemble(BOTH, nodes | there(with_worker("attic", pid=8)))) == "attic/CPU was lost"
+    assert replaced(loaded, assemble(BOTH, nodes | there(with_worker("attic", "waiting")))) == "attic/CPU was lost"
+    quiet = assemble(BOTH, there(with_worker("cellar")))
+    assert (replaced(loaded, quiet), silent(loaded, quiet)) == ("", "nothing is heard of attic")
+    assert silent(loaded, Assembly()) == "nothing is heard of attic"
+
+
+def test_a_pass_may_take_long_only_where_it_is_expected_to() -> None:
+    assert pass_deadline_s(10.0) == 2.5
+    assert pass_deadline_s(2000.0) == 9.0
+
+
+class House:
+    """A bus, leases on it, and one pooled speculator."""
+
+    def __init__(self) -> None:
+        self.broker = MemoryBroker()
+        self.codes: list[int] = []
+        self.loads = 0
+        self.refusal = ""
+        ground = Surroundings(self.broker.connect("desk"), DESK, SystemClock(), Ids(random.Random(1)))
+        settings = Settings(mode="combined", pool=Pool(engine="rpc"))
+        self.speculator = PooledSpeculator(ground, ModelId("m"), settings, self.assembled, self.codes.append)
+
+    async def assembled(self, assembly: Assembly) -> Load:
+        if self.refusal:
+            raise TwdError(FailureCode.BACKEND_DOWN, self.refusal)
+        self.loads += 1
+        return lambda progress: PlayedModel()
+
+    async def put(self, key: str, value: bytes) -> None:
+        leases = await self.broker.connect("writer").leases(LEASE_BUCKET, LEASE_TTL_S)
+        await leases.put(key, value)
+
+    async def decide(self, placement: PlacementDecided) -> None:
+        await self.put(placement_key("m"), encode(placement))
+
+    async def tell(self, *nodes: NodeFacts) -> None:
+        for facts in nodes:
+            await self.put(f"agent.{facts.node}.claim", msgspec.json.encode(facts))
+
+    async def settled(self, note: str) -> None:
+        await until(lambda: note in self.speculator.note, f"{note!r} is told, not {self.speculator.note!r}")
+
+    async def loaded(self) -> None:
+        await until(lambda: self.speculator.loaded is not None, "it is loaded")
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    house = House()
+    await house.speculator.start()
+    yield house
+    await house.speculator.stop("test ends")
+
+
+async def test_it_says_what_it_waits_for_and_loads_when_all_is_there(house: House) -> None:
+    await house.settled("waits for the coordinator's decision")
+    await house.decide(BOTH)
+    await house.tell(with_worker("attic"), machine("cellar"))
+    await house.settled("waits for cellar's worker")
+    house.refusal = "no RPC worker can be used at 127.0.0.1:5001: it hangs"
+    await house.tell(with_worker("cellar", port=5002))
+    await house.settled("it hangs")
+    house.refusal = ""
+    await house.loaded()
+    facts = house.speculator.facts()
+    assert facts["pool"] == ["desk/CPU layers 0-1, head", "attic/CPU layers 2-9", "cellar/CPU layers 10-19"]
+    assert facts["links"] == ["attic 2 ms", "cellar 0 ms"]
+    assert house.codes == []
+
+
+async def test_it_comes_back_when_a_worker_is_another_one(house: House) -> None:
+    await house.decide(BOTH)
+    await house.tell(with_worker("attic"), with_worker("cellar"))
+    await house.loaded()
+    await house.tell(with_worker("cellar", pid=9))
+    await until(lambda: house.codes, "it ends")
+    assert house.codes == [ExitCode.WORKER_LOST]
+
+
+async def test_it_goes_elsewhere_when_that_is_decided_and_all_is_there(house: House) -> None:
+    await house.decide(BOTH)
+    await house.tell(with_worker("attic"), with_worker("cellar"))
+    await house.loaded()
+    await house.decide(decided(missing_bytes=5, notes=["5 bytes of memory are missing"]))
+    await house.decide(decided(piece(DESK, 0, 0, head=True), piece(ATTIC, 0, 20)))
+    await until(lambda: house.codes, "it ends")
+    assert house.codes == [ExitCode.WORKER_LOST]

@@ -1,0 +1,64 @@
+"""Who holds which memory: a machine tells what is free now, but not for whom the rest is meant.
+
+What a model's own processes hold may be planned again for it; what other models were promised, and have not taken yet,
+may not.
+"""
+
+from collections.abc import Collection, Mapping
+
+import msgspec
+
+from twd.coordinator.devices import CPU, device_name
+from twd.wire.base import NodeId
+from twd.wire.node import NodeFacts
+from twd.wire.placement import PlacementDecided, Slice
+
+READY = "ready"
+
+
+def free_for(
+    model: str,
+    nodes: Mapping[NodeId, NodeFacts],
+    decided: Mapping[str, PlacementDecided],
+    served: Collection[str],
+) -> list[NodeFacts]:
+    """Machines with the memory that one model may use; `served` are the models that are loaded."""
+    changes: dict[tuple[NodeId, str], int] = {}
+    for name, decision in decided.items():
+        for piece in decision.slices:
+            holds = _holds(piece, nodes, name in served)
+            if holds == (name == model):  # its own memory is free for it; others' promises are not
+                sign = 1 if name == model else -1
+                key = (piece.node, piece.device)
+                changes[key] = changes.get(key, 0) + sign * total(piece)
+    return [_changed(facts, changes) for facts in nodes.values()]
+
+
+def total(piece: Slice) -> int:
+    """Everything that a slice takes."""
+    return piece.weight_bytes + piece.kv_bytes + piece.other_bytes
+
+
+def _holds(piece: Slice, nodes: Mapping[NodeId, NodeFacts], served: bool) -> bool:
+    """Whether a slice's memory is taken already."""
+    if not piece.process:
+        return served
+    facts = nodes.get(piece.node)
+    return facts is not None and any(p.process == piece.process and p.state == READY for p in facts.processes)
+
+
+def _changed(facts: NodeFacts, changes: Mapping[tuple[NodeId, str], int]) -> NodeFacts:
+    def corrected(device: str, free: int, most: int) -> int:
+        return max(0, min(most, free + changes.get((facts.node, device), 0)))
+
+    if all(node != facts.node for node, _ in changes):
+        return facts
+    memory = facts.memory
+    gpus = [(gpu, corrected(device_name(gpu), gpu.free, gpu.total)) for gpu in facts.gpus]
+    return msgspec.structs.replace(
+        facts,
+        memory=msgspec.structs.replace(memory, available=corrected(CPU, memory.available, memory.total)),
+        gpus=[
+            msgspec.structs.replace(gpu, free=corrected(device_name(gpu), gpu.free, gpu.total)) for gpu in facts.gpus
+        ],
+    )
