@@ -108,3 +108,11 @@ def test_memory_is_never_overdrawn(needed: int, free: int, freed: int) -> None:
         assert needed > free + freed
     else:
         assert needed <= (free if manner is Manner.BESIDE else free + freed)
+
+
+def test_the_coordinator_learns_which_models_to_plan_for() -> None:
+    both = serving(SETTINGS, ["small", "qwen/big"])
+    served = {name: model.serve for name, model in both.without(["small"]).settings.models.items()}
+    assert served == {"small": False, "qwen/big": True}
+    resting = Settings(models={"a": Model(path="a", serve=False), "b": Model(path="b")})
+    assert resting.default_model == "b"

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.gguf_tools.test_inspect import write
@@ -270,3 +271,14 @@ async def test_a_model_with_jobs_is_waited_for(settings: Settings, memory: Calla
         here.board.rows["speculator.old"].facts = {"sessions": 0, "waiting": 0}
         here.life.news.set()
         await until(lambda: here.told[-1].step is ChangeStep.DONE, "it is gone")
+
+
+async def test_the_coordinator_of_a_pool_plans_anew(settings: Settings, memory: Callable[[Room], None]) -> None:
+    pooled = msgspec.structs.replace(settings, mode="combined")
+    async with house(pooled, "old") as here:
+        here.crew.take(ProcessSpec("coordinator", ("x",)))
+        here.crew.story.clear()
+        await here.change(swap("new"))
+        assert here.crew.story[:2] == ["-coordinator", "+coordinator"]
+        served = [name for name, model in here.kept[-1].models.items() if model.serve]
+        assert served == ["new"]

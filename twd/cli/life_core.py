@@ -45,7 +45,8 @@ class Serving:
 
 
 def _settled(settings: Settings, wanted: tuple[str, ...], default: str) -> Serving:
-    return Serving(with_default(settings, default) if default else settings, wanted, default)
+    said = with_default(settings, default) if default else settings
+    return Serving(with_served(said, wanted), wanted, default)
 
 
 def serving(settings: Settings, wanted: Iterable[str]) -> Serving:
@@ -53,6 +54,13 @@ def serving(settings: Settings, wanted: Iterable[str]) -> Serving:
     names = tuple(name for name in settings.served() if name in set(wanted))
     default = settings.default_model if settings.default_model in names else next(iter(names), "")
     return Serving(settings, names, default)
+
+
+def with_served(settings: Settings, wanted: Iterable[str]) -> Settings:
+    """The settings in which exactly these of its own models are served: what the coordinator goes by."""
+    names = set(wanted)
+    models = {key: msgspec.structs.replace(entry, serve=key in names) for key, entry in settings.models.items()}
+    return msgspec.structs.replace(settings, models=models)
 
 
 def with_default(settings: Settings, name: str) -> Settings:

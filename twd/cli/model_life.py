@@ -7,7 +7,7 @@ from typing import Final
 
 from twd.cli.crew import Crew
 from twd.cli.life_core import Manner, Serving, find_model, manner_of
-from twd.cli.wanted import serving_processes
+from twd.cli.wanted import serving_processes, wanted_processes
 from twd.kit.board import DONE, Board, Row, Stage
 from twd.kit.clock import Clock
 from twd.kit.overseer import Wish
@@ -25,6 +25,7 @@ IDLE_S: Final = 300.0
 """How long the jobs of a model that goes may take."""
 LOOK_S: Final = 0.5
 CRASHES_MAX: Final = 3
+COORDINATOR: Final = "coordinator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +166,9 @@ class ModelLife:
 
     async def _turn(self, change: Change, name: str) -> None:
         if change.starts and change.manner is Manner.BESIDE:
-            self._set(change.before.beside(change.after, change.starts))
+            await self._set(change.before.beside(change.after, change.starts))
             await self._load(change, name)
-        self._set(change.after)
+        await self._set(change.after)
         if change.stops:
             self._tell(name, ChangeStep.DRAINING, ", ".join(change.stops), "it finishes its jobs")
             await self._drain(change)
@@ -221,7 +222,7 @@ class ModelLife:
     async def _take_back(self, change: Change, name: str, error: TwdError) -> None:
         """A model that does not come changes nothing: what served before serves again."""
         await self._crew.end([spec.name for spec in self._specs(change.after, change.starts)])
-        self._set(change.before)
+        await self._set(change.before)
         gone = [model for model in change.stops if not self._runs(model)]
         note = f"{', '.join(change.before.wanted) or 'no model'} serves as before"
         if gone:
@@ -244,10 +245,20 @@ class ModelLife:
 
     # -- telling -------------------------------------------------------------------------------
 
-    def _set(self, serving: Serving) -> None:
-        self.serving = serving
+    async def _set(self, serving: Serving) -> None:
+        before, self.serving = self.serving, serving
         self.changed = True
         self._keep(serving.settings)
+        if serving.settings.models != before.settings.models:
+            await self._renew_coordinator()
+
+    async def _renew_coordinator(self) -> None:
+        """It plans for the models of its settings; a new one goes on from what stands in the registry."""
+        planners = wanted_processes(self.serving.settings, (COORDINATOR,))
+        running = [spec for spec in planners if spec.name in self._board.rows]
+        await self._crew.end([spec.name for spec in running])
+        for spec in running:
+            self._crew.take(spec)
 
     def _tell(self, name: str, step: ChangeStep, model: str, note: str) -> None:
         self._tell_all(self._told(name, step, model, note))

@@ -10,6 +10,7 @@ import msgspec
 
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
+from twd.cli.life_core import with_served
 from twd.cli.picture import Picture, View, choose_view
 from twd.cli.played import Played
 from twd.kit.exit_codes import ExitCode, exit_code_of
@@ -101,6 +102,7 @@ def _run(
         settings = demo_settings(settings, *prepare_demo(home))
         settings = played.settings(settings, home) if played else settings
     specs = _only_models(settings, _specs(settings, services), models)
+    settings = settings if models is None else with_served(settings, models)
     specs += played.agents() if played else []
     return _live(ground, settings, specs, view, measured=demo and not services and view.talks)
 
@@ -137,9 +139,10 @@ def _specs(settings: Settings, services: tuple[str, ...]) -> list[ProcessSpec]:
 
 
 def _only_models(settings: Settings, specs: list[ProcessSpec], models: tuple[str, ...] | None) -> list[ProcessSpec]:
-    """Without the processes of other models than these; None: all of the settings."""
+    """Without the processes of other models than these; None: all that the settings say are served."""
     if models is None:
-        return specs
+        resting = {name for name, model in settings.models.items() if not model.serve}
+        return [spec for spec in specs if spec.serves not in resting]
     unknown = [name for name in models if name not in settings.served()]
     if unknown:
         text = (

@@ -112,6 +112,7 @@ class Model(Section, frozen=True):
 
     path: Annotated[RequiredPath, about("The GGUF file.")]
     default: Annotated[bool, about("Serve it as `default`; otherwise the first model is.")] = False
+    serve: Annotated[bool, about("Serve it from the start; otherwise `twd start` or `twd swap` does.")] = True
     ctx_size: Annotated[Count, about("Tokens of context for one session; 0: as many as the model was made for.")] = 8192
     parallel: Annotated[Annotated[int, Meta(ge=1, le=256)], about("Sessions at once; each has its own context.")] = 4
     predict: Annotated[Positive, about("Tokens of an answer when the request names no limit.")] = 4096
@@ -375,9 +376,10 @@ class Settings(Section, frozen=True):
 
     @property
     def default_model(self) -> str:
-        """The name behind `default`: the marked model, else the first; empty when there is none."""
+        """The name behind `default`: the marked model, else the first that is served; empty when there is none."""
         served = self.served()
-        return next((name for name, entry in served.items() if entry.default), next(iter(served), ""))
+        first = next((name for name, entry in served.items() if not isinstance(entry, Model) or entry.serve), "")
+        return next((name for name, entry in served.items() if entry.default), first or next(iter(served), ""))
 
     @property
     def home_dir(self) -> Path:
