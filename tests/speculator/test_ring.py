@@ -66,7 +66,8 @@ class House:
             await service.stop("over")
 
 
-SAMPLINGS = (Sampling(), Sampling(temperature=0.9, top_k=40, seed=5))
+CASES = ((0, Sampling()), (1, Sampling(temperature=0.9, top_k=40, seed=5)), (-1, Sampling()))
+"""Prompts and how to choose; the last has a grammar."""
 
 
 async def whole_texts(path: Path) -> list[list[int]]:
@@ -77,7 +78,7 @@ async def whole_texts(path: Path) -> list[list[int]]:
     await house.speculator.start()
     await house.speculator.settled.wait()
     try:
-        return [(await house.ask(number, one, drafts=False)).tokens for number, one in enumerate(SAMPLINGS)]
+        return [(await house.ask(number, one, drafts=False)).tokens for number, one in CASES]
     finally:
         await house.close()
 
@@ -91,10 +92,10 @@ async def over_a_ring(house: House, texts: list[list[int]]) -> None:
     assert house.speculator.health is Health.OK, house.speculator.note
     assert house.speculator.loaded is not None
     assert house.speculator.loaded.exactness.exact
-    for number, (sampling, text) in enumerate(zip(SAMPLINGS, texts, strict=True)):
+    for (number, sampling), text in zip(CASES, texts, strict=True):
         assert (await house.ask(number, sampling)).tokens == text
     async with asyncio.TaskGroup() as group:
-        answers = [group.create_task(house.ask(number, one)) for number, one in enumerate(SAMPLINGS)]
+        answers = [group.create_task(house.ask(number, one)) for number, one in CASES]
         await until(lambda: bool(house.speculator.facts()["sessions"]), "no session began")
         await last.stop("a test ends it")
         await house.stage(CUT, LAYERS)

@@ -119,23 +119,43 @@ class RingLab:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            _close_pipes(process)
 
     @contextmanager
     def ring(self, rtt_ms: float, in_flight: int, vocabulary: int) -> Iterator["RingDesk"]:
         """A ring whose links each take half of `rtt_ms` one way, and a desk before it; so many windows may fly."""
         with _delayed(self.stages, rtt_ms) as (seen_by_stages, seen_by_home):
-            self._rings += 1
-            trust = Trust(f"bench-{self._rings}", ring_nonce(), "", not self.plan.plain)
-            told = wirings(seen_by_stages, trust, _HOME, self._identity.certificate, StateFormat.F32)
-            for number, wired in enumerate(told):
-                self._tell(number, msgspec.json.encode(wired))
-            deadline = time.monotonic() + _CONNECT_S
-            home = Home.connect(seen_by_home, trust, self._identity, _HOME, deadline, Pace())
-            desk = RingDesk(home, self.stages, in_flight, vocabulary)
+            desk = RingDesk(self._wire(seen_by_stages, seen_by_home), self.stages, in_flight, vocabulary)
             try:
                 yield desk
             finally:
                 desk.close()
+
+    def wire(self) -> Home:
+        """A ring without delay."""
+        return self._wire(self.stages, self.stages)
+
+    def _wire(self, seen_by_stages: Sequence[StageReady], seen_by_home: Sequence[StageReady]) -> Home:
+        self._rings += 1
+        trust = Trust(f"bench-{self._rings}", ring_nonce(), "", not self.plan.plain)
+        told = wirings(seen_by_stages, trust, _HOME, self._identity.certificate, StateFormat.F32)
+        for number, wired in enumerate(told):
+            self._tell(number, msgspec.json.encode(wired))
+        deadline = time.monotonic() + _CONNECT_S
+        return Home.connect(seen_by_home, trust, self._identity, _HOME, deadline, Pace())
+
+    def strike(self, number: int, signal: int) -> None:
+        """Send a stage a signal that it cannot answer."""
+        self._processes[number].send_signal(signal)
+
+    def replace(self, number: int) -> None:
+        """Another process in the place of one that was lost."""
+        lost = self._processes[number]
+        lost.kill()
+        lost.wait()
+        _close_pipes(lost)
+        self._processes[number] = self._start(*itertools.islice(self.plan.cuts, number, number + 2))
+        self.stages[number] = msgspec.json.decode(self._line(number), type=StageReady)
 
     def computed(self) -> float:
         """Rows that the stages computed so far, on average."""
@@ -147,6 +167,12 @@ class RingLab:
         into.write(line + b"\n")
         into.flush()
         return int(self._line(number))
+
+
+def _close_pipes(process: "subprocess.Popen[bytes]") -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
 
 
 @contextmanager
