@@ -26,6 +26,9 @@ def test_a_model_that_fits_is_shown_with_its_layers(model: str, capsys: pytest.C
     shown = capsys.readouterr().out
     assert "2 layers, 256 tokens x 1 sessions" in shown
     assert "with the output head" in shown
+    assert "one token: " in shown
+    assert "the bottleneck is " in shown
+    assert "one more machine like " in shown
 
 
 def test_one_that_does_not_says_what_would_help(model: str, capsys: pytest.CaptureFixture[str]) -> None:

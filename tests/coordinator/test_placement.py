@@ -58,11 +58,19 @@ def test_a_far_machine_that_costs_more_than_it_saves_is_left_out() -> None:
 
 def test_the_head_stays_home_on_a_slow_network_and_goes_far_from_a_slow_processor() -> None:
     small_home, fast_gpu = cpu("desk", 1.5), gpu("attic", 24)
-    slow_network = place(shape(), [small_home, fast_gpu], {"attic": Link(0.02, 1e6)}, demand(small_home))
+    slow_network = place(shape(), [small_home, fast_gpu], {"attic": Link(0.02, 1e6)}, demand(small_home, engine="rpc"))
     assert [piece.device.node for piece in slow_network.pieces if piece.head] == ["desk"]
     slow_cpu = cpu("desk", 1.5, speed=1e9)
-    fast_network = place(shape(), [slow_cpu, fast_gpu], {"attic": Link(0.0005, 1e9)}, demand(slow_cpu))
+    near = {"attic": Link(0.0005, 1e9)}
+    fast_network = place(shape(), [slow_cpu, fast_gpu], near, demand(slow_cpu, engine="rpc"))
     assert [piece.device.node for piece in fast_network.pieces if piece.head] == ["attic"]
+
+
+def test_in_a_ring_only_tokens_come_home_from_the_head() -> None:
+    home, fast_gpu = cpu("desk", 1.5), gpu("attic", 24)
+    placed = place(shape(), [home, fast_gpu], {"attic": Link(0.02, 1e6)}, demand(home))
+    assert [piece.device.node for piece in placed.pieces if piece.head] == ["attic"]
+    assert placed.link_s == pytest.approx(0.02, rel=0.01)
 
 
 def test_rpc_pays_a_round_trip_for_each_worker_and_a_ring_half_of_one_for_each_hop() -> None:

@@ -32,11 +32,14 @@ def plan(ground: Ground, model: str, ctx: int, sessions: int, as_json: bool) -> 
 
     wanted = _wanted_model(ground, model or ground.settings.default_model, ctx, sessions)
     nodes = asyncio.run(_nodes(ground))
-    decision = _decide(ground, wanted, nodes)
+    decision, forecast = _decide(ground, wanted, nodes)
     if as_json:
-        click.echo(msgspec.json.encode({"nodes": [facts.node for facts in nodes], **msgspec.to_builtins(decision)}))
+        told = {"nodes": [facts.node for facts in nodes], "forecast": forecast, **msgspec.to_builtins(decision)}
+        click.echo(msgspec.json.encode(told))
     else:
         _print(wanted, decision, nodes)
+        for line in forecast:
+            click.echo(line)
     return ExitCode.UNHEALTHY if decision.missing_bytes else ExitCode.OK
 
 
@@ -80,15 +83,19 @@ async def _this_machine(ground: Ground) -> "NodeFacts":
     return await Detector(ground.settings, ground.node, InstanceId("plan"), os.getpid()).look(0.0)
 
 
-def _decide(ground: Ground, model: "WantedModel", nodes: "list[NodeFacts]") -> "PlacementDecided":
+def _decide(ground: Ground, model: "WantedModel", nodes: "list[NodeFacts]") -> "tuple[PlacementDecided, list[str]]":
+    """Where the model goes; and in lines what holds it up, and what another machine would bring."""
     from twd.coordinator.core import Observed, Wanted, decide
+    from twd.coordinator.forecast import bottleneck, one_more
     from twd.coordinator.links import Links
     from twd.wire.base import InstanceId
 
     links = Links()
     asyncio.run(links.measure((facts for facts in nodes if facts.node != ground.node), 0.0))
     wanted = Wanted(ground.node, InstanceId("plan"), ground.settings.pool, (model,))
-    return decide(wanted, Observed(nodes={facts.node: facts for facts in nodes}, links=links.known), model)
+    observed = Observed(nodes={facts.node: facts for facts in nodes}, links=links.known)
+    decision = decide(wanted, observed, model)
+    return decision, [line for line in (bottleneck(decision), one_more(wanted, observed, model, decision)) if line]
 
 
 def _print(model: "WantedModel", decision: "PlacementDecided", nodes: "list[NodeFacts]") -> None:
@@ -98,11 +105,12 @@ def _print(model: "WantedModel", decision: "PlacementDecided", nodes: "list[Node
     assert model.shape is not None
     click.echo(f"{model.name}: {len(model.shape.layer_bytes)} layers, {model.ctx} tokens x {model.sessions} sessions")
     if decision.slices:
-        rows = table("machine", "device", "layers", "weights", "cache", "other", "of free", "")
+        rows = table("machine", "device", "layers", "weights", "cache", "other", "of free", "ms", "")
         for piece in decision.slices:
             layers = f"{piece.first}-{piece.end - 1}" if piece.end > piece.first else "none"
             numbers = (piece.weight_bytes, piece.kv_bytes, piece.other_bytes, piece.free_bytes)
-            rows.add_row(piece.node, piece.device, layers, *(size(number) for number in numbers), _role(piece))
+            sizes = (size(number) for number in numbers)
+            rows.add_row(piece.node, piece.device, layers, *sizes, f"{piece.ms:.3g}", _role(piece))
         show(rows)
         click.echo(
             f"about {decision.plain_tok_s:.3g} tokens/s plain, {decision.speculative_tok_s:.3g} with a drafter that is "

@@ -12,7 +12,7 @@ import msgspec
 
 from twd.coordinator.advice import place_or_advise, size
 from twd.coordinator.devices import Found, find_devices
-from twd.coordinator.placement import Demand, Device, Link, Piece, Placement, Shape, place
+from twd.coordinator.placement import Demand, Device, Link, Piece, Placement, Shape, place, seconds
 from twd.coordinator.processes import WantedModel, process_of, stage_of, wishes
 from twd.coordinator.taken import free_for
 from twd.kit.settings import Pool
@@ -216,6 +216,7 @@ def _slice(wanted: Wanted, model: WantedModel, placement: Placement, piece: Piec
         other_bytes=piece.other_bytes,
         free_bytes=device.free,
         head=piece.head,
+        ms=round(seconds(piece, model.shape) * 1000, 3) if model.shape else 0.0,
         process=_process(wanted, model, placement, piece),
     )
 

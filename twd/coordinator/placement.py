@@ -15,6 +15,8 @@ RESERVE_BYTES: Final = 256 * MIB
 RESERVE_SHARE: Final = 0.05
 STATE_BYTES: Final = 4
 """Of one number of a hidden state, or of a logit, on the wire."""
+TOKEN_BYTES: Final = 64
+"""Of one token in a frame."""
 WINDOW: Final = 8
 AGREEMENT: Final = 0.75
 """What a usual drafter guesses right; the forecast with speculation rests on it."""
@@ -334,9 +336,9 @@ def _quotas(split: Sequence[float], layers: int) -> list[int]:
 def _timed(placement: Placement, shape: Shape, links: Mapping[str, Link], demand: Demand) -> Placement:
     compute = window = 0.0
     for piece in placement.pieces:
-        read = piece.weight_bytes + (shape.head_bytes if piece.head else 0)
-        compute += read / piece.device.speed
-        window += read / piece.device.speed * piece.device.window_factor
+        taken = seconds(piece, shape)
+        compute += taken
+        window += taken * piece.device.window_factor
     link_s = _way(placement, shape, links, demand, 1)
     return replace(
         placement,
@@ -344,6 +346,11 @@ def _timed(placement: Placement, shape: Shape, links: Mapping[str, Link], demand
         window_s=window + _way(placement, shape, links, demand, WINDOW + 1),
         link_s=link_s,
     )
+
+
+def seconds(piece: Piece, shape: Shape) -> float:
+    """One token's pass over what a device holds."""
+    return (piece.weight_bytes + (shape.head_bytes if piece.head else 0)) / piece.device.speed
 
 
 def _way(placement: Placement, shape: Shape, links: Mapping[str, Link], demand: Demand, tokens: int) -> float:
@@ -359,8 +366,11 @@ def _way(placement: Placement, shape: Shape, links: Mapping[str, Link], demand: 
         return sum(link.rtt_s + state / link.bytes_s for link in far) + (answer / far[-1].bytes_s if far else 0.0)
     path = [home, *nodes, home]
     hops = [_between(a, b, home, links) for a, b in pairwise(path) if a != b]
-    sizes = [state] * (len(hops) - 1) + [answer]
-    return sum(link.rtt_s / 2 + size / link.bytes_s for link, size in zip(hops, sizes, strict=False))
+    sizes = [state] * len(hops)
+    for end in (0, -1) if hops else ():
+        if nodes[end] != home:  # tokens go out to where the embeddings are, and come from where the head is
+            sizes[end] = TOKEN_BYTES * tokens
+    return sum(link.rtt_s / 2 + size / link.bytes_s for link, size in zip(hops, sizes, strict=True))
 
 
 def _between(a: str, b: str, home: str, links: Mapping[str, Link]) -> Link:

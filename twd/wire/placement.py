@@ -27,6 +27,8 @@ class Slice(Part, frozen=True):
     free_bytes: Count = 0
     head: bool = False
     """The output head lies here."""
+    ms: Rate = 0.0
+    """Expected: one token's pass over it."""
     process: str = ""
     """The process that holds it, started by the machine's agent; empty: the one that serves the model."""
 
