@@ -269,7 +269,8 @@ class FrameReader:
         total = HEADER.size + header_len + payload_len
         self._fill(total)
         split = HEADER.size + header_len
-        header, payload = bytes(self._buffer[HEADER.size : split]), bytes(self._buffer[split:total])
+        with memoryview(self._buffer) as view:
+            header, payload = bytes(view[HEADER.size : split]), bytes(view[split:total])
         del self._buffer[:total]
         return Frame(_decoded(kind, header), payload)
 
@@ -320,8 +321,7 @@ def unpack_states(payload: bytes, rows: int, n_embd: int, states_as: StateFormat
 
 def are_numbers(states: States) -> bool:
     """Whether all are finite: the engine takes anything else without a word."""
-    with np.errstate(invalid="ignore"):
-        return bool(np.isfinite(states.sum(dtype=np.float64)))
+    return bool(np.isfinite(states).all())
 
 
 def payload_max(rows: int, n_embd: int, states_as: StateFormat = StateFormat.F32) -> int:
