@@ -3,7 +3,7 @@
     TWD_HOME=... twd up -d --demo
     TWD_HOME=... python contrib/benchmarks/edge/cpu.py
 
-CPU time, unlike the clock on the wall, hardly depends on what else the machine does. A request is a whole answer of
+CPU time depends far less than the clock on the wall on what else the machine does. A request is a whole answer of
 `--short` tokens; a token's share is what a stream of `--long` tokens costs beyond one of `--short`. What a process
 spends while nothing is asked is taken off.
 """
