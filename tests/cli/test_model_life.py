@@ -10,7 +10,7 @@ import pytest
 
 from tests.gguf_tools.test_inspect import write
 from tests.waiting import until
-from twd.cli import room
+from twd.cli import model_life, room
 from twd.cli.crew import Crew
 from twd.cli.life_core import Room, serving
 from twd.cli.model_life import ModelLife
@@ -23,6 +23,7 @@ from twd.kit.tasks import TaskGroup
 from twd.wire.base import EventId, NodeId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.life import ChangeStep, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
+from twd.wire.node import NodeFacts
 
 NODE = NodeId("desk")
 
@@ -34,12 +35,16 @@ class FakeCrew:
         self.board = board
         self.story: list[str] = []
         self.bad: set[str] = set()
+        self.slow: set[str] = set()
         self.arguments: dict[str, tuple[str, ...]] = {}
 
     def take(self, spec: ProcessSpec) -> None:
-        fails = spec.name in self.bad
-        note = "llama.cpp cannot load it" if fails else ""
-        self.board.rows[spec.name] = Row(name=spec.name, stage=Stage.FAILED if fails else Stage.READY, note=note)
+        stage, note = Stage.READY, ""
+        if spec.name in self.bad:
+            stage, note = Stage.FAILED, "llama.cpp cannot load it"
+        elif spec.name in self.slow:
+            stage, note = Stage.LOADING, "waits for machines"
+        self.board.rows[spec.name] = Row(name=spec.name, stage=stage, note=note)
         self.story.append(f"+{spec.name}")
         self.arguments[spec.name] = spec.argv
 
@@ -68,7 +73,7 @@ class House:
             clock=SystemClock(),
             keep=self.kept.append,
             tell=self._tell,
-            machine=self._machine,
+            machines=self._machines,
             tasks=tasks,
         )
         for name in wanted:
@@ -76,8 +81,8 @@ class House:
         self.crew.story.clear()
         self.numbers = iter(range(1000))
 
-    async def _machine(self) -> None:
-        return None
+    async def _machines(self) -> list[NodeFacts]:
+        return []
 
     def _tell(self, told: ChangeTold) -> None:
         self.told.append(told)
@@ -282,3 +287,16 @@ async def test_the_coordinator_of_a_pool_plans_anew(settings: Settings, memory: 
         assert here.crew.story[:2] == ["-coordinator", "+coordinator"]
         served = [name for name, model in here.kept[-1].models.items() if model.serve]
         assert served == ["new"]
+
+
+async def test_a_model_that_gets_no_further_is_taken_back(
+    settings: Settings, memory: Callable[[Room], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_life, "STALLED_S", 0.0)
+    async with house(settings, "old") as here:
+        here.crew.slow = {"speculator.new"}
+        told = await here.change(swap("new"))
+        assert told is not None
+        assert told.failure is not None
+        assert "waits for machines" in told.failure.message
+        assert told.models == ["old"]

@@ -168,7 +168,7 @@ class Installation:
             clock=self._clock,
             keep=self._keep_settings,
             tell=self._tell_change,
-            machine=self._machine,
+            machines=self._machines,
             tasks=self._tasks,
         )
 
@@ -184,8 +184,8 @@ class Installation:
         self._tell(f"{told.model}: {told.step.replace('_', ' ')}{why}; {told.note}")
         self._changed()
 
-    async def _machine(self) -> NodeFacts | None:
-        return await self._overseer.node_facts() if self._overseer is not None else None
+    async def _machines(self) -> list[NodeFacts]:
+        return await self._overseer.machines() if self._overseer is not None else []
 
     def _environment(self) -> dict[str, str]:
         """For children: the settings come from one file, so single overrides must not come on top."""

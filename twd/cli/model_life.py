@@ -24,6 +24,8 @@ START_S: Final = 1800.0
 IDLE_S: Final = 300.0
 """How long the jobs of a model that goes may take."""
 LOOK_S: Final = 0.5
+STALLED_S: Final = 300.0
+"""A model that says the same for so long while it loads will not come."""
 CRASHES_MAX: Final = 3
 COORDINATOR: Final = "coordinator"
 
@@ -56,7 +58,7 @@ class ModelLife:
         clock: Clock,
         keep: Callable[[Settings], None],
         tell: Callable[[ChangeTold], None],
-        machine: Callable[[], Awaitable[NodeFacts | None]],
+        machines: Callable[[], Awaitable[list[NodeFacts]]],
         tasks: TaskGroup,
     ) -> None:
         self.serving = serving
@@ -68,7 +70,7 @@ class ModelLife:
         self._clock = clock
         self._keep = keep
         self._tell_all = tell
-        self._machine = machine
+        self._machines = machines
         self._tasks = tasks
         self._under_way = ""
         self.changed = False
@@ -107,8 +109,8 @@ class ModelLife:
     async def _plan(self, wish: Wish) -> Change:
         if isinstance(wish, ModelUnwanted):
             return self._plan_stop(wish)
-        machine = await self._machine()
-        files = machine.models if machine is not None else []
+        machines = await self._machines()
+        files = [file for machine in machines if machine.node == self._node for file in machine.models]
         settings, name = find_model(self.serving.settings, files, wish.model)
         known = replace(self.serving, settings=settings)
         old = self._replaced(wish) if isinstance(wish, SwapWanted) else ""
@@ -123,7 +125,7 @@ class ModelLife:
 
         await asyncio.to_thread(check_file, settings, name)
         change = replace(change, starts=name, arguments=_arguments(wish))
-        return replace(change, manner=await self._manner(change, machine))
+        return replace(change, manner=await self._manner(change, machines))
 
     def _plan_stop(self, wish: ModelUnwanted) -> Change:
         names = self.serving.wanted if not wish.model else (self._served(wish.model),)
@@ -139,12 +141,13 @@ class ModelLife:
             raise TwdError(FailureCode.MODEL_NOT_FOUND, text, "model")
         return name
 
-    async def _manner(self, change: Change, machine: NodeFacts | None) -> Manner:
+    async def _manner(self, change: Change, machines: list[NodeFacts]) -> Manner:
         from twd.cli.room import room_for
 
         pids = self._crew.pids([spec.name for name in change.stops for spec in self._specs(change.before, name)])
         settings = change.after.settings
-        manner = manner_of(await asyncio.to_thread(room_for, settings, change.starts, pids, machine))
+        asked = (settings, change.starts, change.stops, pids, self._node, machines)
+        manner = manner_of(await asyncio.to_thread(room_for, *asked))
         if manner is Manner.AFTER and not change.stops:
             text = f"there is no room for {change.starts} beside {', '.join(self.serving.wanted)}"
             raise TwdError(FailureCode.OUT_OF_MEMORY, f"{text}; `twd swap` puts it in the place of one", "model")
@@ -185,11 +188,15 @@ class ModelLife:
 
     async def _until_ready(self, model: str, names: Sequence[str]) -> None:
         give_up = self._clock.now() + START_S
+        said, since = "", self._clock.now()
         while not all(self._row(name).stage in DONE for name in names):
             for name in names:
                 self._check(model, self._row(name))
-            if self._clock.now() > give_up:
-                raise TwdError(FailureCode.MODEL_LOAD, f"{model} was not ready within {START_S:g} s", "model")
+            now, notes = self._clock.now(), "; ".join(self._row(name).note for name in names if self._row(name).note)
+            said, since = (said, since) if notes == said else (notes, now)
+            if now > min(give_up, since + STALLED_S):
+                text = f"{model} is not ready after {START_S:g} s, and not further after {STALLED_S:g} s: {said}"
+                raise TwdError(FailureCode.MODEL_LOAD, text, "model")
             await self._wait()
 
     def _row(self, name: str) -> Row:

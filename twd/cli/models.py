@@ -32,18 +32,22 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 
 @click.command()
 @click.option("-m", "--model", default="", help="A name in the settings, a GGUF file, or a file that the agent found.")
+@click.option(
+    "--ram-reclaim", default="", type=click.Choice(["", "off", "on", "auto"]), help="Instead of the settings."
+)
 @node_option
 @timeout_option
 @json_option
 @click.pass_obj
-def start(ground: Ground, model: str, node: str, timeout: float, as_json: bool) -> ExitCode:
+def start(ground: Ground, model: str, ram_reclaim: str, node: str, timeout: float, as_json: bool) -> ExitCode:
     """Serve a model; without a name, the default one of the settings. Where nothing runs, `twd up -d` comes first."""
     start_house(ground, node, as_json, timeout)
     name = model or ground.settings.default_model
     if not name:
         raise CommandError(ExitCode.CONFIG, "the settings name no model; give one with -m, or write them: twd init")
     place = NodeId(node) or ground.node
-    return change(ground, ModelWanted(node=place, model=local_name(name, node)), timeout, as_json)
+    wish = ModelWanted(node=place, model=local_name(name, node), ram_reclaim=ram_reclaim)
+    return change(ground, wish, timeout, as_json)
 
 
 @click.command()

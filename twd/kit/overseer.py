@@ -85,11 +85,10 @@ class Overseer(Service):
             return {}
         return {"models": self._life.models, "default_model": self._life.default}
 
-    async def node_facts(self) -> NodeFacts | None:
-        """This machine as its agent describes it; None without an agent."""
+    async def machines(self) -> list[NodeFacts]:
+        """The machines on the bus as their agents describe them."""
         entries = await self._registry.entries() if self._registry is not None else []
-        machines = (read_node(entry.value) for entry in entries)
-        return next((facts for facts in machines if facts is not None and facts.node == self.ground.node), None)
+        return [facts for entry in entries if (facts := read_node(entry.value)) is not None]
 
     async def _keep_looking(self) -> None:
         while True:
