@@ -130,8 +130,18 @@ def test_machines_whose_engines_do_not_understand_each_other_are_kept_apart() ->
     assert found.notes[2].startswith("old is left out: its engine speaks RPC 6.2.0, the one at home 7.0.0; update")
 
 
-def replace_pool(pool: Pool, **fields: object) -> Pool:
-    return msgspec.structs.replace(pool, **fields)
+def test_a_model_is_served_where_its_speculator_is_whoever_coordinates() -> None:
+    observed = seeing(machine("desk", 4), machine("attic", 64))
+    settle(wanting(), observed)
+    assert decision_of(observed).home == "desk"
+    observed.homes = {"big": NodeId("attic")}
+    settle(wanting(), observed, 20.0)
+    decision = decision_of(observed)
+    assert (decision.home, nodes_of(decision)) == ("attic", {"attic"})
+    assert all(not known.processes for known in observed.nodes.values())
+    observed.homes = {}
+    assert plan(wanting(), observed, 40.0) is None or settle(wanting(), observed, 40.0)
+    assert decision_of(observed).home == "attic"
 
 
 def test_configured_devices_win_over_what_was_found() -> None:

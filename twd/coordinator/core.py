@@ -42,6 +42,8 @@ class Observed:
     links: Mapping[str, Link] = field(default_factory=dict)
     served: Collection[str] = ()
     """Models that are loaded."""
+    homes: Mapping[str, NodeId] = field(default_factory=dict)
+    """Where the process that serves a model is, by its own word; without one it is expected beside the coordinator."""
     decided: dict[str, PlacementDecided] = field(default_factory=dict)
     basis: dict[str, str] = field(default_factory=dict)
     """What each decision rested on: it is made anew only when that changes."""
@@ -84,10 +86,10 @@ def plan(wanted: Wanted, observed: Observed, now: float) -> Action | None:
 
 def _decide(wanted: Wanted, observed: Observed) -> Decide | None:
     for model in wanted.models if observed.nodes else ():  # with nobody there yet, nothing can be said
-        known = observed.decided.get(model.name)
-        if known is None or observed.basis.get(model.name) != basis_of(model, observed, fits(known)):
+        known, home = observed.decided.get(model.name), home_of(wanted, observed, model)
+        if known is None or observed.basis.get(model.name) != basis_of(model, observed, fits(known), home):
             decision = decide(wanted, observed, model)
-            return Decide(decision, basis_of(model, observed, fits(decision)))
+            return Decide(decision, basis_of(model, observed, fits(decision), home))
     return None
 
 
@@ -96,7 +98,7 @@ def fits(decision: PlacementDecided) -> bool:
     return not decision.missing_bytes
 
 
-def basis_of(model: WantedModel, observed: Observed, fits: bool) -> str:
+def basis_of(model: WantedModel, observed: Observed, fits: bool, home: NodeId) -> str:
     """What a decision rests on. Free memory moves while a model loads: it counts only while the model has no place."""
     nodes = [
         (
@@ -108,7 +110,9 @@ def basis_of(model: WantedModel, observed: Observed, fits: bool) -> str:
         )
         for facts in observed.nodes.values()
     ]
-    return repr((sorted(nodes), model.ctx, model.sessions, model.problem, hash(model.shape)))
+    return repr(
+        (sorted(nodes), observed.homes.get(model.name), model.ctx, model.sessions, model.problem, hash(model.shape))
+    )
 
 
 def _steps(free: int) -> int:
@@ -117,6 +121,7 @@ def _steps(free: int) -> int:
 
 def decide(wanted: Wanted, observed: Observed, model: WantedModel) -> PlacementDecided:
     """Where one model goes now."""
+    wanted = replace(wanted, home=home_of(wanted, observed, model))
     nodes = free_for(model.name, observed.nodes, observed.decided, observed.served)
     found = without_other_files(find_devices(nodes, wanted.pool, wanted.home), nodes, wanted, model)
     if model.shape is None:
@@ -130,6 +135,14 @@ def decide(wanted: Wanted, observed: Observed, model: WantedModel) -> PlacementD
     demand = Demand(model.ctx, model.sessions, home, wanted.pool.engine, split)
     placement = _place(model.shape, found.devices, wanted, observed, demand)
     return to_wire(wanted, model, placement, found.notes, observed.links)
+
+
+def home_of(wanted: Wanted, observed: Observed, model: WantedModel) -> NodeId:
+    """Where the model is served; where that process is away for a moment, where it was."""
+    known, before = observed.homes.get(model.name), observed.decided.get(model.name)
+    if known is None and before is not None and before.home in observed.nodes:
+        return before.home
+    return known or wanted.home
 
 
 def _place(shape: Shape, devices: Sequence[Device], wanted: Wanted, observed: Observed, demand: Demand) -> Placement:

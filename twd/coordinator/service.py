@@ -1,8 +1,7 @@
 """The coordinator on the bus: one acts by a lease, others stand by; each look takes the next actions of the plan."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -24,9 +23,9 @@ from twd.coordinator.core import (
 from twd.coordinator.links import Links
 from twd.coordinator.model_shape import read_shape
 from twd.coordinator.processes import WantedModel
+from twd.coordinator.seen import SETTLE_S, Joined, speculators
 from twd.gguf_tools.model_file import read_model
 from twd.kit.claim import Claim
-from twd.kit.overseer import read_lease
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroundings
 from twd.kit.settings import Settings
 from twd.kit.tasks import every
@@ -54,8 +53,6 @@ ANSWER_S: Final = 40.0
 CLAIM: Final = "coordinator.active"
 AGENT_KEYS: Final = "agent."
 STANDS_BY: Final = "stands by"
-SETTLE_S: Final = 0.7
-"""Machines that join one after the other are planned with together."""
 KEEP_S: Final = LEASE_TTL_S / 3
 
 
@@ -206,7 +203,9 @@ class Coordinator(Service):
         entries = await self._registry.entries()
         fresh = [entry for entry in entries if entry.key.startswith(AGENT_KEYS) and entry.age_s <= self._lease_s]
         found = [facts for entry in fresh if (facts := read_node(entry.value)) is not None]
-        self._observed.served = served_models(entries)
+        serving = speculators(entries)
+        self._observed.served = {str(lease.facts.get("model")) for lease in serving if lease.facts.get("ready")}
+        self._observed.homes = {str(lease.facts.get("model")): lease.node for lease in serving}
         return self._joined.settled(found, self._observed.nodes, self.clock.now())
 
     def _carry_out(self, action: Action) -> None:
@@ -254,38 +253,6 @@ class Coordinator(Service):
         """Look again."""
         self._news.set()
         return None
-
-
-@dataclass
-class Joined:
-    """When machines came."""
-
-    since: dict[NodeId, float] = field(default_factory=dict)
-
-    def settled(
-        self, found: Sequence[NodeFacts], known: Mapping[NodeId, NodeFacts], now: float
-    ) -> dict[NodeId, NodeFacts]:
-        """Machines to plan with. One whose agent has just come back counts as it was known before."""
-        seen = [(facts, known.get(facts.node)) for facts in found]
-        now_here = {
-            facts.node: _as_before(facts, before) if before is not None and facts.looking else facts
-            for facts, before in seen
-            if before is not None or not facts.looking
-        }
-        self.since = {node: self.since.get(node, now) for node in now_here}
-        if any(node not in known and now - self.since[node] < SETTLE_S for node in now_here):
-            return {node: facts for node, facts in now_here.items() if node in known}
-        return now_here
-
-
-def _as_before(now: NodeFacts, before: NodeFacts) -> NodeFacts:
-    return msgspec.structs.replace(before, instance=now.instance, pid=now.pid, processes=now.processes)
-
-
-def served_models(entries: Sequence[LeaseEntry]) -> frozenset[str]:
-    """Models whose speculators say that they are loaded."""
-    leases = [read_lease(entry.value) for entry in entries if entry.key.startswith("speculator.")]
-    return frozenset(str(lease.facts["model"]) for lease in leases if lease is not None and lease.facts.get("ready"))
 
 
 def wanted_models(settings: Settings) -> tuple[WantedModel, ...]:
