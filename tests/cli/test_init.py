@@ -12,9 +12,12 @@ from tests.backends.fakes.gpu_servers import FakeVllm
 from tests.backends.fakes.llama_server import FakeLlamaServer
 from tests.backends.fakes.ollama_server import FakeOllama
 from tests.backends.fakes.server import Farm
+from tests.bus.conftest import NatsServer, nats_server
 from tests.cli.running import Installed
 from tests.gguf_tools.test_inspect import write
 from twd.cli.init_scan import find_files, models_at, scan
+
+__all__ = ["nats_server"]
 
 
 def port(url: str) -> int:
@@ -98,6 +101,23 @@ def test_files_of_a_folder_are_proposed(installed: Installed, tmp_path: Path) ->
     assert f"twd -c {output} up" in done.stdout
     assert str(folder / "mine.gguf") in output.read_text()
     assert installed.twd("-c", str(output), "config", "check").returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.nats
+def test_machines_on_the_bus_are_told_and_their_bus_is_kept(
+    nats_server: NatsServer, installations: Callable[[], Installed], tmp_path: Path
+) -> None:
+    here, elsewhere = installations(), installations()
+    elsewhere.env |= {"TWD_BUS_URL": nats_server.url, "TWD_NODE": "shelf", "TWD_AGENT_PORT": "0"}
+    here.env |= {"TWD_BUS_URL": nats_server.url}
+    elsewhere.up("agent")
+    write(tmp_path / "mine.gguf")
+    done = here.twd("init", "--local", "--models", str(tmp_path), "--json")
+    assert done.returncode == 0, done.stderr
+    assert [machine["node"] for machine in json.loads(done.stdout)["machines"]] == ["shelf"]
+    assert nats_server.url in (here.home.parent / "twd.yaml").read_text()
+    assert elsewhere.twd("down").returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
+import msgspec
 
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
@@ -221,6 +222,8 @@ def _text(ground: Ground, proposal: "Proposal", folders: Sequence[Path]) -> str:
     dirs = [str(folder.expanduser().absolute()) for folder in folders]
     try:
         settings = settings_of(proposal, dirs)
+        if ground.settings.bus.url:  # the machines that were found are there
+            settings = msgspec.structs.replace(settings, bus=ground.settings.bus)
         text = HEAD + (f"# {proposal.why}\n" if proposal.why else "") + dump_settings(settings)
         return _checked(text, settings)
     except ValueError as error:

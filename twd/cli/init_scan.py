@@ -138,7 +138,7 @@ def _file(model: ModelFile) -> Found:
 
 
 async def find_peers(ground: Ground) -> list[Peer]:
-    """Machines with agents, where there is a bus to ask."""
+    """Other machines with agents, where there is a bus to ask."""
     from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 
     if not ground.settings.bus.url and ground.home.running() is None:
@@ -149,4 +149,5 @@ async def find_peers(ground: Ground) -> list[Peer]:
     return [
         Peer(one.node, one.memory.available, sum(gpu.free for gpu in one.gpus if not gpu.shared), len(one.models))
         for one in sorted(machines, key=lambda one: one.node)
+        if one.node != ground.node
     ]
