@@ -18,6 +18,7 @@ from twd.speculator.tree import Node
 WORTH = 0.08
 """Tokens that a following window must be expected to win for each row that it computes, perhaps in vain."""
 _BESIDE_MS = 25.0
+_PATIENCE_STEPS = 0.5
 _SURE = 0.999
 
 
@@ -123,13 +124,13 @@ class PipePlanner(Planner):
         return best_width(held, self._pipe, together=len(group), passes=passes, follows=follows).rows
 
     def _wait(self, session: Session, path: list[tuple[Node, float]], now: float) -> float | None:
-        """A moment for first guesses that are about to come; a whole step is too long, for they may follow."""
+        """A moment for first guesses that are about to come; where they may follow, it is a short one."""
         waited_ms = (now - session.accepted_at) * 1000
-        wake_at = self._linger(session, [chance for _, chance in path], waited_ms, self._fixed(session), now)
-        if wake_at is None:
+        latest = session.accepted_at + _PATIENCE_STEPS * self._pipe.step_ms(1) / 1000
+        if self._limits.in_flight > 1 and now >= latest:
             return None
-        latest = session.accepted_at + self._pipe.step_ms(1) / 1000
-        return min(wake_at, latest) if now < latest else None
+        wake_at = self._linger(session, [chance for _, chance in path], waited_ms, self._fixed(session), now)
+        return wake_at if wake_at is None or self._limits.in_flight == 1 else min(wake_at, latest)
 
     def _due(self, plan: Plan, sessions: Sequence[Session], now: float) -> None:
         for session in sessions:

@@ -110,6 +110,8 @@ class Runner:
         verdicts = target.collect()
         if verdicts:
             self._core.verdicts(verdicts, self._clock())
+            self._flush()
+            self._read_inbox()  # whoever guesses in this process has done so by now
         self._close_slots()
         if not generation:
             return None
