@@ -130,6 +130,32 @@ def test_machines_whose_engines_do_not_understand_each_other_are_kept_apart() ->
     assert found.notes[2].startswith("old is left out: its engine speaks RPC 6.2.0, the one at home 7.0.0; update")
 
 
+def test_what_a_model_moves_away_from_is_left_to_it_for_a_while_where_there_is_room() -> None:
+    wanted = wanting(Pool(split="even"))
+    observed = seeing(machine("desk", 64))
+    settle(wanted, observed)
+    (old,) = observed.nodes[DESK].processes
+    observed.nodes = {**observed.nodes, NodeId("attic"): machine("attic", 64)}
+    carry_out(plan(wanted, observed, 10.0), observed, 10.0)
+    observed.changed_at["big"] = 10.0
+    kinds = [type(action) for action in (plan(wanted, observed, 11.0),)]
+    assert kinds == [Start], "the old stage stays beside the new one"
+    full = msgspec.structs.replace(
+        observed.nodes[DESK], memory=msgspec.structs.replace(observed.nodes[DESK].memory, available=GIB)
+    )
+    observed.nodes = {**observed.nodes, DESK: full}
+    stop = plan(wanted, observed, 11.0)
+    assert isinstance(stop, Stop)
+    assert stop.wish.process == old.process
+
+
+def test_a_missing_agent_at_home_tears_nothing_down() -> None:
+    observed = seeing(machine("desk", 8), machine("attic", 4, gpu=24))
+    settle(wanting(), observed)
+    observed.nodes = {NodeId("attic"): observed.nodes[NodeId("attic")]}
+    assert plan(wanting(), observed, 20.0) is None
+
+
 def test_a_model_is_served_where_its_speculator_is_whoever_coordinates() -> None:
     observed = seeing(machine("desk", 4), machine("attic", 64))
     settle(wanting(), observed)

@@ -13,15 +13,17 @@ import msgspec
 from twd.coordinator.advice import place_or_advise, size
 from twd.coordinator.devices import Found, find_devices
 from twd.coordinator.placement import Demand, Device, Link, Piece, Placement, Shape, place, seconds
-from twd.coordinator.processes import WantedModel, process_of, stage_of, wishes
-from twd.coordinator.taken import free_for
+from twd.coordinator.processes import WantedModel, belongs, process_of, stage_of, wishes
+from twd.coordinator.taken import free_for, room, total
 from twd.kit.settings import Pool
 from twd.wire.base import InstanceId, ModelId, NodeId
-from twd.wire.node import ModelFile, NodeFacts, ProcessUnwanted, ProcessWanted
+from twd.wire.node import ModelFile, NodeFacts, ProcessFacts, ProcessUnwanted, ProcessWanted
 from twd.wire.placement import PlacementDecided, Slice
 
 OWN_PREFIXES: Final = ("rpc.pool.", "stage.pool.")
 RETRY_S: Final = 5.0
+MOVE_S: Final = 45.0
+"""A model that goes elsewhere has so long to do it at a good moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Observed:
     homes: Mapping[str, NodeId] = field(default_factory=dict)
     """Where the process that serves a model is, by its own word; without one it is expected beside the coordinator."""
     decided: dict[str, PlacementDecided] = field(default_factory=dict)
+    changed_at: dict[str, float] = field(default_factory=dict)
+    """When each model went elsewhere last."""
     basis: dict[str, str] = field(default_factory=dict)
     """What each decision rested on: it is made anew only when that changes."""
     tried: dict[tuple[NodeId, str], float] = field(default_factory=dict)
@@ -87,6 +91,8 @@ def plan(wanted: Wanted, observed: Observed, now: float) -> Action | None:
 def _decide(wanted: Wanted, observed: Observed) -> Decide | None:
     for model in wanted.models if observed.nodes else ():  # with nobody there yet, nothing can be said
         known, home = observed.decided.get(model.name), home_of(wanted, observed, model)
+        if known is not None and fits(known) and home not in observed.nodes:
+            continue  # its agent comes back, or its speculator turns up elsewhere: nothing is torn down for that
         if known is None or observed.basis.get(model.name) != basis_of(model, observed, fits(known), home):
             decision = decide(wanted, observed, model)
             return Decide(decision, basis_of(model, observed, fits(decision), home))
@@ -266,13 +272,28 @@ def _start(wanted: Wanted, observed: Observed, now: float) -> Start | None:
 
 
 def _stop(wanted: Wanted, observed: Observed, now: float) -> Stop | None:
-    due = {(wish.node, wish.process) for wish in _wishes(wanted, observed)}
+    """End what is not due any more; what a model moves away from is left to it for a while, where there is room."""
+    wishes_now = list(_wishes(wanted, observed))
+    due = {(wish.node, wish.process) for wish in wishes_now}
     for facts in observed.nodes.values():
         for known in facts.processes:
-            ours = known.process.startswith(OWN_PREFIXES) and (facts.node, known.process) not in due
-            if ours and now - observed.tried.get((facts.node, known.process), float("-inf")) >= RETRY_S:
+            key = (facts.node, known.process)
+            if not known.process.startswith(OWN_PREFIXES) or key in due or _moves(wanted, observed, facts, known, now):
+                continue
+            if now - observed.tried.get(key, float("-inf")) >= RETRY_S:
                 return Stop(ProcessUnwanted(node=facts.node, process=known.process))
     return None
+
+
+def _moves(wanted: Wanted, observed: Observed, facts: NodeFacts, known: ProcessFacts, now: float) -> bool:
+    """Whether a model may still use this process, while its new ones load beside it."""
+    model = next((model.name for model in wanted.models if belongs(known.process, model.name)), None)
+    if model is None or now - observed.changed_at.get(model, float("-inf")) >= MOVE_S:
+        return False
+    decision = observed.decided.get(model)
+    running = {one.process for one in facts.processes}
+    coming = [s for s in decision.slices if s.node == facts.node and s.process not in running] if decision else []
+    return sum(total(piece) for piece in coming) <= room(facts, {piece.device for piece in coming})
 
 
 # -- who decides ---------------------------------------------------------------------------------------

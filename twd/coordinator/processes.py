@@ -38,6 +38,11 @@ def stage_of(model: str, first: int, end: int, head: bool) -> str:
     return f"stage.pool.{_word(model)}.{first}-{end}" + (".head" if head else "")
 
 
+def belongs(process: str, model: str) -> bool:
+    """Whether a process of ours is one of this model's."""
+    return process.split(".", 2)[2:] != [] and process.split(".")[2] == _word(model)
+
+
 def _word(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", text)[:28].strip("-") or "model"
 

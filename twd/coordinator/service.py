@@ -211,6 +211,9 @@ class Coordinator(Service):
     def _carry_out(self, action: Action) -> None:
         match action:
             case Decide(decision, basis):
+                before = self._observed.decided.get(decision.model)
+                if before is not None and before.slices != decision.slices:
+                    self._observed.changed_at[decision.model] = self.clock.now()
                 self._observed.decided[decision.model] = decision
                 self._observed.basis[decision.model] = basis
                 self.log.info("%s: %s", decision.model, _in_words(decision))

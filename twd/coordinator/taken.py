@@ -14,6 +14,7 @@ from twd.wire.node import NodeFacts
 from twd.wire.placement import PlacementDecided, Slice
 
 READY = "ready"
+SPARE = 512 * 1024**2
 
 
 def free_for(
@@ -60,3 +61,9 @@ def _changed(facts: NodeFacts, changes: Mapping[tuple[NodeId, str], int]) -> Nod
         memory=msgspec.structs.replace(memory, available=corrected(CPU, memory.available, memory.total)),
         gpus=[msgspec.structs.replace(gpu, free=free) for gpu, free in gpus],
     )
+
+
+def room(facts: NodeFacts, devices: Collection[str]) -> int:
+    """What the fullest of some devices of a machine has left, with something spared."""
+    free = {CPU: facts.memory.available, **{device_name(gpu): gpu.free for gpu in facts.gpus}}
+    return min((free.get(device, 0) - SPARE for device in devices), default=0)

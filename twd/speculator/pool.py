@@ -34,7 +34,7 @@ LOADING_S: Final = 120.0
 """A load without any progress for so long hangs."""
 SUSPECT_S: Final = 1.0
 """A pass that takes longer, while a worker is gone by its agent's word, is waited for no more."""
-CHANGE_S: Final = 5.0
+CHANGE_S: Final = 30.0
 """A better placement waits so long for a moment without jobs."""
 GOODBYE_S: Final = 0.3
 

@@ -15,7 +15,7 @@ from twd.wire.failures import FailureCode, TwdError
 from twd.wire.ring import StageReady
 
 LOOK_S: Final = 0.5
-CHANGE_S: Final = 5.0
+CHANGE_S: Final = 10.0
 """A better placement waits so long for a moment without jobs."""
 
 
