@@ -69,7 +69,7 @@ def test_a_lease_that_ended_takes_its_model_along_but_a_fresh_event_has_time() -
 
 def test_drafters_serve_no_model() -> None:
     directory = ModelDirectory()
-    directory.see_leases([lease("drafter")], 0.0)
+    directory.see_leases([lease("drafter"), lease("stage")], 0.0)
     assert directory.known == []
 
 

@@ -61,6 +61,7 @@ LIFE: Final[Events] = (ServiceStarted, ServiceStopped, ServiceFaulted, MessageRe
 _SERVICES: Final[Events] = (ServiceStarted, ServiceStopped, ServiceFaulted, ServiceExited)
 _MODELS: Final[Events] = (ModelLoading, ModelReady, ModelMeasured, ModelFailed, ModelUnloaded)
 _ANSWERS: Final[Events] = (JobStarted, TokensAccepted, JobFinished, JobFailed)
+_POOLS: Final[Events] = (RingMeasured, FrameRefused)
 _DRAFTING: Final[Events] = (SessionOpened, SessionClosed, DraftProposed, DrafterAttached, DrafterDetached)
 
 
@@ -175,7 +176,7 @@ ROLES: Final[tuple[Role, ...]] = (
     ),
     Role(
         "edge",
-        reads=(*_ANSWERS, *_MODELS, *_SERVICES, ChangeTold),
+        reads=(*_ANSWERS, *_MODELS, *_SERVICES, ChangeTold, *_POOLS),
         writes=(JobSubmitted, JobCancelled, EmbeddingRequested, TraceRequested, HistoryRequested, MetricsRequested),
         registry=Registry.MAKE,
     ),
@@ -195,7 +196,14 @@ ROLES: Final[tuple[Role, ...]] = (
         writes=(ServiceExited, ChangeAnswered, ChangeTold),
         registry=Registry.CLEAR,
     ),
-    Role("status", is_service=False, registry=Registry.READ, asks_services=True, inboxes=("watcher",)),
+    Role(
+        "status",
+        reads=(TokensAccepted, *_POOLS),
+        is_service=False,
+        registry=Registry.READ,
+        asks_services=True,
+        inboxes=("watcher",),
+    ),
     Role("watcher", is_service=False, hears_everything=True),
 )
 ADMIN: Final = "admin"

@@ -25,6 +25,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "reclaim": ("twd.cli.memory:reclaim", "Give back memory that models do not need."),
     "tune": ("twd.cli.tune:tune", "Settings that fit this machine and a model."),
     "status": ("twd.cli.status:status", "Services, nodes, models and their health."),
+    "top": ("twd.cli.top:top", "Models on several machines, as they work."),
     "watch": ("twd.cli.watch:watch", "Live events, one line each."),
     "trace": ("twd.cli.trace:trace", "The story of one job, in order, with durations."),
     "logs": ("twd.cli.logs:logs", "What the processes wrote."),

@@ -12,6 +12,8 @@ from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady,
 from twd.wire.service import Health, ServiceLease
 
 DEFAULT_NAMES = ("default", "twd")
+HELPERS = frozenset({"drafter", "stage"})
+"""Services that know a model, but answer nobody for it."""
 SETTLE_S = 15.0
 """A model told by an event counts for so long before its process must have a lease."""
 NOTES_MAX = 256
@@ -105,7 +107,7 @@ class ModelDirectory:
             if lease.service == "supervisor" and lease.node == self.node:
                 self._supervised(lease)
             model = lease.facts.get("model")
-            if isinstance(model, str) and model and lease.service != "drafter":
+            if isinstance(model, str) and model and lease.service not in HELPERS:
                 self._lease(lease, ModelId(model), now)
         for instance, server in list(self._servers.items()):
             if instance not in alive and now - server.heard > SETTLE_S:

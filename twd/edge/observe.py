@@ -11,6 +11,7 @@ from twd.edge.front import Front
 from twd.edge.openapi import document
 from twd.edge.replies import json_reply
 from twd.edge.status_types import EdgeState, Probe, ServiceState, Status
+from twd.kit.pools import Pools
 from twd.wire.service import Health, ServiceLease
 
 
@@ -25,6 +26,7 @@ class Observatory:
     health: Callable[[], Health]
     may_see: Callable[[web.Request], bool]
     services: list[ServiceLease] = field(default_factory=list)
+    pools: Pools = field(default_factory=Pools)
 
     def routes(self) -> list[web.RouteDef]:
         """The paths that it answers."""
@@ -83,6 +85,7 @@ class Observatory:
                 default_model=directory.default_model,
                 models=directory.cards().data,
                 services=[self._service(lease) for lease in self.services],
+                pools=self.pools.states(self.front.clock.now()),
                 warnings=self.not_ready(),
             )
         )

@@ -29,6 +29,7 @@ from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
 from twd.wire.life import ChangeTold
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
+from twd.wire.ring import FrameRefused, RingMeasured
 from twd.wire.service import Health, ServiceExited, ServiceFaulted, ServiceLease, ServiceStarted, ServiceStopped
 from twd.wire.trace import HistoryRequested, MetricsRequested, TraceRequested
 
@@ -54,6 +55,8 @@ class Edge(Service):
         ServiceFaulted,
         ServiceExited,
         ChangeTold,
+        RingMeasured,
+        FrameRefused,
     )
     writes = (JobSubmitted, JobCancelled, EmbeddingRequested, TraceRequested, HistoryRequested, MetricsRequested)
 
@@ -163,6 +166,7 @@ class Edge(Service):
 
     def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
         """A job's text grew."""
+        self.watch.pools.hear(event, self.clock.now())
         return self._job_event(event)
 
     def on_job_finished(self, event: JobFinished) -> Effects:
@@ -173,7 +177,7 @@ class Edge(Service):
         """A job ended early."""
         return self._job_event(event)
 
-    # -- models and services -------------------------------------------------------------------
+    # -- pools, models and services -------------------------------------------------------------------
 
     async def _refresh(self) -> None:
         """Read the registry: who is there, and with which models."""
@@ -185,6 +189,7 @@ class Edge(Service):
             self.log.warning("the registry could not be read: %s", error)
             return
         self.watch.services = [lease for entry in entries if (lease := _lease(entry.value)) is not None]
+        self.watch.pools.look(entries)
         self.models.see_leases(self.watch.services, self.clock.now())
         self._reload_keys()
 
@@ -196,6 +201,16 @@ class Edge(Service):
             self.threshold.door.ring.keys = self.keys.load()
         except TwdError as error:
             self.log.warning("%s", error)
+
+    def on_ring_measured(self, event: RingMeasured) -> Effects:
+        """A stage of a pool tells its figures."""
+        self.watch.pools.hear(event, self.clock.now())
+        return None
+
+    def on_frame_refused(self, event: FrameRefused) -> Effects:
+        """Something of a ring's links made no sense."""
+        self.watch.pools.hear(event, self.clock.now())
+        return None
 
     def on_model_loading(self, event: ModelLoading) -> Effects:
         """A model is on its way."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 from twd.edge.openai_answers import ModelCard, Out
+from twd.kit.pool_state import PoolState
 
 
 class ServiceState(Out, kw_only=True):
@@ -44,6 +45,7 @@ class Status(Out, kw_only=True):
     default_model: str
     models: list[ModelCard]
     services: list[ServiceState]
+    pools: list[PoolState]
     warnings: list[str]
 
 

@@ -3,6 +3,7 @@
 import { enter, getJson, leave } from "./api.js";
 import { byId, make, percent, round } from "./dom.js";
 import { acceptance, byDrafter, byPosition, firstToken, overall, perPass, savings, speed } from "./figures.js";
+import { poolBlock } from "./pools.js";
 
 const STATUS_MS = 3000;
 const MOST = 200;
@@ -31,6 +32,8 @@ function drawStatus(status) {
     cell(one.node), cell(one.service), cell(one.note ? `${one.health}: ${one.note}` : one.health, one.health === "ok" ? "ok" : "bad"),
     cell(one.pid), cell(one.version), cell(`${round(one.age_s, 0)} s ago`),
   )));
+  byId("pools-section").classList.toggle("hidden", !status.pools.length);
+  byId("pools").replaceChildren(...status.pools.map(poolBlock));
   drawFigures(edge);
 }
 

@@ -1,0 +1,71 @@
+"""`twd top`: one picture in a pipe, as text or JSON; live in a terminal."""
+
+import io
+import json
+import os
+import pty
+import subprocess
+
+import pytest
+from rich.console import Console
+
+from tests.cli.running import TWD, Installed
+from tests.kit.test_pools import busy, ring
+from tests.waiting import wait_until
+from twd.cli.top import NOTHING, _print, drawn, headline
+
+SEEN = """\
+m: ring of 2, home desk, ready; 0.0 tokens/s now; 2 sessions; waste 1.50; predicted 20.0 ms a token, measured 21.0: \
+1.05 times that
+machine  layers        state  ms    planned  queue ms  busy  waste  dropped  link  rtt ms  B/token
+n0       0-14          ready  5.00  4.00     0.50      6%    1.50   9        next  20.50   2310
+n1       15-29 + head  ready  6.00  4.00     0.50      6%    1.50   9        home  9.00    46
+"""
+
+
+def test_a_pool_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    pools = ring()
+    busy(pools)
+    _print(pools.states(3.0), as_json=False)
+    assert capsys.readouterr().out == SEEN
+    _print(pools.states(3.0), as_json=True)
+    (told,) = json.loads(capsys.readouterr().out)["pools"]
+    assert [stage["bytes_per_token"] for stage in told["stages"]] == [2310.0, 46.2]
+    _print([], as_json=False)
+    assert capsys.readouterr().out == f"{NOTHING}\n"
+
+
+def test_a_terminal_shows_warnings_and_what_is_not_there_yet() -> None:
+    pools = ring()
+    (pool,) = pools.states(0.0)
+    screen = Console(width=160, record=True, file=io.StringIO())
+    screen.print(drawn([pool], "the registry cannot be read"))
+    shown = screen.export_text()
+    assert "the registry cannot be read" in shown
+    assert headline(pool) in shown
+    assert " -  " in shown
+
+
+@pytest.mark.e2e
+@pytest.mark.nats
+def test_without_pools_it_says_how_to_see_one(installed: Installed) -> None:
+    assert installed.twd("top").returncode == 4
+    installed.up("metrics")
+    done = installed.twd("top", "--seconds", "0.1")
+    assert (done.returncode, done.stdout.strip()) == (0, NOTHING)
+    assert json.loads(installed.twd("top", "--json", "--seconds", "0").stdout) == {"pools": []}
+    ours, theirs = pty.openpty()
+    with subprocess.Popen([*TWD, "top"], env={**installed.env, "TERM": "xterm"}, stdin=theirs, stdout=theirs) as live:
+        os.close(theirs)
+        seen = b""
+
+        def draws() -> bool:
+            nonlocal seen
+            seen += os.read(ours, 4096)
+            return b"lies on several machines" in seen
+
+        wait_until(draws, "the live picture")
+        live.terminate()
+        assert live.wait(30) == 0
+    os.close(ours)
+    assert installed.twd("down").returncode == 0

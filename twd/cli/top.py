@@ -1,0 +1,184 @@
+"""`twd top`: every pool as it works: its stages, their times and queues, the links between them."""
+
+import asyncio
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from twd.bus.base import Bus, BusError, Leases, Message
+from twd.cli.context import Ground
+from twd.kit import platform
+from twd.kit.exit_codes import ExitCode
+from twd.kit.pool_state import READY, PoolState, StageState, forecast
+from twd.kit.pools import Pools
+from twd.kit.run_service import StopRequests
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
+from twd.wire.codec import Rejected, decode
+from twd.wire.job import TokensAccepted
+from twd.wire.ring import FrameRefused, RingMeasured
+from twd.wire.routes import ROUTE_OF
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+HEARD: Final = (RingMeasured, FrameRefused, TokensAccepted)
+LOOK_S: Final = 1.0
+HEADINGS: Final = (
+    "machine", "layers", "state", "ms", "planned", "queue ms", "busy", "waste", "dropped", "link", "rtt ms", "B/token",
+)  # fmt: skip
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One picture, as JSON.")
+@click.option("--seconds", default=2.5, help="How long to listen before a single picture.", show_default=True)
+@click.option("--once", is_flag=True, help="A single picture, in a terminal too; in a pipe it always is.")
+@click.pass_obj
+def top(ground: Ground, as_json: bool, seconds: float, once: bool) -> ExitCode:
+    """Show the models that lie on several machines, live: stages in the order of the ring, times, queues, links.
+
+    ms: computing one pass. planned: one token, as the plan had it. waste: positions computed for each that stands.
+    B/token: bytes sent on for each token computed. Exit code 0 also where there are no pools.
+    """
+    live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not (as_json or once)
+    return asyncio.run(_live(ground) if live else _once(ground, as_json, seconds))
+
+
+async def _once(ground: Ground, as_json: bool, seconds: float) -> ExitCode:
+    async with ground.bus("status") as bus:
+        pools = Pools()
+        registry = await _listen(bus, pools)
+        await asyncio.sleep(max(0.0, seconds))
+        pools.look(await registry.entries())
+        states = pools.states(time.monotonic())
+    _print(states, as_json)
+    return ExitCode.OK
+
+
+async def _live(ground: Ground) -> ExitCode:
+    from rich.live import Live
+
+    from twd.cli.output import console
+
+    stop = StopRequests(lambda: None)
+    platform.on_stop_signals(asyncio.get_running_loop(), stop.request)
+    pools = Pools()
+    async with ground.bus("status") as bus:
+        registry = await _listen(bus, pools)
+        with Live(console=console(), auto_refresh=False, screen=True) as screen:
+            while not stop.asked.is_set():
+                note = await _look(registry, pools)
+                screen.update(drawn(pools.states(time.monotonic()), note), refresh=True)
+                try:
+                    await asyncio.wait_for(stop.asked.wait(), LOOK_S)
+                except TimeoutError:
+                    continue
+    return ExitCode.OK
+
+
+async def _look(registry: Leases, pools: Pools) -> str:
+    try:
+        pools.look(await registry.entries())
+    except BusError as error:
+        return f"the registry cannot be read: {error}"
+    return ""
+
+
+async def _listen(bus: Bus, pools: Pools) -> Leases:
+    """Hear what stages and speculators tell, and know them."""
+    registry = await bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+    pools.look(await registry.entries())
+
+    def hear(message: Message) -> None:
+        event = decode(message.data)
+        if not isinstance(event, Rejected):
+            pools.hear(event, time.monotonic())
+
+    for kind in HEARD:
+        await bus.subscribe(ROUTE_OF[kind].pattern, hear)
+    return registry
+
+
+# -- drawing ---------------------------------------------------------------------------------------------
+
+
+def drawn(states: list[PoolState], note: str = "") -> "Group":
+    """All pools for a terminal."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[Text | Table] = [Text(note, style="red")] if note else []
+    for pool in states:
+        parts += [Text(headline(pool), style="bold"), stages_table(pool)]
+        parts += [Text(f"! {warning}", style="yellow") for warning in pool.warnings]
+        parts.append(Text(""))
+    return Group(*(parts or [Text(NOTHING)]))
+
+
+NOTHING: Final = "no model lies on several machines; `twd up --demo --ring 2` shows one that does"
+
+
+def _print(states: list[PoolState], as_json: bool) -> None:
+    import msgspec
+
+    if as_json:
+        click.echo(msgspec.json.encode({"pools": [msgspec.to_builtins(pool) for pool in states]}))
+        return
+    from twd.cli.output import show
+
+    for pool in states:
+        click.echo(headline(pool))
+        show(stages_table(pool))
+        for warning in pool.warnings:
+            click.echo(f"! {warning}")
+    if not states:
+        click.echo(NOTHING)
+
+
+def headline(pool: PoolState) -> str:
+    """The pool as a whole, in one line."""
+    parts = [
+        f"{pool.model}: {pool.engine or 'pool'} of {len(pool.stages)}, home {pool.home or '?'}, {pool.state}",
+        f"{pool.tok_s:.1f} tokens/s now",
+        f"{pool.sessions} sessions" + (f" and {pool.waiting} waiting" if pool.waiting else ""),
+        f"waste {pool.waste:.2f}" if pool.waste else "",
+        forecast(pool),
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def stages_table(pool: PoolState) -> "Table":
+    """Its stages in the order in which a pass goes through them."""
+    from twd.cli.output import table
+
+    rows = table(*HEADINGS)
+    for stage in pool.stages:
+        rows.add_row(*_cells(stage))
+    return rows
+
+
+def _cells(stage: StageState) -> list[str]:
+    from rich.markup import escape
+
+    state = escape(stage.state)
+    return [
+        escape(stage.node),
+        stage.layers,
+        state if stage.state == READY else f"[yellow]{state}[/]",
+        _figure(stage.ms),
+        _figure(stage.predicted_ms),
+        _figure(stage.queue_ms),
+        f"{stage.busy:.0%}" if stage.passes else "-",
+        _figure(stage.waste),
+        str(stage.dropped + stage.aborted) if stage.passes else "-",
+        escape(stage.to) or "-",
+        _figure(stage.rtt_ms),
+        f"{stage.bytes_per_token:.0f}" if stage.bytes_per_token else "-",
+    ]
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2f}" if value else "-"
