@@ -1,0 +1,45 @@
+"""`twd bench --ring` end to end, as small as it gets; speeds are not judged here."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.engine.conftest import model_cache, q4_path
+from twd.bench.ring import RingBench, RingBenchRun, even_cuts
+
+__all__ = ["model_cache", "q4_path"]
+
+
+@given(stages=st.integers(1, 12), more=st.integers(0, 80))
+def test_cuts_leave_every_stage_a_layer(stages: int, more: int) -> None:
+    layers = stages + more
+    cuts = even_cuts(layers, stages)
+    assert (cuts[0], cuts[-1], len(cuts)) == (0, layers, stages + 1)
+    assert all(first < end for first, end in itertools.pairwise(cuts))
+
+
+@pytest.mark.parametrize("draft", [False, True])
+def test_a_small_run(q4_path: Path, tmp_path: Path, draft: bool) -> None:
+    plan = RingBench(
+        source=q4_path,
+        folder=tmp_path,
+        rtts=(2.0,),
+        wrong=(0.1,),
+        windows=(3,),
+        sessions=(1, 2),
+        texts=1,
+        tokens=12,
+        draft=q4_path if draft else None,
+    )
+    told: list[str] = []
+    figures = RingBenchRun(plan, told.append).run()
+    assert figures.equal
+    (distance,) = figures.document["distances"]
+    assert distance["plain"] > 0
+    assert set(distance["sessions"]) == {"1", "2"}
+    assert [kind["guesses"] for kind in distance["drafted"]] == ["10% wrong", *([q4_path.stem] if draft else [])]
+    assert all(kind["several_in_flight"] > 0 for kind in distance["drafted"])
+    assert told
