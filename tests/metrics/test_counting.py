@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from twd.wire.draft import DrafterAttached
 from twd.wire.failures import Failure, FailureCode
 from twd.wire.job import CALIBRATION, JobCancelled, JobStats
 from twd.wire.model import ModelFailed, VocabFingerprint
-from twd.wire.ring import FrameFault, FrameRefused, RingMeasured
+from twd.wire.ring import FrameFault, FrameRefused, HopFacts, RingMeasured
 from twd.wire.service import MessageDropped, MessageRejected, ServiceExited, ServiceFaulted, ServiceStarted
 
 
@@ -236,6 +237,20 @@ def test_rings_count_what_their_stages_computed() -> None:
     assert counts(counting, f.RING_KEPT) == {("m",): 10}
     assert counts(counting, f.RING_DROPPED)["m", "0-15"] == 6
     assert counts(counting, f.RING_BUSY) == {("m", "0-15"): 0.04, ("m", "15-30"): 0.01}
+
+
+def test_links_of_rings_count_what_they_sent_and_how_long_it_takes() -> None:
+    def told(ring: str, sent: int, rtt_ms: float = 20.0) -> RingMeasured:
+        hops = [HopFacts(to="next", rtt_ms=rtt_ms, sent_bytes=sent), HopFacts(to="made up", rtt_ms=1.0)]
+        return msgspec.structs.replace(measured(0, 15, passes=2, queue_ms=5.0, hops=hops), ring=ring)
+
+    counting = heard(told("r", 1_000_000), told("r", 1_000_500), told("another", 70))
+    assert counts(counting, f.RING_BYTES) == {("m", "0-15", "next"): 570}
+    assert counts(counting, f.RING_QUEUED) == {("m", "0-15"): 0.03}
+    counting.sweep(0.0)
+    assert counts(counting, f.RING_RTT) == {("m", "0-15", "next"): 0.02}
+    counting.sweep(1000.0)
+    assert counts(counting, f.RING_RTT) == {}
 
 
 def test_refused_frames_are_counted_by_what_was_wrong_with_them() -> None:

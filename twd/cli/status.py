@@ -12,6 +12,8 @@ from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.kit.board import Stage, stage_of
 from twd.kit.exit_codes import ExitCode
+from twd.kit.pool_state import PoolState, forecast
+from twd.kit.pools import Pools
 from twd.wire.service import ServiceLease
 
 STYLES: Final = {Stage.READY: "green", Stage.DEGRADED: "yellow", Stage.FAILED: "red"}
@@ -26,26 +28,31 @@ def status(ground: Ground, as_json: bool) -> ExitCode:
 
     Exit code 0: all is well; 3: something is not; 4: nothing runs.
     """
-    found = asyncio.run(_leases(ground))
+    found, pools = asyncio.run(_leases(ground))
     missing = _missing(ground, found)
     if as_json:
-        click.echo(json.dumps(_as_json(found, missing, _addresses(ground))))
+        click.echo(json.dumps(_as_json(found, missing, _addresses(ground)) | {"pools": [_pool_json(p) for p in pools]}))
     else:
         _print(found, missing, _addresses(ground))
+        for pool in pools:
+            click.echo(f"{pool.model} over {len(pool.stages)} {pool.engine} stages or workers: {forecast(pool)}")
     if not found:
         return ExitCode.NOTHING_RUNS
     well = not missing and all(stage_of(lease) in WELL for lease, _ in found)
     return ExitCode.OK if well else ExitCode.UNHEALTHY
 
 
-async def _leases(ground: Ground) -> list[tuple[ServiceLease, float]]:
+async def _leases(ground: Ground) -> tuple[list[tuple[ServiceLease, float]], list[PoolState]]:
     from twd.kit.overseer import read_lease
     from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 
     async with ground.bus() as bus:
         entries = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
     leases = [(lease, entry.age_s) for entry in entries if (lease := read_lease(entry.value)) is not None]
-    return sorted(leases, key=lambda pair: (pair[0].node, pair[0].service, pair[0].started_ms))
+    pools = Pools()
+    pools.look(entries)
+    order = sorted(leases, key=lambda pair: (pair[0].node, pair[0].service, pair[0].started_ms))
+    return order, [pool for pool in pools.states(time.monotonic()) if pool.predicted_ms]
 
 
 def _missing(ground: Ground, found: list[tuple[ServiceLease, float]]) -> list[str]:
@@ -69,6 +76,17 @@ def _as_json(found: list[tuple[ServiceLease, float]], missing: list[str], addres
         "missing": missing,
         "nodes": sorted({lease.node for lease, _ in found}),
         "services": [_service_json(lease, age_s) for lease, age_s in found],
+    }
+
+
+def _pool_json(pool: PoolState) -> dict[str, Any]:
+    return {
+        "model": pool.model,
+        "engine": pool.engine,
+        "stages": [f"{stage.node} {stage.layers}" for stage in pool.stages],
+        "predicted_ms": pool.predicted_ms,
+        "measured_ms": pool.token_ms,
+        "warnings": pool.warnings,
     }
 
 

@@ -8,6 +8,7 @@ from twd.kit.job_owner import LOSSES
 from twd.metrics import families as f
 from twd.metrics.families import Figures, Names
 from twd.metrics.lives import Life, Lives
+from twd.metrics.rings import Rings
 from twd.wire.base import Event
 from twd.wire.draft import DrafterAttached, DraftProposed
 from twd.wire.failures import FailureCode
@@ -38,8 +39,8 @@ class Counting:
         self.figures = Figures()
         self.lives = Lives()
         self.models = Names(NAMES_MAX, models)
+        self.rings = Rings(self.figures, self.models)
         self.services = Names(SERVICES_MAX)
-        self._slices = Names(NAMES_MAX)
         self._drafter_labels = Names(NAMES_MAX, ["ngram"])
         self._drafters: OrderedDict[str, str] = OrderedDict()
 
@@ -72,6 +73,8 @@ class Counting:
                 self.meet(event.drafter, event.model)
             case ModelFailed():
                 self.figures.add(f.MODEL_FAILURES, self.models.of(event.model), event.failure.code)
+            case RingMeasured():
+                self.rings.hear(event, now)
             case _:
                 self._house(event)
 
@@ -79,6 +82,7 @@ class Counting:
         """Count the jobs of which nothing more will be heard."""
         for life, code in self.lives.sweep(now):
             self._ended(life, code)
+        self.figures.put(f.RING_RTT, self.rings.rtts(now))
 
     # -- jobs ----------------------------------------------------------------------------------
 
@@ -180,18 +184,8 @@ class Counting:
                     figures.add(f.RESTARTS, self.services.of(event.service))
             case FrameRefused():
                 figures.add(f.FRAMES_REFUSED, event.fault, by=event.repeated - event.repeated // 2)
-            case RingMeasured():
-                self._ring(event)
             case _:
                 return
-
-    def _ring(self, event: RingMeasured) -> None:
-        model, layers = self.models.of(event.model), self._slices.of(f"{event.first}-{event.end}")
-        self.figures.add(f.RING_PASSES, model, layers, by=event.passes)
-        self.figures.add(f.RING_ROWS, model, layers, by=event.rows)
-        self.figures.add(f.RING_DROPPED, model, layers, by=event.dropped)
-        self.figures.add(f.RING_BUSY, model, layers, by=event.passes * event.compute_ms / 1000)
-        self.figures.add(f.RING_KEPT, model, by=event.kept)
 
 
 def position(place: int) -> str:

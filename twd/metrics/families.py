@@ -71,6 +71,11 @@ RING_DROPPED = _counter(
     "twd_ring_windows_dropped_total", "Windows of dead epochs that cost no pass.", "model", "layers"
 )
 RING_BUSY = _counter("twd_ring_compute_seconds_total", "Time in which stages computed.", "model", "layers")
+RING_QUEUED = _counter("twd_ring_queue_seconds_total", "Time in which passes waited at stages.", "model", "layers")
+RING_BYTES = _counter(
+    "twd_ring_sent_bytes_total", "What stages sent on their links, by whom it went to.", "model", "layers", "to"
+)
+RING_RTT = _gauge("twd_ring_rtt_seconds", "Round trip of stages' links, lately.", "model", "layers", "to")
 FRAMES_REFUSED = _counter("twd_ring_frames_refused_total", "What came over links and made no sense.", "fault")
 
 FIRST_TOKEN = _seconds(
