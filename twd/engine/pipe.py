@@ -76,6 +76,10 @@ class Pipe:
         if late > 0.0:  # passes leave faster than they are computed
             self._free_at += _YIELD * min(late, self.step_ms(rows)) / 1000
 
+    def become(self, other: "Pipe") -> None:
+        """Other stages have taken the place of those that were measured; the links are learned again."""
+        self._slowest, self._whole, self.links_ms = other._slowest, other._whole, 0.0
+
     def reset(self, room: int) -> None:
         """The pipe was built anew: all that flew is lost."""
         self.room = room

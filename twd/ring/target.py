@@ -83,13 +83,16 @@ class RingTarget:
         self.rows_kept = 0
         """Positions that became text or prompt; the rest was computed, if at all, in vain."""
         self._number = 0
-        self._offered: Home | None = None
+        self._offered: tuple[Home, Pipe | None] | None = None
         self._adopt(home)
 
     # -- which ring ------------------------------------------------------------------------------
 
-    def rewire(self, home: Home) -> None:
-        """Go on with another ring; from any thread. Raises TwdError where it is smaller than the first one was."""
+    def rewire(self, home: Home, pipe: Pipe | None = None) -> None:
+        """Go on with another ring; from any thread. Raises TwdError where it is smaller than the first one was.
+
+        `pipe`: what its stages say of themselves, where they are not those of before.
+        """
         bounds = home.bounds
         if bounds.slots < self.n_slots or bounds.ctx_size < self.ctx_size or bounds.window_max < self.window_max:
             raise TwdError(
@@ -97,7 +100,7 @@ class RingTarget:
                 f"the new ring holds {bounds.slots} x {bounds.ctx_size} tokens and passes of {bounds.window_max}, "
                 f"the lost one held {self.n_slots} x {self.ctx_size} and {self.window_max}",
             )
-        self._offered = home
+        self._offered = home, pipe
         home.wake = self._wake
         self._wake()
 
@@ -105,7 +108,10 @@ class RingTarget:
         """Which ring stands, counted from 1; 0 while none does."""
         offered, self._offered = self._offered, None
         if offered is not None:
-            self._adopt(offered)
+            home, pipe = offered
+            if pipe is not None:
+                self.pipe.become(pipe)
+            self._adopt(home)
         return self.generation_number if self.home.over is None else 0
 
     def _adopt(self, home: Home) -> None:

@@ -16,12 +16,13 @@ from twd.kit.settings import Settings
 from twd.kit.tasks import in_a_thread_of_its_own
 from twd.ring.home import Home
 from twd.ring.links import Pace
+from twd.ring.trial import pipe_of
 from twd.ring.trust import Trust, make_identity, ring_nonce
 from twd.ring.wiring import in_order, wirings
 from twd.speculator.loaded import Load, LoadedModel
 from twd.speculator.ring_model import RingModel, load_ring
 from twd.speculator.service import Speculator, soon
-from twd.wire.base import InstanceId, ModelId
+from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.ring import RingWired, StageAnswered, StageReady, StateFormat, read_stage
 from twd.wire.service import Health
@@ -202,6 +203,7 @@ class RingSpeculator(Speculator):
 
     async def _rewire(self, loaded: RingModel) -> None:
         assert self._lost_at is not None
+        before = _cut(self._stages)
         while True:
             try:
                 home = await asyncio.wait_for(self._find_ring(), GIVE_UP_S)
@@ -210,7 +212,8 @@ class RingSpeculator(Speculator):
                 raise TwdError(FailureCode.WORKER_LOST, message) from None
             try:
                 await in_a_thread_of_its_own(lambda home=home: loaded.recheck(home, self._stages))  # type: ignore[misc]
-                loaded.target.rewire(home)
+                same = _cut(self._stages) == before
+                loaded.target.rewire(home, None if same else pipe_of(self._stages, home.bounds.credits))
             except TwdError as error:
                 home.close(error)
                 self._wait_for(str(error))
@@ -251,6 +254,11 @@ class RingSpeculator(Speculator):
             "trip_ms": round(pipe.trip_ms(1), 3),
             "waste": round(target.rows_sent / max(1, target.rows_kept), 3),
         }
+
+
+def _cut(stages: Sequence[StageReady]) -> list[tuple[NodeId, int, int]]:
+    """Which layers lie where."""
+    return [(stage.node, stage.first, stage.end) for stage in stages]
 
 
 def _never(progress: object) -> LoadedModel:
