@@ -1,7 +1,9 @@
 """A pooled model over llama.cpp's RPC workers: shake hands first, then load with their devices."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -12,8 +14,6 @@ from twd.kit.exit_codes import ExitCode
 from twd.kit.home import Home
 from twd.kit.service import Surroundings
 from twd.kit.settings import Settings
-from twd.ring.trust import make_identity
-from twd.ring.tunnel import LOOPBACK, Entry
 from twd.speculator.embeddings import Embedding
 from twd.speculator.loaded import Load, LoadedModel
 from twd.speculator.native import NativeTarget, limits_of, load_plan
@@ -23,6 +23,10 @@ from twd.speculator.preparing import Preparer
 from twd.wire.base import ModelId
 from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import FailureCode, TwdError
+
+if TYPE_CHECKING:
+    from twd.ring.trust import Identity
+    from twd.ring.tunnel import Entry
 
 
 class RpcTarget(NativeTarget):
@@ -36,9 +40,12 @@ class RpcTarget(NativeTarget):
 class Ways:
     """How this process comes to workers: straight, or through a tunnel where they show a certificate."""
 
-    def __init__(self, settings: Settings, name: str) -> None:
+    def __init__(self, settings: Settings, name: str, shows: Callable[[str], Awaitable[None]]) -> None:
+        """`shows`: tells others the certificate with which this process comes."""
         self._check = not settings.pool.skip_version_check
-        self.identity = make_identity(name)
+        self._name = name
+        self._shows = shows
+        self._identity: Identity | None = None
         self._entries: dict[tuple[str, int], Entry] = {}
 
     async def reach(self, member: Member) -> str:
@@ -55,17 +62,33 @@ class Ways:
         certificate = member.process.cert if member.process else ""
         if not certificate:
             return member.address
+        from twd.ring.tunnel import LOOPBACK, Entry  # encryption takes long to import: only where it is needed
+
+        identity = await self._known()
         old = self._entries.pop(member.address, None)
         if old is not None:
             await old.close()
-        entry = self._entries[member.address] = Entry(self.identity, *member.address, certificate)
+        entry = self._entries[member.address] = Entry(identity, *member.address, certificate)
         return LOOPBACK, await entry.start()
+
+    async def _known(self) -> "Identity":
+        from twd.ring.trust import make_identity
+
+        if self._identity is None:
+            self._identity = make_identity(self._name)
+            await self._shows(self._identity.certificate)
+        return self._identity
 
 
 def rpc_speculator(ground: Surroundings, settings: Settings, name: str) -> PooledSpeculator:
     """The speculator of one configured model over RPC workers."""
     model = ModelId(name)
-    ways = Ways(settings, name)
+
+    async def show(certificate: str) -> None:
+        speculator.certificate = certificate
+        await speculator.renew_lease()
+
+    ways = Ways(settings, name, show)
 
     async def assembled(assembly: Assembly) -> Load:
         members = assembly.processes
@@ -84,5 +107,4 @@ def rpc_speculator(ground: Surroundings, settings: Settings, name: str) -> Poole
         return load
 
     speculator = PooledSpeculator(ground, model, settings, assembled)
-    speculator.certificate = ways.identity.certificate
     return speculator
