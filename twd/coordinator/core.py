@@ -116,9 +116,7 @@ def basis_of(model: WantedModel, observed: Observed, fits: bool, home: NodeId) -
         )
         for facts in observed.nodes.values()
     ]
-    return repr(
-        (sorted(nodes), observed.homes.get(model.name), model.ctx, model.sessions, model.problem, hash(model.shape))
-    )
+    return repr((sorted(nodes), home, model.ctx, model.sessions, model.problem, hash(model.shape)))
 
 
 def _steps(free: int) -> int:

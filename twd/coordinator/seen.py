@@ -14,6 +14,8 @@ from twd.wire.service import ServiceLease
 
 SETTLE_S: Final = 0.7
 """Machines that join one after the other are planned with together."""
+LOOKING_S: Final = 8.0
+"""So long a machine that looks round yet is waited for, before others that joined are planned with."""
 
 
 @dataclass
@@ -26,19 +28,21 @@ class Joined:
         self, found: Sequence[NodeFacts], known: Mapping[NodeId, NodeFacts], now: float
     ) -> dict[NodeId, NodeFacts]:
         """Machines to plan with. One whose agent has just come back counts as it was known before."""
-        seen = [(facts, known.get(facts.node)) for facts in found]
-        now_here = {
-            facts.node: _as_before(facts, before) if before is not None and facts.looking else facts
-            for facts, before in seen
-            if before is not None or not facts.looking
+        self.since = {facts.node: self.since.get(facts.node, now) for facts in found}
+        new = [facts for facts in found if facts.node not in known]
+        patience = {True: LOOKING_S, False: SETTLE_S}
+        wait = any(now - self.since[facts.node] < patience[facts.looking] for facts in new)
+        joined = [] if wait else [facts for facts in new if not facts.looking]
+        return {
+            **{facts.node: _as_before(facts, known[facts.node]) for facts in found if facts.node in known},
+            **{facts.node: facts for facts in joined},
         }
-        self.since = {node: self.since.get(node, now) for node in now_here}
-        if any(node not in known and now - self.since[node] < SETTLE_S for node in now_here):
-            return {node: facts for node, facts in now_here.items() if node in known}
-        return now_here
 
 
 def _as_before(now: NodeFacts, before: NodeFacts) -> NodeFacts:
+    """What is known of a machine whose agent has just come back, until that has looked round."""
+    if not now.looking:
+        return now
     return msgspec.structs.replace(before, instance=now.instance, pid=now.pid, processes=now.processes)
 
 
