@@ -102,6 +102,8 @@ class PooledSpeculator(Speculator):
     async def _open_for_work(self, loaded: LoadedModel) -> None:
         if self._over is not None:
             self._traffic.begin(self._over)
+            where = ", ".join(_shown(member) for member in self._over.members)
+            self.log.info("%s is loaded after %d ms over %s", self.model, loaded.load_ms, where)
         await super()._open_for_work(loaded)
 
     def _deliver(self, effects: list[Effect]) -> None:
