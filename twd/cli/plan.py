@@ -9,9 +9,11 @@ import click
 
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
+from twd.cli.services import is_file
 from twd.kit.exit_codes import ExitCode
 
 if TYPE_CHECKING:
+    from twd.bus.base import LeaseEntry
     from twd.coordinator.processes import WantedModel
     from twd.wire.node import NodeFacts
     from twd.wire.placement import PlacementDecided, Slice
@@ -26,10 +28,14 @@ if TYPE_CHECKING:
 def plan(ground: Ground, model: str, ctx: int, sessions: int, as_json: bool) -> ExitCode:
     """Where a model would go on the machines that are there: a name in the settings, or a GGUF file.
 
-    Without a running twd it plans for this machine alone. Exit code 3 when the model does not fit.
+    Without a running twd it plans for this machine alone. Of a model that runs here, but is not in the settings, it
+    shows what was decided. Exit code 3 when the model does not fit.
     """
     import msgspec
 
+    standing = asyncio.run(_standing(ground, model or ground.settings.default_model))
+    if standing is not None:
+        return _show_standing(standing, as_json)
     wanted = _wanted_model(ground, model or ground.settings.default_model, ctx, sessions)
     nodes = asyncio.run(_nodes(ground))
     decision, forecast = _decide(ground, wanted, nodes)
@@ -37,14 +43,16 @@ def plan(ground: Ground, model: str, ctx: int, sessions: int, as_json: bool) -> 
         told = {"nodes": [facts.node for facts in nodes], "forecast": forecast, **msgspec.to_builtins(decision)}
         click.echo(msgspec.json.encode(told))
     else:
-        _print(wanted, decision, nodes)
+        shape = wanted.shape
+        layers = len(shape.layer_bytes) if shape is not None else 0
+        click.echo(f"{wanted.name}: {layers} layers, {wanted.ctx} tokens x {wanted.sessions} sessions")
+        _print_decision(decision, len(nodes))
         for line in forecast:
             click.echo(line)
     return ExitCode.UNHEALTHY if decision.missing_bytes else ExitCode.OK
 
 
 def _wanted_model(ground: Ground, name: str, ctx: int, sessions: int) -> "WantedModel":
-    from twd.cli.services import is_file
     from twd.coordinator.model_shape import read_shape
     from twd.coordinator.processes import WantedModel
     from twd.kit.settings import Model
@@ -60,19 +68,50 @@ def _wanted_model(ground: Ground, name: str, ctx: int, sessions: int) -> "Wanted
     return WantedModel(shape.name, ctx or min(model.ctx_size or most, most), sessions or model.parallel, shape)
 
 
-async def _nodes(ground: Ground) -> "list[NodeFacts]":
-    """The machines on the bus; this one alone where no bus is."""
+async def _standing(ground: Ground, name: str) -> "PlacementDecided | None":
+    """The decision that stands for a model which only the running system knows; without a name, for its only one."""
+    from twd.wire.placement import read_placement
+
+    if name in ground.settings.models or (name and is_file(name)):
+        return None
+    entries = await _entries(ground)
+    found = [one for entry in entries if (one := read_placement(entry.value)) is not None and name in ("", one.model)]
+    return found[0] if len(found) == 1 else None
+
+
+def _show_standing(decision: "PlacementDecided", as_json: bool) -> ExitCode:
+    import msgspec
+
+    from twd.coordinator.forecast import bottleneck
+
+    if as_json:
+        click.echo(msgspec.json.encode({"forecast": [bottleneck(decision)], **msgspec.to_builtins(decision)}))
+    else:
+        click.echo(f"{decision.model}: as it was decided; `twd top` shows how it works")
+        _print_decision(decision, len({piece.node for piece in decision.slices}))
+        if line := bottleneck(decision):
+            click.echo(line)
+    return ExitCode.UNHEALTHY if decision.missing_bytes else ExitCode.OK
+
+
+async def _entries(ground: Ground) -> "list[LeaseEntry]":
+    """The registry; empty where no bus is."""
     from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
-    from twd.wire.node import read_node
 
     try:
         async with ground.bus("status") as bus:
-            entries = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
+            return await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
     except CommandError as error:
         if error.exit_code is not ExitCode.NOTHING_RUNS:
             raise
-        entries = []
-    nodes = [facts for entry in entries if (facts := read_node(entry.value)) is not None]
+        return []
+
+
+async def _nodes(ground: Ground) -> "list[NodeFacts]":
+    """The machines on the bus; this one alone where no bus is."""
+    from twd.wire.node import read_node
+
+    nodes = [facts for entry in await _entries(ground) if (facts := read_node(entry.value)) is not None]
     return nodes if any(facts.node == ground.node for facts in nodes) else [*nodes, await _this_machine(ground)]
 
 
@@ -98,12 +137,10 @@ def _decide(ground: Ground, model: "WantedModel", nodes: "list[NodeFacts]") -> "
     return decision, [line for line in (bottleneck(decision), one_more(wanted, observed, model, decision)) if line]
 
 
-def _print(model: "WantedModel", decision: "PlacementDecided", nodes: "list[NodeFacts]") -> None:
+def _print_decision(decision: "PlacementDecided", machines: int) -> None:
     from twd.cli.output import show, table
     from twd.coordinator.advice import size
 
-    assert model.shape is not None
-    click.echo(f"{model.name}: {len(model.shape.layer_bytes)} layers, {model.ctx} tokens x {model.sessions} sessions")
     if decision.slices:
         rows = table("machine", "device", "layers", "weights", "cache", "other", "of free", "ms", "")
         for piece in decision.slices:
@@ -114,7 +151,7 @@ def _print(model: "WantedModel", decision: "PlacementDecided", nodes: "list[Node
         show(rows)
         click.echo(
             f"about {decision.plain_tok_s:.3g} tokens/s plain, {decision.speculative_tok_s:.3g} with a drafter that is "
-            f"right three times in four; an estimate from {len(nodes)} machine(s)"
+            f"right three times in four; an estimate from {machines} machine(s)"
         )
     else:
         click.echo("it fits nowhere as it is")

@@ -70,7 +70,7 @@ class StageEngine:
         self.ctx_size = settings.ctx_size
         self.window_max = settings.ubatch
         self.rows_min = exact.rows_min
-        self.settings = exact.describe()
+        self.settings = exact.describe() + (", on a GPU" if model.offloads else "")
         self.model = model
         self.context = context
         self._states = context.states
