@@ -234,10 +234,10 @@ class Pool(Section, frozen=True):
     ] = ()
     split: Annotated[
         Literal["auto", "even"] | Annotated[tuple[Annotated[float, Meta(ge=0)], ...], Meta(min_length=1)],
-        about("Share of each device, this machine's first; auto: by speed and memory; even: the same for all."),
+        about("Share of each device, this machine's first; auto: by speed; even: the same."),
     ] = "auto"
     layers_at_home: Annotated[
-        bool, about("Let the machine that serves hold layers too; off: only when the others have no room.")
+        bool, about("Let the machine that serves hold layers; off: only if others have no room.")
     ] = True
     skip_version_check: Annotated[bool, about("Use machines whose build of llama.cpp does not match.")] = False
     host: Annotated[Host, about("Where stages and workers of this machine listen.")] = "127.0.0.1"
