@@ -28,6 +28,9 @@ class Played(NamedTuple):
             raise CommandError(ExitCode.USAGE, "--rpc and --ring exclude each other: keep one")
         if not rpc and not ring:
             return None
+        if not 1 <= rpc + ring <= NODES_MAX or rtt_ms < 0:
+            text = f"one machine plays 1 to {NODES_MAX} others, and no link is quicker than 0 ms"
+            raise CommandError(ExitCode.USAGE, text)
         return cls("rpc" if rpc else "ring", rpc or ring, rtt_ms)
 
     @property

@@ -1,0 +1,36 @@
+"""Machines that are played on this one: what the options of `twd up` make of them."""
+
+from pathlib import Path
+
+import pytest
+
+from twd.cli.errors import CommandError
+from twd.cli.played import Played, as_node
+from twd.kit.exit_codes import ExitCode
+from twd.kit.home import Home
+from twd.kit.settings import Settings
+
+
+@pytest.mark.parametrize(("rpc", "ring", "rtt"), [(2, 2, 0.0), (17, 0, 0.0), (0, -1, 0.0), (2, 0, -1.0)])
+def test_what_makes_no_sense_is_refused(rpc: int, ring: int, rtt: float) -> None:
+    with pytest.raises(CommandError) as told:
+        Played.asked(rpc, ring, rtt)
+    assert told.value.exit_code is ExitCode.USAGE
+
+
+def test_each_machine_has_an_agent_of_its_own_behind_its_link(tmp_path: Path) -> None:
+    assert Played.asked(0, 0, 5.0) is None
+    played = Played.asked(0, 2, 20.0)
+    assert played is not None
+    assert played.options == ("--ring=2", "--link-rtt=20")
+    assert [(spec.name, spec.node, spec.argv[-4:]) for spec in played.agents()] == [
+        ("agent.node-1", "node-1", ("--node", "node-1", "--link-rtt", "20")),
+        ("agent.node-2", "node-2", ("--node", "node-2", "--link-rtt", "20")),
+    ]
+    home = Home(tmp_path)
+    settings = played.settings(Settings(home=str(tmp_path)), home)
+    assert (settings.mode, settings.pool.engine, settings.pool.split) == ("combined", "ring", "even")
+    assert not settings.pool.layers_at_home
+    node = as_node(settings, "node-1")
+    assert (node.node, node.home_dir, node.agent.port) == ("node-1", tmp_path / "nodes" / "node-1", 0)
+    assert {str(tmp_path / "models"), str(home.cache)} <= set(node.agent.model_dirs)
