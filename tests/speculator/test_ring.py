@@ -149,3 +149,24 @@ async def test_a_cut_that_computes_something_else_does_not_serve(
             assert "pool.engine: rpc" in note
     finally:
         await house.close()
+
+
+async def test_another_cut_proves_itself_too_before_sessions_go_on(
+    q4_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(q4_path, tmp_path)
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            await house.speculator.start()
+            whole = await house.stage(0, LAYERS)
+            await house.speculator.settled.wait()
+            assert house.speculator.health is Health.OK, house.speculator.note
+            decode = StageEngine.decode
+            monkeypatch.setattr(NativeSlice, "decode", lambda stage, *given: decode(stage, *given) * 1.5)
+            await whole.stop("a test ends it")
+            await house.stage(0, CUT)
+            await house.stage(CUT, LAYERS)
+            await until(lambda: house.speculator.fault is not None, "the cut was not refused")
+            assert "it computes something else" in str(house.speculator.fault)
+    finally:
+        await house.close()

@@ -216,6 +216,8 @@ class RingSpeculator(Speculator):
                 loaded.target.rewire(home, None if same else pipe_of(self._stages, home.bounds.credits))
             except TwdError as error:
                 home.close(error)
+                if error.code is FailureCode.MODEL_LOAD:
+                    raise  # it computes something else, and would again
                 self._wait_for(str(error))
                 await asyncio.sleep(LOOK_S)
                 continue
