@@ -1,6 +1,7 @@
 """The session machine: whatever is drafted, lost or repeated, the text is the target's own."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -60,7 +61,7 @@ def test_drafts_change_speed_never_text(seed: int, quality: float, trees: bool, 
                 driver.core.draft(event, event.tokens, driver.now)
         match rng.randrange(20):
             case 0:
-                driver.core.detach(InstanceId("d"))
+                driver.core.detach(InstanceId("d"), driver.now)
             case 1:
                 driver.core.attach(Drafter(InstanceId(rng.choice("de")), NodeId("n"), beside=False), driver.now)
             case 2:
@@ -75,6 +76,24 @@ def test_drafts_change_speed_never_text(seed: int, quality: float, trees: bool, 
         assert driver.tokens(name) == text_of(prompt, 40)
     assert len(ends(driver)) == jobs
     assert all(isinstance(end, JobFinished) for end in ends(driver))
+
+
+def test_without_a_fallback_a_job_fails_where_its_drafters_do() -> None:
+    target = FakeTarget()
+    core = make_core(target)
+    core.limits = replace(core.limits, needs_drafters=True)
+    with pytest.raises(TwdError, match="fallback_on_draft_failure"):
+        core.check(job())
+    assert core.check(job(speculation=Speculation(enabled=False))) == 0
+    core.attach(Drafter(InstanceId("d"), NodeId("n"), beside=False), 0.0)
+    assert core.check(job()) == 0
+    driver = Driver(core, target)
+    driver.submit(job(), [3, 4, 5])
+    driver.submit(job("plain", speculation=Speculation(enabled=False)), [3, 4, 5])
+    core.detach(InstanceId("d"), driver.now)
+    driver.run()
+    kinds = {end.job: type(end) for end in ends(driver)}
+    assert kinds == {"j": JobFailed, "plain": JobFinished}
 
 
 @given(cut=st.integers(0, 40), seed=st.integers(0, 100))

@@ -126,7 +126,7 @@ class RingBenchRun:
         self._texts: list[list[int]] = []
         with Model.load(ModelSettings(path=plan.source, vocab_only=True)) as model:
             self._vocabulary = model.vocab.size
-            self._prompts = _prompts(model, max(plan.texts, *plan.sessions))
+            self._prompts = rendered_prompts(model, max(plan.texts, *plan.sessions))
 
     def run(self) -> RingFigures:
         """Measure everything."""
@@ -238,7 +238,8 @@ class _Waste:
         self.value = (self._lab.computed() - self._computed) / max(1, kept)
 
 
-def _prompts(model: Model, count: int) -> list[list[int]]:
+def rendered_prompts(model: Model, count: int) -> list[list[int]]:
+    """The first prompts of the bench, as this model reads them."""
     template = ChatTemplate.of(model.chat_template, model.vocab)
     asked = [Prompt(messages=list(one.messages)) for one in PROMPTS[:count]]
     return [render_tokens(template, one, model.vocab.tokenize, _DAY) for one in asked]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from twd.kit.settings import Settings
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.model import VocabFingerprint
 
@@ -36,3 +37,11 @@ class Limits:
     keepalive_s: float = 1.0
     first_credit: int = 4
     shares_cores: bool = True
+    needs_drafters: bool = False
+    """A job that may speculate fails where no drafter is there, instead of going on without."""
+
+
+def needs_drafters(settings: Settings) -> bool:
+    """Whether a job is to fail where its drafters do."""
+    speculation = settings.speculation
+    return speculation.enabled and bool(settings.drafters) and not speculation.fallback_on_draft_failure

@@ -35,6 +35,11 @@ from twd.wire.job import (
     TokensAccepted,
 )
 
+_NO_DRAFTER = (
+    "no drafter is there, and speculation.fallback_on_draft_failure is off: "
+    "start one (`twd run drafter`), or set it to true"
+)
+
 Render = Callable[[Sequence[int]], str]
 """Tokens as text with control tokens spelled out, for drafters that work on text."""
 
@@ -76,6 +81,8 @@ class SpeculatorCore:
         """Refuse a job that cannot be queued; returns how many wait before it, `coming` ones included."""
         if self.draining:
             raise TwdError(FailureCode.DRAINING, "this speculator is shutting down")
+        if self._lacks_drafters(job):
+            raise TwdError(FailureCode.BACKEND_DOWN, _NO_DRAFTER)
         waiting = len(self.queue) + coming
         if waiting >= self.limits.max_queue:
             raise TwdError(FailureCode.BUSY, f"{waiting} jobs are waiting for {self.identity.model} already")
@@ -134,9 +141,15 @@ class SpeculatorCore:
             if session.speculates:
                 self._tell_open(session, now)
 
-    def detach(self, name: InstanceId) -> None:
+    def detach(self, name: InstanceId, now: float) -> None:
         """A drafter left."""
         self.crew.detach(name)
+        failure = Failure(code=FailureCode.BACKEND_DOWN, message=_NO_DRAFTER)
+        for session in [one for one in self.by_job.values() if self._lacks_drafters(one.job)]:
+            self._fail(session, failure, now)
+
+    def _lacks_drafters(self, job: JobSubmitted) -> bool:
+        return self.limits.needs_drafters and job.speculation.enabled and not self.crew.drafters
 
     def assess(self, name: InstanceId) -> None:
         """Tell whether a drafter pays here, once enough is known."""

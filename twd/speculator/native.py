@@ -11,7 +11,7 @@ from twd.kit.compute import gpu_layers
 from twd.kit.home import Home
 from twd.kit.service import Surroundings
 from twd.kit.settings import Model, Settings
-from twd.speculator.bounds import Limits
+from twd.speculator.bounds import Limits, needs_drafters
 from twd.speculator.embeddings import Embedding
 from twd.speculator.loaded import Load
 from twd.speculator.preparing import Preparer
@@ -130,6 +130,7 @@ def limits_of(native: NativeModel, settings: Settings) -> Limits:
         tree=target.trees,
         can_rollback=target.can_rollback,
         ngram=speculation.ngram.enabled,
+        needs_drafters=needs_drafters(settings),
     )
 
 

@@ -19,7 +19,7 @@ from twd.ring.frames import SessionSpec
 from twd.ring.home import Home
 from twd.ring.target import RingTarget, SpecPicker, SpecReport
 from twd.ring.trial import Trial, pipe_of
-from twd.speculator.bounds import Limits
+from twd.speculator.bounds import Limits, needs_drafters
 from twd.speculator.embeddings import Embedding
 from twd.speculator.preparing import Preparer
 from twd.speculator.ring_check import CutCheck
@@ -191,6 +191,7 @@ def _limits(target: RingTarget, settings: Settings) -> Limits:
         ahead=_AHEAD,
         ngram=speculation.ngram.enabled,
         shares_cores=False,
+        needs_drafters=needs_drafters(settings),
     )
 
 

@@ -411,7 +411,7 @@ class Speculator(Service):
     def on_drafter_detached(self, event: DrafterDetached) -> Effects:
         """Wait for nothing more from it."""
         if self._runner is not None:
-            self._runner.post(lambda core, now: core.detach(event.drafter))
+            self._runner.post(lambda core, now: core.detach(event.drafter, now))
         return None
 
     def on_draft_proposed(self, event: DraftProposed) -> Effects:
@@ -430,7 +430,7 @@ class Speculator(Service):
     def _forget(self, instance: InstanceId) -> None:
         if self._runner is None:
             return
-        self._runner.post(lambda core, now: core.detach(instance))
+        self._runner.post(lambda core, now: core.detach(instance, now))
         for job, owner in list(self._owners.items()):
             if owner == instance:
                 self._cancel(job, "its owner is gone")

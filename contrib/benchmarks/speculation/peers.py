@@ -90,7 +90,10 @@ async def main(args: argparse.Namespace) -> None:
     target, draft = weights(args.target), weights(args.draft)
     program = args.programs / "llama-server"
     settings: dict[str, list[str]] = {"plain": []}
-    settings |= {f"-md, {n} drafts": ["-md", str(draft), "--spec-draft-n-max", str(n)] for n in args.windows}
+    settings |= {
+        f"-md, {n} drafts": ["-md", str(draft), "--spec-type", "draft-simple", "--spec-draft-n-max", str(n)]
+        for n in args.windows
+    }
     settings |= {f"{kind}": ["--spec-type", kind] for kind in args.ngram}
     result: dict[str, float] = {}
     for name, extra in settings.items():
