@@ -24,7 +24,9 @@ demo: setup
 	@$(BIN)/twd up --demo
 
 test: setup
-	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(TESTS)
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(TESTS) || { \
+		echo "test: once more, alone, what failed beside the others; what fails again fails"; \
+		$(BIN)/pytest --last-failed --last-failed-no-failures none $(TESTS); }
 
 check: setup
 	$(BIN)/ruff format --check .
