@@ -9,6 +9,8 @@ from twd.speculator.window import Cost, useful_credit
 from twd.wire.base import InstanceId
 from twd.wire.draft import DrafterChecked, DraftGranted, DraftProposed
 
+_LOOK_AGAIN, _LOOK_AGAIN_MAX = 48, 1024
+"""Tokens after which a drafter that did not pay is tried again, and the longest such pause."""
 ENOUGH_TO_TELL = 16
 """So many guesses must have been checked before a drafter is judged."""
 
@@ -120,13 +122,16 @@ class Crew:
         if credit and beside and self.race.wants_plain():
             return 0
         if credit and not (beside and self.race.lost):
-            link.probe_gap = 48
+            if not beside or self.race.drafted.known:
+                link.probe_gap = _LOOK_AGAIN
             link.probe_at = session.generated + link.probe_gap
             return credit
-        if session.generated >= link.probe_at:  # a text can become easier: look again, ever more rarely
-            link.probe_gap = min(1024, link.probe_gap * 2)
+        if session.generated >= link.probe_at:  # a text can become easier, cores free: look again, ever more rarely
+            link.probe_gap = min(_LOOK_AGAIN_MAX, link.probe_gap * 2)
             link.probe_at = session.generated + link.probe_gap
-            return 2
+            if credit:
+                self.race.try_again()
+            return credit or 2
         return 0
 
 

@@ -6,6 +6,9 @@ from twd.speculator.window import Expected
 from twd.wire.base import InstanceId, NodeId
 
 _SMOOTH = 0.2
+_QUICKER, _SLOWER = 0.5, 0.1
+"""A drafter can be held up by anything; that it was quick once shows what it can do. Believing too well of it costs
+little: what really comes out is measured too."""
 _SLACK_MS = 3.0
 _FLOOR_S = 0.05
 _PATIENCE_MAX_S = 2.0
@@ -34,7 +37,8 @@ class Drafter:
     def observe_pace(self, tokens: int, draft_ms: float) -> None:
         """It told how long these tokens took."""
         if tokens > 0 and draft_ms > 0:
-            self.token_ms += _SMOOTH * (min(draft_ms / tokens, _PACE_MS_MAX) - self.token_ms)
+            change = min(draft_ms / tokens, _PACE_MS_MAX) - self.token_ms
+            self.token_ms += (_SLOWER if change > 0 else _QUICKER) * change
 
     def observe_lead(self, waited_ms: float, drafted_ms: float) -> None:
         """Its first guesses after an acceptance came this much later."""

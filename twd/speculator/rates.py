@@ -61,6 +61,10 @@ class Race:
             self._left, self._since = SAMPLE_STEPS + 1, 0
         return self._left > 0
 
+    def try_again(self) -> None:
+        """Forget how it went with the drafter, so that some cycles show it anew: what made it slow may be over."""
+        self.drafted = Rate()
+
     @property
     def lost(self) -> bool:
         """Whether the drafter makes the text slower, as far as was measured."""
