@@ -1,5 +1,7 @@
 """The agent: tells what its machine is, and keeps processes alive there as others wish."""
 
+import asyncio
+import contextlib
 from collections.abc import Coroutine
 from typing import Final
 
@@ -37,9 +39,11 @@ from twd.wire.routes import subject_token
 from twd.wire.service import ServiceExited
 
 LOOK_S: Final = 10.0
-WATCH_S: Final = 0.25
+WATCH_S: Final = 1.0
 """A worker that hangs must be found before anybody has to wait for it."""
-ADMIT_S: Final = 0.5
+UNSETTLED_S: Final = 0.25
+"""The same while a process is on its way back: somebody waits for it."""
+ADMIT_S: Final = 1.0
 BEATS: Final = 3
 """Renewals of the machine's key within the time after which it counts as gone."""
 
@@ -66,6 +70,8 @@ class Agent(Service):
             models=lambda: self._facts().models,
             link_s=link_s,
         )
+        self._stirred = asyncio.Event()
+        """Set when a process ended: it is about to come back."""
         self._server = PeerServer(settings.agent, ground.clock, self.log)
         self._claim: Claim | None = None
         self._seen: NodeFacts | None = None
@@ -84,7 +90,7 @@ class Agent(Service):
             await self._leave_claim()
             raise
         self.log.info("peer API at %s", self._server.url)
-        self.tasks.start("watch", every(WATCH_S, self._watch))
+        self.tasks.start("watch", self._keep_watching())
         self.tasks.start("beat", every(max(0.3, self._settings.coordinator.lease_s / BEATS), self._beat))
 
     async def start(self) -> None:
@@ -142,6 +148,14 @@ class Agent(Service):
             link_ms=self._link_s * 1000,
             lends=self._processes.lends,
         )
+
+    async def _keep_watching(self) -> None:
+        while True:
+            settled = all(process.state == "ready" for process in self._processes.facts())
+            self._stirred.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stirred.wait(), WATCH_S if settled else UNSETTLED_S)
+            await self._watch()
 
     async def _watch(self) -> None:
         """Processes that were restarted count again when they answer."""
@@ -257,6 +271,7 @@ class Agent(Service):
         return None
 
     def _exited(self, gone: Exit) -> None:
+        self._stirred.set()
         self.emit(
             ServiceExited(
                 service=gone.name,
