@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from twd.drafter.draft import FLOOR, FLOOR_BESIDE, Draft, Guess
+from twd.drafter.trust import Trust
 from twd.engine.window import Picker, Window
 from twd.wire.base import InstanceId, JobId, SessionId
 from twd.wire.draft import DraftGranted, DraftProposed, SessionOpened
@@ -24,6 +25,7 @@ class DrafterCore:
         self._released: list[int] = []
         self._lost = False
         self.token_ms = 5.0
+        self.trust = Trust()
 
     # -- what comes in -------------------------------------------------------------------------
 
@@ -43,6 +45,7 @@ class DrafterCore:
             credit=event.credit,
             floor=FLOOR_BESIDE if beside else FLOOR,
             beside=beside,
+            trust=self.trust,
         )
         self.drafts[event.session] = draft
         self.by_job[event.job] = draft
@@ -67,7 +70,7 @@ class DrafterCore:
         """The speculator says how far to run."""
         draft = self.drafts.get(event.session)
         if draft is not None and event.drafter == self.name:
-            draft.credit, draft.floor = event.credit, event.floor
+            draft.credit, draft.floor = event.credit, min(draft.floor, event.floor)
             draft.told_rest = False
 
     def accept(self, job: JobId, at: int, tokens: Sequence[int]) -> None:

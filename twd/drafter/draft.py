@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from twd.drafter.trust import Trust
 from twd.engine.window import Picker
 from twd.wire.base import InstanceId, JobId, SessionId
 from twd.wire.draft import DraftProposed
@@ -46,6 +47,7 @@ class Draft:
     credit: int
     floor: float
     beside: bool
+    trust: Trust
     slot: int = -1
     kept: list[int] = field(default_factory=list)
     """What the engine's slot holds."""
@@ -79,7 +81,7 @@ class Draft:
         """Whether the main line should not run on before more is accepted."""
         if len(self.guesses) >= self.credit:
             return True
-        return bool(self.guesses) and math.prod(guess.confidence for guess in self.guesses) < self.floor
+        return self.trust.chance(math.prod(guess.confidence for guess in self.guesses)) < self.floor
 
     @property
     def fed(self) -> int:
@@ -137,6 +139,8 @@ class Draft:
         """Tokens were accepted: the guesses that agree move into the text, a branch that does becomes the main line."""
         right = _common([guess.token for guess in self.guesses], news)
         branch = self._branch_for(right, news)
+        for index, guess in enumerate(self.guesses[: min(right + 1, len(news))]):
+            self.trust.learn(guess.confidence, index < right)
         self.accepted += news
         self.told_rest, self.on_branch = False, None
         if right == len(news):
