@@ -124,6 +124,21 @@ def test_what_is_long_ago_does_not_count() -> None:
     assert pools.states(20.0)[0].stages[0].passes == 1
 
 
+def test_a_spare_that_serves_stands_for_its_original() -> None:
+    first, second = (
+        Slice(node=NodeId(node), device="CPU", first=0, end=15, process="p0", ms=ms)
+        for node, ms in (("x", 4.0), ("n0", 7.0))
+    )
+    rest = Slice(node=NodeId("n1"), device="CPU", first=15, end=30, head=True, process="p1", ms=4.0)
+    pools = Pools()
+    pools.look([placement(slices=[first, rest], spares=[second]), speculator(), stage(1), stage(0)])
+    (pool,) = pools.states(0.0)
+    assert [(one.node, one.state, one.predicted_ms) for one in pool.stages] == [
+        ("n0", "ready", 7.0),
+        ("n1", "ready", 4.0),
+    ]
+
+
 def test_idle_links_carry_probes_which_are_no_bytes_of_tokens() -> None:
     pools = ring()
     pools.hear(measured(0, sent=0), 0.0)

@@ -18,12 +18,13 @@ from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Surroundings
 from twd.kit.settings import Pool, Settings
 from twd.speculator.loaded import Load
 from twd.speculator.pool import PooledSpeculator
-from twd.speculator.pool_core import Assembly, assemble, pass_deadline_s, replaced, rpc_plan, silent
+from twd.speculator.pool_core import Assembly, Habit, assemble, pass_deadline_s, replaced, rpc_plan, silent
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.codec import encode
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import NodeFacts, ProcessFacts, ProcessKind
 from twd.wire.placement import PlacementDecided, Slice, placement_key
+from twd.wire.ring import StageReady
 
 DESK, ATTIC, CELLAR = NodeId("desk"), NodeId("attic"), NodeId("cellar")
 WORKER = "rpc.pool.m"
@@ -88,6 +89,41 @@ def test_an_assembly_becomes_the_engines_plan() -> None:
     behind = decided(piece(ATTIC, 0, 20, head=True), piece(DESK, 0, 0))
     plan = rpc_plan(assemble(behind, there(with_worker("attic"))), {f"attic {WORKER}": "a:1"})
     assert (plan.shares, plan.head_here) == ((Share(20, "a:1"),), False)
+
+
+def spared(name: str, state: str = "ready", pid: int = 7) -> NodeFacts:
+    process = ProcessFacts(process="stage.0", kind=ProcessKind.STAGE, state=state, pid=pid, host="h", port=pid)
+    return msgspec.structs.replace(machine(name), processes=[process])
+
+
+def stage_on(name: str, pid: int = 7) -> StageReady:
+    return StageReady(
+        stage=InstanceId(f"stage.{name}.{pid}"), node=NodeId(name), model=ModelId("m"), file_hash="h", first=0, end=20,
+        layers=20, head=True, host="", port=0,
+    )  # fmt: skip
+
+
+def test_a_spare_serves_while_its_original_does_not_and_then_goes_on() -> None:
+    slices = [Slice(node=node, device="CPU", first=0, end=20, head=True, process="stage.0") for node in (ATTIC, CELLAR)]
+    placement = decided(slices[0], spares=slices[1:], engine="ring")
+    swapped = decided(slices[1], spares=slices[:1], engine="ring")
+    stages = {(node, 7): stage_on(node) for node in (ATTIC, CELLAR)}
+    both = there(spared("attic"), spared("cellar"))
+
+    def chosen(nodes: dict[NodeId, NodeFacts], habit: Habit, of: PlacementDecided = placement) -> str:
+        found = assemble(of, nodes, stages, habit)
+        return found.members[0].slice.node if found.complete else "; ".join(found.waits_for)
+
+    held, attic = Habit(held={(CELLAR, "stage.0")}), stages[ATTIC, 7].stage
+    assert chosen(both, Habit()) == "attic"
+    assert chosen(both | there(spared("attic", "starting")), Habit()) == "cellar"
+    assert chosen(there(spared("cellar")), Habit()) == "cellar"
+    assert chosen(both, held) == "cellar", "what works is not left for what comes back"
+    assert assemble(placement, both, stages, held).signature == assemble(swapped, both, stages, held).signature
+    assert chosen(both, Habit(lost=[attic])) == "cellar"
+    assert chosen(there(spared("attic")), Habit(lost=[attic])) == "attic", "perhaps it was the network"
+    assert chosen(there(machine("attic")), held) == "attic's worker"
+    assert chosen(both, held, decided(slices[0], engine="ring")) == "attic"
 
 
 def test_another_process_is_a_loss_and_silence_is_a_doubt() -> None:

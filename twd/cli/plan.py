@@ -124,7 +124,7 @@ async def _this_machine(ground: Ground) -> "NodeFacts":
 
 def _decide(ground: Ground, model: "WantedModel", nodes: "list[NodeFacts]") -> "tuple[PlacementDecided, list[str]]":
     """Where the model goes; and in lines what holds it up, and what another machine would bring."""
-    from twd.coordinator.core import Observed, Wanted, decide
+    from twd.coordinator.core import Observed, Wanted, decide, with_spares
     from twd.coordinator.forecast import bottleneck, one_more
     from twd.coordinator.links import Links
     from twd.wire.base import InstanceId
@@ -134,12 +134,15 @@ def _decide(ground: Ground, model: "WantedModel", nodes: "list[NodeFacts]") -> "
     wanted = Wanted(ground.node, InstanceId("plan"), ground.settings.pool, (model,))
     observed = Observed(nodes={facts.node: facts for facts in nodes}, links=links.known)
     decision = decide(wanted, observed, model)
+    if ground.settings.pool.engine == "ring" and not decision.missing_bytes:
+        decision = with_spares(wanted, observed, model, decision)
     return decision, [line for line in (bottleneck(decision), one_more(wanted, observed, model, decision)) if line]
 
 
 def _print_decision(decision: "PlacementDecided", machines: int) -> None:
     from twd.cli.output import show, table
     from twd.coordinator.advice import size
+    from twd.coordinator.taken import total
 
     if decision.slices:
         rows = table("machine", "device", "layers", "weights", "cache", "other", "of free", "ms", "")
@@ -153,6 +156,9 @@ def _print_decision(decision: "PlacementDecided", machines: int) -> None:
             f"about {decision.plain_tok_s:.3g} tokens/s plain, {decision.speculative_tok_s:.3g} with a drafter that is "
             f"right three times in four; an estimate from {machines} machine(s)"
         )
+        for piece in decision.spares:
+            layers = f"layers {piece.first}-{piece.end - 1}" if piece.end > piece.first else "the output head"
+            click.echo(f"spare: {layers} on {piece.node}/{piece.device}, {size(total(piece))}")
     else:
         click.echo("it fits nowhere as it is")
     for note in decision.notes:

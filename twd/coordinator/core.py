@@ -13,8 +13,9 @@ import msgspec
 from twd.coordinator.advice import place_or_advise, size
 from twd.coordinator.devices import Found, find_devices
 from twd.coordinator.placement import Demand, Device, Link, Piece, Placement, Shape, place, seconds
-from twd.coordinator.processes import WantedModel, belongs, process_of, stage_of, wishes
-from twd.coordinator.taken import free_for, room, total
+from twd.coordinator.processes import WantedModel, belongs, process_of, stage_of, standby_wishes, wishes
+from twd.coordinator.standby import carried, filled, promoted, trimmed, wants_more
+from twd.coordinator.taken import free_for, is_ready, left_on, overdrawn, room, total
 from twd.kit.settings import Pool
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.node import ModelFile, NodeFacts, ProcessFacts, ProcessUnwanted, ProcessWanted
@@ -82,7 +83,12 @@ Action = Decide | Start | Stop
 
 def plan(wanted: Wanted, observed: Observed, now: float) -> Action | None:
     """The one next thing to do."""
-    return _decide(wanted, observed) or _stop(wanted, observed, now) or _start(wanted, observed, now)
+    return (
+        _decide(wanted, observed)
+        or _stand_by(wanted, observed)
+        or _stop(wanted, observed, now)
+        or _start(wanted, observed, now)
+    )
 
 
 # -- where models go -----------------------------------------------------------------------------------
@@ -94,9 +100,49 @@ def _decide(wanted: Wanted, observed: Observed) -> Decide | None:
         if known is not None and fits(known) and home not in observed.nodes:
             continue  # its agent comes back, or its speculator turns up elsewhere: nothing is torn down for that
         if known is None or observed.basis.get(model.name) != basis_of(model, observed, fits(known), home):
-            decision = decide(wanted, observed, model)
+            decision = _taken_over(wanted, observed, model, home) or carried(decide(wanted, observed, model), known)
             return Decide(decision, basis_of(model, observed, fits(decision), home))
     return None
+
+
+def _taken_over(wanted: Wanted, observed: Observed, model: WantedModel, home: NodeId) -> PlacementDecided | None:
+    """Where machines left, and spares are ready for all that they held: these serve, and nothing else moves."""
+    known = observed.decided.get(model.name)
+    if known is None or known.home != home or model.name not in observed.basis:
+        return None
+    kept = promoted(known, observed.nodes)
+    whole = all(piece.node in observed.nodes for piece in kept.slices)
+    return kept if whole and {piece.node for piece in known.slices} - observed.nodes.keys() else None
+
+
+def _stand_by(wanted: Wanted, observed: Observed) -> Decide | None:
+    """The spares of what is decided. There are none while any model has no place: it may need their room."""
+    placed = [observed.decided.get(model.name) for model in wanted.models if model.shape is not None]
+    whole = all(decision is not None and fits(decision) for decision in placed)
+    count = wanted.pool.standby if wanted.pool.engine == "ring" and whole else 0
+    full = overdrawn(observed.nodes, observed.decided)
+    for model in wanted.models:
+        known = observed.decided.get(model.name)
+        if known is None or not fits(known) or known.home not in observed.nodes:
+            continue
+        better = trimmed(promoted(known, observed.nodes), observed.nodes, count, full)
+        if wants_more(better, count):
+            better = with_spares(wanted, observed, model, better)
+        if better != known:
+            return Decide(better, observed.basis.get(model.name, ""))
+    return None
+
+
+def with_spares(wanted: Wanted, observed: Observed, model: WantedModel, decision: PlacementDecided) -> PlacementDecided:
+    """Spares in the room that was promised to nobody, on machines that could hold slices of the model, too."""
+    if model.shape is None:
+        return decision
+    decided = {**observed.decided, model.name: decision}
+    nodes = free_for("", observed.nodes, decided, observed.served)
+    pool, home = wanted.pool, decision.home
+    devices = without_other_files(find_devices(nodes, pool, home), nodes, wanted, model).devices
+    left = left_on(devices, observed.nodes, decided)
+    return filled(decision, pool.standby, model.shape, devices, left, None if pool.layers_at_home else home)
 
 
 def fits(decision: PlacementDecided) -> bool:
@@ -259,8 +305,18 @@ def _wishes(wanted: Wanted, observed: Observed) -> Iterator[ProcessWanted]:
     return wishes(wanted.models, wanted.pool.engine, observed.decided, observed.nodes)
 
 
+def _spares(wanted: Wanted, observed: Observed) -> Iterator[tuple[WantedModel, ProcessWanted]]:
+    return standby_wishes(wanted.models, observed.decided, observed.nodes)
+
+
+def _serves(model: WantedModel, observed: Observed) -> bool:
+    """Whether all slices of a model are in memory: only then its spares take machines' time to load."""
+    return all(is_ready(piece, observed.nodes) for piece in observed.decided[model.name].slices)
+
+
 def _start(wanted: Wanted, observed: Observed, now: float) -> Start | None:
-    for wish in _wishes(wanted, observed):
+    spares = (wish for model, wish in _spares(wanted, observed) if _serves(model, observed))
+    for wish in (*_wishes(wanted, observed), *spares):
         facts = observed.nodes.get(wish.node)
         if facts is None or any(known.process == wish.process for known in facts.processes):
             continue
@@ -271,7 +327,7 @@ def _start(wanted: Wanted, observed: Observed, now: float) -> Start | None:
 
 def _stop(wanted: Wanted, observed: Observed, now: float) -> Stop | None:
     """End what is not due any more; what a model moves away from is left to it for a while, where there is room."""
-    wishes_now = list(_wishes(wanted, observed))
+    wishes_now = [*_wishes(wanted, observed), *(wish for _, wish in _spares(wanted, observed))]
     due = {(wish.node, wish.process) for wish in wishes_now}
     for facts in observed.nodes.values():
         for known in facts.processes:
@@ -290,7 +346,8 @@ def _moves(wanted: Wanted, observed: Observed, facts: NodeFacts, known: ProcessF
         return False
     decision = observed.decided.get(model)
     running = {one.process for one in facts.processes}
-    coming = [s for s in decision.slices if s.node == facts.node and s.process not in running] if decision else []
+    pieces = (*decision.slices, *decision.spares) if decision else ()
+    coming = [s for s in pieces if s.node == facts.node and s.process not in running]
     return sum(total(piece) for piece in coming) <= room(facts, {piece.device for piece in coming})
 
 

@@ -65,6 +65,17 @@ def wishes(
                 yield _rpc_wish(nodes, mine)
 
 
+def standby_wishes(
+    models: Sequence[WantedModel], decided: Mapping[str, PlacementDecided], nodes: Mapping[NodeId, NodeFacts]
+) -> Iterator[tuple[WantedModel, ProcessWanted]]:
+    """Which machine keeps which spare, with so many threads as it will have in its original's place."""
+    for model in models:
+        decision = decided.get(model.name)
+        for spare in decision.spares if decision else []:
+            others = [piece for piece in decision.slices if piece.process != spare.process] if decision else []
+            yield model, _stage_wish(model, spare, _threads(spare, nodes, [spare, *others]))
+
+
 def _rpc_wish(nodes: Mapping[NodeId, NodeFacts], pieces: Sequence[Slice]) -> ProcessWanted:
     node = pieces[0].node
     facts = nodes.get(node)

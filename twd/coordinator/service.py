@@ -288,4 +288,5 @@ def _in_words(decision: PlacementDecided) -> str:
     if decision.missing_bytes:
         return "has no place: " + "; ".join([*decision.notes, *decision.helps])
     pieces = (f"{piece.node}/{piece.device} {piece.first}-{piece.end}" for piece in decision.slices)
-    return ", ".join(pieces)
+    spares = (f"{piece.node}/{piece.device} {piece.first}-{piece.end}" for piece in decision.spares)
+    return ", ".join(pieces) + (f"; spares: {', '.join(spares)}" if decision.spares else "")

@@ -4,11 +4,12 @@ What a model's own processes hold may be planned again for it; what other models
 may not.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
 from twd.coordinator.devices import CPU, device_name
+from twd.coordinator.placement import Device, Key
 from twd.wire.base import NodeId
 from twd.wire.node import NodeFacts
 from twd.wire.placement import PlacementDecided, Slice
@@ -26,7 +27,7 @@ def free_for(
     """Machines with the memory that one model may use; `served` are the models that are loaded."""
     changes: dict[tuple[NodeId, str], int] = {}
     for name, decision in decided.items():
-        for piece in decision.slices:
+        for piece in (*decision.slices, *decision.spares):
             holds = _holds(piece, nodes, name in served)
             if holds == (name == model):  # its own memory is free for it; others' promises are not
                 sign = 1 if name == model else -1
@@ -42,10 +43,19 @@ def total(piece: Slice) -> int:
 
 def _holds(piece: Slice, nodes: Mapping[NodeId, NodeFacts], served: bool) -> bool:
     """Whether a slice's memory is taken already."""
-    if not piece.process:
-        return served
+    return is_ready(piece, nodes) if piece.process else served
+
+
+def is_ready(piece: Slice, nodes: Mapping[NodeId, NodeFacts]) -> bool:
+    """Whether the process of a slice has it in memory."""
     facts = nodes.get(piece.node)
     return facts is not None and any(p.process == piece.process and p.state == READY for p in facts.processes)
+
+
+def is_there(piece: Slice, nodes: Mapping[NodeId, NodeFacts]) -> bool:
+    """Whether the process of a slice has been started."""
+    facts = nodes.get(piece.node)
+    return facts is not None and any(known.process == piece.process for known in facts.processes)
 
 
 def _changed(facts: NodeFacts, changes: Mapping[tuple[NodeId, str], int]) -> NodeFacts:
@@ -61,6 +71,38 @@ def _changed(facts: NodeFacts, changes: Mapping[tuple[NodeId, str], int]) -> Nod
         memory=msgspec.structs.replace(memory, available=corrected(CPU, memory.available, memory.total)),
         gpus=[msgspec.structs.replace(gpu, free=free) for gpu, free in gpus],
     )
+
+
+def left_on(
+    devices: Sequence[Device], nodes: Mapping[NodeId, NodeFacts], decided: Mapping[str, PlacementDecided]
+) -> dict[Key, int]:
+    """What devices still take beside everything promised, where they were found without it.
+
+    Weights that are mapped from a file count as free memory: so a device's whole memory bounds it, too.
+    """
+    most: dict[Key, int] = {device.key: device.capacity for device in devices}  # of those that the settings name
+    for facts in nodes.values():
+        most[facts.node, CPU] = facts.memory.total
+        most |= {(facts.node, device_name(gpu)): gpu.total for gpu in facts.gpus}
+    for piece in (one for decision in decided.values() for one in (*decision.slices, *decision.spares)):
+        key = (piece.node, piece.device)
+        most[key] = most.get(key, 0) - total(piece)
+    return {device.key: min(device.capacity, most[device.key]) for device in devices}
+
+
+def overdrawn(nodes: Mapping[NodeId, NodeFacts], decided: Mapping[str, PlacementDecided]) -> set[Key]:
+    """Devices that have less free now than what they are still to take."""
+    due: dict[Key, int] = {}
+    for piece in (one for decision in decided.values() for one in (*decision.slices, *decision.spares)):
+        if piece.process and not is_there(piece, nodes):
+            key = (piece.node, piece.device)
+            due[key] = due.get(key, 0) + total(piece)
+    free = {
+        (facts.node, device): count
+        for facts in nodes.values()
+        for device, count in ((CPU, facts.memory.available), *((device_name(gpu), gpu.free) for gpu in facts.gpus))
+    }
+    return {key for key, count in due.items() if count > free.get(key, count)}
 
 
 def room(facts: NodeFacts, devices: Collection[str]) -> int:

@@ -161,9 +161,13 @@ class Pools:
         wired.sort(key=lambda pair: (pair[1].first, pair[1].end))
         kept = sum(event.kept for one, _ in wired for _, event in self._events(one.instance))
         pieces = {(piece.node, piece.first, piece.end): piece for piece in (placement.slices if placement else [])}
+        spares = {(piece.node, piece.first, piece.end): piece for piece in (placement.spares if placement else [])}
         shown = []
         for one, ready in wired:
-            piece = pieces.pop((one.node, ready.first, ready.end), None)
+            key = (one.node, ready.first, ready.end)
+            piece = pieces.pop(key, None)
+            if piece is None and (piece := spares.get(key)) is not None:  # it serves in its original's place
+                pieces = {at: other for at, other in pieces.items() if other.process != piece.process}
             stage = StageState(
                 node=one.node,
                 first=ready.first,

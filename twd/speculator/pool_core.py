@@ -1,13 +1,13 @@
 """What a pooled model waits for, and where its parts are: the coordinator's decision and the agents' leases in one."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
 from twd.engine.rpc_pool import CPU, PoolPlan, Share
-from twd.wire.base import NodeId
+from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import NodeFacts, ProcessFacts, ProcessKind
 from twd.wire.placement import PlacementDecided, Slice
 from twd.wire.ring import StageReady
@@ -41,6 +41,14 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Habit:
+    """Which processes the model was served over until now, and which stages could not be reached."""
+
+    held: Collection[tuple[NodeId, str]] = ()
+    lost: Collection[InstanceId] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Assembly:
     """A placement with everything that is there of it."""
 
@@ -56,8 +64,9 @@ class Assembly:
 
     @property
     def signature(self) -> Signature:
-        """Equal for placements between which nothing has to be done."""
-        return signature(self.placement) if self.placement else ()
+        """Equal for assemblies between which nothing has to be done."""
+        pieces = (member.slice for member in self.members)
+        return tuple((s.node, s.device, s.process, s.first, s.end, s.head) for s in pieces)
 
     @property
     def stages(self) -> list[StageReady]:
@@ -70,24 +79,36 @@ class Assembly:
         return {f"{m.slice.node} {m.slice.process}": m for m in self.members if m.process is not None}
 
 
-def signature(placement: PlacementDecided) -> Signature:
-    """Which slice lies where."""
-    return tuple((s.node, s.device, s.process, s.first, s.end, s.head) for s in placement.slices)
-
-
 def assemble(
     placement: PlacementDecided | None,
     nodes: Mapping[NodeId, NodeFacts],
     stages: Mapping[tuple[NodeId, int], StageReady] | None = None,
+    habit: Habit = Habit(),
 ) -> Assembly:
-    """Find the process of each slice, and say what is missing; `stages` by machine and process id."""
+    """Find the process of each slice, or of a spare of it; say what is missing. `stages` by machine and process id."""
     if placement is None:
         return Assembly(waits_for=("the coordinator's decision",))
     if placement.missing_bytes:
         return Assembly(placement, waits_for=("; ".join([*placement.notes, *placement.helps])[:900],))
-    members = [_member(piece, nodes, stages or {}) for piece in placement.slices]
+    members = [_chosen(piece, placement.spares, nodes, stages or {}, habit) for piece in placement.slices]
     waits = dict.fromkeys(_waits_for(member, nodes) for member in members)
     return Assembly(placement, tuple(members), tuple(text for text in waits if text))
+
+
+def _chosen(
+    piece: Slice,
+    spares: Sequence[Slice],
+    nodes: Mapping[NodeId, NodeFacts],
+    stages: Mapping[tuple[NodeId, int], StageReady],
+    habit: Habit,
+) -> Member:
+    """Who holds a slice: the one that did until now, else its own process, else a spare; whichever is ready."""
+    copies = (piece, *(one for one in spares if one.process == piece.process))
+    candidates = [_member(one, nodes, stages) for one in copies]
+    ready = [member for member in candidates if not _waits_for(member, nodes)]
+    reached = [member for member in ready if member.stage is None or member.stage.stage not in habit.lost]
+    usual = [member for member in reached if (member.slice.node, member.slice.process) in habit.held]
+    return next(iter((*usual, *reached, *ready, *candidates)))
 
 
 def _member(piece: Slice, nodes: Mapping[NodeId, NodeFacts], stages: Mapping[tuple[NodeId, int], StageReady]) -> Member:

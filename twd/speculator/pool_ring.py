@@ -1,6 +1,7 @@
 """A pooled model over a ring: its stages are those of the coordinator's decision, in whichever process they are now."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from twd.bus.base import BusError
@@ -15,6 +16,7 @@ from twd.wire.failures import FailureCode, TwdError
 from twd.wire.ring import StageReady
 
 LOOK_S: Final = 0.5
+LOST_MAX: Final = 64
 CHANGE_S: Final = 10.0
 """A better placement waits so long for a moment without jobs."""
 
@@ -33,10 +35,14 @@ class PlacedStages:
         if not now.complete:
             raise TwdError(FailureCode.NOBODY_HOME, "; ".join(now.waits_for))
         self.over = now
+        held = {(member.slice.node, member.slice.process) for member in now.members}
+        self._view.habit = replace(self._view.habit, held=held)
         return now.stages
 
     def lost(self, stage: InstanceId, reason: str) -> None:
-        """Its agent starts another one, or the coordinator decides anew: the next look shows it."""
+        """Rather a spare of it; else its agent starts another one, or the coordinator decides anew."""
+        lost = [*self._view.habit.lost, stage][-LOST_MAX:]
+        self._view.habit = replace(self._view.habit, lost=lost)
 
 
 class PlacedRing(RingSpeculator):

@@ -5,7 +5,7 @@ from typing import Final
 
 from twd.bus.base import LeaseEntry, Leases
 from twd.kit.overseer import read_lease
-from twd.speculator.pool_core import Assembly, assemble
+from twd.speculator.pool_core import Assembly, Habit, assemble
 from twd.wire.base import ModelId, NodeId
 from twd.wire.node import NodeFacts, read_node
 from twd.wire.placement import PlacementDecided, placement_key, read_placement
@@ -24,6 +24,7 @@ class PoolView:
         self._lease_s = lease_s
         self.placement: PlacementDecided | None = None
         self.now = Assembly()
+        self.habit = Habit()
 
     async def look(self) -> Assembly:
         """How things stand; raises BusError while the registry is away."""
@@ -31,7 +32,7 @@ class PoolView:
         key = placement_key(self._model)
         kept = next((read_placement(entry.value) for entry in entries if entry.key == key), None)
         self.placement = kept or self.placement
-        self.now = assemble(self.placement, _nodes(entries, self._lease_s), _stages(entries))
+        self.now = assemble(self.placement, _nodes(entries, self._lease_s), _stages(entries), self.habit)
         return self.now
 
 

@@ -50,6 +50,8 @@ class PlacementDecided(Event, frozen=True, tag="twd.v1.placement.decided"):
     """The machine that serves the model."""
     links: dict[str, float] = {}
     """Round trips in milliseconds from home to the other machines, as they counted for this."""
+    spares: list[Slice] = []
+    """Copies of slices on other machines, kept ready; one takes the place of the slice whose process has its name."""
 
 
 def read_placement(value: bytes) -> PlacementDecided | None:
