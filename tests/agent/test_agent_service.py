@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -23,6 +24,7 @@ from twd.wire.base import InstanceId, NodeId
 from twd.wire.codec import decode, encode
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import (
+    DrafterWanted,
     NodeChanged,
     NodeFacts,
     ProcessAnswered,
@@ -131,6 +133,12 @@ async def test_workers_end_with_their_agent(broker: MemoryBroker, start_agent: S
 @pytest.mark.parametrize(
     ("fields", "code", "text"),
     [
+        ({"kind": ProcessKind.DRAFTER}, FailureCode.BAD_REQUEST, "needs to know its model"),
+        (
+            {"kind": ProcessKind.DRAFTER, "drafter": DrafterWanted(name="q", path="/etc/passwd")},
+            FailureCode.MODEL_NOT_FOUND,
+            "there is no copy of /etc/passwd on this machine",
+        ),
         ({"program": "bash"}, FailureCode.FORBIDDEN, "this machine does not run 'bash'"),
         ({"program": "/bin/sh"}, FailureCode.FORBIDDEN, "agent.binaries.allow"),
         ({"program": "rpc-server"}, FailureCode.UNSUPPORTED, "is not there"),
@@ -142,7 +150,7 @@ async def test_what_cannot_be_run_is_refused_with_the_reason(
     broker: MemoryBroker,
     start_agent: StartAgent,
     tmp_path: Path,
-    fields: dict[str, str],
+    fields: dict[str, Any],
     code: FailureCode,
     text: str,
 ) -> None:
@@ -220,3 +228,29 @@ async def test_a_stage_of_another_file_is_refused_with_both_hashes(
     none = await ask(broker, wish(kind=ProcessKind.STAGE, stage=StageWanted(model="x", file="x", hash="e", end=1)))
     assert none.failure is not None
     assert "there is no copy of x on this machine" in none.failure.message
+
+
+async def test_a_drafter_runs_over_this_machines_copy_and_is_started_again(
+    broker: MemoryBroker, start_agent: StartAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "waits"
+    script.write_text("#!/bin/sh\nexec sleep 60\n")
+    script.chmod(0o755)
+    asked: list[str] = []
+
+    def told(wanted: ProcessWanted, path: str) -> tuple[str, ...]:
+        asked.append(path)
+        return (str(script),)
+
+    monkeypatch.setattr("twd.agent.processes.drafter_argv", told)
+    path = write_llama(tmp_path / "tiny.gguf")
+    agent = await start_agent(agent=AgentSettings(port=0, model_dirs=(str(tmp_path),)))
+    await until(lambda: agent._facts().models, "the file is found")
+    drafter = DrafterWanted(name="tiny", path="/elsewhere/tiny.gguf", hash=agent._facts().models[0].hash)
+    answer = await ask(broker, wish(process="drafter.pool.tiny.0", kind=ProcessKind.DRAFTER, drafter=drafter))
+    assert answer.failure is None
+    assert asked == [str(path)]
+    await until(lambda: agent._processes.facts()[0].state == "ready", "it runs")
+    os.kill(agent._processes.facts()[0].pid, signal.SIGKILL)
+    await until(lambda: agent._processes.facts()[0].restarts, "it was started again")
+    await until(lambda: agent._processes.facts()[0].state == "ready", "it runs again")

@@ -1,7 +1,7 @@
 """Which processes follow from which settings."""
 
 from twd.cli.demo import MODEL, demo_settings
-from twd.cli.wanted import drafter_name, wanted_processes
+from twd.cli.wanted import drafter_name, drafters_missing_here, wanted_processes
 from twd.kit.settings import Backend, Drafter, Engine, Model, Settings
 
 
@@ -84,6 +84,28 @@ def test_the_demo_has_a_target_and_a_drafter(tmp_path: object) -> None:
     )
     assert settings.default_model == MODEL
     assert names(settings) == ["edge", "metrics", "agent", f"speculator.{MODEL}", f"drafter.{MODEL}-quick"]
+
+
+def test_drafters_of_other_machines_are_not_started_and_named() -> None:
+    drafters = (
+        Drafter(path="a.gguf", node="desk"),
+        Drafter(path="b.gguf", node="attic"),
+        Drafter(path="c.gguf"),
+        Drafter(url="http://h", node="attic"),
+    )
+    plain = Settings(node="desk", drafters=drafters)
+    assert names(plain, "drafter") == ["drafter.a", "drafter.c"]
+    first, second = drafters_missing_here(plain)
+    assert first.startswith("drafter b is not started on desk, since its node is attic: start it there with `twd run")
+    assert second == "drafter server is not started on desk, since its node is attic: start it there"
+
+
+def test_in_a_pool_agents_start_draft_models_and_only_servers_are_asked_from_here() -> None:
+    settings = Settings(node="desk", mode="combined", drafters=(Drafter(path="a.gguf"), Drafter(url="http://h")))
+    assert names(settings, "drafter") == ["drafter.server"]
+    assert drafters_missing_here(settings) == []
+    (spec,) = wanted_processes(settings, ("drafter",))
+    assert spec.argv[-2:] == ("--number", "1")
 
 
 def test_drafters_are_called_by_name_model_or_file() -> None:

@@ -14,12 +14,12 @@ from tests.waiting import until
 from twd.bus.base import BusError
 from twd.bus.memory_bus import MemoryBroker
 from twd.coordinator.links import connect_time
-from twd.coordinator.service import Coordinator
+from twd.coordinator.service import Coordinator, wanted_drafters
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
 from twd.kit.settings import Coordinator as CoordinatorSettings
-from twd.kit.settings import Model, Pool, Settings
+from twd.kit.settings import Drafter, Model, Pool, Settings
 from twd.wire.base import Event, NodeId
 from twd.wire.codec import decode, encode
 from twd.wire.node import (
@@ -164,6 +164,34 @@ async def test_a_pooled_model_gets_its_place_and_its_workers(
     assert desk.asked == []
     await desk.stop()
     await attic.stop()
+
+
+async def test_a_draft_model_is_run_by_an_agent_and_one_without_a_machine_is_told(
+    broker: MemoryBroker, start: StartCoordinator, tmp_path: Path
+) -> None:
+    desk = FakeAgent(ground(broker, "desk", 11), machine("desk"))
+    await desk.start()
+    path = str(write_llama(tmp_path / "quick.gguf"))
+    drafters = (
+        Drafter(path=path, for_model="", threads=2, gpu_layers=0),
+        Drafter(path=path, name="far", node="attic"),
+        Drafter(url="http://127.0.0.1:1", name="server"),
+        Drafter(path=path, name="resting", for_model="b"),
+    )
+    models = {name: Model(path=str(tmp_path / "tiny.gguf"), serve=name == "a") for name in ("a", "b")}
+    settings = Settings(mode="combined", pool=RPC, models=models, drafters=drafters)
+    assert wanted_drafters(msgspec.structs.replace(settings, mode="speculate")) == ()
+    coordinator = Coordinator(ground(broker, "desk", 5), settings)
+    await coordinator.start()
+    await until(lambda: desk.asked, "the drafter is asked for")
+    (wish,) = desk.asked
+    assert isinstance(wish, ProcessWanted)
+    assert wish.drafter is not None
+    assert (wish.kind, wish.threads) == (ProcessKind.DRAFTER, 2)
+    assert (wish.drafter.name, wish.drafter.path, wish.drafter.gpu_layers) == ("quick", path, "0")
+    await until(lambda: "drafter far: its machine attic is not on the bus" in coordinator.note, "the other is told")
+    await coordinator.stop()
+    await desk.stop()
 
 
 async def test_without_a_pool_nothing_is_decided(

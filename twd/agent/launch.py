@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -70,6 +70,32 @@ def stage_argv(wanted: ProcessWanted, file: ModelFile, host: str, port: int) -> 
     size = ("--ctx", str(stage.ctx_size), "--parallel", str(stage.parallel), "--threads", str(wanted.threads))
     types = ("--type-k", stage.type_k, "--type-v", stage.type_v, *(() if stage.exact else ("--no-exact",)))
     return (*own, *parts, *size, *types, "--host", host, "--port", str(port))
+
+
+def drafter_argv(wanted: ProcessWanted, path: str) -> tuple[str, ...]:
+    """The command line of a drafter over this machine's own copy of the file."""
+    drafter = wanted.drafter
+    assert drafter is not None
+    own = (sys.executable, "-P", "-m", "twd", "run", "drafter", f"--model={path}", f"--name={drafter.name}")
+    size = (f"--ctx={drafter.ctx_size}", f"--threads={wanted.threads}", f"--gpu-layers={drafter.gpu_layers}")
+    return (*own, f"--for-model={drafter.for_model}", *size)
+
+
+def find_draft_model(wanted: ProcessWanted, models: Sequence[ModelFile], named: Collection[str]) -> str:
+    """The path of a drafter's file here; `named` are those that this machine's own settings name for drafters."""
+    drafter = wanted.drafter
+    if drafter is None:
+        raise TwdError(FailureCode.BAD_REQUEST, "a drafter needs to know its model", "drafter")
+    for model in models:
+        if model.hash == drafter.hash if drafter.hash else model.path == drafter.path:
+            return model.path
+    if drafter.path in named and Path(drafter.path).is_file():
+        return drafter.path
+    text = (
+        f"there is no copy of {drafter.path} on this machine; put one into a folder of agent.model_dirs, or name it "
+        "in drafters here"
+    )
+    raise TwdError(FailureCode.MODEL_NOT_FOUND, text, "drafter.path")
 
 
 def find_model(wanted: ProcessWanted, models: Sequence[ModelFile]) -> ModelFile:

@@ -12,6 +12,8 @@ from twd.agent.launch import (
     ENGINE,
     RESOLVED_VARIABLE,
     check_process_name,
+    drafter_argv,
+    find_draft_model,
     find_model,
     resolve,
     rpc_argv,
@@ -120,7 +122,7 @@ class Processes:
         running.supervisor.start()
         try:
             await running.open_fronts()
-            if wanted.kind is ProcessKind.RPC:  # a stage may load for minutes: it is told when it is ready
+            if wanted.kind is ProcessKind.RPC:  # others may load for minutes: they tell when they are ready
                 await self._until_it_answers(running)
         except BaseException:
             del self._running[wanted.process]
@@ -132,7 +134,11 @@ class Processes:
         if wanted.kind is ProcessKind.STAGE:
             host, port = self._settings.pool.host, self._stage_port()
             argv = stage_argv(wanted, find_model(wanted, self._models()), host, port)
-            supervisor = self._supervisor(wanted, argv, environment=self._stage_environment())
+            supervisor = self._supervisor(wanted, argv, environment=self._service_environment())
+        elif wanted.kind is ProcessKind.DRAFTER:
+            host, port = "", 0  # it is found over the bus alone
+            argv = drafter_argv(wanted, find_draft_model(wanted, self._models(), self._draft_paths()))
+            supervisor = self._supervisor(wanted, argv, environment=self._service_environment())
         else:
             host = self.rpc_host
             port = _free_port(host, wanted.port)
@@ -141,12 +147,17 @@ class Processes:
             argv = rpc_argv(program, host, port, wanted.threads, wanted.devices)
             supervisor = self._supervisor(wanted, argv, foreign)
         running = Running(wanted, host, port, supervisor, front_host=told_host(host))
-        if self._link_s:
+        if self._link_s and port:
             running.fronts = (DelayProxy(host, port, self._link_s / 2),)
         elif wanted.kind is ProcessKind.RPC and self._tunnelled:
             running.fronts, running.cert = (self._exit(port),), self._identity.certificate
             running.front_host = told_host(self._settings.pool.host)
         return running
+
+    def _draft_paths(self) -> set[str]:
+        """Draft models that the owner of this machine named in its settings."""
+        paths = {drafter.path for drafter in self._settings.drafters if drafter.path}
+        return {str(Path(path).expanduser()) for path in paths}
 
     @property
     def lends(self) -> bool:
@@ -181,8 +192,8 @@ class Processes:
                 continue
         return _free_port(host, 0)
 
-    def _stage_environment(self) -> dict[str, str]:
-        """A stage reads the settings as this agent resolved them."""
+    def _service_environment(self) -> dict[str, str]:
+        """A service reads the settings as this agent resolved them."""
         file = _made(self._settings.home_dir / "run") / "agent-settings.json"
         write_private(file, msgspec.json.encode(self._settings))
         return {**self._environment(), RESOLVED_VARIABLE: str(file)}

@@ -89,6 +89,9 @@ class Running:
 
     async def check(self) -> bool:
         """Ask whether it does its work; its version is kept, and what is wrong with it."""
+        if self.wanted.kind is ProcessKind.DRAFTER:  # its lease says how it is
+            self.version, self.note = twd.__version__, ""
+            return True
         if self.wanted.kind is ProcessKind.STAGE:
             return await self._check_stage()
         try:

@@ -20,6 +20,7 @@ from twd.kit.ids import node_id
 @click.argument("service", metavar="SERVICE", type=click.Choice(list(SERVICES)))
 @click.option("--model", default="", help="The model: its name in the settings, or a GGUF file.")
 @click.option("--number", default=0, help="Which drafter of the settings it is, from 0.")
+@click.option("--for-model", default="", help="Drafter: the model that it drafts for; without: every model.")
 @click.option("--ram-reclaim", type=click.Choice(["off", "on", "auto"]), help="Instead of what the settings say.")
 @click.option("--no-prewarm", is_flag=True, help="Do not read a model's file ahead.")
 @click.option("--node", default="", hidden=True, help="Play a machine of this name.")
@@ -32,6 +33,7 @@ def run_command(
     service: str,
     model: str,
     number: int,
+    for_model: str,
     ram_reclaim: str | None,
     no_prewarm: bool,
     node: str,
@@ -53,7 +55,7 @@ def run_command(
         return runner.run(
             run_service(
                 lambda surroundings: make(
-                    surroundings, settings, Choice(model, number, link_rtt, StageChoice(**stage))
+                    surroundings, settings, Choice(model, number, link_rtt, StageChoice(**stage), for_model)
                 ),
                 lambda: connect(settings, service, here),
                 here,

@@ -39,20 +39,20 @@ class StageChoice(NamedTuple):
 
 
 def stage_options(command: F) -> F:
-    """The options of `twd run stage`."""
+    """The options of `twd run stage`, some of which are a drafter's, too."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
 _OPTIONS: Final = (
-    click.option("--name", default="", help="Stage: the model's name for others; otherwise the file's."),
+    click.option("--name", default="", help="Stage, drafter: the model's name for others; otherwise the file's."),
     click.option("--layers", default="", metavar="A-B", help="Stage: its layers, B not included; without: all."),
     click.option("--head", is_flag=True, help="Stage: it holds the output head, too."),
-    click.option("--ctx", default=0, help="Stage: tokens of context for one session."),
+    click.option("--ctx", default=0, help="Stage, drafter: tokens of context for one session."),
     click.option("--parallel", default=0, help="Stage: sessions at once."),
-    click.option("--threads", default=0, help="Stage: CPU threads."),
-    click.option("--gpu-layers", default="", help="Stage: layers on the GPU, or auto."),
+    click.option("--threads", default=0, help="Stage, drafter: CPU threads."),
+    click.option("--gpu-layers", default="", help="Stage, drafter: layers on the GPU, or auto."),
     click.option("--type-k", default="", help="Stage: number format of the K cache."),
     click.option("--type-v", default="", help="Stage: number format of the V cache."),
     click.option("--no-exact", is_flag=True, help="Stage: do without the settings that make texts exact."),

@@ -22,6 +22,7 @@ class Choice(NamedTuple):
     number: int = 0
     link_ms: float = 0.0
     stage: StageChoice = StageChoice()
+    for_model: str = ""
 
 
 Factory = Callable[[Surroundings, Settings, Choice], Service]
@@ -83,8 +84,8 @@ def _drafter(ground: Surroundings, settings: Settings, choice: Choice) -> Servic
     from twd.drafter.native import native_drafter
 
     if choice.model:
-        alone = (Drafter(path=str(Path(choice.model).expanduser())),)
-        return native_drafter(ground, msgspec.structs.replace(settings, drafters=alone), 0)
+        alone = (_drafter_alone(choice),)
+        return native_drafter(ground, msgspec.structs.replace(settings, drafters=alone), 0, choice.stage.ctx)
     if not 0 <= choice.number < len(settings.drafters):
         message = f"the settings name {len(settings.drafters)} drafters, from 0; give a GGUF file with --model"
         raise CommandError(ExitCode.USAGE, message)
@@ -94,6 +95,20 @@ def _drafter(ground: Surroundings, settings: Settings, choice: Choice) -> Servic
 
         return text_drafter_of(ground, settings, drafter)
     return native_drafter(ground, settings, choice.number)
+
+
+def _drafter_alone(choice: Choice) -> Drafter:
+    """A drafter that is in no settings: its file and options are all there is."""
+    told = choice.stage
+    if told.gpu_layers not in ("", "auto") and not told.gpu_layers.isdecimal():
+        raise CommandError(ExitCode.USAGE, f"--gpu-layers {told.gpu_layers!r} is neither a number nor auto")
+    return Drafter(
+        name=told.name,
+        path=str(Path(choice.model).expanduser()),
+        for_model=choice.for_model,
+        threads=told.threads or "auto",
+        gpu_layers="auto" if told.gpu_layers in ("", "auto") else int(told.gpu_layers),
+    )
 
 
 def _stage(ground: Surroundings, settings: Settings, choice: Choice) -> Service:

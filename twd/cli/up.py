@@ -123,9 +123,11 @@ def _live(ground: Ground, settings: Settings, specs: list[ProcessSpec], view: Vi
 
 
 def _specs(settings: Settings, services: tuple[str, ...]) -> list[ProcessSpec]:
-    from twd.cli.wanted import wanted_processes
+    from twd.cli.wanted import drafters_missing_here, wanted_processes
 
     specs = wanted_processes(settings, services)
+    for text in drafters_missing_here(settings):
+        click.echo(text, err=True)
     known = {spec.name for spec in wanted_processes(settings)}
     known |= {name.split(".")[0] for name in known}
     for name in services:

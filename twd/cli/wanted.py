@@ -1,12 +1,14 @@
 """Which processes an installation needs: settings in, process descriptions out."""
 
 import re
+import socket
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from twd.cli.outside_engine import ENGINE, KEY_VARIABLE, command_line, key_of, outside, url_of
 from twd.kit.compute import backend_of, engine_environment
+from twd.kit.ids import node_id
 from twd.kit.settings import Drafter, Settings
 from twd.kit.supervisor import ProcessSpec
 
@@ -81,10 +83,30 @@ def _relays(settings: Settings) -> Iterator[ProcessSpec]:
 
 def _drafters(settings: Settings) -> Iterator[ProcessSpec]:
     for number, drafter in enumerate(settings.drafters):
+        if runs_elsewhere(settings, drafter):
+            continue
         name = f"drafter.{_word(drafter_name(drafter))}"
         argv = (*RUN, "drafter", "--number", str(number))
         environment = _environment(settings, settings.engine.backend)
         yield ProcessSpec(name, argv, environment=environment, serves=drafter.for_model)
+
+
+def runs_elsewhere(settings: Settings, drafter: Drafter) -> str:
+    """Why a drafter is not started beside the others; empty when it is."""
+    name = drafter_name(drafter)
+    if settings.mode == "combined" and drafter.path:
+        return f"drafter {name} is started by the agent of the machine that the coordinator chooses"
+    here = node_id(settings.node or socket.gethostname())
+    if not drafter.node or node_id(drafter.node) == here:
+        return ""
+    how = f" with `twd run drafter --model {drafter.path}`" if drafter.path else ""
+    return f"drafter {name} is not started on {here}, since its node is {drafter.node}: start it there{how}"
+
+
+def drafters_missing_here(settings: Settings) -> list[str]:
+    """What to tell of drafters that nobody starts: those of other machines, where no coordinator sees to them."""
+    told = [drafter for drafter in settings.drafters if not (settings.mode == "combined" and drafter.path)]
+    return [text for drafter in told if (text := runs_elsewhere(settings, drafter))]
 
 
 def drafter_name(drafter: Drafter) -> str:

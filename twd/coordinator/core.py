@@ -12,6 +12,7 @@ import msgspec
 
 from twd.coordinator.advice import place_or_advise, size
 from twd.coordinator.devices import Found, find_devices
+from twd.coordinator.drafters import DRAFTERS, WantedDrafter, assigned, problem, wish
 from twd.coordinator.placement import Demand, Device, Link, Piece, Placement, Shape, place, seconds
 from twd.coordinator.processes import WantedModel, belongs, process_of, stage_of, standby_wishes, wishes
 from twd.coordinator.standby import carried, filled, promoted, trimmed, wants_more
@@ -21,7 +22,7 @@ from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.node import ModelFile, NodeFacts, ProcessFacts, ProcessUnwanted, ProcessWanted
 from twd.wire.placement import PlacementDecided, Slice
 
-OWN_PREFIXES: Final = ("rpc.pool.", "stage.pool.")
+OWN_PREFIXES: Final = ("rpc.pool.", "stage.pool.", DRAFTERS)
 RETRY_S: Final = 5.0
 MOVE_S: Final = 45.0
 """A model that goes elsewhere has so long to do it at a good moment."""
@@ -35,6 +36,7 @@ class Wanted:
     coordinator: InstanceId
     pool: Pool
     models: tuple[WantedModel, ...] = ()
+    drafters: tuple[WantedDrafter, ...] = ()
 
 
 @dataclass(slots=True)
@@ -305,6 +307,22 @@ def _wishes(wanted: Wanted, observed: Observed) -> Iterator[ProcessWanted]:
     return wishes(wanted.models, wanted.pool.engine, observed.decided, observed.nodes)
 
 
+def _assigned(wanted: Wanted, observed: Observed) -> Iterator[tuple[WantedDrafter, NodeId | None]]:
+    if not wanted.drafters:
+        return iter(())
+    free = free_for("", observed.nodes, observed.decided, observed.served)
+    return assigned(wanted.drafters, free, observed.decided, wanted.home)
+
+
+def _drafters(wanted: Wanted, observed: Observed) -> Iterator[ProcessWanted]:
+    return (wish(drafter, node) for drafter, node in _assigned(wanted, observed) if node is not None)
+
+
+def idle_drafters(wanted: Wanted, observed: Observed) -> list[str]:
+    """Drafters that no machine runs, each with the reason."""
+    return [problem(drafter, observed.nodes) for drafter, node in _assigned(wanted, observed) if node is None]
+
+
 def _spares(wanted: Wanted, observed: Observed) -> Iterator[tuple[WantedModel, ProcessWanted]]:
     return standby_wishes(wanted.models, observed.decided, observed.nodes)
 
@@ -315,20 +333,21 @@ def _serves(model: WantedModel, observed: Observed) -> bool:
 
 
 def _start(wanted: Wanted, observed: Observed, now: float) -> Start | None:
-    spares = (wish for model, wish in _spares(wanted, observed) if _serves(model, observed))
-    for wish in (*_wishes(wanted, observed), *spares):
-        facts = observed.nodes.get(wish.node)
-        if facts is None or any(known.process == wish.process for known in facts.processes):
+    spares = (spare for model, spare in _spares(wanted, observed) if _serves(model, observed))
+    for due in (*_wishes(wanted, observed), *_drafters(wanted, observed), *spares):
+        facts = observed.nodes.get(due.node)
+        if facts is None or any(known.process == due.process for known in facts.processes):
             continue
-        if now - observed.tried.get((wish.node, wish.process), float("-inf")) >= RETRY_S:
-            return Start(wish)
+        if now - observed.tried.get((due.node, due.process), float("-inf")) >= RETRY_S:
+            return Start(due)
     return None
 
 
 def _stop(wanted: Wanted, observed: Observed, now: float) -> Stop | None:
     """End what is not due any more; what a model moves away from is left to it for a while, where there is room."""
-    wishes_now = [*_wishes(wanted, observed), *(wish for _, wish in _spares(wanted, observed))]
-    due = {(wish.node, wish.process) for wish in wishes_now}
+    spares = (spare for _, spare in _spares(wanted, observed))
+    wishes_now = (*_wishes(wanted, observed), *_drafters(wanted, observed), *spares)
+    due = {(one.node, one.process) for one in wishes_now}
     for facts in observed.nodes.values():
         for known in facts.processes:
             key = (facts.node, known.process)
@@ -341,6 +360,8 @@ def _stop(wanted: Wanted, observed: Observed, now: float) -> Stop | None:
 
 def _moves(wanted: Wanted, observed: Observed, facts: NodeFacts, known: ProcessFacts, now: float) -> bool:
     """Whether a model may still use this process, while its new ones load beside it."""
+    if known.process.startswith(DRAFTERS):
+        return False
     model = next((model.name for model in wanted.models if belongs(known.process, model.name)), None)
     if model is None or now - observed.changed_at.get(model, float("-inf")) >= MOVE_S:
         return False

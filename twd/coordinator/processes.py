@@ -29,21 +29,22 @@ class WantedModel:
 
 def process_of(model: str, devices: Sequence[str] = (CPU,)) -> str:
     """The name of a model's RPC workers, which is also their log's; it tells which devices they lend."""
-    lent = "" if tuple(devices) == (CPU,) else "." + _word("-".join(devices))
-    return f"rpc.pool.{_word(model)}{lent}"
+    lent = "" if tuple(devices) == (CPU,) else "." + word("-".join(devices))
+    return f"rpc.pool.{word(model)}{lent}"
 
 
 def stage_of(model: str, first: int, end: int, head: bool) -> str:
     """The name of a stage; it tells which layers it holds."""
-    return f"stage.pool.{_word(model)}.{first}-{end}" + (".head" if head else "")
+    return f"stage.pool.{word(model)}.{first}-{end}" + (".head" if head else "")
 
 
 def belongs(process: str, model: str) -> bool:
     """Whether a process of ours is one of this model's."""
-    return process.split(".", 2)[2:] != [] and process.split(".")[2] == _word(model)
+    return process.split(".", 2)[2:] != [] and process.split(".")[2] == word(model)
 
 
-def _word(text: str) -> str:
+def word(text: str) -> str:
+    """As a part of a process's name."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", text)[:28].strip("-") or "model"
 
 

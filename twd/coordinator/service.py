@@ -16,18 +16,21 @@ from twd.coordinator.core import (
     Start,
     Stop,
     Wanted,
+    idle_drafters,
     may_act,
     plan,
     read_coordinator,
 )
+from twd.coordinator.drafters import WantedDrafter, process_name
 from twd.coordinator.links import Links
 from twd.coordinator.model_shape import read_shape
 from twd.coordinator.processes import WantedModel
 from twd.coordinator.seen import SETTLE_S, Joined, speculators
 from twd.gguf_tools.model_file import read_model
 from twd.kit.claim import Claim
+from twd.kit.ids import node_id
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroundings
-from twd.kit.settings import Settings
+from twd.kit.settings import Drafter, Settings
 from twd.kit.tasks import every
 from twd.wire.base import NodeId
 from twd.wire.codec import Rejected, encode
@@ -76,6 +79,7 @@ class Coordinator(Service):
         self._claim: Claim | None = None
         self._renewed_at = float("-inf")
         self._joined = Joined()
+        self._idle_drafters: list[str] = []
 
     @property
     def active(self) -> bool:
@@ -86,7 +90,8 @@ class Coordinator(Service):
     async def setup(self) -> None:
         """Read the models, open the registry, take or await the key."""
         models = await asyncio.to_thread(wanted_models, self._settings)
-        self._wanted = replace(self._wanted, models=models)
+        drafters = await asyncio.to_thread(wanted_drafters, self._settings)
+        self._wanted = replace(self._wanted, models=models, drafters=drafters)
         self._registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
         self._claim = Claim(self._registry, CLAIM, self._is_mine)
         await self._hold()
@@ -133,7 +138,7 @@ class Coordinator(Service):
             self.log.warning("the coordinators' key could not be renewed: %s", error)
             return
         self._renewed_at = asked_at if held else float("-inf")
-        self.note = "" if self.active else STANDS_BY
+        self.note = "; ".join(self._idle_drafters) if self.active else STANDS_BY
         if self.active != was_active:
             self.log.info("this coordinator %s", "decides now" if self.active else STANDS_BY)
             self._observed = Observed(decided=await self._decided_before() if self.active else {})
@@ -194,8 +199,18 @@ class Coordinator(Service):
         for _ in range(ACTIONS_MAX):
             action = plan(self._wanted, self._observed, self.clock.now())
             if action is None or not self.active:
-                return
+                break
             self._carry_out(action)
+        self._tell_idle_drafters()
+
+    def _tell_idle_drafters(self) -> None:
+        idle = idle_drafters(self._wanted, self._observed) if self._observed.nodes else []
+        for text in idle:
+            if text not in self._idle_drafters:
+                self.log.warning("%s", text)
+        self._idle_drafters = idle
+        if self.active:
+            self.note = "; ".join(idle)
 
     async def _nodes(self) -> dict[NodeId, NodeFacts]:
         """Machines whose agents were heard lately, each once."""
@@ -281,6 +296,30 @@ def wanted_model(settings: Settings, name: str) -> WantedModel:
         type_k="" if model.cache_type_k == "auto" else model.cache_type_k,
         type_v="" if model.cache_type_v == "auto" else model.cache_type_v,
         exact=model.exact,
+    )
+
+
+def wanted_drafters(settings: Settings) -> tuple[WantedDrafter, ...]:
+    """The draft models that machines of the pool run; blocks while it reads their headers."""
+    if settings.mode != "combined":
+        return ()
+    resting = {name for name, model in settings.models.items() if not model.serve}
+    listed = enumerate(settings.drafters)
+    return tuple(_wanted_drafter(settings, n, one) for n, one in listed if one.path and one.for_model not in resting)
+
+
+def _wanted_drafter(settings: Settings, number: int, drafter: Drafter) -> WantedDrafter:
+    path = Path(drafter.path).expanduser()
+    file, name = read_model(path), drafter.name or path.stem
+    return WantedDrafter(
+        process=process_name(name, file, number),
+        file=file,
+        node=node_id(drafter.node) if drafter.node else "",
+        name=name,
+        for_model=drafter.for_model,
+        ctx_size=max((model.ctx_size for model in settings.models.values()), default=0),
+        threads=0 if drafter.threads == "auto" else drafter.threads,
+        gpu_layers="" if drafter.gpu_layers == "auto" else str(drafter.gpu_layers),
     )
 
 

@@ -96,9 +96,10 @@ def loader(name: ModelId, drafter: DrafterSettings, ctx_size: int) -> Load:
     return load
 
 
-def native_drafter(ground: Surroundings, settings: Settings, number: int) -> Drafter:
-    """The drafter of one configured draft model; `number` counts `drafters` from 0."""
+def native_drafter(ground: Surroundings, settings: Settings, number: int, ctx_size: int = 0) -> Drafter:
+    """The drafter of one configured draft model; `number` counts `drafters` from 0. Without `ctx_size` it has the
+    largest context of the settings' models."""
     drafter = settings.drafters[number]
     name = ModelId(drafter.name or Path(drafter.path).stem)
     sizes = [model.ctx_size for model in settings.models.values()]
-    return Drafter(ground, name, loader(name, drafter, max(sizes, default=0)), drafter.for_model)
+    return Drafter(ground, name, loader(name, drafter, ctx_size or max(sizes, default=0)), drafter.for_model)

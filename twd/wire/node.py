@@ -89,6 +89,8 @@ class ProcessKind(enum.StrEnum):
     """llama.cpp's RPC worker: it lends devices."""
     STAGE = "stage"
     """A slice of a model's layers in a ring."""
+    DRAFTER = "drafter"
+    """A draft model, which guesses ahead of other machines' models."""
 
 
 class ProcessFacts(Part, frozen=True):
@@ -159,6 +161,19 @@ class StageWanted(Part, frozen=True):
     exact: bool = True
 
 
+class DrafterWanted(Part, frozen=True):
+    """Which draft model a machine runs: its own copy of the file with this hash, or the file that its settings name."""
+
+    name: Name
+    path: Annotated[str, Meta(max_length=4096)]
+    hash: str = ""
+    for_model: str = ""
+    """Empty: every model whose tokens it speaks."""
+    ctx_size: Count = 0
+    gpu_layers: Annotated[str, Meta(max_length=16)] = ""
+    """A number; empty: as many as there is room for."""
+
+
 class ProcessWanted(Event, frozen=True, tag="twd.v1.process.wanted"):
     """A machine is asked to run a process and keep it alive; asking twice changes nothing."""
 
@@ -173,6 +188,7 @@ class ProcessWanted(Event, frozen=True, tag="twd.v1.process.wanted"):
     devices: Annotated[list[Name], Meta(max_length=64)] = []
     """Those that an RPC worker lends, in this order; empty: its own choice."""
     stage: StageWanted | None = None
+    drafter: DrafterWanted | None = None
 
 
 class ProcessUnwanted(Event, frozen=True, tag="twd.v1.process.unwanted"):
