@@ -1,5 +1,7 @@
 """Draft models on machines of a pool: on idle ones, one each, where the file is, and nowhere else."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -15,9 +17,9 @@ from twd.wire.node import ModelFile, NodeFacts, ProcessKind
 QUICK = ModelFile(name="quick", path="/models/quick.gguf", size_bytes=GIB, hash="q" * 32)
 
 
-def drafter(name: str = "quick", **fields: object) -> WantedDrafter:
-    given: dict[str, object] = {"process": process_name(name, QUICK, 0), "file": QUICK, "name": name, **fields}
-    return WantedDrafter(**given)  # type: ignore[arg-type]
+def drafter(name: str = "quick", **fields: Any) -> WantedDrafter:
+    given: dict[str, Any] = {"process": process_name(name, QUICK, 0), "file": QUICK, "name": name, **fields}
+    return WantedDrafter(**given)
 
 
 def wanting(*drafters: WantedDrafter) -> Wanted:
@@ -128,7 +130,7 @@ def test_the_file_the_room_and_the_owners_word_decide(
         ),
     ],
 )
-def test_one_that_runs_nowhere_says_why(fields: dict[str, object], text: str) -> None:
+def test_one_that_runs_nowhere_says_why(fields: dict[str, Any], text: str) -> None:
     wanted, observed = wanting(drafter(**fields)), seeing(box("desk"), box("attic", FILE))
     assert settled(wanted, observed) == {"quick": []}
     (told,) = idle_drafters(wanted, observed)

@@ -19,12 +19,15 @@ from twd.kit.settings import Pool, Settings
 from twd.speculator.loaded import Load
 from twd.speculator.pool import PooledSpeculator
 from twd.speculator.pool_core import Assembly, Habit, assemble, pass_deadline_s, replaced, rpc_plan, silent
+from twd.speculator.pool_ring import PlacedStages
+from twd.speculator.pool_view import PoolView
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.codec import encode
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import NodeFacts, ProcessFacts, ProcessKind
 from twd.wire.placement import PlacementDecided, Slice, placement_key
-from twd.wire.ring import StageReady
+from twd.wire.ring import READY_FACT, StageReady
+from twd.wire.service import ServiceLease
 
 DESK, ATTIC, CELLAR = NodeId("desk"), NodeId("attic"), NodeId("cellar")
 WORKER = "rpc.pool.m"
@@ -99,7 +102,7 @@ def spared(name: str, state: str = "ready", pid: int = 7) -> NodeFacts:
 def stage_on(name: str, pid: int = 7) -> StageReady:
     return StageReady(
         stage=InstanceId(f"stage.{name}.{pid}"), node=NodeId(name), model=ModelId("m"), file_hash="h", first=0, end=20,
-        layers=20, head=True, host="", port=0,
+        layers=20, head=True, host="here", port=1,
     )  # fmt: skip
 
 
@@ -124,6 +127,26 @@ def test_a_spare_serves_while_its_original_does_not_and_then_goes_on() -> None:
     assert chosen(there(spared("attic")), Habit(lost=[attic])) == "attic", "perhaps it was the network"
     assert chosen(there(machine("attic")), held) == "attic's worker"
     assert chosen(both, held, decided(slices[0], engine="ring")) == "attic"
+
+
+async def test_a_stage_that_could_not_be_reached_is_replaced_by_its_spare() -> None:
+    broker = MemoryBroker()
+    leases = await broker.connect("writer").leases(LEASE_BUCKET, LEASE_TTL_S)
+    slices = [Slice(node=node, device="CPU", first=0, end=20, head=True, process="stage.0") for node in (ATTIC, CELLAR)]
+    await leases.put(placement_key("m"), encode(decided(slices[0], spares=slices[1:], engine="ring")))
+    for node in (ATTIC, CELLAR):
+        await leases.put(f"agent.{node}.claim", msgspec.json.encode(spared(node)))
+        told = ServiceLease(
+            service="stage", instance=InstanceId(f"stage.{node}"), node=node, pid=7, version="1", started_ms=1,
+            renewed_ms=1, facts={READY_FACT: msgspec.json.encode(stage_on(node)).decode()},
+        )  # fmt: skip
+        await leases.put(f"stage.{node}", msgspec.json.encode(told))
+    found = PlacedStages(PoolView(leases, ModelId("m"), 5.0))
+    (first,) = await found.stages()
+    assert (first.node, first.host, first.port) == ("attic", "h", 7)
+    found.lost(first.stage, "it does not answer")
+    assert [stage.node for stage in await found.stages()] == ["cellar"]
+    assert [stage.node for stage in await found.stages()] == ["cellar"], "and it stays there"
 
 
 def test_another_process_is_a_loss_and_silence_is_a_doubt() -> None:

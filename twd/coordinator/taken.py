@@ -97,7 +97,7 @@ def overdrawn(nodes: Mapping[NodeId, NodeFacts], decided: Mapping[str, Placement
         if piece.process and not is_there(piece, nodes):
             key = (piece.node, piece.device)
             due[key] = due.get(key, 0) + total(piece)
-    free = {
+    free: dict[Key, int] = {
         (facts.node, device): count
         for facts in nodes.values()
         for device, count in ((CPU, facts.memory.available), *((device_name(gpu), gpu.free) for gpu in facts.gpus))
