@@ -18,19 +18,18 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from streams import ask, longest_gap, question
+
 from twd.cli.api_address import ApiAddress
 from twd.cli.chat_client import ChatClient
-from twd.cli.chat_stream import Answer
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.kit.home import Home
 from twd.kit.supervisor import Backoff
 
 BACK_S = 60.0
-SILENCE_S = 120.0
 REST_AFTER = 20
 """After so many kills the last one lives long enough for the supervisor to forget those before it."""
-SUBJECTS = ("the sea", "a fox", "an old clock", "rain in the hills", "a long bridge", "bread", "the night train")
 
 
 @dataclass
@@ -52,7 +51,7 @@ class Watch:
     @property
     def gap_s(self) -> float:
         """The longest wait between two pieces."""
-        return max((after - before for before, after in zip(self.times, self.times[1:], strict=False)), default=0.0)
+        return longest_gap(self.times)
 
 
 @dataclass(frozen=True)
@@ -64,25 +63,6 @@ class Outcome:
     calm_gap_s: float
     replaced: int
     trouble: str = ""
-
-
-def question(number: int, tokens: int) -> dict[str, Any]:
-    """A request; every second one is greedy."""
-    return {
-        "model": "default",
-        "messages": [{"role": "user", "content": f"Story {number}: tell me about {SUBJECTS[number % len(SUBJECTS)]}."}],
-        "max_tokens": tokens,
-        "temperature": 0.0 if number % 2 else 0.9,
-        "seed": number,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-
-
-async def ask(client: ChatClient, body: dict[str, Any], watch: Watch) -> Answer:
-    """One whole answer, watched."""
-    async with asyncio.timeout(SILENCE_S):
-        return await client.ask(body, watch.piece)
 
 
 def speculator(home: Home) -> int:
@@ -103,10 +83,10 @@ async def replaced(home: Home, old: int) -> None:
 async def struck(client: ChatClient, home: Home, body: dict[str, Any], chance: random.Random) -> Outcome:
     """Ask twice, and strike the second time."""
     calm = Watch()
-    whole = await ask(client, body, calm)
+    whole = await ask(client, body, calm.piece)
     watch = Watch(chance.randrange(calm.letters), speculator(home))
     try:
-        answer = await ask(client, body, watch)
+        answer = await ask(client, body, watch.piece)
     except (CommandError, TimeoutError) as error:
         return Outcome(False, watch.gap_s, calm.gap_s, 0, f"letter {watch.strike_at}: {error or 'silence'}")
     if watch.letters > watch.strike_at:

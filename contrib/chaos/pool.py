@@ -18,22 +18,20 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import psutil
+from streams import SILENCE_S, ask, longest_gap, question
 
 from twd.cli.api_address import ApiAddress
 from twd.cli.chat_client import ChatClient
-from twd.cli.chat_stream import Answer
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.kit.home import Home, Instance
 
-SILENCE_S: Final = 120.0
 REST_S: Final = 4.0
 """Between two blows: what was struck must be back, and count as healthy."""
 BLOWS: Final = (signal.SIGKILL, signal.SIGSTOP)
-SUBJECTS: Final = ("the sea", "a fox", "an old clock", "rain in the hills", "a long bridge", "bread", "the night train")
 
 
 @dataclass
@@ -54,7 +52,7 @@ class Watch:
     @property
     def gap_s(self) -> float:
         """The longest wait between two pieces."""
-        return max((after - before for before, after in zip(self.times, self.times[1:], strict=False)), default=0.0)
+        return longest_gap(self.times)
 
 
 @dataclass(frozen=True)
@@ -86,25 +84,6 @@ def targets(home: Home, kind: str) -> list[int]:
     return [child.pid for child in children if {"twd.engine.rpc_worker", "stage"} & set(child.cmdline())]
 
 
-def question(number: int, tokens: int) -> dict[str, Any]:
-    """A request; every second one is greedy."""
-    return {
-        "model": "default",
-        "messages": [{"role": "user", "content": f"Story {number}: tell me about {SUBJECTS[number % len(SUBJECTS)]}."}],
-        "max_tokens": tokens,
-        "temperature": 0.0 if number % 2 else 0.9,
-        "seed": number,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-
-
-async def ask(client: ChatClient, body: dict[str, Any], watch: Watch) -> Answer:
-    """One whole answer, watched."""
-    async with asyncio.timeout(SILENCE_S):
-        return await client.ask(body, watch.piece)
-
-
 async def struck(
     client: ChatClient, home: Home, number: int, kinds: Sequence[str], tokens: int, chance: random.Random
 ) -> Outcome:
@@ -113,11 +92,11 @@ async def struck(
     if kind != "worker":
         blow = signal.SIGKILL
     calm = Watch()
-    whole = await ask(client, body, calm)
+    whole = await ask(client, body, calm.piece)
     found = await until_there(home, kind)
     watch = Watch(chance.randrange(1, max(2, len(calm.times) * 3 // 4)), chance.choice(found), blow)
     try:
-        answer = await ask(client, body, watch)
+        answer = await ask(client, body, watch.piece)
     except (CommandError, TimeoutError) as error:
         print(f"     {error or 'silence'}")
         return Outcome(kind, blow, False, watch.gap_s, calm.gap_s)

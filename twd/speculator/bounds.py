@@ -6,6 +6,8 @@ from twd.kit.settings import Settings
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.model import VocabFingerprint
 
+_WINDOW_MAX = 32
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -39,6 +41,13 @@ class Limits:
     shares_cores: bool = True
     needs_drafters: bool = False
     """A job that may speculate fails where no drafter is there, instead of going on without."""
+
+
+def window_limit(settings: Settings, window_max: int) -> int:
+    """Most guesses in one window of a target that takes `window_max` tokens; 0 where none are to be checked."""
+    speculation = settings.speculation
+    wanted = _WINDOW_MAX if speculation.max_draft_tokens == "auto" else speculation.max_draft_tokens
+    return max(0, min(wanted, window_max - 1)) if speculation.enabled else 0
 
 
 def needs_drafters(settings: Settings) -> bool:

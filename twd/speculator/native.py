@@ -11,7 +11,7 @@ from twd.kit.compute import gpu_layers
 from twd.kit.home import Home
 from twd.kit.service import Surroundings
 from twd.kit.settings import Model, Settings
-from twd.speculator.bounds import Limits, needs_drafters
+from twd.speculator.bounds import Limits, needs_drafters, window_limit
 from twd.speculator.embeddings import Embedding
 from twd.speculator.loaded import Load
 from twd.speculator.preparing import Preparer
@@ -25,7 +25,6 @@ from twd.wire.job import JobSubmitted
 from twd.wire.model import Exactness, ModelFacts
 
 _ALL_LAYERS = 1_000_000
-_WINDOW_MAX = 32
 
 
 @dataclass(slots=True)
@@ -118,18 +117,16 @@ def load_plan(name: ModelId, model: Model, memory: Path | None = None) -> LoadPl
 
 def limits_of(native: NativeModel, settings: Settings) -> Limits:
     """The bounds of a speculator over this model."""
-    target, speculation = native.target, settings.speculation
-    wanted = speculation.max_draft_tokens
-    window = _WINDOW_MAX if wanted == "auto" else wanted
+    target = native.target
     return Limits(
         slots=target.n_slots,
         ctx_size=target.ctx_size,
         max_queue=settings.edge.max_queue,
-        max_window=max(0, min(window, target.window_max - 1)) if speculation.enabled else 0,
+        max_window=window_limit(settings, target.window_max),
         prefill_rows=target.window_max,
         tree=target.trees,
         can_rollback=target.can_rollback,
-        ngram=speculation.ngram.enabled,
+        ngram=settings.speculation.ngram.enabled,
         needs_drafters=needs_drafters(settings),
     )
 

@@ -19,7 +19,7 @@ from twd.ring.frames import SessionSpec
 from twd.ring.home import Home
 from twd.ring.target import RingTarget, SpecPicker, SpecReport
 from twd.ring.trial import Trial, pipe_of
-from twd.speculator.bounds import Limits, needs_drafters
+from twd.speculator.bounds import Limits, needs_drafters, window_limit
 from twd.speculator.embeddings import Embedding
 from twd.speculator.preparing import Preparer
 from twd.speculator.ring_check import CutCheck
@@ -31,7 +31,6 @@ from twd.wire.job import Grammar, JobSubmitted, Sampling
 from twd.wire.model import Exactness, ModelFacts
 from twd.wire.ring import StageReady, StateFormat
 
-_WINDOW_MAX: Final = 32
 _IN_FLIGHT_MAX: Final = 32
 _AHEAD: Final = 128
 _TEXT: Final = "In a harbour there were 4 ships; each had a name, a captain, and a reason to stay."
@@ -178,18 +177,15 @@ def _in_flight(settings: Settings) -> int:
 
 
 def _limits(target: RingTarget, settings: Settings) -> Limits:
-    speculation = settings.speculation
-    wanted = speculation.max_draft_tokens
-    window = _WINDOW_MAX if wanted == "auto" else wanted
     return Limits(
         slots=target.n_slots,
         ctx_size=target.ctx_size,
         max_queue=settings.edge.max_queue,
-        max_window=max(0, min(window, target.window_max - 1)) if speculation.enabled else 0,
+        max_window=window_limit(settings, target.window_max),
         prefill_rows=target.window_max,
         in_flight=target.in_flight,
         ahead=_AHEAD,
-        ngram=speculation.ngram.enabled,
+        ngram=settings.speculation.ngram.enabled,
         shares_cores=False,
         needs_drafters=needs_drafters(settings),
     )

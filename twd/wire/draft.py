@@ -70,7 +70,7 @@ class DraftProposed(Event, frozen=True, tag="twd.v1.draft.proposed"):
 class DraftGranted(Event, frozen=True, tag="twd.v1.draft.granted"):
     """How far a drafter may run ahead of what is accepted; 0 asks it to rest.
 
-    It also stops by itself where the product of its confidences falls under `floor`.
+    It also stops by itself where the chance that all its guesses hold falls under `floor`.
     """
 
     session: SessionId
