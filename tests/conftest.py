@@ -1,7 +1,8 @@
 """For all tests: no settings leak in from outside, and no process is left behind."""
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import psutil
 import pytest
@@ -23,3 +24,18 @@ def _no_process_is_left_behind() -> Iterator[None]:
     for child in alive:
         child.kill()
     assert not names, f"tests left processes behind: {names}"
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[int]:
+    """The port of a server on loopback that says back what it hears."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    server.close()

@@ -13,19 +13,6 @@ HOME, AGENT, STRANGER = make_identity("home"), make_identity("agent"), make_iden
 
 
 @pytest.fixture
-async def echo() -> AsyncIterator[int]:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    yield server.sockets[0].getsockname()[1]
-    server.close()
-
-
-@pytest.fixture
 async def exit_end(echo: int) -> AsyncIterator[tuple[Exit, int]]:
     end = Exit(AGENT, "127.0.0.1", echo)
     yield end, await end.start()
