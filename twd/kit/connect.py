@@ -6,7 +6,7 @@ from twd.kit.settings import Bus as BusSettings
 from twd.kit.settings import Settings
 
 CONNECT_S = 10.0
-GATHER_S = {"metrics": 0.05}
+GATHER_S = {"metrics": 0.25}
 """Who hears every token and is in no hurry: how long its messages gather."""
 
 

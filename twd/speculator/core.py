@@ -160,9 +160,6 @@ class SpeculatorCore:
     def draft(self, event: DraftProposed, tokens: Sequence[int], now: float) -> None:
         """Guesses came in; they are kept if they continue the text, and dropped otherwise."""
         session = self.by_id.get(event.session)
-        drafter = self.crew.drafters.get(event.drafter)
-        if drafter is not None:
-            drafter.observe_pace(len(event.tokens), event.draft_ms)
         if session is None or session.opened_at < 0 or not session.speculates:
             return
         depth = session.tree.depth(event.drafter)

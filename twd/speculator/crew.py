@@ -2,7 +2,7 @@
 
 from twd.speculator.acceptance import Calibration
 from twd.speculator.bounds import Identity, Limits
-from twd.speculator.links import Drafter, Link
+from twd.speculator.links import WARMING, Drafter, Link
 from twd.speculator.rates import Race
 from twd.speculator.session import Session
 from twd.speculator.window import Cost, useful_credit
@@ -80,20 +80,32 @@ class Crew:
         if drafter is None or link is None:
             return
         link.late = 0
+        if not drafter.beside or (event.at >= len(session.tokens) and not self._computing):
+            drafter.observe_pace(len(event.tokens), event.draft_ms)
         if fresh:
+            link.warming = min(link.warming, 1)
             if link.heard_at <= link.told_at:
                 spent = event.draft_ms or len(event.tokens) * drafter.token_ms
                 drafter.observe_lead((now - link.told_at) * 1000, spent)
             link.heard_at = now
-        if event.at + len(event.tokens) >= len(session.tokens):
+        if event.at >= len(session.tokens):  # else it did not know yet what was accepted meanwhile, and will go on
             link.resting = not event.more
+
+    @property
+    def _computing(self) -> bool:
+        """Whether a pass is under way: who drafts on the same cores meanwhile is slower than it would be alone."""
+        return any(session.flights for session in self.sessions.values())
 
     def measure(self, session: Session, tokens: int, ms: float) -> None:
         """A cycle of the only session ended: it was quick or slow, with drafters on the same cores or without."""
         beside = [name for name, drafter in self.drafters.items() if drafter.beside]
         if beside and len(self.sessions) == 1 and not session.job.speculation.window and session.speculates:
-            drafting = any(session.links[name].credit for name in beside if name in session.links)
-            self.race.add(drafting, tokens, ms)
+            drafting = [link for name in beside if (link := session.links.get(name)) and link.credit]
+            warming = [link for link in drafting if link.warming]
+            for link in warming:
+                link.warming -= 1
+            if not warming:
+                self.race.add(bool(drafting), tokens, ms)
 
     def grant(self, session: Session, now: float) -> list[DraftGranted]:
         """How far each drafter may run, now that more is known of what its guesses are worth; only what is new."""
@@ -105,6 +117,7 @@ class Crew:
             link.told_at, link.resting = now, False
             credit = self._credit(session, name, drafter, link)
             if credit != link.credit:
+                link.warming = link.warming if link.credit else WARMING
                 link.credit = credit
                 grants.append(DraftGranted(session=session.id, drafter=name, credit=credit))
         return grants

@@ -12,6 +12,7 @@ little: what really comes out is measured too."""
 _SLACK_MS = 3.0
 _FLOOR_S = 0.05
 _PATIENCE_MAX_S = 2.0
+WARMING = 3
 _PACE_MS_MAX = 2000.0
 """What drafters say of themselves is believed up to here: a pace that was made up must not hold the target up."""
 
@@ -58,6 +59,8 @@ class Link:
     late: int = 0
     probe_gap: int = 48
     probe_at: int = 0
+    warming: int = WARMING
+    """Cycles that do not count yet: a drafter that starts reads the text first, which is no measure of its pace."""
     patient: bool = False
     """Its guesses are waited for in any case: windows of a fixed size."""
 

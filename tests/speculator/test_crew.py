@@ -1,0 +1,101 @@
+"""Drafters on the target's own cores: what counts as their pace, as their rest, and in the race with plain steps."""
+
+from tests.speculator.fakes import Driver, FakeTarget, job, make_core, text_of
+from twd.speculator.links import WARMING, Drafter, Link
+from twd.speculator.rates import SAMPLE_STEPS
+from twd.speculator.session import Session
+from twd.wire.base import InstanceId, NodeId
+from twd.wire.draft import DraftProposed
+from twd.wire.prefix import prefix_hash
+
+NAME = InstanceId("d")
+PROMPT = [3, 4, 5, 6]
+PACE_MS = 6.0
+
+
+class Beside:
+    """A core with one session, past the plain steps of the race, and a drafter on the same cores."""
+
+    def __init__(self) -> None:
+        self.target = FakeTarget()
+        self.core = make_core(self.target, ngram=False)
+        self.core.attach(Drafter(NAME, NodeId("here"), beside=True, token_ms=PACE_MS), 0.0)
+        self.driver = Driver(self.core, self.target)
+        self.driver.submit(job(max_tokens=200, ignore_eos=True), PROMPT)
+        while self.session.generated < SAMPLE_STEPS + 3 or not self.link.credit:
+            self.driver.turn()
+
+    @property
+    def session(self) -> Session:
+        return next(iter(self.core.by_id.values()))
+
+    @property
+    def link(self) -> Link:
+        return self.session.links[NAME]
+
+    @property
+    def pace_ms(self) -> float:
+        return self.core.crew.drafters[NAME].token_ms
+
+    def drafted(self, before: int = 0, *, more: bool = False, draft_ms: float = 0.0) -> None:
+        """A true guess comes, made when the text was so many tokens shorter."""
+        history = self.session.tokens[: len(self.session.tokens) - before]
+        count = max(1, self.link.credit)
+        event = DraftProposed(
+            session=self.session.id,
+            drafter=NAME,
+            at=len(history),
+            prefix=prefix_hash(history),
+            tokens=text_of(history, count),
+            confidence=[0.9] * count,
+            more=more,
+            draft_ms=draft_ms or count * PACE_MS,
+        )
+        self.core.draft(event, event.tokens, self.driver.now)
+
+
+def test_a_drafter_that_has_not_heard_of_the_last_tokens_does_not_rest() -> None:
+    both = Beside()
+    both.drafted(before=1)
+    assert not both.link.resting, "it will go on as soon as it hears what was accepted"
+    plan = both.core.plan(both.driver.now)
+    assert not plan.windows, "so it is worth a wait"
+    assert plan.wake_at is not None
+    both.drafted()
+    assert len(both.core.plan(both.driver.now).windows) == 1
+
+
+def test_its_pace_is_what_it_takes_while_the_target_rests() -> None:
+    both = Beside()
+    both.drafted()
+    both.target.submit(both.core.plan(both.driver.now).windows)
+    both.drafted(draft_ms=1000.0)
+    assert both.pace_ms == PACE_MS, "the target computed meanwhile"
+    both.driver._verdicts(1)
+    both.drafted(before=1, draft_ms=1000.0)
+    assert both.pace_ms == PACE_MS, "it drafted while the target computed"
+    both.drafted(draft_ms=1000.0)
+    assert both.core.crew.drafters[NAME].token_ms > PACE_MS
+
+
+def test_cycles_in_which_a_drafter_reads_the_text_first_are_no_part_of_the_race() -> None:
+    both = Beside()
+    race, link = both.core.crew.race, both.link
+    link.warming = WARMING
+    counted = race.drafted.weight
+    both.drafted()
+    both.driver.turn()
+    assert race.drafted.weight == counted, "the cycle in which it is heard first is as long as its reading took"
+    assert link.warming == 0
+    both.drafted()
+    both.driver.turn()
+    assert race.drafted.weight > counted
+
+
+def test_a_drafter_that_is_never_heard_counts_soon() -> None:
+    both = Beside()
+    both.link.warming = WARMING
+    counted, generated = both.core.crew.race.drafted.weight, both.session.generated
+    while both.session.generated <= generated + WARMING:
+        both.driver.turn()
+    assert both.core.crew.race.drafted.weight > counted
