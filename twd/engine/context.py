@@ -11,11 +11,11 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 import psutil
-from gguf.constants import GGMLQuantizationType
 
 from twd.engine.library import last_errors, llama
 from twd.engine.memory import require_memory
 from twd.engine.model import Model, load_error
+from twd.gguf_tools.constants import GGMLQuantizationType
 from twd.wire.failures import FailureCode, TwdError
 
 Logits = npt.NDArray[np.float32]

@@ -5,12 +5,9 @@ A process of its own, because a driver that is asked for its devices keeps memor
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
-import llama_cpp
-
-from twd.engine.library import devices, supports_rpc
+from twd.engine.library import FOLDER, devices, supports_rpc, version
 from twd.engine.rpc_probe import OURS
 from twd.kit import platform
 
@@ -28,8 +25,8 @@ def describe() -> dict[str, Any]:
         for device in devices()
     ]
     return {
-        "version": f"llama-cpp-python {llama_cpp.__version__}",
-        "path": str(Path(llama_cpp.__file__).parent / "lib"),
+        "version": f"llama-cpp-python {version()}",
+        "path": str(FOLDER / "lib"),
         "rpc": str(OURS) if supports_rpc() else "",
         "devices": found,
     }

@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,15 @@ from typing import Any, cast
 # two engines on the same cores (a target and its drafter) slow each other down a hundredfold; so few spins cost < 1 %.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-import llama_cpp
-from llama_cpp import llama_cpp as llama
+from twd.lean_import import bare
+
+with bare("llama_cpp"):
+    from llama_cpp import llama_cpp as llama
 
 from twd.wire.failures import FailureCode, TwdError
 
 __all__ = [
+    "FOLDER",
     "Device",
     "devices",
     "ggml",
@@ -29,11 +33,15 @@ __all__ = [
     "require_rpc",
     "start",
     "supports_rpc",
+    "version",
 ]
 
+FOLDER = Path(llama.__file__).parent
+"""Where the bindings are, and the libraries below them."""
 _log = logging.getLogger("twd.engine.llama")
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.DEBUG, 4: logging.WARNING}
 _CONTINUATION = 5
+_VERSION = re.compile(r'^__version__ = "(.+)"$', re.MULTILINE)
 _errors: deque[str] = deque(maxlen=8)
 
 
@@ -107,6 +115,13 @@ def start() -> None:
     ggml("ggml_set_abort_callback", [type(_on_abort)], ctypes.c_void_p)(_on_abort)
 
 
+@cache
+def version() -> str:
+    """Of the bindings, by their own word; reading it is quicker than running them all."""
+    found = _VERSION.search((FOLDER / "__init__.py").read_text("utf-8"))
+    return found[1] if found else "unknown"
+
+
 def last_errors() -> str:
     """What llama.cpp complained about most recently, newest last; reading empties it."""
     text = "; ".join(_errors)
@@ -132,7 +147,7 @@ def require_rpc() -> None:
 @cache
 def _shared_objects() -> tuple[ctypes.CDLL, ...]:
     """The ggml libraries under the very names that llama.cpp loaded: another name would map a second copy."""
-    folder = Path(llama_cpp.__file__).parent / "lib"
+    folder = FOLDER / "lib"
     names = ("libggml-base", "libggml", "libggml-rpc")
     found = (folder / f"{name}{end}" for name in names for end in (".so.0", ".0.dylib", ".dll"))
     return tuple(ctypes.CDLL(str(path)) for path in found if path.exists())

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-import llama_cpp
 import msgspec
 
 from twd import __version__
 from twd.engine.context import ContextSettings, usable_cores
-from twd.engine.library import llama, start
+from twd.engine.library import FOLDER, llama, start, version
 from twd.wire.model import CostPoint, Exactness
 
 _log = logging.getLogger("twd.engine")
@@ -69,7 +68,7 @@ def circumstances(
 def build_id() -> str:
     """This build of llama.cpp and the instructions of this processor that it uses."""
     start()
-    return f"{__version__} {llama_cpp.__version__} {_library_stamp()} {llama.llama_print_system_info().decode()}"
+    return f"{__version__} {version()} {_library_stamp()} {llama.llama_print_system_info().decode()}"
 
 
 def recall(folder: Path, about: Circumstances) -> Measurement | None:
@@ -96,5 +95,5 @@ def remember(folder: Path, about: Circumstances, found: Measurement) -> None:
 
 def _library_stamp() -> int:
     """When the libraries were built in: another build of the same version computes in other ways."""
-    folder = Path(llama_cpp.__file__).parent / "lib"
+    folder = FOLDER / "lib"
     return max((file.stat().st_mtime_ns for file in folder.iterdir()), default=0) if folder.is_dir() else 0

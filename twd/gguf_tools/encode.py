@@ -2,8 +2,7 @@
 
 import struct
 
-from gguf.constants import GGUFValueType
-
+from twd.gguf_tools.constants import GGUFValueType
 from twd.gguf_tools.header import FORMATS, Scalar
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
-
+from twd.gguf_tools.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from twd.wire.failures import FailureCode, TwdError
 
 Scalar = int | float | bool | str

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
-
+from twd.gguf_tools.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 from twd.gguf_tools.header import ArrayField, BrokenGguf, GgufHeader, Scalar, TensorInfo, read_header
 
 _LAYER = re.compile(r"^blk\.(\d+)\.")

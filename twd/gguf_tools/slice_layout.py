@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
-
+from twd.gguf_tools.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from twd.gguf_tools.encode import encode_field
 from twd.gguf_tools.header import ArrayField, GgufHeader, Scalar, TensorInfo
 from twd.gguf_tools.inspect import any_floats, layer_of

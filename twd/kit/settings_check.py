@@ -8,8 +8,9 @@ from msgspec import UNSET
 from msgspec import inspect as shape
 
 from twd.kit.settings_errors import ConfigError, Place, Problem, nearest
+from twd.kit.settings_tree import Node
 from twd.kit.settings_values import UNSOUND, Plain, choices, expected, fit, found, plain
-from twd.kit.settings_yaml import Node, parse_yaml
+from twd.kit.settings_yaml import parse_yaml
 
 
 class Checker:

@@ -6,8 +6,8 @@ from msgspec import inspect as shape
 
 from twd.kit.settings import Settings
 from twd.kit.settings_errors import Place, Problem, nearest
+from twd.kit.settings_tree import Node, Path
 from twd.kit.settings_values import plain
-from twd.kit.settings_yaml import Node, Path
 
 PREFIX = "TWD_"
 NOT_SETTINGS = frozenset({"TWD_CONFIG"})

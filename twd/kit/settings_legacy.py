@@ -7,7 +7,7 @@ import msgspec
 
 from twd.kit.settings import Coordinator
 from twd.kit.settings_errors import Place, Problem, nearest
-from twd.kit.settings_yaml import Node, Path, put_node
+from twd.kit.settings_tree import Node, Path, put_node
 
 MOVED_KEYS = {
     "proxy.host": "edge.host",

@@ -11,7 +11,8 @@ from twd.kit.settings_check import Checker
 from twd.kit.settings_env import overrides
 from twd.kit.settings_errors import ConfigError, Place, Problem
 from twd.kit.settings_legacy import old_variables, translate
-from twd.kit.settings_yaml import BYTES_MAX, Node, parse_yaml, put_node
+from twd.kit.settings_tree import Node, put_node
+from twd.kit.settings_yaml import BYTES_MAX, parse_yaml
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):

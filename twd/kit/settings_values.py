@@ -9,8 +9,8 @@ import msgspec
 from msgspec import UNSET
 from msgspec import inspect as shape
 
+from twd.kit.settings_tree import BOOL_WORDS, Node
 from twd.kit.settings_types import INT_MAX
-from twd.kit.settings_yaml import BOOL_WORDS, Node
 
 UNSOUND = re.compile("[\0\ud800-\udfff]")
 LOOSE_BOOLS = {**BOOL_WORDS, "1": True, "0": False}

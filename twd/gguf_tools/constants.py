@@ -1,0 +1,8 @@
+"""The numbers of the GGUF format, from the `gguf` package and without the rest of it."""
+
+from twd.lean_import import bare
+
+with bare("gguf"):
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType, LlamaFileType
+
+__all__ = ["GGML_QUANT_SIZES", "GGMLQuantizationType", "GGUFValueType", "LlamaFileType"]
