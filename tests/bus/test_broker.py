@@ -184,15 +184,21 @@ async def test_it_runs_with_its_token_on_loopback_and_comes_back_on_the_same_por
 async def test_a_store_full_of_rubbish_does_not_keep_it_from_starting(child: Child) -> None:
     await child.start()
     child.end(signal.SIGTERM)
-    store = child.broker.folder / "jetstream"
-    for path in [*store.rglob("*")]:
-        if path.is_file():
-            path.write_bytes(b"rubbish")
+    stream = child.broker.folder / "jetstream" / "jetstream" / "$G" / "streams" / "KV_here"
+    (stream / "msgs").mkdir(parents=True, exist_ok=True)
+    for path in (stream / "meta.inf", stream / "meta.sum", stream / "msgs" / "1.blk"):
+        path.write_bytes(b"rubbish")
     child.broker.pid_file.write_text("999999")
-    (child.broker.folder / "nats-server_1.ports").write_text("{")
+    stale = child.broker.folder / "nats-server_1.ports"
+    stale.write_text("{")
     await child.start()
+    assert not stale.exists()
+    assert child.process is not None
+    assert child.broker.pid_file.read_text() == str(child.process.pid)
     bus = await NatsBus.connect(child.broker.address)
-    await (await bus.leases("here", 30)).put("k", b"1")
+    leases = await bus.leases("here", 30)
+    await leases.put("k", b"1")
+    assert [(entry.key, entry.value) for entry in await leases.entries()] == [("k", b"1")]
     await bus.close()
 
 

@@ -1,25 +1,32 @@
 """The in-memory network misbehaves on demand, and for one seed always in the same way."""
 
-import asyncio
 from collections.abc import Callable
 
 import pytest
 
 from tests.bus.conftest import until
-from twd.bus.base import BusError, Message, RequestTimeout
+from twd.bus.base import Bus, BusError, Message, RequestTimeout
 from twd.bus.memory_bus import Faults, MemoryBroker
 
 
 async def send(broker: MemoryBroker, count: int = 300) -> list[int]:
-    """What one reader hears of `count` messages by the time that nothing is under way any more."""
+    """What one reader hears of `count` messages; more may come of those that are out of order."""
     sender, reader = broker.connect("sender"), broker.connect("reader")
     heard: list[int] = []
     await reader.subscribe("a", lambda message: heard.append(int(message.data)))
     for i in range(count):
         sender.publish("a", b"%d" % i)
     broker.faults = Faults()
-    await asyncio.sleep(0.25)
+    await passed(sender, reader)
     return heard
+
+
+async def passed(sender: Bus, reader: Bus) -> None:
+    """Return when a message that nothing befalls has come after all others of its way."""
+    came: list[Message] = []
+    await reader.subscribe("end", came.append)
+    sender.publish("end", b"")
+    await until(lambda: bool(came))
 
 
 async def test_dropped_messages_never_come() -> None:
@@ -48,6 +55,7 @@ async def test_reordered_messages_all_come() -> None:
     broker = MemoryBroker(1)
     broker.faults.reorder = 0.3
     heard = await send(broker)
+    await until(lambda: len(heard) >= 300)
     assert sorted(heard) == list(range(300))
     assert heard != sorted(heard)
 
@@ -103,7 +111,7 @@ async def test_a_paused_client_handles_everything_later() -> None:
     await bus.subscribe("a", lambda message: heard.append(message.data))
     bus.paused = True
     bus.publish("a", b"1")
-    await asyncio.sleep(0.01)
+    await passed(bus, broker.connect("right"))
     assert heard == []
     bus.resume()
     await until(lambda: heard == [b"1"])
@@ -116,6 +124,7 @@ async def test_a_killed_client_handles_nothing_more() -> None:
     await bus.subscribe("a", lambda message: heard.append(message.data))
     bus.publish("a", b"1")
     bus.kill()
-    await asyncio.sleep(0.01)
+    witness = broker.connect("right")
+    await passed(witness, witness)
     assert heard == []
-    assert broker.clients == []
+    assert broker.clients == [witness]

@@ -1,6 +1,5 @@
 """Processes that wait for others, and programs that are asked how they are. Real processes."""
 
-import asyncio
 import os
 import signal
 import sys
@@ -102,9 +101,11 @@ async def test_one_that_still_waits_can_go_too(tmp_path: Path) -> None:
         here.crew.start(here.specs())
         await here.crew.end(["relay", "server"])
         assert here.board.rows == {}
-        here.ready.touch()
-        await asyncio.sleep(0)
         assert here.crew.supervisor.children == {}
+        here.ready.touch()
+        here.crew.take(here.specs()[0])
+        await until(lambda: here.stage("server") is Stage.READY, "another server works")
+        assert list(here.board.rows) == list(here.crew.supervisor.children) == ["server"]
 
 
 async def test_a_program_that_was_replaced_is_asked_anew(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Changes of models without processes: the order of things, what is told, and what is taken back."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -90,12 +89,12 @@ class House:
 
     async def change(self, wish: Wish) -> ChangeTold | None:
         """Begin, and wait for the end; None when there was nothing to do."""
+        before = len(self.told)
         answer = await self.life.begin(wish)
         if not answer.change:
             return None
         ends = (ChangeStep.DONE, ChangeStep.FAILED)
-        await until(lambda: bool(self.told) and self.told[-1].step in ends, "the change has ended")
-        await asyncio.sleep(0)
+        await until(lambda: len(self.told) > before and self.told[-1].step in ends, "the change has ended")
         return self.told[-1]
 
 
@@ -270,8 +269,8 @@ async def test_a_model_with_jobs_is_waited_for(settings: Settings, memory: Calla
         here.board.rows["speculator.old"].facts = {"sessions": 1, "waiting": 0}
         await here.life.begin(ModelUnwanted(id=EventId("c1"), node=NODE, model="old"))
         await until(lambda: bool(here.told), "it drains")
-        for _ in range(20):
-            await asyncio.sleep(0)
+        here.life.news.set()
+        await until(lambda: not here.life.news.is_set(), "it looks again")
         assert "-speculator.old" not in here.crew.story
         here.board.rows["speculator.old"].facts = {"sessions": 0, "waiting": 0}
         here.life.news.set()
@@ -300,3 +299,13 @@ async def test_a_model_that_gets_no_further_is_taken_back(
         assert told.failure is not None
         assert "waits for machines" in told.failure.message
         assert told.models == ["old"]
+
+
+async def test_a_pool_may_be_told_to_mind_no_versions(settings: Settings, memory: Callable[[Room], None]) -> None:
+    pooled = msgspec.structs.replace(settings, mode="combined")
+    async with house(pooled) as here:
+        here.crew.take(ProcessSpec("coordinator", ("x",)))
+        await here.change(ModelWanted(id=EventId("c1"), node=NODE, model="old", skip_version_check=True))
+        assert here.kept[-1].pool.skip_version_check
+        assert "+coordinator" in here.crew.story[1:], "the one who decides is told"
+        assert here.life.serving.settings.pool.skip_version_check, "what starts later goes by it, too"

@@ -59,7 +59,7 @@ def typed_errors() -> Iterator[None]:
 def test_any_bytes_are_a_request_or_a_typed_error(body: bytes) -> None:
     for model in (ChatRequest, CompletionRequest):
         with typed_errors():
-            read_request(model, body)
+            assert isinstance(read_request(model, body), model)
 
 
 @given(fields(ChatRequest), fields(CompletionRequest))
@@ -76,11 +76,14 @@ def test_any_json_is_jobs_that_the_bus_takes_or_a_typed_error(chat: dict[str, An
 
 
 @given(
-    st.dictionaries(st.sampled_from(["x-twd-mode", "x-twd-speculation", "x-twd-exact", "x-twd-deadline-s"]), st.text())
+    st.dictionaries(
+        st.sampled_from(["x-twd-mode", "x-twd-speculation", "x-twd-exact", "x-twd-deadline-s"]),
+        st.text() | st.sampled_from(["off", "on", "true", "exact", " 4 ", "-1", "nan", "inf", "1e400", "9" * 400, "²"]),
+    )
 )
 def test_any_headers_are_wishes_or_a_typed_error(headers: dict[str, str]) -> None:
     with typed_errors():
-        header_options(headers)
+        assert isinstance(header_options(headers), TwdOptions)
 
 
 class Anything(msgspec.Struct):

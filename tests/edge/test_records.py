@@ -106,8 +106,8 @@ async def test_watching_does_not_look_like_a_worker(open_house: OpenHouse) -> No
 
 async def test_watchers_end_when_the_edge_drains(house: House) -> None:
     response = await house.http.get(house.edge.url + "/v1/twd/events")
-    await house.edge.drain(5)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
+        await house.edge.drain(600)  # it would wait so long for an answer that does not end
         await response.read()
 
 

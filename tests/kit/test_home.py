@@ -59,8 +59,13 @@ def test_the_second_is_refused_and_told_who_the_first_is(home: Home) -> None:
 def test_two_homes_do_not_meet(home: Home, tmp_path: Path) -> None:
     other = Home(tmp_path / "other")
     other.prepare()
-    os.close(home.acquire())
-    os.close(other.acquire())
+    one, another = home.acquire(), other.acquire()
+    home.write_instance(instance())
+    assert home.running() == instance()
+    assert other.running() is None
+    os.close(one)
+    assert other.held()
+    os.close(another)
 
 
 def test_a_killed_holder_holds_no_longer(home: Home) -> None:

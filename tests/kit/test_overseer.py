@@ -1,6 +1,5 @@
 """The supervisor on the bus: ends are told, dead leases go, the board follows."""
 
-import asyncio
 import random
 
 import msgspec
@@ -62,8 +61,7 @@ async def test_a_service_of_the_same_pid_on_another_machine_is_a_stranger() -> N
     overseer, board, _ = await start(broker)
     stranger = Worker(ground(broker, 7, node="shelf"))
     await stranger.start()
-    for _ in range(50):
-        await asyncio.sleep(0)
+    await overseer._look()
     assert board.rows["worker"].stage is Stage.STARTING
     await stranger.stop()
     await overseer.stop()
@@ -92,17 +90,23 @@ async def test_the_end_of_a_process_is_told_and_its_lease_goes() -> None:
     assert isinstance(event, ServiceExited)
     assert (event.pid, event.exit_code, event.restarts, event.retry_in_ms) == (7, -9, 2, 400)
     assert len(event.last_words) == 4096
-    for _ in range(100):
-        await asyncio.sleep(0)
+    await until(lambda: not any(name.endswith(":clear") for name in overseer.tasks.names), "its lease is cleared")
     assert await registry.get(worker.instance) is None
     assert await registry.get(overseer.instance) is not None
     await overseer.stop()
 
 
 async def test_after_its_end_it_says_nothing() -> None:
-    overseer, _, _ = await start(MemoryBroker())
+    broker = MemoryBroker()
+    overseer, _, _ = await start(broker)
+    watcher, heard = broker.connect("watcher"), list[str]()
+    await watcher.subscribe("twd.v1.service.exited", lambda message: heard.append("an end"))
+    await watcher.subscribe("later", lambda message: heard.append("later"))
     await overseer.stop()
     overseer.tell_exit(gone(7))
+    watcher.publish("later", b"")
+    await until(lambda: heard, "all is heard")
+    assert heard == ["later"]
 
 
 def test_a_lease_that_makes_no_sense_is_none() -> None:

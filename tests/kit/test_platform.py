@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -59,10 +60,13 @@ def test_a_child_ends_with_its_parent(way: str, kind: str) -> None:
     wait_until(lambda: not alive(child), "the child is gone")
 
 
+@pytest.mark.skipif(not platform.IS_LINUX, reason="only Linux has a parent-death signal")
 def test_a_leashed_program_ends_with_its_parent_even_when_it_is_stopped() -> None:
     parent, child = start_parent("kernel", "foreign", "sleep", "600")
-    wait_until(lambda: psutil.Process(child).name() == "sleep", "the leash has become the program")
-    os.kill(child, 19)
+    program = psutil.Process(child)
+    wait_until(lambda: program.name() == "sleep", "the leash has become the program")
+    program.suspend()
+    wait_until(lambda: program.status() == psutil.STATUS_STOPPED, "it stands still")
     with parent:
         parent.kill()
     wait_until(lambda: not alive(child), "the child is gone")
@@ -98,7 +102,11 @@ def test_grandchildren_are_not_mistaken_for_children() -> None:
 
 
 def test_no_lifeline_is_no_concern() -> None:
-    platform.hold_on_to_parent({})
+    environment = {"PATH": "/bin"}
+    threads = threading.active_count()
+    platform.hold_on_to_parent(environment)
+    assert environment == {"PATH": "/bin"}
+    assert threading.active_count() == threads
 
 
 def test_a_process_is_told_by_when_it_was_born() -> None:

@@ -56,7 +56,7 @@ class Slow(Worker):
     """Needs a while to start."""
 
     async def setup(self) -> None:
-        await asyncio.sleep(600)
+        await asyncio.Event().wait()
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +138,7 @@ async def test_unless_gives_the_result_or_nothing() -> None:
     stop = asyncio.Event()
     assert await unless(stop, asyncio.sleep(0, "done")) == "done"
     stop.set()
-    assert await unless(stop, asyncio.sleep(600, "done")) is None
+    assert await unless(stop, asyncio.Event().wait()) is None
 
 
 async def test_the_second_request_is_the_urgent_one() -> None:

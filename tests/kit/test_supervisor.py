@@ -1,7 +1,6 @@
 """Processes kept alive: restarted with growing pauses, ended in order, told with their last words. Real processes."""
 
 import asyncio
-import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -108,14 +107,13 @@ async def test_one_that_does_not_listen_is_killed_at_the_deadline(tmp_path: Path
 
 
 async def test_a_stopped_process_is_killed_too(tmp_path: Path) -> None:
-    polite = (
-        *PYTHON,
-        "import signal, time; signal.signal(15, lambda *_: None); print('up', flush=True); time.sleep(600)",
-    )
-    async with supervised(tmp_path, ProcessSpec("frozen", polite)) as (supervisor, told):
+    async with supervised(tmp_path, ProcessSpec("frozen", FOR_EVER)) as (supervisor, told):
         await until_written(tmp_path / "frozen.log", "up")
-        os.kill(told.starts[0][1], 19)
+        frozen = psutil.Process(told.starts[0][1])
+        frozen.suspend()
+        await until(lambda: frozen.status() == psutil.STATUS_STOPPED, "it stands still")
         assert await supervisor.stop(0.5) == ["frozen"]
+        assert not alive(frozen.pid)
 
 
 async def test_what_a_process_started_ends_with_it(tmp_path: Path) -> None:
