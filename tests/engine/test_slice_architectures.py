@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.engine.sliceable_models import VARIANTS, WRITERS, write_sliceable
+from tests.engine.sliceable_models import SHAPES, VARIANTS, write_sliceable
 from tests.engine.stage_chain import Chain, windows_of
 from tests.engine.tiny_transformer import LAYERS, VOCABULARY
 from twd.engine.stage_states import LayerInput
@@ -25,7 +25,7 @@ SIZE = {"ctx_size": 128, "parallel": 1, "threads": 1}
 
 
 def test_every_architecture_of_the_table_is_proven_here() -> None:
-    assert set(WRITERS) == set(RULES)
+    assert set(SHAPES) == set(RULES)
 
 
 def allowed(architecture: str) -> dict[str, tuple[int, ...]]:
@@ -36,7 +36,7 @@ def allowed(architecture: str) -> dict[str, tuple[int, ...]]:
     return {"where it can be": tuple(range(multiple, LAYERS, multiple)), "the head alone": (multiple, LAYERS)}
 
 
-@pytest.mark.parametrize("architecture", [*sorted(WRITERS), *VARIANTS])
+@pytest.mark.parametrize("architecture", [*sorted(SHAPES), *VARIANTS])
 def test_chains_give_the_whole_models_logits(architecture: str, tmp_path: Path) -> None:
     path = write_sliceable(architecture, tmp_path)
     with Chain(path, (), tmp_path, **SIZE) as chain:

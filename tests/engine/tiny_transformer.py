@@ -88,10 +88,11 @@ class TinyTransformer:
             ffn_down__weight=(WIDTH, INNER),
         )
 
-    def expert_counts(self) -> None:
+    def expert_counts(self, inner: int | None) -> None:
         self.gguf.add_expert_count(EXPERTS)
         self.gguf.add_expert_used_count(2)
-        self.gguf.add_expert_feed_forward_length(EXPERT_INNER)
+        if inner is not None:
+            self.gguf.add_expert_feed_forward_length(inner)
 
     def experts(self, number: int, inner: int = EXPERT_INNER) -> None:
         self.layer(
