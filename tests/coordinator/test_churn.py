@@ -67,7 +67,7 @@ def settle(wanted: Wanted, observed: Observed, now: float) -> None:
             case None:
                 return
             case Decide(decision, basis):
-                observed.decided[decision.model], observed.basis[decision.model] = decision, basis
+                observed.decided[decision.place], observed.basis[decision.place] = decision, basis
             case Start(wish):
                 new = ProcessFacts(process=wish.process, kind=wish.kind, state="starting")
                 observed.nodes = with_processes(observed, wish.node, [*processes(observed, wish.node), new])

@@ -17,16 +17,17 @@ from twd.kit.ids import Ids
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Surroundings
 from twd.kit.settings import Pool, Settings
 from twd.speculator.loaded import Load
-from twd.speculator.pool import PooledSpeculator
+from twd.speculator.pool import LOOK_S, SUSPECT_S, PooledSpeculator
 from twd.speculator.pool_core import Assembly, Habit, assemble, pass_deadline_s, replaced, rpc_plan, silent
 from twd.speculator.pool_ring import PlacedStages
 from twd.speculator.pool_view import PoolView
-from twd.wire.base import InstanceId, ModelId, NodeId
+from twd.wire.base import Event, InstanceId, ModelId, NodeId
 from twd.wire.codec import encode
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.node import NodeFacts, ProcessFacts, ProcessKind
+from twd.wire.node import NodeChanged, NodeFacts, ProcessFacts, ProcessKind
 from twd.wire.placement import PlacementDecided, Slice, placement_key
 from twd.wire.ring import READY_FACT, StageReady
+from twd.wire.routes import ROUTE_OF
 from twd.wire.service import ServiceLease
 
 DESK, ATTIC, CELLAR = NodeId("desk"), NodeId("attic"), NodeId("cellar")
@@ -194,6 +195,11 @@ class House:
         for facts in nodes:
             await self.put(f"agent.{facts.node}.claim", msgspec.json.encode(facts))
 
+    async def emit(self, event: Event) -> None:
+        bus = self.broker.connect("teller")
+        bus.publish(ROUTE_OF[type(event)].subject(event), encode(event))
+        await bus.flush()
+
     async def settled(self, note: str) -> None:
         await until(lambda: note in self.speculator.note, f"{note!r} is told, not {self.speculator.note!r}")
 
@@ -242,3 +248,95 @@ async def test_it_goes_elsewhere_when_that_is_decided_and_all_is_there(house: Ho
     await house.decide(decided(piece(DESK, 0, 0, head=True), piece(ATTIC, 0, 20)))
     await until(lambda: house.codes, "it ends")
     assert house.codes == [ExitCode.WORKER_LOST]
+
+
+class HungEngine:
+    """A runner whose pass began long ago, or that rests."""
+
+    def __init__(self) -> None:
+        self.busy_since: float | None = None
+        self.busy_rows = 1
+
+
+def hang(house: House, since: float) -> None:
+    engine = HungEngine()
+    engine.busy_since = house.speculator.clock.now() - since
+    house.speculator._runner = engine  # type: ignore[assignment]
+
+
+async def stand(house: House) -> None:
+    await house.decide(BOTH)
+    await house.tell(with_worker("attic"), with_worker("cellar"))
+    await house.loaded()
+    await until(lambda: house.speculator._runner is not None, "its engine runs")
+
+
+async def test_a_pass_that_hangs_is_waited_for_only_until_it_is_overdue(house: House) -> None:
+    await stand(house)
+    real = house.speculator._runner
+    assert house.speculator._pause_s() == LOOK_S, "at rest there is nothing to wake up for"
+    hang(house, since=2.0)
+    assert house.speculator._pause_s() < LOOK_S, "it wakes up when the pass is overdue, and no sooner"
+    await until(lambda: house.codes, "it ends")
+    house.speculator._runner = real
+
+
+async def test_a_pass_over_a_worker_that_is_gone_is_waited_for_less(house: House) -> None:
+    await stand(house)
+    real = house.speculator._runner
+    hang(house, since=0.0)
+    _, usual = house.speculator._under_way()
+    await house.tell(with_worker("cellar", pid=9))
+    await house.emit(NodeChanged(node=CELLAR, facts=with_worker("cellar", pid=9)))
+    await until(lambda: house.speculator._under_way()[1] == SUSPECT_S, "it is in doubt")
+    assert usual > SUSPECT_S
+    await until(lambda: house.codes, "it ends")
+    house.speculator._runner = real
+
+
+async def test_a_better_place_waits_for_running_jobs_and_not_longer(house: House) -> None:
+    await stand(house)
+    speculator = house.speculator
+    speculator._posted = 1
+    speculator._idle.clear()
+    better = decided(piece(DESK, 0, 0, head=True), piece(ATTIC, 0, 20))
+    await house.decide(better)
+    await house.emit(better)
+    await until(lambda: speculator._better_since is not None, "it knows of the better place")
+    assert house.codes == []
+    speculator._posted = 0
+    speculator._look_idle()
+    await until(lambda: house.codes, "it goes there")
+
+
+async def test_news_are_looked_at_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twd.speculator.pool.LOOK_S", 3600.0)
+    await house.settled("waits for the coordinator's decision")
+    await house.decide(BOTH)
+    await house.emit(BOTH)
+    await house.settled("attic, whose agent is not on the bus")
+    for facts in (with_worker("attic"), with_worker("cellar")):
+        await house.tell(facts)
+        await house.emit(NodeChanged(node=facts.node, facts=facts))
+    await house.loaded()
+
+
+async def test_a_replica_goes_by_its_own_decision(house: House) -> None:
+    ground = Surroundings(house.broker.connect("desk"), DESK, SystemClock(), Ids(random.Random(2)))
+    settings = Settings(mode="combined", pool=Pool(engine="rpc"))
+    second = PooledSpeculator(ground, ModelId("m"), settings, house.assembled, house.codes.append, replica=2)
+    await second.start()
+    await house.decide(BOTH)
+    await house.tell(with_worker("attic"), with_worker("cellar"))
+    await house.loaded()
+    assert (house.speculator.facts()["place"], second.facts()["place"]) == ("m", "m#2")
+    assert second.loaded is None
+    worker = "rpc.pool.m-replica-2"
+    own = msgspec.structs.replace(piece(ATTIC, 0, 20, head=True), process=worker)
+    await house.put(placement_key("m#2"), encode(decided(own, replica=2)))
+    process = ProcessFacts(process=worker, kind=ProcessKind.RPC, state="ready", pid=8, host="127.0.0.1", port=5009)
+    attic = with_worker("attic")
+    await house.tell(msgspec.structs.replace(attic, processes=[*attic.processes, process]))
+    await until(lambda: second.loaded is not None, "the second one is loaded")
+    assert second.facts()["pool"] == ["attic/CPU layers 0-19, head"]
+    await second.stop("test ends")

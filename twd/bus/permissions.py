@@ -119,6 +119,8 @@ ROLES: Final[tuple[Role, ...]] = (
             ServiceStopped,
             PlacementDecided,
             NodeChanged,
+            StageReady,
+            StageGone,
         ),
         writes=(
             JobQueued,

@@ -13,6 +13,8 @@ from twd.cli.services import is_file
 from twd.kit.exit_codes import ExitCode
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from twd.bus.base import LeaseEntry
     from twd.coordinator.processes import WantedModel
     from twd.wire.node import NodeFacts
@@ -37,8 +39,9 @@ def plan(ground: Ground, model: str, ctx: int, sessions: int, as_json: bool) -> 
     if standing is not None:
         return _show_standing(standing, as_json)
     wanted = _wanted_model(ground, model or ground.settings.default_model, ctx, sessions)
-    nodes = asyncio.run(_nodes(ground))
-    decision, forecast = _decide(ground, wanted, nodes)
+    entries = asyncio.run(_entries(ground))
+    nodes = asyncio.run(_nodes(ground, entries))
+    decision, forecast = _decide(ground, wanted, nodes, entries)
     if as_json:
         told = {"nodes": [facts.node for facts in nodes], "forecast": forecast, **msgspec.to_builtins(decision)}
         click.echo(msgspec.json.encode(told))
@@ -75,7 +78,8 @@ async def _standing(ground: Ground, name: str) -> "PlacementDecided | None":
     if name in ground.settings.models or (name and is_file(name)):
         return None
     entries = await _entries(ground)
-    found = [one for entry in entries if (one := read_placement(entry.value)) is not None and name in ("", one.model)]
+    read = (read_placement(entry.value) for entry in entries)
+    found = [one for one in read if one is not None and name in ("", one.model) and one.replica == 1]
     return found[0] if len(found) == 1 else None
 
 
@@ -107,11 +111,11 @@ async def _entries(ground: Ground) -> "list[LeaseEntry]":
         return []
 
 
-async def _nodes(ground: Ground) -> "list[NodeFacts]":
+async def _nodes(ground: Ground, entries: "list[LeaseEntry]") -> "list[NodeFacts]":
     """The machines on the bus; this one alone where no bus is."""
     from twd.wire.node import read_node
 
-    nodes = [facts for entry in await _entries(ground) if (facts := read_node(entry.value)) is not None]
+    nodes = [facts for entry in entries if (facts := read_node(entry.value)) is not None]
     return nodes if any(facts.node == ground.node for facts in nodes) else [*nodes, await _this_machine(ground)]
 
 
@@ -122,17 +126,27 @@ async def _this_machine(ground: Ground) -> "NodeFacts":
     return await Detector(ground.settings, ground.node, InstanceId("plan"), os.getpid()).look(0.0)
 
 
-def _decide(ground: Ground, model: "WantedModel", nodes: "list[NodeFacts]") -> "tuple[PlacementDecided, list[str]]":
+def _decide(
+    ground: Ground, model: "WantedModel", nodes: "list[NodeFacts]", entries: "list[LeaseEntry]"
+) -> "tuple[PlacementDecided, list[str]]":
     """Where the model goes; and in lines what holds it up, and what another machine would bring."""
     from twd.coordinator.core import Observed, Wanted, decide, with_spares
     from twd.coordinator.forecast import bottleneck, one_more
     from twd.coordinator.links import Links
+    from twd.coordinator.measured import paces_of
+    from twd.coordinator.seen import speculators, stages
     from twd.wire.base import InstanceId
+    from twd.wire.placement import read_placement, read_ways
 
     links = Links()
     asyncio.run(links.measure((facts for facts in nodes if facts.node != ground.node), 0.0))
     wanted = Wanted(ground.node, InstanceId("plan"), ground.settings.pool, (model,))
-    observed = Observed(nodes={facts.node: facts for facts in nodes}, links=links.known)
+    for lease in speculators(entries):
+        links.learn(read_ways(lease.facts))
+    standing = [one for entry in entries if (one := read_placement(entry.value)) is not None]
+    observed = Observed(
+        nodes={facts.node: facts for facts in nodes}, links=links.known, paces=paces_of(stages(entries), standing)
+    )
     decision = decide(wanted, observed, model)
     if ground.settings.pool.engine == "ring" and not decision.missing_bytes:
         decision = with_spares(wanted, observed, model, decision)
@@ -156,6 +170,8 @@ def _print_decision(decision: "PlacementDecided", machines: int) -> None:
             f"about {decision.plain_tok_s:.3g} tokens/s plain, {decision.speculative_tok_s:.3g} with a drafter that is "
             f"right three times in four; an estimate from {machines} machine(s)"
         )
+        for line in _ways(decision):
+            click.echo(line)
         for piece in decision.spares:
             layers = f"layers {piece.first}-{piece.end - 1}" if piece.end > piece.first else "the output head"
             click.echo(f"spare: {layers} on {piece.node}/{piece.device}, {size(total(piece))}")
@@ -165,6 +181,17 @@ def _print_decision(decision: "PlacementDecided", machines: int) -> None:
         click.echo(f"note: {note}")
     for help_line in decision.helps:
         click.echo(f"help: {help_line}")
+
+
+def _ways(decision: "PlacementDecided") -> "Iterator[str]":
+    """The way to each other machine, and whether its figures were measured or assumed."""
+    from twd.coordinator.placement import Link
+
+    for node in dict.fromkeys(piece.node for piece in decision.slices if piece.node != decision.home):
+        rtt_ms, carried = decision.links.get(node), decision.bandwidths.get(node)
+        far = f"{rtt_ms:g} ms" if rtt_ms is not None else f"{Link().rtt_s * 1000:g} ms (assumed)"
+        wide = f"{carried / 1e6:.3g} MB/s" if carried else f"{Link().bytes_s / 1e6:.3g} MB/s (assumed)"
+        yield f"way: {decision.home} to {node}: {far}, {wide}"
 
 
 def _role(piece: "Slice") -> str:

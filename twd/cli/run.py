@@ -19,7 +19,7 @@ from twd.kit.ids import node_id
 @click.command("run")
 @click.argument("service", metavar="SERVICE", type=click.Choice(list(SERVICES)))
 @click.option("--model", default="", help="The model: its name in the settings, or a GGUF file.")
-@click.option("--number", default=0, help="Which drafter of the settings it is, from 0.")
+@click.option("--number", default=0, help="Which drafter of the settings, or which replica of the model it is, from 0.")
 @click.option("--for-model", default="", help="Drafter: the model that it drafts for; without: every model.")
 @click.option("--ram-reclaim", type=click.Choice(["off", "on", "auto"]), help="Instead of what the settings say.")
 @click.option("--no-prewarm", is_flag=True, help="Do not read a model's file ahead.")

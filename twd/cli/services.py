@@ -57,24 +57,24 @@ def _speculator(ground: Surroundings, settings: Settings, choice: Choice) -> Ser
     if is_file(name):
         path = Path(name).expanduser()
         models = {**settings.models, path.stem: Model(path=str(path))}
-        return _speculator_of(ground, msgspec.structs.replace(settings, models=models), path.stem)
+        return _speculator_of(ground, msgspec.structs.replace(settings, models=models), path.stem, choice.number + 1)
     if name not in settings.models:
         known = ", ".join(settings.models) or "none"
         message = f"there is no model {name!r} in the settings (there are: {known}); give a name or a GGUF file"
         raise CommandError(ExitCode.USAGE, message)
-    return _speculator_of(ground, settings, name)
+    return _speculator_of(ground, settings, name, choice.number + 1)
 
 
-def _speculator_of(ground: Surroundings, settings: Settings, name: str) -> Service:
+def _speculator_of(ground: Surroundings, settings: Settings, name: str, replica: int) -> Service:
     """Over the pool, where the settings say so; else in this process alone."""
     if settings.mode == "combined" and settings.pool.engine == "rpc":
         from twd.speculator.pool_rpc import rpc_speculator
 
-        return rpc_speculator(ground, settings, name)
+        return rpc_speculator(ground, settings, name, replica)
     if settings.mode == "combined" and settings.pool.engine == "ring":
         from twd.speculator.pool_ring import placed_ring
 
-        return placed_ring(ground, settings, name)
+        return placed_ring(ground, settings, name, replica)
     from twd.speculator.native import native_speculator
 
     return native_speculator(ground, settings, name)

@@ -48,7 +48,9 @@ def _speculators(settings: Settings) -> Iterator[ProcessSpec]:
             continue
         for replica in range(entry.replicas):
             name = f"speculator.{_word(model)}" + (f".{replica + 1}" if entry.replicas > 1 else "")
-            yield ProcessSpec(name, (*RUN, "speculator", "--model", model), environment=environment, serves=model)
+            which = ("--number", str(replica)) if replica else ()
+            argv = (*RUN, "speculator", "--model", model, *which)
+            yield ProcessSpec(name, argv, environment=environment, serves=model)
 
 
 def _outside(settings: Settings, model: str, environment: Mapping[str, str]) -> Iterator[ProcessSpec]:

@@ -13,6 +13,7 @@ import msgspec
 from twd.coordinator.advice import place_or_advise, size
 from twd.coordinator.devices import Found, find_devices
 from twd.coordinator.drafters import DRAFTERS, WantedDrafter, assigned, problem, wish
+from twd.coordinator.measured import Paces, retimed, with_paces
 from twd.coordinator.placement import Demand, Device, Link, Piece, Placement, Shape, place, seconds
 from twd.coordinator.processes import WantedModel, belongs, process_of, stage_of, standby_wishes, wishes
 from twd.coordinator.standby import carried, filled, promoted, trimmed, wants_more
@@ -56,6 +57,8 @@ class Observed:
     """What each decision rested on: it is made anew only when that changes."""
     tried: dict[tuple[NodeId, str], float] = field(default_factory=dict)
     """When a machine was asked last for a process."""
+    paces: Paces = field(default_factory=dict)
+    """What devices were measured to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ def plan(wanted: Wanted, observed: Observed, now: float) -> Action | None:
     return (
         _decide(wanted, observed)
         or _stand_by(wanted, observed)
+        or _retime(wanted, observed)
         or _stop(wanted, observed, now)
         or _start(wanted, observed, now)
     )
@@ -135,6 +139,18 @@ def _stand_by(wanted: Wanted, observed: Observed) -> Decide | None:
     return None
 
 
+def _retime(wanted: Wanted, observed: Observed) -> Decide | None:
+    """What was foretold, corrected by what was measured since; nothing moves for that."""
+    for model in wanted.models if observed.paces else ():
+        known = observed.decided.get(model.name)
+        if known is None or model.shape is None:
+            continue
+        better = retimed(known, model.shape, observed.paces)
+        if better is not known:
+            return Decide(better, observed.basis.get(model.name, ""))
+    return None
+
+
 def with_spares(wanted: Wanted, observed: Observed, model: WantedModel, decision: PlacementDecided) -> PlacementDecided:
     """Spares in the room that was promised to nobody, on machines that could hold slices of the model, too."""
     if model.shape is None:
@@ -142,9 +158,20 @@ def with_spares(wanted: Wanted, observed: Observed, model: WantedModel, decision
     decided = {**observed.decided, model.name: decision}
     nodes = free_for("", observed.nodes, decided, observed.served)
     pool, home = wanted.pool, decision.home
-    devices = without_other_files(find_devices(nodes, pool, home), nodes, wanted, model).devices
+    devices = with_paces(
+        without_other_files(find_devices(nodes, pool, home), nodes, wanted, model).devices, observed.paces
+    )
     left = left_on(devices, observed.nodes, decided)
     return filled(decision, pool.standby, model.shape, devices, left, None if pool.layers_at_home else home)
+
+
+def moved(before: PlacementDecided, now: PlacementDecided) -> bool:
+    """Whether anything goes elsewhere, and not only other figures are told."""
+    return [_where(piece) for piece in before.slices] != [_where(piece) for piece in now.slices]
+
+
+def _where(piece: Slice) -> tuple[NodeId, str, str, int, int, bool]:
+    return (piece.node, piece.device, piece.process, piece.first, piece.end, piece.head)
 
 
 def fits(decision: PlacementDecided) -> bool:
@@ -185,7 +212,7 @@ def decide(wanted: Wanted, observed: Observed, model: WantedModel) -> PlacementD
     if split and len(split) != len(found.devices):
         return _refused(wanted, model, wrong_split(split, found))
     demand = Demand(model.ctx, model.sessions, home, wanted.pool.engine, split)
-    placement = _place(model.shape, found.devices, wanted, observed, demand)
+    placement = _place(model.shape, with_paces(found.devices, observed.paces), wanted, observed, demand)
     return to_wire(wanted, model, placement, found.notes, observed.links)
 
 
@@ -255,7 +282,8 @@ def to_wire(
     missing = () if placement.fits else (f"{size(placement.missing_bytes)} of memory are missing",)
     nodes = {piece.device.node for piece in placement.pieces}
     return PlacementDecided(
-        model=ModelId(model.name),
+        model=ModelId(model.serves),
+        replica=model.replica,
         coordinator=wanted.coordinator,
         slices=[_slice(wanted, model, placement, piece) for piece in placement.pieces],
         missing_bytes=placement.missing_bytes,
@@ -266,6 +294,7 @@ def to_wire(
         engine=wanted.pool.engine,
         home=wanted.home,
         links={node: round(link.rtt_s * 1000, 3) for node, link in (links or {}).items() if node in nodes},
+        bandwidths={n: int(link.bytes_s) for n, link in (links or {}).items() if n in nodes and link.measured},
     )
 
 
@@ -297,7 +326,9 @@ def _process(wanted: Wanted, model: WantedModel, placement: Placement, piece: Pi
 
 
 def _refused(wanted: Wanted, model: WantedModel, why: str) -> PlacementDecided:
-    return PlacementDecided(model=ModelId(model.name), coordinator=wanted.coordinator, missing_bytes=1, notes=[why])
+    return PlacementDecided(
+        model=ModelId(model.serves), replica=model.replica, coordinator=wanted.coordinator, missing_bytes=1, notes=[why]
+    )
 
 
 # -- processes ----------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
-"""How far other machines are: the time that a connection to their agent takes, measured now and then."""
+"""How far other machines are: the time that a connection to their agent takes, measured now and then; and how much the
+way carries, as those told who used it."""
 
 import asyncio
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ from twd.coordinator.placement import Link
 from twd.kit.addresses import is_loopback
 from twd.wire.base import NodeId
 from twd.wire.node import NodeFacts
+from twd.wire.placement import Way
 
 EVERY_S: Final = 30.0
 CONNECT_S: Final = 1.0
@@ -24,6 +26,16 @@ class Links:
     known: dict[str, Link] = field(default_factory=dict)
     _asked: dict[NodeId, float] = field(default_factory=dict)
 
+    def learn(self, ways: Iterable[Way]) -> None:
+        """What a speculator measured on its ways to other machines; the round trip counts where we have none."""
+        for way in ways:
+            link = self.known.get(way.node, Link(way.rtt_ms / 1000) if way.rtt_ms else Link())
+            if way.bandwidth:
+                self.known[way.node] = replace(link, bytes_s=float(way.bandwidth), measured=True)
+
+    def _reach(self, node: NodeId, rtt_s: float) -> None:
+        self.known[node] = replace(self.known.get(node, Link()), rtt_s=rtt_s)
+
     async def measure(self, nodes: Iterable[NodeFacts], now: float) -> None:
         """Measure those whose turn it is, side by side."""
         due = [facts for facts in nodes if now - self._asked.get(facts.node, float("-inf")) >= EVERY_S]
@@ -32,20 +44,25 @@ class Links:
 
     async def _measure(self, facts: NodeFacts) -> None:
         if facts.link_ms:
-            self.known[facts.node] = Link(rtt_s=facts.link_ms / 1000)
+            self._reach(facts.node, facts.link_ms / 1000)
             return
         address = urlsplit(facts.peer_url)
         if not address.hostname or not address.port or is_loopback(address.hostname):
             return
         rtt_s = await connect_time(address.hostname, address.port)
         if rtt_s is not None:
-            self.known[facts.node] = Link(rtt_s=rtt_s)
+            self._reach(facts.node, rtt_s)
 
 
 async def connect_time(host: str, port: int) -> float | None:
     """The quickest of a few connections, in seconds; None where there is none."""
-    times = [await _connect(host, port) for _ in range(SAMPLES)]
-    return min((taken for taken in times if taken is not None), default=None)
+    best: float | None = None
+    for _ in range(SAMPLES):
+        taken = await _connect(host, port)
+        if taken is None:
+            break  # who does not answer is not waited for again
+        best = taken if best is None else min(best, taken)
+    return best
 
 
 async def _connect(host: str, port: int) -> float | None:

@@ -53,6 +53,8 @@ class Link:
 
     rtt_s: float = 0.001
     bytes_s: float = 100e6
+    measured: bool = False
+    """Whether the bandwidth is; else it is assumed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
 """The processes of a pooled model: what they are called, and which machine is asked for which."""
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from twd.coordinator.devices import CPU, device_name
 from twd.coordinator.placement import Shape
@@ -10,12 +12,16 @@ from twd.wire.base import NodeId
 from twd.wire.node import ModelFile, NodeFacts, ProcessKind, ProcessWanted, StageWanted
 from twd.wire.placement import PlacementDecided, Slice
 
+WORD_MAX: Final = 28
+DIGEST: Final = 6
+
 
 @dataclass(frozen=True, slots=True)
 class WantedModel:
-    """A model that is to run over the pool; without a shape, `problem` says why it cannot."""
+    """A model, or one of its replicas, that is to run over the pool; without a shape, `problem` says why it cannot."""
 
     name: str
+    """Of its place among all: that of the model, with a number where it has several replicas."""
     ctx: int
     sessions: int
     shape: Shape | None = None
@@ -25,6 +31,14 @@ class WantedModel:
     type_k: str = ""
     type_v: str = ""
     exact: bool = True
+    model: str = ""
+    """The model's own name; empty: the same."""
+    replica: int = 1
+
+    @property
+    def serves(self) -> str:
+        """The model that clients ask for."""
+        return self.model or self.name
 
 
 def process_of(model: str, devices: Sequence[str] = (CPU,)) -> str:
@@ -45,7 +59,10 @@ def belongs(process: str, model: str) -> bool:
 
 def word(text: str) -> str:
     """As a part of a process's name."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", text)[:28].strip("-") or "model"
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", text.replace("#", "-replica-")).strip("-") or "model"
+    if len(plain) <= WORD_MAX:
+        return plain
+    return f"{plain[: WORD_MAX - DIGEST - 1]}-{hashlib.sha256(text.encode()).hexdigest()[:DIGEST]}"
 
 
 def wishes(
@@ -101,8 +118,8 @@ def _threads(piece: Slice, nodes: Mapping[NodeId, NodeFacts], pieces: Sequence[S
 def _stage_wish(model: WantedModel, piece: Slice, threads: int) -> ProcessWanted:
     file = model.file
     stage = StageWanted(
-        model=model.name,
-        file=file.name if file else model.name,
+        model=model.serves,
+        file=file.name if file else model.serves,
         hash=file.hash if file else "",
         first=piece.first,
         end=piece.end,

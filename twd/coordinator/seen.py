@@ -10,6 +10,8 @@ from twd.bus.base import LeaseEntry
 from twd.kit.overseer import read_lease
 from twd.wire.base import NodeId
 from twd.wire.node import NodeFacts
+from twd.wire.placement import PLACE_FACT
+from twd.wire.ring import StageReady, read_stage
 from twd.wire.service import ServiceLease
 
 SETTLE_S: Final = 0.7
@@ -23,6 +25,8 @@ class Joined:
     """When machines came."""
 
     since: dict[NodeId, float] = field(default_factory=dict)
+    until: float | None = None
+    """When those that joined will have been waited for long enough; None: nobody is waited for."""
 
     def settled(
         self, found: Sequence[NodeFacts], known: Mapping[NodeId, NodeFacts], now: float
@@ -31,8 +35,10 @@ class Joined:
         self.since = {facts.node: self.since.get(facts.node, now) for facts in found}
         new = [facts for facts in found if facts.node not in known]
         patience = {True: LOOKING_S, False: SETTLE_S}
-        wait = any(now - self.since[facts.node] < patience[facts.looking] for facts in new)
-        joined = [] if wait else [facts for facts in new if not facts.looking]
+        self.until = max((self.since[facts.node] + patience[facts.looking] for facts in new), default=None)
+        if self.until is not None and self.until <= now:
+            self.until = None
+        joined = [facts for facts in new if not facts.looking] if self.until is None else []
         return {
             **{facts.node: _as_before(facts, known[facts.node]) for facts in found if facts.node in known},
             **{facts.node: facts for facts in joined},
@@ -47,6 +53,17 @@ def _as_before(now: NodeFacts, before: NodeFacts) -> NodeFacts:
 
 
 def speculators(entries: Sequence[LeaseEntry]) -> list[ServiceLease]:
-    """Processes that serve a model, or will; the oldest last, so that of several replicas it counts as the home."""
+    """Processes that serve a model, or will; the oldest last, so that of several it counts as the home."""
     leases = [read_lease(entry.value) for entry in entries if entry.key.startswith("speculator.")]
     return sorted((lease for lease in leases if lease is not None), key=lambda lease: -lease.started_ms)
+
+
+def place_served(lease: ServiceLease) -> str:
+    """The model, or the replica of one, that a process serves."""
+    return str(lease.facts.get(PLACE_FACT) or lease.facts.get("model"))
+
+
+def stages(entries: Sequence[LeaseEntry]) -> list[StageReady]:
+    """Slices that are in memory, with what they measured."""
+    leases = [read_lease(entry.value) for entry in entries if entry.key.startswith("stage.")]
+    return [stage for lease in leases if lease is not None and (stage := read_stage(lease.facts)) is not None]

@@ -18,20 +18,22 @@ from twd.coordinator.core import (
     Wanted,
     idle_drafters,
     may_act,
+    moved,
     plan,
     read_coordinator,
 )
 from twd.coordinator.drafters import WantedDrafter, process_name
 from twd.coordinator.links import Links
+from twd.coordinator.measured import paces_of
 from twd.coordinator.model_shape import read_shape
 from twd.coordinator.processes import WantedModel
-from twd.coordinator.seen import SETTLE_S, Joined, speculators
+from twd.coordinator.seen import SETTLE_S, Joined, place_served, speculators, stages
 from twd.gguf_tools.model_file import read_model
 from twd.kit.claim import Claim
 from twd.kit.ids import node_id
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroundings
 from twd.kit.settings import Drafter, Settings
-from twd.kit.tasks import every
+from twd.kit.tasks import every, heard
 from twd.wire.base import NodeId
 from twd.wire.codec import Rejected, encode
 from twd.wire.failures import TwdError
@@ -45,10 +47,11 @@ from twd.wire.node import (
     ProcessWanted,
     read_node,
 )
-from twd.wire.placement import PlacementDecided, placement_key, read_placement
+from twd.wire.placement import PlacementDecided, place_of, placement_key, read_placement, read_ways
 from twd.wire.service import ServiceExited
 
 TURN_S: Final = 1.0
+A_MOMENT_S: Final = 0.01
 ACTIONS_MAX: Final = 64
 """Of one turn; a plan that wants more goes on at the next."""
 ANSWER_S: Final = 40.0
@@ -171,9 +174,14 @@ class Coordinator(Service):
     async def _keep(self, decision: PlacementDecided) -> None:
         assert self._registry is not None
         try:
-            await self._registry.put(placement_key(decision.model), encode(decision))
+            await self._registry.put(placement_key(decision.place), encode(decision))
         except BusError as error:
-            self.log.warning("the decision about %s could not be kept: %s", decision.model, error)
+            self.log.warning("the decision about %s could not be kept: %s", decision.place, error)
+
+    async def _tell(self, decision: PlacementDecided) -> None:
+        """Who hears of a decision looks into the registry, and must find this one there."""
+        await self._keep(decision)
+        self.emit(decision)
 
     # -- turns ---------------------------------------------------------------------------------
 
@@ -182,10 +190,13 @@ class Coordinator(Service):
             self._news.clear()
             if self.active:
                 await self._turn()
-            try:
-                await asyncio.wait_for(self._news.wait(), TURN_S if self._observed.nodes else SETTLE_S)
-            except TimeoutError:
-                continue
+            await heard(self._news, self._pause_s())
+
+    def _pause_s(self) -> float:
+        """Until the next turn, unless news come before: machines that joined need wait no longer than they must."""
+        pause = TURN_S if self._observed.nodes else SETTLE_S
+        until = self._joined.until
+        return pause if until is None else min(pause, max(0.0, until - self.clock.now()) + A_MOMENT_S)
 
     async def _turn(self) -> None:
         """Look, then act until there is nothing to do or the right to act runs out."""
@@ -219,21 +230,24 @@ class Coordinator(Service):
         fresh = [entry for entry in entries if entry.key.startswith(AGENT_KEYS) and entry.age_s <= self._lease_s]
         found = [facts for entry in fresh if (facts := read_node(entry.value)) is not None]
         serving = speculators(entries)
-        self._observed.served = {str(lease.facts.get("model")) for lease in serving if lease.facts.get("ready")}
-        self._observed.homes = {str(lease.facts.get("model")): lease.node for lease in serving}
+        self._observed.served = {place_served(lease) for lease in serving if lease.facts.get("ready")}
+        self._observed.homes = {place_served(lease): lease.node for lease in serving}
+        for lease in serving:
+            self._links.learn(read_ways(lease.facts))
+        self._observed.paces = paces_of(stages(entries), self._observed.decided.values())
         return self._joined.settled(found, self._observed.nodes, self.clock.now())
 
     def _carry_out(self, action: Action) -> None:
         match action:
             case Decide(decision, basis):
-                before = self._observed.decided.get(decision.model)
-                if before is not None and before.slices != decision.slices:
-                    self._observed.changed_at[decision.model] = self.clock.now()
-                self._observed.decided[decision.model] = decision
-                self._observed.basis[decision.model] = basis
-                self.log.info("%s: %s", decision.model, _in_words(decision))
-                self.emit(decision)
-                self.tasks.start(f"keep {decision.model}", self._keep(decision))
+                place = decision.place
+                before = self._observed.decided.get(place)
+                if before is not None and moved(before, decision):
+                    self._observed.changed_at[place] = self.clock.now()
+                self._observed.decided[place] = decision
+                self._observed.basis[place] = basis
+                self.log.info("%s: %s", place, _in_words(decision))
+                self.tasks.start(f"tell {place}", self._tell(decision))
             case Start(wish) | Stop(wish):
                 self._observed.tried[wish.node, wish.process] = self.clock.now()
                 self.tasks.start(f"ask {wish.node} {wish.process}", self._ask(wish))
@@ -277,7 +291,12 @@ def wanted_models(settings: Settings) -> tuple[WantedModel, ...]:
     """The models that are to run over the pool; blocks while it reads their headers."""
     if settings.mode != "combined":
         return ()
-    return tuple(wanted_model(settings, name) for name, model in settings.models.items() if model.serve)
+    read = {name: wanted_model(settings, name) for name, model in settings.models.items() if model.serve}
+    return tuple(
+        replace(wanted, name=place_of(name, number), model=name, replica=number)
+        for name, wanted in read.items()
+        for number in range(1, settings.models[name].replicas + 1)
+    )
 
 
 def wanted_model(settings: Settings, name: str) -> WantedModel:

@@ -15,7 +15,7 @@ from twd.kit.pool_state import READY, PoolState, StageState, with_warnings
 from twd.wire.base import Event, InstanceId, NodeId
 from twd.wire.job import TokensAccepted
 from twd.wire.node import NodeFacts, read_node
-from twd.wire.placement import PlacementDecided, Slice, read_placement
+from twd.wire.placement import PLACE_FACT, PlacementDecided, Slice, read_placement
 from twd.wire.ring import FrameRefused, HopFacts, RingMeasured, StageReady, read_stage
 from twd.wire.service import ServiceLease
 
@@ -71,7 +71,7 @@ class Pools:
     def _read(self, value: bytes) -> None:
         placement, facts = read_placement(value), read_node(value)
         if placement is not None:
-            self._placements[placement.model] = placement
+            self._placements[placement.place] = placement
         elif facts is not None:
             self._nodes[facts.node] = facts
         else:
@@ -107,8 +107,8 @@ class Pools:
         for told in self._told.values():
             told.forget(now)
         pooled = [lease for lease in self._speculators.values() if lease.facts.get("engine") in ENGINES]
-        served = {str(lease.facts["model"]) for lease in pooled}
-        waiting = [placement for model, placement in self._placements.items() if model not in served]
+        served = {_place(lease) for lease in pooled}
+        waiting = [placement for place, placement in self._placements.items() if place not in served]
         found = [self._served(lease, now) for lease in pooled] + [self._waiting(one) for one in waiting]
         return sorted(found, key=lambda pool: (pool.model, pool.home))
 
@@ -128,7 +128,7 @@ class Pools:
     def _served(self, lease: ServiceLease, now: float) -> PoolState:
         facts = lease.facts
         model, engine = str(facts["model"]), str(facts["engine"])
-        placement = self._placements.get(model)
+        placement = self._placements.get(_place(lease))
         stages = self._ring(lease, placement, now) if engine == "ring" else self._workers(lease, placement)
         exact = facts.get("exact")
         pool = PoolState(
@@ -240,6 +240,10 @@ class Pools:
             process=piece.process,
             predicted_ms=piece.ms,
         )
+
+
+def _place(lease: ServiceLease) -> str:
+    return str(lease.facts.get(PLACE_FACT) or lease.facts["model"])
 
 
 def _ms_of(placement: PlacementDecided) -> float:

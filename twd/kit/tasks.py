@@ -68,6 +68,15 @@ async def in_a_thread_of_its_own(work: Callable[[], T]) -> T:
         once.shutdown(wait=False)
 
 
+async def heard(news: asyncio.Event, at_most_s: float) -> bool:
+    """Whether something was told before so many seconds were over."""
+    try:
+        await asyncio.wait_for(news.wait(), at_most_s)
+    except TimeoutError:
+        return False
+    return True
+
+
 async def every(interval_s: float, tick: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Call `tick` again and again with `interval_s` between the calls."""
     while True:

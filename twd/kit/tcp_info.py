@@ -10,7 +10,7 @@ from typing import Final
 
 FOLDER: Final = Path("/proc/self/fd")
 SIZE: Final = 192
-_RTT_US, _ACKED, _RECEIVED = 68, 120, 128
+_RTT_US, _ACKED, _RECEIVED, _RATE = 68, 120, 128, 160
 """Places in Linux's struct tcp_info."""
 
 
@@ -21,6 +21,8 @@ class LinkCount:
     sent: int = 0
     received: int = 0
     rtt_ms: float = 0.0
+    rate: int = 0
+    """Bytes a second that the way carried when it had enough to do; 0: nothing was sent."""
 
 
 def count_links(addresses: set[tuple[str, int]]) -> dict[tuple[str, int], LinkCount]:
@@ -39,7 +41,10 @@ def count_links(addresses: set[tuple[str, int]]) -> dict[tuple[str, int], LinkCo
             address, one = counted
             before = found.get(address, LinkCount())
             found[address] = LinkCount(
-                before.sent + one.sent, before.received + one.received, max(before.rtt_ms, one.rtt_ms)
+                before.sent + one.sent,
+                before.received + one.received,
+                max(before.rtt_ms, one.rtt_ms),
+                max(before.rate, one.rate),
             )
     return found
 
@@ -55,4 +60,5 @@ def _count(descriptor: int, addresses: set[tuple[str, int]]) -> tuple[tuple[str,
         info = copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, SIZE).ljust(SIZE, b"\0")
     (rtt_us,) = struct.unpack_from("I", info, _RTT_US)
     acked, received = struct.unpack_from("QQ", info, _ACKED)
-    return address, LinkCount(acked, received, round(rtt_us / 1000, 3))
+    (rate,) = struct.unpack_from("Q", info, _RATE)
+    return address, LinkCount(acked, received, round(rtt_us / 1000, 3), rate)

@@ -10,12 +10,14 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+import msgspec
+
 from twd.bus.base import BusError
 from twd.kit.effects import Effect, Publish
 from twd.kit.exit_codes import ExitCode
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Surroundings
 from twd.kit.settings import Settings
-from twd.kit.tasks import every
+from twd.kit.tasks import heard
 from twd.kit.tcp_info import LinkCount, count_links
 from twd.speculator.loaded import Load, LoadedModel
 from twd.speculator.pool_core import Assembly, Member, pass_deadline_s, replaced, silent
@@ -25,11 +27,12 @@ from twd.wire.base import ModelId
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import TokensAccepted
 from twd.wire.node import NodeChanged
-from twd.wire.placement import CERTIFICATE_FACT, PlacementDecided
+from twd.wire.placement import CERTIFICATE_FACT, PLACE_FACT, WAYS_FACT, PlacementDecided, Way, place_of
 from twd.wire.service import ServiceFaulted
 
-LOOK_S: Final = 0.5
-GUARD_S: Final = 0.25
+LOOK_S: Final = 1.0
+"""Between two looks while nothing is heard; an engine that is overdue before is looked at just then."""
+OVERDUE_S: Final = 0.01
 LOADING_S: Final = 120.0
 """A load without any progress for so long hangs."""
 SUSPECT_S: Final = 1.0
@@ -37,6 +40,8 @@ SUSPECT_S: Final = 1.0
 CHANGE_S: Final = 30.0
 """A better placement waits so long for a moment without jobs."""
 GOODBYE_S: Final = 0.3
+ENOUGH_BYTES: Final = 4 * 1024**2
+"""What went over a link must be this much before it tells the link's bandwidth."""
 
 Assembled = Callable[[Assembly], Awaitable[Load]]
 """From parts that are all there to what loads the model; raises TwdError where one cannot be used after all."""
@@ -54,14 +59,18 @@ class PooledSpeculator(Speculator):
         settings: Settings,
         load: Assembled,
         leave: Callable[[int], None] = os._exit,
+        replica: int = 1,
     ) -> None:
         super().__init__(ground, model, _never)
+        self._place = place_of(model, replica)
         self._settings = settings
         self._assembled = load
         self._leave_with = leave
         self._view: PoolView | None = None
         self._news = asyncio.Event()
         self._looked = asyncio.Event()
+        self._stirred = asyncio.Event()
+        """There is something to guard against, or to follow."""
         self._now = Assembly()
         self._over: Assembly | None = None
         """What the model was loaded over."""
@@ -76,19 +85,20 @@ class PooledSpeculator(Speculator):
         """Open the registry."""
         await super().setup()
         registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
-        self._view = PoolView(registry, self.model, self._settings.coordinator.lease_s)
+        self._view = PoolView(registry, self._place, self._settings.coordinator.lease_s)
 
     async def start(self) -> None:
         """Start, and watch the parts from now on."""
         await super().start()
         if not self.ended.is_set():
             self.tasks.start("look", self._keep_looking())
-            self.tasks.start("guard", every(GUARD_S, self._guard))
+            self.tasks.start("guard", self._keep_guarding())
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """Besides, where the model lies and what its links carried."""
         over = self._over or self._now
-        told = {**super().facts(), CERTIFICATE_FACT: self.certificate, "engine": self._settings.pool.engine}
+        engine = self._settings.pool.engine
+        told = {**super().facts(), CERTIFICATE_FACT: self.certificate, "engine": engine, PLACE_FACT: self._place}
         placement = over.placement
         if placement is None:
             return told
@@ -96,6 +106,7 @@ class PooledSpeculator(Speculator):
             **told,
             "pool": [_shown(member) for member in over.members],
             "links": self._traffic.shown(over, placement),
+            WAYS_FACT: msgspec.json.encode(self._traffic.ways(over)).decode(),
             "tokens": self._traffic.tokens,
         }
 
@@ -116,7 +127,7 @@ class PooledSpeculator(Speculator):
 
     def on_placement_decided(self, event: PlacementDecided) -> Effects:
         """Where the model goes now."""
-        if event.model == self.model and self._view is not None:
+        if event.place == self._place and self._view is not None:
             self._view.placement = event
             self._news.set()
         return None
@@ -132,10 +143,8 @@ class PooledSpeculator(Speculator):
         while True:
             self._news.clear()
             await self._look()
-            try:
-                await asyncio.wait_for(self._news.wait(), LOOK_S)
-            except TimeoutError:
-                continue
+            self._stirred.set()
+            await heard(self._news, LOOK_S)
 
     async def _look(self) -> None:
         assert self._view is not None
@@ -162,8 +171,9 @@ class PooledSpeculator(Speculator):
                     return load
             elif now.waits_for:
                 self._wait_for("; ".join(now.waits_for))
-            self._looked.clear()
-            await self._looked.wait()
+            if self._now is now:
+                self._looked.clear()
+                await self._looked.wait()
 
     def _wait_for(self, what: str) -> None:
         note = f"waits for {what}" if not what.startswith(("no RPC", "the RPC")) else what
@@ -178,30 +188,47 @@ class PooledSpeculator(Speculator):
 
     # -- guarding ------------------------------------------------------------------------------
 
+    async def _keep_guarding(self) -> None:
+        """After each look, and when the engine is overdue: a broker that is away keeps nobody from finding that."""
+        while True:
+            self._stirred.clear()
+            await self._guard()
+            await heard(self._stirred, self._pause_s())
+
+    def _pause_s(self) -> float:
+        since, limit = self._under_way()
+        if since is None or self._over is None or self._leaving:
+            return LOOK_S
+        return min(LOOK_S, max(0.0, since + limit - self.clock.now()) + OVERDUE_S)
+
     async def _guard(self) -> None:
         """Is everything there that the model was loaded over, and does the engine go on?"""
         over, now = self._over, self.clock.now()
         if over is None or self._leaving:
             return
-        gone, doubt = replaced(over, self._now), silent(over, self._now)
-        stuck_s = self._stuck_s(bool(gone or doubt), now)
-        if stuck_s:
-            await self._come_back(
-                f"the engine has not gone on for {stuck_s:.1f} s: {gone or doubt or 'a worker hangs'}"
-            )
+        gone = replaced(over, self._now)
+        since, limit = self._under_way()
+        if since is not None and now - since > limit:
+            why = gone or silent(over, self._now) or "a worker hangs"
+            await self._come_back(f"the engine has not gone on for {now - since:.1f} s: {why}")
         elif gone and self.loaded is not None and (self._runner is None or self._runner.busy_since is None):
             await self._come_back(gone)
         await self._look_for_better(over, now)
 
-    def _stuck_s(self, in_doubt: bool, now: float) -> float:
-        """How long a pass or a load has not gone on, where that is longer than it may be; else 0."""
-        runner = self._runner
+    def _under_way(self) -> tuple[float | None, float]:
+        """Since when a pass or a load is under way, and how long it may take before something must hang."""
+        runner, over = self._runner, self._over
         if runner is None or self.loaded is None:
             since, limit = (self._progress_at if self.loaded is None else None), LOADING_S
         else:
             since, limit = runner.busy_since, pass_deadline_s(self.loaded.cost.ms(max(1, runner.busy_rows)))
-        waited = 0.0 if since is None else now - since
-        return waited if waited > (SUSPECT_S if in_doubt else limit) else 0.0
+        in_doubt = over is not None and (replaced(over, self._now) or silent(over, self._now))
+        return since, SUSPECT_S if in_doubt else limit
+
+    def _look_idle(self) -> None:
+        super()._look_idle()
+        if self._better_since is not None and self._idle.is_set():
+            self._stirred.set()  # what waited for this moment need not wait any longer
 
     async def _look_for_better(self, over: Assembly, now: float) -> None:
         """Another placement is taken when its parts are there, and nobody waits or it has waited long enough."""
@@ -253,6 +280,15 @@ class Traffic:
         addresses = {member.address: member.slice.node for member in over.processes.values()}
         counts = count_links(set(addresses))
         return [self._line(node, counts.get(at), at, placement.links.get(node, 0.0)) for at, node in addresses.items()]
+
+    def ways(self, over: Assembly) -> list[Way]:
+        """What is known of them after the weights were sent."""
+        addresses = {member.address: member.slice.node for member in over.processes.values()}
+        counts = count_links(set(addresses))
+        return [
+            Way(node=addresses[at], rtt_ms=count.rtt_ms, bandwidth=count.rate if count.sent >= ENOUGH_BYTES else 0)
+            for at, count in counts.items()
+        ]
 
     def _line(self, node: str, count: LinkCount | None, address: tuple[str, int], told_ms: float) -> str:
         rtt_ms = told_ms or (count.rtt_ms if count else 0.0)

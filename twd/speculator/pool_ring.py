@@ -1,21 +1,25 @@
 """A pooled model over a ring: its stages are those of the coordinator's decision, in whichever process they are now."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+import msgspec
+
 from twd.bus.base import BusError
-from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Surroundings
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Surroundings
 from twd.kit.settings import Settings
-from twd.kit.tasks import every
+from twd.kit.tasks import heard
 from twd.speculator.pool_core import Assembly
 from twd.speculator.pool_view import PoolView
-from twd.speculator.ring import RingSpeculator
+from twd.speculator.ring import LOOK_S, RingSpeculator
 from twd.wire.base import InstanceId, ModelId
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.node import NodeChanged
+from twd.wire.placement import PLACE_FACT, WAYS_FACT, PlacementDecided, Way, place_of
 from twd.wire.ring import StageReady
 
-LOOK_S: Final = 0.5
 LOST_MAX: Final = 64
 CHANGE_S: Final = 10.0
 """A better placement waits so long for a moment without jobs."""
@@ -48,15 +52,20 @@ class PlacedStages:
 class PlacedRing(RingSpeculator):
     """Goes with the coordinator's decisions."""
 
-    def __init__(self, ground: Surroundings, model: ModelId, settings: Settings) -> None:
+    reads = (*RingSpeculator.reads, PlacementDecided, NodeChanged)
+
+    def __init__(self, ground: Surroundings, model: ModelId, settings: Settings, replica: int = 1) -> None:
         super().__init__(ground, model, settings)
+        self._place = place_of(model, replica)
         self._view: PoolView | None = None
         self._better_since: float | None = None
+        self._stirred = asyncio.Event()
+        """There may be better places."""
 
     async def setup(self) -> None:
         """Look for the decided stages, not for any."""
         registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
-        self._view = PoolView(registry, self.model, self._settings.coordinator.lease_s)
+        self._view = PoolView(registry, self._place, self._settings.coordinator.lease_s)
         self._finder = self._placed = PlacedStages(self._view)
         await super().setup()
 
@@ -64,7 +73,46 @@ class PlacedRing(RingSpeculator):
         """Start, and look for better places from now on."""
         await super().start()
         if not self.ended.is_set():
-            self.tasks.start("look for better", every(LOOK_S, self._look_for_better))
+            self.tasks.start("look for better", self._keep_looking())
+
+    def on_placement_decided(self, event: PlacementDecided) -> Effects:
+        """Where the model goes now."""
+        if event.place == self._place:
+            self._stir()
+        return None
+
+    def on_node_changed(self, event: NodeChanged) -> Effects:
+        """A machine of ours may have changed."""
+        decided = self._view.placement if self._view is not None else None
+        if decided is None or any(piece.node == event.node for piece in (*decided.slices, *decided.spares)):
+            self._stir()
+        return None
+
+    def _stir(self) -> None:
+        super()._stir()
+        self._stirred.set()
+
+    def _look_idle(self) -> None:
+        super()._look_idle()
+        if self._better_since is not None and self._idle.is_set():
+            self._stirred.set()
+
+    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        """Besides, which replica it is, and how far its stages are."""
+        told = {**super().facts(), PLACE_FACT: self._place}
+        if self._home is None:
+            return told
+        ways = [
+            Way(node=stage.node, rtt_ms=hop.rtt_min_ms, bandwidth=hop.bandwidth)
+            for stage, hop in zip(self._stages, self._home.hops(), strict=False)
+        ]
+        return {**told, WAYS_FACT: msgspec.json.encode(ways).decode()}
+
+    async def _keep_looking(self) -> None:
+        while True:
+            self._stirred.clear()
+            await self._look_for_better()
+            await heard(self._stirred, LOOK_S)
 
     async def _look_for_better(self) -> None:
         """Another decision is followed when its stages are there, and nobody waits or it has waited long enough."""
@@ -87,6 +135,6 @@ class PlacedRing(RingSpeculator):
             self._home.close(TwdError(FailureCode.WORKER_LOST, f"the model goes elsewhere: {where}"))
 
 
-def placed_ring(ground: Surroundings, settings: Settings, name: str) -> PlacedRing:
-    """The speculator of one configured model over the ring that the coordinator decides."""
-    return PlacedRing(ground, ModelId(name), settings)
+def placed_ring(ground: Surroundings, settings: Settings, name: str, replica: int = 1) -> PlacedRing:
+    """The speculator of one configured model, or of one of its replicas, over the ring that the coordinator decides."""
+    return PlacedRing(ground, ModelId(name), settings, replica)

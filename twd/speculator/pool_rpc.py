@@ -80,8 +80,8 @@ class Ways:
         return self._identity
 
 
-def rpc_speculator(ground: Surroundings, settings: Settings, name: str) -> PooledSpeculator:
-    """The speculator of one configured model over RPC workers."""
+def rpc_speculator(ground: Surroundings, settings: Settings, name: str, replica: int = 1) -> PooledSpeculator:
+    """The speculator of one configured model, or of one of its replicas, over RPC workers."""
     model = ModelId(name)
 
     async def show(certificate: str) -> None:
@@ -106,5 +106,5 @@ def rpc_speculator(ground: Surroundings, settings: Settings, name: str) -> Poole
 
         return load
 
-    speculator = PooledSpeculator(ground, model, settings, assembled)
+    speculator = PooledSpeculator(ground, model, settings, assembled, replica=replica)
     return speculator

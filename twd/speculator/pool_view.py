@@ -1,4 +1,4 @@
-"""What the registry tells of one pooled model: the decision about it, machines with their processes, stages."""
+"""What the registry tells of one pooled model or replica: the decision about it, machines and processes, stages."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 from twd.bus.base import LeaseEntry, Leases
 from twd.kit.overseer import read_lease
 from twd.speculator.pool_core import Assembly, Habit, assemble
-from twd.wire.base import ModelId, NodeId
+from twd.wire.base import NodeId
 from twd.wire.node import NodeFacts, read_node
 from twd.wire.placement import PlacementDecided, placement_key, read_placement
 from twd.wire.ring import StageReady, read_stage
@@ -18,9 +18,9 @@ STAGES: Final = "stage."
 class PoolView:
     """Looks, and remembers the last decision: while no coordinator renews it, it still holds."""
 
-    def __init__(self, registry: Leases, model: ModelId, lease_s: float) -> None:
+    def __init__(self, registry: Leases, place: str, lease_s: float) -> None:
         self._registry = registry
-        self._model = model
+        self._place = place
         self._lease_s = lease_s
         self.placement: PlacementDecided | None = None
         self.now = Assembly()
@@ -29,7 +29,7 @@ class PoolView:
     async def look(self) -> Assembly:
         """How things stand; raises BusError while the registry is away."""
         entries = await self._registry.entries()
-        key = placement_key(self._model)
+        key = placement_key(self._place)
         kept = next((read_placement(entry.value) for entry in entries if entry.key == key), None)
         self.placement = kept or self.placement
         self.now = assemble(self.placement, _nodes(entries, self._lease_s), _stages(entries), self.habit)

@@ -13,7 +13,7 @@ from twd.engine.loading import Progress
 from twd.kit.overseer import read_lease
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Surroundings
 from twd.kit.settings import Settings
-from twd.kit.tasks import in_a_thread_of_its_own
+from twd.kit.tasks import heard, in_a_thread_of_its_own
 from twd.ring.home import Home
 from twd.ring.links import Pace
 from twd.ring.trial import pipe_of
@@ -24,10 +24,12 @@ from twd.speculator.ring_model import RingModel, load_ring
 from twd.speculator.service import Speculator, soon
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.failures import Failure, FailureCode, TwdError
-from twd.wire.ring import RingWired, StageAnswered, StageReady, StateFormat, read_stage
+from twd.wire.ring import RingWired, StageAnswered, StageGone, StageReady, StateFormat, read_stage
 from twd.wire.service import Health
 
-LOOK_S: Final = 0.1
+AGAIN_S: Final = 0.05
+"""After a ring that could not be made another is tried, and twice as long after each that fails, up to a second."""
+LOOK_S: Final = 1.0
 WIRE_S: Final = 1.0
 JOIN_S: Final = 5.0
 PASS_S: Final = 3.0
@@ -91,6 +93,8 @@ class StagesOnBus:
 class RingSpeculator(Speculator):
     """Serves one model over a ring of stages."""
 
+    reads = (*Speculator.reads, StageReady, StageGone)
+
     def __init__(self, ground: Surroundings, model: ModelId, settings: Settings, finder: Finder | None = None) -> None:
         super().__init__(ground, model, _never)
         self._settings = settings
@@ -100,6 +104,8 @@ class RingSpeculator(Speculator):
         self._home: Home | None = None
         self._rings = 0
         self._lost_at: float | None = None
+        self._news = asyncio.Event()
+        """Something may be otherwise than when it was looked at last."""
         self.pace = Pace()
 
     async def setup(self) -> None:
@@ -139,16 +145,37 @@ class RingSpeculator(Speculator):
 
     async def _find_ring(self) -> Home:
         assert self._finder is not None
+        pause_s = AGAIN_S
         while True:
+            self._news.clear()
+            stages: Sequence[StageReady] = ()
             try:
                 stages = await self._finder.stages()
                 home = await self._join(stages)
             except (TwdError, BusError) as error:
                 self._wait_for(str(error))
-                await asyncio.sleep(LOOK_S)
+                told = await heard(self._news, pause_s if stages else LOOK_S)
+                pause_s = AGAIN_S if told else min(LOOK_S, 2 * pause_s)
                 continue
             self._stages, self._home = stages, home
             return home
+
+    def on_stage_ready(self, event: StageReady) -> Effects:
+        """There may be a ring now."""
+        return self._stage_news(event)
+
+    def on_stage_gone(self, event: StageGone) -> Effects:
+        """Another may have to take its place."""
+        return self._stage_news(event)
+
+    def _stage_news(self, event: StageReady | StageGone) -> Effects:
+        if event.model == self.model:
+            self._stir()
+        return None
+
+    def _stir(self) -> None:
+        """Look again now."""
+        self._news.set()
 
     async def _join(self, stages: Sequence[StageReady]) -> Home:
         """Tell the stages their places, and open the links."""
@@ -219,7 +246,7 @@ class RingSpeculator(Speculator):
                 if error.code is FailureCode.MODEL_LOAD:
                     raise  # it computes something else, and would again
                 self._wait_for(str(error))
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(2 * AGAIN_S)
                 continue
             break
         took, self._lost_at = self.clock.now() - self._lost_at, None

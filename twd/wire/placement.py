@@ -1,6 +1,6 @@
 """Which layers of a model lie where, and why."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -50,8 +50,17 @@ class PlacementDecided(Event, frozen=True, tag="twd.v1.placement.decided"):
     """The machine that serves the model."""
     links: dict[str, float] = {}
     """Round trips in milliseconds from home to the other machines, as they counted for this."""
+    bandwidths: dict[str, Count] = {}
+    """Bytes a second on the way to other machines, where that was measured; elsewhere it was assumed."""
     spares: list[Slice] = []
     """Copies of slices on other machines, kept ready; one takes the place of the slice whose process has its name."""
+    replica: Annotated[int, Meta(ge=1)] = 1
+    """Which of several that serve the model, each over workers of its own."""
+
+    @property
+    def place(self) -> str:
+        """What this is the decision about: a model, or one of its replicas."""
+        return place_of(self.model, self.replica)
 
 
 def read_placement(value: bytes) -> PlacementDecided | None:
@@ -62,6 +71,36 @@ def read_placement(value: bytes) -> PlacementDecided | None:
         return None
 
 
-def placement_key(model: str) -> str:
-    """Where the registry keeps a model's decision for those who come late."""
-    return f"coordinator.placement.{model.encode().hex()}"
+class Way(Part, frozen=True):
+    """How far a machine is from the one that serves a model, as that measured it; 0: not measured."""
+
+    node: NodeId
+    rtt_ms: Rate = 0.0
+    bandwidth: Count = 0
+    """In bytes a second."""
+
+
+WAYS_FACT = "ways"
+"""Under this name a pooled speculator's lease keeps its ways, as JSON."""
+
+
+def read_ways(facts: dict[str, Any]) -> list[Way]:
+    """What a speculator's lease tells of them."""
+    try:
+        return msgspec.json.decode(str(facts.get(WAYS_FACT, "")), type=list[Way])
+    except msgspec.MsgspecError:
+        return []
+
+
+PLACE_FACT = "place"
+"""Under this name a speculator's lease tells what it serves: a model, or one of its replicas."""
+
+
+def place_of(model: str, replica: int) -> str:
+    """A name that tells replicas of a model apart."""
+    return model if replica <= 1 else f"{model}#{replica}"
+
+
+def placement_key(place: str) -> str:
+    """Where the registry keeps a decision for those who come late."""
+    return f"coordinator.placement.{place.encode().hex()}"
