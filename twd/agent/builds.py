@@ -1,5 +1,6 @@
 """Builds of llama.cpp on this machine besides our engine's: programs, with what they say of their version."""
 
+import asyncio
 import os
 import re
 import shutil
@@ -29,7 +30,8 @@ def parse_backends(text: str) -> list[str]:
 
 async def find_builds(binaries: Binaries) -> list[Build]:
     """llama-server and the RPC workers that are there; each is asked for its version once."""
-    return [await _ask(path, tells_version="llama-server" in os.path.basename(path)) for path in _paths(binaries)]
+    asked = (_ask(path, tells_version="llama-server" in os.path.basename(path)) for path in _paths(binaries))
+    return await asyncio.gather(*asked)
 
 
 def _paths(binaries: Binaries) -> list[str]:

@@ -36,7 +36,8 @@ class Detector:
     notes: list[str] = field(default_factory=list)
     _cpu: CpuFacts | None = None
     _models: list[ModelFile] = field(default_factory=list)
-    _builds: list[Build] = field(default_factory=list)
+    _engine: Build | None = None
+    _programs: list[Build] | None = None
     _engine_gpus: list[GpuFacts] = field(default_factory=list)
     _engine_at: float = float("-inf")
     _models_at: float = float("-inf")
@@ -52,13 +53,16 @@ class Detector:
         return (*((home,) if home.is_dir() else ()), *named)
 
     async def look(self, now: float) -> NodeFacts:
-        """The facts now; what is asked seldom comes from the last time."""
+        """The facts now; what is asked seldom comes from the last time. All are asked side by side."""
         notes: list[str] = []
-        await self._seldom(now, notes)
-        facts = self.glance()
-        gpus = merge_gpus(await vendor_gpus(notes), self._engine_gpus)
+        if self._cpu is None:  # first, and alone: what else runs would make memory look slow
+            self._cpu = cpu_facts(await asyncio.to_thread(measure_bandwidth))
+        vendors, *_ = await asyncio.gather(
+            vendor_gpus(notes), self._ask_engine(now, notes), self._find_programs(), self._scan_models(now)
+        )
         self.notes = [*notes, *self.scan.notes]
-        return msgspec.structs.replace(facts, gpus=gpus, notes=self.notes[:16], looking=False)
+        gpus = merge_gpus(vendors, self._engine_gpus)
+        return msgspec.structs.replace(self.glance(), gpus=gpus, notes=self.notes[:16], looking=False)
 
     def glance(self) -> NodeFacts:
         """What can be told at once."""
@@ -74,23 +78,24 @@ class Detector:
             memory=memory_facts(),
             disks=disk_facts((self.settings.home_dir, *self.model_dirs)),
             models=self._models,
-            builds=self._builds,
+            builds=[*([self._engine] if self._engine else []), *(self._programs or ())],
             looking=True,
         )
 
-    async def _seldom(self, now: float, notes: list[str]) -> None:
-        if self._cpu is None:
-            self._cpu = cpu_facts(await asyncio.to_thread(measure_bandwidth))
-            self._builds = await find_builds(self.settings.agent.binaries)
+    async def _ask_engine(self, now: float, notes: list[str]) -> None:
         first = self._engine_at == float("-inf")
         if first or (self._engine_gpus and now - self._engine_at >= ENGINE_EVERY_S):
-            build, self._engine_gpus = await engine_facts(notes)
             self._engine_at = now
-            others = [known for known in self._builds if known.name != "engine"]
-            self._builds = [*([build] if build else []), *others]
+            self._engine, self._engine_gpus = await engine_facts(notes)
+
+    async def _find_programs(self) -> None:
+        if self._programs is None:
+            self._programs = await find_builds(self.settings.agent.binaries)
+
+    async def _scan_models(self, now: float) -> None:
         if now - self._models_at >= MODELS_EVERY_S:
-            self._models = await asyncio.to_thread(self.scan.scan)
             self._models_at = now
+            self._models = await asyncio.to_thread(self.scan.scan)
 
 
 def machine_name() -> str:

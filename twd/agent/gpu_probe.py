@@ -1,5 +1,6 @@
 """GPUs: NVIDIA's and AMD's own tools, the kernel's files, and whatever our engine can compute on (Metal, Vulkan)."""
 
+import asyncio
 import csv
 import json
 import re
@@ -25,7 +26,8 @@ _BACKENDS: Final = (("CUDA", "cuda"), ("ROCm", "hip"), ("HIP", "hip"), ("MTL", "
 
 async def vendor_gpus(notes: list[str]) -> list[GpuFacts]:
     """What the makers' tools tell; a tool that fails is told in `notes`."""
-    return [*await _nvidia(notes), *await _amd(notes)]
+    nvidia, amd = await asyncio.gather(_nvidia(notes), _amd(notes))
+    return [*nvidia, *amd]
 
 
 async def _nvidia(notes: list[str]) -> list[GpuFacts]:
