@@ -7,16 +7,18 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from tests.edge.conftest import House, OpenHouse, ground, until
-from tests.edge.fake_speculator import WORDS, FakeSpeculator, Script
+from tests.edge.fake_speculator import MODEL, WORDS, FakeSpeculator, Script
 from twd.edge.calls import Desk
 from twd.kit.clock import SystemClock
 from twd.kit.job_owner import OwnerPolicy
-from twd.wire.base import Event, InstanceId, JobId, ModelId, SessionId
+from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.failures import Failure, FailureCode
 from twd.wire.job import JobCancelled, JobSubmitted, Prompt, Sampling, TokensAccepted
+from twd.wire.life import ChangeStep, ChangeTold
 
 TEXT = "".join(WORDS)
 HANGS: Any = {"hang_after": 2}
@@ -116,6 +118,25 @@ async def test_nobody_home(open_house: OpenHouse) -> None:
     assert error["code"] == "nobody_home"
     assert "big" in error["message"]
     assert waiting.headers["Retry-After"]
+
+
+async def test_a_model_that_takes_anothers_place_is_waited_for(open_house: OpenHouse) -> None:
+    house = await open_house()
+    house.edge.desk._policy = OwnerPolicy(patience_s=0.05, backoff_s=0.02)
+    await house.speculator.stop()
+    await until(lambda: house.edge.models.live == [])
+    told = ChangeTold(node=NodeId("n"), change="c", step=ChangeStep.DRAINING, models=[MODEL], default=MODEL, at_ms=1)
+    house.edge.on_change_told(told)
+    successor = FakeSpeculator(ground(house.broker, 9))
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(house.chat(model="default"))
+        await until(lambda: any(line.owner.attempt > 3 for line in house.edge.desk._lines.values()))
+        await successor.start()
+    assert waiting.result().status == 200
+    await successor.stop()
+    house.edge.on_change_told(msgspec.structs.replace(told, step=ChangeStep.FAILED, at_ms=2))
+    assert not house.edge.models.coming(MODEL)
+    assert (await house.chat(model="default")).status == 503
 
 
 async def test_busy_speculators_are_429(open_house: OpenHouse) -> None:

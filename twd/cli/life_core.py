@@ -63,6 +63,11 @@ def with_served(settings: Settings, wanted: Iterable[str]) -> Settings:
     return msgspec.structs.replace(settings, models=models)
 
 
+def skipping_version_check(settings: Settings) -> Settings:
+    """The settings under which machines of the pool count whose engine does not match."""
+    return msgspec.structs.replace(settings, pool=msgspec.structs.replace(settings.pool, skip_version_check=True))
+
+
 def with_default(settings: Settings, name: str) -> Settings:
     """The settings with this model behind `default`."""
     models = {key: msgspec.structs.replace(entry, default=key == name) for key, entry in settings.models.items()}

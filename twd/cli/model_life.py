@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from twd.cli.crew import Crew
-from twd.cli.life_core import Manner, Serving, find_model, manner_of
+from twd.cli.life_core import Manner, Serving, find_model, manner_of, skipping_version_check
 from twd.cli.wanted import serving_processes, wanted_processes
 from twd.kit.board import DONE, Board, Row, Stage
 from twd.kit.clock import Clock
@@ -112,6 +112,8 @@ class ModelLife:
         machines = await self._machines()
         files = [file for machine in machines if machine.node == self._node for file in machine.models]
         settings, name = find_model(self.serving.settings, files, wish.model)
+        if isinstance(wish, ModelWanted) and wish.skip_version_check:
+            settings = skipping_version_check(settings)
         known = replace(self.serving, settings=settings)
         old = self._replaced(wish) if isinstance(wish, SwapWanted) else ""
         if name == old or (name in self.serving.wanted and not old):

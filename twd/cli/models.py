@@ -35,18 +35,23 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 @click.option(
     "--ram-reclaim", default="", type=click.Choice(["", "off", "on", "auto"]), help="Instead of the settings."
 )
+@click.option("--skip-version-check", is_flag=True, help="Use machines of the pool whose engine does not match.")
 @node_option
 @timeout_option
 @json_option
 @click.pass_obj
-def start(ground: Ground, model: str, ram_reclaim: str, node: str, timeout: float, as_json: bool) -> ExitCode:
+def start(
+    ground: Ground, model: str, ram_reclaim: str, skip_version_check: bool, node: str, timeout: float, as_json: bool
+) -> ExitCode:
     """Serve a model; without a name, the default one of the settings. Where nothing runs, `twd up -d` comes first."""
-    start_house(ground, node, as_json, timeout)
+    start_house(ground, node, as_json, timeout, ("--skip-version-check",) if skip_version_check else ())
     name = model or ground.settings.default_model
     if not name:
         raise CommandError(ExitCode.CONFIG, "the settings name no model; give one with -m, or write them: twd init")
     place = NodeId(node) or ground.node
-    wish = ModelWanted(node=place, model=local_name(name, node), ram_reclaim=ram_reclaim)
+    wish = ModelWanted(
+        node=place, model=local_name(name, node), ram_reclaim=ram_reclaim, skip_version_check=skip_version_check
+    )
     return change(ground, wish, timeout, as_json)
 
 
@@ -77,7 +82,7 @@ def swap(ground: Ground, model: str, instead_of: str, node: str, timeout: float,
     return change(ground, wish, timeout, as_json)
 
 
-def start_house(ground: Ground, node: str, quiet: bool, timeout_s: float) -> None:
+def start_house(ground: Ground, node: str, quiet: bool, timeout_s: float, more: tuple[str, ...] = ()) -> None:
     """See to it that an installation runs here; one that is started now serves no model yet."""
     if node or ground.settings.bus.url or ground.home.running() is not None:
         return
@@ -88,7 +93,7 @@ def start_house(ground: Ground, node: str, quiet: bool, timeout_s: float) -> Non
     if not quiet:
         click.echo("nothing runs yet: twd up -d --no-models")
     view = SilentView() if quiet else choose_view(False, False)
-    start_detached(ground, (), False, view, timeout_s, ("--no-models",))
+    start_detached(ground, (), False, view, timeout_s, ("--no-models", *more))
 
 
 def local_name(name: str, node: str) -> str:

@@ -8,7 +8,7 @@ from twd.engine.cost import CostCurve
 from twd.engine.window import Target
 from twd.kit.service import Surroundings
 from twd.kit.settings import Settings
-from twd.speculator.bounds import Limits
+from twd.speculator.bounds import Limits, needs_drafters
 from twd.speculator.embeddings import Embedding
 from twd.speculator.loaded import LoadedModel
 from twd.speculator.service import Speculator
@@ -23,9 +23,10 @@ from twd.wire.model import Exactness, ModelFacts
 class RemoteModel:
     """A verifying backend in the speculator's words."""
 
-    def __init__(self, model: VerifyingModel, *, ngram: bool = True) -> None:
+    def __init__(self, model: VerifyingModel, *, ngram: bool = True, needs_drafters: bool = False) -> None:
         self._model = model
         self._ngram = ngram
+        self._needs_drafters = needs_drafters
         self._cost = CostCurve(model.points)
 
     @property
@@ -69,6 +70,7 @@ class RemoteModel:
             prefill_rows=target.ctx_size,
             ngram=self._ngram,
             shares_cores=False,
+            needs_drafters=self._needs_drafters,
         )
 
     def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
@@ -105,6 +107,7 @@ def remote_speculator(ground: Surroundings, settings: Settings, name: str) -> Sp
     load = verifying_loader(settings, name)
 
     def connect(progress: Progress) -> LoadedModel:
-        return RemoteModel(load(progress), ngram=settings.speculation.ngram.enabled)
+        found = load(progress)
+        return RemoteModel(found, ngram=settings.speculation.ngram.enabled, needs_drafters=needs_drafters(settings))
 
     return Speculator(ground, ModelId(name), connect)

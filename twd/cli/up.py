@@ -6,11 +6,10 @@ import socket
 from typing import Final
 
 import click
-import msgspec
 
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
-from twd.cli.life_core import with_served
+from twd.cli.life_core import skipping_version_check, with_served
 from twd.cli.picture import Picture, View, choose_view
 from twd.cli.played import Played
 from twd.kit.exit_codes import ExitCode, exit_code_of
@@ -69,8 +68,7 @@ def up(
     view = choose_view(as_json, report)
     try:
         if skip_version_check:
-            pool = msgspec.structs.replace(ground.settings.pool, skip_version_check=True)
-            ground.settings = msgspec.structs.replace(ground.settings, pool=pool)
+            ground.settings = skipping_version_check(ground.settings)
         return _run(ground, home, services, demo, played, None if not (models or no_models) else models, view)
     except TwdError as error:
         if report:

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twd.edge.answering import News
 from twd.kit.clock import Clock
@@ -14,6 +14,9 @@ from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobSta
 
 NEWS_MAX = 8192
 """News that may wait for a client that reads slowly; then its call is given up."""
+
+COMING_S = 60.0
+"""How long a job waits for a model that is about to be served."""
 
 JobEvent = JobQueued | JobStarted | TokensAccepted | JobFinished | JobFailed
 
@@ -74,12 +77,14 @@ class Desk:
         publish: Callable[[Event], None],
         guard: Callable[[Callable[[], None]], None],
         policy: OwnerPolicy | None = None,
+        coming: Callable[[ModelId], bool] = lambda model: False,
     ) -> None:
         self._clock = clock
         self._submit = submit
         self._publish = publish
         self._guard = guard
         self._policy = policy or OwnerPolicy()
+        self._coming = coming
         self._lines: dict[JobId, Line] = {}
 
     def __len__(self) -> int:
@@ -90,12 +95,16 @@ class Desk:
         call = Call()
         now = self._clock.now()
         for index, job in enumerate(jobs):
-            line = Line(call, index, JobOwner(job, self._policy, now))
+            line = Line(call, index, JobOwner(job, self._policy_for(job.model), now))
             call.lines.append(line)
             self._lines[job.job] = line
         for line in call.lines:
             self._act(line, line.owner.begin(now))
         return call
+
+    def _policy_for(self, model: ModelId) -> OwnerPolicy:
+        """A model that takes another's place may need its memory first: its jobs wait in line."""
+        return replace(self._policy, patience_s=COMING_S) if self._coming(model) else self._policy
 
     def close(self, call: Call, reason: str) -> None:
         """Nobody waits for this call any more: what still runs is cancelled."""

@@ -43,6 +43,8 @@ class ModelDirectory:
     default: str = ""
     node: str = ""
     """This machine, whose supervisor may be told to serve other models than the settings name."""
+    changing: bool = False
+    """This machine is on its way to serve other models."""
     _told_ms: int = 0
     _retired: set[str] = field(default_factory=set)
     """Models that this machine was told to serve no longer: nobody waits for them."""
@@ -161,6 +163,10 @@ class ModelDirectory:
     def default_model(self) -> str:
         """The name behind `default`."""
         return self.default or next(iter(self.known), "")
+
+    def coming(self, model: ModelId) -> bool:
+        """Whether a model that nobody serves now is about to be served: it is worth waiting for."""
+        return self.changing and model in self.configured and model not in self.live
 
     def exact(self, model: ModelId) -> bool | None:
         """Whether the model was measured to be exact; None before that."""

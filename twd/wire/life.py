@@ -19,6 +19,8 @@ class ModelWanted(Event, frozen=True, tag="twd.v1.model.wanted"):
     ram_reclaim: Switch = ""
     """Empty: as the settings say."""
     prewarm: bool = True
+    skip_version_check: bool = False
+    """From now on, machines of the pool count whose engine does not match."""
 
 
 class ModelUnwanted(Event, frozen=True, tag="twd.v1.model.unwanted"):
