@@ -75,13 +75,23 @@ def running(home: Home) -> Instance:
 
 
 def targets(home: Home, kind: str) -> list[int]:
-    """Processes of one kind: workers and stages are children of the agents, the others the supervisor's own."""
+    """Processes of one kind. Workers and stages are those children of the agents that listen; the others are the
+    supervisor's own."""
     processes = running(home).processes
     if kind != "worker":
         return [pid for name, pid in processes.items() if name.startswith(f"{kind}.") or name == kind]
     agents = [psutil.Process(pid) for name, pid in processes.items() if name.startswith("agent") and pid]
     children = [child for agent in agents for child in agent.children()]
-    return [child.pid for child in children if {"twd.engine.rpc_worker", "stage"} & set(child.cmdline())]
+    return [child.pid for child in children if listens(child)]
+
+
+def listens(process: psutil.Process) -> bool:
+    """Whether others can connect to it; one that waits for its start takes nobody in."""
+    try:
+        found = process.net_connections("tcp")
+    except psutil.Error:  # it ended just now
+        return False
+    return any(one.status == psutil.CONN_LISTEN for one in found)
 
 
 async def struck(
@@ -122,24 +132,26 @@ async def run(options: argparse.Namespace) -> int:
         for number in range(options.streams):
             outcome = await struck(client, home, number, kinds, options.tokens, chance)
             outcomes.append(outcome)
-            told = "equal" if outcome.equal else "NOT EQUAL"
-            print(f"{number:4} {outcome.what:12} {outcome.blow.name:8} gap {outcome.gap_s:5.2f} s, {told}", flush=True)
+            text = "equal" if outcome.equal else "NOT EQUAL"
+            print(f"{number:4} {outcome.what:12} {outcome.blow.name:8} gap {outcome.gap_s:5.2f} s, {text}", flush=True)
             await asyncio.sleep(REST_S)
     finally:
         await client.close()
     return report(outcomes, options.within)
 
 
+def told(name: str, some: Sequence[Outcome]) -> str:
+    """How some of the streams went."""
+    gaps, equal = [one.gap_s for one in some], sum(one.equal for one in some)
+    middle, longest = statistics.median(gaps), max(gaps)
+    return f"{name}: {equal} of {len(some)} texts equal; gap median {middle:.2f} s, longest {longest:.2f} s"
+
+
 def report(outcomes: Sequence[Outcome], within_s: float) -> int:
     """The figures, and the exit code."""
     for what, blow in dict.fromkeys((one.what, one.blow) for one in outcomes):
-        some = [one for one in outcomes if (one.what, one.blow) == (what, blow)]
-        gaps = [one.gap_s for one in some]
-        equal = sum(one.equal for one in some)
-        print(
-            f"{what} {blow.name}: {equal} of {len(some)} texts equal; gap median {statistics.median(gaps):.2f} s, "
-            f"longest {max(gaps):.2f} s"
-        )
+        print(told(f"{what} {blow.name}", [one for one in outcomes if (one.what, one.blow) == (what, blow)]))
+    print(told("all", outcomes))
     print(f"undisturbed longest gap {max(one.calm_gap_s for one in outcomes):.2f} s")
     return 0 if all(one.equal and one.gap_s <= within_s for one in outcomes) else 1
 

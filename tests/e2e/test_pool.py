@@ -14,7 +14,6 @@ from tests.waiting import wait_until
 pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow]
 ASK = [{"role": "user", "content": "Tell me about the sea and the moon."}]
 OPTIONS = {"model": "default", "messages": ASK, "max_tokens": 60, "temperature": 0.8, "seed": 5}
-WORKERS = {"twd.engine.rpc_worker", "stage"}
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +68,18 @@ def disturbed(client: OpenAI, pid: int, how: signal.Signals) -> str:
 
 
 def workers(pool: Installed) -> list[int]:
-    """The RPC workers of this installation, or the stages."""
+    """The RPC workers of this installation, or the stages: what listens, unlike one that waits for its start."""
     agents = [pid for name, pid in pool.pids().items() if name.startswith("agent.")]
     children = [child for pid in agents for child in psutil.Process(pid).children(recursive=True)]
-    return [child.pid for child in children if WORKERS & set(child.cmdline())]
+    return [child.pid for child in children if listens(child)]
+
+
+def listens(process: psutil.Process) -> bool:
+    try:
+        found = process.net_connections("tcp")
+    except psutil.Error:  # it ended just now
+        return False
+    return any(one.status == psutil.CONN_LISTEN for one in found)
 
 
 def pooled(pool: Installed) -> dict[str, object]:

@@ -21,6 +21,7 @@ from twd.agent.launch import (
 )
 from twd.agent.running import Running
 from twd.kit.addresses import is_loopback
+from twd.kit.ahead import Ahead
 from twd.kit.clock import Clock
 from twd.kit.compute import engine_environment
 from twd.kit.delay_proxy import DelayProxy
@@ -51,6 +52,7 @@ class Processes:
         settings: Settings,
         clock: Clock,
         *,
+        on_start: Callable[[], None],
         on_exit: Callable[[Exit], None],
         on_fault: Callable[[str, BaseException], None],
         models: Callable[[], Sequence[ModelFile]] = tuple,
@@ -61,12 +63,14 @@ class Processes:
         self._models = models
         self._link_s = link_s
         self._clock = clock
+        self._on_start = on_start
         self._on_exit = on_exit
         self._on_fault = on_fault
         self._identity = make_identity(settings.node or "agent")
         self._admitted: tuple[str, ...] = ()
         self._running: dict[str, Running] = {}
         self._changing: dict[str, asyncio.Lock] = {}
+        self._next_stage = Ahead("stage")
 
     def facts(self) -> list[ProcessFacts]:
         """What runs now."""
@@ -101,6 +105,15 @@ class Processes:
     async def stop_all(self) -> None:
         """End everything."""
         await asyncio.gather(*(self.stop(name) for name in list(self._running)))
+        await self._next_stage.close()
+
+    async def prepare_next(self) -> None:
+        """Have a process wait for the place of a stage that is lost; while another one starts, that comes first."""
+        stages = [running for running in self._running.values() if running.wanted.kind is ProcessKind.STAGE]
+        if not stages:
+            await self._next_stage.let_go()
+        elif not self._next_stage.pid and all(running.alive and running.version for running in stages):
+            await self._next_stage.prepare(self._service_environment())
 
     def _lock(self, process: str) -> asyncio.Lock:
         return self._changing.setdefault(process, asyncio.Lock())
@@ -214,12 +227,18 @@ class Processes:
         foreign: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> Supervisor:
-        spec = ProcessSpec(wanted.process, argv, foreign=foreign, environment=environment or self._environment())
+        spec = ProcessSpec(
+            wanted.process,
+            argv,
+            foreign=foreign,
+            environment=environment or self._environment(),
+            ahead=self._next_stage if wanted.kind is ProcessKind.STAGE else None,
+        )
         return Supervisor(
             [spec],
             _made(self._settings.home_dir / "logs"),
             self._clock,
-            on_start=lambda child: None,
+            on_start=lambda child: self._on_start(),
             on_exit=self._exited,
             on_fault=self._on_fault,
             backoff=Backoff(healthy_s=HEALTHY_S),
@@ -244,12 +263,14 @@ class Processes:
         text = f"{running.wanted.process} runs, but did not answer within {READY_S:g} s: {running.note}"
         raise TwdError(FailureCode.DEADLINE, text)
 
-    async def watch(self) -> list[str]:
-        """End what was stopped, and ask again those that were restarted; returns what was ended so."""
+    def end_stopped(self) -> list[str]:
+        """End what was stopped: another one starts in its place. Returns what was ended so."""
+        return [running.wanted.process for running in self._running.values() if running.end_if_stopped()]
+
+    async def watch(self) -> None:
+        """Ask again those that were restarted."""
         watched = list(self._running.values())
-        ended = [running.wanted.process for running in watched if running.end_if_stopped()]
         await asyncio.gather(*(running.check() for running in watched if running.alive and not running.version))
-        return ended
 
 
 def rpc_wanted(node: str, port: int, program: str = "", threads: int = 0) -> ProcessWanted:

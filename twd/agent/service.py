@@ -40,9 +40,11 @@ from twd.wire.service import ServiceExited
 
 LOOK_S: Final = 10.0
 WATCH_S: Final = 1.0
-"""A worker that hangs must be found before anybody has to wait for it."""
-UNSETTLED_S: Final = 0.25
-"""The same while a process is on its way back: somebody waits for it."""
+UNSETTLED_S: Final = 0.05
+"""While a process is on its way back somebody waits for it."""
+STOPPED_S: Final = 0.2
+"""A process that was stopped answers nobody and closes no link: it is looked for this often."""
+PREPARE_S: Final = 2.0
 ADMIT_S: Final = 1.0
 BEATS: Final = 3
 """Renewals of the machine's key within the time after which it counts as gone."""
@@ -65,13 +67,14 @@ class Agent(Service):
         self._processes = Processes(
             settings,
             ground.clock,
+            on_start=self._started,
             on_exit=self._exited,
             on_fault=self._task_failed,
             models=lambda: self._facts().models,
             link_s=link_s,
         )
         self._stirred = asyncio.Event()
-        """Set when a process ended: it is about to come back."""
+        """Set when a process ended or started."""
         self._server = PeerServer(settings.agent, ground.clock, self.log)
         self._claim: Claim | None = None
         self._seen: NodeFacts | None = None
@@ -91,6 +94,8 @@ class Agent(Service):
             raise
         self.log.info("peer API at %s", self._server.url)
         self.tasks.start("watch", self._keep_watching())
+        self.tasks.start("look for stopped ones", every(STOPPED_S, self._end_stopped))
+        self.tasks.start("prepare", every(PREPARE_S, self._processes.prepare_next))
         self.tasks.start("beat", every(max(0.3, self._settings.coordinator.lease_s / BEATS), self._beat))
 
     async def start(self) -> None:
@@ -160,9 +165,12 @@ class Agent(Service):
     async def _watch(self) -> None:
         """Processes that were restarted count again when they answer."""
         if self._processes.facts():
-            for name in await self._processes.watch():
-                self.log.warning("%s was stopped and answers nobody; it is ended and started again", name)
+            await self._processes.watch()
             await self._tell()
+
+    async def _end_stopped(self) -> None:
+        for name in self._processes.end_stopped():
+            self.log.warning("%s was stopped and answers nobody; it is ended and started again", name)
 
     async def _admit(self) -> None:
         """Speculators tell their certificates in their leases: those may use the workers here."""
@@ -269,6 +277,9 @@ class Agent(Service):
             self.emit(ProcessStopped(node=self.ground.node, process=process, reason=reason))
             await self._tell()
         return None
+
+    def _started(self) -> None:
+        self._stirred.set()
 
     def _exited(self, gone: Exit) -> None:
         self._stirred.set()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from twd.kit import platform
+from twd.kit.ahead import Ahead
 from twd.kit.clock import Clock
 from twd.kit.exit_codes import ExitCode
 from twd.kit.log_files import LogFile
@@ -40,13 +41,16 @@ class ProcessSpec:
     """Where a program that holds no lease says whether it works."""
     after: str = ""
     """The process that must work before this one starts."""
+    ahead: Ahead | None = None
+    """Where a process may wait that can become this one at once."""
 
 
 @dataclass(frozen=True)
 class Backoff:
     """How long to wait before the next start: little while somebody may be waiting for it, more once it looks hopeless.
 
-    A process that was killed a dozen times in a minute must still be back within seconds.
+    A process that was killed a dozen times in a minute must still be back within seconds. One that did its work for
+    `healthy_s` is started again at once.
     """
 
     first_s: float = 0.1
@@ -206,11 +210,20 @@ class Supervisor:
         return code
 
     async def _spawn(self, child: Child) -> asyncio.subprocess.Process:
-        if child.spec.prepare is not None:
-            child.spec.prepare()
+        spec = child.spec
+        if spec.prepare is not None:
+            spec.prepare()
+        waiting = spec.ahead.take(spec.argv, spec.environment, child.log.path) if spec.ahead is not None else None
+        process = waiting or await self._create(child)
+        child.pid = process.pid
+        child.state = State.RUNNING
+        self._on_start(child)
+        return process
+
+    async def _create(self, child: Child) -> asyncio.subprocess.Process:
         argv = platform.leashed(child.spec.argv) if child.spec.foreign else child.spec.argv
         with child.log.path.open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
+            return await asyncio.create_subprocess_exec(
                 *argv,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -219,17 +232,14 @@ class Supervisor:
                 pass_fds=self._lifeline.inherited,
                 **platform.spawn_options(),
             )
-        child.pid = process.pid
-        child.state = State.RUNNING
-        self._on_start(child)
-        return process
 
     def _note_exit(self, child: Child, code: int) -> float:
         ran_s = self._clock.now() - child.started_at
         expected = code == ExitCode.WORKER_LOST and ran_s >= SETTLED_S
-        child.failures = 1 if expected or ran_s >= self._backoff.healthy_s else child.failures + 1
+        was_well = expected or ran_s >= self._backoff.healthy_s
+        child.failures = 1 if was_well else child.failures + 1
         child.state = State.WAITING
-        delay = self._backoff.delay(child.failures)
+        delay = 0.0 if was_well else self._backoff.delay(child.failures)
         words, problem = child.log.last_words(), child.log.last_problem()
         self._on_exit(Exit(child.spec.name, child.pid, code, ran_s, child.restarts, delay, words, problem))
         return delay
