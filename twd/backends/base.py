@@ -1,5 +1,6 @@
 """What every backend offers, whatever server is behind it: probe, continue a text, and more where it can."""
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -94,7 +95,7 @@ Pieces = AsyncGenerator[Piece, None]
 """Close it to hang up: the server then stops to compute."""
 
 
-class Backend:
+class Backend(ABC):
     """One server and one of its models. Subclasses speak its dialect."""
 
     kind = ""
@@ -109,13 +110,13 @@ class Backend:
         """What messages call it."""
         return f"{self.kind} at {self.upstream.name}"
 
+    @abstractmethod
     async def probe(self) -> Capabilities:
         """Ask what is there; raises where nothing usable answers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stream(self, wish: Wish) -> Pieces:
         """Continue a text, piece by piece as it comes. Ends with exactly one piece that has `end`, or raises."""
-        raise NotImplementedError
 
     def continue_tokens(self, tokens: Sequence[int], wish: Wish) -> Pieces:
         """The same from tokens as `tokenize` and `score` know them; the pieces tell theirs."""

@@ -2,6 +2,8 @@
 
 import hashlib
 
+from msgspec.structs import replace
+
 from twd.backends.base import Backend, Capabilities
 from twd.wire.base import ModelId
 from twd.wire.model import ModelFacts, VocabFingerprint
@@ -48,22 +50,16 @@ def relayed_facts(name: ModelId, backend: Backend, can: Capabilities) -> ModelFa
 
 def verified_facts(name: ModelId, backend: Backend, can: Capabilities, ctx_size: int, slots: int) -> ModelFacts:
     """A model whose guesses are checked there."""
-    return ModelFacts(
-        model=name,
-        file=place(backend),
-        architecture=can.architecture,
-        quantization=can.quantization,
-        parameters=can.parameters,
-        size_bytes=can.size_bytes,
+    vocab = VocabFingerprint(
+        hash=f"{can.kind}:{can.model}", tokens=can.vocabulary or UNKNOWN_VOCABULARY, architecture=can.architecture
+    )
+    return replace(
+        relayed_facts(name, backend, can),
         ctx_size=ctx_size,
         parallel=slots,
-        vocab=VocabFingerprint(
-            hash=f"{can.kind}:{can.model}",
-            tokens=can.vocabulary or UNKNOWN_VOCABULARY,
-            architecture=can.architecture,
-        ),
-        backend=can.kind,
+        vocab=vocab,
         can_verify=True,
+        can_rollback=True,
         chat_template=can.renders,
         note=f"{can.use}; texts that are not greedy are passed through",
     )

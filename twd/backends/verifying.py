@@ -11,6 +11,7 @@ from twd.backends.ahead import Ahead
 from twd.backends.base import UNKNOWN, Backend, Wish
 from twd.backends.loop_thread import LoopThread
 from twd.backends.token_texts import END, TokenTexts
+from twd.engine.slots import common_prefix
 from twd.engine.window import Logits, Picker, Report, Verdict, Window
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import Grammar, JobSubmitted, Prompt, Sampling
@@ -175,7 +176,7 @@ class RemoteTarget:
         if not session.picker.checks:
             return [await self._stream(session, before, None)]
         known = session.ahead.ready(before) if session.ahead is not None else []
-        standing = _common(known, drafts)
+        standing = common_prefix(known, drafts)
         if standing < len(known):
             return known[: standing + 1]  # the stream says it all, without a request
         if drafts:
@@ -206,15 +207,6 @@ class RemoteTarget:
 async def _stop(session: _Session) -> None:
     if session.ahead is not None:
         session.ahead.stop()
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    count = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
 
 
 def _failed(window: Window, failure: Failure) -> Verdict:

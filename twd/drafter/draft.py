@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from twd.drafter.trust import Trust
+from twd.engine.slots import common_prefix
 from twd.engine.window import Picker
 from twd.wire.base import InstanceId, JobId, SessionId
 from twd.wire.draft import DraftProposed
@@ -137,7 +138,7 @@ class Draft:
 
     def settle(self, news: Sequence[int]) -> None:
         """Tokens were accepted: the guesses that agree move into the text, a branch that does becomes the main line."""
-        right = _common([guess.token for guess in self.guesses], news)
+        right = common_prefix([guess.token for guess in self.guesses], news)
         branch = self._branch_for(right, news)
         for index, guess in enumerate(self.guesses[: min(right + 1, len(news))]):
             self.trust.learn(guess.confidence, index < right)
@@ -155,7 +156,7 @@ class Draft:
     def _branch_for(self, index: int, news: Sequence[int]) -> Branch | None:
         for branch in self.branches:
             rest = news[index:]
-            if branch.index == index and _common([guess.token for guess in branch.guesses], rest) == len(rest):
+            if branch.index == index and common_prefix([guess.token for guess in branch.guesses], rest) == len(rest):
                 return branch
         return None
 
@@ -207,12 +208,3 @@ class Draft:
 def _earlier(branch: Branch, by: int) -> Branch:
     branch.index -= by
     return branch
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    count = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        count += 1
-    return count

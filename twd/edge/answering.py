@@ -6,7 +6,8 @@ from typing import Protocol
 
 import msgspec
 
-from twd.edge.openai_answers import DrafterFacts, PromptDetails, TwdFacts, Usage
+from twd.edge import sse
+from twd.edge.openai_answers import ChatChunk, DrafterFacts, PromptDetails, TextCompletion, TwdFacts, Usage
 from twd.engine.tool_calls import ContentDelta, Delta, ToolCallArguments, ToolCallStart
 from twd.wire.failures import Failure
 from twd.wire.job import FinishReason, JobFinished, JobStarted, JobSubmitted, TokenLogprob, TokensAccepted
@@ -127,6 +128,15 @@ class Answer(Protocol):
 def choices_of(jobs: list[JobSubmitted], n: int = 1, new_reader: Callable[[], Reader] = PlainReader) -> list[Choice]:
     """The choices behind jobs that come prompt by prompt, `n` of each."""
     return [Choice(index=i, prompt=i // n, job=job, reader=new_reader()) for i, job in enumerate(jobs)]
+
+
+def stream_end(head: ChatChunk | TextCompletion, choices: Iterable[Choice], *, with_usage: bool) -> bytes:
+    """The last bytes of a stream that went well: usage where it was asked for, then the mark."""
+    if not with_usage:
+        return sse.DONE
+    head.choices = []
+    head.usage = usage_of(choices)
+    return sse.event(head) + sse.DONE
 
 
 def usage_of(choices: Iterable[Choice]) -> Usage:

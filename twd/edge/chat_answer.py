@@ -3,7 +3,7 @@
 from msgspec import UNSET
 
 from twd.edge import sse
-from twd.edge.answering import Call, Choice, News, choices_of, facts_of, usage_of
+from twd.edge.answering import Call, Choice, News, choices_of, facts_of, stream_end, usage_of
 from twd.edge.core import Terms
 from twd.edge.errors import envelope
 from twd.edge.openai_answers import (
@@ -96,12 +96,8 @@ class ChatAnswer:
         return sse.event(self._head)
 
     def end(self) -> bytes:
-        """The last bytes of a stream that went well: usage where it was asked for, then the mark."""
-        if not self._with_usage:
-            return sse.DONE
-        self._head.choices = []
-        self._head.usage = usage_of(self.choices)
-        return sse.event(self._head) + sse.DONE
+        """The last bytes of a stream that went well."""
+        return stream_end(self._head, self.choices, with_usage=self._with_usage)
 
     def broken(self, failure: Failure) -> bytes:
         """The last bytes of a stream that failed midway."""

@@ -5,7 +5,7 @@ from typing import cast
 import msgspec
 
 from twd.edge import sse
-from twd.edge.answering import Choice, News, choices_of, facts_of, usage_of
+from twd.edge.answering import Choice, News, choices_of, facts_of, stream_end, usage_of
 from twd.edge.core import MAX_CHOICES, Terms, grammar_of, jobs_for, limit_of
 from twd.edge.errors import envelope
 from twd.edge.openai_answers import TextChoice, TextCompletion
@@ -132,12 +132,8 @@ class CompletionAnswer:
         return sse.event(self._head)
 
     def end(self) -> bytes:
-        """The last bytes of a stream that went well: usage where it was asked for, then the mark."""
-        if not self._with_usage:
-            return sse.DONE
-        self._head.choices = []
-        self._head.usage = usage_of(self.choices)
-        return sse.event(self._head) + sse.DONE
+        """The last bytes of a stream that went well."""
+        return stream_end(self._head, self.choices, with_usage=self._with_usage)
 
     def broken(self, failure: Failure) -> bytes:
         """The last bytes of a stream that failed midway."""

@@ -14,6 +14,7 @@ from twd.engine.grammars.automaton import DEAD, Automaton
 from twd.engine.grammars.program import Program, build
 from twd.engine.grammars.rules import Expr, OneToken, bad_grammar, flattened
 from twd.engine.grammars.token_trie import TokenTrie
+from twd.engine.slots import common_prefix
 from twd.wire.job import Grammar, GrammarKind
 
 _GRAMMARS_KEPT = 8
@@ -118,7 +119,7 @@ class GrammarWalk:
         if self._grammar.renew() is not self._automaton:
             self._automaton = self._grammar.automaton
             self._tokens, self._states = [], [self._automaton.start]
-        self._go_back(_common(self._tokens, generated))
+        self._go_back(common_prefix(self._tokens, generated))
         for token in generated[len(self._tokens) :]:
             following = self._grammar.after(self._states[-1], token)
             if following == DEAD:
@@ -188,11 +189,3 @@ def _rules_of(grammar: Grammar, vocab: Vocabulary) -> dict[str, Expr]:
 
 def _meets(token: int, condition: OneToken) -> bool:
     return (token in condition.ids) != condition.negated
-
-
-def _common(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many tokens two texts have in common at the start."""
-    length = min(len(left), len(right))
-    if left[:length] == right[:length]:
-        return length
-    return next(index for index in range(length) if left[index] != right[index])

@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 
 from twd.engine.library import llama
@@ -42,6 +43,10 @@ class Vocab:
         start = [self.bos] if add_bos and self.adds_bos and self.bos is not None else []
         return start + self._tokenize(raw, parse_special) if raw else start
 
+    def plain(self, text: str) -> list[int]:
+        """Tokens of `text` as it stands in the middle of another; nothing in it becomes a control token."""
+        return self.tokenize(text, parse_special=False, add_bos=False)
+
     def _tokenize(self, raw: bytes, parse_special: bool) -> list[int]:
         room = len(raw) + 16
         while True:
@@ -76,6 +81,11 @@ class Vocab:
     def text(self, tokens: list[int]) -> str:
         """The visible text of some tokens; bytes that are no whole character become U+FFFD."""
         return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
+
+    def spelled(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens, control tokens spelled out."""
+        pieces = (self.piece(token) or self.special_text(token).encode() for token in tokens)
+        return b"".join(pieces).decode("utf-8", "replace")
 
     @cached_property
     def end_tokens(self) -> frozenset[int]:

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import socket
 import ssl
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Final
 
@@ -21,7 +22,7 @@ LOOPBACK: Final = "127.0.0.1"
 log = logging.getLogger("twd.tunnel")
 
 
-class _End:
+class _End(ABC):
     """What both ends share: a port, and pairs of connections between which bytes pass."""
 
     def __init__(self, name: str) -> None:
@@ -36,8 +37,9 @@ class _End:
             server.close()
         await self._tasks.close()
 
+    @abstractmethod
     async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        raise NotImplementedError
+        """The other side of a connection that came."""
 
     async def _listen(self, host: str, port: int, context: ssl.SSLContext | None) -> int:
         limits = {"ssl_handshake_timeout": REACH_S} if context is not None else {}

@@ -88,7 +88,7 @@ class Preparer:
             message = "this model does not fill in the middle: it has no tokens for that"
             raise TwdError(FailureCode.UNSUPPORTED, message, "suffix")
         start = self.vocab.tokenize("", parse_special=False, add_bos=True)
-        prefix, suffix = (self.vocab.tokenize(text, parse_special=False, add_bos=False) for text in (before, after))
+        prefix, suffix = (self.vocab.plain(text) for text in (before, after))
         return [*start, marks[0], *prefix, marks[1], *suffix, marks[2]]
 
     def _check(self, tokens: list[int]) -> None:

@@ -112,13 +112,11 @@ class RingModel:
 
     def tokenize(self, text: str) -> list[int]:
         """A drafter's text as this model's tokens."""
-        return self.model.vocab.tokenize(text, parse_special=False, add_bos=False)
+        return self.model.vocab.plain(text)
 
     def render(self, tokens: Sequence[int]) -> str:
         """Tokens as text, control tokens spelled out."""
-        vocab = self.model.vocab
-        pieces = (vocab.piece(token) or vocab.special_text(token).encode() for token in tokens)
-        return b"".join(pieces).decode("utf-8", "replace")
+        return self.model.vocab.spelled(tokens)
 
     def close(self) -> None:
         """Give the memory back; the thread that ran the target has ended."""
