@@ -25,17 +25,28 @@ def stay_beside(program: list[str], lifeline: int) -> int:
     import subprocess
     import threading
 
-    child = subprocess.Popen(program)
+    early: list[int] = []
+    child: subprocess.Popen[bytes] | None = None
+
+    def pass_on(number: int, _: object) -> None:
+        if child is None:
+            early.append(number)
+        else:
+            child.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, pass_on)
+    child = started = subprocess.Popen(program)
+    for asked in early:
+        started.send_signal(asked)
 
     def watch() -> None:
         while os.read(lifeline, 1):
             pass
-        child.kill()
+        started.kill()
 
     threading.Thread(target=watch, daemon=True).start()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda received, _: child.send_signal(received))
-    code = child.wait()
+    code = started.wait()
     return code if code >= 0 else 128 - code
 
 
