@@ -21,6 +21,20 @@ async def test_bytes_come_back_whole_and_later(echo: int) -> None:
     await proxy.close()
 
 
+async def test_the_delay_may_change_while_connections_are_open(echo: int) -> None:
+    proxy = DelayProxy("127.0.0.1", echo, 0.0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", await proxy.start())
+    async with asyncio.timeout(20):
+        for delay_s in (0.0, 0.02, 0.0):
+            proxy.delay_s = delay_s
+            began = time.perf_counter()
+            writer.write(b"x")
+            assert await reader.readexactly(1) == b"x"
+            assert time.perf_counter() - began >= 2 * delay_s
+    writer.close()
+    await proxy.close()
+
+
 async def test_a_target_that_is_away_hangs_up_and_closing_ends_all(echo: int) -> None:
     nobody = DelayProxy("127.0.0.1", 1, 0.0)
     reader, _ = await asyncio.open_connection("127.0.0.1", await nobody.start())

@@ -22,7 +22,8 @@ class DelayProxy:
 
     def __init__(self, target_host: str, target_port: int, delay_s: float) -> None:
         self._target = (target_host, target_port)
-        self._delay_s = delay_s
+        self.delay_s = delay_s
+        """It may change at any time; what is on its way comes when it would have, and nothing overtakes it."""
         self._listener: socket.socket | None = None
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -89,7 +90,7 @@ class DelayProxy:
             except OSError:  # the other side hung up hard: for its peer that is the end, too
                 data = b""
             setattr(self, counter, getattr(self, counter) + len(data))
-            way.put((time.perf_counter() + self._delay_s, data))
+            way.put((time.perf_counter() + self.delay_s, data))
 
 
 def _write(target: socket.socket, way: "queue.Queue[tuple[float, bytes]]") -> None:

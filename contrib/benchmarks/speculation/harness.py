@@ -56,7 +56,7 @@ class System:
 
     def pid(self, prefix: str) -> int:
         """The process whose name begins so."""
-        return next(one["pid"] for name, one in self.told["processes"].items() if name.startswith(prefix))
+        return int(next(one["pid"] for name, one in self.told["processes"].items() if name.startswith(prefix)))
 
     def ground(self) -> Ground:
         """The system as a command sees it."""
@@ -110,57 +110,6 @@ def rate(answers: list[Answer]) -> float:
     """Tokens per second over some answers, after the first token of each."""
     tokens = sum(max(0, len(answer.tokens) - 1) for answer in answers)
     return 1000 * tokens / sum(answer.stats.decode_ms for answer in answers)
-
-
-class DelayedLink:
-    """A TCP proxy on loopback that holds every byte back for half of `round_trip_ms` each way."""
-
-    def __init__(self, port: int) -> None:
-        self.round_trip_ms = 0.0
-        self.port = 0
-        self._to = port
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def start(self) -> None:
-        """Listen on a free port."""
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def close(self) -> None:
-        """Cut all connections."""
-        assert self._server is not None
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self._to)
-        for source, sink in ((reader, back), (there, writer)):
-            task = asyncio.get_running_loop().create_task(self._carry(source, sink))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        loop = asyncio.get_running_loop()
-        line: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
-
-        async def deliver() -> None:
-            while True:
-                due, data = await line.get()
-                await asyncio.sleep(max(0.0, due - loop.time()))
-                if not data:
-                    sink.close()
-                    return
-                sink.write(data)
-
-        delivering = loop.create_task(deliver())
-        self._tasks.add(delivering)
-        while True:
-            data = await source.read(65536)
-            line.put_nowait((loop.time() + self.round_trip_ms / 2000, data))
-            if not data:
-                return
 
 
 async def until(condition: Callable[[], Any], what: str, timeout_s: float = 60.0) -> None:

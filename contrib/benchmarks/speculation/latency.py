@@ -13,7 +13,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from harness import MODEL, DelayedLink, System, ask_all, client_of, give_cores, rate, until, weights
+from harness import MODEL, System, ask_all, client_of, give_cores, rate, until, weights
 
 from twd.bench.analytic import Setting, best_continuous, plain_rate
 from twd.bench.client import Ask, BenchClient
@@ -21,6 +21,7 @@ from twd.bench.prompts import PROMPTS, BenchPrompt
 from twd.bench.report import percentile
 from twd.bench.session import drafter_paces, find_speculator
 from twd.engine.cost import CostCurve
+from twd.kit.delay_proxy import DelayProxy
 from twd.wire.job import Speculation
 from twd.wire.model import CostPoint
 
@@ -31,12 +32,12 @@ async def main(args: argparse.Namespace) -> None:
     model = {"path": str(weights(args.target)), "ctx_size": 1024, "parallel": 2, "threads": 1}
     system = System(home, {"models": {str(MODEL): model}, "speculation": {"ngram": {"enabled": False}}})
     system.start()
-    link = DelayedLink(int(system.ground().with_bus().bus.url.rsplit(":", 1)[1]))
+    link = DelayProxy("127.0.0.1", int(system.ground().with_bus().bus.url.rsplit(":", 1)[1]), 0.0)
     try:
         give_cores(system.pid("speculator"), {0})
-        await link.start()
+        port = await link.start()
         token = system.ground().with_bus().bus.token
-        far = {"TWD_BUS_URL": f"nats://127.0.0.1:{link.port}", "TWD_BUS_TOKEN": token, "TWD_NODE": "far"}
+        far = {"TWD_BUS_URL": f"nats://127.0.0.1:{port}", "TWD_BUS_TOKEN": token, "TWD_NODE": "far"}
         system.also("run", "drafter", "--model", str(weights(args.draft)), cores={1}, OMP_NUM_THREADS="1", **far)
         async with client_of(system) as client:
             await until(lambda: attached(client), "the drafter is attached")
@@ -52,9 +53,9 @@ async def attached(client: BenchClient) -> bool:
 
 
 async def measure(
-    client: BenchClient, link: DelayedLink, prompts: list[BenchPrompt], rtt_ms: float, args: argparse.Namespace
+    client: BenchClient, link: DelayProxy, prompts: list[BenchPrompt], rtt_ms: float, args: argparse.Namespace
 ) -> dict[str, object]:
-    link.round_trip_ms = rtt_ms
+    link.delay_s = rtt_ms / 2000
     modes = {"plain": Speculation(enabled=False), "continuous": Speculation()}
     modes |= {f"turns of {k}": Speculation(window=k) for k in args.windows}
     await ask_all(client, prompts[:2], Ask(Speculation(), args.max_tokens))
