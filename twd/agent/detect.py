@@ -56,7 +56,7 @@ class Detector:
         """The facts now; what is asked seldom comes from the last time. All are asked side by side."""
         notes: list[str] = []
         if self._cpu is None:  # first, and alone: what else runs would make memory look slow
-            self._cpu = cpu_facts(await asyncio.to_thread(measure_bandwidth))
+            self._cpu = cpu_facts(measure_bandwidth())
         vendors, *_ = await asyncio.gather(
             vendor_gpus(notes), self._ask_engine(now, notes), self._find_programs(), self._scan_models(now)
         )

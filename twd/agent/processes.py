@@ -3,8 +3,10 @@
 import asyncio
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
 
 import msgspec
 
@@ -28,11 +30,13 @@ from twd.kit.delay_proxy import DelayProxy
 from twd.kit.home import write_private
 from twd.kit.settings import Settings
 from twd.kit.supervisor import Backoff, Exit, ProcessSpec, Supervisor
-from twd.ring.trust import make_identity
-from twd.ring.tunnel import Exit as TunnelExit
 from twd.wire.base import NodeId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import ModelFile, ProcessFacts, ProcessKind, ProcessWanted
+
+if TYPE_CHECKING:
+    from twd.ring.trust import Identity
+    from twd.ring.tunnel import Exit as TunnelExit
 
 READY_S: Final = 30.0
 LOOK_S: Final = 0.1
@@ -66,11 +70,18 @@ class Processes:
         self._on_start = on_start
         self._on_exit = on_exit
         self._on_fault = on_fault
-        self._identity = make_identity(settings.node or "agent")
         self._admitted: tuple[str, ...] = ()
+        self._exits: WeakSet[TunnelExit] = WeakSet()
         self._running: dict[str, Running] = {}
         self._changing: dict[str, asyncio.Lock] = {}
         self._next_stage = Ahead("stage")
+
+    @cached_property
+    def _identity(self) -> "Identity":
+        """With which workers are reached by an encrypted way; what that needs takes long to import."""
+        from twd.ring.trust import make_identity
+
+        return make_identity(self._settings.node or "agent")
 
     def facts(self) -> list[ProcessFacts]:
         """What runs now."""
@@ -182,18 +193,19 @@ class Processes:
         """Whether they reach workers by an encrypted way alone."""
         return self.lends and not self._settings.pool.trusted_lan
 
-    def _exit(self, port: int) -> TunnelExit:
+    def _exit(self, port: int) -> "TunnelExit":
+        from twd.ring.tunnel import Exit as TunnelExit
+
         end = TunnelExit(self._identity, self._settings.pool.host, port)
         end.admit(self._admitted)
+        self._exits.add(end)
         return end
 
     def admit(self, certificates: Sequence[str]) -> None:
         """Let these use the workers of this machine."""
         self._admitted = tuple(dict.fromkeys((*self._admitted[-ADMITTED_MAX:], *certificates)))
-        for running in self._running.values():
-            for front in running.fronts:
-                if isinstance(front, TunnelExit):
-                    front.admit(certificates)
+        for end in self._exits:
+            end.admit(certificates)
 
     def _stage_port(self) -> int:
         """The first free one of the configured range, or any."""

@@ -3,14 +3,13 @@
 import asyncio
 import contextlib
 from collections.abc import Coroutine
-from typing import Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from twd.agent.core import is_news, refusal
 from twd.agent.detect import Detector
-from twd.agent.peer_api import PeerApi
-from twd.agent.peer_server import PeerServer
 from twd.agent.processes import Processes
 from twd.bus.base import BusError, LeaseEntry
 from twd.kit import platform
@@ -37,6 +36,10 @@ from twd.wire.node import (
 from twd.wire.placement import CERTIFICATE_FACT
 from twd.wire.routes import subject_token
 from twd.wire.service import ServiceExited
+
+if TYPE_CHECKING:
+    from twd.agent.peer_api import PeerApi
+    from twd.agent.peer_server import PeerServer
 
 LOOK_S: Final = 10.0
 WATCH_S: Final = 1.0
@@ -75,18 +78,26 @@ class Agent(Service):
         )
         self._stirred = asyncio.Event()
         """Set when a process ended or started."""
-        self._server = PeerServer(settings.agent, ground.clock, self.log)
+        self._first_look: asyncio.Task[NodeFacts] | None = None
         self._claim: Claim | None = None
         self._seen: NodeFacts | None = None
         self._told: NodeFacts | None = None
 
     # -- life ----------------------------------------------------------------------------------
 
+    @cached_property
+    def _server(self) -> "PeerServer":
+        from twd.agent.peer_server import PeerServer  # a web server takes long to import
+
+        return PeerServer(self._settings.agent, self.clock, self.log)
+
     async def setup(self) -> None:
-        """Look at the machine, claim its name, open the port."""
+        """Claim the machine's name, begin to look round (drivers may take seconds to answer), open the port."""
         self._settings.home_dir.joinpath("logs").mkdir(parents=True, exist_ok=True, mode=0o700)
         self._seen = self._detector.glance()
         await self._take_claim(self._seen)
+        self._first_look = self.tasks.start("look round", self._detector.look(self.clock.now()))
+        await asyncio.to_thread(lambda: self._server)
         try:
             await self._server.open(self._api().routes())
         except TwdError:
@@ -99,7 +110,7 @@ class Agent(Service):
         self.tasks.start("beat", every(max(0.3, self._settings.coordinator.lease_s / BEATS), self._beat))
 
     async def start(self) -> None:
-        """Start, then look round: drivers may take seconds to answer."""
+        """Start, then tell what was seen, and look again from time to time."""
         await super().start()
         if self._claim is not None:
             self.tasks.start("look", self._keep_looking())
@@ -107,10 +118,13 @@ class Agent(Service):
                 self.tasks.start("admit", every(ADMIT_S, self._admit))
 
     async def _keep_looking(self) -> None:
-        await self._look()
+        assert self._first_look is not None
+        await self._saw(await self._first_look)
         await every(LOOK_S, self._look)
 
-    def _api(self) -> PeerApi:
+    def _api(self) -> "PeerApi":
+        from twd.agent.peer_api import PeerApi
+
         return PeerApi(
             facts=self._facts,
             start=self._start,
@@ -185,7 +199,10 @@ class Agent(Service):
         self._processes.admit([one for one in certificates if one])
 
     async def _look(self) -> None:
-        self._seen = await self._detector.look(self.clock.now())
+        await self._saw(await self._detector.look(self.clock.now()))
+
+    async def _saw(self, facts: NodeFacts) -> None:
+        self._seen = facts
         self.note = "; ".join(self._detector.notes)
         await self._tell()
 
