@@ -21,7 +21,7 @@ from twd.speculator.pool import LOOK_S, SUSPECT_S, PooledSpeculator
 from twd.speculator.pool_core import Assembly, Habit, assemble, pass_deadline_s, replaced, rpc_plan, silent
 from twd.speculator.pool_ring import PlacedStages
 from twd.speculator.pool_view import PoolView
-from twd.wire.base import Event, InstanceId, ModelId, NodeId
+from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId
 from twd.wire.codec import encode
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import NodeChanged, NodeFacts, ProcessFacts, ProcessKind
@@ -120,7 +120,8 @@ def test_a_spare_serves_while_its_original_does_not_and_then_goes_on() -> None:
 
     held, attic = Habit(held={(CELLAR, "stage.0")}), stages[ATTIC, 7].stage
     assert chosen(both, Habit()) == "attic"
-    assert chosen(both | there(spared("attic", "starting")), Habit()) == "cellar"
+    assert chosen(both | there(spared("attic", "starting", pid=8)), Habit()) == "cellar"
+    assert chosen(there(spared("attic", "starting")), Habit()) == "attic", "its stage says that it is ready"
     assert chosen(there(spared("cellar")), Habit()) == "cellar"
     assert chosen(both, held) == "cellar", "what works is not left for what comes back"
     assert assemble(placement, both, stages, held).signature == assemble(swapped, both, stages, held).signature
@@ -297,14 +298,13 @@ async def test_a_pass_over_a_worker_that_is_gone_is_waited_for_less(house: House
 async def test_a_better_place_waits_for_running_jobs_and_not_longer(house: House) -> None:
     await stand(house)
     speculator = house.speculator
-    speculator._posted = 1
-    speculator._idle.clear()
+    speculator._owners[JobId("j")] = InstanceId("edge")
     better = decided(piece(DESK, 0, 0, head=True), piece(ATTIC, 0, 20))
     await house.decide(better)
     await house.emit(better)
     await until(lambda: speculator._better_since is not None, "it knows of the better place")
     assert house.codes == []
-    speculator._posted = 0
+    speculator._owners.clear()
     speculator._look_idle()
     await until(lambda: house.codes, "it goes there")
 

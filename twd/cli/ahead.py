@@ -13,8 +13,10 @@ import msgspec
 from twd.kit import platform
 from twd.kit.ahead import Start
 
+USUAL: Final = ("twd.cli.app", "twd.cli.run", "twd.kit.connect", "twd.kit.run_service")
 IMPORTS: Final = {
-    "stage": ("twd.cli.app", "twd.cli.run", "twd.kit.connect", "twd.kit.run_service", "twd.stage.native"),
+    "stage": (*USUAL, "twd.stage.native"),
+    "speculator": (*USUAL, "twd.speculator.pool_rpc"),
 }
 
 

@@ -17,6 +17,7 @@ from twd.cli.model_life import ModelLife
 from twd.cli.picture import Picture, View
 from twd.cli.wanted import served_by
 from twd.kit import platform
+from twd.kit.ahead import Ahead
 from twd.kit.board import Board, Row, Stage
 from twd.kit.clock import SystemClock
 from twd.kit.connect import address_of, connect
@@ -127,7 +128,8 @@ class Installation:
     async def _live(self) -> None:
         write_private(self._home.settings_file, msgspec.json.encode(self._settings))
         self._addresses["bus"] = address_of(self._settings.bus).shown
-        self._crew = Crew(self._board, self._tasks, self._supervise, self._changed, self._clock.wall_ms)
+        ahead = Ahead("speculator", self._environment())
+        self._crew = Crew(self._board, self._tasks, self._supervise, self._changed, self._clock.wall_ms, ahead)
         self._life = self._make_life(self._crew)
         self._crew.start(self._specs)
         self._tasks.start("rotate", every(ROTATE_S, self._rotate))
@@ -289,6 +291,8 @@ class Installation:
             await self._overseer.stop()
 
     async def _end(self) -> None:
+        if self._crew is not None:
+            await self._crew.close()
         for supervisor in self._supervisors():
             await supervisor.stop(DRAIN_S)
         await self._tasks.close()

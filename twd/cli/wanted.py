@@ -50,7 +50,12 @@ def _speculators(settings: Settings) -> Iterator[ProcessSpec]:
             name = f"speculator.{_word(model)}" + (f".{replica + 1}" if entry.replicas > 1 else "")
             which = ("--number", str(replica)) if replica else ()
             argv = (*RUN, "speculator", "--model", model, *which)
-            yield ProcessSpec(name, argv, environment=environment, serves=model)
+            yield ProcessSpec(name, argv, environment=environment, serves=model, begins_anew=begins_anew(settings))
+
+
+def begins_anew(settings: Settings) -> bool:
+    """Whether speculators end when their workers do, or go elsewhere."""
+    return settings.mode == "combined" and settings.pool.engine == "rpc"
 
 
 def _outside(settings: Settings, model: str, environment: Mapping[str, str]) -> Iterator[ProcessSpec]:

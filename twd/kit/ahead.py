@@ -29,7 +29,9 @@ class Start(msgspec.Struct, frozen=True):
 class Ahead:
     """Keeps one such process waiting, whenever it is told to."""
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, base: Mapping[str, str] = os.environ) -> None:
+        """`base`: the variables that all of them see."""
+        self._base = base
         self._argv = (*OURS[:-1], "twd.cli.ahead", service)
         self._process: asyncio.subprocess.Process | None = None
         self._environment: Mapping[str, str] = {}
@@ -44,7 +46,7 @@ class Ahead:
         return process.pid if process is not None and process.returncode is None else 0
 
     async def prepare(self, environment: Mapping[str, str]) -> None:
-        """Have one waiting that sees these variables besides ours."""
+        """Have one waiting that sees these variables besides."""
         async with self._changing:
             if self.pid or self._closed:
                 return
@@ -60,7 +62,7 @@ class Ahead:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
-            env={**os.environ, **self._lifeline.environment, **self._environment},
+            env={**self._base, **self._lifeline.environment, **self._environment},
             pass_fds=self._lifeline.inherited,
             **platform.spawn_options(),
         )

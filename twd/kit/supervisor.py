@@ -43,6 +43,8 @@ class ProcessSpec:
     """The process that must work before this one starts."""
     ahead: Ahead | None = None
     """Where a process may wait that can become this one at once."""
+    begins_anew: bool = False
+    """It ends now and then to start again, and somebody waits for it meanwhile."""
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,7 @@ class PooledSpeculator(Speculator):
 
     def _look_idle(self) -> None:
         super()._look_idle()
-        if self._better_since is not None and self._idle.is_set():
+        if self._better_since is not None and not self._owners:
             self._stirred.set()  # what waited for this moment need not wait any longer
 
     async def _look_for_better(self, over: Assembly, now: float) -> None:
@@ -236,7 +236,7 @@ class PooledSpeculator(Speculator):
             self._better_since = None
             return
         self._better_since = now if self._better_since is None else self._better_since
-        if self._idle.is_set() or now - self._better_since > CHANGE_S:
+        if not self._owners or now - self._better_since > CHANGE_S:
             await self._come_back("the model goes elsewhere: " + ", ".join(member.name for member in self._now.members))
 
     async def _come_back(self, why: str) -> None:

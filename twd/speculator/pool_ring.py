@@ -94,7 +94,7 @@ class PlacedRing(RingSpeculator):
 
     def _look_idle(self) -> None:
         super()._look_idle()
-        if self._better_since is not None and self._idle.is_set():
+        if self._better_since is not None and not self._owners:
             self._stirred.set()
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
@@ -129,7 +129,7 @@ class PlacedRing(RingSpeculator):
             return
         at = self.clock.now()
         self._better_since = at if self._better_since is None else self._better_since
-        if self._idle.is_set() or at - self._better_since > CHANGE_S:
+        if not self._owners or at - self._better_since > CHANGE_S:
             self._better_since = None
             where = ", ".join(member.name for member in now.members)
             self._home.close(TwdError(FailureCode.WORKER_LOST, f"the model goes elsewhere: {where}"))
