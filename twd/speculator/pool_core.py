@@ -130,9 +130,11 @@ def _waits_for(member: Member, nodes: Mapping[NodeId, NodeFacts]) -> str:
     what = "stage" if process is not None and process.kind is ProcessKind.STAGE else "worker"
     if process is None:
         return f"{piece.node}'s {what}"
+    if member.stage is not None:  # this very process says so, and its agent need not have looked yet
+        return ""
     if process.state != READY:
         return f"{piece.node}'s {what} ({process.state}{': ' + process.note if process.note else ''})"
-    if process.kind is ProcessKind.STAGE and member.stage is None:
+    if process.kind is ProcessKind.STAGE:
         return f"{piece.node}'s stage, which loads its slice"
     return ""
 

@@ -30,7 +30,10 @@ from twd.wire.service import Health
 AGAIN_S: Final = 0.05
 """After a ring that could not be made another is tried, and twice as long after each that fails, up to a second."""
 LOOK_S: Final = 1.0
-WIRE_S: Final = 1.0
+WIRE_S: Final = 0.3
+"""A stage answers so quickly, if it lives; one that has just died may leave a question without any. Twice as long after
+each try."""
+WIRE_MOST_S: Final = 2.4
 JOIN_S: Final = 5.0
 PASS_S: Final = 3.0
 PASS_FACTOR: Final = 8.0
@@ -145,15 +148,16 @@ class RingSpeculator(Speculator):
 
     async def _find_ring(self) -> Home:
         assert self._finder is not None
-        pause_s = AGAIN_S
+        pause_s, wire_s = AGAIN_S, WIRE_S
         while True:
             self._news.clear()
             stages: Sequence[StageReady] = ()
             try:
                 stages = await self._finder.stages()
-                home = await self._join(stages)
+                home = await self._join(stages, wire_s)
             except (TwdError, BusError) as error:
                 self._wait_for(str(error))
+                wire_s = min(WIRE_MOST_S, 2 * wire_s) if stages else wire_s
                 told = await heard(self._news, pause_s if stages else LOOK_S)
                 pause_s = AGAIN_S if told else min(LOOK_S, 2 * pause_s)
                 continue
@@ -177,7 +181,7 @@ class RingSpeculator(Speculator):
         """Look again now."""
         self._news.set()
 
-    async def _join(self, stages: Sequence[StageReady]) -> Home:
+    async def _join(self, stages: Sequence[StageReady], wire_s: float) -> Home:
         """Tell the stages their places, and open the links."""
         assert self._finder is not None
         pool = self._settings.pool
@@ -185,7 +189,7 @@ class RingSpeculator(Speculator):
         ring = f"{self.instance}.{self._rings}.{self.clock.wall_ms()}"
         trust = Trust(ring, ring_nonce(), pool.key, not pool.trusted_lan)
         told = wirings(stages, trust, self.instance, self._identity.certificate, StateFormat(pool.states))
-        answers = await asyncio.gather(*(self._wire(one) for one in told))
+        answers = await asyncio.gather(*(self._wire(one, wire_s) for one in told))
         for stage, failure in zip(stages, answers, strict=True):
             if failure is not None:
                 self._finder.lost(stage.stage, failure.message)
@@ -200,9 +204,9 @@ class RingSpeculator(Speculator):
             raise home.over
         return home
 
-    async def _wire(self, wired: RingWired) -> Failure | None:
+    async def _wire(self, wired: RingWired, answer_s: float) -> Failure | None:
         try:
-            answer = await self.ask(wired, timeout_s=WIRE_S)
+            answer = await self.ask(wired, timeout_s=answer_s)
         except BusError as error:
             return Failure(code=error.code, message=str(error))
         if not isinstance(answer, StageAnswered):
