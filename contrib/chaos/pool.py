@@ -18,13 +18,14 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import psutil
 from streams import SILENCE_S, ask, longest_gap, question
 
 from twd.cli.api_address import ApiAddress
 from twd.cli.chat_client import ChatClient
+from twd.cli.chat_stream import Answer
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.kit.home import Home, Instance
@@ -102,7 +103,7 @@ async def struck(
     if kind != "worker":
         blow = signal.SIGKILL
     calm = Watch()
-    whole = await ask(client, body, calm.piece)
+    whole = await undisturbed(client, body, calm)
     found = await until_there(home, kind)
     watch = Watch(chance.randrange(1, max(2, len(calm.times) * 3 // 4)), chance.choice(found), blow)
     try:
@@ -112,6 +113,18 @@ async def struck(
         return Outcome(kind, blow, False, watch.gap_s, calm.gap_s)
     equal = (answer.text, answer.finish_reason) == (whole.text, whole.finish_reason)
     return Outcome(kind, blow, equal, watch.gap_s, calm.gap_s)
+
+
+async def undisturbed(client: ChatClient, body: dict[str, Any], calm: Watch) -> Answer:
+    """The whole answer; what was struck last may still be on its way back."""
+    async with asyncio.timeout(SILENCE_S):
+        while True:
+            try:
+                calm.times.clear()
+                return await ask(client, body, calm.piece)
+            except CommandError as error:
+                print(f"     not yet: {error}")
+                await asyncio.sleep(1.0)
 
 
 async def until_there(home: Home, kind: str) -> list[int]:

@@ -165,6 +165,7 @@ def test_another_process_is_a_loss_and_silence_is_a_doubt() -> None:
 def test_a_pass_may_take_long_only_where_it_is_expected_to() -> None:
     assert pass_deadline_s(10.0) == 2.5
     assert pass_deadline_s(2000.0) == 9.0
+    assert [pass_deadline_s(10.0, crowd) for crowd in (0.1, 2.0, 50.0)] == [2.5, 5.0, 10.0]
 
 
 class House:
@@ -209,7 +210,8 @@ class House:
 
 
 @pytest.fixture
-async def house() -> AsyncIterator[House]:
+async def house(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+    monkeypatch.setattr("twd.speculator.pool.crowding", lambda: 1.0)
     house = House()
     await house.speculator.start()
     yield house

@@ -1,5 +1,6 @@
 """What a kind of device needs to be known-good: the environment of every process that computes. Pure."""
 
+import os
 from collections.abc import Mapping
 from typing import Final
 
@@ -39,3 +40,10 @@ def gpu_layers(settings: Settings, model: Model, every: int) -> int:
     if backend_of(settings, model) == "cpu":
         return 0
     return every if model.gpu_layers == "auto" else model.gpu_layers
+
+
+def crowding() -> float:
+    """How many processes want each core of this machine, on average over the last minute; 1 where that is not told."""
+    if not hasattr(os, "getloadavg"):
+        return 1.0
+    return os.getloadavg()[0] / (os.cpu_count() or 1)

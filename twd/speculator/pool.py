@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from twd.bus.base import BusError
+from twd.kit.compute import crowding
 from twd.kit.effects import Effect, Publish
 from twd.kit.exit_codes import ExitCode
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Surroundings
@@ -221,7 +222,8 @@ class PooledSpeculator(Speculator):
         if runner is None or self.loaded is None:
             since, limit = (self._progress_at if self.loaded is None else None), LOADING_S
         else:
-            since, limit = runner.busy_since, pass_deadline_s(self.loaded.cost.ms(max(1, runner.busy_rows)))
+            expected_ms = self.loaded.cost.ms(max(1, runner.busy_rows))
+            since, limit = runner.busy_since, pass_deadline_s(expected_ms, crowding())
         in_doubt = over is not None and (replaced(over, self._now) or silent(over, self._now))
         return since, SUSPECT_S if in_doubt else limit
 

@@ -17,6 +17,8 @@ PASS_S: Final = 2.5
 PASS_FACTOR: Final = 4.0
 """A pass that takes so much longer than expected hangs."""
 
+CROWDED_MOST: Final = 4.0
+
 Signature = tuple[tuple[str, str, str, int, int, bool], ...]
 
 
@@ -158,9 +160,9 @@ def silent(loaded: Assembly, now: Assembly) -> str:
     return f"nothing is heard of {away[0].slice.node}" if away else ""
 
 
-def pass_deadline_s(expected_ms: float) -> float:
-    """How long a pass may take before a worker counts as hung."""
-    return max(PASS_S, 1.0 + PASS_FACTOR * expected_ms / 1000)
+def pass_deadline_s(expected_ms: float, crowding: float = 1.0) -> float:
+    """How long a pass may take before a worker counts as hung: longer where so many processes share each core."""
+    return max(PASS_S, 1.0 + PASS_FACTOR * expected_ms / 1000) * min(CROWDED_MOST, max(1.0, crowding))
 
 
 def rpc_plan(assembly: Assembly, endpoints: Mapping[str, str]) -> PoolPlan:
