@@ -119,12 +119,16 @@ class Processes:
         await self._next_stage.close()
 
     async def prepare_next(self) -> None:
-        """Have a process wait for the place of a stage that is lost; while another one starts, that comes first."""
+        """Have a process wait for the place of a stage that is lost; one that has just come back needs the cores."""
         stages = [running for running in self._running.values() if running.wanted.kind is ProcessKind.STAGE]
         if not stages:
             await self._next_stage.let_go()
-        elif not self._next_stage.pid and all(running.alive and running.version for running in stages):
+        elif not self._next_stage.pid and all(self._settled(running) for running in stages):
             await self._next_stage.prepare(self._service_environment())
+
+    def _settled(self, running: Running) -> bool:
+        ran_s = self._clock.now() - running.child.started_at
+        return running.alive and bool(running.version) and ran_s >= HEALTHY_S
 
     def _lock(self, process: str) -> asyncio.Lock:
         return self._changing.setdefault(process, asyncio.Lock())
