@@ -59,6 +59,16 @@ class Observed:
     """When a machine was asked last for a process."""
     paces: Paces = field(default_factory=dict)
     """What devices were measured to do."""
+    _machines: tuple[Mapping[NodeId, NodeFacts], dict[bool, str]] | None = None
+
+    def machines(self, by_free: bool) -> str:
+        """What of all machines a decision rests on: their memory, and what of it is free where that counts."""
+        if self._machines is None or self._machines[0] is not self.nodes:
+            self._machines = (self.nodes, {})
+        known = self._machines[1]
+        if by_free not in known:
+            known[by_free] = repr(sorted(_machine(facts, by_free) for facts in self.nodes.values()))
+        return known[by_free]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,17 +191,18 @@ def fits(decision: PlacementDecided) -> bool:
 
 def basis_of(model: WantedModel, observed: Observed, fits: bool, home: NodeId) -> str:
     """What a decision rests on. Free memory moves while a model loads: it counts only while the model has no place."""
-    nodes = [
-        (
-            facts.node,
-            facts.machine,
-            facts.memory.total,
-            0 if fits else _steps(facts.memory.available),
-            [(gpu.name, gpu.total, 0 if fits else _steps(gpu.free)) for gpu in facts.gpus],
-        )
-        for facts in observed.nodes.values()
-    ]
-    return repr((sorted(nodes), home, model.ctx, model.sessions, model.problem, hash(model.shape)))
+    wanted = (home, model.ctx, model.sessions, model.problem, hash(model.shape))
+    return f"{observed.machines(not fits)} {wanted!r}"
+
+
+def _machine(facts: NodeFacts, by_free: bool) -> tuple[object, ...]:
+    return (
+        facts.node,
+        facts.machine,
+        facts.memory.total,
+        _steps(facts.memory.available) if by_free else 0,
+        [(gpu.name, gpu.total, _steps(gpu.free) if by_free else 0) for gpu in facts.gpus],
+    )
 
 
 def _steps(free: int) -> int:

@@ -47,7 +47,7 @@ def find_devices(nodes: Iterable[NodeFacts], pool: Pool, home: NodeId) -> Found:
             notes.append(f"{facts.node} is left out: {why}")
             continue
         given = _configured(facts, pool, home)
-        devices += _given(facts.node, given) if given else _detected(facts)
+        devices += _given(facts.node, given) if given else _detected(facts, homes[facts.node])
         notes += [note for gpu in given if (note := _doubt(facts, gpu))]
     return Found(tuple(devices), homes, tuple(notes))
 
@@ -61,7 +61,7 @@ def processor(facts: NodeFacts) -> Device:
     return Device(facts.node, CPU, free, speed, CPU_WINDOW)
 
 
-def _detected(facts: NodeFacts) -> Iterator[Device]:
+def _detected(facts: NodeFacts, own: Device) -> Iterator[Device]:
     for gpu in facts.gpus:
         if gpu.shared:
             rest = int(facts.memory.available * (1 - SHARED_FOR_HOME))
@@ -69,7 +69,7 @@ def _detected(facts: NodeFacts) -> Iterator[Device]:
         else:
             yield Device(facts.node, device_name(gpu), gpu.free, GPU_SPEEDS.get(gpu.backend, 100e9), GPU_WINDOW)
     if not any(gpu.shared for gpu in facts.gpus):
-        yield processor(facts)
+        yield own
 
 
 def device_name(gpu: GpuFacts) -> str:
@@ -81,6 +81,8 @@ def device_name(gpu: GpuFacts) -> str:
 def _configured(facts: NodeFacts, pool: Pool, home: NodeId) -> tuple[Gpu, ...]:
     if facts.node == home:
         return pool.gpus
+    if not pool.workers:
+        return ()
     names = {facts.node.lower(), facts.hostname.lower(), _host_of(facts.peer_url)}
     return next((worker.gpus for worker in pool.workers if worker.host.lower() in names), ())
 

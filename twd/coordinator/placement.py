@@ -186,9 +186,12 @@ def _orders(devices: Sequence[Device], home: str) -> Iterator[list[Device]]:
 
 def _home_at_an_end(order: Sequence[Device], home: str, first: bool) -> list[Device]:
     """Devices of one machine side by side, those at home at one end: a way through it in the middle costs twice."""
-    nodes = [node for node in dict.fromkeys(device.node for device in order) if node != home]
-    nodes = [home, *nodes] if first else [*nodes, home]
-    return [device for node in nodes for device in order if device.node == node]
+    by_node: dict[str, list[Device]] = {}
+    for device in order:
+        by_node.setdefault(device.node, []).append(device)
+    at_home = by_node.pop(home, [])
+    others = [device for devices in by_node.values() for device in devices]
+    return [*at_home, *others] if first else [*others, *at_home]
 
 
 def _without_the_useless(shape: Shape, best: Placement, links: Mapping[str, Link], demand: Demand) -> Placement:
