@@ -84,6 +84,18 @@ async def test_a_job_from_its_submission_to_its_end(street: Street) -> None:
     assert 1 <= len(street.ear.of(TokensAccepted)) <= len(pieces), "what came together is told together"
 
 
+async def test_a_text_that_nobody_reads_before_its_end_travels_in_one_piece(
+    street: Street, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "GATHER_S", 3600.0)
+    text, end = await street.ear.run(job("once upon", max_tokens=30, whole=True))
+    wanted = TOY.generate(TOY.tokenize("once upon"), 30)
+    assert text == TOY.shown(wanted)
+    assert isinstance(end, JobFinished)
+    assert end.stats.completion_tokens == len(wanted)
+    assert len(street.ear.of(TokensAccepted)) == 1
+
+
 async def test_a_conversation_with_stops(street: Street) -> None:
     street.server.script = TOY.tokenize(" one two now many")
     stops = ["zz", "yy", "xx", "ww", "o n", "w m"]

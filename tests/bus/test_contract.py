@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections.abc import Callable
 
 import pytest
 
@@ -261,6 +262,57 @@ async def test_a_second_answer_and_a_late_one_are_left_aside(connect: Connect) -
     assert await bus.request("twice", b"") == b"first"
     bus.publish(asked[0].reply, b"late")
     await hear_end(bus, bus)
+
+
+async def test_inquiries_are_told_what_became_of_them(connect: Connect) -> None:
+    asker, helper = await connect("asker"), await connect("helper")
+    await echo_on(helper, "echo", queue="helpers")
+    await helper.subscribe("mute", Ear())
+    told: dict[str, bytes | BusError] = {}
+
+    def note(name: str) -> Callable[[bytes | BusError], None]:
+        def answered(answer: bytes | BusError) -> None:
+            assert name not in told, "each is told once"
+            told[name] = answer
+
+        return answered
+
+    for number in range(100):
+        asker.inquire("echo", b"%d!" % number, note(str(number)))
+    asker.inquire("nobody", b"", note("nobody"), timeout_s=60)
+    asker.inquire("mute", b"", note("mute"), timeout_s=0.1)
+    assert not told, "never before the call has returned"
+    await until(lambda: len(told) == 102)
+    assert all(told[str(number)] == (b"%d!" % number)[::-1] for number in range(100))
+    assert isinstance(told["nobody"], NoResponders)
+    assert isinstance(told["mute"], RequestTimeout)
+    await hear_end(asker, asker)
+
+
+async def test_an_inquiry_is_told_one_answer(connect: Connect) -> None:
+    bus = await connect("one")
+    told: list[bytes | BusError] = []
+
+    def answer_twice(message: Message) -> None:
+        bus.publish(message.reply, b"first")
+        bus.publish(message.reply, b"second")
+
+    await bus.subscribe("twice", answer_twice)
+    bus.inquire("twice", b"", told.append)
+    await until(lambda: bool(told))
+    await hear_end(bus, bus)
+    assert told == [b"first"]
+
+
+async def test_what_cannot_be_sent_is_no_inquiry(connect: Connect) -> None:
+    bus = await connect("one")
+    told: list[bytes | BusError] = []
+    with pytest.raises(BusError):
+        bus.inquire("big", bytes(PAYLOAD_BYTES_MAX + 1), told.append)
+    await bus.close()
+    with pytest.raises(BusError):
+        bus.inquire("a", b"", told.append)
+    assert not told
 
 
 async def test_an_answer_is_never_directed_anywhere_but_to_an_inbox(connect: Connect) -> None:

@@ -43,6 +43,17 @@ def test_the_file_is_bounded(tmp_path: Path) -> None:
     assert jobs(loaded(tmp_path, keep=1)) == ["j99"]
 
 
+def test_what_ends_together_is_written_together(tmp_path: Path) -> None:
+    log = loaded(tmp_path, keep=5)
+    for number in range(0, 99, 3):
+        log.append(line(number), line(number + 1), line(number + 2))
+        assert len(log.file.read_bytes().splitlines()) <= 10
+    log.append()
+    assert jobs(loaded(tmp_path, keep=5)) == ["j94", "j95", "j96", "j97", "j98"]
+    log.append(*[line(number) for number in range(100, 150)])
+    assert jobs(loaded(tmp_path, keep=5)) == ["j145", "j146", "j147", "j148", "j149"]
+
+
 def test_nothing_is_kept_where_nothing_is_wanted(tmp_path: Path) -> None:
     log = loaded(tmp_path, keep=0)
     log.append(line(1))

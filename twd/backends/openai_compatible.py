@@ -1,11 +1,11 @@
 """Any server with OpenAI's API: LM Studio, clouds, and the base of those that can more."""
 
-from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
-from twd.backends.base import Backend, Capabilities, Pieces, Wish
+from twd.backends.base import Backend, Capabilities, Piece, Pieces, Wish
 from twd.backends.dialect import OPENAI, chat_body, text_body
 from twd.backends.openai_chunks import Chunk, ChunkReader
 from twd.backends.troubles import clean, words_of
@@ -95,8 +95,8 @@ class OpenAiCompatible(Backend):
         while True:
             sent = self._adapted(body)
             try:
-                async with self.upstream.open("POST", path, sent) as answer:
-                    async for piece in self._read(answer):
+                async with self.upstream.open("POST", path, sent) as answer, aclosing(self._read(answer)) as pieces:
+                    async for piece in pieces:
                         yield piece
                     return
             except TwdError as error:
@@ -121,30 +121,26 @@ class OpenAiCompatible(Backend):
 
     async def _read(self, answer: Answer) -> Pieces:
         reader = ChunkReader()
-        whole = False
-        async for chunk in self._chunks(answer):
-            if chunk is None:
-                whole = True
-                break
-            if chunk.error:
-                raise self.upstream.broken(f"failed in the middle: {clean(words_of(chunk.error))}")
-            piece = reader.feed(chunk)
+        if answer.content_type == "application/json":  # it does not stream, or it is an error
+            piece = self._piece(reader, await answer.body(8 << 20))
             if piece is not None:
                 yield piece
-        if not whole and reader.end is None:
+        elif answer.content_type == "text/event-stream":
+            async for data in answer.events():
+                if data.strip() == b"[DONE]":
+                    answer.complete = True
+                    break
+                piece = self._piece(reader, data)
+                if piece is not None:
+                    yield piece
+        else:
+            raise self.upstream.broken(f"answered with {clean(answer.content_type)} where events were expected")
+        if not answer.complete and reader.end is None:
             raise self.upstream.broken("broke off in the middle of its answer")
         yield reader.last()
 
-    async def _chunks(self, answer: Answer) -> AsyncIterator[Chunk | None]:
-        """The chunks of a stream, then None where the server says that this is all."""
-        if answer.content_type == "application/json":  # it does not stream, or it is an error
-            yield self.upstream.decode(await answer.body(8 << 20), Chunk)
-            return
-        if answer.content_type != "text/event-stream":
-            raise self.upstream.broken(f"answered with {clean(answer.content_type)} where events were expected")
-        async for data in answer.events():
-            if data.strip() == b"[DONE]":
-                answer.complete = True
-                yield None
-                return
-            yield self.upstream.decode(data, Chunk)
+    def _piece(self, reader: ChunkReader, data: bytes) -> Piece | None:
+        chunk = self.upstream.decode(data, Chunk)
+        if chunk.error:
+            raise self.upstream.broken(f"failed in the middle: {clean(words_of(chunk.error))}")
+        return reader.feed(chunk)

@@ -31,6 +31,8 @@ JOBS_MAX: Final = 256
 PROBE_S: Final = 2.0
 LOOK_AGAIN_S: Final = 30.0
 RETRIES: Final = 2
+GATHER_S: Final = 0.01
+"""So long the pieces of a text that nobody reads before its end wait for each other."""
 
 Open = Callable[[], Awaitable[Backend]]
 """Finds out what the server is; may raise while it is away."""
@@ -184,6 +186,7 @@ class Relay(Service):
             self._let_go(self._lines[event.job])
         relayed = RelayedJob(event, self.ground.ids.session(), self.model, self.clock.now())
         self._idle.clear()
+        self._tell(relayed.start(self.clock.now()))
         task = self.tasks.start(f"relay {event.job}", self._relay(relayed))
         self._lines[event.job] = _Line(relayed, task)
         return None
@@ -272,7 +275,6 @@ class Relay(Service):
 
     async def _with_retries(self, relayed: RelayedJob) -> None:
         """Try again what never reached the server; nothing of which a part has been told."""
-        self._tell(relayed.start(self.clock.now()))
         if relayed.job.max_tokens == 0:
             self._tell(relayed.take(Piece(end=FinishReason.LENGTH), self.clock.now()))
             return
@@ -289,15 +291,25 @@ class Relay(Service):
 
     async def _pass_on(self, relayed: RelayedJob) -> None:
         assert self._backend is not None
+        flushing: asyncio.Handle | None = None
         async with aclosing(self._backend.stream(wish_of(relayed.job))) as pieces:
             async for piece in pieces:
                 first = not relayed.waits
                 self._tell(relayed.take(piece, self.clock.now()))
                 if relayed.ended:
+                    if flushing is not None:
+                        flushing.cancel()
                     return
-                if first and relayed.waits:  # pieces that came together go on together
-                    asyncio.get_running_loop().call_soon(self._flush, relayed)
+                if first and relayed.waits:
+                    flushing = self._flush_soon(relayed)
         raise self._backend.upstream.broken("ended without an end")
+
+    def _flush_soon(self, relayed: RelayedJob) -> asyncio.Handle:
+        """Pieces that came together go on together."""
+        loop = asyncio.get_running_loop()
+        if relayed.job.whole:
+            return loop.call_later(GATHER_S, self._flush, relayed)
+        return loop.call_soon(self._flush, relayed)
 
     def _flush(self, relayed: RelayedJob) -> None:
         try:

@@ -4,7 +4,8 @@ import asyncio
 import ipaddress
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -207,31 +208,25 @@ class Answer:
         self.content_type = response.content_type
         self.complete = False
         """Set by a reader who knows that nothing of interest will follow."""
+        self._size = 0
 
-    async def pieces(self, limit: int = STREAM_BYTES_MAX) -> AsyncIterator[bytes]:
-        """The body as it comes."""
-        size = 0
-        content = self._response.content
-        while True:
-            try:
-                piece = await content.readany()
-            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-                raise self._upstream.trouble(error, begun=True) from None
-            if not piece:
-                return
-            size += len(piece)
-            if size > limit:
-                raise self._upstream.broken(f"sent more than {limit} bytes")
-            yield piece
+    async def read(self, limit: int = STREAM_BYTES_MAX) -> bytes:
+        """What came of the body since the last time; empty at its end."""
+        try:
+            piece = await self._response.content.readany()
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise self._upstream.trouble(error, begun=True) from None
+        self._size += len(piece)
+        if self._size > limit:
+            raise self._upstream.broken(f"sent more than {limit} bytes")
+        return piece
 
     async def body(self, limit: int, *, cut: bool = False) -> bytes:
         """The whole body; one that is too big is an error, or cut."""
         parts: list[bytes] = []
-        size = 0
-        async for piece in self.pieces(limit if not cut else STREAM_BYTES_MAX):
+        while piece := await self.read(limit if not cut else STREAM_BYTES_MAX):
             parts.append(piece)
-            size += len(piece)
-            if cut and size >= limit:
+            if cut and self._size >= limit:
                 break
         return b"".join(parts)[:limit]
 
@@ -244,31 +239,48 @@ class Answer:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
             return  # it is closed then
 
-    async def events(self) -> AsyncIterator[bytes]:
+    def events(self) -> AsyncIterator[bytes]:
         """The data of server-sent events, one by one, as they come."""
         parser = EventParser()
-        try:
-            async for piece in self.pieces():
-                for data in parser.feed(piece):
-                    yield data
-            for data in parser.finish():
-                yield data
-        except TooLong as error:
-            raise self._upstream.broken(f"sent {error}") from None
+        return _Parts(self, parser.feed, parser.finish)
 
-    async def lines(self) -> AsyncIterator[bytes]:
+    def lines(self) -> AsyncIterator[bytes]:
         """Lines that hold something, one by one, as they come."""
         splitter = LineSplitter()
-        try:
-            async for piece in self.pieces():
-                for line in splitter.feed(piece):
-                    if line.strip():
-                        yield line
-        except TooLong as error:
-            raise self._upstream.broken(f"sent {error}") from None
-        rest = splitter.rest()
-        if rest.strip():
-            yield rest
+        return _Parts(
+            self, lambda piece: [line for line in splitter.feed(piece) if line.strip()], lambda: _full(splitter.rest())
+        )
+
+    def broken(self, what: str) -> TwdError:
+        """The error for a body that makes no sense."""
+        return self._upstream.broken(what)
+
+
+class _Parts(AsyncIterator[bytes]):
+    """The parts of a body. Not a generator: those that are left before their end cost a task each."""
+
+    def __init__(self, answer: Answer, feed: Callable[[bytes], list[bytes]], finish: Callable[[], list[bytes]]) -> None:
+        self._answer = answer
+        self._feed = feed
+        self._finish = finish
+        self._ready: deque[bytes] = deque()
+        self._over = False
+
+    async def __anext__(self) -> bytes:
+        while not self._ready:
+            if self._over:
+                raise StopAsyncIteration
+            piece = await self._answer.read()
+            self._over = not piece
+            try:
+                self._ready.extend(self._feed(piece) if piece else self._finish())
+            except TooLong as error:
+                raise self._answer.broken(f"sent {error}") from None
+        return self._ready.popleft()
+
+
+def _full(line: bytes) -> list[bytes]:
+    return [line] if line.strip() else []
 
 
 def _was_stale(error: BaseException) -> bool:

@@ -121,6 +121,14 @@ class Bus(Protocol):
     async def request(self, subject: str, data: bytes, *, timeout_s: float = 5.0) -> bytes:
         """Ask and wait for one answer; raises NoResponders or RequestTimeout."""
 
+    def inquire(
+        self, subject: str, data: bytes, answered: Callable[[bytes | BusError], None], *, timeout_s: float = 5.0
+    ) -> None:
+        """`request` without a task: `answered` is called once, on the loop, with the answer or why none came.
+
+        What cannot be sent at all raises a BusError at once, as `publish` does.
+        """
+
     async def flush(self, timeout_s: float = 5.0) -> None:
         """Return when everything sent so far has reached the broker."""
 

@@ -139,10 +139,7 @@ class MemorySubscription(Listener):
 
     async def close(self) -> None:
         """Hear nothing more."""
-        if self in self.client.subscriptions:
-            self.client.inbox.shut(self)
-            self.client.subscriptions.remove(self)
-            self.client.broker.interest.remove(self)
+        self.client._unsubscribe(self)
 
 
 class MemoryBus:
@@ -199,32 +196,70 @@ class MemoryBus:
         check_pattern(pattern, queue)
         if self._closed:
             raise BusError("the bus is closed")
+        return self._subscribe(pattern, handler, queue, limit, when_full)
+
+    def _subscribe(
+        self,
+        pattern: str,
+        handler: Handler,
+        queue: str = "",
+        limit: int = 65536,
+        when_full: WhenFull = WhenFull.DROP_NEWEST,
+    ) -> MemorySubscription:
         subscription = MemorySubscription(pattern, handler, queue, limit, when_full, client=self)
         self.subscriptions.append(subscription)
         self.broker.interest.add(subscription)
         return subscription
 
+    def _unsubscribe(self, subscription: MemorySubscription) -> None:
+        if subscription in self.subscriptions:
+            self.inbox.shut(subscription)
+            self.subscriptions.remove(subscription)
+            self.broker.interest.remove(subscription)
+
     async def request(self, subject: str, data: bytes, *, timeout_s: float = 5.0) -> bytes:
         """Ask and wait for one answer."""
-        self._check(subject, data)
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        inbox = self.broker.inbox()
-
-        def take(message: Message) -> None:
-            if not answer.done():
-                answer.set_result(message.data)
-
-        subscription = await self.subscribe(inbox, take)
+        coming: asyncio.Future[bytes | BusError] = asyncio.get_running_loop().create_future()
+        withdraw = self._inquire(subject, data, coming.set_result, timeout_s)
         try:
-            self.stats.sent += 1
-            reached = 0 if self.cut_off else self.broker.route(self, Message(subject, bytes(data), inbox))
-            if not reached and not self.cut_off:
-                raise NoResponders(subject)
-            return await asyncio.wait_for(answer, timeout_s)
-        except TimeoutError:
-            raise RequestTimeout(subject, timeout_s) from None
+            answer = await coming
         finally:
-            await subscription.close()
+            withdraw()
+        if isinstance(answer, BusError):
+            raise answer
+        return answer
+
+    def inquire(
+        self, subject: str, data: bytes, answered: Callable[[bytes | BusError], None], *, timeout_s: float = 5.0
+    ) -> None:
+        """`request` without a task; see the Bus protocol."""
+        self._inquire(subject, data, answered, timeout_s)
+
+    def _inquire(
+        self, subject: str, data: bytes, answered: Callable[[bytes | BusError], None], timeout_s: float
+    ) -> Callable[[], None]:
+        """Ask; returns what withdraws the question."""
+        self._check(subject, data)
+        loop, inbox = asyncio.get_running_loop(), self.broker.inbox()
+        waiting = True
+
+        def settle(answer: bytes | BusError) -> None:
+            if waiting:
+                withdraw()
+                answered(answer)
+
+        def withdraw() -> None:
+            nonlocal waiting
+            waiting = False
+            alarm.cancel()
+            self._unsubscribe(subscription)
+
+        subscription = self._subscribe(inbox, lambda message: settle(message.data))
+        alarm = loop.call_later(timeout_s, settle, RequestTimeout(subject, timeout_s))
+        self.stats.sent += 1
+        if not self.cut_off and not self.broker.route(self, Message(subject, bytes(data), inbox)):
+            loop.call_soon(settle, NoResponders(subject))
+        return withdraw
 
     async def flush(self, timeout_s: float = 5.0) -> None:
         """Everything sent is already with the broker, unless the network is away."""

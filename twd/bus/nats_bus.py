@@ -5,6 +5,7 @@ import enum
 import logging
 import secrets
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 from twd.bus.address import BusAddress
@@ -280,18 +281,51 @@ class NatsBus:
     ) -> Answer:
         """`request` with headers both ways. While the broker is away it waits, and asks only if it is back in time."""
         self._check(subject, data)
-        with self._questions.ask(subject) as question:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    if self._link is None:
-                        await self._connected()
-                    self._send(subject, publish_frame(subject, question.answer_to, data, headers))
-                    answer = await question.answer
-            except TimeoutError:
-                raise RequestTimeout(subject, timeout_s) from None
+        coming: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        question = self._questions.put(subject, partial(_settle, coming))
+        try:
+            async with asyncio.timeout(timeout_s):
+                if self._link is None:
+                    await self._connected()
+                self._send(subject, publish_frame(subject, question.answer_to, data, headers))
+                answer = await coming
+        except TimeoutError:
+            raise RequestTimeout(subject, timeout_s) from None
+        finally:
+            self._questions.drop(question)
         if answer.status == "503":
             raise NoResponders(subject)
         return answer
+
+    def inquire(
+        self, subject: str, data: bytes, answered: Callable[[bytes | BusError], None], *, timeout_s: float = 5.0
+    ) -> None:
+        """`request` without a task; see the Bus protocol."""
+        self._check(subject, data)
+        if self._link is None:
+            self._spawn("inquire", self._ask_for(subject, data, answered, timeout_s))
+            return
+
+        def settle(answer: Answer | BusError) -> None:
+            alarm.cancel()
+            if isinstance(answer, BusError):
+                answered(answer)
+            else:
+                answered(NoResponders(subject) if answer.status == "503" else answer.data)
+
+        question = self._questions.put(subject, settle)
+        late = partial(self._questions.take, question.answer_to, RequestTimeout(subject, timeout_s))
+        alarm = asyncio.get_running_loop().call_later(timeout_s, late)
+        self._send(subject, publish_frame(subject, question.answer_to, data))
+
+    async def _ask_for(
+        self, subject: str, data: bytes, answered: Callable[[bytes | BusError], None], timeout_s: float
+    ) -> None:
+        try:
+            answer: bytes | BusError = await self.request(subject, data, timeout_s=timeout_s)
+        except BusError as error:
+            answer = error
+        answered(answer)
 
     def _deny(self, denial: Denial) -> None:
         self.stats.errors += 1
@@ -388,3 +422,12 @@ class NatsBus:
         self._closed.set()
         self._up.set()
         self._on_event(BusState.CLOSED, "closed")
+
+
+def _settle(coming: asyncio.Future[Answer], answer: Answer | BusError) -> None:
+    if coming.done():
+        return
+    if isinstance(answer, BusError):
+        coming.set_exception(answer)
+    else:
+        coming.set_result(answer)

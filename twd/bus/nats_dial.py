@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from twd.bus.address import BusAddress, shown_url
 from twd.bus.base import BusError
-from twd.bus.nats_link import Deliver, Denial, LinkError, NatsLink, open_link
+from twd.bus.nats_link import Denial, LinkError, NatsLink, open_link
+from twd.bus.nats_reader import Deliver
 
 BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_MOST_S: Final = 2.0

@@ -1,8 +1,9 @@
 """One connection to one nats-server, from handshake to loss. A lost one is thrown away, never repaired.
 
-nats-py does the handshake, the signing in, TLS, parsing and pings. Around it, three things differ from its
-own client: messages go straight to one receiver in order of arrival, commands are written at once, and every
-error that ends a connection ends this object, so that nothing can get stuck in a half-open state.
+nats-py does the handshake, the signing in, TLS and pings. Around it, three things differ from its own
+client: what arrives is taken apart where it arrives and goes straight to one receiver, without a task that must
+first wake up; commands are written at once; and every error that ends a connection ends this object, so that
+nothing can get stuck in a half-open state.
 """
 
 import asyncio
@@ -11,19 +12,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from nats import errors
-from nats.aio.client import Client
-
 from twd.bus.address import BusAddress, shown_url
 from twd.bus.base import BusError
+from twd.bus.nats_reader import BadFrame, Deliver, FrameReader
+from twd.lean_import import without
 from twd.wire.failures import FailureCode
+
+with without("aiohttp"):  # it is for web sockets, and half of what nats would import
+    from nats import errors
+    from nats.aio.client import Client
 
 CONNECT_TIMEOUT_S: Final = 2.0
 PINGS_UNANSWERED_MAX: Final = 2
 WRITE_BUFFER_BYTES: Final = 1024 * 1024
-
-Deliver = Callable[[int, bytes, bytes, bytes, bytes | None], None]
-"""Called with subscription number, subject, reply, payload and raw headers of each message."""
+_EVERYTHING: Final = 2**30
+_CLOSED: Final = "the connection was closed"
 
 
 class LinkError(BusError):
@@ -56,7 +59,7 @@ class NatsLink:
         self._writer: asyncio.StreamWriter = client.stream_writer
         self._writer.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         self._buffered = self._writer.transport.get_write_buffer_size
-        self.write = self._writer.write
+        self.write = client.send
         self.lost = client.lost
         self.payload_bytes_max: int = client.max_payload
         self._listened: set[int] = set()
@@ -71,7 +74,7 @@ class NatsLink:
     @property
     def congested(self) -> bool:
         """Whether more waits to be sent than is sensible."""
-        return self._buffered() >= WRITE_BUFFER_BYTES
+        return self._buffered() + self._client.gathered >= WRITE_BUFFER_BYTES
 
     def listen(self, number: int, frame: bytes) -> None:
         """Announce a subscription, once."""
@@ -93,6 +96,7 @@ class NatsLink:
 
     async def relieved(self) -> None:
         """Return when there is room to write again, or the connection is gone."""
+        self._client.send_gathered()
         try:
             await self._writer.drain()
         except OSError as error:
@@ -128,7 +132,6 @@ async def open_link(
         if isinstance(error, Exception):
             raise _explained(error, url) from error
         raise
-    client.watch_reader()
     return NatsLink(client)
 
 
@@ -185,7 +188,10 @@ class _Client(Client):  # type: ignore[misc]
 
     def __init__(self, deliver: Deliver, denied: Callable[[Denial], None], *, wants_tls: bool) -> None:
         super().__init__()
-        self._deliver = deliver
+        self._frames = FrameReader(deliver, self._told)
+        self._gathered: list[bytes] = []
+        self.gathered = 0
+        """Bytes that go out at the end of this turn of the loop."""
         self._denied = denied
         self._wants_tls = wants_tls
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -200,6 +206,19 @@ class _Client(Client):  # type: ignore[misc]
         facts: dict[str, Any] = self._server_info
         return facts
 
+    def send(self, frame: bytes) -> None:
+        """Write with what else is written in this turn of the loop: one call, for which the broker wakes up once."""
+        if not self._gathered:
+            asyncio.get_running_loop().call_soon(self.send_gathered)
+        self._gathered.append(frame)
+        self.gathered += len(frame)
+
+    def send_gathered(self) -> None:
+        """Write now."""
+        if self._gathered:
+            frames, self._gathered, self.gathered = self._gathered, [], 0
+            self.stream_writer.write(frames[0] if len(frames) == 1 else b"".join(frames))
+
     def lose(self, reason: str) -> None:
         """End this connection; whoever waits for a pong is told."""
         if not self.lost.done():
@@ -208,14 +227,45 @@ class _Client(Client):  # type: ignore[misc]
             if not pong.done():
                 pong.cancel()
 
-    def watch_reader(self) -> None:
-        """However the reader ends, the connection has ended."""
-        self._reading_task.add_done_callback(lambda _: self.lose("the connection was closed"))
+    def take(self, data: bytes) -> None:
+        """Handle what came, and send what that led to; nonsense ends the connection."""
+        if self.lost.done():
+            return
+        try:
+            self._frames.feed(data)
+        except BadFrame as error:
+            self.lose(f"the broker sends {error}")
+        self.send_gathered()
+
+    def _told(self, line: bytes) -> None:
+        if line.startswith(b"PING"):
+            self.send(b"PONG\r\n")
+        elif line.startswith(b"PONG"):
+            self._ponged()
+        elif line.startswith(b"-ERR"):
+            self._erred(line[4:].decode(errors="replace").strip().lower())
+        elif not line.startswith((b"+OK", b"INFO ")):
+            raise BadFrame("words that are not of its protocol")
+
+    def _ponged(self) -> None:
+        self._pings_outstanding = 0
+        if self._pongs:
+            pong = self._pongs.pop(0)
+            if not pong.done():
+                pong.set_result(True)
+
+    def _erred(self, said: str) -> None:
+        denial = _DENIED.search(said)
+        if denial is not None:
+            self._denied(Denial(denial[1], denial[2]))
+        else:
+            self.lose(f"the broker says {said}")
 
     async def round_trip(self) -> None:
         pong: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.lost.done():
             raise BusError(f"the connection to the broker broke: {self.lost.result()}")
+        self.send_gathered()
         await self._send_ping(pong)
         await asyncio.wait((pong,))
         if pong.cancelled():
@@ -245,15 +295,33 @@ class _Client(Client):  # type: ignore[misc]
         command: bytes = super()._connect_command()
         return command
 
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        self._deliver(sid, subject, reply, data, headers)
-
-    async def _process_err(self, err_msg: str) -> None:
-        denial = _DENIED.search(err_msg)
-        if denial is not None:
-            self._denied(Denial(denial[1], denial[2]))
-        else:
-            self.lose(f"the broker says {err_msg}")
+    async def _read_loop(self) -> None:
+        """Take over from nats-py's reader as soon as it has handed out all that it holds."""
+        try:
+            data = await self._transport.read(_EVERYTHING)
+        except OSError as error:
+            self.lose(str(error))
+            return
+        transport = self.stream_writer.transport
+        transport.set_protocol(_Reading(self, transport.get_protocol()))
+        self.take(data)
+        if self._transport.at_eof() or transport.is_closing():
+            self.lose(_CLOSED)
 
     async def _process_op_err(self, e: Exception) -> None:
         self.lose(str(e) or type(e).__name__)
+
+
+class _Reading(asyncio.Protocol):
+    """Hands what arrives to the client at once; the rest stays with the protocol that the writer knows."""
+
+    def __init__(self, client: _Client, before: asyncio.BaseProtocol) -> None:
+        self._before = before
+        self._client = client
+        self.data_received = client.take  # type: ignore[method-assign]
+        self.pause_writing = before.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = before.resume_writing  # type: ignore[method-assign]
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._client.lose(str(error or _CLOSED))
+        self._before.connection_lost(error)

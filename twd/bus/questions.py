@@ -1,21 +1,22 @@
 """Our own requests that wait for an answer."""
 
-import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from twd.bus.base import BusError
 from twd.bus.nats_frames import Answer
 
+Answered = Callable[[Answer | BusError], None]
+"""Called once, with the answer or with the reason why none came."""
+
 
 @dataclass(eq=False, slots=True)
 class Question:
-    """One open request: where it went, where its answer comes, and the answer once it is there."""
+    """One open request: where it went, where its answer comes, and who waits for it."""
 
     subject: str
     answer_to: str
-    answer: asyncio.Future[Answer]
+    answered: Answered
 
 
 class Questions:
@@ -26,25 +27,25 @@ class Questions:
         self._open: dict[str, Question] = {}
         self._count = 0
 
-    @contextmanager
-    def ask(self, subject: str) -> Iterator[Question]:
-        """A new request; leaving the block gives it up."""
+    def put(self, subject: str, answered: Answered) -> Question:
+        """A new request."""
         self._count += 1
-        question = Question(subject, f"{self.prefix}{self._count}", asyncio.get_running_loop().create_future())
+        question = Question(subject, f"{self.prefix}{self._count}", answered)
         self._open[question.answer_to] = question
-        try:
-            yield question
-        finally:
-            del self._open[question.answer_to]
+        return question
 
-    def take(self, subject: str, answer: Answer) -> None:
-        """An answer came; one that nobody waits for any more is left aside."""
-        question = self._open.get(subject)
-        if question is not None and not question.answer.done():
-            question.answer.set_result(answer)
+    def drop(self, question: Question) -> None:
+        """Nobody waits for this any more."""
+        self._open.pop(question.answer_to, None)
+
+    def take(self, subject: str, answer: Answer | BusError) -> None:
+        """What became of a request; what nobody waits for any more is left aside."""
+        question = self._open.pop(subject, None)
+        if question is not None:
+            question.answered(answer)
 
     def fail(self, error: BusError, subject: str = "") -> None:
         """End every open request with an error, or only those on one subject (in any case)."""
-        for question in self._open.values():
-            if not question.answer.done() and subject in ("", question.subject.lower()):
-                question.answer.set_exception(error)
+        for question in list(self._open.values()):
+            if subject in ("", question.subject.lower()):
+                self.take(question.answer_to, error)

@@ -31,6 +31,7 @@ def message_jobs(request: MessagesRequest, terms: Terms) -> list[JobSubmitted]:
         temperature=request.temperature,
         top_p=request.top_p,
         top_k=request.top_k,
+        stream=request.stream,
     )
     (job,) = jobs_for(
         wishes,

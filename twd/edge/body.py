@@ -18,11 +18,14 @@ async def read_body(request: web.Request, limit: int, timeout_s: float) -> bytes
     """The whole body, at most `limit` bytes, with or without a Content-Length."""
     if (request.content_length or 0) > limit:
         raise _too_large(limit)
+    content = request.content
+    if content.is_eof() and content.total_bytes <= limit:
+        return await content.read()  # all of it is here, as it mostly is: nothing is waited for
     pieces: list[bytes] = []
     size = 0
     try:
         async with asyncio.timeout(timeout_s):
-            async for piece in request.content.iter_any():
+            async for piece in content.iter_any():
                 size += len(piece)
                 if size > limit:
                     raise _too_large(limit)

@@ -187,6 +187,7 @@ def jobs_for(
             stop=stops_of(request.stop),
             logprobs=logprobs,
             ignore_eos=bool(request.ignore_eos),
+            whole=not request.stream,
             speculation=speculation_of(terms),
             deadline_ms=deadline_ms(terms),
         )

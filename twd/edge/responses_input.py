@@ -47,7 +47,9 @@ def response_jobs(request: ResponsesRequest, terms: Terms) -> list[JobSubmitted]
     forced = call_grammar(
         prompt.tools, openai_choice(request), request.parallel_tool_calls is not False, terms.tool_format
     )
-    wishes = GenerationRequest(model=request.model, temperature=request.temperature, top_p=request.top_p)
+    wishes = GenerationRequest(
+        model=request.model, temperature=request.temperature, top_p=request.top_p, stream=request.stream
+    )
     return jobs_for(
         wishes,
         [prompt],

@@ -1,6 +1,7 @@
 """The edge as a service: an HTTP server in front of the bus."""
 
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -126,26 +127,22 @@ class Edge(Service):
     # -- jobs ----------------------------------------------------------------------------------
 
     def _submit(self, job: JobSubmitted, timeout_s: float) -> None:
-        self.tasks.start("submit", self._offer(job, timeout_s))
+        self.ask_then(job, partial(self._answered, job), timeout_s=timeout_s)
 
-    async def _offer(self, job: JobSubmitted, timeout_s: float) -> None:
-        try:
-            answer = await self.ask(job, timeout_s=timeout_s)
-        except NoResponders:
-            failure = Failure(code=FailureCode.NOBODY_HOME, message=self.models.why_nobody(job.model), field="model")
-            self.desk.unanswered(job, failure)
-        except BusError as error:
-            self.desk.unanswered(job, error.failure)
-        else:
-            self._answered(job, answer)
-
-    def _answered(self, job: JobSubmitted, answer: Event | Rejected) -> None:
+    def _answered(self, job: JobSubmitted, answer: Event | Rejected | BusError) -> None:
         if isinstance(answer, JobQueued | JobFailed):
             self.desk.hear(answer)
-            return
+        else:
+            self.desk.unanswered(job, self._why_unanswered(job, answer))
+
+    def _why_unanswered(self, job: JobSubmitted, answer: Event | Rejected | BusError) -> Failure:
+        if isinstance(answer, NoResponders):
+            return Failure(code=FailureCode.NOBODY_HOME, message=self.models.why_nobody(job.model), field="model")
+        if isinstance(answer, BusError):
+            return answer.failure
         reason = answer.reason if isinstance(answer, Rejected) else type(answer).__name__
         text = f"the answer to a job makes no sense: {reason}"
-        self.desk.unanswered(job, Failure(code=FailureCode.WORKER_LOST, message=text[:4096]))
+        return Failure(code=FailureCode.WORKER_LOST, message=text[:4096])
 
     def _release(self, event: Event) -> None:
         self.emit(event)

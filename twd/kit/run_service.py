@@ -1,6 +1,7 @@
 """One service in one process: connect, start, work, drain when told to, end with a code that says why."""
 
 import asyncio
+import gc
 import logging
 import os
 from collections.abc import Callable, Coroutine
@@ -67,11 +68,18 @@ async def _serve(service: Service, stop: StopRequests) -> ExitCode:
         return exit_code_of(error.code)
     except Exception as error:  # noqa: BLE001 - the edge: logged with its story, and fatal
         service.fail(error, "start")
+    _settle()
     await unless(stop.asked, service.ended.wait())
     await service.drain(DRAIN_S)
     if service.fault is None:
         return ExitCode.OK
     return exit_code_of(service.fault.code) if isinstance(service.fault, TwdError) else ExitCode.FAULT
+
+
+def _settle() -> None:
+    """What a service is made of stays; the collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:

@@ -24,7 +24,7 @@ from twd.kit.ids import Ids
 from twd.kit.micro import MicroEndpoints
 from twd.kit.tasks import TaskGroup, every
 from twd.wire.base import Event, EventId, NodeId
-from twd.wire.codec import Rejected, decode_as, encode
+from twd.wire.codec import Rejected, decode, decode_as, encode
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.routes import ROUTE_OF, Delivery, Route
 from twd.wire.service import (
@@ -137,11 +137,29 @@ class Service:
 
     async def ask(self, event: Event, *, timeout_s: float = 5.0) -> Event | Rejected:
         """Send a request and read its answer."""
-        from twd.wire.codec import decode
-
         stamped = self._stamp(event, None)
         subject = ROUTE_OF[type(event)].subject(event)
         return decode(await self.bus.request(subject, encode(stamped), timeout_s=timeout_s))
+
+    def ask_then(
+        self, event: Event, told: Callable[[Event | Rejected | BusError], None], *, timeout_s: float = 5.0
+    ) -> None:
+        """`ask` without a task: `told` is called once, with the answer or why none came, unless the service ended."""
+
+        def answered(answer: bytes | BusError) -> None:
+            if not self._running:
+                return
+            try:
+                told(answer if isinstance(answer, BusError) else decode(answer))
+            except Exception as error:  # noqa: BLE001 - the edge: told to the bus and fatal
+                self.fail(error, f"answer to {type(event).__name__}")
+
+        stamped = self._stamp(event, None)
+        subject = ROUTE_OF[type(event)].subject(event)
+        try:
+            self.bus.inquire(subject, encode(stamped), answered, timeout_s=timeout_s)
+        except BusError as error:
+            asyncio.get_running_loop().call_soon(answered, error)
 
     def _stamp(self, event: Event, cause: EventId | None) -> Event:
         return msgspec.structs.replace(
@@ -250,9 +268,7 @@ class Service:
 
     async def _go(self) -> None:
         self._running = True
-        for event_type in self.reads:
-            if event_type not in self.reads_later:
-                await self.listen(event_type)
+        await asyncio.gather(*(self.listen(each) for each in self.reads if each not in self.reads_later))
         self._subscriptions += await MicroEndpoints(self).open()
         self._leases = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
         if self.health is Health.STARTING:

@@ -40,18 +40,20 @@ class JobLog:
             self._write(kept)
         return f"{len(bad)} lines of {self.file} made no sense; moved to {aside.name}" if aside else ""
 
-    def append(self, line: bytes) -> None:
-        """Write one more."""
-        if not self._keep:
+    def append(self, *lines: bytes) -> None:
+        """Write more of them, in one go."""
+        if not self._keep or not lines:
             return
-        if self._lines >= SPARE * self._keep:
-            self._write(self._read()[-self._keep + 1 :] if self._keep > 1 else [])
+        lines = lines[-self._keep :]
+        if self._lines + len(lines) > SPARE * self._keep:
+            left = max(0, self._keep - len(lines))
+            self._write(self._read()[-left:] if left else [])
         descriptor = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            os.write(descriptor, line + b"\n")
+            os.write(descriptor, b"".join([line + b"\n" for line in lines]))
         finally:
             os.close(descriptor)
-        self._lines += 1
+        self._lines += len(lines)
 
     def _read(self) -> list[bytes]:
         try:

@@ -1,5 +1,7 @@
 """Hears everything that is broadcast, remembers what belongs to jobs, counts the rest, answers who asks."""
 
+import asyncio
+
 import msgspec
 
 import twd
@@ -48,6 +50,7 @@ class Metrics(Service):
         self.unread = 0
         self._exposition = Exposition(self.counting.figures)
         self._job_log = JobLog(settings.home_dir / "history", settings.metrics.history)
+        self._unwritten: list[bytes] = []
         self._keep_words = settings.log.show_text
         self._registry: Leases | None = None
 
@@ -87,10 +90,20 @@ class Metrics(Service):
     def _keep(self, event: JobFinished | JobFailed) -> None:
         if isinstance(event, JobFinished) and not self._keep_words:
             event = msgspec.structs.replace(event, tail="", stop="")
+        if not self._unwritten:  # what ends together is written together
+            asyncio.get_running_loop().call_soon(self._write_down)
+        self._unwritten.append(encode(event))
+
+    def _write_down(self) -> None:
+        ends, self._unwritten = self._unwritten, []
         try:
-            self._job_log.append(encode(event))
+            self._job_log.append(*ends)
         except OSError as error:
             self._cannot_keep(error)
+
+    async def teardown(self) -> None:
+        """Nothing that was heard is lost."""
+        self._write_down()
 
     def _cannot_keep(self, error: OSError) -> None:
         """A full or read-only disk: history goes on in memory, and everybody can see why."""

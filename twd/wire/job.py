@@ -117,6 +117,8 @@ class JobSubmitted(Event, frozen=True, tag="twd.v1.job.submitted"):
     stop: StopStrings = []
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     ignore_eos: bool = False
+    whole: bool = False
+    """Nobody reads the text before its end, so pieces of it that come close together may travel together."""
     speculation: Speculation = Speculation()
     resume: Tokens = []
     created_ms: Count = 0

@@ -2,10 +2,12 @@
 
     TWD_HOME=... twd up -d --demo
     TWD_HOME=... python contrib/benchmarks/edge/cpu.py
+    TWD_HOME=... python contrib/benchmarks/edge/cpu.py --whole 1,4,64
 
 CPU time depends far less than the clock on the wall on what else the machine does. A request is a whole answer of
 `--short` tokens; a token's share is what a stream of `--long` tokens costs beyond one of `--short`. What a process
-spends while nothing is asked is taken off.
+spends while nothing is asked is taken off. With `--whole` answers come whole, to so many clients at once over kept
+connections.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import asyncio
 import time
 from typing import Any
 
+import aiohttp
 import psutil
 
 from twd.cli.api_address import ApiAddress
@@ -31,6 +34,14 @@ def times(instance: Instance) -> Times:
 def _spent(pid: int) -> float:
     spent = psutil.Process(pid).cpu_times()
     return float(spent.user + spent.system)
+
+
+def running() -> Instance:
+    """The installation in TWD_HOME."""
+    instance = Ground().home.running()
+    if instance is None:
+        raise SystemExit("nothing runs in TWD_HOME; start it with: twd up -d --demo")
+    return instance
 
 
 async def idle(instance: Instance, seconds: float) -> Times:
@@ -70,9 +81,7 @@ def body_of(options: argparse.Namespace, tokens: int) -> dict[str, Any]:
 
 async def measure(options: argparse.Namespace) -> None:
     """Both costs of each process, as a table."""
-    instance = Ground().home.running()
-    if instance is None:
-        raise SystemExit("nothing runs in TWD_HOME; start it with: twd up -d --demo")
+    instance = running()
     client = ChatClient(ApiAddress(instance.addresses["api"]))
     try:
         calm = await idle(instance, options.idle)
@@ -88,6 +97,43 @@ async def measure(options: argparse.Namespace) -> None:
         print(f"{name:28} {per_request:10.0f} {per_token:22.1f}")
 
 
+async def whole_cost(api: str, body: dict[str, Any], instance: Instance, count: int, clients: int) -> Times:
+    """CPU seconds of each process for so many whole answers, asked for by so many clients."""
+    left = count
+
+    async def ask(session: aiohttp.ClientSession) -> None:
+        nonlocal left
+        while left > 0:
+            left -= 1
+            async with session.post(f"{api}/v1/chat/completions", json=body) as response:
+                assert (await response.json())["choices"], "no answer"
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        before = times(instance)
+        await asyncio.gather(*(ask(session) for _ in range(clients)))
+        after = times(instance)
+    return {name: after[name] - before[name] for name in before}
+
+
+async def measure_whole(options: argparse.Namespace) -> None:
+    """A row for each process, a column for each number of clients."""
+    instance = running()
+    body = body_of(options, options.short) | {"stream": False}
+    del body["stream_options"]
+    columns: dict[int, Times] = {}
+    calm = await idle(instance, options.idle)
+    for clients in map(int, options.whole.split(",")):
+        await whole_cost(instance.addresses["api"], body, instance, 2 * clients + 20, clients)
+        began = time.monotonic()
+        spent = await whole_cost(instance.addresses["api"], body, instance, options.requests, clients)
+        passed = time.monotonic() - began
+        columns[clients] = {name: spent[name] - calm[name] * passed for name in spent}
+    print(f"{'us/request, clients:':28}" + "".join(f"{clients:8}" for clients in columns))
+    for name in calm:
+        print(f"{name:28}" + "".join(f"{1e6 * spent[name] / options.requests:8.0f}" for spent in columns.values()))
+    print(f"{'all':28}" + "".join(f"{1e6 * sum(spent.values()) / options.requests:8.0f}" for spent in columns.values()))
+
+
 def main() -> None:
     """Read the options and measure."""
     parser = argparse.ArgumentParser(description="CPU time for each request and token, process by process.")
@@ -97,8 +143,10 @@ def main() -> None:
     parser.add_argument("--long", type=int, default=500)
     parser.add_argument("--idle", type=float, default=10.0, help="seconds that idle processes are watched")
     parser.add_argument("--drafts", action="store_true", help="with drafts; without, otherwise")
+    parser.add_argument("--whole", default="", metavar="CLIENTS", help="whole answers, by so many clients: 1,4,64")
     parser.add_argument("--ignore-eos", action="store_true", help="never end early; for a model of twd's own")
-    asyncio.run(measure(parser.parse_args()))
+    options = parser.parse_args()
+    asyncio.run(measure_whole(options) if options.whole else measure(options))
 
 
 if __name__ == "__main__":
