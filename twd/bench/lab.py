@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from twd.bench.client import BenchClient
-from twd.bus.memory_bus import MemoryBroker
+from twd.bus.memory_bus import MemoryBroker, MemoryBus
 from twd.drafter.native import native_drafter
 from twd.drafter.service import Drafter
 from twd.kit.clock import SystemClock
@@ -122,6 +122,13 @@ class Lab:
         await liar.start()
         liar.attach(vocab)
         return liar
+
+    async def kill(self, service: Service) -> None:
+        """End one as a killed process ends: it says nothing any more, and its lease stays."""
+        assert isinstance(service.bus, MemoryBus)
+        service.bus.cut_off = True
+        await service.stop("killed")
+        service.bus.kill()
 
     async def stop(self) -> None:
         """End everything that still runs."""
