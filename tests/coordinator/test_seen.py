@@ -3,7 +3,7 @@
 import msgspec
 
 from tests.coordinator.machines import machine
-from twd.coordinator.seen import LOOKING_S, SETTLE_S, Joined, place_served
+from twd.coordinator.seen import JOIN_S, LOOKING_S, SETTLE_S, Joined, place_served
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import NodeFacts
 from twd.wire.service import ServiceLease
@@ -29,8 +29,14 @@ def test_one_that_has_looked_round_is_planned_with_as_soon_as_it_has_settled() -
     known = {desk.node: desk}
     assert set(joined.settled([desk, looking("attic")], known, 10.0)) == {"desk"}
     assert joined.until == 10.0 + LOOKING_S
-    assert set(joined.settled([desk, machine("attic")], known, 10.0 + SETTLE_S)) == {"desk", "attic"}
+    assert set(joined.settled([desk, machine("attic")], known, 10.0 + JOIN_S)) == {"desk", "attic"}
     assert joined.until is None
+
+
+def test_one_that_joins_others_is_waited_for_less_than_the_first_ones() -> None:
+    joined, desk = Joined(), machine("desk")
+    joined.settled([desk, machine("attic")], {desk.node: desk}, 5.0)
+    assert joined.until == 5.0 + JOIN_S < 5.0 + SETTLE_S
 
 
 def test_one_that_looks_for_too_long_keeps_nobody_waiting() -> None:

@@ -15,7 +15,9 @@ from twd.wire.ring import StageReady, read_stage
 from twd.wire.service import ServiceLease
 
 SETTLE_S: Final = 0.7
-"""Machines that join one after the other are planned with together."""
+"""Machines that come one after the other, as at the start of a house, are planned with together."""
+JOIN_S: Final = 0.2
+"""The same for those that join others: what is decided too early for them costs a process that is not needed."""
 LOOKING_S: Final = 8.0
 """So long a machine that looks round yet is waited for, before others that joined are planned with."""
 
@@ -34,7 +36,7 @@ class Joined:
         """Machines to plan with. One whose agent has just come back counts as it was known before."""
         self.since = {facts.node: self.since.get(facts.node, now) for facts in found}
         new = [facts for facts in found if facts.node not in known]
-        patience = {True: LOOKING_S, False: SETTLE_S}
+        patience = {True: LOOKING_S, False: JOIN_S if known else SETTLE_S}
         self.until = max((self.since[facts.node] + patience[facts.looking] for facts in new), default=None)
         if self.until is not None and self.until <= now:
             self.until = None
