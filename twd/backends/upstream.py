@@ -115,7 +115,7 @@ class Upstream:
             await self._check(answer, response)
             yield answer
         finally:
-            if answer.complete:
+            if answer.complete and not response.content.at_eof():
                 await answer.settle()
             if response.content.at_eof():
                 response.release()

@@ -21,7 +21,7 @@ class Kind(enum.StrEnum):
     HISTOGRAM = "histogram"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # each is one of a kind: to find it costs no look into its fields
 class Family:
     """One metric; every combination of label values is a series of its own."""
 
