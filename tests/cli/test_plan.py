@@ -7,7 +7,10 @@ import pytest
 
 from tests.engine.tiny_models import write_llama
 from twd.cli.app import run
+from twd.cli.plan import _ways
 from twd.kit.exit_codes import ExitCode
+from twd.wire.base import InstanceId, ModelId, NodeId
+from twd.wire.placement import PlacementDecided, Slice
 
 
 @pytest.fixture
@@ -42,3 +45,17 @@ def test_one_that_does_not_says_what_would_help(model: str, capsys: pytest.Captu
 def test_what_is_no_model_is_told(model: str, name: str, code: ExitCode, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["plan", name]) == code
     assert capsys.readouterr().err.startswith("twd: ")
+
+
+def test_ways_say_what_was_measured_and_what_was_assumed() -> None:
+    slices = [
+        Slice(node=NodeId(name), device="CPU", first=n, end=n + 1) for n, name in enumerate(["desk", "attic", "den"])
+    ]
+    decision = PlacementDecided(
+        model=ModelId("m"), coordinator=InstanceId("c"), slices=slices, home=NodeId("desk"), links={"attic": 2.5},
+        bandwidths={"attic": 112 * 1024**2},
+    )  # fmt: skip
+    assert list(_ways(decision)) == [
+        "way: desk to attic: 2.5 ms, 112 MB/s",
+        "way: desk to den: 1 ms (assumed), 95 MB/s (assumed)",
+    ]

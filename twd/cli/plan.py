@@ -185,12 +185,13 @@ def _print_decision(decision: "PlacementDecided", machines: int) -> None:
 
 def _ways(decision: "PlacementDecided") -> "Iterator[str]":
     """The way to each other machine, and whether its figures were measured or assumed."""
+    from twd.coordinator.advice import size
     from twd.coordinator.placement import Link
 
     for node in dict.fromkeys(piece.node for piece in decision.slices if piece.node != decision.home):
         rtt_ms, carried = decision.links.get(node), decision.bandwidths.get(node)
         far = f"{rtt_ms:g} ms" if rtt_ms is not None else f"{Link().rtt_s * 1000:g} ms (assumed)"
-        wide = f"{carried / 1e6:.3g} MB/s" if carried else f"{Link().bytes_s / 1e6:.3g} MB/s (assumed)"
+        wide = f"{size(carried)}/s" if carried else f"{size(int(Link().bytes_s))}/s (assumed)"
         yield f"way: {decision.home} to {node}: {far}, {wide}"
 
 
