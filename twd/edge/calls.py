@@ -28,6 +28,7 @@ class Call:
         self.news: deque[tuple[int, News | Failure]] = deque()
         self.lines: list[Line] = []
         self._waiter: asyncio.Future[None] | None = None
+        self._enough = 1
 
     @property
     def ended(self) -> bool:
@@ -35,15 +36,18 @@ class Call:
         return all(line.owner.ended for line in self.lines)
 
     def put(self, index: int, item: News | Failure) -> None:
-        """Add news and wake the reader."""
+        """Add news and wake the reader, if it is worth it."""
         self.news.append((index, item))
-        if self._waiter is not None and not self._waiter.done():
+        if self._waiter is None or self._waiter.done():
+            return
+        if len(self.news) >= self._enough or _is_end(item):
             self._waiter.set_result(None)
 
-    async def wait(self, timeout_s: float) -> bool:
-        """Until there is news; False when the time ran out first."""
-        if self.news:
+    async def wait(self, timeout_s: float, enough: int = 1) -> bool:
+        """Until there is so much news, or some job's end; False when the time ran out before there was any."""
+        if len(self.news) >= enough or any(_is_end(item) for _, item in self.news):
             return True
+        self._enough = enough
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
         alarm = loop.call_later(timeout_s, _resolve, self._waiter)
@@ -202,6 +206,10 @@ class Desk:
             line.timer.cancel()
             line.timer = None
         self._lines.pop(line.owner.job.job, None)
+
+
+def _is_end(item: News | Failure) -> bool:
+    return not isinstance(item, JobStarted | TokensAccepted)
 
 
 def _resolve(waiter: asyncio.Future[None]) -> None:

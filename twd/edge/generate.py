@@ -14,6 +14,8 @@ from twd.wire.job import JobStarted
 
 STALL_S = 60.0
 """A client that takes nothing for so long is dropped."""
+MANY_NEWS = 64
+"""Where nothing is shown before the end, this many are taken at once."""
 SMALL_BYTES = 16 * 1024
 """So much is taken without waiting by a connection to which nothing is left to send."""
 
@@ -50,7 +52,7 @@ class Delivery:
 
     async def _collect(self) -> web.StreamResponse:
         while not self._over:
-            await self.call.wait(self.keepalive_s)
+            await self.call.wait(self.keepalive_s, MANY_NEWS)
             _, failure = self._take()
             if failure is not None:
                 raise DeliveryFailed(failure)
