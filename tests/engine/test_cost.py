@@ -67,6 +67,24 @@ def test_a_busier_machine_moves_widths_that_were_not_seen_too() -> None:
     assert one.points()[1].ms == pytest.approx(one.ms(8), abs=1e-3)
 
 
+def test_a_place_that_is_slower_than_was_measured_is_learned_beside_the_others() -> None:
+    one = curve((2, 18.0), (4, 20.0), (8, 28.0), (16, 42.0))
+    for _ in range(400):
+        one.observe(2, 18.0)
+        one.observe(8, 36.0)
+    assert one.ms(2) == pytest.approx(18.0, rel=0.08)
+    assert one.ms(8) == pytest.approx(36.0, rel=0.08)
+
+
+@given(st.lists(st.tuples(st.sampled_from([1, 2, 3]), st.floats(1.0, 1000.0)), max_size=60))
+def test_more_rows_keep_their_price_whatever_few_rows_seem_to_cost(seen: list[tuple[int, float]]) -> None:
+    one = curve((2, 18.0), (4, 20.0), (8, 28.0), (16, 42.0), (32, 70.0))
+    for rows, ms in seen:
+        one.observe(rows, ms)
+    assert one.ms(32) >= 1.3 * one.ms(8)
+    assert one.ms(64) >= 1.3 * one.ms(32)
+
+
 @pytest.mark.model
 def test_measured_points_cover_the_widths_and_leave_nothing(q4: Model) -> None:
     with Context(q4, ContextSettings(ctx_size=256, threads=1)) as context:

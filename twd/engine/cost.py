@@ -3,6 +3,7 @@
 import time
 from bisect import bisect_left
 from collections.abc import Iterable
+from math import exp, log
 
 from twd.engine.context import Context, Rows
 from twd.wire.failures import FailureCode, TwdError
@@ -14,13 +15,16 @@ _TURNS_MAX = 7
 _SCALE_WEIGHT = 0.1
 _POINT_WEIGHT = 0.05
 _OUTLIER = 2.0
+_FADE = 0.995
+_SLOPE_KEPT = 0.5
 
 
 class CostCurve:
     """Milliseconds of a pass by its rows: measured points, straight lines between them, never falling.
 
     An observed time moves the whole curve a little (the machine is busier now) and its own place a little more;
-    one hiccup counts as at most twice the expected time.
+    one hiccup counts as at most twice the expected time. What places learned of themselves fades, and they never bend
+    the curve so far that more rows seem to cost next to nothing: that would be found out only by computing them.
     """
 
     def __init__(self, points: Iterable[CostPoint]) -> None:
@@ -28,9 +32,12 @@ class CostCurve:
         if not ordered or ordered[0].width < 1:
             raise TwdError(FailureCode.INTERNAL, "a cost curve needs at least one point of width 1 or more")
         self._widths = [point.width for point in ordered]
-        self._times: list[float] = []
+        self._measured: list[float] = []
         for point in ordered:
-            self._times.append(max(point.ms, 1e-3, *self._times[-1:]))
+            self._measured.append(max(point.ms, 1e-3, *self._measured[-1:]))
+        self._bends = [0.0] * len(ordered)
+        """Logarithms of what the points' times were found to be of those measured."""
+        self._times = list(self._measured)
         self._scale = 1.0
         self._places: dict[int, tuple[int, int, float]] = {}
 
@@ -45,10 +52,11 @@ class CostCurve:
         ratio = min(max(ms / self.ms(rows), 1 / _OUTLIER), _OUTLIER)
         self._scale *= ratio**_SCALE_WEIGHT
         left, right, share = self._place(rows)
+        self._bends = [bend * _FADE for bend in self._bends]
         for point, weight in ((left, 1.0 - share), (right, share)):
             if 0.0 < weight <= 1.0:
-                self._times[point] *= ratio ** (_POINT_WEIGHT * weight)
-                self._keep_rising(point)
+                self._bends[point] += _POINT_WEIGHT * weight * log(ratio)
+        self._times = self._bent()
 
     def points(self) -> list[CostPoint]:
         """The curve as it is now."""
@@ -66,12 +74,14 @@ class CostCurve:
         self._places[rows] = found
         return found
 
-    def _keep_rising(self, point: int) -> None:
-        times = self._times
-        for left in range(point):
-            times[left] = min(times[left], times[point])
-        for right in range(point + 1, len(times)):
-            times[right] = max(times[right], times[point])
+    def _bent(self) -> list[float]:
+        times: list[float] = []
+        before = self._measured[0]
+        for measured, bend in zip(self._measured, self._bends, strict=True):
+            least = times[-1] + _SLOPE_KEPT * (measured - before) if times else 0.0
+            times.append(max(measured * exp(bend), least))
+            before = measured
+        return times
 
 
 def measure_cost(context: Context, *, rows_min: int = 1, budget_s: float = 1.5) -> list[CostPoint]:

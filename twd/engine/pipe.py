@@ -38,9 +38,18 @@ class Pipe:
         """From sending such a pass to its verdict, when the pipe is empty."""
         return self.links_ms + self._whole.ms(rows)
 
+    def whole_ms(self, rows: int) -> float:
+        """What all stages compute of such a pass."""
+        return self._whole.ms(rows)
+
     def points(self) -> list[CostPoint]:
         """The whole way of passes by their rows, as it is now."""
         return [CostPoint(width=one.width, ms=round(one.ms + self.links_ms, 4)) for one in self._whole.points()]
+
+    @property
+    def free_at(self) -> float:
+        """When the slowest stage has computed all that left."""
+        return self._free_at
 
     def due(self) -> float:
         """From when on a pass should leave: the slowest stage is about to be idle, so nothing waits before it."""
@@ -63,6 +72,10 @@ class Pipe:
         """These passes are dropped where they stand, so the stages are idle the sooner."""
         saved = sum(self.step_ms(one) for one in rows) / 1000
         self._free_at = max(min(self._free_at, now), self._free_at - saved)
+
+    def emptied(self, now: float) -> None:
+        """Nothing that flies is wanted any more: the next pass finds idle stages."""
+        self._free_at = min(self._free_at, now)
 
     def observe(self, rows: int, trip_ms: float, queued_ms: float, computed_ms: Sequence[float]) -> None:
         """Learn from a pass: how long it was away, how long it waited for stages, how long each computed."""

@@ -12,7 +12,7 @@ from twd.engine.context import Logits
 from twd.engine.pipe import Pipe
 from twd.engine.slots import Slots
 from twd.engine.window import Picker, Report, Verdict, Window, check
-from twd.ring.frames import Close, Copy, Item, Mark, Open, Outcome, Pass, SessionSpec
+from twd.ring.frames import Close, Copy, Item, Mark, Open, Outcome, Pass, SessionSpec, Verdicts
 from twd.ring.home import Answer, Home
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import TokenLogprob
@@ -165,8 +165,12 @@ class RingTarget:
         line.alive_from = line.flying[-1][1].epoch + 1
         self.home.void(slot, line.alive_from)
         flights = [flight for number, _ in line.flying if (flight := self._flights.get(number)) is not None]
-        self.pipe.voided([flight.rows for flight in flights if len(flight.windows) == 1], time.monotonic())
         line.flying.clear()
+        now = time.monotonic()
+        if any(other.flying for other in self._lines.values()):
+            self.pipe.voided([flight.rows for flight in flights if len(flight.windows) == 1], now)
+        else:
+            self.pipe.emptied(now)
 
     # -- windows ---------------------------------------------------------------------------------
 
@@ -212,11 +216,15 @@ class RingTarget:
         if flight is None:
             return []
         self.pipe.answered()
-        trail = answer.verdicts.trail
-        if len(trail) == self.home.stages:
-            self._learn(flight, trail, answer.at)
+        if self._is_whole(flight, answer.verdicts):
+            self._learn(flight, answer.verdicts.trail, answer.at)
         found = (self._judged(outcome, flight) for outcome in answer.verdicts.outcomes)
         return [verdict for verdict in found if verdict is not None]
+
+    def _is_whole(self, flight: _Flight, told: Verdicts) -> bool:
+        """Whether every stage computed all of a pass; one that was dropped or aborted on its way tells no time."""
+        judged = sum(outcome.failure is None for outcome in told.outcomes)
+        return len(told.trail) == self.home.stages and judged == len(flight.windows)
 
     def _learn(self, flight: _Flight, trail: Sequence[Mark], at: float) -> None:
         queued_ms = sum(mark.queue_us for mark in trail) / 1000

@@ -1,0 +1,112 @@
+"""What the target over a ring learns of its pipe: times of whole passes, nothing of those that died on their way."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+
+from twd.engine.pipe import Pipe
+from twd.engine.window import Window
+from twd.ring.frames import Mark, Message, Outcome, SessionSpec, Verdicts
+from twd.ring.home import Answer, Bounds, Home
+from twd.ring.target import RingTarget, SpecPicker
+from twd.wire.job import Sampling
+from twd.wire.model import CostPoint
+
+STEP_MS = 10.0
+SENT_AT = 1_000.0
+
+
+class Chain:
+    """A home without a ring: it notes what is sent and answers what it is told to."""
+
+    stages = 2
+    over = None
+
+    def __init__(self) -> None:
+        self.bounds = Bounds(slots=4, ctx_size=256, window_max=32, credits=16)
+        self.sent: list[Message] = []
+        self.told: list[Answer] = []
+        self.wake = lambda: None
+
+    def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+    def void(self, slot: int, epoch: int) -> None:
+        """Nobody has to hear of it."""
+
+    def answers(self) -> list[Answer]:
+        told, self.told = self.told, []
+        return told
+
+
+class Scene:
+    """One target over such a home, and two sessions."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = SENT_AT
+        monkeypatch.setattr("twd.ring.target.time.monotonic", lambda: self.now)
+        self.chain = Chain()
+        step = [CostPoint(width=1, ms=STEP_MS), CostPoint(width=32, ms=STEP_MS)]
+        whole = [CostPoint(width=one.width, ms=2 * one.ms) for one in step]
+        self.pipe = Pipe(step, whole, 0.0, 16)
+        self.target = RingTarget(cast(Home, self.chain), self.pipe, vocabulary=100)
+        self.slots = [self.target.open([1, 2, 3], SpecPicker(SessionSpec(Sampling(), 0, 3)))[0] for _ in range(2)]
+
+    def send(self, *places: tuple[int, int]) -> None:
+        """A pass of windows of two rows, by slot and position."""
+        self.target.submit([Window(slot, 1, at, (5, 6)) for slot, at in places])
+
+    def answer(self, number: int, computed_ms: Sequence[float], *outcomes: Outcome) -> None:
+        trail = [Mark(0, int(ms * 1000)) for ms in computed_ms]
+        self.chain.told.append(Answer(Verdicts(number, list(outcomes), trail), self.now))
+        self.target.collect()
+
+
+@pytest.fixture
+def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
+    return Scene(monkeypatch)
+
+
+def stands(slot: int, at: int, tokens: Sequence[int] = (6, 7)) -> Outcome:
+    return Outcome(slot, 1, at, list(tokens), len(tokens))
+
+
+def test_a_whole_pass_teaches(scene: Scene) -> None:
+    scene.send((scene.slots[0], 2))
+    scene.answer(1, (15.0, 15.0), stands(scene.slots[0], 2))
+    assert scene.pipe.step_ms(2) > STEP_MS
+
+
+@pytest.mark.parametrize("computed_ms", [(15.0, 0.0), (15.0, 1.0), (15.0,)])
+def test_a_pass_that_was_dropped_or_aborted_on_its_way_teaches_nothing(
+    scene: Scene, computed_ms: tuple[float, ...]
+) -> None:
+    scene.send((scene.slots[0], 2))
+    scene.answer(1, computed_ms)
+    assert (scene.pipe.step_ms(2), scene.pipe.trip_ms(2)) == (STEP_MS, 2 * STEP_MS)
+    assert scene.pipe.flying == 0
+
+
+def test_a_pass_of_which_a_part_was_dropped_teaches_nothing(scene: Scene) -> None:
+    scene.send((scene.slots[0], 2), (scene.slots[1], 2))
+    scene.answer(1, (15.0, 1.0), stands(scene.slots[0], 2))
+    assert scene.pipe.trip_ms(2) == 2 * STEP_MS
+
+
+def test_where_nothing_is_wanted_any_more_the_next_pass_leaves_at_once(scene: Scene) -> None:
+    slot = scene.slots[0]
+    for at in (2, 4, 6, 8):
+        scene.send((slot, at))
+    assert scene.pipe.due() > scene.now
+    scene.answer(1, (10.0, 10.0), stands(slot, 2, (9,)))
+    assert scene.pipe.due() <= scene.now
+
+
+def test_what_flies_for_others_is_still_waited_for(scene: Scene) -> None:
+    slot, other = scene.slots
+    scene.send((slot, 2))
+    scene.send((other, 2))
+    scene.send((slot, 4))
+    scene.answer(1, (10.0, 10.0), stands(slot, 2, (9,)))
+    assert scene.now + STEP_MS / 1000 < scene.pipe.due() < scene.now + 2 * STEP_MS / 1000
