@@ -1,10 +1,14 @@
 """The real planner on a played pipeline: what windows in flight must bring, whatever the distance."""
 
+from collections.abc import Callable
+from itertools import pairwise
 from statistics import mean
 
 import pytest
 
-from twd.bench.pipeline import FixedRing, Line, PlayedRing
+from twd.bench.pipeline import FixedRing, Line
+from twd.bench.played_ring import PlayedRing
+from twd.bench.rates import rate_together
 from twd.engine.pipe import Pipe
 from twd.wire.model import CostPoint
 
@@ -17,8 +21,21 @@ def stage(rows: int) -> float:
     return 4.2 + 1.45 * rows if rows > 2 else 5.0 + 0.6 * (rows - 1)
 
 
+def heavy(rows: int) -> float:
+    """Where a pass costs much and a row little: half of a float model on a slow core, two rows at the least."""
+    points = ((2, 16.5), (4, 18.1), (8, 25.6), (16, 37.9), (64, 113.0))
+    for (less, fewer_ms), (more, ms) in pairwise(points):
+        if rows <= more:
+            return fewer_ms + (ms - fewer_ms) * (max(rows, less) - less) / (more - less)
+    return points[-1][1] * rows / points[-1][0]
+
+
 def line(rtt: float, stages: int = 2) -> Line:
     return Line((stage,) * stages, rtt / 2)
+
+
+def heavy_line(rtt: float) -> Line:
+    return Line((heavy, heavy), rtt / 2, rows_min=2)
 
 
 def best_one_in_flight(rtt: float, wrong: float) -> float:
@@ -26,12 +43,22 @@ def best_one_in_flight(rtt: float, wrong: float) -> float:
 
 
 @pytest.mark.parametrize(
-    ("rtt", "wrong", "gain"), [(0, 0.1, 1.15), (0, 0.25, 1.15), (10, 0.1, 1.2), (10, 0.25, 1.2), (20, 0.1, 1.2)]
+    ("rtt", "wrong", "gain"),
+    [
+        (0, 0.1, 1.2),
+        (0, 0.25, 1.2),
+        (2, 0.1, 1.2),
+        (2, 0.25, 1.2),
+        (10, 0.1, 1.2),
+        (10, 0.25, 1.2),
+        (20, 0.1, 1.2),
+        (20, 0.25, 1.2),
+    ],
 )
 def test_windows_in_flight_beat_the_best_one_at_a_time_and_waste_little(rtt: float, wrong: float, gain: float) -> None:
     played = [PlayedRing(line(rtt), wrong, tokens=192, seed=seed).run() for seed in SEEDS]
     assert mean(one.rate for one in played) >= gain * best_one_in_flight(rtt, wrong)
-    assert mean(one.waste for one in played) < 2.0
+    assert mean(one.waste for one in played) < (2.0 if wrong <= 0.1 else 2.4)
 
 
 def test_with_sure_guesses_the_network_hardly_shows() -> None:
@@ -48,6 +75,40 @@ def test_sessions_fill_the_pipe(stages: int) -> None:
     }
     assert rates[4] >= 3.9 * rates[1]
     assert rates[8] >= 7 * rates[1]
+
+
+@pytest.mark.parametrize("rtt", [0, 20])
+def test_sessions_come_to_share_passes_where_those_are_dear_however_they_began(rtt: float) -> None:
+    def rate(count: int) -> float:
+        ring = PlayedRing(heavy_line(rtt), sessions=count, drafts=False, tokens=96, prompt=60)
+        ring.run()
+        return rate_together(list(ring.times.values()))
+
+    assert rate(8) >= 7 * rate(1)
+
+
+@pytest.mark.parametrize("rtt", [0, 10, 20])
+@pytest.mark.parametrize("pace", [stage, heavy])
+def test_long_pipes_waste_little(rtt: float, pace: Callable[[int], float]) -> None:
+    pipe = Line((lambda rows: pace(rows) / 2,) * 4, rtt / 2, rows_min=2)
+    played = [PlayedRing(pipe, 0.1, tokens=192, seed=seed).run() for seed in SEEDS]
+    assert mean(one.waste for one in played) < 2.0
+
+
+@pytest.mark.parametrize(("rtt", "wrong", "gain"), [(0, 0.1, 1.2), (20, 0.1, 1.2), (0, 0.25, 1.15), (20, 0.25, 1.12)])
+def test_windows_in_flight_pay_where_passes_are_dear(rtt: float, wrong: float, gain: float) -> None:
+    lone = max(
+        mean(FixedRing(heavy_line(rtt), wrong, w, 1, 192, seed).run().rate for seed in SEEDS) for w in ONE_IN_FLIGHT
+    )
+    played = [PlayedRing(heavy_line(rtt), wrong, tokens=192, seed=seed).run() for seed in SEEDS]
+    assert mean(one.rate for one in played) >= gain * lone
+
+
+@pytest.mark.parametrize(("wrong", "token_ms", "gain"), [(0.04, 6.0, 5.0), (0.2, 5.0, 2.5)])
+def test_a_draft_model_on_a_machine_of_its_own_hides_the_network(wrong: float, token_ms: float, gain: float) -> None:
+    plain = PlayedRing(line(20), drafts=False, tokens=48).run()
+    drafted = [PlayedRing(line(20), wrong, tokens=192, token_ms=token_ms, seed=seed).run() for seed in SEEDS]
+    assert mean(one.rate for one in drafted) >= gain * plain.rate
 
 
 def test_guesses_help_even_beside_other_sessions() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.speculator.fakes import VOCAB, Driver, FakePipeline, drafts, job, make_core, text_of
 from twd.engine.pipe import Pipe
 from twd.speculator.links import Drafter
-from twd.speculator.pipelining import best_width, sessions_together
+from twd.speculator.pipelining import best_width, groups, sessions_together
 from twd.wire.base import InstanceId, JobId, NodeId
 from twd.wire.draft import DraftProposed
 from twd.wire.job import JobFailed, JobFinished, JobStarted, Speculation
@@ -126,3 +126,33 @@ def test_windows_that_none_may_follow_are_wider() -> None:
     held = [0.9**i for i in range(1, 33)]
     alone = best_width(held, pipe(5.0, 30.0), follows=False).rows
     assert alone > best_width(held, pipe(5.0, 30.0)).rows
+
+
+def test_sessions_are_not_grouped_anew_for_little() -> None:
+    wide = pipe(step=18.0, links=30.0, row=0.8)
+    free = sessions_together(8, wide)
+    assert sessions_together(8, wide, held=free + 1) == free + 1
+    assert sessions_together(8, wide, held=1) == free
+    assert sessions_together(2, wide, held=8) <= 2
+
+
+@pytest.mark.parametrize(
+    ("slots", "size", "wanted"),
+    [
+        ([5], 4, [[5]]),
+        ([0, 1, 2, 3, 4, 5, 6, 7], 3, [[0, 1], [2, 3, 4], [5, 6, 7]]),
+        ([7, 2, 0, 5], 2, [[0, 2], [5, 7]]),
+        ([3, 1], 9, [[1, 3]]),
+    ],
+)
+def test_neighbours_share_a_pass(slots: list[int], size: int, wanted: list[list[int]]) -> None:
+    assert groups(slots, size) == wanted
+
+
+@given(slots=st.lists(st.integers(0, 40), min_size=1, max_size=20, unique=True), size=st.integers(1, 20))
+def test_every_slot_is_in_one_group_and_none_is_much_smaller(slots: list[int], size: int) -> None:
+    found = groups(slots, size)
+    assert [slot for group in found for slot in group] == sorted(slots)
+    sizes = [len(group) for group in found]
+    assert max(sizes) <= size
+    assert max(sizes) - min(sizes) <= 1

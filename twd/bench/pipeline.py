@@ -1,6 +1,6 @@
-"""A pipeline of stages in played time, and the real planner on it: what windows in flight bring before a ring is built.
+"""A pipeline of stages in played time, and windows of a fixed size and number on it.
 
-Only the stages, the links and the drafter are played. Beside it, windows of a fixed size and number for comparison.
+For comparison with the real planner on the same pipeline (`played_ring`).
 """
 
 import heapq
@@ -9,21 +9,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from twd.engine.passes import PassRules, Planner
 from twd.engine.pipe import Pipe
 from twd.engine.window import Verdict, Window
-from twd.kit.effects import Publish
-from twd.speculator.bounds import Identity, Limits
-from twd.speculator.core import SpeculatorCore
-from twd.speculator.session import Opening
-from twd.wire.base import InstanceId, JobId, ModelId, NodeId, SessionId
-from twd.wire.draft import DraftProposed
-from twd.wire.job import JobFinished, JobSubmitted, Prompt
-from twd.wire.model import CostPoint, VocabFingerprint
-from twd.wire.prefix import prefix_hash
+from twd.wire.model import CostPoint
 
-_TOKENS = 30_000
+TOKENS = 30_000
 _WRONG = 30_001
 _WIDTHS = (1, 2, 4, 8, 16, 32, 64)
+_ROWS_MAX = 4096
 Answer = Callable[["Flying"], None]
 
 
@@ -37,10 +31,20 @@ class Line:
     """Of each stage and pass, besides computing."""
     aborts: bool = True
     """A stage stops computing what is void."""
+    rows_min: int = 1
+    """So many rows a pass computes at least."""
+    cores: float = 64.0
+    """Of the machine under all stages; where more of them compute at once than it has cores, all are the slower."""
+
+    def speed(self, busy: int) -> float:
+        """How fast each of so many stages computes that do so at once."""
+        return min(1.0, self.cores / max(1, busy))
 
     def curve(self, of: Callable[[Sequence[float]], float]) -> list[CostPoint]:
         """Points of what all stages' times come to."""
-        return [CostPoint(width=rows, ms=of([stage(rows) for stage in self.stages])) for rows in _WIDTHS]
+        return [
+            CostPoint(width=rows, ms=of([stage(max(rows, self.rows_min)) for stage in self.stages])) for rows in _WIDTHS
+        ]
 
     def pipe(self, room: int = 32) -> Pipe:
         """What a speculator would have measured of it."""
@@ -64,6 +68,16 @@ class Flying:
         return sum(len(window.tokens) for window in self.windows)
 
 
+@dataclass(slots=True)
+class Busy:
+    """A stage at work."""
+
+    one: Flying
+    began: float
+    left_ms: float
+    """Of computing, were it alone on its machine."""
+
+
 class Truth:
     """What the target says at each place of one session, and where the drafter is wrong."""
 
@@ -72,7 +86,7 @@ class Truth:
 
     def token(self, at: int) -> int:
         """The target's token."""
-        return hash((self._seed, at)) % _TOKENS
+        return hash((self._seed, at)) % TOKENS
 
     def guess(self, at: int) -> int:
         """The drafter's."""
@@ -94,7 +108,10 @@ class Played:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._queues: list[deque[tuple[float, Flying]]] = [deque() for _ in line.stages]
-        self._busy: list[Flying | None] = [None for _ in line.stages]
+        self._busy: list[Busy | None] = [None for _ in line.stages]
+        self._worked = 0.0
+        self._shift = 0
+        self._passes = Planner(PassRules(_ROWS_MAX, rows_min=line.rows_min))
         self._alive: list[dict[int, int]] = [{} for _ in line.stages]
         self._ends: dict[int, tuple[int, int, int]] = {}
 
@@ -125,10 +142,8 @@ class Played:
     def _kill(self, i: int, slot: int, epoch: int) -> None:
         self._alive[i][slot] = max(self._alive[i].get(slot, 0), epoch)
         busy = self._busy[i]
-        if busy is not None and self._line.aborts and self._dead(i, busy):
-            self._busy[i] = None
-            self._leave(i, busy)
-            self._take(i)
+        if busy is not None and self._line.aborts and self._dead(i, busy.one):
+            self._stop(i)
 
     def _dead(self, i: int, one: Flying) -> bool:
         last = i + 1 == len(self._line.stages)
@@ -152,18 +167,47 @@ class Played:
             if self._dead(i, one):
                 self._leave(i, one)
                 continue
-            spent = self._line.stages[i](one.rows)
             one.queued_ms += self.now - came
-            one.computed_ms.append(spent)
             self.computed += one.rows / len(self._line.stages)
-            self._busy[i] = one
-            self.at(self.now + spent + self._line.overhead_ms, lambda one=one: self._done(i, one))  # type: ignore[misc]
+            self._work()
+            self._busy[i] = Busy(one, self.now, self._alone_ms(i, one) + self._line.overhead_ms)
+            self._watch()
 
-    def _done(self, i: int, one: Flying) -> None:
-        if self._busy[i] is one:
-            self._busy[i] = None
-            self._leave(i, one)
-            self._take(i)
+    def _alone_ms(self, i: int, one: Flying) -> float:
+        """Windows of slots that are no neighbours are computed one after the other, or padded."""
+        shape = tuple(sorted((window.slot, len(window.tokens)) for window in one.windows))
+        return sum(self._line.stages[i](part.rows) for part in self._passes.plan(shape))
+
+    def _work(self) -> None:
+        """Let the stages work until now."""
+        at_work = [busy for busy in self._busy if busy is not None]
+        done = (self.now - self._worked) * self._line.speed(len(at_work))
+        for busy in at_work:
+            busy.left_ms -= done
+        self._worked = self.now
+
+    def _watch(self) -> None:
+        """The stage that will be done first; whoever begins or stops before that makes it sooner or later."""
+        self._shift += 1
+        shift = self._shift
+        at_work = [(busy.left_ms, i) for i, busy in enumerate(self._busy) if busy is not None]
+        if at_work:
+            left, i = min(at_work)
+            self.at(self.now + max(0.0, left) / self._line.speed(len(at_work)), lambda: self._done(i, shift))
+
+    def _done(self, i: int, shift: int) -> None:
+        if shift == self._shift:
+            self._stop(i)
+
+    def _stop(self, i: int) -> None:
+        busy = self._busy[i]
+        assert busy is not None
+        self._work()
+        self._busy[i] = None
+        busy.one.computed_ms.append(self.now - busy.began - self._line.overhead_ms)
+        self._leave(i, busy.one)
+        self._watch()
+        self._take(i)
 
     def _leave(self, i: int, one: Flying) -> None:
         if i + 1 < len(self._line.stages) and not self._dead(i, one):
@@ -186,9 +230,17 @@ class Played:
                 break
             verdict.path.append(place)
         whole = len(verdict.path) == len(window.tokens)
+        if not whole:
+            self._announce(i, window)
         last = verdict.tokens[-1] if verdict.tokens else -1
         self._ends[window.slot] = (window.epoch, window.at + len(verdict.path) if whole else -1, last)
         return verdict
+
+    def _announce(self, last: int, window: Window) -> None:
+        """The stages before hear of a wrong guess one after the other, and not only from home."""
+        for i in range(last):
+            heard = self.now + (last - i) * self._line.link_ms
+            self.at(heard, lambda i=i: self._kill(i, window.slot, window.epoch + 1))  # type: ignore[misc]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,113 +249,6 @@ class Outcome:
 
     rate: float
     waste: float
-
-
-@dataclass
-class PlayedRing:
-    """Some sessions of the real core over a played pipeline."""
-
-    line: Line
-    wrong: float = 0.1
-    sessions: int = 1
-    tokens: int = 384
-    drafts: bool = True
-    in_flight: int = 32
-    prompt: int = 1
-    ahead: int = 96
-    seed: int = 1
-    pipe: Pipe | None = None
-    first_ms: float = 0.0
-    """When the first token came."""
-
-    def run(self) -> Outcome:
-        """Play until all texts are whole."""
-        self._truths = [Truth(self.seed * 1000 + i, self.wrong) for i in range(self.sessions)]
-        self._played = Played(self.line, self._truths, self._answered)
-        self._pipe = self.pipe or self.line.pipe()
-        self._core = self._new_core()
-        self._known: dict[int, int] = {}
-        self._left = self.sessions
-        self._alarm = -1.0
-        self._began = 0.0
-        self._submit()
-        while self._left:
-            self._turn()
-            if not self._played.advance():
-                raise RuntimeError("nothing is under way and nothing is planned")
-        spent = self._played.now - self._began
-        made = self.sessions * (self.tokens - 1)
-        return Outcome(1000 * made / spent, self._played.computed / made)
-
-    def _new_core(self) -> SpeculatorCore:
-        vocab = VocabFingerprint(hash="v", tokens=_TOKENS + 10)
-        identity = Identity(ModelId("target"), InstanceId("speculator"), NodeId("a"), vocab)
-        limits = Limits(
-            slots=self.sessions, ctx_size=1 << 20, max_window=32, in_flight=self.in_flight, ngram=False, prefill_rows=64
-        )
-        return SpeculatorCore(identity, limits, self._pipe.trip_ms, pipe=self._pipe)
-
-    def _submit(self) -> None:
-        for i, truth in enumerate(self._truths):
-            job = JobSubmitted(
-                job=JobId(f"job{i}"),
-                model=ModelId("target"),
-                owner=InstanceId("bench"),
-                prompt=Prompt(text=""),
-                max_tokens=self.tokens,
-                deadline_ms=10**9,
-            )
-            tokens = [truth.token(at) for at in range(self.prompt)]
-            opening = Opening(SessionId(f"s{i}"), tokens, truth, lambda _: b"", frozenset(), 0)
-            self._core.submit(job, opening, 0.0)
-
-    def _turn(self) -> None:
-        now = self._played.now / 1000
-        for slot, session in enumerate(self._core.admit(now)):
-            self._core.opened(session, slot, 0, now)
-        if self.drafts:
-            self._propose(now)
-        while True:
-            plan = self._core.plan(now)
-            if not plan.windows:
-                break
-            self._pipe.sent(plan.rows, now)
-            self._played.send(plan.windows)
-        if plan.wake_at is not None and plan.wake_at * 1000 != self._alarm:
-            self._alarm = plan.wake_at * 1000
-            self._played.at(max(self._alarm, self._played.now + 1e-6), lambda: None)
-
-    def _propose(self, now: float) -> None:
-        """Guesses up to `ahead` tokens beyond each text, at once."""
-        for slot, session in self._core.sessions.items():
-            at = len(session.tokens)
-            if self._known.get(slot) == at:
-                continue
-            self._known[slot] = at
-            tokens = [self._truths[slot].guess(at + i) for i in range(self.ahead)]
-            event = DraftProposed(
-                session=session.id, drafter=InstanceId("d"), at=at, prefix=prefix_hash(session.tokens), tokens=tokens
-            )
-            self._core.draft(event, tokens, now)
-
-    def _answered(self, one: Flying) -> None:
-        now = self._played.now / 1000
-        self._pipe.answered()
-        if len(one.computed_ms) == len(self.line.stages):
-            self._pipe.observe(one.rows, self._played.now - one.sent_ms, one.queued_ms, one.computed_ms)
-        if not self._began and any(verdict.tokens for verdict in one.verdicts):
-            self._began = self.first_ms = self._played.now
-            self._played.computed = 0.0
-        epochs = {slot: session.epoch for slot, session in self._core.sessions.items()}
-        flying = {slot: list(session.flights)[1:] for slot, session in self._core.sessions.items()}
-        self._core.verdicts(one.verdicts, now)
-        for slot, session in self._core.sessions.items():
-            if session.epoch != epochs[slot]:
-                self._played.void(slot, session.epoch)
-                self._pipe.voided([max(1, len(one.nodes)) for one in flying[slot]], now)
-        for effect in self._core.effects():
-            if isinstance(effect, Publish) and isinstance(effect.event, JobFinished):
-                self._left -= 1
 
 
 class FixedRing:

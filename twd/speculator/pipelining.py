@@ -6,6 +6,7 @@ more is known. So how many windows are in flight follows from the pipe's length 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 
 from twd.engine.pipe import Pipe
@@ -15,22 +16,40 @@ from twd.speculator.planning import ROWS_TOGETHER, Plan, Planner
 from twd.speculator.session import Flight, Session
 from twd.speculator.tree import Node
 
-WORTH = 0.08
+WORTH = 0.02
 """Tokens that a following window must be expected to win for each row that it computes, perhaps in vain."""
+VAIN = 0.95
+"""So much of what a run of right guesses brings may be computed in vain when it ends."""
+_RUN = 10.0
+"""Runs that are shorter count as so many tokens: windows in flight pay there, too."""
 _BESIDE_MS = 25.0
 _PATIENCE_STEPS = 0.5
 _SURE = 0.999
+_BETTER, _MUCH_BETTER = 0.98, 0.93
 
 
-def sessions_together(running: int, pipe: Pipe) -> int:
-    """How many sessions should share a pass: as few as keep the slowest stage from being the bottleneck."""
+def sessions_together(running: int, pipe: Pipe, held: int = 0) -> int:
+    """How many sessions should share a pass: as few as keep the slowest stage from being the bottleneck.
+
+    To group them anew costs each of them a wait, so `held`, as many as there were, stays while it is nearly as good.
+    """
+
+    def cycle_ms(size: int) -> float:
+        return max(pipe.trip_ms(size), ceil(running / size) * pipe.step_ms(size))
+
     best, best_ms = running, float("inf")
     for size in range(1, running + 1):
-        passes = ceil(running / size)
-        cycle = max(pipe.trip_ms(size), passes * pipe.step_ms(size))
-        if cycle < best_ms * 0.98:
-            best, best_ms = size, cycle
-    return best
+        if cycle_ms(size) < best_ms * _BETTER:
+            best, best_ms = size, cycle_ms(size)
+    return held if 0 < held <= running and cycle_ms(held) * _MUCH_BETTER <= best_ms else best
+
+
+def groups(slots: Sequence[int], size: int) -> list[list[int]]:
+    """Slots that share their passes: neighbours, for only those are computed at once, and `size` of them at most."""
+    order = sorted(slots)
+    count = ceil(len(order) / size)
+    ends = [len(order) * (number + 1) // count for number in range(count)]
+    return [order[begin:end] for begin, end in pairwise([0, *ends])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +93,7 @@ class PipePlanner(Planner):
         super().__init__(limits, pipe.trip_ms, sessions, crew)
         self._pipe = pipe
         self._prompts_turn = False
+        self._together = 0
 
     def plan(self, now: float) -> Plan:
         """The next pass, or until when to wait; nothing to wait for means that the next answer decides."""
@@ -95,9 +115,7 @@ class PipePlanner(Planner):
 
     def _start(self, plan: Plan, running: list[Session], now: float) -> None:
         """Windows of sessions that have none under way."""
-        ready = sorted((s for s in running if not s.guessing), key=lambda session: session.accepted_at)
-        size = sessions_together(len(running), self._pipe) if ready else 0
-        group = ready[:size]
+        group = self._group(running)
         if not group:
             return
         limit = min(self._limits.max_window, max(0, ROWS_TOGETHER // len(group) - 1))
@@ -111,6 +129,23 @@ class PipePlanner(Planner):
             self._launch(plan, session, [node for node, _ in path[: width - 1]], None)
         self._due(plan, group, now)
         self._prompts_turn = True
+
+    def _group(self, running: list[Session]) -> list[Session]:
+        """Those who waited longest of the sessions that share a pass, or nobody while others of it are on their way.
+
+        Sessions that make a token a pass stay together so; one that guesses comes back when nobody knows.
+        """
+        sessions = {session.slot: session for session in running}
+        if all(session.guessing for session in running):
+            return []
+        self._together = sessions_together(len(running), self._pipe, self._together)
+        found: list[list[Session]] = []
+        for slots in groups(list(sessions), self._together):
+            ready = [sessions[slot] for slot in slots if not sessions[slot].guessing]
+            away = [sessions[slot] for slot in slots if sessions[slot].guessing]
+            if ready and not any(in_step(session) for session in away):
+                found.append(ready)
+        return min(found, key=lambda ready: min(session.accepted_at for session in ready), default=[])
 
     def _fixed(self, session: Session) -> int:
         return session.job.speculation.window
@@ -137,13 +172,15 @@ class PipePlanner(Planner):
             session.flights[-1].due = self._pipe.arrival(plan.rows, now)
 
     def _read_prompts(self, plan: Plan, running: list[Session], now: float) -> None:
-        """A chunk of the oldest prompt; beside running sessions a short one, for they wait while it is computed."""
+        """A chunk of the oldest prompt; beside running sessions a short one, for they wait while it is computed, but
+        the longer the more prompts there are for each of them."""
         waiting = [session for session in self._sessions.values() if session.prefilling]
         if not waiting:
             return
         session = min(waiting, key=lambda one: one.opened_at)
         rows = self._limits.prefill_rows
-        while running and rows > 8 and self._pipe.step_ms(rows) > _BESIDE_MS:
+        bearable_ms = _BESIDE_MS * max(1.0, len(waiting) / max(1, len(running)))
+        while running and rows > 8 and self._pipe.step_ms(rows) > bearable_ms:
             rows //= 2
         self._read_on(plan, session, rows)
         self._due(plan, [session], now)
@@ -161,11 +198,24 @@ class PipePlanner(Planner):
             self._launch(plan, best[1], best[2], None)
             self._due(plan, [best[1]], now)
 
+    def _room(self, under_way: int, reached: float) -> float:
+        """How many guesses may be under way for a session; their chance says how soon one will be wrong.
+
+        What follows a wrong guess is computed by each stage until it hears of that; the last one, which finds it out,
+        computes none.
+        """
+        vain = 1.0 - self._pipe.step_ms(1) / self._pipe.whole_ms(1)
+        wrong: float = 1.0 - reached ** (1.0 / max(1, under_way))
+        return VAIN * max(_RUN, 1.0 / max(wrong, 1e-3)) / max(vain, 1e-3)
+
     def _following(self, session: Session, passes: int, now: float) -> tuple[float, list[Node]]:
         """Guesses beyond those under way, and how many tokens each of their rows is expected to win.
 
         The alternative is to wait for the next verdict: that costs time, if all under way holds.
         """
+        under_way, reached = sum(len(flight.nodes) for flight in session.flights), self._reached(session)
+        if under_way >= self._room(under_way, reached):
+            return 0.0, []
         fixed = self._fixed(session)
         path = self._candidates(session, fixed or self._limits.max_window, end_of(session.flights[-1]))
         first = path[0][1] if path else 0.0
@@ -176,7 +226,7 @@ class PipePlanner(Planner):
         step_ms = self._pipe.step_ms(len(nodes))
         verdict = next(flight.due for flight in session.flights if flight.picks)
         waiting_ms = max(step_ms, (verdict - now) * 1000)  # one that is late already is not here for that
-        won = self._reached(session) * first * waiting_ms / width.token_ms
+        won = reached * first * waiting_ms / width.token_ms
         lost = (passes - 1) * step_ms**2 / (2 * self._pipe.trip_ms(1) * width.token_ms)
         return (won - lost) / len(nodes), nodes
 
@@ -187,6 +237,11 @@ class PipePlanner(Planner):
             for node in flight.nodes:
                 chance *= node.chance(believe)
         return chance
+
+
+def in_step(session: Session) -> bool:
+    """Whether a session is sure to be ready when the only pass that it is part of is back."""
+    return len(session.flights) == 1 and not session.flights[0].nodes
 
 
 def end_of(flight: Flight) -> Node | None:
