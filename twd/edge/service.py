@@ -28,7 +28,7 @@ from twd.wire.codec import Rejected
 from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
-from twd.wire.life import ChangeTold
+from twd.wire.life import ChangeStep, ChangeTold
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.ring import FrameRefused, RingMeasured
 from twd.wire.service import Health, ServiceExited, ServiceFaulted, ServiceLease, ServiceStarted, ServiceStopped
@@ -65,7 +65,7 @@ class Edge(Service):
         super().__init__(ground)
         self.settings = settings
         self.models = ModelDirectory(tuple(settings.served()), settings.default_model, ground.node)
-        self.desk = Desk(self.clock, self._submit, self._release, self._guarded)
+        self.desk = Desk(self.clock, self._submit, self._release, self._guarded, coming=self.models.coming)
         self.front = Front(settings, self.desk, self.models, self.clock, ground.ids, self.instance, self._gate)
         self.keys = KeyStore(settings.home_dir)
         self.threshold = self._build_door()
@@ -239,6 +239,7 @@ class Edge(Service):
         """This machine serves other models from now on."""
         if event.node == self.ground.node:
             self.models.told(event.models, event.default, event.at_ms)
+            self.models.changing = event.step not in (ChangeStep.DONE, ChangeStep.FAILED)
         return None
 
     def _service_event(self, event: Event) -> Effects:
