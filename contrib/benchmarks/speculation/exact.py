@@ -53,7 +53,7 @@ async def ask(room: Lab, case: ExactCase, speculation: Speculation) -> Answer:
 
 async def main(args: argparse.Namespace) -> int:
     target, draft = (demo_model(args.cache, kind) for kind in (args.target, args.draft))
-    cases = draw_cases(args.cases, args.seed)
+    cases = draw_cases(args.cases, args.seed, args.max_tokens)
     began = time.monotonic()
     total: Counter[str] = Counter()
     visitors: list[Service] = []
@@ -96,6 +96,7 @@ if __name__ == "__main__":
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0, help="the case to begin with")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--max-tokens", type=int, default=24, help="of the longest answers")
     parser.add_argument("--target", default="q4_0", help="q4_0, q8_0, f16 or f32")
     parser.add_argument("--draft", default="q8_0")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "twd-bench")
