@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from twd.bench.prompts import PROMPTS
+from twd.bench.rates import rate_together
 from twd.bench.ring_drafter import DraftPlan, RealDrafter
 from twd.bench.ring_lab import Guess, RingDesk, RingLab, RingPlan, Spoken
+from twd.bench.rpc_plain import RpcPlain
 from twd.engine.chat_template import ChatTemplate, render_tokens
 from twd.engine.model import Model, ModelSettings
 from twd.gguf_tools.inspect import inspect
@@ -40,6 +42,8 @@ class RingBench:
     draft: Path | None = None
     plain_links: bool = False
     threads: int = 1
+    beside_rpc: bool = False
+    """Also decode over as many of llama.cpp's own RPC workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,8 @@ class Distance:
 
     rtt_ms: float
     plain: float = 0.0
+    rpc: float = 0.0
+    """Plain decoding over llama.cpp's RPC; 0 where it was not measured."""
     drafted: list[Drafted] = field(default_factory=list)
     together: dict[int, float] = field(default_factory=dict)
     """Sessions at once -> tokens per second of all."""
@@ -94,6 +100,7 @@ class RingFigures:
                 {
                     "rtt_ms": one.rtt_ms,
                     "plain": round(one.plain, 2),
+                    **({"rpc_plain": round(one.rpc, 2)} if one.rpc else {}),
                     "sessions": {str(count): round(rate, 2) for count, rate in one.together.items()},
                     "drafted": [
                         {
@@ -131,14 +138,22 @@ class RingBenchRun:
     def run(self) -> RingFigures:
         """Measure everything."""
         plan, figures = self._plan, RingFigures(self._plan)
-        cuts = even_cuts(inspect(plan.source).layers, plan.stages)
+        layers = inspect(plan.source).layers
+        cuts = even_cuts(layers, plan.stages)
         parallel = max(plan.sessions)
         lab_plan = RingPlan(
             plan.source, plan.folder, cuts, parallel=parallel, threads=plan.threads, plain=plan.plain_links
         )
         with RingLab(lab_plan) as lab:
-            figures.distances += [self._distance(lab, rtt) for rtt in plan.rtts]
+            for rtt in plan.rtts:
+                figures.distances.append(at := self._distance(lab, rtt))
+                if plan.beside_rpc:
+                    self._beside(RpcPlain(plan.source, layers, plan.stages, plan.threads), at)
         return figures
+
+    def _beside(self, rpc: RpcPlain, at: Distance) -> None:
+        at.rpc = rpc.rate(at.rtt_ms, self._prompts[: self._plan.texts], self._plan.tokens)
+        self._tell(f"  RPC, plain: {at.rpc:.1f} tok/s (the ring x{at.plain / at.rpc:.2f})")
 
     def _distance(self, lab: RingLab, rtt: float) -> Distance:
         plan, found = self._plan, Distance(rtt)
@@ -209,14 +224,15 @@ class RingBenchRun:
         for number, prompt in enumerate(self._prompts[: self._plan.texts]):
             guess: Guess | None = None
             if wrong is not None:
-                guess = _knowing(self._texts[number], len(prompt), wrong) if tell else _nothing
+                guess = knowing(self._texts[number], len(prompt), wrong, number) if tell else _nothing
             spoken += desk.speak([prompt], self._plan.tokens, [guess], window)
         return spoken
 
     def _together(self, desk: RingDesk, count: int) -> float:
         spoken = desk.speak(self._prompts[:count], self._plan.tokens, [None] * count)
-        self._tell(f"  {count} sessions: {_rate(spoken) * count:.1f} tok/s")
-        return _rate(spoken) * count
+        rate = rate_together([one.times for one in spoken])
+        self._tell(f"  {count} sessions: {rate:.1f} tok/s")
+        return rate
 
     def _compare(self, found: Distance, spoken: Sequence[Spoken]) -> None:
         found.equal = found.equal and [one.tokens for one in spoken] == self._texts
@@ -245,9 +261,9 @@ def rendered_prompts(model: Model, count: int) -> list[list[int]]:
     return [render_tokens(template, one, model.vocab.tokenize, _DAY) for one in asked]
 
 
-def _knowing(text: Sequence[int], prompt: int, wrong: float) -> Guess:
-    """Guesses from a recorded text; each is wrong with this chance, the same ones every time."""
-    dice = random.Random(_SEED)
+def knowing(text: Sequence[int], prompt: int, wrong: float, number: int = 0) -> Guess:
+    """Guesses from a recorded text; each is wrong with this chance, the same ones of this text every time."""
+    dice = random.Random(_SEED + number)
     told = [token + 1 if dice.random() < wrong else token for token in text]
 
     def guess(known: Sequence[int]) -> list[int]:

@@ -200,6 +200,8 @@ class Spoken:
     tokens: list[int]
     decode_ms: float
     first_ms: float
+    times: list[float]
+    """When each token was there, in seconds."""
 
 
 @dataclass
@@ -208,6 +210,7 @@ class _Job:
     known: list[int]
     guess: Guess | None
     prompt: int
+    times: list[float] = field(default_factory=list)
     done: "queue.SimpleQueue[JobFinished | JobFailed]" = field(default_factory=queue.SimpleQueue)
 
 
@@ -271,7 +274,7 @@ class RingDesk:
             raise TwdError(FailureCode.DEADLINE, f"no text within {_TEXT_S:g} s: {reason}") from None
         if isinstance(end, JobFailed):
             raise TwdError(end.failure.code, end.failure.message)
-        return Spoken(job.known[job.prompt :], end.stats.decode_ms, end.stats.prefill_ms)
+        return Spoken(job.known[job.prompt :], end.stats.decode_ms, end.stats.prefill_ms, job.times)
 
     def _deliver(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -281,6 +284,7 @@ class RingDesk:
                     case TokensAccepted(session=session, tokens=tokens) if tokens:
                         job = self._jobs[session]
                         job.known += tokens
+                        job.times += [time.perf_counter()] * len(tokens)
                         self._propose(session, job)
                     case JobFinished() | JobFailed() as end:
                         self._jobs.pop(end.session).done.put(end)

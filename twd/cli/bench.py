@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 @click.option("--file", type=click.Path(exists=True, dir_okay=False), help="Ring: a model file; else the demo model.")
 @click.option("--draft", type=click.Path(exists=True, dir_okay=False), help="Ring: a draft model, too.")
 @click.option("--trusted-lan", is_flag=True, help="Ring: links without encryption.")
+@click.option("--beside-rpc", is_flag=True, help="Ring: also as many RPC workers of llama.cpp, at the same distances.")
+@click.option("--plain-only", is_flag=True, help="Ring: without guesses, and one session only.")
 @click.option("--simulate", is_flag=True, help="Play given numbers instead of measuring.")
 @click.option("--target-ms", default=40.0, help="Simulate: the target's time for one token.")
 @click.option("--row-ms", default=1.0, help="Simulate: what one more token in a window costs.")
@@ -56,6 +58,8 @@ def bench(
     file: str | None,
     draft: str | None,
     trusted_lan: bool,
+    beside_rpc: bool,
+    plain_only: bool,
     simulate: bool,
     target_ms: float,
     row_ms: float,
@@ -73,9 +77,10 @@ def bench(
 
         return show_simulation(target_ms, row_ms, token_ms, accept, rtt_ms, beside, as_json, plot)
     if ring:
-        from twd.cli.bench_ring import show_ring
+        from twd.cli.bench_ring import Wanted, show_ring
 
-        return show_ring(ground, ring, link_rtt, file, draft, trusted_lan, max_tokens, as_json, plot)
+        wanted = Wanted(ring, link_rtt, file, draft, trusted_lan, beside_rpc, plain_only, max_tokens)
+        return show_ring(ground, wanted, as_json, plot)
     from twd.bench.session import BenchPlan
     from twd.wire.job import Sampling
 

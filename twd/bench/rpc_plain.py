@@ -1,0 +1,175 @@
+"""Plain decoding over llama.cpp's own RPC, the yardstick of a ring: as many workers, behind links as slow.
+
+The client is a process of its own, for a worker that fails ends it: `python -m twd.bench.rpc_plain`, one JSON object
+on stdin, one on stdout.
+"""
+
+import asyncio
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.engine.rpc_pool import PoolPlan, Share
+from twd.engine.rpc_probe import RpcUnusable, probe
+from twd.engine.window import FIRST_EPOCH, Window
+from twd.kit.delay_proxy import DelayProxy
+from twd.wire.base import ModelId
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.job import Sampling
+
+_HOST: Final = "127.0.0.1"
+_READY_S: Final = 60.0
+_RUN_S: Final = 600.0
+_CHUNK: Final = 32
+_WARM: Final = 4
+
+
+class RpcAsked(msgspec.Struct, frozen=True):
+    """What the client should decode."""
+
+    source: str
+    layers: int
+    endpoints: list[str]
+    prompts: list[list[int]]
+    tokens: int
+    ctx_size: int
+    head_here: bool
+
+
+class RpcSaid(msgspec.Struct, frozen=True):
+    """What it measured."""
+
+    rate: float
+    """Tokens per second after the first ones."""
+
+
+class RpcPlain:
+    """RPC workers of this machine's own engine; each `rate` reaches them over links with another delay."""
+
+    def __init__(self, source: Path, layers: int, workers: int, threads: int, ctx_size: int = 1024) -> None:
+        self._source, self._layers, self._ctx_size = source, layers, ctx_size
+        self._ports = [_free_port() for _ in range(workers)]
+        self._threads = threads
+
+    def rate(self, rtt_ms: float, prompts: Sequence[Sequence[int]], tokens: int) -> float:
+        """Tokens per second with the head on the last worker or here, whichever is the quicker."""
+        return max(self._rate(rtt_ms, prompts, tokens, head_here) for head_here in (True, False))
+
+    def _rate(self, rtt_ms: float, prompts: Sequence[Sequence[int]], tokens: int, head_here: bool) -> float:
+        with self._workers(), _links(self._ports, rtt_ms) as endpoints:
+            asked = RpcAsked(
+                source=str(self._source),
+                layers=self._layers,
+                endpoints=endpoints,
+                prompts=[list(prompt) for prompt in prompts],
+                tokens=tokens,
+                ctx_size=self._ctx_size,
+                head_here=head_here,
+            )
+            command = [sys.executable, "-m", "twd.bench.rpc_plain"]
+            told = subprocess.run(command, input=msgspec.json.encode(asked), stdout=subprocess.PIPE, timeout=_RUN_S)
+        if told.returncode:
+            raise TwdError(FailureCode.WORKER_LOST, "the client of the RPC workers ended; its words are above")
+        return msgspec.json.decode(told.stdout, type=RpcSaid).rate
+
+    @contextmanager
+    def _workers(self) -> Iterator[None]:
+        command = [sys.executable, "-m", "twd.engine.rpc_worker", "--threads", str(self._threads), "--port"]
+        started = [subprocess.Popen([*command, str(port)], stderr=subprocess.DEVNULL) for port in self._ports]
+        try:
+            for port in self._ports:
+                _wait_for(port)
+            yield
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
+
+
+@contextmanager
+def _links(ports: Sequence[int], rtt_ms: float) -> Iterator[list[str]]:
+    """Endpoints that are so far away."""
+    if not rtt_ms:
+        yield [f"{_HOST}:{port}" for port in ports]
+        return
+    proxies = [DelayProxy(_HOST, port, rtt_ms / 2000) for port in ports]
+    try:
+        yield [f"{_HOST}:{asyncio.run(proxy.start())}" for proxy in proxies]
+    finally:
+        for proxy in proxies:
+            asyncio.run(proxy.close())
+
+
+def _free_port() -> int:
+    with socket.create_server((_HOST, 0)) as held:
+        return int(held.getsockname()[1])
+
+
+def _wait_for(port: int) -> None:
+    give_up = time.monotonic() + _READY_S
+    while True:
+        try:
+            asyncio.run(probe(_HOST, port, 1.0))
+        except RpcUnusable:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+def measure(asked: RpcAsked) -> RpcSaid:
+    """Load the model over the workers and decode all prompts one after the other."""
+    share, rest = divmod(asked.layers, len(asked.endpoints))
+    shares = tuple(Share(share + (i < rest), endpoint) for i, endpoint in enumerate(asked.endpoints))
+    plan = LoadPlan(
+        ModelId("bench"),
+        Path(asked.source),
+        ctx_size=asked.ctx_size,
+        parallel=1,
+        threads=1,
+        exact=False,
+        test=False,
+        pool=PoolPlan(shares, head_here=asked.head_here),
+    )
+    native = load_native(plan, lambda share, stage: None)
+    try:
+        _decode(native, asked.prompts[0], _WARM)
+        spent = sum(_decode(native, prompt, asked.tokens) for prompt in asked.prompts)
+    finally:
+        native.close()
+    return RpcSaid((asked.tokens - 1) * len(asked.prompts) / spent)
+
+
+def _decode(native: NativeModel, prompt: Sequence[int], count: int) -> float:
+    """Seconds from the first token to the last."""
+    target = native.target
+    picker = native.pickers.picker(Sampling(), 0, prompt_len=len(prompt), ignore_eos=True)
+    slot, at = target.open(prompt, picker)
+    while at < len(prompt) - 1:
+        chunk = tuple(prompt[at : min(at + _CHUNK, len(prompt) - 1)])
+        target.submit([Window(slot, FIRST_EPOCH, at, chunk, picks=False, committed=len(chunk))])
+        target.collect()
+        at += len(chunk)
+    token, began = prompt[-1], 0.0
+    for number in range(count):
+        target.submit([Window(slot, FIRST_EPOCH, at + number, (token,))])
+        (verdict,) = target.collect()
+        if verdict.failure is not None:
+            raise TwdError(verdict.failure.code, verdict.failure.message)
+        token = verdict.tokens[-1]
+        began = began or time.perf_counter()
+    target.close(slot)
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(msgspec.json.encode(measure(msgspec.json.decode(sys.stdin.buffer.read(), type=RpcAsked))))
