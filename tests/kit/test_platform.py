@@ -1,6 +1,7 @@
 """Nobody outlives its parent: by the kernel's signal, and by the lifeline where there is none."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -35,6 +36,16 @@ import time
 platform.hold_on_to_parent()
 print("held", flush=True)
 time.sleep(600)
+"""
+EARLY = """
+import os, signal, subprocess, sys
+from twd.kit import leash
+start = subprocess.Popen
+def too_late(program):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return start(program)
+subprocess.Popen = too_late
+sys.exit(leash.stay_beside([sys.executable, "-c", "import time; time.sleep(600)"], int(sys.argv[1])))
 """
 
 
@@ -87,6 +98,15 @@ def test_a_leash_beside_its_program_passes_signals_and_the_exit_code_on(tmp_path
         platform.ask_to_stop(leash.pid)
         assert leash.wait(20) == 7
     lifeline.close()
+
+
+def test_a_signal_that_comes_before_the_program_runs_is_passed_on() -> None:
+    lifeline, far_end = os.pipe()
+    early = [sys.executable, "-c", EARLY, str(lifeline)]
+    done = subprocess.run(early, pass_fds=(lifeline,), timeout=30, check=False)
+    assert done.returncode == 128 + signal.SIGTERM
+    os.close(lifeline)
+    os.close(far_end)
 
 
 def test_a_child_whose_parent_is_gone_already_ends_at_once() -> None:
