@@ -257,6 +257,7 @@ def test_a_useless_drafter_is_sent_to_rest_and_a_good_one_is_not() -> None:
                     prefix=prefix_hash(history),
                     tokens=tokens,
                     confidence=[0.8] * len(tokens),
+                    more=False,
                     draft_ms=16,
                 )
                 driver.core.draft(event, tokens, driver.now)

@@ -7,9 +7,11 @@ itself is measured, with a few plain steps now and then for comparison.
 from dataclasses import dataclass, field
 
 _DECAY = 0.97
-_ENOUGH = 4.0
+_ENOUGH = 3.5
 SAMPLE_STEPS = 3
 SAMPLE_EVERY = 192
+CLEAR, SELDOM = 1.25, 4
+"""From this lead of the drafter on, plain steps are tried that much more seldom."""
 MARGIN = 0.98
 
 
@@ -57,7 +59,8 @@ class Race:
 
     def wants_plain(self) -> bool:
         """Whether the next step should be plain, to have something to compare with."""
-        if self._left == 0 and self._since >= SAMPLE_EVERY:
+        pause = SAMPLE_EVERY * (SELDOM if self._known and self._ahead(CLEAR) else 1)
+        if self._left == 0 and self._since >= pause:
             self._left, self._since = SAMPLE_STEPS + 1, 0
         return self._left > 0
 
@@ -68,4 +71,11 @@ class Race:
     @property
     def lost(self) -> bool:
         """Whether the drafter makes the text slower, as far as was measured."""
-        return self.drafted.known and self.plain.known and self.drafted.value < MARGIN * self.plain.value
+        return self._known and not self._ahead(MARGIN)
+
+    @property
+    def _known(self) -> bool:
+        return self.drafted.known and self.plain.known
+
+    def _ahead(self, margin: float) -> bool:
+        return self.drafted.value >= margin * self.plain.value

@@ -6,15 +6,15 @@ Both run the same prompts on the same weights and settings, in turn; the bare lo
 """
 
 import argparse
-import asyncio
+import http.client
 import json
 import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from urllib.parse import urlsplit
 
-import aiohttp
 from harness import MODEL, System, weights
 
 from twd.bench.prompts import PROMPTS
@@ -43,8 +43,8 @@ def bare(native: NativeModel, tokens: list[int], count: int) -> tuple[float, flo
     return first - began, (count - 1) / (ended - first)
 
 
-async def whole(session: aiohttp.ClientSession, url: str, text: str, count: int) -> tuple[float, float]:
-    """The same through HTTP, streamed."""
+def whole(address: tuple[str, int], text: str, count: int) -> tuple[float, float]:
+    """The same through HTTP, streamed; what comes is only read, and understood when all is there."""
     body = {
         "model": str(MODEL),
         "messages": [{"role": "user", "content": text}],
@@ -54,18 +54,27 @@ async def whole(session: aiohttp.ClientSession, url: str, text: str, count: int)
         "ignore_eos": True,
         "twd": {"speculation": "off"},
     }
+    request = http.client.HTTPConnection(*address, timeout=120)
     began = time.perf_counter()
-    first = last = 0.0
-    async with session.post(f"{url}/v1/chat/completions", json=body) as answer:
-        answer.raise_for_status()
-        async for line in answer.content:
-            if line.startswith(b"data: {") and json.loads(line[6:])["choices"][0]["delta"].get("content"):
-                last = time.perf_counter()
-                first = first or last
-    return first - began, (count - 1) / (last - first)
+    request.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+    answer = request.getresponse()
+    pieces: list[tuple[float, bytes]] = []
+    while piece := answer.read1():
+        pieces.append((time.perf_counter(), piece))
+    request.close()
+    spoken = [at for at, piece in pieces for line in piece.split(b"\n") if _speaks(line)]
+    if not spoken:
+        raise RuntimeError(f"no text came: HTTP {answer.status} {b''.join(piece for _, piece in pieces)[:200]!r}")
+    return spoken[0] - began, (count - 1) / (spoken[-1] - spoken[0])
 
 
-async def main(args: argparse.Namespace) -> None:
+def _speaks(line: bytes) -> bool:
+    if not line.startswith(b"data: {"):
+        return False
+    return any(choice["delta"].get("content") for choice in json.loads(line[6:])["choices"])
+
+
+def main(args: argparse.Namespace) -> None:
     home = Path(tempfile.mkdtemp(prefix="twd-overhead-"))
     path = weights(args.target)
     system = System(home, {"models": {str(MODEL): {"path": str(path), "ctx_size": 1024, "parallel": 2}}})
@@ -74,12 +83,12 @@ async def main(args: argparse.Namespace) -> None:
     texts = [prompt.messages[0].content for prompt in PROMPTS if len(prompt.messages) == 1][: args.prompts]
     rows = []
     try:
-        async with aiohttp.ClientSession() as session:
-            url = system.told["addresses"]["api"]
-            for text in texts[:1] + texts:
-                prompt = Prompt(messages=[ChatMessage(role="user", content=text)])
-                tokens = render_tokens(native.template, prompt, native.model.vocab.tokenize, datetime.now(UTC))
-                rows.append((bare(native, tokens, args.max_tokens), await whole(session, url, text, args.max_tokens)))
+        url = urlsplit(system.told["addresses"]["api"])
+        address = (url.hostname or "", url.port or 0)
+        for text in texts[:1] + texts:
+            prompt = Prompt(messages=[ChatMessage(role="user", content=text)])
+            tokens = render_tokens(native.template, prompt, native.model.vocab.tokenize, datetime.now(UTC))
+            rows.append((bare(native, tokens, args.max_tokens), whole(address, text, args.max_tokens)))
     finally:
         system.stop()
         native.close()
@@ -95,5 +104,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=9)
     parser.add_argument("--max-tokens", type=int, default=128)
-    parser.add_argument("--target", default="q4_0")
-    asyncio.run(main(parser.parse_args()))
+    parser.add_argument("--target", default="f32")
+    main(parser.parse_args())
