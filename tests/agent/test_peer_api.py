@@ -18,7 +18,7 @@ from twd.wire.failures import FailureCode, TwdError
 
 
 def url(agent: Agent, path: str) -> str:
-    return f"{agent._server.url}/v1/peer/{path}"
+    return f"{agent._peer_url}/v1/peer/{path}"
 
 
 @pytest.fixture

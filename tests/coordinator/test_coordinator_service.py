@@ -20,6 +20,7 @@ from twd.kit.ids import Ids
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
 from twd.kit.settings import Coordinator as CoordinatorSettings
 from twd.kit.settings import Drafter, Model, Pool, Settings
+from twd.kit.tasks import every
 from twd.wire.base import Event, NodeId
 from twd.wire.codec import decode, encode
 from twd.wire.node import (
@@ -57,7 +58,11 @@ class FakeAgent(Service):
         return super().pattern(event_type).replace("*", self.ground.node)
 
     async def setup(self) -> None:
+        await self.keep_beating()
+
+    async def keep_beating(self) -> None:
         await self.beat()
+        self.tasks.start("beat", every(0.2, self.beat))
 
     async def beat(self) -> None:
         leases = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
@@ -223,3 +228,21 @@ async def test_an_unreadable_model_has_no_place_and_says_why(
 
 async def test_a_port_where_nobody_is_has_no_link() -> None:
     assert await connect_time("127.0.0.1", 1) is None
+
+
+async def test_an_agent_that_did_not_listen_yet_is_asked_again_as_soon_as_it_says_something(
+    broker: MemoryBroker, start: StartCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twd.coordinator.core.RETRY_S", 3600.0)
+    desk = FakeAgent(ground(broker, "desk", 11), machine("desk", 0.2501))
+    attic = FakeAgent(ground(broker, "attic", 12), machine("attic", 4, gpu=24))
+    await desk.start()
+    await attic.keep_beating()
+    coordinator = await start()
+    await until(lambda: bool(coordinator._unheard), "nobody hears the wish")
+    await attic.start()
+    attic.emit(NodeChanged(node=attic.ground.node, facts=attic.machine))
+    await until(lambda: bool(attic.asked), "it is asked again")
+    assert not coordinator._unheard
+    await desk.stop()
+    await attic.stop()

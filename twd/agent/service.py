@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Coroutine
-from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -27,6 +27,7 @@ from twd.wire.node import (
     NodeFacts,
     ProcessAnswered,
     ProcessFacts,
+    ProcessKind,
     ProcessStarted,
     ProcessStopped,
     ProcessUnwanted,
@@ -78,44 +79,47 @@ class Agent(Service):
         )
         self._stirred = asyncio.Event()
         """Set when a process ended or started."""
+        self._server: PeerServer | None = None
         self._first_look: asyncio.Task[NodeFacts] | None = None
+        self._knows = asyncio.Event()
+        """Set when it has looked round: only then it can tell which models are here."""
         self._claim: Claim | None = None
         self._seen: NodeFacts | None = None
         self._told: NodeFacts | None = None
 
     # -- life ----------------------------------------------------------------------------------
 
-    @cached_property
-    def _server(self) -> "PeerServer":
-        from twd.agent.peer_server import PeerServer  # a web server takes long to import
-
-        return PeerServer(self._settings.agent, self.clock, self.log)
-
     async def setup(self) -> None:
-        """Claim the machine's name, begin to look round (drivers may take seconds to answer), open the port."""
+        """Claim the machine's name, and begin to look round: drivers may take seconds to answer."""
         self._settings.home_dir.joinpath("logs").mkdir(parents=True, exist_ok=True, mode=0o700)
         self._seen = self._detector.glance()
         await self._take_claim(self._seen)
         self._first_look = self.tasks.start("look round", self._detector.look(self.clock.now()))
-        await asyncio.to_thread(lambda: self._server)
-        try:
-            await self._server.open(self._api().routes())
-        except TwdError:
-            await self._leave_claim()
-            raise
-        self.log.info("peer API at %s", self._server.url)
         self.tasks.start("watch", self._keep_watching())
         self.tasks.start("look for stopped ones", every(STOPPED_S, self._end_stopped))
         self.tasks.start("prepare", every(PREPARE_S, self._processes.prepare_next))
         self.tasks.start("beat", every(max(0.3, self._settings.coordinator.lease_s / BEATS), self._beat))
 
     async def start(self) -> None:
-        """Start, then tell what was seen, and look again from time to time."""
+        """Do what is wished from now on; open the port, then tell what was seen, and look again from time to time."""
         await super().start()
         if self._claim is not None:
+            await self._open_port()
             self.tasks.start("look", self._keep_looking())
             if self._processes.lends:
                 self.tasks.start("admit", every(ADMIT_S, self._admit))
+
+    async def _open_port(self) -> None:
+        await asyncio.to_thread(import_module, "twd.agent.peer_server")  # a web server takes long to import
+        from twd.agent.peer_server import PeerServer
+
+        self._server = PeerServer(self._settings.agent, self.clock, self.log)
+        await self._server.open(self._api().routes())
+        self.log.info("peer API at %s", self._server.url)
+
+    @property
+    def _peer_url(self) -> str:
+        return self._server.url if self._server is not None and self._server.port else ""
 
     async def _keep_looking(self) -> None:
         assert self._first_look is not None
@@ -139,7 +143,8 @@ class Agent(Service):
 
     async def teardown(self) -> None:
         """End what this agent started, close the port, give the name up."""
-        await self._server.close()
+        if self._server is not None:
+            await self._server.close()
         await self._processes.stop_all()
         await self._leave_claim()
 
@@ -147,7 +152,7 @@ class Agent(Service):
         """What `twd status` shows."""
         seen = self._facts()
         return {
-            "url": self._server.url,
+            "url": self._peer_url,
             "cores": seen.cpu.cores,
             "memory_bytes": seen.memory.total,
             "available_bytes": seen.memory.available,
@@ -162,7 +167,7 @@ class Agent(Service):
         assert self._seen is not None
         return msgspec.structs.replace(
             self._seen,
-            peer_url=self._server.url if self._server.port else "",
+            peer_url=self._peer_url,
             processes=self._processes.facts(),
             link_ms=self._link_s * 1000,
             lends=self._processes.lends,
@@ -203,6 +208,7 @@ class Agent(Service):
 
     async def _saw(self, facts: NodeFacts) -> None:
         self._seen = facts
+        self._knows.set()
         self.note = "; ".join(self._detector.notes)
         await self._tell()
 
@@ -283,6 +289,8 @@ class Agent(Service):
         reply(ProcessAnswered(node=self.ground.node, process=event.process, facts=facts, failure=failure))
 
     async def _start(self, wanted: ProcessWanted) -> ProcessFacts:
+        if wanted.kind is not ProcessKind.RPC:
+            await self._knows.wait()
         facts, new = await self._processes.start(wanted)
         if new:
             self.emit(ProcessStarted(node=self.ground.node, facts=facts))

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from twd.bus.base import BusError, LeaseEntry, Leases
+from twd.bus.base import BusError, LeaseEntry, Leases, NoResponders
 from twd.coordinator.core import (
     Action,
     CoordinatorLease,
@@ -83,6 +83,8 @@ class Coordinator(Service):
         self._renewed_at = float("-inf")
         self._joined = Joined()
         self._idle_drafters: list[str] = []
+        self._unheard: set[tuple[NodeId, str]] = set()
+        """Wishes that reached nobody."""
 
     @property
     def active(self) -> bool:
@@ -255,6 +257,10 @@ class Coordinator(Service):
     async def _ask(self, wish: ProcessWanted | ProcessUnwanted) -> None:
         try:
             answer = await self.ask(wish, timeout_s=ANSWER_S)
+        except NoResponders:
+            self._unheard.add((wish.node, wish.process))
+            self.log.info("%s: its agent listens to no wishes yet; %s waits", wish.node, wish.process)
+            return
         except BusError as error:
             self.log.warning("%s: no answer about %s: %s", wish.node, wish.process, error)
             return
@@ -268,8 +274,15 @@ class Coordinator(Service):
 
     def on_node_changed(self, event: NodeChanged) -> Effects:
         """Look again now instead of at the next turn."""
+        self._hears(event.node)
         self._news.set()
         return None
+
+    def _hears(self, node: NodeId) -> None:
+        """An agent is there that heard nothing of our wishes: it is asked again at once."""
+        for key in [key for key in self._unheard if key[0] == node]:
+            self._unheard.discard(key)
+            self._observed.tried.pop(key, None)
 
     def on_process_started(self, event: ProcessStarted) -> Effects:
         """Look again."""
