@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.speculator.fakes import VOCAB, Driver, FakePipeline, drafts, job, make_core, text_of
 from twd.engine.pipe import Pipe
 from twd.speculator.links import Drafter
-from twd.speculator.pipelining import best_width, groups, sessions_together
+from twd.speculator.pipelining import best_width, chunk_rows, groups, sessions_together
 from twd.wire.base import InstanceId, JobId, NodeId
 from twd.wire.draft import DraftProposed
 from twd.wire.job import JobFailed, JobFinished, JobStarted, Speculation
@@ -156,3 +156,23 @@ def test_every_slot_is_in_one_group_and_none_is_much_smaller(slots: list[int], s
     sizes = [len(group) for group in found]
     assert max(sizes) <= size
     assert max(sizes) - min(sizes) <= 1
+
+
+def flat(stages: int, each_row_ms: float = 1.5) -> Pipe:
+    """Equal stages."""
+    points = [CostPoint(width=rows, ms=4.0 + each_row_ms * rows) for rows in (1, 64)]
+    whole = [CostPoint(width=point.width, ms=stages * point.ms) for point in points]
+    return Pipe(points, whole, 10.0, 32)
+
+
+@given(st.integers(1, 5000), st.integers(1, 512), st.integers(1, 6))
+def test_a_prompts_chunks_are_never_longer_than_a_pass_may_be(tokens: int, most: int, stages: int) -> None:
+    assert 1 <= chunk_rows(tokens, most, flat(stages)) <= most
+
+
+def test_short_prompts_come_in_chunks_of_which_all_stages_have_some() -> None:
+    assert chunk_rows(100, 64, flat(1)) == 64, "one stage wants few passes"
+    assert chunk_rows(100, 64, flat(2)) < 64
+    assert chunk_rows(100, 64, flat(4)) <= chunk_rows(100, 64, flat(2))
+    assert chunk_rows(5000, 64, flat(2)) == 64, "of a long one all stages have some anyway"
+    assert chunk_rows(100, 64, flat(2, each_row_ms=0.01)) == 64, "where rows cost nothing, passes do"

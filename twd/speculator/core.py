@@ -189,7 +189,7 @@ class SpeculatorCore:
 
     def opened(self, session: Session, slot: int, cached: int, now: float) -> None:
         """The target gave a session a slot whose cache holds its first `cached` tokens."""
-        session.slot, session.fed = slot, cached
+        session.slot, session.fed, session.read_from = slot, cached, cached
         session.epoch = self._next_epoch()
         session.spoke_at = session.accepted_at = now
         self.sessions[slot] = session

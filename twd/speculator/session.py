@@ -104,6 +104,8 @@ class Session:
         self.slot = -1
         self.epoch = 0
         self.fed = 0
+        self.read_from = 0
+        """Where the target began to read, behind what it had kept."""
         self.cached = 0
         self.told_open = False
         self.submitted_at = now
