@@ -21,7 +21,7 @@ from twd.kit.delay_proxy import DelayProxy
 from twd.kit.effects import Effect, Publish
 from twd.ring.frames import SessionSpec
 from twd.ring.home import Home
-from twd.ring.links import Pace
+from twd.ring.links import SWITCH_S, Pace
 from twd.ring.target import RingTarget, SpecPicker
 from twd.ring.trial import pipe_of
 from twd.ring.trust import Trust, make_identity, ring_nonce
@@ -69,9 +69,12 @@ class RingLab:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._identity = make_identity(_HOME)
         self._rings = 0
+        sys.setswitchinterval(SWITCH_S)
 
     def __enter__(self) -> Self:
         cuts = self.plan.cuts
+        for timed in self.plan.folder.glob("stage-*.json"):
+            timed.unlink(missing_ok=True)  # what a busy machine made of passes once would spoil every run after it
         try:
             for first, end in itertools.pairwise(cuts):
                 self._processes.append(self._start(first, end))

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from twd.engine.stage_engine import StagePlan
+from twd.ring.links import SWITCH_S
 from twd.ring.trust import make_identity
 from twd.stage.native import SlicePlan, load_slice
 from twd.stage.server import Rules, StageServer
@@ -21,6 +22,7 @@ def main() -> None:
     Each line on stdin is a wiring, or empty; the answer is the number of rows computed so far.
     """
     logging.basicConfig(level=logging.CRITICAL)  # the engine calls every pass that was aborted an error
+    sys.setswitchinterval(SWITCH_S)
     wanted = json.loads(sys.argv[1])
     plan = StagePlan(
         path=Path(wanted["source"]),

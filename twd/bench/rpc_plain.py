@@ -82,8 +82,9 @@ class RpcPlain:
 
     @contextmanager
     def _workers(self) -> Iterator[None]:
+        quiet = subprocess.DEVNULL
         command = [sys.executable, "-m", "twd.engine.rpc_worker", "--threads", str(self._threads), "--port"]
-        started = [subprocess.Popen([*command, str(port)], stderr=subprocess.DEVNULL) for port in self._ports]
+        started = [subprocess.Popen([*command, str(port)], stdout=quiet, stderr=quiet) for port in self._ports]
         try:
             for port in self._ports:
                 _wait_for(port)

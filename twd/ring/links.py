@@ -13,6 +13,8 @@ from twd.ring.pulse import Pulse
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.ring import HopFacts
 
+SWITCH_S: Final = 0.0005
+"""How long a thread of Python may go on while another waits: frames must not wait the usual 5 ms."""
 _LAST_WORD_S: Final = 1.0
 
 

@@ -4,6 +4,7 @@ Sessions stay here while a ring is lost: their tokens are read in again by the n
 """
 
 import asyncio
+import sys
 import time
 from collections.abc import Sequence
 from typing import Final, Protocol
@@ -15,7 +16,7 @@ from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Surroundings
 from twd.kit.settings import Settings
 from twd.kit.tasks import heard, in_a_thread_of_its_own
 from twd.ring.home import Home
-from twd.ring.links import Pace
+from twd.ring.links import SWITCH_S, Pace
 from twd.ring.trial import pipe_of
 from twd.ring.trust import Trust, make_identity, ring_nonce
 from twd.ring.wiring import in_order, wirings
@@ -113,6 +114,7 @@ class RingSpeculator(Speculator):
 
     async def setup(self) -> None:
         """Where no finder was given, look for stages on the bus."""
+        sys.setswitchinterval(SWITCH_S)
         await super().setup()
         if self._finder is None:
             self._finder = StagesOnBus(await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S), self.model)

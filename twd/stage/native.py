@@ -18,6 +18,7 @@ from twd.kit.home import Home
 from twd.kit.service import Surroundings
 from twd.kit.settings import Settings
 from twd.ring.frames import SessionSpec
+from twd.ring.links import SWITCH_S
 from twd.stage.loaded import Load, LoadedSlice, measure, remembered
 from twd.stage.server import Rules, Slice
 from twd.stage.service import Address, Stage
@@ -27,8 +28,6 @@ Progress = Callable[[float, str], None]
 _CUT = 0.3
 _LOADED = 0.9
 _GRAMMARS_AFTER_S = 5.0
-_SWITCH_S = 0.0005
-"""How long a thread of Python may go on while another waits: frames must not wait the usual 5 ms."""
 
 
 class NativeSlice(StageEngine):
@@ -117,6 +116,6 @@ def loader(plan: SlicePlan) -> Load:
 def native_stage(ground: Surroundings, settings: Settings, plan: SlicePlan, address: Address) -> Stage:
     """A stage as the settings want its links."""
     plan = plan if plan.folder else replace(plan, folder=Home(settings.home_dir).cache / "slices")
-    sys.setswitchinterval(_SWITCH_S)
+    sys.setswitchinterval(SWITCH_S)
     rules = Rules(key=settings.pool.key, trusted_lan=settings.pool.trusted_lan)
     return Stage(ground, plan.model, loader(plan), address, rules)
