@@ -8,7 +8,7 @@ import pytest
 from twd.engine import loading
 from twd.engine.context import ContextSettings
 from twd.engine.loading import LoadPlan, load_native
-from twd.engine.remembered import Measurement, circumstances, recall, remember
+from twd.engine.remembered import LEAST_MS, Measurement, circumstances, farther, recall, remember
 from twd.wire.base import ModelId
 from twd.wire.model import CostPoint, Exactness
 
@@ -52,3 +52,10 @@ def test_the_second_load_measures_nothing(q4_path: Path, tmp_path: Path, monkeyp
     second.close()
     assert second.exactness == first.exactness
     assert [point.width for point in second.cost.points()] == [point.width for point in first.cost.points()]
+
+
+def test_a_longer_way_adds_what_it_takes_and_a_shorter_one_leaves_something() -> None:
+    times = Measurement(exactness=FOUND.exactness, cost=[CostPoint(width=1, ms=2.5), CostPoint(width=8, ms=9.0)])
+    assert [point.ms for point in farther(times, 20.0).cost] == [22.5, 29.0]
+    assert farther(farther(times, -2.0), 2.0) == times
+    assert [point.ms for point in farther(times, -5.0).cost] == [LEAST_MS, 4.0]

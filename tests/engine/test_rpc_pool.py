@@ -37,10 +37,11 @@ def test_layers_of_this_machine_come_first_and_need_no_device() -> None:
     assert (gpu_layers(alone), tensor_split(alone)) == (0, ())
 
 
-def test_what_was_measured_holds_when_layers_move_but_not_when_links_grow_long() -> None:
+def test_what_was_measured_holds_when_layers_move_and_links_grow_long() -> None:
     before = PoolPlan((Share(15, "h:1"), Share(15, "h:2")), rtt_ms=4.0)
     assert before.kind == PoolPlan((Share(30, "h:2"),), rtt_ms=4.0).kind
-    assert before.kind != PoolPlan((Share(30, "h:2"),), rtt_ms=40.0).kind
+    assert before.kind == PoolPlan((Share(30, "h:2"),), rtt_ms=40.0).kind
+    assert before.kind != PoolPlan((Share(30, "h:2", "CUDA0"),), rtt_ms=4.0).kind
     assert before.kind != PoolPlan((Share(30, "h:2"),), head_here=False, rtt_ms=4.0).kind
 
 

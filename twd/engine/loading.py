@@ -13,7 +13,7 @@ from twd.engine.exactness import ExactPlan, exact_plan, self_test
 from twd.engine.model import Model, ModelSettings
 from twd.engine.pick import Pickers
 from twd.engine.probe import can_rollback
-from twd.engine.remembered import Measurement, circumstances, recall, remember
+from twd.engine.remembered import Measurement, circumstances, farther, recall, remember
 from twd.engine.rpc_pool import HEAD, PoolPlan, gpu_layers, open_devices, tensor_split
 from twd.engine.target import LocalTarget
 from twd.wire.base import ModelId
@@ -164,12 +164,12 @@ def _measure(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Pr
     if plan.memory is None:
         found = _measure_now(exact, target, progress)
     else:
-        where = plan.pool.kind if plan.pool else ""
+        where, way_ms = (plan.pool.kind, plan.pool.rtt_ms) if plan.pool else ("", 0.0)
         about = circumstances(plan.path, exact.settings, exact.rows_min, plan.gpu_layers, where)
         known = recall(plan.memory, about)
-        found = known or _measure_now(exact, target, progress)
+        found = farther(known, way_ms) if known else _measure_now(exact, target, progress)
         if known is None:
-            remember(plan.memory, about, found)
+            remember(plan.memory, about, farther(found, -way_ms))
     cost = CostCurve(found.cost)
     target.planner.use_cost(cost.ms)
     return found.exactness, cost

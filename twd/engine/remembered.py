@@ -6,6 +6,7 @@ import platform
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -14,6 +15,7 @@ from twd.engine.context import ContextSettings, usable_cores
 from twd.engine.library import FOLDER, llama, start, version
 from twd.wire.model import CostPoint, Exactness
 
+LEAST_MS: Final = 0.01
 _log = logging.getLogger("twd.engine")
 
 
@@ -80,6 +82,12 @@ def recall(folder: Path, about: Circumstances) -> Measurement | None:
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         _log.warning("%s is no use, so the model is measured again: %s", folder / about.name, error)
         return None
+
+
+def farther(found: Measurement, ms: float) -> Measurement:
+    """The same over a way that takes so much longer, or less long where that is negative."""
+    cost = [CostPoint(width=point.width, ms=max(LEAST_MS, round(point.ms + ms, 4))) for point in found.cost]
+    return Measurement(exactness=found.exactness, cost=cost)
 
 
 def remember(folder: Path, about: Circumstances, found: Measurement) -> None:

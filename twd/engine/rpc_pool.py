@@ -4,7 +4,6 @@ The workers must have shaken hands before (`rpc_probe`): where one is wrong, lla
 """
 
 import ctypes
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -53,13 +52,14 @@ class PoolPlan:
 
     @property
     def kind(self) -> str:
-        """What a measurement over it holds for, roughly: layers that move between like devices change little.
+        """What a measurement over it holds for, roughly: layers that move between like devices change little, and what
+        the way adds is known.
 
-        So a model that comes back over what is left need not be measured before its jobs go on.
+        So a model that comes back over what is left, or over one machine more, need not be measured before its jobs
+        go on.
         """
         devices = sorted({share.device for share in self.away})
-        distance = round(math.log2(1.0 + self.rtt_ms))
-        return f"over {', '.join(devices)}, {distance}, head {'here' if self.head_here else 'there'}"
+        return f"over {', '.join(devices)}, head {'here' if self.head_here else 'there'}"
 
 
 def gpu_layers(plan: PoolPlan) -> int:
