@@ -22,6 +22,7 @@ from streams import ask, longest_gap, question
 
 from twd.cli.api_address import ApiAddress
 from twd.cli.chat_client import ChatClient
+from twd.cli.chat_stream import Answer
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.kit.home import Home
@@ -80,10 +81,21 @@ async def replaced(home: Home, old: int) -> None:
             await asyncio.sleep(0.05)
 
 
+async def undisturbed(client: ChatClient, body: dict[str, Any]) -> tuple[Answer, Watch]:
+    """The whole answer, as soon as somebody gives one: struck at its last letter, a model is on its way for a while."""
+    async with asyncio.timeout(BACK_S):
+        while True:
+            calm = Watch()
+            try:
+                return await ask(client, body, calm.piece), calm
+            except CommandError as error:
+                print(f"     not yet: {error}", flush=True)
+                await asyncio.sleep(1.0)
+
+
 async def struck(client: ChatClient, home: Home, body: dict[str, Any], chance: random.Random) -> Outcome:
     """Ask twice, and strike the second time."""
-    calm = Watch()
-    whole = await ask(client, body, calm.piece)
+    whole, calm = await undisturbed(client, body)
     watch = Watch(chance.randrange(calm.letters), speculator(home))
     try:
         answer = await ask(client, body, watch.piece)

@@ -123,7 +123,8 @@ class ModelDirectory:
     def _lease(self, lease: ServiceLease, model: ModelId, now: float) -> None:
         if lease.facts.get("ready") is False:
             self._servers.pop(lease.instance, None)
-            state = "is loading" if lease.health is Health.STARTING else f"is {lease.health.value} on {lease.node}"
+            coming = lease.health in (Health.STARTING, Health.OK)
+            state = "is loading" if coming else f"is {lease.health.value} on {lease.node}"
             self._note(model, state)
             return
         self._notes.pop(model, None)
