@@ -102,7 +102,7 @@ ROLES: Final[tuple[Role, ...]] = (
     ),
     Role(
         "coordinator",
-        reads=(NodeChanged, ProcessStarted, ProcessStopped, ServiceExited),
+        reads=(NodeChanged, ProcessStarted, ProcessStopped, ServiceStarted, ServiceExited),
         writes=(PlacementDecided, ProcessWanted, ProcessUnwanted),
         registry=Registry.MAKE,
     ),

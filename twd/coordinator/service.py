@@ -48,7 +48,7 @@ from twd.wire.node import (
     read_node,
 )
 from twd.wire.placement import PlacementDecided, place_of, placement_key, read_placement, read_ways
-from twd.wire.service import ServiceExited
+from twd.wire.service import ServiceExited, ServiceStarted
 
 TURN_S: Final = 1.0
 A_MOMENT_S: Final = 0.01
@@ -57,7 +57,8 @@ ACTIONS_MAX: Final = 64
 ANSWER_S: Final = 40.0
 """Above what an agent takes until a worker answers."""
 CLAIM: Final = "coordinator.active"
-AGENT_KEYS: Final = "agent."
+AGENT: Final = "agent"
+AGENT_KEYS: Final = f"{AGENT}."
 STANDS_BY: Final = "stands by"
 KEEP_S: Final = LEASE_TTL_S / 3
 
@@ -66,7 +67,7 @@ class Coordinator(Service):
     """Decides what runs where, while it holds the coordinators' key."""
 
     name = "coordinator"
-    reads = (NodeChanged, ProcessStarted, ProcessStopped, ServiceExited)
+    reads = (NodeChanged, ProcessStarted, ProcessStopped, ServiceStarted, ServiceExited)
     writes = (PlacementDecided, ProcessWanted, ProcessUnwanted)
 
     def __init__(self, ground: Surroundings, settings: Settings) -> None:
@@ -276,6 +277,13 @@ class Coordinator(Service):
         """Look again now instead of at the next turn."""
         self._hears(event.node)
         self._news.set()
+        return None
+
+    def on_service_started(self, event: ServiceStarted) -> Effects:
+        """An agent listens from now on."""
+        if event.service == AGENT:
+            self._hears(event.node)
+            self._news.set()
         return None
 
     def _hears(self, node: NodeId) -> None:
