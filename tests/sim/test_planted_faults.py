@@ -20,7 +20,7 @@ from twd.wire.job import JobCancelled, JobFinished, JobSubmitted, TokensAccepted
 from twd.wire.routes import subject_of
 from twd.wire.service import ServiceExited, ServiceStopped
 
-WORLDS_MAX = 300
+WORLDS_MAX = 600
 
 
 class FinishesTwice(FakeSpeculator):
