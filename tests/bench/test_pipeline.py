@@ -127,6 +127,17 @@ def test_a_long_prompt_is_read_by_all_stages_at_once() -> None:
     assert first_ms(1, 128) > 1.4 * first_ms(2, 128), "a short one in shorter chunks"
 
 
+def test_a_prompt_is_read_at_full_pace_whatever_was_measured() -> None:
+    def first_ms(pipe: Pipe) -> float:
+        ring = PlayedRing(line(2), tokens=2, prompt=1024, drafts=False, pipe=pipe)
+        ring.run()
+        return ring.first_ms
+
+    known = line(2).pipe()
+    slower = Line(tuple(lambda rows: 3 * stage(rows) for _ in range(2)), 1.0).pipe()
+    assert first_ms(slower) < 1.05 * first_ms(known)
+
+
 def test_a_slower_ring_than_was_measured_is_noticed() -> None:
     told = [CostPoint(width=1, ms=1.0), CostPoint(width=32, ms=4.0)]
     wrong = Pipe(told, told, 0.0, 32)

@@ -65,8 +65,10 @@ class Pipe:
         self._free_at = max(self._free_at, now) + self.step_ms(rows) / 1000
 
     def answered(self) -> None:
-        """A pass came back, computed or dropped."""
+        """A pass came back, computed or dropped; when all have, the stages are idle, whatever was expected."""
         self.flying -= 1
+        if not self.flying:
+            self._free_at = 0.0
 
     def voided(self, rows: Sequence[int], now: float) -> None:
         """These passes are dropped where they stand, so the stages are idle the sooner."""

@@ -111,7 +111,7 @@ class PipePlanner(Planner):
         plan = Plan()
         if self._pipe.full:
             return plan
-        if now < self._pipe.due():
+        if now < self._pipe.due() and not self._only_reads():
             plan.wake_at = self._pipe.due()
             return plan
         running = [session for session in self._sessions.values() if not session.prefilling]
@@ -123,6 +123,12 @@ class PipePlanner(Planner):
             if plan.windows:
                 break
         return plan
+
+    def _only_reads(self) -> bool:
+        """Whether there are prompts alone: nothing more will be known later, so one pass may wait for the stages."""
+        rows = self._limits.prefill_rows
+        fills = self._pipe.trip_ms(rows) / self._pipe.step_ms(rows)
+        return self._pipe.flying <= fills and all(session.prefilling for session in self._sessions.values())
 
     def _start(self, plan: Plan, running: list[Session], now: float) -> None:
         """Windows of sessions that have none under way."""
