@@ -32,7 +32,7 @@ from twd.wire.node import (
     ProcessUnwanted,
     ProcessWanted,
 )
-from twd.wire.placement import PlacementDecided
+from twd.wire.placement import PlacementDecided, placement_key
 from twd.wire.routes import EVERYTHING, subject_of
 
 StartCoordinator = Callable[..., Awaitable[Coordinator]]
@@ -245,3 +245,26 @@ async def test_an_agent_that_did_not_listen_yet_is_asked_again_as_soon_as_it_doe
     assert not coordinator._unheard
     await desk.stop()
     await attic.stop()
+
+
+async def test_the_next_coordinator_leaves_what_stands_as_it_is(
+    broker: MemoryBroker, start: StartCoordinator, decisions: list[PlacementDecided]
+) -> None:
+    desk = FakeAgent(ground(broker, "desk", 11), machine("desk", 8))
+    await desk.start()
+    first = await start()
+    await until(lambda: bool(decisions), "it is decided")
+    leases = await desk.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+    await first.stop("leaves")
+    marked = msgspec.structs.replace(decisions[-1], plain_tok_s=123.0)
+    await leases.put(placement_key("tiny"), encode(marked))
+    second = await start("attic")
+    await until(lambda: bool(second._observed.nodes), "it looks", 10)
+    asked = len(desk.asked)
+    await second._turn()
+    assert second._observed.decided["tiny"].plain_tok_s == 123.0
+    assert len(desk.asked) == asked
+    desk.machine = machine("desk", 16)
+    await desk.beat()
+    await until(lambda: second._observed.decided["tiny"].plain_tok_s != 123.0, "another machine is another matter", 10)
+    await desk.stop()

@@ -4,6 +4,7 @@ Level-triggered: nothing is remembered between calls but what `Observed` holds, 
 heal at the next look.
 """
 
+import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -115,9 +116,9 @@ def _decide(wanted: Wanted, observed: Observed) -> Decide | None:
         known, home = observed.decided.get(model.name), home_of(wanted, observed, model)
         if known is not None and fits(known) and home not in observed.nodes:
             continue  # its agent comes back, or its speculator turns up elsewhere: nothing is torn down for that
-        if known is None or observed.basis.get(model.name) != basis_of(model, observed, fits(known), home):
+        if known is None or observed.basis.get(model.name) != basis_of(model, observed, fits(known), home, wanted.pool):
             decision = _taken_over(wanted, observed, model, home) or carried(decide(wanted, observed, model), known)
-            return Decide(decision, basis_of(model, observed, fits(decision), home))
+            return Decide(decision, basis_of(model, observed, fits(decision), home, wanted.pool))
     return None
 
 
@@ -189,10 +190,11 @@ def fits(decision: PlacementDecided) -> bool:
     return not decision.missing_bytes
 
 
-def basis_of(model: WantedModel, observed: Observed, fits: bool, home: NodeId) -> str:
+def basis_of(model: WantedModel, observed: Observed, fits: bool, home: NodeId, pool: Pool) -> str:
     """What a decision rests on. Free memory moves while a model loads: it counts only while the model has no place."""
-    wanted = (home, model.ctx, model.sessions, model.problem, hash(model.shape))
-    return f"{observed.machines(not fits)} {wanted!r}"
+    told = msgspec.structs.replace(pool, key="")
+    asked = (home, model.ctx, model.sessions, model.problem, model.shape, told)
+    return hashlib.sha256(f"{observed.machines(not fits)} {asked!r}".encode()).hexdigest()[:32]
 
 
 def _machine(facts: NodeFacts, by_free: bool) -> tuple[object, ...]:

@@ -147,7 +147,9 @@ class Coordinator(Service):
         self.note = "; ".join(self._idle_drafters) if self.active else STANDS_BY
         if self.active != was_active:
             self.log.info("this coordinator %s", "decides now" if self.active else STANDS_BY)
-            self._observed = Observed(decided=await self._decided_before() if self.active else {})
+            decided = await self._decided_before() if self.active else {}
+            basis = {place: known.basis for place, known in decided.items() if known.basis}
+            self._observed = Observed(decided=decided, basis=basis)
             self._news.set()
             await self.renew_lease()
 
@@ -243,6 +245,7 @@ class Coordinator(Service):
     def _carry_out(self, action: Action) -> None:
         match action:
             case Decide(decision, basis):
+                decision = msgspec.structs.replace(decision, basis=basis)
                 place = decision.place
                 before = self._observed.decided.get(place)
                 if before is not None and moved(before, decision):

@@ -56,6 +56,8 @@ class PlacementDecided(Event, frozen=True, tag="twd.v1.placement.decided"):
     """Copies of slices on other machines, kept ready; one takes the place of the slice whose process has its name."""
     replica: Annotated[int, Meta(ge=1)] = 1
     """Which of several that serve the model, each over workers of its own."""
+    basis: str = ""
+    """A digest of what it rests on: while that stays as it is, the next coordinator changes nothing."""
 
     @property
     def place(self) -> str:
