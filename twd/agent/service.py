@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +23,7 @@ from twd.kit.tasks import every
 from twd.wire.base import Event
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.node import (
+    ModelFile,
     NodeChanged,
     NodeFacts,
     ProcessAnswered,
@@ -74,15 +75,13 @@ class Agent(Service):
             on_start=self._started,
             on_exit=self._exited,
             on_fault=self._task_failed,
-            models=lambda: self._facts().models,
+            models=self._models,
             link_s=link_s,
         )
         self._stirred = asyncio.Event()
         """Set when a process ended or started."""
         self._server: PeerServer | None = None
         self._first_look: asyncio.Task[NodeFacts] | None = None
-        self._knows = asyncio.Event()
-        """Set when it has looked round: only then it can tell which models are here."""
         self._claim: Claim | None = None
         self._seen: NodeFacts | None = None
         self._told: NodeFacts | None = None
@@ -173,6 +172,11 @@ class Agent(Service):
             lends=self._processes.lends,
         )
 
+    def _models(self) -> Sequence[ModelFile]:
+        """Those that are here, as soon as they were found."""
+        facts, first = self._facts(), self._first_look
+        return first.result().models if facts.looking and first is not None and first.done() else facts.models
+
     async def _keep_watching(self) -> None:
         while True:
             settled = all(process.state == "ready" for process in self._processes.facts())
@@ -208,7 +212,6 @@ class Agent(Service):
 
     async def _saw(self, facts: NodeFacts) -> None:
         self._seen = facts
-        self._knows.set()
         self.note = "; ".join(self._detector.notes)
         await self._tell()
 
@@ -289,8 +292,8 @@ class Agent(Service):
         reply(ProcessAnswered(node=self.ground.node, process=event.process, facts=facts, failure=failure))
 
     async def _start(self, wanted: ProcessWanted) -> ProcessFacts:
-        if wanted.kind is not ProcessKind.RPC:
-            await self._knows.wait()
+        if wanted.kind is not ProcessKind.RPC and self._first_look is not None:
+            await asyncio.wait({self._first_look})  # only then it can tell which models are here
         facts, new = await self._processes.start(wanted)
         if new:
             self.emit(ProcessStarted(node=self.ground.node, facts=facts))
