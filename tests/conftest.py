@@ -6,6 +6,11 @@ from collections.abc import AsyncIterator, Iterator
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no clock")
+"""A crowded machine is slow, and right all the same."""
 
 
 @pytest.fixture(autouse=True)
