@@ -1,6 +1,7 @@
 """What only a real broker can do to us: die, freeze, refuse, and be somebody else."""
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from twd.bus import nats_link
 from twd.bus.address import BusAddress
 from twd.bus.base import BusError, NoResponders, RequestTimeout
 from twd.bus.nats_bus import BusState, NatsBus
+from twd.bus.nats_dial import Dialer
 from twd.bus.nats_link import LinkError, NatsLink
 from twd.wire.failures import FailureCode
 
@@ -216,6 +218,25 @@ async def test_closing_while_the_broker_is_away_takes_no_time(nats_server: NatsS
     async with asyncio.timeout(2):
         await bus.close()
     assert bus.stats.dropped == 1
+
+
+async def test_closing_ends_all_even_where_a_cancellation_gets_lost(
+    nats_server: NatsServer, open_bus: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def deaf_once(self: Dialer, failed: object) -> NatsLink:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return await self.within(20)
+
+    monkeypatch.setattr(Dialer, "for_ever", deaf_once)
+    bus = await open_bus()
+    nats_server.kill()
+    await until(lambda: not bus.connected)
+    nats_server.start()
+    async with asyncio.timeout(20):
+        await bus.close()
+    assert not bus.connected
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "bus:twd:keep"]
 
 
 async def test_no_broker_at_all(nats_server: NatsServer) -> None:

@@ -38,6 +38,7 @@ from twd.wire.routes import WhenFull
 PING_INTERVAL_S: Final = 4.5
 OUTBOX_BYTES: Final = 32 * 1024 * 1024
 DRAIN_TIMEOUT_S: Final = 5.0
+CANCEL_AGAIN_S: Final = 0.2
 _ANSWERS: Final = 1
 """Number of the subscription on which answers to our own requests arrive."""
 
@@ -410,10 +411,16 @@ class NatsBus:
         self._inbox.handle_all()
         await self.flush(DRAIN_TIMEOUT_S)
 
+    async def _end_tasks(self) -> None:
+        """Cancel them until they end: a cancellation that comes just as a connection stands can get lost in it."""
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(list(self._tasks), timeout=CANCEL_AGAIN_S)
+
     async def _hang_up(self) -> None:
+        await self._end_tasks()
         link, self._link = self._link, None
-        for task in list(self._tasks):
-            task.cancel()
         self._outbox.drop_all()
         self._inbox.clear()
         self._questions.fail(BusError("the bus is closed"))
