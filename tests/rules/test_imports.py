@@ -5,7 +5,17 @@ import sys
 
 from tests.rules.source import imports, modules, room_of
 
-LAYERS = {"lean_import": 0, "wire": 0, "bus": 1, "kit": 2, "engine": 3, "gguf_tools": 3, "ring": 4, "bench": 6, "cli": 7}
+LAYERS = {
+    "lean_import": 0,
+    "wire": 0,
+    "bus": 1,
+    "kit": 2,
+    "engine": 3,
+    "gguf_tools": 3,
+    "ring": 4,
+    "bench": 6,
+    "cli": 7,
+}
 SERVICE_LAYER = 5
 ONLY_IN = {
     "nats": ("twd/bus/",),
