@@ -43,7 +43,7 @@ def bare(native: NativeModel, tokens: list[int], count: int) -> tuple[float, flo
     return first - began, (count - 1) / (ended - first)
 
 
-def whole(address: tuple[str, int], text: str, count: int) -> tuple[float, float]:
+def whole(edge: http.client.HTTPConnection, text: str, count: int) -> tuple[float, float]:
     """The same through HTTP, streamed; what comes is only read, and understood when all is there."""
     body = {
         "model": str(MODEL),
@@ -54,14 +54,12 @@ def whole(address: tuple[str, int], text: str, count: int) -> tuple[float, float
         "ignore_eos": True,
         "twd": {"speculation": "off"},
     }
-    request = http.client.HTTPConnection(*address, timeout=120)
     began = time.perf_counter()
-    request.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
-    answer = request.getresponse()
+    edge.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+    answer = edge.getresponse()
     pieces: list[tuple[float, bytes]] = []
     while piece := answer.read1():
         pieces.append((time.perf_counter(), piece))
-    request.close()
     spoken = [at for at, piece in pieces for line in piece.split(b"\n") if _speaks(line)]
     if not spoken:
         raise RuntimeError(f"no text came: HTTP {answer.status} {b''.join(piece for _, piece in pieces)[:200]!r}")
@@ -84,11 +82,11 @@ def main(args: argparse.Namespace) -> None:
     rows = []
     try:
         url = urlsplit(system.told["addresses"]["api"])
-        address = (url.hostname or "", url.port or 0)
+        edge = http.client.HTTPConnection(url.hostname or "", url.port, timeout=120)
         for text in texts[:1] + texts:
             prompt = Prompt(messages=[ChatMessage(role="user", content=text)])
             tokens = render_tokens(native.template, prompt, native.model.vocab.tokenize, datetime.now(UTC))
-            rows.append((bare(native, tokens, args.max_tokens), whole(address, text, args.max_tokens)))
+            rows.append((bare(native, tokens, args.max_tokens), whole(edge, text, args.max_tokens)))
     finally:
         system.stop()
         native.close()
