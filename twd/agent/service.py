@@ -1,7 +1,6 @@
 """The agent: tells what its machine is, and keeps processes alive there as others wish."""
 
 import asyncio
-import contextlib
 from collections.abc import Coroutine, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
@@ -19,7 +18,7 @@ from twd.kit.overseer import read_lease
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
 from twd.kit.settings import Settings
 from twd.kit.supervisor import Exit
-from twd.kit.tasks import every
+from twd.kit.tasks import every, heard
 from twd.wire.base import Event
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.node import (
@@ -181,8 +180,7 @@ class Agent(Service):
         while True:
             settled = all(process.state == "ready" for process in self._processes.facts())
             self._stirred.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stirred.wait(), WATCH_S if settled else UNSETTLED_S)
+            await heard(self._stirred, WATCH_S if settled else UNSETTLED_S)
             await self._watch()
 
     async def _watch(self) -> None:

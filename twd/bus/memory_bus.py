@@ -196,17 +196,9 @@ class MemoryBus:
         check_pattern(pattern, queue)
         if self._closed:
             raise BusError("the bus is closed")
-        return self._subscribe(pattern, handler, queue, limit, when_full)
+        return self._listen(MemorySubscription(pattern, handler, queue, limit, when_full, client=self))
 
-    def _subscribe(
-        self,
-        pattern: str,
-        handler: Handler,
-        queue: str = "",
-        limit: int = 65536,
-        when_full: WhenFull = WhenFull.DROP_NEWEST,
-    ) -> MemorySubscription:
-        subscription = MemorySubscription(pattern, handler, queue, limit, when_full, client=self)
+    def _listen(self, subscription: MemorySubscription) -> MemorySubscription:
         self.subscriptions.append(subscription)
         self.broker.interest.add(subscription)
         return subscription
@@ -254,7 +246,7 @@ class MemoryBus:
             alarm.cancel()
             self._unsubscribe(subscription)
 
-        subscription = self._subscribe(inbox, lambda message: settle(message.data))
+        subscription = self._listen(MemorySubscription(inbox, lambda message: settle(message.data), client=self))
         alarm = loop.call_later(timeout_s, settle, RequestTimeout(subject, timeout_s))
         self.stats.sent += 1
         if not self.cut_off and not self.broker.route(self, Message(subject, bytes(data), inbox)):

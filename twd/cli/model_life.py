@@ -13,7 +13,7 @@ from twd.kit.clock import Clock
 from twd.kit.overseer import Wish
 from twd.kit.settings import Settings
 from twd.kit.supervisor import ProcessSpec
-from twd.kit.tasks import TaskGroup
+from twd.kit.tasks import TaskGroup, heard
 from twd.wire.base import ModelId, NodeId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.life import ChangeAnswered, ChangeStep, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
@@ -211,10 +211,7 @@ class ModelLife:
 
     async def _wait(self) -> None:
         self.news.clear()
-        try:
-            await asyncio.wait_for(self.news.wait(), LOOK_S)
-        except TimeoutError:
-            return
+        await heard(self.news, LOOK_S)
 
     async def _drain(self, change: Change) -> None:
         """Let the models that go finish what they do; new jobs go elsewhere by now."""

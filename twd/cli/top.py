@@ -16,6 +16,7 @@ from twd.kit.pool_state import READY, PoolState, StageState, forecast
 from twd.kit.pools import Pools
 from twd.kit.run_service import StopRequests
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
+from twd.kit.tasks import heard
 from twd.wire.codec import Rejected, decode
 from twd.wire.job import TokensAccepted
 from twd.wire.ring import FrameRefused, RingMeasured
@@ -72,10 +73,7 @@ async def _live(ground: Ground) -> ExitCode:
             while not stop.asked.is_set():
                 note = await _look(registry, pools)
                 screen.update(drawn(pools.states(time.monotonic()), note), refresh=True)
-                try:
-                    await asyncio.wait_for(stop.asked.wait(), LOOK_S)
-                except TimeoutError:
-                    continue
+                await heard(stop.asked, LOOK_S)
     return ExitCode.OK
 
 

@@ -172,15 +172,10 @@ def _check_port(settings: Settings) -> None:
 
 
 def _owner(port: int) -> str:
-    import psutil
+    from twd.cli.doctor_probes import owner_of
 
-    try:
-        for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
-                return f"; pid {connection.pid} has it: {' '.join(psutil.Process(connection.pid).cmdline())[:120]}"
-    except psutil.Error:
-        return ""
-    return ""
+    pid, command = owner_of(port)
+    return f"; pid {pid} has it: {command}" if pid else ""
 
 
 def _log_to_file(ground: Ground) -> None:

@@ -14,6 +14,7 @@ from twd.edge.redact import redacted
 from twd.edge.replies import json_reply, open_stream
 from twd.edge.status_types import History, JobTrace
 from twd.edge.validation import is_number
+from twd.kit.tasks import heard
 from twd.wire.base import Event, JobId
 from twd.wire.codec import Rejected
 from twd.wire.failures import FailureCode, TwdError
@@ -68,9 +69,7 @@ class Records:
         response = await open_stream(request, {})
         await response.write(b": twd events\n\n")
         while not watcher.closed:
-            try:
-                await asyncio.wait_for(watcher.stirred.wait(), self._keepalive_s)
-            except TimeoutError:
+            if not await heard(watcher.stirred, self._keepalive_s):
                 await response.write(sse.KEEP_ALIVE)
                 continue
             await response.write(_batch(watcher))

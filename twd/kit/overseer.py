@@ -12,6 +12,7 @@ from twd.kit.effects import Do
 from twd.kit.roster import Roster
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
 from twd.kit.supervisor import Exit
+from twd.kit.tasks import heard
 from twd.wire.base import Event, InstanceId
 from twd.wire.draft import DrafterAttached
 from twd.wire.failures import Failure, FailureCode, TwdError
@@ -94,11 +95,7 @@ class Overseer(Service):
         while True:
             self._news.clear()
             await self._look()
-            pause = LOOK_S if self._board.ready else LOOK_WHILE_STARTING_S
-            try:
-                await asyncio.wait_for(self._news.wait(), pause)
-            except TimeoutError:
-                continue
+            await heard(self._news, LOOK_S if self._board.ready else LOOK_WHILE_STARTING_S)
 
     async def _look(self) -> None:
         assert self._registry is not None
