@@ -56,7 +56,7 @@ class RpcPlain:
 
     def __init__(self, source: Path, layers: int, workers: int, threads: int, ctx_size: int = 1024) -> None:
         self._source, self._layers, self._ctx_size = source, layers, ctx_size
-        self._ports = [_free_port() for _ in range(workers)]
+        self._ports = [free_port() for _ in range(workers)]
         self._threads = threads
 
     def rate(self, rtt_ms: float, prompts: Sequence[Sequence[int]], tokens: int) -> float:
@@ -64,7 +64,7 @@ class RpcPlain:
         return max(self._rate(rtt_ms, prompts, tokens, head_here) for head_here in (True, False))
 
     def _rate(self, rtt_ms: float, prompts: Sequence[Sequence[int]], tokens: int, head_here: bool) -> float:
-        with self._workers(), _links(self._ports, rtt_ms) as endpoints:
+        with rpc_workers(self._ports, self._threads), slow_links(self._ports, rtt_ms) as endpoints:
             asked = RpcAsked(
                 source=str(self._source),
                 layers=self._layers,
@@ -80,23 +80,25 @@ class RpcPlain:
             raise TwdError(FailureCode.WORKER_LOST, "the client of the RPC workers ended; its words are above")
         return msgspec.json.decode(told.stdout, type=RpcSaid).rate
 
-    @contextmanager
-    def _workers(self) -> Iterator[None]:
-        quiet = subprocess.DEVNULL
-        command = [sys.executable, "-m", "twd.engine.rpc_worker", "--threads", str(self._threads), "--port"]
-        started = [subprocess.Popen([*command, str(port)], stdout=quiet, stderr=quiet) for port in self._ports]
-        try:
-            for port in self._ports:
-                _wait_for(port)
-            yield
-        finally:
-            for process in started:
-                process.kill()
-                process.wait()
+
+@contextmanager
+def rpc_workers(ports: Sequence[int], threads: int) -> Iterator[None]:
+    """Workers of this machine's own engine on these ports."""
+    quiet = subprocess.DEVNULL
+    command = [sys.executable, "-m", "twd.engine.rpc_worker", "--threads", str(threads), "--port"]
+    started = [subprocess.Popen([*command, str(port)], stdout=quiet, stderr=quiet) for port in ports]
+    try:
+        for port in ports:
+            _wait_for(port)
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 @contextmanager
-def _links(ports: Sequence[int], rtt_ms: float) -> Iterator[list[str]]:
+def slow_links(ports: Sequence[int], rtt_ms: float) -> Iterator[list[str]]:
     """Endpoints that are so far away."""
     if not rtt_ms:
         yield [f"{_HOST}:{port}" for port in ports]
@@ -109,7 +111,8 @@ def _links(ports: Sequence[int], rtt_ms: float) -> Iterator[list[str]]:
             asyncio.run(proxy.close())
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody has now."""
     with socket.create_server((_HOST, 0)) as held:
         return int(held.getsockname()[1])
 

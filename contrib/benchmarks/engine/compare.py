@@ -46,6 +46,7 @@ class Setup:
     threads: int
     type_k: str
     type_v: str
+    gpu_layers: int = 0
 
 
 def ours(model: Model, plan: ExactPlan, rows_min: int, sessions: int, setup: Setup) -> float:
@@ -89,7 +90,15 @@ def their_batch(setup: Setup) -> float:
 
 
 def _output(setup: Setup, program: str, *arguments: str | int) -> str:
-    argv = [str(setup.programs / program), "-m", str(setup.path), "-t", str(setup.threads), "-ngl", "0"]
+    argv = [
+        str(setup.programs / program),
+        "-m",
+        str(setup.path),
+        "-t",
+        str(setup.threads),
+        "-ngl",
+        str(setup.gpu_layers),
+    ]
     argv += ["-ctk", setup.type_k, "-ctv", setup.type_v, *map(str, arguments)]
     return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=600).stdout
 
@@ -117,9 +126,15 @@ def their_cpu_ms(program: Callable[[Setup], float], setup: Setup) -> float:
     return (spent(2 * setup.tokens) - spent(setup.tokens)) / setup.tokens * 1000
 
 
+def wanted_settings(setup: Setup, tokens: int) -> ContextSettings:
+    """A context that holds so many new tokens, with the same cache types as theirs."""
+    types = {"type_k": setup.type_k, "type_v": setup.type_v}
+    return ContextSettings(ctx_size=PROMPT + tokens + 8, threads=setup.threads, **types)
+
+
 def compare_cpu_time(setup: Setup, rounds: int) -> None:
-    wanted = ContextSettings(ctx_size=PROMPT + 2 * setup.tokens + 8, threads=setup.threads)
-    with Model.load(ModelSettings(setup.path)) as model:
+    wanted = wanted_settings(setup, 2 * setup.tokens)
+    with Model.load(ModelSettings(setup.path, gpu_layers=setup.gpu_layers)) as model:
         plan = exact_plan(model, wanted, exact=True)
         for sessions, program in ((1, their_single), (SESSIONS, their_batch)):
             turns = [(our_cpu_ms(model, plan, sessions, setup), their_cpu_ms(program, setup)) for _ in range(rounds)]
@@ -132,8 +147,8 @@ def compare_cpu_time(setup: Setup, rounds: int) -> None:
 
 
 def compare(setup: Setup, rounds: int) -> None:
-    wanted = ContextSettings(ctx_size=PROMPT + setup.tokens + 8, threads=setup.threads)
-    with Model.load(ModelSettings(setup.path)) as model:
+    wanted = wanted_settings(setup, setup.tokens)
+    with Model.load(ModelSettings(setup.path, gpu_layers=setup.gpu_layers)) as model:
         plan = exact_plan(model, wanted, exact=True)
         sides: dict[str, Measure] = {
             "single, llama-bench": partial(their_single, setup),
@@ -167,10 +182,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="how often both sides take turns")
     parser.add_argument("--cpu-time", action="store_true", help="compare CPU time on one thread")
     parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--gpu-layers", type=int, default=0, help="for both; with f16 caches")
     options = parser.parse_args()
     paths = [options.model] if options.model else [demo_model(options.cache, kind) for kind in options.kinds.split(",")]
     for path in paths:
-        setup = Setup(path, options.programs, options.tokens, options.runs, options.threads, "q8_0", "f16")
+        type_k = "f16" if options.gpu_layers else "q8_0"
+        setup = Setup(path, options.programs, options.tokens, options.runs, options.threads, type_k, "f16")
+        setup = replace(setup, gpu_layers=options.gpu_layers)
         if options.cpu_time:
             compare_cpu_time(replace(setup, threads=1, tokens=3 * options.tokens), options.rounds)
         else:

@@ -23,6 +23,7 @@ from twd.bench.client import Answer, Ask, BenchClient
 from twd.bench.lab import Hostile
 from twd.bench.prompts import PROMPTS, BenchPrompt
 from twd.bench.session import drafter_paces, find_speculator
+from twd.engine.context import usable_cores
 from twd.engine.model import Model, ModelSettings
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
@@ -133,9 +134,9 @@ def asks(max_tokens: int, *, ignore_eos: bool) -> tuple[Ask, Ask]:
 
 
 @asynccontextmanager
-async def served(target: Path, ngram: bool) -> AsyncIterator[tuple[System, BenchClient]]:
+async def served(target: Path, ngram: bool, threads: int) -> AsyncIterator[tuple[System, BenchClient]]:
     """A system with this target and no draft model, warmed up."""
-    model = {"path": str(target), "ctx_size": 1024, "parallel": 2}
+    model = {"path": str(target), "ctx_size": 1024, "parallel": 2, "threads": threads}
     home = Path(tempfile.mkdtemp(prefix="twd-best-and-worst-"))
     system = System(home, {"models": {str(MODEL): model}, "speculation": {"ngram": {"enabled": ngram}}})
     system.start()
@@ -168,7 +169,7 @@ async def liar(system: System, client: BenchClient, vocab: VocabFingerprint) -> 
 
 async def at_best(target: Path, args: argparse.Namespace) -> list[Row]:
     """N-gram drafts alone, where there is something to copy."""
-    async with served(target, ngram=True) as (_, client):
+    async with served(target, ngram=True, threads=args.threads) as (_, client):
         print("n-gram drafts alone:", flush=True)
         how = asks(args.max_tokens, ignore_eos=False)
         return await compare(client, COPIES, args.rounds, *how)
@@ -179,7 +180,7 @@ async def at_worst(target: Path, args: argparse.Namespace) -> list[Row]:
     loaded = Model.load(ModelSettings(target, vocab_only=True))
     vocab = loaded.vocab.fingerprint()
     loaded.close()
-    async with served(target, ngram=False) as (system, client), liar(system, client, vocab):
+    async with served(target, ngram=False, threads=args.threads) as (system, client), liar(system, client, vocab):
         print("a liar's drafts alone:", flush=True)
         how = asks(args.max_tokens, ignore_eos=True)
         return await compare(client, PROMPTS[:: args.every], args.rounds, *how)
@@ -205,5 +206,6 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--every", type=int, default=1, help="ask the liar's system every n-th prompt")
+    parser.add_argument("--threads", type=int, default=usable_cores(), help="of the engine")
     parser.add_argument("--copied", type=float, default=0.8, help="share of an answer that makes it a copy")
     asyncio.run(main(parser.parse_args()))

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,10 @@ def weights(kind: str) -> Path:
 
 
 class System:
-    """One `twd up -d` with a state folder of its own."""
+    """One `twd up -d` with a state folder of its own; `more` are further words of that command."""
 
-    def __init__(self, home: Path, settings: dict[str, Any]) -> None:
-        self.home = home
+    def __init__(self, home: Path, settings: dict[str, Any], more: Sequence[str] = ()) -> None:
+        self.home, self._more = home, more
         home.mkdir(parents=True, exist_ok=True)
         self.file = home / "bench.yaml"
         self.file.write_text(yaml.safe_dump(settings), "utf-8")
@@ -48,7 +48,7 @@ class System:
 
     def start(self) -> None:
         """Return when everything is ready."""
-        command = [*TWD, "-c", str(self.file), "up", "-d", "--json"]
+        command = [*TWD, "-c", str(self.file), "up", "-d", "--json", *self._more]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"the system does not start: {done.stdout}{done.stderr}")

@@ -32,13 +32,14 @@ async def main(args: argparse.Namespace) -> None:
     model = {"path": str(weights(args.target)), "ctx_size": 1024, "parallel": 2, "threads": 1}
     system = System(home, {"models": {str(MODEL): model}, "speculation": {"ngram": {"enabled": False}}})
     system.start()
+    own, far_core = ({core} for core in sorted(os.sched_getaffinity(0))[:2])
     link = DelayProxy("127.0.0.1", int(system.ground().with_bus().bus.url.rsplit(":", 1)[1]), 0.0)
     try:
-        give_cores(system.pid("speculator"), {0})
+        give_cores(system.pid("speculator"), own)
         port = await link.start()
         token = system.ground().with_bus().bus.token
         far = {"TWD_BUS_URL": f"nats://127.0.0.1:{port}", "TWD_BUS_TOKEN": token, "TWD_NODE": "far"}
-        system.also("run", "drafter", "--model", str(weights(args.draft)), cores={1}, OMP_NUM_THREADS="1", **far)
+        system.also("run", "drafter", "--model", str(weights(args.draft)), cores=far_core, OMP_NUM_THREADS="1", **far)
         async with client_of(system) as client:
             await until(lambda: attached(client), "the drafter is attached")
             print(json.dumps([await measure(client, link, prompts, ms, args) for ms in args.rtt], indent=1))

@@ -19,6 +19,7 @@ from harness import MODEL, System, weights
 
 from twd.bench.prompts import PROMPTS
 from twd.engine.chat_template import render_tokens
+from twd.engine.context import usable_cores
 from twd.engine.loading import LoadPlan, NativeModel, load_native
 from twd.engine.window import Window
 from twd.wire.job import ChatMessage, Prompt, Sampling
@@ -75,9 +76,10 @@ def _speaks(line: bytes) -> bool:
 def main(args: argparse.Namespace) -> None:
     home = Path(tempfile.mkdtemp(prefix="twd-overhead-"))
     path = weights(args.target)
-    system = System(home, {"models": {str(MODEL): {"path": str(path), "ctx_size": 1024, "parallel": 2}}})
+    model = {"path": str(path), "ctx_size": 1024, "parallel": 2, "threads": args.threads}
+    system = System(home, {"models": {str(MODEL): model}})
     system.start()
-    native = load_native(LoadPlan(MODEL, path, ctx_size=1024, parallel=2), lambda *_: None)
+    native = load_native(LoadPlan(MODEL, path, ctx_size=1024, parallel=2, threads=args.threads), lambda *_: None)
     texts = [prompt.messages[0].content for prompt in PROMPTS if len(prompt.messages) == 1][: args.prompts]
     rows = []
     try:
@@ -103,4 +105,5 @@ if __name__ == "__main__":
     parser.add_argument("--prompts", type=int, default=9)
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--target", default="f32")
+    parser.add_argument("--threads", type=int, default=usable_cores(), help="of the engine")
     main(parser.parse_args())

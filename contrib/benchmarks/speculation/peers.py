@@ -21,15 +21,16 @@ from harness import MODEL, System, client_of, rate, until, weights
 
 from twd.bench.client import Ask
 from twd.bench.prompts import PROMPTS, BenchPrompt
+from twd.engine.context import usable_cores
 from twd.wire.job import Speculation
 
 PORT = 18_777
 
 
 @asynccontextmanager
-async def server(program: Path, target: Path, extra: list[str]) -> AsyncIterator[str]:
+async def server(program: Path, target: Path, extra: list[str], threads: int) -> AsyncIterator[str]:
     """llama-server with some settings, ready to answer."""
-    command = [str(program), "-m", str(target), "-c", "2048", "-np", "1", "-t", "2", "-fa", "on"]
+    command = [str(program), "-m", str(target), "-c", "2048", "-np", "1", "-t", str(threads), "-fa", "on"]
     command += ["--host", "127.0.0.1", "--port", str(PORT), "--no-webui", *extra]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{PORT}"
@@ -66,12 +67,15 @@ async def measure_server(url: str, prompts: list[BenchPrompt], max_tokens: int) 
     return 1000 * tokens / spent
 
 
-async def measure_twd(target: Path, draft: Path, prompts: list[BenchPrompt], max_tokens: int) -> dict[str, float]:
+async def measure_twd(
+    target: Path, draft: Path, prompts: list[BenchPrompt], args: argparse.Namespace
+) -> dict[str, float]:
     """Plain, n-gram alone, and with the draft model."""
+    max_tokens = args.max_tokens
     found = {}
-    for name, drafters in (("n-gram", []), ("draft model and n-gram", [{"path": str(draft)}])):
+    for name, drafters in (("n-gram", []), ("draft model and n-gram", [{"path": str(draft), "threads": args.threads}])):
         home = Path(tempfile.mkdtemp(prefix="twd-peers-"))
-        model = {"path": str(target), "ctx_size": 2048, "parallel": 1}
+        model = {"path": str(target), "ctx_size": 2048, "parallel": 1, "threads": args.threads}
         system = System(home, {"models": {str(MODEL): model}, "drafters": drafters})
         system.start()
         try:
@@ -87,7 +91,7 @@ async def measure_twd(target: Path, draft: Path, prompts: list[BenchPrompt], max
 
 async def main(args: argparse.Namespace) -> None:
     prompts = [prompt for prompt in PROMPTS if prompt.grammar is None][:: args.every]
-    target, draft = weights(args.target), weights(args.draft)
+    target, draft = args.model or weights(args.target), weights(args.draft)
     program = args.programs / "llama-server"
     settings: dict[str, list[str]] = {"plain": []}
     settings |= {
@@ -95,25 +99,29 @@ async def main(args: argparse.Namespace) -> None:
         for n in args.windows
     }
     settings |= {f"{kind}": ["--spec-type", kind] for kind in args.ngram}
+    devices = ["-ngl", "99", "-ngld", "99"] if args.gpu else []
     result: dict[str, float] = {}
     for name, extra in settings.items():
-        async with server(program, target, extra) as url:
+        async with server(program, target, [*extra, *devices], args.threads) as url:
             result[f"llama-server, {name}"] = await measure_server(url, prompts, args.max_tokens)
         print(f"llama-server, {name}: {result[f'llama-server, {name}']:.1f} tok/s", flush=True)
-    result |= await measure_twd(target, draft, prompts, args.max_tokens)
+    result |= await measure_twd(target, draft, prompts, args)
     best = max(value for name, value in result.items() if name.startswith("llama-server"))
     ours = max(value for name, value in result.items() if name.startswith("twd"))
     print(json.dumps({name: round(value, 1) for name, value in result.items()}, indent=1))
-    print(f"{args.target} with {args.draft}: twd's best is {ours / best:.2f} of llama-server's best setting")
+    print(f"{target.stem} with {args.draft}: twd's best is {ours / best:.2f} of llama-server's best setting")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--programs", type=Path, required=True)
     parser.add_argument("--target", default="f32")
+    parser.add_argument("--model", type=Path, help="another target, with the same tokens")
     parser.add_argument("--draft", default="q8_0")
     parser.add_argument("--windows", type=int, nargs="+", default=[3, 8, 16])
     parser.add_argument("--ngram", nargs="*", default=["ngram-simple", "ngram-mod"])
     parser.add_argument("--every", type=int, default=2, help="use every n-th prompt")
     parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=usable_cores(), help="of every engine")
+    parser.add_argument("--gpu", action="store_true", help="llama-server has all layers on the GPU, as twd would")
     asyncio.run(main(parser.parse_args()))
