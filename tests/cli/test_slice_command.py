@@ -9,6 +9,7 @@ from tests.engine.sliceable_models import write_sliceable
 from tests.engine.tiny_models import write_mamba
 from twd.cli.app import run
 from twd.kit.exit_codes import ExitCode
+from twd.kit.home import Home
 
 
 @pytest.fixture
@@ -29,6 +30,21 @@ def test_a_slice_goes_to_the_cache_and_is_listed(model: str, capsys: pytest.Capt
     assert [one["path"] for one in json.loads(capsys.readouterr().out)] == [told["path"]]
     assert run(["slice"]) == ExitCode.OK
     assert Path(told["path"]).name in capsys.readouterr().out
+
+
+def test_the_weights_of_workers_are_listed_beside(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Home(tmp_path / "home")
+    worker = home.weights / "desk.rpc.pool.big"
+    worker.mkdir(parents=True)
+    (worker / f"{7:016x}").write_bytes(bytes(3 * 2**20))
+    assert run(["slice"]) == ExitCode.OK
+    told = capsys.readouterr().out
+    assert worker.name in told
+    assert f"weights of 1 workers, 3.0 MiB in {home.weights}" in told
+    assert run(["slice", "--json"]) == ExitCode.OK
+    assert [one["path"] for one in json.loads(capsys.readouterr().out)] == [str(worker)]
 
 
 def test_a_slice_goes_where_it_is_wanted(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

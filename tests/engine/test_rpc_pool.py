@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,11 @@ from tests.waiting import wait_until
 from twd.engine.demo_model import demo_model
 from twd.engine.rpc_pool import PoolPlan, Share, gpu_layers, tensor_split
 from twd.engine.rpc_probe import RpcUnusable, probe
+from twd.engine.tensor_cache import LOCK, contents
+from twd.kit.delay_proxy import DelayProxy
+
+HASHED_BYTES = 10 * 1024**2
+"""llama.cpp asks a worker whether it has a tensor only above this."""
 
 
 def layers_of(split: tuple[float, ...], units: int) -> list[int]:
@@ -47,16 +53,22 @@ def test_what_was_measured_holds_when_layers_move_and_links_grow_long() -> None:
 
 @pytest.fixture
 def workers() -> Iterator[list[str]]:
-    ports = [free_port(), free_port()]
-    module = (sys.executable, "-m", "twd.engine.rpc_worker", "--threads", "1", "--port")
-    started = [subprocess.Popen([*module, str(port)], stderr=subprocess.DEVNULL) for port in ports]
+    with running_worker() as first, running_worker() as second:
+        yield [f"127.0.0.1:{port}" for port in (first, second)]
+
+
+@contextmanager
+def running_worker(*arguments: str) -> Iterator[int]:
+    """The port of a worker that answers."""
+    port = free_port()
+    argv = [sys.executable, "-m", "twd.engine.rpc_worker", "--threads", "1", "--port", str(port), *arguments]
+    worker = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: all(answers(port) for port in ports), "the workers answer", 60)
-        yield [f"127.0.0.1:{port}" for port in ports]
+        wait_until(lambda: answers(port), "the worker answers", 60)
+        yield port
     finally:
-        for worker in started:
-            worker.kill()
-            worker.wait()
+        worker.kill()
+        worker.wait()
 
 
 def answers(port: int) -> bool:
@@ -74,7 +86,11 @@ def test_a_model_over_workers_and_this_machine_is_exact(
     workers: list[str], model_cache: Path, tmp_path: Path, head_here: bool
 ) -> None:
     plan = PoolPlan((Share(4), Share(13, workers[0]), Share(13, workers[1])), head_here)
-    path = demo_model(model_cache, "q8_0")
+    assert loaded(demo_model(model_cache, "q8_0"), plan).startswith("True ")
+
+
+def loaded(path: Path, plan: PoolPlan) -> str:
+    """Load in a process of its own, which llama.cpp may end; what the self-test said."""
     script = (
         "import sys; from pathlib import Path; from twd.engine.loading import *; from twd.engine.rpc_pool import *;"
         "from twd.wire.base import ModelId;"
@@ -83,4 +99,31 @@ def test_a_model_over_workers_and_this_machine_is_exact(
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1].startswith("True ")
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_a_worker_that_has_seen_a_model_reads_the_large_tensors_from_its_own_disk(
+    model_cache: Path, tmp_path: Path
+) -> None:
+    path, folder = demo_model(model_cache, "q8_0"), tmp_path / "weights" / "worker"
+    sent = []
+    for _ in range(2):
+        with running_worker("--cache", str(folder)) as port:
+            link = DelayProxy("127.0.0.1", port, 0.0)
+            plan = PoolPlan((Share(29), Share(1, f"127.0.0.1:{asyncio.run(link.start())}")), head_here=False)
+            assert loaded(path, plan).startswith("True ")
+            sent.append(link.bytes_there)
+            wait_until(lambda: checked(folder), "what was written is hashed", 60)
+            asyncio.run(link.close())
+    (head,) = contents(folder.parent)
+    assert head.disk_bytes > HASHED_BYTES
+    assert sent[0] - sent[1] > 0.9 * head.disk_bytes
+    assert sent[1] < 0.3 * sent[0]
+
+
+def checked(folder: Path) -> bool:
+    """Whether all that a worker wrote is known to be whole."""
+    files = [path for path in folder.iterdir() if path.name != LOCK]
+    return bool(files) and not any(path.stat().st_mode & 0o222 for path in files)

@@ -8,11 +8,13 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from twd.kit.settings import Binaries
+from twd.kit import platform
+from twd.kit.settings import Binaries, Pool
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import ModelFile, ProcessWanted
 
 ENGINE: Final = "engine"
+GIB: Final = 1024**3
 RESOLVED_VARIABLE: Final = "TWD_RESOLVED"
 """Names the file from which a child of ours reads its settings."""
 RPC_PROGRAMS: Final = ("rpc-server", "ggml-rpc-server")
@@ -53,12 +55,25 @@ def check_process_name(name: str) -> None:
         raise TwdError(FailureCode.BAD_REQUEST, text, "process")
 
 
-def rpc_argv(program: str, host: str, port: int, threads: int, devices: Sequence[str] = ()) -> tuple[str, ...]:
-    """The command line of an RPC worker; `program` is empty for our own engine, else a resolved path."""
+def rpc_argv(
+    program: str, host: str, port: int, threads: int, devices: Sequence[str] = (), cache: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The command line of an RPC worker; `program` is empty for our own engine, else a resolved path.
+
+    `cache` is for our own alone: llama.cpp's worker believes whatever its disk holds.
+    """
     lent = [part for device in devices for part in ("--device", device)]
-    own = (sys.executable, "-P", "-m", "twd.engine.rpc_worker", "--host", host, "--port", str(port), *lent)
+    own = (sys.executable, "-P", "-m", "twd.engine.rpc_worker", "--host", host, "--port", str(port), *lent, *cache)
     foreign = (program, "-H", host, "-p", str(port), *(("-d", ",".join(devices)) if devices else ()))
     return (*(foreign if program else own), *_threads(program, threads))
+
+
+def cache_argv(folder: Path, pool: Pool) -> tuple[str, ...]:
+    """Where a worker keeps weights, and how much of the disk they may take."""
+    if not pool.worker_cache or platform.IS_WINDOWS:  # there nobody may move a file that is open
+        return ()
+    size = 0 if pool.worker_cache == "auto" else round(pool.worker_cache * GIB)
+    return ("--cache", str(folder), "--cache-bytes", str(size))
 
 
 def stage_argv(wanted: ProcessWanted, file: ModelFile, host: str, port: int) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import msgspec
 from twd.agent.launch import (
     ENGINE,
     RESOLVED_VARIABLE,
+    cache_argv,
     check_process_name,
     drafter_argv,
     find_draft_model,
@@ -27,12 +28,13 @@ from twd.kit.ahead import Ahead
 from twd.kit.clock import Clock
 from twd.kit.compute import engine_environment
 from twd.kit.delay_proxy import DelayProxy
-from twd.kit.home import write_private
+from twd.kit.home import Home, write_private
 from twd.kit.settings import Settings
 from twd.kit.supervisor import Backoff, Exit, ProcessSpec, Supervisor
 from twd.wire.base import NodeId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import ModelFile, ProcessFacts, ProcessKind, ProcessWanted
+from twd.wire.routes import subject_token
 
 if TYPE_CHECKING:
     from twd.ring.trust import Identity
@@ -172,7 +174,8 @@ class Processes:
             port = _free_port(host, wanted.port)
             foreign = wanted.program not in ("", ENGINE)
             program = resolve(wanted.program, self._settings.agent.binaries) if foreign else ""
-            argv = rpc_argv(program, host, port, wanted.threads, wanted.devices)
+            cache = cache_argv(self._weights_folder(wanted.process), self._settings.pool)
+            argv = rpc_argv(program, host, port, wanted.threads, wanted.devices, cache)
             supervisor = self._supervisor(wanted, argv, foreign)
         running = Running(wanted, host, port, supervisor, front_host=told_host(host))
         if self._link_s and port:
@@ -181,6 +184,10 @@ class Processes:
             running.fronts, running.cert = (self._exit(port),), self._identity.certificate
             running.front_host = told_host(self._settings.pool.host)
         return running
+
+    def _weights_folder(self, process: str) -> Path:
+        """Where a worker keeps them; agents that play several machines share a home."""
+        return Home(self._settings.home_dir).weights / f"{subject_token(self._settings.node)}.{process}"
 
     def _draft_paths(self) -> set[str]:
         """Draft models that the owner of this machine named in its settings."""

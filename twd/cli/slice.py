@@ -27,11 +27,11 @@ _RANGE = re.compile(r"(\d{1,5})-(\d{1,5})")
 def slice_command(ground: Ground, file: str, layers: str, output: str, head: bool, as_json: bool) -> ExitCode:
     """Cut layers A up to, but not including, B out of a GGUF model: `twd slice model.gguf 0-15`.
 
-    Without FILE it lists the slices that are kept, and what they take.
+    Without FILE it lists the slices that are kept, the weights that RPC workers keep, and what they take.
     """
     folder = ground.home.cache / "slices"
     if not file:
-        return _list(folder, as_json)
+        return _list(folder, ground.home.weights, as_json)
     first, end = _range(layers)
     began = time.perf_counter()
     path, facts = _cut(Path(file).expanduser(), first, end, head, Path(output).expanduser() if output else None, folder)
@@ -67,7 +67,7 @@ def _cut(
 def _tell(path: Path, facts: "SliceFacts", ms: int, as_json: bool) -> None:
     import msgspec
 
-    from twd.gguf_tools.slice import disk_bytes
+    from twd.kit.platform import disk_bytes
 
     stat = path.stat()
     told = {"path": str(path), "size_bytes": stat.st_size, "disk_bytes": disk_bytes(stat), "ms": ms}
@@ -79,13 +79,15 @@ def _tell(path: Path, facts: "SliceFacts", ms: int, as_json: bool) -> None:
     click.echo(f"{path}\n{what} of {facts.layers}{head}: {_mib(disk_bytes(stat))} on disk, {ms} ms")
 
 
-def _list(folder: Path, as_json: bool) -> ExitCode:
+def _list(folder: Path, weights: Path, as_json: bool) -> ExitCode:
     import msgspec
 
     from twd.cli.output import show, table
-    from twd.gguf_tools.slice_cache import contents
+    from twd.engine.tensor_cache import KeptWeights, by_worker
+    from twd.gguf_tools.slice_cache import CachedSlice, contents
 
-    held = contents(folder)
+    slices, workers = contents(folder), by_worker(weights)
+    held: list[CachedSlice | KeptWeights] = sorted((*slices, *workers), key=lambda one: one.used_at)
     if as_json:
         click.echo(msgspec.json.encode(held, enc_hook=str))
         return ExitCode.OK
@@ -94,7 +96,9 @@ def _list(folder: Path, as_json: bool) -> ExitCode:
         rows.add_row(one.path.name, _mib(one.disk_bytes), time.strftime("%Y-%m-%d %H:%M", time.localtime(one.used_at)))
     if held:
         show(rows)
-    click.echo(f"{len(held)} slices, {_mib(sum(one.disk_bytes for one in held))} in {folder}")
+    click.echo(f"{len(slices)} slices, {_mib(sum(one.disk_bytes for one in slices))} in {folder}")
+    if workers:
+        click.echo(f"weights of {len(workers)} workers, {_mib(sum(one.disk_bytes for one in workers))} in {weights}")
     return ExitCode.OK
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "ggml",
     "last_errors",
     "leave_on_abort_with",
+    "listen",
     "llama",
     "require_rpc",
     "start",
@@ -75,11 +76,19 @@ class _LogLine:
 
 
 _line = _LogLine()
+_listeners: list[Callable[[], None]] = []
+
+
+def listen(heard: Callable[[], None]) -> None:
+    """Call this after each message of llama.cpp, in the very thread that gave it, which waits meanwhile."""
+    _listeners.append(heard)
 
 
 @llama.llama_log_callback  # type: ignore[untyped-decorator]
 def _on_log(level: int, text: bytes, _: object) -> None:
     _line.add(level, text.decode("utf-8", "replace"))
+    for heard in _listeners:
+        heard()
 
 
 @dataclass(slots=True)

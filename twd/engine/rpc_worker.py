@@ -5,14 +5,18 @@ It lends this machine's devices to one client at a time and has no security of i
 
 import argparse
 import ctypes
+import os
 import sys
+import threading
 from collections.abc import Sequence
+from pathlib import Path
 
-from twd.engine.library import Device, devices, ggml, require_rpc
+from twd.engine.library import Device, devices, ggml, listen, require_rpc
+from twd.engine.tensor_cache import TensorCache
 from twd.kit import platform
 
 
-def serve(endpoint: str, threads: int, names: Sequence[str] = ()) -> None:
+def serve(endpoint: str, threads: int, names: Sequence[str] = (), kept: TensorCache | None = None) -> None:
     """Serve until the process ends; every device that is not the CPU, or the CPU where it is alone."""
     require_rpc()
     lent = choose(devices(), names)
@@ -21,7 +25,36 @@ def serve(endpoint: str, threads: int, names: Sequence[str] = ()) -> None:
     start_server = ggml("ggml_backend_rpc_start_server", arguments, None)
     sys.stderr.write(f"lends {', '.join(device.name for device in lent)} at {endpoint}\n")
     sys.stderr.flush()
-    start_server(endpoint.encode(), None, threads, len(lent), ctypes.cast(handles, ctypes.c_void_p))
+    folder = os.fsencode(kept.folder) if kept else None
+    start_server(endpoint.encode(), folder, threads, len(lent), ctypes.cast(handles, ctypes.c_void_p))
+
+
+def keep_weights(folder: Path, budget_bytes: int) -> TensorCache | None:
+    """Keep large tensors in a folder from now on; without one that can be used, all are sent at each load."""
+    try:
+        kept = TensorCache(folder, budget_bytes)
+    except OSError as error:
+        sys.stderr.write(f"keeps no weights: {error}\n")
+        return None
+
+    def put_aside() -> None:
+        try:
+            kept.put_aside()
+        except FileNotFoundError:  # somebody removed the folder: so there is nothing that could be read either
+            return
+        except OSError as error:
+            sys.stderr.write(f"what was written to {folder} cannot be taken away, and may be cut short: {error}\n")
+            sys.stderr.flush()
+            os._exit(1)
+
+    listen(put_aside)
+
+    def check() -> None:
+        platform.yield_to_others()
+        kept.keep_checking()
+
+    threading.Thread(target=check, name="check weights", daemon=True).start()
+    return kept
 
 
 def choose(found: Sequence[Device], names: Sequence[str]) -> list[Device]:
@@ -43,8 +76,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", action="append", default=[])
+    parser.add_argument("--cache", type=Path, help="a folder for weights, so that they need not be sent again")
+    parser.add_argument("--cache-bytes", type=int, default=0, help="its size at most; 0: a quarter of the disk")
     given = parser.parse_args()
-    serve(f"{given.host}:{given.port}", given.threads or physical_cores(), given.device)
+    kept = keep_weights(given.cache, given.cache_bytes) if given.cache else None
+    serve(f"{given.host}:{given.port}", given.threads or physical_cores(), given.device, kept)
     raise SystemExit(f"the worker ended: {given.host}:{given.port} cannot be listened on, or was closed")
 
 

@@ -17,6 +17,7 @@ from twd.gguf_tools.header import read_header
 from twd.gguf_tools.inspect import shards_of
 from twd.gguf_tools.model_file import quick_hash
 from twd.gguf_tools.slice_layout import Bytes, SliceFacts, SliceLayout, SliceTensor, lay_out
+from twd.kit.platform import disk_bytes
 from twd.wire.failures import FailureCode, TwdError
 
 Progress = Callable[[float], None]
@@ -72,11 +73,6 @@ def write_slice(
         _write(file, layout, progress)
     stat = target.stat()
     return Written(target, layout.facts, stat.st_size, disk_bytes(stat))
-
-
-def disk_bytes(stat: os.stat_result) -> int:
-    """What a file takes on disk, its holes left out."""
-    return getattr(stat, "st_blocks", 0) * 512 or stat.st_size
 
 
 @contextmanager

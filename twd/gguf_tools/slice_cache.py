@@ -11,8 +11,9 @@ from typing import Final
 
 from twd.gguf_tools.header import read_header
 from twd.gguf_tools.inspect import shards_of
-from twd.gguf_tools.slice import PARTIAL, DiskFull, disk_bytes, plan_slice, write_slice
+from twd.gguf_tools.slice import PARTIAL, DiskFull, plan_slice, write_slice
 from twd.gguf_tools.slice_layout import SliceFacts, read_facts
+from twd.kit.platform import disk_bytes
 from twd.wire.failures import TwdError
 
 _log = logging.getLogger("twd.gguf_tools.slice")

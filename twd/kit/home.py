@@ -56,6 +56,8 @@ class Home:
         self.logs = path / "logs"
         self.run = path / "run"
         self.cache = path / "cache"
+        self.weights = self.cache / "weights"
+        """What RPC workers were sent, each in a folder of its own."""
         self.models = path / "models"
         self._lock_file = self.run / "lock"
         self._instance_file = self.run / "instance.json"

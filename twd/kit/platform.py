@@ -107,6 +107,17 @@ def spawn_options() -> dict[str, Any]:
     return {"start_new_session": True}
 
 
+def disk_bytes(stat: os.stat_result) -> int:
+    """What a file takes on disk, its holes left out."""
+    return getattr(stat, "st_blocks", 0) * 512 or stat.st_size
+
+
+def yield_to_others() -> None:
+    """Let this thread run only while nobody else wants the processor; where threads have no such rank, nothing."""
+    if IS_LINUX:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+
+
 def born(pid: int) -> float | None:
     """When a process began, or None when there is no such process."""
     import psutil
