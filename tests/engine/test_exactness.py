@@ -3,7 +3,7 @@
 import pytest
 
 from twd.engine.context import Context, ContextSettings, Layout
-from twd.engine.exactness import exact_plan, multiplies_floats, self_test
+from twd.engine.exactness import ExactPlan, exact_plan, multiplies_floats, self_test
 from twd.engine.model import Model
 from twd.engine.probe import can_rollback
 from twd.engine.target import LocalTarget
@@ -30,6 +30,16 @@ def test_float_weights_are_exact_with_two_rows(f16: Model) -> None:
     verdict = measure(f16, exact=True)
     assert (verdict.exact, verdict.compared) == (True, 24)
     assert "rows >= 2" in verdict.settings
+
+
+def test_what_other_devices_compute_gets_the_types_that_are_wanted(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = exact_plan(tiny, WANTED, True)
+    assert alone.settings.type_k != alone.settings.type_v
+    monkeypatch.setattr(tiny, "offloads", True)
+    assert exact_plan(tiny, WANTED, True) == ExactPlan(WANTED)
+    assert exact_plan(tiny, WANTED, True, on_cpus=True) == alone
 
 
 def test_inexact_settings_are_found_out(tiny: Model) -> None:

@@ -51,6 +51,13 @@ def test_what_was_measured_holds_when_layers_move_and_links_grow_long() -> None:
     assert before.kind != PoolPlan((Share(30, "h:2"),), head_here=False, rtt_ms=4.0).kind
 
 
+def test_a_pool_is_on_cpus_only_where_each_of_its_devices_is_one() -> None:
+    assert PoolPlan((Share(10), Share(20, "h:1"))).on_cpus
+    assert not PoolPlan((Share(10), Share(10, "h:1"), Share(10, "h:1", "CUDA0"))).on_cpus
+    assert not PoolPlan((Share(10, device="MTL0"), Share(20, "h:1"))).on_cpus
+    assert not PoolPlan((Share(30, "h:1", "RTX 4090 #0"),)).on_cpus, "as the settings call it"
+
+
 @pytest.fixture
 def workers() -> Iterator[list[str]]:
     with running_worker() as first, running_worker() as second:

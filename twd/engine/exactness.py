@@ -37,16 +37,17 @@ class ExactPlan:
         return f"{attention}, K {one.type_k}, V {one.type_v}, {one.layout}, rows >= {self.rows_min}"
 
 
-def exact_plan(model: Model, wanted: ContextSettings, exact: bool, *, pooled: bool = False) -> ExactPlan:
+def exact_plan(model: Model, wanted: ContextSettings, exact: bool, *, on_cpus: bool = False) -> ExactPlan:
     """`wanted`, changed so that windows and single steps agree bit for bit where llama.cpp can do that.
 
     K and V of unlike types keep all passes on one attention kernel (with equal ones llama.cpp takes another for
     single rows from 512 cells on, and a third for 64 rows and more); of the unlike pairs, K q8_0 with V f16 is the
     fastest. Buffers of their own keep a session's cells in order. Float weights need two rows, since one alone goes
     through another matrix kernel. That is the CPU; on other devices no settings make it certain, so there only the
-    self-test speaks. Workers of a pool may be either; the settings do no harm.
+    self-test speaks. Nor do they have attention for any pair of types, and over RPC a device that lacks it ends its
+    worker. `on_cpus`: what this model gives away computes on CPUs as well.
     """
-    if not exact or (model.offloads and not pooled):
+    if not exact or (model.offloads and not on_cpus):
         return ExactPlan(wanted)
     type_k, type_v = ("f16", "f16") if shares_keys(model.info) else _unlike_types(model.info)
     layout = wanted.layout if wanted.layout is Layout.TREE else Layout.STREAMS

@@ -111,7 +111,7 @@ def _model_settings(plan: LoadPlan) -> ModelSettings:
 
 
 def _set_up(plan: LoadPlan, model: Model, progress: Progress, began: float) -> NativeModel:
-    exact = exact_plan(model, _wanted(plan, model), plan.exact, pooled=bool(plan.pool and plan.pool.endpoints))
+    exact = exact_plan(model, _wanted(plan, model), plan.exact, on_cpus=plan.pool is not None and plan.pool.on_cpus)
     progress(0.85, "making room")
     context = Context(model, exact.settings)
     try:

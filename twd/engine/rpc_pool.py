@@ -51,6 +51,11 @@ class PoolPlan:
         return tuple(share for share in self.shares if not share.on_host)
 
     @property
+    def on_cpus(self) -> bool:
+        """Whether no layer is given to a device of another kind, here or at a worker."""
+        return all(share.device == CPU for share in self.shares)
+
+    @property
     def kind(self) -> str:
         """What a measurement over it holds for, roughly: layers that move between like devices change little, and what
         the way adds is known.
