@@ -75,6 +75,8 @@ class Processes:
         self._admitted: tuple[str, ...] = ()
         self._exits: WeakSet[TunnelExit] = WeakSet()
         self._running: dict[str, Running] = {}
+        self._some = asyncio.Event()
+        """Set while anything runs."""
         self._changing: dict[str, asyncio.Lock] = {}
         self._next_stage = Ahead("stage")
 
@@ -109,7 +111,7 @@ class Processes:
     async def stop(self, process: str) -> bool:
         """End a process; whether there was one."""
         async with self._lock(process):
-            running = self._running.pop(process, None)
+            running = self._forget(process)
             if running is not None:
                 await running.end(STOP_S)
         self._changing.pop(process, None)
@@ -149,16 +151,23 @@ class Processes:
     async def _launch(self, wanted: ProcessWanted) -> ProcessFacts:
         running = self._prepare(wanted)
         self._running[wanted.process] = running
+        self._some.set()
         running.supervisor.start()
         try:
             await running.open_fronts()
             if wanted.kind is ProcessKind.RPC:  # others may load for minutes: they tell when they are ready
                 await self._until_it_answers(running)
         except BaseException:
-            del self._running[wanted.process]
+            self._forget(wanted.process)
             await running.end(STOP_S)
             raise
         return running.facts()
+
+    def _forget(self, process: str) -> Running | None:
+        running = self._running.pop(process, None)
+        if not self._running:
+            self._some.clear()
+        return running
 
     def _prepare(self, wanted: ProcessWanted) -> Running:
         if wanted.kind is ProcessKind.STAGE:
@@ -285,6 +294,10 @@ class Processes:
             await asyncio.sleep(LOOK_S)
         text = f"{running.wanted.process} runs, but did not answer within {READY_S:g} s: {running.note}"
         raise TwdError(FailureCode.DEADLINE, text)
+
+    async def wait_for_one(self) -> None:
+        """Until anything runs."""
+        await self._some.wait()
 
     def end_stopped(self) -> list[str]:
         """End what was stopped: another one starts in its place. Returns what was ended so."""

@@ -94,7 +94,7 @@ class Agent(Service):
         await self._take_claim(self._seen)
         self._first_look = self.tasks.start("look round", self._detector.look(self.clock.now()))
         self.tasks.start("watch", self._keep_watching())
-        self.tasks.start("look for stopped ones", every(STOPPED_S, self._end_stopped))
+        self.tasks.start("look for stopped ones", self._keep_ending_stopped())
         self.tasks.start("prepare", every(PREPARE_S, self._processes.prepare_next))
         self.tasks.start("beat", every(max(0.3, self._settings.coordinator.lease_s / BEATS), self._beat))
 
@@ -189,9 +189,12 @@ class Agent(Service):
             await self._processes.watch()
             await self._tell()
 
-    async def _end_stopped(self) -> None:
-        for name in self._processes.end_stopped():
-            self.log.warning("%s was stopped and answers nobody; it is ended and started again", name)
+    async def _keep_ending_stopped(self) -> None:
+        while True:
+            await self._processes.wait_for_one()
+            await asyncio.sleep(STOPPED_S)
+            for name in self._processes.end_stopped():
+                self.log.warning("%s was stopped and answers nobody; it is ended and started again", name)
 
     async def _admit(self) -> None:
         """Speculators tell their certificates in their leases: those may use the workers here."""
