@@ -1,6 +1,7 @@
 """`twd up -d`: the supervisor as a process of its own; this one waits until it is ready, and leaves."""
 
 import asyncio
+import subprocess
 from typing import Final
 
 import click
@@ -17,7 +18,6 @@ from twd.kit.log_files import LogFile
 
 HOPELESS_RESTARTS: Final = 5
 ENDING_S: Final = 40.0
-LINE_BYTES: Final = 1024 * 1024
 
 
 def start_detached(
@@ -26,20 +26,17 @@ def start_detached(
     """Start the supervisor apart from this terminal, and wait until everything is ready. `more`: options of `up`."""
     config = ("-c", ground.config) if ground.config else ()
     command = twd_command(*config, "up", "--report", *(("--demo",) if demo else ()), *more, *services)
-    return asyncio.run(_start(command, LogFile(ground.home.logs, "supervisor"), view, timeout_s))
-
-
-async def _start(command: tuple[str, ...], log: LogFile, view: View, timeout_s: float) -> ExitCode:
+    log = LogFile(ground.home.logs, "supervisor")
     log.begin_run()
     with log.path.open("ab") as errors:
-        supervisor = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=errors,
-            limit=LINE_BYTES,
-            **platform.spawn_options(),
+        # not asyncio's own: from Python 3.12 on that kills what still runs when this process leaves
+        supervisor = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, **platform.spawn_options()
         )
+    return asyncio.run(_watch(supervisor, log, view, timeout_s))
+
+
+async def _watch(supervisor: "subprocess.Popen[bytes]", log: LogFile, view: View, timeout_s: float) -> ExitCode:
     try:
         async with asyncio.timeout(timeout_s):
             await _until_ready(supervisor, view, log)
@@ -54,12 +51,12 @@ async def _start(command: tuple[str, ...], log: LogFile, view: View, timeout_s: 
     return ExitCode.OK
 
 
-async def _until_ready(supervisor: asyncio.subprocess.Process, view: View, log: LogFile) -> None:
+async def _until_ready(supervisor: "subprocess.Popen[bytes]", view: View, log: LogFile) -> None:
     assert supervisor.stdout is not None
-    while line := await supervisor.stdout.readline():
+    while line := await asyncio.to_thread(supervisor.stdout.readline):
         picture = msgspec.json.decode(line, type=Picture)
         if picture.exit_code >= 0:
-            await supervisor.wait()
+            await asyncio.to_thread(supervisor.wait)
             raise CommandError(ExitCode(picture.exit_code), picture.note)
         view.show(picture)
         if picture.ready_ms:
@@ -67,7 +64,7 @@ async def _until_ready(supervisor: asyncio.subprocess.Process, view: View, log: 
         for row in picture.rows:
             if _hopeless(row):
                 raise CommandError(ExitCode.CANNOT_START, f"{row.name} cannot start: {row.note}")
-    code = await supervisor.wait()
+    code = await asyncio.to_thread(supervisor.wait)
     raise CommandError(ExitCode.CANNOT_START, f"the supervisor ended with exit code {code}: {log.last_words()[-500:]}")
 
 
@@ -75,11 +72,11 @@ def _hopeless(row: Row) -> bool:
     return row.stage is Stage.FAILED or (row.restarts >= HOPELESS_RESTARTS and not row.ready_ms)
 
 
-async def _end(supervisor: asyncio.subprocess.Process) -> None:
-    if supervisor.returncode is None:
+async def _end(supervisor: "subprocess.Popen[bytes]") -> None:
+    if supervisor.poll() is None:
         click.echo("ending what was started", err=True)
         platform.ask_to_stop(supervisor.pid)
         try:
-            await asyncio.wait_for(supervisor.wait(), ENDING_S)
-        except TimeoutError:
+            await asyncio.to_thread(supervisor.wait, ENDING_S)
+        except subprocess.TimeoutExpired:
             platform.kill_group(supervisor.pid)
