@@ -56,12 +56,12 @@ async def measure_server(url: str, prompts: list[BenchPrompt], max_tokens: int) 
     """Tokens per second by the server's own clock."""
     tokens, spent = 0, 0.0
     async with aiohttp.ClientSession() as session:
-        for prompt in prompts[:1] + prompts:
+        for number, prompt in enumerate(prompts[:1] + prompts):
             messages = [{"role": turn.role, "content": turn.content} for turn in prompt.messages]
             body = {"messages": messages, "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True}
             async with session.post(f"{url}/v1/chat/completions", json=body) as answer:
                 timings = (await answer.json())["timings"]
-            if prompt is not prompts[0] or tokens:
+            if number:
                 tokens += timings["predicted_n"]
                 spent += timings["predicted_ms"]
     return 1000 * tokens / spent
