@@ -1,0 +1,112 @@
+"""Two replicas of one model: both serve, and when one is killed its jobs go on at the other."""
+
+import json
+import os
+import signal
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import OpenAI
+
+from tests.cli.running import Installed
+from tests.waiting import wait_until
+from twd.engine.demo_model import demo_model
+
+pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow]
+OPTIONS = {"model": "twin", "prompt": "The sea and the moon", "max_tokens": 24, "temperature": 0.8, "seed": 5}
+MOST_ASKS = 60
+"""Chance deals jobs out: that all of these go to one replica will not happen."""
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    installed = Installed(tmp_path_factory.mktemp("replicas") / "home")
+    cache = Path(os.environ.get("TWD_TEST_CACHE", Path.home() / ".cache" / "twd-test"))
+    (installed.home.parent / "twd.yaml").write_text(
+        "agent: {port: 0}\n"
+        f"models: {{twin: {{path: '{demo_model(cache, 'q4_0')}', ctx_size: 256, parallel: 2, replicas: 2}}}}\n"
+    )
+    try:
+        installed.up()
+        wait_until(lambda: len(replicas(installed)) == 2, "both are ready")
+        yield installed
+        installed.twd("down")
+    finally:
+        installed.clean_up()
+
+
+@pytest.fixture
+def client(house: Installed) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"http://127.0.0.1:{house.port}/v1", api_key="none", timeout=60, max_retries=0) as client:
+        yield client
+
+
+def replicas(house: Installed) -> dict[str, int]:
+    """Those that are ready, with their processes."""
+    services = told(house, "status")["services"]
+    return {one["instance"]: one["pid"] for one in services if one["service"] == "speculator" and one["facts"]["ready"]}
+
+
+def told(house: Installed, path: str) -> Any:
+    with urllib.request.urlopen(f"http://127.0.0.1:{house.port}/v1/twd/{path}", timeout=30) as answer:
+        return json.load(answer)
+
+
+def ask(client: OpenAI) -> None:
+    client.completions.create(**{**OPTIONS, "max_tokens": 2})  # type: ignore[call-overload]
+
+
+def served(house: Installed) -> set[str]:
+    """Who ended jobs."""
+    return {event["source"] for event in told(house, "history")["jobs"]}
+
+
+def both_serve(house: Installed, client: OpenAI) -> None:
+    """Jobs go to either, sooner or later."""
+    wanted = set(replicas(house))
+    for _ in range(MOST_ASKS):
+        ask(client)
+        if wanted <= served(house):
+            return
+    raise AssertionError(f"{MOST_ASKS} jobs all went to {served(house)}")
+
+
+def text_of(client: OpenAI, kill: "Killer | None" = None) -> str:
+    parts: list[str] = []
+    for chunk in client.completions.create(**OPTIONS, stream=True):  # type: ignore[call-overload]
+        if kill is not None and len(parts) == 3:
+            kill(chunk.id)
+        parts += [choice.text for choice in chunk.choices]
+    return "".join(parts)
+
+
+class Killer:
+    """Ends the replica that a job runs at."""
+
+    def __init__(self, house: Installed) -> None:
+        self._house = house
+        self._pids = replicas(house)
+        self.victim = ""
+
+    def __call__(self, job: str) -> None:
+        events = told(self._house, f"jobs/{job}")["events"]
+        self.victim = next(event["source"] for event in events if event["source"] in self._pids)
+        os.kill(self._pids[self.victim], signal.SIGKILL)
+
+
+def test_both_replicas_serve(house: Installed, client: OpenAI) -> None:
+    both_serve(house, client)
+
+
+def test_the_text_goes_on_at_the_other_and_nobody_is_refused(house: Installed, client: OpenAI) -> None:
+    undisturbed = text_of(client)
+    kill = Killer(house)
+    assert text_of(client, kill) == undisturbed
+    assert kill.victim
+    for _ in range(5):
+        ask(client)
+    wait_until(lambda: len(replicas(house).keys() - {kill.victim}) == 2, "another is there in its place")
+    both_serve(house, client)
