@@ -58,11 +58,28 @@ def test_expected_tokens_is_the_sum_of_chances(chance: float, drafts: int) -> No
 
 def test_a_calibration_learns_what_a_confidence_is_worth() -> None:
     record = Calibration()
-    assert record.chance(0.9) == pytest.approx(0.9)
+    assert record.chance(0.6) == pytest.approx(0.6)
+    for _ in range(200):
+        record.learn(0.75, right=True)
+    assert record.chance(0.75) > 0.95
     for _ in range(200):
         record.learn(0.9, right=False)
     assert record.chance(0.9) < 0.1
     assert record.chance(0.2) == pytest.approx(0.2)
+
+
+def test_what_a_liar_costs_before_he_is_known() -> None:
+    """Full confidence, never right, on passes as dear as those of float weights, of which one row costs two."""
+    cost = dict(enumerate((24.1, 24.1, 26.9, 29.7, 31.7, 33.7, 35.7, 37.8, 39.6, 41.5), 1)).__getitem__
+    beliefs, passes = Beliefs({}), 64
+    spent = 0.0
+    for _ in range(passes):
+        chances = [beliefs.chance("liar", 1.0) ** (depth + 1) for depth in range(9)]
+        drafts, _rate = best_cut(chances, cost)
+        spent += cost(drafts + 1)
+        if drafts:
+            beliefs.learn("liar", 1.0, right=False)
+    assert spent < 1.01 * passes * cost(1)
 
 
 def test_a_session_corrects_what_all_sessions_believe_and_the_next_one_starts_afresh() -> None:

@@ -19,9 +19,9 @@ class Calibration:
     checked: list[float] = field(default_factory=lambda: [0.0] * BINS)
 
     def chance(self, confidence: float) -> float:
-        """The measured chance of a guess of this confidence; the confidence itself while nothing is known."""
+        """The measured chance of a guess of this confidence; a stranger's word counts, but never for certainty."""
         i = _bin(confidence)
-        return (self.taken[i] + _PRIOR_WEIGHT * confidence) / (self.checked[i] + _PRIOR_WEIGHT)
+        return (self.taken[i] + _PRIOR_WEIGHT * min(confidence, _PRIOR_CHANCE)) / (self.checked[i] + _PRIOR_WEIGHT)
 
     def learn(self, confidence: float, right: bool) -> None:
         """A guess was checked, everything before it having held."""
@@ -83,7 +83,7 @@ class Beliefs:
     def chance(self, drafter: str, confidence: float) -> float:
         """The chance that this guess holds if everything before it does."""
         calibration = self.calibrations.get(drafter)
-        known = calibration.chance(confidence) if calibration else confidence
+        known = calibration.chance(confidence) if calibration else min(confidence, _PRIOR_CHANCE)
         record = self.records.get(drafter)
         return min(0.999, known * record.factor) if record else min(0.999, known)
 
