@@ -2,7 +2,6 @@
 
 import ctypes
 import enum
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -10,12 +9,12 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
 from twd.engine.library import last_errors, llama
 from twd.engine.memory import require_memory
 from twd.engine.model import Model, load_error
 from twd.gguf_tools.constants import GGMLQuantizationType
+from twd.kit.cores import usable_cores
 from twd.wire.failures import FailureCode, TwdError
 
 Logits = npt.NDArray[np.float32]
@@ -220,12 +219,6 @@ class Context:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-
-def usable_cores() -> int:
-    """Physical cores that this process may run on: a second thread on a core only gets in the way."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
 def kv_type(name: str) -> int:

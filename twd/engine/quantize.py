@@ -6,9 +6,9 @@ import os
 import tempfile
 from pathlib import Path
 
-from twd.engine.context import usable_cores
 from twd.engine.library import last_errors, llama, start
 from twd.gguf_tools.inspect import inspect
+from twd.kit.cores import usable_cores
 from twd.wire.failures import FailureCode, TwdError
 
 _log = logging.getLogger("twd.engine.quantize")

@@ -11,8 +11,9 @@ from typing import Final
 import msgspec
 
 from twd import __version__
-from twd.engine.context import ContextSettings, usable_cores
+from twd.engine.context import ContextSettings
 from twd.engine.library import FOLDER, llama, start, version
+from twd.kit.cores import usable_cores
 from twd.wire.model import CostPoint, Exactness
 
 LEAST_MS: Final = 0.01

@@ -14,6 +14,7 @@ from pathlib import Path
 from twd.engine.library import Device, devices, ggml, listen, require_rpc
 from twd.engine.tensor_cache import TensorCache
 from twd.kit import platform
+from twd.kit.cores import usable_cores
 
 
 def serve(endpoint: str, threads: int, names: Sequence[str] = (), kept: TensorCache | None = None) -> None:
@@ -80,15 +81,8 @@ def main() -> None:
     parser.add_argument("--cache-bytes", type=int, default=0, help="its size at most; 0: a quarter of the disk")
     given = parser.parse_args()
     kept = keep_weights(given.cache, given.cache_bytes) if given.cache else None
-    serve(f"{given.host}:{given.port}", given.threads or physical_cores(), given.device, kept)
+    serve(f"{given.host}:{given.port}", given.threads or usable_cores(), given.device, kept)
     raise SystemExit(f"the worker ended: {given.host}:{given.port} cannot be listened on, or was closed")
-
-
-def physical_cores() -> int:
-    """As many threads as there are real cores."""
-    import psutil
-
-    return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
 
 
 if __name__ == "__main__":

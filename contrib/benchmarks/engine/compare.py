@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from twd.engine.context import Context, ContextSettings, usable_cores
+from twd.engine.context import Context, ContextSettings
 from twd.engine.demo_model import demo_model
 from twd.engine.exactness import ExactPlan, exact_plan
 from twd.engine.model import Model, ModelSettings
 from twd.engine.target import LocalTarget
 from twd.engine.window import Logits, Window
+from twd.kit.cores import usable_cores
 
 PROMPT = 16
 SESSIONS = 16

@@ -23,9 +23,9 @@ from twd.bench.client import Answer, Ask, BenchClient
 from twd.bench.lab import Hostile
 from twd.bench.prompts import PROMPTS, BenchPrompt
 from twd.bench.session import drafter_paces, find_speculator
-from twd.engine.context import usable_cores
 from twd.engine.model import Model, ModelSettings
 from twd.kit.clock import SystemClock
+from twd.kit.cores import usable_cores
 from twd.kit.ids import Ids
 from twd.kit.service import Surroundings
 from twd.wire.base import NodeId

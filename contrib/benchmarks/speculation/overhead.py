@@ -19,9 +19,9 @@ from harness import MODEL, System, weights
 
 from twd.bench.prompts import PROMPTS
 from twd.engine.chat_template import render_tokens
-from twd.engine.context import usable_cores
 from twd.engine.loading import LoadPlan, NativeModel, load_native
 from twd.engine.window import Window
+from twd.kit.cores import usable_cores
 from twd.wire.job import ChatMessage, Prompt, Sampling
 
 

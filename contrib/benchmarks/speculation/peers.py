@@ -21,7 +21,7 @@ from harness import MODEL, System, client_of, rate, until, weights
 
 from twd.bench.client import Ask
 from twd.bench.prompts import PROMPTS, BenchPrompt
-from twd.engine.context import usable_cores
+from twd.kit.cores import usable_cores
 from twd.wire.job import Speculation
 
 PORT = 18_777
