@@ -110,6 +110,11 @@ def _model_settings(plan: LoadPlan) -> ModelSettings:
     )
 
 
+def _devices_decide(plan: LoadPlan, model: Model) -> bool:
+    """Whether it computes on devices whose kernels no settings make exact, so that their speed is all there is."""
+    return model.offloads and not (plan.pool is not None and plan.pool.on_cpus)
+
+
 def _set_up(plan: LoadPlan, model: Model, progress: Progress, began: float) -> NativeModel:
     exact = exact_plan(model, _wanted(plan, model), plan.exact, on_cpus=plan.pool is not None and plan.pool.on_cpus)
     progress(0.85, "making room")
@@ -154,7 +159,7 @@ def _wanted(plan: LoadPlan, model: Model) -> ContextSettings:
         type_v=plan.type_v or "f16",
         flash_attention=plan.flash_attention,
         threads=plan.threads,
-        ubatch=_EXACT_ROWS if plan.exact else _FAST_ROWS,
+        ubatch=_EXACT_ROWS if plan.exact and not _devices_decide(plan, model) else _FAST_ROWS,
     )
 
 

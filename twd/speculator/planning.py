@@ -13,6 +13,8 @@ from twd.speculator.window import Cost, best_cut, common_width, expected_tokens,
 
 ROWS_TOGETHER = 96
 """Rows of one pass that several sessions share at the most."""
+PROMPT_ROWS, PROMPT_MS = 64, 80.0
+"""Beside running texts, prompts are read in passes of so many rows, or of more that take no longer than this."""
 
 
 @dataclass(slots=True)
@@ -135,10 +137,19 @@ class Planner:
 
     def _plan_prefill(self, plan: Plan, now: float) -> None:
         """Read on in the prompts, oldest first, a bounded number of rows a pass."""
-        budget = self._limits.prefill_rows - plan.rows
+        budget = self._prefill_rows() - plan.rows
         for session in sorted(self._sessions.values(), key=lambda s: s.opened_at):
             if budget > 0 and session.prefilling:
                 budget -= self._read_on(plan, session, budget)
+
+    def _prefill_rows(self) -> int:
+        """How many rows a pass may have: as many as there is room for, unless others would wait long for its end."""
+        rows = self._limits.prefill_rows
+        if all(session.prefilling for session in self._sessions.values()):
+            return rows
+        while rows > PROMPT_ROWS and self._cost(rows) > PROMPT_MS:
+            rows = max(PROMPT_ROWS, rows // 2)
+        return rows
 
     def _read_on(self, plan: Plan, session: Session, rows: int) -> int:
         """The next so many tokens of a prompt; the last chunk also picks. Returns how many there were."""
