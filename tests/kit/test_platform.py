@@ -83,6 +83,14 @@ def test_a_leashed_program_ends_with_its_parent_even_when_it_is_stopped() -> Non
     wait_until(lambda: not alive(child), "the child is gone")
 
 
+@pytest.mark.skipif(not platform.IS_LINUX, reason="only Linux lets timers be late")
+def test_a_leashed_programs_timers_have_the_slack_that_was_asked_for() -> None:
+    argv = platform.leashed(("cat", "/proc/self/timerslack_ns"))
+    environment = {**os.environ, **platform.Lifeline().environment, "TWD_TIMER_SLACK_NS": "1000000"}
+    done = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, text=True, timeout=30, check=True)
+    assert done.stdout == "1000000\n"
+
+
 def test_a_leash_beside_its_program_passes_signals_and_the_exit_code_on(tmp_path: Path) -> None:
     script = (
         "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(7)); print('up', flush=True); time.sleep(600)"

@@ -20,6 +20,7 @@ from twd.bus.base import PAYLOAD_BYTES_MAX, BusError
 
 DEFAULT_PORT: Final = 4222
 CORES_PER_THREAD: Final = 8
+TIMER_SLACK_NS: Final = 1_000_000
 READY_TIMEOUT_S: Final = 1.0
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{32,128}")
 _PORTS_FILES: Final = "*.ports"
@@ -74,8 +75,13 @@ class EmbeddedBroker:
 
     @property
     def environment(self) -> dict[str, str]:
-        """On few cores one thread of Go: more of them look for work in vain, beside an engine that needs the cores."""
-        return {"GOMAXPROCS": str(max(1, (os.cpu_count() or 1) // CORES_PER_THREAD))}
+        """What keeps Go's runtime from waking up in vain, beside an engine that needs the cores.
+
+        On few cores one thread runs Go: more of them look for work. Its watchman rests 20 us at a time for as long as a
+        message is worked on, unless timers have slack.
+        """
+        threads = max(1, (os.cpu_count() or 1) // CORES_PER_THREAD)
+        return {"GOMAXPROCS": str(threads), "TWD_TIMER_SLACK_NS": str(TIMER_SLACK_NS)}
 
     @property
     def address(self) -> BusAddress:

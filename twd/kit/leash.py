@@ -1,20 +1,26 @@
 """Run a foreign program so that it ends with the process that started us: `python -I -S leash.py PROGRAM ARG...`.
 
 A script that stands alone and imports little, because it runs before every start of the broker.
-On Linux it becomes the program, which then is killed by the kernel when the parent ends. Elsewhere it
-stays beside the program, passes signals on, and kills it when the lifeline closes.
+On Linux it becomes the program, which then is killed by the kernel when the parent ends, and whose timers may
+ring as late as TWD_TIMER_SLACK_NS says. Elsewhere it stays beside the program, passes signals on, and kills it
+when the lifeline closes.
 """
 
 import os
 import signal
 import sys
 
+PR_SET_PDEATHSIG, PR_SET_TIMERSLACK = 1, 29
 
-def become(program: list[str], parent: int) -> None:
-    """Linux: ask for the parent-death signal, then turn into the program."""
+
+def become(program: list[str], parent: int, slack_ns: int) -> None:
+    """Linux: ask for the parent-death signal and for slack, then turn into the program."""
     import ctypes
 
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+    prctl = ctypes.CDLL(None).prctl
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if slack_ns:
+        prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(slack_ns), 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
     os.execvp(program[0], program)
@@ -53,12 +59,12 @@ def stay_beside(program: list[str], lifeline: int) -> int:
 def main() -> None:
     """Choose the way that this system offers."""
     program, parent = sys.argv[1:], int(os.environ.pop("TWD_PARENT_PID", "0"))
-    lifeline = os.environ.pop("TWD_LIFELINE_FD", "")
+    lifeline, slack = os.environ.pop("TWD_LIFELINE_FD", ""), os.environ.pop("TWD_TIMER_SLACK_NS", "0")
     try:
         if lifeline:
             sys.exit(stay_beside(program, int(lifeline)))
         if parent and sys.platform.startswith("linux"):
-            become(program, parent)
+            become(program, parent, int(slack))
         os.execvp(program[0], program)
     except OSError as error:
         sys.stderr.write(f"{program[0]} cannot be started: {error.strerror}\n")
