@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import psutil
 from streams import SILENCE_S, ask, longest_gap, question
 
 from twd.cli.api_address import ApiAddress
@@ -29,6 +28,7 @@ from twd.cli.chat_stream import Answer
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.kit.home import Home, Instance
+from twd.kit.ports import listening_below
 
 REST_S: Final = 4.0
 """Between two blows: what was struck must be back, and count as healthy."""
@@ -81,18 +81,7 @@ def targets(home: Home, kind: str) -> list[int]:
     processes = running(home).processes
     if kind != "worker":
         return [pid for name, pid in processes.items() if name.startswith(f"{kind}.") or name == kind]
-    agents = [psutil.Process(pid) for name, pid in processes.items() if name.startswith("agent") and pid]
-    children = [child for agent in agents for child in agent.children()]
-    return [child.pid for child in children if listens(child)]
-
-
-def listens(process: psutil.Process) -> bool:
-    """Whether others can connect to it; one that waits for its start takes nobody in."""
-    try:
-        found = process.net_connections("tcp")
-    except psutil.Error:  # it ended just now
-        return False
-    return any(one.status == psutil.CONN_LISTEN for one in found)
+    return listening_below(pid for name, pid in processes.items() if name.startswith("agent") and pid)
 
 
 async def struck(

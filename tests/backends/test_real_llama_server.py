@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -15,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.backends.rigs import read, text_of, wish
+from tests.engine.conftest import model_cache as model_cache
 from twd.backends.finding import open_backend
 from twd.backends.llama_server import LlamaServer
 from twd.engine.demo_model import demo_model
+from twd.kit.ports import free_port
 from twd.kit.settings import Server
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, FinishReason, Grammar, GrammarKind, Prompt
@@ -36,15 +37,13 @@ def program() -> str | None:
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+def url(model_cache: Path) -> Iterator[str]:
     """A running llama-server with the demo model."""
     path = program()
     if path is None:
         pytest.skip("no llama-server here: run contrib/benchmarks/build_peers.sh, or set TWD_LLAMA_SERVER")
-    model = demo_model(Path(os.environ.get("TWD_TEST_CACHE", Path.home() / ".cache" / "twd-test")), "q4_0")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    model = demo_model(model_cache, "q4_0")
+    port = free_port()
     command = [path, "-m", str(model), "--host", "127.0.0.1", "--port", str(port), "-c", "2048", "-np", "2", "-t", "2"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -10,6 +10,7 @@ from tests.backends.fakes.openai_server import OpenAiServer
 from tests.backends.fakes.server import Farm
 from twd.backends.openai_compatible import ModelList
 from twd.backends.upstream import CheckedResolver, Upstream
+from twd.kit.ports import free_port
 from twd.wire.failures import FailureCode, TwdError
 
 SECRET = "sk-very-secret"
@@ -56,10 +57,7 @@ async def test_faults(farm: Farm, mode: str, code: FailureCode, words: str) -> N
 
 
 async def test_nobody_there() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    error = await failure_of(Upstream(f"http://127.0.0.1:{port}"))
+    error = await failure_of(Upstream(f"http://127.0.0.1:{free_port()}"))
     assert error.code is FailureCode.BACKEND_DOWN
     assert "connection refused" in str(error)
 

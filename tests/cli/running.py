@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,16 +11,10 @@ from typing import Any
 import psutil
 
 from tests.waiting import alive, wait_until
+from twd.kit.ports import free_port
 
 TWD = (sys.executable, "-P", "-m", "twd")
 TIMEOUT_S = 60
-
-
-def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Installed:

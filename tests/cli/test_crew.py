@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.cli.running import free_port
 from tests.waiting import alive, until
 from twd.cli.crew import Crew
 from twd.kit.ahead import Ahead
 from twd.kit.board import Board, Stage
 from twd.kit.clock import SystemClock
+from twd.kit.ports import free_port
 from twd.kit.supervisor import Child, Exit, ProcessSpec, Supervisor
 from twd.kit.tasks import TaskGroup
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from tests.cli.running import Installed, free_port
+from tests.cli.running import Installed
 from tests.gguf_tools.test_inspect import write
 from tests.waiting import wait_until
 from twd.cli.errors import CommandError
 from twd.cli.outside_engine import command_line, key_of, tensor_split, url_of, with_backend
 from twd.cli.wanted import wanted_processes
+from twd.kit.ports import free_port
 from twd.kit.settings import Agent, Binaries, Edge, Engine, Gpu, LlamaServer, Model, Pool, Settings, Worker
 
 REPOSITORY = Path(__file__).parents[2]

@@ -6,6 +6,9 @@ import pytest
 from openai import OpenAI
 
 from tests.cli.running import Installed
+from tests.engine.conftest import model_cache
+
+__all__ = ["client", "client_of", "demo", "model_cache"]
 
 
 @pytest.fixture(scope="module")
@@ -21,5 +24,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
 
 @pytest.fixture
 def client(demo: Installed) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"http://127.0.0.1:{demo.port}/v1", api_key="none", timeout=60, max_retries=0) as client:
+    with client_of(demo) as client:
         yield client
+
+
+def client_of(installed: Installed) -> OpenAI:
+    """A client that hides no failure by asking again."""
+    return OpenAI(base_url=f"http://127.0.0.1:{installed.port}/v1", api_key="none", timeout=120, max_retries=0)

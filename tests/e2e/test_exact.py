@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 
-from tests.engine.conftest import model_cache as model_cache
 from twd.bench.client import Answer, Ask
 from twd.bench.exact_cases import ExactCase, draw_cases
 from twd.bench.lab import MODEL, Lab, lab

@@ -4,12 +4,13 @@ import os
 import signal
 from collections.abc import Iterator
 
-import psutil
 import pytest
 from openai import OpenAI
 
 from tests.cli.running import Installed
+from tests.e2e.conftest import client_of
 from tests.waiting import wait_until
+from twd.kit.ports import listening_below
 
 pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow]
 ASK = [{"role": "user", "content": "Tell me about the sea and the moon."}]
@@ -47,10 +48,6 @@ def client(pool: Installed) -> Iterator[OpenAI]:
         yield client
 
 
-def client_of(installed: Installed) -> OpenAI:
-    return OpenAI(base_url=f"http://127.0.0.1:{installed.port}/v1", api_key="none", timeout=120, max_retries=0)
-
-
 def stream(client: OpenAI) -> Iterator[str]:
     for chunk in client.chat.completions.create(**OPTIONS, stream=True):  # type: ignore[call-overload]
         if chunk.choices:
@@ -69,17 +66,7 @@ def disturbed(client: OpenAI, pid: int, how: signal.Signals) -> str:
 
 def workers(pool: Installed) -> list[int]:
     """The RPC workers of this installation, or the stages: what listens, unlike one that waits for its start."""
-    agents = [pid for name, pid in pool.pids().items() if name.startswith("agent.")]
-    children = [child for pid in agents for child in psutil.Process(pid).children(recursive=True)]
-    return [child.pid for child in children if listens(child)]
-
-
-def listens(process: psutil.Process) -> bool:
-    try:
-        found = process.net_connections("tcp")
-    except psutil.Error:  # it ended just now
-        return False
-    return any(one.status == psutil.CONN_LISTEN for one in found)
+    return listening_below(pid for name, pid in pool.pids().items() if name.startswith("agent."))
 
 
 def pooled(pool: Installed) -> dict[str, object]:

@@ -9,7 +9,8 @@ import pytest
 from openai import OpenAI
 
 from tests.cli.running import Installed
-from tests.e2e.test_pool import client_of, disturbed, stream, well_again, workers
+from tests.e2e.conftest import client_of
+from tests.e2e.test_pool import disturbed, stream, well_again, workers
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow]

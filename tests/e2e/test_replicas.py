@@ -12,6 +12,7 @@ import pytest
 from openai import OpenAI
 
 from tests.cli.running import Installed
+from tests.e2e.conftest import client_of
 from tests.waiting import wait_until
 from twd.engine.demo_model import demo_model
 
@@ -22,12 +23,11 @@ MOST_ASKS = 60
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+def house(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     installed = Installed(tmp_path_factory.mktemp("replicas") / "home")
-    cache = Path(os.environ.get("TWD_TEST_CACHE", Path.home() / ".cache" / "twd-test"))
     (installed.home.parent / "twd.yaml").write_text(
         "agent: {port: 0}\n"
-        f"models: {{twin: {{path: '{demo_model(cache, 'q4_0')}', ctx_size: 256, parallel: 2, replicas: 2}}}}\n"
+        f"models: {{twin: {{path: '{demo_model(model_cache, 'q4_0')}', ctx_size: 256, parallel: 2, replicas: 2}}}}\n"
     )
     try:
         installed.up()
@@ -40,7 +40,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
 
 @pytest.fixture
 def client(house: Installed) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"http://127.0.0.1:{house.port}/v1", api_key="none", timeout=60, max_retries=0) as client:
+    with client_of(house) as client:
         yield client
 
 

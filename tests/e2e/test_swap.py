@@ -1,6 +1,5 @@
 """A model takes the place of another while clients ask: no answer is lost, and `default` follows."""
 
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from openai import APIStatusError, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
 from tests.cli.running import Installed
+from tests.e2e.conftest import client_of
 from tests.waiting import wait_until
 from twd.engine.demo_model import demo_model
 
@@ -18,11 +18,11 @@ ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Say hello.
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+def house(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     """One with a model, and a second file that its agent finds."""
     installed = Installed(tmp_path_factory.mktemp("swap") / "home")
     try:
-        first, second = _files(installed)
+        first, second = _files(installed, model_cache)
         (installed.home.parent / "twd.yaml").write_text(
             f"agent: {{port: 0, model_dirs: ['{second.parent}']}}\n"
             f"models: {{first: {{path: '{first}', ctx_size: 512, parallel: 2}}}}\n"
@@ -34,8 +34,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
         installed.clean_up()
 
 
-def _files(installed: Installed) -> tuple[Path, Path]:
-    cache = Path(os.environ.get("TWD_TEST_CACHE", Path.home() / ".cache" / "twd-test"))
+def _files(installed: Installed, cache: Path) -> tuple[Path, Path]:
     folder = installed.home.parent / "files"
     folder.mkdir()
     (folder / "quick.gguf").symlink_to(demo_model(cache, "q8_0"))
@@ -44,7 +43,7 @@ def _files(installed: Installed) -> tuple[Path, Path]:
 
 @pytest.fixture
 def client(house: Installed) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"http://127.0.0.1:{house.port}/v1", api_key="none", timeout=60, max_retries=0) as client:
+    with client_of(house) as client:
         yield client
 
 

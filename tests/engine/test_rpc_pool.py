@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.running import free_port
 from tests.waiting import wait_until
 from twd.engine.demo_model import demo_model
 from twd.engine.rpc_pool import PoolPlan, Share, gpu_layers, tensor_split
 from twd.engine.rpc_probe import RpcUnusable, probe
 from twd.engine.tensor_cache import LOCK, contents
 from twd.kit.delay_proxy import DelayProxy
+from twd.kit.ports import free_port
 
 HASHED_BYTES = 10 * 1024**2
 """llama.cpp asks a worker whether it has a tensor only above this."""

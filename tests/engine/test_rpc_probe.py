@@ -1,7 +1,6 @@
 """The handshake in front of llama.cpp: every answer but the right one becomes an error in time."""
 
 import asyncio
-import socket
 import struct
 import subprocess
 import sys
@@ -16,15 +15,10 @@ from tests.waiting import until
 from twd.engine import rpc_probe, rpc_worker
 from twd.engine.library import Device
 from twd.engine.rpc_probe import OURS, RpcMismatch, RpcUnusable, RpcVersion, probe, require_match
+from twd.kit.ports import free_port
 from twd.wire.failures import FailureCode
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 def answer(major: int, minor: int, patch: int = 0) -> bytes:

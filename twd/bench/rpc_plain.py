@@ -5,7 +5,6 @@ on stdin, one on stdout.
 """
 
 import asyncio
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from twd.engine.rpc_pool import PoolPlan, Share
 from twd.engine.rpc_probe import RpcUnusable, probe
 from twd.engine.window import FIRST_EPOCH, Window
 from twd.kit.delay_proxy import DelayProxy
+from twd.kit.ports import free_port
 from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Sampling
@@ -109,12 +109,6 @@ def slow_links(ports: Sequence[int], rtt_ms: float) -> Iterator[list[str]]:
     finally:
         for proxy in proxies:
             asyncio.run(proxy.close())
-
-
-def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.create_server((_HOST, 0)) as held:
-        return int(held.getsockname()[1])
 
 
 def _wait_for(port: int) -> None:

@@ -11,7 +11,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+
+from twd.kit.ports import free_port
 
 HERE = Path(__file__).parent
 TALK = [{"role": "user", "content": "hello"}]
@@ -43,13 +44,6 @@ class Figures:
     stream_ms: float
     rates: dict[int, float]
     errors: int = 0
-
-
-def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -25,15 +25,10 @@ from twd.bench.ring import RingBench, RingBenchRun, rendered_prompts
 from twd.engine.demo_model import demo_model
 from twd.engine.model import Model, ModelSettings
 from twd.kit.delay_proxy import DelayProxy
+from twd.kit.ports import free_port
 
 CACHE = Path.home() / ".cache" / "twd-bench"
 READY_S, ANSWER_S = 60.0, 300.0
-
-
-def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

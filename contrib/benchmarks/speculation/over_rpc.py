@@ -20,9 +20,10 @@ from peers import measure_server, server
 
 from twd.bench.client import Ask
 from twd.bench.prompts import PROMPTS, BenchPrompt
-from twd.bench.rpc_plain import free_port, rpc_workers, slow_links
+from twd.bench.rpc_plain import rpc_workers, slow_links
 from twd.cli.demo import MODEL
-from twd.engine.context import usable_cores
+from twd.kit.cores import usable_cores
+from twd.kit.ports import free_port
 from twd.wire.base import ModelId
 from twd.wire.job import Speculation
 

@@ -1,0 +1,29 @@
+"""Ports of this machine: which is free, and whose processes listen."""
+
+import socket
+from collections.abc import Iterable
+from typing import Final
+
+import psutil
+
+LOOPBACK: Final = "127.0.0.1"
+
+
+def free_port() -> int:
+    """A port of loopback that nobody has now."""
+    with socket.create_server((LOOPBACK, 0)) as held:
+        return int(held.getsockname()[1])
+
+
+def listening_below(pids: Iterable[int]) -> list[int]:
+    """The processes under these that others can connect to; one that waits for its start takes nobody in."""
+    below = [child for pid in pids for child in psutil.Process(pid).children(recursive=True)]
+    return [child.pid for child in below if _listens(child)]
+
+
+def _listens(process: psutil.Process) -> bool:
+    try:
+        found = process.net_connections("tcp")
+    except psutil.Error:  # it ended just now
+        return False
+    return any(one.status == psutil.CONN_LISTEN for one in found)
