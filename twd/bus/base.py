@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, Protocol
 
+import msgspec
+
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.routes import WhenFull
 
@@ -34,8 +36,7 @@ class RequestTimeout(BusError):
         super().__init__(f"no answer on {subject} within {timeout_s:g} s", FailureCode.DEADLINE)
 
 
-@dataclass(slots=True)
-class Message:
+class Message(msgspec.Struct):
     """One message as it came; `reply` names where an answer is expected, if one is."""
 
     subject: str

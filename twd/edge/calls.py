@@ -27,8 +27,12 @@ class Call:
     def __init__(self) -> None:
         self.news: deque[tuple[int, News | Failure]] = deque()
         self.lines: list[Line] = []
+        self.at_once: Callable[[], bool] | None = None
+        """Takes news where they arrive, while their reader waits for more; False when the reader is to do it."""
         self._waiter: asyncio.Future[None] | None = None
         self._enough = 1
+        self._alarm: asyncio.TimerHandle | None = None
+        self._stirred_at = 0.0
 
     @property
     def ended(self) -> bool:
@@ -36,27 +40,49 @@ class Call:
         return all(line.owner.ended for line in self.lines)
 
     def put(self, index: int, item: News | Failure) -> None:
-        """Add news and wake the reader, if it is worth it."""
+        """Add news, and have them taken at once or wake the reader, if it is worth it."""
         self.news.append((index, item))
-        if self._waiter is None or self._waiter.done():
+        waiter = self._waiter
+        if waiter is None or waiter.done():
             return
-        if len(self.news) >= self._enough or _is_end(item):
-            self._waiter.set_result(None)
+        if _is_end(item) or (len(self.news) >= self._enough and not self._taken_at_once(waiter)):
+            waiter.set_result(None)
+
+    def _taken_at_once(self, waiter: asyncio.Future[None]) -> bool:
+        if self.at_once is None:
+            return False
+        self._stirred_at = waiter.get_loop().time()
+        try:
+            return self.at_once()
+        except Exception as error:  # noqa: BLE001 - it is the reader's, who answers for it
+            waiter.set_exception(error)
+            return True
 
     async def wait(self, timeout_s: float, enough: int = 1) -> bool:
-        """Until there is so much news, or some job's end; False when the time ran out before there was any."""
+        """Until there is so much news, or some job's end; False when nothing came for so long."""
         if len(self.news) >= enough or any(_is_end(item) for _, item in self.news):
             return True
         self._enough = enough
         loop = asyncio.get_running_loop()
-        self._waiter = loop.create_future()
-        alarm = loop.call_later(timeout_s, _resolve, self._waiter)
+        self._waiter, self._stirred_at = loop.create_future(), loop.time()
+        self._alarm = loop.call_later(timeout_s, self._ring, self._waiter, timeout_s)
         try:
             await self._waiter
         finally:
-            alarm.cancel()
+            self._alarm.cancel()
             self._waiter = None
         return bool(self.news)
+
+    def _ring(self, waiter: asyncio.Future[None], timeout_s: float) -> None:
+        """The time is over, unless it began anew with what was taken at once."""
+        loop = waiter.get_loop()
+        left = self._stirred_at + timeout_s - loop.time()
+        if waiter.done():
+            return
+        if left > 0:
+            self._alarm = loop.call_later(left, self._ring, waiter, timeout_s)
+        else:
+            waiter.set_result(None)
 
 
 @dataclass(eq=False)
@@ -210,8 +236,3 @@ class Desk:
 
 def _is_end(item: News | Failure) -> bool:
     return not isinstance(item, JobStarted | TokensAccepted)
-
-
-def _resolve(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)

@@ -164,7 +164,8 @@ class Edge(Service):
     def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
         """A job's text grew."""
         self.watch.pools.hear(event, self.clock.now())
-        return self._job_event(event)
+        self.desk.hear(event)
+        return None
 
     def on_job_finished(self, event: JobFinished) -> Effects:
         """A job's text is whole."""

@@ -3,8 +3,9 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from twd.engine.tool_reader import Deciding, Finding, NotACall, Reader, Steps, TextEnded
 
@@ -25,23 +26,20 @@ _OPENER_STARTS = {opener[:length] for opener in _CLOSERS for length in range(1, 
 _LONGEST_START = max(map(len, _OPENER_STARTS))
 
 
-@dataclass(frozen=True, slots=True)
-class ContentDelta:
+class ContentDelta(msgspec.Struct, frozen=True):
     """Text that is no call."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCallStart:
+class ToolCallStart(msgspec.Struct, frozen=True):
     """A call begins; calls count from 0."""
 
     index: int
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCallArguments:
+class ToolCallArguments(msgspec.Struct, frozen=True):
     """The next part of a call's arguments; together they are JSON."""
 
     index: int

@@ -56,37 +56,32 @@ class OwnerPolicy:
     backoff_max_s: float = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Submit:
+class Submit(msgspec.Struct, frozen=True):
     """Request this; hand the answer to `handle`, or tell `unanswered` why none came."""
 
     job: JobSubmitted
     timeout_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(msgspec.Struct, frozen=True):
     """Publish this: workers that still hold the job, or old attempts of it, let go."""
 
     event: JobCancelled
 
 
-@dataclass(frozen=True, slots=True)
-class Deliver:
+class Deliver(msgspec.Struct, frozen=True):
     """The next piece of the text, in order and without repeats."""
 
     event: TokensAccepted
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(msgspec.Struct, frozen=True):
     """The one end: everything has been delivered."""
 
     event: JobFinished
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(msgspec.Struct, frozen=True):
     """The one end: the text stays as it is, and this is why."""
 
     failure: Failure
@@ -194,10 +189,8 @@ class JobOwner:
             return float("inf")
         if self._retry_at is not None:
             return min(self._retry_at, self._deadline)
-        waits = [self._deadline, self._heard + self.policy.silence_s]
-        if self._hole_since is not None:
-            waits.append(self._hole_since + self.policy.gap_s)
-        return min(waits)
+        due = min(self._deadline, self._heard + self.policy.silence_s)
+        return due if self._hole_since is None else min(due, self._hole_since + self.policy.gap_s)
 
     def tick(self, now: float) -> list[OwnerAction]:
         """Deadline, next try, a hole that stayed, a worker that fell silent."""

@@ -12,6 +12,7 @@ import re
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -206,7 +207,7 @@ class Service:
         handle = getattr(self, handler_name(event_type))
         subscription = await self.bus.subscribe(
             pattern or self.pattern(event_type),
-            lambda message: self._receive(route, handle, message),
+            partial(self._receive, route, handle),
             queue=self.group(event_type) if shared else "",
             when_full=route.when_full,
         )
