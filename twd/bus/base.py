@@ -108,6 +108,9 @@ class Bus(Protocol):
     def publish(self, subject: str, data: bytes, *, reply: str = "") -> None:
         """Send to everybody who listens now. Returns at once; a bounded outbox holds what waits."""
 
+    def push(self) -> None:
+        """Let go now what was published in this turn of the loop; else it goes at the turn's end."""
+
     async def subscribe(
         self,
         pattern: str,

@@ -177,6 +177,9 @@ class MemoryBus:
         self.stats.sent += 1
         self.broker.route(self, Message(subject, bytes(data), reply))
 
+    def push(self) -> None:
+        """Nothing waits here."""
+
     def _check(self, subject: str, data: bytes) -> None:
         check_subject(subject)
         check_size(subject, data)

@@ -174,6 +174,11 @@ class NatsBus:
         else:
             link.write(frame)
 
+    def push(self) -> None:
+        """Let go now what was published in this turn of the loop."""
+        if self._link is not None:
+            self._link.push()
+
     async def _send_outbox(self, link: NatsLink) -> None:
         while not link.lost.done():
             await link.relieved()

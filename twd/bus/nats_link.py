@@ -60,6 +60,7 @@ class NatsLink:
         self._writer.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         self._buffered = self._writer.transport.get_write_buffer_size
         self.write = client.send
+        self.push = client.send_gathered
         self.lost = client.lost
         self.payload_bytes_max: int = client.max_payload
         self._listened: set[int] = set()

@@ -40,7 +40,8 @@ class Planner:
         plan = Plan()
         ready = [session for session in self._sessions.values() if not session.prefilling]
         self._plan_running(plan, ready, now)
-        self._plan_prefill(plan, now)
+        if len(ready) < len(self._sessions):
+            self._plan_prefill(plan, now)
         return plan
 
     def _plan_running(self, plan: Plan, ready: list[Session], now: float) -> None:
@@ -64,11 +65,13 @@ class Planner:
             self._launch(plan, session, [node for node, _ in path[: width - 1]], None)
 
     def _candidates(self, session: Session, limit: int, start: Node | None = None) -> list[tuple[Node, float]]:
+        if not session.speculates:
+            return []
         root = session.tree.root
         ahead = start.at - root.at if start is not None else 0
         room = min(session.remaining - 1, self._limits.ctx_size - len(session.tokens) - 1) - ahead
         limit = min(limit, room)
-        if not session.speculates or limit <= 0 or not self._limits.can_rollback:
+        if limit <= 0 or not self._limits.can_rollback:
             return []
         if self._limits.ngram:
             tokens, confidence = session.ngram.propose(ahead + limit)
@@ -81,6 +84,8 @@ class Planner:
 
     def _choose(self, session: Session, now: float, alone: bool) -> tuple[list[Node], list[int] | None, float | None]:
         """The guesses to check now, or until when to wait for more."""
+        if not session.speculates:
+            return [], None, None
         fixed = session.job.speculation.window
         path = self._candidates(session, fixed or self._limits.max_window)
         chances = [chance for _, chance in path]

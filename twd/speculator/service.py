@@ -326,6 +326,7 @@ class Speculator(Service):
             if isinstance(effect, Publish) and isinstance(effect.event, JobFinished | JobFailed):
                 self._ended(effect.event.job)
         self.run_effects(effects)
+        self.bus.push()
         self._look_idle()
 
     def _ended(self, job: JobId) -> None:

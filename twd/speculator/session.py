@@ -93,11 +93,12 @@ class Session:
         self.text.feed(job.resume)
         self.tail = ""
         """What the text held back when it ended."""
+        known = self.tokens if self.speculates else []  # what follows serves guesses alone
         self.hashes = [EMPTY]
-        self._extend_hashes(self.tokens)
-        self.tree = DraftTree(len(self.tokens), self.hashes[-1])
+        self._extend_hashes(known)
+        self.tree = DraftTree(len(known), self.hashes[-1])
         self.ngram = NgramIndex()
-        self.ngram.extend(self.tokens)
+        self.ngram.extend(known)
         self.beliefs = Beliefs(calibrations)
         self.links: dict[InstanceId, Link] = {}
         self.flights: deque[Flight] = deque()
@@ -193,11 +194,12 @@ class Session:
         return kept, "".join(shown), None
 
     def _append(self, token: int) -> None:
-        if self.speculates:
-            for guess, child in self.tree.root.children.items():
-                for drafter, confidence in child.votes.items():
-                    self.beliefs.learn(drafter, confidence, guess == token)
         self.tokens.append(token)
+        if not self.speculates:
+            return
+        for guess, child in self.tree.root.children.items():
+            for drafter, confidence in child.votes.items():
+                self.beliefs.learn(drafter, confidence, guess == token)
         self.hashes.append(extend(self.hashes[-1], (token,)))
         self.tree.advance(token)
         self.ngram.extend((token,))

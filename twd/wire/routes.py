@@ -3,7 +3,7 @@
 import enum
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from twd.wire.base import Event
 from twd.wire.draft import (
@@ -75,7 +75,7 @@ class Route:
     key: str = ""
     group: str = ""
 
-    @property
+    @cached_property
     def tag(self) -> str:
         """The type's name on the wire, which is also the start of its subject."""
         return str(self.event.__struct_config__.tag)
