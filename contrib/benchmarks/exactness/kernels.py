@@ -16,7 +16,7 @@ import numpy as np
 from twd.engine.context import Context, ContextSettings, Layout, Rows
 from twd.engine.model import Model, ModelSettings
 
-BASES = (1, 2, 3, 4, 8)
+BASES = (1, 2, 3, 4, 8, 16, 24, 32)
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 24, 32)
 RUN = 40
 CHUNK = 64
@@ -66,7 +66,8 @@ def lines(model: Model, depths: Sequence[int]) -> Iterator[str]:
     """One line for each setting, depth and base."""
     text = model.vocab.tokenize(TEXT, parse_special=False, add_bos=True)
     tokens = (text * (max(depths) // len(text) + 4))[: max(depths) + RUN + max(BASES)]
-    for flash, type_k in ((True, "f16"), (True, "q8_0"), (False, "f16")):
+    kinds = (True, "f16"), *(((True, "q8_0"),) if not model.offloads else ()), (False, "f16")
+    for flash, type_k in kinds:
         settings = ContextSettings(
             ctx_size=len(tokens) + CHUNK, layout=Layout.STREAMS, flash_attention=flash, type_k=type_k, ubatch=CHUNK
         )
@@ -95,7 +96,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--gpu-layers", type=int, default=0)
-    parser.add_argument("--depths", type=int, nargs="+", default=[48, 600])
+    parser.add_argument("--depths", type=int, nargs="+", default=[48, 240, 600, 1265])
     given = parser.parse_args()
     for file in given.files:
         with Model.load(ModelSettings(path=file, gpu_layers=given.gpu_layers)) as loaded:
