@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Final
 
 from twd.edge.answering import News
 from twd.kit.clock import Clock
@@ -17,6 +18,8 @@ NEWS_MAX = 8192
 
 COMING_S = 60.0
 """How long a job waits for a model that is about to be served."""
+
+_ENDS: Final = (JobFinished, Failure)
 
 JobEvent = JobQueued | JobStarted | TokensAccepted | JobFinished | JobFailed
 
@@ -235,4 +238,4 @@ class Desk:
 
 
 def _is_end(item: News | Failure) -> bool:
-    return not isinstance(item, JobStarted | TokensAccepted)
+    return isinstance(item, _ENDS)

@@ -163,7 +163,8 @@ class Edge(Service):
 
     def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
         """A job's text grew."""
-        self.watch.pools.hear(event, self.clock.now())
+        if event.source in self.watch.pools.speculators:
+            self.watch.pools.hear(event, self.clock.now())
         self.desk.hear(event)
         return None
 

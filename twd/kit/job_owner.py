@@ -32,6 +32,7 @@ from twd.wire.job import (
 )
 
 EARLY_MAX: Final = 256
+_HEARD: Final = (TokensAccepted, JobQueued, JobStarted, JobFinished, JobFailed)
 LOSSES: Final = frozenset({FailureCode.WORKER_LOST, FailureCode.BACKEND_DOWN, FailureCode.CANCELLED})
 """Failures after which another worker goes on. Whoever cancels a job that its owner wants took the owner for dead."""
 
@@ -208,7 +209,7 @@ class JobOwner:
     # -- the text ------------------------------------------------------------------------------
 
     def _is_current(self, event: Event) -> bool:
-        if not isinstance(event, JobQueued | JobStarted | TokensAccepted | JobFinished | JobFailed):
+        if not isinstance(event, _HEARD):
             return False
         if event.job != self.job.job or event.attempt != self.attempt or self._retry_at is not None:
             return False

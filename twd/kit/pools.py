@@ -47,7 +47,8 @@ class Pools:
     """Hears and looks; `states` is the picture."""
 
     def __init__(self) -> None:
-        self._speculators: dict[InstanceId, ServiceLease] = {}
+        self.speculators: dict[InstanceId, ServiceLease] = {}
+        """Those whose models run on a pool."""
         self._stages: dict[InstanceId, tuple[ServiceLease, StageReady]] = {}
         self._placements: dict[str, PlacementDecided] = {}
         self._nodes: dict[NodeId, NodeFacts] = {}
@@ -59,13 +60,13 @@ class Pools:
 
     def look(self, entries: Iterable[LeaseEntry]) -> None:
         """Read the registry; what is gone from it is forgotten."""
-        self._speculators, self._stages, self._placements, self._nodes = {}, {}, {}, {}
+        self.speculators, self._stages, self._placements, self._nodes = {}, {}, {}, {}
         for entry in entries:
             self._read(entry.value)
         for known in (self._told, self._refused):
             for stage in known.keys() - self._stages.keys():
                 del known[stage]
-        for speculator in self._tokens.keys() - self._speculators.keys():
+        for speculator in self._tokens.keys() - self.speculators.keys():
             del self._tokens[speculator]
 
     def _read(self, value: bytes) -> None:
@@ -82,8 +83,8 @@ class Pools:
             lease = msgspec.json.decode(value, type=ServiceLease)
         except msgspec.MsgspecError:
             return  # another kind of key, or one of a later version
-        if lease.service == "speculator" and "model" in lease.facts:
-            self._speculators[lease.instance] = lease
+        if lease.service == "speculator" and "model" in lease.facts and lease.facts.get("engine") in ENGINES:
+            self.speculators[lease.instance] = lease
         elif lease.service == "stage" and (ready := read_stage(lease.facts)) is not None:
             self._stages[lease.instance] = lease, ready
 
@@ -95,7 +96,7 @@ class Pools:
             case FrameRefused():
                 times = self._refused.setdefault(event.stage, deque(maxlen=1024))
                 times.extend([now] * (event.repeated - event.repeated // 2))
-            case TokensAccepted() if event.source in self._speculators:
+            case TokensAccepted() if event.source in self.speculators:
                 self._tokens.setdefault(event.source, deque(maxlen=4096)).append((now, len(event.tokens)))
             case _:
                 return
@@ -106,7 +107,7 @@ class Pools:
         """All pools, by model."""
         for told in self._told.values():
             told.forget(now)
-        pooled = [lease for lease in self._speculators.values() if lease.facts.get("engine") in ENGINES]
+        pooled = self.speculators.values()
         served = {_place(lease) for lease in pooled}
         waiting = [placement for place, placement in self._placements.items() if place not in served]
         found = [self._served(lease, now) for lease in pooled] + [self._waiting(one) for one in waiting]

@@ -56,6 +56,7 @@ CALIBRATION_TEXT = (
 )
 CALIBRATION_TOKENS = 64
 CALIBRATION_WINDOW = 4
+_ENDS = (JobFinished, JobFailed)
 _OWNER_CHECK_S = 5.0
 _HUNG_S = 300.0
 
@@ -323,7 +324,7 @@ class Speculator(Service):
 
     def _deliver(self, effects: list[Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, Publish) and isinstance(effect.event, JobFinished | JobFailed):
+            if isinstance(effect, Publish) and isinstance(effect.event, _ENDS):
                 self._ended(effect.event.job)
         self.run_effects(effects)
         self.bus.push()
