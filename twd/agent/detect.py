@@ -23,6 +23,9 @@ from twd.wire.node import Build, CpuFacts, GpuFacts, ModelFile, NodeFacts
 ENGINE_EVERY_S: Final = 60.0
 """Only a machine with devices that none but the engine knows is asked again."""
 MODELS_EVERY_S: Final = 30.0
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_DRAWN: Final = 1 << 40
+"""This bit of a network address says that it was drawn by chance."""
 
 
 @dataclass
@@ -98,6 +101,9 @@ class Detector:
             self._models = await asyncio.to_thread(self.scan.scan)
 
 
-def machine_name() -> str:
-    """Tells machines apart that call themselves the same."""
-    return f"{platform.node()}-{uuid.getnode():012x}"
+def machine_name(boot_id: Path = _BOOT_ID) -> str:
+    """Tells machines apart that call themselves the same; all processes of one machine find the same."""
+    address = uuid.getnode()
+    if address & _DRAWN and boot_id.exists():  # no network card, so Python draws a number, another in each process
+        return f"{platform.node()}-{boot_id.read_text().strip()}"
+    return f"{platform.node()}-{address:012x}"
