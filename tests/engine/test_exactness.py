@@ -3,11 +3,11 @@
 import pytest
 
 from twd.engine.context import Context, ContextSettings, Layout
-from twd.engine.exactness import ExactPlan, exact_plan, multiplies_floats, self_test
+from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, multiplies_floats, self_test
 from twd.engine.model import Model
 from twd.engine.probe import can_rollback
 from twd.engine.target import LocalTarget
-from twd.wire.model import Exactness
+from twd.wire.model import CostPoint, Exactness
 
 WANTED = ContextSettings(ctx_size=768, parallel=3, threads=1, type_k="f16", layout=Layout.UNIFIED)
 
@@ -40,6 +40,41 @@ def test_what_other_devices_compute_gets_the_types_that_are_wanted(
     monkeypatch.setattr(tiny, "offloads", True)
     assert exact_plan(tiny, WANTED, True) == ExactPlan(WANTED)
     assert exact_plan(tiny, WANTED, True, on_cpus=True) == alone
+
+
+def test_who_insists_gets_passes_of_one_width_on_other_devices(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny, "offloads", True)
+    plan = exact_plan(tiny, WANTED, True, insist=True)
+    assert plan.fixed
+    assert (plan.settings.layout, plan.settings.type_k, plan.settings.type_v) == (Layout.STREAMS, "f16", "f16")
+    assert "rows = 16" in plan.describe(16)
+    assert exact_plan(tiny, WANTED, False, insist=True) == ExactPlan(WANTED)
+    tree = ContextSettings(parallel=1, layout=Layout.TREE, branches=3)
+    assert exact_plan(tiny, tree, True, insist=True) == ExactPlan(tree)
+
+
+@pytest.mark.model
+def test_passes_of_one_width_are_exact_where_other_widths_take_other_kernels(f16: Model) -> None:
+    settings = ContextSettings(ctx_size=768, parallel=2, threads=1, type_k="f16", type_v="f16", layout=Layout.STREAMS)
+    with Context(f16, settings) as context:
+        target = LocalTarget(context)
+        assert not self_test(target, "as it comes", budget_s=60).exact
+        target.fix_rows(16)
+        verdict = self_test(target, "one width", budget_s=60)
+        assert (verdict.exact, verdict.max_difference, verdict.compared) == (True, 0.0, 24)
+
+
+@pytest.mark.parametrize(
+    ("costs", "rows"),
+    [
+        ({8: 5.8, 16: 7.0, 24: 7.8, 32: 8.6}, 8),  # a pass costs by its rows
+        ({8: 21.0, 16: 23.1, 24: 8.8, 32: 9.4}, 24),  # wide ones are cheaper than narrow ones
+        ({8: 1.94, 16: 2.15, 24: 2.26, 32: 2.31}, 16),  # rows cost next to nothing, guesses seldom hold so long
+        ({1: 1.0}, 8),
+    ],
+)
+def test_the_width_of_all_passes_is_that_of_the_best_speed(costs: dict[int, float], rows: int) -> None:
+    assert fixed_rows([CostPoint(width=width, ms=ms) for width, ms in costs.items()]) == rows
 
 
 def test_inexact_settings_are_found_out(tiny: Model) -> None:

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twd.engine.passes import Part, Pass, PassRules, Planner, Shape
+from twd.engine.passes import Detours, Part, Pass, PassRules, Planner, Shape
+from twd.wire.model import CostPoint
 
 shapes = st.dictionaries(st.integers(0, 15), st.integers(1, 32), min_size=1, max_size=16).map(
     lambda rows: tuple(sorted(rows.items()))
@@ -74,3 +75,47 @@ def test_measured_costs_change_the_plan() -> None:
     assert len(planner.plan(shape)) == 2
     planner.use_cost(lambda rows: 100.0 + rows)
     assert len(planner.plan(shape)) == 1
+
+
+UNEVEN = Detours(tuple(CostPoint(width=w, ms=ms) for w, ms in ((1, 10.0), (2, 19.5), (8, 21.0), (16, 23.1), (24, 8.8))))
+"""As measured once: a GPU takes other kernels from 17 rows on, which suit these matrices far better."""
+
+
+def test_rows_are_thrown_away_where_more_of_them_are_quicker() -> None:
+    assert [UNEVEN.rows(rows) for rows in (1, 2, 8, 23, 24, 25)] == [24, 24, 24, 24, 24, 25]
+    assert [point.ms for point in UNEVEN.costs()] == [8.8] * 5
+    planner = Planner(PassRules(capacity=64))
+    planner.use_cost(lambda rows: 8.8, UNEVEN)
+    assert planner.plan(((3, 5),)) == [Pass((Part(3, 5, 19),))]
+    assert planner.missing(7) == 17
+
+
+def test_sessions_that_share_a_pass_are_padded_alike() -> None:
+    planner = Planner(PassRules(capacity=64))
+    planner.use_cost(lambda rows: 8.8, UNEVEN)
+    (one,) = planner.plan(tuple((slot, 1) for slot in range(6)))
+    assert [(part.rows, part.padding) for part in one.parts] == [(1, 3)] * 6
+
+
+@given(st.dictionaries(st.integers(1, 64), st.floats(0.1, 50.0), min_size=1), st.integers(1, 80), st.integers(1, 8))
+def test_a_detour_is_a_wider_pass_that_is_measured_and_quicker(costs: dict[int, float], rows: int, slots: int) -> None:
+    detours = Detours(tuple(CostPoint(width=width, ms=costs[width]) for width in sorted(costs)))
+    total = rows * slots
+    wide = detours.rows(total, slots)
+    assert wide >= total
+    assert wide % slots == 0
+    assert wide == total or wide <= max(costs)
+
+
+def test_even_costs_need_no_detour() -> None:
+    rising = Detours(tuple(CostPoint(width=width, ms=5.0 + width) for width in (1, 2, 4, 8, 16, 32)))
+    assert all(rising.rows(rows) == rows for rows in range(1, 40))
+
+
+@given(shapes, st.integers(1, 32))
+def test_passes_of_one_width_have_one_window_each(shape: Shape, width: int) -> None:
+    planner = Planner(PassRules(capacity=64))
+    planner.fix_rows(width)
+    passes = planner.plan(tuple((slot, min(rows, width)) for slot, rows in shape))
+    assert len(passes) == len(shape)
+    assert all(one.rows == width and len(one.parts) == 1 for one in passes)

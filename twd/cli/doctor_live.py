@@ -148,7 +148,7 @@ def _exactness(lease: ServiceLease) -> Finding:
     if lease.facts.get("exact"):
         return good(name, f"drafts leave its texts alone ({settings})")
     text = f"measured: drafts may change its texts on this device ({settings})"
-    return odd(name, text, "a quantised file on the CPU with `exact: true` is exact")
+    return odd(name, text, "set `exact: true` for this model: on a GPU that is asked for by name, since it costs speed")
 
 
 def _drafters(lease: ServiceLease) -> list[Finding]:

@@ -87,7 +87,7 @@ def stage_of(ground: "Surroundings", settings: Settings, model: str, choice: Sta
         type_k=choice.type_k or ("" if wanted.cache_type_k == "auto" else wanted.cache_type_k),
         type_v=choice.type_v or ("" if wanted.cache_type_v == "auto" else wanted.cache_type_v),
         flash_attention=wanted.flash_attn != "off",
-        exact=wanted.exact and not choice.no_exact,
+        exact=bool(wanted.exact) and not choice.no_exact,
         use_mmap=wanted.mmap != "off",
     )
     name = choice.name or (model if known else path.stem)

@@ -338,7 +338,7 @@ def wanted_model(settings: Settings, name: str) -> WantedModel:
         file=read_model(Path(model.path).expanduser()),
         type_k="" if model.cache_type_k == "auto" else model.cache_type_k,
         type_v="" if model.cache_type_v == "auto" else model.cache_type_v,
-        exact=model.exact,
+        exact=bool(model.exact),
     )
 
 

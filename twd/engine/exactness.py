@@ -12,47 +12,70 @@ from twd.engine.target import LocalTarget
 from twd.engine.window import Logits, Window
 from twd.gguf_tools.inspect import GgufInfo, any_floats
 from twd.wire.failures import TwdError
-from twd.wire.model import Exactness
+from twd.wire.model import CostPoint, Exactness
 
 _BLOCK = 32
 _LONG = 544
 _SHORT = 48
 _RUN = 12
 _WIDTHS = (5, 1, 4, 2)
+_FIXED_MIN, _FIXED_MAX = 8, 32
+_CHANCE = 0.8
+_ALIKE = 0.95
 
 _TEXT = "In a small town by the sea there lived 3 clockmakers; each had a shop, a cat, and a reason to be late. "
 
 
 @dataclass(frozen=True, slots=True)
 class ExactPlan:
-    """How to set up a context, and the fewest rows that a pass may have."""
+    """How to set up a context, the fewest rows that a pass may have, and whether all passes have equally many."""
 
     settings: ContextSettings
     rows_min: int = 1
+    fixed: bool = False
 
-    def describe(self) -> str:
+    def describe(self, rows_fixed: int = 0) -> str:
         """The settings in words, for status and logs."""
         one = self.settings
         attention = "flash attention" if one.flash_attention else "no flash attention"
-        return f"{attention}, K {one.type_k}, V {one.type_v}, {one.layout}, rows >= {self.rows_min}"
+        rows = f"rows = {rows_fixed}" if rows_fixed else f"rows >= {self.rows_min}"
+        return f"{attention}, K {one.type_k}, V {one.type_v}, {one.layout}, {rows}"
 
 
-def exact_plan(model: Model, wanted: ContextSettings, exact: bool, *, on_cpus: bool = False) -> ExactPlan:
+def exact_plan(
+    model: Model, wanted: ContextSettings, exact: bool, *, on_cpus: bool = False, insist: bool = False
+) -> ExactPlan:
     """`wanted`, changed so that windows and single steps agree bit for bit where llama.cpp can do that.
 
     K and V of unlike types keep all passes on one attention kernel (with equal ones llama.cpp takes another for
     single rows from 512 cells on, and a third for 64 rows and more); of the unlike pairs, K q8_0 with V f16 is the
     fastest. Buffers of their own keep a session's cells in order. Float weights need two rows, since one alone goes
-    through another matrix kernel. That is the CPU; on other devices no settings make it certain, so there only the
-    self-test speaks. Nor do they have attention for any pair of types, and over RPC a device that lacks it ends its
-    worker. `on_cpus`: what this model gives away computes on CPUs as well.
+    through another matrix kernel. That is the CPU. Other devices do not have attention for any pair of types, and over
+    RPC one that lacks it ends its worker. And they have kernels of their own for many widths: there, passes agree that
+    all have equally many rows and one window, whatever place a row has in them. That is dear for many sessions and for
+    plain steps, so it is done only where somebody insists. `on_cpus`: what this model gives away computes on CPUs.
     """
-    if not exact or (model.offloads and not on_cpus):
+    if not exact:
         return ExactPlan(wanted)
+    if model.offloads and not on_cpus:
+        return _on_devices(wanted) if insist and wanted.layout is not Layout.TREE else ExactPlan(wanted)
     type_k, type_v = ("f16", "f16") if shares_keys(model.info) else _unlike_types(model.info)
     layout = wanted.layout if wanted.layout is Layout.TREE else Layout.STREAMS
     settings = replace(wanted, flash_attention=True, type_k=type_k, type_v=type_v, layout=layout)
     return ExactPlan(settings, 2 if multiplies_floats(model.info) else 1)
+
+
+def _on_devices(wanted: ContextSettings) -> ExactPlan:
+    settings = replace(wanted, flash_attention=True, layout=Layout.STREAMS, ubatch=max(wanted.ubatch, _FIXED_MAX))
+    return ExactPlan(settings, fixed=True)
+
+
+def fixed_rows(points: Sequence[CostPoint]) -> int:
+    """How many rows all passes should have: the fewest with which usual guesses bring about the best speed."""
+    fit = [point for point in points if _FIXED_MIN <= point.width <= _FIXED_MAX]
+    rates = {point.width: (1.0 - _CHANCE**point.width) / point.ms for point in fit}
+    best = max(rates.values(), default=0.0)
+    return min((width for width, rate in rates.items() if rate >= _ALIKE * best), default=_FIXED_MIN)
 
 
 def _unlike_types(info: GgufInfo) -> tuple[str, str]:

@@ -9,8 +9,9 @@ from twd.engine.chat_template import ChatTemplate
 from twd.engine.context import Context, ContextSettings, Layout
 from twd.engine.cost import CostCurve, measure_cost
 from twd.engine.embedding import Embedder
-from twd.engine.exactness import ExactPlan, exact_plan, self_test
+from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test
 from twd.engine.model import Model, ModelSettings
+from twd.engine.passes import Detours
 from twd.engine.pick import Pickers
 from twd.engine.probe import can_rollback
 from twd.engine.remembered import Measurement, circumstances, farther, recall, remember
@@ -36,6 +37,8 @@ class LoadPlan:
     ctx_size: int = 0
     parallel: int = 4
     exact: bool = True
+    insist: bool = False
+    """Exact on GPUs, too, whatever it costs."""
     gpu_layers: int = 0
     threads: int = 0
     use_mmap: bool = True
@@ -116,7 +119,8 @@ def _devices_decide(plan: LoadPlan, model: Model) -> bool:
 
 
 def _set_up(plan: LoadPlan, model: Model, progress: Progress, began: float) -> NativeModel:
-    exact = exact_plan(model, _wanted(plan, model), plan.exact, on_cpus=plan.pool is not None and plan.pool.on_cpus)
+    on_cpus = plan.pool is not None and plan.pool.on_cpus
+    exact = exact_plan(model, _wanted(plan, model), plan.exact, on_cpus=on_cpus, insist=plan.insist)
     progress(0.85, "making room")
     context = Context(model, exact.settings)
     try:
@@ -159,13 +163,13 @@ def _wanted(plan: LoadPlan, model: Model) -> ContextSettings:
         type_v=plan.type_v or "f16",
         flash_attention=plan.flash_attention,
         threads=plan.threads,
-        ubatch=_EXACT_ROWS if plan.exact and not _devices_decide(plan, model) else _FAST_ROWS,
+        ubatch=_EXACT_ROWS if plan.exact and (plan.insist or not _devices_decide(plan, model)) else _FAST_ROWS,
     )
 
 
 def _measure(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Progress) -> tuple[Exactness, CostCurve]:
     if not plan.test:
-        return Exactness(exact=False, settings=exact.describe()), CostCurve(_UNMEASURED)
+        return Exactness(exact=False, settings=exact.describe()), _use_cost(exact, target, _UNMEASURED)
     if plan.memory is None:
         found = _measure_now(exact, target, progress)
     else:
@@ -175,14 +179,26 @@ def _measure(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Pr
         found = farther(known, way_ms) if known else _measure_now(exact, target, progress)
         if known is None:
             remember(plan.memory, about, farther(found, -way_ms))
-    cost = CostCurve(found.cost)
-    target.planner.use_cost(cost.ms)
-    return found.exactness, cost
+    return found.exactness, _use_cost(exact, target, found.cost)
+
+
+def _use_cost(exact: ExactPlan, target: LocalTarget, points: Sequence[CostPoint]) -> CostCurve:
+    """Have passes planned by what they were found to cost; the curve tells what windows cost then."""
+    if exact.fixed:
+        rows = fixed_rows(points)
+        target.fix_rows(rows)
+        ms = CostCurve(points).ms(rows)
+        return CostCurve([CostPoint(width=many * rows, ms=many * ms) for many in (1, 2)])
+    detours = Detours(tuple(points))
+    cost = CostCurve(detours.costs())
+    target.planner.use_cost(cost.ms, detours)
+    return cost
 
 
 def _measure_now(exact: ExactPlan, target: LocalTarget, progress: Progress) -> Measurement:
     progress(0.9, "timing windows")
     points = measure_cost(target.context, rows_min=exact.rows_min)
-    target.planner.use_cost(CostCurve(points).ms)
+    _use_cost(exact, target, points)
     progress(0.95, "comparing windows with single steps")
-    return Measurement(exactness=self_test(target, exact.describe()), cost=points)
+    told = exact.describe(target.planner.rules.rows_fixed)
+    return Measurement(exactness=self_test(target, told), cost=points)

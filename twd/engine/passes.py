@@ -5,11 +5,15 @@ pass of its own for every remainder. So windows are grouped and padded here, by 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+
+from twd.wire.model import CostPoint
 
 Shape = tuple[tuple[int, int], ...]
 """(slot, rows) of each window, by rising slot."""
+_CHEAPER = 0.9
+"""Throw-away rows must make a pass that much cheaper: less may be noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +39,45 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class PassRules:
-    """What a context can do: `streams` as in Layout, and whether rows can be taken back after a pass."""
+    """What a context can do: `streams` as in Layout, and whether rows can be taken back after a pass.
+
+    `rows_fixed`: every pass has so many rows and one window, so that a device takes the same kernels for all of them.
+    """
 
     capacity: int
     streams: bool = True
     can_pad: bool = True
     rows_min: int = 1
+    rows_fixed: int = 0
 
-    def missing(self, rows: int) -> int:
-        """How many throw-away rows a pass of `rows` needs so that the kernels stay the same."""
-        return max(self.rows_min - rows, 0) if self.can_pad else 0
+
+@dataclass(frozen=True, slots=True)
+class Detours:
+    """Where more rows than asked for are computed sooner: some devices change kernels at some widths."""
+
+    points: tuple[CostPoint, ...] = ()
+
+    def rows(self, rows: int, unit: int = 1) -> int:
+        """The number of rows, a multiple of `unit`, at which so many are computed soonest."""
+        if not self.points or rows > self.points[-1].width:
+            return rows
+        places = (-(-point.width // unit) * unit for point in self.points if point.width > rows)
+        best = min((place for place in places if place <= self.points[-1].width), key=self._ms, default=rows)
+        return best if self._ms(best) < _CHEAPER * self._ms(rows) else rows
+
+    def costs(self) -> list[CostPoint]:
+        """What passes cost, detours taken."""
+        return [CostPoint(width=point.width, ms=self._ms(self.rows(point.width))) for point in self.points]
+
+    def _ms(self, rows: int) -> float:
+        left = max((point for point in self.points if point.width <= rows), key=_width, default=self.points[0])
+        right = min((point for point in self.points if point.width >= rows), key=_width)
+        span = right.width - left.width
+        return left.ms + (right.ms - left.ms) * (rows - left.width) / span if span > 0 else right.ms
+
+
+def _width(point: CostPoint) -> int:
+    return point.width
 
 
 def guessed_cost(rows: int) -> float:
@@ -58,21 +91,35 @@ class Planner:
 
     rules: PassRules
     cost: Callable[[int], float] = guessed_cost
+    detours: Detours = field(default_factory=Detours)
     _plan: Callable[[Shape], list[Pass]] = field(init=False)
 
     def __post_init__(self) -> None:
         self._plan = lru_cache(maxsize=512)(self._find)
 
-    def use_cost(self, cost: Callable[[int], float]) -> None:
+    def use_cost(self, cost: Callable[[int], float], detours: Detours | None = None) -> None:
         """Plan by measured times from now on."""
-        self.cost = cost
+        self.cost, self.detours = cost, detours or Detours()
         self._plan = lru_cache(maxsize=512)(self._find)
+
+    def fix_rows(self, rows: int) -> None:
+        """Give every pass so many rows from now on."""
+        self.rules = replace(self.rules, rows_fixed=rows)
+        self._plan = lru_cache(maxsize=512)(self._find)
+
+    def missing(self, rows: int) -> int:
+        """How many throw-away rows a pass of one slot gets."""
+        if not self.rules.can_pad:
+            return 0
+        return (self.rules.rows_fixed or max(self.rules.rows_min, self.detours.rows(rows))) - rows
 
     def plan(self, shape: Shape) -> list[Pass]:
         """The cheapest passes found; every window lies whole in one of them."""
         return self._plan(shape)
 
     def _find(self, shape: Shape) -> list[Pass]:
+        if self.rules.rows_fixed:
+            return [self._filled((item,)) for item in shape]
         if not self.rules.streams:
             return [self._filled(group) for group in _fill(shape, self.rules.capacity)]
         plans = [self._intervals(shape)]
@@ -108,6 +155,9 @@ class Planner:
         width = max(rows for _, rows in run)
         rows_of = dict(run)
         first, last = run[0][0], run[-1][0]
+        slots = last - first + 1
+        if self.rules.can_pad:
+            width = self.detours.rows(slots * width, slots) // slots
         parts = tuple(Part(slot, rows_of.get(slot, 0), width - rows_of.get(slot, 0)) for slot in range(first, last + 1))
         return self._at_least(parts)
 
@@ -115,7 +165,7 @@ class Planner:
         return self._at_least(tuple(Part(slot, rows) for slot, rows in group))
 
     def _at_least(self, parts: tuple[Part, ...]) -> Pass:
-        missing = self.rules.missing(Pass(parts).rows)
+        missing = self.missing(Pass(parts).rows)
         head = parts[0]
         return Pass((Part(head.slot, head.rows, head.padding + missing), *parts[1:])) if missing else Pass(parts)
 

@@ -44,7 +44,8 @@ class _Job:
 class LocalTarget:
     """A `Target` over one context. Everything of a step happens in `collect`, on the caller's thread.
 
-    `rows_min` 2 keeps float weights exact: a pass of one row would go through another kernel than all others.
+    `rows_min` 2 keeps float weights exact: a pass of one row would go through another kernel than all others. Devices
+    have kernels for many widths; there `fix_rows` does the same.
     A model that cannot roll back takes no drafts, and reuses a slot only for a prompt that continues it.
     """
 
@@ -67,6 +68,11 @@ class LocalTarget:
         self._sessions: dict[int, _Session] = {}
         self._pending: list[Window] = []
         self._end_tokens = context.model.vocab.end_tokens
+
+    def fix_rows(self, rows: int) -> None:
+        """Give every pass so many rows from now on, all with logits where any has."""
+        self.window_max = rows
+        self.planner.fix_rows(rows)
 
     @property
     def idle_slots(self) -> int:
@@ -166,7 +172,7 @@ class LocalTarget:
     def _feed(self, slot: int, at: int, tokens: list[int]) -> None:
         """A pass of one slot for the KV cache alone."""
         rows = Rows()
-        padding = [_PADDING_TOKEN] * self.planner.rules.missing(len(tokens))
+        padding = [_PADDING_TOKEN] * self.planner.missing(len(tokens))
         rows.add(slot, at, [*tokens, *padding], output_from=len(tokens) + len(padding))
         self._decode(rows)
         self._fed[slot] = at + len(tokens)
@@ -204,7 +210,10 @@ class LocalTarget:
         return rows, starts, ends
 
     def _decode(self, rows: Rows) -> None:
-        if self.planner.rules.rows_min > 1 and len(rows) > 1 and sum(rows.outputs) == 1:
+        rules = self.planner.rules
+        if rules.rows_fixed and any(rows.outputs):
+            rows.outputs = [True] * len(rows)
+        elif rules.rows_min > 1 and len(rows) > 1 and sum(rows.outputs) == 1:
             rows.outputs[rows.outputs.index(False)] = True
         self.context.decode(rows)
 
@@ -260,7 +269,7 @@ class LocalTarget:
             row_of[node.index] = len(rows)
             output = window.picks and node.index >= window.committed - 1
             rows.add_shared(node.branches, window.at + node.depth, window.tokens[node.index], output=output)
-        padding = [_PADDING_TOKEN] * self.planner.rules.missing(len(rows))
+        padding = [_PADDING_TOKEN] * self.planner.missing(len(rows))
         rows.add(window.slot, window.at + len(layout.main), padding, len(padding))
         return rows, row_of
 

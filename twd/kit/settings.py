@@ -116,7 +116,7 @@ class Model(Section, frozen=True):
     ctx_size: Annotated[Count, about("Tokens of context for one session; 0: as many as the model was made for.")] = 8192
     parallel: Annotated[Annotated[int, Meta(ge=1, le=256)], about("Sessions at once; each has its own context.")] = 4
     predict: Annotated[Positive, about("Tokens of an answer when the request names no limit.")] = 4096
-    exact: Annotated[bool, about("Choose settings under which drafts never change the text.")] = True
+    exact: Annotated[Auto | bool, about("Drafts never change the text; auto: wherever that costs little.")] = "auto"
     backend: Annotated[Compute, about("Kind of device for this model; auto: `engine.backend`.")] = "auto"
     gpu_layers: Annotated[Auto | Count, about("Layers on the GPU.")] = "auto"
     threads: Annotated[Auto | Positive, about("CPU threads.")] = "auto"

@@ -14,11 +14,13 @@ from twd.kit.settings import Model, Settings
 from twd.speculator.bounds import Limits, needs_drafters, window_limit
 from twd.speculator.embeddings import Embedding
 from twd.speculator.loaded import Load
+from twd.speculator.planning import PROMPT_ROWS
 from twd.speculator.preparing import Preparer
 from twd.speculator.ram_care import RamCare
 from twd.speculator.service import Speculator
 from twd.speculator.session import Opening
 from twd.wire.base import ModelId, SessionId
+from twd.wire.draft import DeviceKind
 from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import JobSubmitted
@@ -103,7 +105,8 @@ def load_plan(name: ModelId, model: Model, memory: Path | None = None) -> LoadPl
         path=Path(model.path).expanduser(),
         ctx_size=model.ctx_size,
         parallel=model.parallel,
-        exact=model.exact,
+        exact=bool(model.exact),
+        insist=model.exact is True,
         gpu_layers=_ALL_LAYERS if model.gpu_layers == "auto" else model.gpu_layers,
         threads=0 if model.threads == "auto" else model.threads,
         use_mmap=model.mmap != "off",
@@ -123,9 +126,10 @@ def limits_of(native: NativeModel, settings: Settings) -> Limits:
         ctx_size=target.ctx_size,
         max_queue=settings.edge.max_queue,
         max_window=window_limit(settings, target.window_max),
-        prefill_rows=target.window_max,
+        prefill_rows=max(PROMPT_ROWS, target.window_max),
         tree=target.trees,
         can_rollback=target.can_rollback,
+        device=DeviceKind.GPU if native.model.offloads else DeviceKind.CPU,
         ngram=settings.speculation.ngram.enabled,
         needs_drafters=needs_drafters(settings),
     )

@@ -60,7 +60,7 @@ class CutCheck:
         kinds = _kinds(stages, self.settings.pool.states)
         verdict = checked_cut(whole, cuts, self._folder, lambda: self._seen(home, stages, vocabulary), kinds)
         same = kinds == _kinds([], self.settings.pool.states, whole)
-        alike = entry.exact and same and not whole.from_disk
+        alike = bool(entry.exact) and same and not whole.from_disk
         require_good(verdict, told(stages), alike=alike)
         if verdict.exact:
             return ""
@@ -69,7 +69,7 @@ class CutCheck:
     def _record(self) -> Recorded:
         entry = self.settings.models[self.model]
         threads = 0 if entry.threads == "auto" else entry.threads
-        return recorded_logits(self._path, self._folder, exact=entry.exact, threads=threads)
+        return recorded_logits(self._path, self._folder, exact=bool(entry.exact), threads=threads)
 
     def _seen(self, home: Home, stages: Sequence[StageReady], vocabulary: int) -> Recorded:
         head = stages[-1]
