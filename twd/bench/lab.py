@@ -88,9 +88,9 @@ class Hostile(Service):
 class Lab:
     """One target and any drafters, started and stopped at will."""
 
-    def __init__(self, target: Path, *, ctx_size: int = 1024, parallel: int = 2, threads: int = 0) -> None:
+    def __init__(self, target: Path, *, ctx_size: int = 1024, parallel: int = 2, insist: bool = False) -> None:
         self._broker = MemoryBroker()
-        model = Model(path=str(target), ctx_size=ctx_size, parallel=parallel, threads=threads or "auto")
+        model = Model(path=str(target), ctx_size=ctx_size, parallel=parallel, exact=insist or "auto")
         self._settings = Settings(models={str(MODEL): model})
         self.speculator: Speculator = native_speculator(self._ground("a"), self._settings, str(MODEL))
         self.client = BenchClient(self._ground("a"))
@@ -137,9 +137,9 @@ class Lab:
 
 
 @asynccontextmanager
-async def lab(target: Path, *, ctx_size: int = 1024, parallel: int = 2, threads: int = 0) -> AsyncIterator[Lab]:
-    """A lab that is closed at the end."""
-    made = Lab(target, ctx_size=ctx_size, parallel=parallel, threads=threads)
+async def lab(target: Path, *, ctx_size: int = 1024, parallel: int = 2, insist: bool = False) -> AsyncIterator[Lab]:
+    """A lab that is closed at the end. `insist`: exact on a GPU, too."""
+    made = Lab(target, ctx_size=ctx_size, parallel=parallel, insist=insist)
     try:
         await made.start()
         yield made

@@ -58,8 +58,9 @@ async def main(args: argparse.Namespace) -> int:
     total: Counter[str] = Counter()
     visitors: list[Service] = []
 
-    async with lab(target) as room:
+    async with lab(target, insist=args.insist) as room:
         assert room.speculator.loaded is not None
+        print(f"{args.target}: {room.speculator.loaded.exactness.settings}", flush=True)
         vocab = room.speculator.loaded.facts.vocab
 
         async def nothing(number: int) -> None:
@@ -99,5 +100,6 @@ if __name__ == "__main__":
     parser.add_argument("--max-tokens", type=int, default=24, help="of the longest answers")
     parser.add_argument("--target", default="q4_0", help="q4_0, q8_0, f16 or f32")
     parser.add_argument("--draft", default="q8_0")
+    parser.add_argument("--insist", action="store_true", help="exact: true, for a target on a GPU")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "twd-bench")
     sys.exit(asyncio.run(main(parser.parse_args())))
