@@ -11,6 +11,7 @@ from twd.engine.window import Picker, Report, Target, Verdict, Window, walk
 from twd.speculator.bounds import Limits
 from twd.speculator.session import Opening
 from twd.wire.base import ModelId, SessionId
+from twd.wire.draft import DeviceKind
 from twd.wire.job import JobSubmitted
 from twd.wire.model import CostPoint, Exactness, ModelFacts, VocabFingerprint
 
@@ -107,7 +108,7 @@ class ToyModel:
 
     @property
     def limits(self) -> Limits:
-        return Limits(slots=4, ctx_size=TOY.context, ngram=self.ngram, shares_cores=False)
+        return Limits(slots=4, ctx_size=TOY.context, ngram=self.ngram, device=DeviceKind.ELSEWHERE)
 
     def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
         tokens = job.prompt.tokens or TOY.tokenize(job.prompt.text or "", special=True)

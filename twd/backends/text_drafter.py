@@ -15,6 +15,7 @@ from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroun
 from twd.kit.tasks import every
 from twd.wire.base import ModelId
 from twd.wire.draft import (
+    DeviceKind,
     DrafterAttached,
     DrafterChecked,
     DrafterDetached,
@@ -178,6 +179,7 @@ class TextDrafter(Service):
                 model=self.model,
                 vocab=fingerprint(can),
                 by_text=True,
+                device=DeviceKind.ELSEWHERE,
                 token_ms=round(self._token_ms, 3),
             )
         )

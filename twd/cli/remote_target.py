@@ -14,6 +14,7 @@ from twd.speculator.loaded import LoadedModel
 from twd.speculator.service import Speculator
 from twd.speculator.session import Opening
 from twd.wire.base import ModelId, SessionId
+from twd.wire.draft import DeviceKind
 from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import JobSubmitted
@@ -69,7 +70,7 @@ class RemoteModel:
             max_window=target.window_max - 1,
             prefill_rows=target.ctx_size,
             ngram=self._ngram,
-            shares_cores=False,
+            device=DeviceKind.ELSEWHERE,
             needs_drafters=self._needs_drafters,
         )
 

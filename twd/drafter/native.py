@@ -15,6 +15,7 @@ from twd.kit.service import Surroundings
 from twd.kit.settings import Drafter as DrafterSettings
 from twd.kit.settings import Settings
 from twd.wire.base import ModelId
+from twd.wire.draft import DeviceKind
 from twd.wire.job import Sampling
 from twd.wire.model import VocabFingerprint
 
@@ -58,6 +59,11 @@ class NativeDraftModel:
     def token_ms(self) -> float:
         """Time of one guess."""
         return self.native.cost.ms(1)
+
+    @property
+    def device(self) -> DeviceKind:
+        """On what it computes."""
+        return DeviceKind.GPU if self.native.model.offloads else DeviceKind.CPU
 
     @property
     def judge(self) -> Judge:

@@ -11,6 +11,7 @@ from twd.kit.service import Effects, Service, Surroundings
 from twd.kit.tasks import in_a_thread_of_its_own
 from twd.wire.base import ModelId
 from twd.wire.draft import (
+    DeviceKind,
     DrafterAttached,
     DrafterChecked,
     DrafterDetached,
@@ -18,6 +19,7 @@ from twd.wire.draft import (
     DraftProposed,
     SessionClosed,
     SessionOpened,
+    share_device,
 )
 from twd.wire.failures import TwdError
 from twd.wire.job import JobFailed, JobFinished, Sampling, TokensAccepted
@@ -41,6 +43,11 @@ class LoadedDraftModel(Protocol):
     @property
     def token_ms(self) -> float:
         """Time of one guess."""
+        ...
+
+    @property
+    def device(self) -> DeviceKind:
+        """On what it computes."""
         ...
 
     @property
@@ -139,6 +146,7 @@ class Drafter(Service):
                 node=self.ground.node,
                 model=self.model,
                 vocab=self._loaded.vocab,
+                device=self._loaded.device,
                 token_ms=round(self._core.token_ms, 3),
             )
         )
@@ -188,7 +196,7 @@ class Drafter(Service):
         if self.for_model and event.model != self.for_model:
             return None
         picker = self._loaded.picker(event.sampling, event.seed, len(event.tokens))
-        beside = event.node == self.ground.node
+        beside = share_device(self.ground.node, self._loaded.device, event)
         self._runner.post(lambda core: core.open(event, picker, beside))
         return None
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from twd.kit.settings import Settings
 from twd.wire.base import InstanceId, ModelId, NodeId
+from twd.wire.draft import DeviceKind
 from twd.wire.model import VocabFingerprint
 
 _WINDOW_MAX = 32
@@ -38,7 +39,8 @@ class Limits:
     ngram: bool = True
     keepalive_s: float = 1.0
     first_credit: int = 4
-    shares_cores: bool = True
+    device: DeviceKind = DeviceKind.CPU
+    """On what the target computes; drafters on the same device take turns with it."""
     needs_drafters: bool = False
     """A job that may speculate fails where no drafter is there, instead of going on without."""
 

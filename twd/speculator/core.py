@@ -246,6 +246,7 @@ class SpeculatorCore:
                 sampling=session.job.sampling,
                 seed=session.seed,
                 credit=credit,
+                device=self.limits.device,
                 text=self.render(session.tokens) if self.crew.wants_text else "",
             )
         )

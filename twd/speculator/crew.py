@@ -126,7 +126,7 @@ class Crew:
         fixed = session.job.speculation.window
         if fixed:
             return fixed
-        beside = drafter.beside and self.limits.shares_cores
+        beside = drafter.beside
         if beside and len(self.sessions) > 1:
             return 0  # sessions that share a pass use the cores better than a drafter would
         credit = 0

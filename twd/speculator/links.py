@@ -24,7 +24,7 @@ class Drafter:
     name: InstanceId
     node: NodeId
     beside: bool
-    """It computes on the cores that the target computes on."""
+    """It computes on the device that the target computes on: its time is the target's time."""
     model: str = ""
     architecture: str = ""
     by_text: bool = False

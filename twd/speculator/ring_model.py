@@ -25,6 +25,7 @@ from twd.speculator.preparing import Preparer
 from twd.speculator.ring_check import CutCheck
 from twd.speculator.session import Opening
 from twd.wire.base import ModelId, SessionId
+from twd.wire.draft import DeviceKind
 from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Grammar, JobSubmitted, Sampling
@@ -184,7 +185,7 @@ def _limits(target: RingTarget, settings: Settings) -> Limits:
         in_flight=target.in_flight,
         ahead=_AHEAD,
         ngram=settings.speculation.ngram.enabled,
-        shares_cores=False,
+        device=DeviceKind.ELSEWHERE,
         needs_drafters=needs_drafters(settings),
     )
 

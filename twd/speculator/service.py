@@ -29,6 +29,7 @@ from twd.wire.draft import (
     DraftProposed,
     SessionClosed,
     SessionOpened,
+    share_device,
 )
 from twd.wire.embedding import EmbeddingMade, EmbeddingRequested
 from twd.wire.failures import Failure, FailureCode, TwdError
@@ -383,7 +384,7 @@ class Speculator(Service):
         drafter = Drafter(
             name=event.drafter,
             node=event.node,
-            beside=event.node == self.ground.node and not event.by_text,
+            beside=share_device(self.ground.node, self.loaded.limits.device, event),
             model=event.model,
             architecture=event.vocab.architecture,
             by_text=not same_vocab,

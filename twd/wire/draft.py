@@ -1,5 +1,6 @@
 """Guessing ahead: sessions told to drafters, guesses told to the speculator."""
 
+import enum
 from typing import Annotated
 
 from msgspec import Meta
@@ -25,6 +26,15 @@ from twd.wire.model import VocabFingerprint
 Credit = Annotated[int, Meta(ge=0, le=256)]
 
 
+class DeviceKind(enum.StrEnum):
+    """On what a model computes, as seen from the node of its process."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+    ELSEWHERE = "elsewhere"
+    """On other nodes, in another process, or nobody knows where."""
+
+
 class SessionOpened(Event, frozen=True, tag="twd.v1.session.opened"):
     """A text is being made; drafters may run ahead of it. Repeated for drafters that come late."""
 
@@ -38,6 +48,7 @@ class SessionOpened(Event, frozen=True, tag="twd.v1.session.opened"):
     sampling: Sampling = Sampling()
     seed: Seed = 0
     credit: Credit = 16
+    device: DeviceKind = DeviceKind.CPU
     text: str = ""
     """The tokens as text, control tokens spelled out; filled in where a drafter works on text."""
 
@@ -87,7 +98,13 @@ class DrafterAttached(Event, frozen=True, tag="twd.v1.drafter.attached"):
     model: ModelId
     vocab: VocabFingerprint
     by_text: bool = False
+    device: DeviceKind = DeviceKind.CPU
     token_ms: Annotated[float, Meta(ge=0)] = 0.0
+
+
+def share_device(node: NodeId, device: DeviceKind, other: SessionOpened | DrafterAttached) -> bool:
+    """Whether target and drafter compute on the same device, so that the time of one is the time of the other."""
+    return other.node == node and other.device is device and device is not DeviceKind.ELSEWHERE
 
 
 class DrafterChecked(Event, frozen=True, tag="twd.v1.drafter.checked"):

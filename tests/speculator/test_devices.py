@@ -1,0 +1,86 @@
+"""Whose time is whose: a drafter takes turns with the target only where both compute on the same device."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.speculator.fakes import Driver, FakeTarget, job, make_core
+from twd.bus.memory_bus import MemoryBroker
+from twd.drafter.native import NativeDraftModel
+from twd.engine.loading import NativeModel
+from twd.kit.clock import SystemClock
+from twd.kit.ids import Ids
+from twd.kit.service import Surroundings
+from twd.kit.settings import Settings
+from twd.speculator.core import SpeculatorCore
+from twd.speculator.native import limits_of
+from twd.speculator.service import Speculator
+from twd.wire.base import InstanceId, ModelId, NodeId
+from twd.wire.draft import DeviceKind, DrafterAttached, SessionOpened
+from twd.wire.model import VocabFingerprint
+
+CPU, GPU, ELSEWHERE = DeviceKind
+NAME = InstanceId("d")
+
+
+def native(*, offloads: bool) -> NativeModel:
+    target = SimpleNamespace(n_slots=1, ctx_size=64, window_max=8, trees=False, can_rollback=True)
+    made: Any = SimpleNamespace(model=SimpleNamespace(offloads=offloads), target=target)
+    return made  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("offloads", "device"), [(False, CPU), (True, GPU)])
+def test_a_native_model_computes_where_its_layers_lie(offloads: bool, device: DeviceKind) -> None:
+    assert NativeDraftModel(native(offloads=offloads)).device is device
+    assert limits_of(native(offloads=offloads), Settings()).device is device
+
+
+def attached(target: DeviceKind, drafter: DeviceKind, node: str = "n", *, by_text: bool = False) -> SpeculatorCore:
+    """A speculator's core after a drafter has told of itself."""
+    core = make_core(FakeTarget(), device=target)
+    bus = MemoryBroker().connect("n")
+    speculator = Speculator(Surroundings(bus=bus, node=NodeId("n"), clock=SystemClock(), ids=Ids()), ModelId("m"), _no)
+    stand_in: Any = speculator
+    stand_in.loaded = SimpleNamespace(facts=SimpleNamespace(vocab=core.identity.vocab), limits=core.limits)
+    stand_in._core = core
+    stand_in._runner = SimpleNamespace(post=lambda call: call(core, 0.0))
+    stand_in._idle.clear()
+    vocab = VocabFingerprint(hash="other", tokens=9) if by_text else core.identity.vocab
+    event = DrafterAttached(
+        drafter=NAME, node=NodeId(node), model=ModelId("draft"), vocab=vocab, by_text=by_text, device=drafter
+    )
+    speculator.on_drafter_attached(event)
+    return core
+
+
+def _no(progress: object) -> Any:
+    raise AssertionError("nothing is loaded here")
+
+
+@pytest.mark.parametrize(
+    ("target", "drafter", "node", "beside"),
+    [
+        (CPU, CPU, "n", True),
+        (GPU, GPU, "n", True),
+        (GPU, CPU, "n", False),
+        (CPU, GPU, "n", False),
+        (CPU, CPU, "far", False),
+        (ELSEWHERE, CPU, "n", False),
+        (ELSEWHERE, ELSEWHERE, "n", False),
+    ],
+)
+def test_who_shares_a_device_with_the_target(target: DeviceKind, drafter: DeviceKind, node: str, beside: bool) -> None:
+    assert attached(target, drafter, node).crew.drafters[NAME].beside is beside
+
+
+def test_a_drafter_by_text_shares_nothing_that_is_known() -> None:
+    assert not attached(CPU, ELSEWHERE, by_text=True).crew.drafters[NAME].beside
+
+
+def test_a_session_tells_its_drafters_on_what_the_target_computes() -> None:
+    core = attached(GPU, CPU)
+    driver = Driver(core, FakeTarget())
+    driver.submit(job(), [3, 4, 5])
+    driver.turn()
+    assert [event.device for event in driver.told if isinstance(event, SessionOpened)] == [GPU]
