@@ -31,6 +31,7 @@ from twd.speculator.runner import Runner
 from twd.speculator.service import Speculator
 from twd.speculator.session import Opening
 from twd.wire.base import ModelId, SessionId
+from twd.wire.draft import DeviceKind
 from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import TwdError
 from twd.wire.job import JobSubmitted, Sampling
@@ -152,6 +153,7 @@ class PlayedDraftModel:
 
     vocab = VOCAB
     token_ms = DRAFT_MS
+    device = DeviceKind.CPU
 
     def __init__(self, skill: float) -> None:
         self._skill = skill
