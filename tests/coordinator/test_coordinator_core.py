@@ -149,6 +149,16 @@ def test_what_a_model_moves_away_from_is_left_to_it_for_a_while_where_there_is_r
     assert stop.wish.process == old.process
 
 
+def test_evenly_means_over_the_gpus_of_machines_that_have_one() -> None:
+    observed = seeing(machine("desk", 64), machine("attic", 64, gpu=24), machine("cellar", 64, gpu=24))
+    settle(wanting(Pool(split="even", layers_at_home=False)), observed)
+    devices = [(piece.node, piece.device) for piece in decision_of(observed).slices if piece.end > piece.first]
+    assert devices == [("attic", "CUDA0"), ("cellar", "CUDA0")]
+    small = seeing(machine("desk", 64), machine("attic", 64, gpu=0.1), machine("cellar", 64, gpu=0.1))
+    settle(wanting(Pool(split="even", layers_at_home=False)), small)
+    assert "CPU" in {piece.device for piece in decision_of(small).slices}, "what does not fit there goes elsewhere"
+
+
 def test_a_missing_agent_at_home_tears_nothing_down() -> None:
     observed = seeing(machine("desk", 8), machine("attic", 4, gpu=24))
     settle(wanting(), observed)

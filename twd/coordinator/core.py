@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from twd.coordinator.advice import place_or_advise, size
-from twd.coordinator.devices import Found, find_devices
+from twd.coordinator.devices import CPU, Found, find_devices
 from twd.coordinator.drafters import DRAFTERS, WantedDrafter, assigned, problem, wish
 from twd.coordinator.measured import Paces, retimed, with_paces
 from twd.coordinator.placement import Demand, Device, Link, Piece, Placement, Shape, place, seconds
@@ -240,15 +240,22 @@ def home_of(wanted: Wanted, observed: Observed, model: WantedModel) -> NodeId:
 def _place(shape: Shape, devices: Sequence[Device], wanted: Wanted, observed: Observed, demand: Demand) -> Placement:
     """As the settings prefer it; where that does not fit, on whatever there is."""
     away = [device for device in devices if wanted.pool.layers_at_home or device.node != wanted.home]
-    if wanted.pool.split == "even" and away:
-        evenly = place(shape, away, observed.links, replace(demand, split=(1.0,) * len(away)))
-        if evenly.fits:
-            return evenly
+    if wanted.pool.split == "even":
+        for some in (_quickest(away), away):
+            evenly = place(shape, some, observed.links, replace(demand, split=(1.0,) * len(some))) if some else None
+            if evenly is not None and evenly.fits:
+                return evenly
     if len(away) < len(devices) and away and not demand.split:
         others = place(shape, away, observed.links, demand)
         if others.fits:
             return others
     return place_or_advise(shape, devices, observed.links, demand)
+
+
+def _quickest(devices: Sequence[Device]) -> list[Device]:
+    """A machine that has a GPU computes on that: its processor would hold the others up."""
+    with_gpu = {device.node for device in devices if device.name != CPU}
+    return [device for device in devices if device.name != CPU or device.node not in with_gpu]
 
 
 def without_other_files(found: Found, nodes: Sequence[NodeFacts], wanted: Wanted, model: WantedModel) -> Found:
