@@ -6,6 +6,7 @@ import pytest
 
 from twd.bench.analytic import Setting, best_continuous, best_round, plain_rate
 from twd.bench.simulate import Simulation
+from twd.speculator.rates import Race
 
 
 def cost(rows: int) -> float:
@@ -56,3 +57,47 @@ def test_a_speculator_that_is_wrong_about_costs_finds_out(acceptance: float) -> 
     setting = Setting(cost, 6.0, acceptance, 0.6)
     simulation = Simulation(setting, tokens=2048, beside=True, believed=lambda rows: 60.0 + rows)
     assert simulation.run() / plain_rate(setting) >= 0.95
+
+
+IN_THE_WAY = [
+    (Setting(lambda rows: 5.0 + 0.1 * rows, 6.0, 0.95, 0.5), 1.4),
+    (Setting(lambda rows: 5.0 + 0.1 * rows, 6.0, 0.95, 20.0), 1.4),
+    (Setting(lambda rows: 5.0 + 0.1 * rows, 6.0, 0.95, 0.5), 1.1),
+    (Setting(lambda rows: 4.0 + 6.0 * rows, 2.0, 0.95, 0.5), 1.6),
+]
+
+
+def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on nobody looks whether drafters make the text quicker."""
+    monkeypatch.setattr(Race, "wants_plain", lambda race, restart_ms=0.0: False)
+
+
+@pytest.mark.parametrize(("setting", "hindrance"), IN_THE_WAY)
+def test_a_drafter_elsewhere_that_is_in_the_way_is_found_out(
+    setting: Setting, hindrance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def later() -> float:
+        """The gain over all but the first 512 tokens."""
+        whole, start = (
+            tokens / Simulation(setting, tokens=tokens, hindrance=hindrance).run() for tokens in (2048, 512)
+        )
+        return 1536 / (whole - start) / plain_rate(setting)
+
+    assert later() >= 0.97
+    unwatched(monkeypatch)
+    assert later() < 0.95, "its guesses are good: only the outcome tells"
+
+
+@pytest.mark.parametrize("round_trip_ms", [0.5, 20.0])
+@pytest.mark.parametrize(("token_ms", "acceptance"), [(5.0, 0.96), (2.0, 0.9)])
+def test_a_drafter_elsewhere_that_helps_loses_next_to_nothing_by_being_watched(
+    token_ms: float, acceptance: float, round_trip_ms: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def played() -> float:
+        setting = Setting(cost, token_ms, acceptance, round_trip_ms)
+        return mean(Simulation(setting, seed=seed, tokens=2048).run() for seed in range(4)) / plain_rate(setting)
+
+    watched = played()
+    assert watched >= 1.8
+    unwatched(monkeypatch)
+    assert watched >= 0.985 * played()

@@ -82,20 +82,20 @@ def test_cycles_in_which_a_drafter_reads_the_text_first_are_no_part_of_the_race(
     both = Beside()
     race, link = both.core.crew.race, both.link
     link.warming = WARMING
-    counted = race.drafted.weight
+    counted = race.drafted.cycles
     both.drafted()
     both.driver.turn()
-    assert race.drafted.weight == counted, "the cycle in which it is heard first is as long as its reading took"
+    assert race.drafted.cycles == counted, "the cycle in which it is heard first is as long as its reading took"
     assert link.warming == 0
     both.drafted()
     both.driver.turn()
-    assert race.drafted.weight > counted
+    assert race.drafted.cycles > counted
 
 
 def test_a_drafter_that_is_never_heard_counts_soon() -> None:
     both = Beside()
     both.link.warming = WARMING
-    counted, generated = both.core.crew.race.drafted.weight, both.session.generated
+    counted, generated = both.core.crew.race.drafted.cycles, both.session.generated
     while both.session.generated <= generated + WARMING:
         both.driver.turn()
-    assert both.core.crew.race.drafted.weight > counted
+    assert both.core.crew.race.drafted.cycles > counted

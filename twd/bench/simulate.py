@@ -68,6 +68,8 @@ class Simulation:
     """Chance that the drafter's second choice is right where its first is wrong."""
     believed: Cost | None = None
     """What the speculator takes the target's cost for, where that is wrong."""
+    hindrance: float = 1.0
+    """By how much passes take longer while the drafter may draft: they share something that nobody knows of."""
     now: float = 0.0
     _mail: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _count: int = 0
@@ -143,16 +145,22 @@ class Simulation:
         """Move to whatever happens next; work on shared cores goes on at half speed."""
         both = self._target_ms is not None and self._drafter_ms is not None
         slow = 2.0 if both and self.beside else 1.0
-        times = [slow * work for work in (self._target_ms, self._drafter_ms) if work is not None]
+        hindered = slow * (self.hindrance if self._is_drafting else 1.0)
+        times = [hindered * self._target_ms] if self._target_ms is not None else []
+        times += [slow * self._drafter_ms] if self._drafter_ms is not None else []
         times += [self._mail[0][0] - self.now] if self._mail else []
         times += [self._wake - self.now] if self._wake is not None and self._target_ms is None else []
         step = max(0.0, min(times))
         self.now += step
         if self._target_ms is not None:
-            self._target_ms -= step / slow
+            self._target_ms -= step / hindered
         if self._drafter_ms is not None:
             self._drafter_ms -= step / slow
         self._happen()
+
+    @property
+    def _is_drafting(self) -> bool:
+        return any(draft.credit for draft in self._drafter.drafts.values())
 
     def _happen(self) -> None:
         while self._mail and self._mail[0][0] <= self.now + 1e-9:

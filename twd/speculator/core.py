@@ -136,7 +136,7 @@ class SpeculatorCore:
 
     def attach(self, drafter: Drafter, now: float) -> None:
         """A drafter offers itself; it is told of the sessions that run."""
-        self.crew.drafters.setdefault(drafter.name, drafter)
+        self.crew.attach(drafter)
         for session in self.sessions.values():
             if session.speculates:
                 self._tell_open(session, now)
@@ -297,7 +297,7 @@ class SpeculatorCore:
         kept, text, end = session.take(verdict.tokens)
         session.fed = len(session.tokens) - 1
         if place[1]:
-            self.crew.measure(session, len(kept), (now - session.accepted_at) * 1000)
+            self.crew.measure(session, len(kept), (now - session.accepted_at) * 1000, guessed)
         session.accepted_at = now
         if held < len(flight.nodes) or not self._goes_on(session, verdict.tokens[-1]):
             self._void(session)

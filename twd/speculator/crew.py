@@ -1,16 +1,20 @@
 """The drafters of one speculator: what is known of them, and how far each may run in each session."""
 
+from collections.abc import Sequence
+
 from twd.speculator.acceptance import Calibration
 from twd.speculator.bounds import Identity, Limits
 from twd.speculator.links import WARMING, Drafter, Link
 from twd.speculator.rates import Race
-from twd.speculator.session import Session
+from twd.speculator.session import NGRAM, Session
 from twd.speculator.window import Cost, useful_credit
 from twd.wire.base import InstanceId
 from twd.wire.draft import DrafterChecked, DraftGranted, DraftProposed
 
 _LOOK_AGAIN, _LOOK_AGAIN_MAX = 48, 1024
 """Tokens after which a drafter that did not pay is tried again, and the longest such pause."""
+_SETTLE_MS_MAX = 200.0
+"""However slow and far drafters are, what comes later after they were told to rest counts as plain."""
 ENOUGH_TO_TELL = 16
 """So many guesses must have been checked before a drafter is judged."""
 
@@ -26,6 +30,8 @@ class Crew:
         self.drafters: dict[InstanceId, Drafter] = {}
         self.calibrations: dict[str, Calibration] = {}
         self.race = Race()
+        self._stirred_ms = 0.0
+        """So long drafters may go on after they were told to rest."""
 
     @property
     def _ahead(self) -> int:
@@ -59,6 +65,11 @@ class Crew:
             advice=advice,
         )
 
+    def attach(self, drafter: Drafter) -> None:
+        """A drafter offers itself, for the first time or again."""
+        if self.drafters.setdefault(drafter.name, drafter) is drafter:
+            self.race.try_again()
+
     def detach(self, name: InstanceId) -> None:
         """A drafter left; what it guessed stays usable, nothing more is waited for."""
         self.drafters.pop(name, None)
@@ -67,11 +78,13 @@ class Crew:
 
     def join(self, session: Session, now: float) -> int:
         """Link every drafter to a session; returns how far they may run at first."""
+        if not session.links:
+            session.plain = self._races(session) and self.race.is_plain
         for name, drafter in self.drafters.items():
             if name not in session.links:
                 link = Link(credit=0, told_at=now, patient=bool(session.job.speculation.window))
                 session.links[name] = link
-                link.credit = self._credit(session, name, drafter, link)
+                link.credit = self._credit(session, link, drafter, self._useful(session, drafter))
         return max((link.credit for link in session.links.values()), default=self.limits.first_credit)
 
     def hear(self, session: Session, event: DraftProposed, fresh: bool, now: float) -> None:
@@ -96,56 +109,82 @@ class Crew:
         """Whether a pass is under way: who drafts on the same cores meanwhile is slower than it would be alone."""
         return any(session.flights for session in self.sessions.values())
 
-    def measure(self, session: Session, tokens: int, ms: float) -> None:
-        """A cycle of the only session ended: it was quick or slow, with drafters on the same cores or without."""
-        beside = [name for name, drafter in self.drafters.items() if drafter.beside]
-        if beside and len(self.sessions) == 1 and not session.job.speculation.window and session.speculates:
-            drafting = [link for name in beside if (link := session.links.get(name)) and link.credit]
-            warming = [link for link in drafting if link.warming]
-            for link in warming:
-                link.warming -= 1
-            if not warming:
-                self.race.add(bool(drafting), tokens, ms)
+    def measure(self, session: Session, tokens: int, ms: float, authors: Sequence[str]) -> None:
+        """A cycle of a session ended, with guesses of these authors: quick or slow, with drafters at work or without.
+
+        Drafters that were told to rest work on until they hear that; what ends before is neither.
+        """
+        drafting = [link for link in session.links.values() if link.credit]
+        stirred = self._stirred_ms > 0
+        self._stirred_ms = self._settle_ms if drafting else self._stirred_ms - ms
+        warming = [link for link in drafting if link.warming]
+        for link in warming:
+            link.warming -= 1
+        if warming or not self._races(session):
+            return
+        if drafting:
+            self.race.add(True, tokens, ms)
+        elif not stirred and (session.plain or all(author == NGRAM for author in authors)):
+            self.race.add(False, tokens, ms)
+
+    def _races(self, session: Session) -> bool:
+        """Whether the outcome is measured: windows that overlap, and passes that others share, tell nothing of it."""
+        one_window = self.limits.in_flight == 1 and not session.job.speculation.window
+        return one_window and len(self.sessions) == 1 and bool(self.drafters) and session.speculates
 
     def grant(self, session: Session, now: float) -> list[DraftGranted]:
         """How far each drafter may run, now that more is known of what its guesses are worth; only what is new."""
         grants = []
-        for name, link in session.links.items():
-            drafter = self.drafters.get(name)
-            if drafter is None:
-                continue
+        useful = {name: self._useful(session, self.drafters[name]) for name in session.links if name in self.drafters}
+        session.plain = any(useful.values()) and self._races(session) and self.race.wants_plain(self._restart_ms)
+        for name, credit in useful.items():
+            link = session.links[name]
             link.told_at, link.resting = now, False
-            credit = self._credit(session, name, drafter, link)
+            credit = self._credit(session, link, self.drafters[name], credit)
             if credit != link.credit:
                 link.warming = link.warming if link.credit else WARMING
                 link.credit = credit
                 grants.append(DraftGranted(session=session.id, drafter=name, credit=credit))
         return grants
 
-    def _credit(self, session: Session, name: InstanceId, drafter: Drafter, link: Link) -> int:
-        fixed = session.job.speculation.window
-        if fixed:
-            return fixed
-        beside = drafter.beside
-        if beside and len(self.sessions) > 1:
-            return 0  # sessions that share a pass use the cores better than a drafter would
-        credit = 0
-        for chance in (session.beliefs.typical(name), session.beliefs.hoped(name)):
-            credit = credit or useful_credit(self.cost, chance, drafter.token_ms, drafter.lead_ms, beside, self._ahead)
-        if credit and beside and self.race.wants_plain():
+    @property
+    def _settle_ms(self) -> float:
+        still = (drafter.lead_ms / 2 + drafter.token_ms for drafter in self.drafters.values())
+        return min(_SETTLE_MS_MAX, max(still, default=0.0))
+
+    @property
+    def _restart_ms(self) -> float:
+        return max((drafter.lead_ms for drafter in self.drafters.values() if not drafter.beside), default=0.0)
+
+    def _useful(self, session: Session, drafter: Drafter) -> int:
+        """How far it should run by what is predicted."""
+        if session.job.speculation.window:
+            return session.job.speculation.window
+        if self._gives_way(drafter):
             return 0
-        if credit and not (beside and self.race.lost):
-            if not beside or self.race.drafted.known:
-                link.probe_gap = _LOOK_AGAIN
-            link.probe_at = session.generated + link.probe_gap
-            return credit
-        if session.generated >= link.probe_at:  # a text can become easier, cores free: look again, ever more rarely
+        credit, beliefs = 0, session.beliefs
+        for chance in (beliefs.typical(drafter.name), beliefs.hoped(drafter.name)):
+            credit = credit or useful_credit(
+                self.cost, chance, drafter.token_ms, drafter.lead_ms, drafter.beside, self._ahead
+            )
+        return credit
+
+    def _gives_way(self, drafter: Drafter) -> bool:
+        """Sessions that share a pass use the device better than a drafter on it would."""
+        return drafter.beside and len(self.sessions) > 1
+
+    def _credit(self, session: Session, link: Link, drafter: Drafter, useful: int) -> int:
+        """How far it may run; one that does not pay is tried again, ever more rarely, for a text can become easier."""
+        if session.plain or (not useful and self._gives_way(drafter)):
+            return 0
+        if useful:
+            link.probe_gap = _LOOK_AGAIN
+        elif session.generated < link.probe_at:
+            return 0
+        else:
             link.probe_gap = min(_LOOK_AGAIN_MAX, link.probe_gap * 2)
-            link.probe_at = session.generated + link.probe_gap
-            if credit:
-                self.race.try_again()
-            return credit or 2
-        return 0
+        link.probe_at = session.generated + link.probe_gap
+        return useful or 2
 
 
 def _advice(drafter: Drafter, agreement: float, compared: int, step_ms: float) -> str:

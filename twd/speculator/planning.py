@@ -79,8 +79,10 @@ class Planner:
                 sure = [confidence] * len(tokens)
                 session.tree.add(NGRAM, root.at + 1, root.hash, tokens, sure)
         if self._limits.tree and start is None and len(self._sessions) == 1:
-            return session.tree.likeliest(session.beliefs.chance, limit, self._limits.branches)
-        return session.tree.chain(session.beliefs.chance, limit, start)
+            path = session.tree.likeliest(session.believe, limit, self._limits.branches)
+        else:
+            path = session.tree.chain(session.believe, limit, start)
+        return [guess for guess in path if guess[1]] if session.plain else path
 
     def _choose(self, session: Session, now: float, alone: bool) -> tuple[list[Node], list[int] | None, float | None]:
         """The guesses to check now, or until when to wait for more."""

@@ -1,81 +1,122 @@
-"""Which is really quicker here and now: with a drafter on the target's own cores, or without it.
+"""Which is really quicker here and now: with drafters at work, or without them.
 
-Costs and chances predict it; but cores that others use too make fools of predictions. So the outcome
-itself is measured, with a few plain steps now and then for comparison.
+Costs and chances predict it; but cores, devices and links that others use too make fools of predictions. So
+the outcome itself is measured, with a few plain steps now and then for comparison.
 """
 
 from dataclasses import dataclass, field
 
-_DECAY = 0.97
-_ENOUGH = 3.5
-SAMPLE_STEPS = 3
+_STEADY, _BRISK = 0.99, 0.9
+"""What drafters bring comes in bursts, so many cycles count; plain steps are alike, and slower as the text grows."""
+_ENOUGH = 4
+"""Cycles before which nothing is known of drafters: they come one after the other."""
+SAMPLE_STEPS, SAMPLE_LEAST = 4, 2
+"""Plain steps in a row to compare with, and how many show a great lead."""
 SAMPLE_EVERY = 192
-CLEAR, SELDOM = 1.25, 4
-"""From this lead of the drafter on, plain steps are tried that much more seldom."""
+_FIRST = 32
+"""Tokens before the first of them: a session's start is no time to rest."""
+GREAT, CLEAR = 2.0, 1.25
+SELDOM = {GREAT: 16, CLEAR: 4}
+"""From which lead of the drafters on plain steps are tried how many times more seldom."""
+_DEAR = 100
+"""Getting drafters going again costs no more than one part in so many of the time."""
 MARGIN = 0.98
+DOUBT = 2.0
+"""By so much divided by the cycles seen the truth may be better than it looks: few cycles tell only of great losses."""
+PAUSE, PAUSE_MAX = 48, 1024
+"""Tokens after which drafters that lost are tried again, and the longest such pause."""
+_PROVEN = 32
+"""Cycles after which a lead is no luck."""
 
 
 @dataclass(slots=True)
 class Rate:
     """Tokens per millisecond, the latest counting most."""
 
+    decay: float
     tokens: float = 0.0
     ms: float = 0.0
-    weight: float = 0.0
+    cycles: int = 0
 
     def add(self, tokens: int, ms: float) -> None:
         """One more cycle, from one acceptance to the next."""
-        self.tokens = self.tokens * _DECAY + tokens
-        self.ms = self.ms * _DECAY + ms
-        self.weight = self.weight * _DECAY + 1.0
+        self.tokens = self.tokens * self.decay + tokens
+        self.ms = self.ms * self.decay + ms
+        self.cycles += 1
 
     @property
     def value(self) -> float:
         """The rate."""
         return self.tokens / self.ms if self.ms else 0.0
 
-    @property
-    def known(self) -> bool:
-        """Whether it rests on more than a few cycles."""
-        return self.weight >= _ENOUGH
-
 
 @dataclass(slots=True)
 class Race:
     """Both ways, measured in turn."""
 
-    drafted: Rate = field(default_factory=Rate)
-    plain: Rate = field(default_factory=Rate)
+    drafted: Rate = field(default_factory=lambda: Rate(_STEADY))
+    plain: Rate = field(default_factory=lambda: Rate(_BRISK))
     _left: int = 0
-    _since: int = SAMPLE_EVERY
+    _since: int = SAMPLE_EVERY - _FIRST
+    _rested: int = 0
+    _pause: int = PAUSE
 
-    def add(self, with_drafter: bool, tokens: int, ms: float) -> None:
+    def add(self, with_drafters: bool, tokens: int, ms: float) -> None:
         """One cycle ended."""
-        (self.drafted if with_drafter else self.plain).add(tokens, ms)
-        if with_drafter:
+        (self.drafted if with_drafters else self.plain).add(tokens, ms)
+        if with_drafters:
             self._since += tokens
-        elif self._left:
-            self._left -= 1
+            self._rested = 0
+            if self.drafted.cycles >= _PROVEN and self._ahead(1.0):
+                self._pause = PAUSE
+            return
+        self._rested += tokens
+        self._left = max(0, self._left - 1)
+        if self._left <= SAMPLE_STEPS - SAMPLE_LEAST and self._known and self._ahead(GREAT):
+            self._left = 0
 
-    def wants_plain(self) -> bool:
-        """Whether the next step should be plain, to have something to compare with."""
-        pause = SAMPLE_EVERY * (SELDOM if self._known and self._ahead(CLEAR) else 1)
-        if self._left == 0 and self._since >= pause:
-            self._left, self._since = SAMPLE_STEPS + 1, 0
-        return self._left > 0
+    def wants_plain(self, restart_ms: float = 0.0) -> bool:
+        """Whether the next step should be plain: drafters lost, or there must be something to compare with.
+
+        After it, it takes `restart_ms` until drafters are heard again.
+        """
+        if self.lost and self._rested >= self._pause:
+            self._look_again()
+        just_lost = self.lost and self._rested == 0
+        if just_lost or (self._left == 0 and self._since >= self._between(restart_ms)):
+            self._left, self._since = SAMPLE_STEPS, 0
+        return self.is_plain
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether steps are plain for now."""
+        return self._left > 0 or (self.lost and self._rested < self._pause)
+
+    def _look_again(self) -> None:
+        """What made drafters slow may be over; some cycles show it anew, ever more rarely."""
+        self.drafted, self._since, self._rested = Rate(_STEADY), 0, 0
+        self._pause = min(PAUSE_MAX, 2 * self._pause)
 
     def try_again(self) -> None:
-        """Forget how it went with the drafter, so that some cycles show it anew: what made it slow may be over."""
-        self.drafted = Rate()
+        """Somebody new drafts: how it went so far tells nothing of that."""
+        self.drafted, self._pause = Rate(_STEADY), PAUSE
 
     @property
     def lost(self) -> bool:
-        """Whether the drafter makes the text slower, as far as was measured."""
-        return self._known and not self._ahead(MARGIN)
+        """Whether drafters make the text slower, as far as was measured."""
+        return self._known and not self._ahead(MARGIN - DOUBT / self.drafted.cycles)
+
+    def _between(self, restart_ms: float) -> float:
+        """Tokens from one comparison to the next."""
+        if not self.plain.cycles:
+            return SAMPLE_EVERY
+        most = SELDOM[GREAT] * SAMPLE_EVERY
+        times = next((times for lead, times in SELDOM.items() if self._known and self._ahead(lead)), 1)
+        return min(most, times * max(SAMPLE_EVERY, _DEAR * restart_ms * self.drafted.value))
 
     @property
     def _known(self) -> bool:
-        return self.drafted.known and self.plain.known
+        return self.drafted.cycles >= _ENOUGH and self.plain.cycles > 0
 
     def _ahead(self, margin: float) -> bool:
         return self.drafted.value >= margin * self.plain.value

@@ -101,6 +101,8 @@ class Session:
         self.ngram.extend(known)
         self.beliefs = Beliefs(calibrations)
         self.links: dict[InstanceId, Link] = {}
+        self.plain = False
+        """Drafters rest and their guesses are left alone, to see how quick it is without them."""
         self.flights: deque[Flight] = deque()
         self.slot = -1
         self.epoch = 0
@@ -154,6 +156,10 @@ class Session:
     def speculates(self) -> bool:
         """Whether guesses are wanted at all."""
         return self.job.speculation.enabled
+
+    def believe(self, drafter: str, confidence: float) -> float:
+        """The chance of a guess that may be checked now."""
+        return 0.0 if self.plain and drafter != NGRAM else self.beliefs.chance(drafter, confidence)
 
     def place(self, at: int, prefix: int, tokens: Sequence[int]) -> int | None:
         """How many of a draft's tokens the accepted text already holds; None when it contradicts the text."""

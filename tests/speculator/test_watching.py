@@ -1,0 +1,156 @@
+"""Drafters elsewhere are watched too: what counts as drafted, what as plain, and what as neither."""
+
+import pytest
+
+from tests.speculator.fakes import Driver, FakePipeline, FakeTarget, job, make_core, text_of
+from twd.speculator.core import SpeculatorCore
+from twd.speculator.links import Drafter
+from twd.speculator.rates import SAMPLE_EVERY, SAMPLE_STEPS, Race
+from twd.speculator.session import Session
+from twd.wire.base import InstanceId, NodeId
+from twd.wire.draft import DraftGranted, DraftProposed, SessionOpened
+from twd.wire.job import Speculation
+from twd.wire.prefix import prefix_hash
+
+NAME = InstanceId("d")
+PROMPT = [3, 4, 5, 6]
+AHEAD = 6
+
+
+def drafter(name: str = NAME) -> Drafter:
+    return Drafter(InstanceId(name), NodeId("far"), beside=False, token_ms=2.0, lead_ms=1.0)
+
+
+def propose(core: SpeculatorCore, session: Session, now: float, name: str = NAME) -> None:
+    """True guesses come, from the end of the text on."""
+    event = DraftProposed(
+        session=session.id,
+        drafter=InstanceId(name),
+        at=len(session.tokens),
+        prefix=prefix_hash(session.tokens),
+        tokens=text_of(session.tokens, AHEAD),
+        confidence=[0.9] * AHEAD,
+        draft_ms=AHEAD * 2.0,
+    )
+    core.draft(event, event.tokens, now)
+
+
+def always_drafting(driver: Driver) -> None:
+    for session in driver.core.sessions.values():
+        if any(link.credit for link in session.links.values()):
+            propose(driver.core, session, driver.now)
+
+
+def driven(target: FakeTarget | None = None) -> Driver:
+    """A core with a drafter elsewhere that is always right, and ahead while it may be."""
+    used = target or FakeTarget(n_slots=2)
+    core = make_core(used, ngram=False)
+    core.attach(drafter(), 0.0)
+    return Driver(core, used, between=always_drafting)
+
+
+def start(driver: Driver, name: str = "j", **fields: object) -> Session:
+    driver.submit(job(name, **({"max_tokens": 400, "ignore_eos": True} | fields)), PROMPT)
+    session = driver.core.by_job[job(name).job]
+    while session.generated < 2:
+        driver.turn()
+    return session
+
+
+def until_plain(driver: Driver, session: Session) -> None:
+    while not session.plain:
+        driver.turn()
+
+
+def losing(race: Race) -> None:
+    for _ in range(50):
+        race.add(True, 1, 100.0)
+    for _ in range(SAMPLE_STEPS):
+        race.add(False, 1, 10.0)
+    assert race.lost
+
+
+def test_while_it_is_watched_its_guesses_at_hand_are_left_alone_and_used_afterwards() -> None:
+    driver = driven()
+    session = start(driver)
+    until_plain(driver, session)
+    propose(driver.core, session, driver.now)  # they were on their way when it was told to rest
+    drafted, plain = driver.core.crew.race.drafted.cycles, driver.core.crew.race.plain.cycles
+    generated, turns = session.generated, 0
+    while session.plain:
+        driver.turn()
+        turns += 1
+    assert session.generated - generated == turns, "one token each"
+    assert driver.core.crew.race.drafted.cycles == drafted
+    assert driver.core.crew.race.plain.cycles == plain + turns - 1, "it may not have heard yet in the first"
+    assert session.tree.depth(NAME) == AHEAD - turns
+    assert session.links[NAME].credit
+
+
+def test_guesses_that_a_drafter_left_behind_make_a_step_neither_plain_nor_drafted() -> None:
+    driver = driven()
+    session = start(driver)
+    driver.core.attach(drafter("other"), driver.now)
+    driver.between = None
+    propose(driver.core, session, driver.now)
+    driver.core.detach(NAME, driver.now)
+    race = driver.core.crew.race
+    for link in session.links.values():
+        link.credit = 0
+    driver.core.crew._stirred_ms = 0.0
+    known = (race.drafted.cycles, race.plain.cycles)
+    generated = session.generated
+    driver.turn()
+    assert session.generated > generated + 1, "its guesses held"
+    assert (race.drafted.cycles, race.plain.cycles) == known
+
+
+def test_a_new_session_does_not_forget_who_lost() -> None:
+    driver = driven()
+    losing(driver.core.crew.race)
+    session = start(driver)
+    assert [event.credit for event in driver.told if isinstance(event, SessionOpened)] == [0]
+    driver.turn()
+    assert not session.links[NAME].credit
+
+
+def test_somebody_new_gets_a_chance() -> None:
+    driver = driven()
+    losing(driver.core.crew.race)
+    driver.core.attach(drafter(), driver.now)
+    assert driver.core.crew.race.lost, "it is here already"
+    driver.core.attach(drafter("new"), driver.now)
+    assert not driver.core.crew.race.lost
+
+
+def test_who_lost_drafts_again_after_a_while() -> None:
+    driver = driven()
+    losing(driver.core.crew.race)
+    session = start(driver)
+    while not session.links[NAME].credit:
+        driver.turn()
+        assert session.generated < 200
+
+
+def test_sessions_that_share_passes_are_not_watched() -> None:
+    driver = driven()
+    first, second = start(driver, "a"), start(driver, "b")
+    race = driver.core.crew.race
+    race._since = SAMPLE_EVERY
+    cycles = race.drafted.cycles
+    for _ in range(20):
+        driver.turn()
+        assert not first.plain
+        assert not second.plain
+    assert race.drafted.cycles == cycles
+
+
+@pytest.mark.parametrize("window", [0, 3])
+def test_a_pipeline_with_windows_in_flight_and_windows_of_a_fixed_size_are_not_watched(window: int) -> None:
+    driver = driven(FakeTarget() if window else FakePipeline())
+    session = start(driver, speculation=Speculation(window=window))
+    losing(driver.core.crew.race)
+    while not driver.core.idle:
+        driver.turn()
+        assert not session.plain
+    assert all(event.credit for event in driver.told if isinstance(event, DraftGranted))
