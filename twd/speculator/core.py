@@ -95,7 +95,7 @@ class SpeculatorCore:
             if old.job.attempt >= job.attempt:
                 return
             self._drop(old)
-        session = Session(job, opening, self.crew.calibrations, now)
+        session = Session(self._bounded(job), opening, self.crew.calibrations, now)
         self.by_job[job.job] = session
         self.by_id[session.id] = session
         problem = self._overflow(session)
@@ -107,6 +107,12 @@ class SpeculatorCore:
             self._finish(session, ended, now)
             return
         self.queue.append(session)
+
+    def _bounded(self, job: JobSubmitted) -> JobSubmitted:
+        """The job, with no wider windows than this target takes."""
+        if job.speculation.window <= self.limits.max_window:
+            return job
+        return replace(job, speculation=replace(job.speculation, window=self.limits.max_window))
 
     def _overflow(self, session: Session) -> str:
         size, prompt = self.limits.ctx_size, session.prompt_len
