@@ -68,6 +68,16 @@ def test_a_calibration_learns_what_a_confidence_is_worth() -> None:
     assert record.chance(0.2) == pytest.approx(0.2)
 
 
+def test_branches_do_not_count_against_their_drafter() -> None:
+    beliefs = Beliefs({})
+    for _ in range(200):
+        beliefs.learn("d", 0.9, right=True)
+        beliefs.learn("d", 0.08, right=False, first=False)
+    assert beliefs.typical("d") > 0.95
+    assert beliefs.chance("d", 0.08) < 0.05
+    assert beliefs.calibrations["d"].agreement == 1.0
+
+
 def test_what_a_liar_costs_before_he_is_known() -> None:
     """Full confidence, never right, on passes as dear as those of float weights, of which one row costs two."""
     cost = dict(enumerate((24.1, 24.1, 26.9, 29.7, 31.7, 33.7, 35.7, 37.8, 39.6, 41.5), 1)).__getitem__

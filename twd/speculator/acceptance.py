@@ -17,32 +17,38 @@ class Calibration:
 
     taken: list[float] = field(default_factory=lambda: [0.0] * BINS)
     checked: list[float] = field(default_factory=lambda: [0.0] * BINS)
+    firsts: float = 0.0
+    """First choices that were checked: a branch off them is no guess of what comes next."""
+    firsts_taken: float = 0.0
 
     def chance(self, confidence: float) -> float:
         """The measured chance of a guess of this confidence; a stranger's word counts, but never for certainty."""
         i = _bin(confidence)
         return (self.taken[i] + _PRIOR_WEIGHT * min(confidence, _PRIOR_CHANCE)) / (self.checked[i] + _PRIOR_WEIGHT)
 
-    def learn(self, confidence: float, right: bool) -> None:
+    def learn(self, confidence: float, right: bool, first: bool = True) -> None:
         """A guess was checked, everything before it having held."""
         i = _bin(confidence)
         self.taken[i] = self.taken[i] * _DECAY + right
         self.checked[i] = self.checked[i] * _DECAY + 1.0
+        if first:
+            self.firsts = self.firsts * _DECAY + 1.0
+            self.firsts_taken = self.firsts_taken * _DECAY + right
 
     @property
     def rate(self) -> float:
-        """The share of all checked guesses that was right."""
-        return (sum(self.taken) + _PRIOR_CHANCE * _PRIOR_WEIGHT) / (self.weight + _PRIOR_WEIGHT)
+        """The share of its first choices that was right."""
+        return (self.firsts_taken + _PRIOR_CHANCE * _PRIOR_WEIGHT) / (self.firsts + _PRIOR_WEIGHT)
 
     @property
     def agreement(self) -> float:
         """The same without any prior belief."""
-        return sum(self.taken) / self.weight if self.weight else 0.0
+        return self.firsts_taken / self.firsts if self.firsts else 0.0
 
     @property
     def weight(self) -> float:
-        """How many guesses the record rests on."""
-        return sum(self.checked)
+        """How many first choices the record rests on."""
+        return self.firsts
 
 
 @dataclass(slots=True)
@@ -87,10 +93,10 @@ class Beliefs:
         record = self.records.get(drafter)
         return min(0.999, known * record.factor) if record else min(0.999, known)
 
-    def learn(self, drafter: str, confidence: float, right: bool) -> None:
-        """A guess of this drafter was checked."""
+    def learn(self, drafter: str, confidence: float, right: bool, first: bool = True) -> None:
+        """A guess of this drafter was checked, its first choice at this place or a branch."""
         expected = self.chance(drafter, confidence)
-        self.calibrations.setdefault(drafter, Calibration()).learn(confidence, right)
+        self.calibrations.setdefault(drafter, Calibration()).learn(confidence, right, first)
         self.records.setdefault(drafter, SessionRecord()).learn(expected, right)
 
     def typical(self, drafter: str) -> float:

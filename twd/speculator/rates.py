@@ -12,6 +12,9 @@ _ENOUGH = 4
 """Cycles before which nothing is known of drafters: they come one after the other."""
 SAMPLE_STEPS, SAMPLE_LEAST = 4, 2
 """Plain steps in a row to compare with, and how many show a great lead."""
+_QUICKER, _QUICKER_TIMES = 0.8, 4
+"""A GPU needs some steps alike to be as quick as it can: while a plain step is that much quicker than the one before,
+the earlier ones count for nothing, and as many more are taken."""
 SAMPLE_EVERY = 192
 _FIRST = 32
 """Tokens before the first of them: a session's start is no time to rest."""
@@ -57,14 +60,19 @@ class Race:
     drafted: Rate = field(default_factory=lambda: Rate(_STEADY))
     plain: Rate = field(default_factory=lambda: Rate(_BRISK))
     _left: int = 0
+    _step_ms: float = 0.0
+    _quickened: int = 0
     _since: int = SAMPLE_EVERY - _FIRST
     _rested: int = 0
     _pause: int = PAUSE
 
     def add(self, with_drafters: bool, tokens: int, ms: float) -> None:
         """One cycle ended."""
+        if not with_drafters and tokens == 1:
+            self._warm_up(ms)
         (self.drafted if with_drafters else self.plain).add(tokens, ms)
         if with_drafters:
+            self._step_ms, self._quickened = 0.0, 0
             self._since += tokens
             self._rested = 0
             if self.drafted.cycles >= _PROVEN and self._ahead(1.0):
@@ -74,6 +82,13 @@ class Race:
         self._left = max(0, self._left - 1)
         if self._left <= SAMPLE_STEPS - SAMPLE_LEAST and self._known and self._ahead(GREAT):
             self._left = 0
+
+    def _warm_up(self, ms: float) -> None:
+        if ms < _QUICKER * self._step_ms and self._quickened < _QUICKER_TIMES:
+            self.plain = Rate(_BRISK)
+            self._left = SAMPLE_STEPS + 1
+            self._quickened += 1
+        self._step_ms = ms
 
     def wants_plain(self, restart_ms: float = 0.0) -> bool:
         """Whether the next step should be plain: drafters lost, or there must be something to compare with.

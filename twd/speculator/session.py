@@ -203,9 +203,14 @@ class Session:
         self.tokens.append(token)
         if not self.speculates:
             return
-        for guess, child in self.tree.root.children.items():
+        guesses = self.tree.root.children
+        surest: dict[str, float] = {}
+        for child in guesses.values():
             for drafter, confidence in child.votes.items():
-                self.beliefs.learn(drafter, confidence, guess == token)
+                surest[drafter] = max(surest.get(drafter, 0.0), confidence)
+        for guess, child in guesses.items():
+            for drafter, confidence in child.votes.items():
+                self.beliefs.learn(drafter, confidence, guess == token, first=confidence >= surest[drafter])
         self.hashes.append(extend(self.hashes[-1], (token,)))
         self.tree.advance(token)
         self.ngram.extend((token,))
