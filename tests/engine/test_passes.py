@@ -119,3 +119,14 @@ def test_passes_of_one_width_have_one_window_each(shape: Shape, width: int) -> N
     passes = planner.plan(tuple((slot, min(rows, width)) for slot, rows in shape))
     assert len(passes) == len(shape)
     assert all(one.rows == width and len(one.parts) == 1 for one in passes)
+
+
+def test_over_rpc_lone_windows_have_measured_widths_only() -> None:
+    """The first pass of a width costs a dozen ways there and back, so there are few widths."""
+    points = tuple(CostPoint(width=width, ms=40.0 + width) for width in (1, 2, 4, 8, 16, 32))
+    away = Detours(points, widest=64)
+    assert [away.rows(rows) for rows in (1, 3, 5, 9, 17, 33, 64, 65)] == [1, 4, 8, 16, 32, 64, 64, 65]
+    assert away.rows(6, unit=2) == 6, "several sessions share a pass as they come"
+    planner = Planner(PassRules(capacity=64))
+    planner.use_cost(lambda rows: 40.0 + rows, away)
+    assert planner.plan(((2, 5),)) == [Pass((Part(2, 5, 3),))]

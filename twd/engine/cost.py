@@ -84,18 +84,20 @@ class CostCurve:
         return times
 
 
-def measure_cost(context: Context, *, rows_min: int = 1, budget_s: float = 1.5) -> list[CostPoint]:
+def measure_cost(context: Context, *, rows_min: int = 1, budget_s: float = 1.5, away: bool = False) -> list[CostPoint]:
     """Time passes of several widths on the first sequence, which must be free; it is empty again afterwards.
 
     Every width is timed at least once, and again in turn while the budget lasts. The fastest time counts: what else ran
-    on the machine can only have made the others slower, and `CostCurve.observe` follows the load from then on.
+    on the machine can only have made the others slower, and `CostCurve.observe` follows the load from then on. With
+    workers `away`, every width is used once before: the first time takes many times as long.
     """
     room = min(context.settings.ubatch, context.settings.ctx_size - _DEPTH)
     widths = [width for width in WIDTHS if width <= room]
     taken: dict[int, list[float]] = {width: [] for width in widths}
     _pass(context, 0, min(_DEPTH, context.settings.ubatch))
     depth = context.end(0)
-    _time_pass(context, depth, max(1, rows_min))
+    for width in widths if away else (1,):
+        _time_pass(context, depth, max(width, rows_min))
     end = time.perf_counter() + budget_s
     for turn in range(_TURNS_MAX):
         if turn and time.perf_counter() > end:

@@ -169,36 +169,40 @@ def _wanted(plan: LoadPlan, model: Model) -> ContextSettings:
 
 def _measure(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Progress) -> tuple[Exactness, CostCurve]:
     if not plan.test:
-        return Exactness(exact=False, settings=exact.describe()), _use_cost(exact, target, _UNMEASURED)
+        return Exactness(exact=False, settings=exact.describe()), _use_cost(plan, exact, target, _UNMEASURED)
     if plan.memory is None:
-        found = _measure_now(exact, target, progress)
+        found = _measure_now(plan, exact, target, progress)
     else:
         where, way_ms = (plan.pool.kind, plan.pool.rtt_ms) if plan.pool else ("", 0.0)
         about = circumstances(plan.path, exact.settings, exact.rows_min, plan.gpu_layers, where)
         known = recall(plan.memory, about)
-        found = farther(known, way_ms) if known else _measure_now(exact, target, progress)
+        found = farther(known, way_ms) if known else _measure_now(plan, exact, target, progress)
         if known is None:
             remember(plan.memory, about, farther(found, -way_ms))
-    return found.exactness, _use_cost(exact, target, found.cost)
+    return found.exactness, _use_cost(plan, exact, target, found.cost)
 
 
-def _use_cost(exact: ExactPlan, target: LocalTarget, points: Sequence[CostPoint]) -> CostCurve:
+def _is_away(plan: LoadPlan) -> bool:
+    return plan.pool is not None and bool(plan.pool.away)
+
+
+def _use_cost(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, points: Sequence[CostPoint]) -> CostCurve:
     """Have passes planned by what they were found to cost; the curve tells what windows cost then."""
     if exact.fixed:
         rows = fixed_rows(points)
         target.fix_rows(rows)
         ms = CostCurve(points).ms(rows)
         return CostCurve([CostPoint(width=many * rows, ms=many * ms) for many in (1, 2)])
-    detours = Detours(tuple(points))
+    detours = Detours(tuple(points), target.window_max if _is_away(plan) else 0)
     cost = CostCurve(detours.costs())
     target.planner.use_cost(cost.ms, detours)
     return cost
 
 
-def _measure_now(exact: ExactPlan, target: LocalTarget, progress: Progress) -> Measurement:
+def _measure_now(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Progress) -> Measurement:
     progress(0.9, "timing windows")
-    points = measure_cost(target.context, rows_min=exact.rows_min)
-    _use_cost(exact, target, points)
+    points = measure_cost(target.context, rows_min=exact.rows_min, away=_is_away(plan))
+    _use_cost(plan, exact, target, points)
     progress(0.95, "comparing windows with single steps")
     told = exact.describe(target.planner.rules.rows_fixed)
     return Measurement(exactness=self_test(target, told), cost=points)

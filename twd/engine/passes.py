@@ -53,12 +53,19 @@ class PassRules:
 
 @dataclass(frozen=True, slots=True)
 class Detours:
-    """Where more rows than asked for are computed sooner: some devices change kernels at some widths."""
+    """Where more rows than asked for are computed sooner: some devices change kernels at some widths, and over RPC each
+    width that was never used before costs a dozen ways there and back.
+    """
 
     points: tuple[CostPoint, ...] = ()
+    widest: int = 0
+    """Over RPC: lone windows have one of the measured widths, or else this one."""
 
     def rows(self, rows: int, unit: int = 1) -> int:
         """The number of rows, a multiple of `unit`, at which so many are computed soonest."""
+        if self.widest and unit == 1 and rows <= self.widest:
+            known = [point for point in self.points if point.width >= rows]
+            return min(known, key=_ms).width if known else self.widest
         if not self.points or rows > self.points[-1].width:
             return rows
         places = (-(-point.width // unit) * unit for point in self.points if point.width > rows)
@@ -78,6 +85,10 @@ class Detours:
 
 def _width(point: CostPoint) -> int:
     return point.width
+
+
+def _ms(point: CostPoint) -> float:
+    return point.ms
 
 
 def guessed_cost(rows: int) -> float:

@@ -8,6 +8,7 @@ import msgspec
 
 from twd.engine.rpc_pool import CPU, PoolPlan, Share
 from twd.wire.base import InstanceId, NodeId
+from twd.wire.draft import DeviceKind
 from twd.wire.node import NodeFacts, ProcessFacts, ProcessKind
 from twd.wire.placement import PlacementDecided, Slice
 from twd.wire.ring import StageReady
@@ -58,6 +59,8 @@ class Assembly:
     members: tuple[Member, ...] = ()
     waits_for: tuple[str, ...] = ()
     """In words; empty when all is there."""
+    device: DeviceKind = DeviceKind.ELSEWHERE
+    """On what of the machine that serves the model its layers are computed."""
 
     @property
     def complete(self) -> bool:
@@ -94,7 +97,18 @@ def assemble(
         return Assembly(placement, waits_for=("; ".join([*placement.notes, *placement.helps])[:900],))
     members = [_chosen(piece, placement.spares, nodes, stages or {}, habit) for piece in placement.slices]
     waits = dict.fromkeys(_waits_for(member, nodes) for member in members)
-    return Assembly(placement, tuple(members), tuple(text for text in waits if text))
+    waiting = tuple(text for text in waits if text)
+    return Assembly(placement, tuple(members), waiting, _device_here(placement, nodes))
+
+
+def _device_here(placement: PlacementDecided, nodes: Mapping[NodeId, NodeFacts]) -> DeviceKind:
+    """Played machines are the one that serves the model, too."""
+    home = nodes.get(placement.home)
+    alike = {node for node, facts in nodes.items() if home is not None and facts.machine == home.machine}
+    devices = {one.device for one in placement.slices if one.end > one.first and one.node in {placement.home, *alike}}
+    if not devices:
+        return DeviceKind.ELSEWHERE
+    return DeviceKind.CPU if CPU in devices else DeviceKind.GPU
 
 
 def _chosen(

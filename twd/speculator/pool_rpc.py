@@ -21,7 +21,6 @@ from twd.speculator.pool import PooledSpeculator
 from twd.speculator.pool_core import Assembly, Member, rpc_plan
 from twd.speculator.preparing import Preparer
 from twd.wire.base import ModelId
-from twd.wire.draft import DeviceKind
 from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import FailureCode, TwdError
 
@@ -102,9 +101,7 @@ def rpc_speculator(ground: Surroundings, settings: Settings, name: str, replica:
             native = load_native(replace(wanted, pool=plan, gpu_layers=0), progress)
             native.facts = msgspec.structs.replace(native.facts, backend="rpc")
             preparer = Preparer(native.model.vocab, native.template, native.pickers, ground.ids.seed)
-            limits = limits_of(native, settings)
-            away = replace(limits, device=DeviceKind.ELSEWHERE)
-            return RpcTarget(native, preparer, away if plan.endpoints else limits)
+            return RpcTarget(native, preparer, replace(limits_of(native, settings), device=assembly.device))
 
         return load
 
