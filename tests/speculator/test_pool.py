@@ -23,6 +23,7 @@ from twd.speculator.pool_ring import PlacedStages
 from twd.speculator.pool_view import PoolView
 from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId
 from twd.wire.codec import encode
+from twd.wire.draft import DeviceKind
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import NodeChanged, NodeFacts, ProcessFacts, ProcessKind
 from twd.wire.placement import PlacementDecided, Slice, placement_key
@@ -82,6 +83,19 @@ def test_what_is_missing_is_said(
     found = assemble(placement, there(*nodes))
     assert found.waits_for == texts
     assert found.complete == (not texts)
+
+
+def test_layers_on_the_machine_that_serves_count_as_computed_there_whoever_plays_it() -> None:
+    def device(*pieces: Slice, played: bool = False) -> DeviceKind:
+        desk, attic = machine("desk"), with_worker("attic")
+        attic = msgspec.structs.replace(attic, machine=desk.machine) if played else attic
+        return assemble(decided(*pieces), there(desk, attic)).device
+
+    gpu = msgspec.structs.replace(piece(ATTIC, 0, 20), device="CUDA0")
+    assert device(piece(DESK, 0, 0, head=True), piece(ATTIC, 0, 20)) is DeviceKind.ELSEWHERE
+    assert device(piece(DESK, 0, 0, head=True), piece(ATTIC, 0, 20), played=True) is DeviceKind.CPU
+    assert device(gpu, played=True) is DeviceKind.GPU
+    assert device(piece(DESK, 0, 2), piece(ATTIC, 2, 20)) is DeviceKind.CPU
 
 
 def test_an_assembly_becomes_the_engines_plan() -> None:
