@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import inspect as shape
@@ -144,6 +145,13 @@ def built(value: Any) -> Any:
 
 
 KIND = plain(shape.type_info(Settings))
+
+
+@pytest.mark.parametrize("home", ["\x85", "a\u2028b", "\u2029 x", "two\nlines", "plain"])
+def test_odd_line_ends_come_back_as_they_were(home: str) -> None:
+    before = Settings(home=home)
+    tree, problems = parse_yaml(dump_settings(before), Place("dump.yaml"), {})
+    assert (problems, Checker("~").build(tree, KIND.type)) == ([], before)
 
 
 @given(data=st.data())

@@ -43,6 +43,9 @@ for _kind, _pattern, _first in (
     _Loader.add_implicit_resolver(TAG + _kind, re.compile(_pattern), list(_first))
 
 
+_ODD_LINE_ENDS = frozenset("\x85\u2028\u2029")
+
+
 class Dumper(yaml.SafeDumper):
     """Writes what the loader above reads back as the same."""
 
@@ -50,6 +53,14 @@ class Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: object) -> bool:
         return True
+
+    def write_text(self, text: str) -> yaml.ScalarNode:
+        """Line ends that no one types are escaped; between other quotes they would be read back as spaces."""
+        style = '"' if _ODD_LINE_ENDS.intersection(text) else None
+        return self.represent_scalar(TAG + "str", text, style)
+
+
+Dumper.add_representer(str, Dumper.write_text)
 
 
 _CONSTRUCT: dict[str, Callable[[str], Scalar]] = {
