@@ -63,7 +63,7 @@ class NativeDraftModel:
     @property
     def device(self) -> DeviceKind:
         """On what it computes."""
-        return DeviceKind.GPU if self.native.model.offloads else DeviceKind.CPU
+        return self.native.device
 
     @property
     def judge(self) -> Judge:

@@ -18,6 +18,7 @@ from twd.engine.remembered import Measurement, circumstances, farther, recall, r
 from twd.engine.rpc_pool import HEAD, PoolPlan, gpu_layers, open_devices, tensor_split
 from twd.engine.target import LocalTarget
 from twd.wire.base import ModelId
+from twd.wire.draft import DeviceKind
 from twd.wire.model import CostPoint, Exactness, ModelFacts
 
 Progress = Callable[[float, str], None]
@@ -56,6 +57,16 @@ class LoadPlan:
     pool: PoolPlan | None = None
     """Which layers go to which devices and RPC workers; then `gpu_layers` counts for nothing."""
 
+    @property
+    def on_cpus(self) -> bool:
+        """Whether what the model gives away is computed on CPUs, too."""
+        return self.pool is not None and self.pool.on_cpus
+
+    @property
+    def away(self) -> bool:
+        """Whether it gives layers away."""
+        return self.pool is not None and bool(self.pool.away)
+
 
 @dataclass(slots=True)
 class NativeModel:
@@ -70,6 +81,11 @@ class NativeModel:
     exactness: Exactness
     facts: ModelFacts
     load_ms: int
+
+    @property
+    def device(self) -> DeviceKind:
+        """On what it computes here, workers of its own left out of account."""
+        return DeviceKind.GPU if self.model.offloads else DeviceKind.CPU
 
     def tokenize(self, text: str) -> list[int]:
         """Plain text as this model's tokens; nothing in it becomes a control token."""
@@ -113,14 +129,8 @@ def _model_settings(plan: LoadPlan) -> ModelSettings:
     )
 
 
-def _devices_decide(plan: LoadPlan, model: Model) -> bool:
-    """Whether it computes on devices whose kernels no settings make exact, so that their speed is all there is."""
-    return model.offloads and not (plan.pool is not None and plan.pool.on_cpus)
-
-
 def _set_up(plan: LoadPlan, model: Model, progress: Progress, began: float) -> NativeModel:
-    on_cpus = plan.pool is not None and plan.pool.on_cpus
-    exact = exact_plan(model, _wanted(plan, model), plan.exact, on_cpus=on_cpus, insist=plan.insist)
+    exact = exact_plan(model, _wanted(plan, model), plan.exact, on_cpus=plan.on_cpus, insist=plan.insist)
     progress(0.85, "making room")
     context = Context(model, exact.settings)
     try:
@@ -154,6 +164,7 @@ def _set_up(plan: LoadPlan, model: Model, progress: Progress, began: float) -> N
 
 def _wanted(plan: LoadPlan, model: Model) -> ContextSettings:
     trained = model.ctx_train or _CTX_SIZE_MAX
+    exact = plan.exact and (plan.insist or plan.on_cpus or not model.offloads)
     return ContextSettings(
         ctx_size=min(plan.ctx_size or _CTX_SIZE_MAX, trained),
         parallel=1 if plan.tree else plan.parallel,
@@ -163,7 +174,7 @@ def _wanted(plan: LoadPlan, model: Model) -> ContextSettings:
         type_v=plan.type_v or "f16",
         flash_attention=plan.flash_attention,
         threads=plan.threads,
-        ubatch=_EXACT_ROWS if plan.exact and (plan.insist or not _devices_decide(plan, model)) else _FAST_ROWS,
+        ubatch=_EXACT_ROWS if exact else _FAST_ROWS,
     )
 
 
@@ -182,10 +193,6 @@ def _measure(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Pr
     return found.exactness, _use_cost(plan, exact, target, found.cost)
 
 
-def _is_away(plan: LoadPlan) -> bool:
-    return plan.pool is not None and bool(plan.pool.away)
-
-
 def _use_cost(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, points: Sequence[CostPoint]) -> CostCurve:
     """Have passes planned by what they were found to cost; the curve tells what windows cost then."""
     if exact.fixed:
@@ -193,7 +200,7 @@ def _use_cost(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, points: Seq
         target.fix_rows(rows)
         ms = CostCurve(points).ms(rows)
         return CostCurve([CostPoint(width=many * rows, ms=many * ms) for many in (1, 2)])
-    detours = Detours(tuple(points), target.window_max if _is_away(plan) else 0)
+    detours = Detours(tuple(points), target.window_max if plan.away else 0)
     cost = CostCurve(detours.costs())
     target.planner.use_cost(cost.ms, detours)
     return cost
@@ -201,7 +208,7 @@ def _use_cost(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, points: Seq
 
 def _measure_now(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Progress) -> Measurement:
     progress(0.9, "timing windows")
-    points = measure_cost(target.context, rows_min=exact.rows_min, away=_is_away(plan))
+    points = measure_cost(target.context, rows_min=exact.rows_min, away=plan.away)
     _use_cost(plan, exact, target, points)
     progress(0.95, "comparing windows with single steps")
     told = exact.describe(target.planner.rules.rows_fixed)

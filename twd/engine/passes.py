@@ -7,6 +7,7 @@ pass of its own for every remainder. So windows are grouped and padded here, by 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from operator import attrgetter
 
 from twd.wire.model import CostPoint
 
@@ -65,7 +66,7 @@ class Detours:
         """The number of rows, a multiple of `unit`, at which so many are computed soonest."""
         if self.widest and unit == 1 and rows <= self.widest:
             known = [point for point in self.points if point.width >= rows]
-            return min(known, key=_ms).width if known else self.widest
+            return min(known, key=attrgetter("ms")).width if known else self.widest
         if not self.points or rows > self.points[-1].width:
             return rows
         places = (-(-point.width // unit) * unit for point in self.points if point.width > rows)
@@ -77,18 +78,12 @@ class Detours:
         return [CostPoint(width=point.width, ms=self._ms(self.rows(point.width))) for point in self.points]
 
     def _ms(self, rows: int) -> float:
-        left = max((point for point in self.points if point.width <= rows), key=_width, default=self.points[0])
-        right = min((point for point in self.points if point.width >= rows), key=_width)
+        left = max(
+            (point for point in self.points if point.width <= rows), key=attrgetter("width"), default=self.points[0]
+        )
+        right = min((point for point in self.points if point.width >= rows), key=attrgetter("width"))
         span = right.width - left.width
         return left.ms + (right.ms - left.ms) * (rows - left.width) / span if span > 0 else right.ms
-
-
-def _width(point: CostPoint) -> int:
-    return point.width
-
-
-def _ms(point: CostPoint) -> float:
-    return point.ms
 
 
 def guessed_cost(rows: int) -> float:

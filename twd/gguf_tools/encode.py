@@ -1,9 +1,24 @@
 """Values as GGUF writes them."""
 
 import struct
+from collections.abc import Sequence
+from typing import Final
 
 from twd.gguf_tools.constants import GGUFValueType
 from twd.gguf_tools.header import FORMATS, Scalar
+
+_VERSION: Final = 3
+
+
+def encode_start(tensors: int, fields: int) -> bytes:
+    """What a file begins with: so many of each follow."""
+    return b"GGUF" + struct.pack("<IQQ", _VERSION, tensors, fields)
+
+
+def encode_tensor(name: str, shape: Sequence[int], kind: int, offset: int) -> bytes:
+    """What is told of a tensor before the weights; `offset` counts from where those begin."""
+    sizes = struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
+    return encode_string(name) + sizes + struct.pack("<IQ", kind, offset)
 
 
 def encode_string(text: str) -> bytes:

@@ -213,6 +213,11 @@ def _open(path: Path) -> Iterator[_Cursor]:
         raise BrokenGguf(path, "the file is empty; fetch it again") from None
 
 
+def aligned(position: int, alignment: int) -> int:
+    """The next place where a tensor may begin."""
+    return -(-position // alignment) * alignment
+
+
 def read_header(path: Path) -> GgufHeader:
     """Metadata and tensor list of one file, checked against its length; raises BrokenGguf."""
     with _open(path) as cursor:
@@ -248,5 +253,5 @@ def _read(cursor: _Cursor) -> GgufHeader:
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1:
         raise BrokenGguf(path, "corrupt header: bad alignment; fetch it again")
-    data_offset = -(-cursor.at // alignment) * alignment
+    data_offset = aligned(cursor.at, alignment)
     return GgufHeader(path, version, cursor.end, metadata, tensors, data_offset, spans)

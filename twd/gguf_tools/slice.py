@@ -4,7 +4,6 @@ import errno
 import hashlib
 import os
 import shutil
-import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from twd.gguf_tools.encode import encode_string
-from twd.gguf_tools.header import read_header
+from twd.gguf_tools.encode import encode_start, encode_tensor
+from twd.gguf_tools.header import aligned, read_header
 from twd.gguf_tools.inspect import shards_of
 from twd.gguf_tools.model_file import quick_hash
-from twd.gguf_tools.slice_layout import Bytes, SliceFacts, SliceLayout, SliceTensor, lay_out
+from twd.gguf_tools.slice_layout import Bytes, SliceFacts, SliceLayout, lay_out
 from twd.kit.platform import disk_bytes
 from twd.wire.failures import FailureCode, TwdError
 
@@ -24,7 +23,6 @@ Progress = Callable[[float], None]
 PARTIAL: Final = ".partial"
 _CHUNK_BYTES: Final = 4 << 20
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_GGUF_VERSION: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +108,15 @@ def _require_room(target: Path, layout: SliceLayout) -> None:
 
 
 def _write(file: BinaryIO, layout: SliceLayout, progress: Progress) -> None:
-    file.write(b"GGUF" + struct.pack("<IQQ", _GGUF_VERSION, len(layout.tensors), len(layout.fields)))
+    file.write(encode_start(len(layout.tensors), len(layout.fields)))
     with _Sources() as sources:
         for one in layout.fields:
             file.write(one) if isinstance(one, bytes) else sources.copy(one, file)
         offset = 0
         for tensor in layout.tensors:
-            file.write(_describe(tensor, offset))
-            offset += _aligned(tensor.size, layout.alignment)
-        start = _aligned(file.tell(), layout.alignment)
+            file.write(encode_tensor(tensor.name, tensor.shape, tensor.kind, offset))
+            offset += aligned(tensor.size, layout.alignment)
+        start = aligned(file.tell(), layout.alignment)
         _write_tensors(file, layout, start, sources, progress)
         file.truncate(start + offset)
 
@@ -132,16 +130,7 @@ def _write_tensors(file: BinaryIO, layout: SliceLayout, start: int, sources: "_S
             for count in sources.pieces(tensor.source, file):
                 done += count
                 progress(done / total)
-        at += _aligned(tensor.size, layout.alignment)
-
-
-def _describe(tensor: SliceTensor, offset: int) -> bytes:
-    sizes = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
-    return encode_string(tensor.name) + sizes + struct.pack("<IQ", tensor.kind, offset)
-
-
-def _aligned(position: int, alignment: int) -> int:
-    return -(-position // alignment) * alignment
+        at += aligned(tensor.size, layout.alignment)
 
 
 class _Sources:

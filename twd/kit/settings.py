@@ -247,7 +247,7 @@ class Pool(Section, frozen=True):
     states: Annotated[Literal["f32", "f16"], about("Number format on the wire; f16 is not exact.")] = "f32"
     standby: Annotated[Annotated[int, Meta(ge=0, le=4)], about("Spare copies of each slice that wait ready.")] = 0
     worker_cache: Annotated[
-        Literal["auto"] | Annotated[float, Meta(ge=0)],
+        Auto | Annotated[float, Meta(ge=0)],
         about("GB of disk for weights that RPC workers here keep; auto: a quarter of the disk; 0: none."),
     ] = "auto"
     llama_server: Annotated[LlamaServer, about("llama-server as the pool's engine.")] = LlamaServer()

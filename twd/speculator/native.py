@@ -20,7 +20,6 @@ from twd.speculator.ram_care import RamCare
 from twd.speculator.service import Speculator
 from twd.speculator.session import Opening
 from twd.wire.base import ModelId, SessionId
-from twd.wire.draft import DeviceKind
 from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import JobSubmitted
@@ -129,7 +128,7 @@ def limits_of(native: NativeModel, settings: Settings) -> Limits:
         prefill_rows=max(PROMPT_ROWS, target.window_max),
         tree=target.trees,
         can_rollback=target.can_rollback,
-        device=DeviceKind.GPU if native.model.offloads else DeviceKind.CPU,
+        device=native.device,
         ngram=settings.speculation.ngram.enabled,
         needs_drafters=needs_drafters(settings),
     )

@@ -23,14 +23,22 @@ def best_ms(context: Context, rows: int, rounds: int) -> float:
         given.add(0, PROMPT, [1000 + row for row in range(rows)], output_from=0)
         began = time.perf_counter()
         context.decode(given)
+        context.logits(rows - 1)
         best = min(best, (time.perf_counter() - began) * 1000)
     return best
 
 
-def measure(path: Path, rounds: int) -> str:
+def measure(path: Path, rounds: int, gpu_layers: int) -> str:
     """One line of the table."""
-    with Model.load(ModelSettings(path=path)) as model:
-        settings = ContextSettings(ctx_size=2048, parallel=1, layout=Layout.STREAMS, ubatch=64, threads=2)
+    with Model.load(ModelSettings(path=path, gpu_layers=gpu_layers)) as model:
+        settings = ContextSettings(
+            ctx_size=2048,
+            parallel=1,
+            layout=Layout.STREAMS,
+            ubatch=64,
+            threads=2,
+            type_k="f16" if gpu_layers else "q8_0",
+        )
         context = Context(model, settings)
         try:
             for at in range(0, PROMPT, 50):
@@ -47,7 +55,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--gpu-layers", type=int, default=0)
     given = parser.parse_args()
     print("| weights | 1 | 2 | 4 | 8 | 16 | 64 |\n|---|---|---|---|---|---|---|")
     for file in given.files:
-        print(measure(file, given.rounds))
+        print(measure(file, given.rounds, given.gpu_layers))

@@ -7,15 +7,14 @@ nothing. Zeros are holes in the file, so it is written at once and takes no more
 """
 
 import argparse
-import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from twd.gguf_tools.constants import GGUFValueType
-from twd.gguf_tools.encode import encode_string
-from twd.gguf_tools.header import GgufHeader, TensorInfo, read_header
+from twd.gguf_tools.encode import encode_field, encode_start, encode_tensor
+from twd.gguf_tools.header import GgufHeader, TensorInfo, aligned, read_header
 
 WIDTH: Final = ".feed_forward_length"
 WIDENED_ROWS: Final = (".ffn_gate.weight", ".ffn_up.weight")
@@ -32,23 +31,17 @@ def widened(tensor: TensorInfo, times: int) -> TensorInfo:
     return replace(tensor, shape=shape, size_bytes=tensor.size_bytes * (times if shape != tensor.shape else 1))
 
 
-def aligned(position: int, alignment: int) -> int:
-    """The next place where a tensor may begin."""
-    return -(-position // alignment) * alignment
-
-
 def write_head(source: BinaryIO, file: BinaryIO, header: GgufHeader, tensors: Sequence[TensorInfo], times: int) -> None:
     """Everything before the weights."""
-    file.write(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(header.spans)))
+    file.write(encode_start(len(tensors), len(header.spans)))
     for key, (begin, end) in header.spans.items():
         source.seek(begin)
         told = source.read(end - begin)
         if key.endswith(WIDTH):
-            told = encode_string(key) + struct.pack("<II", GGUFValueType.UINT32, header.number(key) * times)
+            told = encode_field(key, GGUFValueType.UINT32, header.number(key) * times)
         file.write(told)
     for tensor in tensors:
-        sizes = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
-        file.write(encode_string(tensor.name) + sizes + struct.pack("<IQ", tensor.kind, tensor.offset))
+        file.write(encode_tensor(tensor.name, tensor.shape, tensor.kind, tensor.offset))
 
 
 def write_weights(source: BinaryIO, file: BinaryIO, start: int, old: TensorInfo, new: TensorInfo, times: int) -> None:

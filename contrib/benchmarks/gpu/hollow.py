@@ -6,7 +6,6 @@ The tokenizer comes from the given model. Zeros are holes in the file, so it tak
 """
 
 import argparse
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from twd.gguf_tools.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
-from twd.gguf_tools.encode import encode_string
-from twd.gguf_tools.header import GgufHeader, read_header
+from twd.gguf_tools.encode import encode_field, encode_start, encode_tensor
+from twd.gguf_tools.header import GgufHeader, aligned, read_header
 
 ALIGNMENT: Final = 32
 Kind = GGMLQuantizationType
@@ -80,7 +79,7 @@ def fields(header: GgufHeader, size: Size) -> Iterator[bytes]:
                 source.seek(begin)
                 yield source.read(end - begin)
     for key, value in told.items():
-        yield encode_string(key) + struct.pack("<II", GGUFValueType.UINT32, value)
+        yield encode_field(key, GGUFValueType.UINT32, value)
 
 
 def make_hollow(path: Path, target: Path, kind: Kind, size: Size) -> None:
@@ -91,12 +90,11 @@ def make_hollow(path: Path, target: Path, kind: Kind, size: Size) -> None:
     rows = list(tensors(size, kind, vocabulary))
     for name, shape, own in rows:
         block, bytes_each = GGML_QUANT_SIZES[own]
-        sizes = struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
-        listed += encode_string(name) + sizes + struct.pack("<IQ", own, at)
-        at += -(-(prod(shape) // block * bytes_each) // ALIGNMENT) * ALIGNMENT
+        listed += encode_tensor(name, shape, own, at)
+        at += aligned(prod(shape) // block * bytes_each, ALIGNMENT)
     with target.open("wb") as file:
-        file.write(b"GGUF" + struct.pack("<IQQ", 3, len(rows), len(parts)) + b"".join(parts) + listed)
-        file.truncate(-(-file.tell() // ALIGNMENT) * ALIGNMENT + at)
+        file.write(encode_start(len(rows), len(parts)) + b"".join(parts) + listed)
+        file.truncate(aligned(file.tell(), ALIGNMENT) + at)
 
 
 if __name__ == "__main__":
