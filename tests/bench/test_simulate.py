@@ -30,6 +30,13 @@ def test_a_drafter_elsewhere_reaches_most_of_what_its_costs_allow(acceptance: fl
     assert gain(setting) >= 0.9 * allowed
 
 
+@pytest.mark.parametrize("round_trip_ms", [1.0, 20.0])
+@pytest.mark.parametrize("pass_ms", [80.0, 170.0])
+def test_where_passes_are_long_drafts_are_made_meanwhile(pass_ms: float, round_trip_ms: float) -> None:
+    setting = Setting(lambda rows: pass_ms + 2.6 * rows, 8.0, 0.97, round_trip_ms)
+    assert gain(setting) >= 0.81 * best_continuous(setting) / plain_rate(setting)
+
+
 @pytest.mark.parametrize("acceptance", [0.75, 0.96])
 def test_a_drafter_on_the_same_cores_reaches_most_of_what_turns_allow(acceptance: float) -> None:
     setting = Setting(cost, 5.0, acceptance, 0.6)

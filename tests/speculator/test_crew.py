@@ -99,3 +99,43 @@ def test_a_drafter_that_is_never_heard_counts_soon() -> None:
     while both.session.generated <= generated + WARMING:
         both.driver.turn()
     assert both.core.crew.race.drafted.cycles > counted
+
+
+ELSEWHERE = InstanceId("e")
+
+
+def with_another(both: Beside, token_ms: float) -> Link:
+    """Somebody elsewhere drafts, too, and is heard once."""
+    both.core.attach(Drafter(ELSEWHERE, NodeId("there"), beside=False, token_ms=token_ms, lead_ms=1.0), both.driver.now)
+    both.core.crew.join(both.session, both.driver.now)
+    link = both.session.links[ELSEWHERE]
+    event = DraftProposed(
+        session=both.session.id,
+        drafter=ELSEWHERE,
+        at=len(both.session.tokens),
+        prefix=prefix_hash(both.session.tokens),
+        tokens=text_of(both.session.tokens, 2),
+        confidence=[0.9] * 2,
+        draft_ms=2 * token_ms,
+    )
+    both.core.draft(event, event.tokens, both.driver.now + 0.001)
+    assert link.heard_at > 0
+    return link
+
+
+def test_it_rests_while_somebody_elsewhere_guesses_as_well() -> None:
+    both = Beside()
+    link = with_another(both, PACE_MS)
+    both.core.crew.grant(both.session, both.driver.now)
+    assert not both.link.credit
+    assert link.credit
+    link.late = 2  # it fell silent
+    both.core.crew.grant(both.session, both.driver.now)
+    assert both.link.credit
+
+
+def test_it_goes_on_beside_somebody_who_is_much_slower() -> None:
+    both = Beside()
+    with_another(both, 100 * PACE_MS)
+    both.core.crew.grant(both.session, both.driver.now)
+    assert both.link.credit

@@ -26,7 +26,8 @@ NAME = InstanceId("d")
 
 def native(*, offloads: bool) -> NativeModel:
     target = SimpleNamespace(n_slots=1, ctx_size=64, window_max=8, trees=False, can_rollback=True)
-    made: Any = SimpleNamespace(model=SimpleNamespace(offloads=offloads), target=target)
+    made: Any = NativeModel.__new__(NativeModel)
+    made.model, made.target = SimpleNamespace(offloads=offloads), target
     return made  # type: ignore[no-any-return]
 
 

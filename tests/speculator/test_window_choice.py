@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 
 from twd.speculator.acceptance import Beliefs, Calibration
 from twd.speculator.links import Drafter, Link
-from twd.speculator.window import Expected, best_cut, common_width, expected_tokens, useful_credit, worth_waiting
+from twd.speculator.window import (
+    Expected,
+    best_cut,
+    common_width,
+    expected_tokens,
+    predicted_rate,
+    useful_credit,
+    worth_waiting,
+)
 from twd.wire.base import InstanceId, NodeId
 
 chances = st.lists(st.floats(0.0, 1.0), max_size=12).map(lambda values: sorted(values, reverse=True))
@@ -41,6 +49,41 @@ def test_good_guesses_that_come_soon_are_worth_waiting_for_and_bad_ones_are_not(
     assert not worth_waiting([], cost, 0.0, Expected(1.0, 1.0, 0.02, 8))
     assert not worth_waiting([], cost, 0.0, Expected(500.0, 1.0, 0.9, 8))
     assert not worth_waiting([0.9], cost, 0.0, Expected(1.0, 1.0, 0.9, 0))
+
+
+def test_a_wait_must_bring_more_than_what_the_text_usually_comes_at() -> None:
+    soon = Expected(first_ms=4.0, token_ms=2.0, chance=0.8, tokens=8)
+    assert worth_waiting([], cost, 0.0, soon)
+    assert worth_waiting([], cost, 0.0, soon, usual_rate=0.1)
+    assert not worth_waiting([], cost, 0.0, soon, usual_rate=0.3)
+
+
+@given(
+    chances, st.floats(0.0, 20.0), st.floats(0.1, 9.0), st.floats(0.1, 0.99), st.floats(0.0, 1.0), st.floats(0.0, 1.0)
+)
+def test_the_quicker_the_text_usually_comes_the_less_is_waited(
+    path: list[float], first: float, each: float, chance: float, one: float, other: float
+) -> None:
+    coming = Expected(first, each, chance, 16)
+    quick, slow = max(one, other), min(one, other)
+    if worth_waiting(path, cost, 0.0, coming, quick):
+        assert worth_waiting(path, cost, 0.0, coming, slow)
+
+
+def test_a_drafter_elsewhere_may_be_a_window_ahead_of_the_one_that_is_checked() -> None:
+    def long(rows: int) -> float:
+        return 200.0 + rows
+
+    assert useful_credit(long, 0.97, 4.0, 20.0, False, 32, ahead=64) > 32
+    assert useful_credit(long, 0.97, 4.0, 20.0, False, 32, ahead=64) <= 64
+    assert useful_credit(long, 0.97, 4.0, 20.0, True, 32, ahead=64) <= 32
+
+
+def test_the_same_drafter_is_worth_more_elsewhere_unless_it_is_far() -> None:
+    beside, near, far = (
+        predicted_rate(cost, 0.9, 4.0, way, here, 32) for way, here in ((0.0, True), (0.5, False), (500.0, False))
+    )
+    assert near > beside > far
 
 
 def test_credit_ends_where_guesses_cannot_pay() -> None:

@@ -1,13 +1,13 @@
 """The drafters of one speculator: what is known of them, and how far each may run in each session."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from twd.speculator.acceptance import Calibration
 from twd.speculator.bounds import Identity, Limits
 from twd.speculator.links import WARMING, Drafter, Link
 from twd.speculator.rates import Race
 from twd.speculator.session import NGRAM, Session
-from twd.speculator.window import Cost, useful_credit
+from twd.speculator.window import Cost, predicted_rate, useful_credit
 from twd.wire.base import InstanceId
 from twd.wire.draft import DrafterChecked, DraftGranted, DraftProposed
 
@@ -15,6 +15,8 @@ _LOOK_AGAIN, _LOOK_AGAIN_MAX = 48, 1024
 """Tokens after which a drafter that did not pay is tried again, and the longest such pause."""
 _SETTLE_MS_MAX = 200.0
 """However slow and far drafters are, what comes later after they were told to rest counts as plain."""
+WINDOWS_AHEAD = 2
+"""One window is checked while the next is drafted."""
 ENOUGH_TO_TELL = 16
 """So many guesses must have been checked before a drafter is judged."""
 
@@ -34,10 +36,6 @@ class Crew:
         """So long drafters may go on after they were told to rest."""
 
     @property
-    def _ahead(self) -> int:
-        return self.limits.ahead or self.limits.max_window
-
-    @property
     def wants_text(self) -> bool:
         """Whether somebody drafts by text."""
         return any(drafter.by_text for drafter in self.drafters.values())
@@ -51,7 +49,7 @@ class Crew:
         compared = int(record.weight) if record else 0
         if 0 < compared < ENOUGH_TO_TELL:
             return None
-        credit = useful_credit(self.cost, agreement, drafter.token_ms, drafter.lead_ms, drafter.beside, self._ahead)
+        credit = self._pays(drafter, agreement)
         same_family = drafter.architecture == self.identity.vocab.architecture
         advice = "" if credit else _advice(drafter, agreement, compared, self.cost(1))
         return DrafterChecked(
@@ -160,22 +158,47 @@ class Crew:
         """How far it should run by what is predicted."""
         if session.job.speculation.window:
             return session.job.speculation.window
-        if self._gives_way(drafter):
+        if self._gives_way(session, drafter):
             return 0
         credit, beliefs = 0, session.beliefs
         for chance in (beliefs.typical(drafter.name), beliefs.hoped(drafter.name)):
-            credit = credit or useful_credit(
-                self.cost, chance, drafter.token_ms, drafter.lead_ms, drafter.beside, self._ahead
-            )
+            credit = credit or self._pays(drafter, chance)
         return credit
 
-    def _gives_way(self, drafter: Drafter) -> bool:
-        """Sessions that share a pass use the device better than a drafter on it would."""
-        return drafter.beside and len(self.sessions) > 1
+    def _pays(self, drafter: Drafter, chance: float) -> int:
+        """How far it should run if its guesses have this chance."""
+        window = self.limits.max_window
+        return useful_credit(
+            self.cost,
+            chance,
+            drafter.token_ms,
+            drafter.lead_ms,
+            drafter.beside,
+            window=self.limits.ahead or window,
+            ahead=WINDOWS_AHEAD * window,
+        )
+
+    def _gives_way(self, session: Session, drafter: Drafter) -> bool:
+        """Sessions that share a pass use the device better than a drafter on it would, and so does the target alone
+        where somebody elsewhere guesses as well."""
+        if not drafter.beside or len(self.sessions) > 1:
+            return drafter.beside
+        elsewhere = [self._predicted(session, other) for other in self._heard_elsewhere(session)]
+        return bool(elsewhere) and max(elsewhere) >= self._predicted(session, drafter)
+
+    def _heard_elsewhere(self, session: Session) -> Iterator[Drafter]:
+        for name, link in session.links.items():
+            other = self.drafters.get(name)
+            if other is not None and not other.beside and link.credit and not link.late and link.heard_at >= 0:
+                yield other
+
+    def _predicted(self, session: Session, drafter: Drafter) -> float:
+        chance, window = session.beliefs.typical(drafter.name), self.limits.max_window
+        return predicted_rate(self.cost, chance, drafter.token_ms, drafter.lead_ms, drafter.beside, window)
 
     def _credit(self, session: Session, link: Link, drafter: Drafter, useful: int) -> int:
         """How far it may run; one that does not pay is tried again, ever more rarely, for a text can become easier."""
-        if session.plain or (not useful and self._gives_way(drafter)):
+        if session.plain or (not useful and self._gives_way(session, drafter)):
             return 0
         if useful:
             link.probe_gap = _LOOK_AGAIN

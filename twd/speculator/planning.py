@@ -121,7 +121,7 @@ class Planner:
             elif drafter.beside:  # its credit was set so that waiting for it pays; meanwhile the cores are its own
                 wanted = sum(chances) < expected_tokens(coming.chance, coming.tokens)
             else:
-                wanted = worth_waiting(chances, self._cost, waited_ms, coming)
+                wanted = worth_waiting(chances, self._cost, waited_ms, coming, self._crew.race.usual_rate)
             if wanted:
                 return link.patience(drafter, depth)
         return None

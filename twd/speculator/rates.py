@@ -117,6 +117,11 @@ class Race:
         self.drafted, self._pause = Rate(_STEADY), PAUSE
 
     @property
+    def usual_rate(self) -> float:
+        """Tokens per millisecond with drafters at work; 0 while that is not known."""
+        return self.drafted.value if self.drafted.cycles >= _ENOUGH else 0.0
+
+    @property
     def lost(self) -> bool:
         """Whether drafters make the text slower, as far as was measured."""
         return self._known and not self._ahead(MARGIN - DOUBT / self.drafted.cycles)

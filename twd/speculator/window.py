@@ -7,6 +7,8 @@ Cost = Callable[[int], float]
 """rows in one pass -> milliseconds"""
 
 PAYS = 1.02
+EAGER = 1.12
+"""By how much more than the usual a wait must bring: played, this was best for passes of 8 to 200 ms."""
 
 
 def best_cut(chances: Sequence[float], cost: Cost, spent_ms: float = 0.0) -> tuple[int, float]:
@@ -58,32 +60,41 @@ class Expected:
     tokens: int
 
 
-def worth_waiting(chances: Sequence[float], cost: Cost, waited_ms: float, coming: Expected) -> bool:
-    """Whether the next drafts, checked together with those at hand, will raise tokens per millisecond."""
+def worth_waiting(
+    chances: Sequence[float], cost: Cost, waited_ms: float, coming: Expected, usual_rate: float = 0.0
+) -> bool:
+    """Whether the next drafts bring more tokens into this pass than the time until they are here is worth.
+
+    It is worth what this pass yields without them, or what the text usually comes at if that is more: what is guessed
+    while the pass is under way is checked by the next one.
+    """
     cut, rate = best_cut(chances, cost, waited_ms)
-    held = chances[-1] if chances else 1.0
     if cut < len(chances) or coming.tokens <= 0:
         return False
-    expected = 1.0 + sum(chances)
-    wait, rows = waited_ms + coming.first_ms, len(chances) + 1
+    worth = max(PAYS * rate, EAGER * usual_rate)
+    held, gained = chances[-1] if chances else 1.0, 0.0
+    rows = len(chances) + 1
+    wait, now = coming.first_ms, cost(rows)
     for _ in range(coming.tokens):
         held *= coming.chance
-        expected += held
+        gained += held
         rows += 1
-        if expected / (wait + cost(rows)) > rate * PAYS:
+        if gained > worth * (wait + cost(rows) - now):
             return True
         wait += coming.token_ms
     return False
 
 
-def useful_credit(cost: Cost, chance: float, token_ms: float, round_trip_ms: float, beside: bool, limit: int) -> int:
+def useful_credit(
+    cost: Cost, chance: float, token_ms: float, round_trip_ms: float, beside: bool, window: int, ahead: int = 0
+) -> int:
     """How far a drafter should run ahead; 0 when its guesses cannot pay.
 
     A drafter `beside` the target shares its cores, so its time is the target's time and it should
-    draft one window and rest. One elsewhere never rests: it drafts through the pass and the way back.
+    draft one `window` and rest. One elsewhere never rests: it drafts through the pass and the way back, up to `ahead`.
     """
     chances, held = [], 1.0
-    for _ in range(limit):
+    for _ in range(window):
         held *= chance
         chances.append(held)
     if beside:
@@ -91,16 +102,34 @@ def useful_credit(cost: Cost, chance: float, token_ms: float, round_trip_ms: flo
     cut, rate = best_cut(chances, cost)
     if not cut or rate * cost(1) < PAYS:
         return 0
-    ahead = (cost(cut + 1) + round_trip_ms) / max(token_ms, 0.1)
-    return min(limit, cut + int(ahead) + 1)
+    on_its_way = (cost(cut + 1) + round_trip_ms) / max(token_ms, 0.1)
+    return min(max(window, ahead), cut + int(on_its_way) + 1)
 
 
 def _beside_credit(chances: Sequence[float], cost: Cost, token_ms: float) -> int:
+    cut, rate = _best_turn(chances, cost, token_ms)
+    return cut if rate > PAYS / cost(1) else 0
+
+
+def _best_turn(chances: Sequence[float], cost: Cost, token_ms: float) -> tuple[int, float]:
+    """The cut, and its rate, where guesses are made before the pass, on the same cores."""
     expected = 1.0
-    best, best_rate = 0, PAYS / cost(1)
+    best, best_rate = 0, 0.0
     for i, chance in enumerate(chances):
         expected += chance
         rate = expected / ((i + 1) * token_ms + cost(i + 2))
         if rate > best_rate:
             best, best_rate = i + 1, rate
-    return best
+    return best, best_rate
+
+
+def predicted_rate(
+    cost: Cost, chance: float, token_ms: float, round_trip_ms: float, beside: bool, window: int
+) -> float:
+    """Tokens per millisecond with such a drafter alone. One elsewhere drafts while passes are under way, and is heard
+    of a round trip later whenever it was wrong."""
+    held = [chance ** (i + 1) for i in range(window)]
+    if beside:
+        return _best_turn(held, cost, token_ms)[1]
+    rates = ((1 + sum(held[:cut])) / max(cost(cut + 1), cut * token_ms) for cut in range(1, window + 1))
+    return 1.0 / (1.0 / max(rates) + (1.0 - chance) * round_trip_ms)

@@ -42,7 +42,8 @@ class System:
         self.file = home / "bench.yaml"
         self.file.write_text(yaml.safe_dump(settings), "utf-8")
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TWD_")}
-        self.environment = {**kept, "TWD_HOME": str(home), "TWD_EDGE_PORT": "0", "NO_COLOR": "1"}
+        self.environment = {**kept, "TWD_HOME": str(home), "TWD_CONFIG": str(self.file), "TWD_EDGE_PORT": "0"}
+        self.environment["NO_COLOR"] = "1"
         self.told: dict[str, Any] = {}
         self._others: list[subprocess.Popen[bytes]] = []
 
@@ -57,6 +58,10 @@ class System:
     def pid(self, prefix: str) -> int:
         """The process whose name begins so."""
         return int(next(one["pid"] for name, one in self.told["processes"].items() if name.startswith(prefix)))
+
+    def pids(self) -> list[int]:
+        """All processes that were started here."""
+        return [one["pid"] for one in self.told["processes"].values()] + [one.pid for one in self._others]
 
     def ground(self) -> Ground:
         """The system as a command sees it."""

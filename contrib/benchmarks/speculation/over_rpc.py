@@ -3,64 +3,124 @@
     contrib/benchmarks/build_peers.sh
     .venv/bin/python contrib/benchmarks/speculation/over_rpc.py --programs ~/.cache/twd/peers/0.3.36/build/bin
 
-One system runs at a time. twd is `twd up --demo --rpc 2 --link-rtt MS` with these weights: broker, edge, coordinator,
-agents, tunnels and all. llama-server is asked with several draft lengths, and its best setting counts. `--copies` also
+One system runs at a time. twd is all of it, as with `twd up --demo --rpc 2 --link-rtt MS`: broker, edge, coordinator,
+agents, tunnels. llama-server is asked with several draft lengths, and its best setting counts. `--copies` also
 asks what the model copies, with no drafts but n-gram.
+
+`--own-cores` plays machines more truly: the workers share one core, for only one of them computes at a time, and
+everything else has another one, the draft model of either system included.
 """
 
 import argparse
 import asyncio
+import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import psutil
 from best_and_worst import COPIES, copied
-from harness import System, client_of, rate, weights
+from harness import System, client_of, give_cores, rate, until, weights
 from peers import measure_server, server
 
-from twd.bench.client import Ask
+from twd.bench.client import Ask, BenchClient
 from twd.bench.prompts import PROMPTS, BenchPrompt
 from twd.bench.rpc_plain import rpc_workers, slow_links
-from twd.cli.demo import MODEL
+from twd.bench.session import drafter_paces, find_speculator
 from twd.kit.cores import usable_cores
+from twd.kit.overseer import read_lease
 from twd.kit.ports import free_port
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.wire.base import ModelId
+from twd.wire.failures import TwdError
 from twd.wire.job import Speculation
 
 WORKERS = 2
-SERVED = ModelId(MODEL)
+SERVED = ModelId("target")
 COPIED = 0.6
 """The share of an answer's words that continue what stood before, from which on the model copied."""
-WITHOUT_DRAFTERS = ("coordinator", "edge", "metrics", "speculator", "agent")
+WORKER = "twd.engine.rpc_worker"
+SERVICES = ("edge", "metrics", "agent")
+"""The others come when all machines are there, so that the first decision is the last."""
+PATIENCE_S = 120.0
 
 
-def pooled(target: Path, draft: Path, rtt_ms: float, services: Sequence[str] = ()) -> System:
-    """The demo over RPC workers, with weights of our choice."""
-    home = Path(tempfile.mkdtemp(prefix="twd-rpc-"))
-    (home / "cache").mkdir()
-    (home / "cache" / "demo-models").write_text(f"{target}\n{draft}")
-    return System(home, {}, ("--demo", f"--rpc={WORKERS}", f"--link-rtt={rtt_ms:g}", *services))
+def pooled(target: Path, drafts: Sequence[Path], rtt_ms: float) -> System:
+    """A model over RPC workers of played machines; nobody spreads it over them yet."""
+    settings = {
+        "mode": "combined",
+        "pool": {"engine": "rpc", "split": "even", "layers_at_home": False},
+        "models": {str(SERVED): {"path": str(target), "ctx_size": 2048, "parallel": 4}},
+        "drafters": [{"path": str(draft)} for draft in drafts],
+        "agent": {"model_dirs": [str(target.parent)]},
+    }
+    system = System(Path(tempfile.mkdtemp(prefix="twd-rpc-")), settings, SERVICES)
+    system.start()
+    for number in range(WORKERS):
+        system.also("run", "agent", "--node", f"node-{number}", f"--link-rtt={rtt_ms:g}")
+    return system
+
+
+def give_workers(core: int, below: Iterable[int]) -> None:
+    """Keep the RPC workers that run below these processes on one core."""
+    for pid in below:
+        for child in psutil.Process(pid).children(recursive=True):
+            if WORKER in child.cmdline():
+                give_cores(child.pid, {core})
+
+
+@asynccontextmanager
+async def measured(args: argparse.Namespace, rtt_ms: float, kind: str = "") -> AsyncIterator[BenchClient]:
+    """Somebody who asks the whole system, when the model is loaded and the drafter, if any, is attached."""
+    drafts = [weights(kind)] if kind else []
+    system = pooled(weights(args.target), [] if args.own_cores else drafts, rtt_ms)
+    try:
+        async with client_of(system) as client:
+            await until(lambda: all_there(client), "the machines are on the bus")
+            system.also("run", "coordinator")
+            system.also("run", "speculator", "--model", SERVED)
+            await until(lambda: has_drafters(client, 0), "the model is loaded over its workers", PATIENCE_S)
+            if args.own_cores:
+                give_workers(args.worker_core, system.pids())
+                for draft in drafts:
+                    system.also("run", "drafter", "--model", str(draft), TWD_NODE="far")
+            await until(lambda: has_drafters(client, len(drafts)), "the drafter is attached")
+            yield client
+    finally:
+        system.stop()
+
+
+async def all_there(client: BenchClient) -> bool:
+    """Whether the agents of all machines are."""
+    leases = await client.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+    found = [read_lease(entry.value) for entry in await leases.entries()]
+    return sum(lease is not None and lease.service == "agent" for lease in found) > WORKERS
+
+
+async def has_drafters(client: BenchClient, count: int) -> bool:
+    """Whether the model answers, and so many drafters are known well enough."""
+    try:
+        lease = await find_speculator(client, "")
+    except TwdError:
+        return False
+    return sum(bool(pace.compared) for pace in drafter_paces(lease)) >= count
 
 
 async def measure_twd(args: argparse.Namespace, prompts: Sequence[BenchPrompt], rtt_ms: float) -> dict[str, float]:
     """Plain, and with each kind of draft model."""
     found: dict[str, float] = {}
     for kind in args.drafts:
-        system = pooled(weights(args.target), weights(kind), rtt_ms)
-        system.start()
-        try:
-            async with client_of(system) as client:
-                texts: list[list[list[int]]] = []
-                for name, speculation in (("plain", Speculation(enabled=False)), (kind, Speculation())):
-                    if name in found:
-                        continue
-                    how = Ask(speculation, args.max_tokens)
-                    await client.answer(SERVED, prompts[-1], how)
-                    answers = [await client.answer(SERVED, prompt, how) for prompt in prompts]
-                    found[name] = rate(answers)
-                    texts.append([answer.tokens for answer in answers])
-        finally:
-            system.stop()
+        async with measured(args, rtt_ms, kind) as client:
+            texts: list[list[list[int]]] = []
+            for name, speculation in (("plain", Speculation(enabled=False)), (kind, Speculation())):
+                if name in found:
+                    continue
+                how = Ask(speculation, args.max_tokens)
+                await client.answer(SERVED, prompts[-1], how)
+                answers = [await client.answer(SERVED, prompt, how) for prompt in prompts]
+                found[name] = rate(answers)
+                texts.append([answer.tokens for answer in answers])
         if any(text != texts[0] for text in texts):
             raise SystemExit(f"{kind}: drafts changed a text: that must not be")
         print(f"RTT {rtt_ms:g} ms: twd { ({name: round(one, 1) for name, one in found.items()}) }", flush=True)
@@ -70,19 +130,14 @@ async def measure_twd(args: argparse.Namespace, prompts: Sequence[BenchPrompt], 
 async def measure_copies(args: argparse.Namespace, rtt_ms: float) -> list[float]:
     """How much sooner each copied text is there, prompt and all, with n-gram drafts alone."""
     ratios = []
-    system = pooled(weights(args.target), weights(args.drafts[0]), rtt_ms, WITHOUT_DRAFTERS)
-    system.start()
-    try:
-        async with client_of(system) as client:
-            for prompt in COPIES:
-                plain = await client.answer(SERVED, prompt, Ask(Speculation(enabled=False), args.max_tokens))
-                drafted = await client.answer(SERVED, prompt, Ask(Speculation(), args.max_tokens))
-                if plain.tokens != drafted.tokens:
-                    raise SystemExit("n-gram drafts changed a text: that must not be")
-                if copied(prompt, plain.text) >= COPIED:
-                    ratios.append(plain.arrivals[-1] / drafted.arrivals[-1])
-    finally:
-        system.stop()
+    async with measured(args, rtt_ms) as client:
+        for prompt in COPIES:
+            plain = await client.answer(SERVED, prompt, Ask(Speculation(enabled=False), args.max_tokens))
+            drafted = await client.answer(SERVED, prompt, Ask(Speculation(), args.max_tokens))
+            if plain.tokens != drafted.tokens:
+                raise SystemExit("n-gram drafts changed a text: that must not be")
+            if copied(prompt, plain.text) >= COPIED:
+                ratios.append(plain.arrivals[-1] / drafted.arrivals[-1])
     print(f"RTT {rtt_ms:g} ms: copies with n-gram: {[round(ratio, 2) for ratio in sorted(ratios)]}", flush=True)
     return sorted(ratios)
 
@@ -105,6 +160,8 @@ def measure_them(args: argparse.Namespace, prompts: Sequence[BenchPrompt], rtt_m
     for name, extra in settings.items():
         ports = [free_port() for _ in range(WORKERS)]
         with rpc_workers(ports, args.threads), slow_links(ports, rtt_ms) as endpoints:
+            if args.own_cores:
+                give_workers(args.worker_core, [os.getpid()])
             over = ["--rpc", ",".join(endpoints), "-ngl", "99", "-ts", "1,1", "-fit", "off"]
             found[name] = asyncio.run(asked(args, prompts, [*over, *extra]))
         print(f"RTT {rtt_ms:g} ms: llama-server {name}: {found[name]:.1f} tok/s", flush=True)
@@ -113,6 +170,10 @@ def measure_them(args: argparse.Namespace, prompts: Sequence[BenchPrompt], rtt_m
 
 def main(args: argparse.Namespace) -> None:
     """One table."""
+    if args.own_cores:
+        args.worker_core, own, *_ = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {own})
+        args.threads = 1
     prompts = [prompt for prompt in PROMPTS if prompt.grammar is None][:: args.every]
     rows = []
     for rtt_ms in args.rtts:
@@ -141,4 +202,5 @@ if __name__ == "__main__":
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=usable_cores(), help="of each worker of llama-server's")
     parser.add_argument("--copies", action="store_true")
+    parser.add_argument("--own-cores", action="store_true", help="one core for the workers, one for all else")
     main(parser.parse_args())
