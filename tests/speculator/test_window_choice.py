@@ -86,6 +86,14 @@ def test_the_same_drafter_is_worth_more_elsewhere_unless_it_is_far() -> None:
     assert near > beside > far
 
 
+@given(st.floats(0.0, 1.0), st.floats(0.0, 50.0), st.floats(0.0, 100.0), st.booleans(), st.integers(0, 40))
+def test_a_predicted_rate_is_never_more_than_a_window_a_pass(
+    chance: float, token_ms: float, way: float, beside: bool, window: int
+) -> None:
+    rate = predicted_rate(cost, chance, token_ms, way, beside, window)
+    assert 0.0 <= rate <= (1 + window) / cost(1)
+
+
 def test_credit_ends_where_guesses_cannot_pay() -> None:
     assert useful_credit(cost, 0.9, 2.0, 0.0, True, 32) > 0
     assert useful_credit(cost, 0.01, 2.0, 0.0, True, 32) == 0

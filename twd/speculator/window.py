@@ -131,5 +131,5 @@ def predicted_rate(
     held = [chance ** (i + 1) for i in range(window)]
     if beside:
         return _best_turn(held, cost, token_ms)[1]
-    rates = ((1 + sum(held[:cut])) / max(cost(cut + 1), cut * token_ms) for cut in range(1, window + 1))
+    rates = ((1 + sum(held[:cut])) / max(cost(cut + 1), cut * token_ms) for cut in range(1, max(1, window) + 1))
     return 1.0 / (1.0 / max(rates) + (1.0 - chance) * round_trip_ms)
