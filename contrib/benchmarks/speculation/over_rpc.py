@@ -110,9 +110,9 @@ async def has_drafters(client: BenchClient, count: int) -> bool:
 async def measure_twd(args: argparse.Namespace, prompts: Sequence[BenchPrompt], rtt_ms: float) -> dict[str, float]:
     """Plain, and with each kind of draft model."""
     found: dict[str, float] = {}
+    texts: list[list[list[int]]] = []
     for kind in args.drafts:
         async with measured(args, rtt_ms, kind) as client:
-            texts: list[list[list[int]]] = []
             for name, speculation in (("plain", Speculation(enabled=False)), (kind, Speculation())):
                 if name in found:
                     continue
