@@ -30,7 +30,7 @@ class Limits:
     max_queue: int = 64
     max_window: int = 32
     ahead: int = 0
-    """How far guesses may run ahead of the text, where several windows fly; 0: one window."""
+    """How far guesses may run ahead of the text, where several windows fly; 0: as far as one window needs."""
     prefill_rows: int = 64
     in_flight: int = 1
     tree: bool = False

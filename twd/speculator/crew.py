@@ -82,7 +82,7 @@ class Crew:
             if name not in session.links:
                 link = Link(credit=0, told_at=now, patient=bool(session.job.speculation.window))
                 session.links[name] = link
-                link.credit = self._credit(session, link, drafter, self._useful(session, drafter))
+                link.credit = self._credit(session, link, self._useful(session, drafter))
         return max((link.credit for link in session.links.values()), default=self.limits.first_credit)
 
     def hear(self, session: Session, event: DraftProposed, fresh: bool, now: float) -> None:
@@ -135,10 +135,10 @@ class Crew:
         grants = []
         useful = {name: self._useful(session, self.drafters[name]) for name in session.links if name in self.drafters}
         session.plain = any(useful.values()) and self._races(session) and self.race.wants_plain(self._restart_ms)
-        for name, credit in useful.items():
+        for name, wanted in useful.items():
             link = session.links[name]
             link.told_at, link.resting = now, False
-            credit = self._credit(session, link, self.drafters[name], credit)
+            credit = self._credit(session, link, wanted)
             if credit != link.credit:
                 link.warming = link.warming if link.credit else WARMING
                 link.credit = credit
@@ -154,12 +154,12 @@ class Crew:
     def _restart_ms(self) -> float:
         return max((drafter.lead_ms for drafter in self.drafters.values() if not drafter.beside), default=0.0)
 
-    def _useful(self, session: Session, drafter: Drafter) -> int:
-        """How far it should run by what is predicted."""
+    def _useful(self, session: Session, drafter: Drafter) -> int | None:
+        """How far it should run by what is predicted; None: it gives way, whatever its guesses are worth."""
         if session.job.speculation.window:
             return session.job.speculation.window
         if self._gives_way(session, drafter):
-            return 0
+            return None
         credit, beliefs = 0, session.beliefs
         for chance in (beliefs.typical(drafter.name), beliefs.hoped(drafter.name)):
             credit = credit or self._pays(drafter, chance)
@@ -196,9 +196,9 @@ class Crew:
         chance, window = session.beliefs.typical(drafter.name), self.limits.max_window
         return predicted_rate(self.cost, chance, drafter.token_ms, drafter.lead_ms, drafter.beside, window)
 
-    def _credit(self, session: Session, link: Link, drafter: Drafter, useful: int) -> int:
+    def _credit(self, session: Session, link: Link, useful: int | None) -> int:
         """How far it may run; one that does not pay is tried again, ever more rarely, for a text can become easier."""
-        if session.plain or (not useful and self._gives_way(session, drafter)):
+        if session.plain or useful is None:
             return 0
         if useful:
             link.probe_gap = _LOOK_AGAIN

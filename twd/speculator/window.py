@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, repeat
+from operator import mul
 
 Cost = Callable[[int], float]
 """rows in one pass -> milliseconds"""
@@ -93,10 +95,7 @@ def useful_credit(
     A drafter `beside` the target shares its cores, so its time is the target's time and it should
     draft one `window` and rest. One elsewhere never rests: it drafts through the pass and the way back, up to `ahead`.
     """
-    chances, held = [], 1.0
-    for _ in range(window):
-        held *= chance
-        chances.append(held)
+    chances = _held(chance, window)
     if beside:
         return _beside_credit(chances, cost, token_ms)
     cut, rate = best_cut(chances, cost)
@@ -104,6 +103,11 @@ def useful_credit(
         return 0
     on_its_way = (cost(cut + 1) + round_trip_ms) / max(token_ms, 0.1)
     return min(max(window, ahead), cut + int(on_its_way) + 1)
+
+
+def _held(chance: float, drafts: int) -> list[float]:
+    """The chance that the first draft holds, that the first two do, and so on."""
+    return list(accumulate(repeat(chance, drafts), mul))
 
 
 def _beside_credit(chances: Sequence[float], cost: Cost, token_ms: float) -> int:
@@ -128,8 +132,10 @@ def predicted_rate(
 ) -> float:
     """Tokens per millisecond with such a drafter alone. One elsewhere drafts while passes are under way, and is heard
     of a round trip later whenever it was wrong."""
-    held = [chance ** (i + 1) for i in range(window)]
     if beside:
-        return _best_turn(held, cost, token_ms)[1]
-    rates = ((1 + sum(held[:cut])) / max(cost(cut + 1), cut * token_ms) for cut in range(1, max(1, window) + 1))
+        return _best_turn(_held(chance, window), cost, token_ms)[1]
+    rates = (
+        (1 + expected_tokens(chance, cut)) / max(cost(cut + 1), cut * token_ms)
+        for cut in range(min(1, window), window + 1)
+    )
     return 1.0 / (1.0 / max(rates) + (1.0 - chance) * round_trip_ms)

@@ -42,8 +42,8 @@ class System:
         self.file = home / "bench.yaml"
         self.file.write_text(yaml.safe_dump(settings), "utf-8")
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TWD_")}
-        self.environment = {**kept, "TWD_HOME": str(home), "TWD_CONFIG": str(self.file), "TWD_EDGE_PORT": "0"}
-        self.environment["NO_COLOR"] = "1"
+        own = {"TWD_HOME": str(home), "TWD_CONFIG": str(self.file), "TWD_EDGE_PORT": "0", "NO_COLOR": "1"}
+        self.environment = {**kept, **own}
         self.told: dict[str, Any] = {}
         self._others: list[subprocess.Popen[bytes]] = []
 

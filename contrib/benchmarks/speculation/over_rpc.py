@@ -29,7 +29,6 @@ from twd.bench.prompts import PROMPTS, BenchPrompt
 from twd.bench.rpc_plain import rpc_workers, slow_links
 from twd.bench.session import drafter_paces, find_speculator
 from twd.kit.cores import usable_cores
-from twd.kit.overseer import read_lease
 from twd.kit.ports import free_port
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.wire.base import ModelId
@@ -94,8 +93,7 @@ async def measured(args: argparse.Namespace, rtt_ms: float, kind: str = "") -> A
 async def all_there(client: BenchClient) -> bool:
     """Whether the agents of all machines are."""
     leases = await client.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
-    found = [read_lease(entry.value) for entry in await leases.entries()]
-    return sum(lease is not None and lease.service == "agent" for lease in found) > WORKERS
+    return sum(entry.key.startswith("agent.") for entry in await leases.entries()) > WORKERS
 
 
 async def has_drafters(client: BenchClient, count: int) -> bool:
