@@ -8,6 +8,7 @@ built, for example CMAKE_ARGS=-DGGML_CUDA=on.
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -18,11 +19,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-STAMP = VENV / "twd-setup"
+STAMP, BUILT = VENV / "twd-setup", VENV / "twd-llama"
 LOCKS = ["requirements/dev.txt", "requirements/model.txt", "requirements/uv.txt"]
 BUILD_LOCK = "requirements/build.txt"
 BINARIES = VENV / ("Scripts" if os.name == "nt" else "bin")
 LLAMA_CMAKE = ["-DGGML_RPC=ON", "-DLLAVA_BUILD=OFF"]
+NO_AMX = ["-DCMAKE_C_FLAGS=-mno-amx-int8", "-DCMAKE_CXX_FLAGS=-mno-amx-int8"]
+"""GCC before 12.4 and 13.3 (bug 114098) makes kernels for AMX that crash; whether others are exact was not tried."""
 HEARTBEAT_S = 20
 RPC_CHECK = "import llama_cpp; raise SystemExit(0 if llama_cpp.llama_supports_rpc() else 1)"
 
@@ -42,9 +45,27 @@ def wanted_stamp() -> str:
     digest = hashlib.sha256()
     for name in [*LOCKS, BUILD_LOCK, "pyproject.toml", "contrib/set_up.py"]:
         digest.update((ROOT / name).read_bytes())
-    for fact in (sys.version, str(VENV), os.environ.get("CMAKE_ARGS", "")):
+    for fact in (sys.version, str(VENV), *llama_cmake()):
         digest.update(fact.encode())
     return digest.hexdigest()
+
+
+def llama_cmake() -> list[str]:
+    """How llama.cpp is built, for the processor of this very machine: a cached build of another one may crash here."""
+    features = processor_features()
+    marker = hashlib.sha256(" ".join(sorted(features)).encode()).hexdigest()[:12]
+    own = os.environ.get("CMAKE_ARGS", "").split()
+    return [*LLAMA_CMAKE, f"-DTWD_PROCESSOR={marker}", *(NO_AMX if "amx_int8" in features else []), *own]
+
+
+def processor_features() -> set[str]:
+    """What the processor can do, as Linux names it; elsewhere, what it is."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.split(":")[0].strip() in ("flags", "Features"):
+                return set(line.split(":", 1)[1].split())
+    return {platform.machine(), platform.processor()}
 
 
 def check_tools() -> None:
@@ -107,12 +128,14 @@ def install() -> None:
         say("installing uv, which installs the rest")
         pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--require-hashes"]
         run([*pip, "-r", "requirements/uv.txt"], "installing uv")
-    built = any(VENV.glob("**/site-packages/llama_cpp"))
+    cmake = ";".join(llama_cmake())
+    built = BUILT.exists() and BUILT.read_text() == cmake
     say("installing what requirements/ names" + ("" if built else "; compiling llama.cpp takes about 3 minutes, once"))
-    cmake = ";".join([*LLAMA_CMAKE, *os.environ.get("CMAKE_ARGS", "").split()])
     settings = ["--config-settings-package", f"llama-cpp-python:cmake.args={cmake}"]
+    settings += [] if built else ["--reinstall-package", "llama-cpp-python"]
     sync = [uv, "pip", "sync", "--python", python, "--require-hashes", "--build-constraints", BUILD_LOCK]
     run([*sync, *settings, *LOCKS], "installing packages", heartbeat=True)
+    BUILT.write_text(cmake)
     editable = [uv, "pip", "install", "-q", "--python", python, "--no-deps", "--no-build-isolation", "--editable", "."]
     run(editable, "installing twd")
 

@@ -155,6 +155,12 @@ def test_llama_without_the_wanted_device() -> None:
     assert verdicts(programs.check_llama(replace(CPU, accelerated=True), wanted, "0.3.36")) == [Verdict.PASS]
 
 
+def test_llama_with_kernels_that_may_crash() -> None:
+    found = programs.check_llama(replace(CPU, amx=True), Settings(), "0.3.36")
+    assert verdicts(found) == [Verdict.PASS, Verdict.WARN]
+    assert "-mno-amx-int8" in found[1].mend
+
+
 def test_llama_of_another_version() -> None:
     assert verdicts(programs.check_llama(replace(CPU, version="0.3.1"), Settings(), "0.3.36"))[1] is Verdict.WARN
 

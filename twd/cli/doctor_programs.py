@@ -24,6 +24,7 @@ class Build:
     rpc: bool = False
     devices: list[str] = field(default_factory=list)
     accelerated: bool = False
+    amx: bool = False
     problem: str = ""
 
 
@@ -56,6 +57,10 @@ def check_llama(build: Build, settings: Settings, wanted: str) -> list[Finding]:
         say = bad if pooled else odd
         detail = "was built without RPC, so it cannot use workers on other machines"
         found.append(say("llama.cpp RPC", detail, f"CMAKE_ARGS=-DGGML_RPC=ON {rebuild}"))
+    if build.amx:
+        detail = "was built with kernels for AMX, which end every process that uses them if GCC before 12.4 made them"
+        flags = " ".join(f"-DCMAKE_{language}_FLAGS=-mno-amx-int8" for language in ("C", "CXX"))
+        found.append(odd("llama.cpp AMX", detail, f'CMAKE_ARGS="{flags} -DGGML_RPC=ON" {rebuild}'))
     asked = {settings.engine.backend, *(model.backend for model in settings.models.values())} & CMAKE.keys()
     if asked and not build.accelerated:
         flags = " ".join(sorted(CMAKE[name] for name in asked))
