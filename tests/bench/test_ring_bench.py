@@ -38,8 +38,8 @@ def test_plain_decoding_beside_rpc_workers(q4_path: Path, tmp_path: Path) -> Non
     assert distance["rpc_plain"] > 0
 
 
-@pytest.mark.parametrize("draft", [False, True])
-def test_a_small_run(q4_path: Path, tmp_path: Path, draft: bool) -> None:
+@pytest.mark.parametrize(("draft", "away"), [(False, False), (True, False), (True, True)])
+def test_a_small_run(q4_path: Path, tmp_path: Path, draft: bool, away: bool) -> None:
     plan = RingBench(
         source=q4_path,
         folder=tmp_path,
@@ -50,6 +50,7 @@ def test_a_small_run(q4_path: Path, tmp_path: Path, draft: bool) -> None:
         texts=1,
         tokens=12,
         draft=q4_path if draft else None,
+        draft_away=away,
     )
     told: list[str] = []
     figures = RingBenchRun(plan, told.append).run()
@@ -57,6 +58,7 @@ def test_a_small_run(q4_path: Path, tmp_path: Path, draft: bool) -> None:
     (distance,) = figures.document["distances"]
     assert distance["plain"] > 0
     assert set(distance["sessions"]) == {"1", "2"}
-    assert [kind["guesses"] for kind in distance["drafted"]] == ["10% wrong", *([q4_path.stem] if draft else [])]
+    model = f"{q4_path.stem}, own machine" if away else q4_path.stem
+    assert [kind["guesses"] for kind in distance["drafted"]] == ["10% wrong", *([model] if draft else [])]
     assert all(kind["several_in_flight"] > 0 for kind in distance["drafted"])
     assert told

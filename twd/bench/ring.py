@@ -10,12 +10,14 @@ from typing import Any, Final, Self
 
 from twd.bench.prompts import PROMPTS
 from twd.bench.rates import rate_together
-from twd.bench.ring_drafter import DraftPlan, RealDrafter
+from twd.bench.recorded import Recording, write_down
+from twd.bench.ring_drafter import DraftPlan, Guesser, LoadedModel, RecordedModel, RingDrafter
 from twd.bench.ring_lab import Guess, RingDesk, RingLab, RingPlan, Spoken
 from twd.bench.rpc_plain import RpcPlain
 from twd.engine.chat_template import ChatTemplate, render_tokens
 from twd.engine.model import Model, ModelSettings
 from twd.gguf_tools.inspect import inspect
+from twd.kit.cores import usable_cores
 from twd.wire.job import Prompt
 
 _IN_FLIGHT: Final = 32
@@ -40,6 +42,8 @@ class RingBench:
     texts: int = 2
     tokens: int = 128
     draft: Path | None = None
+    draft_away: bool = False
+    """Whether the draft model is played as on another machine like this one: it takes nothing from the stages."""
     plain_links: bool = False
     threads: int = 1
     beside_rpc: bool = False
@@ -95,6 +99,7 @@ class RingFigures:
             "stages": self.plan.stages,
             "tokens": self.plan.tokens,
             "encrypted": not self.plan.plain_links,
+            "draft_away": self.plan.draft_away,
             "equal": self.equal,
             "distances": [
                 {
@@ -131,6 +136,7 @@ class RingBenchRun:
         self._plan = plan
         self._tell = tell
         self._texts: list[list[int]] = []
+        self._recording: Recording | None = None
         with Model.load(ModelSettings(path=plan.source, vocab_only=True)) as model:
             self._vocabulary = model.vocab.size
             self._prompts = rendered_prompts(model, max(plan.texts, *plan.sessions))
@@ -199,7 +205,7 @@ class RingBenchRun:
         rates = []
         for in_flight in (1, _IN_FLIGHT):
             with lab.ring(found.rtt_ms, in_flight, self._vocabulary) as desk:
-                drafter = RealDrafter(DraftPlan(path, threads=self._plan.threads), desk)
+                drafter = RingDrafter(self._guesser(path), desk)
                 drafter.start()
                 try:
                     self._speak(desk, 1.0, tell=False)
@@ -209,7 +215,18 @@ class RingBenchRun:
                     drafter.stop()
             self._compare(found, spoken)
             rates.append(_rate(spoken))
-        return self._told(Drafted(1.0, path.stem, rates[0], 0, rates[1], waste.value), found.plain)
+        name = f"{path.stem}, own machine" if self._plan.draft_away else path.stem
+        return self._told(Drafted(1.0, name, rates[0], 0, rates[1], waste.value), found.plain)
+
+    def _guesser(self, path: Path) -> Guesser:
+        if not self._plan.draft_away:
+            return LoadedModel(DraftPlan(path, self._plan.threads))
+        if self._recording is None:
+            model = LoadedModel(DraftPlan(path, usable_cores()))
+            self._recording = write_down(model.native, self._prompts[: self._plan.texts], self._texts)
+            model.close()
+            self._tell(f"  {path.stem}, on a machine like this one: {self._recording.cost(1):.1f} ms a guess")
+        return RecordedModel(self._recording)
 
     def _told(self, one: Drafted, plain: float) -> Drafted:
         self._tell(

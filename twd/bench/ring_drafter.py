@@ -1,15 +1,17 @@
-"""A real draft model beside a ring, without a bus."""
+"""A draft model beside a ring, without a bus: computed here and now, or played as if on a machine of its own."""
 
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
+from twd.bench.recorded import PlayedModel, Recording, confidence
 from twd.bench.ring_lab import RingDesk
 from twd.drafter.core import DrafterCore
 from twd.drafter.native import judge
-from twd.drafter.runner import DraftRunner
+from twd.drafter.runner import DraftRunner, Judge
 from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.engine.window import Picker, Target
 from twd.speculator.core import SpeculatorCore
 from twd.speculator.links import Drafter
 from twd.wire.base import Event, InstanceId, ModelId, NodeId
@@ -24,28 +26,92 @@ class DraftPlan:
     """Which draft model, on how many threads."""
 
     path: Path
-    ctx_size: int = 1024
     threads: int = 1
+    ctx_size: int = 1024
 
 
-class RealDrafter:
-    """Hears what a desk tells and guesses on a thread of its own."""
+class Guesser(Protocol):
+    """What makes the guesses."""
 
-    def __init__(self, plan: DraftPlan, desk: RingDesk) -> None:
+    @property
+    def target(self) -> Target:
+        """Computes them."""
+        ...
+
+    @property
+    def judge(self) -> Judge:
+        """Says how sure they are."""
+        ...
+
+    @property
+    def token_ms(self) -> float:
+        """Time of one guess."""
+        ...
+
+    def picker(self, prompt_len: int) -> Picker:
+        """Chooses one."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back."""
+        ...
+
+
+class LoadedModel:
+    """A draft model in this process: it shares the processor with everything else."""
+
+    judge = staticmethod(judge)
+
+    def __init__(self, plan: DraftPlan) -> None:
         wanted = LoadPlan(
             ModelId("draft"), plan.path, ctx_size=plan.ctx_size, parallel=1, threads=plan.threads, exact=False
         )
-        self._native: NativeModel = load_native(wanted, lambda share, stage: None)
+        self.native: NativeModel = load_native(wanted, lambda share, stage: None)
+        self.target = self.native.target
+        self.token_ms = self.native.cost.ms(1)
+
+    def picker(self, prompt_len: int) -> Picker:
+        """Greedy, past the end of an answer."""
+        return self.native.pickers.picker(Sampling(), 0, prompt_len=prompt_len, ignore_eos=True)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.native.close()
+
+
+class RecordedModel:
+    """What a draft model guessed beforehand, at the pace that it was measured at: it costs this machine nothing."""
+
+    judge = staticmethod(confidence)
+
+    def __init__(self, recording: Recording) -> None:
+        self.target = PlayedModel(recording)
+        self.token_ms = recording.cost(1)
+
+    def picker(self, prompt_len: int) -> Picker:
+        """What was written down is chosen already."""
+        return self.target
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+
+class RingDrafter:
+    """Hears what a desk tells and guesses on a thread of its own."""
+
+    def __init__(self, guesser: Guesser, desk: RingDesk) -> None:
+        self._guesser = guesser
         self._desk = desk
         self._failures: list[BaseException] = []
-        core = DrafterCore(_NAME, 1, plan.ctx_size)
-        core.token_ms = self._native.cost.ms(1)
-        self._runner = DraftRunner(core, self._native.target, judge, self._propose, self._failures.append, lambda: None)
+        core = DrafterCore(_NAME, 1, guesser.target.ctx_size)
+        core.token_ms = guesser.token_ms
+        self._runner = DraftRunner(
+            core, guesser.target, guesser.judge, self._propose, self._failures.append, lambda: None
+        )
 
     def start(self) -> None:
         """Offer to draft; the desk works already."""
-        token_ms = self._native.cost.ms(1)
-        drafter = Drafter(_NAME, NodeId("bench"), beside=False, model="draft", token_ms=token_ms)
+        drafter = Drafter(_NAME, NodeId("bench"), beside=False, model="draft", token_ms=self._guesser.token_ms)
         self._desk.hears = self._hear
         self._desk.post(lambda core, now: core.attach(drafter, now))
         self._runner.start()
@@ -54,12 +120,12 @@ class RealDrafter:
         """Draft no more, and give the memory back."""
         self._desk.hears = lambda event: None
         self._runner.stop()
-        self._native.close()
+        self._guesser.close()
 
     def _hear(self, event: Event) -> None:
         match event:
             case SessionOpened():
-                picker = self._native.pickers.picker(Sampling(), 0, prompt_len=len(event.tokens), ignore_eos=True)
+                picker = self._guesser.picker(len(event.tokens))
                 self._runner.post(lambda core: core.open(event, picker, beside=False))
             case TokensAccepted() if event.tokens:
                 self._runner.post(lambda core: core.accept(event.job, event.at, event.tokens))

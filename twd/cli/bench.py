@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 @click.option("--link-rtt", default="0,2,10,20", help="Ring: round trip times of its links in ms, one run for each.")
 @click.option("--file", type=click.Path(exists=True, dir_okay=False), help="Ring: a model file; else the demo model.")
 @click.option("--draft", type=click.Path(exists=True, dir_okay=False), help="Ring: a draft model, too.")
+@click.option(
+    "--draft-away", is_flag=True, help="Ring: play the draft model at its pace, as on another machine like this."
+)
 @click.option("--trusted-lan", is_flag=True, help="Ring: links without encryption.")
 @click.option("--beside-rpc", is_flag=True, help="Ring: also as many RPC workers of llama.cpp, at the same distances.")
 @click.option("--plain-only", is_flag=True, help="Ring: without guesses, and one session only.")
@@ -57,6 +60,7 @@ def bench(
     link_rtt: str,
     file: str | None,
     draft: str | None,
+    draft_away: bool,
     trusted_lan: bool,
     beside_rpc: bool,
     plain_only: bool,
@@ -79,7 +83,7 @@ def bench(
     if ring:
         from twd.cli.bench_ring import Wanted, show_ring
 
-        wanted = Wanted(ring, link_rtt, file, draft, trusted_lan, beside_rpc, plain_only, max_tokens)
+        wanted = Wanted(ring, link_rtt, file, draft, draft_away, trusted_lan, beside_rpc, plain_only, max_tokens)
         return show_ring(ground, wanted, as_json, plot)
     from twd.bench.session import BenchPlan
     from twd.wire.job import Sampling

@@ -24,6 +24,7 @@ class Wanted:
     link_rtt: str
     file: str | None
     draft: str | None
+    draft_away: bool
     trusted_lan: bool
     beside_rpc: bool
     plain_only: bool
@@ -43,6 +44,7 @@ def show_ring(ground: Ground, wanted: Wanted, as_json: bool, plot: str | None) -
         rtts=_numbers(wanted.link_rtt),
         tokens=wanted.max_tokens,
         draft=Path(wanted.draft) if wanted.draft else None,
+        draft_away=wanted.draft_away,
         plain_links=wanted.trusted_lan,
         beside_rpc=wanted.beside_rpc,
     )

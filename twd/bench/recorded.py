@@ -1,0 +1,135 @@
+"""A draft model whose guesses on known texts are written down, and given out at the pace that it was measured at.
+
+On a machine with few cores this plays a drafter that has cores of its own. Where a guess was wrong, it goes on with
+what it would have said after the right token: whatever follows a wrong guess is thrown away.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from twd.drafter.draft import Guess
+from twd.drafter.native import judge
+from twd.engine.loading import NativeModel
+from twd.engine.window import Logits, Picker, Report, Verdict, Window
+from twd.wire.failures import FailureCode, TwdError
+
+Cost = Callable[[int], float]
+"""rows in one pass -> milliseconds"""
+_UNKNOWN = Guess(0, 0.0)
+"""Behind the end of what was written down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text, and what the model guessed for each place of it from the end of the prompt on."""
+
+    tokens: list[int]
+    guesses: dict[int, Guess]
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Everything that was written down."""
+
+    texts: list[Text]
+    cost: Cost
+    ctx_size: int
+
+
+def write_down(native: NativeModel, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]) -> Recording:
+    """Read known texts with a draft model."""
+    told = [_read(native, list(prompt), list(text)) for prompt, text in zip(prompts, texts, strict=True)]
+    return Recording(told, native.cost.ms, native.target.ctx_size)
+
+
+def _read(native: NativeModel, prompt: list[int], text: list[int]) -> Text:
+    target, teacher = native.target, _Teacher([*prompt, *text])
+    slot, cached = target.open(prompt, teacher)
+    at, known = min(cached, len(prompt) - 1), len(prompt)
+    while at < len(teacher.tokens) - 1:
+        end = min(known + target.window_max - 1, len(teacher.tokens))
+        target.submit([Window(slot, 0, at, tuple(teacher.tokens[at:end]), committed=known - at)])
+        (verdict,) = target.collect()
+        if verdict.failure is not None:
+            raise TwdError(verdict.failure.code, verdict.failure.message)
+        at, known = end, end + 1
+    target.close(slot)
+    return Text(teacher.tokens, teacher.guesses)
+
+
+@dataclass(slots=True)
+class _Teacher:
+    """Notes what the model would say, and lets the text go on as it did."""
+
+    tokens: list[int]
+    guesses: dict[int, Guess] = field(default_factory=dict)
+
+    def pick(self, logits: Logits, history: Sequence[int]) -> int:
+        """The token that really follows."""
+        place = len(history)
+        own = int(logits.argmax())
+        self.guesses[place] = judge(logits, own, False)
+        return self.tokens[place] if place < len(self.tokens) else own
+
+
+def confidence(logits: Logits, token: int, with_other: bool) -> Guess:
+    """How sure the model was: all that `PlayedModel` gives as logits."""
+    return Guess(token, float(logits[0]))
+
+
+class PlayedModel:
+    """The draft model's part in a run, without any computing. One session at a time."""
+
+    in_flight = 1
+    n_slots = 1
+    window_max = 64
+    trees = False
+    can_rollback = True
+
+    def __init__(self, recording: Recording, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.ctx_size = recording.ctx_size
+        self._recording, self._sleep = recording, sleep
+        self._text: Text | None = None
+        self._report: Report | None = None
+        self._pending: list[Window] = []
+
+    def pick(self, logits: Logits, history: Sequence[int]) -> int:
+        """Nobody asks: guesses are chosen already."""
+        raise TwdError(FailureCode.INTERNAL, "a recorded guess is not picked again")
+
+    def open(self, tokens: Sequence[int], picker: Picker, report: Report | None = None) -> tuple[int, int]:
+        """A session whose text is known."""
+        known = (text for text in self._recording.texts if text.tokens[: len(tokens)] == list(tokens))
+        self._text, self._report = next(known, None), report
+        if self._text is None:
+            raise TwdError(FailureCode.UNSUPPORTED, "of this text no guesses were written down")
+        return 0, 0
+
+    def submit(self, windows: Sequence[Window]) -> None:
+        """Hand in windows."""
+        self._pending += windows
+
+    def collect(self) -> list[Verdict]:
+        """Take the time that it takes, and say what was said."""
+        pending, self._pending = self._pending, []
+        self._sleep(sum(self._recording.cost(len(window.tokens)) for window in pending) / 1000)
+        return [self._answer(window) for window in pending]
+
+    def _answer(self, window: Window) -> Verdict:
+        verdict = Verdict(window.slot, window.epoch, window.at, path=list(range(len(window.tokens))))
+        if window.picks and self._text is not None and self._report is not None:
+            guess = self._text.guesses.get(window.at + len(window.tokens), _UNKNOWN)
+            verdict.tokens.append(guess.token)
+            verdict.logprobs.append(self._report(np.array([guess.confidence], np.float32), guess.token))
+        return verdict
+
+    def close(self, slot: int) -> None:
+        """The session is over."""
+        self._text = None
+        self._pending.clear()
+
+    def shutdown(self) -> None:
+        """There is nothing to give back."""
