@@ -132,7 +132,8 @@ def install() -> None:
     built = BUILT.exists() and BUILT.read_text() == cmake
     say("installing what requirements/ names" + ("" if built else "; compiling llama.cpp takes about 3 minutes, once"))
     settings = ["--config-settings-package", f"llama-cpp-python:cmake.args={cmake}"]
-    settings += [] if built else ["--reinstall-package", "llama-cpp-python"]
+    if not built:  # uv would keep one that was built otherwise
+        run([uv, "pip", "uninstall", "-q", "--python", python, "llama-cpp-python"], "removing an older llama.cpp")
     sync = [uv, "pip", "sync", "--python", python, "--require-hashes", "--build-constraints", BUILD_LOCK]
     run([*sync, *settings, *LOCKS], "installing packages", heartbeat=True)
     BUILT.write_text(cmake)
