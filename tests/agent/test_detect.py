@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 
 from twd.agent import detect
+from twd.kit.settings import Settings
+from twd.wire.base import InstanceId, NodeId
+from twd.wire.node import Build, GpuFacts
 
 
 def test_processes_of_a_machine_without_network_card_find_the_same_name(
@@ -17,3 +20,30 @@ def test_processes_of_a_machine_without_network_card_find_the_same_name(
     assert detect.machine_name(boot) == detect.machine_name(boot)
     assert detect.machine_name(boot).endswith("-000242ac1100")
     assert detect.machine_name(tmp_path / "none").endswith("-000242ac1100")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_the_memory_of_gpus_is_measured_once(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    async def engine_facts(notes: list[str], *, measure: bool = False) -> tuple[Build | None, list[GpuFacts]]:
+        asked.append(measure)
+        if measure and fails:
+            notes.append("the driver died")
+            return None, []
+        return Build(name="engine"), [GpuFacts(name="RTX", backend="cuda", bandwidth=900 if measure else 0)]
+
+    async def vendor_gpus(notes: list[str]) -> list[GpuFacts]:
+        return [GpuFacts(name="NVIDIA RTX", backend="cuda", total=7)]
+
+    monkeypatch.setattr(detect, "engine_facts", engine_facts)
+    monkeypatch.setattr(detect, "vendor_gpus", vendor_gpus)
+    detector = detect.Detector(Settings(), NodeId("desk"), InstanceId("agent.desk.a"), 1)
+    first = await detector.look(0.0)
+    later = await detector.look(detect.ENGINE_EVERY_S)
+    assert asked == ([True, False, False] if fails else [True, False])
+    assert [facts.gpus for facts in (first, later)] == [
+        [GpuFacts(name="NVIDIA RTX", backend="cuda", total=7, bandwidth=0 if fails else 900)]
+    ] * 2
+    assert [("measured" in note) for note in first.notes] == ([True] if fails else [])
+    assert later.notes == []

@@ -8,7 +8,7 @@ import pytest
 
 from tests.coordinator.machines import DESK, GIB, RPC, machine, seeing, wanting
 from twd.coordinator.core import Decide, Observed, Start, Stop, Wanted, decide, may_act, plan
-from twd.coordinator.devices import find_devices
+from twd.coordinator.devices import GPU_SHARE, GPU_SPEEDS, find_devices
 from twd.coordinator.processes import process_of
 from twd.kit.settings import Gpu, Pool, Worker
 from twd.wire.base import NodeId
@@ -185,6 +185,15 @@ def test_configured_devices_win_over_what_was_found() -> None:
     found = find_devices([machine("attic", gpu=24), machine("desk", gpu=8)], pool, DESK)
     assert [(device.node, device.free // GIB) for device in found.devices] == [("desk", 99), ("attic", 6)]
     assert "dream 99 GB, but the largest found has 8.0" in found.notes[0]
+
+
+def test_a_gpu_is_as_fast_as_its_memory_was_measured() -> None:
+    known, unknown = (GpuFacts(name="g", backend="cuda", free=GIB, bandwidth=speed) for speed in (10**12, 0))
+    speeds = []
+    for gpu in (known, unknown):
+        found = find_devices([msgspec.structs.replace(machine("desk", 16), gpus=[gpu])], Pool(), DESK)
+        speeds.append(found.devices[0].speed)
+    assert speeds == [GPU_SHARE * 10**12, GPU_SPEEDS["cuda"]]
 
 
 def test_shared_memory_is_counted_once() -> None:

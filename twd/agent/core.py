@@ -56,7 +56,9 @@ def merge_gpus(vendors: Sequence[GpuFacts], engine: Sequence[GpuFacts]) -> list[
     """Every device once: what its maker's tool says counts before what the engine sees."""
     backends, names = {gpu.backend for gpu in vendors}, {_plain(gpu.name) for gpu in vendors}
     others = [gpu for gpu in engine if gpu.backend not in backends and _plain(gpu.name) not in names]
-    return [*vendors, *others]
+    measured = {_plain(gpu.name): gpu.bandwidth for gpu in engine if gpu.bandwidth}
+    known = (msgspec.structs.replace(gpu, bandwidth=measured.get(_plain(gpu.name), gpu.bandwidth)) for gpu in vendors)
+    return [*known, *others]
 
 
 def _plain(name: str) -> str:

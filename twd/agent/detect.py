@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import msgspec
+from msgspec.structs import replace
 
 import twd
 from twd.agent.builds import find_builds
@@ -65,7 +65,7 @@ class Detector:
         )
         self.notes = [*notes, *self.scan.notes]
         gpus = merge_gpus(vendors, self._engine_gpus)
-        return msgspec.structs.replace(self.glance(), gpus=gpus, notes=self.notes[:16], looking=False)
+        return replace(self.glance(), gpus=gpus, notes=self.notes[:16], looking=False)
 
     def glance(self) -> NodeFacts:
         """What can be told at once."""
@@ -89,7 +89,19 @@ class Detector:
         first = self._engine_at == float("-inf")
         if first or (self._engine_gpus and now - self._engine_at >= ENGINE_EVERY_S):
             self._engine_at = now
-            self._engine, self._engine_gpus = await engine_facts(notes)
+            build, gpus = await self._measured(notes) if first else await engine_facts(notes)
+            speeds = {(gpu.backend, gpu.index): gpu.bandwidth for gpu in (*gpus, *self._engine_gpus) if gpu.bandwidth}
+            self._engine = build
+            self._engine_gpus = [replace(gpu, bandwidth=speeds.get((gpu.backend, gpu.index), 0)) for gpu in gpus]
+
+    async def _measured(self, notes: list[str]) -> tuple[Build | None, list[GpuFacts]]:
+        """The first time, with measurements; a driver that fails at them is asked again without."""
+        problems: list[str] = []
+        build, gpus = await engine_facts(problems, measure=True)
+        if build is None:
+            build, gpus = await engine_facts(notes)
+            notes += [f"the memory of the GPUs could not be measured: {problem}" for problem in problems if build]
+        return build, gpus
 
     async def _find_programs(self) -> None:
         if self._programs is None:

@@ -111,10 +111,11 @@ def _drm_card(index: int, card: Path) -> GpuFacts | None:
     return GpuFacts(name=title or "AMD GPU", backend="hip", index=index, total=total, free=max(0, total - used))
 
 
-async def engine_facts(notes: list[str]) -> tuple[Build | None, list[GpuFacts]]:
-    """Our own build of llama.cpp and the devices that it sees, asked in a process of its own."""
+async def engine_facts(notes: list[str], *, measure: bool = False) -> tuple[Build | None, list[GpuFacts]]:
+    """Our own build of llama.cpp and the devices that it sees, asked in a process of its own. `measure`: also how
+    fast the memory of GPUs is."""
     try:
-        return parse_engine(await output_of(ENGINE, ENGINE_S))
+        return parse_engine(await output_of((*ENGINE, "--measure") if measure else ENGINE, ENGINE_S))
     except NoAnswer as problem:
         notes.append(f"our engine cannot be asked for its devices: {problem}")
     except ValueError as problem:
@@ -145,4 +146,5 @@ def _engine_gpus(devices: list[dict[str, Any]]) -> Iterator[GpuFacts]:
             total=device["total"],
             free=device["free"],
             shared=device["kind"] == "igpu" or backend == "metal",
+            bandwidth=device.get("bandwidth", 0),
         )

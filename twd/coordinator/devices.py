@@ -18,6 +18,8 @@ GPU_SPEEDS: Final = {"cuda": 400e9, "hip": 400e9, "metal": 150e9, "vulkan": 200e
 SHARED_SPEED: Final = 60e9
 GPU_WINDOW: Final = 1.2
 """Estimates where nothing was measured: bytes of weights read a second, and what a window of 8 costs."""
+GPU_SHARE: Final = 0.6
+"""What a step reads of what a GPU's memory gives: its kernels are short, and each has to start."""
 THREADS_HELP: Final = 2.0
 """One thread rarely reads as much as memory gives; several do about twice as well."""
 SHARED_FOR_HOME: Final = 0.1
@@ -65,11 +67,16 @@ def _detected(facts: NodeFacts, own: Device) -> Iterator[Device]:
     for gpu in facts.gpus:
         if gpu.shared:
             rest = int(facts.memory.available * (1 - SHARED_FOR_HOME))
-            yield Device(facts.node, device_name(gpu), min(gpu.free, rest), SHARED_SPEED, GPU_WINDOW)
+            yield Device(facts.node, device_name(gpu), min(gpu.free, rest), _speed(gpu), GPU_WINDOW)
         else:
-            yield Device(facts.node, device_name(gpu), gpu.free, GPU_SPEEDS.get(gpu.backend, 100e9), GPU_WINDOW)
+            yield Device(facts.node, device_name(gpu), gpu.free, _speed(gpu), GPU_WINDOW)
     if not any(gpu.shared for gpu in facts.gpus):
         yield own
+
+
+def _speed(gpu: GpuFacts) -> float:
+    estimate = SHARED_SPEED if gpu.shared else GPU_SPEEDS.get(gpu.backend, 100e9)
+    return gpu.bandwidth * GPU_SHARE or estimate
 
 
 def device_name(gpu: GpuFacts) -> str:

@@ -1,19 +1,24 @@
-"""What our engine is and what it can compute on, as JSON on stdout: `python -m twd.engine.describe`.
+"""What our engine is and what it can compute on, as JSON on stdout: `python -m twd.engine.describe [--measure]`.
 
-A process of its own, because a driver that is asked for its devices keeps memory until the process ends.
+A process of its own, because a driver that is asked for its devices keeps memory until the process ends, and may fail
+where the memory of its devices is to be measured.
 """
 
 import json
 import sys
-from typing import Any
+from typing import Any, Final
 
+from twd.engine.device_speed import memory_speed
 from twd.engine.library import FOLDER, devices, supports_rpc, version
 from twd.engine.rpc_probe import OURS
 from twd.kit import platform
 
+GPU_KINDS: Final = ("gpu", "igpu")
+MEASURE: Final = "--measure"
 
-def describe() -> dict[str, Any]:
-    """The build and its devices."""
+
+def describe(measure: bool) -> dict[str, Any]:
+    """The build and its devices; `measure`: also how fast the memory of GPUs is."""
     found = [
         {
             "name": device.name,
@@ -21,6 +26,7 @@ def describe() -> dict[str, Any]:
             "kind": device.kind,
             "total": device.total_bytes,
             "free": device.free_bytes,
+            "bandwidth": memory_speed(device) if measure and device.kind in GPU_KINDS else 0,
         }
         for device in devices()
     ]
@@ -34,4 +40,4 @@ def describe() -> dict[str, Any]:
 
 if __name__ == "__main__":
     platform.hold_on_to_parent()
-    sys.stdout.write(json.dumps(describe()))
+    sys.stdout.write(json.dumps(describe(MEASURE in sys.argv)))

@@ -33,7 +33,7 @@ class MemoryFacts(Part, frozen=True):
 
 
 class GpuFacts(Part, frozen=True):
-    """One device with memory of its own, or with a part of the machine's."""
+    """One device with memory of its own, or with a part of the machine's. `bandwidth` is as a processor's."""
 
     name: Text
     backend: str
@@ -44,6 +44,7 @@ class GpuFacts(Part, frozen=True):
     driver: Text = ""
     shared: bool = False
     """Its memory is the machine's own."""
+    bandwidth: Count = 0
 
 
 class DiskFacts(Part, frozen=True):
