@@ -9,12 +9,13 @@ from contextlib import contextmanager
 import pytest
 
 from tests.speculator.fakes import FakePipeline, job, make_core, opening, text_of
+from tests.waiting import wait_until
 from twd.engine.cost import CostCurve
 from twd.engine.window import Picker, Report, Verdict, Window
 from twd.kit.effects import Effect, Publish
 from twd.speculator.runner import Runner
 from twd.wire.base import Event
-from twd.wire.job import JobFailed, JobFinished, TokensAccepted
+from twd.wire.job import JobFailed, JobFinished, JobStarted, TokensAccepted
 from twd.wire.model import CostPoint
 
 WAIT_S = 30.0
@@ -122,3 +123,55 @@ def test_a_pipe_with_nothing_to_do_lets_the_thread_rest() -> None:
         before = target.turns
         assert not threading.Event().wait(0.3)
         assert target.turns <= before + 3
+
+
+def test_a_stop_in_the_middle_of_a_turn_is_heard() -> None:
+    target = ThreadedPipeline(1, 0.0)
+    stopping: list[threading.Thread] = []
+    desk = Desk()
+
+    def deliver(effects: list[Effect]) -> None:
+        desk.deliver(effects)
+        if not desk.ends.empty() and not stopping:
+            stopping.append(threading.Thread(target=runner.stop, daemon=True))
+            stopping[0].start()
+            wait_until(lambda: runner._stopping and not runner._inbox.empty(), "the stop is posted")
+
+    runner = Runner(make_core(target), target, CostCurve([CostPoint(width=1, ms=1.0)]), deliver, desk.failures.append)
+    runner.start()
+    runner.post(lambda core, now: core.submit(job("j"), opening("j", [5, 6, 7]), now))
+    desk.ends.get(timeout=WAIT_S)
+    assert runner.stop(WAIT_S)
+    assert not desk.failures
+
+
+def test_an_answer_that_comes_while_another_is_told_is_collected() -> None:
+    target = FakePipeline(n_slots=2, out=0)
+    told: queue.SimpleQueue[str] = queue.SimpleQueue()
+    begun: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def deliver(effects: list[Effect]) -> None:
+        for effect in effects:
+            assert isinstance(effect, Publish)
+            if isinstance(effect.event, JobStarted):
+                begun.put(effect.event.job)
+            if isinstance(effect.event, TokensAccepted):
+                told.put(effect.event.job)
+                if told.qsize() == 1:
+                    target.out += 1
+                    target.wake()
+
+    runner = Runner(make_core(target), target, CostCurve([CostPoint(width=1, ms=1.0)]), deliver, lambda error: None)
+    runner.start()
+    for name in ("a", "b"):
+        asked, opened = job(name), opening(name, [5, 6, 7])
+        runner.post(lambda core, now, asked=asked, opened=opened: core.submit(asked, opened, now))  # type: ignore[misc]
+    try:
+        for _ in range(2):
+            begun.get(timeout=WAIT_S)
+        wait_until(lambda: len(target.passes) == 2, "both prompts are under way")
+        target.out += 1
+        target.wake()
+        wait_until(lambda: told.qsize() == 2, "both answers are told")
+    finally:
+        assert runner.stop()

@@ -61,7 +61,7 @@ class DraftRunner:
     def _main(self) -> None:
         try:
             for wait in self.turns():
-                if isinstance(wait, Rest):
+                if isinstance(wait, Rest) and not self._stopping:  # what wakes it may have been read before the rest
                     self._inbox.get()(self._core)
         except BaseException as error:  # noqa: BLE001 - handed to the service, which ends with it
             self._failed(error)

@@ -52,6 +52,8 @@ class Runner:
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
         self.dropped = 0
         self._generation = 0
+        self._heard = False
+        """Whether something was posted in the middle of a turn: it may be that there is more to collect."""
         self.busy_since: float | None = None
         """When the pass that runs now began; a pass that does not end is a hung device."""
         self.busy_rows = 0
@@ -79,7 +81,7 @@ class Runner:
     def _main(self) -> None:
         try:
             for wait in self.turns():
-                if isinstance(wait, Rest):
+                if isinstance(wait, Rest) and not self._stopping:  # what wakes it may have been read before the rest
                     self._rest(wait.seconds)
         except BaseException as error:  # noqa: BLE001 - handed to the service, which ends with it
             self._failed(error)
@@ -97,12 +99,14 @@ class Runner:
         target.on_ready(lambda: self._inbox.put(_nothing))
         while not self._stopping:
             self._read_inbox()
+            self._heard = False
             wake_at = self._pipe_turn(target)
             self._flush()
-            yield Rest(None if wake_at is None else max(0.0, wake_at - self._clock()))
+            if not self._heard:
+                yield Rest(None if wake_at is None else max(0.0, wake_at - self._clock()))
 
     def _pipe_turn(self, target: Pipeline) -> float | None:
-        """One turn; returns until when nothing is to be done unless something comes."""
+        """One turn; returns until when nothing is to be done unless something comes, or came in the middle of it."""
         generation = target.generation()
         if generation != self._generation:
             self._generation = generation
@@ -111,7 +115,7 @@ class Runner:
         if verdicts:
             self._core.verdicts(verdicts, self._clock())
             self._flush()
-            self._read_inbox()  # whoever guesses in this process has done so by now
+            self._heard = self._read_inbox()  # whoever guesses in this process has done so by now
         self._close_slots()
         if not generation:
             return None
@@ -169,14 +173,16 @@ class Runner:
         for slot in self._core.released():
             self._target.close(slot)
 
-    def _read_inbox(self) -> None:
+    def _read_inbox(self) -> bool:
+        """Do what was posted; returns whether something was."""
         now = self._clock()
-        for _ in range(INBOX_MAX):
+        for count in range(INBOX_MAX):
             try:
                 command = self._inbox.get_nowait()
             except queue.Empty:
-                return
+                return count > 0
             command(self._core, now)
+        return True
 
     def _rest(self, seconds: float | None) -> None:
         try:
