@@ -1,6 +1,5 @@
 """A model over workers on machines that are played here: the text is the unpooled model's, whoever dies meanwhile."""
 
-import os
 import signal
 from collections.abc import Iterator
 
@@ -9,12 +8,11 @@ from openai import OpenAI
 
 from tests.cli.running import Installed
 from tests.e2e.conftest import client_of
+from tests.e2e.streaming import stream, struck
 from tests.waiting import wait_until
 from twd.kit.ports import listening_below
 
 pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow]
-ASK = [{"role": "user", "content": "Tell me about the sea and the moon."}]
-OPTIONS = {"model": "default", "messages": ASK, "max_tokens": 60, "temperature": 0.8, "seed": 5}
 
 
 @pytest.fixture(scope="module")
@@ -46,22 +44,6 @@ def pool(alone: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.F
 def client(pool: Installed) -> Iterator[OpenAI]:
     with client_of(pool) as client:
         yield client
-
-
-def stream(client: OpenAI) -> Iterator[str]:
-    for chunk in client.chat.completions.create(**OPTIONS, stream=True):  # type: ignore[call-overload]
-        if chunk.choices:
-            yield chunk.choices[0].delta.content or ""
-
-
-def disturbed(client: OpenAI, pid: int, how: signal.Signals) -> str:
-    """The text, where a process gets a signal in the middle of it."""
-    parts: list[str] = []
-    for part in stream(client):
-        if len(parts) == 8:
-            os.kill(pid, how)
-        parts.append(part)
-    return "".join(parts)
 
 
 def workers(pool: Installed) -> list[int]:
@@ -96,18 +78,18 @@ def test_the_text_is_the_one_of_the_model_alone(client: OpenAI, alone: str) -> N
 def test_a_worker_that_dies_or_hangs_in_mid_stream_changes_nothing(
     pool: Installed, client: OpenAI, alone: str, how: signal.Signals
 ) -> None:
-    assert disturbed(client, workers(pool)[-1], how) == alone
+    assert struck(client, workers(pool)[-1], how) == alone
     well_again(pool)
 
 
 def test_a_killed_coordinator_goes_unnoticed(pool: Installed, client: OpenAI, alone: str) -> None:
     before = pool.pids()["speculator.smollm2-135m"]
-    assert disturbed(client, pool.pids()["coordinator"], signal.SIGKILL) == alone
+    assert struck(client, pool.pids()["coordinator"], signal.SIGKILL) == alone
     well_again(pool)
     assert pool.pids()["speculator.smollm2-135m"] == before
 
 
 def test_a_killed_agent_takes_its_worker_along_and_both_come_back(pool: Installed, client: OpenAI, alone: str) -> None:
-    assert disturbed(client, pool.pids()["agent.node-2"], signal.SIGKILL) == alone
+    assert struck(client, pool.pids()["agent.node-2"], signal.SIGKILL) == alone
     well_again(pool)
     assert "".join(stream(client)) == alone

@@ -10,7 +10,8 @@ from openai import OpenAI
 
 from tests.cli.running import Installed
 from tests.e2e.conftest import client_of
-from tests.e2e.test_pool import disturbed, stream, well_again, workers
+from tests.e2e.streaming import stream, struck
+from tests.e2e.test_pool import well_again, workers
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow]
@@ -64,7 +65,7 @@ def test_a_machine_that_is_lost_in_mid_stream_is_replaced_by_its_spare(pool: Ins
     before = with_spares(pool)
     undisturbed = "".join(stream(client))
     lost = next(piece["node"] for piece in before["slices"] if piece["node"] != before["home"])
-    assert disturbed(client, pool.pids()[f"agent.{lost}"], signal.SIGKILL) == undisturbed
+    assert struck(client, pool.pids()[f"agent.{lost}"], signal.SIGKILL) == undisturbed
     after = with_spares(pool)
     assert cut(after) == cut(before), "no layer moves between slices"
     assert "".join(stream(client)) == undisturbed
@@ -79,5 +80,5 @@ def test_a_stage_that_dies_or_hangs_is_no_end(pool: Installed, client: OpenAI, h
     with_spares(pool)
     undisturbed = "".join(stream(client))
     for pid in workers(pool)[:2]:
-        assert disturbed(client, pid, how) == undisturbed
+        assert struck(client, pid, how) == undisturbed
         with_spares(pool)

@@ -3,77 +3,57 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
 
 import psutil
 import pytest
 from openai import OpenAI
 
 from tests.cli.running import Installed
+from tests.e2e.conftest import client_of
+from tests.e2e.streaming import OPTIONS, stream, struck
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow]
-ASK = [{"role": "user", "content": "Tell me about the sea and the moon."}]
-OPTIONS = {"model": "default", "messages": ASK, "max_tokens": 80, "temperature": 0.8, "seed": 5}
 
 
-def stream(client: OpenAI) -> Iterator[str]:
-    for chunk in client.chat.completions.create(**OPTIONS, stream=True):  # type: ignore[call-overload]
-        if chunk.choices:
-            yield chunk.choices[0].delta.content or ""
+@pytest.fixture(scope="module")
+def undisturbed(demo: Installed) -> str:
+    with client_of(demo) as client:
+        return "".join(stream(client))
 
 
-def speculator(demo: Installed) -> int:
-    return next(pid for name, pid in demo.record["processes"].items() if name.startswith("speculator"))
+def process(demo: Installed, kind: str) -> int:
+    return next(pid for name, pid in demo.record["processes"].items() if name.startswith(kind))
 
 
 def served_again(demo: Installed) -> None:
     wait_until(lambda: demo.status().get("healthy", False), "the system is healthy again", timeout_s=60)
 
 
-@pytest.mark.parametrize("after", [0, 3, 20])
-def test_a_killed_speculator_changes_nothing_in_the_text(demo: Installed, client: OpenAI, after: int) -> None:
-    undisturbed = "".join(stream(client))
-    parts: list[str] = []
-    for part in stream(client):
-        if len(parts) == after:
-            os.kill(speculator(demo), signal.SIGKILL)
-        parts.append(part)
-    assert "".join(parts) == undisturbed
+@pytest.mark.parametrize("after", [0, 3, 12])
+def test_a_killed_speculator_changes_nothing_in_the_text(
+    demo: Installed, client: OpenAI, undisturbed: str, after: int
+) -> None:
+    assert struck(client, process(demo, "speculator"), after=after) == undisturbed
     served_again(demo)
 
 
-def test_a_killed_drafter_goes_unnoticed(demo: Installed, client: OpenAI) -> None:
-    undisturbed = "".join(stream(client))
-    parts: list[str] = []
-    for part in stream(client):
-        if len(parts) == 5:
-            drafter = next(pid for name, pid in demo.record["processes"].items() if name.startswith("drafter"))
-            os.kill(drafter, signal.SIGKILL)
-        parts.append(part)
-    assert "".join(parts) == undisturbed
+def test_a_killed_drafter_goes_unnoticed(demo: Installed, client: OpenAI, undisturbed: str) -> None:
+    assert struck(client, process(demo, "drafter")) == undisturbed
     served_again(demo)
 
 
-def test_a_stopped_drafter_is_not_waited_for(demo: Installed, client: OpenAI) -> None:
-    undisturbed = "".join(stream(client))
-    drafter = next(pid for name, pid in demo.record["processes"].items() if name.startswith("drafter"))
-    os.kill(drafter, signal.SIGSTOP)
+def test_a_stopped_drafter_is_not_waited_for(demo: Installed, client: OpenAI, undisturbed: str) -> None:
+    drafter = process(demo, "drafter")
     try:
-        assert "".join(stream(client)) == undisturbed
+        assert struck(client, drafter, signal.SIGSTOP, after=0) == undisturbed
     finally:
         os.kill(drafter, signal.SIGCONT)
     served_again(demo)
 
 
-def test_a_killed_broker_comes_back_and_the_stream_goes_on(demo: Installed, client: OpenAI) -> None:
-    undisturbed = "".join(stream(client))
-    parts: list[str] = []
-    for part in stream(client):
-        if len(parts) == 5:
-            os.kill(demo.record["processes"]["broker"], signal.SIGKILL)
-        parts.append(part)
-    assert "".join(parts) == undisturbed
+def test_a_killed_broker_comes_back_and_the_stream_goes_on(demo: Installed, client: OpenAI, undisturbed: str) -> None:
+    assert struck(client, process(demo, "broker")) == undisturbed
     served_again(demo)
 
 
@@ -89,8 +69,7 @@ def test_a_client_that_leaves_frees_its_session(demo: Installed, client: OpenAI)
     wait_until(idle, "no session is left", timeout_s=30)
 
 
-def test_many_streams_at_once_are_all_whole(client: OpenAI) -> None:
-    undisturbed = "".join(stream(client))
+def test_many_streams_at_once_are_all_whole(client: OpenAI, undisturbed: str) -> None:
     texts: list[str] = []
 
     def ask() -> None:
