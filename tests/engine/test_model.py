@@ -153,3 +153,12 @@ def test_a_function_that_ggml_lacks_is_a_typed_failure() -> None:
     with pytest.raises(TwdError) as caught:
         library.ggml("ggml_no_such_function", [], None)
     assert caught.value.code is FailureCode.UNSUPPORTED
+
+
+@pytest.mark.parametrize("amx", [False, True])
+def test_weights_are_not_repacked_for_kernels_that_may_crash(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch, amx: bool
+) -> None:
+    monkeypatch.setattr(model_module, "has_amx", lambda: amx)
+    parameters, _ = model_module._parameters(ModelSettings(tiny_path))
+    assert parameters.use_extra_bufts is not amx

@@ -29,13 +29,12 @@ PINGS: Final = 5
 LINK_SLOW_MS: Final = 10.0
 ASK_LLAMA: Final = """
 import json
-from twd.engine.build import engine_build
+from twd.engine.build import has_amx
 from twd.engine.library import devices, supports_rpc
 found = devices()
 named = [d.name + (" (" + d.description + ")" if d.description != d.name else "") for d in found]
 accelerated = any(d.kind in ("gpu", "igpu") for d in found)
-amx = "AMX_INT8" in engine_build()
-print(json.dumps({"rpc": supports_rpc(), "devices": named, "accelerated": accelerated, "amx": amx}))
+print(json.dumps({"rpc": supports_rpc(), "devices": named, "accelerated": accelerated, "amx": has_amx()}))
 """
 
 

@@ -58,7 +58,7 @@ def check_llama(build: Build, settings: Settings, wanted: str) -> list[Finding]:
         detail = "was built without RPC, so it cannot use workers on other machines"
         found.append(say("llama.cpp RPC", detail, f"CMAKE_ARGS=-DGGML_RPC=ON {rebuild}"))
     if build.amx:
-        detail = "was built with kernels for AMX, which end every process that uses them if GCC before 12.4 made them"
+        detail = "has kernels for AMX, which crash if GCC before 12.4 made them; so twd repacks no weights (slower)"
         flags = " ".join(f"-DCMAKE_{language}_FLAGS=-mno-amx-int8" for language in ("C", "CXX"))
         found.append(odd("llama.cpp AMX", detail, f'CMAKE_ARGS="{flags} -DGGML_RPC=ON" {rebuild}'))
     asked = {settings.engine.backend, *(model.backend for model in settings.models.values())} & CMAKE.keys()

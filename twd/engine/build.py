@@ -1,5 +1,7 @@
 """Which build of llama.cpp computes here: logits are equal bit for bit within one build and instruction set only."""
 
+from functools import cache
+
 from twd.engine.library import llama, version
 
 
@@ -8,3 +10,9 @@ def engine_build() -> str:
     told = llama.llama_print_system_info()
     uses = [part.strip().removesuffix(" = 1") for part in told.decode("utf-8", "replace").split("|")]
     return " ".join([version(), *sorted(part for part in uses if part)])[:1024]
+
+
+@cache
+def has_amx() -> bool:
+    """Whether it has kernels for AMX: some compilers make them so that they end the process that uses them."""
+    return "AMX_INT8" in engine_build()

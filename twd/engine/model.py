@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from twd.engine.build import has_amx
 from twd.engine.library import Device, devices, last_errors, llama, start
 from twd.engine.memory import require_memory
 from twd.engine.rpc_pool import keep_on_host
@@ -158,7 +159,7 @@ def _parameters(settings: ModelSettings) -> tuple[ctypes.Structure, list[object]
     parameters.n_gpu_layers = settings.gpu_layers
     mapped = settings.use_mmap or settings.from_disk
     parameters.load_mode = llama.LLAMA_LOAD_MODE_MMAP if mapped else llama.LLAMA_LOAD_MODE_NONE
-    parameters.use_extra_bufts = settings.use_extra_bufts and not settings.from_disk
+    parameters.use_extra_bufts = settings.use_extra_bufts and not settings.from_disk and not has_amx()
     parameters.vocab_only = settings.vocab_only
     keep: list[object] = []
     if settings.devices:
