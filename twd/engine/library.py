@@ -96,19 +96,21 @@ class _Abort:
     """What this process does when llama.cpp gives up."""
 
     code: int = 70
+    level: int = logging.CRITICAL
 
 
 _abort = _Abort()
 
 
 def leave_on_abort_with(code: int) -> None:
-    """The exit code of this process when llama.cpp gives up: over a pool that means that a worker is gone."""
-    _abort.code = code
+    """The exit code of this process when llama.cpp gives up: over a pool that means that a worker is gone, which is
+    nothing unheard of."""
+    _abort.code, _abort.level = code, logging.WARNING
 
 
 def _leave_on_abort(reason: bytes) -> None:
     """llama.cpp gives up: say why and leave at once, instead of waiting for a debugger."""
-    _log.critical("llama.cpp aborted: %s", reason.decode("utf-8", "replace").strip())
+    _log.log(_abort.level, "llama.cpp gave up: %s", reason.decode("utf-8", "replace").strip())
     logging.shutdown()
     os._exit(_abort.code)
 
