@@ -4,8 +4,8 @@
     TWD_HOME=... python contrib/chaos/pool.py --streams 50
 
 Each question is asked twice with the same seed, half of them greedily: once undisturbed, once with a blow at a random
-piece of the answer. `--also agent,coordinator` strikes those in turn, too. The exit code is 0 when all texts are equal
-and no gap was longer than `--within`.
+piece of the answer. `--strike agent,coordinator` strikes those in turn instead. The exit code is 0 when all texts are
+equal and no gap was longer than `--within`.
 """
 
 import argparse
@@ -128,7 +128,7 @@ async def run(options: argparse.Namespace) -> int:
     """All streams, one after another, then the report."""
     home, chance = Ground().home, random.Random(options.seed)
     client = ChatClient(ApiAddress(running(home).addresses["api"]))
-    kinds = ["worker", *(name for name in options.also.split(",") if name)]
+    kinds = options.strike.split(",")
     outcomes: list[Outcome] = []
     try:
         for number in range(options.streams):
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=60, help="tokens of each answer")
     parser.add_argument("--seed", type=int, default=1, help="of the places where it strikes")
     parser.add_argument("--within", type=float, default=5.0, help="seconds that a gap may last")
-    parser.add_argument("--also", default="", help="strike these, too: agent, coordinator, speculator")
+    parser.add_argument("--strike", default="worker", help="whom, in turn: worker, agent, coordinator, speculator")
     sys.exit(asyncio.run(run(parser.parse_args())))
 
 
