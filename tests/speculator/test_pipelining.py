@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.speculator.fakes import VOCAB, Driver, FakePipeline, drafts, job, make_core, text_of
 from twd.engine.pipe import Pipe
 from twd.speculator.links import Drafter
-from twd.speculator.pipelining import best_width, chunk_rows, groups, sessions_together
+from twd.speculator.pipelining import best_width, chunk_rows, groups, sessions_together, span
 from twd.wire.base import InstanceId, JobId, NodeId
 from twd.wire.draft import DraftProposed
 from twd.wire.job import JobFailed, JobFinished, JobStarted, Speculation
@@ -109,9 +109,9 @@ def pipe(step: float, links: float, stages: int = 2, row: float = 0.5) -> Pipe:
 
 
 def test_sessions_share_passes_only_when_the_stages_are_the_bottleneck() -> None:
-    assert sessions_together(4, pipe(step=5.0, links=30.0)) == 1
-    assert sessions_together(8, pipe(step=20.0, links=0.0)) > 1
-    assert sessions_together(1, pipe(step=5.0, links=0.0)) == 1
+    assert sessions_together(range(4), pipe(step=5.0, links=30.0)) == 1
+    assert sessions_together(range(8), pipe(step=20.0, links=0.0)) > 1
+    assert sessions_together(range(1), pipe(step=5.0, links=0.0)) == 1
 
 
 @pytest.mark.parametrize("links", [0.0, 20.0, 50.0])
@@ -130,18 +130,19 @@ def test_windows_that_none_may_follow_are_wider() -> None:
 
 def test_sessions_are_not_grouped_anew_for_little() -> None:
     wide = pipe(step=18.0, links=30.0, row=0.8)
-    free = sessions_together(8, wide)
-    assert sessions_together(8, wide, held=free + 1) == free + 1
-    assert sessions_together(8, wide, held=1) == free
-    assert sessions_together(2, wide, held=8) <= 2
+    free = sessions_together(range(8), wide)
+    assert sessions_together(range(8), wide, held=free + 1) == free + 1
+    assert sessions_together(range(8), wide, held=1) == free
+    assert sessions_together(range(2), wide, held=8) <= 2
 
 
 @pytest.mark.parametrize(
     ("slots", "size", "wanted"),
     [
         ([5], 4, [[5]]),
-        ([0, 1, 2, 3, 4, 5, 6, 7], 3, [[0, 1], [2, 3, 4], [5, 6, 7]]),
+        ([0, 1, 2, 3, 4, 5, 6, 7], 3, [[0, 1, 2], [3, 4, 5], [6, 7]]),
         ([7, 2, 0, 5], 2, [[0, 2], [5, 7]]),
+        ([0, 1, 2, 7], 2, [[0, 1, 2], [7]]),
         ([3, 1], 9, [[1, 3]]),
     ],
 )
@@ -150,12 +151,19 @@ def test_neighbours_share_a_pass(slots: list[int], size: int, wanted: list[list[
 
 
 @given(slots=st.lists(st.integers(0, 40), min_size=1, max_size=20, unique=True), size=st.integers(1, 20))
-def test_every_slot_is_in_one_group_and_none_is_much_smaller(slots: list[int], size: int) -> None:
+def test_every_slot_is_in_one_group_and_none_is_wider_than_it_must_be(slots: list[int], size: int) -> None:
     found = groups(slots, size)
     assert [slot for group in found for slot in group] == sorted(slots)
-    sizes = [len(group) for group in found]
-    assert max(sizes) <= size
-    assert max(sizes) - min(sizes) <= 1
+    count = -(-len(slots) // size)
+    assert len(found) <= count
+    order = sorted(slots)
+    even = [order[len(order) * number // count : len(order) * (number + 1) // count] for number in range(count)]
+    assert max(map(span, found)) <= max(map(span, even))
+
+
+def test_slots_far_apart_do_not_share_a_pass() -> None:
+    dear_rows = pipe(step=4.0, links=5.0, row=4.0)
+    assert sessions_together([0, 1, 2, 3], dear_rows) >= sessions_together([0, 20, 40, 60], dear_rows) == 1
 
 
 def flat(stages: int, each_row_ms: float = 1.5) -> Pipe:

@@ -6,7 +6,7 @@ more is known. So how many windows are in flight follows from the pipe's length 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import lru_cache
 from math import ceil
 
 from twd.engine.pipe import Pipe
@@ -28,28 +28,55 @@ _SURE = 0.999
 _BETTER, _MUCH_BETTER = 0.98, 0.93
 
 
-def sessions_together(running: int, pipe: Pipe, held: int = 0) -> int:
+def sessions_together(slots: Sequence[int], pipe: Pipe, held: int = 0) -> int:
     """How many sessions should share a pass: as few as keep the slowest stage from being the bottleneck.
 
     To group them anew costs each of them a wait, so `held`, as many as there were, stays while it is nearly as good.
     """
+    running = tuple(sorted(slots))
 
     def cycle_ms(size: int) -> float:
-        return max(pipe.trip_ms(size), ceil(running / size) * pipe.step_ms(size))
+        rows = [span(group) for group in _groups(running, size)]
+        return max(pipe.trip_ms(max(rows)), sum(map(pipe.step_ms, rows)))
 
-    best, best_ms = running, float("inf")
-    for size in range(1, running + 1):
+    best, best_ms = len(running), float("inf")
+    for size in range(1, len(running) + 1):
         if cycle_ms(size) < best_ms * _BETTER:
             best, best_ms = size, cycle_ms(size)
-    return held if 0 < held <= running and cycle_ms(held) * _MUCH_BETTER <= best_ms else best
+    return held if 0 < held <= len(running) and cycle_ms(held) * _MUCH_BETTER <= best_ms else best
 
 
 def groups(slots: Sequence[int], size: int) -> list[list[int]]:
-    """Slots that share their passes: neighbours, for only those are computed at once, and `size` of them at most."""
-    order = sorted(slots)
+    """Slots that share their passes: about `size` of them, as near to each other as can be.
+
+    Only neighbours are computed at once, so a pass has a row for every slot between them, too.
+    """
+    return [list(group) for group in _groups(tuple(sorted(slots)), size)]
+
+
+def span(group: Sequence[int]) -> int:
+    """The slots from the first to the last of a group."""
+    return group[-1] - group[0] + 1
+
+
+@lru_cache(maxsize=1024)
+def _groups(order: tuple[int, ...], size: int) -> list[tuple[int, ...]]:
     count = ceil(len(order) / size)
-    ends = [len(order) * (number + 1) // count for number in range(count)]
-    return [order[begin:end] for begin, end in pairwise([0, *ends])]
+    widest = ceil(len(order) / count)
+    while len(found := _no_wider(order, widest)) > count:
+        widest += 1
+    return found
+
+
+def _no_wider(order: tuple[int, ...], widest: int) -> list[tuple[int, ...]]:
+    """As few groups as there can be of this span."""
+    found: list[tuple[int, ...]] = []
+    first = 0
+    for place, slot in enumerate(order):
+        if slot - order[first] >= widest:
+            found.append(order[first:place])
+            first = place
+    return [*found, order[first:]]
 
 
 def chunk_rows(tokens: int, most: int, pipe: Pipe) -> int:
@@ -155,7 +182,7 @@ class PipePlanner(Planner):
         sessions = {session.slot: session for session in running}
         if all(session.guessing for session in running):
             return []
-        self._together = sessions_together(len(running), self._pipe, self._together)
+        self._together = sessions_together(list(sessions), self._pipe, self._together)
         found: list[list[Session]] = []
         for slots in groups(list(sessions), self._together):
             ready = [sessions[slot] for slot in slots if not sessions[slot].guessing]
