@@ -299,10 +299,8 @@ def test_plain_text_and_tokens_need_no_template() -> None:
 
 
 def test_deeply_nested_tools_are_refused() -> None:
-    nested: Any = {"type": "function"}
-    for _ in range(900):
-        nested = [nested]
-    tools = [msgspec.Raw(msgspec.json.encode(nested))]
+    levels = 100_000  # more than any Python goes down
+    tools = [msgspec.Raw(b"[" * levels + b"{}" + b"]" * levels)]
     with pytest.raises(TwdError) as error:
         rendered(LLAMA, message("user"), tools=tools)
     assert error.value.code is FailureCode.BAD_REQUEST
