@@ -21,7 +21,7 @@ def stream(client: OpenAI) -> Iterator[str]:
             yield chunk.choices[0].delta.content or ""
 
 
-def struck(client: OpenAI, pid: int, blow: signal.Signals = signal.SIGKILL, after: int = 8) -> str:
+def struck(client: OpenAI, pid: int, blow: signal.Signals = signal.SIGKILL, after: int = 3) -> str:
     """The text, where a process gets a signal after so many pieces of it."""
     parts: list[str] = []
     for part in stream(client):
