@@ -33,7 +33,7 @@ from twd.engine.build import has_amx
 from twd.engine.library import devices, supports_rpc
 found = devices()
 named = [d.name + (" (" + d.description + ")" if d.description != d.name else "") for d in found]
-accelerated = any(d.kind in ("gpu", "igpu") for d in found)
+accelerated = any(d.is_gpu for d in found)
 print(json.dumps({"rpc": supports_rpc(), "devices": named, "accelerated": accelerated, "amx": has_amx()}))
 """
 

@@ -13,7 +13,6 @@ from twd.engine.library import FOLDER, devices, supports_rpc, version
 from twd.engine.rpc_probe import OURS
 from twd.kit import platform
 
-GPU_KINDS: Final = ("gpu", "igpu")
 MEASURE: Final = "--measure"
 
 
@@ -26,7 +25,7 @@ def describe(measure: bool) -> dict[str, Any]:
             "kind": device.kind,
             "total": device.total_bytes,
             "free": device.free_bytes,
-            "bandwidth": memory_speed(device) if measure and device.kind in GPU_KINDS else 0,
+            "bandwidth": memory_speed(device) if measure and device.is_gpu else 0,
         }
         for device in devices()
     ]

@@ -185,6 +185,11 @@ class Device:
     free_bytes: int
     handle: int
 
+    @property
+    def is_gpu(self) -> bool:
+        """Whether it is a GPU, with memory of its own or a part of the machine's."""
+        return self.kind in ("gpu", "igpu")
+
 
 _KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accelerator"}
 

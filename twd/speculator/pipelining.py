@@ -41,8 +41,9 @@ def sessions_together(slots: Sequence[int], pipe: Pipe, held: int = 0) -> int:
 
     best, best_ms = len(running), float("inf")
     for size in range(1, len(running) + 1):
-        if cycle_ms(size) < best_ms * _BETTER:
-            best, best_ms = size, cycle_ms(size)
+        spent_ms = cycle_ms(size)
+        if spent_ms < best_ms * _BETTER:
+            best, best_ms = size, spent_ms
     return held if 0 < held <= len(running) and cycle_ms(held) * _MUCH_BETTER <= best_ms else best
 
 
@@ -182,9 +183,10 @@ class PipePlanner(Planner):
         sessions = {session.slot: session for session in running}
         if all(session.guessing for session in running):
             return []
-        self._together = sessions_together(list(sessions), self._pipe, self._together)
+        order = sorted(sessions)
+        self._together = sessions_together(order, self._pipe, self._together)
         found: list[list[Session]] = []
-        for slots in groups(list(sessions), self._together):
+        for slots in groups(order, self._together):
             ready = [sessions[slot] for slot in slots if not sessions[slot].guessing]
             away = [sessions[slot] for slot in slots if sessions[slot].guessing]
             if ready and not any(in_step(session) for session in away):
