@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import venv
@@ -24,6 +25,8 @@ LOCKS = ["requirements/dev.txt", "requirements/model.txt", "requirements/uv.txt"
 BUILD_LOCK = "requirements/build.txt"
 BINARIES = VENV / ("Scripts" if os.name == "nt" else "bin")
 LLAMA_CMAKE = ["-DGGML_RPC=ON", "-DLLAVA_BUILD=OFF"]
+KERNELS = ["contrib/llama/few_rows.cmake", "contrib/llama/few_rows.cpp"]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twd" / "kernels"
 NO_AMX = ["-DCMAKE_C_FLAGS=-mno-amx-int8", "-DCMAKE_CXX_FLAGS=-mno-amx-int8"]
 """GCC before 12.4 and 13.3 (bug 114098) makes kernels for AMX that crash; whether others are exact was not tried."""
 HEARTBEAT_S = 20
@@ -55,7 +58,32 @@ def llama_cmake() -> list[str]:
     features = processor_features()
     marker = hashlib.sha256(" ".join(sorted(features)).encode()).hexdigest()[:12]
     own = os.environ.get("CMAKE_ARGS", "").split()
-    return [*LLAMA_CMAKE, f"-DTWD_PROCESSOR={marker}", *(NO_AMX if "amx_int8" in features else []), *own]
+    kernels = f"-DCMAKE_PROJECT_ggml_INCLUDE={(kernels_folder() / 'few_rows.cmake').as_posix()}"
+    return [*LLAMA_CMAKE, kernels, f"-DTWD_PROCESSOR={marker}", *(NO_AMX if "amx_int8" in features else []), *own]
+
+
+def kernels_folder() -> Path:
+    """Where our kernels for llama.cpp lie during a build: named by what they are, since a build is cached by its
+    settings, and one for all checkouts."""
+    digest = hashlib.sha256()
+    for name in KERNELS:
+        digest.update((ROOT / name).read_bytes())
+    return CACHE / digest.hexdigest()[:12]
+
+
+def place_kernels() -> None:
+    """Copy them there; whole, or not at all."""
+    folder = kernels_folder()
+    if folder.exists():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=folder.parent))
+    for name in KERNELS:
+        shutil.copy(ROOT / name, draft)
+    try:
+        draft.rename(folder)
+    except OSError:  # somebody else was quicker
+        shutil.rmtree(draft)
 
 
 def processor_features() -> set[str]:
@@ -128,6 +156,7 @@ def install() -> None:
         say("installing uv, which installs the rest")
         pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--require-hashes"]
         run([*pip, "-r", "requirements/uv.txt"], "installing uv")
+    place_kernels()
     cmake = ";".join(llama_cmake())
     built = BUILT.exists() and BUILT.read_text() == cmake
     say("installing what requirements/ names" + ("" if built else "; compiling llama.cpp takes about 3 minutes, once"))

@@ -1,11 +1,17 @@
 """The exact settings are exact, others are caught, and the choice fits the weights."""
 
+from pathlib import Path
+
 import pytest
 
+from twd.engine import exactness as exactness_module
 from twd.engine.context import Context, ContextSettings, Layout
-from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, multiplies_floats, self_test
-from twd.engine.model import Model
+from twd.engine.demo_model import demo_model
+from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test
+from twd.engine.kernels import any_kernels
+from twd.engine.model import Model, ModelSettings
 from twd.engine.probe import can_rollback
+from twd.engine.quantize import quantize
 from twd.engine.target import LocalTarget
 from twd.wire.model import CostPoint, Exactness
 
@@ -26,10 +32,19 @@ def test_quantised_weights_are_exact_below_and_above_512_cells(q4: Model) -> Non
 
 
 @pytest.mark.model
-def test_float_weights_are_exact_with_two_rows(f16: Model) -> None:
+def test_float_weights_are_exact_with_one_row_or_two(f16: Model) -> None:
     verdict = measure(f16, exact=True)
     assert (verdict.exact, verdict.compared) == (True, 24)
-    assert "rows >= 2" in verdict.settings
+    assert f"rows >= {1 if any_kernels() else 2}" in verdict.settings
+
+
+@pytest.mark.model
+def test_with_two_rows_float_weights_are_exact_whoever_computes(f16: Model) -> None:
+    settings = exact_plan(f16, WANTED, exact=True).settings
+    with Context(f16, settings) as context:
+        target = LocalTarget(context)
+        target.need_rows(2)
+        assert self_test(target, "two rows", budget_s=60).exact
 
 
 def test_what_other_devices_compute_gets_the_types_that_are_wanted(
@@ -54,9 +69,10 @@ def test_who_insists_gets_passes_of_one_width_on_other_devices(tiny: Model, monk
 
 
 @pytest.mark.model
-def test_passes_of_one_width_are_exact_where_other_widths_take_other_kernels(f16: Model) -> None:
+def test_passes_of_one_width_are_exact_where_other_widths_take_other_kernels(model_cache: Path, tmp_path: Path) -> None:
     settings = ContextSettings(ctx_size=768, parallel=2, threads=1, type_k="f16", type_v="f16", layout=Layout.STREAMS)
-    with Context(f16, settings) as context:
+    path = quantize(demo_model(model_cache, "f16"), tmp_path / "bf16.gguf", "bf16")  # no kernels of ours
+    with Model.load(ModelSettings(path)) as model, Context(model, settings) as context:
         target = LocalTarget(context)
         assert not self_test(target, "as it comes", budget_s=60).exact
         target.fix_rows(16)
@@ -85,9 +101,14 @@ def test_inexact_settings_are_found_out(tiny: Model) -> None:
 
 
 @pytest.mark.model
-def test_rows_are_doubled_only_where_floats_are_multiplied(q4: Model, tiny: Model) -> None:
-    assert multiplies_floats(tiny.info)
-    assert not multiplies_floats(q4.info)
+def test_rows_are_doubled_only_where_floats_are_multiplied_without_our_kernels(
+    q4: Model, tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for ours, rows in ((True, (1, 2)), (False, (2, 0))):
+        monkeypatch.setattr(exactness_module, "one_row_like_many", lambda _, ours=ours: ours)
+        plan = exact_plan(tiny, WANTED, exact=True)
+        assert (plan.rows_min, plan.rows_else) == rows
+        assert exact_plan(q4, WANTED, exact=True).rows_min == 1
     assert exact_plan(q4, WANTED, exact=False).settings == WANTED
 
 

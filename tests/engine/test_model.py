@@ -9,6 +9,7 @@ from twd.engine import library, memory
 from twd.engine import model as model_module
 from twd.engine.context import Context, ContextSettings
 from twd.engine.model import Model, ModelSettings
+from twd.gguf_tools.inspect import inspect
 from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
 
@@ -160,5 +161,6 @@ def test_weights_are_not_repacked_for_kernels_that_may_crash(
     tiny_path: Path, monkeypatch: pytest.MonkeyPatch, amx: bool
 ) -> None:
     monkeypatch.setattr(model_module, "has_amx", lambda: amx)
-    parameters, _ = model_module._parameters(ModelSettings(tiny_path))
+    monkeypatch.setattr(model_module, "need_no_repacking", lambda tensors: False)
+    parameters, _ = model_module._parameters(ModelSettings(tiny_path), inspect(tiny_path))
     assert parameters.use_extra_bufts is not amx

@@ -2,6 +2,7 @@
 
 from functools import cache
 
+from twd.engine.kernels import any_kernels
 from twd.engine.library import llama, version
 
 
@@ -9,7 +10,8 @@ def engine_build() -> str:
     """The build and what it makes use of, in one line."""
     told = llama.llama_print_system_info()
     uses = [part.strip().removesuffix(" = 1") for part in told.decode("utf-8", "replace").split("|")]
-    return " ".join([version(), *sorted(part for part in uses if part)])[:1024]
+    ours = ["FEW_ROWS"] if any_kernels() else []
+    return " ".join([version(), *sorted([part for part in uses if part] + ours)])[:1024]
 
 
 @cache

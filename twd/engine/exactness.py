@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from twd.engine.context import ContextSettings, Layout
+from twd.engine.kernels import one_row_like_many
 from twd.engine.model import Model
 from twd.engine.target import LocalTarget
 from twd.engine.window import Logits, Window
-from twd.gguf_tools.inspect import GgufInfo, any_floats
+from twd.gguf_tools.inspect import GgufInfo, floats
 from twd.wire.failures import TwdError
 from twd.wire.model import CostPoint, Exactness
 
@@ -32,6 +33,8 @@ class ExactPlan:
 
     settings: ContextSettings
     rows_min: int = 1
+    rows_else: int = 0
+    """The fewest where a test shows that those are too few, as with workers that have another build."""
     fixed: bool = False
 
     def describe(self, rows_fixed: int = 0) -> str:
@@ -49,11 +52,11 @@ def exact_plan(
 
     K and V of unlike types keep all passes on one attention kernel (with equal ones llama.cpp takes another for
     single rows from 512 cells on, and a third for 64 rows and more); of the unlike pairs, K q8_0 with V f16 is the
-    fastest. Buffers of their own keep a session's cells in order. Float weights need two rows, since one alone goes
-    through another matrix kernel. That is the CPU. Other devices do not have attention for any pair of types, and over
-    RPC one that lacks it ends its worker. And they have kernels of their own for many widths: there, passes agree that
-    all have equally many rows and one window, whatever place a row has in them. That is dear for many sessions and for
-    plain steps, so it is done only where somebody insists. `on_cpus`: what this model gives away computes on CPUs.
+    fastest. Buffers of their own keep a session's cells in order. Float weights need two rows where the build has no
+    kernel of ours for them, since llama.cpp has another one for a single row. That is the CPU. Other devices do not
+    have attention for any pair of types, and over RPC one that lacks it ends its worker. And they have kernels of their
+    own for many widths: there, passes agree that all have equally many rows and one window, whatever place a row has
+    in them. That is dear for many sessions and for plain steps, so it is done only where somebody insists. `on_cpus`: what this model gives away computes on CPUs.
     """
     if not exact:
         return ExactPlan(wanted)
@@ -62,7 +65,9 @@ def exact_plan(
     type_k, type_v = ("f16", "f16") if shares_keys(model.info) else _unlike_types(model.info)
     layout = wanted.layout if wanted.layout is Layout.TREE else Layout.STREAMS
     settings = replace(wanted, flash_attention=True, type_k=type_k, type_v=type_v, layout=layout)
-    return ExactPlan(settings, 2 if multiplies_floats(model.info) else 1)
+    if not floats(model.info.tensors):
+        return ExactPlan(settings)
+    return ExactPlan(settings, rows_else=2) if one_row_like_many(model.info.tensors) else ExactPlan(settings, 2)
 
 
 def _on_devices(wanted: ContextSettings) -> ExactPlan:
@@ -85,11 +90,6 @@ def _unlike_types(info: GgufInfo) -> tuple[str, str]:
 def shares_keys(info: GgufInfo) -> bool:
     """Whether the values are a part of the cached keys, so that llama.cpp wants one type for both."""
     return bool(info.metadata.get(f"{info.architecture}.attention.key_length_mla"))
-
-
-def multiplies_floats(info: GgufInfo) -> bool:
-    """Whether a matrix that every pass multiplies by is kept as floats."""
-    return any_floats(info.tensors)
 
 
 def self_test(target: LocalTarget, settings: str, budget_s: float = 1.5) -> Exactness:

@@ -26,6 +26,7 @@ __all__ = [
     "FOLDER",
     "Device",
     "devices",
+    "find_ggml",
     "ggml",
     "last_errors",
     "leave_on_abort_with",
@@ -159,19 +160,27 @@ def require_rpc() -> None:
 def _shared_objects() -> tuple[ctypes.CDLL, ...]:
     """The ggml libraries under the very names that llama.cpp loaded: another name would map a second copy."""
     folder = FOLDER / "lib"
-    names = ("libggml-base", "libggml", "libggml-rpc")
+    names = ("libggml-base", "libggml", "libggml-cpu", "libggml-rpc")
     found = (folder / f"{name}{end}" for name in names for end in (".so.0", ".0.dylib", ".dll"))
     return tuple(ctypes.CDLL(str(path)) for path in found if path.exists())
 
 
 def ggml(name: str, arguments: Sequence[type], result: type | None) -> Callable[..., Any]:
     """A function of ggml by name, with its C types declared."""
+    function = find_ggml(name, arguments, result)
+    if function is None:
+        raise TwdError(FailureCode.UNSUPPORTED, f"this build of llama.cpp has no {name}; reinstall llama-cpp-python")
+    return function
+
+
+def find_ggml(name: str, arguments: Sequence[type], result: type | None) -> Callable[..., Any] | None:
+    """The same where a build may lack it."""
     for shared_object in _shared_objects():
         function = getattr(shared_object, name, None)
         if function is not None:
             function.argtypes, function.restype = arguments, result
             return cast(Callable[..., Any], function)
-    raise TwdError(FailureCode.UNSUPPORTED, f"this build of llama.cpp has no {name}; reinstall llama-cpp-python")
+    return None
 
 
 @dataclass(frozen=True, slots=True)

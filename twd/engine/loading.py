@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from twd.engine.chat_template import ChatTemplate
@@ -181,16 +181,26 @@ def _wanted(plan: LoadPlan, model: Model) -> ContextSettings:
 def _measure(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Progress) -> tuple[Exactness, CostCurve]:
     if not plan.test:
         return Exactness(exact=False, settings=exact.describe()), _use_cost(plan, exact, target, _UNMEASURED)
-    if plan.memory is None:
-        found = _measure_now(plan, exact, target, progress)
-    else:
-        where, way_ms = (plan.pool.kind, plan.pool.rtt_ms) if plan.pool else ("", 0.0)
-        about = circumstances(plan.path, exact.settings, exact.rows_min, plan.gpu_layers, where)
-        known = recall(plan.memory, about)
-        found = farther(known, way_ms) if known else _measure_now(plan, exact, target, progress)
-        if known is None:
-            remember(plan.memory, about, farther(found, -way_ms))
+    found = _measured(plan, exact, target, progress)
+    if exact.rows_else and not found.exactness.exact:
+        exact = replace(exact, rows_min=exact.rows_else, rows_else=0)
+        target.need_rows(exact.rows_min)
+        found = _measured(plan, exact, target, progress)
     return found.exactness, _use_cost(plan, exact, target, found.cost)
+
+
+def _measured(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Progress) -> Measurement:
+    """What is known of this model in these circumstances, or else found out now."""
+    if plan.memory is None:
+        return _measure_now(plan, exact, target, progress)
+    where, way_ms = (plan.pool.kind, plan.pool.rtt_ms) if plan.pool else ("", 0.0)
+    about = circumstances(plan.path, exact.settings, exact.rows_min, plan.gpu_layers, where)
+    known = recall(plan.memory, about)
+    if known is not None:
+        return farther(known, way_ms)
+    found = _measure_now(plan, exact, target, progress)
+    remember(plan.memory, about, farther(found, -way_ms))
+    return found
 
 
 def _use_cost(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, points: Sequence[CostPoint]) -> CostCurve:

@@ -8,11 +8,13 @@ from types import TracebackType
 from typing import Self
 
 from twd.engine.build import has_amx
+from twd.engine.kernels import need_no_repacking
 from twd.engine.library import Device, devices, last_errors, llama, start
 from twd.engine.memory import require_memory
 from twd.engine.rpc_pool import keep_on_host
 from twd.engine.vocab import Vocab
-from twd.gguf_tools.inspect import GgufInfo, inspect
+from twd.gguf_tools.inspect import GgufInfo, block_kinds, inspect
+from twd.gguf_tools.slice_layout import read_facts
 from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.model import ModelFacts
@@ -64,7 +66,7 @@ class Model:
         start()
         info = inspect(settings.path)
         require_memory(_bytes_in_ram(info, settings), f"the model {settings.path.name}")
-        return cls(_load(settings, on_progress), info, settings)
+        return cls(_load(settings, info, on_progress), info, settings)
 
     def metadata(self, key: str) -> str | None:
         """A metadata value as llama.cpp prints it."""
@@ -121,7 +123,7 @@ def _bytes_in_ram(info: GgufInfo, settings: ModelSettings) -> int:
     return info.other_bytes + sum(info.layer_bytes[:kept])
 
 
-def _load(settings: ModelSettings, on_progress: Progress) -> int:
+def _load(settings: ModelSettings, info: GgufInfo, on_progress: Progress) -> int:
     raised: list[Exception] = []
 
     def report(progress: float, _: object) -> bool:
@@ -132,7 +134,7 @@ def _load(settings: ModelSettings, on_progress: Progress) -> int:
         return not raised
 
     callback = llama.llama_progress_callback(report)
-    parameters, keep = _parameters(settings)
+    parameters, keep = _parameters(settings, info)
     parameters.progress_callback = callback
     last_errors()
     handle = llama.llama_model_load_from_file(str(settings.path).encode(), parameters)
@@ -153,13 +155,19 @@ def load_error(what: str) -> TwdError:
     return TwdError(FailureCode.OUT_OF_MEMORY if memory else FailureCode.MODEL_LOAD, f"{what}: {reason}")
 
 
-def _parameters(settings: ModelSettings) -> tuple[ctypes.Structure, list[object]]:
+def _block_kinds(info: GgufInfo) -> str:
+    facts = read_facts(info.metadata)
+    return block_kinds(info.tensors) if facts is None else facts.blocks
+
+
+def _parameters(settings: ModelSettings, info: GgufInfo) -> tuple[ctypes.Structure, list[object]]:
     """llama.cpp's parameters, and what must stay alive while it reads them."""
     parameters = llama.llama_model_default_params()
     parameters.n_gpu_layers = settings.gpu_layers
     mapped = settings.use_mmap or settings.from_disk
     parameters.load_mode = llama.LLAMA_LOAD_MODE_MMAP if mapped else llama.LLAMA_LOAD_MODE_NONE
-    parameters.use_extra_bufts = settings.use_extra_bufts and not settings.from_disk and not has_amx()
+    repacked = settings.use_extra_bufts and not settings.from_disk and not has_amx()
+    parameters.use_extra_bufts = repacked and not need_no_repacking(_block_kinds(info))
     parameters.vocab_only = settings.vocab_only
     keep: list[object] = []
     if settings.devices:

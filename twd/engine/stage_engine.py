@@ -10,11 +10,12 @@ import numpy as np
 
 from twd.engine.context import ContextSettings, Logits, Rows
 from twd.engine.exactness import ExactPlan, exact_plan
+from twd.engine.kernels import one_row_like_many
 from twd.engine.model import Model, ModelSettings
 from twd.engine.pick import Pickers
 from twd.engine.stage_abort import AbortFlag, watch
 from twd.engine.stage_states import LayerInput, StageContext, States, Watched
-from twd.gguf_tools.inspect import any_floats
+from twd.gguf_tools.inspect import block_kinds, floats
 from twd.gguf_tools.slice_layout import SliceFacts, read_facts
 from twd.gguf_tools.slice_rules import RULES
 from twd.wire.failures import FailureCode, TwdError
@@ -221,7 +222,14 @@ def _facts(model: Model, plan: StagePlan) -> SliceFacts:
     """What the file holds; raises where the plan says something else."""
     info = model.info
     facts = read_facts(info.metadata) or SliceFacts(
-        "", 0, info.layers, info.layers, head=True, tail=False, floats=any_floats(info.tensors)
+        "",
+        0,
+        info.layers,
+        info.layers,
+        head=True,
+        tail=False,
+        floats=bool(floats(info.tensors)),
+        blocks=block_kinds(info.tensors),
     )
     held = (facts.first, facts.end, facts.layers, facts.head)
     if held != (plan.first, plan.end, plan.layers, plan.head):
@@ -246,7 +254,8 @@ def _exact_plan(model: Model, facts: SliceFacts, plan: StagePlan) -> ExactPlan:
         ubatch=_EXACT_ROWS if plan.exact else _FAST_ROWS,
     )
     exact = exact_plan(model, wanted, plan.exact)
-    return replace(exact, rows_min=2 if plan.exact and not model.offloads and facts.floats else 1)
+    padded = plan.exact and not model.offloads and facts.floats and not one_row_like_many(model.info.tensors)
+    return replace(exact, rows_min=2 if padded else 1)
 
 
 def _states(model: Model, facts: SliceFacts, settings: ContextSettings) -> States | None:

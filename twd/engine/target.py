@@ -44,8 +44,8 @@ class _Job:
 class LocalTarget:
     """A `Target` over one context. Everything of a step happens in `collect`, on the caller's thread.
 
-    `rows_min` 2 keeps float weights exact: a pass of one row would go through another kernel than all others. Devices
-    have kernels for many widths; there `fix_rows` does the same.
+    `rows_min` 2 keeps float weights exact where a pass of one row would go through another kernel than all others.
+    Devices have kernels for many widths; there `fix_rows` does the same.
     A model that cannot roll back takes no drafts, and reuses a slot only for a prompt that continues it.
     """
 
@@ -68,6 +68,10 @@ class LocalTarget:
         self._sessions: dict[int, _Session] = {}
         self._pending: list[Window] = []
         self._end_tokens = context.model.vocab.end_tokens
+
+    def need_rows(self, rows_min: int) -> None:
+        """Give every pass at least so many rows from now on."""
+        self.planner.need_rows(rows_min)
 
     def fix_rows(self, rows: int) -> None:
         """Give every pass so many rows from now on, all with logits where any has."""

@@ -12,6 +12,7 @@ from twd.gguf_tools.header import ArrayField, BrokenGguf, GgufHeader, Scalar, Te
 _LAYER = re.compile(r"^blk\.(\d+)\.")
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 _MATRIX = 2
+EXPERTS = ":experts"
 _FLOATS = frozenset({"F32", "F16", "BF16"})
 
 
@@ -158,13 +159,23 @@ def _bytes_by_layer(tensors: list[TensorInfo], layers: int) -> tuple[list[int], 
     return by_layer, other
 
 
-def any_floats(tensors: Iterable[TensorInfo]) -> bool:
-    """Whether a matrix that every pass multiplies by is kept as floats; an embedding is looked up only, unless it
-    serves as the output matrix too."""
-    matrices = {tensor.name: tensor.kind.name for tensor in tensors if len(tensor.shape) >= _MATRIX}
-    if "output.weight" in matrices:
-        matrices.pop("token_embd.weight", None)
-    return any(kind in _FLOATS for kind in matrices.values())
+def floats(tensors: Iterable[TensorInfo]) -> list[TensorInfo]:
+    """The matrices that are kept as floats."""
+    return [tensor for tensor in _matrices(tensors) if tensor.kind.name in _FLOATS]
+
+
+def block_kinds(tensors: Iterable[TensorInfo]) -> str:
+    """The types of the other matrices; those that hold several experts' are told apart."""
+    blocks = [tensor for tensor in _matrices(tensors) if tensor.kind.name not in _FLOATS]
+    return " ".join(sorted({tensor.kind.name + (EXPERTS if len(tensor.shape) > _MATRIX else "") for tensor in blocks}))
+
+
+def _matrices(tensors: Iterable[TensorInfo]) -> list[TensorInfo]:
+    """What every pass multiplies by; an embedding is looked up only, unless it serves as the output matrix too."""
+    found = {tensor.name: tensor for tensor in tensors if len(tensor.shape) >= _MATRIX}
+    if "output.weight" in found:
+        found.pop("token_embd.weight", None)
+    return list(found.values())
 
 
 def layer_of(name: str) -> int | None:

@@ -14,11 +14,11 @@ from typing import Final
 from twd.gguf_tools.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from twd.gguf_tools.encode import encode_field
 from twd.gguf_tools.header import ArrayField, GgufHeader, Scalar, TensorInfo
-from twd.gguf_tools.inspect import any_floats, layer_of
+from twd.gguf_tools.inspect import block_kinds, floats, layer_of
 from twd.gguf_tools.slice_rules import PER_LAYER, RULES, Output, SliceRule, can_cut, can_slice, odd_tensor
 from twd.wire.failures import FailureCode, TwdError
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _PREFIX: Final = "twd.slice."
 _STAND_IN_ROWS: Final = 32
 _SMALL_LAYER_BYTES: Final = 64 << 20
@@ -30,7 +30,8 @@ _Fields = dict[str, tuple[GGUFValueType, Scalar | list[Scalar]]]
 
 @dataclass(frozen=True, slots=True)
 class SliceFacts:
-    """What a slice says of itself. `tail`: an all-zero layer ends it. `floats`: the model multiplies by floats."""
+    """What a slice says of itself. `tail`: an all-zero layer ends it. `floats`: the model multiplies by floats.
+    `blocks`: the types of its other matrices, as `block_kinds` tells them."""
 
     model: str
     first: int
@@ -39,6 +40,7 @@ class SliceFacts:
     head: bool
     tail: bool
     floats: bool
+    blocks: str
 
     @property
     def whole(self) -> bool:
@@ -99,7 +101,8 @@ def lay_out(shards: Sequence[GgufHeader], model: str, first: int, end: int, *, h
         layers=_layers(header),
         head=head,
         tail=_wants_tail(shards, first, end, head),
-        floats=any_floats(_all(shards)),
+        floats=bool(floats(_all(shards))),
+        blocks=block_kinds(_all(shards)),
     )
     return _Layout(shards, facts).build()
 
@@ -207,6 +210,7 @@ class _Layout:
             prefix + "vocab_size": (number, self._vocabulary if facts.ends else _STAND_IN_ROWS),
             _PREFIX + "format": (number, FORMAT),
             _PREFIX + "model": (text, facts.model),
+            _PREFIX + "blocks": (text, facts.blocks),
         }
         written |= {_PREFIX + name: (number, getattr(facts, name)) for name in ("first", "end", "layers")}
         written |= {_PREFIX + name: (yes_no, getattr(facts, name)) for name in ("head", "tail", "floats")}

@@ -1,0 +1,107 @@
+"""Our kernels: right, and a row's results do not depend on how many rows come with it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from gguf.quants import dequantize
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.engine.products import Floats, product, stored
+from twd.engine import kernels
+from twd.engine.kernels import any_kernels, need_no_repacking, one_row_like_many
+from twd.engine.model import Model
+from twd.gguf_tools.constants import GGMLQuantizationType as Kind
+from twd.gguf_tools.header import TensorInfo
+
+needs_kernels = pytest.mark.skipif(not any_kernels(), reason="this build of llama.cpp has no kernels of ours")
+KINDS = {Kind.F32: 1e-6, Kind.F16: 1e-3, Kind.Q8_0: 1e-2, Kind.Q4_0: 1e-2}
+COUNTS = (1, 2, 3, 5, 6, 7, 8, 9, 12, 13, 16, 17, 63, 64, 65, 130)
+
+
+@dataclass(frozen=True)
+class Case:
+    kind: Kind
+    rows: int
+    columns: int
+
+    def weights(self) -> Floats:
+        return np.random.default_rng(1).standard_normal((self.rows, self.columns), np.float32)
+
+    def inputs(self, count: int) -> Floats:
+        return np.random.default_rng(2).standard_normal((count, self.columns), np.float32)
+
+
+def tensor(name: str, kind: Kind, *shape: int) -> TensorInfo:
+    return TensorInfo(name=name, shape=shape, kind=kind, offset=0, size_bytes=0)
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("rows", "columns"), [(4, 32), (192, 576), (600, 96), (1536, 576), (576, 1536)])
+def test_a_row_alone_is_the_same_as_among_others(kind: Kind, rows: int, columns: int) -> None:
+    case = Case(kind, rows, columns)
+    weights, inputs = stored(kind, case.weights()), case.inputs(max(COUNTS))
+    alone = np.concatenate([product(kind, weights, rows, inputs[at : at + 1], 1) for at in range(max(COUNTS))])
+    for count in COUNTS:
+        for threads in (1, 2, 3):
+            assert np.array_equal(product(kind, weights, rows, inputs[:count], threads), alone[:count]), (
+                count,
+                threads,
+            )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=60, deadline=None)
+@given(rows=st.integers(1, 70), blocks=st.integers(1, 20), count=st.integers(1, 70), threads=st.integers(1, 3))
+def test_products_are_right(kind: Kind, rows: int, blocks: int, count: int, threads: int) -> None:
+    case = Case(kind, rows, 32 * blocks)
+    weights, inputs = stored(kind, case.weights()), case.inputs(count)
+    kept = np.frombuffer(weights, np.uint8).reshape(rows, -1)
+    wide = (kept.view(np.float32) if kind is Kind.F32 else dequantize(kept, kind)).astype(np.float64)
+    wanted = inputs.astype(np.float64) @ wide.T
+    scale = np.linalg.norm(inputs, axis=1)[:, None] * np.linalg.norm(wide, axis=1)[None, :]
+    assert np.max(np.abs(product(kind, weights, rows, inputs, threads) - wanted) / scale) < KINDS[kind]
+
+
+@needs_kernels
+def test_blocks_of_extreme_values_do_not_overflow() -> None:
+    for kind in (Kind.Q8_0, Kind.Q4_0):
+        weights = np.where(np.arange(8 * 64).reshape(8, 64) % 3 == 0, -127.0, 127.0).astype(np.float32)
+        inputs = np.full((3, 64), -127.0, np.float32)
+        kept = stored(kind, weights)
+        wide = dequantize(np.frombuffer(kept, np.uint8).reshape(8, -1), kind)
+        assert np.allclose(product(kind, kept, 8, inputs, 1), inputs @ wide.T, rtol=1e-3)
+
+
+@needs_kernels
+@pytest.mark.model
+def test_one_row_goes_like_many_where_all_floats_are_covered(f16: Model) -> None:
+    assert one_row_like_many(f16.info.tensors)
+    assert one_row_like_many([tensor("output.weight", Kind.Q4_K, 256, 8)])
+    assert one_row_like_many([tensor("blk.0.ffn_up_exps.weight", Kind.F16, 40, 8, 4)])
+    assert not one_row_like_many([tensor("output.weight", Kind.F16, 40, 8)])
+    assert not one_row_like_many([tensor("output.weight", Kind.F16, 64, 7)])
+    assert not one_row_like_many([tensor("output.weight", Kind.BF16, 64, 8)])
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("blocks", "answer"),
+    [("Q4_0 Q8_0", True), ("Q8_0", True), ("Q4_K Q8_0", False), ("Q8_0:experts", False), ("", False)],
+)
+def test_weights_are_repacked_unless_all_are_covered(blocks: str, answer: bool) -> None:
+    assert need_no_repacking(blocks) is answer
+
+
+def test_a_build_without_them_covers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "find_ggml", lambda *_: None)
+    kernels._covers.cache_clear()
+    try:
+        assert not any_kernels()
+        assert not need_no_repacking("Q8_0")
+        assert not one_row_like_many([tensor("output.weight", Kind.F16, 64, 8)])
+        assert one_row_like_many([])
+    finally:
+        kernels._covers.cache_clear()

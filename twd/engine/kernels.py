@@ -1,0 +1,45 @@
+"""Which weights this build of llama.cpp multiplies by with kernels of our own: those of contrib/llama."""
+
+import ctypes
+from collections.abc import Iterable
+from functools import cache
+
+from twd.engine.library import find_ggml
+from twd.gguf_tools.constants import GGMLQuantizationType
+from twd.gguf_tools.header import TensorInfo
+from twd.gguf_tools.inspect import floats
+
+_PLAIN = 2
+_BLOCKS = {kind.name: int(kind) for kind in GGMLQuantizationType}
+
+
+def one_row_like_many(tensors: Iterable[TensorInfo]) -> bool:
+    """Whether a pass of one row agrees with wider ones bit for bit: of llama.cpp's own, those for floats do not.
+
+    Experts are left out: llama.cpp multiplies by each of theirs row for row, however many there are.
+    """
+    return all(_has(tensor) for tensor in floats(tensors) if len(tensor.shape) == _PLAIN)
+
+
+def need_no_repacking(blocks: str) -> bool:
+    """Whether they are there for all weights that llama.cpp would repack: they are quicker with those as they come.
+
+    `blocks` are the kinds of the whole model, so that its slices are computed as it is.
+    """
+    return bool(blocks) and all(kind in _BLOCKS and _covers(_BLOCKS[kind], 64, 64) for kind in blocks.split())
+
+
+def any_kernels() -> bool:
+    """Whether this build has them at all: it must have been made with them, for a processor that they know."""
+    return _covers(0, 64, 64)
+
+
+def _has(tensor: TensorInfo) -> bool:
+    columns, rows = tensor.shape
+    return _covers(int(tensor.kind), columns, rows)
+
+
+@cache
+def _covers(kind: int, columns: int, rows: int) -> bool:
+    ask = find_ggml("twd_few_rows", [ctypes.c_int, ctypes.c_int64, ctypes.c_int64], ctypes.c_bool)
+    return ask is not None and bool(ask(kind, columns, rows))
