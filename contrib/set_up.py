@@ -25,7 +25,7 @@ LOCKS = ["requirements/dev.txt", "requirements/model.txt", "requirements/uv.txt"
 BUILD_LOCK = "requirements/build.txt"
 BINARIES = VENV / ("Scripts" if os.name == "nt" else "bin")
 LLAMA_CMAKE = ["-DGGML_RPC=ON", "-DLLAVA_BUILD=OFF"]
-KERNELS = ["contrib/llama/few_rows.cmake", "contrib/llama/few_rows.cpp"]
+KERNELS = [f"contrib/llama/{name}" for name in ("kernels.cmake", "lanes.h", "few_rows.cpp", "attention.cpp")]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twd" / "kernels"
 NO_AMX = ["-DCMAKE_C_FLAGS=-mno-amx-int8", "-DCMAKE_CXX_FLAGS=-mno-amx-int8"]
 """GCC before 12.4 and 13.3 (bug 114098) makes kernels for AMX that crash; whether others are exact was not tried."""
@@ -58,7 +58,7 @@ def llama_cmake() -> list[str]:
     features = processor_features()
     marker = hashlib.sha256(" ".join(sorted(features)).encode()).hexdigest()[:12]
     own = os.environ.get("CMAKE_ARGS", "").split()
-    kernels = f"-DCMAKE_PROJECT_ggml_INCLUDE={(kernels_folder() / 'few_rows.cmake').as_posix()}"
+    kernels = f"-DCMAKE_PROJECT_ggml_INCLUDE={(kernels_folder() / 'kernels.cmake').as_posix()}"
     return [*LLAMA_CMAKE, kernels, f"-DTWD_PROCESSOR={marker}", *(NO_AMX if "amx_int8" in features else []), *own]
 
 

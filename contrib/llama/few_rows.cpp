@@ -1,6 +1,6 @@
 // Matrix products for llama.cpp's CPU backend, made for few rows: what a step of one token or a window of guesses asks.
 //
-// ggml asks `llamafile_sgemm` first. The build gives llama.cpp's own function another name (see few_rows.cmake), so that
+// ggml asks `llamafile_sgemm` first. The build gives llama.cpp's own function another name (see kernels.cmake), so that
 // this one answers, and hands on what it has no kernel for. Two things differ from llama.cpp:
 //
 // * One row goes the same way as many. llama.cpp has another kernel for one row of floats, which sums up in another
@@ -8,24 +8,10 @@
 //   whatever its neighbours; it is that of llama.cpp's kernel for many rows, so the results are bit for bit the same.
 // * Weights come as fast as memory gives them: they are asked for some rows ahead, and read once for many rows.
 
-#include "ggml-backend.h"
-#include "ggml-cpu-impl.h"
-#include "ggml.h"
+#include "lanes.h"
 
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
 #include <vector>
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wuninitialized" // both in GCC's own headers, where they mean "undefined"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-
-#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-#include <immintrin.h>
-#define FEW_ROWS_FLOATS
-#endif
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VNNI__) && \
     defined(FEW_ROWS_FLOATS)
 #define FEW_ROWS_BLOCKS
@@ -48,59 +34,25 @@ constexpr int64_t AT_ONCE = 64;         // rows of inputs that are unpacked at o
 constexpr int64_t AHEAD_BYTES = 9216;   // how far ahead weights are asked for, at least
 constexpr int64_t CHUNK_BYTES = 131072; // how much of a matrix a thread takes at once: many times what is asked ahead
 
-// Calls work(from, to) for parts of the m rows of a matrix until all are taken, on all threads of the operation. Parts
-// are multiples of eight rows.
+// Calls work(from, to) for parts of the m rows of a matrix until all are taken. Parts are multiples of eight rows.
 template <class Work>
-void share(const ggml_compute_params * params, int64_t m, int64_t row_bytes, const Work & work) {
+void share_rows(const ggml_compute_params * params, int64_t m, int64_t row_bytes, const Work & work) {
     const int64_t fair = m / (params->nth * 4);
     const int64_t part = std::max<int64_t>(8, std::min<int64_t>(fair, CHUNK_BYTES / row_bytes) / 8 * 8);
-    if (params->nth > 1) {
-        if (params->ith == 0) {
-            ggml_threadpool_chunk_set(params->threadpool, params->nth);
-        }
-        ggml_barrier(params->threadpool);
-    }
-    for (int64_t at = params->ith; at * part < m;) {
-        work(at * part, std::min(m, (at + 1) * part));
-        at = params->nth > 1 ? ggml_threadpool_chunk_add(params->threadpool, 1) : at + 1;
-    }
-    if (params->nth > 1) {
-        ggml_barrier(params->threadpool); // a next call for the same operation counts its parts anew
-    }
+    share(params, (m + part - 1) / part, [&](int64_t number) {
+        work(number * part, std::min(m, (number + 1) * part));
+    });
 }
 
 #if defined(FEW_ROWS_FLOATS)
 
 // ---- floats: one vector of sums for each result, added up along the row, folded together at its end ----
 
-typedef ggml_fp16_t half;
-
+// Rows of B in one go: with four rows of A, and with two.
 #if defined(__AVX512F__)
-typedef __m512 floats;
-constexpr int64_t LANES = 16;
-constexpr int MANY = 6, MOST = 12; // rows of B in one go: with four rows of A, and with two
-
-inline floats load(const float * at) { return _mm512_loadu_ps(at); }
-inline floats load(const half * at) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *) at)); }
-inline floats nothing() { return _mm512_setzero_ps(); }
-inline floats madd(floats a, floats b, floats c) { return _mm512_fmadd_ps(a, b, c); }
-inline float fold(floats sums) { return _mm512_reduce_add_ps(sums); }
-inline void store(float * at, floats values) { _mm512_storeu_ps(at, values); }
+constexpr int MANY = 6, MOST = 12;
 #else
-typedef __m256 floats;
-constexpr int64_t LANES = 8;
 constexpr int MANY = 2, MOST = 5;
-
-inline floats load(const float * at) { return _mm256_loadu_ps(at); }
-inline floats load(const half * at) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) at)); }
-inline floats nothing() { return _mm256_setzero_ps(); }
-inline floats madd(floats a, floats b, floats c) { return _mm256_fmadd_ps(a, b, c); }
-inline float fold(floats sums) {
-    __m128 x = _mm_add_ps(_mm256_extractf128_ps(sums, 1), _mm256_castps256_ps128(sums));
-    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
-    return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
-}
-inline void store(float * at, floats values) { _mm256_storeu_ps(at, values); }
 #endif
 
 // A product of m rows of weights with n rows of inputs, all of length k.
@@ -132,7 +84,7 @@ inline void tile(const Product<Weight> & of, int64_t i, int64_t j) {
     floats sums[RN][RM];
     for (int c = 0; c < RN; ++c) {
         for (int r = 0; r < RM; ++r) {
-            sums[c][r] = nothing();
+            sums[c][r] = all(0.0f);
         }
     }
     for (int64_t at = 0; at < of.k; at += LANES) {
@@ -187,7 +139,7 @@ inline void strip(const Product<Weight> & of, int64_t i) {
 
 template <class Weight>
 void multiply(const ggml_compute_params * params, int64_t m, const Product<Weight> & of) {
-    share(params, m, of.lda * int64_t(sizeof(Weight)), [&](int64_t from, int64_t to) {
+    share_rows(params, m, of.lda * int64_t(sizeof(Weight)), [&](int64_t from, int64_t to) {
         int64_t i = from;
         if (of.n <= MANY || of.n > MOST) {
             for (; i + 4 <= to; i += 4) {
@@ -281,12 +233,6 @@ inline __m512i weights_of_two(const block_q4 & one, const block_q4 & other) {
     const __m512i shifts = _mm512_set_epi64(0x0004000400040004, 0x0004000400040004, 0, 0, //
                                             0x0004000400040004, 0x0004000400040004, 0, 0);
     return _mm512_and_si512(_mm512_srlv_epi16(both, shifts), _mm512_set1_epi8(15));
-}
-
-inline float fold(__m256 sums) {
-    __m128 x = _mm_add_ps(_mm256_extractf128_ps(sums, 1), _mm256_castps256_ps128(sums));
-    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
-    return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
 }
 
 // PAIRS times two rows of A with RN rows of B; `last` is the last row of A that there is (it stands in for missing ones).
@@ -390,7 +336,7 @@ const Input * prepared(const block_q8 * B, int64_t ldb, int64_t n, int64_t k, in
 
 template <class Block>
 void multiply(const ggml_compute_params * params, int64_t m, const ProductOfBlocks<Block> & of) {
-    share(params, m, of.lda * int64_t(sizeof(Block)), [&](int64_t from, int64_t to) {
+    share_rows(params, m, of.lda * int64_t(sizeof(Block)), [&](int64_t from, int64_t to) {
         int64_t i = from;
         for (; i + 4 <= to; i += 4) {
             strip<2>(of, i, to - 1);

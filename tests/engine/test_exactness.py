@@ -28,7 +28,7 @@ def measure(model: Model, exact: bool) -> Exactness:
 def test_quantised_weights_are_exact_below_and_above_512_cells(q4: Model) -> None:
     verdict = measure(q4, exact=True)
     assert (verdict.exact, verdict.flipped, verdict.max_difference, verdict.compared) == (True, 0, 0.0, 24)
-    assert "K q8_0, V f16, streams, rows >= 1" in verdict.settings
+    assert f"K {'f16' if any_kernels() else 'q8_0'}, V f16, streams, rows >= 1" in verdict.settings
 
 
 @pytest.mark.model
@@ -39,22 +39,22 @@ def test_float_weights_are_exact_with_one_row_or_two(f16: Model) -> None:
 
 
 @pytest.mark.model
-def test_with_two_rows_float_weights_are_exact_whoever_computes(f16: Model) -> None:
-    settings = exact_plan(f16, WANTED, exact=True).settings
+def test_without_our_kernels_unlike_types_and_two_rows_are_exact(f16: Model) -> None:
+    plan = exact_plan(f16, WANTED, exact=True, kernels=False)
+    settings = plan.settings
+    assert (plan.rows_min, plan.ours, settings.type_k, settings.type_v) == (2, False, "q8_0", "f16")
     with Context(f16, settings) as context:
-        target = LocalTarget(context)
-        target.need_rows(2)
-        assert self_test(target, "two rows", budget_s=60).exact
+        assert self_test(LocalTarget(context, rows_min=2), "two rows", budget_s=60).exact
 
 
 def test_what_other_devices_compute_gets_the_types_that_are_wanted(
     tiny: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = exact_plan(tiny, WANTED, True)
+    alone = exact_plan(tiny, WANTED, True, kernels=False)
     assert alone.settings.type_k != alone.settings.type_v
     monkeypatch.setattr(tiny, "offloads", True)
     assert exact_plan(tiny, WANTED, True) == ExactPlan(WANTED)
-    assert exact_plan(tiny, WANTED, True, on_cpus=True) == alone
+    assert exact_plan(tiny, WANTED, True, on_cpus=True, kernels=False) == alone
 
 
 def test_who_insists_gets_passes_of_one_width_on_other_devices(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,10 +104,12 @@ def test_inexact_settings_are_found_out(tiny: Model) -> None:
 def test_rows_are_doubled_only_where_floats_are_multiplied_without_our_kernels(
     q4: Model, tiny: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for ours, rows in ((True, (1, 2)), (False, (2, 0))):
+    for ours, rows in ((True, 1), (False, 2)):
         monkeypatch.setattr(exactness_module, "one_row_like_many", lambda _, ours=ours: ours)
+        monkeypatch.setattr(exactness_module, "has_attention", lambda *_, ours=ours: ours)
         plan = exact_plan(tiny, WANTED, exact=True)
-        assert (plan.rows_min, plan.rows_else) == rows
+        assert (plan.rows_min, plan.ours, plan.settings.type_k == plan.settings.type_v) == (rows, ours, ours)
+        assert exact_plan(tiny, WANTED, exact=True, kernels=False).rows_min == 2
         assert exact_plan(q4, WANTED, exact=True).rows_min == 1
     assert exact_plan(q4, WANTED, exact=False).settings == WANTED
 

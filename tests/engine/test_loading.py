@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from twd.engine import exactness, loading
 from twd.engine.loading import LoadPlan, load_native
 from twd.engine.model import Model
+from twd.engine.target import LocalTarget
 from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.model import Exactness
 
 pytestmark = pytest.mark.model
 MODEL = ModelId("tiny")
@@ -45,3 +48,22 @@ def test_a_failure_behind_the_weights_gives_them_back(q4_path: Path, monkeypatch
         load_native(plan, lambda *_: None)
     assert caught.value.code is FailureCode.BAD_REQUEST
     assert len(closed) == 1
+
+
+def test_where_the_kernels_are_not_enough_it_does_without_them(q4_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tested: list[tuple[str, str]] = []
+
+    def tell(target: LocalTarget, settings: str) -> Exactness:
+        types = (target.context.settings.type_k, target.context.settings.type_v)
+        tested.append(types)
+        return Exactness(exact=types[0] != types[1], settings=settings, compared=1)
+
+    monkeypatch.setattr(loading, "self_test", tell)
+    monkeypatch.setattr(exactness, "has_attention", lambda *_: True)
+    native = load_native(LoadPlan(model=MODEL, path=q4_path, ctx_size=128, threads=1), lambda *_: None)
+    try:
+        assert tested == [("f16", "f16"), ("q8_0", "f16")]
+        assert native.exactness.exact
+        assert "K q8_0, V f16" in native.exactness.settings
+    finally:
+        native.close()

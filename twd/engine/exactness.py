@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from twd.engine.context import ContextSettings, Layout
-from twd.engine.kernels import one_row_like_many
+from twd.engine.kernels import has_attention, one_row_like_many
 from twd.engine.model import Model
 from twd.engine.target import LocalTarget
 from twd.engine.window import Logits, Window
@@ -33,9 +33,9 @@ class ExactPlan:
 
     settings: ContextSettings
     rows_min: int = 1
-    rows_else: int = 0
-    """The fewest where a test shows that those are too few, as with workers that have another build."""
     fixed: bool = False
+    ours: bool = False
+    """It holds with our kernels; where somebody else's build computes a part, another plan may be needed."""
 
     def describe(self, rows_fixed: int = 0) -> str:
         """The settings in words, for status and logs."""
@@ -46,28 +46,38 @@ class ExactPlan:
 
 
 def exact_plan(
-    model: Model, wanted: ContextSettings, exact: bool, *, on_cpus: bool = False, insist: bool = False
+    model: Model,
+    wanted: ContextSettings,
+    exact: bool,
+    *,
+    on_cpus: bool = False,
+    insist: bool = False,
+    kernels: bool = True,
 ) -> ExactPlan:
     """`wanted`, changed so that windows and single steps agree bit for bit where llama.cpp can do that.
 
-    K and V of unlike types keep all passes on one attention kernel (with equal ones llama.cpp takes another for
-    single rows from 512 cells on, and a third for 64 rows and more); of the unlike pairs, K q8_0 with V f16 is the
-    fastest. Buffers of their own keep a session's cells in order. Float weights need two rows where the build has no
-    kernel of ours for them, since llama.cpp has another one for a single row. That is the CPU. Other devices do not
-    have attention for any pair of types, and over RPC one that lacks it ends its worker. And they have kernels of their
-    own for many widths: there, passes agree that all have equally many rows and one window, whatever place a row has
-    in them. That is dear for many sessions and for plain steps, so it is done only where somebody insists. `on_cpus`: what this model gives away computes on CPUs.
+    Our `kernels` compute one row as they compute many. Where the build lacks them, two things help. K and V of unlike
+    types keep all passes on one attention kernel (with equal ones llama.cpp takes another for single rows from 512
+    cells on, and a third for 64 rows and more); of the unlike pairs, K q8_0 with V f16 is the fastest. And float
+    weights need two rows, since a single one goes through another matrix kernel. Buffers of their own keep a session's
+    cells in order. That is the CPU. Other devices do not have attention for any pair of types, and over RPC one that
+    lacks it ends its worker. And they have kernels of their own for many widths: there, passes agree that all have
+    equally many rows and one window, whatever place a row has in them. That is dear for many sessions and for plain
+    steps, so it is done only where somebody insists. `on_cpus`: what this model gives away computes on CPUs.
     """
     if not exact:
         return ExactPlan(wanted)
     if model.offloads and not on_cpus:
         return _on_devices(wanted) if insist and wanted.layout is not Layout.TREE else ExactPlan(wanted)
-    type_k, type_v = ("f16", "f16") if shares_keys(model.info) else _unlike_types(model.info)
+    info = model.info
     layout = wanted.layout if wanted.layout is Layout.TREE else Layout.STREAMS
-    settings = replace(wanted, flash_attention=True, type_k=type_k, type_v=type_v, layout=layout)
-    if not floats(model.info.tensors):
-        return ExactPlan(settings)
-    return ExactPlan(settings, rows_else=2) if one_row_like_many(model.info.tensors) else ExactPlan(settings, 2)
+    settings = replace(wanted, flash_attention=True, layout=layout)
+    ours = kernels and has_attention(info.key_length, info.value_length)
+    if not ours:
+        type_k, type_v = ("f16", "f16") if shares_keys(info) else _unlike_types(info)
+        settings = replace(settings, type_k=type_k, type_v=type_v)
+    padded = bool(floats(info.tensors)) and not (kernels and one_row_like_many(info.tensors))
+    return ExactPlan(settings, 2 if padded else 1, ours=ours or (bool(floats(info.tensors)) and not padded))
 
 
 def _on_devices(wanted: ContextSettings) -> ExactPlan:

@@ -1,4 +1,4 @@
-"""Which weights this build of llama.cpp multiplies by with kernels of our own: those of contrib/llama."""
+"""What this build of llama.cpp computes with kernels of our own: those of contrib/llama."""
 
 import ctypes
 from collections.abc import Iterable
@@ -27,6 +27,13 @@ def need_no_repacking(blocks: str) -> bool:
     `blocks` are the kinds of the whole model, so that its slices are computed as it is.
     """
     return bool(blocks) and all(kind in _BLOCKS and _covers(_BLOCKS[kind], 64, 64) for kind in blocks.split())
+
+
+@cache
+def has_attention(key_length: int, value_length: int) -> bool:
+    """Whether attention over keys and values of these lengths computes a row by itself as among others."""
+    ask = find_ggml("twd_attention", [ctypes.c_int64, ctypes.c_int64], ctypes.c_bool)
+    return ask is not None and bool(ask(key_length, value_length))
 
 
 def any_kernels() -> bool:

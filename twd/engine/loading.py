@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from twd.engine.chat_template import ChatTemplate
@@ -129,24 +129,33 @@ def _model_settings(plan: LoadPlan) -> ModelSettings:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A context of a model, and what was found out about it."""
+
+    plan: ExactPlan
+    target: LocalTarget
+    exactness: Exactness
+    cost: CostCurve
+
+
 def _set_up(plan: LoadPlan, model: Model, progress: Progress, began: float) -> NativeModel:
-    exact = exact_plan(model, _wanted(plan, model), plan.exact, on_cpus=plan.on_cpus, insist=plan.insist)
-    progress(0.85, "making room")
-    context = Context(model, exact.settings)
+    ready = _prepare(plan, model, progress)
+    if ready.plan.ours and plan.test and not ready.exactness.exact:
+        ready.target.shutdown()
+        ready = _prepare(plan, model, progress, kernels=False)
+    target = ready.target
     try:
-        can_roll_back = can_rollback(context)
-        target = LocalTarget(context, rows_min=exact.rows_min, can_rollback=can_roll_back)
-        exactness, cost = _measure(plan, exact, target, progress)
         facts = model.facts(
             plan.model,
             ctx_size=target.ctx_size,
             parallel=target.n_slots,
-            can_rollback=can_roll_back,
-            note="" if can_roll_back else "this model cannot take tokens back, so it takes no drafts",
+            can_rollback=target.can_rollback,
+            note="" if target.can_rollback else "this model cannot take tokens back, so it takes no drafts",
         )
         template = ChatTemplate.of(plan.template or model.chat_template, model.vocab)
     except BaseException:
-        context.close()
+        target.shutdown()
         raise
     progress(1.0, "ready")
     return NativeModel(
@@ -154,12 +163,28 @@ def _set_up(plan: LoadPlan, model: Model, progress: Progress, began: float) -> N
         target=target,
         template=template,
         pickers=Pickers(model.vocab),
-        embedder=Embedder(model, exact.settings),
-        cost=cost,
-        exactness=exactness,
+        embedder=Embedder(model, ready.plan.settings),
+        cost=ready.cost,
+        exactness=ready.exactness,
         facts=facts,
         load_ms=int((time.monotonic() - began) * 1000),
     )
+
+
+def _prepare(plan: LoadPlan, model: Model, progress: Progress, *, kernels: bool = True) -> _Ready:
+    """A context and its measurements; `kernels` says whether our own may be counted on."""
+    exact = exact_plan(
+        model, _wanted(plan, model), plan.exact, on_cpus=plan.on_cpus, insist=plan.insist, kernels=kernels
+    )
+    progress(0.85, "making room")
+    context = Context(model, exact.settings)
+    try:
+        target = LocalTarget(context, rows_min=exact.rows_min, can_rollback=can_rollback(context))
+        exactness, cost = _measure(plan, exact, target, progress)
+    except BaseException:
+        context.close()
+        raise
+    return _Ready(exact, target, exactness, cost)
 
 
 def _wanted(plan: LoadPlan, model: Model) -> ContextSettings:
@@ -182,10 +207,6 @@ def _measure(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Pr
     if not plan.test:
         return Exactness(exact=False, settings=exact.describe()), _use_cost(plan, exact, target, _UNMEASURED)
     found = _measured(plan, exact, target, progress)
-    if exact.rows_else and not found.exactness.exact:
-        exact = replace(exact, rows_min=exact.rows_else, rows_else=0)
-        target.need_rows(exact.rows_min)
-        found = _measured(plan, exact, target, progress)
     return found.exactness, _use_cost(plan, exact, target, found.cost)
 
 

@@ -108,11 +108,6 @@ class Planner:
         self.cost, self.detours = cost, detours or Detours()
         self._plan = lru_cache(maxsize=512)(self._find)
 
-    def need_rows(self, rows_min: int) -> None:
-        """Give every pass at least so many rows from now on."""
-        self.rules = replace(self.rules, rows_min=rows_min)
-        self._plan = lru_cache(maxsize=512)(self._find)
-
     def fix_rows(self, rows: int) -> None:
         """Give every pass so many rows from now on."""
         self.rules = replace(self.rules, rows_fixed=rows)

@@ -69,10 +69,6 @@ class LocalTarget:
         self._pending: list[Window] = []
         self._end_tokens = context.model.vocab.end_tokens
 
-    def need_rows(self, rows_min: int) -> None:
-        """Give every pass at least so many rows from now on."""
-        self.planner.need_rows(rows_min)
-
     def fix_rows(self, rows: int) -> None:
         """Give every pass so many rows from now on, all with logits where any has."""
         self.window_max = rows

@@ -1,0 +1,28 @@
+# Puts our kernels into llama.cpp's CPU backend, without a change to llama.cpp's sources:
+#   cmake -DCMAKE_PROJECT_ggml_INCLUDE=/path/to/kernels.cmake ...
+# CMake reads this file when ggml's project begins, and calls the function when all of its targets are there. llama.cpp's
+# own functions get other names, so that ours stand in front of them.
+
+set(TWD_KERNELS_FOLDER "${CMAKE_CURRENT_LIST_DIR}")
+
+function(twd_stand_before source name)
+    set_source_files_properties(
+        "${PROJECT_SOURCE_DIR}/src/ggml-cpu/${source}" TARGET_DIRECTORY ggml-cpu
+        PROPERTIES COMPILE_DEFINITIONS "${name}=${name}_of_llama")
+endfunction()
+
+function(twd_add_kernels)
+    if(NOT TARGET ggml-cpu OR NOT GGML_LLAMAFILE)
+        message(STATUS "twd: this build has no place for our kernels")
+        return()
+    endif()
+    target_sources(ggml-cpu PRIVATE "${TWD_KERNELS_FOLDER}/few_rows.cpp" "${TWD_KERNELS_FOLDER}/attention.cpp")
+    set_source_files_properties(
+        "${TWD_KERNELS_FOLDER}/few_rows.cpp" "${TWD_KERNELS_FOLDER}/attention.cpp" TARGET_DIRECTORY ggml-cpu
+        PROPERTIES COMPILE_OPTIONS "-Wno-uninitialized;-Wno-maybe-uninitialized") # GCC's own headers, for "undefined"
+    twd_stand_before(llamafile/sgemm.cpp llamafile_sgemm)
+    twd_stand_before(ops.cpp ggml_compute_forward_flash_attn_ext)
+    message(STATUS "twd: ggml-cpu has our kernels")
+endfunction()
+
+cmake_language(DEFER CALL twd_add_kernels)
