@@ -3,6 +3,7 @@
 # twd against them: llama-server, llama-bench, llama-batched-bench, ggml-rpc-server.
 #
 # usage: contrib/benchmarks/build_peers.sh [CACHE_DIR]     (default: ~/.cache/twd/peers; prints the folder of programs)
+#        KERNELS=1 contrib/benchmarks/build_peers.sh       llama-bench with our kernels (contrib/llama), beside the others
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -10,12 +11,17 @@ cache=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/twd/peers}
 python=${PYTHON:-$root/.venv/bin/python}
 jobs=${JOBS:-$(getconf _NPROCESSORS_ONLN)}
 programs=(llama-server llama-bench llama-batched-bench ggml-rpc-server)
+ours=()
+if [[ -n ${KERNELS:-} ]]; then
+    programs=(llama-bench)
+    ours=(-DCMAKE_PROJECT_ggml_INCLUDE="$root/contrib/llama/kernels.cmake")
+fi
 
 command -v cmake >/dev/null || { echo "cmake is needed; install it (or: pip install cmake)" >&2; exit 1; }
 version=$("$python" -c 'from importlib.metadata import version; print(version("llama-cpp-python"))')
 home=$cache/$version
 source=$home/llama_cpp_python-$version/vendor/llama.cpp
-build=$home/build
+build=$home/build${KERNELS:+-with-kernels}
 
 if [[ ! -d $source ]]; then
     mkdir -p "$home"
@@ -28,7 +34,7 @@ generator=()
 command -v ninja >/dev/null && generator=(-G Ninja)
 plain=()
 grep -qw amx_int8 /proc/cpuinfo && plain=(-DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8) # as contrib/set_up.py
-cmake -S "$source" -B "$build" "${generator[@]}" "${plain[@]}" -DCMAKE_BUILD_TYPE=Release -DGGML_RPC=ON \
+cmake -S "$source" -B "$build" "${generator[@]}" "${plain[@]}" "${ours[@]}" -DCMAKE_BUILD_TYPE=Release -DGGML_RPC=ON \
     -DLLAMA_BUILD_TOOLS=ON -DLLAMA_BUILD_SERVER=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
     -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_OPENSSL=OFF >&2
 cmake --build "$build" --target "${programs[@]}" --parallel "$jobs" >&2

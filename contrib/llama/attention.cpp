@@ -5,9 +5,10 @@
 //
 // * One row goes the same way as many, at any depth. llama.cpp has one kernel for single rows (and splits a long cache
 //   among the threads), one for windows and one for 64 rows and more, which round in different places. Here a row's
-//   result depends on its own query and the keys that it sees, which are gone through in blocks that begin at fixed
-//   places; what it does not see changes nothing.
-// * A block of keys and values is unpacked once for several rows, and sixteen keys are weighed at a time.
+//   result depends on its own query and on the keys that it sees, in their order, 64 after 64. Where they lie, and what
+//   lies between them, changes nothing.
+// * Rows that see everything up to some place go through the cache together: a block of keys and values is unpacked once
+//   for all of them, and sixteen keys are weighed at a time. A row that sees something else goes alone.
 
 #include "lanes.h"
 
@@ -33,6 +34,7 @@ constexpr int64_t BLOCK = 64; // keys that are weighed together
 constexpr int64_t ROWS = 16;  // queries of one head that one thread takes at a time
 constexpr int GROUP = 4;      // those that share what is in the registers
 constexpr int WIDE = 4;       // vectors of a value that are summed up at a time
+constexpr half NOT_SEEN = 0xFC00; // minus infinity
 
 // The operation: its tensors and numbers.
 struct Attention {
@@ -63,6 +65,13 @@ struct Attention {
     }
 };
 
+// Which places of the cache are gone through: all of them from the first on, or those of a list.
+struct Places {
+    const int32_t * list;
+
+    int64_t operator[](int64_t number) const { return list == nullptr ? number : list[number]; }
+};
+
 // The rows of a tensor of the cache, for one head and stream.
 struct Rows {
     const char * data;
@@ -75,11 +84,11 @@ struct Rows {
                stream / (streams / of->ne[3]) * of->nb[3]),
           stride(of->nb[1]), type(of->type), length(of->ne[0]) {}
 
-    // Rows from..from+count as floats; rows of zeros after them, up to `room`.
-    void unpack(int64_t from, int64_t count, int64_t room, float * out) const {
+    // Some rows as floats; rows of zeros after them, up to `room`.
+    void unpack(const Places & places, int64_t from, int64_t count, int64_t room, float * out) const {
         const ggml_to_float_t widen = ggml_get_type_traits(type)->to_float;
-        for (int64_t row = 0; row < count; ++row, out += length) {
-            const char * at = data + (from + row) * stride;
+        for (int64_t number = from; number < from + count; ++number, out += length) {
+            const char * at = data + places[number] * stride;
             if (type == GGML_TYPE_F16) {
                 for (int64_t i = 0; i < length; i += LANES) {
                     store(out + i, load((const half *) at + i));
@@ -112,32 +121,47 @@ State & state_of(const Attention & of) {
     return state;
 }
 
-// What the mask adds to the weights of a block; how many of its keys it leaves, up to the last one.
-int64_t masked(const Attention & of, int64_t row, int64_t head, int64_t stream, float slope, int64_t from, int64_t count,
-               float * out) {
-    if (of.mask == nullptr) {
-        std::fill(out, out + count, 0.0f);
-        std::fill(out + count, out + BLOCK, -INFINITY);
-        return count;
+// What a row sees: its line of the mask, how many places, and whether those are the first ones.
+struct Sight {
+    const half * mask;
+    float slope;
+    int64_t count;
+    bool first_ones;
+
+    Sight(const Attention & of, int64_t row, int64_t head, int64_t stream, float slope)
+        : mask(nullptr), slope(slope), count(of.keys), first_ones(true) {
+        if (of.mask == nullptr) {
+            return;
+        }
+        const size_t * strides = of.mask->nb;
+        mask = (const half *) ((const char *) of.mask->data + row * strides[1] + head % of.mask->ne[2] * strides[2] +
+                               stream % of.mask->ne[3] * strides[3]);
+        int64_t end = of.keys;
+        while (end > 0 && mask[end - 1] == NOT_SEEN) {
+            --end;
+        }
+        int32_t seen = 0;
+        for (int64_t place = 0; place < end; ++place) {
+            seen += mask[place] != NOT_SEEN;
+        }
+        count = seen;
+        first_ones = count == end;
     }
-    const ggml_tensor & mask = *of.mask;
-    const half * at = (const half *) ((const char *) mask.data + row * mask.nb[1] + head % mask.ne[2] * mask.nb[2] +
-                                      stream % mask.ne[3] * mask.nb[3]) + from;
-    int64_t seen = 0;
-    for (int64_t key = 0; key < BLOCK; key += LANES) {
-        if (key + LANES <= count) {
-            store(out + key, mul(load(at + key), all(slope)));
-        } else {
-            for (int64_t i = key; i < key + LANES; ++i) {
-                out[i] = i < count ? slope * GGML_CPU_FP16_TO_FP32(at[i]) : -INFINITY;
+
+    // What the mask adds to the weights of a block: nothing but minus infinity where there is no more to see.
+    void fill(const Places & places, int64_t from, float * out) const {
+        if (mask != nullptr && places.list == nullptr && from + BLOCK <= count) {
+            for (int64_t i = 0; i < BLOCK; i += LANES) {
+                store(out + i, mul(load(mask + from + i), all(slope)));
             }
+            return;
         }
-        if (largest(load(out + key)) > -INFINITY) {
-            seen = key + LANES;
+        for (int64_t i = 0; i < BLOCK; ++i) {
+            out[i] = from + i >= count ? -INFINITY : mask == nullptr ? 0.0f
+                                                    : slope * GGML_CPU_FP16_TO_FP32(mask[places[from + i]]);
         }
     }
-    return std::min(seen, count);
-}
+};
 
 // How a query weighs the keys of the block: products, scaled, capped and masked, and then their exponentials.
 void weigh(const Attention & of, State & state, int64_t r, const float * query, int64_t count) {
@@ -228,41 +252,77 @@ void add_all_values(const Attention & of, State & state, const int64_t (&rows)[G
     }
 }
 
+// One head of one stream of the cache.
+struct Head {
+    const Attention & of;
+    State & state;
+    const Rows keys, values;
+    const char * queries;
+
+    Head(const Attention & of, State & state, int64_t stream, int64_t head)
+        : of(of), state(state), keys(of.k, head, of.heads, stream, of.streams),
+          values(of.v, head, of.heads, stream, of.streams),
+          queries((const char *) of.q->data + head * of.q->nb[2] + stream * of.q->nb[3]) {}
+
+    // Rows first + numbers[0], ... go through these places, each as far as it sees.
+    void go(const Places & places, int64_t first, const int64_t * numbers, int64_t rows, const Sight * sights) const {
+        int64_t farthest = 0;
+        for (int64_t i = 0; i < rows; ++i) {
+            farthest = std::max(farthest, sights[numbers[i]].count);
+        }
+        for (int64_t from = 0; from < farthest; from += BLOCK) {
+            const int64_t count = std::min(BLOCK, farthest - from);
+            keys.unpack(places, from, count, (count + LANES - 1) / LANES * LANES, state.keys.data());
+            values.unpack(places, from, count, count, state.values.data());
+            int64_t seeing[ROWS] = {}, number = 0;
+            for (int64_t i = 0; i < rows; ++i) {
+                const int64_t r = numbers[i];
+                if (sights[r].count > from) {
+                    seeing[number++] = r;
+                    sights[r].fill(places, from, state.weight[r]);
+                    weigh(of, state, r, (const float *) (queries + (first + r) * of.q->nb[1]), count);
+                }
+            }
+            for (int64_t i = 0; i < number; i += GROUP) {
+                int64_t group[GROUP] = {};
+                const int64_t together = std::min<int64_t>(GROUP, number - i);
+                std::copy(seeing + i, seeing + i + together, group);
+                switch (together) {
+                    case 4: add_all_values<4>(of, state, group, count); break;
+                    case 3: add_all_values<3>(of, state, group, count); break;
+                    case 2: add_all_values<2>(of, state, group, count); break;
+                    default: add_all_values<1>(of, state, group, count);
+                }
+            }
+        }
+    }
+};
+
 // Some queries of one head of one stream, from the first block to their results.
 void attend(const Attention & of, int64_t stream, int64_t head, int64_t first, int64_t end) {
+    static thread_local std::vector<Sight> sights;
+    static thread_local std::vector<int32_t> list;
     State & state = state_of(of);
-    const Rows keys(of.k, head, of.heads, stream, of.streams), values(of.v, head, of.heads, stream, of.streams);
+    const Head cache(of, state, stream, head);
     const float slope = of.slope(head);
-    const char * queries = (const char *) of.q->data + head * of.q->nb[2] + stream * of.q->nb[3];
-    for (int64_t from = 0; from < of.keys; from += BLOCK) {
-        int64_t seeing[ROWS], number = 0, count = 0;
-        for (int64_t r = 0; r < end - first; ++r) {
-            const int64_t seen = masked(of, first + r, head, stream, slope, from, std::min(BLOCK, of.keys - from),
-                                        state.weight[r]);
-            if (seen > 0) {
-                seeing[number++] = r;
-                count = std::max(count, seen);
+    int64_t together[ROWS], number = 0;
+    sights.clear();
+    for (int64_t r = 0; r < end - first; ++r) {
+        sights.emplace_back(of, first + r, head, stream, slope);
+        if (sights.back().first_ones) {
+            together[number++] = r;
+        }
+    }
+    cache.go({nullptr}, first, together, number, sights.data());
+    for (int64_t r = 0; r < end - first; ++r) {
+        if (!sights[r].first_ones) {
+            list.clear();
+            for (int32_t place = 0; place < of.keys; ++place) {
+                if (sights[r].mask[place] != NOT_SEEN) {
+                    list.push_back(place);
+                }
             }
-        }
-        if (number == 0) {
-            continue;
-        }
-        keys.unpack(from, count, (count + LANES - 1) / LANES * LANES, state.keys.data());
-        values.unpack(from, count, count, state.values.data());
-        for (int64_t i = 0; i < number; ++i) {
-            weigh(of, state, seeing[i], (const float *) (queries + (first + seeing[i]) * of.q->nb[1]), count);
-        }
-        for (int64_t i = 0; i < number;) {
-            int64_t rows[GROUP] = {};
-            const int64_t together = std::min<int64_t>(GROUP, number - i);
-            std::copy(seeing + i, seeing + i + together, rows);
-            switch (together) {
-                case 4: add_all_values<4>(of, state, rows, count); break;
-                case 3: add_all_values<3>(of, state, rows, count); break;
-                case 2: add_all_values<2>(of, state, rows, count); break;
-                default: add_all_values<1>(of, state, rows, count);
-            }
-            i += together;
+            cache.go({list.data()}, first, &r, 1, sights.data());
         }
     }
     for (int64_t r = 0; r < end - first; ++r) {

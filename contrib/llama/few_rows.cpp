@@ -12,11 +12,6 @@
 
 #include <vector>
 
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VNNI__) && \
-    defined(FEW_ROWS_FLOATS)
-#define FEW_ROWS_BLOCKS
-#endif
-
 extern "C" {
 bool llamafile_sgemm_of_llama(const struct ggml_compute_params * params, int64_t m, int64_t n, int64_t k,
                               const void * A, int64_t lda, const void * B, int64_t ldb, void * C, int64_t ldc,
@@ -169,14 +164,15 @@ const float * widened(const half * B, int64_t ldb, int64_t n, int64_t k) {
     return room.data();
 }
 
-#endif // FEW_ROWS_FLOATS
-
-#if defined(FEW_ROWS_BLOCKS)
-
-// ---- blocks of 32 whole numbers and one scale; two rows of A share a vector ----
+// ---- blocks of 32 whole numbers and one scale ----
 //
-// The processor multiplies bytes without a sign by bytes with one, and sums up four products at a time. So weights are
-// taken with an OFFSET that makes them positive, and what that adds is taken away again, known beforehand from the inputs.
+// Where the processor has the instructions, it multiplies bytes without a sign by bytes with one and sums up four products
+// at a time. So weights are taken with an OFFSET that makes them positive, and what that adds is taken away again, known
+// beforehand from the inputs. Elsewhere Q8_0 moves its signs over to the inputs.
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VNNI__)
+#define TWO_ROWS_A_VECTOR
+#endif
 
 constexpr int64_t BLOCK = 32;
 
@@ -214,102 +210,169 @@ struct ProductOfBlocks {
     int64_t n, k;
 };
 
+// Vectors of whole numbers: a block each of PER rows of A, and as many times the same block of B.
+#if defined(TWO_ROWS_A_VECTOR)
+typedef __m512i bytes;
+typedef __m512 sums_of_block;
+constexpr int PER = 2;
+constexpr int WIDE = 8; // rows of B in one go
+
+struct Weights {
+    bytes values;
+};
+
+inline sums_of_block zero() { return _mm512_setzero_ps(); }
+
 template <class Block>
-inline __m512 scales_of_two(const Block & one, const Block & other) {
-    const __m256 low = _mm256_set1_ps(_cvtsh_ss(one.scale)), high = _mm256_set1_ps(_cvtsh_ss(other.scale));
-    return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+inline sums_of_block scales(const Block * const * rows, int64_t at) {
+    const __m256 low = _mm256_set1_ps(_cvtsh_ss(rows[0][at].scale));
+    return _mm512_insertf32x8(_mm512_castps256_ps512(low), _mm256_set1_ps(_cvtsh_ss(rows[1][at].scale)), 1);
 }
 
-inline __m512i weights_of_two(const block_q8 & one, const block_q8 & other) {
-    const __m512i low = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *) one.values));
-    const __m512i both = _mm512_inserti64x4(low, _mm256_loadu_si256((const __m256i *) other.values), 1);
-    return _mm512_xor_si512(both, _mm512_set1_epi8(-128)); // the same as adding 128
+inline Weights weights(const block_q8 * const * rows, int64_t at) {
+    const __m512i low = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *) rows[0][at].values));
+    const __m512i both = _mm512_inserti64x4(low, _mm256_loadu_si256((const __m256i *) rows[1][at].values), 1);
+    return {_mm512_xor_si512(both, _mm512_set1_epi8(-128))}; // the same as adding 128
 }
 
-inline __m512i weights_of_two(const block_q4 & one, const block_q4 & other) {
-    const __m256i low = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *) one.values));
-    const __m256i high = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *) other.values));
+inline Weights weights(const block_q4 * const * rows, int64_t at) {
+    const __m256i low = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *) rows[0][at].values));
+    const __m256i high = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *) rows[1][at].values));
     const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
     const __m512i shifts = _mm512_set_epi64(0x0004000400040004, 0x0004000400040004, 0, 0, //
                                             0x0004000400040004, 0x0004000400040004, 0, 0);
-    return _mm512_and_si512(_mm512_srlv_epi16(both, shifts), _mm512_set1_epi8(15));
+    return {_mm512_and_si512(_mm512_srlv_epi16(both, shifts), _mm512_set1_epi8(15))};
 }
 
-// PAIRS times two rows of A with RN rows of B; `last` is the last row of A that there is (it stands in for missing ones).
-template <int PAIRS, int RN, bool FIRST, class Block>
+template <class Block>
+inline sums_of_block dots(const Weights & of, const Input & input) {
+    const __m512i b = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *) input.values));
+    const __m512i surplus = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *) input.surplus));
+    return _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(surplus, of.values, b));
+}
+
+inline sums_of_block scaled(sums_of_block scale, float b_scale, sums_of_block values, sums_of_block sums) {
+    return _mm512_fmadd_ps(_mm512_mul_ps(scale, _mm512_set1_ps(b_scale)), values, sums);
+}
+
+inline void put(sums_of_block sums, float * out, int64_t rows) {
+    out[0] = fold(_mm512_castps512_ps256(sums));
+    if (rows > 1) {
+        out[1] = fold(_mm512_extractf32x8_ps(sums, 1));
+    }
+}
+#else
+typedef __m256i bytes;
+typedef __m256 sums_of_block;
+constexpr int PER = 1;
+constexpr int WIDE = 4;
+
+struct Weights {
+    bytes values, signs;
+};
+
+inline sums_of_block zero() { return _mm256_setzero_ps(); }
+
+template <class Block>
+inline sums_of_block scales(const Block * const * rows, int64_t at) { return _mm256_set1_ps(_cvtsh_ss(rows[0][at].scale)); }
+
+inline Weights weights(const block_q8 * const * rows, int64_t at) {
+    const __m256i values = _mm256_loadu_si256((const __m256i *) rows[0][at].values);
+    return {_mm256_abs_epi8(values), values};
+}
+
+inline Weights weights(const block_q4 * const * rows, int64_t at) {
+    const __m128i low = _mm_loadu_si128((const __m128i *) rows[0][at].values);
+    const __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(low), _mm_srli_epi16(low, 4), 1);
+    return {_mm256_and_si256(both, _mm256_set1_epi8(15)), both};
+}
+
+inline __m256i sums_of_four(__m256i positive, __m256i others) {
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(positive, others), _mm256_set1_epi16(1));
+}
+
+template <class Block>
+inline sums_of_block dots(const Weights & of, const Input & input) {
+    const __m256i b = _mm256_loadu_si256((const __m256i *) input.values);
+    if constexpr (OFFSET<Block> == OFFSET<block_q8>) {
+        return _mm256_cvtepi32_ps(sums_of_four(of.values, _mm256_sign_epi8(b, of.signs)));
+    }
+    const __m256i surplus = _mm256_loadu_si256((const __m256i *) input.surplus);
+    return _mm256_cvtepi32_ps(_mm256_add_epi32(sums_of_four(of.values, b), surplus));
+}
+
+inline sums_of_block scaled(sums_of_block scale, float b_scale, sums_of_block values, sums_of_block sums) {
+    return _mm256_fmadd_ps(_mm256_mul_ps(scale, _mm256_set1_ps(b_scale)), values, sums);
+}
+
+inline void put(sums_of_block sums, float * out, int64_t) { out[0] = fold(sums); }
+#endif
+
+// VECTORS vectors of rows of A with RN rows of B; the `last` row of A that there is stands in for missing ones.
+template <int VECTORS, int RN, bool FIRST, class Block>
 inline void tile(const ProductOfBlocks<Block> & of, int64_t i, int64_t j, int64_t last) {
-    const Block * a_row[PAIRS * 2];
+    constexpr int ROWS = VECTORS * PER;
+    const Block * a_row[ROWS];
     const Input * b_row[RN];
-    for (int r = 0; r < PAIRS * 2; ++r) {
+    for (int r = 0; r < ROWS; ++r) {
         a_row[r] = of.A + of.lda * std::min(i + r, last);
     }
     for (int c = 0; c < RN; ++c) {
         b_row[c] = of.B + of.k * (j + c);
     }
-    const int64_t step = of.lda * PAIRS * 2 * int64_t(sizeof(Block));
+    const int64_t step = of.lda * ROWS * int64_t(sizeof(Block));
     const int64_t ahead = step * std::max<int64_t>(1, AHEAD_BYTES / step);
-    __m512 sums[RN][PAIRS];
+    sums_of_block sums[RN][VECTORS];
     for (int c = 0; c < RN; ++c) {
-        for (int p = 0; p < PAIRS; ++p) {
-            sums[c][p] = _mm512_setzero_ps();
+        for (int v = 0; v < VECTORS; ++v) {
+            sums[c][v] = zero();
         }
     }
     for (int64_t at = 0; at < of.k; ++at) {
-        __m512i a[PAIRS];
-        __m512 scale[PAIRS];
-        for (int p = 0; p < PAIRS; ++p) {
-            const Block & one = a_row[2 * p][at], & other = a_row[2 * p + 1][at];
-            a[p] = weights_of_two(one, other);
-            scale[p] = scales_of_two(one, other);
-            if (FIRST) {
-                _mm_prefetch((const char *) &one + ahead, _MM_HINT_T1);
-                _mm_prefetch((const char *) &other + ahead, _MM_HINT_T1);
+        Weights a[VECTORS];
+        sums_of_block scale[VECTORS];
+        for (int v = 0; v < VECTORS; ++v) {
+            a[v] = weights(a_row + v * PER, at);
+            scale[v] = scales(a_row + v * PER, at);
+            for (int r = v * PER; FIRST && r < (v + 1) * PER; ++r) {
+                _mm_prefetch((const char *) (a_row[r] + at) + ahead, _MM_HINT_T1);
             }
         }
         for (int c = 0; c < RN; ++c) {
             const Input & input = b_row[c][at];
-            const __m512i b = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *) input.values));
-            const __m512i surplus = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *) input.surplus));
-            const __m512 b_scale = _mm512_set1_ps(input.scale);
-            for (int p = 0; p < PAIRS; ++p) {
-                const __m512 dots = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(surplus, a[p], b));
-                sums[c][p] = _mm512_fmadd_ps(_mm512_mul_ps(scale[p], b_scale), dots, sums[c][p]);
+            for (int v = 0; v < VECTORS; ++v) {
+                sums[c][v] = scaled(scale[v], input.scale, dots<Block>(a[v], input), sums[c][v]);
             }
         }
     }
     for (int c = 0; c < RN; ++c) {
-        for (int p = 0; p < PAIRS; ++p) {
-            float * out = of.C + of.ldc * (j + c) + i + 2 * p;
-            out[0] = fold(_mm512_castps512_ps256(sums[c][p]));
-            if (i + 2 * p + 1 <= last) {
-                out[1] = fold(_mm512_extractf32x8_ps(sums[c][p], 1));
-            }
+        for (int v = 0; v < VECTORS; ++v) {
+            put(sums[c][v], of.C + of.ldc * (j + c) + i + v * PER, last + 1 - i - v * PER);
         }
     }
 }
 
-template <int PAIRS, int RN, bool FIRST, class Block>
+template <int VECTORS, int RN, bool FIRST, class Block>
 inline void tile_of(int width, const ProductOfBlocks<Block> & of, int64_t i, int64_t j, int64_t last) {
     if constexpr (RN > 0) {
         if (width == RN) {
-            tile<PAIRS, RN, FIRST>(of, i, j, last);
+            tile<VECTORS, RN, FIRST>(of, i, j, last);
         } else {
-            tile_of<PAIRS, RN - 1, FIRST>(width, of, i, j, last);
+            tile_of<VECTORS, RN - 1, FIRST>(width, of, i, j, last);
         }
     }
 }
 
-template <int PAIRS, class Block>
+template <int VECTORS, class Block>
 inline void strip(const ProductOfBlocks<Block> & of, int64_t i, int64_t last) {
-    constexpr int WIDE = 8;
     const int64_t goes = (of.n + WIDE - 1) / WIDE;
     int64_t j = 0;
     for (int64_t go = 0; go < goes; ++go) {
         const int width = int((of.n - j + goes - go - 1) / (goes - go));
         if (go == 0) {
-            tile_of<PAIRS, WIDE, true>(width, of, i, j, last);
+            tile_of<VECTORS, WIDE, true>(width, of, i, j, last);
         } else {
-            tile_of<PAIRS, WIDE, false>(width, of, i, j, last);
+            tile_of<VECTORS, WIDE, false>(width, of, i, j, last);
         }
         j += width;
     }
@@ -325,9 +388,10 @@ const Input * prepared(const block_q8 * B, int64_t ldb, int64_t n, int64_t k, in
             const block_q8 & block = B[ldb * j + at];
             Input & input = room[j * k + at];
             const __m256i values = _mm256_loadu_si256((const __m256i *) block.values);
-            const __m256i added = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(char(offset)), values);
+            const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), values);
+            const __m256i fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(short(-offset)));
             _mm256_storeu_si256((__m256i *) input.values, values);
-            _mm256_storeu_si256((__m256i *) input.surplus, _mm256_sub_epi32(_mm256_setzero_si256(), added));
+            _mm256_storeu_si256((__m256i *) input.surplus, fours);
             input.scale = _cvtsh_ss(block.scale);
         }
     }
@@ -338,10 +402,10 @@ template <class Block>
 void multiply(const ggml_compute_params * params, int64_t m, const ProductOfBlocks<Block> & of) {
     share_rows(params, m, of.lda * int64_t(sizeof(Block)), [&](int64_t from, int64_t to) {
         int64_t i = from;
-        for (; i + 4 <= to; i += 4) {
+        for (; i + 2 * PER <= to; i += 2 * PER) {
             strip<2>(of, i, to - 1);
         }
-        for (; i < to; i += 2) {
+        for (; i < to; i += PER) {
             strip<1>(of, i, to - 1);
         }
     });
@@ -358,17 +422,18 @@ void multiply_all(const ggml_compute_params * params, int64_t m, int64_t n, int6
     }
 }
 
-#endif // FEW_ROWS_BLOCKS
+#endif // FEW_ROWS_FLOATS
 
 } // namespace
 
 bool twd_few_rows(int type, int64_t columns, int64_t rows) {
+    GGML_UNUSED(type);
+    GGML_UNUSED(columns);
+    GGML_UNUSED(rows);
 #if defined(FEW_ROWS_FLOATS)
     if (type == GGML_TYPE_F32 || type == GGML_TYPE_F16) {
         return columns % LANES == 0 && rows % 4 == 0; // llama.cpp has its kernel for many rows under the same condition
     }
-#endif
-#if defined(FEW_ROWS_BLOCKS)
     if (type == GGML_TYPE_Q8_0 || type == GGML_TYPE_Q4_0) {
         return columns % BLOCK == 0;
     }
@@ -379,8 +444,8 @@ bool twd_few_rows(int type, int64_t columns, int64_t rows) {
 bool llamafile_sgemm(const struct ggml_compute_params * params, int64_t m, int64_t n, int64_t k, const void * A,
                      int64_t lda, const void * B, int64_t ldb, void * C, int64_t ldc, int a_type, int b_type,
                      int c_type) {
-    const bool sound = m >= 1 && n >= 1 && c_type == GGML_TYPE_F32;
 #if defined(FEW_ROWS_FLOATS)
+    const bool sound = m >= 1 && n >= 1 && c_type == GGML_TYPE_F32;
     const bool even = sound && a_type == b_type && twd_few_rows(a_type, k, m);
     if (even && a_type == GGML_TYPE_F32 && n <= AT_ONCE) {
         multiply<float>(params, m, {(const float *) A, lda, (const float *) B, ldb, (float *) C, ldc, n, k});
@@ -394,8 +459,6 @@ bool llamafile_sgemm(const struct ggml_compute_params * params, int64_t m, int64
         }
         return true;
     }
-#endif
-#if defined(FEW_ROWS_BLOCKS)
     if (sound && a_type == GGML_TYPE_Q8_0 && b_type == GGML_TYPE_Q8_0) {
         multiply_all<block_q8>(params, m, n, k, A, lda, B, ldb, C, ldc);
         return true;

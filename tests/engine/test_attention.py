@@ -98,6 +98,26 @@ def test_what_no_row_sees_changes_nothing(rows: int, places: int, more: int, rub
     assert np.array_equal(attention(of, *kinds, threads=2), attention(longer, *kinds, threads=2))
 
 
+@settings(max_examples=40, deadline=None)
+@given(rows=st.integers(1, 20), places=st.integers(60, 300), seed=st.integers(0, 1000))
+def test_where_it_lies_changes_nothing(rows: int, places: int, seed: int) -> None:
+    of = query(rows, places)
+    random = np.random.default_rng(seed)
+    room = places + int(random.integers(1, 200))
+    at = np.sort(random.choice(room, places, replace=False))
+
+    def spread(values: Floats) -> Floats:
+        out = np.full((values.shape[0], room, values.shape[2]), np.nan, np.float32)
+        out[:, at] = values
+        return out
+
+    mask = np.full((rows, room), NOTHING, np.float32)
+    mask[:, at] = of.mask
+    gaps = replace(of, k=spread(of.k), v=spread(of.v), mask=mask)
+    kinds = (Kind.F16, Kind.F16)
+    assert np.array_equal(attention(of, *kinds, threads=2), attention(gaps, *kinds, threads=2))
+
+
 def test_a_row_that_sees_nothing_is_nothing() -> None:
     of = query(3, 100)
     of.mask[1] = NOTHING
