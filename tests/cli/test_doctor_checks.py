@@ -161,6 +161,12 @@ def test_llama_with_kernels_that_may_crash() -> None:
     assert "-mno-amx-int8" in found[1].mend
 
 
+def test_a_build_without_our_kernels_is_told() -> None:
+    found = programs.check_llama(replace(CPU, kernels=False), Settings(), "0.3.36")
+    assert [one.name for one in found] == ["llama.cpp", "llama.cpp kernels"]
+    assert found[1].mend == "make setup"
+
+
 def test_llama_of_another_version() -> None:
     assert verdicts(programs.check_llama(replace(CPU, version="0.3.1"), Settings(), "0.3.36"))[1] is Verdict.WARN
 

@@ -25,6 +25,7 @@ class Build:
     devices: list[str] = field(default_factory=list)
     accelerated: bool = False
     amx: bool = False
+    kernels: bool = True
     problem: str = ""
 
 
@@ -61,6 +62,9 @@ def check_llama(build: Build, settings: Settings, wanted: str) -> list[Finding]:
         detail = "has kernels for AMX, which crash if GCC before 12.4 made them; so twd repacks no weights (slower)"
         flags = " ".join(f"-DCMAKE_{language}_FLAGS=-mno-amx-int8" for language in ("C", "CXX"))
         found.append(odd("llama.cpp AMX", detail, f'CMAKE_ARGS="{flags} -DGGML_RPC=ON" {rebuild}'))
+    if not build.kernels:
+        detail = "has no kernels of twd's own, so steps on the processor take longer, and exact ones still longer"
+        found.append(odd("llama.cpp kernels", detail, "make setup"))
     asked = {settings.engine.backend, *(model.backend for model in settings.models.values())} & CMAKE.keys()
     if asked and not build.accelerated:
         flags = " ".join(sorted(CMAKE[name] for name in asked))

@@ -5,7 +5,7 @@
     KERNELS=1 contrib/benchmarks/build_peers.sh      # prints OURS
     python contrib/benchmarks/engine/kernels.py THEIRS OURS
 
-Both take turns; each figure is the median of all passes of so many rows behind so many tokens, in milliseconds.
+Ours do not have weights repacked, as twd does not where it has kernels for them. Both take turns; each figure is the median of all passes of so many rows behind so many tokens, in milliseconds.
 """
 
 import argparse
@@ -21,10 +21,10 @@ from twd.kit.cores import usable_cores
 Times = dict[tuple[int, int], list[float]]
 
 
-def passes(program: Path, model: Path, args: argparse.Namespace, into: Times) -> None:
+def passes(program: Path, model: Path, args: argparse.Namespace, into: Times, *more: str) -> None:
     """One turn of llama-bench."""
     argv = [str(program / "llama-bench"), "-m", str(model), "-t", str(args.threads), "-n", "0", "-o", "json"]
-    argv += ["-p", args.rows, "-d", args.depths, "-fa", "1", "-r", str(args.runs)]
+    argv += ["-p", args.rows, "-d", args.depths, "-fa", "1", "-r", str(args.runs), *more]
     told = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     for test in json.loads(told):
         into[test["n_depth"], test["n_prompt"]] += [sample / 1e6 for sample in test["samples_ns"]]
@@ -50,7 +50,7 @@ def main() -> None:
         ours: Times = defaultdict(list)
         for _ in range(args.rounds):
             passes(args.theirs, model, args, theirs)
-            passes(args.ours, model, args, ours)
+            passes(args.ours, model, args, ours, "--repack", "0")
         print(f"\n{kind}: ms a pass, llama.cpp's and ours\n| behind | " + " | ".join(f"{n} rows" for n in rows) + " |")
         print("|---" * (len(rows) + 1) + "|")
         for depth in depths:
