@@ -12,14 +12,16 @@ function(twd_stand_before source name)
 endfunction()
 
 function(twd_add_kernels)
-    if(NOT TARGET ggml-cpu OR NOT GGML_LLAMAFILE)
+    if(NOT TARGET ggml-cpu OR GGML_CPU_ALL_VARIANTS OR NOT GGML_LLAMAFILE)
         message(STATUS "twd: this build has no place for our kernels")
         return()
     endif()
     target_sources(ggml-cpu PRIVATE "${TWD_KERNELS_FOLDER}/few_rows.cpp" "${TWD_KERNELS_FOLDER}/attention.cpp")
-    set_source_files_properties(
-        "${TWD_KERNELS_FOLDER}/few_rows.cpp" "${TWD_KERNELS_FOLDER}/attention.cpp" TARGET_DIRECTORY ggml-cpu
-        PROPERTIES COMPILE_OPTIONS "-Wno-uninitialized;-Wno-maybe-uninitialized") # GCC's own headers, for "undefined"
+    if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU") # its own headers, where they mean "undefined"
+        set_source_files_properties(
+            "${TWD_KERNELS_FOLDER}/few_rows.cpp" "${TWD_KERNELS_FOLDER}/attention.cpp" TARGET_DIRECTORY ggml-cpu
+            PROPERTIES COMPILE_OPTIONS "-Wno-uninitialized;-Wno-maybe-uninitialized")
+    endif()
     twd_stand_before(llamafile/sgemm.cpp llamafile_sgemm)
     twd_stand_before(ops.cpp ggml_compute_forward_flash_attn_ext)
     message(STATUS "twd: ggml-cpu has our kernels")

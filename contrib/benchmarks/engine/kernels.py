@@ -5,7 +5,8 @@
     KERNELS=1 contrib/benchmarks/build_peers.sh      # prints OURS
     python contrib/benchmarks/engine/kernels.py THEIRS OURS
 
-Ours do not have weights repacked, as twd does not where it has kernels for them. Both take turns; each figure is the median of all passes of so many rows behind so many tokens, in milliseconds.
+Ours do not have weights repacked, as twd does not where it has kernels for them. Both take turns; each figure is the
+median of all passes of so many rows behind so many tokens, in milliseconds.
 """
 
 import argparse
