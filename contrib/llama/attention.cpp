@@ -156,10 +156,11 @@ struct Sight {
             }
             return;
         }
-        for (int64_t i = 0; i < BLOCK; ++i) {
-            out[i] = from + i >= count ? -INFINITY : mask == nullptr ? 0.0f
-                                                    : slope * GGML_CPU_FP16_TO_FP32(mask[places[from + i]]);
+        const int64_t seen = std::min(BLOCK, count - from);
+        for (int64_t i = 0; i < seen; ++i) {
+            out[i] = mask == nullptr ? 0.0f : slope * GGML_CPU_FP16_TO_FP32(mask[places[from + i]]);
         }
+        std::fill(out + seen, out + BLOCK, -INFINITY);
     }
 };
 
@@ -192,7 +193,7 @@ void weigh(const Attention & of, State & state, int64_t r, const float * query, 
     floats total = all(0.0f);
     for (int64_t key = 0; key < count; key += LANES) {
         const floats values = ggml_v_expf(sub(load(weight + key), all(now)));
-        total = madd(values, all(1.0f), total);
+        total = add(total, values);
         store(weight + key, values);
     }
     state.most[r] = now;

@@ -104,9 +104,11 @@ inline void tile(const Product<Weight> & of, int64_t i, int64_t j) {
     }
 }
 
+// ---- for products of both kinds: `tile` says what a go is, RM how many rows, or vectors of rows, of A it takes ----
+
 // `tile` for a width that is known only now.
-template <int RM, int RN, bool FIRST, class Weight>
-inline void tile_of(int width, const Product<Weight> & of, int64_t i, int64_t j) {
+template <int RM, int RN, bool FIRST, class AnyProduct>
+inline void tile_of(int width, const AnyProduct & of, int64_t i, int64_t j) {
     if constexpr (RN > 0) {
         if (width == RN) {
             tile<RM, RN, FIRST>(of, i, j);
@@ -116,9 +118,9 @@ inline void tile_of(int width, const Product<Weight> & of, int64_t i, int64_t j)
     }
 }
 
-// RM rows of A with all rows of B, in as few and as equal goes as MOST_WIDE allows.
-template <int RM, int MOST_WIDE, class Weight>
-inline void strip(const Product<Weight> & of, int64_t i) {
+// The rows of A from i on with all rows of B, in as few and as equal goes as MOST_WIDE allows.
+template <int RM, int MOST_WIDE, class AnyProduct>
+inline void strip(const AnyProduct & of, int64_t i) {
     const int64_t goes = (of.n + MOST_WIDE - 1) / MOST_WIDE;
     int64_t j = 0;
     for (int64_t go = 0; go < goes; ++go) {
@@ -208,6 +210,7 @@ struct ProductOfBlocks {
     float * C;
     int64_t ldc;
     int64_t n, k;
+    int64_t last; // the last row of A; it stands in for those that a vector has room for, and that there are not
 };
 
 // Vectors of whole numbers: a block each of PER rows of A, and as many times the same block of B.
@@ -308,14 +311,14 @@ inline sums_of_block scaled(sums_of_block scale, float b_scale, sums_of_block va
 inline void put(sums_of_block sums, float * out, int64_t) { out[0] = fold(sums); }
 #endif
 
-// VECTORS vectors of rows of A with RN rows of B; the `last` row of A that there is stands in for missing ones.
+// VECTORS vectors of rows of A with RN rows of B.
 template <int VECTORS, int RN, bool FIRST, class Block>
-inline void tile(const ProductOfBlocks<Block> & of, int64_t i, int64_t j, int64_t last) {
+inline void tile(const ProductOfBlocks<Block> & of, int64_t i, int64_t j) {
     constexpr int ROWS = VECTORS * PER;
     const Block * a_row[ROWS];
     const Input * b_row[RN];
     for (int r = 0; r < ROWS; ++r) {
-        a_row[r] = of.A + of.lda * std::min(i + r, last);
+        a_row[r] = of.A + of.lda * std::min(i + r, of.last);
     }
     for (int c = 0; c < RN; ++c) {
         b_row[c] = of.B + of.k * (j + c);
@@ -347,34 +350,8 @@ inline void tile(const ProductOfBlocks<Block> & of, int64_t i, int64_t j, int64_
     }
     for (int c = 0; c < RN; ++c) {
         for (int v = 0; v < VECTORS; ++v) {
-            put(sums[c][v], of.C + of.ldc * (j + c) + i + v * PER, last + 1 - i - v * PER);
+            put(sums[c][v], of.C + of.ldc * (j + c) + i + v * PER, of.last + 1 - i - v * PER);
         }
-    }
-}
-
-template <int VECTORS, int RN, bool FIRST, class Block>
-inline void tile_of(int width, const ProductOfBlocks<Block> & of, int64_t i, int64_t j, int64_t last) {
-    if constexpr (RN > 0) {
-        if (width == RN) {
-            tile<VECTORS, RN, FIRST>(of, i, j, last);
-        } else {
-            tile_of<VECTORS, RN - 1, FIRST>(width, of, i, j, last);
-        }
-    }
-}
-
-template <int VECTORS, class Block>
-inline void strip(const ProductOfBlocks<Block> & of, int64_t i, int64_t last) {
-    const int64_t goes = (of.n + WIDE - 1) / WIDE;
-    int64_t j = 0;
-    for (int64_t go = 0; go < goes; ++go) {
-        const int width = int((of.n - j + goes - go - 1) / (goes - go));
-        if (go == 0) {
-            tile_of<VECTORS, WIDE, true>(width, of, i, j, last);
-        } else {
-            tile_of<VECTORS, WIDE, false>(width, of, i, j, last);
-        }
-        j += width;
     }
 }
 
@@ -403,10 +380,10 @@ void multiply(const ggml_compute_params * params, int64_t m, const ProductOfBloc
     share_rows(params, m, of.lda * int64_t(sizeof(Block)), [&](int64_t from, int64_t to) {
         int64_t i = from;
         for (; i + 2 * PER <= to; i += 2 * PER) {
-            strip<2>(of, i, to - 1);
+            strip<2, WIDE>(of, i);
         }
         for (; i < to; i += PER) {
-            strip<1>(of, i, to - 1);
+            strip<1, WIDE>(of, i);
         }
     });
 }
@@ -418,7 +395,7 @@ void multiply_all(const ggml_compute_params * params, int64_t m, int64_t n, int6
     for (int64_t j = 0; j < n; j += AT_ONCE) {
         const int64_t rows = std::min(AT_ONCE, n - j);
         const Input * inputs = prepared((const block_q8 *) B + j * ldb, ldb, rows, k, OFFSET<Block>);
-        multiply<Block>(params, m, {(const Block *) A, lda, inputs, (float *) C + j * ldc, ldc, rows, k});
+        multiply<Block>(params, m, {(const Block *) A, lda, inputs, (float *) C + j * ldc, ldc, rows, k, m - 1});
     }
 }
 

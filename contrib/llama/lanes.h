@@ -54,6 +54,7 @@ inline void store(float * at, floats values) { _mm512_storeu_ps(at, values); }
 inline floats all(float value) { return _mm512_set1_ps(value); }
 inline floats madd(floats a, floats b, floats c) { return _mm512_fmadd_ps(a, b, c); }
 inline floats mul(floats a, floats b) { return _mm512_mul_ps(a, b); }
+inline floats add(floats a, floats b) { return _mm512_add_ps(a, b); }
 inline floats sub(floats a, floats b) { return _mm512_sub_ps(a, b); }
 inline floats larger(floats a, floats b) { return _mm512_max_ps(a, b); }
 inline float largest(floats values) { return _mm512_reduce_max_ps(values); }
@@ -86,6 +87,7 @@ inline void store(float * at, floats values) { _mm256_storeu_ps(at, values); }
 inline floats all(float value) { return _mm256_set1_ps(value); }
 inline floats madd(floats a, floats b, floats c) { return _mm256_fmadd_ps(a, b, c); }
 inline floats mul(floats a, floats b) { return _mm256_mul_ps(a, b); }
+inline floats add(floats a, floats b) { return _mm256_add_ps(a, b); }
 inline floats sub(floats a, floats b) { return _mm256_sub_ps(a, b); }
 inline floats larger(floats a, floats b) { return _mm256_max_ps(a, b); }
 inline float largest(floats values) {
