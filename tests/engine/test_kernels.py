@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engine.products import Floats, product, stored
-from twd.engine import kernels
+from twd.engine import build, kernels
 from twd.engine.kernels import any_kernels, need_no_repacking, one_row_like_many
 from twd.engine.model import Model
 from twd.gguf_tools.constants import GGMLQuantizationType as Kind
@@ -105,3 +105,15 @@ def test_a_build_without_them_covers_nothing(monkeypatch: pytest.MonkeyPatch) ->
         assert one_row_like_many([])
     finally:
         kernels._covers.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("uses", "ours", "lacking"),
+    [("AVX2 F16C FMA", False, True), ("AVX2 F16C FEW_ROWS FMA", True, False), ("NEON ARM_FMA", False, False)],
+)
+def test_only_builds_that_could_have_them_lack_them(
+    monkeypatch: pytest.MonkeyPatch, uses: str, ours: bool, lacking: bool
+) -> None:
+    monkeypatch.setattr(build, "engine_build", lambda: f"0.3.36 {uses}")
+    monkeypatch.setattr(build, "any_kernels", lambda: ours)
+    assert build.lacks_kernels() is lacking

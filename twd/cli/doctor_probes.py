@@ -29,13 +29,12 @@ PINGS: Final = 5
 LINK_SLOW_MS: Final = 10.0
 ASK_LLAMA: Final = """
 import json
-from twd.engine.build import has_amx
-from twd.engine.kernels import any_kernels
+from twd.engine.build import has_amx, lacks_kernels
 from twd.engine.library import devices, supports_rpc
 found = devices()
 named = [d.name + (" (" + d.description + ")" if d.description != d.name else "") for d in found]
 accelerated = any(d.is_gpu for d in found)
-told = {"rpc": supports_rpc(), "amx": has_amx(), "kernels": any_kernels()}
+told = {"rpc": supports_rpc(), "amx": has_amx(), "kernels": not lacks_kernels()}
 print(json.dumps({"devices": named, "accelerated": accelerated, **told}))
 """
 

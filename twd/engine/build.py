@@ -14,6 +14,11 @@ def engine_build() -> str:
     return " ".join([version(), *sorted([part for part in uses if part] + ours)])[:1024]
 
 
+def lacks_kernels() -> bool:
+    """Whether it was built without our kernels, though for a processor that they are for."""
+    return {"AVX2", "FMA", "F16C"} <= set(engine_build().split()) and not any_kernels()
+
+
 @cache
 def has_amx() -> bool:
     """Whether it has kernels for AMX: some compilers make them so that they end the process that uses them."""
