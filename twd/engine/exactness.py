@@ -72,12 +72,14 @@ def exact_plan(
     info = model.info
     layout = wanted.layout if wanted.layout is Layout.TREE else Layout.STREAMS
     settings = replace(wanted, flash_attention=True, layout=layout)
-    ours = kernels and has_attention(info.key_length, info.value_length)
-    if not ours:
+    attention = kernels and has_attention(info.key_length, info.value_length)
+    if not attention:
         type_k, type_v = ("f16", "f16") if shares_keys(info) else _unlike_types(info)
         settings = replace(settings, type_k=type_k, type_v=type_v)
-    padded = bool(floats(info.tensors)) and not (kernels and one_row_like_many(info.tensors))
-    return ExactPlan(settings, 2 if padded else 1, ours=ours or (bool(floats(info.tensors)) and not padded))
+    if not floats(info.tensors):
+        return ExactPlan(settings, ours=attention)
+    products = kernels and one_row_like_many(info.tensors)
+    return ExactPlan(settings, 1 if products else 2, ours=attention or products)
 
 
 def _on_devices(wanted: ContextSettings) -> ExactPlan:

@@ -10,7 +10,7 @@ from twd.gguf_tools.header import TensorInfo
 from twd.gguf_tools.inspect import floats
 
 _PLAIN = 2
-_BLOCKS = {kind.name: int(kind) for kind in GGMLQuantizationType}
+_KINDS = GGMLQuantizationType.__members__
 
 
 def one_row_like_many(tensors: Iterable[TensorInfo]) -> bool:
@@ -26,7 +26,7 @@ def need_no_repacking(blocks: str) -> bool:
 
     `blocks` are the kinds of the whole model, so that its slices are computed as it is.
     """
-    return bool(blocks) and all(kind in _BLOCKS and _covers(_BLOCKS[kind], 64, 64) for kind in blocks.split())
+    return bool(blocks) and all(kind in _KINDS and _covers(_KINDS[kind], 64, 64) for kind in blocks.split())
 
 
 @cache
@@ -38,15 +38,15 @@ def has_attention(key_length: int, value_length: int) -> bool:
 
 def any_kernels() -> bool:
     """Whether this build has them at all: it must have been made with them, for a processor that they know."""
-    return _covers(0, 64, 64)
+    return _covers(GGMLQuantizationType.F32, 64, 64)
 
 
 def _has(tensor: TensorInfo) -> bool:
     columns, rows = tensor.shape
-    return _covers(int(tensor.kind), columns, rows)
+    return _covers(tensor.kind, columns, rows)
 
 
 @cache
-def _covers(kind: int, columns: int, rows: int) -> bool:
+def _covers(kind: GGMLQuantizationType, columns: int, rows: int) -> bool:
     ask = find_ggml("twd_few_rows", [ctypes.c_int, ctypes.c_int64, ctypes.c_int64], ctypes.c_bool)
-    return ask is not None and bool(ask(kind, columns, rows))
+    return ask is not None and bool(ask(int(kind), columns, rows))

@@ -13,8 +13,8 @@ from twd.engine.library import Device, devices, last_errors, llama, start
 from twd.engine.memory import require_memory
 from twd.engine.rpc_pool import keep_on_host
 from twd.engine.vocab import Vocab
-from twd.gguf_tools.inspect import GgufInfo, block_kinds, inspect
-from twd.gguf_tools.slice_layout import read_facts
+from twd.gguf_tools.inspect import GgufInfo, inspect
+from twd.gguf_tools.slice_layout import facts_of
 from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.model import ModelFacts
@@ -155,11 +155,6 @@ def load_error(what: str) -> TwdError:
     return TwdError(FailureCode.OUT_OF_MEMORY if memory else FailureCode.MODEL_LOAD, f"{what}: {reason}")
 
 
-def _block_kinds(info: GgufInfo) -> str:
-    facts = read_facts(info.metadata)
-    return block_kinds(info.tensors) if facts is None else facts.blocks
-
-
 def _parameters(settings: ModelSettings, info: GgufInfo) -> tuple[ctypes.Structure, list[object]]:
     """llama.cpp's parameters, and what must stay alive while it reads them."""
     parameters = llama.llama_model_default_params()
@@ -167,7 +162,7 @@ def _parameters(settings: ModelSettings, info: GgufInfo) -> tuple[ctypes.Structu
     mapped = settings.use_mmap or settings.from_disk
     parameters.load_mode = llama.LLAMA_LOAD_MODE_MMAP if mapped else llama.LLAMA_LOAD_MODE_NONE
     repacked = settings.use_extra_bufts and not settings.from_disk and not has_amx()
-    parameters.use_extra_bufts = repacked and not need_no_repacking(_block_kinds(info))
+    parameters.use_extra_bufts = repacked and not need_no_repacking(facts_of(info).blocks)
     parameters.vocab_only = settings.vocab_only
     keep: list[object] = []
     if settings.devices:

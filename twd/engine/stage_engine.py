@@ -15,8 +15,7 @@ from twd.engine.model import Model, ModelSettings
 from twd.engine.pick import Pickers
 from twd.engine.stage_abort import AbortFlag, watch
 from twd.engine.stage_states import LayerInput, StageContext, States, Watched
-from twd.gguf_tools.inspect import block_kinds, floats
-from twd.gguf_tools.slice_layout import SliceFacts, read_facts
+from twd.gguf_tools.slice_layout import SliceFacts, facts_of
 from twd.gguf_tools.slice_rules import RULES
 from twd.wire.failures import FailureCode, TwdError
 
@@ -220,17 +219,7 @@ def _require_block(rows: Rows, slots: int, most: int) -> None:
 
 def _facts(model: Model, plan: StagePlan) -> SliceFacts:
     """What the file holds; raises where the plan says something else."""
-    info = model.info
-    facts = read_facts(info.metadata) or SliceFacts(
-        "",
-        0,
-        info.layers,
-        info.layers,
-        head=True,
-        tail=False,
-        floats=bool(floats(info.tensors)),
-        blocks=block_kinds(info.tensors),
-    )
+    facts = facts_of(model.info)
     held = (facts.first, facts.end, facts.layers, facts.head)
     if held != (plan.first, plan.end, plan.layers, plan.head):
         raise TwdError(

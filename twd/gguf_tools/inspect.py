@@ -12,7 +12,7 @@ from twd.gguf_tools.header import ArrayField, BrokenGguf, GgufHeader, Scalar, Te
 _LAYER = re.compile(r"^blk\.(\d+)\.")
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 _MATRIX = 2
-EXPERTS = ":experts"
+_EXPERTS = ":experts"
 _FLOATS = frozenset({"F32", "F16", "BF16"})
 
 
@@ -167,7 +167,7 @@ def floats(tensors: Iterable[TensorInfo]) -> list[TensorInfo]:
 def block_kinds(tensors: Iterable[TensorInfo]) -> str:
     """The types of the other matrices; those that hold several experts' are told apart."""
     blocks = [tensor for tensor in _matrices(tensors) if tensor.kind.name not in _FLOATS]
-    return " ".join(sorted({tensor.kind.name + (EXPERTS if len(tensor.shape) > _MATRIX else "") for tensor in blocks}))
+    return " ".join(sorted({tensor.kind.name + (_EXPERTS if len(tensor.shape) > _MATRIX else "") for tensor in blocks}))
 
 
 def _matrices(tensors: Iterable[TensorInfo]) -> list[TensorInfo]:

@@ -14,7 +14,7 @@ from typing import Final
 from twd.gguf_tools.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from twd.gguf_tools.encode import encode_field
 from twd.gguf_tools.header import ArrayField, GgufHeader, Scalar, TensorInfo
-from twd.gguf_tools.inspect import block_kinds, floats, layer_of
+from twd.gguf_tools.inspect import GgufInfo, block_kinds, floats, layer_of
 from twd.gguf_tools.slice_rules import PER_LAYER, RULES, Output, SliceRule, can_cut, can_slice, odd_tensor
 from twd.wire.failures import FailureCode, TwdError
 
@@ -113,6 +113,20 @@ def read_facts(metadata: dict[str, Scalar | ArrayField]) -> SliceFacts | None:
     if metadata.get(_PREFIX + "format") != FORMAT or any(isinstance(x, ArrayField | None) for x in values.values()):
         return None
     return SliceFacts(**values)  # type: ignore[arg-type]
+
+
+def facts_of(info: GgufInfo) -> SliceFacts:
+    """The same of any model: one that is whole is a slice of all of it."""
+    return read_facts(info.metadata) or SliceFacts(
+        model="",
+        first=0,
+        end=info.layers,
+        layers=info.layers,
+        head=True,
+        tail=False,
+        floats=bool(floats(info.tensors)),
+        blocks=block_kinds(info.tensors),
+    )
 
 
 def _require_range(layers: int, first: int, end: int, head: bool) -> None:
