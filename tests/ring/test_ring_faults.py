@@ -33,7 +33,7 @@ from twd.ring.frames import (
     pack_states,
 )
 from twd.ring.handshake import Connection, dial, dial_once
-from twd.ring.links import Pace
+from twd.ring.links import Link, Pace
 from twd.ring.trust import Trust, client_context, make_identity, ring_nonce
 from twd.stage.server import Rules, Slice
 from twd.wire.base import ModelId
@@ -162,6 +162,35 @@ def test_a_pass_under_way_when_the_ring_ends_is_dropped(ring: Ring) -> None:
     engine.before = lambda rows: None
     go.set()
     works(ring)
+
+
+def test_a_pass_that_is_stopped_because_its_stage_leaves_has_not_failed(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand = ring.connect()
+    server = ring.stages[2].server
+    engine, seat, close = server.engine, server.seat, Link.close
+    assert isinstance(engine, FakeSlice)
+    assert seat is not None
+    began = threading.Event()
+
+    def hold(rows: object) -> None:
+        began.set()
+        wait_for(lambda: server.worker.aborting)
+
+    def close_late(link: Link, reason: TwdError | None = None) -> None:
+        if reason is not None and "leaves" in str(reason):
+            wait_for(lambda: seat._in_hand == 0)
+        close(link, reason)
+
+    monkeypatch.setattr(Link, "close", close_late)
+    engine.before = hold
+    hand.send(Open(0, spec()))
+    hand.send(Pass(1, [Item(0, 1, 0, PROMPT, len(PROMPT))]))
+    assert began.wait(WAIT_S)
+    server.unwire("it leaves")
+    assert hand.lost.get(timeout=WAIT_S)
+    assert hand.frames.empty(), "nobody may take that for an answer"
 
 
 # -- wirings that do not fit -----------------------------------------------------------------------

@@ -205,6 +205,8 @@ class Worker:
                 place.running = None
         ended = time.perf_counter()
         self._count(message, sifted, began - work.came_at, ended - began)
+        if not place.is_open:  # what was stopped in the middle because the ring is over has not failed
+            return
         trail = [*message.trail, Mark(int((began - work.came_at) * 1e6), int((ended - began) * 1e6))]
         self._send_on(place, message.id, made, outcomes, trail)
 
@@ -275,9 +277,8 @@ class Worker:
             core.stands_at(item.slot, min(item.at, core.end(item.slot)))
             self._settle(core, item.slot)
             with place.lock:
-                dead = core.epochs.is_dead(item.slot, item.epoch)
                 core.epochs.bury(item.slot, item.epoch + 1)
-            if not (cancelled and dead):
+            if not cancelled:
                 outcomes.append(failed(item, error.code, str(error)))
         for slot in block.padded:
             self._settle(core, slot)
