@@ -46,11 +46,14 @@ def test_plain_decoding_makes_the_targets_text() -> None:
     trees=st.booleans(),
     jobs=st.integers(1, 4),
     window=st.sampled_from([0, 0, 1, 5]),
+    stream_ms=st.sampled_from([0.0, 50.0, 400.0]),
 )
-def test_drafts_change_speed_never_text(seed: int, quality: float, trees: bool, jobs: int, window: int) -> None:
+def test_drafts_change_speed_never_text(
+    seed: int, quality: float, trees: bool, jobs: int, window: int, stream_ms: float
+) -> None:
     rng = random.Random(seed)
     target = FakeTarget(trees=trees)
-    core = make_core(target)
+    core = make_core(target, stream_ms=stream_ms)
     core.attach(Drafter(InstanceId("d"), NodeId("n"), beside=rng.random() < 0.5), 0.0)
 
     def meddle(driver: Driver) -> None:

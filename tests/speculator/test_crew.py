@@ -37,10 +37,10 @@ class Beside:
     def pace_ms(self) -> float:
         return self.core.crew.drafters[NAME].token_ms
 
-    def drafted(self, before: int = 0, *, more: bool = False, draft_ms: float = 0.0) -> None:
+    def drafted(self, before: int = 0, *, count: int = 0, more: bool = False, draft_ms: float = 0.0) -> None:
         """A true guess comes, made when the text was so many tokens shorter."""
         history = self.session.tokens[: len(self.session.tokens) - before]
-        count = max(1, self.link.credit)
+        count = count or max(1, self.link.credit)
         event = DraftProposed(
             session=self.session.id,
             drafter=NAME,
@@ -56,7 +56,7 @@ class Beside:
 
 def test_a_drafter_that_has_not_heard_of_the_last_tokens_does_not_rest() -> None:
     both = Beside()
-    both.drafted(before=1)
+    both.drafted(before=1, count=2)
     assert not both.link.resting, "it will go on as soon as it hears what was accepted"
     plan = both.core.plan(both.driver.now)
     assert not plan.windows, "so it is worth a wait"

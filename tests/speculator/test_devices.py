@@ -12,7 +12,7 @@ from twd.engine.loading import NativeModel
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.service import Surroundings
-from twd.kit.settings import Settings
+from twd.kit.settings import Model, Settings
 from twd.speculator.core import SpeculatorCore
 from twd.speculator.native import limits_of
 from twd.speculator.service import Speculator
@@ -34,7 +34,7 @@ def native(*, offloads: bool) -> NativeModel:
 @pytest.mark.parametrize(("offloads", "device"), [(False, CPU), (True, GPU)])
 def test_a_native_model_computes_where_its_layers_lie(offloads: bool, device: DeviceKind) -> None:
     assert NativeDraftModel(native(offloads=offloads)).device is device
-    assert limits_of(native(offloads=offloads), Settings()).device is device
+    assert limits_of(native(offloads=offloads), Model(path="m.gguf"), Settings()).device is device
 
 
 def attached(target: DeviceKind, drafter: DeviceKind, node: str = "n", *, by_text: bool = False) -> SpeculatorCore:

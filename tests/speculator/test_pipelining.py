@@ -30,13 +30,14 @@ def lose(driver: Driver, target: FakePipeline) -> None:
     jobs=st.integers(1, 5),
     window=st.sampled_from([0, 0, 1, 5]),
     losses=st.sampled_from([0.0, 0.0, 0.05, 0.3]),
+    stream_ms=st.sampled_from([0.0, 50.0, 400.0]),
 )
 def test_drafts_and_losses_change_speed_never_text(
-    seed: int, quality: float, in_flight: int, jobs: int, window: int, losses: float
+    seed: int, quality: float, in_flight: int, jobs: int, window: int, losses: float, stream_ms: float
 ) -> None:
     rng = random.Random(seed)
     target = FakePipeline(n_slots=3, in_flight=in_flight)
-    core = make_core(target)
+    core = make_core(target, stream_ms=stream_ms)
     core.attach(Drafter(InstanceId("d"), NodeId("n"), beside=False), 0.0)
 
     def meddle(driver: Driver) -> None:

@@ -125,6 +125,10 @@ class Model(Section, frozen=True):
     cache_type_v: Annotated[CacheType, about("Number format of the V cache.")] = "auto"
     mmap: Annotated[Switch, about("Map the file instead of reading it.")] = "auto"
     chat_template: Annotated[FilePath, about("Jinja file in place of the model's own chat template.")] = ""
+    stream_ms: Annotated[
+        Annotated[int, Meta(ge=0, le=1000)],
+        about("Pieces of a stream that come closer together than this leave as one; 0: none do."),
+    ] = 50
     replicas: Annotated[Positive, about("Copies that serve it at once.")] = 1
     moe_placement: Annotated[
         Literal["off", "balanced", "profile-guided"], about("How experts are spread over devices.")

@@ -7,8 +7,11 @@ BINS = 10
 _DECAY = 0.995
 _PRIOR_CHANCE = 0.7
 _PRIOR_WEIGHT = 4.0
+_RATE_WEIGHT = 2.0
 _SESSION_WEIGHT = 6.0
 _SESSION_DECAY = 0.98
+_TEXTS_DIFFER = 8.0
+"""So many guesses in other texts tell as much of this one as a guess in it."""
 
 
 @dataclass(slots=True)
@@ -38,7 +41,7 @@ class Calibration:
     @property
     def rate(self) -> float:
         """The share of its first choices that was right."""
-        return (self.firsts_taken + _PRIOR_CHANCE * _PRIOR_WEIGHT) / (self.firsts + _PRIOR_WEIGHT)
+        return (self.firsts_taken + _PRIOR_CHANCE * _RATE_WEIGHT) / (self.firsts + _RATE_WEIGHT)
 
     @property
     def agreement(self) -> float:
@@ -106,10 +109,15 @@ class Beliefs:
         record = self.records.get(drafter)
         return min(0.995, known * record.factor) if record else min(0.995, known)
 
-    def hoped(self, drafter: str) -> float:
-        """The same with the benefit of the doubt: a drafter is not given up for a few unlucky guesses."""
+    def hoped(self, drafter: str, tried: int = 0) -> float:
+        """The same with the benefit of the doubt: a drafter is not given up for a few unlucky guesses.
+
+        `tried`: cycles in which it was heard; where none of its guesses was worth a check, that tells as much.
+        """
         chance = self.typical(drafter)
         record = self.records.get(drafter)
-        checked = record.weight if record else 0.0
-        doubt = math.sqrt(chance * (1.0 - chance) / (checked + 2.0))
+        calibration = self.calibrations.get(drafter)
+        known = calibration.weight / _TEXTS_DIFFER if calibration else 0.0
+        seen = max(record.weight if record else 0.0, tried) + known
+        doubt = math.sqrt(chance * (1.0 - chance) / (seen + 2.0))
         return min(0.995, chance + doubt)

@@ -21,6 +21,7 @@ from twd.speculator.links import Drafter
 from twd.speculator.pipelining import PipePlanner
 from twd.speculator.planning import Plan, Planner
 from twd.speculator.session import NGRAM, Opening, Session
+from twd.speculator.speech import joined, may_wait
 from twd.speculator.tree import Node
 from twd.speculator.window import Cost
 from twd.wire.base import Event, InstanceId, JobId, SessionId
@@ -142,6 +143,7 @@ class SpeculatorCore:
 
     def attach(self, drafter: Drafter, now: float) -> None:
         """A drafter offers itself; it is told of the sessions that run."""
+        self._say_all(now)
         self.crew.attach(drafter)
         for session in self.sessions.values():
             if session.speculates:
@@ -195,6 +197,7 @@ class SpeculatorCore:
 
     def opened(self, session: Session, slot: int, cached: int, now: float) -> None:
         """The target gave a session a slot whose cache holds its first `cached` tokens."""
+        self._say_all(now)
         session.slot, session.fed, session.read_from = slot, cached, cached
         session.epoch = self._next_epoch()
         session.spoke_at = session.accepted_at = now
@@ -226,6 +229,7 @@ class SpeculatorCore:
         and are read in from their own tokens. Nothing is told twice, for nothing told is computed again."""
         running = sorted(self.sessions.values(), key=lambda session: session.opened_at)
         for session in reversed(running):
+            self._say(session, session.accepted_at)
             session.flights.clear()
             session.slot = -1
             self.queue.appendleft(session)
@@ -336,12 +340,30 @@ class SpeculatorCore:
         session.flights.clear()
 
     def _speak(self, session: Session, event: TokensAccepted, now: float) -> None:
-        session.spoke_at = now
-        self._tell(event)
+        """Tell what became text, unless it may travel with the next: drafters at work need each at once."""
+        session.unsaid = joined(session.unsaid, event)
+        others_read = any(other.prefilling for other in self.sessions.values())
+        if session.first_at == now or session.drafted or others_read:
+            self._say(session, now)
+            return
+        since_ms, next_ms = (now - session.spoke_at) * 1000, self.cost(len(self.sessions))
+        if not may_wait(since_ms, next_ms, self.limits.stream_ms, whole=session.job.whole):
+            self._say(session, now)
+
+    def _say(self, session: Session, now: float) -> None:
+        if session.unsaid is not None:
+            self._tell(session.unsaid)
+            session.unsaid, session.spoke_at = None, now
+
+    def _say_all(self, now: float) -> None:
+        """Let nothing wait any longer: the next pass may take its time."""
+        for session in self.sessions.values():
+            self._say(session, now)
 
     # -- ends ----------------------------------------------------------------------------------
 
     def _finish(self, session: Session, reason: FinishReason, now: float) -> None:
+        self._say(session, now)
         self._drop(session)
         stop = session.text.hit.stop if session.text.hit is not None else ""
         self._tell(
@@ -358,6 +380,7 @@ class SpeculatorCore:
         )
 
     def _fail(self, session: Session, failure: Failure, now: float) -> None:
+        self._say(session, now)
         self._drop(session)
         self._tell(
             JobFailed(
@@ -394,7 +417,9 @@ class SpeculatorCore:
     def _keep_alive(self, now: float) -> None:
         for session in self.by_job.values():
             if now - session.spoke_at >= self.limits.keepalive_s:
-                self._speak(session, session.accepted(len(session.tokens), session.generated, [], ""), now)
+                life = session.accepted(len(session.tokens), session.generated, [], "")
+                session.unsaid = joined(session.unsaid, life)
+                self._say(session, now)
 
     # -- what goes out -------------------------------------------------------------------------
 

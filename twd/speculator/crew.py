@@ -137,6 +137,7 @@ class Crew:
         session.plain = any(useful.values()) and self._races(session) and self.race.wants_plain(self._restart_ms)
         for name, wanted in useful.items():
             link = session.links[name]
+            link.tried += link.heard_at > link.told_at
             link.told_at, link.resting = now, False
             credit = self._credit(session, link, wanted)
             if credit != link.credit:
@@ -161,7 +162,9 @@ class Crew:
         if self._gives_way(session, drafter):
             return None
         credit, beliefs = 0, session.beliefs
-        for chance in (beliefs.typical(drafter.name), beliefs.hoped(drafter.name)):
+        link = session.links.get(drafter.name)
+        hope = beliefs.hoped(drafter.name, link.tried if link else 0)
+        for chance in (beliefs.typical(drafter.name), hope):
             credit = credit or self._pays(drafter, chance)
         return credit
 

@@ -57,6 +57,8 @@ class Link:
     heard_at: float = -1.0
     resting: bool = False
     late: int = 0
+    tried: int = 0
+    """Cycles in which it was heard."""
     probe_gap: int = 48
     probe_at: int = 0
     warming: int = WARMING

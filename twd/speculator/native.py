@@ -117,7 +117,7 @@ def load_plan(name: ModelId, model: Model, memory: Path | None = None) -> LoadPl
     )
 
 
-def limits_of(native: NativeModel, settings: Settings) -> Limits:
+def limits_of(native: NativeModel, model: Model, settings: Settings) -> Limits:
     """The bounds of a speculator over this model."""
     target = native.target
     return Limits(
@@ -130,6 +130,7 @@ def limits_of(native: NativeModel, settings: Settings) -> Limits:
         can_rollback=target.can_rollback,
         device=native.device,
         ngram=settings.speculation.ngram.enabled,
+        stream_ms=model.stream_ms,
         needs_drafters=needs_drafters(settings),
     )
 
@@ -145,7 +146,7 @@ def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> L
         native = load_native(replace(plan, use_mmap=care.plan.mapped), care.watch(progress))
         care.finish()
         preparer = Preparer(native.model.vocab, native.template, native.pickers, draw_seed)
-        return NativeTarget(native, preparer, limits_of(native, settings))
+        return NativeTarget(native, preparer, limits_of(native, model, settings))
 
     return load
 

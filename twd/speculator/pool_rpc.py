@@ -97,11 +97,12 @@ def rpc_speculator(ground: Surroundings, settings: Settings, name: str, replica:
 
         def load(progress: Progress) -> LoadedModel:
             leave_on_abort_with(ExitCode.WORKER_LOST)
-            wanted = load_plan(model, settings.models[name], Home(settings.home_dir).cache)
+            entry = settings.models[name]
+            wanted = load_plan(model, entry, Home(settings.home_dir).cache)
             native = load_native(replace(wanted, pool=plan, gpu_layers=0), progress)
             native.facts = msgspec.structs.replace(native.facts, backend="rpc")
             preparer = Preparer(native.model.vocab, native.template, native.pickers, ground.ids.seed)
-            return RpcTarget(native, preparer, replace(limits_of(native, settings), device=assembly.device))
+            return RpcTarget(native, preparer, replace(limits_of(native, entry, settings), device=assembly.device))
 
         return load
 

@@ -117,6 +117,8 @@ class Session:
         self.first_at = -1.0
         self.accepted_at = now
         self.spoke_at = now
+        self.unsaid: TokensAccepted | None = None
+        """What became text and waits for more, so that both travel together."""
         self.tally = Tally()
 
     def _extend_hashes(self, tokens: Sequence[int]) -> None:
@@ -151,6 +153,11 @@ class Session:
     def guessing(self) -> bool:
         """Whether a window is under way of which it is not known how it ends; chunks of the prompt leave no doubt."""
         return bool(self.flights) and self.flights[-1].picks
+
+    @property
+    def drafted(self) -> bool:
+        """Whether a drafter may run ahead of it."""
+        return any(link.credit for link in self.links.values())
 
     @property
     def speculates(self) -> bool:

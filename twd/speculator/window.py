@@ -9,6 +9,8 @@ Cost = Callable[[int], float]
 """rows in one pass -> milliseconds"""
 
 PAYS = 1.02
+WORKS = 1.05
+"""By how much a drafter at work must bring more than plain steps: its messages take time from whoever computes."""
 EAGER = 1.12
 """By how much more than the usual a wait must bring: played, this was best for passes of 8 to 200 ms."""
 
@@ -99,7 +101,7 @@ def useful_credit(
     if beside:
         return _beside_credit(chances, cost, token_ms)
     cut, rate = best_cut(chances, cost)
-    if not cut or rate * cost(1) < PAYS:
+    if not cut or rate * cost(1) < WORKS:
         return 0
     on_its_way = (cost(cut + 1) + round_trip_ms) / max(token_ms, 0.1)
     return min(max(window, ahead), cut + int(on_its_way) + 1)
@@ -112,7 +114,7 @@ def _held(chance: float, drafts: int) -> list[float]:
 
 def _beside_credit(chances: Sequence[float], cost: Cost, token_ms: float) -> int:
     cut, rate = _best_turn(chances, cost, token_ms)
-    return cut if rate > PAYS / cost(1) else 0
+    return cut if rate > WORKS / cost(1) else 0
 
 
 def _best_turn(chances: Sequence[float], cost: Cost, token_ms: float) -> tuple[int, float]:

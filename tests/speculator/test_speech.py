@@ -1,0 +1,114 @@
+"""Pieces of a text: each at once where somebody waits for it, several together where nobody reads that fast."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from tests.speculator.fakes import Driver, FakeTarget, job, make_core, text_of
+from twd.speculator.links import Drafter
+from twd.speculator.speech import joined, may_wait
+from twd.wire.base import InstanceId, JobId, NodeId, SessionId
+from twd.wire.job import JobFailed, JobFinished, Speculation, TokenLogprob, TokensAccepted
+
+PROMPT = [5, 6, 7, 8]
+OFF = Speculation(enabled=False)
+STEP_MS, STREAM_MS = 10.0, 45.0
+
+
+def made(**limits: object) -> Driver:
+    target = FakeTarget()
+    return Driver(make_core(target, lambda rows: STEP_MS, stream_ms=STREAM_MS, **limits), target)
+
+
+def pieces(driver: Driver, name: str = "j") -> list[int]:
+    said = [event for event in driver.told if isinstance(event, TokensAccepted) and event.job == name]
+    return [len(event.tokens) for event in said]
+
+
+def test_the_first_piece_leaves_at_once_and_later_ones_together() -> None:
+    driver = made()
+    driver.submit(job(speculation=OFF, max_tokens=12), PROMPT)
+    driver.run()
+    assert pieces(driver) == [1, 4, 4, 3]
+    assert driver.tokens("j") == text_of(PROMPT, 12)
+    assert isinstance(driver.told[-1], JobFinished), "nothing comes behind the end"
+
+
+def test_slow_pieces_leave_one_by_one() -> None:
+    target = FakeTarget()
+    driver = Driver(make_core(target, lambda rows: STREAM_MS / 2 + 1, stream_ms=STREAM_MS), target)
+    driver.submit(job(speculation=OFF, max_tokens=6), PROMPT)
+    driver.run()
+    assert pieces(driver) == [1] * 6
+
+
+def test_an_answer_that_is_read_at_its_end_is_told_in_fewer_pieces() -> None:
+    driver = made()
+    driver.submit(job(speculation=OFF, max_tokens=30, whole=True), PROMPT)
+    driver.run()
+    assert pieces(driver) == [1, 22, 7]
+
+
+def test_drafters_at_work_hear_of_each_piece_at_once() -> None:
+    driver = made(ngram=False)
+    driver.core.attach(Drafter(InstanceId("d"), NodeId("n"), beside=False), 0.0)
+    driver.submit(job(max_tokens=6, speculation=Speculation(window=2)), PROMPT)
+    driver.run()
+    assert pieces(driver) == [1] * 6
+
+
+def test_who_comes_later_finds_nothing_unsaid() -> None:
+    driver = made()
+    driver.submit(job(speculation=OFF, max_tokens=20), PROMPT)
+    while sum(pieces(driver)) < 5:
+        driver.turn()
+    driver.turn()
+    driver.turn()
+    assert sum(pieces(driver)) == 5
+    driver.submit(job("late", speculation=OFF), PROMPT)
+    driver.turn()
+    assert sum(pieces(driver)) >= 7, "the next pass reads a prompt and may take long"
+
+
+def test_what_is_unsaid_is_told_before_a_failure() -> None:
+    driver = made()
+    driver.submit(job(speculation=OFF), PROMPT)
+    while sum(pieces(driver)) < 5:
+        driver.turn()
+    driver.turn()
+    driver.core.cancel(JobId("j"), driver.now, "enough")
+    driver.read()
+    assert sum(pieces(driver)) == 6
+    assert isinstance(driver.told[-1], JobFailed)
+
+
+def test_life_is_shown_behind_what_was_unsaid() -> None:
+    driver = made()
+    driver.submit(job(speculation=OFF), PROMPT)
+    while sum(pieces(driver)) < 5:
+        driver.turn()
+    driver.turn()
+    driver.now += 5.0
+    driver.core.tick(driver.now)
+    driver.read()
+    assert pieces(driver)[-1] == 1
+    assert driver.tokens("j") == text_of(PROMPT, 6)
+
+
+def test_joined_is_what_both_said() -> None:
+    first = TokensAccepted(
+        job=JobId("j"), attempt=1, session=SessionId("s"), at=4, index=0, tokens=[7], text="a", checked=3, taken=0,
+        logprobs=[TokenLogprob(token=7, text="a", logprob=-1.0)],
+    )  # fmt: skip
+    then = replace(first, at=5, index=1, tokens=[8, 9], text="bc", checked=2, taken=1, drafter="d")
+    both = joined(first, then)
+    assert (both.at, both.index, both.tokens, both.text) == (4, 0, [7, 8, 9], "abc")
+    assert (both.checked, both.taken, both.drafter, len(both.logprobs)) == (5, 1, "d", 2)
+    assert joined(None, then) is then
+
+
+@given(since=st.floats(0, 1e4), coming=st.floats(0, 1e4), stream=st.floats(0, 1e3))
+def test_nothing_waits_longer_than_was_set(since: float, coming: float, stream: float) -> None:
+    if may_wait(since, coming, stream, whole=False):
+        assert since + coming <= stream
+        assert may_wait(since, coming, stream, whole=True)
