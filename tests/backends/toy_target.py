@@ -85,6 +85,7 @@ class ToyModel:
     ngram: bool = False
     load_ms: int = 0
     tool_format: str = ""
+    local: bool = True
 
     @property
     def facts(self) -> ModelFacts:

@@ -120,6 +120,10 @@ class PlayedModel:
         self.load_ms = 1
         self.tool_format = "bare"
 
+    @property
+    def local(self) -> bool:
+        return True
+
     def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
         seed = job.sampling.seed or 0
         deadly = job.prompt.text == POISON

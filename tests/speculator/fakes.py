@@ -202,12 +202,11 @@ def make_core(
 
 
 def job(name: str = "j", **fields: object) -> JobSubmitted:
-    values: dict[str, object] = {"max_tokens": 40} | fields
+    values: dict[str, object] = {"max_tokens": 40, "prompt": Prompt(text="")} | fields
     return JobSubmitted(
         job=JobId(name),
         model=ModelId("m"),
         owner=InstanceId("edge"),
-        prompt=Prompt(text=""),
         **values,  # type: ignore[arg-type]
     )
 

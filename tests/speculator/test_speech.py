@@ -1,14 +1,28 @@
 """Pieces of a text: each at once where somebody waits for it, several together where nobody reads that fast."""
 
+from functools import partial
+
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from tests.speculator.fakes import Driver, FakeTarget, job, make_core, text_of
 from twd.speculator.links import Drafter
+from twd.speculator.preparing import is_quick
 from twd.speculator.speech import joined, may_wait
 from twd.wire.base import InstanceId, JobId, NodeId, SessionId
-from twd.wire.job import JobFailed, JobFinished, Speculation, TokenLogprob, TokensAccepted
+from twd.wire.job import (
+    ChatMessage,
+    Grammar,
+    GrammarKind,
+    JobFailed,
+    JobFinished,
+    JobStarted,
+    Prompt,
+    Speculation,
+    TokenLogprob,
+    TokensAccepted,
+)
 
 PROMPT = [5, 6, 7, 8]
 OFF = Speculation(enabled=False)
@@ -104,7 +118,6 @@ def test_joined_is_what_both_said() -> None:
     both = joined(first, then)
     assert (both.at, both.index, both.tokens, both.text) == (4, 0, [7, 8, 9], "abc")
     assert (both.checked, both.taken, both.drafter, len(both.logprobs)) == (5, 1, "d", 2)
-    assert joined(None, then) is then
 
 
 @given(since=st.floats(0, 1e4), coming=st.floats(0, 1e4), stream=st.floats(0, 1e3))
@@ -112,3 +125,29 @@ def test_nothing_waits_longer_than_was_set(since: float, coming: float, stream: 
     if may_wait(since, coming, stream, whole=False):
         assert since + coming <= stream
         assert may_wait(since, coming, stream, whole=True)
+
+
+def test_a_short_prompt_is_told_with_its_first_token_and_a_long_one_before() -> None:
+    driver = made()
+    driver.submit(job(speculation=OFF, max_tokens=2), PROMPT)
+    driver.turn()
+    assert [type(event) for event in driver.told] == [JobStarted, TokensAccepted]
+    target = FakeTarget()
+    slow = Driver(make_core(target, lambda rows: STREAM_MS + 1, stream_ms=STREAM_MS), target)
+    slow.submit(job(speculation=OFF, max_tokens=2), PROMPT)
+    for session in slow.core.admit(slow.now):
+        slow.core.opened(session, *target.open(session.tokens, session.picker), slow.now)
+    assert [type(event) for event in slow.read()] == [JobStarted]
+    long = made()
+    long.submit(job(speculation=OFF, max_tokens=2), PROMPT * 5)
+    long.turn()
+    assert [type(event) for event in long.told] == [JobStarted], "its prompt takes more than one pass"
+
+
+def test_short_prompts_need_no_thread() -> None:
+    asked = partial(job, prompt=Prompt(messages=[ChatMessage(role="user", content="x" * 100)]))
+    assert is_quick(asked())
+    assert not is_quick(asked(grammar=Grammar(kind=GrammarKind.JSON)))
+    assert not is_quick(job(prompt=Prompt(text="x" * 5000)))
+    assert not is_quick(job(prompt=Prompt(tokens=[1] * 5000)))
+    assert not is_quick(job(prompt=Prompt(messages=[ChatMessage(role="user", content="x")] * 100)))

@@ -74,6 +74,11 @@ class RemoteModel:
             needs_drafters=self._needs_drafters,
         )
 
+    @property
+    def local(self) -> bool:
+        """The other server tokenizes."""
+        return False
+
     def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
         """Tokens, picker and seed of a job."""
         ready = self._model.prepare(job, job.sampling.seed or 0)

@@ -21,7 +21,7 @@ from twd.speculator.links import Drafter
 from twd.speculator.pipelining import PipePlanner
 from twd.speculator.planning import Plan, Planner
 from twd.speculator.session import NGRAM, Opening, Session
-from twd.speculator.speech import joined, may_wait
+from twd.speculator.speech import add, may_wait
 from twd.speculator.tree import Node
 from twd.speculator.window import Cost
 from twd.wire.base import Event, InstanceId, JobId, SessionId
@@ -207,7 +207,7 @@ class SpeculatorCore:
 
     def _start(self, session: Session, cached: int, now: float) -> None:
         session.opened_at, session.cached = now, min(cached, session.prompt_len)
-        self._tell(
+        session.unsaid.append(
             JobStarted(
                 job=session.job.job,
                 attempt=session.job.attempt,
@@ -219,6 +219,9 @@ class SpeculatorCore:
                 fingerprint=self.identity.fingerprint,
             )
         )
+        rows = session.unfed + 1
+        if rows > self.limits.prefill_rows or self.cost(rows) > self.limits.stream_ms:
+            self._say(session, now)
         if session.job.max_tokens == 0:
             self._finish(session, FinishReason.LENGTH, now)
         elif session.speculates and self.crew.drafters:
@@ -341,7 +344,7 @@ class SpeculatorCore:
 
     def _speak(self, session: Session, event: TokensAccepted, now: float) -> None:
         """Tell what became text, unless it may travel with the next: drafters at work need each at once."""
-        session.unsaid = joined(session.unsaid, event)
+        add(session.unsaid, event)
         others_read = any(other.prefilling for other in self.sessions.values())
         if session.first_at == now or session.drafted or others_read:
             self._say(session, now)
@@ -351,9 +354,10 @@ class SpeculatorCore:
             self._say(session, now)
 
     def _say(self, session: Session, now: float) -> None:
-        if session.unsaid is not None:
-            self._tell(session.unsaid)
-            session.unsaid, session.spoke_at = None, now
+        for event in session.unsaid:
+            self._tell(event)
+            session.spoke_at = now
+        session.unsaid.clear()
 
     def _say_all(self, now: float) -> None:
         """Let nothing wait any longer: the next pass may take its time."""
@@ -417,8 +421,7 @@ class SpeculatorCore:
     def _keep_alive(self, now: float) -> None:
         for session in self.by_job.values():
             if now - session.spoke_at >= self.limits.keepalive_s:
-                life = session.accepted(len(session.tokens), session.generated, [], "")
-                session.unsaid = joined(session.unsaid, life)
+                add(session.unsaid, session.accepted(len(session.tokens), session.generated, [], ""))
                 self._say(session, now)
 
     # -- what goes out -------------------------------------------------------------------------

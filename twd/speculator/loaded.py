@@ -52,6 +52,11 @@ class LoadedModel(Protocol):
         """How the model was taught to write calls."""
         ...
 
+    @property
+    def local(self) -> bool:
+        """Whether jobs are prepared in this process, asking nobody else."""
+        ...
+
     def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
         """Tokens, picker and seed of a job."""
         ...

@@ -71,6 +71,11 @@ class NativeTarget:
         """How the model was taught to write calls."""
         return self.native.template.tool_format.value
 
+    @property
+    def local(self) -> bool:
+        """Jobs are prepared here."""
+        return True
+
     def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
         """Tokens, picker and seed of a job."""
         return self.preparer.prepare(job, session)

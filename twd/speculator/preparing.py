@@ -1,5 +1,6 @@
 """From a job to what the core needs of it: tokens, a picker, a seed. All that can be refused is refused here."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,10 +10,30 @@ from twd.engine.chat_template import ChatTemplate, render_tokens
 from twd.engine.tool_formats import showing_markers
 from twd.engine.vocab import Vocab
 from twd.engine.window import Picker, Report
+from twd.speculator.loaded import LoadedModel
 from twd.speculator.session import Opening
 from twd.wire.base import SessionId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Grammar, JobSubmitted, Prompt, Sampling
+
+QUICK_MESSAGES, QUICK_CHARACTERS = 16, 4096
+"""A prompt up to this size is prepared in about a millisecond, so it is not worth a thread's waking up."""
+
+
+def is_quick(job: JobSubmitted) -> bool:
+    """Whether preparing a job takes next to no time: no grammar to compile, no tools to write out, a short prompt."""
+    prompt = job.prompt
+    if job.grammar is not None or prompt.tools or len(prompt.messages or ()) > QUICK_MESSAGES:
+        return False
+    said = sum(len(message.content) for message in prompt.messages or ())
+    return said + len(prompt.text or "") + len(prompt.tokens or ()) + len(job.resume) <= QUICK_CHARACTERS
+
+
+async def prepared(loaded: LoadedModel, job: JobSubmitted, session: SessionId) -> Opening:
+    """What the core needs of a job, without holding up the loop for long."""
+    if loaded.local and is_quick(job):
+        return loaded.prepare(job, session)
+    return await asyncio.to_thread(loaded.prepare, job, session)
 
 
 class Pickers(Protocol):

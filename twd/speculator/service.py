@@ -17,6 +17,7 @@ from twd.speculator.embeddings import Embeddings
 from twd.speculator.intake import Intake
 from twd.speculator.links import Drafter
 from twd.speculator.loaded import Load, LoadedModel
+from twd.speculator.preparing import prepared
 from twd.speculator.ram_care import Reclaimed
 from twd.speculator.runner import Runner
 from twd.wire.base import Event, InstanceId, JobId, ModelId
@@ -281,7 +282,7 @@ class Speculator(Service):
         arrived = self.clock.now()
         loop = asyncio.get_running_loop()
         try:
-            opening = await asyncio.to_thread(self.loaded.prepare, job, self.ground.ids.session())
+            opening = await prepared(self.loaded, job, self.ground.ids.session())
         except TwdError as error:
             if self._intake.prepared(job):
                 self._refuse(job, error.failure)

@@ -11,7 +11,7 @@ from twd.speculator.links import Link
 from twd.speculator.ngram import NgramIndex
 from twd.speculator.tree import DraftTree, Node
 from twd.wire.base import InstanceId, SessionId
-from twd.wire.job import DrafterShare, FinishReason, JobStats, JobSubmitted, TokenLogprob, TokensAccepted
+from twd.wire.job import DrafterShare, FinishReason, JobStarted, JobStats, JobSubmitted, TokenLogprob, TokensAccepted
 from twd.wire.prefix import EMPTY, extend
 
 NGRAM = "ngram"
@@ -117,8 +117,8 @@ class Session:
         self.first_at = -1.0
         self.accepted_at = now
         self.spoke_at = now
-        self.unsaid: TokensAccepted | None = None
-        """What became text and waits for more, so that both travel together."""
+        self.unsaid: list[JobStarted | TokensAccepted] = []
+        """What waits for more to tell, so that it travels together."""
         self.tally = Tally()
 
     def _extend_hashes(self, tokens: Sequence[int]) -> None:

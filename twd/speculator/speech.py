@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from twd.wire.job import TokensAccepted
+from twd.wire.job import JobStarted, TokensAccepted
 
 WHOLE = 5
 """An answer that is read when it is over is told in pieces that come so many times as seldom."""
@@ -13,10 +13,16 @@ def may_wait(since_ms: float, next_ms: float, stream_ms: float, *, whole: bool) 
     return since_ms + next_ms <= stream_ms * (WHOLE if whole else 1)
 
 
-def joined(first: TokensAccepted | None, then: TokensAccepted) -> TokensAccepted:
+def add(unsaid: list[JobStarted | TokensAccepted], piece: TokensAccepted) -> None:
+    """One more piece to tell; with the one that waits, it is one."""
+    if unsaid and isinstance(last := unsaid[-1], TokensAccepted):
+        unsaid[-1] = joined(last, piece)
+    else:
+        unsaid.append(piece)
+
+
+def joined(first: TokensAccepted, then: TokensAccepted) -> TokensAccepted:
     """Two pieces of one text as one."""
-    if first is None:
-        return then
     return replace(
         first,
         tokens=first.tokens + then.tokens,

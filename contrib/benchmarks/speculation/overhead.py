@@ -105,6 +105,6 @@ if __name__ == "__main__":
     parser.add_argument("--prompts", type=int, default=9)
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--target", default="f32")
-    parser.add_argument("--stream-ms", type=int, default=50, help="0: every token travels for itself")
+    parser.add_argument("--stream-ms", type=int, default=60, help="0: every token travels for itself")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="of the engine")
     main(parser.parse_args())
