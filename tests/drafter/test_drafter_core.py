@@ -1,7 +1,9 @@
 """The drafter's own machine: ahead, back, at rest; what it sends always names its place truthfully."""
 
 import random
+from collections.abc import Callable
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,6 +11,7 @@ from tests.speculator.fakes import TruePicker, text_of
 from twd.drafter.core import DrafterCore
 from twd.drafter.draft import Draft, Guess
 from twd.engine.window import Window
+from twd.guess.cut import Cost
 from twd.wire.base import InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.draft import DraftGranted, DraftProposed, SessionOpened
 from twd.wire.model import VocabFingerprint
@@ -44,9 +47,9 @@ def give_slots(core: DrafterCore) -> None:
 
 def step(core: DrafterCore, guess: list[int] | None = None, confidence: float = 0.9) -> None:
     for draft, window in core.plan():
-        said = None
+        said = []
         if window.picks:
-            said = Guess((guess or text_of(list(draft.span(0, draft.length)), 1))[0], confidence)
+            said = [Guess((guess or text_of(list(draft.span(0, draft.length)), 1))[0], confidence)]
         core.computed(draft, window, said, 5.0)
 
 
@@ -159,11 +162,11 @@ def test_every_message_names_the_text_it_continues(seed: int, quality: float) ->
     core = core_with(list(text), credit=rng.randint(1, 12), beside=rng.random() < 0.5)
     for _ in range(60):
         for draft, window in core.plan():
-            said = None
+            said = []
             if window.picks:
                 true = [*text_of(list(draft.span(0, draft.length)), 1), 3][0]
                 first, second = (true, 7) if rng.random() < quality else (7, true)
-                said = Guess(first, rng.random(), second, rng.random() * 0.5)
+                said = [Guess(first, rng.random(), second, rng.random() * 0.5)]
             core.computed(draft, window, said, 5.0)
             held = [*draft.accepted, *draft.path]
             assert draft.kept[: draft.fed] == held[: draft.fed]
@@ -182,13 +185,13 @@ def test_idle_time_goes_into_the_second_choice_where_the_first_is_least_sure() -
     core = core_with([5, 6, 7], credit=3)
     for confidence, other in ((0.9, 0.05), (0.6, 0.35), (0.9, 0.05)):
         ((draft, window),) = core.plan()
-        core.computed(draft, window, Guess(20, confidence, 30, other), 5.0)
+        core.computed(draft, window, [Guess(20, confidence, 30, other)], 5.0)
     (main,) = [message for message in core.proposals() if message.tokens]
     assert main.tokens == [20, 20, 20]
     for _ in range(3):
         ((draft, window),) = core.plan()
         assert window.tokens[-1] in (30, 40)
-        core.computed(draft, window, Guess(40, 0.9), 5.0)
+        core.computed(draft, window, [Guess(40, 0.9)], 5.0)
     (branch,) = core.proposals()
     assert (branch.at, branch.tokens) == (4, [30, 40, 40, 40])
     assert branch.prefix == prefix_hash([5, 6, 7, 20])
@@ -202,7 +205,115 @@ def test_reading_a_prompt_does_not_count_as_slow_drafting() -> None:
     pace = core.token_ms
     for spent_ms in (400.0, 5.0):
         ((draft, window),) = core.plan()
-        core.computed(draft, window, Guess(9, 0.9), spent_ms)
+        core.computed(draft, window, [Guess(9, 0.9)], spent_ms)
     (message,) = core.proposals()
     assert message.draft_ms <= 2 * pace
     assert core.token_ms <= pace
+
+
+# -- several tokens a step, where the text comes again ---------------------------------------------
+
+
+POEM = list(range(2, 40))
+
+
+def copying(text: list[int], credit: int = 12, cost: Cost = lambda rows: 5.0, window_max: int = 64) -> DrafterCore:
+    core = DrafterCore(ME, slots=2, ctx_size=256, cost=cost, window_max=window_max)
+    core.open(opened(text, credit), TruePicker(), False)  # type: ignore[arg-type]
+    give_slots(core)
+    return core
+
+
+def said_of(window: Window, follows: Callable[[list[int]], int]) -> list[Guess]:
+    """What a model says to a window: its own next token, and on as long as the copies agree with it."""
+    text, said = list(window.tokens[: window.committed]), [follows(list(window.tokens[: window.committed]))]
+    for copy in window.tokens[window.committed :]:
+        if copy != said[-1]:
+            break
+        text.append(copy)
+        said.append(follows(text))
+    return [Guess(token, 0.9) for token in said] if window.picks else []
+
+
+def next_of_poem(text: list[int]) -> int:
+    return text[-1] + 1
+
+
+def test_a_text_that_comes_again_is_drafted_several_tokens_a_step() -> None:
+    core = copying([*POEM, 1, 2, 3, 4, 5])
+    steps = 0
+    while len(only(core).guesses) < 12:
+        for draft, window in core.plan():
+            core.computed(draft, window, said_of(window, next_of_poem), 5.0)
+        steps += 1
+    assert tokens(core) == list(range(6, 18))
+    assert steps <= 4
+    assert core.token_ms < 5.0, "that is its pace"
+
+
+def test_copies_that_are_wrong_leave_what_was_said_instead_and_are_believed_less() -> None:
+    core = copying([*POEM, 1, 2, 3, 4, 5])
+    ((draft, window),) = core.plan()
+    assert window.tokens[window.committed :] == tuple(range(6, 14))
+    core.computed(draft, window, [Guess(6, 0.9), Guess(7, 0.9), Guess(49, 0.9)], 5.0)
+    assert tokens(core) == [6, 7, 49]
+    assert draft.kept == [*POEM, 1, 2, 3, 4, 5, 6, 7], "the third copy does not count as read"
+    assert draft.fed == len(draft.kept)
+
+
+def test_copies_that_cost_too_much_are_not_tried() -> None:
+    core = copying([*POEM, 1, 2, 3, 4, 5], cost=lambda rows: 5.0 * rows)
+    ((draft, window),) = core.plan()
+    core.computed(draft, window, said_of(window, next_of_poem), 5.0)
+    ((_, window),) = core.plan()
+    assert len(window.tokens) == window.committed
+
+
+@pytest.mark.parametrize(("credit", "window_max", "most"), [(1, 64, 0), (3, 64, 2), (12, 45, 2)])
+def test_copies_stay_within_what_is_wanted_and_what_a_pass_takes(credit: int, window_max: int, most: int) -> None:
+    core = copying([*POEM, 1, 2, 3, 4, 5], credit=credit, window_max=window_max)
+    ((_, window),) = core.plan()
+    assert len(window.tokens) - window.committed == most
+
+
+def test_branches_are_drafted_token_by_token() -> None:
+    core = copying([*POEM, 1, 2, 3], credit=1)
+    ((draft, window),) = core.plan()
+    core.computed(draft, window, [Guess(9, 0.5, 4, 0.4)], 5.0)
+    ((draft, window),) = core.plan()
+    assert draft.on_branch is not None
+    assert window.tokens[-1] == 4
+    assert window.committed == len(window.tokens)
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_copies_change_the_pace_and_not_the_guesses(seed: int) -> None:
+    rng = random.Random(seed)
+    text = [rng.randrange(2, 6) for _ in range(rng.randint(4, 60))]
+
+    def follows(read: list[int]) -> int:
+        return 2 + (sum(read[-3:]) + len(read) // 40) % 4
+
+    one, many = core_with(list(text), credit=12), copying(list(text))
+    fed: dict[int, list[int]] = {id(one): [], id(many): []}
+    for core in (one, many):
+        while len(only(core).guesses) < 12:
+            for draft, window in core.plan():
+                held = fed[id(core)]
+                assert window.at <= len(held)
+                del held[window.at :]
+                before = len(held)
+                held += window.tokens[: window.committed]
+                said = []
+                if window.picks:
+                    said = [Guess(follows(held), 0.99)]
+                    for copy in window.tokens[window.committed :]:
+                        if copy != said[-1].token:
+                            break
+                        held.append(copy)
+                        said.append(Guess(follows(held), 0.99))
+                assert len(held) > before
+                core.computed(draft, window, said, 5.0)
+                assert draft.kept == held
+    assert tokens(many)[:12] == tokens(one)[:12]

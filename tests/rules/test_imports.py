@@ -12,6 +12,7 @@ LAYERS = {
     "kit": 2,
     "engine": 3,
     "gguf_tools": 3,
+    "guess": 3,
     "ring": 4,
     "bench": 6,
     "cli": 7,

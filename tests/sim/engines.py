@@ -156,7 +156,7 @@ class PlayedDraftModel:
     """A loaded draft model, as far as a drafter knows it."""
 
     vocab = VOCAB
-    token_ms = DRAFT_MS
+    cost = CostCurve([CostPoint(width=1, ms=DRAFT_MS), CostPoint(width=8, ms=1.2 * DRAFT_MS)])
     device = DeviceKind.CPU
 
     def __init__(self, skill: float) -> None:

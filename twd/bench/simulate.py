@@ -188,8 +188,8 @@ class Simulation:
 
     def _guess(self, draft: Draft, window: Window) -> None:
         if draft.session in self._drafter.drafts:
-            guess = self._what(draft, window.at + len(window.tokens)) if window.picks else None
-            self._drafter.computed(draft, window, guess, self.setting.token_ms)
+            guesses = [self._what(draft, window.at + len(window.tokens))] if window.picks else []
+            self._drafter.computed(draft, window, guesses, self.setting.token_ms)
 
     def _what(self, draft: Draft, at: int) -> Guess:
         """The drafter's guess for a place: right by chance while its path is, and then its second choice by chance."""

@@ -1,14 +1,20 @@
 """What to draft next, for which sessions, and when to send it. No engine, no clock, no bus."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate, repeat
+from operator import mul
 
 from twd.drafter.draft import FLOOR, FLOOR_BESIDE, Draft, Guess
 from twd.drafter.trust import Trust
 from twd.engine.window import Picker, Window
+from twd.guess.calibration import Calibration
+from twd.guess.cut import Cost, best_cut
 from twd.wire.base import InstanceId, JobId, SessionId
 from twd.wire.draft import DraftGranted, DraftProposed, SessionOpened
 
 CHUNK = 64
+COPIES_MAX = 8
 _FLIGHT_MS = 6.0
 _PACE_SMOOTH = 0.1
 
@@ -16,8 +22,14 @@ _PACE_SMOOTH = 0.1
 class DrafterCore:
     """All sessions that one drafter works for."""
 
-    def __init__(self, name: InstanceId, slots: int, ctx_size: int) -> None:
+    def __init__(
+        self, name: InstanceId, slots: int, ctx_size: int, cost: Cost | None = None, window_max: int = 1
+    ) -> None:
+        """`cost`: what passes of so many rows take; with it, a step also tries what stood in the text before."""
         self.name = name
+        self._cost = cost
+        self._window_max = window_max
+        self._record = Calibration()
         self.slots = slots
         self.ctx_size = ctx_size
         self.drafts: dict[SessionId, Draft] = {}
@@ -110,18 +122,43 @@ class DrafterCore:
         return slots
 
     def plan(self) -> list[tuple[Draft, Window]]:
-        """One token for every session that may run on; a prompt is read in chunks first.
+        """One token for every session that may run on, or several where its text comes again; a prompt is read in
+        chunks first.
 
         A session at rest uses the time for branches: what follows if its least certain guess is wrong.
         """
-        steps = []
+        steps: list[tuple[Draft, Window]] = []
         for draft in self.drafts.values():
             if draft.slot < 0 or draft.length + 1 >= self.ctx_size:
                 continue
             if draft.resting and not draft.choose_branch():
                 continue
             steps.append((draft, self._window(draft)))
-        return steps
+        return steps if self._cost is None else self._with_copies(steps, self._cost)
+
+    def _with_copies(self, steps: list[tuple[Draft, Window]], cost: Cost) -> list[tuple[Draft, Window]]:
+        """The same steps, with more rows where what stood in the text before is worth a try."""
+        rows = sum(len(window.tokens) for _, window in steps)
+        wider = []
+        for draft, window in steps:
+            copies, draft.copied_sure = self._copies(draft, window)
+            chances = accumulate(repeat(self._record.chance(draft.copied_sure), len(copies)), mul)
+            cut, _ = best_cut(list(chances), cost, rows=rows, sure=float(len(steps)))
+            draft.copies = tuple(copies[:cut])
+            rows += cut
+            wider.append((draft, replace(window, tokens=window.tokens + draft.copies)))
+        return wider
+
+    def _copies(self, draft: Draft, window: Window) -> tuple[list[int], float]:
+        room = min(
+            COPIES_MAX,
+            draft.credit - len(draft.guesses) - 1,
+            self._window_max - len(window.tokens),
+            self.ctx_size - draft.length - 2,
+        )
+        if not window.picks or draft.on_branch is not None or room <= 0:
+            return [], 0.0
+        return draft.known.propose(room, draft.path)
 
     def _window(self, draft: Draft) -> Window:
         start, end = draft.fed, draft.length
@@ -129,16 +166,23 @@ class DrafterCore:
         last = start + len(tokens) == end
         return Window(draft.slot, 0, start, tokens, None, picks=last, committed=len(tokens))
 
-    def computed(self, draft: Draft, window: Window, guess: Guess | None, spent_ms: float) -> None:
-        """A step is done; nothing was told to the core in between."""
+    def computed(self, draft: Draft, window: Window, guesses: Sequence[Guess], spent_ms: float) -> None:
+        """A step is done; nothing was told to the core in between. A prompt that is read on in brings no guess; a step
+        with copies one more than copies were right."""
         del draft.kept[window.at :]
-        draft.kept += window.tokens
-        if guess is None:
+        right = max(0, len(guesses) - 1)
+        draft.kept += window.tokens[: window.committed + right]
+        for place in range(min(right + 1, len(draft.copies)) if guesses else 0):
+            self._record.learn(draft.copied_sure, place < right)
+        draft.copies = ()
+        if not guesses:
             return
-        if len(window.tokens) > 1:  # reading on in the text is no measure of how fast it drafts
-            spent_ms = min(spent_ms, self.token_ms)
-        draft.add(guess, spent_ms)
-        self.token_ms += _PACE_SMOOTH * (spent_ms - self.token_ms)
+        token_ms = spent_ms / len(guesses)
+        if window.committed > 1:  # reading on in the text is no measure of how fast it drafts
+            token_ms = min(token_ms, self.token_ms)
+        for guess in guesses:
+            draft.add(guess, token_ms)
+            self.token_ms += _PACE_SMOOTH * (token_ms - self.token_ms)
 
     # -- what to send --------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from twd.drafter.trust import Trust
 from twd.engine.slots import common_prefix
 from twd.engine.window import Picker
+from twd.guess.ngram import NgramIndex
 from twd.wire.base import InstanceId, JobId, SessionId
 from twd.wire.draft import DraftProposed
 from twd.wire.prefix import extend, prefix_hash
@@ -58,9 +59,16 @@ class Draft:
     sent: int = 0
     spent_ms: float = 0.0
     told_rest: bool = False
+    copies: tuple[int, ...] = ()
+    """What the step under way tries beyond the next guess, since it stood in the text before."""
+    copied_sure: float = 0.0
+    known: NgramIndex = field(default_factory=NgramIndex)
     _hash: int = 0
     _hashed: int = -1
     _sure: int = 0
+
+    def __post_init__(self) -> None:
+        self.known.extend(self.accepted)
 
     @property
     def path(self) -> list[int]:
@@ -143,6 +151,7 @@ class Draft:
         for index, guess in enumerate(self.guesses[: min(right + 1, len(news))]):
             self.trust.learn(guess.confidence, index < right)
         self.accepted += news
+        self.known.extend(news)
         self.told_rest, self.on_branch = False, None
         if right == len(news):
             del self.guesses[:right]

@@ -9,6 +9,7 @@ import numpy as np
 from twd.drafter.draft import Guess
 from twd.drafter.runner import Judge
 from twd.drafter.service import Drafter, Load
+from twd.engine.cost import CostCurve
 from twd.engine.loading import LoadPlan, NativeModel, Progress, load_native
 from twd.engine.window import Logits, Picker, Target
 from twd.kit.service import Surroundings
@@ -56,9 +57,9 @@ class NativeDraftModel:
         return self.native.target
 
     @property
-    def token_ms(self) -> float:
-        """Time of one guess."""
-        return self.native.cost.ms(1)
+    def cost(self) -> CostCurve:
+        """Time of a pass by its rows."""
+        return self.native.cost
 
     @property
     def device(self) -> DeviceKind:
@@ -90,6 +91,7 @@ def load_plan(name: ModelId, drafter: DrafterSettings, ctx_size: int) -> LoadPla
         gpu_layers=_ALL_LAYERS if drafter.gpu_layers == "auto" else drafter.gpu_layers,
         threads=0 if drafter.threads == "auto" else drafter.threads,
         test=False,
+        timed=True,
     )
 
 

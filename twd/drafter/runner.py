@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from twd.drafter.core import DrafterCore
 from twd.drafter.draft import Draft, Guess
+from twd.engine.cost import CostCurve
 from twd.engine.turns import Compute, Rest, Wait
 from twd.engine.window import Logits, Target, Verdict, Window
 from twd.wire.draft import DraftProposed
@@ -29,6 +30,7 @@ class DraftRunner:
         deliver: Callable[[list[DraftProposed]], None],
         failed: Callable[[BaseException], None],
         lost: Callable[[], None],
+        cost: CostCurve | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._core = core
@@ -37,6 +39,7 @@ class DraftRunner:
         self._deliver = deliver
         self._failed = failed
         self._lost = lost
+        self._cost = cost
         self._clock = clock
         self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._stopping = False
@@ -92,12 +95,14 @@ class DraftRunner:
     def _collect(self, steps: Sequence[tuple[Draft, Window]], began: float) -> None:
         verdicts = {verdict.slot: verdict for verdict in self._target.collect()}
         spent_ms = (self._clock() - began) * 1000
+        if self._cost is not None and all(window.committed == 1 for _, window in steps):
+            self._cost.observe(sum(len(window.tokens) for _, window in steps), spent_ms)
         for draft, window in steps:
             verdict = verdicts.get(window.slot)
             if verdict is None or verdict.failure is not None:
                 self._core.close(draft.session)  # this session goes on without our guesses
                 continue
-            self._core.computed(draft, window, _guess(verdict), spent_ms)
+            self._core.computed(draft, window, _guesses(verdict), spent_ms)
 
     def _open(self, draft: Draft) -> None:
         def report(logits: Logits, token: int) -> TokenLogprob:
@@ -127,11 +132,12 @@ class DraftRunner:
             command(self._core)
 
 
-def _guess(verdict: Verdict) -> Guess | None:
+def _guesses(verdict: Verdict) -> list[Guess]:
     """What `report` wrote down, as the core wants it."""
-    if not verdict.tokens:
-        return None
-    said = verdict.logprobs[0]
+    return [_guess(said) for said in verdict.logprobs]
+
+
+def _guess(said: TokenLogprob) -> Guess:
     if not said.top:
         return Guess(said.token, said.logprob)
     return Guess(said.token, said.logprob, said.top[0].token, said.top[0].logprob)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from twd.drafter.core import DrafterCore
 from twd.drafter.runner import DraftRunner, Judge
+from twd.engine.cost import CostCurve
 from twd.engine.window import Picker, Target
 from twd.kit.service import Effects, Service, Surroundings
 from twd.kit.tasks import in_a_thread_of_its_own
@@ -41,8 +42,8 @@ class LoadedDraftModel(Protocol):
         ...
 
     @property
-    def token_ms(self) -> float:
-        """Time of one guess."""
+    def cost(self) -> CostCurve:
+        """Time of a pass by its rows."""
         ...
 
     @property
@@ -118,15 +119,18 @@ class Drafter(Service):
             self.settled.set()
             self.emit(ModelFailed(model=self.model, node=self.ground.node, failure=error.failure))
             return
-        core = self._core = DrafterCore(self.instance, loaded.target.n_slots, loaded.target.ctx_size)
-        core.token_ms = loaded.token_ms
+        target, cost = loaded.target, loaded.cost
+        tries = cost.ms if target.can_rollback else None
+        core = self._core = DrafterCore(self.instance, target.n_slots, target.ctx_size, tries, target.window_max)
+        core.token_ms = cost.ms(1)
         self._runner = DraftRunner(
             core,
-            loaded.target,
+            target,
             loaded.judge,
             deliver=lambda proposals: _soon(loop, self._propose, proposals),
             failed=lambda error: _soon(loop, self.fail, error, "engine"),
             lost=lambda: _soon(loop, self._attach),
+            cost=cost,
         )
         self._runner.start()
         self.health, self.note = Health.OK, "ready"

@@ -24,6 +24,7 @@ from twd.wire.model import CostPoint, Exactness, ModelFacts
 Progress = Callable[[float, str], None]
 
 _UNMEASURED = (CostPoint(width=1, ms=5.0), CostPoint(width=32, ms=50.0))
+_TIMING_S = 0.3
 _CTX_SIZE_MAX = 8192
 _EXACT_ROWS = 64
 _FAST_ROWS = 512
@@ -52,6 +53,8 @@ class LoadPlan:
     """A Jinja template in place of the model's own."""
     test: bool = True
     """Compare windows with single steps and measure what passes cost."""
+    timed: bool = False
+    """Without the test, time passes of several widths all the same."""
     memory: Path | None = None
     """A folder for what was measured, so that the same model need not be measured again."""
     pool: PoolPlan | None = None
@@ -205,7 +208,8 @@ def _wanted(plan: LoadPlan, model: Model) -> ContextSettings:
 
 def _measure(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Progress) -> tuple[Exactness, CostCurve]:
     if not plan.test:
-        return Exactness(exact=False, settings=exact.describe()), _use_cost(plan, exact, target, _UNMEASURED)
+        points = measure_cost(target.context, budget_s=_TIMING_S) if plan.timed else _UNMEASURED
+        return Exactness(exact=False, settings=exact.describe()), _use_cost(plan, exact, target, points)
     found = _measured(plan, exact, target, progress)
     return found.exactness, _use_cost(plan, exact, target, found.cost)
 

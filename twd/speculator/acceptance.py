@@ -3,55 +3,12 @@
 import math
 from dataclasses import dataclass, field
 
-BINS = 10
-_DECAY = 0.995
-_PRIOR_CHANCE = 0.7
-_PRIOR_WEIGHT = 4.0
-_RATE_WEIGHT = 2.0
+from twd.guess.calibration import PRIOR_CHANCE, Calibration
+
 _SESSION_WEIGHT = 6.0
 _SESSION_DECAY = 0.98
 _TEXTS_DIFFER = 8.0
 """So many guesses in other texts tell as much of this one as a guess in it."""
-
-
-@dataclass(slots=True)
-class Calibration:
-    """A drafter's record over all sessions: what share of its guesses of each confidence was right."""
-
-    taken: list[float] = field(default_factory=lambda: [0.0] * BINS)
-    checked: list[float] = field(default_factory=lambda: [0.0] * BINS)
-    firsts: float = 0.0
-    """First choices that were checked: a branch off them is no guess of what comes next."""
-    firsts_taken: float = 0.0
-
-    def chance(self, confidence: float) -> float:
-        """The measured chance of a guess of this confidence; a stranger's word counts, but never for certainty."""
-        i = _bin(confidence)
-        return (self.taken[i] + _PRIOR_WEIGHT * min(confidence, _PRIOR_CHANCE)) / (self.checked[i] + _PRIOR_WEIGHT)
-
-    def learn(self, confidence: float, right: bool, first: bool = True) -> None:
-        """A guess was checked, everything before it having held."""
-        i = _bin(confidence)
-        self.taken[i] = self.taken[i] * _DECAY + right
-        self.checked[i] = self.checked[i] * _DECAY + 1.0
-        if first:
-            self.firsts = self.firsts * _DECAY + 1.0
-            self.firsts_taken = self.firsts_taken * _DECAY + right
-
-    @property
-    def rate(self) -> float:
-        """The share of its first choices that was right."""
-        return (self.firsts_taken + _PRIOR_CHANCE * _RATE_WEIGHT) / (self.firsts + _RATE_WEIGHT)
-
-    @property
-    def agreement(self) -> float:
-        """The same without any prior belief."""
-        return self.firsts_taken / self.firsts if self.firsts else 0.0
-
-    @property
-    def weight(self) -> float:
-        """How many first choices the record rests on."""
-        return self.firsts
 
 
 @dataclass(slots=True)
@@ -78,10 +35,6 @@ class SessionRecord:
         self.right += right
 
 
-def _bin(confidence: float) -> int:
-    return min(BINS - 1, max(0, int(confidence * BINS)))
-
-
 @dataclass(slots=True)
 class Beliefs:
     """What one session believes of its drafters: the shared calibrations, corrected by its own record."""
@@ -92,7 +45,7 @@ class Beliefs:
     def chance(self, drafter: str, confidence: float) -> float:
         """The chance that this guess holds if everything before it does."""
         calibration = self.calibrations.get(drafter)
-        known = calibration.chance(confidence) if calibration else min(confidence, _PRIOR_CHANCE)
+        known = calibration.chance(confidence) if calibration else min(confidence, PRIOR_CHANCE)
         record = self.records.get(drafter)
         return min(0.999, known * record.factor) if record else min(0.999, known)
 
@@ -105,7 +58,7 @@ class Beliefs:
     def typical(self, drafter: str) -> float:
         """The chance of a guess of this drafter that has not come yet."""
         calibration = self.calibrations.get(drafter)
-        known = calibration.rate if calibration else _PRIOR_CHANCE
+        known = calibration.rate if calibration else PRIOR_CHANCE
         record = self.records.get(drafter)
         return min(0.995, known * record.factor) if record else min(0.995, known)
 

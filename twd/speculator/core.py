@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from twd.engine.pipe import Pipe
 from twd.engine.window import FIRST_EPOCH, Verdict
+from twd.guess.cut import Cost
 from twd.kit.effects import Effect, Publish
 from twd.speculator.bounds import Identity, Limits
 from twd.speculator.crew import Crew
@@ -23,7 +24,6 @@ from twd.speculator.planning import Plan, Planner
 from twd.speculator.session import NGRAM, Opening, Session
 from twd.speculator.speech import add, may_wait
 from twd.speculator.tree import Node
-from twd.speculator.window import Cost
 from twd.wire.base import Event, InstanceId, JobId, SessionId
 from twd.wire.draft import DraftProposed, SessionClosed, SessionOpened
 from twd.wire.failures import Failure, FailureCode, TwdError

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
-from twd.speculator.acceptance import Calibration
+from twd.guess.calibration import Calibration
+from twd.guess.cut import Cost
 from twd.speculator.bounds import Identity, Limits
 from twd.speculator.links import WARMING, Drafter, Link
 from twd.speculator.rates import Race
 from twd.speculator.session import NGRAM, Session
-from twd.speculator.window import Cost, predicted_rate, useful_credit
+from twd.speculator.window import predicted_rate, useful_credit
 from twd.wire.base import InstanceId
 from twd.wire.draft import DrafterChecked, DraftGranted, DraftProposed
 

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from twd.engine.window import Window
+from twd.guess.cut import Cost, best_cut
 from twd.speculator.bounds import Limits
 from twd.speculator.crew import Crew
 from twd.speculator.links import Drafter, Link
 from twd.speculator.session import NGRAM, Flight, Session
 from twd.speculator.tree import Node, lay_out
-from twd.speculator.window import Cost, best_cut, common_width, expected_tokens, worth_waiting
+from twd.speculator.window import common_width, expected_tokens, worth_waiting
 
 ROWS_TOGETHER = 96
 """Rows of one pass that several sessions share at the most."""

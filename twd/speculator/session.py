@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from twd.engine.text import TextStream
 from twd.engine.window import Picker, Report
-from twd.speculator.acceptance import Beliefs, Calibration
+from twd.guess.calibration import Calibration
+from twd.guess.ngram import NgramIndex
+from twd.speculator.acceptance import Beliefs
 from twd.speculator.links import Link
-from twd.speculator.ngram import NgramIndex
 from twd.speculator.tree import DraftTree, Node
 from twd.wire.base import InstanceId, SessionId
 from twd.wire.job import DrafterShare, FinishReason, JobStarted, JobStats, JobSubmitted, TokenLogprob, TokensAccepted

@@ -1,33 +1,17 @@
 """How much to check now, and whether to wait for more: plain arithmetic on measured costs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, repeat
 from operator import mul
 
-Cost = Callable[[int], float]
-"""rows in one pass -> milliseconds"""
+from twd.guess.cut import Cost, best_cut
 
 PAYS = 1.02
 WORKS = 1.05
 """By how much a drafter at work must bring more than plain steps: its messages take time from whoever computes."""
 EAGER = 1.12
 """By how much more than the usual a wait must bring: played, this was best for passes of 8 to 200 ms."""
-
-
-def best_cut(chances: Sequence[float], cost: Cost, spent_ms: float = 0.0) -> tuple[int, float]:
-    """How many of these drafts to check so that tokens per millisecond are highest, and that rate.
-
-    `chances[i]` is the chance that drafts 0..i all hold; on a tree, that node i is reached.
-    """
-    expected = 1.0
-    best, best_rate = 0, 1.0 / (spent_ms + cost(1))
-    for i, chance in enumerate(chances):
-        expected += chance
-        rate = expected / (spent_ms + cost(i + 2))
-        if rate > best_rate:
-            best, best_rate = i + 1, rate
-    return best, best_rate
 
 
 def expected_tokens(chance: float, drafts: int) -> float:

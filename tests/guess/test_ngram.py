@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twd.speculator.ngram import MAX_DRAFT, NgramIndex, confidence
+from twd.guess.ngram import MAX_DRAFT, NgramIndex, confidence
 
 
 def index_of(tokens: list[int]) -> NgramIndex:
@@ -51,6 +51,24 @@ def test_growing_in_steps_finds_the_same(text: list[int], cut: int) -> None:
     grown = index_of(text[:cut])
     grown.extend(text[cut:])
     assert grown.propose() == index_of(text).propose()
+
+
+@given(st.lists(st.integers(0, 3), max_size=60), st.lists(st.integers(0, 3), max_size=12), st.integers(1, 12))
+def test_what_may_follow_counts_as_the_texts_end(text: list[int], beyond: list[int], limit: int) -> None:
+    tokens, sure = index_of(text).propose(limit, beyond)
+    whole = index_of([*text, *beyond]).propose(limit)
+    assert len(tokens) <= limit
+    assert sure <= whole[1], "places within what may follow are not looked at"
+    if tokens and sure == whole[1]:
+        joined = [*text, *beyond]
+        ends = [i for i in range(3, len(text)) if joined[i - 3 : i] == joined[-3:]]
+        assert any(joined[i] == tokens[0] for i in ends)
+
+
+def test_a_guess_is_continued_from_the_text() -> None:
+    poem = list(range(100, 120))
+    tokens, _ = index_of([*poem, 1, 2, 100, 101]).propose(4, [102, 103])
+    assert tokens == poem[4:8]
 
 
 def test_longer_matches_are_surer() -> None:

@@ -26,31 +26,36 @@ class NgramIndex:
                 if len(places) > _PLACES:
                     del places[0]
 
-    def propose(self, limit: int = MAX_DRAFT) -> tuple[list[int], float]:
-        """The tokens that followed the longest match, at most twice its length, and how sure that is."""
-        if len(self._tokens) < _KEY or limit <= 0:
+    def propose(self, limit: int = MAX_DRAFT, beyond: Sequence[int] = ()) -> tuple[list[int], float]:
+        """The tokens that followed the longest match, at most twice its length, and how sure that is.
+
+        `beyond`: tokens that may follow the text; what is proposed follows them.
+        """
+        end = (*self._tokens[-_MAX_MATCH:], *beyond)
+        if len(end) < _KEY or limit <= 0:
             return [], 0.0
         best, best_place = 0, 0
-        for place in reversed(self._places.get(tuple(self._tokens[-_KEY:]), ())):
-            length = self._match(place)
+        for place in reversed(self._places.get(end[-_KEY:], ())):
+            length = self._match(place, end)
             if length > best:
                 best, best_place = length, place
         if not best:
             return [], 0.0
         count = min(limit, MAX_DRAFT, 2 * best)
-        return self._copy(best_place, count), confidence(best)
+        return self._copy(best_place, count, beyond), confidence(best)
 
-    def _match(self, place: int) -> int:
-        tokens, end = self._tokens, len(self._tokens)
+    def _match(self, place: int, end: Sequence[int]) -> int:
+        tokens, most = self._tokens, min(_MAX_MATCH, len(end), place)
         length = _KEY
-        while length < _MAX_MATCH and place > length and tokens[place - 1 - length] == tokens[end - 1 - length]:
+        while length < most and tokens[place - 1 - length] == end[-1 - length]:
             length += 1
         return length
 
-    def _copy(self, place: int, count: int) -> list[int]:
+    def _copy(self, place: int, count: int, beyond: Sequence[int]) -> list[int]:
         """Read on from a match; a text that repeats itself is read round and round."""
-        period = len(self._tokens) - place
-        return [self._tokens[place + i % period] for i in range(count)]
+        following = [*self._tokens[place : place + count], *beyond][:count]
+        period = len(following)
+        return [following[i % period] for i in range(count)]
 
 
 def confidence(match: int) -> float:

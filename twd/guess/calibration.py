@@ -1,0 +1,53 @@
+"""What somebody's guesses of each confidence turned out to be worth."""
+
+from dataclasses import dataclass, field
+
+BINS = 10
+PRIOR_CHANCE = 0.7
+_DECAY = 0.995
+_PRIOR_WEIGHT = 4.0
+_RATE_WEIGHT = 2.0
+
+
+@dataclass(slots=True)
+class Calibration:
+    """A drafter's record over all sessions: what share of its guesses of each confidence was right."""
+
+    taken: list[float] = field(default_factory=lambda: [0.0] * BINS)
+    checked: list[float] = field(default_factory=lambda: [0.0] * BINS)
+    firsts: float = 0.0
+    """First choices that were checked: a branch off them is no guess of what comes next."""
+    firsts_taken: float = 0.0
+
+    def chance(self, confidence: float) -> float:
+        """The measured chance of a guess of this confidence; a stranger's word counts, but never for certainty."""
+        i = _bin(confidence)
+        return (self.taken[i] + _PRIOR_WEIGHT * min(confidence, PRIOR_CHANCE)) / (self.checked[i] + _PRIOR_WEIGHT)
+
+    def learn(self, confidence: float, right: bool, first: bool = True) -> None:
+        """A guess was checked, everything before it having held."""
+        i = _bin(confidence)
+        self.taken[i] = self.taken[i] * _DECAY + right
+        self.checked[i] = self.checked[i] * _DECAY + 1.0
+        if first:
+            self.firsts = self.firsts * _DECAY + 1.0
+            self.firsts_taken = self.firsts_taken * _DECAY + right
+
+    @property
+    def rate(self) -> float:
+        """The share of its first choices that was right."""
+        return (self.firsts_taken + PRIOR_CHANCE * _RATE_WEIGHT) / (self.firsts + _RATE_WEIGHT)
+
+    @property
+    def agreement(self) -> float:
+        """The same without any prior belief."""
+        return self.firsts_taken / self.firsts if self.firsts else 0.0
+
+    @property
+    def weight(self) -> float:
+        """How many first choices the record rests on."""
+        return self.firsts
+
+
+def _bin(confidence: float) -> int:
+    return min(BINS - 1, max(0, int(confidence * BINS)))
