@@ -224,15 +224,18 @@ def copying(text: list[int], credit: int = 12, cost: Cost = lambda rows: 5.0, wi
     return core
 
 
-def said_of(window: Window, follows: Callable[[list[int]], int]) -> list[Guess]:
-    """What a model says to a window: its own next token, and on as long as the copies agree with it."""
-    text, said = list(window.tokens[: window.committed]), [follows(list(window.tokens[: window.committed]))]
+def said_of(window: Window, follows: Callable[[list[int]], int], read: list[int]) -> list[Guess]:
+    """What a model that has `read` so much says to a window: what follows, and on as long as the copies agree."""
+    read += window.tokens[: window.committed]
+    if not window.picks:
+        return []
+    said = [Guess(follows(read), 0.99)]
     for copy in window.tokens[window.committed :]:
-        if copy != said[-1]:
+        if copy != said[-1].token:
             break
-        text.append(copy)
-        said.append(follows(text))
-    return [Guess(token, 0.9) for token in said] if window.picks else []
+        read.append(copy)
+        said.append(Guess(follows(read), 0.99))
+    return said
 
 
 def next_of_poem(text: list[int]) -> int:
@@ -244,7 +247,7 @@ def test_a_text_that_comes_again_is_drafted_several_tokens_a_step() -> None:
     steps = 0
     while len(only(core).guesses) < 12:
         for draft, window in core.plan():
-            core.computed(draft, window, said_of(window, next_of_poem), 5.0)
+            core.computed(draft, window, said_of(window, next_of_poem, []), 5.0)
         steps += 1
     assert tokens(core) == list(range(6, 18))
     assert steps <= 4
@@ -259,12 +262,19 @@ def test_copies_that_are_wrong_leave_what_was_said_instead_and_are_believed_less
     assert tokens(core) == [6, 7, 49]
     assert draft.kept == [*POEM, 1, 2, 3, 4, 5, 6, 7], "the third copy does not count as read"
     assert draft.fed == len(draft.kept)
+    cheap = copying([*POEM, 1, 2, 3, 4, 5], cost=lambda rows: 10.0 + rows)
+    ((_, window),) = cheap.plan()
+    first = len(window.tokens) - window.committed
+    for _ in range(40):
+        cheap._record.learn(only(cheap).copied_sure, False)
+    ((_, window),) = cheap.plan()
+    assert len(window.tokens) - window.committed < first
 
 
 def test_copies_that_cost_too_much_are_not_tried() -> None:
     core = copying([*POEM, 1, 2, 3, 4, 5], cost=lambda rows: 5.0 * rows)
     ((draft, window),) = core.plan()
-    core.computed(draft, window, said_of(window, next_of_poem), 5.0)
+    core.computed(draft, window, said_of(window, next_of_poem, []), 5.0)
     ((_, window),) = core.plan()
     assert len(window.tokens) == window.committed
 
@@ -304,15 +314,7 @@ def test_copies_change_the_pace_and_not_the_guesses(seed: int) -> None:
                 assert window.at <= len(held)
                 del held[window.at :]
                 before = len(held)
-                held += window.tokens[: window.committed]
-                said = []
-                if window.picks:
-                    said = [Guess(follows(held), 0.99)]
-                    for copy in window.tokens[window.committed :]:
-                        if copy != said[-1].token:
-                            break
-                        held.append(copy)
-                        said.append(Guess(follows(held), 0.99))
+                said = said_of(window, follows, held)
                 assert len(held) > before
                 core.computed(draft, window, said, 5.0)
                 assert draft.kept == held

@@ -39,6 +39,18 @@ def pieces(driver: Driver, name: str = "j") -> list[int]:
     return [len(event.tokens) for event in said]
 
 
+def with_unsaid(count: int) -> Driver:
+    """A text of which five tokens are told, and so many are not."""
+    driver = made()
+    driver.submit(job(speculation=OFF), PROMPT)
+    while sum(pieces(driver)) < 5:
+        driver.turn()
+    for _ in range(count):
+        driver.turn()
+    assert sum(pieces(driver)) == 5
+    return driver
+
+
 def test_the_first_piece_leaves_at_once_and_later_ones_together() -> None:
     driver = made()
     driver.submit(job(speculation=OFF, max_tokens=12), PROMPT)
@@ -72,24 +84,14 @@ def test_drafters_at_work_hear_of_each_piece_at_once() -> None:
 
 
 def test_who_comes_later_finds_nothing_unsaid() -> None:
-    driver = made()
-    driver.submit(job(speculation=OFF, max_tokens=20), PROMPT)
-    while sum(pieces(driver)) < 5:
-        driver.turn()
-    driver.turn()
-    driver.turn()
-    assert sum(pieces(driver)) == 5
+    driver = with_unsaid(2)
     driver.submit(job("late", speculation=OFF), PROMPT)
     driver.turn()
     assert sum(pieces(driver)) >= 7, "the next pass reads a prompt and may take long"
 
 
 def test_what_is_unsaid_is_told_before_a_failure() -> None:
-    driver = made()
-    driver.submit(job(speculation=OFF), PROMPT)
-    while sum(pieces(driver)) < 5:
-        driver.turn()
-    driver.turn()
+    driver = with_unsaid(1)
     driver.core.cancel(JobId("j"), driver.now, "enough")
     driver.read()
     assert sum(pieces(driver)) == 6
@@ -97,11 +99,7 @@ def test_what_is_unsaid_is_told_before_a_failure() -> None:
 
 
 def test_life_is_shown_behind_what_was_unsaid() -> None:
-    driver = made()
-    driver.submit(job(speculation=OFF), PROMPT)
-    while sum(pieces(driver)) < 5:
-        driver.turn()
-    driver.turn()
+    driver = with_unsaid(1)
     driver.now += 5.0
     driver.core.tick(driver.now)
     driver.read()

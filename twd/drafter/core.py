@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate, repeat
-from operator import mul
 
 from twd.drafter.draft import FLOOR, FLOOR_BESIDE, Draft, Guess
 from twd.drafter.trust import Trust
 from twd.engine.window import Picker, Window
 from twd.guess.calibration import Calibration
-from twd.guess.cut import Cost, best_cut
+from twd.guess.cut import Cost, best_cut, held_in_a_row
 from twd.wire.base import InstanceId, JobId, SessionId
 from twd.wire.draft import DraftGranted, DraftProposed, SessionOpened
 
@@ -142,11 +140,10 @@ class DrafterCore:
         wider = []
         for draft, window in steps:
             copies, draft.copied_sure = self._copies(draft, window)
-            chances = accumulate(repeat(self._record.chance(draft.copied_sure), len(copies)), mul)
-            cut, _ = best_cut(list(chances), cost, rows=rows, sure=float(len(steps)))
-            draft.copies = tuple(copies[:cut])
+            chances = held_in_a_row(self._record.chance(draft.copied_sure), len(copies))
+            cut, _ = best_cut(chances, cost, rows=rows, sure=float(len(steps)))
             rows += cut
-            wider.append((draft, replace(window, tokens=window.tokens + draft.copies)))
+            wider.append((draft, replace(window, tokens=(*window.tokens, *copies[:cut]))))
         return wider
 
     def _copies(self, draft: Draft, window: Window) -> tuple[list[int], float]:
@@ -158,6 +155,7 @@ class DrafterCore:
         )
         if not window.picks or draft.on_branch is not None or room <= 0:
             return [], 0.0
+        draft.known.extend(draft.accepted[len(draft.known) :])
         return draft.known.propose(room, draft.path)
 
     def _window(self, draft: Draft) -> Window:
@@ -172,11 +170,11 @@ class DrafterCore:
         del draft.kept[window.at :]
         right = max(0, len(guesses) - 1)
         draft.kept += window.tokens[: window.committed + right]
-        for place in range(min(right + 1, len(draft.copies)) if guesses else 0):
-            self._record.learn(draft.copied_sure, place < right)
-        draft.copies = ()
         if not guesses:
             return
+        copies = len(window.tokens) - window.committed
+        for place in range(min(right + 1, copies)):
+            self._record.learn(draft.copied_sure, place < right)
         token_ms = spent_ms / len(guesses)
         if window.committed > 1:  # reading on in the text is no measure of how fast it drafts
             token_ms = min(token_ms, self.token_ms)

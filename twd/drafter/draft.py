@@ -59,16 +59,13 @@ class Draft:
     sent: int = 0
     spent_ms: float = 0.0
     told_rest: bool = False
-    copies: tuple[int, ...] = ()
-    """What the step under way tries beyond the next guess, since it stood in the text before."""
-    copied_sure: float = 0.0
     known: NgramIndex = field(default_factory=NgramIndex)
+    """The accepted text, as far as copies were looked for in it."""
+    copied_sure: float = 0.0
+    """How sure the copies of the step under way are."""
     _hash: int = 0
     _hashed: int = -1
     _sure: int = 0
-
-    def __post_init__(self) -> None:
-        self.known.extend(self.accepted)
 
     @property
     def path(self) -> list[int]:
@@ -151,7 +148,6 @@ class Draft:
         for index, guess in enumerate(self.guesses[: min(right + 1, len(news))]):
             self.trust.learn(guess.confidence, index < right)
         self.accepted += news
-        self.known.extend(news)
         self.told_rest, self.on_branch = False, None
         if right == len(news):
             del self.guesses[:right]

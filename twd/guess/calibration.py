@@ -11,7 +11,7 @@ _RATE_WEIGHT = 2.0
 
 @dataclass(slots=True)
 class Calibration:
-    """A drafter's record over all sessions: what share of its guesses of each confidence was right."""
+    """A record over all texts: what share of the guesses of each confidence was right."""
 
     taken: list[float] = field(default_factory=lambda: [0.0] * BINS)
     checked: list[float] = field(default_factory=lambda: [0.0] * BINS)

@@ -1,6 +1,8 @@
 """How many guesses are worth a check."""
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate, repeat
+from operator import mul
 
 Cost = Callable[[int], float]
 """rows in one pass -> milliseconds"""
@@ -22,3 +24,8 @@ def best_cut(
         if rate > best_rate:
             best, best_rate = i + 1, rate
     return best, best_rate
+
+
+def held_in_a_row(chance: float, drafts: int) -> list[float]:
+    """The chance that the first draft holds, that the first two do, and so on."""
+    return list(accumulate(repeat(chance, drafts), mul))

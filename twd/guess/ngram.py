@@ -15,6 +15,9 @@ class NgramIndex:
         self._tokens: list[int] = []
         self._places: dict[tuple[int, ...], list[int]] = {}
 
+    def __len__(self) -> int:
+        return len(self._tokens)
+
     def extend(self, tokens: Sequence[int]) -> None:
         """Take more of the text."""
         for token in tokens:

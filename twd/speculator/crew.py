@@ -163,8 +163,7 @@ class Crew:
         if self._gives_way(session, drafter):
             return None
         credit, beliefs = 0, session.beliefs
-        link = session.links.get(drafter.name)
-        hope = beliefs.hoped(drafter.name, link.tried if link else 0)
+        hope = beliefs.hoped(drafter.name, session.links[drafter.name].tried)
         for chance in (beliefs.typical(drafter.name), hope):
             credit = credit or self._pays(drafter, chance)
         return credit

@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, repeat
-from operator import mul
 
-from twd.guess.cut import Cost, best_cut
+from twd.guess.cut import Cost, best_cut, held_in_a_row
 
 PAYS = 1.02
 WORKS = 1.05
@@ -81,7 +79,7 @@ def useful_credit(
     A drafter `beside` the target shares its cores, so its time is the target's time and it should
     draft one `window` and rest. One elsewhere never rests: it drafts through the pass and the way back, up to `ahead`.
     """
-    chances = _held(chance, window)
+    chances = held_in_a_row(chance, window)
     if beside:
         return _beside_credit(chances, cost, token_ms)
     cut, rate = best_cut(chances, cost)
@@ -89,11 +87,6 @@ def useful_credit(
         return 0
     on_its_way = (cost(cut + 1) + round_trip_ms) / max(token_ms, 0.1)
     return min(max(window, ahead), cut + int(on_its_way) + 1)
-
-
-def _held(chance: float, drafts: int) -> list[float]:
-    """The chance that the first draft holds, that the first two do, and so on."""
-    return list(accumulate(repeat(chance, drafts), mul))
 
 
 def _beside_credit(chances: Sequence[float], cost: Cost, token_ms: float) -> int:
@@ -119,7 +112,7 @@ def predicted_rate(
     """Tokens per millisecond with such a drafter alone. One elsewhere drafts while passes are under way, and is heard
     of a round trip later whenever it was wrong."""
     if beside:
-        return _best_turn(_held(chance, window), cost, token_ms)[1]
+        return _best_turn(held_in_a_row(chance, window), cost, token_ms)[1]
     rates = (
         (1 + expected_tokens(chance, cut)) / max(cost(cut + 1), cut * token_ms)
         for cut in range(min(1, window), window + 1)

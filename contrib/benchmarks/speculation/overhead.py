@@ -76,7 +76,9 @@ def _speaks(line: bytes) -> bool:
 def main(args: argparse.Namespace) -> None:
     home = Path(tempfile.mkdtemp(prefix="twd-overhead-"))
     path = weights(args.target)
-    model = {"path": str(path), "ctx_size": 1024, "parallel": 2, "threads": args.threads, "stream_ms": args.stream_ms}
+    model = {"path": str(path), "ctx_size": 1024, "parallel": 2, "threads": args.threads}
+    if args.stream_ms is not None:
+        model["stream_ms"] = args.stream_ms
     system = System(home, {"models": {str(MODEL): model}})
     system.start()
     native = load_native(LoadPlan(MODEL, path, ctx_size=1024, parallel=2, threads=args.threads), lambda *_: None)
@@ -105,6 +107,6 @@ if __name__ == "__main__":
     parser.add_argument("--prompts", type=int, default=9)
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--target", default="f32")
-    parser.add_argument("--stream-ms", type=int, default=60, help="0: every token travels for itself")
+    parser.add_argument("--stream-ms", type=int, help="as in the settings; 0: every token travels for itself")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="of the engine")
     main(parser.parse_args())
