@@ -25,7 +25,7 @@ LOCKS = ["requirements/dev.txt", "requirements/model.txt", "requirements/uv.txt"
 BUILD_LOCK = "requirements/build.txt"
 BINARIES = VENV / ("Scripts" if os.name == "nt" else "bin")
 LLAMA_CMAKE = ["-DGGML_RPC=ON", "-DLLAVA_BUILD=OFF"]
-KERNELS = [f"contrib/llama/{name}" for name in ("kernels.cmake", "lanes.h", "few_rows.cpp", "attention.cpp")]
+KERNELS = sorted(file for file in (ROOT / "contrib" / "llama").iterdir() if file.suffix in {".cmake", ".cpp", ".h"})
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twd" / "kernels"
 NO_AMX = ["-DCMAKE_C_FLAGS=-mno-amx-int8", "-DCMAKE_CXX_FLAGS=-mno-amx-int8"]
 """GCC before 12.4 and 13.3 (bug 114098) makes kernels for AMX that crash; whether others are exact was not tried."""
@@ -66,8 +66,8 @@ def kernels_folder() -> Path:
     """Where our kernels for llama.cpp lie during a build: named by what they are, since a build is cached by its
     settings, and one for all checkouts."""
     digest = hashlib.sha256()
-    for name in KERNELS:
-        digest.update((ROOT / name).read_bytes())
+    for file in KERNELS:
+        digest.update(file.read_bytes())
     return CACHE / digest.hexdigest()[:12]
 
 
@@ -78,8 +78,8 @@ def place_kernels() -> None:
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=folder.parent))
-    for name in KERNELS:
-        shutil.copy(ROOT / name, draft)
+    for file in KERNELS:
+        shutil.copy(file, draft)
     try:
         draft.rename(folder)
     except OSError:  # somebody else was quicker

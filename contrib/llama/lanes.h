@@ -50,6 +50,9 @@ constexpr int LANES = 16;
 
 inline floats load(const float * at) { return _mm512_loadu_ps(at); }
 inline floats load(const half * at) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *) at)); }
+inline floats load(const ggml_bf16_t * at) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *) at)), 16));
+}
 inline void store(float * at, floats values) { _mm512_storeu_ps(at, values); }
 inline floats all(float value) { return _mm512_set1_ps(value); }
 inline floats madd(floats a, floats b, floats c) { return _mm512_fmadd_ps(a, b, c); }
@@ -83,6 +86,9 @@ constexpr int LANES = 8;
 
 inline floats load(const float * at) { return _mm256_loadu_ps(at); }
 inline floats load(const half * at) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) at)); }
+inline floats load(const ggml_bf16_t * at) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *) at)), 16));
+}
 inline void store(float * at, floats values) { _mm256_storeu_ps(at, values); }
 inline floats all(float value) { return _mm256_set1_ps(value); }
 inline floats madd(floats a, floats b, floats c) { return _mm256_fmadd_ps(a, b, c); }

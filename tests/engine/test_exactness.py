@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.tiny_models import write_llama
 from twd.engine import exactness as exactness_module
+from twd.engine import model as model_module
 from twd.engine.context import Context, ContextSettings, Layout
-from twd.engine.demo_model import demo_model
 from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test
 from twd.engine.kernels import any_kernels
+from twd.engine.loading import LoadPlan, load_native
 from twd.engine.model import Model, ModelSettings
 from twd.engine.probe import can_rollback
 from twd.engine.quantize import quantize
@@ -68,16 +70,29 @@ def test_who_insists_gets_passes_of_one_width_on_other_devices(tiny: Model, monk
     assert exact_plan(tiny, tree, True, insist=True) == ExactPlan(tree)
 
 
-@pytest.mark.model
-def test_passes_of_one_width_are_exact_where_other_widths_take_other_kernels(model_cache: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(not any_kernels(), reason="where they are, llama.cpp repacks Q4_K")
+def test_passes_of_one_width_are_exact_where_other_widths_take_other_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_module, "need_no_repacking", lambda blocks: False)  # repacked, one row goes another way
     settings = ContextSettings(ctx_size=768, parallel=2, threads=1, type_k="f16", type_v="f16", layout=Layout.STREAMS)
-    path = quantize(demo_model(model_cache, "f16"), tmp_path / "bf16.gguf", "bf16")  # no kernels of ours
+    path = quantize(write_llama(tmp_path / "floats.gguf", width=256), tmp_path / "q4_k.gguf", "q4_k_m")
     with Model.load(ModelSettings(path)) as model, Context(model, settings) as context:
         target = LocalTarget(context)
         assert not self_test(target, "as it comes", budget_s=60).exact
         target.fix_rows(16)
         verdict = self_test(target, "one width", budget_s=60)
         assert (verdict.exact, verdict.max_difference, verdict.compared) == (True, 0.0, 24)
+
+
+@pytest.mark.parametrize("kind", ["q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k", "iq4_nl", "q5_0", "bf16"])
+def test_weights_of_every_usual_type_are_exact(tmp_path: Path, kind: str) -> None:
+    path = quantize(write_llama(tmp_path / "floats.gguf", width=256), tmp_path / f"{kind}.gguf", kind)
+    native = load_native(LoadPlan("one", path, ctx_size=1024, threads=1), lambda *_: None)
+    try:
+        assert native.exactness.exact, native.exactness
+    finally:
+        native.close()
 
 
 @pytest.mark.parametrize(

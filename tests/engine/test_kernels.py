@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from gguf import GGML_QUANT_SIZES
 from gguf.quants import dequantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,8 @@ from twd.gguf_tools.constants import GGMLQuantizationType as Kind
 from twd.gguf_tools.header import TensorInfo
 
 needs_kernels = pytest.mark.skipif(not any_kernels(), reason="this build of llama.cpp has no kernels of ours")
-KINDS = {Kind.F32: 1e-6, Kind.F16: 1e-3, Kind.Q8_0: 1e-2, Kind.Q4_0: 1e-2}
+BLOCKS = (Kind.Q8_0, Kind.Q5_0, Kind.Q4_0, Kind.IQ4_NL, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K)
+KINDS = {Kind.F32: 1e-6, Kind.F16: 1e-3, Kind.BF16: 1e-2, **dict.fromkeys(BLOCKS, 1e-2)}
 COUNTS = (1, 2, 3, 5, 6, 7, 8, 9, 12, 13, 16, 17, 63, 64, 65, 130)
 
 
@@ -37,11 +39,17 @@ def tensor(name: str, kind: Kind, *shape: int) -> TensorInfo:
     return TensorInfo(name=name, shape=shape, kind=kind, offset=0, size_bytes=0)
 
 
+def whole_blocks(kind: Kind, columns: int) -> int:
+    """As many columns, or somewhat more, as the blocks of a type ask."""
+    block = max(32, GGML_QUANT_SIZES[kind][0])
+    return -(-columns // block) * block
+
+
 @needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("rows", "columns"), [(4, 32), (192, 576), (600, 96), (1536, 576), (576, 1536)])
 def test_a_row_alone_is_the_same_as_among_others(kind: Kind, rows: int, columns: int) -> None:
-    case = Case(kind, rows, columns)
+    case = Case(kind, rows, whole_blocks(kind, columns))
     weights, inputs = stored(kind, case.weights()), case.inputs(max(COUNTS))
     alone = np.concatenate([product(kind, weights, rows, inputs[at : at + 1], 1) for at in range(max(COUNTS))])
     for count in COUNTS:
@@ -56,7 +64,7 @@ def test_a_row_alone_is_the_same_as_among_others(kind: Kind, rows: int, columns:
 @settings(max_examples=60, deadline=None)
 @given(rows=st.integers(1, 70), blocks=st.integers(1, 20), count=st.integers(1, 70), threads=st.integers(1, 3))
 def test_products_are_right(kind: Kind, rows: int, blocks: int, count: int, threads: int) -> None:
-    case = Case(kind, rows, 32 * blocks)
+    case = Case(kind, rows, whole_blocks(kind, 32 * blocks))
     weights, inputs = stored(kind, case.weights()), case.inputs(count)
     kept = np.frombuffer(weights, np.uint8).reshape(rows, -1)
     wide = (kept.view(np.float32) if kind is Kind.F32 else dequantize(kept, kind)).astype(np.float64)
@@ -67,9 +75,10 @@ def test_products_are_right(kind: Kind, rows: int, blocks: int, count: int, thre
 
 @needs_kernels
 def test_blocks_of_extreme_values_do_not_overflow() -> None:
-    for kind in (Kind.Q8_0, Kind.Q4_0):
-        weights = np.where(np.arange(8 * 64).reshape(8, 64) % 3 == 0, -127.0, 127.0).astype(np.float32)
-        inputs = np.full((3, 64), -127.0, np.float32)
+    for kind in BLOCKS:
+        columns = whole_blocks(kind, 64)
+        weights = np.where(np.arange(8 * columns).reshape(8, columns) % 3 == 0, -127.0, 127.0).astype(np.float32)
+        inputs = np.full((3, columns), -127.0, np.float32)
         kept = stored(kind, weights)
         wide = dequantize(np.frombuffer(kept, np.uint8).reshape(8, -1), kind)
         assert np.allclose(product(kind, kept, 8, inputs, 1), inputs @ wide.T, rtol=1e-3)
@@ -81,17 +90,28 @@ def test_one_row_goes_like_many_where_all_floats_are_covered(f16: Model) -> None
     assert one_row_like_many(f16.info.tensors)
     assert one_row_like_many([tensor("output.weight", Kind.Q4_K, 256, 8)])
     assert one_row_like_many([tensor("blk.0.ffn_up_exps.weight", Kind.F16, 40, 8, 4)])
-    assert not one_row_like_many([tensor("output.weight", Kind.F16, 40, 8)])
+    assert not one_row_like_many([tensor("output.weight", Kind.F16, 36, 8)])
     assert not one_row_like_many([tensor("output.weight", Kind.F16, 64, 7)])
-    assert not one_row_like_many([tensor("output.weight", Kind.BF16, 64, 8)])
+    assert one_row_like_many([tensor("output.weight", Kind.BF16, 64, 7)])
+    assert not one_row_like_many([tensor("output.weight", Kind.BF16, 36, 8)])
 
 
 @needs_kernels
 @pytest.mark.parametrize(
     ("blocks", "answer"),
-    [("Q4_0 Q8_0", True), ("Q8_0", True), ("Q4_K Q8_0", False), ("Q8_0:experts", False), ("", False)],
+    [
+        ("Q4_0 Q8_0", True),
+        ("Q4_K Q6_K", True),
+        ("Q5_0 Q8_0 Q6_K", True),
+        ("Q4_1 Q8_0", True),
+        ("Q4_1", False),
+        ("Q8_0 MXFP4", True),
+        ("MXFP4", False),
+        ("Q8_0:experts", False),
+        ("", False),
+    ],
 )
-def test_weights_are_repacked_unless_all_are_covered(blocks: str, answer: bool) -> None:
+def test_weights_are_repacked_where_none_are_covered(blocks: str, answer: bool) -> None:
     assert need_no_repacking(blocks) is answer
 
 

@@ -12,17 +12,17 @@ _INNER = 2 * _EMBEDDING
 
 
 class _Writer:
-    def __init__(self, path: Path, architecture: str, layers: int) -> None:
+    def __init__(self, path: Path, architecture: str, layers: int, width: int = _EMBEDDING) -> None:
         self.gguf = gguf.GGUFWriter(path, architecture)
         self._dice = np.random.default_rng(0)
         self.gguf.add_tokenizer_model("no_vocab")
         self.gguf.add_vocab_size(VOCABULARY)
         self.gguf.add_context_length(4096)
-        self.gguf.add_embedding_length(_EMBEDDING)
+        self.gguf.add_embedding_length(width)
         self.gguf.add_block_count(layers)
         self.gguf.add_layer_norm_rms_eps(1e-5)
-        self.random("token_embd.weight", VOCABULARY, _EMBEDDING, scale=1.0)
-        self.ones("output_norm.weight", _EMBEDDING)
+        self.random("token_embd.weight", VOCABULARY, width, scale=1.0)
+        self.ones("output_norm.weight", width)
 
     def random(self, name: str, *shape: int, scale: float = 0.0) -> None:
         spread = scale or 1.0 / np.sqrt(shape[-1])
@@ -38,23 +38,24 @@ class _Writer:
         self.gguf.close()
 
 
-def write_llama(path: Path, layers: int = 2) -> Path:
+def write_llama(path: Path, layers: int = 2, width: int = _EMBEDDING) -> Path:
     """Attention as in Llama, float weights."""
-    writer = _Writer(path, "llama", layers)
-    writer.gguf.add_feed_forward_length(_INNER)
+    inner = 2 * width
+    writer = _Writer(path, "llama", layers, width)
+    writer.gguf.add_feed_forward_length(inner)
     writer.gguf.add_head_count(_HEADS)
     writer.gguf.add_head_count_kv(_KV_HEADS)
-    kv = _EMBEDDING // _HEADS * _KV_HEADS
+    kv = width // _HEADS * _KV_HEADS
     for layer in range(layers):
-        writer.ones(f"blk.{layer}.attn_norm.weight", _EMBEDDING)
-        writer.ones(f"blk.{layer}.ffn_norm.weight", _EMBEDDING)
-        writer.random(f"blk.{layer}.attn_q.weight", _EMBEDDING, _EMBEDDING)
-        writer.random(f"blk.{layer}.attn_k.weight", kv, _EMBEDDING)
-        writer.random(f"blk.{layer}.attn_v.weight", kv, _EMBEDDING)
-        writer.random(f"blk.{layer}.attn_output.weight", _EMBEDDING, _EMBEDDING)
-        writer.random(f"blk.{layer}.ffn_gate.weight", _INNER, _EMBEDDING)
-        writer.random(f"blk.{layer}.ffn_up.weight", _INNER, _EMBEDDING)
-        writer.random(f"blk.{layer}.ffn_down.weight", _EMBEDDING, _INNER)
+        writer.ones(f"blk.{layer}.attn_norm.weight", width)
+        writer.ones(f"blk.{layer}.ffn_norm.weight", width)
+        writer.random(f"blk.{layer}.attn_q.weight", width, width)
+        writer.random(f"blk.{layer}.attn_k.weight", kv, width)
+        writer.random(f"blk.{layer}.attn_v.weight", kv, width)
+        writer.random(f"blk.{layer}.attn_output.weight", width, width)
+        writer.random(f"blk.{layer}.ffn_gate.weight", inner, width)
+        writer.random(f"blk.{layer}.ffn_up.weight", inner, width)
+        writer.random(f"blk.{layer}.ffn_down.weight", width, inner)
     writer.save()
     return path
 

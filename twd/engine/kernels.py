@@ -10,6 +10,7 @@ from twd.gguf_tools.header import TensorInfo
 from twd.gguf_tools.inspect import floats
 
 _PLAIN = 2
+_COLUMNS = 256  # a multiple of all blocks' lengths
 _KINDS = GGMLQuantizationType.__members__
 
 
@@ -22,11 +23,12 @@ def one_row_like_many(tensors: Iterable[TensorInfo]) -> bool:
 
 
 def need_no_repacking(blocks: str) -> bool:
-    """Whether they are there for all weights that llama.cpp would repack: they are quicker with those as they come.
+    """Whether weights stay as they come: our kernels are quicker with those, and of some types of repacked weights
+    llama.cpp computes one row in another order than many.
 
     `blocks` are the kinds of the whole model, so that its slices are computed as it is.
     """
-    return bool(blocks) and all(kind in _KINDS and _covers(_KINDS[kind], 64, 64) for kind in blocks.split())
+    return any(kind in _KINDS and _covers(_KINDS[kind], _COLUMNS, 64) for kind in blocks.split())
 
 
 @cache
@@ -38,7 +40,7 @@ def has_attention(key_length: int, value_length: int) -> bool:
 
 def any_kernels() -> bool:
     """Whether this build has them at all: it must have been made with them, for a processor that they know."""
-    return _covers(GGMLQuantizationType.F32, 64, 64)
+    return _covers(GGMLQuantizationType.F32, _COLUMNS, 64)
 
 
 def _has(tensor: TensorInfo) -> bool:

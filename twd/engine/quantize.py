@@ -12,7 +12,7 @@ from twd.kit.cores import usable_cores
 from twd.wire.failures import FailureCode, TwdError
 
 _log = logging.getLogger("twd.engine.quantize")
-KINDS = ("q4_0", "q4_k_m", "q8_0", "f16", "f32")
+KINDS = ("q4_0", "q4_k_m", "q5_k_m", "q6_k", "q8_0", "bf16", "f16", "f32")
 
 
 def file_type(kind: str) -> int:

@@ -11,13 +11,19 @@ median of all passes of so many rows behind so many tokens, in milliseconds.
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 from collections import defaultdict
 from pathlib import Path
 
+from random_model import random_model
+
 from twd.engine.demo_model import demo_model
 from twd.kit.cores import usable_cores
+
+_AS_IT_COMES = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP_", "GGML_"))}
+"""What our engine sets for itself is not for llama-bench."""
 
 Times = dict[tuple[int, int], list[float]]
 
@@ -26,7 +32,7 @@ def passes(program: Path, model: Path, args: argparse.Namespace, into: Times, *m
     """One turn of llama-bench."""
     argv = [str(program / "llama-bench"), "-m", str(model), "-t", str(args.threads), "-n", "0", "-o", "json"]
     argv += ["-p", args.rows, "-d", args.depths, "-fa", "1", "-r", str(args.runs), *more]
-    told = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(argv, capture_output=True, text=True, check=True, env=_AS_IT_COMES).stdout
     for test in json.loads(told):
         into[test["n_depth"], test["n_prompt"]] += [sample / 1e6 for sample in test["samples_ns"]]
 
@@ -37,6 +43,7 @@ def main() -> None:
     parser.add_argument("theirs", type=Path)
     parser.add_argument("ours", type=Path)
     parser.add_argument("--kinds", default="q4_0,q8_0,f16,f32", help="weights of the demo model to measure")
+    parser.add_argument("--random", default="", help="weights of a random model to measure, such as q4_k_m")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "twd")
     parser.add_argument("--rows", default="1,2,4,8,16,64,512")
     parser.add_argument("--depths", default="0,256,1024")
@@ -45,8 +52,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=usable_cores())
     args = parser.parse_args()
     rows, depths = [[int(part) for part in text.split(",")] for text in (args.rows, args.depths)]
-    for kind in args.kinds.split(","):
-        model = demo_model(args.cache, kind)
+    models = [(kind, demo_model(args.cache, kind)) for kind in args.kinds.split(",") if kind]
+    models += [(f"{kind}, random", random_model(args.cache, kind)) for kind in args.random.split(",") if kind]
+    for kind, model in models:
         theirs: Times = defaultdict(list)
         ours: Times = defaultdict(list)
         for _ in range(args.rounds):

@@ -1,0 +1,257 @@
+// Products of blocks of 32 whole numbers and one scale.
+//
+// Where the processor has the instructions, it multiplies bytes without a sign by bytes with one and sums up four products
+// at a time. So weights are taken with an OFFSET that makes them positive, and what that adds is taken away again, known
+// beforehand from the inputs. Elsewhere the larger ones move their signs over to the inputs.
+#pragma once
+
+#include "rows.h"
+
+#include <cstddef>
+#include <cstring>
+#include <vector>
+
+#if defined(FEW_ROWS_FLOATS)
+
+namespace {
+
+constexpr int64_t BLOCK = 32;
+
+struct block_q8 {
+    half scale;
+    int8_t values[BLOCK];
+};
+static_assert(sizeof(block_q8) == 34, "blocks lie one after the other");
+
+struct block_q4 {
+    half scale;
+    uint8_t values[BLOCK / 2]; // the low halves of the bytes come first, then the high ones
+};
+static_assert(sizeof(block_q4) == 18, "blocks lie one after the other");
+
+struct block_n4 { // as Q4_0, but the halves of the bytes are places in a table ("IQ4_NL")
+    half scale;
+    uint8_t values[BLOCK / 2];
+};
+
+struct block_q5 {
+    half scale;
+    uint8_t fifth[BLOCK / 8]; // the highest bit of each
+    uint8_t values[BLOCK / 2];
+};
+static_assert(sizeof(block_q5) == 22, "blocks lie one after the other");
+
+// The offset that makes every value of a type of block positive.
+template <class Block> constexpr int OFFSET = 0;
+template <> constexpr int OFFSET<block_q8> = 128;
+template <> constexpr int OFFSET<block_q4> = 8; // that is how these are stored
+template <> constexpr int OFFSET<block_n4> = 128;
+template <> constexpr int OFFSET<block_q5> = 16;
+
+inline __m128i table_of_n4() { return _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113); }
+
+// A block of inputs, ready for use.
+struct Input {
+    int8_t values[BLOCK];
+    int32_t surplus[BLOCK / 4]; // what the offset adds, with the sign turned
+    float scale;
+};
+
+#if defined(TWO_ROWS_A_VECTOR)
+constexpr int WIDE = 8; // rows of inputs in one go
+
+struct Weights {
+    bytes values;
+};
+
+// The halves of sixteen bytes of two rows: the low ones, then the high ones.
+inline bytes halves(const uint8_t * one, const uint8_t * other) {
+    const __m256i low = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *) one));
+    const __m256i high = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *) other));
+    const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+    const __m512i shifts = _mm512_set_epi64(0x0004000400040004, 0x0004000400040004, 0, 0, //
+                                            0x0004000400040004, 0x0004000400040004, 0, 0);
+    return _mm512_and_si512(_mm512_srlv_epi16(both, shifts), _mm512_set1_epi8(15));
+}
+
+inline Weights weights(const block_q8 * const * rows, int64_t at) {
+    const bytes both = each_row(rows, at, offsetof(block_q8, values));
+    return {_mm512_xor_si512(both, _mm512_set1_epi8(-128))}; // the same as adding 128
+}
+
+inline Weights weights(const block_q4 * const * rows, int64_t at) {
+    return {halves(rows[0][at].values, rows[1][at].values)};
+}
+
+inline Weights weights(const block_n4 * const * rows, int64_t at) {
+    const bytes table = _mm512_broadcast_i32x4(_mm_xor_si128(table_of_n4(), _mm_set1_epi8(-128)));
+    return {_mm512_shuffle_epi8(table, halves(rows[0][at].values, rows[1][at].values))};
+}
+
+inline Weights weights(const block_q5 * const * rows, int64_t at) {
+    uint32_t fifth[PER];
+    std::memcpy(&fifth[0], rows[0][at].fifth, sizeof(uint32_t));
+    std::memcpy(&fifth[1], rows[1][at].fifth, sizeof(uint32_t));
+    const bytes high = _mm512_maskz_set1_epi8(uint64_t(fifth[1]) << 32 | fifth[0], 16);
+    return {_mm512_or_si512(halves(rows[0][at].values, rows[1][at].values), high)};
+}
+
+template <class Block>
+inline sums_of_rows dots(const Weights & of, const Input & input) {
+    return _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(every_row(input.surplus), of.values, every_row(input.values)));
+}
+#else
+constexpr int WIDE = 4;
+
+struct Weights {
+    bytes values, signs;
+};
+
+inline bytes halves(const uint8_t * of) {
+    const __m128i low = _mm_loadu_si128((const __m128i *) of);
+    const __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(low), _mm_srli_epi16(low, 4), 1);
+    return _mm256_and_si256(both, _mm256_set1_epi8(15));
+}
+
+inline Weights weights(const block_q8 * const * rows, int64_t at) {
+    const bytes values = each_row(rows, at, offsetof(block_q8, values));
+    return {_mm256_abs_epi8(values), values};
+}
+
+inline Weights weights(const block_q4 * const * rows, int64_t at) {
+    const bytes values = halves(rows[0][at].values);
+    return {values, values};
+}
+
+inline Weights weights(const block_n4 * const * rows, int64_t at) {
+    const bytes values = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table_of_n4()), halves(rows[0][at].values));
+    return {_mm256_abs_epi8(values), values};
+}
+
+inline Weights weights(const block_q5 * const * rows, int64_t at) {
+    uint32_t fifth;
+    std::memcpy(&fifth, rows[0][at].fifth, sizeof(fifth));
+    const bytes spread = _mm256_shuffle_epi8(_mm256_set1_epi32(int(fifth)),
+                                             _mm256_set_epi64x(0x0303030303030303, 0x0202020202020202, //
+                                                               0x0101010101010101, 0));
+    const bytes bit = _mm256_set1_epi64x(int64_t(0x8040201008040201));
+    const bytes high = _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit), _mm256_set1_epi8(16));
+    const bytes values = _mm256_or_si256(halves(rows[0][at].values), high);
+    return {values, values};
+}
+
+inline bytes sums_of_four(bytes positive, bytes others) {
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(positive, others), _mm256_set1_epi16(1));
+}
+
+template <class Block>
+inline sums_of_rows dots(const Weights & of, const Input & input) {
+    const bytes b = every_row(input.values);
+    if constexpr (OFFSET<Block> == OFFSET<block_q8>) {
+        return _mm256_cvtepi32_ps(sums_of_four(of.values, _mm256_sign_epi8(b, of.signs)));
+    }
+    return _mm256_cvtepi32_ps(_mm256_add_epi32(sums_of_four(of.values, b), every_row(input.surplus)));
+}
+#endif
+
+template <class Block>
+struct ProductOfBlocks {
+    const Block * A;
+    int64_t lda;
+    const Input * B; // n rows of k blocks
+    float * C;
+    int64_t ldc;
+    int64_t n, k;
+    int64_t last; // the last row of weights; it stands in for those that a vector has room for, and that there are not
+
+    // VECTORS vectors of rows of weights with RN rows of inputs.
+    template <int VECTORS, int RN, bool FIRST>
+    inline void tile(int64_t i, int64_t j) const {
+        constexpr int ROWS = VECTORS * PER;
+        const Block * a_row[ROWS];
+        const Input * b_row[RN];
+        for (int r = 0; r < ROWS; ++r) {
+            a_row[r] = A + lda * std::min(i + r, last);
+        }
+        for (int c = 0; c < RN; ++c) {
+            b_row[c] = B + k * (j + c);
+        }
+        const int64_t ahead = ahead_of(lda * ROWS * int64_t(sizeof(Block)));
+        sums_of_rows sums[RN][VECTORS];
+        for (int c = 0; c < RN; ++c) {
+            for (int v = 0; v < VECTORS; ++v) {
+                sums[c][v] = zero();
+            }
+        }
+        for (int64_t at = 0; at < k; ++at) {
+            Weights a[VECTORS];
+            sums_of_rows scale[VECTORS];
+            for (int v = 0; v < VECTORS; ++v) {
+                a[v] = weights(a_row + v * PER, at);
+                scale[v] = scales(a_row + v * PER, at);
+                for (int r = v * PER; FIRST && r < (v + 1) * PER; ++r) {
+                    _mm_prefetch((const char *) (a_row[r] + at) + ahead, _MM_HINT_T1);
+                }
+            }
+            for (int c = 0; c < RN; ++c) {
+                const Input & input = b_row[c][at];
+                for (int v = 0; v < VECTORS; ++v) {
+                    sums[c][v] = scaled(scale[v], input.scale, dots<Block>(a[v], input), sums[c][v]);
+                }
+            }
+        }
+        for (int c = 0; c < RN; ++c) {
+            for (int v = 0; v < VECTORS; ++v) {
+                put(sums[c][v], C + ldc * (j + c) + i + v * PER, last + 1 - i - v * PER);
+            }
+        }
+    }
+};
+
+inline const Input * prepared(const block_q8 * B, int64_t ldb, int64_t n, int64_t k, int offset) {
+    static thread_local std::vector<Input> room;
+    if (int64_t(room.size()) < n * k) {
+        room.resize(n * k);
+    }
+    for (int64_t j = 0; j < n; ++j) {
+        for (int64_t at = 0; at < k; ++at) {
+            const block_q8 & block = B[ldb * j + at];
+            Input & input = room[j * k + at];
+            const __m256i values = _mm256_loadu_si256((const __m256i *) block.values);
+            const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), values);
+            const __m256i fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(short(-offset)));
+            _mm256_storeu_si256((__m256i *) input.values, values);
+            _mm256_storeu_si256((__m256i *) input.surplus, fours);
+            input.scale = _cvtsh_ss(block.scale);
+        }
+    }
+    return room.data();
+}
+
+template <class Block>
+void multiply(const ggml_compute_params * params, int64_t m, const ProductOfBlocks<Block> & of) {
+    share_rows(params, m, of.lda * int64_t(sizeof(Block)), [&](int64_t from, int64_t to) {
+        int64_t i = from;
+        for (; i + 2 * PER <= to; i += 2 * PER) {
+            strip<2, WIDE>(of, i);
+        }
+        for (; i < to; i += PER) {
+            strip<1, WIDE>(of, i);
+        }
+    });
+}
+
+// All n rows of inputs, some at a time.
+template <class Block>
+void multiply_all(const ggml_compute_params * params, int64_t m, int64_t n, int64_t k, const void * A, int64_t lda,
+                  const void * B, int64_t ldb, void * C, int64_t ldc) {
+    for (int64_t j = 0; j < n; j += AT_ONCE) {
+        const int64_t rows = std::min(AT_ONCE, n - j);
+        const Input * inputs = prepared((const block_q8 *) B + j * ldb, ldb, rows, k, OFFSET<Block>);
+        multiply<Block>(params, m, {(const Block *) A, lda, inputs, (float *) C + j * ldc, ldc, rows, k, m - 1});
+    }
+}
+
+} // namespace
+
+#endif // FEW_ROWS_FLOATS

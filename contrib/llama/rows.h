@@ -1,0 +1,77 @@
+// Vectors of whole numbers: as many bytes, 32, of each of PER rows of weights, and as many times the same row of inputs.
+#pragma once
+
+#include "tiles.h"
+
+#if defined(FEW_ROWS_FLOATS)
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VNNI__)
+#define TWO_ROWS_A_VECTOR
+#endif
+
+namespace {
+
+#if defined(TWO_ROWS_A_VECTOR)
+typedef __m512i bytes;
+typedef __m512 sums_of_rows; // eight for each
+constexpr int PER = 2;
+
+inline sums_of_rows zero() { return _mm512_setzero_ps(); }
+
+// 32 bytes of the blocks `at` of the rows, so far into them.
+template <class Block>
+inline bytes each_row(const Block * const * rows, int64_t at, size_t offset) {
+    const __m256i low = _mm256_loadu_si256((const __m256i *) ((const char *) (rows[0] + at) + offset));
+    const __m256i high = _mm256_loadu_si256((const __m256i *) ((const char *) (rows[1] + at) + offset));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+
+inline bytes every_row(const void * of) { return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *) of)); }
+
+// The scales of the blocks `at` of the rows.
+template <class Block>
+inline sums_of_rows scales(const Block * const * rows, int64_t at) {
+    const __m256 low = _mm256_set1_ps(_cvtsh_ss(rows[0][at].scale));
+    return _mm512_insertf32x8(_mm512_castps256_ps512(low), _mm256_set1_ps(_cvtsh_ss(rows[1][at].scale)), 1);
+}
+
+inline sums_of_rows scaled(sums_of_rows scale, float input_scale, sums_of_rows values, sums_of_rows sums) {
+    return _mm512_fmadd_ps(_mm512_mul_ps(scale, _mm512_set1_ps(input_scale)), values, sums);
+}
+
+// The results of as many rows as there are.
+inline void put(sums_of_rows sums, float * out, int64_t rows) {
+    out[0] = fold(_mm512_castps512_ps256(sums));
+    if (rows > 1) {
+        out[1] = fold(_mm512_extractf32x8_ps(sums, 1));
+    }
+}
+#else
+typedef __m256i bytes;
+typedef __m256 sums_of_rows;
+constexpr int PER = 1;
+
+inline sums_of_rows zero() { return _mm256_setzero_ps(); }
+
+template <class Block>
+inline bytes each_row(const Block * const * rows, int64_t at, size_t offset) {
+    return _mm256_loadu_si256((const __m256i *) ((const char *) (rows[0] + at) + offset));
+}
+
+inline bytes every_row(const void * of) { return _mm256_loadu_si256((const __m256i *) of); }
+
+template <class Block>
+inline sums_of_rows scales(const Block * const * rows, int64_t at) {
+    return _mm256_set1_ps(_cvtsh_ss(rows[0][at].scale));
+}
+
+inline sums_of_rows scaled(sums_of_rows scale, float input_scale, sums_of_rows values, sums_of_rows sums) {
+    return _mm256_fmadd_ps(_mm256_mul_ps(scale, _mm256_set1_ps(input_scale)), values, sums);
+}
+
+inline void put(sums_of_rows sums, float * out, int64_t) { out[0] = fold(sums); }
+#endif
+
+} // namespace
+
+#endif // FEW_ROWS_FLOATS

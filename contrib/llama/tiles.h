@@ -1,0 +1,58 @@
+// How a matrix product is cut up: parts of the weights' rows for the threads, then tiles of some rows of weights with some
+// rows of inputs. What a tile computes, the products say (floats.h, blocks.h, super_blocks.h).
+#pragma once
+
+#include "lanes.h"
+
+#include <algorithm>
+#include <cstdint>
+
+namespace {
+
+constexpr int64_t AT_ONCE = 64;         // rows of inputs that are unpacked at once
+constexpr int64_t AHEAD_BYTES = 9216;   // how far ahead weights are asked for, at least
+constexpr int64_t CHUNK_BYTES = 131072; // how much of a matrix a thread takes at once: many times what is asked ahead
+
+// Calls work(from, to) for parts of the m rows of a matrix until all are taken. Parts are multiples of eight rows.
+template <class Work>
+void share_rows(const ggml_compute_params * params, int64_t m, int64_t row_bytes, const Work & work) {
+    const int64_t fair = m / (params->nth * 4);
+    const int64_t part = std::max<int64_t>(8, std::min<int64_t>(fair, CHUNK_BYTES / row_bytes) / 8 * 8);
+    share(params, (m + part - 1) / part, [&](int64_t number) {
+        work(number * part, std::min(m, (number + 1) * part));
+    });
+}
+
+// How many bytes ahead of a tile those are that come AHEAD_BYTES later: whole tiles, each of so many bytes.
+inline int64_t ahead_of(int64_t tile_bytes) { return tile_bytes * std::max<int64_t>(1, AHEAD_BYTES / tile_bytes); }
+
+// A tile whose width is known only now: RM rows, or vectors of rows, of weights with `width` rows of inputs. The FIRST
+// to read these weights asks for those that come later.
+template <int RM, int RN, bool FIRST, class Product>
+inline void tile_of(int width, const Product & of, int64_t i, int64_t j) {
+    if constexpr (RN > 0) {
+        if (width == RN) {
+            of.template tile<RM, RN, FIRST>(i, j);
+        } else {
+            tile_of<RM, RN - 1, FIRST>(width, of, i, j);
+        }
+    }
+}
+
+// The rows of weights from i on with all n rows of inputs, in as few and as equal goes as MOST allows.
+template <int RM, int MOST, class Product>
+inline void strip(const Product & of, int64_t i) {
+    const int64_t goes = (of.n + MOST - 1) / MOST;
+    int64_t j = 0;
+    for (int64_t go = 0; go < goes; ++go) {
+        const int width = int((of.n - j + goes - go - 1) / (goes - go));
+        if (go == 0) {
+            tile_of<RM, MOST, true>(width, of, i, j);
+        } else {
+            tile_of<RM, MOST, false>(width, of, i, j);
+        }
+        j += width;
+    }
+}
+
+} // namespace
