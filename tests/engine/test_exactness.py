@@ -1,5 +1,6 @@
 """The exact settings are exact, others are caught, and the choice fits the weights."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,22 @@ def test_passes_of_one_width_are_exact_where_other_widths_take_other_kernels(
         target.fix_rows(16)
         verdict = self_test(target, "one width", budget_s=60)
         assert (verdict.exact, verdict.max_difference, verdict.compared) == (True, 0.0, 24)
+
+
+@pytest.mark.skipif(not any_kernels(), reason="where they are, llama.cpp repacks Q4_K")
+def test_weights_whose_repacking_is_not_exact_are_loaded_as_they_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_module, "need_no_repacking", lambda blocks: False)
+    path = quantize(write_llama(tmp_path / "floats.gguf", width=256), tmp_path / "q4_k.gguf", "q4_k_m")
+    plan = LoadPlan("one", path, ctx_size=1024, threads=1, memory=tmp_path / "memory")
+    for _ in range(2):  # the second remembers what the first found
+        native = load_native(plan, lambda share, stage: None)
+        native.close()
+        assert (native.exactness.exact, native.model.repacked) == (True, False)
+    loose = load_native(replace(plan, exact=False), lambda share, stage: None)
+    loose.close()
+    assert loose.model.repacked
 
 
 @pytest.mark.parametrize("kind", ["q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k", "iq4_nl", "q5_0", "bf16"])

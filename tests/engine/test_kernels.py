@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.engine.products import Floats, product, stored
 from twd.engine import build, kernels
-from twd.engine.kernels import any_kernels, need_no_repacking, one_row_like_many
+from twd.engine.kernels import any_kernels, need_no_repacking, one_row_like_many, repacked_unevenly
 from twd.engine.model import Model
 from twd.gguf_tools.constants import GGMLQuantizationType as Kind
 from twd.gguf_tools.header import TensorInfo
@@ -113,6 +113,13 @@ def test_one_row_goes_like_many_where_all_floats_are_covered(f16: Model) -> None
 )
 def test_weights_are_repacked_where_none_are_covered(blocks: str, answer: bool) -> None:
     assert need_no_repacking(blocks) is answer
+
+
+@pytest.mark.parametrize(
+    ("blocks", "answer"), [("Q4_K Q6_K", True), ("Q2_K:experts Q8_0", True), ("Q4_0 Q8_0 IQ4_NL", False), ("", False)]
+)
+def test_k_quants_are_repacked_unevenly(blocks: str, answer: bool) -> None:
+    assert repacked_unevenly(blocks) is answer
 
 
 def test_a_build_without_them_covers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

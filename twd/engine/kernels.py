@@ -31,6 +31,11 @@ def need_no_repacking(blocks: str) -> bool:
     return any(kind in _KINDS and _covers(_KINDS[kind], _COLUMNS, 64) for kind in blocks.split())
 
 
+def repacked_unevenly(blocks: str) -> bool:
+    """Whether llama.cpp, where it repacks them, computes one row in another order than many: K quants, it does."""
+    return any(kind.partition(":")[0].endswith("_K") for kind in blocks.split())
+
+
 @cache
 def has_attention(key_length: int, value_length: int) -> bool:
     """Whether attention over keys and values of these lengths computes a row by itself as among others."""

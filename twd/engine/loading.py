@@ -1,8 +1,9 @@
 """From a file to a target that can be used: load, choose exact settings, test them, measure the cost of windows."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from twd.engine.chat_template import ChatTemplate
@@ -22,6 +23,7 @@ from twd.wire.draft import DeviceKind
 from twd.wire.model import CostPoint, Exactness, ModelFacts
 
 Progress = Callable[[float, str], None]
+_log = logging.getLogger("twd.engine")
 
 _UNMEASURED = (CostPoint(width=1, ms=5.0), CostPoint(width=32, ms=50.0))
 _TIMING_S = 0.3
@@ -106,10 +108,25 @@ class NativeModel:
 
 
 def load_native(plan: LoadPlan, progress: Progress) -> NativeModel:
-    """Load and measure; everything that can go wrong is a TwdError."""
+    """Load and measure; everything that can go wrong is a TwdError.
+
+    Of some types of repacked weights llama.cpp computes one row in another order than many. Where the self-test finds
+    that, they are loaded once more, as they come.
+    """
+    settings = _model_settings(plan)
+    native = _load(plan, settings, progress)
+    repacked = native.model.repacked and not native.model.offloads
+    if native.exactness.exact or not (plan.exact and plan.test and repacked):
+        return native
+    _log.info("repacked weights are not exact, so they are loaded as they come")
+    native.close()
+    return _load(plan, replace(settings, use_extra_bufts=False), progress)
+
+
+def _load(plan: LoadPlan, settings: ModelSettings, progress: Progress) -> NativeModel:
     began = time.monotonic()
     progress(0.0, "reading weights")
-    model = Model.load(_model_settings(plan), lambda share: progress(0.8 * share, "reading weights"))
+    model = Model.load(settings, lambda share: progress(0.8 * share, "reading weights"))
     try:
         return _set_up(plan, model, progress, began)
     except BaseException:
@@ -219,7 +236,8 @@ def _measured(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: P
     if plan.memory is None:
         return _measure_now(plan, exact, target, progress)
     where, way_ms = (plan.pool.kind, plan.pool.rtt_ms) if plan.pool else ("", 0.0)
-    about = circumstances(plan.path, exact.settings, exact.rows_min, plan.gpu_layers, where)
+    repacked = target.context.model.repacked
+    about = circumstances(plan.path, exact.settings, exact.rows_min, plan.gpu_layers, where, repacked=repacked)
     known = recall(plan.memory, about)
     if known is not None:
         return farther(known, way_ms)

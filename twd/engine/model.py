@@ -59,6 +59,7 @@ class Model:
         self.n_embd: int = llama.llama_model_n_embd(handle)
         self.n_layer: int = llama.llama_model_n_layer(handle)
         self.offloads = offloads(settings)
+        self.repacked = repacks(settings, info)
 
     @classmethod
     def load(cls, settings: ModelSettings, on_progress: Progress = _ignore) -> Self:
@@ -112,6 +113,12 @@ def offloads(settings: ModelSettings) -> bool:
     return any(device.kind != "cpu" for device in found)
 
 
+def repacks(settings: ModelSettings, info: GgufInfo) -> bool:
+    """Whether llama.cpp may lay out weights anew for its own kernels."""
+    free = settings.use_extra_bufts and not settings.from_disk and not has_amx()
+    return free and not need_no_repacking(facts_of(info).blocks)
+
+
 def _bytes_in_ram(info: GgufInfo, settings: ModelSettings) -> int:
     if settings.vocab_only or settings.from_disk:
         return 0
@@ -161,8 +168,7 @@ def _parameters(settings: ModelSettings, info: GgufInfo) -> tuple[ctypes.Structu
     parameters.n_gpu_layers = settings.gpu_layers
     mapped = settings.use_mmap or settings.from_disk
     parameters.load_mode = llama.LLAMA_LOAD_MODE_MMAP if mapped else llama.LLAMA_LOAD_MODE_NONE
-    repacked = settings.use_extra_bufts and not settings.from_disk and not has_amx()
-    parameters.use_extra_bufts = repacked and not need_no_repacking(facts_of(info).blocks)
+    parameters.use_extra_bufts = repacks(settings, info)
     parameters.vocab_only = settings.vocab_only
     keep: list[object] = []
     if settings.devices:

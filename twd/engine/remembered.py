@@ -38,6 +38,7 @@ class Circumstances:
     rows_min: int
     gpu_layers: int
     pool: str
+    repacked: bool
     cores: int
     machine: str
     build: str
@@ -49,7 +50,7 @@ class Circumstances:
 
 
 def circumstances(
-    path: Path, settings: ContextSettings, rows_min: int, gpu_layers: int, pool: str = ""
+    path: Path, settings: ContextSettings, rows_min: int, gpu_layers: int, pool: str = "", *, repacked: bool = False
 ) -> Circumstances:
     """Those of this process and a model's file; `pool` is how its layers are spread."""
     start()
@@ -62,6 +63,7 @@ def circumstances(
         rows_min=rows_min,
         gpu_layers=gpu_layers,
         pool=pool,
+        repacked=repacked,
         cores=usable_cores(),
         machine=f"{platform.node()} {platform.machine()}",
         build=build_id(),

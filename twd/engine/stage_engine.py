@@ -10,11 +10,12 @@ import numpy as np
 
 from twd.engine.context import ContextSettings, Logits, Rows
 from twd.engine.exactness import ExactPlan, exact_plan
-from twd.engine.kernels import one_row_like_many
+from twd.engine.kernels import one_row_like_many, repacked_unevenly
 from twd.engine.model import Model, ModelSettings
 from twd.engine.pick import Pickers
 from twd.engine.stage_abort import AbortFlag, watch
 from twd.engine.stage_states import LayerInput, StageContext, States, Watched
+from twd.gguf_tools.inspect import inspect
 from twd.gguf_tools.slice_layout import SliceFacts, facts_of
 from twd.gguf_tools.slice_rules import RULES
 from twd.wire.failures import FailureCode, TwdError
@@ -81,11 +82,12 @@ class StageEngine:
     def load(cls, plan: StagePlan, progress: Progress = _ignore) -> Self:
         """Load a slice; everything that can go wrong is a TwdError."""
         progress(0.0, "reading weights")
+        uneven = plan.exact and repacked_unevenly(facts_of(inspect(plan.path)).blocks)
         settings = ModelSettings(
             plan.path,
             gpu_layers=plan.gpu_layers,
             use_mmap=plan.use_mmap,
-            use_extra_bufts=plan.use_extra_bufts,
+            use_extra_bufts=plan.use_extra_bufts and not uneven,
             from_disk=plan.from_disk,
             host_tensors=(_STAND_IN,) if plan.gpu_layers and not plan.head else (),
         )
