@@ -48,8 +48,6 @@ template <> constexpr int OFFSET<block_q4> = 8; // that is how these are stored
 template <> constexpr int OFFSET<block_n4> = 128;
 template <> constexpr int OFFSET<block_q5> = 16;
 
-inline __m128i table_of_n4() { return _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113); }
-
 // A block of inputs, ready for use.
 struct Input {
     int8_t values[BLOCK];
@@ -64,28 +62,18 @@ struct Weights {
     bytes values;
 };
 
-// The halves of sixteen bytes of two rows: the low ones, then the high ones.
-inline bytes halves(const uint8_t * one, const uint8_t * other) {
-    const __m256i low = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *) one));
-    const __m256i high = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *) other));
-    const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
-    const __m512i shifts = _mm512_set_epi64(0x0004000400040004, 0x0004000400040004, 0, 0, //
-                                            0x0004000400040004, 0x0004000400040004, 0, 0);
-    return _mm512_and_si512(_mm512_srlv_epi16(both, shifts), _mm512_set1_epi8(15));
-}
-
 inline Weights weights(const block_q8 * const * rows, int64_t at) {
     const bytes both = each_row(rows, at, offsetof(block_q8, values));
     return {_mm512_xor_si512(both, _mm512_set1_epi8(-128))}; // the same as adding 128
 }
 
 inline Weights weights(const block_q4 * const * rows, int64_t at) {
-    return {halves(rows[0][at].values, rows[1][at].values)};
+    return {each_half(rows, at, offsetof(block_q4, values))};
 }
 
 inline Weights weights(const block_n4 * const * rows, int64_t at) {
-    const bytes table = _mm512_broadcast_i32x4(_mm_xor_si128(table_of_n4(), _mm_set1_epi8(-128)));
-    return {_mm512_shuffle_epi8(table, halves(rows[0][at].values, rows[1][at].values))};
+    const __m128i table = _mm_xor_si128(table_of_four_bits(), _mm_set1_epi8(-128));
+    return {looked_up(table, each_half(rows, at, offsetof(block_n4, values)))};
 }
 
 inline Weights weights(const block_q5 * const * rows, int64_t at) {
@@ -93,7 +81,7 @@ inline Weights weights(const block_q5 * const * rows, int64_t at) {
     std::memcpy(&fifth[0], rows[0][at].fifth, sizeof(uint32_t));
     std::memcpy(&fifth[1], rows[1][at].fifth, sizeof(uint32_t));
     const bytes high = _mm512_maskz_set1_epi8(uint64_t(fifth[1]) << 32 | fifth[0], 16);
-    return {_mm512_or_si512(halves(rows[0][at].values, rows[1][at].values), high)};
+    return {either(each_half(rows, at, offsetof(block_q5, values)), high)};
 }
 
 template <class Block>
@@ -107,24 +95,18 @@ struct Weights {
     bytes values, signs;
 };
 
-inline bytes halves(const uint8_t * of) {
-    const __m128i low = _mm_loadu_si128((const __m128i *) of);
-    const __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(low), _mm_srli_epi16(low, 4), 1);
-    return _mm256_and_si256(both, _mm256_set1_epi8(15));
-}
-
 inline Weights weights(const block_q8 * const * rows, int64_t at) {
     const bytes values = each_row(rows, at, offsetof(block_q8, values));
     return {_mm256_abs_epi8(values), values};
 }
 
 inline Weights weights(const block_q4 * const * rows, int64_t at) {
-    const bytes values = halves(rows[0][at].values);
+    const bytes values = each_half(rows, at, offsetof(block_q4, values));
     return {values, values};
 }
 
 inline Weights weights(const block_n4 * const * rows, int64_t at) {
-    const bytes values = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table_of_n4()), halves(rows[0][at].values));
+    const bytes values = looked_up(table_of_four_bits(), each_half(rows, at, offsetof(block_n4, values)));
     return {_mm256_abs_epi8(values), values};
 }
 
@@ -136,7 +118,7 @@ inline Weights weights(const block_q5 * const * rows, int64_t at) {
                                                                0x0101010101010101, 0));
     const bytes bit = _mm256_set1_epi64x(int64_t(0x8040201008040201));
     const bytes high = _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit), _mm256_set1_epi8(16));
-    const bytes values = _mm256_or_si256(halves(rows[0][at].values), high);
+    const bytes values = either(each_half(rows, at, offsetof(block_q5, values)), high);
     return {values, values};
 }
 

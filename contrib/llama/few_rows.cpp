@@ -4,14 +4,14 @@
 // this one answers, and hands on what it has no kernel for. Two things differ from llama.cpp:
 //
 // * One row goes the same way as many. llama.cpp has another kernel for one row of floats, which sums up in another
-//   order, so that a single step and a window disagree in their last bits. Here each result is summed up in one order,
-//   whatever its neighbours; it is that of llama.cpp's kernel for many rows, so the results are bit for bit the same
-//   (those of BF16 are not: that has an instruction of its own on some processors, and is rounded otherwise there).
+//   order, so that a single step and a window disagree in their last bits, and one for eight rows and more of K quants.
+//   Here each result is summed up in one order, whatever its neighbours: that of one of llama.cpp's kernels, mostly (see
+//   the README).
 // * Weights come as fast as memory gives them: they are asked for some rows ahead, and read once for many rows.
 
 #include "blocks.h"
 #include "floats.h"
-#include "super_blocks.h"
+#include "super_products.h"
 
 extern "C" {
 bool llamafile_sgemm_of_llama(const struct ggml_compute_params * params, int64_t m, int64_t n, int64_t k,
@@ -44,9 +44,12 @@ ggml_type inputs_for(int type) {
         case GGML_TYPE_Q4_0:
         case GGML_TYPE_IQ4_NL:
             return GGML_TYPE_Q8_0;
+        case GGML_TYPE_Q2_K:
+        case GGML_TYPE_Q3_K:
         case GGML_TYPE_Q4_K:
         case GGML_TYPE_Q5_K:
         case GGML_TYPE_Q6_K:
+        case GGML_TYPE_IQ4_XS:
             return GGML_TYPE_Q8_K;
         default:
             return GGML_TYPE_COUNT;
@@ -120,6 +123,15 @@ bool llamafile_sgemm(const struct ggml_compute_params * params, int64_t m, int64
             return true;
         case GGML_TYPE_IQ4_NL:
             multiply_all<block_n4>(params, m, n, k, A, lda, B, ldb, C, ldc);
+            return true;
+        case GGML_TYPE_Q2_K:
+            multiply_super<block_k2>(params, m, n, k, A, lda, B, ldb, C, ldc);
+            return true;
+        case GGML_TYPE_Q3_K:
+            multiply_super<block_k3>(params, m, n, k, A, lda, B, ldb, C, ldc);
+            return true;
+        case GGML_TYPE_IQ4_XS:
+            multiply_super<block_x4>(params, m, n, k, A, lda, B, ldb, C, ldc);
             return true;
         case GGML_TYPE_Q4_K:
             multiply_super<block_k4>(params, m, n, k, A, lda, B, ldb, C, ldc);

@@ -11,6 +11,11 @@
 
 namespace {
 
+// What the types with a table ("IQ4") keep places in.
+inline __m128i table_of_four_bits() {
+    return _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
+}
+
 #if defined(TWO_ROWS_A_VECTOR)
 typedef __m512i bytes;
 typedef __m512 sums_of_rows; // eight for each
@@ -27,6 +32,26 @@ inline bytes each_row(const Block * const * rows, int64_t at, size_t offset) {
 }
 
 inline bytes every_row(const void * of) { return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *) of)); }
+
+inline bytes none() { return _mm512_setzero_si512(); }
+inline bytes bits(bytes of, int mask) { return _mm512_and_si512(of, _mm512_set1_epi8(char(mask))); }
+inline bytes either(bytes a, bytes b) { return _mm512_or_si512(a, b); }
+inline bytes less(bytes a, bytes b) { return _mm512_sub_epi8(a, b); }
+inline bytes right(bytes of, int by) { return _mm512_srli_epi16(of, by); }
+inline bytes left(bytes of, int by) { return _mm512_slli_epi16(of, by); }
+inline bytes looked_up(__m128i table, bytes places) { return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), places); }
+
+// The halves of sixteen bytes: the low ones, then the high ones.
+template <class Block>
+inline bytes each_half(const Block * const * rows, int64_t at, size_t offset) {
+    const __m128i one = _mm_loadu_si128((const __m128i *) ((const char *) (rows[0] + at) + offset));
+    const __m128i other = _mm_loadu_si128((const __m128i *) ((const char *) (rows[1] + at) + offset));
+    const __m512i low = _mm512_castsi256_si512(_mm256_broadcastsi128_si256(one));
+    const __m512i both = _mm512_inserti64x4(low, _mm256_broadcastsi128_si256(other), 1);
+    const __m512i shifts = _mm512_set_epi64(0x0004000400040004, 0x0004000400040004, 0, 0, //
+                                            0x0004000400040004, 0x0004000400040004, 0, 0);
+    return bits(_mm512_srlv_epi16(both, shifts), 15);
+}
 
 // The scales of the blocks `at` of the rows.
 template <class Block>
@@ -59,6 +84,22 @@ inline bytes each_row(const Block * const * rows, int64_t at, size_t offset) {
 }
 
 inline bytes every_row(const void * of) { return _mm256_loadu_si256((const __m256i *) of); }
+
+inline bytes none() { return _mm256_setzero_si256(); }
+inline bytes bits(bytes of, int mask) { return _mm256_and_si256(of, _mm256_set1_epi8(char(mask))); }
+inline bytes either(bytes a, bytes b) { return _mm256_or_si256(a, b); }
+inline bytes less(bytes a, bytes b) { return _mm256_sub_epi8(a, b); }
+inline bytes right(bytes of, int by) { return _mm256_srli_epi16(of, by); }
+inline bytes left(bytes of, int by) { return _mm256_slli_epi16(of, by); }
+inline bytes looked_up(__m128i table, bytes places) {
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), places);
+}
+
+template <class Block>
+inline bytes each_half(const Block * const * rows, int64_t at, size_t offset) {
+    const __m128i low = _mm_loadu_si128((const __m128i *) ((const char *) (rows[0] + at) + offset));
+    return bits(_mm256_inserti128_si256(_mm256_castsi128_si256(low), _mm_srli_epi16(low, 4), 1), 15);
+}
 
 template <class Block>
 inline sums_of_rows scales(const Block * const * rows, int64_t at) {

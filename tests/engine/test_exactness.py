@@ -102,7 +102,7 @@ def test_weights_whose_repacking_is_not_exact_are_loaded_as_they_come(
     assert loose.model.repacked
 
 
-@pytest.mark.parametrize("kind", ["q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k", "iq4_nl", "q5_0", "bf16"])
+@pytest.mark.parametrize("kind", ["q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k", "iq4_nl", "iq4_xs", "q5_0", "bf16"])
 def test_weights_of_every_usual_type_are_exact(tmp_path: Path, kind: str) -> None:
     path = quantize(write_llama(tmp_path / "floats.gguf", width=256), tmp_path / f"{kind}.gguf", kind)
     native = load_native(LoadPlan("one", path, ctx_size=1024, threads=1), lambda *_: None)

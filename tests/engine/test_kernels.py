@@ -17,7 +17,8 @@ from twd.gguf_tools.constants import GGMLQuantizationType as Kind
 from twd.gguf_tools.header import TensorInfo
 
 needs_kernels = pytest.mark.skipif(not any_kernels(), reason="this build of llama.cpp has no kernels of ours")
-BLOCKS = (Kind.Q8_0, Kind.Q5_0, Kind.Q4_0, Kind.IQ4_NL, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K)
+LONG = (Kind.Q2_K, Kind.Q3_K, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K, Kind.IQ4_XS)
+BLOCKS = (Kind.Q8_0, Kind.Q5_0, Kind.Q4_0, Kind.IQ4_NL, *LONG)
 KINDS = {Kind.F32: 1e-6, Kind.F16: 1e-3, Kind.BF16: 1e-2, **dict.fromkeys(BLOCKS, 1e-2)}
 COUNTS = (1, 2, 3, 5, 6, 7, 8, 9, 12, 13, 16, 17, 63, 64, 65, 130)
 

@@ -15,9 +15,9 @@ from typing import Any, cast
 # two engines on the same cores (a target and its drafter) slow each other down a hundredfold; so few spins cost < 1 %.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-# llama.cpp's kernels for eight rows and more of K quants sum up in another order than those for fewer, so that a window
-# would disagree with single steps. It looks at this once, at the first pass of a process. Types that our own kernels
-# take lose nothing by it; of the others (Q2_K, Q3_K, IQ), prompts take up to twice as long.
+# llama.cpp's kernels for eight rows and more of K and IQ quants sum up in another order than those for fewer, so that a
+# window would disagree with single steps. It looks at this once, at the first pass of a process. Types that our own
+# kernels take lose nothing by it; of others (IQ1 to IQ3, and all where a build lacks ours), prompts take longer.
 os.environ.setdefault("GGML_CPU_TILED_MM", "0")
 
 from twd.lean_import import bare
