@@ -141,8 +141,7 @@ struct ProductOfBlocks {
     const Block * A;
     int64_t lda;
     const Input * B; // n rows of k blocks
-    float * C;
-    int64_t ldc;
+    float * const * C;
     int64_t n, k;
     int64_t last; // the last row of weights; it stands in for those that a vector has room for, and that there are not
 
@@ -184,20 +183,20 @@ struct ProductOfBlocks {
         }
         for (int c = 0; c < RN; ++c) {
             for (int v = 0; v < VECTORS; ++v) {
-                put(sums[c][v], C + ldc * (j + c) + i + v * PER, last + 1 - i - v * PER);
+                put(sums[c][v], C[j + c] + i + v * PER, last + 1 - i - v * PER);
             }
         }
     }
 };
 
-inline const Input * prepared(const block_q8 * B, int64_t ldb, int64_t n, int64_t k, int offset) {
+inline const Input * prepared(const Rows & rows, int64_t k, int offset) {
     static thread_local std::vector<Input> room;
-    if (int64_t(room.size()) < n * k) {
-        room.resize(n * k);
+    if (int64_t(room.size()) < rows.count * k) {
+        room.resize(rows.count * k);
     }
-    for (int64_t j = 0; j < n; ++j) {
+    for (int64_t j = 0; j < rows.count; ++j) {
         for (int64_t at = 0; at < k; ++at) {
-            const block_q8 & block = B[ldb * j + at];
+            const block_q8 & block = ((const block_q8 *) rows.inputs[j])[at];
             Input & input = room[j * k + at];
             const __m256i values = _mm256_loadu_si256((const __m256i *) block.values);
             const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), values);
@@ -210,9 +209,11 @@ inline const Input * prepared(const block_q8 * B, int64_t ldb, int64_t n, int64_
     return room.data();
 }
 
-template <class Block>
-void multiply(const ggml_compute_params * params, int64_t m, const ProductOfBlocks<Block> & of) {
-    share_rows(params, m, of.lda * int64_t(sizeof(Block)), [&](int64_t from, int64_t to) {
+template <class Block, class Share>
+void multiply_blocks(const Share & share_rows, int64_t m, int64_t k, const void * A, int64_t lda, const Rows & rows) {
+    const Input * inputs = prepared(rows, k, OFFSET<Block>);
+    const ProductOfBlocks<Block> of{(const Block *) A, lda, inputs, rows.results, rows.count, k, m - 1};
+    share_rows(m, lda * int64_t(sizeof(Block)), [&](int64_t from, int64_t to) {
         int64_t i = from;
         for (; i + 2 * PER <= to; i += 2 * PER) {
             strip<2, WIDE>(of, i);
@@ -221,17 +222,6 @@ void multiply(const ggml_compute_params * params, int64_t m, const ProductOfBloc
             strip<1, WIDE>(of, i);
         }
     });
-}
-
-// All n rows of inputs, some at a time.
-template <class Block>
-void multiply_all(const ggml_compute_params * params, int64_t m, int64_t n, int64_t k, const void * A, int64_t lda,
-                  const void * B, int64_t ldb, void * C, int64_t ldc) {
-    for (int64_t j = 0; j < n; j += AT_ONCE) {
-        const int64_t rows = std::min(AT_ONCE, n - j);
-        const Input * inputs = prepared((const block_q8 *) B + j * ldb, ldb, rows, k, OFFSET<Block>);
-        multiply<Block>(params, m, {(const Block *) A, lda, inputs, (float *) C + j * ldc, ldc, rows, k, m - 1});
-    }
 }
 
 } // namespace

@@ -1,7 +1,8 @@
 // Matrix products for llama.cpp's CPU backend, made for few rows: what a step of one token or a window of guesses asks.
 //
-// ggml asks `llamafile_sgemm` first. The build gives llama.cpp's own function another name (see kernels.cmake), so that
-// this one answers, and hands on what it has no kernel for. Two things differ from llama.cpp:
+// ggml asks `llamafile_sgemm` first, and before it, for some types, kernels that it calls "tiled". The build gives
+// llama.cpp's own functions other names (see kernels.cmake), so that those here answer, and hand on what they have no
+// kernel for. Two things differ from llama.cpp:
 //
 // * One row goes the same way as many. llama.cpp has another kernel for one row of floats, which sums up in another
 //   order, so that a single step and a window disagree in their last bits, and one for eight rows and more of K quants.
@@ -23,6 +24,10 @@ GGML_BACKEND_API bool llamafile_sgemm(const struct ggml_compute_params * params,
 #if defined(TWD_TILED)
 bool ggml_compute_forward_mul_mat_tiled_of_llama(const struct ggml_compute_params * params, struct ggml_tensor * dst);
 bool ggml_compute_forward_mul_mat_tiled(const struct ggml_compute_params * params, struct ggml_tensor * dst);
+bool ggml_compute_forward_mul_mat_id_tiled_of_llama(const struct ggml_compute_params * params, struct ggml_tensor * dst,
+                                                    int64_t expert, int64_t count, const int32_t * places, char * scratch);
+bool ggml_compute_forward_mul_mat_id_tiled(const struct ggml_compute_params * params, struct ggml_tensor * dst,
+                                           int64_t expert, int64_t count, const int32_t * places, char * scratch);
 #endif
 // Whether this build has a kernel for weights of a type in rows of `columns`; then one row goes the same way as many.
 GGML_BACKEND_API bool twd_few_rows(int type, int64_t columns, int64_t rows);
@@ -56,6 +61,27 @@ ggml_type inputs_for(int type) {
     }
 }
 
+// m rows of weights, each `k` blocks long and `lda` after the one before, with rows of inputs.
+template <class Share>
+void multiply(int type, const Share & share_rows, int64_t m, int64_t k, const void * A, int64_t lda, const Rows & rows) {
+    switch (type) {
+        case GGML_TYPE_F32: return multiply_floats<float>(share_rows, m, k, A, lda, rows);
+        case GGML_TYPE_F16: return multiply_floats<half>(share_rows, m, k, A, lda, rows);
+        case GGML_TYPE_BF16: return multiply_floats<ggml_bf16_t>(share_rows, m, k, A, lda, rows);
+        case GGML_TYPE_Q8_0: return multiply_blocks<block_q8>(share_rows, m, k, A, lda, rows);
+        case GGML_TYPE_Q5_0: return multiply_blocks<block_q5>(share_rows, m, k, A, lda, rows);
+        case GGML_TYPE_Q4_0: return multiply_blocks<block_q4>(share_rows, m, k, A, lda, rows);
+        case GGML_TYPE_IQ4_NL: return multiply_blocks<block_n4>(share_rows, m, k, A, lda, rows);
+        case GGML_TYPE_Q2_K: return multiply_super<block_k2>(share_rows, m, k, A, lda, rows);
+        case GGML_TYPE_Q3_K: return multiply_super<block_k3>(share_rows, m, k, A, lda, rows);
+        case GGML_TYPE_Q4_K: return multiply_super<block_k4>(share_rows, m, k, A, lda, rows);
+        case GGML_TYPE_Q5_K: return multiply_super<block_k5>(share_rows, m, k, A, lda, rows);
+        case GGML_TYPE_Q6_K: return multiply_super<block_k6>(share_rows, m, k, A, lda, rows);
+        case GGML_TYPE_IQ4_XS: return multiply_super<block_x4>(share_rows, m, k, A, lda, rows);
+        default: GGML_ABORT("no kernel for weights of type %d", type);
+    }
+}
+
 } // namespace
 
 #endif
@@ -83,68 +109,66 @@ bool twd_few_rows(int type, int64_t columns, int64_t rows) {
 #endif
 }
 
-#if defined(TWD_TILED)
-// Before the other, ggml asks for this one, which takes K quants from eight rows on. Those that we have go our way.
-bool ggml_compute_forward_mul_mat_tiled(const struct ggml_compute_params * params, struct ggml_tensor * dst) {
-    const struct ggml_tensor * weights = dst->src[0];
-    return !twd_few_rows(weights->type, weights->ne[0], weights->ne[1]) &&
-           ggml_compute_forward_mul_mat_tiled_of_llama(params, dst);
-}
-#endif
-
-// k is the length of a row in blocks of its type; for floats, their number.
+// m rows of weights, n of inputs and of results, all k blocks long and so many blocks after one another.
 bool llamafile_sgemm(const struct ggml_compute_params * params, int64_t m, int64_t n, int64_t k, const void * A,
                      int64_t lda, const void * B, int64_t ldb, void * C, int64_t ldc, int a_type, int b_type,
                      int c_type) {
 #if defined(FEW_ROWS_FLOATS)
     const bool sound = m >= 1 && n >= 1 && c_type == GGML_TYPE_F32 && b_type == inputs_for(a_type);
-    const bool even = sound && (a_type != b_type || a_type == GGML_TYPE_Q8_0 || twd_few_rows(a_type, k, m));
-    switch (even ? a_type : GGML_TYPE_COUNT) {
-        case GGML_TYPE_F32:
-            if (n > AT_ONCE) {
-                break; // llama.cpp's is as good
+    const bool as_good = a_type == GGML_TYPE_F32 && n > AT_ONCE; // llama.cpp's own
+    if (sound && !as_good && twd_few_rows(a_type, k * ggml_blck_size(ggml_type(a_type)), m)) {
+        const int64_t input_bytes = ldb * int64_t(ggml_type_size(ggml_type(b_type)));
+        for (int64_t j = 0; j < n; j += AT_ONCE) {
+            Rows rows;
+            rows.count = std::min(AT_ONCE, n - j);
+            for (int64_t row = 0; row < rows.count; ++row) {
+                rows.inputs[row] = (const char *) B + (j + row) * input_bytes;
+                rows.results[row] = (float *) C + (j + row) * ldc;
             }
-            multiply<float>(params, m, {(const float *) A, lda, (const float *) B, ldb, (float *) C, ldc, n, k});
-            return true;
-        case GGML_TYPE_F16:
-            multiply_halves<half>(params, m, n, k, A, lda, B, ldb, C, ldc);
-            return true;
-        case GGML_TYPE_BF16:
-            multiply_halves<ggml_bf16_t>(params, m, n, k, A, lda, B, ldb, C, ldc);
-            return true;
-        case GGML_TYPE_Q8_0:
-            multiply_all<block_q8>(params, m, n, k, A, lda, B, ldb, C, ldc);
-            return true;
-        case GGML_TYPE_Q5_0:
-            multiply_all<block_q5>(params, m, n, k, A, lda, B, ldb, C, ldc);
-            return true;
-        case GGML_TYPE_Q4_0:
-            multiply_all<block_q4>(params, m, n, k, A, lda, B, ldb, C, ldc);
-            return true;
-        case GGML_TYPE_IQ4_NL:
-            multiply_all<block_n4>(params, m, n, k, A, lda, B, ldb, C, ldc);
-            return true;
-        case GGML_TYPE_Q2_K:
-            multiply_super<block_k2>(params, m, n, k, A, lda, B, ldb, C, ldc);
-            return true;
-        case GGML_TYPE_Q3_K:
-            multiply_super<block_k3>(params, m, n, k, A, lda, B, ldb, C, ldc);
-            return true;
-        case GGML_TYPE_IQ4_XS:
-            multiply_super<block_x4>(params, m, n, k, A, lda, B, ldb, C, ldc);
-            return true;
-        case GGML_TYPE_Q4_K:
-            multiply_super<block_k4>(params, m, n, k, A, lda, B, ldb, C, ldc);
-            return true;
-        case GGML_TYPE_Q5_K:
-            multiply_super<block_k5>(params, m, n, k, A, lda, B, ldb, C, ldc);
-            return true;
-        case GGML_TYPE_Q6_K:
-            multiply_super<block_k6>(params, m, n, k, A, lda, B, ldb, C, ldc);
-            return true;
-        default:
-            break;
+            multiply(a_type, TakeTurns{params}, m, k, A, lda, rows);
+        }
+        return true;
     }
 #endif
     return llamafile_sgemm_of_llama(params, m, n, k, A, lda, B, ldb, C, ldc, a_type, b_type, c_type);
 }
+
+#if defined(TWD_TILED)
+// Those that we have go our way, whether one row or many.
+bool ggml_compute_forward_mul_mat_tiled(const struct ggml_compute_params * params, struct ggml_tensor * dst) {
+    const struct ggml_tensor * weights = dst->src[0];
+    return !twd_few_rows(weights->type, weights->ne[0], weights->ne[1]) &&
+           ggml_compute_forward_mul_mat_tiled_of_llama(params, dst);
+}
+
+// The rows that one expert was chosen for: `places` are pairs of a row's choice and its number.
+bool ggml_compute_forward_mul_mat_id_tiled(const struct ggml_compute_params * params, struct ggml_tensor * dst,
+                                           int64_t expert, int64_t count, const int32_t * places, char * scratch) {
+#if defined(FEW_ROWS_FLOATS)
+    const struct ggml_tensor * weights = dst->src[0];
+    const struct ggml_tensor * inputs = dst->src[1];
+    const ggml_type wanted = inputs_for(weights->type);
+    const bool converted = inputs->type != wanted; // then ggml has put them, converted, one after the other
+    const bool free = weights->extra == nullptr && !params->use_ref;
+    if (free && (converted || ggml_is_contiguous(inputs)) && twd_few_rows(weights->type, weights->ne[0], weights->ne[1])) {
+        const char * from = (const char *) (converted ? params->wdata : inputs->data);
+        const int64_t input_bytes = ggml_row_size(wanted, weights->ne[0]);
+        const void * matrix = (const char *) weights->data + expert * weights->nb[2];
+        const int64_t blocks = weights->ne[0] / ggml_blck_size(weights->type);
+        const int64_t after = weights->nb[1] / ggml_type_size(weights->type);
+        for (int64_t j = 0; j < count; j += AT_ONCE) {
+            Rows rows;
+            rows.count = std::min(AT_ONCE, count - j);
+            for (int64_t row = 0; row < rows.count; ++row) {
+                const int64_t choice = places[2 * (j + row)], number = places[2 * (j + row) + 1];
+                rows.inputs[row] = from + (choice % inputs->ne[1] + number * inputs->ne[1]) * input_bytes;
+                rows.results[row] = (float *) ((char *) dst->data + choice * dst->nb[1] + number * dst->nb[2]);
+            }
+            multiply(weights->type, OnePartEach{params}, weights->ne[1], blocks, matrix, after, rows);
+        }
+        return true;
+    }
+#endif
+    return ggml_compute_forward_mul_mat_id_tiled_of_llama(params, dst, expert, count, places, scratch);
+}
+#endif

@@ -21,10 +21,8 @@ template <class Weight>
 struct ProductOfFloats {
     const Weight * A;
     int64_t lda;
-    const float * B;
-    int64_t ldb;
-    float * C;
-    int64_t ldc;
+    const float * const * B;
+    float * const * C;
     int64_t n, k;
 
     template <int RM, int RN, bool FIRST>
@@ -35,7 +33,7 @@ struct ProductOfFloats {
             a_row[r] = A + lda * (i + r);
         }
         for (int c = 0; c < RN; ++c) {
-            b_row[c] = B + ldb * (j + c);
+            b_row[c] = B[j + c];
         }
         const int64_t ahead = ahead_of(lda * RM * int64_t(sizeof(Weight)));
         constexpr int64_t LINE = 64 / sizeof(Weight);
@@ -62,15 +60,42 @@ struct ProductOfFloats {
         }
         for (int c = 0; c < RN; ++c) {
             for (int r = 0; r < RM; ++r) {
-                C[ldc * (j + c) + i + r] = fold(sums[c][r]);
+                C[j + c][i + r] = fold(sums[c][r]);
             }
         }
     }
 };
 
+// The rows of inputs as floats, unpacked once for all rows of weights.
 template <class Weight>
-void multiply(const ggml_compute_params * params, int64_t m, const ProductOfFloats<Weight> & of) {
-    share_rows(params, m, of.lda * int64_t(sizeof(Weight)), [&](int64_t from, int64_t to) {
+void widen(const Rows & rows, int64_t k, const float ** to) {
+    static thread_local std::vector<float> room;
+    if (int64_t(room.size()) < rows.count * k) {
+        room.resize(rows.count * k);
+    }
+    for (int64_t j = 0; j < rows.count; ++j) {
+        float * out = room.data() + j * k;
+        for (int64_t at = 0; at < k; at += LANES) {
+            store(out + at, load((const Weight *) rows.inputs[j] + at));
+        }
+        to[j] = out;
+    }
+}
+
+template <>
+inline void widen<float>(const Rows & rows, int64_t, const float ** to) {
+    for (int64_t j = 0; j < rows.count; ++j) {
+        to[j] = (const float *) rows.inputs[j];
+    }
+}
+
+// Inputs are of the weights' own type.
+template <class Weight, class Share>
+void multiply_floats(const Share & share_rows, int64_t m, int64_t k, const void * A, int64_t lda, const Rows & rows) {
+    const float * inputs[AT_ONCE];
+    widen<Weight>(rows, k, inputs);
+    const ProductOfFloats<Weight> of{(const Weight *) A, lda, inputs, rows.results, rows.count, k};
+    share_rows(m, lda * int64_t(sizeof(Weight)), [&](int64_t from, int64_t to) {
         int64_t i = from;
         if (of.n <= MANY || of.n > MOST) {
             for (; i + 4 <= to; i += 4) {
@@ -84,32 +109,6 @@ void multiply(const ggml_compute_params * params, int64_t m, const ProductOfFloa
             strip<1, MOST>(of, i);
         }
     });
-}
-
-// The rows of B as floats, unpacked once for all rows of weights.
-template <class Weight>
-const float * widened(const Weight * B, int64_t ldb, int64_t n, int64_t k) {
-    static thread_local std::vector<float> room;
-    if (int64_t(room.size()) < n * k) {
-        room.resize(n * k);
-    }
-    for (int64_t j = 0; j < n; ++j) {
-        for (int64_t at = 0; at < k; at += LANES) {
-            store(room.data() + j * k + at, load(B + ldb * j + at));
-        }
-    }
-    return room.data();
-}
-
-// All n rows of inputs of the weights' own type, some at a time.
-template <class Weight>
-void multiply_halves(const ggml_compute_params * params, int64_t m, int64_t n, int64_t k, const void * A, int64_t lda,
-                     const void * B, int64_t ldb, void * C, int64_t ldc) {
-    for (int64_t j = 0; j < n; j += AT_ONCE) {
-        const int64_t rows = std::min(AT_ONCE, n - j);
-        const float * inputs = widened((const Weight *) B + j * ldb, ldb, rows, k);
-        multiply<Weight>(params, m, {(const Weight *) A, lda, inputs, k, (float *) C + j * ldc, ldc, rows, k});
-    }
 }
 
 } // namespace

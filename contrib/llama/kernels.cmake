@@ -6,9 +6,9 @@
 set(TWD_KERNELS_FOLDER "${CMAKE_CURRENT_LIST_DIR}")
 
 function(twd_stand_before source name)
-    set_source_files_properties(
-        "${PROJECT_SOURCE_DIR}/src/ggml-cpu/${source}" TARGET_DIRECTORY ggml-cpu
-        PROPERTIES COMPILE_DEFINITIONS "${name}=${name}_of_llama")
+    set_property(
+        SOURCE "${PROJECT_SOURCE_DIR}/src/ggml-cpu/${source}" TARGET_DIRECTORY ggml-cpu
+        APPEND PROPERTY COMPILE_DEFINITIONS "${name}=${name}_of_llama")
 endfunction()
 
 function(twd_add_kernels)
@@ -25,6 +25,7 @@ function(twd_add_kernels)
     twd_stand_before(llamafile/sgemm.cpp llamafile_sgemm)
     if(EXISTS "${PROJECT_SOURCE_DIR}/src/ggml-cpu/tiled/tiled.cpp")
         twd_stand_before(tiled/tiled.cpp ggml_compute_forward_mul_mat_tiled)
+        twd_stand_before(tiled/tiled.cpp ggml_compute_forward_mul_mat_id_tiled)
         set_property(SOURCE "${TWD_KERNELS_FOLDER}/few_rows.cpp" TARGET_DIRECTORY ggml-cpu
                      APPEND PROPERTY COMPILE_DEFINITIONS TWD_TILED)
     endif()

@@ -78,8 +78,7 @@ struct ProductOfSuperBlocks {
     const Block * A;
     int64_t lda;
     const SuperInput * B; // n rows of k blocks
-    float * C;
-    int64_t ldc;
+    float * const * C;
     int64_t n, k;
     int64_t last; // the last row of weights; it stands in for those that a vector has room for, and that there are not
     Unpacked * kept; // room for two vectors of rows, where one go is not enough for all inputs: the first unpacks for all
@@ -156,7 +155,7 @@ struct ProductOfSuperBlocks {
         }
         for (int c = 0; c < RN; ++c) {
             for (int v = 0; v < VECTORS; ++v) {
-                float * out = C + ldc * (j + c) + i + v * PER;
+                float * out = C[j + c] + i + v * PER;
                 const int64_t rows = std::min<int64_t>(PER, last + 1 - i - v * PER);
                 put(sums[c][v], out, rows);
                 for (int r = 0; OF_GROUPS && r < rows; ++r) {
@@ -168,14 +167,14 @@ struct ProductOfSuperBlocks {
     }
 };
 
-inline const SuperInput * prepared(const block_k8 * B, int64_t ldb, int64_t n, int64_t k) {
+inline const SuperInput * prepared(const Rows & rows, int64_t k) {
     static thread_local std::vector<SuperInput> room;
-    if (int64_t(room.size()) < n * k) {
-        room.resize(n * k);
+    if (int64_t(room.size()) < rows.count * k) {
+        room.resize(rows.count * k);
     }
-    for (int64_t j = 0; j < n; ++j) {
+    for (int64_t j = 0; j < rows.count; ++j) {
         for (int64_t at = 0; at < k; ++at) {
-            const block_k8 & block = B[ldb * j + at];
+            const block_k8 & block = ((const block_k8 *) rows.inputs[j])[at];
             SuperInput & input = room[j * k + at];
             std::memcpy(input.values, block.values, sizeof(input.values));
             std::memcpy(input.half_groups, block.sums, sizeof(input.half_groups));
@@ -196,25 +195,19 @@ inline Unpacked * room_for(int64_t blocks) {
     return room.data();
 }
 
-// All n rows of inputs, some at a time.
-template <class Block>
-void multiply_super(const ggml_compute_params * params, int64_t m, int64_t n, int64_t k, const void * A, int64_t lda,
-                    const void * B, int64_t ldb, void * C, int64_t ldc) {
-    for (int64_t j = 0; j < n; j += AT_ONCE) {
-        const int64_t rows = std::min(AT_ONCE, n - j);
-        const SuperInput * inputs = prepared((const block_k8 *) B + j * ldb, ldb, rows, k);
-        float * out = (float *) C + j * ldc;
-        const ProductOfSuperBlocks<Block> of{(const Block *) A, lda, inputs, out, ldc, rows, k, m - 1, room_for(2 * k)};
-        share_rows(params, m, lda * int64_t(sizeof(Block)), [&](int64_t from, int64_t to) {
-            int64_t i = from;
-            for (; i + 2 * PER <= to; i += 2 * PER) {
-                strip<2, SUPER_WIDE>(of, i);
-            }
-            for (; i < to; i += PER) {
-                strip<1, SUPER_WIDE>(of, i);
-            }
-        });
-    }
+template <class Block, class Share>
+void multiply_super(const Share & share_rows, int64_t m, int64_t k, const void * A, int64_t lda, const Rows & rows) {
+    const SuperInput * inputs = prepared(rows, k);
+    const ProductOfSuperBlocks<Block> of{(const Block *) A, lda, inputs, rows.results, rows.count, k, m - 1, room_for(2 * k)};
+    share_rows(m, lda * int64_t(sizeof(Block)), [&](int64_t from, int64_t to) {
+        int64_t i = from;
+        for (; i + 2 * PER <= to; i += 2 * PER) {
+            strip<2, SUPER_WIDE>(of, i);
+        }
+        for (; i < to; i += PER) {
+            strip<1, SUPER_WIDE>(of, i);
+        }
+    });
 }
 
 } // namespace

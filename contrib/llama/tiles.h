@@ -13,15 +13,40 @@ constexpr int64_t AT_ONCE = 64;         // rows of inputs that are unpacked at o
 constexpr int64_t AHEAD_BYTES = 9216;   // how far ahead weights are asked for, at least
 constexpr int64_t CHUNK_BYTES = 131072; // how much of a matrix a thread takes at once: many times what is asked ahead
 
+// Rows of inputs, AT_ONCE at most, and where the results of each go.
+struct Rows {
+    const void * inputs[AT_ONCE];
+    float * results[AT_ONCE];
+    int64_t count;
+};
+
 // Calls work(from, to) for parts of the m rows of a matrix until all are taken. Parts are multiples of eight rows.
-template <class Work>
-void share_rows(const ggml_compute_params * params, int64_t m, int64_t row_bytes, const Work & work) {
-    const int64_t fair = m / (params->nth * 4);
-    const int64_t part = std::max<int64_t>(8, std::min<int64_t>(fair, CHUNK_BYTES / row_bytes) / 8 * 8);
-    share(params, (m + part - 1) / part, [&](int64_t number) {
-        work(number * part, std::min(m, (number + 1) * part));
-    });
-}
+struct TakeTurns {
+    const ggml_compute_params * params;
+
+    template <class Work>
+    void operator()(int64_t m, int64_t row_bytes, const Work & work) const {
+        const int64_t fair = m / (params->nth * 4);
+        const int64_t part = std::max<int64_t>(8, std::min<int64_t>(fair, CHUNK_BYTES / row_bytes) / 8 * 8);
+        share(params, (m + part - 1) / part, [&](int64_t number) {
+            work(number * part, std::min(m, (number + 1) * part));
+        });
+    }
+};
+
+// The same for one part a thread, where the threads need not wait for each other.
+struct OnePartEach {
+    const ggml_compute_params * params;
+
+    template <class Work>
+    void operator()(int64_t m, int64_t, const Work & work) const {
+        const int64_t part = ((m + params->nth - 1) / params->nth + 7) / 8 * 8;
+        const int64_t from = std::min(m, params->ith * part), to = std::min(m, from + part);
+        if (from < to) {
+            work(from, to);
+        }
+    }
+};
 
 // How many bytes ahead of a tile those are that come AHEAD_BYTES later: whole tiles, each of so many bytes.
 inline int64_t ahead_of(int64_t tile_bytes) { return tile_bytes * std::max<int64_t>(1, AHEAD_BYTES / tile_bytes); }

@@ -10,7 +10,8 @@ from twd.engine.library import ggml, start
 from twd.gguf_tools.constants import GGMLQuantizationType
 
 Floats = NDArray[np.float32]
-_F32, _F16 = int(GGMLQuantizationType.F32), int(GGMLQuantizationType.F16)
+Chosen = NDArray[np.int32]
+_F32, _F16, _I32 = (int(GGMLQuantizationType[name]) for name in ("F32", "F16", "I32"))
 _POINTER = ctypes.c_void_p
 
 
@@ -41,6 +42,22 @@ def product(kind: GGMLQuantizationType, weights: bytes, rows: int, inputs: Float
         return graph.compute(
             ggml("ggml_mul_mat", [_POINTER] * 3, _POINTER)(graph.context, matrix, batch), threads, rows
         )
+
+
+def expert_product(kind: GGMLQuantizationType, weights: Floats, inputs: Floats, chosen: Chosen, threads: int) -> Floats:
+    """Each row of inputs times the matrices of the experts chosen for it: by row and choice.
+
+    `inputs` have one vector a row, which all its experts take, or one for each choice.
+    """
+    experts, rows, columns = weights.shape
+    count, each, _ = inputs.shape
+    with _Graph(weights.nbytes + 16 * chosen.shape[1] * inputs.nbytes) as graph:
+        matrices = graph.tensor(int(kind), (columns, rows, experts), stored(kind, weights.reshape(-1, columns)))
+        batch = graph.tensor(_F32, (columns, each, count), np.ascontiguousarray(inputs, np.float32).tobytes())
+        ids = graph.tensor(_I32, (chosen.shape[1], count), np.ascontiguousarray(chosen, np.int32).tobytes())
+        ask = ggml("ggml_mul_mat_id", [_POINTER] * 4, _POINTER)
+        result = graph.compute(ask(graph.context, matrices, batch, ids), threads, rows)
+        return result.reshape(count, chosen.shape[1], rows)
 
 
 @dataclass(frozen=True)

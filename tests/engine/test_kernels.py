@@ -9,7 +9,7 @@ from gguf.quants import dequantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.engine.products import Floats, product, stored
+from tests.engine.products import Floats, expert_product, product, stored
 from twd.engine import build, kernels
 from twd.engine.kernels import any_kernels, need_no_repacking, one_row_like_many, repacked_unevenly
 from twd.engine.model import Model
@@ -72,6 +72,30 @@ def test_products_are_right(kind: Kind, rows: int, blocks: int, count: int, thre
     wanted = inputs.astype(np.float64) @ wide.T
     scale = np.linalg.norm(inputs, axis=1)[:, None] * np.linalg.norm(wide, axis=1)[None, :]
     assert np.max(np.abs(product(kind, weights, rows, inputs, threads) - wanted) / scale) < KINDS[kind]
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("each", [1, 3])
+def test_experts_are_right_and_a_row_is_the_same_in_any_company(kind: Kind, each: int) -> None:
+    experts, rows, columns, count, used = 5, 36, whole_blocks(kind, 96), 90, 3
+    dice = np.random.default_rng(3)
+    weights = dice.standard_normal((experts, rows, columns), np.float32)
+    inputs = dice.standard_normal((count, each, columns), np.float32)
+    chosen = np.array([dice.permutation(experts)[:used] for _ in range(count)], np.int32)
+    chosen[:, 0] = np.where(dice.random(count) < 0.9, 0, chosen[:, 0])  # one has more rows than are taken at once
+    chosen[:, 1:] = np.where(chosen[:, 1:] == 0, 4, chosen[:, 1:])
+    together = expert_product(kind, weights, inputs, chosen, 2)
+    for at in (0, 7, 89):
+        for threads in (1, 2, 3):
+            alone = expert_product(kind, weights, inputs[at : at + 1], chosen[at : at + 1], threads)
+            assert np.array_equal(alone[0], together[at])
+    kept = np.frombuffer(stored(kind, weights.reshape(-1, columns)), np.uint8).reshape(experts * rows, -1)
+    wide = (kept.view(np.float32) if kind is Kind.F32 else dequantize(kept, kind)).reshape(weights.shape)
+    for choice in range(used):
+        wanted = np.einsum("ec,erc->er", inputs[:, choice % each], wide[chosen[:, choice]])
+        scale = np.linalg.norm(inputs[:, choice % each], axis=1)[:, None] * np.sqrt(columns)
+        assert np.max(np.abs(together[:, choice] - wanted) / scale) < KINDS[kind]
 
 
 @needs_kernels

@@ -72,7 +72,8 @@ class Hostile(Service):
         return None
 
     def _lie(self, session: SessionId) -> None:
-        assert self._vocab is not None
+        if self._vocab is None:  # a session was opened before the model was told: there are no words to lie in
+            return
         text, dice = self._texts[session], self._random
         at = max(0, len(text) - dice.choice((0, 0, 0, 1, 5)))
         tokens = [dice.randrange(self._vocab.tokens) for _ in range(dice.randint(1, 12))]

@@ -9,7 +9,7 @@ import sys
 from typing import Any, Final
 
 from twd.engine.device_speed import memory_speed
-from twd.engine.library import FOLDER, devices, supports_rpc, version
+from twd.engine.library import LIBRARIES, devices, supports_rpc, version
 from twd.engine.rpc_probe import OURS
 from twd.kit import platform
 
@@ -31,7 +31,7 @@ def describe(measure: bool) -> dict[str, Any]:
     ]
     return {
         "version": f"llama-cpp-python {version()}",
-        "path": str(FOLDER / "lib"),
+        "path": str(LIBRARIES),
         "rpc": str(OURS) if supports_rpc() else "",
         "devices": found,
     }

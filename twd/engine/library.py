@@ -29,6 +29,7 @@ from twd.wire.failures import FailureCode, TwdError
 
 __all__ = [
     "FOLDER",
+    "LIBRARIES",
     "Device",
     "devices",
     "find_ggml",
@@ -44,7 +45,9 @@ __all__ = [
 ]
 
 FOLDER = Path(llama.__file__).parent
-"""Where the bindings are, and the libraries below them."""
+"""Where the bindings are."""
+LIBRARIES = Path(os.environ.get("LLAMA_CPP_LIB_PATH") or FOLDER / "lib")
+"""Where they load llama.cpp from."""
 _log = logging.getLogger("twd.engine.llama")
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.DEBUG, 4: logging.WARNING}
 _CONTINUATION = 5
@@ -164,9 +167,8 @@ def require_rpc() -> None:
 @cache
 def _shared_objects() -> tuple[ctypes.CDLL, ...]:
     """The ggml libraries under the very names that llama.cpp loaded: another name would map a second copy."""
-    folder = FOLDER / "lib"
     names = ("libggml-base", "libggml", "libggml-cpu", "libggml-rpc")
-    found = (folder / f"{name}{end}" for name in names for end in (".so.0", ".0.dylib", ".dll"))
+    found = (LIBRARIES / f"{name}{end}" for name in names for end in (".so.0", ".0.dylib", ".dll"))
     return tuple(ctypes.CDLL(str(path)) for path in found if path.exists())
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from twd import __version__
 from twd.engine.context import ContextSettings
-from twd.engine.library import FOLDER, llama, start, version
+from twd.engine.library import LIBRARIES, llama, start, version
 from twd.kit.cores import usable_cores
 from twd.wire.model import CostPoint, Exactness
 
@@ -106,5 +106,4 @@ def remember(folder: Path, about: Circumstances, found: Measurement) -> None:
 
 def _library_stamp() -> int:
     """When the libraries were built in: another build of the same version computes in other ways."""
-    folder = FOLDER / "lib"
-    return max((file.stat().st_mtime_ns for file in folder.iterdir()), default=0) if folder.is_dir() else 0
+    return max((file.stat().st_mtime_ns for file in LIBRARIES.iterdir()), default=0) if LIBRARIES.is_dir() else 0
