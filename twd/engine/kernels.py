@@ -17,7 +17,7 @@ _KINDS = GGMLQuantizationType.__members__
 def one_row_like_many(tensors: Iterable[TensorInfo]) -> bool:
     """Whether a pass of one row agrees with wider ones bit for bit: of llama.cpp's own, those for floats do not.
 
-    Experts are left out: llama.cpp multiplies by each of theirs row for row, however many there are.
+    Experts are left out: ours take each of them, or llama.cpp row for row, however many there are.
     """
     return all(_has(tensor) for tensor in floats(tensors) if len(tensor.shape) == _PLAIN)
 
@@ -28,7 +28,8 @@ def need_no_repacking(blocks: str) -> bool:
 
     `blocks` are the kinds of the whole model, so that its slices are computed as it is.
     """
-    return any(kind in _KINDS and _covers(_KINDS[kind], _COLUMNS, 64) for kind in blocks.split())
+    kinds = [kind.partition(":")[0] for kind in blocks.split()]
+    return any(kind in _KINDS and _covers(_KINDS[kind], _COLUMNS, 64) for kind in kinds)
 
 
 def repacked_unevenly(blocks: str) -> bool:
