@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("ours", type=Path)
     parser.add_argument("--kinds", default="q4_0,q8_0,f16,f32", help="weights of the demo model to measure")
     parser.add_argument("--random", default="", help="weights of a random model to measure, such as q4_k_m")
+    parser.add_argument("--experts", type=int, default=0, help="how many of them each layer of the random model has")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "twd")
     parser.add_argument("--rows", default="1,2,4,8,16,64,512")
     parser.add_argument("--depths", default="0,256,1024")
@@ -53,7 +54,11 @@ def main() -> None:
     args = parser.parse_args()
     rows, depths = [[int(part) for part in text.split(",")] for text in (args.rows, args.depths)]
     models = [(kind, demo_model(args.cache, kind)) for kind in args.kinds.split(",") if kind]
-    models += [(f"{kind}, random", random_model(args.cache, kind)) for kind in args.random.split(",") if kind]
+    models += [
+        (f"{kind}, random", random_model(args.cache, kind, experts=args.experts))
+        for kind in args.random.split(",")
+        if kind
+    ]
     for kind, model in models:
         theirs: Times = defaultdict(list)
         ours: Times = defaultdict(list)
