@@ -128,7 +128,7 @@ class Model(Section, frozen=True):
     stream_ms: Annotated[
         Annotated[int, Meta(ge=0, le=1000)],
         about("Pieces of a stream that come closer together than this leave as one; 0: none do."),
-    ] = 60
+    ] = 80
     replicas: Annotated[Positive, about("Copies that serve it at once.")] = 1
     moe_placement: Annotated[
         Literal["off", "balanced", "profile-guided"], about("How experts are spread over devices.")

@@ -47,7 +47,7 @@ class Runner:
         self._deliver = deliver
         self._failed = failed
         self._clock = clock
-        self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[Command, float]] = queue.SimpleQueue()
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
         self.dropped = 0
@@ -68,12 +68,16 @@ class Runner:
         if droppable and self._inbox.qsize() >= INBOX_MAX:
             self.dropped += 1
             return
-        self._inbox.put(command)
+        self._put(command)
+
+    def _put(self, command: Command) -> None:
+        """With the time: it may be read only when a pass is over, and how quick somebody was counts from here."""
+        self._inbox.put((command, self._clock()))
 
     def stop(self, timeout_s: float = 10.0) -> bool:
         """End after the pass that runs now; returns whether the thread ended in time."""
         self._stopping = True
-        self._inbox.put(_nothing)
+        self._put(_nothing)
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -96,7 +100,7 @@ class Runner:
 
     def _pipe_turns(self, target: Pipeline) -> Iterator[Wait]:
         """Every turn takes what has come and sends what can leave; what comes later is posted, and ends the rest."""
-        target.on_ready(lambda: self._inbox.put(_nothing))
+        target.on_ready(lambda: self._put(_nothing))
         while not self._stopping:
             self._read_inbox()
             self._heard = False
@@ -164,6 +168,7 @@ class Runner:
     def _collect(self, plan: Plan, began: float) -> None:
         verdicts = self._target.collect()
         self.busy_since = None
+        self._read_inbox()  # guesses that came meanwhile are judged by what this pass tells
         now = self._clock()
         if len(plan.windows) == 1 and plan.windows[0].picks:
             self._cost.observe(plan.rows, (now - began) * 1000)
@@ -175,21 +180,20 @@ class Runner:
 
     def _read_inbox(self) -> bool:
         """Do what was posted; returns whether something was."""
-        now = self._clock()
         for count in range(INBOX_MAX):
             try:
-                command = self._inbox.get_nowait()
+                command, posted = self._inbox.get_nowait()
             except queue.Empty:
                 return count > 0
-            command(self._core, now)
+            command(self._core, posted)
         return True
 
     def _rest(self, seconds: float | None) -> None:
         try:
-            command = self._inbox.get(timeout=_LONGEST_WAIT_S if seconds is None else seconds)
+            command, posted = self._inbox.get(timeout=_LONGEST_WAIT_S if seconds is None else seconds)
         except queue.Empty:
             return
-        command(self._core, self._clock())
+        command(self._core, posted)
 
     def _flush(self) -> None:
         effects = self._core.effects()
