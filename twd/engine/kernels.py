@@ -33,7 +33,7 @@ def need_no_repacking(blocks: str) -> bool:
 
 
 def repacked_unevenly(blocks: str) -> bool:
-    """Whether llama.cpp, where it repacks them, computes one row in another order than many: K quants, it does."""
+    """Whether llama.cpp computes one row of such weights, where it repacks them, in another order than many."""
     return any(kind.partition(":")[0].endswith("_K") for kind in blocks.split())
 
 
