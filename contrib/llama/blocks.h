@@ -9,7 +9,6 @@
 
 #include <cstddef>
 #include <cstring>
-#include <vector>
 
 #if defined(FEW_ROWS_FLOATS)
 
@@ -29,10 +28,7 @@ struct block_q4 {
 };
 static_assert(sizeof(block_q4) == 18, "blocks lie one after the other");
 
-struct block_n4 { // as Q4_0, but the halves of the bytes are places in a table ("IQ4_NL")
-    half scale;
-    uint8_t values[BLOCK / 2];
-};
+struct block_n4 : block_q4 {}; // the same, but the halves of the bytes are places in a table ("IQ4_NL")
 
 struct block_q5 {
     half scale;
@@ -190,10 +186,7 @@ struct ProductOfBlocks {
 };
 
 inline const Input * prepared(const Rows & rows, int64_t k, int offset) {
-    static thread_local std::vector<Input> room;
-    if (int64_t(room.size()) < rows.count * k) {
-        room.resize(rows.count * k);
-    }
+    Input * room = room_for<Input>(rows.count * k);
     for (int64_t j = 0; j < rows.count; ++j) {
         for (int64_t at = 0; at < k; ++at) {
             const block_q8 & block = ((const block_q8 *) rows.inputs[j])[at];
@@ -206,22 +199,14 @@ inline const Input * prepared(const Rows & rows, int64_t k, int offset) {
             input.scale = _cvtsh_ss(block.scale);
         }
     }
-    return room.data();
+    return room;
 }
 
 template <class Block, class Share>
 void multiply_blocks(const Share & share_rows, int64_t m, int64_t k, const void * A, int64_t lda, const Rows & rows) {
     const Input * inputs = prepared(rows, k, OFFSET<Block>);
     const ProductOfBlocks<Block> of{(const Block *) A, lda, inputs, rows.results, rows.count, k, m - 1};
-    share_rows(m, lda * int64_t(sizeof(Block)), [&](int64_t from, int64_t to) {
-        int64_t i = from;
-        for (; i + 2 * PER <= to; i += 2 * PER) {
-            strip<2, WIDE>(of, i);
-        }
-        for (; i < to; i += PER) {
-            strip<1, WIDE>(of, i);
-        }
-    });
+    in_strips<WIDE>(share_rows, m, lda * int64_t(sizeof(Block)), of);
 }
 
 } // namespace

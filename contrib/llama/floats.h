@@ -3,8 +3,6 @@
 
 #include "tiles.h"
 
-#include <vector>
-
 #if defined(FEW_ROWS_FLOATS)
 
 namespace {
@@ -69,12 +67,9 @@ struct ProductOfFloats {
 // The rows of inputs as floats, unpacked once for all rows of weights.
 template <class Weight>
 void widen(const Rows & rows, int64_t k, const float ** to) {
-    static thread_local std::vector<float> room;
-    if (int64_t(room.size()) < rows.count * k) {
-        room.resize(rows.count * k);
-    }
+    float * room = room_for<float>(rows.count * k);
     for (int64_t j = 0; j < rows.count; ++j) {
-        float * out = room.data() + j * k;
+        float * out = room + j * k;
         for (int64_t at = 0; at < k; at += LANES) {
             store(out + at, load((const Weight *) rows.inputs[j] + at));
         }

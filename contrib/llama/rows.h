@@ -53,11 +53,15 @@ inline bytes each_half(const Block * const * rows, int64_t at, size_t offset) {
     return bits(_mm512_srlv_epi16(both, shifts), 15);
 }
 
+// A number for each row.
+inline sums_of_rows each_float(float one, float other) {
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_set1_ps(one)), _mm256_set1_ps(other), 1);
+}
+
 // The scales of the blocks `at` of the rows.
 template <class Block>
 inline sums_of_rows scales(const Block * const * rows, int64_t at) {
-    const __m256 low = _mm256_set1_ps(_cvtsh_ss(rows[0][at].scale));
-    return _mm512_insertf32x8(_mm512_castps256_ps512(low), _mm256_set1_ps(_cvtsh_ss(rows[1][at].scale)), 1);
+    return each_float(_cvtsh_ss(rows[0][at].scale), _cvtsh_ss(rows[1][at].scale));
 }
 
 inline sums_of_rows scaled(sums_of_rows scale, float input_scale, sums_of_rows values, sums_of_rows sums) {
@@ -112,6 +116,20 @@ inline sums_of_rows scaled(sums_of_rows scale, float input_scale, sums_of_rows v
 
 inline void put(sums_of_rows sums, float * out, int64_t) { out[0] = fold(sums); }
 #endif
+
+// All m rows of weights of a product, two vectors of them at a time while there are as many.
+template <int MOST, class Share, class Product>
+inline void in_strips(const Share & share_rows, int64_t m, int64_t row_bytes, const Product & of) {
+    share_rows(m, row_bytes, [&](int64_t from, int64_t to) {
+        int64_t i = from;
+        for (; i + 2 * PER <= to; i += 2 * PER) {
+            strip<2, MOST>(of, i);
+        }
+        for (; i < to; i += PER) {
+            strip<1, MOST>(of, i);
+        }
+    });
+}
 
 } // namespace
 

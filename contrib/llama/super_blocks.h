@@ -107,12 +107,9 @@ inline bytes times(bytes scales, int factor) { return _mm512_mullo_epi16(scales,
 inline least_values least_of(const __m128i (&groups)[PER]) {
     return _mm256_cvtepu8_epi16(_mm_unpackhi_epi64(groups[0], groups[1]));
 }
-inline sums_of_rows both_floats(float one, float other) {
-    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_set1_ps(one)), _mm256_set1_ps(other), 1);
-}
 template <class Block>
 inline sums_of_rows least_scale_of(const Block * const * rows, int64_t at) {
-    return both_floats(-_cvtsh_ss(rows[0][at].least), -_cvtsh_ss(rows[1][at].least));
+    return each_float(-_cvtsh_ss(rows[0][at].least), -_cvtsh_ss(rows[1][at].least));
 }
 #else
 typedef __m128i least_values;

@@ -4,8 +4,6 @@
 
 #include "super_blocks.h"
 
-#include <vector>
-
 #if defined(FEW_ROWS_FLOATS)
 
 namespace {
@@ -168,10 +166,7 @@ struct ProductOfSuperBlocks {
 };
 
 inline const SuperInput * prepared(const Rows & rows, int64_t k) {
-    static thread_local std::vector<SuperInput> room;
-    if (int64_t(room.size()) < rows.count * k) {
-        room.resize(rows.count * k);
-    }
+    SuperInput * room = room_for<SuperInput>(rows.count * k);
     for (int64_t j = 0; j < rows.count; ++j) {
         for (int64_t at = 0; at < k; ++at) {
             const block_k8 & block = ((const block_k8 *) rows.inputs[j])[at];
@@ -184,30 +179,15 @@ inline const SuperInput * prepared(const Rows & rows, int64_t k) {
             input.scale = block.scale;
         }
     }
-    return room.data();
-}
-
-inline Unpacked * room_for(int64_t blocks) {
-    static thread_local std::vector<Unpacked> room;
-    if (int64_t(room.size()) < blocks) {
-        room.resize(blocks);
-    }
-    return room.data();
+    return room;
 }
 
 template <class Block, class Share>
 void multiply_super(const Share & share_rows, int64_t m, int64_t k, const void * A, int64_t lda, const Rows & rows) {
     const SuperInput * inputs = prepared(rows, k);
-    const ProductOfSuperBlocks<Block> of{(const Block *) A, lda, inputs, rows.results, rows.count, k, m - 1, room_for(2 * k)};
-    share_rows(m, lda * int64_t(sizeof(Block)), [&](int64_t from, int64_t to) {
-        int64_t i = from;
-        for (; i + 2 * PER <= to; i += 2 * PER) {
-            strip<2, SUPER_WIDE>(of, i);
-        }
-        for (; i < to; i += PER) {
-            strip<1, SUPER_WIDE>(of, i);
-        }
-    });
+    Unpacked * kept = room_for<Unpacked>(2 * k);
+    const ProductOfSuperBlocks<Block> of{(const Block *) A, lda, inputs, rows.results, rows.count, k, m - 1, kept};
+    in_strips<SUPER_WIDE>(share_rows, m, lda * int64_t(sizeof(Block)), of);
 }
 
 } // namespace

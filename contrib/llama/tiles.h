@@ -1,11 +1,12 @@
 // How a matrix product is cut up: parts of the weights' rows for the threads, then tiles of some rows of weights with some
-// rows of inputs. What a tile computes, the products say (floats.h, blocks.h, super_blocks.h).
+// rows of inputs. What a tile computes, the products say (floats.h, blocks.h, super_products.h).
 #pragma once
 
 #include "lanes.h"
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 namespace {
 
@@ -78,6 +79,16 @@ inline void strip(const Product & of, int64_t i) {
         }
         j += width;
     }
+}
+
+// Room that a thread keeps for so many of something; whoever asks for the same kind of thing gets it again.
+template <class Thing>
+inline Thing * room_for(int64_t count) {
+    static thread_local std::vector<Thing> room;
+    if (int64_t(room.size()) < count) {
+        room.resize(count);
+    }
+    return room.data();
 }
 
 } // namespace
