@@ -1,4 +1,5 @@
-"""What the target over a ring learns of its pipe: times of whole passes, nothing of those that died on their way."""
+"""What the target over a ring learns of answers: times of whole passes, nothing of those that died on their way, and
+nothing for a session that only has the slot of the one that was asked for."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -6,7 +7,7 @@ from typing import cast
 import pytest
 
 from twd.engine.pipe import Pipe
-from twd.engine.window import Window
+from twd.engine.window import Verdict, Window
 from twd.ring.frames import Mark, Message, Outcome, SessionSpec, Verdicts
 from twd.ring.home import Answer, Bounds, Home
 from twd.ring.target import RingTarget, SpecPicker
@@ -51,16 +52,20 @@ class Scene:
         whole = [CostPoint(width=one.width, ms=2 * one.ms) for one in step]
         self.pipe = Pipe(step, whole, 0.0, 16)
         self.target = RingTarget(cast(Home, self.chain), self.pipe, vocabulary=100)
-        self.slots = [self.target.open([1, 2, 3], SpecPicker(SessionSpec(Sampling(), 0, 3)))[0] for _ in range(2)]
+        self.slots = [self.open() for _ in range(2)]
+
+    def open(self) -> int:
+        """The slot of a new session."""
+        return self.target.open([1, 2, 3], SpecPicker(SessionSpec(Sampling(), 0, 3)))[0]
 
     def send(self, *places: tuple[int, int]) -> None:
         """A pass of windows of two rows, by slot and position."""
         self.target.submit([Window(slot, 1, at, (5, 6)) for slot, at in places])
 
-    def answer(self, number: int, computed_ms: Sequence[float], *outcomes: Outcome) -> None:
+    def answer(self, number: int, computed_ms: Sequence[float], *outcomes: Outcome) -> list[Verdict]:
         trail = [Mark(0, int(ms * 1000)) for ms in computed_ms]
         self.chain.told.append(Answer(Verdicts(number, list(outcomes), trail), self.now))
-        self.target.collect()
+        return self.target.collect()
 
 
 @pytest.fixture
@@ -110,3 +115,16 @@ def test_what_flies_for_others_is_still_waited_for(scene: Scene) -> None:
     scene.send((slot, 4))
     scene.answer(1, (10.0, 10.0), stands(slot, 2, (9,)))
     assert scene.now + STEP_MS / 1000 < scene.pipe.due() < scene.now + 2 * STEP_MS / 1000
+
+
+def test_a_late_answer_takes_nothing_from_the_next_session_of_the_slot(scene: Scene) -> None:
+    slot = scene.slots[0]
+    for _ in range(scene.target.n_slots - len(scene.slots)):
+        scene.open()
+    scene.target.submit([Window(slot, 1, 2, (5, 6))])
+    scene.target.close(slot)
+    assert scene.open() == slot
+    scene.target.submit([Window(slot, 2, 2, (5, 6))])
+    assert scene.answer(1, (10.0, 10.0), Outcome(slot, 1, 2, [6, 7], 2)) == []
+    (verdict,) = scene.answer(2, (10.0, 10.0), Outcome(slot, 2, 2, [6, 8], 2))
+    assert verdict.tokens == [6, 8]

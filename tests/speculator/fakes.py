@@ -126,6 +126,8 @@ class FakePipeline(FakeTarget):
     out: int = 1_000_000
     """So many passes may come out."""
     most: int = 0
+    most_rows: int = 0
+    """In one pass."""
 
     def __post_init__(self) -> None:
         points = [CostPoint(width=1, ms=5.0), CostPoint(width=16, ms=20.0)]
@@ -141,7 +143,9 @@ class FakePipeline(FakeTarget):
 
     def submit(self, windows: Sequence[Window]) -> None:
         assert len({window.slot for window in windows}) == len(windows)
-        self.pipe.sent(sum(len(window.tokens) for window in windows), 0.0)
+        rows = sum(len(window.tokens) for window in windows)
+        self.most_rows = max(self.most_rows, rows)
+        self.pipe.sent(rows, 0.0)
         self.passes.append(list(windows))
         self.most = max(self.most, len(self.passes))
         assert len(self.passes) <= self.pipe.room

@@ -92,6 +92,17 @@ def test_sure_guesses_fill_the_pipe_and_one_window_in_flight_means_one() -> None
     assert most[8] >= 3
 
 
+@pytest.mark.parametrize("sessions", [2, 6, 20])
+def test_sessions_with_good_guesses_send_no_more_than_a_stage_takes(sessions: int) -> None:
+    target = FakePipeline(n_slots=sessions)
+    target.pipe = Pipe([CostPoint(width=1, ms=5.0)], [CostPoint(width=1, ms=10.0)], 1.0, room=16)
+    driver = Driver(make_core(target, max_window=15, prefill_rows=16), target, between=perfect)
+    for number in range(sessions):
+        driver.submit(job(f"j{number}"), [number + 2])
+    driver.run()
+    assert 8 < target.most_rows <= 16
+
+
 def test_a_cancel_while_windows_fly_leaves_the_slot_to_others() -> None:
     target = FakePipeline(n_slots=1)
     driver = Driver(make_core(target, ngram=False), target, between=perfect)

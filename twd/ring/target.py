@@ -175,12 +175,16 @@ class RingTarget:
     # -- windows ---------------------------------------------------------------------------------
 
     def submit(self, windows: Sequence[Window]) -> None:
-        """One pass of windows of different slots; what makes no sense is refused with the next `collect`."""
+        """One pass of windows of different slots; what makes no sense, or is too much, is refused with the next
+        `collect`."""
         sent: dict[int, Window] = {}
+        rows = 0
         for window in windows:
+            rows += len(window.tokens)
             try:
-                self._check(window)
+                self._check(window, rows)
             except TwdError as error:
+                rows -= len(window.tokens)
                 self._refused.append(Verdict(window.slot, window.epoch, window.at, failure=error.failure))
                 self._wake()
             else:
@@ -189,7 +193,6 @@ class RingTarget:
             return
         self._number += 1
         now = time.monotonic()
-        rows = sum(len(window.tokens) for window in sent.values())
         self._flights[self._number] = _Flight(sent, rows, now)
         for slot, window in sent.items():
             self._lines[slot].flying.append((self._number, window))
@@ -197,12 +200,12 @@ class RingTarget:
         self.pipe.sent(rows, now)
         self.home.send(Pass(self._number, [_item(window) for window in sent.values()]))
 
-    def _check(self, window: Window) -> None:
+    def _check(self, window: Window, rows: int) -> None:
         check(window, vocabulary=self._vocabulary, ctx_size=self.ctx_size, trees=False)
         if window.slot not in self._lines:
             raise TwdError(FailureCode.INTERNAL, f"no session has slot {window.slot}")
-        if len(window.tokens) > self.window_max:
-            raise TwdError(FailureCode.INTERNAL, f"a window of more than {self.window_max} tokens does not fit a pass")
+        if rows > self.window_max:
+            raise TwdError(FailureCode.INTERNAL, f"stages take {self.window_max} tokens in a pass, not {rows}")
 
     def collect(self) -> list[Verdict]:
         """What has come since the last call; never waits."""
@@ -237,11 +240,10 @@ class RingTarget:
         line, window = self._lines.get(slot), flight.windows.get(slot)
         if line is None or window is None or epoch < line.alive_from or window.epoch != epoch:
             return None
-        while line.flying and line.flying[0][1] is not window:
-            line.flying.popleft()
-        if not line.flying:
-            return None
-        line.flying.popleft()
+        if all(flown is not window for _, flown in line.flying):
+            return None  # of the session that had this slot before
+        while line.flying.popleft()[1] is not window:
+            pass
         tokens = self._slots[slot].tokens
         self.rows_kept += outcome.standing
         del tokens[outcome.at :]

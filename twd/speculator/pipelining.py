@@ -133,6 +133,8 @@ class PipePlanner(Planner):
         self._pipe = pipe
         self._prompts_turn = False
         self._together = 0
+        self._rows_max = min(ROWS_TOGETHER, limits.prefill_rows)
+        """Of one pass, whose ever its rows are: stages take no more than of a prompt at once."""
 
     def plan(self, now: float) -> Plan:
         """The next pass, or until when to wait; nothing to wait for means that the next answer decides."""
@@ -163,7 +165,7 @@ class PipePlanner(Planner):
         group = self._group(running)
         if not group:
             return
-        limit = min(self._limits.max_window, max(0, ROWS_TOGETHER // len(group) - 1))
+        limit = min(self._limits.max_window, self._rows_max // len(group) - 1)
         paths = [self._candidates(session, self._fixed(session) or limit) for session in group]
         if len(running) == 1:
             plan.wake_at = self._wait(group[0], paths[0], now)
@@ -191,7 +193,9 @@ class PipePlanner(Planner):
             away = [sessions[slot] for slot in slots if sessions[slot].guessing]
             if ready and not any(in_step(session) for session in away):
                 found.append(ready)
-        return min(found, key=lambda ready: min(session.accepted_at for session in ready), default=[])
+        group = min(found, key=lambda ready: min(session.accepted_at for session in ready), default=[])
+        oldest = sorted(group, key=lambda session: session.accepted_at)[: self._rows_max]
+        return sorted(oldest, key=lambda session: session.slot)
 
     def _fixed(self, session: Session) -> int:
         return session.job.speculation.window
