@@ -13,6 +13,7 @@ from twd.kit.clock import LoopClock
 from twd.kit.ids import Ids
 from twd.kit.service import Surroundings
 from twd.kit.settings import Model, Settings
+from twd.stage.native import SlicePlan
 from twd.stage.service import Stage
 from twd.wire.base import NodeId
 
@@ -34,6 +35,22 @@ async def test_a_stage_is_named_by_its_option_its_settings_or_its_file(ground: S
         stage = stage_of(ground, settings, model, choice)
         assert isinstance(stage, Stage)
         assert stage.model == name
+
+
+async def test_a_stage_keeps_to_the_device_that_it_is_told(
+    ground: Surroundings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[SlicePlan] = []
+    monkeypatch.setattr("twd.stage.native.native_stage", lambda ground, settings, plan, address: told.append(plan))
+    for device in ("", "CPU", "CUDA1"):
+        choice = StageChoice(layers="0-4", device=device, hash="abc", no_mmap=True)
+        stage_of(ground, Settings(home=str(tmp_path)), "a.gguf", choice)
+    assert [(one.stage.device, bool(one.stage.gpu_layers)) for one in told] == [
+        ("", True),
+        ("", False),
+        ("CUDA1", True),
+    ]
+    assert {(one.hash, one.stage.use_mmap, one.stage.flash_attention) for one in told} == {("abc", False, True)}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import random
 import time
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -12,7 +13,7 @@ from twd.coordinator.devices import GPU_SHARE, GPU_SPEEDS, find_devices
 from twd.coordinator.processes import process_of
 from twd.kit.settings import Gpu, Pool, Worker
 from twd.wire.base import NodeId
-from twd.wire.node import Build, GpuFacts, NodeFacts, ProcessKind
+from twd.wire.node import Build, GpuFacts, ModelFile, NodeFacts, ProcessKind
 from twd.wire.placement import PlacementDecided
 
 PROCESS = process_of("big", ["CUDA0"])
@@ -113,7 +114,28 @@ def test_only_machines_that_lend_are_used_or_those_that_are_played_on_this_one()
     assert nodes_of(ring) == {"attic"}
     actions = settle(wanting(Pool()), seeing(*nodes))
     (stage,) = [action.wish for action in actions if isinstance(action, Start)]
-    assert (stage.node, stage.kind, stage.process) == ("attic", ProcessKind.STAGE, "stage.pool.big.0-20.head")
+    assert (stage.node, stage.kind) == ("attic", ProcessKind.STAGE)
+    assert stage.process.startswith("stage.pool.big.0-20.head.")
+
+
+def test_each_stage_is_told_its_device_and_is_another_where_anything_else_is_wanted_of_it() -> None:
+    wanted = wanting(Pool())
+    nodes = (machine("desk", 8), machine("attic", 24, gpu=8))
+
+    def stages(wanted: Wanted, *nodes: NodeFacts) -> dict[str, str]:
+        wishes = [action.wish for action in settle(wanted, seeing(*nodes)) if isinstance(action, Start)]
+        return {wish.process: wish.stage.device for wish in wishes if wish.stage is not None}
+
+    first = stages(wanted, *nodes)
+    assert sorted(first.values()) == ["CPU", "CUDA0"]
+    assert stages(wanted, *nodes) == first
+    (model,) = wanted.models
+    for other in (
+        replace(model, ctx=model.ctx // 2),
+        replace(model, file=ModelFile(name="big", path="/big.gguf", size_bytes=1, hash="other")),
+        replace(model, exact=False),
+    ):
+        assert not first.keys() & stages(replace(wanted, models=(other,)), *nodes).keys()
 
 
 def test_machines_whose_engines_do_not_understand_each_other_are_kept_apart() -> None:

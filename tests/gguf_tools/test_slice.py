@@ -17,7 +17,8 @@ from tests.engine.sliceable_models import write_sliceable
 from tests.engine.tiny_models import write_mamba
 from tests.engine.tiny_transformer import LAYERS, VOCABULARY
 from twd.gguf_tools.header import GgufHeader, read_header
-from twd.gguf_tools.slice import DiskFull, file_hash, plan_slice, write_slice
+from twd.gguf_tools.model_file import file_hash
+from twd.gguf_tools.slice import DiskFull, plan_slice, write_slice
 from twd.gguf_tools.slice_layout import read_facts
 from twd.wire.failures import FailureCode, TwdError
 

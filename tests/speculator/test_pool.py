@@ -9,6 +9,7 @@ import pytest
 from tests.coordinator.machines import machine
 from tests.sim.engines import PlayedModel
 from tests.waiting import until
+from twd.bus.base import Leases
 from twd.bus.memory_bus import MemoryBroker
 from twd.engine.rpc_pool import Share
 from twd.kit.clock import SystemClock
@@ -121,6 +122,17 @@ def stage_on(name: str, pid: int = 7) -> StageReady:
     )  # fmt: skip
 
 
+async def tell_stage(leases: Leases, node: NodeId, file: str = "h") -> None:
+    """A machine and the stage on it, in the registry."""
+    await leases.put(f"agent.{node}.claim", msgspec.json.encode(spared(node)))
+    stage = msgspec.structs.replace(stage_on(node), file_hash=file)
+    told = ServiceLease(
+        service="stage", instance=InstanceId(f"stage.{node}"), node=node, pid=7, version="1", started_ms=1,
+        renewed_ms=1, facts={READY_FACT: msgspec.json.encode(stage).decode()},
+    )  # fmt: skip
+    await leases.put(f"stage.{node}", msgspec.json.encode(told))
+
+
 def test_a_spare_serves_while_its_original_does_not_and_then_goes_on() -> None:
     slices = [Slice(node=node, device="CPU", first=0, end=20, head=True, process="stage.0") for node in (ATTIC, CELLAR)]
     placement = decided(slices[0], spares=slices[1:], engine="ring")
@@ -151,18 +163,26 @@ async def test_a_stage_that_could_not_be_reached_is_replaced_by_its_spare() -> N
     slices = [Slice(node=node, device="CPU", first=0, end=20, head=True, process="stage.0") for node in (ATTIC, CELLAR)]
     await leases.put(placement_key("m"), encode(decided(slices[0], spares=slices[1:], engine="ring")))
     for node in (ATTIC, CELLAR):
-        await leases.put(f"agent.{node}.claim", msgspec.json.encode(spared(node)))
-        told = ServiceLease(
-            service="stage", instance=InstanceId(f"stage.{node}"), node=node, pid=7, version="1", started_ms=1,
-            renewed_ms=1, facts={READY_FACT: msgspec.json.encode(stage_on(node)).decode()},
-        )  # fmt: skip
-        await leases.put(f"stage.{node}", msgspec.json.encode(told))
+        await tell_stage(leases, node)
     found = PlacedStages(PoolView(leases, ModelId("m"), 5.0))
-    (first,) = await found.stages()
+    (first,) = await found.stages("h")
     assert (first.node, first.host, first.port) == ("attic", "h", 7)
     found.lost(first.stage, "it does not answer")
-    assert [stage.node for stage in await found.stages()] == ["cellar"]
-    assert [stage.node for stage in await found.stages()] == ["cellar"], "and it stays there"
+    assert [stage.node for stage in await found.stages("h")] == ["cellar"]
+    assert [stage.node for stage in await found.stages("h")] == ["cellar"], "and it stays there"
+
+
+async def test_slices_of_another_file_are_no_ring() -> None:
+    broker = MemoryBroker()
+    leases = await broker.connect("writer").leases(LEASE_BUCKET, LEASE_TTL_S)
+    slices = [Slice(node=node, device="CPU", first=0, end=20, head=True, process="stage.0") for node in (ATTIC, CELLAR)]
+    await leases.put(placement_key("m"), encode(decided(slices[0], spares=slices[1:], engine="ring")))
+    for node, file in ((ATTIC, "other"), (CELLAR, "h")):
+        await tell_stage(leases, node, file)
+    found = PlacedStages(PoolView(leases, ModelId("m"), 5.0))
+    with pytest.raises(TwdError, match=r"was cut on attic \(other\); copy the model anew there"):
+        await found.stages("h")
+    assert [stage.node for stage in await found.stages("h")] == ["cellar"], "a spare of the right file"
 
 
 def test_another_process_is_a_loss_and_silence_is_a_doubt() -> None:

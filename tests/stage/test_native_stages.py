@@ -7,9 +7,12 @@ import pytest
 
 from tests.ring.rings import Hand, Ring, native_ring
 from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.engine.stage_engine import StagePlan
 from twd.engine.window import Window
 from twd.ring.frames import Item, Open, Pass, SessionSpec, Void
+from twd.stage.native import SlicePlan, load_slice
 from twd.wire.base import ModelId
+from twd.wire.failures import TwdError
 from twd.wire.job import Grammar, GrammarKind, Sampling, TokenLogprob
 
 pytestmark = pytest.mark.model
@@ -38,6 +41,13 @@ def hand(ring: Ring) -> Iterator[Hand]:
     hand = ring.connect()
     yield hand
     hand.close()
+
+
+def test_a_stage_refuses_to_cut_another_file_than_the_one_that_is_meant(q4_path: Path, tmp_path: Path) -> None:
+    plan = SlicePlan(ModelId("m"), q4_path, StagePlan(q4_path, 0, 4, 0, False), tmp_path, hash="0123456789")
+    with pytest.raises(TwdError, match=r"is another file by now .*, not 01234567\); copy the model anew"):
+        load_slice(plan, lambda share, stage: None)
+    assert not list(tmp_path.iterdir())
 
 
 def spec_of(sampling: Sampling, prompt: list[int], **more: object) -> SessionSpec:

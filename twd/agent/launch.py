@@ -83,8 +83,10 @@ def stage_argv(wanted: ProcessWanted, file: ModelFile, host: str, port: int) -> 
     own = (sys.executable, "-P", "-m", "twd", "run", "stage", "--model", file.path)
     parts = ("--name", stage.model, "--layers", f"{stage.first}-{stage.end}", *(("--head",) if stage.head else ()))
     size = ("--ctx", str(stage.ctx_size), "--parallel", str(stage.parallel), "--threads", str(wanted.threads))
-    types = ("--type-k", stage.type_k, "--type-v", stage.type_v, *(() if stage.exact else ("--no-exact",)))
-    return (*own, *parts, *size, *types, "--host", host, "--port", str(port))
+    types = ("--type-k", stage.type_k, "--type-v", stage.type_v)
+    without = {"--no-exact": stage.exact, "--no-flash-attn": stage.flash_attention, "--no-mmap": stage.mmap}
+    where = ("--device", stage.device, "--hash", stage.hash, "--host", host, "--port", str(port))
+    return (*own, *parts, *size, *types, *(flag for flag, wanted in without.items() if not wanted), *where)
 
 
 def drafter_argv(wanted: ProcessWanted, path: str) -> tuple[str, ...]:

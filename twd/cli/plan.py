@@ -56,8 +56,10 @@ def plan(ground: Ground, model: str, ctx: int, sessions: int, as_json: bool) -> 
 
 
 def _wanted_model(ground: Ground, name: str, ctx: int, sessions: int) -> "WantedModel":
+    from dataclasses import replace
+
     from twd.coordinator.model_shape import read_shape
-    from twd.coordinator.processes import WantedModel
+    from twd.coordinator.service import wanted_of
     from twd.kit.settings import Model
 
     known = ground.settings.models
@@ -68,7 +70,8 @@ def _wanted_model(ground: Ground, name: str, ctx: int, sessions: int) -> "Wanted
     model = known.get(name) or Model(path=str(Path(name).expanduser()))
     shape = read_shape(name if name in known else Path(name).stem, model)
     most = shape.ctx_size or model.ctx_size
-    return WantedModel(shape.name, ctx or min(model.ctx_size or most, most), sessions or model.parallel, shape)
+    wanted = wanted_of(shape.name, model, shape)
+    return replace(wanted, ctx=ctx or min(model.ctx_size or most, most), sessions=sessions or model.parallel)
 
 
 async def _standing(ground: Ground, name: str) -> "PlacementDecided | None":

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 _LAYERS: Final = re.compile(r"(\d+)-(\d+)")
 _ALL_LAYERS: Final = 1_000_000
+CPU: Final = "CPU"
 _EVERYWHERE: Final = ("", "0.0.0.0", "::", "[::]")
 
 
@@ -34,6 +35,10 @@ class StageChoice(NamedTuple):
     type_k: str = ""
     type_v: str = ""
     no_exact: bool = False
+    no_flash_attn: bool = False
+    no_mmap: bool = False
+    device: str = ""
+    hash: str = ""
     host: str = ""
     port: int = 0
 
@@ -56,6 +61,10 @@ _OPTIONS: Final = (
     click.option("--type-k", default="", help="Stage: number format of the K cache."),
     click.option("--type-v", default="", help="Stage: number format of the V cache."),
     click.option("--no-exact", is_flag=True, help="Stage: do without the settings that make texts exact."),
+    click.option("--no-flash-attn", is_flag=True, help="Stage: do without flash attention."),
+    click.option("--no-mmap", is_flag=True, help="Stage: read the slice instead of mapping it."),
+    click.option("--device", default="", help="Stage: CPU, or the GPU that holds it, as llama.cpp names it."),
+    click.option("--hash", default="", help="Stage: of the model; it refuses to cut another file."),
     click.option("--host", default="", help="Stage: where it listens; otherwise `pool.host`."),
     click.option("--port", default=0, help="Stage: its port; 0 takes a free one."),
 )
@@ -82,18 +91,19 @@ def stage_of(ground: "Surroundings", settings: Settings, model: str, choice: Sta
         head=choice.head or not choice.layers,
         ctx_size=choice.ctx or wanted.ctx_size,
         parallel=choice.parallel or wanted.parallel,
-        gpu_layers=_gpu_layers(choice.gpu_layers or str(wanted.gpu_layers)),
+        gpu_layers=0 if choice.device == CPU else _gpu_layers(choice.gpu_layers or str(wanted.gpu_layers)),
+        device=choice.device if choice.device != CPU else "",
         threads=choice.threads or (0 if wanted.threads == "auto" else wanted.threads),
         type_k=choice.type_k or ("" if wanted.cache_type_k == "auto" else wanted.cache_type_k),
         type_v=choice.type_v or ("" if wanted.cache_type_v == "auto" else wanted.cache_type_v),
-        flash_attention=wanted.flash_attn != "off",
+        flash_attention=wanted.flash_attn != "off" and not choice.no_flash_attn,
         exact=bool(wanted.exact) and not choice.no_exact,
-        use_mmap=wanted.mmap != "off",
+        use_mmap=wanted.mmap != "off" and not choice.no_mmap,
     )
     name = choice.name or (model if known else path.stem)
     host = choice.host or settings.pool.host
     address = Address(host, choice.port, socket.gethostname() if host in _EVERYWHERE else host)
-    return native_stage(ground, settings, SlicePlan(ModelId(name), path, plan), address)
+    return native_stage(ground, settings, SlicePlan(ModelId(name), path, plan, hash=choice.hash), address)
 
 
 def _range(layers: str) -> tuple[int, int]:

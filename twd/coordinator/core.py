@@ -339,7 +339,7 @@ def _process(wanted: Wanted, model: WantedModel, placement: Placement, piece: Pi
     """Who holds a slice: a worker of its machine, a stage of the ring, or the process that serves the model."""
     node = piece.device.node
     if wanted.pool.engine == "ring":
-        return stage_of(model.name, piece.first, piece.end, piece.head)
+        return stage_of(model, piece.first, piece.end, piece.head, piece.device.name)
     if wanted.pool.engine != "rpc" or node == wanted.home:
         return ""
     return process_of(model.name, [p.device.name for p in placement.pieces if p.device.node == node])

@@ -31,6 +31,8 @@ class WantedModel:
     type_k: str = ""
     type_v: str = ""
     exact: bool = True
+    flash_attention: bool = True
+    mmap: bool = True
     model: str = ""
     """The model's own name; empty: the same."""
     replica: int = 1
@@ -47,9 +49,12 @@ def process_of(model: str, devices: Sequence[str] = (CPU,)) -> str:
     return f"rpc.pool.{word(model)}{lent}"
 
 
-def stage_of(model: str, first: int, end: int, head: bool) -> str:
-    """The name of a stage; it tells which layers it holds."""
-    return f"stage.pool.{word(model)}.{first}-{end}" + (".head" if head else "")
+def stage_of(model: WantedModel, first: int, end: int, head: bool, device: str) -> str:
+    """The name of a stage; it tells which layers it holds, and whatever else is wanted otherwise is another stage."""
+    wanted = (model.file.hash if model.file else "", model.ctx, model.sessions, model.type_k, model.type_v)
+    how = (*wanted, model.exact, model.flash_attention, model.mmap, device)
+    digest = hashlib.sha256(repr(how).encode()).hexdigest()[:DIGEST]
+    return f"stage.pool.{word(model.name)}.{first}-{end}{'.head' if head else ''}.{digest}"
 
 
 def belongs(process: str, model: str) -> bool:
@@ -78,7 +83,7 @@ def wishes(
         for node, process in dict.fromkeys((piece.node, piece.process) for piece in pieces):
             mine = [piece for piece in pieces if (piece.node, piece.process) == (node, process)]
             if engine == "ring":
-                yield _stage_wish(model, mine[0], _threads(mine[0], nodes, pieces))
+                yield _stage_wish(model, mine[0], nodes, pieces)
             else:
                 yield _rpc_wish(nodes, mine)
 
@@ -91,20 +96,23 @@ def standby_wishes(
         decision = decided.get(model.name)
         for spare in decision.spares if decision else []:
             others = [piece for piece in decision.slices if piece.process != spare.process] if decision else []
-            yield model, _stage_wish(model, spare, _threads(spare, nodes, [spare, *others]))
+            yield model, _stage_wish(model, spare, nodes, [spare, *others])
 
 
 def _rpc_wish(nodes: Mapping[NodeId, NodeFacts], pieces: Sequence[Slice]) -> ProcessWanted:
     node = pieces[0].node
-    facts = nodes.get(node)
-    known = {CPU, *(device_name(gpu) for gpu in facts.gpus)} if facts else {CPU}
     named = [piece.device for piece in pieces]
     return ProcessWanted(
         node=node,
         process=pieces[0].process,
         kind=ProcessKind.RPC,
-        devices=named if known.issuperset(named) else [],  # names from the settings mean nothing to the engine
+        devices=named if _known(nodes.get(node)).issuperset(named) else [],
     )
+
+
+def _known(facts: NodeFacts | None) -> set[str]:
+    """Devices of a machine by their names there; those that the settings make up mean nothing to the engine."""
+    return {CPU, *(device_name(gpu) for gpu in facts.gpus)} if facts else {CPU}
 
 
 def _threads(piece: Slice, nodes: Mapping[NodeId, NodeFacts], pieces: Sequence[Slice]) -> int:
@@ -115,7 +123,9 @@ def _threads(piece: Slice, nodes: Mapping[NodeId, NodeFacts], pieces: Sequence[S
     return max(1, facts.cpu.cores // beside) if facts and beside > 1 else 0
 
 
-def _stage_wish(model: WantedModel, piece: Slice, threads: int) -> ProcessWanted:
+def _stage_wish(
+    model: WantedModel, piece: Slice, nodes: Mapping[NodeId, NodeFacts], together: Sequence[Slice]
+) -> ProcessWanted:
     file = model.file
     stage = StageWanted(
         model=model.serves,
@@ -129,11 +139,14 @@ def _stage_wish(model: WantedModel, piece: Slice, threads: int) -> ProcessWanted
         type_k=model.type_k,
         type_v=model.type_v,
         exact=model.exact,
+        device=piece.device if piece.device in _known(nodes.get(piece.node)) else "",
+        flash_attention=model.flash_attention,
+        mmap=model.mmap,
     )
     return ProcessWanted(
         node=piece.node,
         process=piece.process,
         kind=ProcessKind.STAGE,
-        threads=threads,
+        threads=_threads(piece, nodes, together),
         stage=stage,
     )

@@ -26,13 +26,14 @@ from twd.coordinator.drafters import WantedDrafter, process_name
 from twd.coordinator.links import Links
 from twd.coordinator.measured import paces_of
 from twd.coordinator.model_shape import read_shape
+from twd.coordinator.placement import Shape
 from twd.coordinator.processes import WantedModel
 from twd.coordinator.seen import SETTLE_S, Joined, place_served, speculators, stages
 from twd.gguf_tools.model_file import read_model
 from twd.kit.claim import Claim
 from twd.kit.ids import node_id
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroundings
-from twd.kit.settings import Drafter, Settings
+from twd.kit.settings import Drafter, Model, Settings
 from twd.kit.tasks import every, heard
 from twd.wire.base import NodeId
 from twd.wire.codec import Rejected, encode
@@ -330,6 +331,11 @@ def wanted_model(settings: Settings, name: str) -> WantedModel:
         shape = read_shape(name, model)
     except TwdError as error:
         return WantedModel(name, model.ctx_size, model.parallel, problem=str(error))
+    return wanted_of(name, model, shape)
+
+
+def wanted_of(name: str, model: Model, shape: Shape) -> WantedModel:
+    """A model as its settings want it; blocks while it reads some of its file."""
     return WantedModel(
         name,
         model.ctx_size or shape.ctx_size,
@@ -339,6 +345,8 @@ def wanted_model(settings: Settings, name: str) -> WantedModel:
         type_k="" if model.cache_type_k == "auto" else model.cache_type_k,
         type_v="" if model.cache_type_v == "auto" else model.cache_type_v,
         exact=bool(model.exact),
+        flash_attention=model.flash_attn != "off",
+        mmap=model.mmap != "off",
     )
 
 

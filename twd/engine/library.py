@@ -31,6 +31,7 @@ __all__ = [
     "FOLDER",
     "LIBRARIES",
     "Device",
+    "device_named",
     "devices",
     "find_ggml",
     "ggml",
@@ -224,6 +225,14 @@ def describe_device(handle: int) -> Device:
         free_bytes=free.value,
         handle=handle,
     )
+
+
+def device_named(name: str) -> Device:
+    """A device of this machine; raises where there is no such."""
+    here = {device.name: device for device in devices()}
+    if name not in here:
+        raise TwdError(FailureCode.UNSUPPORTED, f"there is no device {name} here; there are: {', '.join(here)}")
+    return here[name]
 
 
 def devices() -> list[Device]:

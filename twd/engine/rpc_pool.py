@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from twd.engine.library import Device, describe_device, devices, ggml, require_rpc, start
+from twd.engine.library import Device, describe_device, device_named, ggml, require_rpc, start
 from twd.wire.failures import FailureCode, TwdError
 
 CPU: Final = "CPU"
@@ -91,19 +91,15 @@ def open_devices(plan: PoolPlan) -> tuple[Device, ...]:
         require_rpc()
     start()
     lent = {endpoint: _connect(endpoint) for endpoint in plan.endpoints}
-    here = {device.name: device for device in devices()}
-    return tuple(_device(share, lent, here) for share in plan.away)
+    return tuple(_device(share, lent) for share in plan.away)
 
 
-def _device(share: Share, lent: dict[str, list[Device]], here: dict[str, Device]) -> Device:
+def _device(share: Share, lent: dict[str, list[Device]]) -> Device:
     if share.endpoint:
         if not lent[share.endpoint]:
             raise TwdError(FailureCode.UNSUPPORTED, f"the worker at {share.endpoint} lends too few devices")
         return lent[share.endpoint].pop(0)
-    if share.device not in here:
-        text = f"there is no device {share.device} here; there are: {', '.join(here)}"
-        raise TwdError(FailureCode.UNSUPPORTED, text)
-    return here[share.device]
+    return device_named(share.device)
 
 
 def _connect(endpoint: str) -> list[Device]:

@@ -20,7 +20,7 @@ from twd.engine.context import Logits, Rows
 from twd.engine.remembered import build_id
 from twd.engine.stage_engine import StageEngine, StagePlan
 from twd.gguf_tools.inspect import inspect
-from twd.gguf_tools.slice import file_hash
+from twd.gguf_tools.model_file import file_hash
 from twd.wire.failures import FailureCode, TwdError
 
 _log = logging.getLogger("twd.engine.stage")

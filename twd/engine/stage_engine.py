@@ -11,6 +11,7 @@ import numpy as np
 from twd.engine.context import ContextSettings, Logits, Rows
 from twd.engine.exactness import ExactPlan, exact_plan
 from twd.engine.kernels import one_row_like_many, repacked_unevenly
+from twd.engine.library import device_named
 from twd.engine.model import Model, ModelSettings
 from twd.engine.pick import Pickers
 from twd.engine.stage_abort import AbortFlag, watch
@@ -44,6 +45,8 @@ class StagePlan:
     ctx_size: int = 0
     parallel: int = 4
     gpu_layers: int = 0
+    device: str = ""
+    """Which device those layers go to, by its name; empty: all that llama.cpp sees."""
     threads: int = 0
     type_k: str = ""
     type_v: str = ""
@@ -86,6 +89,7 @@ class StageEngine:
         settings = ModelSettings(
             plan.path,
             gpu_layers=plan.gpu_layers,
+            devices=(device_named(plan.device),) if plan.device else (),
             use_mmap=plan.use_mmap,
             use_extra_bufts=plan.use_extra_bufts and not uneven,
             from_disk=plan.from_disk,

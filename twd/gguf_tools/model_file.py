@@ -4,11 +4,13 @@ import hashlib
 from pathlib import Path
 from typing import Final
 
-from twd.gguf_tools.inspect import inspect
+from twd.gguf_tools.inspect import inspect, shards_of
 from twd.wire.failures import TwdError
 from twd.wire.node import ModelFile
 
 SAMPLE_BYTES: Final = 1024 * 1024
+_PLACES: Final = 64
+_PLACE_BYTES: Final = 4096
 
 
 def read_model(path: Path) -> ModelFile:
@@ -20,7 +22,7 @@ def read_model(path: Path) -> ModelFile:
             name=name,
             path=str(path),
             size_bytes=info.size_bytes,
-            hash=quick_hash(path),
+            hash=file_hash(path),
             architecture=info.architecture,
             quantization=info.quantization,
             parameters=info.parameters,
@@ -32,12 +34,23 @@ def read_model(path: Path) -> ModelFile:
         return ModelFile(name=name, path=str(path), size_bytes=0, problem=str(error)[:1024])
 
 
+def file_hash(path: Path) -> str:
+    """A quick hash over all files of a model: the same on every machine that has the same model."""
+    hashes = [quick_hash(shard) for shard in shards_of(path)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()[:32]
+
+
 def quick_hash(path: Path) -> str:
-    """Of the size, the head and the tail: quick for any size, and different for different models."""
+    """Of the size, the head, the tail and places between: quick for any size, different for different models, and for
+    a copy that stopped in the middle."""
     size = path.stat().st_size
     digest = hashlib.sha256(size.to_bytes(8, "little"))
     with path.open("rb") as file:
         digest.update(file.read(SAMPLE_BYTES))
+        if size > 2 * SAMPLE_BYTES:
+            for place in range(1, _PLACES):
+                file.seek(size * place // _PLACES)
+                digest.update(file.read(_PLACE_BYTES))
         file.seek(max(0, size - SAMPLE_BYTES))
         digest.update(file.read(SAMPLE_BYTES))
     return digest.hexdigest()[:32]

@@ -1,7 +1,6 @@
 """Cut a slice out of a model: streamed from file to file, and there whole or not at all."""
 
 import errno
-import hashlib
 import os
 import shutil
 import tempfile
@@ -14,7 +13,7 @@ from typing import BinaryIO, Final
 from twd.gguf_tools.encode import encode_start, encode_tensor
 from twd.gguf_tools.header import aligned, read_header
 from twd.gguf_tools.inspect import shards_of
-from twd.gguf_tools.model_file import quick_hash
+from twd.gguf_tools.model_file import file_hash
 from twd.gguf_tools.slice_layout import Bytes, SliceFacts, SliceLayout, lay_out
 from twd.kit.platform import disk_bytes
 from twd.wire.failures import FailureCode, TwdError
@@ -45,12 +44,6 @@ class DiskFull(TwdError):
 
 def _ignore(_: float) -> None:
     """No one listens to the progress."""
-
-
-def file_hash(path: Path) -> str:
-    """A quick hash over all files of a model: the same on every machine that has the same model."""
-    hashes = [quick_hash(shard) for shard in shards_of(path)]
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()[:32]
 
 
 def plan_slice(source: Path, first: int, end: int, *, head: bool) -> SliceLayout:

@@ -32,6 +32,11 @@ def _rest(made: list[StageReady], stages: Sequence[StageReady]) -> list[StageRea
     return None
 
 
+def of_other_files(stages: Sequence[StageReady], file_hash: str) -> list[StageReady]:
+    """Those that hold a slice of another file than the model that is served."""
+    return [stage for stage in stages if stage.file_hash != file_hash]
+
+
 def wirings(
     stages: Sequence[StageReady],
     trust: Trust,

@@ -11,6 +11,7 @@ from twd.bus.base import BusError
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Surroundings
 from twd.kit.settings import Settings
 from twd.kit.tasks import heard
+from twd.ring.wiring import of_other_files
 from twd.speculator.pool_core import Assembly
 from twd.speculator.pool_view import PoolView
 from twd.speculator.ring import LOOK_S, RingSpeculator
@@ -33,11 +34,17 @@ class PlacedStages:
         self.over = Assembly()
         """What was found last."""
 
-    async def stages(self) -> Sequence[StageReady]:
+    async def stages(self, file_hash: str) -> Sequence[StageReady]:
         """All of them, or in words what is missing."""
         now = await self._view.look()
         if not now.complete:
             raise TwdError(FailureCode.NOBODY_HOME, "; ".join(now.waits_for))
+        if others := of_other_files(now.stages, file_hash):
+            for stage in others:
+                self.lost(stage.stage, "of another file")
+            where = ", ".join(f"{stage.node} ({stage.file_hash[:8]})" for stage in others)
+            text = f"another file than the one here ({file_hash[:8]}) was cut on {where}; copy the model anew there"
+            raise TwdError(FailureCode.BAD_REQUEST, text)
         self.over = now
         held = {(member.slice.node, member.slice.process) for member in now.members}
         self._view.habit = replace(self._view.habit, held=held)
@@ -124,7 +131,8 @@ class PlacedRing(RingSpeculator):
         except BusError as error:
             self.log.warning("the registry could not be read: %s", error)
             return
-        if not now.complete or now.signature == self._placed.over.signature:
+        others = of_other_files(now.stages, self._file_hash)
+        if not now.complete or others or now.signature == self._placed.over.signature:
             self._better_since = None
             return
         at = self.clock.now()

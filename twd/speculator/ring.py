@@ -7,10 +7,12 @@ import asyncio
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, Protocol
 
 from twd.bus.base import BusError, Leases
 from twd.engine.loading import Progress
+from twd.gguf_tools.model_file import file_hash
 from twd.kit.overseer import read_lease
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Surroundings
 from twd.kit.settings import Settings
@@ -45,8 +47,8 @@ GIVE_UP_S: Final = 60.0
 class Finder(Protocol):
     """Knows which stages there are."""
 
-    async def stages(self) -> Sequence[StageReady]:
-        """Those that should make the ring now, in ring order; raises TwdError, saying what is missing."""
+    async def stages(self, file_hash: str) -> Sequence[StageReady]:
+        """Those of this file that should make the ring now, in ring order; raises TwdError, saying what is missing."""
         ...
 
     def lost(self, stage: InstanceId, reason: str) -> None:
@@ -54,34 +56,20 @@ class Finder(Protocol):
         ...
 
 
-class FixedStages:
-    """Stages that were named once and for all."""
-
-    def __init__(self, stages: Sequence[StageReady]) -> None:
-        self._stages = list(stages)
-
-    async def stages(self) -> Sequence[StageReady]:
-        """All of them."""
-        return self._stages
-
-    def lost(self, stage: InstanceId, reason: str) -> None:
-        """There are no others."""
-
-
 class StagesOnBus:
-    """Stages of a model that hold a lease; the youngest of those with the same layers is taken first."""
+    """Stages of a model's file that hold a lease; the youngest of those with the same layers is taken first."""
 
     def __init__(self, registry: Leases, model: ModelId) -> None:
         self._registry = registry
         self._model = model
         self._lost: set[InstanceId] = set()
 
-    async def stages(self) -> Sequence[StageReady]:
+    async def stages(self, file_hash: str) -> Sequence[StageReady]:
         """Those that make the whole model."""
         found = [lease for entry in await self._registry.entries() if (lease := read_lease(entry.value)) is not None]
         leases = sorted(found, key=lambda lease: lease.started_ms, reverse=True)
         stages = [stage for lease in leases if (stage := read_stage(lease.facts)) is not None]
-        known = [stage for stage in stages if stage.model == self._model]
+        known = [stage for stage in stages if (stage.model, stage.file_hash) == (self._model, file_hash)]
         self._lost &= {stage.stage for stage in known}
         try:
             return in_order([stage for stage in known if stage.stage not in self._lost])
@@ -104,6 +92,8 @@ class RingSpeculator(Speculator):
         self._settings = settings
         self._finder = finder
         self._identity = make_identity(self.instance)
+        self._path = Path(settings.models[model].path).expanduser()
+        self._file_hash = ""
         self._stages: Sequence[StageReady] = ()
         self._home: Home | None = None
         self._rings = 0
@@ -124,6 +114,7 @@ class RingSpeculator(Speculator):
     async def loader(self) -> Load:
         """Wait until a ring stands and has passed its trial; one that breaks meanwhile is made anew."""
         loop = asyncio.get_running_loop()
+        self._file_hash = await asyncio.to_thread(_hash_of, self._path)
 
         def progress(share: float, stage: str) -> None:
             loop.call_soon_threadsafe(self._tell_progress, share, stage)
@@ -155,7 +146,7 @@ class RingSpeculator(Speculator):
             self._news.clear()
             stages: Sequence[StageReady] = ()
             try:
-                stages = await self._finder.stages()
+                stages = await self._finder.stages(self._file_hash)
                 home = await self._join(stages, wire_s)
             except (TwdError, BusError) as error:
                 self._wait_for(str(error))
@@ -294,6 +285,14 @@ class RingSpeculator(Speculator):
 def _cut(stages: Sequence[StageReady]) -> list[tuple[NodeId, int, int]]:
     """Which layers lie where."""
     return [(stage.node, stage.first, stage.end) for stage in stages]
+
+
+def _hash_of(path: Path) -> str:
+    try:
+        return file_hash(path)
+    except OSError as error:
+        text = f"{path} cannot be read: {error.strerror}; the machine that serves a model needs a copy, too"
+        raise TwdError(FailureCode.MODEL_NOT_FOUND, text) from error
 
 
 def _never(progress: object) -> LoadedModel:

@@ -7,7 +7,7 @@ from typing import Final
 
 from twd.engine.stage_check import Recorded, checked_cut, recorded_logits, require_good
 from twd.engine.stage_report import recorded_of
-from twd.gguf_tools.slice import file_hash
+from twd.gguf_tools.model_file import file_hash
 from twd.kit.home import Home as HomeFolder
 from twd.kit.settings import Settings
 from twd.ring.cut_check import run_check, takes_check

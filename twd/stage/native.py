@@ -12,7 +12,7 @@ from twd.engine.stage_engine import StageEngine, StagePlan
 from twd.engine.stage_report import CheckedText
 from twd.engine.window import Picker, Report
 from twd.gguf_tools.inspect import inspect
-from twd.gguf_tools.slice import file_hash
+from twd.gguf_tools.model_file import file_hash
 from twd.gguf_tools.slice_cache import cached_slice
 from twd.kit.home import Home
 from twd.kit.service import Surroundings
@@ -23,6 +23,7 @@ from twd.stage.loaded import Load, LoadedSlice, measure, remembered
 from twd.stage.server import Rules, Slice
 from twd.stage.service import Address, Stage
 from twd.wire.base import ModelId
+from twd.wire.failures import FailureCode, TwdError
 
 Progress = Callable[[float, str], None]
 _CUT = 0.3
@@ -73,12 +74,17 @@ class SlicePlan:
     stage: StagePlan
     folder: Path | None = None
     """Where slices are kept; None: in the cache of `home`."""
+    hash: str = ""
+    """Of the model that is meant; empty: whatever the file is."""
 
 
 def load_slice(plan: SlicePlan, progress: Progress) -> LoadedSlice:
     """Cut the slice if it is not there yet, load it, time it."""
     began = time.monotonic()
     wanted, hash_ = plan.stage, file_hash(plan.source)
+    if plan.hash not in ("", hash_):
+        text = f"{plan.source} is another file by now ({hash_[:8]}, not {plan.hash[:8]}); copy the model anew"
+        raise TwdError(FailureCode.MODEL_LOAD, text)
     layers = wanted.layers or inspect(plan.source).layers
     wanted = replace(wanted, layers=layers, end=wanted.end or layers)
     assert plan.folder is not None
@@ -96,7 +102,8 @@ def load_slice(plan: SlicePlan, progress: Progress) -> LoadedSlice:
     try:
         held = Slice(plan.model, hash_, wanted.first, wanted.end, layers, wanted.head)
         progress(_LOADED, "timing passes")
-        about = (hash_, str(held), engine.settings, str(wanted.threads), str(wanted.gpu_layers), engine_build())
+        where = f"{wanted.gpu_layers} {wanted.device}".strip()
+        about = (hash_, str(held), engine.settings, str(wanted.threads), where, engine_build())
         timing = remembered(plan.folder, about, lambda: measure(engine, held))
         if wanted.head:
             engine.prepare_grammars_later()

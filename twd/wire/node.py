@@ -160,6 +160,10 @@ class StageWanted(Part, frozen=True):
     type_k: str = ""
     type_v: str = ""
     exact: bool = True
+    device: str = ""
+    """On which device, by its name there; empty: the engine's choice."""
+    flash_attention: bool = True
+    mmap: bool = True
 
 
 class DrafterWanted(Part, frozen=True):
