@@ -27,6 +27,15 @@ def test_models_are_found_with_what_they_are(tmp_path: Path) -> None:
     assert "is no folder" in scan.notes[0]
 
 
+def test_models_that_the_settings_name_are_found_wherever_they_are(tmp_path: Path) -> None:
+    named = write_llama(tmp_path / "named.gguf")
+    (tmp_path / "folder").mkdir()
+    listed = write_llama(tmp_path / "folder" / "listed.gguf")
+    scan = ModelScan((tmp_path / "folder",), (named, listed, tmp_path / "gone.gguf", tmp_path / "folder"))
+    assert [model.path for model in scan.scan()] == [str(listed), str(named)]
+    assert not scan.notes
+
+
 def test_a_file_is_read_again_only_when_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_llama(tmp_path / "tiny.gguf")
     read: list[Path] = []

@@ -19,6 +19,7 @@ from twd.ring.frames import (
     VERSION,
     Broken,
     Close,
+    FrameError,
     FrameReader,
     Item,
     LinkClosedError,
@@ -381,6 +382,25 @@ def test_more_passes_than_were_granted_close_the_link(ring: Ring) -> None:
     go.set()
     assert ring.stages[0].faults[-1][0] is FrameFault.TOO_MANY
     engine.before = lambda rows: None
+    works(ring)
+
+
+def test_a_pass_that_has_grown_too_long_to_send_closes_the_link_alone(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand = ring.connect()
+
+    def send(link: Link, message: Message, payload: bytes = b"") -> None:
+        if link.peer == "next" and isinstance(message, Pass):
+            raise FrameError(FrameFault.TOO_LONG, "it is too long")
+        original(link, message, payload)
+
+    original = Link.send
+    monkeypatch.setattr(Link, "send", send)
+    hand.send(Open(0, spec()))
+    hand.send(Pass(1, [Item(0, 1, 0, [1])]))
+    assert "too long" in reason(ring.stages[0])
+    monkeypatch.undo()
     works(ring)
 
 

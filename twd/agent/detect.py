@@ -46,7 +46,8 @@ class Detector:
     _models_at: float = float("-inf")
 
     def __post_init__(self) -> None:
-        self.scan = ModelScan(self.model_dirs)
+        named = [Path(model.path).expanduser() for model in self.settings.models.values() if model.path]
+        self.scan = ModelScan(self.model_dirs, named)
 
     @property
     def model_dirs(self) -> tuple[Path, ...]:

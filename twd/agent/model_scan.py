@@ -24,6 +24,8 @@ class ModelScan:
     """Remembers what it read of each file, by size and time of change."""
 
     folders: Sequence[Path]
+    files: Sequence[Path] = ()
+    """Models outside of the folders, as far as they are there."""
     notes: list[str] = field(default_factory=list)
     _known: dict[Path, tuple[Stamp, ModelFile]] = field(default_factory=dict)
     _digests: dict[Path, tuple[Stamp, str]] = field(default_factory=dict)
@@ -31,7 +33,8 @@ class ModelScan:
     def scan(self) -> list[ModelFile]:
         """All models now; blocks while it reads headers of new files."""
         self.notes = []
-        found = sorted({path for folder in self.folders for path in self._files(folder)})
+        named = (path for path in self.files if path.is_file() and is_first_part(path.name))
+        found = sorted({*named, *(path for folder in self.folders for path in self._files(folder))})
         if len(found) > MODELS_MAX:
             self.notes.append(f"{len(found)} models in {len(self.folders)} folders; only {MODELS_MAX} are listed")
         listed = [model for path in found[:MODELS_MAX] if (model := self._look(path))]

@@ -118,7 +118,7 @@ class Seat:
             return
         try:
             link.send(message, payload)
-        except LinkClosedError as error:
+        except (LinkClosedError, FrameError) as error:  # gone, or too much for a frame by what was added here
             link.close(error)  # its own thread tells what follows from that
 
     # -- how it comes to stand -----------------------------------------------------------------
