@@ -229,6 +229,9 @@ void add_values(const Attention & of, State & state, const int64_t (&rows)[GROUP
             parts[i] = load(value + i * LANES);
         }
         for (int g = 0; g < G; ++g) {
+            if (state.weight[rows[g]][key] == 0.0f) {
+                continue; // this row does not see it, and would take over an infinite value
+            }
             const floats weight = all(state.weight[rows[g]][key]);
             for (int i = 0; i < V; ++i) {
                 sums[g][i] = madd(weight, parts[i], sums[g][i]);

@@ -82,6 +82,31 @@ void multiply(int type, const Share & share_rows, int64_t m, int64_t k, const vo
     }
 }
 
+// A whole product whose inputs lie anywhere.
+[[maybe_unused]] void multiply_scattered(const struct ggml_compute_params * params, struct ggml_tensor * dst) {
+    const struct ggml_tensor * weights = dst->src[0];
+    const struct ggml_tensor * inputs = dst->src[1];
+    const int64_t blocks = weights->ne[0] / ggml_blck_size(weights->type);
+    const int64_t after = weights->nb[1] / ggml_type_size(weights->type);
+    const int64_t each2 = inputs->ne[2] / weights->ne[2], each3 = inputs->ne[3] / weights->ne[3];
+    for (int64_t i3 = 0; i3 < inputs->ne[3]; ++i3) {
+        for (int64_t i2 = 0; i2 < inputs->ne[2]; ++i2) {
+            const char * matrix = (const char *) weights->data + i2 / each2 * weights->nb[2] + i3 / each3 * weights->nb[3];
+            const char * from = (const char *) inputs->data + i2 * inputs->nb[2] + i3 * inputs->nb[3];
+            char * to = (char *) dst->data + i2 * dst->nb[2] + i3 * dst->nb[3];
+            for (int64_t j = 0; j < inputs->ne[1]; j += AT_ONCE) {
+                Rows rows;
+                rows.count = std::min(AT_ONCE, inputs->ne[1] - j);
+                for (int64_t row = 0; row < rows.count; ++row) {
+                    rows.inputs[row] = from + (j + row) * inputs->nb[1];
+                    rows.results[row] = (float *) (to + (j + row) * dst->nb[1]);
+                }
+                multiply(weights->type, TakeTurns{params}, weights->ne[1], blocks, matrix, after, rows);
+            }
+        }
+    }
+}
+
 } // namespace
 
 #endif
@@ -134,11 +159,21 @@ bool llamafile_sgemm(const struct ggml_compute_params * params, int64_t m, int64
 }
 
 #if defined(TWD_TILED)
-// Those that we have go our way, whether one row or many.
+// Those that we have go our way, whether one row or many. ggml asks llamafile_sgemm for inputs that lie one after the
+// other, and whether they do may depend on how many there are: a single one always does.
 bool ggml_compute_forward_mul_mat_tiled(const struct ggml_compute_params * params, struct ggml_tensor * dst) {
+#if defined(FEW_ROWS_FLOATS)
     const struct ggml_tensor * weights = dst->src[0];
-    return !twd_few_rows(weights->type, weights->ne[0], weights->ne[1]) &&
-           ggml_compute_forward_mul_mat_tiled_of_llama(params, dst);
+    const struct ggml_tensor * inputs = dst->src[1];
+    if (twd_few_rows(weights->type, weights->ne[0], weights->ne[1])) {
+        const bool scattered = inputs->type == inputs_for(weights->type) && !ggml_is_contiguous(inputs);
+        if (scattered) {
+            multiply_scattered(params, dst);
+        }
+        return scattered;
+    }
+#endif
+    return ggml_compute_forward_mul_mat_tiled_of_llama(params, dst);
 }
 
 // The rows that one expert was chosen for: `places` are pairs of a row's choice and its number.
@@ -150,9 +185,10 @@ bool ggml_compute_forward_mul_mat_id_tiled(const struct ggml_compute_params * pa
     const ggml_type wanted = inputs_for(weights->type);
     const bool converted = inputs->type != wanted; // then ggml has put them, converted, one after the other
     const bool free = weights->extra == nullptr && !params->use_ref;
-    if (free && (converted || ggml_is_contiguous(inputs)) && twd_few_rows(weights->type, weights->ne[0], weights->ne[1])) {
+    if (free && twd_few_rows(weights->type, weights->ne[0], weights->ne[1])) {
         const char * from = (const char *) (converted ? params->wdata : inputs->data);
-        const int64_t input_bytes = ggml_row_size(wanted, weights->ne[0]);
+        const int64_t input_bytes = converted ? ggml_row_size(wanted, weights->ne[0]) : inputs->nb[1];
+        const int64_t number_bytes = converted ? inputs->ne[1] * input_bytes : inputs->nb[2];
         const void * matrix = (const char *) weights->data + expert * weights->nb[2];
         const int64_t blocks = weights->ne[0] / ggml_blck_size(weights->type);
         const int64_t after = weights->nb[1] / ggml_type_size(weights->type);
@@ -161,7 +197,7 @@ bool ggml_compute_forward_mul_mat_id_tiled(const struct ggml_compute_params * pa
             rows.count = std::min(AT_ONCE, count - j);
             for (int64_t row = 0; row < rows.count; ++row) {
                 const int64_t choice = places[2 * (j + row)], number = places[2 * (j + row) + 1];
-                rows.inputs[row] = from + (choice % inputs->ne[1] + number * inputs->ne[1]) * input_bytes;
+                rows.inputs[row] = from + choice % inputs->ne[1] * input_bytes + number * number_bytes;
                 rows.results[row] = (float *) ((char *) dst->data + choice * dst->nb[1] + number * dst->nb[2]);
             }
             multiply(weights->type, OnePartEach{params}, weights->ne[1], blocks, matrix, after, rows);

@@ -9,7 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__) && (!defined(__AVX512F__) || defined(__AVX512DQ__))
 #include <immintrin.h>
 #define FEW_ROWS_FLOATS
 #endif

@@ -33,12 +33,17 @@ def stored(kind: GGMLQuantizationType, weights: Floats) -> bytes:
     return out.raw
 
 
-def product(kind: GGMLQuantizationType, weights: bytes, rows: int, inputs: Floats, threads: int) -> Floats:
-    """Each of the inputs times the matrix: one row of results for each."""
+def product(
+    kind: GGMLQuantizationType, weights: bytes, rows: int, inputs: Floats, threads: int, apart: int = 1
+) -> Floats:
+    """Each of the inputs times the matrix: one row of results for each. In memory, inputs are so many rows apart."""
     count, columns = inputs.shape
-    with _Graph(len(weights) + 8 * inputs.nbytes) as graph:
+    with _Graph(len(weights) + 8 * apart * inputs.nbytes) as graph:
         matrix = graph.tensor(int(kind), (columns, rows), weights)
-        batch = graph.tensor(_F32, (columns, count), inputs.tobytes())
+        batch = graph.tensor(_F32, (columns, apart * count), np.repeat(inputs, apart, axis=0).tobytes())
+        if apart > 1:
+            view = ggml("ggml_view_2d", [_POINTER, _POINTER, *[ctypes.c_int64] * 2, *[ctypes.c_size_t] * 2], _POINTER)
+            batch = view(graph.context, batch, columns, count, apart * 4 * columns, 0)
         return graph.compute(
             ggml("ggml_mul_mat", [_POINTER] * 3, _POINTER)(graph.context, matrix, batch), threads, rows
         )

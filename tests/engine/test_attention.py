@@ -98,6 +98,16 @@ def test_what_no_row_sees_changes_nothing(rows: int, places: int, more: int, rub
     assert np.array_equal(attention(of, *kinds, threads=2), attention(longer, *kinds, threads=2))
 
 
+@pytest.mark.parametrize("value", [70_000.0, np.nan])
+def test_what_only_others_see_changes_nothing(value: float) -> None:
+    of = query(6, 80)
+    of.mask[::2, -1], of.mask[1::2, -1] = NOTHING, 0.0
+    of.v[:, -1, 5] = value  # too much for half precision
+    together = attention(of, Kind.F16, Kind.F16, threads=1)
+    assert np.isfinite(together[::2]).all()
+    assert not np.isfinite(together[1::2]).all()
+
+
 @settings(max_examples=40, deadline=None)
 @given(rows=st.integers(1, 20), places=st.integers(60, 300), seed=st.integers(0, 1000))
 def test_where_it_lies_changes_nothing(rows: int, places: int, seed: int) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.sliceable_models import write_sliceable
 from tests.engine.tiny_models import write_llama
 from twd.engine import exactness as exactness_module
 from twd.engine import model as model_module
@@ -110,6 +111,14 @@ def test_weights_of_every_usual_type_are_exact(tmp_path: Path, kind: str) -> Non
         assert native.exactness.exact, native.exactness
     finally:
         native.close()
+
+
+@pytest.mark.parametrize("architecture", ["deepseek2", "llama", "gpt-oss"])
+def test_steps_of_several_sessions_are_those_of_one(tmp_path: Path, architecture: str) -> None:
+    """Of latent attention, a single row lies in one piece where several do not."""
+    with Model.load(ModelSettings(write_sliceable(architecture, tmp_path))) as model:
+        found = measure(model, exact=True)
+        assert found.exact, found
 
 
 @pytest.mark.parametrize(

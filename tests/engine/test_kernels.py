@@ -76,6 +76,18 @@ def test_products_are_right(kind: Kind, rows: int, blocks: int, count: int, thre
 
 @needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
+def test_inputs_that_lie_apart_are_multiplied_as_those_that_do_not(kind: Kind) -> None:
+    rows, columns = 36, whole_blocks(kind, 96)
+    dice = np.random.default_rng(9)
+    weights = stored(kind, dice.standard_normal((rows, columns), np.float32))
+    inputs = dice.standard_normal((15, columns), np.float32)
+    together = product(kind, weights, rows, inputs, 2)
+    for count in (1, 2, 15):
+        assert np.array_equal(product(kind, weights, rows, inputs[:count], 2, apart=3), together[:count])
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("each", [1, 3])
 def test_experts_are_right_and_a_row_is_the_same_in_any_company(kind: Kind, each: int) -> None:
     experts, rows, columns, count, used = 5, 36, whole_blocks(kind, 96), 90, 3

@@ -20,6 +20,7 @@ _LONG = 544
 _SHORT = 48
 _RUN = 12
 _WIDTHS = (5, 1, 4, 2)
+_FEW = 4
 _FIXED_MIN, _FIXED_MAX = 8, 32
 _CHANCE = 0.8
 _ALIKE = 0.95
@@ -139,13 +140,14 @@ class _Forced:
 
 
 class _Probe:
-    """Runs the same stretches of text twice through one slot of a target."""
+    """Runs the same stretches of text through one slot of a target in several ways."""
 
     def __init__(self, target: LocalTarget, tokens: list[int]) -> None:
         self._target = target
         self._tokens = tokens
         self._picker = _Forced(tokens)
         self._singles: dict[int, Logits] = {}
+        self._in_company: dict[int, Logits] = {}
         self._windows: dict[int, Logits] = {}
         self._slots = [target.open(tokens[:1], self._picker)[0]]
         if target.n_slots > 1:
@@ -153,21 +155,25 @@ class _Probe:
         self._neighbour: list[Window] = []
 
     def compare(self, depth: int) -> None:
-        """Both ways over the stretch at `depth`, where the slot stands."""
+        """Over the stretch at `depth`, where the slot stands: by steps, by steps beside another session, by windows."""
         slot, tokens = self._slots[0], self._tokens
         self._picker.seen = self._singles
         for at in range(depth, depth + _RUN):
             self._run(Window(slot, 0, at, (tokens[at],)))
+        self._picker.seen = self._in_company
+        for at in range(depth, depth + _FEW):
+            self._run(Window(slot, 0, at, (tokens[at],)), beside=1)
         self._picker.seen = self._windows
         at = depth
         for width in _WIDTHS:
             wrong = (tokens[at + width] + 1) % self._target.context.model.vocab.size
-            self._run(Window(slot, 0, at, (*tokens[at : at + width], wrong, wrong)), beside=True)
+            self._run(Window(slot, 0, at, (*tokens[at : at + width], wrong, wrong)), beside=3)
             at += width
 
     def verdict(self, settings: str) -> Exactness:
-        """What the two ways have in common."""
-        pairs = [(self._singles[at], self._windows[at]) for at in self._singles.keys() & self._windows.keys()]
+        """What the ways have in common."""
+        ways = (self._windows, self._in_company)
+        pairs = [(self._singles[at], way[at]) for way in ways for at in self._singles.keys() & way.keys()]
         difference = max((float(np.abs(one - other).max()) for one, other in pairs), default=0.0)
         flipped = sum(int(one.argmax()) != int(other.argmax()) for one, other in pairs)
         exact = bool(pairs) and all(np.array_equal(one, other) for one, other in pairs)
@@ -184,10 +190,10 @@ class _Probe:
         at = max(self._singles, default=0)
         self._run(Window(self._slots[0], 0, at, tuple(self._tokens[at:depth]), picks=False))
 
-    def _run(self, window: Window, beside: bool = False) -> None:
+    def _run(self, window: Window, beside: int = 0) -> None:
         windows = [window]
         if beside:
-            windows += [Window(slot, 0, 0, tuple(self._tokens[:3])) for slot in self._slots[1:]]
+            windows += [Window(slot, 0, 0, tuple(self._tokens[:beside])) for slot in self._slots[1:]]
         self._target.submit(windows)
         for verdict in self._target.collect():
             if verdict.failure is not None:

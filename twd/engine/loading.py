@@ -262,7 +262,8 @@ def _use_cost(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, points: Seq
 def _measure_now(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Progress) -> Measurement:
     progress(0.9, "timing windows")
     points = measure_cost(target.context, rows_min=exact.rows_min, away=plan.away)
-    _use_cost(plan, exact, target, points)
+    if exact.fixed or plan.away:  # otherwise single steps are to be single, even where more rows seemed to be cheaper
+        _use_cost(plan, exact, target, points)
     progress(0.95, "comparing windows with single steps")
     told = exact.describe(target.planner.rules.rows_fixed)
     return Measurement(exactness=self_test(target, told), cost=points)
