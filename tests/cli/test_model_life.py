@@ -9,6 +9,7 @@ import pytest
 
 from tests.gguf_tools.test_inspect import write
 from tests.waiting import until
+from twd.bus.base import LeaseEntry
 from twd.cli import model_life, room
 from twd.cli.crew import Crew
 from twd.cli.life_core import Room, serving
@@ -16,13 +17,13 @@ from twd.cli.model_life import ModelLife
 from twd.kit.board import Board, Row, Stage
 from twd.kit.clock import SystemClock
 from twd.kit.overseer import Wish
-from twd.kit.settings import Drafter, Model, Settings
+from twd.kit.settings import Drafter, Model, Pool, Settings
 from twd.kit.supervisor import ProcessSpec
 from twd.kit.tasks import TaskGroup
-from twd.wire.base import EventId, NodeId
+from twd.wire.base import EventId, InstanceId, NodeId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.life import ChangeStep, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
-from twd.wire.node import NodeFacts
+from twd.wire.node import CpuFacts, MemoryFacts, ModelFile, NodeFacts
 
 NODE = NodeId("desk")
 
@@ -72,16 +73,29 @@ class House:
             clock=SystemClock(),
             keep=self.kept.append,
             tell=self._tell,
-            machines=self._machines,
+            entries=self._entries,
             tasks=tasks,
         )
         for name in wanted:
             self.crew.take(ProcessSpec(f"speculator.{name}", ("x",)))
         self.crew.story.clear()
-        self.numbers = iter(range(1000))
+        self.free = 1 << 40
+        self.looks_left = 0
+        self.found = Path("found.gguf")
 
-    async def _machines(self) -> list[NodeFacts]:
-        return []
+    async def _entries(self) -> list[LeaseEntry]:
+        self.looks_left -= 1
+        facts = NodeFacts(
+            node=NODE,
+            instance=InstanceId("agent.desk.x"),
+            machine="m",
+            pid=1,
+            cpu=CpuFacts(cores=4, threads=4),
+            memory=MemoryFacts(total=self.free, available=self.free),
+            models=[ModelFile(name="found", path=str(self.found), size_bytes=1)] if self.looks_left < 0 else [],
+            looking=self.looks_left >= 0,
+        )
+        return [LeaseEntry("agent.desk.x", msgspec.json.encode(facts), 1, 0.0)]
 
     def _tell(self, told: ChangeTold) -> None:
         self.told.append(told)
@@ -246,6 +260,40 @@ async def test_a_model_that_has_no_room_beside_the_others_is_not_started(
         assert refused.value.code is FailureCode.OUT_OF_MEMORY
 
 
+async def test_where_nothing_is_served_there_is_nobody_to_wait_for(
+    settings: Settings, memory: Callable[[Room], None]
+) -> None:
+    memory(Room(90, 0, certain=False))
+    async with house(settings) as here:
+        told = await here.change(wanted("new"))
+        assert told is not None
+        assert told.models == ["new"]
+
+
+async def test_a_pooled_model_starts_stops_and_comes_back(settings: Settings) -> None:
+    pooled = msgspec.structs.replace(settings, mode="combined", pool=Pool(engine="rpc"))
+    async with house(pooled, "old") as here:
+        for wish in (wanted("new"), ModelUnwanted(id=EventId("c2"), node=NODE), wanted("old")):
+            told = await here.change(wish)
+            assert told is not None
+            assert told.step is ChangeStep.DONE
+        assert here.life.models == ["old"]
+        here.free = 1 << 12
+        with pytest.raises(TwdError, match="the pool has no place for new"):
+            await here.life.begin(wanted("new"))
+
+
+async def test_an_agent_that_looks_round_yet_is_waited_for(
+    settings: Settings, memory: Callable[[Room], None], tmp_path: Path
+) -> None:
+    async with house(settings) as here:
+        here.looks_left = 1
+        here.found = write(tmp_path / "found.gguf")
+        told = await here.change(wanted("found"))
+        assert told is not None
+        assert told.models == ["found"]
+
+
 async def test_swapping_to_one_that_serves_already_only_ends_the_other(
     settings: Settings, memory: Callable[[Room], None]
 ) -> None:
@@ -278,7 +326,7 @@ async def test_a_model_with_jobs_is_waited_for(settings: Settings, memory: Calla
 
 
 async def test_the_coordinator_of_a_pool_plans_anew(settings: Settings, memory: Callable[[Room], None]) -> None:
-    pooled = msgspec.structs.replace(settings, mode="combined")
+    pooled = msgspec.structs.replace(settings, mode="combined", pool=Pool(engine="rpc"))
     async with house(pooled, "old") as here:
         here.crew.take(ProcessSpec("coordinator", ("x",)))
         here.crew.story.clear()
@@ -302,7 +350,7 @@ async def test_a_model_that_gets_no_further_is_taken_back(
 
 
 async def test_a_pool_may_be_told_to_mind_no_versions(settings: Settings, memory: Callable[[Room], None]) -> None:
-    pooled = msgspec.structs.replace(settings, mode="combined")
+    pooled = msgspec.structs.replace(settings, mode="combined", pool=Pool(engine="rpc"))
     async with house(pooled) as here:
         here.crew.take(ProcessSpec("coordinator", ("x",)))
         await here.change(ModelWanted(id=EventId("c1"), node=NODE, model="old", skip_version_check=True))

@@ -1,17 +1,22 @@
 """Room for a model: in memory, on devices, over a pool."""
 
 import os
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
 
 from tests.gguf_tools.test_inspect import write
-from twd.cli.room import check_file, room_for
+from twd.cli.life_core import Manner
+from twd.cli.room import check_file, pool_manner, room_for
+from twd.coordinator.core import Observed
 from twd.kit.settings import Backend, Model, Pool, Settings, Worker
-from twd.wire.base import InstanceId, NodeId
+from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.node import Build, CpuFacts, GpuFacts, MemoryFacts, NodeFacts
+from twd.wire.node import Build, CpuFacts, GpuFacts, MemoryFacts, NodeFacts, ProcessFacts, ProcessKind
+from twd.wire.placement import PlacementDecided, Slice
 
 DESK = NodeId("desk")
 GIB = 1 << 30
@@ -48,28 +53,82 @@ def test_a_file_is_looked_at_before_anything_happens(settings: Settings) -> None
 
 
 def test_memory_here_and_what_a_process_gives_back(settings: Settings) -> None:
-    room = room_for(settings, "m", ["cpu"], [os.getpid(), 2**22 + 1], DESK, [])
+    room = room_for(settings, "m", [os.getpid(), 2**22 + 1], DESK, [])
     assert room.certain
     assert room.needed > 0
     assert room.free > 0
     assert room.freed > 1 << 20
-    assert room_for(settings, "cloud", [], [], DESK, []).needed == 0
+    assert room_for(settings, "cloud", [], DESK, []).needed == 0
 
 
 def test_a_card_counts_when_the_engine_can_use_it(settings: Settings) -> None:
-    assert room_for(settings, "m", [], [], DESK, [machine(GIB, "CUDA")]).free == 7 * GIB
-    assert room_for(settings, "m", [], [], DESK, [machine(GIB)]).certain
-    assert room_for(settings, "cpu", [], [], DESK, [machine(GIB, "CUDA")]).certain
+    assert room_for(settings, "m", [], DESK, [machine(GIB, "CUDA")]).free == 7 * GIB
+    assert room_for(settings, "m", [], DESK, [machine(GIB)]).certain
+    assert room_for(settings, "cpu", [], DESK, [machine(GIB, "CUDA")]).certain
 
 
 def test_workers_serve_one_after_the_other(settings: Settings) -> None:
     pool = Pool(engine="llama-server", workers=(Worker(host="10.0.0.2"),))
-    room = room_for(msgspec.structs.replace(settings, pool=pool), "m", [], [], DESK, [])
+    room = room_for(msgspec.structs.replace(settings, pool=pool), "m", [], DESK, [])
     assert (room.free, room.certain) == (0, False)
 
 
+def pooled(settings: Settings, split: tuple[float, ...] | Literal["auto"] = "auto") -> Settings:
+    return msgspec.structs.replace(settings, mode="combined", pool=Pool(engine="rpc", trusted_lan=True, split=split))
+
+
+def seen(free: int, *decided: PlacementDecided, ready: Collection[str] = ()) -> Observed:
+    """One machine with so much free memory, what was decided, and the workers that are in memory there."""
+    workers = [ProcessFacts(process=name, kind=ProcessKind.RPC, state="ready") for name in ready]
+    memory = MemoryFacts(total=8 * GIB, available=free)
+    facts = msgspec.structs.replace(machine(free), memory=memory, gpus=[], processes=workers)
+    return Observed(nodes={DESK: facts}, decided={one.place: one for one in decided})
+
+
+def standing(model: str, taken: int) -> PlacementDecided:
+    piece = Slice(node=DESK, device="CPU", first=0, end=2, weight_bytes=taken, process=f"rpc.pool.{model}")
+    return PlacementDecided(model=ModelId(model), coordinator=InstanceId("c"), slices=[piece], home=DESK)
+
+
+def manner(
+    settings: Settings, name: str, pool: Observed, served: Sequence[str] = (), goes: Sequence[str] = ()
+) -> Manner:
+    return pool_manner(settings, name, served, goes, DESK, pool)
+
+
+def test_a_model_comes_beside_others_where_the_pool_has_room(settings: Settings) -> None:
+    assert manner(pooled(settings), "m", seen(4 * GIB)) is Manner.BESIDE
+    assert manner(pooled(settings), "m", seen(4 * GIB, standing("cpu", GIB)), ["cpu"], ["cpu"]) is Manner.BESIDE
+
+
+def test_it_comes_after_those_that_hold_what_it_needs(settings: Settings) -> None:
+    full = seen(1 << 20, standing("cpu", GIB), ready=["rpc.pool.cpu"])
+    assert manner(pooled(settings), "m", full, ["cpu"], ["cpu"]) is Manner.AFTER
+    promised = seen(GIB, standing("cpu", GIB))
+    assert manner(pooled(settings), "m", promised, ["cpu"], ["cpu"]) is Manner.AFTER
+    assert manner(pooled(settings), "m", promised, ["cpu"]) is Manner.AFTER, "it would fit alone"
+
+
+def test_what_a_stopped_model_was_promised_is_free_again(settings: Settings) -> None:
+    assert manner(pooled(settings), "m", seen(GIB, standing("cpu", GIB))) is Manner.BESIDE
+    assert manner(pooled(settings), "m", seen(GIB, standing("m", GIB))) is Manner.BESIDE
+
+
+def test_workers_of_llama_server_serve_one_model_of_a_pool_at_a_time(settings: Settings) -> None:
+    pool = Pool(engine="llama-server", workers=(Worker(host="10.0.0.2"),))
+    turns = msgspec.structs.replace(settings, mode="combined", pool=pool)
+    assert manner(turns, "m", seen(4 * GIB), ["cpu"], ["cpu"]) is Manner.AFTER
+
+
 def test_a_pool_that_is_too_small_says_by_how_much(settings: Settings) -> None:
-    pooled = msgspec.structs.replace(settings, mode="combined", pool=Pool(engine="rpc", trusted_lan=True))
-    with pytest.raises(TwdError, match="the pool") as refused:
-        room_for(pooled, "m", [], [], DESK, [machine(1 << 12)])
-    assert refused.value.code in (FailureCode.OUT_OF_MEMORY, FailureCode.MODEL_LOAD)
+    with pytest.raises(TwdError, match=r"no place for m; .* of memory are missing") as refused:
+        manner(pooled(settings), "m", seen(1 << 12, standing("cpu", 1 << 12)), ["cpu"], ["cpu"])
+    assert refused.value.code is FailureCode.OUT_OF_MEMORY
+
+
+def test_a_pool_that_cannot_be_used_says_why_and_nothing_ends_for_it(settings: Settings) -> None:
+    with pytest.raises(TwdError, match=r"pool\.split has 2 shares for 1 devices") as refused:
+        manner(pooled(settings, split=(1.0, 1.0)), "m", seen(GIB, standing("cpu", GIB)), ["cpu"], ["cpu"])
+    assert refused.value.code is FailureCode.MODEL_LOAD
+    with pytest.raises(TwdError, match="the agent of desk is not on the bus"):
+        manner(pooled(settings), "m", Observed(), ["cpu"], ["cpu"])

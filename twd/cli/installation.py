@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 import twd
+from twd.bus.base import LeaseEntry
 from twd.bus.broker import EmbeddedBroker
 from twd.cli.crew import DRAIN_S, Crew
 from twd.cli.errors import CommandError
@@ -34,7 +35,6 @@ from twd.kit.tasks import TaskGroup, every
 from twd.wire.base import NodeId
 from twd.wire.failures import TwdError
 from twd.wire.life import ChangeTold
-from twd.wire.node import NodeFacts
 
 BROKER_WAIT_S: Final = 10.0
 BROKER_LOOK_S: Final = 0.02
@@ -170,7 +170,7 @@ class Installation:
             clock=self._clock,
             keep=self._keep_settings,
             tell=self._tell_change,
-            machines=self._machines,
+            entries=self._entries,
             tasks=self._tasks,
         )
 
@@ -186,8 +186,8 @@ class Installation:
         self._tell(f"{told.model}: {told.step.replace('_', ' ')}{why}; {told.note}")
         self._changed()
 
-    async def _machines(self) -> list[NodeFacts]:
-        return await self._overseer.machines() if self._overseer is not None else []
+    async def _entries(self) -> list[LeaseEntry]:
+        return await self._overseer.entries() if self._overseer is not None else []
 
     def _environment(self) -> dict[str, str]:
         """For children: the settings come from one file, so single overrides must not come on top."""

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from twd.bus.base import LeaseEntry
 from twd.cli.crew import Crew
 from twd.cli.life_core import Manner, Serving, find_model, manner_of, skipping_version_check
 from twd.cli.wanted import serving_processes, wanted_processes
@@ -17,13 +18,15 @@ from twd.kit.tasks import TaskGroup, heard
 from twd.wire.base import ModelId, NodeId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.life import ChangeAnswered, ChangeStep, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
-from twd.wire.node import NodeFacts
+from twd.wire.node import read_node
 
 START_S: Final = 1800.0
 """How long a model may take to load."""
 IDLE_S: Final = 300.0
 """How long the jobs of a model that goes may take."""
 LOOK_S: Final = 0.5
+LOOKING_S: Final = 8.0
+"""How long agents that look round yet are waited for, before a change is planned."""
 STALLED_S: Final = 300.0
 """A model that says the same for so long while it loads will not come."""
 CRASHES_MAX: Final = 3
@@ -58,9 +61,10 @@ class ModelLife:
         clock: Clock,
         keep: Callable[[Settings], None],
         tell: Callable[[ChangeTold], None],
-        machines: Callable[[], Awaitable[list[NodeFacts]]],
+        entries: Callable[[], Awaitable[list[LeaseEntry]]],
         tasks: TaskGroup,
     ) -> None:
+        """`entries`: what stands in the registry now."""
         self.serving = serving
         self.news = asyncio.Event()
         """Set by whoever sees the board change."""
@@ -70,7 +74,7 @@ class ModelLife:
         self._clock = clock
         self._keep = keep
         self._tell_all = tell
-        self._machines = machines
+        self._entries = entries
         self._tasks = tasks
         self._under_way = ""
         self.changed = False
@@ -109,8 +113,9 @@ class ModelLife:
     async def _plan(self, wish: Wish) -> Change:
         if isinstance(wish, ModelUnwanted):
             return self._plan_stop(wish)
-        machines = await self._machines()
-        files = [file for machine in machines if machine.node == self._node for file in machine.models]
+        entries = await self._known()
+        here = [facts for entry in entries if (facts := read_node(entry.value)) and facts.node == self._node]
+        files = [file for facts in here for file in facts.models]
         settings, name = find_model(self.serving.settings, files, wish.model)
         if isinstance(wish, ModelWanted) and wish.skip_version_check:
             settings = skipping_version_check(settings)
@@ -127,7 +132,16 @@ class ModelLife:
 
         await asyncio.to_thread(check_file, settings, name)
         change = replace(change, starts=name, arguments=_arguments(wish))
-        return replace(change, manner=await self._manner(change, machines))
+        return replace(change, manner=await self._manner(change, entries))
+
+    async def _known(self) -> list[LeaseEntry]:
+        """The registry; agents that look round yet are given time, since until then a machine seems to have nothing."""
+        give_up = self._clock.now() + LOOKING_S
+        entries = await self._entries()
+        while any((facts := read_node(one.value)) and facts.looking for one in entries) and self._clock.now() < give_up:
+            await self._wait()
+            entries = await self._entries()
+        return entries
 
     def _plan_stop(self, wish: ModelUnwanted) -> Change:
         names = self.serving.wanted if not wish.model else (self._served(wish.model),)
@@ -143,17 +157,25 @@ class ModelLife:
             raise TwdError(FailureCode.MODEL_NOT_FOUND, text, "model")
         return name
 
-    async def _manner(self, change: Change, machines: list[NodeFacts]) -> Manner:
-        from twd.cli.room import room_for
-
-        pids = self._crew.pids([spec.name for name in change.stops for spec in self._specs(change.before, name)])
-        settings = change.after.settings
-        asked = (settings, change.starts, change.stops, pids, self._node, machines)
-        manner = manner_of(await asyncio.to_thread(room_for, *asked))
-        if manner is Manner.AFTER and not change.stops:
-            text = f"there is no room for {change.starts} beside {', '.join(self.serving.wanted)}"
+    async def _manner(self, change: Change, entries: Sequence[LeaseEntry]) -> Manner:
+        manner = await asyncio.to_thread(self._choose_manner, change, entries)
+        beside = [name for name in change.before.wanted if name in change.before.settings.models]
+        if manner is Manner.AFTER and beside and not change.stops:
+            text = f"there is no room for {change.starts} beside {', '.join(beside)}"
             raise TwdError(FailureCode.OUT_OF_MEMORY, f"{text}; `twd swap` puts it in the place of one", "model")
         return manner
+
+    def _choose_manner(self, change: Change, entries: Sequence[LeaseEntry]) -> Manner:
+        from twd.cli.pool_seen import nodes_of, observed_of
+        from twd.cli.room import pool_manner, room_for
+        from twd.coordinator.links import Links
+
+        settings, machines = change.after.settings, nodes_of(entries)
+        if settings.mode == "combined" and change.starts in settings.models:
+            seen = observed_of(entries, machines, Links())
+            return pool_manner(settings, change.starts, change.before.wanted, change.stops, self._node, seen)
+        pids = self._crew.pids([spec.name for name in change.stops for spec in self._specs(change.before, name)])
+        return manner_of(room_for(settings, change.starts, pids, self._node, machines))
 
     def _specs(self, serving: Serving, name: str) -> list[ProcessSpec]:
         return serving_processes(serving.settings, name)

@@ -1,18 +1,25 @@
 """Whether a model's file can be used, and how much memory it needs and finds on this machine."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Final
 
 import psutil
 
 from twd.cli.doctor_models import weights_of
-from twd.cli.life_core import Room, gib
+from twd.cli.life_core import Manner, Room
+from twd.cli.pool_seen import without
+from twd.coordinator.core import Observed, Wanted, decide
+from twd.coordinator.service import wanted_model
 from twd.engine.memory import available_bytes
 from twd.gguf_tools.inspect import inspect
 from twd.kit.settings import Settings
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import NodeFacts
+
+REFUSED_BYTES: Final = 1
+"""So much is missing of a model that has no place for another reason than memory."""
 
 
 def check_file(settings: Settings, name: str) -> None:
@@ -26,43 +33,42 @@ def check_file(settings: Settings, name: str) -> None:
     inspect(path)
 
 
-def room_for(
-    settings: Settings, name: str, goes: Sequence[str], pids: Sequence[int], node: NodeId, machines: Sequence[NodeFacts]
-) -> Room:
-    """What a model needs and what there is; `goes` are the models that would make room, `pids` their processes here."""
+def room_for(settings: Settings, name: str, pids: Sequence[int], node: NodeId, machines: Sequence[NodeFacts]) -> Room:
+    """What a model needs and what there is on this machine; `pids` are the processes that would make room."""
     model = settings.models.get(name)
     machine = next((facts for facts in machines if facts.node == node), None)
     needed = weights_of(name, model).needed if model is not None else 0
     devices = _device_bytes(machine) if model is not None and model.gpu_layers != 0 else 0
-    if model is not None and settings.mode == "combined":
-        check_pool(settings, name, goes, node, machines)
-    if _pooled(settings):
+    if _in_turns(settings):
         return Room(needed, 0, certain=False)
     if devices:
         return Room(needed, devices, certain=False)
     return Room(needed, available_bytes(), sum(_resident(pid) for pid in pids))
 
 
-def check_pool(settings: Settings, name: str, goes: Sequence[str], node: NodeId, machines: Sequence[NodeFacts]) -> None:
-    """Raise where a model would not fit into the pool, even without those that make room."""
-    from twd.coordinator.core import Observed, Wanted, decide
-    from twd.coordinator.service import wanted_model
+def pool_manner(
+    settings: Settings, name: str, served: Collection[str], goes: Collection[str], node: NodeId, observed: Observed
+) -> Manner:
+    """How a model comes to its places in a pool: beside those that are `served`, or when those that go have gone.
 
+    Raises where it fits in neither way; where none goes, it is asked whether it would fit alone.
+    """
     model = wanted_model(settings, name)
     wanted = Wanted(node, InstanceId("life"), settings.pool, (model,))
-    decision = decide(wanted, Observed(nodes={facts.node: facts for facts in machines}), model)
-    freed = sum(weights_of(one, settings.models[one]).needed for one in goes if one in settings.models)
-    if decision.missing_bytes > freed:
-        lacking = f"the pool lacks {gib(decision.missing_bytes - freed)} for {name}"
-        raise TwdError(FailureCode.OUT_OF_MEMORY, "; ".join([lacking, *decision.helps]), "model")
-    if not decision.slices and not decision.missing_bytes:
-        text = "; ".join([f"the pool has no place for {name}", *decision.notes, *decision.helps])
-        raise TwdError(FailureCode.MODEL_LOAD, text, "model")
+    pool = without(observed, settings.models.keys() - {*served, name})
+    if not _in_turns(settings) and decide(wanted, pool, model).slices:
+        return Manner.BESIDE
+    decision = decide(wanted, without(pool, goes or {*served} - {name}), model)
+    if decision.slices:
+        return Manner.AFTER
+    text = "; ".join([f"the pool has no place for {name}", *decision.notes, *decision.helps])
+    lacks = decision.missing_bytes > REFUSED_BYTES
+    raise TwdError(FailureCode.OUT_OF_MEMORY if lacks else FailureCode.MODEL_LOAD, text, "model")
 
 
-def _pooled(settings: Settings) -> bool:
-    """Whether models take the same machines in turn: a worker of llama.cpp's RPC serves one process at a time."""
-    return settings.mode == "combined" or (settings.pool.engine == "llama-server" and bool(settings.pool.workers))
+def _in_turns(settings: Settings) -> bool:
+    """Whether models take the same machines in turn: the RPC workers of llama-server serve one process at a time."""
+    return settings.pool.engine == "llama-server" and bool(settings.pool.workers)
 
 
 def _device_bytes(machine: NodeFacts | None) -> int:

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from twd.bus.base import BusError, Leases
+from twd.bus.base import BusError, LeaseEntry, Leases
 from twd.kit.board import Board
 from twd.kit.effects import Do
 from twd.kit.roster import Roster
@@ -18,7 +18,6 @@ from twd.wire.draft import DrafterAttached
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.life import ChangeAnswered, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
 from twd.wire.model import ModelFailed, ModelLoading, ModelReady
-from twd.wire.node import NodeFacts, read_node
 from twd.wire.routes import subject_token
 from twd.wire.service import ServiceExited, ServiceLease, ServiceStarted, ServiceStopped
 
@@ -86,10 +85,9 @@ class Overseer(Service):
             return {}
         return {"models": self._life.models, "default_model": self._life.default}
 
-    async def machines(self) -> list[NodeFacts]:
-        """The machines on the bus as their agents describe them."""
-        entries = await self._registry.entries() if self._registry is not None else []
-        return [facts for entry in entries if (facts := read_node(entry.value)) is not None]
+    async def entries(self) -> list[LeaseEntry]:
+        """What stands in the registry now."""
+        return await self._registry.entries() if self._registry is not None else []
 
     async def _keep_looking(self) -> None:
         while True:

@@ -1,0 +1,44 @@
+"""The pool as the registry shows it, so that a command decides by what a coordinator decides by."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+
+from twd.bus.base import LeaseEntry
+from twd.coordinator.core import Observed
+from twd.coordinator.links import Links
+from twd.coordinator.measured import paces_of
+from twd.coordinator.seen import place_served, speculators, stages
+from twd.coordinator.taken import free_for
+from twd.wire.node import NodeFacts, read_node
+from twd.wire.placement import read_placement, read_ways
+
+
+def nodes_of(entries: Iterable[LeaseEntry]) -> list[NodeFacts]:
+    """The machines on the bus, as their agents describe them."""
+    return [facts for entry in entries if (facts := read_node(entry.value)) is not None]
+
+
+def observed_of(entries: Sequence[LeaseEntry], nodes: Iterable[NodeFacts], links: Links) -> Observed:
+    """These machines with what is decided, loaded and measured on them."""
+    serving = speculators(entries)
+    for lease in serving:
+        links.learn(read_ways(lease.facts))
+    standing = [one for entry in entries if (one := read_placement(entry.value)) is not None]
+    return Observed(
+        nodes={facts.node: facts for facts in nodes},
+        links=links.known,
+        served={place_served(lease) for lease in serving if lease.facts.get("ready")},
+        homes={place_served(lease): lease.node for lease in serving},
+        decided={one.place: one for one in standing},
+        paces=paces_of(stages(entries), standing),
+    )
+
+
+def without(observed: Observed, models: Collection[str]) -> Observed:
+    """The pool when these models have ended: what they hold is free, and nothing is promised to them."""
+    nodes = observed.nodes
+    ended = {place: one for place, one in observed.decided.items() if one.model in models}
+    for place, decision in ended.items():
+        nodes = {facts.node: facts for facts in free_for(place, nodes, {place: decision}, observed.served)}
+    kept = {place: one for place, one in observed.decided.items() if place not in ended}
+    return replace(observed, nodes=nodes, decided=kept)
