@@ -3,13 +3,18 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.engine.tiny_models import write_llama
+from twd.bus.base import LeaseEntry
 from twd.cli.app import run
-from twd.cli.plan import _ways
+from twd.cli.context import Ground
+from twd.cli.plan import _decide, _wanted_model, _ways
+from twd.gguf_tools.model_file import read_model
 from twd.kit.exit_codes import ExitCode
 from twd.wire.base import InstanceId, ModelId, NodeId
+from twd.wire.node import CpuFacts, MemoryFacts, NodeFacts, ProcessFacts, ProcessKind
 from twd.wire.placement import PlacementDecided, Slice
 
 
@@ -59,3 +64,20 @@ def test_ways_say_what_was_measured_and_what_was_assumed() -> None:
         "way: desk to attic: 2.5 ms, 112 MB/s",
         "way: desk to den: 1 ms (assumed), 95 MB/s (assumed)",
     ]
+
+
+def test_what_a_serving_model_holds_may_be_planned_again(model: str) -> None:
+    ground, home = Ground(), NodeId("desk")
+    machine = NodeFacts(
+        node=home, instance=InstanceId("agent.desk.x"), machine="m", pid=1, cpu=CpuFacts(cores=4, threads=4),
+        memory=MemoryFacts(total=8 << 30, available=1 << 20), models=[read_model(Path(model))],
+        processes=[ProcessFacts(process="stage.pool.tiny.0-2.head", kind=ProcessKind.STAGE, state="ready")],
+    )  # fmt: skip
+    held = Slice(
+        node=home, device="CPU", first=0, end=2, weight_bytes=2 << 30, head=True, process="stage.pool.tiny.0-2.head"
+    )
+    standing = PlacementDecided(model=ModelId("tiny"), coordinator=InstanceId("c"), slices=[held], home=home)
+    wanted = _wanted_model(ground, model, 256, 1)
+    assert _decide(ground, wanted, [machine], [])[0].missing_bytes
+    entries = [LeaseEntry("placement.tiny", msgspec.json.encode(standing), 1, 0.0)]
+    assert [piece.node for piece in _decide(ground, wanted, [machine], entries)[0].slices] == [home]

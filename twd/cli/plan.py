@@ -116,9 +116,9 @@ async def _entries(ground: Ground) -> "list[LeaseEntry]":
 
 async def _nodes(ground: Ground, entries: "list[LeaseEntry]") -> "list[NodeFacts]":
     """The machines on the bus; this one alone where no bus is."""
-    from twd.wire.node import read_node
+    from twd.cli.pool_seen import nodes_of
 
-    nodes = [facts for entry in entries if (facts := read_node(entry.value)) is not None]
+    nodes = nodes_of(entries)
     return nodes if any(facts.node == ground.node for facts in nodes) else [*nodes, await _this_machine(ground)]
 
 
@@ -133,27 +133,22 @@ def _decide(
     ground: Ground, model: "WantedModel", nodes: "list[NodeFacts]", entries: "list[LeaseEntry]"
 ) -> "tuple[PlacementDecided, list[str]]":
     """Where the model goes; and in lines what holds it up, and what another machine would bring."""
-    from twd.coordinator.core import Observed, Wanted, decide, with_spares
+    from twd.cli.pool_seen import observed_of, without
+    from twd.coordinator.core import Wanted, decide, with_spares
     from twd.coordinator.forecast import bottleneck, one_more
     from twd.coordinator.links import Links
-    from twd.coordinator.measured import paces_of
-    from twd.coordinator.seen import speculators, stages
+    from twd.coordinator.standby import carried
     from twd.wire.base import InstanceId
-    from twd.wire.placement import read_placement, read_ways
 
     links = Links()
     asyncio.run(links.measure((facts for facts in nodes if facts.node != ground.node), 0.0))
     wanted = Wanted(ground.node, InstanceId("plan"), ground.settings.pool, (model,))
-    for lease in speculators(entries):
-        links.learn(read_ways(lease.facts))
-    standing = [one for entry in entries if (one := read_placement(entry.value)) is not None]
-    observed = Observed(
-        nodes={facts.node: facts for facts in nodes}, links=links.known, paces=paces_of(stages(entries), standing)
-    )
-    decision = decide(wanted, observed, model)
+    observed = observed_of(entries, nodes, links)
+    decision = carried(decide(wanted, observed, model), observed.decided.get(model.name))
     if ground.settings.pool.engine == "ring" and not decision.missing_bytes:
         decision = with_spares(wanted, observed, model, decision)
-    return decision, [line for line in (bottleneck(decision), one_more(wanted, observed, model, decision)) if line]
+    more = one_more(wanted, without(observed, [model.name]), model, decision)
+    return decision, [line for line in (bottleneck(decision), more) if line]
 
 
 def _print_decision(decision: "PlacementDecided", machines: int) -> None:
