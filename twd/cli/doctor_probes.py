@@ -57,8 +57,10 @@ def llama_build() -> Build:
         version = importlib.metadata.version("llama-cpp-python")
         argv = [sys.executable, "-P", "-c", ASK_LLAMA]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=PROGRAM_S, check=False)
-    except (importlib.metadata.PackageNotFoundError, subprocess.TimeoutExpired) as error:
+    except importlib.metadata.PackageNotFoundError as error:
         return Build(problem=str(error))
+    except subprocess.TimeoutExpired:
+        return Build(version=version, problem=f"no answer within {PROGRAM_S:g} s; a device's driver may hang")
     if done.returncode:
         words = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
         return Build(version=version, problem=words[-1][:300])

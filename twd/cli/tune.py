@@ -1,5 +1,6 @@
 """`twd tune`: looks at this machine and a model, and proposes settings that fit."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -83,19 +84,23 @@ def _number(path: Path, fallback: int) -> int:
 
 
 def _device_bytes() -> int:
-    from twd.agent.gpu_probe import ENGINE, ENGINE_S, parse_engine
+    from twd.agent.gpu_probe import engine_facts
 
-    done = subprocess.run(ENGINE, capture_output=True, text=True, timeout=ENGINE_S, check=False)
-    if done.returncode:
-        click.echo("our engine cannot be asked for its devices; `twd doctor` tells why", err=True)
-        return 0
-    return sum(gpu.free for gpu in parse_engine(done.stdout)[1])
+    notes: list[str] = []
+    _, gpus = asyncio.run(engine_facts(notes))
+    for note in notes:
+        click.echo(f"{note}; `twd doctor` tells more", err=True)
+    return sum(gpu.free for gpu in gpus)
 
 
 def _times(path: Path, cores: int, threads: int) -> dict[int, float]:
     counts = sorted({1, max(1, cores // 2), cores, threads})
     argv = [sys.executable, "-P", "-m", "twd.engine.time_threads", str(path), *map(str, counts)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=MEASURE_S, check=False)
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=MEASURE_S, check=False)
+    except subprocess.TimeoutExpired:
+        click.echo(f"the model could not be timed: that takes more than {MEASURE_S:g} s here", err=True)
+        return {}
     if done.returncode:
         words = done.stderr.strip().splitlines() or ["no reason given"]
         click.echo(f"the model could not be timed: {words[-1]}", err=True)
