@@ -52,6 +52,12 @@ def test_what_is_no_model_is_told(model: str, name: str, code: ExitCode, capsys:
     assert capsys.readouterr().err.startswith("twd: ")
 
 
+@pytest.mark.parametrize("option", ["--ctx", "--sessions"])
+def test_less_than_nothing_is_refused(model: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", model, option, "-3"]) == ExitCode.USAGE
+    assert option in capsys.readouterr().err
+
+
 def test_ways_say_what_was_measured_and_what_was_assumed() -> None:
     slices = [
         Slice(node=NodeId(name), device="CPU", first=n, end=n + 1) for n, name in enumerate(["desk", "attic", "den"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from twd.cli.context import Ground
+from twd.cli.numbers import Within
 from twd.cli.output import console
 from twd.kit.exit_codes import ExitCode
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--kind", "kinds", multiple=True, help="Only prompts of this kind; may be given again.")
 @click.option("--max-tokens", default=96, show_default=True, type=click.IntRange(1, 4096))
 @click.option("--window", default=0, type=click.IntRange(0, 96), help="Drafts a window; 0: as many as pay.")
-@click.option("--temperature", default=0.0, type=click.FloatRange(0.0, 5.0))
+@click.option("--temperature", default=0.0, type=Within(0.0, 5.0))
 @click.option("--rounds", default=1, type=click.IntRange(1, 100), help="How often to ask each prompt.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option("--plot", type=click.Path(dir_okay=False, writable=True), help="Draw the speeds into this SVG file.")
@@ -38,11 +39,11 @@ if TYPE_CHECKING:
 @click.option("--beside-rpc", is_flag=True, help="Ring: also as many RPC workers of llama.cpp, at the same distances.")
 @click.option("--plain-only", is_flag=True, help="Ring: without guesses, and one session only.")
 @click.option("--simulate", is_flag=True, help="Play given numbers instead of measuring.")
-@click.option("--target-ms", default=40.0, help="Simulate: the target's time for one token.")
-@click.option("--row-ms", default=1.0, help="Simulate: what one more token in a window costs.")
-@click.option("--token-ms", default=5.0, help="Simulate: the drafter's time for one token.")
-@click.option("--accept", default=0.8, type=click.FloatRange(0.0, 0.999), help="Simulate: chance of a right guess.")
-@click.option("--rtt-ms", default=0.5, help="Simulate: time to the drafter and back.")
+@click.option("--target-ms", default=40.0, type=Within(0.01, 60_000), help="Simulate: the target's time for one token.")
+@click.option("--row-ms", default=1.0, type=Within(0, 60_000), help="Simulate: what one more token in a window costs.")
+@click.option("--token-ms", default=5.0, type=Within(0.01, 60_000), help="Simulate: the drafter's time for one token.")
+@click.option("--accept", default=0.8, type=Within(0.0, 0.999), help="Simulate: chance of a right guess.")
+@click.option("--rtt-ms", default=0.5, type=Within(0, 60_000), help="Simulate: time to the drafter and back.")
 @click.option("--beside", is_flag=True, help="Simulate: the drafter shares the target's cores.")
 @click.pass_obj
 def bench(
@@ -83,6 +84,8 @@ def bench(
     if ring:
         from twd.cli.bench_ring import Wanted, show_ring
 
+        if max_tokens < 2:
+            raise click.UsageError("--ring times what comes after a text's first token: give --max-tokens 2 or more")
         wanted = Wanted(ring, link_rtt, file, draft, draft_away, trusted_lan, beside_rpc, plain_only, max_tokens)
         return show_ring(ground, wanted, as_json, plot)
     from twd.bench.session import BenchPlan

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model", required=False, default="")
-@click.option("--ctx", default=0, help="Tokens of context for one session, instead of the settings'.")
-@click.option("--sessions", default=0, help="Sessions at once, instead of the settings'.")
+@click.option(
+    "--ctx", default=0, type=click.IntRange(min=0), help="Tokens of context for one session, instead of the settings'."
+)
+@click.option("--sessions", default=0, type=click.IntRange(min=0), help="Sessions at once, instead of the settings'.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_obj
 def plan(ground: Ground, model: str, ctx: int, sessions: int, as_json: bool) -> ExitCode:

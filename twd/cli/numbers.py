@@ -1,0 +1,17 @@
+"""Numbers on the command line."""
+
+import math
+from typing import Any
+
+import click
+
+
+class Within(click.FloatRange):
+    """A number within bounds, which NaN is not."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """As click does, and one thing more."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is no number", param, ctx)
+        return number
