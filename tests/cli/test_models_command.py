@@ -1,5 +1,6 @@
 """start, stop, swap, load, reclaim and tune at the command line: what they refuse, and with which exit code."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,11 @@ pytestmark = pytest.mark.nats
         (("load", "/no/such.gguf"), ExitCode.NOT_FOUND, "no file"),
         (("tune", "nothing"), ExitCode.NOT_FOUND, "configured are none"),
         (("up", "--model", "nothing"), ExitCode.USAGE, "no model 'nothing'"),
+        (("swap", ""), ExitCode.USAGE, "1 to 4096 characters"),
+        (("swap", "x/" * 2500), ExitCode.NOT_FOUND, "cannot be looked for"),
+        (("swap", "x" * 5000, "--node", "a"), ExitCode.USAGE, "1 to 4096 characters"),
+        (("swap", os.fsdecode(b"caf\xe9.gguf")), ExitCode.USAGE, "is no UTF-8"),
+        (("swap", "~nobody-of-this-name/m.gguf"), ExitCode.NOT_FOUND, "home directory"),
     ],
 )
 def test_without_anything_that_runs(
@@ -56,6 +62,7 @@ def test_a_house_without_models(installed: Installed) -> None:
     for arguments, code, words in (
         (("swap", "nothing"), ExitCode.NOT_FOUND, "configured are gone"),
         (("start",), ExitCode.NOT_FOUND, "no file"),
+        (("start", "-m", "/" + "folder/" * 50 + "m.gguf"), ExitCode.NOT_FOUND, "no file"),
         (("start", "--node", "elsewhere"), ExitCode.NOTHING_RUNS, "no supervisor answers on machine 'elsewhere'"),
         (("stop", "gone"), ExitCode.NOT_FOUND, "served are: none"),
         (("stop",), ExitCode.OK, "no model is served"),

@@ -50,6 +50,9 @@ def test_a_file_is_looked_at_before_anything_happens(settings: Settings) -> None
     with pytest.raises(TwdError, match="no file") as gone:
         check_file(settings, "gone")
     assert gone.value.code is FailureCode.MODEL_NOT_FOUND
+    nobodys = msgspec.structs.replace(settings, models={"m": Model(path="~nobody-of-this-name/m.gguf")})
+    with pytest.raises(TwdError, match="home directory"):
+        check_file(nobodys, "m")
 
 
 def test_memory_here_and_what_a_process_gives_back(settings: Settings) -> None:

@@ -9,10 +9,9 @@ import click
 
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
-from twd.cli.services import is_file
 from twd.kit.exit_codes import ExitCode, exit_code_of
 from twd.wire.base import ModelId, NodeId
-from twd.wire.life import ChangeAnswered, ChangeStep, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
+from twd.wire.life import WANTED_MAX, ChangeAnswered, ChangeStep, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
 
 if TYPE_CHECKING:
     from twd.bus.nats_bus import NatsBus
@@ -98,10 +97,26 @@ def start_house(ground: Ground, node: str, quiet: bool, timeout_s: float, more: 
 
 def local_name(name: str, node: str) -> str:
     """A file of this machine by its whole path; what another machine has is not ours to see."""
-    path = Path(name).expanduser()
-    if node or not (is_file(name) or path.is_file()):
-        return name
-    return str(path.absolute()) if path.is_file() or name.endswith(".gguf") else name
+    whole = name if node else _whole_path(name)
+    if not 0 < len(whole) <= WANTED_MAX:
+        raise CommandError(
+            ExitCode.USAGE, f"the name of a model has 1 to {WANTED_MAX} characters, and not {len(whole)}"
+        )
+    try:
+        whole.encode()
+    except UnicodeEncodeError:
+        raise CommandError(ExitCode.USAGE, f"{whole!a} is no UTF-8; rename the file") from None
+    return whole
+
+
+def _whole_path(name: str) -> str:
+    try:
+        path = Path(name).expanduser()
+        there = path.is_file()
+    except (OSError, RuntimeError) as error:  # too long for this system, or the home of nobody
+        why = getattr(error, "strerror", None) or error
+        raise CommandError(ExitCode.NOT_FOUND, f"{name[:200]!r} cannot be looked for: {why}") from None
+    return str(path.absolute()) if there or name.endswith(".gguf") else name
 
 
 def change(ground: Ground, wish: Wish, timeout_s: float, as_json: bool) -> ExitCode:

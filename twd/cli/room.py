@@ -27,7 +27,10 @@ def check_file(settings: Settings, name: str) -> None:
     model = settings.models.get(name)
     if model is None:
         return
-    path = Path(model.path).expanduser()
+    try:
+        path = Path(model.path).expanduser()
+    except RuntimeError as error:  # the home of nobody
+        raise TwdError(FailureCode.MODEL_NOT_FOUND, f"{model.path}: {error}", "model") from None
     if not path.is_file():
         raise TwdError(FailureCode.MODEL_NOT_FOUND, f"there is no file {path} on this machine", "model")
     inspect(path)

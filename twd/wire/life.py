@@ -5,9 +5,12 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from twd.wire.base import Count, Event, ModelId, Name, NodeId
+from twd.wire.base import Count, Event, ModelId, NodeId
 from twd.wire.failures import Failure
 
+WANTED_MAX = 4096
+WantedName = Annotated[str, Meta(min_length=1, max_length=WANTED_MAX)]
+"""Of a model: the path of a file is as long as systems allow."""
 Switch = Annotated[str, Meta(pattern="^(|off|on|auto)$")]
 
 
@@ -15,7 +18,7 @@ class ModelWanted(Event, frozen=True, tag="twd.v1.model.wanted"):
     """A machine is asked to serve a model: a configured name, a GGUF file there, or a file that its agent found."""
 
     node: NodeId
-    model: Name
+    model: WantedName
     ram_reclaim: Switch = ""
     """Empty: as the settings say."""
     prewarm: bool = True
@@ -34,7 +37,7 @@ class SwapWanted(Event, frozen=True, tag="twd.v1.swap.wanted"):
     """A machine is asked to serve one model in place of another; nobody named: of the default one."""
 
     node: NodeId
-    model: Name
+    model: WantedName
     instead_of: str = ""
 
 
