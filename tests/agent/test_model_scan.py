@@ -90,3 +90,22 @@ def test_the_whole_digest_is_made_when_it_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(TwdError) as told:
         scan.full_digest("../etc/passwd")
     assert told.value.code is FailureCode.MODEL_NOT_FOUND
+
+
+def test_what_cannot_be_read_or_told_of_is_left_out_with_a_note(tmp_path: Path) -> None:
+    write_llama(tmp_path / "tiny.gguf")
+    os.mkfifo(tmp_path / "pipe.gguf")
+    (tmp_path / "folder.gguf").symlink_to(tmp_path)
+    (tmp_path / "gone.gguf").symlink_to(tmp_path / "nothing")
+    (tmp_path / os.fsdecode(b"caf\xe9.gguf")).touch()
+    scan = ModelScan((tmp_path,))
+    assert [model.name for model in scan.scan()] == ["tiny"]
+    told = "\n".join(scan.notes).encode().decode()
+    assert "caf\\udce9.gguf is left out: its name is no UTF-8" in told
+    assert "pipe.gguf is left out: it is no file" in told
+    assert len(scan.notes) == 2, "a link to a folder is a folder, and one to nothing is nothing"
+
+
+def test_a_model_is_never_without_a_name(tmp_path: Path) -> None:
+    (tmp_path / "-00001-of-00002.gguf").touch()
+    assert [model.name for model in ModelScan((tmp_path,)).scan()] == ["-00001-of-00002"]

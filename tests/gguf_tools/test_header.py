@@ -1,6 +1,7 @@
 """Reading headers: what was written comes back, and no broken file gets through or crashes the reader."""
 
 import contextlib
+import os
 from pathlib import Path
 
 import gguf
@@ -104,12 +105,14 @@ def test_noise_behind_the_magic_never_crashes_the_reader(tmp_path: Path, noise: 
         assert read_header(path).tensors == []
 
 
-def test_a_missing_folder_an_empty_file_and_a_folder(tmp_path: Path) -> None:
+def test_a_missing_folder_an_empty_file_a_folder_and_a_pipe(tmp_path: Path) -> None:
     (tmp_path / "empty.gguf").touch()
+    os.mkfifo(tmp_path / "pipe.gguf")
     for path, words in (
         (tmp_path / "x" / "y", "no such file"),
         (tmp_path, "folder"),
         (tmp_path / "empty.gguf", "empty"),
+        (tmp_path / "pipe.gguf", "is a pipe"),
     ):
         with pytest.raises(BrokenGguf, match=words):
             read_header(path)

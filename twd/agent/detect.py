@@ -23,6 +23,8 @@ from twd.wire.node import Build, CpuFacts, GpuFacts, ModelFile, NodeFacts
 ENGINE_EVERY_S: Final = 60.0
 """Only a machine with devices that none but the engine knows is asked again."""
 MODELS_EVERY_S: Final = 30.0
+NOTE_MAX: Final = 1024
+"""Characters that others read of a note: one about a path may be longer."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _DRAWN: Final = 1 << 40
 """This bit of a network address says that it was drawn by chance."""
@@ -64,7 +66,7 @@ class Detector:
         vendors, *_ = await asyncio.gather(
             vendor_gpus(notes), self._ask_engine(now, notes), self._find_programs(), self._scan_models(now)
         )
-        self.notes = [*notes, *self.scan.notes]
+        self.notes = [note[:NOTE_MAX] for note in (*notes, *self.scan.notes)]
         gpus = merge_gpus(vendors, self._engine_gpus)
         return replace(self.glance(), gpus=gpus, notes=self.notes[:16], looking=False)
 

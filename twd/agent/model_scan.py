@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,8 +59,11 @@ class ModelScan:
 
     def _look(self, path: Path) -> ModelFile | None:
         try:
-            stamp = _stamp(path)
+            why, stamp = _why_not(path), _stamp(path)
         except OSError:  # it went away since it was found
+            return None
+        if why:
+            self.notes.append(f"{shown(path)} is left out: {why}")
             return None
         known = self._known.get(path)
         if known is None or known[0] != stamp:
@@ -86,6 +90,18 @@ def is_first_part(name: str) -> bool:
     return len(parts) == 1 or not parts[1].isdigit() or parts[0].endswith("-00001")
 
 
+def _why_not(path: Path) -> str:
+    """Why something that is called like a model cannot be listed; empty when it can."""
+    if shown(path) != str(path):
+        return "its name is no UTF-8; rename it"
+    return "" if stat.S_ISREG(path.stat().st_mode) else "it is no file"
+
+
+def shown(path: Path) -> str:
+    """A path as text that can be sent and printed, whatever bytes it is made of."""
+    return str(path).encode(errors="backslashreplace").decode()
+
+
 def sha256_of(path: Path) -> str:
     """Of every byte."""
     digest = hashlib.sha256()
@@ -96,5 +112,5 @@ def sha256_of(path: Path) -> str:
 
 
 def _stamp(path: Path) -> Stamp:
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
+    told = path.stat()
+    return told.st_size, told.st_mtime_ns

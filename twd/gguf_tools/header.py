@@ -201,6 +201,8 @@ class _Cursor:
 @contextmanager
 def _open(path: Path) -> Iterator[_Cursor]:
     try:
+        if path.is_fifo():  # to open it is to wait for somebody who writes
+            raise BrokenGguf(path, "is a pipe; name a .gguf file")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             yield _Cursor(path, data)
     except FileNotFoundError:

@@ -15,7 +15,8 @@ _PLACE_BYTES: Final = 4096
 
 def read_model(path: Path) -> ModelFile:
     """What a file says of itself; one that cannot be used says why."""
-    name = path.name.removesuffix(".gguf").split("-00001-of-")[0]
+    whole = path.name.removesuffix(".gguf")
+    name = whole.split("-00001-of-")[0] or whole
     try:
         info = inspect(path)
         return ModelFile(
