@@ -1,6 +1,11 @@
 """Logs that stay small, and what a dead process said last."""
 
+import errno
+import logging
+import shutil
 from pathlib import Path
+
+import pytest
 
 from twd.kit.log_files import KEPT, LAST_WORDS_BYTES, LogFile
 
@@ -65,3 +70,30 @@ def test_the_problem_is_the_last_error_else_the_last_line(tmp_path: Path) -> Non
 def test_a_log_that_is_not_there_says_nothing(tmp_path: Path) -> None:
     log = LogFile(tmp_path, "edge")
     assert (log.size, log.last_words(), log.last_problem()) == (0, "", "")
+
+
+def test_a_log_that_cannot_be_copied_stays_as_it_is_and_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def half(source: Path, target: Path) -> None:
+        target.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = LogFile(tmp_path, "edge", max_bytes=1)
+    append(log, "words")
+    with monkeypatch.context() as full, caplog.at_level(logging.WARNING):
+        full.setattr(shutil, "copyfile", half)
+        assert not log.rotate_if_big()
+        assert not log.rotate_if_big()
+    assert [path.name for path in tmp_path.iterdir()] == ["edge.log"]
+    assert log.path.read_text() == "words"
+    assert len(caplog.messages) == 1
+    assert "No space left on device; make room" in caplog.text
+    assert log.rotate_if_big()
+
+
+def test_a_line_that_the_disk_does_not_take_is_no_error(tmp_path: Path) -> None:
+    log = LogFile(tmp_path, "edge")
+    log.path.mkdir()
+    log.add("words")
+    assert log.last_words() == ""

@@ -1,5 +1,6 @@
 """Log lines: JSON for programs, plain for people, and secrets for nobody."""
 
+import contextlib
 import io
 import json
 import logging
@@ -39,6 +40,15 @@ def test_lines_are_json_where_there_is_no_terminal() -> None:
         "text": "listening on 127.0.0.1",
     }
     assert line["at"].endswith("+00:00")
+
+
+def test_a_line_that_a_full_disk_does_not_take_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    with open("/dev/full", "w", encoding="utf-8", buffering=1) as full:
+        logs.set_up(Log(), stream=full, about={})
+        logging.getLogger("twd.edge").warning("slow")
+        assert capsys.readouterr().err == ""
+        with contextlib.suppress(OSError):
+            full.close()
 
 
 def test_lines_for_people_are_plain() -> None:

@@ -141,6 +141,15 @@ async def test_a_foreign_program_that_is_not_there_is_told_too(tmp_path: Path) -
     assert "cannot be started" in told.exits[0].problem
 
 
+async def test_where_no_log_can_be_written_it_is_told_even_so_why_nothing_starts(tmp_path: Path) -> None:
+    (tmp_path / "ghost.log").mkdir()
+    async with supervised(tmp_path, ProcessSpec("ghost", ("/no/such/program",))) as (supervisor, told):
+        await told.until(lambda: len(told.exits) >= 2)
+        assert "cannot be started" in supervisor.children["ghost"].last_words
+    assert "/no/such/program cannot be started" in told.exits[0].problem
+    assert told.exits[0].last_words == told.exits[0].problem
+
+
 async def test_preparing_happens_before_each_start(tmp_path: Path) -> None:
     prepared: list[int] = []
     spec = ProcessSpec("job", (*PYTHON, "pass"), prepare=lambda: prepared.append(1))

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Final
@@ -9,6 +10,7 @@ from typing import Final
 MAX_BYTES: Final = 10 * 1024 * 1024
 KEPT: Final = 3
 LAST_WORDS_BYTES: Final = 4096
+_log = logging.getLogger("twd.kit.log_files")
 
 
 def _error_text(line: str) -> str:
@@ -26,6 +28,7 @@ class LogFile:
         self.path = folder / f"{name}.log"
         self._max_bytes = max_bytes
         self._run_began = 0
+        self._problem = ""
 
     def begin_run(self) -> int:
         """A new run of the process starts here; returns the size so far."""
@@ -41,6 +44,11 @@ class LogFile:
         except FileNotFoundError:
             return 0
 
+    def add(self, line: str) -> None:
+        """One more line, where the disk takes it."""
+        with contextlib.suppress(OSError), self.path.open("a") as file:
+            file.write(f"{line}\n")
+
     def last_words(self) -> str:
         """The end of what this run wrote."""
         try:
@@ -48,7 +56,7 @@ class LogFile:
                 end = file.seek(0, 2)
                 file.seek(max(min(self._run_began, end), end - LAST_WORDS_BYTES))
                 return file.read().decode("utf-8", "replace").strip()[-LAST_WORDS_BYTES:]
-        except FileNotFoundError:
+        except OSError:
             return ""
 
     def last_problem(self) -> str:
@@ -58,17 +66,38 @@ class LogFile:
         return (told or lines or [""])[-1][:500]
 
     def rotate_if_big(self) -> bool:
-        """Copy a full log to `.1` and empty it; writers hold it open in append mode and just go on."""
+        """Copy a full log to `.1` and empty it; writers hold it open in append mode and just go on.
+
+        One that cannot be copied, as on a full disk, stays as it is until the next try.
+        """
         if self.size <= self._max_bytes:
             return False
+        try:
+            self._rotate()
+        except OSError as error:
+            self._complain(f"{self.path} cannot be put aside: {error.strerror}; make room there")
+            return False
+        self._complain("")
+        self._run_began = 0
+        return True
+
+    def _rotate(self) -> None:
         for number in range(KEPT - 1, 0, -1):
             with contextlib.suppress(FileNotFoundError):
                 self._numbered(number).replace(self._numbered(number + 1))
-        shutil.copyfile(self.path, self._numbered(1))
+        try:
+            shutil.copyfile(self.path, self._numbered(1))
+        except OSError:
+            self._numbered(1).unlink(missing_ok=True)  # half a copy only takes the room that is missing
+            raise
         with self.path.open("r+b") as file:
             file.truncate(0)
-        self._run_began = 0
-        return True
+
+    def _complain(self, problem: str) -> None:
+        """Once, and not at each try."""
+        if problem and problem != self._problem:
+            _log.warning("%s", problem)
+        self._problem = problem
 
     def _numbered(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}.{number}")

@@ -25,7 +25,7 @@ def set_up(log: Log, *, secrets: Iterable[str] = (), stream: TextIO | None = Non
     """Send all logging of this process to one stream; `about` goes with every JSON line."""
     stream = stream or sys.stderr
     human = log.format == "human" or (log.format == "auto" and stream.isatty())
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(stream)
     mask = Masker(secrets)
     handler.setFormatter(HumanFormatter(mask, stream.isatty()) if human else JsonFormatter(mask, about))
     root = logging.getLogger()
@@ -33,6 +33,15 @@ def set_up(log: Log, *, secrets: Iterable[str] = (), stream: TextIO | None = Non
     root.setLevel(log.level.upper())
     for noisy in ("asyncio", "nats", "aiohttp.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Leaves out what a full disk does not take: nothing could be said about it there, either."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """All other errors are told as logging tells them."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 class Masker:

@@ -89,6 +89,13 @@ class Child:
     started_at: float = 0.0
     unwanted: bool = False
     """It was told to end for good, while others go on."""
+    obstacle: str = ""
+    """Why it could not be started the last time."""
+
+    @property
+    def last_words(self) -> str:
+        """What it said last; nobody else could write it down on a full disk."""
+        return self.log.last_words() or self.obstacle
 
 
 @dataclass(frozen=True)
@@ -198,12 +205,12 @@ class Supervisor:
 
     async def _run_once(self, child: Child) -> int:
         child.log.begin_run()
-        child.started_at = self._clock.now()
+        child.started_at, child.obstacle = self._clock.now(), ""
         try:
             process = await self._spawn(child)
         except OSError as error:
-            with child.log.path.open("a") as log:
-                log.write(f"{child.spec.argv[0]} cannot be started: {error.strerror}\n")
+            child.obstacle = f"{child.spec.argv[0]} cannot be started: {error.strerror}"
+            child.log.add(child.obstacle)
             return NO_PROGRAM
         if self._ends(child):
             platform.ask_to_stop(child.pid)
@@ -242,8 +249,9 @@ class Supervisor:
         child.failures = 1 if was_well else child.failures + 1
         child.state = State.WAITING
         delay = 0.0 if was_well else self._backoff.delay(child.failures)
-        words, problem = child.log.last_words(), child.log.last_problem()
-        self._on_exit(Exit(child.spec.name, child.pid, code, ran_s, child.restarts, delay, words, problem))
+        problem = child.obstacle or child.log.last_problem()
+        gone = Exit(child.spec.name, child.pid, code, ran_s, child.restarts, delay, child.last_words, problem)
+        self._on_exit(gone)
         return delay
 
     # -- the end ---------------------------------------------------------------------------------
