@@ -10,15 +10,18 @@ import click
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.kit.exit_codes import ExitCode, exit_code_of
-from twd.wire.base import ModelId, NodeId
+from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.life import WANTED_MAX, ChangeAnswered, ChangeStep, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
 
 if TYPE_CHECKING:
+    from twd.bus.base import Bus
     from twd.bus.nats_bus import NatsBus
     from twd.wire.model import ModelLoading
 
 ANSWER_S: Final = 30.0
 PATIENCE_S: Final = 1800.0
+LOOK_S: Final = 2.0
+MISSES_MAX: Final = 4
 ENDS: Final = (ChangeStep.DONE, ChangeStep.FAILED)
 Wish = ModelWanted | ModelUnwanted | SwapWanted
 
@@ -159,7 +162,7 @@ async def _change(
             return answer, None
         try:
             async with asyncio.timeout(timeout_s):
-                return answer, await follower.follow(answer.change)
+                return answer, await follower.follow(answer.change, answer.source)
         except TimeoutError:
             text = f"not done within {timeout_s:g} s: {answer.note}. It goes on; `twd status` tells how far it is"
             raise CommandError(ExitCode.CANNOT_START, text) from None
@@ -189,13 +192,14 @@ async def ask(bus: "NatsBus", wish: Wish) -> ChangeAnswered:
 class Follower:
     """Hears how far a change has come, and says so."""
 
-    def __init__(self, bus: "NatsBus", quiet: bool) -> None:
+    def __init__(self, bus: "Bus", quiet: bool) -> None:
         self._bus = bus
         self._quiet = quiet
         self._told: list[ChangeTold] = []
         self._news = asyncio.Event()
         self._said = ""
         self._stage = ("", 0)
+        self._misses = 0
 
     async def listen(self) -> None:
         """From now on, nothing is missed."""
@@ -226,8 +230,10 @@ class Follower:
         last = self._told[-1] if self._told else None
         return last is not None and last.step in (ChangeStep.LOADING, ChangeStep.ROLLING_BACK) and model == last.model
 
-    async def follow(self, change: str) -> ChangeTold:
-        """The last word on a change."""
+    async def follow(self, change: str, supervisor: InstanceId) -> ChangeTold:
+        """The last word on a change; raises where the one who makes it is gone."""
+        from twd.kit.tasks import heard
+
         seen = 0
         while True:
             for told in self._told[seen:]:
@@ -239,7 +245,26 @@ class Follower:
                     return told
             seen = len(self._told)
             self._news.clear()
-            await self._news.wait()
+            if not await heard(self._news, LOOK_S):
+                await self._look_after(supervisor)
+
+    async def _look_after(self, supervisor: InstanceId) -> None:
+        """Whether the supervisor is still there: a broker that begins anew loses leases for a moment."""
+        self._misses = 0 if await self._is_there(supervisor) else self._misses + 1
+        if self._misses >= MISSES_MAX:
+            text = (
+                f"{supervisor} is gone, and with it the change; `twd status` tells what runs, `twd logs supervisor` why"
+            )
+            raise CommandError(ExitCode.NOTHING_RUNS, text)
+
+    async def _is_there(self, instance: InstanceId) -> bool:
+        from twd.bus.base import BusError
+        from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
+
+        try:
+            return await (await self._bus.leases(LEASE_BUCKET, LEASE_TTL_S)).get(instance) is not None
+        except BusError:
+            return False
 
     def _say(self, words: str) -> None:
         if not self._quiet and words != self._said:
