@@ -1,6 +1,6 @@
 """Changes of models without processes: the order of things, what is told, and what is taken back."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -71,7 +71,7 @@ class House:
             serving(settings, wanted),
             node=NODE,
             clock=SystemClock(),
-            keep=self.kept.append,
+            keep=self._keep,
             tell=self._tell,
             entries=self._entries,
             tasks=tasks,
@@ -81,7 +81,13 @@ class House:
         self.crew.story.clear()
         self.free = 1 << 40
         self.looks_left = 0
+        self.full_at: Collection[int] = ()
         self.found = Path("found.gguf")
+
+    def _keep(self, settings: Settings) -> None:
+        if len(self.kept) in self.full_at:
+            raise TwdError(FailureCode.MODEL_LOAD, "the disk is full")
+        self.kept.append(settings)
 
     async def _entries(self) -> list[LeaseEntry]:
         self.looks_left -= 1
@@ -292,6 +298,24 @@ async def test_an_agent_that_looks_round_yet_is_waited_for(
         told = await here.change(wanted("found"))
         assert told is not None
         assert told.models == ["found"]
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+async def test_on_a_full_disk_a_change_is_taken_back(
+    settings: Settings, memory: Callable[[Room], None], writes: int
+) -> None:
+    async with house(settings, "old") as here:
+        here.full_at = (writes,)
+        told = await here.change(swap("new"))
+        assert told is not None
+        assert told.failure is not None
+        assert told.failure.message == "the disk is full"
+        assert (told.models, told.default, told.note) == (["old"], "old", "old serves as before")
+        assert list(here.board.rows) == ["speculator.old"]
+        here.full_at = ()
+        told = await here.change(swap("new"))
+        assert told is not None
+        assert told.models == ["new"]
 
 
 async def test_swapping_to_one_that_serves_already_only_ends_the_other(

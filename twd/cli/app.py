@@ -1,5 +1,6 @@
 """The root command: global options, lazily loaded subcommands, and the one place where errors become lines."""
 
+import errno
 import importlib
 import os
 import sys
@@ -42,6 +43,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "completion": ("twd.cli.completion:completion", "Shell completion."),
     "help": ("twd.cli.help:help_command", "Exit codes and other reference."),
 }
+DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class LazyGroup(click.Group):
@@ -97,9 +99,18 @@ def run(arguments: list[str]) -> int:
     except TwdError as error:
         _tell(str(error), "" if error.code is FailureCode.BAD_REQUEST else error.failure.advice)
         return exit_code_of(error.code)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            return _fault(error)
+        _tell(f"the disk is full: {error}", "Make room there, or set TWD_HOME to a folder on another disk.")
+        return ExitCode.CANNOT_START
     except Exception as error:  # noqa: BLE001 - the edge: the user gets a line, not a traceback
-        _tell(f"a fault in twd: {type(error).__name__}: {error}", "TWD_DEBUG=1 shows where; please report it.")
-        return ExitCode.FAULT
+        return _fault(error)
+
+
+def _fault(error: Exception) -> ExitCode:
+    _tell(f"a fault in twd: {type(error).__name__}: {error}", "TWD_DEBUG=1 shows where; please report it.")
+    return ExitCode.FAULT
 
 
 def _tell(problem: str, advice: str = "") -> None:

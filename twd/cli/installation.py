@@ -33,7 +33,7 @@ from twd.kit.settings import Settings
 from twd.kit.supervisor import Backoff, Child, Exit, ProcessSpec, State, Supervisor
 from twd.kit.tasks import TaskGroup, every
 from twd.wire.base import NodeId
-from twd.wire.failures import TwdError
+from twd.wire.failures import FailureCode, TwdError
 from twd.wire.life import ChangeTold
 
 BROKER_WAIT_S: Final = 10.0
@@ -69,7 +69,11 @@ class Installation:
         self._addresses: dict[str, str] = {}
         self._ready_ms = 0
         self._note = ""
+        self._problem = ""
+        """Why the state folder is not as it should be."""
+        self._kept = False
         self._exit_code = ExitCode.OK
+        self._log_file = LogFile(home.logs, OWN_LOG)
         self._born = platform.born(os.getpid()) or 0.0
         self._tasks = TaskGroup("up", self._faulted)
         self._embedded: EmbeddedBroker | None = None
@@ -105,7 +109,7 @@ class Installation:
         try:
             await asyncio.wait_for(self._broker_up.wait(), BROKER_WAIT_S)
         except TimeoutError:
-            words = self._broker.children[BROKER].log.last_words()
+            words = self._broker.children[BROKER].last_words
             raise CommandError(ExitCode.BUS_DOWN, f"the broker does not start: {words}") from None
         for note in broker.notes:
             self._tell(note)
@@ -123,17 +127,21 @@ class Installation:
         return None
 
     async def _rotate(self) -> None:
-        LogFile(self._home.logs, OWN_LOG).rotate_if_big()
+        self._log_file.rotate_if_big()
+        if self._problem:
+            self._write_state()
 
     async def _live(self) -> None:
-        write_private(self._home.settings_file, msgspec.json.encode(self._settings))
+        self._write_state()
+        if self._problem:  # nothing could start without the settings
+            raise CommandError(ExitCode.CANNOT_START, self._problem)
         self._addresses["bus"] = address_of(self._settings.bus).shown
         ahead = Ahead("speculator", self._environment())
         self._crew = Crew(self._board, self._tasks, self._supervise, self._changed, self._clock.wall_ms, ahead)
         self._life = self._make_life(self._crew)
         self._crew.start(self._specs)
         self._tasks.start("rotate", every(ROTATE_S, self._rotate))
-        self._write_record()
+        self._write_state()
         bus = await unless(self._stop.asked, connect(self._settings, "supervisor", self._node, BROKER_WAIT_S))
         if bus is None:
             return
@@ -175,9 +183,20 @@ class Installation:
         )
 
     def _keep_settings(self, settings: Settings) -> None:
-        """For processes that start from now on."""
-        self._settings = settings
-        write_private(self._home.settings_file, msgspec.json.encode(settings))
+        """For processes that start from now on; what cannot be written now is written when that is possible."""
+        self._settings, self._kept = settings, False
+        try:
+            self._write_settings()
+        except OSError as error:
+            raise TwdError(FailureCode.MODEL_LOAD, self._in_words(error)) from error
+
+    def _write_settings(self) -> None:
+        if not self._kept:
+            write_private(self._home.settings_file, msgspec.json.encode(self._settings))
+            self._kept = True
+
+    def _in_words(self, error: OSError) -> str:
+        return f"nothing can be written in {self._home.path}: {error.strerror}; make room there"
 
     def _tell_change(self, told: ChangeTold) -> None:
         if self._overseer is not None:
@@ -228,7 +247,7 @@ class Installation:
                 self._tasks.start("measure", self._measure())
         if self._life is not None:
             self._life.news.set()
-        self._write_record()
+        self._write_state()
         self._show()
 
     async def _measure(self) -> None:
@@ -259,21 +278,36 @@ class Installation:
             note=self._note,
         )
 
-    def _write_record(self) -> None:
-        self._home.write_instance(
-            Instance(
-                pid=os.getpid(),
-                born=self._born,
-                started_ms=self._board.began_ms,
-                version=twd.__version__,
-                node=self._node,
-                bus_url=self._settings.bus.url,
-                bus_token=self._settings.bus.token,
-                addresses=self._addresses,
-                processes={row.name: row.pid for row in self._board.rows.values()},
-                leaseless=tuple(row.name for row in self._board.rows.values() if not row.leased),
-                ready=bool(self._ready_ms),
-            )
+    def _write_state(self) -> None:
+        """What other commands read. A full disk makes it old, and is told; everything runs on."""
+        try:
+            self._write_settings()
+            self._home.write_instance(self._record())
+        except OSError as error:
+            self._ails(self._in_words(error))
+        else:
+            self._ails("")
+
+    def _ails(self, problem: str) -> None:
+        if problem and problem != self._problem:
+            self._tell(problem)
+        self._problem = problem
+        if self._overseer is not None:
+            self._overseer.ails(problem)
+
+    def _record(self) -> Instance:
+        return Instance(
+            pid=os.getpid(),
+            born=self._born,
+            started_ms=self._board.began_ms,
+            version=twd.__version__,
+            node=self._node,
+            bus_url=self._settings.bus.url,
+            bus_token=self._settings.bus.token,
+            addresses=self._addresses,
+            processes={row.name: row.pid for row in self._board.rows.values()},
+            leaseless=tuple(row.name for row in self._board.rows.values() if not row.leased),
+            ready=bool(self._ready_ms),
         )
 
     # -- the end -----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Changes which models an installation serves: one change at a time, told step by step, taken back when it fails."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -64,7 +65,7 @@ class ModelLife:
         entries: Callable[[], Awaitable[list[LeaseEntry]]],
         tasks: TaskGroup,
     ) -> None:
-        """`entries`: what stands in the registry now."""
+        """`keep`: for processes that start from now on; may raise TwdError. `entries`: what stands in the registry."""
         self.serving = serving
         self.news = asyncio.Event()
         """Set by whoever sees the board change."""
@@ -250,7 +251,8 @@ class ModelLife:
     async def _take_back(self, change: Change, name: str, error: TwdError) -> None:
         """A model that does not come changes nothing: what served before serves again."""
         await self._crew.end([spec.name for spec in self._specs(change.after, change.starts)])
-        await self._set(change.before)
+        with contextlib.suppress(TwdError):  # it is `error` once more: whoever keeps the settings tries again later
+            await self._set(change.before)
         gone = [model for model in change.stops if not self._runs(model)]
         note = f"{', '.join(change.before.wanted) or 'no model'} serves as before"
         if gone:

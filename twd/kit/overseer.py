@@ -19,7 +19,7 @@ from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.life import ChangeAnswered, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
 from twd.wire.model import ModelFailed, ModelLoading, ModelReady
 from twd.wire.routes import subject_token
-from twd.wire.service import ServiceExited, ServiceLease, ServiceStarted, ServiceStopped
+from twd.wire.service import Health, ServiceExited, ServiceLease, ServiceStarted, ServiceStopped
 
 LOOK_WHILE_STARTING_S: Final = 1.0
 LOOK_S: Final = 5.0
@@ -84,6 +84,12 @@ class Overseer(Service):
         if self._life is None or not self._life.changed:
             return {}
         return {"models": self._life.models, "default_model": self._life.default}
+
+    def ails(self, problem: str) -> None:
+        """What keeps the supervisor from its work; empty: nothing does."""
+        self.note = problem
+        if self.health in (Health.OK, Health.DEGRADED):
+            self.health = Health.DEGRADED if problem else Health.OK
 
     async def entries(self) -> list[LeaseEntry]:
         """What stands in the registry now."""
