@@ -1,5 +1,6 @@
 """Commands that need nothing running: what they print, and what their exit codes say."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -129,6 +130,17 @@ def test_a_fault_of_ours_is_a_line_and_with_debug_a_traceback(
     monkeypatch.setenv("TWD_DEBUG", "1")
     assert run(["down"]) == ExitCode.FAULT
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_no_fault_of_ours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("twd.kit.home.Home.held", full)
+    assert run(["down"]) == ExitCode.CANNOT_START
+    shown = capsys.readouterr().err
+    assert "the disk is full" in shown
+    assert "Make room" in shown
 
 
 def test_down_ends_nobody_whose_record_is_of_another_process(
