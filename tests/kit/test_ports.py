@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from tests.waiting import wait_until
-from twd.kit.ports import free_port, listening_below
+from twd.kit.ports import free_port, listening_below, listens_on
 
 LISTENS = "import socket, time; held = socket.create_server(('127.0.0.1', {port})); time.sleep(60)"
 
@@ -17,13 +17,17 @@ def test_a_free_port_can_be_had() -> None:
 
 
 def test_only_those_that_take_connections_are_found() -> None:
-    scripts = ("import time; time.sleep(60)", LISTENS.format(port=free_port()))
+    port = free_port()
+    scripts = ("import time; time.sleep(60)", LISTENS.format(port=port))
     waiting, listening = started = [subprocess.Popen([sys.executable, "-S", "-c", script]) for script in scripts]
     try:
         wait_until(lambda: listening.pid in listening_below([os.getpid()]), "it listens")
         assert waiting.pid not in listening_below([os.getpid()])
+        assert (listens_on(listening.pid, port), listens_on(waiting.pid, port)) == (True, False)
+        assert not listens_on(listening.pid, port + 1)
         listening.kill()
         listening.wait()
+        assert not listens_on(listening.pid, port)
         assert listening.pid not in listening_below([os.getpid()])
     finally:
         for one in started:

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -180,7 +180,7 @@ class Processes:
             supervisor = self._supervisor(wanted, argv, environment=self._service_environment())
         else:
             host = self.rpc_host
-            port = _free_port(host, wanted.port)
+            port = _free_port(host, wanted.port, self._promised)
             foreign = wanted.program not in ("", ENGINE)
             program = resolve(wanted.program, self._settings.agent.binaries) if foreign else ""
             cache = cache_argv(self._weights_folder(wanted.process), self._settings.pool)
@@ -227,15 +227,20 @@ class Processes:
         for end in self._exits:
             end.admit(certificates)
 
+    @property
+    def _promised(self) -> set[int]:
+        """The ports of processes, some of which load for minutes before they listen."""
+        return {running.port for running in self._running.values()}
+
     def _stage_port(self) -> int:
         """The first free one of the configured range, or any."""
         host, first = self._settings.pool.host, self._settings.pool.stage_port
         for port in range(first, first + PROCESSES_MAX) if first else ():
             try:
-                return _free_port(host, port)
+                return _free_port(host, port, self._promised)
             except TwdError:
                 continue
-        return _free_port(host, 0)
+        return _free_port(host, 0, self._promised)
 
     def _service_environment(self) -> dict[str, str]:
         """A service reads the settings as this agent resolved them."""
@@ -292,7 +297,8 @@ class Processes:
             if await running.check():
                 return
             await asyncio.sleep(LOOK_S)
-        text = f"{running.wanted.process} runs, but did not answer within {READY_S:g} s: {running.note}"
+        why = running.note or f"nobody listens on port {running.port}"
+        text = f"{running.wanted.process} runs, but did not answer within {READY_S:g} s: {why}"
         raise TwdError(FailureCode.DEADLINE, text)
 
     async def wait_for_one(self) -> None:
@@ -322,16 +328,27 @@ def told_host(host: str) -> str:
     return socket.gethostname() if host in EVERYWHERE else host
 
 
-def _free_port(host: str, port: int) -> int:
-    """The port that is asked for, or a free one for 0; raises when somebody else has it."""
+def _free_port(host: str, port: int, promised: Collection[int]) -> int:
+    """The port that is asked for, or a free one for 0; raises when somebody else has it, or will have it."""
+    while (found := _bound(host, port)) in promised:
+        if port:
+            raise _taken(host, port, "it belongs to a process that starts")
+    return found
+
+
+def _bound(host: str, port: int) -> int:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe_socket:
         probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe_socket.bind((host.strip("[]"), port))
         except OSError as error:
-            text = f"no worker can listen on {host}:{port}: {error.strerror}; ask for another port, or for 0"
-            raise TwdError(FailureCode.BUSY, text, "port") from None
+            raise _taken(host, port, str(error.strerror)) from None
         return int(probe_socket.getsockname()[1])
+
+
+def _taken(host: str, port: int, why: str) -> TwdError:
+    text = f"no worker can listen on {host}:{port}: {why}; ask for another port, or for 0"
+    return TwdError(FailureCode.BUSY, text, "port")
 
 
 def _made(folder: Path) -> Path:

@@ -11,6 +11,7 @@ import twd
 from twd.agent.launch import ENGINE
 from twd.engine.rpc_probe import OURS, RpcMismatch, RpcUnusable, probe
 from twd.kit import platform
+from twd.kit.ports import listens_on
 from twd.kit.supervisor import Child, State, Supervisor
 from twd.wire.node import ProcessFacts, ProcessKind, ProcessWanted
 
@@ -55,6 +56,11 @@ class Running:
         return self.supervisor.children[self.wanted.process]
 
     @property
+    def ours(self) -> bool:
+        """Whether it is a program of twd's own."""
+        return self.wanted.program in ("", ENGINE)
+
+    @property
     def alive(self) -> bool:
         """Whether its process runs."""
         return self.child.state is State.RUNNING
@@ -92,8 +98,11 @@ class Running:
         if self.wanted.kind is ProcessKind.DRAFTER:  # its lease says how it is
             self.version, self.note = twd.__version__, ""
             return True
-        if self.wanted.kind is ProcessKind.STAGE:
-            return await self._check_stage()
+        if self.ours and not listens_on(self.child.pid, self.port):
+            return False
+        if self.wanted.kind is ProcessKind.STAGE:  # it listens as soon as its slice is in memory
+            self.version, self.note = twd.__version__, ""
+            return True
         try:
             version = await probe(self.host, self.port, PROBE_S)
         except RpcUnusable as problem:
@@ -101,17 +110,6 @@ class Running:
             return False
         mismatch = None if OURS.can_talk_to(version) else RpcMismatch(f"{self.host}:{self.port}", version, OURS)
         self.version, self.note = str(version), str(mismatch or "")
-        return True
-
-    async def _check_stage(self) -> bool:
-        """A stage listens as soon as its slice is in memory."""
-        try:
-            async with asyncio.timeout(PROBE_S):
-                _, writer = await asyncio.open_connection(self.host, self.port)
-        except (OSError, TimeoutError):
-            return False
-        writer.close()
-        self.version, self.note = twd.__version__, ""
         return True
 
     def end_if_stopped(self) -> bool:

@@ -18,12 +18,21 @@ def free_port() -> int:
 def listening_below(pids: Iterable[int]) -> list[int]:
     """The processes under these that others can connect to; one that waits for its start takes nobody in."""
     below = [child for pid in pids for child in psutil.Process(pid).children(recursive=True)]
-    return [child.pid for child in below if _listens(child)]
+    return [child.pid for child in below if _listening(child)]
 
 
-def _listens(process: psutil.Process) -> bool:
+def listens_on(pid: int, port: int) -> bool:
+    """Whether a process takes connections on a port. Trying would tell, too; but a connection to a port that nobody
+    has may begin at that very port: it reaches itself, and keeps out the process that was to listen there."""
+    try:
+        return port in _listening(psutil.Process(pid))
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _listening(process: psutil.Process) -> set[int]:
     try:
         found = process.net_connections("tcp")
     except psutil.Error:  # it ended just now
-        return False
-    return any(one.status == psutil.CONN_LISTEN for one in found)
+        return set()
+    return {one.laddr.port for one in found if one.status == psutil.CONN_LISTEN}

@@ -1,0 +1,85 @@
+"""Stages that an agent keeps alive: ports of their own, ready when they listen, tried again when they fail."""
+
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.agent.conftest import StartAgent
+from tests.agent.test_agent_service import ask, wish
+from tests.engine.tiny_models import write_llama
+from tests.waiting import until
+from twd.agent.service import Agent
+from twd.bus.memory_bus import MemoryBroker
+from twd.kit.settings import Agent as AgentSettings
+from twd.kit.settings import Pool
+from twd.wire.node import ProcessFacts, ProcessKind, ProcessWanted, StageWanted
+
+PYTHON = (sys.executable, "-S", "-c")
+LOADS = "import time; time.sleep(600)"
+
+AgentOf = Callable[..., Awaitable[Agent]]
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Has stages run a script instead; it is told its port."""
+
+    def script(text: str) -> None:
+        def argv(wanted: ProcessWanted, file: object, host: str, port: int) -> tuple[str, ...]:
+            return (*PYTHON, text, "--port", str(port))
+
+        monkeypatch.setattr("twd.agent.processes.stage_argv", argv)
+
+    return script
+
+
+@pytest.fixture
+async def agent_of(start_agent: StartAgent, tmp_path: Path) -> AgentOf:
+    """An agent whose machine has a model."""
+
+    async def agent_of(**settings: Any) -> Agent:
+        write_llama(tmp_path / "tiny.gguf")
+        agent = await start_agent(agent=AgentSettings(port=0, model_dirs=(str(tmp_path),)), **settings)
+        await until(lambda: agent._facts().models, "the file is found")
+        return agent
+
+    return agent_of
+
+
+async def start(broker: MemoryBroker, agent: Agent, first: int) -> ProcessFacts:
+    """A stage of one layer."""
+    stage = StageWanted(model="tiny", file="tiny.gguf", hash=agent._facts().models[0].hash, first=first, end=first + 1)
+    answer = await ask(broker, wish(process=f"stage.pool.tiny.{first}", kind=ProcessKind.STAGE, stage=stage))
+    assert answer.failure is None
+    assert answer.facts is not None
+    return answer.facts
+
+
+async def test_stages_that_load_at_the_same_time_have_ports_of_their_own(
+    broker: MemoryBroker, agent_of: AgentOf, scripted: Callable[[str], None]
+) -> None:
+    scripted(LOADS)
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+        agent = await agent_of(pool=Pool(stage_port=port))
+        ports = [(await start(broker, agent, first)).port for first in range(3)]
+    assert len({*ports, port}) == 4
+    answer = await ask(broker, wish(port=ports[0]))
+    assert answer.failure is not None
+    assert "it belongs to a process that starts" in answer.failure.message
+
+
+async def test_a_stage_is_ready_when_it_listens_itself(
+    broker: MemoryBroker, agent_of: AgentOf, scripted: Callable[[str], None]
+) -> None:
+    scripted(LOADS)
+    agent = await agent_of()
+    facts = await start(broker, agent, 0)
+    await until(lambda: agent._processes.facts()[0].state == "starting", "it loads")
+    with socket.create_server(("127.0.0.1", facts.port)):
+        await agent._processes.watch()
+    assert agent._processes.facts()[0].state == "starting", "somebody else listens there"
