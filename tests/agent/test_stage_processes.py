@@ -83,3 +83,42 @@ async def test_a_stage_is_ready_when_it_listens_itself(
     with socket.create_server(("127.0.0.1", facts.port)):
         await agent._processes.watch()
     assert agent._processes.facts()[0].state == "starting", "somebody else listens there"
+
+
+REFUSES = """
+import json, sys
+print(json.dumps({"level": "error", "text": "slices of tiny models begin at a multiple of 4 layers"}), flush=True)
+sys.exit(6)
+"""
+LISTENS = """
+import socket, sys, time
+try:
+    held = socket.create_server(("127.0.0.1", int(sys.argv[-1])))
+except OSError as error:
+    sys.exit(f"a stage cannot listen: {error}")
+time.sleep(600)
+"""
+
+
+async def test_a_stage_that_cannot_load_is_tried_again_and_its_reason_stays_in_sight(
+    broker: MemoryBroker, agent_of: AgentOf, scripted: Callable[[str], None]
+) -> None:
+    scripted(REFUSES)
+    agent = await agent_of()
+    await start(broker, agent, 0)
+    await until(lambda: agent._processes.facts()[0].restarts >= 2, "it is tried again")
+    assert agent._processes.facts()[0].note == "slices of tiny models begin at a multiple of 4 layers"
+
+
+async def test_a_stage_whose_port_was_taken_comes_up_on_another(
+    broker: MemoryBroker, agent_of: AgentOf, scripted: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(LISTENS)
+    agent = await agent_of()
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        taken = held.getsockname()[1]
+        with monkeypatch.context() as patch:
+            patch.setattr(agent._processes, "_stage_port", lambda: taken)
+            assert (await start(broker, agent, 0)).port == taken
+        await until(lambda: agent._processes.facts()[0].state == "ready", "it listens")
+        assert agent._processes.facts()[0].port != taken

@@ -8,7 +8,7 @@ from twd.cli.errors import CommandError
 from twd.cli.played import Played, as_node
 from twd.kit.exit_codes import ExitCode
 from twd.kit.home import Home
-from twd.kit.settings import Settings
+from twd.kit.settings import Pool, Settings
 
 
 @pytest.mark.parametrize(("rpc", "ring", "rtt"), [(2, 2, 0.0), (17, 0, 0.0), (0, -1, 0.0), (2, 0, -1.0)])
@@ -28,9 +28,10 @@ def test_each_machine_has_an_agent_of_its_own_behind_its_link(tmp_path: Path) ->
         ("agent.node-2", "node-2", ("--node", "node-2", "--link-rtt", "20")),
     ]
     home = Home(tmp_path)
-    settings = played.settings(Settings(home=str(tmp_path)), home)
+    settings = played.settings(Settings(home=str(tmp_path), pool=Pool(stage_port=45100)), home)
     assert (settings.mode, settings.pool.engine, settings.pool.split) == ("combined", "ring", "even")
     assert not settings.pool.layers_at_home
     node = as_node(settings, "node-1")
     assert (node.node, node.home_dir, node.agent.port) == ("node-1", tmp_path / "nodes" / "node-1", 0)
+    assert node.pool.stage_port == 0, "played machines share the ports of one"
     assert {str(tmp_path / "models"), str(home.cache)} <= set(node.agent.model_dirs)

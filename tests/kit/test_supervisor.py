@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.waiting import alive, until
 from twd.kit.clock import SystemClock
+from twd.kit.exit_codes import ExitCode
 from twd.kit.supervisor import NO_PROGRAM, Backoff, Child, Exit, ProcessSpec, State, Supervisor
 
 PYTHON = (sys.executable, "-S", "-c")
@@ -181,7 +182,18 @@ async def test_a_thousand_restarts_leave_nothing_behind(tmp_path: Path) -> None:
 def test_pauses_grow_to_a_bound(failures: int) -> None:
     backoff = Backoff()
     assert backoff.delay(1) == 0.1
-    assert backoff.delay(failures) <= backoff.delay(failures + 1) <= 10.0
+    for refused in (False, True):
+        assert backoff.delay(failures, refused=refused) <= backoff.delay(failures + 1, refused=refused) <= 10.0
+    assert backoff.delay(failures) <= backoff.delay(failures, refused=True)
+
+
+async def test_one_that_cannot_start_was_never_well(tmp_path: Path) -> None:
+    tried = Backoff(first_s=0.001, longest_s=0.002, healthy_s=0.0)
+    specs = [ProcessSpec(str(code), (*PYTHON, f"import sys; sys.exit({code})")) for code in (ExitCode.CANNOT_START, 1)]
+    async with supervised(tmp_path, *specs, backoff=tried) as (_, told):
+        await told.until(lambda: len({gone.name for gone in told.exits}) == 2)
+    pauses = {gone.name: gone.retry_in_s for gone in reversed(told.exits)}
+    assert pauses == {str(int(ExitCode.CANNOT_START)): 0.001, "1": 0.0}
 
 
 async def test_one_process_comes_and_goes_while_others_stay(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from tests.ring.test_fake_rings import PROMPT, spec
 from twd.bus.base import Message
 from twd.bus.memory_bus import MemoryBroker, MemoryBus
 from twd.kit.clock import LoopClock
+from twd.kit.exit_codes import ExitCode, exit_code_of
 from twd.kit.ids import Ids
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Surroundings
 from twd.ring.frames import Item, Open, Pass, Verdicts
@@ -43,7 +45,7 @@ from twd.wire.ring import (
     read_stage,
 )
 from twd.wire.routes import subject_of
-from twd.wire.service import Health, ServiceFaulted, ServiceLease
+from twd.wire.service import Health, ServiceFaulted, ServiceLease, ServiceStarted
 
 E = TypeVar("E", bound=Event)
 PACE = Pace(0.1, 5.0)
@@ -185,7 +187,7 @@ async def test_nonsense_on_a_link_becomes_an_event(world: World) -> None:
     assert again.join()
 
 
-async def test_a_slice_that_cannot_be_loaded_is_told_and_no_ring_gets_it(world: World) -> None:
+async def test_a_slice_that_cannot_be_loaded_is_told_and_its_stage_ends(world: World) -> None:
     def fails(progress: Callable[[float, str], None]) -> LoadedSlice:
         progress(0.5, "reading weights")
         raise TwdError(FailureCode.MODEL_LOAD, "the file is damaged")
@@ -195,22 +197,38 @@ async def test_a_slice_that_cannot_be_loaded_is_told_and_no_ring_gets_it(world: 
     assert world.all(ModelFailed)[0].failure.message == "the file is damaged"
     assert world.all(ModelLoading)[0].progress == 0.5
     assert stage.health is Health.DEGRADED
-    told = StageReady(
-        stage=InstanceId(stage.instance),
-        node=NodeId("n0"),
-        model=ModelId("fake"),
-        file_hash="f4ke",
-        first=0,
-        end=LAYERS,
-        layers=LAYERS,
-        head=True,
-        host="127.0.0.1",
-        port=1,
-        certificate=world.identity.certificate,
-    )
-    _, answers = await world.wire([told])
-    assert answers[0].failure is not None
-    assert answers[0].failure.code is FailureCode.NOBODY_HOME
+    await asyncio.wait_for(stage.ended.wait(), WAIT_S)
+    assert isinstance(stage.fault, TwdError)
+    assert exit_code_of(stage.fault.code) is ExitCode.CANNOT_START
+
+
+async def test_a_stage_that_loads_gets_no_place_in_a_ring(world: World) -> None:
+    release = threading.Event()
+
+    def waits(progress: Callable[[float, str], None]) -> LoadedSlice:
+        release.wait(WAIT_S)
+        return loaded(0, LAYERS)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(world.add(waits))
+        await until(lambda: bool(world.all(ServiceStarted)))
+        told = StageReady(
+            stage=InstanceId(world.stages[0].instance),
+            node=NodeId("n0"),
+            model=ModelId("fake"),
+            file_hash="f4ke",
+            first=0,
+            end=LAYERS,
+            layers=LAYERS,
+            head=True,
+            host="127.0.0.1",
+            port=1,
+            certificate=world.identity.certificate,
+        )
+        _, answers = await world.wire([told])
+        assert answers[0].failure is not None
+        assert answers[0].failure.code is FailureCode.NOBODY_HOME
+        release.set()
 
 
 async def test_a_port_that_is_taken_is_told(world: World) -> None:

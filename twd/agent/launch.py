@@ -89,6 +89,12 @@ def stage_argv(wanted: ProcessWanted, file: ModelFile, host: str, port: int) -> 
     return (*own, *parts, *size, *types, *(flag for flag, wanted in without.items() if not wanted), *where)
 
 
+def on_port(argv: Sequence[str], port: int) -> tuple[str, ...]:
+    """The same command line for another port."""
+    at = argv.index("--port") + 1
+    return (*argv[:at], str(port), *argv[at + 1 :])
+
+
 def drafter_argv(wanted: ProcessWanted, path: str) -> tuple[str, ...]:
     """The command line of a drafter over this machine's own copy of the file."""
     drafter = wanted.drafter

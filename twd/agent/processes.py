@@ -1,8 +1,10 @@
 """The processes that this agent keeps alive for others: started, watched, restarted, ended."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,6 +20,7 @@ from twd.agent.launch import (
     drafter_argv,
     find_draft_model,
     find_model,
+    on_port,
     resolve,
     rpc_argv,
     stage_argv,
@@ -285,7 +288,18 @@ class Processes:
         running = self._running.get(gone.name)
         if running is not None:
             running.version, running.note = "", "" if gone.problem.startswith("{") else gone.problem
+            if running.wanted.kind is ProcessKind.STAGE and not running.fronts:
+                self._leave_taken_port(running)
         self._on_exit(gone)
+
+    def _leave_taken_port(self, running: Running) -> None:
+        """Somebody else may have taken a stage's port while it loaded; it starts again on another one then."""
+        try:
+            _bound(running.host, running.port)
+        except TwdError:
+            with contextlib.suppress(TwdError):  # this machine has lost the address: no port is free there
+                running.port = self._stage_port()
+                running.child.spec = replace(running.child.spec, argv=on_port(running.child.spec.argv, running.port))
 
     async def _until_it_answers(self, running: Running) -> None:
         """A worker counts as started when it shakes hands, not before."""

@@ -52,9 +52,10 @@ class Played(NamedTuple):
 
 
 def as_node(settings: Settings, name: str) -> Settings:
-    """The settings of a machine that is played here: its own name, folder and port."""
+    """The settings of a machine that is played here: its own name, folder and ports."""
     home = Home(settings.home_dir / "nodes" / name)
     home.prepare()
     models = (str(settings.home_dir / "models"), *settings.agent.model_dirs)
     agent = msgspec.structs.replace(settings.agent, port=0, model_dirs=models)
-    return msgspec.structs.replace(settings, node=name, home=str(home.path), agent=agent)
+    pool = msgspec.structs.replace(settings.pool, stage_port=0)
+    return msgspec.structs.replace(settings, node=name, home=str(home.path), agent=agent, pool=pool)

@@ -40,8 +40,8 @@ MEANING: Final[dict[ExitCode, str]] = {
     ExitCode.INTERRUPTED: "ended by a second Ctrl-C",
 }
 
-PERMANENT: Final = frozenset({ExitCode.USAGE, ExitCode.CONFIG, ExitCode.CANNOT_START})
-"""Ends of a service that another try does not cure."""
+REFUSED: Final = frozenset({ExitCode.USAGE, ExitCode.CONFIG, ExitCode.CANNOT_START, ExitCode.NOT_FOUND})
+"""Ends of a service that says itself that it cannot start: another try soon is seldom a cure."""
 
 _OF_FAILURE: Final[dict[FailureCode, ExitCode]] = {
     FailureCode.BAD_REQUEST: ExitCode.CONFIG,

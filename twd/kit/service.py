@@ -371,11 +371,19 @@ class Service:
         if self.fault is not None or self._stopping:
             self.log.error("another fault in %s: %r", during, error)
             return
-        self.fault = error
         self.log.error("fault in %s: %s", during, "".join(traceback.format_exception(error)))
         failure = error.failure if isinstance(error, TwdError) else _internal(error)
         self.emit(ServiceFaulted(service=self.name, node=self.ground.node, failure=failure, during=during))
-        _keep(asyncio.get_running_loop().create_task(self.stop("fault"), name=f"{self.name}:fault"))
+        self._end_over(error, "fault")
+
+    def give_up(self, error: TwdError, reason: str) -> None:
+        """End over a failure that was told already; whoever supervises this service tries again."""
+        if self.fault is None and not self._stopping:
+            self._end_over(error, reason)
+
+    def _end_over(self, error: BaseException, reason: str) -> None:
+        self.fault = error
+        _keep(asyncio.get_running_loop().create_task(self.stop(reason), name=f"{self.name}:{reason}"))
 
     def _task_failed(self, name: str, error: BaseException) -> None:
         self.fail(error, name)

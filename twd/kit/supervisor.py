@@ -11,7 +11,7 @@ from typing import Final
 from twd.kit import platform
 from twd.kit.ahead import Ahead
 from twd.kit.clock import Clock
-from twd.kit.exit_codes import ExitCode
+from twd.kit.exit_codes import REFUSED, ExitCode
 from twd.kit.log_files import LogFile
 from twd.kit.tasks import TaskGroup, every
 
@@ -52,7 +52,7 @@ class Backoff:
     """How long to wait before the next start: little while somebody may be waiting for it, more once it looks hopeless.
 
     A process that was killed a dozen times in a minute must still be back within seconds. One that did its work for
-    `healthy_s` is started again at once.
+    `healthy_s` is started again at once. One that says itself that it cannot start has not, however long it tried.
     """
 
     first_s: float = 0.1
@@ -61,9 +61,9 @@ class Backoff:
     patience: int = 30
     healthy_s: float = 30.0
 
-    def delay(self, failures: int) -> float:
-        """The pause after so many ends in a row."""
-        longest = self.short_s if failures <= self.patience else self.longest_s
+    def delay(self, failures: int, *, refused: bool = False) -> float:
+        """The pause after so many ends in a row; `refused`: it said itself that it cannot start."""
+        longest = self.short_s if failures <= self.patience and not refused else self.longest_s
         return min(longest, self.first_s * 2.0 ** min(failures - 1, 30))
 
 
@@ -245,10 +245,11 @@ class Supervisor:
     def _note_exit(self, child: Child, code: int) -> float:
         ran_s = self._clock.now() - child.started_at
         expected = code == ExitCode.WORKER_LOST and ran_s >= SETTLED_S
-        was_well = expected or ran_s >= self._backoff.healthy_s
+        refused = code in REFUSED and not child.spec.foreign
+        was_well = expected or (ran_s >= self._backoff.healthy_s and not refused)
         child.failures = 1 if was_well else child.failures + 1
         child.state = State.WAITING
-        delay = 0.0 if was_well else self._backoff.delay(child.failures)
+        delay = 0.0 if was_well else self._backoff.delay(child.failures, refused=refused)
         problem = child.obstacle or child.log.last_problem()
         gone = Exit(child.spec.name, child.pid, code, ran_s, child.restarts, delay, child.last_words, problem)
         self._on_exit(gone)

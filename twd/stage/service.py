@@ -93,6 +93,7 @@ class Stage(Service):
             self.log.error("%s cannot be loaded: %s (%s)", self.model, error, error.failure.advice)
             self.health, self.note = Health.DEGRADED, f"{error} {error.failure.advice}"
             self.emit(ModelFailed(model=self.model, node=self.ground.node, failure=error.failure))
+            self.give_up(error, "cannot load")
         else:
             self.health, self.note, self._ready = Health.OK, "ready", ready
             await self.renew_lease()
