@@ -1,6 +1,8 @@
 """The handshake in front of llama.cpp: every answer but the right one becomes an error in time."""
 
 import asyncio
+import contextlib
+import socket
 import struct
 import subprocess
 import sys
@@ -11,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.waiting import until
+from tests.tcp import is_kept_alive, linux_only
+from tests.waiting import until, wait_until
 from twd.engine import rpc_probe, rpc_worker
 from twd.engine.library import Device
 from twd.engine.rpc_probe import OURS, RpcMismatch, RpcUnusable, RpcVersion, probe, require_match
@@ -72,6 +75,16 @@ async def test_our_engine_speaks_what_we_think_it_does(worker: int) -> None:
         await asyncio.sleep(0.1)
     for _ in range(3):  # and a probe leaves it free for the next one
         assert await probe("127.0.0.1", worker) == OURS
+
+
+@linux_only
+def test_a_worker_notices_a_client_that_vanished(worker: int) -> None:
+    def notices() -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", worker)) as client:
+            return is_kept_alive(worker, client.getsockname()[1])
+        return False
+
+    wait_until(notices, "it asks whether its client is there")
 
 
 async def test_another_version_is_named_with_the_fix() -> None:

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.tcp import is_kept_alive, linux_only
+from tests.waiting import until
 from twd.ring.trust import client_context, make_identity
 from twd.ring.tunnel import Entry, Exit
 
@@ -70,6 +72,15 @@ async def test_strangers_stay_out_and_false_workers_are_found_out(exit_end: tupl
     await deceived.close()
     with pytest.raises((ssl.SSLError, OSError)):
         await ask_directly(port)
+
+
+@linux_only
+async def test_a_client_that_vanishes_is_noticed(exit_end: tuple[Exit, int]) -> None:
+    end, port = exit_end
+    end.admit([HOME.certificate])
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client_context(HOME, AGENT.certificate))
+    await until(lambda: is_kept_alive(port, writer.get_extra_info("sockname")[1]), "the way stands")
+    writer.close()
 
 
 async def ask_directly(port: int) -> None:

@@ -8,8 +8,10 @@ import ctypes
 import os
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 # A worker idles while windows travel. Threads that sleep through every short wait wake up late then: on a virtual
 # machine a pass behind 20 ms took 85 ms instead of 70. Unlike a target and its drafter, nobody else computes meanwhile.
@@ -19,6 +21,10 @@ from twd.engine.library import Device, devices, ggml, listen, require_rpc
 from twd.engine.tensor_cache import TensorCache
 from twd.kit import platform
 from twd.kit.cores import usable_cores
+from twd.kit.keep_alive import notice_lost_peers
+from twd.kit.ports import listening_socket
+
+LOOK_S: Final = 0.01
 
 
 def serve(endpoint: str, threads: int, names: Sequence[str] = (), kept: TensorCache | None = None) -> None:
@@ -30,8 +36,18 @@ def serve(endpoint: str, threads: int, names: Sequence[str] = (), kept: TensorCa
     start_server = ggml("ggml_backend_rpc_start_server", arguments, None)
     sys.stderr.write(f"lends {', '.join(device.name for device in lent)} at {endpoint}\n")
     sys.stderr.flush()
+    if not platform.IS_WINDOWS:  # there a socket is no file
+        threading.Thread(target=_notice_lost_clients, name="find the port", daemon=True).start()
     folder = os.fsencode(kept.folder) if kept else None
     start_server(endpoint.encode(), folder, threads, len(lent), ctypes.cast(handles, ctypes.c_void_p))
+
+
+def _notice_lost_clients() -> None:
+    """A worker serves one client at a time: one that vanished without a word would keep it for ever."""
+    while (port := listening_socket()) is None:
+        time.sleep(LOOK_S)
+    with port:
+        notice_lost_peers(port)
 
 
 def keep_weights(folder: Path, budget_bytes: int) -> TensorCache | None:

@@ -1,6 +1,8 @@
 """Ports of this machine: which is free, and whose processes listen."""
 
+import os
 import socket
+import stat
 from collections.abc import Iterable
 from typing import Final
 
@@ -19,6 +21,20 @@ def listening_below(pids: Iterable[int]) -> list[int]:
     """The processes under these that others can connect to; one that waits for its start takes nobody in."""
     below = [child for pid in pids for child in psutil.Process(pid).children(recursive=True)]
     return [child.pid for child in below if _listening(child)]
+
+
+def listening_socket() -> socket.socket | None:
+    """Another handle of the port on which this process listens, whoever opened it; None while nobody did."""
+    for name in os.listdir("/dev/fd"):
+        try:
+            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                one = socket.socket(fileno=os.dup(int(name)))
+                if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    return one
+                one.close()
+        except OSError:  # closed meanwhile
+            continue
+    return None
 
 
 def listens_on(pid: int, port: int) -> bool:

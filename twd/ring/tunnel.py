@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Final
 
+from twd.kit.keep_alive import notice_lost_peers
 from twd.kit.tasks import TaskGroup
 from twd.ring.trust import Identity, client_context, server_context
 from twd.wire.failures import TwdError
@@ -64,6 +65,7 @@ class _End(ABC):
         for one in (writer, far_writer):
             connection = one.get_extra_info("socket")
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        notice_lost_peers(writer.get_extra_info("socket"))  # not at the other side: a worker may be slow to read
         passing = [
             self._tasks.start(f"there {self._number}", _pass(reader, far_writer)),
             self._tasks.start(f"back {self._number}", _pass(far_reader, writer)),
