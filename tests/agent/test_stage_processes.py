@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.agent.conftest import StartAgent
@@ -14,8 +15,9 @@ from tests.engine.tiny_models import write_llama
 from tests.waiting import until
 from twd.agent.service import Agent
 from twd.bus.memory_bus import MemoryBroker
+from twd.kit.compute import SEVERAL_HIP
 from twd.kit.settings import Agent as AgentSettings
-from twd.kit.settings import Pool
+from twd.kit.settings import Engine, Pool
 from twd.wire.node import ProcessFacts, ProcessKind, ProcessWanted, StageWanted
 
 PYTHON = (sys.executable, "-S", "-c")
@@ -83,6 +85,23 @@ async def test_a_stage_is_ready_when_it_listens_itself(
     with socket.create_server(("127.0.0.1", facts.port)):
         await agent._processes.watch()
     assert agent._processes.facts()[0].state == "starting", "somebody else listens there"
+
+
+@pytest.mark.parametrize("cards", [1, 2])
+async def test_where_several_amd_cards_are_found_a_process_gets_what_they_need(
+    broker: MemoryBroker,
+    agent_of: AgentOf,
+    scripted: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    cards: int,
+) -> None:
+    scripted(LOADS)
+    monkeypatch.setattr("twd.agent.processes.amd_cards", lambda: cards)
+    agent = await agent_of(engine=Engine(backend="hip"))
+    await start(broker, agent, 0)
+    await until(lambda: agent._processes.facts()[0].pid, "it runs")
+    environment = psutil.Process(agent._processes.facts()[0].pid).environ()
+    assert (environment.items() >= SEVERAL_HIP.items()) is (cards > 1)
 
 
 REFUSES = """

@@ -97,6 +97,11 @@ def read_drm(folder: Path) -> list[GpuFacts]:
     return [gpu for index, card in enumerate(sorted(folder.glob("card*[0-9]"))) if (gpu := _drm_card(index, card))]
 
 
+def amd_cards() -> int:
+    """How many AMD cards there are, told at once."""
+    return len(read_drm(DRM))
+
+
 def _drm_card(index: int, card: Path) -> GpuFacts | None:
     device = card / "device"
     try:

@@ -12,6 +12,7 @@ from weakref import WeakSet
 
 import msgspec
 
+from twd.agent.gpu_probe import amd_cards
 from twd.agent.launch import (
     ENGINE,
     RESOLVED_VARIABLE,
@@ -252,7 +253,8 @@ class Processes:
         return {**self._environment(), RESOLVED_VARIABLE: str(file)}
 
     def _environment(self) -> dict[str, str]:
-        return engine_environment(self._settings, self._settings.engine.backend)
+        backend = self._settings.engine.backend
+        return engine_environment(self._settings, backend, amd_cards() if backend == "hip" else 0)
 
     @property
     def rpc_host(self) -> str:

@@ -78,9 +78,9 @@ def _environment(settings: Settings, backend: str) -> dict[str, str]:
 
 
 def _amd_cards() -> int:
-    from twd.agent.gpu_probe import DRM, read_drm
+    from twd.agent.gpu_probe import amd_cards
 
-    return len(read_drm(DRM))
+    return amd_cards()
 
 
 def _relays(settings: Settings) -> Iterator[ProcessSpec]:
