@@ -79,6 +79,30 @@ async def test_a_worker_is_started_listed_and_stopped(http: aiohttp.ClientSessio
     assert status == 404
 
 
+async def test_a_worker_behind_a_tunnel_is_found_by_the_port_that_was_told(
+    http: aiohttp.ClientSession, start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twd.agent.processes.is_loopback", lambda host: False)
+    agent = await start_agent()
+    _, started = await post(http, agent, "rpc/start", json={"port": 0, "threads": 1})
+    port = started["port"]
+    assert started["process"] != f"rpc.{port}", "the worker itself listens elsewhere"
+    status, told = await get(http, agent, f"moe/profile?port={port}")
+    assert (status, "tells of no experts" in told["error"]["message"]) == (404, True)
+    assert (await post(http, agent, "rpc/stop", json={"port": port}))[1] == {"status": "stopped", "port": port}
+    assert agent._processes.facts() == []
+
+
+async def test_every_free_port_that_is_asked_for_is_another_worker(
+    http: aiohttp.ClientSession, start_agent: StartAgent
+) -> None:
+    agent = await start_agent()
+    started = [(await post(http, agent, "rpc/start", json={"port": 0, "threads": 1}))[1] for _ in range(2)]
+    assert len({one["port"] for one in started}) == 2
+    assert [one["process"] for one in started] == [f"rpc.{one['port']}" for one in started]
+    assert (await get(http, agent, "moe/profile"))[0] == 400, "no port is nobody's"
+
+
 @pytest.mark.parametrize(
     ("body", "status", "text"),
     [

@@ -25,15 +25,20 @@ from twd.wire.node import NodeFacts, ProcessFacts, ProcessWanted
 
 GIB: Final = 1024**3
 MIB: Final = 1024**2
-Port = Annotated[int, Meta(ge=1024, le=65535)]
+PORT_LEAST: Final = 1024
+Port = Annotated[int, Meta(ge=PORT_LEAST, le=65535)]
 
 
 class RpcStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `rpc/start` takes."""
+    """What `rpc/start` takes; port 0: a free one."""
 
-    port: Port = 50052
+    port: Annotated[int, Meta(ge=0, le=65535)] = 50052
     binary: Annotated[str, Meta(min_length=1, max_length=256)] = ENGINE
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
+
+    def __post_init__(self) -> None:
+        if 0 < self.port < PORT_LEAST:
+            raise ValueError(f"Expected 0, which takes a free one, or `int` >= {PORT_LEAST} - at `$.port`")
 
 
 class RpcStop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -174,7 +179,8 @@ class PeerApi:
     async def rpc_start(self, request: web.Request) -> web.Response:
         """Start an RPC worker, or tell of the one that runs."""
         asked = await read_json(request, RpcStart)
-        facts: ProcessFacts = await self.start(rpc_wanted(self.facts().node, asked.port, asked.binary, asked.threads))
+        port = asked.port or self.processes.free_port()
+        facts: ProcessFacts = await self.start(rpc_wanted(self.facts().node, port, asked.binary, asked.threads))
         told = {"status": "running", "pid": facts.pid, "host": facts.host, "port": facts.port, "process": facts.process}
         return json_reply({**told, "program": facts.program, "rpc_version": facts.version})
 

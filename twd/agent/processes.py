@@ -96,8 +96,13 @@ class Processes:
         return [running.facts() for running in self._running.values()]
 
     def find(self, port: int) -> str | None:
-        """The process that listens on a port."""
-        return next((name for name, running in self._running.items() if running.port == port), None)
+        """The process that others reach on a port, or that listens there behind a front."""
+        doors = ((name, (running.port, running.front_port)) for name, running in self._running.items())
+        return next((name for name, ports in doors if port and port in ports), None)
+
+    def free_port(self) -> int:
+        """One on which an RPC worker can listen."""
+        return _free_port(self.rpc_host, 0, self._promised)
 
     async def start(self, wanted: ProcessWanted) -> tuple[ProcessFacts, bool]:
         """The process, running and answering, and whether this call started it; raises why it does not."""
