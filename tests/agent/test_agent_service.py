@@ -168,6 +168,27 @@ async def test_what_cannot_be_run_is_refused_with_the_reason(
     assert text in answer.failure.message
 
 
+OURS_AS_THEIRS = """#!/bin/sh
+exec {python} -P -m twd.engine.rpc_worker --host "$2" --port "$4" --threads 1
+"""
+
+
+async def test_workers_are_the_program_that_the_settings_name(
+    broker: MemoryBroker, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    server = tmp_path / "rpc-server"
+    server.write_text(OURS_AS_THEIRS.format(python=sys.executable))
+    server.chmod(0o755)
+    await start_agent(agent=AgentSettings(port=0, binaries=Binaries(rpc_server=str(server))))
+    theirs = await ask(broker, wish())
+    assert theirs.facts is not None, theirs.failure
+    assert (theirs.facts.program, theirs.facts.state) == (str(server), "ready")
+    assert (await ask(broker, wish())).facts == theirs.facts, "asking twice changes nothing"
+    own = await ask(broker, wish(process="rpc.own", program="engine"))
+    assert own.facts is not None
+    assert own.facts.program == "engine"
+
+
 async def test_workers_listen_for_this_machine_unless_the_owner_trusts_the_lan(start_agent: StartAgent) -> None:
     careful: Agent = await start_agent(pool=Pool(host="0.0.0.0"))
     assert careful._processes.rpc_host == "127.0.0.1"

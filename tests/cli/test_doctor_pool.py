@@ -5,15 +5,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.engine.test_rpc_probe import answer, listening, saying
 from tests.gguf_tools.test_inspect import write
 from twd.cli import doctor_pool as pool
 from twd.cli.doctor_findings import Verdict
 from twd.cli.doctor_live import ServerLook
 from twd.cli.doctor_models import read_weights
-from twd.cli.doctor_probes import _ask_worker, program_versions
+from twd.cli.doctor_probes import _ask_peer, _ask_worker, program_versions
 from twd.cli.tune_core import Machine
 from twd.engine.rpc_probe import OURS
-from twd.kit.settings import Settings
+from twd.kit.settings import Settings, Worker
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import Build, ModelFile, NodeFacts
 
@@ -104,6 +105,17 @@ def test_a_drafter_of_another_family(tmp_path: Path, architecture: str, fits: bo
     look = ServerLook("drafter quick", "http://10.0.0.9:11434", architecture=architecture)
     found = pool.check_families(settings, read_weights(settings), [look])
     assert (found == []) is fits
+
+
+@pytest.mark.parametrize(("engine", "used"), [("rpc", False), ("llama-server", True)])
+async def test_workers_without_an_agent_are_of_use_to_llama_server_alone(engine: str, used: bool) -> None:
+    async with listening(saying(answer(OURS.major, OURS.minor))) as port:
+        worker = Worker(host="127.0.0.1", peer_port=1, rpc_port=port)
+        look = await _ask_peer(worker, engine)
+    assert (look.problem == "") is used
+    if not used:
+        assert f"its RPC worker on port {port} is not used" in look.problem
+        assert look.mend == "twd-agent  # on that machine"
 
 
 async def test_a_worker_without_an_agent_is_asked_itself() -> None:

@@ -36,7 +36,7 @@ async def find_builds(binaries: Binaries) -> list[Build]:
 
 def _paths(binaries: Binaries) -> list[str]:
     programs = (binaries.llama_server, binaries.rpc_server, *RPC_PROGRAMS)
-    found = (shutil.which(os.path.expanduser(program)) for program in programs)
+    found = (shutil.which(os.path.expanduser(program)) for program in programs if program)
     return list(dict.fromkeys(path for path in found if path))
 
 

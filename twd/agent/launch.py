@@ -26,7 +26,7 @@ def allowed(binaries: Binaries) -> dict[str, str]:
     """Every program of the allow-list by the names under which it may be asked for."""
     listed = (binaries.rpc_server, binaries.llama_server, *RPC_PROGRAMS, *binaries.allow)
     names: dict[str, str] = {}
-    for program in listed:
+    for program in filter(None, listed):
         for name in (program, Path(program).name, Path(program).name.removesuffix(".exe")):
             names.setdefault(name, program)
     return names

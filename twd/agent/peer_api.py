@@ -13,7 +13,6 @@ from aiohttp import web
 from msgspec import Meta
 
 import twd
-from twd.agent.launch import ENGINE
 from twd.agent.log_tail import LINES_MAX, log_names, log_path, tail
 from twd.agent.model_scan import ModelScan
 from twd.agent.moe_profile import profile_of
@@ -30,10 +29,10 @@ Port = Annotated[int, Meta(ge=PORT_LEAST, le=65535)]
 
 
 class RpcStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `rpc/start` takes; port 0: a free one."""
+    """What `rpc/start` takes; port 0: a free one, no binary: the one that this machine's settings name, else ours."""
 
     port: Annotated[int, Meta(ge=0, le=65535)] = 50052
-    binary: Annotated[str, Meta(min_length=1, max_length=256)] = ENGINE
+    binary: Annotated[str, Meta(max_length=256)] = ""
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
 
     def __post_init__(self) -> None:

@@ -107,6 +107,7 @@ class Processes:
     async def start(self, wanted: ProcessWanted) -> tuple[ProcessFacts, bool]:
         """The process, running and answering, and whether this call started it; raises why it does not."""
         check_process_name(wanted.process)
+        wanted = self._with_program(wanted)
         async with self._lock(wanted.process):
             known = self._running.get(wanted.process)
             if known is not None:
@@ -116,6 +117,13 @@ class Processes:
                 text = f"{PROCESSES_MAX} processes run here already; end one of them first"
                 raise TwdError(FailureCode.BUSY, text)
             return await self._launch(wanted), True
+
+    def _with_program(self, wanted: ProcessWanted) -> ProcessWanted:
+        """A worker for which nobody named a program is the one that this machine's settings name, else our own."""
+        if wanted.kind is not ProcessKind.RPC:
+            return wanted
+        program = wanted.program or self._settings.agent.binaries.rpc_server or ENGINE
+        return msgspec.structs.replace(wanted, program=program)
 
     async def stop(self, process: str) -> bool:
         """End a process; whether there was one."""
@@ -190,7 +198,7 @@ class Processes:
         else:
             host = self.rpc_host
             port = _free_port(host, wanted.port, self._promised)
-            foreign = wanted.program not in ("", ENGINE)
+            foreign = wanted.program != ENGINE
             program = resolve(wanted.program, self._settings.agent.binaries) if foreign else ""
             cache = cache_argv(self._weights_folder(wanted.process), self._settings.pool)
             argv = rpc_argv(program, host, port, wanted.threads, wanted.devices, cache)
@@ -338,7 +346,6 @@ class Processes:
 
 def rpc_wanted(node: str, port: int, program: str = "", threads: int = 0) -> ProcessWanted:
     """The wish for an RPC worker on one port, as the peer API makes it."""
-    program = "" if program == ENGINE else program
     return ProcessWanted(
         node=NodeId(node), process=f"rpc.{port}", kind=ProcessKind.RPC, port=port, program=program, threads=threads
     )

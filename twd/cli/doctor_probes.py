@@ -252,7 +252,12 @@ async def _ask_peer(worker: Worker, engine: str) -> ServerLook:
         return look
     port = next((gpu.rpc_port for gpu in worker.gpus if gpu.rpc_port), worker.rpc_port)
     direct = await _ask_worker(worker.host, port)
-    return direct if not direct.problem else replace(direct, problem=f"{look.problem}; {direct.problem}")
+    if direct.problem:
+        return replace(direct, problem=f"{look.problem}; {direct.problem}")
+    if engine == "llama-server":
+        return direct
+    alone = f"its RPC worker on port {port} is not used, as only an agent tells what the machine has"
+    return replace(look, problem=f"{look.problem}; {alone} (pool.engine: llama-server does without)")
 
 
 async def _ask_worker(host: str, port: int) -> ServerLook:

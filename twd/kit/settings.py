@@ -215,7 +215,7 @@ class Worker(Section, frozen=True):
 
     host: Annotated[Host, about("Its address.")]
     gpus: Annotated[tuple[Gpu, ...], about("Its devices; empty: what its agent detects.")] = ()
-    rpc_port: Annotated[Port, about("Port of its RPC worker.")] = 50052
+    rpc_port: Annotated[Port, about("Port of its RPC worker, for llama-server; the others ask its agent.")] = 50052
     peer_port: Annotated[Port, about("Port of its agent.")] = 9191
     ssh_user: Annotated[str, about("User for copies and deployment by ssh.")] = ""
     model_dir: Annotated[str, about("Folder for models on that machine.")] = ""
@@ -265,7 +265,7 @@ class Binaries(Section, frozen=True):
     """Programs that the agent may start besides twd's own."""
 
     llama_server: Annotated[str, about("llama-server: a path, or a name on PATH.")] = "llama-server"
-    rpc_server: Annotated[str, about("llama.cpp's RPC worker: a path, or a name on PATH.")] = "rpc-server"
+    rpc_server: Annotated[str, about("llama.cpp's RPC worker in place of our own: a path, or a name on PATH.")] = ""
     allow: Annotated[tuple[str, ...], about("More programs that the agent may start.")] = ()
 
 
