@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.engine.tiny_models import write_llama
+from tests.engine.tiny_models import write_llama, write_mamba
 from twd.bus.base import LeaseEntry
 from twd.cli.app import run
 from twd.cli.context import Ground
@@ -44,6 +44,16 @@ def test_one_that_does_not_says_what_would_help(model: str, capsys: pytest.Captu
     shown = capsys.readouterr().out
     assert "of memory are missing" in shown
     assert "help: set ctx_size to" in shown
+
+
+def test_one_that_a_ring_cannot_cut_is_told_with_a_way_out(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["plan", str(write_mamba(tmp_path / "mamba.gguf"))]) == ExitCode.UNHEALTHY
+    told = capsys.readouterr()
+    assert "note: mamba.gguf cannot be sliced" in told.out
+    assert "`pool.engine: rpc` pools it" in told.out
+    assert not told.err
 
 
 @pytest.mark.parametrize(("name", "code"), [("nothing", ExitCode.USAGE), ("/no/such.gguf", ExitCode.CANNOT_START)])

@@ -4,7 +4,8 @@ import errno
 import os
 import shutil
 from collections import namedtuple
-from itertools import pairwise
+from dataclasses import replace
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import gguf
@@ -16,10 +17,12 @@ from hypothesis import strategies as st
 from tests.engine.sliceable_models import write_sliceable
 from tests.engine.tiny_models import write_mamba
 from tests.engine.tiny_transformer import LAYERS, VOCABULARY
+from twd.gguf_tools import slice_rules
 from twd.gguf_tools.header import GgufHeader, read_header
 from twd.gguf_tools.model_file import file_hash
-from twd.gguf_tools.slice import DiskFull, plan_slice, write_slice
+from twd.gguf_tools.slice import DiskFull, plan_slice, read_cuts, write_slice
 from twd.gguf_tools.slice_layout import read_facts
+from twd.gguf_tools.slice_rules import RULES
 from twd.wire.failures import FailureCode, TwdError
 
 Usage = namedtuple("Usage", "total used free")
@@ -213,6 +216,23 @@ def test_layers_that_differ_by_their_number_are_cut_where_they_may_be(tmp_path: 
     with pytest.raises(TwdError, match="begin at a multiple of 4 layers, not at 3"):
         plan_slice(model, 3, 5, head=False)
     assert plan_slice(model, 4, 5, head=False).facts.first == 4
+
+
+@pytest.mark.parametrize("architecture", ["smollm3", "deepseek2", "gemma2", "llama"])
+def test_what_is_planned_can_be_cut(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With some odd counts that a tiny model reaches."""
+    model = write_sliceable(architecture, tmp_path)
+    monkeypatch.setitem(slice_rules.RULES, architecture, replace(RULES[architecture], odd_counts=frozenset({2, 5})))
+    cuts = read_cuts(model)
+    allowed = [piece for piece in combinations(range(LAYERS + 1), 2) if not cuts.why_not(*piece)]
+    assert (0, LAYERS) in allowed
+    assert len(allowed) > 3
+    for first, end in allowed:
+        for head in (True, False) if end == LAYERS else (False,):
+            plan_slice(model, first, end, head=head)
+    for first, end in set(combinations(range(LAYERS + 1), 2)) - set(allowed) if not cuts.tails else ():
+        with pytest.raises(TwdError):
+            plan_slice(model, first, end, head=False)
 
 
 def test_no_model_at_all_is_refused(model: Path, tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def _wanted_model(ground: Ground, name: str, ctx: int, sessions: int) -> "Wanted
     from twd.coordinator.model_shape import read_shape
     from twd.coordinator.service import wanted_of
     from twd.kit.settings import Model
+    from twd.wire.failures import FailureCode, TwdError
 
     known = ground.settings.models
     if name not in known and not is_file(name):
@@ -70,7 +71,13 @@ def _wanted_model(ground: Ground, name: str, ctx: int, sessions: int) -> "Wanted
         text = f"there is no model {name!r} in the settings (there are: {listed}); give a name or a GGUF file"
         raise CommandError(ExitCode.USAGE, text)
     model = known.get(name) or Model(path=str(Path(name).expanduser()))
-    shape = read_shape(name if name in known else Path(name).stem, model)
+    called = name if name in known else Path(name).stem
+    try:
+        shape = read_shape(called, model, ground.settings.pool.engine)
+    except TwdError as error:
+        if error.code is not FailureCode.UNSUPPORTED:
+            raise
+        return WantedModel(called, ctx or model.ctx_size, sessions or model.parallel, problem=str(error))
     most = shape.ctx_size or model.ctx_size
     wanted = wanted_of(shape.name, model, shape)
     return replace(wanted, ctx=ctx or min(model.ctx_size or most, most), sessions=sessions or model.parallel)

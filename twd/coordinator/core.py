@@ -14,6 +14,7 @@ import msgspec
 from twd.coordinator.advice import place_or_advise, size
 from twd.coordinator.devices import CPU, Found, find_devices
 from twd.coordinator.drafters import DRAFTERS, WantedDrafter, assigned, problem, wish
+from twd.coordinator.layers import quotas, refused
 from twd.coordinator.measured import Paces, retimed, with_paces
 from twd.coordinator.placement import Demand, Device, Link, Piece, Placement, Shape, place, seconds
 from twd.coordinator.processes import WantedModel, belongs, process_of, stage_of, standby_wishes, wishes
@@ -222,8 +223,8 @@ def decide(wanted: Wanted, observed: Observed, model: WantedModel) -> PlacementD
     if home is None:
         return _refused(wanted, model, f"the agent of {wanted.home} is not on the bus; `twd run agent` starts it")
     split = split_of(wanted.pool)
-    if split and len(split) != len(found.devices):
-        return _refused(wanted, model, wrong_split(split, found))
+    if split and (why := wrong_split(split, found) or refused_split(split, model.shape)):
+        return _refused(wanted, model, why)
     demand = Demand(model.ctx, model.sessions, home, wanted.pool.engine, split)
     placement = _place(model.shape, with_paces(found.devices, observed.paces), wanted, observed, demand)
     return to_wire(wanted, model, placement, found.notes, observed.links)
@@ -286,9 +287,17 @@ def split_of(pool: Pool) -> tuple[float, ...]:
 
 
 def wrong_split(split: tuple[float, ...], found: Found) -> str:
-    """Why shares and devices do not go together."""
+    """Why shares and devices do not go together; empty where they do."""
+    if len(split) == len(found.devices):
+        return ""
     listed = ", ".join(f"{device.node}/{device.name}" for device in found.devices) or "none"
     return f"pool.split has {len(split)} shares for {len(found.devices)} devices ({listed}); give each device one"
+
+
+def refused_split(split: tuple[float, ...], shape: Shape) -> str:
+    """Why a model cannot be cut into such shares; empty where it can."""
+    why = refused(quotas(split, len(shape.layer_bytes), shape.cuts.multiple), shape.cuts)
+    return f"pool.split cannot be kept: {why}; change the shares, or leave it at auto" if why else ""
 
 
 def to_wire(

@@ -1,10 +1,12 @@
 """The sizes of a model's parts, read from its file."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from twd.coordinator.placement import Shape
 from twd.gguf_tools.inspect import GgufInfo, inspect
+from twd.gguf_tools.slice import read_cuts
 from twd.kit.settings import Model
 from twd.wire.failures import FailureCode, TwdError
 
@@ -12,9 +14,11 @@ _HEAD = re.compile(r"^(output|output_norm)\.")
 _EMBEDDING = "token_embd.weight"
 
 
-def read_shape(name: str, model: Model) -> Shape:
-    """The model as placement sees it; raises where the file cannot be used."""
-    return shape_of(name, inspect(Path(model.path).expanduser()), *cache_types(model))
+def read_shape(name: str, model: Model, engine: str) -> Shape:
+    """The model as placement sees it; raises where the file cannot be used, or a ring cannot cut it."""
+    path = Path(model.path).expanduser()
+    shape = shape_of(name, inspect(path), *cache_types(model))
+    return replace(shape, cuts=read_cuts(path)) if engine == "ring" else shape
 
 
 def cache_types(model: Model) -> tuple[str, str]:

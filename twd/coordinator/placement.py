@@ -6,9 +6,12 @@ the quickest is taken. No device gets more than it has free.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
+
+from twd.coordinator.layers import as_asked, as_they_fit, quotas, refused
+from twd.gguf_tools.slice_rules import ANYWHERE, Cuts
 
 MIB: Final = 1024**2
 RESERVE_BYTES: Final = 256 * MIB
@@ -69,6 +72,8 @@ class Shape:
     vocabulary: int
     kv_layer: int
     ctx_size: int = 0
+    cuts: Cuts = ANYWHERE
+    """Where the engine may cut it: a ring makes models of its slices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,17 +144,24 @@ class Placement:
 class _Filling:
     """One attempt: what is left on each device."""
 
-    shape: Shape
-    demand: Demand
-    left: dict[Key, int] = field(default_factory=dict)
+    costs: Sequence[int]
+    """Of each layer, with its cache."""
+    left: dict[Key, int]
+    missing: int = 0
 
-    def layer(self, index: int) -> tuple[int, int]:
-        return self.shape.layer_bytes[index], self.shape.kv_layer * self.demand.ctx * self.demand.sessions
+    def take(self, device: Device, size: int) -> None:
+        self.missing += max(0, size - self.left[device.key])
+        self.left[device.key] = max(0, self.left[device.key] - size)
+
+    def rooms(self, order: Sequence[Device]) -> list[int]:
+        return [self.left[device.key] for device in order]
 
 
 def place(shape: Shape, devices: Sequence[Device], links: Mapping[str, Link], demand: Demand) -> Placement:
     """The quickest placement that fits; the fullest, with what is missing, where none does."""
     if demand.split:
+        if refused(quotas(demand.split, len(shape.layer_bytes), shape.cuts.multiple), shape.cuts):
+            return _nothing(shape, demand)
         return _placed(shape, _by_split(devices, demand.split), links, demand, demand.split)
     usable = sorted((device for device in devices if device.capacity > 0), key=lambda d: d.key)
     tried = [_placed(shape, order, links, demand) for order in _orders(usable, demand.home.node)]
@@ -165,9 +177,14 @@ def _nothing(shape: Shape, demand: Demand) -> Placement:
     return Placement(missing_bytes=needed(shape, demand))
 
 
+def kv_layer(shape: Shape, demand: Demand) -> int:
+    """What all sessions' tokens take in one layer's cache."""
+    return shape.kv_layer * demand.ctx * demand.sessions
+
+
 def needed(shape: Shape, demand: Demand) -> int:
     """Everything that the model takes, wherever it lies."""
-    kv = shape.kv_layer * len(shape.layer_bytes) * demand.ctx * demand.sessions
+    kv = kv_layer(shape, demand) * len(shape.layer_bytes)
     return sum(shape.layer_bytes) + shape.head_bytes + shape.embedding_bytes + kv
 
 
@@ -232,63 +249,59 @@ def _fill(
     split: Sequence[float],
     head_at_home: bool,
 ) -> Placement:
-    home, missing = demand.home, 0
-    entry = _entry(order, split, demand)
-    filling = _Filling(shape, demand, {device.key: device.capacity for device in (*order, home)})
-    for device, size in ((entry, shape.embedding_bytes), (home, shape.head_bytes if head_at_home else 0)):
-        missing += max(0, size - filling.left[device.key])
-        filling.left[device.key] = max(0, filling.left[device.key] - size)
-    pieces, next_layer = _fill_layers(filling, order, split)
-    for index in range(next_layer, len(shape.layer_bytes)):
-        missing += sum(filling.layer(index))
+    home, kv = demand.home, kv_layer(shape, demand)
+    left = {device.key: device.capacity for device in (*order, home)}
+    filling = _Filling([weight + kv for weight in shape.layer_bytes], left)
+    filling.take(home, shape.head_bytes if head_at_home else 0)
+    asked = quotas(split, len(filling.costs), shape.cuts.multiple) if split else []
+    start = _first_stage(filling, order, asked, shape) if demand.ring else 0
+    order, asked = order[start:], asked[start:]
+    filling.take(order[0] if demand.ring and order else home, shape.embedding_bytes)
+    rooms = filling.rooms(order)
+    counts = as_asked(filling.costs, rooms, asked) if asked else as_they_fit(filling.costs, rooms, shape.cuts)
+    filling.missing += sum(filling.costs[sum(counts) :])
+    pieces = _pieces(filling, order, counts, shape, kv)
     if not head_at_home:
-        pieces, short = _head_behind(filling, order, pieces)
-        missing += short
-    pieces = _with_ends(pieces, shape, demand, head_at_home)
-    return _timed(Placement(tuple(pieces), missing), shape, links, demand) if not missing else Placement((), missing)
+        pieces = _head_behind(filling, order, pieces, shape)
+    if filling.missing:
+        return Placement((), filling.missing)
+    return _timed(Placement(tuple(_with_ends(pieces, shape, demand, head_at_home))), shape, links, demand)
 
 
-def _fill_layers(filling: _Filling, order: Sequence[Device], split: Sequence[float]) -> tuple[list[Piece], int]:
-    total = len(filling.shape.layer_bytes)
-    quotas = _quotas(split, total) if split else [total] * len(order)
+def _first_stage(filling: _Filling, order: Sequence[Device], asked: Sequence[int], shape: Shape) -> int:
+    """Where the ring begins: that device has the embeddings, so it needs room for some layers beside them."""
+    if asked:
+        return next(index for index, count in enumerate(asked) if count)
+    least = shape.embedding_bytes + sum(filling.costs[: shape.cuts.multiple])
+    return next((index for index, room in enumerate(filling.rooms(order)) if room >= least), 0)
+
+
+def _pieces(filling: _Filling, order: Sequence[Device], counts: Sequence[int], shape: Shape, kv: int) -> list[Piece]:
     pieces: list[Piece] = []
-    layer = 0
-    for device, quota in zip(order, quotas, strict=True):
-        first, weights, cache = layer, 0, 0
-        while layer < total and layer - first < quota:
-            weight, kv = filling.layer(layer)
-            if weight + kv > filling.left[device.key]:
-                break
-            filling.left[device.key] -= weight + kv
-            weights, cache, layer = weights + weight, cache + kv, layer + 1
-        if layer > first:
-            pieces.append(Piece(device, first, layer, weights, cache))
-        if split and layer - first < quota:
-            break  # the share that was asked for does not fit there
-    return pieces, layer
+    first = 0
+    for device, count in zip(order, counts, strict=False):  # those behind one without room have none
+        end = first + count
+        filling.take(device, sum(filling.costs[first:end]))
+        if count:
+            pieces.append(Piece(device, first, end, sum(shape.layer_bytes[first:end]), kv * count))
+        first = end
+    return pieces
 
 
-def _head_behind(filling: _Filling, order: Sequence[Device], pieces: list[Piece]) -> tuple[list[Piece], int]:
+def _head_behind(filling: _Filling, order: Sequence[Device], pieces: list[Piece], shape: Shape) -> list[Piece]:
     """The head on the device of the last layer, else on the next one that has room."""
-    size = filling.shape.head_bytes
+    size = shape.head_bytes
     last = pieces[-1].device.key if pieces else None
     start = next((i for i, device in enumerate(order) if device.key == last), 0)
-    for device in order[start:]:
-        if filling.left[device.key] < size:
-            continue
-        filling.left[device.key] -= size
-        if device.key == last:
-            return [*pieces[:-1], replace(pieces[-1], other_bytes=size, head=True)], 0
-        end = len(filling.shape.layer_bytes)
-        return [*pieces, Piece(device, end, end, other_bytes=size, head=True)], 0
-    return pieces, size
-
-
-def _entry(order: Sequence[Device], split: Sequence[float], demand: Demand) -> Device:
-    """Who turns tokens into states: the first stage of a ring, else the machine that serves."""
-    shares = split or [1.0] * len(order)
-    first = (device for device, share in zip(order, shares, strict=True) if share)
-    return next(first, demand.home) if demand.ring else demand.home
+    device = next((device for device in order[start:] if filling.left[device.key] >= size), None)
+    if device is None:
+        filling.missing += size
+        return pieces
+    filling.take(device, size)
+    if device.key == last:
+        return [*pieces[:-1], replace(pieces[-1], other_bytes=size, head=True)]
+    end = len(shape.layer_bytes)
+    return [*pieces, Piece(device, end, end, other_bytes=size, head=True)]
 
 
 def _with_ends(pieces: list[Piece], shape: Shape, demand: Demand, head: bool) -> list[Piece]:
@@ -323,16 +336,6 @@ def _by_split(devices: Sequence[Device], split: Sequence[float]) -> list[Device]
     if len(devices) != len(split):
         raise ValueError(f"{len(split)} shares for {len(devices)} devices")
     return list(devices)
-
-
-def _quotas(split: Sequence[float], layers: int) -> list[int]:
-    """Whole layers in proportion; what rounding leaves over goes where the fraction was largest."""
-    exact = [share / sum(split) * layers for share in split]
-    quotas = [int(share) for share in exact]
-    by_fraction = sorted(range(len(split)), key=lambda i: (quotas[i] - exact[i], i))
-    for index in by_fraction[: layers - sum(quotas)]:
-        quotas[index] += 1
-    return quotas
 
 
 # -- time ----------------------------------------------------------------------------------------------

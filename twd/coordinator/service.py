@@ -328,7 +328,7 @@ def wanted_model(settings: Settings, name: str) -> WantedModel:
     """One model with its sizes, or with why they cannot be read."""
     model = settings.models[name]
     try:
-        shape = read_shape(name, model)
+        shape = read_shape(name, model, settings.pool.engine)
     except TwdError as error:
         return WantedModel(name, model.ctx_size, model.parallel, problem=str(error))
     return wanted_of(name, model, shape)

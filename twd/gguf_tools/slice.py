@@ -14,7 +14,8 @@ from twd.gguf_tools.encode import encode_start, encode_tensor
 from twd.gguf_tools.header import aligned, read_header
 from twd.gguf_tools.inspect import shards_of
 from twd.gguf_tools.model_file import file_hash
-from twd.gguf_tools.slice_layout import Bytes, SliceFacts, SliceLayout, lay_out
+from twd.gguf_tools.slice_layout import Bytes, SliceFacts, SliceLayout, lay_out, require_sliceable
+from twd.gguf_tools.slice_rules import Cuts, cuts_of
 from twd.kit.platform import disk_bytes
 from twd.wire.failures import FailureCode, TwdError
 
@@ -50,6 +51,13 @@ def plan_slice(source: Path, first: int, end: int, *, head: bool) -> SliceLayout
     """What a slice would hold; raises TwdError where this model or this cut is refused."""
     shards = [read_header(shard) for shard in shards_of(source)]
     return lay_out(shards, file_hash(source), first, end, head=head)
+
+
+def read_cuts(source: Path) -> Cuts:
+    """Where a model may be cut; raises TwdError where it cannot be."""
+    shards = [read_header(shard) for shard in shards_of(source)]
+    require_sliceable(shards)
+    return cuts_of(shards[0])
 
 
 def write_slice(

@@ -15,7 +15,7 @@ from twd.gguf_tools.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGU
 from twd.gguf_tools.encode import encode_field
 from twd.gguf_tools.header import ArrayField, GgufHeader, Scalar, TensorInfo
 from twd.gguf_tools.inspect import GgufInfo, block_kinds, floats, layer_of
-from twd.gguf_tools.slice_rules import PER_LAYER, RULES, Output, SliceRule, can_cut, can_slice, odd_tensor
+from twd.gguf_tools.slice_rules import PER_LAYER, RULES, Output, SliceRule, can_slice, cuts_of, odd_tensor
 from twd.wire.failures import FailureCode, TwdError
 
 FORMAT: Final = 2
@@ -85,14 +85,8 @@ class SliceLayout:
 
 def lay_out(shards: Sequence[GgufHeader], model: str, first: int, end: int, *, head: bool) -> SliceLayout:
     """The slice of layers `first` to `end` of the model in `shards`; raises TwdError where it cannot be had."""
+    require_sliceable(shards)
     header = shards[0]
-    known = read_facts(header.metadata)
-    if known is not None:
-        own = f"a slice of layers {known.first}-{known.end} itself"
-        raise TwdError(FailureCode.BAD_REQUEST, f"{header.path.name} is {own}; name the whole model")
-    reason = can_slice(header) or next(filter(None, (odd_tensor(t.name, _layers(header)) for t in _all(shards))), "")
-    if reason:
-        raise TwdError(FailureCode.UNSUPPORTED, f"{header.path.name} cannot be sliced: {reason}")
     _require_range(_layers(header), first, end, head)
     facts = SliceFacts(
         model=model,
@@ -105,6 +99,18 @@ def lay_out(shards: Sequence[GgufHeader], model: str, first: int, end: int, *, h
         blocks=block_kinds(_all(shards)),
     )
     return _Layout(shards, facts).build()
+
+
+def require_sliceable(shards: Sequence[GgufHeader]) -> None:
+    """Raise TwdError where a model cannot be cut into slices at all."""
+    header = shards[0]
+    known = read_facts(header.metadata)
+    if known is not None:
+        own = f"a slice of layers {known.first}-{known.end} itself"
+        raise TwdError(FailureCode.BAD_REQUEST, f"{header.path.name} is {own}; name the whole model")
+    reason = can_slice(header) or next(filter(None, (odd_tensor(t.name, _layers(header)) for t in _all(shards))), "")
+    if reason:
+        raise TwdError(FailureCode.UNSUPPORTED, f"{header.path.name} cannot be sliced: {reason}")
 
 
 def read_facts(metadata: dict[str, Scalar | ArrayField]) -> SliceFacts | None:
@@ -195,7 +201,7 @@ class _Layout:
         self._layout = SliceLayout(facts, header.number("general.alignment", 32))
 
     def build(self) -> SliceLayout:
-        reason = can_cut(self._header, self._facts.first, len(self._like))
+        reason = cuts_of(self._header).refusal(self._facts.first, len(self._like))
         if reason and not self._facts.whole:
             raise TwdError(FailureCode.UNSUPPORTED, reason)
         self._add_fields()

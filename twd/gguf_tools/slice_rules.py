@@ -49,6 +49,38 @@ class SliceRule:
     """Fields that must be absent or zero."""
 
 
+@dataclass(frozen=True, slots=True)
+class Cuts:
+    """Where one model may be cut."""
+
+    architecture: str = ""
+    layers: int = 0
+    multiple: int = 1
+    """A slice that has layers begins at a multiple of this."""
+    odd_counts: tuple[int, ...] = ()
+    """No slice has so many layers."""
+    tails: bool = False
+    """A layer of zeros may go behind a slice, and counts as one."""
+
+    def refusal(self, first: int, count: int) -> str:
+        """Why no slice may begin at layer `first` and have `count` layers, zeros included; empty where it may."""
+        if count in self.odd_counts:
+            return f"llama.cpp computes {self.architecture} models of {count} layers in another way; cut elsewhere"
+        if first % self.multiple and first < self.layers:
+            begin = f"begin at a multiple of {self.multiple} layers, not at {first}"
+            return f"slices of {self.architecture} models {begin}"
+        return ""
+
+    def why_not(self, first: int, end: int) -> str:
+        """Why no slice of layers `first` to `end` is planned, whether it needs a layer of zeros or not."""
+        if (first, end) == (0, self.layers):
+            return ""  # can_slice has judged of all layers together
+        count = end - first
+        return self.refusal(first, count) or (self.refusal(first, count + 1) if self.tails else "")
+
+
+ANYWHERE: Final = Cuts()
+
 RULES: Final[dict[str, SliceRule]] = {
     "llama": SliceRule(layer_inputs=True),
     "qwen2": SliceRule(),
@@ -102,15 +134,17 @@ def can_slice(header: GgufHeader) -> str:
     return next(_obstacles(header, architecture, rule), "")
 
 
-def can_cut(header: GgufHeader, first: int, count: int) -> str:
-    """Why no slice of this model may begin at layer `first` and have `count` layers; empty where it may."""
+def cuts_of(header: GgufHeader) -> Cuts:
+    """Where a model may be cut whose architecture is in the table."""
     architecture = header.text("general.architecture")
-    rule = RULES[architecture]
-    if count in rule.odd_counts:
-        return f"llama.cpp computes {architecture} models of {count} layers in another way; cut elsewhere"
-    if first % rule.first_multiple and first < header.number(f"{architecture}.block_count"):
-        return f"slices of {architecture} models begin at a multiple of {rule.first_multiple} layers, not at {first}"
-    return ""
+    rule, layers = RULES[architecture], header.number(f"{architecture}.block_count")
+    return Cuts(
+        architecture=architecture,
+        layers=layers,
+        multiple=rule.first_multiple,
+        odd_counts=tuple(sorted(count for count in rule.odd_counts if count <= layers + 1)),
+        tails=rule.layer_inputs or bool(rule.window_period),
+    )
 
 
 def _obstacles(header: GgufHeader, architecture: str, rule: SliceRule) -> Iterator[str]:
