@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from tests.coordinator.machines import DESK, GIB, RPC, machine, seeing, wanting
-from twd.coordinator.core import Decide, Observed, Start, Stop, Wanted, decide, may_act, plan
+from twd.coordinator.core import MOVE_S, Decide, Observed, Start, Stop, Wanted, decide, may_act, plan
 from twd.coordinator.devices import GPU_SHARE, GPU_SPEEDS, find_devices
 from twd.coordinator.processes import process_of
 from twd.kit.settings import Gpu, Pool, Worker
 from twd.wire.base import NodeId
-from twd.wire.node import Build, GpuFacts, ModelFile, NodeFacts, ProcessKind
+from twd.wire.node import Build, GpuFacts, ModelFile, NodeFacts, ProcessFacts, ProcessKind
 from twd.wire.placement import PlacementDecided
 
 PROCESS = process_of("big", ["CUDA0"])
@@ -152,23 +152,71 @@ def test_machines_whose_engines_do_not_understand_each_other_are_kept_apart() ->
     assert found.notes[2].startswith("old is left out: its engine speaks RPC 6.2.0, the one at home 7.0.0; update")
 
 
-def test_what_a_model_moves_away_from_is_left_to_it_for_a_while_where_there_is_room() -> None:
+def moving(ram: float = 64) -> tuple[Wanted, Observed, str]:
+    """A model that is to move at 10 s, and the process over which it serves."""
     wanted = wanting(Pool(split="even"))
-    observed = seeing(machine("desk", 64))
+    observed = seeing(machine("desk", ram))
     settle(wanted, observed)
+    observed.looked(1.0)
     (old,) = observed.nodes[DESK].processes
     observed.nodes = {**observed.nodes, NodeId("attic"): machine("attic", 64)}
     carry_out(plan(wanted, observed, 10.0), observed, 10.0)
     observed.changed_at["big"] = 10.0
-    kinds = [type(action) for action in (plan(wanted, observed, 11.0),)]
-    assert kinds == [Start], "the old stage stays beside the new one"
-    full = msgspec.structs.replace(
-        observed.nodes[DESK], memory=msgspec.structs.replace(observed.nodes[DESK].memory, available=GIB)
-    )
-    observed.nodes = {**observed.nodes, DESK: full}
+    return wanted, observed, old.process
+
+
+def now_running(observed: Observed, now: float, **states: str) -> None:
+    """The slices as they were decided, in these states, beside all that runs."""
+    for piece in decision_of(observed).slices:
+        facts = observed.nodes[piece.node]
+        new = ProcessFacts(process=piece.process, kind=ProcessKind.STAGE, state=states[piece.node])
+        others = [known for known in facts.processes if known.process != piece.process]
+        changed = msgspec.structs.replace(facts, processes=[*others, new])
+        observed.nodes = {**observed.nodes, piece.node: changed}
+    observed.looked(now)
+
+
+def test_what_a_model_moves_away_from_stays_until_everything_new_is_ready_and_was_so_for_a_while() -> None:
+    wanted, observed, old = moving()
+    assert isinstance(plan(wanted, observed, 11.0), Start), "the old stage stays beside the new one"
+    now_running(observed, 12.0, desk="ready", attic="starting")
+    assert plan(wanted, observed, 10_000.0) is None, "one that never comes up ends nothing"
+    now_running(observed, 20_000.0, desk="ready", attic="ready")
+    assert plan(wanted, observed, 20_000.0 + MOVE_S - 1) is None
+    stop = plan(wanted, observed, 20_000.0 + MOVE_S)
+    assert isinstance(stop, Stop)
+    assert (stop.wish.node, stop.wish.process) == (DESK, old)
+
+
+def test_what_a_model_moves_away_from_gives_way_where_there_is_no_room() -> None:
+    wanted, observed, old = moving()
+    memory = msgspec.structs.replace(observed.nodes[DESK].memory, available=GIB)
+    observed.nodes = {**observed.nodes, DESK: msgspec.structs.replace(observed.nodes[DESK], memory=memory)}
     stop = plan(wanted, observed, 11.0)
     assert isinstance(stop, Stop)
-    assert stop.wish.process == old.process
+    assert stop.wish.process == old
+
+
+def test_what_never_got_ready_is_not_kept_for_a_move() -> None:
+    wanted, observed, old = moving()
+    now_running(observed, 11.0, desk="starting", attic="starting")
+    (half_loaded,) = (piece for piece in decision_of(observed).slices if piece.node == DESK)
+    observed.nodes = {**observed.nodes, NodeId("cellar"): machine("cellar", 64)}
+    carry_out(plan(wanted, observed, 12.0), observed, 12.0)
+    stopped = [action.wish.process for action in settle(wanted, observed, 30.0) if isinstance(action, Stop)]
+    assert half_loaded.process in stopped
+    assert old not in stopped
+
+
+def test_another_coordinator_leaves_a_move_its_time() -> None:
+    wanted, observed, old = moving()
+    now_running(observed, 12.0, desk="ready", attic="ready")
+    later = Observed(nodes=observed.nodes, decided=observed.decided, basis=observed.basis)
+    later.looked(5000.0)
+    assert plan(wanted, later, 5000.0 + MOVE_S - 1) is None
+    stop = plan(wanted, later, 5000.0 + MOVE_S)
+    assert isinstance(stop, Stop)
+    assert stop.wish.process == old
 
 
 def test_evenly_means_over_the_gpus_of_machines_that_have_one() -> None:

@@ -7,6 +7,7 @@ heal at the next look.
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Final
 
 import msgspec
@@ -19,7 +20,7 @@ from twd.coordinator.measured import Paces, retimed, with_paces
 from twd.coordinator.placement import Demand, Device, Link, Piece, Placement, Shape, place, seconds
 from twd.coordinator.processes import WantedModel, belongs, process_of, stage_of, standby_wishes, wishes
 from twd.coordinator.standby import carried, filled, promoted, trimmed, wants_more
-from twd.coordinator.taken import free_for, is_ready, left_on, overdrawn, room, total
+from twd.coordinator.taken import READY, free_for, is_ready, left_on, overdrawn, room, total
 from twd.kit.settings import Pool
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.node import ModelFile, NodeFacts, ProcessFacts, ProcessUnwanted, ProcessWanted
@@ -28,7 +29,7 @@ from twd.wire.placement import PlacementDecided, Slice
 OWN_PREFIXES: Final = ("rpc.pool.", "stage.pool.", DRAFTERS)
 RETRY_S: Final = 5.0
 MOVE_S: Final = 45.0
-"""A model that goes elsewhere has so long to do it at a good moment."""
+"""A model that goes elsewhere has so long to do it at a good moment, from when everything is there on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ class Observed:
     decided: dict[str, PlacementDecided] = field(default_factory=dict)
     changed_at: dict[str, float] = field(default_factory=dict)
     """When each model went elsewhere last."""
+    ready_at: dict[tuple[NodeId, str], float] = field(default_factory=dict)
+    """When each process was seen ready first."""
     basis: dict[str, str] = field(default_factory=dict)
     """What each decision rested on: it is made anew only when that changes."""
     tried: dict[tuple[NodeId, str], float] = field(default_factory=dict)
@@ -62,6 +65,15 @@ class Observed:
     paces: Paces = field(default_factory=dict)
     """What devices were measured to do."""
     _machines: tuple[Mapping[NodeId, NodeFacts], dict[bool, str]] | None = None
+
+    def looked(self, now: float) -> None:
+        """Remember which processes are ready, or were so before something befell them."""
+        seen = ((facts.node, process) for facts in self.nodes.values() for process in facts.processes)
+        self.ready_at = {
+            key: self.ready_at.get(key, now)
+            for node, process in seen
+            if (key := (node, process.process)) in self.ready_at or process.state == READY
+        }
 
     def machines(self, by_free: bool) -> str:
         """What of all machines a decision rests on: their memory, and what of it is free where that counts."""
@@ -387,18 +399,25 @@ def _spares(wanted: Wanted, observed: Observed) -> Iterator[tuple[WantedModel, P
     return standby_wishes(wanted.models, observed.decided, observed.nodes)
 
 
-def _serves(model: WantedModel, observed: Observed) -> bool:
+def _serves(decision: PlacementDecided, observed: Observed) -> bool:
     """Whether all slices of a model are in memory: only then its spares take machines' time to load."""
-    return all(is_ready(piece, observed.nodes) for piece in observed.decided[model.name].slices)
+    return all(is_ready(piece, observed.nodes) for piece in decision.slices)
+
+
+def _wanted_now(observed: Observed) -> Iterator[Slice]:
+    """What processes of all models hold, or will as soon as they are started."""
+    for decision in observed.decided.values():
+        pieces = (*decision.slices, *(decision.spares if _serves(decision, observed) else ()))
+        yield from (piece for piece in pieces if piece.process)
 
 
 def _start(wanted: Wanted, observed: Observed, now: float) -> Start | None:
-    spares = (spare for model, spare in _spares(wanted, observed) if _serves(model, observed))
+    spares = (spare for model, spare in _spares(wanted, observed) if _serves(observed.decided[model.name], observed))
     for due in (*_wishes(wanted, observed), *_drafters(wanted, observed), *spares):
         facts = observed.nodes.get(due.node)
         if facts is None or any(known.process == due.process for known in facts.processes):
             continue
-        if now - observed.tried.get((due.node, due.process), float("-inf")) >= RETRY_S:
+        if now - observed.tried.get((due.node, due.process), -inf) >= RETRY_S:
             return Start(due)
     return None
 
@@ -413,23 +432,28 @@ def _stop(wanted: Wanted, observed: Observed, now: float) -> Stop | None:
             key = (facts.node, known.process)
             if not known.process.startswith(OWN_PREFIXES) or key in due or _moves(wanted, observed, facts, known, now):
                 continue
-            if now - observed.tried.get(key, float("-inf")) >= RETRY_S:
+            if now - observed.tried.get(key, -inf) >= RETRY_S:
                 return Stop(ProcessUnwanted(node=facts.node, process=known.process))
     return None
 
 
 def _moves(wanted: Wanted, observed: Observed, facts: NodeFacts, known: ProcessFacts, now: float) -> bool:
     """Whether a model may still use this process, while its new ones load beside it."""
-    if known.process.startswith(DRAFTERS):
+    if known.process.startswith(DRAFTERS) or (facts.node, known.process) not in observed.ready_at:
         return False
     model = next((model.name for model in wanted.models if belongs(known.process, model.name)), None)
-    if model is None or now - observed.changed_at.get(model, float("-inf")) >= MOVE_S:
+    if model is None or now - _arrived_at(observed, model) >= MOVE_S:
         return False
-    decision = observed.decided.get(model)
     running = {one.process for one in facts.processes}
-    pieces = (*decision.slices, *decision.spares) if decision else ()
-    coming = [s for s in pieces if s.node == facts.node and s.process not in running]
+    coming = [s for s in _wanted_now(observed) if s.node == facts.node and s.process not in running]
     return sum(total(piece) for piece in coming) <= room(facts, {piece.device for piece in coming})
+
+
+def _arrived_at(observed: Observed, model: str) -> float:
+    """When everything that was decided for a model was there; in the future where something never was yet."""
+    decision = observed.decided.get(model)
+    due = [(piece.node, piece.process) for piece in decision.slices if piece.process] if decision else []
+    return max([observed.changed_at.get(model, -inf), *(observed.ready_at.get(key, inf) for key in due)])
 
 
 # -- who decides ---------------------------------------------------------------------------------------

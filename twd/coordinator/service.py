@@ -211,6 +211,7 @@ class Coordinator(Service):
         except BusError as error:
             self.log.warning("the registry could not be read: %s", error)
             return
+        self._observed.looked(self.clock.now())
         await self._links.measure(self._observed.nodes.values(), self.clock.now())
         self._observed.links = self._links.known
         for _ in range(ACTIONS_MAX):
