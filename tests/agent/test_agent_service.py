@@ -14,6 +14,7 @@ import pytest
 from tests.agent.conftest import Heard, StartAgent
 from tests.engine.tiny_models import write_llama
 from tests.waiting import alive, until
+from twd.agent.cpu_probe import memory_facts
 from twd.agent.service import Agent
 from twd.bus.memory_bus import MemoryBroker
 from twd.engine.rpc_probe import OURS, probe
@@ -75,6 +76,16 @@ async def test_a_machine_is_told_once_and_stands_in_the_registry(
     assert (listed.node, listed.instance) == ("desk", agent.instance)
     await agent.stop("leaves")
     assert await registered(broker) == []
+
+
+async def test_free_memory_is_told_as_it_is_now_with_the_processes_of_now(
+    start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = await start_agent()
+    seen = memory_facts()
+    now = msgspec.structs.replace(seen, available=seen.available // 2)
+    monkeypatch.setattr("twd.agent.service.memory_facts", lambda: now)
+    assert agent._facts().memory == now
 
 
 async def test_the_second_agent_of_a_name_is_refused(start_agent: StartAgent) -> None:

@@ -73,6 +73,36 @@ def test_memory_that_the_model_itself_takes_is_no_reason_to_move_it() -> None:
     assert plan(wanting(), observed, 1.0) is None
 
 
+def test_what_one_model_has_mapped_is_not_planned_again_for_another() -> None:
+    """Mapped weights count as free memory; what was promised bounds that."""
+    (first,) = wanting(Pool()).models
+    second = replace(first, name="second")
+    observed = seeing(machine("desk", 24))
+    settle(wanting(Pool()), observed)
+    facts = observed.nodes[DESK]
+    memory = msgspec.structs.replace(facts.memory, available=int(23.5 * GIB))
+    observed.nodes, observed.served = {DESK: msgspec.structs.replace(facts, memory=memory)}, {"big"}
+    both = replace(wanting(Pool()), models=(first, second))
+    assert decide(both, observed, first).slices == decision_of(observed).slices, "its own memory is free for it"
+    assert decide(both, observed, second).missing_bytes > 16 * GIB
+    spares = {"big": msgspec.structs.replace(decision_of(observed), slices=[], spares=decision_of(observed).slices)}
+    assert decide(both, replace(observed, decided=spares), second).missing_bytes > 16 * GIB
+
+
+def test_a_model_without_a_place_looks_again_when_another_gives_some_up() -> None:
+    """The memory that is free need not change for that: weights that were mapped count as free before and after."""
+    (first,) = wanting(Pool()).models
+    second = replace(first, name="second")
+    observed = seeing(machine("desk", 24))
+    settle(wanting(Pool()), observed)
+    both = replace(wanting(Pool()), models=(first, second))
+    settle(both, observed)
+    assert observed.decided["second"].missing_bytes
+    observed.decided["big"] = msgspec.structs.replace(decision_of(observed), slices=[])
+    settle(replace(both, models=(second,)), observed, 60.0)
+    assert not observed.decided["second"].missing_bytes
+
+
 def test_a_machine_that_leaves_changes_the_plan_and_one_that_comes_heals_it() -> None:
     observed = seeing(machine("desk", 8), machine("attic", 4, gpu=24))
     settle(wanting(), observed)

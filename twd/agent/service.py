@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from twd.agent.core import is_news, refusal
+from twd.agent.cpu_probe import memory_facts
 from twd.agent.detect import Detector
 from twd.agent.processes import Processes
 from twd.bus.base import BusError, LeaseEntry
@@ -165,6 +166,7 @@ class Agent(Service):
         assert self._seen is not None
         return msgspec.structs.replace(
             self._seen,
+            memory=memory_facts(),  # as it is with the processes of this moment
             peer_url=self._peer_url,
             processes=self._processes.facts(),
             link_ms=self._link_s * 1000,

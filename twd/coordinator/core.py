@@ -20,7 +20,7 @@ from twd.coordinator.measured import Paces, retimed, with_paces
 from twd.coordinator.placement import Demand, Device, Link, Piece, Placement, Shape, place, seconds
 from twd.coordinator.processes import WantedModel, belongs, process_of, stage_of, standby_wishes, wishes
 from twd.coordinator.standby import carried, filled, promoted, trimmed, wants_more
-from twd.coordinator.taken import READY, free_for, is_ready, left_on, overdrawn, room, total
+from twd.coordinator.taken import READY, free_for, is_ready, left_on, overdrawn, promised, room, total
 from twd.kit.settings import Pool
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.node import ModelFile, NodeFacts, ProcessFacts, ProcessUnwanted, ProcessWanted
@@ -204,9 +204,11 @@ def fits(decision: PlacementDecided) -> bool:
 
 
 def basis_of(model: WantedModel, observed: Observed, fits: bool, home: NodeId, pool: Pool) -> str:
-    """What a decision rests on. Free memory moves while a model loads: it counts only while the model has no place."""
+    """What a decision rests on. Free memory moves while a model loads, and other models' places while they move: these
+    count only while the model has no place."""
     told = msgspec.structs.replace(pool, key="")
-    asked = (home, model.ctx, model.sessions, model.problem, model.shape, told)
+    others = {} if fits else promised({name: known for name, known in observed.decided.items() if name != model.name})
+    asked = (home, model.ctx, model.sessions, model.problem, model.shape, told, sorted(others.items()))
     return hashlib.sha256(f"{observed.machines(not fits)} {asked!r}".encode()).hexdigest()[:32]
 
 

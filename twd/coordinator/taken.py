@@ -25,7 +25,7 @@ def free_for(
     served: Collection[str],
 ) -> list[NodeFacts]:
     """Machines with the memory that one model may use; `served` are the models that are loaded."""
-    changes: dict[tuple[NodeId, str], int] = {}
+    changes: dict[Key, int] = {}
     for name, decision in decided.items():
         for piece in (*decision.slices, *decision.spares):
             holds = _holds(piece, nodes, name in served)
@@ -33,7 +33,17 @@ def free_for(
                 sign = 1 if name == model else -1
                 key = (piece.node, piece.device)
                 changes[key] = changes.get(key, 0) + sign * total(piece)
-    return [_changed(facts, changes) for facts in nodes.values()]
+    promises = promised({name: decision for name, decision in decided.items() if name != model})
+    return [_changed(facts, changes, promises) for facts in nodes.values()]
+
+
+def promised(decided: Mapping[str, PlacementDecided]) -> dict[Key, int]:
+    """What models and their spares take of each device, or will."""
+    found: dict[Key, int] = {}
+    for piece in (one for decision in decided.values() for one in (*decision.slices, *decision.spares)):
+        key = (piece.node, piece.device)
+        found[key] = found.get(key, 0) + total(piece)
+    return found
 
 
 def total(piece: Slice) -> int:
@@ -58,11 +68,14 @@ def is_there(piece: Slice, nodes: Mapping[NodeId, NodeFacts]) -> bool:
     return facts is not None and any(known.process == piece.process for known in facts.processes)
 
 
-def _changed(facts: NodeFacts, changes: Mapping[tuple[NodeId, str], int]) -> NodeFacts:
-    def corrected(device: str, free: int, most: int) -> int:
-        return max(0, min(most, free + changes.get((facts.node, device), 0)))
+def _changed(facts: NodeFacts, changes: Mapping[Key, int], promises: Mapping[Key, int]) -> NodeFacts:
+    """Weights that are mapped from a file count as free memory: so what others were promised bounds it, too."""
 
-    if all(node != facts.node for node, _ in changes):
+    def corrected(device: str, free: int, whole: int) -> int:
+        key = (facts.node, device)
+        return max(0, min(whole - promises.get(key, 0), free + changes.get(key, 0)))
+
+    if all(node != facts.node for node, _ in (*changes, *promises)):
         return facts
     memory = facts.memory
     gpus = [(gpu, corrected(device_name(gpu), gpu.free, gpu.total)) for gpu in facts.gpus]
@@ -84,10 +97,8 @@ def left_on(
     for facts in nodes.values():
         most[facts.node, CPU] = facts.memory.total
         most |= {(facts.node, device_name(gpu)): gpu.total for gpu in facts.gpus}
-    for piece in (one for decision in decided.values() for one in (*decision.slices, *decision.spares)):
-        key = (piece.node, piece.device)
-        most[key] = most.get(key, 0) - total(piece)
-    return {device.key: min(device.capacity, most[device.key]) for device in devices}
+    taken = promised(decided)
+    return {device.key: min(device.capacity, most[device.key] - taken.get(device.key, 0)) for device in devices}
 
 
 def overdrawn(nodes: Mapping[NodeId, NodeFacts], decided: Mapping[str, PlacementDecided]) -> set[Key]:
