@@ -138,6 +138,24 @@ def test_a_machine_with_another_file_gets_no_stage_and_is_named() -> None:
     assert "bare is left out: it has no copy of big" in " ".join(decision.notes)
 
 
+def test_a_copy_that_comes_later_is_noticed_and_one_that_goes_ends_nothing() -> None:
+    def having(node: NodeFacts, *files: ModelFile) -> NodeFacts:
+        return msgspec.structs.replace(node, models=list(files))
+
+    wanted = wanting("ring")
+    nodes = [having(machine("desk", 8), FILE), machine("attic", 64)]
+    observed = Observed(nodes={facts.node: facts for facts in nodes})
+    settle(wanted, observed, 0.0)
+    assert "attic is left out: it has no copy of big" in " ".join(observed.decided["big"].notes)
+    observed.nodes = {**observed.nodes, NodeId("attic"): having(observed.nodes[NodeId("attic")], FILE)}
+    settle(wanted, observed, 20.0)
+    after = observed.decided["big"]
+    assert {piece.node for piece in after.slices} >= {"attic"}
+    observed.nodes = {**observed.nodes, NodeId("attic"): having(observed.nodes[NodeId("attic")])}
+    assert plan(wanted, observed, 40.0) is None
+    assert observed.decided["big"] == after
+
+
 def test_a_ghost_is_replaced_and_not_counted_twice() -> None:
     """A machine that comes back under its name has the processes that it says it has, not those of its past."""
     wanted = wanting("rpc")

@@ -129,9 +129,9 @@ def _decide(wanted: Wanted, observed: Observed) -> Decide | None:
         known, home = observed.decided.get(model.name), home_of(wanted, observed, model)
         if known is not None and fits(known) and home not in observed.nodes:
             continue  # its agent comes back, or its speculator turns up elsewhere: nothing is torn down for that
-        if known is None or observed.basis.get(model.name) != basis_of(model, observed, fits(known), home, wanted.pool):
+        if known is None or observed.basis.get(model.name) != basis_of(model, observed, known, home, wanted.pool):
             decision = _taken_over(wanted, observed, model, home) or carried(decide(wanted, observed, model), known)
-            return Decide(decision, basis_of(model, observed, fits(decision), home, wanted.pool))
+            return Decide(decision, basis_of(model, observed, decision, home, wanted.pool))
     return None
 
 
@@ -203,13 +203,21 @@ def fits(decision: PlacementDecided) -> bool:
     return not decision.missing_bytes
 
 
-def basis_of(model: WantedModel, observed: Observed, fits: bool, home: NodeId, pool: Pool) -> str:
+def basis_of(model: WantedModel, observed: Observed, known: PlacementDecided, home: NodeId, pool: Pool) -> str:
     """What a decision rests on. Free memory moves while a model loads, and other models' places while they move: these
     count only while the model has no place."""
     told = msgspec.structs.replace(pool, key="")
-    others = {} if fits else promised({name: known for name, known in observed.decided.items() if name != model.name})
-    asked = (home, model.ctx, model.sessions, model.problem, model.shape, told, sorted(others.items()))
-    return hashlib.sha256(f"{observed.machines(not fits)} {asked!r}".encode()).hexdigest()[:32]
+    placed, decided = fits(known), observed.decided
+    others = {} if placed else promised({name: decided[name] for name in decided if name != model.name})
+    copies = _copies(model, observed, known) if pool.engine == "ring" else []
+    asked = (home, model.ctx, model.sessions, model.problem, model.shape, told, sorted(others.items()), copies)
+    return hashlib.sha256(f"{observed.machines(not placed)} {asked!r}".encode()).hexdigest()[:32]
+
+
+def _copies(model: WantedModel, observed: Observed, known: PlacementDecided) -> list[NodeId]:
+    """Machines that have the model's file. One that has its slice may lose the file: what serves goes on."""
+    serving, file = {piece.node for piece in (*known.slices, *known.spares)}, model.file
+    return sorted(n for n, facts in observed.nodes.items() if file and (n in serving or not file_problem(facts, file)))
 
 
 def _machine(facts: NodeFacts, by_free: bool) -> tuple[object, ...]:
