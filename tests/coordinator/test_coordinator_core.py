@@ -10,6 +10,7 @@ import pytest
 from tests.coordinator.machines import DESK, GIB, RPC, machine, seeing, wanting
 from twd.coordinator.core import MOVE_S, Decide, Observed, Start, Stop, Wanted, decide, may_act, plan
 from twd.coordinator.devices import GPU_SHARE, GPU_SPEEDS, find_devices
+from twd.coordinator.placement import Link
 from twd.coordinator.processes import process_of
 from twd.kit.settings import Gpu, Pool, Worker
 from twd.wire.base import NodeId
@@ -257,6 +258,13 @@ def test_evenly_means_over_the_gpus_of_machines_that_have_one() -> None:
     small = seeing(machine("desk", 64), machine("attic", 64, gpu=0.1), machine("cellar", 64, gpu=0.1))
     settle(wanting(Pool(split="even", layers_at_home=False)), small)
     assert "CPU" in {piece.device for piece in decision_of(small).slices}, "what does not fit there goes elsewhere"
+
+
+def test_evenly_in_the_order_that_latency_suggests_but_not_by_every_measurement() -> None:
+    observed = seeing(*(machine(name, 64) for name in ("desk", "attic", "cellar", "shed")))
+    observed.links = {"attic": Link(0.05), "cellar": Link(0.0004), "shed": Link(0.0003)}
+    settle(wanting(Pool(split="even")), observed)
+    assert [piece.node for piece in decision_of(observed).slices] == ["desk", "cellar", "shed", "attic"]
 
 
 def test_a_missing_agent_at_home_tears_nothing_down() -> None:

@@ -1,13 +1,25 @@
 """Where layers go: never over a device's memory, each layer once, the same every time, and quick."""
 
 import time
+from itertools import permutations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from twd.coordinator.advice import place_or_advise
-from twd.coordinator.placement import Demand, Device, Link, Placement, Shape, needed, place
+from twd.coordinator.placement import (
+    SWAP_GAIN,
+    Demand,
+    Device,
+    Link,
+    Placement,
+    Shape,
+    _placed,
+    _with_swaps,
+    needed,
+    place,
+)
 
 GIB = 1024**3
 MIB = 1024**2
@@ -148,6 +160,39 @@ def test_no_device_over_its_memory_every_layer_once_the_same_every_time(
     assert [piece.head for piece in placed.pieces].count(True) == 1
     assert sum(piece.total for piece in placed.pieces) == needed(model, wish)
     assert placed.speculative_tok_s >= placed.plain_tok_s > 0
+
+
+def test_stages_stand_in_the_order_that_latency_suggests() -> None:
+    far, near = Link(0.05), Link(0.001)
+    known = {"a": near, "b": far, "c": near, "d": far}
+    devices = [cpu(node, 8) for node in "abcd"]
+    placed = place(shape(112, 256 * MIB), devices, known, demand(cpu("desk", 8)))
+    assert {piece.device.node for piece in placed.pieces} == set("abcd")
+    assert placed.link_s == pytest.approx((3 * 0.05 + 2 * 0.001) / 2, rel=0.01), "not in and out of the far ones"
+
+
+@given(st.lists(st.floats(0.0001, 0.2), min_size=2, max_size=5))
+def test_no_order_of_equal_machines_has_a_shorter_way(rtts: list[float]) -> None:
+    known = {f"n{number}": Link(rtt) for number, rtt in enumerate(rtts)}
+    devices = [cpu(node, 2) for node in known]
+    home, model = cpu("desk", 0.5), shape(8 * len(rtts), 200 * MIB, 1)
+    placed = place(model, devices, known, demand(home, ctx=1))
+    tried = (_placed(model, order, known, demand(home, ctx=1)) for order in permutations(devices))
+    best = min(one.pass_s for one in tried if one.fits)
+    assert placed.pass_s <= (1 + SWAP_GAIN) * best + 0.001 * len(rtts), "but for what is not worth another order"
+
+
+@given(shapes, devices_of_any_kind, links)
+def test_swaps_make_no_placement_worse(model: Shape, devices: list[Device], known: dict[str, Link]) -> None:
+    home = cpu("desk", 4)
+    wish = demand(home, ctx=256)
+    before = _placed(model, [*devices, home], known, wish)
+    if not before.fits:
+        return
+    after = _with_swaps(model, before, known, wish)
+    assert after.fits
+    assert after.pass_s <= before.pass_s
+    assert all(piece.total <= piece.device.capacity for piece in after.pieces)
 
 
 def test_a_hundred_machines_are_planned_quickly() -> None:

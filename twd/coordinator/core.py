@@ -17,7 +17,7 @@ from twd.coordinator.devices import CPU, Found, find_devices
 from twd.coordinator.drafters import DRAFTERS, WantedDrafter, assigned, problem, wish
 from twd.coordinator.layers import quotas, refused
 from twd.coordinator.measured import Paces, retimed, with_paces
-from twd.coordinator.placement import Demand, Device, Link, Piece, Placement, Shape, place, seconds
+from twd.coordinator.placement import Demand, Device, Link, Piece, Placement, Shape, near_first, place, seconds
 from twd.coordinator.processes import WantedModel, belongs, process_of, stage_of, standby_wishes, wishes
 from twd.coordinator.standby import carried, filled, promoted, trimmed, wants_more
 from twd.coordinator.taken import READY, free_for, is_ready, left_on, overdrawn, promised, room, total
@@ -264,6 +264,7 @@ def _place(shape: Shape, devices: Sequence[Device], wanted: Wanted, observed: Ob
     """As the settings prefer it; where that does not fit, on whatever there is."""
     away = [device for device in devices if wanted.pool.layers_at_home or device.node != wanted.home]
     if wanted.pool.split == "even":
+        away = near_first(away, observed.links, wanted.home)
         for some in (_quickest(away), away):
             evenly = place(shape, some, observed.links, replace(demand, split=(1.0,) * len(some))) if some else None
             if evenly is not None and evenly.fits:
