@@ -274,6 +274,6 @@ def played_engines() -> Iterator[None]:
     with (
         patch("twd.speculator.service.Runner", PlayedRunner),
         patch("twd.drafter.service.DraftRunner", PlayedDraftRunner),
-        patch("twd.speculator.service.CALIBRATION_TOKENS", 12),
+        patch("twd.speculator.trials.CALIBRATION_TOKENS", 12),
     ):
         yield

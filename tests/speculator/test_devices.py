@@ -46,7 +46,7 @@ def attached(target: DeviceKind, drafter: DeviceKind, node: str = "n", *, by_tex
     stand_in.loaded = SimpleNamespace(facts=SimpleNamespace(vocab=core.identity.vocab), limits=core.limits)
     stand_in._core = core
     stand_in._runner = SimpleNamespace(post=lambda call: call(core, 0.0))
-    stand_in._idle.clear()
+    stand_in._posted = 1  # something is to be done, so nobody is tried out
     vocab = VocabFingerprint(hash="other", tokens=9) if by_text else core.identity.vocab
     event = DrafterAttached(
         drafter=NAME, node=NodeId(node), model=ModelId("draft"), vocab=vocab, by_text=by_text, device=drafter

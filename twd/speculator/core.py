@@ -160,7 +160,7 @@ class SpeculatorCore:
         return self.limits.needs_drafters and job.speculation.enabled and not self.crew.drafters
 
     def assess(self, name: InstanceId) -> None:
-        """Tell whether a drafter pays here, once enough is known."""
+        """Tell once whether a drafter pays here, when enough is known."""
         found = self.crew.assess(name)
         if found is not None:
             self._tell(found)
@@ -382,6 +382,8 @@ class SpeculatorCore:
                 session=session.id,
             )
         )
+        for name in self.crew.ripe():
+            self.assess(name)
 
     def _fail(self, session: Session, failure: Failure, now: float) -> None:
         self._say(session, now)

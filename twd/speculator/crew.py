@@ -42,14 +42,15 @@ class Crew:
         return any(drafter.by_text for drafter in self.drafters.values())
 
     def assess(self, name: InstanceId) -> DrafterChecked | None:
-        """Say whether a drafter pays here, from what was measured so far."""
+        """Say once whether a drafter pays here, from what was measured so far."""
         drafter, record = self.drafters.get(name), self.calibrations.get(name)
-        if drafter is None:
+        if drafter is None or drafter.judged:
             return None
         agreement = record.agreement if record else 0.0
         compared = int(record.weight) if record else 0
         if 0 < compared < ENOUGH_TO_TELL:
             return None
+        drafter.judged = True
         credit = self._pays(drafter, agreement)
         same_family = drafter.architecture == self.identity.vocab.architecture
         advice = "" if credit else _advice(drafter, agreement, compared, self.cost(1))
@@ -63,6 +64,12 @@ class Crew:
             pays=credit > 0,
             advice=advice,
         )
+
+    def ripe(self) -> list[InstanceId]:
+        """Whom real work has shown well enough to be judged."""
+        seen = {name: record.weight for name, record in self.calibrations.items()}
+        drafters = self.drafters.items()
+        return [name for name, one in drafters if not one.judged and seen.get(name, 0.0) >= ENOUGH_TO_TELL]
 
     def attach(self, drafter: Drafter) -> None:
         """A drafter offers itself, for the first time or again."""

@@ -31,6 +31,8 @@ class Drafter:
     token_ms: float = 5.0
     lead_ms: float = 1.0
     """From telling it what was accepted to hearing its next guesses, less the drafting itself."""
+    judged: bool = False
+    """Whether it was told if it pays."""
 
     def __post_init__(self) -> None:
         self.token_ms = min(self.token_ms, _PACE_MS_MAX)

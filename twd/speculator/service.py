@@ -20,6 +20,7 @@ from twd.speculator.loaded import Load, LoadedModel
 from twd.speculator.preparing import prepared
 from twd.speculator.ram_care import Reclaimed
 from twd.speculator.runner import Runner
+from twd.speculator.trials import Trials
 from twd.wire.base import Event, InstanceId, JobId, ModelId
 from twd.wire.draft import (
     DrafterAttached,
@@ -35,15 +36,12 @@ from twd.wire.draft import (
 from twd.wire.embedding import EmbeddingMade, EmbeddingRequested
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import (
-    CALIBRATION,
     JobCancelled,
     JobFailed,
     JobFinished,
     JobQueued,
     JobStarted,
     JobSubmitted,
-    Prompt,
-    Speculation,
     TokensAccepted,
 )
 from twd.wire.life import MemoryReclaimed, ReclaimWanted
@@ -52,12 +50,6 @@ from twd.wire.ring import FrameRefused, RingWired
 from twd.wire.routes import ROUTE_OF, subject_token
 from twd.wire.service import Health, ServiceStopped
 
-CALIBRATION_TEXT = (
-    "The following is a short guide to growing tomatoes at home.\n\n"
-    "Tomatoes need sun, water and patience. First, choose a place that gets at least six hours of light a day."
-)
-CALIBRATION_TOKENS = 64
-CALIBRATION_WINDOW = 4
 _ENDS = (JobFinished, JobFailed)
 _OWNER_CHECK_S = 5.0
 _HUNG_S = 300.0
@@ -115,7 +107,7 @@ class Speculator(Service):
         self._posted = 0
         """Prepared jobs that the engine's thread has not seen yet."""
         self._owners: dict[JobId, InstanceId] = {}
-        self._measuring: dict[JobId, InstanceId] = {}
+        self._trials = Trials(model, self.instance)
         self._told_progress = -1.0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -328,18 +320,25 @@ class Speculator(Service):
         for effect in effects:
             if isinstance(effect, Publish) and isinstance(effect.event, _ENDS):
                 self._ended(effect.event.job)
+            elif isinstance(effect, Publish) and isinstance(effect.event, DrafterChecked):
+                self._trials.spare(effect.event.drafter)
         self.run_effects(effects)
         self.bus.push()
         self._look_idle()
 
     def _ended(self, job: JobId) -> None:
         self._owners.pop(job, None)
-        drafter = self._measuring.pop(job, None)
+        drafter = self._trials.end(job)
         if drafter is not None and self._runner is not None:
             self._runner.post(lambda core, now: core.assess(drafter))
 
     def _look_idle(self) -> None:
-        if self._core is not None and self._core.idle and not self._intake and not self._posted:
+        """With nothing else to do, drafters are tried out, one after the other."""
+        if self._core is None or not self._core.idle or self._intake or self._posted:
+            return
+        if self._trials and not (self._core.draining or self._stopping):
+            self._take(self._trials.begin(self.ground.ids.job()))
+        else:
             self._idle.set()
 
     # -- memory --------------------------------------------------------------------------------
@@ -393,24 +392,10 @@ class Speculator(Service):
         )
         known = event.drafter in self._core.crew.drafters
         self._runner.post(lambda core, now: core.attach(drafter, now))
-        if not known and self._idle.is_set():
-            self._measure(event.drafter)
+        if not known:
+            self._trials.want(event.drafter)
+            self._look_idle()
         return None
-
-    def _measure(self, drafter: InstanceId) -> None:
-        """Let a new drafter show on a fixed text what its guesses are worth."""
-        job = JobSubmitted(
-            job=JobId(f"{CALIBRATION}{self.ground.ids.job()}"),
-            model=self.model,
-            owner=self.instance,
-            prompt=Prompt(text=CALIBRATION_TEXT),
-            max_tokens=CALIBRATION_TOKENS,
-            ignore_eos=True,
-            speculation=Speculation(window=CALIBRATION_WINDOW),
-            deadline_ms=30_000,
-        )
-        self._measuring[job.job] = drafter
-        self._take(job)
 
     def on_drafter_detached(self, event: DrafterDetached) -> Effects:
         """Wait for nothing more from it."""

@@ -1,0 +1,39 @@
+"""Who is tried out, and when: one after the other, and nobody whom real work has shown already."""
+
+from tests.speculator.fakes import Driver, FakeTarget, job, make_core
+from tests.speculator.test_watching import NAME, always_drafting, drafter
+from twd.speculator.trials import Trials
+from twd.wire.base import InstanceId, JobId, ModelId
+from twd.wire.draft import DrafterChecked
+from twd.wire.job import CALIBRATION
+
+A, B, C = InstanceId("a"), InstanceId("b"), InstanceId("c")
+
+
+def test_each_is_tried_once_in_the_order_in_which_they_came() -> None:
+    trials = Trials(ModelId("m"), InstanceId("s"))
+    for one in (A, B, C):
+        trials.want(one)
+    first = trials.begin(JobId("1"))
+    assert first.job.startswith(CALIBRATION)
+    trials.want(A)
+    trials.spare(B)
+    assert len(trials) == 1, "the first is being tried, the second needs it no more"
+    second = trials.begin(JobId("2"))
+    assert [trials.end(one) for one in (first.job, second.job, JobId("other"))] == [A, C, None]
+    assert not trials
+
+
+def test_real_work_tells_once_whether_a_drafter_pays() -> None:
+    target = FakeTarget(n_slots=2)
+    core = make_core(target, ngram=False)
+    core.attach(drafter(), 0.0)
+    driver = Driver(core, target, between=always_drafting)
+    for name in ("one", "two"):
+        driver.submit(job(name, max_tokens=100, ignore_eos=True), [3, 4, 5, 6])
+        driver.run()
+    (told,) = [event for event in driver.told if isinstance(event, DrafterChecked)]
+    assert told.drafter == NAME
+    assert told.compared >= 16
+    core.assess(NAME)
+    assert not driver.read(), "it was told before"
