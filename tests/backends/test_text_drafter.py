@@ -253,11 +253,13 @@ async def _a_job_that_it_drafts_for(workshop: Workshop, server: OpenAiServer) ->
 async def test_only_its_own_model_is_drafted_for(farm: Farm, workshop: Workshop) -> None:
     server = OpenAiServer()
     await farm.add(server)
-    drafter = await workshop.hire(server, for_model="another")
+    drafter = await workshop.hire(server, ready=False, for_model="another")
+    await until(lambda: bool(workshop.attached(drafter)))
     asked = len(server.seen)
     await workshop.write(job("once upon a time", max_tokens=20))
     assert len(server.seen) == asked
     assert drafter.facts()["proposed"] == 0
+    assert not workshop.knows(drafter)
 
 
 async def test_a_fallback_works_only_while_the_others_fail(farm: Farm, workshop: Workshop) -> None:

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.speculator.fakes import Driver, FakeTarget, job, make_core
 from twd.bus.memory_bus import MemoryBroker
@@ -12,7 +13,8 @@ from twd.engine.loading import NativeModel
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.service import Surroundings
-from twd.kit.settings import Model, Settings
+from twd.kit.settings import Drafter, Model, Settings, Speculation
+from twd.speculator.bounds import needs_drafters
 from twd.speculator.core import SpeculatorCore
 from twd.speculator.native import limits_of
 from twd.speculator.service import Speculator
@@ -27,7 +29,7 @@ NAME = InstanceId("d")
 def native(*, offloads: bool) -> NativeModel:
     target = SimpleNamespace(n_slots=1, ctx_size=64, window_max=8, trees=False, can_rollback=True)
     made: Any = NativeModel.__new__(NativeModel)
-    made.model, made.target = SimpleNamespace(offloads=offloads), target
+    made.model, made.target, made.facts = SimpleNamespace(offloads=offloads), target, SimpleNamespace(model="m")
     return made  # type: ignore[no-any-return]
 
 
@@ -37,7 +39,9 @@ def test_a_native_model_computes_where_its_layers_lie(offloads: bool, device: De
     assert limits_of(native(offloads=offloads), Model(path="m.gguf"), Settings()).device is device
 
 
-def attached(target: DeviceKind, drafter: DeviceKind, node: str = "n", *, by_text: bool = False) -> SpeculatorCore:
+def attached(
+    target: DeviceKind, drafter: DeviceKind, node: str = "n", *, by_text: bool = False, for_model: str = ""
+) -> SpeculatorCore:
     """A speculator's core after a drafter has told of itself."""
     core = make_core(FakeTarget(), device=target)
     bus = MemoryBroker().connect("n")
@@ -49,7 +53,13 @@ def attached(target: DeviceKind, drafter: DeviceKind, node: str = "n", *, by_tex
     stand_in._posted = 1  # something is to be done, so nobody is tried out
     vocab = VocabFingerprint(hash="other", tokens=9) if by_text else core.identity.vocab
     event = DrafterAttached(
-        drafter=NAME, node=NodeId(node), model=ModelId("draft"), vocab=vocab, by_text=by_text, device=drafter
+        drafter=NAME,
+        node=NodeId(node),
+        model=ModelId("draft"),
+        vocab=vocab,
+        by_text=by_text,
+        device=drafter,
+        for_model=ModelId(for_model),
     )
     speculator.on_drafter_attached(event)
     return core
@@ -77,6 +87,20 @@ def test_who_shares_a_device_with_the_target(target: DeviceKind, drafter: Device
 
 def test_a_drafter_by_text_shares_nothing_that_is_known() -> None:
     assert not attached(CPU, ELSEWHERE, by_text=True).crew.drafters[NAME].beside
+
+
+@pytest.mark.parametrize(("for_model", "taken"), [("", True), ("m", True), ("another", False)])
+def test_a_drafter_for_another_model_is_left_to_that(for_model: str, taken: bool) -> None:
+    assert (NAME in attached(CPU, CPU, for_model=for_model).crew.drafters) is taken
+
+
+def test_drafters_are_needed_only_by_models_that_have_some() -> None:
+    drafters = (Drafter(path="d.gguf", for_model="a"),)
+    models = {"a": Model(path="a.gguf"), "b": Model(path="b.gguf")}
+    settings = Settings(models=models, drafters=drafters, speculation=Speculation(fallback_on_draft_failure=False))
+    assert needs_drafters(settings, "a")
+    assert not needs_drafters(settings, "b")
+    assert needs_drafters(replace(settings, drafters=(Drafter(path="d.gguf"),)), "b")
 
 
 def test_a_session_tells_its_drafters_on_what_the_target_computes() -> None:

@@ -181,6 +181,7 @@ class TextDrafter(Service):
                 by_text=True,
                 device=DeviceKind.ELSEWHERE,
                 token_ms=round(self._token_ms, 3),
+                for_model=ModelId(self.for_model),
             )
         )
 

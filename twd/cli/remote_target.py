@@ -114,6 +114,7 @@ def remote_speculator(ground: Surroundings, settings: Settings, name: str) -> Sp
 
     def connect(progress: Progress) -> LoadedModel:
         found = load(progress)
-        return RemoteModel(found, ngram=settings.speculation.ngram.enabled, needs_drafters=needs_drafters(settings))
+        needed = needs_drafters(settings, name)
+        return RemoteModel(found, ngram=settings.speculation.ngram.enabled, needs_drafters=needed)
 
     return Speculator(ground, ModelId(name), connect)

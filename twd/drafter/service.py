@@ -152,6 +152,7 @@ class Drafter(Service):
                 vocab=self._loaded.vocab,
                 device=self._loaded.device,
                 token_ms=round(self._core.token_ms, 3),
+                for_model=ModelId(self.for_model),
             )
         )
 
@@ -162,7 +163,11 @@ class Drafter(Service):
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """What `twd status` shows of this drafter."""
-        facts: dict[str, str | int | float | bool | list[str]] = {"model": self.model, "ready": self._core is not None}
+        facts: dict[str, str | int | float | bool | list[str]] = {
+            "model": self.model,
+            "ready": self._core is not None,
+            "for_model": self.for_model,
+        }
         if self._core is not None:
             facts |= {
                 "sessions": len(self._core.drafts),

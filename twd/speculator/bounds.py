@@ -54,7 +54,8 @@ def window_limit(settings: Settings, window_max: int) -> int:
     return max(0, min(wanted, window_max - 1)) if speculation.enabled else 0
 
 
-def needs_drafters(settings: Settings) -> bool:
-    """Whether a job is to fail where its drafters do."""
+def needs_drafters(settings: Settings, model: str) -> bool:
+    """Whether a job of this model is to fail where its drafters do."""
     speculation = settings.speculation
-    return speculation.enabled and bool(settings.drafters) and not speculation.fallback_on_draft_failure
+    has_drafters = any(drafter.for_model in ("", model) for drafter in settings.drafters)
+    return speculation.enabled and has_drafters and not speculation.fallback_on_draft_failure

@@ -136,7 +136,7 @@ def limits_of(native: NativeModel, model: Model, settings: Settings) -> Limits:
         device=native.device,
         ngram=settings.speculation.ngram.enabled,
         stream_ms=model.stream_ms,
-        needs_drafters=needs_drafters(settings),
+        needs_drafters=needs_drafters(settings, native.facts.model),
     )
 
 

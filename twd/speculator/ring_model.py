@@ -167,7 +167,7 @@ def load_ring(
         template=template,
         preparer=Preparer(model.vocab, template, pickers, draw_seed),
         ring=target,
-        bounds=_limits(target, entry, settings),
+        bounds=_limits(target, name, settings),
         facts=_facts(model, name, entry, target, stages),
         exactness=exactness,
         load_ms=int((time.monotonic() - began) * 1000),
@@ -180,7 +180,7 @@ def _in_flight(settings: Settings) -> int:
     return _IN_FLIGHT_MAX if wanted == "auto" else wanted
 
 
-def _limits(target: RingTarget, entry: ModelEntry, settings: Settings) -> Limits:
+def _limits(target: RingTarget, name: ModelId, settings: Settings) -> Limits:
     return Limits(
         slots=target.n_slots,
         ctx_size=target.ctx_size,
@@ -191,8 +191,8 @@ def _limits(target: RingTarget, entry: ModelEntry, settings: Settings) -> Limits
         ahead=_AHEAD,
         ngram=settings.speculation.ngram.enabled,
         device=DeviceKind.ELSEWHERE,
-        stream_ms=entry.stream_ms,
-        needs_drafters=needs_drafters(settings),
+        stream_ms=settings.models[name].stream_ms,
+        needs_drafters=needs_drafters(settings, name),
     )
 
 

@@ -377,6 +377,8 @@ class Speculator(Service):
         """Take a drafter whose guesses can be used, and say why not otherwise."""
         if self._core is None or self._runner is None or self.loaded is None:
             return None
+        if event.for_model not in ("", self.model):
+            return None
         facts = self.loaded.facts
         same_vocab = event.vocab.hash == facts.vocab.hash
         if not same_vocab and not event.by_text:

@@ -91,7 +91,7 @@ class DraftGranted(Event, frozen=True, tag="twd.v1.draft.granted"):
 
 
 class DrafterAttached(Event, frozen=True, tag="twd.v1.drafter.attached"):
-    """A drafter offers its guesses to every session of matching models."""
+    """A drafter offers its guesses to every session of matching models, or of one model."""
 
     drafter: InstanceId
     node: NodeId
@@ -100,6 +100,8 @@ class DrafterAttached(Event, frozen=True, tag="twd.v1.drafter.attached"):
     by_text: bool = False
     device: DeviceKind = DeviceKind.CPU
     token_ms: Annotated[float, Meta(ge=0)] = 0.0
+    for_model: ModelId = ModelId("")
+    """The only model that it drafts for; empty: every one."""
 
 
 def share_device(node: NodeId, device: DeviceKind, other: SessionOpened | DrafterAttached) -> bool:
