@@ -8,6 +8,7 @@ import pytest
 
 from tests.coordinator.machines import machine
 from tests.sim.engines import PlayedModel
+from tests.speculator.fakes import job
 from tests.waiting import until
 from twd.bus.base import Leases
 from twd.bus.memory_bus import MemoryBroker
@@ -22,7 +23,7 @@ from twd.speculator.pool import LOOK_S, SUSPECT_S, PooledSpeculator
 from twd.speculator.pool_core import Assembly, Habit, assemble, pass_deadline_s, replaced, rpc_plan, silent
 from twd.speculator.pool_ring import PlacedStages
 from twd.speculator.pool_view import PoolView
-from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId
+from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.codec import encode
 from twd.wire.draft import DeviceKind
 from twd.wire.failures import FailureCode, TwdError
@@ -334,13 +335,13 @@ async def test_a_pass_over_a_worker_that_is_gone_is_waited_for_less(house: House
 async def test_a_better_place_waits_for_running_jobs_and_not_longer(house: House) -> None:
     await stand(house)
     speculator = house.speculator
-    speculator._owners[JobId("j")] = InstanceId("edge")
+    speculator._owners.take(job("j"), SessionId("s"))
     better = decided(piece(DESK, 0, 0, head=True), piece(ATTIC, 0, 20))
     await house.decide(better)
     await house.emit(better)
     await until(lambda: speculator._better_since is not None, "it knows of the better place")
     assert house.codes == []
-    speculator._owners.clear()
+    speculator._owners.ended(JobId("j"), 1)
     speculator._look_idle()
     await until(lambda: house.codes, "it goes there")
 

@@ -1,5 +1,6 @@
 """Jobs on their way to the core: each attempt is taken once, and a cancel finds it while it is prepared."""
 
+from collections.abc import Collection
 from typing import Final
 
 from twd.wire.base import JobId
@@ -17,6 +18,11 @@ class Intake:
 
     def __len__(self) -> int:
         return len(self._coming)
+
+    @property
+    def coming(self) -> Collection[JobId]:
+        """What is being prepared now."""
+        return self._coming.keys()
 
     def is_new(self, job: JobSubmitted) -> bool:
         """Whether this attempt, or a later one, was not taken before: networks repeat and reorder."""

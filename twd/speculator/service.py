@@ -17,11 +17,12 @@ from twd.speculator.embeddings import Embeddings
 from twd.speculator.intake import Intake
 from twd.speculator.links import Drafter
 from twd.speculator.loaded import Load, LoadedModel
+from twd.speculator.owners import Owners
 from twd.speculator.preparing import prepared
 from twd.speculator.ram_care import Reclaimed
 from twd.speculator.runner import Runner
 from twd.speculator.trials import Trials
-from twd.wire.base import Event, InstanceId, JobId, ModelId
+from twd.wire.base import Event, InstanceId, JobId, ModelId, SessionId
 from twd.wire.draft import (
     DrafterAttached,
     DrafterChecked,
@@ -106,7 +107,7 @@ class Speculator(Service):
         self._embeddings: Embeddings | None = None
         self._posted = 0
         """Prepared jobs that the engine's thread has not seen yet."""
-        self._owners: dict[JobId, InstanceId] = {}
+        self._owners = Owners()
         self._trials = Trials(model, self.instance)
         self._told_progress = -1.0
         self._idle = asyncio.Event()
@@ -259,22 +260,23 @@ class Speculator(Service):
             return None
         reply(JobQueued(job=event.job, attempt=event.attempt, speculator=self.instance, ahead=ahead))
         if new:
-            self._owners[event.job] = event.owner
-            self._take(event)
+            session = self.ground.ids.session()
+            self._owners.take(event, session)
+            self._take(event, session)
         return None
 
-    def _take(self, job: JobSubmitted) -> None:
+    def _take(self, job: JobSubmitted, session: SessionId) -> None:
         self._intake.take(job)
         self._idle.clear()
-        self.tasks.start(f"prepare {job.job}", self._prepare(job))
+        self.tasks.start(f"prepare {job.job}", self._prepare(job, session))
 
-    async def _prepare(self, job: JobSubmitted) -> None:
+    async def _prepare(self, job: JobSubmitted, session: SessionId) -> None:
         assert self.loaded is not None
         assert self._runner is not None
         arrived = self.clock.now()
         loop = asyncio.get_running_loop()
         try:
-            opening = await prepared(self.loaded, job, self.ground.ids.session())
+            opening = await prepared(self.loaded, job, session)
         except TwdError as error:
             if self._intake.prepared(job):
                 self._refuse(job, error.failure)
@@ -295,7 +297,7 @@ class Speculator(Service):
     def _refuse(self, job: JobSubmitted, failure: Failure) -> None:
         """End a job that never reached the core."""
         self.emit(JobFailed(job=job.job, attempt=job.attempt, failure=failure), cause=job.id)
-        self._ended(job.job)
+        self._ended(job.job, job.attempt)
         self._look_idle()
 
     def on_embedding_requested(self, event: EmbeddingRequested, reply: Reply) -> Effects:
@@ -319,15 +321,15 @@ class Speculator(Service):
     def _deliver(self, effects: list[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, Publish) and isinstance(effect.event, _ENDS):
-                self._ended(effect.event.job)
+                self._ended(effect.event.job, effect.event.attempt)
             elif isinstance(effect, Publish) and isinstance(effect.event, DrafterChecked):
                 self._trials.spare(effect.event.drafter)
         self.run_effects(effects)
         self.bus.push()
         self._look_idle()
 
-    def _ended(self, job: JobId) -> None:
-        self._owners.pop(job, None)
+    def _ended(self, job: JobId, attempt: int) -> None:
+        self._owners.ended(job, attempt)
         drafter = self._trials.end(job)
         if drafter is not None and self._runner is not None:
             self._runner.post(lambda core, now: core.assess(drafter))
@@ -337,7 +339,7 @@ class Speculator(Service):
         if self._core is None or not self._core.idle or self._intake or self._posted:
             return
         if self._trials and not (self._core.draining or self._stopping):
-            self._take(self._trials.begin(self.ground.ids.job()))
+            self._take(self._trials.begin(self.ground.ids.job()), self.ground.ids.session())
         else:
             self._idle.set()
 
@@ -422,20 +424,22 @@ class Speculator(Service):
         if self._runner is None:
             return
         self._runner.post(lambda core, now: core.detach(instance, now))
-        for job, owner in list(self._owners.items()):
-            if owner == instance:
-                self._cancel(job, "its owner is gone")
+        for job in self._owners.jobs_of(instance):
+            self._cancel(job, "its owner is gone")
 
     # -- time ----------------------------------------------------------------------------------
 
     def tick(self, now: float) -> Effects:
-        """Show life for long prompts, and look whether the device hangs and the owners live."""
-        if self._runner is None:
+        """Show life, and look whether the device hangs and the owners live."""
+        if self._runner is None or self.loaded is None:
             return None
         self._runner.post(lambda core, at: core.tick(at), droppable=True)
         since = self._runner.busy_since
         if since is not None and now - since > _HUNG_S:
             raise TwdError(FailureCode.WORKER_LOST, f"a pass has not ended for {_HUNG_S:g} s; the device hangs")
+        in_long_pass = since is not None and now - since > self.loaded.limits.keepalive_s
+        for sign in self._owners.signs_of_life(None if in_long_pass else self._intake.coming):
+            self.emit(sign)  # of what it computes, and of what is not there yet, the engine's thread tells nothing
         if self._owners and int(now) % int(_OWNER_CHECK_S) == 0:
             self.tasks.start("owners", self._check_owners())
         return None
@@ -447,7 +451,7 @@ class Speculator(Service):
         except BusError:
             return  # nobody can be told gone while the registry is away
         if self.instance in alive:
-            for owner in set(self._owners.values()) - alive:
+            for owner in self._owners.instances - alive:
                 self.log.warning("%s is gone; its jobs are cancelled", owner)
                 self._forget(owner)
 
