@@ -7,7 +7,7 @@ from twd.speculator.core import SpeculatorCore
 from twd.speculator.links import Drafter
 from twd.speculator.rates import SAMPLE_EVERY, SAMPLE_STEPS, Race
 from twd.speculator.session import Session
-from twd.wire.base import InstanceId, NodeId
+from twd.wire.base import InstanceId, NodeId, SessionId
 from twd.wire.draft import DraftGranted, DraftProposed, SessionOpened
 from twd.wire.job import Speculation
 from twd.wire.prefix import prefix_hash
@@ -154,3 +154,22 @@ def test_a_pipeline_with_windows_in_flight_and_windows_of_a_fixed_size_are_not_w
         driver.turn()
         assert not session.plain
     assert all(event.credit for event in driver.told if isinstance(event, DraftGranted))
+
+
+def turns_of(driver: Driver, name: str) -> int:
+    """How many turns a job with windows of a fixed size takes: without a wait one for each token, and the prompt's."""
+    turns = driver.turns
+    driver.submit(job(name, max_tokens=20, ignore_eos=True, speculation=Speculation(window=4)), PROMPT)
+    driver.run()
+    return driver.turns - turns
+
+
+def test_a_drafter_that_fell_silent_is_not_waited_for_in_the_next_text() -> None:
+    driver = driven()
+    driver.between = None
+    first, second = turns_of(driver, "first"), turns_of(driver, "second")
+    assert first > second
+    assert second == 20
+    late = DraftProposed(session=SessionId("s-second"), drafter=NAME, at=4, prefix=prefix_hash(PROMPT), tokens=[9])
+    driver.core.draft(late, late.tokens, driver.now)
+    assert turns_of(driver, "third") == first, "it was heard, so it is worth a wait"

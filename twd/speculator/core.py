@@ -167,6 +167,7 @@ class SpeculatorCore:
 
     def draft(self, event: DraftProposed, tokens: Sequence[int], now: float) -> None:
         """Guesses came in; they are kept if they continue the text, and dropped otherwise."""
+        self.crew.lives(event.drafter)
         session = self.by_id.get(event.session)
         if session is None or session.opened_at < 0 or not session.speculates:
             return

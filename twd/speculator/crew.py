@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from twd.guess.calibration import Calibration
 from twd.guess.cut import Cost
 from twd.speculator.bounds import Identity, Limits
-from twd.speculator.links import WARMING, Drafter, Link
+from twd.speculator.links import LATE, WARMING, Drafter, Link
 from twd.speculator.rates import Race
 from twd.speculator.session import NGRAM, Session
 from twd.speculator.window import predicted_rate, useful_credit
@@ -89,9 +89,15 @@ class Crew:
         for name, drafter in self.drafters.items():
             if name not in session.links:
                 link = Link(credit=0, told_at=now, patient=bool(session.job.speculation.window))
+                link.late = LATE if drafter.silent else 0
                 session.links[name] = link
                 link.credit = self._credit(session, link, self._useful(session, drafter))
         return max((link.credit for link in session.links.values()), default=self.limits.first_credit)
+
+    def lives(self, name: InstanceId) -> None:
+        """It sent something, be it for a text that has ended meanwhile."""
+        if name in self.drafters:
+            self.drafters[name].silent = False
 
     def hear(self, session: Session, event: DraftProposed, fresh: bool, now: float) -> None:
         """Note when it came. Even guesses that came too late show that the drafter lives, and how fast it is."""

@@ -13,6 +13,8 @@ _SLACK_MS = 3.0
 _FLOOR_S = 0.05
 _PATIENCE_MAX_S = 2.0
 WARMING = 3
+LATE = 2
+"""Guesses that did not come so many times in a row are waited for no more."""
 _PACE_MS_MAX = 2000.0
 """What drafters say of themselves is believed up to here: a pace that was made up must not hold the target up."""
 
@@ -31,6 +33,8 @@ class Drafter:
     token_ms: float = 5.0
     lead_ms: float = 1.0
     """From telling it what was accepted to hearing its next guesses, less the drafting itself."""
+    silent: bool = False
+    """It did not come when it was waited for, and was not heard of since."""
     judged: bool = False
     """Whether it was told if it pays."""
 
@@ -71,7 +75,7 @@ class Link:
     def expected(self, drafter: Drafter, depth: int, chance: float, now: float) -> Expected | None:
         """What it will bring next, or None when nothing is to be waited for."""
         coming = self.credit - depth
-        if self.resting or coming <= 0 or self.late >= 2:
+        if self.resting or coming <= 0 or self.late >= LATE:
             return None
         due = self.due(drafter, depth)
         if now >= self.patience(drafter, depth):

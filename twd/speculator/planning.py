@@ -7,7 +7,7 @@ from twd.engine.window import Window
 from twd.guess.cut import Cost, best_cut
 from twd.speculator.bounds import Limits
 from twd.speculator.crew import Crew
-from twd.speculator.links import Drafter, Link
+from twd.speculator.links import LATE, Drafter, Link
 from twd.speculator.session import NGRAM, Flight, Session
 from twd.speculator.tree import Node, lay_out
 from twd.speculator.window import common_width, expected_tokens, worth_waiting
@@ -129,8 +129,9 @@ class Planner:
 
     def _note_lateness(self, link: Link, drafter: Drafter, depth: int, now: float) -> None:
         overdue = not link.resting and depth < link.credit and now >= link.patience(drafter, depth)
-        if overdue and link.heard_at <= link.told_at and link.late < 2:
+        if overdue and link.heard_at <= link.told_at and link.late < LATE:
             link.late += 1
+            drafter.silent = link.late >= LATE
 
     def _launch(self, plan: Plan, session: Session, nodes: list[Node], parents: list[int] | None) -> None:
         guesses = tuple(node.token for node in nodes)

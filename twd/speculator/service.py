@@ -17,6 +17,7 @@ from twd.speculator.embeddings import Embeddings
 from twd.speculator.intake import Intake
 from twd.speculator.links import Drafter
 from twd.speculator.loaded import Load, LoadedModel
+from twd.speculator.offers import Offers, pace_of, refusal, taken_for
 from twd.speculator.owners import Owners
 from twd.speculator.preparing import prepared
 from twd.speculator.ram_care import Reclaimed
@@ -27,7 +28,6 @@ from twd.wire.draft import (
     DrafterAttached,
     DrafterChecked,
     DrafterDetached,
-    DrafterPace,
     DraftGranted,
     DraftProposed,
     SessionClosed,
@@ -46,13 +46,13 @@ from twd.wire.job import (
     TokensAccepted,
 )
 from twd.wire.life import MemoryReclaimed, ReclaimWanted
-from twd.wire.model import ModelFacts, ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
+from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.ring import FrameRefused, RingWired
 from twd.wire.routes import ROUTE_OF, subject_token
 from twd.wire.service import Health, ServiceStopped
 
 _ENDS = (JobFinished, JobFailed)
-_OWNER_CHECK_S = 5.0
+_LEASE_CHECK_S = 5.0
 _HUNG_S = 300.0
 
 
@@ -108,6 +108,7 @@ class Speculator(Service):
         self._posted = 0
         """Prepared jobs that the engine's thread has not seen yet."""
         self._owners = Owners()
+        self._offers = Offers()
         self._trials = Trials(model, self.instance)
         self._told_progress = -1.0
         self._idle = asyncio.Event()
@@ -201,7 +202,7 @@ class Speculator(Service):
         """What `twd status` and the edge read of this speculator."""
         if self.loaded is None or self._core is None:
             return {"model": self.model, "ready": False}
-        facts = self.loaded.facts
+        facts, records = self.loaded.facts, self._core.crew.calibrations
         return {
             "model": self.model,
             "ready": self.health is Health.OK,
@@ -218,7 +219,7 @@ class Speculator(Service):
             "waiting": len(self._core.queue),
             "kv_tokens": sum(len(session.tokens) for session in list(self._core.sessions.values())),
             "kv_tokens_max": facts.ctx_size * facts.parallel,
-            "drafters": [_pace(one, self._core) for one in list(self._core.crew.drafters.values())],
+            "drafters": [pace_of(one, records.get(one.name)) for one in list(self._core.crew.drafters.values())],
             "cost_ms": [f"{point.width}:{point.ms:.3f}" for point in self.loaded.cost.points()],
             "tool_format": self.loaded.tool_format,
             "in_flight": self.loaded.limits.in_flight,
@@ -382,30 +383,31 @@ class Speculator(Service):
         if event.for_model not in ("", self.model):
             return None
         facts = self.loaded.facts
-        same_vocab = event.vocab.hash == facts.vocab.hash
-        if not same_vocab and not event.by_text:
-            return [Publish(_mismatch(event, facts))]
-        drafter = Drafter(
-            name=event.drafter,
-            node=event.node,
-            beside=share_device(self.ground.node, self.loaded.limits.device, event),
-            model=event.model,
-            architecture=event.vocab.architecture,
-            by_text=not same_vocab,
-            token_ms=event.token_ms or 5.0,
-        )
-        known = event.drafter in self._core.crew.drafters
-        self._runner.post(lambda core, now: core.attach(drafter, now))
-        if not known:
-            self._trials.want(event.drafter)
+        refused = refusal(event, facts)
+        if refused is not None:
+            return [Publish(refused)]
+        drafter = taken_for(event, facts, beside=share_device(self.ground.node, self.loaded.limits.device, event))
+        new = self._offers.take(drafter)
+        self._attach(drafter)
+        if new:
+            self._trials.want(drafter.name)
             self._look_idle()
         return None
 
+    def _attach(self, drafter: Drafter) -> None:
+        if self._runner is not None:
+            self._runner.post(lambda core, now: core.attach(drafter, now))
+
     def on_drafter_detached(self, event: DrafterDetached) -> Effects:
         """Wait for nothing more from it."""
-        if self._runner is not None:
-            self._runner.post(lambda core, now: core.detach(event.drafter, now))
+        self._offers.left(event.drafter)
+        self._detach(event.drafter)
         return None
+
+    def _detach(self, drafter: InstanceId) -> None:
+        self._trials.spare(drafter)
+        if self._runner is not None:
+            self._runner.post(lambda core, now: core.detach(drafter, now))
 
     def on_draft_proposed(self, event: DraftProposed) -> Effects:
         """Guesses go to the engine's thread; too many at once are dropped there."""
@@ -417,20 +419,19 @@ class Speculator(Service):
 
     def on_service_stopped(self, event: ServiceStopped) -> Effects:
         """A drafter that ended, or the owner of jobs that nobody will read."""
+        self._offers.left(event.source)
         self._forget(event.source)
         return None
 
     def _forget(self, instance: InstanceId) -> None:
-        if self._runner is None:
-            return
-        self._runner.post(lambda core, now: core.detach(instance, now))
+        self._detach(instance)
         for job in self._owners.jobs_of(instance):
             self._cancel(job, "its owner is gone")
 
     # -- time ----------------------------------------------------------------------------------
 
     def tick(self, now: float) -> Effects:
-        """Show life, and look whether the device hangs and the owners live."""
+        """Show life, and look whether the device hangs and whether owners and drafters live."""
         if self._runner is None or self.loaded is None:
             return None
         self._runner.post(lambda core, at: core.tick(at), droppable=True)
@@ -440,52 +441,29 @@ class Speculator(Service):
         in_long_pass = since is not None and now - since > self.loaded.limits.keepalive_s
         for sign in self._owners.signs_of_life(None if in_long_pass else self._intake.coming):
             self.emit(sign)  # of what it computes, and of what is not there yet, the engine's thread tells nothing
-        if self._owners and int(now) % int(_OWNER_CHECK_S) == 0:
-            self.tasks.start("owners", self._check_owners())
+        if (self._owners or self._offers) and int(now) % int(_LEASE_CHECK_S) == 0:
+            self.tasks.start("leases", self._check_leases())
         return None
 
-    async def _check_owners(self) -> None:
+    async def _check_leases(self) -> None:
+        """Owners and drafters that were killed say nothing of it; a drafter that was only cut off comes back."""
+        counted_on = self._owners.instances | self._offers.here
         try:
             leases = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
-            alive = {entry.key for entry in await leases.entries()}
+            alive = {InstanceId(entry.key) for entry in await leases.entries()}
         except BusError:
             return  # nobody can be told gone while the registry is away
-        if self.instance in alive:
-            for owner in self._owners.instances - alive:
-                self.log.warning("%s is gone; its jobs are cancelled", owner)
-                self._forget(owner)
-
-
-def _pace(drafter: Drafter, core: SpeculatorCore) -> str:
-    record = core.crew.calibrations.get(drafter.name)
-    pace = DrafterPace(
-        drafter=drafter.name,
-        model=drafter.model,
-        token_ms=round(drafter.token_ms, 3),
-        lead_ms=round(drafter.lead_ms, 3),
-        agreement=round(record.agreement, 4) if record else 0.0,
-        compared=int(record.weight) if record else 0,
-        beside=drafter.beside,
-        by_text=drafter.by_text,
-    )
-    return msgspec.json.encode(pace).decode()
+        if self.instance not in alive:
+            return
+        for gone in counted_on - alive:
+            self.log.warning("%s is gone; its jobs are cancelled, and its guesses are waited for no more", gone)
+            self._offers.lost(gone)
+            self._forget(gone)
+        for drafter in self._offers.returned(alive):
+            self._attach(drafter)
 
 
 def soon(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: object) -> None:
     """Call on the loop from another thread; a loop that is closed already has no use for it."""
     if not loop.is_closed():
         loop.call_soon_threadsafe(call, *args)
-
-
-def _mismatch(event: DrafterAttached, facts: ModelFacts) -> DrafterChecked:
-    return DrafterChecked(
-        drafter=event.drafter,
-        target=facts.model,
-        same_vocab=False,
-        same_family=event.vocab.architecture == facts.vocab.architecture,
-        agreement=0.0,
-        compared=0,
-        pays=False,
-        advice=f"{event.model} speaks other tokens than {facts.model}: use a draft model of the same family, "
-        "or let it draft by text",
-    )
