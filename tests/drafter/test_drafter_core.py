@@ -12,6 +12,7 @@ from twd.drafter.core import DrafterCore
 from twd.drafter.draft import Draft, Guess
 from twd.engine.window import Window
 from twd.guess.cut import Cost
+from twd.kit.presence import SILENCE_S
 from twd.wire.base import InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.draft import DraftGranted, DraftProposed, SessionOpened
 from twd.wire.model import VocabFingerprint
@@ -152,6 +153,35 @@ def test_closing_frees_the_slot_for_the_next_session() -> None:
     core.close(SessionId("a"))
     assert core.released() == [0]
     assert [draft.session for draft in core.waiting()] == ["b"]
+
+
+def test_texts_whose_end_was_lost_keep_no_slots() -> None:
+    core = DrafterCore(ME, slots=2, ctx_size=64)
+    for name in ("a", "b", "c"):
+        core.open(opened([5], name=name), TruePicker(), False)  # type: ignore[arg-type]
+        core.heard(JobId(f"j-{name}"), 0.0)
+    give_slots(core)
+    for now in range(1, int(SILENCE_S) + 2):
+        core.heard(JobId("j-a"), float(now))
+        core.heard(JobId("j-c"), float(now))
+        core.heard(JobId("another's"), float(now))
+    assert set(core.drafts) == {"a", "c"}, "a live one says something every second"
+    assert core.released() == [1]
+    give_slots(core)
+    assert core.drafts[SessionId("c")].slot >= 0
+    assert not core.take_lost()
+
+
+def test_a_text_that_was_given_up_too_early_is_told_anew() -> None:
+    core = core_with([5, 6, 7])
+    core.heard(JobId("j-s"), 0.0)
+    core.heard(JobId("another's"), SILENCE_S + 1)
+    assert not core.drafts
+    core.accept(JobId("j-s"), 3, [1, 2])
+    core.heard(JobId("j-s"), SILENCE_S + 2)
+    assert core.take_lost()
+    core.heard(JobId("j-s"), SILENCE_S + 3)
+    assert not core.take_lost(), "once is enough"
 
 
 @settings(max_examples=100, deadline=None)

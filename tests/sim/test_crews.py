@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.sim.engines import REAL, played_engines
-from tests.sim.plan import CutOff, Fault, Kill, Plan, PlannedJob
+from tests.sim.plan import CutOff, Fault, Kill, Partition, Plan, PlannedJob
 from tests.sim.world import World
+from twd.drafter.service import Drafter
 from twd.kit.service import LEASE_TTL_S
 from twd.speculator.service import Speculator
 from twd.wire.base import InstanceId
@@ -65,3 +66,21 @@ def test_a_drafter_that_was_only_cut_off_comes_back() -> None:
     _, (before, during, after) = crews_over_time(CutOff(KILLED_AT, "n1", NOTICED_BY + 1.0 - KILLED_AT))
     assert not during
     assert after == before != set()
+
+
+def test_a_drafter_that_missed_the_ends_of_texts_drafts_for_later_ones() -> None:
+    early = [PlannedJob(5.0 + n / 10, "edge-0", f"p{n}", n, max_tokens=20, deadline_s=30.0) for n in range(3)]
+    late = PlannedJob(30.0, "edge-0", "p", seed=1, max_tokens=30, deadline_s=30.0)
+    world = World(Plan(1, UNITS, [*early, late], [Partition(6.0, ("n0", "n1"), 15.0)]), REAL)
+    held: list[set[str]] = []
+
+    def look() -> None:
+        drafter = world.units["drafter-0"].service
+        assert isinstance(drafter, Drafter)
+        assert drafter._core is not None
+        held.append({str(job) for job in drafter._core.by_job})
+
+    for at in (5.9, 20.9, 31.0):
+        world.loop.call_at(at, look)
+    assert world.play() == []
+    assert held == [{"job0", "job1", "job2"}, {"job0", "job1", "job2"}, {"job3"}]

@@ -8,6 +8,7 @@ from typing import Final
 from twd.backends.base import Backend, Wish
 from twd.backends.text_draft_core import Ask, Draft, TextDraft, TokenDraft
 from twd.kit.clock import Clock
+from twd.kit.presence import Presence
 from twd.kit.tasks import TaskGroup
 from twd.wire.base import InstanceId, JobId, SessionId
 from twd.wire.draft import DraftProposed, SessionOpened
@@ -42,6 +43,7 @@ class Drafting:
         self._drafts: dict[SessionId, AnyDraft] = {}
         self._sessions: dict[JobId, SessionId] = {}
         self._streams: dict[SessionId, tuple[int, asyncio.Task[None]]] = {}
+        self._presence = Presence()
         self.proposed = 0
 
     def __len__(self) -> int:
@@ -51,6 +53,8 @@ class Drafting:
 
     def open(self, event: SessionOpened, *, by_tokens: bool) -> None:
         """Run ahead of a session; one that is known is followed to where it is now."""
+        for silent in self._presence.give_up(self._clock.now()):
+            self.close_job(silent)
         draft = self._drafts.get(event.session)
         if draft is not None:
             draft.follow(event)
@@ -61,12 +65,16 @@ class Drafting:
             self._sessions[event.job] = event.session
         else:
             return
+        self._presence.hear(event.job, self._clock.now())
         self._move(draft)
 
     def accept(self, event: TokensAccepted) -> bool:
         """The target decided; False when messages about this session were lost."""
         draft = self._drafts.get(self._sessions.get(event.job, SessionId("")))
-        if draft is None or not event.tokens:
+        if draft is None:
+            return not self._presence.returns(event.job)
+        self._presence.hear(event.job, self._clock.now())
+        if not event.tokens:
             return True
         if isinstance(draft, TokenDraft):
             whole = draft.accept(event.at, event.tokens, tuple(event.tokens))
@@ -90,6 +98,7 @@ class Drafting:
             return
         if self._sessions.get(draft.job) == session:
             del self._sessions[draft.job]
+            self._presence.forget(draft.job)
         running = self._streams.pop(session, None)
         if running is not None:
             running[1].cancel()

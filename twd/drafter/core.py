@@ -8,6 +8,7 @@ from twd.drafter.trust import Trust
 from twd.engine.window import Picker, Window
 from twd.guess.calibration import Calibration
 from twd.guess.cut import Cost, best_cut, held_in_a_row
+from twd.kit.presence import Presence
 from twd.wire.base import InstanceId, JobId, SessionId
 from twd.wire.draft import DraftGranted, DraftProposed, SessionOpened
 
@@ -34,6 +35,7 @@ class DrafterCore:
         self.by_job: dict[JobId, Draft] = {}
         self._released: list[int] = []
         self._lost = False
+        self._presence = Presence()
         self.token_ms = 5.0
         self.trust = Trust()
 
@@ -67,6 +69,7 @@ class DrafterCore:
             return
         if self.by_job.get(draft.job) is draft:
             del self.by_job[draft.job]
+            self._presence.forget(draft.job)
         if draft.slot >= 0:
             self._released.append(draft.slot)
 
@@ -95,6 +98,15 @@ class DrafterCore:
         news = tokens[len(draft.accepted) - at :]
         if news:
             draft.settle(news)
+
+    def heard(self, job: JobId, now: float) -> None:
+        """Something was said of a job; others that fell silent have ended, and would keep their slots for ever."""
+        if job in self.by_job:
+            self._presence.hear(job, now)
+        elif self._presence.returns(job):
+            self._lost = True
+        for silent in self._presence.give_up(now):
+            self.close_job(silent)
 
     def take_lost(self) -> bool:
         """Whether some session must be told anew, since the last call."""

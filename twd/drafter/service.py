@@ -206,8 +206,13 @@ class Drafter(Service):
             return None
         picker = self._loaded.picker(event.sampling, event.seed, len(event.tokens))
         beside = share_device(self.ground.node, self._loaded.device, event)
-        self._runner.post(lambda core: core.open(event, picker, beside))
-        return None
+        now = self.clock.now()
+
+        def opened(core: DrafterCore) -> None:
+            core.open(event, picker, beside)
+            core.heard(event.job, now)
+
+        return self._post(opened)
 
     def on_session_closed(self, event: SessionClosed) -> Effects:
         """Forget it."""
@@ -223,7 +228,13 @@ class Drafter(Service):
 
     def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
         """Go on from there, or back."""
-        return self._post(lambda core: core.accept(event.job, event.at, event.tokens)) if event.tokens else None
+        now = self.clock.now()
+
+        def accepted(core: DrafterCore) -> None:
+            core.accept(event.job, event.at, event.tokens)
+            core.heard(event.job, now)
+
+        return self._post(accepted)
 
     def on_draft_granted(self, event: DraftGranted) -> Effects:
         """Run farther, or less far."""
