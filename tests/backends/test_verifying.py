@@ -17,6 +17,7 @@ from tests.backends.rigs import echoing
 from twd.backends.verifying_model import open_verifying
 from twd.bus.memory_bus import MemoryBroker
 from twd.cli.remote_target import RemoteModel
+from twd.kit.settings import Ngram
 from twd.kit.settings import Server as ServerSettings
 from twd.speculator.service import Speculator
 from twd.wire.failures import Failure, FailureCode, TwdError
@@ -67,7 +68,9 @@ async def open_tower(farm: Farm) -> AsyncIterator[OpenTower]:
         ear = Listener(broker)
         await ear.listen()
         speculator = Speculator(
-            ground(broker, 2), MODEL, lambda progress: cast(Any, RemoteModel(open_verifying(settings, MODEL)))
+            ground(broker, 2),
+            MODEL,
+            lambda progress: cast(Any, RemoteModel(open_verifying(settings, MODEL), ngram=Ngram())),
         )
         await speculator.start()
         await until(lambda: bool(ear.of(ModelReady) or ear.of(ModelFailed)), 20)

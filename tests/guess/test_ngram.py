@@ -1,5 +1,6 @@
 """The drafter without a model proposes what really followed the longest match."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,6 +34,13 @@ def test_a_text_that_turns_in_a_circle_is_read_round() -> None:
 def test_the_longest_match_wins_over_the_latest() -> None:
     text = [9, 8, 7, 6, 5, 50, 51, 52, 0, 0, 0, 7, 6, 5, 60, 61, 62, 1, 1, 1, 9, 8, 7, 6, 5]
     assert index_of(text).propose(2)[0] == [50, 51]
+
+
+@pytest.mark.parametrize("min_match", [1, 2, 3, 4])
+def test_a_match_is_as_long_as_it_has_to_be(min_match: int) -> None:
+    index = NgramIndex(min_match)
+    index.extend([7, 8, 9, 50, 51, 0, 1, 7, 8, 9])
+    assert index.propose(2)[0] == ([50, 51] if min_match <= 3 else [])
 
 
 @given(st.lists(st.integers(0, 5), max_size=80), st.integers(1, 30))

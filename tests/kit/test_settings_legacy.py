@@ -235,3 +235,11 @@ def test_each_old_key_has_one_fate_and_a_real_new_place() -> None:
         place: object = Settings()
         for name in key.split("."):
             place = getattr(place, name)
+
+
+def test_settings_that_were_taken_away_stop_nobody(tmp_path: Path) -> None:
+    text = "speculation: {tree: off, linger: on, enabled: false}\n"
+    loaded = load(tmp_path, text, {"TWD_SPECULATION_LINGER": "off"})
+    assert not loaded.settings.speculation.enabled
+    for name in ("speculation.tree", "speculation.linger", "TWD_SPECULATION_LINGER"):
+        assert any(hint.startswith(f"{name} is not read: ") for hint in loaded.hints)

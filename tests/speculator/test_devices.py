@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from tests.speculator.fakes import Driver, FakeTarget, job, make_core
+from tests.speculator.fakes import Driver, FakeTarget, job, make_core, opening
 from twd.bus.memory_bus import MemoryBroker
 from twd.drafter.native import NativeDraftModel
 from twd.engine.loading import NativeModel
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.service import Surroundings
-from twd.kit.settings import Drafter, Model, Settings, Speculation
-from twd.speculator.bounds import needs_drafters
+from twd.kit.settings import Drafter, Model, Ngram, Settings, Speculation
+from twd.speculator.bounds import Limits, needs_drafters
 from twd.speculator.core import SpeculatorCore
 from twd.speculator.native import limits_of
 from twd.speculator.service import Speculator
@@ -101,6 +101,15 @@ def test_drafters_are_needed_only_by_models_that_have_some() -> None:
     assert needs_drafters(settings, "a")
     assert not needs_drafters(settings, "b")
     assert needs_drafters(replace(settings, drafters=(Drafter(path="d.gguf"),)), "b")
+
+
+def test_how_much_must_agree_before_copying_comes_from_the_settings() -> None:
+    settings = Settings(speculation=Speculation(ngram=Ngram(min_match=5)))
+    limits = limits_of(native(offloads=False), Model(path="m.gguf"), settings)
+    core = make_core(FakeTarget(), ngram_match=limits.ngram_match)
+    core.submit(job(), opening("j", [7, 8, 9, 10, 50, 7, 8, 9, 10]), 0.0)
+    assert core.by_job[job().job].ngram.propose()[0] == []
+    assert Limits(slots=1, ctx_size=1).ngram_match == Settings().speculation.ngram.min_match
 
 
 def test_a_session_tells_its_drafters_on_what_the_target_computes() -> None:

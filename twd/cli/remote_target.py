@@ -7,7 +7,7 @@ from twd.backends.verifying_model import Progress, VerifyingModel
 from twd.engine.cost import CostCurve
 from twd.engine.window import Target
 from twd.kit.service import Surroundings
-from twd.kit.settings import Settings
+from twd.kit.settings import Ngram, Settings
 from twd.speculator.bounds import Limits, needs_drafters
 from twd.speculator.embeddings import Embedding
 from twd.speculator.loaded import LoadedModel
@@ -24,7 +24,7 @@ from twd.wire.model import Exactness, ModelFacts
 class RemoteModel:
     """A verifying backend in the speculator's words."""
 
-    def __init__(self, model: VerifyingModel, *, ngram: bool = True, needs_drafters: bool = False) -> None:
+    def __init__(self, model: VerifyingModel, *, ngram: Ngram, needs_drafters: bool = False) -> None:
         self._model = model
         self._ngram = ngram
         self._needs_drafters = needs_drafters
@@ -69,7 +69,8 @@ class RemoteModel:
             ctx_size=target.ctx_size,
             max_window=target.window_max - 1,
             prefill_rows=target.ctx_size,
-            ngram=self._ngram,
+            ngram=self._ngram.enabled,
+            ngram_match=self._ngram.min_match,
             device=DeviceKind.ELSEWHERE,
             needs_drafters=self._needs_drafters,
         )
@@ -115,6 +116,6 @@ def remote_speculator(ground: Surroundings, settings: Settings, name: str) -> Sp
     def connect(progress: Progress) -> LoadedModel:
         found = load(progress)
         needed = needs_drafters(settings, name)
-        return RemoteModel(found, ngram=settings.speculation.ngram.enabled, needs_drafters=needed)
+        return RemoteModel(found, ngram=settings.speculation.ngram, needs_drafters=needed)
 
     return Speculator(ground, ModelId(name), connect)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 MAX_DRAFT = 24
-_KEY = 3
+MIN_MATCH = 3
+"""So many tokens must agree before what followed them is proposed."""
 _PLACES = 8
 _MAX_MATCH = 32
 
@@ -11,7 +12,8 @@ _MAX_MATCH = 32
 class NgramIndex:
     """Finds the longest earlier match of the text's end, in microseconds, and proposes what followed it."""
 
-    def __init__(self) -> None:
+    def __init__(self, min_match: int = MIN_MATCH) -> None:
+        self._min_match = min_match
         self._tokens: list[int] = []
         self._places: dict[tuple[int, ...], list[int]] = {}
 
@@ -20,11 +22,12 @@ class NgramIndex:
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Take more of the text."""
+        key = self._min_match
         for token in tokens:
             self._tokens.append(token)
             end = len(self._tokens)
-            if end > _KEY:
-                places = self._places.setdefault(tuple(self._tokens[end - 1 - _KEY : end - 1]), [])
+            if end > key:
+                places = self._places.setdefault(tuple(self._tokens[end - 1 - key : end - 1]), [])
                 places.append(end - 1)
                 if len(places) > _PLACES:
                     del places[0]
@@ -35,10 +38,10 @@ class NgramIndex:
         `beyond`: tokens that may follow the text; what is proposed follows them.
         """
         end = (*self._tokens[-_MAX_MATCH:], *beyond)
-        if len(end) < _KEY or limit <= 0:
+        if len(end) < self._min_match or limit <= 0:
             return [], 0.0
         best, best_place = 0, 0
-        for place in reversed(self._places.get(end[-_KEY:], ())):
+        for place in reversed(self._places.get(end[-self._min_match :], ())):
             length = self._match(place, end)
             if length > best:
                 best, best_place = length, place
@@ -49,7 +52,7 @@ class NgramIndex:
 
     def _match(self, place: int, end: Sequence[int]) -> int:
         tokens, most = self._tokens, min(_MAX_MATCH, len(end), place)
-        length = _KEY
+        length = self._min_match
         while length < most and tokens[place - 1 - length] == end[-1 - length]:
             length += 1
         return length

@@ -179,7 +179,7 @@ class Ngram(Section, frozen=True):
     """Drafts copied from the prompt and the text so far; they need no model."""
 
     enabled: Annotated[bool, about("Use them.")] = True
-    min_match: Annotated[Annotated[int, Meta(ge=1, le=16)], about("Tokens that must agree before copying.")] = 2
+    min_match: Annotated[Annotated[int, Meta(ge=1, le=16)], about("Tokens that must agree before copying.")] = 3
 
 
 class Speculation(Section, frozen=True):
@@ -189,8 +189,6 @@ class Speculation(Section, frozen=True):
     max_draft_tokens: Annotated[
         Auto | Annotated[int, Meta(ge=1, le=256)], about("Most guesses checked in one pass; auto: by measured gain.")
     ] = "auto"
-    tree: Annotated[Switch, about("Check several guesses for one place.")] = "auto"
-    linger: Annotated[Switch, about("Wait a moment for one more guess while that pays.")] = "auto"
     windows_in_flight: Annotated[
         Auto | Annotated[int, Meta(ge=1, le=16)], about("Passes under way at once over a ring.")
     ] = "auto"

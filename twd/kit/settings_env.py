@@ -6,6 +6,7 @@ from msgspec import inspect as shape
 
 from twd.kit.settings import Settings
 from twd.kit.settings_errors import Place, Problem, nearest
+from twd.kit.settings_legacy import RETIRED_KEYS
 from twd.kit.settings_tree import Node, Path
 from twd.kit.settings_values import plain
 
@@ -36,11 +37,14 @@ def overrides(env: Mapping[str, str], folder: str) -> tuple[dict[Path, Node], li
     given: dict[Path, Node] = {}
     problems: list[Problem] = []
     hints: list[str] = []
+    retired = {PREFIX + key.replace(".", "_").upper(): why for key, why in RETIRED_KEYS.items()}
     for name in sorted(name for name in env if name.startswith(PREFIX)):
         if name in NOT_SETTINGS or name.startswith(FREE_PREFIXES) or not env[name].strip():
             continue
         place = Place(name, folder=folder)
-        if name not in table:
+        if name in retired:
+            hints.append(f"{name} is not read: {retired[name]}")
+        elif name not in table:
             _unknown(name, place, table, problems, hints)
         elif table[name] in given and given[table[name]].value != env[name]:
             other = given[table[name]].place.source

@@ -49,6 +49,11 @@ DROPPED_KEYS = {
     "quality_gate.port": "the gate answers at edge.port",
     "quality_gate.auth_token": "the gate asks for edge.token",
 }
+RETIRED_KEYS = {
+    "speculation.tree": "a second guess for one place costs more than it brings, so there is one for each",
+    "speculation.linger": "guesses are waited for wherever that pays",
+}
+"""Keys of our own that earlier versions took."""
 OLD_KEYS = (*MOVED_KEYS, *DRAFTER_KEYS, *TARGET_KEYS, COORDINATOR_MODEL, *DROPPED_KEYS)
 OLD_SECTIONS = dict.fromkeys(key.split(".")[0] for key in OLD_KEYS if "." in key)
 OLD_LLAMA_SERVER_PORT = 8080
@@ -113,6 +118,7 @@ def new_home(variable: str) -> str:
 def translate(tree: Node) -> tuple[list[Problem], list[str]]:
     """Moves old keys to their new places, in place; returns what is wrong and one hint for each."""
     move = _Move(tree)
+    move.drop(RETIRED_KEYS)
     if isinstance(tree.value, dict) and any(key.split(".")[0] in tree.value for key in OLD_KEYS):
         move.everything()
     return move.problems, move.hints
@@ -140,11 +146,14 @@ class _Move:
         for old, fallback_name in TARGET_KEYS.items():
             if node := self.take(old):
                 self.target(node, old, fallback_name)
-        for old, why in DROPPED_KEYS.items():
-            if node := self.take(old):
-                self.hint(node, f"{old} is not read: {why}")
+        self.drop(DROPPED_KEYS)
         self.pool()
         self.leftovers()
+
+    def drop(self, keys: Mapping[str, str]) -> None:
+        for key, why in keys.items():
+            if node := self.take(key):
+                self.hint(node, f"{key} is not read: {why}")
 
     def open_sections(self) -> None:
         for name in OLD_SECTIONS:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from twd.guess.ngram import MIN_MATCH
 from twd.kit.settings import Settings
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.draft import DeviceKind
@@ -37,6 +38,7 @@ class Limits:
     branches: int = 8
     can_rollback: bool = True
     ngram: bool = True
+    ngram_match: int = MIN_MATCH
     keepalive_s: float = 1.0
     stream_ms: float = 0.0
     """Pieces of a text that would come sooner than this one after the other travel together."""

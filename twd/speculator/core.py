@@ -96,7 +96,7 @@ class SpeculatorCore:
             if old.job.attempt >= job.attempt:
                 return
             self._drop(old)
-        session = Session(self._bounded(job), opening, self.crew.calibrations, now)
+        session = Session(self._bounded(job), opening, self.crew.calibrations, now, self.limits.ngram_match)
         self.by_job[job.job] = session
         self.by_id[session.id] = session
         problem = self._overflow(session)

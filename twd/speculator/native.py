@@ -135,6 +135,7 @@ def limits_of(native: NativeModel, model: Model, settings: Settings) -> Limits:
         can_rollback=target.can_rollback,
         device=native.device,
         ngram=settings.speculation.ngram.enabled,
+        ngram_match=settings.speculation.ngram.min_match,
         stream_ms=model.stream_ms,
         needs_drafters=needs_drafters(settings, native.facts.model),
     )

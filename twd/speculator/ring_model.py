@@ -190,6 +190,7 @@ def _limits(target: RingTarget, name: ModelId, settings: Settings) -> Limits:
         in_flight=target.in_flight,
         ahead=_AHEAD,
         ngram=settings.speculation.ngram.enabled,
+        ngram_match=settings.speculation.ngram.min_match,
         device=DeviceKind.ELSEWHERE,
         stream_ms=settings.models[name].stream_ms,
         needs_drafters=needs_drafters(settings, name),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from twd.engine.text import TextStream
 from twd.engine.window import Picker, Report
 from twd.guess.calibration import Calibration
-from twd.guess.ngram import NgramIndex
+from twd.guess.ngram import MIN_MATCH, NgramIndex
 from twd.speculator.acceptance import Beliefs
 from twd.speculator.links import Link
 from twd.speculator.tree import DraftTree, Node
@@ -81,7 +81,14 @@ class Tally:
 class Session:
     """The state of one job; the core moves it."""
 
-    def __init__(self, job: JobSubmitted, opening: Opening, calibrations: dict[str, Calibration], now: float) -> None:
+    def __init__(
+        self,
+        job: JobSubmitted,
+        opening: Opening,
+        calibrations: dict[str, Calibration],
+        now: float,
+        ngram_match: int = MIN_MATCH,
+    ) -> None:
         self.job = job
         self.id = opening.session
         self.seed = opening.seed
@@ -98,7 +105,7 @@ class Session:
         self.hashes = [EMPTY]
         self._extend_hashes(known)
         self.tree = DraftTree(len(known), self.hashes[-1])
-        self.ngram = NgramIndex()
+        self.ngram = NgramIndex(ngram_match)
         self.ngram.extend(known)
         self.beliefs = Beliefs(calibrations)
         self.links: dict[InstanceId, Link] = {}
