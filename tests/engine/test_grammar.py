@@ -1,6 +1,8 @@
 """Grammars allow the tokens that llama.cpp's own grammar sampler allows, and survive everything."""
 
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -105,6 +107,39 @@ def test_a_crowded_automaton_is_replaced_and_nothing_changes(monkeypatch: pytest
     assert crowded.automaton is not first
 
 
+class Slow(Words):
+    """Its control tokens, which every GBNF grammar asks for, can be held back."""
+
+    def __init__(self) -> None:
+        self.asked, self.told = threading.Event(), threading.Event()
+        super().__init__()
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        self.asked.set()
+        assert self.told.wait(30)
+        return {}
+
+    @special_tokens.setter
+    def special_tokens(self, tokens: dict[str, int]) -> None:
+        pass
+
+
+def test_a_grammar_that_is_there_does_not_wait_for_one_that_is_being_made() -> None:
+    vocab = Slow()
+    grammars = Grammars(vocab)
+    known = grammars.compiled(Grammar(kind=GrammarKind.JSON))
+    with ThreadPoolExecutor() as pool:
+        making = pool.submit(grammars.compiled, Grammar(kind=GrammarKind.GBNF, text='root ::= "a"'))
+        assert vocab.asked.wait(30)
+        again = pool.submit(grammars.compiled, Grammar(kind=GrammarKind.JSON))
+        try:
+            assert again.result(5) is known
+        finally:
+            vocab.told.set()
+        assert making.result(30) is not known
+
+
 WORDS_INDEX = {WORDS.piece(256 + index).decode(): index for index in range(WORDS.size - 258)}
 
 
@@ -130,6 +165,7 @@ HOSTILE = {
     "an empty class": "root ::= []",
     "too much text": 'root ::= "' + "a" * 150_000 + '"',
     "an end token": "root ::= <|end|>",
+    "too many classes": "root ::= " + " ".join(f"[^{chr(0x4E00 + i)}]" for i in range(20_000)),
 }
 
 

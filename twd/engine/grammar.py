@@ -140,17 +140,32 @@ class Grammars:
         self.vocab = vocab
         self._made: OrderedDict[tuple[GrammarKind, str], CompiledGrammar] = OrderedDict()
         self._lock = threading.Lock()
+        self._making = threading.Lock()
 
     def compiled(self, grammar: Grammar) -> CompiledGrammar:
-        """The grammar made ready; raises BAD_GRAMMAR with the place of the mistake. The latest ones are kept."""
+        """The grammar made ready; raises BAD_GRAMMAR with the place of the mistake. The latest ones are kept.
+
+        One is made at a time; those that are there already wait for none.
+        """
+        found = self._kept(grammar)
+        if found is None:
+            with self._making:
+                found = self._kept(grammar) or self._keep(grammar, self._make(grammar))
+        return found
+
+    def _kept(self, grammar: Grammar) -> CompiledGrammar | None:
         key = (grammar.kind, grammar.text)
         with self._lock:
-            if key not in self._made:
-                self._made[key] = self._make(grammar)
-            self._made.move_to_end(key)
+            if key in self._made:
+                self._made.move_to_end(key)
+            return self._made.get(key)
+
+    def _keep(self, grammar: Grammar, made: CompiledGrammar) -> CompiledGrammar:
+        with self._lock:
+            self._made[grammar.kind, grammar.text] = made
             if len(self._made) > _GRAMMARS_KEPT:
                 self._made.popitem(last=False)
-            return self._made[key]
+        return made
 
     def _make(self, grammar: Grammar) -> CompiledGrammar:
         try:

@@ -228,6 +228,55 @@ def test_what_cannot_be_enforced_is_refused_with_its_place(text: str, message: s
     assert caught.value.code is FailureCode.BAD_GRAMMAR
 
 
+def chained(link: dict[str, Any], levels: int = 40, **end: Any) -> str:
+    """A schema of a few KB in which each link refers to the next, where it says NEXT."""
+    links = {f"l{i}": json.loads(json.dumps(link).replace("NEXT", f"#/$defs/l{i + 1}")) for i in range(levels)}
+    return json.dumps({"$ref": "#/$defs/l0", "$defs": {**links, f"l{levels}": end}})
+
+
+NEXT = {"$ref": "NEXT"}
+TWICE = {"allOf": [{"properties": {"p": NEXT, "q": NEXT}}, {"properties": {"p": {"title": "P", **NEXT}, "q": NEXT}}]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        chained({"type": "object", "anyOf": [NEXT, NEXT]}, properties={"x": {}}),
+        chained({"type": "integer", "anyOf": [NEXT, NEXT]}, minimum=123456789012345678, maximum=987654321098765432),
+        chained({"type": "string", "anyOf": [NEXT, NEXT]}, pattern=f"[{'a' * 50_000}]"),
+        chained({"type": "string", "anyOf": [NEXT, NEXT]}, enum=["a", *range(20_000)]),
+        json.dumps({"properties": {"n" * 100_000: {"properties": {f"p{i}": {} for i in range(8000)}}}}),
+        json.dumps({"properties": {"n" * 200_000: {}}, "additionalProperties": True}),
+    ],
+)
+def test_a_schema_that_asks_for_endless_work_is_refused(text: str) -> None:
+    with pytest.raises(TwdError, match="unfolds to more than 400000 parts; ask for fewer") as caught:
+        schema(text)
+    assert caught.value.code is FailureCode.BAD_GRAMMAR
+
+
+@pytest.mark.parametrize(
+    ("text", "good", "bad"),
+    [
+        (chained({"allOf": [NEXT, NEXT]}, properties={"x": {"type": "null"}}), '{"x":null}', '{"x":1}'),
+        (chained(TWICE, 12, type="null"), '{"p":{"q":{}}}', '{"p":1}'),
+        (json.dumps({"type": ["null"] * 20_000, "enum": [None] * 20_000}), "null", "1"),
+    ],
+)
+def test_what_is_said_many_times_is_read_once(text: str, good: str, bad: str) -> None:
+    grammar = schema(text)
+    assert takes(grammar, good)
+    assert not takes(grammar, bad)
+
+
+def test_lists_of_many_thousands_are_merged() -> None:
+    numbers, names = list(range(18_000)), [f"p{i}" for i in range(18_000)]
+    both = {"allOf": [{"enum": [*numbers, "a"]}, {"enum": ["a", *(-n - 1 for n in numbers)]}]}
+    assert takes(schema(json.dumps(both)), '"a"')
+    with pytest.raises(TwdError, match="no type is left"):
+        schema(json.dumps({"allOf": [{"required": names}, {"required": names[::-1]}, {"type": []}]}))
+
+
 KEYWORDS = st.sampled_from(
     [
         *("type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "$defs", "properties", "required", "items", "a"),

@@ -24,6 +24,7 @@ _OF_TYPE: dict[str, frozenset[str]] = {
     "boolean": frozenset(),
     "null": frozenset(),
 }
+TYPES = tuple(_OF_TYPE)
 _CONSTRAINTS = frozenset(["$ref", "type", "enum", "const", "anyOf", "oneOf", "allOf"]).union(*_OF_TYPE.values())
 _REFUSED = frozenset(
     [
@@ -64,6 +65,8 @@ def checked(schema: object, at: str) -> Schema:
         shape, meaning = _SHAPES.get(key, (object, ""))
         if not isinstance(value, shape):
             raise schema_error(at, f"'{key}' must be {meaning}")
+    if not all(isinstance(name, str) for name in schema.get("required", ())):
+        raise schema_error(at, "'required' must be a list of names")
     return schema
 
 
@@ -78,7 +81,7 @@ def types_of(schema: Schema, at: str) -> list[str]:
     for name in names:
         if not isinstance(name, str) or name not in _OF_TYPE:
             raise schema_error(at, f"there is no type {name!r}")
-    return names
+    return list(dict.fromkeys(names))
 
 
 def constrains(schema: Schema) -> bool:

@@ -1,9 +1,11 @@
 """Two JSON schemas as one that demands what both demand."""
 
+import json
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
-Schema = dict[str, Any]
+from twd.engine.grammars.json_keywords import TYPES, Schema
 
 _ANNOTATIONS = frozenset(
     [
@@ -18,6 +20,11 @@ _HIGHER = frozenset(["minimum", "exclusiveMinimum", "minLength", "minItems", "mi
 _LOWER = frozenset(["maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"])
 
 
+def weight(schema: Schema) -> int:
+    """How much there is to read, or to merge: everything in it that says which values fit, counted."""
+    return 1 + sum(_parts_in(value) for key, value in schema.items() if key not in _ANNOTATIONS)
+
+
 def merged(one: Schema, other: Schema, fail: Callable[[str], Exception]) -> Schema:
     """Raises what `fail` makes where two demands on one thing have no common form."""
     whole = dict(one)
@@ -30,12 +37,12 @@ def _both(key: str, one: Any, other: Any, fail: Callable[[str], Exception]) -> A
     if one == other or key in _ANNOTATIONS:
         return one
     if key == "properties":
-        shared = {name: {"allOf": [one[name], other[name]]} for name in one.keys() & other.keys()}
-        return {**one, **other, **shared}
+        return {**one, **other, **{name: _all_of(one[name], other[name]) for name in one.keys() & other.keys()}}
     if key == "required":
-        return [*one, *(name for name in other if name not in one)]
+        return list(dict.fromkeys([*one, *other]))
     if key == "enum":
-        return [value for value in one if value in other]
+        others = set(map(_written, other))
+        return [value for value in one if _written(value) in others]
     if key == "type":
         return _common_types(one, other)
     if key in _HIGHER:
@@ -45,8 +52,41 @@ def _both(key: str, one: Any, other: Any, fail: Callable[[str], Exception]) -> A
     raise fail(f"two demands for '{key}' cannot be combined")
 
 
+def _all_of(one: object, other: object) -> object:
+    """A schema that demands both. It holds each part once, however often it is merged with what it came from."""
+    if one == other:
+        return one
+    return {"allOf": list({id(part): part for part in [*_all_in(one), *_all_in(other)]}.values())}
+
+
+def _all_in(schema: object) -> list[object]:
+    match schema:
+        case {"allOf": [*parts], **rest} if not rest:
+            return parts
+    return [schema]
+
+
+def _parts_in(value: object) -> int:
+    match value:
+        case list():
+            return 1 + sum(map(_parts_in, value))
+        case dict():
+            return 1 + sum(map(_parts_in, value.values()))
+    return 1
+
+
+def _written(value: object) -> str:
+    """The same for all values that are equal as JSON."""
+    return json.dumps(value, sort_keys=True, default=_plain)
+
+
+def _plain(number: Decimal) -> int | float:
+    return int(number) if number == number.to_integral_value() else float(number)
+
+
 def _common_types(one: Any, other: Any) -> list[str]:
-    left, right = (kind if isinstance(kind, list) else [kind] for kind in (one, other))
+    named = [kind if isinstance(kind, list) else [kind] for kind in (one, other)]
+    left, right = ([kind for kind in TYPES if kind in kinds] for kinds in named)
     common = [kind for kind in left if kind in right]
     mixed = {"integer", "number"} <= {*left, *right} and "number" not in common
     return [*common, "integer"] if mixed and "integer" not in common else common

@@ -1,7 +1,7 @@
 """JSON itself as rules: values, strings, numbers, literals, and where white space may stand."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 
 from twd.engine.grammars.rules import EMPTY, Chain, Chars, Choice, Expr, Ref, Repeat, Text
@@ -91,21 +91,20 @@ def character(ranges: Iterable[tuple[int, int]]) -> Expr:
     return options[0] if len(options) == 1 else Choice(tuple(options))
 
 
-def add_key_other_than(rules: dict[str, Expr], owner: str, names: Iterable[str]) -> Ref:
-    """Rules for any string but these, one for each way to begin like one of them."""
-    rules[f"{owner} rest"] = chain(Repeat(CHARACTER, 0, None), Text(b'"'))
-    begun = [("", sorted(set(names)))]
-    for start, same in begun:
-        longer = [name for name in same if name != start]
-        groups = {first: list(group) for first, group in groupby(longer, key=lambda name: name[len(start)])}
-        options: list[Expr] = [Text(b'"')] if start not in same else []
+def key_other_than(owner: str, names: Iterable[str]) -> Iterator[tuple[str, Expr]]:
+    """The rule `owner` for any string but these, and those below it: one for each way to begin like one of them."""
+    yield owner, chain(Text(b'"'), rule(f"{owner} 0"))
+    yield f"{owner} rest", chain(Repeat(CHARACTER, 0, None), Text(b'"'))
+    begun = [(0, sorted(set(names)))]
+    for number, (length, same) in enumerate(begun):
+        longer = [name for name in same if len(name) > length]
+        options: list[Expr] = [Text(b'"')] if len(longer) == len(same) else []
+        groups = {first: list(group) for first, group in groupby(longer, key=lambda name: name[length])}
         for first, group in groups.items():
-            begun.append((start + first, group))
-            options.append(chain(character([(ord(first), ord(first))]), rule(f"{owner} {start + first}")))
+            options.append(chain(character([(ord(first), ord(first))]), rule(f"{owner} {len(begun)}")))
+            begun.append((length + 1, group))
         others = character(inverted((ord(first), ord(first)) for first in groups))
-        rules[f"{owner} {start}"] = Choice((*options, chain(others, rule(f"{owner} rest"))))
-    rules[owner] = chain(Text(b'"'), rule(f"{owner} "))
-    return rule(owner)
+        yield f"{owner} {number}", Choice((*options, chain(others, rule(f"{owner} rest"))))
 
 
 def json_rules() -> dict[str, Expr]:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from twd.engine.grammars.json_keywords import (
@@ -17,17 +17,17 @@ from twd.engine.grammars.json_keywords import (
     schema_error,
     types_of,
 )
-from twd.engine.grammars.json_merge import merged
+from twd.engine.grammars.json_merge import merged, weight
 from twd.engine.grammars.json_rules import (
     NOTHING,
     SPACE,
     STRING,
     VALUE,
-    add_key_other_than,
     chain,
     enclosed,
     filled,
     json_rules,
+    key_other_than,
     literal,
     literals,
     maybe,
@@ -36,9 +36,13 @@ from twd.engine.grammars.json_rules import (
     separated,
 )
 from twd.engine.grammars.json_scalars import number_rule, string_rule
-from twd.engine.grammars.rules import EMPTY, Choice, Expr, Repeat, Text, bad_grammar
+from twd.engine.grammars.rules import EMPTY, Choice, Expr, Repeat, Text, bad_grammar, size
 
 _DEPTH_MAX = 48
+_PARTS_MAX = 400_000
+"""Of schemas read and merged, and of rules made; about two microseconds each."""
+_CHARACTERS_PER_PART = 256
+"""Of a rule's name: it holds the way to its schema."""
 
 
 def parse(text: str) -> dict[str, Expr]:
@@ -64,23 +68,40 @@ class _Reader:
         self._document = document
         self._rules = json_rules()
         self._read: dict[str, object] = {}
+        self._flats: dict[int, tuple[object, Schema | None]] = {}
+        """What became of schemas that were flattened, by their ids, with the schemas themselves, so that these stay;
+        None while it is worked at."""
         self._depth = 0
+        self._parts = 0
 
     def rules(self) -> dict[str, Expr]:
         """Everything that the root needs."""
-        self._rules["root"] = self._of(self._document, "#")
+        self._add("root", self._of(self._document, "#"))
         return self._rules
+
+    def _add(self, name: str, expr: Expr) -> None:
+        self._count(size(expr) + len(name) // _CHARACTERS_PER_PART)
+        self._rules[name] = expr
+
+    def _count(self, parts: int) -> None:
+        """A small schema can ask for endless work: references that double with each step, names that are repeated."""
+        self._parts += parts
+        if self._parts > _PARTS_MAX:
+            advice = "ask for fewer alternatives and combinations, or for shorter names"
+            raise bad_grammar(f"The JSON schema unfolds to more than {_PARTS_MAX} parts; {advice}.")
 
     def _of(self, schema: object, at: str) -> Expr:
         """A rule of its own for each schema, so that nesting in the schema is none in the rules."""
-        while at in self._read and self._read[at] != schema:
+        while at in self._read and self._read[at] is not schema:
             at += "'"
         if at not in self._read:
             self._read[at] = schema
             self._depth += 1
             if self._depth > _DEPTH_MAX:
                 raise schema_error(at, f"schemas are nested more than {_DEPTH_MAX} deep")
-            self._rules[at] = self._expr(checked(schema, at), at)
+            found = checked(schema, at)
+            self._count(weight(found))
+            self._add(at, self._expr(found, at))
             self._depth -= 1
         return rule(at)
 
@@ -106,21 +127,28 @@ class _Reader:
                 return self._of(*self._resolved(schema["$ref"], at))
             if "$ref" not in schema and len(parts) == 1:
                 return self._of(parts[0], f"{at}/allOf/0")
-        return self._expr(checked(self._flat(schema, at, ()), at), at)
+        return self._expr(checked(self._flat(schema, at), at), at)
 
-    def _flat(self, schema: object, at: str, seen: tuple[str, ...]) -> Schema:
+    def _flat(self, schema: object, at: str) -> Schema:
         """The schema with its references and `allOf` merged into it."""
+        if id(schema) not in self._flats:
+            self._flats[id(schema)] = schema, None
+            self._flats[id(schema)] = schema, self._flattened(schema, at)
+        flat = self._flats[id(schema)][1]
+        if flat is None:
+            raise schema_error(at, "a reference to this leads back to itself")
+        return flat
+
+    def _flattened(self, schema: object, at: str) -> Schema:
         own = dict(checked(schema, at))
         parts: list[Schema] = []
         if "$ref" in own:
-            target, place = self._resolved(own.pop("$ref"), at)
-            if place in seen:
-                raise schema_error(at, "this reference leads back to itself")
-            parts.append(self._flat(target, place, (*seen, place)))
+            parts.append(self._flat(*self._resolved(own.pop("$ref"), at)))
         for index, part in enumerate(entries_of(own.pop("allOf", []), f"{at}/allOf", empty=True)):
-            parts.append(self._flat(part, f"{at}/allOf/{index}", seen))
+            parts.append(self._flat(part, f"{at}/allOf/{index}"))
         for part in parts:
             own = merged(own, part, lambda message: schema_error(at, message))
+            self._count(weight(own))
         return own
 
     def _resolved(self, reference: str, at: str) -> tuple[object, str]:
@@ -128,7 +156,9 @@ class _Reader:
         if reference != "#" and not reference.startswith("#/"):
             raise schema_error(at, f"the reference {reference!r} leads out of the schema; only '#/...' is supported")
         target: object = self._document
-        for step in reference.split("/")[1:]:
+        steps = reference.split("/")[1:]
+        self._count(len(steps))
+        for step in steps:
             name = step.replace("~1", "/").replace("~0", "~")
             if isinstance(target, dict) and name in target:
                 target = target[name]
@@ -149,7 +179,8 @@ class _Reader:
     def _enum(self, schema: Schema, at: str) -> Expr:
         values = entries_of(schema["enum"], f"{at}/enum")
         if "type" in schema:
-            values = [value for value in values if any(is_of_type(value, kind) for kind in types_of(schema, at))]
+            kinds = types_of(schema, at)
+            values = [value for value in values if any(is_of_type(value, kind) for kind in kinds)]
         if not values:
             raise schema_error(at, "no value of 'enum' has the type that is asked for")
         return literals(map(plain, values))
@@ -161,6 +192,7 @@ class _Reader:
             case "array":
                 return self._array(schema, at)
             case "string":
+                self._count(len(schema.get("pattern", "")))
                 return string_rule(schema, at)
             case "number" | "integer":
                 return number_rule(schema, at, kind)
@@ -172,9 +204,7 @@ class _Reader:
 
     def _object(self, schema: Schema, at: str) -> Expr:
         properties = schema.get("properties", {})
-        required = schema.get("required", [])
-        if not all(isinstance(name, str) for name in required):
-            raise schema_error(at, "'required' must be a list of names")
+        required = dict.fromkeys(schema.get("required", ()))
         declared = {**properties, **{name: True for name in required if name not in properties}}
         more = schema.get("additionalProperties", not properties)
         least, most = count_of(schema, "minProperties", at) or 0, count_of(schema, "maxProperties", at)
@@ -183,17 +213,23 @@ class _Reader:
             for name, part in declared.items()
         ]
         if more is False:
-            if least > len(set(required)) or (most is not None and most < len(declared)):
+            if least > len(required) or (most is not None and most < len(declared)):
                 raise schema_error(at, "property counts can only be enforced where all properties are free")
             return enclosed(b"{", self._entries(entries, EMPTY, EMPTY, at), b"}")
-        key = add_key_other_than(self._rules, f"{at} keys", declared) if declared else STRING
-        extra = member(key, self._of(more, f"{at}/additionalProperties"))
+        extra = member(self._key_other_than(declared, at), self._of(more, f"{at}/additionalProperties"))
         if declared and (least or most is not None):
             raise schema_error(at, "property counts can only be enforced where all properties are free")
         if not declared:
             return enclosed(b"{", _items(extra, least, most), b"}")
         follow = Repeat(separated(extra), 0, None)
         return enclosed(b"{", self._entries(entries, maybe(filled(chain(extra, follow))), follow, at), b"}")
+
+    def _key_other_than(self, names: Mapping[str, object], at: str) -> Expr:
+        if not names:
+            return STRING
+        for name, expr in key_other_than(f"{at} keys", names):
+            self._add(name, expr)
+        return rule(f"{at} keys")
 
     def _entries(self, entries: Sequence[tuple[Expr, bool]], alone: Expr, follow: Expr, at: str) -> Expr:
         """Entries in their order, of which some may be left out; `alone` or `follow` stands for all further ones.
@@ -204,9 +240,9 @@ class _Reader:
         later: Expr = chain(follow, SPACE)
         for index, (entry, needed) in reversed(list(enumerate(entries))):
             begun = chain(entry, later)
-            self._rules[f"{at} first {index}"] = begun if needed else Choice((begun, first))
+            self._add(f"{at} first {index}", begun if needed else Choice((begun, first)))
             joined = chain(separated(entry), later)
-            self._rules[f"{at} later {index}"] = joined if needed else Choice((joined, later))
+            self._add(f"{at} later {index}", joined if needed else Choice((joined, later)))
             first, later = rule(f"{at} first {index}"), rule(f"{at} later {index}")
         return first
 
@@ -230,7 +266,7 @@ class _Reader:
         for index, head in reversed(list(enumerate(heads))):
             joined = chain(separated(head) if index else head, tail)
             stop = SPACE if index else EMPTY
-            self._rules[f"{at} from {index}"] = joined if index < least else Choice((joined, stop))
+            self._add(f"{at} from {index}", joined if index < least else Choice((joined, stop)))
             tail = rule(f"{at} from {index}")
         return enclosed(b"[", tail, b"]")
 

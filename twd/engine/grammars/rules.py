@@ -70,6 +70,20 @@ EMPTY = Chain(())
 ANY_CHAR = Chars(((1, LAST_CODE_POINT),))
 
 
+def size(expr: Expr) -> int:
+    """How much there is in an expression; rules that it mentions are not in it."""
+    match expr:
+        case Text(data):
+            return 1 + len(data)
+        case Chars(ranges):
+            return 1 + len(ranges)
+        case Chain(parts) | Choice(parts):
+            return 1 + sum(map(size, parts))
+        case Repeat(item, _, _):
+            return 1 + size(item)
+    return 1
+
+
 class Kind(IntEnum):
     """What stands at a position of a program."""
 
@@ -217,7 +231,7 @@ class _Flattening:
         if chars not in self._characters:
             body = [[Symbol(Kind.BYTES, _byte_set(pair)) for pair in run] for run in utf8_sequences(chars.ranges)]
             single = _union(run[0].value for run in body if len(run) == 1)
-            longer = [run for run in body if len(run) > 1]
+            longer = [self._counted(run) for run in body if len(run) > 1]
             short = [[Symbol(Kind.BYTES, single)]] if single or not longer else []
             self._characters[chars] = self._new_rule(short + longer, owner) if longer else short[0][0]
         return self._characters[chars]
