@@ -20,11 +20,13 @@ from twd.cli.remote_target import RemoteModel
 from twd.kit.settings import Ngram
 from twd.kit.settings import Server as ServerSettings
 from twd.speculator.service import Speculator
+from twd.wire.base import JobId
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import (
     FinishReason,
     Grammar,
     GrammarKind,
+    JobCancelled,
     JobFinished,
     JobSubmitted,
     Prompt,
@@ -234,6 +236,20 @@ async def test_a_cancelled_session_hangs_up(open_tower: OpenTower) -> None:
     tower.server.release.set()
     await until(lambda: bool(tower.ear.ends(asked.job)), 10)
     await until(lambda: tower.server.streaming == 0, 10)
+
+
+async def test_one_request_that_hangs_holds_up_nobody_else(open_tower: OpenTower) -> None:
+    tower = await open_tower(timeout_s=60)
+    server = tower.server
+    await tower.run(job("once upon", "warm", max_tokens=30))
+    server.faults.mode, server.faults.only, server.faults.times = "hang", "completions", 1
+    await tower.ear.submit(job("who it", "hung", max_tokens=30))
+    await until(lambda: server.streaming == 1)
+    text, _ = await tower.run(job("once upon", "other", max_tokens=30))
+    assert text == TOY.shown(TOY.generate(TOY.tokenize("once upon"), 30))
+    await tower.ear.publish(JobCancelled(job=JobId("hung"), reason="enough"))
+    await until(lambda: bool(tower.ear.ends("hung")), 20)
+    await until(lambda: server.cut_off == 1, 20)
 
 
 async def test_a_server_that_cannot_score_is_no_target(farm: Farm) -> None:

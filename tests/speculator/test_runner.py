@@ -1,16 +1,20 @@
 """The engine's thread over a target that computes one pass at a time."""
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from tests.speculator.fakes import END, VOCAB, FakeTarget, job, make_core, opening, truth
+from tests.speculator.fakes import END, VOCAB, FakeTarget, job, make_core, opening, text_of, truth
 from twd.engine.cost import CostCurve
-from twd.engine.window import Verdict
+from twd.engine.window import Verdict, Window
+from twd.kit.effects import Effect, Publish
 from twd.speculator.core import SpeculatorCore
 from twd.speculator.runner import Runner
-from twd.wire.base import InstanceId
+from twd.wire.base import Event, InstanceId
 from twd.wire.draft import DraftProposed
+from twd.wire.failures import FailureCode
+from twd.wire.job import JobFailed, JobFinished, TokensAccepted
 from twd.wire.model import CostPoint
 from twd.wire.prefix import prefix_hash
 
@@ -80,3 +84,96 @@ def test_what_was_posted_counts_from_when_it_was_posted() -> None:
         pass
     assert len(posted) >= 2
     assert all(at == now for at, now in posted)
+
+
+@dataclass
+class Late(Slow):
+    """The answers of one slot come only when they are let out."""
+
+    held: int = 0
+    asked: int = 0
+
+    def submit(self, windows: Sequence[Window]) -> None:
+        assert not {window.slot for window in windows} & {window.slot for window in self.pending}, "asked twice"
+        self.asked += sum(window.slot == self.held for window in windows)
+        super().submit(windows)
+
+    def collect(self) -> list[Verdict]:
+        late = deque(window for window in self.pending if window.slot == self.held)
+        self.pending = deque(window for window in self.pending if window.slot != self.held)
+        verdicts = super().collect()
+        self.pending = late
+        return verdicts
+
+
+@dataclass
+class Played:
+    """A runner over such a target, turn by turn, and what it told."""
+
+    target: Late = field(default_factory=Late)
+    told: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.core = make_core(self.target)
+        self.cost = CostCurve([CostPoint(width=1, ms=1000 * PASS_S)])
+        self.runner = Runner(
+            self.core, self.target, self.cost, self.hear, lambda error: None, clock=lambda: self.target.now[0]
+        )
+        self.turns = self.runner.turns()
+
+    def hear(self, effects: list[Effect]) -> None:
+        self.told += [effect.event for effect in effects if isinstance(effect, Publish)]
+
+    def submit(self, name: str, prompt: list[int], **fields: object) -> None:
+        self.runner.post(lambda core, now: core.submit(job(name, **fields), opening(name, prompt), now))
+
+    def until(self, done: Callable[[], bool]) -> None:
+        for turn, _ in enumerate(self.turns):
+            if done():
+                return
+            assert turn < 500
+
+    def ends(self, name: str) -> list[JobFinished | JobFailed]:
+        return [event for event in self.told if isinstance(event, JobFinished | JobFailed) and event.job == name]
+
+    def tokens(self, name: str) -> list[int]:
+        told = [event for event in self.told if isinstance(event, TokensAccepted) and event.job == name]
+        return [token for event in told for token in event.tokens]
+
+
+def test_the_others_go_on_while_one_answer_is_late() -> None:
+    played = Played()
+    played.submit("late", [5, 6, 7])
+    played.submit("other", [8, 9])
+    played.until(lambda: bool(played.ends("other")))
+    assert played.tokens("other") == text_of([8, 9], 40)
+    assert not played.ends("late")
+    assert played.target.asked == 1
+    played.target.held = -1
+    played.until(lambda: bool(played.ends("late")))
+    assert played.tokens("late") == text_of([5, 6, 7], 40)
+
+
+def test_a_job_whose_answer_is_late_is_cancelled_and_meets_its_deadline() -> None:
+    played = Played()
+    played.submit("cancelled", [5, 6, 7])
+    played.until(lambda: played.target.asked == 1)
+    played.runner.post(lambda core, now: core.cancel(job("cancelled").job, now))
+    played.until(lambda: bool(played.ends("cancelled")))
+    played.target.pending.clear()
+    played.submit("overdue", [8, 9], deadline_ms=200)
+    played.until(lambda: bool(played.ends("overdue")))
+    (end,) = played.ends("overdue")
+    assert isinstance(end, JobFailed)
+    assert end.failure.code is FailureCode.DEADLINE
+
+
+def test_a_late_answer_tells_what_its_pass_cost() -> None:
+    played = Played()
+    played.submit("late", [5, 6, 7], max_tokens=1)
+    before = played.cost.ms(3)
+    played.until(lambda: played.target.now[0] > 10 * PASS_S)
+    assert played.cost.ms(3) == before
+    played.target.held = -1
+    played.until(lambda: bool(played.ends("late")))
+    assert played.cost.ms(3) > before

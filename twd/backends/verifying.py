@@ -18,6 +18,8 @@ from twd.wire.job import Grammar, JobSubmitted, Prompt, Sampling
 
 CHUNK: Final = 256
 """Tokens of one request where no guesses are checked."""
+PATIENCE_S: Final = 0.25
+"""After so long an answer is late: the other sessions go on without it."""
 _PLAIN: Final = Sampling()
 
 
@@ -61,6 +63,12 @@ def picker_for(job: JobSubmitted, seed: int) -> RemotePicker:
     return RemotePicker(msgspec.structs.replace(job.sampling, seed=seed), job.grammar, job.ignore_eos)
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    window: Window
+    verdict: "concurrent.futures.Future[Verdict]"
+
+
 @dataclass(slots=True)
 class _Session:
     picker: RemotePicker
@@ -98,7 +106,8 @@ class RemoteTarget:
         self._loop = loop
         self._streams = streams
         self._sessions: dict[int, _Session] = {}
-        self._pending: list[tuple[Window, concurrent.futures.Future[Verdict]]] = []
+        self._sent: list[_Request] = []
+        self._late: list[_Request] = []
 
     def open(self, tokens: Sequence[int], picker: Picker, report: Report | None = None) -> tuple[int, int]:
         """Take a slot. What the server has in its cache is its own affair."""
@@ -120,35 +129,36 @@ class RemoteTarget:
         for window in windows:
             session = self._sessions.get(window.slot)
             if session is not None:
-                self._pending.append((window, self._loop.start(self._check(session, window))))
+                self._sent.append(_Request(window, self._loop.start(self._check(session, window))))
 
     def collect(self) -> list[Verdict]:
-        """Wait for the answers; a failure ends its own window only."""
-        pending, self._pending = self._pending, []
-        verdicts = []
-        for window, future in pending:
-            try:
-                verdict = future.result()
-            except TwdError as error:
-                verdict = _failed(window, error.failure)
-            except concurrent.futures.CancelledError:
-                verdict = _failed(window, Failure(code=FailureCode.WORKER_LOST, message="the target is shutting down"))
-            if window.slot in self._sessions:
-                verdicts.append(verdict)
-        return verdicts
+        """Wait for the answers, but not long: late ones come from a later call. A failure ends its own window only."""
+        if self._sent:
+            _wait(self._sent, concurrent.futures.ALL_COMPLETED)
+        else:
+            _wait(self._late, concurrent.futures.FIRST_COMPLETED)
+        requests = [*self._late, *self._sent]
+        ready = [request for request in requests if request.verdict.done()]
+        self._sent, self._late = [], [request for request in requests if request not in ready]
+        return [_answer(request) for request in ready]
 
     def close(self, slot: int) -> None:
         """The session is over: the server stops to write it."""
         session = self._sessions.pop(slot, None)
         if session is not None:
+            self._hang_up(slot)
             self._loop.start(_stop(session))
+
+    def _hang_up(self, slot: int) -> None:
+        for requests in (self._sent, self._late):
+            for request in [one for one in requests if one.window.slot == slot]:
+                request.verdict.cancel()
+                requests.remove(request)
 
     def shutdown(self) -> None:
         """Hang up."""
         for slot in list(self._sessions):
             self.close(slot)
-        for _, future in self._pending:
-            future.cancel()
 
     # -- on the loop ---------------------------------------------------------------------------
 
@@ -207,6 +217,20 @@ class RemoteTarget:
 async def _stop(session: _Session) -> None:
     if session.ahead is not None:
         session.ahead.stop()
+
+
+def _wait(requests: Sequence[_Request], until: str) -> None:
+    concurrent.futures.wait([request.verdict for request in requests], PATIENCE_S, until)
+
+
+def _answer(request: _Request) -> Verdict:
+    try:
+        return request.verdict.result()
+    except TwdError as error:
+        return _failed(request.window, error.failure)
+    except concurrent.futures.CancelledError:
+        gone = Failure(code=FailureCode.WORKER_LOST, message="the target is shutting down")
+        return _failed(request.window, gone)
 
 
 def _failed(window: Window, failure: Failure) -> Verdict:

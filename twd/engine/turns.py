@@ -12,7 +12,7 @@ class Rest:
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """Until the pass over `rows` rows that was submitted is done; `collect` waits for it."""
+    """Until the pass over `rows` rows that was submitted is done, or an earlier one for 0; `collect` waits for it."""
 
     rows: int
 

@@ -85,7 +85,10 @@ class Target(Protocol):
         ...
 
     def collect(self) -> list[Verdict]:
-        """The verdicts on windows submitted earlier; waits for them. Windows of closed slots get none."""
+        """The verdicts on windows submitted earlier; waits for them. Windows of closed slots get none.
+
+        One that takes much longer than others may come from a later call.
+        """
         ...
 
     def close(self, slot: int) -> None:

@@ -25,6 +25,8 @@ class Plan:
     windows: list[Window] = field(default_factory=list)
     rows: int = 0
     wake_at: float | None = None
+    under_way: bool = False
+    """Whether something is to be collected: the answers to these windows, or late ones to earlier windows."""
 
 
 class Planner:
@@ -39,10 +41,12 @@ class Planner:
     def plan(self, now: float) -> Plan:
         """The windows of the next pass, or none and until when to wait for guesses."""
         plan = Plan()
-        ready = [session for session in self._sessions.values() if not session.prefilling]
+        here = [session for session in self._sessions.values() if not session.flights]
+        ready = [session for session in here if not session.prefilling]
         self._plan_running(plan, ready, now)
-        if len(ready) < len(self._sessions):
-            self._plan_prefill(plan, now)
+        if len(ready) < len(here):
+            self._plan_prefill(plan, here)
+        plan.under_way = any(session.flights for session in self._sessions.values())
         return plan
 
     def _plan_running(self, plan: Plan, ready: list[Session], now: float) -> None:
@@ -144,10 +148,10 @@ class Planner:
         session.flights.append(Flight(session.epoch, at, nodes, parents))
         session.tally.passes += 1
 
-    def _plan_prefill(self, plan: Plan, now: float) -> None:
+    def _plan_prefill(self, plan: Plan, sessions: Sequence[Session]) -> None:
         """Read on in the prompts, oldest first, a bounded number of rows a pass."""
         budget = self._prefill_rows() - plan.rows
-        for session in sorted(self._sessions.values(), key=lambda s: s.opened_at):
+        for session in sorted(sessions, key=lambda s: s.opened_at):
             if budget > 0 and session.prefilling:
                 budget -= self._read_on(plan, session, budget)
 

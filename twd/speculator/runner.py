@@ -8,12 +8,12 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from twd.engine.cost import CostCurve
 from twd.engine.pipe import Pipeline
 from twd.engine.turns import Compute, Rest, Wait
-from twd.engine.window import Target
+from twd.engine.window import Target, Verdict, Window
 from twd.kit.effects import Effect
 from twd.speculator.core import SpeculatorCore
 from twd.speculator.planning import Plan
@@ -58,6 +58,8 @@ class Runner:
         """When the pass that runs now began; a pass that does not end is a hung device."""
         self.busy_rows = 0
         """Of that pass."""
+        self._timed: tuple[Window, float] | None = None
+        """A window that left alone, and when: its answer tells what such a pass costs."""
 
     def start(self) -> None:
         """Begin to work."""
@@ -139,12 +141,13 @@ class Runner:
                 self._open(session, now)
             plan = self._core.plan(now)
             if plan.windows:
-                began = self._submit(plan)
+                self._submit(plan)
+            if plan.under_way:
                 yield Compute(plan.rows)
-                self._collect(plan, began)
+                self._collect()
             self._close_slots()
             self._flush()
-            if not plan.windows and not self._has_work():
+            if not plan.under_way and not self._has_work():
                 yield Rest(None if plan.wake_at is None else max(0.0, plan.wake_at - self._clock()))
 
     def _has_work(self) -> bool:
@@ -158,21 +161,29 @@ class Runner:
             return
         self._core.opened(session, slot, cached, now)
 
-    def _submit(self, plan: Plan) -> float:
+    def _submit(self, plan: Plan) -> None:
         self.busy_rows = plan.rows
         began = self.busy_since = self._clock()
+        alone = len(plan.windows) == 1 and plan.windows[0].picks
+        self._timed = (plan.windows[0], began) if alone else None
         self._target.submit(plan.windows)
         self._flush()
-        return began
 
-    def _collect(self, plan: Plan, began: float) -> None:
+    def _collect(self) -> None:
         verdicts = self._target.collect()
         self.busy_since = None
         self._read_inbox()  # guesses that came meanwhile are judged by what this pass tells
         now = self._clock()
-        if len(plan.windows) == 1 and plan.windows[0].picks:
-            self._cost.observe(plan.rows, (now - began) * 1000)
+        self._learn_cost(verdicts, now)
         self._core.verdicts(verdicts, now)
+
+    def _learn_cost(self, verdicts: Sequence[Verdict], now: float) -> None:
+        if self._timed is None:
+            return
+        window, began = self._timed
+        if any((one.slot, one.epoch, one.at) == (window.slot, window.epoch, window.at) for one in verdicts):
+            self._cost.observe(len(window.tokens), (now - began) * 1000)
+            self._timed = None
 
     def _close_slots(self) -> None:
         for slot in self._core.released():
