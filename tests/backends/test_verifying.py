@@ -20,7 +20,8 @@ from twd.cli.remote_target import RemoteModel
 from twd.kit.settings import Ngram
 from twd.kit.settings import Server as ServerSettings
 from twd.speculator.service import Speculator
-from twd.wire.base import JobId
+from twd.wire.base import InstanceId, JobId, ModelId, NodeId
+from twd.wire.draft import DrafterAttached, SessionOpened
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import (
     FinishReason,
@@ -34,7 +35,7 @@ from twd.wire.job import (
     Speculation,
     TokensAccepted,
 )
-from twd.wire.model import ModelFailed, ModelReady
+from twd.wire.model import ModelFailed, ModelReady, VocabFingerprint
 
 SERVERS: list[tuple[str, Callable[[], OpenAiServer]]] = [("vllm", FakeVllm), ("sglang", FakeSglang), ("echo", echoing)]
 LOOPING = " now and then and now and then and now and then and now and then"
@@ -135,10 +136,60 @@ async def test_plain_text_comes_from_one_stream(open_tower: OpenTower) -> None:
 async def test_emoji_are_whole(open_tower: OpenTower) -> None:
     for _, make in SERVERS:
         tower = await open_tower(make)
-        start = next(f"{w} it" for w in ("one", "two", "now", "who") if EMOJI in TOY.shown(_text_of(f"{w} it")))
+        start = _emoji_start()
         text, _ = await tower.run(job(start, max_tokens=60))
         assert TOY.shown(TOY.generate(TOY.tokenize(start), 300)).startswith(text)
         assert EMOJI in text
+
+
+def _emoji_start() -> str:
+    return next(f"{w} it" for w in ("one", "two", "now", "who") if EMOJI in TOY.shown(_text_of(f"{w} it")))
+
+
+async def test_a_text_is_taken_over_at_any_place(open_tower: OpenTower) -> None:
+    tower, start = await open_tower(), _emoji_start()
+    whole = _text_of(start)
+    first = next(cut for cut in range(len(whole)) if EMOJI in TOY.shown(whole[:cut]))
+    for cut in range(first - 4, first + 2):
+        text, _ = await tower.run(job(start, f"cut-{cut}", max_tokens=60, resume=whole[:cut], attempt=2))
+        told = TOY.shown(whole[:cut]).split("\ufffd")[0]
+        assert told + text == TOY.shown(whole)
+
+
+async def test_what_cannot_be_read_ends_its_own_job(open_tower: OpenTower) -> None:
+    tower, start = await open_tower(), _emoji_start()
+    await tower.run(job(start, "warm", max_tokens=60))
+    tower.server.faults.mode, tower.server.faults.only = "500", "detokenize"
+    for asked in (
+        job(start, "emoji", max_tokens=60),
+        job(start, "taken-over", max_tokens=60, resume=[TOY.tokenize("z")[0]], attempt=2),
+    ):
+        _, end = await tower.run(asked)
+        assert isinstance(end, Failure)
+        assert end.code is FailureCode.BACKEND_BROKEN
+    tower.server.faults.mode = ""
+    text, _ = await tower.run(job(start, "later", max_tokens=60))
+    assert text == TOY.shown(_text_of(start))
+
+
+@pytest.mark.parametrize("mode", ["500", "hang"])
+async def test_a_prompt_that_cannot_be_told_to_a_drafter_by_text_is_left_out(open_tower: OpenTower, mode: str) -> None:
+    tower = await open_tower(timeout_s=60)
+    await tower.run(job("once upon", "warm", max_tokens=10))
+    await tower.ear.publish(_by_text())
+    await until(lambda: bool(tower.speculator.facts()["drafters"]) and tower.speculator._idle.is_set())
+    tower.server.faults.mode, tower.server.faults.only = mode, "detokenize"
+    text, _ = await tower.run(job("once upon", max_tokens=3))
+    assert text == TOY.shown(TOY.generate(TOY.tokenize("once upon"), 3))
+    (opened,) = tower.ear.of(SessionOpened, "job-1")
+    assert opened.text == ""
+
+
+def _by_text() -> DrafterAttached:
+    vocab = VocabFingerprint(hash="", tokens=0, kind="")
+    return DrafterAttached(
+        drafter=InstanceId("drafter.far.x"), node=NodeId("far"), model=ModelId("small"), vocab=vocab, by_text=True
+    )
 
 
 def _text_of(start: str) -> list[int]:

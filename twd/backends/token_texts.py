@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from twd.backends.base import Backend
@@ -26,10 +27,6 @@ class TokenTexts:
         self._texts: dict[int, str] = {END: ""}
         self._ends = {END}
         self._anchor: list[int] | None = None
-
-    def knows(self, token: int) -> bool:
-        """Whether `text` needs no request."""
-        return token in self._texts
 
     async def learn(self, tokens: Iterable[int], before: Sequence[int] = ()) -> None:
         """See that the texts of tokens are known, and of a last one that looks like an end, whether it is one."""
@@ -71,19 +68,31 @@ class TokenTexts:
 
 
 class PieceReader:
-    """The bytes of a text's tokens, in order. Tokens that are parts of a character are joined before they are read."""
+    """The bytes of a text's tokens, in order: read from the server as they are chosen, and told later without it.
 
-    def __init__(self, texts: TokenTexts, joined: Callable[[list[int]], str]) -> None:
+    Tokens that are parts of a character are joined before they are read.
+    """
+
+    def __init__(self, texts: TokenTexts) -> None:
         self._texts = texts
-        self._joined = joined
         self._halves: list[int] = []
+        self._read: deque[bytes] = deque()
+
+    async def read(self, tokens: Sequence[int]) -> None:
+        """The text goes on with these."""
+        await self._texts.learn(tokens)
+        for token in tokens:
+            self._read.append(await self._completed(token))
 
     def __call__(self, token: int) -> bytes:
-        """What this token completes; nothing while a character is still in parts."""
-        if not self._halves and self._texts.knows(token) and _HALF not in self._texts.text(token):
+        """What the next token completes, which is this one; nothing while a character is still in parts."""
+        return self._read.popleft()
+
+    async def _completed(self, token: int) -> bytes:
+        if not self._halves and _HALF not in self._texts.text(token):
             return self._texts.text(token).encode()
         self._halves.append(token)
-        text = self._joined(self._halves)
+        text = await self._texts.joined(self._halves)
         if text.endswith(_HALF) and len(self._halves) < _HALVES_MAX:
             return b""
         self._halves = []

@@ -10,7 +10,7 @@ import msgspec
 from twd.backends.ahead import Ahead
 from twd.backends.base import UNKNOWN, Backend, Wish
 from twd.backends.loop_thread import LoopThread
-from twd.backends.token_texts import END, TokenTexts
+from twd.backends.token_texts import END, PieceReader, TokenTexts
 from twd.engine.slots import common_prefix
 from twd.engine.window import Logits, Picker, Report, Verdict, Window
 from twd.wire.failures import Failure, FailureCode, TwdError
@@ -28,6 +28,8 @@ class RemotePicker:
     """How the server is to choose. It has the logits, so nothing is picked here."""
 
     sampling: Sampling
+    pieces: PieceReader
+    """Reads what was chosen."""
     grammar: Grammar | None = None
     ignore_eos: bool = False
 
@@ -58,9 +60,9 @@ _MATTERS: Final = (
 )
 
 
-def picker_for(job: JobSubmitted, seed: int) -> RemotePicker:
+def picker_for(job: JobSubmitted, seed: int, pieces: PieceReader) -> RemotePicker:
     """The way a job wants its tokens chosen."""
-    return RemotePicker(msgspec.structs.replace(job.sampling, seed=seed), job.grammar, job.ignore_eos)
+    return RemotePicker(msgspec.structs.replace(job.sampling, seed=seed), pieces, job.grammar, job.ignore_eos)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,7 @@ class RemoteTarget:
         chosen = await self._choose(session, before, drafts)
         await self._texts.learn(chosen, [*before, *chosen[:-1]])
         verdict.tokens = [*chosen[:-1], self._texts.ended(chosen[-1])]
+        await session.picker.pieces.read(verdict.tokens)
         verdict.path = list(range(window.committed + len(chosen) - 1))
         tokens[:] = [*before, *chosen[:-1]]
         return verdict

@@ -1,5 +1,6 @@
 """A remote model made ready to be a target: probed, measured, and able to turn jobs into tokens."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ _SAMPLE: Final = (
     " a hole as deep as your hand is long, put the plant in and water it well."
 )
 _STREAM_TOKENS: Final = 16
+RENDER_S: Final = 1.0
+
+log = logging.getLogger("twd.backends")
 
 Progress = Callable[[float, str], None]
 
@@ -78,10 +82,12 @@ class VerifyingModel:
         tokens = self._loop.run(self.backend.render(job.prompt))
         if not tokens:
             raise TwdError(FailureCode.BAD_REQUEST, "the prompt is empty; send at least one character", "prompt")
+        pieces = PieceReader(self.texts)
+        self._loop.run(pieces.read(job.resume))
         return Prepared(
             tokens=tokens,
-            picker=picker_for(job, seed),
-            piece=PieceReader(self.texts, lambda halves: self._loop.run(self.texts.joined(halves))),
+            picker=picker_for(job, seed, pieces),
+            piece=pieces,
             end_tokens=frozenset() if job.ignore_eos else frozenset({END}),
             seed=seed,
         )
@@ -91,8 +97,13 @@ class VerifyingModel:
         return self.texts.draft(text)
 
     def render(self, tokens: Sequence[int]) -> str:
-        """Tokens as text, for drafters that work on text."""
-        return self._loop.run(self.backend.detokenize(list(tokens)))
+        """Tokens as text, for drafters that work on text; none where the server does not tell it at once, for whoever
+        asks has all sessions in its hands."""
+        try:
+            return self._loop.run(self.backend.detokenize(list(tokens)), RENDER_S)
+        except (TwdError, TimeoutError) as error:
+            log.info("drafters by text must do without the prompt's: %r", error)
+            return ""
 
     def close(self) -> None:
         """Hang up."""
