@@ -61,6 +61,7 @@ def _wanted_model(ground: Ground, name: str, ctx: int, sessions: int) -> "Wanted
     from dataclasses import replace
 
     from twd.coordinator.model_shape import read_shape
+    from twd.coordinator.processes import WantedModel
     from twd.coordinator.service import wanted_of
     from twd.kit.settings import Model
     from twd.wire.failures import FailureCode, TwdError
@@ -80,6 +81,8 @@ def _wanted_model(ground: Ground, name: str, ctx: int, sessions: int) -> "Wanted
         return WantedModel(called, ctx or model.ctx_size, sessions or model.parallel, problem=str(error))
     most = shape.ctx_size or model.ctx_size
     wanted = wanted_of(shape.name, model, shape)
+    if name not in known:
+        wanted = replace(wanted, file=None)  # no machine was to have a copy yet
     return replace(wanted, ctx=ctx or min(model.ctx_size or most, most), sessions=sessions or model.parallel)
 
 
