@@ -117,9 +117,18 @@ def load_plan(name: ModelId, model: Model, memory: Path | None = None) -> LoadPl
         type_k="" if model.cache_type_k == "auto" else model.cache_type_k,
         type_v="" if model.cache_type_v == "auto" else model.cache_type_v,
         flash_attention=model.flash_attn != "off",
-        template=Path(model.chat_template).expanduser().read_text("utf-8") if model.chat_template else "",
+        template=_template(Path(model.chat_template).expanduser()) if model.chat_template else "",
         memory=memory,
     )
+
+
+def _template(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "it is no UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror or str(error)
+        message = f"the chat template {path} cannot be read: {reason}; mend models.NAME.chat_template"
+        raise TwdError(FailureCode.MODEL_LOAD, message, "chat_template") from None
 
 
 def limits_of(native: NativeModel, model: Model, settings: Settings) -> Limits:
