@@ -17,8 +17,8 @@ from tests.backends.rigs import echoing
 from twd.backends.verifying_model import open_verifying
 from twd.bus.memory_bus import MemoryBroker
 from twd.cli.remote_target import RemoteModel
-from twd.kit.settings import Ngram
 from twd.kit.settings import Server as ServerSettings
+from twd.kit.settings import Settings
 from twd.speculator.service import Speculator
 from twd.wire.base import InstanceId, JobId, ModelId, NodeId
 from twd.wire.draft import DrafterAttached, SessionOpened
@@ -73,7 +73,7 @@ async def open_tower(farm: Farm) -> AsyncIterator[OpenTower]:
         speculator = Speculator(
             ground(broker, 2),
             MODEL,
-            lambda progress: cast(Any, RemoteModel(open_verifying(settings, MODEL), ngram=Ngram())),
+            lambda progress: cast(Any, RemoteModel(open_verifying(settings, MODEL), Settings(), MODEL)),
         )
         await speculator.start()
         await until(lambda: bool(ear.of(ModelReady) or ear.of(ModelFailed)), 20)

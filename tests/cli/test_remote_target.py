@@ -18,7 +18,7 @@ from twd.backends.making import text_drafter_of
 from twd.backends.text_drafter import TextDrafter
 from twd.bus.memory_bus import MemoryBroker
 from twd.cli.remote_target import remote_speculator
-from twd.kit.settings import Backend, Drafter, Ngram, Settings, Speculation
+from twd.kit.settings import Backend, Drafter, Edge, Ngram, Settings, Speculation
 from twd.speculator.service import Speculator
 from twd.wire.draft import DrafterDetached
 from twd.wire.failures import Failure, FailureCode
@@ -146,3 +146,20 @@ async def test_elsewhere_it_goes_on_without(shop: Shop) -> None:
     text, end = await shop.write(asked)
     assert isinstance(end, JobFinished)
     assert text == text_of(asked)
+
+
+async def test_the_settings_bound_windows_and_the_queue(farm: Farm) -> None:
+    broker, target = MemoryBroker(), FakeVllm()
+    await farm.add(target)
+    settings = Settings(
+        backends={"big": Backend(url=target.url)},
+        speculation=Speculation(max_draft_tokens=2),
+        edge=Edge(max_queue=3),
+    )
+    speculator = remote_speculator(ground(broker, 2, "s"), settings, MODEL)
+    await speculator.start()
+    await speculator.settled.wait()
+    assert speculator.loaded is not None
+    limits = speculator.loaded.limits
+    await speculator.stop()
+    assert (limits.max_window, limits.max_queue) == (2, 3)

@@ -7,8 +7,8 @@ from twd.backends.verifying_model import Progress, VerifyingModel
 from twd.engine.cost import CostCurve
 from twd.engine.window import Target
 from twd.kit.service import Surroundings
-from twd.kit.settings import Ngram, Settings
-from twd.speculator.bounds import Limits, needs_drafters
+from twd.kit.settings import Settings
+from twd.speculator.bounds import Limits, needs_drafters, window_limit
 from twd.speculator.embeddings import Embedding
 from twd.speculator.loaded import LoadedModel
 from twd.speculator.service import Speculator
@@ -24,10 +24,10 @@ from twd.wire.model import Exactness, ModelFacts
 class RemoteModel:
     """A verifying backend in the speculator's words."""
 
-    def __init__(self, model: VerifyingModel, *, ngram: Ngram, needs_drafters: bool = False) -> None:
+    def __init__(self, model: VerifyingModel, settings: Settings, name: str) -> None:
+        self._name = name
         self._model = model
-        self._ngram = ngram
-        self._needs_drafters = needs_drafters
+        self._settings = settings
         self._cost = CostCurve(model.points)
 
     @property
@@ -63,16 +63,17 @@ class RemoteModel:
     @property
     def limits(self) -> Limits:
         """The bounds of the core."""
-        target = self._model.target
+        target, settings = self._model.target, self._settings
         return Limits(
             slots=target.n_slots,
             ctx_size=target.ctx_size,
-            max_window=target.window_max - 1,
+            max_queue=settings.edge.max_queue,
+            max_window=window_limit(settings, target.window_max),
             prefill_rows=target.ctx_size,
-            ngram=self._ngram.enabled,
-            ngram_match=self._ngram.min_match,
+            ngram=settings.speculation.ngram.enabled,
+            ngram_match=settings.speculation.ngram.min_match,
             device=DeviceKind.ELSEWHERE,
-            needs_drafters=self._needs_drafters,
+            needs_drafters=needs_drafters(settings, self._name),
         )
 
     @property
@@ -114,8 +115,6 @@ def remote_speculator(ground: Surroundings, settings: Settings, name: str) -> Sp
     load = verifying_loader(settings, name)
 
     def connect(progress: Progress) -> LoadedModel:
-        found = load(progress)
-        needed = needs_drafters(settings, name)
-        return RemoteModel(found, ngram=settings.speculation.ngram, needs_drafters=needed)
+        return RemoteModel(load(progress), settings, name)
 
     return Speculator(ground, ModelId(name), connect)
