@@ -1,8 +1,15 @@
 """From answers to figures."""
 
+from pathlib import Path
+
+from click.testing import CliRunner
+
 from twd.bench.client import Answer
 from twd.bench.plot import bars, lines
-from twd.bench.report import Pair, by_drafter, by_position, ceiling, percentile, summarize
+from twd.bench.report import Ceiling, Pair, by_drafter, by_position, ceiling, percentile, summarize
+from twd.bench.session import BenchResult
+from twd.cli.bench import bench
+from twd.wire.base import ModelId
 from twd.wire.job import DrafterShare, JobStats
 
 
@@ -61,3 +68,26 @@ def test_pictures_are_whole_and_escape_names() -> None:
     assert "a &lt; b" in drawn
     assert "x&lt;y" in drawn
     assert "polyline" in lines("t", [0.1, 0.9], [("a", [1.0, 2.0])], "p", "x")
+
+
+def test_both_sides_have_medians_and_tails() -> None:
+    whole = summarize([pair(), pair()])[-1]
+    assert (whole.plain_rate_median, whole.drafted_rate_median) == (40.0, 80.0)
+    assert (whole.plain_rate_p95, whole.drafted_rate_p95) == (40.0, 80.0)
+    assert (whole.plain_first_ms, whole.plain_first_p95_ms, whole.first_p95_ms) == (100.0, 100.0, 100.0)
+    assert whole.plain_gap_p95_ms == 200.0
+
+
+def test_the_document_tells_how_much_of_the_ceiling_was_reached() -> None:
+    away, beside = Ceiling("a", 1.0, 2.0, 0.8, 2.0, 4.0), Ceiling("b", 1.0, 0.0, 0.8, 2.0, 4.0)
+    result = BenchResult(ModelId("m"), {}, [pair()], [], [away, beside])
+    assert [one["reached"] for one in result.document["ceilings"]] == [0.5, 1.0]
+
+
+def test_files_that_cannot_be_used_are_told_before_anything_is_measured(tmp_path: Path) -> None:
+    odd = tmp_path / "prompts.txt"
+    odd.write_bytes(b"\xff\xfe")
+    read = CliRunner().invoke(bench, ["--prompts", str(odd)])
+    assert (read.exit_code, "cannot be read as UTF-8" in read.output) == (2, True)
+    plot = CliRunner().invoke(bench, ["--plot", str(tmp_path / "nowhere" / "x.svg")])
+    assert (plot.exit_code, "cannot be written: No such file or directory" in plot.output) == (2, True)

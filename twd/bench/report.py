@@ -42,6 +42,14 @@ class Line:
     tokens_per_pass: float
     acceptance: float
     equal: int
+    plain_rate_median: float
+    plain_rate_p95: float
+    drafted_rate_median: float
+    drafted_rate_p95: float
+    first_p95_ms: float
+    plain_first_ms: float
+    plain_first_p95_ms: float
+    plain_gap_p95_ms: float
 
     def row(self) -> dict[str, Any]:
         """For JSON."""
@@ -56,8 +64,9 @@ def summarize(pairs: Sequence[Pair]) -> list[Line]:
 
 
 def _line(kind: str, pairs: Sequence[Pair]) -> Line:
-    drafted = [pair.drafted for pair in pairs]
-    gaps = [gap * 1000 for answer in drafted for gap in answer.gaps_s]
+    plain, drafted = [pair.plain for pair in pairs], [pair.drafted for pair in pairs]
+    plain_rates, drafted_rates = [one.rate for one in plain], [one.rate for one in drafted]
+    plain_firsts, firsts = _first_ms(plain), _first_ms(drafted)
     passes = sum(answer.stats.passes for answer in drafted)
     checked = sum(answer.stats.checked for answer in drafted)
     return Line(
@@ -66,12 +75,28 @@ def _line(kind: str, pairs: Sequence[Pair]) -> Line:
         plain_rate=round(_overall([pair.plain for pair in pairs]), 2),
         drafted_rate=round(_overall(drafted), 2),
         ratio=round(_overall(drafted) / max(1e-9, _overall([pair.plain for pair in pairs])), 3),
-        first_ms=round(median(answer.first_s * 1000 for answer in drafted), 2),
-        gap_p95_ms=round(percentile(gaps, 0.95), 2),
+        first_ms=round(median(firsts), 2),
+        gap_p95_ms=round(percentile(_gaps_ms(drafted), 0.95), 2),
         tokens_per_pass=round(sum(len(answer.tokens) for answer in drafted) / max(1, passes), 3),
         acceptance=round(sum(answer.stats.taken for answer in drafted) / max(1, checked), 4),
         equal=sum(pair.equal for pair in pairs),
+        plain_rate_median=round(median(plain_rates), 2),
+        plain_rate_p95=round(percentile(plain_rates, 0.95), 2),
+        drafted_rate_median=round(median(drafted_rates), 2),
+        drafted_rate_p95=round(percentile(drafted_rates, 0.95), 2),
+        first_p95_ms=round(percentile(firsts, 0.95), 2),
+        plain_first_ms=round(median(plain_firsts), 2),
+        plain_first_p95_ms=round(percentile(plain_firsts, 0.95), 2),
+        plain_gap_p95_ms=round(percentile(_gaps_ms(plain), 0.95), 2),
     )
+
+
+def _first_ms(answers: Sequence[Answer]) -> list[float]:
+    return [answer.first_s * 1000 for answer in answers]
+
+
+def _gaps_ms(answers: Sequence[Answer]) -> list[float]:
+    return [gap * 1000 for answer in answers for gap in answer.gaps_s]
 
 
 def _overall(answers: Sequence[Answer]) -> float:
@@ -117,6 +142,15 @@ class Ceiling:
     acceptance: float
     in_turns: float
     continuous: float
+
+    @property
+    def best(self) -> float:
+        """The better of the two ways to draft; beside the target there is only the one."""
+        return max(self.in_turns, self.continuous) if self.round_trip_ms else self.in_turns
+
+    def reached(self, ratio: float) -> float:
+        """The part of it that a measured ratio is."""
+        return round(ratio / self.best, 3)
 
 
 def ceiling(

@@ -47,19 +47,22 @@ class BenchResult:
     @property
     def document(self) -> dict[str, Any]:
         """For JSON."""
+        lines = summarize(self.pairs)
         return {
             "model": self.model,
             "file": self.facts.get("file"),
             "exact": self.facts.get("exact"),
             "settings": self.facts.get("settings"),
             "equal": all(pair.equal for pair in self.pairs),
-            "kinds": [line.row() for line in summarize(self.pairs)],
+            "kinds": [line.row() for line in lines],
             "by_position": [{"checked": checked, "taken": taken} for checked, taken in by_position(self.pairs)],
             "by_drafter": {
                 name: {"checked": checked, "taken": taken} for name, (checked, taken) in by_drafter(self.pairs).items()
             },
             "cost_ms": {point.width: point.ms for point in self.cost},
-            "ceilings": [msgspec.to_builtins(_as_dict(one)) for one in self.ceilings],
+            "ceilings": [
+                msgspec.to_builtins(_as_dict(one)) | {"reached": one.reached(lines[-1].ratio)} for one in self.ceilings
+            ],
         }
 
 

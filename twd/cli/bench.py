@@ -93,14 +93,24 @@ def bench(
 
     seed = 20_261 if temperature else None
     plan = BenchPlan(_prompts(prompts, kinds), max_tokens, window, Sampling(temperature=temperature, seed=seed), rounds)
-    result = asyncio.run(_measure(ground, model, plan, quiet=as_json))
     if plot:
-        Path(plot).write_text(_picture(result), "utf-8")
+        _check_writable(Path(plot))
+    result = asyncio.run(_measure(ground, model, plan, quiet=as_json))
     if as_json:
         click.echo(json.dumps(result.document))
     else:
         _show(result)
+    if plot:
+        Path(plot).write_text(_picture(result), "utf-8")
     return ExitCode.OK if all(pair.equal for pair in result.pairs) else ExitCode.DIFFERENT
+
+
+def _check_writable(path: Path) -> None:
+    """Before the measurement, not after it."""
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise click.BadParameter(f"{path} cannot be written: {error.strerror}", param_hint="--plot") from None
 
 
 def _prompts(file: str | None, kinds: tuple[str, ...]) -> "list[BenchPrompt]":
@@ -108,7 +118,10 @@ def _prompts(file: str | None, kinds: tuple[str, ...]) -> "list[BenchPrompt]":
     from twd.wire.job import ChatMessage
 
     if file is not None:
-        lines = [line.strip() for line in Path(file).read_text("utf-8").splitlines() if line.strip()]
+        try:
+            lines = [line.strip() for line in Path(file).read_text("utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError):
+            raise click.UsageError(f"{file} cannot be read as UTF-8; write one prompt on each line") from None
         if not lines:
             raise click.UsageError(f"{file} holds no prompt; write one on each line")
         return [BenchPrompt("file", (ChatMessage(role="user", content=line),)) for line in lines]
@@ -176,10 +189,9 @@ def _show(result: "BenchResult") -> None:
         out.print(f"{name}: {taken} of {checked} checked guesses held")
     whole = summarize(result.pairs)[-1].ratio
     for one in result.ceilings:
-        best = max(one.in_turns, one.continuous) if one.round_trip_ms else one.in_turns
         out.print(
             f"{one.drafter}: {one.token_ms:.1f} ms a guess, {one.acceptance:.0%} accepted: these costs allow "
-            f"{best:.2f}x by this drafter alone; reached {whole / best:.2f} of it"
+            f"{one.best:.2f}x by this drafter alone; reached {one.reached(whole):.2f} of it"
         )
 
 
