@@ -19,6 +19,7 @@ from twd.backends import text_drafter as drafter_module
 from twd.backends.finding import open_backend
 from twd.backends.text_drafter import TextDrafter
 from twd.bus.memory_bus import MemoryBroker
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.kit.settings import Server as ServerSettings
 from twd.speculator.service import Speculator
 from twd.wire.base import ModelId
@@ -267,6 +268,8 @@ async def test_a_fallback_works_only_while_the_others_fail(farm: Farm, workshop:
     first, second = OpenAiServer(), OpenAiServer()
     await farm.add(first)
     await farm.add(second)
+    registry = await workshop.broker.connect("agent").leases(LEASE_BUCKET, LEASE_TTL_S)
+    await registry.put("agent.desk", b'{"node": "desk"}')  # not all that stands there is a service's
     drafter = await workshop.hire(first, failures=1, cooldown_s=60.0)
     spare = await workshop.hire(second, ready=False, fallback=True)
     await until(lambda: "stands by" in spare.note)

@@ -2,14 +2,12 @@
 
 import random
 
-import msgspec
-
 from tests.waiting import until
 from twd.bus.memory_bus import MemoryBroker
 from twd.kit.board import Board, Row, Stage
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
-from twd.kit.overseer import Overseer, read_lease
+from twd.kit.overseer import Overseer
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Service, Surroundings
 from twd.kit.supervisor import Exit
 from twd.wire.base import Event, NodeId
@@ -109,6 +107,12 @@ async def test_after_its_end_it_says_nothing() -> None:
     assert heard == ["later"]
 
 
-def test_a_lease_that_makes_no_sense_is_none() -> None:
-    assert read_lease(b"{") is None
-    assert read_lease(msgspec.json.encode({"service": 5})) is None
+async def test_a_lease_that_nobody_can_read_is_nobodys_fault() -> None:
+    broker = MemoryBroker()
+    overseer, _, _ = await start(broker)
+    leases = await broker.connect("stranger").leases(LEASE_BUCKET, LEASE_TTL_S)
+    await leases.put("stranger", b'{"note": "\xff"}')
+    await overseer._look()
+    assert await overseer.machines() == []
+    assert overseer.fault is None
+    await overseer.stop()

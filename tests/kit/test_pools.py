@@ -199,7 +199,7 @@ def test_rpc_workers_show_what_their_links_carry() -> None:
 def test_what_is_no_pool_is_left_out() -> None:
     pools = Pools()
     alone = lease("speculator", "speculator.a.desk.x", "desk", model="a", ready=True)
-    pools.look([alone, LeaseEntry("odd", b"{", 1, 0.0), lease("edge", "edge.x", "desk")])
+    pools.look([alone, LeaseEntry("odd", b'{"service": "\xff"}', 1, 0.0), lease("edge", "edge.x", "desk")])
     assert pools.states(0.0) == []
     pools.hear(accepted(3), 0.0)
     assert pools.states(0.0) == []

@@ -4,8 +4,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Final
 
-import msgspec
-
 from twd.backends.base import Backend, Capabilities, Wish
 from twd.backends.breaker import Breaker, BreakerState
 from twd.backends.drafting import Drafting
@@ -27,6 +25,7 @@ from twd.wire.draft import (
 from twd.wire.failures import TwdError
 from twd.wire.job import JobFailed, JobFinished, Prompt, TokensAccepted
 from twd.wire.model import ModelFailed, ModelReady
+from twd.wire.reading import read_as
 from twd.wire.service import Health, ServiceLease
 
 WATCH_S: Final = 1.0
@@ -150,10 +149,8 @@ class TextDrafter(Service):
             entries = await leases.entries()
         except BusError:
             return self._standing_by
-        others = [
-            msgspec.json.decode(entry.value, type=ServiceLease) for entry in entries if entry.key != self.instance
-        ]
-        return any(self._is_better(other) for other in others)
+        others = (read_as(ServiceLease, entry.value) for entry in entries if entry.key != self.instance)
+        return any(other is not None and self._is_better(other) for other in others)
 
     def _is_better(self, lease: ServiceLease) -> bool:
         facts = lease.facts

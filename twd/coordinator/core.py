@@ -25,6 +25,7 @@ from twd.kit.settings import Pool
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.node import ModelFile, NodeFacts, ProcessFacts, ProcessUnwanted, ProcessWanted
 from twd.wire.placement import PlacementDecided, Slice
+from twd.wire.reading import read_as
 
 OWN_PREFIXES: Final = ("rpc.pool.", "stage.pool.", DRAFTERS)
 RETRY_S: Final = 5.0
@@ -480,10 +481,7 @@ class CoordinatorLease(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_coordinator(value: bytes) -> CoordinatorLease | None:
     """The same from the registry; None for anything else."""
-    try:
-        return msgspec.json.decode(value, type=CoordinatorLease)
-    except msgspec.MsgspecError:
-        return None
+    return read_as(CoordinatorLease, value)
 
 
 def may_act(now: float, renewed_at: float, lease_s: float) -> bool:

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from functools import partial
 
-import msgspec
-
 from twd.bus.base import BusError, Leases, NoResponders
 from twd.edge.calls import Desk, JobEvent
 from twd.edge.door import Door, check_bind
@@ -19,6 +17,7 @@ from twd.edge.records import Records
 from twd.edge.server import HttpServer
 from twd.edge.threshold import Threshold
 from twd.kit.addresses import is_loopback
+from twd.kit.overseer import read_lease
 from twd.kit.roster import Roster
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroundings
 from twd.kit.settings import Settings
@@ -31,7 +30,7 @@ from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobSta
 from twd.wire.life import ChangeStep, ChangeTold
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.ring import FrameRefused, RingMeasured
-from twd.wire.service import Health, ServiceExited, ServiceFaulted, ServiceLease, ServiceStarted, ServiceStopped
+from twd.wire.service import Health, ServiceExited, ServiceFaulted, ServiceStarted, ServiceStopped
 from twd.wire.trace import HistoryRequested, MetricsRequested, TraceRequested
 
 REFRESH_S = 2.0
@@ -187,7 +186,7 @@ class Edge(Service):
         except BusError as error:
             self.log.warning("the registry could not be read: %s", error)
             return
-        self.watch.services = [lease for entry in entries if (lease := _lease(entry.value)) is not None]
+        self.watch.services = [lease for entry in entries if (lease := read_lease(entry.value)) is not None]
         self.watch.pools.look(entries)
         self.models.see_leases(self.watch.services, self.clock.now())
         self._reload_keys()
@@ -266,10 +265,3 @@ class Edge(Service):
     def on_service_exited(self, event: ServiceExited) -> Effects:
         """A supervisor saw a process end."""
         return self._service_event(event)
-
-
-def _lease(value: bytes) -> ServiceLease | None:
-    try:
-        return msgspec.json.decode(value, type=ServiceLease)
-    except msgspec.DecodeError:
-        return None

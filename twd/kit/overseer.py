@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-import msgspec
-
 from twd.bus.base import BusError, LeaseEntry, Leases
 from twd.kit.board import Board
 from twd.kit.effects import Do
@@ -18,6 +16,7 @@ from twd.wire.draft import DrafterAttached
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.life import ChangeAnswered, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
 from twd.wire.model import ModelFailed, ModelLoading, ModelReady
+from twd.wire.reading import read_as
 from twd.wire.routes import subject_token
 from twd.wire.service import Health, ServiceExited, ServiceLease, ServiceStarted, ServiceStopped
 
@@ -201,7 +200,4 @@ class Overseer(Service):
 
 def read_lease(value: bytes) -> ServiceLease | None:
     """A lease as it stands in the registry; None when it makes no sense."""
-    try:
-        return msgspec.json.decode(value, type=ServiceLease)
-    except msgspec.DecodeError:
-        return None
+    return read_as(ServiceLease, value)

@@ -16,6 +16,7 @@ from twd.wire.base import Event, InstanceId, NodeId
 from twd.wire.job import TokensAccepted
 from twd.wire.node import NodeFacts, read_node
 from twd.wire.placement import PLACE_FACT, PlacementDecided, Slice, read_placement
+from twd.wire.reading import read_as
 from twd.wire.ring import FrameRefused, HopFacts, RingMeasured, StageReady, read_stage
 from twd.wire.service import ServiceLease
 
@@ -79,9 +80,8 @@ class Pools:
             self._read_lease(value)
 
     def _read_lease(self, value: bytes) -> None:
-        try:
-            lease = msgspec.json.decode(value, type=ServiceLease)
-        except msgspec.MsgspecError:
+        lease = read_as(ServiceLease, value)
+        if lease is None:
             return  # another kind of key, or one of a later version
         if lease.service == "speculator" and "model" in lease.facts and lease.facts.get("engine") in ENGINES:
             self.speculators[lease.instance] = lease

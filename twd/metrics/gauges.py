@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-import msgspec
-
 from twd.kit.board import stage_of
 from twd.metrics import families as f
 from twd.metrics.counting import Counting
 from twd.metrics.families import Labels
 from twd.wire.draft import DrafterPace
+from twd.wire.reading import read_as
 from twd.wire.service import ServiceLease
 
 Series = dict[Labels, float]
@@ -42,13 +41,8 @@ def refresh(counting: Counting, leases: Sequence[ServiceLease], version: str) ->
 def paces(speculator: ServiceLease) -> list[DrafterPace]:
     """What a speculator measured of its drafters, as far as it can be read."""
     told = speculator.facts.get("drafters", [])
-    found = []
-    for one in told if isinstance(told, list) else []:
-        try:
-            found.append(msgspec.json.decode(one, type=DrafterPace))
-        except msgspec.MsgspecError:
-            continue  # a later version tells it otherwise
-    return found
+    read = (read_as(DrafterPace, one) for one in (told if isinstance(told, list) else []))
+    return [pace for pace in read if pace is not None]  # a later version may tell it otherwise
 
 
 def _number(value: object) -> float | None:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from twd.wire.base import Event
+from twd.wire.reading import NONSENSE
 from twd.wire.routes import ROUTE_OF_TAG
 
 E = TypeVar("E", bound=Event)
@@ -48,7 +49,7 @@ def decode_as(event_type: type[E], data: bytes) -> E | Rejected:
         event: E = _decoder(event_type).decode(data)
     except msgspec.ValidationError as error:
         return Rejected(str(error))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+    except NONSENSE as error:
         return Rejected(f"not JSON: {error}")
     return event
 
@@ -61,7 +62,7 @@ def decode(data: bytes) -> Event | Rejected:
         tag = _peek.decode(data).type
     except msgspec.ValidationError as error:
         return Rejected(str(error))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NONSENSE as error:
         return Rejected(f"not JSON: {error}")
     route = ROUTE_OF_TAG.get(tag)
     if route is None:

@@ -3,11 +3,11 @@
 import enum
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
 from twd.wire.base import Count, Event, InstanceId, Name, NodeId, Part
 from twd.wire.failures import Failure
+from twd.wire.reading import read_as
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Text = Annotated[str, Meta(max_length=1024)]
@@ -229,7 +229,4 @@ class ProcessStopped(Event, frozen=True, tag="twd.v1.process.stopped"):
 
 def read_node(value: bytes) -> NodeFacts | None:
     """A machine's facts as they stand in the registry; None for anything else."""
-    try:
-        return msgspec.json.decode(value, type=NodeFacts)
-    except msgspec.MsgspecError:
-        return None
+    return read_as(NodeFacts, value)

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any
 
-import msgspec
 from msgspec import Meta
 
 from twd.wire.base import Count, Event, InstanceId, ModelId, Name, NodeId, Part
+from twd.wire.reading import read_as
 
 CERTIFICATE_FACT = "certificate"
 """Under this name a speculator's lease keeps the certificate with which it comes to workers."""
@@ -67,10 +67,7 @@ class PlacementDecided(Event, frozen=True, tag="twd.v1.placement.decided"):
 
 def read_placement(value: bytes) -> PlacementDecided | None:
     """A decision as it stands in the registry; None for anything else."""
-    try:
-        return msgspec.json.decode(value, type=PlacementDecided)
-    except msgspec.MsgspecError:
-        return None
+    return read_as(PlacementDecided, value)
 
 
 class Way(Part, frozen=True):
@@ -88,10 +85,7 @@ WAYS_FACT = "ways"
 
 def read_ways(facts: dict[str, Any]) -> list[Way]:
     """What a speculator's lease tells of them."""
-    try:
-        return msgspec.json.decode(str(facts.get(WAYS_FACT, "")), type=list[Way])
-    except msgspec.MsgspecError:
-        return []
+    return read_as(list[Way], str(facts.get(WAYS_FACT, ""))) or []
 
 
 PLACE_FACT = "place"

@@ -3,13 +3,13 @@
 import enum
 from typing import Annotated, Any
 
-import msgspec
 from msgspec import Meta
 
 from twd.wire.base import Count, Event, InstanceId, ModelId, Name, NodeId, Part
 from twd.wire.failures import Failure
 from twd.wire.model import CostPoint
 from twd.wire.node import Port
+from twd.wire.reading import read_as
 
 Certificate = Annotated[str, Meta(max_length=16_384)]
 """In PEM; empty where a link is not encrypted."""
@@ -89,10 +89,7 @@ READY_FACT = "ready"
 
 def read_stage(facts: dict[str, Any]) -> StageReady | None:
     """What a stage's lease says of it; None while it loads."""
-    try:
-        return msgspec.json.decode(str(facts.get(READY_FACT, "")), type=StageReady)
-    except msgspec.MsgspecError:
-        return None
+    return read_as(StageReady, str(facts.get(READY_FACT, "")))
 
 
 class StageGone(Event, frozen=True, tag="twd.v1.stage.gone"):

@@ -1,0 +1,38 @@
+"""What stands in the registry may be anything: it is read, or it is left aside."""
+
+from collections.abc import Callable
+
+import pytest
+
+from twd.coordinator.core import read_coordinator
+from twd.kit.overseer import read_lease
+from twd.wire.node import read_node
+from twd.wire.placement import read_placement, read_ways
+from twd.wire.reading import read_as
+from twd.wire.ring import read_stage
+
+NONSENSE = {
+    "no JSON": b"{",
+    "another shape": b'{"service": 5}',
+    "no UTF-8": b'{"note": "\xff", "service": "\xff", "type": "\xff", "node": "\xff", "instance": "\xff"}',
+    "a name that is no UTF-8": b'{"\xff": 1}',
+    "deeper than we read": b'{"of a later version": ' + b"[" * 100_000,
+    "a number without end": b'{"pid": 1' + b"0" * 5000 + b"}",
+}
+
+
+@pytest.mark.parametrize("read", [read_lease, read_node, read_placement, read_coordinator])
+@pytest.mark.parametrize("value", NONSENSE.values(), ids=NONSENSE)
+def test_nonsense_in_the_registry_is_left_aside(read: Callable[[bytes], object], value: bytes) -> None:
+    assert read(value) is None
+
+
+def test_nonsense_within_a_lease_is_left_aside() -> None:
+    deep = NONSENSE["deeper than we read"].decode()
+    assert read_stage({"ready": deep}) is None
+    assert read_ways({"ways": deep}) == []
+
+
+def test_text_that_no_bytes_stand_for_is_left_aside() -> None:
+    assert read_as(str, '"\ud800"') is None
+    assert read_as(str, '"a"') == "a"
