@@ -6,7 +6,7 @@ import msgspec
 
 from twd.bus.base import LeaseEntry
 from twd.kit.pool_state import forecast
-from twd.kit.pools import SPAN_S, Pools
+from twd.kit.pools import REFUSALS_KEPT, SPAN_S, Pools
 from twd.wire.base import InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.job import TokensAccepted
 from twd.wire.node import NodeFacts, ProcessFacts, ProcessKind
@@ -160,6 +160,14 @@ def test_warnings_say_what_is_wrong() -> None:
     for words in ("layers 15-29 + head on n1 restarting", "not exact", "n0 (0-14) is busy 97%", "2 windows or frames"):
         assert words in told
     assert "4.50 times that" in told
+
+
+def test_refusals_without_end_are_counted_up_to_a_bound() -> None:
+    pools = ring()
+    flood = FrameRefused(stage=name(0), node=NodeId("n0"), fault=FrameFault.GARBAGE, repeated=2**62)
+    pools.hear(flood, 0.5)
+    (pool,) = pools.states(1.0)
+    assert pool.stages[0].refused == REFUSALS_KEPT
 
 
 def test_a_pool_that_nobody_serves_or_that_does_not_fit() -> None:

@@ -22,6 +22,8 @@ from twd.wire.service import ServiceLease
 
 SPAN_S: Final = 10.0
 """Figures are those of the last so many seconds."""
+REFUSALS_KEPT: Final = 1024
+"""Of each stage; what a stage tells may be any number."""
 ENGINES: Final = ("ring", "rpc", "llama-server")
 _LINK: Final = re.compile(r"(\S+) ([0-9.]+) ms(?:, (\d+) bytes there and (\d+) back a token)?")
 
@@ -94,8 +96,8 @@ class Pools:
             case RingMeasured():
                 self._told.setdefault(event.stage, _Told()).hear(event, now)
             case FrameRefused():
-                times = self._refused.setdefault(event.stage, deque(maxlen=1024))
-                times.extend([now] * (event.repeated - event.repeated // 2))
+                times = self._refused.setdefault(event.stage, deque(maxlen=REFUSALS_KEPT))
+                times.extend([now] * min(event.repeated - event.repeated // 2, REFUSALS_KEPT))
             case TokensAccepted() if event.source in self.speculators:
                 self._tokens.setdefault(event.source, deque(maxlen=4096)).append((now, len(event.tokens)))
             case _:
