@@ -1,5 +1,6 @@
 """What stands in the registry may be anything: it is read, or it is left aside."""
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -25,6 +26,23 @@ NONSENSE = {
 @pytest.mark.parametrize("value", NONSENSE.values(), ids=NONSENSE)
 def test_nonsense_in_the_registry_is_left_aside(read: Callable[[bytes], object], value: bytes) -> None:
     assert read(value) is None
+
+
+@pytest.mark.parametrize("field", ["pid", "started_ms"])
+@pytest.mark.parametrize("number", [2**63, 10**400])
+def test_a_number_that_nobody_can_compute_with_is_left_aside(field: str, number: int) -> None:
+    usual = {
+        "service": "edge",
+        "instance": "i",
+        "node": "n",
+        "pid": 1,
+        "version": "1",
+        "started_ms": 1,
+        "renewed_ms": 1,
+    }
+    assert read_lease(json.dumps(usual).encode()) is not None
+    assert read_lease(json.dumps(usual | {field: number}).encode()) is None
+    assert read_lease(json.dumps(usual | {"facts": {"sessions": number}}).encode()) is None
 
 
 def test_nonsense_within_a_lease_is_left_aside() -> None:

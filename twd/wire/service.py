@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from twd.wire.base import Count, Event, InstanceId, Name, NodeId, Part
+from twd.wire.base import Count, Event, Figure, InstanceId, Name, NodeId, Part
 from twd.wire.failures import Failure
 
 
@@ -30,7 +30,7 @@ class ServiceLease(Part, frozen=True):
     renewed_ms: Count
     health: Health = Health.OK
     note: Annotated[str, Meta(max_length=1024)] = ""
-    facts: dict[str, str | int | float | bool | list[str]] = {}
+    facts: dict[str, str | Figure | float | bool | list[str]] = {}
 
 
 class ServiceStarted(Event, frozen=True, tag="twd.v1.service.started"):
