@@ -1,5 +1,6 @@
 """Where settings come from, what wins, and what the errors say."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -145,6 +146,14 @@ def test_wrong_variables_are_named(folder: Path) -> None:
     assert "TWD_TOKEN: differs from TWD_EDGE_TOKEN" in text
     assert "TWD_POOL_WORKERS:1:" in text
     assert load(folder, env={"TWD_SOMETHING": "x"}).hints == ["TWD_SOMETHING is no setting; twd does not read it"]
+
+
+def test_variables_that_others_read_are_left_to_them(folder: Path) -> None:
+    compose = (Path(__file__).parents[2] / "deploy/nats/compose.yaml").read_text()
+    env = dict.fromkeys(re.findall(r"\$\{(TWD_\w+)", compose), "x")
+    assert {"TWD_EDGE_PUBLISH", "TWD_BUS_PUBLISH", "TWD_MODELS"} <= env.keys()
+    loaded = load(folder, env=env)
+    assert [hint for hint in loaded.hints if "MODELS" in hint or "PUBLISH" in hint] == []
 
 
 def test_variables_in_values_are_filled_in(folder: Path) -> None:

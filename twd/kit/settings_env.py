@@ -11,7 +11,8 @@ from twd.kit.settings_tree import Node, Path
 from twd.kit.settings_values import plain
 
 PREFIX = "TWD_"
-NOT_SETTINGS = frozenset({"TWD_CONFIG"})
+NOT_SETTINGS = frozenset({"TWD_CONFIG", "TWD_EDGE_PUBLISH", "TWD_BUS_PUBLISH", "TWD_MODELS"})
+"""Where the settings are, and what `deploy/nats/compose.yaml` reads, whose variables are often exported."""
 FREE_PREFIXES = ("TWD_TEST_",)
 
 
