@@ -2,9 +2,13 @@
 
 import pytest
 
+from twd.bus.base import Message
 from twd.cli.errors import CommandError
-from twd.cli.watch import parse_filter, passes, patterns_for
-from twd.wire.routes import EVERYTHING, ROUTES, Delivery
+from twd.cli.watch import _line, parse_filter, passes, patterns_for
+from twd.wire.base import NodeId
+from twd.wire.codec import encode
+from twd.wire.routes import EVERYTHING, ROUTES, Delivery, Route, subject_of
+from twd.wire.service import ServiceStopped
 
 
 def test_everything_is_every_broadcast_and_no_request() -> None:
@@ -24,8 +28,20 @@ def test_one_subject_is_taken_as_it_stands() -> None:
     assert patterns_for("twd.v1.job.submitted.*") == ["twd.v1.job.submitted.*"]
 
 
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: str(route.tag))
+def test_a_tag_is_all_its_subjects(route: Route) -> None:
+    assert patterns_for(route.tag) == [route.pattern]
+
+
+def test_a_stamp_that_is_no_time_is_shown_as_none() -> None:
+    event = ServiceStopped(service="edge", node=NodeId("n"), at_ms=2**62)
+    shown = _line(Message(subject_of(event), encode(event)))
+    assert shown.startswith("no time ")
+    assert "service.stopped" in shown
+
+
 def test_nonsense_is_refused() -> None:
-    with pytest.raises(CommandError, match="no message travels"):
+    with pytest.raises(CommandError, match=r"no message travels.*; there are change, draft, .*job"):
         patterns_for("twd.v1.nonsense.>")
 
 

@@ -107,6 +107,8 @@ def _service_json(lease: ServiceLease, age_s: float) -> dict[str, Any]:
 
 
 def _print(found: list[tuple[ServiceLease, float]], missing: list[str], addresses: dict[str, str]) -> None:
+    from rich.markup import escape
+
     from twd.cli.output import console, show, table
 
     if not found and not missing:
@@ -116,15 +118,18 @@ def _print(found: list[tuple[ServiceLease, float]], missing: list[str], addresse
         stage = stage_of(lease)
         up = short_time(time.time() - lease.started_ms / 1000)
         state = f"[{STYLES[stage]}]{stage}[/]" if stage in STYLES else str(stage)
-        rows.add_row(lease.node, lease.service, state, f"{age_s:.0f} s ago", up, str(lease.pid), _details(lease))
+        who = escape(lease.node), escape(lease.service)
+        rows.add_row(*who, state, f"{age_s:.0f} s ago", up, str(lease.pid), _details(lease))
     for name in missing:
-        rows.add_row("", name, "[red]missing[/]", "", "", "", "its process runs or restarts, but it holds no lease")
+        rows.add_row(
+            "", escape(name), "[red]missing[/]", "", "", "", "its process runs or restarts, but it holds no lease"
+        )
     show(rows)
     for lease, _ in found:
         for line in _pool(lease):
             console().print(line, highlight=False)
     for name, address in addresses.items():
-        console().print(f"[dim]{name:8}[/] {address}")
+        console().print(f"[dim]{name:8}[/] {escape(address)}")
 
 
 def _details(lease: ServiceLease) -> str:
@@ -138,12 +143,14 @@ def _details(lease: ServiceLease) -> str:
 
 def _pool(lease: ServiceLease) -> Iterator[str]:
     """Where a pooled model lies, and what its links carry."""
+    from rich.markup import escape
+
     pool, links = lease.facts.get("pool"), lease.facts.get("links")
     if not isinstance(pool, list) or not pool:
         return
-    yield f"[dim]{lease.facts.get('model')} lies on a pool by {lease.facts.get('engine')}:[/]"
-    yield from (f"  {part}" for part in pool)
-    yield from (f"  [dim]link[/] {link}" for link in (links if isinstance(links, list) else ()))
+    yield f"[dim]{escape(str(lease.facts.get('model')))} lies on a pool by {escape(str(lease.facts.get('engine')))}:[/]"
+    yield from (f"  {escape(part)}" for part in pool)
+    yield from (f"  [dim]link[/] {escape(link)}" for link in (links if isinstance(links, list) else ()))
 
 
 def short_time(seconds: float) -> str:

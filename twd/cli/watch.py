@@ -17,7 +17,7 @@ from twd.kit.run_service import StopRequests
 from twd.kit.trace import describe, kind_of
 from twd.wire.base import Event
 from twd.wire.codec import Rejected, decode
-from twd.wire.routes import EVERYTHING, ROUTES, Delivery
+from twd.wire.routes import EVERYTHING, ROUTES, Delivery, route_of_subject
 
 COLOURS: Final = {"failed": "red", "faulted": "red", "exited": "red", "rejected": "yellow", "dropped": "yellow"}
 
@@ -40,13 +40,14 @@ def watch(ground: Ground, subject: str, as_json: bool, filters: tuple[str, ...],
 
 def patterns_for(subject: str) -> list[str]:
     """What to listen on. An ear on requests would hide that nobody is home, so only a plain wish opens one."""
-    exact = [route.pattern for route in ROUTES if subject.startswith(route.tag) and "*" not in route.tag]
-    if exact:
-        return [subject]
+    route = route_of_subject(subject)
+    if route is not None:
+        return [route.pattern if subject == route.tag else subject]
     broadcast = [route.pattern for route in ROUTES if route.delivery is Delivery.BROADCAST]
     chosen = [pattern for pattern in broadcast if matches(subject, pattern.replace("*", "any"))]
     if not chosen:
-        raise CommandError(ExitCode.USAGE, f"no message travels on {subject!r}; `twd schemas` has the list")
+        kinds = sorted({route.tag.split(".")[2] for route in ROUTES})
+        raise CommandError(ExitCode.USAGE, f"no message travels on {subject!r}; there are {', '.join(kinds)}")
     return chosen
 
 
@@ -106,11 +107,18 @@ def _line(message: Message) -> str:
     event = decode(message.data)
     if isinstance(event, Rejected):
         return click.style(f"{message.subject}: {event.reason}", fg="yellow")
-    at = datetime.datetime.fromtimestamp(event.at_ms / 1000).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    at = _time_of_day(event.at_ms)
     kind = kind_of(event)
     colour = COLOURS.get(kind.rsplit(".", 1)[-1])
     job = f"{_job(event)}  " if _job(event) else ""
     return f"{at}  {click.style(f'{kind:18}', fg=colour)}  {event.source.split('.')[0]:10}  {job}{describe(event)}"
+
+
+def _time_of_day(at_ms: int) -> str:
+    try:
+        return datetime.datetime.fromtimestamp(at_ms / 1000).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    except (ValueError, OverflowError, OSError):
+        return f"{'no time':12}"  # anybody can write any stamp
 
 
 def _job(event: Event) -> str:

@@ -1,0 +1,19 @@
+"""`twd status` shows what services call themselves, letter by letter."""
+
+import pytest
+
+from twd.cli.status import _print
+from twd.wire.base import InstanceId, NodeId
+from twd.wire.service import ServiceLease
+
+
+def test_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = {"model": "[/]m", "engine": "[bold]", "pool": ["[/]part"], "links": ["[/]link"]}
+    lease = ServiceLease(
+        service="[/]s", instance=InstanceId("i"), node=NodeId("[/]n"), pid=1, version="1", started_ms=1, renewed_ms=1,
+        facts=facts,  # type: ignore[arg-type]
+    )  # fmt: skip
+    _print([(lease, 1.0)], ["[/]gone"], {"api": "[/]here"})
+    shown = capsys.readouterr().out
+    for name in ("[/]s", "[/]n", "[/]m", "[bold]", "[/]part", "[/]link", "[/]gone", "[/]here"):
+        assert name in shown
