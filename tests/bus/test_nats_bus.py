@@ -15,7 +15,7 @@ from twd.bus.address import BusAddress
 from twd.bus.base import BusError, NoResponders, RequestTimeout
 from twd.bus.nats_bus import BusState, NatsBus
 from twd.bus.nats_dial import Dialer
-from twd.bus.nats_link import LinkError, NatsLink
+from twd.bus.nats_link import MUCH_BYTES, LinkError, NatsLink
 from twd.wire.failures import FailureCode
 
 pytestmark = pytest.mark.nats
@@ -66,6 +66,34 @@ async def test_messages_that_gather_are_handled_together(open_bus: Open) -> None
     slow._link._read_again()  # as it does by itself when the time is over
     await until(lambda: len(heard) == 20)
     assert heard == list(range(20))
+
+
+async def test_who_gathers_reads_on_where_much_comes_or_an_answer_is_awaited(open_bus: Open) -> None:
+    slow = await open_bus(name="slow", gather_s=600.0)
+    heard: list[int] = []
+    await slow.subscribe("a", lambda message: heard.append(len(message.data)))
+    link, number = slow._link, slow._number
+    assert link is not None
+
+    def come(size: int) -> None:
+        link._client.take(b"MSG a %d %d\r\n%s\r\n" % (number, size, b"x" * size))
+
+    def resting() -> bool:
+        return link._resting
+
+    come(MUCH_BYTES)
+    assert not resting()
+    await slow.subscribe("b", lambda message: None)
+    asking = asyncio.gather(slow.request("b", b"", timeout_s=60), return_exceptions=True)
+    await until(lambda: slow._questions.waiting)
+    come(1)
+    assert not resting()
+    asking.cancel()
+    await until(lambda: not slow._questions.waiting)
+    come(2)
+    assert resting()
+    link._read_again()
+    await until(lambda: heard == [MUCH_BYTES, 1, 2])
 
 
 async def test_a_killed_broker_is_missed_by_one_that_gathers(nats_server: NatsServer, open_bus: Open) -> None:

@@ -273,7 +273,7 @@ class NatsBus:
         if listener is not None:
             address = safe_reply(reply.decode(errors="replace")) if reply else ""
             self._inbox.receive(listener, Message(subject.decode(errors="replace"), data, address))
-            if self._gather_s and self._link is not None:
+            if self._gather_s and self._link is not None and not self._questions.waiting:
                 self._link.rest(self._gather_s)
 
     # -- asking --------------------------------------------------------------------------------

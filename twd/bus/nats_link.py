@@ -25,6 +25,7 @@ with without("aiohttp"):  # it is for web sockets, and half of what nats would i
 CONNECT_TIMEOUT_S: Final = 2.0
 PINGS_UNANSWERED_MAX: Final = 2
 WRITE_BUFFER_BYTES: Final = 1024 * 1024
+MUCH_BYTES: Final = 32 * 1024
 _EVERYTHING: Final = 2**30
 _CLOSED: Final = "the connection was closed"
 
@@ -84,8 +85,11 @@ class NatsLink:
             self.write(frame)
 
     def rest(self, seconds: float) -> None:
-        """Read nothing for a while: what comes meanwhile is then read in one go, which costs far less."""
-        if not self._resting and not self._reading.is_closing():
+        """Read nothing for a while: what comes meanwhile is then read in one go, which costs far less.
+
+        Where much has come, more is waiting, and who rested each time would never catch up.
+        """
+        if not self._resting and self._client.came < MUCH_BYTES and not self._reading.is_closing():
             self._resting = True
             self._reading.pause_reading()
             asyncio.get_running_loop().call_later(seconds, self._read_again)
@@ -193,6 +197,8 @@ class _Client(Client):  # type: ignore[misc]
         self._gathered: list[bytes] = []
         self.gathered = 0
         """Bytes that go out at the end of this turn of the loop."""
+        self.came = 0
+        """Bytes that were read last."""
         self._denied = denied
         self._wants_tls = wants_tls
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -232,6 +238,7 @@ class _Client(Client):  # type: ignore[misc]
         """Handle what came, and send what that led to; nonsense ends the connection."""
         if self.lost.done():
             return
+        self.came = len(data)
         try:
             self._frames.feed(data)
         except BadFrame as error:

@@ -27,6 +27,11 @@ class Questions:
         self._open: dict[str, Question] = {}
         self._count = 0
 
+    @property
+    def waiting(self) -> bool:
+        """Whether an answer is still to come."""
+        return bool(self._open)
+
     def put(self, subject: str, answered: Answered) -> Question:
         """A new request."""
         self._count += 1
