@@ -5,12 +5,13 @@ import random
 
 import pytest
 
+from twd.bus.base import PAYLOAD_BYTES_MAX
 from twd.bus.memory_bus import MemoryBroker
 from twd.kit.clock import SystemClock
 from twd.kit.effects import Publish
 from twd.kit.ids import Ids
 from twd.kit.service import LEASE_BUCKET, Effects, Reply, Service, Surroundings, handler_name
-from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId
+from twd.wire.base import Event, EventId, InstanceId, JobId, ModelId, NodeId
 from twd.wire.codec import decode, encode
 from twd.wire.job import JobCancelled, JobQueued, JobSubmitted, Prompt
 from twd.wire.routes import EVERYTHING
@@ -66,6 +67,20 @@ async def test_answers_requests_and_names_the_cause() -> None:
     answer = decode(await broker.connect().request("twd.v1.job.submitted.m", encode(submit()), timeout_s=1))
     assert isinstance(answer, JobQueued)
     assert answer.source == service.instance
+    await service.stop()
+
+
+async def test_what_is_too_long_for_the_broker_is_no_fault() -> None:
+    broker = MemoryBroker()
+    heard = await listen(broker)
+    service = Echo(ground(broker))
+    await service.start()
+    long = JobId("j" * PAYLOAD_BYTES_MAX)
+    service._replier("_INBOX.someone", EventId("cause"))(JobQueued(job=long, attempt=1, speculator=service.instance))
+    service.emit(JobQueued(job=long, attempt=1, speculator=service.instance))
+    await settle()
+    assert service.fault is None
+    assert [type(event) for event in heard] == [ServiceStarted]
     await service.stop()
 
 

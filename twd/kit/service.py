@@ -133,8 +133,14 @@ class Service:
             raise AssertionError(f"{self.name} does not declare that it writes {type(event).__name__}")
         if not self._running:
             return
-        stamped = self._stamp(event, cause)
-        self.bus.publish(ROUTE_OF[type(event)].subject(event), encode(stamped))
+        self._publish(ROUTE_OF[type(event)].subject(event), self._stamp(event, cause))
+
+    def _publish(self, subject: str, event: Event) -> None:
+        """A message that the broker would not take, as one over its limit, is lost like any other, and no fault."""
+        try:
+            self.bus.publish(subject, encode(event))
+        except BusError as error:
+            self.log.error("%s is not told: %s", type(event).__name__, error)
 
     async def ask(self, event: Event, *, timeout_s: float = 5.0) -> Event | Rejected:
         """Send a request and read its answer."""
@@ -236,7 +242,7 @@ class Service:
     def _replier(self, subject: str, cause: EventId) -> Reply:
         def reply(event: Event) -> None:
             if subject and self._running:
-                self.bus.publish(subject, encode(self._stamp(event, cause)))
+                self._publish(subject, self._stamp(event, cause))
 
         return reply
 
