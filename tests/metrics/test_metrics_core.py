@@ -1,9 +1,10 @@
 """What is remembered of jobs: all of a small one, both ends of a big one, and never too much."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twd.metrics.core import HEAD_EVENTS, TAIL_EVENTS, Memory
+from twd.metrics.core import HEAD_EVENTS, STORY_BYTES_MAX, TAIL_EVENTS, Memory
 from twd.wire.base import Event, InstanceId, JobId, SessionId
 from twd.wire.draft import DraftProposed
 from twd.wire.job import FinishReason, JobFailed, JobFinished, JobStarted, JobStats
@@ -52,6 +53,17 @@ def test_of_a_long_story_both_ends_stay() -> None:
     assert story.events[0] == b"0"
     assert story.events[HEAD_EVENTS - 1 : HEAD_EVENTS + 1] == [b"%d" % (HEAD_EVENTS - 1), b"%d" % (HEAD_EVENTS + 100)]
     assert story.events[-1] == b"%d" % (total - 1)
+
+
+@pytest.mark.parametrize("size", [STORY_BYTES_MAX // 100, STORY_BYTES_MAX // 3, STORY_BYTES_MAX + 2])
+def test_a_story_of_long_events_still_fits_into_one_message(size: int) -> None:
+    memory = Memory(10)
+    for number in range(300):
+        memory.hear(started("j"), number.to_bytes(2, "big") * (size // 2))
+    story = memory.story(JobId("j"))
+    assert sum(len(data) for data in story.events) == story.size == memory.sizes["bytes"] <= STORY_BYTES_MAX
+    assert len(story.events) + story.forgotten == 300
+    assert story.events == sorted(story.events)
 
 
 def test_history_is_newest_first_and_counts_a_job_once() -> None:

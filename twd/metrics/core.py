@@ -9,7 +9,9 @@ from twd.wire.job import CALIBRATION, JobFailed, JobFinished
 
 HEAD_EVENTS: Final = 64
 TAIL_EVENTS: Final = 448
-STORY_BYTES_MAX: Final = 32 * 1024 * 1024
+STORY_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Of one story: it is told in one message, and the bus takes none of more than twice that."""
+STORIES_BYTES_MAX: Final = 32 * 1024 * 1024
 SESSIONS_MAX: Final = 4096
 
 
@@ -26,14 +28,20 @@ class Story:
         """Remember one more; returns by how many bytes the story grew."""
         before = self.size
         self.size += len(data)
-        if len(self.head) < HEAD_EVENTS:
+        if self._begins:
             self.head.append(data)
         else:
             self.tail.append(data)
-            if len(self.tail) > TAIL_EVENTS:
-                self.size -= len(self.tail.popleft())
-                self.forgotten += 1
+        while len(self.tail) > TAIL_EVENTS or (self.tail and self.size > STORY_BYTES_MAX):
+            self.size -= len(self.tail.popleft())
+            self.forgotten += 1
         return self.size - before
+
+    @property
+    def _begins(self) -> bool:
+        """Whether what comes now still belongs to the beginning."""
+        full = len(self.head) >= HEAD_EVENTS or self.size > STORY_BYTES_MAX // 2
+        return not full and not self.tail and not self.forgotten
 
     @property
     def events(self) -> list[bytes]:
@@ -44,7 +52,7 @@ class Story:
 class Memory:
     """The stories of the last jobs, and how the last jobs ended."""
 
-    def __init__(self, jobs_max: int, bytes_max: int = STORY_BYTES_MAX) -> None:
+    def __init__(self, jobs_max: int, bytes_max: int = STORIES_BYTES_MAX) -> None:
         self._jobs_max = jobs_max
         self._bytes_max = bytes_max
         self._bytes = 0
