@@ -15,7 +15,7 @@ from twd.wire.base import Event, EventId, InstanceId, JobId, ModelId, NodeId
 from twd.wire.codec import decode, encode
 from twd.wire.job import JobCancelled, JobQueued, JobSubmitted, Prompt
 from twd.wire.routes import EVERYTHING
-from twd.wire.service import MessageRejected, ServiceFaulted, ServiceStarted, ServiceStopped
+from twd.wire.service import MessageDropped, MessageRejected, ServiceFaulted, ServiceStarted, ServiceStopped
 
 
 class Echo(Service):
@@ -125,6 +125,23 @@ async def test_nonsense_is_counted_and_told_without_a_flood() -> None:
     rejected = [event.repeated for event in heard if isinstance(event, MessageRejected)]
     assert rejected == [1, 2, 4, 8]
     assert service.rejected["twd.v1.job.cancelled.x"] == 10
+    await service.stop()
+
+
+async def test_drops_are_told_by_the_subject_that_lost_them() -> None:
+    broker = MemoryBroker()
+    heard = await listen(broker)
+    service = Echo(ground(broker))
+    await service.start()
+    lost = service.bus.stats.dropped_by_subject
+    lost["often"] = 9
+    await service._renew()
+    lost["now"] = 2
+    await service._renew()
+    await service._renew()
+    await settle()
+    told = [(event.subject, event.count) for event in heard if isinstance(event, MessageDropped)]
+    assert told == [("often", 9), ("now", 2)]
     await service.stop()
 
 

@@ -96,7 +96,7 @@ class Service:
         self._leases: Leases | None = None
         self._cause = EventId("")
         self._wake: asyncio.TimerHandle | None = None
-        self._dropped_told = 0
+        self._drops_told: dict[str, int] = {}
 
     # -- for subclasses ------------------------------------------------------------------------
 
@@ -296,11 +296,11 @@ class Service:
         await self.renew_lease()
 
     def _tell_drops(self) -> None:
-        dropped = self.bus.stats.dropped
-        if dropped > self._dropped_told:
-            worst = max(self.bus.stats.dropped_by_subject.items(), key=lambda item: item[1], default=("", 0))[0]
-            self.emit(MessageDropped(subject=worst, count=dropped - self._dropped_told, policy="slow consumer"))
-            self._dropped_told = dropped
+        dropped = dict(self.bus.stats.dropped_by_subject)
+        for subject, count in dropped.items():
+            if new := count - self._drops_told.get(subject, 0):
+                self.emit(MessageDropped(subject=subject, count=new, policy="slow consumer"))
+        self._drops_told = dropped
 
     async def renew_lease(self) -> None:
         """Say in the registry that this service lives; a broker that is away is told at the next turn."""
