@@ -14,6 +14,7 @@ from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Surroundings
 from twd.kit.settings import Settings
+from twd.metrics.families import REJECTED
 from twd.metrics.service import Metrics
 from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.codec import decode, encode
@@ -96,12 +97,13 @@ async def test_an_unknown_job_has_an_empty_story(tmp_path: Path) -> None:
     await metrics.stop()
 
 
-async def test_nonsense_is_counted(tmp_path: Path) -> None:
+async def test_nonsense_is_counted_and_told(tmp_path: Path) -> None:
     broker = MemoryBroker()
     metrics = await start(broker, tmp_path)
     broker.connect("other").publish("twd.v1.job.started.j", b"{")
     await until(lambda: metrics.unread, "nonsense is heard")
     assert metrics.facts()["unread"] == 1
+    await until(lambda: metrics.counting.figures.value(REJECTED, "job.started") == 1, "it is told as well")
     await metrics.stop()
 
 

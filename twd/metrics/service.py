@@ -79,8 +79,9 @@ class Metrics(Service):
     def _hear(self, message: Message) -> None:
         event = decode(message.data)
         if isinstance(event, Rejected):
-            self.unread += 1  # told by the service for whom it was meant
+            self.unread += 1
             self.counting.figures.add(UNREAD)
+            self._reject(message, event.reason)  # not every broadcast has another reader who would tell
             return
         self.memory.hear(event, _lean(event, message.data))
         self.counting.hear(event, self.clock.now())
