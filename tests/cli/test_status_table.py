@@ -1,8 +1,10 @@
-"""`twd status` shows what services call themselves, letter by letter."""
+"""`twd status` and `twd trace` show what services call themselves, letter by letter."""
 
 import pytest
 
+from twd.cli import trace
 from twd.cli.status import _print
+from twd.kit.trace import Step
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.service import ServiceLease
 
@@ -17,3 +19,10 @@ def test_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for name in ("[/]s", "[/]n", "[/]m", "[bold]", "[/]part", "[/]link", "[/]gone", "[/]here"):
         assert name in shown
+
+
+def test_whoever_tells_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    trace._print([Step(at_ms=0, after_ms=0, kind="job.started", source="[/]x.n.1", what="[/]y")])
+    shown = capsys.readouterr().out
+    assert "[/]x" in shown
+    assert "[/]y" in shown

@@ -61,7 +61,7 @@ def _print(steps: list[Step]) -> None:
     rows = table("at", "after", "event", "who", "")
     for step in steps:
         at, after = f"{step.at_ms} ms", f"+{step.after_ms}"
-        rows.add_row(at, after, step.kind, step.source.split(".")[0], escape(step.what))
+        rows.add_row(at, after, step.kind, escape(step.source.split(".")[0]), escape(step.what))
     show(rows)
 
 
