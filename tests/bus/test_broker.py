@@ -17,6 +17,7 @@ from twd.bus.address import BusAddress
 from twd.bus.base import BusError
 from twd.bus.broker import EmbeddedBroker, read_or_make_token, server_binary
 from twd.bus.nats_bus import NatsBus
+from twd.kit import platform
 
 posix = pytest.mark.skipif(os.name == "nt", reason="file modes are POSIX")
 
@@ -137,7 +138,7 @@ class Child:
         self.broker.prepare()
         process = self._spawn()
         async with asyncio.timeout(10):
-            while not await self.broker.ready(process.pid):
+            while not await self.broker.ready():
                 assert process.poll() is None, "the broker ended at once"
                 await asyncio.sleep(0.02)
 
@@ -150,6 +151,23 @@ class Child:
             self.process.send_signal(number)
             self.process.wait(10)
             self.process = None
+
+
+class LeashedChild(Child):
+    """The same where a leash stays beside the server, as it does off Linux."""
+
+    def __init__(self, broker: EmbeddedBroker) -> None:
+        super().__init__(broker)
+        self.lifeline = platform.Lifeline(use_pipe=True)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        self.process = subprocess.Popen(
+            platform.leashed(tuple(self.broker.argv)),
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **self.lifeline.environment},
+            pass_fds=self.lifeline.inherited,
+        )
+        return self.process
 
 
 @pytest.fixture
@@ -178,6 +196,16 @@ async def test_it_runs_with_its_token_on_loopback_and_comes_back_on_the_same_por
     await until(lambda: bus.connected)
     await leases.put("k", b"2")
     await bus.close()
+
+
+@pytest.mark.nats
+async def test_it_is_found_ready_behind_a_leash_that_stays_beside_it(tmp_path: Path) -> None:
+    child = LeashedChild(EmbeddedBroker(tmp_path, port=0))
+    try:
+        await child.start()
+    finally:
+        child.end(signal.SIGTERM)
+        child.lifeline.close()
 
 
 @pytest.mark.nats
@@ -213,8 +241,8 @@ async def test_a_stranger_on_its_port_is_not_ready(tmp_path: Path) -> None:
 
     stranger = await asyncio.start_server(talk, "127.0.0.1", 0)
     port = stranger.sockets[0].getsockname()[1]
-    assert not await broker.ready(7)
+    assert not await broker.ready()
     (broker.folder / "nats-server_7.ports").write_text(f'{{"nats": ["nats://127.0.0.1:{port}"]}}')
-    assert broker.read_port(7) == port
-    assert not await broker.ready(7)
+    assert broker.read_port() == port
+    assert not await broker.ready()
     stranger.close()

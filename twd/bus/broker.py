@@ -129,17 +129,20 @@ class EmbeddedBroker:
         }
         return json.dumps(lines, indent=2, ensure_ascii=False) + "\n"
 
-    def read_port(self, pid: int) -> int | None:
-        """The port on which the server with this process id listens, once it has said so."""
+    def read_port(self) -> int | None:
+        """The port on which the server listens, once it has said so.
+
+        Its file is named by the server's own process id, which nobody here knows where a leash stays beside it.
+        """
         try:
-            told = json.loads((self.folder / f"{server_binary().stem}_{pid}.ports").read_text())
-            return int(told["nats"][0].rsplit(":", 1)[1])
+            (file,) = self.folder.glob(_PORTS_FILES)
+            return int(json.loads(file.read_text())["nats"][0].rsplit(":", 1)[1])
         except (OSError, ValueError, LookupError, TypeError):
             return None
 
-    async def ready(self, pid: int) -> bool:
-        """Whether the server with this process id takes our token now; from then on the port stays."""
-        port = self.read_port(pid)
+    async def ready(self) -> bool:
+        """Whether the server takes our token now; from then on the port stays."""
+        port = self.read_port()
         if port is None or not await _greets(self._near_host, port, self.token):
             return False
         self._fixed_port = port

@@ -119,7 +119,7 @@ class Installation:
     async def _broker_comes(self, broker: EmbeddedBroker, child: Child) -> None:
         pid = child.pid
         while child.pid == pid and child.state is State.RUNNING:
-            if await broker.ready(pid):
+            if await broker.ready():
                 self._board.works(BROKER, self._clock.wall_ms())
                 self._broker_up.set()
                 return self._changed()
