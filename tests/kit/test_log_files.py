@@ -67,6 +67,14 @@ def test_the_problem_is_the_last_error_else_the_last_line(tmp_path: Path) -> Non
     assert log.last_problem() == "the port is taken"
 
 
+def test_advice_does_not_hide_why_a_command_ended(tmp_path: Path) -> None:
+    log = LogFile(tmp_path, "edge")
+    append(log, "starting\ntwd: the broker is away\n     Start it again.\n")
+    assert log.last_problem() == "the broker is away"
+    append(log, '{"level": "error", "text": "the port is taken"}\n')
+    assert log.last_problem() == "the port is taken"
+
+
 def test_a_log_that_is_not_there_says_nothing(tmp_path: Path) -> None:
     log = LogFile(tmp_path, "edge")
     assert (log.size, log.last_words(), log.last_problem()) == (0, "", "")

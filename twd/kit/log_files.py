@@ -10,6 +10,8 @@ from typing import Final
 MAX_BYTES: Final = 10 * 1024 * 1024
 KEPT: Final = 3
 LAST_WORDS_BYTES: Final = 4096
+PROBLEM: Final = "twd: "
+"""How the line begins by which a command that fails says why; advice may follow it."""
 _log = logging.getLogger("twd.kit.log_files")
 
 
@@ -60,10 +62,11 @@ class LogFile:
             return ""
 
     def last_problem(self) -> str:
-        """The last line of this run that tells of an error, else its last line."""
+        """The last line of this run that tells of an error, as log entry or as a command's end; else its last line."""
         lines = self.last_words().splitlines()
-        told = [text for line in lines if (text := _error_text(line))]
-        return (told or lines or [""])[-1][:500]
+        logged = [text for line in lines if (text := _error_text(line))]
+        printed = [line.removeprefix(PROBLEM) for line in lines if line.startswith(PROBLEM)]
+        return (logged or printed or lines or [""])[-1][:500]
 
     def rotate_if_big(self) -> bool:
         """Copy a full log to `.1` and empty it; writers hold it open in append mode and just go on.
