@@ -117,6 +117,11 @@ def test_a_taken_port_is_left_and_told(tmp_path: Path) -> None:
     assert "is taken" in broker.notes[0]
 
 
+def test_a_host_may_stand_in_brackets(tmp_path: Path) -> None:
+    broker = EmbeddedBroker(tmp_path, host="[::1]", port=4222)
+    assert (broker.host, broker.address.url) == ("::1", "nats://[::1]:4222")
+
+
 def test_without_a_server_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)
     monkeypatch.setenv("PATH", str(tmp_path))

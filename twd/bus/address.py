@@ -4,9 +4,9 @@ import os
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from twd.bus.base import BusError
+from twd.bus.urls import is_usable, shown_url, split_urls
 from twd.wire.failures import FailureCode
 
 
@@ -34,13 +34,14 @@ class BusAddress:
 
     def __post_init__(self) -> None:
         for url in self.urls:
-            _check_url(url)
+            if not is_usable(url):
+                text = f"{shown_url(url)} is no broker URL; write it as nats://HOST:PORT or tls://HOST:PORT"
+                raise BusError(text, _BAD)
 
     @property
     def urls(self) -> list[str]:
         """Every URL, with its scheme."""
-        given = [part.strip() for part in self.url.split(",") if part.strip()]
-        return [part if "://" in part else f"nats://{part}" for part in given]
+        return split_urls(self.url)
 
     @property
     def shown(self) -> str:
@@ -81,12 +82,6 @@ class BusAddress:
         return context
 
 
-def shown_url(url: str) -> str:
-    """One URL without what is secret in it."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-
-
 _BAD = FailureCode.BAD_REQUEST
 
 
@@ -97,13 +92,3 @@ def _check_seed(key: str, path: str, seed: bytes) -> None:
         nkeys.from_seed(bytearray(seed.strip())).wipe()
     except (nkeys.NkeysError, ValueError, IndexError, TypeError) as error:
         raise BusError(f"{key}: {path} holds no nkey seed ({error or 'it is empty'})", _BAD) from None
-
-
-def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("nats", "tls") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise BusError(f"{shown_url(url)} is no broker URL; write it as nats://HOST:PORT or tls://HOST:PORT", _BAD)

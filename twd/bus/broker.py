@@ -53,6 +53,9 @@ class EmbeddedBroker:
     """What was found and put right, for the log."""
     _fixed_port: int = 0
 
+    def __post_init__(self) -> None:
+        self.host = self.host.strip("[]")
+
     @property
     def folder(self) -> Path:
         """Where the server keeps its things."""

@@ -6,10 +6,11 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from twd.bus.address import BusAddress, shown_url
+from twd.bus.address import BusAddress
 from twd.bus.base import BusError
 from twd.bus.nats_link import Denial, LinkError, NatsLink, open_link
 from twd.bus.nats_reader import Deliver
+from twd.bus.urls import shown_url
 
 BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_MOST_S: Final = 2.0

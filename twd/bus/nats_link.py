@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from twd.bus.address import BusAddress, shown_url
+from twd.bus.address import BusAddress
 from twd.bus.base import BusError
 from twd.bus.nats_reader import BadFrame, Deliver, FrameReader
+from twd.bus.urls import shown_url
 from twd.lean_import import without
 from twd.wire.failures import FailureCode
 

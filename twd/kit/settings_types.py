@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from twd.bus.urls import all_usable
+
 INT_MAX = 2**53
 IPV6 = r"\[?[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Za-z:.%]*\]?"
 
@@ -26,7 +28,9 @@ MaybeUrl = Annotated[str, Meta(pattern=r"^(https?://[^\s/]\S*)?\Z", title="a URL
 BusUrl = Annotated[
     str,
     Meta(
-        pattern=r"^(((nats|tls|wss?)://)?[^\s,/]+(,|\Z))*\Z", title="nats:// or tls:// URLs, with commas between them"
+        pattern=r"^(((nats|tls)://)?[^\s,/]+(,|\Z))*\Z",
+        title="nats://HOST:PORT or tls://HOST:PORT, with commas between them",
+        extra={"check": all_usable},
     ),
 ]
 Origin = Annotated[

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -24,6 +24,8 @@ class Plain(msgspec.Struct, frozen=True):
     about: str = ""
     secret: bool = False
     path: bool = False
+    check: Callable[[str], bool] | None = None
+    """What a pattern cannot say of a text."""
 
 
 def plain(type_: shape.Type) -> Plain:
@@ -38,6 +40,7 @@ def plain(type_: shape.Type) -> Plain:
         schema.get("description", inner.about),
         extra.get("secret", inner.secret),
         extra.get("path", inner.path),
+        extra.get("check", inner.check),
     )
 
 
@@ -124,8 +127,10 @@ def fit(node: Node, kind: Plain) -> Any:
             word = _as_switch(value) if "off" in values else value
             return word if isinstance(word, str) and word in values else UNSET
         case shape.StrType(min_length=least, pattern=pattern):
-            fits = isinstance(value, str) and len(value) >= (least or 0) and not UNSOUND.search(value)
-            return value if fits and (pattern is None or re.search(pattern, str(value))) else UNSET
+            if not isinstance(value, str) or len(value) < (least or 0) or UNSOUND.search(value):
+                return UNSET
+            fits = (pattern is None or re.search(pattern, value)) and (kind.check is None or kind.check(value))
+            return value if fits else UNSET
         case shape.IntType(ge=low, le=high):
             number = _as_number(value, int, node.loose)
             return number if _inside(number, low, high) else UNSET
