@@ -2,14 +2,21 @@
 
 import errno
 import json
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from twd.cli.app import COMMANDS, run
+from twd.cli.context import Ground
+from twd.cli.up import _holding
+from twd.kit import platform
 from twd.kit.exit_codes import ExitCode
+from twd.kit.home import Home, Instance
 
 HEAVY = {"nats", "aiohttp", "rich", "yaml", "numpy", "psutil", "llama_cpp", "jinja2", "uvloop"}
 
@@ -143,17 +150,90 @@ def test_a_full_disk_is_no_fault_of_ours(monkeypatch: pytest.MonkeyPatch, capsys
     assert "Make room" in shown
 
 
-def test_down_ends_nobody_whose_record_is_of_another_process(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import os
-
-    from twd.kit.home import Home, Instance
-
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    """The state folder of these commands, held as a supervisor holds it."""
     home = Home(tmp_path / "state")
     home.prepare()
     held = home.acquire()
-    home.write_instance(Instance(pid=os.getpid(), born=1.0, started_ms=1, version="0", node="desk"))
+    yield home
+    os.close(held)
+
+
+def record_of(pid: int, born: float) -> Instance:
+    return Instance(pid=pid, born=born, started_ms=1, version="0", node="desk")
+
+
+def test_down_ends_nobody_whose_record_is_of_another_process(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    home.write_instance(record_of(os.getpid(), 1.0))
     assert run(["down"]) == ExitCode.FAULT
     assert "nothing was ended" in capsys.readouterr().err
-    os.close(held)
+
+
+@pytest.mark.parametrize("command", ["down", "status"])
+def test_a_holder_without_a_readable_record_is_told(
+    home: Home, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("twd.kit.home.RECORD_PATIENCE_S", 0.0)
+    (home.run / "instance.json").write_text("{half")
+    assert run([command]) == ExitCode.FAULT
+    assert f"{home.run / 'instance.json'}" in capsys.readouterr().err
+
+
+def test_status_of_an_instance_that_has_just_started(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    home.write_instance(record_of(os.getpid(), 1.0))
+    assert run(["status"]) == ExitCode.UNHEALTHY
+    assert f"pid {os.getpid()}" in capsys.readouterr().err
+
+
+def test_who_holds_the_home_says_so_from_the_first_moment_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twd.cli.up._log_to_file", lambda ground: None)
+    ground = Ground()
+    ground.home.prepare()
+    with _holding(ground, ground.home):
+        instance = ground.instance()
+        assert instance is not None
+        assert (instance.pid, instance.bus_url) == (os.getpid(), "")
+    assert ground.home.read_instance() == (None, "")
+
+
+HOLD = """
+import pathlib, signal, sys
+from twd.kit.home import Home
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+Home(pathlib.Path(sys.argv[1])).acquire()
+print("held", flush=True)
+signal.pause()
+"""
+
+
+def start_deaf(home: Home) -> "subprocess.Popen[str]":
+    """A supervisor that leads no process group, as under make, and does not end when it is asked to."""
+    command = [sys.executable, "-c", HOLD, str(home.path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    home.write_instance(record_of(process.pid, platform.born(process.pid) or 0.0))
+    return process
+
+
+def test_down_kills_a_supervisor_that_leads_no_group(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = Home(tmp_path / "state")
+    home.prepare()
+    with start_deaf(home) as process:
+        assert run(["down", "--timeout", "0.1", "--json"]) == ExitCode.OK
+        assert process.wait(10) == -signal.SIGKILL
+    assert json.loads(capsys.readouterr().out)["killed"]
+
+
+def test_down_does_not_claim_to_have_killed_what_still_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Home(tmp_path / "state")
+    home.prepare()
+    monkeypatch.setattr(platform, "kill", lambda pid: None)
+    monkeypatch.setattr("twd.cli.down.KILLED_S", 0.0)
+    with start_deaf(home) as process:
+        assert run(["down", "--timeout", "0"]) == ExitCode.FAULT
+        assert f"pid {process.pid} still holds" in capsys.readouterr().err
+        process.kill()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from twd.kit.home import AlreadyRunning, Home, Instance, move_aside, write_private
+from twd.kit.home import AlreadyRunning, Home, Instance, Unrecorded, move_aside, write_private
 from twd.wire.failures import TwdError
 
 HOLD = """
@@ -62,10 +62,30 @@ def test_two_homes_do_not_meet(home: Home, tmp_path: Path) -> None:
     one, another = home.acquire(), other.acquire()
     home.write_instance(instance())
     assert home.running() == instance()
-    assert other.running() is None
     os.close(one)
+    assert home.running() is None
     assert other.held()
     os.close(another)
+
+
+def test_a_record_that_is_about_to_come_is_waited_for(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: home.write_instance(instance()))
+    held = home.acquire()
+    assert home.running() == instance()
+    os.close(held)
+
+
+@pytest.mark.parametrize("junk", [None, b"{half"])
+def test_a_holder_that_nobody_can_name_is_not_taken_for_nobody(
+    home: Home, junk: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twd.kit.home.RECORD_PATIENCE_S", 0.0)
+    if junk is not None:
+        (home.run / "instance.json").write_bytes(junk)
+    held = home.acquire()
+    with pytest.raises(Unrecorded, match=r"run/lock is held, but .*run/instance\.json"):
+        home.running()
+    os.close(held)
 
 
 def test_a_killed_holder_holds_no_longer(home: Home) -> None:

@@ -34,7 +34,7 @@ def find_api(ground: Ground, url: str = "", key: str = "") -> ApiAddress:
         raise CommandError(ExitCode.USAGE, "the key holds a blank or a letter that no key has; copy it once more")
     if url:
         return ApiAddress(base_of(url), key)
-    instance = ground.home.running()
+    instance = ground.instance()
     if instance is None:
         text = f"nothing runs in {ground.home.path}; `twd up` starts it, --url names a server elsewhere"
         raise CommandError(ExitCode.NOTHING_RUNS, text)

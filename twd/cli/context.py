@@ -12,7 +12,7 @@ import msgspec
 
 from twd.cli.errors import CommandError
 from twd.kit.exit_codes import ExitCode
-from twd.kit.home import Home
+from twd.kit.home import Home, Instance, Unrecorded
 from twd.kit.ids import node_id
 from twd.kit.settings import Settings
 from twd.wire.base import NodeId
@@ -59,14 +59,24 @@ class Ground:
         """This machine's name on the bus."""
         return node_id(self.settings.node or socket.gethostname())
 
+    def instance(self) -> Instance | None:
+        """What runs here now."""
+        try:
+            return self.home.running()
+        except Unrecorded as error:
+            raise CommandError(ExitCode.FAULT, str(error)) from None
+
     def with_bus(self) -> Settings:
         """The settings with a bus to go to: the configured one, else that of the instance which runs here."""
         settings = self.settings
         if settings.bus.url:
             return settings
-        instance = self.home.running()
-        if instance is None or not instance.bus_url:
+        instance = self.instance()
+        if instance is None:
             raise CommandError(ExitCode.NOTHING_RUNS, f"nothing runs in {self.home.path}; `twd up` starts it")
+        if not instance.bus_url:
+            text = f"twd has just started in {self.home.path} ({instance.named()}); try again in a moment"
+            raise CommandError(ExitCode.UNHEALTHY, text)
         bus = msgspec.structs.replace(settings.bus, url=instance.bus_url, token=instance.bus_token)
         return msgspec.structs.replace(settings, bus=bus)
 

@@ -1,6 +1,7 @@
 """`twd doctor`: looks at everything that must be right, and names the command that mends what is not."""
 
 import asyncio
+import contextlib
 import importlib.util
 import json
 import os
@@ -24,7 +25,7 @@ from twd.cli.doctor_findings import Finding, Section, Verdict, document, fixable
 from twd.cli.tune import look
 from twd.kit.connect import address_of
 from twd.kit.exit_codes import ExitCode
-from twd.kit.home import Instance
+from twd.kit.home import Home, Instance, Unrecorded
 from twd.kit.settings import Settings
 from twd.kit.settings_show import check_settings
 from twd.wire.failures import TwdError
@@ -63,7 +64,7 @@ def examine(ground: Ground) -> list[Section]:
     settings_findings = checks.check_config(report)
     if report.loaded is None:
         return [Section("Settings", settings_findings)]
-    instance = ground.home.running()
+    instance = _instance(ground.home)
     settings = running_settings(ground) if instance else report.loaded.settings
     embedded = not report.loaded.settings.bus.url
     settings_findings += [checks.check_served(settings), *checks.check_door(settings)]
@@ -77,6 +78,13 @@ def examine(ground: Ground) -> list[Section]:
         Section("Models", [*_models(weights), *_tuning(weights, settings, instance)]),
         *asyncio.run(_living(ground, settings, instance, weights)),
     ]
+
+
+def _instance(home: Home) -> Instance | None:
+    """What runs here, as far as anybody can tell."""
+    with contextlib.suppress(Unrecorded):
+        return home.running()
+    return None
 
 
 def _machine(ground: Ground) -> list[Finding]:

@@ -83,7 +83,10 @@ def _chmod(path: Path, mode: int) -> Callable[[], None]:
 
 def _record(home: Home) -> Iterator[Finding]:
     instance, problem = home.read_instance()
-    if problem or (instance is not None and not home.held()):
+    if home.held():
+        if instance is None:
+            yield bad("this run", problem or "it has no record", "twd down  # it tells what to do")
+    elif problem or instance is not None:
         detail = problem or f"pid {instance.pid if instance else 0} did not end in good order; its record is left"
         yield odd("last run", detail, "twd doctor --fix", lambda: _clear(home))
 

@@ -13,6 +13,7 @@ from twd.kit.exit_codes import ExitCode
 from twd.kit.home import Home, Instance
 
 PATIENCE_S: Final = 45.0
+KILLED_S: Final = 5.0
 BORN_TOLERANCE_S: Final = 2.0
 
 
@@ -23,7 +24,7 @@ BORN_TOLERANCE_S: Final = 2.0
 def down(ground: Ground, timeout: float, as_json: bool) -> ExitCode:
     """Drain and end everything that `twd up` started here. It is no error when nothing runs."""
     home = ground.home
-    instance = home.running()
+    instance = ground.instance()
     if instance is None:
         _report(as_json, {"ended": False}, f"nothing runs in {home.path}")
         return ExitCode.OK
@@ -32,12 +33,19 @@ def down(ground: Ground, timeout: float, as_json: bool) -> ExitCode:
     platform.ask_to_stop(instance.pid)
     in_time = _wait(home, timeout)
     if not in_time:
-        platform.kill_group(instance.pid)
-        _wait(home, 5.0)
+        _kill(home, instance.pid)
     took = time.monotonic() - began
     how = "ended" if in_time else f"killed after {timeout:g} s"
     _report(as_json, {"ended": True, "killed": not in_time, "pid": instance.pid, "took_s": round(took, 2)}, how)
     return ExitCode.OK
+
+
+def _kill(home: Home, pid: int) -> None:
+    """Everything at once; a supervisor that a script started leads no group, and what it started ends with it."""
+    platform.kill_group(pid)
+    platform.kill(pid)
+    if not _wait(home, KILLED_S):
+        raise CommandError(ExitCode.FAULT, f"pid {pid} still holds {home.path} {KILLED_S:g} s after it was killed")
 
 
 def _report(as_json: bool, facts: dict[str, object], words: str) -> None:

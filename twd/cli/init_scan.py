@@ -141,7 +141,7 @@ async def find_peers(ground: Ground) -> list[Peer]:
     """Other machines with agents, where there is a bus to ask."""
     from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 
-    if not ground.settings.bus.url and ground.home.running() is None:
+    if not ground.settings.bus.url and ground.instance() is None:
         return []
     async with ground.bus() as bus:
         entries = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()

@@ -332,7 +332,6 @@ class Installation:
         await self._tasks.close()
         self._board.ends(Stage.ENDED)
         self._tell("ended")
-        self._home.forget_instance()
         self._view.close()
 
     def _kill(self) -> None:

@@ -65,7 +65,7 @@ def start(
 @click.pass_obj
 def stop(ground: Ground, model: str, node: str, timeout: float, as_json: bool) -> ExitCode:
     """Serve a model no longer, when its jobs are done; without a name, none of them. `twd down` ends everything."""
-    if not ground.settings.bus.url and ground.home.running() is None:
+    if not ground.settings.bus.url and ground.instance() is None:
         click.echo('{"done": true, "note": "nothing runs"}' if as_json else f"nothing runs in {ground.home.path}")
         return ExitCode.OK
     return change(ground, ModelUnwanted(node=NodeId(node) or ground.node, model=model), timeout, as_json)
@@ -86,7 +86,7 @@ def swap(ground: Ground, model: str, instead_of: str, node: str, timeout: float,
 
 def start_house(ground: Ground, node: str, quiet: bool, timeout_s: float, more: tuple[str, ...] = ()) -> None:
     """See to it that an installation runs here; one that is started now serves no model yet."""
-    if node or ground.settings.bus.url or ground.home.running() is not None:
+    if node or ground.settings.bus.url or ground.instance() is not None:
         return
     from twd.cli.detach import start_detached
     from twd.cli.picture import SilentView, choose_view

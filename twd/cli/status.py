@@ -57,7 +57,7 @@ async def _leases(ground: Ground) -> tuple[list[tuple[ServiceLease, float]], lis
 
 def _missing(ground: Ground, found: list[tuple[ServiceLease, float]]) -> list[str]:
     """Processes of this machine's supervisor that hold no lease; some may play machines of their own."""
-    instance = ground.home.running()
+    instance = ground.instance()
     processes = instance.processes if instance else {}
     pids = {lease.pid for lease, _ in found if lease.node == ground.node or f"agent.{lease.node}" in processes}
     leaseless = instance.leaseless if instance else ()
@@ -65,7 +65,7 @@ def _missing(ground: Ground, found: list[tuple[ServiceLease, float]]) -> list[st
 
 
 def _addresses(ground: Ground) -> dict[str, str]:
-    instance = ground.home.running()
+    instance = ground.instance()
     return instance.addresses if instance else {}
 
 

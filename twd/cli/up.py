@@ -3,17 +3,21 @@
 import asyncio
 import os
 import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import click
 
+import twd
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.cli.life_core import skipping_version_check, with_served
 from twd.cli.picture import Picture, View, choose_view
 from twd.cli.played import Played
 from twd.kit.exit_codes import ExitCode, exit_code_of
-from twd.kit.home import AlreadyRunning, Home
+from twd.kit.home import AlreadyRunning, Home, Instance
 from twd.kit.settings import Settings
 from twd.kit.supervisor import ProcessSpec
 from twd.wire.failures import TwdError
@@ -86,23 +90,38 @@ def _run(
     models: tuple[str, ...] | None,
     view: View,
 ) -> ExitCode:
+    with _holding(ground, home):
+        settings = ground.settings
+        if demo:
+            from twd.cli.demo import demo_settings, prepare_demo
+
+            settings = demo_settings(settings, *prepare_demo(home))
+            settings = played.settings(settings, home) if played else settings
+        specs = _only_models(settings, _specs(settings, services), models)
+        settings = settings if models is None else with_served(settings, models)
+        specs += played.agents() if played else []
+        return _live(ground, settings, specs, view, measured=demo and not services and view.talks)
+
+
+@contextmanager
+def _holding(ground: Ground, home: Home) -> Iterator[None]:
+    """Hold the home, and say from the first moment on who does."""
+    from twd.kit import platform
+
     try:
         home.acquire()
     except AlreadyRunning as error:
         raise CommandError(ExitCode.ALREADY_RUNNING, str(error)) from error
     _log_to_file(ground)
-    settings = ground.settings
     if stale := home.clear_stale():
         click.echo(stale, err=True)
-    if demo:
-        from twd.cli.demo import demo_settings, prepare_demo
-
-        settings = demo_settings(settings, *prepare_demo(home))
-        settings = played.settings(settings, home) if played else settings
-    specs = _only_models(settings, _specs(settings, services), models)
-    settings = settings if models is None else with_served(settings, models)
-    specs += played.agents() if played else []
-    return _live(ground, settings, specs, view, measured=demo and not services and view.talks)
+    pid, now_ms = os.getpid(), time.time_ns() // 1_000_000
+    born = platform.born(pid) or 0.0
+    home.write_instance(Instance(pid=pid, born=born, started_ms=now_ms, version=twd.__version__, node=ground.node))
+    try:
+        yield
+    finally:
+        home.forget_instance()
 
 
 def _live(ground: Ground, settings: Settings, specs: list[ProcessSpec], view: View, measured: bool) -> ExitCode:

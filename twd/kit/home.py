@@ -11,6 +11,7 @@ from twd.kit import platform
 from twd.wire.failures import FailureCode, TwdError
 
 LOCK_PATIENCE_S: Final = 0.5
+RECORD_PATIENCE_S: Final = 1.0
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +47,17 @@ class AlreadyRunning(TwdError):
             f"twd already runs in {home}: {who}. End it with `twd down`, or set TWD_HOME for a second one.",
         )
         self.instance = instance
+
+
+class Unrecorded(TwdError):
+    """Somebody holds this home, and nobody can tell who."""
+
+    def __init__(self, lock: Path, problem: str) -> None:
+        super().__init__(
+            FailureCode.INTERNAL,
+            f"twd runs here, for {lock} is held, but its record cannot be read: {problem}. "
+            f"Try again in a moment; else end by hand the process that `fuser {lock}` names.",
+        )
 
 
 class Home:
@@ -97,8 +109,19 @@ class Home:
             os.close(descriptor)
 
     def running(self) -> Instance | None:
-        """The instance that runs here now; a record without a living holder counts for nothing."""
-        return self.read_instance()[0] if self.held() else None
+        """The instance that runs here now; a record without a living holder counts for nothing.
+
+        A holder without a record has just started: it is waited for, and raises Unrecorded if none comes.
+        """
+        give_up = time.monotonic() + RECORD_PATIENCE_S
+        while self.held():
+            instance, problem = self.read_instance()
+            if instance is not None:
+                return instance
+            if time.monotonic() > give_up:
+                raise Unrecorded(self._lock_file, problem or f"{self._instance_file} is not there")
+            time.sleep(0.05)
+        return None
 
     # -- the record ------------------------------------------------------------------------------
 

@@ -134,6 +134,12 @@ def ask_to_stop(pid: int) -> None:
         os.kill(pid, signal.SIGTERM)
 
 
+def kill(pid: int) -> None:
+    """End a process at once; one that is gone is no error."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM if IS_WINDOWS else signal.SIGKILL)
+
+
 def kill_group(pid: int) -> None:
     """End a process and all that it started, at once."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
