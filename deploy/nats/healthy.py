@@ -26,8 +26,7 @@ def answers(url: str) -> str:
 
 def holds_lease(service: str) -> str:
     """What is wrong with a service by its lease; nothing is the good answer."""
-    env = {**os.environ, "TWD_BUS_NKEY_FILE": os.environ.get("STATUS_NKEY_FILE", "/run/secrets/status.nk")}
-    told = subprocess.run(["twd", "status", "--json"], env=env, capture_output=True, text=True, timeout=10, check=False)
+    told = subprocess.run(["twd", "status", "--json"], capture_output=True, text=True, timeout=10, check=False)
     try:
         services = json.loads(told.stdout)["services"]
     except (ValueError, LookupError, TypeError):

@@ -104,7 +104,7 @@ def test_the_table_agrees_with_the_kit() -> None:
 
 def services_of(role: str) -> list[type[Service]]:
     """The service of a role, and the kinds of it that its room knows besides."""
-    names = ["twd.kit.overseer"] if role == "supervisor" else modules_of(f"twd.{role}")
+    names = {"supervisor": ["twd.kit.overseer"], "relay": ["twd.backends.relay"]}.get(role) or modules_of(f"twd.{role}")
     members = [member for name in names for member in vars(importlib.import_module(name)).values()]
     return [m for m in members if inspect.isclass(m) and issubclass(m, Service) and getattr(m, "name", "") == role]
 

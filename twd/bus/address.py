@@ -56,7 +56,7 @@ class BusAddress:
     def check_files(self) -> None:
         """Refuse a missing or unreadable file before any connection is tried."""
         for key, path in (
-            ("bus.nkey_file", self.nkey_file),
+            (_NKEY, self.nkey_file),
             ("bus.creds_file", self.creds_file),
             ("bus.tls.ca", self.tls.ca),
             ("bus.tls.cert", self.tls.cert),
@@ -65,7 +65,7 @@ class BusAddress:
             if path and not os.access(path, os.R_OK):
                 raise BusError(f"{key}: {path} cannot be read; correct the path or its permissions", _BAD)
         if self.nkey_file:
-            _check_seed("bus.nkey_file", self.nkey_file, Path(self.nkey_file).read_bytes())
+            _check_seed(_NKEY, self.nkey_file, Path(self.nkey_file).read_bytes())
         if self.creds_file:
             parts = Path(self.creds_file).read_bytes().partition(b"-----BEGIN USER NKEY SEED-----")
             _check_seed("bus.creds_file", self.creds_file, parts[2].lstrip().partition(b"\n")[0])
@@ -83,6 +83,7 @@ class BusAddress:
 
 
 _BAD = FailureCode.BAD_REQUEST
+_NKEY = "bus.nkey_file or bus.nkey_dir"
 
 
 def _check_seed(key: str, path: str, seed: bytes) -> None:

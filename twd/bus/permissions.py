@@ -138,6 +138,11 @@ ROLES: Final[tuple[Role, ...]] = (
         registry=Registry.MAKE,
     ),
     Role(
+        "relay",
+        reads=(JobSubmitted, JobCancelled),
+        writes=(JobQueued, *_ANSWERS, ModelReady, ModelFailed, ModelUnloaded),
+    ),
+    Role(
         "stage",
         reads=(RingWired,),
         writes=(StageReady, StageGone, RingMeasured, FrameRefused, ModelLoading, ModelFailed),

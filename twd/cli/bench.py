@@ -138,7 +138,7 @@ async def _measure(ground: Ground, model: str, plan: "BenchPlan", quiet: bool) -
     from twd.kit.ids import Ids
     from twd.kit.service import Surroundings
 
-    async with ground.bus("bench") as bus:
+    async with ground.bus("admin") as bus:
         client = BenchClient(Surroundings(bus=bus, node=ground.node, clock=SystemClock(), ids=Ids()))
         await client.start()
         try:

@@ -60,7 +60,7 @@ async def measure(settings: Settings, node: NodeId) -> str:
     from twd.bench.report import summarize
     from twd.bench.session import BenchPlan, find_speculator, run_bench
 
-    bus = await connect(settings, "bench", node)
+    bus = await connect(settings, "admin", node)
     client = BenchClient(Surroundings(bus=bus, node=node, clock=SystemClock(), ids=Ids()))
     try:
         await client.start()

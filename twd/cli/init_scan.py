@@ -143,7 +143,7 @@ async def find_peers(ground: Ground) -> list[Peer]:
 
     if not ground.settings.bus.url and ground.instance() is None:
         return []
-    async with ground.bus() as bus:
+    async with ground.bus("status") as bus:
         entries = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
     machines = [facts for entry in entries if (facts := read_node(entry.value)) is not None]
     return [

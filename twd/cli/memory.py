@@ -188,7 +188,7 @@ async def _collect(bus: "NatsBus", wish: ReclaimWanted, waiting: set[InstanceId]
 
 
 async def _holders(ground: Ground) -> list[ServiceLease]:
-    async with ground.bus() as bus:
+    async with ground.bus("status") as bus:
         return await _leases(bus)
 
 

@@ -10,7 +10,7 @@ import msgspec
 from twd.cli.context import Ground
 from twd.cli.played import as_node
 from twd.cli.run_stage import StageChoice, stage_options
-from twd.cli.services import SERVICES, Choice, factory_of
+from twd.cli.services import SERVICES, Choice, made_by
 from twd.kit import logs, platform
 from twd.kit.exit_codes import ExitCode
 from twd.kit.ids import node_id
@@ -50,14 +50,13 @@ def run_command(
     from twd.kit.connect import connect
     from twd.kit.run_service import run_service
 
-    make = factory_of(service)
+    choice = Choice(model, number, link_rtt, StageChoice(**stage), for_model)
+    made = made_by(service, settings, choice)
     with asyncio.Runner(loop_factory=platform.new_event_loop) as runner:
         return runner.run(
             run_service(
-                lambda surroundings: make(
-                    surroundings, settings, Choice(model, number, link_rtt, StageChoice(**stage), for_model)
-                ),
-                lambda: connect(settings, service, here),
+                lambda surroundings: made.make(surroundings, settings, choice),
+                lambda: connect(settings, made.role, here),
                 here,
             )
         )

@@ -28,6 +28,13 @@ class Choice(NamedTuple):
 Factory = Callable[[Surroundings, Settings, Choice], Service]
 
 
+class Made(NamedTuple):
+    """What makes a service, and the role in which it signs in at the broker."""
+
+    role: str
+    make: Factory
+
+
 def _edge(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
     from twd.edge.service import Edge
 
@@ -118,36 +125,44 @@ def _stage(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
 
 
 def _relay(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
-    """A backend that checks guesses becomes a speculator's target, any other is passed through."""
     from twd.backends.making import relay_of
     from twd.cli.outside_engine import outside, with_backend
-    from twd.cli.remote_target import remote_speculator
 
     if outside(settings) and choice.model in settings.models:
-        return relay_of(ground, with_backend(settings, choice.model), choice.model)
+        settings = with_backend(settings, choice.model)
+    return relay_of(ground, settings, choice.model)
+
+
+def _remote_speculator(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
+    from twd.cli.remote_target import remote_speculator
+
+    return remote_speculator(ground, settings, choice.model)
+
+
+def _relaying(settings: Settings, choice: Choice) -> Made:
+    """A backend that checks guesses becomes a speculator's target, any other is passed through."""
+    from twd.cli.outside_engine import outside
+
+    if outside(settings) and choice.model in settings.models:
+        return Made("relay", _relay)
     if choice.model not in settings.backends:
         known = ", ".join(settings.backends) or "none"
         message = f"there is no backend {choice.model!r} in the settings (there are: {known})"
         raise CommandError(ExitCode.USAGE, message)
     if settings.speculation.enabled and _checks_guesses(settings, choice.model):
-        return remote_speculator(ground, settings, choice.model)
-    return relay_of(ground, settings, choice.model)
+        return Made("speculator", _remote_speculator)
+    return Made("relay", _relay)
 
 
 def _checks_guesses(settings: Settings, name: str) -> bool:
     """Ask the server what it can; one that is away is passed through, for a relay knows how to wait."""
-    from concurrent.futures import ThreadPoolExecutor
-
     from twd.backends.making import checks_guesses
 
-    allowed = settings.edge.allow_private_upstream
-    with ThreadPoolExecutor(1) as beside_the_loop:
-        asked = beside_the_loop.submit(checks_guesses, settings.backends[name], allow_private=allowed)
-        try:
-            return asked.result()
-        except TwdError as error:
-            logging.getLogger("twd.relay").warning("%s does not say what it can: %s", name, error)
-            return False
+    try:
+        return checks_guesses(settings.backends[name], allow_private=settings.edge.allow_private_upstream)
+    except TwdError as error:
+        logging.getLogger("twd.relay").warning("%s does not say what it can: %s", name, error)
+        return False
 
 
 def is_file(name: str) -> bool:
@@ -167,9 +182,9 @@ SERVICES: Final[dict[str, Factory]] = {
 }
 
 
-def factory_of(name: str) -> Factory:
-    """What makes a service of this name."""
+def made_by(name: str, settings: Settings, choice: Choice) -> Made:
+    """What makes a service of this name; what a relay is depends on its server, which is asked."""
     if name not in SERVICES:
         known = ", ".join(SERVICES)
         raise CommandError(ExitCode.USAGE, f"there is no service {name!r}; there are: {known}")
-    return SERVICES[name]
+    return _relaying(settings, choice) if name == "relay" else Made(name, SERVICES[name])

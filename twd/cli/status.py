@@ -46,7 +46,7 @@ async def _leases(ground: Ground) -> tuple[list[tuple[ServiceLease, float]], lis
     from twd.kit.overseer import read_lease
     from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 
-    async with ground.bus() as bus:
+    async with ground.bus("status") as bus:
         entries = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
     leases = [(lease, entry.age_s) for entry in entries if (lease := read_lease(entry.value)) is not None]
     pools = Pools()

@@ -43,7 +43,7 @@ def trace(ground: Ground, job: str, as_json: bool, every_step: bool) -> ExitCode
 
 
 async def _ask(ground: Ground, question: Event) -> Event | Rejected:
-    async with ground.bus() as bus:
+    async with ground.bus("admin") as bus:
         stamped = msgspec.structs.replace(question, id=EventId("ask"), source=InstanceId("cli"))
         return decode(await bus.request(subject_of(question), encode(stamped), timeout_s=ANSWER_S))
 

@@ -56,13 +56,14 @@ class Bus(Section, frozen=True):
     user: Annotated[str, about("User name at the outside broker.")] = ""
     password: Annotated[Secret, about("Password of that user.")] = ""
     nkey_file: Annotated[FilePath, about("File with an nkey seed for the outside broker.")] = ""
+    nkey_dir: Annotated[FilePath, about("Folder with a seed for each role (`edge.nk`, ...), which takes its own.")] = ""
     creds_file: Annotated[FilePath, about("Credentials file for the outside broker.")] = ""
     tls: Annotated[BusTls, about("TLS towards the outside broker.")] = BusTls()
 
     def __post_init__(self) -> None:
         if bool(self.user) != bool(self.password):
             raise ValueError("user and password go together: give both or none")
-        ways = [name for name in ("token", "user", "nkey_file", "creds_file") if getattr(self, name)]
+        ways = [name for name in ("token", "user", "nkey_file", "nkey_dir", "creds_file") if getattr(self, name)]
         if len(ways) > 1:
             raise ValueError(f"{' and '.join(ways)} exclude each other: keep one way to sign in")
 
