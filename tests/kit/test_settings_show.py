@@ -118,7 +118,8 @@ def values(kind: Plain) -> st.SearchStrategy[Any]:
         case shape.StrType(pattern=None, min_length=least):
             return TEXTS.map(lambda text: text or "x" * (least or 0))
         case shape.StrType(pattern=str() as pattern):
-            return st.sampled_from([text for text in NEAT if re.search(pattern, text)])
+            fits = kind.check or (lambda text: True)
+            return st.sampled_from([text for text in NEAT if re.search(pattern, text) and fits(text)])
         case shape.VarTupleType(item_type=item):
             return st.lists(values(plain(item)), max_size=2).map(tuple)
         case shape.DictType(key_type=name, value_type=item):
