@@ -91,14 +91,15 @@ async def test_another_worker_goes_on_where_the_first_died(open_house: OpenHouse
     house = await open_house(Script(**HANGS))
     response = await house.chat(stream=True, seed=3)
     seen = await read_until(response, b"Hel")
-    await house.speculator.stop()
-    successor = FakeSpeculator(ground(house.broker, 9))
+    first, successor = house.speculator, FakeSpeculator(ground(house.broker, 9))
+    await first.stop()
     await successor.start()
     house.speculator = successor
     rest = await response.read()
     assert content(seen + rest) == TEXT
     assert [job.resume for job in successor.jobs] == [[0, 1]]
     assert successor.jobs[0].sampling.seed == 3
+    assert successor.jobs[0].created_ms == first.jobs[0].created_ms
     assert b'"workers_replaced":1' in rest
     assert rest.count(b'"finish_reason":"stop"') == 1
 

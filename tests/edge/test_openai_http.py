@@ -130,6 +130,18 @@ async def test_the_job_has_what_the_request_said(house: House) -> None:
     assert job.sampling.seed is not None
 
 
+async def test_a_job_of_every_api_says_when_its_request_came(house: House) -> None:
+    before = house.edge.clock.wall_ms()
+    said = [{"role": "user", "content": "hi"}]
+    await house.post("/v1/chat/completions", {"messages": said})
+    await house.post("/v1/completions", {"prompt": "hi"})
+    await house.post("/v1/responses", {"input": "hi"})
+    await house.post("/v1/messages", {"model": "small", "max_tokens": 5, "messages": said})
+    times = [job.created_ms for job in house.speculator.jobs]
+    assert len(times) == 4
+    assert all(before <= time <= house.edge.clock.wall_ms() for time in times)
+
+
 async def test_defaults_are_openais(house: House) -> None:
     await house.chat()
     job = house.speculator.jobs[0]

@@ -38,6 +38,7 @@ def terms() -> Terms:
         options=TwdOptions(),
         fresh_seed=1,
         new_job=lambda: JobId("job-1"),
+        created_ms=1,
     )
 
 

@@ -40,6 +40,8 @@ class Terms:
     options: TwdOptions
     fresh_seed: int
     new_job: Callable[[], JobId]
+    created_ms: int
+    """When the request came; templates that write the date take it from there."""
     exact: bool | None = None
     """Whether the model is known to be exact; None when nobody measured."""
     tool_format: ToolFormat = ToolFormat.BARE
@@ -190,6 +192,7 @@ def jobs_for(
             whole=not request.stream,
             speculation=speculation_of(terms),
             deadline_ms=deadline_ms(terms),
+            created_ms=terms.created_ms,
         )
         for prompt in prompts
         for choice in range(n)

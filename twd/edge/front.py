@@ -142,6 +142,7 @@ class Front:
             options=merge_options(options, header_options(request.headers)),
             fresh_seed=self.ids.seed(),
             new_job=self.ids.job,
+            created_ms=self.clock.wall_ms(),
             exact=self.models.exact(model),
             tool_format=self.models.tool_format(model),
         )
