@@ -1,5 +1,7 @@
 """Prompts of every kind become tokens; what a model cannot read is refused with the field that asked for it."""
 
+from typing import Literal
+
 import pytest
 
 from twd.engine.chat_template import ChatTemplate
@@ -7,7 +9,7 @@ from twd.engine.model import Model
 from twd.engine.pick import Pickers
 from twd.speculator.preparing import Preparer
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.job import Prompt
+from twd.wire.job import ChatMessage, Prompt
 
 pytestmark = pytest.mark.model
 AROUND = Prompt(text="def add(a, b):\n    return ", suffix="\n\nprint(add(1, 2)) <|im_end|>")
@@ -15,7 +17,7 @@ AROUND = Prompt(text="def add(a, b):\n    return ", suffix="\n\nprint(add(1, 2))
 
 @pytest.fixture(scope="module")
 def preparer(q4: Model) -> Preparer:
-    return Preparer(q4.vocab, ChatTemplate.of(q4.chat_template, q4.vocab), Pickers(q4.vocab), lambda: 1)
+    return Preparer(q4.vocab, ChatTemplate.of(q4.chat_template, q4.vocab), Pickers(q4.vocab), lambda: 1, 64)
 
 
 def test_a_suffix_needs_a_model_that_fills_in(preparer: Preparer) -> None:
@@ -38,3 +40,22 @@ def test_tokens_outside_the_vocabulary_are_refused(preparer: Preparer) -> None:
     assert preparer.tokens(Prompt(tokens=[1, 2])) == [1, 2]
     with pytest.raises(TwdError, match="vocabulary"):
         preparer.tokens(Prompt(tokens=[preparer.vocab.size]))
+
+
+@pytest.mark.parametrize("role", ["user", "system", "tool"])
+def test_what_cannot_fit_is_refused_before_it_is_rendered(
+    preparer: Preparer, monkeypatch: pytest.MonkeyPatch, role: Literal["user", "system", "tool"]
+) -> None:
+    monkeypatch.setattr(preparer.template, "render", None)
+    text = "ö" * (32 * preparer.vocab.longest_piece + 1)
+    for prompt in (Prompt(text=text), Prompt(messages=[ChatMessage(role=role, content=text)])):
+        with pytest.raises(TwdError, match="cannot fit") as caught:
+            preparer.tokens(prompt)
+        assert caught.value.code is FailureCode.CONTEXT_OVERFLOW
+
+
+def test_what_may_fit_is_rendered(preparer: Preparer) -> None:
+    longest = max(range(preparer.vocab.size), key=lambda token: len(preparer.vocab.piece(token)))
+    assert len(preparer.tokens(Prompt(text=preparer.vocab.text([longest] * 64)))) <= 64
+    thoughts = ChatMessage(role="assistant", content="a" * 10_000)
+    assert preparer.tokens(Prompt(messages=[thoughts, ChatMessage(role="user", content="hi")]))

@@ -14,6 +14,7 @@ _USER_DEFINED = 1 << 4
 _NO_TOKEN = -1
 _KINDS = {0: "none", 1: "spm", 2: "bpe", 3: "wpm", 4: "ugm", 5: "rwkv", 6: "plamo2"}
 _PIECE_BYTES = 256
+_UNBOUNDED = 2**31
 
 
 class Vocab:
@@ -86,6 +87,13 @@ class Vocab:
         """The text of some tokens, control tokens spelled out."""
         pieces = (self.piece(token) or self.special_text(token).encode() for token in tokens)
         return b"".join(pieces).decode("utf-8", "replace")
+
+    @cached_property
+    def longest_piece(self) -> int:
+        """The most bytes of text that one token may stand for; no bound where a whole unknown word is one token."""
+        if self.kind in ("wpm", "ugm"):
+            return _UNBOUNDED
+        return max((len(self._piece(token, special=True)) for token in self._described), default=1)
 
     @cached_property
     def end_tokens(self) -> frozenset[int]:

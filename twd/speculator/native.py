@@ -160,7 +160,7 @@ def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> L
         care.prepare(progress)
         native = load_native(replace(plan, use_mmap=care.plan.mapped), care.watch(progress))
         care.finish()
-        preparer = Preparer(native.model.vocab, native.template, native.pickers, draw_seed)
+        preparer = Preparer(native.model.vocab, native.template, native.pickers, draw_seed, native.target.ctx_size)
         return NativeTarget(native, preparer, limits_of(native, model, settings))
 
     return load

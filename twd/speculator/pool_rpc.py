@@ -101,7 +101,8 @@ def rpc_speculator(ground: Surroundings, settings: Settings, name: str, replica:
             wanted = load_plan(model, entry, Home(settings.home_dir).cache)
             native = load_native(replace(wanted, pool=plan, gpu_layers=0), progress)
             native.facts = msgspec.structs.replace(native.facts, backend="rpc")
-            preparer = Preparer(native.model.vocab, native.template, native.pickers, ground.ids.seed)
+            vocab, ctx_size = native.model.vocab, native.target.ctx_size
+            preparer = Preparer(vocab, native.template, native.pickers, ground.ids.seed, ctx_size)
             return RpcTarget(native, preparer, replace(limits_of(native, entry, settings), device=assembly.device))
 
         return load

@@ -64,6 +64,7 @@ class Preparer:
     template: ChatTemplate
     pickers: Pickers
     draw_seed: Callable[[], int]
+    ctx_size: int
 
     def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
         """Everything about a job that needs the model but not its engine."""
@@ -96,12 +97,20 @@ class Preparer:
         given = [part for part in (prompt.messages, prompt.text, prompt.tokens) if part is not None]
         if len(given) != 1:
             raise TwdError(FailureCode.BAD_REQUEST, "give messages, a text or tokens: exactly one of them", "prompt")
+        self._check_size(prompt)
         created = datetime.fromtimestamp(created_ms / 1000, UTC)
         if prompt.suffix:
             return self._around_middle(prompt.text or "", prompt.suffix)
         tokens = render_tokens(self.template, prompt, self.vocab.tokenize, created)
         self._check(tokens)
         return tokens
+
+    def _check_size(self, prompt: Prompt) -> None:
+        """Refuse what cannot fit before it is rendered: that takes long for a text of many megabytes."""
+        size = _least_bytes(prompt)
+        if size > self.ctx_size and size > self.ctx_size * self.vocab.longest_piece:
+            message = f"the prompt has {size} bytes, which cannot fit in the {self.ctx_size} tokens of the context"
+            raise TwdError(FailureCode.CONTEXT_OVERFLOW, message, "prompt")
 
     def _around_middle(self, before: str, after: str) -> list[int]:
         marks = self.vocab.middle_marks
@@ -116,3 +125,11 @@ class Preparer:
         if max(tokens, default=0) >= self.vocab.size:
             message = f"a token is outside this model's vocabulary of {self.vocab.size}"
             raise TwdError(FailureCode.BAD_REQUEST, message, "prompt")
+
+
+def _least_bytes(prompt: Prompt) -> int:
+    """What is surely a part of the rendered prompt: of the assistant's own turns templates leave out the thoughts."""
+    said = (message.content for message in prompt.messages or () if message.role != "assistant")
+    return sum(
+        len(text.encode("utf-8", "replace")) for text in (*said, prompt.text or "", prompt.prefill, prompt.suffix)
+    )

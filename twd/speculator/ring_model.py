@@ -165,7 +165,7 @@ def load_ring(
     return RingModel(
         model=model,
         template=template,
-        preparer=Preparer(model.vocab, template, pickers, draw_seed),
+        preparer=Preparer(model.vocab, template, pickers, draw_seed, target.ctx_size),
         ring=target,
         bounds=_limits(target, name, settings),
         facts=_facts(model, name, entry, target, stages),
