@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,59 @@ def test_figures_and_savings() -> None:
     assert savings == {"whole": 30, "saved": 15}
     assert (median, nothing) == (2, None)
     assert empty["acceptance"] is None
+
+
+STAND_INS = """
+class Element {
+  constructor(tag) { Object.assign(this, { tag, children: [], on: {}, className: "", value: "" }); }
+  append(...children) { this.children.push(...children); }
+  addEventListener(event, handler) { this.on[event] = handler; }
+  setAttribute() {}
+  select() { selected = this.value; }
+  remove() {}
+}
+let selected = "", copied = [];
+const body = new Element("body");
+globalThis.document = { body, createElement: (tag) => new Element(tag), querySelector: () => null,
+  execCommand: (command) => copied.push([command, selected]) };
+globalThis.localStorage = { getItem: () => null, setItem: () => {}, removeItem: () => {} };
+const random = crypto.getRandomValues.bind(crypto);
+Object.defineProperty(globalThis, "crypto", { value: { getRandomValues: random } });
+Object.defineProperty(globalThis, "navigator", { value: {} });
+"""
+
+
+def in_node(script: str) -> Any:
+    """What a script prints as JSON, among stand-ins for a browser that came over plain http."""
+    done = subprocess.run(
+        ["node", "--input-type=module", "-e", STAND_INS + script], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@needs_node
+def test_over_plain_http_conversations_begin_and_text_is_copied() -> None:
+    first, second, copied = in_node(f"""
+      const {{ newConversation }} = await import("{(FOLDER / "store.js").as_uri()}");
+      const {{ render }} = await import("{(FOLDER / "markdown.js").as_uri()}");
+      const [{{ children: [head] }}] = render("```\\nsome code\\n```");
+      await head.children[1].on.click();
+      console.log(JSON.stringify([newConversation().id, newConversation().id, copied]));
+    """)
+    assert len(first) == 32
+    assert first != second
+    assert copied == [["copy", "some code"]]
+
+
+@needs_node
+@pytest.mark.parametrize("mark", [">", "> ", "- "])
+def test_text_nested_without_end_is_shown(mark: str) -> None:
+    assert in_node(f"""
+      const {{ render }} = await import("{(FOLDER / "markdown.js").as_uri()}");
+      const lines = Array.from({{ length: 300 }}, (_, depth) => "  ".repeat(depth) + {json.dumps(mark)} + "a");
+      console.log(JSON.stringify([render({json.dumps(mark)}.repeat(8000)).length, render(lines.join("\\n")).length]));
+    """)
 
 
 @needs_browser

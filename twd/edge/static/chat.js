@@ -1,7 +1,7 @@
 // The chat page: one conversation on screen, its turns, and the answer that is on its way.
 
 import { enter, events, getJson, leave, postJson } from "./api.js";
-import { byId, make, percent, round } from "./dom.js";
+import { byId, copy, make, percent, round } from "./dom.js";
 import { render } from "./markdown.js";
 import { conversations, forget, newConversation, saveConversations, saveSettings, settings } from "./store.js";
 
@@ -53,7 +53,7 @@ function markElement([text, tokens, taken, drafter]) {
 function turnTools(turn, index) {
   const button = (label, action) => make("button", { type: "button", className: "plain", disabled: Boolean(running), on: { click: action } }, label);
   if (turn.role === "user") return [button("Edit", () => edit(index))];
-  return [button("Retry", () => answer(index)), button("Copy", () => navigator.clipboard.writeText(turn.text)), figures(turn.facts)];
+  return [button("Retry", () => answer(index)), button("Copy", () => copy(turn.text)), figures(turn.facts)];
 }
 
 function figures(facts) {
@@ -68,6 +68,7 @@ function figures(facts) {
 
 function open(conversation) {
   running?.abort();
+  rest();
   current = conversation;
   byId("side").classList.remove("open");
   showAll();
@@ -121,19 +122,23 @@ async function answer(index) {
   const body = request(conversation.turns);
   const turn = { role: "assistant", text: "", marks: [] };
   conversation.turns.push(turn);
-  running = new AbortController();
+  const mine = running = new AbortController();
   busy(true);
   showAll();
   try {
-    const response = await postJson("/v1/chat/completions", body, running.signal);
+    const response = await postJson("/v1/chat/completions", body, mine.signal);
     for await (const chunk of events(response)) take(conversation, turn, chunk);
   } catch (error) {
     if (error.name !== "AbortError") turn.error = [error.message, error.advice].filter(Boolean).join(" ");
   }
-  running = null;
-  busy(false);
+  if (running === mine) rest();
   saveConversations();
   if (conversation === current) showAll();
+}
+
+function rest() {
+  running = null;
+  busy(false);
 }
 
 function take(conversation, turn, chunk) {

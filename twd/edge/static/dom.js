@@ -24,3 +24,13 @@ export function round(value, digits = 1) {
 export function percent(value) {
   return value === null || value === undefined || Number.isNaN(value) ? "–" : `${Math.round(100 * value)} %`;
 }
+
+// Over plain http from another machine a browser has no navigator.clipboard; the old command works there.
+export async function copy(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const area = make("textarea", { value: text });
+  (document.querySelector("dialog[open]") ?? document.body).append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+}

@@ -1,6 +1,6 @@
 // Markdown to elements: headings, lists, quotes, tables, code, emphasis, links. Never HTML.
 
-import { make } from "./dom.js";
+import { copy, make } from "./dom.js";
 
 const INLINE = /(`+)([\s\S]*?[^`])\1(?!`)|\*\*([^*\n]+(?:\*[^*\n]+)*)\*\*|\*([^*\s][^*\n]*)\*|\[([^\]\n]*)\]\(([^)\s]+)\)|(https?:\/\/[^\s<>()"']+)/;
 
@@ -36,11 +36,14 @@ const QUOTE = /^\s*>\s?(.*)$/;
 const RULE = /^\s*([-*_])\s*(?:\1\s*){2,}$/;
 const ROW = /^\s*\|.*\|\s*$/;
 
+const DEEPEST = 32;
+
 export function render(text) {
-  return blocks(text.split("\n"));
+  return blocks(text.split("\n"), 0);
 }
 
-function blocks(lines) {
+function blocks(lines, depth) {
+  if (depth > DEEPEST) return [make("p", {}, lines.join("\n"))];
   const found = [];
   let at = 0;
   const take = (test) => {
@@ -54,9 +57,9 @@ function blocks(lines) {
     else if (FENCE.test(line)) found.push(fence());
     else if (HEADING.test(line)) found.push(heading(lines[at++]));
     else if (RULE.test(line)) found.push(make("hr", {}, ...(at++, [])));
-    else if (QUOTE.test(line)) found.push(make("blockquote", {}, ...blocks(take((l) => QUOTE.test(l)).map((l) => QUOTE.exec(l)[1]))));
+    else if (QUOTE.test(line)) found.push(make("blockquote", {}, ...blocks(take((l) => QUOTE.test(l)).map((l) => QUOTE.exec(l)[1]), depth + 1)));
     else if (ROW.test(line) && /^[\s|:-]+$/.test(lines[at + 1] ?? "")) found.push(table(take((l) => ROW.test(l))));
-    else if (BULLET.test(line)) found.push(list(take((l) => BULLET.test(l) || /^\s+\S/.test(l))));
+    else if (BULLET.test(line)) found.push(list(take((l) => BULLET.test(l) || /^\s+\S/.test(l)), depth));
     else found.push(make("p", {}, ...inline(take(isText).join("\n"))));
   }
   return found;
@@ -79,16 +82,16 @@ function heading(line) {
 }
 
 function codeBlock(code, language) {
-  const copy = make("button", { type: "button", className: "plain copy" }, "Copy");
-  copy.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(code);
-    copy.textContent = "Copied";
+  const button = make("button", { type: "button", className: "plain copy" }, "Copy");
+  button.addEventListener("click", async () => {
+    await copy(code);
+    button.textContent = "Copied";
   });
-  const head = make("div", { className: "code-head" }, language || "text", copy);
+  const head = make("div", { className: "code-head" }, language || "text", button);
   return make("div", { className: "code" }, head, make("pre", { tabIndex: 0 }, make("code", {}, code)));
 }
 
-function list(lines) {
+function list(lines, depth) {
   const [, indent, number] = BULLET.exec(lines[0]);
   const items = [];
   for (const line of lines) {
@@ -96,13 +99,13 @@ function list(lines) {
     if (found && found[1].length <= indent.length) items.push([found[3]]);
     else items.at(-1).push(line.slice(Math.min(line.search(/\S/), indent.length + 2)));
   }
-  const made = make(number ? "ol" : "ul", {}, ...items.map(item));
+  const made = make(number ? "ol" : "ul", {}, ...items.map((lines) => item(lines, depth + 1)));
   if (number && Number(number) !== 1) made.start = Number(number);
   return made;
 }
 
-function item([first, ...more]) {
-  return make("li", {}, ...inline(first), ...blocks(more));
+function item([first, ...more], depth) {
+  return make("li", {}, ...inline(first), ...blocks(more, depth));
 }
 
 function table(lines) {

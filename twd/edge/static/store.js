@@ -23,8 +23,13 @@ export function saveSettings() {
 
 export const conversations = read(CONVERSATIONS, []);
 
+// Over plain http from another machine a browser has no crypto.randomUUID.
+function freshId() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
 export function newConversation() {
-  const made = { id: crypto.randomUUID(), title: "", turns: [] };
+  const made = { id: freshId(), title: "", turns: [] };
   conversations.unshift(made);
   conversations.splice(MOST);
   return made;
