@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import aiohttp
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.edge.conftest import House, OpenHouse, ground
+from twd.bus.base import BusError
 from twd.bus.memory_bus import MemoryBroker
 from twd.edge.door import Door, Knock, check_bind
 from twd.edge.keys import Key, KeyRing, KeyStore, digest, new_key
@@ -206,6 +207,22 @@ async def test_a_revoked_key_counts_no_more_and_the_door_stays_closed(open_house
     await house.edge._refresh()
     assert (await house.http.get(house.edge.url + "/v1/models", headers=good)).status == 401
     assert (await house.http.get(house.edge.url + "/v1/models")).status == 401
+
+
+async def test_a_key_can_be_revoked_while_the_bus_is_away(
+    open_house: OpenHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away() -> NoReturn:
+        raise BusError("the bus is away")
+
+    store = KeyStore(tmp_path)
+    store.save(keys()[:1])
+    house = await open_house()
+    monkeypatch.setattr(house.edge._registry, "entries", away)
+    store.revoke("good")
+    await house.edge._refresh()
+    good = {"Authorization": f"Bearer {secret('good')}"}
+    assert (await house.http.get(house.edge.url + "/v1/models", headers=good)).status == 401
 
 
 async def test_limits_of_a_key(open_house: OpenHouse, tmp_path: Path) -> None:

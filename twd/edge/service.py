@@ -178,7 +178,8 @@ class Edge(Service):
     # -- pools, models and services -------------------------------------------------------------------
 
     async def _refresh(self) -> None:
-        """Read the registry: who is there, and with which models."""
+        """Read the keys, and the registry: who is there, and with which models."""
+        self._reload_keys()  # first: what was revoked counts no more, with the bus or without
         if self._registry is None:
             return
         try:
@@ -189,7 +190,6 @@ class Edge(Service):
         self.watch.services = [lease for entry in entries if (lease := read_lease(entry.value)) is not None]
         self.watch.pools.look(entries)
         self.models.see_leases(self.watch.services, self.clock.now())
-        self._reload_keys()
 
     def _reload_keys(self) -> None:
         """Keys that were added or revoked count at the next turn; a broken file changes nothing."""
