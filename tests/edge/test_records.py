@@ -10,7 +10,7 @@ import pytest
 
 from tests.edge.conftest import House, OpenHouse, ground, until
 from tests.edge.fake_speculator import Script
-from twd.bus.base import Message
+from twd.bus.base import Handler, Message, Subscription
 from twd.edge.feed import PENDING_MAX, Watcher
 from twd.edge.openapi import OPERATIONS, document
 from twd.edge.redact import redacted
@@ -92,6 +92,33 @@ async def test_live_events(house: House) -> None:
     response.close()
     await until(lambda: not house.edge.records.feed._watchers)
     assert house.edge.records.feed._subscriptions == []
+
+
+async def test_who_leaves_while_attaching_leaves_nothing_behind(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    feed = house.edge.records.feed
+    subscribe, made = feed._bus.subscribe, list[Subscription]()
+
+    async def breaks_off(pattern: str, handler: Handler) -> Subscription:
+        if len(made) == 3:
+            raise asyncio.CancelledError
+        made.append(await subscribe(pattern, handler))
+        return made[-1]
+
+    monkeypatch.setattr(feed._bus, "subscribe", breaks_off)
+    with pytest.raises(asyncio.CancelledError):
+        await feed.attach(frozenset())
+    monkeypatch.undo()
+    watcher = await feed.attach(frozenset({"job"}))
+    await house.chat()
+    tags = [tag for tag, _ in watcher.take()]
+    assert len(tags) == len(set(tags))
+    await feed.detach(watcher)
+    assert not feed._watchers
+    assert not feed._subscriptions
+
+
+async def test_live_events_have_no_head(house: House) -> None:
+    assert (await house.http.head(house.edge.url + "/v1/twd/events")).status == 405
 
 
 async def test_watching_does_not_look_like_a_worker(open_house: OpenHouse) -> None:

@@ -70,16 +70,25 @@ class Feed:
         """A new watcher."""
         watcher = Watcher(topics, job)
         async with self._lock:
-            self._watchers.add(watcher)
             if not self._subscriptions:
-                self._subscriptions = [
-                    await self._bus.subscribe(route.pattern, self._hear)
-                    for route in ROUTES
-                    if route.delivery is Delivery.BROADCAST
-                ]
+                self._subscriptions = await self._listen()
+            self._watchers.add(watcher)
         if self._closed:
             watcher.close()
         return watcher
+
+    async def _listen(self) -> list[Subscription]:
+        """All broadcasts; or none, if that fails or is given up midway."""
+        made: list[Subscription] = []
+        try:
+            for route in ROUTES:
+                if route.delivery is Delivery.BROADCAST:
+                    made.append(await self._bus.subscribe(route.pattern, self._hear))
+        except BaseException:
+            for subscription in made:
+                await subscription.close()
+            raise
+        return made
 
     async def detach(self, watcher: Watcher) -> None:
         """A watcher left; after the last one nothing is heard any more."""

@@ -49,7 +49,7 @@ class Records:
     def routes(self) -> list[web.RouteDef]:
         """The paths that it answers."""
         return [
-            web.get("/v1/twd/events", self.events),
+            web.get("/v1/twd/events", self.events, allow_head=False),
             web.get("/v1/twd/history", self.history),
             web.get("/v1/twd/jobs/{job}", self.trace),
             web.get("/metrics", self.metrics),
