@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from tests.edge.conftest import House
+from twd.edge.core import header_options
+from twd.wire.failures import TwdError
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 TEXT: dict[str, Any] = {"prompt": "hi"}
@@ -181,6 +183,37 @@ async def test_headers_that_are_no_wish(house: House) -> None:
         response = await house.post("/v1/chat/completions", CHAT, headers={name: value})
         assert response.status == 400, (name, value)
         assert (await response.json())["error"]["param"]
+
+
+@pytest.mark.parametrize("name", ["x-twd-mode", "x-twd-exact", "x-twd-speculation", "x-twd-deadline-s"])
+def test_headers_that_are_no_text(name: str) -> None:
+    with pytest.raises(TwdError, match=name) as caught:
+        header_options({name: "\udcff"})
+    assert caught.value.failure.status == 400
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_body_that_is_not_encoded_as_it_says(house: House, encoding: str) -> None:
+    response = await house.post("/v1/chat/completions", b"this is neither", headers={"Content-Encoding": encoding})
+    assert response.status == 400
+    assert "body" in (await response.json())["error"]["message"]
+
+
+@pytest.mark.parametrize("depth", [300, 700, 950, 990])
+async def test_schemas_that_are_nested_deeply(house: House, depth: int) -> None:
+    schema = b'{"items":' * depth + b"{}" + b"}" * depth
+    head = b'{"messages":[{"role":"user","content":"hi"}],'
+    chat = head + b'"tools":[{"type":"function","function":{"name":"a","parameters":'
+    said = head + b'"max_tokens":5,"model":"small","tools":[{"name":"a","input_schema":'
+    shape = head + b'"response_format":{"type":"json_schema","json_schema":{"name":"a","schema":'
+    tool = b',"tools":[{"type":"function","function":{"name":"a"}}]'
+    for path, body in [
+        ("/v1/chat/completions", chat + schema + b'}}],"tool_choice":"required"}'),
+        ("/v1/messages", said + schema + b'}],"tool_choice":{"type":"any"}}'),
+        ("/v1/chat/completions", shape + schema + b"}}}"),
+        ("/v1/chat/completions", shape + schema + b"}}" + tool + b"}"),
+    ]:
+        assert (await house.post(path, body)).status in (200, 400), path
 
 
 async def test_paths_and_methods_that_do_not_exist(house: House) -> None:

@@ -32,6 +32,8 @@ async def read_body(request: web.Request, limit: int, timeout_s: float) -> bytes
                 pieces.append(piece)
     except TimeoutError:
         raise SlowClient(timeout_s) from None
+    except web.RequestPayloadError as error:
+        raise TwdError(FailureCode.BAD_REQUEST, f"the body cannot be read: {error}"[:300]) from None
     return b"".join(pieces)
 
 

@@ -49,6 +49,8 @@ def read_value(model: Any, value: Any, field: str) -> Any:
     """Check a value that did not come as JSON, such as a header's."""
     try:
         return msgspec.convert(value, model, strict=False)
+    except UnicodeEncodeError:
+        raise TwdError(FailureCode.BAD_REQUEST, f"{field} is not UTF-8", field) from None
     except msgspec.ValidationError as error:
         raise TwdError(FailureCode.BAD_REQUEST, f"{field}: {error}", field) from None
 

@@ -118,7 +118,11 @@ def _arguments_schema(tool: dict[str, Any], definitions: dict[str, Any]) -> Any:
     """The tool's schema; one with references moves to the root, so that they can be made to point there."""
     schema = tool.get("parameters") or {"type": "object", "properties": {}}
     key = f"tool{len(definitions)}"
-    moved = _with_references_under(f"#/$defs/{key}", schema)
+    try:
+        moved = _with_references_under(f"#/$defs/{key}", schema)
+    except RecursionError:
+        message = f"the parameters of tool '{tool['name']}' are nested too deeply"
+        raise TwdError(FailureCode.BAD_REQUEST, message, "tools") from None
     if moved == schema:
         return schema
     definitions[key] = moved
