@@ -90,6 +90,15 @@ async def test_several_choices_have_their_own_seeds(house: House) -> None:
     assert len(body["twd"]["jobs"]) == 3
 
 
+async def test_choices_of_a_long_prompt_are_bounded(house: House) -> None:
+    said = {"messages": [{"role": "user", "content": "a" * 512 * 1024}]}
+    refused = await house.chat(n=16, **said)
+    assert refused.status == 400
+    assert (await refused.json())["error"]["param"] == "n"
+    assert house.speculator.jobs == []
+    assert (await house.chat(n=2, **said)).status == 200
+
+
 async def test_several_choices_in_one_stream(house: House) -> None:
     chunks = await events(await house.chat(n=2, stream=True))
     texts = {0: "", 1: ""}

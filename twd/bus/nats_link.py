@@ -225,7 +225,8 @@ class _Client(Client):  # type: ignore[misc]
         """Write now."""
         if self._gathered:
             frames, self._gathered, self.gathered = self._gathered, [], 0
-            self.stream_writer.write(frames[0] if len(frames) == 1 else b"".join(frames))
+            if not self.stream_writer.is_closing():  # a lost connection is thrown away, with what was to go out on it
+                self.stream_writer.write(frames[0] if len(frames) == 1 else b"".join(frames))
 
     def lose(self, reason: str) -> None:
         """End this connection; whoever waits for a pong is told."""

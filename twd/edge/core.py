@@ -16,6 +16,8 @@ from twd.wire.job import Grammar, GrammarKind, JobSubmitted, Prompt, Sampling, S
 
 SEEDS = 2**53
 MAX_CHOICES = 128
+CHOICES_BYTES_MAX = 8 * 1024 * 1024
+"""A prompt travels once for each choice; much more at once would overrun whoever reads it."""
 GRAMMAR_MAX = 262_144
 DEFAULT_TEMPERATURE = 1.0
 MODES = {"speculate", "direct"}
@@ -177,6 +179,9 @@ def jobs_for(
     n = request.n or 1
     if n * len(prompts) > MAX_CHOICES:
         raise TwdError(FailureCode.BAD_REQUEST, f"{len(prompts)} prompts x n={n} exceed {MAX_CHOICES} choices", "n")
+    if n > 1 and n * sum(map(_size_of, prompts)) > CHOICES_BYTES_MAX:
+        text = f"n={n} choices of so long a prompt exceed {CHOICES_BYTES_MAX} bytes; ask for fewer at once"
+        raise TwdError(FailureCode.BAD_REQUEST, text, "n")
     return [
         JobSubmitted(
             job=terms.new_job(),
@@ -197,6 +202,10 @@ def jobs_for(
         for prompt in prompts
         for choice in range(n)
     ]
+
+
+def _size_of(prompt: Prompt) -> int:
+    return len(msgspec.json.encode(prompt))
 
 
 def deadline_ms(terms: Terms) -> int:
