@@ -76,6 +76,17 @@ async def test_parallel_calls(open_house: OpenHouse) -> None:
     assert len({call["id"] for call in message["tool_calls"]}) == 2
 
 
+async def test_one_call_where_parallel_ones_are_not_wanted(open_house: OpenHouse) -> None:
+    house = await open_house(Script(words=TWICE, per_event=1))
+    body = await (await house.chat(tools=[WEATHER, TIME], parallel_tool_calls=False)).json()
+    assert [call["function"]["name"] for call in body["choices"][0]["message"]["tool_calls"]] == ["weather"]
+    tools = [{"name": tool["function"]["name"], "input_schema": {"type": "object"}} for tool in (WEATHER, TIME)]
+    asked = {"model": "small", "max_tokens": 99, "messages": [{"role": "user", "content": "hi"}], "tools": tools}
+    choice = {"type": "auto", "disable_parallel_tool_use": True}
+    message = await (await house.post("/v1/messages", asked | {"tool_choice": choice})).json()
+    assert [block["name"] for block in message["content"] if block["type"] == "tool_use"] == ["weather"]
+
+
 async def test_the_official_clients_helper_understands_streamed_calls(caller: House) -> None:
     async with AsyncOpenAI(base_url=caller.edge.url + "/v1", api_key="none", max_retries=0) as openai:
         client: Any = openai

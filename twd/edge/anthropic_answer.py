@@ -4,6 +4,7 @@ import msgspec
 
 from twd.edge import sse
 from twd.edge.answering import Choice, News, choices_of, facts_of
+from twd.edge.anthropic_messages import allows_parallel_calls
 from twd.edge.anthropic_types import BlockOut, MessageOut, MessagesRequest, MessageUsage, StreamEvent
 from twd.edge.core import Terms
 from twd.edge.errors import anthropic_envelope
@@ -18,7 +19,7 @@ class MessageAnswer:
 
     def __init__(self, request: MessagesRequest, jobs: list[JobSubmitted], terms: Terms) -> None:
         self.stream = bool(request.stream)
-        self.choices = choices_of(jobs, 1, reader_for(jobs[0].prompt.tools))
+        self.choices = choices_of(jobs, 1, reader_for(jobs[0].prompt.tools, allows_parallel_calls(request)))
         self._mode = terms.mode
         self._model = terms.model
         self._blocks = 0

@@ -25,7 +25,7 @@ from twd.wire.job import ChatMessage, JobSubmitted, Prompt, ToolCall
 def message_jobs(request: MessagesRequest, terms: Terms) -> list[JobSubmitted]:
     """The job that a request asks for."""
     prompt = message_prompt(request)
-    parallel = not getattr(request.tool_choice, "disable_parallel_tool_use", None)
+    parallel = allows_parallel_calls(request)
     wishes = GenerationRequest(
         model=request.model,
         temperature=request.temperature,
@@ -43,6 +43,11 @@ def message_jobs(request: MessagesRequest, terms: Terms) -> list[JobSubmitted]:
     )
     stops = list(dict.fromkeys(request.stop_sequences or ()))
     return [msgspec.structs.replace(job, stop=stops)]
+
+
+def allows_parallel_calls(request: MessagesRequest) -> bool:
+    """Whether the answer may hold several calls."""
+    return not getattr(request.tool_choice, "disable_parallel_tool_use", None)
 
 
 def counting_jobs(request: CountTokensRequest, terms: Terms) -> list[JobSubmitted]:

@@ -30,7 +30,9 @@ class ChatAnswer:
 
     def __init__(self, request: ChatRequest, jobs: list[JobSubmitted], terms: Terms, created: int) -> None:
         self.stream = bool(request.stream)
-        self.choices = choices_of(jobs, request.n or 1, reader_for(jobs[0].prompt.tools))
+        self.choices = choices_of(
+            jobs, request.n or 1, reader_for(jobs[0].prompt.tools, request.parallel_tool_calls is not False)
+        )
         self._mode = terms.mode
         self._logprobs = bool(request.logprobs)
         self._marks = bool(terms.options.marks)

@@ -32,7 +32,7 @@ class ResponseAnswer:
         self, request: ResponsesRequest, jobs: list[JobSubmitted], terms: Terms, now_s: Callable[[], int]
     ) -> None:
         self.stream = bool(request.stream)
-        self.choices = choices_of(jobs, 1, reader_for(jobs[0].prompt.tools))
+        self.choices = choices_of(jobs, 1, reader_for(jobs[0].prompt.tools, request.parallel_tool_calls is not False))
         self._mode = terms.mode
         self._now_s = now_s
         self._sequence = 0

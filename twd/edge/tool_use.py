@@ -7,7 +7,7 @@ import msgspec
 
 from twd.edge.answering import PlainReader, Reader
 from twd.edge.openai_types import NamedTool, ResponseFormat, SchemaFormat, Tool
-from twd.engine.tool_calls import ToolCallStream
+from twd.engine.tool_calls import ContentDelta, Delta, ToolCallStream
 from twd.engine.tool_formats import ToolFormat, function_schemas, tool_grammar
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Grammar, GrammarKind
@@ -59,9 +59,28 @@ def with_format(
     return Grammar(kind=GrammarKind.JSON_SCHEMA, text=msgspec.json.encode(either).decode())
 
 
-def reader_for(tools: list[msgspec.Raw]) -> Callable[[], Reader]:
+class FirstCallOnly:
+    """Reads calls, and tells the first: the client wants no others beside it."""
+
+    def __init__(self, calls: ToolCallStream) -> None:
+        self._calls = calls
+
+    def feed(self, text: str) -> list[Delta]:
+        """Take more text; returns what is certain by now."""
+        return _without_more_calls(self._calls.feed(text))
+
+    def finish(self) -> list[Delta]:
+        """No more text will come; returns the rest."""
+        return _without_more_calls(self._calls.finish())
+
+
+def _without_more_calls(deltas: list[Delta]) -> list[Delta]:
+    return [delta for delta in deltas if isinstance(delta, ContentDelta) or delta.index == 0]
+
+
+def reader_for(tools: list[msgspec.Raw], parallel: bool) -> Callable[[], Reader]:
     """Makes what reads an answer: it looks for calls where tools were offered."""
     if not tools:
         return PlainReader
     schemas = function_schemas(tools)
-    return lambda: ToolCallStream(schemas)
+    return (lambda: ToolCallStream(schemas)) if parallel else (lambda: FirstCallOnly(ToolCallStream(schemas)))
