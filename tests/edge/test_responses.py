@@ -147,3 +147,12 @@ async def test_nonsense(house: House) -> None:
         error = (await response.json())["error"]
         assert where in f"{error['param']} {error['message']}", (fields, error)
     assert house.speculator.jobs == []
+
+
+async def test_log_probabilities_are_refused_and_not_left_out(house: House) -> None:
+    response = await house.post("/v1/responses", {"input": "hi", "include": ["message.output_text.logprobs"]})
+    assert response.status == 400
+    assert (await response.json())["error"]["param"] == "include"
+    assert (
+        await house.post("/v1/responses", {"input": "hi", "include": ["reasoning.encrypted_content"]})
+    ).status == 200

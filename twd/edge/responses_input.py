@@ -42,6 +42,12 @@ PASSED_OVER = frozenset({"reasoning"})
 
 def response_jobs(request: ResponsesRequest, terms: Terms) -> list[JobSubmitted]:
     """The job that a request asks for."""
+    if "message.output_text.logprobs" in (request.include or ()):
+        raise TwdError(
+            FailureCode.UNSUPPORTED,
+            "log probabilities are given by /v1/chat/completions and /v1/completions",
+            "include",
+        )
     prompt = response_prompt(request)
     answer = response_format(request)
     forced = call_grammar(
