@@ -1,6 +1,7 @@
 """Clients that leave, workers that die, limits that are reached, an edge that drains."""
 
 import asyncio
+import contextlib
 import json
 import random
 from collections.abc import AsyncIterator
@@ -210,18 +211,25 @@ async def test_a_stopped_edge_tells_its_clients(open_house: OpenHouse) -> None:
     assert house.speculator.cancelled
 
 
-async def test_a_reader_that_does_not_read_is_dropped(open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("twd.edge.generate.STALL_S", 0.2)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_reader_that_does_not_read_is_dropped(
+    open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    monkeypatch.setattr("twd.edge.replies.STALL_S", 0.2)
     house = await open_house(Script(words=["x" * 100_000] * 300, per_event=1))
     reader, writer = await asyncio.open_connection("127.0.0.1", house.edge.server.port, limit=1024)
-    body = json.dumps({"messages": [{"role": "user", "content": "x"}], "stream": True}).encode()
+    body = json.dumps({"messages": [{"role": "user", "content": "x"}], "stream": stream}).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     await until(lambda: len(house.speculator.jobs) == 1)
     await until(lambda: len(house.edge.desk) == 0 and house.edge.front.counters.in_flight == 0, 20)
     assert (await house.chat(max_tokens=1)).status == 200
+    came = 0
+    with contextlib.suppress(ConnectionError):
+        while piece := await reader.read(1 << 20):
+            came += len(piece)
+    assert came < 30_000_000
     writer.close()
-    del reader
 
 
 async def test_a_reader_that_falls_far_behind_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """The way of one generation: wait for news of its jobs, and write them to the client as they come."""
 
-import asyncio
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -8,12 +7,10 @@ from aiohttp import web
 from twd.edge import sse
 from twd.edge.answering import Answer, fact_headers, facts_of
 from twd.edge.calls import Call
-from twd.edge.replies import hang_up, json_reply, open_stream
+from twd.edge.replies import STALL_S, json_reply, open_stream, write
 from twd.wire.failures import Failure, TwdError
 from twd.wire.job import JobStarted
 
-STALL_S = 60.0
-"""A client that takes nothing for so long is dropped."""
 MANY_NEWS = 64
 """Where nothing is shown before the end, this many are taken at once."""
 SMALL_BYTES = 16 * 1024
@@ -93,12 +90,7 @@ class Delivery:
         if len(piece) < SMALL_BYTES and transport is not None and not transport.get_write_buffer_size():
             await response.write(piece)  # it does not wait
             return
-        try:
-            async with asyncio.timeout(STALL_S):
-                await response.write(piece)
-        except TimeoutError:
-            hang_up(self.request)
-            raise ConnectionResetError(f"the client took nothing for {STALL_S:g} s") from None
+        await write(self.request, response, piece)
 
 
 async def prompt_tokens(call: Call) -> int:

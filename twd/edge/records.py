@@ -11,7 +11,7 @@ from twd.bus.base import NoResponders
 from twd.edge import sse
 from twd.edge.feed import Feed, Watcher
 from twd.edge.redact import redacted
-from twd.edge.replies import json_reply, open_stream
+from twd.edge.replies import json_reply, open_stream, write
 from twd.edge.status_types import History, JobTrace
 from twd.edge.validation import is_number
 from twd.kit.tasks import heard
@@ -67,12 +67,12 @@ class Records:
 
     async def _stream(self, request: web.Request, watcher: Watcher) -> web.StreamResponse:
         response = await open_stream(request, {})
-        await response.write(b": twd events\n\n")
+        await write(request, response, b": twd events\n\n")
         while not watcher.closed:
             if not await heard(watcher.stirred, self._keepalive_s):
-                await response.write(sse.KEEP_ALIVE)
+                await write(request, response, sse.KEEP_ALIVE)
                 continue
-            await response.write(_batch(watcher))
+            await write(request, response, _batch(watcher))
             await asyncio.sleep(PACE_S)
         await response.write_eof()
         return response

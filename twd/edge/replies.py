@@ -1,5 +1,6 @@
 """Answers on their way out: JSON, error envelopes, streams."""
 
+import asyncio
 from collections.abc import Mapping
 
 import msgspec
@@ -13,6 +14,9 @@ STREAM_HEADERS = {
     "Cache-Control": "no-cache, no-transform",
     "X-Accel-Buffering": "no",
 }
+STALL_S = 60.0
+"""A client that takes nothing for so long is dropped."""
+_LARGE_BYTES = 1 << 16
 _encoder = msgspec.json.Encoder()
 
 
@@ -38,6 +42,30 @@ async def open_stream(request: web.Request, headers: Mapping[str, str]) -> web.S
     response = web.StreamResponse(headers={**STREAM_HEADERS, **headers})
     await response.prepare(request)
     return response
+
+
+async def write(request: web.Request, response: web.StreamResponse, piece: bytes) -> None:
+    """Send a piece to a client that reads; one that does not is dropped."""
+    try:
+        async with asyncio.timeout(STALL_S):
+            await response.write(piece)
+    except TimeoutError:
+        hang_up(request)
+        raise ConnectionResetError(f"the client took nothing for {STALL_S:g} s") from None
+
+
+async def sent_if_large(request: web.Request, reply: web.StreamResponse) -> web.StreamResponse:
+    """A large body, sent piece by piece: aiohttp would wait for ever for a client that does not read."""
+    body = reply.body if isinstance(reply, web.Response) else None
+    if not isinstance(body, bytes) or len(body) <= _LARGE_BYTES or request.method == "HEAD":
+        return reply
+    stream = web.StreamResponse(status=reply.status, headers=reply.headers)
+    stream.content_length = len(body)
+    await stream.prepare(request)
+    for start in range(0, len(body), _LARGE_BYTES):
+        await write(request, stream, body[start : start + _LARGE_BYTES])
+    await stream.write_eof()
+    return stream
 
 
 def hang_up(request: web.Request) -> None:

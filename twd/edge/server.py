@@ -12,6 +12,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from twd.edge.front import Counters
 from twd.edge.guard import quiet_about_bad_http, reply_or_failure
+from twd.edge.replies import sent_if_large
 from twd.edge.threshold import Threshold
 from twd.kit.settings import Edge as EdgeSettings
 from twd.wire.failures import FailureCode, TwdError
@@ -83,9 +84,10 @@ class HttpServer:
         async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
             self._enter()
             try:
-                return await reply_or_failure(
+                reply = await reply_or_failure(
                     request, partial(self._threshold.pass_through, handler=handler), self._log
                 )
+                return await sent_if_large(request, reply)
             finally:
                 self._leave()
 
