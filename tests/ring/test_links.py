@@ -92,6 +92,7 @@ def test_the_other_end_is_told_why(ends: tuple[End, End]) -> None:
     assert one.reason().code is FailureCode.DRAINING
     told = other.reason()
     assert (told.code, str(told)) == (FailureCode.DRAINING, "going home")
+    assert other.link.join(WAIT_S)
     with pytest.raises(TwdError, match="closed"):
         other.link.send(Void(0, 0))
 
