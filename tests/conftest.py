@@ -3,7 +3,6 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
-from itertools import islice
 
 import psutil
 import pytest
@@ -15,18 +14,9 @@ settings.load_profile("no clock")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first on every worker, so that quick ones are left to even out the end.
-
-    Each of some workers begins with an equal share of the list and later takes over from the others' ends.
-    """
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    slow = dict.fromkeys(item.path for item in items if any(item.iter_markers("e2e")) or any(item.iter_markers("slow")))
-    hands: list[list[pytest.Item]] = [[] for _ in range(workers)]
-    for number, path in enumerate(slow):
-        hands[number % workers] += [item for item in items if item.path == path]
-    quick = iter([item for item in items if item.path not in slow])
-    share = -(-len(items) // workers)
-    items[:] = [item for hand in hands for item in (*hand, *islice(quick, max(0, share - len(hand))))]
+    """Files with slow tests come first: workers take file after file, and quick ones even out the end."""
+    slow = {item.path for item in items if any(item.iter_markers("e2e")) or any(item.iter_markers("slow"))}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True)
