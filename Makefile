@@ -24,7 +24,7 @@ demo: setup
 	@$(BIN)/twd up --demo
 
 test: setup
-	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS) || { \
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(TESTS) || { \
 		echo "test: once more, alone, what failed beside the others; what fails again fails"; \
 		$(BIN)/pytest --last-failed --last-failed-no-failures none $(TESTS); }
 

@@ -13,12 +13,6 @@ settings.load_profile("no clock")
 """A crowded machine is slow, and right all the same."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first: workers take file after file, and quick ones even out the end."""
-    slow = {item.path for item in items if any(item.iter_markers("e2e")) or any(item.iter_markers("slow"))}
-    items.sort(key=lambda item: item.path not in slow)
-
-
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("TWD_") and not name.startswith("TWD_TEST_")]:
