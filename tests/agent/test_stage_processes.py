@@ -96,7 +96,7 @@ async def test_where_several_amd_cards_are_found_a_process_gets_what_they_need(
     cards: int,
 ) -> None:
     scripted(LOADS)
-    monkeypatch.setattr("twd.agent.processes.amd_cards", lambda: cards)
+    monkeypatch.setattr("twd.agent.environment.amd_cards", lambda: cards)
     agent = await agent_of(engine=Engine(backend="hip"))
     await start(broker, agent, 0)
     await until(lambda: agent._processes.facts()[0].pid, "it runs")

@@ -8,7 +8,7 @@ from tests.backends.conftest import until
 from twd.bus.memory_bus import MemoryBroker
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
-from twd.kit.service import Surroundings
+from twd.kit.service import LEASE_BUCKET, Surroundings
 from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId
 from twd.wire.codec import decode, encode
 from twd.wire.failures import Failure
@@ -26,6 +26,8 @@ from twd.wire.routes import EVERYTHING, subject_of
 
 E = TypeVar("E", bound=Event)
 MODEL = ModelId("big")
+OWNER = InstanceId("edge.n.x")
+AN_HOUR_S = 3600.0
 
 
 def ground(broker: MemoryBroker, seed: int = 1, node: str = "n") -> Surroundings:
@@ -40,7 +42,7 @@ def job(text: str = "once upon", name: str = "job-1", **fields: object) -> JobSu
     return JobSubmitted(
         job=JobId(name),
         model=MODEL,
-        owner=InstanceId("edge.n.x"),
+        owner=OWNER,
         prompt=prompt,  # type: ignore[arg-type]
         sampling=sampling,  # type: ignore[arg-type]
         **({"max_tokens": 8} | fields),  # type: ignore[arg-type]
@@ -53,7 +55,7 @@ def chat(*said: str) -> Prompt:
 
 
 class Listener:
-    """Hears everything."""
+    """Hears everything; the registry says that it lives, as the owner of all jobs."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         self.bus = broker.connect("listener")
@@ -61,6 +63,11 @@ class Listener:
 
     async def listen(self) -> None:
         await self.bus.subscribe(EVERYTHING, lambda message: self._keep(message.data))
+        await self.registers(OWNER)
+
+    async def registers(self, instance: InstanceId) -> None:
+        """Somebody who lives as long as any test: whoever is counted on and not in the registry is gone."""
+        await (await self.bus.leases(LEASE_BUCKET, AN_HOUR_S)).put(instance, b"{}")
 
     def _keep(self, data: bytes) -> None:
         event = decode(data)

@@ -176,6 +176,7 @@ async def test_what_cannot_be_read_ends_its_own_job(open_tower: OpenTower) -> No
 async def test_a_prompt_that_cannot_be_told_to_a_drafter_by_text_is_left_out(open_tower: OpenTower, mode: str) -> None:
     tower = await open_tower(timeout_s=60)
     await tower.run(job("once upon", "warm", max_tokens=10))
+    await tower.ear.registers(_by_text().drafter)
     await tower.ear.publish(_by_text())
     await until(lambda: bool(tower.speculator.facts()["drafters"]) and tower.speculator._idle.is_set())
     tower.server.faults.mode, tower.server.faults.only = mode, "detokenize"

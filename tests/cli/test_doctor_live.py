@@ -10,7 +10,7 @@ from twd.cli import doctor_live as live
 from twd.cli.doctor_findings import Verdict
 from twd.cli.doctor_live import ApiLook, BusLook, ServerLook
 from twd.wire.base import InstanceId, NodeId
-from twd.wire.draft import DrafterPace
+from twd.wire.draft import DrafterPace, read_paces
 from twd.wire.service import Health, ServiceLease
 
 NOW_MS = 1_000_000
@@ -136,9 +136,9 @@ def test_a_drafter_says_what_its_target_told_it() -> None:
 
 def test_facts_of_another_version_are_no_fault() -> None:
     odd = speculator(drafters=["{", "[]"], cost_ms=["1:x", "nonsense"])
-    assert live.drafter_paces(odd) == []
+    assert read_paces(odd.facts) == []
     assert live.single_step_ms(odd) == 0.0
-    assert live.drafter_paces(speculator(drafters="none")) == []
+    assert read_paces(speculator(drafters="none").facts) == []
 
 
 def test_servers_elsewhere() -> None:

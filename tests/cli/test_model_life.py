@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.coordinator.machines import DESK, machine
 from tests.gguf_tools.test_inspect import write
 from tests.waiting import until
 from twd.bus.base import LeaseEntry
@@ -20,12 +21,10 @@ from twd.kit.overseer import Wish
 from twd.kit.settings import Drafter, Model, Pool, Settings
 from twd.kit.supervisor import ProcessSpec
 from twd.kit.tasks import TaskGroup
-from twd.wire.base import EventId, InstanceId, NodeId
+from twd.wire.base import EventId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.life import ChangeStep, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
-from twd.wire.node import CpuFacts, MemoryFacts, ModelFile, NodeFacts
-
-NODE = NodeId("desk")
+from twd.wire.node import MemoryFacts, ModelFile
 
 
 class FakeCrew:
@@ -69,7 +68,7 @@ class House:
             as_crew(self.crew),
             self.board,
             serving(settings, wanted),
-            node=NODE,
+            node=DESK,
             clock=SystemClock(),
             keep=self._keep,
             tell=self._tell,
@@ -91,17 +90,13 @@ class House:
 
     async def _entries(self) -> list[LeaseEntry]:
         self.looks_left -= 1
-        facts = NodeFacts(
-            node=NODE,
-            instance=InstanceId("agent.desk.x"),
-            machine="m",
-            pid=1,
-            cpu=CpuFacts(cores=4, threads=4),
+        facts = msgspec.structs.replace(
+            machine(DESK),
             memory=MemoryFacts(total=self.free, available=self.free),
             models=[ModelFile(name="found", path=str(self.found), size_bytes=1)] if self.looks_left < 0 else [],
             looking=self.looks_left >= 0,
         )
-        return [LeaseEntry("agent.desk.x", msgspec.json.encode(facts), 1, 0.0)]
+        return [LeaseEntry(facts.instance, msgspec.json.encode(facts), 1, 0.0)]
 
     def _tell(self, told: ChangeTold) -> None:
         self.told.append(told)
@@ -151,11 +146,11 @@ async def house(settings: Settings, *wanted: str) -> AsyncIterator[House]:
 
 
 def swap(model: str, instead_of: str = "") -> SwapWanted:
-    return SwapWanted(id=EventId("c1"), node=NODE, model=model, instead_of=instead_of)
+    return SwapWanted(id=EventId("c1"), node=DESK, model=model, instead_of=instead_of)
 
 
 def wanted(model: str) -> ModelWanted:
-    return ModelWanted(id=EventId("c1"), node=NODE, model=model)
+    return ModelWanted(id=EventId("c1"), node=DESK, model=model)
 
 
 async def test_the_new_model_serves_before_the_old_one_goes(settings: Settings, memory: Callable[[Room], None]) -> None:
@@ -246,14 +241,14 @@ async def test_start_and_stop(settings: Settings, memory: Callable[[Room], None]
         told = await here.change(wanted("other"))
         assert told is not None
         assert (told.models, told.default) == (["old", "other"], "old")
-        told = await here.change(ModelUnwanted(id=EventId("c2"), node=NODE, model="old"))
+        told = await here.change(ModelUnwanted(id=EventId("c2"), node=DESK, model="old"))
         assert told is not None
         assert (told.models, told.default) == (["other"], "other")
-        told = await here.change(ModelUnwanted(id=EventId("c3"), node=NODE))
+        told = await here.change(ModelUnwanted(id=EventId("c3"), node=DESK))
         assert told is not None
         assert (told.models, told.default) == ([], "")
         assert here.board.rows == {}
-        assert await here.change(ModelUnwanted(id=EventId("c4"), node=NODE)) is None
+        assert await here.change(ModelUnwanted(id=EventId("c4"), node=DESK)) is None
 
 
 async def test_a_model_that_has_no_room_beside_the_others_is_not_started(
@@ -279,7 +274,7 @@ async def test_where_nothing_is_served_there_is_nobody_to_wait_for(
 async def test_a_pooled_model_starts_stops_and_comes_back(settings: Settings) -> None:
     pooled = msgspec.structs.replace(settings, mode="combined", pool=Pool(engine="rpc"))
     async with house(pooled, "old") as here:
-        for wish in (wanted("new"), ModelUnwanted(id=EventId("c2"), node=NODE), wanted("old")):
+        for wish in (wanted("new"), ModelUnwanted(id=EventId("c2"), node=DESK), wanted("old")):
             told = await here.change(wish)
             assert told is not None
             assert told.step is ChangeStep.DONE
@@ -331,7 +326,7 @@ async def test_swapping_to_one_that_serves_already_only_ends_the_other(
 
 async def test_how_a_model_comes_into_memory_can_be_said(settings: Settings, memory: Callable[[Room], None]) -> None:
     async with house(settings) as here:
-        wish = ModelWanted(id=EventId("c1"), node=NODE, model="old", ram_reclaim="on", prewarm=False)
+        wish = ModelWanted(id=EventId("c1"), node=DESK, model="old", ram_reclaim="on", prewarm=False)
         await here.change(wish)
         assert here.crew.arguments["speculator.old"][-3:] == ("--ram-reclaim", "on", "--no-prewarm")
 
@@ -339,7 +334,7 @@ async def test_how_a_model_comes_into_memory_can_be_said(settings: Settings, mem
 async def test_a_model_with_jobs_is_waited_for(settings: Settings, memory: Callable[[Room], None]) -> None:
     async with house(settings, "old") as here:
         here.board.rows["speculator.old"].facts = {"sessions": 1, "waiting": 0}
-        await here.life.begin(ModelUnwanted(id=EventId("c1"), node=NODE, model="old"))
+        await here.life.begin(ModelUnwanted(id=EventId("c1"), node=DESK, model="old"))
         await until(lambda: bool(here.told), "it drains")
         here.life.news.set()
         await until(lambda: not here.life.news.is_set(), "it looks again")
@@ -377,7 +372,7 @@ async def test_a_pool_may_be_told_to_mind_no_versions(settings: Settings, memory
     pooled = msgspec.structs.replace(settings, mode="combined", pool=Pool(engine="rpc"))
     async with house(pooled) as here:
         here.crew.take(ProcessSpec("coordinator", ("x",)))
-        await here.change(ModelWanted(id=EventId("c1"), node=NODE, model="old", skip_version_check=True))
+        await here.change(ModelWanted(id=EventId("c1"), node=DESK, model="old", skip_version_check=True))
         assert here.kept[-1].pool.skip_version_check
         assert "+coordinator" in here.crew.story[1:], "the one who decides is told"
         assert here.life.serving.settings.pool.skip_version_check, "what starts later goes by it, too"

@@ -2,16 +2,14 @@
 
 import msgspec
 
+from tests.coordinator.machines import DESK, GIB, machine
 from twd.bus.base import LeaseEntry
 from twd.cli.pool_seen import nodes_of, observed_of, without
 from twd.coordinator.links import Links
-from twd.wire.base import InstanceId, ModelId, NodeId
-from twd.wire.node import CpuFacts, MemoryFacts, NodeFacts
+from twd.wire.base import InstanceId, ModelId
+from twd.wire.node import MemoryFacts
 from twd.wire.placement import PlacementDecided, Slice, placement_key
 from twd.wire.service import Health, ServiceLease
-
-DESK = NodeId("desk")
-GIB = 1 << 30
 
 
 def entry(key: str, value: object) -> LeaseEntry:
@@ -20,14 +18,7 @@ def entry(key: str, value: object) -> LeaseEntry:
 
 def registry() -> list[LeaseEntry]:
     """One machine with a model that its own process holds, and one that was only promised its place."""
-    machine = NodeFacts(
-        node=DESK,
-        instance=InstanceId("agent.desk.x"),
-        machine="m",
-        pid=1,
-        cpu=CpuFacts(cores=4, threads=4),
-        memory=MemoryFacts(total=8 * GIB, available=3 * GIB),
-    )
+    desk = msgspec.structs.replace(machine(DESK), memory=MemoryFacts(total=8 * GIB, available=3 * GIB))
     lease = ServiceLease(
         instance=InstanceId("speculator.desk.x"), service="speculator", node=DESK, pid=2, version="1", started_ms=1,
         renewed_ms=1, health=Health.OK, facts={"model": "held", "ready": True},
@@ -40,7 +31,7 @@ def registry() -> list[LeaseEntry]:
         for name, process in (("held", ""), ("promised", "rpc.pool.promised"))
     ]  # fmt: skip
     kept = [entry(placement_key(one.place), one) for one in decided]
-    return [entry(machine.instance, machine), entry(lease.instance, lease), *kept, LeaseEntry("odd", b"{", 1, 0.0)]
+    return [entry(desk.instance, desk), entry(lease.instance, lease), *kept, LeaseEntry("odd", b"{", 1, 0.0)]
 
 
 def test_what_stands_there_is_what_a_coordinator_would_observe() -> None:

@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 import msgspec
 
-from twd.agent.gpu_probe import amd_cards
+from twd.agent.environment import environment_here
 from twd.agent.launch import (
     ENGINE,
     RESOLVED_VARIABLE,
@@ -30,7 +30,6 @@ from twd.agent.running import Running
 from twd.kit.addresses import is_loopback
 from twd.kit.ahead import Ahead
 from twd.kit.clock import Clock
-from twd.kit.compute import engine_environment
 from twd.kit.delay_proxy import DelayProxy
 from twd.kit.home import Home, write_private
 from twd.kit.settings import Settings
@@ -266,8 +265,7 @@ class Processes:
         return {**self._environment(), RESOLVED_VARIABLE: str(file)}
 
     def _environment(self) -> dict[str, str]:
-        backend = self._settings.engine.backend
-        return engine_environment(self._settings, backend, amd_cards() if backend == "hip" else 0)
+        return environment_here(self._settings, self._settings.engine.backend)
 
     @property
     def rpc_host(self) -> str:

@@ -14,7 +14,7 @@ from twd.engine.cost import CostCurve
 from twd.kit.overseer import read_lease
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.wire.base import ModelId
-from twd.wire.draft import DrafterPace
+from twd.wire.draft import read_paces
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Sampling, Speculation
 from twd.wire.model import CostPoint
@@ -106,7 +106,7 @@ def _result(model: ModelId, lease: ServiceLease, pairs: list[Pair]) -> BenchResu
     ms = _plain_scaled(cost, pairs)
     shares = by_drafter(pairs)
     ceilings = []
-    for pace in drafter_paces(lease):
+    for pace in read_paces(lease.facts):
         checked, taken = shares.get(pace.drafter, (0, 0))
         if checked:
             lead = 0.0 if pace.beside else pace.lead_ms
@@ -126,12 +126,6 @@ def _plain_scaled(cost: list[CostPoint], pairs: list[Pair]) -> Cost:
 def window_max(lease: ServiceLease) -> int:
     """The widest window of this speculator."""
     return int(str(lease.facts.get("window_max", 32)))
-
-
-def drafter_paces(lease: ServiceLease) -> list[DrafterPace]:
-    """What the speculator measured of its drafters."""
-    told = lease.facts.get("drafters", [])
-    return [msgspec.json.decode(one, type=DrafterPace) for one in told] if isinstance(told, list) else []
 
 
 def _cost_points(lease: ServiceLease) -> list[CostPoint]:

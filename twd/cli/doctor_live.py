@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import msgspec
-
 from twd.cli.doctor_findings import Finding, bad, good, odd, skipped
 from twd.kit.board import Stage, stage_of
-from twd.wire.draft import DrafterPace
+from twd.wire.draft import read_paces
 from twd.wire.node import NodeFacts
 from twd.wire.service import ServiceLease
 
@@ -154,7 +152,7 @@ def _exactness(lease: ServiceLease) -> Finding:
 def _drafters(lease: ServiceLease) -> list[Finding]:
     step_ms = single_step_ms(lease)
     found = []
-    for pace in drafter_paces(lease):
+    for pace in read_paces(lease.facts):
         name = f"drafter {pace.model} for {lease.facts.get('model')}"
         cost = f"{pace.token_ms:.1f} ms a guess against {step_ms:.1f} ms a token"
         held = f"{pace.agreement:.0%} of {pace.compared} guesses held"
@@ -164,18 +162,6 @@ def _drafters(lease: ServiceLease) -> list[Finding]:
             found.append(odd(name, f"{cost}: it hardly pays", "use a smaller draft model, or another machine for it"))
         else:
             found.append(good(name, f"{held}, {cost}"))
-    return found
-
-
-def drafter_paces(lease: ServiceLease) -> list[DrafterPace]:
-    """What a speculator measured of its drafters, as far as this version can read it."""
-    told = lease.facts.get("drafters", [])
-    found = []
-    for one in told if isinstance(told, list) else []:
-        try:
-            found.append(msgspec.json.decode(one, type=DrafterPace))
-        except msgspec.MsgspecError:
-            continue  # told by another version; `versions` says so
     return found
 
 

@@ -16,7 +16,7 @@ from twd.gguf_tools.inspect import inspect
 from twd.kit.settings import Settings
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.node import NodeFacts
+from twd.wire.node import CPU, NodeFacts
 
 REFUSED_BYTES: Final = 1
 """So much is missing of a model that has no place for another reason than memory."""
@@ -79,7 +79,7 @@ def _device_bytes(machine: NodeFacts | None) -> int:
     if machine is None:
         return 0
     engine = next((build for build in machine.builds if build.name == "engine"), None)
-    if engine is None or not set(engine.backends) - {"CPU", "RPC"}:
+    if engine is None or not set(engine.backends) - {CPU, "RPC"}:
         return 0
     return sum(gpu.free for gpu in machine.gpus)
 

@@ -11,6 +11,7 @@ import click
 from twd.cli.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.kit.settings import Model, Settings
+from twd.wire.node import CPU
 
 if TYPE_CHECKING:
     from twd.kit.service import Service, Surroundings
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 _LAYERS: Final = re.compile(r"(\d+)-(\d+)")
 _ALL_LAYERS: Final = 1_000_000
-CPU: Final = "CPU"
 _EVERYWHERE: Final = ("", "0.0.0.0", "::", "[::]")
 
 

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from twd.agent.environment import environment_here
 from twd.cli.outside_engine import ENGINE, KEY_VARIABLE, command_line, key_of, outside, url_of
-from twd.kit.compute import backend_of, engine_environment
+from twd.kit.compute import backend_of
 from twd.kit.ids import node_id
 from twd.kit.settings import Drafter, Settings
 from twd.kit.supervisor import ProcessSpec
@@ -42,7 +43,7 @@ def _always(settings: Settings) -> Iterator[ProcessSpec]:
 
 def _speculators(settings: Settings) -> Iterator[ProcessSpec]:
     for model, entry in settings.models.items():
-        environment = _environment(settings, backend_of(settings, entry))
+        environment = environment_here(settings, backend_of(settings, entry))
         if outside(settings):
             yield from _outside(settings, model, environment)
             continue
@@ -73,16 +74,6 @@ def _outside(settings: Settings, model: str, environment: Mapping[str, str]) -> 
     yield ProcessSpec(f"relay.{_word(model)}", (*RUN, "relay", "--model", model), serves=model, after=server)
 
 
-def _environment(settings: Settings, backend: str) -> dict[str, str]:
-    return engine_environment(settings, backend, _amd_cards() if backend == "hip" else 0)
-
-
-def _amd_cards() -> int:
-    from twd.agent.gpu_probe import amd_cards
-
-    return amd_cards()
-
-
 def _relays(settings: Settings) -> Iterator[ProcessSpec]:
     for backend in settings.backends:
         yield ProcessSpec(f"relay.{_word(backend)}", (*RUN, "relay", "--model", backend), serves=backend)
@@ -94,7 +85,7 @@ def _drafters(settings: Settings) -> Iterator[ProcessSpec]:
             continue
         name = f"drafter.{_word(drafter_name(drafter))}"
         argv = (*RUN, "drafter", "--number", str(number))
-        environment = _environment(settings, settings.engine.backend)
+        environment = environment_here(settings, settings.engine.backend)
         yield ProcessSpec(name, argv, environment=environment, serves=drafter.for_model)
 
 

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from twd.coordinator.advice import place_or_advise, size
-from twd.coordinator.devices import CPU, Found, find_devices
+from twd.coordinator.devices import Found, find_devices
 from twd.coordinator.drafters import DRAFTERS, WantedDrafter, assigned, problem, wish
 from twd.coordinator.layers import quotas, refused
 from twd.coordinator.measured import Paces, retimed, with_paces
@@ -23,7 +23,7 @@ from twd.coordinator.standby import carried, filled, promoted, trimmed, wants_mo
 from twd.coordinator.taken import READY, free_for, is_ready, left_on, overdrawn, promised, room, total
 from twd.kit.settings import Pool
 from twd.wire.base import InstanceId, ModelId, NodeId
-from twd.wire.node import ModelFile, NodeFacts, ProcessFacts, ProcessUnwanted, ProcessWanted
+from twd.wire.node import CPU, ModelFile, NodeFacts, ProcessFacts, ProcessUnwanted, ProcessWanted
 from twd.wire.placement import PlacementDecided, Slice
 from twd.wire.reading import read_as
 

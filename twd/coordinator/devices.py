@@ -8,10 +8,9 @@ from typing import Final
 from twd.coordinator.placement import Device
 from twd.kit.settings import Gpu, Pool
 from twd.wire.base import NodeId
-from twd.wire.node import GpuFacts, NodeFacts
+from twd.wire.node import CPU, GpuFacts, NodeFacts
 
 GIB: Final = 1024**3
-CPU: Final = "CPU"
 CPU_SPEED: Final = 15e9
 CPU_WINDOW: Final = 3.0
 GPU_SPEEDS: Final = {"cuda": 400e9, "hip": 400e9, "metal": 150e9, "vulkan": 200e9}

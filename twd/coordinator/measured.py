@@ -10,8 +10,8 @@ from statistics import median
 
 import msgspec
 
-from twd.coordinator.devices import CPU
 from twd.coordinator.placement import WINDOW, Device, Key, Shape
+from twd.wire.node import CPU
 from twd.wire.placement import PlacementDecided, Slice
 from twd.wire.ring import StageReady
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from twd.coordinator.devices import CPU, device_name
+from twd.coordinator.devices import device_name
 from twd.coordinator.placement import Shape
 from twd.wire.base import NodeId
-from twd.wire.node import ModelFile, NodeFacts, ProcessKind, ProcessWanted, StageWanted
+from twd.wire.node import CPU, ModelFile, NodeFacts, ProcessKind, ProcessWanted, StageWanted
 from twd.wire.placement import PlacementDecided, Slice
 
 WORD_MAX: Final = 28

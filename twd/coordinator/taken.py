@@ -8,10 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from twd.coordinator.devices import CPU, device_name
+from twd.coordinator.devices import device_name
 from twd.coordinator.placement import Device, Key
 from twd.wire.base import NodeId
-from twd.wire.node import NodeFacts
+from twd.wire.node import CPU, NodeFacts
 from twd.wire.placement import PlacementDecided, Slice
 
 READY = "ready"

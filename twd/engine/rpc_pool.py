@@ -10,8 +10,8 @@ from typing import Final
 
 from twd.engine.library import Device, describe_device, device_named, ggml, require_rpc, start
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.node import CPU
 
-CPU: Final = "CPU"
 HEAD: Final = rb"^(token_embd|output)\.weight$"
 """The output head, also where the embeddings serve as it."""
 

@@ -6,8 +6,7 @@ from twd.kit.board import stage_of
 from twd.metrics import families as f
 from twd.metrics.counting import Counting
 from twd.metrics.families import Labels
-from twd.wire.draft import DrafterPace
-from twd.wire.reading import read_as
+from twd.wire.draft import read_paces
 from twd.wire.service import ServiceLease
 
 Series = dict[Labels, float]
@@ -25,7 +24,7 @@ def refresh(counting: Counting, leases: Sequence[ServiceLease], version: str) ->
     """Put all gauges as the leases have them."""
     speculators = [lease for lease in leases if lease.service == "speculator" and "model" in lease.facts]
     for speculator in speculators:
-        for pace in paces(speculator):
+        for pace in read_paces(speculator.facts):
             counting.meet(pace.drafter, pace.model)
     figures = counting.figures
     for family, fact in SUMMED.items():
@@ -36,13 +35,6 @@ def refresh(counting: Counting, leases: Sequence[ServiceLease], version: str) ->
     figures.put(f.AGREEMENT, _of_drafters(counting, speculators, "agreement", 1.0))
     figures.put(f.LEASES, _leases(counting, leases))
     figures.put(f.BUILD, {(version,): 1.0})
-
-
-def paces(speculator: ServiceLease) -> list[DrafterPace]:
-    """What a speculator measured of its drafters, as far as it can be read."""
-    told = speculator.facts.get("drafters", [])
-    read = (read_as(DrafterPace, one) for one in (told if isinstance(told, list) else []))
-    return [pace for pace in read if pace is not None]  # a later version may tell it otherwise
 
 
 def _number(value: object) -> float | None:
@@ -92,7 +84,7 @@ def _of_drafters(counting: Counting, speculators: Sequence[ServiceLease], name: 
     return {
         (_model(counting, lease), counting.drafter(pace.drafter)): getattr(pace, name) * scale
         for lease in speculators
-        for pace in paces(lease)
+        for pace in read_paces(lease.facts)
     }
 
 

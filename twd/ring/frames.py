@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import Grammar, Sampling, Seed, TokenLogprob
+from twd.wire.reading import NONSENSE
 from twd.wire.ring import FrameFault, StateFormat
 
 VERSION: Final = 1
@@ -301,7 +302,7 @@ class FrameReader:
 def _decoded(kind: _Kind, header: bytes) -> Message:
     try:
         return _DECODERS[kind.number].decode(header)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError, ValueError) as error:
+    except (*NONSENSE, ValueError) as error:
         raise FrameError(FrameFault.MALFORMED, f"a {kind.message.__name__} that cannot be read: {error}") from None
 
 

@@ -6,10 +6,10 @@ from typing import Final
 
 import msgspec
 
-from twd.engine.rpc_pool import CPU, PoolPlan, Share
+from twd.engine.rpc_pool import PoolPlan, Share
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.draft import DeviceKind
-from twd.wire.node import NodeFacts, ProcessFacts, ProcessKind
+from twd.wire.node import CPU, NodeFacts, ProcessFacts, ProcessKind
 from twd.wire.placement import PlacementDecided, Slice
 from twd.wire.ring import StageReady
 

@@ -1,7 +1,7 @@
 """Machines: what one of them is and has, and which processes its agent runs for others."""
 
 import enum
-from typing import Annotated
+from typing import Annotated, Final
 
 from msgspec import Meta
 
@@ -11,6 +11,9 @@ from twd.wire.reading import read_as
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Text = Annotated[str, Meta(max_length=1024)]
+
+CPU: Final = "CPU"
+"""A machine's own memory and cores, where devices are named."""
 
 
 class CpuFacts(Part, frozen=True):
