@@ -6,6 +6,7 @@ BIN := .venv/bin
 LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --quiet \
 	--no-emit-index-url --no-emit-find-links --no-header
 TESTS ?= tests
+SCRIPTS := $(sort $(patsubst %/,%,$(dir $(wildcard contrib/benchmarks/*/*.py contrib/chaos/*.py))))
 WORKERS ?= auto
 
 .PHONY: help setup demo test check lock clean
@@ -32,6 +33,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	@for folder in $(SCRIPTS); do $(BIN)/mypy $$folder/*.py || { echo "check: types in $$folder"; exit 1; }; done
 	$(BIN)/twd schemas check
 	$(BIN)/pytest tests/rules
 

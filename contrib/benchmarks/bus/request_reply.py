@@ -80,9 +80,9 @@ def percentile(times_us: list[float], share: float) -> float:
     return statistics.quantiles(times_us, n=100)[round(share * 100) - 1]
 
 
-async def measure(broker: EmbeddedBroker, pid: int) -> bool:
+async def measure(broker: EmbeddedBroker) -> bool:
     """Print one line a size; returns whether all are within the target."""
-    while not await broker.ready(pid):  # noqa: ASYNC110 - another process
+    while not await broker.ready():  # noqa: ASYNC110 - another process
         await asyncio.sleep(0.02)
     bare, ours = await bare_client(broker), await our_bus(broker)
     print(f"{'bytes':>6} {'bare p50':>10} {'ours p50':>10} {'bare p99':>10} {'ours p99':>10} {'p50 ratio':>10}")
@@ -104,7 +104,7 @@ def main() -> int:
         broker.prepare()
         process = subprocess.Popen(broker.argv, stderr=subprocess.DEVNULL)
         try:
-            good = uvloop.run(measure(broker, process.pid))
+            good = uvloop.run(measure(broker))
         finally:
             process.terminate()
             process.wait(10)

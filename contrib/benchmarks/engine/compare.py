@@ -129,8 +129,8 @@ def their_cpu_ms(program: Callable[[Setup], float], setup: Setup) -> float:
 
 def wanted_settings(setup: Setup, tokens: int) -> ContextSettings:
     """A context that holds so many new tokens, with the same cache types as theirs."""
-    types = {"type_k": setup.type_k, "type_v": setup.type_v}
-    return ContextSettings(ctx_size=PROMPT + tokens + 8, threads=setup.threads, **types)
+    ctx_size = PROMPT + tokens + 8
+    return ContextSettings(ctx_size=ctx_size, threads=setup.threads, type_k=setup.type_k, type_v=setup.type_v)
 
 
 def compare_cpu_time(setup: Setup, rounds: int) -> None:

@@ -12,12 +12,12 @@ from math import prod
 from pathlib import Path
 from typing import Final
 
-from twd.gguf_tools.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+from twd.gguf_tools.constants import GGML_QUANT_SIZES, GGUFValueType
+from twd.gguf_tools.constants import GGMLQuantizationType as Kind
 from twd.gguf_tools.encode import encode_field, encode_start, encode_tensor
 from twd.gguf_tools.header import GgufHeader, aligned, read_header
 
 ALIGNMENT: Final = 32
-Kind = GGMLQuantizationType
 
 
 @dataclass(frozen=True)

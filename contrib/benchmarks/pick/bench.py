@@ -5,6 +5,7 @@ import ctypes
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -134,8 +135,8 @@ def print_picks() -> None:
     print(f"{f'pick of {SIZE:,}':26}{'median':>9}{'p95':>9}{'limit':>9}{'llama.cpp':>11}{'ratio':>8}")
     for case in CASES:
         picker, chain = TokenPicker(case.sampling, 7, NoText()), chain_of(case.samplers(), history)
-        ours = spans_ms(lambda index, picker=picker: picker.pick(logits[index % 16], history))
-        theirs = spans_ms(lambda index, chain=chain: rows.apply(chain, logits[index % 16]))
+        ours = spans_ms(partial(nth_pick, picker, logits, history))
+        theirs = spans_ms(partial(nth_of_theirs, rows, chain, logits))
         llama.llama_sampler_free(chain)
         median, slow, other = statistics.median(ours), statistics.quantiles(ours, n=20)[18], statistics.median(theirs)
         times = f"{median:7.3f}ms{slow:7.3f}ms{case.limit:7.1f}ms{other:9.3f}ms{other / median:7.1f}x"
@@ -151,6 +152,16 @@ def peaked_logits() -> list[Logits]:
     return found
 
 
+def nth_pick(picker: TokenPicker, logits: list[Logits], history: list[int], index: int) -> object:
+    """Ours, of one row among sixteen."""
+    return picker.pick(logits[index % 16], history)
+
+
+def nth_of_theirs(rows: Rows, chain: object, logits: list[Logits], index: int) -> None:
+    """Llama.cpp's, of the same."""
+    rows.apply(chain, logits[index % 16])
+
+
 def chain_of(samplers: list[object], history: list[int]) -> object:
     """A chain of llama.cpp's samplers that has seen the history."""
     chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
@@ -163,7 +174,7 @@ def chain_of(samplers: list[object], history: list[int]) -> object:
 
 def spans_ms(work: Callable[[int], object]) -> list[float]:
     """How long each of many runs took."""
-    return [span_ms(lambda index=index: work(index)) for index in range(ROUNDS)]
+    return [span_ms(partial(work, index)) for index in range(ROUNDS)]
 
 
 def span_ms(work: Callable[[], object]) -> float:
@@ -188,9 +199,9 @@ def print_grammars(model: Model) -> None:
     spans: dict[str, list[float]] = {"one token": [], "mask": [], "mask, known state": [], "llama.cpp's mask": []}
     for length, token in enumerate(text):
         history = text[:length]
-        spans["one token"].append(span_ms(lambda history=history, token=token: walk.allows(history, token)))
-        spans["mask"].append(span_ms(lambda history=history: walk.allowed(history)))
-        spans["mask, known state"].append(span_ms(lambda history=history: walk.allowed(history)))
+        spans["one token"].append(span_ms(partial(walk.allows, history, token)))
+        spans["mask"].append(span_ms(partial(walk.allowed, history)))
+        spans["mask, known state"].append(span_ms(partial(walk.allowed, history)))
         spans["llama.cpp's mask"].append(span_ms(lambda: rows.apply(sampler, 0.0)))
         llama.llama_sampler_accept(sampler, token)
     llama.llama_sampler_free(sampler)

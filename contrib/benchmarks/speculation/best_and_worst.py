@@ -2,7 +2,8 @@
 
     .venv/bin/python contrib/benchmarks/speculation/best_and_worst.py
 
-Each prompt is answered plain and drafted in turn, `--rounds` times; a prompt's ratio is that of its median speeds.
+Each prompt is answered plain, drafted and plain again in turn, `--rounds` times; a prompt's ratio is that of its median
+speeds. The second plain answer beside the first tells how far a prompt's speed differs by itself.
 The first system has n-gram drafts alone and is asked to repeat and to edit; of these prompts, those count whose
 answer was a copy: at least `--copied` of its words continue three words that stood in that order before. The second
 has no drafts but those of a liar elsewhere, who offers random tokens with full confidence, and is asked everything.
@@ -19,16 +20,17 @@ from statistics import median
 
 from harness import MODEL, System, client_of, until, weights
 
-from twd.bench.client import Answer, Ask, BenchClient
+from twd.bench.client import Ask, BenchClient
 from twd.bench.lab import Hostile
 from twd.bench.prompts import PROMPTS, BenchPrompt
-from twd.bench.session import drafter_paces, find_speculator
+from twd.bench.session import find_speculator
 from twd.engine.model import Model, ModelSettings
 from twd.kit.clock import SystemClock
 from twd.kit.cores import usable_cores
 from twd.kit.ids import Ids
 from twd.kit.service import Surroundings
 from twd.wire.base import NodeId
+from twd.wire.draft import read_paces
 from twd.wire.job import ChatMessage, Speculation
 from twd.wire.model import VocabFingerprint
 
@@ -75,6 +77,8 @@ class Row:
     prompt: BenchPrompt
     plain: float
     drafted: float
+    again: float
+    """Plain once more."""
     tokens_a_pass: float
     checked: int
     copied: float
@@ -85,11 +89,16 @@ class Row:
         """How many times faster with drafts."""
         return self.drafted / self.plain
 
+    @property
+    def by_itself(self) -> float:
+        """The same of two plain answers."""
+        return self.again / self.plain
+
     def print(self) -> None:
         """One line of the table."""
         asked = " ".join(self.prompt.messages[-1].content.split())[:40]
-        speeds = f"{self.plain:6.1f} -> {self.drafted:6.1f} tok/s, {self.ratio:5.3f}x, {self.tokens_a_pass:4.1f} a pass"
-        checked = f"{self.checked:4} guesses checked"
+        speeds = f"{self.plain:6.1f} -> {self.drafted:6.1f} tok/s, {self.ratio:5.3f}x (plain: {self.by_itself:5.3f}x)"
+        checked = f"{self.tokens_a_pass:4.1f} a pass, {self.checked:4} guesses checked"
         equal = "equal" if self.equal else "DIFFERENT"
         print(
             f"  {self.prompt.kind:<10} {asked:<40} {speeds}, {checked}, {self.copied:4.0%} copied, {equal}", flush=True
@@ -112,17 +121,15 @@ def copied(prompt: BenchPrompt, answer: str) -> float:
 async def compare(
     client: BenchClient, prompts: Sequence[BenchPrompt], rounds: int, how: Ask, drafted: Ask
 ) -> list[Row]:
-    """Each prompt in turn, plain and drafted in turn."""
+    """Each prompt in turn, plain, drafted and plain in turn."""
     rows = []
     for prompt in prompts:
-        answers: list[tuple[Answer, Answer]] = []
-        for _ in range(rounds):
-            answers.append((await client.answer(MODEL, prompt, how), await client.answer(MODEL, prompt, drafted)))
-        plain, fast = (median(pair[which].rate for pair in answers) for which in (0, 1))
-        equal = len({tuple(one.tokens) for pair in answers for one in pair}) == 1
+        answers = [[await client.answer(MODEL, prompt, each) for each in (how, drafted, how)] for _ in range(rounds)]
+        plain, fast, again = (median(turn[which].rate for turn in answers) for which in (0, 1, 2))
+        equal = len({tuple(one.tokens) for turn in answers for one in turn}) == 1
         told = answers[-1][1]
         a_pass = len(told.tokens) / max(1, told.stats.passes)
-        rows.append(Row(prompt, plain, fast, a_pass, told.stats.checked, copied(prompt, told.text), equal))
+        rows.append(Row(prompt, plain, fast, again, a_pass, told.stats.checked, copied(prompt, told.text), equal))
         rows[-1].print()
     return rows
 
@@ -158,7 +165,7 @@ async def liar(system: System, client: BenchClient, vocab: VocabFingerprint) -> 
         hostile.attach(vocab)
 
         async def attached() -> bool:
-            return bool(drafter_paces(await find_speculator(client, "")))
+            return bool(read_paces((await find_speculator(client, "")).facts))
 
         await until(attached, "the liar is attached")
         try:
@@ -198,6 +205,8 @@ async def main(args: argparse.Namespace) -> None:
     else:
         print("n-gram: the model copied nothing")
     print(f"a liar, {len(lies)} prompts: median {median(lies):.3f}x, least {min(lies):.3f}x")
+    by_itself = [row.by_itself for row in worst]
+    print(f"plain beside itself, the same prompts: median {median(by_itself):.3f}x, least {min(by_itself):.3f}x")
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from twd.bench.analytic import Setting, best_continuous, plain_rate
 from twd.bench.client import Ask, BenchClient
 from twd.bench.prompts import PROMPTS, BenchPrompt
 from twd.bench.report import percentile
-from twd.bench.session import drafter_paces, find_speculator
+from twd.bench.session import find_speculator
 from twd.engine.cost import CostCurve
 from twd.kit.delay_proxy import DelayProxy
+from twd.wire.draft import read_paces
 from twd.wire.job import Speculation
 from twd.wire.model import CostPoint
 
@@ -49,7 +50,7 @@ async def main(args: argparse.Namespace) -> None:
 
 
 async def attached(client: BenchClient) -> bool:
-    paces = drafter_paces(await find_speculator(client, ""))
+    paces = read_paces((await find_speculator(client, "")).facts)
     return any(pace.compared for pace in paces)
 
 
@@ -69,7 +70,7 @@ async def measure(
             texts[name] = [answer.tokens for answer in answers]
     median = {name: percentile(sorted(values), 0.5) for name, values in rates.items()}
     lease = await find_speculator(client, "")
-    (pace,) = drafter_paces(lease)
+    (pace,) = read_paces(lease.facts)
     points = [CostPoint(width=int(w), ms=float(ms)) for w, ms in (one.split(":") for one in lease.facts["cost_ms"])]  # type: ignore[union-attr]
     curve = CostCurve(points)
     scale = 1000 / median["plain"] / curve.ms(1)

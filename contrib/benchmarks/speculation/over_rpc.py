@@ -27,11 +27,12 @@ from peers import measure_server, server
 from twd.bench.client import Ask, BenchClient
 from twd.bench.prompts import PROMPTS, BenchPrompt
 from twd.bench.rpc_plain import rpc_workers, slow_links
-from twd.bench.session import drafter_paces, find_speculator
+from twd.bench.session import find_speculator
 from twd.kit.cores import usable_cores
 from twd.kit.ports import free_port
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.wire.base import ModelId
+from twd.wire.draft import read_paces
 from twd.wire.failures import TwdError
 from twd.wire.job import Speculation
 
@@ -102,7 +103,7 @@ async def has_drafters(client: BenchClient, count: int) -> bool:
         lease = await find_speculator(client, "")
     except TwdError:
         return False
-    return sum(bool(pace.compared) for pace in drafter_paces(lease)) >= count
+    return sum(bool(pace.compared) for pace in read_paces(lease.facts)) >= count
 
 
 async def measure_twd(args: argparse.Namespace, prompts: Sequence[BenchPrompt], rtt_ms: float) -> dict[str, float]:
