@@ -8,8 +8,9 @@ import pytest
 from tests.engine.tiny_models import write_llama
 from twd.agent import model_scan
 from twd.agent.model_scan import ModelScan, is_first_part, sha256_of
-from twd.gguf_tools.model_file import quick_hash
+from twd.gguf_tools.model_file import quick_hash, read_model
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.node import ModelFile
 
 
 def test_models_are_found_with_what_they_are(tmp_path: Path) -> None:
@@ -39,8 +40,12 @@ def test_models_that_the_settings_name_are_found_wherever_they_are(tmp_path: Pat
 def test_a_file_is_read_again_only_when_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_llama(tmp_path / "tiny.gguf")
     read: list[Path] = []
-    original = model_scan.read_model
-    monkeypatch.setattr(model_scan, "read_model", lambda path: read.append(path) or original(path))
+
+    def noted(path: Path) -> ModelFile:
+        read.append(path)
+        return read_model(path)
+
+    monkeypatch.setattr(model_scan, "read_model", noted)
     scan = ModelScan((tmp_path,))
     assert scan.scan() == scan.scan()
     assert read == [path]

@@ -185,6 +185,7 @@ async def test_a_taken_port_on_loopback_costs_only_the_number(start_agent: Start
         taken.listen()
         port = taken.getsockname()[1]
         agent = await start_agent(agent=AgentSettings(port=port))
+        assert agent._server is not None
         assert agent._server.port not in (0, port)
 
 

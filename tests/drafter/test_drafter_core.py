@@ -36,7 +36,7 @@ def opened(tokens: list[int], credit: int = 4, name: str = "s") -> SessionOpened
 
 def core_with(tokens: list[int], credit: int = 4, beside: bool = False) -> DrafterCore:
     core = DrafterCore(ME, slots=2, ctx_size=256)
-    core.open(opened(tokens, credit), TruePicker(), beside)  # type: ignore[arg-type]
+    core.open(opened(tokens, credit), TruePicker(), beside)
     give_slots(core)
     return core
 
@@ -138,7 +138,7 @@ def test_a_lost_message_silences_the_session_until_it_is_told_anew() -> None:
     step(core)
     assert core.proposals() == [] or not core.proposals()
     now = [5, 6, 7, *text_of([5, 6, 7], 8)]
-    core.open(opened(now), TruePicker(), False)  # type: ignore[arg-type]
+    core.open(opened(now), TruePicker(), False)
     step(core)
     assert only(core).accepted == now
     assert only(core).guesses
@@ -146,8 +146,8 @@ def test_a_lost_message_silences_the_session_until_it_is_told_anew() -> None:
 
 def test_closing_frees_the_slot_for_the_next_session() -> None:
     core = DrafterCore(ME, slots=1, ctx_size=64)
-    core.open(opened([5], name="a"), TruePicker(), False)  # type: ignore[arg-type]
-    core.open(opened([6], name="b"), TruePicker(), False)  # type: ignore[arg-type]
+    core.open(opened([5], name="a"), TruePicker(), False)
+    core.open(opened([6], name="b"), TruePicker(), False)
     give_slots(core)
     assert core.waiting() == []
     core.close(SessionId("a"))
@@ -158,7 +158,7 @@ def test_closing_frees_the_slot_for_the_next_session() -> None:
 def test_texts_whose_end_was_lost_keep_no_slots() -> None:
     core = DrafterCore(ME, slots=2, ctx_size=64)
     for name in ("a", "b", "c"):
-        core.open(opened([5], name=name), TruePicker(), False)  # type: ignore[arg-type]
+        core.open(opened([5], name=name), TruePicker(), False)
         core.heard(JobId(f"j-{name}"), 0.0)
     give_slots(core)
     for now in range(1, int(SILENCE_S) + 2):
@@ -249,7 +249,7 @@ POEM = list(range(2, 40))
 
 def copying(text: list[int], credit: int = 12, cost: Cost = lambda rows: 5.0, window_max: int = 64) -> DrafterCore:
     core = DrafterCore(ME, slots=2, ctx_size=256, cost=cost, window_max=window_max)
-    core.open(opened(text, credit), TruePicker(), False)  # type: ignore[arg-type]
+    core.open(opened(text, credit), TruePicker(), False)
     give_slots(core)
     return core
 

@@ -1,19 +1,28 @@
 """What a program gets from the demo through the official client."""
 
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from openai import APIStatusError, OpenAI
+from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 
 from tests.cli.running import Installed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats]
-ASK = [{"role": "user", "content": "Name three colours of the rainbow."}]
+ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Name three colours of the rainbow."}]
+NEXT: list[ChatCompletionMessageParam] = [{"role": "user", "content": "And one more."}]
 
 
-def say(client: OpenAI, **fields: object) -> str:
-    done = client.chat.completions.create(model="default", messages=ASK, **fields)  # type: ignore[call-overload]
-    return str(done.choices[0].message.content)
+def say(client: OpenAI, **fields: Any) -> str:
+    return str(answer(client, **fields).choices[0].message.content)
+
+
+def answer(client: OpenAI, messages: Sequence[ChatCompletionMessageParam] = ASK, **fields: Any) -> ChatCompletion:
+    done = client.chat.completions.create(model="default", messages=messages, **fields)
+    assert isinstance(done, ChatCompletion)
+    return done
 
 
 def test_the_same_seed_gives_the_same_text_with_and_without_drafts(client: OpenAI) -> None:
@@ -25,21 +34,23 @@ def test_the_same_seed_gives_the_same_text_with_and_without_drafts(client: OpenA
 
 
 def test_a_stream_holds_the_text_of_the_whole_answer_and_the_usage(client: OpenAI) -> None:
-    whole = client.chat.completions.create(model="default", messages=ASK, max_tokens=24, temperature=0)  # type: ignore[call-overload]
-    stream = client.chat.completions.create(  # type: ignore[call-overload]
+    whole = answer(client, max_tokens=24, temperature=0)
+    stream = client.chat.completions.create(
         model="default", messages=ASK, max_tokens=24, temperature=0, stream=True, stream_options={"include_usage": True}
     )
     chunks = list(stream)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == whole.choices[0].message.content
-    assert chunks[-1].usage == whole.usage.model_copy(
-        update={"prompt_tokens_details": chunks[-1].usage.prompt_tokens_details}
-    )
+    told = chunks[-1].usage
+    assert told is not None
+    assert whole.usage is not None
+    assert told == whole.usage.model_copy(update={"prompt_tokens_details": told.prompt_tokens_details})
 
 
 def test_max_tokens_is_exact(client: OpenAI) -> None:
     for limit in (1, 2, 7):
-        done = client.chat.completions.create(model="default", messages=ASK, max_tokens=limit, temperature=0)  # type: ignore[call-overload]
+        done = answer(client, max_tokens=limit, temperature=0)
+        assert done.usage is not None
         assert done.usage.completion_tokens == limit
         assert done.choices[0].finish_reason == "length"
 
@@ -70,9 +81,15 @@ def test_a_json_schema_is_kept(client: OpenAI) -> None:
 
 def test_a_second_turn_reads_only_what_is_new(client: OpenAI) -> None:
     first = say(client, max_tokens=16, temperature=0)
-    turns = [*ASK, {"role": "assistant", "content": first}, {"role": "user", "content": "And one more."}]
-    done = client.chat.completions.create(model="default", messages=turns, max_tokens=4, temperature=0)  # type: ignore[call-overload]
-    assert done.usage.prompt_tokens_details.cached_tokens > 20
+    turns: list[ChatCompletionMessageParam] = [
+        *ASK,
+        {"role": "assistant", "content": first},
+        {"role": "user", "content": "And one more."},
+    ]
+    done = answer(client, turns, max_tokens=4, temperature=0)
+    assert done.usage is not None
+    assert done.usage.prompt_tokens_details is not None
+    assert (done.usage.prompt_tokens_details.cached_tokens or 0) > 20
 
 
 def test_bad_requests_name_their_field(client: OpenAI) -> None:

@@ -23,7 +23,7 @@ def undisturbed(demo: Installed) -> str:
 
 
 def process(demo: Installed, kind: str) -> int:
-    return next(pid for name, pid in demo.record["processes"].items() if name.startswith(kind))
+    return next(int(pid) for name, pid in demo.record["processes"].items() if name.startswith(kind))
 
 
 def served_again(demo: Installed) -> None:

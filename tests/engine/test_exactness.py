@@ -17,6 +17,7 @@ from twd.engine.model import Model, ModelSettings
 from twd.engine.probe import can_rollback
 from twd.engine.quantize import quantize
 from twd.engine.target import LocalTarget
+from twd.wire.base import ModelId
 from twd.wire.model import CostPoint, Exactness
 
 WANTED = ContextSettings(ctx_size=768, parallel=3, threads=1, type_k="f16", layout=Layout.UNIFIED)
@@ -93,7 +94,7 @@ def test_weights_whose_repacking_is_not_exact_are_loaded_as_they_come(
 ) -> None:
     monkeypatch.setattr(model_module, "need_no_repacking", lambda blocks: False)
     path = quantize(write_llama(tmp_path / "floats.gguf", width=256), tmp_path / "q4_k.gguf", "q4_k_m")
-    plan = LoadPlan("one", path, ctx_size=1024, threads=1, memory=tmp_path / "memory")
+    plan = LoadPlan(ModelId("one"), path, ctx_size=1024, threads=1, memory=tmp_path / "memory")
     for _ in range(2):  # the second remembers what the first found
         native = load_native(plan, lambda share, stage: None)
         native.close()
@@ -106,7 +107,7 @@ def test_weights_whose_repacking_is_not_exact_are_loaded_as_they_come(
 @pytest.mark.parametrize("kind", ["q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k", "iq4_nl", "iq4_xs", "q5_0", "bf16"])
 def test_weights_of_every_usual_type_are_exact(tmp_path: Path, kind: str) -> None:
     path = quantize(write_llama(tmp_path / "floats.gguf", width=256), tmp_path / f"{kind}.gguf", kind)
-    native = load_native(LoadPlan("one", path, ctx_size=1024, threads=1), lambda *_: None)
+    native = load_native(LoadPlan(ModelId("one"), path, ctx_size=1024, threads=1), lambda *_: None)
     try:
         assert native.exactness.exact, native.exactness
     finally:

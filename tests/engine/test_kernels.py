@@ -42,7 +42,7 @@ def tensor(name: str, kind: Kind, *shape: int) -> TensorInfo:
 
 def whole_blocks(kind: Kind, columns: int) -> int:
     """As many columns, or somewhat more, as the blocks of a type ask."""
-    block = max(32, GGML_QUANT_SIZES[kind][0])
+    block = max(32, int(GGML_QUANT_SIZES[kind][0]))
     return -(-columns // block) * block
 
 

@@ -81,9 +81,9 @@ class EventMaker:
                 high = info.le if info.le is not None else (info.lt - 1 if info.lt is not None else 2**53 - 1)
                 return dice.choice((low, high, dice.randint(low, high), min(high, low + dice.randrange(60))))
             case inspect.FloatType():
-                low = info.ge if info.ge is not None else (info.gt + 1e-6 if info.gt is not None else -10.0)
-                high = info.le if info.le is not None else (info.lt - 1e-6 if info.lt is not None else 1e6)
-                return float(dice.choice((low, high, dice.uniform(low, high))))
+                least = info.ge if info.ge is not None else (info.gt + 1e-6 if info.gt is not None else -10.0)
+                most = info.le if info.le is not None else (info.lt - 1e-6 if info.lt is not None else 1e6)
+                return float(dice.choice((least, most, dice.uniform(least, most))))
             case inspect.StrType():
                 word = dice.choice(_WORDS)
                 word = word[: info.max_length] if info.max_length is not None else word

@@ -1,6 +1,7 @@
 """A real model over a ring says what it says in one process: greedy and sampled, with guesses of any kind, and when a
 stage is lost midway."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def test_sessions_beside_each_other_and_a_stage_lost_midway(whole: NativeModel, 
     prompts = [prompt_of(whole, text) for text in PROMPTS]
     texts = [alone(whole, prompt, Sampling()) for prompt in prompts]
     with desk(ring, vocabulary=vocab.size, end_tokens=vocab.end_tokens) as made:
-        repairs = []
+        repairs: list[threading.Thread] = []
 
         def look(job: str, tokens: int) -> None:
             if tokens >= 15 and not repairs:

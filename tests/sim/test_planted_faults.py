@@ -105,7 +105,7 @@ class CannotDrain(FakeSpeculator):
 class NeverResubmits(JobOwner):
     """Waits for the worker that is gone."""
 
-    def _lost(self, why: str, now: float) -> list[OwnerAction]:
+    def _lost(self, why: str, now: float, code: FailureCode = FailureCode.WORKER_LOST) -> list[OwnerAction]:
         self._heard, self._hole_since = now, None
         return []
 
@@ -147,7 +147,7 @@ class HasNoDeadline(JobOwner):
 class GivesUpEarly(JobOwner):
     """Fails a job at the first trouble."""
 
-    def _lost(self, why: str, now: float) -> list[OwnerAction]:
+    def _lost(self, why: str, now: float, code: FailureCode = FailureCode.WORKER_LOST) -> list[OwnerAction]:
         return self._fail(FailureCode.INTERNAL, why)
 
 

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -22,7 +23,7 @@ def ends(driver: Driver) -> list[JobFinished | JobFailed]:
     return [event for event in driver.told if isinstance(event, JobFinished | JobFailed)]
 
 
-def plain(**fields: object) -> Driver:
+def plain(**fields: Any) -> Driver:
     target = FakeTarget()
     driver = Driver(make_core(target), target)
     driver.submit(job(speculation=Speculation(enabled=False), **fields), PROMPT)

@@ -11,7 +11,7 @@ from twd.engine.window import Verdict, Window
 from twd.kit.effects import Effect, Publish
 from twd.speculator.core import SpeculatorCore
 from twd.speculator.runner import Runner
-from twd.wire.base import Event, InstanceId
+from twd.wire.base import Event, InstanceId, JobId
 from twd.wire.draft import DraftProposed
 from twd.wire.failures import FailureCode
 from twd.wire.job import JobFailed, JobFinished, TokensAccepted
@@ -50,10 +50,10 @@ def test_guesses_that_come_during_a_pass_are_judged_by_it() -> None:
     target, core, runner = played()
 
     def lie() -> None:
-        tokens = list(core.by_job["j"].tokens)
+        tokens = list(core.by_job[JobId("j")].tokens)
         wrong = next(token for token in range(2, VOCAB) if token not in (truth(tokens), END))
         event = DraftProposed(
-            session=core.by_job["j"].id,
+            session=core.by_job[JobId("j")].id,
             drafter=DRAFTER,
             at=len(tokens),
             prefix=prefix_hash(tokens),
@@ -68,7 +68,7 @@ def test_guesses_that_come_during_a_pass_are_judged_by_it() -> None:
     record = core.crew.calibrations[DRAFTER]
     assert record.weight > 5
     assert record.agreement == 0
-    assert core.by_job["j"].tree.stale == 0
+    assert core.by_job[JobId("j")].tree.stale == 0
 
 
 def test_what_was_posted_counts_from_when_it_was_posted() -> None:

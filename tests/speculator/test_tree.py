@@ -1,11 +1,12 @@
 """Drafts find their place by position and hash, whatever order they come in."""
 
 import random
+from collections.abc import Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twd.speculator.tree import MAX_NODES, DraftTree, lay_out
+from twd.speculator.tree import MAX_NODES, DraftTree, Node, lay_out
 from twd.wire.prefix import extend, prefix_hash
 
 TEXT = [5, 6, 7]
@@ -23,8 +24,8 @@ def offer(one: DraftTree, before: list[int], tokens: list[int], drafter: str = "
     return one.add(drafter, len(before), prefix_hash(before), tokens, [sure] * len(tokens))
 
 
-def tokens_of(path: list[tuple[object, float]]) -> list[int]:
-    return [node.token for node, _ in path]  # type: ignore[attr-defined]
+def tokens_of(path: Sequence[tuple[Node, float]]) -> list[int]:
+    return [node.token for node, _ in path]
 
 
 @given(st.permutations([(0, 2), (2, 3), (3, 6), (6, 8)]))

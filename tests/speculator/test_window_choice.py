@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twd.speculator.acceptance import Beliefs, Calibration
+from twd.guess.calibration import Calibration
+from twd.guess.cut import best_cut
+from twd.speculator.acceptance import Beliefs
 from twd.speculator.links import Drafter, Link
 from twd.speculator.window import (
     Expected,
-    best_cut,
     common_width,
     expected_tokens,
     predicted_rate,

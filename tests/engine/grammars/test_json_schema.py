@@ -179,8 +179,8 @@ def test_json_without_a_schema_is_any_object() -> None:
         assert not takes(grammar, text)
     rng = random.Random(1)
     for _ in range(50):
-        text = random_text(grammar, rng)
-        assert text is None or isinstance(json.loads(text), dict)
+        drawn = random_text(grammar, rng)
+        assert drawn is None or isinstance(json.loads(drawn), dict)
 
 
 @pytest.mark.parametrize(
