@@ -14,6 +14,9 @@
 #include "floats.h"
 #include "super_products.h"
 
+#include <tuple>
+#include <utility>
+
 extern "C" {
 bool llamafile_sgemm_of_llama(const struct ggml_compute_params * params, int64_t m, int64_t n, int64_t k,
                               const void * A, int64_t lda, const void * B, int64_t ldb, void * C, int64_t ldc,
@@ -61,6 +64,9 @@ ggml_type inputs_for(int type) {
     }
 }
 
+// Where a row of inputs lies, and where its results go.
+using Placed = std::pair<const void *, float *>;
+
 // m rows of weights, each `k` blocks long and `lda` after the one before, with rows of inputs.
 template <class Share>
 void multiply(int type, const Share & share_rows, int64_t m, int64_t k, const void * A, int64_t lda, const Rows & rows) {
@@ -82,6 +88,20 @@ void multiply(int type, const Share & share_rows, int64_t m, int64_t k, const vo
     }
 }
 
+// The same for any number of rows of inputs: place(row) tells where one lies and where its results go.
+template <class Share, class Place>
+void multiply_many(int type, const Share & share_rows, int64_t m, int64_t k, const void * A, int64_t lda,
+                   int64_t count, const Place & place) {
+    for (int64_t first = 0; first < count; first += AT_ONCE) {
+        Rows rows;
+        rows.count = std::min(AT_ONCE, count - first);
+        for (int64_t row = 0; row < rows.count; ++row) {
+            std::tie(rows.inputs[row], rows.results[row]) = place(first + row);
+        }
+        multiply(type, share_rows, m, k, A, lda, rows);
+    }
+}
+
 // A whole product whose inputs lie anywhere.
 [[maybe_unused]] void multiply_scattered(const struct ggml_compute_params * params, struct ggml_tensor * dst) {
     const struct ggml_tensor * weights = dst->src[0];
@@ -94,15 +114,10 @@ void multiply(int type, const Share & share_rows, int64_t m, int64_t k, const vo
             const char * matrix = (const char *) weights->data + i2 / each2 * weights->nb[2] + i3 / each3 * weights->nb[3];
             const char * from = (const char *) inputs->data + i2 * inputs->nb[2] + i3 * inputs->nb[3];
             char * to = (char *) dst->data + i2 * dst->nb[2] + i3 * dst->nb[3];
-            for (int64_t j = 0; j < inputs->ne[1]; j += AT_ONCE) {
-                Rows rows;
-                rows.count = std::min(AT_ONCE, inputs->ne[1] - j);
-                for (int64_t row = 0; row < rows.count; ++row) {
-                    rows.inputs[row] = from + (j + row) * inputs->nb[1];
-                    rows.results[row] = (float *) (to + (j + row) * dst->nb[1]);
-                }
-                multiply(weights->type, TakeTurns{params}, weights->ne[1], blocks, matrix, after, rows);
-            }
+            const auto place = [&](int64_t row) {
+                return Placed{from + row * inputs->nb[1], (float *) (to + row * dst->nb[1])};
+            };
+            multiply_many(weights->type, TakeTurns{params}, weights->ne[1], blocks, matrix, after, inputs->ne[1], place);
         }
     }
 }
@@ -143,15 +158,10 @@ bool llamafile_sgemm(const struct ggml_compute_params * params, int64_t m, int64
     const bool as_good = a_type == GGML_TYPE_F32 && n > AT_ONCE; // llama.cpp's own
     if (sound && !as_good && twd_few_rows(a_type, k * ggml_blck_size(ggml_type(a_type)), m)) {
         const int64_t input_bytes = ldb * int64_t(ggml_type_size(ggml_type(b_type)));
-        for (int64_t j = 0; j < n; j += AT_ONCE) {
-            Rows rows;
-            rows.count = std::min(AT_ONCE, n - j);
-            for (int64_t row = 0; row < rows.count; ++row) {
-                rows.inputs[row] = (const char *) B + (j + row) * input_bytes;
-                rows.results[row] = (float *) C + (j + row) * ldc;
-            }
-            multiply(a_type, TakeTurns{params}, m, k, A, lda, rows);
-        }
+        const auto place = [&](int64_t row) {
+            return Placed{(const char *) B + row * input_bytes, (float *) C + row * ldc};
+        };
+        multiply_many(a_type, TakeTurns{params}, m, k, A, lda, n, place);
         return true;
     }
 #endif
@@ -192,16 +202,12 @@ bool ggml_compute_forward_mul_mat_id_tiled(const struct ggml_compute_params * pa
         const void * matrix = (const char *) weights->data + expert * weights->nb[2];
         const int64_t blocks = weights->ne[0] / ggml_blck_size(weights->type);
         const int64_t after = weights->nb[1] / ggml_type_size(weights->type);
-        for (int64_t j = 0; j < count; j += AT_ONCE) {
-            Rows rows;
-            rows.count = std::min(AT_ONCE, count - j);
-            for (int64_t row = 0; row < rows.count; ++row) {
-                const int64_t choice = places[2 * (j + row)], number = places[2 * (j + row) + 1];
-                rows.inputs[row] = from + choice % inputs->ne[1] * input_bytes + number * number_bytes;
-                rows.results[row] = (float *) ((char *) dst->data + choice * dst->nb[1] + number * dst->nb[2]);
-            }
-            multiply(weights->type, OnePartEach{params}, weights->ne[1], blocks, matrix, after, rows);
-        }
+        const auto place = [&](int64_t row) {
+            const int64_t choice = places[2 * row], number = places[2 * row + 1];
+            return Placed{from + choice % inputs->ne[1] * input_bytes + number * number_bytes,
+                          (float *) ((char *) dst->data + choice * dst->nb[1] + number * dst->nb[2])};
+        };
+        multiply_many(weights->type, OnePartEach{params}, weights->ne[1], blocks, matrix, after, count, place);
         return true;
     }
 #endif
