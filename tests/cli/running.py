@@ -5,12 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from tests.waiting import alive, wait_until
+from twd.cli.demo import DRAFT, TARGET
+from twd.engine.demo_model import demo_model
 from twd.kit.ports import free_port
 
 TWD = (sys.executable, "-P", "-m", "twd")
@@ -45,6 +49,14 @@ class Installed:
             check=False,
             stdin=subprocess.DEVNULL,
         )
+
+    def take_demo_files(self, weights: Path) -> None:
+        """The demo's files from where tests keep them: to write them anew takes seconds for each installation."""
+        folder = self.home / "cache"
+        folder.mkdir(parents=True)
+        for kind in (TARGET, DRAFT):
+            made = demo_model(weights, kind)
+            (folder / made.name).symlink_to(made)
 
     def up(self, *arguments: str) -> dict[str, Any]:
         """Start it in the background, until it is ready."""
@@ -96,6 +108,22 @@ class Installed:
             mine = mine or environment.get("TWD_RESOLVED", "").startswith(str(self.home))
             if mine and alive(process.info["pid"]):
                 os.kill(process.info["pid"], signal.SIGKILL)
+
+
+@contextmanager
+def running(home: Path, *arguments: str, weights: Path | None = None, **env: str) -> Iterator[Installed]:
+    """An installation that is up; `weights` has the demo's files ready."""
+    installed = Installed(home)
+    installed.env |= env
+    if weights is not None:
+        installed.take_demo_files(weights)
+    try:
+        installed.up(*arguments)
+        yield installed
+        down = installed.twd("down")
+        assert down.returncode == 0, down.stdout + down.stderr
+    finally:
+        installed.clean_up()
 
 
 def all_gone(pids: dict[str, int]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.running import Installed
+from tests.cli.running import Installed, running
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -17,14 +17,9 @@ SHORT = ("--temperature", "0", "--max-tokens", "24")
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
-    """One demo for all tests here."""
-    installed = Installed(tmp_path_factory.mktemp("demo") / "state")
-    try:
-        installed.up("--demo")
+    """One demo for all tests here, from an empty folder on."""
+    with running(tmp_path_factory.mktemp("demo") / "state", "--demo") as installed:
         yield installed
-        assert installed.twd("down").returncode == 0
-    finally:
-        installed.clean_up()
 
 
 def told(demo: Installed, *arguments: str) -> Any:

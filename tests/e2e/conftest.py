@@ -1,25 +1,21 @@
 """One demo for a module: the real processes, the real broker, a real small model."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from openai import OpenAI
 
-from tests.cli.running import Installed
+from tests.cli.running import Installed, running
 from tests.engine.conftest import model_cache
 
 __all__ = ["client", "client_of", "demo", "model_cache"]
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
-    installed = Installed(tmp_path_factory.mktemp("demo") / "home")
-    try:
-        installed.up("--demo")
+def demo(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    with running(tmp_path_factory.mktemp("demo") / "home", "--demo", weights=model_cache) as installed:
         yield installed
-        installed.twd("down")
-    finally:
-        installed.clean_up()
 
 
 @pytest.fixture

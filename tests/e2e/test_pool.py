@@ -2,11 +2,12 @@
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from openai import OpenAI
 
-from tests.cli.running import Installed
+from tests.cli.running import Installed, running
 from tests.e2e.conftest import client_of
 from tests.e2e.streaming import stream, struck
 from tests.waiting import wait_until
@@ -16,28 +17,20 @@ pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> str:
+def alone(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """What the model says without a pool."""
-    installed = Installed(tmp_path_factory.mktemp("alone") / "home")
-    try:
-        installed.up("--demo")
-        with client_of(installed) as client:
-            text = "".join(stream(client))
-        installed.twd("down")
-        return text
-    finally:
-        installed.clean_up()
+    home = tmp_path_factory.mktemp("alone") / "home"
+    with running(home, "--demo", weights=model_cache) as installed, client_of(installed) as client:
+        return "".join(stream(client))
 
 
 @pytest.fixture(scope="module", params=["rpc", "ring"])
-def pool(alone: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Installed]:
-    installed = Installed(tmp_path_factory.mktemp("pool") / "home")
-    try:
-        installed.up("--demo", f"--{request.param}", "2", "--link-rtt", "2")
+def pool(
+    model_cache: Path, alone: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Installed]:
+    home = tmp_path_factory.mktemp("pool") / "home"
+    with running(home, "--demo", f"--{request.param}", "2", "--link-rtt", "2", weights=model_cache) as installed:
         yield installed
-        installed.twd("down")
-    finally:
-        installed.clean_up()
 
 
 @pytest.fixture

@@ -3,12 +3,13 @@
 import json
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from openai import OpenAI
 
-from tests.cli.running import Installed
+from tests.cli.running import Installed, running
 from tests.e2e.conftest import client_of
 from tests.e2e.streaming import stream, struck
 from tests.e2e.test_pool import well_again, workers
@@ -19,15 +20,11 @@ MACHINES = 3
 
 
 @pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
-    installed = Installed(tmp_path_factory.mktemp("spares") / "home")
-    installed.env["TWD_POOL_STANDBY"] = "1"
-    try:
-        installed.up("--demo", "--ring", str(MACHINES), "--link-rtt", "2")
+def pool(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    home = tmp_path_factory.mktemp("spares") / "home"
+    played = ("--demo", "--ring", str(MACHINES), "--link-rtt", "2")
+    with running(home, *played, weights=model_cache, TWD_POOL_STANDBY="1") as installed:
         yield installed
-        installed.twd("down")
-    finally:
-        installed.clean_up()
 
 
 @pytest.fixture

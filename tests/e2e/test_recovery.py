@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from pathlib import Path
 
 import psutil
 import pytest
@@ -84,8 +85,9 @@ def test_many_streams_at_once_are_all_whole(client: OpenAI, undisturbed: str) ->
     assert texts == [undisturbed] * 6
 
 
-def test_nothing_outlives_the_supervisor(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_nothing_outlives_the_supervisor(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     installed = Installed(tmp_path_factory.mktemp("killed") / "home")
+    installed.take_demo_files(model_cache)
     try:
         installed.up("--demo")
         pids = installed.pids()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-from tests.cli.running import Installed
+from tests.cli.running import Installed, running
 from tests.e2e.conftest import client_of
 from tests.waiting import wait_until
 from twd.engine.demo_model import demo_model
@@ -24,18 +24,14 @@ MOST_ASKS = 60
 
 @pytest.fixture(scope="module")
 def house(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
-    installed = Installed(tmp_path_factory.mktemp("replicas") / "home")
-    (installed.home.parent / "twd.yaml").write_text(
+    home = tmp_path_factory.mktemp("replicas") / "home"
+    (home.parent / "twd.yaml").write_text(
         "agent: {port: 0}\n"
         f"models: {{twin: {{path: '{demo_model(model_cache, 'q4_0')}', ctx_size: 256, parallel: 2, replicas: 2}}}}\n"
     )
-    try:
-        installed.up()
+    with running(home) as installed:
         wait_until(lambda: len(replicas(installed)) == 2, "both are ready")
         yield installed
-        installed.twd("down")
-    finally:
-        installed.clean_up()
 
 
 @pytest.fixture

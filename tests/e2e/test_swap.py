@@ -8,7 +8,7 @@ import pytest
 from openai import APIStatusError, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
-from tests.cli.running import Installed
+from tests.cli.running import Installed, running
 from tests.e2e.conftest import client_of
 from tests.waiting import wait_until
 from twd.engine.demo_model import demo_model
@@ -20,25 +20,15 @@ ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Say hello.
 @pytest.fixture(scope="module")
 def house(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     """One with a model, and a second file that its agent finds."""
-    installed = Installed(tmp_path_factory.mktemp("swap") / "home")
-    try:
-        first, second = _files(installed, model_cache)
-        (installed.home.parent / "twd.yaml").write_text(
-            f"agent: {{port: 0, model_dirs: ['{second.parent}']}}\n"
-            f"models: {{first: {{path: '{first}', ctx_size: 512, parallel: 2}}}}\n"
-        )
-        installed.up()
+    folder = tmp_path_factory.mktemp("swap")
+    (folder / "files").mkdir()
+    (folder / "files" / "quick.gguf").symlink_to(demo_model(model_cache, "q8_0"))
+    (folder / "twd.yaml").write_text(
+        f"agent: {{port: 0, model_dirs: ['{folder / 'files'}']}}\n"
+        f"models: {{first: {{path: '{demo_model(model_cache, 'q4_0')}', ctx_size: 512, parallel: 2}}}}\n"
+    )
+    with running(folder / "home") as installed:
         yield installed
-        installed.twd("down")
-    finally:
-        installed.clean_up()
-
-
-def _files(installed: Installed, cache: Path) -> tuple[Path, Path]:
-    folder = installed.home.parent / "files"
-    folder.mkdir()
-    (folder / "quick.gguf").symlink_to(demo_model(cache, "q8_0"))
-    return demo_model(cache, "q4_0"), folder / "quick.gguf"
 
 
 @pytest.fixture
