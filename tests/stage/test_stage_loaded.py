@@ -48,6 +48,11 @@ def test_what_was_measured_is_measured_once(tmp_path: Path) -> None:
     assert remembered(tmp_path / "new", ("a", "b"), lambda: first) == first
 
 
+def test_a_disk_that_takes_nothing_keeps_no_stage_from_serving(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert remembered(tmp_path / "file", ("a", "b"), lambda: Timing(1.0)) == Timing(1.0)
+
+
 def test_a_build_is_named_in_one_line() -> None:
     assert engine_build() == engine_build()
     assert "\n" not in engine_build()

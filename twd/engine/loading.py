@@ -15,9 +15,10 @@ from twd.engine.model import Model, ModelSettings
 from twd.engine.passes import Detours
 from twd.engine.pick import Pickers
 from twd.engine.probe import can_rollback
-from twd.engine.remembered import Measurement, circumstances, farther, recall, remember
+from twd.engine.remembered import Measurement, circumstances, farther
 from twd.engine.rpc_pool import HEAD, PoolPlan, gpu_layers, open_devices, tensor_split
 from twd.engine.target import LocalTarget
+from twd.kit.kept import recall, remember
 from twd.wire.base import ModelId
 from twd.wire.draft import DeviceKind
 from twd.wire.model import CostPoint, Exactness, ModelFacts
@@ -238,11 +239,12 @@ def _measured(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: P
     where, way_ms = (plan.pool.kind, plan.pool.rtt_ms) if plan.pool else ("", 0.0)
     repacked = target.context.model.repacked
     about = circumstances(plan.path, exact.settings, exact.rows_min, plan.gpu_layers, where, repacked=repacked)
-    known = recall(plan.memory, about)
+    kept = plan.memory / about.name
+    known = recall(kept, Measurement)
     if known is not None:
         return farther(known, way_ms)
     found = _measure_now(plan, exact, target, progress)
-    remember(plan.memory, about, farther(found, -way_ms))
+    remember(kept, farther(found, -way_ms))
     return found
 
 

@@ -1,10 +1,7 @@
 """What was measured of a model, kept on disk, so that a process that comes back need not measure again."""
 
-import logging
-import os
 import platform
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -14,10 +11,10 @@ from twd import __version__
 from twd.engine.context import ContextSettings
 from twd.engine.library import LIBRARIES, llama, start, version
 from twd.kit.cores import usable_cores
+from twd.kit.kept import file_name
 from twd.wire.model import CostPoint, Exactness
 
 LEAST_MS: Final = 0.01
-_log = logging.getLogger("twd.engine")
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +43,7 @@ class Circumstances:
     @property
     def name(self) -> str:
         """These circumstances as a file's name."""
-        return f"measured-{sha256(msgspec.json.encode(self)).hexdigest()[:32]}.json"
+        return file_name("measured", self)
 
 
 def circumstances(
@@ -76,32 +73,10 @@ def build_id() -> str:
     return f"{__version__} {version()} {_library_stamp()} {llama.llama_print_system_info().decode()}"
 
 
-def recall(folder: Path, about: Circumstances) -> Measurement | None:
-    """What was measured under the same circumstances; None where nothing was, or where it cannot be read."""
-    try:
-        return msgspec.json.decode((folder / about.name).read_bytes(), type=Measurement)
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        _log.warning("%s is no use, so the model is measured again: %s", folder / about.name, error)
-        return None
-
-
 def farther(found: Measurement, ms: float) -> Measurement:
     """The same over a way that takes so much longer, or less long where that is negative."""
     cost = [CostPoint(width=point.width, ms=max(LEAST_MS, round(point.ms + ms, 4))) for point in found.cost]
     return Measurement(exactness=found.exactness, cost=cost)
-
-
-def remember(folder: Path, about: Circumstances, found: Measurement) -> None:
-    """Write it down; a disk that takes nothing costs the next start its head start, and nothing else."""
-    draft = folder / f".{about.name}.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(msgspec.json.encode(found))
-        draft.replace(folder / about.name)
-    except OSError as error:
-        _log.warning("measurements cannot be kept in %s: %s", folder, error)
 
 
 def _library_stamp() -> int:

@@ -6,11 +6,10 @@ What the whole model gives is recorded once, on any machine that holds its file,
 import hashlib
 import logging
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -21,6 +20,7 @@ from twd.engine.remembered import build_id
 from twd.engine.stage_engine import StageEngine, StagePlan
 from twd.gguf_tools.inspect import inspect
 from twd.gguf_tools.model_file import file_hash
+from twd.kit.kept import file_name, recall, remember
 from twd.wire.failures import FailureCode, TwdError
 
 _log = logging.getLogger("twd.engine.stage")
@@ -31,8 +31,6 @@ _TOP: Final = 8
 _CLOSE: Final = 0.1
 """Logits of another build, processor or weight layout differ by less of their range on the average."""
 _FLIPPED: Final = 1 / 8
-
-_Kept = TypeVar("_Kept", bound=msgspec.Struct)
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,8 +117,8 @@ def recorded_logits(path: Path, folder: Path, *, exact: bool = True, threads: in
     """
     layers = inspect(path).layers
     model = file_hash(path)
-    kept = folder / _name("recorded", model, build_id(), str(exact))
-    known = _recall(kept, Recorded)
+    kept = folder / file_name("recorded", (model, build_id(), str(exact)))
+    known = recall(kept, Recorded)
     if known is not None:
         return known
     plan = StagePlan(
@@ -129,7 +127,7 @@ def recorded_logits(path: Path, folder: Path, *, exact: bool = True, threads: in
     with _load_whole(plan) as whole:
         from_disk = whole.model.settings.from_disk
         found = record(run_stages([whole]), model=model, settings=whole.settings, from_disk=from_disk)
-    _remember(kept, found)
+    remember(kept, found)
     return found
 
 
@@ -150,13 +148,13 @@ def checked_cut(
 
     `builds` names the builds of other machines that hold stages. A verdict that is not even close is not kept.
     """
-    kept = folder / _name("checked", recorded.digest, build_id(), builds, repr(list(cuts)))
-    known = _recall(kept, CutVerdict)
+    kept = folder / file_name("checked", (recorded.digest, build_id(), builds, repr(list(cuts))))
+    known = recall(kept, CutVerdict)
     if known is not None:
         return known
     verdict = compare(run(), recorded)
     if verdict.close:
-        _remember(kept, verdict)
+        remember(kept, verdict)
     return verdict
 
 
@@ -178,28 +176,3 @@ def _pass(stages: Sequence[StageEngine], slot: int, at: int, tokens: list[int]) 
     states = None
     for stage in stages:
         states = stage.decode(rows, states)
-
-
-def _name(kind: str, *about: str) -> str:
-    return f"{kind}-{hashlib.sha256(msgspec.json.encode(about)).hexdigest()[:32]}.json"
-
-
-def _recall(path: Path, kind: type[_Kept]) -> _Kept | None:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.MsgspecError) as error:
-        _log.warning("%s is no use, so it is made anew: %s", path, error)
-        return None
-
-
-def _remember(path: Path, what: msgspec.Struct) -> None:
-    """A disk that takes nothing costs the next start its head start, and nothing else."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(msgspec.json.encode(what))
-        draft.replace(path)
-    except OSError as error:
-        _log.warning("%s cannot be kept: %s", path, error)

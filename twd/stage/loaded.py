@@ -1,7 +1,5 @@
 """What the service needs of a slice in memory."""
 
-import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ import msgspec
 import numpy as np
 
 from twd.engine.context import Rows
+from twd.kit.kept import file_name, recall, remember
 from twd.stage.engine import SliceEngine
 from twd.stage.server import Slice
 from twd.wire.model import CostPoint
@@ -80,14 +79,9 @@ def _timed(engine: SliceEngine, held: Slice, width: int, clock: Callable[[], flo
 def remembered(folder: Path, about: tuple[str, ...], take: Callable[[], Timing]) -> Timing:
     """What was measured under the same circumstances before, or is measured now: a stage that replaces a lost one
     must be quick."""
-    digest = hashlib.sha256("\0".join(about).encode()).hexdigest()[:24]
-    path = folder / f"stage-{digest}.json"
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Timing)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):  # none yet, or a file that was cut short
+    path = folder / file_name("stage", about)
+    timing = recall(path, Timing)
+    if timing is None:
         timing = take()
-    folder.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.partial")
-    part.write_bytes(msgspec.json.encode(timing))
-    part.replace(path)
+        remember(path, timing)
     return timing
