@@ -15,7 +15,7 @@ from twd.speculator.bounds import Limits, needs_drafters, window_limit
 from twd.speculator.embeddings import Embedding
 from twd.speculator.loaded import Load
 from twd.speculator.planning import PROMPT_ROWS
-from twd.speculator.preparing import Preparer
+from twd.speculator.preparing import Preparer, given_template
 from twd.speculator.ram_care import RamCare
 from twd.speculator.service import Speculator
 from twd.speculator.session import Opening
@@ -117,18 +117,9 @@ def load_plan(name: ModelId, model: Model, memory: Path | None = None) -> LoadPl
         type_k="" if model.cache_type_k == "auto" else model.cache_type_k,
         type_v="" if model.cache_type_v == "auto" else model.cache_type_v,
         flash_attention=model.flash_attn != "off",
-        template=_template(Path(model.chat_template).expanduser()) if model.chat_template else "",
+        template=given_template(model),
         memory=memory,
     )
-
-
-def _template(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "it is no UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror or str(error)
-        message = f"the chat template {path} cannot be read: {reason}; mend models.NAME.chat_template"
-        raise TwdError(FailureCode.MODEL_LOAD, message, "chat_template") from None
 
 
 def limits_of(native: NativeModel, model: Model, settings: Settings) -> Limits:

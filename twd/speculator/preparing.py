@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol
 
 from twd.engine.chat_template import ChatTemplate, render_tokens
 from twd.engine.tool_formats import showing_markers
 from twd.engine.vocab import Vocab
 from twd.engine.window import Picker, Report
+from twd.kit.settings import Model
 from twd.speculator.loaded import LoadedModel
 from twd.speculator.session import Opening
 from twd.wire.base import SessionId
@@ -34,6 +36,19 @@ async def prepared(loaded: LoadedModel, job: JobSubmitted, session: SessionId) -
     if loaded.local and is_quick(job):
         return loaded.prepare(job, session)
     return await asyncio.to_thread(loaded.prepare, job, session)
+
+
+def given_template(model: Model) -> str:
+    """The template that the settings name in place of the model's own; empty where they name none."""
+    if not model.chat_template:
+        return ""
+    path = Path(model.chat_template).expanduser()
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "it is no UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror or str(error)
+        message = f"the chat template {path} cannot be read: {reason}; mend models.NAME.chat_template"
+        raise TwdError(FailureCode.MODEL_LOAD, message, "chat_template") from None
 
 
 class Pickers(Protocol):

@@ -21,7 +21,7 @@ from twd.ring.target import RingTarget, SpecPicker, SpecReport
 from twd.ring.trial import Trial, pipe_of
 from twd.speculator.bounds import Limits, needs_drafters, window_limit
 from twd.speculator.embeddings import Embedding
-from twd.speculator.preparing import Preparer
+from twd.speculator.preparing import Preparer, given_template
 from twd.speculator.ring_check import CutCheck
 from twd.speculator.session import Opening
 from twd.wire.base import ModelId, SessionId
@@ -142,10 +142,10 @@ def load_ring(
     """The vocabulary from this machine's copy of the file, and a trial of the ring."""
     began = time.monotonic()
     entry = settings.models[name]
+    given = given_template(entry)
     progress(0.1, "reading the vocabulary")
     model = Model.load(ModelSettings(path=Path(entry.path).expanduser(), vocab_only=True))
     try:
-        given = Path(entry.chat_template).expanduser().read_text("utf-8") if entry.chat_template else ""
         template = ChatTemplate.of(given or model.chat_template, model.vocab)
         target = RingTarget(
             home,

@@ -1,6 +1,7 @@
-"""A native model's settings before anything is loaded."""
+"""A chat template that the settings name and nobody can read is told, whatever the model lies on."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -8,8 +9,11 @@ from tests.backends.conftest import until
 from tests.backends.listener import Listener, ground
 from twd.bus.memory_bus import MemoryBroker
 from twd.kit.settings import Model, Settings
+from twd.ring.home import Home
 from twd.speculator.native import native_speculator
-from twd.wire.failures import FailureCode
+from twd.speculator.ring_model import load_ring
+from twd.wire.base import ModelId
+from twd.wire.failures import FailureCode, TwdError
 from twd.wire.model import ModelFailed
 
 
@@ -34,3 +38,11 @@ async def test_a_chat_template_that_cannot_be_read_is_told(tmp_path: Path, writt
     (failed,) = ear.of(ModelFailed)
     assert (failed.failure.code, failed.failure.field) == (FailureCode.MODEL_LOAD, "chat_template")
     assert f"{template} cannot be read: {reason}" in failed.failure.message
+
+
+def test_a_ring_tells_of_its_chat_template_too(tmp_path: Path) -> None:
+    entry = Model(path=str(tmp_path / "m.gguf"), chat_template=str(tmp_path / "none.jinja"))
+    with pytest.raises(TwdError, match=r"none\.jinja cannot be read: No such file or directory"):
+        load_ring(
+            ModelId("m"), Settings(models={"m": entry}), cast(Home, None), [], lambda: 1, lambda share, stage: None
+        )
