@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from twd.speculator.ring import RingSpeculator, ring_speculator
 from twd.stage.native import NativeSlice, SlicePlan, native_stage
 from twd.stage.service import Address, Stage
 from twd.wire.base import ModelId, NodeId
+from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Sampling, Speculation
 from twd.wire.service import Health
 
@@ -170,3 +172,24 @@ async def test_another_cut_proves_itself_too_before_sessions_go_on(
             assert "it computes something else" in str(house.speculator.fault)
     finally:
         await house.close()
+
+
+async def test_rings_that_stand_and_do_not_serve_are_not_tried_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twd.speculator.ring.GIVE_UP_S", 0.3)
+    speculator = House(tmp_path / "m.gguf", tmp_path).speculator
+    speculator._lost_at = speculator.clock.now()
+
+    def refuse(*_: object) -> None:
+        raise TwdError(FailureCode.BAD_REQUEST, "the new ring holds less")
+
+    async def find() -> Any:
+        return SimpleNamespace(close=lambda reason: None)
+
+    monkeypatch.setattr(speculator, "_find_ring", find)
+    loaded: Any = SimpleNamespace(recheck=refuse)
+    with pytest.raises(TwdError, match=r"no ring for 0\.3 s: waits for its ring: the new ring holds less") as caught:
+        async with asyncio.timeout(DEADLINE_S):
+            await speculator._rewire(loaded)
+    assert caught.value.code is FailureCode.WORKER_LOST

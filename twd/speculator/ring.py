@@ -42,6 +42,7 @@ PASS_S: Final = 3.0
 PASS_FACTOR: Final = 8.0
 """A pass that is under way for so much longer than expected, and this on top, is not waited for any more."""
 GIVE_UP_S: Final = 60.0
+"""After so long without a ring that serves this process ends: another takes what there is then."""
 
 
 class Finder(Protocol):
@@ -227,10 +228,10 @@ class RingSpeculator(Speculator):
 
     async def _rewire(self, loaded: RingModel) -> None:
         assert self._lost_at is not None
-        before = _cut(self._stages)
+        before, until = _cut(self._stages), self._lost_at + GIVE_UP_S
         while True:
             try:
-                home = await asyncio.wait_for(self._find_ring(), GIVE_UP_S)
+                home = await asyncio.wait_for(self._find_ring(), max(0.0, until - self.clock.now()))
             except TimeoutError:
                 message = f"no ring for {GIVE_UP_S:g} s: {self.note}"
                 raise TwdError(FailureCode.WORKER_LOST, message) from None
