@@ -180,7 +180,9 @@ class Drafter(Service):
         """Leave: sessions go on without these guesses."""
         if self._runner is not None:
             self.emit(DrafterDetached(drafter=self.instance, reason="stopped"))
-            await asyncio.to_thread(self._runner.stop)
+            if not await asyncio.to_thread(self._runner.stop):
+                self.log.error("the engine's thread did not end, so the model's memory is left to it")
+                return
         if self._loaded is not None:
             self._loaded.close()
 
