@@ -17,6 +17,7 @@ from twd.wire.job import TokenLogprob, TopToken
 Command = Callable[[DrafterCore], None]
 Judge = Callable[[Logits, int, bool], Guess]
 """logits, the token chosen, whether a second choice is wanted -> how sure that is"""
+INBOX_MAX = 4096
 
 
 class DraftRunner:
@@ -42,6 +43,8 @@ class DraftRunner:
         self._cost = cost
         self._clock = clock
         self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._dropped = False
+        """Whether something was not taken in, so that all sessions must be told anew."""
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="draft-engine", daemon=True)
 
@@ -50,7 +53,10 @@ class DraftRunner:
         self._thread.start()
 
     def post(self, command: Command) -> None:
-        """Have something done on the engine's thread."""
+        """Have something done on the engine's thread; what comes while too much waits for a step to end is dropped."""
+        if self._inbox.qsize() >= INBOX_MAX:
+            self._dropped = True
+            return
         self._inbox.put(command)
 
     def stop(self, timeout_s: float = 10.0) -> bool:
@@ -75,7 +81,8 @@ class DraftRunner:
         """Draft, step by step, until told to stop; yields what is to be waited for."""
         while not self._stopping:
             self._read_inbox()
-            if self._core.take_lost():
+            if self._core.take_lost() or self._dropped:
+                self._dropped = False
                 self._lost()
             for slot in self._core.released():
                 self._target.close(slot)
