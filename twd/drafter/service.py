@@ -9,7 +9,7 @@ from twd.drafter.runner import DraftRunner, Judge
 from twd.engine.cost import CostCurve
 from twd.engine.window import Picker, Target
 from twd.kit.service import Effects, Service, Surroundings
-from twd.kit.tasks import in_a_thread_of_its_own
+from twd.kit.tasks import in_a_thread_of_its_own, soon
 from twd.wire.base import ModelId
 from twd.wire.draft import (
     DeviceKind,
@@ -109,7 +109,7 @@ class Drafter(Service):
         loop = asyncio.get_running_loop()
 
         def progress(share: float, stage: str) -> None:
-            loop.call_soon_threadsafe(self._tell_progress, share, stage)
+            soon(loop, self._tell_progress, share, stage)
 
         try:
             loaded = self._loaded = await in_a_thread_of_its_own(lambda: self._load(progress))
@@ -127,9 +127,9 @@ class Drafter(Service):
             core,
             target,
             loaded.judge,
-            deliver=lambda proposals: _soon(loop, self._propose, proposals),
-            failed=lambda error: _soon(loop, self.fail, error, "engine"),
-            lost=lambda: _soon(loop, self._attach),
+            deliver=lambda proposals: soon(loop, self._propose, proposals),
+            failed=lambda error: soon(loop, self.fail, error, "engine"),
+            lost=lambda: soon(loop, self._attach),
             cost=cost,
         )
         self._runner.start()
@@ -246,9 +246,3 @@ class Drafter(Service):
         if self._runner is not None:
             self._runner.post(command)
         return None
-
-
-def _soon(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: object) -> None:
-    """Call on the loop from another thread; a loop that is closed already has no use for it."""
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(call, *args)

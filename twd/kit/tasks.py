@@ -68,6 +68,12 @@ async def in_a_thread_of_its_own(work: Callable[[], T]) -> T:
         once.shutdown(wait=False)
 
 
+def soon(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: object) -> None:
+    """Call on the loop from another thread; a loop that is closed already has no use for it."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(call, *args)
+
+
 async def heard(news: asyncio.Event, at_most_s: float) -> bool:
     """Whether something was told before so many seconds were over."""
     try:

@@ -16,7 +16,7 @@ from twd.gguf_tools.model_file import file_hash
 from twd.kit.overseer import read_lease
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Surroundings
 from twd.kit.settings import Settings
-from twd.kit.tasks import heard, in_a_thread_of_its_own
+from twd.kit.tasks import heard, in_a_thread_of_its_own, soon
 from twd.ring.home import Home
 from twd.ring.links import SWITCH_S, Pace
 from twd.ring.trial import pipe_of
@@ -24,7 +24,7 @@ from twd.ring.trust import Trust, make_identity, ring_nonce
 from twd.ring.wiring import in_order, wirings
 from twd.speculator.loaded import Load, LoadedModel
 from twd.speculator.ring_model import RingModel, load_ring
-from twd.speculator.service import Speculator, soon
+from twd.speculator.service import Speculator
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.ring import RingWired, StageAnswered, StageGone, StageReady, StateFormat, read_stage
@@ -118,7 +118,7 @@ class RingSpeculator(Speculator):
         self._file_hash = await asyncio.to_thread(_hash_of, self._path)
 
         def progress(share: float, stage: str) -> None:
-            loop.call_soon_threadsafe(self._tell_progress, share, stage)
+            soon(loop, self._tell_progress, share, stage)
 
         while True:
             home = await self._find_ring()

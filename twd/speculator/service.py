@@ -10,7 +10,7 @@ from twd.bus.base import BusError
 from twd.engine.pipe import Pipeline
 from twd.kit.effects import Do, Effect, Publish
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
-from twd.kit.tasks import in_a_thread_of_its_own
+from twd.kit.tasks import in_a_thread_of_its_own, soon
 from twd.speculator.bounds import Identity
 from twd.speculator.core import SpeculatorCore
 from twd.speculator.embeddings import Embeddings
@@ -137,7 +137,7 @@ class Speculator(Service):
         loop = asyncio.get_running_loop()
 
         def progress(share: float, stage: str) -> None:
-            loop.call_soon_threadsafe(self._tell_progress, share, stage)
+            soon(loop, self._tell_progress, share, stage)
 
         try:
             load = await self.loader()
@@ -461,9 +461,3 @@ class Speculator(Service):
             self._forget(gone)
         for drafter in self._offers.returned(alive):
             self._attach(drafter)
-
-
-def soon(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: object) -> None:
-    """Call on the loop from another thread; a loop that is closed already has no use for it."""
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(call, *args)

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from twd.kit.service import Effects, Reply, Service, Surroundings
-from twd.kit.tasks import in_a_thread_of_its_own
+from twd.kit.tasks import in_a_thread_of_its_own, soon
 from twd.ring.trust import make_identity
 from twd.stage.loaded import Load, LoadedSlice
 from twd.stage.server import Hooks, Rules, StageServer
@@ -85,7 +85,7 @@ class Stage(Service):
         loop = asyncio.get_running_loop()
 
         def progress(share: float, stage: str) -> None:
-            loop.call_soon_threadsafe(self._tell_progress, share, stage)
+            soon(loop, self._tell_progress, share, stage)
 
         try:
             ready = await in_a_thread_of_its_own(lambda: self._open(self._load(progress), loop))
@@ -106,9 +106,9 @@ class Stage(Service):
             loaded.engine.close()
             raise TwdError(FailureCode.DRAINING, "told to stop while it loaded")
         hooks = Hooks(
-            fault=lambda fault, peer, detail, count: _soon(loop, self._tell_fault, fault, peer, detail, count),
-            ring_over=lambda ring, reason: _soon(loop, self._ring_over, ring, reason),
-            failed=lambda error: _soon(loop, self.fail, error, "engine"),
+            fault=lambda fault, peer, detail, count: soon(loop, self._tell_fault, fault, peer, detail, count),
+            ring_over=lambda ring, reason: soon(loop, self._ring_over, ring, reason),
+            failed=lambda error: soon(loop, self.fail, error, "engine"),
         )
         identity = make_identity(self.instance)
         server = StageServer(InstanceId(self.instance), loaded.held, loaded.engine, identity, self._rules, hooks)
@@ -264,9 +264,3 @@ class Stage(Service):
             self.emit(StageGone(stage=InstanceId(self.instance), node=self.ground.node, model=self.model))
         if self._server is not None:
             await asyncio.to_thread(self._server.close)
-
-
-def _soon(loop: asyncio.AbstractEventLoop, call: object, *args: object) -> None:
-    """Call on the loop from another thread; a loop that is closed already has no use for it."""
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(call, *args)  # type: ignore[arg-type]
