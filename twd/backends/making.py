@@ -7,7 +7,8 @@ from twd.backends.base import Backend
 from twd.backends.finding import open_backend, server_of
 from twd.backends.relay import Relay
 from twd.backends.text_drafter import TextDrafter
-from twd.backends.verifying_model import Progress, VerifyingModel, open_verifying
+from twd.backends.verifying_model import VerifyingModel, open_verifying
+from twd.kit.progress import Progress
 from twd.kit.service import Surroundings
 from twd.kit.settings import Drafter, Server, Settings
 from twd.wire.base import ModelId

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +13,7 @@ from twd.backends.finding import open_backend
 from twd.backends.loop_thread import LoopThread
 from twd.backends.token_texts import END, PieceReader, TokenTexts
 from twd.backends.verifying import RemotePicker, RemoteTarget, picker_for
+from twd.kit.progress import Progress, unheard
 from twd.kit.settings import Server
 from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
@@ -29,8 +30,6 @@ _STREAM_TOKENS: Final = 16
 RENDER_S: Final = 1.0
 
 log = logging.getLogger("twd.backends")
-
-Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +111,12 @@ class VerifyingModel:
 
 
 def open_verifying(
-    server: Server, name: ModelId, *, allow_private: bool = True, slots: int = 16, progress: Progress | None = None
+    server: Server, name: ModelId, *, allow_private: bool = True, slots: int = 16, progress: Progress = unheard
 ) -> VerifyingModel:
     """Connect, probe and measure; raises UNSUPPORTED where the server cannot check guesses. Blocks."""
-    tell = progress or (lambda share, stage: None)
     loop = LoopThread("remote-target")
     try:
-        tell(0.1, "asking the server what it can")
+        progress(0.1, "asking the server what it can")
         backend = loop.run(open_backend(server, allow_private=allow_private))
         can = loop.run(backend.probe())
         if not can.score:
@@ -126,7 +124,7 @@ def open_verifying(
             raise TwdError(
                 FailureCode.UNSUPPORTED, f"{backend.name} cannot score given tokens; let it be passed through"
             )
-        tell(0.5, "measuring what checks cost")
+        progress(0.5, "measuring what checks cost")
         return VerifyingModel(loop, backend, can, name, slots)
     except TwdError:
         loop.stop()

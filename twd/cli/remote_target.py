@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from twd.backends.making import verifying_loader
-from twd.backends.verifying_model import Progress, VerifyingModel
+from twd.backends.verifying_model import VerifyingModel
 from twd.engine.cost import CostCurve
 from twd.engine.window import Target
+from twd.kit.progress import Progress
 from twd.kit.service import Surroundings
 from twd.kit.settings import Settings
 from twd.speculator.bounds import Limits, needs_drafters, window_limit

@@ -10,8 +10,9 @@ from twd.drafter.draft import Guess
 from twd.drafter.runner import Judge
 from twd.drafter.service import Drafter, Load
 from twd.engine.cost import CostCurve
-from twd.engine.loading import LoadPlan, NativeModel, Progress, load_native
+from twd.engine.loading import LoadPlan, NativeModel, load_native
 from twd.engine.window import Logits, Picker, Target
+from twd.kit.progress import Progress
 from twd.kit.service import Surroundings
 from twd.kit.settings import Drafter as DrafterSettings
 from twd.kit.settings import Settings

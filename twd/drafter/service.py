@@ -8,6 +8,7 @@ from twd.drafter.core import DrafterCore
 from twd.drafter.runner import DraftRunner, Judge
 from twd.engine.cost import CostCurve
 from twd.engine.window import Picker, Target
+from twd.kit.progress import Progress
 from twd.kit.service import Effects, Service, Surroundings
 from twd.kit.tasks import in_a_thread_of_its_own, soon
 from twd.wire.base import ModelId
@@ -65,7 +66,7 @@ class LoadedDraftModel(Protocol):
         ...
 
 
-Load = Callable[[Callable[[float, str], None]], LoadedDraftModel]
+Load = Callable[[Progress], LoadedDraftModel]
 
 
 class Drafter(Service):

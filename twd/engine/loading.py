@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,11 +19,11 @@ from twd.engine.remembered import Measurement, circumstances, farther
 from twd.engine.rpc_pool import HEAD, PoolPlan, gpu_layers, open_devices, tensor_split
 from twd.engine.target import LocalTarget
 from twd.kit.kept import recall, remember
+from twd.kit.progress import Progress
 from twd.wire.base import ModelId
 from twd.wire.draft import DeviceKind
 from twd.wire.model import CostPoint, Exactness, ModelFacts
 
-Progress = Callable[[float, str], None]
 _log = logging.getLogger("twd.engine")
 
 _UNMEASURED = (CostPoint(width=1, ms=5.0), CostPoint(width=32, ms=50.0))

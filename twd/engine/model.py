@@ -1,7 +1,6 @@
 """A model in memory: loaded with progress, refused with a reason, freed on close."""
 
 import ctypes
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,11 +14,11 @@ from twd.engine.rpc_pool import keep_on_host
 from twd.engine.vocab import Vocab
 from twd.gguf_tools.inspect import GgufInfo, inspect
 from twd.gguf_tools.slice_layout import facts_of
+from twd.kit.progress import Share, unheard
 from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.model import ModelFacts
 
-Progress = Callable[[float], None]
 _LARGE_VALUE_BYTES = 1 << 20
 
 
@@ -40,10 +39,6 @@ class ModelSettings:
     """The weights need not fit in memory: they are read from the mapped file as they are needed, and never copied."""
 
 
-def _ignore(_: float) -> None:
-    """No one listens to the progress."""
-
-
 class Model:
     """Weights and vocabulary. Contexts made from it must be closed before it."""
 
@@ -62,7 +57,7 @@ class Model:
         self.repacked = repacks(settings, info)
 
     @classmethod
-    def load(cls, settings: ModelSettings, on_progress: Progress = _ignore) -> Self:
+    def load(cls, settings: ModelSettings, on_progress: Share = unheard) -> Self:
         """Load a model; raises TwdError with MODEL_LOAD or OUT_OF_MEMORY."""
         start()
         info = inspect(settings.path)
@@ -130,7 +125,7 @@ def _bytes_in_ram(info: GgufInfo, settings: ModelSettings) -> int:
     return info.other_bytes + sum(info.layer_bytes[:kept])
 
 
-def _load(settings: ModelSettings, info: GgufInfo, on_progress: Progress) -> int:
+def _load(settings: ModelSettings, info: GgufInfo, on_progress: Share) -> int:
     raised: list[Exception] = []
 
     def report(progress: float, _: object) -> bool:

@@ -4,13 +4,14 @@ import ctypes
 import mmap
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import psutil
 
+from twd.kit.progress import Share
 from twd.wire.failures import FailureCode, TwdError
 
 CAN_DROP: Final = hasattr(os, "posix_fadvise")
@@ -93,7 +94,7 @@ def _mappings(names: set[str]) -> Iterator[tuple[int, int]]:
             yield int(start, 16), int(end, 16)
 
 
-def read_ahead(paths: Sequence[Path], progress: Callable[[float], None]) -> None:
+def read_ahead(paths: Sequence[Path], progress: Share) -> None:
     """Read files from begin to end, as a disk likes it best, so that they lie in memory."""
     total, done = sum(path.stat().st_size for path in paths) or 1, 0
     buffer = bytearray(_CHUNK)

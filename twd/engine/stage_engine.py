@@ -1,6 +1,5 @@
 """One slice of a model at work: tokens or hidden states in, hidden states or logits out. For one thread only."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -19,9 +18,8 @@ from twd.engine.stage_states import LayerInput, StageContext, States, Watched
 from twd.gguf_tools.inspect import inspect
 from twd.gguf_tools.slice_layout import SliceFacts, facts_of
 from twd.gguf_tools.slice_rules import RULES
+from twd.kit.progress import Progress, unheard
 from twd.wire.failures import FailureCode, TwdError
-
-Progress = Callable[[float, str], None]
 
 _CTX_SIZE_MAX = 8192
 _EXACT_ROWS = 64
@@ -58,10 +56,6 @@ class StagePlan:
     """Slow, and close instead of exact, but the weights need not fit in memory."""
 
 
-def _ignore(_: float, __: str) -> None:
-    """No one listens to the progress."""
-
-
 class StageEngine:
     """The layers of a slice over a KV cache of their own; rows and positions are those of the whole model."""
 
@@ -82,7 +76,7 @@ class StageEngine:
         self._pickers = Pickers(model.vocab) if facts.head else None
 
     @classmethod
-    def load(cls, plan: StagePlan, progress: Progress = _ignore) -> Self:
+    def load(cls, plan: StagePlan, progress: Progress = unheard) -> Self:
         """Load a slice; everything that can go wrong is a TwdError."""
         progress(0.0, "reading weights")
         uneven = plan.exact and repacked_unevenly(facts_of(inspect(plan.path)).blocks)

@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,9 @@ from twd.gguf_tools.model_file import file_hash
 from twd.gguf_tools.slice_layout import Bytes, SliceFacts, SliceLayout, lay_out, require_sliceable
 from twd.gguf_tools.slice_rules import Cuts, cuts_of
 from twd.kit.platform import disk_bytes
+from twd.kit.progress import Share, unheard
 from twd.wire.failures import FailureCode, TwdError
 
-Progress = Callable[[float], None]
 PARTIAL: Final = ".partial"
 _CHUNK_BYTES: Final = 4 << 20
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -43,10 +43,6 @@ class DiskFull(TwdError):
         super().__init__(FailureCode.MODEL_LOAD, text)
 
 
-def _ignore(_: float) -> None:
-    """No one listens to the progress."""
-
-
 def plan_slice(source: Path, first: int, end: int, *, head: bool) -> SliceLayout:
     """What a slice would hold; raises TwdError where this model or this cut is refused."""
     shards = [read_header(shard) for shard in shards_of(source)]
@@ -60,9 +56,7 @@ def read_cuts(source: Path) -> Cuts:
     return cuts_of(shards[0])
 
 
-def write_slice(
-    source: Path, first: int, end: int, target: Path, *, head: bool, progress: Progress = _ignore
-) -> Written:
+def write_slice(source: Path, first: int, end: int, target: Path, *, head: bool, progress: Share = unheard) -> Written:
     """Write layers `first` to `end` (not included) of `source` to `target`; `head` adds the output matrix."""
     layout = plan_slice(source, first, end, head=head)
     if target.exists() and any(target.samefile(shard) for shard in shards_of(source)):
@@ -108,7 +102,7 @@ def _require_room(target: Path, layout: SliceLayout) -> None:
         raise DiskFull(target, f"it needs {needed / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free")
 
 
-def _write(file: BinaryIO, layout: SliceLayout, progress: Progress) -> None:
+def _write(file: BinaryIO, layout: SliceLayout, progress: Share) -> None:
     file.write(encode_start(len(layout.tensors), len(layout.fields)))
     with _Sources() as sources:
         for one in layout.fields:
@@ -122,7 +116,7 @@ def _write(file: BinaryIO, layout: SliceLayout, progress: Progress) -> None:
         file.truncate(start + offset)
 
 
-def _write_tensors(file: BinaryIO, layout: SliceLayout, start: int, sources: "_Sources", progress: Progress) -> None:
+def _write_tensors(file: BinaryIO, layout: SliceLayout, start: int, sources: "_Sources", progress: Share) -> None:
     total = sum(tensor.size for tensor in layout.tensors if tensor.source) or 1
     done, at = 0, start
     for tensor in layout.tensors:

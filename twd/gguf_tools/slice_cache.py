@@ -4,7 +4,6 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,6 +13,7 @@ from twd.gguf_tools.inspect import shards_of
 from twd.gguf_tools.slice import PARTIAL, DiskFull, plan_slice, write_slice
 from twd.gguf_tools.slice_layout import SliceFacts, read_facts
 from twd.kit.platform import disk_bytes
+from twd.kit.progress import Share, unheard
 from twd.wire.failures import TwdError
 
 _log = logging.getLogger("twd.gguf_tools.slice")
@@ -30,10 +30,6 @@ class CachedSlice:
     used_at: float
 
 
-def _ignore(_: float) -> None:
-    """No one listens to the progress."""
-
-
 def cached_slice(
     source: Path,
     first: int,
@@ -42,7 +38,7 @@ def cached_slice(
     folder: Path,
     *,
     budget_bytes: int = 0,
-    progress: Callable[[float], None] = _ignore,
+    progress: Share = unheard,
 ) -> Path:
     """The slice of layers `first` to `end` (not included), written on first use; the whole model is its own slice.
 

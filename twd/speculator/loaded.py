@@ -5,6 +5,7 @@ from typing import Protocol
 
 from twd.engine.cost import CostCurve
 from twd.engine.window import Target
+from twd.kit.progress import Progress
 from twd.speculator.bounds import Limits
 from twd.speculator.embeddings import Embedding
 from twd.speculator.session import Opening
@@ -78,5 +79,5 @@ class LoadedModel(Protocol):
         ...
 
 
-Load = Callable[[Callable[[float, str], None]], LoadedModel]
+Load = Callable[[Progress], LoadedModel]
 """Loads the model, telling its progress; runs on a thread of its own."""

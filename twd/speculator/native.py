@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from twd.engine.cost import CostCurve
-from twd.engine.loading import LoadPlan, NativeModel, Progress, load_native
+from twd.engine.loading import LoadPlan, NativeModel, load_native
 from twd.engine.window import Target
 from twd.kit.compute import gpu_layers
 from twd.kit.home import Home
+from twd.kit.progress import Progress
 from twd.kit.service import Surroundings
 from twd.kit.settings import Model, Settings
 from twd.speculator.bounds import Limits, needs_drafters, window_limit

@@ -16,6 +16,7 @@ from twd.bus.base import BusError
 from twd.kit.compute import crowding
 from twd.kit.effects import Effect, Publish
 from twd.kit.exit_codes import ExitCode
+from twd.kit.progress import Progress
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Surroundings
 from twd.kit.settings import Settings
 from twd.kit.tasks import heard
@@ -256,7 +257,7 @@ class PooledSpeculator(Speculator):
         self._leave_with(ExitCode.WORKER_LOST)
 
 
-def _never(progress: Callable[[float, str], None]) -> LoadedModel:
+def _never(progress: Progress) -> LoadedModel:
     raise AssertionError("a pooled model is loaded over its parts")
 
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from twd.engine.library import leave_on_abort_with
-from twd.engine.loading import Progress, load_native
+from twd.engine.loading import load_native
 from twd.engine.rpc_probe import OURS, RpcMismatch, probe, require_match
 from twd.kit.exit_codes import ExitCode
 from twd.kit.home import Home
+from twd.kit.progress import Progress
 from twd.kit.service import Surroundings
 from twd.kit.settings import Settings
 from twd.speculator.embeddings import Embedding

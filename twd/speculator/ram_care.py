@@ -4,11 +4,11 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from twd.engine.loading import Progress
 from twd.engine.memory import available_bytes
 from twd.engine.page_cache import CAN_DROP, Footprint, drop, footprint, read_ahead, release_mapped
 from twd.engine.ram_plan import RamPlan, ram_plan
 from twd.gguf_tools.inspect import shards_of
+from twd.kit.progress import Progress
 from twd.kit.settings import Model, Settings
 
 log = logging.getLogger("twd.memory")

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from twd.bus.base import BusError, Leases
-from twd.engine.loading import Progress
 from twd.gguf_tools.model_file import file_hash
 from twd.kit.overseer import read_lease
+from twd.kit.progress import Progress
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Surroundings
 from twd.kit.settings import Settings
 from twd.kit.tasks import heard, in_a_thread_of_its_own, soon

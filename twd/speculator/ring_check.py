@@ -1,6 +1,6 @@
 """A cut proves itself before it serves: the ring's logits are compared with those of the whole model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -9,6 +9,7 @@ from twd.engine.stage_check import Recorded, checked_cut, recorded_logits, requi
 from twd.engine.stage_report import recorded_of
 from twd.gguf_tools.model_file import file_hash
 from twd.kit.home import Home as HomeFolder
+from twd.kit.progress import Progress, unheard
 from twd.kit.settings import Settings
 from twd.ring.cut_check import run_check, takes_check
 from twd.ring.home import Home
@@ -16,12 +17,7 @@ from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.ring import StageReady
 
-Progress = Callable[[float, str], None]
 _CANNOT_RECORD: Final = (FailureCode.OUT_OF_MEMORY, FailureCode.UNSUPPORTED)
-
-
-def _ignore(_: float, __: str) -> None:
-    """No one listens to the progress."""
 
 
 @dataclass(slots=True)
@@ -40,7 +36,7 @@ class CutCheck:
     def _path(self) -> Path:
         return Path(self.settings.models[self.model].path).expanduser()
 
-    def run(self, home: Home, stages: Sequence[StageReady], vocabulary: int, progress: Progress = _ignore) -> str:
+    def run(self, home: Home, stages: Sequence[StageReady], vocabulary: int, progress: Progress = unheard) -> str:
         """Why the ring's text may differ from the whole model's; empty where it is the same bit for bit.
 
         Raises where the ring computes something else.

@@ -13,6 +13,7 @@ from twd.engine.cost import CostCurve
 from twd.engine.model import Model, ModelSettings
 from twd.engine.pick import Pickers
 from twd.engine.window import Picker, Report
+from twd.kit.progress import Progress
 from twd.kit.settings import Model as ModelEntry
 from twd.kit.settings import Settings
 from twd.ring.frames import SessionSpec
@@ -35,8 +36,6 @@ from twd.wire.ring import StageReady, StateFormat
 _IN_FLIGHT_MAX: Final = 32
 _AHEAD: Final = 128
 _TEXT: Final = "In a harbour there were 4 ships; each had a name, a captain, and a reason to stay."
-
-Progress = Callable[[float, str], None]
 
 
 class SpecPickers:

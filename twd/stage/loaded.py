@@ -11,6 +11,7 @@ import numpy as np
 
 from twd.engine.context import Rows
 from twd.kit.kept import file_name, recall, remember
+from twd.kit.progress import Progress
 from twd.stage.engine import SliceEngine
 from twd.stage.server import Slice
 from twd.wire.model import CostPoint
@@ -40,7 +41,7 @@ class LoadedSlice:
     load_ms: int = 0
 
 
-Load = Callable[[Callable[[float, str], None]], LoadedSlice]
+Load = Callable[[Progress], LoadedSlice]
 """Loads the slice, telling its progress; runs on a thread of its own."""
 
 

@@ -3,7 +3,6 @@
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from twd.gguf_tools.inspect import inspect
 from twd.gguf_tools.model_file import file_hash
 from twd.gguf_tools.slice_cache import cached_slice
 from twd.kit.home import Home
+from twd.kit.progress import Progress
 from twd.kit.service import Surroundings
 from twd.kit.settings import Settings
 from twd.ring.frames import SessionSpec
@@ -25,7 +25,6 @@ from twd.stage.service import Address, Stage
 from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
 
-Progress = Callable[[float, str], None]
 _CUT = 0.3
 _LOADED = 0.9
 _GRAMMARS_AFTER_S = 5.0
