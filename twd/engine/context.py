@@ -18,6 +18,10 @@ from twd.kit.cores import usable_cores
 from twd.wire.failures import FailureCode, TwdError
 
 Logits = npt.NDArray[np.float32]
+CTX_SIZE_MAX = 8192
+"""Where nobody asks for another size."""
+EXACT_ROWS, FAST_ROWS = 64, 512
+"""Of one pass: the same for a whole model and for its slices, so that the same text comes out."""
 _NO_ROOM, _ABORTED = 1, 2
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from twd.engine.chat_template import ChatTemplate
-from twd.engine.context import Context, ContextSettings, Layout
+from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, Context, ContextSettings, Layout
 from twd.engine.cost import CostCurve, measure_cost
 from twd.engine.embedding import Embedder
 from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test
@@ -28,9 +28,6 @@ _log = logging.getLogger("twd.engine")
 
 _UNMEASURED = (CostPoint(width=1, ms=5.0), CostPoint(width=32, ms=50.0))
 _TIMING_S = 0.3
-_CTX_SIZE_MAX = 8192
-_EXACT_ROWS = 64
-_FAST_ROWS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +206,10 @@ def _prepare(plan: LoadPlan, model: Model, progress: Progress, *, kernels: bool 
 
 
 def _wanted(plan: LoadPlan, model: Model) -> ContextSettings:
-    trained = model.ctx_train or _CTX_SIZE_MAX
+    trained = model.ctx_train or CTX_SIZE_MAX
     exact = plan.exact and (plan.insist or plan.on_cpus or not model.offloads)
     return ContextSettings(
-        ctx_size=min(plan.ctx_size or _CTX_SIZE_MAX, trained),
+        ctx_size=min(plan.ctx_size or CTX_SIZE_MAX, trained),
         parallel=1 if plan.tree else plan.parallel,
         layout=Layout.TREE if plan.tree else Layout.STREAMS,
         branches=plan.branches if plan.tree else 0,
@@ -220,7 +217,7 @@ def _wanted(plan: LoadPlan, model: Model) -> ContextSettings:
         type_v=plan.type_v or "f16",
         flash_attention=plan.flash_attention,
         threads=plan.threads,
-        ubatch=_EXACT_ROWS if exact else _FAST_ROWS,
+        ubatch=EXACT_ROWS if exact else FAST_ROWS,
     )
 
 

@@ -5,6 +5,10 @@ from dataclasses import dataclass, field
 
 from twd.wire.failures import FailureCode, TwdError
 
+_COPY_FROM = 64
+_CELLS_PER_TOKEN = 256
+"""A copy moves all cells of a slot, which takes about as long as feeding one token for so many of them."""
+
 
 @dataclass(slots=True)
 class Slot:
@@ -87,6 +91,11 @@ class Slots:
     def _touch(self, slot: Slot) -> None:
         self._clock += 1
         slot.used_at = self._clock
+
+
+def worth_copying(ctx_size: int) -> int:
+    """How many tokens a copy from another slot must save."""
+    return max(_COPY_FROM, ctx_size // _CELLS_PER_TOKEN)
 
 
 def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:

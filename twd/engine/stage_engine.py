@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from twd.engine.context import ContextSettings, Logits, Rows
+from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, ContextSettings, Logits, Rows
 from twd.engine.exactness import ExactPlan, exact_plan
 from twd.engine.kernels import one_row_like_many, repacked_unevenly
 from twd.engine.library import device_named
@@ -21,9 +21,6 @@ from twd.gguf_tools.slice_rules import RULES
 from twd.kit.progress import Progress, unheard
 from twd.wire.failures import FailureCode, TwdError
 
-_CTX_SIZE_MAX = 8192
-_EXACT_ROWS = 64
-_FAST_ROWS = 512
 _STAND_IN = rb"^output\.weight$"
 """The output matrix of a slice without the head: zeros that need not take a GPU's memory."""
 
@@ -234,13 +231,13 @@ def _facts(model: Model, plan: StagePlan) -> SliceFacts:
 def _exact_plan(model: Model, facts: SliceFacts, plan: StagePlan) -> ExactPlan:
     """As for the whole model: so the same text comes out."""
     wanted = ContextSettings(
-        ctx_size=min(plan.ctx_size or _CTX_SIZE_MAX, model.ctx_train or _CTX_SIZE_MAX),
+        ctx_size=min(plan.ctx_size or CTX_SIZE_MAX, model.ctx_train or CTX_SIZE_MAX),
         parallel=plan.parallel,
         type_k=plan.type_k or "f16",
         type_v=plan.type_v or "f16",
         flash_attention=plan.flash_attention,
         threads=plan.threads,
-        ubatch=_EXACT_ROWS if plan.exact else _FAST_ROWS,
+        ubatch=EXACT_ROWS if plan.exact else FAST_ROWS,
     )
     exact = exact_plan(model, wanted, plan.exact)
     padded = plan.exact and not model.offloads and facts.floats and not one_row_like_many(model.info.tensors)

@@ -5,15 +5,12 @@ from dataclasses import dataclass
 
 from twd.engine.context import Context, Layout, Rows
 from twd.engine.passes import Pass, PassRules, Planner
-from twd.engine.slots import Slots, common_prefix
+from twd.engine.slots import Slots, common_prefix, worth_copying
 from twd.engine.tree import TreeLayout, lay_out
-from twd.engine.window import Logits, Picker, Report, Verdict, Window, check, walk
+from twd.engine.window import Logits, Picker, Report, Verdict, Window, check, check_prompt, walk
 from twd.wire.failures import FailureCode, TwdError
 
 _PADDING_TOKEN = 0
-_COPY_FROM = 64
-_CELLS_PER_TOKEN = 256
-"""A copy moves all cells of a slot, which takes about as long as feeding one token for so many of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +59,7 @@ class LocalTarget:
         self._branches_max = settings.sequences - settings.parallel + 1
         rules = PassRules(settings.ubatch, settings.layout is Layout.STREAMS, can_rollback, rows_min)
         self.planner = Planner(rules)
-        copy_from = max(_COPY_FROM, settings.ctx_size // _CELLS_PER_TOKEN)
-        self._slots = Slots(self.n_slots, copy_from if can_rollback else None)
+        self._slots = Slots(self.n_slots, worth_copying(settings.ctx_size) if can_rollback else None)
         self._fed = [0] * self.n_slots
         self._sessions: dict[int, _Session] = {}
         self._pending: list[Window] = []
@@ -81,12 +77,7 @@ class LocalTarget:
 
     def open(self, tokens: Sequence[int], picker: Picker, report: Report | None = None) -> tuple[int, int]:
         """Take a slot for a prompt; raises BUSY, or CONTEXT_OVERFLOW before any work begins."""
-        if not tokens:
-            raise TwdError(FailureCode.BAD_REQUEST, "the prompt is empty; this model needs at least one token")
-        if len(tokens) > self.ctx_size:
-            raise TwdError(
-                FailureCode.CONTEXT_OVERFLOW, f"a prompt of {len(tokens)} tokens is over ctx_size {self.ctx_size}"
-            )
+        check_prompt(tokens, ctx_size=self.ctx_size)
         place = self._slots.open(tokens, whole_only=not self.can_rollback)
         if place.source is not None:
             self.context.clear(place.slot)

@@ -136,6 +136,15 @@ def _children(window: Window) -> Callable[[int, int], int | None]:
     return lambda node, token: child.get((node, token))
 
 
+def check_prompt(tokens: Sequence[int], *, ctx_size: int) -> None:
+    """Refuse a prompt that cannot be served, before any work begins."""
+    if not tokens:
+        raise TwdError(FailureCode.BAD_REQUEST, "the prompt is empty; this model needs at least one token")
+    if len(tokens) > ctx_size:
+        message = f"a prompt of {len(tokens)} tokens is over ctx_size {ctx_size}"
+        raise TwdError(FailureCode.CONTEXT_OVERFLOW, message)
+
+
 def check(window: Window, *, vocabulary: int, ctx_size: int, trees: bool) -> None:
     """Refuse a window that makes no sense, before anything is computed."""
     length = len(window.tokens)

@@ -4,21 +4,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 import msgspec
 
 from twd.engine.context import Logits
 from twd.engine.pipe import Pipe
-from twd.engine.slots import Slots
-from twd.engine.window import Picker, Report, Verdict, Window, check
+from twd.engine.slots import Slots, worth_copying
+from twd.engine.window import Picker, Report, Verdict, Window, check, check_prompt
 from twd.ring.frames import Close, Copy, Item, Mark, Open, Outcome, Pass, SessionSpec, Verdicts
 from twd.ring.home import Answer, Home
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import TokenLogprob
-
-_COPY_FROM: Final = 64
-_CELLS_PER_TOKEN: Final = 256
 
 
 class SpecPicker:
@@ -117,7 +113,7 @@ class RingTarget:
     def _adopt(self, home: Home) -> None:
         self.home = home
         self.generation_number += 1
-        self._slots = Slots(self.n_slots, max(_COPY_FROM, self.ctx_size // _CELLS_PER_TOKEN))
+        self._slots = Slots(self.n_slots, worth_copying(self.ctx_size))
         self._lines: dict[int, _Line] = {}
         self._flights: dict[int, _Flight] = {}
         self._refused: list[Verdict] = []
@@ -133,12 +129,7 @@ class RingTarget:
         """Take a slot for a prompt; raises BUSY, or CONTEXT_OVERFLOW before any work begins."""
         if not isinstance(picker, SpecPicker):
             raise TwdError(FailureCode.INTERNAL, "a ring wants to be told how a session picks")
-        if not tokens:
-            raise TwdError(FailureCode.BAD_REQUEST, "the prompt is empty; this model needs at least one token")
-        if len(tokens) > self.ctx_size:
-            raise TwdError(
-                FailureCode.CONTEXT_OVERFLOW, f"a prompt of {len(tokens)} tokens is over ctx_size {self.ctx_size}"
-            )
+        check_prompt(tokens, ctx_size=self.ctx_size)
         place = self._slots.open(tokens)
         if place.source is not None:
             self.home.send(Copy(place.source, place.slot))
