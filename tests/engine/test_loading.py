@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.driving import Greedy
 from twd.engine import exactness, loading
 from twd.engine.loading import LoadPlan, load_native
 from twd.engine.model import Model
@@ -27,7 +28,7 @@ def test_all_stages_are_told_and_everything_is_measured(q4_path: Path) -> None:
         assert (native.facts.model, native.facts.ctx_size, native.facts.parallel) == (MODEL, 640, 2)
         assert native.tokenize("hello") == native.model.vocab.tokenize("hello", parse_special=False, add_bos=False)
         assert native.render(native.tokenize("hello<|im_end|>")) == "hello<|im_end|>"
-        assert native.target.idle_slots == 2
+        assert {native.target.open([1, 2], Greedy())[0] for _ in range(2)} == {0, 1}, "the test holds no session"
     finally:
         native.close()
     assert [share for share, _ in told] == sorted(share for share, _ in told)

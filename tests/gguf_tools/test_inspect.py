@@ -12,9 +12,7 @@ from twd.gguf_tools.inspect import inspect
 LAYERS = 3
 
 
-def write(
-    path: Path, *, tensors: bool = True, kind: str = "model", experts: int = 0, layers_claimed: int = LAYERS
-) -> Path:
+def write(path: Path, *, tensors: bool = True, kind: str = "model", layers_claimed: int = LAYERS) -> Path:
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_type(kind)
     writer.add_block_count(layers_claimed)
@@ -25,9 +23,6 @@ def write(
     writer.add_chat_template("{{ messages }}")
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(["a", "b", "c"])
-    if experts:
-        writer.add_expert_count(experts)
-        writer.add_expert_used_count(2)
     if tensors:
         writer.add_tensor("token_embd.weight", np.zeros((3, 64), np.float16))
         for layer in range(LAYERS):
@@ -41,12 +36,11 @@ def write(
 
 
 def test_facts_of_a_model(tmp_path: Path) -> None:
-    info = inspect(write(tmp_path / "model.gguf", experts=8))
+    info = inspect(write(tmp_path / "model.gguf"))
     assert (info.architecture, info.layers, info.embedding, info.heads, info.kv_heads) == ("llama", 3, 64, 4, 2)
     assert (info.context_length, info.vocabulary, info.tokenizer) == (2048, 3, "gpt2")
-    assert (info.experts, info.experts_used, info.chat_template) == (8, 2, "{{ messages }}")
+    assert info.chat_template == "{{ messages }}"
     assert info.quantization == "F16"
-    assert info.float_weights
     assert info.layer_bytes == [64 * 64 * 2 + 64 * 4] * LAYERS
     assert info.other_bytes == 3 * 64 * 2
     assert info.weight_bytes == sum(info.layer_bytes) + info.other_bytes

@@ -76,14 +76,6 @@ def test_a_flood_is_bounded() -> None:
     assert len(one) <= MAX_NODES + 4
 
 
-def test_a_drafter_that_is_dropped_takes_its_own_guesses_along() -> None:
-    one = tree()
-    offer(one, TEXT, [1, 2, 3], "a")
-    offer(one, TEXT, [1], "b")
-    one.drop_drafter("a")
-    assert tokens_of(one.chain(believe, 9)) == [1]
-
-
 @given(seed=st.integers(0, 10_000), branches=st.integers(1, 4), limit=st.integers(1, 12))
 def test_a_laid_out_tree_has_parents_before_children_and_few_branches(seed: int, branches: int, limit: int) -> None:
     dice = random.Random(seed)

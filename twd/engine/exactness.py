@@ -152,7 +152,6 @@ class _Probe:
         self._slots = [target.open(tokens[:1], self._picker)[0]]
         if target.n_slots > 1:
             self._slots.append(target.open(tokens[:1], _Forced(tokens))[0])
-        self._neighbour: list[Window] = []
 
     def compare(self, depth: int) -> None:
         """Over the stretch at `depth`, where the slot stands: by steps, by steps beside another session, by windows."""

@@ -19,8 +19,6 @@ from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.model import ModelFacts
 
-_LARGE_VALUE_BYTES = 1 << 20
-
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
@@ -63,12 +61,6 @@ class Model:
         info = inspect(settings.path)
         require_memory(_bytes_in_ram(info, settings), f"the model {settings.path.name}")
         return cls(_load(settings, info, on_progress), info, settings)
-
-    def metadata(self, key: str) -> str | None:
-        """A metadata value as llama.cpp prints it."""
-        buffer = ctypes.create_string_buffer(_LARGE_VALUE_BYTES)
-        length = llama.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
-        return None if length < 0 else buffer.value.decode("utf-8", "replace")
 
     def facts(
         self, model: ModelId, *, ctx_size: int, parallel: int, can_rollback: bool = True, note: str = ""

@@ -24,6 +24,7 @@ class Pipe:
         self.flying = 0
         """Passes under way."""
         self._free_at = 0.0
+        """When the slowest stage has computed all that left."""
 
     @property
     def full(self) -> bool:
@@ -45,11 +46,6 @@ class Pipe:
     def points(self) -> list[CostPoint]:
         """The whole way of passes by their rows, as it is now."""
         return [CostPoint(width=one.width, ms=round(one.ms + self.links_ms, 4)) for one in self._whole.points()]
-
-    @property
-    def free_at(self) -> float:
-        """When the slowest stage has computed all that left."""
-        return self._free_at
 
     def due(self) -> float:
         """From when on a pass should leave: the slowest stage is about to be idle, so nothing waits before it."""

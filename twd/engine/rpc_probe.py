@@ -44,7 +44,6 @@ class RpcMismatch(TwdError):
             f"the RPC worker at {where} speaks protocol {worker}, the engine here speaks {ours}. Update {older} to the "
             "other's build of llama.cpp (`pip install -U twd` does that for twd's own), or leave this worker out",
         )
-        self.worker, self.ours = worker, ours
 
 
 class RpcUnusable(TwdError):

@@ -44,11 +44,6 @@ class Slots:
     def __getitem__(self, number: int) -> Slot:
         return self._slots[number]
 
-    @property
-    def idle(self) -> int:
-        """How many sessions can be opened now."""
-        return sum(not slot.busy for slot in self._slots)
-
     def open(self, prompt: Sequence[int], whole_only: bool = False) -> Place:
         """Take the best idle slot for a prompt; `whole_only` reuses a slot only if all its tokens begin the prompt.
 

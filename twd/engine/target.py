@@ -70,11 +70,6 @@ class LocalTarget:
         self.window_max = rows
         self.planner.fix_rows(rows)
 
-    @property
-    def idle_slots(self) -> int:
-        """How many sessions can be opened now."""
-        return self._slots.idle
-
     def open(self, tokens: Sequence[int], picker: Picker, report: Report | None = None) -> tuple[int, int]:
         """Take a slot for a prompt; raises BUSY, or CONTEXT_OVERFLOW before any work begins."""
         check_prompt(tokens, ctx_size=self.ctx_size)

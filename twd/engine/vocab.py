@@ -28,7 +28,6 @@ class Vocab:
         self.kind = _KINDS.get(llama.llama_vocab_type(handle), "other")
         self.bos = _token(llama.llama_vocab_bos(handle))
         self.eos = _token(llama.llama_vocab_eos(handle))
-        self.eot = _token(llama.llama_vocab_eot(handle))
         self.adds_bos = bool(llama.llama_vocab_get_add_bos(handle)) and self.bos is not None
         self._described = range(0 if self.kind == "none" else self.size)
         self._pieces: dict[int, bytes] = {}

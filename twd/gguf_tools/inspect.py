@@ -35,8 +35,6 @@ class GgufInfo:
     value_length: int
     context_length: int
     vocabulary: int
-    experts: int
-    experts_used: int
     tokenizer: str
     chat_template: str
     layer_bytes: list[int]
@@ -48,11 +46,6 @@ class GgufInfo:
     def weight_bytes(self) -> int:
         """Bytes of all weights."""
         return sum(self.layer_bytes) + self.other_bytes
-
-    @property
-    def float_weights(self) -> bool:
-        """Whether the bulk of the weights is not quantised."""
-        return self.quantization in _FLOATS
 
     def kv_bytes_per_token(self, type_k: str = "f16", type_v: str = "f16") -> int:
         """Bytes of KV cache that one token takes over all layers."""
@@ -104,8 +97,6 @@ def _info(
         value_length=first.number(f"{architecture}.attention.value_length", head_size),
         context_length=first.number(f"{architecture}.context_length"),
         vocabulary=_vocabulary(first, architecture),
-        experts=first.number(f"{architecture}.expert_count"),
-        experts_used=first.number(f"{architecture}.expert_used_count"),
         tokenizer=first.text("tokenizer.ggml.model"),
         chat_template=first.text("tokenizer.chat_template"),
         layer_bytes=layer_bytes,

@@ -42,7 +42,6 @@ class Limits:
     keepalive_s: float = 1.0
     stream_ms: float = 0.0
     """Pieces of a text that would come sooner than this one after the other travel together."""
-    first_credit: int = 4
     device: DeviceKind = DeviceKind.CPU
     """On what the target computes; drafters on the same device take turns with it."""
     needs_drafters: bool = False

@@ -92,7 +92,7 @@ class Crew:
                 link.late = LATE if drafter.silent else 0
                 session.links[name] = link
                 link.credit = self._credit(session, link, self._useful(session, drafter))
-        return max((link.credit for link in session.links.values()), default=self.limits.first_credit)
+        return max((link.credit for link in session.links.values()), default=0)
 
     def lives(self, name: InstanceId) -> None:
         """It sent something, be it for a text that has ended meanwhile."""

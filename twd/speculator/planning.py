@@ -145,7 +145,7 @@ class Planner:
             at, tokens = len(session.tokens) - 1, (session.tokens[-1], *guesses)
         plan.windows.append(Window(session.slot, session.epoch, at, tokens, tuple(parents) if parents else None))
         plan.rows += len(tokens)
-        session.flights.append(Flight(session.epoch, at, nodes, parents))
+        session.flights.append(Flight(at, nodes, parents))
         session.tally.passes += 1
 
     def _plan_prefill(self, plan: Plan, sessions: Sequence[Session]) -> None:
@@ -170,7 +170,7 @@ class Planner:
         last = count > session.unfed
         chunk = tuple(session.tokens[session.fed : session.fed + count])
         plan.windows.append(Window(session.slot, session.epoch, session.fed, chunk, None, picks=last, committed=count))
-        session.flights.append(Flight(session.epoch, session.fed, [], None, picks=last))
+        session.flights.append(Flight(session.fed, [], None, picks=last))
         session.fed += count if not last else session.unfed
         session.tally.passes += last
         plan.rows += count

@@ -23,7 +23,6 @@ class PoolView:
         self._place = place
         self._lease_s = lease_s
         self.placement: PlacementDecided | None = None
-        self.now = Assembly()
         self.habit = Habit()
 
     async def look(self) -> Assembly:
@@ -32,8 +31,7 @@ class PoolView:
         key = placement_key(self._place)
         kept = next((read_placement(entry.value) for entry in entries if entry.key == key), None)
         self.placement = kept or self.placement
-        self.now = assemble(self.placement, _nodes(entries, self._lease_s), _stages(entries), self.habit)
-        return self.now
+        return assemble(self.placement, _nodes(entries, self._lease_s), _stages(entries), self.habit)
 
 
 def _nodes(entries: Iterable[LeaseEntry], lease_s: float) -> dict[NodeId, NodeFacts]:

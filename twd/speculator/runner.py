@@ -50,7 +50,6 @@ class Runner:
         self._inbox: queue.SimpleQueue[tuple[Command, float]] = queue.SimpleQueue()
         self._stopping = False
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
-        self.dropped = 0
         self._generation = 0
         self._heard = False
         """Whether something was posted in the middle of a turn: it may be that there is more to collect."""
@@ -68,7 +67,6 @@ class Runner:
     def post(self, command: Command, *, droppable: bool = False) -> None:
         """Have something done on the engine's thread; what may be lost is, when too much waits."""
         if droppable and self._inbox.qsize() >= INBOX_MAX:
-            self.dropped += 1
             return
         self._put(command)
 

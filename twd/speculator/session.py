@@ -36,7 +36,6 @@ class Opening:
 class Flight:
     """One window on its way, with its guesses in order; a chunk of the prompt has none and picks nothing."""
 
-    epoch: int
     at: int
     nodes: list[Node]
     parents: list[int] | None

@@ -132,16 +132,6 @@ class DraftTree:
             self._by_hash.pop(gone.hash, None)
             stack.extend(gone.children.values())
 
-    def drop_drafter(self, drafter: str) -> None:
-        """Forget the votes of a drafter that left; guesses that nobody else made go too."""
-        for node in list(self._by_hash.values()):
-            node.votes.pop(drafter, None)
-        for node in list(self._by_hash.values()):
-            if node is not self._root and not node.votes and node.hash in self._by_hash:
-                self._forget(node)
-                if node.parent is not None:
-                    node.parent.children.pop(node.token, None)
-
     def chain(self, believe: Chance, limit: int, start: Node | None = None) -> list[tuple[Node, float]]:
         """The likeliest path from `start` (the root), each node with the chance that all up to it hold."""
         path: list[tuple[Node, float]] = []
