@@ -136,7 +136,7 @@ def test_a_lost_message_silences_the_session_until_it_is_told_anew() -> None:
     core.accept(JobId("j-s"), 9, [1, 2])
     assert core.take_lost()
     step(core)
-    assert core.proposals() == [] or not core.proposals()
+    assert not any(message.tokens for message in core.proposals())
     now = [5, 6, 7, *text_of([5, 6, 7], 8)]
     core.open(opened(now), TruePicker(), False)
     step(core)

@@ -4,7 +4,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 from tests.ring.fake_slices import LAYERS, N_EMBD, FakeSlice, fake_text
 from tests.ring.rings import HOME, PLAIN, QUICK, WAIT_S, Hand, Ring, Stage, fake_ring, start_stage
 from tests.ring.test_fake_rings import PROMPT, one, say, spec
+from tests.waiting import wait_until
 from twd.ring.frames import (
     HEADER,
     MAGIC,
@@ -52,13 +53,6 @@ def works(ring: Ring) -> None:
 
 def reason(stage: Stage) -> str:
     return stage.over.get(timeout=WAIT_S)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def raw(hand_ring: Ring, stage: int, trust: Trust, role: Role = Role.HOME) -> Connection:
@@ -138,7 +132,8 @@ def test_a_home_that_falls_silent_is_given_up() -> None:
 def test_a_ring_that_never_comes_together_is_given_up(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twd.stage.seat.GATHER_S", 0.2)
     ring.wire()
-    assert all("come together" in reason(stage) or "lost" in reason(stage) for stage in ring.stages[:1])
+    why = reason(ring.stages[0])
+    assert any(words in why for words in ("come together", "lost", "cannot be reached")), why
     monkeypatch.undo()
     works(ring)
 
@@ -177,11 +172,11 @@ def test_a_pass_that_is_stopped_because_its_stage_leaves_has_not_failed(
 
     def hold(rows: object) -> None:
         began.set()
-        wait_for(lambda: server.worker.aborting)
+        wait_until(lambda: server.worker.aborting, "the pass is told to stop")
 
     def close_late(link: Link, reason: TwdError | None = None) -> None:
         if reason is not None and "leaves" in str(reason):
-            wait_for(lambda: seat._in_hand == 0)
+            wait_until(lambda: seat._in_hand == 0, "the pass has left the stage")
         close(link, reason)
 
     monkeypatch.setattr(Link, "close", close_late)
@@ -263,7 +258,7 @@ def test_a_stage_that_does_not_know_the_key_is_not_trusted_either() -> None:
     with fake_ring(2, PLAIN) as ring:
         ring.stages[1].server._rules = Rules(key="other", trusted_lan=True)
         ring.wire()
-        wait_for(lambda: bool(ring.stages[1].faults))
+        wait_until(lambda: ring.stages[1].faults, "the fault is noted")
         assert ring.stages[1].faults[-1][0] is FrameFault.WRONG_KEY
         assert "secret" in reason(ring.stages[0])
 
@@ -274,7 +269,7 @@ def test_a_certificate_that_was_not_wired_does_not_get_in(ring: Ring) -> None:
     context = client_context(ring.identity, ring.stages[1].server.identity.certificate)
     with pytest.raises(TwdError):
         dial_once(ring.stages[1].endpoint, trust, context, Role.HOME, HOME, time.monotonic() + WAIT_S)
-    wait_for(lambda: bool(ring.stages[1].faults))
+    wait_until(lambda: ring.stages[1].faults, "the fault is noted")
     assert ring.stages[1].faults[-1][0] is FrameFault.WRONG_KEY
     ring.identity = own
     Hand(ring, trust).close()
@@ -407,7 +402,7 @@ def test_a_pass_that_has_grown_too_long_to_send_closes_the_link_alone(
 def test_a_void_of_no_slot_is_counted_and_nothing_else(ring: Ring) -> None:
     hand = ring.connect()
     hand.send(Void(4000, 1), 1)
-    wait_for(lambda: bool(ring.stages[1].faults))
+    wait_until(lambda: ring.stages[1].faults, "the fault is noted")
     assert ring.stages[1].faults[-1][0] is FrameFault.OUT_OF_RANGE
     hand.send(Open(99, spec()))
     hand.send(Open(0, spec()))
