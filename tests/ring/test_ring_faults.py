@@ -228,6 +228,7 @@ def test_stages_of_other_widths_do_not_meet() -> None:
         engine.n_embd = N_EMBD + 1
         ring.wire()
         assert "states of" in reason(ring.stages[0])
+        assert "too long" not in reason(ring.stages[1]), "what was not wanted is closed, not left to be missed"
         engine.n_embd = N_EMBD
         works(ring)
 

@@ -138,6 +138,7 @@ class Seat:
             end = time.monotonic() + GATHER_S
             dialed = dial(to, self.trust, self._context, Role.CHAIN, wired.stage, end, lambda: self.is_open)
             if dialed.welcome.n_embd != self._means.engine.n_embd:
+                dialed.connection.transport.free()
                 raise TwdError(FailureCode.BAD_REQUEST, f"stage {to} takes states of {dialed.welcome.n_embd} numbers")
         except TwdError as error:
             self.close(error)
