@@ -1,11 +1,13 @@
 """Vectors of texts: of length one, the same in whatever company, near where texts are near."""
 
+import threading
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from twd.engine.context import ContextSettings
+from tests.waiting import wait_until
+from twd.engine.context import Context, ContextSettings, Rows
 from twd.engine.embedding import ROWS, Embedder, Vector
 from twd.engine.model import Model
 from twd.wire.failures import FailureCode, TwdError
@@ -52,6 +54,26 @@ def test_what_has_no_vector_is_refused(embedder: Embedder, tokens: list[int], co
     with pytest.raises(TwdError) as caught:
         embedder.embed(tokens)
     assert (caught.value.code, caught.value.failure.field) == (code, "input")
+
+
+def test_to_close_it_is_to_wait_for_a_pass_and_not_for_a_text(q4: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, passes = Embedder(q4, ContextSettings(ctx_size=256, threads=1)), 0
+    closing, decode = threading.Thread(target=one.close), Context.decode
+
+    def close_meanwhile(context: Context, rows: Rows) -> None:
+        nonlocal passes
+        passes += 1
+        if passes == 1:
+            closing.start()
+            wait_until(lambda: one._closed or passes > 1, "it is being closed", 5)
+        decode(context, rows)
+
+    monkeypatch.setattr(Context, "decode", close_meanwhile)
+    with pytest.raises(TwdError) as caught:
+        one.embed([1] * 256)
+    closing.join(30)
+    assert passes == 1
+    assert caught.value.failure.retry
 
 
 def test_a_closed_one_makes_nothing(q4: Model) -> None:

@@ -39,13 +39,13 @@ class Embedder:
             message = f"an input of {len(tokens)} tokens is over ctx_size {self._settings.ctx_size}"
             raise TwdError(FailureCode.CONTEXT_OVERFLOW, message, "input")
         with self._turn:
-            mean = self._sum(self._open(), tokens) / len(tokens)
+            mean = self._sum(tokens) / len(tokens)
         return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
 
     def close(self) -> None:
-        """Free the context, after the call that may use it now."""
+        """Free the context, after the pass that may run on it now."""
+        self._closed = True
         with self._turn:
-            self._closed = True
             if self._context is not None:
                 self._context.close()
 
@@ -56,11 +56,11 @@ class Embedder:
             self._context = Context(self._model, self._settings)
         return self._context
 
-    def _sum(self, context: Context, tokens: Sequence[int]) -> npt.NDArray[np.float64]:
+    def _sum(self, tokens: Sequence[int]) -> npt.NDArray[np.float64]:
         total = np.zeros(self.dimensions)
-        context.clear(0)
+        self._open().clear(0)
         for at in range(0, len(tokens), ROWS):
-            rows = Rows()
+            context, rows = self._open(), Rows()
             rows.add(0, at, tokens[at : at + ROWS])
             context.decode(rows)
             for row in range(len(rows)):
