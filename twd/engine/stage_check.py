@@ -27,7 +27,8 @@ _log = logging.getLogger("twd.engine.stage")
 
 PASSES: Final = (14, 3, 5, 2)
 """How many tokens the test's passes have, one after the other from position 0."""
-_TOP: Final = 8
+BEST: Final = 8
+"""So many of each position's tokens are compared."""
 _CLOSE: Final = 0.1
 """Logits of another build, processor or weight layout differ by less of their range on the average."""
 _FLIPPED: Final = 1 / 8
@@ -78,7 +79,7 @@ def run_stages(stages: Sequence[StageEngine], slot: int = 0) -> Logits:
 
 def record(logits: Logits, *, model: str, settings: str, from_disk: bool = False) -> Recorded:
     """Write down what came out."""
-    best = np.argsort(-logits, axis=1, kind="stable")[:, :_TOP]
+    best = np.argsort(-logits, axis=1, kind="stable")[:, :BEST]
     return Recorded(
         model=model,
         build=engine_build(),

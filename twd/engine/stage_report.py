@@ -6,11 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from twd.engine.stage_check import Recorded, check_passes
+from twd.engine.stage_check import BEST, Recorded, check_passes
 from twd.engine.window import Logits
 from twd.wire.job import TokenLogprob, TopToken
-
-TOP = 8
 
 
 class CheckedText:
@@ -27,7 +25,7 @@ class CheckedText:
     def __call__(self, logits: Logits, token: int) -> TokenLogprob:
         """Logits instead of log probabilities: they are compared to the last bit."""
         self._digest.update(np.ascontiguousarray(logits, np.float32).tobytes())
-        best = np.argsort(-logits, kind="stable")[:TOP]
+        best = np.argsort(-logits, kind="stable")[:BEST]
         return TokenLogprob(
             token=token,
             text=self._digest.hexdigest(),

@@ -312,7 +312,7 @@ def pack_states(states: States, states_as: StateFormat = StateFormat.F32) -> byt
 
 
 def unpack_states(payload: bytes, rows: int, n_embd: int, states_as: StateFormat = StateFormat.F32) -> States:
-    """`rows` states of `n_embd` numbers; anything else, and anything not finite, is refused."""
+    """`rows` states of `n_embd` numbers; a payload of another size is refused."""
     half = states_as is StateFormat.F16
     if len(payload) != rows * n_embd * (2 if half else 4):
         raise FrameError(FrameFault.MALFORMED, f"{len(payload)} bytes of states for {rows} rows of {n_embd}")

@@ -1,6 +1,6 @@
 """A cut proves itself before it serves: the ring's logits are compared with those of the whole model."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,7 @@ from twd.ring.cut_check import run_check, takes_check
 from twd.ring.home import Home
 from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.ring import StageReady
+from twd.wire.ring import StageReady, StateFormat
 
 _CANNOT_RECORD: Final = (FailureCode.OUT_OF_MEMORY, FailureCode.UNSUPPORTED)
 
@@ -53,9 +53,9 @@ class CutCheck:
             return f"the cut could not be checked: {error}"
         progress(0.4, "checking the cut")
         cuts = [(stage.first, stage.end) for stage in stages]
-        kinds = _kinds(stages, self.settings.pool.states)
+        kinds = _kinds({(stage.build, stage.settings) for stage in stages}, self.settings.pool.states)
         verdict = checked_cut(whole, cuts, self._folder, lambda: self._seen(home, stages, vocabulary), kinds)
-        same = kinds == _kinds([], self.settings.pool.states, whole)
+        same = kinds == _kinds({(whole.build, whole.settings)}, StateFormat.F32)
         alike = bool(entry.exact) and same and not whole.from_disk
         require_good(verdict, told(stages), alike=alike)
         if verdict.exact:
@@ -73,10 +73,9 @@ class CutCheck:
         return recorded_of(reports, model=file_hash(self._path), build=head.build, settings=head.settings)
 
 
-def _kinds(stages: Sequence[StageReady], states: str, whole: Recorded | None = None) -> str:
-    """In how many ways it is computed: builds, settings, and how states travel."""
-    ways = {(stage.build, stage.settings) for stage in stages} | ({(whole.build, whole.settings)} if whole else set())
-    return repr((sorted(ways), states if whole is None else "f32"))
+def _kinds(ways: Collection[tuple[str, str]], states: str) -> str:
+    """In how many ways it is computed: builds with their settings, and how states travel."""
+    return repr((sorted(ways), str(states)))
 
 
 def told(stages: Sequence[StageReady]) -> str:
