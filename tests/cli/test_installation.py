@@ -1,17 +1,24 @@
-"""An installation whose disk is full: what it cannot write it tells, and goes on."""
+"""An installation that meets a full disk, or a fault of its own: that is told, and everything runs on."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.kit.test_overseer import ground
+from tests.waiting import alive, until
+from twd.bus.base import Bus
 from twd.bus.memory_bus import MemoryBroker
+from twd.cli import installation as module
 from twd.cli.installation import Installation
 from twd.cli.picture import SilentView
+from twd.kit import tasks
 from twd.kit.board import Board
+from twd.kit.exit_codes import ExitCode
 from twd.kit.home import Home
 from twd.kit.overseer import Overseer
 from twd.kit.settings import Settings
+from twd.kit.supervisor import ProcessSpec
 from twd.wire.base import NodeId
 from twd.wire.failures import TwdError
 from twd.wire.service import Health
@@ -49,8 +56,41 @@ def test_settings_that_cannot_be_kept_are_refused_and_kept_later(home: Home) -> 
 async def test_what_ails_a_supervisor_stands_in_its_lease() -> None:
     overseer = Overseer(ground(MemoryBroker(), 1), Board(), lambda: None)
     await overseer.start()
-    overseer.ails("the disk is full")
+    overseer.ails("disk", "the disk is full")
     assert (overseer.lease().health, overseer.lease().note) == (Health.DEGRADED, "the disk is full")
-    overseer.ails("")
+    overseer.ails("disk", "")
     assert (overseer.lease().health, overseer.lease().note) == (Health.OK, "")
     await overseer.stop()
+
+
+async def test_faults_of_the_supervisor_end_none_of_its_processes(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def bus(*_: object) -> Bus:
+        return broker.connect("desk")
+
+    monkeypatch.setattr(module, "connect", bus)
+    monkeypatch.setattr(tasks, "AGAIN_S", 0.0)
+    home.prepare()
+    broker, sleeper = MemoryBroker(), (sys.executable, "-S", "-c", "import time; time.sleep(600)")
+    house = Installation(Settings(), home, NodeId("desk"), (ProcessSpec("job", sleeper),), SilentView())
+    group = tasks.TaskGroup("test", lambda name, error: None)
+    running = group.start("house", house.run(None))
+    await until(lambda: house._overseer is not None and house._overseer.note == "", "it oversees")
+    await until(lambda: house._board.rows["job"].pid, "its process runs")
+    pid, first = house._board.rows["job"].pid, house._overseer
+    assert first is not None
+    first.fail(RuntimeError("the look-out broke"), "test")
+    house._tasks.start("one more", broken())
+    await until(lambda: house._overseer is not first and house._overseer.health is not Health.STARTING, "a new one")
+    assert house._overseer is not None
+    await until(lambda: "fault in" in house._overseer.note, "it stands in the status")
+    assert "everything runs on" in house.picture().note
+    assert house._overseer.fault is None
+    assert alive(pid)
+    assert house._board.rows["job"].pid == pid
+    assert not running.done()
+    house._stop.request()
+    assert await running is ExitCode.OK
+
+
+async def broken() -> None:
+    raise RuntimeError("a task broke")

@@ -313,6 +313,25 @@ async def test_on_a_full_disk_a_change_is_taken_back(
         assert told.models == ["new"]
 
 
+async def test_a_fault_of_ours_changes_nothing_and_is_told(
+    settings: Settings, memory: Callable[[Room], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults: list[str] = []
+
+    async def broken(change: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    async with house(settings, "old") as here:
+        monkeypatch.setattr(here.life._tasks, "_on_error", lambda name, error: faults.append(str(error)))
+        monkeypatch.setattr(here.life, "_drain", broken)
+        told = await here.change(swap("new"))
+        assert told is not None
+        assert told.failure is not None
+        assert (told.failure.code, told.models) == (FailureCode.INTERNAL, ["old"])
+        await until(lambda: faults == ["a fault of ours"], "the fault is told where faults go")
+        assert list(here.board.rows) == ["speculator.old"]
+
+
 async def test_swapping_to_one_that_serves_already_only_ends_the_other(
     settings: Settings, memory: Callable[[Room], None]
 ) -> None:

@@ -1,9 +1,13 @@
 """The supervisor on the bus: ends are told, dead leases go, the board follows."""
 
 import random
+from collections.abc import Iterable
+
+import pytest
 
 from tests.waiting import until
 from twd.bus.memory_bus import MemoryBroker
+from twd.kit import tasks
 from twd.kit.board import Board, Row, Stage
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
@@ -12,7 +16,7 @@ from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Service, Surroundings
 from twd.kit.supervisor import Exit
 from twd.wire.base import Event, NodeId
 from twd.wire.codec import decode
-from twd.wire.service import Health, ServiceExited
+from twd.wire.service import Health, ServiceExited, ServiceFaulted, ServiceLease
 
 
 class Worker(Service):
@@ -116,3 +120,42 @@ async def test_a_lease_that_nobody_can_read_is_nobodys_fault() -> None:
     assert [read_lease(entry.value) for entry in await overseer.entries() if entry.key == "stranger"] == [None]
     assert overseer.fault is None
     await overseer.stop()
+
+
+class BrokenBoard(Board):
+    """One that cannot be read into, until it is mended."""
+
+    broken = True
+
+    def see(self, leases: Iterable[ServiceLease], now_ms: int) -> bool:
+        if self.broken:
+            raise RuntimeError("the board is broken")
+        return super().see(leases, now_ms)
+
+
+async def test_a_fault_in_the_look_out_is_told_and_the_look_out_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "AGAIN_S", 0.0)
+    broker, heard = MemoryBroker(), list[Event]()
+    await broker.connect("watcher").subscribe("twd.v1.service.faulted", lambda one: heard.append(decoded(one.data)))
+    board = BrokenBoard({"worker": Row(name="worker")})
+    board.started("worker", 7)
+    overseer, worker = Overseer(ground(broker, 1), board, lambda: None), Worker(ground(broker, 7))
+    await overseer.start()
+    await worker.start()
+    await until(lambda: len(heard) > 1, "the fault is told, and it was tried again")
+    event = heard[0]
+    assert isinstance(event, ServiceFaulted)
+    assert (event.during, event.failure.message) == ("look-out", "RuntimeError: the board is broken")
+    assert overseer.lease().health is Health.DEGRADED
+    assert "the board is broken" in overseer.lease().note
+    board.broken = False
+    await until(lambda: board.ready, "it looks again")
+    assert (overseer.fault, overseer.lease().health, overseer.lease().note) == (None, Health.OK, "")
+    await worker.stop()
+    await overseer.stop()
+
+
+def decoded(data: bytes) -> Event:
+    event = decode(data)
+    assert isinstance(event, Event)
+    return event

@@ -64,6 +64,7 @@ async def test_a_wish_is_passed_on_and_answered(wish: Wish) -> None:
     [
         (TwdError(FailureCode.MODEL_NOT_FOUND, "no such model"), FailureCode.MODEL_NOT_FOUND),
         (PermissionError(13, "Permission denied", "/m.gguf"), FailureCode.MODEL_LOAD),
+        (RuntimeError("a fault of ours"), FailureCode.INTERNAL),
     ],
 )
 async def test_a_refusal_comes_back_in_words(error: Exception, code: FailureCode) -> None:

@@ -50,6 +50,10 @@ def fault(task: str, error: BaseException) -> None:
     raise AssertionError(f"{task} failed: {error!r}")
 
 
+def broken(news: object) -> None:
+    raise RuntimeError("whoever listens is broken")
+
+
 @asynccontextmanager
 async def supervised(
     folder: Path, *specs: ProcessSpec, backoff: Backoff = QUICK, drain_s: float = 5.0
@@ -225,3 +229,48 @@ async def test_one_that_waits_for_its_next_try_goes_at_once(tmp_path: Path) -> N
         await told.until(lambda: len(told.exits) == 1)
         assert await supervisor.remove("job", 10)
         assert supervisor.children == {}
+
+
+async def test_faults_of_those_who_listen_are_told_and_end_no_process(tmp_path: Path) -> None:
+    faults: list[str] = []
+    short, good = ProcessSpec("short", (*PYTHON, "")), ProcessSpec("good", FOR_EVER)
+    supervisor = Supervisor(
+        (short, good),
+        tmp_path,
+        SystemClock(),
+        on_start=broken,
+        on_exit=broken,
+        on_fault=lambda task, error: faults.append(str(error)),
+        backoff=QUICK,
+    )
+    supervisor.start()
+    await until(lambda: supervisor.children["short"].restarts > 2, "it is started again")
+    assert len(faults) > 5
+    assert set(faults) == {"whoever listens is broken"}
+    assert alive(supervisor.children["good"].pid)
+    await supervisor.stop(5)
+
+
+async def test_a_process_that_cannot_be_prepared_is_told_and_tried_again(tmp_path: Path) -> None:
+    faults: list[str] = []
+    told, tries = Told(), iter(range(100))
+
+    def prepare() -> None:
+        if next(tries) < 2:
+            raise RuntimeError("not yet")
+
+    supervisor = Supervisor(
+        (ProcessSpec("job", FOR_EVER, prepare=prepare),),
+        tmp_path,
+        SystemClock(),
+        on_start=told.started,
+        on_exit=told.exited,
+        on_fault=lambda task, error: faults.append(f"{task}: {error}"),
+        backoff=QUICK,
+    )
+    supervisor.start()
+    await told.until(lambda: bool(told.starts))
+    assert faults == ["job: not yet"] * 2
+    assert [gone.code for gone in told.exits] == [NO_PROGRAM] * 2
+    assert "not yet" in told.exits[0].problem
+    await supervisor.stop(5)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from twd.kit.ahead import Ahead
@@ -44,7 +45,7 @@ class Crew:
         for spec in specs:
             self.take(spec)
         if self._ahead is not None:
-            self._tasks.start("prepare", every(PREPARE_S, self._prepare))
+            self._tasks.keep("prepare", partial(every, PREPARE_S, self._prepare))
 
     def take(self, spec: ProcessSpec) -> None:
         """One more process; it starts now, or as soon as the one that it follows works."""
@@ -95,7 +96,7 @@ class Crew:
     def started(self, child: Child) -> None:
         """A process runs; one without a lease is asked how it is."""
         if child.spec.health_url:
-            self._tasks.start(f"health of {child.spec.name}", self._watch(child))
+            self._tasks.keep(f"health of {child.spec.name}", partial(self._watch, child))
 
     async def _watch(self, child: Child) -> None:
         """Ask until it works, and now and then afterwards."""

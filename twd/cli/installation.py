@@ -1,9 +1,11 @@
 """One running installation: home lock, broker, services, the record of it all, and an orderly end."""
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -41,6 +43,10 @@ BROKER_LOOK_S: Final = 0.02
 BROKER: Final = "broker"
 OWN_LOG: Final = "supervisor"
 ROTATE_S: Final = 60.0
+DISK: Final = "disk"
+FAULT: Final = "fault"
+FAULT_TOLD_S: Final = 600.0
+"""A fault of our own, that everything outlived, stands in the status for so long."""
 
 log = logging.getLogger("twd.up")
 
@@ -71,6 +77,9 @@ class Installation:
         self._note = ""
         self._problem = ""
         """Why the state folder is not as it should be."""
+        self._fault = ""
+        """What the supervisor itself did wrong, until this is told for long enough."""
+        self._fault_at = 0.0
         self._kept = False
         self._exit_code = ExitCode.OK
         self._log_file = LogFile(home.logs, OWN_LOG)
@@ -130,6 +139,9 @@ class Installation:
         self._log_file.rotate_if_big()
         if self._problem:
             self._write_state()
+        if self._clock.now() - self._fault_at > FAULT_TOLD_S:
+            self._fault = ""
+            self._ails(FAULT, "")
 
     async def _live(self) -> None:
         self._write_state()
@@ -140,22 +152,39 @@ class Installation:
         self._crew = Crew(self._board, self._tasks, self._supervise, self._changed, self._clock.wall_ms, ahead)
         self._life = self._make_life(self._crew)
         self._crew.start(self._specs)
-        self._tasks.start("rotate", every(ROTATE_S, self._rotate))
+        self._tasks.keep("rotate", partial(every, ROTATE_S, self._rotate))
         self._write_state()
         bus = await unless(self._stop.asked, connect(self._settings, "supervisor", self._node, BROKER_WAIT_S))
         if bus is None:
             return
         try:
             ground = Surroundings(bus=bus, node=self._node, clock=self._clock, ids=Ids())
-            self._overseer = Overseer(ground, self._board, self._changed, self._life)
-            await self._overseer.start()
-            await unless(self._stop.asked, self._overseer.ended.wait())
-            if self._overseer.fault is not None:
-                self._exit_code = ExitCode.FAULT
+            await self._new_overseer(ground)  # a bus that is of no use shows here, before anybody relies on it
+            self._tasks.keep("overseer", partial(self._oversee, ground))
+            await self._stop.asked.wait()
             await self._drain()
         finally:
             await self._overseer_leaves()
             await bus.close()
+
+    async def _oversee(self, ground: Surroundings) -> None:
+        """Raises what an overseer ended over; the next one looks after the same processes."""
+        overseer = self._overseer
+        if overseer is None or overseer.ended.is_set():
+            overseer = await self._new_overseer(ground)
+        await overseer.ended.wait()
+        if overseer.fault is not None:
+            raise overseer.fault
+
+    async def _new_overseer(self, ground: Surroundings) -> Overseer:
+        overseer = self._overseer = Overseer(ground, self._board, self._changed, self._life)
+        try:
+            await overseer.start()
+        except BaseException:
+            await overseer.stop()
+            raise
+        overseer.ails(FAULT, self._fault)
+        return overseer
 
     def _supervise(self, specs: Sequence[ProcessSpec]) -> Supervisor:
         return Supervisor(
@@ -218,7 +247,7 @@ class Installation:
     def _started(self, child: Child) -> None:
         self._board.started(child.spec.name, child.pid)
         if child.spec.name == BROKER and self._embedded is not None:
-            self._tasks.start(BROKER, self._broker_comes(self._embedded, child))
+            self._tasks.keep(BROKER, partial(self._broker_comes, self._embedded, child))
         elif self._crew is not None:
             self._crew.started(child)
         self._changed()
@@ -233,9 +262,14 @@ class Installation:
         self._changed()
 
     def _faulted(self, task: str, error: BaseException) -> None:
-        log.error("fault in %s: %r", task, error)
-        self._exit_code = ExitCode.FAULT
-        self._stop.asked.set()
+        """A fault of the supervisor itself is told, and ends none of the processes in its care."""
+        log.error("fault in %s", task, exc_info=error)
+        self._fault, self._fault_at = f"a fault in {task}: {error!r}; everything runs on", self._clock.now()
+        if self._overseer is not None:
+            self._overseer.tell_fault(error, task)
+        self._ails(FAULT, self._fault)
+        with contextlib.suppress(Exception):  # it may be the view that failed
+            self._tell(self._fault)
 
     def _changed(self) -> None:
         for row in self._board.rows.values():
@@ -284,16 +318,19 @@ class Installation:
             self._write_settings()
             self._home.write_instance(self._record())
         except OSError as error:
-            self._ails(self._in_words(error))
+            self._disk_ails(self._in_words(error))
         else:
-            self._ails("")
+            self._disk_ails("")
 
-    def _ails(self, problem: str) -> None:
+    def _disk_ails(self, problem: str) -> None:
         if problem and problem != self._problem:
             self._tell(problem)
         self._problem = problem
+        self._ails(DISK, problem)
+
+    def _ails(self, what: str, problem: str) -> None:
         if self._overseer is not None:
-            self._overseer.ails(problem)
+            self._overseer.ails(what, problem)
 
     def _record(self) -> Instance:
         return Instance(

@@ -189,6 +189,9 @@ class ModelLife:
             self._tell(name, ChangeStep.DONE, change.model, _words(change, done=True))
         except TwdError as error:
             await self._take_back(change, name, error)
+        except Exception as error:  # a fault of ours: told where faults go, and what served before serves again
+            await self._take_back(change, name, TwdError(FailureCode.INTERNAL, f"a fault: {error!r}"))
+            raise
         finally:
             self._under_way = ""
 

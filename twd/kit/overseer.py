@@ -8,7 +8,7 @@ from twd.bus.base import BusError, LeaseEntry, Leases
 from twd.kit.board import Board
 from twd.kit.effects import Do
 from twd.kit.roster import Roster
-from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings, internal
 from twd.kit.supervisor import Exit
 from twd.kit.tasks import heard
 from twd.wire.base import Event, InstanceId
@@ -22,6 +22,7 @@ from twd.wire.service import Health, ServiceExited, ServiceLease, ServiceStarted
 
 LOOK_WHILE_STARTING_S: Final = 1.0
 LOOK_S: Final = 5.0
+LOOK_OUT: Final = "look-out"
 
 Wish = ModelWanted | ModelUnwanted | SwapWanted
 WISHES: Final = (ModelWanted, ModelUnwanted, SwapWanted)
@@ -67,11 +68,12 @@ class Overseer(Service):
         self._roster = Roster()
         self._registry: Leases | None = None
         self._news = asyncio.Event()
+        self._problems: dict[str, str] = {}
 
     async def setup(self) -> None:
         """Open the registry and keep looking into it."""
         self._registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
-        self.tasks.start("look", self._keep_looking())
+        self.tasks.keep(LOOK_OUT, self._keep_looking, told=self._look_failed)
 
     def pattern(self, event_type: type[Event]) -> str:
         """Only wishes for this machine."""
@@ -84,11 +86,12 @@ class Overseer(Service):
             return {}
         return {"models": self._life.models, "default_model": self._life.default}
 
-    def ails(self, problem: str) -> None:
-        """What keeps the supervisor from its work; empty: nothing does."""
-        self.note = problem
+    def ails(self, what: str, problem: str) -> None:
+        """What keeps one part of the supervisor from its work; empty: nothing does."""
+        self._problems[what] = problem
+        self.note = "; ".join(filter(None, self._problems.values()))
         if self.health in (Health.OK, Health.DEGRADED):
-            self.health = Health.DEGRADED if problem else Health.OK
+            self.health = Health.DEGRADED if self.note else Health.OK
 
     async def entries(self) -> list[LeaseEntry]:
         """What stands in the registry now."""
@@ -98,7 +101,13 @@ class Overseer(Service):
         while True:
             self._news.clear()
             await self._look()
+            self.ails(LOOK_OUT, "")
             await heard(self._news, LOOK_S if self._board.ready else LOOK_WHILE_STARTING_S)
+
+    def _look_failed(self, name: str, error: BaseException) -> None:
+        """Those who are looked after go on, and so does the looking."""
+        self.tell_fault(error, name)
+        self.ails(LOOK_OUT, f"a fault in the {name}: {error!r}; it begins anew")
 
     async def _look(self) -> None:
         assert self._registry is not None
@@ -162,6 +171,9 @@ class Overseer(Service):
         except OSError as error:
             problem = Failure(code=FailureCode.MODEL_LOAD, message=f"the file cannot be read: {error}")
             answer = ChangeAnswered(node=self.ground.node, failure=problem)
+        except Exception as error:  # noqa: BLE001 - told; who asked waits for an answer
+            self.tell_fault(error, type(wish).__name__)
+            answer = ChangeAnswered(node=self.ground.node, failure=internal(error))
         reply(answer)
 
     # -- events --------------------------------------------------------------------------------

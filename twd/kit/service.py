@@ -377,10 +377,14 @@ class Service:
         if self.fault is not None or self._stopping:
             self.log.error("another fault in %s: %r", during, error)
             return
-        self.log.error("fault in %s: %s", during, "".join(traceback.format_exception(error)))
-        failure = error.failure if isinstance(error, TwdError) else _internal(error)
-        self.emit(ServiceFaulted(service=self.name, node=self.ground.node, failure=failure, during=during))
+        self.tell_fault(error, during)
         self._end_over(error, "fault")
+
+    def tell_fault(self, error: BaseException, during: str) -> None:
+        """Publish a fault with its cause; whether the service goes on is its own affair."""
+        self.log.error("fault in %s: %s", during, "".join(traceback.format_exception(error)))
+        failure = error.failure if isinstance(error, TwdError) else internal(error)
+        self.emit(ServiceFaulted(service=self.name, node=self.ground.node, failure=failure, during=during))
 
     def give_up(self, error: TwdError, reason: str) -> None:
         """End over a failure that was told already; whoever supervises this service tries again."""
@@ -407,5 +411,6 @@ async def _awaited(action: Callable[[], Any]) -> None:
     await action()
 
 
-def _internal(error: BaseException) -> Failure:
+def internal(error: BaseException) -> Failure:
+    """A fault of the program itself, as a failure."""
     return Failure(code=FailureCode.INTERNAL, message=f"{type(error).__name__}: {error}"[:4096])

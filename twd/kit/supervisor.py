@@ -5,8 +5,9 @@ import enum
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from twd.kit import platform
 from twd.kit.ahead import Ahead
@@ -20,6 +21,7 @@ KILLED_S: Final = 5.0
 NO_PROGRAM: Final = 127
 SETTLED_S: Final = 2.0
 """A process that ends on purpose after so long, to begin anew, is not failing."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ class Supervisor:
         self._clock = clock
         self._on_start = on_start
         self._on_exit = on_exit
+        self._on_fault = on_fault
         self._backoff = backoff
         self._lifeline = platform.Lifeline()
         self._environment = {**environment, **self._lifeline.environment}
@@ -144,7 +147,7 @@ class Supervisor:
         """Start everything at once."""
         for name in self.children:
             self.start_one(name)
-        self._tasks.start("rotate", every(ROTATE_S, self._rotate))
+        self._tasks.keep("rotate", partial(every, ROTATE_S, self._rotate))
 
     def start_one(self, name: str) -> None:
         """Start one process and keep it."""
@@ -209,14 +212,20 @@ class Supervisor:
         try:
             process = await self._spawn(child)
         except OSError as error:
-            child.obstacle = f"{child.spec.argv[0]} cannot be started: {error.strerror}"
-            child.log.add(child.obstacle)
-            return NO_PROGRAM
+            return self._cannot_start(child, error.strerror or str(error))
+        except Exception as error:  # noqa: BLE001 - told; one that cannot be started does not end the others
+            self._on_fault(child.spec.name, error)
+            return self._cannot_start(child, repr(error))
         if self._ends(child):
             platform.ask_to_stop(child.pid)
         code = await process.wait()
         platform.kill_group(child.pid)  # whatever it left behind
         return code
+
+    def _cannot_start(self, child: Child, why: str) -> int:
+        child.obstacle = f"{child.spec.argv[0]} cannot be started: {why}"
+        child.log.add(child.obstacle)
+        return NO_PROGRAM
 
     async def _spawn(self, child: Child) -> asyncio.subprocess.Process:
         spec = child.spec
@@ -226,7 +235,7 @@ class Supervisor:
         process = waiting or await self._create(child)
         child.pid = process.pid
         child.state = State.RUNNING
-        self._on_start(child)
+        self._tell(self._on_start, child)
         return process
 
     async def _create(self, child: Child) -> asyncio.subprocess.Process:
@@ -252,8 +261,15 @@ class Supervisor:
         delay = 0.0 if was_well else self._backoff.delay(child.failures, refused=refused)
         problem = child.obstacle or child.log.last_problem()
         gone = Exit(child.spec.name, child.pid, code, ran_s, child.restarts, delay, child.last_words, problem)
-        self._on_exit(gone)
+        self._tell(self._on_exit, gone)
         return delay
+
+    def _tell(self, listener: Callable[[T], None], news: T) -> None:
+        """Whoever listens may fail: the process is cared for all the same."""
+        try:
+            listener(news)
+        except Exception as error:  # noqa: BLE001 - told where faults go
+            self._on_fault("news", error)
 
     # -- the end ---------------------------------------------------------------------------------
 

@@ -3,9 +3,14 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
+
+AGAIN_S: Final = 1.0
+AGAIN_MAX_S: Final = 60.0
+WELL_S: Final = 120.0
+"""What ran for so long did not fail over and over."""
 
 OnError = Callable[[str, BaseException], None]
 
@@ -28,6 +33,23 @@ class TaskGroup:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
+
+    def keep(
+        self, name: str, work: Callable[[], Coroutine[Any, Any, None]], told: OnError | None = None
+    ) -> asyncio.Task[None]:
+        """Run what must not end with one fault: that is told, to `told` or to the owner, and `work` begins anew."""
+        return self.start(name, self._kept(name, work, told or self._on_error))
+
+    async def _kept(self, name: str, work: Callable[[], Coroutine[Any, Any, None]], told: OnError) -> None:
+        clock, failures = asyncio.get_running_loop().time, 0
+        while True:
+            began = clock()
+            try:
+                return await work()
+            except Exception as error:  # noqa: BLE001 - told, and tried again
+                told(name, error)
+            failures = 1 if clock() - began >= WELL_S else failures + 1
+            await asyncio.sleep(pause_s(failures))
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
@@ -53,6 +75,11 @@ class TaskGroup:
             return []
         _, pending = await asyncio.wait(tasks, timeout=timeout_s)
         return sorted(task.get_name() for task in pending)
+
+
+def pause_s(failures: int) -> float:
+    """How long to wait before what failed so many times in a row is tried again."""
+    return min(AGAIN_MAX_S, AGAIN_S * 2.0 ** min(failures - 1, 30))
 
 
 async def in_a_thread_of_its_own(work: Callable[[], T]) -> T:
