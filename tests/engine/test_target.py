@@ -86,3 +86,16 @@ def test_sessions_side_by_side_do_not_touch_each_other(q4: Model, plain: dict[st
         assert outs[text][:COUNT] == plain[text][0]
         assert same_logits(pickers[text].seen, plain[text][1].seen)
     target.shutdown()
+
+
+def test_each_pass_is_told_before_it_begins(q4: Model) -> None:
+    target, told = make(q4), list[int]()
+    target.tell_passes(told.append)
+    tokens = [7] * 200
+    slot, _ = target.open(tokens, Greedy())
+    target.submit([Window(slot, 64, 0, tuple(tokens), committed=200)])
+    target.collect()
+    assert len(told) > 2, "one answer took several passes"
+    assert sum(told) == 200
+    assert max(told) <= target.window_max
+    target.shutdown()

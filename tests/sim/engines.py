@@ -24,6 +24,7 @@ from twd.drafter.service import Drafter
 from twd.engine.cost import CostCurve
 from twd.engine.turns import Compute, Wait
 from twd.engine.window import Logits, Picker, Report, Verdict, Window, check
+from twd.kit.compute import Effort
 from twd.kit.service import Surroundings
 from twd.speculator.bounds import Limits
 from twd.speculator.embeddings import Embedding
@@ -275,5 +276,7 @@ def played_engines() -> Iterator[None]:
         patch("twd.speculator.service.Runner", PlayedRunner),
         patch("twd.drafter.service.DraftRunner", PlayedDraftRunner),
         patch("twd.speculator.trials.CALIBRATION_TOKENS", 12),
+        patch("twd.speculator.service.crowding", lambda: 1.0),
+        patch("twd.speculator.service.effort", Effort),
     ):
         yield

@@ -1,6 +1,7 @@
 """Models that are slow are not taken for dead, and passes that never end are."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from twd.engine.cost import CostCurve
 from twd.kit.job_owner import Finish, OwnerPolicy
 from twd.kit.service import Surroundings
 from twd.speculator.service import Speculator
+from twd.wire.draft import DeviceKind
 from twd.wire.job import TokensAccepted
 from twd.wire.model import CostPoint
 from twd.wire.service import ServiceFaulted
@@ -87,8 +89,30 @@ def test_a_pass_that_never_ends_is_given_up_and_another_worker_goes_on(monkeypat
         return 0.1
 
     monkeypatch.setattr(PlayedRunner, "pass_s", pass_s)
-    monkeypatch.setattr("twd.speculator.service._HUNG_S", 20.0)
+    monkeypatch.setattr("twd.speculator.hanging.UNKNOWN_S", 20.0)
     world = World(PLAN, REAL)
     wrong = world.play()
     assert [event for _, _, event in world.witness.heard if isinstance(event, ServiceFaulted)]
+    assert isinstance(world.diaries[0].ends[0][1], Finish), wrong
+
+
+def test_a_device_that_was_quick_is_given_up_when_a_pass_takes_far_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnGpu(PlayedModel):
+        """On a device whose passes are quick."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.limits = replace(self.limits, device=DeviceKind.GPU)
+
+    hung: dict[PlayedRunner, int] = {}
+
+    def pass_s(runner: PlayedRunner, rows: int) -> float:
+        hung[runner] = hung.get(runner, 0) + 1
+        return 1e6 if runner is next(iter(hung)) and hung[runner] > 5 and rows == 1 else 0.1
+
+    monkeypatch.setattr(PlayedRunner, "pass_s", pass_s)
+    world = world_with(OnGpu)
+    wrong = world.play()
+    told = [event for _, _, event in world.witness.heard if isinstance(event, ServiceFaulted)]
+    assert "it hangs" in told[0].failure.message
     assert isinstance(world.diaries[0].ends[0][1], Finish), wrong

@@ -18,6 +18,7 @@ from twd.kit.exit_codes import ExitCode
 from twd.kit.ids import Ids
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Surroundings
 from twd.kit.settings import Pool, Settings
+from twd.speculator.hanging import Pace
 from twd.speculator.loaded import Load
 from twd.speculator.pool import LOOK_S, SUSPECT_S, PooledSpeculator
 from twd.speculator.pool_core import Assembly, Habit, assemble, pass_deadline_s, replaced, rpc_plan, silent
@@ -294,6 +295,7 @@ class HungEngine:
     def __init__(self) -> None:
         self.busy_since: float | None = None
         self.busy_rows = 1
+        self.pace = Pace()
 
 
 def hang(house: House, since: float) -> None:

@@ -2,7 +2,7 @@
 
 import ctypes
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -146,6 +146,8 @@ class Context:
         self._batch = _Batch(settings.ubatch, settings.sequences)
         self._row_type = ctypes.c_float * model.vocab.size
         self._views: dict[int, Logits] = {}
+        self.on_pass: Callable[[int], None] | None = None
+        """Told the rows of each pass before it begins."""
 
     def _parameters(self) -> ctypes.Structure:
         settings = self.settings
@@ -169,6 +171,8 @@ class Context:
 
         `states` (contiguous, one row of `n_embd` floats for each row) take the place of the tokens' embeddings.
         """
+        if self.on_pass is not None:
+            self.on_pass(len(rows))
         code = llama.llama_decode(self.handle, self._batch.fill(rows, states))
         if code:
             raise _decode_error(code, len(rows))

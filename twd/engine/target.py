@@ -70,6 +70,10 @@ class LocalTarget:
         self.window_max = rows
         self.planner.fix_rows(rows)
 
+    def tell_passes(self, told: Callable[[int], None]) -> None:
+        """Have the rows of each pass told before it begins: one `collect` may take many, to feed what was forgotten."""
+        self.context.on_pass = told
+
     def open(self, tokens: Sequence[int], picker: Picker, report: Report | None = None) -> tuple[int, int]:
         """Take a slot for a prompt; raises BUSY, or CONTEXT_OVERFLOW before any work begins."""
         check_prompt(tokens, ctx_size=self.ctx_size)

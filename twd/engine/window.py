@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -97,6 +97,15 @@ class Target(Protocol):
 
     def shutdown(self) -> None:
         """Give back everything."""
+        ...
+
+
+@runtime_checkable
+class TellsPasses(Protocol):
+    """A target that says when each of its passes begins."""
+
+    def tell_passes(self, told: Callable[[int], None]) -> None:
+        """Call with the rows of each pass, before it begins."""
         ...
 
 

@@ -1,7 +1,9 @@
-"""What a kind of device needs to be known-good: the environment of every process that computes. Pure."""
+"""What a kind of device needs to be known-good: the environment of processes that compute; and how hard they try."""
 
 import os
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from twd.kit.settings import Model, Settings
@@ -20,6 +22,14 @@ PRESETS: Final[Mapping[str, Mapping[str, str]]] = {
 """A build may hold several backends, which would count the same card twice: the ones not asked for see nothing."""
 SEVERAL_HIP: Final[Mapping[str, str]] = {"HSA_ENABLE_SDMA": "0", "GPU_MAX_HW_QUEUES": "1"}
 """Without these, several AMD cards stall each other when they copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What a process has done since it began: seconds of the processor, and pages that it waited for its disk for."""
+
+    cpu_s: float = 0.0
+    faults: int = 0
 
 
 def backend_of(settings: Settings, model: Model | None = None) -> str:
@@ -47,3 +57,12 @@ def crowding() -> float:
     if not hasattr(os, "getloadavg"):
         return 1.0
     return os.getloadavg()[0] / (os.cpu_count() or 1)
+
+
+def effort() -> Effort:
+    """Of this process; where pages are not counted, the processor's time alone."""
+    try:
+        import resource
+    except ImportError:
+        return Effort(time.process_time())
+    return Effort(time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_majflt)

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from twd.engine.cost import CostCurve
 from twd.engine.pipe import Pipeline
 from twd.engine.turns import Compute, Rest, Wait
-from twd.engine.window import Target, Verdict, Window
+from twd.engine.window import Target, TellsPasses, Verdict, Window
 from twd.kit.effects import Effect
 from twd.speculator.core import SpeculatorCore
+from twd.speculator.hanging import Pace
 from twd.speculator.planning import Plan
 from twd.speculator.session import Session
 from twd.wire.failures import TwdError
@@ -54,9 +55,14 @@ class Runner:
         self._heard = False
         """Whether something was posted in the middle of a turn: it may be that there is more to collect."""
         self.busy_since: float | None = None
-        """When the pass that runs now began; a pass that does not end is a hung device."""
+        """When the work that is under way now began; it may take several passes."""
         self.busy_rows = 0
-        """Of that pass."""
+        """Of that work."""
+        self.pace = Pace()
+        """A pass that does not end is a hung device."""
+        self._tells_passes = isinstance(target, TellsPasses)
+        if isinstance(target, TellsPasses):
+            target.tell_passes(lambda rows: self.pace.begins(rows, self._clock()))
         self._timed: tuple[Window, float] | None = None
         """A window that left alone, and when: its answer tells what such a pass costs."""
 
@@ -162,6 +168,8 @@ class Runner:
     def _submit(self, plan: Plan) -> None:
         self.busy_rows = plan.rows
         began = self.busy_since = self._clock()
+        if not self._tells_passes:
+            self.pace.begins(plan.rows, began)
         alone = len(plan.windows) == 1 and plan.windows[0].picks
         self._timed = (plan.windows[0], began) if alone else None
         self._target.submit(plan.windows)
@@ -170,6 +178,7 @@ class Runner:
     def _collect(self) -> None:
         verdicts = self._target.collect()
         self.busy_since = None
+        self.pace.ends(self._clock())
         self._read_inbox()  # guesses that came meanwhile are judged by what this pass tells
         now = self._clock()
         self._learn_cost(verdicts, now)

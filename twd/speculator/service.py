@@ -8,12 +8,14 @@ import msgspec
 
 from twd.bus.base import BusError
 from twd.engine.pipe import Pipeline
+from twd.kit.compute import crowding, effort
 from twd.kit.effects import Do, Effect, Publish
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
 from twd.kit.tasks import in_a_thread_of_its_own, soon
 from twd.speculator.bounds import Identity
 from twd.speculator.core import SpeculatorCore
 from twd.speculator.embeddings import Embeddings
+from twd.speculator.hanging import Watch, patience_s
 from twd.speculator.intake import Intake
 from twd.speculator.links import Drafter
 from twd.speculator.loaded import Load, LoadedModel
@@ -25,6 +27,7 @@ from twd.speculator.runner import Runner
 from twd.speculator.trials import Trials
 from twd.wire.base import Event, InstanceId, JobId, ModelId, SessionId
 from twd.wire.draft import (
+    DeviceKind,
     DrafterAttached,
     DrafterChecked,
     DrafterDetached,
@@ -53,7 +56,6 @@ from twd.wire.service import Health, ServiceStopped
 
 _ENDS = (JobFinished, JobFailed)
 _LEASE_CHECK_S = 5.0
-_HUNG_S = 300.0
 
 
 class Speculator(Service):
@@ -110,6 +112,7 @@ class Speculator(Service):
         self._owners = Owners()
         self._offers = Offers()
         self._trials = Trials(model, self.instance)
+        self._watch = Watch()
         self._told_progress = -1.0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -241,6 +244,7 @@ class Speculator(Service):
             self._runner.post(lambda core, now: core.fail_all(failure, now))
             if not await asyncio.to_thread(self._runner.stop):
                 self.log.error("the engine's thread did not end")
+                return  # it computes with what would be freed; the end of the process gives that back
             await asyncio.sleep(0)
         if self.loaded is not None:
             self.emit(ModelUnloaded(model=self.model, node=self.ground.node))
@@ -435,15 +439,27 @@ class Speculator(Service):
         if self._runner is None or self.loaded is None:
             return None
         self._runner.post(lambda core, at: core.tick(at), droppable=True)
+        self._look_whether_hung(self._runner, self.loaded, now)
         since = self._runner.busy_since
-        if since is not None and now - since > _HUNG_S:
-            raise TwdError(FailureCode.WORKER_LOST, f"a pass has not ended for {_HUNG_S:g} s; the device hangs")
         in_long_pass = since is not None and now - since > self.loaded.limits.keepalive_s
         for sign in self._owners.signs_of_life(None if in_long_pass else self._intake.coming):
             self.emit(sign)  # of what it computes, and of what is not there yet, the engine's thread tells nothing
         if (self._owners or self._offers) and int(now) % int(_LEASE_CHECK_S) == 0:
             self.tasks.start("leases", self._check_leases())
         return None
+
+    def _look_whether_hung(self, runner: Runner, loaded: LoadedModel, now: float) -> None:
+        """Raises when a pass has taken so long that its device must hang."""
+        under_way, device = runner.pace.now, loaded.limits.device
+        waited_s = self._watch.look(under_way, now, effort(), device)
+        if under_way is None:
+            return
+        expected_ms = runner.pace.expected_ms(under_way.rows, loaded.cost)
+        familiar = device is DeviceKind.GPU and runner.pace.familiar(under_way.rows)
+        limit_s = patience_s(expected_ms, familiar=familiar, crowding=crowding())
+        if waited_s > limit_s:
+            usual = f"{expected_ms / 1000:.3g} s were expected of its {under_way.rows} rows"
+            raise TwdError(FailureCode.WORKER_LOST, f"a pass has not ended for {waited_s:.0f} s, {usual}; it hangs")
 
     async def _check_leases(self) -> None:
         """Owners and drafters that were killed say nothing of it; a drafter that was only cut off comes back."""
