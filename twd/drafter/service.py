@@ -10,7 +10,8 @@ from twd.engine.cost import CostCurve
 from twd.engine.window import Picker, Target
 from twd.kit.progress import Progress
 from twd.kit.service import Effects, Service, Surroundings
-from twd.kit.tasks import in_a_thread_of_its_own, soon
+from twd.kit.tasks import soon
+from twd.kit.tries import until_loaded
 from twd.wire.base import ModelId
 from twd.wire.draft import (
     DeviceKind,
@@ -96,7 +97,7 @@ class Drafter(Service):
         self._proposed = 0
         self.note = "loading"
         self.settled = asyncio.Event()
-        """Set when loading has ended, well or badly."""
+        """Set when loading has ended for the first time, well or badly; where it failed, it is tried again."""
 
     async def start(self) -> None:
         """Be there at once; draft when the model is loaded."""
@@ -112,14 +113,10 @@ class Drafter(Service):
         def progress(share: float, stage: str) -> None:
             soon(loop, self._tell_progress, share, stage)
 
-        try:
-            loaded = self._loaded = await in_a_thread_of_its_own(lambda: self._load(progress))
-        except TwdError as error:
-            self.log.error("%s cannot be loaded: %s (%s)", self.model, error, error.failure.advice)
-            self.health, self.note = Health.DEGRADED, f"{error} {error.failure.advice}"
-            self.settled.set()
-            self.emit(ModelFailed(model=self.model, node=self.ground.node, failure=error.failure))
-            return
+        async def find() -> Callable[[], LoadedDraftModel]:
+            return lambda: self._load(progress)
+
+        loaded = self._loaded = await until_loaded(find, self._cannot_load, self.clock)
         target, cost = loaded.target, loaded.cost
         tries = cost.ms if target.can_rollback else None
         core = self._core = DrafterCore(self.instance, target.n_slots, target.ctx_size, tries, target.window_max)
@@ -139,7 +136,18 @@ class Drafter(Service):
         await self.renew_lease()
         self._attach()
 
+    def _cannot_load(self, error: TwdError, new: bool) -> None:
+        self.health, self.note = Health.DEGRADED, f"{error} {error.failure.advice}"
+        self.settled.set()
+        if new:
+            self.log.error("%s cannot be loaded: %s (%s); tried again", self.model, error, error.failure.advice)
+            self.emit(ModelFailed(model=self.model, node=self.ground.node, failure=error.failure))
+
     def _tell_progress(self, share: float, stage: str) -> None:
+        if self.health is Health.DEGRADED:
+            if not share:
+                return  # one more try: while it reads nothing, what failed is all there is to tell
+            self.health = Health.STARTING
         self.note = f"loading {self.model}: {stage} {share:.0%}"
 
     def _attach(self) -> None:

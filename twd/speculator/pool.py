@@ -177,6 +177,10 @@ class PooledSpeculator(Speculator):
                 self._looked.clear()
                 await self._looked.wait()
 
+    def _cannot_load(self, error: TwdError, new: bool) -> None:
+        self._over = None  # until it is tried again, there is nothing to guard
+        super()._cannot_load(error, new)
+
     def _wait_for(self, what: str) -> None:
         note = f"waits for {what}" if not what.startswith(("no RPC", "the RPC")) else what
         if note != self.note:

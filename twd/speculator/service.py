@@ -11,7 +11,8 @@ from twd.engine.pipe import Pipeline
 from twd.kit.compute import crowding, effort
 from twd.kit.effects import Do, Effect, Publish
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
-from twd.kit.tasks import in_a_thread_of_its_own, soon
+from twd.kit.tasks import soon
+from twd.kit.tries import until_loaded
 from twd.speculator.bounds import Identity
 from twd.speculator.core import SpeculatorCore
 from twd.speculator.embeddings import Embeddings
@@ -118,7 +119,7 @@ class Speculator(Service):
         self._idle.set()
         self.note = "loading"
         self.settled = asyncio.Event()
-        """Set when loading has ended, well or badly."""
+        """Set when loading has ended for the first time, well or badly; where it failed, it is tried again."""
 
     def pattern(self, event_type: type[Event]) -> str:
         """Only the jobs of this speculator's model."""
@@ -142,12 +143,11 @@ class Speculator(Service):
         def progress(share: float, stage: str) -> None:
             soon(loop, self._tell_progress, share, stage)
 
-        try:
+        async def find() -> Callable[[], LoadedModel]:
             load = await self.loader()
-            self.loaded = await in_a_thread_of_its_own(lambda: load(progress))
-        except TwdError as error:
-            self._cannot_load(error)
-            return
+            return lambda: load(progress)
+
+        self.loaded = await until_loaded(find, self._cannot_load, self.clock)
         await self._open_for_work(self.loaded)
 
     async def loader(self) -> Load:
@@ -155,17 +155,23 @@ class Speculator(Service):
         return self._load
 
     def _tell_progress(self, share: float, stage: str) -> None:
+        if self.health is Health.DEGRADED:
+            if not share:
+                return  # one more try: while it reads nothing, what failed is all there is to tell
+            self.health = Health.STARTING
         if share < 1.0 and share - self._told_progress < 0.05 and stage in self.note:
             return
         self._told_progress = share
         self.note = f"loading {self.model}: {stage} {share:.0%}"
         self.emit(ModelLoading(model=self.model, node=self.ground.node, progress=min(1.0, share), stage=stage))
 
-    def _cannot_load(self, error: TwdError) -> None:
-        self.log.error("%s cannot be loaded: %s (%s)", self.model, error, error.failure.advice)
+    def _cannot_load(self, error: TwdError, new: bool) -> None:
         self.health, self.note = Health.DEGRADED, f"{error} {error.failure.advice}"
+        self._told_progress = -1.0
         self.settled.set()
-        self.emit(ModelFailed(model=self.model, node=self.ground.node, failure=error.failure))
+        if new:
+            self.log.error("%s cannot be loaded: %s (%s); tried again", self.model, error, error.failure.advice)
+            self.emit(ModelFailed(model=self.model, node=self.ground.node, failure=error.failure))
 
     async def _open_for_work(self, loaded: LoadedModel) -> None:
         loop = asyncio.get_running_loop()
