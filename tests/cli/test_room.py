@@ -12,6 +12,7 @@ from tests.gguf_tools.test_inspect import write
 from twd.cli.life_core import Manner
 from twd.cli.room import check_file, pool_manner, room_for
 from twd.coordinator.core import Observed
+from twd.coordinator.placement import MIB, RESERVE_BYTES
 from twd.kit.settings import Backend, Model, Pool, Settings, Worker
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.failures import FailureCode, TwdError
@@ -115,6 +116,22 @@ def test_it_comes_after_those_that_hold_what_it_needs(settings: Settings) -> Non
 def test_what_a_stopped_model_was_promised_is_free_again(settings: Settings) -> None:
     assert manner(pooled(settings), "m", seen(GIB, standing("cpu", GIB))) is Manner.BESIDE
     assert manner(pooled(settings), "m", seen(GIB, standing("m", GIB))) is Manner.BESIDE
+
+
+def twice(settings: Settings) -> Settings:
+    both = {name: msgspec.structs.replace(model, replicas=2) for name, model in settings.models.items()}
+    return pooled(msgspec.structs.replace(settings, models=both))
+
+
+def test_all_replicas_of_a_model_need_a_place(settings: Settings) -> None:
+    one_fits, needed = RESERVE_BYTES + 20 * MIB, 20 * MIB
+    assert manner(pooled(settings), "m", seen(one_fits)) is Manner.BESIDE
+    full = seen(one_fits, standing("cpu", needed), ready=["rpc.pool.cpu"])
+    assert manner(pooled(settings), "m", full, ["cpu"], ["cpu"]) is Manner.BESIDE
+    assert manner(twice(settings), "m", full, ["cpu"], ["cpu"]) is Manner.AFTER
+    assert manner(twice(settings), "m", seen(one_fits + needed)) is Manner.BESIDE
+    with pytest.raises(TwdError, match=r"no place for m, replica 2 of 2; .* of memory are missing"):
+        manner(twice(settings), "m", seen(one_fits))
 
 
 def test_workers_of_llama_server_serve_one_model_of_a_pool_at_a_time(settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """Whether a model's file can be used, and how much memory it needs and finds on this machine."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -10,13 +11,14 @@ from twd.cli.doctor_models import weights_of
 from twd.cli.life_core import Manner, Room
 from twd.cli.pool_seen import without
 from twd.coordinator.core import Observed, Wanted, decide
-from twd.coordinator.service import wanted_model
+from twd.coordinator.service import wanted_replicas
 from twd.engine.memory import available_bytes
 from twd.gguf_tools.inspect import inspect
 from twd.kit.settings import Settings
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import CPU, NodeFacts
+from twd.wire.placement import PlacementDecided
 
 REFUSED_BYTES: Final = 1
 """So much is missing of a model that has no place for another reason than memory."""
@@ -54,19 +56,29 @@ def pool_manner(
 ) -> Manner:
     """How a model comes to its places in a pool: beside those that are `served`, or when those that go have gone.
 
-    Raises where it fits in neither way; where none goes, it is asked whether it would fit alone.
+    Raises where not all of its replicas fit in either way; where none goes, it is asked whether it would fit alone.
     """
-    model = wanted_model(settings, name)
-    wanted = Wanted(node, InstanceId("life"), settings.pool, (model,))
+    wanted = Wanted(node, InstanceId("life"), settings.pool, wanted_replicas(settings, name))
     pool = without(observed, settings.models.keys() - {*served, name})
-    if not _in_turns(settings) and decide(wanted, pool, model).slices:
+    if not _in_turns(settings) and _without_place(wanted, pool) is None:
         return Manner.BESIDE
-    decision = decide(wanted, without(pool, goes or {*served} - {name}), model)
-    if decision.slices:
+    refused = _without_place(wanted, without(pool, goes or {*served} - {name}))
+    if refused is None:
         return Manner.AFTER
-    text = "; ".join([f"the pool has no place for {name}", *decision.notes, *decision.helps])
-    lacks = decision.missing_bytes > REFUSED_BYTES
+    which = f"{name}, replica {refused.replica} of {len(wanted.models)}" if len(wanted.models) > 1 else name
+    text = "; ".join([f"the pool has no place for {which}", *refused.notes, *refused.helps])
+    lacks = refused.missing_bytes > REFUSED_BYTES
     raise TwdError(FailureCode.OUT_OF_MEMORY if lacks else FailureCode.MODEL_LOAD, text, "model")
+
+
+def _without_place(wanted: Wanted, pool: Observed) -> PlacementDecided | None:
+    """What is decided about the first replica that finds no place beside those before it; None where all do."""
+    for model in wanted.models:
+        decision = decide(wanted, pool, model)
+        if not decision.slices:
+            return decision
+        pool = replace(pool, decided={**pool.decided, model.name: decision})
+    return None
 
 
 def _in_turns(settings: Settings) -> bool:

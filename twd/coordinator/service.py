@@ -317,10 +317,15 @@ def wanted_models(settings: Settings) -> tuple[WantedModel, ...]:
     """The models that are to run over the pool; blocks while it reads their headers."""
     if settings.mode != "combined":
         return ()
-    read = {name: wanted_model(settings, name) for name, model in settings.models.items() if model.serve}
+    served = (name for name, model in settings.models.items() if model.serve)
+    return tuple(replica for name in served for replica in wanted_replicas(settings, name))
+
+
+def wanted_replicas(settings: Settings, name: str) -> tuple[WantedModel, ...]:
+    """All that serve one model; blocks while it reads its header."""
+    wanted = wanted_model(settings, name)
     return tuple(
         replace(wanted, name=place_of(name, number), model=name, replica=number)
-        for name, wanted in read.items()
         for number in range(1, settings.models[name].replicas + 1)
     )
 
