@@ -13,7 +13,7 @@ from twd.cli.life_core import Manner
 from twd.cli.room import check_file, pool_manner, room_for
 from twd.coordinator.core import Observed
 from twd.coordinator.placement import MIB, RESERVE_BYTES
-from twd.kit.settings import Backend, Model, Pool, Settings, Worker
+from twd.kit.settings import Backend, Gpu, Model, Pool, Settings, Worker
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import Build, CpuFacts, GpuFacts, MemoryFacts, NodeFacts, ProcessFacts, ProcessKind
@@ -116,6 +116,17 @@ def test_it_comes_after_those_that_hold_what_it_needs(settings: Settings) -> Non
 def test_what_a_stopped_model_was_promised_is_free_again(settings: Settings) -> None:
     assert manner(pooled(settings), "m", seen(GIB, standing("cpu", GIB))) is Manner.BESIDE
     assert manner(pooled(settings), "m", seen(GIB, standing("m", GIB))) is Manner.BESIDE
+
+
+def test_what_ends_gives_back_its_part_of_a_device_that_the_settings_name(settings: Settings) -> None:
+    pool = Pool(engine="rpc", trusted_lan=True, gpus=(Gpu(vram_gb=0.5),))
+    named = msgspec.structs.replace(settings, mode="combined", pool=pool)
+    piece = Slice(node=DESK, device="GPU #0", first=0, end=2, weight_bytes=300 * MIB)
+    held = PlacementDecided(model=ModelId("cpu"), coordinator=InstanceId("c"), slices=[piece], home=DESK)
+    card = GpuFacts(name="card", backend="cuda", total=512 * MIB, free=212 * MIB)
+    facts = msgspec.structs.replace(machine(2 * GIB), gpus=[card])
+    pool_now = Observed(nodes={DESK: facts}, decided={"cpu": held}, served={"cpu"})
+    assert manner(named, "m", pool_now, ["cpu"], ["cpu"]) is Manner.AFTER
 
 
 def twice(settings: Settings) -> Settings:

@@ -148,6 +148,7 @@ def _decide(
     from twd.cli.pool_seen import observed_of, without
     from twd.coordinator.core import Wanted, decide, with_spares
     from twd.coordinator.forecast import bottleneck, one_more
+    from twd.coordinator.given import all_given
     from twd.coordinator.links import Links
     from twd.coordinator.standby import carried
     from twd.wire.base import InstanceId
@@ -156,6 +157,7 @@ def _decide(
     asyncio.run(links.measure((facts for facts in nodes if facts.node != ground.node), 0.0))
     wanted = Wanted(ground.node, InstanceId("plan"), ground.settings.pool, (model,))
     observed = observed_of(entries, nodes, links)
+    observed.nodes = all_given(observed.nodes, ground.settings.pool, ground.node)
     decision = carried(decide(wanted, observed, model), observed.decided.get(model.name))
     if ground.settings.pool.engine == "ring" and not decision.missing_bytes:
         decision = with_spares(wanted, observed, model, decision)

@@ -11,6 +11,7 @@ from twd.cli.doctor_models import weights_of
 from twd.cli.life_core import Manner, Room
 from twd.cli.pool_seen import without
 from twd.coordinator.core import Observed, Wanted, decide
+from twd.coordinator.given import all_given
 from twd.coordinator.service import wanted_replicas
 from twd.engine.memory import available_bytes
 from twd.gguf_tools.inspect import inspect
@@ -59,6 +60,7 @@ def pool_manner(
     Raises where not all of its replicas fit in either way; where none goes, it is asked whether it would fit alone.
     """
     wanted = Wanted(node, InstanceId("life"), settings.pool, wanted_replicas(settings, name))
+    observed = replace(observed, nodes=all_given(observed.nodes, settings.pool, node))
     pool = without(observed, settings.models.keys() - {*served, name})
     if not _in_turns(settings) and _without_place(wanted, pool) is None:
         return Manner.BESIDE

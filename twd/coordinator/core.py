@@ -15,6 +15,7 @@ import msgspec
 from twd.coordinator.advice import place_or_advise, size
 from twd.coordinator.devices import Found, find_devices
 from twd.coordinator.drafters import DRAFTERS, WantedDrafter, assigned, problem, wish
+from twd.coordinator.given import all_given
 from twd.coordinator.layers import quotas, refused
 from twd.coordinator.measured import Paces, retimed, with_paces
 from twd.coordinator.placement import Demand, Device, Link, Piece, Placement, Shape, near_first, place, seconds
@@ -181,12 +182,13 @@ def with_spares(wanted: Wanted, observed: Observed, model: WantedModel, decision
     if model.shape is None:
         return decision
     decided = {**observed.decided, model.name: decision}
-    nodes = free_for("", observed.nodes, decided, observed.served)
     pool, home = wanted.pool, decision.home
+    seen = all_given(observed.nodes, pool, home)
+    nodes = free_for("", seen, decided, observed.served)
     devices = with_paces(
         without_other_files(find_devices(nodes, pool, home), nodes, wanted, model).devices, observed.paces
     )
-    left = left_on(devices, observed.nodes, decided)
+    left = left_on(devices, seen, decided)
     return filled(decision, pool.standby, model.shape, devices, left, None if pool.layers_at_home else home)
 
 
@@ -238,7 +240,8 @@ def _steps(free: int) -> int:
 def decide(wanted: Wanted, observed: Observed, model: WantedModel) -> PlacementDecided:
     """Where one model goes now."""
     wanted = replace(wanted, home=home_of(wanted, observed, model))
-    nodes = free_for(model.name, observed.nodes, observed.decided, observed.served)
+    seen = all_given(observed.nodes, wanted.pool, wanted.home)
+    nodes = free_for(model.name, seen, observed.decided, observed.served)
     found = without_other_files(find_devices(nodes, wanted.pool, wanted.home), nodes, wanted, model)
     if model.shape is None:
         return _refused(wanted, model, model.problem)

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from twd.coordinator.given import GIVEN, doubts, given, with_given
 from twd.coordinator.placement import Device
-from twd.kit.settings import Gpu, Pool
+from twd.kit.settings import Pool
 from twd.wire.base import NodeId
 from twd.wire.node import CPU, GpuFacts, NodeFacts
 
-GIB: Final = 1024**3
 CPU_SPEED: Final = 15e9
 CPU_WINDOW: Final = 3.0
 GPU_SPEEDS: Final = {"cuda": 400e9, "hip": 400e9, "metal": 150e9, "vulkan": 200e9}
@@ -36,7 +36,8 @@ class Found:
 
 def find_devices(nodes: Iterable[NodeFacts], pool: Pool, home: NodeId) -> Found:
     """Every device, the home machine's first; machines that may not be used are told in the notes."""
-    ordered = sorted(nodes, key=lambda facts: (facts.node != home, facts.node))
+    known = (with_given(facts, pool, home) for facts in nodes)
+    ordered = sorted(known, key=lambda facts: (facts.node != home, facts.node))
     at_home = next((facts for facts in ordered if facts.node == home), None)
     devices: list[Device] = []
     notes: list[str] = []
@@ -47,9 +48,9 @@ def find_devices(nodes: Iterable[NodeFacts], pool: Pool, home: NodeId) -> Found:
         if why:
             notes.append(f"{facts.node} is left out: {why}")
             continue
-        given = _configured(facts, pool, home)
-        devices += _given(facts.node, given) if given else _detected(facts, homes[facts.node])
-        notes += [note for gpu in given if (note := _doubt(facts, gpu))]
+        named = given(facts)
+        devices += _given(facts.node, named) if named else _detected(facts, homes[facts.node])
+        notes += doubts(facts)
     return Found(tuple(devices), homes, tuple(notes))
 
 
@@ -79,38 +80,16 @@ def _speed(gpu: GpuFacts) -> float:
 
 
 def device_name(gpu: GpuFacts) -> str:
-    """As llama.cpp calls it."""
+    """As llama.cpp calls it, or as the settings do."""
+    if gpu.backend == GIVEN:
+        return gpu.name
     names = {"cuda": "CUDA", "hip": "ROCm", "metal": "MTL", "vulkan": "Vulkan"}
     return f"{names.get(gpu.backend, gpu.backend)}{gpu.index}"
 
 
-def _configured(facts: NodeFacts, pool: Pool, home: NodeId) -> tuple[Gpu, ...]:
-    if facts.node == home:
-        return pool.gpus
-    if not pool.workers:
-        return ()
-    names = {facts.node.lower(), facts.hostname.lower(), _host_of(facts.peer_url)}
-    return next((worker.gpus for worker in pool.workers if worker.host.lower() in names), ())
-
-
-def _host_of(url: str) -> str:
-    found = re.match(r"https?://(\[[^]]*\]|[^:/]*)", url)
-    return found[1].strip("[]").lower() if found else ""
-
-
-def _given(node: str, gpus: tuple[Gpu, ...]) -> Iterator[Device]:
-    for index, gpu in enumerate(gpus):
-        yield Device(node, f"{gpu.name or 'GPU'} #{index}", int(gpu.vram_gb * GIB), GPU_SPEEDS["cuda"], GPU_WINDOW)
-
-
-def _doubt(facts: NodeFacts, gpu: Gpu) -> str:
-    largest = max((seen.total for seen in facts.gpus), default=0)
-    if not largest or gpu.vram_gb * GIB <= largest * 1.05:
-        return ""
-    return (
-        f"{facts.node}: the settings give {gpu.name or 'a device'} {gpu.vram_gb:g} GB, but the largest found has "
-        f"{largest / GIB:.1f}; the settings win"
-    )
+def _given(node: str, gpus: Iterable[GpuFacts]) -> Iterator[Device]:
+    for gpu in gpus:
+        yield Device(node, device_name(gpu), gpu.free, GPU_SPEEDS["cuda"], GPU_WINDOW)
 
 
 def unusable(facts: NodeFacts, pool: Pool, at_home: NodeFacts | None) -> str:

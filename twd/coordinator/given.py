@@ -1,0 +1,77 @@
+"""Devices that the settings name. How large they are stands there; what others take of them was found, where it was."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from twd.kit.settings import Gpu, Pool
+from twd.wire.base import NodeId
+from twd.wire.node import GpuFacts, NodeFacts
+
+GIB: Final = 1024**3
+GIVEN: Final = "settings"
+"""In place of a backend, of a device that the settings name."""
+
+
+def all_given(nodes: Mapping[NodeId, NodeFacts], pool: Pool, home: NodeId) -> Mapping[NodeId, NodeFacts]:
+    """Machines with the devices that the settings name, besides those that were found there."""
+    return {node: with_given(facts, pool, home) for node, facts in nodes.items()}
+
+
+def with_given(facts: NodeFacts, pool: Pool, home: NodeId) -> NodeFacts:
+    """The same of one machine; harmless when repeated."""
+    named = () if given(facts) else _configured(facts, pool, home)
+    if not named:
+        return facts
+    gpus = [_as_facts(gpu, index, _seen(facts.gpus, named, index)) for index, gpu in enumerate(named)]
+    return msgspec.structs.replace(facts, gpus=[*facts.gpus, *gpus])
+
+
+def given(facts: NodeFacts) -> list[GpuFacts]:
+    """The devices of a machine that the settings name: where there are any, no others count."""
+    return [gpu for gpu in facts.gpus if gpu.backend == GIVEN]
+
+
+def doubts(facts: NodeFacts) -> list[str]:
+    """Where the settings name more memory than any device was found to have."""
+    largest = max((gpu.total for gpu in facts.gpus if gpu.backend != GIVEN), default=0)
+    larger = [gpu for gpu in given(facts) if largest and gpu.total > largest * 1.05]
+    return [_doubt(facts.node, gpu, largest) for gpu in larger]
+
+
+def _doubt(node: NodeId, gpu: GpuFacts, largest: int) -> str:
+    name, size = gpu.name.rpartition(" #")[0], f"{gpu.total / GIB:g} GB"
+    return f"{node}: the settings give {name} {size}, but the largest found has {largest / GIB:.1f}; the settings win"
+
+
+def _configured(facts: NodeFacts, pool: Pool, home: NodeId) -> tuple[Gpu, ...]:
+    if facts.node == home:
+        return pool.gpus
+    if not pool.workers:
+        return ()
+    names = {facts.node.lower(), facts.hostname.lower(), _host_of(facts.peer_url)}
+    return next((worker.gpus for worker in pool.workers if worker.host.lower() in names), ())
+
+
+def _host_of(url: str) -> str:
+    found = re.match(r"https?://(\[[^]]*\]|[^:/]*)", url)
+    return found[1].strip("[]").lower() if found else ""
+
+
+def _seen(found: Sequence[GpuFacts], named: Sequence[Gpu], index: int) -> GpuFacts | None:
+    """The device that was found of which the settings speak: the only one of that name, else the one in its place."""
+    name = named[index].name.casefold()
+    called = [gpu for gpu in found if name and name in gpu.name.casefold()]
+    if len(called) == 1:
+        return called[0]
+    return found[index] if len(found) == len(named) else None
+
+
+def _as_facts(gpu: Gpu, index: int, seen: GpuFacts | None) -> GpuFacts:
+    total = int(gpu.vram_gb * GIB)
+    taken = seen.total - seen.free if seen is not None else 0
+    whole = max(total, seen.total) if seen is not None else total  # a share of a card leaves the rest of it to others
+    free = max(0, min(total, whole - taken))
+    return GpuFacts(name=f"{gpu.name or 'GPU'} #{index}", backend=GIVEN, index=index, total=total, free=free)
