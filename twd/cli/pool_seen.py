@@ -7,7 +7,7 @@ from twd.bus.base import LeaseEntry
 from twd.coordinator.core import Observed
 from twd.coordinator.links import Links
 from twd.coordinator.measured import paces_of
-from twd.coordinator.seen import place_served, speculators, stages
+from twd.coordinator.seen import place_served, speculators, stages, ways_between
 from twd.coordinator.taken import free_for
 from twd.wire.node import NodeFacts, read_node
 from twd.wire.placement import read_placement, read_ways
@@ -23,6 +23,7 @@ def observed_of(entries: Sequence[LeaseEntry], nodes: Iterable[NodeFacts], links
     serving = speculators(entries)
     for lease in serving:
         links.learn(read_ways(lease.facts))
+    links.learn_between(ways_between(entries))
     standing = [one for entry in entries if (one := read_placement(entry.value)) is not None]
     return Observed(
         nodes={facts.node: facts for facts in nodes},

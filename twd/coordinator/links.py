@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import urlsplit
 
-from twd.coordinator.placement import Link
+from twd.coordinator.placement import ASSUMED, Link, pair
 from twd.kit.addresses import is_loopback
 from twd.wire.base import NodeId
 from twd.wire.node import NodeFacts
@@ -21,7 +21,10 @@ SAMPLES: Final = 3
 
 @dataclass
 class Links:
-    """The links that are known; one that cannot be measured counts as a usual LAN."""
+    """The links that are known; one that cannot be measured counts as a usual LAN.
+
+    Those to the home machine stand under the other's name, those between two others under both.
+    """
 
     known: dict[str, Link] = field(default_factory=dict)
     _asked: dict[NodeId, float] = field(default_factory=dict)
@@ -32,6 +35,12 @@ class Links:
             link = self.known.get(way.node, Link(way.rtt_ms / 1000) if way.rtt_ms else Link())
             if way.bandwidth:
                 self.known[way.node] = replace(link, bytes_s=float(way.bandwidth), measured=True)
+
+    def learn_between(self, ways: Iterable[tuple[NodeId, Way]]) -> None:
+        """What stages measured on their ways to other machines."""
+        for node, way in ways:
+            bandwidth = float(way.bandwidth) or ASSUMED.bytes_s
+            self.known[pair(node, way.node)] = Link(way.rtt_ms / 1000, bandwidth, measured=way.bandwidth > 0)
 
     def _reach(self, node: NodeId, rtt_s: float) -> None:
         self.known[node] = replace(self.known.get(node, Link()), rtt_s=rtt_s)

@@ -68,6 +68,11 @@ ASSUMED: Final = Link()
 """Where nothing was measured."""
 
 
+def pair(one: str, other: str) -> str:
+    """Under this name the way between two machines is known, neither of which is home."""
+    return " ".join(sorted((one, other)))
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """A model as placement sees it. `kv_layer` is what one token takes in one layer's cache."""
@@ -414,8 +419,11 @@ def _way(placement: Placement, shape: Shape, links: Mapping[str, Link], demand: 
 
 
 def _between(a: str, b: str, home: str, links: Mapping[str, Link]) -> Link:
-    """The slower of both ends' links, where two machines talk that are not home."""
+    """Where two machines talk that are not home: what they measured, else the slower of both ends' links."""
     if home in (a, b):
         return links.get(b if a == home else a, ASSUMED)
-    one, other = links.get(a, ASSUMED), links.get(b, ASSUMED)
-    return Link(max(one.rtt_s, other.rtt_s), min(one.bytes_s, other.bytes_s))
+    one, other, own = links.get(a, ASSUMED), links.get(b, ASSUMED), links.get(pair(a, b))
+    bytes_s = min(one.bytes_s, other.bytes_s)
+    if own is None:
+        return Link(max(one.rtt_s, other.rtt_s), bytes_s)
+    return own if own.measured else replace(own, bytes_s=bytes_s)

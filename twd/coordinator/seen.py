@@ -10,8 +10,8 @@ from twd.bus.base import LeaseEntry
 from twd.kit.overseer import read_lease
 from twd.wire.base import NodeId
 from twd.wire.node import NodeFacts
-from twd.wire.placement import PLACE_FACT
-from twd.wire.ring import StageReady, read_stage
+from twd.wire.placement import PLACE_FACT, Way
+from twd.wire.ring import StageReady, read_stage, read_stage_way
 from twd.wire.service import ServiceLease
 
 SETTLE_S: Final = 0.7
@@ -69,3 +69,14 @@ def stages(entries: Sequence[LeaseEntry]) -> list[StageReady]:
     """Slices that are in memory, with what they measured."""
     leases = [read_lease(entry.value) for entry in entries if entry.key.startswith("stage.")]
     return [stage for lease in leases if lease is not None and (stage := read_stage(lease.facts)) is not None]
+
+
+def ways_between(entries: Sequence[LeaseEntry]) -> list[tuple[NodeId, Way]]:
+    """The ways from machine to machine that stages measured along their rings."""
+    leases = [lease for entry in entries if entry.key.startswith("stage.") and (lease := read_lease(entry.value))]
+    nodes = {lease.instance: lease.node for lease in leases}
+    told = ((lease.node, way) for lease in leases if (way := read_stage_way(lease.facts)) is not None)
+    found = [(node, way, nodes[way.to]) for node, way in told if way.to in nodes]
+    return [
+        (node, Way(node=far, rtt_ms=way.rtt_ms, bandwidth=way.bandwidth)) for node, way, far in found if far != node
+    ]

@@ -28,7 +28,7 @@ from twd.coordinator.measured import paces_of
 from twd.coordinator.model_shape import read_shape
 from twd.coordinator.placement import Shape
 from twd.coordinator.processes import WantedModel
-from twd.coordinator.seen import SETTLE_S, Joined, place_served, speculators, stages
+from twd.coordinator.seen import SETTLE_S, Joined, place_served, speculators, stages, ways_between
 from twd.gguf_tools.model_file import read_model
 from twd.kit.claim import Claim
 from twd.kit.ids import node_id
@@ -241,6 +241,7 @@ class Coordinator(Service):
         self._observed.homes = {place_served(lease): lease.node for lease in serving}
         for lease in serving:
             self._links.learn(read_ways(lease.facts))
+        self._links.learn_between(ways_between(entries))
         self._observed.paces = paces_of(stages(entries), self._observed.decided.values())
         return self._joined.settled(found, self._observed.nodes, self.clock.now())
 

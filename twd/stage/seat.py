@@ -31,7 +31,7 @@ from twd.stage.engine import SliceEngine
 from twd.stage.faults import Faults
 from twd.stage.worker import Worker
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.ring import FrameFault, HopFacts, RingWired
+from twd.wire.ring import FrameFault, HopFacts, RingWired, StageWay
 
 GATHER_S: Final = 15.0
 """How long a wired stage waits for the rest of its ring."""
@@ -255,6 +255,13 @@ class Seat:
     def hops(self) -> list[HopFacts]:
         """What its links measured."""
         return [link.facts() for link in (self._home, self._previous, self._next) if link is not None]
+
+    def way_on(self) -> StageWay | None:
+        """How far the next stage is; None where there is none, or nothing was measured yet."""
+        found = self._next.facts() if self._next is not None else None
+        if found is None or not found.rtt_min_ms:
+            return None
+        return StageWay(self.wired.next_stage, found.rtt_min_ms, found.bandwidth)
 
 
 def _unexpected(frame: Frame) -> FrameError:

@@ -16,6 +16,7 @@ from twd.wire.base import Event, InstanceId, ModelId
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.model import ModelFailed, ModelLoading
 from twd.wire.ring import (
+    NEXT_FACT,
     READY_FACT,
     FrameFault,
     FrameRefused,
@@ -232,7 +233,9 @@ class Stage(Service):
         if self._ready is None or self._server is None:
             return facts
         seat = self._server.seat
+        way = seat.way_on() if seat else None
         return facts | {
+            NEXT_FACT: msgspec.json.encode(way).decode() if way else "",
             READY_FACT: msgspec.json.encode(self._ready).decode(),
             "layers": str(self._server.held),
             "host": self._ready.host,

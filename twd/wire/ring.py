@@ -92,6 +92,23 @@ def read_stage(facts: dict[str, Any]) -> StageReady | None:
     return read_as(StageReady, str(facts.get(READY_FACT, "")))
 
 
+class StageWay(Part, frozen=True):
+    """How far a stage's next one is, as it measured that itself; `bandwidth` in bytes a second, 0: not measured."""
+
+    to: InstanceId
+    rtt_ms: Ms
+    bandwidth: Count = 0
+
+
+NEXT_FACT = "next"
+"""Under this name a stage's lease keeps its StageWay, as JSON, while it is part of a ring."""
+
+
+def read_stage_way(facts: dict[str, Any]) -> StageWay | None:
+    """What a stage's lease says of the way to the next one."""
+    return read_as(StageWay, str(facts.get(NEXT_FACT, "")))
+
+
 class StageGone(Event, frozen=True, tag="twd.v1.stage.gone"):
     """A stage left in good order."""
 
