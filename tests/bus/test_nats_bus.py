@@ -165,6 +165,19 @@ async def test_what_is_subscribed_and_closed_meanwhile_holds_afterwards(
     assert heard == ["new"]
 
 
+async def test_who_leaves_while_subscribing_leaves_nothing_behind(nats_server: NatsServer, open_bus: Open) -> None:
+    bus, heard = await open_bus(), list[bytes]()
+    nats_server.signal(signal.SIGSTOP)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await bus.subscribe("a", lambda message: heard.append(message.data))
+    nats_server.signal(signal.SIGCONT)
+    bus.publish("a", b"1")
+    await bus.flush()
+    assert heard == []
+    assert not bus._listeners
+
+
 async def test_a_full_outbox_forgets_the_oldest_and_counts(nats_server: NatsServer, open_bus: Open) -> None:
     bus, heard = await open_bus(outbox_bytes=100_000), list[int]()
     await bus.subscribe("twd.v1.draft.proposed.*", lambda message: heard.append(int(message.data)))

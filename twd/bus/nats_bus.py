@@ -221,8 +221,12 @@ class NatsBus:
         self._number += 1
         number = self._number
         self._listeners[number] = listener = Listener(pattern, handler, queue, limit, when_full)
-        if self._link is not None:
-            await self._announce(self._link, number, listener)
+        try:
+            if self._link is not None:
+                await self._announce(self._link, number, listener)
+        except BaseException:  # refused, or its caller left: nobody could ever close it
+            self._unsubscribe(number)
+            raise
         return NatsSubscription(lambda: self._unsubscribe(number))
 
     async def _announce(self, link: NatsLink, number: int, listener: Listener) -> None:
@@ -236,7 +240,6 @@ class NatsBus:
         finally:
             denial = self._refused.pop(told, None)
         if denial is not None:
-            self._unsubscribe(number)
             raise BusError(denial.text, FailureCode.FORBIDDEN)
 
     async def _greet(self, link: NatsLink) -> None:
