@@ -15,6 +15,7 @@ from twd.bus.address import BusAddress
 from twd.bus.base import BusError, NoResponders, RequestTimeout
 from twd.bus.nats_bus import BusState, NatsBus
 from twd.bus.nats_dial import Dialer
+from twd.bus.nats_frames import publish_frame
 from twd.bus.nats_link import MUCH_BYTES, LinkError, NatsLink
 from twd.wire.failures import FailureCode
 
@@ -204,6 +205,27 @@ async def test_a_frozen_broker_is_noticed_even_under_load(nats_server: NatsServe
     nats_server.signal(signal.SIGCONT)
     await until(lambda: bus.connected)
     await bus.flush()
+
+
+async def test_a_connection_that_is_full_to_the_byte_holds_up_nobody(nats_server: NatsServer, open_bus: Open) -> None:
+    bus = await open_bus()
+    link = bus._link
+    assert link is not None
+    nats_server.signal(signal.SIGSTOP)
+    while not link._buffered():  # the kernel takes all that it can
+        bus.publish("a", bytes(100_000))
+        bus.push()
+    left = nats_link.WRITE_BUFFER_BYTES - link._buffered()
+    overhead = len(publish_frame("a", "", bytes(left))) - left
+    bus.publish("a", bytes(left - overhead))
+    bus.push()
+    assert link._buffered() == nats_link.WRITE_BUFFER_BYTES
+    for _ in range(3):
+        bus.publish("a", bytes(100_000))
+        await asyncio.sleep(0)
+    nats_server.signal(signal.SIGCONT)
+    await bus.flush()
+    assert bus.stats.dropped == 0
 
 
 async def test_a_question_to_an_absent_broker_waits_its_time_and_no_longer(

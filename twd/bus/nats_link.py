@@ -76,8 +76,8 @@ class NatsLink:
 
     @property
     def congested(self) -> bool:
-        """Whether more waits to be sent than is sensible."""
-        return self._buffered() + self._client.gathered >= WRITE_BUFFER_BYTES
+        """Whether more waits to be sent than is sensible: exactly then `relieved` waits for room."""
+        return self._buffered() + self._client.gathered > WRITE_BUFFER_BYTES
 
     def listen(self, number: int, frame: bytes) -> None:
         """Announce a subscription, once."""
