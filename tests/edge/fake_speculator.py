@@ -52,6 +52,8 @@ class Script:
     per_event: int = 2
     prompt_tokens: int = 11
     cached_tokens: int = 4
+    counts_at_once: bool = True
+    """A relay counts a prompt only when its job ends."""
     choose: Callable[[JobSubmitted], list[str]] | None = None
 
 
@@ -108,8 +110,8 @@ class FakeSpeculator(Service):
                 attempt=job.attempt,
                 session=session,
                 model=job.model,
-                prompt_tokens=script.prompt_tokens,
-                cached_tokens=script.cached_tokens,
+                prompt_tokens=script.prompt_tokens if script.counts_at_once else 0,
+                cached_tokens=script.cached_tokens if script.counts_at_once else 0,
                 seed=job.sampling.seed or 0,
                 fingerprint="fp_test",
             )

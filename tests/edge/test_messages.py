@@ -139,6 +139,19 @@ async def test_counting_ends_before_the_model_writes(open_house: OpenHouse) -> N
     assert len(house.edge.desk) == 0
 
 
+async def test_every_api_tells_what_a_relay_counts_only_at_the_end(open_house: OpenHouse) -> None:
+    house = await open_house(Script(counts_at_once=False))
+    chat = (await (await house.chat()).json())["usage"]
+    assert (chat["prompt_tokens"], chat["prompt_tokens_details"]["cached_tokens"]) == (11, 4)
+    response = (await (await house.post("/v1/responses", {"input": "hi"})).json())["usage"]
+    assert (response["input_tokens"], response["input_tokens_details"]["cached_tokens"]) == (11, 4)
+    message = (await (await house.post("/v1/messages", HI)).json())["usage"]
+    assert (message["input_tokens"], message["cache_read_input_tokens"]) == (7, 4)
+    assert (await stream_of(house))[-2]["usage"]["input_tokens"] == 7
+    counted = await house.post("/v1/messages/count_tokens", {"model": "small", "messages": HI["messages"]})
+    assert await counted.json() == {"input_tokens": 11}
+
+
 async def test_length_and_failures(open_house: OpenHouse) -> None:
     house = await open_house(Script(fail_after=4))
     events = await stream_of(house)

@@ -10,7 +10,7 @@ from twd.edge import sse
 from twd.edge.openai_answers import ChatChunk, DrafterFacts, PromptDetails, TextCompletion, TwdFacts, Usage
 from twd.engine.tool_calls import ContentDelta, Delta, ToolCallArguments, ToolCallStart
 from twd.wire.failures import Failure
-from twd.wire.job import FinishReason, JobFinished, JobStarted, JobSubmitted, TokenLogprob, TokensAccepted
+from twd.wire.job import FinishReason, JobFinished, JobStarted, JobStats, JobSubmitted, TokenLogprob, TokensAccepted
 
 News = JobStarted | TokensAccepted | JobFinished
 """What a running job tells its client; a failure ends the whole answer."""
@@ -80,6 +80,19 @@ class Choice:
         """Whether it ended for want of tokens."""
         return self.finished is not None and self.finished.reason is FinishReason.LENGTH
 
+    @property
+    def prompt_counts(self) -> tuple[int, int]:
+        """Tokens of its prompt, and how many of them were in the cache; a relay knows both only at the end."""
+        told: JobStarted | JobStats | None = self.started
+        if self.finished is not None and not (self.started and self.started.prompt_tokens):
+            told = self.finished.stats
+        return (told.prompt_tokens, told.cached_tokens) if told is not None else (0, 0)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of its text, calls included."""
+        return self.finished.stats.completion_tokens if self.finished else self.tokens
+
     def hear(self, news: News) -> list[Delta]:
         """Take in what its job tells; returns what that means for the client."""
         match news:
@@ -144,10 +157,9 @@ def usage_of(choices: Iterable[Choice]) -> Usage:
     prompts: dict[int, tuple[int, int]] = {}
     completion = 0
     for choice in choices:
-        completion += choice.finished.stats.completion_tokens if choice.finished else choice.tokens
+        completion += choice.completion_tokens
         if choice.started is not None and choice.prompt not in prompts:
-            told = choice.finished.stats.prompt_tokens if choice.finished else 0  # a relay knows it only at the end
-            prompts[choice.prompt] = (max(choice.started.prompt_tokens, told), choice.started.cached_tokens)
+            prompts[choice.prompt] = choice.prompt_counts
     prompt = sum(tokens for tokens, _ in prompts.values())
     return Usage(
         prompt_tokens=prompt,

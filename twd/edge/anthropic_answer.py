@@ -119,11 +119,10 @@ class MessageAnswer:
         return "stop_sequence" if self._stop_sequence else "end_turn"
 
     def _usage(self) -> MessageUsage:
-        started, finished = self._choice.started, self._choice.finished
-        prompt, cached = (started.prompt_tokens, started.cached_tokens) if started else (0, 0)
+        prompt, cached = self._choice.prompt_counts
         return MessageUsage(
             input_tokens=max(0, prompt - cached),
-            output_tokens=finished.stats.completion_tokens if finished else self._choice.tokens,
+            output_tokens=self._choice.completion_tokens,
             cache_read_input_tokens=cached,
         )
 

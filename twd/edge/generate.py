@@ -9,7 +9,7 @@ from twd.edge.answering import Answer, fact_headers, facts_of
 from twd.edge.calls import Call
 from twd.edge.replies import STALL_S, json_reply, open_stream, write
 from twd.wire.failures import Failure, TwdError
-from twd.wire.job import JobStarted
+from twd.wire.job import JobFinished, JobStarted
 
 MANY_NEWS = 64
 """Where nothing is shown before the end, this many are taken at once."""
@@ -94,13 +94,17 @@ class Delivery:
 
 
 async def prompt_tokens(call: Call) -> int:
-    """How long the prompt of a call's job is; known when the job starts."""
-    while not call.news:
-        await call.wait(STALL_S)
-    _, first = call.news.popleft()
-    if isinstance(first, Failure):
-        raise DeliveryFailed(first)
-    return first.prompt_tokens if isinstance(first, JobStarted) else 0
+    """How long the prompt of a call's job is: known when the job starts, to a relay when it ends."""
+    while True:
+        while not call.news:
+            await call.wait(STALL_S)
+        match call.news.popleft()[1]:
+            case Failure() as failure:
+                raise DeliveryFailed(failure)
+            case JobStarted(prompt_tokens=counted) if counted:
+                return counted
+            case JobFinished(stats=stats):
+                return stats.prompt_tokens
 
 
 class DeliveryFailed(TwdError):

@@ -168,9 +168,8 @@ class ResponseAnswer:
         return response
 
     def _usage(self) -> ResponseUsage:
-        started, finished = self._choice.started, self._choice.finished
-        prompt, cached = (started.prompt_tokens, started.cached_tokens) if started else (0, 0)
-        completion = finished.stats.completion_tokens if finished else self._choice.tokens
+        prompt, cached = self._choice.prompt_counts
+        completion = self._choice.completion_tokens
         return ResponseUsage(
             input_tokens=prompt,
             input_tokens_details=InputDetails(cached_tokens=cached),
