@@ -328,9 +328,10 @@ def test_names_of_keys(name: str) -> None:
         new_key(name, ENTROPY, 1)
 
 
-def test_a_broken_key_file_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["{", '{"later": ' + "[" * 100_000])
+def test_a_broken_key_file_is_named(tmp_path: Path, text: str) -> None:
     store = KeyStore(tmp_path)
-    store.path.write_text("{")
+    store.path.write_text(text)
     with pytest.raises(TwdError, match=r"keys\.json"):
         store.load()
 

@@ -78,6 +78,14 @@ async def test_a_call_between_text(open_house: OpenHouse) -> None:
     assert body["stop_reason"] == "tool_use"
 
 
+async def test_arguments_that_are_nested_without_end_are_kept_as_text(open_house: OpenHouse) -> None:
+    deep = '{"city": ' + "[" * 20_000 + "]" * 20_000 + "}"
+    house = await open_house(Script(words=['<tool_call>{"name": "weather", "arguments": ', deep, "}</tool_call>"]))
+    response = await house.post("/v1/messages", HI | {"tools": [WEATHER]})
+    assert response.status == 200
+    assert (await response.json())["content"][0]["input"] == {"arguments": deep}
+
+
 async def test_what_the_model_gets(house: House) -> None:
     conversation = [
         {"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}]},

@@ -109,7 +109,9 @@ def test_a_stale_record_is_removed_and_told(home: Home) -> None:
     assert home.clear_stale() == ""
 
 
-@pytest.mark.parametrize("junk", [b"", b"{", b"\xff\xfe", b'{"pid":"many"}', b"[]", b'{"pid":1}'])
+@pytest.mark.parametrize(
+    "junk", [b"", b"{", b"\xff\xfe", b'{"pid":"many"}', b"[]", b'{"pid":1}', b'{"later":' + b"[" * 9999]
+)
 def test_a_corrupt_record_is_moved_aside_and_told(home: Home, junk: bytes) -> None:
     file = home.run / "instance.json"
     file.write_bytes(junk)

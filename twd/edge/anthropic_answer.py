@@ -1,7 +1,5 @@
 """The news of a job as Anthropic's message, streamed or whole."""
 
-import msgspec
-
 from twd.edge import sse
 from twd.edge.answering import Choice, News, choices_of, facts_of
 from twd.edge.anthropic_messages import allows_parallel_calls
@@ -12,6 +10,7 @@ from twd.edge.tool_use import reader_for
 from twd.engine.tool_calls import ContentDelta, Delta, ToolCallArguments, ToolCallStart
 from twd.wire.failures import Failure
 from twd.wire.job import JobFinished, JobSubmitted
+from twd.wire.reading import read_as
 
 
 class MessageAnswer:
@@ -137,7 +136,5 @@ def _tool_id(call_id: str) -> str:
 
 def _object(text: str) -> dict[str, object]:
     """A call's arguments; those that broke off or are no object are kept as text."""
-    try:
-        return msgspec.json.decode(text or "{}", type=dict[str, object])
-    except msgspec.DecodeError:
-        return {"arguments": text}
+    arguments = read_as(dict[str, object], text or "{}")
+    return {"arguments": text} if arguments is None else arguments

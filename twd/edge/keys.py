@@ -15,6 +15,7 @@ from msgspec import Meta
 from twd.kit import platform
 from twd.kit.home import write_private
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.reading import NONSENSE
 
 KEY_PREFIX = "twd_"
 FILE_NAME = "keys.json"
@@ -98,7 +99,7 @@ class KeyStore:
             return msgspec.json.decode(self.path.read_bytes(), type=KeyFile).keys
         except FileNotFoundError:
             return []
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (OSError, *NONSENSE) as error:
             text = f"{self.path} cannot be read: {error}. Repair it, or move it away and make new keys."
             raise TwdError(FailureCode.FORBIDDEN, text) from None
 

@@ -4,6 +4,8 @@ from typing import Any
 
 import msgspec
 
+from twd.wire.reading import read_as
+
 COUNTED = frozenset({"tokens", "resume", "logprobs", "confidence"})
 """Lists of which only the length is told."""
 HIDDEN = frozenset({"prompt", "text", "tail", "stop", "grammar", "last_words"})
@@ -12,10 +14,7 @@ HIDDEN = frozenset({"prompt", "text", "tail", "stop", "grammar", "last_words"})
 
 def redacted(data: bytes | msgspec.Raw, *, keep_words: bool = False) -> dict[str, Any]:
     """An event as a plain object; prompts, answers and tokens only as lengths. Empty for what is no event."""
-    try:
-        event = msgspec.json.decode(data, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return {}
+    event = read_as(dict[str, Any], bytes(data)) or {}
     return event if keep_words else {name: _shown(name, value) for name, value in event.items()}
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.reading import NONSENSE
 
 B = TypeVar("B", bound=msgspec.Struct)
 
@@ -41,7 +42,7 @@ def read_request(model: type[B], body: bytes) -> B:
         return _decoder(model).decode(body)  # type: ignore[no-any-return]
     except msgspec.ValidationError as error:
         raise explain(str(error), model) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+    except NONSENSE as error:
         raise TwdError(FailureCode.BAD_REQUEST, f"the body is not JSON: {error}") from None
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from twd.kit import platform
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.reading import NONSENSE
 
 LOCK_PATIENCE_S: Final = 0.5
 RECORD_PATIENCE_S: Final = 1.0
@@ -131,7 +132,7 @@ class Home:
             return msgspec.json.decode(self._instance_file.read_bytes(), type=Instance), ""
         except FileNotFoundError:
             return None, ""
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (OSError, *NONSENSE) as error:
             return None, f"{self._instance_file}: {error}"
 
     def write_instance(self, instance: Instance) -> None:
