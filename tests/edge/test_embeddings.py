@@ -1,5 +1,6 @@
 """/v1/embeddings as OpenAI's client uses it, and what is said where it cannot be."""
 
+import asyncio
 import struct
 from base64 import b64decode
 from collections.abc import AsyncIterator
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI
 
-from tests.edge.conftest import House, ground
+from tests.edge.conftest import House, OpenHouse, ground, until
 from tests.edge.fake_speculator import MODEL
 from twd.kit.service import Effects, Reply, Service
 from twd.wire.embedding import EmbeddingMade, EmbeddingRequested
@@ -22,8 +23,11 @@ class FakeEmbedder(Service):
     name = "speculator"
     reads = (EmbeddingRequested,)
     refuse: Failure | None = None
+    silent = False
 
     def on_embedding_requested(self, event: EmbeddingRequested, reply: Reply) -> Effects:
+        if self.silent:
+            return None
         if self.refuse is not None:
             reply(JobFailed(job=event.job, attempt=1, failure=self.refuse))
             return None
@@ -85,6 +89,40 @@ async def test_failures_keep_their_status_and_name_the_input(house: House, embed
     assert (status, answer["error"]["param"]) == (400, "input")
     embedder.refuse = Failure(code=FailureCode.BUSY, message="many wait")
     assert (await ask(house))[0] == 429
+
+
+async def test_one_deadline_holds_for_all_inputs(
+    house: House, embedder: FakeEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask_bus, left = house.edge.bus.request, list[float]()
+
+    async def slow(subject: str, data: bytes, *, timeout_s: float) -> bytes:
+        left.append(timeout_s)
+        await asyncio.sleep(0.05)
+        return await ask_bus(subject, data, timeout_s=timeout_s)
+
+    monkeypatch.setattr(house.edge.bus, "request", slow)
+    response = await house.post(
+        "/v1/embeddings", {"model": MODEL, "input": ["x"] * 50}, headers={"x-twd-deadline-s": "0.12"}
+    )
+    assert response.status == 504
+    assert left == sorted(left, reverse=True)
+    assert 2 <= len(left) < 10
+
+
+async def test_embeddings_count_as_requests_in_progress(open_house: OpenHouse) -> None:
+    house = await open_house(max_queue=1)
+    silent = FakeEmbedder(ground(house.broker, 4))
+    silent.silent = True
+    await silent.start()
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(ask(house))
+        await until(lambda: silent.handled == 1)
+        assert (await ask(house))[0] == 429
+        status = await (await house.http.get(house.edge.url + "/v1/twd/status")).json()
+        assert (status["edge"]["refused"], status["edge"]["in_flight"]) == (1, 2)
+        first.cancel()
+    await silent.stop()
 
 
 async def test_a_model_that_makes_none_is_told_apart_from_one_that_is_away(house: House) -> None:

@@ -77,14 +77,15 @@ class Embeddings:
         terms = self._front.terms(request, asked.model, None)
         prompts = inputs_of(asked)
         with self._front.counted(request, 1) as use:
-            made = [await self._made(prompt, asked.dimensions or 0, terms) for prompt in prompts]
+            until = self._front.clock.now() + deadline_ms(terms) / 1000
+            made = [await self._made(prompt, asked.dimensions or 0, terms, until) for prompt in prompts]
             use.tokens = sum(one.prompt_tokens for one in made)
         return json_reply(listed(asked, terms, made))
 
-    async def _made(self, prompt: Prompt, dimensions: int, terms: Terms) -> EmbeddingMade:
+    async def _made(self, prompt: Prompt, dimensions: int, terms: Terms, until: float) -> EmbeddingMade:
         question = EmbeddingRequested(job=terms.new_job(), model=terms.model, prompt=prompt, dimensions=dimensions)
         try:
-            answer = await self._ask(question, deadline_ms(terms) / 1000)
+            answer = await self._ask(question, max(0.0, until - self._front.clock.now()))
         except NoResponders:
             raise self._nobody(terms) from None
         if isinstance(answer, EmbeddingMade):

@@ -45,6 +45,7 @@ class Counters:
 
     requests: int = 0
     refused: int = 0
+    """Not let in: the edge drains, its queue is full, or the key is over a limit."""
     in_flight: int = 0
 
 
@@ -76,6 +77,8 @@ class Front:
         self.ids = ids
         self.instance = instance
         self.counters = Counters()
+        self._in_progress = 0
+        """Jobs and embeddings of requests that were let in and have not ended."""
         self.meter = Meter()
         self.house = House(settings.edge.max_tokens_limit, settings.edge.deadline_s, settings.mode)
 
@@ -168,19 +171,25 @@ class Front:
     @contextmanager
     def counted(self, request: web.Request, jobs: int) -> Iterator[Use]:
         """A request that is let in, and what it uses up of its key's limits."""
-        self._gate()
-        self._admit(jobs)
         key, use = visitor_of(request).key, Use()
-        self.meter.enter(key, jobs, self.clock.now(), self.clock.wall_ms())
+        try:
+            self._gate()
+            self._admit(jobs)
+            self.meter.enter(key, jobs, self.clock.now(), self.clock.wall_ms())
+        except TwdError:
+            self.counters.refused += 1
+            raise
+        self._in_progress += jobs
         try:
             yield use
         finally:
+            self._in_progress -= jobs
             self.meter.leave(key, jobs, use.tokens, self.clock.now(), self.clock.wall_ms())
 
     def _admit(self, jobs: int) -> None:
         limit = self.settings.edge.max_queue
-        if len(self.desk) + jobs > limit:
-            text = f"{len(self.desk)} jobs are in progress; at most {limit} are taken (edge.max_queue)"
+        if self._in_progress + jobs > limit:
+            text = f"{self._in_progress} jobs are in progress; at most {limit} are taken (edge.max_queue)"
             raise TwdError(FailureCode.BUSY, text)
 
     def now_s(self) -> int:
