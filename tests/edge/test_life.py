@@ -232,6 +232,21 @@ async def test_a_reader_that_does_not_read_is_dropped(
     writer.close()
 
 
+async def test_a_reader_that_does_not_read_the_end_is_dropped(
+    open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(self: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("twd.edge.replies.STALL_S", 0.05)
+    monkeypatch.setattr("aiohttp.http_writer.StreamWriter.drain", full)
+    house = await open_house()
+    response = await house.chat(stream=True)
+    await read_until(response, b"[DONE]")
+    await until(lambda: house.edge.front.counters.in_flight == 0)
+    assert house.edge.front._in_progress == 0
+
+
 async def test_a_reader_that_falls_far_behind_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twd.edge.calls.NEWS_MAX", 10)
     told: list[Event] = []

@@ -7,7 +7,7 @@ from aiohttp import web
 from twd.edge import sse
 from twd.edge.answering import Answer, fact_headers, facts_of
 from twd.edge.calls import Call
-from twd.edge.replies import STALL_S, json_reply, open_stream, write
+from twd.edge.replies import STALL_S, end_stream, json_reply, open_stream, write
 from twd.wire.failures import Failure, TwdError
 from twd.wire.job import JobFinished, JobStarted
 
@@ -70,7 +70,7 @@ class Delivery:
             piece, failure = self._take()
             await self._write(response, piece if came else sse.KEEP_ALIVE)
         await self._write(response, self.answer.end() if failure is None else self.answer.broken(failure))
-        await response.write_eof()
+        await end_stream(self.request, response)
         return response
 
     def _pass_on(self) -> bool:

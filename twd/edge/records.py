@@ -11,7 +11,7 @@ from twd.bus.base import NoResponders
 from twd.edge import sse
 from twd.edge.feed import Feed, Watcher
 from twd.edge.redact import redacted
-from twd.edge.replies import json_reply, open_stream, write
+from twd.edge.replies import end_stream, json_reply, open_stream, write
 from twd.edge.status_types import History, JobTrace
 from twd.edge.validation import is_number
 from twd.kit.tasks import heard
@@ -74,7 +74,7 @@ class Records:
                 continue
             await write(request, response, _batch(watcher))
             await asyncio.sleep(PACE_S)
-        await response.write_eof()
+        await end_stream(request, response)
         return response
 
     # -- past ----------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Answers on their way out: JSON, error envelopes, streams."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -46,9 +47,18 @@ async def open_stream(request: web.Request, headers: Mapping[str, str]) -> web.S
 
 async def write(request: web.Request, response: web.StreamResponse, piece: bytes) -> None:
     """Send a piece to a client that reads; one that does not is dropped."""
+    await _unless_stalled(request, response.write(piece))
+
+
+async def end_stream(request: web.Request, response: web.StreamResponse) -> None:
+    """Nothing more follows; the end waits for its reader as every piece does."""
+    await _unless_stalled(request, response.write_eof())
+
+
+async def _unless_stalled(request: web.Request, sending: Coroutine[Any, Any, None]) -> None:
     try:
         async with asyncio.timeout(STALL_S):
-            await response.write(piece)
+            await sending
     except TimeoutError:
         hang_up(request)
         raise ConnectionResetError(f"the client took nothing for {STALL_S:g} s") from None
@@ -64,7 +74,7 @@ async def sent_if_large(request: web.Request, reply: web.StreamResponse) -> web.
     await stream.prepare(request)
     for start in range(0, len(body), _LARGE_BYTES):
         await write(request, stream, body[start : start + _LARGE_BYTES])
-    await stream.write_eof()
+    await end_stream(request, stream)
     return stream
 
 
