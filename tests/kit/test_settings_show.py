@@ -65,6 +65,18 @@ def test_a_check_warns_of_missing_files_and_open_doors(tmp_path: Path) -> None:
     assert [warning.key for warning in told.warnings] == ["models.a.path"]
 
 
+@pytest.mark.parametrize(
+    ("host", "warns"),
+    [
+        *((host, False) for host in ("127.0.0.1", "127.8.8.8", "localhost", "[::1]", "::1")),
+        *((host, True) for host in ("localhost.example", "127.example", "::1:2", "192.168.1.1")),
+    ],
+)
+def test_only_what_no_other_machine_reaches_is_no_open_door(tmp_path: Path, host: str, warns: bool) -> None:
+    report = check_settings(None, {"TWD_AGENT_HOST": host}, tmp_path, tmp_path)
+    assert [warning.key for warning in report.warnings] == ["agent.host"] * warns
+
+
 def test_only_what_differs_from_the_defaults_is_dumped() -> None:
     assert dump_settings(Settings()) == "{}\n"
     text = dump_settings(Settings(models={"a": Model(path="/a", threads=4)}, prewarm=False))

@@ -9,6 +9,7 @@ import msgspec
 import yaml
 from msgspec import inspect as shape
 
+from twd.kit.addresses import is_loopback
 from twd.kit.settings import Settings
 from twd.kit.settings_errors import ConfigError, Place, Problem
 from twd.kit.settings_load import Loaded, load_settings
@@ -19,7 +20,6 @@ from twd.kit.settings_yaml import Dumper
 MASK = "********"
 USER_INFO = re.compile(r"(?<=://)[^/@\s,]+(?=@)")
 SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASS", re.IGNORECASE)
-LOOPBACK = ("127.", "::1", "localhost", "[::1]")
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,7 +118,7 @@ def _open_doors(loaded: Loaded) -> Iterator[Problem]:
         ("swarm", settings.swarm, "swarm.token"),
     ):
         told = name == "edge" and settings.edge.allow_unauthenticated
-        if not section.token and not told and not section.host.startswith(LOOPBACK):
+        if not section.token and not told and not is_loopback(section.host):
             place = loaded.places.get(f"{name}.host", Place("default"))
             yield Problem(place=place, key=f"{name}.host", found=f"{section.host} without a token", expected=advice)
 
