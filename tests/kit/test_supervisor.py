@@ -223,6 +223,21 @@ async def test_one_that_does_not_listen_is_killed_when_it_goes(tmp_path: Path) -
         assert not alive(pid)
 
 
+async def test_one_that_goes_before_it_came_takes_nobody_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(self: Supervisor, child: Child) -> None:
+        await asyncio.Event().wait()
+
+    killed: list[int] = []
+    monkeypatch.setattr(Supervisor, "_create", never)
+    monkeypatch.setattr("twd.kit.supervisor.KILLED_S", 0.01)
+    monkeypatch.setattr("twd.kit.platform.kill_group", killed.append)
+    async with supervised(tmp_path, drain_s=0.01) as (supervisor, _):
+        supervisor.add(ProcessSpec("late", FOR_EVER))
+        await asyncio.sleep(0)  # it is being started, and has no pid yet
+        assert not await supervisor.remove("late", 0.01)
+    assert killed == []
+
+
 async def test_one_that_waits_for_its_next_try_goes_at_once(tmp_path: Path) -> None:
     slow = Backoff(first_s=600, short_s=600)
     async with supervised(tmp_path, ProcessSpec("job", (*PYTHON, "pass")), backoff=slow) as (supervisor, told):

@@ -167,7 +167,7 @@ class Supervisor:
         self._ask(child)
         _, late = await asyncio.wait({keeper}, timeout=timeout_s)
         if late:
-            platform.kill_group(child.pid)
+            _kill(child)
             await asyncio.wait({keeper}, timeout=KILLED_S)
         if self.children.get(name) is child:
             del self.children[name], self._keepers[name]
@@ -189,8 +189,7 @@ class Supervisor:
         """End everything at once; a stop that waits for it returns soon after."""
         self._stop_asked.set()
         for child in self.children.values():
-            if child.state is State.RUNNING:
-                platform.kill_group(child.pid)
+            _kill(child)
 
     # -- one process -----------------------------------------------------------------------------
 
@@ -289,3 +288,8 @@ class Supervisor:
     async def _rotate(self) -> None:
         for child in list(self.children.values()):
             child.log.rotate_if_big()
+
+
+def _kill(child: Child) -> None:
+    if child.state is State.RUNNING:  # before that its pid is 0, which stands for our own group
+        platform.kill_group(child.pid)
