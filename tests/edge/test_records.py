@@ -138,8 +138,13 @@ async def test_watchers_end_when_the_edge_drains(house: House) -> None:
         await response.read()
 
 
-async def test_unknown_topics(house: House) -> None:
-    assert (await house.http.get(house.edge.url + "/v1/twd/events?topics=gossip")).status == 400
+async def test_topics_are_those_of_what_is_broadcast(house: House) -> None:
+    unknown = await house.http.get(house.edge.url + "/v1/twd/events?topics=gossip")
+    assert unknown.status == 400
+    assert "change, draft" in (await unknown.json())["error"]["message"]
+    known = await house.http.get(house.edge.url + "/v1/twd/events?topics=node,ring,change")
+    assert known.status == 200
+    known.close()
 
 
 def message(event: Any) -> Message:

@@ -8,11 +8,19 @@ from twd.edge.redact import redacted
 from twd.wire.draft import DraftGranted, DraftProposed
 from twd.wire.job import TokensAccepted
 from twd.wire.model import ModelLoading
-from twd.wire.routes import ROUTE_OF, ROUTES, Delivery, route_of_subject
+from twd.wire.routes import BROADCASTS, ROUTE_OF, route_of_subject
 
 PENDING_MAX = 1024
 NEWEST_ONLY = {ROUTE_OF[event].tag for event in (TokensAccepted, DraftProposed, DraftGranted, ModelLoading)}
 """Of these only the newest of each job, session or model is kept while a watcher is busy."""
+
+
+def topic_of(tag: str) -> str:
+    """`twd.v1.job.started` is about a job."""
+    return tag.split(".")[2]
+
+
+TOPICS = frozenset(topic_of(route.tag) for route in BROADCASTS)
 
 
 class Watcher:
@@ -29,7 +37,7 @@ class Watcher:
 
     def offer(self, tag: str, message: Message) -> None:
         """Keep a message for this watcher, if it wants it."""
-        if self._topics and tag.split(".")[2] not in self._topics:
+        if self._topics and topic_of(tag) not in self._topics:
             return
         self._count += 1
         key: object = message.subject if tag in NEWEST_ONLY else self._count
@@ -54,10 +62,7 @@ class Watcher:
 
 
 class Feed:
-    """All watchers; the bus is listened to only while there are some.
-
-    It hears broadcasts only: listening on a request's subject would look like somebody who answers it.
-    """
+    """All watchers; the bus is listened to only while there are some."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -81,9 +86,8 @@ class Feed:
         """All broadcasts; or none, if that fails or is given up midway."""
         made: list[Subscription] = []
         try:
-            for route in ROUTES:
-                if route.delivery is Delivery.BROADCAST:
-                    made.append(await self._bus.subscribe(route.pattern, self._hear))
+            for route in BROADCASTS:
+                made.append(await self._bus.subscribe(route.pattern, self._hear))
         except BaseException:
             for subscription in made:
                 await subscription.close()

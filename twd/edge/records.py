@@ -9,7 +9,7 @@ from aiohttp import web
 
 from twd.bus.base import NoResponders
 from twd.edge import sse
-from twd.edge.feed import Feed, Watcher
+from twd.edge.feed import TOPICS, Feed, Watcher
 from twd.edge.redact import redacted
 from twd.edge.replies import end_stream, json_reply, open_stream, write
 from twd.edge.status_types import History, JobTrace
@@ -29,7 +29,6 @@ from twd.wire.trace import (
 
 PACE_S = 0.1
 """Pause between two batches of live events."""
-TOPICS = frozenset({"service", "model", "job", "tokens", "session", "draft", "drafter", "message"})
 COMPLETION_PREFIXES = ("chatcmpl-", "cmpl-", "resp_", "msg_")
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"

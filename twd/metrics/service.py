@@ -20,7 +20,7 @@ from twd.wire.base import Event
 from twd.wire.codec import Rejected, decode, encode
 from twd.wire.draft import SessionOpened
 from twd.wire.job import CALIBRATION, JobFailed, JobFinished
-from twd.wire.routes import ROUTES, Delivery
+from twd.wire.routes import BROADCASTS
 from twd.wire.service import Health
 from twd.wire.trace import (
     HistoryReported,
@@ -55,12 +55,11 @@ class Metrics(Service):
         self._registry: Leases | None = None
 
     async def setup(self) -> None:
-        """Listen to every broadcast. Not to requests: an ear there would hide that nobody is home."""
+        """Listen to every broadcast."""
         self._recall()
         self._registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
-        for route in ROUTES:
-            if route.delivery is Delivery.BROADCAST:
-                await self.bus.subscribe(route.pattern, self._hear, when_full=route.when_full)
+        hearing = [self.bus.subscribe(one.pattern, self._hear, when_full=one.when_full) for one in BROADCASTS]
+        await asyncio.gather(*hearing)  # one way to the broker instead of one for each
         await self._look()
         self.tasks.start("look", every(LOOK_S, self._look))
 

@@ -162,6 +162,8 @@ ROUTES: tuple[Route, ...] = (
 
 ROUTE_OF: dict[type[Event], Route] = {route.event: route for route in ROUTES}
 ROUTE_OF_TAG: dict[str, Route] = {route.tag: route for route in ROUTES}
+BROADCASTS = tuple(route for route in ROUTES if route.delivery is Delivery.BROADCAST)
+"""What anybody may listen to. An ear on a request's subject would look like somebody who answers it."""
 EVERYTHING = "twd.v1.>"
 
 
