@@ -129,6 +129,14 @@ def test_over_plain_http_conversations_begin_and_text_is_copied() -> None:
 
 
 @needs_node
+def test_a_rule_is_one_line() -> None:
+    assert in_node(f"""
+      const {{ render }} = await import("{(FOLDER / "markdown.js").as_uri()}");
+      console.log(JSON.stringify(render("a\\n---\\nb").map((one) => one.tag)));
+    """) == ["p", "hr", "p"]
+
+
+@needs_node
 @pytest.mark.parametrize("mark", [">", "> ", "- "])
 def test_text_nested_without_end_is_shown(mark: str) -> None:
     assert in_node(f"""

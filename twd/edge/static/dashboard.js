@@ -8,6 +8,7 @@ import { poolBlock } from "./pools.js";
 const STATUS_MS = 3000;
 const MOST = 200;
 let jobs = [];
+let unremembered = "";
 
 // -- drawing -------------------------------------------------------------------------------------
 
@@ -21,8 +22,9 @@ function row(...cells) {
 
 function drawStatus(status) {
   const { edge } = status;
-  byId("warnings").replaceChildren(...status.warnings.map((text) => make("p", {}, text)));
-  byId("warnings").classList.toggle("hidden", !status.warnings.length);
+  const warnings = [...status.warnings, unremembered].filter(Boolean);
+  byId("warnings").replaceChildren(...warnings.map((text) => make("p", {}, text)));
+  byId("warnings").classList.toggle("hidden", !warnings.length);
   byId("models").replaceChildren(...status.models.map(({ id, twd }) => row(
     cell(twd.default ? `${id} (default)` : id),
     cell(twd.ready ? (twd.exact === false ? "ready, near" : "ready") : twd.note ?? "not ready", twd.ready ? "ok" : "bad"),
@@ -131,8 +133,7 @@ async function loadHistory() {
   try {
     jobs = (await getJson(`/v1/twd/history?limit=${MOST}`)).jobs;
   } catch (error) {
-    byId("warnings").classList.remove("hidden");
-    byId("warnings").append(make("p", {}, error.message));
+    unremembered = error.message;
   }
   drawJobs();
 }

@@ -5,8 +5,7 @@ export function make(tag, options = {}, ...children) {
   for (const [name, value] of Object.entries(options)) {
     if (name === "on") {
       for (const [event, handler] of Object.entries(value)) element.addEventListener(event, handler);
-    } else if (name === "data") Object.assign(element.dataset, value);
-    else if (name in element) element[name] = value;
+    } else if (name in element) element[name] = value;
     else element.setAttribute(name, value);
   }
   element.append(...children);

@@ -56,13 +56,18 @@ function blocks(lines, depth) {
     if (!line.trim()) at += 1;
     else if (FENCE.test(line)) found.push(fence());
     else if (HEADING.test(line)) found.push(heading(lines[at++]));
-    else if (RULE.test(line)) found.push(make("hr", {}, ...(at++, [])));
+    else if (RULE.test(line)) found.push(rule());
     else if (QUOTE.test(line)) found.push(make("blockquote", {}, ...blocks(take((l) => QUOTE.test(l)).map((l) => QUOTE.exec(l)[1]), depth + 1)));
     else if (ROW.test(line) && /^[\s|:-]+$/.test(lines[at + 1] ?? "")) found.push(table(take((l) => ROW.test(l))));
     else if (BULLET.test(line)) found.push(list(take((l) => BULLET.test(l) || /^\s+\S/.test(l)), depth));
     else found.push(make("p", {}, ...inline(take(isText).join("\n"))));
   }
   return found;
+
+  function rule() {
+    at += 1;
+    return make("hr");
+  }
 
   function fence() {
     const [, mark, language] = FENCE.exec(lines[at++]);
