@@ -58,6 +58,9 @@ def test_nothing_is_kept_where_nothing_is_wanted(tmp_path: Path) -> None:
     log = loaded(tmp_path, keep=0)
     log.append(line(1))
     assert not log.file.exists()
+    loaded(tmp_path, keep=5).append(line(1))
+    assert jobs(loaded(tmp_path, keep=0)) == []
+    assert log.file.read_bytes() == b""
 
 
 def test_broken_lines_are_put_aside(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """How the last jobs ended, in a file that outlives this process: one JSON line each, bounded."""
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -29,15 +28,15 @@ class JobLog:
     def load(self) -> str:
         """Read what is there; returns in words what was wrong with it, if anything was."""
         self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lines = self._read()
-        good = [(line, end) for line in lines if (end := _end(line)) is not None]
-        bad = [line for line in lines if _end(line) is None]
-        self.ends = [end for _, end in good][-self._keep :]
-        kept = [line for line, _ in good][-self._keep :]
+        lines = [(line, _end(line)) for line in self._read()]
+        bad = [line for line, end in lines if end is None]
+        good = [(line, end) for line, end in lines if end is not None]
+        kept = good[-self._keep :] if self._keep else []
+        self.ends = [end for _, end in kept]
         self._lines = len(kept)
         aside = self._set_aside(bad) if bad else None
         if len(kept) < len(lines):
-            self._write(kept)
+            self._write([line for line, _ in kept])
         return f"{len(bad)} lines of {self.file} made no sense; moved to {aside.name}" if aside else ""
 
     def append(self, *lines: bytes) -> None:
@@ -61,10 +60,9 @@ class JobLog:
         except FileNotFoundError:
             return []
 
-    def _write(self, lines: Iterable[bytes]) -> None:
-        kept = list(lines)
-        write_private(self.file, b"".join(line + b"\n" for line in kept))
-        self._lines = len(kept)
+    def _write(self, lines: list[bytes]) -> None:
+        write_private(self.file, b"".join(line + b"\n" for line in lines))
+        self._lines = len(lines)
 
     def _set_aside(self, lines: list[bytes]) -> Path:
         """Each time another file: what was put aside before stays as it is."""
