@@ -16,7 +16,7 @@ OnError = Callable[[str, BaseException], None]
 
 
 class TaskGroup:
-    """The tasks of one owner. The first error of any of them is told to `on_error`."""
+    """The tasks of one owner. Whatever error ends one of them is told to `on_error`."""
 
     def __init__(self, owner: str, on_error: OnError) -> None:
         self._owner = owner

@@ -47,7 +47,6 @@ class Metrics(Service):
         super().__init__(ground)
         self.memory = Memory(settings.metrics.history)
         self.counting = Counting(settings.served())
-        self.unread = 0
         self._exposition = Exposition(self.counting.figures)
         self._job_log = JobLog(settings.home_dir / "history", settings.metrics.history)
         self._unwritten: list[bytes] = []
@@ -78,7 +77,6 @@ class Metrics(Service):
     def _hear(self, message: Message) -> None:
         event = decode(message.data)
         if isinstance(event, Rejected):
-            self.unread += 1
             self.counting.figures.add(UNREAD)
             self._reject(message, event.reason)  # not every broadcast has another reader who would tell
             return
@@ -130,7 +128,7 @@ class Metrics(Service):
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """How much it remembers."""
-        return {**self.memory.sizes, "unread": self.unread}
+        return {**self.memory.sizes, "unread": int(self.counting.figures.value(UNREAD))}
 
     def on_trace_requested(self, event: TraceRequested, reply: Reply) -> Effects:
         """Tell one job's story."""
