@@ -152,9 +152,8 @@ async def test_a_role_hears_its_own_events_and_no_others(connect: Connect, role:
     for route in TRAVELLING:
         reads = route.event in role.reads
         shared = route.delivery is not Delivery.BROADCAST
-        queue = (route.group or role.name) if shared else ""
         broadcast = role.hears_everything and not shared
-        assert await user.may_hear(route.pattern, queue) == (reads or broadcast), route.pattern
+        assert await user.may_hear(route.pattern, route.group) == (reads or broadcast), route.pattern
         if shared and not (reads and role.hears_everything):
             assert not await user.may_hear(route.pattern), "nobody listens in on what is shared out"
     for pattern in (">", "_INBOX.>", "_INBOX.edge.>" if role.name != "edge" else "_INBOX.gate.>", "$KV.>", "$SYS.>"):

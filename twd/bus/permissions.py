@@ -275,8 +275,7 @@ def _subscribes(role: Role) -> Iterator[str]:
         yield EVERYTHING
     for event in role.reads:
         route = ROUTE_OF[event]
-        shared = route.delivery in (Delivery.QUEUE, Delivery.REQUEST)
-        yield f"{route.pattern} {route.group or role.name}" if shared else route.pattern
+        yield f"{route.pattern} {route.group}" if route.group else route.pattern
     if role.is_service:
         yield "$SRV.*"
         yield f"$SRV.*.twd-{role.name}"
@@ -284,8 +283,8 @@ def _subscribes(role: Role) -> Iterator[str]:
 
 
 def _requests_but(read: Events) -> tuple[str, ...]:
-    shared = [route for route in ROUTES if route.delivery in (Delivery.QUEUE, Delivery.REQUEST)]
-    return tuple(route.pattern for route in shared if route.event not in read)
+    requests = [route for route in ROUTES if route.delivery is Delivery.REQUEST]
+    return tuple(route.pattern for route in requests if route.event not in read)
 
 
 def _unique(subjects: Iterator[str]) -> tuple[str, ...]:

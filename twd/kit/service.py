@@ -117,10 +117,6 @@ class Service:
         """What others may read in this service's lease."""
         return {}
 
-    def group(self, event_type: type[Event]) -> str:
-        """The queue group in which this service takes shared messages."""
-        return ROUTE_OF[event_type].group or self.name
-
     def pattern(self, event_type: type[Event]) -> str:
         """The subject to listen on for one event; narrower than everything where a service wants less."""
         return ROUTE_OF[event_type].pattern
@@ -209,12 +205,11 @@ class Service:
     async def listen(self, event_type: type[Event], pattern: str = "") -> Subscription:
         """Hear one event type; `reads` are listened to by start."""
         route = ROUTE_OF[event_type]
-        shared = route.delivery in (Delivery.QUEUE, Delivery.REQUEST)
         handle = getattr(self, handler_name(event_type))
         subscription = await self.bus.subscribe(
             pattern or self.pattern(event_type),
             partial(self._receive, route, handle),
-            queue=self.group(event_type) if shared else "",
+            queue=route.group,
             when_full=route.when_full,
         )
         self._subscriptions.append(subscription)

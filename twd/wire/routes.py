@@ -52,7 +52,6 @@ class Delivery(enum.StrEnum):
     """Who gets a message."""
 
     BROADCAST = "broadcast"
-    QUEUE = "queue"
     REQUEST = "request"
     REPLY = "reply"
 
