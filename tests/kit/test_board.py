@@ -110,10 +110,10 @@ def test_loading_is_told_by_model() -> None:
     assert table.rows["speculator"].note == "reading weights 40%"
 
 
-def test_what_waits_for_mending_is_named() -> None:
+def test_what_waits_for_mending_says_why_and_counts_no_more_once_all_end() -> None:
     table = board("edge", "speculator")
     table.see([lease(1), lease(2, Health.DEGRADED, ready=False, note="no such file")], 0)
-    assert [row.note for row in table.hopeless] == ["no such file"]
+    assert (stage(table, "speculator"), table.rows["speculator"].note) == (Stage.FAILED, "no such file")
     table.ends(Stage.DRAINING)
     assert not table.see([lease(1), lease(2)], 0)
     assert {row.stage for row in table.rows.values()} == {Stage.DRAINING}

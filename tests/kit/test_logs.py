@@ -101,8 +101,3 @@ def test_all_secrets_of_the_settings_are_known() -> None:
         drafters=(Drafter(url="http://x", api_key="t-key"),),
     )
     assert set(logs.secrets_of(settings)) == {"t-bus", "t-edge", "t-agent", "t-key"}
-
-
-def test_prompts_stay_out_unless_the_settings_ask_for_them() -> None:
-    assert logs.private("my diary", Log()) == "<8 characters>"
-    assert logs.private("my diary", Log(show_text=True)) == "my diary"

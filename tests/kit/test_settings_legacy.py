@@ -208,7 +208,7 @@ def test_variables_alone_make_a_working_set_up(tmp_path: Path) -> None:
     assert "TIGHTWAD_PORT is now TWD_EDGE_PORT" in loaded.hints
     assert "TIGHTWAD_NEW is not read: no setting has this name" in loaded.hints
     assert any(hint.startswith("TIGHTWAD_CHAT_TEMPLATE is not read: the model's own") for hint in loaded.hints)
-    assert loaded.overridden["edge.port"] == "TIGHTWAD_PORT"
+    assert loaded.places["edge.port"].source == "TIGHTWAD_PORT"
 
 
 def test_old_variables_win_over_files_and_lose_to_new_ones(tmp_path: Path) -> None:

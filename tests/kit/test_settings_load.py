@@ -119,8 +119,8 @@ def test_the_environment_wins_over_the_file(folder: Path) -> None:
     assert not settings.speculation.ngram.enabled
     assert settings.speculation.max_draft_tokens == 16
     assert [(worker.host, worker.rpc_port) for worker in settings.pool.workers] == [("one", 50052), ("two", 7)]
-    assert loaded.overridden["edge.port"] == "TWD_EDGE_PORT"
-    assert loaded.overridden["edge.token"] == "TWD_TOKEN"
+    assert loaded.places["edge.port"].source == "TWD_EDGE_PORT"
+    assert loaded.places["edge.token"].source == "TWD_TOKEN"
     assert loaded.places["edge.max_queue"].line == 1
     assert "bus.user" not in loaded.places
 

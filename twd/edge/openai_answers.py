@@ -218,7 +218,6 @@ class ErrorBody(Out, kw_only=True):
     param: str | None
     code: str
     advice: str = ""
-    job: str | UnsetType = UNSET
 
 
 class ErrorEnvelope(Out, kw_only=True):

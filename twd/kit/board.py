@@ -103,11 +103,6 @@ class Board:
         """Whether every process can work."""
         return bool(self.rows) and all(row.stage in DONE for row in self.rows.values())
 
-    @property
-    def hopeless(self) -> list[Row]:
-        """Processes that wait for somebody to mend something."""
-        return [row for row in self.rows.values() if row.stage is Stage.FAILED]
-
 
 def stage_of(lease: ServiceLease) -> Stage:
     """How far a service has come, by its own word."""

@@ -93,11 +93,6 @@ def _text(record: logging.LogRecord) -> str:
     return f"{text}\n{logging.Formatter().formatException(record.exc_info)}" if record.exc_info else text
 
 
-def private(text: str, log: Log) -> str:
-    """A prompt or answer as the log may show it: its length, unless the settings ask for the text."""
-    return text if log.show_text else f"<{len(text)} characters>"
-
-
 def secrets_of(settings: msgspec.Struct) -> Iterator[str]:
     """Every secret that the settings hold."""
     for field in shape.type_info(type(settings)).fields:  # type: ignore[attr-defined]

@@ -21,8 +21,6 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     source: Path | None
     hints: list[str]
-    overridden: dict[str, str]
-    """Key -> the environment variable that gave it."""
     places: dict[str, Place]
     """Key -> where it was given; what is missing here is a default."""
 
@@ -48,7 +46,6 @@ def load_settings(path: str | None, env: Mapping[str, str], cwd: Path, home: Pat
         settings=settings,
         source=source,
         hints=[*hints, *file_hints, *old_hints, *env_hints],
-        overridden={key: place.source for key, place in checker.given.items() if place.source in env},
         places=checker.given,
     )
 
