@@ -328,7 +328,7 @@ class Log(Section, frozen=True):
 
     level: Annotated[Literal["debug", "info", "warning", "error"], about("The least important line to write.")] = "info"
     format: Annotated[Literal["auto", "human", "json"], about("auto: human in a terminal, JSON elsewhere.")] = "auto"
-    show_text: Annotated[bool, about("Let prompts and answers into the log.")] = False
+    show_text: Annotated[bool, about("Let the words of answers into the history of jobs and their traces.")] = False
 
 
 class Settings(Section, frozen=True):
