@@ -152,6 +152,13 @@ def stream_end(head: ChatChunk | TextCompletion, choices: Iterable[Choice], *, w
     return sse.event(head) + sse.DONE
 
 
+def finish_reason(choice: Choice) -> str:
+    """Why a choice ended, in OpenAI's words."""
+    if choice.cut:
+        return "length"
+    return "tool_calls" if choice.calls else "stop"
+
+
 def usage_of(choices: Iterable[Choice]) -> Usage:
     """Tokens of all choices; a prompt counts once, however many choices it has."""
     prompts: dict[int, tuple[int, int]] = {}

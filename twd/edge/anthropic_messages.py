@@ -15,7 +15,7 @@ from twd.edge.anthropic_types import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from twd.edge.core import Terms, jobs_for, limit_of
+from twd.edge.core import Terms, jobs_for, limit_of, take_prefill
 from twd.edge.openai_types import FunctionSpec, GenerationRequest, NamedTool, Tool, ToolName
 from twd.edge.tool_use import call_grammar, check_tools, raw_tools
 from twd.wire.failures import FailureCode, TwdError
@@ -31,9 +31,10 @@ def message_jobs(request: MessagesRequest, terms: Terms) -> list[JobSubmitted]:
         temperature=request.temperature,
         top_p=request.top_p,
         top_k=request.top_k,
+        stop=request.stop_sequences,
         stream=request.stream,
     )
-    (job,) = jobs_for(
+    return jobs_for(
         wishes,
         [prompt],
         terms,
@@ -41,8 +42,6 @@ def message_jobs(request: MessagesRequest, terms: Terms) -> list[JobSubmitted]:
         grammar=call_grammar(prompt.tools, openai_choice(request), parallel, terms.tool_format),
         logprobs=None,
     )
-    stops = list(dict.fromkeys(request.stop_sequences or ()))
-    return [msgspec.structs.replace(job, stop=stops)]
 
 
 def allows_parallel_calls(request: MessagesRequest) -> bool:
@@ -64,10 +63,7 @@ def message_prompt(request: CountTokensRequest) -> Prompt:
     messages = _system(request.system)
     for i, message in enumerate(request.messages):
         messages += _turns(message, f"messages[{i}]")
-    last = messages[-1]
-    prefill = messages.pop().content if last.role == "assistant" and not last.tool_calls else ""
-    if not messages:
-        raise TwdError(FailureCode.BAD_REQUEST, "there is nothing to answer: add a user message", "messages")
+    prefill = take_prefill(messages)
     return Prompt(
         messages=messages,
         tools=raw_tools(tools, choice),

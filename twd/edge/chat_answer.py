@@ -3,7 +3,7 @@
 from msgspec import UNSET
 
 from twd.edge import sse
-from twd.edge.answering import Call, Choice, News, choices_of, facts_of, stream_end, usage_of
+from twd.edge.answering import Call, Choice, News, choices_of, facts_of, finish_reason, stream_end, usage_of
 from twd.edge.core import Terms
 from twd.edge.errors import envelope
 from twd.edge.openai_answers import (
@@ -49,21 +49,17 @@ class ChatAnswer:
         """Take in news of a choice; returns what a stream sends now."""
         choice = self.choices[index]
         deltas = choice.hear(news)
+        if isinstance(news, JobStarted):
+            self._head.system_fingerprint = news.fingerprint or self._head.system_fingerprint
         if not self.stream:
-            self._note_fingerprint(news)
             return b""
         match news:
             case JobStarted():
-                self._note_fingerprint(news)
                 return self._chunk(choice, ChatDelta(content=""))
             case TokensAccepted():
                 return self._marked(choice, deltas, news)
             case JobFinished():
                 return self._pieces(choice, deltas, []) + self._finish(choice)
-
-    def _note_fingerprint(self, news: News) -> None:
-        if isinstance(news, JobStarted):
-            self._head.system_fingerprint = news.fingerprint or self._head.system_fingerprint
 
     def _marked(self, choice: Choice, deltas: list[Delta], news: TokensAccepted) -> bytes:
         if self._marks:
@@ -134,13 +130,6 @@ class ChatAnswer:
 def _whole_call(call: Call) -> ToolCallDelta:
     function = FunctionDelta(name=call.name, arguments="".join(call.arguments))
     return ToolCallDelta(id=call.id, type="function", function=function)
-
-
-def finish_reason(choice: Choice) -> str:
-    """Why a choice ended, in OpenAI's words."""
-    if choice.cut:
-        return "length"
-    return "tool_calls" if choice.calls else "stop"
 
 
 def _chat_delta(choice: Choice, delta: Delta) -> ChatDelta:

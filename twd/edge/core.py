@@ -12,7 +12,7 @@ from twd.edge.validation import is_number, read_value
 from twd.engine.tool_formats import ToolFormat
 from twd.wire.base import InstanceId, JobId, ModelId
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.job import Grammar, GrammarKind, JobSubmitted, Prompt, Sampling, Speculation
+from twd.wire.job import ChatMessage, Grammar, GrammarKind, JobSubmitted, Prompt, Sampling, Speculation
 
 SEEDS = 2**53
 MAX_CHOICES = 128
@@ -127,6 +127,15 @@ def limit_of(asked: int | None, field: str, house: House) -> int | None:
         text = f"{field} is {asked}; at most {house.max_tokens_limit} are allowed (edge.max_tokens_limit)"
         raise TwdError(FailureCode.BAD_REQUEST, text, field)
     return asked
+
+
+def take_prefill(messages: list[ChatMessage]) -> str:
+    """A last assistant message is taken out: it is continued, and something must be left to answer."""
+    last = messages[-1]
+    prefill = messages.pop().content if last.role == "assistant" and not last.tool_calls else ""
+    if not messages:
+        raise TwdError(FailureCode.BAD_REQUEST, "there is nothing to answer: add a user message", "messages")
+    return prefill
 
 
 def stops_of(stop: str | list[str] | None) -> list[str]:

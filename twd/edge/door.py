@@ -9,8 +9,9 @@ from twd.wire.failures import FailureCode, TwdError
 
 COOKIE = "twd_session"
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/login", "/logout"})
-PAGE_PATHS = ("/", "/dashboard", "/static/")
-"""Pages hold no secrets: they may load, and ask for a key then."""
+PAGES = frozenset({"/", "/dashboard"})
+STATIC = "/static/"
+"""Pages, and what they are made of, hold no secrets: they may load, and ask for a key then."""
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
@@ -123,9 +124,7 @@ def bearer(headers: Mapping[str, str]) -> str | None:
 
 def is_page(knock: Knock) -> bool:
     """Whether this is one of the pages, or what they are made of."""
-    if knock.method not in SAFE_METHODS:
-        return False
-    return knock.path in PAGE_PATHS[:2] or knock.path.startswith(PAGE_PATHS[2])
+    return knock.method in SAFE_METHODS and (knock.path in PAGES or knock.path.startswith(STATIC))
 
 
 def check_bind(host: str, ring: KeyRing, allow_unauthenticated: bool) -> None:

@@ -1,6 +1,6 @@
-"""/v1/chat/completions: a conversation to jobs, their news to an answer."""
+"""/v1/chat/completions: a conversation to jobs."""
 
-from twd.edge.core import Terms, grammar_of, jobs_for, limit_of
+from twd.edge.core import Terms, grammar_of, jobs_for, limit_of, take_prefill
 from twd.edge.openai_types import (
     AssistantMessage,
     ChatRequest,
@@ -47,12 +47,7 @@ def _limit(request: ChatRequest, terms: Terms) -> int | None:
 def chat_prompt(request: ChatRequest) -> Prompt:
     """The conversation as the model's template will get it; a last assistant message is continued."""
     messages = [wire_message(message, f"messages[{i}]") for i, message in enumerate(request.messages)]
-    prefill = ""
-    last = messages[-1]
-    if last.role == "assistant" and not last.tool_calls:
-        prefill = messages.pop().content
-    if not messages:
-        raise TwdError(FailureCode.BAD_REQUEST, "there is nothing to answer: add a user message", "messages")
+    prefill = take_prefill(messages)
     return Prompt(
         messages=messages,
         tools=raw_tools(request.tools, request.tool_choice),

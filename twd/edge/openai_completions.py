@@ -5,7 +5,7 @@ from typing import cast
 import msgspec
 
 from twd.edge import sse
-from twd.edge.answering import Choice, News, choices_of, facts_of, stream_end, usage_of
+from twd.edge.answering import Choice, News, choices_of, facts_of, finish_reason, stream_end, usage_of
 from twd.edge.core import MAX_CHOICES, Terms, grammar_of, jobs_for, limit_of
 from twd.edge.errors import envelope
 from twd.edge.openai_answers import TextChoice, TextCompletion
@@ -69,10 +69,6 @@ def _token_prompt(tokens: list[int], field: str) -> Prompt:
     return Prompt(tokens=tokens)
 
 
-def _finish_reason(choice: Choice) -> str:
-    return "length" if choice.cut else "stop"
-
-
 # -- the answer --------------------------------------------------------------------------------
 
 
@@ -90,16 +86,19 @@ class CompletionAnswer:
         self._head = TextCompletion(
             id=f"cmpl-{jobs[0].job}", created=created, model=terms.model, system_fingerprint="", choices=[]
         )
-        if self.stream and self._with_usage:
+        if self._with_usage:
             self._head.usage = None
 
     def hear(self, index: int, news: News) -> bytes:
         """Take in news of a choice; returns what a stream sends now."""
         choice = self.choices[index]
         choice.hear(news)
+        if isinstance(news, JobStarted):
+            self._head.system_fingerprint = news.fingerprint or self._head.system_fingerprint
+        if not self.stream:
+            return b""
         match news:
             case JobStarted():
-                self._head.system_fingerprint = news.fingerprint or self._head.system_fingerprint
                 return self._chunk(choice, self._opening(choice)) if self._echo else b""
             case TokensAccepted():
                 return self._text(choice, news)
@@ -121,7 +120,7 @@ class CompletionAnswer:
     def _finish(self, choice: Choice) -> bytes:
         if all(other.finished for other in self.choices):
             self._head.twd = facts_of(self.choices, self._mode)
-        return self._chunk(choice, self._opening(choice), finish=_finish_reason(choice))
+        return self._chunk(choice, self._opening(choice), finish=finish_reason(choice))
 
     def _chunk(self, choice: Choice, text: str, news: TokensAccepted | None = None, finish: str | None = None) -> bytes:
         piece = TextChoice(index=choice.index, text=text, finish_reason=finish)
@@ -152,5 +151,5 @@ class CompletionAnswer:
             index=choice.index,
             text=prompt + choice.content,
             logprobs=text_logprobs(choice.logprobs, 0) if self._logprobs else None,
-            finish_reason=_finish_reason(choice),
+            finish_reason=finish_reason(choice),
         )

@@ -15,6 +15,7 @@ from twd.edge.anthropic_types import (
     StreamEvent,
     TokenCount,
 )
+from twd.edge.door import COOKIE
 from twd.edge.embeddings import EmbeddingList, EmbeddingsRequest
 from twd.edge.openai_answers import (
     ChatChunk,
@@ -100,7 +101,7 @@ def document() -> Json:
             "schemas": components,
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
-                "cookie": {"type": "apiKey", "in": "cookie", "name": "twd_session"},
+                "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE},
             },
         },
         "security": [{"bearer": []}, {"cookie": []}, {}],

@@ -14,6 +14,7 @@ from twd.edge.front import Counters
 from twd.edge.guard import quiet_about_bad_http, reply_or_failure
 from twd.edge.replies import sent_if_large
 from twd.edge.threshold import Threshold
+from twd.kit.addresses import bracketed
 from twd.kit.settings import Edge as EdgeSettings
 from twd.wire.failures import FailureCode, TwdError
 
@@ -37,9 +38,8 @@ class HttpServer:
     @property
     def url(self) -> str:
         """Where clients on this machine find it."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self._settings.host, self._settings.host)
-        bracketed = f"[{host}]" if ":" in host and not host.startswith("[") else host
-        return f"{'https' if self._settings.tls.cert else 'http'}://{bracketed}:{self.port}"
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._settings.host, self._settings.host)
+        return f"{'https' if self._settings.tls.cert else 'http'}://{bracketed(host)}:{self.port}"
 
     async def open(self, routes: Iterable[web.AbstractRouteDef]) -> None:
         """Bind the port and answer."""

@@ -64,7 +64,7 @@ class Edge(Service):
         super().__init__(ground)
         self.settings = settings
         self.models = ModelDirectory(tuple(settings.served()), settings.default_model, ground.node)
-        self.desk = Desk(self.clock, self._submit, self._release, self._guarded, coming=self.models.coming)
+        self.desk = Desk(self.clock, self._submit, self.emit, self._guarded, coming=self.models.coming)
         self.front = Front(settings, self.desk, self.models, self.clock, ground.ids, self.instance, self._gate)
         self.keys = KeyStore(settings.home_dir)
         self.threshold = self._build_door()
@@ -142,9 +142,6 @@ class Edge(Service):
         reason = answer.reason if isinstance(answer, Rejected) else type(answer).__name__
         text = f"the answer to a job makes no sense: {reason}"
         return Failure(code=FailureCode.WORKER_LOST, message=text[:4096])
-
-    def _release(self, event: Event) -> None:
-        self.emit(event)
 
     def _guarded(self, action: Callable[[], None]) -> None:
         try:
