@@ -8,10 +8,11 @@ from typing import Final, Protocol
 
 import msgspec
 
+from twd.wire.codec import MAX_MESSAGE_BYTES
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.routes import WhenFull
 
-PAYLOAD_BYTES_MAX: Final = 8 * 1024 * 1024
+PAYLOAD_BYTES_MAX: Final = MAX_MESSAGE_BYTES
 INBOX_PREFIX: Final = "_INBOX"
 
 

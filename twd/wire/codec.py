@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -11,6 +11,7 @@ from twd.wire.reading import NONSENSE
 from twd.wire.routes import ROUTE_OF_TAG
 
 E = TypeVar("E", bound=Event)
+T = TypeVar("T")
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 _encoder = msgspec.json.Encoder()
@@ -32,7 +33,7 @@ _peek = msgspec.json.Decoder(_Peek)
 
 
 @cache
-def _decoder(event_type: type[Event]) -> msgspec.json.Decoder[Any]:
+def _decoder(event_type: type[E]) -> msgspec.json.Decoder[E]:
     return msgspec.json.Decoder(event_type)
 
 
@@ -43,28 +44,26 @@ def encode(event: Event) -> bytes:
 
 def decode_as(event_type: type[E], data: bytes) -> E | Rejected:
     """Read bytes that should hold one known event type."""
-    if len(data) > MAX_MESSAGE_BYTES:
-        return Rejected(f"{len(data)} bytes; at most {MAX_MESSAGE_BYTES} are read")
-    try:
-        event: E = _decoder(event_type).decode(data)
-    except msgspec.ValidationError as error:
-        return Rejected(str(error))
-    except NONSENSE as error:
-        return Rejected(f"not JSON: {error}")
-    return event
+    return _read(_decoder(event_type), data)
 
 
 def decode(data: bytes) -> Event | Rejected:
     """Read bytes that may hold any event; a type of a later version is `unknown`, not an error."""
+    peek = _read(_peek, data)
+    if isinstance(peek, Rejected):
+        return peek
+    route = ROUTE_OF_TAG.get(peek.type)
+    if route is None:
+        return Rejected(f"unknown type {peek.type[:80]!r}", unknown=True)
+    return decode_as(route.event, data)
+
+
+def _read(decoder: msgspec.json.Decoder[T], data: bytes) -> T | Rejected:
     if len(data) > MAX_MESSAGE_BYTES:
         return Rejected(f"{len(data)} bytes; at most {MAX_MESSAGE_BYTES} are read")
     try:
-        tag = _peek.decode(data).type
+        return decoder.decode(data)
     except msgspec.ValidationError as error:
         return Rejected(str(error))
     except NONSENSE as error:
         return Rejected(f"not JSON: {error}")
-    route = ROUTE_OF_TAG.get(tag)
-    if route is None:
-        return Rejected(f"unknown type {tag[:80]!r}", unknown=True)
-    return decode_as(route.event, data)
