@@ -322,7 +322,7 @@ def test_processes_that_change_the_keys_at_once_lose_none(tmp_path: Path) -> Non
     assert kept == {f"key-{first + n}": bool(n % 2) for first in starts for n in range(20)}
 
 
-@pytest.mark.parametrize("name", ["", "a b", "x" * 65, "-x", "ü"])
+@pytest.mark.parametrize("name", ["", "a b", "x" * 65, "-x", "ü", "TWD_TOKEN"])
 def test_names_of_keys(name: str) -> None:
     with pytest.raises(TwdError):
         new_key(name, ENTROPY, 1)

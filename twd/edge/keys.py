@@ -18,6 +18,8 @@ from twd.wire.failures import FailureCode, TwdError
 from twd.wire.reading import NONSENSE
 
 KEY_PREFIX = "twd_"
+TOKEN_NAME = "TWD_TOKEN"
+"""What the one token of the settings goes by. A key of this name would pass for it once its browser has logged in."""
 FILE_NAME = "keys.json"
 LOCK_PATIENCE_S: Final = 5.0
 
@@ -50,6 +52,8 @@ def digest(secret: str) -> str:
 
 def new_key(name: str, entropy: str, now_ms: int, **limits: object) -> tuple[str, Key]:
     """A secret to show once, and the key to keep."""
+    if name == TOKEN_NAME:
+        raise TwdError(FailureCode.BAD_REQUEST, f"{name} is what edge.token is called: name the key otherwise", "name")
     secret = KEY_PREFIX + entropy
     fields = {"name": name, "sha256": digest(secret), "created_ms": now_ms, **limits}
     try:
@@ -63,7 +67,7 @@ class KeyRing:
 
     def __init__(self, keys: list[Key] | None = None, token: str = "") -> None:
         self.keys = keys or []
-        self._token = Key(name="TWD_TOKEN", sha256=digest(token)) if token else None
+        self._token = Key(name=TOKEN_NAME, sha256=digest(token)) if token else None
 
     @property
     def wanted(self) -> bool:
