@@ -22,6 +22,7 @@ from twd.wire.job import (
     TopToken,
 )
 from twd.wire.model import ModelFacts, ModelReady, VocabFingerprint
+from twd.wire.service import MessageRejected
 
 MODEL = ModelId("small")
 WORDS = ["Hel", "lo", ", ", "wör", "ld", " 👋", "!"]
@@ -45,6 +46,7 @@ class Script:
 
     words: list[str] = field(default_factory=lambda: list(WORDS))
     refuse: Failure | None = None
+    unreadable: str = ""
     fail_after: int | None = None
     failure: Failure = field(default_factory=lambda: Failure(code=FailureCode.OUT_OF_MEMORY, message="no memory left"))
     hang_after: int | None = None
@@ -92,6 +94,9 @@ class FakeSpeculator(Service):
     def on_job_submitted(self, event: JobSubmitted, reply: Reply) -> Effects:
         self.jobs.append(event)
         if self.silent:
+            return None
+        if self.script.unreadable:
+            reply(MessageRejected(subject="x", reason=self.script.unreadable))
             return None
         if self.script.refuse is not None:
             reply(JobFailed(job=event.job, attempt=event.attempt, failure=self.script.refuse))

@@ -149,6 +149,16 @@ async def test_busy_speculators_are_429(open_house: OpenHouse) -> None:
     assert response.headers["Retry-After"] == "1"
 
 
+async def test_a_worker_that_cannot_read_the_job_is_502_at_once(open_house: OpenHouse) -> None:
+    house = await open_house(Script(unreadable="Expected `int` >= 1 - at `$.deadline_ms`"))
+    async with asyncio.timeout(2):
+        response = await house.chat()
+    error = (await response.json())["error"]
+    assert (response.status, error["code"]) == (502, "backend_broken")
+    assert "$.deadline_ms" in error["message"]
+    assert len(house.speculator.jobs) == 1
+
+
 async def test_too_many_requests_at_once(open_house: OpenHouse) -> None:
     house = await open_house(Script(**HANGS), max_queue=2)
     first = await house.chat(stream=True, n=2)

@@ -238,6 +238,14 @@ def test_an_unanswered_request_counts_as_a_refusal() -> None:
     assert one.worker == ONE
 
 
+@pytest.mark.parametrize("code", [FailureCode.TOO_LARGE, FailureCode.BACKEND_BROKEN, FailureCode.FORBIDDEN])
+def test_a_request_that_cannot_be_asked_ends_the_job_at_once(code: FailureCode) -> None:
+    one = owner()
+    actions = one.unanswered(1, Failure(code=code, message="as told"), 1.0)
+    assert failure(actions) == Failure(code=code, message="as told")
+    assert one.ended
+
+
 def test_a_failure_that_stays_a_failure_ends_the_job() -> None:
     one = running()
     actions = one.handle(failed(FailureCode.CONTEXT_OVERFLOW), 1.0)

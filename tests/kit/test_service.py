@@ -3,10 +3,12 @@
 import asyncio
 import random
 
+import msgspec
 import pytest
 
-from twd.bus.base import PAYLOAD_BYTES_MAX
+from twd.bus.base import PAYLOAD_BYTES_MAX, RequestTimeout
 from twd.bus.memory_bus import MemoryBroker
+from twd.kit.asking import NotUnderstood
 from twd.kit.clock import SystemClock
 from twd.kit.effects import Publish
 from twd.kit.ids import Ids
@@ -126,6 +128,42 @@ async def test_nonsense_is_counted_and_told_without_a_flood() -> None:
     assert rejected == [1, 2, 4, 8]
     assert service.rejected["twd.v1.job.cancelled.x"] == 10
     await service.stop()
+
+
+async def test_a_request_that_cannot_be_read_is_answered_with_the_reason() -> None:
+    broker = MemoryBroker()
+    service = Echo(ground(broker))
+    await service.start()
+    answer = decode(await broker.connect().request("twd.v1.job.submitted.m", b'{"job":5}', timeout_s=1))
+    assert isinstance(answer, MessageRejected)
+    assert (answer.subject, answer.size_bytes, answer.source) == ("twd.v1.job.submitted.m", 9, service.instance)
+    assert "`$.job`" in answer.reason
+    await service.stop()
+
+
+async def test_only_requests_are_answered() -> None:
+    broker = MemoryBroker()
+    service = Echo(ground(broker))
+    await service.start()
+    with pytest.raises(RequestTimeout):
+        await broker.connect().request("twd.v1.job.cancelled.x", b"{", timeout_s=0.01)
+    await service.stop()
+
+
+async def test_whoever_asked_in_vain_hears_so_at_once() -> None:
+    broker = MemoryBroker()
+    reader, asker = Echo(ground(broker)), Echo(ground(broker))
+    await reader.start()
+    await asker.start()
+    wrong = msgspec.structs.replace(submit(), deadline_ms=0)
+    with pytest.raises(NotUnderstood, match=r"deadline_ms") as refused:
+        await asker.ask(wrong)
+    assert not refused.value.failure.retry
+    told: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    asker.ask_then(wrong, told.set_result)
+    assert isinstance(await asyncio.wait_for(told, 1), NotUnderstood)
+    await asker.stop()
+    await reader.stop()
 
 
 async def test_drops_are_told_by_the_subject_that_lost_them() -> None:

@@ -173,8 +173,9 @@ async def ask(bus: "NatsBus", wish: Wish) -> ChangeAnswered:
     import msgspec
 
     from twd.bus.base import NoResponders
+    from twd.kit.asking import read_answer
     from twd.kit.ids import Ids
-    from twd.wire.codec import decode, encode
+    from twd.wire.codec import encode
     from twd.wire.routes import subject_of
 
     stamped = msgspec.structs.replace(wish, id=Ids().event())
@@ -183,7 +184,7 @@ async def ask(bus: "NatsBus", wish: Wish) -> ChangeAnswered:
     except NoResponders:
         text = f"no supervisor answers on machine {wish.node!r}; `twd up` starts one, `twd status` lists machines"
         raise CommandError(ExitCode.NOTHING_RUNS, text) from None
-    answer = decode(data)
+    answer = read_answer(data)
     if not isinstance(answer, ChangeAnswered):
         raise CommandError(ExitCode.FAULT, f"the supervisor of {wish.node!r} answers with something else: {answer!r}")
     return answer

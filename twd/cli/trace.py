@@ -8,6 +8,7 @@ import msgspec
 
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
+from twd.kit.asking import read_answer
 from twd.kit.exit_codes import ExitCode
 from twd.kit.trace import Step, merge_runs, tell
 from twd.wire.base import Event, EventId, InstanceId, JobId
@@ -45,7 +46,7 @@ def trace(ground: Ground, job: str, as_json: bool, every_step: bool) -> ExitCode
 async def _ask(ground: Ground, question: Event) -> Event | Rejected:
     async with ground.bus("admin") as bus:
         stamped = msgspec.structs.replace(question, id=EventId("ask"), source=InstanceId("cli"))
-        return decode(await bus.request(subject_of(question), encode(stamped), timeout_s=ANSWER_S))
+        return read_answer(await bus.request(subject_of(question), encode(stamped), timeout_s=ANSWER_S))
 
 
 def _events(raws: list[msgspec.Raw]) -> list[Event]:

@@ -159,10 +159,12 @@ class JobOwner:
         self._held_by, self._trouble_since = self.attempt, None
 
     def unanswered(self, attempt: int, failure: Failure, now: float) -> list[OwnerAction]:
-        """The request of Submit had no answer: nobody home, bus away, or too late."""
+        """The request of Submit had no answer: nobody home, bus away, too late; or it is one that cannot be asked."""
         if self.ended or attempt != self.attempt or self._alive or self._retry_at is not None:
             return []
-        return self._refused(failure, now)
+        if failure.retry or failure.code is FailureCode.DEADLINE:  # of this one submission, not of the job
+            return self._refused(failure, now)
+        return self._fail(failure.code, failure.message, release=True, field=failure.field)
 
     def worker_gone(self, instance: InstanceId, now: float) -> list[OwnerAction]:
         """A service stopped, faulted or exited; if it was this job's worker, somebody else goes on."""

@@ -19,13 +19,14 @@ import msgspec
 
 import twd
 from twd.bus.base import Bus, BusError, Leases, Message, Subscription
+from twd.kit.asking import NotUnderstood, read_answer
 from twd.kit.clock import Clock
 from twd.kit.effects import Do, Effect, Note, Publish, WakeAt
 from twd.kit.ids import Ids
 from twd.kit.micro import MicroEndpoints
 from twd.kit.tasks import TaskGroup, every
 from twd.wire.base import Event, EventId, NodeId
-from twd.wire.codec import Rejected, decode, decode_as, encode
+from twd.wire.codec import Rejected, decode_as, encode
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.routes import ROUTE_OF, Delivery, Route
 from twd.wire.service import (
@@ -139,10 +140,10 @@ class Service:
             self.log.error("%s is not told: %s", type(event).__name__, error)
 
     async def ask(self, event: Event, *, timeout_s: float = 5.0) -> Event | Rejected:
-        """Send a request and read its answer."""
+        """Send a request and read its answer; raises a BusError where none came, or none that was asked for."""
         stamped = self._stamp(event, None)
         subject = ROUTE_OF[type(event)].subject(event)
-        return decode(await self.bus.request(subject, encode(stamped), timeout_s=timeout_s))
+        return read_answer(await self.bus.request(subject, encode(stamped), timeout_s=timeout_s))
 
     def ask_then(
         self, event: Event, told: Callable[[Event | Rejected | BusError], None], *, timeout_s: float = 5.0
@@ -153,7 +154,7 @@ class Service:
             if not self._running:
                 return
             try:
-                told(answer if isinstance(answer, BusError) else decode(answer))
+                told(_read(answer))
             except Exception as error:  # noqa: BLE001 - the edge: told to the bus and fatal
                 self.fail(error, f"answer to {type(event).__name__}")
 
@@ -221,6 +222,8 @@ class Service:
         event = decode_as(route.event, message.data)
         if isinstance(event, Rejected):
             self._reject(message, event.reason)
+            if route.delivery is Delivery.REQUEST:
+                self._replier(message.reply, EventId(""))(_rejection(message, event.reason))
             return
         self._cause = event.id
         try:
@@ -247,14 +250,7 @@ class Service:
             self.rejected.clear()
         if count & (count - 1) == 0:  # told at 1, 2, 4, 8 ...: a flood of nonsense is no flood of events
             self.log.warning("message on %s left aside: %s", message.subject, reason)
-            self.emit(
-                MessageRejected(
-                    subject=message.subject[:512],
-                    reason=reason[:1024],
-                    size_bytes=len(message.data),
-                    repeated=count,
-                )
-            )
+            self.emit(_rejection(message, reason, count))
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -404,6 +400,19 @@ def _keep(task: asyncio.Task[Any]) -> None:
 
 async def _awaited(action: Callable[[], Any]) -> None:
     await action()
+
+
+def _rejection(message: Message, reason: str, count: int = 1) -> MessageRejected:
+    return MessageRejected(
+        subject=message.subject[:512], reason=reason[:1024], size_bytes=len(message.data), repeated=count
+    )
+
+
+def _read(answer: bytes | BusError) -> Event | Rejected | BusError:
+    try:
+        return answer if isinstance(answer, BusError) else read_answer(answer)
+    except NotUnderstood as error:
+        return error
 
 
 def internal(error: BaseException) -> Failure:

@@ -80,7 +80,7 @@ class MessageDropped(Event, frozen=True, tag="twd.v1.message.dropped"):
 
 
 class MessageRejected(Event, frozen=True, tag="twd.v1.message.rejected"):
-    """A message could not be understood; it was counted and left aside."""
+    """A message could not be understood; it was counted and left aside. It also answers a request that was one."""
 
     subject: Annotated[str, Meta(max_length=512)]
     reason: Annotated[str, Meta(max_length=1024)]
