@@ -1,6 +1,7 @@
 """A running edge on a loopback port, with a scripted speculator on the other side of the bus."""
 
 import asyncio
+import io
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ class House:
 
     async def post(self, path: str, payload: object, **kwargs: Any) -> aiohttp.ClientResponse:
         body = payload if isinstance(payload, bytes) else msgspec.json.encode(payload)
-        return await self.http.post(self.edge.url + path, data=body, **kwargs)
+        return await self.http.post(self.edge.url + path, data=io.BytesIO(body), **kwargs)
 
     async def chat(self, **fields: object) -> aiohttp.ClientResponse:
         return await self.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]} | fields)

@@ -11,6 +11,7 @@ from openai import AsyncOpenAI
 
 from tests.edge.conftest import House, OpenHouse, ground, until
 from tests.edge.fake_speculator import MODEL
+from twd.bus.base import PAYLOAD_BYTES_MAX
 from twd.kit.service import Effects, Reply, Service
 from twd.wire.embedding import EmbeddingMade, EmbeddingRequested
 from twd.wire.failures import Failure, FailureCode
@@ -123,6 +124,20 @@ async def test_embeddings_count_as_requests_in_progress(open_house: OpenHouse) -
         assert (status["edge"]["refused"], status["edge"]["in_flight"]) == (1, 2)
         first.cancel()
     await silent.stop()
+
+
+async def test_an_input_over_the_limit_of_the_broker_is_told_as_such(house: House, embedder: FakeEmbedder) -> None:
+    status, answer = await ask(house, input="x" * PAYLOAD_BYTES_MAX)
+    assert (status, answer["error"]["param"]) == (413, "input")
+    assert str(PAYLOAD_BYTES_MAX) in answer["error"]["message"]
+    assert "twd.v1" not in answer["error"]["message"]
+
+
+async def test_a_vector_that_does_not_come_in_time(house: House, embedder: FakeEmbedder) -> None:
+    embedder.silent = True
+    response = await house.post("/v1/embeddings", {"input": "x"}, headers={"x-twd-deadline-s": "0.05"})
+    assert response.status == 504
+    assert "0.05 s" in (await response.json())["error"]["message"]
 
 
 async def test_a_model_that_makes_none_is_told_apart_from_one_that_is_away(house: House) -> None:

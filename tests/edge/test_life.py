@@ -13,6 +13,7 @@ import pytest
 
 from tests.edge.conftest import House, OpenHouse, ground, until
 from tests.edge.fake_speculator import MODEL, WORDS, FakeSpeculator, Script
+from twd.bus.base import PAYLOAD_BYTES_MAX
 from twd.edge.calls import Desk
 from twd.kit.clock import SystemClock
 from twd.kit.job_owner import OwnerPolicy
@@ -181,6 +182,23 @@ async def test_bodies_are_counted_while_they_come(open_house: OpenHouse) -> None
         response = await house.http.post(house.edge.url + "/v1/chat/completions", data=body)
         assert response.status == 413
         assert "1000 bytes" in (await response.json())["error"]["message"]
+
+
+async def test_a_prompt_over_the_limit_of_the_broker_is_told_as_such(house: House) -> None:
+    async with asyncio.timeout(2):
+        response = await house.chat(messages=[{"role": "user", "content": "x" * PAYLOAD_BYTES_MAX}])
+    error = (await response.json())["error"]
+    assert (response.status, error["code"]) == (413, "too_large")
+    assert str(PAYLOAD_BYTES_MAX) in error["message"]
+    assert "twd.v1" not in error["message"]
+
+
+async def test_a_worker_that_does_not_answer_is_told_in_the_clients_words(house: House) -> None:
+    house.edge.desk._policy = OwnerPolicy(answer_s=0.01, patience_s=0.0)
+    house.speculator.silent = True
+    response = await house.chat()
+    assert response.status == 502
+    assert (await response.json())["error"]["message"] == "the process that serves 'small' does not answer"
 
 
 async def test_a_body_that_does_not_come(open_house: OpenHouse) -> None:

@@ -37,6 +37,15 @@ class RequestTimeout(BusError):
         super().__init__(f"no answer on {subject} within {timeout_s:g} s", FailureCode.DEADLINE)
 
 
+class TooLarge(BusError):
+    """A message that the broker does not take, because of its size."""
+
+    def __init__(self, subject: str, size: int, limit: int) -> None:
+        super().__init__(f"a message of {size} bytes on {subject} is over the limit of {limit}", FailureCode.TOO_LARGE)
+        self.size = size
+        self.limit = limit
+
+
 class Message(msgspec.Struct):
     """One message as it came; `reply` names where an answer is expected, if one is."""
 
@@ -193,9 +202,7 @@ def check_key(key: str) -> None:
 def check_size(subject: str, data: bytes, limit: int = PAYLOAD_BYTES_MAX) -> None:
     """Refuse a message that is too big for the broker."""
     if len(data) > limit:
-        raise BusError(
-            f"a message of {len(data)} bytes on {subject} is over the limit of {limit}", FailureCode.TOO_LARGE
-        )
+        raise TooLarge(subject, len(data), limit)
 
 
 def safe_reply(reply: str) -> str:

@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 from aiohttp import web
 from msgspec import Meta
 
-from twd.bus.base import NoResponders
+from twd.bus.base import BusError, NoResponders, RequestTimeout
 from twd.edge.base_types import Body, ModelName, ShortText, TokenId
 from twd.edge.core import Terms, deadline_ms
+from twd.edge.errors import unasked
 from twd.edge.front import Front
 from twd.edge.openai_answers import Out
 from twd.edge.openai_completions import prompts_of
@@ -88,6 +89,11 @@ class Embeddings:
             answer = await self._ask(question, max(0.0, until - self._front.clock.now()))
         except NoResponders:
             raise self._nobody(terms) from None
+        except RequestTimeout:
+            raise TwdError(FailureCode.DEADLINE, f"the vectors did not come within {deadline_ms(terms) / 1000:g} s") from None
+        except BusError as error:
+            failure = unasked(terms.model, error)
+            raise TwdError(failure.code, failure.message, "input" if failure.status == 413 else "") from None
         if isinstance(answer, EmbeddingMade):
             return answer
         if isinstance(answer, JobFailed):

@@ -1,7 +1,9 @@
 """Failures as clients know them: the envelope, the status, when to come back."""
 
+from twd.bus.base import BusError, RequestTimeout, TooLarge
 from twd.edge.anthropic_types import AnthropicEnvelope, AnthropicError
 from twd.edge.openai_answers import ErrorBody, ErrorEnvelope
+from twd.wire.base import ModelId
 from twd.wire.failures import Failure, FailureCode
 
 TYPES = {
@@ -58,6 +60,18 @@ def anthropic_envelope(failure: Failure, status: int | None = None) -> Anthropic
     kind = ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
     where = f"{failure.field}: " if failure.field and failure.field not in failure.message else ""
     return AnthropicEnvelope(error=AnthropicError(type=kind, message=where + failure.message), advice=failure.advice)
+
+
+def unasked(model: ModelId, error: BusError) -> Failure:
+    """Why a model could not be asked, in words of a client, who knows of no bus."""
+    match error:
+        case TooLarge(size=size, limit=limit):
+            text = f"the prompt with all that goes with it has {size} bytes; at most {limit} reach a model: shorten it"
+            return Failure(code=FailureCode.TOO_LARGE, message=text)
+        case RequestTimeout():
+            return Failure(code=FailureCode.WORKER_LOST, message=f"the process that serves {model!r} does not answer")
+        case _:
+            return error.failure
 
 
 def retry_after(failure: Failure) -> int | None:

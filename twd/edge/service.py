@@ -7,6 +7,7 @@ from twd.bus.base import BusError, Leases, NoResponders
 from twd.edge.calls import Desk, JobEvent
 from twd.edge.door import Door, check_bind
 from twd.edge.embeddings import Embeddings
+from twd.edge.errors import unasked
 from twd.edge.feed import Feed
 from twd.edge.front import Front
 from twd.edge.keys import KeyRing, KeyStore
@@ -138,7 +139,7 @@ class Edge(Service):
         if isinstance(answer, NoResponders):
             return Failure(code=FailureCode.NOBODY_HOME, message=self.models.why_nobody(job.model), field="model")
         if isinstance(answer, BusError):
-            return answer.failure
+            return unasked(job.model, answer)
         reason = answer.reason if isinstance(answer, Rejected) else type(answer).__name__
         text = f"the answer to a job makes no sense: {reason}"
         return Failure(code=FailureCode.WORKER_LOST, message=text[:4096])

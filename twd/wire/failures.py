@@ -50,7 +50,7 @@ ADVICE: dict[FailureCode, Advice] = {
     FailureCode.UNAUTHENTICATED: Advice(401, "Send a valid key as 'Authorization: Bearer KEY'.", False),
     FailureCode.FORBIDDEN: Advice(403, "This key may not do that; ask for one that may.", False),
     FailureCode.MODEL_NOT_FOUND: Advice(404, "Ask for a model that /v1/models lists.", False),
-    FailureCode.TOO_LARGE: Advice(413, "Send a smaller request or raise edge.max_body_size.", False),
+    FailureCode.TOO_LARGE: Advice(413, "Send a smaller request; the message names the limit.", False),
     FailureCode.CANCELLED: Advice(499, "The client went away or asked to stop.", False),
     FailureCode.BUSY: Advice(429, "The queue is full; try again in a moment.", True),
     FailureCode.RATE_LIMITED: Advice(429, "This key is over its limit; wait as Retry-After says.", True),
