@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 
 from tests.backends.conftest import until
@@ -282,6 +283,9 @@ async def test_what_cannot_be_passed_on_is_refused(street: Street) -> None:
     answer = await street.ear.submit(job(resume=[1, 2]))
     assert isinstance(answer, JobFailed)
     assert answer.failure.code is FailureCode.UNSUPPORTED
+    answer = await street.ear.submit(job(prompt=msgspec.structs.replace(chat("hi"), truncate=True)))
+    assert isinstance(answer, JobFailed)
+    assert (answer.failure.code, answer.failure.field) == (FailureCode.UNSUPPORTED, "truncation")
     _, end = await street.ear.run(job(sampling=Sampling(seed=1, repeat_penalty=1.5)))
     assert isinstance(end, Failure)
     assert (end.code, end.field) == (FailureCode.UNSUPPORTED, "repeat_penalty")

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from tests.backends.conftest import until
@@ -236,6 +237,9 @@ async def test_what_it_cannot_do_is_refused(open_tower: OpenTower) -> None:
     _, end = await tower.run(job(logprobs=2))
     assert isinstance(end, Failure)
     assert (end.code, end.field) == (FailureCode.UNSUPPORTED, "logprobs")
+    _, end = await tower.run(job(name="job-3", prompt=msgspec.structs.replace(chat("hi"), truncate=True)))
+    assert isinstance(end, Failure)
+    assert (end.code, end.field) == (FailureCode.UNSUPPORTED, "truncation")
     _, end = await tower.run(job("a " * 5000, "job-2"))
     assert isinstance(end, Failure)
     assert end.code is FailureCode.CONTEXT_OVERFLOW

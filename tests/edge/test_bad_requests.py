@@ -89,6 +89,8 @@ WRONG_CHAT: dict[str, list[Any]] = {
     "tools": ["x", {}, [5], [{}], [{"type": "web_search"}], [{"type": "function", "function": {"name": "a b"}}]],
     "tool_choice": ["maybe", 5, [], {"type": "function"}, {"type": "function", "function": {}}],
     "reasoning_effort": ["huge", 5],
+    "verbosity": ["low", "high", 5],
+    "moderation": [{"model": "x"}],
     "metadata": [[], {"a": 5}, {str(i): "x" for i in range(17)}],
     "modalities": [["audio"], "text"],
     "functions": [[], [{}]],

@@ -149,6 +149,29 @@ async def test_nonsense(house: House) -> None:
     assert house.speculator.jobs == []
 
 
+async def test_what_changes_an_answer_is_done_or_refused(house: House) -> None:
+    for fields, where in (
+        ({"text": {"verbosity": "low"}}, "text.verbosity"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"background": True}, "background"),
+        ({"context_management": [{"type": "compaction"}]}, "context_management"),
+        ({"moderation": {"model": "x"}}, "moderation"),
+    ):
+        response = await house.post("/v1/responses", {"input": "x"} | fields)
+        error = (await response.json())["error"]
+        assert (response.status, error["param"], error["code"]) == (400, where, "unsupported"), fields
+        assert "is not supported: " in error["message"]
+    harmless = {"text": {"verbosity": "medium"}, "max_tool_calls": 1, "top_logprobs": 0, "prompt_cache_options": {}}
+    assert (await house.post("/v1/responses", {"input": "x"} | harmless)).status == 200
+
+
+async def test_a_conversation_may_be_truncated_where_it_says_so(house: House) -> None:
+    for wish in ("auto", "disabled", None):
+        response = await house.post("/v1/responses", {"input": "hi", "truncation": wish})
+        assert (await response.json())["truncation"] == (wish or "disabled")
+    assert [job.prompt.truncate for job in house.speculator.jobs] == [True, False, False]
+
+
 async def test_log_probabilities_are_refused_and_not_left_out(house: House) -> None:
     response = await house.post("/v1/responses", {"input": "hi", "include": ["message.output_text.logprobs"]})
     assert response.status == 400

@@ -204,6 +204,9 @@ class Relay(Service):
         if job.prompt.suffix:
             text = f"{self.model} is another program's: texts between a prompt and a suffix are not asked of it"
             return Failure(code=FailureCode.UNSUPPORTED, message=text, field="suffix")
+        if job.prompt.truncate:
+            text = f"{self.model} is another program's: what fits its context is not known, so nothing can be left out"
+            return Failure(code=FailureCode.UNSUPPORTED, message=text, field="truncation")
         if sum(part is not None for part in (job.prompt.messages, job.prompt.text, job.prompt.tokens)) != 1:
             text = "give messages, a text or tokens: exactly one of them"
             return Failure(code=FailureCode.BAD_REQUEST, message=text, field="prompt")

@@ -78,6 +78,8 @@ class VerifyingModel:
         """A job's tokens by the server's own tokenizer and template; refuses what cannot be done."""
         if job.logprobs is not None:
             raise TwdError(FailureCode.UNSUPPORTED, "log probabilities of a remote target are not told", "logprobs")
+        if job.prompt.truncate:
+            raise TwdError(FailureCode.UNSUPPORTED, "turns are not left out for a remote target", "truncation")
         tokens = self._loop.run(self.backend.render(job.prompt))
         if not tokens:
             raise TwdError(FailureCode.BAD_REQUEST, "the prompt is empty; send at least one character", "prompt")

@@ -20,6 +20,7 @@ StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
 StopList = Annotated[list[StopString], Meta(max_length=4)]
 JsonObject = dict[str, Any]
 Count = Annotated[int, Meta(ge=0)]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Window = Annotated[int, Meta(ge=0, le=96)]
 Deadline = Annotated[float, Meta(ge=0.05, le=86_400)]
 """Seconds; with less than this nothing could be answered."""

@@ -11,6 +11,7 @@ from twd.edge.base_types import (
     Bias,
     Body,
     Choices,
+    Effort,
     FunctionName,
     JsonObject,
     ModelName,
@@ -221,18 +222,20 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     tools: Annotated[list[Tool], Meta(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_effort: Effort | None = None
     chat_template_kwargs: dict[str, str | int | float | bool] | None = None
     metadata: Annotated[dict[str, str], Meta(max_length=16)] | None = None
     modalities: list[Literal["text"]] | None = None
     prediction: JsonObject | None = None
     prompt_cache_key: ShortText | None = None
     prompt_cache_retention: ShortText | None = None
+    prompt_cache_options: JsonObject | None = None
     safety_identifier: ShortText | None = None
-    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
     store: bool | None = None
     verbosity: Literal["medium"] | None = None
     audio: None = None
+    moderation: None = None
     function_call: None = None
     functions: None = None
     web_search_options: None = None

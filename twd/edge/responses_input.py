@@ -82,6 +82,7 @@ def response_prompt(request: ResponsesRequest) -> Prompt:
         messages=messages,
         tools=raw_tools(tools, choice),
         template_args={"reasoning_effort": effort} if effort else {},
+        truncate=request.truncation == "auto",
     )
 
 

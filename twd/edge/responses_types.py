@@ -7,6 +7,7 @@ from msgspec import UNSET, Meta, UnsetType
 from twd.edge.base_types import (
     Body,
     Count,
+    Effort,
     FunctionName,
     JsonObject,
     ModelName,
@@ -124,13 +125,13 @@ class TextOptions(Body, frozen=True, kw_only=True):
     """The shape of the answer."""
 
     format: TextFormat | JsonFormat | NamedSchema | None = None
-    verbosity: Literal["low", "medium", "high"] | None = None
+    verbosity: Literal["medium"] | None = None
 
 
 class Reasoning(Body, frozen=True, kw_only=True):
     """How much to think, where the model's template knows about it."""
 
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    effort: Effort | None = None
     summary: ShortText | None = None
     generate_summary: ShortText | None = None
 
@@ -143,6 +144,7 @@ class ResponsesRequest(Body, frozen=True, kw_only=True):
     instructions: str | None = None
     max_output_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     max_tool_calls: Count | None = None
+    """Of tools that the server itself runs; there are none here, so any limit is kept."""
     temperature: Temperature | None = None
     top_p: Unit | None = None
     stream: bool | None = None
@@ -162,6 +164,10 @@ class ResponsesRequest(Body, frozen=True, kw_only=True):
     service_tier: ShortText | None = None
     prompt_cache_key: ShortText | None = None
     prompt_cache_retention: ShortText | None = None
+    prompt_cache_options: JsonObject | None = None
+    top_logprobs: Literal[0] | None = None
+    context_management: None = None
+    moderation: None = None
     background: Literal[False] | None = None
     previous_response_id: None = None
     conversation: None = None

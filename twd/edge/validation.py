@@ -28,6 +28,12 @@ HINTS = {
     "guided_grammar": "use `grammar`",
     "json_schema": "use `response_format`",
     "extra_body": "put its fields into the request itself",
+    "background": "twd answers while the client waits; leave it out",
+    "verbosity": "no model here is made terser or wordier by it; ask for that in the instructions",
+    "text.verbosity": "no model here is made terser or wordier by it; ask for that in the instructions",
+    "top_logprobs": "log probabilities are given by /v1/chat/completions and /v1/completions",
+    "context_management": 'twd compacts no conversations; shorten `input`, or send `truncation`: "auto"',
+    "moderation": "twd moderates nothing",
 }
 """Fields that some clients know and twd does not: what to do instead."""
 
@@ -76,7 +82,7 @@ def explain(message: str, model: type[msgspec.Struct], inside: str = "") -> TwdE
     if missing := _MISSING.match(what):
         field = _join(path, missing.group(1))
         return TwdError(FailureCode.BAD_REQUEST, f"`{field}` is required", field)
-    hint = HINTS.get(path) if what.startswith("Expected `null`") else None
+    hint = HINTS.get(path) if what.startswith(("Expected `null`", "Invalid enum value")) else None
     if hint:
         return TwdError(FailureCode.UNSUPPORTED, f"`{path}` is not supported: {hint}", path)
     return TwdError(FailureCode.BAD_REQUEST, f"{_short(what)} - at `{path or 'the body'}`", path)

@@ -1,11 +1,13 @@
 """From a job to what the core needs of it: tokens, a picker, a seed. All that can be refused is refused here."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from twd.engine.chat_template import ChatTemplate, render_tokens
 from twd.engine.tool_formats import showing_markers
@@ -14,12 +16,15 @@ from twd.engine.window import Picker, Report
 from twd.kit.settings import Model
 from twd.speculator.loaded import LoadedModel
 from twd.speculator.session import Opening
+from twd.speculator.truncating import Turns, left_out_first, without
 from twd.wire.base import SessionId
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.job import Grammar, JobSubmitted, Prompt, Sampling
+from twd.wire.job import ChatMessage, Grammar, JobSubmitted, Prompt, Sampling
 
 QUICK_MESSAGES, QUICK_CHARACTERS = 16, 4096
 """A prompt up to this size is prepared in about a millisecond, so it is not worth a thread's waking up."""
+ROOM_PART = 8
+"""Where turns must be left out and no length of the answer is asked for, this part of the context is kept for it."""
 
 
 def is_quick(job: JobSubmitted) -> bool:
@@ -83,7 +88,7 @@ class Preparer:
 
     def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
         """Everything about a job that needs the model but not its engine."""
-        tokens = self.tokens(job.prompt, job.created_ms)
+        tokens = self._fitting(job)
         if not tokens:
             raise TwdError(FailureCode.BAD_REQUEST, "the prompt is empty; send at least one character", "prompt")
         self._check(job.resume)
@@ -106,6 +111,34 @@ class Preparer:
         if not job.prompt.tools:
             return self.vocab.piece
         return showing_markers(self.vocab.piece, self.vocab.special_tokens, self.template.tool_format)
+
+    def _fitting(self, job: JobSubmitted) -> list[int]:
+        """The prompt; of one that may be truncated, so many of its last turns as leave room for the answer."""
+        prompt, messages = job.prompt, job.prompt.messages
+        if not prompt.truncate or not messages:
+            return self.tokens(prompt, job.created_ms)
+        whole = self._within(self.ctx_size - (job.max_tokens or 1), prompt, job.created_ms)
+        if whole is not None:
+            return whole
+        limit = self.ctx_size - (job.max_tokens or self.ctx_size // ROOM_PART)
+        turns = left_out_first(messages)
+        fewest, most = 1, len(turns)  # of what must go
+        while fewest < most:
+            middle = (fewest + most) // 2
+            if self._within(limit, _without(prompt, messages, turns[:middle]), job.created_ms) is None:
+                fewest = middle + 1
+            else:
+                most = middle
+        return self.tokens(_without(prompt, messages, turns[:fewest]), job.created_ms)
+
+    def _within(self, limit: int, prompt: Prompt, created_ms: int) -> list[int] | None:
+        try:
+            tokens = self.tokens(prompt, created_ms)
+        except TwdError as error:
+            if error.code is FailureCode.CONTEXT_OVERFLOW:
+                return None
+            raise
+        return tokens if len(tokens) <= limit else None
 
     def tokens(self, prompt: Prompt, created_ms: int = 0) -> list[int]:
         """A prompt of any kind as tokens."""
@@ -140,6 +173,10 @@ class Preparer:
         if max(tokens, default=0) >= self.vocab.size:
             message = f"a token is outside this model's vocabulary of {self.vocab.size}"
             raise TwdError(FailureCode.BAD_REQUEST, message, "prompt")
+
+
+def _without(prompt: Prompt, messages: list[ChatMessage], turns: Sequence[Turns]) -> Prompt:
+    return replace(prompt, messages=without(messages, turns))
 
 
 def _least_bytes(prompt: Prompt) -> int:

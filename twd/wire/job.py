@@ -94,6 +94,8 @@ class Prompt(Part, frozen=True):
     prefill: str = ""
     suffix: str = ""
     """What comes behind the text that is wanted; goes with `text`, and needs a model that fills in the middle."""
+    truncate: bool = False
+    """Early turns may be left out of `messages` where the whole does not fit the context."""
 
 
 class Speculation(Part, frozen=True):
