@@ -21,8 +21,8 @@ def test_an_attempt_is_new_once() -> None:
 def test_only_the_last_attempt_is_wanted() -> None:
     intake = Intake()
     first, second = job("j"), job("j", attempt=2)
-    intake.take(first)
-    intake.take(second)
+    assert intake.take(first) is None
+    assert intake.take(second) is first
     assert not intake.prepared(first)
     assert intake.prepared(second)
     assert len(intake) == 0

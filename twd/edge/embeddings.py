@@ -90,7 +90,8 @@ class Embeddings:
         except NoResponders:
             raise self._nobody(terms) from None
         except RequestTimeout:
-            raise TwdError(FailureCode.DEADLINE, f"the vectors did not come within {deadline_ms(terms) / 1000:g} s") from None
+            late = f"the vectors did not come within {deadline_ms(terms) / 1000:g} s"
+            raise TwdError(FailureCode.DEADLINE, late) from None
         except BusError as error:
             failure = unasked(terms.model, error)
             raise TwdError(failure.code, failure.message, "input" if failure.status == 413 else "") from None

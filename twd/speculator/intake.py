@@ -28,13 +28,14 @@ class Intake:
         """Whether this attempt, or a later one, was not taken before: networks repeat and reorder."""
         return job.attempt > self._latest.get(job.job, 0)
 
-    def take(self, job: JobSubmitted) -> None:
-        """A job begins to be prepared; an earlier attempt that still is will not be wanted."""
+    def take(self, job: JobSubmitted) -> JobSubmitted | None:
+        """A job begins to be prepared; returns an earlier attempt that still is, and that nobody wants now."""
         self._latest.pop(job.job, None)
         if len(self._latest) >= REMEMBERED_MAX:
             del self._latest[next(iter(self._latest))]
         self._latest[job.job] = job.attempt
-        self._coming[job.job] = job
+        earlier, self._coming[job.job] = self._coming.get(job.job), job
+        return earlier
 
     def prepared(self, job: JobSubmitted) -> bool:
         """A job is prepared; whether it is still wanted."""

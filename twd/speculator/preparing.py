@@ -1,6 +1,5 @@
 """From a job to what the core needs of it: tokens, a picker, a seed. All that can be refused is refused here."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +13,6 @@ from twd.engine.tool_formats import showing_markers
 from twd.engine.vocab import Vocab
 from twd.engine.window import Picker, Report
 from twd.kit.settings import Model
-from twd.speculator.loaded import LoadedModel
 from twd.speculator.session import Opening
 from twd.speculator.truncating import Turns, left_out_first, without
 from twd.wire.base import SessionId
@@ -32,15 +30,20 @@ def is_quick(job: JobSubmitted) -> bool:
     prompt = job.prompt
     if job.grammar is not None or prompt.tools or len(prompt.messages or ()) > QUICK_MESSAGES:
         return False
-    said = sum(len(message.content) for message in prompt.messages or ())
-    return said + len(prompt.text or "") + len(prompt.tokens or ()) + len(job.resume) <= QUICK_CHARACTERS
+    return characters_of(job) <= QUICK_CHARACTERS
 
 
-async def prepared(loaded: LoadedModel, job: JobSubmitted, session: SessionId) -> Opening:
-    """What the core needs of a job, without holding up the loop for long."""
-    if loaded.local and is_quick(job):
-        return loaded.prepare(job, session)
-    return await asyncio.to_thread(loaded.prepare, job, session)
+def characters_of(job: JobSubmitted) -> int:
+    """How much there is to read in a job; a token counts as a character."""
+    prompt = job.prompt
+    said = sum(len(message.content) + _length_of_calls(message) for message in prompt.messages or ())
+    beside = sum(len(tool) for tool in prompt.tools) + len(job.grammar.text if job.grammar else "")
+    texts = len(prompt.text or "") + len(prompt.prefill) + len(prompt.suffix)
+    return said + beside + texts + len(prompt.tokens or ()) + len(job.resume)
+
+
+def _length_of_calls(message: ChatMessage) -> int:
+    return sum(len(call.arguments) for call in message.tool_calls)
 
 
 def given_template(model: Model) -> str:

@@ -18,11 +18,11 @@ from twd.speculator.core import SpeculatorCore
 from twd.speculator.embeddings import Embeddings
 from twd.speculator.hanging import Watch, patience_s
 from twd.speculator.intake import Intake
+from twd.speculator.lanes import Preparation
 from twd.speculator.links import Drafter
 from twd.speculator.loaded import Load, LoadedModel
 from twd.speculator.offers import Offers, pace_of, refusal, taken_for
 from twd.speculator.owners import Owners
-from twd.speculator.preparing import prepared
 from twd.speculator.ram_care import Reclaimed
 from twd.speculator.runner import Runner
 from twd.speculator.trials import Trials
@@ -108,6 +108,7 @@ class Speculator(Service):
         self._core: SpeculatorCore | None = None
         self._intake = Intake()
         self._embeddings: Embeddings | None = None
+        self._preparation: Preparation | None = None
         self._posted = 0
         """Prepared jobs that the engine's thread has not seen yet."""
         self._owners = Owners()
@@ -194,6 +195,7 @@ class Speculator(Service):
         )
         self._runner.start()
         self._embeddings = Embeddings(loaded)
+        self._preparation = Preparation(loaded, self.clock.now)
         self.health = Health.OK
         self.settled.set()
         self.note = "exact" if loaded.exactness.exact else "not exact on this device"
@@ -252,6 +254,8 @@ class Speculator(Service):
                 self.log.error("the engine's thread did not end")
                 return  # it computes with what would be freed; the end of the process gives that back
             await asyncio.sleep(0)
+        if self._preparation is not None:
+            await self._preparation.close()
         if self.loaded is not None:
             self.emit(ModelUnloaded(model=self.model, node=self.ground.node))
             self.loaded.close()
@@ -277,20 +281,24 @@ class Speculator(Service):
         return None
 
     def _take(self, job: JobSubmitted, session: SessionId) -> None:
-        self._intake.take(job)
+        earlier = self._intake.take(job)
+        if earlier is not None:
+            self._drop(earlier)
         self._idle.clear()
         self.tasks.start(f"prepare {job.job}", self._prepare(job, session))
 
     async def _prepare(self, job: JobSubmitted, session: SessionId) -> None:
-        assert self.loaded is not None
+        assert self._preparation is not None
         assert self._runner is not None
         arrived = self.clock.now()
         loop = asyncio.get_running_loop()
         try:
-            opening = await prepared(self.loaded, job, session)
+            opening = await self._preparation.prepared(job, session, arrived)
         except TwdError as error:
             if self._intake.prepared(job):
                 self._refuse(job, error.failure)
+            return
+        if opening is None:
             return
 
         def submit(core: SpeculatorCore, now: float) -> None:
@@ -325,9 +333,14 @@ class Speculator(Service):
     def _cancel(self, job: JobId, reason: str, attempts: int = 0) -> None:
         coming = self._intake.cancel(job, attempts)
         if coming is not None:
+            self._drop(coming)
             self._refuse(coming, Failure(code=FailureCode.CANCELLED, message=reason or "cancelled"))
         if self._runner is not None:
             self._runner.post(lambda core, now: core.cancel(job, now, reason, attempts))
+
+    def _drop(self, job: JobSubmitted) -> None:
+        if self._preparation is not None:
+            self._preparation.drop(job)
 
     def _deliver(self, effects: list[Effect]) -> None:
         for effect in effects:
