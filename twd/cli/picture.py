@@ -164,11 +164,18 @@ class LiveView:
         from rich.console import Console
         from rich.live import Live
 
-        self._live = Live(console=Console(), auto_refresh=False, vertical_overflow="visible")
+        self._console = Console()
+        self._live = Live(console=self._console, auto_refresh=False, vertical_overflow="visible")
         self._live.start()
+        self._ready = False
 
     def show(self, picture: Picture) -> None:
-        """Draw it again."""
+        """Draw it again; where everything is stands above it, once."""
+        if picture.ready_ms and not self._ready:
+            self._ready = True
+            text = "\n".join((*closing_lines(picture), ""))
+            # not in the drawing, which breaks lines: what breaks by the terminal alone can be copied whole
+            self._console.print(text, soft_wrap=True, markup=False, highlight=False)
         self._live.update(draw(picture), refresh=True)
 
     def close(self) -> None:
@@ -183,13 +190,14 @@ def draw(picture: Picture) -> Any:
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("service", "state", "pid", "restarts", ""):
+    for heading in ("service", "state", "pid", "restarts"):
         table.add_column(heading, overflow="ellipsis", no_wrap=True)
+    table.add_column("")  # not `no_wrap`, so that it is the first to become narrower
     for row in picture.rows:
         state = Text(row.stage, style=STYLES.get(row.stage, "dim"))
-        table.add_row(row.name, state, str(row.pid or ""), str(row.restarts or ""), Text(row.note, style="dim"))
-    tail = closing_lines(picture) if picture.ready_ms else []
-    return Group(table, Text("\n".join(part for part in (picture.note, *tail) if part is not None)))
+        note = Text(row.note, style="dim", overflow="ellipsis", no_wrap=True)
+        table.add_row(row.name, state, str(row.pid or ""), str(row.restarts or ""), note)
+    return Group(table, Text(picture.note)) if picture.note else table
 
 
 def closing_lines(picture: Picture) -> list[str]:
