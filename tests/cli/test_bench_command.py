@@ -7,6 +7,24 @@ from twd.kit.exit_codes import ExitCode
 
 
 @pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--link-rtt", "20"), "--link-rtt goes with --ring only"),
+        (("--target-ms", "5"), "--target-ms goes with --simulate only"),
+        (("--ring", "2", "--accept", "0.5"), "--accept goes with --simulate only"),
+        (("--ring", "2", "--rounds", "3"), "--rounds does not go with --ring"),
+        (("--simulate", "-m", "big"), "--model does not go with --simulate"),
+        (("--simulate", "--max-tokens", "9"), "--max-tokens does not go with --simulate"),
+    ],
+)
+def test_no_option_is_left_aside_in_silence(
+    arguments: tuple[str, ...], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["bench", *arguments]) == ExitCode.USAGE
+    assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ("--simulate", "--target-ms", "0"),

@@ -98,6 +98,7 @@ def test_commands() -> None:
     with pytest.raises(UnknownCommand, match="/retry"):
         parse_command("/retri")
     assert len(help_lines()) > len(HELP)
+    assert max(map(len, help_lines())) < 80
 
 
 def answer(text: str, rate: float, **facts: object) -> Answer:

@@ -52,6 +52,21 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["stauts"], "Did you mean 'status'?"),
+        (["plan"], "the settings name no model; give a GGUF file with `twd plan FILE`"),
+        (["plan", "huge"], "there is no model 'huge' in the settings"),
+        (["slice", "0-3"], "a FILE and its layers A-B are needed"),
+        (["run", "drafter", "--model", "/no/such.gguf"], "`twd up` starts it"),
+    ],
+)
+def test_what_is_missing_is_named(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) in (ExitCode.USAGE, ExitCode.NOTHING_RUNS)
+    assert words in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["watch"], ["trace", "job-1"], ["trace"]])
 def test_nothing_runs(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(arguments) == ExitCode.NOTHING_RUNS

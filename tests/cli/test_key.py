@@ -31,6 +31,14 @@ def test_a_key_is_shown_once_and_kept_as_a_hash(home: Path, capsys: pytest.Captu
     assert (key.name, key.models, key.concurrent, key.tokens_per_day) == ("laptop", ["small", "big"], 2, 0)
 
 
+def test_the_first_and_the_last_key_change_who_may_enter(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = []
+    for arguments in (["add", "one"], ["add", "two"], ["revoke", "one"], ["revoke", "two"]):
+        assert run(["key", *arguments]) == 0
+        said.append("without a key" in capsys.readouterr().err)
+    assert said == [True, False, False, True]
+
+
 def test_keys_are_listed_without_their_hashes(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["key", "list"]) == 0
     assert "twd key add NAME" in capsys.readouterr().out

@@ -57,7 +57,13 @@ def test_a_slice_goes_where_it_is_wanted(model: str, tmp_path: Path, capsys: pyt
 
 @pytest.mark.parametrize(
     ("layers", "reason"),
-    [("", "no range"), ("0..4", "no range"), ("5-5", "are none"), ("7-3", "are none"), ("0-9", "out of range")],
+    [
+        ("", "FILE and its layers"),
+        ("0..4", "no range"),
+        ("5-5", "are none"),
+        ("7-3", "are none"),
+        ("0-9", "out of range"),
+    ],
 )
 def test_ranges_that_are_none_are_refused(
     model: str, layers: str, reason: str, capsys: pytest.CaptureFixture[str]

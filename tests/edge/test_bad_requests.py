@@ -236,7 +236,9 @@ async def test_paths_and_methods_that_do_not_exist(house: House) -> None:
     ]:
         response = await house.http.request(method, house.edge.url + path)
         assert response.status == status, (method, path)
-        assert (await response.json())["error"]["message"]
+        told = (await response.json())["error"]
+        assert told["message"]
+        assert "/openapi.json" in told["advice"]
 
 
 async def raw(house: House, data: bytes) -> bytes:

@@ -3,9 +3,10 @@
 import asyncio
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
+from click.core import ParameterSource
 
 from twd.cli.context import Ground
 from twd.cli.numbers import Within
@@ -17,14 +18,23 @@ if TYPE_CHECKING:
     from twd.bench.report import Pair
     from twd.bench.session import BenchPlan, BenchResult
 
+_MEASURED, _RING, _PLAYED = ("",), ("ring",), ("simulate",)
+_ANYWHERE = ("as_json", "plot", "ring", "simulate")
+WAYS: Final = {
+    "max_tokens": ("", "ring"),
+    **dict.fromkeys(("link_rtt", "file", "draft", "draft_away", "trusted_lan", "beside_rpc", "plain_only"), _RING),
+    **dict.fromkeys(("target_ms", "row_ms", "token_ms", "accept", "rtt_ms", "beside"), _PLAYED),
+}
+"""Options that do not belong to the measurement of what runs (""), and where they do."""
+
 
 @click.command()
 @click.option("-m", "--model", default="default", help="Which model to measure.")
 @click.option("--prompts", type=click.Path(exists=True, dir_okay=False), help="A file with one prompt a line.")
 @click.option("--kind", "kinds", multiple=True, help="Only prompts of this kind; may be given again.")
-@click.option("--max-tokens", default=96, show_default=True, type=click.IntRange(1, 4096))
+@click.option("--max-tokens", default=96, show_default=True, type=click.IntRange(1, 4096), help="The longest answer.")
 @click.option("--window", default=0, type=click.IntRange(0, 96), help="Drafts a window; 0: as many as pay.")
-@click.option("--temperature", default=0.0, type=Within(0.0, 5.0))
+@click.option("--temperature", default=0.0, type=Within(0.0, 5.0), help="0 always takes the likeliest token.")
 @click.option("--rounds", default=1, type=click.IntRange(1, 100), help="How often to ask each prompt.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option("--plot", type=click.Path(dir_okay=False, writable=True), help="Draw the speeds into this SVG file.")
@@ -77,6 +87,7 @@ def bench(
 
     Exit code 0: all texts are equal; 10: some differ (on a device that is not exact).
     """
+    _check_options("simulate" if simulate else "ring" if ring else "")
     if simulate:
         from twd.cli.bench_simulate import show_simulation
 
@@ -103,6 +114,19 @@ def bench(
     if plot:
         Path(plot).write_text(_picture(result), "utf-8")
     return ExitCode.OK if all(pair.equal for pair in result.pairs) else ExitCode.DIFFERENT
+
+
+def _check_options(way: str) -> None:
+    """No option is left aside in silence: somebody would take the figures for those of what was asked for."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        ways = WAYS.get(name, _MEASURED)
+        if name not in _ANYWHERE and way not in ways:
+            text = f"does not go with --{way}" if "" in ways else f"goes with --{ways[0]} only"
+            raise click.UsageError(f"{parameter.opts[-1]} {text}")
 
 
 def _check_writable(path: Path) -> None:

@@ -98,6 +98,8 @@ class ChatClient:
             return CommandError(ExitCode.USAGE, f"{url} is no address of a server")
         if self.reader.answer.text:
             return CommandError(ExitCode.UNHEALTHY, f"the answer broke off: {error or 'the connection is gone'}")
+        if isinstance(error, aiohttp.ClientResponseError):
+            return CommandError(ExitCode.USAGE, f"{url} does not speak HTTP; name an OpenAI-compatible server")
         return CommandError(ExitCode.UNHEALTHY, f"{url}: {error or type(error).__name__}")
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> CommandError:
@@ -133,8 +135,9 @@ def _words_of(body: bytes) -> tuple[str, str]:
         return error[:1000], ""
     if not isinstance(error, dict):
         return "", ""
-    words = f"{error.get('message') or ''} {error.get('advice') or ''}".strip()
-    return words[:1000], str(error.get("code") or "")
+    message, advice = str(error.get("message") or ""), str(error.get("advice") or "")
+    apart = " " if not message or message[-1:] in ".!?" else ". "
+    return f"{message}{apart if advice else ''}{advice}".strip()[:1000], str(error.get("code") or "")
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:

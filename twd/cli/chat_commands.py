@@ -10,7 +10,7 @@ HELP: Final[dict[str, tuple[str, str]]] = {
     "/model": ("[NAME]", "list the models, or talk to another one"),
     "/system": ("[TEXT|off]", "show, set or drop the instructions to the model"),
     "/direct": ("", "without drafts, or with them again"),
-    "/compare": ("", "answer everything twice, with drafts and without, or once again"),
+    "/compare": ("", "answer twice, with drafts and without, or once again"),
     "/save": ("FILE", "write the conversation down as JSON"),
     "/quit": ("", "leave; so does Ctrl-D"),
 }
@@ -49,6 +49,6 @@ def question_of(line: str) -> str:
 def help_lines() -> list[str]:
     """What `/help` prints."""
     rows = [(f"{name} {argument}".strip(), words) for name, (argument, words) in HELP.items()]
-    rows += [('"""', "begins and ends a text of several lines; so does \\ at the end of a line")]
+    rows += [('"""', "begins and ends a text of several lines, as \\ ends all but its last")]
     rows += [("Ctrl-C", "stops an answer; at the prompt, twice leaves")]
     return [f"{name:<20} {words}" for name, words in rows]

@@ -141,7 +141,8 @@ async def _living(
     bus, api, elsewhere = await asyncio.gather(
         _bus(ground, bool(instance) or outside), _api(ground, instance), probes.look_elsewhere(settings)
     )
-    found = [live.check_bus(bus, address_of(settings.bus).shown, outside)]
+    address = address_of(settings.bus).shown or (instance.bus_url if instance else "")
+    found = [live.check_bus(bus, address, outside)]
     leases = bus.leases if bus else ()
     if bus is not None and not bus.problem:
         pids = {lease.pid for lease, _ in leases}

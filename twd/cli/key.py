@@ -42,12 +42,16 @@ def add(ground: Ground, /, name: str, models: tuple[str, ...], as_json: bool, **
     given = {limit: value for limit, value in limits.items() if value is not None}
     with _usage():
         secret, made = new_key(name, Ids().secret(), time.time_ns() // 1_000_000, models=list(models), **given)
-        _store(ground).add(made)
+        store = _store(ground)
+        first = not store.load()
+        store.add(made)
     if as_json:
         click.echo(json.dumps({"key": secret, **_shown(made)}))
     else:
         click.echo(secret)
         click.echo(f"This is the only time that the key {name!r} is shown.", err=True)
+        if first:
+            click.echo("It is the first one: from now on nobody enters without a key.", err=True)
     return ExitCode.OK
 
 
@@ -72,9 +76,13 @@ def list_keys(ground: Ground, as_json: bool) -> ExitCode:
 @click.pass_obj
 def revoke(ground: Ground, name: str, as_json: bool) -> ExitCode:
     """End the key NAME; its name stays taken."""
+    store = _store(ground)
     with _usage():
-        _store(ground).revoke(name)
+        store.revoke(name)
     click.echo(json.dumps({"name": name, "revoked": True}) if as_json else f"{name} is revoked")
+    if all(one.revoked for one in store.load()) and not ground.settings.edge.token:
+        text = "It was the last one, and nobody enters without a key: `twd key add NAME` makes another one"
+        click.echo(f"{text}; without {store.path} none is wanted.", err=True)
     return ExitCode.OK
 
 

@@ -9,7 +9,7 @@ import click
 
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
-from twd.cli.services import is_file
+from twd.cli.services import is_file, unknown_model
 from twd.kit.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -68,9 +68,7 @@ def _wanted_model(ground: Ground, name: str, ctx: int, sessions: int) -> "Wanted
 
     known = ground.settings.models
     if name not in known and not is_file(name):
-        listed = ", ".join(known) or "none"
-        text = f"there is no model {name!r} in the settings (there are: {listed}); give a name or a GGUF file"
-        raise CommandError(ExitCode.USAGE, text)
+        raise unknown_model(ground.settings, name, "`twd plan FILE`")
     model = known.get(name) or Model(path=str(Path(name).expanduser()))
     called = name if name in known else Path(name).stem
     try:

@@ -62,13 +62,11 @@ def _coordinator(ground: Surroundings, settings: Settings, choice: Choice) -> Se
 def _speculator(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
     name = choice.model or settings.default_model
     if is_file(name):
-        path = Path(name).expanduser()
+        path = _file(name)
         models = {**settings.models, path.stem: Model(path=str(path))}
         return _speculator_of(ground, msgspec.structs.replace(settings, models=models), path.stem, choice.number + 1)
     if name not in settings.models:
-        known = ", ".join(settings.models) or "none"
-        message = f"there is no model {name!r} in the settings (there are: {known}); give a name or a GGUF file"
-        raise CommandError(ExitCode.USAGE, message)
+        raise unknown_model(settings, name, "--model")
     return _speculator_of(ground, settings, name, choice.number + 1)
 
 
@@ -94,14 +92,19 @@ def _drafter(ground: Surroundings, settings: Settings, choice: Choice) -> Servic
         alone = (_drafter_alone(choice),)
         return native_drafter(ground, msgspec.structs.replace(settings, drafters=alone), 0, choice.stage.ctx)
     if not 0 <= choice.number < len(settings.drafters):
-        message = f"the settings name {len(settings.drafters)} drafters, from 0; give a GGUF file with --model"
-        raise CommandError(ExitCode.USAGE, message)
+        raise CommandError(ExitCode.USAGE, _no_drafter(len(settings.drafters), choice.number))
     drafter = settings.drafters[choice.number]
     if drafter.url:
         from twd.backends.making import text_drafter_of
 
         return text_drafter_of(ground, settings, drafter)
     return native_drafter(ground, settings, choice.number)
+
+
+def _no_drafter(there_are: int, number: int) -> str:
+    if not there_are:
+        return "the settings name no drafter; give a GGUF file with --model"
+    return f"there is no drafter {number} in the settings, only 0 to {there_are - 1}; give one of these with --number"
 
 
 def _drafter_alone(choice: Choice) -> Drafter:
@@ -111,7 +114,7 @@ def _drafter_alone(choice: Choice) -> Drafter:
         raise CommandError(ExitCode.USAGE, f"--gpu-layers {told.gpu_layers!r} is neither a number nor auto")
     return Drafter(
         name=told.name,
-        path=str(Path(choice.model).expanduser()),
+        path=str(_file(choice.model)),
         for_model=choice.for_model,
         threads=told.threads or "auto",
         gpu_layers="auto" if told.gpu_layers in ("", "auto") else int(told.gpu_layers),
@@ -163,6 +166,23 @@ def _checks_guesses(settings: Settings, name: str) -> bool:
     except TwdError as error:
         logging.getLogger("twd.relay").warning("%s does not say what it can: %s", name, error)
         return False
+
+
+def unknown_model(settings: Settings, name: str, how: str) -> CommandError:
+    """No such model, or none was named where the settings have none to go by."""
+    if not name:
+        return CommandError(ExitCode.USAGE, f"the settings name no model; give a GGUF file with {how}")
+    known = ", ".join(settings.models) or "none"
+    text = f"there is no model {name!r} in the settings (there are: {known}); give a name or a GGUF file"
+    return CommandError(ExitCode.USAGE, text)
+
+
+def _file(name: str) -> Path:
+    """A file that was named at the command line; one that is not there is told at once, not by a process that stays."""
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise CommandError(ExitCode.NOT_FOUND, f"there is no file {path}")
+    return path
 
 
 def is_file(name: str) -> bool:

@@ -42,7 +42,8 @@ def slice_command(ground: Ground, file: str, layers: str, output: str, head: boo
 def _range(layers: str) -> tuple[int, int]:
     match = _RANGE.fullmatch(layers)
     if match is None:
-        raise CommandError(ExitCode.USAGE, f"{layers or 'no range'!r} is no range of layers; write it like 0-15")
+        wrong = f"{layers!r} is no range of layers" if layers else "a FILE and its layers A-B are needed"
+        raise CommandError(ExitCode.USAGE, f"{wrong}; write it like `twd slice model.gguf 0-15`")
     return int(match[1]), int(match[2])
 
 

@@ -30,6 +30,12 @@ def error_type(status: int) -> str:
     return TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
 
 
+def advice(failure: Failure, status: int | None) -> str:
+    """What the reader can do about it; where the address is wrong, no field is."""
+    wrong_address = failure.code is FailureCode.BAD_REQUEST and status in (404, 405)
+    return "Check method and path; /openapi.json lists them all." if wrong_address else failure.advice
+
+
 def envelope(failure: Failure, status: int | None = None) -> ErrorEnvelope:
     """A failure in OpenAI's shape."""
     return ErrorEnvelope(
@@ -38,7 +44,7 @@ def envelope(failure: Failure, status: int | None = None) -> ErrorEnvelope:
             type=error_type(status or failure.status),
             param=failure.field or None,
             code=CODES.get(failure.code, failure.code.value),
-            advice=failure.advice,
+            advice=advice(failure, status),
         )
     )
 
@@ -59,7 +65,9 @@ def anthropic_envelope(failure: Failure, status: int | None = None) -> Anthropic
     status = status or failure.status
     kind = ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
     where = f"{failure.field}: " if failure.field and failure.field not in failure.message else ""
-    return AnthropicEnvelope(error=AnthropicError(type=kind, message=where + failure.message), advice=failure.advice)
+    return AnthropicEnvelope(
+        error=AnthropicError(type=kind, message=where + failure.message), advice=advice(failure, status)
+    )
 
 
 def unasked(model: ModelId, error: BusError) -> Failure:

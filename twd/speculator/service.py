@@ -371,16 +371,19 @@ class Speculator(Service):
 
     def on_reclaim_wanted(self, event: ReclaimWanted) -> Effects:
         """Give back memory that is not needed, and tell what that brought."""
-        mine = event.node == self.ground.node and event.model in ("", self.model)
-        reclaim = self._reclaim
-        if not mine or reclaim is None or self.loaded is None:
+        if event.node != self.ground.node or event.model not in ("", self.model):
             return None
-        return [Do("reclaim", lambda: self._tell_reclaimed(reclaim))]
-
-    async def _tell_reclaimed(self, reclaim: Callable[[], Reclaimed]) -> None:
+        reclaim = self._reclaim
         told = MemoryReclaimed(
             node=self.ground.node, model=self.model, rss_before=0, rss_after=0, cached_before=0, cached_after=0
         )
+        if reclaim is None:
+            return [Publish(msgspec.structs.replace(told, problem="its weights are not in this process"))]
+        if self.loaded is None:
+            return [Publish(msgspec.structs.replace(told, problem="it is not loaded yet"))]
+        return [Do("reclaim", lambda: self._tell_reclaimed(reclaim, told))]
+
+    async def _tell_reclaimed(self, reclaim: Callable[[], Reclaimed], told: MemoryReclaimed) -> None:
         try:
             done = await asyncio.to_thread(reclaim)
         except (TwdError, OSError) as error:

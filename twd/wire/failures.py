@@ -48,7 +48,7 @@ ADVICE: dict[FailureCode, Advice] = {
     FailureCode.UNSUPPORTED: Advice(400, "This model or backend cannot do that; leave the field out.", False),
     FailureCode.CONTEXT_OVERFLOW: Advice(400, "Shorten the prompt, lower max_tokens or raise ctx_size.", False),
     FailureCode.UNAUTHENTICATED: Advice(401, "Send a valid key as 'Authorization: Bearer KEY'.", False),
-    FailureCode.FORBIDDEN: Advice(403, "This key may not do that; ask for one that may.", False),
+    FailureCode.FORBIDDEN: Advice(403, "The message names what forbids it; ask whoever runs this server.", False),
     FailureCode.MODEL_NOT_FOUND: Advice(404, "Ask for a model that /v1/models lists.", False),
     FailureCode.TOO_LARGE: Advice(413, "Send a smaller request; the message names the limit.", False),
     FailureCode.CANCELLED: Advice(499, "The client went away or asked to stop.", False),
