@@ -66,6 +66,7 @@ def test_figures_and_savings() -> None:
         {{stats: {{checked: 10, taken: 5, passes: 5, completion_tokens: 10, decode_ms: 100, queued_ms: 1, prefill_ms: 9,
           drafters: [{{drafter: "n", checked: 10, taken: 5}}], checked_at: [6, 4], taken_at: [4, 1]}}}},
         {{failure: {{code: "busy"}}}},
+        {{failure: {{code: "cancelled"}}}},
       ];
       console.log(JSON.stringify([f.overall(jobs), f.byDrafter(jobs), f.byPosition(jobs), f.savings(1e6, 1, 2),
         f.quantile([3, 1, 2], 0.5), f.quantile([], 0.5), f.overall([])]));
@@ -166,9 +167,14 @@ async def test_a_chat_in_a_browser(open_house: OpenHouse, tmp_path: Path) -> Non
         assert await tab.run("document.querySelectorAll('#talk img').length") == 0
         assert await tab.run("document.querySelector('.user .words').textContent") == "Hello <b>you</b>"
         assert "50 % of guesses right" in await tab.run("document.querySelector('.figures').textContent")
+        side = "document.querySelector('#side').getBoundingClientRect().right"
+        drop = "document.querySelector('#list li button:not(.name)').getBoundingClientRect().right"
+        assert await tab.run(f"{drop} <= {side}")
         if PICTURES:
             await tab.picture(Path(PICTURES) / "chat.png")
-            await tab.resize(390, 800, dark=True)
+        await tab.resize(390, 800, dark=True)
+        assert await tab.run("document.documentElement.scrollWidth") == 390
+        if PICTURES:
             await tab.run("document.querySelector('[name=marks]').click()")
             await tab.run(
                 "document.getElementById('settings').showModal(), document.getElementById('settings').close()"

@@ -2,7 +2,7 @@
 
 import { enter, getJson, leave } from "./api.js";
 import { byId, make, percent, round } from "./dom.js";
-import { acceptance, byDrafter, byPosition, firstToken, overall, perPass, savings, speed } from "./figures.js";
+import { acceptance, byDrafter, byPosition, failed, firstToken, overall, perPass, savings, speed } from "./figures.js";
 import { poolBlock } from "./pools.js";
 
 const STATUS_MS = 3000;
@@ -62,14 +62,18 @@ function drawJobs() {
 }
 
 function jobRow(job) {
-  const failed = job.failure ?? null;
+  const failure = job.failure ?? null;
   const trace = make("button", { type: "button", className: "plain", on: { click: () => showTrace(job.job) } }, "Trace");
   return row(
     cell(job.at_ms ? new Date(job.at_ms).toLocaleTimeString() : null), cell(job.job),
-    cell(failed ? `${failed.code}: ${failed.message}`.slice(0, 80) : job.reason, failed ? "bad" : "ok"),
+    cell(failure ? failureWords(failure) : job.reason, failed(job) ? "bad" : failure ? "quiet" : "ok"),
     cell(job.stats?.completion_tokens ?? 0), cell(round(speed(job))), cell(round(perPass(job), 2)),
     cell(percent(acceptance(job))), cell(`${round(firstToken(job), 0)} ms`), make("td", {}, trace),
   );
+}
+
+function failureWords({ code, message }) {
+  return (message && message !== code ? `${code}: ${message}` : code).slice(0, 80);
 }
 
 function depthItem(one, position) {

@@ -26,6 +26,11 @@ export function acceptance(job) {
   return checked ? taken / checked : null;
 }
 
+// A client that went away or asked to stop got what it wanted.
+export function failed(job) {
+  return Boolean(job.failure) && job.failure.code !== "cancelled";
+}
+
 const sum = (values) => values.reduce((total, value) => total + (value ?? 0), 0);
 const stat = (jobs, name) => sum(jobs.map((job) => job.stats?.[name]));
 
@@ -35,7 +40,7 @@ export function overall(jobs) {
   const passes = stat(jobs, "passes");
   return {
     jobs: jobs.length,
-    failed: jobs.length - finished.length,
+    failed: jobs.filter(failed).length,
     acceptance: checked ? stat(jobs, "taken") / checked : null,
     perPass: passes ? stat(jobs, "completion_tokens") / passes : null,
     speed: quantile(finished.map(speed), 0.5),
