@@ -1,9 +1,11 @@
 """`twd logs`: the right lines, readable, or as they were written."""
 
 import json
+import os
 import select
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import IO
 
@@ -11,8 +13,10 @@ import pytest
 
 from tests.waiting import wait_until
 from twd.cli.app import run
-from twd.cli.logs import readable
+from twd.cli.logs import _last_lines, readable
 from twd.kit.exit_codes import ExitCode
+from twd.kit.home import Home, Instance
+from twd.kit.platform import born
 
 LINE = json.dumps(
     {"at": "2026-01-01T12:00:00.123+00:00", "level": "info", "service": "edge", "logger": "twd.edge", "text": "hello"}
@@ -56,6 +60,31 @@ def test_clearing_empties_old_ones_too(logs: Path) -> None:
     assert run(["logs", "edge", "--clear"]) == 0
     assert (logs / "edge.log").read_text() == (logs / "edge.log.1").read_text() == ""
     assert (logs / "speculator.a.log").read_text()
+
+
+def test_those_of_an_earlier_installation_are_shown_when_named(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.utime(logs / "speculator.a.log", (1.0, 1.0))
+    home = Home(logs.parent)
+    home.prepare()
+    home.acquire()
+    try:
+        begun_ms = 1000 * int(time.time() - 60)
+        began = born(os.getpid()) or 0.0
+        home.write_instance(Instance(pid=os.getpid(), born=began, started_ms=begun_ms, version="0", node="desk"))
+        assert run(["logs", "-n", "1", "--json"]) == 0
+        said = capsys.readouterr()
+        assert said.out.splitlines() == [LINE, "loaded"]
+        assert said.err == "from before the last start, shown when named: speculator.a\n"
+        assert run(["logs", "speculator.a"]) == 0
+        assert capsys.readouterr().out == "loading\n"
+    finally:
+        home.forget_instance()
+
+
+def test_following_without_lines_begins_at_the_end(logs: Path) -> None:
+    with (logs / "edge.log").open() as stream:
+        assert _last_lines(stream, 0) == []
+        assert stream.read() == ""
 
 
 @pytest.mark.parametrize("line", ["plain", '{"at"', '{"at": 5}', '{"at": "x", "level": "info"}'])

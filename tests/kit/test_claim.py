@@ -52,6 +52,23 @@ async def test_renewals_at_once_and_a_lost_answer_do_not_cost_the_name() -> None
     assert await claim.renew(b"a9")
 
 
+async def test_a_write_of_our_own_that_comes_late_does_not_cost_the_name() -> None:
+    leases = await registry(MemoryBroker())
+    claim, _ = claim_of(leases, b"a")
+    await claim.take(b"a", never)
+    await leases.put(claim.key, b"a-late")
+    read = leases.get
+
+    async def read_and_then_another(key: str) -> LeaseEntry | None:
+        leases.get = read  # type: ignore[method-assign]
+        entry = await read(key)
+        await leases.put(key, b"a-later")
+        return entry
+
+    leases.get = read_and_then_another  # type: ignore[method-assign]
+    assert await claim.renew(b"a2")
+
+
 async def test_a_broker_that_forgot_it_is_told_again() -> None:
     leases = await registry(MemoryBroker())
     claim, _ = claim_of(leases, b"a")

@@ -28,7 +28,10 @@ COLOURS: Final = {"warning": "yellow", "error": "red", "critical": "red"}
 @click.option("--clear", is_flag=True, help="Empty the logs instead.")
 @click.pass_obj
 def logs(ground: Ground, services: tuple[str, ...], follow: bool, lines: int, as_json: bool, clear: bool) -> ExitCode:
-    """The last lines of each process' log, or of those that are named."""
+    """The last lines of each process' log, or of those that are named.
+
+    Without names: of those that wrote something since `twd up`, where it runs.
+    """
     files = _files(ground.home.logs, services)
     if clear:
         for file in files:
@@ -40,9 +43,12 @@ def logs(ground: Ground, services: tuple[str, ...], follow: bool, lines: int, as
         raise CommandError(ExitCode.NOT_FOUND, f"no log in {ground.home.logs} yet; `twd up` starts what writes them")
     with_name = len(files) != 1
     opened: dict[str, IO[str]] = {file.stem: file.open(errors="replace") for file in files}
+    old = set() if services else _of_earlier(ground, files)
     for name, stream in opened.items():
-        for line in _last_lines(stream, lines):
+        for line in _last_lines(stream, 0 if name in old else lines):
             _show(name if with_name else "", line, as_json)
+    if old:
+        click.echo(f"from before the last start, shown when named: {', '.join(sorted(old))}", err=True)
     if follow:
         _follow(opened, lambda: _chosen(ground.home.logs, services), with_name, as_json)
     return ExitCode.OK
@@ -61,10 +67,20 @@ def _chosen(folder: Path, services: tuple[str, ...]) -> list[Path]:
     return [file for file in there if not services or file.stem in services or file.stem.split(".")[0] in services]
 
 
+def _of_earlier(ground: Ground, files: list[Path]) -> set[str]:
+    """Logs of processes that an earlier installation had, and the one that runs now has not."""
+    instance = ground.instance()
+    since_s = instance.started_ms / 1000 if instance else 0.0
+    return {file.stem for file in files if file.stat().st_mtime < since_s}
+
+
 def _last_lines(stream: IO[str], count: int) -> list[str]:
+    """Of what is there; the stream stands at its end then."""
     size = stream.seek(0, 2)
+    if not count:
+        return []
     stream.seek(max(0, size - LAST_BYTES))
-    return stream.readlines()[-count:] if count else []
+    return stream.readlines()[-count:]
 
 
 def _follow(opened: dict[str, IO[str]], look: Callable[[], list[Path]], with_name: bool, as_json: bool) -> None:

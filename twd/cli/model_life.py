@@ -201,7 +201,8 @@ class ModelLife:
             await self._load(change, name)
         await self._set(change.after)
         if change.stops:
-            self._tell(name, ChangeStep.DRAINING, ", ".join(change.stops), "it finishes its jobs")
+            ending = "it finishes its jobs" if len(change.stops) == 1 else "they finish their jobs"
+            self._tell(name, ChangeStep.DRAINING, ", ".join(change.stops), ending)
             await self._drain(change)
         if change.starts and change.manner is Manner.AFTER:
             await self._load(change, name)
@@ -321,7 +322,10 @@ def _words(change: Change, done: bool = False) -> str:
     if not change.starts:
         taking_over = change.after.default != change.before.default and bool(change.after.default)
         over = f"; {change.after.default} is the default" if taking_over else ""
-        return f"{gone} is gone{over}" if done else f"{gone} ends{over}"
+        one = len(change.stops) == 1
+        if done:
+            return f"{gone} {'is' if one else 'are'} gone{over}"
+        return f"{gone} {'ends' if one else 'end'}{over}"
     if done:
         return f"{change.starts} serves" + (f" instead of {gone}" if gone else "")
     if not gone:

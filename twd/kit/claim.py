@@ -53,11 +53,16 @@ class Claim:
 
     async def _recover(self, value: bytes) -> int:
         """The key is not as we left it: the broker forgot it, or an answer to us was lost. Or it is another's."""
-        holder = await self._leases.get(self.key)
-        if holder is None:
-            return await self._leases.create(self.key, value) or 0
-        if self._is_mine(holder.value):
-            return await self._leases.update(self.key, value, holder.revision) or 0
+        for _ in range(TRIES):
+            holder = await self._leases.get(self.key)
+            if holder is not None and not self._is_mine(holder.value):
+                return 0
+            if holder is None:
+                revision = await self._leases.create(self.key, value)
+            else:
+                revision = await self._leases.update(self.key, value, holder.revision)
+            if revision:
+                return revision  # else a late write of our own came in between
         return 0
 
     async def release(self, value: bytes = b"") -> None:
