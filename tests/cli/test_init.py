@@ -14,8 +14,10 @@ from tests.backends.fakes.ollama_server import FakeOllama
 from tests.backends.fakes.server import Farm
 from tests.bus.conftest import NatsServer, nats_server
 from tests.cli.running import Installed
+from tests.engine.sliceable_models import write_sliceable
 from tests.gguf_tools.test_inspect import write
 from twd.cli.init_scan import find_files, models_at, scan
+from twd.gguf_tools.slice import write_slice
 
 __all__ = ["nats_server"]
 
@@ -66,6 +68,13 @@ def test_files_are_found_once_and_broken_ones_say_why(tmp_path: Path) -> None:
     assert len([one for one in found if not one.problem]) == 1
     assert [one.name for one in found if one.problem] == ["broken"]
     assert find_files([]) == ([], [])
+
+
+def test_a_slice_is_no_model_to_serve(tmp_path: Path) -> None:
+    whole = write_sliceable("llama", tmp_path)
+    write_slice(whole, 0, 3, tmp_path / "piece.gguf", head=False)
+    found, _ = find_files([tmp_path])
+    assert [one.problem for one in found if one.name == "piece"] == ["it is a slice of a model"]
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from twd.backends.finding import find_kind, open_backend
 from twd.backends.openai_compatible import ModelList
@@ -14,6 +14,9 @@ from twd.cli.init_core import Found, Peer, url_of
 from twd.kit.settings import Model, Server
 from twd.wire.failures import TwdError
 from twd.wire.node import ModelFile, read_node
+
+if TYPE_CHECKING:
+    from twd.gguf_tools.inspect import GgufInfo
 
 AT_ONCE: Final = 128
 CONNECT_S: Final = 1.0
@@ -133,8 +136,16 @@ def _file(model: ModelFile) -> Found:
         needed_bytes=weights_of(model.name, Model(path=model.path)).needed,
         vocabulary=info.vocabulary,
         context=model.ctx_size,
-        problem="" if info.vocabulary else "it holds no vocabulary, so it writes no texts",
+        problem=_unfit(info),
     )
+
+
+def _unfit(info: "GgufInfo") -> str:
+    from twd.gguf_tools.slice_layout import read_facts
+
+    if read_facts(info.metadata) is not None:
+        return "it is a slice of a model"
+    return "" if info.vocabulary else "it holds no vocabulary, so it writes no texts"
 
 
 async def find_peers(ground: Ground) -> list[Peer]:
