@@ -67,6 +67,16 @@ def test_what_is_missing_is_named(arguments: list[str], words: str, capsys: pyte
     assert words in capsys.readouterr().err
 
 
+def test_a_door_that_is_open_to_a_network_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TWD_EDGE_HOST", "0.0.0.0")
+    assert run(["up", "--no-models"]) == ExitCode.CANNOT_START
+    said = capsys.readouterr()
+    assert "twd key add NAME" in said.err
+    assert "starting" not in said.out
+
+
 @pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["watch"], ["trace", "job-1"], ["trace"]])
 def test_nothing_runs(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(arguments) == ExitCode.NOTHING_RUNS

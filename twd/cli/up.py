@@ -153,6 +153,7 @@ def _specs(settings: Settings, services: tuple[str, ...]) -> list[ProcessSpec]:
                 ExitCode.USAGE, f"nothing in the settings is called {name!r}; there is: {_listed(known)}"
             )
     if any(spec.name == "edge" for spec in specs):
+        _check_door(settings)
         _check_port(settings)
     return specs
 
@@ -173,6 +174,18 @@ def _only_models(settings: Settings, specs: list[ProcessSpec], models: tuple[str
 
 def _listed(names: set[str]) -> str:
     return ", ".join(sorted(names))
+
+
+def _check_door(settings: Settings) -> None:
+    """Refuse here what the edge would refuse again and again: a door that is open to a network."""
+    from twd.edge.door import check_bind
+    from twd.edge.keys import KeyRing, KeyStore
+
+    ring = KeyRing(KeyStore(settings.home_dir).load(), settings.edge.token)
+    try:
+        check_bind(settings.edge.host, ring, settings.edge.allow_unauthenticated)
+    except TwdError as error:
+        raise CommandError(ExitCode.CANNOT_START, str(error)) from None
 
 
 def _check_port(settings: Settings) -> None:
