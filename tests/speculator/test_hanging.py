@@ -64,7 +64,8 @@ def test_passes_of_new_sizes_are_unfamiliar_and_slow_ones_are_remembered() -> No
     assert pace.expected_ms(1, QUICK) == 10.0
     assert pace.expected_ms(512, QUICK) == 3000.0
     pace.ends(13.5)
-    assert (pace.now, pace.expected_ms(1, QUICK)) == (None, 500.0)
+    over: UnderWay | None = pace.now
+    assert (over, pace.expected_ms(1, QUICK)) == (None, 500.0)
     for number in range(500):
         pace.begins(1, float(number))
         pace.ends(number + 0.01)
