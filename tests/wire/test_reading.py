@@ -7,6 +7,7 @@ import pytest
 
 from twd.coordinator.core import read_coordinator
 from twd.kit.overseer import read_lease
+from twd.wire.model import CostPoint, read_costs, single_step_ms, told_costs
 from twd.wire.node import read_node
 from twd.wire.placement import read_placement, read_ways
 from twd.wire.reading import read_as
@@ -49,6 +50,16 @@ def test_nonsense_within_a_lease_is_left_aside() -> None:
     deep = NONSENSE["deeper than we read"].decode()
     assert read_stage({"ready": deep}) is None
     assert read_ways({"ways": deep}) == []
+
+
+def test_the_costs_in_a_lease_are_read_as_they_were_told() -> None:
+    points = [CostPoint(width=1, ms=12.5), CostPoint(width=8, ms=30.0)]
+    facts = {"cost_ms": told_costs(points)}
+    assert read_costs(facts) == points
+    assert single_step_ms(facts) == 12.5
+    for nonsense in ([], "1:5", ["1"], ["1:x"], ["1:²"], ["1:nan"], ["1:1e400"], ["-1:5"], ["1:2:3"], None):
+        assert read_costs({"cost_ms": nonsense}) == []
+        assert single_step_ms({"cost_ms": nonsense}) == 0.0
 
 
 def test_text_that_no_bytes_stand_for_is_left_aside() -> None:

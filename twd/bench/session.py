@@ -17,7 +17,7 @@ from twd.wire.base import ModelId
 from twd.wire.draft import read_paces
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Sampling, Speculation
-from twd.wire.model import CostPoint
+from twd.wire.model import CostPoint, read_costs
 from twd.wire.service import ServiceLease
 
 OFF = Speculation(enabled=False)
@@ -102,7 +102,7 @@ async def run_bench(
 
 
 def _result(model: ModelId, lease: ServiceLease, pairs: list[Pair]) -> BenchResult:
-    cost = _cost_points(lease)
+    cost = read_costs(lease.facts)
     ms = _plain_scaled(cost, pairs)
     shares = by_drafter(pairs)
     ceilings = []
@@ -126,12 +126,6 @@ def _plain_scaled(cost: list[CostPoint], pairs: list[Pair]) -> Cost:
 def window_max(lease: ServiceLease) -> int:
     """The widest window of this speculator."""
     return int(str(lease.facts.get("window_max", 32)))
-
-
-def _cost_points(lease: ServiceLease) -> list[CostPoint]:
-    told = lease.facts.get("cost_ms", [])
-    pairs = (one.split(":") for one in told) if isinstance(told, list) else ()
-    return [CostPoint(width=int(width), ms=float(ms)) for width, ms in pairs]
 
 
 def _as_dict(one: Ceiling) -> dict[str, Any]:

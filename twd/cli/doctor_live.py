@@ -7,6 +7,7 @@ from typing import Final
 from twd.cli.doctor_findings import Finding, bad, good, odd, skipped
 from twd.kit.board import Stage, stage_of
 from twd.wire.draft import read_paces
+from twd.wire.model import single_step_ms
 from twd.wire.node import NodeFacts
 from twd.wire.service import ServiceLease
 
@@ -150,7 +151,7 @@ def _exactness(lease: ServiceLease) -> Finding:
 
 
 def _drafters(lease: ServiceLease) -> list[Finding]:
-    step_ms = single_step_ms(lease)
+    step_ms = single_step_ms(lease.facts)
     found = []
     for pace in read_paces(lease.facts):
         name = f"drafter {pace.model} for {lease.facts.get('model')}"
@@ -163,16 +164,6 @@ def _drafters(lease: ServiceLease) -> list[Finding]:
         else:
             found.append(good(name, f"{held}, {cost}"))
     return found
-
-
-def single_step_ms(lease: ServiceLease) -> float:
-    """The measured time of one token without drafts; 0 where it is not known."""
-    told = lease.facts.get("cost_ms", [])
-    for point in told if isinstance(told, list) else []:
-        width, _, ms = point.partition(":")
-        if width == "1" and ms.replace(".", "", 1).isdecimal():
-            return float(ms)
-    return 0.0
 
 
 def check_server(look: ServerLook) -> Finding:

@@ -14,6 +14,7 @@ from twd.kit.board import stage_of
 from twd.kit.pool_state import READY, PoolState, StageState, with_warnings
 from twd.wire.base import Event, InstanceId, NodeId
 from twd.wire.job import TokensAccepted
+from twd.wire.model import single_step_ms
 from twd.wire.node import NodeFacts, read_node
 from twd.wire.placement import PLACE_FACT, PlacementDecided, Slice, read_placement
 from twd.wire.reading import read_as
@@ -146,7 +147,7 @@ class Pools:
             tok_s=self._tok_s(lease.instance, now),
             waste=_mean([stage.waste for stage in stages if stage.waste]) or _number(facts, "waste"),
             predicted_ms=_ms_of(placement) if placement is not None else 0.0,
-            token_ms=_number(facts, "trip_ms") or _single_ms(facts),
+            token_ms=_number(facts, "trip_ms") or single_step_ms(facts),
         )
         return with_warnings(pool, [lease.note] if lease.note and pool.state != READY else [])
 
@@ -283,13 +284,3 @@ def _mean(values: Sequence[float]) -> float:
 def _number(facts: dict[str, str | int | float | bool | list[str]], name: str) -> float:
     value = facts.get(name, 0)
     return float(value) if isinstance(value, int | float) else 0.0
-
-
-def _single_ms(facts: dict[str, str | int | float | bool | list[str]]) -> float:
-    """One token without drafts, from the measured cost of passes."""
-    told = facts.get("cost_ms", [])
-    for point in told if isinstance(told, list) else []:
-        width, _, ms = point.partition(":")
-        if width == "1" and ms.replace(".", "", 1).isdigit():
-            return float(ms)
-    return 0.0

@@ -7,6 +7,7 @@ from twd.metrics import families as f
 from twd.metrics.counting import Counting
 from twd.metrics.families import Labels
 from twd.wire.draft import read_paces
+from twd.wire.model import single_step_ms
 from twd.wire.service import ServiceLease
 
 Series = dict[Labels, float]
@@ -68,15 +69,8 @@ def _worst(counting: Counting, speculators: Sequence[ServiceLease]) -> Series:
 def _steps(counting: Counting, speculators: Sequence[ServiceLease]) -> Series:
     series: Series = {}
     for lease in speculators:
-        told = lease.facts.get("cost_ms", [])
-        for point in told if isinstance(told, list) else []:
-            width, _, ms = point.partition(":")
-            try:
-                cost = float(ms)
-            except ValueError:
-                continue  # no point of a cost curve
-            if width == "1":
-                series[(_model(counting, lease),)] = cost / 1000
+        if step_ms := single_step_ms(lease.facts):
+            series[(_model(counting, lease),)] = step_ms / 1000
     return series
 
 

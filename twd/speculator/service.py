@@ -50,7 +50,7 @@ from twd.wire.job import (
     TokensAccepted,
 )
 from twd.wire.life import MemoryReclaimed, ReclaimWanted
-from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
+from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded, told_costs
 from twd.wire.ring import FrameRefused, RingWired
 from twd.wire.routes import ROUTE_OF, subject_token
 from twd.wire.service import Health, ServiceStopped
@@ -231,7 +231,7 @@ class Speculator(Service):
             "kv_tokens": sum(len(session.tokens) for session in list(self._core.sessions.values())),
             "kv_tokens_max": facts.ctx_size * facts.parallel,
             "drafters": [pace_of(one, records.get(one.name)) for one in list(self._core.crew.drafters.values())],
-            "cost_ms": [f"{point.width}:{point.ms:.3f}" for point in self.loaded.cost.points()],
+            "cost_ms": told_costs(self.loaded.cost.points()),
             "tool_format": self.loaded.tool_format,
             "in_flight": self.loaded.limits.in_flight,
             "window_max": self.loaded.limits.max_window,

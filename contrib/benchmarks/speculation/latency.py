@@ -24,7 +24,7 @@ from twd.engine.cost import CostCurve
 from twd.kit.delay_proxy import DelayProxy
 from twd.wire.draft import read_paces
 from twd.wire.job import Speculation
-from twd.wire.model import CostPoint
+from twd.wire.model import read_costs
 
 
 async def main(args: argparse.Namespace) -> None:
@@ -71,8 +71,7 @@ async def measure(
     median = {name: percentile(sorted(values), 0.5) for name, values in rates.items()}
     lease = await find_speculator(client, "")
     (pace,) = read_paces(lease.facts)
-    points = [CostPoint(width=int(w), ms=float(ms)) for w, ms in (one.split(":") for one in lease.facts["cost_ms"])]  # type: ignore[union-attr]
-    curve = CostCurve(points)
+    curve = CostCurve(read_costs(lease.facts))
     scale = 1000 / median["plain"] / curve.ms(1)
     setting = Setting(lambda rows: scale * curve.ms(rows), pace.token_ms, pace.agreement, rtt_ms)
     best_turns = max(value for name, value in median.items() if name.startswith("turns"))
