@@ -15,6 +15,8 @@ from tests.backends.fakes.server import Farm
 from tests.backends.fakes.toy import EMOJI, TOY
 from tests.backends.listener import MODEL, Listener, chat, ground, job
 from tests.backends.rigs import echoing
+from twd.backends.base import Backend
+from twd.backends.finding import open_backend
 from twd.backends.verifying_model import open_verifying
 from twd.bus.memory_bus import MemoryBroker
 from twd.cli.remote_target import RemoteModel
@@ -317,3 +319,23 @@ async def test_a_server_that_cannot_score_is_no_target(farm: Farm) -> None:
     with pytest.raises(TwdError) as caught:
         await asyncio.to_thread(open_verifying, ServerSettings(url="http://127.0.0.1:9"), MODEL)
     assert caught.value.code is FailureCode.BACKEND_DOWN
+
+
+async def test_a_server_that_fails_while_it_is_measured_is_hung_up_on(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await farm.add(server := echoing())
+    opened: list[Backend] = []
+
+    async def open_and_keep(*args: Any, **options: Any) -> Backend:
+        opened.append(await open_backend(*args, **options))
+        return opened[-1]
+
+    async def fails(*_: object) -> None:
+        raise TwdError(FailureCode.BACKEND_DOWN, "it went away")
+
+    monkeypatch.setattr("twd.backends.verifying_model.open_backend", open_and_keep)
+    monkeypatch.setattr("twd.backends.verifying_model.measure", fails)
+    with pytest.raises(TwdError, match="it went away"):
+        await asyncio.to_thread(open_verifying, ServerSettings(url=server.url), MODEL)
+    assert opened[0].upstream._session is None

@@ -117,18 +117,20 @@ def open_verifying(
 ) -> VerifyingModel:
     """Connect, probe and measure; raises UNSUPPORTED where the server cannot check guesses. Blocks."""
     loop = LoopThread("remote-target")
+    backend: Backend | None = None
     try:
         progress(0.1, "asking the server what it can")
         backend = loop.run(open_backend(server, allow_private=allow_private))
         can = loop.run(backend.probe())
         if not can.score:
-            loop.run(backend.close())
             raise TwdError(
                 FailureCode.UNSUPPORTED, f"{backend.name} cannot score given tokens; let it be passed through"
             )
         progress(0.5, "measuring what checks cost")
         return VerifyingModel(loop, backend, can, name, slots)
-    except TwdError:
+    except BaseException:
+        if backend is not None:
+            loop.run(backend.close())
         loop.stop()
         raise
 
