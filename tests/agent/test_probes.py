@@ -63,16 +63,20 @@ def test_amd_cards_of_old_and_new_tools_in_order() -> None:
 def test_amd_cards_by_the_kernel(tmp_path: Path) -> None:
     for card, vendor, total in (
         ("card0", "0x8086", "5"),
+        ("card0-DP-1", "0x1002", "7"),
         ("card1", "0x1002", "8589934592"),
-        ("card1-DP-1", "0x1002", "7"),
+        ("card10", "0x1002", "17179869184"),
     ):
         device = tmp_path / card / "device"
         device.mkdir(parents=True)
         (device / "vendor").write_text(f"{vendor}\n")
         (device / "mem_info_vram_total").write_text(f"{total}\n")
         (device / "mem_info_vram_used").write_text("4294967296\n")
-    (gpu,) = [gpu for gpu in gpu_probe.read_drm(tmp_path) if gpu.total > 7]
-    assert (gpu.backend, gpu.total, gpu.free) == ("hip", 8589934592, 4294967296)
+    gpus = gpu_probe.read_drm(tmp_path)
+    assert [(gpu.backend, gpu.index, gpu.total, gpu.free) for gpu in gpus] == [
+        ("hip", 0, 8589934592, 4294967296),
+        ("hip", 1, 17179869184, 12884901888),
+    ], "as the driver counts them: monitors and others' cards have no number"
 
 
 def test_the_engine_names_metal_vulkan_and_what_comes() -> None:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from twd.agent.programs import NoAnswer, output_of
 from twd.wire.node import Build, GpuFacts
 
@@ -93,8 +95,10 @@ def _number(card: dict[str, Any], key: str) -> int:
 
 
 def read_drm(folder: Path) -> list[GpuFacts]:
-    """AMD cards as the kernel shows them below /sys/class/drm."""
-    return [gpu for index, card in enumerate(sorted(folder.glob("card*[0-9]"))) if (gpu := _drm_card(index, card))]
+    """AMD cards as the kernel shows them below /sys/class/drm, numbered as their driver does: among themselves."""
+    numbers = sorted(int(card.name[4:]) for card in folder.glob("card*") if card.name[4:].isdecimal())
+    found = [gpu for number in numbers if (gpu := _drm_card(folder / f"card{number}"))]
+    return [replace(gpu, index=index) for index, gpu in enumerate(found)]
 
 
 def amd_cards() -> int:
@@ -102,7 +106,7 @@ def amd_cards() -> int:
     return len(read_drm(DRM))
 
 
-def _drm_card(index: int, card: Path) -> GpuFacts | None:
+def _drm_card(card: Path) -> GpuFacts | None:
     device = card / "device"
     try:
         if (device / "vendor").read_text().strip() != AMD_VENDOR:
@@ -113,7 +117,7 @@ def _drm_card(index: int, card: Path) -> GpuFacts | None:
         return None
     name = device / "product_name"
     title = name.read_text().strip() if name.exists() else ""
-    return GpuFacts(name=title or "AMD GPU", backend="hip", index=index, total=total, free=max(0, total - used))
+    return GpuFacts(name=title or "AMD GPU", backend="hip", total=total, free=max(0, total - used))
 
 
 async def engine_facts(notes: list[str], *, measure: bool = False) -> tuple[Build | None, list[GpuFacts]]:
