@@ -39,7 +39,7 @@ class ModelScan:
         if len(found) > MODELS_MAX:
             self.notes.append(f"{len(found)} models in {len(self.folders)} folders; only {MODELS_MAX} are listed")
         listed = [model for path in found[:MODELS_MAX] if (model := self._look(path))]
-        self._known = {path: entry for path, entry in self._known.items() if path in set(found)}
+        self._known = {path: self._known[path] for path in found if path in self._known}
         return listed
 
     def _files(self, folder: Path) -> Iterator[Path]:
@@ -72,7 +72,8 @@ class ModelScan:
 
     def full_digest(self, name: str) -> str:
         """The SHA-256 of a whole listed model (its first file, where it has several); blocks for long."""
-        path = next((Path(model.path) for _, model in self._known.values() if model.name == name), None)
+        listed = [model for _, model in list(self._known.values())]  # a copy: a scan may go on beside this
+        path = next((Path(model.path) for model in listed if model.name == name), None)
         if path is None:
             raise TwdError(FailureCode.MODEL_NOT_FOUND, f"there is no model {name[:100]!r} on this machine", "sha256")
         stamp = _stamp(path)
