@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from weakref import WeakSet
+from weakref import WeakSet, WeakValueDictionary
 
 import msgspec
 
@@ -80,7 +80,8 @@ class Processes:
         self._running: dict[str, Running] = {}
         self._some = asyncio.Event()
         """Set while anything runs."""
-        self._changing: dict[str, asyncio.Lock] = {}
+        self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By process; each as long as somebody holds it or waits for it."""
         self._next_stage = Ahead("stage")
 
     @cached_property
@@ -130,7 +131,6 @@ class Processes:
             running = self._forget(process)
             if running is not None:
                 await running.end(STOP_S)
-        self._changing.pop(process, None)
         return running is not None
 
     async def stop_all(self) -> None:
