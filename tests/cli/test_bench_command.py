@@ -1,5 +1,7 @@
 """`twd bench`: numbers that cannot be measured or played with are refused."""
 
+from pathlib import Path
+
 import pytest
 
 from twd.cli.app import run
@@ -38,3 +40,11 @@ def test_no_option_is_left_aside_in_silence(
 def test_numbers_that_make_no_sense(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", *arguments]) == ExitCode.USAGE
     assert arguments[-2] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", [("--simulate",), ("--ring", "2"), ()])
+def test_a_picture_that_cannot_be_written_is_told_before_anything_is_measured(
+    mode: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["bench", *mode, "--plot", str(tmp_path / "no folder" / "x.svg")]) == ExitCode.USAGE
+    assert "cannot be written" in capsys.readouterr().err

@@ -32,7 +32,9 @@ WAYS: Final = {
 @click.option("-m", "--model", default="default", help="Which model to measure.")
 @click.option("--prompts", type=click.Path(exists=True, dir_okay=False), help="A file with one prompt a line.")
 @click.option("--kind", "kinds", multiple=True, help="Only prompts of this kind; may be given again.")
-@click.option("--max-tokens", default=96, show_default=True, type=click.IntRange(1, 4096), help="The longest answer.")
+@click.option(
+    "--max-tokens", default=96, show_default=True, type=click.IntRange(1, 4096), help="The length of each answer."
+)
 @click.option("--window", default=0, type=click.IntRange(0, 96), help="Drafts a window; 0: as many as pay.")
 @click.option("--temperature", default=0.0, type=Within(0.0, 5.0), help="0 always takes the likeliest token.")
 @click.option("--rounds", default=1, type=click.IntRange(1, 100), help="How often to ask each prompt.")
@@ -88,6 +90,8 @@ def bench(
     Exit code 0: all texts are equal; 10: some differ (on a device that is not exact).
     """
     _check_options("simulate" if simulate else "ring" if ring else "")
+    if plot:
+        _check_writable(Path(plot))
     if simulate:
         from twd.cli.bench_simulate import show_simulation
 
@@ -104,8 +108,6 @@ def bench(
 
     seed = 20_261 if temperature else None
     plan = BenchPlan(_prompts(prompts, kinds), max_tokens, window, Sampling(temperature=temperature, seed=seed), rounds)
-    if plot:
-        _check_writable(Path(plot))
     result = asyncio.run(_measure(ground, model, plan, quiet=as_json))
     if as_json:
         click.echo(json.dumps(result.document))
