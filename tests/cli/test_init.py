@@ -16,8 +16,10 @@ from tests.bus.conftest import NatsServer, nats_server
 from tests.cli.running import Installed
 from tests.engine.sliceable_models import write_sliceable
 from tests.gguf_tools.test_inspect import write
+from twd.cli.app import run
 from twd.cli.init_scan import find_files, models_at, scan
 from twd.gguf_tools.slice import write_slice
+from twd.kit.exit_codes import ExitCode
 
 __all__ = ["nats_server"]
 
@@ -97,6 +99,19 @@ async def test_a_named_server_becomes_a_configuration_that_can_be_used(
     assert again.returncode == 2
     assert "--force" in again.stderr
     assert (await asyncio.to_thread(here.twd, "init", *named, "--force")).returncode == 0
+
+
+@pytest.mark.parametrize("broken", ["twd.yaml", "other.yaml"])
+def test_settings_that_cannot_be_used_are_no_hindrance(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "twd.yaml").write_text("edge: 5\n")
+    config = () if broken == "twd.yaml" else ("-c", broken)
+    assert run([*config, "init", "--target-url", "http://127.0.0.1:9", "--force"]) == ExitCode.OK
+    assert "cannot be used" in capsys.readouterr().err
+    assert "http://127.0.0.1:9" in (tmp_path / broken).read_text()
 
 
 @pytest.mark.slow

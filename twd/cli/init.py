@@ -171,15 +171,13 @@ def _choose(found: "list[Found]", peers: "list[Peer]", asks: bool, quiet: bool) 
         _table(found, peers)
     if not asks or proposal.target is None:
         return proposal
-    answer = click.prompt("Which one to serve", default=found.index(proposal.target) + 1, type=_number(len(found)))
+    answer = click.prompt(
+        "Which one to serve", default=found.index(proposal.target) + 1, type=click.IntRange(1, len(found))
+    )
     chosen = found[answer - 1]
     if chosen.problem:
         raise CommandError(ExitCode.USAGE, f"{chosen.name} cannot be used: {chosen.problem}")
     return proposal if chosen == proposal.target else propose_for(chosen, found, room)
-
-
-def _number(most: int) -> click.IntRange:
-    return click.IntRange(1, most)
 
 
 def _table(found: "list[Found]", peers: "list[Peer]") -> None:
@@ -222,8 +220,8 @@ def _text(ground: Ground, proposal: "Proposal", folders: Sequence[Path]) -> str:
     dirs = [str(folder.expanduser().absolute()) for folder in folders]
     try:
         settings = settings_of(proposal, dirs)
-        if ground.settings.bus.url:  # the machines that were found are there
-            settings = msgspec.structs.replace(settings, bus=ground.settings.bus)
+        if (bus := _settings(ground).bus).url:  # the machines that were found are there
+            settings = msgspec.structs.replace(settings, bus=bus)
         text = HEAD + (f"# {proposal.why}\n" if proposal.why else "") + dump_settings(settings)
         return _checked(text, settings)
     except ValueError as error:
