@@ -23,7 +23,7 @@ from twd.cli.app import app
 from twd.cli.doctor_findings import Finding, Verdict
 from twd.cli.doctor_programs import Build
 from twd.kit.exit_codes import ExitCode
-from twd.kit.home import Home
+from twd.kit.home import Home, Instance
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.kit.settings import Settings
 
@@ -177,6 +177,19 @@ def test_a_broken_config_is_all_there_is_to_say(home: Home, tmp_path: Path) -> N
     done = doctor("-c", str(tmp_path / "bad.yaml"), "doctor", "--json")
     assert done.return_value == ExitCode.UNHEALTHY
     assert results(done) == {"settings": "fail"}
+
+
+def test_an_instance_that_has_just_started_is_told_of(home: Home) -> None:
+    home.prepare()
+    held = home.acquire()
+    try:
+        home.write_instance(Instance(pid=os.getpid(), born=0.0, started_ms=0, version="1", node="desk"))
+        done = doctor("doctor", "--json")
+    finally:
+        os.close(held)
+    assert done.exception is None
+    assert results(done)["bus"] == "fail"
+    assert "has just started" in done.stdout
 
 
 def test_fix_mends_and_looks_again(home: Home) -> None:

@@ -166,7 +166,12 @@ async def _living(
 
 
 async def _bus(ground: Ground, expected: bool) -> live.BusLook | None:
-    return await probes.look_at_bus(ground.with_bus(), ground.node) if expected else None
+    if not expected:
+        return None
+    try:
+        return await probes.look_at_bus(ground.with_bus(), ground.node)
+    except TwdError as error:  # it has just started: nobody knows its broker yet
+        return live.BusLook(problem=str(error))
 
 
 async def _api(ground: Ground, instance: Instance | None) -> live.ApiLook | None:
