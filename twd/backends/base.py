@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from twd.backends.upstream import Upstream
-from twd.kit.settings import Server
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import FinishReason, Grammar, JobSubmitted, Prompt, Sampling, TokenLogprob
 
@@ -165,8 +164,3 @@ def wish_of(job: JobSubmitted) -> Wish:
         ignore_eos=job.ignore_eos,
         logprobs=job.logprobs,
     )
-
-
-def connect_to(server: Server, *, allow_private: bool) -> Upstream:
-    """The HTTP client for a configured server."""
-    return Upstream(server.url, api_key=server.api_key, timeout_s=server.timeout_s, allow_private=allow_private)

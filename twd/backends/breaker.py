@@ -37,10 +37,6 @@ class Breaker:
             return True
         return state is BreakerState.CLOSED
 
-    def retry_at(self) -> float | None:
-        """When the next try is due; None while calls go through."""
-        return self._open_until
-
     def succeeded(self) -> None:
         """A call went well: everything is forgotten."""
         self._failures, self._open_until, self._trying, self.why = 0, None, False, ""

@@ -10,10 +10,10 @@ from typing import Any, Final
 from twd.backends.base import UNKNOWN, Capabilities, Pieces, Wish
 from twd.backends.openai_chunks import Choice, Chunk
 from twd.backends.openai_compatible import OpenAiCompatible
+from twd.backends.upstream import SCORES_BYTES_MAX
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Prompt
 
-SCORES_BYTES_MAX: Final = 64 << 20
 IDS_MAX: Final = 1 << 20
 _HALF = "\ufffd"
 _RAW = "bytes:"

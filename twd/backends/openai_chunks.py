@@ -57,7 +57,6 @@ class Logprobs(msgspec.Struct):
     tokens: list[str] | None = None
     token_logprobs: list[float | None] | None = None
     top_logprobs: list[dict[str, float] | None] | None = None
-    text_offset: list[int] | None = None
 
 
 class Choice(msgspec.Struct):

@@ -9,7 +9,7 @@ from twd.backends.base import Backend, Capabilities, Piece, Pieces, Wish
 from twd.backends.dialect import OPENAI, chat_body, text_body
 from twd.backends.openai_chunks import Chunk, ChunkReader
 from twd.backends.troubles import clean, words_of
-from twd.backends.upstream import Answer, Upstream
+from twd.backends.upstream import BODY_BYTES_MAX, Answer, Upstream
 from twd.wire.failures import FailureCode, TwdError
 
 
@@ -17,8 +17,6 @@ class ModelMeta(msgspec.Struct):
     """What llama-server tells of a model in the list."""
 
     n_vocab: int = 0
-    n_ctx_train: int = 0
-    n_ctx: int = 0
     n_params: int = 0
     size: int = 0
     ftype: str = ""
@@ -122,7 +120,7 @@ class OpenAiCompatible(Backend):
     async def _read(self, answer: Answer) -> Pieces:
         reader = ChunkReader()
         if answer.content_type == "application/json":  # it does not stream, or it is an error
-            piece = self._piece(reader, await answer.body(8 << 20))
+            piece = self._piece(reader, await answer.body(BODY_BYTES_MAX))
             if piece is not None:
                 yield piece
         elif answer.content_type == "text/event-stream":

@@ -8,7 +8,8 @@ import msgspec
 from twd.backends.base import Piece, Pieces, Usage, Wish
 from twd.backends.dialect import sampling_body
 from twd.backends.troubles import clean, words_of
-from twd.backends.vllm import SCORES_BYTES_MAX, Vllm
+from twd.backends.upstream import SCORES_BYTES_MAX
+from twd.backends.vllm import Vllm
 from twd.wire.base import Token
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import FinishReason
@@ -21,7 +22,6 @@ Scored = tuple[float | None, Token, str | None]
 
 class _Info(msgspec.Struct):
     version: str = ""
-    model_path: str = ""
 
 
 class _Finish(msgspec.Struct):

@@ -158,15 +158,14 @@ class TextDrafter(Service):
             return False
         return facts.get("for_model", "") in ("", self.for_model) or not self.for_model
 
-    async def _attach(self, *, again: bool = False) -> None:
-        if self._can is None or (self._attached and not again):
+    async def _attach(self) -> None:
+        if self._can is None or self._attached:
             return
-        first, self._attached = not self._attached, True
+        self._attached = True
         self._tell_attached(self._can)
-        if first:
-            self.health = Health.OK
-            self.note = f"{self._can.kind} {self._can.model!r} drafts, about {self._token_ms:.1f} ms a token"
-            await self.renew_lease()
+        self.health = Health.OK
+        self.note = f"{self._can.kind} {self._can.model!r} drafts, about {self._token_ms:.1f} ms a token"
+        await self.renew_lease()
 
     def _tell_attached(self, can: Capabilities) -> None:
         self.emit(

@@ -19,6 +19,8 @@ from twd.backends.troubles import read_trouble
 from twd.wire.failures import FailureCode, TwdError
 
 BODY_BYTES_MAX: Final = 8 << 20
+SCORES_BYTES_MAX: Final = 64 << 20
+"""Of an answer that tells the chances at every place of a long prompt."""
 ERROR_BYTES_MAX: Final = 64 << 10
 STREAM_BYTES_MAX: Final = 256 << 20
 CONNECT_S: Final = 10.0

@@ -1,7 +1,7 @@
 """vLLM: chats and completions, token ids, and the choices of the model at every place of a prompt."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -9,11 +9,11 @@ from twd.backends.base import Capabilities, Pieces, Wish
 from twd.backends.dialect import GPU_SERVER, chat_body, text_body
 from twd.backends.openai_chunks import Choice, Chunk
 from twd.backends.openai_compatible import OpenAiCompatible
+from twd.backends.upstream import SCORES_BYTES_MAX
 from twd.wire.base import Token
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, Prompt
 
-SCORES_BYTES_MAX: Final = 64 << 20
 _ID = "token_id:"
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from twd.bench.analytic import Setting, best_continuous, best_round, plain_rate
 from twd.bench.client import Answer
@@ -50,10 +49,6 @@ class Line:
     plain_first_ms: float
     plain_first_p95_ms: float
     plain_gap_p95_ms: float
-
-    def row(self) -> dict[str, Any]:
-        """For JSON."""
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 def summarize(pairs: Sequence[Pair]) -> list[Line]:

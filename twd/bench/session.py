@@ -1,10 +1,8 @@
 """One run of the benchmark against a running system: plain and drafted in turn, on the same target."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
-
-import msgspec
 
 from twd.bench.analytic import Cost
 from twd.bench.client import Answer, Ask, BenchClient
@@ -54,15 +52,13 @@ class BenchResult:
             "exact": self.facts.get("exact"),
             "settings": self.facts.get("settings"),
             "equal": all(pair.equal for pair in self.pairs),
-            "kinds": [line.row() for line in lines],
+            "kinds": [asdict(line) for line in lines],
             "by_position": [{"checked": checked, "taken": taken} for checked, taken in by_position(self.pairs)],
             "by_drafter": {
                 name: {"checked": checked, "taken": taken} for name, (checked, taken) in by_drafter(self.pairs).items()
             },
             "cost_ms": {point.width: point.ms for point in self.cost},
-            "ceilings": [
-                msgspec.to_builtins(_as_dict(one)) | {"reached": one.reached(lines[-1].ratio)} for one in self.ceilings
-            ],
+            "ceilings": [asdict(one) | {"reached": one.reached(lines[-1].ratio)} for one in self.ceilings],
         }
 
 
@@ -126,7 +122,3 @@ def _plain_scaled(cost: list[CostPoint], pairs: list[Pair]) -> Cost:
 def window_max(lease: ServiceLease) -> int:
     """The widest window of this speculator."""
     return int(str(lease.facts.get("window_max", 32)))
-
-
-def _as_dict(one: Ceiling) -> dict[str, Any]:
-    return {name: getattr(one, name) for name in one.__slots__}

@@ -23,7 +23,7 @@ CONNECT_S: Final = 1.0
 ANSWER_S: Final = 4.0
 MODELS_MAX: Final = 16
 """Of one server, those that are asked what they can."""
-LONG_TEXTS: Final = ("embed", "whisper", "rerank")
+TEXTLESS: Final = ("embed", "whisper", "rerank")
 """Words in names of models that write no texts."""
 USUAL_FOLDERS: Final = (
     "~/models",
@@ -60,19 +60,19 @@ async def _listens(host: str, port: int) -> bool:
     return True
 
 
-async def models_at(url: str, kind: str = "auto", name: str = "", api_key: str = "") -> list[Found]:
+async def models_at(url: str, kind: str = "auto", name: str = "") -> list[Found]:
     """The models of one server, with what each can do; nothing where no known server answers."""
     try:
         async with asyncio.timeout(ANSWER_S):
-            kind, names = await _names(url, kind, api_key)
+            kind, names = await _names(url, kind)
     except (TwdError, TimeoutError):
         return []
-    wanted = [name] if name else [one for one in names if not any(word in one.lower() for word in LONG_TEXTS)]
-    return [await _ask(url, kind, one, api_key) for one in wanted[:MODELS_MAX]]
+    wanted = [name] if name else [one for one in names if not any(word in one.lower() for word in TEXTLESS)]
+    return [await _ask(url, kind, one) for one in wanted[:MODELS_MAX]]
 
 
-async def _names(url: str, kind: str, api_key: str) -> tuple[str, list[str]]:
-    upstream = Upstream(url, api_key=api_key, timeout_s=ANSWER_S)
+async def _names(url: str, kind: str) -> tuple[str, list[str]]:
+    upstream = Upstream(url, timeout_s=ANSWER_S)
     try:
         known = await find_kind(upstream) if kind == "auto" else kind
         listed = await upstream.get("/v1/models", ModelList)
@@ -81,8 +81,8 @@ async def _names(url: str, kind: str, api_key: str) -> tuple[str, list[str]]:
         await upstream.close()
 
 
-async def _ask(url: str, kind: str, name: str, api_key: str) -> Found:
-    server = Server(url=url, kind=kind, model_name=name, api_key=api_key, timeout_s=ANSWER_S)  # type: ignore[arg-type]
+async def _ask(url: str, kind: str, name: str) -> Found:
+    server = Server(url=url, kind=kind, model_name=name, timeout_s=ANSWER_S)  # type: ignore[arg-type]
     try:
         async with asyncio.timeout(ANSWER_S):
             backend = await open_backend(server)

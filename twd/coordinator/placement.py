@@ -133,7 +133,6 @@ class Placement:
     pass_s: float = 0.0
     window_s: float = 0.0
     link_s: float = 0.0
-    notes: tuple[str, ...] = ()
     helps: tuple[str, ...] = ()
 
     @property
