@@ -42,7 +42,7 @@ def test_numbers_that_make_no_sense(arguments: tuple[str, ...], capsys: pytest.C
     assert arguments[-2] in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("mode", [("--simulate",), ("--ring", "2"), ()])
+@pytest.mark.parametrize("mode", [("--simulate",), ("--ring", "2")])
 def test_a_picture_that_cannot_be_written_is_told_before_anything_is_measured(
     mode: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
