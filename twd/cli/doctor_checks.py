@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from twd.cli.doctor_findings import Finding, bad, gib, good, odd, skipped
+from twd.cli.doctor_findings import Finding, bad, good, odd, skipped
+from twd.engine.memory import gib
+from twd.kit.addresses import is_loopback
 from twd.kit.home import Home
 from twd.kit.settings import Settings
 from twd.kit.settings_show import Report
 
 DISK_LOW: Final = 2 << 30
 DISK_FULL: Final = 200 << 20
-LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 
 def check_config(report: Report) -> list[Finding]:
@@ -40,7 +41,7 @@ def check_served(settings: Settings) -> Finding:
 def check_door(settings: Settings) -> list[Finding]:
     """Whether keys travel in the clear."""
     edge = settings.edge
-    if edge.host in LOOPBACK or edge.tls.cert:
+    if is_loopback(edge.host) or edge.tls.cert:
         return []
     text = f"edge.host is {edge.host} without TLS: keys and texts travel in the clear"
     return [odd("door", text, "set edge.tls.cert and edge.tls.key, or put a TLS proxy before it")]

@@ -87,8 +87,3 @@ def _result(finding: Finding) -> dict[str, Any]:
         "mend": finding.mend,
         "can_fix": finding.fix is not None,
     }
-
-
-def gib(size: int) -> str:
-    """Bytes as people say them."""
-    return f"{size / 2**30:.2f} GiB"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from twd.cli.doctor_findings import Finding, bad, good, odd, skipped
-from twd.kit.board import Stage, stage_of
+from twd.kit.board import WELL, Stage, stage_of
 from twd.wire.draft import read_paces
 from twd.wire.model import single_step_ms
 from twd.wire.node import NodeFacts
@@ -18,7 +18,6 @@ AGREEMENT_LOW: Final = 0.3
 COMPARED_ENOUGH: Final = 50
 DRAFT_COST_HIGH: Final = 0.8
 """A guess that costs this share of a token of the target brings little at best."""
-WELL: Final = (Stage.READY, Stage.DRAINING)
 
 Aged = tuple[ServiceLease, float]
 """A lease and how many seconds ago it was renewed."""

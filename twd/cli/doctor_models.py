@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from twd.cli.doctor_findings import Finding, bad, gib, good, odd, skipped
+from twd.cli.doctor_findings import Finding, bad, good, odd, skipped
+from twd.engine.memory import gib
 from twd.gguf_tools.inspect import GgufInfo, inspect
 from twd.kit.settings import Drafter, Model, Settings
 from twd.wire.failures import TwdError

@@ -181,8 +181,8 @@ def _choose(found: "list[Found]", peers: "list[Peer]", asks: bool, quiet: bool) 
 
 
 def _table(found: "list[Found]", peers: "list[Peer]") -> None:
-    from twd.cli.life_core import gib
     from twd.cli.output import show, table
+    from twd.engine.memory import gib
 
     rows = table("", "model", "with", "size", "parameters", "family", "where", "")
     for number, one in enumerate(found, 1):

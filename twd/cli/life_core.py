@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from twd.engine.memory import gib
 from twd.kit.settings import Model, Settings
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import ModelFile
@@ -157,8 +158,3 @@ def manner_of(room: Room) -> Manner:
         )
         raise TwdError(FailureCode.OUT_OF_MEMORY, text, "model")
     return Manner.AFTER
-
-
-def gib(size: int) -> str:
-    """Bytes as people say them."""
-    return f"{size / 2**30:.2f} GiB"

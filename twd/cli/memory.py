@@ -11,8 +11,8 @@ import msgspec
 
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
-from twd.cli.life_core import gib
 from twd.cli.models import PATIENCE_S, change, local_name, start_house
+from twd.engine.memory import gib
 from twd.kit.exit_codes import ExitCode
 from twd.kit.settings import Model
 from twd.wire.base import InstanceId

@@ -9,7 +9,8 @@ import click
 
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
-from twd.cli.services import is_file, unknown_model
+from twd.cli.life_core import is_path
+from twd.cli.services import unknown_model
 from twd.kit.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _wanted_model(ground: Ground, name: str, ctx: int, sessions: int) -> "Wanted
     from twd.wire.failures import FailureCode, TwdError
 
     known = ground.settings.models
-    if name not in known and not is_file(name):
+    if name not in known and not is_path(name):
         raise unknown_model(ground.settings, name, "`twd plan FILE`")
     model = known.get(name) or Model(path=str(Path(name).expanduser()))
     called = name if name in known else Path(name).stem
@@ -88,7 +89,7 @@ async def _standing(ground: Ground, name: str) -> "PlacementDecided | None":
     """The decision that stands for a model which only the running system knows; without a name, for its only one."""
     from twd.wire.placement import read_placement
 
-    if name in ground.settings.models or (name and is_file(name)):
+    if name in ground.settings.models or (name and is_path(name)):
         return None
     entries = await _entries(ground)
     read = (read_placement(entry.value) for entry in entries)

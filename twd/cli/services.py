@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from twd.cli.errors import CommandError
+from twd.cli.life_core import is_path
 from twd.cli.run_stage import StageChoice
 from twd.kit.exit_codes import ExitCode
 from twd.kit.service import Service, Surroundings
@@ -61,7 +62,7 @@ def _coordinator(ground: Surroundings, settings: Settings, choice: Choice) -> Se
 
 def _speculator(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
     name = choice.model or settings.default_model
-    if is_file(name):
+    if is_path(name):
         path = _file(name)
         models = {**settings.models, path.stem: Model(path=str(path))}
         return _speculator_of(ground, msgspec.structs.replace(settings, models=models), path.stem, choice.number + 1)
@@ -183,11 +184,6 @@ def _file(name: str) -> Path:
     if not path.is_file():
         raise CommandError(ExitCode.NOT_FOUND, f"there is no file {path}")
     return path
-
-
-def is_file(name: str) -> bool:
-    """Whether a model is named by its file rather than by its name in the settings."""
-    return name.endswith(".gguf") or "/" in name
 
 
 SERVICES: Final[dict[str, Factory]] = {

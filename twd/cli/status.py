@@ -10,14 +10,13 @@ import click
 
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
-from twd.kit.board import Stage, stage_of
+from twd.kit.board import WELL, Stage, stage_of
 from twd.kit.exit_codes import ExitCode
 from twd.kit.pool_state import PoolState, forecast
 from twd.kit.pools import Pools
 from twd.wire.service import ServiceLease
 
 STYLES: Final = {Stage.READY: "green", Stage.DEGRADED: "yellow", Stage.FAILED: "red"}
-WELL: Final = (Stage.READY, Stage.DRAINING)
 
 
 @click.command()

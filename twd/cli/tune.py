@@ -109,7 +109,7 @@ def _times(path: Path, cores: int, threads: int) -> dict[int, float]:
 
 
 def _show(machine: "Machine", need: "Need | None", found: "list[Proposal]", rate: float) -> None:
-    from twd.cli.tune_core import gib
+    from twd.engine.memory import gib
 
     click.echo(
         f"{machine.cores} cores, {machine.threads} threads; one of them reads {machine.bandwidth / 1e9:.1f} GB/s"

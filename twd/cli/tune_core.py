@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from twd.engine.memory import gib
 from twd.engine.ram_plan import RECLAIM_SHARE
 from twd.gguf_tools.inspect import GgufInfo
 from twd.kit.settings import Model
@@ -170,8 +171,3 @@ def expected_token_s(machine: Machine, need: Need) -> float:
     """Tokens per second that the memory allows, for one session on one thread; 0 where it was not measured."""
     dense = need.info.weight_bytes
     return machine.bandwidth / dense if dense else 0.0
-
-
-def gib(size: int) -> str:
-    """Bytes as people say them."""
-    return f"{size / GIB:.2f} GiB"

@@ -31,9 +31,10 @@ def require_memory(needed: int, what: str) -> None:
     free = available_bytes()
     if needed > free:
         raise TwdError(
-            FailureCode.OUT_OF_MEMORY, f"{what} needs {_gib(needed)} of memory, but only {_gib(free)} are free"
+            FailureCode.OUT_OF_MEMORY, f"{what} needs {gib(needed)} of memory, but only {gib(free)} are free"
         )
 
 
-def _gib(size: int) -> str:
+def gib(size: int) -> str:
+    """Bytes as people say them."""
     return f"{size / 2**30:.2f} GiB"

@@ -26,6 +26,8 @@ class Stage(enum.StrEnum):
 
 
 DONE = (Stage.READY, Stage.DEGRADED)
+WELL = (Stage.READY, Stage.DRAINING)
+"""As it should be."""
 
 
 class Row(msgspec.Struct, kw_only=True):
