@@ -1,5 +1,7 @@
 """Which processes follow from which settings."""
 
+from pathlib import Path
+
 from twd.cli.demo import MODEL, demo_settings
 from twd.cli.wanted import drafter_name, drafters_missing_here, wanted_processes
 from twd.kit.settings import Backend, Drafter, Engine, Model, Settings
@@ -76,9 +78,7 @@ def test_engine_processes_get_the_engine_environment() -> None:
     assert environments["edge"] == {}
 
 
-def test_the_demo_has_a_target_and_a_drafter(tmp_path: object) -> None:
-    from pathlib import Path
-
+def test_the_demo_has_a_target_and_a_drafter() -> None:
     settings = demo_settings(
         Settings(models={"mine": Model(path="a.gguf")}), Path("/cache/demo.gguf"), Path("/cache/draft.gguf")
     )
