@@ -23,8 +23,9 @@ from streams import SILENCE_S, ask, question
 from twd.bus.base import Bus, LeaseEntry, Message
 from twd.cli.api_address import ApiAddress
 from twd.cli.chat_client import ChatClient
-from twd.cli.context import RESOLVED_VARIABLE, Ground
+from twd.cli.context import Ground
 from twd.cli.wanted import RUN
+from twd.kit.home import RESOLVED_VARIABLE
 from twd.kit.overseer import read_lease
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.wire.base import Event

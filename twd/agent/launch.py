@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Final
 
 from twd.kit import platform
+from twd.kit.ahead import OURS
 from twd.kit.settings import Binaries, Pool
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import ModelFile, ProcessWanted
 
 ENGINE: Final = "engine"
 GIB: Final = 1024**3
-RESOLVED_VARIABLE: Final = "TWD_RESOLVED"
-"""Names the file from which a child of ours reads its settings."""
 RPC_PROGRAMS: Final = ("rpc-server", "ggml-rpc-server")
 _PROCESS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 Which = Callable[[str], str | None]
@@ -80,13 +79,13 @@ def stage_argv(wanted: ProcessWanted, file: ModelFile, host: str, port: int) -> 
     """The command line of a stage; it cuts its slice from this machine's own copy of the model."""
     stage = wanted.stage
     assert stage is not None
-    own = (sys.executable, "-P", "-m", "twd", "run", "stage", "--model", file.path)
+    own = (*OURS, "run", "stage", "--model", file.path)
     parts = ("--name", stage.model, "--layers", f"{stage.first}-{stage.end}", *(("--head",) if stage.head else ()))
     size = ("--ctx", str(stage.ctx_size), "--parallel", str(stage.parallel), "--threads", str(wanted.threads))
     types = ("--type-k", stage.type_k, "--type-v", stage.type_v)
     without = {"--no-exact": stage.exact, "--no-flash-attn": stage.flash_attention, "--no-mmap": stage.mmap}
     where = ("--device", stage.device, "--hash", stage.hash, "--host", host, "--port", str(port))
-    return (*own, *parts, *size, *types, *(flag for flag, wanted in without.items() if not wanted), *where)
+    return (*own, *parts, *size, *types, *(flag for flag, kept in without.items() if not kept), *where)
 
 
 def on_port(argv: Sequence[str], port: int) -> tuple[str, ...]:
@@ -99,7 +98,7 @@ def drafter_argv(wanted: ProcessWanted, path: str) -> tuple[str, ...]:
     """The command line of a drafter over this machine's own copy of the file."""
     drafter = wanted.drafter
     assert drafter is not None
-    own = (sys.executable, "-P", "-m", "twd", "run", "drafter", f"--model={path}", f"--name={drafter.name}")
+    own = (*OURS, "run", "drafter", f"--model={path}", f"--name={drafter.name}")
     size = (f"--ctx={drafter.ctx_size}", f"--threads={wanted.threads}", f"--gpu-layers={drafter.gpu_layers}")
     return (*own, f"--for-model={drafter.for_model}", *size)
 

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import math
-import platform
 from collections.abc import Iterable
 from typing import Final, TypeVar
 
@@ -13,12 +12,11 @@ from aiohttp.typedefs import Handler, Middleware
 
 from twd.agent.core import Limiter
 from twd.agent.peer_door import PeerDoor, check_bind
-from twd.kit.addresses import bracketed, is_loopback
+from twd.kit.addresses import bracketed, is_loopback, told_host
 from twd.kit.clock import Clock
 from twd.kit.settings import Agent as AgentSettings
 from twd.wire.failures import Failure, FailureCode, TwdError
 
-EVERYWHERE: Final = ("0.0.0.0", "::", "[::]")
 BODY_MAX: Final = 64 * 1024
 BODY_S: Final = 10.0
 CLOSING_S: Final = 2.0
@@ -49,8 +47,7 @@ class PeerServer:
     @property
     def url(self) -> str:
         """Where others find it; from afar only when it listens there."""
-        host = self._settings.host
-        return f"http://{platform.node() if host in EVERYWHERE else bracketed(host)}:{self.port}"
+        return f"http://{bracketed(told_host(self._settings.host))}:{self.port}"
 
     async def open(self, routes: Iterable[web.AbstractRouteDef]) -> None:
         """Bind the port and answer."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -15,7 +14,6 @@ import msgspec
 from twd.agent.environment import environment_here
 from twd.agent.launch import (
     ENGINE,
-    RESOLVED_VARIABLE,
     cache_argv,
     check_process_name,
     drafter_argv,
@@ -27,11 +25,12 @@ from twd.agent.launch import (
     stage_argv,
 )
 from twd.agent.running import Running
-from twd.kit.addresses import is_loopback
+from twd.kit.addresses import is_loopback, told_host
 from twd.kit.ahead import Ahead
 from twd.kit.clock import Clock
 from twd.kit.delay_proxy import DelayProxy
-from twd.kit.home import Home, write_private
+from twd.kit.home import RESOLVED_VARIABLE, Home, write_private
+from twd.kit.ports import bindable_port
 from twd.kit.settings import Settings
 from twd.kit.supervisor import Backoff, Exit, ProcessSpec, Supervisor
 from twd.wire.base import NodeId
@@ -47,7 +46,6 @@ READY_S: Final = 30.0
 LOOK_S: Final = 0.1
 STOP_S: Final = 5.0
 PROCESSES_MAX: Final = 32
-EVERYWHERE: Final = ("", "0.0.0.0", "::", "[::]")
 ADMITTED_MAX: Final = 64
 HEALTHY_S: Final = 3.0
 """A worker that was killed after so long is back at once, however often that happens."""
@@ -349,11 +347,6 @@ def rpc_wanted(node: str, port: int, program: str = "", threads: int = 0) -> Pro
     )
 
 
-def told_host(host: str) -> str:
-    """Where others find what listens at `host`."""
-    return socket.gethostname() if host in EVERYWHERE else host
-
-
 def _free_port(host: str, port: int, promised: Collection[int]) -> int:
     """The port that is asked for, or a free one for 0; raises when somebody else has it, or will have it."""
     while (found := _bound(host, port)) in promised:
@@ -363,13 +356,10 @@ def _free_port(host: str, port: int, promised: Collection[int]) -> int:
 
 
 def _bound(host: str, port: int) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe_socket:
-        probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe_socket.bind((host.strip("[]"), port))
-        except OSError as error:
-            raise _taken(host, port, str(error.strerror)) from None
-        return int(probe_socket.getsockname()[1])
+    try:
+        return bindable_port(host, port)
+    except OSError as error:
+        raise _taken(host, port, str(error.strerror)) from None
 
 
 def _taken(host: str, port: int, why: str) -> TwdError:

@@ -12,7 +12,7 @@ import msgspec
 
 from twd.cli.errors import CommandError
 from twd.kit.exit_codes import ExitCode
-from twd.kit.home import Home, Instance, Unrecorded
+from twd.kit.home import RESOLVED_VARIABLE, Home, Instance, Unrecorded
 from twd.kit.ids import node_id
 from twd.kit.settings import Settings
 from twd.wire.base import NodeId
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from twd.bus.nats_bus import NatsBus
     from twd.kit.settings_load import Loaded
 
-RESOLVED_VARIABLE: Final = "TWD_RESOLVED"
-"""Names the file in which a supervisor keeps the settings for its children."""
 OWN_VARIABLES: Final = frozenset({RESOLVED_VARIABLE, "TWD_DEBUG"})
 BUS_WAIT_S: Final = 3.0
 

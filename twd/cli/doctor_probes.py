@@ -5,7 +5,6 @@ import importlib.metadata
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -16,15 +15,16 @@ from typing import Final
 import aiohttp
 
 from twd.cli.api_address import ApiAddress
+from twd.cli.context import BUS_WAIT_S
 from twd.cli.doctor_live import ApiLook, BusLook, ServerLook
 from twd.cli.doctor_programs import Build, Port
 from twd.kit.addresses import is_loopback
+from twd.kit.ports import bindable_port
 from twd.kit.settings import Server, Settings, Worker
 from twd.wire.failures import TwdError
 
 PROGRAM_S: Final = 60.0
 ANSWER_S: Final = 5.0
-BUS_WAIT_S: Final = 3.0
 PINGS: Final = 5
 LINK_SLOW_MS: Final = 10.0
 ASK_LLAMA: Final = """
@@ -112,30 +112,17 @@ def program_versions(settings: Settings) -> dict[str, str]:
 
 def look_at_port(name: str, variable: str, host: str, number: int, can_move: bool = False) -> Port:
     """Whether a port can be had, and who has it otherwise."""
-    free = _can_bind(host, number)
+    free = bool(_bindable(host, number))
     pid, owner = (0, "") if free else owner_of(number)
-    return Port(name, variable, host, number, free, pid, owner, 0 if free else _spare(host), can_move)
+    return Port(name, variable, host, number, free, pid, owner, 0 if free else _bindable(host, 0), can_move)
 
 
-def _can_bind(host: str, number: int) -> bool:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        if sys.platform != "win32":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host.strip("[]"), number))
-            probe.listen(1)
-        except OSError:
-            return False
-    return True
-
-
-def _spare(host: str) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        try:
-            probe.bind((host.strip("[]"), 0))
-        except OSError:
-            return 0
-        return int(probe.getsockname()[1])
+def _bindable(host: str, number: int) -> int:
+    """The port that can be had; 0 where none can."""
+    try:
+        return bindable_port(host, number)
+    except OSError:
+        return 0
 
 
 def owner_of(port: int) -> tuple[int, str]:

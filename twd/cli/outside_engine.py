@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from twd.cli.errors import CommandError
-from twd.kit.addresses import is_loopback
+from twd.kit.addresses import EVERYWHERE, is_loopback
 from twd.kit.compute import gpu_layers
 from twd.kit.exit_codes import ExitCode
 from twd.kit.settings import Backend, Model, Settings, Worker
@@ -15,7 +15,6 @@ from twd.kit.settings import Backend, Model, Settings, Worker
 ENGINE: Final = "llama-server"
 KEY_VARIABLE: Final = "LLAMA_API_KEY"
 EVERY_LAYER: Final = 999
-EVERYWHERE: Final = ("0.0.0.0", "::", "[::]")
 
 
 def outside(settings: Settings) -> bool:

@@ -1,7 +1,6 @@
 """`twd run SERVICE`: one service in this process, as compose and the supervisor run it."""
 
 import asyncio
-import sys
 from typing import Any
 
 import click
@@ -12,6 +11,7 @@ from twd.cli.played import as_node
 from twd.cli.run_stage import StageChoice, stage_options
 from twd.cli.services import SERVICES, Choice, made_by
 from twd.kit import logs, platform
+from twd.kit.ahead import OURS
 from twd.kit.exit_codes import ExitCode
 from twd.kit.ids import node_id
 
@@ -64,4 +64,4 @@ def run_command(
 
 def twd_command(*arguments: str) -> tuple[str, ...]:
     """The command line of another process of this very program."""
-    return (sys.executable, "-P", "-m", "twd", *arguments)
+    return (*OURS, *arguments)

@@ -1,7 +1,6 @@
 """What `twd run stage` is told besides its model: which layers, how much room, where to listen."""
 
 import re
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 import click
 
 from twd.cli.errors import CommandError
+from twd.kit.addresses import told_host
 from twd.kit.exit_codes import ExitCode
 from twd.kit.settings import Model, Settings
 from twd.wire.node import CPU
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 _LAYERS: Final = re.compile(r"(\d+)-(\d+)")
 _ALL_LAYERS: Final = 1_000_000
-_EVERYWHERE: Final = ("", "0.0.0.0", "::", "[::]")
 
 
 class StageChoice(NamedTuple):
@@ -102,7 +101,7 @@ def stage_of(ground: "Surroundings", settings: Settings, model: str, choice: Sta
     )
     name = choice.name or (model if known else path.stem)
     host = choice.host or settings.pool.host
-    address = Address(host, choice.port, socket.gethostname() if host in _EVERYWHERE else host)
+    address = Address(host, choice.port, told_host(host))
     return native_stage(ground, settings, SlicePlan(ModelId(name), path, plan, hash=choice.hash), address)
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from twd.cli.picture import Picture, View, choose_view
 from twd.cli.played import Played
 from twd.kit.exit_codes import ExitCode, exit_code_of
 from twd.kit.home import AlreadyRunning, Home, Instance
+from twd.kit.ports import bindable_port
 from twd.kit.settings import Settings
 from twd.kit.supervisor import ProcessSpec
 from twd.wire.failures import TwdError
@@ -193,14 +193,11 @@ def _check_port(settings: Settings) -> None:
     host, port = settings.edge.host, settings.edge.port
     if not port:
         return
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        if os.name != "nt":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host.strip("[]"), port))
-        except OSError as error:
-            problem = f"{host}:{port} cannot be used for the API ({error.strerror}){_owner(port)}"
-            raise CommandError(ExitCode.CANNOT_START, f"{problem}. Set edge.port or TWD_EDGE_PORT.") from error
+    try:
+        bindable_port(host, port)
+    except OSError as error:
+        problem = f"{host}:{port} cannot be used for the API ({error.strerror}){_owner(port)}"
+        raise CommandError(ExitCode.CANNOT_START, f"{problem}. Set edge.port or TWD_EDGE_PORT.") from error
 
 
 def _owner(port: int) -> str:

@@ -2,18 +2,18 @@
 
 import re
 import socket
-import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from twd.agent.environment import environment_here
 from twd.cli.outside_engine import ENGINE, KEY_VARIABLE, command_line, key_of, outside, url_of
+from twd.kit.ahead import OURS
 from twd.kit.compute import backend_of
 from twd.kit.ids import node_id
 from twd.kit.settings import Drafter, Settings
 from twd.kit.supervisor import ProcessSpec
 
-RUN = (sys.executable, "-P", "-m", "twd", "run")
+RUN = (*OURS, "run")
 
 
 def wanted_processes(settings: Settings, only: Collection[str] = ()) -> list[ProcessSpec]:

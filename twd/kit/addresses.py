@@ -1,6 +1,10 @@
 """Addresses as people write them: which host is meant, and who can reach it."""
 
 import ipaddress
+import socket
+from typing import Final
+
+EVERYWHERE: Final = ("", "0.0.0.0", "::", "[::]")
 
 
 def host_name(host: str) -> str:
@@ -23,6 +27,11 @@ def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a bound address."""
     name = host_name(host) if host.startswith("[") else host.lower()
     return name == "localhost" or (is_address(name) and ipaddress.ip_address(name).is_loopback)
+
+
+def told_host(host: str) -> str:
+    """Where other machines find what listens at `host`."""
+    return socket.gethostname() if host in EVERYWHERE else host
 
 
 def bracketed(host: str) -> str:

@@ -11,6 +11,8 @@ from twd.kit import platform
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.reading import NONSENSE
 
+RESOLVED_VARIABLE: Final = "TWD_RESOLVED"
+"""Names the file in which a process that starts others keeps the settings for them."""
 LOCK_PATIENCE_S: Final = 0.5
 RECORD_PATIENCE_S: Final = 1.0
 

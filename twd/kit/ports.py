@@ -17,6 +17,15 @@ def free_port() -> int:
         return int(held.getsockname()[1])
 
 
+def bindable_port(host: str, port: int) -> int:
+    """The port where a service could listen now, for 0 a free one; raises OSError where it could not."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        if os.name != "nt":  # there it would take the port from whoever has it
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host.strip("[]"), port))
+        return int(probe.getsockname()[1])
+
+
 def listening_below(pids: Iterable[int]) -> list[int]:
     """The processes under these that others can connect to; one that waits for its start takes nobody in."""
     below = [child for pid in pids for child in psutil.Process(pid).children(recursive=True)]
