@@ -103,53 +103,48 @@ async def test_every_free_port_that_is_asked_for_is_another_worker(
     assert (await get(http, agent, "moe/profile"))[0] == 400, "no port is nobody's"
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "text"),
-    [
-        (b"[1,2]", 400, "Expected `object`"),
-        (b"{", 400, "cannot be used"),
-        (b"\xff\xfe", 400, "cannot be used"),
-        (b'{"port": "x"}', 400, "$.port"),
-        (b'{"port": 80}', 400, "$.port"),
-        (b'{"port": 99999}', 400, "$.port"),
-        (b'{"binary": 5}', 400, "$.binary"),
-        (b'{"binary": "bash"}', 403, "does not run 'bash'"),
-        (b'{"binary": "../../bin/sh"}', 403, "does not run"),
-        (b'{"command": "rm"}', 400, "command"),
-        (b'{"threads": -1}', 400, "$.threads"),
-        (b" " * 70_000, 413, "larger than"),
-    ],
-)
-async def test_bad_bodies_start_nothing(
-    http: aiohttp.ClientSession, start_agent: StartAgent, body: bytes, status: int, text: str
-) -> None:
+BAD_BODIES = [
+    (b"[1,2]", 400, "Expected `object`"),
+    (b"{", 400, "cannot be used"),
+    (b"\xff\xfe", 400, "cannot be used"),
+    (b'{"port": "x"}', 400, "$.port"),
+    (b'{"port": 80}', 400, "$.port"),
+    (b'{"port": 99999}', 400, "$.port"),
+    (b'{"binary": 5}', 400, "$.binary"),
+    (b'{"binary": "bash"}', 403, "does not run 'bash'"),
+    (b'{"binary": "../../bin/sh"}', 403, "does not run"),
+    (b'{"command": "rm"}', 400, "command"),
+    (b'{"threads": -1}', 400, "$.threads"),
+    (b" " * 70_000, 413, "larger than"),
+]
+
+
+async def test_bad_bodies_start_nothing(http: aiohttp.ClientSession, start_agent: StartAgent) -> None:
     agent = await start_agent()
-    found, told = await post(http, agent, "rpc/start", data=body)
-    assert (found, text in told["error"]["message"]) == (status, True), told
+    for body, status, text in BAD_BODIES:
+        found, told = await post(http, agent, "rpc/start", data=body)
+        assert (found, text in told["error"]["message"]) == (status, True), (body[:50], told)
     assert agent._processes.facts() == []
 
 
-@pytest.mark.parametrize(
-    ("path", "status"),
-    [
-        ("logs?lines=0", 400),
-        ("logs?lines=5000", 400),
-        ("logs?service=../../../etc/passwd", 400),
-        ("logs?colour=red", 400),
-        ("models?sha256=nothing", 404),
-        ("moe/profile?port=1", 400),
-        ("moe/profile?port=x", 400),
-        ("nonsense", 404),
-        ("rpc/start", 405),
-    ],
-)
-async def test_bad_questions_are_told_so(
-    http: aiohttp.ClientSession, start_agent: StartAgent, path: str, status: int
-) -> None:
+BAD_QUESTIONS = [
+    ("logs?lines=0", 400),
+    ("logs?lines=5000", 400),
+    ("logs?service=../../../etc/passwd", 400),
+    ("logs?colour=red", 400),
+    ("models?sha256=nothing", 404),
+    ("moe/profile?port=1", 400),
+    ("moe/profile?port=x", 400),
+    ("nonsense", 404),
+    ("rpc/start", 405),
+]
+
+
+async def test_bad_questions_are_told_so(http: aiohttp.ClientSession, start_agent: StartAgent) -> None:
     agent = await start_agent()
-    found, told = await get(http, agent, path)
-    assert found == status
-    assert told["error"]["message"]
+    for path, status in BAD_QUESTIONS:
+        found, told = await get(http, agent, path)
+        assert (found, bool(told["error"]["message"])) == (status, True), path
 
 
 async def test_with_a_token_nobody_enters_without(http: aiohttp.ClientSession, start_agent: StartAgent) -> None:
