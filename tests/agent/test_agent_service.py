@@ -143,40 +143,36 @@ async def test_workers_end_with_their_agent(broker: MemoryBroker, start_agent: S
     assert not alive(facts.pid)
 
 
-@pytest.mark.parametrize(
-    ("fields", "code", "text"),
-    [
-        ({"kind": ProcessKind.DRAFTER}, FailureCode.BAD_REQUEST, "needs to know its model"),
-        (
-            {"kind": ProcessKind.DRAFTER, "drafter": DrafterWanted(name="q", path="/etc/passwd")},
-            FailureCode.MODEL_NOT_FOUND,
-            "there is no copy of /etc/passwd on this machine",
-        ),
-        ({"program": "bash"}, FailureCode.FORBIDDEN, "this machine does not run 'bash'"),
-        ({"program": "/bin/sh"}, FailureCode.FORBIDDEN, "agent.binaries.allow"),
-        ({"program": "rpc-server"}, FailureCode.UNSUPPORTED, "is not there"),
-        ({"process": "../../etc/x"}, FailureCode.BAD_REQUEST, "is no name for a process"),
-        ({"program": "broken"}, FailureCode.WORKER_LOST, "ended as soon as it started"),
-    ],
-)
+REFUSED: list[tuple[dict[str, Any], FailureCode, str]] = [
+    ({"kind": ProcessKind.DRAFTER}, FailureCode.BAD_REQUEST, "needs to know its model"),
+    (
+        {"kind": ProcessKind.DRAFTER, "drafter": DrafterWanted(name="q", path="/etc/passwd")},
+        FailureCode.MODEL_NOT_FOUND,
+        "there is no copy of /etc/passwd on this machine",
+    ),
+    ({"program": "bash"}, FailureCode.FORBIDDEN, "this machine does not run 'bash'"),
+    ({"program": "/bin/sh"}, FailureCode.FORBIDDEN, "agent.binaries.allow"),
+    ({"program": "rpc-server"}, FailureCode.UNSUPPORTED, "is not there"),
+    ({"process": "../../etc/x"}, FailureCode.BAD_REQUEST, "is no name for a process"),
+    ({"program": "broken"}, FailureCode.WORKER_LOST, "ended as soon as it started"),
+]
+
+
 async def test_what_cannot_be_run_is_refused_with_the_reason(
-    broker: MemoryBroker,
-    start_agent: StartAgent,
-    tmp_path: Path,
-    fields: dict[str, Any],
-    code: FailureCode,
-    text: str,
+    broker: MemoryBroker, start_agent: StartAgent, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken"
     broken.write_text("#!/bin/sh\nexit 3\n")
     broken.chmod(0o755)
     binaries = Binaries(rpc_server=str(tmp_path / "rpc-server"), allow=(str(broken),))
-    await start_agent(agent=AgentSettings(port=0, binaries=binaries))
-    answer = await ask(broker, wish(**fields))
-    assert answer.facts is None
-    assert answer.failure is not None
-    assert answer.failure.code is code
-    assert text in answer.failure.message
+    agent = await start_agent(agent=AgentSettings(port=0, binaries=binaries))
+    for fields, code, text in REFUSED:
+        answer = await ask(broker, wish(**fields))
+        assert answer.facts is None
+        assert answer.failure is not None
+        assert (answer.failure.code, text in answer.failure.message) == (code, True), (fields, answer.failure)
+    assert agent._processes.facts() == []
+    assert not agent._processes._changing, "nothing of them stays"
 
 
 OURS_AS_THEIRS = """#!/bin/sh
