@@ -38,11 +38,11 @@ def plan(ground: Ground, model: str, ctx: int, sessions: int, as_json: bool) -> 
     """
     import msgspec
 
-    standing = asyncio.run(_standing(ground, model or ground.settings.default_model))
+    entries = asyncio.run(_entries(ground))
+    standing = _standing(ground, model or ground.settings.default_model, entries)
     if standing is not None:
         return _show_standing(standing, as_json)
     wanted = _wanted_model(ground, model or ground.settings.default_model, ctx, sessions)
-    entries = asyncio.run(_entries(ground))
     nodes = asyncio.run(_nodes(ground, entries))
     decision, forecast = _decide(ground, wanted, nodes, entries)
     if as_json:
@@ -85,13 +85,12 @@ def _wanted_model(ground: Ground, name: str, ctx: int, sessions: int) -> "Wanted
     return replace(wanted, ctx=ctx or min(model.ctx_size or most, most), sessions=sessions or model.parallel)
 
 
-async def _standing(ground: Ground, name: str) -> "PlacementDecided | None":
+def _standing(ground: Ground, name: str, entries: "list[LeaseEntry]") -> "PlacementDecided | None":
     """The decision that stands for a model which only the running system knows; without a name, for its only one."""
     from twd.wire.placement import read_placement
 
     if name in ground.settings.models or (name and is_path(name)):
         return None
-    entries = await _entries(ground)
     read = (read_placement(entry.value) for entry in entries)
     found = [one for one in read if one is not None and name in ("", one.model) and one.replica == 1]
     return found[0] if len(found) == 1 else None
