@@ -224,7 +224,7 @@ class ModelLife:
             now, notes = self._clock.now(), "; ".join(self._row(name).note for name in names if self._row(name).note)
             said, since = (said, since) if notes == said else (notes, now)
             if now > min(give_up, since + STALLED_S):
-                text = f"{model} is not ready after {START_S:g} s, and not further after {STALLED_S:g} s: {said}"
+                text = f"{model} is not ready after {START_S:g} s, or got no further for {STALLED_S:g} s: {said}"
                 raise TwdError(FailureCode.MODEL_LOAD, text, "model")
             await self._wait()
 
