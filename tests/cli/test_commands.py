@@ -242,6 +242,13 @@ def start_deaf(home: Home) -> "subprocess.Popen[str]":
     return process
 
 
+@pytest.mark.parametrize("command", ["down", "up", "start"])
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1"])
+def test_a_wait_has_an_end(command: str, seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([command, "--timeout", seconds]) == ExitCode.USAGE
+    assert "--timeout" in capsys.readouterr().err
+
+
 def test_down_kills_a_supervisor_that_leads_no_group(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home = Home(tmp_path / "state")
     home.prepare()

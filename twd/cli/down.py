@@ -8,6 +8,7 @@ import click
 
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
+from twd.cli.numbers import SECONDS
 from twd.kit import platform
 from twd.kit.exit_codes import ExitCode
 from twd.kit.home import Home, Instance
@@ -18,7 +19,7 @@ BORN_TOLERANCE_S: Final = 2.0
 
 
 @click.command()
-@click.option("--timeout", default=PATIENCE_S, show_default=True, help="Seconds until it is killed.")
+@click.option("--timeout", default=PATIENCE_S, show_default=True, type=SECONDS, help="Seconds until it is killed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_obj
 def down(ground: Ground, timeout: float, as_json: bool) -> ExitCode:

@@ -11,7 +11,7 @@ import msgspec
 
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
-from twd.cli.models import PATIENCE_S, change, local_name, start_house
+from twd.cli.models import change, local_name, start_house, timeout_option
 from twd.engine.memory import gib
 from twd.kit.exit_codes import ExitCode
 from twd.kit.settings import Model
@@ -20,6 +20,7 @@ from twd.wire.life import MemoryReclaimed, ModelWanted, ReclaimWanted
 from twd.wire.service import ServiceLease
 
 if TYPE_CHECKING:
+    from twd.bus.base import Message
     from twd.bus.nats_bus import NatsBus
 
 ANSWERS_S: Final = 60.0
@@ -29,7 +30,7 @@ ANSWERS_S: Final = 60.0
 @click.argument("model")
 @click.option("--ram-reclaim", type=click.Choice(["off", "on", "auto"]), help="Instead of what the settings say.")
 @click.option("--no-prewarm", is_flag=True, help="Do not read the file ahead, even if it nearly fills the memory.")
-@click.option("--timeout", default=PATIENCE_S, show_default=True, help="Seconds to watch; it goes on even so.")
+@timeout_option
 @click.pass_obj
 def load(ground: Ground, model: str, ram_reclaim: str | None, no_prewarm: bool, timeout: float) -> ExitCode:
     """Serve a model as `twd start` does, and show what it does to this machine's memory."""
@@ -171,8 +172,8 @@ async def _collect(bus: "NatsBus", wish: ReclaimWanted, waiting: set[InstanceId]
 
     all_here = asyncio.Event()
 
-    def hear(message: object) -> None:
-        event = decode(getattr(message, "data", b""))
+    def hear(message: "Message") -> None:
+        event = decode(message.data)
         if isinstance(event, MemoryReclaimed) and event.source in waiting:
             told.append(event)
             if len(told) >= len(waiting):

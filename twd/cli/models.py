@@ -9,12 +9,13 @@ import click
 
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
+from twd.cli.numbers import SECONDS
 from twd.kit.exit_codes import ExitCode, exit_code_of
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.life import WANTED_MAX, ChangeAnswered, ChangeStep, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
 
 if TYPE_CHECKING:
-    from twd.bus.base import Bus
+    from twd.bus.base import Bus, Message
     from twd.bus.nats_bus import NatsBus
     from twd.wire.model import ModelLoading
 
@@ -27,7 +28,7 @@ Wish = ModelWanted | ModelUnwanted | SwapWanted
 
 node_option = click.option("--node", default="", help="The machine that is asked; this one, if none is named.")
 timeout_option = click.option(
-    "--timeout", default=PATIENCE_S, show_default=True, help="Seconds to watch; it goes on even so."
+    "--timeout", default=PATIENCE_S, show_default=True, type=SECONDS, help="Seconds to watch; it goes on even so."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
@@ -210,11 +211,11 @@ class Follower:
         for event in (ChangeTold, ModelLoading):
             await self._bus.subscribe(ROUTE_OF[event].pattern, self._hear)
 
-    def _hear(self, message: object) -> None:
+    def _hear(self, message: "Message") -> None:
         from twd.wire.codec import decode
         from twd.wire.model import ModelLoading
 
-        event = decode(getattr(message, "data", b""))
+        event = decode(message.data)
         if isinstance(event, ChangeTold):
             self._told.append(event)
             self._news.set()

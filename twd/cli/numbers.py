@@ -1,9 +1,11 @@
 """Numbers on the command line."""
 
 import math
-from typing import Any
+from typing import Any, Final
 
 import click
+
+SECONDS_MAX: Final = 86_400.0
 
 
 class Within(click.FloatRange):
@@ -15,3 +17,7 @@ class Within(click.FloatRange):
         if math.isnan(number):
             self.fail(f"{value!r} is no number", param, ctx)
         return number
+
+
+SECONDS: Final = Within(0.0, SECONDS_MAX)
+"""How long a command waits, or watches."""

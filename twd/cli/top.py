@@ -10,6 +10,7 @@ import click
 
 from twd.bus.base import Bus, BusError, Leases, Message
 from twd.cli.context import Ground
+from twd.cli.numbers import SECONDS
 from twd.kit import platform
 from twd.kit.exit_codes import ExitCode
 from twd.kit.pool_state import READY, PoolState, StageState, forecast
@@ -35,7 +36,9 @@ HEADINGS: Final = (
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One picture, as JSON.")
-@click.option("--seconds", default=2.5, help="How long to listen before a single picture.", show_default=True)
+@click.option(
+    "--seconds", default=2.5, type=SECONDS, help="How long to listen before a single picture.", show_default=True
+)
 @click.option("--once", is_flag=True, help="A single picture, in a terminal too; in a pipe it always is.")
 @click.pass_obj
 def top(ground: Ground, as_json: bool, seconds: float, once: bool) -> ExitCode:

@@ -13,6 +13,7 @@ import twd
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.cli.life_core import skipping_version_check, with_served
+from twd.cli.numbers import SECONDS, Within
 from twd.cli.picture import Picture, View, choose_view
 from twd.cli.played import Played
 from twd.kit.exit_codes import ExitCode, exit_code_of
@@ -32,11 +33,11 @@ READY_S: Final = 600.0
 @click.option("--no-models", is_flag=True, help="Serve no model yet: `twd start` adds them.")
 @click.option("--rpc", default=0, help="With --demo: its model over so many RPC workers, as if on other machines.")
 @click.option("--ring", default=0, help="With --demo: its model over a ring of so many stages.")
-@click.option("--link-rtt", default=0.0, help="Milliseconds to and from each of these machines.")
+@click.option("--link-rtt", default=0.0, type=Within(0.0, 60_000), help="Milliseconds to and from each of them.")
 @click.option("--skip-version-check", is_flag=True, help="Use machines of the pool whose engine does not match.")
 @click.option("-d", "--detach", is_flag=True, help="Return when all is ready; `twd down` ends it.")
 @click.option("--json", "as_json", is_flag=True, help="Print addresses and processes as JSON when all is ready.")
-@click.option("--timeout", default=READY_S, show_default=True, help="Seconds until -d gives up.")
+@click.option("--timeout", default=READY_S, show_default=True, type=SECONDS, help="Seconds until -d gives up.")
 @click.option("--report", is_flag=True, hidden=True)
 @click.pass_obj
 def up(
