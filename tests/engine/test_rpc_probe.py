@@ -87,6 +87,31 @@ def test_a_worker_notices_a_client_that_vanished(worker: int) -> None:
     wait_until(notices, "it asks whether its client is there")
 
 
+async def test_a_worker_tells_what_it_lends_and_is_free_again(worker: int) -> None:
+    for _ in range(2):
+        told = await rpc_probe.look("127.0.0.1", worker)
+        assert told.version == OURS
+        (lent,) = told.devices
+        assert 0 < lent.free <= lent.total
+        assert told.rtt_s > 0
+
+
+async def test_only_a_worker_of_our_version_is_asked_for_its_devices_and_must_answer_that() -> None:
+    def telling(version: bytes, devices: bytes) -> Talk:
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await saying(answer(*version))(reader, writer)
+            if await reader.read(9) == bytes([15, *bytes(8)]):
+                writer.write(devices)
+
+        return talk
+
+    async with listening(telling(bytes([7, 0]), struct.pack("<QQ", 8, 1))) as port:
+        with pytest.raises(RpcUnusable, match="8 bytes instead of 4"):
+            await rpc_probe.look("127.0.0.1", port)
+    async with listening(telling(bytes([8, 0]), b"")) as port:
+        assert await rpc_probe.look("127.0.0.1", port) == rpc_probe.Worker(RpcVersion(8, 0, 0))
+
+
 async def test_another_version_is_named_with_the_fix() -> None:
     async with listening(saying(answer(6, 1, 2))) as port:
         with pytest.raises(

@@ -24,6 +24,8 @@ class Share:
     endpoint: str = ""
     device: str = CPU
     """Its name here; a worker's devices come in the order in which it lends them."""
+    number: int | None = None
+    """Which of the worker's devices it is, where that lends others, too, that nobody asked for; None: the next one."""
 
     @property
     def on_host(self) -> bool:
@@ -95,11 +97,12 @@ def open_devices(plan: PoolPlan) -> tuple[Device, ...]:
 
 
 def _device(share: Share, lent: dict[str, list[Device]]) -> Device:
-    if share.endpoint:
-        if not lent[share.endpoint]:
-            raise TwdError(FailureCode.UNSUPPORTED, f"the worker at {share.endpoint} lends too few devices")
-        return lent[share.endpoint].pop(0)
-    return device_named(share.device)
+    if not share.endpoint:
+        return device_named(share.device)
+    devices = lent[share.endpoint]
+    if len(devices) <= (share.number or 0):
+        raise TwdError(FailureCode.UNSUPPORTED, f"the worker at {share.endpoint} lends too few devices")
+    return devices.pop(0) if share.number is None else devices[share.number]
 
 
 def _connect(endpoint: str) -> list[Device]:

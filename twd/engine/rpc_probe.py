@@ -1,16 +1,31 @@
-"""Shakes hands with an RPC worker before llama.cpp does: where the worker is wrong, llama.cpp would abort or hang."""
+"""Shakes hands with an RPC worker before llama.cpp does: where the worker is wrong, llama.cpp would abort or hang.
+
+A worker serves one client at a time and lets one more wait: one that is in use is left alone.
+"""
 
 import asyncio
 import struct
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from twd.wire.failures import FailureCode, TwdError
 
+T = TypeVar("T")
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+DEVICE_MEMORY: Final = 11
 HELLO: Final = 14
+DEVICE_COUNT: Final = 15
 CAPABILITIES: Final = 24
+SIZE: Final = struct.Struct("<Q")
 ANSWER: Final = struct.Struct(f"<QBBBB{CAPABILITIES}s")
-ANSWER_PAYLOAD: Final = ANSWER.size - 8
+ANSWER_PAYLOAD: Final = ANSWER.size - SIZE.size
+COUNT: Final = struct.Struct("<I")
+MEMORY: Final = struct.Struct("<QQ")
+DEVICES_MAX: Final = 64
 PROBE_S: Final = 3.0
 
 
@@ -53,9 +68,30 @@ class RpcUnusable(TwdError):
         super().__init__(code, f"no RPC worker can be used at {where}: {why}")
 
 
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """Memory of a device that a worker lends; of a processor's, llama.cpp mostly says that all of it is free."""
+
+    free: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """What a worker tells of itself; of another version's, the version alone."""
+
+    version: RpcVersion
+    devices: tuple[Lent, ...] = ()
+    rtt_s: float = 0.0
+
+
 def hello() -> bytes:
     """What a client says first."""
-    return bytes([HELLO]) + struct.pack("<Q", CAPABILITIES) + bytes(CAPABILITIES)
+    return _command(HELLO, bytes(CAPABILITIES))
+
+
+def _command(number: int, payload: bytes = b"") -> bytes:
+    return bytes([number]) + SIZE.pack(len(payload)) + payload
 
 
 def read_answer(where: str, data: bytes) -> RpcVersion:
@@ -70,9 +106,37 @@ def read_answer(where: str, data: bytes) -> RpcVersion:
 async def probe(host: str, port: int, timeout_s: float = PROBE_S) -> RpcVersion:
     """The version that a worker speaks; raises RpcUnusable within the deadline, whatever is on the port."""
     where = f"{host}:{port}"
+
+    async def ask() -> RpcVersion:
+        async with _connected(host, port) as streams:
+            return await _shake_hands(where, streams)
+
+    return await _answered(where, ask(), timeout_s)
+
+
+async def look(host: str, port: int, ours: RpcVersion = OURS, timeout_s: float = PROBE_S) -> Worker:
+    """What a worker that nobody uses lends; raises RpcUnusable within the deadline."""
+    where = f"{host}:{port}"
+
+    async def ask() -> Worker:
+        async with _connected(host, port) as streams:
+            version = await _shake_hands(where, streams)
+            if not ours.can_talk_to(version):
+                return Worker(version)
+            began = time.perf_counter()
+            (count,) = await _ask(where, streams, _command(DEVICE_COUNT), COUNT)
+            rtt_s = time.perf_counter() - began
+            wishes = [_command(DEVICE_MEMORY, COUNT.pack(device)) for device in range(min(count, DEVICES_MAX))]
+            lent = [Lent(*(await _ask(where, streams, wish, MEMORY))) for wish in wishes]
+            return Worker(version, tuple(lent), rtt_s)
+
+    return await _answered(where, ask(), timeout_s)
+
+
+async def _answered(where: str, answer: Coroutine[Any, Any, T], timeout_s: float) -> T:
     try:
         async with asyncio.timeout(timeout_s):
-            return read_answer(where, await _shake_hands(host, port))
+            return await answer
     except TimeoutError:
         text = f"it took the connection but said nothing for {timeout_s:g} s; it may serve another client, or hang"
         raise RpcUnusable(where, text, FailureCode.BUSY) from None
@@ -83,14 +147,29 @@ async def probe(host: str, port: int, timeout_s: float = PROBE_S) -> RpcVersion:
         raise RpcUnusable(where, f"{error.strerror or error}; is the worker running?") from None
 
 
-async def _shake_hands(host: str, port: int) -> bytes:
+@asynccontextmanager
+async def _connected(host: str, port: int) -> AsyncIterator[Streams]:
     reader, writer = await asyncio.open_connection(host, port)
     try:
-        writer.write(hello())
-        await writer.drain()
-        return await reader.readexactly(ANSWER.size)
+        yield reader, writer
     finally:
         writer.close()
+
+
+async def _shake_hands(where: str, streams: Streams) -> RpcVersion:
+    reader, writer = streams
+    writer.write(hello())
+    return read_answer(where, await reader.readexactly(ANSWER.size))
+
+
+async def _ask(where: str, streams: Streams, command: bytes, answer: struct.Struct) -> tuple[int, ...]:
+    reader, writer = streams
+    writer.write(command)
+    (size,) = SIZE.unpack(await reader.readexactly(SIZE.size))
+    if size != answer.size:
+        text = f"it answered a question about its devices with {size} bytes instead of {answer.size}"
+        raise RpcUnusable(where, text, FailureCode.BACKEND_BROKEN)
+    return answer.unpack(await reader.readexactly(size))
 
 
 async def require_match(host: str, port: int, ours: RpcVersion = OURS, timeout_s: float = PROBE_S) -> RpcVersion:
