@@ -11,12 +11,12 @@ from twd.cli import doctor_pool as pool
 from twd.cli.doctor_findings import Verdict
 from twd.cli.doctor_live import ServerLook
 from twd.cli.doctor_models import read_weights
-from twd.cli.doctor_probes import _ask_peer, _ask_worker, program_versions
+from twd.cli.doctor_probes import _ask_peer, _ask_worker, guest_look, look_elsewhere, program_versions
 from twd.cli.tune_core import Machine
 from twd.engine.rpc_probe import OURS
-from twd.kit.settings import Settings, Worker
+from twd.kit.settings import Pool, Settings, Worker
 from twd.wire.base import InstanceId, NodeId
-from twd.wire.node import Build, ModelFile, NodeFacts
+from twd.wire.node import Build, ModelFile, NodeFacts, ProcessFacts, ProcessKind
 
 GIB = 1 << 30
 
@@ -107,15 +107,36 @@ def test_a_drafter_of_another_family(tmp_path: Path, architecture: str, fits: bo
     assert (found == []) is fits
 
 
-@pytest.mark.parametrize(("engine", "used"), [("rpc", False), ("llama-server", True)])
-async def test_workers_without_an_agent_are_of_use_to_llama_server_alone(engine: str, used: bool) -> None:
+@pytest.mark.parametrize("engine", ["rpc", "llama-server"])
+async def test_a_worker_without_an_agent_is_of_use_to_whoever_takes_it_alone(engine: str) -> None:
+    settings = msgspec.convert({"engine": engine}, Pool)
     async with listening(saying(answer(OURS.major, OURS.minor))) as port:
         worker = Worker(host="127.0.0.1", peer_port=1, rpc_port=port)
-        look = await _ask_peer(worker, engine)
-    assert (look.problem == "") is used
-    if not used:
-        assert f"its RPC worker on port {port} is not used" in look.problem
-        assert look.mend == "twd-agent  # on that machine"
+        look = await _ask_peer(worker, settings)
+        ring = await _ask_peer(worker, Pool(engine="ring"))
+    assert (look.problem, look.use) == ("", f"its RPC worker answers ({OURS})")
+    assert "nobody answers" in ring.problem
+
+
+async def test_one_that_would_be_reached_in_the_clear_is_not_asked() -> None:
+    look = await _ask_peer(Worker(host="guest.invalid", peer_port=1), Pool(engine="rpc"))
+    assert "set pool.trusted_lan: true" in look.problem
+
+
+async def test_a_guest_is_told_of_as_its_coordinator_sees_it_and_not_asked() -> None:
+    process = ProcessFacts(
+        process="rpc.guest.9", kind=ProcessKind.RPC, state="ready", host="box", port=9, version="7.0.0"
+    )
+    guest = msgspec.structs.replace(machine("box"), guest=True, hostname="box", processes=[process])
+    settings = Settings(pool=Pool(engine="rpc", workers=(Worker(host="box", rpc_port=9),)))
+    (look,) = await look_elsewhere(settings, [guest])
+    assert (look.problem, look.needed) == ("", False)
+    assert "port 9 (7.0.0)" in look.use
+    gone = msgspec.structs.replace(
+        guest, processes=[msgspec.structs.replace(process, state="unusable", note="refused")]
+    )
+    assert guest_look(gone).problem == "refused"
+    assert pool.check_machines([gone]) == [], "it has no agent whose log could be read"
 
 
 async def test_a_worker_without_an_agent_is_asked_itself() -> None:

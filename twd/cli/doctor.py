@@ -138,9 +138,8 @@ async def _living(
 ) -> list[Section]:
     """What runs, here and elsewhere, all asked at once."""
     outside = bool(ground.settings.bus.url)
-    bus, api, elsewhere = await asyncio.gather(
-        _bus(ground, bool(instance) or outside), _api(ground, instance), probes.look_elsewhere(settings)
-    )
+    bus, api = await asyncio.gather(_bus(ground, bool(instance) or outside), _api(ground, instance))
+    elsewhere = await probes.look_elsewhere(settings, bus.nodes if bus else ())
     address = address_of(settings.bus).shown or (instance.bus_url if instance else "")
     found = [live.check_bus(bus, address, outside)]
     leases = bus.leases if bus else ()

@@ -17,6 +17,7 @@ ENGINE = "engine"
 
 def check_machines(nodes: Sequence[NodeFacts]) -> list[Finding]:
     """Whether the machines with agents fit together; one alone has nobody to differ from."""
+    nodes = [facts for facts in nodes if not facts.guest]  # these have no agent
     found = [_machine(facts) for facts in nodes]
     if len(nodes) > 1:
         found += _engines(nodes)

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -20,8 +20,9 @@ from twd.cli.doctor_live import ApiLook, BusLook, ServerLook
 from twd.cli.doctor_programs import Build, Port
 from twd.kit.addresses import is_loopback
 from twd.kit.ports import bindable_port
-from twd.kit.settings import Server, Settings, Worker
+from twd.kit.settings import Pool, Server, Settings, Worker
 from twd.wire.failures import TwdError
+from twd.wire.node import NodeFacts
 
 PROGRAM_S: Final = 60.0
 ANSWER_S: Final = 5.0
@@ -197,8 +198,8 @@ async def look_at_api(api: ApiAddress) -> ApiLook:
 # -- elsewhere ---------------------------------------------------------------------------------
 
 
-async def look_elsewhere(settings: Settings) -> list[ServerLook]:
-    """Ask every configured server and machine, all at once."""
+async def look_elsewhere(settings: Settings, nodes: Sequence[NodeFacts] = ()) -> list[ServerLook]:
+    """Ask every configured server and machine, all at once; `nodes` are the machines on the bus."""
     from twd.backends.finding import server_of
 
     allowed = settings.edge.allow_private_upstream
@@ -207,8 +208,10 @@ async def look_elsewhere(settings: Settings) -> list[ServerLook]:
     for drafter in settings.drafters:
         if drafter.url:
             visits.append(_ask_server(f"drafter {drafter.name or drafter.url}", server_of(drafter), needed, allowed))
-    visits += [_ask_peer(worker, settings.pool.engine) for worker in settings.pool.workers]
-    return list(await asyncio.gather(*visits))
+    guests = {facts.hostname: facts for facts in nodes if facts.guest}
+    told = [guest_look(guest) for guest in guests.values()]
+    visits += [_ask_peer(worker, settings.pool) for worker in settings.pool.workers if worker.host not in guests]
+    return [*await asyncio.gather(*visits), *told]
 
 
 async def _ask_server(name: str, server: Server, needed: bool, allow_private: bool) -> ServerLook:
@@ -232,19 +235,34 @@ async def _ask_server(name: str, server: Server, needed: bool, allow_private: bo
     return replace(look, use=found.use, answer_ms=answer_ms, architecture=found.architecture)
 
 
-async def _ask_peer(worker: Worker, engine: str) -> ServerLook:
+def guest_look(guest: NodeFacts) -> ServerLook:
+    """What the coordinator knows of a machine without an agent: its worker serves one client, and that is not us."""
+    workers = ", ".join(f"port {one.port} ({one.version})" for one in guest.processes if not one.note)
+    where = next((f"{one.host}:{one.port}" for one in guest.processes), guest.hostname)
+    return ServerLook(
+        f"machine {guest.hostname}",
+        where,
+        use=f"without an agent; its RPC workers are used: {workers}",
+        answer_ms=guest.link_ms,
+        problem="; ".join(one.note for one in guest.processes if one.note),
+        needed=False,
+        mend=f"twd run agent  # on {guest.hostname}; or mend its rpc-server",
+        slow_ms=LINK_SLOW_MS,
+    )
+
+
+async def _ask_peer(worker: Worker, pool: Pool) -> ServerLook:
     """Whether a machine of the pool can be reached, and how far it is: by its agent, or by its RPC worker alone."""
+    from twd.coordinator.guests import barred
+
     look = await _ask_agent(worker)
-    if not look.problem or engine == "ring":
+    if not look.problem or pool.engine == "ring":
         return look
+    if pool.engine == "rpc" and (why := barred(worker.host, pool)):
+        return replace(look, problem=f"{look.problem}; {why}")
     port = next((gpu.rpc_port for gpu in worker.gpus if gpu.rpc_port), worker.rpc_port)
     direct = await _ask_worker(worker.host, port)
-    if direct.problem:
-        return replace(direct, problem=f"{look.problem}; {direct.problem}")
-    if engine == "llama-server":
-        return direct
-    alone = f"its RPC worker on port {port} is not used, as only an agent tells what the machine has"
-    return replace(look, problem=f"{look.problem}; {alone} (pool.engine: llama-server does without)")
+    return replace(direct, problem=f"{look.problem}; {direct.problem}") if direct.problem else direct
 
 
 async def _ask_worker(host: str, port: int) -> ServerLook:

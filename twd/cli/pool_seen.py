@@ -5,16 +5,17 @@ from dataclasses import replace
 
 from twd.bus.base import LeaseEntry
 from twd.coordinator.core import Observed
+from twd.coordinator.guests import held
 from twd.coordinator.links import Links
 from twd.coordinator.measured import paces_of
-from twd.coordinator.seen import place_served, speculators, stages, ways_between
+from twd.coordinator.seen import guest_uses, place_served, speculators, stages, ways_between
 from twd.coordinator.taken import free_for
 from twd.wire.node import NodeFacts, read_node
 from twd.wire.placement import read_placement, read_ways
 
 
 def nodes_of(entries: Iterable[LeaseEntry]) -> list[NodeFacts]:
-    """The machines on the bus, as their agents describe them."""
+    """The machines on the bus, as their agents describe them, and guests."""
     return [facts for entry in entries if (facts := read_node(entry.value)) is not None]
 
 
@@ -31,6 +32,7 @@ def observed_of(entries: Sequence[LeaseEntry], nodes: Iterable[NodeFacts], links
         served={place_served(lease) for lease in serving if lease.facts.get("ready")},
         homes={place_served(lease): lease.node for lease in serving},
         decided={one.place: one for one in standing},
+        held=held(guest_uses(serving)),
         paces=paces_of(stages(entries), standing),
     )
 
@@ -42,4 +44,5 @@ def without(observed: Observed, models: Collection[str]) -> Observed:
     for place, decision in ended.items():
         nodes = {facts.node: facts for facts in free_for(place, nodes, {place: decision}, observed.served)}
     kept = {place: one for place, one in observed.decided.items() if place not in ended}
-    return replace(observed, nodes=nodes, decided=kept)
+    holders = {worker: place for worker, place in observed.held.items() if place not in ended}
+    return replace(observed, nodes=nodes, decided=kept, held=holders)

@@ -16,6 +16,7 @@ from twd.coordinator.advice import place_or_advise, size
 from twd.coordinator.devices import Found, find_devices
 from twd.coordinator.drafters import DRAFTERS, WantedDrafter, assigned, problem, wish
 from twd.coordinator.given import all_given
+from twd.coordinator.guests import WorkerKey, left_for
 from twd.coordinator.layers import quotas, refused
 from twd.coordinator.measured import Paces, retimed, with_paces
 from twd.coordinator.placement import Demand, Device, Link, Piece, Placement, Shape, near_first, place, seconds
@@ -64,6 +65,8 @@ class Observed:
     """What each decision rested on: it is made anew only when that changes."""
     tried: dict[tuple[NodeId, str], float] = field(default_factory=dict)
     """When a machine was asked last for a process."""
+    held: Mapping[WorkerKey, str] = field(default_factory=dict)
+    """Workers of guests, each with the place whose speculator holds it."""
     paces: Paces = field(default_factory=dict)
     """What devices were measured to do."""
     _machines: tuple[Mapping[NodeId, NodeFacts], dict[bool, str]] | None = None
@@ -212,8 +215,9 @@ def basis_of(model: WantedModel, observed: Observed, known: PlacementDecided, ho
     told = msgspec.structs.replace(pool, key="")
     placed, decided = fits(known), observed.decided
     others = {} if placed else promised({name: decided[name] for name in decided if name != model.name})
+    held = [] if placed else sorted(worker for worker, place in observed.held.items() if place != model.name)
     copies = _copies(model, observed, known) if pool.engine == "ring" else []
-    asked = (home, model.ctx, model.sessions, model.problem, model.shape, told, sorted(others.items()), copies)
+    asked = (home, model.ctx, model.sessions, model.problem, model.shape, told, sorted(others.items()), held, copies)
     return hashlib.sha256(f"{observed.machines(not placed)} {asked!r}".encode()).hexdigest()[:32]
 
 
@@ -241,7 +245,8 @@ def decide(wanted: Wanted, observed: Observed, model: WantedModel) -> PlacementD
     """Where one model goes now."""
     wanted = replace(wanted, home=home_of(wanted, observed, model))
     seen = all_given(observed.nodes, wanted.pool, wanted.home)
-    nodes = free_for(model.name, seen, observed.decided, observed.served)
+    free = free_for(model.name, seen, observed.decided, observed.served)
+    nodes = left_for(model.name, free, observed.decided, observed.held)
     found = without_other_files(find_devices(nodes, wanted.pool, wanted.home), nodes, wanted, model)
     if model.shape is None:
         return _refused(wanted, model, model.problem)
@@ -374,6 +379,8 @@ def _slice(wanted: Wanted, model: WantedModel, placement: Placement, piece: Piec
 def _process(wanted: Wanted, model: WantedModel, placement: Placement, piece: Piece) -> str:
     """Who holds a slice: a worker of its machine, a stage of the ring, or the process that serves the model."""
     node = piece.device.node
+    if piece.device.process:
+        return piece.device.process
     if wanted.pool.engine == "ring":
         return stage_of(model, piece.first, piece.end, piece.head, piece.device.name)
     if wanted.pool.engine != "rpc" or node == wanted.home:
@@ -397,7 +404,8 @@ def _wishes(wanted: Wanted, observed: Observed) -> Iterator[ProcessWanted]:
 def _assigned(wanted: Wanted, observed: Observed) -> Iterator[tuple[WantedDrafter, NodeId | None]]:
     if not wanted.drafters:
         return iter(())
-    free = free_for("", observed.nodes, observed.decided, observed.served)
+    nodes = free_for("", observed.nodes, observed.decided, observed.served)
+    free = [facts for facts in nodes if not facts.guest]
     return assigned(wanted.drafters, free, observed.decided, wanted.home)
 
 

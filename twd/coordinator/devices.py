@@ -44,6 +44,10 @@ def find_devices(nodes: Iterable[NodeFacts], pool: Pool, home: NodeId) -> Found:
     homes: dict[str, Device] = {}
     for facts in ordered:
         homes[facts.node] = processor(facts)
+        if facts.guest:
+            devices += _lent(facts)
+            notes += [f"{facts.node} is left out: {one.note}" for one in facts.processes if one.note]
+            continue
         why = "" if facts.node == home else unusable(facts, pool, at_home)
         if why:
             notes.append(f"{facts.node} is left out: {why}")
@@ -72,6 +76,16 @@ def _detected(facts: NodeFacts, own: Device) -> Iterator[Device]:
             yield Device(facts.node, device_name(gpu), gpu.free, _speed(gpu), GPU_WINDOW)
     if not any(gpu.shared for gpu in facts.gpus):
         yield own
+
+
+def _lent(facts: NodeFacts) -> Iterator[Device]:
+    """A guest's devices, each with the worker that lends it; one with the machine's own memory is its processor."""
+    holders = {device: process.process for process in facts.processes for device in process.devices}
+    for gpu in facts.gpus:
+        name = device_name(gpu)
+        if name in holders:
+            speed, window = (CPU_SPEED, CPU_WINDOW) if gpu.shared else (_speed(gpu), GPU_WINDOW)
+            yield Device(facts.node, name, gpu.free, speed, window, holders[name])
 
 
 def _speed(gpu: GpuFacts) -> float:

@@ -57,7 +57,8 @@ def _named(piece: Slice) -> str:
 
 def one_more(wanted: Wanted, observed: Observed, model: WantedModel, now: PlacementDecided) -> str:
     """What another machine like the best one here would bring, in one line."""
-    like = max(observed.nodes.values(), key=lambda facts: _strength(facts, now), default=None)
+    agents = [facts for facts in observed.nodes.values() if not facts.guest]
+    like = max(agents, key=lambda facts: _strength(facts, now), default=None)
     if like is None or not model.shape:
         return ""
     link = observed.links.get(like.node) or next(iter(observed.links.values()), Link())

@@ -22,7 +22,7 @@ def all_given(nodes: Mapping[NodeId, NodeFacts], pool: Pool, home: NodeId) -> Ma
 
 def with_given(facts: NodeFacts, pool: Pool, home: NodeId) -> NodeFacts:
     """The same of one machine; harmless when repeated."""
-    named = () if given(facts) else _configured(facts, pool, home)
+    named = () if facts.guest or given(facts) else _configured(facts, pool, home)
     if not named:
         return facts
     gpus = [_as_facts(gpu, index, _seen(facts.gpus, named, index)) for index, gpu in enumerate(named)]
@@ -51,8 +51,13 @@ def _configured(facts: NodeFacts, pool: Pool, home: NodeId) -> tuple[Gpu, ...]:
         return pool.gpus
     if not pool.workers:
         return ()
-    names = {facts.node.lower(), facts.hostname.lower(), _host_of(facts.peer_url)}
+    names = names_of(facts)
     return next((worker.gpus for worker in pool.workers if worker.host.lower() in names), ())
+
+
+def names_of(facts: NodeFacts) -> set[str]:
+    """The hosts of the settings that a machine answers for."""
+    return {facts.node.lower(), facts.hostname.lower(), _host_of(facts.peer_url)}
 
 
 def _host_of(url: str) -> str:

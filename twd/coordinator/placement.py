@@ -42,6 +42,8 @@ class Device:
     speed: float
     window_factor: float = 1.0
     """How much longer a window of 8 takes than one token."""
+    process: str = ""
+    """The worker that lends it, where nobody needs to start one."""
 
     @property
     def key(self) -> Key:

@@ -79,13 +79,19 @@ def wishes(
     """Which machine runs which process, if all is as decided."""
     for model in models:
         decision = decided.get(model.name)
-        pieces = [piece for piece in decision.slices if piece.process] if decision else []
+        pieces = [piece for piece in decision.slices if _is_asked_for(piece, nodes)] if decision else []
         for node, process in dict.fromkeys((piece.node, piece.process) for piece in pieces):
             mine = [piece for piece in pieces if (piece.node, piece.process) == (node, process)]
             if engine == "ring":
                 yield _stage_wish(model, mine[0], nodes, pieces)
             else:
                 yield _rpc_wish(nodes, mine)
+
+
+def _is_asked_for(piece: Slice, nodes: Mapping[NodeId, NodeFacts]) -> bool:
+    """Whether an agent runs the process of a slice; a guest's is there, or is not."""
+    facts = nodes.get(piece.node)
+    return bool(piece.process) and not (facts is not None and facts.guest)
 
 
 def standby_wishes(

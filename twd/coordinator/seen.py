@@ -1,6 +1,6 @@
 """What the registry shows a coordinator: machines that have settled, and processes that serve models."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -10,7 +10,7 @@ from twd.bus.base import LeaseEntry
 from twd.kit.overseer import read_lease
 from twd.wire.base import NodeId
 from twd.wire.node import NodeFacts
-from twd.wire.placement import PLACE_FACT, Way
+from twd.wire.placement import PLACE_FACT, GuestUse, Way, read_guests
 from twd.wire.ring import StageReady, read_stage, read_stage_way
 from twd.wire.service import ServiceLease
 
@@ -63,6 +63,11 @@ def speculators(entries: Sequence[LeaseEntry]) -> list[ServiceLease]:
 def place_served(lease: ServiceLease) -> str:
     """The model, or the replica of one, that a process serves."""
     return str(lease.facts.get(PLACE_FACT) or lease.facts.get("model"))
+
+
+def guest_uses(serving: Iterable[ServiceLease]) -> dict[str, list[GuestUse]]:
+    """What speculators tell of guests' workers, by place."""
+    return {place_served(lease): read_guests(lease.facts) for lease in serving}
 
 
 def stages(entries: Sequence[LeaseEntry]) -> list[StageReady]:

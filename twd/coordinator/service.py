@@ -23,17 +23,27 @@ from twd.coordinator.core import (
     read_coordinator,
 )
 from twd.coordinator.drafters import WantedDrafter, process_name
+from twd.coordinator.guest_watch import GuestWatch
+from twd.coordinator.guests import WorkerKey, claims, held, losses
 from twd.coordinator.links import Links
 from twd.coordinator.measured import paces_of
 from twd.coordinator.model_shape import read_shape
 from twd.coordinator.placement import Shape
 from twd.coordinator.processes import WantedModel
-from twd.coordinator.seen import SETTLE_S, Joined, place_served, speculators, stages, ways_between
+from twd.coordinator.seen import (
+    SETTLE_S,
+    Joined,
+    guest_uses,
+    place_served,
+    speculators,
+    stages,
+    ways_between,
+)
 from twd.gguf_tools.model_file import read_model
 from twd.kit.claim import Claim
 from twd.kit.ids import node_id
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroundings
-from twd.kit.settings import Drafter, Model, Settings
+from twd.kit.settings import Drafter, Model, Pool, Settings
 from twd.kit.tasks import every, heard
 from twd.wire.base import NodeId
 from twd.wire.codec import Rejected, encode
@@ -79,6 +89,8 @@ class Coordinator(Service):
         self._wanted = Wanted(ground.node, self.instance, settings.pool)
         self._observed = Observed()
         self._links = Links()
+        pooled = settings.pool if settings.mode == "combined" else Pool()
+        self._guests = GuestWatch(pooled, self.instance, ground.pid, self.clock)
         self._news = asyncio.Event()
         self._registry: Leases | None = None
         self._claim: Claim | None = None
@@ -104,6 +116,7 @@ class Coordinator(Service):
         await self._hold()
         self.tasks.start("hold", every(min(TURN_S, self._lease_s / 4), self._hold))
         self.tasks.start("keep", every(KEEP_S, self._keep_decisions))
+        self.tasks.start("guests", every(TURN_S, self._look_after_guests))
 
     async def start(self) -> None:
         """Start, and look at once."""
@@ -123,7 +136,9 @@ class Coordinator(Service):
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """What `twd status` shows."""
         placed = [name for name, decision in self._observed.decided.items() if not decision.missing_bytes]
-        return {"active": self.active, "nodes": len(self._observed.nodes), "placed": placed}
+        guests = [f"{known.node}: {one.note or one.state}" for known in self._guests.facts() for one in known.processes]
+        told = {"guests": guests} if guests else {}
+        return {"active": self.active, "nodes": len(self._observed.nodes), "placed": placed, **told}
 
     # -- who decides ---------------------------------------------------------------------------
 
@@ -150,6 +165,7 @@ class Coordinator(Service):
             self.log.info("this coordinator %s", "decides now" if self.active else STANDS_BY)
             decided = await self._decided_before() if self.active else {}
             basis = {place: known.basis for place, known in decided.items() if known.basis}
+            self._guests.restore(await self._entries() if self.active else ())
             self._observed = Observed(decided=decided, basis=basis)
             self._news.set()
             await self.renew_lease()
@@ -232,18 +248,40 @@ class Coordinator(Service):
 
     async def _nodes(self) -> dict[NodeId, NodeFacts]:
         """Machines whose agents were heard lately, each once."""
-        assert self._registry is not None
-        entries = await self._registry.entries()
+        entries = await self._entries()
         fresh = [entry for entry in entries if entry.key.startswith(AGENT_KEYS) and entry.age_s <= self._lease_s]
         found = [facts for entry in fresh if (facts := read_node(entry.value)) is not None]
         serving = speculators(entries)
         self._observed.served = {place_served(lease) for lease in serving if lease.facts.get("ready")}
         self._observed.homes = {place_served(lease): lease.node for lease in serving}
+        uses = guest_uses(serving)
+        self._observed.held = held(uses)
+        for worker, why in losses(uses, self._observed.decided):
+            self._guests.lose(worker, why)
         for lease in serving:
             self._links.learn(read_ways(lease.facts))
         self._links.learn_between(ways_between(entries))
         self._observed.paces = paces_of(stages(entries), self._observed.decided.values())
-        return self._joined.settled(found, self._observed.nodes, self.clock.now())
+        together = [*found, *self._guests.meet(found)] if found else []  # guests alone serve nobody
+        return self._joined.settled(together, self._observed.nodes, self.clock.now())
+
+    async def _entries(self) -> list[LeaseEntry]:
+        assert self._registry is not None
+        return await self._registry.entries()
+
+    async def _look_after_guests(self) -> None:
+        if not self.active or self._registry is None:
+            return
+        if await self._guests.visit(self._used_guests):
+            self._news.set()
+        try:
+            await self._guests.publish(self._registry)
+        except BusError as error:
+            self.log.warning("guests could not be kept: %s", error)
+
+    def _used_guests(self) -> set[WorkerKey]:
+        """Their workers that models are placed on, or that speculators still hold."""
+        return {*claims(self._observed.decided), *self._observed.held}
 
     def _carry_out(self, action: Action) -> None:
         match action:

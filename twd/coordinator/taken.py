@@ -53,6 +53,9 @@ def total(piece: Slice) -> int:
 
 def _holds(piece: Slice, nodes: Mapping[NodeId, NodeFacts], served: bool) -> bool:
     """Whether a slice's memory is taken already."""
+    facts = nodes.get(piece.node)
+    if facts is not None and facts.guest:  # what is free there was told before anything was loaded
+        return False
     return is_ready(piece, nodes) if piece.process else served
 
 

@@ -213,8 +213,8 @@ class Worker(Section, frozen=True):
     """A machine of the pool."""
 
     host: Annotated[Host, about("Its address.")]
-    gpus: Annotated[tuple[Gpu, ...], about("Its devices; empty: what its agent detects.")] = ()
-    rpc_port: Annotated[Port, about("Port of its RPC worker, for llama-server; the others ask its agent.")] = 50052
+    gpus: Annotated[tuple[Gpu, ...], about("Its devices; empty: what its agent or RPC worker tells.")] = ()
+    rpc_port: Annotated[Port, about("Port of its RPC worker; used where no agent of it is on the bus.")] = 50052
     peer_port: Annotated[Port, about("Port of its agent.")] = 9191
     ssh_user: Annotated[str, about("User for copies and deployment by ssh.")] = ""
     model_dir: Annotated[str, about("Folder for models on that machine.")] = ""
@@ -233,7 +233,7 @@ class Pool(Section, frozen=True):
     engine: Annotated[Literal["ring", "rpc", "llama-server"], about("Who passes the layers' states on.")] = "ring"
     gpus: Annotated[tuple[Gpu, ...], about("Devices of this machine; empty: what is detected.")] = ()
     workers: Annotated[
-        tuple[Worker, ...], about("Other machines; those with an agent on the bus join by themselves.")
+        tuple[Worker, ...], about("Other machines; agents join by themselves, and engine rpc takes others, too.")
     ] = ()
     split: Annotated[
         Literal["auto", "even"] | Annotated[tuple[Annotated[float, Meta(ge=0)], ...], Meta(min_length=1)],
@@ -246,7 +246,9 @@ class Pool(Section, frozen=True):
     host: Annotated[Host, about("Where stages and workers of this machine listen.")] = "127.0.0.1"
     stage_port: Annotated[FreePort, about("First port of the stages; 0 takes free ones.")] = 0
     key: Annotated[Secret, about("Preset key between stages; empty: exchanged over the bus.")] = ""
-    trusted_lan: Annotated[bool, about("Leave out encryption between machines of the pool.")] = False
+    trusted_lan: Annotated[
+        bool, about("Leave out encryption between machines of the pool; those without an agent need that.")
+    ] = False
     states: Annotated[Literal["f32", "f16"], about("Number format on the wire; f16 is not exact.")] = "f32"
     standby: Annotated[Annotated[int, Meta(ge=0, le=4)], about("Spare copies of each slice that wait ready.")] = 0
     worker_cache: Annotated[

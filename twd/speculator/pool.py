@@ -22,14 +22,23 @@ from twd.kit.settings import Settings
 from twd.kit.tasks import heard
 from twd.kit.tcp_info import LinkCount, count_links
 from twd.speculator.loaded import Load, LoadedModel
-from twd.speculator.pool_core import Assembly, Member, pass_deadline_s, replaced, silent
+from twd.speculator.pool_core import Assembly, Member, pass_deadline_s, replaced, silent, still_placed
 from twd.speculator.pool_view import PoolView
 from twd.speculator.service import Speculator
 from twd.wire.base import ModelId
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import TokensAccepted
 from twd.wire.node import NodeChanged
-from twd.wire.placement import CERTIFICATE_FACT, PLACE_FACT, WAYS_FACT, PlacementDecided, Way, place_of
+from twd.wire.placement import (
+    CERTIFICATE_FACT,
+    GUESTS_FACT,
+    PLACE_FACT,
+    WAYS_FACT,
+    GuestUse,
+    PlacementDecided,
+    Way,
+    place_of,
+)
 from twd.wire.service import ServiceFaulted
 
 LOOK_S: Final = 1.0
@@ -82,6 +91,8 @@ class PooledSpeculator(Speculator):
         self._traffic = Traffic()
         self.certificate = ""
         """With which this process comes to workers that are reached by an encrypted way."""
+        self.guests: list[GuestUse] = []
+        """Workers of guests that this process holds, or could not use."""
 
     async def setup(self) -> None:
         """Open the registry."""
@@ -101,6 +112,8 @@ class PooledSpeculator(Speculator):
         over = self._over or self._now
         engine = self._settings.pool.engine
         told = {**super().facts(), CERTIFICATE_FACT: self.certificate, "engine": engine, PLACE_FACT: self._place}
+        if self.guests:
+            told[GUESTS_FACT] = msgspec.json.encode(self.guests).decode()
         placement = over.placement
         if placement is None:
             return told
@@ -111,6 +124,12 @@ class PooledSpeculator(Speculator):
             WAYS_FACT: msgspec.json.encode(self._traffic.ways(over)).decode(),
             "tokens": self._traffic.tokens,
         }
+
+    async def tell_guests(self, uses: list[GuestUse]) -> None:
+        """A guest's worker that is held is visited by nobody else, and one that cannot be used is planned without."""
+        if uses != self.guests:
+            self.guests = uses
+            await self.renew_lease()
 
     async def _open_for_work(self, loaded: LoadedModel) -> None:
         if self._over is not None:
@@ -155,6 +174,8 @@ class PooledSpeculator(Speculator):
         except BusError as error:
             self.log.warning("the registry could not be read: %s", error)
             return
+        if self._over is None:
+            await self.tell_guests(still_placed(self.guests, self._now))
         self._looked.set()
 
     # -- loading -------------------------------------------------------------------------------

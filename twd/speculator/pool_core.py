@@ -1,6 +1,6 @@
 """What a pooled model waits for, and where its parts are: the coordinator's decision and the agents' leases in one."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,7 +10,7 @@ from twd.engine.rpc_pool import PoolPlan, Share
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.draft import DeviceKind
 from twd.wire.node import CPU, NodeFacts, ProcessFacts, ProcessKind
-from twd.wire.placement import PlacementDecided, Slice
+from twd.wire.placement import GuestUse, PlacementDecided, Slice
 from twd.wire.ring import StageReady
 
 READY: Final = "ready"
@@ -36,6 +36,16 @@ class Member:
     def address(self) -> tuple[str, int]:
         """Where it is reached."""
         return (self.process.host, self.process.port) if self.process else ("", 0)
+
+    @property
+    def key(self) -> tuple[NodeId, str]:
+        """Its machine and its process."""
+        return (self.slice.node, self.slice.process)
+
+    @property
+    def is_guest(self) -> bool:
+        """Whether its worker was there already, and serves whoever comes first."""
+        return self.process is not None and bool(self.process.devices)
 
     @property
     def name(self) -> str:
@@ -174,9 +184,37 @@ def silent(loaded: Assembly, now: Assembly) -> str:
     return f"nothing is heard of {away[0].slice.node}" if away else ""
 
 
+def uses_of(members: Iterable[Member], before: Iterable[GuestUse]) -> list[GuestUse]:
+    """The guests' workers that a model is about to hold; one that could not be used counts so until it can."""
+    known = {(use.node, use.process): use for use in before}
+    keys = [member.key for member in members if member.is_guest]
+    return [known.get(key) or GuestUse(node=key[0], process=key[1]) for key in keys]
+
+
+def after_reaching(uses: Iterable[GuestUse], problems: Mapping[tuple[NodeId, str], str]) -> list[GuestUse]:
+    """What is told of guests' workers after the handshakes: where one part of a pool is missing, none is held."""
+    told = [
+        GuestUse(node=use.node, process=use.process, problem=problems.get((use.node, use.process), "")) for use in uses
+    ]
+    return [use for use in told if use.problem or not problems]
+
+
+def still_placed(uses: Sequence[GuestUse], now: Assembly) -> list[GuestUse]:
+    """What was told of guests' workers, without those that the model does not need any more."""
+    slices = now.placement.slices if now.placement else []
+    needed = {(piece.node, piece.process) for piece in slices}
+    return [use for use in uses if (use.node, use.process) in needed]
+
+
 def pass_deadline_s(expected_ms: float, crowding: float = 1.0) -> float:
     """How long a pass may take before a worker counts as hung: longer where so many processes share each core."""
     return max(PASS_S, 1.0 + PASS_FACTOR * expected_ms / 1000) * min(CROWDED_MOST, max(1.0, crowding))
+
+
+def _number(member: Member) -> int | None:
+    """Which device of its worker a slice is for; a worker that an agent started lends just those that are needed."""
+    lent = member.process.devices if member.process else []
+    return lent.index(member.slice.device) if member.slice.device in lent else None
 
 
 def rpc_plan(assembly: Assembly, endpoints: Mapping[str, str]) -> PoolPlan:
@@ -187,7 +225,7 @@ def rpc_plan(assembly: Assembly, endpoints: Mapping[str, str]) -> PoolPlan:
     for member in assembly.members:
         piece = member.slice
         endpoint = endpoints[f"{piece.node} {piece.process}"] if piece.process else ""
-        share = Share(piece.end - piece.first, endpoint, piece.device)
+        share = Share(piece.end - piece.first, endpoint, piece.device, _number(member))
         if share.layers or (piece.head and not share.on_host):
             shares.append((piece.head and not share.on_host, share))
     here = [share for _, share in shares if share.on_host]

@@ -1,7 +1,7 @@
 """A pooled model over llama.cpp's RPC workers: shake hands first, then load with their devices."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ import msgspec
 
 from twd.engine.library import leave_on_abort_with
 from twd.engine.loading import load_native
-from twd.engine.rpc_probe import OURS, RpcMismatch, probe, require_match
+from twd.engine.rpc_probe import OURS, RpcMismatch, RpcUnusable, probe, require_match
 from twd.kit.exit_codes import ExitCode
 from twd.kit.home import Home
 from twd.kit.progress import Progress
@@ -19,7 +19,7 @@ from twd.speculator.embeddings import Embedding
 from twd.speculator.loaded import Load, LoadedModel
 from twd.speculator.native import NativeTarget, limits_of, load_plan
 from twd.speculator.pool import PooledSpeculator
-from twd.speculator.pool_core import Assembly, Member, rpc_plan
+from twd.speculator.pool_core import Assembly, Member, after_reaching, rpc_plan, uses_of
 from twd.speculator.preparing import Preparer
 from twd.wire.base import ModelId
 from twd.wire.embedding import EmbeddingRequested
@@ -53,11 +53,22 @@ class Ways:
         """The endpoint of a member's worker, after it shook hands; raises where llama.cpp would abort or hang."""
         host, port = await self._door(member)
         try:
-            await (require_match(host, port, OURS) if self._check else probe(host, port))
+            await self._shake_hands(host, port, patient=member.is_guest)
         except RpcMismatch as problem:
             text = f"{problem}; `--skip-version-check` (pool.skip_version_check) insists on it"
             raise TwdError(problem.code, text) from None
         return f"{host}:{port}"
+
+    async def _shake_hands(self, host: str, port: int, patient: bool) -> None:
+        """A guest's worker may compute yet what our last process asked it for: it is asked twice."""
+        for last in (not patient, True):
+            try:
+                await (require_match(host, port, OURS) if self._check else probe(host, port))
+            except RpcUnusable as problem:
+                if last or problem.code is not FailureCode.BUSY:
+                    raise
+            else:
+                return
 
     async def _door(self, member: Member) -> tuple[str, int]:
         certificate = member.process.cert if member.process else ""
@@ -81,6 +92,18 @@ class Ways:
         return self._identity
 
 
+async def reach_all(ways: Ways, members: Sequence[Member], speculator: PooledSpeculator) -> list[str]:
+    """The endpoints of all; what befalls guests is told, as nobody else asks them meanwhile."""
+    await speculator.tell_guests(uses_of(members, speculator.guests))
+    reached = await asyncio.gather(*(ways.reach(member) for member in members), return_exceptions=True)
+    problems = {member.key: str(end) for member, end in zip(members, reached, strict=True) if isinstance(end, TwdError)}
+    await speculator.tell_guests(after_reaching(speculator.guests, problems))
+    for end in reached:
+        if isinstance(end, BaseException):
+            raise end
+    return [end for end in reached if isinstance(end, str)]
+
+
 def rpc_speculator(ground: Surroundings, settings: Settings, name: str, replica: int = 1) -> PooledSpeculator:
     """The speculator of one configured model, or of one of its replicas, over RPC workers."""
     model = ModelId(name)
@@ -93,7 +116,7 @@ def rpc_speculator(ground: Surroundings, settings: Settings, name: str, replica:
 
     async def assembled(assembly: Assembly) -> Load:
         members = assembly.processes
-        reached = await asyncio.gather(*(ways.reach(member) for member in members.values()))
+        reached = await reach_all(ways, list(members.values()), speculator)
         plan = rpc_plan(assembly, dict(zip(members, reached, strict=True)))
 
         def load(progress: Progress) -> LoadedModel:

@@ -7,7 +7,7 @@ from twd.bus.base import LeaseEntry, Leases
 from twd.kit.overseer import read_lease
 from twd.speculator.pool_core import Assembly, Habit, assemble
 from twd.wire.base import NodeId
-from twd.wire.node import NodeFacts, read_node
+from twd.wire.node import GUEST_KEYS, NodeFacts, read_node
 from twd.wire.placement import PlacementDecided, placement_key, read_placement
 from twd.wire.ring import StageReady, read_stage
 
@@ -35,8 +35,10 @@ class PoolView:
 
 
 def _nodes(entries: Iterable[LeaseEntry], lease_s: float) -> dict[NodeId, NodeFacts]:
-    fresh = [entry for entry in entries if entry.key.startswith(AGENTS) and entry.age_s <= lease_s]
-    found = [facts for entry in fresh if (facts := read_node(entry.value)) is not None]
+    """Those whose agents were heard lately, and guests: that no coordinator tells of these now says nothing of them."""
+    heard = [entry for entry in entries if entry.key.startswith(AGENTS) and entry.age_s <= lease_s]
+    guests = [entry for entry in entries if entry.key.startswith(GUEST_KEYS)]
+    found = [facts for entry in (*guests, *heard) if (facts := read_node(entry.value)) is not None]
     return {facts.node: facts for facts in found}
 
 

@@ -112,6 +112,8 @@ class ProcessFacts(Part, frozen=True):
     note: Text = ""
     cert: Annotated[str, Meta(max_length=8192)] = ""
     """The certificate with which the way to it is encrypted, as PEM; empty: the way is open."""
+    devices: Annotated[list[Name], Meta(max_length=64)] = []
+    """Those that a guest's worker lends, in its order, by their names among all of the machine."""
 
 
 class NodeFacts(Part, frozen=True):
@@ -139,7 +141,9 @@ class NodeFacts(Part, frozen=True):
     lends: bool = False
     """Other machines reach its workers and stages."""
     link_ms: Annotated[float, Meta(ge=0)] = 0.0
-    """The round trip that its owner put before its processes, to play a distant machine."""
+    """The round trip to its processes, where connecting to its agent does not tell that."""
+    guest: bool = False
+    """No agent looks after it: its RPC workers were there already, and the coordinator tells of them."""
 
 
 class NodeChanged(Event, frozen=True, tag="twd.v1.node.changed"):
@@ -228,6 +232,10 @@ class ProcessStopped(Event, frozen=True, tag="twd.v1.process.stopped"):
     node: NodeId
     process: Name
     reason: str = ""
+
+
+GUEST_KEYS: Final = "coordinator.guest."
+"""So begin the registry's keys of machines that a coordinator tells of."""
 
 
 def read_node(value: bytes) -> NodeFacts | None:

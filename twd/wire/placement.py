@@ -88,6 +88,23 @@ def read_ways(facts: dict[str, Any]) -> list[Way]:
     return read_as(list[Way], str(facts.get(WAYS_FACT, ""))) or []
 
 
+class GuestUse(Part, frozen=True):
+    """An RPC worker of a guest that a speculator holds, or could not use, and then why."""
+
+    node: NodeId
+    process: Name
+    problem: str = ""
+
+
+GUESTS_FACT = "guests"
+"""Under this name a pooled speculator's lease keeps what it holds of guests, as JSON."""
+
+
+def read_guests(facts: dict[str, Any]) -> list[GuestUse]:
+    """What a speculator's lease tells of them."""
+    return read_as(list[GuestUse], str(facts.get(GUESTS_FACT, ""))) or []
+
+
 PLACE_FACT = "place"
 """Under this name a speculator's lease tells what it serves: a model, or one of its replicas."""
 
