@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -9,6 +10,10 @@ import pytest
 from tests.coordinator.fake_guest import FakeGuest
 from tests.coordinator.machines import DESK, GIB, RPC, machine, seeing, wanting
 from tests.coordinator.test_coordinator_core import decision_of, nodes_of, settle
+from tests.coordinator.test_coordinator_service import FakeAgent, ground
+from tests.engine.tiny_models import write_llama
+from tests.waiting import until
+from twd.bus.base import Leases
 from twd.bus.memory_bus import MemoryBroker
 from twd.coordinator.core import Decide, Start, idle_drafters, plan
 from twd.coordinator.devices import find_devices
@@ -33,16 +38,18 @@ from twd.coordinator.guests import (
     remembered,
     visited,
 )
+from twd.coordinator.service import Coordinator
 from twd.engine.rpc_probe import OURS, Lent, RpcUnusable, RpcVersion, Worker
 from twd.kit.clock import SystemClock
 from twd.kit.ports import free_port
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
-from twd.kit.settings import Gpu, Pool
+from twd.kit.settings import Gpu, Model, Pool, Settings
 from twd.kit.settings import Worker as WorkerSettings
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.failures import FailureCode
 from twd.wire.node import GUEST_KEYS, ModelFile, NodeFacts, read_node
-from twd.wire.placement import GuestUse
+from twd.wire.placement import GUESTS_FACT, PLACE_FACT, GuestUse
+from twd.wire.service import ServiceLease
 
 ME = InstanceId("coordinator.desk.x")
 BOX = NodeId("10-0-0-9")
@@ -311,3 +318,61 @@ async def test_what_the_last_coordinator_told_is_taken_over() -> None:
         second.restore(await registry.entries())
         assert second.facts() == first.facts()
         assert guest.visits == 1
+
+
+# -- on a bus ------------------------------------------------------------------------------------------
+
+
+class FakeSpeculator:
+    """The lease of a model that lies on a guest, or could not be loaded there."""
+
+    def __init__(self, registry: Leases) -> None:
+        self._registry = registry
+
+    async def tells(self, *uses: GuestUse) -> None:
+        facts = {PLACE_FACT: "tiny", "model": "tiny", GUESTS_FACT: msgspec.json.encode(uses).decode()}
+        lease = ServiceLease(
+            service="speculator", instance=InstanceId("speculator.desk.x"), node=DESK, pid=1, version="1",
+            started_ms=1, renewed_ms=1, facts=facts,
+        )  # fmt: skip
+        await self._registry.put("speculator.desk.x", msgspec.json.encode(lease))
+
+
+async def test_a_guest_is_found_placed_lost_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twd.coordinator.guests.LOSS_S", 0.1)
+    monkeypatch.setattr("twd.coordinator.service.TURN_S", 0.1)
+    broker = MemoryBroker()
+    desk = FakeAgent(ground(broker, "desk", 1), machine("desk", 8))
+    await desk.start()
+    registry = await desk.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+    path = str(write_llama(tmp_path / "tiny.gguf"))
+    async with FakeGuest() as guest:
+        workers = (WorkerSettings(host="127.0.0.1", rpc_port=guest.port),)
+        settings = Settings(
+            mode="combined",
+            pool=Pool(engine="rpc", workers=workers, layers_at_home=False),
+            models={"tiny": Model(path=path, ctx_size=512, parallel=1)},
+        )
+        coordinator = Coordinator(ground(broker, "desk", 2), settings)
+        await coordinator.start()
+        box, process = NodeId("127-0-0-1"), f"rpc.guest.{guest.port}"
+
+        def placed() -> bool:
+            decision = coordinator._observed.decided.get("tiny")
+            return decision is not None and (box, process) in claims({"tiny": decision})
+
+        await until(placed, "the model goes to the guest")
+        assert f"{GUEST_KEYS}{box}" in {entry.key for entry in await registry.entries()}
+        speculator, visits = FakeSpeculator(registry), guest.visits
+        await speculator.tells(GuestUse(node=box, process=process))
+        await until(lambda: (box, process) in coordinator._observed.held, "that it is held is known")
+        assert guest.visits == visits
+        await speculator.tells(GuestUse(node=box, process=process, problem="refused"))
+        await until(lambda: not placed(), "the model goes elsewhere")
+        assert "refused" in str(coordinator.facts()["guests"])
+        assert any("refused" in note for note in coordinator._observed.decided["tiny"].notes)
+        await speculator.tells()
+        await until(placed, "it is visited again, and used")
+    assert desk.asked == [], "nobody is asked for a guest's worker"
+    await coordinator.stop()
+    await desk.stop()

@@ -10,8 +10,10 @@ from typing import Final
 
 FOLDER: Final = Path("/proc/self/fd")
 SIZE: Final = 192
-_RTT_US, _ACKED, _RECEIVED, _RATE = 68, 120, 128, 160
+_STATE, _RTT_US, _ACKED, _RECEIVED, _RATE = 0, 68, 120, 128, 160
 """Places in Linux's struct tcp_info."""
+_CLOSED: Final = (7, 8)
+"""Its states of connections that the other end broke off, or will send nothing more on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,8 @@ class LinkCount:
     rtt_ms: float = 0.0
     rate: int = 0
     """Bytes a second that the way carried when it had enough to do; 0: nothing was sent."""
+    hung_up: bool = False
+    """The other end has closed one of them."""
 
 
 def count_links(addresses: set[tuple[str, int]]) -> dict[tuple[str, int], LinkCount]:
@@ -45,6 +49,7 @@ def count_links(addresses: set[tuple[str, int]]) -> dict[tuple[str, int], LinkCo
                 before.received + one.received,
                 max(before.rtt_ms, one.rtt_ms),
                 max(before.rate, one.rate),
+                before.hung_up or one.hung_up,
             )
     return found
 
@@ -61,4 +66,4 @@ def _count(descriptor: int, addresses: set[tuple[str, int]]) -> tuple[tuple[str,
     (rtt_us,) = struct.unpack_from("I", info, _RTT_US)
     acked, received = struct.unpack_from("QQ", info, _ACKED)
     (rate,) = struct.unpack_from("Q", info, _RATE)
-    return address, LinkCount(acked, received, round(rtt_us / 1000, 3), rate)
+    return address, LinkCount(acked, received, round(rtt_us / 1000, 3), rate, info[_STATE] in _CLOSED)

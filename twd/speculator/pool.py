@@ -233,7 +233,7 @@ class PooledSpeculator(Speculator):
         over, now = self._over, self.clock.now()
         if over is None or self._leaving:
             return
-        gone = replaced(over, self._now)
+        gone = replaced(over, self._now) or hung_up(over)
         since, limit = self._under_way()
         if since is not None and now - since > limit:
             why = gone or silent(over, self._now) or "a worker hangs"
@@ -290,6 +290,13 @@ def _shown(member: Member) -> str:
     piece = member.slice
     layers = f"layers {piece.first}-{piece.end - 1}" if piece.end > piece.first else "no layers"
     return f"{member.name} {layers}{', head' if piece.head else ''}"
+
+
+def hung_up(over: Assembly) -> str:
+    """Which guest's worker has closed its connection: no agent would tell. Empty where none has."""
+    guests = {member.address: member.name for member in over.processes.values() if member.is_guest}
+    closed = [guests[at] for at, count in count_links(set(guests)).items() if count.hung_up]
+    return f"{closed[0]} hung up" if closed else ""
 
 
 class Traffic:
