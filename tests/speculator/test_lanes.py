@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
@@ -86,6 +87,21 @@ async def test_a_quick_prompt_waits_for_nobody() -> None:
     assert bench.tasks["q"].done()
     await bench.end("S1")
     await bench.end("L1")
+
+
+async def test_many_quick_prompts_leave_the_loop_its_turns() -> None:
+    bench = Bench()
+    names = [f"q{at}" for at in range(20)]
+    for name in names:
+        bench.model.gate(name).set()
+    turns: list[int] = []
+    works = [bench.preparation.prepared(job(name), SessionId(name), 0.0) for name in names]
+    tasks = asyncio.gather(*works)
+    while not tasks.done():
+        await asyncio.sleep(0)
+        turns.append(len(bench.model.began))
+    assert bench.model.began == names
+    assert max(after - before for before, after in pairwise([0, *turns])) == 1
 
 
 async def test_who_is_dropped_leaves_the_line_at_once() -> None:

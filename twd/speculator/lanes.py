@@ -38,7 +38,10 @@ class Lane:
         return mine
 
     def leave(self) -> None:
-        """The turn is over: the next one's begins."""
+        """The turn is over; the next one's begins when the loop has had one, for many may have come together."""
+        asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
         while self._line:
             turn = self._line.pop(next(iter(self._line)))
             if not turn.done():  # its task may have been cancelled
@@ -61,39 +64,44 @@ class Lane:
 
 
 class Preparation:
-    """Prepares the jobs of one model beside the loop: one long and one short at a time."""
+    """Prepares the jobs of one model beside the loop, one long and one short at a time; quick ones on it."""
 
     def __init__(self, loaded: LoadedModel, now: Callable[[], float]) -> None:
         self._loaded = loaded
         self._now = now
         at_once = 1 if loaded.local else ASKED_AT_ONCE
-        self._short, self._long = Lane(at_once), Lane(at_once)
+        self._quick, self._short, self._long = Lane(1), Lane(at_once), Lane(at_once)
 
     async def prepared(self, job: JobSubmitted, session: SessionId, arrived: float) -> Opening | None:
         """What the core needs of a job, without holding up the loop for long; None when it was dropped meanwhile."""
-        if self._loaded.local and is_quick(job):
-            return self._loaded.prepare(job, session)
-        lane = self._long if characters_of(job) > LONG_CHARACTERS else self._short
+        lane = self._lane_of(job)
         if not await lane.enter(_key(job)):
             return None
         try:
             if self._now() >= arrived + job.deadline_ms / 1000:
                 text = f"the job waited to be prepared for more than {job.deadline_ms / 1000:g} s"
                 raise TwdError(FailureCode.DEADLINE, text)
+            if lane is self._quick:
+                return self._loaded.prepare(job, session)
             return await asyncio.to_thread(self._loaded.prepare, job, session)
         finally:
             lane.leave()
 
+    def _lane_of(self, job: JobSubmitted) -> Lane:
+        if self._loaded.local and is_quick(job):
+            return self._quick
+        return self._long if characters_of(job) > LONG_CHARACTERS else self._short
+
     def drop(self, job: JobSubmitted) -> None:
         """Nobody wants it any more: it need not wait for its turn."""
-        self._short.drop(_key(job))
-        self._long.drop(_key(job))
+        for lane in (self._quick, self._short, self._long):
+            lane.drop(_key(job))
 
     async def close(self) -> None:
         """No thread reads the model from now on, unless one takes very long."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSING_S):
-                await asyncio.gather(self._short.close(), self._long.close())
+                await asyncio.gather(self._quick.close(), self._short.close(), self._long.close())
 
 
 def _key(job: JobSubmitted) -> Key:
