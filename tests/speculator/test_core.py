@@ -142,13 +142,14 @@ def test_a_stop_string_across_tokens_ends_the_text_before_it() -> None:
     assert (end.reason, end.stop) == (FinishReason.STOP, stop)
 
 
-def test_what_cannot_fit_fails_before_any_work() -> None:
+@pytest.mark.parametrize(("prompt", "field"), [(PROMPT, "max_tokens"), ([1] * 32, "prompt")])
+def test_what_cannot_fit_fails_before_any_work(prompt: list[int], field: str) -> None:
     target = FakeTarget(ctx_size=32)
     driver = Driver(make_core(target), target)
-    driver.submit(job(max_tokens=40), PROMPT)
+    driver.submit(job(max_tokens=40), prompt)
     (end,) = ends(driver)
     assert isinstance(end, JobFailed)
-    assert end.failure.code is FailureCode.CONTEXT_OVERFLOW
+    assert (end.failure.code, end.failure.field) == (FailureCode.CONTEXT_OVERFLOW, field)
     assert target.opened == 0
 
 

@@ -101,7 +101,8 @@ class SpeculatorCore:
         self.by_id[session.id] = session
         problem = self._overflow(session)
         if problem:
-            self._fail(session, Failure(code=FailureCode.CONTEXT_OVERFLOW, message=problem, field="max_tokens"), now)
+            field = "prompt" if session.prompt_len >= self.limits.ctx_size else "max_tokens"
+            self._fail(session, Failure(code=FailureCode.CONTEXT_OVERFLOW, message=problem, field=field), now)
             return
         ended = session.ended_before(self.limits.ctx_size) if job.resume else None
         if ended is not None:
