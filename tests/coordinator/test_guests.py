@@ -330,10 +330,10 @@ class FakeSpeculator:
         self._registry = registry
 
     async def tells(self, *uses: GuestUse) -> None:
-        facts = {PLACE_FACT: "tiny", "model": "tiny", GUESTS_FACT: msgspec.json.encode(uses).decode()}
         lease = ServiceLease(
             service="speculator", instance=InstanceId("speculator.desk.x"), node=DESK, pid=1, version="1",
-            started_ms=1, renewed_ms=1, facts=facts,
+            started_ms=1, renewed_ms=1,
+            facts={PLACE_FACT: "tiny", "model": "tiny", GUESTS_FACT: msgspec.json.encode(uses).decode()},
         )  # fmt: skip
         await self._registry.put("speculator.desk.x", msgspec.json.encode(lease))
 

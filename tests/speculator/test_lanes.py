@@ -9,10 +9,10 @@ import pytest
 
 from tests.edge.conftest import until
 from tests.speculator.fakes import job, opening
-from twd.speculator.lanes import LONG_CHARACTERS, Preparation
+from twd.speculator.lanes import LONG_CHARACTERS, Lane, Preparation
 from twd.speculator.loaded import LoadedModel
 from twd.speculator.session import Opening
-from twd.wire.base import SessionId
+from twd.wire.base import JobId, SessionId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, JobSubmitted, Prompt
 
@@ -154,3 +154,15 @@ async def test_closing_waits_for_the_thread_and_lets_the_others_go() -> None:
     await bench.end("L1")
     await asyncio.wait_for(closing, 5)
     assert bench.model.began == ["L1"]
+
+
+async def test_who_is_called_off_as_its_turn_comes_passes_it_on() -> None:
+    lane = Lane(1)
+    assert await lane.enter((JobId("first"), 1))
+    waiting = asyncio.ensure_future(lane.enter((JobId("second"), 1)))  # noqa: TID251 - a hand of the test
+    await asyncio.sleep(0)
+    lane._next()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await asyncio.wait_for(lane.enter((JobId("third"), 1)), 5)

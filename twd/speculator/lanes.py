@@ -34,7 +34,12 @@ class Lane:
             self._free -= 1
             return True
         turn = self._line[key] = asyncio.get_running_loop().create_future()
-        mine: bool = await turn
+        try:
+            mine: bool = await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.result():
+                self.leave()  # its turn came at the very moment in which it was called off
+            raise
         return mine
 
     def leave(self) -> None:
