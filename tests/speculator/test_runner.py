@@ -36,6 +36,16 @@ class Slow(FakeTarget):
         return super().collect()
 
 
+@dataclass
+class Closing(FakeTarget):
+    """Knows whether it was shut down."""
+
+    closed: bool = False
+
+    def shutdown(self) -> None:
+        self.closed = True
+
+
 def played() -> tuple[Slow, SpeculatorCore, Runner]:
     """A runner whose time is the target's, with one job in hand."""
     target = Slow()
@@ -177,3 +187,18 @@ def test_a_late_answer_tells_what_its_pass_cost() -> None:
     played.target.held = -1
     played.until(lambda: bool(played.ends("late")))
     assert played.cost.ms(3) > before
+
+
+def test_a_command_that_fails_at_the_end_keeps_no_target_open() -> None:
+    target, faults = Closing(), list[BaseException]()
+    cost = CostCurve([CostPoint(width=1, ms=1.0)])
+    runner = Runner(make_core(target), target, cost, lambda effects: None, faults.append)
+
+    def fail(core: SpeculatorCore, now: float) -> None:
+        raise RuntimeError("the last word")
+
+    runner.post(fail)
+    runner.stop()
+    runner._main()
+    assert [str(fault) for fault in faults] == ["the last word"]
+    assert target.closed

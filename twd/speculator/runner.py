@@ -90,15 +90,20 @@ class Runner:
 
     def _main(self) -> None:
         try:
-            for wait in self.turns():
-                if isinstance(wait, Rest) and not self._stopping:  # what wakes it may have been read before the rest
-                    self._rest(wait.seconds)
+            self._work()
         except BaseException as error:  # noqa: BLE001 - handed to the service, which ends with it
             self._failed(error)
         finally:
+            self._target.shutdown()
+
+    def _work(self) -> None:
+        try:
+            for wait in self.turns():
+                if isinstance(wait, Rest) and not self._stopping:  # what wakes it may have been read before the rest
+                    self._rest(wait.seconds)
+        finally:
             self._read_inbox()  # what was posted before the stop is still done, so that no job ends in silence
             self._flush()
-            self._target.shutdown()
 
     def turns(self) -> Iterator[Wait]:
         """Work, turn by turn, until told to stop; yields what is to be waited for."""
