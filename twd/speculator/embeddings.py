@@ -9,6 +9,7 @@ from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import JobFailed
 
 WAITING_MAX: Final = 256
+CLOSING_S: Final = 5.0
 
 
 class Embedding(NamedTuple):
@@ -33,6 +34,7 @@ class Embeddings:
         self._model = model
         self._turn = asyncio.Lock()
         self._waiting = 0
+        self._closed = False
 
     async def answer(self, request: EmbeddingRequested, reply: Reply) -> None:
         """Compute when it is this request's turn."""
@@ -49,6 +51,8 @@ class Embeddings:
         self._waiting += 1
         try:
             async with self._turn:
+                if self._closed:
+                    raise TwdError(FailureCode.WORKER_LOST, "the speculator is shutting down")
                 return await asyncio.to_thread(self._model.embed, request)
         finally:
             self._waiting -= 1
@@ -57,3 +61,12 @@ class Embeddings:
         """Until everything that waits now is answered."""
         async with self._turn:
             return
+
+    async def close(self) -> bool:
+        """Compute nothing more; whether what is under way has ended in time."""
+        self._closed = True
+        try:
+            await asyncio.wait_for(self._turn.acquire(), CLOSING_S)
+        except TimeoutError:
+            return False
+        return True

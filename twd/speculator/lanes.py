@@ -1,7 +1,6 @@
 """The line before preparation: a long prompt takes a core, and memory many times its size, from sessions that run."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Final
 
@@ -102,11 +101,14 @@ class Preparation:
         for lane in (self._quick, self._short, self._long):
             lane.drop(_key(job))
 
-    async def close(self) -> None:
-        """No thread reads the model from now on, unless one takes very long."""
-        with contextlib.suppress(TimeoutError):
+    async def close(self) -> bool:
+        """Prepare nothing more; whether what is under way has ended in time."""
+        try:
             async with asyncio.timeout(CLOSING_S):
                 await asyncio.gather(self._quick.close(), self._short.close(), self._long.close())
+        except TimeoutError:
+            return False
+        return True
 
 
 def _key(job: JobSubmitted) -> Key:

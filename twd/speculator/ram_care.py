@@ -1,8 +1,11 @@
 """Brings a model's file into memory with care for the rest of the machine, and gives back what is not needed."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from twd.engine.memory import available_bytes
 from twd.engine.page_cache import CAN_DROP, Footprint, drop, footprint, read_ahead, release_mapped
@@ -10,6 +13,8 @@ from twd.engine.ram_plan import RamPlan, ram_plan
 from twd.gguf_tools.inspect import shards_of
 from twd.kit.progress import Progress
 from twd.kit.settings import Model, Settings
+from twd.wire.failures import TwdError
+from twd.wire.life import MemoryReclaimed
 
 log = logging.getLogger("twd.memory")
 _STEP = 0.05
@@ -21,6 +26,22 @@ class Reclaimed:
 
     before: Footprint
     after: Footprint
+
+
+def outcome_of(reclaim: Callable[[], Reclaimed], told: MemoryReclaimed) -> MemoryReclaimed:
+    """What giving memory back has brought, or why it could not be done, in what is told of it."""
+    try:
+        done = reclaim()
+    except (TwdError, OSError) as error:
+        return msgspec.structs.replace(told, problem=str(error))
+    before, after = done.before, done.after
+    return msgspec.structs.replace(
+        told,
+        rss_before=before.rss,
+        rss_after=after.rss,
+        cached_before=max(0, before.cached),
+        cached_after=max(0, after.cached),
+    )
 
 
 class RamCare:

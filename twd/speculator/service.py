@@ -23,7 +23,7 @@ from twd.speculator.links import Drafter
 from twd.speculator.loaded import Load, LoadedModel
 from twd.speculator.offers import Offers, pace_of, refusal, taken_for
 from twd.speculator.owners import Owners
-from twd.speculator.ram_care import Reclaimed
+from twd.speculator.ram_care import Reclaimed, outcome_of
 from twd.speculator.runner import Runner
 from twd.speculator.trials import Trials
 from twd.wire.base import Event, InstanceId, JobId, ModelId, SessionId
@@ -103,6 +103,7 @@ class Speculator(Service):
         self.model = model
         self._load = load
         self._reclaim = reclaim
+        self._loading: asyncio.Task[None] | None = None
         self.loaded: LoadedModel | None = None
         self._runner: Runner | None = None
         self._core: SpeculatorCore | None = None
@@ -136,7 +137,7 @@ class Speculator(Service):
         if self.ended.is_set():
             return
         self.health = Health.STARTING
-        self.tasks.start("load", self._load_model())
+        self._loading = self.tasks.start("load", self._load_model())
 
     async def _load_model(self) -> None:
         loop = asyncio.get_running_loop()
@@ -246,19 +247,25 @@ class Speculator(Service):
             await self._embeddings.done()
 
     async def teardown(self) -> None:
-        """Stop the engine's thread; jobs still in hand end with a failure that their owners act on."""
+        """Free the model, unless a thread still works with it: the end of the process gives that memory back."""
+        if self._loading is not None:
+            self._loading.cancel()  # it would go on to take jobs of what is being freed
+        if not await self._is_at_rest():
+            self.log.error("a thread that works with the model did not end")
+        elif self.loaded is not None:
+            self.emit(ModelUnloaded(model=self.model, node=self.ground.node))
+            self.loaded.close()
+
+    async def _is_at_rest(self) -> bool:
+        """Stop all threads, and tell whether they ended; jobs still in hand fail so that their owners act on it."""
         if self._runner is not None:
             failure = Failure(code=FailureCode.WORKER_LOST, message="the speculator is shutting down")
             self._runner.post(lambda core, now: core.fail_all(failure, now))
             if not await asyncio.to_thread(self._runner.stop):
-                self.log.error("the engine's thread did not end")
-                return  # it computes with what would be freed; the end of the process gives that back
+                return False
             await asyncio.sleep(0)
-        if self._preparation is not None:
-            await self._preparation.close()
-        if self.loaded is not None:
-            self.emit(ModelUnloaded(model=self.model, node=self.ground.node))
-            self.loaded.close()
+        beside = [one.close() for one in (self._preparation, self._embeddings) if one is not None]
+        return all(await asyncio.gather(*beside))
 
     # -- jobs ----------------------------------------------------------------------------------
 
@@ -384,21 +391,7 @@ class Speculator(Service):
         return [Do("reclaim", lambda: self._tell_reclaimed(reclaim, told))]
 
     async def _tell_reclaimed(self, reclaim: Callable[[], Reclaimed], told: MemoryReclaimed) -> None:
-        try:
-            done = await asyncio.to_thread(reclaim)
-        except (TwdError, OSError) as error:
-            self.emit(msgspec.structs.replace(told, problem=str(error)))
-            return
-        before, after = done.before, done.after
-        self.emit(
-            msgspec.structs.replace(
-                told,
-                rss_before=before.rss,
-                rss_after=after.rss,
-                cached_before=max(0, before.cached),
-                cached_after=max(0, after.cached),
-            )
-        )
+        self.emit(await asyncio.to_thread(outcome_of, reclaim, told))
 
     # -- drafters ------------------------------------------------------------------------------
 

@@ -1,0 +1,114 @@
+"""How a speculator ends: nothing is freed while a thread may still work with it."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from tests.sim.engines import MODEL, PlayedModel
+from tests.speculator.fakes import job
+from tests.waiting import until
+from twd.bus.base import Subscription
+from twd.bus.memory_bus import MemoryBroker
+from twd.kit.clock import SystemClock
+from twd.kit.ids import Ids
+from twd.kit.service import Surroundings
+from twd.speculator import embeddings, lanes
+from twd.speculator.embeddings import Embedding
+from twd.speculator.service import Speculator
+from twd.speculator.session import Opening
+from twd.wire.base import Event, JobId, NodeId, SessionId
+from twd.wire.embedding import EmbeddingRequested
+from twd.wire.job import ChatMessage, JobSubmitted, Prompt
+
+
+class Gated(PlayedModel):
+    """Reads a long prompt, or makes a vector, until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads, self.gate, self.freed = False, threading.Event(), False
+
+    def wait(self) -> None:
+        self.reads = True
+        assert self.gate.wait(10)
+        assert not self.freed, "it was freed under the hands of who reads it"
+        self.reads = False
+
+    def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
+        self.wait()
+        return super().prepare(job, session)
+
+    def embed(self, request: EmbeddingRequested) -> Embedding:
+        self.wait()
+        return super().embed(request)
+
+    def close(self) -> None:
+        self.freed = True
+
+
+def speculator_of(model: PlayedModel) -> Speculator:
+    ground = Surroundings(MemoryBroker().connect("n"), NodeId("n"), SystemClock(), Ids())
+    return Speculator(ground, MODEL, lambda progress: model)
+
+
+def long_prompt(speculator: Speculator) -> None:
+    text = Prompt(messages=[ChatMessage(role="user", content="x" * 10_000)])
+    speculator.on_job_submitted(job("j", prompt=text), lambda event: None)
+
+
+def vector(speculator: Speculator) -> None:
+    wanted = EmbeddingRequested(job=JobId("e"), model=MODEL, prompt=Prompt(text="x"))
+    speculator.on_embedding_requested(wanted, lambda event: None)
+
+
+@pytest.mark.parametrize("work", [long_prompt, vector])
+@pytest.mark.parametrize("in_time", [True, False])
+async def test_what_a_thread_reads_is_freed_when_it_has_ended_and_not_before(
+    work: Callable[[Speculator], None], in_time: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in (lanes, embeddings):
+        monkeypatch.setattr(room, "CLOSING_S", 10.0 if in_time else 0.05)
+    model = Gated()
+    speculator = speculator_of(model)
+    await speculator.start()
+    await speculator.settled.wait()
+    work(speculator)
+    await until(lambda: model.reads, "a thread reads the model")
+    if in_time:
+        asyncio.get_running_loop().call_later(0.1, model.gate.set)
+    await speculator.stop()
+    assert model.freed == in_time
+    model.gate.set()
+    await until(lambda: not model.reads, "it ends")
+
+
+async def test_a_model_that_is_freed_before_all_ears_are_open_hears_nothing_more() -> None:
+    model = Gated()
+    speculator = speculator_of(model)
+    opening, go_on = asyncio.Event(), asyncio.Event()
+    listen = speculator.listen
+
+    async def slowly(event_type: type[Event], pattern: str = "") -> Subscription:
+        if event_type is JobSubmitted:
+            opening.set()
+            await go_on.wait()
+        return await listen(event_type, pattern)
+
+    speculator.listen = slowly  # type: ignore[method-assign]
+    await speculator.start()
+    await opening.wait()
+    leave, heard = speculator._leave, list[int]()
+
+    async def leaving(reason: str) -> None:
+        heard.append(len(speculator._subscriptions))
+        await leave(reason)
+
+    speculator._leave = leaving  # type: ignore[method-assign]
+    before = len(speculator._subscriptions)
+    stopping = asyncio.ensure_future(speculator.stop())  # noqa: TID251 - a hand of the test
+    go_on.set()
+    await stopping
+    assert heard == [before]
+    assert model.freed
