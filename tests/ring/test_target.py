@@ -2,16 +2,21 @@
 
 import random
 import threading
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from tests.ring.fake_slices import END_TOKEN, VOCABULARY
 from tests.ring.homes import Desk, desk, go_home, in_background, knowing, liar
 from tests.ring.rings import Ring, fake_ring
+from twd.engine.pipe import Pipe
 from twd.ring.frames import SessionSpec
-from twd.ring.target import SpecPicker
+from twd.ring.home import Home
+from twd.ring.target import RingTarget, SpecPicker
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import JobFailed, JobFinished, Sampling
+from twd.wire.model import CostPoint
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 6, 2, 6]
 COUNT = 48
@@ -118,6 +123,18 @@ def test_a_smaller_ring_is_no_replacement() -> None:
             made.target.rewire(home)
         home.close()
         assert home.join()
+
+
+def test_of_two_rings_on_offer_neither_is_overlooked() -> None:
+    bounds = SimpleNamespace(slots=1, ctx_size=64, window_max=8, credits=4)
+    homes = [cast(Home, SimpleNamespace(bounds=bounds, over=None)) for _ in range(3)]
+    quick, slow = (Pipe([CostPoint(width=1, ms=ms)], [CostPoint(width=1, ms=ms)], 1.0, room=4) for ms in (1.0, 50.0))
+    target = RingTarget(homes[0], quick, vocabulary=VOCABULARY)
+    target.rewire(homes[1], slow)
+    target.rewire(homes[2])
+    assert target.generation() == 3
+    assert target.home is homes[2]
+    assert target.pipe.step_ms(1) == slow.step_ms(1), "the third ring is on the machines of the second"
 
 
 def test_all_slots_busy_is_said() -> None:

@@ -79,7 +79,8 @@ class RingTarget:
         self.rows_kept = 0
         """Positions that became text or prompt; the rest was computed, if at all, in vain."""
         self._number = 0
-        self._offered: tuple[Home, Pipe | None] | None = None
+        self._offered: deque[tuple[Home, Pipe | None]] = deque()
+        """By other threads; each is taken up in its turn, as its pipe may be what a later one goes by."""
         self._adopt(home)
 
     # -- which ring ------------------------------------------------------------------------------
@@ -96,15 +97,14 @@ class RingTarget:
                 f"the new ring holds {bounds.slots} x {bounds.ctx_size} tokens and passes of {bounds.window_max}, "
                 f"the lost one held {self.n_slots} x {self.ctx_size} and {self.window_max}",
             )
-        self._offered = home, pipe
+        self._offered.append((home, pipe))
         home.wake = self._wake
         self._wake()
 
     def generation(self) -> int:
         """Which ring stands, counted from 1; 0 while none does."""
-        offered, self._offered = self._offered, None
-        if offered is not None:
-            home, pipe = offered
+        while self._offered:
+            home, pipe = self._offered.popleft()
             if pipe is not None:
                 self.pipe.become(pipe)
             self._adopt(home)
