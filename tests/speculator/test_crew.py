@@ -1,6 +1,8 @@
 """Drafters on the target's own cores: what counts as their pace, as their rest, and in the race with plain steps."""
 
 from tests.speculator.fakes import Driver, FakeTarget, job, make_core, text_of
+from twd.guess.calibration import Calibration
+from twd.speculator.crew import RECORDS_MAX
 from twd.speculator.links import WARMING, Drafter, Link
 from twd.speculator.rates import SAMPLE_STEPS
 from twd.speculator.session import Session
@@ -52,6 +54,18 @@ class Beside:
             draft_ms=draft_ms or count * PACE_MS,
         )
         self.core.draft(event, event.tokens, self.driver.now)
+
+
+def test_records_of_those_who_are_gone_are_kept_for_a_while_and_not_without_end() -> None:
+    both = Beside()
+    records = both.core.crew.calibrations
+    records[NAME] = Calibration()
+    for number in range(2 * RECORDS_MAX):
+        records[f"stranger {number}"] = Calibration()
+    both.core.crew.join(both.session, both.driver.now)
+    assert len(records) == RECORDS_MAX
+    assert NAME in records
+    assert f"stranger {2 * RECORDS_MAX - 1}" in records
 
 
 def test_a_drafter_that_has_not_heard_of_the_last_tokens_does_not_rest() -> None:

@@ -18,6 +18,8 @@ _SETTLE_MS_MAX = 200.0
 """However slow and far drafters are, what comes later after they were told to rest counts as plain."""
 WINDOWS_AHEAD = 2
 """One window is checked while the next is drafted."""
+RECORDS_MAX = 256
+"""Names are many where drafters restart, or anybody guesses."""
 ENOUGH_TO_TELL = 16
 """So many guesses must have been checked before a drafter is judged."""
 
@@ -84,6 +86,7 @@ class Crew:
 
     def join(self, session: Session, now: float) -> int:
         """Link every drafter to a session; returns how far they may run at first."""
+        self._forget_strangers()
         if not session.links:
             session.plain = self._races(session) and self.race.is_plain
         for name, drafter in self.drafters.items():
@@ -93,6 +96,13 @@ class Crew:
                 session.links[name] = link
                 link.credit = self._credit(session, link, self._useful(session, drafter))
         return max((link.credit for link in session.links.values()), default=0)
+
+    def _forget_strangers(self) -> None:
+        """The oldest records go first, and never those of who is here."""
+        if (excess := len(self.calibrations) - RECORDS_MAX) > 0:
+            gone = [name for name in self.calibrations if name != NGRAM and name not in self.drafters]
+            for name in gone[:excess]:
+                del self.calibrations[name]
 
     def lives(self, name: InstanceId) -> None:
         """It sent something, be it for a text that has ended meanwhile."""
