@@ -84,6 +84,25 @@ async def test_what_a_thread_reads_is_freed_when_it_has_ended_and_not_before(
     await until(lambda: not model.reads, "it ends")
 
 
+async def test_leases_are_looked_at_once_in_five_seconds_however_ticks_fall(monkeypatch: pytest.MonkeyPatch) -> None:
+    speculator = speculator_of(PlayedModel())
+    looks = list[float]()
+
+    async def look() -> None:
+        looks.append(now)
+
+    monkeypatch.setattr(speculator, "_check_leases", look)
+    await speculator.start()
+    await speculator.settled.wait()
+    speculator._owners.take(job("j"), SessionId("s"))
+    for tick in (100.9, 104.9, 106.1, 110.1, 110.9, 111.3, 116.1):
+        now = tick
+        speculator.tick(now)
+        await asyncio.sleep(0)
+    assert looks == [100.9, 106.1, 111.3]
+    await speculator.stop()
+
+
 async def test_a_model_that_is_freed_before_all_ears_are_open_hears_nothing_more() -> None:
     model = Gated()
     speculator = speculator_of(model)

@@ -116,6 +116,7 @@ class Speculator(Service):
         self._offers = Offers()
         self._trials = Trials(model, self.instance)
         self._watch = Watch()
+        self._look_at_leases_at = 0.0
         self._told_progress = -1.0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -459,7 +460,8 @@ class Speculator(Service):
         in_long_pass = since is not None and now - since > self.loaded.limits.keepalive_s
         for sign in self._owners.signs_of_life(None if in_long_pass else self._intake.coming):
             self.emit(sign)  # of what it computes, and of what is not there yet, the engine's thread tells nothing
-        if (self._owners or self._offers) and int(now) % int(_LEASE_CHECK_S) == 0:
+        if (self._owners or self._offers) and now >= self._look_at_leases_at:
+            self._look_at_leases_at = now + _LEASE_CHECK_S
             self.tasks.start("leases", self._check_leases())
         return None
 
