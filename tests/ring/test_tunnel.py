@@ -74,6 +74,19 @@ async def test_strangers_stay_out_and_false_workers_are_found_out(exit_end: tupl
         await ask_directly(port)
 
 
+async def test_who_waits_for_a_far_end_that_says_nothing_is_let_go_when_the_tunnel_closes() -> None:
+    silent = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    async with silent:
+        entry = Entry(HOME, "127.0.0.1", silent.sockets[0].getsockname()[1], AGENT.certificate)
+        port = await entry.start()
+        for seconds in (0.0, 0.1):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            await asyncio.sleep(seconds)
+        await entry.close()
+        assert await asyncio.wait_for(reader.read(), 2) == b""
+        writer.close()
+
+
 @linux_only
 async def test_a_client_that_vanishes_is_noticed(exit_end: tuple[Exit, int]) -> None:
     end, port = exit_end

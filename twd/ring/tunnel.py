@@ -4,11 +4,13 @@ client -> Entry (loopback, at home) == TLS, both certificates pinned == Exit (at
 """
 
 import asyncio
+import itertools
 import logging
 import socket
 import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Final
 
 from twd.kit.keep_alive import notice_lost_peers
@@ -29,7 +31,7 @@ class _End(ABC):
     def __init__(self, name: str) -> None:
         self._tasks = TaskGroup(name, lambda task, error: log.error("%s: %r", task, error))
         self._server: asyncio.Server | None = None
-        self._number = 0
+        self._numbers = itertools.count(1)
 
     async def close(self) -> None:
         """Hang up everywhere."""
@@ -48,33 +50,30 @@ class _End(ABC):
         return int(self._server.sockets[0].getsockname()[1])
 
     def _came(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._number += 1
         if self._server is None:
             writer.close()
         else:
-            self._tasks.start(f"connection {self._number}", self._serve(reader, writer))
+            number = next(self._numbers)
+            serving = self._tasks.start(f"connection {number}", self._serve(number, reader, writer))
+            serving.add_done_callback(lambda _: writer.close())
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(REACH_S):
                 far_reader, far_writer = await self._reach()
         except (OSError, TimeoutError, TwdError) as error:
             log.warning("the way is closed: %s", error or "no answer in time")
-            writer.close()
             return
-        for one in (writer, far_writer):
-            connection = one.get_extra_info("socket")
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        notice_lost_peers(writer.get_extra_info("socket"))  # not at the other side: a worker may be slow to read
-        passing = [
-            self._tasks.start(f"there {self._number}", _pass(reader, far_writer)),
-            self._tasks.start(f"back {self._number}", _pass(far_reader, writer)),
-        ]
-        try:
-            await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
-        finally:
+        with closing(far_writer):
             for one in (writer, far_writer):
-                one.close()
+                connection = one.get_extra_info("socket")
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            notice_lost_peers(writer.get_extra_info("socket"))  # not at the other side: a worker may be slow to read
+            passing = [
+                self._tasks.start(f"there {number}", _pass(reader, far_writer)),
+                self._tasks.start(f"back {number}", _pass(far_reader, writer)),
+            ]
+            await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
 
 
 class Exit(_End):
