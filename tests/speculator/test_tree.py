@@ -69,6 +69,14 @@ def test_advancing_keeps_the_branch_that_was_right() -> None:
     assert offer(one, [*TEXT, 4, 8], [9]) == 1
 
 
+def test_a_draft_that_waits_for_a_token_that_nobody_guessed_has_its_place_when_that_is_told() -> None:
+    one = tree()
+    offer(one, TEXT, [1, 2, 3])
+    offer(one, [*TEXT, 8], [9, 10])
+    assert not one.advance(8)
+    assert tokens_of(one.chain(believe, 9)) == [9, 10]
+
+
 def test_a_flood_is_bounded() -> None:
     one = tree()
     for start in range(MAX_NODES):

@@ -110,6 +110,7 @@ class DraftTree:
         child = self._root.children.get(token)
         if child is None:
             self._reset(Node(-1, self._root.at + 1, extend(self._root.hash, (token,)), None))
+            self._retry()
             return False
         for sibling in self._root.children.values():
             if sibling is not child:
