@@ -1,22 +1,19 @@
-"""Which stages make a ring, and what each is told."""
-
-import pytest
+"""What each stage of a ring is told."""
 
 from twd.ring.trust import Trust, ring_nonce
-from twd.ring.wiring import in_order, wirings
+from twd.ring.wiring import wirings
 from twd.wire.base import InstanceId, ModelId, NodeId
-from twd.wire.failures import TwdError
 from twd.wire.ring import StageReady, StateFormat
 
 HOME = InstanceId("home")
 
 
-def stage(first: int, end: int, *, head: bool = False, file: str = "f", name: str = "") -> StageReady:
+def stage(first: int, end: int, *, head: bool = False) -> StageReady:
     return StageReady(
-        stage=InstanceId(name or f"stage-{first}-{end}"),
+        stage=InstanceId(f"stage-{first}-{end}"),
         node=NodeId("n"),
         model=ModelId("m"),
-        file_hash=file,
+        file_hash="f",
         first=first,
         end=end,
         layers=8,
@@ -25,38 +22,6 @@ def stage(first: int, end: int, *, head: bool = False, file: str = "f", name: st
         port=4000 + first,
         certificate=f"certificate {first}",
     )
-
-
-def test_stages_are_put_in_order_and_spares_left_out() -> None:
-    given = [stage(5, 8, head=True), stage(0, 2), stage(2, 5), stage(2, 5, name="spare")]
-    assert [one.first for one in in_order(given)] == [0, 2, 5]
-    assert in_order(given)[1].stage == "stage-2-5"
-
-
-def test_another_cut_that_is_not_whole_is_no_dead_end() -> None:
-    given = [stage(0, 4), stage(0, 3), stage(3, 8, head=True)]
-    assert [one.end for one in in_order(given)] == [3, 8]
-
-
-def test_the_head_may_be_a_stage_of_its_own() -> None:
-    given = [stage(0, 8), stage(8, 8, head=True)]
-    assert [one.head for one in in_order(given)] == [False, True]
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        [],
-        [stage(0, 4)],
-        [stage(2, 8, head=True)],
-        [stage(0, 4), stage(5, 8, head=True)],
-        [stage(0, 4), stage(4, 8, head=True, file="other")],
-        [stage(0, 5), stage(4, 8, head=True)],
-    ],
-)
-def test_what_does_not_make_a_model_is_no_ring(given: list[StageReady]) -> None:
-    with pytest.raises(TwdError, match="do not make a whole model"):
-        in_order(given)
 
 
 def test_every_stage_knows_its_neighbours_and_nobody_else() -> None:

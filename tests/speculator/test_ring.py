@@ -1,6 +1,7 @@
-"""A speculator over stages on the bus: it finds and wires them, and its texts outlive a stage."""
+"""A speculator over a ring: it wires the stages, and its texts outlive a stage."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,12 +19,13 @@ from twd.kit.ids import Ids
 from twd.kit.service import Surroundings
 from twd.kit.settings import Model, Settings
 from twd.speculator.native import native_speculator
-from twd.speculator.ring import RingSpeculator, ring_speculator
+from twd.speculator.ring import RingSpeculator
 from twd.stage.native import NativeSlice, SlicePlan, native_stage
 from twd.stage.service import Address, Stage
-from twd.wire.base import ModelId, NodeId
+from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Sampling, Speculation
+from twd.wire.ring import StageReady, read_stage
 from twd.wire.service import Health
 
 __all__ = ["model_cache", "q4_path"]
@@ -31,6 +33,23 @@ MODEL = ModelId("target")
 CUT = 16
 LAYERS = 30
 DEADLINE_S = 90.0
+
+
+class Standing:
+    """Finds the stages that a test has started and not ended, once they make the whole model."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self._stages = stages
+
+    async def stages(self, file_hash: str) -> list[StageReady]:
+        there = [read_stage(one.facts()) for one in self._stages if not one.ended.is_set()]
+        found = sorted((one for one in there if one is not None), key=lambda one: one.first)
+        if [0, *(one.end for one in found)] != [*(one.first for one in found), LAYERS]:
+            raise TwdError(FailureCode.NOBODY_HOME, "the stages do not make a whole model")
+        return found
+
+    def lost(self, stage: InstanceId, reason: str) -> None:
+        """It ends by itself."""
 
 
 class House:
@@ -42,8 +61,8 @@ class House:
         entry = Model(path=str(path), ctx_size=512, parallel=parallel, threads=1)
         self.settings = Settings(models={str(MODEL): entry}, home=str(folder))
         self.client = BenchClient(self.ground("home"))
-        self.speculator: RingSpeculator = ring_speculator(self.ground("home"), self.settings, str(MODEL))
         self.stages: list[Stage] = []
+        self.speculator = RingSpeculator(self.ground("home"), MODEL, self.settings, Standing(self.stages))
 
     def ground(self, node: str) -> Surroundings:
         return Surroundings(bus=self.broker.connect(node), node=NodeId(node), clock=SystemClock(), ids=Ids())

@@ -27,7 +27,7 @@ from twd.ring.frames import Item, Open, Pass, Verdicts
 from twd.ring.home import Home
 from twd.ring.links import Pace
 from twd.ring.trust import Identity, Trust, make_identity, ring_nonce
-from twd.ring.wiring import in_order, wirings
+from twd.ring.wiring import wirings
 from twd.stage.loaded import LoadedSlice, measure
 from twd.stage.server import Rules, Slice
 from twd.stage.service import Address, Stage
@@ -91,6 +91,10 @@ class World:
         await asyncio.wait_for(stage.settled.wait(), WAIT_S)
         return stage
 
+    def ready(self) -> list[StageReady]:
+        """The stages in ring order."""
+        return sorted(self.all(StageReady), key=lambda one: one.first)
+
     async def wire(self, ready: list[StageReady]) -> tuple[Trust, list[StageAnswered]]:
         trust = Trust(f"r{random.random()}", ring_nonce())
         answers = []
@@ -101,7 +105,7 @@ class World:
         return trust, answers
 
     async def go_home(self) -> Home:
-        ready = in_order(self.all(StageReady))
+        ready = self.ready()
         trust, answers = await self.wire(ready)
         assert [answer.failure for answer in answers] == [None] * len(ready)
         end = time.monotonic() + WAIT_S
@@ -137,7 +141,7 @@ def ask(home: Home, items: list[Item]) -> Verdicts:
 
 async def test_stages_say_what_they_hold_to_all_and_to_those_who_come_later(world: World) -> None:
     await two(world)
-    first, last = in_order(world.all(StageReady))
+    first, last = world.ready()
     assert (first.first, first.end, first.head, last.end, last.head) == (0, 5, False, LAYERS, True)
     assert (first.layers, first.slots, first.node, first.file_hash) == (LAYERS, 4, "n0", "f4ke")
     assert first.cost[0].ms > 0
@@ -166,7 +170,7 @@ async def test_a_ring_wired_over_the_bus_speaks_and_is_measured(world: World) ->
 
 async def test_a_wiring_that_does_not_fit_is_answered_with_the_reason(world: World) -> None:
     await two(world)
-    first, last = in_order(world.all(StageReady))
+    first, last = world.ready()
     _, answers = await world.wire([msgspec.structs.replace(first, file_hash="another"), last])
     assert answers[0].failure is not None
     assert "another file" in answers[0].failure.message
@@ -247,7 +251,7 @@ async def test_a_stage_that_leaves_says_so_and_home_hears_it(world: World) -> No
     async with asyncio.TaskGroup() as group:
         group.create_task(world.stages[1].drain(0.3))
         await until(lambda: world.stages[1].health is Health.DRAINING)
-        _, answers = await world.wire(in_order(world.all(StageReady))[1:])
+        _, answers = await world.wire(world.ready()[1:])
         assert answers[0].failure is not None
     assert [event.stage for event in world.all(StageGone)] == [world.stages[1].instance]
     await until(lambda: home.over is not None)

@@ -1,35 +1,10 @@
-"""Which stages make a ring, and what each is told of its place."""
+"""What each stage of a ring is told of its place."""
 
 from collections.abc import Sequence
 
 from twd.ring.trust import Trust
 from twd.wire.base import InstanceId
-from twd.wire.failures import FailureCode, TwdError
 from twd.wire.ring import RingWired, StageReady, StateFormat
-
-
-def in_order(stages: Sequence[StageReady]) -> list[StageReady]:
-    """Those of the stages that make the whole model, in ring order; raises TwdError where layers are missing.
-
-    Where several cuts are there whole, stages named earlier are taken rather than later ones.
-    """
-    for stage in stages:
-        if stage.first == 0 and (found := _rest([stage], stages)) is not None:
-            return found
-    have = ", ".join(f"{one.first}-{one.end}{'+head' if one.head else ''}" for one in stages) or "none"
-    raise TwdError(FailureCode.NOBODY_HOME, f"the stages do not make a whole model; there are: {have}")
-
-
-def _rest(made: list[StageReady], stages: Sequence[StageReady]) -> list[StageReady] | None:
-    last = made[-1]
-    if last.head:
-        return made
-    for stage in stages:
-        same = (stage.file_hash, stage.n_embd) == (last.file_hash, last.n_embd)
-        goes_on = stage.first == last.end and (stage.end > last.end or stage.head) and stage not in made
-        if same and goes_on and (found := _rest([*made, stage], stages)) is not None:
-            return found
-    return None
 
 
 def of_other_files(stages: Sequence[StageReady], file_hash: str) -> list[StageReady]:

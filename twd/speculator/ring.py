@@ -10,24 +10,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from twd.bus.base import BusError, Leases
+from twd.bus.base import BusError
 from twd.gguf_tools.model_file import file_hash
-from twd.kit.overseer import read_lease
 from twd.kit.progress import Progress
-from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Surroundings
+from twd.kit.service import Effects, Surroundings
 from twd.kit.settings import Settings
 from twd.kit.tasks import heard, in_a_thread_of_its_own, soon
 from twd.ring.home import Home
 from twd.ring.links import SWITCH_S, Pace
 from twd.ring.trial import pipe_of
 from twd.ring.trust import Trust, make_identity, ring_nonce
-from twd.ring.wiring import in_order, wirings
+from twd.ring.wiring import wirings
 from twd.speculator.loaded import Load, LoadedModel
 from twd.speculator.ring_model import RingModel, load_ring
 from twd.speculator.service import Speculator
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.failures import Failure, FailureCode, TwdError
-from twd.wire.ring import RingWired, StageAnswered, StageGone, StageReady, StateFormat, read_stage
+from twd.wire.ring import RingWired, StageAnswered, StageGone, StageReady, StateFormat
 from twd.wire.service import Health
 
 AGAIN_S: Final = 0.05
@@ -57,32 +56,6 @@ class Finder(Protocol):
         ...
 
 
-class StagesOnBus:
-    """Stages of a model's file that hold a lease; the youngest of those with the same layers is taken first."""
-
-    def __init__(self, registry: Leases, model: ModelId) -> None:
-        self._registry = registry
-        self._model = model
-        self._lost: set[InstanceId] = set()
-
-    async def stages(self, file_hash: str) -> Sequence[StageReady]:
-        """Those that make the whole model."""
-        found = [lease for entry in await self._registry.entries() if (lease := read_lease(entry.value)) is not None]
-        leases = sorted(found, key=lambda lease: lease.started_ms, reverse=True)
-        stages = [stage for lease in leases if (stage := read_stage(lease.facts)) is not None]
-        known = [stage for stage in stages if (stage.model, stage.file_hash) == (self._model, file_hash)]
-        self._lost &= {stage.stage for stage in known}
-        try:
-            return in_order([stage for stage in known if stage.stage not in self._lost])
-        except TwdError:
-            self._lost.clear()  # perhaps it was the network, and all of them are there after all
-            return in_order(known)
-
-    def lost(self, stage: InstanceId, reason: str) -> None:
-        """Rather take another one with the same layers."""
-        self._lost.add(stage)
-
-
 class RingSpeculator(Speculator):
     """Serves one model over a ring of stages."""
 
@@ -104,11 +77,9 @@ class RingSpeculator(Speculator):
         self.pace = Pace()
 
     async def setup(self) -> None:
-        """Where no finder was given, look for stages on the bus."""
+        """Links have threads of their own, which are to come to their turn soon."""
         sys.setswitchinterval(SWITCH_S)
         await super().setup()
-        if self._finder is None:
-            self._finder = StagesOnBus(await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S), self.model)
 
     # -- a ring ----------------------------------------------------------------------------------
 
@@ -303,10 +274,3 @@ def _never(progress: object) -> LoadedModel:
 def _shown(stage: StageReady) -> str:
     layers = f"layers {stage.first}-{stage.end - 1}" if stage.end > stage.first else "no layers"
     return f"{stage.node} {layers}{', head' if stage.head else ''}"
-
-
-def ring_speculator(
-    ground: Surroundings, settings: Settings, name: str, finder: Finder | None = None
-) -> RingSpeculator:
-    """The speculator of one configured model over a ring."""
-    return RingSpeculator(ground, ModelId(name), settings, finder)
