@@ -9,6 +9,7 @@ import click
 
 from twd.cli.errors import CommandError
 from twd.kit.addresses import told_host
+from twd.kit.compute import ALL_LAYERS
 from twd.kit.exit_codes import ExitCode
 from twd.kit.settings import Model, Settings
 from twd.wire.node import CPU
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _LAYERS: Final = re.compile(r"(\d+)-(\d+)")
-_ALL_LAYERS: Final = 1_000_000
 
 
 class StageChoice(NamedTuple):
@@ -118,4 +118,4 @@ def _range(layers: str) -> tuple[int, int]:
 def _gpu_layers(text: str) -> int:
     if text != "auto" and not text.isdecimal():
         raise CommandError(ExitCode.USAGE, f"--gpu-layers {text!r} is neither a number nor auto")
-    return _ALL_LAYERS if text == "auto" else int(text)
+    return ALL_LAYERS if text == "auto" else int(text)

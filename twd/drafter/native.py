@@ -12,6 +12,7 @@ from twd.drafter.service import Drafter, Load
 from twd.engine.cost import CostCurve
 from twd.engine.loading import LoadPlan, NativeModel, load_native
 from twd.engine.window import Logits, Picker, Target
+from twd.kit.compute import wanted_layers
 from twd.kit.progress import Progress
 from twd.kit.service import Surroundings
 from twd.kit.settings import Drafter as DrafterSettings
@@ -21,7 +22,6 @@ from twd.wire.draft import DeviceKind
 from twd.wire.job import Sampling
 from twd.wire.model import VocabFingerprint
 
-_ALL_LAYERS = 1_000_000
 _SESSIONS = 4
 
 
@@ -89,7 +89,7 @@ def load_plan(name: ModelId, drafter: DrafterSettings, ctx_size: int) -> LoadPla
         ctx_size=ctx_size,
         parallel=_SESSIONS,
         exact=False,
-        gpu_layers=_ALL_LAYERS if drafter.gpu_layers == "auto" else drafter.gpu_layers,
+        gpu_layers=wanted_layers(drafter.gpu_layers),
         threads=0 if drafter.threads == "auto" else drafter.threads,
         test=False,
         timed=True,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from twd.kit.settings import Model, Settings
+from twd.kit.settings_types import Auto
 
 CUDA: Final = "CUDA_VISIBLE_DEVICES"
 HIP: Final = "HIP_VISIBLE_DEVICES"
@@ -22,6 +23,9 @@ PRESETS: Final[Mapping[str, Mapping[str, str]]] = {
 """A build may hold several backends, which would count the same card twice: the ones not asked for see nothing."""
 SEVERAL_HIP: Final[Mapping[str, str]] = {"HSA_ENABLE_SDMA": "0", "GPU_MAX_HW_QUEUES": "1"}
 """Without these, several AMD cards stall each other when they copy."""
+
+ALL_LAYERS: Final = 1_000_000
+"""More than any model has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +49,16 @@ def engine_environment(settings: Settings, backend: str, cards: int = 0) -> dict
     return {**PRESETS[backend], **more, **settings.engine.env}
 
 
-def gpu_layers(settings: Settings, model: Model, every: int) -> int:
-    """How many layers go to devices; `every` stands for all of them."""
+def wanted_layers(told: Auto | int, every: int = ALL_LAYERS) -> int:
+    """How many layers a setting asks to be put on devices; `every` stands for all of them."""
+    return every if told == "auto" else told
+
+
+def gpu_layers(settings: Settings, model: Model, every: int = ALL_LAYERS) -> int:
+    """How many layers of a model go to devices; none where it computes on the processor."""
     if backend_of(settings, model) == "cpu":
         return 0
-    return every if model.gpu_layers == "auto" else model.gpu_layers
+    return wanted_layers(model.gpu_layers, every)
 
 
 def crowding() -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 from twd.engine.cost import CostCurve
 from twd.engine.loading import LoadPlan, NativeModel, load_native
 from twd.engine.window import Target
-from twd.kit.compute import gpu_layers
+from twd.kit.compute import gpu_layers, wanted_layers
 from twd.kit.home import Home
 from twd.kit.progress import Progress
 from twd.kit.service import Surroundings
@@ -25,8 +25,6 @@ from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import JobSubmitted
 from twd.wire.model import Exactness, ModelFacts
-
-_ALL_LAYERS = 1_000_000
 
 
 @dataclass(slots=True)
@@ -112,7 +110,7 @@ def load_plan(name: ModelId, model: Model, memory: Path | None = None) -> LoadPl
         parallel=model.parallel,
         exact=bool(model.exact),
         insist=model.exact is True,
-        gpu_layers=_ALL_LAYERS if model.gpu_layers == "auto" else model.gpu_layers,
+        gpu_layers=wanted_layers(model.gpu_layers),
         threads=0 if model.threads == "auto" else model.threads,
         use_mmap=model.mmap != "off",
         type_k="" if model.cache_type_k == "auto" else model.cache_type_k,
@@ -147,7 +145,7 @@ def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> L
 
     def load(progress: Progress) -> NativeTarget:
         memory, model = Home(settings.home_dir).cache, settings.models[name]
-        layers = gpu_layers(settings, model, _ALL_LAYERS)
+        layers = gpu_layers(settings, model)
         plan, care = replace(load_plan(name, model, memory), gpu_layers=layers), RamCare(model, settings)
         care.prepare(progress)
         native = load_native(replace(plan, use_mmap=care.plan.mapped), care.watch(progress))
