@@ -50,3 +50,10 @@ def test_every_failure_code_has_its_advice() -> None:
     assert set(ADVICE) == set(FailureCode)
     assert all(400 <= advice.status < 600 and advice.advice.endswith(".") for advice in ADVICE.values())
     assert failures.Failure(code=FailureCode.BUSY, message="m").retry
+
+
+@pytest.mark.parametrize(("message", "words"), [("no file", "no file. "), ("It is so.", "It is so. "), ("", "")])
+def test_a_message_ends_before_its_advice_begins(message: str, words: str) -> None:
+    failure = failures.Failure(code=FailureCode.MODEL_LOAD, message=message)
+    assert failure.with_advice == words + failure.advice
+    assert failures.sentences(message, "") == message

@@ -130,7 +130,7 @@ class Relay(Service):
         """The server does not answer; told once for each reason."""
         if not self._draining:
             self.health = Health.DEGRADED
-        self.note = f"{failure.message} {failure.advice}"
+        self.note = failure.with_advice
         if self._told != failure.message:
             self._told = failure.message
             self.log.warning("%s: %s", self.model, self.note)

@@ -136,7 +136,7 @@ class TextDrafter(Service):
         return 1000 * (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
 
     def _away(self, error: TwdError) -> None:
-        self.health, self.note = Health.DEGRADED, f"{error} {error.failure.advice}"
+        self.health, self.note = Health.DEGRADED, error.failure.with_advice
         if self._told != str(error):
             self._told = str(error)
             self.log.warning("no drafts from %s: %s", self.model, self.note)

@@ -12,6 +12,7 @@ from twd.cli.api_address import ApiAddress
 from twd.cli.chat_stream import Answer, AnswerReader, no_sense
 from twd.cli.errors import CommandError
 from twd.kit.exit_codes import ExitCode
+from twd.wire.failures import sentences
 
 CONNECT_S: Final = 10.0
 SILENCE_S: Final = 300.0
@@ -136,8 +137,7 @@ def _words_of(body: bytes) -> tuple[str, str]:
     if not isinstance(error, dict):
         return "", ""
     message, advice = str(error.get("message") or ""), str(error.get("advice") or "")
-    apart = " " if not message or message[-1:] in ".!?" else ". "
-    return f"{message}{apart if advice else ''}{advice}".strip()[:1000], str(error.get("code") or "")
+    return sentences(message, advice)[:1000], str(error.get("code") or "")
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:

@@ -7,6 +7,7 @@ import msgspec
 
 from twd.cli.errors import CommandError
 from twd.kit.exit_codes import ExitCode
+from twd.wire.failures import sentences
 
 LINE_BYTES_MAX: Final = 8 * 1024 * 1024
 
@@ -158,7 +159,7 @@ class AnswerReader:
 
 def broke_off(error: Trouble | str) -> CommandError:
     """An error in the middle of a stream."""
-    message = error if isinstance(error, str) else f"{error.message} {error.advice}".strip()
+    message = error if isinstance(error, str) else sentences(error.message, error.advice)
     return CommandError(ExitCode.UNHEALTHY, f"the answer broke off: {message or 'no reason given'}")
 
 

@@ -231,7 +231,7 @@ async def _ask_server(name: str, server: Server, needed: bool, allow_private: bo
     except TimeoutError:
         return replace(look, problem=f"{server.url} does not answer within {ANSWER_S:g} s")
     except TwdError as error:
-        return replace(look, problem=f"{error} {error.failure.advice}")
+        return replace(look, problem=error.failure.with_advice)
     return replace(look, use=found.use, answer_ms=answer_ms, architecture=found.architecture)
 
 

@@ -137,7 +137,7 @@ class Drafter(Service):
         self._attach()
 
     def _cannot_load(self, error: TwdError, new: bool) -> None:
-        self.health, self.note = Health.DEGRADED, f"{error} {error.failure.advice}"
+        self.health, self.note = Health.DEGRADED, error.failure.with_advice
         self.settled.set()
         if new:
             self.log.error("%s cannot be loaded: %s (%s); tried again", self.model, error, error.failure.advice)

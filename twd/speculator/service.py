@@ -169,7 +169,7 @@ class Speculator(Service):
         self.emit(ModelLoading(model=self.model, node=self.ground.node, progress=min(1.0, share), stage=stage))
 
     def _cannot_load(self, error: TwdError, new: bool) -> None:
-        self.health, self.note = Health.DEGRADED, f"{error} {error.failure.advice}"
+        self.health, self.note = Health.DEGRADED, error.failure.with_advice
         self._told_progress = -1.0
         self.settled.set()
         if new:

@@ -92,7 +92,7 @@ class Stage(Service):
             ready = await in_a_thread_of_its_own(lambda: self._open(self._load(progress), loop))
         except TwdError as error:
             self.log.error("%s cannot be loaded: %s (%s)", self.model, error, error.failure.advice)
-            self.health, self.note = Health.DEGRADED, f"{error} {error.failure.advice}"
+            self.health, self.note = Health.DEGRADED, error.failure.with_advice
             self.emit(ModelFailed(model=self.model, node=self.ground.node, failure=error.failure))
             self.give_up(error, "cannot load")
         else:

@@ -69,6 +69,12 @@ ADVICE: dict[FailureCode, Advice] = {
 }
 
 
+def sentences(message: str, advice: str) -> str:
+    """A message and an advice, either of which may be empty, with a stop between them."""
+    apart = "" if not message or message.endswith((".", "!", "?")) else "."
+    return f"{message}{apart if advice else ''} {advice}".strip()
+
+
 class Failure(Part, frozen=True):
     """What went wrong, in words and as a code."""
 
@@ -85,6 +91,11 @@ class Failure(Part, frozen=True):
     def advice(self) -> str:
         """What the reader can do about it."""
         return ADVICE[self.code].advice
+
+    @property
+    def with_advice(self) -> str:
+        """The message, and what the reader can do about it."""
+        return sentences(self.message, self.advice)
 
     @property
     def retry(self) -> bool:
