@@ -45,6 +45,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "help": ("twd.cli.help:help_command", "Exit codes and other reference."),
 }
 DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+SAY_IT_THEMSELVES: Final = (FailureCode.BAD_REQUEST, FailureCode.MODEL_NOT_FOUND, FailureCode.MODEL_LOAD)
+"""Failures whose messages name what to do at a command line; their advice is for clients of the API."""
 
 
 class LazyGroup(click.Group):
@@ -100,7 +102,7 @@ def run(arguments: list[str]) -> int:
         _tell(str(error))
         return error.exit_code
     except TwdError as error:
-        _tell(str(error), "" if error.code is FailureCode.BAD_REQUEST else error.failure.advice)
+        _tell(str(error), "" if error.code in SAY_IT_THEMSELVES else error.failure.advice)
         return exit_code_of(error.code)
     except OSError as error:
         if error.errno not in DISK_FULL:
