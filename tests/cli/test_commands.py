@@ -57,13 +57,13 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
     [
         (["stauts"], "Did you mean 'status'?"),
         (["plan"], "the settings name no model; give a GGUF file with `twd plan FILE`"),
-        (["plan", "huge"], "there is no model 'huge' in the settings"),
+        (["plan", "huge"], "there is no model 'huge': configured are none"),
         (["slice", "0-3"], "a FILE and its layers A-B are needed"),
         (["run", "drafter", "--model", "/no/such.gguf"], "`twd up` starts it"),
     ],
 )
 def test_what_is_missing_is_named(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(arguments) in (ExitCode.USAGE, ExitCode.NOTHING_RUNS)
+    assert run(arguments) in (ExitCode.USAGE, ExitCode.NOTHING_RUNS, ExitCode.NOT_FOUND)
     assert words in capsys.readouterr().err
 
 
@@ -75,6 +75,22 @@ def test_a_door_that_is_open_to_a_network_is_refused_before_anything_starts(
     said = capsys.readouterr()
     assert "twd key add NAME" in said.err
     assert "starting" not in said.out
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "words"), [(None, ExitCode.NOT_FOUND, "no file"), (b"GG", ExitCode.CANNOT_START, "big.gguf: ")]
+)
+def test_nothing_starts_for_a_model_that_cannot_be_loaded(
+    tmp_path: Path, content: bytes | None, code: ExitCode, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "big.gguf"
+    if content is not None:
+        file.write_bytes(content)
+    (tmp_path / "twd.yaml").write_text(f"models: {{big: {{path: {file}}}}}\n")
+    assert run(["start"]) == code
+    told = capsys.readouterr()
+    assert words in told.err
+    assert "nothing runs yet" not in told.out
 
 
 @pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["watch"], ["trace", "job-1"], ["trace"]])

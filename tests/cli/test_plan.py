@@ -13,6 +13,7 @@ from twd.cli.context import Ground
 from twd.cli.plan import _decide, _wanted_model, _ways
 from twd.gguf_tools.model_file import read_model
 from twd.kit.exit_codes import ExitCode
+from twd.kit.settings import Model, Settings
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.node import CpuFacts, MemoryFacts, NodeFacts, ProcessFacts, ProcessKind
 from twd.wire.placement import PlacementDecided, Slice
@@ -56,10 +57,22 @@ def test_one_that_a_ring_cannot_cut_is_told_with_a_way_out(
     assert not told.err
 
 
-@pytest.mark.parametrize(("name", "code"), [("nothing", ExitCode.USAGE), ("/no/such.gguf", ExitCode.CANNOT_START)])
-def test_what_is_no_model_is_told(model: str, name: str, code: ExitCode, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["plan", name]) == code
-    assert capsys.readouterr().err.startswith("twd: ")
+@pytest.mark.parametrize("name", ["nothing", "/no/such.gguf"])
+def test_what_is_no_model_is_told_in_one_line(model: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", name]) == ExitCode.NOT_FOUND
+    told = capsys.readouterr().err
+    assert told.startswith("twd: there is no ")
+    assert told.count("\n") == 1
+
+
+def test_a_model_that_only_the_running_system_knows_is_planned(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    home = Ground().home
+    home.prepare()
+    home.settings_file.parent.mkdir(parents=True, exist_ok=True)
+    home.settings_file.write_bytes(msgspec.json.encode(Settings(models={"small": Model(path=model)})))
+    for named in (["small"], []):
+        assert run(["plan", *named, "--ctx", "256"]) == ExitCode.OK
+        assert "small: 2 layers" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("option", ["--ctx", "--sessions"])

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
-import msgspec
 
+from twd.cli.api_address import running_settings
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
-from twd.cli.models import change, local_name, start_house, timeout_option
+from twd.cli.models import change, file_of, local_name, start_house, timeout_option
 from twd.engine.memory import gib
 from twd.kit.exit_codes import ExitCode
-from twd.kit.settings import Model
 from twd.wire.base import InstanceId
 from twd.wire.life import MemoryReclaimed, ModelWanted, ReclaimWanted
 from twd.wire.service import ServiceLease
@@ -37,7 +36,7 @@ def load(ground: Ground, model: str, ram_reclaim: str | None, no_prewarm: bool, 
     from twd.engine.page_cache import cached_bytes
     from twd.gguf_tools.inspect import inspect
 
-    path = Path(file_of(ground, model)[1].path)
+    path = Path(file_of(running_settings(ground), ground.node, model)[1].path)
     info = inspect(path)
     click.echo(f"{info.name}: {info.architecture}, {info.quantization}, {info.layers} layers, {gib(info.size_bytes)}")
     click.echo(_outlook(ground, model, info.size_bytes, ram_reclaim, not no_prewarm))
@@ -49,23 +48,6 @@ def load(ground: Ground, model: str, ram_reclaim: str | None, no_prewarm: bool, 
     if code is ExitCode.OK:
         _show_effect(ground, path, info.shards, before)
     return code
-
-
-def file_of(ground: Ground, model: str) -> tuple[str, Model]:
-    """The model behind a name, as far as it can be known without asking anybody; its path is whole."""
-    from twd.agent.detect import Detector
-    from twd.cli.api_address import running_settings
-    from twd.cli.life_core import find_model
-
-    settings = running_settings(ground)
-    found = Detector(settings, ground.node, InstanceId(""), 0).scan.scan()
-    known, name = find_model(settings, found, local_name(model, ""))
-    if name not in known.models:
-        raise CommandError(ExitCode.USAGE, f"{name} is another program's model: there is no file to load")
-    path = Path(known.models[name].path).expanduser()
-    if not path.is_file():
-        raise CommandError(ExitCode.NOT_FOUND, f"there is no file {path} on this machine")
-    return name, msgspec.structs.replace(known.models[name], path=str(path))
 
 
 def _outlook(ground: Ground, model: str, size: int, ram_reclaim: str | None, prewarm: bool) -> str:

@@ -17,6 +17,7 @@ from twd.wire.life import WANTED_MAX, ChangeAnswered, ChangeStep, ChangeTold, Mo
 if TYPE_CHECKING:
     from twd.bus.base import Bus, Message
     from twd.bus.nats_bus import NatsBus
+    from twd.kit.settings import Model, Settings
     from twd.wire.model import ModelLoading
 
 ANSWER_S: Final = 30.0
@@ -47,10 +48,12 @@ def start(
     ground: Ground, model: str, ram_reclaim: str, skip_version_check: bool, node: str, timeout: float, as_json: bool
 ) -> ExitCode:
     """Serve a model; without a name, the default one of the settings. Where nothing runs, `twd up -d` comes first."""
-    start_house(ground, node, as_json, timeout, ("--skip-version-check",) if skip_version_check else ())
     name = model or ground.settings.default_model
     if not name:
         raise CommandError(ExitCode.CONFIG, "the settings name no model; give one with -m, or write them: twd init")
+    if not house_stands(ground, node) and name not in ground.settings.backends:
+        _check_model(ground, name)
+    start_house(ground, node, as_json, timeout, ("--skip-version-check",) if skip_version_check else ())
     place = NodeId(node) or ground.node
     wish = ModelWanted(
         node=place, model=local_name(name, node), ram_reclaim=ram_reclaim, skip_version_check=skip_version_check
@@ -85,9 +88,14 @@ def swap(ground: Ground, model: str, instead_of: str, node: str, timeout: float,
     return change(ground, wish, timeout, as_json)
 
 
+def house_stands(ground: Ground, node: str) -> bool:
+    """Whether an installation runs here, or another one is meant."""
+    return bool(node or ground.settings.bus.url) or ground.instance() is not None
+
+
 def start_house(ground: Ground, node: str, quiet: bool, timeout_s: float, more: tuple[str, ...] = ()) -> None:
     """See to it that an installation runs here; one that is started now serves no model yet."""
-    if node or ground.settings.bus.url or ground.instance() is not None:
+    if house_stands(ground, node):
         return
     from twd.cli.detach import start_detached
     from twd.cli.picture import SilentView, choose_view
@@ -97,6 +105,30 @@ def start_house(ground: Ground, node: str, quiet: bool, timeout_s: float, more: 
         click.echo("nothing runs yet: twd up -d --no-models")
     view = SilentView() if quiet else choose_view(False, False)
     start_detached(ground, (), False, view, timeout_s, ("--no-models", *more))
+
+
+def _check_model(ground: Ground, name: str) -> None:
+    """Refuse here what the supervisor would refuse, before a whole installation is started for it."""
+    from twd.gguf_tools.inspect import inspect
+
+    inspect(Path(file_of(ground.settings, ground.node, name)[1].path))
+
+
+def file_of(settings: "Settings", node: NodeId, name: str) -> "tuple[str, Model]":
+    """The model behind a name, as far as it can be known without asking anybody; its path is whole."""
+    import msgspec
+
+    from twd.agent.detect import Detector
+    from twd.cli.life_core import find_model
+
+    found = Detector(settings, node, InstanceId(""), 0).scan.scan()
+    known, key = find_model(settings, found, local_name(name, ""))
+    if key not in known.models:
+        raise CommandError(ExitCode.USAGE, f"{key} is another program's model: there is no file to load")
+    path = Path(known.models[key].path).expanduser()
+    if not path.is_file():
+        raise CommandError(ExitCode.NOT_FOUND, f"there is no file {path} on this machine")
+    return key, msgspec.structs.replace(known.models[key], path=str(path))
 
 
 def local_name(name: str, node: str) -> str:

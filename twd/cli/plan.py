@@ -2,15 +2,15 @@
 
 import asyncio
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from twd.cli.api_address import running_settings
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.cli.life_core import is_path
-from twd.cli.services import unknown_model
+from twd.cli.models import file_of
 from twd.kit.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -64,23 +64,22 @@ def _wanted_model(ground: Ground, name: str, ctx: int, sessions: int) -> "Wanted
     from twd.coordinator.model_shape import read_shape
     from twd.coordinator.processes import WantedModel
     from twd.coordinator.service import wanted_of
-    from twd.kit.settings import Model
     from twd.wire.failures import FailureCode, TwdError
 
-    known = ground.settings.models
-    if name not in known and not is_path(name):
-        raise unknown_model(ground.settings, name, "`twd plan FILE`")
-    model = known.get(name) or Model(path=str(Path(name).expanduser()))
-    called = name if name in known else Path(name).stem
+    settings = ground.settings if name in ground.settings.models else running_settings(ground)
+    name = name or settings.default_model
+    if not name:
+        raise CommandError(ExitCode.USAGE, "the settings name no model; give a GGUF file with `twd plan FILE`")
+    called, model = file_of(settings, ground.node, name)
     try:
-        shape = read_shape(called, model, ground.settings.pool.engine)
+        shape = read_shape(called, model, settings.pool.engine)
     except TwdError as error:
         if error.code is not FailureCode.UNSUPPORTED:
             raise
         return WantedModel(called, ctx or model.ctx_size, sessions or model.parallel, problem=str(error))
     most = shape.ctx_size or model.ctx_size
     wanted = wanted_of(shape.name, model, shape)
-    if name not in known:
+    if called not in ground.settings.models:
         wanted = replace(wanted, file=None)  # no machine was to have a copy yet
     return replace(wanted, ctx=ctx or min(model.ctx_size or most, most), sessions=sessions or model.parallel)
 

@@ -48,11 +48,12 @@ def tune(ground: Ground, model: str, named: str, measure: bool, as_json: bool) -
 def _need(ground: Ground, name: str) -> "Need | None":
     if not name:
         return None
-    from twd.cli.memory import file_of
+    from twd.cli.api_address import running_settings
+    from twd.cli.models import file_of
     from twd.cli.tune_core import Need
     from twd.gguf_tools.inspect import inspect
 
-    key, model = file_of(ground, name)
+    key, model = file_of(running_settings(ground), ground.node, name)
     return Need(key, inspect(Path(model.path)), model, ground.settings.ram_reclaim)
 
 
