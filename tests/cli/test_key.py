@@ -65,9 +65,14 @@ def test_a_revoked_key_opens_nothing_and_keeps_its_name(home: Path, capsys: pyte
     assert run(["key", "add", "one"]) == ExitCode.USAGE
 
 
+def test_a_key_that_is_not_there_is_not_found(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["key", "revoke", "nobody"]) == ExitCode.NOT_FOUND
+    assert "known: none" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [["revoke", "nobody"], ["add", "two words"], ["add", ""], ["add", "x", "--concurrent", "0"], ["add", "x", "y"]],
+    [["add", "two words"], ["add", ""], ["add", "x", "--concurrent", "0"], ["add", "x", "y"]],
 )
 def test_nonsense_is_refused_in_one_line(home: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["key", *arguments]) == ExitCode.USAGE

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.nats
         (("load", "nothing"), ExitCode.NOT_FOUND, "configured are none"),
         (("load", "/no/such.gguf"), ExitCode.NOT_FOUND, "no file"),
         (("tune", "nothing"), ExitCode.NOT_FOUND, "configured are none"),
-        (("up", "--model", "nothing"), ExitCode.USAGE, "no model 'nothing'"),
+        (("up", "--model", "nothing"), ExitCode.NOT_FOUND, "no model 'nothing'"),
         (("swap", ""), ExitCode.USAGE, "1 to 4096 characters"),
         (("swap", "x/" * 2500), ExitCode.NOT_FOUND, "cannot be looked for"),
         (("swap", "x" * 5000, "--node", "a"), ExitCode.USAGE, "1 to 4096 characters"),

@@ -75,8 +75,8 @@ def test_ranges_that_are_none_are_refused(
 def test_models_that_cannot_be_cut_are_refused(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["slice", str(write_mamba(tmp_path / "mamba.gguf")), "0-1"]) == ExitCode.USAGE
     assert "`pool.engine: rpc`" in capsys.readouterr().err
-    assert run(["slice", str(tmp_path / "none.gguf"), "0-1"]) == ExitCode.CANNOT_START
-    assert "no such file" in capsys.readouterr().err
+    assert run(["slice", str(tmp_path / "none.gguf"), "0-1"]) == ExitCode.NOT_FOUND
+    assert "there is no file" in capsys.readouterr().err
     Path(model).write_bytes(Path(model).read_bytes()[:-64])
     assert run(["slice", model, "0-1"]) == ExitCode.CANNOT_START
     assert "cut short" in capsys.readouterr().err

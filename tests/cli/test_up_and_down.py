@@ -128,7 +128,7 @@ def test_only_what_is_named_starts(installed: Installed) -> None:
     assert set(installed.up("metrics")["processes"]) == {"broker", "metrics"}
     assert installed.twd("down").returncode == 0
     wrong = installed.twd("up", "nonsense")
-    assert wrong.returncode == 2
+    assert wrong.returncode == 9
     assert "there is: agent, edge, metrics" in wrong.stderr
 
 

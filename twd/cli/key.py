@@ -40,7 +40,7 @@ def add(ground: Ground, /, name: str, models: tuple[str, ...], as_json: bool, **
     from twd.kit.ids import Ids
 
     given = {limit: value for limit, value in limits.items() if value is not None}
-    with _usage():
+    with _ending(ExitCode.USAGE):
         secret, made = new_key(name, Ids().secret(), time.time_ns() // 1_000_000, models=list(models), **given)
         store = _store(ground)
         first = not store.load()
@@ -77,7 +77,7 @@ def list_keys(ground: Ground, as_json: bool) -> ExitCode:
 def revoke(ground: Ground, name: str, as_json: bool) -> ExitCode:
     """End the key NAME; its name stays taken."""
     store = _store(ground)
-    with _usage():
+    with _ending(ExitCode.NOT_FOUND):
         store.revoke(name)
     click.echo(json.dumps({"name": name, "revoked": True}) if as_json else f"{name} is revoked")
     if all(one.revoked for one in store.load()) and not ground.settings.edge.token:
@@ -93,14 +93,14 @@ def _store(ground: Ground) -> "KeyStore":
 
 
 @contextmanager
-def _usage() -> Iterator[None]:
-    """A name that cannot be used is the command line's fault, not that of the settings."""
+def _ending(code: ExitCode) -> Iterator[None]:
+    """A name that cannot be used, or is not there, is the command line's fault, not that of the settings."""
     try:
         yield
     except TwdError as error:
         if error.code is not FailureCode.BAD_REQUEST:
             raise
-        raise CommandError(ExitCode.USAGE, str(error)) from None
+        raise CommandError(code, str(error)) from None
 
 
 def _shown(one: "Key") -> dict[str, Any]:

@@ -78,7 +78,9 @@ def stage_of(ground: "Surroundings", settings: Settings, model: str, choice: Sta
 
     known = settings.models.get(model)
     if known is None and not model.endswith(".gguf"):
-        raise CommandError(ExitCode.USAGE, f"there is no model {model!r} in the settings; give a name or a GGUF file")
+        raise CommandError(
+            ExitCode.NOT_FOUND, f"there is no model {model!r} in the settings; give a name or a GGUF file"
+        )
     wanted = known or Model(path=model)
     path = Path(wanted.path).expanduser()
     first, end = _range(choice.layers)

@@ -67,7 +67,7 @@ def _speculator(ground: Surroundings, settings: Settings, choice: Choice) -> Ser
         models = {**settings.models, path.stem: Model(path=str(path))}
         return _speculator_of(ground, msgspec.structs.replace(settings, models=models), path.stem, choice.number + 1)
     if name not in settings.models:
-        raise unknown_model(settings, name, "--model")
+        raise _unknown_model(settings, name)
     return _speculator_of(ground, settings, name, choice.number + 1)
 
 
@@ -93,7 +93,7 @@ def _drafter(ground: Surroundings, settings: Settings, choice: Choice) -> Servic
         alone = (_drafter_alone(choice),)
         return native_drafter(ground, msgspec.structs.replace(settings, drafters=alone), 0, choice.stage.ctx)
     if not 0 <= choice.number < len(settings.drafters):
-        raise CommandError(ExitCode.USAGE, _no_drafter(len(settings.drafters), choice.number))
+        raise _no_drafter(len(settings.drafters), choice.number)
     drafter = settings.drafters[choice.number]
     if drafter.url:
         from twd.backends.making import text_drafter_of
@@ -102,10 +102,11 @@ def _drafter(ground: Surroundings, settings: Settings, choice: Choice) -> Servic
     return native_drafter(ground, settings, choice.number)
 
 
-def _no_drafter(there_are: int, number: int) -> str:
+def _no_drafter(there_are: int, number: int) -> CommandError:
     if not there_are:
-        return "the settings name no drafter; give a GGUF file with --model"
-    return f"there is no drafter {number} in the settings, only 0 to {there_are - 1}; give one of these with --number"
+        return CommandError(ExitCode.USAGE, "the settings name no drafter; give a GGUF file with --model")
+    text = f"there is no drafter {number} in the settings, only 0 to {there_are - 1}; give one of these with --number"
+    return CommandError(ExitCode.NOT_FOUND, text)
 
 
 def _drafter_alone(choice: Choice) -> Drafter:
@@ -152,7 +153,7 @@ def _relaying(settings: Settings, choice: Choice) -> Made:
     if choice.model not in settings.backends:
         known = ", ".join(settings.backends) or "none"
         message = f"there is no backend {choice.model!r} in the settings (there are: {known})"
-        raise CommandError(ExitCode.USAGE, message)
+        raise CommandError(ExitCode.NOT_FOUND, message)
     if settings.speculation.enabled and _checks_guesses(settings, choice.model):
         return Made("speculator", _remote_speculator)
     return Made("relay", _relay)
@@ -169,13 +170,13 @@ def _checks_guesses(settings: Settings, name: str) -> bool:
         return False
 
 
-def unknown_model(settings: Settings, name: str, how: str) -> CommandError:
+def _unknown_model(settings: Settings, name: str) -> CommandError:
     """No such model, or none was named where the settings have none to go by."""
     if not name:
-        return CommandError(ExitCode.USAGE, f"the settings name no model; give a GGUF file with {how}")
+        return CommandError(ExitCode.USAGE, "the settings name no model; give a GGUF file with --model")
     known = ", ".join(settings.models) or "none"
     text = f"there is no model {name!r} in the settings (there are: {known}); give a name or a GGUF file"
-    return CommandError(ExitCode.USAGE, text)
+    return CommandError(ExitCode.NOT_FOUND, text)
 
 
 def _file(name: str) -> Path:

@@ -54,6 +54,8 @@ def _cut(
     from twd.gguf_tools.slice_cache import cached_slice
     from twd.wire.failures import FailureCode, TwdError
 
+    if not source.exists():
+        raise CommandError(ExitCode.NOT_FOUND, f"there is no file {source}")
     try:
         if output is not None:
             written = write_slice(source, first, end, output, head=head)

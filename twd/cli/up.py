@@ -151,7 +151,7 @@ def _specs(settings: Settings, services: tuple[str, ...]) -> list[ProcessSpec]:
     for name in services:
         if name not in known:
             raise CommandError(
-                ExitCode.USAGE, f"nothing in the settings is called {name!r}; there is: {_listed(known)}"
+                ExitCode.NOT_FOUND, f"nothing in the settings is called {name!r}; there is: {_listed(known)}"
             )
     if any(spec.name == "edge" for spec in specs):
         _check_door(settings)
@@ -169,7 +169,7 @@ def _only_models(settings: Settings, specs: list[ProcessSpec], models: tuple[str
         text = (
             f"there is no model {unknown[0]!r} in the settings; there is: {_listed(set(settings.served())) or 'none'}"
         )
-        raise CommandError(ExitCode.USAGE, f"{text}. `twd start -m FILE` serves a file")
+        raise CommandError(ExitCode.NOT_FOUND, f"{text}. `twd start -m FILE` serves a file")
     return [spec for spec in specs if not spec.serves or spec.serves in models]
 
 
