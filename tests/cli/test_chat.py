@@ -231,14 +231,20 @@ class Fingers:
 
     keys: list[str | BaseException]
     kept: int = 0
+    half: bool = False
+    """Whether the last Ctrl-C, which says so, found a line that was begun."""
     prompts: list[str] = field(default_factory=list)
 
     def line(self, prompt: str) -> str:
         self.prompts.append(prompt)
         key = self.keys.pop(0)
         if isinstance(key, BaseException):
+            self.half = bool(key.args)
             raise key
         return key
+
+    def begun(self) -> bool:
+        return self.half
 
     def keep(self) -> None:
         self.kept += 1
@@ -313,6 +319,15 @@ async def test_ctrl_c_at_the_prompt_leaves_at_the_second(open_house: OpenHouse) 
     assert end is ExitCode.INTERRUPTED
     assert fingers.prompts == ["> ", "… ", "> ", "> ", "> "]
     assert len(house.speculator.jobs) == 1
+
+
+async def test_ctrl_c_in_a_begun_line_only_clears_it(open_house: OpenHouse) -> None:
+    house = await open_house()
+    end, _, fingers = await converse(
+        house, KeyboardInterrupt(), KeyboardInterrupt("half"), KeyboardInterrupt(), "/quit"
+    )
+    assert end is ExitCode.OK
+    assert fingers.prompts == ["> "] * 4
 
 
 # -- at a real terminal ------------------------------------------------------------------------

@@ -27,6 +27,9 @@ class Keyboard(Protocol):
     def line(self, prompt: str) -> str:
         """The next line; EOFError and KeyboardInterrupt as `input` has them."""
 
+    def begun(self) -> bool:
+        """Whether a Ctrl-C came while something was typed."""
+
     def keep(self) -> None:
         """Remember the last line for the next chat."""
 
@@ -90,17 +93,18 @@ class Repl:
                 self._screen.remark("")
                 return ExitCode.OK
             except KeyboardInterrupt:
-                stops += 1
+                stops = 0 if self._lines.open or self._keyboard.begun() else stops + 1
                 if not self._stopped(stops):
                     return ExitCode.INTERRUPTED
 
     def _stopped(self, stops: int) -> bool:
-        """Ctrl-C: an answer stops, a begun text is dropped; the second in a row leaves."""
+        """Ctrl-C: an answer stops, a begun text is dropped; the second in a row at an empty prompt leaves."""
         self._screen.end_line()
         self._lines.drop()
         if stops > 1:
             return False
-        self._screen.remark("Ctrl-C again leaves; so does /quit")
+        if stops:
+            self._screen.remark("Ctrl-C again leaves; so does /quit")
         return True
 
     def _take(self, line: str) -> bool:

@@ -24,6 +24,10 @@ class Typed:
         """One line; raises EOFError at Ctrl-D and KeyboardInterrupt at Ctrl-C."""
         return input(prompt)
 
+    def begun(self) -> bool:
+        """Whether Ctrl-C took a line that was not empty: readline keeps it until the next one begins."""
+        return self._readline is not None and bool(self._readline.get_line_buffer())
+
     def keep(self) -> None:
         """Write down what was typed last, at once: another chat may run beside this one."""
         readline = self._readline
