@@ -1,6 +1,7 @@
 """`twd down`: end the instance that holds this TWD_HOME, and no other."""
 
 import json
+import sys
 import time
 from typing import Final
 
@@ -16,6 +17,8 @@ from twd.kit.home import Home, Instance
 PATIENCE_S: Final = 45.0
 KILLED_S: Final = 5.0
 BORN_TOLERANCE_S: Final = 2.0
+TELL_S: Final = 1.5
+"""Who waits for longer than this wants to know for what."""
 
 
 @click.command()
@@ -32,7 +35,7 @@ def down(ground: Ground, timeout: float, as_json: bool) -> ExitCode:
     _check(home, instance)
     began = time.monotonic()
     platform.ask_to_stop(instance.pid)
-    in_time = _wait(home, timeout)
+    in_time = _wait(home, timeout, tells=not as_json and sys.stderr.isatty())
     if not in_time:
         _kill(home, instance.pid)
     took = time.monotonic() - began
@@ -68,10 +71,21 @@ def _check(home: Home, instance: Instance) -> None:
         )
 
 
-def _wait(home: Home, timeout_s: float) -> bool:
-    give_up = time.monotonic() + timeout_s
+def _wait(home: Home, timeout_s: float, tells: bool = False) -> bool:
+    began, told = time.monotonic(), ""
     while home.held():
-        if time.monotonic() > give_up:
+        waited_s = time.monotonic() - began
+        if waited_s > timeout_s:
             return False
+        if tells and waited_s > TELL_S and (left := _left(home)) and left != told:
+            told = left
+            click.echo(f"waiting for {left} (at most {timeout_s:g} s; --timeout 0 kills at once)", err=True)
         time.sleep(0.05)
     return True
+
+
+def _left(home: Home) -> str:
+    """The processes that have not ended yet; models finish their jobs first."""
+    instance, _ = home.read_instance()
+    there = [name for name, pid in (instance.processes if instance else {}).items() if pid and platform.born(pid)]
+    return ", ".join(sorted(there))
