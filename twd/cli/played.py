@@ -12,6 +12,7 @@ from twd.kit.settings import Settings
 from twd.kit.supervisor import ProcessSpec
 
 NODES_MAX: Final = 16
+NODES: Final = "nodes"
 
 
 class Played(NamedTuple):
@@ -51,9 +52,14 @@ class Played(NamedTuple):
         return [ProcessSpec(f"agent.{name}", (*RUN, "agent", "--node", name, *link), node=name) for name in names]
 
 
+def homes_of_played(home: Home) -> list[Home]:
+    """Where machines that were played here keep what is theirs."""
+    return [Home(folder) for folder in sorted((home.path / NODES).glob("*"))]
+
+
 def as_node(settings: Settings, name: str) -> Settings:
     """The settings of a machine that is played here: its own name, folder and ports."""
-    home = Home(settings.home_dir / "nodes" / name)
+    home = Home(settings.home_dir / NODES / name)
     home.prepare()
     models = (str(settings.home_dir / "models"), *settings.agent.model_dirs)
     agent = msgspec.structs.replace(settings.agent, port=0, model_dirs=models)

@@ -3,15 +3,21 @@
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.kit.exit_codes import ExitCode
+from twd.kit.home import Home
+from twd.kit.words import count
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from twd.engine.tensor_cache import KeptWeights
+    from twd.gguf_tools.slice_cache import CachedSlice
     from twd.gguf_tools.slice_layout import SliceFacts
 
 _RANGE = re.compile(r"(\d{1,5})-(\d{1,5})")
@@ -29,9 +35,9 @@ def slice_command(ground: Ground, file: str, layers: str, output: str, head: boo
 
     Without FILE it lists the slices that are kept, the weights that RPC workers keep, and what they take.
     """
-    folder = ground.home.cache / "slices"
     if not file:
-        return _list(folder, ground.home.weights, as_json)
+        return _list(ground.home, as_json)
+    folder = _folder(ground.home)
     first, end = _range(layers)
     began = time.perf_counter()
     path, facts = _cut(Path(file).expanduser(), first, end, head, Path(output).expanduser() if output else None, folder)
@@ -70,6 +76,7 @@ def _cut(
 def _tell(path: Path, facts: "SliceFacts", ms: int, as_json: bool) -> None:
     import msgspec
 
+    from twd.engine.memory import gib
     from twd.kit.platform import disk_bytes
 
     stat = path.stat()
@@ -79,31 +86,62 @@ def _tell(path: Path, facts: "SliceFacts", ms: int, as_json: bool) -> None:
         return
     what = f"layers {facts.first} to {facts.end - 1}" if facts.end > facts.first else "no layers"
     head = ", with the output head" if facts.head else ""
-    click.echo(f"{path}\n{what} of {facts.layers}{head}: {_mib(disk_bytes(stat))} on disk, {ms} ms")
+    click.echo(f"{path}\n{what} of {facts.layers}{head}: {gib(disk_bytes(stat))} on disk, {ms} ms")
 
 
-def _list(folder: Path, weights: Path, as_json: bool) -> ExitCode:
+def _list(home: Home, as_json: bool) -> ExitCode:
+    """What this machine keeps; those that it plays for a demo keep theirs in homes of their own."""
     import msgspec
 
     from twd.cli.output import show, table
-    from twd.engine.tensor_cache import KeptWeights, by_worker
-    from twd.gguf_tools.slice_cache import CachedSlice, contents
+    from twd.cli.played import homes_of_played
+    from twd.engine.memory import gib
 
-    slices, workers = contents(folder), by_worker(weights)
-    held: list[CachedSlice | KeptWeights] = sorted((*slices, *workers), key=lambda one: one.used_at)
+    places = [_Kept.of(one) for one in (home, *homes_of_played(home))]
+    held = sorted((one for place in places for one in place.all), key=lambda one: one.used_at)
     if as_json:
         click.echo(msgspec.json.encode(held, enc_hook=str))
         return ExitCode.OK
     rows = table("slice", "on disk", "last used")
     for one in reversed(held):
-        rows.add_row(one.path.name, _mib(one.disk_bytes), time.strftime("%Y-%m-%d %H:%M", time.localtime(one.used_at)))
+        rows.add_row(one.path.name, gib(one.disk_bytes), time.strftime("%Y-%m-%d %H:%M", time.localtime(one.used_at)))
     if held:
         show(rows)
-    click.echo(f"{len(slices)} slices, {_mib(sum(one.disk_bytes for one in slices))} in {folder}")
-    if workers:
-        click.echo(f"weights of {len(workers)} workers, {_mib(sum(one.disk_bytes for one in workers))} in {weights}")
+    for place in places:
+        for line in place.lines():
+            click.echo(line)
     return ExitCode.OK
 
 
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"
+class _Kept(NamedTuple):
+    """What one home holds."""
+
+    home: Home
+    slices: "list[CachedSlice]"
+    workers: "list[KeptWeights]"
+
+    @classmethod
+    def of(cls, home: Home) -> "_Kept":
+        from twd.engine.tensor_cache import by_worker
+        from twd.gguf_tools.slice_cache import contents
+
+        return cls(home, contents(_folder(home)), by_worker(home.weights))
+
+    @property
+    def all(self) -> "list[CachedSlice | KeptWeights]":
+        return [*self.slices, *self.workers]
+
+    def lines(self) -> "Iterator[str]":
+        yield f"{count(len(self.slices), 'slice')}, {_sum(self.slices)} in {_folder(self.home)}"
+        if self.workers:
+            yield f"weights of {count(len(self.workers), 'worker')}, {_sum(self.workers)} in {self.home.weights}"
+
+
+def _sum(held: "Iterable[CachedSlice | KeptWeights]") -> str:
+    from twd.engine.memory import gib
+
+    return gib(sum(one.disk_bytes for one in held))
+
+
+def _folder(home: Home) -> Path:
+    return home.cache / "slices"
