@@ -33,7 +33,7 @@ def test_a_model_that_fits_is_shown_with_its_layers(model: str, capsys: pytest.C
     assert told["plain_tok_s"] > 0
     assert run(["plan", model, "--ctx", "256", "--sessions", "1"]) == ExitCode.OK
     shown = capsys.readouterr().out
-    assert "2 layers, 256 tokens x 1 sessions" in shown
+    assert "2 layers, 1 session of 256 tokens" in shown
     assert "with the output head" in shown
     assert "one token: " in shown
     assert "the bottleneck is " in shown
@@ -90,8 +90,8 @@ def test_ways_say_what_was_measured_and_what_was_assumed() -> None:
         bandwidths={"attic": 112 * 1024**2},
     )  # fmt: skip
     assert list(_ways(decision)) == [
-        "way: desk to attic: 2.5 ms, 112 MB/s",
-        "way: desk to den: 1 ms (assumed), 95 MB/s (assumed)",
+        "way: desk to attic: 2.5 ms, 117 MB/s",
+        "way: desk to den: 1 ms (assumed), 100 MB/s (assumed)",
     ]
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from twd.cli.chat_stream import Answer, Facts
+from twd.kit.words import count
 
 SHOWN = 24
 """Characters around the place where two texts part."""
@@ -10,7 +11,7 @@ SHOWN = 24
 
 def figures(answer: Answer) -> str:
     """One line under an answer."""
-    parts = ["1 token" if answer.tokens == 1 else f"{answer.tokens} tokens"]
+    parts = [count(answer.tokens, "token")]
     if answer.rate:
         parts.append(f"{answer.rate:.1f} tok/s")
     if answer.first_s:
@@ -27,7 +28,7 @@ def _facts(facts: Facts) -> list[str]:
     if facts.tokens_per_pass:
         parts.append(f"{facts.tokens_per_pass:.2f} tokens a pass")
     if facts.workers_replaced:
-        parts.append(f"{facts.workers_replaced} worker(s) replaced on the way")
+        parts.append(f"{count(facts.workers_replaced, 'worker')} replaced on the way")
     if facts.seed is not None:
         parts.append(f"seed {facts.seed}")
     return parts

@@ -10,6 +10,7 @@ from twd.cli.doctor_live import ServerLook
 from twd.cli.doctor_models import Weights
 from twd.cli.tune_core import Machine, Need, proposals
 from twd.kit.settings import Settings
+from twd.kit.words import count
 from twd.wire.node import ModelFile, NodeFacts
 
 ENGINE = "engine"
@@ -32,8 +33,13 @@ def _machine(facts: NodeFacts) -> Finding:
         return odd(name, "; ".join(facts.notes), f"twd logs agent  # on {facts.node}")
     if broken:
         problems = "; ".join(f"{model.name}: {model.problem}" for model in broken[:3])
-        return odd(name, f"{len(broken)} files cannot be used: {problems}", f"ls -l {shlex.quote(broken[0].path)}")
-    return good(name, f"{facts.cpu.cores} cores, {len(facts.gpus)} GPUs, {len(facts.models)} models")
+        return odd(
+            name, f"{count(len(broken), 'file')} cannot be used: {problems}", f"ls -l {shlex.quote(broken[0].path)}"
+        )
+    return good(
+        name,
+        ", ".join((count(facts.cpu.cores, "core"), count(len(facts.gpus), "GPU"), count(len(facts.models), "model"))),
+    )
 
 
 def _engines(nodes: Sequence[NodeFacts]) -> Iterable[Finding]:

@@ -14,6 +14,7 @@ import msgspec
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.kit.exit_codes import ExitCode
+from twd.kit.words import count
 from twd.wire.failures import TwdError
 
 if TYPE_CHECKING:
@@ -150,7 +151,9 @@ def _search(
     places = len(hosts) * len(set(ports))
 
     async def look() -> "tuple[list[Found], list[Peer]]":
-        bar = click.progressbar(length=places, label=f"looking at {len(hosts)} addresses", file=sys.stderr)
+        bar = click.progressbar(
+            length=places, label=f"looking at {count(len(hosts), 'address', 'addresses')}", file=sys.stderr
+        )
         with bar:
             servers = await scan(hosts, list(dict.fromkeys(ports)), (lambda _: None) if quiet else bar.update)
         return servers, await find_peers(ground)

@@ -11,9 +11,10 @@ import click
 from twd.cli.api_address import running_settings
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
-from twd.cli.models import change, file_of, local_name, start_house, timeout_option
+from twd.cli.models import change, file_of, local_name, reclaim_option, start_house, timeout_option
 from twd.engine.memory import gib
 from twd.kit.exit_codes import ExitCode
+from twd.kit.words import count
 from twd.wire.base import InstanceId
 from twd.wire.life import MemoryReclaimed, ModelWanted, ReclaimWanted
 from twd.wire.service import ServiceLease
@@ -27,7 +28,7 @@ ANSWERS_S: Final = 60.0
 
 @click.command()
 @click.argument("model")
-@click.option("--ram-reclaim", type=click.Choice(["off", "on", "auto"]), help="Instead of what the settings say.")
+@reclaim_option
 @click.option("--no-prewarm", is_flag=True, help="Do not read the file ahead, even if it nearly fills the memory.")
 @timeout_option
 @click.pass_obj
@@ -38,7 +39,9 @@ def load(ground: Ground, model: str, ram_reclaim: str | None, no_prewarm: bool, 
 
     path = Path(file_of(running_settings(ground), ground.node, model)[1].path)
     info = inspect(path)
-    click.echo(f"{info.name}: {info.architecture}, {info.quantization}, {info.layers} layers, {gib(info.size_bytes)}")
+    click.echo(
+        f"{info.name}: {info.architecture}, {info.quantization}, {count(info.layers, 'layer')}, {gib(info.size_bytes)}"
+    )
     click.echo(_outlook(ground, model, info.size_bytes, ram_reclaim, not no_prewarm))
     before = cached_bytes(info.shards)
     start_house(ground, "", False, timeout)

@@ -31,21 +31,28 @@ node_option = click.option("--node", default="", help="The machine that is asked
 timeout_option = click.option(
     "--timeout", default=PATIENCE_S, show_default=True, type=SECONDS, help="Seconds to watch; it goes on even so."
 )
+reclaim_option = click.option(
+    "--ram-reclaim", type=click.Choice(["off", "on", "auto"]), help="Instead of what the settings say."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
 @click.command()
 @click.option("-m", "--model", default="", help="A name in the settings, a GGUF file, or a file that the agent found.")
-@click.option(
-    "--ram-reclaim", default="", type=click.Choice(["", "off", "on", "auto"]), help="Instead of the settings."
-)
+@reclaim_option
 @click.option("--skip-version-check", is_flag=True, help="Use machines of the pool whose engine does not match.")
 @node_option
 @timeout_option
 @json_option
 @click.pass_obj
 def start(
-    ground: Ground, model: str, ram_reclaim: str, skip_version_check: bool, node: str, timeout: float, as_json: bool
+    ground: Ground,
+    model: str,
+    ram_reclaim: str | None,
+    skip_version_check: bool,
+    node: str,
+    timeout: float,
+    as_json: bool,
 ) -> ExitCode:
     """Serve a model; without a name, the default one of the settings. Where nothing runs, `twd up -d` comes first."""
     name = model or ground.settings.default_model
@@ -56,7 +63,7 @@ def start(
     start_house(ground, node, as_json, timeout, ("--skip-version-check",) if skip_version_check else ())
     place = NodeId(node) or ground.node
     wish = ModelWanted(
-        node=place, model=local_name(name, node), ram_reclaim=ram_reclaim, skip_version_check=skip_version_check
+        node=place, model=local_name(name, node), ram_reclaim=ram_reclaim or "", skip_version_check=skip_version_check
     )
     return change(ground, wish, timeout, as_json)
 
@@ -274,7 +281,11 @@ class Follower:
                 if told.change != change:
                     continue
                 if told.step is not ChangeStep.FAILED:
-                    self._say(f"{told.model}: {told.note}" if told.step not in ENDS else told.note)
+                    self._say(
+                        told.note
+                        if told.step in ENDS or told.note.startswith(told.model)
+                        else f"{told.model}: {told.note}"
+                    )
                 if told.step in ENDS:
                     return told
             seen = len(self._told)

@@ -12,6 +12,7 @@ from twd.cli.errors import CommandError
 from twd.cli.life_core import is_path
 from twd.cli.models import file_of
 from twd.kit.exit_codes import ExitCode
+from twd.kit.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +52,9 @@ def plan(ground: Ground, model: str, ctx: int, sessions: int, as_json: bool) -> 
     else:
         shape = wanted.shape
         layers = len(shape.layer_bytes) if shape is not None else 0
-        click.echo(f"{wanted.name}: {layers} layers, {wanted.ctx} tokens x {wanted.sessions} sessions")
+        click.echo(
+            f"{wanted.name}: {count(layers, 'layer')}, {count(wanted.sessions, 'session')} of {wanted.ctx} tokens"
+        )
         _print_decision(decision, len(nodes))
         for line in forecast:
             click.echo(line)
@@ -164,26 +167,26 @@ def _decide(
 
 def _print_decision(decision: "PlacementDecided", machines: int) -> None:
     from twd.cli.output import show, table
-    from twd.coordinator.advice import size
     from twd.coordinator.taken import total
+    from twd.engine.memory import gib
 
     if decision.slices:
         rows = table("machine", "device", "layers", "weights", "cache", "other", "of free", "ms", "")
         for piece in decision.slices:
             layers = f"{piece.first}-{piece.end - 1}" if piece.end > piece.first else "none"
             numbers = (piece.weight_bytes, piece.kv_bytes, piece.other_bytes, piece.free_bytes)
-            sizes = (size(number) for number in numbers)
+            sizes = (gib(number) for number in numbers)
             rows.add_row(piece.node, piece.device, layers, *sizes, f"{piece.ms:.3g}", _role(piece))
         show(rows)
         click.echo(
             f"about {decision.plain_tok_s:.3g} tokens/s plain, {decision.speculative_tok_s:.3g} with a drafter that is "
-            f"right three times in four; an estimate from {machines} machine(s)"
+            f"right three times in four; an estimate from {count(machines, 'machine')}"
         )
         for line in _ways(decision):
             click.echo(line)
         for piece in decision.spares:
             layers = f"layers {piece.first}-{piece.end - 1}" if piece.end > piece.first else "the output head"
-            click.echo(f"spare: {layers} on {piece.node}/{piece.device}, {size(total(piece))}")
+            click.echo(f"spare: {layers} on {piece.node}/{piece.device}, {gib(total(piece))}")
     else:
         click.echo("it fits nowhere as it is")
     for note in decision.notes:
@@ -194,13 +197,12 @@ def _print_decision(decision: "PlacementDecided", machines: int) -> None:
 
 def _ways(decision: "PlacementDecided") -> "Iterator[str]":
     """The way to each other machine, and whether its figures were measured or assumed."""
-    from twd.coordinator.advice import size
     from twd.coordinator.placement import Link
 
     for node in dict.fromkeys(piece.node for piece in decision.slices if piece.node != decision.home):
         rtt_ms, carried = decision.links.get(node), decision.bandwidths.get(node)
         far = f"{rtt_ms:g} ms" if rtt_ms is not None else f"{Link().rtt_s * 1000:g} ms (assumed)"
-        wide = f"{size(carried)}/s" if carried else f"{size(int(Link().bytes_s))}/s (assumed)"
+        wide = f"{carried / 1e6:.0f} MB/s" if carried else f"{Link().bytes_s / 1e6:.0f} MB/s (assumed)"
         yield f"way: {decision.home} to {node}: {far}, {wide}"
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from twd.kit.exit_codes import ExitCode
+from twd.kit.words import count
 
 _folder = click.option(
     "--folder", default="bus_schemas", type=click.Path(file_okay=False, path_type=Path), show_default=True
@@ -25,7 +26,7 @@ def write_schemas(folder: Path) -> ExitCode:
     touched = schema.write(folder)
     for path in touched:
         click.echo(path)
-    click.echo(f"{len(touched)} files changed in {folder}")
+    click.echo(f"{count(len(touched), 'file')} changed in {folder}")
     return ExitCode.OK
 
 

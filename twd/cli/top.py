@@ -18,6 +18,7 @@ from twd.kit.pools import Pools
 from twd.kit.run_service import StopRequests
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.kit.tasks import heard
+from twd.kit.words import count
 from twd.wire.codec import Rejected, decode
 from twd.wire.job import TokensAccepted
 from twd.wire.ring import FrameRefused, RingMeasured
@@ -144,7 +145,7 @@ def headline(pool: PoolState) -> str:
     parts = [
         f"{pool.model}: {pool.engine or 'pool'} of {len(pool.stages)}, home {pool.home or '?'}, {pool.state}",
         f"{pool.tok_s:.1f} tokens/s now",
-        f"{pool.sessions} sessions" + (f" and {pool.waiting} waiting" if pool.waiting else ""),
+        count(pool.sessions, "session") + (f" and {pool.waiting} waiting" if pool.waiting else ""),
         f"waste {pool.waste:.2f}" if pool.waste else "",
         forecast(pool),
     ]

@@ -12,6 +12,7 @@ import click
 
 from twd.cli.context import Ground
 from twd.kit.exit_codes import ExitCode
+from twd.kit.words import count
 
 if TYPE_CHECKING:
     from twd.cli.tune_core import Machine, Need, Proposal
@@ -112,16 +113,15 @@ def _times(path: Path, cores: int, threads: int) -> dict[int, float]:
 def _show(machine: "Machine", need: "Need | None", found: "list[Proposal]", rate: float) -> None:
     from twd.engine.memory import gib
 
-    click.echo(
-        f"{machine.cores} cores, {machine.threads} threads; one of them reads {machine.bandwidth / 1e9:.1f} GB/s"
-    )
+    processor = f"{count(machine.cores, 'core')}, {count(machine.threads, 'thread')}"
+    click.echo(f"{processor}; one of them reads {machine.bandwidth / 1e9:.1f} GB/s")
     swap = f"swap {gib(machine.swap_free)} of {gib(machine.swap_total)} free"
     click.echo(f"memory {gib(machine.available)} of {gib(machine.total)} free, {swap}")
     if machine.device_bytes:
         click.echo(f"devices with {gib(machine.device_bytes)} free")
     if need is not None:
         kv = gib(need.kv_bytes(need.ctx_size, need.model.parallel))
-        sessions = f"{need.model.parallel} sessions of {need.ctx_size} tokens take {kv}"
+        sessions = f"{count(need.model.parallel, 'session')} of {need.ctx_size} tokens: {kv}"
         click.echo(f"{need.name}: {need.info.quantization}, {gib(need.info.weight_bytes)}; {sessions}")
         click.echo(f"one thread's share of the memory allows about {rate:.1f} tok/s without drafts")
     if machine.token_ms:

@@ -67,7 +67,8 @@ class Board:
         """A process ended, and will be started again."""
         row = self.rows.setdefault(name, Row(name=name))
         row.stage, row.restarts, row.pid = Stage.RESTARTING, restarts + 1, 0
-        row.note = f"exit code {code}, again in {retry_in_s:g} s" + (f": {problem[:200]}" if problem else "")
+        again = f"again in {retry_in_s:g} s" if retry_in_s else "again at once"
+        row.note = f"exit code {code}, {again}" + (f": {problem[:200]}" if problem else "")
 
     def ends(self, stage: Stage) -> None:
         """Everything was told to end, or has ended: from now on leases count for nothing."""

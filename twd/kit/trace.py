@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from twd.kit.words import count
 from twd.wire.base import Event
 from twd.wire.draft import DrafterAttached, DrafterChecked, DraftGranted, DraftProposed, SessionOpened
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobStarted, JobSubmitted, TokensAccepted
@@ -91,20 +92,25 @@ def _submitted(e: JobSubmitted) -> str:
 
 
 def _started(e: JobStarted) -> str:
-    return f"{e.prompt_tokens} prompt tokens, {e.cached_tokens} of them cached, seed {e.seed}, attempt {e.attempt}"
+    read = f"{count(e.prompt_tokens, 'prompt token')}, {e.cached_tokens} of them cached"
+    return f"{read}, seed {e.seed}, attempt {e.attempt}"
 
 
 def _accepted(e: TokensAccepted) -> str:
     checked = f", {e.taken} of {e.checked} guesses taken" if e.checked else ""
-    return f"{len(e.tokens)} tokens from {e.index}{checked}"
+    return f"{count(len(e.tokens), 'token')} from {e.index}{checked}"
+
+
+def _proposed(e: DraftProposed) -> str:
+    return f"{count(len(e.tokens), 'guess', 'guesses')} at {e.at} by {e.drafter}{'' if e.more else ', and rests'}"
 
 
 def _finished(e: JobFinished) -> str:
     s = e.stats
     speed = f", {s.completion_tokens / s.decode_ms * 1000:.1f} tokens/s" if s.decode_ms else ""
     times = f"queued {s.queued_ms:.0f} ms, prefill {s.prefill_ms:.0f} ms, decode {s.decode_ms:.0f} ms"
-    guesses = f"{s.taken} of {s.checked} guesses taken"
-    return f"{e.reason}: {s.completion_tokens} tokens in {s.passes} passes, {guesses}; {times}{speed}"
+    made = f"{count(s.completion_tokens, 'token')} in {count(s.passes, 'pass', 'passes')}"
+    return f"{e.reason}: {made}, {s.taken} of {s.checked} guesses taken; {times}{speed}"
 
 
 def _failed(e: JobFailed) -> str:
@@ -112,8 +118,8 @@ def _failed(e: JobFailed) -> str:
 
 
 def _exited(e: ServiceExited) -> str:
-    retry = f", again in {e.retry_in_ms} ms" if e.retry_in_ms >= 0 else ""
-    return f"{e.service} (pid {e.pid}) ended with {e.exit_code}, {e.restarts} restarts before{retry}"
+    retry = "" if e.retry_in_ms < 0 else f", again in {e.retry_in_ms} ms" if e.retry_in_ms else ", again at once"
+    return f"{e.service} (pid {e.pid}) ended with {e.exit_code}, {count(e.restarts, 'restart')} before{retry}"
 
 
 def _checked(e: DrafterChecked) -> str:
@@ -133,9 +139,9 @@ _DESCRIBERS: dict[type[Event], Callable[[Any], str]] = {
     JobFinished: _finished,
     JobFailed: _failed,
     JobCancelled: lambda e: e.reason or "its owner no longer wants it",
-    SessionOpened: lambda e: f"{e.session} of {e.model} on {e.node}, {e.credit} tokens of credit",
-    DraftProposed: lambda e: f"{len(e.tokens)} guesses at {e.at} by {e.drafter}{'' if e.more else ', and rests'}",
-    DraftGranted: lambda e: f"{e.drafter} may run {e.credit} tokens ahead",
+    SessionOpened: lambda e: f"{e.session} of {e.model} on {e.node}, {count(e.credit, 'token')} of credit",
+    DraftProposed: _proposed,
+    DraftGranted: lambda e: f"{e.drafter} may run {count(e.credit, 'token')} ahead",
     DrafterAttached: lambda e: f"{e.drafter} drafts with {e.model}, {e.token_ms:g} ms a token",
     DrafterChecked: _checked,
     ModelLoading: lambda e: f"{e.model} on {e.node}: {e.stage} {e.progress:.0%}",
