@@ -69,11 +69,12 @@ def test_figures_and_savings() -> None:
         {{failure: {{code: "cancelled"}}}},
       ];
       console.log(JSON.stringify([f.overall(jobs), f.byDrafter(jobs), f.byPosition(jobs), f.savings(1e6, 1, 2),
-        f.quantile([3, 1, 2], 0.5), f.quantile([], 0.5), f.overall([])]));
+        f.quantile([3, 1, 2], 0.5), f.quantile([], 0.5), f.overall([]),
+        ["ok", "loading", "failed"].map(f.tone)]));
     """
     done = subprocess.run(["node", "--input-type=module", "-e", script], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
-    overall, drafters, positions, savings, median, nothing, empty = json.loads(done.stdout)
+    overall, drafters, positions, savings, median, nothing, empty, tones = json.loads(done.stdout)
     assert overall["acceptance"] == 0.5
     assert overall["perPass"] == 2
     assert overall["speed"] == 100
@@ -84,6 +85,24 @@ def test_figures_and_savings() -> None:
     assert savings == {"whole": 30, "saved": 15}
     assert (median, nothing) == (2, None)
     assert empty["acceptance"] is None
+    assert tones == ["ok", "quiet", "bad"]
+
+
+@needs_node
+def test_drafters_are_known_by_model_and_machine_over_their_restarts() -> None:
+    script = f"""
+      import * as f from "{(FOLDER / "figures.js").as_uri()}";
+      const share = (drafter) => ({{stats: {{drafters: [{{drafter, checked: 10, taken: 5}}]}}}});
+      const names = new Map(f.drafterNames([
+        {{service: "drafter", instance: "drafter.vm.now", node: "vm", facts: {{model: "small"}}}},
+        {{service: "edge", instance: "edge.vm.x", node: "vm", facts: {{}}}},
+      ]));
+      console.log(JSON.stringify(f.byDrafter([share("small@vm"), share("drafter.vm.now"), share("ngram")], names)));
+    """
+    assert in_node(script) == [
+        {"drafter": "small@vm", "checked": 20, "taken": 10},
+        {"drafter": "ngram", "checked": 10, "taken": 5},
+    ]
 
 
 STAND_INS = """

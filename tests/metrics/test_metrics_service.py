@@ -19,7 +19,16 @@ from twd.metrics.service import Metrics
 from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.codec import decode, encode
 from twd.wire.draft import SessionOpened
-from twd.wire.job import CALIBRATION, FinishReason, JobFinished, JobStarted, JobStats, JobSubmitted, Prompt
+from twd.wire.job import (
+    CALIBRATION,
+    DrafterShare,
+    FinishReason,
+    JobFinished,
+    JobStarted,
+    JobStats,
+    JobSubmitted,
+    Prompt,
+)
 from twd.wire.model import VocabFingerprint
 from twd.wire.routes import subject_of
 from twd.wire.service import Health
@@ -133,6 +142,26 @@ async def test_history_survives_a_restart_without_anybodys_words(tmp_path: Path)
     assert "1 lines" in third.note
     assert third.health is Health.OK
     await third.stop()
+
+
+async def test_ends_are_kept_with_names_that_outlive_processes(tmp_path: Path) -> None:
+    broker = MemoryBroker()
+    metrics = await start(broker, tmp_path)
+    metrics.counting.meet("drafter.desk.x1", "small")
+    tell(broker, JobStarted(job=JOB, attempt=1, session=SESSION, model=MODEL, prompt_tokens=3))
+    shares = [DrafterShare(drafter=name, checked=4, taken=2) for name in ("drafter.desk.x1", "ngram")]
+    stats = JobStats(drafters=shares)
+    tell(broker, JobFinished(job=JOB, attempt=1, reason=FinishReason.STOP, stats=stats, session=SESSION))
+    await until(lambda: metrics.memory.sizes["ended"] == 1, "the end is heard")
+    await metrics.stop()
+
+    broker = MemoryBroker()
+    again = await start(broker, tmp_path)
+    (end,) = await history(broker)
+    assert isinstance(end, JobFinished)
+    assert end.model == MODEL
+    assert [share.drafter for share in end.stats.drafters] == ["small@desk", "ngram"]
+    await again.stop()
 
 
 async def test_a_disk_that_takes_nothing_ends_no_service(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -10,12 +13,17 @@ from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.kit.asking import read_answer
 from twd.kit.exit_codes import ExitCode
+from twd.kit.overseer import read_lease
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.kit.trace import Step, merge_runs, tell
 from twd.wire.base import Event, EventId, InstanceId, JobId
 from twd.wire.codec import Rejected, decode, encode
 from twd.wire.job import JobFailed, JobFinished
 from twd.wire.routes import subject_of
 from twd.wire.trace import HistoryReported, HistoryRequested, TraceReported, TraceRequested
+
+if TYPE_CHECKING:
+    from twd.bus.nats_bus import NatsBus
 
 ANSWER_S = 5.0
 
@@ -29,14 +37,14 @@ def trace(ground: Ground, job: str, as_json: bool, every_step: bool) -> ExitCode
     """The story of JOB in order, with durations. Without JOB: the jobs that ended lately."""
     if not job:
         return _history(ground, as_json)
-    answer = asyncio.run(_ask(ground, TraceRequested(job=JobId(job))))
+    answer, names = asyncio.run(_ask_story(ground, JobId(job)))
     if not isinstance(answer, TraceReported) or not answer.events:
         raise CommandError(ExitCode.NOT_FOUND, f"nobody remembers a job {job!r}; `twd trace` lists the last ones")
     if as_json:
         for raw in answer.events:
             click.echo(bytes(raw))
         return ExitCode.OK
-    steps = tell(_events(answer.events))
+    steps = [replace(step, what=_with_names(step.what, names)) for step in tell(_events(answer.events))]
     _print(steps if every_step else merge_runs(steps))
     if answer.forgotten:
         click.echo(f"({answer.forgotten} events in the middle are no longer remembered)")
@@ -45,8 +53,29 @@ def trace(ground: Ground, job: str, as_json: bool, every_step: bool) -> ExitCode
 
 async def _ask(ground: Ground, question: Event) -> Event | Rejected:
     async with ground.bus("admin") as bus:
-        stamped = msgspec.structs.replace(question, id=EventId("ask"), source=InstanceId("cli"))
-        return read_answer(await bus.request(subject_of(question), encode(stamped), timeout_s=ANSWER_S))
+        return await _answer(bus, question)
+
+
+async def _answer(bus: "NatsBus", question: Event) -> Event | Rejected:
+    stamped = msgspec.structs.replace(question, id=EventId("ask"), source=InstanceId("cli"))
+    return read_answer(await bus.request(subject_of(question), encode(stamped), timeout_s=ANSWER_S))
+
+
+async def _ask_story(ground: Ground, job: JobId) -> tuple[Event | Rejected, dict[str, str]]:
+    """The story; and what the drafters that are there now draft with, by instance."""
+    async with ground.bus("admin") as bus:
+        answer = await _answer(bus, TraceRequested(job=job))
+        entries = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
+    leases = [lease for entry in entries if (lease := read_lease(entry.value)) is not None]
+    drafters = [lease for lease in leases if lease.service == "drafter" and lease.facts.get("model")]
+    return answer, {lease.instance: f"{lease.facts['model']}@{lease.node}" for lease in drafters}
+
+
+def _with_names(what: str, names: dict[str, str]) -> str:
+    """Drafters by what they draft with: instances have another name after each start."""
+    for instance, name in names.items():
+        what = what.replace(instance, name)
+    return what
 
 
 def _events(raws: list[msgspec.Raw]) -> list[Event]:
@@ -72,10 +101,24 @@ def _history(ground: Ground, as_json: bool) -> ExitCode:
     if as_json:
         click.echo(json.dumps([json.loads(encode(event)) for event in ended]))
         return ExitCode.OK
+    if not ended:
+        click.echo("no job has ended yet")
+    else:
+        _print_history(ended)
+    return ExitCode.OK
+
+
+def _print_history(ended: list[Event]) -> None:
+    from rich.markup import escape
+
+    from twd.cli.output import show, table
+
+    rows = table("job", "ended", "model", "how", "tokens", "tokens/s", "guesses right")
     for event in ended:
         if isinstance(event, JobFinished | JobFailed):
             how = event.reason.value if isinstance(event, JobFinished) else event.failure.code.value
-            click.echo(f"{event.job}  {how}  {event.stats.completion_tokens} tokens")
-    if not ended:
-        click.echo("no job has ended yet")
-    return ExitCode.OK
+            stats, at = event.stats, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at_ms / 1000))
+            speed = f"{stats.completion_tokens / stats.decode_ms * 1000:.1f}" if stats.decode_ms else "-"
+            right = f"{stats.taken / stats.checked:.0%}" if stats.checked else "-"
+            rows.add_row(event.job, at, escape(event.model) or "-", how, str(stats.completion_tokens), speed, right)
+    show(rows)

@@ -4,12 +4,14 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
 
+from msgspec.structs import replace
+
 from twd.kit.job_owner import LOSSES
 from twd.metrics import families as f
 from twd.metrics.families import Figures, Names
 from twd.metrics.lives import Life, Lives
 from twd.metrics.rings import Rings
-from twd.wire.base import Event
+from twd.wire.base import Event, ModelId
 from twd.wire.draft import DrafterAttached, DraftProposed
 from twd.wire.failures import FailureCode
 from twd.wire.job import (
@@ -58,6 +60,16 @@ class Counting:
         self._drafters[instance] = f"{model}@{node}" if node else model
         if len(self._drafters) > DRAFTERS_KEPT:
             self._drafters.popitem(last=False)
+
+    def named(self, event: JobFinished | JobFailed) -> JobFinished | JobFailed:
+        """The end of a job as it is kept: with names of its model and drafters that outlive their processes."""
+        shares = [replace(share, drafter=self._lasting(share.drafter)) for share in event.stats.drafters]
+        life = self.lives.open.get(event.job)
+        model = event.model or ModelId(life.model if life else "")
+        return replace(event, model=model, stats=replace(event.stats, drafters=shares))
+
+    def _lasting(self, drafter: str) -> str:
+        return drafter if "@" in drafter else self.drafter(drafter)
 
     def hear(self, event: Event, now: float) -> None:
         """Count one event."""

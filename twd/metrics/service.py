@@ -72,7 +72,8 @@ class Metrics(Service):
         if self.note:
             self.log.warning("%s", self.note)
         for end in self._job_log.ends:
-            self.memory.recall(end, encode(end))
+            named = self.counting.named(end)
+            self.memory.recall(named, encode(named))
 
     def _hear(self, message: Message) -> None:
         event = decode(message.data)
@@ -80,10 +81,13 @@ class Metrics(Service):
             self.counting.figures.add(UNREAD)
             self._reject(message, event.reason)  # not every broadcast has another reader who would tell
             return
-        self.memory.hear(event, _lean(event, message.data))
-        self.counting.hear(event, self.clock.now())
         if isinstance(event, JobFinished | JobFailed) and not event.job.startswith(CALIBRATION):
-            self._keep(event)
+            kept = self.counting.named(event)
+            self.memory.hear(kept, encode(kept))
+            self._keep(kept)
+        else:
+            self.memory.hear(event, _lean(event, message.data))
+        self.counting.hear(event, self.clock.now())
 
     def _keep(self, event: JobFinished | JobFailed) -> None:
         if isinstance(event, JobFinished) and not self._keep_words:

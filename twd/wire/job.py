@@ -236,6 +236,8 @@ class JobFinished(Event, frozen=True, tag="twd.v1.job.finished"):
     seed: Seed = 0
     stop: str = ""
     session: SessionId = SessionId("")
+    model: ModelId = ModelId("")
+    """Filled in by who remembers how jobs ended."""
 
 
 class JobFailed(Event, frozen=True, tag="twd.v1.job.failed"):
@@ -246,3 +248,5 @@ class JobFailed(Event, frozen=True, tag="twd.v1.job.failed"):
     failure: Failure
     stats: JobStats = JobStats()
     session: SessionId = SessionId("")
+    model: ModelId = ModelId("")
+    """Filled in by who remembers how jobs ended."""

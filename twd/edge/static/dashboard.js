@@ -2,13 +2,14 @@
 
 import { enter, getJson, leave } from "./api.js";
 import { byId, make, percent, round } from "./dom.js";
-import { acceptance, byDrafter, byPosition, failed, firstToken, overall, perPass, savings, speed } from "./figures.js";
+import { acceptance, byDrafter, byPosition, drafterNames, failed, firstToken, overall, perPass, savings, speed, tone } from "./figures.js";
 import { poolBlock } from "./pools.js";
 
 const STATUS_MS = 3000;
 const MOST = 200;
 let jobs = [];
 let unremembered = "";
+const names = new Map();
 
 // -- drawing -------------------------------------------------------------------------------------
 
@@ -20,18 +21,23 @@ function row(...cells) {
   return make("tr", {}, ...cells);
 }
 
+function modelState({ ready, note }) {
+  return ready ? "ready" : note?.startsWith("is loading") ? "loading" : "failed";
+}
+
 function drawStatus(status) {
   const { edge } = status;
+  for (const [instance, name] of drafterNames(status.services)) names.set(instance, name);
   const warnings = [...status.warnings, unremembered].filter(Boolean);
   byId("warnings").replaceChildren(...warnings.map((text) => make("p", {}, text)));
   byId("warnings").classList.toggle("hidden", !warnings.length);
   byId("models").replaceChildren(...status.models.map(({ id, twd }) => row(
     cell(twd.default ? `${id} (default)` : id),
-    cell(twd.ready ? (twd.exact === false ? "ready, near" : "ready") : twd.note ?? "not ready", twd.ready ? "ok" : "bad"),
+    cell(twd.ready ? (twd.exact === false ? "ready, near" : "ready") : twd.note ?? "not ready", tone(modelState(twd))),
     cell(twd.replicas), cell(twd.ctx_size), cell(twd.quantization),
   )));
   byId("services").replaceChildren(...status.services.map((one) => row(
-    cell(one.node), cell(one.service), cell(one.note ? `${one.health}: ${one.note}` : one.health, one.health === "ok" ? "ok" : "bad"),
+    cell(one.node), cell(one.service), cell(one.note ? `${one.health}: ${one.note}` : one.health, tone(one.health)),
     cell(one.pid), cell(one.version), cell(`${round(one.age_s, 0)} s ago`),
   )));
   byId("pools-section").classList.toggle("hidden", !status.pools.length);
@@ -55,7 +61,7 @@ function drawFigures(edge) {
 
 function drawJobs() {
   byId("jobs").replaceChildren(...jobs.slice(0, 50).map(jobRow));
-  byId("drafters").replaceChildren(...byDrafter(jobs).map((one) => row(cell(one.drafter), cell(one.checked), cell(one.taken), cell(percent(one.taken / one.checked)))));
+  byId("drafters").replaceChildren(...byDrafter(jobs, names).map((one) => row(cell(one.drafter), cell(one.checked), cell(one.taken), cell(percent(one.taken / one.checked)))));
   byId("depth").replaceChildren(...byPosition(jobs).map(depthItem));
   drawSpeed(jobs.map(speed).filter(Number.isFinite).slice(0, 60).reverse());
   drawSavings();

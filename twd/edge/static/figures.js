@@ -31,6 +31,12 @@ export function failed(job) {
   return Boolean(job.failure) && job.failure.code !== "cancelled";
 }
 
+// The colour of a state: what is on its way is no trouble.
+export function tone(state) {
+  if (["ok", "ready"].includes(state)) return "ok";
+  return ["starting", "loading", "draining"].includes(state) ? "quiet" : "bad";
+}
+
 const sum = (values) => values.reduce((total, value) => total + (value ?? 0), 0);
 const stat = (jobs, name) => sum(jobs.map((job) => job.stats?.[name]));
 
@@ -49,13 +55,20 @@ export function overall(jobs) {
   };
 }
 
-export function byDrafter(jobs) {
+// An instance has another name after each start; people know a drafter by its model and machine.
+export function drafterNames(services) {
+  const drafters = services.filter(({ service, facts }) => service === "drafter" && facts?.model);
+  return drafters.map(({ instance, node, facts }) => [instance, `${facts.model}@${node}`]);
+}
+
+export function byDrafter(jobs, names = new Map()) {
   const found = new Map();
   for (const share of jobs.flatMap((job) => job.stats?.drafters ?? [])) {
-    const known = found.get(share.drafter) ?? { drafter: share.drafter, checked: 0, taken: 0 };
+    const drafter = names.get(share.drafter) ?? share.drafter;
+    const known = found.get(drafter) ?? { drafter, checked: 0, taken: 0 };
     known.checked += share.checked ?? 0;
     known.taken += share.taken ?? 0;
-    found.set(share.drafter, known);
+    found.set(drafter, known);
   }
   return [...found.values()].sort((one, other) => other.taken - one.taken);
 }

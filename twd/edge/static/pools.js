@@ -1,6 +1,7 @@
 // Models on several machines: their stages in order, what each computes, and what goes over the links.
 
 import { make, percent, round } from "./dom.js";
+import { tone } from "./figures.js";
 
 const HEADINGS = ["Machine", "Layers", "State", "ms", "Planned ms", "Queue ms", "Busy", "Waste", "Dropped", "Link", "RTT ms", "Bytes a token"];
 
@@ -20,7 +21,7 @@ function cells(stage) {
 
 function stageRow(stage) {
   const row = cells(stage).map((content) => make("td", {}, String(content)));
-  row[2].className = stage.state === "ready" ? "ok" : "bad";
+  row[2].className = tone(stage.state);
   const share = make("meter", { min: 0, max: 1, high: 0.9, value: stage.busy, title: `busy ${percent(stage.busy)}` });
   if (stage.passes) row[6].append(" ", share);
   return make("tr", {}, ...row);
