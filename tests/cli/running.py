@@ -18,7 +18,7 @@ from twd.engine.demo_model import demo_model
 from twd.kit.ports import free_port
 
 TWD = (sys.executable, "-P", "-m", "twd")
-TIMEOUT_S = 60
+TIMEOUT_S = 180
 
 
 class Installed:
