@@ -25,14 +25,6 @@ def cost(rows: int) -> float:
     return 10.0 + rows
 
 
-@given(chances, st.floats(0.0, 50.0))
-def test_the_best_cut_is_the_best(path: list[float], spent: float) -> None:
-    cut, rate = best_cut(path, cost, spent)
-    rates = [(1 + sum(path[:k])) / (spent + cost(k + 1)) for k in range(len(path) + 1)]
-    assert rate == pytest.approx(max(rates))
-    assert rates[cut] == pytest.approx(max(rates))
-
-
 @given(st.lists(chances, min_size=1, max_size=5), st.integers(1, 12))
 def test_a_common_width_is_never_worse_than_plain(paths: list[list[float]], limit: int) -> None:
     width = common_width(paths, cost, limit)
@@ -106,18 +98,6 @@ def test_credit_ends_where_guesses_cannot_pay() -> None:
 @given(st.floats(0.0, 0.999), st.integers(0, 20))
 def test_expected_tokens_is_the_sum_of_chances(chance: float, drafts: int) -> None:
     assert expected_tokens(chance, drafts) == pytest.approx(sum(chance**i for i in range(1, drafts + 1)))
-
-
-def test_a_calibration_learns_what_a_confidence_is_worth() -> None:
-    record = Calibration()
-    assert record.chance(0.6) == pytest.approx(0.6)
-    for _ in range(200):
-        record.learn(0.75, right=True)
-    assert record.chance(0.75) > 0.95
-    for _ in range(200):
-        record.learn(0.9, right=False)
-    assert record.chance(0.9) < 0.1
-    assert record.chance(0.2) == pytest.approx(0.2)
 
 
 def test_branches_do_not_count_against_their_drafter() -> None:
