@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from twd.engine.window import Target
 from twd.guess.ngram import MIN_MATCH
-from twd.kit.settings import Settings
+from twd.kit.settings import Model, Settings
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.draft import DeviceKind
 from twd.wire.model import VocabFingerprint
@@ -46,6 +47,21 @@ class Limits:
     """On what the target computes; drafters on the same device take turns with it."""
     needs_drafters: bool = False
     """A job that may speculate fails where no drafter is there, instead of going on without."""
+
+
+def usual_limits(target: Target, name: ModelId, model: Model, settings: Settings) -> Limits:
+    """The bounds of whatever checks guesses for a model, as far as the settings and the target's size tell them."""
+    ngram = settings.speculation.ngram
+    return Limits(
+        slots=target.n_slots,
+        ctx_size=target.ctx_size,
+        max_queue=settings.edge.max_queue,
+        max_window=window_limit(settings, target.window_max),
+        ngram=ngram.enabled,
+        ngram_match=ngram.min_match,
+        stream_ms=model.stream_ms,
+        needs_drafters=needs_drafters(settings, name),
+    )
 
 
 def window_limit(settings: Settings, window_max: int) -> int:

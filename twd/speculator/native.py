@@ -12,7 +12,7 @@ from twd.kit.home import Home
 from twd.kit.progress import Progress
 from twd.kit.service import Surroundings
 from twd.kit.settings import Model, Settings
-from twd.speculator.bounds import Limits, needs_drafters, window_limit
+from twd.speculator.bounds import Limits, usual_limits
 from twd.speculator.embeddings import Embedding
 from twd.speculator.loaded import Load
 from twd.speculator.planning import PROMPT_ROWS
@@ -124,20 +124,18 @@ def load_plan(name: ModelId, model: Model, memory: Path | None = None) -> LoadPl
 def limits_of(native: NativeModel, model: Model, settings: Settings) -> Limits:
     """The bounds of a speculator over this model."""
     target = native.target
-    return Limits(
-        slots=target.n_slots,
-        ctx_size=target.ctx_size,
-        max_queue=settings.edge.max_queue,
-        max_window=window_limit(settings, target.window_max),
+    return replace(
+        usual_limits(target, native.facts.model, model, settings),
         prefill_rows=max(PROMPT_ROWS, target.window_max),
         tree=target.trees,
         can_rollback=target.can_rollback,
         device=native.device,
-        ngram=settings.speculation.ngram.enabled,
-        ngram_match=settings.speculation.ngram.min_match,
-        stream_ms=model.stream_ms,
-        needs_drafters=needs_drafters(settings, native.facts.model),
     )
+
+
+def preparer_of(native: NativeModel, draw_seed: Callable[[], int]) -> Preparer:
+    """What prepares the jobs of a model in this process."""
+    return Preparer(native.model.vocab, native.template, native.pickers, draw_seed, native.target.ctx_size)
 
 
 def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> Load:
@@ -150,8 +148,7 @@ def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> L
         care.prepare(progress)
         native = load_native(replace(plan, use_mmap=care.plan.mapped), care.watch(progress))
         care.finish()
-        preparer = Preparer(native.model.vocab, native.template, native.pickers, draw_seed, native.target.ctx_size)
-        return NativeTarget(native, preparer, limits_of(native, model, settings))
+        return NativeTarget(native, preparer_of(native, draw_seed), limits_of(native, model, settings))
 
     return load
 

@@ -22,7 +22,7 @@ from twd.kit.settings import Settings
 from twd.kit.tasks import heard
 from twd.kit.tcp_info import LinkCount, count_links
 from twd.speculator.loaded import Load, LoadedModel
-from twd.speculator.pool_core import Assembly, Member, pass_deadline_s, replaced, silent, still_placed
+from twd.speculator.pool_core import Assembly, Member, pass_deadline_s, replaced, shown_piece, silent, still_placed
 from twd.speculator.pool_view import PoolView
 from twd.speculator.service import Speculator
 from twd.wire.base import ModelId
@@ -287,9 +287,7 @@ def _never(progress: Progress) -> LoadedModel:
 
 
 def _shown(member: Member) -> str:
-    piece = member.slice
-    layers = f"layers {piece.first}-{piece.end - 1}" if piece.end > piece.first else "no layers"
-    return f"{member.name} {layers}{', head' if piece.head else ''}"
+    return shown_piece(member.name, member.slice)
 
 
 def hung_up(over: Assembly) -> str:

@@ -235,3 +235,9 @@ def rpc_plan(assembly: Assembly, endpoints: Mapping[str, str]) -> PoolPlan:
     far = {member.slice.node for member in assembly.processes.values()}
     rtt_ms = sum(placement.links.get(node, 0.0) for node in far)
     return PoolPlan((*here, *away, *behind), head_here, rtt_ms)
+
+
+def shown_piece(holder: str, piece: Slice | StageReady) -> str:
+    """Who holds which layers, in words."""
+    layers = f"layers {piece.first}-{piece.end - 1}" if piece.end > piece.first else "no layers"
+    return f"{holder} {layers}{', head' if piece.head else ''}"

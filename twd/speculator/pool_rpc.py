@@ -17,10 +17,9 @@ from twd.kit.service import Surroundings
 from twd.kit.settings import Settings
 from twd.speculator.embeddings import Embedding
 from twd.speculator.loaded import Load, LoadedModel
-from twd.speculator.native import NativeTarget, limits_of, load_plan
+from twd.speculator.native import NativeTarget, limits_of, load_plan, preparer_of
 from twd.speculator.pool import PooledSpeculator
 from twd.speculator.pool_core import Assembly, Member, after_reaching, rpc_plan, uses_of
-from twd.speculator.preparing import Preparer
 from twd.wire.base import ModelId
 from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import FailureCode, TwdError
@@ -125,9 +124,8 @@ def rpc_speculator(ground: Surroundings, settings: Settings, name: str, replica:
             wanted = load_plan(model, entry, Home(settings.home_dir).cache)
             native = load_native(replace(wanted, pool=plan, gpu_layers=0), progress)
             native.facts = msgspec.structs.replace(native.facts, backend="rpc")
-            vocab, ctx_size = native.model.vocab, native.target.ctx_size
-            preparer = Preparer(vocab, native.template, native.pickers, ground.ids.seed, ctx_size)
-            return RpcTarget(native, preparer, replace(limits_of(native, entry, settings), device=assembly.device))
+            limits = replace(limits_of(native, entry, settings), device=assembly.device)
+            return RpcTarget(native, preparer_of(native, ground.ids.seed), limits)
 
         return load
 

@@ -22,6 +22,7 @@ from twd.ring.trial import pipe_of
 from twd.ring.trust import Trust, make_identity, ring_nonce
 from twd.ring.wiring import wirings
 from twd.speculator.loaded import Load, LoadedModel
+from twd.speculator.pool_core import shown_piece
 from twd.speculator.ring_model import RingModel, load_ring
 from twd.speculator.service import Speculator
 from twd.wire.base import InstanceId, ModelId, NodeId
@@ -238,7 +239,11 @@ class RingSpeculator(Speculator):
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """Besides, the ring's stages and links."""
-        facts = {**super().facts(), "engine": "ring", "pool": [_shown(stage) for stage in self._stages]}
+        facts = {
+            **super().facts(),
+            "engine": "ring",
+            "pool": [shown_piece(stage.node, stage) for stage in self._stages],
+        }
         if not isinstance(self.loaded, RingModel):
             return facts
         target, pipe = self.loaded.target, self.loaded.target.pipe
@@ -269,8 +274,3 @@ def _hash_of(path: Path) -> str:
 
 def _never(progress: object) -> LoadedModel:
     raise AssertionError("a model on a ring is loaded when the ring stands")
-
-
-def _shown(stage: StageReady) -> str:
-    layers = f"layers {stage.first}-{stage.end - 1}" if stage.end > stage.first else "no layers"
-    return f"{stage.node} {layers}{', head' if stage.head else ''}"

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,7 @@ from twd.ring.frames import SessionSpec
 from twd.ring.home import Home
 from twd.ring.target import RingTarget, SpecPicker, SpecReport
 from twd.ring.trial import Trial, pipe_of
-from twd.speculator.bounds import Limits, needs_drafters, window_limit
+from twd.speculator.bounds import Limits, usual_limits
 from twd.speculator.embeddings import Embedding
 from twd.speculator.preparing import Preparer, given_template
 from twd.speculator.ring_check import CutCheck
@@ -180,19 +180,12 @@ def _in_flight(settings: Settings) -> int:
 
 
 def _limits(target: RingTarget, name: ModelId, settings: Settings) -> Limits:
-    return Limits(
-        slots=target.n_slots,
-        ctx_size=target.ctx_size,
-        max_queue=settings.edge.max_queue,
-        max_window=window_limit(settings, target.window_max),
+    return replace(
+        usual_limits(target, name, settings.models[name], settings),
         prefill_rows=target.window_max,
         in_flight=target.in_flight,
         ahead=_AHEAD,
-        ngram=settings.speculation.ngram.enabled,
-        ngram_match=settings.speculation.ngram.min_match,
         device=DeviceKind.ELSEWHERE,
-        stream_ms=settings.models[name].stream_ms,
-        needs_drafters=needs_drafters(settings, name),
     )
 
 
