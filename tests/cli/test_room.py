@@ -11,8 +11,8 @@ import pytest
 from tests.gguf_tools.test_inspect import write
 from twd.cli.life_core import Manner
 from twd.cli.room import check_file, pool_manner, room_for
-from twd.coordinator.core import Observed
 from twd.coordinator.placement import MIB, RESERVE_BYTES
+from twd.coordinator.state import Observed
 from twd.kit.settings import Backend, Gpu, Model, Pool, Settings, Worker
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.failures import FailureCode, TwdError

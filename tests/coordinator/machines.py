@@ -1,8 +1,8 @@
 """Machines and wishes for tests of the coordinator."""
 
-from twd.coordinator.core import Observed, Wanted
 from twd.coordinator.placement import Shape
 from twd.coordinator.processes import WantedModel
+from twd.coordinator.state import Observed, Wanted
 from twd.kit.settings import Pool
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import CpuFacts, GpuFacts, MemoryFacts, NodeFacts, ProcessFacts, ProcessKind

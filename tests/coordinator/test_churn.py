@@ -8,10 +8,11 @@ import msgspec
 import pytest
 
 from tests.coordinator.machines import DESK, GIB, machine
-from twd.coordinator.core import Decide, Observed, Start, Stop, Wanted, plan
+from twd.coordinator.core import plan
 from twd.coordinator.devices import device_name
 from twd.coordinator.placement import Shape
 from twd.coordinator.processes import WantedModel
+from twd.coordinator.state import Decide, Observed, Start, Stop, Wanted
 from twd.coordinator.taken import total
 from twd.kit.settings import Pool
 from twd.wire.base import InstanceId, NodeId

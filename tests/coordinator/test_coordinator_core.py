@@ -8,10 +8,14 @@ import msgspec
 import pytest
 
 from tests.coordinator.machines import DESK, GIB, RPC, machine, seeing, wanting
-from twd.coordinator.core import MOVE_S, Decide, Observed, Start, Stop, Wanted, decide, may_act, plan
+from twd.coordinator.core import plan
 from twd.coordinator.devices import GPU_SHARE, GPU_SPEEDS, find_devices
+from twd.coordinator.due import MOVE_S
+from twd.coordinator.lease import may_act
 from twd.coordinator.placement import Link
+from twd.coordinator.places import decide
 from twd.coordinator.processes import process_of
+from twd.coordinator.state import Decide, Observed, Start, Stop, Wanted
 from twd.kit.settings import Gpu, Pool, Worker
 from twd.wire.base import NodeId
 from twd.wire.node import Build, GpuFacts, ModelFile, NodeFacts, ProcessFacts, ProcessKind

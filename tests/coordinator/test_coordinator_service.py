@@ -233,7 +233,7 @@ async def test_a_port_where_nobody_is_has_no_link() -> None:
 async def test_an_agent_that_did_not_listen_yet_is_asked_again_as_soon_as_it_does(
     broker: MemoryBroker, start: StartCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("twd.coordinator.core.RETRY_S", 3600.0)
+    monkeypatch.setattr("twd.coordinator.due.RETRY_S", 3600.0)
     desk = FakeAgent(ground(broker, "desk", 11), machine("desk", 0.2501))
     attic = FakeAgent(ground(broker, "attic", 12), machine("attic", 4, gpu=24))
     await desk.start()

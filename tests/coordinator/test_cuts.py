@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tests.coordinator.machines import machine, seeing, wanting
 from tests.engine.sliceable_models import write_sliceable
 from tests.engine.tiny_models import write_mamba
-from twd.coordinator.core import decide
 from twd.coordinator.layers import as_they_fit, quotas, refused
 from twd.coordinator.placement import Demand, Device, Placement, Shape, place
+from twd.coordinator.places import decide
 from twd.coordinator.service import wanted_model
 from twd.gguf_tools.slice_rules import Cuts
 from twd.kit.settings import Model, Pool, Settings

@@ -7,9 +7,11 @@ import pytest
 
 from tests.coordinator.machines import DESK, GIB, SHAPE, machine
 from tests.coordinator.test_churn import FILE, settle
-from twd.coordinator.core import Observed, Stop, Wanted, idle_drafters, plan
+from twd.coordinator.core import plan
 from twd.coordinator.drafters import WantedDrafter, process_name
+from twd.coordinator.due import idle_drafters
 from twd.coordinator.processes import WantedModel
+from twd.coordinator.state import Observed, Stop, Wanted
 from twd.kit.settings import Pool
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import ModelFile, NodeFacts, ProcessKind

@@ -4,9 +4,9 @@ import msgspec
 import pytest
 
 from tests.coordinator.machines import DESK, GIB, machine, seeing, wanting
-from twd.coordinator.core import decide
 from twd.coordinator.forecast import bottleneck, most_tok_s, one_more, token_ms, way_ms
 from twd.coordinator.placement import Link, Shape
+from twd.coordinator.places import decide
 from twd.kit.settings import Pool
 from twd.wire.base import NodeId
 from twd.wire.placement import PlacementDecided

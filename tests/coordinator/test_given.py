@@ -8,10 +8,11 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from tests.coordinator.machines import DESK, GIB, machine
-from twd.coordinator.core import Observed, Wanted, decide, with_spares
 from twd.coordinator.given import GIVEN, all_given, given, with_given
 from twd.coordinator.placement import Shape
+from twd.coordinator.places import decide, with_spares
 from twd.coordinator.processes import WantedModel
+from twd.coordinator.state import Observed, Wanted
 from twd.coordinator.taken import total
 from twd.kit.settings import Gpu, Pool, Worker
 from twd.wire.base import InstanceId, NodeId

@@ -15,9 +15,10 @@ from tests.engine.tiny_models import write_llama
 from tests.waiting import until
 from twd.bus.base import Leases
 from twd.bus.memory_bus import MemoryBroker
-from twd.coordinator.core import Decide, Start, idle_drafters, plan
+from twd.coordinator.core import plan
 from twd.coordinator.devices import find_devices
 from twd.coordinator.drafters import WantedDrafter
+from twd.coordinator.due import idle_drafters
 from twd.coordinator.guest_watch import GuestWatch
 from twd.coordinator.guests import (
     AGAIN_S,
@@ -39,6 +40,7 @@ from twd.coordinator.guests import (
     visited,
 )
 from twd.coordinator.service import Coordinator
+from twd.coordinator.state import Decide, Start
 from twd.engine.rpc_probe import OURS, Lent, RpcUnusable, RpcVersion, Worker
 from twd.kit.clock import SystemClock
 from twd.kit.ports import free_port

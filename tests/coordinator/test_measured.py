@@ -3,10 +3,11 @@
 import pytest
 
 from tests.coordinator.machines import DESK, GIB, SHAPE, machine, seeing, wanting
-from twd.coordinator.core import Decide, moved, plan
+from twd.coordinator.core import moved, plan
 from twd.coordinator.links import Links
 from twd.coordinator.measured import Pace, paces_of, retimed, with_paces
 from twd.coordinator.placement import Device, Key, Link
+from twd.coordinator.state import Decide
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.model import CostPoint
 from twd.wire.placement import PlacementDecided, Slice, Way

@@ -9,9 +9,9 @@ import pytest
 from tests.coordinator.machines import DESK, GIB, RPC, SHAPE, machine, seeing
 from tests.coordinator.test_churn import overfull, settle
 from tests.engine.tiny_models import write_llama
-from twd.coordinator.core import Wanted
 from twd.coordinator.processes import WantedModel, belongs, process_of, word
 from twd.coordinator.service import wanted_models
+from twd.coordinator.state import Wanted
 from twd.kit.settings import Model, Pool, Settings
 from twd.wire.base import InstanceId
 from twd.wire.node import ModelFile

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from tests.coordinator.machines import DESK, GIB, machine, wanting
 from tests.coordinator.test_churn import FILE, overfull, settle
-from twd.coordinator.core import Decide, Observed, Start, Wanted, plan
+from twd.coordinator.core import plan
 from twd.coordinator.placement import Device, Shape
 from twd.coordinator.processes import WantedModel
 from twd.coordinator.standby import carried, filled, promoted, trimmed, wants_more
+from twd.coordinator.state import Decide, Observed, Start, Wanted
 from twd.coordinator.taken import left_on, total
 from twd.kit.settings import Pool
 from twd.wire.base import InstanceId, ModelId, NodeId

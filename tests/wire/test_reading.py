@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from twd.coordinator.core import read_coordinator
+from twd.coordinator.lease import read_coordinator
 from twd.kit.overseer import read_lease
 from twd.wire.model import CostPoint, read_costs, single_step_ms, told_costs
 from twd.wire.node import read_node

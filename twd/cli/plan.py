@@ -146,11 +146,12 @@ def _decide(
 ) -> "tuple[PlacementDecided, list[str]]":
     """Where the model goes; and in lines what holds it up, and what another machine would bring."""
     from twd.cli.pool_seen import observed_of, without
-    from twd.coordinator.core import Wanted, decide, with_spares
     from twd.coordinator.forecast import bottleneck, one_more
     from twd.coordinator.given import all_given
     from twd.coordinator.links import Links
+    from twd.coordinator.places import decide, with_spares
     from twd.coordinator.standby import carried
+    from twd.coordinator.state import Wanted
     from twd.wire.base import InstanceId
 
     links = Links()

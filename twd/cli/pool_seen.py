@@ -4,11 +4,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from twd.bus.base import LeaseEntry
-from twd.coordinator.core import Observed
 from twd.coordinator.guests import held
 from twd.coordinator.links import Links
 from twd.coordinator.measured import paces_of
 from twd.coordinator.seen import guest_uses, place_served, speculators, stages, ways_between
+from twd.coordinator.state import Observed
 from twd.coordinator.taken import free_for
 from twd.wire.node import NodeFacts, read_node
 from twd.wire.placement import read_placement, read_ways

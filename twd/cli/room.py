@@ -10,9 +10,10 @@ import psutil
 from twd.cli.doctor_models import weights_of
 from twd.cli.life_core import Manner, Room
 from twd.cli.pool_seen import without
-from twd.coordinator.core import Observed, Wanted, decide
 from twd.coordinator.given import all_given
+from twd.coordinator.places import decide
 from twd.coordinator.service import wanted_replicas
+from twd.coordinator.state import Observed, Wanted
 from twd.engine.memory import available_bytes
 from twd.gguf_tools.inspect import inspect
 from twd.kit.settings import Settings

@@ -5,9 +5,10 @@ from typing import Final
 
 import msgspec
 
-from twd.coordinator.core import Observed, Wanted, decide
 from twd.coordinator.placement import Link
+from twd.coordinator.places import decide
 from twd.coordinator.processes import WantedModel
+from twd.coordinator.state import Observed, Wanted
 from twd.kit.settings import Pool
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import NodeFacts

@@ -8,23 +8,12 @@ from typing import Final
 import msgspec
 
 from twd.bus.base import BusError, LeaseEntry, Leases, NoResponders
-from twd.coordinator.core import (
-    Action,
-    CoordinatorLease,
-    Decide,
-    Observed,
-    Start,
-    Stop,
-    Wanted,
-    idle_drafters,
-    may_act,
-    moved,
-    plan,
-    read_coordinator,
-)
+from twd.coordinator.core import moved, plan
 from twd.coordinator.drafters import WantedDrafter, process_name
+from twd.coordinator.due import idle_drafters
 from twd.coordinator.guest_watch import GuestWatch
 from twd.coordinator.guests import WorkerKey, claims, held, losses
+from twd.coordinator.lease import CoordinatorLease, may_act, read_coordinator
 from twd.coordinator.links import Links
 from twd.coordinator.measured import paces_of
 from twd.coordinator.model_shape import read_shape
@@ -39,6 +28,7 @@ from twd.coordinator.seen import (
     stages,
     ways_between,
 )
+from twd.coordinator.state import Action, Decide, Observed, Start, Stop, Wanted
 from twd.gguf_tools.model_file import read_model
 from twd.kit.claim import Claim
 from twd.kit.ids import node_id

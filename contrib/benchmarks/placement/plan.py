@@ -15,9 +15,10 @@ from typing import Final
 
 import msgspec
 
-from twd.coordinator.core import Decide, Observed, Start, Stop, Wanted, plan
+from twd.coordinator.core import plan
 from twd.coordinator.placement import Shape
 from twd.coordinator.processes import WantedModel
+from twd.coordinator.state import Decide, Observed, Start, Stop, Wanted
 from twd.kit.settings import Pool
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import CpuFacts, GpuFacts, MemoryFacts, ModelFile, NodeFacts, ProcessFacts
