@@ -26,7 +26,7 @@ from twd.cli.chat_client import ChatClient
 from twd.cli.context import Ground
 from twd.cli.wanted import RUN
 from twd.kit.home import RESOLVED_VARIABLE
-from twd.kit.overseer import read_lease
+from twd.wire.service import read_lease
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.wire.base import Event
 from twd.wire.codec import decode

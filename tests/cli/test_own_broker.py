@@ -16,9 +16,9 @@ from twd.bus.base import Leases
 from twd.bus.permissions import ADMIN, REGISTRY, ROLE_NAMES
 from twd.cli.services import SERVICES, Choice, made_by
 from twd.kit.connect import address_of
-from twd.kit.overseer import read_lease
 from twd.kit.service import LEASE_TTL_S
 from twd.kit.settings import Backend, Bus, Settings
+from twd.wire.service import read_lease
 
 DENIED = "does not let this user"
 AWAY = "http://127.0.0.1:1"

@@ -11,12 +11,12 @@ from twd.kit import tasks
 from twd.kit.board import Board, Row, Stage
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
-from twd.kit.overseer import Overseer, read_lease
+from twd.kit.overseer import Overseer
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Service, Surroundings
 from twd.kit.supervisor import Exit
 from twd.wire.base import Event, NodeId
 from twd.wire.codec import decode
-from twd.wire.service import Health, ServiceExited, ServiceFaulted, ServiceLease
+from twd.wire.service import Health, ServiceExited, ServiceFaulted, ServiceLease, read_lease
 
 
 class Worker(Service):

@@ -16,7 +16,6 @@ from twd.engine import rpc_probe
 from twd.engine.rpc_pool import Share
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
-from twd.kit.overseer import read_lease
 from twd.kit.ports import free_port
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Surroundings
 from twd.kit.settings import Pool, Settings
@@ -30,6 +29,7 @@ from twd.wire.codec import encode
 from twd.wire.failures import TwdError
 from twd.wire.node import GUEST_KEYS, NodeFacts, ProcessFacts, ProcessKind
 from twd.wire.placement import GuestUse, PlacementDecided, Slice, placement_key, read_guests
+from twd.wire.service import read_lease
 
 BOX = NodeId("box")
 SETTINGS = Settings(mode="combined", pool=Pool(engine="rpc"))

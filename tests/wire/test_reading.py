@@ -6,12 +6,12 @@ from collections.abc import Callable
 import pytest
 
 from twd.coordinator.lease import read_coordinator
-from twd.kit.overseer import read_lease
 from twd.wire.model import CostPoint, read_costs, single_step_ms, told_costs
 from twd.wire.node import read_node
 from twd.wire.placement import read_placement, read_ways
 from twd.wire.reading import read_as
 from twd.wire.ring import read_stage
+from twd.wire.service import read_lease
 
 NONSENSE = {
     "no JSON": b"{",

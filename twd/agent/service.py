@@ -15,7 +15,6 @@ from twd.bus.base import BusError, LeaseEntry
 from twd.kit import platform
 from twd.kit.claim import Claim
 from twd.kit.effects import Do
-from twd.kit.overseer import read_lease
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
 from twd.kit.settings import Settings
 from twd.kit.supervisor import Exit
@@ -37,7 +36,7 @@ from twd.wire.node import (
 )
 from twd.wire.placement import CERTIFICATE_FACT
 from twd.wire.routes import subject_token
-from twd.wire.service import ServiceExited
+from twd.wire.service import ServiceExited, read_lease
 
 if TYPE_CHECKING:
     from twd.agent.peer_api import PeerApi

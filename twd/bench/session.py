@@ -9,14 +9,13 @@ from twd.bench.client import Answer, Ask, BenchClient
 from twd.bench.prompts import BenchPrompt
 from twd.bench.report import Ceiling, Pair, by_drafter, by_position, ceiling, summarize
 from twd.engine.cost import CostCurve
-from twd.kit.overseer import read_lease
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.wire.base import ModelId
 from twd.wire.draft import read_paces
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Sampling, Speculation
 from twd.wire.model import CostPoint, read_costs
-from twd.wire.service import ServiceLease
+from twd.wire.service import ServiceLease, read_lease
 
 OFF = Speculation(enabled=False)
 

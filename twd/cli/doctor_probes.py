@@ -145,9 +145,9 @@ def owner_of(port: int) -> tuple[int, str]:
 async def look_at_bus(settings: Settings, node: str) -> BusLook:
     """Visit the bus: how long a message takes there and back, and who is there."""
     from twd.kit.connect import connect
-    from twd.kit.overseer import read_lease
     from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
     from twd.wire.node import read_node
+    from twd.wire.service import read_lease
 
     try:
         bus = await connect(settings, "status", node, BUS_WAIT_S)

@@ -180,8 +180,8 @@ async def _holders(ground: Ground) -> list[ServiceLease]:
 
 async def _leases(bus: "NatsBus") -> list[ServiceLease]:
     """Processes that hold a model in their memory."""
-    from twd.kit.overseer import read_lease
     from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
+    from twd.wire.service import read_lease
 
     entries = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
     leases = [lease for entry in entries if (lease := read_lease(entry.value)) is not None]

@@ -42,8 +42,8 @@ def status(ground: Ground, as_json: bool) -> ExitCode:
 
 
 async def _leases(ground: Ground) -> tuple[list[tuple[ServiceLease, float]], list[PoolState]]:
-    from twd.kit.overseer import read_lease
     from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
+    from twd.wire.service import read_lease
 
     async with ground.bus("status") as bus:
         entries = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()

@@ -7,12 +7,11 @@ from typing import Final
 import msgspec
 
 from twd.bus.base import LeaseEntry
-from twd.kit.overseer import read_lease
 from twd.wire.base import NodeId
 from twd.wire.node import NodeFacts
 from twd.wire.placement import PLACE_FACT, GuestUse, Way, read_guests
 from twd.wire.ring import StageReady, read_stage, read_stage_way
-from twd.wire.service import ServiceLease
+from twd.wire.service import ServiceLease, read_lease
 
 SETTLE_S: Final = 0.7
 """Machines that come one after the other, as at the start of a house, are planned with together."""

@@ -18,7 +18,6 @@ from twd.edge.records import Records
 from twd.edge.server import HttpServer
 from twd.edge.threshold import Threshold
 from twd.kit.addresses import is_loopback
-from twd.kit.overseer import read_lease
 from twd.kit.roster import Roster
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroundings
 from twd.kit.settings import Settings
@@ -31,7 +30,7 @@ from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobSta
 from twd.wire.life import ChangeStep, ChangeTold
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.ring import FrameRefused, RingMeasured
-from twd.wire.service import Health, ServiceExited, ServiceFaulted, ServiceStarted, ServiceStopped
+from twd.wire.service import Health, ServiceExited, ServiceFaulted, ServiceStarted, ServiceStopped, read_lease
 from twd.wire.trace import HistoryRequested, MetricsRequested, TraceRequested
 
 REFRESH_S = 2.0

@@ -16,9 +16,8 @@ from twd.wire.draft import DrafterAttached
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.life import ChangeAnswered, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
 from twd.wire.model import ModelFailed, ModelLoading, ModelReady
-from twd.wire.reading import read_as
 from twd.wire.routes import subject_token
-from twd.wire.service import Health, ServiceExited, ServiceLease, ServiceStarted, ServiceStopped
+from twd.wire.service import Health, ServiceExited, ServiceStarted, ServiceStopped, read_lease
 
 LOOK_WHILE_STARTING_S: Final = 1.0
 LOOK_S: Final = 5.0
@@ -208,8 +207,3 @@ class Overseer(Service):
     def on_drafter_attached(self, event: DrafterAttached) -> Effects:
         """A draft model can be used."""
         return self._look_now(event)
-
-
-def read_lease(value: bytes) -> ServiceLease | None:
-    """A lease as it stands in the registry; None when it makes no sense."""
-    return read_as(ServiceLease, value)

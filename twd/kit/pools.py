@@ -17,9 +17,8 @@ from twd.wire.job import TokensAccepted
 from twd.wire.model import single_step_ms
 from twd.wire.node import NodeFacts, read_node
 from twd.wire.placement import PLACE_FACT, PlacementDecided, Slice, read_placement
-from twd.wire.reading import read_as
 from twd.wire.ring import FrameRefused, HopFacts, RingMeasured, StageReady, read_stage
-from twd.wire.service import ServiceLease
+from twd.wire.service import ServiceLease, read_lease
 
 SPAN_S: Final = 10.0
 """Figures are those of the last so many seconds."""
@@ -80,10 +79,10 @@ class Pools:
         elif facts is not None:
             self._nodes[facts.node] = facts
         else:
-            self._read_lease(value)
+            self._read_service(value)
 
-    def _read_lease(self, value: bytes) -> None:
-        lease = read_as(ServiceLease, value)
+    def _read_service(self, value: bytes) -> None:
+        lease = read_lease(value)
         if lease is None:
             return  # another kind of key, or one of a later version
         if lease.service == "speculator" and "model" in lease.facts and lease.facts.get("engine") in ENGINES:

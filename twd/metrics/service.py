@@ -6,7 +6,6 @@ import msgspec
 
 import twd
 from twd.bus.base import BusError, Leases, Message
-from twd.kit.overseer import read_lease
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
 from twd.kit.settings import Settings
 from twd.kit.tasks import every
@@ -21,7 +20,7 @@ from twd.wire.codec import Rejected, decode, encode
 from twd.wire.draft import SessionOpened
 from twd.wire.job import CALIBRATION, JobFailed, JobFinished
 from twd.wire.routes import BROADCASTS
-from twd.wire.service import Health
+from twd.wire.service import Health, read_lease
 from twd.wire.trace import (
     HistoryReported,
     HistoryRequested,

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from typing import Final
 
 from twd.bus.base import LeaseEntry, Leases
-from twd.kit.overseer import read_lease
 from twd.speculator.pool_core import Assembly, Habit, assemble
 from twd.wire.base import NodeId
 from twd.wire.node import GUEST_KEYS, NodeFacts, read_node
 from twd.wire.placement import PlacementDecided, placement_key, read_placement
 from twd.wire.ring import StageReady, read_stage
+from twd.wire.service import read_lease
 
 AGENTS: Final = "agent."
 STAGES: Final = "stage."

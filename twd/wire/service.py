@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from twd.wire.base import Count, Event, Figure, InstanceId, Name, NodeId, Part
 from twd.wire.failures import Failure
+from twd.wire.reading import read_as
 
 
 class Health(enum.StrEnum):
@@ -31,6 +32,11 @@ class ServiceLease(Part, frozen=True):
     health: Health = Health.OK
     note: Annotated[str, Meta(max_length=1024)] = ""
     facts: dict[str, str | Figure | float | bool | list[str]] = {}
+
+
+def read_lease(value: bytes) -> ServiceLease | None:
+    """A lease as it stands in the registry; None for anything else there."""
+    return read_as(ServiceLease, value)
 
 
 class ServiceStarted(Event, frozen=True, tag="twd.v1.service.started"):
