@@ -30,8 +30,8 @@ from twd.bus.base import BusError, LeaseEntry
 from twd.bus.nats_bus import NatsBus
 from twd.cli.context import Ground
 from twd.kit.home import Home, Instance
-from twd.wire.service import read_lease
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
+from twd.wire.service import read_lease
 
 LOOK_S = 0.05
 GIVE_UP_S = 60.0

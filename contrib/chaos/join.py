@@ -26,7 +26,6 @@ from twd.cli.chat_client import ChatClient
 from twd.cli.context import Ground
 from twd.cli.wanted import RUN
 from twd.kit.home import RESOLVED_VARIABLE
-from twd.wire.service import read_lease
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.wire.base import Event
 from twd.wire.codec import decode
@@ -35,7 +34,7 @@ from twd.wire.node import NodeChanged, ProcessStarted
 from twd.wire.placement import PlacementDecided
 from twd.wire.ring import StageReady
 from twd.wire.routes import EVERYTHING
-from twd.wire.service import ServiceExited, ServiceFaulted, ServiceStarted
+from twd.wire.service import ServiceExited, ServiceFaulted, ServiceStarted, read_lease
 
 LOOK_S: Final = 0.05
 USED: Final = "the first token over it"

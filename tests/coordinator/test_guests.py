@@ -332,10 +332,10 @@ class FakeSpeculator:
         self._registry = registry
 
     async def tells(self, *uses: GuestUse) -> None:
+        used = msgspec.json.encode(uses).decode()
         lease = ServiceLease(
             service="speculator", instance=InstanceId("speculator.desk.x"), node=DESK, pid=1, version="1",
-            started_ms=1, renewed_ms=1,
-            facts={PLACE_FACT: "tiny", "model": "tiny", GUESTS_FACT: msgspec.json.encode(uses).decode()},
+            started_ms=1, renewed_ms=1, facts={PLACE_FACT: "tiny", "model": "tiny", GUESTS_FACT: used},
         )  # fmt: skip
         await self._registry.put("speculator.desk.x", msgspec.json.encode(lease))
 

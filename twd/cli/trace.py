@@ -13,13 +13,13 @@ from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.kit.asking import read_answer
 from twd.kit.exit_codes import ExitCode
-from twd.kit.overseer import read_lease
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.kit.trace import Step, merge_runs, tell
 from twd.wire.base import Event, EventId, InstanceId, JobId
 from twd.wire.codec import Rejected, decode, encode
 from twd.wire.job import JobFailed, JobFinished
 from twd.wire.routes import subject_of
+from twd.wire.service import read_lease
 from twd.wire.trace import HistoryReported, HistoryRequested, TraceReported, TraceRequested
 
 if TYPE_CHECKING:
