@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from twd.kit.home import AlreadyRunning, Home, Instance, Unrecorded, move_aside, write_private
+from twd.kit.home import AlreadyRunning, Home, Instance, Unrecorded, move_aside
 from twd.wire.failures import TwdError
 
 HOLD = """
@@ -122,16 +122,6 @@ def test_a_corrupt_record_is_moved_aside_and_told(home: Home, junk: bytes) -> No
     assert "moved to" in told
     assert not file.exists()
     assert [path.read_bytes() for path in home.run.glob("instance.json.bad-*")] == [junk]
-
-
-def test_files_with_secrets_are_private_and_whole(tmp_path: Path) -> None:
-    target = tmp_path / "secret"
-    target.write_bytes(b"old")
-    target.chmod(0o644)
-    write_private(target, b"new")
-    assert target.read_bytes() == b"new"
-    assert target.stat().st_mode & 0o777 == 0o600
-    assert [path.name for path in tmp_path.iterdir()] == ["secret"]
 
 
 def test_moving_aside_keeps_the_contents(tmp_path: Path) -> None:

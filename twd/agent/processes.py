@@ -29,10 +29,11 @@ from twd.kit.addresses import is_loopback, told_host
 from twd.kit.ahead import Ahead
 from twd.kit.clock import Clock
 from twd.kit.delay_proxy import DelayProxy
-from twd.kit.home import RESOLVED_VARIABLE, Home, write_private
+from twd.kit.home import RESOLVED_VARIABLE, Home
 from twd.kit.ports import bindable_port
 from twd.kit.settings import Settings
 from twd.kit.supervisor import Backoff, Exit, ProcessSpec, Supervisor
+from twd.private_file import write_private
 from twd.wire.base import NodeId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import ModelFile, ProcessFacts, ProcessKind, ProcessWanted

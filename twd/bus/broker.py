@@ -17,6 +17,7 @@ from typing import Final
 
 from twd.bus.address import BusAddress
 from twd.bus.base import PAYLOAD_BYTES_MAX, BusError
+from twd.private_file import create_private, write_private
 
 DEFAULT_PORT: Final = 4222
 CORES_PER_THREAD: Final = 8
@@ -105,7 +106,7 @@ class EmbeddedBroker:
             stale.unlink(missing_ok=True)
         if not self.token:
             self.token = read_or_make_token(self.home / "broker.token", self.notes)
-        write_private(self.config_file, self._config(self._choose_port()))
+        write_private(self.config_file, self._config(self._choose_port()).encode())
 
     def _choose_port(self) -> int:
         """-1 lets the server take a free one."""
@@ -160,7 +161,7 @@ def read_or_make_token(path: Path, notes: list[str]) -> str:
         path.rename(aside)
         notes.append(f"{path} was {fault}: moved to {aside.name}, and a new token was drawn")
     if not path.exists():
-        _create_private(path, secrets.token_urlsafe(32) + "\n")
+        create_private(path, secrets.token_urlsafe(32).encode() + b"\n")
     return path.read_text().strip()
 
 
@@ -178,32 +179,6 @@ def _token_fault(path: Path) -> str:
     except (OSError, UnicodeDecodeError):
         return "unreadable"
     return "" if _TOKEN.fullmatch(text) else "corrupt"
-
-
-def _create_private(path: Path, text: str) -> None:
-    """Create a file in one step; when somebody else was faster, theirs stays."""
-    draft = _draft(path, text)
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file, in one step, that only its owner can read."""
-    _draft(path, text).replace(path)
-
-
-def _draft(path: Path, text: str) -> Path:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(handle)
-    return draft
 
 
 def _is_free(host: str, port: int) -> bool:

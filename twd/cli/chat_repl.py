@@ -15,7 +15,7 @@ from twd.cli.chat_stream import Answer
 from twd.cli.chat_talk import Lines, Talk
 from twd.cli.errors import CommandError
 from twd.kit.exit_codes import ExitCode
-from twd.kit.home import write_private
+from twd.private_file import write_private
 
 PROMPT: Final = "> "
 MORE: Final = "… "

@@ -10,10 +10,11 @@ from twd.cli.errors import CommandError
 from twd.kit.clock import SystemClock
 from twd.kit.connect import connect
 from twd.kit.exit_codes import ExitCode
-from twd.kit.home import Home, write_private
+from twd.kit.home import Home
 from twd.kit.ids import Ids
 from twd.kit.service import Surroundings
 from twd.kit.settings import Drafter, Model, Settings
+from twd.private_file import write_private
 from twd.wire.base import NodeId
 
 MODEL = "smollm2-135m"

@@ -244,7 +244,7 @@ def _checked(text: str, settings: "Settings") -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    from twd.kit.home import write_private
+    from twd.private_file import write_private
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from twd.kit.board import Board, Row, Stage
 from twd.kit.clock import SystemClock
 from twd.kit.connect import address_of, connect
 from twd.kit.exit_codes import ExitCode
-from twd.kit.home import Home, Instance, write_private
+from twd.kit.home import Home, Instance
 from twd.kit.ids import Ids
 from twd.kit.log_files import LogFile
 from twd.kit.overseer import Overseer
@@ -34,6 +34,7 @@ from twd.kit.service import Surroundings
 from twd.kit.settings import Settings
 from twd.kit.supervisor import Backoff, Child, Exit, ProcessSpec, State, Supervisor
 from twd.kit.tasks import TaskGroup, every
+from twd.private_file import write_private
 from twd.wire.base import NodeId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.life import ChangeTold

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from twd.kit import platform
-from twd.kit.home import write_private
+from twd.private_file import write_private
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.reading import NONSENSE
 

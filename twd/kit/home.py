@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from twd.kit import platform
+from twd.private_file import write_private
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.reading import NONSENSE
 
@@ -160,15 +161,6 @@ class Home:
             self.forget_instance()
             return f"the last supervisor (pid {instance.pid}) did not end in good order; its record is removed"
         return ""
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Write a file that only this user can read, whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    draft.replace(path)
 
 
 def move_aside(path: Path) -> Path:

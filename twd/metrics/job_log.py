@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from twd.kit.home import write_private
+from twd.private_file import write_private
 from twd.wire.codec import decode
 from twd.wire.job import JobFailed, JobFinished
 
