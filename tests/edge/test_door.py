@@ -336,6 +336,24 @@ def test_a_broken_key_file_is_named(tmp_path: Path, text: str) -> None:
         store.load()
 
 
+def test_a_key_file_that_cannot_be_looked_at_is_told_once_and_read_when_it_can_be(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    store = KeyStore(home)
+    store.save(keys())
+    store.load()
+    home.rename(tmp_path / "aside")
+    home.write_text("no folder")
+    assert store.changed()
+    with pytest.raises(TwdError, match="cannot be read"):
+        store.load()
+    assert not store.changed()
+    home.unlink()
+    (tmp_path / "aside").rename(home)
+    assert store.changed()
+    assert store.load() == keys()
+
+
 def refused(action: Callable[[], None]) -> int:
     with pytest.raises(RateLimited) as error:
         action()

@@ -19,7 +19,7 @@ def ready() -> ModelReady:
     return ModelReady(node=NODE, facts=FACTS, source=ONE, at_ms=5000)
 
 
-def lease(service: str = "speculator", health: Health = Health.OK, **facts: str | int | float | bool) -> ServiceLease:
+def lease(service: str = "speculator", health: Health = Health.OK, **facts: str | int | float | bool | list[str]) -> ServiceLease:
     given: dict[str, str | int | float | bool | list[str]] = {"model": MODEL, **facts}
     return ServiceLease(
         service=service,
@@ -56,6 +56,13 @@ def test_an_edge_that_came_later_reads_leases() -> None:
     assert directory.exact(MODEL) is True
     assert directory.tool_format(MODEL) is ToolFormat.HERMES
     assert directory.card(MODEL).created == 7
+
+
+@pytest.mark.parametrize("told", [["hermes"], 7, True, "nonsense"])
+def test_a_format_of_calls_that_makes_no_sense_is_none(told: str | int | bool | list[str]) -> None:
+    directory = ModelDirectory()
+    directory.see_leases([lease(tool_format=told, ready=True)], 0.0)
+    assert directory.tool_format(MODEL) is ToolFormat.BARE
 
 
 def test_a_lease_that_ended_takes_its_model_along_but_a_fresh_event_has_time() -> None:

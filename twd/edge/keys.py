@@ -150,6 +150,6 @@ class KeyStore:
     def _stamp(self) -> tuple[int, int, int] | None:
         try:
             stat = self.path.stat()
-        except FileNotFoundError:
+        except OSError:  # not there; or not to be seen, which the next `load` tells
             return None
         return stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -176,7 +176,7 @@ class ModelDirectory:
     def tool_format(self, model: ModelId) -> ToolFormat:
         """How the model writes calls, if its process says so."""
         told = [server.facts.get("tool_format") for server in self._servers.values() if server.model == model]
-        known = [ToolFormat(name) for name in told if name in set(ToolFormat)]
+        known = [ToolFormat(name) for name in told if isinstance(name, str) and name in set(ToolFormat)]
         return known[0] if known else ToolFormat.BARE
 
     def resolve(self, name: str) -> ModelId:
