@@ -11,7 +11,7 @@ import pytest
 from tests.edge.conftest import House, OpenHouse, ground, until
 from tests.edge.fake_speculator import Script
 from twd.bus.base import Handler, Message, Subscription
-from twd.edge.feed import PENDING_MAX, Watcher
+from twd.edge.feed import PENDING_BYTES_MAX, PENDING_MAX, Watcher
 from twd.edge.openapi import OPERATIONS, document
 from twd.edge.redact import redacted
 from twd.kit.service import Effects, Reply, Service
@@ -167,6 +167,44 @@ def test_a_watcher_that_does_not_read_is_bounded() -> None:
         watcher.offer(tag, message(accepted(index, f"job-{index}")))
     assert watcher.dropped == 10
     assert len(watcher.take()) == PENDING_MAX
+
+
+def test_what_waits_for_a_watcher_is_bounded_in_bytes() -> None:
+    watcher = Watcher(frozenset(), "")
+    tag, half = ROUTE_OF[JobFinished].tag, PENDING_BYTES_MAX // 2
+    left = []
+    for size in (half, half, 1, half - 1, 2 * half, 10):
+        watcher.offer(tag, Message("twd.v1.job.finished.x", b" " * size))
+        left.append([len(data) for _, data in watcher._pending.values()])
+    assert left == [[half], [half, half], [half, 1], [half, 1, half - 1], [2 * half], [10]]
+    assert watcher.dropped == 5
+
+
+def test_what_only_the_newest_is_kept_of_counts_once() -> None:
+    watcher = Watcher(frozenset(), "")
+    tag, half = ROUTE_OF[TokensAccepted].tag, PENDING_BYTES_MAX // 2
+    for _ in range(5):
+        for subject in ("x", "y"):
+            watcher.offer(tag, Message(subject, b" " * half))
+    watcher.take()
+    watcher.offer(tag, Message("z", b" " * PENDING_BYTES_MAX))
+    assert watcher.dropped == 0
+
+
+async def test_one_watcher_too_many_is_told_so(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twd.edge.feed.WATCHERS_MAX", 2)
+    url = house.edge.url + "/v1/twd/events"
+    first, second = await house.http.get(url), await house.http.get(url)
+    refused = await house.http.get(url)
+    assert refused.status == 429
+    assert refused.headers["Retry-After"]
+    assert "2 clients watch" in (await refused.json())["error"]["message"]
+    first.close()
+    await until(lambda: len(house.edge.records.feed._watchers) < 2)
+    third = await house.http.get(url)
+    assert third.status == 200
+    second.close()
+    third.close()
 
 
 def test_what_is_no_event_is_left_out() -> None:

@@ -3,14 +3,18 @@
 import asyncio
 from typing import Any
 
-from twd.bus.base import Bus, Message, Subscription
+from twd.bus.base import PAYLOAD_BYTES_MAX, Bus, Message, Subscription
 from twd.edge.redact import redacted
 from twd.wire.draft import DraftGranted, DraftProposed
+from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import TokensAccepted
 from twd.wire.model import ModelLoading
 from twd.wire.routes import BROADCASTS, ROUTE_OF, route_of_subject
 
 PENDING_MAX = 1024
+PENDING_BYTES_MAX = PAYLOAD_BYTES_MAX
+"""Of all that waits for one watcher: the largest message alone has room."""
+WATCHERS_MAX = 64
 NEWEST_ONLY = {ROUTE_OF[event].tag for event in (TokensAccepted, DraftProposed, DraftGranted, ModelLoading)}
 """Of these only the newest of each job, session or model is kept while a watcher is busy."""
 
@@ -31,6 +35,7 @@ class Watcher:
         self._job = job
         self._pending: dict[object, tuple[str, bytes]] = {}
         self._count = 0
+        self._bytes = 0
         self.dropped = 0
         self.closed = False
         self.stirred = asyncio.Event()
@@ -41,16 +46,21 @@ class Watcher:
             return
         self._count += 1
         key: object = message.subject if tag in NEWEST_ONLY else self._count
-        self._pending.pop(key, None)
-        if len(self._pending) >= PENDING_MAX:
-            self._pending.pop(next(iter(self._pending)))
-            self.dropped += 1
+        if key in self._pending:
+            self._forget(key)
         self._pending[key] = (tag, message.data)
+        self._bytes += len(message.data)
+        while len(self._pending) > PENDING_MAX or self._bytes > PENDING_BYTES_MAX:
+            self._forget(next(iter(self._pending)))
+            self.dropped += 1
         self.stirred.set()
+
+    def _forget(self, key: object) -> None:
+        self._bytes -= len(self._pending.pop(key)[1])
 
     def take(self) -> list[tuple[str, dict[str, Any]]]:
         """Everything that waits, oldest first, by type and without anybody's words."""
-        waiting, self._pending = list(self._pending.values()), {}
+        waiting, self._pending, self._bytes = list(self._pending.values()), {}, 0
         self.stirred.clear()
         events = [(tag, redacted(data)) for tag, data in waiting]
         return [(tag, event) for tag, event in events if event and self._job in ("", event.get("job"))]
@@ -72,9 +82,12 @@ class Feed:
         self._closed = False
 
     async def attach(self, topics: frozenset[str], job: str = "") -> Watcher:
-        """A new watcher."""
+        """A new watcher; raises TwdError where there are too many."""
         watcher = Watcher(topics, job)
         async with self._lock:
+            if len(self._watchers) >= WATCHERS_MAX:
+                text = f"{WATCHERS_MAX} clients watch live events already; close one of them, or come back later"
+                raise TwdError(FailureCode.BUSY, text)
             if not self._subscriptions:
                 self._subscriptions = await self._listen()
             self._watchers.add(watcher)
