@@ -19,7 +19,9 @@ def ready() -> ModelReady:
     return ModelReady(node=NODE, facts=FACTS, source=ONE, at_ms=5000)
 
 
-def lease(service: str = "speculator", health: Health = Health.OK, **facts: str | int | float | bool | list[str]) -> ServiceLease:
+def lease(
+    service: str = "speculator", health: Health = Health.OK, **facts: str | int | float | bool | list[str]
+) -> ServiceLease:
     given: dict[str, str | int | float | bool | list[str]] = {"model": MODEL, **facts}
     return ServiceLease(
         service=service,

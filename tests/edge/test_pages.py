@@ -15,6 +15,7 @@ from tests.edge.conftest import House, OpenHouse, ground
 from tests.edge.fake_speculator import WORDS, Script
 from tests.edge.test_records import Historian
 from twd.edge.pages import FOLDER
+from twd.wire.job import CALIBRATION
 
 PICTURES = os.environ.get("TWD_TEST_PICTURES")
 """A folder for screenshots, for whoever wants to look at them."""
@@ -132,6 +133,15 @@ def in_node(script: str) -> Any:
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+@needs_node
+def test_jobs_that_only_measure_are_none_of_the_dashboards() -> None:
+    told = in_node(f"""
+      const {{ asked }} = await import("{(FOLDER / "figures.js").as_uri()}");
+      console.log(JSON.stringify(["{CALIBRATION}1", "1-calibration", "1"].filter((job) => asked({{ job }}))));
+    """)
+    assert told == ["1-calibration", "1"]
 
 
 @needs_node

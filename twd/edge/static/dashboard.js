@@ -2,7 +2,7 @@
 
 import { enter, getJson, leave } from "./api.js";
 import { byId, make, percent, round } from "./dom.js";
-import { acceptance, byDrafter, byPosition, drafterNames, failed, firstToken, overall, perPass, savings, speed, tone } from "./figures.js";
+import { acceptance, asked, byDrafter, byPosition, drafterNames, failed, firstToken, overall, perPass, savings, speed, tone } from "./figures.js";
 import { poolBlock } from "./pools.js";
 
 const STATUS_MS = 3000;
@@ -154,7 +154,9 @@ function listen() {
   source.onerror = () => { byId("live").textContent = "reconnecting"; };
   for (const type of ["twd.v1.job.finished", "twd.v1.job.failed"]) {
     source.addEventListener(type, (event) => {
-      jobs.unshift(JSON.parse(event.data));
+      const job = JSON.parse(event.data);
+      if (!asked(job)) return;
+      jobs.unshift(job);
       jobs.splice(MOST);
       drawJobs();
     });

@@ -6,6 +6,11 @@ export function quantile(values, share) {
   return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
 }
 
+/** A job of somebody, not one by which a speculator measures its drafters: the history leaves those out, too. */
+export function asked({ job }) {
+  return !job.startsWith("calibration-");
+}
+
 export function speed(job) {
   const stats = job.stats ?? {};
   return stats.decode_ms ? (1000 * (stats.completion_tokens ?? 0)) / stats.decode_ms : null;
