@@ -10,7 +10,7 @@ from twd.backends.llama_server import LlamaServer
 from twd.backends.ollama import Ollama
 from twd.backends.openai_compatible import ModelList, OpenAiCompatible
 from twd.backends.sglang import Sglang
-from twd.backends.upstream import Upstream
+from twd.backends.upstream import KeyRefused, Upstream
 from twd.backends.vllm import Vllm
 from twd.kit.settings import Drafter as DrafterSettings
 from twd.kit.settings import Server
@@ -59,8 +59,10 @@ async def find_kind(upstream: Upstream, base_path: str = "") -> str:
 async def _owners(upstream: Upstream, path: str) -> list[str] | None:
     try:
         listed = await upstream.get(path, ModelList)
+    except KeyRefused:
+        raise
     except TwdError as error:
-        if error.code is not FailureCode.BACKEND_BROKEN or "(check api_key)" in str(error):
+        if error.code is not FailureCode.BACKEND_BROKEN:
             raise
         return None
     return [model.owned_by or "" for model in listed.data]

@@ -33,6 +33,10 @@ _READ_BYTES: Final = 64 << 10
 T = TypeVar("T")
 
 
+class KeyRefused(TwdError):
+    """The server is there and lets nobody in with this key."""
+
+
 class _RefusedAddress(OSError):
     """A name led to an address that must not be opened."""
 
@@ -179,9 +183,10 @@ class Upstream:
             raise self.broken("wants to send us elsewhere; redirects are not followed: set the final address as url")
         if response.status >= 400:
             said = read_trouble(await answer.body(ERROR_BYTES_MAX, cut=True), self._key)
+            text = f"{self.name} answered {response.status}: {said}"
             if response.status in (401, 403):
-                said += " (check api_key)"
-            raise TwdError(_code_of(response.status, said), f"{self.name} answered {response.status}: {said}")
+                raise KeyRefused(FailureCode.BACKEND_BROKEN, f"{text} (check api_key)")
+            raise TwdError(_code_of(response.status, said), text)
         encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
             raise self.broken(f"compresses its answers ({encoding[:20]}), which was not asked for")

@@ -188,12 +188,12 @@ class PooledSpeculator(Speculator):
                 try:
                     load = await self._assembled(now)
                 except TwdError as error:
-                    self._wait_for(str(error))
+                    self._tell_waiting(str(error))
                 else:
                     self._over, self._progress_at = now, self.clock.now()
                     return load
             elif now.waits_for:
-                self._wait_for("; ".join(now.waits_for))
+                self._tell_waiting(f"waits for {'; '.join(now.waits_for)}")
             if self._now is now:
                 self._looked.clear()
                 await self._looked.wait()
@@ -202,8 +202,7 @@ class PooledSpeculator(Speculator):
         self._over = None  # until it is tried again, there is nothing to guard
         super()._cannot_load(error, new)
 
-    def _wait_for(self, what: str) -> None:
-        note = f"waits for {what}" if not what.startswith(("no RPC", "the RPC")) else what
+    def _tell_waiting(self, note: str) -> None:
         if note != self.note:
             self.note = note
             self.log.info("%s: %s", self.model, note)
