@@ -1,5 +1,6 @@
 """The permissions of `deploy/nats`, against a real server: each role can do its work and is refused the rest."""
 
+import asyncio
 import importlib
 import importlib.util
 import inspect
@@ -214,6 +215,15 @@ async def test_a_drafter_tells_drafts_and_itself_and_nothing_else(connect: Conne
         assert not await drafter.may_publish(subject), subject
     assert not await drafter.may_hear("twd.v1.job.submitted.*", "speculators")
     assert not await drafter.may_hear("twd.v1.job.submitted.*")
+
+
+@nats
+async def test_each_of_those_who_ask_for_the_same_at_once_is_told(connect: Connect) -> None:
+    """And who asks for it in a queue, where that is allowed, is another matter."""
+    speculator, pattern = await connect("speculator"), "twd.v1.job.submitted.*"
+    asked = [speculator.may_hear(pattern, queue) for queue in ("", "speculators", "", "speculators", "others")]
+    assert await asyncio.gather(*asked) == [False, True, False, True, False]
+    assert speculator.denials == []
 
 
 @nats

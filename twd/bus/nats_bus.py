@@ -4,7 +4,8 @@ import asyncio
 import enum
 import logging
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -65,6 +66,14 @@ def log_event(state: BusState, detail: str) -> None:
     log.log(logging.INFO if quiet else logging.WARNING, "bus %s: %s", state, detail)
 
 
+class _Asked:
+    """A subscription of which the broker has not said yet whether it may be; its denials are in small letters."""
+
+    def __init__(self, pattern: str, queue: str) -> None:
+        self.what = (pattern.lower(), queue.lower())
+        self.denial: Denial | None = None
+
+
 class NatsSubscription:
     """One open subscription; satisfies the Subscription protocol."""
 
@@ -99,7 +108,7 @@ class NatsBus:
         self._listeners: dict[int, Listener] = {}
         self._number = _ANSWERS
         self._questions = Questions(f"{INBOX_PREFIX}.{name.split('.')[0]}.{secrets.token_hex(11)}.")
-        self._refused: dict[str, Denial | None] = {}
+        self._asked: set[_Asked] = set()
         self._dialer = Dialer(address, name, ping_interval_s, self._deliver, self._deny, self._greet)
         self._link: NatsLink | None = None
         self._payload_max = PAYLOAD_BYTES_MAX
@@ -230,29 +239,32 @@ class NatsBus:
         return NatsSubscription(lambda: self._unsubscribe(number))
 
     async def _announce(self, link: NatsLink, number: int, listener: Listener) -> None:
-        told = listener.pattern.lower()
-        self._refused[told] = None
-        try:
-            link.listen(number, subscribe_frame(listener.pattern, listener.queue, number))
-            await link.round_trip()
-        except BusError as error:
-            log.info("%s will be listened to when the broker is back: %s", listener.pattern, error)
-        finally:
-            denial = self._refused.pop(told, None)
-        if denial is not None:
-            raise BusError(denial.text, FailureCode.FORBIDDEN)
+        with self._asking(listener.pattern, listener.queue) as asked:
+            try:
+                link.listen(number, subscribe_frame(listener.pattern, listener.queue, number))
+                await link.round_trip()
+            except BusError as error:
+                log.info("%s will be listened to when the broker is back: %s", listener.pattern, error)
+        if asked.denial is not None:
+            raise BusError(asked.denial.text, FailureCode.FORBIDDEN)
 
     async def _greet(self, link: NatsLink) -> None:
         """Tell a fresh connection everything, and make sure that answers will arrive on it."""
-        answers = f"{self._questions.prefix}*".lower()
-        self._refused[answers] = None
-        try:
+        with self._asking(f"{self._questions.prefix}*") as asked:
             self._announce_all(link)
             await link.round_trip()
+        if asked.denial is not None:
+            raise LinkError(asked.denial.text, FailureCode.FORBIDDEN, final=True)
+
+    @contextmanager
+    def _asking(self, pattern: str, queue: str = "") -> Iterator[_Asked]:
+        """While this lasts, a denial of such a subscription is somebody's answer."""
+        asked = _Asked(pattern, queue)
+        self._asked.add(asked)
+        try:
+            yield asked
         finally:
-            denial = self._refused.pop(answers)
-        if denial is not None:
-            raise LinkError(denial.text, FailureCode.FORBIDDEN, final=True)
+            self._asked.remove(asked)
 
     def _announce_all(self, link: NatsLink) -> None:
         """Tell a connection everything that is listened to and that it does not know yet."""
@@ -339,9 +351,12 @@ class NatsBus:
     def _deny(self, denial: Denial) -> None:
         self.stats.errors += 1
         self.stats.last_error = denial.text
-        if denial.action == "subscription" and denial.subject in self._refused:
-            self._refused[denial.subject] = denial
-            return
+        if denial.action == "subscription":
+            concerned = [asked for asked in self._asked if asked.what == (denial.subject, denial.queue)]
+            for asked in concerned:  # all that ask for the same now: the broker says the same to each
+                asked.denial = denial
+            if concerned:
+                return
         self._on_event(BusState.DENIED, denial.text)
         if denial.action == "publish":
             self._questions.fail(BusError(denial.text, FailureCode.FORBIDDEN), denial.subject)

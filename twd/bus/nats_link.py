@@ -45,6 +45,7 @@ class Denial:
 
     action: str
     subject: str
+    queue: str = ""
 
     @property
     def text(self) -> str:
@@ -186,7 +187,7 @@ def _explained(error: Exception, url: str) -> LinkError:
     return LinkError(f"what answers at {where} is no NATS server: {text}", FailureCode.BAD_REQUEST, final=True)
 
 
-_DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
+_DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"(?: using queue "([^"]*)")?')
 
 
 class _Client(Client):  # type: ignore[misc]
@@ -267,7 +268,7 @@ class _Client(Client):  # type: ignore[misc]
     def _erred(self, said: str) -> None:
         denial = _DENIED.search(said)
         if denial is not None:
-            self._denied(Denial(denial[1], denial[2]))
+            self._denied(Denial(denial[1], denial[2], denial[3] or ""))
         else:
             self.lose(f"the broker says {said}")
 
