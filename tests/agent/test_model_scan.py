@@ -91,9 +91,9 @@ def test_the_whole_digest_is_made_when_it_is_asked_for(tmp_path: Path) -> None:
     path = write_llama(tmp_path / "tiny.gguf")
     scan = ModelScan((tmp_path,))
     scan.scan()
-    assert scan.full_digest("tiny") == scan.full_digest("tiny") == sha256_of(path)
+    assert scan.full_digest(scan.find("tiny")) == scan.full_digest(path) == sha256_of(path)
     with pytest.raises(TwdError) as told:
-        scan.full_digest("../etc/passwd")
+        scan.find("../etc/passwd")
     assert told.value.code is FailureCode.MODEL_NOT_FOUND
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -70,17 +70,24 @@ class ModelScan:
             self._known[path] = known = (stamp, read_model(path))
         return known[1]
 
-    def full_digest(self, name: str) -> str:
-        """The SHA-256 of a whole listed model (its first file, where it has several); blocks for long."""
+    def find(self, name: str) -> Path:
+        """The file of a listed model, the first one where it has several."""
         listed = [model for _, model in list(self._known.values())]  # a copy: a scan may go on beside this
         path = next((Path(model.path) for model in listed if model.name == name), None)
         if path is None:
             raise TwdError(FailureCode.MODEL_NOT_FOUND, f"there is no model {name[:100]!r} on this machine", "sha256")
+        return path
+
+    def full_digest(self, path: Path, left: Callable[[], bool] = lambda: False) -> str:
+        """The SHA-256 of a whole file; blocks for long. Empty where everybody `left` before the end."""
         stamp = _stamp(path)
         known = self._digests.get(path)
-        if known is None or known[0] != stamp:
-            self._digests[path] = known = (stamp, sha256_of(path))
-        return known[1]
+        if known is not None and known[0] == stamp:
+            return known[1]
+        digest = sha256_of(path, left)
+        if digest:
+            self._digests[path] = (stamp, digest)
+        return digest
 
 
 def is_first_part(name: str) -> bool:
@@ -103,11 +110,13 @@ def shown(path: Path) -> str:
     return str(path).encode(errors="backslashreplace").decode()
 
 
-def sha256_of(path: Path) -> str:
-    """Of every byte."""
+def sha256_of(path: Path, left: Callable[[], bool] = lambda: False) -> str:
+    """Of every byte; empty where everybody `left` before."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(CHUNK_BYTES):
+            if left():
+                return ""
             digest.update(piece)
     return digest.hexdigest()
 

@@ -13,8 +13,8 @@ from aiohttp import web
 from msgspec import Meta
 
 import twd
+from twd.agent.digests import Digests
 from twd.agent.log_tail import LINES_MAX, log_names, log_path, tail
-from twd.agent.model_scan import ModelScan
 from twd.agent.moe_profile import profile_of
 from twd.agent.peer_server import json_reply, read_json, read_query
 from twd.agent.processes import Processes, rpc_wanted
@@ -74,7 +74,7 @@ class PeerApi:
     start: Callable[[ProcessWanted], Any]
     stop: Callable[[str, str], Any]
     processes: Processes
-    scan: ModelScan
+    digests: Digests
     logs: Path
     model_dirs: Sequence[Path]
     clock: Clock
@@ -143,7 +143,7 @@ class PeerApi:
         """The models on disk; `?sha256=NAME` reads one whole and tells its digest."""
         asked = read_query(request, ModelQuery)
         if asked.sha256:
-            digest = await asyncio.to_thread(self.scan.full_digest, asked.sha256)
+            digest = await self.digests.of(asked.sha256)
             return json_reply({"name": asked.sha256, "sha256": digest})
         told = [
             {**msgspec.to_builtins(model), "size_gb": round(model.size_bytes / GIB, 2)} for model in self.facts().models

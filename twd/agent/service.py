@@ -10,6 +10,7 @@ import msgspec
 from twd.agent.core import is_news, refusal
 from twd.agent.cpu_probe import memory_facts
 from twd.agent.detect import Detector
+from twd.agent.digests import Digests
 from twd.agent.processes import Processes
 from twd.bus.base import BusError, LeaseEntry
 from twd.kit import platform
@@ -132,7 +133,7 @@ class Agent(Service):
             start=self._start,
             stop=self._stop,
             processes=self._processes,
-            scan=self._detector.scan,
+            digests=Digests(self._detector.scan),
             logs=self._settings.home_dir / "logs",
             model_dirs=self._detector.model_dirs,
             clock=self.clock,
