@@ -17,9 +17,10 @@ def test_it_opens_after_failures_in_a_row_and_tries_one_call_later() -> None:
     assert not breaker.enter(1.0)
     assert not breaker.enter(10.9)
     assert breaker.state(11.0) is BreakerState.TRYING
-    assert breaker.enter(11.0)
+    call = breaker.enter(11.0)
+    assert call
     assert not breaker.enter(11.0), "one at a time"
-    assert breaker.failed(12.0, "still")
+    assert breaker.failed(12.0, "still", call)
     assert not breaker.enter(21.9)
     assert breaker.enter(22.0)
     breaker.succeeded()
@@ -34,9 +35,25 @@ def test_a_success_forgets_failures_and_an_abandoned_try_frees_the_place() -> No
     breaker.succeeded()
     assert not breaker.failed(0.0, "x")
     assert breaker.failed(0.0, "x")
+    call = breaker.enter(5.0)
+    assert call
+    breaker.abandoned(call)
     assert breaker.enter(5.0)
-    breaker.abandoned()
-    assert breaker.enter(5.0)
+
+
+def test_an_older_call_that_ends_while_another_tries_lets_no_second_try_through() -> None:
+    breaker = Breaker(failures=1, cooldown_s=5)
+    older, other = breaker.enter(0.0), breaker.enter(0.0)
+    assert breaker.failed(0.0, "x", other)
+    call = breaker.enter(5.0)
+    assert call
+    breaker.abandoned(older)
+    assert not breaker.enter(5.0)
+    assert not breaker.failed(6.0, "x", older)
+    assert breaker.state(6.0) is BreakerState.TRYING
+    breaker.abandoned(call)
+    breaker.abandoned(call)
+    assert breaker.enter(6.0)
 
 
 @given(st.integers(1, 4), st.lists(st.tuples(st.floats(0, 3), st.sampled_from(["ok", "bad", "gone"])), max_size=60))
@@ -44,7 +61,8 @@ def test_calls_are_never_made_while_it_cools_down(limit: int, calls: list[tuple[
     breaker, now, in_a_row, opened_at = Breaker(limit, 5.0), 0.0, 0, None
     for wait, outcome in calls:
         now += wait
-        if not breaker.enter(now):
+        call = breaker.enter(now)
+        if call is None:
             assert opened_at is not None
             assert now < opened_at + 5.0
             continue
@@ -55,7 +73,7 @@ def test_calls_are_never_made_while_it_cools_down(limit: int, calls: list[tuple[
         elif outcome == "bad":
             in_a_row += 1
             opens = opened_at is not None or in_a_row >= limit
-            assert breaker.failed(now, "bad") == opens
+            assert breaker.failed(now, "bad", call) == opens
             opened_at = now if opens else None
         else:
-            breaker.abandoned()
+            breaker.abandoned(call)

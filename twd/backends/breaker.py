@@ -11,6 +11,10 @@ class BreakerState(enum.StrEnum):
     TRYING = "trying"
 
 
+class Call:
+    """Leave for one call; by it the one that tries again is told from older ones, which end late."""
+
+
 class Breaker:
     """Counts failures. While it is open nothing is asked; after the cool-down one call at a time tries again."""
 
@@ -19,7 +23,7 @@ class Breaker:
         self._cooldown_s = cooldown_s
         self._failures = 0
         self._open_until: float | None = None
-        self._trying = False
+        self._trying: Call | None = None
         self.why = ""
         """What went wrong last."""
 
@@ -29,27 +33,29 @@ class Breaker:
             return BreakerState.CLOSED
         return BreakerState.OPEN if now < self._open_until else BreakerState.TRYING
 
-    def enter(self, now: float) -> bool:
-        """Whether a call may be made; one that may must end with `succeeded`, `failed` or `abandoned`."""
-        state = self.state(now)
-        if state is BreakerState.TRYING and not self._trying:
-            self._trying = True
-            return True
-        return state is BreakerState.CLOSED
+    def enter(self, now: float) -> Call | None:
+        """Leave for a call, if one may be made; it must end with `succeeded`, `failed` or `abandoned`."""
+        state, call = self.state(now), Call()
+        if state is BreakerState.TRYING and self._trying is None:
+            self._trying = call
+            return call
+        return call if state is BreakerState.CLOSED else None
 
     def succeeded(self) -> None:
         """A call went well: everything is forgotten."""
-        self._failures, self._open_until, self._trying, self.why = 0, None, False, ""
+        self._failures, self._open_until, self._trying, self.why = 0, None, None, ""
 
-    def failed(self, now: float, why: str) -> bool:
-        """A call went wrong; returns whether the breaker opened by it."""
+    def failed(self, now: float, why: str, call: Call | None = None) -> bool:
+        """A call went wrong; returns whether the breaker opened by it. Without leave it was made while all was well."""
         self.why = why
         self._failures += 1
-        if not self._trying and (self._open_until is not None or self._failures < self._limit):
+        tried = call is not None and call is self._trying
+        if not tried and (self._open_until is not None or self._failures < self._limit):
             return False
-        self._open_until, self._trying = now + self._cooldown_s, False
+        self._open_until, self._trying = now + self._cooldown_s, None
         return True
 
-    def abandoned(self) -> None:
-        """A call ended without telling anything of the server."""
-        self._trying = False
+    def abandoned(self, call: Call | None) -> None:
+        """A call ended without telling anything of the server: where it was the try, another one may be made."""
+        if call is self._trying:
+            self._trying = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from twd.backends.base import Backend, Capabilities, Piece, wish_of
-from twd.backends.breaker import Breaker, BreakerState
+from twd.backends.breaker import Breaker, BreakerState, Call
 from twd.backends.facts import passed_through, relayed_facts
 from twd.backends.relay_core import KEEPALIVE_S, RelayedJob, pauses
 from twd.kit.service import Effects, Reply, Service, Surroundings
@@ -46,6 +46,7 @@ class _Line:
 
     relayed: RelayedJob
     task: asyncio.Task[None]
+    call: Call
 
 
 class Relay(Service):
@@ -99,22 +100,23 @@ class Relay(Service):
         now = self.clock.now()
         if self._can is not None and self._breaker.state(now) is BreakerState.CLOSED and self._lines:
             return True  # jobs in hand tell more than a probe would
-        if self._can is not None and not self._breaker.enter(now):
+        call = self._breaker.enter(now) if self._can is not None else None
+        if self._can is not None and call is None:
             return False
         try:
             if self._backend is None:
                 self._backend = await self._open()
             can = await self._backend.probe()
         except TwdError as error:
-            self._probe_failed(error)
+            self._probe_failed(error, call)
             return False
         self._breaker.succeeded()
         await self._here(self._backend, can)
         return True
 
-    def _probe_failed(self, error: TwdError) -> None:
-        if self._can is not None:
-            self._breaker.failed(self.clock.now(), str(error))
+    def _probe_failed(self, error: TwdError, call: Call | None) -> None:
+        if call is not None:
+            self._breaker.failed(self.clock.now(), str(error), call)
         self._away(error.failure)
 
     async def _here(self, backend: Backend, can: Capabilities) -> None:
@@ -178,8 +180,9 @@ class Relay(Service):
     def on_job_submitted(self, event: JobSubmitted, reply: Reply) -> Effects:
         """Refuse at once what cannot be served; pass the rest on."""
         refusal = self._refusal(event)
-        if refusal is not None:
-            reply(JobFailed(job=event.job, attempt=event.attempt, failure=refusal))
+        call = self._breaker.enter(self.clock.now()) if refusal is None else None
+        if call is None:
+            reply(JobFailed(job=event.job, attempt=event.attempt, failure=refusal or self._left_alone()))
             return None
         reply(JobQueued(job=event.job, attempt=event.attempt, speculator=self.instance))
         if event.job in self._lines:  # a newer attempt takes the place of an older one
@@ -187,8 +190,8 @@ class Relay(Service):
         relayed = RelayedJob(event, self.ground.ids.session(), self.model, self.clock.now())
         self._idle.clear()
         self._tell(relayed.start(self.clock.now()))
-        task = self.tasks.start(f"relay {event.job}", self._relay(relayed))
-        self._lines[event.job] = _Line(relayed, task)
+        task = self.tasks.start(f"relay {event.job}", self._relay(relayed, call))
+        self._lines[event.job] = _Line(relayed, task, call)
         return None
 
     def _refusal(self, job: JobSubmitted) -> Failure | None:
@@ -212,10 +215,11 @@ class Relay(Service):
             return Failure(code=FailureCode.BAD_REQUEST, message=text, field="prompt")
         if self._can is None:
             return Failure(code=FailureCode.BACKEND_DOWN, message=f"{self.model}: {self._told or self.note}"[:4096])
-        if not self._breaker.enter(self.clock.now()):
-            text = f"{self.model} is left alone for {self._cooldown_s:g} s after failing: {self._breaker.why}"
-            return Failure(code=FailureCode.BACKEND_DOWN, message=text[:4096])
         return None
+
+    def _left_alone(self) -> Failure:
+        text = f"{self.model} is left alone for {self._cooldown_s:g} s after failing: {self._breaker.why}"
+        return Failure(code=FailureCode.BACKEND_DOWN, message=text[:4096])
 
     def on_job_cancelled(self, event: JobCancelled) -> Effects:
         """The owner no longer wants it: hang up, so that the server stops to compute."""
@@ -230,7 +234,7 @@ class Relay(Service):
         """Stop reading. A task that has not begun yet would do nothing of this by itself."""
         line.relayed.ended = True
         line.task.cancel()
-        self._breaker.abandoned()
+        self._breaker.abandoned(line.call)
         self._forget(line.relayed)
 
     def tick(self, now: float) -> Effects:
@@ -241,29 +245,29 @@ class Relay(Service):
 
     # -- one job -------------------------------------------------------------------------------
 
-    async def _relay(self, relayed: RelayedJob) -> None:
+    async def _relay(self, relayed: RelayedJob, call: Call) -> None:
         try:
             async with asyncio.timeout(relayed.job.deadline_ms / 1000):
                 await self._with_retries(relayed)
             self._breaker.succeeded()
         except TimeoutError:
-            self._breaker.abandoned()
+            self._breaker.abandoned(call)
             text = f"the job was not done within {relayed.job.deadline_ms / 1000:g} s"
             self._fail(relayed, TwdError(FailureCode.DEADLINE, text))
         except TwdError as error:
-            self._judge(error)
+            self._judge(error, call)
             self._fail(relayed, error)
         except asyncio.CancelledError:
-            self._breaker.abandoned()
+            self._breaker.abandoned(call)
             raise
         finally:
             self._forget(relayed)
 
-    def _judge(self, error: TwdError) -> None:
+    def _judge(self, error: TwdError, call: Call) -> None:
         """What a failure tells of the server."""
         if error.code not in _SERVERS_FAULT:
-            self._breaker.abandoned()
-        elif self._breaker.failed(self.clock.now(), str(error)):
+            self._breaker.abandoned(call)
+        elif self._breaker.failed(self.clock.now(), str(error), call):
             self._away(error.failure)
 
     def _fail(self, relayed: RelayedJob, error: TwdError) -> None:

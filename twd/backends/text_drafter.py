@@ -110,7 +110,8 @@ class TextDrafter(Service):
             await self._detach("others draft")
 
     async def _probe(self) -> None:
-        if self._can is not None and not self._breaker.enter(self.clock.now()):
+        call = self._breaker.enter(self.clock.now()) if self._can is not None else None
+        if self._can is not None and call is None:
             return
         try:
             if self._backend is None:
@@ -118,7 +119,7 @@ class TextDrafter(Service):
             can = await self._backend.probe()
             self._token_ms = await self._measure(self._backend)
         except TwdError as error:
-            self._breaker.failed(self.clock.now(), str(error))
+            self._breaker.failed(self.clock.now(), str(error), call)
             self._away(error)
             return
         self._breaker.succeeded()
