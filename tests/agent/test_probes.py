@@ -96,6 +96,18 @@ def test_the_engine_names_metal_vulkan_and_what_comes() -> None:
     ]
 
 
+async def test_where_amds_tool_tells_no_card_the_kernel_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = [GpuFacts(name="kernel", backend="hip", index=0, total=1, free=1)]
+
+    async def nothing(command: tuple[str, ...]) -> str:
+        return "no card"
+
+    monkeypatch.setattr("twd.agent.gpu_probe.shutil.which", lambda name: name if name == gpu_probe.ROCM[0] else None)
+    monkeypatch.setattr(gpu_probe, "output_of", nothing)
+    monkeypatch.setattr(gpu_probe, "read_drm", lambda folder: cards)
+    assert await gpu_probe._amd([]) == cards
+
+
 @given(st.text(max_size=300))
 def test_nonsense_is_no_device(text: str) -> None:
     assert all(isinstance(gpu, GpuFacts) for gpu in gpu_probe.parse_nvidia(text))

@@ -13,7 +13,7 @@ import pytest
 
 from tests.waiting import wait_until
 from twd.cli.app import run
-from twd.cli.logs import _last_lines, readable
+from twd.cli.logs import _last_lines, _whole_lines, readable
 from twd.kit.exit_codes import ExitCode
 from twd.kit.home import Home, Instance
 from twd.kit.platform import born
@@ -83,8 +83,24 @@ def test_those_of_an_earlier_installation_are_shown_when_named(logs: Path, capsy
 
 def test_following_without_lines_begins_at_the_end(logs: Path) -> None:
     with (logs / "edge.log").open() as stream:
-        assert _last_lines(stream, 0) == []
+        assert _last_lines(stream, 0, follow=True) == []
         assert stream.read() == ""
+
+
+def test_a_line_that_is_still_being_written_is_shown_when_it_is_whole(tmp_path: Path) -> None:
+    file = tmp_path / "half.log"
+    file.write_bytes("one\nh\u00e9".encode()[:-1])
+    with file.open(errors="replace") as stream, file.open("ab") as writer:
+        assert _last_lines(stream, 5, follow=True) == ["one\n"]
+        assert list(_whole_lines(stream)) == []
+        writer.write("\u00e9lo\ntwo\nthr".encode()[1:])
+        writer.flush()
+        assert list(_whole_lines(stream)) == ["h\u00e9lo\n", "two\n"]
+        writer.write(b"ee\n")
+        writer.flush()
+        assert list(_whole_lines(stream)) == ["three\n"]
+    with file.open() as stream:
+        assert _last_lines(stream, 1, follow=False) == ["three\n"]
 
 
 @pytest.mark.parametrize("line", ["plain", '{"at"', '{"at": 5}', '{"at": "x", "level": "info"}'])

@@ -45,7 +45,8 @@ async def _nvidia(notes: list[str]) -> list[GpuFacts]:
 async def _amd(notes: list[str]) -> list[GpuFacts]:
     if shutil.which(ROCM[0]) is not None:
         try:
-            return parse_rocm(await output_of(ROCM))
+            if gpus := parse_rocm(await output_of(ROCM)):
+                return gpus
         except NoAnswer as problem:
             notes.append(str(problem))
     return read_drm(DRM)

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Final
 
@@ -45,7 +45,7 @@ def logs(ground: Ground, services: tuple[str, ...], follow: bool, lines: int, as
     opened: dict[str, IO[str]] = {file.stem: file.open(errors="replace") for file in files}
     old = set() if services else _of_earlier(ground, files)
     for name, stream in opened.items():
-        for line in _last_lines(stream, 0 if name in old else lines):
+        for line in _last_lines(stream, 0 if name in old else lines, follow):
             _show(name if with_name else "", line, as_json)
     if old:
         click.echo(f"from before the last start, shown when named: {', '.join(sorted(old))}", err=True)
@@ -74,13 +74,13 @@ def _of_earlier(ground: Ground, files: list[Path]) -> set[str]:
     return {file.stem for file in files if file.stat().st_mtime < since_s}
 
 
-def _last_lines(stream: IO[str], count: int) -> list[str]:
-    """Of what is there; the stream stands at its end then."""
+def _last_lines(stream: IO[str], count: int, follow: bool) -> list[str]:
+    """Of what is there; the stream stands where following it goes on then."""
     size = stream.seek(0, 2)
     if not count:
         return []
     stream.seek(max(0, size - LAST_BYTES))
-    return stream.readlines()[-count:]
+    return (list(_whole_lines(stream)) if follow else stream.readlines())[-count:]
 
 
 def _follow(opened: dict[str, IO[str]], look: Callable[[], list[Path]], with_name: bool, as_json: bool) -> None:
@@ -93,10 +93,21 @@ def _follow(opened: dict[str, IO[str]], look: Callable[[], list[Path]], with_nam
         for name, stream in opened.items():
             read = stream.tell()
             stream.seek(0 if read > stream.seek(0, 2) else read)  # a log that was rotated begins again
-            for line in stream:
+            for line in _whole_lines(stream):
                 _show(name if with_name else "", line, as_json)
         sys.stdout.flush()
         time.sleep(LOOK_S)
+
+
+def _whole_lines(stream: IO[str]) -> Iterator[str]:
+    """What came since the last look; a line that is still being written is read again when it is whole."""
+    while True:
+        begin = stream.tell()
+        line = stream.readline()
+        if not line.endswith("\n"):
+            stream.seek(begin)
+            return
+        yield line
 
 
 def _show(name: str, line: str, as_json: bool) -> None:
