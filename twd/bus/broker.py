@@ -17,6 +17,7 @@ from typing import Final
 
 from twd.bus.address import BusAddress
 from twd.bus.base import PAYLOAD_BYTES_MAX, BusError
+from twd.bus.urls import near_host
 from twd.private_file import create_private, write_private
 
 DEFAULT_PORT: Final = 4222
@@ -90,13 +91,9 @@ class EmbeddedBroker:
     @property
     def address(self) -> BusAddress:
         """Where clients connect; known for sure once `ready` said yes."""
-        host = f"[{self._near_host}]" if ":" in self._near_host else self._near_host
+        host = near_host(self.host)
+        host = f"[{host}]" if ":" in host else host
         return BusAddress(f"nats://{host}:{self._fixed_port or self.port}", token=self.token)
-
-    @property
-    def _near_host(self) -> str:
-        """The host under which this machine itself reaches the server."""
-        return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)
 
     def prepare(self) -> None:
         """Make folders, token and configuration."""
@@ -147,7 +144,7 @@ class EmbeddedBroker:
     async def ready(self) -> bool:
         """Whether the server takes our token now; from then on the port stays."""
         port = self.read_port()
-        if port is None or not await _greets(self._near_host, port, self.token):
+        if port is None or not await _greets(near_host(self.host), port, self.token):
             return False
         self._fixed_port = port
         return True

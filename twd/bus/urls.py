@@ -26,6 +26,11 @@ def all_usable(text: str) -> bool:
     return all(is_usable(url) for url in split_urls(text))
 
 
+def near_host(host: str) -> str:
+    """Where this very machine reaches what listens at `host`."""
+    return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}.get(host, host)
+
+
 def shown_url(url: str) -> str:
     """Scheme, host and port alone; whatever it is, nobody trips over it."""
     scheme, _, rest = url.partition("://")

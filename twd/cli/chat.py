@@ -14,6 +14,7 @@ from twd.cli.chat_talk import Talk
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.kit.exit_codes import ExitCode
+from twd.kit.settings import DEFAULT_NAMES
 
 STDIN_BYTES_MAX: Final = 10 * 1024 * 1024
 HISTORY_FILE: Final = "chat_history"
@@ -137,7 +138,7 @@ def converse(ground: Ground, server: ApiAddress, talk: Talk) -> ExitCode:
         client = ChatClient(server)
         try:
             known = runner.run(client.models())
-            if talk.model not in (*known, "default", "twd"):
+            if talk.model not in (*known, *DEFAULT_NAMES):
                 text = f"there is no model {talk.model!r}; there are: {', '.join(known)}"
                 raise CommandError(ExitCode.NOT_FOUND, text)
             screen.remark(f"{_named(talk, known)} at {server.url}; /help lists what you can do, Ctrl-D leaves")
@@ -147,4 +148,4 @@ def converse(ground: Ground, server: ApiAddress, talk: Talk) -> ExitCode:
 
 
 def _named(talk: Talk, known: list[str]) -> str:
-    return known[0] if talk.model in ("default", "twd") and len(known) == 1 else talk.model
+    return known[0] if talk.model in DEFAULT_NAMES and len(known) == 1 else talk.model

@@ -15,6 +15,7 @@ from twd.cli.chat_stream import Answer
 from twd.cli.chat_talk import Lines, Talk
 from twd.cli.errors import CommandError
 from twd.kit.exit_codes import ExitCode
+from twd.kit.settings import DEFAULT_NAMES
 from twd.private_file import write_private
 
 PROMPT: Final = "> "
@@ -178,7 +179,7 @@ class Repl:
         known = self._runner.run(self._client.models())
         if not name:
             return self._print([f"{'*' if model == self._talk.model else ' '} {model}" for model in known])
-        if name not in known and name not in ("default", "twd"):
+        if name not in (*known, *DEFAULT_NAMES):
             raise CommandError(ExitCode.NOT_FOUND, f"there is no model {name!r}; there are: {', '.join(known)}")
         self._talk.model = name
         return self._screen.remark(f"{name} answers from now on")

@@ -55,7 +55,7 @@ def read_weights(settings: Settings) -> list[Weights]:
 def weights_of(name: str, model: Model) -> Weights:
     """One model of the settings."""
     info, problem = _inspected(Path(model.path))
-    kinds = [kind if kind != "auto" else "f16" for kind in (model.cache_type_k, model.cache_type_v)]
+    type_k, type_v = model.cache_types
     return Weights(
         name=f"models.{name}",
         path=Path(model.path),
@@ -65,8 +65,8 @@ def weights_of(name: str, model: Model) -> Weights:
         info=info,
         problem=problem,
         chats=not model.chat_template,
-        type_k=kinds[0],
-        type_v=kinds[1],
+        type_k=type_k,
+        type_v=type_v,
     )
 
 

@@ -65,12 +65,8 @@ class Need:
 
     def kv_bytes(self, ctx_size: int, parallel: int, kinds: tuple[str, str] | None = None) -> int:
         """Bytes of the caches of all sessions."""
-        type_k, type_v = kinds or (_kind(self.model.cache_type_k), _kind(self.model.cache_type_v))
+        type_k, type_v = kinds or self.model.cache_types
         return self.info.kv_bytes_per_token(type_k, type_v) * ctx_size * parallel
-
-
-def _kind(setting: str) -> str:
-    return "f16" if setting == "auto" else setting
 
 
 def proposals(machine: Machine, need: Need | None) -> list[Proposal]:

@@ -17,13 +17,8 @@ _EMBEDDING = "token_embd.weight"
 def read_shape(name: str, model: Model, engine: str) -> Shape:
     """The model as placement sees it; raises where the file cannot be used, or a ring cannot cut it."""
     path = Path(model.path).expanduser()
-    shape = shape_of(name, inspect(path), *cache_types(model))
+    shape = shape_of(name, inspect(path), *model.cache_types)
     return replace(shape, cuts=read_cuts(path)) if engine == "ring" else shape
-
-
-def cache_types(model: Model) -> tuple[str, str]:
-    """The number formats of the caches; `auto` counts as the larger one that it can become."""
-    return tuple("f16" if kind == "auto" else kind for kind in (model.cache_type_k, model.cache_type_v))  # type: ignore[return-value]
 
 
 def shape_of(name: str, info: GgufInfo, type_k: str = "f16", type_v: str = "f16") -> Shape:

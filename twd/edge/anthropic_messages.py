@@ -18,7 +18,7 @@ from twd.edge.anthropic_types import (
 from twd.edge.core import Terms, jobs_for, limit_of, take_prefill
 from twd.edge.openai_types import FunctionSpec, GenerationRequest, NamedTool, Tool, ToolName
 from twd.edge.tool_use import call_grammar, check_tools, raw_tools
-from twd.wire.failures import FailureCode, TwdError
+from twd.edge.validation import text_only
 from twd.wire.job import ChatMessage, JobSubmitted, Prompt, ToolCall
 
 
@@ -133,6 +133,5 @@ def _result(block: ToolResultBlock, path: str) -> ChatMessage:
 
 
 def _refuse_unless_thinking(block: msgspec.Struct, path: str) -> None:
-    kind = str(block.__struct_config__.tag)
-    if "thinking" not in kind:
-        raise TwdError(FailureCode.UNSUPPORTED, f"{path}: this model reads text only, not {kind}", f"{path}.type")
+    if "thinking" not in str(block.__struct_config__.tag):
+        raise text_only(block, path)

@@ -6,12 +6,12 @@ from typing import Any
 
 from twd.edge.openai_answers import ModelCard, ModelList
 from twd.engine.tool_formats import ToolFormat
+from twd.kit.settings import DEFAULT_NAMES
 from twd.wire.base import InstanceId, ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.service import Health, ServiceLease
 
-DEFAULT_NAMES = ("default", "twd")
 HELPERS = frozenset({"drafter", "stage"})
 """Services that know a model, but answer nobody for it."""
 SETTLE_S = 15.0

@@ -1,5 +1,7 @@
 """/v1/chat/completions: a conversation to jobs."""
 
+import msgspec
+
 from twd.edge.core import Terms, grammar_of, jobs_for, limit_of, take_prefill
 from twd.edge.openai_types import (
     AssistantMessage,
@@ -11,6 +13,7 @@ from twd.edge.openai_types import (
     ToolMessage,
 )
 from twd.edge.tool_use import call_grammar, check_tools, raw_tools, with_format
+from twd.edge.validation import text_only
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, Grammar, JobSubmitted, Prompt, ToolCall
 
@@ -90,12 +93,11 @@ def plain_text(content: Content | None, path: str) -> str:
     return "\n".join(_part_text(part, f"{path}[{i}]") for i, part in enumerate(content))
 
 
-def _part_text(part: object, path: str) -> str:
+def _part_text(part: msgspec.Struct, path: str) -> str:
     match part:
         case TextPart(text=text):
             return text
         case RefusalPart(refusal=refusal):
             return refusal
         case _:
-            kind = type(part).__struct_config__.tag  # type: ignore[attr-defined]
-            raise TwdError(FailureCode.UNSUPPORTED, f"{path}: this model reads text only, not {kind}", f"{path}.type")
+            raise text_only(part, path)

@@ -31,7 +31,7 @@ from twd.edge.responses_types import (
     ResponsesRequest,
 )
 from twd.edge.tool_use import ToolChoice, call_grammar, check_tools, raw_tools, with_format
-from twd.edge.validation import explain
+from twd.edge.validation import explain, text_only
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, JobSubmitted, Prompt, ToolCall
 
@@ -137,8 +137,7 @@ def _part(part: Part, path: str) -> str:
         case InputText(text=text) | OutputText(text=text) | RefusalText(refusal=text):
             return text
         case _:
-            kind = part.__struct_config__.tag
-            raise TwdError(FailureCode.UNSUPPORTED, f"{path}: this model reads text only, not {kind}", f"{path}.type")
+            raise text_only(part, path)
 
 
 def function_tools(request: ResponsesRequest) -> list[Tool]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from twd.bus.urls import near_host
 from twd.edge.front import Counters
 from twd.edge.guard import quiet_about_bad_http, reply_or_failure
 from twd.edge.replies import sent_if_large
@@ -38,8 +39,8 @@ class HttpServer:
     @property
     def url(self) -> str:
         """Where clients on this machine find it."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._settings.host, self._settings.host)
-        return f"{'https' if self._settings.tls.cert else 'http'}://{bracketed(host)}:{self.port}"
+        host = bracketed(near_host(self._settings.host))
+        return f"{'https' if self._settings.tls.cert else 'http'}://{host}:{self.port}"
 
     async def open(self, routes: Iterable[web.AbstractRouteDef]) -> None:
         """Bind the port and answer."""

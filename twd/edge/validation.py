@@ -88,6 +88,12 @@ def explain(message: str, model: type[msgspec.Struct], inside: str = "") -> TwdE
     return TwdError(FailureCode.BAD_REQUEST, f"{_short(what)} - at `{path or 'the body'}`", path)
 
 
+def text_only(part: msgspec.Struct, path: str) -> TwdError:
+    """A part of a message is no text, but a picture, say."""
+    kind = part.__struct_config__.tag
+    return TwdError(FailureCode.UNSUPPORTED, f"{path}: this model reads text only, not {kind}", f"{path}.type")
+
+
 def _unknown_field(name: str, path: str, model: type[msgspec.Struct]) -> TwdError:
     field = _join(path, name[:80])
     advice = HINTS.get(name)

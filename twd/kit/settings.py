@@ -1,7 +1,7 @@
 """Every setting of twd in one frozen model, with its default, its range and the line that explains it."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
@@ -32,6 +32,9 @@ from twd.kit.settings_types import (
     VariableName,
     about,
 )
+
+DEFAULT_NAMES: Final = ("default", "twd")
+"""By these names clients ask for the default model."""
 
 
 class BusTls(Section, frozen=True):
@@ -135,6 +138,12 @@ class Model(Section, frozen=True):
         Literal["off", "balanced", "profile-guided"], about("How experts are spread over devices.")
     ] = "off"
     moe_hot_profile: Annotated[FilePath, about("Profile of the busiest experts, for profile-guided placement.")] = ""
+
+    @property
+    def cache_types(self) -> tuple[str, str]:
+        """The number formats of both caches to reckon with; `auto` counts as the largest one that it becomes."""
+        type_k, type_v = ("f16" if kind == "auto" else kind for kind in (self.cache_type_k, self.cache_type_v))
+        return type_k, type_v
 
 
 class Server(Section, frozen=True):
