@@ -16,6 +16,7 @@ from twd.kit.addresses import bracketed, is_loopback, told_host
 from twd.kit.clock import Clock
 from twd.kit.settings import Agent as AgentSettings
 from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.reading import NONSENSE
 
 BODY_MAX: Final = 64 * 1024
 BODY_S: Final = 10.0
@@ -138,7 +139,7 @@ async def read_json(request: web.Request, kind: type[T]) -> T:
         raise TwdError(FailureCode.BAD_REQUEST, f"the body did not come within {BODY_S:g} s") from None
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except NONSENSE as error:
         raise TwdError(FailureCode.BAD_REQUEST, f"the body cannot be used: {error}") from None
 
 

@@ -8,6 +8,7 @@ import msgspec
 from twd.backends.base import Wish
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, Grammar, GrammarKind, Sampling
+from twd.wire.reading import NONSENSE
 
 SEEDS: Final = 2**31
 """Below every server's limit; some count in 32 bits, and -1 draws a new seed."""
@@ -160,7 +161,7 @@ def json_of(text: str, field_name: str) -> Any:
     """JSON that travelled as text, checked before it goes out."""
     try:
         return msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NONSENSE as error:
         raise TwdError(FailureCode.BAD_REQUEST, f"{field_name} holds no JSON: {error}", field_name) from None
 
 

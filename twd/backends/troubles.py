@@ -4,6 +4,8 @@ from typing import Any
 
 import msgspec
 
+from twd.wire.reading import NONSENSE
+
 _LENGTH = 300
 
 
@@ -11,7 +13,7 @@ def read_trouble(body: bytes, secret: str = "") -> str:
     """The words of an error body in one clean line that never repeats the key."""
     try:
         value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NONSENSE:
         value = body.decode("utf-8", "replace")
     return clean(words_of(value), secret)
 

@@ -17,6 +17,7 @@ from twd.backends.addresses import Base, check_literal, parse_base, refusal, ref
 from twd.backends.streams import EventParser, LineSplitter, TooLong
 from twd.backends.troubles import read_trouble
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.reading import NONSENSE
 
 BODY_BYTES_MAX: Final = 8 << 20
 SCORES_BYTES_MAX: Final = 64 << 20
@@ -132,7 +133,7 @@ class Upstream:
         """JSON of a known shape; anything else is a broken backend."""
         try:
             return msgspec.json.decode(data, type=as_type)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except NONSENSE as error:
             raise self.broken(f"answered with something else than expected: {error}") from None
 
     def broken(self, what: str) -> TwdError:

@@ -11,6 +11,7 @@ from twd.cli.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.kit.settings import Settings
 from twd.wire.failures import TwdError
+from twd.wire.reading import NONSENSE
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def running_settings(ground: Ground) -> Settings:
     """The settings of the instance that runs here, which another terminal may have started with other variables."""
     try:
         return msgspec.json.decode(ground.home.settings_file.read_bytes(), type=Settings)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *NONSENSE):
         return ground.settings
 
 

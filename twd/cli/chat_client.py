@@ -13,6 +13,7 @@ from twd.cli.chat_stream import Answer, AnswerReader, no_sense
 from twd.cli.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.wire.failures import sentences
+from twd.wire.reading import NONSENSE
 
 CONNECT_S: Final = 10.0
 SILENCE_S: Final = 300.0
@@ -129,7 +130,7 @@ def _words_of(body: bytes) -> tuple[str, str]:
     """An error body's message with its advice, and its code."""
     try:
         document = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except NONSENSE:
         return "", ""
     error = document.get("error") if isinstance(document, dict) else None
     if isinstance(error, str):
@@ -153,5 +154,5 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
 async def _json(response: aiohttp.ClientResponse) -> Any:
     try:
         return msgspec.json.decode(await _body(response))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except NONSENSE as error:
         raise no_sense(str(error)) from None

@@ -8,6 +8,7 @@ import msgspec
 from twd.cli.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.wire.failures import sentences
+from twd.wire.reading import NONSENSE
 
 LINE_BYTES_MAX: Final = 8 * 1024 * 1024
 
@@ -131,7 +132,7 @@ class AnswerReader:
             return ""
         try:
             return self._chunk(_decoder.decode(data), at_s)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except NONSENSE as error:
             raise no_sense(str(error)) from None
 
     def _chunk(self, chunk: _Chunk, at_s: float) -> str:
