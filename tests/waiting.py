@@ -7,6 +7,7 @@ from collections.abc import Callable
 import psutil
 
 LOOK_S = 0.02
+LOOK_OFTEN_S = 0.002
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
@@ -18,13 +19,13 @@ def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 30
         time.sleep(LOOK_S)
 
 
-async def until(condition: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
-    """The same, for a loop that has other things to do."""
+async def until(condition: Callable[[], object], what: str = "what is sure to come", timeout_s: float = 30.0) -> None:
+    """The same, for a loop that has other things to do; it looks often, for what passes quickly."""
     give_up = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > give_up:
             raise AssertionError(f"not within {timeout_s:g} s: {what}")
-        await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(LOOK_OFTEN_S)
 
 
 def alive(pid: int) -> bool:

@@ -1,7 +1,6 @@
 """Fixtures for backends: fake servers that stop by themselves, and waits with a deadline."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -14,10 +13,3 @@ async def farm() -> AsyncIterator[Farm]:
     farm = Farm()
     yield farm
     await farm.close()
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    """Wait for a condition, with a deadline."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - any condition, of code that knows nothing of the test
-            await asyncio.sleep(0.001)

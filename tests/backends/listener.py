@@ -4,7 +4,7 @@ import asyncio
 import random
 from typing import TypeVar
 
-from tests.backends.conftest import until
+from tests.waiting import until
 from twd.bus.memory_bus import MemoryBroker
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
@@ -94,7 +94,7 @@ class Listener:
         answer = await self.submit(wanted)
         if isinstance(answer, JobFailed):
             return "", answer.failure
-        await until(lambda: bool(self.ends(wanted.job)), timeout_s)
+        await until(lambda: bool(self.ends(wanted.job)), timeout_s=timeout_s)
         return self.text(wanted.job), self.end(wanted.job)
 
     def text(self, name: str) -> str:

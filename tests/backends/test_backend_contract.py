@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.backends.conftest import until
 from tests.backends.fakes.server import Farm, Server
 from tests.backends.fakes.toy import EMOJI, TOY
 from tests.backends.rigs import RIGS, Rig, read, text_of, wish
+from tests.waiting import until
 from twd.backends.base import Backend
 from twd.backends.upstream import Upstream
 from twd.wire.failures import FailureCode, TwdError

@@ -5,11 +5,11 @@ import asyncio
 import msgspec
 import pytest
 
-from tests.backends.conftest import until
 from tests.backends.fakes.gpu_servers import FakeSglang, FakeVllm
 from tests.backends.fakes.openai_server import OpenAiServer
 from tests.backends.fakes.server import Farm
 from tests.backends.listener import Listener, ground
+from tests.waiting import until
 from twd.backends.making import checks_guesses, relay_of, text_drafter_of, verifying_loader
 from twd.bus.memory_bus import MemoryBroker
 from twd.kit.settings import Server, Settings

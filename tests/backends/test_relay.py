@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
-from tests.backends.conftest import until
 from tests.backends.fakes.openai_server import OpenAiServer
 from tests.backends.fakes.server import Farm
 from tests.backends.fakes.toy import TOY
 from tests.backends.listener import MODEL, Listener, chat, ground, job
+from tests.waiting import until
 from twd.backends import relay as relay_module
 from twd.backends.base import Backend
 from twd.backends.openai_compatible import OpenAiCompatible

@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import pytest
 
-from tests.backends.conftest import until
 from tests.backends.fakes.llama_server import FakeLlamaServer
 from tests.backends.fakes.ollama_server import FakeOllama
 from tests.backends.fakes.openai_server import OpenAiServer
@@ -15,6 +14,7 @@ from tests.backends.fakes.server import Farm, Server
 from tests.backends.fakes.toy import TOY
 from tests.backends.listener import MODEL, Listener, ground, job
 from tests.backends.toy_target import ToyModel, ToyTarget
+from tests.waiting import until
 from twd.backends import text_drafter as drafter_module
 from twd.backends.finding import open_backend
 from twd.backends.text_drafter import TextDrafter
@@ -169,7 +169,7 @@ async def test_many_sessions_at_once(farm: Farm, workshop: Workshop) -> None:
     jobs = [job(f"once upon a time {n}", f"job-{n}", max_tokens=40, speculation=PATIENT) for n in range(8)]
     for asked in jobs:
         await workshop.ear.submit(asked)
-    await until(lambda: all(workshop.ear.ends(asked.job) for asked in jobs), 20)
+    await until(lambda: all(workshop.ear.ends(asked.job) for asked in jobs), timeout_s=20)
     for asked in jobs:
         text = "".join(event.text for event in workshop.ear.of(TokensAccepted, asked.job))
         assert text == expected(asked)
@@ -238,7 +238,7 @@ async def test_who_leaves_hangs_up(farm: Farm, workshop: Workshop) -> None:
     await drafter.stop()
     await until(lambda: server.streaming == 0)
     assert workshop.ear.of(DrafterDetached)
-    await until(lambda: bool(workshop.ear.ends(name)), 20)
+    await until(lambda: bool(workshop.ear.ends(name)), timeout_s=20)
 
 
 async def _a_job_that_it_drafts_for(workshop: Workshop, server: OpenAiServer) -> str:
@@ -246,7 +246,7 @@ async def _a_job_that_it_drafts_for(workshop: Workshop, server: OpenAiServer) ->
     for number in range(50):
         name = f"job-{number}"
         await workshop.ear.submit(job("once upon a time", name, max_tokens=200))
-        await until(lambda name=name: server.streaming > 0 or bool(workshop.ear.ends(name)), 20)  # type: ignore[misc]
+        await until(lambda name=name: server.streaming > 0 or bool(workshop.ear.ends(name)), timeout_s=20)  # type: ignore[misc]
         if server.streaming:
             return name
     raise AssertionError("no draft was asked for in 50 jobs")

@@ -8,13 +8,13 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from tests.backends.conftest import until
 from tests.backends.fakes.gpu_servers import FakeSglang, FakeVllm
 from tests.backends.fakes.openai_server import OpenAiServer
 from tests.backends.fakes.server import Farm
 from tests.backends.fakes.toy import EMOJI, TOY
 from tests.backends.listener import MODEL, Listener, chat, ground, job
 from tests.backends.rigs import echoing
+from tests.waiting import until
 from twd.backends.base import Backend
 from twd.backends.finding import open_backend
 from twd.backends.verifying_model import open_verifying
@@ -55,7 +55,7 @@ class Tower:
     async def run(self, asked: JobSubmitted) -> tuple[str, JobFinished | Failure]:
         """A job to its end."""
         await self.ear.submit(asked)
-        await until(lambda: bool(self.ear.ends(asked.job)), 20)
+        await until(lambda: bool(self.ear.ends(asked.job)), timeout_s=20)
         return "".join(event.text for event in self.ear.of(TokensAccepted, asked.job)), self.ear.end(asked.job)
 
 
@@ -79,7 +79,7 @@ async def open_tower(farm: Farm) -> AsyncIterator[OpenTower]:
             lambda progress: cast(Any, RemoteModel(open_verifying(settings, MODEL), Settings(), MODEL)),
         )
         await speculator.start()
-        await until(lambda: bool(ear.of(ModelReady) or ear.of(ModelFailed)), 20)
+        await until(lambda: bool(ear.of(ModelReady) or ear.of(ModelFailed)), timeout_s=20)
         towers.append(Tower(server, ear, speculator))
         return towers[-1]
 
@@ -292,8 +292,8 @@ async def test_a_cancelled_session_hangs_up(open_tower: OpenTower) -> None:
     await tower.ear.submit(asked)
     await until(lambda: tower.server.streaming == 1)
     tower.server.release.set()
-    await until(lambda: bool(tower.ear.ends(asked.job)), 10)
-    await until(lambda: tower.server.streaming == 0, 10)
+    await until(lambda: bool(tower.ear.ends(asked.job)), timeout_s=10)
+    await until(lambda: tower.server.streaming == 0, timeout_s=10)
 
 
 async def test_one_request_that_hangs_holds_up_nobody_else(open_tower: OpenTower) -> None:
@@ -306,8 +306,8 @@ async def test_one_request_that_hangs_holds_up_nobody_else(open_tower: OpenTower
     text, _ = await tower.run(job("once upon", "other", max_tokens=30))
     assert text == TOY.shown(TOY.generate(TOY.tokenize("once upon"), 30))
     await tower.ear.publish(JobCancelled(job=JobId("hung"), reason="enough"))
-    await until(lambda: bool(tower.ear.ends("hung")), 20)
-    await until(lambda: server.cut_off == 1, 20)
+    await until(lambda: bool(tower.ear.ends("hung")), timeout_s=20)
+    await until(lambda: server.cut_off == 1, timeout_s=20)
 
 
 async def test_a_server_that_cannot_score_is_no_target(farm: Farm) -> None:

@@ -124,10 +124,3 @@ async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Connect]:
     yield open_one
     for bus in opened:
         await bus.close()
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    """Wait for something that is sure to come; a deadline ends the test where it does not."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - conditions of all kinds, most of them about another process
-            await asyncio.sleep(0.005)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bus.conftest import until
+from tests.waiting import until
 from twd.bus.address import BusAddress
 from twd.bus.base import BusError
 from twd.bus.broker import EmbeddedBroker, read_or_make_token, server_binary

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.bus.conftest import Connect, until
+from tests.bus.conftest import Connect
+from tests.waiting import until
 from twd.bus.base import PAYLOAD_BYTES_MAX, Bus, BusError, Message, NoResponders, RequestTimeout
 from twd.wire.failures import FailureCode
 from twd.wire.routes import WhenFull

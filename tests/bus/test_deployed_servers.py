@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bus.conftest import until
 from tests.bus.deployed import Deployment, free_ports
+from tests.waiting import until
 from twd.bus.address import BusAddress, Tls
 from twd.bus.base import BusError
 from twd.bus.nats_bus import NatsBus
@@ -131,7 +131,7 @@ async def test_three_nodes_pass_messages_and_outlive_one(deployment: Deployment)
         return "edge.node1.x" in [entry.key for entry in await seen.entries()]
 
     deployment.processes[2].kill()
-    await until(lambda: admin.stats.reconnects >= 1, 30.0)
+    await until(lambda: admin.stats.reconnects >= 1, timeout_s=30.0)
     await in_the_end(job_is_taken)
     await in_the_end(lease_is_seen)
     for bus in (edge, speculator, admin):

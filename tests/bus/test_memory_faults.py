@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.bus.conftest import until
+from tests.waiting import until
 from twd.bus.base import Bus, BusError, Message, RequestTimeout
 from twd.bus.memory_bus import Faults, MemoryBroker
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.bus.conftest import NatsServer, until
+from tests.bus.conftest import NatsServer
+from tests.waiting import until
 from twd.bus import nats_link
 from twd.bus.address import BusAddress
 from twd.bus.base import BusError, NoResponders, RequestTimeout

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bus.conftest import until
 from tests.bus.deployed import DEPLOY, Deployment
+from tests.waiting import until
 from twd.bus.address import BusAddress
 from twd.bus.base import BusError, Message, NoResponders
 from twd.bus.nats_bus import BusState, NatsBus

@@ -143,4 +143,3 @@ async def test_a_worker_without_an_agent_is_asked_itself() -> None:
     look = await _ask_worker("127.0.0.1", 9)
     assert look.problem
     assert "rpc-server -H 127.0.0.1 -p 9" in look.mend
-    assert str(OURS)

@@ -8,12 +8,12 @@ from typing import Final
 import pytest
 from aiohttp import web
 
-from tests.backends.conftest import until
 from tests.backends.fakes.gpu_servers import FakeVllm
 from tests.backends.fakes.openai_server import OpenAiServer
 from tests.backends.fakes.server import Farm
 from tests.backends.fakes.toy import TOY
 from tests.backends.listener import MODEL, Listener, ground, job
+from tests.waiting import until
 from twd.backends.making import text_drafter_of
 from twd.backends.text_drafter import TextDrafter
 from twd.bus.memory_bus import MemoryBroker

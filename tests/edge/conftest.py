@@ -1,6 +1,5 @@
 """A running edge on a loopback port, with a scripted speculator on the other side of the bus."""
 
-import asyncio
 import io
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -48,13 +47,6 @@ class House:
 
     async def chat(self, **fields: object) -> aiohttp.ClientResponse:
         return await self.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]} | fields)
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    """Wait for a condition, with a deadline."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - any condition, of code that knows nothing of the test
-            await asyncio.sleep(0.001)
 
 
 OpenHouse = Callable[..., Awaitable[House]]

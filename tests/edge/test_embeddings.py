@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI
 
-from tests.edge.conftest import House, OpenHouse, ground, until
+from tests.edge.conftest import House, OpenHouse, ground
 from tests.edge.fake_speculator import MODEL
+from tests.waiting import until
 from twd.bus.base import PAYLOAD_BYTES_MAX
 from twd.kit.service import Effects, Reply, Service
 from twd.wire.embedding import EmbeddingMade, EmbeddingRequested

@@ -11,8 +11,9 @@ import aiohttp
 import msgspec
 import pytest
 
-from tests.edge.conftest import House, OpenHouse, ground, until
+from tests.edge.conftest import House, OpenHouse, ground
 from tests.edge.fake_speculator import MODEL, WORDS, FakeSpeculator, Script
+from tests.waiting import until
 from twd.bus.base import PAYLOAD_BYTES_MAX
 from twd.edge.calls import Desk
 from twd.kit.clock import SystemClock
@@ -250,7 +251,7 @@ async def test_a_reader_that_does_not_read_is_dropped(
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     await until(lambda: len(house.speculator.jobs) == 1)
-    await until(lambda: len(house.edge.desk) == 0 and house.edge.front.counters.in_flight == 0, 20)
+    await until(lambda: len(house.edge.desk) == 0 and house.edge.front.counters.in_flight == 0, timeout_s=20)
     assert (await house.chat(max_tokens=1)).status == 200
     came = 0
     with contextlib.suppress(ConnectionError):

@@ -8,8 +8,9 @@ import jsonschema
 import msgspec
 import pytest
 
-from tests.edge.conftest import House, OpenHouse, ground, until
+from tests.edge.conftest import House, OpenHouse, ground
 from tests.edge.fake_speculator import Script
+from tests.waiting import until
 from twd.bus.base import Handler, Message, Subscription
 from twd.edge.feed import PENDING_BYTES_MAX, PENDING_MAX, Watcher
 from twd.edge.openapi import OPERATIONS, document

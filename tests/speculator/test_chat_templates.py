@@ -5,8 +5,8 @@ from typing import cast
 
 import pytest
 
-from tests.backends.conftest import until
 from tests.backends.listener import Listener, ground
+from tests.waiting import until
 from twd.bus.memory_bus import MemoryBroker
 from twd.kit.settings import Model, Settings
 from twd.ring.home import Home

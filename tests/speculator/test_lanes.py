@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from tests.edge.conftest import until
 from tests.speculator.fakes import job, opening
+from tests.waiting import until
 from twd.speculator.lanes import LONG_CHARACTERS, Lane, Preparation
 from twd.speculator.loaded import LoadedModel
 from twd.speculator.session import Opening

@@ -13,10 +13,10 @@ from typing import TypeVar
 import msgspec
 import pytest
 
-from tests.bus.conftest import until
 from tests.ring.fake_slices import LAYERS, FakeSlice, fake_text
 from tests.ring.rings import HOME, WAIT_S
 from tests.ring.test_fake_rings import PROMPT, spec
+from tests.waiting import until
 from twd.bus.base import Message
 from twd.bus.memory_bus import MemoryBroker, MemoryBus
 from twd.kit.clock import LoopClock
