@@ -20,7 +20,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_slice_goes_to_the_cache_and_is_listed(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["slice"]) == ExitCode.OK
-    assert capsys.readouterr().out.startswith("0 slices, 0.00 GiB in ")
+    assert capsys.readouterr().out.startswith("0 slices, 0 MiB in ")
     assert run(["slice", model, "2-5", "--json"]) == ExitCode.OK
     told = json.loads(capsys.readouterr().out)
     assert (told["first"], told["end"], told["layers"], told["head"]) == (2, 5, 8, False)
@@ -42,7 +42,7 @@ def test_the_weights_of_workers_are_listed_beside(
     assert run(["slice"]) == ExitCode.OK
     told = capsys.readouterr().out
     assert worker.name in told
-    assert f"weights of 1 worker, 0.00 GiB in {home.weights}" in told
+    assert f"weights of 1 worker, 3 MiB in {home.weights}" in told
     assert run(["slice", "--json"]) == ExitCode.OK
     assert [one["path"] for one in json.loads(capsys.readouterr().out)] == [str(worker)]
 
@@ -57,7 +57,7 @@ def test_slices_of_machines_that_were_played_are_listed(
     assert run(["slice"]) == ExitCode.OK
     told = capsys.readouterr().out
     assert "part.gguf" in told
-    assert f"1 slice, 0.00 GiB in {played}" in told
+    assert f"1 slice, 0 MiB in {played}" in told
 
 
 def test_a_slice_goes_where_it_is_wanted(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

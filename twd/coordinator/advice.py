@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import Final
 
 from twd.coordinator.placement import MIB, Demand, Device, Link, Placement, Shape, place
+from twd.engine.memory import gib
 
 CTX_STEP: Final = 256
-GIB: Final = 1024**3
 
 
 def place_or_advise(shape: Shape, devices: Sequence[Device], links: Mapping[str, Link], demand: Demand) -> Placement:
@@ -35,7 +35,7 @@ def _helps(
     half = replace(shape, kv_layer=shape.kv_layer * 17 // 32)
     if fits(demand, half):
         yield "set cache_type_k and cache_type_v to q8_0, if they are f16: the cache takes half the memory then"
-    yield f"add a machine or device with {size(missing + missing // 10 + 512 * MIB)} free, or a smaller quantization"
+    yield f"add a machine or device with {gib(missing + missing // 10 + 512 * MIB)} free, or a smaller quantization"
 
 
 def _largest(low: int, high: int, works: Callable[[int], bool]) -> int:
@@ -44,8 +44,3 @@ def _largest(low: int, high: int, works: Callable[[int], bool]) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if works(middle) else (low, middle - 1)
     return low
-
-
-def size(count: int) -> str:
-    """Bytes as people read them."""
-    return f"{count / GIB:.1f} GB" if count >= GIB else f"{count / MIB:.0f} MB"

@@ -7,6 +7,7 @@ from typing import Final
 
 from twd.coordinator.placement import MIB, RESERVE_BYTES
 from twd.coordinator.processes import word
+from twd.engine.memory import gib
 from twd.wire.base import NodeId
 from twd.wire.node import DrafterWanted, ModelFile, NodeFacts, ProcessKind, ProcessWanted
 from twd.wire.placement import PlacementDecided
@@ -81,7 +82,7 @@ def problem(drafter: WantedDrafter, nodes: Mapping[NodeId, NodeFacts]) -> str:
     where = drafter.node or "a machine"
     return (
         f"drafter {drafter.name} runs nowhere: copy {drafter.file.path} into a folder of agent.model_dirs of {where} "
-        f"with {_needed(drafter) // MIB} MB of memory free"
+        f"with {gib(_needed(drafter))} of memory free"
     )
 
 

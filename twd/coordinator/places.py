@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from twd.coordinator.advice import place_or_advise, size
+from twd.coordinator.advice import place_or_advise
 from twd.coordinator.devices import Found, find_devices
 from twd.coordinator.given import all_given
 from twd.coordinator.guests import left_for
@@ -14,6 +14,7 @@ from twd.coordinator.processes import WantedModel, process_of, stage_of
 from twd.coordinator.standby import filled
 from twd.coordinator.state import Observed, Wanted
 from twd.coordinator.taken import free_for, left_on
+from twd.engine.memory import gib
 from twd.kit.settings import Pool
 from twd.wire.base import ModelId, NodeId
 from twd.wire.node import CPU, ModelFile, NodeFacts
@@ -134,7 +135,7 @@ def to_wire(
     links: Mapping[str, Link] | None = None,
 ) -> PlacementDecided:
     """A placement as everybody may read it."""
-    missing = () if placement.fits else (f"{size(placement.missing_bytes)} of memory are missing",)
+    missing = () if placement.fits else (f"{gib(placement.missing_bytes)} of memory are missing",)
     nodes = {piece.device.node for piece in placement.pieces}
     return PlacementDecided(
         model=ModelId(model.serves),

@@ -37,4 +37,4 @@ def require_memory(needed: int, what: str) -> None:
 
 def gib(size: int) -> str:
     """Bytes as people say them."""
-    return f"{size / 2**30:.2f} GiB"
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
