@@ -21,6 +21,14 @@ TWD = (sys.executable, "-P", "-m", "twd")
 TIMEOUT_S = 180
 
 
+def _keep_to_one_core() -> None:
+    """Threads of an engine wait for each other, so one that is kept from its core by other tests holds all of them."""
+    if sys.platform == "linux":
+        cores = sorted(os.sched_getaffinity(0))
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        os.sched_setaffinity(0, {cores[worker % len(cores)]})
+
+
 class Installed:
     """One installation: its state folder, and commands in its environment."""
 
@@ -48,6 +56,7 @@ class Installed:
             timeout=TIMEOUT_S,
             check=False,
             stdin=subprocess.DEVNULL,
+            preexec_fn=_keep_to_one_core,
         )
 
     def take_demo_files(self, weights: Path) -> None:
@@ -76,6 +85,7 @@ class Installed:
             text=True,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            preexec_fn=_keep_to_one_core,
         )
 
     @property

@@ -49,6 +49,6 @@ def question_of(line: str) -> str:
 def help_lines() -> list[str]:
     """What `/help` prints."""
     rows = [(f"{name} {argument}".strip(), words) for name, (argument, words) in HELP.items()]
-    rows += [('"""', "begins and ends a text of several lines, as \\ ends all but its last")]
+    rows += [('"""', "begins and ends several lines; \\ at an end goes on, too")]
     rows += [("Ctrl-C", "stops an answer; at the prompt, twice leaves")]
     return [f"{name:<20} {words}" for name, words in rows]
