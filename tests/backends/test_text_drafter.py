@@ -107,7 +107,6 @@ def taken(end: JobFinished, drafter: TextDrafter) -> int:
 async def workshop(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Workshop]:
     """A speculator that is ready."""
     monkeypatch.setattr(drafter_module, "WATCH_S", 0.02)
-    monkeypatch.setattr("twd.speculator.service._LEASE_CHECK_S", 1e9)  # who owns the jobs here has no lease
     broker = MemoryBroker()
     ear, model = Listener(broker), ToyModel(ToyTarget())
     await ear.listen()

@@ -25,7 +25,7 @@ from twd.kit.board import Board, Row, Stage
 from twd.kit.clock import SystemClock
 from twd.kit.connect import address_of, connect
 from twd.kit.exit_codes import ExitCode
-from twd.kit.home import Home, Instance
+from twd.kit.home import RESOLVED_VARIABLE, Home, Instance
 from twd.kit.ids import Ids
 from twd.kit.log_files import LogFile
 from twd.kit.overseer import Overseer
@@ -241,7 +241,7 @@ class Installation:
     def _environment(self) -> dict[str, str]:
         """For children: the settings come from one file, so single overrides must not come on top."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TWD_") or name == "TWD_DEBUG"}
-        return {**kept, "TWD_RESOLVED": str(self._home.settings_file), "PYTHONFAULTHANDLER": "1"}
+        return {**kept, RESOLVED_VARIABLE: str(self._home.settings_file), "PYTHONFAULTHANDLER": "1"}
 
     # -- what happens meanwhile --------------------------------------------------------------------
 

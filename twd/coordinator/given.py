@@ -65,6 +65,11 @@ def _host_of(url: str) -> str:
     return found[1].strip("[]").lower() if found else ""
 
 
+def bytes_of(gpu: Gpu) -> int:
+    """The memory that the settings give a device."""
+    return int(gpu.vram_gb * GIB)
+
+
 def _seen(found: Sequence[GpuFacts], named: Sequence[Gpu], index: int) -> GpuFacts | None:
     """The device that was found of which the settings speak: the only one of that name, else the one in its place."""
     name = named[index].name.casefold()
@@ -75,7 +80,7 @@ def _seen(found: Sequence[GpuFacts], named: Sequence[Gpu], index: int) -> GpuFac
 
 
 def _as_facts(gpu: Gpu, index: int, seen: GpuFacts | None) -> GpuFacts:
-    total = int(gpu.vram_gb * GIB)
+    total = bytes_of(gpu)
     taken = seen.total - seen.free if seen is not None else 0
     whole = max(total, seen.total) if seen is not None else total  # a share of a card leaves the rest of it to others
     free = max(0, min(total, whole - taken))

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from twd.coordinator.devices import device_name
-from twd.coordinator.given import names_of
+from twd.coordinator.given import bytes_of, names_of
 from twd.coordinator.taken import READY
 from twd.engine.rpc_probe import OURS, Lent, RpcMismatch, RpcUnusable, Worker
 from twd.kit.addresses import is_loopback
@@ -22,7 +22,6 @@ from twd.wire.failures import FailureCode
 from twd.wire.node import GpuFacts, NodeFacts, ProcessFacts, ProcessKind
 from twd.wire.placement import GuestUse, PlacementDecided
 
-GIB: Final = 1024**3
 BACKEND: Final = "RPC"
 PREFIX: Final = "rpc.guest."
 UNUSABLE: Final = "unusable"
@@ -180,7 +179,7 @@ def _devices(door: Door, seen: Seen, first: int) -> Iterator[GpuFacts]:
     """What the settings say of a worker's devices wins; it cannot lend more of them than it has."""
     given = door.gpus[: len(seen.devices) or None]
     for index, gpu in enumerate(given, first):
-        size = int(gpu.vram_gb * GIB)
+        size = bytes_of(gpu)
         yield GpuFacts(name=gpu.name or "GPU", backend=BACKEND, index=index, total=size, free=size)
     for index, lent in enumerate(() if door.gpus else seen.devices, first):
         whole = lent.free == lent.total  # so llama.cpp tells of a processor's memory, whatever is in it

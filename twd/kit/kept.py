@@ -1,13 +1,13 @@
 """What was found out once, kept as JSON: a file that cannot be read or written costs that work again, and no more."""
 
 import logging
-import os
 from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from twd.private_file import write_private
 from twd.wire.reading import NONSENSE
 
 _Kept = TypeVar("_Kept", bound=msgspec.Struct)
@@ -32,10 +32,8 @@ def recall(path: Path, kind: type[_Kept]) -> _Kept | None:
 
 def remember(path: Path, what: msgspec.Struct) -> None:
     """Keep it, whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(msgspec.json.encode(what))
-        draft.replace(path)
+        write_private(path, msgspec.json.encode(what))
     except OSError as error:
         _log.warning("%s cannot be kept: %s", path, error)
