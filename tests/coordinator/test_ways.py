@@ -12,7 +12,7 @@ from tests.coordinator.test_placement import GIB, MIB, cpu, demand, shape
 from twd.bus.base import LeaseEntry
 from twd.coordinator.links import Links
 from twd.coordinator.placement import ASSUMED, Device, Link, _between, pair, place
-from twd.coordinator.seen import ways_between
+from twd.coordinator.seen import stage_leases, ways_between
 from twd.stage.seat import Seat
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.ring import NEXT_FACT, HopFacts, StageWay, read_stage_way
@@ -54,7 +54,7 @@ def test_ways_are_read_from_the_leases_of_stages_and_nonsense_is_left_out() -> N
         LeaseEntry("stage.odd.x", b"{", 1, 0.0),
     ]
     links = Links()
-    links.learn_between(ways_between(entries))
+    links.learn_between(ways_between(stage_leases(entries)))
     assert links.known == {
         pair("b", "a"): Link(0.02, ASSUMED.bytes_s),
         pair("b", "c"): Link(0.001, 1e9, measured=True),

@@ -4,14 +4,12 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from twd.bus.base import LeaseEntry
-from twd.coordinator.guests import held
 from twd.coordinator.links import Links
-from twd.coordinator.measured import paces_of
-from twd.coordinator.seen import guest_uses, place_served, speculators, stages, ways_between
+from twd.coordinator.seen import take_in
 from twd.coordinator.state import Observed
 from twd.coordinator.taken import free_for
 from twd.wire.node import NodeFacts, read_node
-from twd.wire.placement import read_placement, read_ways
+from twd.wire.placement import read_placement
 
 
 def nodes_of(entries: Iterable[LeaseEntry]) -> list[NodeFacts]:
@@ -21,20 +19,11 @@ def nodes_of(entries: Iterable[LeaseEntry]) -> list[NodeFacts]:
 
 def observed_of(entries: Sequence[LeaseEntry], nodes: Iterable[NodeFacts], links: Links) -> Observed:
     """These machines with what is decided, loaded and measured on them."""
-    serving = speculators(entries)
-    for lease in serving:
-        links.learn(read_ways(lease.facts))
-    links.learn_between(ways_between(entries))
     standing = [one for entry in entries if (one := read_placement(entry.value)) is not None]
-    return Observed(
-        nodes={facts.node: facts for facts in nodes},
-        links=links.known,
-        served={place_served(lease) for lease in serving if lease.facts.get("ready")},
-        homes={place_served(lease): lease.node for lease in serving},
-        decided={one.place: one for one in standing},
-        held=held(guest_uses(serving)),
-        paces=paces_of(stages(entries), standing),
-    )
+    observed = Observed({facts.node: facts for facts in nodes}, decided={one.place: one for one in standing})
+    take_in(observed, links, entries)
+    observed.links = links.known
+    return observed
 
 
 def without(observed: Observed, models: Collection[str]) -> Observed:

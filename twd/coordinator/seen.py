@@ -1,16 +1,20 @@
 """What the registry shows a coordinator: machines that have settled, and processes that serve models."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
 from twd.bus.base import LeaseEntry
+from twd.coordinator.guests import held
+from twd.coordinator.links import Links
+from twd.coordinator.measured import paces_of
+from twd.coordinator.state import Observed
 from twd.wire.base import NodeId
 from twd.wire.node import NodeFacts
-from twd.wire.placement import PLACE_FACT, GuestUse, Way, read_guests
-from twd.wire.ring import StageReady, read_stage, read_stage_way
+from twd.wire.placement import PLACE_FACT, GuestUse, Way, read_guests, read_ways
+from twd.wire.ring import read_stage, read_stage_way
 from twd.wire.service import ServiceLease, read_lease
 
 SETTLE_S: Final = 0.7
@@ -53,10 +57,34 @@ def _as_before(now: NodeFacts, before: NodeFacts) -> NodeFacts:
     return msgspec.structs.replace(before, instance=now.instance, pid=now.pid, processes=now.processes)
 
 
+def take_in(observed: Observed, links: Links, entries: Sequence[LeaseEntry]) -> dict[str, list[GuestUse]]:
+    """What services tell in the registry of what they serve, hold and measured; returns the use of guests, by place."""
+    serving, stages = speculators(entries), stage_leases(entries)
+    observed.served = {place_served(lease) for lease in serving if lease.facts.get("ready")}
+    observed.homes = {place_served(lease): lease.node for lease in serving}
+    uses = {place_served(lease): read_guests(lease.facts) for lease in serving}
+    observed.held = held(uses)
+    for lease in serving:
+        links.learn(read_ways(lease.facts))
+    links.learn_between(ways_between(stages))
+    measured = [stage for lease in stages if (stage := read_stage(lease.facts)) is not None]
+    observed.paces = paces_of(measured, observed.decided.values())
+    return uses
+
+
 def speculators(entries: Sequence[LeaseEntry]) -> list[ServiceLease]:
     """Processes that serve a model, or will; the oldest last, so that of several it counts as the home."""
-    leases = [read_lease(entry.value) for entry in entries if entry.key.startswith("speculator.")]
-    return sorted((lease for lease in leases if lease is not None), key=lambda lease: -lease.started_ms)
+    return sorted(_leases(entries, "speculator."), key=lambda lease: -lease.started_ms)
+
+
+def stage_leases(entries: Sequence[LeaseEntry]) -> list[ServiceLease]:
+    """Processes that hold slices."""
+    return list(_leases(entries, "stage."))
+
+
+def _leases(entries: Sequence[LeaseEntry], prefix: str) -> Iterator[ServiceLease]:
+    read = (read_lease(entry.value) for entry in entries if entry.key.startswith(prefix))
+    return (lease for lease in read if lease is not None)
 
 
 def place_served(lease: ServiceLease) -> str:
@@ -64,22 +92,10 @@ def place_served(lease: ServiceLease) -> str:
     return str(lease.facts.get(PLACE_FACT) or lease.facts.get("model"))
 
 
-def guest_uses(serving: Iterable[ServiceLease]) -> dict[str, list[GuestUse]]:
-    """What speculators tell of guests' workers, by place."""
-    return {place_served(lease): read_guests(lease.facts) for lease in serving}
-
-
-def stages(entries: Sequence[LeaseEntry]) -> list[StageReady]:
-    """Slices that are in memory, with what they measured."""
-    leases = [read_lease(entry.value) for entry in entries if entry.key.startswith("stage.")]
-    return [stage for lease in leases if lease is not None and (stage := read_stage(lease.facts)) is not None]
-
-
-def ways_between(entries: Sequence[LeaseEntry]) -> list[tuple[NodeId, Way]]:
+def ways_between(stages: Sequence[ServiceLease]) -> list[tuple[NodeId, Way]]:
     """The ways from machine to machine that stages measured along their rings."""
-    leases = [lease for entry in entries if entry.key.startswith("stage.") and (lease := read_lease(entry.value))]
-    nodes = {lease.instance: lease.node for lease in leases}
-    told = ((lease.node, way) for lease in leases if (way := read_stage_way(lease.facts)) is not None)
+    nodes = {lease.instance: lease.node for lease in stages}
+    told = ((lease.node, way) for lease in stages if (way := read_stage_way(lease.facts)) is not None)
     found = [(node, way, nodes[way.to]) for node, way in told if way.to in nodes]
     return [
         (node, Way(node=far, rtt_ms=way.rtt_ms, bandwidth=way.bandwidth)) for node, way, far in found if far != node

@@ -12,22 +12,13 @@ from twd.coordinator.core import moved, plan
 from twd.coordinator.drafters import WantedDrafter, process_name
 from twd.coordinator.due import idle_drafters
 from twd.coordinator.guest_watch import GuestWatch
-from twd.coordinator.guests import WorkerKey, claims, held, losses
+from twd.coordinator.guests import WorkerKey, claims, losses
 from twd.coordinator.lease import CoordinatorLease, may_act, read_coordinator
 from twd.coordinator.links import Links
-from twd.coordinator.measured import paces_of
 from twd.coordinator.model_shape import read_shape
 from twd.coordinator.placement import Shape
 from twd.coordinator.processes import WantedModel
-from twd.coordinator.seen import (
-    SETTLE_S,
-    Joined,
-    guest_uses,
-    place_served,
-    speculators,
-    stages,
-    ways_between,
-)
+from twd.coordinator.seen import SETTLE_S, Joined, take_in
 from twd.coordinator.state import Action, Decide, Observed, Start, Stop, Wanted
 from twd.gguf_tools.model_file import read_model
 from twd.kit.claim import Claim
@@ -48,7 +39,7 @@ from twd.wire.node import (
     ProcessWanted,
     read_node,
 )
-from twd.wire.placement import PlacementDecided, place_of, placement_key, read_placement, read_ways
+from twd.wire.placement import PlacementDecided, place_of, placement_key, read_placement
 from twd.wire.service import ServiceExited, ServiceStarted
 
 TURN_S: Final = 1.0
@@ -241,17 +232,9 @@ class Coordinator(Service):
         entries = await self._entries()
         fresh = [entry for entry in entries if entry.key.startswith(AGENT_KEYS) and entry.age_s <= self._lease_s]
         found = [facts for entry in fresh if (facts := read_node(entry.value)) is not None]
-        serving = speculators(entries)
-        self._observed.served = {place_served(lease) for lease in serving if lease.facts.get("ready")}
-        self._observed.homes = {place_served(lease): lease.node for lease in serving}
-        uses = guest_uses(serving)
-        self._observed.held = held(uses)
+        uses = take_in(self._observed, self._links, entries)
         for worker, why in losses(uses, self._observed.decided):
             self._guests.lose(worker, why)
-        for lease in serving:
-            self._links.learn(read_ways(lease.facts))
-        self._links.learn_between(ways_between(entries))
-        self._observed.paces = paces_of(stages(entries), self._observed.decided.values())
         together = [*found, *self._guests.meet(found)] if found else []  # guests alone serve nobody
         return self._joined.settled(together, self._observed.nodes, self.clock.now())
 
