@@ -159,7 +159,7 @@ ROLES: Final[tuple[Role, ...]] = (
             JobFailed,
             ModelReady,
         ),
-        writes=(DraftProposed, DrafterAttached, DrafterDetached, ModelLoading, ModelFailed),
+        writes=(DraftProposed, DrafterAttached, DrafterDetached, ModelFailed),
     ),
     Role(
         "racer",

@@ -8,10 +8,10 @@ from twd.drafter.core import DrafterCore
 from twd.drafter.runner import DraftRunner, Judge
 from twd.engine.cost import CostCurve
 from twd.engine.window import Picker, Target
+from twd.kit.model_service import ModelService
 from twd.kit.progress import Progress
-from twd.kit.service import Effects, Service, Surroundings
+from twd.kit.service import Effects, Surroundings
 from twd.kit.tasks import soon
-from twd.kit.tries import until_loaded
 from twd.wire.base import ModelId
 from twd.wire.draft import (
     DeviceKind,
@@ -24,10 +24,8 @@ from twd.wire.draft import (
     SessionOpened,
     share_device,
 )
-from twd.wire.failures import TwdError
 from twd.wire.job import JobFailed, JobFinished, Sampling, TokensAccepted
-from twd.wire.model import ModelFailed, ModelLoading, ModelReady, VocabFingerprint
-from twd.wire.service import Health
+from twd.wire.model import ModelFailed, ModelReady, VocabFingerprint
 
 
 class LoadedDraftModel(Protocol):
@@ -70,7 +68,7 @@ class LoadedDraftModel(Protocol):
 Load = Callable[[Progress], LoadedDraftModel]
 
 
-class Drafter(Service):
+class Drafter(ModelService[LoadedDraftModel]):
     """Guesses ahead of every session whose model speaks its tokens."""
 
     name = "drafter"
@@ -84,39 +82,25 @@ class Drafter(Service):
         JobFailed,
         ModelReady,
     )
-    writes = (DraftProposed, DrafterAttached, DrafterDetached, ModelLoading, ModelFailed)
+    writes = (DraftProposed, DrafterAttached, DrafterDetached, ModelFailed)
 
     def __init__(self, ground: Surroundings, model: ModelId, load: Load, for_model: str = "") -> None:
-        super().__init__(ground)
-        self.model = model
+        super().__init__(ground, model)
         self.for_model = for_model
         self._load = load
         self._loaded: LoadedDraftModel | None = None
         self._runner: DraftRunner | None = None
         self._core: DrafterCore | None = None
         self._proposed = 0
-        self.note = "loading"
-        self.settled = asyncio.Event()
-        """Set when loading has ended for the first time, well or badly; where it failed, it is tried again."""
 
-    async def start(self) -> None:
-        """Be there at once; draft when the model is loaded."""
-        await super().start()
-        if self.ended.is_set():
-            return
-        self.health = Health.STARTING
-        self.tasks.start("load", self._load_model())
+    async def loader(self) -> Load:
+        """What loads the draft model."""
+        return self._load
 
-    async def _load_model(self) -> None:
+    async def open_for_work(self, loaded: LoadedDraftModel) -> None:
+        """Draft for whoever speaks its tokens."""
         loop = asyncio.get_running_loop()
-
-        def progress(share: float, stage: str) -> None:
-            soon(loop, self._tell_progress, share, stage)
-
-        async def find() -> Callable[[], LoadedDraftModel]:
-            return lambda: self._load(progress)
-
-        loaded = self._loaded = await until_loaded(find, self._cannot_load, self.clock)
+        self._loaded = loaded
         target, cost = loaded.target, loaded.cost
         tries = cost.ms if target.can_rollback else None
         core = self._core = DrafterCore(self.instance, target.n_slots, target.ctx_size, tries, target.window_max)
@@ -131,24 +115,9 @@ class Drafter(Service):
             cost=cost,
         )
         self._runner.start()
-        self.health, self.note = Health.OK, "ready"
-        self.settled.set()
+        self.is_ready("ready")
         await self.renew_lease()
         self._attach()
-
-    def _cannot_load(self, error: TwdError, new: bool) -> None:
-        self.health, self.note = Health.DEGRADED, error.failure.with_advice
-        self.settled.set()
-        if new:
-            self.log.error("%s cannot be loaded: %s (%s); tried again", self.model, error, error.failure.advice)
-            self.emit(ModelFailed(model=self.model, node=self.ground.node, failure=error.failure))
-
-    def _tell_progress(self, share: float, stage: str) -> None:
-        if self.health is Health.DEGRADED:
-            if not share:
-                return  # one more try: while it reads nothing, what failed is all there is to tell
-            self.health = Health.STARTING
-        self.note = f"loading {self.model}: {stage} {share:.0%}"
 
     def _attach(self) -> None:
         if self._loaded is None or self._core is None:

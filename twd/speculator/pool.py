@@ -131,12 +131,12 @@ class PooledSpeculator(Speculator):
             self.guests = uses
             await self.renew_lease()
 
-    async def _open_for_work(self, loaded: LoadedModel) -> None:
+    async def open_for_work(self, loaded: LoadedModel) -> None:
         if self._over is not None:
             self._traffic.begin(self._over)
             where = ", ".join(_shown(member) for member in self._over.members)
             self.log.info("%s is loaded after %d ms over %s", self.model, loaded.load_ms, where)
-        await super()._open_for_work(loaded)
+        await super().open_for_work(loaded)
 
     def _deliver(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -198,9 +198,10 @@ class PooledSpeculator(Speculator):
                 self._looked.clear()
                 await self._looked.wait()
 
-    def _cannot_load(self, error: TwdError, new: bool) -> None:
+    def cannot_load(self, error: TwdError, new: bool) -> None:
+        """A try failed."""
         self._over = None  # until it is tried again, there is nothing to guard
-        super()._cannot_load(error, new)
+        super().cannot_load(error, new)
 
     def _tell_waiting(self, note: str) -> None:
         if note != self.note:
@@ -208,9 +209,10 @@ class PooledSpeculator(Speculator):
             self.log.info("%s: %s", self.model, note)
             self.tasks.start("tell", self.renew_lease())
 
-    def _tell_progress(self, share: float, stage: str) -> None:
+    def tell_progress(self, share: float, stage: str) -> None:
+        """So much is loaded."""
         self._progress_at = self.clock.now()
-        super()._tell_progress(share, stage)
+        super().tell_progress(share, stage)
 
     # -- guarding ------------------------------------------------------------------------------
 

@@ -90,7 +90,7 @@ class RingSpeculator(Speculator):
         self._file_hash = await asyncio.to_thread(_hash_of, self._path)
 
         def progress(share: float, stage: str) -> None:
-            soon(loop, self._tell_progress, share, stage)
+            soon(loop, self.tell_progress, share, stage)
 
         while True:
             home = await self._find_ring()
@@ -107,8 +107,8 @@ class RingSpeculator(Speculator):
     def _load_over(self, home: Home, progress: Progress) -> LoadedModel:
         return load_ring(self.model, self._settings, home, self._stages, self.ground.ids.seed, progress)
 
-    async def _open_for_work(self, loaded: LoadedModel) -> None:
-        await super()._open_for_work(loaded)
+    async def open_for_work(self, loaded: LoadedModel) -> None:
+        await super().open_for_work(loaded)
         if self._home is not None and self._home.over is not None:
             self._ring_over(self._home, self._home.over)
 

@@ -10,9 +10,9 @@ from twd.bus.base import BusError
 from twd.engine.pipe import Pipeline
 from twd.kit.compute import crowding, effort
 from twd.kit.effects import Do, Effect, Publish
-from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
+from twd.kit.model_service import ModelService
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Surroundings
 from twd.kit.tasks import soon
-from twd.kit.tries import until_loaded
 from twd.speculator.bounds import Identity
 from twd.speculator.core import SpeculatorCore
 from twd.speculator.embeddings import Embeddings
@@ -59,7 +59,7 @@ _ENDS = (JobFinished, JobFailed)
 _LEASE_CHECK_S = 5.0
 
 
-class Speculator(Service):
+class Speculator(ModelService[LoadedModel]):
     """Serves one model: takes its jobs from the queue group, checks drafts, tells what is accepted."""
 
     name = "speculator"
@@ -99,11 +99,9 @@ class Speculator(Service):
     def __init__(
         self, ground: Surroundings, model: ModelId, load: Load, reclaim: Callable[[], Reclaimed] | None = None
     ) -> None:
-        super().__init__(ground)
-        self.model = model
+        super().__init__(ground, model)
         self._load = load
         self._reclaim = reclaim
-        self._loading: asyncio.Task[None] | None = None
         self.loaded: LoadedModel | None = None
         self._runner: Runner | None = None
         self._core: SpeculatorCore | None = None
@@ -117,12 +115,8 @@ class Speculator(Service):
         self._trials = Trials(model, self.instance)
         self._watch = Watch()
         self._look_at_leases_at = 0.0
-        self._told_progress = -1.0
         self._idle = asyncio.Event()
         self._idle.set()
-        self.note = "loading"
-        self.settled = asyncio.Event()
-        """Set when loading has ended for the first time, well or badly; where it failed, it is tried again."""
 
     def pattern(self, event_type: type[Event]) -> str:
         """Only the jobs of this speculator's model."""
@@ -132,51 +126,17 @@ class Speculator(Service):
 
     # -- life ----------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Be there at once; take jobs when the model is loaded."""
-        await super().start()
-        if self.ended.is_set():
-            return
-        self.health = Health.STARTING
-        self._loading = self.tasks.start("load", self._load_model())
-
-    async def _load_model(self) -> None:
-        loop = asyncio.get_running_loop()
-
-        def progress(share: float, stage: str) -> None:
-            soon(loop, self._tell_progress, share, stage)
-
-        async def find() -> Callable[[], LoadedModel]:
-            load = await self.loader()
-            return lambda: load(progress)
-
-        self.loaded = await until_loaded(find, self._cannot_load, self.clock)
-        await self._open_for_work(self.loaded)
-
     async def loader(self) -> Load:
         """What loads the model, when everything is there that it needs."""
         return self._load
 
-    def _tell_progress(self, share: float, stage: str) -> None:
-        if self.health is Health.DEGRADED:
-            if not share:
-                return  # one more try: while it reads nothing, what failed is all there is to tell
-            self.health = Health.STARTING
-        if share < 1.0 and share - self._told_progress < 0.05 and stage in self.note:
-            return
-        self._told_progress = share
-        self.note = f"loading {self.model}: {stage} {share:.0%}"
-        self.emit(ModelLoading(model=self.model, node=self.ground.node, progress=min(1.0, share), stage=stage))
+    def told_progress(self, share: float, stage: str) -> None:
+        """So much is loaded."""
+        self.emit(ModelLoading(model=self.model, node=self.ground.node, progress=share, stage=stage))
 
-    def _cannot_load(self, error: TwdError, new: bool) -> None:
-        self.health, self.note = Health.DEGRADED, error.failure.with_advice
-        self._told_progress = -1.0
-        self.settled.set()
-        if new:
-            self.log.error("%s cannot be loaded: %s (%s); tried again", self.model, error, error.failure.advice)
-            self.emit(ModelFailed(model=self.model, node=self.ground.node, failure=error.failure))
-
-    async def _open_for_work(self, loaded: LoadedModel) -> None:
+    async def open_for_work(self, loaded: LoadedModel) -> None:
+        """Take jobs."""
+        self.loaded = loaded
         loop = asyncio.get_running_loop()
         identity = Identity(
             model=self.model,
@@ -198,9 +158,7 @@ class Speculator(Service):
         self._runner.start()
         self._embeddings = Embeddings(loaded)
         self._preparation = Preparation(loaded, self.clock.now)
-        self.health = Health.OK
-        self.settled.set()
-        self.note = "exact" if loaded.exactness.exact else "not exact on this device"
+        self.is_ready("exact" if loaded.exactness.exact else "not exact on this device")
         self.emit(
             ModelMeasured(
                 model=self.model, node=self.ground.node, exactness=loaded.exactness, cost=loaded.cost.points()

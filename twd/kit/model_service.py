@@ -1,0 +1,90 @@
+"""Base of the services that are of use when their model is loaded: they are there at once, and try until it is."""
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+from twd.kit.progress import Progress
+from twd.kit.service import Service, Surroundings
+from twd.kit.tasks import soon
+from twd.kit.tries import until_loaded
+from twd.wire.base import ModelId
+from twd.wire.failures import TwdError
+from twd.wire.model import ModelFailed
+from twd.wire.service import Health
+
+T = TypeVar("T")
+
+STEP: Final = 0.05
+"""A smaller part of a load is not worth telling."""
+
+
+class ModelService(Service, Generic[T]):
+    """Loads `T` beside the loop; what fails is told and tried again."""
+
+    def __init__(self, ground: Surroundings, model: ModelId) -> None:
+        super().__init__(ground)
+        self.model = model
+        self.note = "loading"
+        self.settled = asyncio.Event()
+        """Set when loading has ended for the first time, well or badly."""
+        self._loading: asyncio.Task[None] | None = None
+        self._told_share = -1.0
+
+    @abstractmethod
+    async def loader(self) -> Callable[[Progress], T]:
+        """What loads the model, when everything is there that it needs."""
+
+    @abstractmethod
+    async def open_for_work(self, loaded: T) -> None:
+        """The model is there: call `is_ready`, and tell others."""
+
+    async def start(self) -> None:
+        """Be there at once; work when the model is loaded."""
+        await super().start()
+        if self.ended.is_set():
+            return
+        self.health = Health.STARTING
+        self._loading = self.tasks.start("load", self._load_model())
+
+    async def _load_model(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def progress(share: float, stage: str) -> None:
+            soon(loop, self.tell_progress, share, stage)
+
+        async def find() -> Callable[[], T]:
+            load = await self.loader()
+            return lambda: load(progress)
+
+        await self.open_for_work(await until_loaded(find, self.cannot_load, self.clock))
+
+    def is_ready(self, note: str) -> None:
+        """It works from now on."""
+        self.health, self.note = Health.OK, note
+        self.settled.set()
+
+    def tell_progress(self, share: float, stage: str) -> None:
+        """So much is loaded."""
+        if self.health is Health.DEGRADED:
+            if not share:
+                return  # one more try: while it reads nothing, what failed is all there is to tell
+            self.health = Health.STARTING
+        if share < 1.0 and share - self._told_share < STEP and stage in self.note:
+            return
+        self._told_share = share
+        self.note = f"loading {self.model}: {stage} {share:.0%}"
+        self.told_progress(min(1.0, share), stage)
+
+    def told_progress(self, share: float, stage: str) -> None:
+        """The note has changed."""
+
+    def cannot_load(self, error: TwdError, new: bool) -> None:
+        """A try failed; `new`, if it failed otherwise than the one before."""
+        self.health, self.note = Health.DEGRADED, error.failure.with_advice
+        self._told_share = -1.0
+        self.settled.set()
+        if new:
+            self.log.error("%s cannot be loaded: %s (%s); tried again", self.model, error, error.failure.advice)
+            self.emit(ModelFailed(model=self.model, node=self.ground.node, failure=error.failure))
