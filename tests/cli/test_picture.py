@@ -2,10 +2,11 @@
 
 import io
 
+import msgspec
 import pytest
 from rich.console import Console
 
-from twd.cli.picture import LiveView, Picture, closing_lines, draw
+from twd.cli.picture import LiveView, Picture, PlainView, closing_lines, draw
 from twd.kit.board import Row, Stage
 
 LONG = "comparing windows with single steps of a model that has a long name 90%"
@@ -45,3 +46,27 @@ def test_what_to_try_is_told_once_and_in_lines_that_can_be_copied(
     assert said.count(curl) == 1
     assert said.count("ready in 1.5 s") == 1
     assert said.index("ready in") < said.index("broker")
+
+
+def test_in_a_pipe_each_thing_that_a_start_waits_for_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    view = PlainView()
+    moments = [
+        (Stage.STARTING, ""),
+        (Stage.LOADING, "waits for its ring: 130 MiB are missing"),
+        (Stage.LOADING, "reading weights 4%"),
+        (Stage.LOADING, "waits for its ring: 130 MiB are missing"),
+        (Stage.LOADING, "reading weights 54%"),
+        (Stage.LOADING, ""),
+        (Stage.READY, "exact"),
+        (Stage.READY, "rewired after 1.5 s"),
+        (Stage.LOADING, "reading weights 4%"),
+    ]
+    for stage, note in moments:
+        view.show(msgspec.structs.replace(picture(), rows=[Row(name="speculator.m", stage=stage, note=note)]))
+    assert capsys.readouterr().out.splitlines() == [
+        "speculator.m: starting",
+        "speculator.m: loading (waits for its ring: 130 MiB are missing)",
+        "speculator.m: loading (reading weights 4%)",
+        "speculator.m: ready (exact)",
+        "speculator.m: loading (reading weights 4%)",
+    ]

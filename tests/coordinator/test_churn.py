@@ -9,7 +9,7 @@ import pytest
 
 from tests.coordinator.machines import DESK, GIB, machine
 from twd.coordinator.core import plan
-from twd.coordinator.devices import device_name
+from twd.coordinator.device_names import device_name
 from twd.coordinator.placement import Shape
 from twd.coordinator.processes import WantedModel
 from twd.coordinator.state import Decide, Observed, Start, Stop, Wanted

@@ -296,7 +296,7 @@ def test_configured_devices_win_over_what_was_found() -> None:
     pool = Pool(gpus=(Gpu(vram_gb=99, name="dream"),), workers=(Worker(host="attic", gpus=(Gpu(vram_gb=6),)),))
     found = find_devices([machine("attic", gpu=24), machine("desk", gpu=8)], pool, DESK)
     assert [(device.node, device.free // GIB) for device in found.devices] == [("desk", 99), ("attic", 6)]
-    assert "dream 99 GB, but the largest found has 8.0" in found.notes[0]
+    assert "CUDA0 99 GB, but the largest found has 8.0" in found.notes[0]
 
 
 def test_a_gpu_is_as_fast_as_its_memory_was_measured() -> None:

@@ -8,10 +8,11 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from tests.coordinator.machines import DESK, GIB, machine
-from twd.coordinator.given import GIVEN, all_given, given, with_given
+from twd.coordinator.device_names import GIVEN
+from twd.coordinator.given import all_given, given, with_given
 from twd.coordinator.placement import Shape
 from twd.coordinator.places import decide, with_spares
-from twd.coordinator.processes import WantedModel
+from twd.coordinator.processes import WantedModel, wishes
 from twd.coordinator.state import Observed, Wanted
 from twd.coordinator.taken import total
 from twd.kit.settings import Gpu, Pool, Worker
@@ -89,7 +90,13 @@ def test_devices_are_told_apart_by_name_and_else_by_place() -> None:
     unnamed = [gpu.free // GIB for gpu in given(with_given(with_gpus(machine("desk"), *found), pool_of(24, 12), DESK))]
     assert unnamed == [4, 10]
     fewer = given(with_given(with_gpus(machine("desk"), *found), pool_of(24), DESK))
-    assert [gpu.free // GIB for gpu in fewer] == [24], "nobody knows which of them is meant"
+    assert [(gpu.name, gpu.free // GIB) for gpu in fewer] == [("CUDA0", 4)], "in their order"
+    chip = GpuFacts(name="chip", backend="vulkan", total=16 * GIB, free=16 * GIB, shared=True)
+    (card_first,) = given(with_given(with_gpus(machine("desk"), chip, found[0]), pool_of(24), DESK))
+    assert card_first.name == "CUDA0", "one with memory of its own comes first"
+    both = Pool(gpus=(Gpu(vram_gb=12, name="RTX 3060"), Gpu(vram_gb=12, name="RTX 3060")))
+    names = [gpu.name for gpu in given(with_given(with_gpus(machine("desk"), *found), both, DESK))]
+    assert names == ["CUDA1", "CUDA0"], "no device counts twice"
 
 
 def test_other_machines_have_the_devices_of_their_worker_and_machines_without_any_stay_as_they_are() -> None:
@@ -133,9 +140,9 @@ def test_no_device_is_ever_promised_more_than_the_settings_give_it_and_others_le
     for _ in range(2):  # the second time each of them has a place already, or none
         promised = settle(wanted, observed)
         for index, size in enumerate(sizes):
-            most = seen[index].free if found else size * GIB
-            assert promised.get(("desk", f"GPU #{index}"), 0) <= most + 1
-        assert all(device == "CPU" or device.startswith("GPU #") for _, device in promised)
+            most, name = (seen[index].free, f"CUDA{index}") if found else (size * GIB, f"GPU #{index}")
+            assert promised.get(("desk", name), 0) <= most + 1
+        assert all(device == "CPU" or device.startswith("CUDA" if found else "GPU #") for _, device in promised)
 
 
 def test_spares_find_only_what_is_left_of_a_device() -> None:
@@ -158,3 +165,19 @@ def test_spares_find_only_what_is_left_of_a_device() -> None:
         taken[piece.node, piece.device] = taken.get((piece.node, piece.device), 0) + total(piece)
     assert all(count <= 10 * GIB for (_, device), count in taken.items() if device.startswith("GPU #"))
     assert GIVEN not in str(spared)
+
+
+@pytest.mark.parametrize("engine", ["ring", "rpc"])
+def test_processes_are_told_the_name_that_their_engine_knows(engine: str) -> None:
+    sizes = {DESK: (card(8, 8, "RTX 3060", 0), card(24, 24, "RTX 3090", 1)), NodeId("attic"): (card(12, 12),)}
+    nodes = {node: with_gpus(machine(node, 64), *cards) for node, cards in sizes.items()}
+    attic = Worker(host="attic", gpus=(Gpu(vram_gb=12, name="the old one"),))
+    pool = Pool(engine=engine, trusted_lan=True, gpus=(Gpu(vram_gb=24, name="3090"),), workers=(attic,))  # type: ignore[arg-type]
+    wanted = wanting(pool, model("m", 60))
+    observed = Observed(nodes=nodes)
+    decision = observed.decided["m"] = decide(wanted, observed, wanted.models[0])
+    layers = {(piece.node, piece.device) for piece in decision.slices if piece.end > piece.first}
+    assert layers == {(DESK, "CUDA1"), ("attic", "CUDA0")}
+    wished = list(wishes(wanted.models, engine, observed.decided, nodes))
+    told = sorted((str(one.node), *([one.stage.device] if one.stage else one.devices)) for one in wished)
+    assert told == [("attic", "CUDA0"), *([("desk", "CUDA1")] if engine == "ring" else [])]

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from twd.engine import loading
+from twd.engine import loading, remembered
 from twd.engine.context import ContextSettings
+from twd.engine.library import Device
 from twd.engine.loading import LoadPlan, load_native
 from twd.engine.remembered import LEAST_MS, Measurement, circumstances, farther
 from twd.wire.base import ModelId
@@ -43,3 +44,16 @@ def test_a_longer_way_adds_what_it_takes_and_a_shorter_one_leaves_something() ->
     assert [point.ms for point in farther(times, 20.0).cost] == [22.5, 29.0]
     assert farther(farther(times, -2.0), 2.0) == times
     assert [point.ms for point in farther(times, -5.0).cost] == [LEAST_MS, 4.0]
+
+
+def test_another_device_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tmp_path / "a.gguf"
+    model.write_bytes(b"weights")
+
+    def names(*cards: str) -> str:
+        found = [Device(f"CUDA{at}", card, "gpu", 1, 1, 0) for at, card in enumerate(cards)]
+        monkeypatch.setattr(remembered, "devices", lambda: [*found, Device("CPU", "Xeon", "cpu", 1, 1, 0)])
+        return circumstances(model, ContextSettings(), 1, 99).name
+
+    assert names("a") == names("a")
+    assert len({names("a"), names("b"), names("a", "b"), names()}) == 4

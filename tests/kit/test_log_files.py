@@ -75,6 +75,17 @@ def test_advice_does_not_hide_why_a_command_ended(tmp_path: Path) -> None:
     assert log.last_problem() == "the port is taken"
 
 
+def test_a_crash_is_told_by_its_kind_and_place_and_not_by_the_end_of_its_stacks(tmp_path: Path) -> None:
+    log = LogFile(tmp_path, "speculator")
+    append(log, '{"level": "error", "text": "it was slow"}\nFatal Python error: Segmentation fault\n\n')
+    append(log, 'Thread 0x00007f4a (most recent call first):\n  File "/a/engine/context.py", line 176 in decode\n')
+    append(log, '  File "/a/engine/cost.py", line 126 in _pass\n' * 100 + "\nExtension modules: numpy (total: 1)\n")
+    assert log.last_problem() == "Segmentation fault in decode, context.py line 176"
+    log.begin_run()
+    append(log, '{"level": "error", "text": "the port is taken"}\n')
+    assert log.last_problem() == "the port is taken"
+
+
 def test_a_log_that_is_not_there_says_nothing(tmp_path: Path) -> None:
     log = LogFile(tmp_path, "edge")
     assert (log.size, log.last_words(), log.last_problem()) == (0, "", "")

@@ -2,18 +2,21 @@
 
 import random
 import threading
+import time
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
 from tests.ring.fake_slices import END_TOKEN, VOCABULARY
-from tests.ring.homes import Desk, desk, go_home, in_background, knowing, liar
+from tests.ring.homes import Desk, described, desk, go_home, in_background, knowing, liar
 from tests.ring.rings import Ring, fake_ring
 from twd.engine.pipe import Pipe
+from twd.engine.window import FIRST_EPOCH, Window
 from twd.ring.frames import SessionSpec
 from twd.ring.home import Home
 from twd.ring.target import RingTarget, SpecPicker
+from twd.ring.trial import pipe_of
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import JobFailed, JobFinished, Sampling
 from twd.wire.model import CostPoint
@@ -137,13 +140,30 @@ def test_of_two_rings_on_offer_neither_is_overlooked() -> None:
     assert target.pipe.step_ms(1) == slow.step_ms(1), "the third ring is on the machines of the second"
 
 
+def test_passes_of_a_size_that_the_stages_have_not_computed_are_told_apart() -> None:
+    with fake_ring(2) as ring:
+        target = RingTarget(go_home(ring), pipe_of(described(ring), 16), vocabulary=VOCABULARY)
+        slot, _ = target.open(PROMPT, SpecPicker(SessionSpec(Sampling(), 0, len(PROMPT))))
+        came = threading.Event()
+        target.on_ready(came.set)
+        assert target.oldest(time.monotonic()) == (0.0, True), "at rest"
+        epoch = FIRST_EPOCH
+        for rows, known in ((4, False), (3, True), (5, False)):
+            epoch += 1
+            target.submit([Window(slot, epoch, 0, tuple(PROMPT[:rows]), picks=False, committed=rows)])
+            waited_s, familiar = target.oldest(time.monotonic())
+            assert waited_s > 0
+            assert familiar is known
+            while not target.collect():
+                assert came.wait(30)
+                came.clear()
+        target.shutdown()
+        assert target.home.join()
+
+
 def test_all_slots_busy_is_said() -> None:
     with fake_ring(1, slots=1) as ring:
         home = go_home(ring)
-        from tests.ring.homes import described
-        from twd.ring.target import RingTarget
-        from twd.ring.trial import pipe_of
-
         target = RingTarget(home, pipe_of(described(ring), 16), vocabulary=VOCABULARY)
         target.open([1], SpecPicker(SessionSpec(Sampling(), 0, 1)))
         with pytest.raises(TwdError) as caught:

@@ -18,7 +18,7 @@ from twd.kit.exit_codes import ExitCode
 from twd.kit.ids import Ids
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Surroundings
 from twd.kit.settings import Pool, Settings
-from twd.speculator.hanging import Pace
+from twd.speculator.hanging import UNKNOWN_S, Pace
 from twd.speculator.loaded import Load
 from twd.speculator.pool import LOOK_S, SUSPECT_S, PooledSpeculator
 from twd.speculator.pool_core import Assembly, Habit, assemble, pass_deadline_s, replaced, rpc_plan, silent
@@ -202,6 +202,7 @@ def test_a_pass_may_take_long_only_where_it_is_expected_to() -> None:
     assert pass_deadline_s(10.0) == 2.5
     assert pass_deadline_s(2000.0) == 9.0
     assert [pass_deadline_s(10.0, crowd) for crowd in (0.1, 2.0, 50.0)] == [2.5, 5.0, 10.0]
+    assert pass_deadline_s(10.0, familiar=False) == UNKNOWN_S
 
 
 class House:
@@ -318,6 +319,22 @@ async def test_a_pass_that_hangs_is_waited_for_only_until_it_is_overdue(house: H
     hang(house, since=2.0)
     assert house.speculator._pause_s() < LOOK_S, "it wakes up when the pass is overdue, and no sooner"
     await until(lambda: house.codes, "it ends")
+    house.speculator._runner = real
+
+
+async def test_devices_that_make_their_kernels_first_are_waited_for(house: House) -> None:
+    gpus = decided(piece(DESK, 0, 10, head=True), msgspec.structs.replace(piece(ATTIC, 10, 20), device="CUDA0"))
+    await house.decide(gpus)
+    await house.tell(with_worker("attic"), with_worker("cellar"))
+    await house.loaded()
+    await until(lambda: house.speculator._runner is not None, "its engine runs")
+    real = house.speculator._runner
+    hang(house, since=0.0)
+    assert house.speculator._under_way()[1] == UNKNOWN_S
+    pace = house.speculator._runner.pace  # type: ignore[union-attr]
+    pace.begins(64, 0.0)
+    pace.ends(1.0)
+    assert house.speculator._under_way()[1] == pass_deadline_s(0.0), "it computed as many rows before"
     house.speculator._runner = real
 
 

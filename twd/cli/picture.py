@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from twd.kit.board import Row, Stage
+from twd.kit.words import gist
 
 STYLES = {
     Stage.READY: "green",
@@ -78,6 +79,8 @@ class PlainView:
 
     def __init__(self) -> None:
         self._told: dict[str, tuple[Stage, int]] = {}
+        self._notes: dict[str, set[str]] = {}
+        """What was told of a process while it loads, apart from figures."""
         self._note = ""
         self._ready = False
 
@@ -87,12 +90,21 @@ class PlainView:
             click.echo(picture.note)
         self._note = picture.note
         for row in picture.rows:
-            if self._told.get(row.name) != (row.stage, row.restarts) and row.stage not in QUIET:
+            if self._is_new(row) and row.stage not in QUIET:
                 click.echo(f"{row.name}: {row.stage}" + (f" ({row.note})" if row.note else ""))
-            self._told[row.name] = (row.stage, row.restarts)
         if picture.ready_ms and not self._ready:
             self._ready = True
             click.echo("\n".join(closing_lines(picture)))
+
+    def _is_new(self, row: Row) -> bool:
+        now, note = (row.stage, row.restarts), gist(row.note) if row.stage is Stage.LOADING else ""
+        changed = self._told.get(row.name) != now
+        if changed:
+            self._told[row.name], self._notes[row.name] = now, set()
+        known = self._notes[row.name]
+        new = changed or (bool(note) and note not in known)
+        known.add(note)
+        return new
 
     def close(self) -> None:
         """Nothing to put away."""

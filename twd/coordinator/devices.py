@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from twd.coordinator.given import GIVEN, doubts, given, with_given
+from twd.coordinator.device_names import device_name
+from twd.coordinator.given import doubts, given, with_given
 from twd.coordinator.placement import Device
 from twd.kit.settings import Pool
 from twd.wire.base import NodeId
@@ -93,17 +94,9 @@ def _speed(gpu: GpuFacts) -> float:
     return gpu.bandwidth * GPU_SHARE or estimate
 
 
-def device_name(gpu: GpuFacts) -> str:
-    """As llama.cpp calls it, or as the settings do."""
-    if gpu.backend == GIVEN:
-        return gpu.name
-    names = {"cuda": "CUDA", "hip": "ROCm", "metal": "MTL", "vulkan": "Vulkan"}
-    return f"{names.get(gpu.backend, gpu.backend)}{gpu.index}"
-
-
 def _given(node: str, gpus: Iterable[GpuFacts]) -> Iterator[Device]:
     for gpu in gpus:
-        yield Device(node, device_name(gpu), gpu.free, GPU_SPEEDS["cuda"], GPU_WINDOW)
+        yield Device(node, device_name(gpu), gpu.free, gpu.bandwidth * GPU_SHARE or GPU_SPEEDS["cuda"], GPU_WINDOW)
 
 
 def unusable(facts: NodeFacts, pool: Pool, at_home: NodeFacts | None) -> str:

@@ -6,13 +6,12 @@ from typing import Final
 
 import msgspec
 
+from twd.coordinator.device_names import GIVEN, device_name
 from twd.kit.settings import Gpu, Pool
 from twd.wire.base import NodeId
 from twd.wire.node import GpuFacts, NodeFacts
 
 GIB: Final = 1024**3
-GIVEN: Final = "settings"
-"""In place of a backend, of a device that the settings name."""
 
 
 def all_given(nodes: Mapping[NodeId, NodeFacts], pool: Pool, home: NodeId) -> Mapping[NodeId, NodeFacts]:
@@ -25,7 +24,8 @@ def with_given(facts: NodeFacts, pool: Pool, home: NodeId) -> NodeFacts:
     named = () if facts.guest or given(facts) else _configured(facts, pool, home)
     if not named:
         return facts
-    gpus = [_as_facts(gpu, index, _seen(facts.gpus, named, index)) for index, gpu in enumerate(named)]
+    seen = _seen(facts.gpus, named)
+    gpus = [_as_facts(gpu, index, seen.get(index)) for index, gpu in enumerate(named)]
     return msgspec.structs.replace(facts, gpus=[*facts.gpus, *gpus])
 
 
@@ -42,8 +42,10 @@ def doubts(facts: NodeFacts) -> list[str]:
 
 
 def _doubt(node: NodeId, gpu: GpuFacts, largest: int) -> str:
-    name, size = gpu.name.rpartition(" #")[0], f"{gpu.total / GIB:g} GB"
-    return f"{node}: the settings give {name} {size}, but the largest found has {largest / GIB:.1f}; the settings win"
+    size = f"{gpu.total / GIB:g} GB"
+    return (
+        f"{node}: the settings give {gpu.name} {size}, but the largest found has {largest / GIB:.1f}; the settings win"
+    )
 
 
 def _configured(facts: NodeFacts, pool: Pool, home: NodeId) -> tuple[Gpu, ...]:
@@ -70,18 +72,26 @@ def bytes_of(gpu: Gpu) -> int:
     return int(gpu.vram_gb * GIB)
 
 
-def _seen(found: Sequence[GpuFacts], named: Sequence[Gpu], index: int) -> GpuFacts | None:
-    """The device that was found of which the settings speak: the only one of that name, else the one in its place."""
-    name = named[index].name.casefold()
-    called = [gpu for gpu in found if name and name in gpu.name.casefold()]
-    if len(called) == 1:
-        return called[0]
-    return found[index] if len(found) == len(named) else None
+def _seen(found: Sequence[GpuFacts], named: Sequence[Gpu]) -> dict[int, GpuFacts]:
+    """Of which devices that were found the settings speak: of the only one of that name, else of the next in order;
+    those with memory of their own come first."""
+    rest = sorted(found, key=lambda gpu: gpu.shared)
+    seen: dict[int, GpuFacts] = {}
+    for index, gpu in enumerate(named):
+        called = [one for one in rest if gpu.name and gpu.name.casefold() in one.name.casefold()]
+        if len(called) == 1:
+            seen[index] = called[0]
+            rest.remove(called[0])
+    others = (index for index in range(len(named)) if index not in seen)
+    return seen | dict(zip(others, rest, strict=False))
 
 
 def _as_facts(gpu: Gpu, index: int, seen: GpuFacts | None) -> GpuFacts:
+    """It goes by the name that the engine of its machine knows, where it was found there."""
     total = bytes_of(gpu)
-    taken = seen.total - seen.free if seen is not None else 0
-    whole = max(total, seen.total) if seen is not None else total  # a share of a card leaves the rest of it to others
-    free = max(0, min(total, whole - taken))
-    return GpuFacts(name=f"{gpu.name or 'GPU'} #{index}", backend=GIVEN, index=index, total=total, free=free)
+    if seen is None:
+        return GpuFacts(name=f"{gpu.name or 'GPU'} #{index}", backend=GIVEN, index=index, total=total, free=total)
+    whole = max(total, seen.total)  # a share of a card leaves the rest of it to others
+    free = max(0, min(total, whole - (seen.total - seen.free)))
+    name = device_name(seen)
+    return GpuFacts(name=name, backend=GIVEN, index=index, total=total, free=free, bandwidth=seen.bandwidth)

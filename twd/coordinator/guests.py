@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from twd.coordinator.devices import device_name
+from twd.coordinator.device_names import device_name
 from twd.coordinator.given import bytes_of, names_of
 from twd.coordinator.taken import READY
 from twd.engine.rpc_probe import OURS, Lent, RpcMismatch, RpcUnusable, Worker

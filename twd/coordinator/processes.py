@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from twd.coordinator.devices import device_name
+from twd.coordinator.device_names import device_name
 from twd.coordinator.placement import Shape
 from twd.wire.base import NodeId
 from twd.wire.node import CPU, ModelFile, NodeFacts, ProcessKind, ProcessWanted, StageWanted

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from twd.coordinator.devices import device_name
+from twd.coordinator.device_names import device_name
 from twd.coordinator.placement import Device, Key
 from twd.wire.base import NodeId
 from twd.wire.node import CPU, NodeFacts

@@ -97,7 +97,7 @@ class Model:
 def offloads(settings: ModelSettings) -> bool:
     """Whether layers leave this machine's RAM: asked for, and there is a device to take them."""
     found = settings.devices or devices() if settings.gpu_layers else ()
-    return any(device.kind != "cpu" for device in found)
+    return any(device.is_gpu for device in found)
 
 
 def repacks(settings: ModelSettings, info: GgufInfo) -> bool:

@@ -9,7 +9,7 @@ import msgspec
 
 from twd import __version__
 from twd.engine.context import ContextSettings
-from twd.engine.library import LIBRARIES, llama, start, version
+from twd.engine.library import LIBRARIES, devices, llama, start, version
 from twd.kit.cores import usable_cores
 from twd.kit.kept import file_name
 from twd.wire.model import CostPoint, Exactness
@@ -34,6 +34,7 @@ class Circumstances:
     settings: ContextSettings
     rows_min: int
     gpu_layers: int
+    devices: tuple[str, ...]
     pool: str
     repacked: bool
     cores: int
@@ -59,12 +60,17 @@ def circumstances(
         settings=settings,
         rows_min=rows_min,
         gpu_layers=gpu_layers,
+        devices=_devices() if gpu_layers and not pool else (),
         pool=pool,
         repacked=repacked,
         cores=usable_cores(),
         machine=f"{platform.node()} {platform.machine()}",
         build=build_id(),
     )
+
+
+def _devices() -> tuple[str, ...]:
+    return tuple(f"{device.name} {device.description}" for device in devices() if device.is_gpu)
 
 
 def build_id() -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 from typing import Final
@@ -10,8 +11,12 @@ from typing import Final
 MAX_BYTES: Final = 10 * 1024 * 1024
 KEPT: Final = 3
 LAST_WORDS_BYTES: Final = 4096
+CRASH_BYTES: Final = 65536
+"""A crash is told before the stacks of all threads."""
+CRASH: Final = "Fatal Python error: "
 PROBLEM: Final = "twd: "
 """How the line begins by which a command that fails says why; advice may follow it."""
+_FRAME: Final = re.compile(r'  File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>\S+)')
 _log = logging.getLogger("twd.kit.log_files")
 
 
@@ -21,6 +26,17 @@ def _error_text(line: str) -> str:
         return str(entry["text"]) if entry["level"] in ("error", "critical") else ""
     except (ValueError, KeyError, TypeError):
         return ""
+
+
+def _crash_text(lines: list[str]) -> str:
+    """What kind of crash a dead interpreter told of, and where it was; empty where it told of none."""
+    kind, place = "", ""
+    for line in lines:
+        if line.startswith(CRASH):
+            kind, place = line.removeprefix(CRASH), ""
+        elif kind and not place and (frame := _FRAME.match(line)):
+            place = f" in {frame['name']}, {Path(frame['file']).name} line {frame['line']}"
+    return kind + place
 
 
 class LogFile:
@@ -53,16 +69,22 @@ class LogFile:
 
     def last_words(self) -> str:
         """The end of what this run wrote."""
+        return self._end_of_run(LAST_WORDS_BYTES)
+
+    def _end_of_run(self, most: int) -> str:
         try:
             with self.path.open("rb") as file:
                 end = file.seek(0, 2)
-                file.seek(max(min(self._run_began, end), end - LAST_WORDS_BYTES))
-                return file.read().decode("utf-8", "replace").strip()[-LAST_WORDS_BYTES:]
+                file.seek(max(min(self._run_began, end), end - most))
+                return file.read().decode("utf-8", "replace").strip()[-most:]
         except OSError:
             return ""
 
     def last_problem(self) -> str:
-        """The last line of this run that tells of an error, as log entry or as a command's end; else its last line."""
+        """How this run crashed; else its last line that tells of an error, as log entry or as a command's end; else its
+        last line."""
+        if crash := _crash_text(self._end_of_run(CRASH_BYTES).splitlines()):
+            return crash[:500]
         lines = self.last_words().splitlines()
         logged = [text for line in lines if (text := _error_text(line))]
         printed = [line.removeprefix(PROBLEM) for line in lines if line.startswith(PROBLEM)]

@@ -26,7 +26,6 @@ class ModelService(Service, Generic[T]):
     def __init__(self, ground: Surroundings, model: ModelId) -> None:
         super().__init__(ground)
         self.model = model
-        self.note = "loading"
         self.settled = asyncio.Event()
         """Set when loading has ended for the first time, well or badly."""
         self._loading: asyncio.Task[None] | None = None
@@ -74,7 +73,7 @@ class ModelService(Service, Generic[T]):
         if share < 1.0 and share - self._told_share < STEP and stage in self.note:
             return
         self._told_share = share
-        self.note = f"loading {self.model}: {stage} {share:.0%}"
+        self.note = f"{stage} {share:.0%}"
         self.told_progress(min(1.0, share), stage)
 
     def told_progress(self, share: float, stage: str) -> None:

@@ -1,12 +1,12 @@
 """Loads that fail are tried again: files appear, copies get done, memory becomes free."""
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from twd.kit.clock import Clock
 from twd.kit.tasks import in_a_thread_of_its_own
+from twd.kit.words import gist
 from twd.wire.failures import TwdError
 
 T = TypeVar("T")
@@ -16,7 +16,6 @@ USUAL_MOST_S: Final = 30.0
 LONGEST_S: Final = 600.0
 PART: Final = 20
 """Trying takes one such part of the time at the most: a load may read many gigabytes before it fails."""
-_FIGURES: Final = re.compile(r"\d[\d.,]*")
 
 
 def load_pause_s(failures: int, took_s: float) -> float:
@@ -40,8 +39,8 @@ async def until_loaded(
             began = clock.now()
             return await in_a_thread_of_its_own(work)
         except TwdError as error:
-            gist = _FIGURES.sub("", f"{error.code} {error}")
-            failed(error, gist != told)
-            told = gist
+            now = gist(f"{error.code} {error}")
+            failed(error, now != told)
+            told = now
         failures += 1
         await asyncio.sleep(load_pause_s(failures, clock.now() - began))

@@ -10,7 +10,8 @@ from twd.ring.home import Home
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Sampling, TokenLogprob
 
-_ANSWER_S: Final = 20.0
+ANSWER_S: Final = 300.0
+"""A first pass reads weights from a disk and makes a device's kernels; a stage that is lost is known by its link."""
 _SLOT: Final = 0
 
 
@@ -41,7 +42,7 @@ def _wrong(tokens: Sequence[int]) -> list[int]:
 
 def _ask(home: Home, item: Item) -> Outcome:
     home.send(Pass(item.epoch, [item]))
-    end = time.monotonic() + _ANSWER_S
+    end = time.monotonic() + ANSWER_S
     while home.over is None and (left := end - time.monotonic()) > 0:
         for answer in home.answers(left):
             if answer.verdicts.id != item.epoch:
@@ -51,4 +52,4 @@ def _ask(home: Home, item: Item) -> Outcome:
                 why = outcome.failure.message if outcome and outcome.failure else "a stage dropped it"
                 raise TwdError(FailureCode.BACKEND_BROKEN, f"the check of the cut failed: {why}")
             return outcome
-    raise home.over or TwdError(FailureCode.WORKER_LOST, f"the ring gave no answer for {_ANSWER_S:g} s")
+    raise home.over or TwdError(FailureCode.WORKER_LOST, f"the ring gave no answer for {ANSWER_S:g} s")

@@ -116,6 +116,8 @@ class RingTarget:
         self._slots = Slots(self.n_slots, worth_copying(self.ctx_size))
         self._lines: dict[int, _Line] = {}
         self._flights: dict[int, _Flight] = {}
+        self._largest = 0
+        """Rows of the largest pass that these stages computed."""
         self._refused: list[Verdict] = []
         self.pipe.reset(home.bounds.credits)
 
@@ -211,6 +213,7 @@ class RingTarget:
             return []
         self.pipe.answered()
         if self._is_whole(flight, answer.verdicts):
+            self._largest = max(self._largest, flight.rows)
             self._learn(flight, answer.verdicts.trail, answer.at)
         found = (self._judged(outcome, flight) for outcome in answer.verdicts.outcomes)
         return [verdict for verdict in found if verdict is not None]
@@ -250,9 +253,11 @@ class RingTarget:
             return True
         return outcome.standing == len(window.tokens) and line.flying[0][1].tokens[0] == outcome.tokens[-1]
 
-    def oldest_s(self, now: float) -> float:
-        """For how long the pass that left first has been under way; from any thread."""
-        return max((now - flight.sent_at for flight in list(self._flights.values())), default=0.0)
+    def oldest(self, now: float) -> tuple[float, bool]:
+        """For how many seconds the pass that left first has been under way, and whether the stages have computed one of
+        its size before; from any thread."""
+        first = min(list(self._flights.values()), key=lambda flight: flight.sent_at, default=None)
+        return (0.0, True) if first is None else (now - first.sent_at, first.rows <= self._largest)
 
     def shutdown(self) -> None:
         """Leave the ring; its stages stay."""

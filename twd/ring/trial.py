@@ -8,6 +8,7 @@ from typing import Final
 
 from twd.engine.pipe import Pipe
 from twd.engine.window import FIRST_EPOCH, Verdict, Window
+from twd.ring.cut_check import ANSWER_S
 from twd.ring.frames import SessionSpec
 from twd.ring.home import Home
 from twd.ring.target import RingTarget, SpecPicker
@@ -18,7 +19,6 @@ from twd.wire.ring import StageReady
 
 _RUN: Final = 10
 _WIDTHS: Final = (4, 1, 3, 2)
-_ANSWER_S: Final = 20.0
 _TOP: Final = 20
 _GUESS_MS: Final = 5.0
 
@@ -100,11 +100,11 @@ class Trial:
         came = threading.Event()
         self.target.on_ready(came.set)
         self.target.submit([window])
-        end = time.monotonic() + _ANSWER_S
+        end = time.monotonic() + ANSWER_S
         while self.home.over is None and came.wait(end - time.monotonic()):
             came.clear()
             for verdict in self.target.collect():
                 if verdict.failure is not None:
                     raise TwdError(verdict.failure.code, f"the ring's trial failed: {verdict.failure.message}")
                 return verdict
-        raise self.home.over or TwdError(FailureCode.WORKER_LOST, f"the ring gave no answer for {_ANSWER_S:g} s")
+        raise self.home.over or TwdError(FailureCode.WORKER_LOST, f"the ring gave no answer for {ANSWER_S:g} s")

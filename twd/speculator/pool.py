@@ -28,7 +28,7 @@ from twd.speculator.service import Speculator
 from twd.wire.base import ModelId
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import TokensAccepted
-from twd.wire.node import NodeChanged
+from twd.wire.node import CPU, NodeChanged
 from twd.wire.placement import (
     CERTIFICATE_FACT,
     GUESTS_FACT,
@@ -249,10 +249,15 @@ class PooledSpeculator(Speculator):
         if runner is None or self.loaded is None:
             since, limit = (self._progress_at if self.loaded is None else None), LOADING_S
         else:
-            expected_ms = self.loaded.cost.ms(max(1, runner.busy_rows))
-            since, limit = runner.busy_since, pass_deadline_s(expected_ms, crowding())
+            rows = max(1, runner.busy_rows)
+            familiar = self._on_processors or runner.pace.familiar(rows)
+            since, limit = runner.busy_since, pass_deadline_s(self.loaded.cost.ms(rows), crowding(), familiar=familiar)
         in_doubt = over is not None and (replaced(over, self._now) or silent(over, self._now))
         return since, SUSPECT_S if in_doubt else limit
+
+    @property
+    def _on_processors(self) -> bool:
+        return self._over is not None and all(member.slice.device == CPU for member in self._over.members)
 
     def _look_idle(self) -> None:
         super()._look_idle()

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from twd.engine.rpc_pool import PoolPlan, Share
+from twd.speculator.hanging import UNKNOWN_S
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.draft import DeviceKind
 from twd.wire.node import CPU, NodeFacts, ProcessFacts, ProcessKind
@@ -206,9 +207,13 @@ def still_placed(uses: Sequence[GuestUse], now: Assembly) -> list[GuestUse]:
     return [use for use in uses if (use.node, use.process) in needed]
 
 
-def pass_deadline_s(expected_ms: float, crowding: float = 1.0) -> float:
-    """How long a pass may take before a worker counts as hung: longer where so many processes share each core."""
-    return max(PASS_S, 1.0 + PASS_FACTOR * expected_ms / 1000) * min(CROWDED_MOST, max(1.0, crowding))
+def pass_deadline_s(expected_ms: float, crowding: float = 1.0, *, familiar: bool = True) -> float:
+    """How long a pass may take before a worker counts as hung: longer where so many processes share each core.
+
+    Devices that have computed none of its size yet make their kernels first: these are waited for.
+    """
+    usual = max(PASS_S, 1.0 + PASS_FACTOR * expected_ms / 1000) * min(CROWDED_MOST, max(1.0, crowding))
+    return usual if familiar else max(usual, UNKNOWN_S)
 
 
 def _number(member: Member) -> int | None:

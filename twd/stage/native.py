@@ -103,7 +103,10 @@ def load_slice(plan: SlicePlan, progress: Progress) -> LoadedSlice:
         progress(_LOADED, "timing passes")
         where = f"{wanted.gpu_layers} {wanted.device}".strip()
         about = (hash_, str(held), engine.settings, str(wanted.threads), where, engine_build())
-        timing = remembered(plan.folder, about, lambda: measure(engine, held))
+        if engine.model.offloads:  # which makes a device's kernels, too, before anybody waits for them
+            timing = measure(engine, held)
+        else:
+            timing = remembered(plan.folder, about, lambda: measure(engine, held))
         if wanted.head:
             engine.prepare_grammars_later()
     except BaseException:

@@ -55,7 +55,6 @@ class Stage(Service):
     def __init__(self, ground: Surroundings, model: ModelId, load: Load, address: Address, rules: Rules) -> None:
         super().__init__(ground)
         self.model = model
-        self.note = "loading"
         self.settled = asyncio.Event()
         """Set when loading has ended, well or badly."""
         self._load = load
@@ -148,7 +147,7 @@ class Stage(Service):
         )
 
     def _tell_progress(self, share: float, stage: str) -> None:
-        self.note = f"loading {self.model}: {stage} {share:.0%}"
+        self.note = f"{stage} {share:.0%}"
         if share >= self._told_share + _PROGRESS:
             self._told_share = share
             self.emit(ModelLoading(model=self.model, node=self.ground.node, progress=min(share, 1.0), stage=stage))
