@@ -9,6 +9,7 @@ built, for example CMAKE_ARGS=-DGGML_CUDA=on.
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,9 @@ import tempfile
 import threading
 import time
 import venv
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, TextIO
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -30,6 +33,11 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twd"
 NO_AMX = ["-DCMAKE_C_FLAGS=-mno-amx-int8", "-DCMAKE_CXX_FLAGS=-mno-amx-int8"]
 """GCC before 12.4 and 13.3 (bug 114098) makes kernels for AMX that crash; whether others are exact was not tried."""
 HEARTBEAT_S = 20
+BUILD_LOG = VENV / "build.log"
+OF_BUILD = ("      [std", " " * 9)
+"""How the lines begin that the installer repeats of a build that failed."""
+WRONG = re.compile(r": (fatal )?error: |CMake Error|ninja: error|No space left|Killed|internal compiler error")
+AS_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "replace"}
 RPC_CHECK = "import llama_cpp; raise SystemExit(0 if llama_cpp.llama_supports_rpc() else 1)"
 
 
@@ -104,17 +112,44 @@ def check_tools() -> None:
         fail("no C++ compiler is here, and llama.cpp is built from source. Install g++ or clang.")
 
 
-def run(argv: list[str], doing: str, heartbeat: bool = False) -> None:
-    """Run one step; where there is no terminal to show its own progress, say now and then that it goes on."""
-    began = time.monotonic()
-    with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL) as child:
-        ended = threading.Event()
-        if heartbeat and not sys.stderr.isatty():
-            threading.Thread(target=beat, args=(doing, ended, began), daemon=True).start()
-        code = child.wait()
-        ended.set()
+def run(argv: list[str], doing: str) -> None:
+    """Run one step."""
+    code = subprocess.run(argv, cwd=ROOT, stdin=subprocess.DEVNULL, check=False).returncode
     if code:
         fail(f"{doing} failed (exit code {code}); the lines above say why")
+
+
+def run_long(argv: list[str], doing: str) -> None:
+    """Run a step of minutes: say now and then that it goes on, and of a build that fails no more than why."""
+    began, ended = time.monotonic(), threading.Event()
+    threading.Thread(target=beat, args=(doing, ended, began), daemon=True).start()
+    with (
+        subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, **AS_TEXT) as child,
+        BUILD_LOG.open("w", encoding="utf-8") as kept,
+    ):
+        assert child.stderr is not None
+        wrong = list(sift(child.stderr, kept))
+        code = child.wait()
+    ended.set()
+    if code and wrong:
+        print("\n".join(f"  {line[:300]}" for line in wrong[:10]), file=sys.stderr)
+        fail(f"{doing} failed (exit code {code}) while llama.cpp was built; all that was said: {BUILD_LOG}")
+    if code:
+        fail(f"{doing} failed (exit code {code}); the lines above say why")
+
+
+def sift(lines: Iterable[str], kept: TextIO) -> Iterator[str]:
+    """Keep what a build said, pass the rest on, and give the lines that tell of errors; CMake says why in the next."""
+    goes_on = False
+    for line in lines:
+        if not line.startswith(OF_BUILD) and line.strip():
+            sys.stderr.write(line)
+            continue
+        kept.write(line)
+        wrong = WRONG.search(line)
+        if wrong or (goes_on and line.strip()):
+            yield line.strip()
+            goes_on = bool(wrong) and "CMake" in line
 
 
 def beat(doing: str, ended: threading.Event, began: float) -> None:
@@ -164,7 +199,7 @@ def install() -> None:
     if not built:  # uv would keep one that was built otherwise
         run([uv, "pip", "uninstall", "-q", "--python", python, "llama-cpp-python"], "removing an older llama.cpp")
     sync = [uv, "pip", "sync", "--python", python, "--require-hashes", "--build-constraints", BUILD_LOCK]
-    run([*sync, *settings, *LOCKS], "installing packages", heartbeat=True)
+    run_long([*sync, *settings, *LOCKS], "installing packages")
     BUILT.write_text(cmake)
     editable = [uv, "pip", "install", "-q", "--python", python, "--no-deps", "--no-build-isolation", "--editable", "."]
     run(editable, "installing twd")
