@@ -12,7 +12,7 @@ from twd.cli.errors import CommandError
 from twd.cli.life_core import is_path
 from twd.cli.models import file_of
 from twd.kit.exit_codes import ExitCode
-from twd.kit.words import count
+from twd.kit.words import count, figure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -177,11 +177,11 @@ def _print_decision(decision: "PlacementDecided", machines: int) -> None:
             layers = f"{piece.first}-{piece.end - 1}" if piece.end > piece.first else "none"
             numbers = (piece.weight_bytes, piece.kv_bytes, piece.other_bytes, piece.free_bytes)
             sizes = (gib(number) for number in numbers)
-            rows.add_row(piece.node, piece.device, layers, *sizes, f"{piece.ms:.3g}", _role(piece))
+            rows.add_row(piece.node, piece.device, layers, *sizes, figure(piece.ms), _role(piece))
         show(rows)
         click.echo(
-            f"about {decision.plain_tok_s:.3g} tokens/s plain, {decision.speculative_tok_s:.3g} with a drafter that is "
-            f"right three times in four; an estimate from {count(machines, 'machine')}"
+            f"about {figure(decision.plain_tok_s)} tokens/s plain, {figure(decision.speculative_tok_s)} with a drafter "
+            f"that is right three times in four; an estimate from {count(machines, 'machine')}"
         )
         for line in _ways(decision):
             click.echo(line)

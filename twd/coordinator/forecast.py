@@ -10,6 +10,7 @@ from twd.coordinator.places import decide
 from twd.coordinator.processes import WantedModel
 from twd.coordinator.state import Observed, Wanted
 from twd.kit.settings import Pool
+from twd.kit.words import figure
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import NodeFacts
 from twd.wire.placement import PlacementDecided, Slice
@@ -42,13 +43,13 @@ def bottleneck(decision: PlacementDecided) -> str:
         return ""
     slowest = max(decision.slices, key=lambda piece: piece.ms)
     computing, way = token_ms(decision) - way_ms(decision), way_ms(decision)
-    spent = f"one token: {token_ms(decision):.3g} ms, {computing:.3g} computing and {way:.3g} on the way"
+    spent = f"one token: {figure(token_ms(decision))} ms, {figure(computing)} computing and {figure(way)} on the way"
     if way > computing:
         return f"{spent}; the bottleneck is the way, which windows in flight and more sessions hide"
-    held = f"the bottleneck is {_named(slowest)} with {slowest.ms:.3g} ms"
+    held = f"the bottleneck is {_named(slowest)} with {figure(slowest.ms)} ms"
     if decision.engine != "ring":
         return f"{spent}; {held}"
-    return f"{spent}; {held}: all sessions together make at most {most_tok_s(decision):.3g} tokens/s"
+    return f"{spent}; {held}: all sessions together make at most {figure(most_tok_s(decision))} tokens/s"
 
 
 def _named(piece: Slice) -> str:
@@ -106,5 +107,5 @@ def _better(other: PlacementDecided, now: PlacementDecided) -> bool:
 
 
 def _speeds(decision: PlacementDecided) -> str:
-    plain = f"{decision.plain_tok_s:.3g} tokens/s plain"
-    return f"{plain}, {most_tok_s(decision):.3g} of all sessions" if decision.engine == "ring" else plain
+    plain = f"{figure(decision.plain_tok_s)} tokens/s plain"
+    return f"{plain}, {figure(most_tok_s(decision))} of all sessions" if decision.engine == "ring" else plain

@@ -135,9 +135,9 @@ class Model(Section, frozen=True):
     ] = 80
     replicas: Annotated[Positive, about("Copies that serve it at once.")] = 1
     moe_placement: Annotated[
-        Literal["off", "balanced", "profile-guided"], about("How experts are spread over devices.")
+        Literal["off", "balanced", "profile-guided"], about("How experts are spread over devices; nothing uses it yet.")
     ] = "off"
-    moe_hot_profile: Annotated[FilePath, about("Profile of the busiest experts, for profile-guided placement.")] = ""
+    moe_hot_profile: Annotated[FilePath, about("Profile of the busiest experts; nothing uses it yet.")] = ""
 
     @property
     def cache_types(self) -> tuple[str, str]:
@@ -225,8 +225,8 @@ class Worker(Section, frozen=True):
     gpus: Annotated[tuple[Gpu, ...], about("Its devices; empty: what its agent or RPC worker tells.")] = ()
     rpc_port: Annotated[Port, about("Port of its RPC worker; used where no agent of it is on the bus.")] = 50052
     peer_port: Annotated[Port, about("Port of its agent.")] = 9191
-    ssh_user: Annotated[str, about("User for copies and deployment by ssh.")] = ""
-    model_dir: Annotated[str, about("Folder for models on that machine.")] = ""
+    ssh_user: Annotated[str, about("User for copies and deployment by ssh; nothing uses it yet.")] = ""
+    model_dir: Annotated[str, about("Folder for models on that machine; nothing uses it yet.")] = ""
 
 
 class LlamaServer(Section, frozen=True):
@@ -298,7 +298,7 @@ class Coordinator(Section, frozen=True):
 
 
 class Consensus(Section, frozen=True):
-    """Drafters that vote on tokens. Agreement skips the target, so the text is approximate."""
+    """Drafters that vote on tokens. Agreement skips the target, so the text is approximate. Nothing uses it yet."""
 
     policy: Annotated[
         Literal["off", "strict", "majority", "any_disagree"], about("When drafters may decide a token alone.")
@@ -306,7 +306,7 @@ class Consensus(Section, frozen=True):
 
 
 class Gate(Section, frozen=True):
-    """A fleet drafts whole answers, the target judges each."""
+    """A fleet drafts whole answers, the target judges each. Nothing uses it yet."""
 
     agents: Annotated[tuple[Server, ...], about("Servers that write the answers.")] = ()
     verifier: Annotated[str, about("Name of the model that judges; empty: the default model.")] = ""
@@ -318,7 +318,7 @@ class Gate(Section, frozen=True):
 
 
 class Swarm(Section, frozen=True):
-    """Models that travel from peer to peer in pieces."""
+    """Models that travel from peer to peer in pieces. Nothing uses it yet."""
 
     host: Annotated[Host, about("Where the seeder listens; off loopback it wants a token.")] = "127.0.0.1"
     port: Annotated[FreePort, about("Port of the seeder; 0 takes a free one.")] = 9080

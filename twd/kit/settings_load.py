@@ -12,6 +12,7 @@ from twd.kit.settings_env import overrides
 from twd.kit.settings_errors import ConfigError, Place, Problem
 from twd.kit.settings_legacy import old_variables, translate
 from twd.kit.settings_tree import Node, put_node
+from twd.kit.settings_unused import unused_hints
 from twd.kit.settings_yaml import BYTES_MAX, parse_yaml
 
 
@@ -45,7 +46,7 @@ def load_settings(path: str | None, env: Mapping[str, str], cwd: Path, home: Pat
     return Loaded(
         settings=settings,
         source=source,
-        hints=[*hints, *file_hints, *old_hints, *env_hints],
+        hints=[*hints, *file_hints, *old_hints, *env_hints, *unused_hints(checker.given)],
         places=checker.given,
     )
 

@@ -11,6 +11,13 @@ def count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
+def figure(value: float) -> str:
+    """Three digits of a measurement, without exponents; what is next to nothing is 0."""
+    if abs(value) < 0.001:
+        return "0"
+    return f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
+
+
 def gist(text: str) -> str:
     """What stays the same of a text that is told again with other figures."""
     return _FIGURES.sub("", text)
