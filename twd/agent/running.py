@@ -13,7 +13,7 @@ from twd.engine.rpc_probe import OURS, RpcMismatch, RpcUnusable, probe
 from twd.kit import platform
 from twd.kit.ports import listens_on
 from twd.kit.supervisor import Child, State, Supervisor
-from twd.wire.node import ProcessFacts, ProcessKind, ProcessWanted
+from twd.wire.node import READY, ProcessFacts, ProcessKind, ProcessWanted
 
 PROBE_S: Final = 2.0
 STOPPED_LOOKS: Final = 2
@@ -71,7 +71,7 @@ class Running:
         return ProcessFacts(
             process=self.wanted.process,
             kind=self.wanted.kind,
-            state="ready" if self.alive and self.version else "starting" if self.alive else child.state.value,
+            state=READY if self.alive and self.version else "starting" if self.alive else child.state.value,
             pid=child.pid if self.alive else 0,
             restarts=child.restarts,
             host=self.front_host or self.host,

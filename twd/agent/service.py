@@ -23,6 +23,7 @@ from twd.kit.tasks import every, heard
 from twd.wire.base import Event
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.node import (
+    READY,
     ModelFile,
     NodeChanged,
     NodeFacts,
@@ -180,7 +181,7 @@ class Agent(Service):
 
     async def _keep_watching(self) -> None:
         while True:
-            settled = all(process.state == "ready" for process in self._processes.facts())
+            settled = all(process.state == READY for process in self._processes.facts())
             self._stirred.clear()
             await heard(self._stirred, WATCH_S if settled else UNSETTLED_S)
             await self._watch()

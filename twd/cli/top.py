@@ -13,7 +13,7 @@ from twd.cli.context import Ground
 from twd.cli.numbers import SECONDS
 from twd.kit import platform
 from twd.kit.exit_codes import ExitCode
-from twd.kit.pool_state import READY, PoolState, StageState, forecast
+from twd.kit.pool_state import PoolState, StageState, forecast
 from twd.kit.pools import Pools
 from twd.kit.run_service import StopRequests
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
@@ -21,6 +21,7 @@ from twd.kit.tasks import heard
 from twd.kit.words import count
 from twd.wire.codec import Rejected, decode
 from twd.wire.job import TokensAccepted
+from twd.wire.node import READY
 from twd.wire.ring import FrameRefused, RingMeasured
 from twd.wire.routes import ROUTE_OF
 

@@ -12,14 +12,13 @@ import msgspec
 
 from twd.coordinator.device_names import device_name
 from twd.coordinator.given import bytes_of, names_of
-from twd.coordinator.taken import READY
 from twd.engine.rpc_probe import OURS, Lent, RpcMismatch, RpcUnusable, Worker
 from twd.kit.addresses import is_loopback
 from twd.kit.ids import node_id
 from twd.kit.settings import Gpu, Pool
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.failures import FailureCode
-from twd.wire.node import GpuFacts, NodeFacts, ProcessFacts, ProcessKind
+from twd.wire.node import READY, GpuFacts, NodeFacts, ProcessFacts, ProcessKind
 from twd.wire.placement import GuestUse, PlacementDecided
 
 BACKEND: Final = "RPC"

@@ -8,10 +8,9 @@ from twd.coordinator.guests import WorkerKey
 from twd.coordinator.measured import Paces
 from twd.coordinator.placement import Link
 from twd.coordinator.processes import WantedModel
-from twd.coordinator.taken import READY
 from twd.kit.settings import Pool
 from twd.wire.base import InstanceId, NodeId
-from twd.wire.node import NodeFacts, ProcessUnwanted, ProcessWanted
+from twd.wire.node import READY, NodeFacts, ProcessUnwanted, ProcessWanted
 from twd.wire.placement import PlacementDecided
 
 

@@ -11,10 +11,9 @@ import msgspec
 from twd.coordinator.device_names import device_name
 from twd.coordinator.placement import Device, Key
 from twd.wire.base import NodeId
-from twd.wire.node import CPU, NodeFacts
+from twd.wire.node import CPU, READY, NodeFacts
 from twd.wire.placement import PlacementDecided, Slice
 
-READY = "ready"
 SPARE = 512 * 1024**2
 
 

@@ -5,10 +5,11 @@ from typing import Final
 
 import msgspec
 
+from twd.wire.node import READY
+
 WASTE_MAX: Final = 2.0
 BUSY_MAX: Final = 0.9
 OFF_FACTOR: Final = 1.5
-READY: Final = "ready"
 
 
 class StageState(msgspec.Struct, frozen=True, kw_only=True):

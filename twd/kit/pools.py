@@ -11,11 +11,11 @@ import msgspec
 
 from twd.bus.base import LeaseEntry
 from twd.kit.board import stage_of
-from twd.kit.pool_state import READY, PoolState, StageState, with_warnings
+from twd.kit.pool_state import PoolState, StageState, with_warnings
 from twd.wire.base import Event, InstanceId, NodeId
 from twd.wire.job import TokensAccepted
 from twd.wire.model import single_step_ms
-from twd.wire.node import NodeFacts, read_node
+from twd.wire.node import READY, NodeFacts, read_node
 from twd.wire.placement import PLACE_FACT, PlacementDecided, Slice, read_placement
 from twd.wire.ring import FrameRefused, HopFacts, RingMeasured, StageReady, read_stage
 from twd.wire.service import ServiceLease, read_lease

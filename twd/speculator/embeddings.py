@@ -10,6 +10,7 @@ from twd.wire.job import JobFailed
 
 WAITING_MAX: Final = 256
 CLOSING_S: Final = 5.0
+"""Who works beside the loop has so long to end what is under way."""
 
 
 class Embedding(NamedTuple):

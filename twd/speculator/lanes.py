@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from twd.speculator.embeddings import CLOSING_S
 from twd.speculator.loaded import LoadedModel
 from twd.speculator.preparing import characters_of, is_quick
 from twd.speculator.session import Opening
@@ -15,7 +16,6 @@ LONG_CHARACTERS: Final = 65_536
 """What is longer has a lane of its own: a short prompt never waits behind a long one."""
 ASKED_AT_ONCE: Final = 8
 """Where another server does the work, and here somebody only waits for it."""
-CLOSING_S: Final = 5.0
 
 Key = tuple[JobId, int]
 

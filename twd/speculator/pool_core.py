@@ -10,11 +10,10 @@ from twd.engine.rpc_pool import PoolPlan, Share
 from twd.speculator.hanging import UNKNOWN_S
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.draft import DeviceKind
-from twd.wire.node import CPU, NodeFacts, ProcessFacts, ProcessKind
+from twd.wire.node import CPU, READY, NodeFacts, ProcessFacts, ProcessKind
 from twd.wire.placement import GuestUse, PlacementDecided, Slice
 from twd.wire.ring import StageReady
 
-READY: Final = "ready"
 PASS_S: Final = 2.5
 PASS_FACTOR: Final = 4.0
 """A pass that takes so much longer than expected hangs."""

@@ -97,6 +97,10 @@ class ProcessKind(enum.StrEnum):
     """A draft model, which guesses ahead of other machines' models."""
 
 
+READY: Final = "ready"
+"""The state of a process that can be used."""
+
+
 class ProcessFacts(Part, frozen=True):
     """A process that an agent keeps alive."""
 
