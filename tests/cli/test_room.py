@@ -121,7 +121,7 @@ def test_what_a_stopped_model_was_promised_is_free_again(settings: Settings) -> 
 def test_what_ends_gives_back_its_part_of_a_device_that_the_settings_name(settings: Settings) -> None:
     pool = Pool(engine="rpc", trusted_lan=True, gpus=(Gpu(vram_gb=0.5),))
     named = msgspec.structs.replace(settings, mode="combined", pool=pool)
-    piece = Slice(node=DESK, device="GPU #0", first=0, end=2, weight_bytes=300 * MIB)
+    piece = Slice(node=DESK, device="CUDA0", first=0, end=2, weight_bytes=300 * MIB)
     held = PlacementDecided(model=ModelId("cpu"), coordinator=InstanceId("c"), slices=[piece], home=DESK)
     card = GpuFacts(name="card", backend="cuda", total=512 * MIB, free=212 * MIB)
     facts = msgspec.structs.replace(machine(2 * GIB), gpus=[card])
