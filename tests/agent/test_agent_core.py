@@ -63,6 +63,35 @@ def test_each_device_is_listed_once() -> None:
     assert merge_gpus([], seen) == seen
 
 
+def test_a_device_has_the_number_that_the_engine_gives_it() -> None:
+    slow, quick = (GpuFacts(name=name, backend="cuda", index=at) for at, name in enumerate(("GTX 1060", "RTX 3090")))
+    seen = [
+        GpuFacts(name="NVIDIA RTX 3090", backend="cuda", index=0),
+        GpuFacts(name="GTX 1060", backend="cuda", index=1),
+    ]
+    told = [msgspec.structs.replace(gpu, free=at + 1, driver="550") for at, gpu in enumerate((slow, quick))]
+    merged = merge_gpus(told, seen)
+    assert [(gpu.name, gpu.index, gpu.free) for gpu in merged] == [("RTX 3090", 0, 2), ("GTX 1060", 1, 1)]
+    hidden = merge_gpus(told, seen[:1])
+    assert [(gpu.name, gpu.index) for gpu in hidden] == [("RTX 3090", 0)], "what it may not see is not there"
+    twins = [msgspec.structs.replace(quick, index=at, free=at + 1) for at in range(2)]
+    alike = merge_gpus(twins, [msgspec.structs.replace(quick, index=at) for at in range(2)])
+    assert [(gpu.index, gpu.free) for gpu in alike] == [(0, 1), (1, 2)]
+
+
+def test_makers_that_call_a_device_otherwise_are_believed_by_its_place() -> None:
+    told = [GpuFacts(name="Navi 31 [RX 7900 XTX]", backend="hip", free=20 * GIB, driver="6.1")]
+    seen = [GpuFacts(name="AMD Radeon RX 7900 XTX", backend="hip", free=1, bandwidth=9)]
+    assert merge_gpus(told, seen) == [msgspec.structs.replace(told[0], bandwidth=9)]
+
+
+def test_what_the_engine_was_not_built_for_is_listed_and_counts_once() -> None:
+    card = GpuFacts(name="NVIDIA RTX 3090", backend="cuda", driver="550")
+    assert merge_gpus([card], []) == [card]
+    vulkan = GpuFacts(name="NVIDIA RTX 3090", backend="vulkan")
+    assert merge_gpus([card], [vulkan]) == [vulkan]
+
+
 @given(st.binary(max_size=200))
 def test_nothing_in_the_registry_confuses_a_reader(value: bytes) -> None:
     assert read_node(value) is None

@@ -92,7 +92,7 @@ def test_the_engine_names_metal_vulkan_and_what_comes() -> None:
     assert [(gpu.backend, gpu.index, gpu.shared) for gpu in gpus] == [
         ("metal", 0, True),
         ("vulkan", 1, True),
-        ("sycl", 0, False),
+        ("SYCL", 0, False),
     ]
 
 

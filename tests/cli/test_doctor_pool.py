@@ -16,7 +16,7 @@ from twd.cli.tune_core import Machine
 from twd.engine.rpc_probe import OURS
 from twd.kit.settings import Pool, Settings, Worker
 from twd.wire.base import InstanceId, NodeId
-from twd.wire.node import Build, ModelFile, NodeFacts, ProcessFacts, ProcessKind
+from twd.wire.node import Build, GpuFacts, ModelFile, NodeFacts, ProcessFacts, ProcessKind
 
 GIB = 1 << 30
 
@@ -59,6 +59,18 @@ def test_a_machine_with_troubles() -> None:
     told = [finding.detail for finding in pool.check_machines([noted, broken])][:2]
     assert told[0] == "nvidia-smi hangs"
     assert "m: cut short" in told[1]
+
+
+def test_a_card_that_the_engine_was_not_built_for_is_told_with_the_build_that_uses_it() -> None:
+    card = GpuFacts(name="RTX 3090", backend="cuda")
+    for backends, found in (["CPU"], 2), (["CUDA", "CPU"], 1):
+        facts = machine("desk", gpus=[card])
+        facts = msgspec.structs.replace(facts, builds=[Build(name="engine", version="1", backends=backends)])
+        told = pool.check_machines([facts])
+        assert len(told) == found
+    _, finding = pool.check_machines([msgspec.structs.replace(facts, builds=[Build(name="engine", backends=["CPU"])])])
+    assert (finding.verdict, finding.name) == (Verdict.WARN, "RTX 3090 of desk")
+    assert finding.mend == "CMAKE_ARGS=-DGGML_CUDA=on make setup"
 
 
 def test_a_folder_that_is_not_there_is_made(tmp_path: Path) -> None:

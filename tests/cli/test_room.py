@@ -124,7 +124,8 @@ def test_what_ends_gives_back_its_part_of_a_device_that_the_settings_name(settin
     piece = Slice(node=DESK, device="CUDA0", first=0, end=2, weight_bytes=300 * MIB)
     held = PlacementDecided(model=ModelId("cpu"), coordinator=InstanceId("c"), slices=[piece], home=DESK)
     card = GpuFacts(name="card", backend="cuda", total=512 * MIB, free=212 * MIB)
-    facts = msgspec.structs.replace(machine(2 * GIB), gpus=[card])
+    built = [Build(name="engine", backends=["CUDA", "CPU"])]
+    facts = msgspec.structs.replace(machine(2 * GIB), gpus=[card], builds=built)
     pool_now = Observed(nodes={DESK: facts}, decided={"cpu": held}, served={"cpu"})
     assert manner(named, "m", pool_now, ["cpu"], ["cpu"]) is Manner.AFTER
 

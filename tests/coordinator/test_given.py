@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.coordinator.machines import DESK, GIB, machine
 from twd.coordinator.device_names import GIVEN
+from twd.coordinator.devices import find_devices
 from twd.coordinator.given import all_given, given, with_given
 from twd.coordinator.placement import Shape
 from twd.coordinator.places import decide, with_spares
@@ -17,7 +18,7 @@ from twd.coordinator.state import Observed, Wanted
 from twd.coordinator.taken import total
 from twd.kit.settings import Gpu, Pool, Worker
 from twd.wire.base import InstanceId, NodeId
-from twd.wire.node import GpuFacts, NodeFacts, ProcessFacts, ProcessKind
+from twd.wire.node import Build, GpuFacts, NodeFacts, ProcessFacts, ProcessKind
 
 
 def model(name: str, layers: int, layer_bytes: int = GIB // 2) -> WantedModel:
@@ -165,6 +166,19 @@ def test_spares_find_only_what_is_left_of_a_device() -> None:
         taken[piece.node, piece.device] = taken.get((piece.node, piece.device), 0) + total(piece)
     assert all(count <= 10 * GIB for (_, device), count in taken.items() if device.startswith("GPU #"))
     assert GIVEN not in str(spared)
+
+
+def test_devices_that_the_engine_was_not_built_for_get_nothing() -> None:
+    builds = [Build(name="engine", backends=["CPU"])]
+    facts = msgspec.structs.replace(with_gpus(machine("desk", 64), card(24, 24, "RTX 3090")), builds=builds)
+    found = find_devices([facts], Pool(), DESK)
+    assert [device.name for device in found.devices] == ["CPU"]
+    assert found.notes == (
+        "RTX 3090 of desk is left out: llama.cpp there was built without CUDA (CMAKE_ARGS=-DGGML_CUDA=on make setup)",
+    )
+    assert given(with_given(facts, pool_of(24), DESK))[0].name == "GPU #0"
+    built = msgspec.structs.replace(facts, builds=[Build(name="engine", backends=["CUDA", "CPU"])])
+    assert [device.name for device in find_devices([built], Pool(), DESK).devices] == ["CUDA0", "CPU"]
 
 
 @pytest.mark.parametrize("engine", ["ring", "rpc"])

@@ -53,12 +53,38 @@ def refusal(holder: NodeFacts | None, mine: NodeFacts, holder_lives: bool) -> st
 
 
 def merge_gpus(vendors: Sequence[GpuFacts], engine: Sequence[GpuFacts]) -> list[GpuFacts]:
-    """Every device once: what its maker's tool says counts before what the engine sees."""
-    backends, names = {gpu.backend for gpu in vendors}, {_plain(gpu.name) for gpu in vendors}
-    others = [gpu for gpu in engine if gpu.backend not in backends and _plain(gpu.name) not in names]
-    measured = {_plain(gpu.name): gpu.bandwidth for gpu in engine if gpu.bandwidth}
-    known = (msgspec.structs.replace(gpu, bandwidth=measured.get(_plain(gpu.name), gpu.bandwidth)) for gpu in vendors)
-    return [*known, *others]
+    """Every device once: those that the engine sees, by its numbers, with what their makers' tools tell of them.
+
+    These may count them in another order, or see more than it does. What it has no backend for is listed, too.
+    """
+    told = _told(vendors, engine)
+    merged = [
+        gpu if own is None else msgspec.structs.replace(own, index=gpu.index, bandwidth=gpu.bandwidth)
+        for gpu, own in zip(engine, told, strict=True)
+    ]
+    names = {_plain(gpu.name) for gpu, own in zip(engine, told, strict=True) if own is not None}
+    once = [gpu for gpu, own in zip(merged, told, strict=True) if own is not None or _plain(gpu.name) not in names]
+    backends, known = {gpu.backend for gpu in engine}, {_plain(gpu.name) for gpu in engine}
+    rest = [gpu for gpu in vendors if gpu.backend not in backends and _plain(gpu.name) not in known]
+    return [*once, *rest]
+
+
+def _told(vendors: Sequence[GpuFacts], engine: Sequence[GpuFacts]) -> list[GpuFacts | None]:
+    """What a maker's tool tells of each of the engine's devices: that of its name, else, where they are equally many of
+    a backend, that in its place."""
+    left, told = list(vendors), list[GpuFacts | None]()
+    for gpu in engine:
+        named = (one for one in left if one.backend == gpu.backend and _plain(one.name) == _plain(gpu.name))
+        told.append(next(named, None))
+        if told[-1] is not None:
+            left.remove(told[-1])
+    for backend in {gpu.backend for gpu in left}:
+        rest = [one for one in left if one.backend == backend]
+        open_ = [at for at, gpu in enumerate(engine) if gpu.backend == backend and told[at] is None]
+        if len(rest) == len(open_):
+            for at, one in zip(open_, rest, strict=True):
+                told[at] = one
+    return told
 
 
 def _plain(name: str) -> str:

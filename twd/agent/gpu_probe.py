@@ -23,7 +23,9 @@ ENGINE: Final = (sys.executable, "-P", "-m", "twd.engine.describe")
 ENGINE_S: Final = 30.0
 DRM: Final = Path("/sys/class/drm")
 AMD_VENDOR: Final = "0x1002"
-_BACKENDS: Final = (("CUDA", "cuda"), ("ROCm", "hip"), ("HIP", "hip"), ("MTL", "metal"), ("Metal", "metal"))
+_BACKENDS: Final = (
+    *(("CUDA", "cuda"), ("ROCm", "hip"), ("HIP", "hip"), ("MTL", "metal"), ("Metal", "metal"), ("Vulkan", "vulkan")),
+)
 
 
 async def vendor_gpus(notes: list[str]) -> list[GpuFacts]:
@@ -148,7 +150,7 @@ def _engine_gpus(devices: list[dict[str, Any]]) -> Iterator[GpuFacts]:
             continue
         number = re.search(r"(\d+)$", device["name"])
         backend = next((kind for start, kind in _BACKENDS if device["name"].startswith(start)), "")
-        backend = backend or re.sub(r"\d+$", "", device["name"]).lower()
+        backend = backend or re.sub(r"\d+$", "", device["name"])
         yield GpuFacts(
             name=device["description"][:256],
             backend=backend,

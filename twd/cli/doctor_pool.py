@@ -9,6 +9,7 @@ from twd.cli.doctor_findings import Finding, bad, good, odd
 from twd.cli.doctor_live import ServerLook
 from twd.cli.doctor_models import Weights
 from twd.cli.tune_core import Machine, Need, proposals
+from twd.coordinator.device_names import unbuilt
 from twd.kit.settings import Settings
 from twd.kit.words import count
 from twd.wire.node import ModelFile, NodeFacts
@@ -19,7 +20,7 @@ ENGINE = "engine"
 def check_machines(nodes: Sequence[NodeFacts]) -> list[Finding]:
     """Whether the machines with agents fit together; one alone has nobody to differ from."""
     nodes = [facts for facts in nodes if not facts.guest]  # these have no agent
-    found = [_machine(facts) for facts in nodes]
+    found = [finding for facts in nodes for finding in (_machine(facts), *_unbuilt(facts))]
     if len(nodes) > 1:
         found += _engines(nodes)
         found += _files(nodes)
@@ -40,6 +41,11 @@ def _machine(facts: NodeFacts) -> Finding:
         name,
         ", ".join((count(facts.cpu.cores, "core"), count(len(facts.gpus), "GPU"), count(len(facts.models), "model"))),
     )
+
+
+def _unbuilt(facts: NodeFacts) -> Iterable[Finding]:
+    for name, lacks, mend in unbuilt(facts):
+        yield odd(f"{name} of {facts.node}", f"computes nothing: llama.cpp there was built without {lacks}", mend)
 
 
 def _engines(nodes: Sequence[NodeFacts]) -> Iterable[Finding]:

@@ -1,12 +1,15 @@
 """What a device is called in plans, and by llama.cpp."""
 
+import re
+from collections.abc import Iterator
 from typing import Final
 
-from twd.wire.node import GpuFacts
+from twd.wire.node import GpuFacts, NodeFacts
 
 GIVEN: Final = "settings"
 """In place of a backend, of a device that the settings name."""
 _NAMES: Final = {"cuda": "CUDA", "hip": "ROCm", "metal": "MTL", "vulkan": "Vulkan"}
+_OPTIONS: Final = {"CUDA": "GGML_CUDA", "ROCm": "GGML_HIP", "MTL": "GGML_METAL", "Vulkan": "GGML_VULKAN"}
 
 
 def device_name(gpu: GpuFacts) -> str:
@@ -14,3 +17,24 @@ def device_name(gpu: GpuFacts) -> str:
     if gpu.backend == GIVEN:
         return gpu.name
     return f"{_NAMES.get(gpu.backend, gpu.backend)}{gpu.index}"
+
+
+def can_compute(facts: NodeFacts, gpu: GpuFacts) -> bool:
+    """Whether a machine's own engine was built for a device; where nobody knows of the engine, it counts as such."""
+    engine = next((build for build in facts.builds if build.name == "engine"), None)
+    return engine is None or not engine.backends or gpu.backend == GIVEN or _kind(gpu) in engine.backends
+
+
+def unbuilt(facts: NodeFacts) -> Iterator[tuple[str, str, str]]:
+    """Devices that could compute if a machine's engine were built for them, where none else does: the name, what the
+    build lacks, and the command that mends it."""
+    found = [gpu for gpu in facts.gpus if gpu.backend != GIVEN]
+    if any(can_compute(facts, gpu) for gpu in found):
+        return
+    for gpu in found:
+        kind = _kind(gpu)
+        yield gpu.name, kind, f"CMAKE_ARGS=-D{_OPTIONS.get(kind, kind)}=on make setup"
+
+
+def _kind(gpu: GpuFacts) -> str:
+    return re.sub(r"\d+$", "", device_name(gpu))

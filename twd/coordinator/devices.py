@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from twd.coordinator.device_names import device_name
+from twd.coordinator.device_names import can_compute, device_name, unbuilt
 from twd.coordinator.given import doubts, given, with_given
 from twd.coordinator.placement import Device
 from twd.kit.settings import Pool
@@ -55,27 +55,33 @@ def find_devices(nodes: Iterable[NodeFacts], pool: Pool, home: NodeId) -> Found:
             continue
         named = given(facts)
         devices += _given(facts.node, named) if named else _detected(facts, homes[facts.node])
-        notes += doubts(facts)
+        notes += [*doubts(facts), *_unbuilt(facts)]
     return Found(tuple(devices), homes, tuple(notes))
+
+
+def _unbuilt(facts: NodeFacts) -> Iterator[str]:
+    for name, lacks, mend in unbuilt(facts):
+        yield f"{name} of {facts.node} is left out: llama.cpp there was built without {lacks} ({mend})"
 
 
 def processor(facts: NodeFacts) -> Device:
     """A machine's own processor and memory."""
     free = facts.memory.available
-    if any(gpu.shared for gpu in facts.gpus):
+    if any(gpu.shared and can_compute(facts, gpu) for gpu in facts.gpus):
         free = int(free * SHARED_FOR_HOME)
     speed = facts.cpu.bandwidth * THREADS_HELP or CPU_SPEED
     return Device(facts.node, CPU, free, speed, CPU_WINDOW)
 
 
 def _detected(facts: NodeFacts, own: Device) -> Iterator[Device]:
-    for gpu in facts.gpus:
+    usable = [gpu for gpu in facts.gpus if can_compute(facts, gpu)]
+    for gpu in usable:
         if gpu.shared:
             rest = int(facts.memory.available * (1 - SHARED_FOR_HOME))
             yield Device(facts.node, device_name(gpu), min(gpu.free, rest), _speed(gpu), GPU_WINDOW)
         else:
             yield Device(facts.node, device_name(gpu), gpu.free, _speed(gpu), GPU_WINDOW)
-    if not any(gpu.shared for gpu in facts.gpus):
+    if not any(gpu.shared for gpu in usable):
         yield own
 
 

@@ -19,6 +19,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 # window would disagree with single steps. It looks at this once, at the first pass of a process. Types that our own
 # kernels take lose nothing by it; of others (IQ1 to IQ3, and all where a build lacks ours), prompts take longer.
 os.environ.setdefault("GGML_CPU_TILED_MM", "0")
+# CUDA numbers the quickest card first, nvidia-smi by their places in the machine. One order is enough.
+os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 from twd.lean_import import bare
 
