@@ -3,9 +3,10 @@
 
 `make setup` runs it. It needs Python 3.11 or later, a C++ compiler and the package registry. When
 nothing has changed since the last time it is done in an instant. CMAKE_ARGS adds to how llama.cpp is
-built, for example CMAKE_ARGS=-DGGML_CUDA=on.
+built, for example CMAKE_ARGS=-DGGML_CUDA=on; that holds until another CMAKE_ARGS is given, were it an empty one.
 """
 
+import functools
 import hashlib
 import os
 import platform
@@ -23,7 +24,7 @@ from typing import Any, TextIO
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-STAMP, BUILT = VENV / "twd-setup", VENV / "twd-llama"
+STAMP, BUILT, OWN = VENV / "twd-setup", VENV / "twd-llama", VENV / "twd-cmake-args"
 LOCKS = ["requirements/dev.txt", "requirements/model.txt", "requirements/uv.txt"]
 BUILD_LOCK = "requirements/build.txt"
 BINARIES = VENV / ("Scripts" if os.name == "nt" else "bin")
@@ -33,6 +34,8 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twd"
 NO_AMX = ["-DCMAKE_C_FLAGS=-mno-amx-int8", "-DCMAKE_CXX_FLAGS=-mno-amx-int8"]
 """GCC before 12.4 and 13.3 (bug 114098) makes kernels for AMX that crash; whether others are exact was not tried."""
 HEARTBEAT_S = 20
+CARDS = {"nvidia-smi": "GGML_CUDA", "rocm-smi": "GGML_HIP"}
+"""Tools that come with a graphics card's driver, and llama.cpp's option to compute there."""
 BUILD_LOG = VENV / "build.log"
 OF_BUILD = ("      [std", " " * 9)
 """How the lines begin that the installer repeats of a build that failed."""
@@ -65,9 +68,18 @@ def llama_cmake() -> list[str]:
     """How llama.cpp is built, for the processor of this very machine: a cached build of another one may crash here."""
     features = processor_features()
     marker = hashlib.sha256(" ".join(sorted(features)).encode()).hexdigest()[:12]
-    own = os.environ.get("CMAKE_ARGS", "").split()
+    own = own_cmake().split()
     kernels = f"-DCMAKE_PROJECT_ggml_INCLUDE={(kernels_folder() / 'kernels.cmake').as_posix()}"
     return [*LLAMA_CMAKE, kernels, f"-DTWD_PROCESSOR={marker}", *(NO_AMX if "amx_int8" in features else []), *own]
+
+
+@functools.cache
+def own_cmake() -> str:
+    """What the owner of this machine adds to that. What was given once holds: `make demo` keeps a GPU's build."""
+    given = os.environ.get("CMAKE_ARGS")
+    if given is not None:
+        return given
+    return OWN.read_text() if OWN.exists() else ""
 
 
 def kernels_folder() -> Path:
@@ -205,6 +217,14 @@ def install() -> None:
     run(editable, "installing twd")
 
 
+def tell_of_cards() -> None:
+    """A card that is here and not used is worth a word."""
+    for tool, option in CARDS.items():
+        if shutil.which(tool) and option not in own_cmake():
+            mend = f"CMAKE_ARGS=-D{option}=on make setup"
+            say(f"{tool} is here, but llama.cpp computes on the processor; for the card: {mend}")
+
+
 def main() -> None:
     """Do what is not done yet."""
     check_tools()
@@ -215,6 +235,8 @@ def main() -> None:
     make_venv()
     install()
     run([str(BINARIES / "python"), "-c", RPC_CHECK], "checking that llama.cpp was built with RPC")
+    OWN.write_text(own_cmake())
+    tell_of_cards()
     STAMP.write_text(stamp)
     say(f"done in {time.monotonic() - began:.0f} s")
 
