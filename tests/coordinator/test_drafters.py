@@ -14,7 +14,7 @@ from twd.coordinator.processes import WantedModel
 from twd.coordinator.state import Observed, Stop, Wanted
 from twd.kit.settings import Pool
 from twd.wire.base import InstanceId, NodeId
-from twd.wire.node import ModelFile, NodeFacts, ProcessKind
+from twd.wire.node import Build, ModelFile, NodeFacts, ProcessKind
 
 QUICK = ModelFile(name="quick", path="/models/quick.gguf", size_bytes=GIB, hash="q" * 32)
 
@@ -76,6 +76,13 @@ def test_each_of_two_has_a_machine_of_its_own_and_the_larger_gpu_counts() -> Non
     wanted = wanting(first, second)
     nodes = (box("desk", ram=0.3), box("attic", FILE, gpu=24), box("shed", QUICK), box("den", QUICK, gpu=8))
     assert settled(wanted, seeing(*nodes)) == {"first": ["den"], "second": ["shed"]}
+
+
+@pytest.mark.parametrize(("backends", "host"), [(["CUDA", "CPU"], "den"), (["CPU"], "shed")])
+def test_a_card_counts_where_the_engine_was_built_for_it(backends: list[str], host: str) -> None:
+    den = msgspec.structs.replace(box("den", QUICK, ram=8, gpu=24), builds=[Build(name="engine", backends=backends)])
+    observed = seeing(box("desk", ram=2), box("attic", FILE, gpu=24), box("shed", QUICK, ram=16), den)
+    assert settled(wanting(drafter()), observed) == {"quick": [host]}
 
 
 def test_it_moves_when_its_machine_leaves_and_stays_otherwise() -> None:

@@ -10,6 +10,7 @@ import psutil
 from twd.cli.doctor_models import weights_of
 from twd.cli.life_core import Manner, Room
 from twd.cli.pool_seen import without
+from twd.coordinator.device_names import usable
 from twd.coordinator.given import all_given
 from twd.coordinator.places import decide
 from twd.coordinator.service import wanted_replicas
@@ -19,7 +20,7 @@ from twd.gguf_tools.inspect import inspect
 from twd.kit.settings import Settings
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.node import CPU, NodeFacts
+from twd.wire.node import NodeFacts
 from twd.wire.placement import PlacementDecided
 
 REFUSED_BYTES: Final = 1
@@ -91,12 +92,9 @@ def _in_turns(settings: Settings) -> bool:
 
 def _device_bytes(machine: NodeFacts | None) -> int:
     """Free memory of devices that our engine can use; a graphics card without a build for it counts for nothing."""
-    if machine is None:
+    if machine is None or all(build.name != "engine" for build in machine.builds):
         return 0
-    engine = next((build for build in machine.builds if build.name == "engine"), None)
-    if engine is None or not set(engine.backends) - {CPU, "RPC"}:
-        return 0
-    return sum(gpu.free for gpu in machine.gpus)
+    return sum(gpu.free for gpu in usable(machine))
 
 
 def _resident(pid: int) -> int:

@@ -25,6 +25,11 @@ def can_compute(facts: NodeFacts, gpu: GpuFacts) -> bool:
     return engine is None or not engine.backends or gpu.backend == GIVEN or _kind(gpu) in engine.backends
 
 
+def usable(facts: NodeFacts) -> list[GpuFacts]:
+    """The devices of a machine that its own engine can compute on."""
+    return [gpu for gpu in facts.gpus if can_compute(facts, gpu)]
+
+
 def unbuilt(facts: NodeFacts) -> Iterator[tuple[str, str, str]]:
     """Devices that could compute if a machine's engine were built for them, where none else does: the name, what the
     build lacks, and the command that mends it."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from twd.coordinator.device_names import can_compute, device_name, unbuilt
+from twd.coordinator.device_names import device_name, unbuilt, usable
 from twd.coordinator.given import doubts, given, with_given
 from twd.coordinator.placement import Device
 from twd.kit.settings import Pool
@@ -67,21 +67,21 @@ def _unbuilt(facts: NodeFacts) -> Iterator[str]:
 def processor(facts: NodeFacts) -> Device:
     """A machine's own processor and memory."""
     free = facts.memory.available
-    if any(gpu.shared and can_compute(facts, gpu) for gpu in facts.gpus):
+    if any(gpu.shared for gpu in usable(facts)):
         free = int(free * SHARED_FOR_HOME)
     speed = facts.cpu.bandwidth * THREADS_HELP or CPU_SPEED
     return Device(facts.node, CPU, free, speed, CPU_WINDOW)
 
 
 def _detected(facts: NodeFacts, own: Device) -> Iterator[Device]:
-    usable = [gpu for gpu in facts.gpus if can_compute(facts, gpu)]
-    for gpu in usable:
+    gpus = usable(facts)
+    for gpu in gpus:
         if gpu.shared:
             rest = int(facts.memory.available * (1 - SHARED_FOR_HOME))
             yield Device(facts.node, device_name(gpu), min(gpu.free, rest), _speed(gpu), GPU_WINDOW)
         else:
             yield Device(facts.node, device_name(gpu), gpu.free, _speed(gpu), GPU_WINDOW)
-    if not any(gpu.shared for gpu in usable):
+    if not any(gpu.shared for gpu in gpus):
         yield own
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from twd.coordinator.device_names import usable
 from twd.coordinator.placement import MIB, RESERVE_BYTES
 from twd.coordinator.processes import word
 from twd.engine.memory import gib
@@ -107,7 +108,7 @@ def _able(drafter: WantedDrafter, facts: NodeFacts, home: NodeId) -> bool:
 
 
 def _room(facts: NodeFacts) -> int:
-    return max((facts.memory.available, *(gpu.free for gpu in facts.gpus))) - RESERVE_BYTES
+    return max((facts.memory.available, *(gpu.free for gpu in usable(facts)))) - RESERVE_BYTES
 
 
 def _needed(drafter: WantedDrafter) -> int:
@@ -118,7 +119,7 @@ def _rank(
     drafter: WantedDrafter, facts: NodeFacts, pooled: set[NodeId], beside: Counter[NodeId], home: NodeId
 ) -> tuple[object, ...]:
     """The least is the best: away from the target's pool, then where it runs already, then by what is idle there."""
-    on_gpu = any(gpu.free >= _needed(drafter) for gpu in facts.gpus)
+    on_gpu = any(gpu.free >= _needed(drafter) for gpu in usable(facts))
     return (
         facts.node in pooled,
         not _runs(drafter, facts),

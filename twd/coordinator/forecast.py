@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 
+from twd.coordinator.device_names import usable
 from twd.coordinator.placement import Link
 from twd.coordinator.places import decide
 from twd.coordinator.processes import WantedModel
@@ -93,7 +94,7 @@ def _twin(like: NodeFacts) -> NodeFacts:
 def _strength(facts: NodeFacts, now: PlacementDecided) -> tuple[bool, float, int]:
     """Its devices' speed counts most; of equals, one that serves already."""
     serves = any(piece.node == facts.node for piece in now.slices)
-    return (bool(facts.gpus), float(facts.cpu.bandwidth), int(serves))
+    return (bool(usable(facts)), float(facts.cpu.bandwidth), int(serves))
 
 
 def _spread(pool: Pool) -> Pool:

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from twd.coordinator.device_names import GIVEN, can_compute, device_name
+from twd.coordinator.device_names import GIVEN, device_name, usable
 from twd.kit.settings import Gpu, Pool
 from twd.wire.base import NodeId
 from twd.wire.node import GpuFacts, NodeFacts
@@ -24,7 +24,7 @@ def with_given(facts: NodeFacts, pool: Pool, home: NodeId) -> NodeFacts:
     named = () if facts.guest or given(facts) else _configured(facts, pool, home)
     if not named:
         return facts
-    seen = _seen([gpu for gpu in facts.gpus if can_compute(facts, gpu)], named)
+    seen = _seen(usable(facts), named)
     gpus = [_as_facts(gpu, index, seen.get(index)) for index, gpu in enumerate(named)]
     return msgspec.structs.replace(facts, gpus=[*facts.gpus, *gpus])
 
