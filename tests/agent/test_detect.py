@@ -1,12 +1,14 @@
 """How a machine is told from others."""
 
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from twd.agent import detect
-from twd.kit.settings import Settings
+from twd.kit.settings import Engine, Settings
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import Build, GpuFacts
 
@@ -27,7 +29,9 @@ def test_processes_of_a_machine_without_network_card_find_the_same_name(
 async def test_the_memory_of_gpus_is_measured_once(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
 
-    async def engine_facts(notes: list[str], *, measure: bool = False) -> tuple[Build | None, list[GpuFacts]]:
+    async def engine_facts(
+        notes: list[str], environment: Mapping[str, str], *, measure: bool = False
+    ) -> tuple[Build | None, list[GpuFacts]]:
         asked.append(measure)
         if measure and fails:
             notes.append("the driver died")
@@ -48,3 +52,29 @@ async def test_the_memory_of_gpus_is_measured_once(fails: bool, monkeypatch: pyt
     ] * 2
     assert [("measured" in note) for note in first.notes] == ([True] if fails else [])
     assert later.notes == []
+
+
+@pytest.mark.parametrize(
+    ("backend", "hidden", "found"),
+    [("auto", "", 1), ("vulkan", "CUDA_VISIBLE_DEVICES", 1), ("cpu", "CUDA_VISIBLE_DEVICES", 0)],
+)
+async def test_devices_that_the_settings_leave_out_are_not_there(
+    backend: Literal["auto", "vulkan", "cpu"], hidden: str, found: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Mapping[str, str]] = []
+
+    async def engine_facts(
+        notes: list[str], environment: Mapping[str, str], *, measure: bool = False
+    ) -> tuple[Build | None, list[GpuFacts]]:
+        given.append(environment)
+        return Build(name="engine"), []
+
+    async def vendor_gpus(notes: list[str]) -> list[GpuFacts]:
+        return [GpuFacts(name="NVIDIA RTX", backend="cuda", total=7)]
+
+    monkeypatch.setattr(detect, "engine_facts", engine_facts)
+    monkeypatch.setattr(detect, "vendor_gpus", vendor_gpus)
+    settings = Settings(engine=Engine(backend=backend))
+    facts = await detect.Detector(settings, NodeId("desk"), InstanceId("agent.desk.a"), 1).look(0.0)
+    assert len(facts.gpus) == found
+    assert [name for name in given[0] if name == hidden] == [hidden] * bool(hidden)

@@ -117,7 +117,7 @@ def test_nonsense_is_no_device(text: str) -> None:
 @pytest.mark.parametrize("measure", [False, True])
 async def test_our_engine_tells_of_itself(measure: bool) -> None:
     notes: list[str] = []
-    build, _ = await gpu_probe.engine_facts(notes, measure=measure)
+    build, _ = await gpu_probe.engine_facts(notes, {}, measure=measure)
     assert notes == []
     assert build is not None
     assert "CPU" in build.backends

@@ -14,6 +14,7 @@ from twd.agent.builds import find_builds
 from twd.agent.core import merge_gpus
 from twd.agent.cpu_probe import cpu_facts, measure_bandwidth, memory_facts
 from twd.agent.disk_probe import disk_facts
+from twd.agent.environment import environment_here
 from twd.agent.gpu_probe import engine_facts, vendor_gpus
 from twd.agent.model_scan import ModelScan
 from twd.kit.settings import Settings
@@ -67,7 +68,7 @@ class Detector:
             vendor_gpus(notes), self._ask_engine(now, notes), self._find_programs(), self._scan_models(now)
         )
         self.notes = [note[:NOTE_MAX] for note in (*notes, *self.scan.notes)]
-        gpus = merge_gpus(vendors, self._engine_gpus)
+        gpus = [] if self.settings.engine.backend == "cpu" else merge_gpus(vendors, self._engine_gpus)
         return replace(self.glance(), gpus=gpus, notes=self.notes[:16], looking=False)
 
     def glance(self) -> NodeFacts:
@@ -88,11 +89,16 @@ class Detector:
             looking=True,
         )
 
+    @property
+    def _environment(self) -> dict[str, str]:
+        """That of the processes that compute: what it hides is not there for plans either."""
+        return environment_here(self.settings, self.settings.engine.backend)
+
     async def _ask_engine(self, now: float, notes: list[str]) -> None:
         first = self._engine_at == float("-inf")
         if first or (self._engine_gpus and now - self._engine_at >= ENGINE_EVERY_S):
             self._engine_at = now
-            build, gpus = await self._measured(notes) if first else await engine_facts(notes)
+            build, gpus = await self._measured(notes) if first else await engine_facts(notes, self._environment)
             speeds = {(gpu.backend, gpu.index): gpu.bandwidth for gpu in (*gpus, *self._engine_gpus) if gpu.bandwidth}
             self._engine = build
             self._engine_gpus = [replace(gpu, bandwidth=speeds.get((gpu.backend, gpu.index), 0)) for gpu in gpus]
@@ -100,9 +106,9 @@ class Detector:
     async def _measured(self, notes: list[str]) -> tuple[Build | None, list[GpuFacts]]:
         """The first time, with measurements; a driver that fails at them is asked again without."""
         problems: list[str] = []
-        build, gpus = await engine_facts(problems, measure=True)
+        build, gpus = await engine_facts(problems, self._environment, measure=True)
         if build is None:
-            build, gpus = await engine_facts(notes)
+            build, gpus = await engine_facts(notes, self._environment)
             notes += [f"the memory of the GPUs could not be measured: {problem}" for problem in problems if build]
         return build, gpus
 

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -123,11 +123,14 @@ def _drm_card(card: Path) -> GpuFacts | None:
     return GpuFacts(name=title or "AMD GPU", backend="hip", total=total, free=max(0, total - used))
 
 
-async def engine_facts(notes: list[str], *, measure: bool = False) -> tuple[Build | None, list[GpuFacts]]:
-    """Our own build of llama.cpp and the devices that it sees, asked in a process of its own. `measure`: also how
-    fast the memory of GPUs is."""
+async def engine_facts(
+    notes: list[str], environment: Mapping[str, str], *, measure: bool = False
+) -> tuple[Build | None, list[GpuFacts]]:
+    """Our own build of llama.cpp and the devices that it sees, asked in a process of its own, which has the environment
+    of those that compute. `measure`: also how fast the memory of GPUs is."""
+    argv = (*ENGINE, "--measure") if measure else ENGINE
     try:
-        return parse_engine(await output_of((*ENGINE, "--measure") if measure else ENGINE, ENGINE_S))
+        return parse_engine(await output_of(argv, ENGINE_S, environment=environment))
     except NoAnswer as problem:
         notes.append(f"our engine cannot be asked for its devices: {problem}")
     except ValueError as problem:

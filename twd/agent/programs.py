@@ -1,7 +1,8 @@
 """Asking a program something: its output, or in words why there is none. Every call has a deadline."""
 
 import asyncio
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 OUTPUT_MAX: Final = 1024 * 1024
@@ -12,11 +13,19 @@ class NoAnswer(Exception):
     """The program is not there, failed, or took too long."""
 
 
-async def output_of(argv: Sequence[str], timeout_s: float = ASK_S, *, with_errors: bool = False) -> str:
-    """What a program writes; `with_errors` takes what it writes to stderr too, and minds no exit code."""
+async def output_of(
+    argv: Sequence[str],
+    timeout_s: float = ASK_S,
+    *,
+    with_errors: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    """What a program writes; `with_errors` takes what it writes to stderr too, and minds no exit code. `environment` is
+    what it finds besides ours."""
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
+            env={**os.environ, **(environment or {})},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT if with_errors else asyncio.subprocess.DEVNULL,

@@ -89,7 +89,7 @@ def _device_bytes() -> int:
     from twd.agent.gpu_probe import engine_facts
 
     notes: list[str] = []
-    _, gpus = asyncio.run(engine_facts(notes))
+    _, gpus = asyncio.run(engine_facts(notes, {}))
     for note in notes:
         click.echo(f"{note}; `twd doctor` tells more", err=True)
     return sum(gpu.free for gpu in gpus)
