@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -57,9 +58,11 @@ class NatsServer:
             raise AssertionError((self.home / "log").read_text()) from None
 
     def signal(self, number: int) -> None:
-        """Send the process a signal."""
+        """Send the process a signal; of one that stops it, all threads have stopped then."""
         assert self.process is not None
         os.kill(self.process.pid, number)
+        if number == signal.SIGSTOP:
+            os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
 
     def kill(self) -> None:
         """End it as a crash does."""
