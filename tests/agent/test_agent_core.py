@@ -85,6 +85,12 @@ def test_makers_that_call_a_device_otherwise_are_believed_by_its_place() -> None
     assert merge_gpus(told, seen) == [msgspec.structs.replace(told[0], bandwidth=9)]
 
 
+def test_of_a_chip_in_the_machines_memory_the_engine_knows_how_much_it_may_use() -> None:
+    told = [GpuFacts(name="AMD Radeon 780M", backend="hip", total=GIB // 2, free=GIB // 4, driver="6.1")]
+    seen = [GpuFacts(name="AMD Radeon 780M", backend="hip", total=16 * GIB, free=12 * GIB, shared=True)]
+    assert merge_gpus(told, seen) == [msgspec.structs.replace(seen[0], driver="6.1")]
+
+
 def test_what_the_engine_was_not_built_for_is_listed_and_counts_once() -> None:
     card = GpuFacts(name="NVIDIA RTX 3090", backend="cuda", driver="550")
     assert merge_gpus([card], []) == [card]

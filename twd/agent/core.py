@@ -58,10 +58,7 @@ def merge_gpus(vendors: Sequence[GpuFacts], engine: Sequence[GpuFacts]) -> list[
     These may count them in another order, or see more than it does. What it has no backend for is listed, too.
     """
     told = _told(vendors, engine)
-    merged = [
-        gpu if own is None else msgspec.structs.replace(own, index=gpu.index, bandwidth=gpu.bandwidth)
-        for gpu, own in zip(engine, told, strict=True)
-    ]
+    merged = [_joined(gpu, own) for gpu, own in zip(engine, told, strict=True)]
     names = {_plain(gpu.name) for gpu, own in zip(engine, told, strict=True) if own is not None}
     once = [gpu for gpu, own in zip(merged, told, strict=True) if own is not None or _plain(gpu.name) not in names]
     backends, known = {gpu.backend for gpu in engine}, {_plain(gpu.name) for gpu in engine}
@@ -85,6 +82,15 @@ def _told(vendors: Sequence[GpuFacts], engine: Sequence[GpuFacts]) -> list[GpuFa
             for at, one in zip(open_, rest, strict=True):
                 told[at] = one
     return told
+
+
+def _joined(gpu: GpuFacts, own: GpuFacts | None) -> GpuFacts:
+    """Of a chip in the machine's own memory its maker tells what is set aside, the engine what it may use."""
+    if own is None:
+        return gpu
+    if gpu.shared:
+        return msgspec.structs.replace(gpu, driver=own.driver)
+    return msgspec.structs.replace(own, index=gpu.index, bandwidth=gpu.bandwidth)
 
 
 def _plain(name: str) -> str:
