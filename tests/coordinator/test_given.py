@@ -14,9 +14,10 @@ from twd.coordinator.given import all_given, given, with_given
 from twd.coordinator.placement import Shape
 from twd.coordinator.places import decide, with_spares
 from twd.coordinator.processes import WantedModel, wishes
+from twd.coordinator.service import wanted_of
 from twd.coordinator.state import Observed, Wanted
 from twd.coordinator.taken import total
-from twd.kit.settings import Gpu, Pool, Worker
+from twd.kit.settings import Gpu, Model, Pool, Worker
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import Build, GpuFacts, NodeFacts, ProcessFacts, ProcessKind
 
@@ -195,3 +196,21 @@ def test_processes_are_told_the_name_that_their_engine_knows(engine: str) -> Non
     wished = list(wishes(wanted.models, engine, observed.decided, nodes))
     told = sorted((str(one.node), *([one.stage.device] if one.stage else one.devices)) for one in wished)
     assert told == [("attic", "CUDA0"), *([("desk", "CUDA1")] if engine == "ring" else [])]
+
+
+@pytest.mark.parametrize("named", [(), (24.0,)])
+def test_a_model_that_is_to_compute_on_processors_gets_no_devices(named: tuple[float, ...]) -> None:
+    observed = Observed(nodes={DESK: with_gpus(machine("desk", 64), card(24, 24))})
+    for on_cpus, devices in ((False, {"CUDA0"}), (True, {"CPU"})):
+        wanted = wanting(pool_of(*named), replace(model("m", 10), on_cpus=on_cpus))
+        decision = decide(wanted, observed, wanted.models[0])
+        assert {piece.device for piece in decision.slices if piece.end > piece.first} == devices
+
+
+@pytest.mark.parametrize(
+    ("fields", "on_cpus"),
+    [({}, False), ({"backend": "cpu"}, True), ({"gpu_layers": 0}, True), ({"gpu_layers": 9}, False)],
+)
+def test_a_models_own_backend_holds_in_a_pool(fields: dict[str, object], on_cpus: bool) -> None:
+    entry = msgspec.structs.replace(Model(path="/nothing.gguf"), **fields)
+    assert wanted_of("m", entry, model("m", 2).shape or Shape("m", (), 0, 0, 0, 0, 0, 0)).on_cpus is on_cpus

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import msgspec
+
 from twd.coordinator.advice import place_or_advise
 from twd.coordinator.devices import Found, find_devices
 from twd.coordinator.given import all_given
@@ -27,7 +29,7 @@ def decide(wanted: Wanted, observed: Observed, model: WantedModel) -> PlacementD
     seen = all_given(observed.nodes, wanted.pool, wanted.home)
     free = free_for(model.name, seen, observed.decided, observed.served)
     nodes = left_for(model.name, free, observed.decided, observed.held)
-    found = without_other_files(find_devices(nodes, wanted.pool, wanted.home), nodes, wanted, model)
+    found = _found(nodes, wanted, model, wanted.home)
     if model.shape is None:
         return _refused(wanted, model, model.problem)
     home = found.homes.get(wanted.home)
@@ -49,11 +51,18 @@ def with_spares(wanted: Wanted, observed: Observed, model: WantedModel, decision
     pool, home = wanted.pool, decision.home
     seen = all_given(observed.nodes, pool, home)
     nodes = free_for("", seen, decided, observed.served)
-    devices = with_paces(
-        without_other_files(find_devices(nodes, pool, home), nodes, wanted, model).devices, observed.paces
-    )
+    devices = with_paces(_found(nodes, wanted, model, home).devices, observed.paces)
     left = left_on(devices, seen, decided)
     return filled(decision, pool.standby, model.shape, devices, left, None if pool.layers_at_home else home)
+
+
+def _found(nodes: Sequence[NodeFacts], wanted: Wanted, model: WantedModel, home: NodeId) -> Found:
+    """The devices that may hold layers of a model."""
+    pool = wanted.pool
+    if model.on_cpus:
+        nodes = [facts if facts.guest else msgspec.structs.replace(facts, gpus=[]) for facts in nodes]
+        pool = msgspec.structs.replace(pool, gpus=(), workers=())
+    return without_other_files(find_devices(nodes, pool, home), nodes, wanted, model)
 
 
 def home_of(wanted: Wanted, observed: Observed, model: WantedModel) -> NodeId:

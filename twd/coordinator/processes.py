@@ -33,6 +33,8 @@ class WantedModel:
     exact: bool = True
     flash_attention: bool = True
     mmap: bool = True
+    on_cpus: bool = False
+    """It computes on processors, whatever else there is."""
     model: str = ""
     """The model's own name; empty: the same."""
     replica: int = 1

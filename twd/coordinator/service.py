@@ -365,6 +365,7 @@ def wanted_of(name: str, model: Model, shape: Shape) -> WantedModel:
         exact=bool(model.exact),
         flash_attention=model.flash_attn != "off",
         mmap=model.mmap != "off",
+        on_cpus=model.backend == "cpu" or model.gpu_layers == 0,
     )
 
 
