@@ -57,10 +57,9 @@ def merge_gpus(vendors: Sequence[GpuFacts], engine: Sequence[GpuFacts]) -> list[
 
     These may count them in another order, or see more than it does. What it has no backend for is listed, too.
     """
-    told = _told(vendors, engine)
-    merged = [_joined(gpu, own) for gpu, own in zip(engine, told, strict=True)]
-    names = {_plain(gpu.name) for gpu, own in zip(engine, told, strict=True) if own is not None}
-    once = [gpu for gpu, own in zip(merged, told, strict=True) if own is not None or _plain(gpu.name) not in names]
+    pairs = list(zip(engine, _told(vendors, engine), strict=True))
+    names = {_plain(gpu.name) for gpu, own in pairs if own is not None}
+    once = [_joined(gpu, own) for gpu, own in pairs if own is not None or _plain(gpu.name) not in names]
     backends, known = {gpu.backend for gpu in engine}, {_plain(gpu.name) for gpu in engine}
     rest = [gpu for gpu in vendors if gpu.backend not in backends and _plain(gpu.name) not in known]
     return [*once, *rest]

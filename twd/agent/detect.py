@@ -65,10 +65,10 @@ class Detector:
         if self._cpu is None:  # first, and alone: what else runs would make memory look slow
             self._cpu = cpu_facts(measure_bandwidth())
         vendors, *_ = await asyncio.gather(
-            vendor_gpus(notes), self._ask_engine(now, notes), self._find_programs(), self._scan_models(now)
+            self._ask_vendors(notes), self._ask_engine(now, notes), self._find_programs(), self._scan_models(now)
         )
         self.notes = [note[:NOTE_MAX] for note in (*notes, *self.scan.notes)]
-        gpus = [] if self.settings.engine.backend == "cpu" else merge_gpus(vendors, self._engine_gpus)
+        gpus = [] if self._on_processor else merge_gpus(vendors, self._engine_gpus)
         return replace(self.glance(), gpus=gpus, notes=self.notes[:16], looking=False)
 
     def glance(self) -> NodeFacts:
@@ -93,6 +93,14 @@ class Detector:
     def _environment(self) -> dict[str, str]:
         """That of the processes that compute: what it hides is not there for plans either."""
         return environment_here(self.settings, self.settings.engine.backend)
+
+    @property
+    def _on_processor(self) -> bool:
+        """Whether cards are left alone here."""
+        return self.settings.engine.backend == "cpu"
+
+    async def _ask_vendors(self, notes: list[str]) -> list[GpuFacts]:
+        return [] if self._on_processor else await vendor_gpus(notes)
 
     async def _ask_engine(self, now: float, notes: list[str]) -> None:
         first = self._engine_at == float("-inf")

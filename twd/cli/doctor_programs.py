@@ -4,16 +4,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from twd.cli.doctor_findings import Finding, bad, good, odd, skipped
+from twd.kit.compute import CMAKE
 from twd.kit.settings import Settings
 
 NATS_VERSION_MIN: Final = (2, 10)
 REBUILD: Final = "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python=={version}"
-CMAKE: Final = {
-    "cuda": "-DGGML_CUDA=ON",
-    "hip": "-DGGML_HIP=ON",
-    "metal": "-DGGML_METAL=ON",
-    "vulkan": "-DGGML_VULKAN=ON",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +62,7 @@ def check_llama(build: Build, settings: Settings, wanted: str) -> list[Finding]:
         found.append(odd("llama.cpp kernels", detail, "make setup"))
     asked = {settings.engine.backend, *(model.backend for model in settings.models.values())} & CMAKE.keys()
     if asked and not build.accelerated:
-        flags = " ".join(sorted(CMAKE[name] for name in asked))
+        flags = " ".join(sorted(f"-D{CMAKE[name]}=ON" for name in asked))
         detail = f"the settings ask for {', '.join(sorted(asked))}, and llama.cpp finds no such device"
         found.append(bad("llama.cpp device", detail, f'CMAKE_ARGS="{flags} -DGGML_RPC=ON" {rebuild}'))
     return found

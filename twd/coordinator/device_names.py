@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from twd.kit.compute import CMAKE
 from twd.wire.node import GpuFacts, NodeFacts
 
 GIVEN: Final = "settings"
 """In place of a backend, of a device that the settings name."""
 _NAMES: Final = {"cuda": "CUDA", "hip": "ROCm", "metal": "MTL", "vulkan": "Vulkan"}
-_OPTIONS: Final = {"CUDA": "GGML_CUDA", "ROCm": "GGML_HIP", "MTL": "GGML_METAL", "Vulkan": "GGML_VULKAN"}
 
 
 def device_name(gpu: GpuFacts) -> str:
@@ -38,7 +38,7 @@ def unbuilt(facts: NodeFacts) -> Iterator[tuple[str, str, str]]:
         return
     for gpu in found:
         kind = _kind(gpu)
-        yield gpu.name, kind, f"CMAKE_ARGS=-D{_OPTIONS.get(kind, kind)}=on make setup"
+        yield gpu.name, kind, f"CMAKE_ARGS=-D{CMAKE.get(gpu.backend, kind)}=on make setup"
 
 
 def _kind(gpu: GpuFacts) -> str:

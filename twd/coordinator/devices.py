@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from twd.coordinator.device_names import device_name, unbuilt, usable
+from twd.coordinator.device_names import GIVEN, device_name, unbuilt, usable
 from twd.coordinator.given import doubts, given, with_given
 from twd.coordinator.placement import Device
 from twd.kit.settings import Pool
@@ -14,7 +14,7 @@ from twd.wire.node import CPU, GpuFacts, NodeFacts
 
 CPU_SPEED: Final = 15e9
 CPU_WINDOW: Final = 3.0
-GPU_SPEEDS: Final = {"cuda": 400e9, "hip": 400e9, "metal": 150e9, "vulkan": 200e9}
+GPU_SPEEDS: Final = {"cuda": 400e9, "hip": 400e9, "metal": 150e9, "vulkan": 200e9, GIVEN: 400e9}
 SHARED_SPEED: Final = 60e9
 GPU_WINDOW: Final = 1.2
 """Estimates where nothing was measured: bytes of weights read a second, and what a window of 8 costs."""
@@ -102,7 +102,7 @@ def _speed(gpu: GpuFacts) -> float:
 
 def _given(node: str, gpus: Iterable[GpuFacts]) -> Iterator[Device]:
     for gpu in gpus:
-        yield Device(node, device_name(gpu), gpu.free, gpu.bandwidth * GPU_SHARE or GPU_SPEEDS["cuda"], GPU_WINDOW)
+        yield Device(node, device_name(gpu), gpu.free, _speed(gpu), GPU_WINDOW)
 
 
 def unusable(facts: NodeFacts, pool: Pool, at_home: NodeFacts | None) -> str:

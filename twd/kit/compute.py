@@ -24,6 +24,9 @@ PRESETS: Final[Mapping[str, Mapping[str, str]]] = {
 SEVERAL_HIP: Final[Mapping[str, str]] = {"HSA_ENABLE_SDMA": "0", "GPU_MAX_HW_QUEUES": "1"}
 """Without these, several AMD cards stall each other when they copy."""
 
+CMAKE: Final = {"cuda": "GGML_CUDA", "hip": "GGML_HIP", "metal": "GGML_METAL", "vulkan": "GGML_VULKAN"}
+"""With which option llama.cpp is built for a kind of device."""
+
 ALL_LAYERS: Final = 1_000_000
 """More than any model has."""
 

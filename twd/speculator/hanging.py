@@ -31,6 +31,11 @@ def patience_s(expected_ms: float, *, familiar: bool, crowding: float = 1.0) -> 
     return max(least, FACTOR * expected_ms / 1000) * min(CROWDED_MOST, max(1.0, crowding))
 
 
+def until_known_s(usual_s: float, *, familiar: bool) -> float:
+    """How long to wait for a pass that would usually count as hung after `usual_s`."""
+    return usual_s if familiar else max(usual_s, UNKNOWN_S)
+
+
 def works(before: Effort, after: Effort, seconds: float, device: DeviceKind) -> bool:
     """Whether a pass goes on, though it says nothing: it is read from the disk, or computed by the processor.
 

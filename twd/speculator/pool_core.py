@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from twd.engine.rpc_pool import PoolPlan, Share
-from twd.speculator.hanging import UNKNOWN_S
+from twd.speculator.hanging import until_known_s
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.draft import DeviceKind
 from twd.wire.node import CPU, READY, NodeFacts, ProcessFacts, ProcessKind
@@ -212,7 +212,7 @@ def pass_deadline_s(expected_ms: float, crowding: float = 1.0, *, familiar: bool
     Devices that have computed none of its size yet make their kernels first: these are waited for.
     """
     usual = max(PASS_S, 1.0 + PASS_FACTOR * expected_ms / 1000) * min(CROWDED_MOST, max(1.0, crowding))
-    return usual if familiar else max(usual, UNKNOWN_S)
+    return until_known_s(usual, familiar=familiar)
 
 
 def _number(member: Member) -> int | None:

@@ -21,7 +21,7 @@ from twd.ring.links import SWITCH_S, Pace
 from twd.ring.trial import pipe_of
 from twd.ring.trust import Trust, make_identity, ring_nonce
 from twd.ring.wiring import wirings
-from twd.speculator.hanging import UNKNOWN_S
+from twd.speculator.hanging import until_known_s
 from twd.speculator.loaded import Load, LoadedModel
 from twd.speculator.pool_core import shown_piece
 from twd.speculator.ring_model import RingModel, load_ring
@@ -233,7 +233,7 @@ class RingSpeculator(Speculator):
             target = self.loaded.target
             waited_s, familiar = target.oldest(time.monotonic())
             usual = PASS_S + PASS_FACTOR * target.pipe.trip_ms(target.window_max) / 1000
-            limit = usual if familiar else max(usual, UNKNOWN_S)
+            limit = until_known_s(usual, familiar=familiar)
             if waited_s > limit:
                 target.home.close(TwdError(FailureCode.WORKER_LOST, f"a pass is under way for over {limit:.1f} s"))
         return super().tick(now)
