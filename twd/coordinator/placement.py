@@ -238,8 +238,11 @@ def _without_the_useless(shape: Shape, best: Placement, links: Mapping[str, Link
     """Leave out devices whose share costs more on the way than it saves, one after the other."""
     while len(best.pieces) > 1:
         order = [piece.device for piece in best.pieces if piece.end > piece.first]
+        spare = sum(device.capacity for device in {*order, demand.home}) - needed(shape, demand)
         fewer = [
-            _placed(shape, [device for device in order if device is not dropped], links, demand) for dropped in order
+            _placed(shape, [device for device in order if device is not dropped], links, demand)
+            for dropped in order
+            if dropped.key == demand.home.key or dropped.capacity <= spare
         ]
         better = min(fewer, key=_quality, default=best)
         if _quality(better) >= _quality(best):

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -82,12 +83,12 @@ def wishes(
     for model in models:
         decision = decided.get(model.name)
         pieces = [piece for piece in decision.slices if _is_asked_for(piece, nodes)] if decision else []
-        for node, process in dict.fromkeys((piece.node, piece.process) for piece in pieces):
-            mine = [piece for piece in pieces if (piece.node, piece.process) == (node, process)]
-            if engine == "ring":
-                yield _stage_wish(model, mine[0], nodes, pieces)
-            else:
-                yield _rpc_wish(nodes, mine)
+        crowds = _crowds(pieces, nodes)
+        by_process: dict[tuple[NodeId, str], list[Slice]] = {}
+        for piece in pieces:
+            by_process.setdefault((piece.node, piece.process), []).append(piece)
+        for mine in by_process.values():
+            yield _stage_wish(model, mine[0], nodes, crowds) if engine == "ring" else _rpc_wish(nodes, mine)
 
 
 def _is_asked_for(piece: Slice, nodes: Mapping[NodeId, NodeFacts]) -> bool:
@@ -104,7 +105,7 @@ def standby_wishes(
         decision = decided.get(model.name)
         for spare in decision.spares if decision else []:
             others = [piece for piece in decision.slices if piece.process != spare.process] if decision else []
-            yield model, _stage_wish(model, spare, nodes, [spare, *others])
+            yield model, _stage_wish(model, spare, nodes, _crowds([spare, *others], nodes))
 
 
 def _rpc_wish(nodes: Mapping[NodeId, NodeFacts], pieces: Sequence[Slice]) -> ProcessWanted:
@@ -123,18 +124,21 @@ def _known(facts: NodeFacts | None) -> set[str]:
     return {CPU, *(device_name(gpu) for gpu in facts.gpus)} if facts else {CPU}
 
 
-def _threads(piece: Slice, nodes: Mapping[NodeId, NodeFacts], pieces: Sequence[Slice]) -> int:
+def _crowds(pieces: Sequence[Slice], nodes: Mapping[NodeId, NodeFacts]) -> Counter[str]:
+    """How many of these slices lie on each machine."""
+    return Counter(nodes[piece.node].machine for piece in pieces if piece.node in nodes)
+
+
+def _threads(facts: NodeFacts | None, crowds: Mapping[str, int]) -> int:
     """Stages that play several machines on one share its cores; 0: all cores of the machine."""
-    machines = [nodes[other.node].machine for other in pieces if other.node in nodes]
-    facts = nodes.get(piece.node)
-    beside = machines.count(facts.machine) if facts else 1
+    beside = crowds[facts.machine] if facts else 1
     return max(1, facts.cpu.cores // beside) if facts and beside > 1 else 0
 
 
 def _stage_wish(
-    model: WantedModel, piece: Slice, nodes: Mapping[NodeId, NodeFacts], together: Sequence[Slice]
+    model: WantedModel, piece: Slice, nodes: Mapping[NodeId, NodeFacts], crowds: Mapping[str, int]
 ) -> ProcessWanted:
-    file = model.file
+    file, facts = model.file, nodes.get(piece.node)
     stage = StageWanted(
         model=model.serves,
         file=file.name if file else model.serves,
@@ -147,7 +151,7 @@ def _stage_wish(
         type_k=model.type_k,
         type_v=model.type_v,
         exact=model.exact,
-        device=piece.device if piece.device in _known(nodes.get(piece.node)) else "",
+        device=piece.device if piece.device in _known(facts) else "",
         flash_attention=model.flash_attention,
         mmap=model.mmap,
     )
@@ -155,6 +159,6 @@ def _stage_wish(
         node=piece.node,
         process=piece.process,
         kind=ProcessKind.STAGE,
-        threads=_threads(piece, nodes, together),
+        threads=_threads(facts, crowds),
         stage=stage,
     )

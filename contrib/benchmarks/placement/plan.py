@@ -29,9 +29,10 @@ FILE: Final = ModelFile(name="big", path="big.gguf", size_bytes=1, hash="b" * 32
 KINDS: Final = (("rpc", 0), ("ring", 0), ("ring", 1))
 
 
-def machine(dice: random.Random, name: str) -> NodeFacts:
-    """Some machine, with or without a device of its own."""
-    memory, gpu = int(dice.uniform(2, 64) * GIB), int(dice.choice((0, 0, 8, 24)) * GIB)
+def machine(dice: random.Random, name: str, small: bool) -> NodeFacts:
+    """Some machine, with or without a device of its own; a small one has room for a layer or two."""
+    memory = int((dice.uniform(1.5, 3.5) if small else dice.uniform(2, 64)) * GIB)
+    gpu = 0 if small else int(dice.choice((0, 0, 8, 24)) * GIB)
     return NodeFacts(
         node=NodeId(name),
         instance=InstanceId(f"agent.{name}.x"),
@@ -79,30 +80,32 @@ def _set(observed: Observed, node: NodeId, processes: list[ProcessFacts]) -> Non
     observed.nodes = {**observed.nodes, node: msgspec.structs.replace(observed.nodes[node], processes=processes)}
 
 
-def measure(engine: str, spares: int, count: int, seed: int) -> str:
+def measure(engine: str, spares: int, count: int, options: argparse.Namespace) -> str:
     """One line of the table: machines all come at once, settle, and each in twenty leaves."""
-    dice, wanted = random.Random(seed), wanting(engine, spares)
+    dice, wanted = random.Random(options.seed), wanting(engine, spares)
     names = ["home", *(f"n{number:04}" for number in range(count - 1))]
-    observed = Observed(nodes={NodeId(name): machine(dice, name) for name in names})
+    observed = Observed(nodes={NodeId(name): machine(dice, name, options.small) for name in names})
     first = list(settle(wanted, observed, 0.0))
     observed = replace(observed, nodes={n: f for n, f in observed.nodes.items() if n == HOME or dice.random() > 0.05})
     again = list(settle(wanted, observed, 60.0))
+    stages = max(len(decision.slices) for decision in observed.decided.values())
     columns = (max(first), max(again), first[-1])
     times = " | ".join(f"{1000 * taken:6.1f}" for taken in columns)
-    return f"| {count:5} | {engine:4} | {spares:6} | {len(first) + len(again):5} | {times} |"
+    return f"| {count:5} | {engine:4} | {spares:6} | {stages:6} | {len(first) + len(again):5} | {times} |"
 
 
 def main() -> None:
     """Read the options and go."""
     parser = argparse.ArgumentParser(description="How long the coordinator thinks about many machines.")
     parser.add_argument("--nodes", type=int, nargs="+", default=[100, 1000])
+    parser.add_argument("--small", action="store_true", help="machines with room for a layer or two, without GPUs")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    print("| nodes | pool | spares | plans | slowest, all new (ms) | slowest, some left (ms) | nothing to do (ms) |")
-    print("|---|---|---|---|---|---|---|")
+    print("| nodes | pool | spares | slices | plans | ms, all new | ms, some left | ms, nothing to do |")
+    print("|---|---|---|---|---|---|---|---|")
     for count in options.nodes:
         for engine, spares in KINDS:
-            print(measure(engine, spares, count, options.seed), flush=True)
+            print(measure(engine, spares, count, options), flush=True)
 
 
 if __name__ == "__main__":
