@@ -21,14 +21,15 @@ def drafter(name: str = NAME) -> Drafter:
     return Drafter(InstanceId(name), NodeId("far"), beside=False, token_ms=2.0, lead_ms=1.0)
 
 
-def propose(core: SpeculatorCore, session: Session, now: float, name: str = NAME) -> None:
-    """True guesses come, from the end of the text on."""
+def propose(core: SpeculatorCore, session: Session, now: float, name: str = NAME, *, lie: bool = False) -> None:
+    """True guesses come, from the end of the text on, or false ones."""
+    guesses = text_of(session.tokens, AHEAD)
     event = DraftProposed(
         session=session.id,
         drafter=InstanceId(name),
         at=len(session.tokens),
         prefix=prefix_hash(session.tokens),
-        tokens=text_of(session.tokens, AHEAD),
+        tokens=[guess ^ 1 for guess in guesses] if lie else guesses,
         confidence=[0.9] * AHEAD,
         draft_ms=AHEAD * 2.0,
     )
@@ -173,3 +174,34 @@ def test_a_drafter_that_fell_silent_is_not_waited_for_in_the_next_text() -> None
     late = DraftProposed(session=SessionId("s-second"), drafter=NAME, at=4, prefix=prefix_hash(PROMPT), tokens=[9])
     driver.core.draft(late, late.tokens, driver.now)
     assert turns_of(driver, "third") == first, "it was heard, so it is worth a wait"
+
+
+def test_what_a_drafter_sends_that_lost_and_rests_is_not_even_looked_at() -> None:
+    driver = driven()
+    session = start(driver)
+    losing(driver.core.crew.race)
+    until_plain(driver, session)
+    driver.turn()
+    propose(driver.core, session, driver.now)
+    assert len(session.tree) == 0
+    while session.plain:
+        driver.turn()
+    propose(driver.core, session, driver.now)
+    assert len(session.tree) == AHEAD, "it is tried again"
+
+
+def test_what_a_liar_sends_counts_only_when_it_is_tried_again() -> None:
+    driver = driven()
+    driver.between = lambda driver: None
+    session = start(driver)
+    while session.links[NAME].credit:
+        propose(driver.core, session, driver.now, lie=True)
+        driver.turn()
+    assert not session.plain, "it was not compared with plain steps: it is known that it lies"
+    known = len(session.tree)
+    propose(driver.core, session, driver.now)
+    assert len(session.tree) == known
+    while not session.links[NAME].credit:
+        driver.turn()
+    propose(driver.core, session, driver.now)
+    assert len(session.tree) == AHEAD

@@ -172,6 +172,9 @@ class SpeculatorCore:
         session = self.by_id.get(event.session)
         if session is None or session.opened_at < 0 or not session.speculates:
             return
+        link = session.links.get(event.drafter)
+        if link is not None and link.ignored(session.generated):
+            return
         depth = session.tree.depth(event.drafter)
         self._hang(session, event, tokens)
         self.crew.hear(session, event, session.tree.depth(event.drafter) > depth, now)

@@ -14,6 +14,8 @@ from twd.wire.draft import DrafterChecked, DraftGranted, DraftProposed
 
 _LOOK_AGAIN, _LOOK_AGAIN_MAX = 48, 1024
 """Tokens after which a drafter that did not pay is tried again, and the longest such pause."""
+_LOOK_EVERY = 8
+"""Tokens after which it is worked out anew whether somebody pays who rests: little that is new is learned meanwhile."""
 _SETTLE_MS_MAX = 200.0
 """However slow and far drafters are, what comes later after they were told to rest counts as plain."""
 WINDOWS_AHEAD = 2
@@ -157,13 +159,18 @@ class Crew:
     def grant(self, session: Session, now: float) -> list[DraftGranted]:
         """How far each drafter may run, now that more is known of what its guesses are worth; only what is new."""
         grants = []
-        useful = {name: self._useful(session, self.drafters[name]) for name in session.links if name in self.drafters}
-        session.plain = any(useful.values()) and self._races(session) and self.race.wants_plain(self._restart_ms)
-        for name, wanted in useful.items():
-            link = session.links[name]
+        links = {name: link for name, link in session.links.items() if name in self.drafters}
+        for name, link in links.items():
+            if not link.ignored(session.generated):
+                link.useful = self._useful(session, self.drafters[name])
+        useful = any(link.useful for link in links.values())
+        session.plain = useful and self._races(session) and self.race.wants_plain(self._restart_ms)
+        for name, link in links.items():
             link.tried += link.heard_at > link.told_at
             link.told_at, link.resting = now, False
-            credit = self._credit(session, link, wanted)
+            credit = self._credit(session, link, link.useful)
+            if not credit and not link.ignored(session.generated) and (link.useful == 0 or self.race.lost):
+                link.look_at = session.generated + _LOOK_EVERY
             if credit != link.credit:
                 link.warming = link.warming if link.credit else WARMING
                 link.credit = credit

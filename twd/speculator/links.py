@@ -67,10 +67,18 @@ class Link:
     """Cycles in which it was heard."""
     probe_gap: int = 48
     probe_at: int = 0
+    useful: int | None = 0
+    """How far it should run by what was predicted last; None: it gives way to others."""
+    look_at: int = 0
+    """It rests since it does not pay, and that is worked out anew when so many tokens are made."""
     warming: int = WARMING
     """Cycles that do not count yet: a drafter that starts reads the text first, which is no measure of its pace."""
     patient: bool = False
     """Its guesses are waited for in any case: windows of a fixed size."""
+
+    def ignored(self, generated: int) -> bool:
+        """Whether it rests for a while: what it sends all the same is not even looked at."""
+        return not self.credit and generated < self.look_at
 
     def expected(self, drafter: Drafter, depth: int, chance: float, now: float) -> Expected | None:
         """What it will bring next, or None when nothing is to be waited for."""

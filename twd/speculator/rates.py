@@ -95,17 +95,17 @@ class Race:
 
         After it, it takes `restart_ms` until drafters are heard again.
         """
-        if self.lost and self._rested >= self._pause:
+        if self._rested >= self._pause and self.lost:
             self._look_again()
-        just_lost = self.lost and self._rested == 0
-        if just_lost or (self._left == 0 and self._since >= self._between(restart_ms)):
+        just_lost = self._rested == 0 and self.lost
+        if just_lost or (self._left == 0 and self._since >= SAMPLE_EVERY and self._since >= self._between(restart_ms)):
             self._left, self._since = SAMPLE_STEPS, 0
         return self.is_plain
 
     @property
     def is_plain(self) -> bool:
         """Whether steps are plain for now."""
-        return self._left > 0 or (self.lost and self._rested < self._pause)
+        return self._left > 0 or (self._rested < self._pause and self.lost)
 
     def _look_again(self) -> None:
         """What made drafters slow may be over; some cycles show it anew, ever more rarely."""

@@ -2,8 +2,9 @@
 
     .venv/bin/python contrib/benchmarks/speculation/best_and_worst.py
 
-Each prompt is answered plain, drafted and plain again in turn, `--rounds` times; a prompt's ratio is that of its median
-speeds. The second plain answer beside the first tells how far a prompt's speed differs by itself.
+Each prompt is answered plain, drafted and plain again in turn, `--rounds` times; a prompt's ratio is that of the median
+drafted speed to the median of all plain ones, before and after. The second plain answers beside the first tell how far
+a prompt's speed differs by itself.
 The first system has n-gram drafts alone and is asked to repeat and to edit; of these prompts, those count whose
 answer was a copy: at least `--copied` of its words continue three words that stood in that order before. The second
 has no drafts but those of a liar elsewhere, who offers random tokens with full confidence, and is asked everything.
@@ -77,8 +78,8 @@ class Row:
     prompt: BenchPrompt
     plain: float
     drafted: float
-    again: float
-    """Plain once more."""
+    by_itself: float
+    """Plain once more, to plain before."""
     tokens_a_pass: float
     checked: int
     copied: float
@@ -88,11 +89,6 @@ class Row:
     def ratio(self) -> float:
         """How many times faster with drafts."""
         return self.drafted / self.plain
-
-    @property
-    def by_itself(self) -> float:
-        """The same of two plain answers."""
-        return self.again / self.plain
 
     def print(self) -> None:
         """One line of the table."""
@@ -125,11 +121,14 @@ async def compare(
     rows = []
     for prompt in prompts:
         answers = [[await client.answer(MODEL, prompt, each) for each in (how, drafted, how)] for _ in range(rounds)]
-        plain, fast, again = (median(turn[which].rate for turn in answers) for which in (0, 1, 2))
+        before, fast, after = ([turn[which].rate for turn in answers] for which in (0, 1, 2))
+        plain, by_itself = median(before + after), median(after) / median(before)
         equal = len({tuple(one.tokens) for turn in answers for one in turn}) == 1
         told = answers[-1][1]
         a_pass = len(told.tokens) / max(1, told.stats.passes)
-        rows.append(Row(prompt, plain, fast, again, a_pass, told.stats.checked, copied(prompt, told.text), equal))
+        rows.append(
+            Row(prompt, plain, median(fast), by_itself, a_pass, told.stats.checked, copied(prompt, told.text), equal)
+        )
         rows[-1].print()
     return rows
 
@@ -212,7 +211,7 @@ async def main(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="f32", help="q4_0, q8_0, f16 or f32")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--every", type=int, default=1, help="ask the liar's system every n-th prompt")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="of the engine")
