@@ -15,7 +15,9 @@ from twd.wire.draft import DrafterChecked, DraftGranted, DraftProposed
 _LOOK_AGAIN, _LOOK_AGAIN_MAX = 48, 1024
 """Tokens after which a drafter that did not pay is tried again, and the longest such pause."""
 _LOOK_EVERY = 8
-"""Tokens after which it is worked out anew whether somebody pays who rests: little that is new is learned meanwhile."""
+"""Tokens after which it is worked out anew whether somebody pays who rests, where little can change meanwhile."""
+_HOPELESS = 0.15
+"""Of guesses that hold more seldom: no other cost, and no other pace, makes them pay soon."""
 _SETTLE_MS_MAX = 200.0
 """However slow and far drafters are, what comes later after they were told to rest counts as plain."""
 WINDOWS_AHEAD = 2
@@ -169,13 +171,19 @@ class Crew:
             link.tried += link.heard_at > link.told_at
             link.told_at, link.resting = now, False
             credit = self._credit(session, link, link.useful)
-            if not credit and not link.ignored(session.generated) and (link.useful == 0 or self.race.lost):
+            if not credit and not link.ignored(session.generated) and self._is_hopeless(session, name, link):
                 link.look_at = session.generated + _LOOK_EVERY
             if credit != link.credit:
                 link.warming = link.warming if link.credit else WARMING
                 link.credit = credit
                 grants.append(DraftGranted(session=session.id, drafter=name, credit=credit))
         return grants
+
+    def _is_hopeless(self, session: Session, name: InstanceId, link: Link) -> bool:
+        """Whether somebody who rests will not pay at the next token either: it lost, or is nearly always wrong."""
+        if session.plain:
+            return self.race.lost
+        return max(session.beliefs.typical(name), session.beliefs.hoped(name, link.tried)) < _HOPELESS
 
     @property
     def _settle_ms(self) -> float:
