@@ -19,6 +19,8 @@ from twd.wire.prefix import prefix_hash
 
 END = 1
 VOCAB = 50
+TURNS_MAX = 20_000
+"""More than any test takes: one whose condition never holds fails instead of running for ever."""
 
 
 def truth(history: Sequence[int]) -> int:
@@ -250,6 +252,7 @@ class Driver:
 
     def turn(self) -> None:
         self.turns += 1
+        assert self.turns < TURNS_MAX, "what is waited for does not come"
         if self.between is not None:
             self.between(self)
         for session in self.core.admit(self.now):

@@ -235,7 +235,8 @@ def _home_at_an_end(order: Sequence[Device], home: str, first: bool) -> list[Dev
 
 
 def _without_the_useless(shape: Shape, best: Placement, links: Mapping[str, Link], demand: Demand) -> Placement:
-    """Leave out devices whose share costs more on the way than it saves, one after the other."""
+    """Leave out devices whose share costs more on the way than it saves, one after the other; what is too large for the
+    room that the others have left is not tried without."""
     while len(best.pieces) > 1:
         order = [piece.device for piece in best.pieces if piece.end > piece.first]
         spare = sum(device.capacity for device in {*order, demand.home}) - needed(shape, demand)

@@ -127,7 +127,7 @@ class Race:
         return self._known and not self._ahead(MARGIN - DOUBT / self.drafted.cycles)
 
     def _between(self, restart_ms: float) -> float:
-        """Tokens from one comparison to the next."""
+        """Tokens from one comparison to the next; SAMPLE_EVERY is the least."""
         if not self.plain.cycles:
             return SAMPLE_EVERY
         most = SELDOM[GREAT] * SAMPLE_EVERY

@@ -88,10 +88,10 @@ def measure(engine: str, spares: int, count: int, options: argparse.Namespace) -
     first = list(settle(wanted, observed, 0.0))
     observed = replace(observed, nodes={n: f for n, f in observed.nodes.items() if n == HOME or dice.random() > 0.05})
     again = list(settle(wanted, observed, 60.0))
-    stages = max(len(decision.slices) for decision in observed.decided.values())
+    slices = max(len(decision.slices) for decision in observed.decided.values())
     columns = (max(first), max(again), first[-1])
     times = " | ".join(f"{1000 * taken:6.1f}" for taken in columns)
-    return f"| {count:5} | {engine:4} | {spares:6} | {stages:6} | {len(first) + len(again):5} | {times} |"
+    return f"| {count:5} | {engine:4} | {spares:6} | {slices:6} | {len(first) + len(again):5} | {times} |"
 
 
 def main() -> None:
