@@ -13,6 +13,15 @@ settings.load_profile("no clock")
 """A crowded machine is slow, and right all the same."""
 
 
+WHOLE = ("tests/e2e/", "tests/cli/")
+"""Where tests start whole installations, and mostly wait for them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker begins with those that wait, so that the others have the cores; at the end all share what is quick."""
+    items.sort(key=lambda item: not item.nodeid.startswith(WHOLE))
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("TWD_") and not name.startswith("TWD_TEST_")]:

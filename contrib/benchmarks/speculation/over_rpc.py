@@ -8,7 +8,9 @@ agents, tunnels. llama-server is asked with several draft lengths, and its best 
 asks what the model copies, with no drafts but n-gram.
 
 `--own-cores` plays machines more truly: the workers share one core, for only one of them computes at a time, and
-everything else has another one, the draft model of either system included.
+everything else has another one, the draft model of either system included. `--draft-away` plays twd's drafter on a
+machine of its own, as twd would have it: its guesses are made beforehand, and given out at the pace of all cores
+(away.py). llama-server's draft model always runs where llama-server does.
 """
 
 import argparse
@@ -16,10 +18,11 @@ import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import psutil
+from away import RecordedDrafts, drafting, recorded
 from best_and_worst import COPIES, copied
 from harness import System, client_of, give_cores, rate, until, weights
 from peers import measure_server, server
@@ -71,18 +74,23 @@ def give_workers(core: int, below: Iterable[int]) -> None:
 
 
 @asynccontextmanager
-async def measured(args: argparse.Namespace, rtt_ms: float, kind: str = "") -> AsyncIterator[BenchClient]:
+async def measured(
+    args: argparse.Namespace, rtt_ms: float, kind: str = "", away: RecordedDrafts | None = None
+) -> AsyncIterator[BenchClient]:
     """Somebody who asks the whole system, when the model is loaded and the drafter, if any, is attached."""
     drafts = [weights(kind)] if kind else []
-    system = pooled(weights(args.target), [] if args.own_cores else drafts, rtt_ms)
+    system = pooled(weights(args.target), [] if args.own_cores or away else drafts, rtt_ms)
     try:
-        async with client_of(system) as client:
+        async with client_of(system) as client, AsyncExitStack() as others:
             await until(lambda: all_there(client), "the machines are on the bus")
             system.also("run", "coordinator")
             system.also("run", "speculator", "--model", SERVED)
             await until(lambda: has_drafters(client, 0), "the model is loaded over its workers", PATIENCE_S)
             if args.own_cores:
                 give_workers(args.worker_core, system.pids())
+            if away is not None:
+                await others.enter_async_context(drafting(system, kind, away))
+            elif args.own_cores:
                 for draft in drafts:
                     system.also("run", "drafter", "--model", str(draft), TWD_NODE="far")
             await until(lambda: has_drafters(client, len(drafts)), "the drafter is attached")
@@ -111,7 +119,10 @@ async def measure_twd(args: argparse.Namespace, prompts: Sequence[BenchPrompt], 
     found: dict[str, float] = {}
     texts: list[list[list[int]]] = []
     for kind in args.drafts:
-        async with measured(args, rtt_ms, kind) as client:
+        away = recorded(weights(args.target), weights(kind), prompts, args.max_tokens) if args.draft_away else None
+        if away is not None:
+            print(f"{kind}, on a machine like this one: {away.cost.ms(1):.1f} ms a guess", flush=True)
+        async with measured(args, rtt_ms, kind, away) as client:
             for name, speculation in (("plain", Speculation(enabled=False)), (kind, Speculation())):
                 if name in found:
                     continue
@@ -202,5 +213,6 @@ if __name__ == "__main__":
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=usable_cores(), help="of each worker of llama-server's")
     parser.add_argument("--copies", action="store_true")
+    parser.add_argument("--draft-away", action="store_true", help="twd's drafter is played on a machine of its own")
     parser.add_argument("--own-cores", action="store_true", help="one core for the workers, one for all else")
     main(parser.parse_args())

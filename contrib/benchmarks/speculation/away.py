@@ -1,0 +1,105 @@
+"""A drafter as if it ran on another machine like this one: what its model guesses on known texts is written down
+beforehand, with all cores, and given out at the pace at which it was made. The target has the cores to itself."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from harness import MODEL, System
+
+from twd.bench.prompts import BenchPrompt
+from twd.bench.recorded import PlayedModel, confidence, write_down
+from twd.drafter.runner import Judge
+from twd.drafter.service import Drafter
+from twd.engine.chat_template import render_tokens
+from twd.engine.cost import CostCurve
+from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.engine.window import Picker, Target, Window
+from twd.kit.clock import SystemClock
+from twd.kit.ids import Ids
+from twd.kit.service import Surroundings
+from twd.speculator.trials import CALIBRATION_TEXT, CALIBRATION_TOKENS
+from twd.wire.base import ModelId, NodeId
+from twd.wire.draft import DeviceKind
+from twd.wire.job import Prompt, Sampling
+from twd.wire.model import VocabFingerprint
+
+CTX_SIZE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedDrafts:
+    """A draft model, as the drafter's service wants it."""
+
+    vocab: VocabFingerprint
+    cost: CostCurve
+    target: Target
+    device: DeviceKind = DeviceKind.CPU
+
+    @property
+    def judge(self) -> Judge:
+        """As sure as the model was."""
+        return confidence
+
+    def picker(self, sampling: Sampling, seed: int, prompt_len: int) -> Picker:
+        """What was written down is chosen already."""
+        assert isinstance(self.target, PlayedModel)
+        return self.target
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+
+def recorded(target: Path, draft: Path, prompts: Sequence[BenchPrompt], count: int) -> RecordedDrafts:
+    """What the draft model guesses while the target answers these prompts, and on the text of a drafter's trial."""
+    asked = [(Prompt(messages=list(prompt.messages)), count) for prompt in prompts]
+    begun, texts = _answers(target, [*asked, (Prompt(text=CALIBRATION_TEXT), CALIBRATION_TOKENS)])
+    native = load_native(LoadPlan(MODEL, draft, ctx_size=CTX_SIZE, parallel=1, exact=False, timed=True), _quiet)
+    try:
+        pace = CostCurve(native.cost.points())  # the drafter learns from what is played: that must not change it
+        told = replace(write_down(native, begun, texts), cost=pace.ms)
+        return RecordedDrafts(native.facts.vocab, native.cost, PlayedModel(told))
+    finally:
+        native.close()
+
+
+def _answers(target: Path, asked: Sequence[tuple[Prompt, int]]) -> tuple[list[list[int]], list[list[int]]]:
+    native = load_native(LoadPlan(MODEL, target, ctx_size=CTX_SIZE, parallel=1), _quiet)
+    tokenize, now = native.model.vocab.tokenize, datetime.now(UTC)
+    try:
+        begun = [render_tokens(native.template, prompt, tokenize, now) for prompt, _ in asked]
+        return begun, [_answer(native, tokens, count) for tokens, (_, count) in zip(begun, asked, strict=True)]
+    finally:
+        native.close()
+
+
+def _answer(native: NativeModel, tokens: list[int], count: int) -> list[int]:
+    picker = native.pickers.picker(Sampling(), 0, prompt_len=len(tokens), ignore_eos=True)
+    slot, at = native.target.open(tokens, picker)
+    feed, made = tuple(tokens[at:]), list[int]()
+    while len(made) < count:
+        native.target.submit([Window(slot, 0, at, feed, None, committed=len(feed))])
+        (verdict,) = native.target.collect()
+        made += verdict.tokens
+        at, feed = at + len(feed), (made[-1],)
+    native.target.close(slot)
+    return made
+
+
+@asynccontextmanager
+async def drafting(system: System, model: str, drafts: RecordedDrafts) -> AsyncIterator[None]:
+    """The drafter's own service, on the system's bus, on a machine that nobody else is on."""
+    async with system.ground().bus("drafter") as bus:
+        ground = Surroundings(bus=bus, node=NodeId("far"), clock=SystemClock(), ids=Ids())
+        drafter = Drafter(ground, ModelId(model), lambda _: drafts)
+        await drafter.start()
+        try:
+            yield
+        finally:
+            await drafter.stop("done")
+
+
+def _quiet(share: float, stage: str) -> None:
+    """Nobody waits for it."""
