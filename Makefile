@@ -7,7 +7,7 @@ LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashe
 	--no-emit-index-url --no-emit-find-links --no-header
 TESTS ?= tests
 SCRIPTS := $(sort $(patsubst %/,%,$(dir $(wildcard contrib/benchmarks/*/*.py contrib/chaos/*.py contrib/fuzz/*.py contrib/ring/*.py))))
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+WORKERS ?= auto
 
 .PHONY: help setup demo test check lock clean
 

@@ -1,18 +1,20 @@
 """The check's text goes through a ring, and the last stage's reports say what the whole model would have given."""
 
+import threading
 from collections.abc import Callable
-from typing import cast
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
 import pytest
 
 from tests.ring.fake_slices import LAYERS, VOCABULARY, FakeSlice
 from tests.ring.homes import go_home
-from tests.ring.rings import fake_ring
+from tests.ring.rings import WAIT_S, fake_ring
 from twd.engine.stage_check import PASSES, Recorded, check_passes, compare, record, run_stages
 from twd.engine.stage_engine import StageEngine
 from twd.engine.stage_report import recorded_of
 from twd.ring.cut_check import run_check, takes_check
-from twd.wire.failures import TwdError
+from twd.wire.failures import FailureCode, TwdError
 
 
 def whole() -> Recorded:
@@ -76,3 +78,29 @@ def test_what_a_stage_refuses_is_told() -> None:
             run_check(home, VOCABULARY + 100_000)
         home.close()
         assert home.join()
+
+
+def test_a_ring_that_ends_meanwhile_is_waited_for_no_more() -> None:
+    """A stage may be lost while its cut is checked, or the model be told to go elsewhere."""
+    reached, go_on = threading.Event(), threading.Event()
+    with fake_ring(2) as ring, ThreadPoolExecutor(1) as pool:
+        engine = cast(FakeSlice, ring.stages[-1].server.engine)
+        decode = engine.decode
+
+        def held(*given: Any) -> Any:
+            reached.set()
+            assert go_on.wait(WAIT_S)
+            return decode(*given)
+
+        engine.decode = held  # type: ignore[method-assign]
+        home = go_home(ring)
+        check = pool.submit(run_check, home, VOCABULARY)
+        try:
+            assert reached.wait(WAIT_S)
+            home.close(TwdError(FailureCode.WORKER_LOST, "the model goes elsewhere"))
+            with pytest.raises(TwdError, match="the model goes elsewhere"):
+                check.result(WAIT_S)
+            assert home.answers(WAIT_S) == [], "nor whenever it is asked again"
+        finally:
+            go_on.set()
+            assert home.join()

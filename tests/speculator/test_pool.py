@@ -174,6 +174,21 @@ async def test_a_stage_that_could_not_be_reached_is_replaced_by_its_spare() -> N
     assert [stage.node for stage in await found.stages("h")] == ["cellar"], "and it stays there"
 
 
+async def test_a_stage_that_was_reached_after_all_is_not_left_for_its_spare() -> None:
+    broker = MemoryBroker()
+    leases = await broker.connect("writer").leases(LEASE_BUCKET, LEASE_TTL_S)
+    slices = [Slice(node=node, device="CPU", first=0, end=20, head=True, process="stage.0") for node in (ATTIC, CELLAR)]
+    await leases.put(placement_key("m"), encode(decided(slices[0], spares=slices[1:], engine="ring")))
+    await tell_stage(leases, ATTIC)
+    found = PlacedStages(PoolView(leases, ModelId("m"), 5.0))
+    (first,) = await found.stages("h")
+    found.lost(first.stage, "no answer within 0.3 s")
+    assert [stage.node for stage in await found.stages("h")] == ["attic"], "there is no other"
+    found.reached([first])
+    await tell_stage(leases, CELLAR)
+    assert [stage.node for stage in await found.stages("h")] == ["attic"]
+
+
 async def test_slices_of_another_file_are_no_ring() -> None:
     broker = MemoryBroker()
     leases = await broker.connect("writer").leases(LEASE_BUCKET, LEASE_TTL_S)

@@ -51,6 +51,9 @@ class Standing:
     def lost(self, stage: InstanceId, reason: str) -> None:
         """It ends by itself."""
 
+    def reached(self, stages: Sequence[StageReady]) -> None:
+        """Nothing was against them."""
+
 
 class House:
     """Stages, a speculator and a client on one bus in memory."""

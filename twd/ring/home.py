@@ -56,7 +56,8 @@ class Home:
         """Called once, from any thread, when the ring is over."""
         self.over: TwdError | None = None
         """Why the ring is over."""
-        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+        """None: the ring is over, and nobody need wait for more."""
         self._links = [
             Link(one.connection, name, self._take, self._lost, pace) for one, name in zip(dialed, names, strict=True)
         ]
@@ -100,13 +101,15 @@ class Home:
             self._send(link, Void(slot, epoch))
 
     def answers(self, timeout_s: float = 0.0) -> list[Answer]:
-        """What has come, in order; waits for a first one so long."""
+        """What has come, in order; waits for a first one so long, or until the ring is over."""
         found: list[Answer] = []
+        wait = timeout_s > 0.0 and self.over is None
         try:
-            while True:
-                found.append(self._answers.get(timeout_s > 0.0 and not found, timeout_s))
+            while (answer := self._answers.get(wait and not found, timeout_s)) is not None:
+                found.append(answer)
         except queue.Empty:
-            return found
+            pass
+        return found
 
     def hops(self) -> list[HopFacts]:
         """What each link measured of itself, in ring order."""
@@ -139,5 +142,6 @@ class Home:
         if self.over is None:
             self.over = TwdError(FailureCode.WORKER_LOST, f"the ring lost stage {link.peer}: {reason}")
             self.close(LinkClosedError("another stage of this ring is lost"))
+            self._answers.put(None)
             self.wake()
             self.ended(self.over)

@@ -55,6 +55,12 @@ class PlacedStages:
         lost = [*self._view.habit.lost, stage][-LOST_MAX:]
         self._view.habit = replace(self._view.habit, lost=lost)
 
+    def reached(self, stages: Sequence[StageReady]) -> None:
+        """One that was only slow to answer is not left for its spare, or the ring would be made twice."""
+        there = {stage.stage for stage in stages}
+        lost = [stage for stage in self._view.habit.lost if stage not in there]
+        self._view.habit = replace(self._view.habit, lost=lost)
+
 
 class PlacedRing(RingSpeculator):
     """Goes with the coordinator's decisions."""

@@ -57,6 +57,10 @@ class Finder(Protocol):
         """A stage could not be reached, or took the ring down with it."""
         ...
 
+    def reached(self, stages: Sequence[StageReady]) -> None:
+        """These make a ring now, whatever was said of them before."""
+        ...
+
 
 class RingSpeculator(Speculator):
     """Serves one model over a ring of stages."""
@@ -128,6 +132,7 @@ class RingSpeculator(Speculator):
                 told = await heard(self._news, pause_s if stages else LOOK_S)
                 pause_s = AGAIN_S if told else min(LOOK_S, 2 * pause_s)
                 continue
+            self._finder.reached(stages)
             self._stages, self._home = stages, home
             return home
 

@@ -16,7 +16,7 @@ from twd.drafter.service import Drafter
 from twd.engine.chat_template import render_tokens
 from twd.engine.cost import CostCurve
 from twd.engine.loading import LoadPlan, NativeModel, load_native
-from twd.engine.window import Picker, Target, Window
+from twd.engine.window import Picker, Window
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.service import Surroundings
@@ -35,7 +35,7 @@ class RecordedDrafts:
 
     vocab: VocabFingerprint
     cost: CostCurve
-    target: Target
+    target: PlayedModel
     device: DeviceKind = DeviceKind.CPU
 
     @property
@@ -45,7 +45,6 @@ class RecordedDrafts:
 
     def picker(self, sampling: Sampling, seed: int, prompt_len: int) -> Picker:
         """What was written down is chosen already."""
-        assert isinstance(self.target, PlayedModel)
         return self.target
 
     def close(self) -> None:
