@@ -92,7 +92,7 @@ def test_a_ring_that_ends_meanwhile_is_waited_for_no_more() -> None:
             assert go_on.wait(WAIT_S)
             return decode(*given)
 
-        engine.decode = held  # type: ignore[method-assign]
+        engine.decode = cast(Any, held)  # type: ignore[method-assign]
         home = go_home(ring)
         check = pool.submit(run_check, home, VOCABULARY)
         try:
