@@ -24,8 +24,8 @@ from twd.kit.job_owner import Finish
 WORLDS = int(os.environ.get("TWD_SIM_WORLDS", "10000"))
 FIRST = int(os.environ.get("TWD_SIM_FIRST", "0"))
 CHUNK = 100
-REAL_EVERY = 4
-"""Every fourth world has the real speculator, drafter and desk; the others are cheaper."""
+REAL_EVERY = 8
+"""Every eighth world has the real speculator, drafter and desk; the others cost a quarter of it."""
 SEEDS = [int(seed) for seed in os.environ.get("TWD_SIM_SEED", "").split(",") if seed]
 CHUNKS = [range(start, min(start + CHUNK, FIRST + WORLDS)) for start in range(FIRST, FIRST + WORLDS, CHUNK)]
 REPOSITORY = Path(__file__).parents[2]

@@ -5,15 +5,24 @@ def main() -> None:
     """The `twd` program."""
     import sys
 
-    from twd.cli.app import run
-
-    sys.exit(run(sys.argv[1:]))
+    _run(sys.argv[1:])
 
 
 def agent_main() -> None:
     """The `twd-agent` program: `twd run agent`."""
     import sys
 
+    _run(["run", "agent", *sys.argv[1:]])
+
+
+def _run(arguments: list[str]) -> None:
+    import sys
+
+    from twd.lean_import import without
+
+    with without("typing_extensions"):  # msgspec looks for it and does without: one part in twenty of a start
+        import msgspec  # noqa: F401
+
     from twd.cli.app import run
 
-    sys.exit(run(["run", "agent", *sys.argv[1:]]))
+    sys.exit(run(arguments))

@@ -17,7 +17,7 @@ import argparse
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -179,6 +179,14 @@ def measure_them(args: argparse.Namespace, prompts: Sequence[BenchPrompt], rtt_m
     return found
 
 
+def beside(theirs: Mapping[str, float], our_best: float) -> tuple[str, str, str]:
+    """What llama-server did plain, at its best, and how far ahead of that twd is; dashes where it was not asked."""
+    if not theirs:
+        return "-", "-", "-"
+    best = max(theirs, key=lambda name: theirs[name])
+    return f"{theirs['plain']:.1f}", f"{theirs[best]:.1f} ({best})", f"{our_best / theirs[best]:.2f}"
+
+
 def main(args: argparse.Namespace) -> None:
     """One table."""
     if args.own_cores:
@@ -188,14 +196,13 @@ def main(args: argparse.Namespace) -> None:
     prompts = [prompt for prompt in PROMPTS if prompt.grammar is None][:: args.every]
     rows = []
     for rtt_ms in args.rtts:
-        theirs, ours = measure_them(args, prompts, rtt_ms), asyncio.run(measure_twd(args, prompts, rtt_ms))
-        best = max(theirs, key=lambda name: theirs[name])
+        theirs = measure_them(args, prompts, rtt_ms) if args.programs else {}
+        ours = asyncio.run(measure_twd(args, prompts, rtt_ms))
         drafted = [f"{ours[kind]:.1f} ({ours[kind] / ours['plain']:.2f}x)" for kind in args.drafts]
-        least = max(ours.values()) / theirs[best]
         copies = asyncio.run(measure_copies(args, rtt_ms)) if args.copies else []
         share = f"{copies[len(copies) // 2]:.1f}x, least {copies[0]:.1f}x" if copies else "-"
-        cells = [f"{rtt_ms:g}", f"{theirs['plain']:.1f}", f"{theirs[best]:.1f} ({best})", f"{ours['plain']:.1f}"]
-        rows.append([*cells, *drafted, share, f"{least:.2f}"])
+        plain, best, ratio = beside(theirs, max(ours.values()))
+        rows.append([f"{rtt_ms:g}", plain, best, f"{ours['plain']:.1f}", *drafted, share, ratio])
     head = ["RTT ms", "llama-server plain", "its best", "twd plain", *(f"with {kind}" for kind in args.drafts)]
     print(f"\n{args.target} over {WORKERS} RPC workers; tok/s\n")
     for row in ([*head, "copies, n-gram", "twd's best to its best"], ["---"] * (len(head) + 2), *rows):
@@ -204,7 +211,7 @@ def main(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--programs", type=Path, required=True)
+    parser.add_argument("--programs", type=Path, help="where llama-server is; without, twd is measured alone")
     parser.add_argument("--target", default="f16")
     parser.add_argument("--drafts", nargs="+", default=["q8_0", "q4_0"])
     parser.add_argument("--windows", type=int, nargs="+", default=[4, 8, 16])
