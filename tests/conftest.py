@@ -14,11 +14,11 @@ settings.load_profile("no clock")
 
 
 WHOLE = ("tests/e2e/", "tests/cli/")
-"""Where tests start whole installations, and mostly wait for them."""
+"""Where tests start whole installations, many processes each."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker begins with those that wait, so that the others have the cores; at the end all share what is quick."""
+    """Those come first, on one worker: two at a time hold each other up. At the end all workers share what is quick."""
     items.sort(key=lambda item: not item.nodeid.startswith(WHOLE))
 
 
