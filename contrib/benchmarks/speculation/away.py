@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness import MODEL, System
+from harness import MODEL, System, spoken
 
 from twd.bench.prompts import BenchPrompt
 from twd.bench.recorded import PlayedModel, confidence, write_down
@@ -15,8 +15,8 @@ from twd.drafter.runner import Judge
 from twd.drafter.service import Drafter
 from twd.engine.chat_template import render_tokens
 from twd.engine.cost import CostCurve
-from twd.engine.loading import LoadPlan, NativeModel, load_native
-from twd.engine.window import Picker, Window
+from twd.engine.loading import LoadPlan, load_native
+from twd.engine.window import Picker
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.service import Surroundings
@@ -69,22 +69,9 @@ def _answers(target: Path, asked: Sequence[tuple[Prompt, int]]) -> tuple[list[li
     tokenize, now = native.model.vocab.tokenize, datetime.now(UTC)
     try:
         begun = [render_tokens(native.template, prompt, tokenize, now) for prompt, _ in asked]
-        return begun, [_answer(native, tokens, count) for tokens, (_, count) in zip(begun, asked, strict=True)]
+        return begun, [list(spoken(native, tokens, count)) for tokens, (_, count) in zip(begun, asked, strict=True)]
     finally:
         native.close()
-
-
-def _answer(native: NativeModel, tokens: list[int], count: int) -> list[int]:
-    picker = native.pickers.picker(Sampling(), 0, prompt_len=len(tokens), ignore_eos=True)
-    slot, at = native.target.open(tokens, picker)
-    feed, made = tuple(tokens[at:]), list[int]()
-    while len(made) < count:
-        native.target.submit([Window(slot, 0, at, feed, None, committed=len(feed))])
-        (verdict,) = native.target.collect()
-        made += verdict.tokens
-        at, feed = at + len(feed), (made[-1],)
-    native.target.close(slot)
-    return made
 
 
 @asynccontextmanager

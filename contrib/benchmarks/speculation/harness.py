@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,13 @@ from twd.bench.client import Answer, Ask, BenchClient
 from twd.bench.prompts import BenchPrompt
 from twd.cli.context import Ground
 from twd.engine.demo_model import demo_model
+from twd.engine.loading import NativeModel
+from twd.engine.window import Window
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.service import Surroundings
 from twd.wire.base import ModelId
+from twd.wire.job import Sampling
 
 CACHE = Path.home() / ".cache" / "twd-bench"
 MODEL = ModelId("target")
@@ -31,6 +34,20 @@ TWD = (sys.executable, "-P", "-m", "twd")
 def weights(kind: str) -> Path:
     """The demo model with these weights."""
     return demo_model(CACHE, kind)
+
+
+def spoken(native: NativeModel, tokens: Sequence[int], count: int) -> Iterator[int]:
+    """The bare engine loop: what the model says after these tokens, one by one, past the end of an answer."""
+    picker = native.pickers.picker(Sampling(), 0, prompt_len=len(tokens), ignore_eos=True)
+    slot, at = native.target.open(tokens, picker)
+    feed = tuple(tokens[at:])
+    for _ in range(count):
+        native.target.submit([Window(slot, 0, at, feed, None, committed=len(feed))])
+        (verdict,) = native.target.collect()
+        (token,) = verdict.tokens
+        yield token
+        at, feed = at + len(feed), (token,)
+    native.target.close(slot)
 
 
 class System:

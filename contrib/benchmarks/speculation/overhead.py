@@ -17,33 +17,20 @@ from pathlib import Path
 from statistics import median, quantiles
 from urllib.parse import urlsplit
 
-from harness import MODEL, System, weights
+from harness import MODEL, System, spoken, weights
 
 from twd.bench.prompts import PROMPTS
 from twd.engine.chat_template import render_tokens
 from twd.engine.loading import LoadPlan, NativeModel, load_native
-from twd.engine.window import Window
 from twd.kit.cores import usable_cores
-from twd.wire.job import ChatMessage, Prompt, Sampling
+from twd.wire.job import ChatMessage, Prompt
 
 
 def bare(native: NativeModel, tokens: list[int], count: int) -> tuple[float, float]:
     """Seconds to the first token and tokens per second after it."""
     began = time.perf_counter()
-    picker = native.pickers.picker(Sampling(), 0, prompt_len=len(tokens), ignore_eos=True)
-    slot, at = native.target.open(tokens, picker)
-    made: list[int] = []
-    feed = tuple(tokens[at:])
-    first = 0.0
-    while len(made) < count:
-        native.target.submit([Window(slot, 0, at, feed, None, committed=len(feed))])
-        (verdict,) = native.target.collect()
-        made += verdict.tokens
-        at, feed = at + len(feed), (made[-1],)
-        first = first or time.perf_counter()
-    ended = time.perf_counter()
-    native.target.close(slot)
-    return first - began, (count - 1) / (ended - first)
+    times = [time.perf_counter() for _ in spoken(native, tokens, count)]
+    return times[0] - began, (count - 1) / (times[-1] - times[0])
 
 
 def whole(edge: http.client.HTTPConnection, text: str, count: int) -> tuple[float, float]:
@@ -63,10 +50,10 @@ def whole(edge: http.client.HTTPConnection, text: str, count: int) -> tuple[floa
     pieces: list[tuple[float, bytes]] = []
     while piece := answer.read1():
         pieces.append((time.perf_counter(), piece))
-    spoken = [at for at, piece in pieces for line in piece.split(b"\n") if _speaks(line)]
-    if not spoken:
+    said = [at for at, piece in pieces for line in piece.split(b"\n") if _speaks(line)]
+    if not said:
         raise RuntimeError(f"no text came: HTTP {answer.status} {b''.join(piece for _, piece in pieces)[:200]!r}")
-    return spoken[0] - began, (count - 1) / (spoken[-1] - spoken[0])
+    return said[0] - began, (count - 1) / (said[-1] - said[0])
 
 
 def _speaks(line: bytes) -> bool:
