@@ -128,10 +128,11 @@ def test_drafters_that_do_not_pay(pace: DrafterPace, verdict: Verdict, words: st
 
 
 def test_a_drafter_says_what_its_target_told_it() -> None:
-    told = lease("drafter", note="speaks other tokens", facts={"model": "tiny", "ready": True})
+    told = lease("drafter", facts={"model": "tiny", "ready": True, "doubt": "speaks other tokens"})
     (finding,) = live.check_speculation([(told, 1.0)])
     assert "speaks other tokens" in finding.detail
-    assert live.check_speculation([(lease("drafter", note="ready", facts={"ready": True}), 1.0)]) == []
+    content = lease("drafter", note="ollama 'tiny' drafts, about 5 ms a token", facts={"ready": True, "doubt": ""})
+    assert live.check_speculation([(content, 1.0)]) == []
 
 
 def test_facts_of_another_version_are_no_fault() -> None:

@@ -2,8 +2,11 @@
 
 from tests.speculator.fakes import Driver, FakeTarget, job, make_core
 from tests.speculator.test_watching import NAME, always_drafting, drafter
+from twd.guess.calibration import Calibration
+from twd.speculator.crew import ENOUGH_TO_TELL
+from twd.speculator.links import Drafter
 from twd.speculator.trials import Trials
-from twd.wire.base import InstanceId, JobId, ModelId
+from twd.wire.base import InstanceId, JobId, ModelId, NodeId
 from twd.wire.draft import DrafterChecked
 from twd.wire.job import CALIBRATION
 
@@ -37,3 +40,24 @@ def test_real_work_tells_once_whether_a_drafter_pays() -> None:
     assert told.compared >= 16
     core.assess(NAME)
     assert not driver.read(), "it was told before"
+
+
+def test_a_verdict_that_was_wrong_is_taken_back_and_ever_more_rarely_changed() -> None:
+    crew = make_core(FakeTarget(n_slots=2), ngram=False).crew
+    one = Drafter(NAME, NodeId("here"), beside=True)
+    crew.attach(one)
+    record = crew.calibrations[NAME] = Calibration()
+    for _ in range(2 * ENOUGH_TO_TELL):
+        record.learn(0.9, right=True)
+
+    def told_after(texts: int, token_ms: float) -> list[bool]:
+        one.token_ms = token_ms
+        return [verdict.pays for _ in range(texts) for verdict in crew.text_ended()]
+
+    slow, quick = 2000.0, 2.0
+    assert told_after(1, slow) == [False]
+    assert told_after(1, quick) == [True], "its first trial may have met a busy machine"
+    assert told_after(1, slow) == []
+    assert told_after(1, slow) == [False]
+    assert told_after(3, quick) == []
+    assert told_after(5, quick) == [True]

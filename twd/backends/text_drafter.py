@@ -9,6 +9,7 @@ from twd.backends.breaker import Breaker, BreakerState
 from twd.backends.drafting import Drafting
 from twd.backends.facts import fingerprint
 from twd.bus.base import BusError
+from twd.guess.doubts import Doubts
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroundings
 from twd.kit.tasks import every
 from twd.wire.base import ModelId
@@ -77,6 +78,7 @@ class TextDrafter(Service):
         self._breaker = Breaker(failures, cooldown_s)
         self._drafting = Drafting(self.instance, self.clock, self.tasks, self.emit, self._ended)
         self._speaks: dict[str, bool] = {}
+        self._doubts = Doubts()
         self._attached = False
         self._standing_by = fallback
         self._token_ms = 0.0
@@ -165,8 +167,11 @@ class TextDrafter(Service):
         self._attached = True
         self._tell_attached(self._can)
         self.health = Health.OK
-        self.note = f"{self._can.kind} {self._can.model!r} drafts, about {self._token_ms:.1f} ms a token"
+        self.note = self._work_note(self._can)
         await self.renew_lease()
+
+    def _work_note(self, can: Capabilities) -> str:
+        return self._doubts.text or f"{can.kind} {can.model!r} drafts, about {self._token_ms:.1f} ms a token"
 
     def _tell_attached(self, can: Capabilities) -> None:
         self.emit(
@@ -207,6 +212,7 @@ class TextDrafter(Service):
             "sessions": len(self._drafting),
             "proposed": self._drafting.proposed,
             "token_ms": round(self._token_ms, 2),
+            "doubt": self._doubts.text,
             "breaker": self._breaker.state(self.clock.now()).value,
         }
         if self._can is not None:
@@ -224,9 +230,12 @@ class TextDrafter(Service):
 
     def on_drafter_checked(self, event: DrafterChecked) -> Effects:
         """A speculator tells whether the pair pays."""
-        if event.drafter == self.instance and not event.pays:
-            self.note = event.advice[:200]
-            self.log.warning("drafting for %s will not pay: %s", event.target, event.advice)
+        if event.drafter == self.instance:
+            self._doubts.hear(event)
+            if self._attached and self._can is not None:
+                self.note = self._work_note(self._can)
+            if not event.pays:
+                self.log.warning("drafting for %s will not pay: %s", event.target, event.advice)
         return None
 
     def on_drafter_detached(self, event: DrafterDetached) -> Effects:

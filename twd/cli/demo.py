@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from twd.cli.errors import CommandError
+from twd.cli.own_command import own_command
 from twd.kit.clock import SystemClock
 from twd.kit.connect import connect
 from twd.kit.exit_codes import ExitCode
@@ -74,5 +75,5 @@ async def measure(settings: Settings, node: NodeId) -> str:
     same = "the same text" if whole.equal == whole.answers else "DIFFERENT TEXT"
     return (
         f"measured on {whole.answers} questions: {whole.plain_rate:.0f} tok/s alone, {whole.drafted_rate:.0f} tok/s "
-        f"with drafts ({whole.ratio:.2f}x), {same}; `twd bench` measures more"
+        f"with drafts ({whole.ratio:.2f}x), {same}; `{own_command()} bench` measures more"
     )

@@ -134,8 +134,9 @@ def check_speculation(leases: Sequence[Aged]) -> list[Finding]:
     for lease, _ in leases:
         if lease.service == "speculator" and lease.facts.get("ready"):
             found += [_exactness(lease), *_drafters(lease)]
-        if lease.service == "drafter" and stage_of(lease) is Stage.READY and lease.note not in ("", "ready"):
-            text = f"its target says that it will not pay: {lease.note}"
+        doubt = lease.facts.get("doubt") if lease.service == "drafter" and stage_of(lease) is Stage.READY else ""
+        if doubt:
+            text = f"its target says that it will not pay: {doubt}"
             found.append(odd(f"drafter {lease.facts.get('model', '')}", text, "twd bench"))
     return found
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import click
 import msgspec
 
+from twd.cli.own_command import own_command
 from twd.kit.board import Row, Stage
 from twd.kit.words import gist
 
@@ -222,5 +223,5 @@ def closing_lines(picture: Picture) -> list[str]:
         body = json.dumps({"model": models[0], "messages": [{"role": "user", "content": "Why is the sky blue?"}]})
         header = "-H 'Content-Type: application/json'"
         lines += ["try:", f"  curl -s {api}/v1/chat/completions {header} -d '{body}'"]
-        lines += ["  twd status      twd watch      twd logs -f      twd down"]
+        lines += [f"  {api}/ in a browser", f"  {own_command()} chat      also: status, watch, logs -f, bench, down"]
     return lines

@@ -8,6 +8,7 @@ from twd.drafter.core import DrafterCore
 from twd.drafter.runner import DraftRunner, Judge
 from twd.engine.cost import CostCurve
 from twd.engine.window import Picker, Target
+from twd.guess.doubts import Doubts
 from twd.kit.model_service import ModelService
 from twd.kit.progress import Progress
 from twd.kit.service import Effects, Surroundings
@@ -26,6 +27,8 @@ from twd.wire.draft import (
 )
 from twd.wire.job import JobFailed, JobFinished, Sampling, TokensAccepted
 from twd.wire.model import ModelFailed, ModelReady, VocabFingerprint
+
+_READY = "ready"
 
 
 class LoadedDraftModel(Protocol):
@@ -91,6 +94,7 @@ class Drafter(ModelService[LoadedDraftModel]):
         self._loaded: LoadedDraftModel | None = None
         self._runner: DraftRunner | None = None
         self._core: DrafterCore | None = None
+        self._doubts = Doubts()
         self._proposed = 0
 
     async def loader(self) -> Load:
@@ -115,7 +119,7 @@ class Drafter(ModelService[LoadedDraftModel]):
             cost=cost,
         )
         self._runner.start()
-        self.is_ready("ready")
+        self.is_ready(self._doubts.text or _READY)
         await self.renew_lease()
         self._attach()
 
@@ -145,6 +149,7 @@ class Drafter(ModelService[LoadedDraftModel]):
             "model": self.model,
             "ready": self._core is not None,
             "for_model": self.for_model,
+            "doubt": self._doubts.text,
         }
         if self._core is not None:
             facts |= {
@@ -173,9 +178,11 @@ class Drafter(ModelService[LoadedDraftModel]):
 
     def on_drafter_checked(self, event: DrafterChecked) -> Effects:
         """A speculator tells whether the pair pays."""
-        if event.drafter == self.instance and not event.pays:
-            self.note = event.advice[:200]
-            self.log.warning("drafting for %s will not pay: %s", event.target, event.advice)
+        if event.drafter == self.instance:
+            self._doubts.hear(event)
+            self.note = self._doubts.text or _READY
+            if not event.pays:
+                self.log.warning("drafting for %s will not pay: %s", event.target, event.advice)
         return None
 
     def on_session_opened(self, event: SessionOpened) -> Effects:

@@ -161,7 +161,7 @@ class SpeculatorCore:
         return self.limits.needs_drafters and job.speculation.enabled and not self.crew.drafters
 
     def assess(self, name: InstanceId) -> None:
-        """Tell once whether a drafter pays here, when enough is known."""
+        """Tell whether a drafter pays here, when enough is known, and it is news."""
         found = self.crew.assess(name)
         if found is not None:
             self._tell(found)
@@ -387,8 +387,8 @@ class SpeculatorCore:
                 session=session.id,
             )
         )
-        for name in self.crew.ripe():
-            self.assess(name)
+        for verdict in self.crew.text_ended():
+            self._tell(verdict)
 
     def _fail(self, session: Session, failure: Failure, now: float) -> None:
         self._say(session, now)

@@ -48,18 +48,19 @@ class Crew:
         return any(drafter.by_text for drafter in self.drafters.values())
 
     def assess(self, name: InstanceId) -> DrafterChecked | None:
-        """Say once whether a drafter pays here, from what was measured so far."""
+        """Say whether a drafter pays here, from what was measured so far, and if that is new."""
         drafter, record = self.drafters.get(name), self.calibrations.get(name)
-        if drafter is None or drafter.judged:
+        if drafter is None:
             return None
         agreement = record.agreement if record else 0.0
         compared = int(record.weight) if record else 0
         if 0 < compared < ENOUGH_TO_TELL:
             return None
-        drafter.judged = True
-        credit = self._pays(drafter, agreement)
+        pays = self._pays(drafter, agreement) > 0
+        if not drafter.learns(pays):
+            return None
         same_family = drafter.architecture == self.identity.vocab.architecture
-        advice = "" if credit else _advice(drafter, agreement, compared, self.cost(1))
+        advice = "" if pays else _advice(drafter, agreement, compared, self.cost(1))
         return DrafterChecked(
             drafter=name,
             target=self.identity.model,
@@ -67,15 +68,17 @@ class Crew:
             same_family=same_family,
             agreement=round(agreement, 4),
             compared=compared,
-            pays=credit > 0,
+            pays=pays,
             advice=advice,
         )
 
-    def ripe(self) -> list[InstanceId]:
-        """Whom real work has shown well enough to be judged."""
-        seen = {name: record.weight for name, record in self.calibrations.items()}
-        drafters = self.drafters.items()
-        return [name for name, one in drafters if not one.judged and seen.get(name, 0.0) >= ENOUGH_TO_TELL]
+    def text_ended(self) -> list[DrafterChecked]:
+        """What real work has shown of drafters by now, for the first time or other than before."""
+        for drafter in self.drafters.values():
+            drafter.settled = max(0, drafter.settled - 1)
+        seen = {name for name, record in self.calibrations.items() if record.weight >= ENOUGH_TO_TELL}
+        told = [self.assess(name) for name in self.drafters if name in seen]
+        return [verdict for verdict in told if verdict is not None]
 
     def attach(self, drafter: Drafter) -> None:
         """A drafter offers itself, for the first time or again."""

@@ -35,8 +35,12 @@ class Drafter:
     """From telling it what was accepted to hearing its next guesses, less the drafting itself."""
     silent: bool = False
     """It did not come when it was waited for, and was not heard of since."""
-    judged: bool = False
-    """Whether it was told if it pays."""
+    pays: bool | None = None
+    """What it was told of that; None: nothing yet."""
+    turns: int = 0
+    """How often it was told the contrary of before."""
+    settled: int = 0
+    """So many texts more must end before it may be told the contrary."""
 
     def __post_init__(self) -> None:
         self.token_ms = min(self.token_ms, _PACE_MS_MAX)
@@ -46,6 +50,14 @@ class Drafter:
         if tokens > 0 and draft_ms > 0:
             change = min(draft_ms / tokens, _PACE_MS_MAX) - self.token_ms
             self.token_ms += (_SLOWER if change > 0 else _QUICKER) * change
+
+    def learns(self, pays: bool) -> bool:
+        """Whether to tell it so: when it is new, and the oftener it changed, the more rarely it may change again."""
+        if pays == self.pays or self.settled:
+            return False
+        self.turns += self.pays is not None
+        self.pays, self.settled = pays, 2**self.turns if self.turns else 0
+        return True
 
     def observe_lead(self, waited_ms: float, drafted_ms: float) -> None:
         """Its first guesses after an acceptance came this much later."""
