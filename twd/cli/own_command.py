@@ -4,8 +4,10 @@ import shutil
 import sys
 from pathlib import Path
 
+_PROGRAM = Path(sys.executable).with_name("twd")
 
-def own_command(program: Path = Path(sys.executable).with_name("twd"), here: Path | None = None) -> str:
+
+def own_command(program: Path = _PROGRAM, here: Path | None = None) -> str:
     """`twd` where the shell finds this very program by that name, and else its path, from here if it lies below."""
     found = shutil.which("twd")
     if not program.exists() or (found is not None and Path(found).resolve() == program.resolve()):
