@@ -2,15 +2,20 @@
 
 import ctypes
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
+from twd.engine.fragments import Fragments, lone_strings
 from twd.engine.library import llama
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.model import VocabFingerprint
 
+_UNKNOWN = 1 << 0
 _CONTROL = 1 << 3
 _USER_DEFINED = 1 << 4
+_STRIPS_LEFT = 1 << 7
+_STRIPS_RIGHT = 1 << 8
 _NO_TOKEN = -1
 _KINDS = {0: "none", 1: "spm", 2: "bpe", 3: "wpm", 4: "ugm", 5: "rwkv", 6: "plamo2"}
 _PIECE_BYTES = 256
@@ -39,16 +44,16 @@ class Vocab:
         """
         if self.kind == "none":
             raise TwdError(FailureCode.UNSUPPORTED, "this model has no tokenizer; send token ids instead of text")
-        raw = text.encode("utf-8", "replace")
         start = [self.bos] if add_bos and self.adds_bos and self.bos is not None else []
-        return start + self._tokenize(raw, parse_special) if raw else start
+        return start + (self._fragments.tokens(text) if parse_special else self._tokenize(text, parse_special=False))
 
     def plain(self, text: str) -> list[int]:
         """Tokens of `text` as it stands in the middle of another; nothing in it becomes a control token."""
         return self.tokenize(text, parse_special=False, add_bos=False)
 
-    def _tokenize(self, raw: bytes, parse_special: bool) -> list[int]:
-        room = len(raw) + 16
+    def _tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        raw = text.encode("utf-8", "replace")
+        room = len(raw) + 16 if raw else 0
         while True:
             buffer = (ctypes.c_int32 * room)()
             count = llama.llama_tokenize(self._handle, raw, len(raw), buffer, room, False, parse_special)
@@ -103,9 +108,30 @@ class Vocab:
     @cached_property
     def special_tokens(self) -> dict[str, int]:
         """Control and user-defined tokens by their text."""
-        attributes, handle = llama.llama_vocab_get_attr, self._handle
-        marked = (t for t in self._described if attributes(handle, t) & (_CONTROL | _USER_DEFINED))
+        marked = (token for token, attributes in self._marked if attributes & (_CONTROL | _USER_DEFINED))
         return {self.special_text(token): token for token in marked}
+
+    @cached_property
+    def _marked(self) -> list[tuple[int, int]]:
+        """Every token that llama.cpp looks for before it tokenizes what stands between, with its attributes."""
+        attributes, handle = llama.llama_vocab_get_attr, self._handle
+        found = ((token, attributes(handle, token)) for token in self._described)
+        return [(token, marks) for token, marks in found if marks & (_UNKNOWN | _CONTROL | _USER_DEFINED)]
+
+    @cached_property
+    def _fragments(self) -> Fragments:
+        text, handle = llama.llama_vocab_get_text, self._handle
+        written = [
+            (text(handle, token).decode("utf-8", "surrogateescape"), token, marks) for token, marks in self._marked
+        ]
+        times = Counter(string for string, _, _ in written)
+        lone = {string for string in lone_strings(times) if times[string] == 1}
+        separators = {
+            string: token
+            for string, token, marks in written
+            if string in lone and marks & _CONTROL and not marks & (_STRIPS_LEFT | _STRIPS_RIGHT)
+        }
+        return Fragments(separators, partial(self._tokenize, parse_special=True))
 
     @cached_property
     def middle_marks(self) -> tuple[int, int, int] | None:
