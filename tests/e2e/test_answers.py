@@ -110,3 +110,17 @@ def test_models_and_health(demo: Installed, client: OpenAI) -> None:
     assert names
     assert client.models.retrieve(names[0]).id == names[0]
     assert demo.status()["healthy"]
+
+
+def test_a_predicted_answer_is_the_same_and_what_came_of_it_is_counted(client: OpenAI) -> None:
+    text = say(client, max_tokens=60, temperature=0, extra_body={"twd": {"speculation": "off"}})
+    counts = []
+    for expected in (text, text[:40] + "something else" + text[60:], "Nothing of the kind."):
+        done = answer(client, max_tokens=60, temperature=0, prediction={"type": "content", "content": expected})
+        assert done.choices[0].message.content == text
+        assert done.usage is not None
+        assert done.usage.completion_tokens_details is not None
+        counts.append(done.usage.completion_tokens_details.accepted_prediction_tokens or 0)
+    assert counts[0] == 60
+    assert 20 < counts[1] < 60
+    assert counts[2] < 10

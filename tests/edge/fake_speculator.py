@@ -167,6 +167,8 @@ class FakeSpeculator(Service):
                 passes=(tokens + 1) // 2,
                 checked=8,
                 taken=4,
+                predicted=len(job.speculation.prediction.split()),
+                foretold=sum(word.strip() in job.speculation.prediction.split() for word in script.words),
                 drafters=[DrafterShare(drafter="ngram", checked=8, taken=4)],
                 decode_ms=10.0,
             ),

@@ -8,6 +8,7 @@ from openai import APIStatusError, APITimeoutError, AsyncOpenAI, BadRequestError
 from tests.edge.conftest import House, OpenHouse
 from tests.edge.fake_speculator import WORDS, Script
 from twd.wire.failures import Failure, FailureCode
+from twd.wire.job import PREDICTION_MAX
 
 TEXT = "".join(WORDS)
 HI: Any = [{"role": "user", "content": "hi"}]
@@ -27,6 +28,40 @@ async def test_chat(house: House) -> None:
         assert answer.usage.prompt_tokens_details.cached_tokens == 4
         assert answer.system_fingerprint == "fp_test"
         assert answer.twd["seed"] == 1
+
+
+async def test_a_predicted_answer(house: House) -> None:
+    async with client(house) as openai:
+        expected = f"{WORDS[0].strip()} nothing else"
+        for content in (expected, [{"type": "text", "text": expected}]):
+            answer = await openai.chat.completions.create(
+                model="small", messages=HI, prediction={"type": "content", "content": content}
+            )
+            details = answer.usage.completion_tokens_details
+            assert (details.accepted_prediction_tokens, details.rejected_prediction_tokens) == (1, 2)
+            assert house.speculator.jobs[-1].speculation.prediction == expected
+        answer = await openai.chat.completions.create(model="small", messages=HI)
+        assert answer.usage.completion_tokens_details is None
+
+
+@pytest.mark.parametrize(
+    ("prediction", "field"),
+    [
+        ({"type": "guess", "content": "x"}, "prediction.type"),
+        ({"type": "content"}, "prediction.content"),
+        ({"type": "content", "content": 5}, "prediction.content"),
+        ({"type": "content", "content": "x" * (PREDICTION_MAX + 1)}, "prediction.content"),
+        (
+            {"type": "content", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
+            "prediction.content[0].type",
+        ),
+    ],
+)
+async def test_what_cannot_be_predicted(house: House, prediction: Any, field: str) -> None:
+    async with client(house) as openai:
+        with pytest.raises(BadRequestError) as caught:
+            await openai.chat.completions.create(model="small", messages=HI, prediction=prediction)
+        assert caught.value.param == field
 
 
 async def test_chat_stream(house: House) -> None:

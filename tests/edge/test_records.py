@@ -18,7 +18,7 @@ from twd.edge.redact import redacted
 from twd.kit.service import Effects, Reply, Service
 from twd.wire.base import InstanceId, JobId, ModelId, SessionId
 from twd.wire.codec import encode
-from twd.wire.job import FinishReason, JobFinished, JobStats, JobSubmitted, Prompt, TokensAccepted
+from twd.wire.job import FinishReason, JobFinished, JobStats, JobSubmitted, Prompt, Speculation, TokensAccepted
 from twd.wire.routes import ROUTE_OF, subject_of
 from twd.wire.trace import HistoryReported, HistoryRequested, TraceReported, TraceRequested
 
@@ -213,6 +213,19 @@ def test_what_is_no_event_is_left_out() -> None:
     for data in (b"{", b"[]", b"\xff", b"5", b"[" * 100_000):
         watcher.offer("twd.v1.job.finished", Message("twd.v1.job.finished.x", data))
     assert watcher.take() == []
+
+
+def test_words_in_a_part_of_an_event_are_hidden_too() -> None:
+    job = JobSubmitted(
+        job=JobId("j"),
+        model=ModelId("m"),
+        owner=InstanceId("e"),
+        prompt=Prompt(text=SECRET),
+        speculation=Speculation(window=3, prediction=SECRET),
+    )
+    shown = redacted(encode(job))
+    assert SECRET not in repr(shown)
+    assert shown["speculation"] == {"window": 3, "prediction": {"characters": len(SECRET)}}
 
 
 def test_words_can_be_kept() -> None:

@@ -1,5 +1,6 @@
 """Prompts of every kind become tokens; what a model cannot read is refused with the field that asked for it."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import pytest
@@ -8,8 +9,9 @@ from twd.engine.chat_template import ChatTemplate
 from twd.engine.model import Model
 from twd.engine.pick import Pickers
 from twd.speculator.preparing import Preparer
+from twd.wire.base import InstanceId, JobId, ModelId, SessionId
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.job import ChatMessage, Prompt
+from twd.wire.job import ChatMessage, JobSubmitted, Prompt, Speculation
 
 pytestmark = pytest.mark.model
 AROUND = Prompt(text="def add(a, b):\n    return ", suffix="\n\nprint(add(1, 2)) <|im_end|>")
@@ -59,3 +61,20 @@ def test_what_may_fit_is_rendered(preparer: Preparer) -> None:
     assert len(preparer.tokens(Prompt(text=preparer.vocab.text([longest] * 64)))) <= 64
     thoughts = ChatMessage(role="assistant", content="a" * 10_000)
     assert preparer.tokens(Prompt(messages=[thoughts, ChatMessage(role="user", content="hi")]))
+
+
+def test_what_the_client_expects_is_tokenized_as_plain_text_up_to_the_context(preparer: Preparer) -> None:
+    def expected(**fields: object) -> Sequence[int]:
+        job = JobSubmitted(
+            job=JobId("j"),
+            model=ModelId("m"),
+            owner=InstanceId("e"),
+            prompt=Prompt(text="hi"),
+            speculation=Speculation(**fields),  # type: ignore[arg-type]
+        )
+        return preparer.prepare(job, SessionId("s")).prediction
+
+    text = "as <|im_end|> before"
+    assert preparer.vocab.text(list(expected(prediction=text))) == text
+    assert len(expected(prediction="word " * 1000)) == 64
+    assert list(expected(prediction=text, enabled=False)) == list(expected()) == []

@@ -5,9 +5,18 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
+from msgspec import UNSET
 
 from twd.edge import sse
-from twd.edge.openai_answers import ChatChunk, DrafterFacts, PromptDetails, TextCompletion, TwdFacts, Usage
+from twd.edge.openai_answers import (
+    ChatChunk,
+    CompletionDetails,
+    DrafterFacts,
+    PromptDetails,
+    TextCompletion,
+    TwdFacts,
+    Usage,
+)
 from twd.engine.tool_calls import ContentDelta, Delta, ToolCallArguments, ToolCallStart
 from twd.wire.failures import Failure
 from twd.wire.job import FinishReason, JobFinished, JobStarted, JobStats, JobSubmitted, TokenLogprob, TokensAccepted
@@ -162,17 +171,24 @@ def finish_reason(choice: Choice) -> str:
 def usage_of(choices: Iterable[Choice]) -> Usage:
     """Tokens of all choices; a prompt counts once, however many choices it has."""
     prompts: dict[int, tuple[int, int]] = {}
-    completion = 0
+    completion = predicted = foretold = 0
     for choice in choices:
         completion += choice.completion_tokens
+        if choice.finished is not None:
+            predicted += choice.finished.stats.predicted
+            foretold += choice.finished.stats.foretold
         if choice.started is not None and choice.prompt not in prompts:
             prompts[choice.prompt] = choice.prompt_counts
     prompt = sum(tokens for tokens, _ in prompts.values())
+    expected = CompletionDetails(
+        accepted_prediction_tokens=foretold, rejected_prediction_tokens=max(0, predicted - foretold)
+    )
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
         total_tokens=prompt + completion,
         prompt_tokens_details=PromptDetails(cached_tokens=sum(cached for _, cached in prompts.values())),
+        completion_tokens_details=expected if predicted else UNSET,
     )
 
 

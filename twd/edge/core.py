@@ -91,12 +91,12 @@ def check_options(terms: Terms) -> None:
         raise TwdError(FailureCode.UNSUPPORTED, f"model {terms.model!r} {state}", "twd.exact")
 
 
-def speculation_of(terms: Terms) -> Speculation:
-    """How much this job may guess ahead."""
+def speculation_of(terms: Terms, prediction: str = "") -> Speculation:
+    """How much this job may guess ahead, and what its client expects."""
     wish = terms.options.speculation
     if terms.mode == "direct" or wish in ("off", 0):
         return Speculation(enabled=False)
-    return Speculation(window=wish if isinstance(wish, int) else 0)
+    return Speculation(window=wish if isinstance(wish, int) else 0, prediction=prediction)
 
 
 def sampling_of(request: GenerationRequest, seed: int) -> Sampling:
@@ -182,13 +182,14 @@ def jobs_for(
     max_tokens: int | None,
     grammar: Grammar | None,
     logprobs: int | None,
+    prediction: str = "",
 ) -> list[JobSubmitted]:
     """One job for each choice of each prompt."""
     check_options(terms)
     n = request.n or 1
     if n * len(prompts) > MAX_CHOICES:
         raise TwdError(FailureCode.BAD_REQUEST, f"{len(prompts)} prompts x n={n} exceed {MAX_CHOICES} choices", "n")
-    if n > 1 and n * sum(map(_size_of, prompts)) > CHOICES_BYTES_MAX:
+    if n > 1 and n * (len(prediction) + sum(map(_size_of, prompts))) > CHOICES_BYTES_MAX:
         text = f"n={n} choices of so long a prompt exceed {CHOICES_BYTES_MAX} bytes; ask for fewer at once"
         raise TwdError(FailureCode.BAD_REQUEST, text, "n")
     return [
@@ -204,7 +205,7 @@ def jobs_for(
             logprobs=logprobs,
             ignore_eos=bool(request.ignore_eos),
             whole=not request.stream,
-            speculation=speculation_of(terms),
+            speculation=speculation_of(terms, prediction),
             deadline_ms=deadline_ms(terms),
             created_ms=terms.created_ms,
         )

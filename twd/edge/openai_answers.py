@@ -16,6 +16,13 @@ class PromptDetails(Out, kw_only=True):
     cached_tokens: int = 0
 
 
+class CompletionDetails(Out, kw_only=True):
+    """What became of the text that the client expected."""
+
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
+
+
 class Usage(Out, kw_only=True):
     """Counted tokens."""
 
@@ -23,6 +30,7 @@ class Usage(Out, kw_only=True):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails | UnsetType = UNSET
 
 
 class DrafterFacts(Out, kw_only=True):

@@ -15,7 +15,7 @@ from twd.edge.openai_types import (
 from twd.edge.tool_use import call_grammar, check_tools, raw_tools, with_format
 from twd.edge.validation import text_only
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.job import ChatMessage, Grammar, JobSubmitted, Prompt, ToolCall
+from twd.wire.job import PREDICTION_MAX, ChatMessage, Grammar, JobSubmitted, Prompt, ToolCall
 
 
 def chat_jobs(request: ChatRequest, terms: Terms) -> list[JobSubmitted]:
@@ -31,7 +31,18 @@ def chat_jobs(request: ChatRequest, terms: Terms) -> list[JobSubmitted]:
         max_tokens=_limit(request, terms),
         grammar=_grammar(request, prompt, terms),
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        prediction=_prediction(request),
     )
+
+
+def _prediction(request: ChatRequest) -> str:
+    if request.prediction is None:
+        return ""
+    text = plain_text(request.prediction.content, "prediction.content")
+    if len(text) > PREDICTION_MAX:
+        message = f"the prediction has {len(text)} characters; at most {PREDICTION_MAX}"
+        raise TwdError(FailureCode.BAD_REQUEST, message, "prediction.content")
+    return text
 
 
 def _grammar(request: ChatRequest, prompt: Prompt, terms: Terms) -> Grammar | None:

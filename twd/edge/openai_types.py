@@ -61,6 +61,12 @@ class RefusalPart(Body, frozen=True, kw_only=True, tag_field="type", tag="refusa
 Content = str | list[TextPart | ImagePart | AudioPart | FilePart | RefusalPart]
 
 
+class PredictedContent(Body, frozen=True, kw_only=True, tag_field="type", tag="content"):
+    """What the client expects as the answer, or most of it: where it is right, the answer comes sooner."""
+
+    content: Content
+
+
 class FunctionCall(Body, frozen=True, kw_only=True):
     """The function of an earlier tool call."""
 
@@ -226,7 +232,7 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     chat_template_kwargs: dict[str, str | int | float | bool] | None = None
     metadata: Annotated[dict[str, str], Meta(max_length=16)] | None = None
     modalities: list[Literal["text"]] | None = None
-    prediction: JsonObject | None = None
+    prediction: PredictedContent | None = None
     prompt_cache_key: ShortText | None = None
     prompt_cache_retention: ShortText | None = None
     prompt_cache_options: JsonObject | None = None

@@ -8,7 +8,7 @@ from twd.wire.reading import read_as
 
 COUNTED = frozenset({"tokens", "resume", "logprobs", "confidence"})
 """Lists of which only the length is told."""
-HIDDEN = frozenset({"prompt", "text", "tail", "stop", "grammar", "last_words"})
+HIDDEN = frozenset({"prompt", "prediction", "text", "tail", "stop", "grammar", "last_words"})
 """Fields of which only the fact that they are there is told."""
 
 
@@ -19,6 +19,13 @@ def redacted(data: bytes | msgspec.Raw, *, keep_words: bool = False) -> dict[str
 
 
 def _shown(name: str, value: Any) -> Any:
+    hidden = _hidden(name, value)
+    if hidden is value and isinstance(value, dict):  # words stand no deeper than in a part of an event
+        return {inner: _hidden(inner, part) for inner, part in value.items()}
+    return hidden
+
+
+def _hidden(name: str, value: Any) -> Any:
     if name in COUNTED and isinstance(value, list):
         return len(value)
     if name in HIDDEN:

@@ -7,7 +7,7 @@ from twd.guess.cut import Cost
 from twd.speculator.bounds import Identity, Limits
 from twd.speculator.links import LATE, WARMING, Drafter, Link
 from twd.speculator.rates import Race
-from twd.speculator.session import NGRAM, Session
+from twd.speculator.session import OWN, Session
 from twd.speculator.window import predicted_rate, useful_credit
 from twd.wire.base import InstanceId
 from twd.wire.draft import DrafterChecked, DraftGranted, DraftProposed
@@ -107,7 +107,7 @@ class Crew:
     def _forget_strangers(self) -> None:
         """The oldest records go first, and never those of who is here."""
         if (excess := len(self.calibrations) - RECORDS_MAX) > 0:
-            gone = [name for name in self.calibrations if name != NGRAM and name not in self.drafters]
+            gone = [name for name in self.calibrations if name not in OWN and name not in self.drafters]
             for name in gone[:excess]:
                 del self.calibrations[name]
 
@@ -153,7 +153,7 @@ class Crew:
             return
         if drafting:
             self.race.add(True, tokens, ms)
-        elif not stirred and (session.plain or all(author == NGRAM for author in authors)):
+        elif not stirred and (session.plain or OWN.issuperset(authors)):
             self.race.add(False, tokens, ms)
 
     def _races(self, session: Session) -> bool:

@@ -8,7 +8,7 @@ from twd.guess.cut import Cost, best_cut
 from twd.speculator.bounds import Limits
 from twd.speculator.crew import Crew
 from twd.speculator.links import LATE, Drafter, Link
-from twd.speculator.session import NGRAM, Flight, Session
+from twd.speculator.session import NGRAM, PREDICTION, Flight, Session
 from twd.speculator.tree import Node, lay_out
 from twd.speculator.window import common_width, expected_tokens, worth_waiting
 
@@ -78,16 +78,22 @@ class Planner:
         limit = min(limit, room)
         if limit <= 0 or not self._limits.can_rollback:
             return []
-        if self._limits.ngram:
-            tokens, confidence = session.ngram.propose(ahead + limit)
-            if tokens:
-                sure = [confidence] * len(tokens)
-                session.tree.add(NGRAM, root.at + 1, root.hash, tokens, sure)
+        self._guess(session, ahead + limit)
         if self._limits.tree and start is None and len(self._sessions) == 1:
             path = session.tree.likeliest(session.believe, limit, self._limits.branches)
         else:
             path = session.tree.chain(session.believe, limit, start)
         return [guess for guess in path if guess[1]] if session.plain else path
+
+    def _guess(self, session: Session, limit: int) -> None:
+        """What can be guessed here, without a model: what stood in the text before, and what the client expects."""
+        guesses = {PREDICTION: session.prediction.propose(limit)}
+        if self._limits.ngram:
+            guesses[NGRAM] = session.ngram.propose(limit)
+        root = session.tree.root
+        for author, (tokens, confidence) in guesses.items():
+            if tokens:
+                session.tree.add(author, root.at + 1, root.hash, tokens, [confidence] * len(tokens))
 
     def _choose(self, session: Session, now: float, alone: bool) -> tuple[list[Node], list[int] | None, float | None]:
         """The guesses to check now, or until when to wait for more."""

@@ -38,7 +38,7 @@ def characters_of(job: JobSubmitted) -> int:
     prompt = job.prompt
     said = sum(len(message.content) + _length_of_calls(message) for message in prompt.messages or ())
     beside = sum(len(tool) for tool in prompt.tools) + len(job.grammar.text if job.grammar else "")
-    texts = len(prompt.text or "") + len(prompt.prefill) + len(prompt.suffix)
+    texts = len(prompt.text or "") + len(prompt.prefill) + len(prompt.suffix) + len(job.speculation.prediction)
     return said + beside + texts + len(prompt.tokens or ()) + len(job.resume)
 
 
@@ -107,6 +107,7 @@ class Preparer:
             seed=seed,
             report=None if job.logprobs is None else self.pickers.reporter(job.logprobs),
             stops=self.template.stops if job.prompt.messages is not None else (),
+            prediction=self._prediction(job),
         )
 
     def _piece(self, job: JobSubmitted) -> Callable[[int], bytes]:
@@ -114,6 +115,13 @@ class Preparer:
         if not job.prompt.tools:
             return self.vocab.piece
         return showing_markers(self.vocab.piece, self.vocab.special_tokens, self.template.tool_format)
+
+    def _prediction(self, job: JobSubmitted) -> list[int]:
+        """What the client expects, as far as there could be room for it."""
+        text = job.speculation.prediction
+        if not text or not job.speculation.enabled:
+            return []
+        return self.vocab.plain(text[: self.ctx_size * self.vocab.longest_piece])[: self.ctx_size]
 
     def _fitting(self, job: JobSubmitted) -> list[int]:
         """The prompt; of one that may be truncated, so many of its last turns as leave room for the answer."""

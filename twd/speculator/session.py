@@ -8,6 +8,7 @@ from twd.engine.text import TextStream
 from twd.engine.window import Picker, Report
 from twd.guess.calibration import Calibration
 from twd.guess.ngram import MIN_MATCH, NgramIndex
+from twd.guess.prediction import Prediction
 from twd.speculator.acceptance import Beliefs
 from twd.speculator.links import Link
 from twd.speculator.tree import DraftTree, Node
@@ -15,7 +16,9 @@ from twd.wire.base import InstanceId, SessionId
 from twd.wire.job import DrafterShare, FinishReason, JobStarted, JobStats, JobSubmitted, TokenLogprob, TokensAccepted
 from twd.wire.prefix import EMPTY, extend
 
-NGRAM = "ngram"
+NGRAM, PREDICTION = "ngram", "prediction"
+OWN = frozenset([NGRAM, PREDICTION])
+"""Who guesses here, for next to nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ class Opening:
     seed: int
     report: Report | None = None
     stops: tuple[str, ...] = ()
+    prediction: Sequence[int] = ()
 
 
 @dataclass(slots=True)
@@ -106,6 +110,8 @@ class Session:
         self.tree = DraftTree(len(known), self.hashes[-1])
         self.ngram = NgramIndex(ngram_match)
         self.ngram.extend(known)
+        self.prediction = Prediction(opening.prediction if self.speculates else ())
+        self.prediction.extend(known[self.prompt_len :])
         self.beliefs = Beliefs(calibrations)
         self.links: dict[InstanceId, Link] = {}
         self.plain = False
@@ -173,7 +179,7 @@ class Session:
 
     def believe(self, drafter: str, confidence: float) -> float:
         """The chance of a guess that may be checked now."""
-        return 0.0 if self.plain and drafter != NGRAM else self.beliefs.chance(drafter, confidence)
+        return 0.0 if self.plain and drafter not in OWN else self.beliefs.chance(drafter, confidence)
 
     def place(self, at: int, prefix: int, tokens: Sequence[int]) -> int | None:
         """How many of a draft's tokens the accepted text already holds; None when it contradicts the text."""
@@ -228,6 +234,7 @@ class Session:
         self.hashes.append(extend(self.hashes[-1], (token,)))
         self.tree.advance(token)
         self.ngram.extend((token,))
+        self.prediction.extend((token,))
 
     def accepted(
         self, at: int, index: int, tokens: list[int], text: str, logprobs: Sequence[TokenLogprob] = ()
@@ -261,6 +268,8 @@ class Session:
                 DrafterShare(drafter=name, checked=checked, taken=taken)
                 for name, (checked, taken) in sorted(self.tally.by_drafter.items())
             ],
+            predicted=len(self.prediction),
+            foretold=self.prediction.held,
             queued_ms=round((opened - self.submitted_at) * 1000, 3),
             prefill_ms=round((first - opened) * 1000, 3),
             decode_ms=round((now - first) * 1000, 3),

@@ -28,6 +28,7 @@ Penalty = Annotated[float, Meta(ge=-10.0, le=10.0)]
 Seed = Annotated[int, Meta(ge=0, lt=2**53)]
 CALIBRATION: Final = "calibration-"
 """So begin the names of jobs by which a speculator measures a drafter; nobody asked for them."""
+PREDICTION_MAX: Final = 262_144
 StopStrings = Annotated[list[Annotated[str, Meta(min_length=1, max_length=1024)]], Meta(max_length=16)]
 
 
@@ -103,6 +104,8 @@ class Speculation(Part, frozen=True):
 
     enabled: bool = True
     window: Annotated[int, Meta(ge=0, le=96)] = 0
+    prediction: Annotated[str, Meta(max_length=PREDICTION_MAX)] = ""
+    """What the client expects as the answer, or most of it."""
 
 
 class JobSubmitted(Event, frozen=True, tag="twd.v1.job.submitted"):
@@ -220,6 +223,10 @@ class JobStats(Part, frozen=True):
     taken_at: list[int] = []
     checked_at: list[int] = []
     drafters: list[DrafterShare] = []
+    predicted: Count = 0
+    """Tokens of the answer that the client expected."""
+    foretold: Count = 0
+    """Those of them that came."""
     queued_ms: float = 0.0
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
