@@ -40,10 +40,11 @@ def test_an_answer_that_leaves_it_is_found_again_and_believed_little_by_little()
     assert prediction.propose() == ([], 0.0)
     prediction.extend(EXPECTED[7:9])
     tokens, sure = prediction.propose()
-    assert tokens == EXPECTED[9 : 9 + 2 * MIN_MATCH]
+    assert tokens == EXPECTED[9 : 9 + MAX_DRAFT]
     assert sure < Prediction(EXPECTED).propose()[1]
     prediction.extend(EXPECTED[9:15])
-    assert prediction.propose()[0] == EXPECTED[15 : 15 + 2 * (MIN_MATCH + 6)]
+    assert prediction.propose()[0] == EXPECTED[15 : 15 + MAX_DRAFT]
+    assert prediction.propose()[1] > sure
     assert prediction.held == 5 + 6
 
 

@@ -51,7 +51,7 @@ class Prediction:
             self._at = places[ahead] if ahead < len(places) else places[0]
 
     def propose(self, limit: int = MAX_DRAFT) -> tuple[list[int], float]:
-        """What follows, at most twice what agrees, and how sure that is."""
-        count = min(limit, MAX_DRAFT, 2 * self._match)
+        """What follows, and how sure that is."""
+        count = min(limit, MAX_DRAFT) if self._match else 0
         following = self._tokens[self._at : self._at + count] if count > 0 else []
         return (following, confidence(self._match)) if following else ([], 0.0)
