@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.speculator.fakes import Driver, FakePipeline, FakeTarget, job, make_core, opening, text_of
+from twd.guess.prediction import Prediction
 from twd.speculator.session import NGRAM, PREDICTION
 from twd.wire.job import JobFinished, JobStats, Speculation, TokensAccepted
 
@@ -16,13 +17,18 @@ EDITED = [*TRUE[:20], 1000, 1001, *TRUE[23:]]
 
 
 def played(
-    prediction: Sequence[int], target: FakeTarget | None = None, *, ngram: bool = False, **fields: object
+    prediction: Sequence[int],
+    target: FakeTarget | None = None,
+    *,
+    ngram: bool = False,
+    max_tokens: int = COUNT,
+    **fields: object,
 ) -> tuple[list[int], JobStats]:
     """What is said with this prediction, and what it cost."""
     used = target or FakeTarget()
     driver = Driver(make_core(used, ngram=ngram), used)
-    asked = job("j", max_tokens=COUNT, **fields)
-    driver.core.submit(asked, dataclasses.replace(opening("j", PROMPT), prediction=prediction), driver.now)
+    asked = job("j", max_tokens=max_tokens, **fields)
+    driver.core.submit(asked, dataclasses.replace(opening("j", PROMPT), prediction=Prediction(prediction)), driver.now)
     driver.run()
     (done,) = [event for event in driver.told if isinstance(event, JobFinished)]
     said = [token for event in driver.told if isinstance(event, TokensAccepted) for token in event.tokens]
@@ -57,6 +63,12 @@ def test_a_false_one_changes_nothing(prediction: list[int]) -> None:
     said, stats = played(prediction)
     assert said == TRUE
     assert stats.predicted == len(prediction)
+
+
+def test_what_is_said_twice_was_foretold_once() -> None:
+    half = TRUE[: COUNT // 2]
+    _, stats = played(half, resume=half * 2, attempt=2, max_tokens=COUNT + 1)
+    assert (stats.predicted, stats.foretold) == (len(half), len(half))
 
 
 def test_windows_in_flight_are_filled_from_it() -> None:

@@ -1,6 +1,5 @@
 """Prompts of every kind become tokens; what a model cannot read is refused with the field that asked for it."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from twd.engine.chat_template import ChatTemplate
 from twd.engine.model import Model
 from twd.engine.pick import Pickers
+from twd.guess.prediction import Prediction
 from twd.speculator.preparing import Preparer
 from twd.wire.base import InstanceId, JobId, ModelId, SessionId
 from twd.wire.failures import FailureCode, TwdError
@@ -64,7 +64,7 @@ def test_what_may_fit_is_rendered(preparer: Preparer) -> None:
 
 
 def test_what_the_client_expects_is_tokenized_as_plain_text_up_to_the_context(preparer: Preparer) -> None:
-    def expected(**fields: object) -> Sequence[int]:
+    def expected(**fields: object) -> Prediction | None:
         job = JobSubmitted(
             job=JobId("j"),
             model=ModelId("m"),
@@ -75,6 +75,9 @@ def test_what_the_client_expects_is_tokenized_as_plain_text_up_to_the_context(pr
         return preparer.prepare(job, SessionId("s")).prediction
 
     text = "as <|im_end|> before"
-    assert preparer.vocab.text(list(expected(prediction=text))) == text
-    assert len(expected(prediction="word " * 1000)) == 64
-    assert list(expected(prediction=text, enabled=False)) == list(expected()) == []
+    short, long = expected(prediction=text), expected(prediction="word " * 1000)
+    assert short is not None
+    assert preparer.vocab.text(short.propose()[0]) == text
+    assert long is not None
+    assert len(long) == 64
+    assert expected(prediction=text, enabled=False) is expected() is None

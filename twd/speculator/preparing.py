@@ -12,6 +12,7 @@ from twd.engine.chat_template import ChatTemplate, render_tokens
 from twd.engine.tool_formats import showing_markers
 from twd.engine.vocab import Vocab
 from twd.engine.window import Picker, Report
+from twd.guess.prediction import Prediction
 from twd.kit.settings import Model
 from twd.speculator.session import Opening
 from twd.speculator.truncating import Turns, left_out_first, without
@@ -116,12 +117,12 @@ class Preparer:
             return self.vocab.piece
         return showing_markers(self.vocab.piece, self.vocab.special_tokens, self.template.tool_format)
 
-    def _prediction(self, job: JobSubmitted) -> list[int]:
+    def _prediction(self, job: JobSubmitted) -> Prediction | None:
         """What the client expects, as far as there could be room for it."""
         text = job.speculation.prediction
         if not text or not job.speculation.enabled:
-            return []
-        return self.vocab.plain(text[: self.ctx_size * self.vocab.longest_piece])[: self.ctx_size]
+            return None
+        return Prediction(self.vocab.plain(text[: self.ctx_size * self.vocab.longest_piece])[: self.ctx_size])
 
     def _fitting(self, job: JobSubmitted) -> list[int]:
         """The prompt; of one that may be truncated, so many of its last turns as leave room for the answer."""

@@ -33,7 +33,7 @@ class Opening:
     seed: int
     report: Report | None = None
     stops: tuple[str, ...] = ()
-    prediction: Sequence[int] = ()
+    prediction: Prediction | None = None
 
 
 @dataclass(slots=True)
@@ -110,7 +110,7 @@ class Session:
         self.tree = DraftTree(len(known), self.hashes[-1])
         self.ngram = NgramIndex(ngram_match)
         self.ngram.extend(known)
-        self.prediction = Prediction(opening.prediction if self.speculates else ())
+        self.prediction = (opening.prediction if self.speculates else None) or Prediction(())
         self.prediction.extend(known[self.prompt_len :])
         self.beliefs = Beliefs(calibrations)
         self.links: dict[InstanceId, Link] = {}
@@ -269,7 +269,7 @@ class Session:
                 for name, (checked, taken) in sorted(self.tally.by_drafter.items())
             ],
             predicted=len(self.prediction),
-            foretold=self.prediction.held,
+            foretold=min(self.prediction.held, len(self.prediction)),
             queued_ms=round((opened - self.submitted_at) * 1000, 3),
             prefill_ms=round((first - opened) * 1000, 3),
             decode_ms=round((now - first) * 1000, 3),
