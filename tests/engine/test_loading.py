@@ -22,6 +22,7 @@ def test_all_stages_are_told_and_everything_is_measured(q4_path: Path) -> None:
     plan = LoadPlan(model=MODEL, path=q4_path, ctx_size=640, parallel=2, threads=1)
     native = load_native(plan, lambda share, stage: told.append((share, stage)))
     try:
+        assert "_fragments" in vars(native.model.vocab), "no prompt waits for it"
         assert native.exactness.exact
         assert native.exactness.compared > 0
         assert native.cost.ms(8) >= native.cost.ms(1) > 0

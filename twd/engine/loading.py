@@ -172,6 +172,7 @@ def _set_up(plan: LoadPlan, model: Model, progress: Progress, began: float) -> N
             note="" if target.can_rollback else "this model cannot take tokens back, so it takes no drafts",
         )
         template = ChatTemplate.of(plan.template or model.chat_template, model.vocab)
+        model.vocab.warm()
     except BaseException:
         target.shutdown()
         raise

@@ -47,6 +47,10 @@ class Vocab:
         start = [self.bos] if add_bos and self.adds_bos and self.bos is not None else []
         return start + (self._fragments.tokens(text) if parse_special else self._tokenize(text, parse_special=False))
 
+    def warm(self) -> None:
+        """Work out now what the first prompt would wait for: with thousands of control tokens, a third of a second."""
+        _ = self._fragments
+
     def plain(self, text: str) -> list[int]:
         """Tokens of `text` as it stands in the middle of another; nothing in it becomes a control token."""
         return self.tokenize(text, parse_special=False, add_bos=False)

@@ -122,7 +122,7 @@ class Preparer:
         text = job.speculation.prediction
         if not text or not job.speculation.enabled:
             return None
-        return Prediction(self.vocab.plain(text[: self.ctx_size * self.vocab.longest_piece])[: self.ctx_size])
+        return Prediction(self.vocab.plain(text)[: self.ctx_size])
 
     def _fitting(self, job: JobSubmitted) -> list[int]:
         """The prompt; of one that may be truncated, so many of its last turns as leave room for the answer."""

@@ -146,6 +146,7 @@ def load_ring(
     model = Model.load(ModelSettings(path=Path(entry.path).expanduser(), vocab_only=True))
     try:
         template = ChatTemplate.of(given or model.chat_template, model.vocab)
+        model.vocab.warm()
         target = RingTarget(
             home,
             pipe_of(stages, home.bounds.credits),
