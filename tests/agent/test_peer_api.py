@@ -127,6 +127,16 @@ async def test_bad_bodies_start_nothing(http: aiohttp.ClientSession, start_agent
     assert agent._processes.facts() == []
 
 
+async def test_a_program_that_may_not_run_is_refused_as_such_even_where_its_port_is_taken(
+    http: aiohttp.ClientSession, start_agent: StartAgent
+) -> None:
+    agent = await start_agent()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        asked = {"binary": "bash", "port": taken.getsockname()[1]}
+        found, told = await post(http, agent, "rpc/start", json=asked)
+    assert found == 403, told
+
+
 BAD_QUESTIONS = [
     ("logs?lines=0", 400),
     ("logs?lines=5000", 400),

@@ -194,10 +194,10 @@ class Processes:
             argv = drafter_argv(wanted, find_draft_model(wanted, self._models(), self._draft_paths()))
             supervisor = self._supervisor(wanted, argv, environment=self._service_environment())
         else:
-            host = self.rpc_host
-            port = _free_port(host, wanted.port, self._promised)
             foreign = wanted.program != ENGINE
             program = resolve(wanted.program, self._settings.agent.binaries) if foreign else ""
+            host = self.rpc_host
+            port = _free_port(host, wanted.port, self._promised)
             cache = cache_argv(self._weights_folder(wanted.process), self._settings.pool)
             argv = rpc_argv(program, host, port, wanted.threads, wanted.devices, cache)
             supervisor = self._supervisor(wanted, argv, foreign)
