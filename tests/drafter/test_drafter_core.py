@@ -1,15 +1,16 @@
 """The drafter's own machine: ahead, back, at rest; what it sends always names its place truthfully."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.speculator.fakes import TruePicker, text_of
 from twd.drafter.core import DrafterCore
-from twd.drafter.draft import Draft, Guess
+from twd.drafter.draft import Draft, Following, Guess
 from twd.engine.window import Window
 from twd.guess.cut import Cost
 from twd.kit.presence import SILENCE_S
@@ -36,7 +37,7 @@ def opened(tokens: list[int], credit: int = 4, name: str = "s") -> SessionOpened
 
 def core_with(tokens: list[int], credit: int = 4, beside: bool = False) -> DrafterCore:
     core = DrafterCore(ME, slots=2, ctx_size=256)
-    core.open(opened(tokens, credit), TruePicker(), beside)
+    core.open(opened(tokens, credit), Following(TruePicker()), beside)
     give_slots(core)
     return core
 
@@ -138,7 +139,7 @@ def test_a_lost_message_silences_the_session_until_it_is_told_anew() -> None:
     step(core)
     assert not any(message.tokens for message in core.proposals())
     now = [5, 6, 7, *text_of([5, 6, 7], 8)]
-    core.open(opened(now), TruePicker(), False)
+    core.open(opened(now), Following(TruePicker()), False)
     step(core)
     assert only(core).accepted == now
     assert only(core).guesses
@@ -146,8 +147,8 @@ def test_a_lost_message_silences_the_session_until_it_is_told_anew() -> None:
 
 def test_closing_frees_the_slot_for_the_next_session() -> None:
     core = DrafterCore(ME, slots=1, ctx_size=64)
-    core.open(opened([5], name="a"), TruePicker(), False)
-    core.open(opened([6], name="b"), TruePicker(), False)
+    core.open(opened([5], name="a"), Following(TruePicker()), False)
+    core.open(opened([6], name="b"), Following(TruePicker()), False)
     give_slots(core)
     assert core.waiting() == []
     core.close(SessionId("a"))
@@ -158,7 +159,7 @@ def test_closing_frees_the_slot_for_the_next_session() -> None:
 def test_texts_whose_end_was_lost_keep_no_slots() -> None:
     core = DrafterCore(ME, slots=2, ctx_size=64)
     for name in ("a", "b", "c"):
-        core.open(opened([5], name=name), TruePicker(), False)
+        core.open(opened([5], name=name), Following(TruePicker()), False)
         core.heard(JobId(f"j-{name}"), 0.0)
     give_slots(core)
     for now in range(1, int(SILENCE_S) + 2):
@@ -249,7 +250,7 @@ POEM = list(range(2, 40))
 
 def copying(text: list[int], credit: int = 12, cost: Cost = lambda rows: 5.0, window_max: int = 64) -> DrafterCore:
     core = DrafterCore(ME, slots=2, ctx_size=256, cost=cost, window_max=window_max)
-    core.open(opened(text, credit), TruePicker(), False)
+    core.open(opened(text, credit), Following(TruePicker()), False)
     give_slots(core)
     return core
 
@@ -349,3 +350,40 @@ def test_copies_change_the_pace_and_not_the_guesses(seed: int) -> None:
                 core.computed(draft, window, said, 5.0)
                 assert draft.kept == held
     assert tokens(many)[:12] == tokens(one)[:12]
+
+
+# -- what must come ---------------------------------------------------------------------------------
+
+
+class Knows:
+    """Sees what follows, three tokens far."""
+
+    def __init__(self) -> None:
+        self.text: list[int] = []
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        self.text += tokens
+
+    def propose(self, limit: int, beyond: Sequence[int] = ()) -> tuple[list[int], list[float]]:
+        last = [*self.text, *beyond][-1:] or [99]
+        found = [last[0] + step for step in (1, 2, 3)][:limit]
+        return found, [0.95] * len(found)
+
+
+def test_what_a_grammar_demands_is_drafted_several_tokens_a_step() -> None:
+    core = DrafterCore(ME, slots=2, ctx_size=256, cost=lambda rows: 5.0, window_max=64)
+    event, ahead = replace(opened([7, 8, 9, 20, 21], credit=12), prompt_tokens=3), Knows()
+    core.open(event, Following(TruePicker(), ahead), False)
+    give_slots(core)
+    read: list[int] = []
+    widths = []
+    while steps := core.plan():
+        ((draft, window),) = steps
+        widths.append(len(window.tokens) - window.committed)
+        core.computed(draft, window, said_of(window, next_of_poem, read), 5.0)
+    assert tokens(core) == list(range(22, 34))
+    assert widths == [3, 3, 3]
+    assert ahead.text == [20, 21], "it follows what comes behind the prompt"
+    core.accept(JobId("j-s"), 5, [22, 23])
+    core.plan()
+    assert ahead.text == [20, 21, 22, 23]

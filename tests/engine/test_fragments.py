@@ -6,7 +6,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from twd.engine.fragments import KEPT_CHARACTERS, Fragments, lone_strings
@@ -144,3 +144,11 @@ def test_what_was_not_asked_for_longest_is_forgotten_first() -> None:
     for _ in range(2):
         fragments.tokens(too_long)
     assert counting.asked[1:] == [too_long, too_long]
+
+
+@given(st.lists(st.sampled_from(["a", " a", "ab", "x", '"', ": ", "<|end|>", "é"]), max_size=8))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_behind_other_text_no_blank_is_put_in_front(odd: Vocab, words: list[str]) -> None:
+    text = "".join(words)
+    assert b"".join(map(odd.piece, odd.continued(text))) == text.encode()
+    assert text[:1] not in ("a", "b", "x") or odd.plain(text) != odd.continued(text), "or there is nothing to test here"

@@ -171,6 +171,19 @@ def test_a_grammar_on_any_branch_in_any_order() -> None:
         assert picker.pick(small_logits(len(calls[index])), calls[index]) == fresh[index]
 
 
+def test_where_the_grammar_refused_the_first_choice_only_what_it_allows_counts() -> None:
+    picker = PICKERS.picker(Sampling(), 1, prompt_len=0, grammar=LIST)
+    logits = small_logits(3)
+    logits[ord("[")], logits[ord("x")] = 50.0, 99.0
+    assert picker.pick(logits, []) == ord("[")
+    seen = picker.conformed(logits)
+    assert seen[ord("[")] == 50.0
+    assert {SMALL.piece(token)[:1] for token in np.flatnonzero(seen > -np.inf).tolist()} == {b"["}
+    logits[ord("[")] = 100.0
+    assert picker.pick(logits, []) == ord("[")
+    assert picker.conformed(logits) is logits
+
+
 def test_a_bad_grammar_is_refused_before_any_work() -> None:
     with pytest.raises(TwdError) as caught:
         PICKERS.picker(Sampling(), 1, prompt_len=0, grammar=Grammar(kind=GrammarKind.GBNF, text="root ::= ("))

@@ -26,3 +26,14 @@ class Words:
     def text(self, tokens: Iterable[int]) -> str:
         """The text of some tokens."""
         return b"".join(map(self.piece, tokens)).decode()
+
+    def continued(self, text: str) -> list[int]:
+        """A text in tokens, each the longest that fits."""
+        data, tokens = text.encode(), []
+        while data:
+            fitting = (
+                token for token in range(self.size) if self._pieces[token] and data.startswith(self._pieces[token])
+            )
+            tokens.append(max(fitting, key=lambda token: len(self._pieces[token])))
+            data = data[len(self._pieces[tokens[-1]]) :]
+        return tokens

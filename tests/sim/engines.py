@@ -18,7 +18,7 @@ from tests.sim.edges import DeskEdge
 from tests.sim.hostile import HostileDrafter
 from tests.sim.units import ServiceFactory
 from tests.speculator.fakes import FakeTarget
-from twd.drafter.draft import Guess
+from twd.drafter.draft import Following, Guess
 from twd.drafter.runner import DraftRunner
 from twd.drafter.service import Drafter
 from twd.engine.cost import CostCurve
@@ -32,10 +32,10 @@ from twd.speculator.runner import Runner
 from twd.speculator.service import Speculator
 from twd.speculator.session import Opening
 from twd.wire.base import ModelId, SessionId
-from twd.wire.draft import DeviceKind
+from twd.wire.draft import DeviceKind, SessionOpened
 from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import TwdError
-from twd.wire.job import JobSubmitted, Sampling
+from twd.wire.job import JobSubmitted
 from twd.wire.model import CostPoint, Exactness, ModelFacts
 from twd.wire.prefix import prefix_hash
 
@@ -168,8 +168,8 @@ class PlayedDraftModel:
         other = 2 + (token + 1) % (truth.VOCABULARY - 2)
         return Guess(token, 0.7, other, 0.2) if want_other else Guess(token, 0.7)
 
-    def picker(self, sampling: Sampling, seed: int, prompt_len: int) -> Picker:
-        return DraftPicker(seed, self._skill)
+    def follow(self, event: SessionOpened) -> Following:
+        return Following(DraftPicker(event.seed, self._skill))
 
     def close(self) -> None:
         """Nothing is held."""

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from twd.bench.recorded import PlayedModel, Recording, confidence
 from twd.bench.ring_lab import RingDesk
 from twd.drafter.core import DrafterCore
+from twd.drafter.draft import Following
 from twd.drafter.native import judge
 from twd.drafter.runner import DraftRunner, Judge
 from twd.engine.loading import LoadPlan, NativeModel, load_native
@@ -125,8 +126,8 @@ class RingDrafter:
     def _hear(self, event: Event) -> None:
         match event:
             case SessionOpened():
-                picker = self._guesser.picker(len(event.tokens))
-                self._runner.post(lambda core: core.open(event, picker, beside=False))
+                following = Following(self._guesser.picker(len(event.tokens)))
+                self._runner.post(lambda core: core.open(event, following, beside=False))
             case TokensAccepted() if event.tokens:
                 self._runner.post(lambda core: core.accept(event.job, event.at, event.tokens))
             case DraftGranted():

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from twd.bench.analytic import Cost, Setting
 from twd.drafter.core import DrafterCore
-from twd.drafter.draft import Draft, Guess
+from twd.drafter.draft import Draft, Following, Guess
 from twd.engine.window import Verdict, Window
 from twd.kit.effects import Publish
 from twd.speculator.bounds import Identity, Limits
@@ -228,7 +228,7 @@ class Simulation:
     def _hear(self, event: Event) -> None:
         match event:
             case SessionOpened():
-                self._drafter.open(event, self._truth, self.beside)
+                self._drafter.open(event, Following(self._truth), self.beside)
             case TokensAccepted():
                 self._drafter.accept(event.job, event.at, event.tokens)
             case DraftGranted():

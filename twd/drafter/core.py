@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from twd.drafter.draft import FLOOR, FLOOR_BESIDE, Draft, Guess
+from twd.drafter.draft import FLOOR, FLOOR_BESIDE, Draft, Following, Guess
 from twd.drafter.trust import Trust
-from twd.engine.window import Picker, Window
+from twd.engine.window import Window
 from twd.guess.calibration import Calibration
 from twd.guess.cut import Cost, best_cut, held_in_a_row
 from twd.kit.presence import Presence
@@ -41,7 +41,7 @@ class DrafterCore:
 
     # -- what comes in -------------------------------------------------------------------------
 
-    def open(self, event: SessionOpened, picker: Picker, beside: bool) -> None:
+    def open(self, event: SessionOpened, following: Following, beside: bool) -> None:
         """A session wants guesses; one that is known already is brought up to date."""
         known = self.drafts.get(event.session)
         if known is not None:
@@ -53,7 +53,9 @@ class DrafterCore:
             session=event.session,
             job=event.job,
             accepted=list(event.tokens),
-            picker=picker,
+            picker=following.picker,
+            prompt_tokens=event.prompt_tokens,
+            ahead=following.ahead,
             credit=event.credit,
             floor=FLOOR_BESIDE if beside else FLOOR,
             beside=beside,
@@ -167,8 +169,7 @@ class DrafterCore:
         )
         if not window.picks or draft.on_branch is not None or room <= 0:
             return [], 0.0
-        draft.known.extend(draft.accepted[len(draft.known) :])
-        return draft.known.propose(room, draft.path)
+        return draft.copies(room)
 
     def _window(self, draft: Draft) -> Window:
         start, end = draft.fed, draft.length

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from twd.drafter.trust import Trust
 from twd.engine.slots import common_prefix
 from twd.engine.window import Picker
+from twd.guess.ahead import Ahead
 from twd.guess.ngram import NgramIndex
 from twd.wire.base import InstanceId, JobId, SessionId
 from twd.wire.draft import DraftProposed
@@ -27,6 +28,14 @@ class Guess:
     confidence: float
     other: int = -1
     other_confidence: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """With what one text is followed: who chooses its tokens, and what must come in it."""
+
+    picker: Picker
+    ahead: Ahead | None = None
 
 
 @dataclass(slots=True)
@@ -59,6 +68,8 @@ class Draft:
     sent: int = 0
     spent_ms: float = 0.0
     told_rest: bool = False
+    prompt_tokens: int = 0
+    ahead: Ahead | None = None
     known: NgramIndex = field(default_factory=NgramIndex)
     """The accepted text, as far as copies were looked for in it."""
     copied_sure: float = 0.0
@@ -108,6 +119,18 @@ class Draft:
         """The tokens of some positions of accepted text and path."""
         known = len(self.accepted)
         return (*self.accepted[start:end], *self.path[max(0, start - known) : max(0, end - known)])
+
+    def copies(self, room: int) -> tuple[list[int], float]:
+        """What may follow the path without a thought: what the grammar demands, or what stood in the text before."""
+        known = len(self.known)
+        news = self.accepted[known:]
+        self.known.extend(news)
+        if self.ahead is not None:
+            self.ahead.extend(news[max(0, self.prompt_tokens - known) :])
+            tokens, sure = self.ahead.propose(room, self.path)
+            if tokens:
+                return tokens, sure[0]
+        return self.known.propose(room, self.path)
 
     # -- moving ----------------------------------------------------------------------------------
 

@@ -6,20 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from twd.drafter.draft import Guess
+from twd.drafter.draft import Following, Guess
 from twd.drafter.runner import Judge
 from twd.drafter.service import Drafter, Load
 from twd.engine.cost import CostCurve
 from twd.engine.loading import LoadPlan, NativeModel, load_native
-from twd.engine.window import Logits, Picker, Target
+from twd.engine.window import Logits, Target
 from twd.kit.compute import wanted_layers
 from twd.kit.progress import Progress
 from twd.kit.service import Surroundings
 from twd.kit.settings import Drafter as DrafterSettings
 from twd.kit.settings import Settings
 from twd.wire.base import ModelId
-from twd.wire.draft import DeviceKind
-from twd.wire.job import Sampling
+from twd.wire.draft import DeviceKind, SessionOpened
 from twd.wire.model import VocabFingerprint
 
 _SESSIONS = 4
@@ -72,9 +71,13 @@ class NativeDraftModel:
         """How sure it is of a guess, and what it would have said instead."""
         return judge
 
-    def picker(self, sampling: Sampling, seed: int, prompt_len: int) -> Picker:
+    def follow(self, event: SessionOpened) -> Following:
         """The same choice as the target's, on this model's logits."""
-        return self.native.pickers.picker(sampling, seed, prompt_len=prompt_len)
+        pickers, grammar = self.native.pickers, event.grammar
+        picker = pickers.picker(
+            event.sampling, event.seed, prompt_len=event.prompt_tokens, grammar=grammar, ignore_eos=event.ignore_eos
+        )
+        return Following(picker, None if grammar is None else pickers.ahead(grammar))
 
     def close(self) -> None:
         """Give the memory back."""

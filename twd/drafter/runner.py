@@ -9,7 +9,7 @@ from twd.drafter.core import DrafterCore
 from twd.drafter.draft import Draft, Guess
 from twd.engine.cost import CostCurve
 from twd.engine.turns import Compute, Rest, Wait
-from twd.engine.window import Logits, Target, Verdict, Window
+from twd.engine.window import Conforms, Logits, Target, Verdict, Window
 from twd.wire.draft import DraftProposed
 from twd.wire.failures import TwdError
 from twd.wire.job import TokenLogprob, TopToken
@@ -112,8 +112,11 @@ class DraftRunner:
             self._core.computed(draft, window, _guesses(verdict), spent_ms)
 
     def _open(self, draft: Draft) -> None:
+        picker = draft.picker
+
         def report(logits: Logits, token: int) -> TokenLogprob:
-            guess = self._judge(logits, token, not draft.beside)
+            seen = picker.conformed(logits) if isinstance(picker, Conforms) else logits
+            guess = self._judge(seen, token, not draft.beside)
             other = TopToken(token=max(0, guess.other), text="", logprob=guess.other_confidence)
             top = [other] if guess.other >= 0 else []
             return TokenLogprob(token=token, text="", logprob=guess.confidence, top=top)

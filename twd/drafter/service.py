@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from twd.drafter.core import DrafterCore
+from twd.drafter.draft import Following
+from twd.drafter.openings import Openings
 from twd.drafter.runner import DraftRunner, Judge
 from twd.engine.cost import CostCurve
-from twd.engine.window import Picker, Target
+from twd.engine.window import Target
 from twd.guess.doubts import Doubts
 from twd.kit.model_service import ModelService
 from twd.kit.progress import Progress
@@ -25,7 +27,8 @@ from twd.wire.draft import (
     SessionOpened,
     share_device,
 )
-from twd.wire.job import JobFailed, JobFinished, Sampling, TokensAccepted
+from twd.wire.failures import TwdError
+from twd.wire.job import JobFailed, JobFinished, TokensAccepted
 from twd.wire.model import ModelFailed, ModelReady, VocabFingerprint
 
 _READY = "ready"
@@ -59,8 +62,9 @@ class LoadedDraftModel(Protocol):
         """How sure it is of a guess, and what it would have said instead."""
         ...
 
-    def picker(self, sampling: Sampling, seed: int, prompt_len: int) -> Picker:
-        """The same choice as the target's, on this model's logits."""
+    def follow(self, event: SessionOpened) -> Following:
+        """What makes the same choices as the target, on this model's logits. From any thread, and it may take long
+        where the text has a grammar."""
         ...
 
     def close(self) -> None:
@@ -94,6 +98,7 @@ class Drafter(ModelService[LoadedDraftModel]):
         self._loaded: LoadedDraftModel | None = None
         self._runner: DraftRunner | None = None
         self._core: DrafterCore | None = None
+        self._openings: Openings | None = None
         self._doubts = Doubts()
         self._proposed = 0
 
@@ -104,7 +109,7 @@ class Drafter(ModelService[LoadedDraftModel]):
     async def open_for_work(self, loaded: LoadedDraftModel) -> None:
         """Draft for whoever speaks its tokens."""
         loop = asyncio.get_running_loop()
-        self._loaded = loaded
+        self._loaded, self._openings = loaded, Openings(loaded.follow)
         target, cost = loaded.target, loaded.cost
         tries = cost.ms if target.can_rollback else None
         core = self._core = DrafterCore(self.instance, target.n_slots, target.ctx_size, tries, target.window_max)
@@ -166,6 +171,9 @@ class Drafter(ModelService[LoadedDraftModel]):
             if not await asyncio.to_thread(self._runner.stop):
                 self.log.error("the engine's thread did not end, so the model's memory is left to it")
                 return
+        if self._openings is not None and not await self._openings.close():
+            self.log.error("a grammar is still being made, so the model's memory is left to it")
+            return
         if self._loaded is not None:
             self._loaded.close()
 
@@ -191,18 +199,37 @@ class Drafter(ModelService[LoadedDraftModel]):
             return None
         if self.for_model and event.model != self.for_model:
             return None
-        picker = self._loaded.picker(event.sampling, event.seed, len(event.tokens))
+        if event.grammar is None:
+            return self._open(event, self._loaded.follow(event))
+        if self._openings is not None and self._openings.takes(event.session):
+            self.tasks.start(f"open {event.session}", self._open_later(self._openings, event))
+        return None
+
+    async def _open_later(self, openings: Openings, event: SessionOpened) -> None:
+        """A grammar takes a moment, a model's first one a second; what is said meanwhile will be told anew."""
+        try:
+            following = await openings.following(event)
+        except TwdError as error:
+            self.log.warning("cannot draft for job %s: %s", event.job, error)
+            return
+        if following is not None:
+            self._open(event, following)
+
+    def _open(self, event: SessionOpened, following: Following) -> Effects:
+        assert self._loaded is not None
         beside = share_device(self.ground.node, self._loaded.device, event)
         now = self.clock.now()
 
         def opened(core: DrafterCore) -> None:
-            core.open(event, picker, beside)
+            core.open(event, following, beside)
             core.heard(event.job, now)
 
         return self._post(opened)
 
     def on_session_closed(self, event: SessionClosed) -> Effects:
         """Forget it."""
+        if self._openings is not None:
+            self._openings.drop(event.session)
         return self._post(lambda core: core.close(event.session))
 
     def on_job_finished(self, event: JobFinished) -> Effects:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from twd.engine.grammars import gbnf, json_schema
 from twd.engine.grammars.automaton import DEAD, Automaton
+from twd.engine.grammars.json_layout import Habits
 from twd.engine.grammars.program import Program, build
 from twd.engine.grammars.rules import Expr, OneToken, bad_grammar, flattened
 from twd.engine.grammars.token_trie import TokenTrie
@@ -39,6 +40,9 @@ class Vocabulary(Protocol):
     def piece(self, token: int) -> bytes:
         """The bytes that a token adds to the text."""
 
+    def continued(self, text: str) -> list[int]:
+        """The tokens of plain text that stands right behind other text."""
+
 
 class CompiledGrammar:
     """One grammar for one vocabulary, shared by all texts that use it. For one thread, but for its making."""
@@ -48,11 +52,16 @@ class CompiledGrammar:
         self._program = _program_of(grammar, owner.vocab)
         self._masks: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
         self.automaton = Automaton(self._program)
+        self.habits = Habits()
+        """How texts of this grammar were laid out."""
+        self.spelled: dict[int, int] = {}
+        """The token that was said last in a state."""
 
     def renew(self) -> Automaton:
         """The automaton, or a fresh one where it remembers too much; states of the old one are then void."""
         if self.automaton.crowded:
             self._masks.clear()
+            self.spelled.clear()
             self.automaton = Automaton(self._program)
         return self.automaton
 
@@ -65,6 +74,12 @@ class CompiledGrammar:
         following = automaton.after(state, piece) if piece else DEAD
         conditions = self._met(state, token)
         return automaton.after_token(state, conditions, following) if conditions else following
+
+    def only_token(self, state: int) -> int | None:
+        """The token that the grammar names as the only one that may come next."""
+        number = self.automaton.only_condition(state)
+        condition = None if number is None else self._program.tokens[number]
+        return next(iter(condition.ids)) if condition and len(condition.ids) == 1 and not condition.negated else None
 
     def allowed(self, state: int) -> NDArray[np.intp]:
         """All tokens that may come next, ascending; end tokens where the text may end."""

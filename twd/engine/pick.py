@@ -8,6 +8,7 @@ import numpy as np
 from twd.engine import noise
 from twd.engine.filters import Candidates, everything, filters_of, narrowed
 from twd.engine.grammar import CompiledGrammar, Grammars, GrammarWalk, Vocabulary
+from twd.engine.grammar_ahead import GrammarAhead, remembered
 from twd.engine.logprobs import token_logprob
 from twd.engine.noise import Ids, Logits
 from twd.engine.penalties import adjustments_of
@@ -23,6 +24,7 @@ class Pickers:
 
     def __init__(self, vocab: Vocabulary) -> None:
         self._vocab = vocab
+        self._continued = remembered(vocab.continued)
         self.grammars = Grammars(vocab)
 
     def picker(
@@ -43,6 +45,10 @@ class Pickers:
         made = None if grammar is None else self.grammars.compiled(grammar)
         banned = self._vocab.end_tokens if ignore_eos else frozenset[int]()
         return TokenPicker(sampling, seed, self._vocab, grammar=made, prompt_len=prompt_len, banned=banned)
+
+    def ahead(self, grammar: Grammar) -> GrammarAhead:
+        """What tells of one text what its grammar leaves no choice about."""
+        return GrammarAhead(self.grammars.compiled(grammar), self._vocab.piece, self._continued)
 
     def reporter(self, top: int) -> Callable[[Logits, int], TokenLogprob]:
         """What turns logits and a picked token into log probabilities with `top` alternatives."""
@@ -78,10 +84,13 @@ class TokenPicker:
         self._greedy = not self._filters and self._temperature <= 0.0
         self._walk = None if grammar is None else GrammarWalk(grammar)
         self._prompt_len = prompt_len
+        self._able: Ids | None = None
+        """What the grammar left to the last choice, where it refused the first one."""
 
     def pick(self, logits: Logits, history: Sequence[int]) -> int:
         """The token that follows `history` (prompt and generated tokens); the logits stay untouched."""
         top = _checked_argmax(logits)
+        self._able = None
         plain = self._greedy and not self._adjustments and not self._banned
         if plain and self._walk is None:
             return top
@@ -117,9 +126,14 @@ class TokenPicker:
             return token
         allowed = self._walk.allowed(generated)
         able = allowed[adjusted[allowed] > -np.inf]
+        self._able = able if len(able) else allowed
         if not len(able):
             return int(allowed[logits[allowed].argmax()])
         return self._choose(Candidates(able, adjusted[able]), len(history))
+
+    def conformed(self, logits: Logits) -> Logits:
+        """The logits of the last choice; where the grammar refused what was chosen at first, of all it allows alone."""
+        return logits if self._able is None else self._spread(self._able, logits[self._able])
 
     def _spread(self, ids: Ids, logits: Logits) -> Logits:
         """The candidates' logits where they stand in the vocabulary; all others are impossible."""

@@ -20,6 +20,8 @@ _NO_TOKEN = -1
 _KINDS = {0: "none", 1: "spm", 2: "bpe", 3: "wpm", 4: "ugm", 5: "rwkv", 6: "plamo2"}
 _PIECE_BYTES = 256
 _UNBOUNDED = 2**31
+_APART = "\x01"
+"""A character that is part of no word, in any vocabulary."""
 
 
 class Vocab:
@@ -54,6 +56,13 @@ class Vocab:
     def plain(self, text: str) -> list[int]:
         """Tokens of `text` as it stands in the middle of another; nothing in it becomes a control token."""
         return self.tokenize(text, parse_special=False, add_bos=False)
+
+    def continued(self, text: str) -> list[int]:
+        """The same right behind other text; some tokenizers put a blank in front of whatever they are given."""
+        if self.kind != "spm":
+            return self.plain(text)
+        before, tokens = self.plain(_APART), self.plain(_APART + text)
+        return tokens[len(before) :] if tokens[: len(before)] == before else self.plain(text)
 
     def _tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         raw = text.encode("utf-8", "replace")

@@ -27,6 +27,15 @@ class Picker(Protocol):
         ...
 
 
+@runtime_checkable
+class Conforms(Protocol):
+    """A picker that may have to choose among few tokens."""
+
+    def conformed(self, logits: Logits) -> Logits:
+        """The logits of the last choice, tokens left out that could not be chosen."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """Tokens to compute for one slot from position `at` on.

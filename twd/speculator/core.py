@@ -29,6 +29,7 @@ from twd.wire.draft import DraftProposed, SessionClosed, SessionOpened
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import (
     FinishReason,
+    Grammar,
     JobFailed,
     JobFinished,
     JobStarted,
@@ -36,6 +37,8 @@ from twd.wire.job import (
     TokensAccepted,
 )
 
+GRAMMAR_MAX = 65_536
+"""Characters of a grammar that drafters are told; without it they guess as they can."""
 _NO_DRAFTER = (
     "no drafter is there, and speculation.fallback_on_draft_failure is off: "
     "start one (`twd run drafter`), or set it to true"
@@ -266,6 +269,9 @@ class SpeculatorCore:
                 credit=credit,
                 device=self.limits.device,
                 text=self.render(session.tokens) if self.crew.wants_text else "",
+                prompt_tokens=session.prompt_len,
+                grammar=_if_short(session.job.grammar),
+                ignore_eos=session.job.ignore_eos,
             )
         )
 
@@ -445,3 +451,7 @@ class SpeculatorCore:
     def idle(self) -> bool:
         """Whether no job is in hand."""
         return not self.by_job
+
+
+def _if_short(grammar: Grammar | None) -> Grammar | None:
+    return grammar if grammar is not None and len(grammar.text) <= GRAMMAR_MAX else None

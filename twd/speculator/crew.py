@@ -38,7 +38,7 @@ class Crew:
         self.sessions = sessions
         self.drafters: dict[InstanceId, Drafter] = {}
         self.calibrations: dict[str, Calibration] = {}
-        self.race = Race()
+        self.race, self.race_by_grammar = Race(), Race.in_bursts()
         self._stirred_ms = 0.0
         """So long drafters may go on after they were told to rest."""
 
@@ -84,6 +84,7 @@ class Crew:
         """A drafter offers itself, for the first time or again."""
         if self.drafters.setdefault(drafter.name, drafter) is drafter:
             self.race.try_again()
+            self.race_by_grammar.try_again()
 
     def detach(self, name: InstanceId) -> None:
         """A drafter left; what it guessed stays usable, nothing more is waited for."""
@@ -95,7 +96,7 @@ class Crew:
         """Link every drafter to a session; returns how far they may run at first."""
         self._forget_strangers()
         if not session.links:
-            session.plain = self._races(session) and self.race.is_plain
+            session.plain = self._races(session) and self.race_of(session).is_plain
         for name, drafter in self.drafters.items():
             if name not in session.links:
                 link = Link(credit=0, told_at=now, patient=bool(session.job.speculation.window))
@@ -152,9 +153,13 @@ class Crew:
         if warming or not self._races(session):
             return
         if drafting:
-            self.race.add(True, tokens, ms)
+            self.race_of(session).add(True, tokens, ms)
         elif not stirred and (session.plain or OWN.issuperset(authors)):
-            self.race.add(False, tokens, ms)
+            self.race_of(session).add(False, tokens, ms)
+
+    def race_of(self, session: Session) -> Race:
+        """What is known of texts like this one: what a grammar demands comes without drafters, too."""
+        return self.race if session.ahead is None else self.race_by_grammar
 
     def _races(self, session: Session) -> bool:
         """Whether the outcome is measured: windows that overlap, and passes that others share, tell nothing of it."""
@@ -169,7 +174,7 @@ class Crew:
             if not link.ignored(session.generated):
                 link.useful = self._useful(session, self.drafters[name])
         useful = any(link.useful for link in links.values())
-        session.plain = useful and self._races(session) and self.race.wants_plain(self._restart_ms)
+        session.plain = useful and self._races(session) and self.race_of(session).wants_plain(self._restart_ms)
         for name, link in links.items():
             link.tried += link.heard_at > link.told_at
             link.told_at, link.resting = now, False
@@ -185,7 +190,7 @@ class Crew:
     def _is_hopeless(self, session: Session, name: InstanceId, link: Link) -> bool:
         """Whether somebody who rests will not pay at the next token either: it lost, or is nearly always wrong."""
         if session.plain:
-            return self.race.lost
+            return self.race_of(session).lost
         return session.beliefs.hoped(name, link.tried) < _HOPELESS
 
     @property

@@ -8,7 +8,7 @@ from twd.guess.cut import Cost, best_cut
 from twd.speculator.bounds import Limits
 from twd.speculator.crew import Crew
 from twd.speculator.links import LATE, Drafter, Link
-from twd.speculator.session import NGRAM, PREDICTION, Flight, Session
+from twd.speculator.session import GRAMMAR, NGRAM, PREDICTION, Flight, Session
 from twd.speculator.tree import Node, lay_out
 from twd.speculator.window import common_width, expected_tokens, worth_waiting
 
@@ -79,6 +79,7 @@ class Planner:
         if limit <= 0 or not self._limits.can_rollback:
             return []
         self._guess(session, ahead + limit)
+        self._guess_forced(session, start or root, limit)
         if self._limits.tree and start is None and len(self._sessions) == 1:
             path = session.tree.likeliest(session.believe, limit, self._limits.branches)
         else:
@@ -94,6 +95,20 @@ class Planner:
         for author, (tokens, confidence) in guesses.items():
             if tokens:
                 session.tree.add(author, root.at + 1, root.hash, tokens, [confidence] * len(tokens))
+
+    def _guess_forced(self, session: Session, start: Node, limit: int) -> None:
+        """What the grammar leaves no choice about, from `start` on and behind what others guess there."""
+        if session.ahead is None:
+            return
+        before = session.tree.path_to(start)
+        end, length = start, -1
+        chain: list[tuple[Node, float]] = []
+        while length < len(chain) < limit:
+            length = len(chain)
+            tokens, sure = session.ahead.propose(limit - length, [*before, *(node.token for node, _ in chain)])
+            session.tree.add(GRAMMAR, end.at + 1, end.hash, tokens, sure)
+            chain = session.tree.chain(session.believe, limit, start)
+            end = chain[-1][0] if chain else start
 
     def _choose(self, session: Session, now: float, alone: bool) -> tuple[list[Node], list[int] | None, float | None]:
         """The guesses to check now, or until when to wait for more."""
@@ -132,7 +147,7 @@ class Planner:
             elif drafter.beside:  # its credit was set so that waiting for it pays; meanwhile the cores are its own
                 wanted = sum(chances) < expected_tokens(coming.chance, coming.tokens)
             else:
-                wanted = worth_waiting(chances, self._cost, waited_ms, coming, self._crew.race.usual_rate)
+                wanted = worth_waiting(chances, self._cost, waited_ms, coming, self._crew.race_of(session).usual_rate)
             if wanted:
                 return link.patience(drafter, depth)
         return None

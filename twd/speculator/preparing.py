@@ -12,6 +12,7 @@ from twd.engine.chat_template import ChatTemplate, render_tokens
 from twd.engine.tool_formats import showing_markers
 from twd.engine.vocab import Vocab
 from twd.engine.window import Picker, Report
+from twd.guess.ahead import Ahead
 from twd.guess.prediction import Prediction
 from twd.kit.settings import Model
 from twd.speculator.session import Opening
@@ -75,6 +76,10 @@ class Pickers(Protocol):
         """Raises where the job asks for what cannot be."""
         ...
 
+    def ahead(self, grammar: Grammar) -> Ahead:
+        """What tells what a grammar leaves no choice about."""
+        ...
+
     def reporter(self, top: int) -> Report:
         """What reports log probabilities with so many alternatives."""
         ...
@@ -109,6 +114,7 @@ class Preparer:
             report=None if job.logprobs is None else self.pickers.reporter(job.logprobs),
             stops=self.template.stops if job.prompt.messages is not None else (),
             prediction=self._prediction(job),
+            ahead=self._ahead(job),
         )
 
     def _piece(self, job: JobSubmitted) -> Callable[[int], bytes]:
@@ -123,6 +129,11 @@ class Preparer:
         if not text or not job.speculation.enabled:
             return None
         return Prediction(self.vocab.plain(text)[: self.ctx_size])
+
+    def _ahead(self, job: JobSubmitted) -> Ahead | None:
+        if job.grammar is None or not job.speculation.enabled:
+            return None
+        return self.pickers.ahead(job.grammar)
 
     def _fitting(self, job: JobSubmitted) -> list[int]:
         """The prompt; of one that may be truncated, so many of its last turns as leave room for the answer."""

@@ -5,6 +5,7 @@ the outcome itself is measured, with a few plain steps now and then for comparis
 """
 
 from dataclasses import dataclass, field
+from typing import Self
 
 _STEADY, _BRISK = 0.99, 0.9
 """What drafters bring comes in bursts, so many cycles count; plain steps are alike, and slower as the text grows."""
@@ -12,6 +13,8 @@ _ENOUGH = 4
 """Cycles before which nothing is known of drafters: they come one after the other."""
 SAMPLE_STEPS, SAMPLE_LEAST = 4, 2
 """Plain steps in a row to compare with, and how many show a great lead."""
+BURSTS = 12
+"""So many of them where they bring several tokens at a time, or one."""
 _QUICKER, _QUICKER_TIMES = 0.8, 4
 """A GPU needs some steps alike to be as quick as it can: while a plain step is that much quicker than the one before,
 the earlier ones count for nothing, and as many more are taken."""
@@ -57,14 +60,26 @@ class Rate:
 class Race:
     """Both ways, measured in turn."""
 
+    decay: float = _BRISK
+    """Of what is known of plain steps."""
+    steps: int = SAMPLE_STEPS
+    least: int = SAMPLE_LEAST
     drafted: Rate = field(default_factory=lambda: Rate(_STEADY))
-    plain: Rate = field(default_factory=lambda: Rate(_BRISK))
+    plain: Rate = field(init=False)
     _left: int = 0
     _step_ms: float = 0.0
     _quickened: int = 0
     _since: int = SAMPLE_EVERY - _FIRST
     _rested: int = 0
     _pause: int = PAUSE
+
+    def __post_init__(self) -> None:
+        self.plain = Rate(self.decay)
+
+    @classmethod
+    def in_bursts(cls) -> Self:
+        """For texts of which much is known without drafters, too, so that plain steps are not alike either."""
+        return cls(_STEADY, BURSTS, BURSTS // 2)
 
     def add(self, with_drafters: bool, tokens: int, ms: float) -> None:
         """One cycle ended."""
@@ -80,13 +95,13 @@ class Race:
             return
         self._rested += tokens
         self._left = max(0, self._left - 1)
-        if self._left <= SAMPLE_STEPS - SAMPLE_LEAST and self._known and self._ahead(GREAT):
+        if self._left <= self.steps - self.least and self._known and self._ahead(GREAT):
             self._left = 0
 
     def _warm_up(self, ms: float) -> None:
         if ms < _QUICKER * self._step_ms and self._quickened < _QUICKER_TIMES:
-            self.plain = Rate(_BRISK)
-            self._left = SAMPLE_STEPS + 1
+            self.plain = Rate(self.decay)
+            self._left = self.steps + 1
             self._quickened += 1
         self._step_ms = ms
 
@@ -99,7 +114,7 @@ class Race:
             self._look_again()
         just_lost = self._rested == 0 and self.lost
         if just_lost or (self._left == 0 and self._since >= SAMPLE_EVERY and self._since >= self._between(restart_ms)):
-            self._left, self._since = SAMPLE_STEPS, 0
+            self._left, self._since = self.steps, 0
         return self.is_plain
 
     @property

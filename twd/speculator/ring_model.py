@@ -13,6 +13,7 @@ from twd.engine.cost import CostCurve
 from twd.engine.model import Model, ModelSettings
 from twd.engine.pick import Pickers
 from twd.engine.window import Picker, Report
+from twd.guess.ahead import Ahead
 from twd.kit.progress import Progress
 from twd.kit.settings import Model as ModelEntry
 from twd.kit.settings import Settings
@@ -56,6 +57,10 @@ class SpecPickers:
         """What to tell the last stage; raises as the real one would."""
         self._pickers.picker(sampling, seed, prompt_len=prompt_len, grammar=grammar, ignore_eos=ignore_eos)
         return SpecPicker(SessionSpec(sampling, seed, prompt_len, grammar, ignore_eos))
+
+    def ahead(self, grammar: Grammar) -> Ahead:
+        """It guesses here, whoever picks."""
+        return self._pickers.ahead(grammar)
 
     def reporter(self, top: int) -> Report:
         """How many alternatives the last stage should report."""

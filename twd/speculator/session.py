@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from twd.engine.text import TextStream
 from twd.engine.window import Picker, Report
+from twd.guess.ahead import Ahead
 from twd.guess.calibration import Calibration
 from twd.guess.ngram import MIN_MATCH, NgramIndex
 from twd.guess.prediction import Prediction
@@ -16,8 +17,8 @@ from twd.wire.base import InstanceId, SessionId
 from twd.wire.job import DrafterShare, FinishReason, JobStarted, JobStats, JobSubmitted, TokenLogprob, TokensAccepted
 from twd.wire.prefix import EMPTY, extend
 
-NGRAM, PREDICTION = "ngram", "prediction"
-OWN = frozenset([NGRAM, PREDICTION])
+NGRAM, PREDICTION, GRAMMAR = "ngram", "prediction", "grammar"
+OWN = frozenset([NGRAM, PREDICTION, GRAMMAR])
 """Who guesses here, for next to nothing."""
 
 
@@ -34,6 +35,8 @@ class Opening:
     report: Report | None = None
     stops: tuple[str, ...] = ()
     prediction: Prediction | None = None
+    ahead: Ahead | None = None
+    """Tells what the job's grammar leaves no choice about."""
 
 
 @dataclass(slots=True)
@@ -112,6 +115,9 @@ class Session:
         self.ngram.extend(known)
         self.prediction = (opening.prediction if self.speculates else None) or Prediction(())
         self.prediction.extend(known[self.prompt_len :])
+        self.ahead = opening.ahead if self.speculates else None
+        if self.ahead is not None:
+            self.ahead.extend(known[self.prompt_len :])
         self.beliefs = Beliefs(calibrations)
         self.links: dict[InstanceId, Link] = {}
         self.plain = False
@@ -235,6 +241,8 @@ class Session:
         self.tree.advance(token)
         self.ngram.extend((token,))
         self.prediction.extend((token,))
+        if self.ahead is not None:
+            self.ahead.extend((token,))
 
     def accepted(
         self, at: int, index: int, tokens: list[int], text: str, logprobs: Sequence[TokenLogprob] = ()

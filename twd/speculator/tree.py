@@ -169,6 +169,14 @@ class DraftTree:
             push(node, -negative)
         return chosen
 
+    def path_to(self, node: Node) -> list[int]:
+        """The guesses from the accepted text up to this one."""
+        path = []
+        while node is not self._root and node.parent is not None:
+            path.append(node.token)
+            node = node.parent
+        return path[::-1]
+
     def depth(self, drafter: str) -> int:
         """How far beyond the accepted text a drafter's guesses reach."""
         return max((node.at - self._root.at for node in self._nodes() if drafter in node.votes), default=0)

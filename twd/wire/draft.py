@@ -20,7 +20,7 @@ from twd.wire.base import (
     Token,
     Tokens,
 )
-from twd.wire.job import Sampling, Seed
+from twd.wire.job import Grammar, Sampling, Seed
 from twd.wire.model import VocabFingerprint
 from twd.wire.reading import read_as
 
@@ -52,6 +52,11 @@ class SessionOpened(Event, frozen=True, tag="twd.v1.session.opened"):
     device: DeviceKind = DeviceKind.CPU
     text: str = ""
     """The tokens as text, control tokens spelled out; filled in where a drafter works on text."""
+    prompt_tokens: Count = 0
+    """So many of the tokens are the prompt."""
+    grammar: Grammar | None = None
+    """What the text behind the prompt must look like; left out where it is long."""
+    ignore_eos: bool = False
 
 
 class SessionClosed(Event, frozen=True, tag="twd.v1.session.closed"):

@@ -40,6 +40,7 @@ class Automaton:
         self._states: list[Frames] = []
         self._state_numbers: dict[Frames, int] = {}
         self._closed: dict[Frames, int] = {}
+        self._bytes_of: dict[int, bytes] = {}
         self._steps = np.full((64, program.class_count), -1, dtype=np.int32)
         self._add_state(frozenset())
         self._steps[DEAD] = DEAD
@@ -57,6 +58,27 @@ class Automaton:
     def goes_on(self, state: int) -> bool:
         """Whether anything may follow."""
         return len(self._states[state]) > self.accepts(state)
+
+    def next_bytes(self, state: int) -> bytes:
+        """The bytes that may come next; none, too, where tokens may come that are more than their bytes."""
+        kinds, values = self._program.kinds, self._program.values
+        classes = 0
+        for frame in self._states[state]:
+            top = frame >> _BELOW_BITS
+            if kinds[top] is Kind.TOKEN:
+                return b""
+            classes |= values[top] if kinds[top] is Kind.BYTES else 0
+        found = self._bytes_of.get(classes)
+        if found is None:
+            found = self._bytes_of[classes] = self._program.bytes_of(classes)
+        return found
+
+    def only_condition(self, state: int) -> int | None:
+        """The token condition that must be met next, where nothing else may follow."""
+        tops = [frame >> _BELOW_BITS for frame in self._states[state]]
+        if len(tops) != 1 or self._program.kinds[tops[0]] is not Kind.TOKEN:
+            return None
+        return self._program.values[tops[0]]
 
     def after(self, state: int, data: bytes) -> int:
         """The state after these bytes; DEAD where they do not fit."""

@@ -31,6 +31,11 @@ class Program:
     tokens: list[OneToken]
     root: int = 0
 
+    def bytes_of(self, classes: int) -> bytes:
+        """All bytes of a set of classes, ascending."""
+        of_byte: list[int] = self.byte_class.tolist()
+        return bytes(byte for byte in range(256) if classes >> of_byte[byte] & 1)
+
 
 def build(table: RuleTable) -> Program:
     """Check the rules and lay them out; a BYTES value becomes a set of byte classes (bit n: class n)."""

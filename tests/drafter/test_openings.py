@@ -1,0 +1,96 @@
+"""Sessions with a grammar wait for a thread, one at a time, and are let go of when they end meanwhile."""
+
+import asyncio
+import threading
+
+import pytest
+
+from tests.drafter.test_drafter_core import opened
+from tests.speculator.fakes import TruePicker
+from tests.waiting import until
+from twd.drafter import openings
+from twd.drafter.draft import Following
+from twd.drafter.openings import WAITING_MAX, Openings
+from twd.wire.base import SessionId
+from twd.wire.draft import SessionOpened
+from twd.wire.failures import FailureCode, TwdError
+
+FOLLOWING = Following(TruePicker())
+
+
+def begun(made: Openings, name: str) -> "asyncio.Future[Following | None]":
+    assert made.takes(SessionId(name))
+    return asyncio.ensure_future(made.following(opened([5], name=name)))  # noqa: TID251 - the test's own
+
+
+class Slow:
+    """Makes nothing ready before it may."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.may = threading.Event()
+
+    def __call__(self, event: SessionOpened) -> Following:
+        self.asked.append(event.session)
+        assert self.may.wait(30)
+        return FOLLOWING
+
+
+async def test_each_session_once_and_not_too_many() -> None:
+    made = Openings(lambda event: FOLLOWING)
+    assert made.takes(SessionId("a"))
+    assert not made.takes(SessionId("a"))
+    assert await made.following(opened([5], name="a")) is FOLLOWING
+    assert [made.takes(SessionId(str(number))) for number in range(WAITING_MAX + 1)] == [True] * WAITING_MAX + [False]
+
+
+async def test_who_ends_meanwhile_is_not_followed() -> None:
+    slow = Slow()
+    made = Openings(slow)
+    running, waiting = begun(made, "a"), begun(made, "b")
+    await until(lambda: slow.asked == ["a"])
+    made.drop(SessionId("a"))
+    made.drop(SessionId("b"))
+    slow.may.set()
+    assert (await running, await waiting) == (None, None)
+    assert slow.asked == ["a"], "nothing is made for who is gone"
+
+
+async def test_closing_waits_for_what_is_under_way_and_begins_nothing() -> None:
+    slow = Slow()
+    made = Openings(slow)
+    tasks = [begun(made, name) for name in "ab"]
+    await until(lambda: slow.asked == ["a"])
+    closing = asyncio.ensure_future(made.close())  # noqa: TID251 - the test's own
+    await asyncio.sleep(0)
+    assert not closing.done()
+    slow.may.set()
+    assert await closing
+    assert await asyncio.gather(*tasks) == [None, None]
+    assert slow.asked == ["a"]
+
+
+async def test_closing_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openings, "CLOSING_S", 0.01)
+    slow = Slow()
+    made = Openings(slow)
+    task = begun(made, "a")
+    await until(lambda: slow.asked == ["a"])
+    assert not await made.close()
+    slow.may.set()
+    assert await task is None
+
+
+async def test_a_grammar_that_cannot_be_told_so_and_the_next_one_is_made() -> None:
+    def follow(event: SessionOpened) -> Following:
+        if event.session == "a":
+            raise TwdError(FailureCode.BAD_GRAMMAR, "no")
+        return FOLLOWING
+
+    made = Openings(follow)
+    for name in "ab":
+        made.takes(SessionId(name))
+    with pytest.raises(TwdError):
+        await made.following(opened([5], name="a"))
+    assert await made.following(opened([5], name="b")) is FOLLOWING
+    assert made.takes(SessionId("a"))

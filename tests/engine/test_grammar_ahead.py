@@ -1,0 +1,217 @@
+"""What a grammar demands is found, whole and no more; and nothing that is proposed breaks it."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.engine.words import Words
+from twd.engine.grammar import GrammarWalk
+from twd.engine.grammar_ahead import LAST, SPELLED, SURE, USUAL, GrammarAhead
+from twd.engine.model import Model
+from twd.engine.pick import Pickers
+from twd.wire.job import Grammar, GrammarKind
+
+WORDS = Words()
+PICKERS = Pickers(WORDS)
+
+
+def schema(**properties: Any) -> Grammar:
+    made = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=json.dumps(made))
+
+
+def gbnf(text: str) -> Grammar:
+    return Grammar(kind=GrammarKind.GBNF, text=text)
+
+
+PERSON = schema(name={"type": "string"}, age={"type": "integer"}, kind={"enum": ["alpha", "beta"]})
+
+
+def ahead(grammar: Grammar, text: str = "") -> GrammarAhead:
+    made = Pickers(WORDS).ahead(grammar)  # its own, for texts of one grammar share their manner
+    made.extend(WORDS.continued(text))
+    return made
+
+
+def proposed(grammar: Grammar, text: str = "") -> str:
+    return WORDS.text(ahead(grammar, text).propose(99)[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "following"),
+    [
+        ("", '{"name": "'),
+        ("{", '"name": "'),
+        ('{"na', 'me": "'),
+        ('{"name": "', ""),
+        ('{"name": "x', ""),
+        ('{"name": "x"', ', "age":'),
+        ('{"name": "x", "age": ', ""),
+        ('{"name": "x", "age": 3', ""),
+        ('{"name": "x", "age": 3,', ' "kind": "'),
+        ('{"name":"x","age":3,', '"kind":"'),
+        ('{\n  "name": "x",\n  "age": 3,', '\n  "kind": "'),
+        ('{\n  "name": "x",\n', '  "age":'),
+        ('{"name": "x", "age": 3, "kind": "b', 'eta"}'),
+        ('{\n  "name": "x",\n  "age": 3,\n  "kind": "b', 'eta"\n}'),
+        ('{"name": "x", "age": 3, "kind": "beta"}', ""),
+    ],
+)
+def test_what_a_schema_demands(text: str, following: str) -> None:
+    assert proposed(PERSON, text) == following
+
+
+@pytest.mark.parametrize(
+    ("grammar", "text", "following"),
+    [
+        ('root ::= "yes, " [a-z] " and no"', "", "yes, "),
+        ('root ::= "yes, " [a-z] " and no"', "yes, k", " and no"),
+        ('root ::= "maybe" | "mayor"', "", "may"),
+        ('root ::= "a"? "b"', "", ""),
+        ('root ::= "ab" "c"?', "", "ab"),
+        ('root ::= [é日] "x"', "", ""),
+        ('root ::= "é日"', "", "é日"),
+        ('root ::= [日本] "!"', "", ""),
+        ('root ::= "a " " "? "b"', "a", " "),
+    ],
+)
+def test_any_grammar(grammar: str, text: str, following: str) -> None:
+    assert proposed(gbnf(grammar), text) == following
+
+
+def test_a_part_of_a_character_is_no_text() -> None:
+    made = ahead(gbnf('root ::= "日"'))
+    made.extend([0xE6])
+    assert made.propose(9) == ([], [])
+
+
+def test_tokens_that_the_grammar_names_are_proposed_as_such() -> None:
+    think = WORDS.special_tokens["<|think|>"]
+    made = ahead(gbnf('root ::= <|think|> "abc" <|think|> ("yes" | "no")'))
+    tokens, sure = made.propose(99)
+    assert (tokens, sure) == ([think, *WORDS.continued("abc"), think], [SPELLED, LAST, SPELLED])
+    made.extend([think])
+    assert made.propose(99)[0] == [*WORDS.continued("abc"), think]
+    assert ahead(gbnf("root ::= !<|think|> | [a]")).propose(9) == ([], [])
+    assert ahead(gbnf("root ::= <|think|> | [a]")).propose(9) == ([], [])
+
+
+def test_how_sure_it_is() -> None:
+    tokens, sure = ahead(PERSON).propose(99)
+    assert WORDS.text(tokens[:1]) == '{"'
+    assert (sure[0], set(sure[1:-1]), sure[-1]) == (USUAL, {SURE}, LAST)
+    tokens, sure = ahead(PERSON, '{"n').propose(99)
+    assert [WORDS.text([token]) for token in tokens] == ["a", "m", "e", '": "']
+    assert sure == [SURE, SURE, SURE, LAST]
+
+
+LIST = gbnf('root ::= "[" item ("," item)* "]"\nitem ::= "name:" [a-z]')
+
+
+def test_what_was_spelled_otherwise_is_so_the_next_time() -> None:
+    pickers = Pickers(WORDS)
+    first, letters = pickers.ahead(LIST), list(b"[name:")
+    first.extend([*letters, *b"x,name:y,"])
+    assert first.propose(99) == (letters[1:], [SPELLED] * 5)
+    second = pickers.ahead(LIST)
+    assert second.propose(99) == (letters, [SPELLED] * 6)
+    second.extend(list(b"[name:x"))
+    assert second.propose(99) == ([], []), "what was free is free again"
+
+
+def test_blanks_are_remembered_by_their_place() -> None:
+    pickers = Pickers(WORDS)
+    pickers.ahead(PERSON).extend(list(b'{\n "name": "x","age": 1,\t'))  # no manner at all
+    again = pickers.ahead(PERSON)
+    assert WORDS.text(again.propose(99)[0]) == '{\n "name": "'
+    again.extend(list(b'{\n "name": "y'))
+    again.extend(WORDS.continued('",'))
+    assert WORDS.text(again.propose(99)[0]).startswith('"age":')
+
+
+def test_no_more_than_is_asked_for() -> None:
+    made = ahead(PERSON, "{")
+    tokens, sure = made.propose(99)
+    assert made.propose(3) == (tokens[:3], sure[:3])
+    assert made.propose(0) == ([], [])
+
+
+def test_what_breaks_the_grammar_has_nothing_behind_it() -> None:
+    assert ahead(PERSON).propose(9, WORDS.continued('{"nobody')) == ([], [])
+    broken = ahead(PERSON, '{"nobody')
+    broken.extend(WORDS.continued("x"))
+    assert broken.propose(9) == ([], [])
+
+
+def test_too_ambiguous_a_grammar_is_for_whoever_picks_to_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = ahead(gbnf('root ::= ("a" | "aa" | x)* "b"\nx ::= "aa" | "a" x'))
+    monkeypatch.setattr("twd.engine.grammars.automaton._EFFORT_MAX", 0)
+    assert made.propose(9, WORDS.continued("aaaaaa")) == ([], [])
+
+
+GRAMMARS = [
+    PERSON,
+    schema(a={"type": "array", "items": {"type": "boolean"}, "maxItems": 2}, b={"const": "no end of it"}),
+    schema(o={"type": "object", "properties": {"x": {"type": "null"}}, "required": ["x"]}),
+    gbnf('root ::= "[" (item ("," item)*)? "]"\nitem ::= root | "12" | "true"'),
+    gbnf('root ::= <|think|> [a-c]+ <|think|> "no" "t"?'),
+]
+
+
+def random_text(grammar: Grammar, length: int, dice: random.Random) -> list[int]:
+    walk = GrammarWalk(PICKERS.grammars.compiled(grammar))
+    text: list[int] = []
+    while len(text) < length:
+        allowed = walk.allowed(text).tolist()
+        text.append(dice.choice(allowed))
+        if text[-1] == WORDS.end:
+            return text[:-1]
+    return text
+
+
+@settings(deadline=None)
+@given(st.sampled_from(GRAMMARS), st.integers(0, 40), st.integers(0, 40), st.integers(0, 1 << 30))
+def test_what_is_proposed_fits_and_looking_beyond_is_going_there(
+    grammar: Grammar, known: int, length: int, seed: int
+) -> None:
+    text = random_text(grammar, length, random.Random(seed))
+    walk = GrammarWalk(PICKERS.grammars.compiled(grammar))
+    there, short = PICKERS.ahead(grammar), PICKERS.ahead(grammar)
+    short.extend(text[:known])
+    there.extend(text)
+    habits = PICKERS.grammars.compiled(grammar).habits
+    told = (dict(habits.blanks), habits.unit)
+    tokens, sure = there.propose(50)
+    assert len(tokens) == len(sure)
+    for place, token in enumerate(tokens):
+        assert walk.allows([*text, *tokens[:place]], token)
+    assert WORDS.text(short.propose(50, text[known:])[0]) == WORDS.text(tokens)
+    assert (habits.blanks, habits.unit) == told, "a look ahead is no habit"
+
+
+def test_a_crowded_automaton_is_replaced_and_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    grammar = gbnf('root ::= "(" root ")" | "a"')
+    made, pickers = ahead(grammar, "(" * 20 + "a"), Pickers(WORDS)
+    first = pickers.ahead(grammar)
+    first.extend(WORDS.continued("(" * 20 + "a"))
+    monkeypatch.setattr("twd.engine.grammars.automaton._STATES_CROWD", 5)
+    assert first.propose(99) == made.propose(99)
+    assert WORDS.text(first.propose(99)[0]) == ")" * 20
+
+
+def test_with_a_real_vocabulary(q4: Model) -> None:
+    pickers = Pickers(q4.vocab)
+    made = pickers.ahead(PERSON)
+    text: list[int] = []
+    for part in ("{", '"name": "Ada Lovelace', '",', ' "age": 36,'):
+        text += q4.vocab.plain(part)
+        made.extend(q4.vocab.plain(part))
+    tokens, _ = made.propose(99)
+    assert q4.vocab.text(tokens) == ' "kind": "'
+    assert len(tokens) < 6
+    walk = GrammarWalk(pickers.grammars.compiled(PERSON))
+    assert all(walk.allows([*text, *tokens[:place]], token) for place, token in enumerate(tokens))
