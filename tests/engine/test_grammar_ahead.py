@@ -215,3 +215,25 @@ def test_with_a_real_vocabulary(q4: Model) -> None:
     assert len(tokens) < 6
     walk = GrammarWalk(pickers.grammars.compiled(PERSON))
     assert all(walk.allows([*text, *tokens[:place]], token) for place, token in enumerate(tokens))
+
+
+def test_an_automaton_that_was_replaced_meanwhile_is_followed_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    grammar = gbnf('root ::= "(" root ")" | "a"')
+    pickers = Pickers(WORDS)
+    one, other = pickers.ahead(grammar), pickers.ahead(grammar)
+    one.extend(WORDS.continued("((("))
+    monkeypatch.setattr("twd.engine.grammars.automaton._STATES_CROWD", 5)
+    other.extend(WORDS.continued("(((((((("))
+    monkeypatch.undo()
+    other.extend([])
+    one.extend(WORDS.continued("(a"))
+    assert WORDS.text(one.propose(99)[0]) == "))))"
+
+
+def test_a_text_that_became_too_ambiguous_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = ahead(gbnf('root ::= ("a" | "aa" | x)* "b" "c"\nx ::= "aa" | "a" x'))
+    with monkeypatch.context() as patched:
+        patched.setattr("twd.engine.grammars.automaton._EFFORT_MAX", 0)
+        made.extend(WORDS.continued("aaaa"))
+    made.extend(WORDS.continued("b"))
+    assert made.propose(9) == ([], [])

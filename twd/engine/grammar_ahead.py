@@ -13,6 +13,7 @@ from twd.wire.failures import TwdError
 TOKENS_MAX: Final = 64
 BYTES_MAX: Final = 256
 """So far it looks ahead."""
+LOOKS_KEPT: Final = 64
 SPELLED, SURE, USUAL, LAST = 0.95, 0.85, 0.75, 0.65
 """How sure a guess is: where it was spelled so before; where nothing else may follow; behind blanks, which are free to
 choose; and of the last token, which another one may take in with what comes behind it."""
@@ -37,13 +38,17 @@ class GrammarAhead:
 
     def extend(self, tokens: Sequence[int]) -> None:
         """The text goes on."""
-        for token in tokens:
-            self._tokens.append(token)
-            if self._is_demanded(self._state, token):
-                self._grammar.spelled[self._state] = token
-            self._state = self._after(self._state, token)
-            self._layout.extend(self._piece(token))
         self._known.clear()
+        try:
+            self._renew()
+            for token in tokens:
+                if self._is_demanded(self._state, token):
+                    self._grammar.spelled[self._state] = token
+                self._state = self._after(self._state, token)
+                self._layout.extend(self._piece(token))
+        except TwdError:  # too ambiguous to follow; whoever picks will say so
+            self._state = DEAD
+        self._tokens += tokens
 
     def propose(self, limit: int, beyond: Sequence[int] = ()) -> Guesses:
         """The tokens that must follow, as far as that can be told, and how sure that is.
@@ -54,6 +59,8 @@ class GrammarAhead:
             return [], []
         asked = tuple(beyond)
         if asked not in self._known:
+            if len(self._known) >= LOOKS_KEPT:
+                self._known.clear()
             self._known[asked] = self._look(asked)
         tokens, sure = self._known[asked]
         return tokens[:limit], sure[:limit]
@@ -66,7 +73,7 @@ class GrammarAhead:
                 state = self._after(state, token)
                 layout.extend(self._piece(token))
             return self._demanded(state, layout)
-        except TwdError:  # too ambiguous to follow; whoever picks will say so
+        except TwdError:
             return [], []
 
     def _demanded(self, state: int, layout: Layout) -> Guesses:

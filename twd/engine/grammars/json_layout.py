@@ -5,7 +5,7 @@ from typing import Final, Self
 
 BLANKS: Final = b" \t\n\r"
 _OPENING, _CLOSING, _BETWEEN = b"{[", b"}]", b",:"
-_QUOTE, _BACKSLASH, _COLON, _COMMA, _NEWLINE = b'"\\:,\n'
+_QUOTE, _BACKSLASH, _COLON, _COMMA = b'"\\:,'
 _BRACES = (b"{"[0], b"["[0])
 
 
@@ -42,9 +42,7 @@ class Habits:
         place = _place(before, following)
         if not place:
             return
-        if (
-            place in self.blanks and self.blanks[place][:1] != blanks[:1]
-        ):  # another manner: it will differ elsewhere, too
+        if self.blanks.get(place, blanks)[:1] != blanks[:1]:  # another manner, and so elsewhere, too
             self.blanks.clear()
         self.blanks[place] = blanks
         indent = blanks[1:]
