@@ -218,12 +218,12 @@ def test_with_a_real_vocabulary(q4: Model) -> None:
 
 
 def test_an_automaton_that_was_replaced_meanwhile_is_followed_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    grammar = gbnf('root ::= "(" root ")" | "a"')
+    grammar = gbnf('root ::= "(" root ")" | "[" root "]" | "a"')
     pickers = Pickers(WORDS)
     one, other = pickers.ahead(grammar), pickers.ahead(grammar)
     one.extend(WORDS.continued("((("))
     monkeypatch.setattr("twd.engine.grammars.automaton._STATES_CROWD", 5)
-    other.extend(WORDS.continued("(((((((("))
+    other.extend(WORDS.continued("[" * 8))
     monkeypatch.undo()
     other.extend([])
     one.extend(WORDS.continued("(a"))
