@@ -222,10 +222,11 @@ def test_an_automaton_that_was_replaced_meanwhile_is_followed_from_the_start(mon
     pickers = Pickers(WORDS)
     one, other = pickers.ahead(grammar), pickers.ahead(grammar)
     one.extend(WORDS.continued("((("))
-    monkeypatch.setattr("twd.engine.grammars.automaton._STATES_CROWD", 5)
-    other.extend(WORDS.continued("[" * 8))
-    monkeypatch.undo()
-    other.extend([])
+    first = pickers.grammars.compiled(grammar).automaton
+    with monkeypatch.context() as patched:
+        patched.setattr("twd.engine.grammars.automaton._STATES_CROWD", 4)
+        other.extend(WORDS.continued("[" * 8))
+    assert pickers.grammars.compiled(grammar).automaton is not first
     one.extend(WORDS.continued("(a"))
     assert WORDS.text(one.propose(99)[0]) == "))))"
 
