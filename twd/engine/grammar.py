@@ -40,9 +40,6 @@ class Vocabulary(Protocol):
     def piece(self, token: int) -> bytes:
         """The bytes that a token adds to the text."""
 
-    def continued(self, text: str) -> list[int]:
-        """The tokens of plain text that stands right behind other text."""
-
 
 class CompiledGrammar:
     """One grammar for one vocabulary, shared by all texts that use it. For one thread, but for its making."""

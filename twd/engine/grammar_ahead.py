@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import Final
+from typing import Final, Protocol
 
-from twd.engine.grammar import CompiledGrammar
+from twd.engine.grammar import CompiledGrammar, Vocabulary
 from twd.engine.grammars.automaton import DEAD
 from twd.engine.grammars.json_layout import BLANKS, Layout
 from twd.wire.failures import TwdError
@@ -21,6 +21,14 @@ choose; and of the last token, which another one may take in with what comes beh
 Guesses = tuple[list[int], list[float]]
 """Tokens, and how sure each is."""
 Tokenize = Callable[[str], Sequence[int]]
+
+
+class WritingVocabulary(Vocabulary, Protocol):
+    """A vocabulary that writes, too."""
+
+    def continued(self, text: str) -> list[int]:
+        """The tokens of plain text that stands right behind other text."""
+        ...
 
 
 class GrammarAhead:

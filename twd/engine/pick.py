@@ -8,7 +8,7 @@ import numpy as np
 from twd.engine import noise
 from twd.engine.filters import Candidates, everything, filters_of, narrowed
 from twd.engine.grammar import CompiledGrammar, Grammars, GrammarWalk, Vocabulary
-from twd.engine.grammar_ahead import GrammarAhead, remembered
+from twd.engine.grammar_ahead import GrammarAhead, WritingVocabulary, remembered
 from twd.engine.logprobs import token_logprob
 from twd.engine.noise import Ids, Logits
 from twd.engine.penalties import adjustments_of
@@ -22,7 +22,7 @@ _FEW = 4096
 class Pickers:
     """Makes the pickers of one model; they share the grammars that were compiled for its vocabulary."""
 
-    def __init__(self, vocab: Vocabulary) -> None:
+    def __init__(self, vocab: WritingVocabulary) -> None:
         self._vocab = vocab
         self._continued = remembered(vocab.continued)
         self.grammars = Grammars(vocab)

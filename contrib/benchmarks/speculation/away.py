@@ -11,19 +11,19 @@ from harness import MODEL, System, spoken
 
 from twd.bench.prompts import BenchPrompt
 from twd.bench.recorded import PlayedModel, confidence, write_down
+from twd.drafter.draft import Following
 from twd.drafter.runner import Judge
 from twd.drafter.service import Drafter
 from twd.engine.chat_template import render_tokens
 from twd.engine.cost import CostCurve
 from twd.engine.loading import LoadPlan, load_native
-from twd.engine.window import Picker
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.service import Surroundings
 from twd.speculator.trials import CALIBRATION_TEXT, CALIBRATION_TOKENS
 from twd.wire.base import ModelId, NodeId
-from twd.wire.draft import DeviceKind
-from twd.wire.job import Prompt, Sampling
+from twd.wire.draft import DeviceKind, SessionOpened
+from twd.wire.job import Prompt
 from twd.wire.model import VocabFingerprint
 
 CTX_SIZE = 1024
@@ -43,9 +43,9 @@ class RecordedDrafts:
         """As sure as the model was."""
         return confidence
 
-    def picker(self, sampling: Sampling, seed: int, prompt_len: int) -> Picker:
+    def follow(self, event: SessionOpened) -> Following:
         """What was written down is chosen already."""
-        return self.target
+        return Following(self.target)
 
     def close(self) -> None:
         """There is nothing to give back."""
