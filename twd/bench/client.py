@@ -3,6 +3,8 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from twd.bench.prompts import BenchPrompt
 from twd.kit.service import Effects, Service, Surroundings
 from twd.wire.base import InstanceId, JobId, ModelId
@@ -61,6 +63,8 @@ class Ask:
     grammar: Grammar | None = None
     logprobs: int | None = None
     timeout_s: float = 300.0
+    recall: bool = False
+    """Whether earlier answers may be guessed from: they are the same ones, asked for again."""
 
 
 class BenchClient(Service):
@@ -102,7 +106,7 @@ class BenchClient(Service):
                 sampling=how.sampling,
                 max_tokens=how.max_tokens,
                 ignore_eos=how.ignore_eos and prompt.grammar is None and how.grammar is None,
-                speculation=how.speculation,
+                speculation=replace(how.speculation, recall=how.recall),
                 created_ms=self.clock.wall_ms(),
                 deadline_ms=int(how.timeout_s * 1000),
             )

@@ -190,6 +190,9 @@ class Ngram(Section, frozen=True):
 
     enabled: Annotated[bool, about("Use them.")] = True
     min_match: Annotated[Annotated[int, Meta(ge=1, le=16)], about("Tokens that must agree before copying.")] = 3
+    recall_tokens: Annotated[
+        Annotated[int, Meta(ge=0, le=1_048_576)], about("So much of the latest answers is searched, too; 0: none.")
+    ] = 32_768
 
 
 class Speculation(Section, frozen=True):

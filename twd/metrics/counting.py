@@ -43,7 +43,7 @@ class Counting:
         self.models = Names(NAMES_MAX, models)
         self.rings = Rings(self.figures, self.models)
         self.services = Names(SERVICES_MAX)
-        self._drafter_labels = Names(NAMES_MAX, ["ngram", "prediction", "grammar"])
+        self._drafter_labels = Names(NAMES_MAX, ["ngram", "prediction", "grammar", "recall"])
         self._drafters: OrderedDict[str, str] = OrderedDict()
 
     def drafter(self, instance: str) -> str:

@@ -40,6 +40,8 @@ class Limits:
     can_rollback: bool = True
     ngram: bool = True
     ngram_match: int = MIN_MATCH
+    recall_tokens: int = 0
+    """So many tokens of the latest answers are remembered."""
     keepalive_s: float = 1.0
     stream_ms: float = 0.0
     """Pieces of a text that would come sooner than this one after the other travel together."""
@@ -59,6 +61,7 @@ def usual_limits(target: Target, name: ModelId, model: Model, settings: Settings
         max_window=window_limit(settings, target.window_max),
         ngram=ngram.enabled,
         ngram_match=ngram.min_match,
+        recall_tokens=ngram.recall_tokens if ngram.enabled else 0,
         stream_ms=model.stream_ms,
         needs_drafters=needs_drafters(settings, name),
     )

@@ -380,6 +380,8 @@ class SpeculatorCore:
     def _finish(self, session: Session, reason: FinishReason, now: float) -> None:
         self._say(session, now)
         self._drop(session)
+        if session.recalls:
+            self._planner.recall.remember(session.answer)
         stop = session.text.hit.stop if session.text.hit is not None else ""
         self._tell(
             JobFinished(

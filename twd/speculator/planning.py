@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 from twd.engine.window import Window
 from twd.guess.cut import Cost, best_cut
+from twd.guess.recall import Recall
 from twd.speculator.bounds import Limits
 from twd.speculator.crew import Crew
 from twd.speculator.links import LATE, Drafter, Link
-from twd.speculator.session import GRAMMAR, NGRAM, PREDICTION, Flight, Session
+from twd.speculator.session import GRAMMAR, NGRAM, PREDICTION, RECALL, Flight, Session
 from twd.speculator.tree import Node, lay_out
 from twd.speculator.window import common_width, expected_tokens, worth_waiting
 
@@ -34,6 +35,7 @@ class Planner:
 
     def __init__(self, limits: Limits, cost: Cost, sessions: dict[int, Session], crew: Crew) -> None:
         self._limits = limits
+        self.recall = Recall(limits.recall_tokens)
         self._cost = cost
         self._sessions = sessions
         self._crew = crew
@@ -87,10 +89,13 @@ class Planner:
         return [guess for guess in path if guess[1]] if session.plain else path
 
     def _guess(self, session: Session, limit: int) -> None:
-        """What can be guessed here, without a model: what stood in the text before, and what the client expects."""
+        """What can be guessed here, without a model: what stood in the text before, or in answers to others, and what
+        the client expects."""
         guesses = {PREDICTION: session.prediction.propose(limit)}
         if self._limits.ngram:
             guesses[NGRAM] = session.ngram.propose(limit)
+        if session.recalls:
+            guesses[RECALL] = self.recall.propose(session.answer_end, limit)
         root = session.tree.root
         for author, (tokens, confidence) in guesses.items():
             if tokens:

@@ -10,6 +10,7 @@ from twd.guess.ahead import Ahead
 from twd.guess.calibration import Calibration
 from twd.guess.ngram import MIN_MATCH, NgramIndex
 from twd.guess.prediction import Prediction
+from twd.guess.recall import MAX_MATCH
 from twd.speculator.acceptance import Beliefs
 from twd.speculator.links import Link
 from twd.speculator.tree import DraftTree, Node
@@ -17,8 +18,8 @@ from twd.wire.base import InstanceId, SessionId
 from twd.wire.job import DrafterShare, FinishReason, JobStarted, JobStats, JobSubmitted, TokenLogprob, TokensAccepted
 from twd.wire.prefix import EMPTY, extend
 
-NGRAM, PREDICTION, GRAMMAR = "ngram", "prediction", "grammar"
-OWN = frozenset([NGRAM, PREDICTION, GRAMMAR])
+NGRAM, PREDICTION, GRAMMAR, RECALL = "ngram", "prediction", "grammar", "recall"
+OWN = frozenset([NGRAM, PREDICTION, GRAMMAR, RECALL])
 """Who guesses here, for next to nothing."""
 
 
@@ -177,6 +178,21 @@ class Session:
     def drafted(self) -> bool:
         """Whether a drafter may run ahead of it."""
         return any(link.credit for link in self.links.values())
+
+    @property
+    def answer(self) -> list[int]:
+        """The tokens made so far."""
+        return self.tokens[self.prompt_len :]
+
+    @property
+    def answer_end(self) -> list[int]:
+        """The last of them, as many as comparing needs."""
+        return self.tokens[max(self.prompt_len, len(self.tokens) - MAX_MATCH) :]
+
+    @property
+    def recalls(self) -> bool:
+        """Whether other answers are looked into for it, and it for others."""
+        return self.speculates and self.job.speculation.recall
 
     @property
     def speculates(self) -> bool:

@@ -44,7 +44,7 @@ class Trials:
             prompt=Prompt(text=CALIBRATION_TEXT),
             max_tokens=CALIBRATION_TOKENS,
             ignore_eos=True,
-            speculation=Speculation(window=CALIBRATION_WINDOW),
+            speculation=Speculation(window=CALIBRATION_WINDOW, recall=False),
             deadline_ms=30_000,
         )
         self._running[trial.job] = drafter

@@ -106,6 +106,8 @@ class Speculation(Part, frozen=True):
     window: Annotated[int, Meta(ge=0, le=96)] = 0
     prediction: Annotated[str, Meta(max_length=PREDICTION_MAX)] = ""
     """What the client expects as the answer, or most of it."""
+    recall: bool = True
+    """Whether answers to other jobs are looked into for this one, and this one for others."""
 
 
 class JobSubmitted(Event, frozen=True, tag="twd.v1.job.submitted"):
