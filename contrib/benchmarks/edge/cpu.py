@@ -7,7 +7,7 @@
 CPU time depends far less than the clock on the wall on what else the machine does. A request is a whole answer of
 `--short` tokens; a token's share is what a stream of `--long` tokens costs beyond one of `--short`. What a process
 spends while nothing is asked is taken off. With `--whole` answers come whole, to so many clients at once over kept
-connections.
+connections. For `--drafts`, start with TWD_SPECULATION_NGRAM_RECALL_TOKENS=0: the same is asked again and again.
 """
 
 import argparse
