@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from twd.kit.service import Effects, Reply, Service, Surroundings
 from twd.wire.base import JobId, ModelId, SessionId
 from twd.wire.failures import Failure, FailureCode
@@ -56,6 +58,7 @@ class Script:
     cached_tokens: int = 4
     counts_at_once: bool = True
     """A relay counts a prompt only when its job ends."""
+    tool_format: str = "bare"
     choose: Callable[[JobSubmitted], list[str]] | None = None
 
 
@@ -81,10 +84,15 @@ class FakeSpeculator(Service):
 
     async def start(self) -> None:
         await super().start()
-        self.emit(ModelReady(node=self.ground.node, facts=FACTS))
+        self.emit(ModelReady(node=self.ground.node, facts=replace(FACTS, tool_format=self.script.tool_format)))
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        return {"model": self.model, "ctx_size": FACTS.ctx_size, "exact": True}
+        return {
+            "model": self.model,
+            "ctx_size": FACTS.ctx_size,
+            "exact": True,
+            "tool_format": self.script.tool_format,
+        }
 
     def on_job_cancelled(self, event: JobCancelled) -> Effects:
         self.cancelled[event.job] = event

@@ -142,6 +142,35 @@ async def test_auto_and_none_force_nothing(caller: House) -> None:
         assert caller.speculator.jobs[-1].grammar is None
 
 
+async def test_strict_tools_are_enforced_in_calls_that_the_model_may_make(open_house: OpenHouse) -> None:
+    house = await open_house(Script(words=HERMES, per_event=1, tool_format="hermes"))
+    messages = [{"role": "user", "content": "hi"}]
+    by_responses = {"model": "small", "input": "hi", "tools": [{"type": "function", **WEATHER["function"]}]}
+    spec = WEATHER["function"]
+    by_messages = {
+        "model": "small",
+        "max_tokens": 9,
+        "messages": messages,
+        "tools": [{"name": spec["name"], "input_schema": spec["parameters"], "strict": True}],
+    }
+    await house.chat(tools=[WEATHER, TIME])
+    assert (await house.post("/v1/responses", by_responses)).status == 200
+    assert (await house.post("/v1/messages", by_messages)).status == 200
+    for job in house.speculator.jobs:
+        grammar = job.grammar
+        assert grammar is not None
+        assert (grammar.begins, grammar.ends) == ("<tool_call>", "</tool_call>")
+        assert '"city"' in grammar.text
+    count = len(house.speculator.jobs)
+    for nothing in ({"tools": [TIME]}, {"tools": [WEATHER], "tool_choice": "none"}, {}):
+        await house.chat(**nothing)
+    assert [job.grammar for job in house.speculator.jobs[count:]] == [None] * 3
+    await house.chat(tools=[WEATHER], tool_choice="required")
+    forced = house.speculator.jobs[-1].grammar
+    assert forced is not None
+    assert forced.begins == "", "the whole answer is a call"
+
+
 async def test_a_schema_and_tools_allow_either(caller: House) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     answer = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}

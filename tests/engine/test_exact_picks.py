@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -25,6 +26,7 @@ TIP = {
     "required": ["title", "stars", "tags"],
 }
 SCHEMA = Grammar(kind=GrammarKind.JSON_SCHEMA, text=json.dumps(TIP))
+MARKED = Grammar(kind=GrammarKind.JSON_SCHEMA, text=SCHEMA.text, begins=".", ends="!")
 ALL_PENALTIES = Sampling(
     temperature=1.2,
     top_p=0.9,
@@ -39,6 +41,8 @@ CASES = {
     "all penalties": (ALL_PENALTIES, None),
     "schema, greedy": (Sampling(), SCHEMA),
     "schema, sampled": (Sampling(temperature=1.0, top_k=40), SCHEMA),
+    "between marks": (Sampling(), MARKED),
+    "between marks, sampled": (Sampling(temperature=0.7), MARKED),
 }
 
 
@@ -71,5 +75,10 @@ def test_drafts_change_nothing(case: str, q4: Model, target: LocalTarget, picker
     truth: list[int] = []
     truth = text_with(0.0)
     assert text_with(0.7) == truth
-    if grammar is not None:
-        assert json.loads(q4.vocab.text(truth)).keys() == {"title", "stars", "tags"}
+    text = q4.vocab.text(truth)
+    if grammar is MARKED:
+        before, mark, behind = text.partition(MARKED.begins)
+        assert before, "it begins as it likes"
+        assert re.match(r'\s*{\s*"title": ?"', behind), mark
+    elif grammar is not None:
+        assert json.loads(text).keys() == {"title", "stars", "tags"}

@@ -12,7 +12,8 @@ from llama_cpp import llama_cpp as llama
 
 from tests.engine.llama_samplers import masked
 from tests.engine.words import Words
-from twd.engine.grammar import CompiledGrammar, Grammars, GrammarWalk
+from twd.engine.compiled_grammar import CompiledGrammar
+from twd.engine.grammar import Grammars, GrammarWalk
 from twd.engine.model import Model
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Grammar, GrammarKind

@@ -238,3 +238,70 @@ def test_a_text_that_became_too_ambiguous_is_given_up(monkeypatch: pytest.Monkey
         made.extend(WORDS.continued("aaaa"))
     made.extend(WORDS.continued("b"))
     assert made.propose(9) == ([], [])
+
+
+CALL = Grammar(kind=GrammarKind.JSON_SCHEMA, text=PERSON.text, begins="<call>", ends="</call>")
+WHOLE = '{"name": "x", "age": 3, "kind": "beta"}'
+
+
+@pytest.mark.parametrize(
+    ("text", "following"),
+    [
+        ("", ""),
+        ("I call", ""),
+        ("I <cal", ""),
+        ("I <call>", '{"name": "'),
+        ('a "quote <call>\n', '{"name": "'),
+        ("<call> {", '"name": "'),
+        ('<call>\n{"name": "x", "age": 3, "kind": "b', 'eta"}</call>'),
+        (f"<call>\n{WHOLE}", "</call>"),
+        (f"<call>\n{WHOLE}\n", "</call>"),
+        (f"<call>\n{WHOLE}\n</call>", ""),
+        (f"<call>\n{WHOLE}\n</call> and <call>", '\n{"name": "'),
+        (f'<call>\n{WHOLE}\n</call> and <call>\n{{"name": "y", "age": 4, "kind": "a', 'lpha"}\n</call>'),
+    ],
+)
+@pytest.mark.parametrize("binding", [True, False])
+def test_between_marks(text: str, following: str, binding: bool) -> None:
+    made = Pickers(WORDS).ahead(CALL, binding=binding)
+    made.extend(WORDS.continued(text))
+    assert WORDS.text(made.propose(99)[0]) == following
+
+
+def test_behind_a_guessed_mark() -> None:
+    made = Pickers(WORDS).ahead(CALL)
+    made.extend(WORDS.continued("so <ca"))
+    assert WORDS.text(made.propose(99, WORDS.continued("ll>"))[0]) == '{"name": "'
+    assert made.propose(99) == ([], [])
+
+
+def test_who_leaves_a_grammar_that_does_not_bind_may_come_back_to_it() -> None:
+    made, bound = (Pickers(WORDS).ahead(CALL, binding=binding) for binding in (False, True))
+    for one in (made, bound):
+        one.extend(WORDS.continued("<call>nonsense <call>\n"))
+    assert WORDS.text(made.propose(99)[0]) == '{"name": "'
+    assert bound.propose(99) == ([], [])
+
+
+def test_what_does_not_bind_and_has_no_marks_says_nothing_before_the_text_follows_it() -> None:
+    made = Pickers(WORDS).ahead(PERSON, binding=False)
+    assert made.propose(99) == ([], [])
+    made.extend(WORDS.continued("{"))
+    assert WORDS.text(made.propose(99)[0]) == '"name": "'
+    made.extend(WORDS.continued("so"))
+    assert made.propose(99) == ([], [])
+    made.extend(WORDS.continued("{"))
+    assert made.propose(99) == ([], []), "it is no such text"
+
+
+@pytest.mark.parametrize("binding", [True, False])
+def test_a_replaced_automaton_is_followed_between_marks_too(binding: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pickers = Pickers(WORDS)
+    made = pickers.ahead(CALL, binding=binding)
+    made.extend(WORDS.continued(f"so <call>{WHOLE}</call> <call>" + '{"name": "'))
+    monkeypatch.setattr("twd.engine.grammars.automaton._STATES_CROWD", 1)
+    before = pickers.grammars.compiled(CALL).automaton
+    made.extend(WORDS.continued('x", "age": 5, "ki'))
+    monkeypatch.undo()
+    assert pickers.grammars.compiled(CALL).automaton is not before
+    assert WORDS.text(made.propose(99)[0]) == 'nd": "'

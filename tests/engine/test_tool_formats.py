@@ -7,9 +7,17 @@ import msgspec
 import pytest
 
 from twd.engine.tool_calls import ToolCallArguments, ToolCallStart, ToolCallStream
-from twd.engine.tool_formats import ToolFormat, detect_format, function_schemas, showing_markers, tool_grammar
+from twd.engine.tool_formats import (
+    ToolFormat,
+    detect_format,
+    function_schemas,
+    showing_markers,
+    strict_calls,
+    tool_grammar,
+    usual_calls,
+)
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.job import GrammarKind
+from twd.wire.job import Grammar, GrammarKind
 
 CITY = {
     "type": "object",
@@ -115,3 +123,58 @@ def test_markers_that_are_control_tokens_can_be_seen() -> None:
         lambda token: b"x" if token == 1 else b"", {"[TOOL_CALLS]": 7, "<s>": 8}, ToolFormat.MISTRAL
     )
     assert [piece(token) for token in (1, 7, 8)] == [b"x", b"[TOOL_CALLS]", b""]
+
+
+def fits(grammar: Grammar | None, call: object) -> bool:
+    assert grammar is not None
+    return bool(jsonschema.Draft202012Validator(json.loads(grammar.text)).is_valid(call))
+
+
+OSLO = {"name": "weather", "arguments": {"city": "Oslo"}}
+
+
+@pytest.mark.parametrize(
+    ("found", "marks", "call"),
+    [
+        (ToolFormat.HERMES, ("<tool_call>", "</tool_call>"), OSLO),
+        (ToolFormat.TAGGED, ("<|tool_call|>", "<|/tool_call|>"), [OSLO, OSLO]),
+        (ToolFormat.MISTRAL, ("[TOOL_CALLS]", ""), [OSLO]),
+        (ToolFormat.LLAMA, ("", ""), {"name": "weather", "parameters": {"city": "Oslo"}}),
+        (ToolFormat.BARE, ("", ""), OSLO),
+    ],
+)
+def test_what_a_call_usually_looks_like(found: ToolFormat, marks: tuple[str, str], call: object) -> None:
+    grammar = usual_calls(TOOLS, found)
+    assert grammar is not None
+    assert (grammar.begins, grammar.ends) == marks
+    assert fits(grammar, call)
+    assert not fits(grammar, {"name": "weather", "arguments": {"town": "Oslo"}})
+
+
+def test_calls_in_tags_of_their_own_are_no_json() -> None:
+    assert usual_calls(TOOLS, ToolFormat.FUNCTION) is None
+
+
+def strict(name: str, parameters: object, *, strict: bool | None = True) -> msgspec.Raw:
+    function = {"name": name, "parameters": parameters, "strict": strict}
+    return msgspec.Raw(msgspec.json.encode({"type": "function", "function": function}))
+
+
+def test_a_strict_tool_is_held_to_its_schema_and_the_others_to_their_names() -> None:
+    grammar = strict_calls([strict("weather", CITY), strict("list", LINKED, strict=False)], ToolFormat.HERMES)
+    assert grammar is not None
+    assert (grammar.begins, grammar.ends) == ("<tool_call>", "</tool_call>")
+    assert fits(grammar, OSLO)
+    assert fits(grammar, {"name": "list", "arguments": {"any": ["thing"]}})
+    assert not fits(grammar, {"name": "weather", "arguments": {}})
+    assert not fits(grammar, {"name": "clock", "arguments": {}})
+
+
+@pytest.mark.parametrize("found", [ToolFormat.LLAMA, ToolFormat.MISTRAL, ToolFormat.FUNCTION, ToolFormat.BARE])
+def test_without_two_sure_marks_nothing_is_enforced(found: ToolFormat) -> None:
+    assert strict_calls([strict("weather", CITY)], found) is None
+
+
+def test_nothing_is_enforced_where_no_tool_is_strict() -> None:
+    assert strict_calls([strict("weather", CITY, strict=None), *TOOLS], ToolFormat.HERMES) is None
+    assert strict_calls([], ToolFormat.HERMES) is None

@@ -1,12 +1,16 @@
 """Prompts of every kind become tokens; what a model cannot read is refused with the field that asked for it."""
 
+from collections.abc import Mapping
 from typing import Literal
 
+import msgspec
+import numpy as np
 import pytest
 
 from twd.engine.chat_template import ChatTemplate
 from twd.engine.model import Model
 from twd.engine.pick import Pickers
+from twd.engine.tool_formats import ToolFormat, strict_calls
 from twd.guess.prediction import Prediction
 from twd.speculator.preparing import Preparer
 from twd.wire.base import InstanceId, JobId, ModelId, SessionId
@@ -14,6 +18,7 @@ from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, JobSubmitted, Prompt, Speculation
 
 pytestmark = pytest.mark.model
+HERMES = ToolFormat.HERMES
 AROUND = Prompt(text="def add(a, b):\n    return ", suffix="\n\nprint(add(1, 2)) <|im_end|>")
 
 
@@ -81,3 +86,49 @@ def test_what_the_client_expects_is_tokenized_as_plain_text_up_to_the_context(pr
     assert long is not None
     assert len(long) == 64
     assert expected(prediction=text, enabled=False) is expected() is None
+
+
+def asked(*tools: Mapping[str, object], **fields: object) -> JobSubmitted:
+    """A chat with tools, which the model may call."""
+    raw = [msgspec.Raw(msgspec.json.encode({"type": "function", "function": tool})) for tool in tools]
+    prompt = Prompt(messages=[ChatMessage(role="user", content="hi")], tools=raw)
+    return JobSubmitted(job=JobId("j"), model=ModelId("m"), owner=InstanceId("e"), prompt=prompt, **fields)  # type: ignore[arg-type]
+
+
+WEATHER: dict[str, object] = {
+    "name": "weather",
+    "parameters": {"type": "object", "properties": {"city": {}}, "required": ["city"]},
+}
+
+
+def test_what_a_call_would_look_like_is_known_and_not_enforced(q4: Model) -> None:
+    vocab = q4.vocab
+    template = ChatTemplate.of(q4.chat_template, vocab)
+    preparer = Preparer(vocab, template, Pickers(vocab), lambda: 1, 4096)
+    opening = preparer.prepare(asked(WEATHER), SessionId("s"))
+    assert opening.ahead is not None
+    opening.ahead.extend(vocab.plain("Well. <tool_call>\n"))
+    assert vocab.text(opening.ahead.propose(99)[0]) == '{"name": "weather", "arguments": {"city":'
+    logits = np.zeros(vocab.size, dtype=np.float32)
+    logits[vocab.plain(" not")] = 1.0
+    said = vocab.plain("<tool_call>")
+    assert opening.picker.pick(logits, [*opening.tokens, *said]) == vocab.plain(" not")[0]
+    strict = strict_calls(
+        [msgspec.Raw(bytes(tool)) for tool in asked({**WEATHER, "strict": True}).prompt.tools], HERMES
+    )
+    bound = preparer.prepare(asked({**WEATHER, "strict": True}, grammar=strict), SessionId("s"))
+    assert bound.picker.pick(logits, [*bound.tokens, *said]) != vocab.plain(" not")[0]
+
+
+@pytest.mark.parametrize(
+    ("tool", "fields"),
+    [
+        ({"name": "odd", "parameters": {"type": "object", "properties": {"a": {"$ref": "#/nowhere"}}}}, {}),
+        ({"name": "big", "parameters": {"type": "object", "properties": {f"key{i}": {} for i in range(5000)}}}, {}),
+        (WEATHER, {"speculation": Speculation(enabled=False)}),
+    ],
+)
+def test_calls_that_cannot_be_guessed_are_not(q4: Model, tool: dict[str, object], fields: dict[str, object]) -> None:
+    vocab = q4.vocab
+    preparer = Preparer(vocab, ChatTemplate.of(q4.chat_template, vocab), Pickers(vocab), lambda: 1, 1 << 20)
+    assert preparer.prepare(asked(tool, **fields), SessionId("s")).ahead is None

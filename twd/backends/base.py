@@ -160,7 +160,12 @@ def wish_of(job: JobSubmitted) -> Wish:
         sampling=job.sampling,
         max_tokens=job.max_tokens,
         stop=tuple(job.stop),
-        grammar=job.grammar,
+        grammar=whole_grammar(job),
         ignore_eos=job.ignore_eos,
         logprobs=job.logprobs,
     )
+
+
+def whole_grammar(job: JobSubmitted) -> Grammar | None:
+    """What the whole answer must follow; to hold tool calls to their schemas is for the server that gets the tools."""
+    return None if job.grammar is not None and job.grammar.begins else job.grammar

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from twd.backends.ahead import Ahead
-from twd.backends.base import UNKNOWN, Backend, Wish
+from twd.backends.base import UNKNOWN, Backend, Wish, whole_grammar
 from twd.backends.loop_thread import LoopThread
 from twd.backends.token_texts import END, PieceReader, TokenTexts
 from twd.engine.slots import common_prefix
@@ -62,7 +62,7 @@ _MATTERS: Final = (
 
 def picker_for(job: JobSubmitted, seed: int, pieces: PieceReader) -> RemotePicker:
     """The way a job wants its tokens chosen."""
-    return RemotePicker(msgspec.structs.replace(job.sampling, seed=seed), pieces, job.grammar, job.ignore_eos)
+    return RemotePicker(msgspec.structs.replace(job.sampling, seed=seed), pieces, whole_grammar(job), job.ignore_eos)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,9 @@ _SCHEMA = (
     '"tags":{"type":"array","items":{"enum":["a","b","c"]},"maxItems":3}},'
     '"required":["name","age","tags"],"additionalProperties":false}'
 )
+_GRAMMAR = Grammar(kind=GrammarKind.JSON_SCHEMA, text=_SCHEMA)
+_MARKED = Grammar(kind=GrammarKind.JSON_SCHEMA, text=_SCHEMA, begins=".", ends="!")
+_GRAMMARS = (None, None, None, None, None, _GRAMMAR, _GRAMMAR, _MARKED)
 _STOPS = ((), (), ("\n\n",), (". ", "the"), (" a", "</s>", "und"))
 
 
@@ -34,7 +37,7 @@ def draw_cases(count: int, seed: int = 1, max_tokens: int = 24) -> list[ExactCas
 
 
 def _draw(dice: random.Random, max_tokens: int) -> ExactCase:
-    grammar = dice.choice((None, None, None, Grammar(kind=GrammarKind.JSON_SCHEMA, text=_SCHEMA)))
+    grammar = dice.choice(_GRAMMARS)
     return ExactCase(
         prompt=dice.choice(PROMPTS),
         sampling=_sampling(dice),

@@ -17,7 +17,7 @@ from twd.edge.anthropic_types import (
 )
 from twd.edge.core import Terms, jobs_for, limit_of, take_prefill
 from twd.edge.openai_types import FunctionSpec, GenerationRequest, NamedTool, Tool, ToolName
-from twd.edge.tool_use import call_grammar, check_tools, raw_tools
+from twd.edge.tool_use import check_tools, grammar_for, raw_tools
 from twd.edge.validation import text_only
 from twd.wire.job import ChatMessage, JobSubmitted, Prompt, ToolCall
 
@@ -39,7 +39,7 @@ def message_jobs(request: MessagesRequest, terms: Terms) -> list[JobSubmitted]:
         [prompt],
         terms,
         max_tokens=limit_of(request.max_tokens, "max_tokens", terms.house),
-        grammar=call_grammar(prompt.tools, openai_choice(request), parallel, terms.tool_format),
+        grammar=grammar_for(prompt.tools, openai_choice(request), parallel, terms.tool_format),
         logprobs=None,
     )
 
@@ -74,7 +74,8 @@ def message_prompt(request: CountTokensRequest) -> Prompt:
 
 def openai_tool(tool: ToolParam) -> Tool:
     """A tool in OpenAI's shape, which is the one that chat templates know."""
-    return Tool(function=FunctionSpec(name=tool.name, description=tool.description, parameters=tool.input_schema))
+    spec = FunctionSpec(name=tool.name, description=tool.description, parameters=tool.input_schema, strict=tool.strict)
+    return Tool(function=spec)
 
 
 def openai_choice(request: CountTokensRequest) -> str | NamedTool | None:

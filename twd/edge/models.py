@@ -64,6 +64,7 @@ class ModelDirectory:
             "architecture": facts.architecture,
             "backend": facts.backend,
             "parallel": facts.parallel,
+            "tool_format": facts.tool_format,
         }
         self._servers[event.source] = _Server(facts.model, told, now, event.at_ms)
         self._notes.pop(facts.model, None)

@@ -12,7 +12,7 @@ from twd.edge.openai_types import (
     TextPart,
     ToolMessage,
 )
-from twd.edge.tool_use import call_grammar, check_tools, raw_tools, with_format
+from twd.edge.tool_use import check_tools, grammar_for, raw_tools
 from twd.edge.validation import text_only
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import PREDICTION_MAX, ChatMessage, Grammar, JobSubmitted, Prompt, ToolCall
@@ -48,8 +48,7 @@ def _prediction(request: ChatRequest) -> str:
 def _grammar(request: ChatRequest, prompt: Prompt, terms: Terms) -> Grammar | None:
     asked = grammar_of(request.grammar, request.response_format)
     parallel = request.parallel_tool_calls is not False
-    forced = call_grammar(prompt.tools, request.tool_choice, parallel, terms.tool_format)
-    return forced or with_format(prompt.tools, request.response_format, asked, terms.tool_format)
+    return grammar_for(prompt.tools, request.tool_choice, parallel, terms.tool_format, request.response_format, asked)
 
 
 def _limit(request: ChatRequest, terms: Terms) -> int | None:

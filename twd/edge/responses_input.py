@@ -30,7 +30,7 @@ from twd.edge.responses_types import (
     RefusalText,
     ResponsesRequest,
 )
-from twd.edge.tool_use import ToolChoice, call_grammar, check_tools, raw_tools, with_format
+from twd.edge.tool_use import ToolChoice, check_tools, grammar_for, raw_tools
 from twd.edge.validation import explain, text_only
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, JobSubmitted, Prompt, ToolCall
@@ -50,9 +50,7 @@ def response_jobs(request: ResponsesRequest, terms: Terms) -> list[JobSubmitted]
         )
     prompt = response_prompt(request)
     answer = response_format(request)
-    forced = call_grammar(
-        prompt.tools, openai_choice(request), request.parallel_tool_calls is not False, terms.tool_format
-    )
+    parallel = request.parallel_tool_calls is not False
     wishes = GenerationRequest(
         model=request.model, temperature=request.temperature, top_p=request.top_p, stream=request.stream
     )
@@ -61,7 +59,9 @@ def response_jobs(request: ResponsesRequest, terms: Terms) -> list[JobSubmitted]
         [prompt],
         terms,
         max_tokens=limit_of(request.max_output_tokens, "max_output_tokens", terms.house),
-        grammar=forced or with_format(prompt.tools, answer, grammar_of(None, answer), terms.tool_format),
+        grammar=grammar_for(
+            prompt.tools, openai_choice(request), parallel, terms.tool_format, answer, grammar_of(None, answer)
+        ),
         logprobs=None,
     )
 
@@ -146,7 +146,9 @@ def function_tools(request: ResponsesRequest) -> list[Tool]:
     for index, tool in enumerate(request.tools or ()):
         if tool.get("type", "function") == "function":
             spec = _read(FunctionTool, tool, f"tools[{index}]")
-            function = FunctionSpec(name=spec.name, description=spec.description, parameters=spec.parameters)
+            function = FunctionSpec(
+                name=spec.name, description=spec.description, parameters=spec.parameters, strict=spec.strict
+            )
             found.append(Tool(function=function))
     return found
 

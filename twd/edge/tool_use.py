@@ -8,7 +8,7 @@ import msgspec
 from twd.edge.answering import PlainReader, Reader
 from twd.edge.openai_types import NamedTool, ResponseFormat, SchemaFormat, Tool
 from twd.engine.tool_calls import ContentDelta, Delta, ToolCallStream
-from twd.engine.tool_formats import ToolFormat, function_schemas, tool_grammar
+from twd.engine.tool_formats import ToolFormat, function_schemas, strict_calls, tool_grammar
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Grammar, GrammarKind
 
@@ -37,14 +37,28 @@ def check_tools(tools: list[Tool] | None, choice: ToolChoice) -> None:
         raise TwdError(FailureCode.BAD_REQUEST, "tool_choice wants a call, but there are no tools", "tool_choice")
 
 
-def call_grammar(tools: list[msgspec.Raw], choice: ToolChoice, parallel: bool, found: ToolFormat) -> Grammar | None:
+def grammar_for(
+    tools: list[msgspec.Raw],
+    choice: ToolChoice,
+    parallel: bool,
+    found: ToolFormat,
+    answer: ResponseFormat | None = None,
+    asked: Grammar | None = None,
+) -> Grammar | None:
+    """What the answer must follow: calls where the choice demands one, the shape that was asked for, or, in calls that
+    the model may make, the schemas of strict tools."""
+    forced = _call_grammar(tools, choice, parallel, found)
+    return forced or _with_format(tools, answer, asked, found) or strict_calls(tools, found)
+
+
+def _call_grammar(tools: list[msgspec.Raw], choice: ToolChoice, parallel: bool, found: ToolFormat) -> Grammar | None:
     """What makes the model call, where the choice says that it must."""
     if isinstance(choice, NamedTool):
         return tool_grammar(tools, choice.function.name, False, found)
     return tool_grammar(tools, "required", parallel, found) if choice == "required" else None
 
 
-def with_format(
+def _with_format(
     tools: list[msgspec.Raw], answer: ResponseFormat | None, grammar: Grammar | None, found: ToolFormat
 ) -> Grammar | None:
     """A schema for the answer and tools that may be called: either is allowed, nothing else."""

@@ -5,7 +5,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Final, Protocol
 
-from twd.engine.grammar import CompiledGrammar, Vocabulary
+from twd.engine.compiled_grammar import CompiledGrammar, Vocabulary
 from twd.engine.grammars.automaton import DEAD
 from twd.engine.grammars.json_layout import BLANKS, Layout
 from twd.wire.failures import TwdError
@@ -32,15 +32,21 @@ class WritingVocabulary(Vocabulary, Protocol):
 
 
 class GrammarAhead:
-    """Follows one text through its grammar, and says what must come next. For the grammar's thread."""
+    """Follows one text through its grammar, and says what must come next. For the grammar's thread.
 
-    def __init__(self, grammar: CompiledGrammar, piece: Callable[[int], bytes], tokenize: Tokenize) -> None:
+    Where the grammar is not `binding` nobody enforces it: it says what is usual, once the text begins to follow it.
+    """
+
+    def __init__(
+        self, grammar: CompiledGrammar, piece: Callable[[int], bytes], tokenize: Tokenize, *, binding: bool = True
+    ) -> None:
         self._grammar = grammar
         self._piece = piece
         self._tokenize = tokenize
+        self._binding = binding
         self._tokens: list[int] = []
         self._automaton = grammar.automaton
-        self._state = grammar.automaton.start
+        self._state = grammar.start
         self._layout = Layout(grammar.habits)
         self._known: dict[tuple[int, ...], Guesses] = {}
 
@@ -52,8 +58,9 @@ class GrammarAhead:
             for token in tokens:
                 if self._is_demanded(self._state, token):
                     self._grammar.spelled[self._state] = token
-                self._state = self._after(self._state, token)
-                self._layout.extend(self._piece(token))
+                self._state, self._layout = self._step(self._state, self._layout, token)
+                if self._state == DEAD and not self._binding:
+                    self._state = self._grammar.back_on_track()
         except TwdError:  # too ambiguous to follow; whoever picks will say so
             self._state = DEAD
         self._tokens += tokens
@@ -78,8 +85,7 @@ class GrammarAhead:
             self._renew()
             state, layout = self._state, self._layout.fork()
             for token in beyond:
-                state = self._after(state, token)
-                layout.extend(self._piece(token))
+                state, layout = self._step(state, layout, token)
             return self._demanded(state, layout)
         except TwdError:
             return [], []
@@ -87,7 +93,9 @@ class GrammarAhead:
     def _demanded(self, state: int, layout: Layout) -> Guesses:
         tokens: list[int] = []
         sure: list[float] = []
-        while len(tokens) < TOKENS_MAX and state != DEAD and not self._automaton.accepts(state):
+        if not self._binding and state == self._grammar.start:
+            return tokens, sure
+        while len(tokens) < TOKENS_MAX and state != DEAD and not self._grammar.accepts(state):
             known = self._grammar.spelled.get(state, self._grammar.only_token(state))
             if known is not None:
                 tokens.append(known)
@@ -131,11 +139,20 @@ class GrammarAhead:
         """Whether the grammar left no choice but that of blanks."""
         data = self._piece(token)
         for place in range(len(data)):
+            if self._grammar.accepts(state):
+                return False
             able = self._automaton.next_bytes(state)
-            if self._automaton.accepts(state) or (len(able) != 1 and len(able.translate(None, BLANKS)) != 1):
+            if len(able) != 1 and len(able.translate(None, BLANKS)) != 1:
                 return False
             state = self._automaton.after(state, data[place : place + 1])
         return bool(data) and state != DEAD
+
+    def _step(self, state: int, layout: Layout, token: int) -> tuple[int, Layout]:
+        """Where the text stands after a token; what a grammar does not govern tells nothing of its layout."""
+        if state < 0:
+            layout = Layout(layout.habits)
+        layout.extend(self._grammar.governed(state, token))
+        return self._after(state, token), layout
 
     def _after(self, state: int, token: int) -> int:
         return DEAD if state == DEAD else self._grammar.after(state, token)
@@ -144,9 +161,11 @@ class GrammarAhead:
         """Go the way again where the automaton was made anew."""
         if self._grammar.renew() is not self._automaton:
             self._automaton = self._grammar.automaton
-            self._state = self._automaton.start
+            self._state = self._grammar.start
             for token in self._tokens:
                 self._state = self._after(self._state, token)
+                if self._state == DEAD and not self._binding:
+                    self._state = self._grammar.back_on_track()
 
 
 def _behind_blanks(able: bytes, layout: Layout) -> bytes:

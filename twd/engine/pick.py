@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from twd.engine import noise
+from twd.engine.compiled_grammar import CompiledGrammar, Vocabulary
 from twd.engine.filters import Candidates, everything, filters_of, narrowed
-from twd.engine.grammar import CompiledGrammar, Grammars, GrammarWalk, Vocabulary
+from twd.engine.grammar import Grammars, GrammarWalk
 from twd.engine.grammar_ahead import GrammarAhead, WritingVocabulary, remembered
 from twd.engine.logprobs import token_logprob
 from twd.engine.noise import Ids, Logits
@@ -46,9 +47,9 @@ class Pickers:
         banned = self._vocab.end_tokens if ignore_eos else frozenset[int]()
         return TokenPicker(sampling, seed, self._vocab, grammar=made, prompt_len=prompt_len, banned=banned)
 
-    def ahead(self, grammar: Grammar) -> GrammarAhead:
-        """What tells of one text what its grammar leaves no choice about."""
-        return GrammarAhead(self.grammars.compiled(grammar), self._vocab.piece, self._continued)
+    def ahead(self, grammar: Grammar, *, binding: bool = True) -> GrammarAhead:
+        """What tells of one text what its grammar leaves no choice about; or would, where it is not binding."""
+        return GrammarAhead(self.grammars.compiled(grammar), self._vocab.piece, self._continued, binding=binding)
 
     def reporter(self, top: int) -> Callable[[Logits, int], TokenLogprob]:
         """What turns logits and a picked token into log probabilities with `top` alternatives."""

@@ -48,6 +48,16 @@ _MARKERS: dict[ToolFormat, tuple[str, ...]] = {
     ToolFormat.TAGGED: ("<|tool_call|>", "<|/tool_call|>"),
     ToolFormat.BARE: (),
 }
+_MARKS: dict[ToolFormat, tuple[str, str]] = {
+    ToolFormat.HERMES: ("<tool_call>", "</tool_call>"),
+    ToolFormat.TAGGED: ("<|tool_call|>", "<|/tool_call|>"),
+    ToolFormat.MISTRAL: ("[TOOL_CALLS]", ""),
+}
+"""What stands before calls, and what behind them; between is JSON."""
+_ENCLOSED = frozenset({ToolFormat.HERMES, ToolFormat.TAGGED})
+"""Between their marks is nothing but JSON, whatever the model's version."""
+_LISTED = frozenset({ToolFormat.TAGGED, ToolFormat.MISTRAL})
+"""Their calls stand in a list."""
 _SIGNS = (
     ("[TOOL_CALLS]", ToolFormat.MISTRAL),
     ("<|python_tag|>", ToolFormat.LLAMA),
@@ -82,14 +92,39 @@ def tool_grammar(tools: Sequence[msgspec.Raw], choice: str, parallel: bool, foun
     if not chosen:
         message = "tool_choice wants a call, but " + ("there are no tools" if not offered else f"no tool is '{choice}'")
         raise TwdError(FailureCode.BAD_REQUEST, message + ".", "tool_choice")
+    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=_calls_schema(chosen, parallel, found))
+
+
+def usual_calls(tools: Sequence[msgspec.Raw], found: ToolFormat) -> Grammar | None:
+    """What calls look like when the model makes some, without being made to; None where that cannot be said."""
+    if found is ToolFormat.FUNCTION:
+        return None
+    begins, ends = _MARKS.get(found, ("", ""))
+    text = _calls_schema([_function(tool) for tool in tools], found in _LISTED, found)
+    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text, begins=begins, ends=ends)
+
+
+def strict_calls(tools: Sequence[msgspec.Raw], found: ToolFormat) -> Grammar | None:
+    """What holds a call of a tool that is `strict` to its schema, where the model makes one; None where no tool is, or
+    where nothing tells a call from text before it is whole."""
+    offered = [_function(tool) for tool in tools]
+    if found not in _ENCLOSED or not any(tool.get("strict") for tool in offered):
+        return None
+    held = [tool if tool.get("strict") else {**tool, "parameters": {"type": "object"}} for tool in offered]
+    begins, ends = _MARKS[found]
+    text = _calls_schema(held, found in _LISTED, found)
+    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text, begins=begins, ends=ends)
+
+
+def _calls_schema(tools: Sequence[dict[str, Any]], listed: bool, found: ToolFormat) -> str:
     definitions: dict[str, Any] = {}
-    calls = [_call_schema(tool, found.arguments_key, definitions) for tool in chosen]
+    calls = [_call_schema(tool, found.arguments_key, definitions) for tool in tools]
     schema: dict[str, Any] = calls[0] if len(calls) == 1 else {"anyOf": calls}
-    if parallel:
+    if listed:
         schema = {"type": "array", "items": schema, "minItems": 1, "maxItems": MAX_PARALLEL_CALLS}
     if definitions:
         schema["$defs"] = definitions
-    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=msgspec.json.encode(schema).decode())
+    return msgspec.json.encode(schema).decode()
 
 
 def function_schemas(tools: Sequence[msgspec.Raw]) -> dict[str, Any]:

@@ -159,7 +159,8 @@ class Crew:
 
     def race_of(self, session: Session) -> Race:
         """What is known of texts like this one: what a grammar demands comes without drafters, too."""
-        return self.race if session.ahead is None else self.race_by_grammar
+        grammar = session.job.grammar
+        return self.race if grammar is None or grammar.begins else self.race_by_grammar
 
     def _races(self, session: Session) -> bool:
         """Whether the outcome is measured: windows that overlap, and passes that others share, tell nothing of it."""

@@ -9,7 +9,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from twd.engine.chat_template import ChatTemplate, render_tokens
-from twd.engine.tool_formats import showing_markers
+from twd.engine.tool_formats import showing_markers, usual_calls
 from twd.engine.vocab import Vocab
 from twd.engine.window import Picker, Report
 from twd.guess.ahead import Ahead
@@ -23,6 +23,8 @@ from twd.wire.job import ChatMessage, Grammar, JobSubmitted, Prompt, Sampling
 
 QUICK_MESSAGES, QUICK_CHARACTERS = 16, 4096
 """A prompt up to this size is prepared in about a millisecond, so it is not worth a thread's waking up."""
+CALLS_MAX = 32_768
+"""Characters of tools; for more it would take long to make ready what guesses their calls."""
 ROOM_PART = 8
 """Where turns must be left out and no length of the answer is asked for, this part of the context is kept for it."""
 
@@ -76,8 +78,8 @@ class Pickers(Protocol):
         """Raises where the job asks for what cannot be."""
         ...
 
-    def ahead(self, grammar: Grammar) -> Ahead:
-        """What tells what a grammar leaves no choice about."""
+    def ahead(self, grammar: Grammar, *, binding: bool = True) -> Ahead:
+        """What tells what a grammar leaves no choice about; or would, where it is not binding."""
         ...
 
     def reporter(self, top: int) -> Report:
@@ -131,9 +133,20 @@ class Preparer:
         return Prediction(self.vocab.plain(text)[: self.ctx_size])
 
     def _ahead(self, job: JobSubmitted) -> Ahead | None:
-        if job.grammar is None or not job.speculation.enabled:
+        """What its grammar demands; or else what a call of its tools would have to look like."""
+        if not job.speculation.enabled:
             return None
-        return self.pickers.ahead(job.grammar)
+        if job.grammar is not None:
+            return self.pickers.ahead(job.grammar)
+        if not job.prompt.tools:
+            return None
+        try:
+            usual = usual_calls(job.prompt.tools, self.template.tool_format)
+            if usual is None or len(usual.text) > CALLS_MAX:
+                return None
+            return self.pickers.ahead(usual, binding=False)
+        except TwdError:  # no grammar can say what these tools take, and none was asked for
+            return None
 
     def _fitting(self, job: JobSubmitted) -> list[int]:
         """The prompt; of one that may be truncated, so many of its last turns as leave room for the answer."""

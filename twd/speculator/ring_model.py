@@ -58,9 +58,9 @@ class SpecPickers:
         self._pickers.picker(sampling, seed, prompt_len=prompt_len, grammar=grammar, ignore_eos=ignore_eos)
         return SpecPicker(SessionSpec(sampling, seed, prompt_len, grammar, ignore_eos))
 
-    def ahead(self, grammar: Grammar) -> Ahead:
+    def ahead(self, grammar: Grammar, *, binding: bool = True) -> Ahead:
         """It guesses here, whoever picks."""
-        return self._pickers.ahead(grammar)
+        return self._pickers.ahead(grammar, binding=binding)
 
     def reporter(self, top: int) -> Report:
         """How many alternatives the last stage should report."""

@@ -167,7 +167,8 @@ class Speculator(ModelService[LoadedModel]):
         for event_type in self.reads_later:
             await self.listen(event_type)
         await self.renew_lease()
-        self.emit(ModelReady(node=self.ground.node, facts=loaded.facts, load_ms=loaded.load_ms))
+        facts = msgspec.structs.replace(loaded.facts, tool_format=loaded.tool_format)
+        self.emit(ModelReady(node=self.ground.node, facts=facts, load_ms=loaded.load_ms))
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """What `twd status` and the edge read of this speculator."""

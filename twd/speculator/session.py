@@ -37,7 +37,7 @@ class Opening:
     stops: tuple[str, ...] = ()
     prediction: Prediction | None = None
     ahead: Ahead | None = None
-    """Tells what the job's grammar leaves no choice about."""
+    """Tells what the job's grammar leaves no choice about, or what a call of its tools looks like."""
 
 
 @dataclass(slots=True)

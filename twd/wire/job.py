@@ -64,6 +64,10 @@ class Grammar(Part, frozen=True):
 
     kind: GrammarKind
     text: Annotated[str, Meta(max_length=262_144)] = ""
+    begins: Annotated[str, Meta(max_length=256)] = ""
+    """Where this is given, the answer is free, and only what follows this mark must look so, as often as it comes."""
+    ends: Annotated[str, Meta(max_length=256)] = ""
+    """The mark behind which it is free again; empty: as soon as the grammar is complete."""
 
 
 class ToolCall(Part, frozen=True):

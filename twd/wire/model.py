@@ -73,6 +73,8 @@ class ModelFacts(Part, frozen=True):
     can_verify: bool = True
     can_rollback: bool = True
     chat_template: bool = True
+    tool_format: str = ""
+    """How it writes calls."""
     note: str = ""
 
 

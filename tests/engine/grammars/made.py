@@ -3,7 +3,8 @@
 import random
 
 from tests.engine.words import Words
-from twd.engine.grammar import CompiledGrammar, Grammars, GrammarWalk
+from twd.engine.compiled_grammar import CompiledGrammar
+from twd.engine.grammar import Grammars, GrammarWalk
 from twd.wire.job import Grammar, GrammarKind
 
 WORDS = Words()

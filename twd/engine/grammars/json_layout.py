@@ -7,6 +7,8 @@ BLANKS: Final = b" \t\n\r"
 _OPENING, _CLOSING, _BETWEEN = b"{[", b"}]", b",:"
 _QUOTE, _BACKSLASH, _COLON, _COMMA = b'"\\:,'
 _BRACES = (b"{"[0], b"["[0])
+_FIRST, _LAST = 1, 2
+"""The places before all JSON, and behind it."""
 
 
 @dataclass(slots=True)
@@ -14,7 +16,7 @@ class Habits:
     """What blanks stood where, in the texts that were seen."""
 
     blanks: dict[int, bytes] = field(default_factory=dict)
-    """Behind an opening bracket, a comma or a colon, or else before a closing bracket."""
+    """Behind an opening bracket, a comma or a colon, or else before a closing bracket; before and behind all of it."""
     unit: bytes = b"  "
     """What a line is indented by for each bracket that is open."""
 
@@ -104,10 +106,16 @@ class Layout:
         usual = self.habits.between(self.before, following, depth)
         if self.blanks.startswith(b"\n") and not usual.startswith(b"\n"):
             usual = self.habits.line(depth)
-        return usual[len(self.blanks) :] if usual.startswith(self.blanks) else None
+        if usual.startswith(self.blanks):
+            return usual[len(self.blanks) :]
+        return b"" if _place(self.before, following) in (_FIRST, _LAST) else None
 
 
 def _place(before: int, following: int) -> int:
     if before in _OPENING or before in _BETWEEN:
         return before
-    return following if following in _CLOSING else 0
+    if following in _CLOSING:
+        return following
+    if not before:
+        return _FIRST
+    return _LAST if before in _CLOSING and following not in _BETWEEN else 0

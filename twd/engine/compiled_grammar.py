@@ -1,0 +1,156 @@
+"""One grammar for one vocabulary: what may follow, state by state."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twd.engine.grammars import gbnf, json_schema
+from twd.engine.grammars.automaton import DEAD, Automaton
+from twd.engine.grammars.json_layout import Habits
+from twd.engine.grammars.marks import bounded
+from twd.engine.grammars.program import Program, build
+from twd.engine.grammars.rules import Expr, OneToken, bad_grammar, flattened
+from twd.engine.grammars.token_trie import TokenTrie
+from twd.wire.job import Grammar, GrammarKind
+
+_MASKS_KEPT = 64
+
+
+class Vocabulary(Protocol):
+    """What a grammar needs to know of a model's tokens."""
+
+    @property
+    def size(self) -> int:
+        """How many tokens there are."""
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Every token that ends the text."""
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """Control tokens by their name."""
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token adds to the text."""
+
+
+class Tokens(Protocol):
+    """A model's tokens, and their pieces as a tree."""
+
+    vocab: Vocabulary
+
+    @property
+    def trie(self) -> TokenTrie:
+        """Every piece but those of end tokens."""
+
+
+class CompiledGrammar:
+    """One grammar for one vocabulary, shared by all texts that use it. For one thread, but for its making."""
+
+    def __init__(self, grammar: Grammar, tokens: Tokens) -> None:
+        self._tokens = tokens
+        self._program = _program_of(grammar, tokens.vocab)
+        self._masks: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
+        self.automaton = Automaton(self._program)
+        self.habits = Habits()
+        """How texts of this grammar were laid out."""
+        self.spelled: dict[int, int] = {}
+        """The token that was said last in a state."""
+
+    @property
+    def start(self) -> int:
+        """The state before the text."""
+        return self.automaton.start
+
+    def accepts(self, state: int) -> bool:
+        """Whether the text may end here."""
+        return self.automaton.accepts(state)
+
+    def governed(self, state: int, token: int) -> bytes:
+        """What of a token's bytes the grammar has a say in."""
+        return self._tokens.vocab.piece(token)
+
+    def back_on_track(self) -> int:
+        """Where a text stands that left the grammar, though nobody enforces it."""
+        return DEAD
+
+    def renew(self) -> Automaton:
+        """The automaton, or a fresh one where it remembers too much; states of the old one are then void."""
+        if self.automaton.crowded:
+            self._masks.clear()
+            self.spelled.clear()
+            self.automaton = Automaton(self._program)
+        return self.automaton
+
+    def after(self, state: int, token: int) -> int:
+        """The state after a token; DEAD where the grammar does not allow it."""
+        automaton = self.automaton
+        if token in self._tokens.vocab.end_tokens:
+            return state if automaton.accepts(state) else DEAD
+        piece = self._tokens.vocab.piece(token)
+        following = automaton.after(state, piece) if piece else DEAD
+        conditions = self._met(state, token)
+        return automaton.after_token(state, conditions, following) if conditions else following
+
+    def only_token(self, state: int) -> int | None:
+        """The token that the grammar names as the only one that may come next."""
+        number = self.automaton.only_condition(state)
+        condition = None if number is None else self._program.tokens[number]
+        return next(iter(condition.ids)) if condition and len(condition.ids) == 1 and not condition.negated else None
+
+    def allowed(self, state: int) -> NDArray[np.intp]:
+        """All tokens that may come next, ascending; end tokens where the text may end."""
+        if state not in self._masks:
+            self._masks[state] = np.packbits(self._mask(state))
+        self._masks.move_to_end(state)
+        if len(self._masks) > _MASKS_KEPT:
+            self._masks.popitem(last=False)
+        return np.flatnonzero(np.unpackbits(self._masks[state], count=self._tokens.vocab.size))
+
+    def _mask(self, state: int) -> NDArray[np.bool_]:
+        ends = self._tokens.vocab.end_tokens
+        able = np.zeros(self._tokens.vocab.size, dtype=bool)
+        if self.automaton.goes_on(state):
+            self._tokens.trie.mark_fitting(self.automaton, state, able)
+            for number in self.automaton.token_conditions(state):
+                condition = self._program.tokens[number]
+                named = np.isin(np.arange(len(able)), list(condition.ids))
+                able |= ~named if condition.negated else named
+        able[list(ends)] = self.automaton.accepts(state)
+        return able
+
+    def _met(self, state: int, token: int) -> list[int]:
+        if not self._program.tokens:
+            return []
+        conditions = self.automaton.token_conditions(state)
+        return [number for number in conditions if _meets(token, self._program.tokens[number])]
+
+
+def _program_of(grammar: Grammar, vocab: Vocabulary) -> Program:
+    rules = _rules_of(grammar, vocab)
+    if grammar.begins:
+        end = vocab.special_tokens.get(grammar.ends)
+        rules = bounded(rules, grammar.ends.encode(), end if end is not None and not vocab.piece(end) else None)
+    program = build(flattened(rules, "root"))
+    for condition in program.tokens:
+        if condition.ids & vocab.end_tokens:
+            raise bad_grammar("The grammar names a token that ends the text; it ends by itself where it is complete.")
+    return program
+
+
+def _rules_of(grammar: Grammar, vocab: Vocabulary) -> dict[str, Expr]:
+    match grammar.kind:
+        case GrammarKind.GBNF:
+            return gbnf.parse(grammar.text, vocab.special_tokens, vocab.size)
+        case GrammarKind.JSON_SCHEMA:
+            return json_schema.parse(grammar.text)
+        case GrammarKind.JSON:
+            return json_schema.any_object()
+
+
+def _meets(token: int, condition: OneToken) -> bool:
+    return (token in condition.ids) != condition.negated

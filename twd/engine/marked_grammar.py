@@ -1,0 +1,89 @@
+"""A grammar for what stands between two marks, such as a tool call; all other text is free."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twd.engine.compiled_grammar import CompiledGrammar, Tokens
+from twd.engine.grammars.automaton import DEAD
+from twd.engine.grammars.marks import borders, matched
+from twd.wire.job import Grammar
+
+_FREE = -1
+
+
+class MarkedGrammar(CompiledGrammar):
+    """Follows the grammar between the marks, as often as they come.
+
+    Free states are below 0: -1 where nothing of the mark stands yet, -2 behind its first byte, and so on.
+    """
+
+    def __init__(self, grammar: Grammar, tokens: Tokens) -> None:
+        super().__init__(grammar, tokens)
+        self._begins = grammar.begins.encode()
+        self._borders = borders(self._begins)
+        begin = tokens.vocab.special_tokens.get(grammar.begins)
+        self._begin = begin if begin is not None and not tokens.vocab.piece(begin) else None
+        """The control token that is the mark, where it has no bytes."""
+
+    @property
+    def start(self) -> int:
+        """Free, before any mark."""
+        return _FREE
+
+    def accepts(self, state: int) -> bool:
+        """Free text may always end."""
+        return state < 0 or super().accepts(state)
+
+    def after(self, state: int, token: int) -> int:
+        """The state after a token; DEAD where it breaks the grammar between the marks."""
+        if state < 0 and token == self._begin:
+            return self._freed(self.automaton.start)
+        following = super().after(state, token) if state > 0 else DEAD
+        if following != DEAD:
+            return self._freed(following)
+        data = self._piece(token)
+        return self._through(state, data) if data or state < 0 else DEAD
+
+    def only_token(self, state: int) -> int | None:
+        """None in free text."""
+        return None if state < 0 else super().only_token(state)
+
+    def _mask(self, state: int) -> NDArray[np.bool_]:
+        """In free text all tokens, but those that pass the mark and then break the grammar."""
+        if state > 0:
+            return super()._mask(state)
+        able, before = np.ones(self._tokens.vocab.size, dtype=bool), self._begins[: -1 - state]
+        for token in range(len(able)):
+            if self._begins in before + self._piece(token):
+                able[token] = self.after(state, token) != DEAD
+        return able
+
+    def governed(self, state: int, token: int) -> bytes:
+        """Of free text, what stands behind the mark."""
+        data = self._piece(token)
+        if state >= 0:
+            return data
+        _, behind = matched(self._begins, self._borders, -1 - state, data)
+        return b"" if behind is None else data[behind:]
+
+    def back_on_track(self) -> int:
+        """Free, until the next mark."""
+        return _FREE
+
+    def _piece(self, token: int) -> bytes:
+        return self._tokens.vocab.piece(token)
+
+    def _through(self, state: int, data: bytes) -> int:
+        """The state after bytes that may pass a mark, or several."""
+        while data and state != DEAD:
+            if state < 0:
+                length, behind = matched(self._begins, self._borders, -1 - state, data)
+                state = -1 - length if behind is None else self._freed(self.automaton.start)
+                data = b"" if behind is None else data[behind:]
+            else:
+                state, data = self._freed(self.automaton.after(state, data[:1])), data[1:]
+        return state
+
+    def _freed(self, state: int) -> int:
+        """Where the text is complete between the marks, it is free."""
+        return _FREE if self.automaton.accepts(state) else state
