@@ -3,7 +3,8 @@
     .venv/bin/python contrib/benchmarks/speculation/overhead.py
 
 Both run the same prompts on the same weights and settings, in turn, and take turns at being first; the bare loop is
-`LocalTarget` alone. How much later the first token comes is asked of many short answers to prompts that are all new.
+`LocalTarget` alone. How much later the first token comes is asked of many short answers to prompts that are all new;
+and of each by itself, how long it was outside of the engine: until its prompt was read in, and from its first token on.
 """
 
 import argparse
@@ -33,8 +34,9 @@ def bare(native: NativeModel, tokens: list[int], count: int) -> tuple[float, flo
     return times[0] - began, (count - 1) / (times[-1] - times[0])
 
 
-def whole(edge: http.client.HTTPConnection, text: str, count: int) -> tuple[float, float]:
-    """The same through HTTP, streamed; what comes is only read, and understood when all is there."""
+def whole(edge: http.client.HTTPConnection, text: str, count: int) -> tuple[float, float, float]:
+    """The same through HTTP, streamed, and the seconds to the first token that were not the engine's. What comes is
+    only read, and understood when all is there."""
     body = {
         "model": str(MODEL),
         "messages": [{"role": "user", "content": text}],
@@ -50,16 +52,15 @@ def whole(edge: http.client.HTTPConnection, text: str, count: int) -> tuple[floa
     pieces: list[tuple[float, bytes]] = []
     while piece := answer.read1():
         pieces.append((time.perf_counter(), piece))
-    said = [at for at, piece in pieces for line in piece.split(b"\n") if _speaks(line)]
-    if not said:
+    chunks = [
+        (at, json.loads(line[6:])) for at, piece in pieces for line in piece.split(b"\n") if line.startswith(b"data: {")
+    ]
+    said = [at for at, chunk in chunks if any(choice["delta"].get("content") for choice in chunk["choices"])]
+    read_ms = [chunk["twd"]["prefill_ms"] for _, chunk in chunks if "twd" in chunk]
+    if not said or not read_ms:
         raise RuntimeError(f"no text came: HTTP {answer.status} {b''.join(piece for _, piece in pieces)[:200]!r}")
-    return said[0] - began, (count - 1) / (said[-1] - said[0])
-
-
-def _speaks(line: bytes) -> bool:
-    if not line.startswith(b"data: {"):
-        return False
-    return any(choice["delta"].get("content") for choice in json.loads(line[6:])["choices"])
+    first = said[0] - began
+    return first, (count - 1) / (said[-1] - said[0]), first - read_ms[0] / 1000
 
 
 class Pair:
@@ -69,7 +70,7 @@ class Pair:
         self._edge, self._native = edge, native
         self._bare_first = False
 
-    def measure(self, text: str, count: int) -> tuple[tuple[float, float], tuple[float, float]]:
+    def measure(self, text: str, count: int) -> tuple[tuple[float, float], tuple[float, float, float]]:
         """What both take for one answer, bare and whole."""
         prompt = Prompt(messages=[ChatMessage(role="user", content=text)])
         tokens = render_tokens(self._native.template, prompt, self._native.model.vocab.tokenize, datetime.now(UTC))
@@ -115,6 +116,8 @@ def main(args: argparse.Namespace) -> None:
     print(
         f"first token after {first:.1f} ms, by the whole path {later:.1f} later (quartiles {early:.1f} and {late:.1f})"
     )
+    early, outside, late = quantiles([1000 * through[2] for _, through in firsts], n=4)
+    print(f"of that, {outside:.1f} ms are outside of the engine (quartiles {early:.1f} and {late:.1f})")
 
 
 if __name__ == "__main__":
