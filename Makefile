@@ -9,6 +9,9 @@ TESTS ?= tests
 SCRIPTS := $(sort $(patsubst %/,%,$(dir $(wildcard contrib/benchmarks/*/*.py contrib/chaos/*.py contrib/fuzz/*.py contrib/ring/*.py))))
 WORKERS ?= auto
 
+# pytest rewrites each file of tests, in each of its processes anew where it may not keep what came of it.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo test check lock clean
 
 help:

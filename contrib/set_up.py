@@ -6,6 +6,7 @@ nothing has changed since the last time it is done in an instant. CMAKE_ARGS add
 built, for example CMAKE_ARGS=-DGGML_CUDA=on; that holds until another CMAKE_ARGS is given, were it an empty one.
 """
 
+import compileall
 import functools
 import hashlib
 import os
@@ -211,10 +212,15 @@ def install() -> None:
     if not built:  # uv would keep one that was built otherwise
         run([uv, "pip", "uninstall", "-q", "--python", python, "llama-cpp-python"], "removing an older llama.cpp")
     sync = [uv, "pip", "sync", "--python", python, "--require-hashes", "--build-constraints", BUILD_LOCK]
-    run_long([*sync, *settings, *LOCKS], "installing packages")
+    run_long([*sync, "--compile-bytecode", *settings, *LOCKS], "installing packages")
     BUILT.write_text(cmake)
     editable = [uv, "pip", "install", "-q", "--python", python, "--no-deps", "--no-build-isolation", "--editable", "."]
     run(editable, "installing twd")
+
+
+def compile_modules() -> None:
+    """Where Python may keep nothing (PYTHONDONTWRITEBYTECODE), a dozen processes would all compile the same again."""
+    compileall.compile_dir(ROOT / "twd", quiet=2)
 
 
 def tell_of_cards() -> None:
@@ -228,6 +234,7 @@ def tell_of_cards() -> None:
 def main() -> None:
     """Do what is not done yet."""
     check_tools()
+    compile_modules()
     stamp = wanted_stamp()
     if STAMP.exists() and STAMP.read_text() == stamp:
         return
