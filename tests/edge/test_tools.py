@@ -171,6 +171,18 @@ async def test_strict_tools_are_enforced_in_calls_that_the_model_may_make(open_h
     assert forced.begins == "", "the whole answer is a call"
 
 
+@pytest.mark.parametrize("choice", ["auto", "required"])
+async def test_tools_that_are_too_much_to_enforce_are_refused(open_house: OpenHouse, choice: str) -> None:
+    house = await open_house(Script(words=HERMES, per_event=1, tool_format="hermes"))
+    huge = {f"key{number}": {"type": "string"} for number in range(20_000)}
+    spec = WEATHER["function"] | {"parameters": {"type": "object", "properties": huge}}
+    answer = await house.chat(tools=[WEATHER | {"function": spec}], tool_choice=choice)
+    assert answer.status == 400
+    error = (await answer.json())["error"]
+    assert error["param"] == "tools"
+    assert "at most" in error["message"]
+
+
 async def test_a_schema_and_tools_allow_either(caller: House) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     answer = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}

@@ -121,8 +121,9 @@ def test_a_control_token_may_end_it() -> None:
 
 
 def test_a_mistake_in_it_is_told_like_any_other() -> None:
-    with pytest.raises(TwdError, match="JSON schema is not JSON"):
-        walk(Grammar(kind=GrammarKind.JSON_SCHEMA, text="{", begins="<call>"))
+    with pytest.raises(TwdError, match="JSON schema is not JSON") as caught:
+        walk(Grammar(kind=GrammarKind.JSON_SCHEMA, text="{", begins="<call>", field="tools"))
+    assert caught.value.failure.field == "tools"
 
 
 def test_the_same_grammar_without_marks_is_another() -> None:

@@ -168,10 +168,7 @@ def format_grammar(answer: ResponseFormat | None) -> Grammar | None:
 
 def schema_grammar(schema: dict[str, Any], field: str) -> Grammar:
     """A JSON schema as a grammar."""
-    text = msgspec.json.encode(schema).decode()
-    if len(text) > GRAMMAR_MAX:
-        raise TwdError(FailureCode.BAD_REQUEST, f"the schema has {len(text)} characters; at most {GRAMMAR_MAX}", field)
-    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text)
+    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=msgspec.json.encode(schema).decode(), field=field)
 
 
 def jobs_for(
@@ -186,6 +183,9 @@ def jobs_for(
 ) -> list[JobSubmitted]:
     """One job for each choice of each prompt."""
     check_options(terms)
+    if grammar is not None and len(grammar.text) > GRAMMAR_MAX:
+        text = f"what the answer must follow has {len(grammar.text)} characters; at most {GRAMMAR_MAX}"
+        raise TwdError(FailureCode.BAD_REQUEST, text, grammar.field)
     n = request.n or 1
     if n * len(prompts) > MAX_CHOICES:
         raise TwdError(FailureCode.BAD_REQUEST, f"{len(prompts)} prompts x n={n} exceed {MAX_CHOICES} choices", "n")

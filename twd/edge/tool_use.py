@@ -70,7 +70,7 @@ def _with_format(
         text = "tools and a response_format whose schemas have references cannot be used together"
         raise TwdError(FailureCode.UNSUPPORTED, text, "response_format")
     either = {"anyOf": [schema, *calls.get("anyOf", [calls])]}
-    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=msgspec.json.encode(either).decode())
+    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=msgspec.json.encode(either).decode(), field="response_format")
 
 
 class FirstCallOnly:

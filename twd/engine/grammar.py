@@ -14,6 +14,7 @@ from twd.engine.grammars.rules import bad_grammar
 from twd.engine.grammars.token_trie import TokenTrie
 from twd.engine.marked_grammar import MarkedGrammar
 from twd.engine.slots import common_prefix
+from twd.wire.failures import TwdError
 from twd.wire.job import Grammar
 
 _GRAMMARS_KEPT = 8
@@ -95,7 +96,9 @@ class Grammars:
         try:
             return MarkedGrammar(grammar, self) if grammar.begins else CompiledGrammar(grammar, self)
         except RecursionError:
-            raise bad_grammar("The grammar is nested too deep.") from None
+            raise bad_grammar("The grammar is nested too deep.", grammar.field) from None
+        except TwdError as error:
+            raise TwdError(error.code, str(error), grammar.field) from None
 
     def prepare(self) -> None:
         """Do now, on a thread that may wait, what the first grammar would otherwise wait for."""

@@ -92,7 +92,7 @@ def tool_grammar(tools: Sequence[msgspec.Raw], choice: str, parallel: bool, foun
     if not chosen:
         message = "tool_choice wants a call, but " + ("there are no tools" if not offered else f"no tool is '{choice}'")
         raise TwdError(FailureCode.BAD_REQUEST, message + ".", "tool_choice")
-    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=_calls_schema(chosen, parallel, found))
+    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=_calls_schema(chosen, parallel, found), field="tools")
 
 
 def usual_calls(tools: Sequence[msgspec.Raw], found: ToolFormat) -> Grammar | None:
@@ -101,7 +101,7 @@ def usual_calls(tools: Sequence[msgspec.Raw], found: ToolFormat) -> Grammar | No
         return None
     begins, ends = _MARKS.get(found, ("", ""))
     text = _calls_schema([_function(tool) for tool in tools], found in _LISTED, found)
-    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text, begins=begins, ends=ends)
+    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text, begins=begins, ends=ends, field="tools")
 
 
 def strict_calls(tools: Sequence[msgspec.Raw], found: ToolFormat) -> Grammar | None:
@@ -113,7 +113,7 @@ def strict_calls(tools: Sequence[msgspec.Raw], found: ToolFormat) -> Grammar | N
     held = [tool if tool.get("strict") else {**tool, "parameters": {"type": "object"}} for tool in offered]
     begins, ends = _MARKS[found]
     text = _calls_schema(held, found in _LISTED, found)
-    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text, begins=begins, ends=ends)
+    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text, begins=begins, ends=ends, field="tools")
 
 
 def _calls_schema(tools: Sequence[dict[str, Any]], listed: bool, found: ToolFormat) -> str:

@@ -68,6 +68,8 @@ class Grammar(Part, frozen=True):
     """Where this is given, the answer is free, and only what follows this mark must look so, as often as it comes."""
     ends: Annotated[str, Meta(max_length=256)] = ""
     """The mark behind which it is free again; empty: as soon as the grammar is complete."""
+    field: Annotated[str, Meta(max_length=256)] = "grammar"
+    """What of the request it comes from: who reads of a mistake in it should know where to look."""
 
 
 class ToolCall(Part, frozen=True):

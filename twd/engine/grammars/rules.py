@@ -114,9 +114,9 @@ class RuleTable:
     tokens: list[OneToken]
 
 
-def bad_grammar(message: str) -> TwdError:
+def bad_grammar(message: str, field: str = "grammar") -> TwdError:
     """The failure that every mistake in a grammar becomes."""
-    return TwdError(FailureCode.BAD_GRAMMAR, message, "grammar")
+    return TwdError(FailureCode.BAD_GRAMMAR, message, field)
 
 
 def flattened(rules: Mapping[str, Expr], root: str) -> RuleTable:
