@@ -149,10 +149,13 @@ class GrammarAhead:
 
     def _step(self, state: int, layout: Layout, token: int) -> tuple[int, Layout]:
         """Where the text stands after a token; what a grammar does not govern tells nothing of its layout."""
+        following = self._after(state, token)
         if state < 0:
+            if following < 0:
+                return following, layout
             layout = Layout(layout.habits)
         layout.extend(self._grammar.governed(state, token))
-        return self._after(state, token), layout
+        return following, layout
 
     def _after(self, state: int, token: int) -> int:
         return DEAD if state == DEAD else self._grammar.after(state, token)

@@ -26,6 +26,8 @@ def borders(mark: bytes) -> list[int]:
 def matched(mark: bytes, border: Sequence[int], length: int, data: bytes) -> tuple[int, int | None]:
     """How much of the mark stands at the end of the data, where `length` of it stood before; and where the data goes on
     behind the mark, if it was completed in it."""
+    if not length and mark[0] not in data:
+        return 0, None
     for place, byte in enumerate(data):
         while length and mark[length] != byte:
             length = border[length]
