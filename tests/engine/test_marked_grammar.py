@@ -160,3 +160,11 @@ def test_what_is_left_to_choose_from_may_be_chosen(tokens: list[int]) -> None:
     assert able <= fitting
     if followed.allows(said, PASSING.end):
         assert able == fitting, "in free text nothing else is missing"
+
+
+def test_no_mark_is_no_token() -> None:
+    words = Words()
+    words.special_tokens[""] = words.special_tokens["<|think|>"]
+    grammar = Grammar(kind=GrammarKind.GBNF, text='root ::= "ab"', begins="(")
+    followed = GrammarWalk(Pickers(words).grammars.compiled(grammar))
+    assert followed.allows([*b"x(ab"], ord("c"))

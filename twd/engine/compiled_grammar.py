@@ -130,11 +130,16 @@ class CompiledGrammar:
         return [number for number in conditions if _meets(token, self._program.tokens[number])]
 
 
+def bare_token(vocab: Vocabulary, mark: str) -> int | None:
+    """The control token of this name, where it has no bytes by which it could be found in a text."""
+    token = vocab.special_tokens.get(mark) if mark else None
+    return None if token is None or vocab.piece(token) else token
+
+
 def _program_of(grammar: Grammar, vocab: Vocabulary) -> Program:
     rules = _rules_of(grammar, vocab)
     if grammar.begins:
-        end = vocab.special_tokens.get(grammar.ends)
-        rules = bounded(rules, grammar.ends.encode(), end if end is not None and not vocab.piece(end) else None)
+        rules = bounded(rules, grammar.ends.encode(), bare_token(vocab, grammar.ends))
     program = build(flattened(rules, "root"))
     for condition in program.tokens:
         if condition.ids & vocab.end_tokens:

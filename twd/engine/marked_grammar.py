@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from twd.engine.compiled_grammar import CompiledGrammar, Tokens
+from twd.engine.compiled_grammar import CompiledGrammar, Tokens, bare_token
 from twd.engine.grammars.automaton import DEAD
 from twd.engine.grammars.marks import borders, matched
 from twd.wire.job import Grammar
@@ -21,9 +21,7 @@ class MarkedGrammar(CompiledGrammar):
         super().__init__(grammar, tokens)
         self._begins = grammar.begins.encode()
         self._borders = borders(self._begins)
-        begin = tokens.vocab.special_tokens.get(grammar.begins)
-        self._begin = begin if begin is not None and not tokens.vocab.piece(begin) else None
-        """The control token that is the mark, where it has no bytes."""
+        self._begin = bare_token(tokens.vocab, grammar.begins)
 
     @property
     def start(self) -> int:
