@@ -17,6 +17,8 @@ from twd.stage.server import Slice
 from twd.wire.model import CostPoint
 
 _WIDTHS: Final = (1, 2, 4, 8, 16, 32, 64)
+_LEAST: Final = 2
+"""So many widths are timed however long it takes: of one alone, more rows would seem to cost nothing."""
 _TURNS: Final = 3
 _BUDGET_S: Final = 1.5
 
@@ -49,7 +51,7 @@ def measure(engine: SliceEngine, held: Slice, clock: Callable[[], float] = time.
     """Time passes of some widths, the wide ones only while the budget lasts; the engine is empty before and after."""
     spent_until, cost = clock() + _BUDGET_S, list[CostPoint]()
     for width in _widths(engine):
-        if cost and clock() + 2 * (1 + _TURNS) * cost[-1].ms / 1000 > spent_until:
+        if len(cost) >= _LEAST and clock() + 2 * (1 + _TURNS) * cost[-1].ms / 1000 > spent_until:
             break
         cost.append(CostPoint(width=width, ms=round(_timed(engine, held, width, clock, output=True), 4)))
     silent = _timed(engine, held, engine.rows_min, clock, output=False) if held.head else cost[0].ms
