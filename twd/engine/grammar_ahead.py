@@ -59,8 +59,6 @@ class GrammarAhead:
                 if self._is_demanded(self._state, token):
                     self._grammar.spelled[self._state] = token
                 self._state, self._layout = self._step(self._state, self._layout, token)
-                if self._state == DEAD and not self._binding:
-                    self._state = self._grammar.back_on_track()
         except TwdError:  # too ambiguous to follow; whoever picks will say so
             self._state = DEAD
         self._tokens += tokens
@@ -158,7 +156,8 @@ class GrammarAhead:
         return following, layout
 
     def _after(self, state: int, token: int) -> int:
-        return DEAD if state == DEAD else self._grammar.after(state, token)
+        following = DEAD if state == DEAD else self._grammar.after(state, token)
+        return following if following != DEAD or self._binding else self._grammar.back_on_track()
 
     def _renew(self) -> None:
         """Go the way again where the automaton was made anew."""
@@ -167,8 +166,6 @@ class GrammarAhead:
             self._state = self._grammar.start
             for token in self._tokens:
                 self._state = self._after(self._state, token)
-                if self._state == DEAD and not self._binding:
-                    self._state = self._grammar.back_on_track()
 
 
 def _behind_blanks(able: bytes, layout: Layout) -> bytes:

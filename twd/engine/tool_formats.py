@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Grammar, GrammarKind
@@ -92,31 +93,34 @@ def tool_grammar(tools: Sequence[msgspec.Raw], choice: str, parallel: bool, foun
     if not chosen:
         message = "tool_choice wants a call, but " + ("there are no tools" if not offered else f"no tool is '{choice}'")
         raise TwdError(FailureCode.BAD_REQUEST, message + ".", "tool_choice")
-    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=_calls_schema(chosen, parallel, found), field="tools")
+    return _calls(chosen, parallel, found)
 
 
 def usual_calls(tools: Sequence[msgspec.Raw], found: ToolFormat) -> Grammar | None:
     """What calls look like when the model makes some, without being made to; None where that cannot be said."""
     if found is ToolFormat.FUNCTION:
         return None
-    begins, ends = _MARKS.get(found, ("", ""))
-    text = _calls_schema([_function(tool) for tool in tools], found in _LISTED, found)
-    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text, begins=begins, ends=ends, field="tools")
+    return _marked_calls([_function(tool) for tool in tools], found)
 
 
 def strict_calls(tools: Sequence[msgspec.Raw], found: ToolFormat) -> Grammar | None:
     """What holds a call of a tool that is `strict` to its schema, where the model makes one; None where no tool is, or
     where nothing tells a call from text before it is whole."""
+    if found not in _ENCLOSED:
+        return None
     offered = [_function(tool) for tool in tools]
-    if found not in _ENCLOSED or not any(tool.get("strict") for tool in offered):
+    if not any(tool.get("strict") for tool in offered):
         return None
     held = [tool if tool.get("strict") else {**tool, "parameters": {"type": "object"}} for tool in offered]
-    begins, ends = _MARKS[found]
-    text = _calls_schema(held, found in _LISTED, found)
-    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=text, begins=begins, ends=ends, field="tools")
+    return _marked_calls(held, found)
 
 
-def _calls_schema(tools: Sequence[dict[str, Any]], listed: bool, found: ToolFormat) -> str:
+def _marked_calls(tools: Sequence[dict[str, Any]], found: ToolFormat) -> Grammar:
+    begins, ends = _MARKS.get(found, ("", ""))
+    return replace(_calls(tools, found in _LISTED, found), begins=begins, ends=ends)
+
+
+def _calls(tools: Sequence[dict[str, Any]], listed: bool, found: ToolFormat) -> Grammar:
     definitions: dict[str, Any] = {}
     calls = [_call_schema(tool, found.arguments_key, definitions) for tool in tools]
     schema: dict[str, Any] = calls[0] if len(calls) == 1 else {"anyOf": calls}
@@ -124,7 +128,7 @@ def _calls_schema(tools: Sequence[dict[str, Any]], listed: bool, found: ToolForm
         schema = {"type": "array", "items": schema, "minItems": 1, "maxItems": MAX_PARALLEL_CALLS}
     if definitions:
         schema["$defs"] = definitions
-    return msgspec.json.encode(schema).decode()
+    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=msgspec.json.encode(schema).decode(), field="tools")
 
 
 def function_schemas(tools: Sequence[msgspec.Raw]) -> dict[str, Any]:
