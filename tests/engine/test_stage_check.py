@@ -1,16 +1,21 @@
 """A cut is compared with the whole model before it serves, and the verdict is kept."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.engine.sliceable_models import write_sliceable
 from tests.engine.stage_chain import Chain
 from twd.engine.stage_check import (
+    BEST,
     PASSES,
     CutVerdict,
     Recorded,
+    best_tokens,
     checked_cut,
     compare,
     record,
@@ -78,6 +83,16 @@ def test_a_little_noise_is_close_and_nonsense_is_not(recorded: Recorded) -> None
     assert not compare(record(np.full_like(logits, np.nan), model="", settings=""), whole).close
     assert not compare(record(-logits, model="", settings=""), whole).close
     assert not compare(whole, recorded).close
+
+
+@given(
+    st.lists(
+        st.sampled_from([0.0, -0.0, 1.0, 2.0, -3.0, math.inf, -math.inf, math.nan]) | st.floats(width=32), min_size=1
+    )
+)
+def test_the_best_tokens_are_those_of_a_whole_sort(row: list[float]) -> None:
+    logits = np.array(row, np.float32)
+    assert best_tokens(logits).tolist() == np.argsort(-logits, kind="stable")[:BEST].tolist()
 
 
 def test_what_was_recorded_is_found_again_unless_it_is_spoilt(model: Path, recorded: Recorded, tmp_path: Path) -> None:

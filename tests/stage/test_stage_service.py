@@ -28,9 +28,10 @@ from twd.ring.home import Home
 from twd.ring.links import Pace
 from twd.ring.trust import Identity, Trust, make_identity, ring_nonce
 from twd.ring.wiring import wirings
-from twd.stage.loaded import LoadedSlice, measure
+from twd.stage.loaded import LoadedSlice
 from twd.stage.server import Rules, Slice
 from twd.stage.service import Address, Stage
+from twd.stage.timing import measure
 from twd.wire.base import Event, InstanceId, ModelId, NodeId
 from twd.wire.codec import decode, encode
 from twd.wire.failures import FailureCode, TwdError

@@ -16,6 +16,7 @@ import numpy as np
 
 from twd.engine.build import engine_build
 from twd.engine.context import Logits, Rows
+from twd.engine.filters import Indices
 from twd.engine.remembered import build_id
 from twd.engine.stage_engine import StageEngine, StagePlan
 from twd.gguf_tools.inspect import inspect
@@ -77,9 +78,17 @@ def run_stages(stages: Sequence[StageEngine], slot: int = 0) -> Logits:
     return np.array(seen)
 
 
+def best_tokens(logits: Logits) -> Indices:
+    """The highest of a row, the highest first; of equals the lower id. What is no number comes last, as in a sort."""
+    down = -logits
+    count = min(BEST, len(down))
+    able = np.flatnonzero(~(down > np.partition(down, count - 1)[count - 1]))
+    return able[np.argsort(down[able], kind="stable")][:count]
+
+
 def record(logits: Logits, *, model: str, settings: str, from_disk: bool = False) -> Recorded:
     """Write down what came out."""
-    best = np.argsort(-logits, axis=1, kind="stable")[:, :BEST]
+    best = np.array([best_tokens(row) for row in logits])
     return Recorded(
         model=model,
         build=engine_build(),

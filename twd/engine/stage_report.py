@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from twd.engine.stage_check import BEST, Recorded, check_passes
+from twd.engine.stage_check import Recorded, best_tokens, check_passes
 from twd.engine.window import Logits
 from twd.wire.job import TokenLogprob, TopToken
 
@@ -25,12 +25,11 @@ class CheckedText:
     def __call__(self, logits: Logits, token: int) -> TokenLogprob:
         """Logits instead of log probabilities: they are compared to the last bit."""
         self._digest.update(np.ascontiguousarray(logits, np.float32).tobytes())
-        best = np.argsort(-logits, kind="stable")[:BEST]
         return TokenLogprob(
             token=token,
             text=self._digest.hexdigest(),
             logprob=float(logits[token]),
-            top=[TopToken(token=int(one), text="", logprob=float(logits[one])) for one in best],
+            top=[TopToken(token=int(one), text="", logprob=float(logits[one])) for one in best_tokens(logits)],
         )
 
 

@@ -19,9 +19,10 @@ from twd.kit.service import Surroundings
 from twd.kit.settings import Settings
 from twd.ring.frames import SessionSpec
 from twd.ring.links import SWITCH_S
-from twd.stage.loaded import Load, LoadedSlice, measure, remembered
+from twd.stage.loaded import Load, LoadedSlice
 from twd.stage.server import Rules, Slice
 from twd.stage.service import Address, Stage
+from twd.stage.timing import measure, remembered
 from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
 
@@ -102,11 +103,11 @@ def load_slice(plan: SlicePlan, progress: Progress) -> LoadedSlice:
         held = Slice(plan.model, hash_, wanted.first, wanted.end, layers, wanted.head)
         progress(_LOADED, "timing passes")
         where = f"{wanted.gpu_layers} {wanted.device}".strip()
-        about = (hash_, str(held), engine.settings, str(wanted.threads), where, engine_build())
+        about = (hash_, engine.settings, str(wanted.threads), where, engine_build())
         if engine.model.offloads:  # which makes a device's kernels, too, before anybody waits for them
-            timing = measure(engine, held)
+            timing = measure(engine, held, makes_kernels=True)
         else:
-            timing = remembered(plan.folder, about, lambda: measure(engine, held))
+            timing = remembered(plan.folder, about, held, lambda: measure(engine, held))
         if wanted.head:
             engine.prepare_grammars_later()
     except BaseException:

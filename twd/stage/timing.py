@@ -1,0 +1,124 @@
+"""What passes over a slice take: timed once, and remembered for the next start."""
+
+import time
+from collections.abc import Callable
+from math import inf
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from twd.engine.context import Rows
+from twd.kit.kept import file_name, recall, remember
+from twd.stage.engine import SliceEngine
+from twd.stage.server import Slice
+from twd.wire.model import CostPoint
+
+_WIDTHS: Final = (1, 2, 4, 8, 16, 32, 64)
+_LEAST: Final = 2
+"""So many widths are timed however long it takes: of one alone, more rows would seem to cost nothing."""
+_ROUNDS: Final = 4
+_BUDGET_S: Final = 0.6
+_KERNELS_BUDGET_S: Final = 1.5
+"""The same where a device makes its kernels for a width when it is used first."""
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """Measured times of a slice of so many layers, with the head or without."""
+
+    layers: int = 0
+    head: bool = False
+    layer_ms: float = 0.0
+    head_ms: float = 0.0
+    cost: list[CostPoint] = []
+
+    def of(self, held: Slice) -> "Timing | None":
+        """What another slice of the same model takes here by that; None where its head was never timed."""
+        if not self.layers or (held.head and not self.head):
+            return None
+        layers = held.end - held.first
+        whole_ms = self.layer_ms * self.layers + self.head_ms
+        wanted_ms = self.layer_ms * layers + (self.head_ms if held.head else 0.0)
+        share = wanted_ms / whole_ms if whole_ms else 1.0
+        cost = [CostPoint(width=point.width, ms=round(point.ms * share, 4)) for point in self.cost]
+        return Timing(layers, held.head, self.layer_ms, self.head_ms if held.head else 0.0, cost)
+
+
+def measure(
+    engine: SliceEngine, held: Slice, clock: Callable[[], float] = time.perf_counter, *, makes_kernels: bool = False
+) -> Timing:
+    """Time passes of all widths in turn, twice and again while the budget lasts; of each width the quickest counts.
+
+    In turn, because what else runs on the machine for a moment then disturbs no width each time. Half of the budget
+    decides how wide the passes get. The engine is empty before and after.
+    """
+    passes, narrow = _Passes(engine, held, clock), engine.rows_min
+    half = (_KERNELS_BUDGET_S if makes_kernels else _BUDGET_S) / 2
+    passes.time(narrow)
+    began, widths = clock(), list[int]()
+    for width in _widths(engine):
+        if len(widths) >= _LEAST and clock() - began + 2 * passes.ms[widths[-1]] / 1000 > half:
+            break
+        widths.append(width)
+        for _ in range(2 if makes_kernels else 1):
+            passes.time(width)
+    for turn in range(1, _ROUNDS):
+        if turn > 1 and clock() - began > 2 * half:
+            break
+        if held.head:
+            passes.time(narrow, output=False)
+        for width in widths:
+            passes.time(width)
+    least = passes.ms[narrow]
+    silent = min(passes.silent_ms, least)
+    layers = held.end - held.first
+    cost = [CostPoint(width=width, ms=round(passes.ms[width], 4)) for width in widths]
+    return Timing(layers, held.head, round(silent / max(layers, 1), 4), round(least - silent, 4), cost)
+
+
+def remembered(folder: Path, about: tuple[str, ...], held: Slice, take: Callable[[], Timing]) -> Timing:
+    """What was measured under the same circumstances before, of this slice or else of another one of the model; or is
+    measured now. A stage that takes a lost one's place must be quick, and one that changes its layers disturbs who is
+    served meanwhile."""
+    own, any_slice = (folder / file_name("stage", parts) for parts in ((*about, str(held)), about))
+    timing = recall(own, Timing)
+    if timing is None and (other := recall(any_slice, Timing)) is not None:
+        timing = other.of(held)
+    if timing is None:
+        timing = take()
+        remember(own, timing)
+        remember(any_slice, timing)
+    return timing
+
+
+def _widths(engine: SliceEngine) -> list[int]:
+    most = min(engine.window_max, engine.ctx_size)
+    return [width for width in _WIDTHS if engine.rows_min <= width <= most]
+
+
+class _Passes:
+    """Passes over a slice, and the quickest of each width."""
+
+    def __init__(self, engine: SliceEngine, held: Slice, clock: Callable[[], float]) -> None:
+        self._engine = engine
+        self._first = held.first == 0
+        self._clock = clock
+        self.ms: dict[int, float] = {}
+        self.silent_ms = inf
+        """Of the narrowest, when it gives nothing out."""
+
+    def time(self, width: int, *, output: bool = True) -> None:
+        """One pass, whose rows are forgotten again."""
+        rows = Rows()
+        rows.add(0, 0, [1] * width, 0 if output else width)
+        states = None if self._first else np.full((width, self._engine.n_embd), 0.01, np.float32)
+        began = self._clock()
+        self._engine.decode(rows, states)
+        took = (self._clock() - began) * 1000
+        if not self._engine.rollback(0, 0):
+            self._engine.clear(0)
+        if output:
+            self.ms[width] = min(took, self.ms.get(width, inf))
+        else:
+            self.silent_ms = min(took, self.silent_ms)
