@@ -97,3 +97,15 @@ def test_nonsense_is_refused(nonsense: bytes) -> None:
 def test_an_endless_line_is_not_kept() -> None:
     with pytest.raises(CommandError, match="makes no sense"):
         AnswerReader().feed(b"x" * (LINE_BYTES_MAX + 1), 0.1)
+
+
+def test_thoughts_are_told_apart() -> None:
+    heard: list[str] = []
+    reader = AnswerReader(heard.append)
+    thoughts = [event(choices=[{"index": 0, "delta": {"reasoning_content": text}}]) for text in ("Let me", " see")]
+    text = "".join(reader.feed(data, 1.0 + at) for at, data in enumerate([*thoughts, piece("Oslo", "stop")]))
+    reader.end()
+    assert (text, reader.answer.text, reader.answer.thought) == ("Oslo", "Oslo", "Let me see")
+    assert heard == ["Let me", " see"]
+    assert (reader.answer.first_s, reader.answer.pieces) == (1.0, 3)
+    assert reader.answer.document()["thought"] == "Let me see"

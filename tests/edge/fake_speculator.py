@@ -19,6 +19,7 @@ from twd.wire.job import (
     JobStarted,
     JobStats,
     JobSubmitted,
+    Thoughts,
     TokenLogprob,
     TokensAccepted,
     TopToken,
@@ -59,6 +60,7 @@ class Script:
     counts_at_once: bool = True
     """A relay counts a prompt only when its job ends."""
     tool_format: str = "bare"
+    thoughts: Thoughts | None = None
     choose: Callable[[JobSubmitted], list[str]] | None = None
 
 
@@ -127,6 +129,7 @@ class FakeSpeculator(Service):
                 cached_tokens=script.cached_tokens if script.counts_at_once else 0,
                 seed=job.sampling.seed or 0,
                 fingerprint="fp_test",
+                thoughts=script.thoughts,
             )
         )
         for at in range(len(job.resume), len(words), script.per_event):

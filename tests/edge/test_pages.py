@@ -15,7 +15,7 @@ from tests.edge.conftest import House, OpenHouse, ground
 from tests.edge.fake_speculator import WORDS, Script
 from tests.edge.test_records import Historian
 from twd.edge.pages import FOLDER
-from twd.wire.job import CALIBRATION
+from twd.wire.job import CALIBRATION, Thoughts
 
 PICTURES = os.environ.get("TWD_TEST_PICTURES")
 """A folder for screenshots, for whoever wants to look at them."""
@@ -269,3 +269,30 @@ async def test_a_login_and_the_dashboard(open_house: OpenHouse, tmp_path: Path) 
         problems = [problem for problem in tab.problems if "401" not in problem]
         assert problems == []
     await historian.stop()
+
+
+@needs_browser
+async def test_thoughts_are_open_while_the_model_thinks_and_folded_when_it_answers(
+    open_house: OpenHouse, tmp_path: Path
+) -> None:
+    words = ["<think>\n", "The capital", " of Norway?", "</think>\n\n", "**Oslo**", "."]
+    marks = Thoughts("<think>", "</think>")
+    house = await open_house(Script(words=words, per_event=1, thoughts=marks, hang_after=3))
+    async with open_tab(tmp_path / "browser") as tab:
+        await tab.resize(900, 500)
+        await tab.open(house.edge.url + "/")
+        await tab.until("document.querySelector('#model option')")
+        await tab.run("document.getElementById('words').focus()")
+        await tab.type("Hello")
+        await tab.press("Enter")
+        thought = "document.querySelector('.assistant .thought')"
+        await tab.until(f"{thought}.open && {thought}.querySelector('p').textContent === 'The capital of Norway?'")
+        house.speculator.release.set()
+        await tab.until("document.querySelector('.figures')")
+        assert not await tab.run(f"{thought}.open")
+        assert await tab.run("document.querySelector('.assistant strong').textContent") == "Oslo"
+        await tab.run(f"{thought}.querySelector('summary').click()")
+        await tab.until(f"{thought}.open")
+        if PICTURES:
+            await tab.picture(Path(PICTURES) / "thoughts.png")
+        assert tab.problems == []

@@ -168,3 +168,32 @@ def test_no_mark_is_no_token() -> None:
     grammar = Grammar(kind=GrammarKind.GBNF, text='root ::= "ab"', begins="(")
     followed = GrammarWalk(Pickers(words).grammars.compiled(grammar))
     assert followed.allows([*b"x(ab"], ord("c"))
+
+
+BEHIND = Grammar(kind=GrammarKind.JSON_SCHEMA, text=json.dumps(CITY), begins="</call>", rest=True)
+
+
+@pytest.mark.parametrize(
+    "text", ['</call>{"city":""}', 'hm, {"city": 3}\n</call>\n\n{"city": "Oslo"}', '<call></call> {"city": "</call>"}']
+)
+def test_behind_a_thought_the_grammar_holds_to_the_end(text: str) -> None:
+    for tokens in (WORDS.continued(text), list(text.encode())):
+        assert breaks_at(text, BEHIND, tokens) is None
+        followed = walk(BEHIND)
+        ends = [end for end in range(len(tokens) + 1) if followed.allows(tokens[:end], WORDS.end)]
+        assert ends == [len(tokens)], "neither in the thought nor in the midst of the answer"
+
+
+@pytest.mark.parametrize(
+    ("text", "before"),
+    [
+        ("hm</call>Oslo", "hm</call>"),
+        ('hm</call>{"city": "Oslo"} and more', 'hm</call>{"city": "Oslo"}'),
+        ('hm</call>{"city": "Oslo"}</call>{', 'hm</call>{"city": "Oslo"}'),
+    ],
+)
+def test_what_breaks_the_rest(text: str, before: str) -> None:
+    assert breaks_at(text, BEHIND, list(text.encode())) == before
+    followed = walk(BEHIND)
+    assert (WORDS.end in followed.allowed(list(before.encode()))) is before.endswith("}")
+    assert WORDS.end not in followed.allowed(list(b"hm"))

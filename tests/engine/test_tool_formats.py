@@ -120,7 +120,7 @@ def test_what_cannot_be_called_is_refused(tools: list[msgspec.Raw], choice: str)
 
 def test_markers_that_are_control_tokens_can_be_seen() -> None:
     piece = showing_markers(
-        lambda token: b"x" if token == 1 else b"", {"[TOOL_CALLS]": 7, "<s>": 8}, ToolFormat.MISTRAL
+        lambda token: b"x" if token == 1 else b"", {"[TOOL_CALLS]": 7, "<s>": 8}, ToolFormat.MISTRAL.markers
     )
     assert [piece(token) for token in (1, 7, 8)] == [b"x", b"[TOOL_CALLS]", b""]
 

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from twd.engine.chat_template import ChatTemplate
+from twd.engine.chat_template import CHATML, ChatTemplate
 from twd.engine.model import Model
 from twd.engine.pick import Pickers
 from twd.engine.tool_formats import ToolFormat, strict_calls
@@ -15,7 +15,7 @@ from twd.guess.prediction import Prediction
 from twd.speculator.preparing import Preparer
 from twd.wire.base import InstanceId, JobId, ModelId, SessionId
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.job import ChatMessage, JobSubmitted, Prompt, Speculation
+from twd.wire.job import ChatMessage, Grammar, GrammarKind, JobSubmitted, Prompt, Speculation, Thoughts
 
 pytestmark = pytest.mark.model
 HERMES = ToolFormat.HERMES
@@ -132,3 +132,53 @@ def test_calls_that_cannot_be_guessed_are_not(q4: Model, tool: dict[str, object]
     vocab = q4.vocab
     preparer = Preparer(vocab, ChatTemplate.of(q4.chat_template, vocab), Pickers(vocab), lambda: 1, 1 << 20)
     assert preparer.prepare(asked(tool, **fields), SessionId("s")).ahead is None
+
+
+def thinker(q4: Model, opened: str) -> Preparer:
+    """A model whose template knows thoughts; `opened` is what it puts before an answer."""
+    source = CHATML.replace("assistant\n'", f"assistant\n{opened}'") + "{# </think> #}"
+    return Preparer(q4.vocab, ChatTemplate.of(source, q4.vocab), Pickers(q4.vocab), lambda: 1, 4096)
+
+
+JSON = Grammar(kind=GrammarKind.JSON, field="response_format")
+
+
+@pytest.mark.parametrize(
+    ("opened", "prefill", "grammar", "thoughts", "behind"),
+    [
+        ("", "", None, Thoughts("<think>", "</think>"), ""),
+        ("<think>\\n", "", None, Thoughts("<think>", "</think>", open=True), ""),
+        ("<think>\\n\\n</think>\\n\\n", "", None, Thoughts("<think>", "</think>"), ""),
+        ("", "Sure", None, None, ""),
+        ("<think>\\n", "Lét me", None, Thoughts("<think>", "</think>", open=True), ""),
+        ("<think>\\n", "", JSON, Thoughts("<think>", "</think>", open=True), "</think>"),
+        ("", "", JSON, None, ""),
+    ],
+)
+def test_how_an_answer_may_begin_to_think(
+    q4: Model, opened: str, prefill: str, grammar: Grammar | None, thoughts: Thoughts | None, behind: str
+) -> None:
+    prompt = Prompt(messages=[ChatMessage(role="user", content="what is <think>?")], prefill=prefill)
+    job = JobSubmitted(job=JobId("j"), model=ModelId("m"), owner=InstanceId("e"), prompt=prompt, grammar=grammar)
+    opening = thinker(q4, opened).prepare(job, SessionId("s"))
+    assert opening.thoughts == thoughts
+    assert (opening.grammar.begins if opening.grammar else "") == behind
+
+
+def test_json_is_written_behind_a_thought_that_the_template_opened(q4: Model) -> None:
+    vocab, preparer = q4.vocab, thinker(q4, "<think>\\n")
+    opening = preparer.prepare(asked(grammar=JSON), SessionId("s"))
+    logits = np.zeros(vocab.size, dtype=np.float32)
+    (word,) = vocab.plain(" not")
+    logits[word] = 1.0
+    assert opening.picker.pick(logits, opening.tokens) == word
+    said = [*opening.tokens, *vocab.plain("Hm.\n</think>\n\n")]
+    assert opening.picker.pick(logits, said) != word
+
+
+def test_raw_prompts_have_no_thoughts(q4: Model) -> None:
+    job = JobSubmitted(
+        job=JobId("j"), model=ModelId("m"), owner=InstanceId("e"), prompt=Prompt(text="<think>"), grammar=JSON
+    )
+    opening = thinker(q4, "<think>\\n").prepare(job, SessionId("s"))
+    assert (opening.thoughts, opening.grammar) == (None, JSON)

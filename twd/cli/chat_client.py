@@ -47,9 +47,9 @@ class ChatClient:
             raise no_sense("its /v1/models lists no models")
         return [str(card["id"]) for card in cards if isinstance(card, dict) and "id" in card]
 
-    async def ask(self, body: dict[str, Any], on_text: OnText) -> Answer:
+    async def ask(self, body: dict[str, Any], on_text: OnText, on_thought: OnText = lambda text: None) -> Answer:
         """One answer, told piece by piece; a cancelled call hangs up, which cancels the job."""
-        self.reader, self.job = AnswerReader(), ""
+        self.reader, self.job = AnswerReader(on_thought), ""
         began = time.monotonic()
         async with self._call("POST", "/v1/chat/completions", body) as response:
             self.job = response.headers.get("x-twd-job", "")

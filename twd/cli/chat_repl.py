@@ -37,14 +37,14 @@ class Keyboard(Protocol):
 
 async def answer_once(client: ChatClient, talk: Talk, screen: Screen) -> Answer:
     """Answer the question that waits, as it comes."""
-    answer = await client.ask(talk.request(talk.direct, talk.seed), screen.text)
+    answer = await client.ask(talk.request(talk.direct, talk.seed), screen.text, screen.thought)
     screen.end_line()
     return answer
 
 
 async def answer_drafted(client: ChatClient, talk: Talk, screen: Screen) -> tuple[Answer, dict[str, Any]]:
     """The first of two answers, with drafts; and the request for the second, without and with the same seed."""
-    drafted = await client.ask(talk.request(False, talk.seed), screen.text)
+    drafted = await client.ask(talk.request(False, talk.seed), screen.text, screen.thought)
     screen.end_line()
     if drafted.facts is None:
         text = f"{client.server.url} is not twd: it tells nothing of drafts, so there is nothing to compare"

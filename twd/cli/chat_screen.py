@@ -27,9 +27,21 @@ class Screen:
     def __init__(self, terminal: bool | None = None) -> None:
         self.terminal = sys.stdout.isatty() if terminal is None else terminal
         self._at_line_start = True
+        self._thinking = False
+
+    def thought(self, piece: str) -> None:
+        """A piece of what the model thinks before it answers; only where people read."""
+        shown = harmless(piece) if self.terminal else ""
+        if shown:
+            click.secho(shown, nl=False, dim=True, color=_colour())
+            self._at_line_start, self._thinking = shown.endswith("\n"), True
 
     def text(self, piece: str) -> None:
         """A piece of an answer."""
+        if self._thinking:
+            self.end_line()
+            click.echo()
+        self._thinking = False
         shown = harmless(piece) if self.terminal else piece
         if shown:
             click.echo(shown, nl=False)

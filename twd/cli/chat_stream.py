@@ -1,5 +1,6 @@
 """A streamed chat completion, read as it comes: bytes in; text, usage and twd's own facts out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -42,6 +43,7 @@ class Usage(msgspec.Struct, frozen=True):
 
 class _Delta(msgspec.Struct, frozen=True):
     content: str | None = None
+    reasoning_content: str | None = None
 
 
 class _Choice(msgspec.Struct, frozen=True):
@@ -73,6 +75,8 @@ class Answer:
     """One answer, as far as it has come. Times are seconds since it was asked for."""
 
     text: str = ""
+    thought: str = ""
+    """What the model thought before it answered, where its server tells that apart."""
     model: str = ""
     finish_reason: str = ""
     usage: Usage | None = None
@@ -99,6 +103,7 @@ class Answer:
         """For JSON."""
         return {
             "text": self.text,
+            "thought": self.thought,
             "model": self.model,
             "finish_reason": self.finish_reason,
             "usage": msgspec.to_builtins(self.usage),
@@ -112,8 +117,9 @@ class Answer:
 class AnswerReader:
     """Takes a stream's bytes however they are cut."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_thought: Callable[[str], None] = lambda text: None) -> None:
         self.answer = Answer()
+        self._on_thought = on_thought
         self._rest = b""
 
     def feed(self, data: bytes, at_s: float) -> str:
@@ -143,9 +149,13 @@ class AnswerReader:
         answer.usage = chunk.usage or answer.usage
         answer.facts = chunk.twd or answer.facts
         new = "".join([choice.delta.content or "" for choice in chunk.choices])
+        thought = "".join([choice.delta.reasoning_content or "" for choice in chunk.choices])
         ends = [choice.finish_reason for choice in chunk.choices if choice.finish_reason]
         answer.finish_reason = ends[-1] if ends else answer.finish_reason
-        if new:
+        if thought:
+            answer.thought += thought
+            self._on_thought(thought)
+        if new or thought:
             answer.first_s = answer.first_s or at_s
             answer.last_s = at_s
             answer.pieces += 1

@@ -17,34 +17,13 @@ from twd.edge.openai_answers import (
     TwdFacts,
     Usage,
 )
-from twd.engine.tool_calls import ContentDelta, Delta, ToolCallArguments, ToolCallStart
+from twd.edge.reading import PlainReader, Reader, ThoughtStream
+from twd.engine.tool_calls import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
 from twd.wire.failures import Failure
 from twd.wire.job import FinishReason, JobFinished, JobStarted, JobStats, JobSubmitted, TokenLogprob, TokensAccepted
 
 News = JobStarted | TokensAccepted | JobFinished
 """What a running job tells its client; a failure ends the whole answer."""
-
-
-class Reader(Protocol):
-    """Tells calls from text in what a model writes."""
-
-    def feed(self, text: str) -> list[Delta]:
-        """Take more text; returns what is certain by now."""
-
-    def finish(self) -> list[Delta]:
-        """No more text will come; returns the rest."""
-
-
-class PlainReader:
-    """No tools were offered: all is text."""
-
-    def feed(self, text: str) -> list[Delta]:
-        """The text as it is."""
-        return [ContentDelta(text)] if text else []
-
-    def finish(self) -> list[Delta]:
-        """Nothing is ever held back."""
-        return []
 
 
 @dataclass
@@ -67,6 +46,10 @@ class Choice:
     started: JobStarted | None = None
     text: list[str] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+    thought_tokens: int = 0
+    apart: bool = True
+    """Whether thoughts are told apart from the answer."""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     tokens: int = 0
     finished: JobFinished | None = None
@@ -83,6 +66,16 @@ class Choice:
     def content(self) -> str:
         """The text so far, without calls."""
         return "".join(self.text)
+
+    @property
+    def thinking(self) -> bool:
+        """Whether it is in the midst of a thought."""
+        return isinstance(self.reader, ThoughtStream) and self.reader.thinking
+
+    @property
+    def thought(self) -> str:
+        """What the model thought before it answered."""
+        return "".join(self.thoughts)
 
     @property
     def cut(self) -> bool:
@@ -106,12 +99,18 @@ class Choice:
         """Take in what its job tells; returns what that means for the client."""
         match news:
             case JobStarted():
+                if self.started is None and self.apart and news.thoughts is not None:
+                    self.reader = ThoughtStream(news.thoughts, self.reader)
                 self.started = self.started or news
                 return []
             case TokensAccepted():
                 self.logprobs += news.logprobs
-                self.tokens += len(news.tokens) or int(news.text != "")  # a target without tokens: its pieces count
-                return self._keep(self.reader.feed(news.text))
+                count = len(news.tokens) or int(news.text != "")  # a target without tokens: its pieces count
+                self.tokens += count
+                thinking = self.thinking
+                deltas = self._keep(self.reader.feed(news.text))
+                self.thought_tokens += count if thinking or self.thinking else 0
+                return deltas
             case JobFinished():
                 self.finished = news
                 return self._keep(self.reader.finish())
@@ -121,6 +120,8 @@ class Choice:
             match delta:
                 case ContentDelta(text):
                     self.text.append(text)
+                case ThoughtDelta(text):
+                    self.thoughts.append(text)
                 case ToolCallStart(index, name):
                     self.calls.append(Call(f"call_{self.job.job.removeprefix('job-')}_{index}", name))
                 case ToolCallArguments(index, text):
@@ -147,9 +148,12 @@ class Answer(Protocol):
         """The answer in one piece."""
 
 
-def choices_of(jobs: list[JobSubmitted], n: int = 1, new_reader: Callable[[], Reader] = PlainReader) -> list[Choice]:
-    """The choices behind jobs that come prompt by prompt, `n` of each."""
-    return [Choice(index=i, prompt=i // n, job=job, reader=new_reader()) for i, job in enumerate(jobs)]
+def choices_of(
+    jobs: list[JobSubmitted], n: int = 1, new_reader: Callable[[], Reader] = PlainReader, *, apart: bool = True
+) -> list[Choice]:
+    """The choices behind jobs that come prompt by prompt, `n` of each; thoughts `apart` from what is answered, or as a
+    part of it."""
+    return [Choice(index=i, prompt=i // n, job=job, reader=new_reader(), apart=apart) for i, job in enumerate(jobs)]
 
 
 def stream_end(head: ChatChunk | TextCompletion, choices: Iterable[Choice], *, with_usage: bool) -> bytes:
@@ -171,24 +175,27 @@ def finish_reason(choice: Choice) -> str:
 def usage_of(choices: Iterable[Choice]) -> Usage:
     """Tokens of all choices; a prompt counts once, however many choices it has."""
     prompts: dict[int, tuple[int, int]] = {}
-    completion = predicted = foretold = 0
+    completion = predicted = foretold = thought = 0
     for choice in choices:
         completion += choice.completion_tokens
+        thought += choice.thought_tokens
         if choice.finished is not None:
             predicted += choice.finished.stats.predicted
             foretold += choice.finished.stats.foretold
         if choice.started is not None and choice.prompt not in prompts:
             prompts[choice.prompt] = choice.prompt_counts
     prompt = sum(tokens for tokens, _ in prompts.values())
-    expected = CompletionDetails(
-        accepted_prediction_tokens=foretold, rejected_prediction_tokens=max(0, predicted - foretold)
+    details = CompletionDetails(
+        reasoning_tokens=thought,
+        accepted_prediction_tokens=foretold,
+        rejected_prediction_tokens=max(0, predicted - foretold),
     )
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
         total_tokens=prompt + completion,
         prompt_tokens_details=PromptDetails(cached_tokens=sum(cached for _, cached in prompts.values())),
-        completion_tokens_details=expected if predicted else UNSET,
+        completion_tokens_details=details if predicted or thought else UNSET,
     )
 
 

@@ -7,7 +7,7 @@ from twd.edge.anthropic_types import BlockOut, MessageOut, MessagesRequest, Mess
 from twd.edge.core import Terms
 from twd.edge.errors import anthropic_envelope
 from twd.edge.tool_use import reader_for
-from twd.engine.tool_calls import ContentDelta, Delta, ToolCallArguments, ToolCallStart
+from twd.engine.tool_calls import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
 from twd.wire.failures import Failure
 from twd.wire.job import JobFinished, JobSubmitted
 from twd.wire.reading import read_as
@@ -22,9 +22,8 @@ class MessageAnswer:
         self._mode = terms.mode
         self._model = terms.model
         self._blocks = 0
-        self._open_call: int | None = None
-        """Which call the open block is; None for text."""
-        self._block_is_open = False
+        self._open: int | str | None = None
+        """Which call the open block is, or its type; None while none is open."""
 
     @property
     def _choice(self) -> Choice:
@@ -50,28 +49,30 @@ class MessageAnswer:
     def _piece(self, delta: Delta) -> bytes:
         match delta:
             case ContentDelta(text):
-                opening = self._open_block(None, BlockOut(type="text", text=""))
+                opening = self._open_block("text", BlockOut(type="text", text=""))
                 return opening + self._block_delta({"type": "text_delta", "text": text})
+            case ThoughtDelta(text):
+                opening = self._open_block("thinking", BlockOut(type="thinking", thinking="", signature=""))
+                return opening + self._block_delta({"type": "thinking_delta", "thinking": text})
             case ToolCallStart(index, name):
                 call = self._choice.calls[index]
                 return self._open_block(index, BlockOut(type="tool_use", id=_tool_id(call.id), name=name, input={}))
             case ToolCallArguments(_, text):
                 return self._block_delta({"type": "input_json_delta", "partial_json": text})
 
-    def _open_block(self, call: int | None, block: BlockOut) -> bytes:
-        if self._block_is_open and self._open_call == call:
+    def _open_block(self, what: int | str, block: BlockOut) -> bytes:
+        if self._open == what:
             return b""
-        closing = self._close_block()
-        self._block_is_open, self._open_call = True, call
+        closing, self._open = self._close_block(), what
         return closing + _event(StreamEvent(type="content_block_start", index=self._blocks, content_block=block))
 
     def _block_delta(self, delta: dict[str, str]) -> bytes:
         return _event(StreamEvent(type="content_block_delta", index=self._blocks, delta=delta))
 
     def _close_block(self) -> bytes:
-        if not self._block_is_open:
+        if self._open is None:
             return b""
-        self._block_is_open = False
+        self._open = None
         self._blocks += 1
         return _event(StreamEvent(type="content_block_stop", index=self._blocks - 1))
 
@@ -94,6 +95,8 @@ class MessageAnswer:
         """The answer in one piece."""
         choice = self._choice
         blocks = [BlockOut(type="text", text=choice.content)] if choice.content or not choice.calls else []
+        if choice.thought:
+            blocks.insert(0, BlockOut(type="thinking", thinking=choice.thought, signature=""))
         for call in choice.calls:
             arguments = _object("".join(call.arguments))
             blocks.append(BlockOut(type="tool_use", id=_tool_id(call.id), name=call.name, input=arguments))

@@ -10,6 +10,7 @@ from twd.edge.anthropic_types import (
     MessagesRequest,
     SystemBlock,
     TextBlock,
+    ThinkingBlock,
     ToolChoice,
     ToolParam,
     ToolResultBlock,
@@ -101,12 +102,15 @@ def _turns(message: MessageParam, path: str) -> list[ChatMessage]:
     if isinstance(message.content, str):
         return [ChatMessage(role=message.role, content=message.content)]
     texts: list[str] = []
+    thoughts: list[str] = []
     calls: list[ToolCall] = []
     results: list[ChatMessage] = []
     for i, block in enumerate(message.content):
         match block:
             case TextBlock(text=text):
                 texts.append(text)
+            case ThinkingBlock(thinking=thought):
+                thoughts.append(thought)
             case ToolUseBlock():
                 arguments = msgspec.json.encode(block.input).decode()
                 calls.append(ToolCall(id=block.id, name=block.name, arguments=arguments))
@@ -116,7 +120,10 @@ def _turns(message: MessageParam, path: str) -> list[ChatMessage]:
                 _refuse_unless_thinking(block, f"{path}.content[{i}]")
     if not texts and not calls and results:
         return results
-    return [*results, ChatMessage(role=message.role, content="\n".join(texts), tool_calls=calls)]
+    turn = ChatMessage(
+        role=message.role, content="\n".join(texts), tool_calls=calls, thoughts="\n".join(filter(None, thoughts))
+    )
+    return [*results, turn]
 
 
 def _result(block: ToolResultBlock, path: str) -> ChatMessage:

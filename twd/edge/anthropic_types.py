@@ -66,7 +66,7 @@ class ToolResultBlock(Body, frozen=True, kw_only=True, tag_field="type", tag="to
 
 
 class ThinkingBlock(Body, frozen=True, kw_only=True, tag_field="type", tag="thinking"):
-    """What the model thought earlier; not shown to it again."""
+    """What the model thought earlier; its template decides whether it sees that again."""
 
     thinking: str
     signature: str | None = None
@@ -174,8 +174,10 @@ class MessageUsage(Out, kw_only=True):
 class BlockOut(Out, kw_only=True):
     """A block of an answer."""
 
-    type: Literal["text", "tool_use"]
+    type: Literal["text", "tool_use", "thinking"]
     text: str | UnsetType = UNSET
+    thinking: str | UnsetType = UNSET
+    signature: str | UnsetType = UNSET
     id: str | UnsetType = UNSET
     name: str | UnsetType = UNSET
     input: JsonObject | UnsetType = UNSET

@@ -20,7 +20,7 @@ from twd.edge.openai_answers import (
 from twd.edge.openai_logprobs import chat_logprobs
 from twd.edge.openai_types import ChatRequest
 from twd.edge.tool_use import reader_for
-from twd.engine.tool_calls import ContentDelta, Delta, ToolCallArguments, ToolCallStart
+from twd.engine.tool_calls import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
 from twd.wire.failures import Failure
 from twd.wire.job import JobFinished, JobStarted, JobSubmitted, TokenLogprob, TokensAccepted
 
@@ -31,7 +31,10 @@ class ChatAnswer:
     def __init__(self, request: ChatRequest, jobs: list[JobSubmitted], terms: Terms, created: int) -> None:
         self.stream = bool(request.stream)
         self.choices = choices_of(
-            jobs, request.n or 1, reader_for(jobs[0].prompt.tools, request.parallel_tool_calls is not False)
+            jobs,
+            request.n or 1,
+            reader_for(jobs[0].prompt.tools, request.parallel_tool_calls is not False),
+            apart=request.reasoning_format != "none",
         )
         self._mode = terms.mode
         self._logprobs = bool(request.logprobs)
@@ -117,6 +120,8 @@ class ChatAnswer:
 
     def _whole_choice(self, choice: Choice) -> ChatChoice:
         message = ChatMessageOut(content=choice.content if choice.content or not choice.calls else None)
+        if choice.thought:
+            message.reasoning_content = choice.thought
         if choice.calls:
             message.tool_calls = [_whole_call(call) for call in choice.calls]
         return ChatChoice(
@@ -136,6 +141,8 @@ def _chat_delta(choice: Choice, delta: Delta) -> ChatDelta:
     match delta:
         case ContentDelta(text):
             return ChatDelta(content=text)
+        case ThoughtDelta(text):
+            return ChatDelta(reasoning_content=text)
         case ToolCallStart(index, name):
             call = choice.calls[index]
             function = FunctionDelta(name=name)

@@ -17,8 +17,9 @@ class PromptDetails(Out, kw_only=True):
 
 
 class CompletionDetails(Out, kw_only=True):
-    """What became of the text that the client expected."""
+    """What the model thought, and what became of the text that the client expected."""
 
+    reasoning_tokens: int = 0
     accepted_prediction_tokens: int = 0
     rejected_prediction_tokens: int = 0
 
@@ -103,6 +104,7 @@ class ChatMessageOut(Out, kw_only=True):
 
     role: Literal["assistant"] = "assistant"
     content: str | None = None
+    reasoning_content: str | UnsetType = UNSET
     refusal: None = None
     tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
@@ -134,6 +136,7 @@ class ChatDelta(Out, kw_only=True):
 
     role: str | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
     tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 

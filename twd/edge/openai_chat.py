@@ -79,10 +79,11 @@ def template_args(request: ChatRequest) -> dict[str, str | int | float | bool]:
 
 def wire_message(message: Message, path: str) -> ChatMessage:
     """One turn, with its content joined to plain text."""
-    content = plain_text(message.content, f"{path}.content")
+    content, thoughts = plain_text(message.content, f"{path}.content"), ""
     calls: list[ToolCall] = []
     if isinstance(message, AssistantMessage):
         content = content or message.refusal or ""
+        thoughts = message.reasoning_content or message.reasoning or ""
         calls = [
             ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
             for call in message.tool_calls or ()
@@ -93,6 +94,7 @@ def wire_message(message: Message, path: str) -> ChatMessage:
         name=message.name or "",
         tool_calls=calls,
         tool_call_id=message.tool_call_id if isinstance(message, ToolMessage) else "",
+        thoughts=thoughts,
     )
 
 

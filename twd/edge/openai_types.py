@@ -111,6 +111,7 @@ class AssistantMessage(Body, frozen=True, kw_only=True, tag_field="role", tag="a
     tool_calls: Annotated[list[ToolCallPart], Meta(max_length=128)] | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
     annotations: list[JsonObject] | None = None
     audio: None = None
     function_call: None = None
@@ -229,6 +230,8 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Effort | None = None
+    reasoning_format: Literal["none", "auto", "deepseek"] | None = None
+    """`none` leaves thoughts in the answer, as the model wrote them."""
     chat_template_kwargs: dict[str, str | int | float | bool] | None = None
     metadata: Annotated[dict[str, str], Meta(max_length=16)] | None = None
     modalities: list[Literal["text"]] | None = None

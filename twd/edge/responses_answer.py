@@ -1,7 +1,7 @@
 """The news of a job as a response, streamed as typed events or whole."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -20,7 +20,7 @@ from twd.edge.responses_types import (
     ResponseUsage,
 )
 from twd.edge.tool_use import reader_for
-from twd.engine.tool_calls import ContentDelta, Delta, ToolCallArguments, ToolCallStart
+from twd.engine.tool_calls import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
 from twd.wire.failures import Failure
 from twd.wire.job import JobFinished, JobSubmitted
 
@@ -60,7 +60,9 @@ class ResponseAnswer:
     def _follow(self, delta: Delta) -> list[bytes]:
         match delta:
             case ContentDelta(text):
-                return [*self._begin_message(), self._said(text)]
+                return [*self._begin_text("message"), self._said(text)]
+            case ThoughtDelta(text):
+                return [*self._begin_text("reasoning"), self._said(text)]
             case ToolCallStart(index, name):
                 return self._begin_call(index, name)
             case ToolCallArguments(_, text):
@@ -78,14 +80,18 @@ class ResponseAnswer:
         last = self._items[-1] if self._items else None
         return last if last is not None and last.status == "in_progress" else None
 
-    def _begin_message(self) -> list[bytes]:
-        if self._open is not None and self._open.type == "message":
+    def _begin_text(self, kind: Literal["message", "reasoning"]) -> list[bytes]:
+        if self._open is not None and self._open.type == kind:
             return []
         ended = self._end_item()
-        item = ItemOut(id=self._item_id("msg"), type="message", status="in_progress", role="assistant", content=[])
+        if kind == "message":
+            item = ItemOut(id=self._item_id("msg"), type=kind, status="in_progress", role="assistant", content=[])
+            part = ContentOut(type="output_text", text="", annotations=[], logprobs=[])
+        else:
+            item = ItemOut(id=self._item_id("rs"), type=kind, status="in_progress", summary=[], content=[])
+            part = ContentOut(type="reasoning_text", text="")
         self._items.append(item)
         added = self._event("response.output_item.added", output_index=self._place, item=item)
-        part = ContentOut(text="")
         opened = self._event("response.content_part.added", part=part, **self._where(item))
         item.content = [part]
         return [*ended, added, opened]
@@ -94,6 +100,8 @@ class ResponseAnswer:
         item = self._items[-1]
         if item.content:
             item.content[0].text += text
+        if item.type == "reasoning":
+            return self._event("response.reasoning_text.delta", delta=text, **self._where(item))
         return self._event("response.output_text.delta", delta=text, logprobs=[], **self._where(item))
 
     def _begin_call(self, index: int, name: str) -> list[bytes]:
@@ -124,7 +132,10 @@ class ResponseAnswer:
             where: dict[str, Any] = {"item_id": item.id, "output_index": self._place}
             return [self._event(kind, name=item.name, arguments=item.arguments, **where)]
         (part,) = item.content
-        said = self._event("response.output_text.done", text=part.text, logprobs=[], **self._where(item))
+        if item.type == "reasoning":
+            said = self._event("response.reasoning_text.done", text=part.text, **self._where(item))
+        else:
+            said = self._event("response.output_text.done", text=part.text, logprobs=[], **self._where(item))
         return [said, self._event("response.content_part.done", part=part, **self._where(item))]
 
     def _where(self, item: ItemOut) -> dict[str, Any]:
@@ -174,7 +185,7 @@ class ResponseAnswer:
             input_tokens=prompt,
             input_tokens_details=InputDetails(cached_tokens=cached),
             output_tokens=completion,
-            output_tokens_details=OutputDetails(),
+            output_tokens_details=OutputDetails(reasoning_tokens=self._choice.thought_tokens),
             total_tokens=prompt + completion,
         )
 

@@ -27,6 +27,7 @@ from twd.edge.responses_types import (
     NamedSchema,
     OutputText,
     Part,
+    ReasoningItem,
     RefusalText,
     ResponsesRequest,
 )
@@ -36,8 +37,6 @@ from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, JobSubmitted, Prompt, ToolCall
 
 B = TypeVar("B", bound=msgspec.Struct)
-PASSED_OVER = frozenset({"reasoning"})
-"""Items that clients send back and that no template shows to the model again."""
 
 
 def response_jobs(request: ResponsesRequest, terms: Terms) -> list[JobSubmitted]:
@@ -89,19 +88,29 @@ def response_prompt(request: ResponsesRequest) -> Prompt:
 def _joined(items: list[dict[str, Any]]) -> list[ChatMessage]:
     """Items as turns; calls in a row belong to one turn of the assistant's, as templates want them."""
     messages: list[ChatMessage] = []
+    thoughts = ""
     for index, item in enumerate(items):
-        turn = _turn(item, f"input[{index}]")
-        last = messages[-1] if messages else None
-        if turn is None:
+        if item.get("type") == "reasoning":
+            thoughts = _thoughts(_read(ReasoningItem, item, f"input[{index}]"))
             continue
+        turn = _turn(item, f"input[{index}]")
+        if turn.role == "assistant":
+            turn = msgspec.structs.replace(turn, thoughts=thoughts)
+        last, thoughts = messages[-1] if messages else None, ""
         if turn.tool_calls and last is not None and last.role == "assistant":
-            messages[-1] = msgspec.structs.replace(last, tool_calls=[*last.tool_calls, *turn.tool_calls])
+            calls = [*last.tool_calls, *turn.tool_calls]
+            messages[-1] = msgspec.structs.replace(last, tool_calls=calls, thoughts=last.thoughts or turn.thoughts)
         else:
             messages.append(turn)
     return messages
 
 
-def _turn(item: dict[str, Any], path: str) -> ChatMessage | None:
+def _thoughts(item: ReasoningItem) -> str:
+    """What the model thought, where its own words are there: no summary and nothing sealed."""
+    return "\n".join(part.text for part in item.content or ())
+
+
+def _turn(item: dict[str, Any], path: str) -> ChatMessage:
     kind = item.get("type", "message")
     if kind == "message":
         message = _read(MessageItem, item, path)
@@ -114,8 +123,6 @@ def _turn(item: dict[str, Any], path: str) -> ChatMessage | None:
     if kind == "function_call_output":
         output = _read(FunctionOutputItem, item, path)
         return ChatMessage(role="tool", content=_text(output.output, f"{path}.output"), tool_call_id=output.call_id)
-    if kind in PASSED_OVER:
-        return None
     raise TwdError(FailureCode.UNSUPPORTED, f"{path}: items of type {str(kind)[:60]!r} are not read", f"{path}.type")
 
 

@@ -73,6 +73,24 @@ class MessageItem(Body, frozen=True, kw_only=True):
     phase: ShortText | None = None
 
 
+class ReasoningText(Body, frozen=True, kw_only=True):
+    """A thought in the model's own words."""
+
+    text: str
+    type: Literal["reasoning_text"] = "reasoning_text"
+
+
+class ReasoningItem(Body, frozen=True, kw_only=True):
+    """What the model thought before its next item."""
+
+    type: Literal["reasoning"] = "reasoning"
+    id: ShortText | None = None
+    summary: list[JsonObject] | None = None
+    content: list[ReasoningText] | None = None
+    encrypted_content: str | None = None
+    status: ShortText | None = None
+
+
 class FunctionCallItem(Body, frozen=True, kw_only=True):
     """A call that the model made earlier."""
 
@@ -179,20 +197,21 @@ class ResponsesRequest(Body, frozen=True, kw_only=True):
 
 
 class ContentOut(Out, kw_only=True):
-    """Text of an answer."""
+    """Text of an answer, or of a thought."""
 
-    type: Literal["output_text"] = "output_text"
+    type: Literal["output_text", "reasoning_text"]
     text: str
-    annotations: list[JsonObject] = []
-    logprobs: list[JsonObject] = []
+    annotations: list[JsonObject] | UnsetType = UNSET
+    logprobs: list[JsonObject] | UnsetType = UNSET
 
 
 class ItemOut(Out, kw_only=True):
-    """A message or a call of an answer."""
+    """A message, a call or a thought of an answer."""
 
     id: str
-    type: Literal["message", "function_call"]
+    type: Literal["message", "function_call", "reasoning"]
     status: str
+    summary: list[JsonObject] | UnsetType = UNSET
     role: str | UnsetType = UNSET
     content: list[ContentOut] | UnsetType = UNSET
     call_id: str | UnsetType = UNSET
@@ -207,7 +226,7 @@ class InputDetails(Out, kw_only=True):
 
 
 class OutputDetails(Out, kw_only=True):
-    """twd does not count thinking apart."""
+    """How much of it was thinking."""
 
     reasoning_tokens: int = 0
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
-from twd.edge.answering import PlainReader, Reader
 from twd.edge.openai_types import NamedTool, ResponseFormat, SchemaFormat, Tool
-from twd.engine.tool_calls import ContentDelta, Delta, ToolCallStream
+from twd.edge.reading import PlainReader, Reader
+from twd.engine.tool_calls import ContentDelta, Delta, ThoughtDelta, ToolCallStream
 from twd.engine.tool_formats import ToolFormat, function_schemas, strict_calls, tool_grammar
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Grammar, GrammarKind
@@ -89,7 +89,7 @@ class FirstCallOnly:
 
 
 def _without_more_calls(deltas: list[Delta]) -> list[Delta]:
-    return [delta for delta in deltas if isinstance(delta, ContentDelta) or delta.index == 0]
+    return [delta for delta in deltas if isinstance(delta, ContentDelta | ThoughtDelta) or delta.index == 0]
 
 
 def reader_for(tools: list[msgspec.Raw], parallel: bool) -> Callable[[], Reader]:

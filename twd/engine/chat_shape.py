@@ -189,6 +189,8 @@ def as_dicts(messages: list[ChatMessage], able: Abilities, hide: Hide) -> list[M
 def _as_dict(message: ChatMessage, able: Abilities, hide: Hide) -> Message:
     content = None if message.tool_calls and not message.content and able.null_content else hide(message.content)
     shaped: Message = {"role": message.role, "content": content}
+    if message.thoughts:  # by either name, as templates differ
+        shaped["reasoning_content"] = shaped["thinking"] = hide(message.thoughts)
     if message.name:
         shaped["name"] = hide(message.name)
     if message.tool_calls:

@@ -21,9 +21,10 @@ from twd.engine.chat_shape import (
 )
 from twd.engine.control_tokens import ControlStrings
 from twd.engine.template_sandbox import SandboxedTemplate
+from twd.engine.thoughts import detect_thoughts
 from twd.engine.tool_formats import ToolFormat, detect_format
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.job import ChatMessage, Prompt
+from twd.wire.job import ChatMessage, Prompt, Thoughts
 
 if TYPE_CHECKING:
     from twd.engine.vocab import Vocab
@@ -95,6 +96,11 @@ class ChatTemplate:
     def tool_format(self) -> ToolFormat:
         """How the model was taught to write calls; without a template for them, as the text that stands in says."""
         return detect_format(self.source) if self.abilities.tools else ToolFormat.HERMES
+
+    @cached_property
+    def thoughts(self) -> Thoughts | None:
+        """How the model was taught to mark what it thinks."""
+        return detect_thoughts(self.source)
 
     def render(self, prompt: Prompt, now: datetime) -> RenderedPrompt:
         """The prompt as text. `now` is for templates that write the date: give one time to all attempts of a job."""

@@ -139,7 +139,7 @@ def bare_token(vocab: Vocabulary, mark: str) -> int | None:
 def _program_of(grammar: Grammar, vocab: Vocabulary) -> Program:
     rules = _rules_of(grammar, vocab)
     if grammar.begins:
-        rules = bounded(rules, grammar.ends.encode(), bare_token(vocab, grammar.ends))
+        rules = bounded(rules, grammar.ends.encode(), bare_token(vocab, grammar.ends), rest=grammar.rest)
     program = build(flattened(rules, "root"))
     for condition in program.tokens:
         if condition.ids & vocab.end_tokens:

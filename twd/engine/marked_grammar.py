@@ -1,4 +1,5 @@
-"""A grammar for what stands between two marks, such as a tool call; all other text is free."""
+"""A grammar for what stands between two marks, such as a tool call, or behind one, such as an answer behind a thought;
+all other text is free."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ _FREE = -1
 
 
 class MarkedGrammar(CompiledGrammar):
-    """Follows the grammar between the marks, as often as they come.
+    """Follows the grammar between the marks, as often as they come; or all the way from the first one on.
 
     Free states are below 0: -1 where nothing of the mark stands yet, -2 behind its first byte, and so on.
     """
@@ -22,6 +23,7 @@ class MarkedGrammar(CompiledGrammar):
         self._begins = grammar.begins.encode()
         self._borders = borders(self._begins)
         self._begin = bare_token(tokens.vocab, grammar.begins)
+        self._rest = grammar.rest
 
     @property
     def start(self) -> int:
@@ -29,13 +31,15 @@ class MarkedGrammar(CompiledGrammar):
         return _FREE
 
     def accepts(self, state: int) -> bool:
-        """Free text may always end."""
-        return state < 0 or super().accepts(state)
+        """Free text may always end, but where the grammar must be kept before it does."""
+        return not self._rest if state < 0 else super().accepts(state)
 
     def after(self, state: int, token: int) -> int:
         """The state after a token; DEAD where it breaks the grammar between the marks."""
         if state < 0 and token == self._begin:
             return self._freed(self.automaton.start)
+        if state < 0 and self._rest and token in self._tokens.vocab.end_tokens:
+            return DEAD
         following = super().after(state, token) if state > 0 else DEAD
         if following != DEAD:
             return self._freed(following)
@@ -54,6 +58,8 @@ class MarkedGrammar(CompiledGrammar):
         for token in range(len(able)):
             if self._begins in before + self._piece(token):
                 able[token] = self.after(state, token) != DEAD
+        if self._rest:
+            able[list(self._tokens.vocab.end_tokens)] = False
         return able
 
     def governed(self, state: int, token: int) -> bytes:
@@ -84,4 +90,4 @@ class MarkedGrammar(CompiledGrammar):
 
     def _freed(self, state: int) -> int:
         """Where the text is complete between the marks, it is free."""
-        return _FREE if self.automaton.accepts(state) else state
+        return _FREE if not self._rest and self.automaton.accepts(state) else state

@@ -46,7 +46,13 @@ class ToolCallArguments(msgspec.Struct, frozen=True):
     text: str
 
 
-Delta = ContentDelta | ToolCallStart | ToolCallArguments
+class ThoughtDelta(msgspec.Struct, frozen=True):
+    """What the model thinks before it answers."""
+
+    text: str
+
+
+Delta = ContentDelta | ToolCallStart | ToolCallArguments | ThoughtDelta
 
 
 class ToolCallStream:

@@ -75,11 +75,11 @@ def detect_format(template: str) -> ToolFormat:
 
 
 def showing_markers(
-    piece: Callable[[int], bytes], special_tokens: Mapping[str, int], found: ToolFormat
+    piece: Callable[[int], bytes], special_tokens: Mapping[str, int], markers: Sequence[str]
 ) -> Callable[[int], bytes]:
-    """A token's bytes as `piece` gives them, but with the format's markers visible though they are control tokens."""
-    shown = {special_tokens[marker]: marker.encode() for marker in found.markers if marker in special_tokens}
-    return lambda token: shown.get(token) or piece(token)
+    """A token's bytes as `piece` gives them, but with these markers visible though they may be control tokens."""
+    shown = {special_tokens[marker]: marker.encode() for marker in markers if marker in special_tokens}
+    return (lambda token: shown.get(token) or piece(token)) if shown else piece
 
 
 def tool_grammar(tools: Sequence[msgspec.Raw], choice: str, parallel: bool, found: ToolFormat) -> Grammar:

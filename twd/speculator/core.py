@@ -225,6 +225,7 @@ class SpeculatorCore:
                 cached_tokens=session.cached,
                 seed=session.seed,
                 fingerprint=self.identity.fingerprint,
+                thoughts=session.thoughts,
             )
         )
         rows = session.unfed + 1
@@ -270,7 +271,7 @@ class SpeculatorCore:
                 device=self.limits.device,
                 text=self.render(session.tokens) if self.crew.wants_text else "",
                 prompt_tokens=session.prompt_len,
-                grammar=_if_short(session.job.grammar),
+                grammar=_if_short(session.grammar),
                 ignore_eos=session.job.ignore_eos,
             )
         )

@@ -159,7 +159,7 @@ class Crew:
 
     def race_of(self, session: Session) -> Race:
         """What is known of texts like this one: what a grammar demands comes without drafters, too."""
-        grammar = session.job.grammar
+        grammar = session.grammar
         return self.race if grammar is None or grammar.begins else self.race_by_grammar
 
     def _races(self, session: Session) -> bool:

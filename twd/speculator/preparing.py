@@ -9,6 +9,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from twd.engine.chat_template import ChatTemplate, render_tokens
+from twd.engine.thoughts import behind_thought, thoughts_after
 from twd.engine.tool_formats import showing_markers, usual_calls
 from twd.engine.vocab import Vocab
 from twd.engine.window import Picker, Report
@@ -19,12 +20,14 @@ from twd.speculator.session import Opening
 from twd.speculator.truncating import Turns, left_out_first, without
 from twd.wire.base import SessionId
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.job import ChatMessage, Grammar, JobSubmitted, Prompt, Sampling
+from twd.wire.job import ChatMessage, Grammar, JobSubmitted, Prompt, Sampling, Thoughts
 
 QUICK_MESSAGES, QUICK_CHARACTERS = 16, 4096
 """A prompt up to this size is prepared in about a millisecond, so it is not worth a thread's waking up."""
 CALLS_MAX = 32_768
 """Characters of tools; for more it would take long to make ready what guesses their calls."""
+MARK_TOKENS_MAX = 32
+"""No mark of a thought has more tokens, the white space behind it included."""
 ROOM_PART = 8
 """Where turns must be left out and no length of the answer is asked for, this part of the context is kept for it."""
 
@@ -40,14 +43,15 @@ def is_quick(job: JobSubmitted) -> bool:
 def characters_of(job: JobSubmitted) -> int:
     """How much there is to read in a job; a token counts as a character."""
     prompt = job.prompt
-    said = sum(len(message.content) + _length_of_calls(message) for message in prompt.messages or ())
+    said = sum(_length_of(message) for message in prompt.messages or ())
     beside = sum(len(tool) for tool in prompt.tools) + len(job.grammar.text if job.grammar else "")
     texts = len(prompt.text or "") + len(prompt.prefill) + len(prompt.suffix) + len(job.speculation.prediction)
     return said + beside + texts + len(prompt.tokens or ()) + len(job.resume)
 
 
-def _length_of_calls(message: ChatMessage) -> int:
-    return sum(len(call.arguments) for call in message.tool_calls)
+def _length_of(message: ChatMessage) -> int:
+    calls = sum(len(call.arguments) for call in message.tool_calls)
+    return len(message.content) + len(message.thoughts) + calls
 
 
 def given_template(model: Model) -> str:
@@ -104,11 +108,14 @@ class Preparer:
             raise TwdError(FailureCode.BAD_REQUEST, "the prompt is empty; send at least one character", "prompt")
         self._check(job.resume)
         seed = job.sampling.seed if job.sampling.seed is not None else self.draw_seed()
+        thoughts, grammar = self._thoughts(job, tokens), job.grammar
+        if grammar is not None and not grammar.begins and thoughts is not None:  # it allows no marks of a thought
+            thoughts, grammar = (thoughts, behind_thought(grammar, thoughts)) if thoughts.open else (None, grammar)
         return Opening(
             session=session,
             tokens=tokens,
             picker=self.pickers.picker(
-                job.sampling, seed, prompt_len=len(tokens), grammar=job.grammar, ignore_eos=job.ignore_eos
+                job.sampling, seed, prompt_len=len(tokens), grammar=grammar, ignore_eos=job.ignore_eos
             ),
             piece=self._piece(job),
             end_tokens=self.vocab.end_tokens,
@@ -116,14 +123,27 @@ class Preparer:
             report=None if job.logprobs is None else self.pickers.reporter(job.logprobs),
             stops=self.template.stops if job.prompt.messages is not None else (),
             prediction=self._prediction(job),
-            ahead=self._ahead(job),
+            ahead=self._ahead(job, grammar),
+            grammar=grammar,
+            thoughts=thoughts,
         )
 
     def _piece(self, job: JobSubmitted) -> Callable[[int], bytes]:
-        """How tokens become text; where tools are offered, the marks around calls are shown too."""
-        if not job.prompt.tools:
-            return self.vocab.piece
-        return showing_markers(self.vocab.piece, self.vocab.special_tokens, self.template.tool_format)
+        """How tokens become text; in a chat the marks around thoughts are shown, too, and where tools are offered
+        those around calls."""
+        marks, thoughts = self.template.tool_format.markers if job.prompt.tools else (), self.template.thoughts
+        if thoughts is not None and job.prompt.messages is not None:
+            marks = (*marks, thoughts.begins, thoughts.ends)
+        return showing_markers(self.vocab.piece, self.vocab.special_tokens, marks) if marks else self.vocab.piece
+
+    def _thoughts(self, job: JobSubmitted, tokens: Sequence[int]) -> Thoughts | None:
+        """How the answer may begin to think."""
+        marks, prefill = self.template.thoughts, job.prompt.prefill
+        if marks is None or job.prompt.messages is None:
+            return None
+        piece, length = self._piece(job), MARK_TOKENS_MAX + len(prefill.encode("utf-8", "replace"))
+        end = b"".join(piece(token) for token in tokens[-length:]).decode("utf-8", "replace")
+        return thoughts_after(end.removesuffix(prefill), prefill, marks)
 
     def _prediction(self, job: JobSubmitted) -> Prediction | None:
         """What the client expects, as far as there could be room for it."""
@@ -132,12 +152,12 @@ class Preparer:
             return None
         return Prediction(self.vocab.plain(text)[: self.ctx_size])
 
-    def _ahead(self, job: JobSubmitted) -> Ahead | None:
+    def _ahead(self, job: JobSubmitted, grammar: Grammar | None) -> Ahead | None:
         """What its grammar demands; or else what a call of its tools would have to look like."""
         if not job.speculation.enabled:
             return None
-        if job.grammar is not None:
-            return self.pickers.ahead(job.grammar)
+        if grammar is not None:
+            return self.pickers.ahead(grammar)
         if not job.prompt.tools:
             return None
         try:

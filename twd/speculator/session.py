@@ -15,7 +15,17 @@ from twd.speculator.acceptance import Beliefs
 from twd.speculator.links import Link
 from twd.speculator.tree import DraftTree, Node
 from twd.wire.base import InstanceId, SessionId
-from twd.wire.job import DrafterShare, FinishReason, JobStarted, JobStats, JobSubmitted, TokenLogprob, TokensAccepted
+from twd.wire.job import (
+    DrafterShare,
+    FinishReason,
+    Grammar,
+    JobStarted,
+    JobStats,
+    JobSubmitted,
+    Thoughts,
+    TokenLogprob,
+    TokensAccepted,
+)
 from twd.wire.prefix import EMPTY, extend
 
 NGRAM, PREDICTION, GRAMMAR, RECALL = "ngram", "prediction", "grammar", "recall"
@@ -38,6 +48,10 @@ class Opening:
     prediction: Prediction | None = None
     ahead: Ahead | None = None
     """Tells what the job's grammar leaves no choice about, or what a call of its tools looks like."""
+    grammar: Grammar | None = None
+    """What holds the text, where that is not the job's grammar as it stands."""
+    thoughts: Thoughts | None = None
+    """How the answer may begin to think."""
 
 
 @dataclass(slots=True)
@@ -101,6 +115,8 @@ class Session:
         self.seed = opening.seed
         self.picker = opening.picker
         self.report = opening.report
+        self.grammar = opening.grammar or job.grammar
+        self.thoughts = opening.thoughts
         self.end_tokens: frozenset[int] = frozenset() if job.ignore_eos else opening.end_tokens
         self.tokens = [*opening.tokens, *job.resume]
         self.prompt_len = len(opening.tokens)

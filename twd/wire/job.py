@@ -68,6 +68,8 @@ class Grammar(Part, frozen=True):
     """Where this is given, the answer is free, and only what follows this mark must look so, as often as it comes."""
     ends: Annotated[str, Meta(max_length=256)] = ""
     """The mark behind which it is free again; empty: as soon as the grammar is complete."""
+    rest: bool = False
+    """All that follows the first `begins` must look so, and the text may not end before it does."""
     field: Annotated[str, Meta(max_length=256)] = "grammar"
     """What of the request it comes from: who reads of a mistake in it should know where to look."""
 
@@ -88,6 +90,8 @@ class ChatMessage(Part, frozen=True):
     name: str = ""
     tool_calls: list[ToolCall] = []
     tool_call_id: str = ""
+    thoughts: str = ""
+    """What the assistant thought before it said so."""
 
 
 class Prompt(Part, frozen=True):
@@ -148,6 +152,15 @@ class JobQueued(Event, frozen=True, tag="twd.v1.job.queued"):
     ahead: Count = 0
 
 
+class Thoughts(Part, frozen=True):
+    """The marks around what a model thinks before it answers; only the beginning of an answer is looked at for them."""
+
+    begins: Annotated[str, Meta(min_length=1, max_length=64)]
+    ends: Annotated[str, Meta(min_length=1, max_length=64)]
+    open: bool = False
+    """The prompt ends within a thought, and the answer goes on with it."""
+
+
 class JobStarted(Event, frozen=True, tag="twd.v1.job.started"):
     """The prompt is tokenized and prefill begins."""
 
@@ -159,6 +172,7 @@ class JobStarted(Event, frozen=True, tag="twd.v1.job.started"):
     cached_tokens: Count = 0
     seed: Seed = 0
     fingerprint: str = ""
+    thoughts: Thoughts | None = None
 
 
 class TopToken(Part, frozen=True):

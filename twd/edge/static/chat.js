@@ -41,7 +41,16 @@ function fill(element, turn) {
   if (turn.role === "user") element.replaceChildren(turn.text);
   else if (marked) element.replaceChildren(...turn.marks.map(markElement));
   else element.replaceChildren(...render(turn.text));
+  if (turn.thought) element.prepend(thoughtElement(turn));
   if (turn.error) element.append(make("p", { className: "error", role: "alert" }, turn.error));
+}
+
+// Open while the model thinks, closed when it answers, unless the reader wants it otherwise.
+function thoughtElement(turn) {
+  const shown = make("details", { className: "thought", open: turn.open ?? !turn.text });
+  const choose = () => { turn.open = !shown.open; };
+  shown.append(make("summary", { on: { click: choose } }, turn.text ? "Thoughts" : "Thinking …"), make("p", {}, turn.thought));
+  return shown;
 }
 
 function markElement([text, tokens, taken, drafter]) {
@@ -142,8 +151,10 @@ function rest() {
 }
 
 function take(conversation, turn, chunk) {
-  const text = chunk.choices[0]?.delta.content ?? "";
+  const { content: text = "", reasoning_content: thought = "" } = chunk.choices[0]?.delta ?? {};
   turn.facts = chunk.twd ?? turn.facts;
+  if (thought) turn.thought = (turn.thought ?? "") + thought;
+  if (thought && conversation === current) drawSoon(turn);
   if (!text) return;
   turn.text += text;
   const mark = chunk.twd_mark;

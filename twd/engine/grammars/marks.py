@@ -2,12 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 
-from twd.engine.grammars.rules import EMPTY, Chain, Expr, OneToken, Ref, Text
+from twd.engine.grammars.rules import EMPTY, Chain, Choice, Expr, OneToken, Ref, Repeat, Text
+
+_GAP_MAX = 4
 
 
-def bounded(rules: Mapping[str, Expr], ends: bytes, end: int | None) -> dict[str, Expr]:
-    """The same rules with the closing mark behind them, a control token or text, and room around what they made."""
+def bounded(rules: Mapping[str, Expr], ends: bytes, end: int | None, *, rest: bool = False) -> dict[str, Expr]:
+    """The same rules with the closing mark behind them, a control token or text, and room around what they made.
+
+    `rest`: nothing closes them, and what stands before them are line breaks and blanks, as behind a thought."""
     inside, room = "between the marks", Ref("space", "marks") if "space" in rules else EMPTY
+    if rest:
+        gap = Repeat(Choice((Text(b"\n"), Text(b" "))), 0, _GAP_MAX)
+        return {**rules, inside: rules["root"], "root": Chain((gap, Ref(inside, "marks")))}
     closing: Expr = Text(ends) if end is None else OneToken(frozenset([end]), False)
     return {**rules, inside: rules["root"], "root": Chain((room, Ref(inside, "marks"), room, closing))}
 

@@ -1,0 +1,52 @@
+"""Which marks a template knows, and whether a prompt ends within a thought."""
+
+import pytest
+
+from twd.engine.thoughts import behind_thought, detect_thoughts, thoughts_after
+from twd.wire.job import Grammar, GrammarKind, Thoughts
+
+THINK = Thoughts("<think>", "</think>")
+QWEN = (
+    "{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}<|im_start|>assistant\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [
+        (QWEN, THINK),
+        ("<｜Assistant｜><think>\n", THINK),
+        ("[THINK]...[/THINK]", Thoughts("[THINK]", "[/THINK]")),
+        ("{{ '<seed:think>' }}", Thoughts("<seed:think>", "</seed:think>")),
+        ("{% for message in messages %}{{ message.content }}{% endfor %}", None),
+        ("", None),
+    ],
+)
+def test_marks_are_known_by_the_template(template: str, found: Thoughts | None) -> None:
+    assert detect_thoughts(template) == found
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prefill", "opened"),
+    [
+        ("<|im_start|>assistant\n", "", False),
+        ("<｜Assistant｜><think>\n", "", True),
+        ("<|im_start|>assistant\n<think>", "", True),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", "", False),
+        ("what is <think>?<|im_end|>\n<|im_start|>assistant\n", "", False),
+        ("<|im_start|>assistant\n", "<think>\nLet me", True),
+        ("<|im_start|>assistant\n<think>\n", "Let me", True),
+        ("<|im_start|>assistant\n", "Sure", None),
+        ("<|im_start|>assistant\n", "<think>\nhm</think>\nSure", None),
+        ("<|im_start|>assistant\n<think>\n", "hm</think>", None),
+    ],
+)
+def test_a_prompt_may_end_within_a_thought(prompt: str, prefill: str, opened: bool | None) -> None:
+    expected = None if opened is None else Thoughts("<think>", "</think>", opened)
+    assert thoughts_after(prompt, prefill, THINK) == expected
+
+
+def test_a_grammar_holds_behind_an_open_thought() -> None:
+    grammar = behind_thought(Grammar(kind=GrammarKind.JSON, field="response_format"), THINK)
+    assert (grammar.begins, grammar.ends, grammar.rest) == ("</think>", "", True)
+    assert grammar.field == "response_format"

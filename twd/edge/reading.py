@@ -1,0 +1,103 @@
+"""Reads what models write, as they write: what is thought, what is called, what is answered."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from twd.engine.tool_calls import ContentDelta, Delta, ThoughtDelta
+from twd.wire.job import Thoughts
+
+
+class Reader(Protocol):
+    """Tells the parts of an answer from each other."""
+
+    def feed(self, text: str) -> list[Delta]:
+        """Take more text; returns what is certain by now."""
+
+    def finish(self) -> list[Delta]:
+        """No more text will come; returns the rest."""
+
+
+class PlainReader:
+    """No tools were offered: all is text."""
+
+    def feed(self, text: str) -> list[Delta]:
+        """The text as it is."""
+        return [ContentDelta(text)] if text else []
+
+    def finish(self) -> list[Delta]:
+        """Nothing is ever held back."""
+        return []
+
+
+class ThoughtStream:
+    """Feed it an answer as it comes: thoughts stand at its beginning, once, and `reader` reads what follows them.
+
+    White space around thoughts is layout and left out. An answer without thoughts is passed on letter by letter.
+    """
+
+    def __init__(self, marks: Thoughts, reader: Reader) -> None:
+        self._marks = marks
+        self._reader = reader
+        self._held = ""
+        self._read: Callable[[], list[Delta]] | None = self._thought if marks.open else self._start
+        """What is to be done with the text that is held; None: the reader has all."""
+        self._said = False
+
+    @property
+    def thinking(self) -> bool:
+        """Whether a thought is open."""
+        return self._read == self._thought
+
+    def feed(self, text: str) -> list[Delta]:
+        """Take more text; returns what is certain by now."""
+        if self._read is None:
+            return self._reader.feed(text)
+        self._held += text
+        return self._read()
+
+    def finish(self) -> list[Delta]:
+        """No more text will come; returns the rest."""
+        held, self._held = self._held, ""
+        if self.thinking:
+            return [*self._told(held.rstrip()), *self._reader.finish()]
+        return [*(self._reader.feed(held) if held and self._read == self._start else ()), *self._reader.finish()]
+
+    def _start(self) -> list[Delta]:
+        """A thought begins, or the answer."""
+        begun = self._held.lstrip()
+        if self._marks.begins.startswith(begun):
+            if begun != self._marks.begins:
+                return []
+        elif not begun.startswith(self._marks.begins):
+            return self._pass_on()
+        self._held, self._read = begun.removeprefix(self._marks.begins), self._thought
+        return self._thought()
+
+    def _thought(self) -> list[Delta]:
+        thought, mark, behind = self._held.partition(self._marks.ends)
+        if mark:
+            self._held, self._read = behind, self._behind
+            return [*self._told(thought.rstrip()), *self._behind()]
+        told = thought[: len(thought) - _begun(thought, self._marks.ends)].rstrip()
+        self._held = thought[len(told) :]
+        return self._told(told)
+
+    def _told(self, text: str) -> list[Delta]:
+        text = text if self._said else text.lstrip()
+        self._said = self._said or bool(text)
+        return [ThoughtDelta(text)] if text else []
+
+    def _behind(self) -> list[Delta]:
+        """The answer begins with its first letter."""
+        self._held = self._held.lstrip()
+        return self._pass_on() if self._held else []
+
+    def _pass_on(self) -> list[Delta]:
+        held, self._held, self._read = self._held, "", None
+        return self._reader.feed(held)
+
+
+def _begun(text: str, mark: str) -> int:
+    """So many letters at the end of a text may be the beginning of a mark."""
+    most = min(len(text), len(mark) - 1)
+    return next((length for length in range(most, 0, -1) if text.endswith(mark[:length])), 0)

@@ -1,0 +1,38 @@
+"""How models mark what they think before they answer: by what their chat templates know."""
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from twd.wire.job import Grammar, Thoughts
+
+_MARKS: Final = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+    ("<thought>", "</thought>"),
+)
+USUAL: Final = Thoughts(*_MARKS[0])
+
+
+def detect_thoughts(template: str) -> Thoughts | None:
+    """How the models of a chat template mark their thoughts; None where they are not known to have any."""
+    return next((Thoughts(begins, ends) for begins, ends in _MARKS if ends in template or begins in template), None)
+
+
+def thoughts_after(prompt: str, prefill: str, marks: Thoughts) -> Thoughts | None:
+    """How an answer behind a prompt may begin to think, where the template's own text ends with `prompt`.
+
+    None where it may not: the client has begun the answer itself, and no thought is open in what it wrote.
+    """
+    begun, ended = prefill.rfind(marks.begins), prefill.rfind(marks.ends)
+    opened = begun > ended or (ended < 0 and prompt.rstrip().endswith(marks.begins))
+    return None if prefill and not opened else Thoughts(marks.begins, marks.ends, opened)
+
+
+def behind_thought(grammar: Grammar, thoughts: Thoughts) -> Grammar:
+    """The same grammar for what follows an open thought: it says nothing of the thought, and must be kept before the
+    text ends."""
+    return replace(grammar, begins=thoughts.ends, rest=True)
