@@ -67,13 +67,14 @@ def test_a_text_without_thoughts_passes_letter_by_letter(words: list[str]) -> No
 
 def test_thoughts_come_as_they_are_thought() -> None:
     stream = ThoughtStream(OPEN, PlainReader())
-    assert stream.feed("Let me") == [ThoughtDelta("Let me")]
-    assert stream.feed(" \n") == []
-    assert stream.feed("see</") == [ThoughtDelta(" \nsee")]
-    assert stream.thinking
-    assert stream.feed("think>\n") == []
-    assert not stream.thinking
-    assert stream.feed("Os") == [ContentDelta("Os")]
+    told = [(stream.feed(text), stream.thinking) for text in ("Let me", " \n", "see</", "think>\n", "Os")]
+    assert told == [
+        ([ThoughtDelta("Let me")], True),
+        ([], True),
+        ([ThoughtDelta(" \nsee")], True),
+        ([], False),
+        ([ContentDelta("Os")], False),
+    ]
 
 
 def test_calls_are_read_behind_thoughts_only() -> None:

@@ -10,6 +10,7 @@ import pytest
 from twd.engine.chat_template import CHATML, ChatTemplate
 from twd.engine.model import Model
 from twd.engine.pick import Pickers
+from twd.engine.thoughts import CHANNELS
 from twd.engine.tool_formats import ToolFormat, strict_calls
 from twd.guess.prediction import Prediction
 from twd.speculator.preparing import Preparer
@@ -182,3 +183,21 @@ def test_raw_prompts_have_no_thoughts(q4: Model) -> None:
     )
     opening = thinker(q4, "<think>\\n").prepare(job, SessionId("s"))
     assert (opening.thoughts, opening.grammar) == (None, JSON)
+
+
+def test_what_must_be_an_answer_begins_in_the_answers_channel(q4: Model) -> None:
+    """Of models that write in channels: neither JSON nor what the client began is a thought."""
+    source = CHATML.replace("assistant\n'", "assistant'") + "{# <|channel|> <|message|> #}"
+    preparer = Preparer(q4.vocab, ChatTemplate.of(source, q4.vocab), Pickers(q4.vocab), lambda: 1, 4096)
+    hi = [ChatMessage(role="user", content="hi")]
+
+    def end_of(**fields: object) -> tuple[str, Thoughts | None]:
+        grammar = fields.pop("grammar", None)
+        prompt = Prompt(messages=hi, **fields)  # type: ignore[arg-type]
+        job = JobSubmitted(job=JobId("j"), model=ModelId("m"), owner=InstanceId("e"), prompt=prompt, grammar=grammar)  # type: ignore[arg-type]
+        opening = preparer.prepare(job, SessionId("s"))
+        return q4.vocab.text(opening.tokens).rpartition("assistant")[2], opening.thoughts
+
+    assert end_of() == ("", CHANNELS)
+    assert end_of(grammar=JSON) == ("<|channel|>final<|message|>", None)
+    assert end_of(prefill="Sure") == ("<|channel|>final<|message|>Sure", None)

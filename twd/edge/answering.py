@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET
 
 from twd.edge import sse
+from twd.edge.channels import ChannelStream
 from twd.edge.openai_answers import (
     ChatChunk,
     CompletionDetails,
@@ -18,9 +19,19 @@ from twd.edge.openai_answers import (
     Usage,
 )
 from twd.edge.reading import PlainReader, Reader, ThoughtStream
+from twd.engine.thoughts import CHANNELS
 from twd.engine.tool_calls import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
 from twd.wire.failures import Failure
-from twd.wire.job import FinishReason, JobFinished, JobStarted, JobStats, JobSubmitted, TokenLogprob, TokensAccepted
+from twd.wire.job import (
+    FinishReason,
+    JobFinished,
+    JobStarted,
+    JobStats,
+    JobSubmitted,
+    Thoughts,
+    TokenLogprob,
+    TokensAccepted,
+)
 
 News = JobStarted | TokensAccepted | JobFinished
 """What a running job tells its client; a failure ends the whole answer."""
@@ -70,7 +81,7 @@ class Choice:
     @property
     def thinking(self) -> bool:
         """Whether it is in the midst of a thought."""
-        return isinstance(self.reader, ThoughtStream) and self.reader.thinking
+        return isinstance(self.reader, ThoughtStream | ChannelStream) and self.reader.thinking
 
     @property
     def thought(self) -> str:
@@ -100,7 +111,7 @@ class Choice:
         match news:
             case JobStarted():
                 if self.started is None and self.apart and news.thoughts is not None:
-                    self.reader = ThoughtStream(news.thoughts, self.reader)
+                    self.reader = self._apart(news.thoughts)
                 self.started = self.started or news
                 return []
             case TokensAccepted():
@@ -114,6 +125,11 @@ class Choice:
             case JobFinished():
                 self.finished = news
                 return self._keep(self.reader.finish())
+
+    def _apart(self, thoughts: Thoughts) -> ThoughtStream | ChannelStream:
+        if thoughts == CHANNELS:
+            return ChannelStream(calls=bool(self.job.prompt.tools))
+        return ThoughtStream(thoughts, self.reader)
 
     def _keep(self, deltas: list[Delta]) -> list[Delta]:
         for delta in deltas:

@@ -64,13 +64,13 @@ class ThoughtStream:
 
     def _start(self) -> list[Delta]:
         """A thought begins, or the answer."""
-        begun = self._held.lstrip()
-        if self._marks.begins.startswith(begun):
-            if begun != self._marks.begins:
+        start = self._held.lstrip()
+        if self._marks.begins.startswith(start):
+            if start != self._marks.begins:
                 return []
-        elif not begun.startswith(self._marks.begins):
+        elif not start.startswith(self._marks.begins):
             return self._pass_on()
-        self._held, self._read = begun.removeprefix(self._marks.begins), self._thought
+        self._held, self._read = start.removeprefix(self._marks.begins), self._thought
         return self._thought()
 
     def _thought(self) -> list[Delta]:
@@ -78,7 +78,7 @@ class ThoughtStream:
         if mark:
             self._held, self._read = behind, self._behind
             return [*self._told(thought.rstrip()), *self._behind()]
-        told = thought[: len(thought) - _begun(thought, self._marks.ends)].rstrip()
+        told = thought[: len(thought) - begun(thought, self._marks.ends)].rstrip()
         self._held = thought[len(told) :]
         return self._told(told)
 
@@ -97,7 +97,7 @@ class ThoughtStream:
         return self._reader.feed(held)
 
 
-def _begun(text: str, mark: str) -> int:
+def begun(text: str, mark: str) -> int:
     """So many letters at the end of a text may be the beginning of a mark."""
     most = min(len(text), len(mark) - 1)
     return next((length for length in range(most, 0, -1) if text.endswith(mark[:length])), 0)

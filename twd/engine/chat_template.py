@@ -21,7 +21,7 @@ from twd.engine.chat_shape import (
 )
 from twd.engine.control_tokens import ControlStrings
 from twd.engine.template_sandbox import SandboxedTemplate
-from twd.engine.thoughts import detect_thoughts
+from twd.engine.thoughts import ANSWER_CHANNEL, CHANNELS, detect_thoughts
 from twd.engine.tool_formats import ToolFormat, detect_format
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, Prompt, Thoughts
@@ -156,6 +156,8 @@ class ChatTemplate:
             now,
             hide_deeply(self._args(prompt), hide_but_words),
         )
+        if prompt.prefill and self.thoughts == CHANNELS:
+            text += ANSWER_CHANNEL
         return text + hide(prompt.prefill)
 
     def _args(self, prompt: Prompt) -> dict[str, Any]:

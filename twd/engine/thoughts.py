@@ -15,11 +15,22 @@ _MARKS: Final = (
     ("<thought>", "</thought>"),
 )
 USUAL: Final = Thoughts(*_MARKS[0])
+CHANNELS: Final = Thoughts("<|channel|>", "<|end|>")
+"""Of models that write thoughts, calls and answers as messages of one turn, such as gpt-oss."""
+ANSWER_CHANNEL: Final = "<|channel|>final<|message|>"
+_CHANNEL_MARKERS: Final = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>")
 
 
 def detect_thoughts(template: str) -> Thoughts | None:
     """How the models of a chat template mark their thoughts; None where they are not known to have any."""
+    if CHANNELS.begins in template and "<|message|>" in template:
+        return CHANNELS
     return next((Thoughts(begins, ends) for begins, ends in _MARKS if ends in template or begins in template), None)
+
+
+def markers_of(thoughts: Thoughts) -> tuple[str, ...]:
+    """Strings around thoughts that may be control tokens, so that they must be made visible to be found."""
+    return _CHANNEL_MARKERS if thoughts == CHANNELS else (thoughts.begins, thoughts.ends)
 
 
 def thoughts_after(prompt: str, prefill: str, marks: Thoughts) -> Thoughts | None:

@@ -9,7 +9,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from twd.engine.chat_template import ChatTemplate, render_tokens
-from twd.engine.thoughts import behind_thought, thoughts_after
+from twd.engine.thoughts import ANSWER_CHANNEL, CHANNELS, behind_thought, markers_of, thoughts_after
 from twd.engine.tool_formats import showing_markers, usual_calls
 from twd.engine.vocab import Vocab
 from twd.engine.window import Picker, Report
@@ -110,6 +110,8 @@ class Preparer:
         seed = job.sampling.seed if job.sampling.seed is not None else self.draw_seed()
         thoughts, grammar = self._thoughts(job, tokens), job.grammar
         if grammar is not None and not grammar.begins and thoughts is not None:  # it allows no marks of a thought
+            if thoughts == CHANNELS:
+                tokens = [*tokens, *self.vocab.tokenize(ANSWER_CHANNEL, parse_special=True, add_bos=False)]
             thoughts, grammar = (thoughts, behind_thought(grammar, thoughts)) if thoughts.open else (None, grammar)
         return Opening(
             session=session,
@@ -133,7 +135,7 @@ class Preparer:
         those around calls."""
         marks, thoughts = self.template.tool_format.markers if job.prompt.tools else (), self.template.thoughts
         if thoughts is not None and job.prompt.messages is not None:
-            marks = (*marks, thoughts.begins, thoughts.ends)
+            marks = (*marks, *markers_of(thoughts))
         return showing_markers(self.vocab.piece, self.vocab.special_tokens, marks) if marks else self.vocab.piece
 
     def _thoughts(self, job: JobSubmitted, tokens: Sequence[int]) -> Thoughts | None:
