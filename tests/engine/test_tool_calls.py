@@ -103,6 +103,8 @@ NO_CALLS = [
     '<tool_call>{"name": "weather", "arguments": [1]}</tool_call>',
     '<tool_call>{"name": "weather", "arguments": no}</tool_call>',
     '<tool_call>{"arguments": "\\x", "name": "weather"}</tool_call>',
+    '<tool_call>{"name": "\\ud83d", "arguments": {}}</tool_call>',
+    '<tool_call>{"name": "weather", "arguments": "{\\"city\\": \\"\\ud83d\\"}"}</tool_call>',
     '<tool_call>{"arguments": {}}</tool_call>',
     '<tool_call>{"name": "wea',
     '<tool_call>{"other": 1, "name": "weather"}</tool_call>',

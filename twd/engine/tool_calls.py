@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from twd.engine.tool_reader import Deciding, Finding, NotACall, Reader, Steps, TextEnded
+from twd.wire.reading import read_as
 
 _ARGUMENT_KEYS = ("arguments", "parameters")
 _OTHER_KEYS = ("id", "type", "call_id")
@@ -350,10 +351,10 @@ def _possible_opener(text: str) -> int:
 def _as_arguments(written: str) -> str:
     """Arguments as JSON text; some models write them as a string with JSON in it, or as null."""
     if written.startswith('"'):
-        try:
-            return str(json.loads(written))
-        except ValueError:
-            raise NotACall from None
+        inside = read_as(str, written)
+        if inside is None:
+            raise NotACall
+        return inside
     if written == "null":
         return "{}"
     if not written.startswith("{"):
