@@ -56,6 +56,8 @@ class Script:
     per_event: int = 2
     prompt_tokens: int = 11
     cached_tokens: int = 4
+    stop: str = ""
+    tail: str = ""
     counts_at_once: bool = True
     """A relay counts a prompt only when its job ends."""
     tool_format: str = "bare"
@@ -167,6 +169,8 @@ class FakeSpeculator(Service):
             attempt=job.attempt,
             reason=FinishReason.LENGTH if cut else script.reason,
             seed=job.sampling.seed or 0,
+            tail=script.tail,
+            stop=script.stop,
             session=session,
             stats=JobStats(
                 prompt_tokens=script.prompt_tokens,

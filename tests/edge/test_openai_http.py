@@ -49,6 +49,13 @@ async def test_a_whole_chat_answer(house: House) -> None:
     assert response.headers["x-twd-seed"] == "5"
 
 
+async def test_what_was_held_back_to_the_end_is_no_token_more(open_house: OpenHouse) -> None:
+    house = await open_house(Script(tail="\n"))
+    body = await (await house.chat()).json()
+    assert body["choices"][0]["message"]["content"] == TEXT + "\n"
+    assert body["twd"]["tokens_per_pass"] == 1.75
+
+
 async def test_a_streamed_chat_answer(house: House) -> None:
     response = await house.chat(stream=True, stream_options={"include_usage": True})
     assert response.headers["Content-Type"].startswith("text/event-stream")

@@ -200,7 +200,7 @@ def facts_of(choices: list[Choice], mode: str) -> TwdFacts:
         facts.jobs = [choice.job.job for choice in choices]
     for choice in choices:
         _add(facts, choice)
-    tokens = sum(choice.tokens for choice in choices)
+    tokens = sum(choice.completion_tokens for choice in choices)
     facts.acceptance = round(facts.taken / facts.checked, 4) if facts.checked else None
     facts.tokens_per_pass = round(tokens / facts.passes, 3) if facts.passes else None
     facts.tokens_per_second = round(1000 * tokens / facts.decode_ms, 2) if facts.decode_ms else None
