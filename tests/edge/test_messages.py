@@ -134,6 +134,14 @@ async def test_what_the_model_gets(house: House) -> None:
     assert json.loads(bytes(job.prompt.tools[0]))["function"]["name"] == "weather"
 
 
+async def test_only_a_stop_sequence_that_was_asked_for_is_told(open_house: OpenHouse) -> None:
+    house = await open_house(Script(stop="\nuser:"))
+    body = await (await house.post("/v1/messages", HI)).json()
+    assert (body["stop_reason"], body["stop_sequence"]) == ("end_turn", None)
+    body = await (await house.post("/v1/messages", HI | {"stop_sequences": ["END", "\nuser:"]})).json()
+    assert (body["stop_reason"], body["stop_sequence"]) == ("stop_sequence", "\nuser:")
+
+
 @pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "weather"}])
 async def test_forced_calls(house: House, choice: dict[str, Any]) -> None:
     await house.post("/v1/messages", HI | {"tools": [WEATHER], "tool_choice": choice})

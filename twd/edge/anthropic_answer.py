@@ -107,7 +107,9 @@ class MessageAnswer:
 
     @property
     def _stop_sequence(self) -> str | None:
-        return (self._choice.finished.stop or None) if self._choice.finished else None
+        """The stop string that ended the text, if the client named it: a template has some of its own."""
+        stop = self._choice.finished.stop if self._choice.finished else ""
+        return stop if stop in self._choice.job.stop else None
 
     @property
     def _stop_reason(self) -> str:
