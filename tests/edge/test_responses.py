@@ -101,14 +101,17 @@ async def test_a_probe_with_nothing_in_it(house: House) -> None:
 
 async def test_formats_and_efforts(house: House) -> None:
     schema = {"type": "object", "properties": {}}
-    text = {"format": {"type": "json_schema", "name": "x", "schema": schema, "strict": True}}
+    text: Any = {"format": {"type": "json_schema", "name": "x", "schema": schema, "strict": True}}
     response = await house.post("/v1/responses", {"input": "x", "text": text, "reasoning": {"effort": "low"}})
     assert response.status == 200
     job = house.speculator.jobs[0]
     assert job.grammar is not None
-    assert job.grammar.kind is GrammarKind.JSON_SCHEMA
+    assert (job.grammar.kind, job.grammar.field) == (GrammarKind.JSON_SCHEMA, "text.format.schema")
     assert job.prompt.template_args == {"reasoning_effort": "low"}
     assert (await response.json())["text"]["format"]["name"] == "x"
+    text["format"]["schema"] = {"$ref": "#/$defs/a", "$defs": {"a": schema}}
+    refused = await house.post("/v1/responses", {"input": "x", "text": text, "tools": [WEATHER]})
+    assert (await refused.json())["error"]["param"] == "text.format.schema"
 
 
 async def test_a_failure_midway(open_house: OpenHouse) -> None:
