@@ -54,6 +54,7 @@ class Script:
     hang_after: int | None = None
     reason: FinishReason = FinishReason.STOP
     per_event: int = 2
+    pause_s: float = 0.0
     prompt_tokens: int = 11
     cached_tokens: int = 4
     stop: str = ""
@@ -138,7 +139,7 @@ class FakeSpeculator(Service):
             if script.hang_after is not None and at >= script.hang_after:
                 await self.release.wait()
             self._accept(job, session, at, words[at : at + script.per_event])
-            await asyncio.sleep(0)
+            await asyncio.sleep(script.pause_s)
         self.emit(self._finished(job, session, len(words), script))
 
     def _accept(self, job: JobSubmitted, session: SessionId, at: int, words: list[str]) -> None:

@@ -81,6 +81,7 @@ class Delivery:
         piece, _ = self._take()
         if piece:
             transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            self.call.begin_anew()
         return True
 
     async def _write(self, response: web.StreamResponse, piece: bytes) -> None:
