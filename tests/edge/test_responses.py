@@ -119,6 +119,17 @@ async def test_a_failure_midway(open_house: OpenHouse) -> None:
     events = await stream_of(house)
     assert [event["type"] for event in events[-2:]] == ["error", "response.failed"]
     assert events[-1]["response"]["error"] == {"code": "out_of_memory", "message": "no memory left"}
+    assert [item["status"] for item in events[-1]["response"]["output"]] == ["incomplete"]
+
+
+async def test_a_failure_of_a_stream_in_which_nothing_was_said(open_house: OpenHouse) -> None:
+    house = await open_house(keepalive_s=0.02)
+    house.speculator.silent = True
+    async with AsyncOpenAI(base_url=house.edge.url + "/v1", api_key="none", max_retries=0) as openai:
+        asked: Any = {"model": "small", "input": "hi", "extra_body": {"twd": {"deadline_s": 0.2}}}
+        async with openai.responses.stream(**asked) as stream:
+            kinds = [event.type async for event in stream]
+    assert kinds == ["response.created", "response.in_progress", "error", "response.failed"]
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
