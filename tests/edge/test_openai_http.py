@@ -326,6 +326,22 @@ async def test_a_refusal_before_the_first_token_is_a_status(open_house: OpenHous
         assert (await response.json())["error"]["code"] == "context_length_exceeded"
 
 
+async def test_a_prompt_that_does_not_fit_is_told_of_the_field_it_came_in(open_house: OpenHouse) -> None:
+    failure = Failure(code=FailureCode.CONTEXT_OVERFLOW, message="9000 tokens; 8192 fit", field="prompt")
+    house = await open_house(Script(refuse=failure))
+    asked: list[tuple[str, str, object]] = [
+        ("/v1/chat/completions", "messages", [{"role": "user", "content": "hi"}]),
+        ("/v1/responses", "input", "hi"),
+        ("/v1/completions", "prompt", "hi"),
+    ]
+    for path, field, value in asked:
+        response = await house.post(path, {field: value})
+        assert (await response.json())["error"]["param"] == field
+    turns = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+    message = (await (await house.post("/v1/messages", turns)).json())["error"]["message"]
+    assert message == "messages: 9000 tokens; 8192 fit"
+
+
 async def test_a_failure_midway_is_an_event_and_a_clean_end(open_house: OpenHouse) -> None:
     house = await open_house(Script(fail_after=4))
     chunks = await events(await house.chat(stream=True))

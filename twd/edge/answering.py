@@ -133,6 +133,8 @@ class Answer(Protocol):
 
     stream: bool
     choices: list[Choice]
+    prompt_field: str
+    """What its requests call their prompt, of which a model may say that it does not fit."""
 
     def hear(self, index: int, news: News) -> bytes:
         """Take in news of a choice; returns what a stream sends now."""

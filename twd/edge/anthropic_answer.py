@@ -16,6 +16,8 @@ from twd.wire.reading import read_as
 class MessageAnswer:
     """One answer of /v1/messages."""
 
+    prompt_field = "messages"
+
     def __init__(self, request: MessagesRequest, jobs: list[JobSubmitted], terms: Terms) -> None:
         self.stream = bool(request.stream)
         self.choices = choices_of(jobs, 1, reader_for(jobs[0].prompt.tools, allows_parallel_calls(request)))

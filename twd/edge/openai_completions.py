@@ -75,6 +75,8 @@ def _token_prompt(tokens: list[int], field: str) -> Prompt:
 class CompletionAnswer:
     """Text completions, streamed or whole."""
 
+    prompt_field = "prompt"
+
     def __init__(self, request: CompletionRequest, jobs: list[JobSubmitted], terms: Terms, created: int) -> None:
         self.stream = bool(request.stream)
         self.choices = choices_of(jobs, request.n or 1)

@@ -28,6 +28,8 @@ from twd.wire.job import JobFinished, JobSubmitted
 class ResponseAnswer:
     """One answer of /v1/responses."""
 
+    prompt_field = "input"
+
     def __init__(
         self, request: ResponsesRequest, jobs: list[JobSubmitted], terms: Terms, now_s: Callable[[], int]
     ) -> None:
