@@ -55,8 +55,11 @@ class Script:
     hang_after: int | None = None
     reason: FinishReason = FinishReason.STOP
     per_event: int = 2
+    pause_s: float = 0.0
     prompt_tokens: int = 11
     cached_tokens: int = 4
+    stop: str = ""
+    tail: str = ""
     counts_at_once: bool = True
     """A relay counts a prompt only when its job ends."""
     tool_format: str = "bare"
@@ -139,7 +142,7 @@ class FakeSpeculator(Service):
             if script.hang_after is not None and at >= script.hang_after:
                 await self.release.wait()
             self._accept(job, session, at, words[at : at + script.per_event])
-            await asyncio.sleep(0)
+            await asyncio.sleep(script.pause_s)
         self.emit(self._finished(job, session, len(words), script))
 
     def _accept(self, job: JobSubmitted, session: SessionId, at: int, words: list[str]) -> None:
@@ -170,6 +173,8 @@ class FakeSpeculator(Service):
             attempt=job.attempt,
             reason=FinishReason.LENGTH if cut else script.reason,
             seed=job.sampling.seed or 0,
+            tail=script.tail,
+            stop=script.stop,
             session=session,
             stats=JobStats(
                 prompt_tokens=script.prompt_tokens,

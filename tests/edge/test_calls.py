@@ -68,12 +68,18 @@ async def test_a_fault_while_taking_is_the_readers() -> None:
         await call.wait(30.0)
 
 
-async def test_the_time_to_wait_begins_anew_with_what_is_taken_at_once() -> None:
-    call, loop = call_that(take), asyncio.get_running_loop()
+@pytest.mark.parametrize("sent", [True, False])
+async def test_the_time_to_wait_begins_anew_with_what_is_sent_at_once(sent: bool) -> None:
+    def send(call: Call) -> bool:
+        if sent:
+            call.begin_anew()
+        return take(call)
+
+    call, loop = call_that(send), asyncio.get_running_loop()
     first = loop.time()
-    loop.call_later(0.02, call.put, 0, PIECE)
-    assert not await call.wait(0.04)
-    assert loop.time() - first > 0.05
+    loop.call_later(0.1, call.put, 0, PIECE)
+    assert not await call.wait(0.2)
+    assert (loop.time() - first > 0.25) is sent
 
 
 async def test_a_client_of_http_1_0_gets_the_text_without_chunk_sizes(house: House) -> None:

@@ -70,6 +70,15 @@ async def test_silence_is_filled_with_comments(open_house: OpenHouse) -> None:
     assert content(seen + rest) == TEXT
 
 
+async def test_a_client_that_is_shown_nothing_of_what_comes_is_kept_too(open_house: OpenHouse) -> None:
+    words = ["<function=note><parameter=text>", *["word "] * 40, "</parameter></function>"]
+    house = await open_house(Script(words=words, per_event=1, pause_s=0.01), keepalive_s=0.05)
+    response = await house.chat(stream=True, tools=[{"type": "function", "function": {"name": "note"}}])
+    begun, _, rest = (await response.read()).partition(b'"name":"note"')
+    assert b": keep-alive" in begun + rest
+    assert b'"finish_reason":"tool_calls"' in rest
+
+
 async def test_a_long_queue_keeps_the_stream_alive_too(open_house: OpenHouse) -> None:
     house = await open_house(keepalive_s=0.02)
     house.speculator.silent = True

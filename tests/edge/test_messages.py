@@ -134,6 +134,40 @@ async def test_what_the_model_gets(house: House) -> None:
     assert json.loads(bytes(job.prompt.tools[0]))["function"]["name"] == "weather"
 
 
+@pytest.mark.parametrize("where", ["output_config.format", "output_format"])
+async def test_the_shape_of_the_answer_and_how_much_to_think(house: House, where: str) -> None:
+    shape: Any = {"type": "json_schema", "schema": {"type": "object", "properties": {}}}
+    effort: Any = {"effort": "medium"}
+    asked: dict[str, Any] = {"output_config": effort, "output_format": shape}
+    if "config" in where:
+        asked = {"output_config": effort | {"format": shape}}
+    assert (await house.post("/v1/messages", HI | asked)).status == 200
+    job = house.speculator.jobs[0]
+    assert job.prompt.template_args == {"reasoning_effort": "medium"}
+    assert job.grammar is not None
+    assert json.loads(job.grammar.text) == shape["schema"]
+    assert job.grammar.field == f"{where}.schema"
+    assert (await house.post("/v1/messages/count_tokens", HI | asked)).status == 400  # it takes no max_tokens
+    del (counted := HI | asked)["max_tokens"]
+    assert (await house.post("/v1/messages/count_tokens", counted)).status == 200
+
+
+async def test_tools_as_coding_agents_send_them(house: House) -> None:
+    name = "mcp__plugin_a_server_with_quite_a_name__and_a_tool_with_another_one_of_its_own"
+    tool = WEATHER | {"name": name, "eager_input_streaming": True, "defer_loading": False}
+    request = HI | {"tools": [tool], "tool_choice": {"type": "tool", "name": name}}
+    assert (await house.post("/v1/messages", request)).status == 200
+    assert json.loads(bytes(house.speculator.jobs[0].prompt.tools[0]))["function"]["name"] == name
+
+
+async def test_only_a_stop_sequence_that_was_asked_for_is_told(open_house: OpenHouse) -> None:
+    house = await open_house(Script(stop="\nuser:"))
+    body = await (await house.post("/v1/messages", HI)).json()
+    assert (body["stop_reason"], body["stop_sequence"]) == ("end_turn", None)
+    body = await (await house.post("/v1/messages", HI | {"stop_sequences": ["END", "\nuser:"]})).json()
+    assert (body["stop_reason"], body["stop_sequence"]) == ("stop_sequence", "\nuser:")
+
+
 @pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "weather"}])
 async def test_forced_calls(house: House, choice: dict[str, Any]) -> None:
     await house.post("/v1/messages", HI | {"tools": [WEATHER], "tool_choice": choice})
@@ -189,6 +223,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"tool_choice": {"type": "any"}}, "tool_choice"),
     ({"tool_choice": {"type": "perhaps"}}, "tool_choice"),
     ({"stop_sequences": [""]}, "stop_sequences"),
+    ({"output_config": {"effort": "huge"}}, "output_config.effort"),
+    ({"output_config": {"format": {"type": "xml"}}}, "output_config.format.type"),
+    ({"output_format": {"type": "json_schema"}}, "output_format.schema"),
+    ({"tools": [WEATHER | {"name": "x" * 129}]}, "tools[0].name"),
     ({"system": 5}, "system"),
     ({"nonsense": 1}, "nonsense"),
     ({"mcp_servers": []}, "mcp_servers"),

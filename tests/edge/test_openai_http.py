@@ -49,6 +49,13 @@ async def test_a_whole_chat_answer(house: House) -> None:
     assert response.headers["x-twd-seed"] == "5"
 
 
+async def test_what_was_held_back_to_the_end_is_no_token_more(open_house: OpenHouse) -> None:
+    house = await open_house(Script(tail="\n"))
+    body = await (await house.chat()).json()
+    assert body["choices"][0]["message"]["content"] == TEXT + "\n"
+    assert body["twd"]["tokens_per_pass"] == 1.75
+
+
 async def test_a_streamed_chat_answer(house: House) -> None:
     response = await house.chat(stream=True, stream_options={"include_usage": True})
     assert response.headers["Content-Type"].startswith("text/event-stream")
@@ -317,6 +324,22 @@ async def test_a_refusal_before_the_first_token_is_a_status(open_house: OpenHous
         response = await house.chat(stream=stream)
         assert response.status == 400
         assert (await response.json())["error"]["code"] == "context_length_exceeded"
+
+
+async def test_a_prompt_that_does_not_fit_is_told_of_the_field_it_came_in(open_house: OpenHouse) -> None:
+    failure = Failure(code=FailureCode.CONTEXT_OVERFLOW, message="9000 tokens; 8192 fit", field="prompt")
+    house = await open_house(Script(refuse=failure))
+    asked: list[tuple[str, str, object]] = [
+        ("/v1/chat/completions", "messages", [{"role": "user", "content": "hi"}]),
+        ("/v1/responses", "input", "hi"),
+        ("/v1/completions", "prompt", "hi"),
+    ]
+    for path, field, value in asked:
+        response = await house.post(path, {field: value})
+        assert (await response.json())["error"]["param"] == field
+    turns = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+    message = (await (await house.post("/v1/messages", turns)).json())["error"]["message"]
+    assert message == "messages: 9000 tokens; 8192 fit"
 
 
 async def test_a_failure_midway_is_an_event_and_a_clean_end(open_house: OpenHouse) -> None:

@@ -16,12 +16,22 @@ from twd.edge.chat_answer import ChatAnswer
 from twd.edge.core import House, Terms, header_options
 from twd.edge.openai_chat import chat_jobs
 from twd.edge.openai_completions import completion_jobs
+from twd.edge.openai_logprobs import characters_in, text_logprobs
 from twd.edge.openai_types import ChatRequest, CompletionRequest
 from twd.edge.validation import read_request
 from twd.wire.base import InstanceId, JobId, SessionId
 from twd.wire.codec import decode_as, encode
 from twd.wire.failures import TwdError
-from twd.wire.job import FinishReason, JobFinished, JobStarted, JobStats, JobSubmitted, TokensAccepted
+from twd.wire.job import (
+    FinishReason,
+    JobFinished,
+    JobStarted,
+    JobStats,
+    JobSubmitted,
+    TokenLogprob,
+    TokensAccepted,
+    TopToken,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
@@ -128,3 +138,22 @@ def test_streamed_and_whole_texts_are_the_same(pieces: list[str]) -> None:
     deltas = [block["choices"][0]["delta"].get("content", "") for block in blocks]
     assert "".join(deltas) == "".join(pieces) == answer.whole().choices[0].message.content
     assert streamed.endswith(b"data: [DONE]\n\n")
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), st.data())
+def test_offsets_are_places_in_the_text_however_tokens_cut_its_characters(text: str, data: st.DataObject) -> None:
+    whole = text.encode()
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=6)))
+    pieces = [whole[start:end] for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+    tokens = [
+        TokenLogprob(token=1, text=piece.decode(errors="replace"), logprob=-1.0, bytes=list(piece)) for piece in pieces
+    ]
+    offsets = [*text_logprobs(tokens, 0).text_offset, sum(map(characters_in, tokens))]
+    begun = [len(whole[:end].decode(errors="replace")) for end in (0, *cuts, len(whole))]
+    assert offsets == begun
+
+
+def test_of_alternatives_that_read_alike_the_likeliest_is_told() -> None:
+    top = [TopToken(token=n, text="\ufffd", logprob=-0.5 - n) for n in range(3)]
+    found = text_logprobs([TokenLogprob(token=0, text="\ufffd", logprob=-0.5, top=top)], 0)
+    assert found.top_logprobs == [{"\ufffd": -0.5}]

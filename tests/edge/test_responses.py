@@ -101,14 +101,17 @@ async def test_a_probe_with_nothing_in_it(house: House) -> None:
 
 async def test_formats_and_efforts(house: House) -> None:
     schema = {"type": "object", "properties": {}}
-    text = {"format": {"type": "json_schema", "name": "x", "schema": schema, "strict": True}}
+    text: Any = {"format": {"type": "json_schema", "name": "x", "schema": schema, "strict": True}}
     response = await house.post("/v1/responses", {"input": "x", "text": text, "reasoning": {"effort": "low"}})
     assert response.status == 200
     job = house.speculator.jobs[0]
     assert job.grammar is not None
-    assert job.grammar.kind is GrammarKind.JSON_SCHEMA
+    assert (job.grammar.kind, job.grammar.field) == (GrammarKind.JSON_SCHEMA, "text.format.schema")
     assert job.prompt.template_args == {"reasoning_effort": "low"}
     assert (await response.json())["text"]["format"]["name"] == "x"
+    text["format"]["schema"] = {"$ref": "#/$defs/a", "$defs": {"a": schema}}
+    refused = await house.post("/v1/responses", {"input": "x", "text": text, "tools": [WEATHER]})
+    assert (await refused.json())["error"]["param"] == "text.format.schema"
 
 
 async def test_a_failure_midway(open_house: OpenHouse) -> None:
@@ -116,6 +119,17 @@ async def test_a_failure_midway(open_house: OpenHouse) -> None:
     events = await stream_of(house)
     assert [event["type"] for event in events[-2:]] == ["error", "response.failed"]
     assert events[-1]["response"]["error"] == {"code": "out_of_memory", "message": "no memory left"}
+    assert [item["status"] for item in events[-1]["response"]["output"]] == ["incomplete"]
+
+
+async def test_a_failure_of_a_stream_in_which_nothing_was_said(open_house: OpenHouse) -> None:
+    house = await open_house(keepalive_s=0.02)
+    house.speculator.silent = True
+    async with AsyncOpenAI(base_url=house.edge.url + "/v1", api_key="none", max_retries=0) as openai:
+        asked: Any = {"model": "small", "input": "hi", "extra_body": {"twd": {"deadline_s": 0.2}}}
+        async with openai.responses.stream(**asked) as stream:
+            kinds = [event.type async for event in stream]
+    assert kinds == ["response.created", "response.in_progress", "error", "response.failed"]
 
 
 BAD: list[tuple[dict[str, Any], str]] = [

@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, pydantic_function_tool
+from pydantic import BaseModel
 
 from tests.edge.conftest import House, OpenHouse
 from tests.edge.fake_speculator import Script
@@ -98,6 +99,35 @@ async def test_the_official_clients_helper_understands_streamed_calls(caller: Ho
     (call,) = final.choices[0].message.tool_calls
     assert call.function.name == "weather"
     assert call.function.parsed_arguments == {"city": "Ulm"}
+
+
+class Where(BaseModel):
+    """Arguments, or an answer."""
+
+    city: str
+
+
+async def test_what_the_official_clients_helpers_add_to_answers_may_come_back(open_house: OpenHouse) -> None:
+    house = await open_house(Script(words=['{"name": "Where", "arguments": ', '{"city": "Ulm"}', "}"], per_event=1))
+    tools: list[Any] = [pydantic_function_tool(Where)]
+    flat = {"type": "function", **tools[0]["function"]}
+    asked: Any = {"model": "small", "messages": [{"role": "user", "content": "hi"}]}
+    async with AsyncOpenAI(base_url=house.edge.url + "/v1", api_key="none", max_retries=0) as openai:
+        client: Any = openai
+        async with client.chat.completions.stream(**asked, tools=tools) as stream:
+            streamed = (await stream.get_final_completion()).choices[0].message
+        whole = (await client.chat.completions.parse(**asked, tools=tools)).choices[0].message
+        responded = (await client.responses.parse(model="small", input="hi", tools=[flat])).output
+        house.script.words = ['{"city": "Ulm"}']
+        shaped = (await client.chat.completions.parse(**asked, response_format=Where)).choices[0].message
+        written = (await client.responses.parse(model="small", input="hi", text_format=Where)).output
+        for said in (streamed, whole, streamed.model_dump(), shaped.to_dict(warnings=False)):
+            messages = [*asked["messages"], said, {"role": "user", "content": "go on"}]
+            await client.chat.completions.create(model="small", messages=messages)
+        for items in (responded, written):
+            await client.responses.create(model="small", input=[*items, {"role": "user", "content": "go on"}])
+    earlier = [(job.prompt.messages or [])[-2] for job in house.speculator.jobs[-6:]]
+    assert [[call.name for call in turn.tool_calls] for turn in earlier] == 3 * [["Where"]] + [[], ["Where"], []]
 
 
 async def test_without_tools_nothing_is_read_as_a_call(caller: House) -> None:

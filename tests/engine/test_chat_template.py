@@ -242,8 +242,9 @@ def test_arguments_reach_the_template_and_its_own_variables_do_not_change() -> N
     template = ChatTemplate(source, control_strings=["<|x|>"])
     asked = Prompt(messages=[message("user", "Hi ")], template_args={"mode": "fast", "extra": 3})
     assert template.render(asked, NOW).text == "Hi FAST3"
-    with pytest.raises(TwdError, match="'bos_token' is not a template argument"):
+    with pytest.raises(TwdError, match="'bos_token' is not a template argument") as refused:
         template.render(Prompt(messages=[message("user")], template_args={"bos_token": "<|x|>"}), NOW)
+    assert refused.value.failure.field == "chat_template_kwargs"
 
 
 def test_a_template_that_looks_into_the_text_sees_it() -> None:

@@ -103,6 +103,8 @@ NO_CALLS = [
     '<tool_call>{"name": "weather", "arguments": [1]}</tool_call>',
     '<tool_call>{"name": "weather", "arguments": no}</tool_call>',
     '<tool_call>{"arguments": "\\x", "name": "weather"}</tool_call>',
+    '<tool_call>{"name": "\\ud83d", "arguments": {}}</tool_call>',
+    '<tool_call>{"name": "weather", "arguments": "{\\"city\\": \\"\\ud83d\\"}"}</tool_call>',
     '<tool_call>{"arguments": {}}</tool_call>',
     '<tool_call>{"name": "wea',
     '<tool_call>{"other": 1, "name": "weather"}</tool_call>',
@@ -204,7 +206,44 @@ def test_what_does_not_become_a_call_in_good_time_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "schema", [None, [], {"properties": []}, {"properties": {"city": 5}}, {"properties": {"city": {"type": {}}}}]
+    ("schema", "written", "argument"),
+    [
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, "3", "3"),
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, "null", "null"),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "3", '"3"'),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "null", "null"),
+        ({"oneOf": [{"type": "array"}, {"$ref": "#/$defs/place"}]}, '["a"]', '["a"]'),
+        ({"$ref": "#/$defs/place"}, '{"street": "a"}', '{"street": "a"}'),
+        ({"allOf": [{"$ref": "#/$defs/a~1b"}]}, "5", "5"),
+        ({"$ref": "#/$defs/nowhere"}, "5", '"5"'),
+        ({"$ref": "#/$defs/itself"}, "5", '"5"'),
+        ({"enum": [1, 2]}, "2", "2"),
+        ({"enum": ["1", "2"]}, "2", '"2"'),
+        ({"const": False}, "False", "false"),
+        ({"type": "boolean"}, "\nTrue\n", "true"),
+        ({"type": ["boolean", "string"]}, "true", '"true"'),
+        ({"type": "number"}, "NaN", '"NaN"'),
+        ({"type": "object"}, '{"a": Infinity}', '"{\\"a\\": Infinity}"'),
+    ],
+)
+def test_what_stands_in_tags_has_its_type_from_the_schema(schema: object, written: str, argument: str) -> None:
+    itself: dict[str, object] = {"anyOf": [{"$ref": "#/$defs/itself"}] * 50}
+    defs = {"place": {"type": "object"}, "a/b": {"type": "number"}, "itself": itself}
+    stream = ToolCallStream({"weather": {"properties": {"x": schema}, "$defs": defs}})
+    text = f"<function=weather><parameter=x>{written}</parameter></function>"
+    assert together(stream.feed(text) + stream.finish()) == [("weather", f'{{"x": {argument}}}')]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        None,
+        [],
+        {"properties": []},
+        {"properties": {"city": 5}},
+        {"properties": {"city": {"type": {}, "enum": 5, "anyOf": {}, "allOf": [5], "$ref": 5}}},
+        {"properties": {"city": {"$ref": "#/properties/city/x"}}},
+    ],
 )
 def test_a_schema_that_is_none_does_no_harm(schema: object) -> None:
     stream = ToolCallStream({"weather": schema})

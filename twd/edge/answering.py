@@ -150,6 +150,8 @@ class Answer(Protocol):
 
     stream: bool
     choices: list[Choice]
+    prompt_field: str
+    """What its requests call their prompt, of which a model may say that it does not fit."""
 
     def hear(self, index: int, news: News) -> bytes:
         """Take in news of a choice; returns what a stream sends now."""
@@ -223,7 +225,7 @@ def facts_of(choices: list[Choice], mode: str) -> TwdFacts:
         facts.jobs = [choice.job.job for choice in choices]
     for choice in choices:
         _add(facts, choice)
-    tokens = sum(choice.tokens for choice in choices)
+    tokens = sum(choice.completion_tokens for choice in choices)
     facts.acceptance = round(facts.taken / facts.checked, 4) if facts.checked else None
     facts.tokens_per_pass = round(tokens / facts.passes, 3) if facts.passes else None
     facts.tokens_per_second = round(1000 * tokens / facts.decode_ms, 2) if facts.decode_ms else None

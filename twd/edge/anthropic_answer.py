@@ -16,6 +16,8 @@ from twd.wire.reading import read_as
 class MessageAnswer:
     """One answer of /v1/messages."""
 
+    prompt_field = "messages"
+
     def __init__(self, request: MessagesRequest, jobs: list[JobSubmitted], terms: Terms) -> None:
         self.stream = bool(request.stream)
         self.choices = choices_of(jobs, 1, reader_for(jobs[0].prompt.tools, allows_parallel_calls(request)))
@@ -110,7 +112,9 @@ class MessageAnswer:
 
     @property
     def _stop_sequence(self) -> str | None:
-        return (self._choice.finished.stop or None) if self._choice.finished else None
+        """The stop string that ended the text, if the client named it: a template has some of its own."""
+        stop = self._choice.finished.stop if self._choice.finished else ""
+        return stop if stop in self._choice.job.stop else None
 
     @property
     def _stop_reason(self) -> str:

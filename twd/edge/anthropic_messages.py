@@ -16,8 +16,16 @@ from twd.edge.anthropic_types import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from twd.edge.core import Terms, jobs_for, limit_of, take_prefill
-from twd.edge.openai_types import FunctionSpec, GenerationRequest, NamedTool, Tool, ToolName
+from twd.edge.core import Terms, grammar_of, jobs_for, limit_of, take_prefill
+from twd.edge.openai_types import (
+    FunctionSpec,
+    GenerationRequest,
+    NamedTool,
+    SchemaFormat,
+    SchemaSpec,
+    Tool,
+    ToolName,
+)
 from twd.edge.tool_use import check_tools, grammar_for, raw_tools
 from twd.edge.validation import text_only
 from twd.wire.job import ChatMessage, JobSubmitted, Prompt, ToolCall
@@ -26,7 +34,8 @@ from twd.wire.job import ChatMessage, JobSubmitted, Prompt, ToolCall
 def message_jobs(request: MessagesRequest, terms: Terms) -> list[JobSubmitted]:
     """The job that a request asks for."""
     prompt = message_prompt(request)
-    parallel = allows_parallel_calls(request)
+    parallel, choice = allows_parallel_calls(request), openai_choice(request)
+    answer, where = message_format(request)
     wishes = GenerationRequest(
         model=request.model,
         temperature=request.temperature,
@@ -40,7 +49,7 @@ def message_jobs(request: MessagesRequest, terms: Terms) -> list[JobSubmitted]:
         [prompt],
         terms,
         max_tokens=limit_of(request.max_tokens, "max_tokens", terms.house),
-        grammar=grammar_for(prompt.tools, openai_choice(request), parallel, terms.tool_format),
+        grammar=grammar_for(prompt.tools, choice, parallel, terms.tool_format, answer, grammar_of(None, answer, where)),
         logprobs=None,
     )
 
@@ -68,9 +77,28 @@ def message_prompt(request: CountTokensRequest) -> Prompt:
     return Prompt(
         messages=messages,
         tools=raw_tools(tools, choice),
-        template_args={"enable_thinking": request.thinking.type != "disabled"} if request.thinking else {},
+        template_args=template_args(request),
         prefill=prefill,
     )
+
+
+def template_args(request: CountTokensRequest) -> dict[str, str | int | float | bool]:
+    """What goes to the chat template by name."""
+    args: dict[str, str | int | float | bool] = {}
+    if request.thinking is not None:
+        args["enable_thinking"] = request.thinking.type != "disabled"
+    if request.output_config is not None and request.output_config.effort is not None:
+        args["reasoning_effort"] = request.output_config.effort
+    return args
+
+
+def message_format(request: MessagesRequest) -> tuple[SchemaFormat | None, str]:
+    """The answer's shape as chats have it, and where its schema stands."""
+    asked, where = request.output_config.format if request.output_config else None, "output_config.format.schema"
+    if asked is None:
+        asked, where = request.output_format, "output_format.schema"
+    shape = SchemaFormat(json_schema=SchemaSpec(name="answer", schema=asked.schema)) if asked else None
+    return shape, where
 
 
 def openai_tool(tool: ToolParam) -> Tool:

@@ -4,11 +4,13 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from twd.edge.base_types import Body, FunctionName, JsonObject, ModelName, ShortText, StopString, TwdOptions, Unit
+from twd.edge.base_types import Body, Effort, JsonObject, ModelName, ShortText, StopString, TwdOptions, Unit
 from twd.edge.openai_answers import Out, TwdFacts
 
 CacheControl = JsonObject | None
 """A hint; twd's prefix cache needs none."""
+FunctionName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
+"""Twice as long as OpenAI's: MCP's names have their server's in front."""
 
 # -- requests ----------------------------------------------------------------------------------
 
@@ -97,6 +99,9 @@ class ToolParam(Body, frozen=True, kw_only=True):
     type: Literal["custom"] | None = None
     cache_control: CacheControl = None
     strict: bool | None = None
+    eager_input_streaming: bool | None = None
+    defer_loading: bool | None = None
+    """Both change nothing: arguments are streamed as they come, and a tool is offered at once."""
 
 
 class AutoChoice(Body, frozen=True, kw_only=True, tag_field="type", tag="auto"):
@@ -130,6 +135,19 @@ class Thinking(Body, frozen=True, kw_only=True):
     display: str | None = None
 
 
+class JsonOutput(Body, frozen=True, kw_only=True, tag_field="type", tag="json_schema"):
+    """JSON that follows a schema."""
+
+    schema: JsonObject
+
+
+class OutputConfig(Body, frozen=True, kw_only=True):
+    """The shape of the answer, and how much to think, where the model's template knows about it."""
+
+    effort: Effort | None = None
+    format: JsonOutput | None = None
+
+
 class CountTokensRequest(Body, frozen=True, kw_only=True):
     """POST /v1/messages/count_tokens."""
 
@@ -139,6 +157,9 @@ class CountTokensRequest(Body, frozen=True, kw_only=True):
     tools: Annotated[list[ToolParam], Meta(max_length=128)] | None = None
     tool_choice: AutoChoice | AnyChoice | ToolChoice | NoChoice | None = None
     thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+    output_format: JsonOutput | None = None
+    """What `output_config.format` was called before."""
     cache_control: CacheControl = None
     context_management: JsonObject | None = None
     mcp_servers: None = None

@@ -35,7 +35,7 @@ class Call:
         self._waiter: asyncio.Future[None] | None = None
         self._enough = 1
         self._alarm: asyncio.TimerHandle | None = None
-        self._stirred_at = 0.0
+        self._sent_at = 0.0
 
     @property
     def ended(self) -> bool:
@@ -54,20 +54,23 @@ class Call:
     def _taken_at_once(self, waiter: asyncio.Future[None]) -> bool:
         if self.at_once is None:
             return False
-        self._stirred_at = waiter.get_loop().time()
         try:
             return self.at_once()
         except Exception as error:  # noqa: BLE001 - it is the reader's, who answers for it
             waiter.set_exception(error)
             return True
 
+    def begin_anew(self) -> None:
+        """Its reader has sent what was taken at once: the time to wait counts from now."""
+        self._sent_at = asyncio.get_running_loop().time()
+
     async def wait(self, timeout_s: float, enough: int = 1) -> bool:
-        """Until there is so much news, or some job's end; False when nothing came for so long."""
+        """Until there is so much news, or some job's end; False when nothing came, or nothing was sent, for so long."""
         if len(self.news) >= enough or any(_is_end(item) for _, item in self.news):
             return True
         self._enough = enough
         loop = asyncio.get_running_loop()
-        self._waiter, self._stirred_at = loop.create_future(), loop.time()
+        self._waiter, self._sent_at = loop.create_future(), loop.time()
         self._alarm = loop.call_later(timeout_s, self._ring, self._waiter, timeout_s)
         try:
             await self._waiter
@@ -77,9 +80,9 @@ class Call:
         return bool(self.news)
 
     def _ring(self, waiter: asyncio.Future[None], timeout_s: float) -> None:
-        """The time is over, unless it began anew with what was taken at once."""
+        """The time is over, unless it began anew."""
         loop = waiter.get_loop()
-        left = self._stirred_at + timeout_s - loop.time()
+        left = self._sent_at + timeout_s - loop.time()
         if waiter.done():
             return
         if left > 0:

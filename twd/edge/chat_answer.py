@@ -28,6 +28,8 @@ from twd.wire.job import JobFinished, JobStarted, JobSubmitted, TokenLogprob, To
 class ChatAnswer:
     """One answer of /v1/chat/completions."""
 
+    prompt_field = "messages"
+
     def __init__(self, request: ChatRequest, jobs: list[JobSubmitted], terms: Terms, created: int) -> None:
         self.stream = bool(request.stream)
         self.choices = choices_of(

@@ -145,9 +145,11 @@ def stops_of(stop: str | list[str] | None) -> list[str]:
     return list(dict.fromkeys([stop] if isinstance(stop, str) else stop))
 
 
-def grammar_of(gbnf: str | None, answer: ResponseFormat | None) -> Grammar | None:
-    """What the answer must look like."""
-    wanted = format_grammar(answer)
+def grammar_of(
+    gbnf: str | None, answer: ResponseFormat | None, schema_field: str = "response_format.json_schema.schema"
+) -> Grammar | None:
+    """What the answer must look like; a mistake in a schema is told of the field that it came in."""
+    wanted = format_grammar(answer, schema_field)
     if gbnf is None:
         return wanted
     if wanted is not None:
@@ -155,13 +157,13 @@ def grammar_of(gbnf: str | None, answer: ResponseFormat | None) -> Grammar | Non
     return Grammar(kind=GrammarKind.GBNF, text=gbnf)
 
 
-def format_grammar(answer: ResponseFormat | None) -> Grammar | None:
+def format_grammar(answer: ResponseFormat | None, schema_field: str) -> Grammar | None:
     """The grammar behind a response_format."""
     match answer:
         case JsonFormat():
             return Grammar(kind=GrammarKind.JSON)
         case SchemaFormat():
-            return schema_grammar(answer.json_schema.schema, "response_format.json_schema.schema")
+            return schema_grammar(answer.json_schema.schema, schema_field)
         case _:
             return None
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from twd.edge import sse
 from twd.edge.answering import Answer, fact_headers, facts_of
@@ -13,6 +14,8 @@ from twd.wire.job import JobFinished, JobStarted
 
 MANY_NEWS = 64
 """Where nothing is shown before the end, this many are taken at once."""
+PROMPT_FIELDS = frozenset({"prompt", "messages"})
+"""What models call what they are given."""
 SMALL_BYTES = 16 * 1024
 """So much is taken without waiting by a connection to which nothing is left to send."""
 
@@ -38,10 +41,14 @@ class Delivery:
         while news:
             index, item = news.popleft()
             if isinstance(item, Failure):
-                return b"".join(pieces), item
+                return b"".join(pieces), self._told(item)
             self.answer.choices[index].workers_replaced = self.call.lines[index].owner.taken_over
             pieces.append(self.answer.hear(index, item))
         return b"".join(pieces), None
+
+    def _told(self, failure: Failure) -> Failure:
+        """A failure in the words of its request, which a model does not know."""
+        return replace(failure, field=self.answer.prompt_field) if failure.field in PROMPT_FIELDS else failure
 
     @property
     def _over(self) -> bool:
@@ -81,6 +88,7 @@ class Delivery:
         piece, _ = self._take()
         if piece:
             transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            self.call.begin_anew()
         return True
 
     async def _write(self, response: web.StreamResponse, piece: bytes) -> None:

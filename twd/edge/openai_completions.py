@@ -9,7 +9,7 @@ from twd.edge.answering import Choice, News, choices_of, facts_of, finish_reason
 from twd.edge.core import MAX_CHOICES, Terms, grammar_of, jobs_for, limit_of
 from twd.edge.errors import envelope
 from twd.edge.openai_answers import TextChoice, TextCompletion
-from twd.edge.openai_logprobs import text_logprobs
+from twd.edge.openai_logprobs import characters_in, text_logprobs
 from twd.edge.openai_types import CompletionRequest
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import JobFinished, JobStarted, JobSubmitted, Prompt, TokensAccepted
@@ -75,6 +75,8 @@ def _token_prompt(tokens: list[int], field: str) -> Prompt:
 class CompletionAnswer:
     """Text completions, streamed or whole."""
 
+    prompt_field = "prompt"
+
     def __init__(self, request: CompletionRequest, jobs: list[JobSubmitted], terms: Terms, created: int) -> None:
         self.stream = bool(request.stream)
         self.choices = choices_of(jobs, request.n or 1)
@@ -126,7 +128,7 @@ class CompletionAnswer:
         piece = TextChoice(index=choice.index, text=text, finish_reason=finish)
         if news is not None and self._logprobs:
             piece.logprobs = text_logprobs(news.logprobs, self._offsets[choice.index])
-            self._offsets[choice.index] += sum(len(token.text) for token in news.logprobs)
+            self._offsets[choice.index] += sum(map(characters_in, news.logprobs))
         self._head.choices = [piece]
         return sse.event(self._head)
 

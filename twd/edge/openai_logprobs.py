@@ -28,11 +28,24 @@ def text_logprobs(tokens: list[TokenLogprob], offset: int) -> TextLogprobs:
     offsets: list[int] = []
     for token in tokens:
         offsets.append(offset)
-        offset += len(token.text)
-    tops = [{top.text: top.logprob for top in token.top} for token in tokens]
+        offset += characters_in(token)
+    tops = [_by_text(token.top) for token in tokens]
     return TextLogprobs(
         tokens=[token.text for token in tokens],
         token_logprobs=[token.logprob for token in tokens],
         top_logprobs=tops if any(tops) else None,
         text_offset=offsets,
     )
+
+
+def characters_in(token: TokenLogprob) -> int:
+    """How many characters of the answer begin with a token: one may be spread over several, whose texts are none."""
+    return sum(byte & 0xC0 != 0x80 for byte in _bytes(token))
+
+
+def _by_text(tops: list[TopToken]) -> dict[str, float]:
+    """The alternatives by their text; of those that read alike, as parts of characters do, the likeliest."""
+    found: dict[str, float] = {}
+    for top in tops:
+        found[top.text] = max(top.logprob, found.get(top.text, top.logprob))
+    return found

@@ -3,7 +3,7 @@
 A field that is typed `None` is known but not supported: only null passes.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -11,6 +11,7 @@ from twd.edge.base_types import (
     Bias,
     Body,
     Choices,
+    Count,
     Effort,
     FunctionName,
     JsonObject,
@@ -32,6 +33,7 @@ class TextPart(Body, frozen=True, kw_only=True, tag_field="type", tag="text"):
     """Text in a list of content parts."""
 
     text: str
+    prompt_cache_breakpoint: JsonObject | None = None
 
 
 class ImagePart(Body, frozen=True, kw_only=True, tag_field="type", tag="image_url"):
@@ -72,6 +74,7 @@ class FunctionCall(Body, frozen=True, kw_only=True):
 
     name: ShortText
     arguments: str = ""
+    parsed_arguments: Any = None
 
 
 class ToolCallPart(Body, frozen=True, kw_only=True):
@@ -80,6 +83,7 @@ class ToolCallPart(Body, frozen=True, kw_only=True):
     id: ShortText
     function: FunctionCall
     type: Literal["function"] = "function"
+    index: Count | None = None
 
 
 class SystemMessage(Body, frozen=True, kw_only=True, tag_field="role", tag="system"):
@@ -104,7 +108,8 @@ class UserMessage(Body, frozen=True, kw_only=True, tag_field="role", tag="user")
 
 
 class AssistantMessage(Body, frozen=True, kw_only=True, tag_field="role", tag="assistant"):
-    """What the model said earlier. Clients send back whole answers, so an answer's fields are known here."""
+    """What the model said earlier. Clients send back whole answers, so an answer's fields are known here, and what
+    OpenAI's own client adds to them: `parsed`, `parsed_arguments`, a streamed call's `index`."""
 
     content: Content | None = None
     name: ShortText | None = None
@@ -113,6 +118,7 @@ class AssistantMessage(Body, frozen=True, kw_only=True, tag_field="role", tag="a
     reasoning_content: str | None = None
     reasoning: str | None = None
     annotations: list[JsonObject] | None = None
+    parsed: Any = None
     audio: None = None
     function_call: None = None
 

@@ -28,6 +28,8 @@ from twd.wire.job import JobFinished, JobSubmitted
 class ResponseAnswer:
     """One answer of /v1/responses."""
 
+    prompt_field = "input"
+
     def __init__(
         self, request: ResponsesRequest, jobs: list[JobSubmitted], terms: Terms, now_s: Callable[[], int]
     ) -> None:
@@ -157,13 +159,16 @@ class ResponseAnswer:
         return b""
 
     def broken(self, failure: Failure) -> bytes:
-        """The last bytes of a stream that failed midway."""
+        """The last bytes of a stream that failed midway, or before its first news: a beginning it has, too."""
+        begun = [] if self._choice.opened else self._begin()
         code = CODES.get(failure.code, failure.code.value)
         error = self._event("error", code=code, message=failure.message, param=failure.field or None)
         self._response.status = "failed"
         self._response.error = {"code": code, "message": failure.message}
         self._response.output = self._items
-        return error + self._event("response.failed", response=self._response)
+        if self._open is not None:
+            self._open.status = "incomplete"
+        return b"".join([*begun, error, self._event("response.failed", response=self._response)])
 
     # -- whole ---------------------------------------------------------------------------------
 

@@ -49,6 +49,7 @@ def response_jobs(request: ResponsesRequest, terms: Terms) -> list[JobSubmitted]
         )
     prompt = response_prompt(request)
     answer = response_format(request)
+    asked = grammar_of(None, answer, "text.format.schema")
     parallel = request.parallel_tool_calls is not False
     wishes = GenerationRequest(
         model=request.model, temperature=request.temperature, top_p=request.top_p, stream=request.stream
@@ -58,9 +59,7 @@ def response_jobs(request: ResponsesRequest, terms: Terms) -> list[JobSubmitted]
         [prompt],
         terms,
         max_tokens=limit_of(request.max_output_tokens, "max_output_tokens", terms.house),
-        grammar=grammar_for(
-            prompt.tools, openai_choice(request), parallel, terms.tool_format, answer, grammar_of(None, answer)
-        ),
+        grammar=grammar_for(prompt.tools, openai_choice(request), parallel, terms.tool_format, answer, asked),
         logprobs=None,
     )
 

@@ -26,14 +26,16 @@ class InputText(Body, frozen=True, kw_only=True, tag_field="type", tag="input_te
     """Text from the user."""
 
     text: str
+    prompt_cache_breakpoint: JsonObject | None = None
 
 
 class OutputText(Body, frozen=True, kw_only=True, tag_field="type", tag="output_text"):
-    """Text that the model wrote earlier."""
+    """Text that the model wrote earlier; `parsed` is what OpenAI's own client adds to it."""
 
     text: str
     annotations: list[JsonObject] | None = None
     logprobs: list[JsonObject] | None = None
+    parsed: Any = None
 
 
 class RefusalText(Body, frozen=True, kw_only=True, tag_field="type", tag="refusal"):
@@ -92,7 +94,7 @@ class ReasoningItem(Body, frozen=True, kw_only=True):
 
 
 class FunctionCallItem(Body, frozen=True, kw_only=True):
-    """A call that the model made earlier."""
+    """A call that the model made earlier; `parsed_arguments` is what OpenAI's own client adds to it."""
 
     call_id: ShortText
     name: ShortText
@@ -101,6 +103,8 @@ class FunctionCallItem(Body, frozen=True, kw_only=True):
     id: ShortText | None = None
     status: ShortText | None = None
     namespace: ShortText | None = None
+    caller: JsonObject | None = None
+    parsed_arguments: Any = None
 
 
 class FunctionOutputItem(Body, frozen=True, kw_only=True):
@@ -111,6 +115,9 @@ class FunctionOutputItem(Body, frozen=True, kw_only=True):
     type: Literal["function_call_output"] = "function_call_output"
     id: ShortText | None = None
     status: ShortText | None = None
+    name: ShortText | None = None
+    namespace: ShortText | None = None
+    caller: JsonObject | None = None
 
 
 class FunctionTool(Body, frozen=True, kw_only=True):

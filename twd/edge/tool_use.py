@@ -67,10 +67,10 @@ def _with_format(
     calls = msgspec.json.decode(tool_grammar(tools, "required", False, found).text)
     schema = answer.json_schema.schema
     if "$ref" in grammar.text or "$defs" in calls:
-        text = "tools and a response_format whose schemas have references cannot be used together"
-        raise TwdError(FailureCode.UNSUPPORTED, text, "response_format")
+        text = "tools and a shape of the answer whose schemas have references cannot be used together"
+        raise TwdError(FailureCode.UNSUPPORTED, text, grammar.field)
     either = {"anyOf": [schema, *calls.get("anyOf", [calls])]}
-    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=msgspec.json.encode(either).decode(), field="response_format")
+    return Grammar(kind=GrammarKind.JSON_SCHEMA, text=msgspec.json.encode(either).decode(), field=grammar.field)
 
 
 class FirstCallOnly:

@@ -164,7 +164,7 @@ class ChatTemplate:
         own = _OWN_VARIABLES & prompt.template_args.keys()
         if own:
             message = f"'{min(own)}' is not a template argument; the template gets it from the model or the request."
-            raise TwdError(FailureCode.BAD_REQUEST, message, "template_args")
+            raise TwdError(FailureCode.BAD_REQUEST, message, "chat_template_kwargs")
         return dict(prompt.template_args)
 
     def _try(self, messages: list[Message], tools: list[Any]) -> str:

@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 
+from twd.engine.grammars.json_keywords import TYPES, is_of_type
 from twd.engine.tool_reader import Deciding, Finding, NotACall, Reader, Steps, TextEnded
+from twd.wire.reading import read_as
 
 _ARGUMENT_KEYS = ("arguments", "parameters")
 _OTHER_KEYS = ("id", "type", "call_id")
@@ -232,16 +234,18 @@ class ToolCallStream:
     def _json_of(self, name: str, key: str, value: str) -> str:
         value = value.removeprefix("\n").removesuffix("\n")
         kinds = self._kinds(name, key)
+        if "boolean" in kinds and value.strip() in ("True", "False"):  # as templates write earlier calls
+            value = value.lower()
         if ("string" in kinds and (value != "null" or "null" not in kinds)) or not _is_json(value):
             return json.dumps(value, ensure_ascii=False)
         return value.strip()
 
     def _kinds(self, name: str, key: str) -> list[Any]:
         """The JSON types that an argument may have; an unknown one is a string."""
-        found: Any = self._schemas.get(name)
-        for step in ("properties", key, "type"):
-            found = found.get(step) if isinstance(found, dict) else None
-        return found if isinstance(found, list) else [found or "string"]
+        whole = self._schemas.get(name)
+        properties = whole.get("properties") if isinstance(whole, dict) else None
+        argument = properties.get(key) if isinstance(properties, dict) else None
+        return _kinds_in(argument, whole) or ["string"]
 
     # -- calls as JSON ----------------------------------------------------------------------------
 
@@ -356,10 +360,10 @@ def _possible_opener(text: str) -> int:
 def _as_arguments(written: str) -> str:
     """Arguments as JSON text; some models write them as a string with JSON in it, or as null."""
     if written.startswith('"'):
-        try:
-            return str(json.loads(written))
-        except ValueError:
-            raise NotACall from None
+        inside = read_as(str, written)
+        if inside is None:
+            raise NotACall
+        return inside
     if written == "null":
         return "{}"
     if not written.startswith("{"):
@@ -368,8 +372,39 @@ def _as_arguments(written: str) -> str:
 
 
 def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
+    return read_as(msgspec.Raw, text) is not None
+
+
+def _kinds_in(schema: Any, whole: Any) -> list[Any]:
+    """The JSON types that a schema names, also by its alternatives, its values and what it refers to in the whole."""
+    kinds: list[Any] = []
+    seen: set[int] = set()
+    waiting = [schema]
+    while waiting:
+        part = waiting.pop()
+        if not isinstance(part, dict) or id(part) in seen:
+            continue
+        seen.add(id(part))
+        named = part.get("type")
+        values = [*_entries(part.get("enum")), *([part["const"]] if "const" in part else [])]
+        kinds += named if isinstance(named, list) else [named] if named else _types_of(values)
+        for key in ("anyOf", "oneOf", "allOf"):
+            waiting += _entries(part.get(key))
+        waiting.append(_referred(part.get("$ref"), whole))
+    return kinds
+
+
+def _types_of(values: list[Any]) -> list[str]:
+    return [kind for value in values for kind in TYPES if is_of_type(value, kind)]
+
+
+def _referred(reference: Any, whole: Any) -> Any:
+    if not isinstance(reference, str) or not reference.startswith("#/"):
+        return None
+    for step in reference.split("/")[1:]:
+        whole = whole.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(whole, dict) else None
+    return whole
+
+
+def _entries(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

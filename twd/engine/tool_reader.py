@@ -1,8 +1,9 @@
 """Reads text that comes in pieces as if it were all there: steps that wait where the next piece is needed."""
 
-import json
 import re
 from collections.abc import Callable, Generator
+
+from twd.wire.reading import read_as
 
 UNDECIDED_MAX = 65_536
 """A call that is not recognised within so many characters is none."""
@@ -101,14 +102,13 @@ class Reader:
     # -- JSON -----------------------------------------------------------------------------------
 
     def string(self) -> Finding:
-        """A JSON string, decoded."""
+        """A JSON string, decoded. One with half of a surrogate pair is none: nobody could be told it."""
         if (yield from self.peek()) != '"':
             raise NotACall
-        try:
-            decoded = json.loads((yield from self.value()))
-        except ValueError:
-            raise NotACall from None
-        return str(decoded)
+        decoded = read_as(str, (yield from self.value()))
+        if decoded is None:
+            raise NotACall
+        return decoded
 
     def value(self) -> Finding:
         """A JSON value as it is written. Brackets and quotes are matched; the rest is not checked."""
