@@ -2,7 +2,7 @@
 
 import pytest
 
-from twd.engine.thoughts import behind_thought, detect_thoughts, thoughts_after
+from twd.engine.thoughts import CHANNELS, behind_thought, detect_thoughts, markers_of, thoughts_after
 from twd.wire.job import Grammar, GrammarKind, Thoughts
 
 THINK = Thoughts("<think>", "</think>")
@@ -17,6 +17,8 @@ QWEN = (
         (QWEN, THINK),
         ("<｜Assistant｜><think>\n", THINK),
         ("[THINK]...[/THINK]", Thoughts("[THINK]", "[/THINK]")),
+        ("{{- '<|channel>thought\\n' -}}", Thoughts("<|channel>thought", "<channel|>")),
+        ("{{ '<|channel|>analysis<|message|>' }}", CHANNELS),
         ("{{ '<seed:think>' }}", Thoughts("<seed:think>", "</seed:think>")),
         ("{% for message in messages %}{{ message.content }}{% endfor %}", None),
         ("", None),
@@ -50,3 +52,9 @@ def test_a_grammar_holds_behind_an_open_thought() -> None:
     grammar = behind_thought(Grammar(kind=GrammarKind.JSON, field="response_format"), THINK)
     assert (grammar.begins, grammar.ends, grammar.rest) == ("</think>", "", True)
     assert grammar.field == "response_format"
+
+
+def test_marks_may_be_control_tokens_or_begin_with_one() -> None:
+    assert set(markers_of(Thoughts("<|channel>thought", "<channel|>"))) > {"<|channel>", "<channel|>"}
+    assert {"[THINK]", "[/THINK]"} <= set(markers_of(Thoughts("[THINK]", "[/THINK]")))
+    assert {"<|channel|>", "<|message|>", "<|end|>", "<|start|>"} <= set(markers_of(CHANNELS))

@@ -87,6 +87,21 @@ KNOWN: dict[str, list[Found]] = {
     f"<function=weather><parameter=tags>{'[' * 9999}</parameter></function>": [
         ("weather", f'{{"tags": "{"[" * 9999}"}}')
     ],
+    "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Öre\nbro</arg_value>\n<arg_key>days</arg_key>\n"
+    "<arg_value>3</arg_value>\n</tool_call>": [("weather", '{"city": "Öre\\nbro", "days": 3}')],
+    "Hm.<tool_call>weather<arg_key>tags</arg_key><arg_value>[1]</arg_value></tool_call> <tool_call>clock</tool_call>": [
+        "Hm.",
+        ("weather", '{"tags": [1]}'),
+        ("clock", "{}"),
+    ],
+    '<|tool_call>call:weather{city:<|"|>a, "b" }{ é<|"|>,days:3,tags:[<|"|>x<|"|>,'
+    '{y:null,<|"|>z z<|"|>:-1.5}]}<tool_call|>': [
+        ("weather", '{"city": "a, \\"b\\" }{ é", "days": 3, "tags": ["x", {"y": null, "z z": -1.5}]}')
+    ],
+    "<|tool_call>call:clock{}<tool_call|><|tool_call>call:clock{odd:so it is}<tool_call|>": [
+        ("clock", "{}"),
+        ("clock", '{"odd": "so it is"}'),
+    ],
     f"<tool_call>{OBJECT[:-9]}": [("weather", ARGUMENTS[:-8])],
     '<tool_call>{"name": "weather", "arguments": {"city": "a"} oops': [("weather", '{"city": "a"}'), "oops"],
     f"<tool_call>{OBJECT}, {{1}}": [CALL, ", {1}"],
@@ -122,6 +137,10 @@ NO_CALLS = [
     "[TOOL_CALLS]weather and so",
     "[TOOL_CALLS]weather[ARGS]5",
     "<tool_call><tool_call>",
+    "<|tool_call>call:weather",
+    '<|tool_call>call:weather{city:<|"|>Oslo',
+    "<|tool_call>weather{}<tool_call|>",
+    "<|tool_call>call:weather{a:" + "[" * 5000,
     "<tool_call>" + '{"function":' * 5000,
 ]
 

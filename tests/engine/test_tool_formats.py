@@ -56,6 +56,8 @@ def accepts(
     [
         ("{{ '<tool_call>\\n' }}", ToolFormat.HERMES),
         ("<tool_call><function=x>", ToolFormat.FUNCTION),
+        ("<tool_call>{function-name}<arg_key>{arg-key-1}</arg_key>", ToolFormat.KEYED),
+        ("{{- '<|tool_call>call:' + function['name'] + '{' -}}", ToolFormat.LOOSE),
         ("{{ '<|python_tag|>' }}", ToolFormat.LLAMA),
         ("""'{"name": "' + name + '", "parameters": '""", ToolFormat.LLAMA),
         ("[TOOL_CALLS]", ToolFormat.MISTRAL),

@@ -1,5 +1,6 @@
 """How models mark what they think before they answer: by what their chat templates know."""
 
+import re
 from typing import Final
 
 from msgspec.structs import replace
@@ -13,11 +14,13 @@ _MARKS: Final = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|inner_prefix|>", "<|inner_suffix|>"),
     ("<thought>", "</thought>"),
+    ("<|channel>thought", "<channel|>"),
 )
 USUAL: Final = Thoughts(*_MARKS[0])
 CHANNELS: Final = Thoughts("<|channel|>", "<|end|>")
 """Of models that write thoughts, calls and answers as messages of one turn, such as gpt-oss."""
 ANSWER_CHANNEL: Final = "<|channel|>final<|message|>"
+_TAG: Final = re.compile(r"<[^<>]+>")
 _CHANNEL_MARKERS: Final = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>")
 
 
@@ -30,7 +33,9 @@ def detect_thoughts(template: str) -> Thoughts | None:
 
 def markers_of(thoughts: Thoughts) -> tuple[str, ...]:
     """Strings around thoughts that may be control tokens, so that they must be made visible to be found."""
-    return _CHANNEL_MARKERS if thoughts == CHANNELS else (thoughts.begins, thoughts.ends)
+    if thoughts == CHANNELS:
+        return _CHANNEL_MARKERS
+    return (thoughts.begins, thoughts.ends, *_TAG.findall(thoughts.begins))
 
 
 def thoughts_after(prompt: str, prefill: str, marks: Thoughts) -> Thoughts | None:

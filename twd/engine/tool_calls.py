@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Generator, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -15,10 +15,14 @@ _ARGUMENT_KEYS = ("arguments", "parameters")
 _OTHER_KEYS = ("id", "type", "call_id")
 _CALL_KEYS = ("name", "function", *_ARGUMENT_KEYS, *_OTHER_KEYS)
 _NAME = re.compile(r"[\w.\-]{1,128}")
-_FUNCTION, _MISTRAL = "<function=", "[TOOL_CALLS]"
+_FUNCTION, _MISTRAL, _LOOSE = "<function=", "[TOOL_CALLS]", "<|tool_call>"
+_LOOSE_QUOTE = '<|"|>'
+_LOOSE_SCALAR = re.compile(r"[^,}\]]*")
+_LOOSE_DEPTH_MAX = 32
 _CLOSERS = {
     "<tool_call>": "</tool_call>",
     "<|tool_call|>": "<|/tool_call|>",
+    _LOOSE: "<tool_call|>",
     "<|python_tag|>": "",
     _FUNCTION: "",
     _MISTRAL: "",
@@ -26,6 +30,21 @@ _CLOSERS = {
 _OPENER = re.compile("|".join(map(re.escape, _CLOSERS)))
 _OPENER_STARTS = {opener[:length] for opener in _CLOSERS for length in range(1, len(opener))}
 _LONGEST_START = max(map(len, _OPENER_STARTS))
+
+
+class _Tags(NamedTuple):
+    """How a format writes an argument."""
+
+    key: str
+    key_end: str
+    value: str
+    value_end: str
+    end: str
+    """What stands behind all arguments, and so also where there are none."""
+
+
+_PARAMETERS = _Tags("<parameter=", ">", "", "</parameter>", "</function>")
+_KEYED = _Tags("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "</tool_call>")
 
 
 class ContentDelta(msgspec.Struct, frozen=True):
@@ -171,14 +190,18 @@ class ToolCallStream:
     def _calls_after(self, opener: str) -> Steps:
         if opener == _MISTRAL:
             yield from self._mistral_calls()
+        elif opener == _LOOSE:
+            yield from self._loose_call()
         elif opener == _FUNCTION:
             yield from self._function()
         else:
             yield from self._reader.skip_space()
             if (yield from self._reader.take(_FUNCTION)):
                 yield from self._function()
-            else:
+            elif (yield from self._reader.peek()) in "{[":
                 yield from self._json_calls(offered_only=False)
+            else:
+                yield from self._keyed_call()
         yield from self._closer(_CLOSERS[opener])
 
     def _bare_calls(self) -> Steps:
@@ -211,22 +234,31 @@ class ToolCallStream:
         if (yield from reader.peek()) == "{":
             yield from self._streamed_call(name)
         else:
-            yield from self._call_with_parameters(name)
+            yield from self._call_with_parameters(name, _PARAMETERS)
         yield from self._closer("</function>")
 
-    def _call_with_parameters(self, name: str) -> Steps:
+    def _keyed_call(self) -> Steps:
+        name = yield from self._reader.word(_NAME)
+        yield from self._reader.skip_space()
+        yield from self._call_with_parameters(name, _KEYED)
+
+    def _call_with_parameters(self, name: str, tags: _Tags) -> Steps:
         """Each argument in tags of its own; which are strings is known from the tool's schema."""
         reader, separator = self._reader, "{"
-        while (yield from reader.take("<parameter=")):
-            key = yield from reader.until(">")
+        while (yield from reader.take(tags.key)):
+            key = yield from reader.until(tags.key_end)
             if separator == "{":
                 self._begin(name)
-            value = yield from reader.until("</parameter>")
+            if tags.value:
+                yield from reader.skip_space()
+                yield from reader.take(tags.value)
+            value = yield from reader.until(tags.value_end)
             self._add(f"{separator}{json.dumps(key)}: {self._json_of(name, key, value)}")
             separator = ", "
             yield from reader.skip_space()
         if separator == "{":
-            yield from reader.require("</function>")
+            yield from reader.require(tags.end)
+            self._require_offered(name, offered_only=tags is _KEYED)  # any word may stand between its marks
             self._begin(name)
         self._add("{}" if separator == "{" else "}")
         self._close()
@@ -246,6 +278,48 @@ class ToolCallStream:
         properties = whole.get("properties") if isinstance(whole, dict) else None
         argument = properties.get(key) if isinstance(properties, dict) else None
         return _kinds_in(argument, whole) or ["string"]
+
+    # -- calls as loose objects --------------------------------------------------------------------
+
+    def _loose_call(self) -> Steps:
+        """`call:NAME{key:<|"|>text<|"|>,other:[1,2]}`: keys are bare, and strings have quotes of their own."""
+        yield from self._reader.require("call:")
+        name = yield from self._reader.word(_NAME)
+        yield from self._reader.require("{")
+        arguments = yield from self._loose_object(1)
+        self._begin(name)
+        self._add(json.dumps(arguments, ensure_ascii=False))
+        self._close()
+
+    def _loose_object(self, depth: int) -> Generator[None, None, dict[str, Any]]:
+        reader, members = self._reader, dict[str, Any]()
+        while not (yield from self._object_ends()):
+            quoted = yield from reader.take(_LOOSE_QUOTE)
+            key = yield from reader.until(_LOOSE_QUOTE if quoted else ":")
+            if quoted:
+                yield from reader.require(":")
+            members[key.strip()] = yield from self._loose_value(depth)
+        return members
+
+    def _loose_value(self, depth: int) -> Generator[None, None, Any]:
+        reader = self._reader
+        if depth > _LOOSE_DEPTH_MAX:
+            raise NotACall
+        yield from reader.skip_space()
+        if (yield from reader.take(_LOOSE_QUOTE)):
+            return (yield from reader.until(_LOOSE_QUOTE))
+        if (yield from reader.take("{")):
+            return (yield from self._loose_object(depth + 1))
+        if not (yield from reader.take("[")):
+            written = (yield from reader.word(_LOOSE_SCALAR)).strip()
+            return read_as(Any, written) if _is_json(written) else written
+        items: list[Any] = []
+        while True:
+            yield from reader.skip_space()
+            if (yield from reader.take("]")):
+                return items
+            if not (yield from reader.take(",")):
+                items.append((yield from self._loose_value(depth + 1)))
 
     # -- calls as JSON ----------------------------------------------------------------------------
 

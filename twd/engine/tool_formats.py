@@ -21,6 +21,10 @@ class ToolFormat(enum.StrEnum):
     """`<tool_call>{"name": ..., "arguments": {...}}</tool_call>`"""
     FUNCTION = "function"
     """`<function=NAME>{...}</function>`, or `<parameter=KEY>VALUE</parameter>` lines inside it"""
+    KEYED = "keyed"
+    """`<tool_call>NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value></tool_call>`, as GLM writes"""
+    LOOSE = "loose"
+    """`<|tool_call>call:NAME{key:<|"|>text<|"|>}<tool_call|>`, as Gemma writes"""
     LLAMA = "llama"
     """`{"name": ..., "parameters": {...}}`, with or without `<|python_tag|>` before it"""
     MISTRAL = "mistral"
@@ -44,6 +48,11 @@ class ToolFormat(enum.StrEnum):
 _MARKERS: dict[ToolFormat, tuple[str, ...]] = {
     ToolFormat.HERMES: ("<tool_call>", "</tool_call>"),
     ToolFormat.FUNCTION: ("<tool_call>", "</tool_call>"),
+    ToolFormat.KEYED: (
+        *("<tool_call>", "</tool_call>"),
+        *("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
+    ),
+    ToolFormat.LOOSE: ("<|tool_call>", "<tool_call|>", '<|"|>'),
     ToolFormat.LLAMA: ("<|python_tag|>",),
     ToolFormat.MISTRAL: ("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"),
     ToolFormat.TAGGED: ("<|tool_call|>", "<|/tool_call|>"),
@@ -57,12 +66,16 @@ _MARKS: dict[ToolFormat, tuple[str, str]] = {
 """What stands before calls, and what behind them; between is JSON."""
 _ENCLOSED = frozenset({ToolFormat.HERMES, ToolFormat.TAGGED})
 """Between their marks is nothing but JSON, whatever the model's version."""
+_NO_JSON = frozenset({ToolFormat.FUNCTION, ToolFormat.KEYED, ToolFormat.LOOSE})
+"""Their calls are written otherwise."""
 _LISTED = frozenset({ToolFormat.TAGGED, ToolFormat.MISTRAL})
 """Their calls stand in a list."""
 _SIGNS = (
     ("[TOOL_CALLS]", ToolFormat.MISTRAL),
     ("<|python_tag|>", ToolFormat.LLAMA),
     ("<|tool_call|>", ToolFormat.TAGGED),
+    ("<|tool_call>call:", ToolFormat.LOOSE),
+    ("<arg_key>", ToolFormat.KEYED),
     ("<function=", ToolFormat.FUNCTION),
     ("<tool_call>", ToolFormat.HERMES),
     ('"parameters":', ToolFormat.LLAMA),
@@ -98,7 +111,7 @@ def tool_grammar(tools: Sequence[msgspec.Raw], choice: str, parallel: bool, foun
 
 def usual_calls(tools: Sequence[msgspec.Raw], found: ToolFormat) -> Grammar | None:
     """What calls look like when the model makes some, without being made to; None where that cannot be said."""
-    if found is ToolFormat.FUNCTION:
+    if found in _NO_JSON:
         return None
     return _marked_calls([_function(tool) for tool in tools], found)
 
