@@ -13,7 +13,8 @@ _SCHEMA = (
 )
 _GRAMMAR = Grammar(kind=GrammarKind.JSON_SCHEMA, text=_SCHEMA)
 _MARKED = Grammar(kind=GrammarKind.JSON_SCHEMA, text=_SCHEMA, begins=".", ends="!")
-_GRAMMARS = (None, None, None, None, None, _GRAMMAR, _GRAMMAR, _MARKED)
+_BEHIND = Grammar(kind=GrammarKind.JSON_SCHEMA, text=_SCHEMA, begins=".", rest=True)
+_GRAMMARS = (None, None, None, None, None, _GRAMMAR, _MARKED, _BEHIND)
 _STOPS = ((), (), ("\n\n",), (". ", "the"), (" a", "</s>", "und"))
 
 
