@@ -208,7 +208,7 @@ def remembered(facts: NodeFacts, now: float) -> dict[str, Seen]:
     return {
         process.process: Seen(
             now,
-            tuple(Lent(gpu.free, gpu.total) for name in process.devices if (gpu := gpus.get(name))),
+            tuple(_as_lent(gpu) for name in process.devices if (gpu := gpus.get(name))),
             process.version,
             facts.link_ms,
             process.note,
@@ -216,6 +216,11 @@ def remembered(facts: NodeFacts, now: float) -> dict[str, Seen]:
         for process in facts.processes
         if process.state in (READY, UNUSABLE)
     }
+
+
+def _as_lent(gpu: GpuFacts) -> Lent:
+    """As its worker told of it: of a processor's memory, that all of it is free."""
+    return Lent(gpu.total if gpu.shared else gpu.free, gpu.total)
 
 
 # -- who uses them -------------------------------------------------------------------------------------
