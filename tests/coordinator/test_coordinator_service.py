@@ -228,6 +228,7 @@ async def test_an_unreadable_model_has_no_place_and_says_why(
 
 async def test_a_port_where_nobody_is_has_no_link() -> None:
     assert await connect_time("127.0.0.1", 1) is None
+    assert await connect_time("rig..lan", 1) is None, "nobody can be called so"
 
 
 async def test_an_agent_that_did_not_listen_yet_is_asked_again_as_soon_as_it_does(
