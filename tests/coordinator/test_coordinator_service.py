@@ -1,5 +1,6 @@
 """Coordinators on a bus: one decides, another takes over, workers start on real agents."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -152,6 +153,30 @@ async def test_one_that_falls_silent_is_replaced_and_stops_acting_before_that(
     await until(taken_over, "the other takes over", 10)
     assert not any(both)
     assert not first.active
+
+
+async def test_the_next_one_acts_only_when_it_knows_what_the_last_one_decided(
+    start: StartCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await start(), await start("attic")
+    read, asked, may_go_on = second._decided_before, list[bool](), asyncio.Event()
+
+    async def slowly() -> dict[str, PlacementDecided]:
+        asked.append(second.active)
+        if len(asked) == 1:
+            raise BusError("the registry has no leader yet")
+        await may_go_on.wait()
+        asked.append(second.active)
+        return await read()
+
+    monkeypatch.setattr(second, "_decided_before", slowly)
+    await first.stop("leaves")
+    await until(lambda: len(asked) > 1, "it reads them", 10)
+    assert second.fault is None, "an answer that did not come is no fault"
+    await asyncio.sleep(0.1)
+    may_go_on.set()
+    await until(lambda: second.active, "the other takes over", 10)
+    assert not any(asked)
 
 
 async def test_a_pooled_model_gets_its_place_and_its_workers(
