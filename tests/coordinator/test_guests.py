@@ -320,6 +320,11 @@ async def test_what_the_last_coordinator_told_is_taken_over() -> None:
         second.restore(await registry.entries())
         assert second.facts() == first.facts()
         assert guest.visits == 1
+        third = GuestWatch(pool(WorkerSettings(host="127.0.0.1", rpc_port=guest.port)), ME, 1, SystemClock())
+        told = await registry.entries()
+        third.restore(told)
+        await third.publish(registry)
+        assert [entry.key for entry in await registry.entries()] == [entry.key for entry in told], "it has yet to look"
 
 
 # -- on a bus ------------------------------------------------------------------------------------------
