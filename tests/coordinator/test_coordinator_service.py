@@ -22,7 +22,7 @@ from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, 
 from twd.kit.settings import Coordinator as CoordinatorSettings
 from twd.kit.settings import Drafter, Model, Pool, Settings
 from twd.kit.tasks import every
-from twd.wire.base import Event, NodeId
+from twd.wire.base import Event, ModelId, NodeId
 from twd.wire.codec import decode, encode
 from twd.wire.node import (
     NodeChanged,
@@ -177,6 +177,22 @@ async def test_the_next_one_acts_only_when_it_knows_what_the_last_one_decided(
     may_go_on.set()
     await until(lambda: second.active, "the other takes over", 10)
     assert not any(asked)
+
+
+async def test_what_was_decided_meanwhile_is_not_overwritten_with_what_was_decided_before(
+    start: StartCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator, kept = await start(), list[str]()
+    decided = {name: PlacementDecided(model=ModelId(name), coordinator=coordinator.instance) for name in ("a", "b")}
+
+    async def slowly(decision: PlacementDecided) -> None:
+        kept.append(decision.basis)
+        coordinator._observed.decided["b"] = msgspec.structs.replace(decided["b"], basis="new")
+
+    monkeypatch.setattr(coordinator, "_keep", slowly)
+    coordinator._observed.decided = dict(decided)
+    await coordinator._keep_decisions()
+    assert kept == ["", "new"]
 
 
 async def test_a_pooled_model_gets_its_place_and_its_workers(

@@ -179,8 +179,10 @@ class Coordinator(Service):
         return found
 
     async def _keep_decisions(self) -> None:
-        for decision in list(self._observed.decided.values()) if self.active else ():
-            await self._keep(decision)
+        for place in list(self._observed.decided):
+            decision = self._observed.decided.get(place)  # as it is by now: the one before may have taken a while
+            if decision is not None and self.active:
+                await self._keep(decision)
 
     async def _keep(self, decision: PlacementDecided) -> None:
         assert self._registry is not None
