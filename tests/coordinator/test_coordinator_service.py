@@ -12,6 +12,7 @@ import pytest
 from tests.coordinator.machines import RPC, machine
 from tests.engine.tiny_models import write_llama
 from tests.waiting import until
+from twd.agent.service import BEATS
 from twd.bus.base import BusError
 from twd.bus.memory_bus import MemoryBroker
 from twd.coordinator.links import connect_time
@@ -193,6 +194,13 @@ async def test_what_was_decided_meanwhile_is_not_overwritten_with_what_was_decid
     coordinator._observed.decided = dict(decided)
     await coordinator._keep_decisions()
     assert kept == ["", "new"]
+
+
+def test_no_silence_is_borne_for_longer_than_the_registry_remembers() -> None:
+    longest = msgspec.convert({"lease_s": LEASE_TTL_S}, CoordinatorSettings)
+    assert longest.lease_s / BEATS < LEASE_TTL_S, "an agent renews its key before that is forgotten"
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"lease_s": LEASE_TTL_S + 1}, CoordinatorSettings)
 
 
 async def test_a_pooled_model_gets_its_place_and_its_workers(
