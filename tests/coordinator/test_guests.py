@@ -82,6 +82,16 @@ def test_a_machine_of_the_settings_is_a_guest_unless_an_agent_answers_for_it() -
     assert guests_of(msgspec.structs.replace(told, engine="ring"), []) == []
 
 
+def test_a_machine_that_is_named_in_several_ways_is_one_guest_and_no_agents() -> None:
+    hosts = ("localhost", "127.0.0.1", "LocalHost", "Rig", "rig")
+    agents = [msgspec.structs.replace(machine("localhost"), hostname="localhost")]
+    found = guests_of(pool(*(WorkerSettings(host=host) for host in hosts)), agents)
+    assert [(guest.node, [door.port for door in guest.doors]) for guest in found] == [
+        ("127-0-0-1", [50052]),
+        ("rig", [50052]),
+    ]
+
+
 def test_a_guest_has_one_door_for_each_port_and_devices_share_them() -> None:
     gpus = (Gpu(vram_gb=8), Gpu(vram_gb=6, rpc_port=7), Gpu(vram_gb=4))
     told = pool(WorkerSettings(host="10.0.0.9", gpus=gpus), WorkerSettings(host="10.0.0.9", rpc_port=9))
