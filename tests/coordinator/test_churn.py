@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -177,6 +178,25 @@ def test_an_agent_that_comes_back_at_once_and_can_be_used_by_now_is_planned_with
     observed.nodes = {DESK: home, NodeId("attic"): msgspec.structs.replace(attic, **now)}
     settle(wanting("rpc"), observed, 20.0)
     assert not observed.decided["big"].missing_bytes
+
+
+def test_a_coordinator_that_has_no_file_ends_nothing_that_the_last_one_placed() -> None:
+    wanted = wanting("ring")
+    nodes = [msgspec.structs.replace(machine(name, 64), models=[FILE]) for name in ("desk", "attic")]
+    observed = Observed(nodes={facts.node: facts for facts in nodes})
+    settle(wanted, observed, 0.0)
+    before = dict(observed.decided)
+    models = tuple(replace(model, shape=None, file=None, problem="no such file") for model in wanted.models)
+    elsewhere = replace(wanted, models=models, coordinator=InstanceId("coordinator.attic.x"))
+    assert plan(elsewhere, observed, 100.0) is None
+    lost = msgspec.structs.replace(observed.nodes[NodeId("attic")], processes=[])
+    observed.nodes = {**observed.nodes, NodeId("attic"): lost}
+    assert plan(elsewhere, observed, 200.0) is None, "which file is meant is not known here"
+    assert observed.decided == before
+    observed.decided.clear()
+    told = plan(elsewhere, observed, 300.0)
+    assert isinstance(told, Decide)
+    assert told.decision.notes == ["no such file"]
 
 
 def test_a_ghost_is_replaced_and_not_counted_twice() -> None:
