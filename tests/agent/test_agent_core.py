@@ -77,6 +77,8 @@ def test_a_device_has_the_number_that_the_engine_gives_it() -> None:
     twins = [msgspec.structs.replace(quick, index=at, free=at + 1) for at in range(2)]
     alike = merge_gpus(twins, [msgspec.structs.replace(quick, index=at) for at in range(2)])
     assert [(gpu.index, gpu.free) for gpu in alike] == [(0, 1), (1, 2)]
+    second = msgspec.structs.replace(quick, index=0, free=2)
+    assert merge_gpus(twins, [second]) == [second], "of twins only the engine knows which one it may see"
 
 
 def test_makers_that_call_a_device_otherwise_are_believed_by_its_place() -> None:

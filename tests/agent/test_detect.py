@@ -54,6 +54,40 @@ async def test_the_memory_of_gpus_is_measured_once(fails: bool, monkeypatch: pyt
     assert later.notes == []
 
 
+async def test_what_cannot_be_asked_for_once_is_as_it_was_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    fails = iter((True, False, True, False))
+
+    async def engine_facts(
+        notes: list[str], environment: Mapping[str, str], *, measure: bool = False
+    ) -> tuple[Build | None, list[GpuFacts]]:
+        if measure or next(fails):
+            notes.append("no answer within 30 s")
+            return None, []
+        return Build(name="engine"), [
+            GpuFacts(name="Arc", backend="vulkan", free=5),
+            GpuFacts(name="X", backend="cuda"),
+        ]
+
+    async def vendor_gpus(notes: list[str]) -> list[GpuFacts]:
+        if look == 2:
+            notes.append("nvidia-smi did not answer")
+            return []
+        return [GpuFacts(name="X", backend="cuda", total=7)]
+
+    monkeypatch.setattr(detect, "engine_facts", engine_facts)
+    monkeypatch.setattr(detect, "vendor_gpus", vendor_gpus)
+    detector = detect.Detector(Settings(), NodeId("desk"), InstanceId("agent.desk.a"), 1)
+    looks = []
+    for look in range(4):
+        looks.append(await detector.look(look * detect.ENGINE_EVERY_S))
+    assert [[(gpu.name, gpu.total, gpu.free) for gpu in facts.gpus] for facts in looks] == [
+        [("X", 7, 0)],
+        *[[("Arc", 0, 5), ("X", 7, 0)]] * 3,
+    ]
+    assert [bool(facts.builds and facts.builds[0].name == "engine") for facts in looks] == [False, True, True, True]
+    assert [len(facts.notes) > 0 for facts in looks] == [True, False, True, False]
+
+
 @pytest.mark.parametrize(
     ("backend", "hidden", "found"),
     [("auto", "", 1), ("vulkan", "CUDA_VISIBLE_DEVICES", 1), ("cpu", "CUDA_VISIBLE_DEVICES", 0)],

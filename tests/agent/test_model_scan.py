@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,20 @@ def test_models_that_the_settings_name_are_found_wherever_they_are(tmp_path: Pat
     scan = ModelScan((tmp_path / "folder",), (named, listed, tmp_path / "gone.gguf", tmp_path / "folder"))
     assert [model.path for model in scan.scan()] == [str(listed), str(named)]
     assert not scan.notes
+
+
+def test_a_folder_that_nobody_may_enter_is_told_and_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, ask = tmp_path / "closed" / "models", os.stat
+
+    def stat(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+        if str(path).startswith(str(closed)):  # root may enter all
+            raise PermissionError(13, "Permission denied", str(path))
+        return ask(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", stat)
+    scan = ModelScan((closed,), (closed / "tiny.gguf",))
+    assert scan.scan() == []
+    assert [note for note in scan.notes if "may not be entered" in note]
 
 
 def test_a_file_is_read_again_only_when_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

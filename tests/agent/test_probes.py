@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,12 @@ async def test_a_program_that_hangs_fails_or_is_missing_is_told_in_words(tmp_pat
         await output_of((sys.executable, "-c", "raise SystemExit(3)"), 30)
     with pytest.raises(NoAnswer, match="cannot be started"):
         await output_of((str(tmp_path / "nothing"),))
+
+
+@pytest.mark.parametrize("apart", [False, True])
+async def test_what_a_hanging_program_started_is_not_waited_for(apart: bool) -> None:
+    child = f"import subprocess; subprocess.run(['sleep', '20'], start_new_session={apart})"
+    began = time.monotonic()
+    with pytest.raises(NoAnswer, match="did not answer"):
+        await output_of((sys.executable, "-c", child), 1.0)
+    assert time.monotonic() - began < 8

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import psutil
 import pytest
 
@@ -73,6 +74,18 @@ async def test_stages_that_load_at_the_same_time_have_ports_of_their_own(
     answer = await ask(broker, wish(port=ports[0]))
     assert answer.failure is not None
     assert "it belongs to a process that starts" in answer.failure.message
+
+
+async def test_a_stage_is_no_rpc_worker_that_the_peer_api_ends(
+    broker: MemoryBroker, agent_of: AgentOf, scripted: Callable[[str], None]
+) -> None:
+    scripted(LOADS)
+    agent = await agent_of()
+    facts = await start(broker, agent, 0)
+    async with aiohttp.ClientSession() as http:
+        reply = await http.post(f"{agent._peer_url}/v1/peer/rpc/stop", json={"port": facts.port})
+    assert reply.status == 404
+    assert [known.process for known in agent._processes.facts()] == [facts.process]
 
 
 async def test_a_stage_is_ready_when_it_listens_itself(

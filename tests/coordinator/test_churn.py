@@ -3,6 +3,8 @@
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,7 +18,7 @@ from twd.coordinator.state import Decide, Observed, Start, Stop, Wanted
 from twd.coordinator.taken import total
 from twd.kit.settings import Pool
 from twd.wire.base import InstanceId, NodeId
-from twd.wire.node import ModelFile, NodeFacts, ProcessFacts, ProcessKind
+from twd.wire.node import Build, ModelFile, NodeFacts, ProcessFacts, ProcessKind
 
 NODES = 100
 TURNS = 25
@@ -155,6 +157,46 @@ def test_a_copy_that_comes_later_is_noticed_and_one_that_goes_ends_nothing() -> 
     observed.nodes = {**observed.nodes, NodeId("attic"): having(observed.nodes[NodeId("attic")])}
     assert plan(wanted, observed, 40.0) is None
     assert observed.decided["big"] == after
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({"lends": False}, {"lends": True}),
+        ({"builds": [Build(name="engine", rpc="9.9.9")]}, {"builds": [Build(name="engine", rpc="7.0.0")]}),
+        ({"builds": [Build(name="engine", backends=["CPU"])]}, {"builds": [Build(name="engine", backends=["CUDA"])]}),
+    ],
+)
+def test_an_agent_that_comes_back_at_once_and_can_be_used_by_now_is_planned_with(
+    before: dict[str, Any], now: dict[str, Any]
+) -> None:
+    home = msgspec.structs.replace(machine("desk", 4), builds=[Build(name="engine", rpc="7.0.0")])
+    attic = machine("attic", 4, gpu=64)
+    observed = Observed(nodes={DESK: home, NodeId("attic"): msgspec.structs.replace(attic, **before)})
+    settle(wanting("rpc"), observed, 0.0)
+    assert observed.decided["big"].missing_bytes
+    observed.nodes = {DESK: home, NodeId("attic"): msgspec.structs.replace(attic, **now)}
+    settle(wanting("rpc"), observed, 20.0)
+    assert not observed.decided["big"].missing_bytes
+
+
+def test_a_coordinator_that_has_no_file_ends_nothing_that_the_last_one_placed() -> None:
+    wanted = wanting("ring")
+    nodes = [msgspec.structs.replace(machine(name, 64), models=[FILE]) for name in ("desk", "attic")]
+    observed = Observed(nodes={facts.node: facts for facts in nodes})
+    settle(wanted, observed, 0.0)
+    before = dict(observed.decided)
+    models = tuple(replace(model, shape=None, file=None, problem="no such file") for model in wanted.models)
+    elsewhere = replace(wanted, models=models, coordinator=InstanceId("coordinator.attic.x"))
+    assert plan(elsewhere, observed, 100.0) is None
+    lost = msgspec.structs.replace(observed.nodes[NodeId("attic")], processes=[])
+    observed.nodes = {**observed.nodes, NodeId("attic"): lost}
+    assert plan(elsewhere, observed, 200.0) is None, "which file is meant is not known here"
+    assert observed.decided == before
+    observed.decided.clear()
+    told = plan(elsewhere, observed, 300.0)
+    assert isinstance(told, Decide)
+    assert told.decision.notes == ["no such file"]
 
 
 def test_a_ghost_is_replaced_and_not_counted_twice() -> None:

@@ -1,5 +1,6 @@
 """Coordinators on a bus: one decides, another takes over, workers start on real agents."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from tests.coordinator.machines import RPC, machine
 from tests.engine.tiny_models import write_llama
 from tests.waiting import until
+from twd.agent.service import BEATS
 from twd.bus.base import BusError
 from twd.bus.memory_bus import MemoryBroker
 from twd.coordinator.links import connect_time
@@ -21,7 +23,7 @@ from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, 
 from twd.kit.settings import Coordinator as CoordinatorSettings
 from twd.kit.settings import Drafter, Model, Pool, Settings
 from twd.kit.tasks import every
-from twd.wire.base import Event, NodeId
+from twd.wire.base import Event, ModelId, NodeId
 from twd.wire.codec import decode, encode
 from twd.wire.node import (
     NodeChanged,
@@ -154,6 +156,53 @@ async def test_one_that_falls_silent_is_replaced_and_stops_acting_before_that(
     assert not first.active
 
 
+async def test_the_next_one_acts_only_when_it_knows_what_the_last_one_decided(
+    start: StartCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await start(), await start("attic")
+    read, asked, may_go_on = second._decided_before, list[bool](), asyncio.Event()
+
+    async def slowly() -> dict[str, PlacementDecided]:
+        asked.append(second.active)
+        if len(asked) == 1:
+            raise BusError("the registry has no leader yet")
+        await may_go_on.wait()
+        asked.append(second.active)
+        return await read()
+
+    monkeypatch.setattr(second, "_decided_before", slowly)
+    await first.stop("leaves")
+    await until(lambda: len(asked) > 1, "it reads them", 10)
+    assert second.fault is None, "an answer that did not come is no fault"
+    await asyncio.sleep(0.1)
+    may_go_on.set()
+    await until(lambda: second.active, "the other takes over", 10)
+    assert not any(asked)
+
+
+async def test_what_was_decided_meanwhile_is_not_overwritten_with_what_was_decided_before(
+    start: StartCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator, kept = await start(), list[str]()
+    decided = {name: PlacementDecided(model=ModelId(name), coordinator=coordinator.instance) for name in ("a", "b")}
+
+    async def slowly(decision: PlacementDecided) -> None:
+        kept.append(decision.basis)
+        coordinator._observed.decided["b"] = msgspec.structs.replace(decided["b"], basis="new")
+
+    monkeypatch.setattr(coordinator, "_keep", slowly)
+    coordinator._observed.decided = dict(decided)
+    await coordinator._keep_decisions()
+    assert kept == ["", "new"]
+
+
+def test_no_silence_is_borne_for_longer_than_the_registry_remembers() -> None:
+    longest = msgspec.convert({"lease_s": LEASE_TTL_S}, CoordinatorSettings)
+    assert longest.lease_s / BEATS < LEASE_TTL_S, "an agent renews its key before that is forgotten"
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"lease_s": LEASE_TTL_S + 1}, CoordinatorSettings)
+
+
 async def test_a_pooled_model_gets_its_place_and_its_workers(
     broker: MemoryBroker, start: StartCoordinator, decisions: list[PlacementDecided]
 ) -> None:
@@ -228,6 +277,7 @@ async def test_an_unreadable_model_has_no_place_and_says_why(
 
 async def test_a_port_where_nobody_is_has_no_link() -> None:
     assert await connect_time("127.0.0.1", 1) is None
+    assert await connect_time("rig..lan", 1) is None, "nobody can be called so"
 
 
 async def test_an_agent_that_did_not_listen_yet_is_asked_again_as_soon_as_it_does(

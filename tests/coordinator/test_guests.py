@@ -82,6 +82,16 @@ def test_a_machine_of_the_settings_is_a_guest_unless_an_agent_answers_for_it() -
     assert guests_of(msgspec.structs.replace(told, engine="ring"), []) == []
 
 
+def test_a_machine_that_is_named_in_several_ways_is_one_guest_and_no_agents() -> None:
+    hosts = ("localhost", "127.0.0.1", "LocalHost", "Rig", "rig")
+    agents = [msgspec.structs.replace(machine("localhost"), hostname="localhost")]
+    found = guests_of(pool(*(WorkerSettings(host=host) for host in hosts)), agents)
+    assert [(guest.node, [door.port for door in guest.doors]) for guest in found] == [
+        ("127-0-0-1", [50052]),
+        ("rig", [50052]),
+    ]
+
+
 def test_a_guest_has_one_door_for_each_port_and_devices_share_them() -> None:
     gpus = (Gpu(vram_gb=8), Gpu(vram_gb=6, rpc_port=7), Gpu(vram_gb=4))
     told = pool(WorkerSettings(host="10.0.0.9", gpus=gpus), WorkerSettings(host="10.0.0.9", rpc_port=9))
@@ -162,8 +172,8 @@ def test_the_next_coordinator_knows_what_the_last_one_did() -> None:
     facts = facts_of(found=Worker(OURS, (Lent(8 * GIB, 8 * GIB), Lent(GIB, 2 * GIB)), 0.002))
     known = remembered(facts, 50.0)
     again = guest_facts(GUEST, lambda door: known[door.process], ME, 1)
-    told = [(gpu.name, gpu.free, gpu.total) for gpu in facts.gpus]
-    assert [(gpu.name, gpu.free, gpu.total) for gpu in again.gpus] == told
+    assert again.gpus == facts.gpus
+    assert [gpu.shared for gpu in again.gpus] == [True, False], "a processor's memory is still known as such"
     assert (again.processes, again.link_ms) == (facts.processes, 2.0)
 
 
@@ -320,6 +330,11 @@ async def test_what_the_last_coordinator_told_is_taken_over() -> None:
         second.restore(await registry.entries())
         assert second.facts() == first.facts()
         assert guest.visits == 1
+        third = GuestWatch(pool(WorkerSettings(host="127.0.0.1", rpc_port=guest.port)), ME, 1, SystemClock())
+        told = await registry.entries()
+        third.restore(told)
+        await third.publish(registry)
+        assert [entry.key for entry in await registry.entries()] == [entry.key for entry in told], "it has yet to look"
 
 
 # -- on a bus ------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What was measured takes the place of what was estimated, and moves nothing by itself."""
 
+import msgspec
 import pytest
 
 from tests.coordinator.machines import DESK, GIB, SHAPE, machine, seeing, wanting
@@ -9,8 +10,9 @@ from twd.coordinator.measured import Pace, paces_of, retimed, with_paces
 from twd.coordinator.placement import Device, Key, Link
 from twd.coordinator.state import Decide
 from twd.wire.base import InstanceId, ModelId, NodeId
+from twd.wire.codec import encode
 from twd.wire.model import CostPoint
-from twd.wire.placement import PlacementDecided, Slice, Way
+from twd.wire.placement import PlacementDecided, Slice, Way, read_placement
 from twd.wire.ring import StageReady
 
 ATTIC = NodeId("attic")
@@ -59,6 +61,14 @@ def test_a_forecast_is_corrected_once_and_nothing_moves() -> None:
     assert not moved(before, after)
     assert retimed(after, SHAPE, paces) is after
     assert retimed(before, SHAPE, {}) is before
+
+
+def test_a_forecast_that_was_far_too_slow_becomes_no_nonsense() -> None:
+    (piece, *_) = decided().slices
+    slow = msgspec.structs.replace(decided(), slices=[msgspec.structs.replace(piece, ms=22_000.0)], plain_tok_s=0.05)
+    after = retimed(slow, SHAPE, {(piece.node, piece.device): Pace(piece.weight_bytes / 0.5)})
+    assert after.plain_tok_s == pytest.approx(2.0, rel=0.1), "its rate was rounded"
+    assert read_placement(encode(after)) == after
 
 
 def test_the_coordinator_tells_the_better_forecast() -> None:

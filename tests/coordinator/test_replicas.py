@@ -9,12 +9,13 @@ import pytest
 from tests.coordinator.machines import DESK, GIB, RPC, SHAPE, machine, seeing
 from tests.coordinator.test_churn import overfull, settle
 from tests.engine.tiny_models import write_llama
+from twd.agent.launch import check_process_name
 from twd.coordinator.processes import WantedModel, belongs, process_of, word
 from twd.coordinator.service import wanted_models
 from twd.coordinator.state import Wanted
 from twd.kit.settings import Model, Pool, Settings
 from twd.wire.base import InstanceId
-from twd.wire.node import ModelFile
+from twd.wire.node import CPU, ModelFile
 from twd.wire.placement import placement_key
 
 FILE = ModelFile(name="big", path="big.gguf", size_bytes=1, hash="b" * 32)
@@ -67,6 +68,9 @@ def test_long_names_stay_apart() -> None:
     name = "a-model-with-a-very-long-name-of-some-70B-instruct"
     assert word("qwen2.5") == "qwen2-5"
     assert word(name) != word(f"{name}#2")
-    assert len(process_of(f"{name}#2", ["CUDA0", "CUDA1"])) <= 64
+    many = [f"CUDA{number}" for number in range(8)]
+    for devices in (["CUDA0", "CUDA1"], [*many[:4], CPU], many, ["Vulkan0", "Vulkan1", "Vulkan2", CPU]):
+        check_process_name(process_of(f"{name}#2", devices))
+    assert process_of(name, many) != process_of(name, many[:-1])
     assert belongs(process_of("m#2"), "m#2")
     assert not belongs(process_of("m#2"), "m")

@@ -179,3 +179,9 @@ def test_a_worker_lends_its_gpus_else_its_cpu_else_what_it_is_told() -> None:
     assert rpc_worker.choose([gpu, cpu], ["CPU"]) == [cpu]
     with pytest.raises(SystemExit, match="no device CUDA7; there are: CUDA0, CPU"):
         rpc_worker.choose([gpu, cpu], ["CUDA7"])
+
+
+@pytest.mark.parametrize("host", ["rig..lan", "x" * 64])
+async def test_a_name_that_nobody_can_have_is_told(host: str) -> None:
+    with pytest.raises(RpcUnusable, match="nobody can be called so"):
+        await rpc_probe.look(host, 50052)

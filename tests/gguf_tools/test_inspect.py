@@ -1,5 +1,6 @@
 """What a model says of itself: sizes by layer, KV cache, shards, and files that are something else."""
 
+import struct
 from pathlib import Path
 
 import gguf
@@ -51,6 +52,19 @@ def test_kv_bytes_follow_heads_and_types(tmp_path: Path) -> None:
     info = inspect(write(tmp_path / "model.gguf"))
     assert info.kv_bytes_per_token() == LAYERS * 2 * (2 * 16 * 2)
     assert info.kv_bytes_per_token("f16", "q8_0") == LAYERS * (2 * 16 * 2 + 34)
+
+
+@pytest.mark.parametrize("key", ["context_length", "block_count", "attention.head_count_kv"])
+@pytest.mark.parametrize("told", [(5, "<i", -1), (6, "<f", float("inf")), (6, "<f", float("nan"))])
+def test_sizes_that_are_none_make_a_broken_file(key: str, told: tuple[int, str, float], tmp_path: Path) -> None:
+    kind, layout, value = told
+    path = write(tmp_path / "odd.gguf")
+    data = bytearray(path.read_bytes())
+    at = data.index(key.encode()) + len(key)
+    data[at : at + 8] = struct.pack("<I", kind) + struct.pack(layout, value)
+    path.write_bytes(data)
+    with pytest.raises(BrokenGguf, match="fetch it again"):
+        inspect(path)
 
 
 def test_things_that_are_no_model(tmp_path: Path) -> None:

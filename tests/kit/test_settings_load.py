@@ -212,6 +212,8 @@ def test_variables_that_are_not_set_are_named(folder: Path) -> None:
         ("bus: {url: 'ws://a:80'}", "1:12: bus.url: found 'ws://a:80'"),
         ("edge: {token: 123456}", "1:15: edge.token: found a number; expected text; put it in quotes"),
         ("edge: {host: 'a:80'}", "found 'a:80'; expected a host name or IP address without a port"),
+        ("pool: {host: rig..lan}", "found 'rig..lan'; expected a host name or IP address without a port"),
+        (f"pool: {{host: {'x' * 64}}}", "expected a host name or IP address without a port"),
         ("models: {a: {}}", "1:10: models.a.path: missing; expected a path (The GGUF file.)"),
         ("models: {'a b': {path: x}}", "1:10: models.a b: found 'a b'; expected a name of letters"),
         ("edge: {port: 1, port: 2}", "1:17: edge.port: a key given twice, first in line 1"),

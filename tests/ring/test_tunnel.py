@@ -1,15 +1,20 @@
 """The encrypted way to a worker: whole bytes for those who are known, nothing for anybody else."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.ring.fake_slices import FakeSlice
 from tests.tcp import is_kept_alive, linux_only
 from tests.waiting import until
+from twd.kit.addresses import told_host
 from twd.ring.trust import client_context, make_identity
 from twd.ring.tunnel import Entry, Exit
+from twd.stage.server import Slice, StageServer
+from twd.wire.base import InstanceId, ModelId
 
 HOME, AGENT, STRANGER = make_identity("home"), make_identity("agent"), make_identity("stranger")
 
@@ -103,3 +108,17 @@ async def ask_directly(port: int) -> None:
     async with asyncio.timeout(10):
         if not await reader.read(1):
             raise ConnectionResetError("nothing came")
+
+
+async def test_an_address_in_brackets_is_listened_on_and_told_without_them(echo: int) -> None:
+    end = Exit(AGENT, "[::1]", echo)
+    end.admit([HOME.certificate])
+    entry = Entry(HOME, told_host("[::1]"), await end.start(), AGENT.certificate)
+    assert await through(entry, b"hello") == b"hello"
+    await entry.close()
+    await end.close()
+    held = Slice(ModelId("fake"), "f", 0, 1, 2, head=False)
+    stage = StageServer(InstanceId("stage.test.b"), held, FakeSlice(0, 1), AGENT)
+    port = stage.listen("[::1]", 0)
+    socket.create_connection((told_host("[::1]"), port), 5).close()
+    stage.close()

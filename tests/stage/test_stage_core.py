@@ -1,5 +1,6 @@
 """What a stage decides, against a model of it: any order of windows and voids, nothing wrong is ever let stand."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -8,11 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.ring.fake_slices import FakeSlice
+from twd.engine.context import Rows
+from twd.engine.stage_abort import AbortFlag
 from twd.engine.window import Logits
-from twd.ring.frames import Item, Outcome
+from twd.ring.frames import Frame, Item, Message, Outcome, Pass, States, Verdicts, are_numbers, pack_states
 from twd.stage.core import Bounds, Epochs, Head, RefusedItem, StageCore
+from twd.stage.worker import Worker
 from twd.wire.failures import Failure, FailureCode, TwdError
-from twd.wire.ring import FrameFault
+from twd.wire.ring import FrameFault, StateFormat
 
 BOUNDS = Bounds(slots=3, ctx_size=24, rows_max=6, vocabulary=9)
 END = 8
@@ -229,3 +234,52 @@ def test_controls_of_no_slot_are_refused() -> None:
             control(3)
     with pytest.raises(RefusedItem):
         core.copy(0, 3)
+
+
+@dataclass
+class Seat:
+    """A place in the middle of a ring, of whose words nobody hears."""
+
+    core: StageCore
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    running: list[Item] | None = None
+    first = False
+    last = False
+    format = StateFormat.F32
+    is_open = True
+    left: threading.Event = field(default_factory=threading.Event)
+
+    def forward(self, message: Message, payload: bytes = b"") -> None: ...
+
+    def answer(self, verdicts: Verdicts) -> None: ...
+
+    def announce(self, slot: int, epoch: int) -> None: ...
+
+    def refused(self, fault: FrameFault, detail: str) -> None: ...
+
+    def done(self) -> None:
+        self.left.set()
+
+
+@pytest.mark.parametrize("second", [[1], [1, 1]])
+def test_of_a_slot_twice_in_a_pass_the_engine_gets_the_states_that_were_checked(second: list[int]) -> None:
+    taken: list[States] = []
+
+    class Noting(FakeSlice):
+        def decode(self, rows: Rows, states: States | None = None, aborted: AbortFlag | None = None) -> States:
+            assert states is not None
+            taken.append(states)
+            return super().decode(rows, states, aborted)
+
+    engine, failures = Noting(1, 2), list[BaseException]()
+    worker, seat = Worker(engine, failures.append), Seat(StageCore(Bounds(4, 24, 6), Epochs()))
+    seat.core.open(0)
+    states = np.ones((2 + len(second), engine.n_embd), np.float32)
+    states[2:] = np.nan
+    items = [window(0, 1, 0, [1, 1]), window(0, 1, 2, second)]
+    worker.start()
+    worker.take(seat, Frame(Pass(1, items), pack_states(states)))
+    assert seat.left.wait(10)
+    assert worker.stop()
+    assert failures == []
+    assert [(len(one), are_numbers(one)) for one in taken] == [(2, True)]

@@ -1,5 +1,6 @@
 """What an agent decides: which changes are news, who may look after a machine, how many requests are too many."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -67,11 +68,14 @@ def merge_gpus(vendors: Sequence[GpuFacts], engine: Sequence[GpuFacts]) -> list[
 
 def _told(vendors: Sequence[GpuFacts], engine: Sequence[GpuFacts]) -> list[GpuFacts | None]:
     """What a maker's tool tells of each of the engine's devices: that of its name, else, where they are equally many of
-    a backend, that in its place."""
+    a backend, that in its place. Where it knows more of one name than the engine sees, only the engine knows which."""
     left, told = list(vendors), list[GpuFacts | None]()
+    known, seen = Counter(map(_kind, vendors)), Counter(map(_kind, engine))
     for gpu in engine:
-        named = (one for one in left if one.backend == gpu.backend and _plain(one.name) == _plain(gpu.name))
-        told.append(next(named, None))
+        if known[_kind(gpu)] > seen[_kind(gpu)]:
+            told.append(gpu)
+            continue
+        told.append(next((one for one in left if _kind(one) == _kind(gpu)), None))
         if told[-1] is not None:
             left.remove(told[-1])
     for backend in {gpu.backend for gpu in left}:
@@ -90,6 +94,10 @@ def _joined(gpu: GpuFacts, own: GpuFacts | None) -> GpuFacts:
     if gpu.shared:
         return msgspec.structs.replace(gpu, driver=own.driver)
     return msgspec.structs.replace(own, index=gpu.index, bandwidth=gpu.bandwidth)
+
+
+def _kind(gpu: GpuFacts) -> tuple[str, str]:
+    return gpu.backend, _plain(gpu.name)
 
 
 def _plain(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Final
 
 import psutil
 
-from twd.engine.memory import available_bytes
+from twd.engine.memory import available_bytes, total_bytes
 from twd.wire.node import CpuFacts, MemoryFacts
 
 CPUINFO: Final = Path("/proc/cpuinfo")
@@ -45,8 +45,7 @@ def cpu_facts(bandwidth: int = 0) -> CpuFacts:
 def memory_facts() -> MemoryFacts:
     """Memory and swap now."""
     swap = psutil.swap_memory()
-    total = psutil.virtual_memory().total
-    return MemoryFacts(total=total, available=available_bytes(), swap_total=swap.total, swap_free=swap.free)
+    return MemoryFacts(total=total_bytes(), available=available_bytes(), swap_total=swap.total, swap_free=swap.free)
 
 
 def measure_bandwidth() -> int:

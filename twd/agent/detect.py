@@ -22,7 +22,7 @@ from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import Build, CpuFacts, GpuFacts, ModelFile, NodeFacts
 
 ENGINE_EVERY_S: Final = 60.0
-"""Only a machine with devices that none but the engine knows is asked again."""
+"""Only a machine with devices that the engine sees is asked again, and one whose engine gave no answer."""
 MODELS_EVERY_S: Final = 30.0
 NOTE_MAX: Final = 1024
 """Characters that others read of a note: one about a path may be longer."""
@@ -45,6 +45,7 @@ class Detector:
     _engine: Build | None = None
     _programs: list[Build] | None = None
     _engine_gpus: list[GpuFacts] = field(default_factory=list)
+    _vendors: list[GpuFacts] = field(default_factory=list)
     _engine_at: float = float("-inf")
     _models_at: float = float("-inf")
 
@@ -100,13 +101,20 @@ class Detector:
         return self.settings.engine.backend == "cpu"
 
     async def _ask_vendors(self, notes: list[str]) -> list[GpuFacts]:
-        return [] if self._on_processor else await vendor_gpus(notes)
+        problems: list[str] = []
+        found = [] if self._on_processor else await vendor_gpus(problems)
+        notes += problems
+        self._vendors = self._vendors or found if problems else found  # a busy tool says nothing of a card
+        return self._vendors
 
     async def _ask_engine(self, now: float, notes: list[str]) -> None:
         first = self._engine_at == float("-inf")
-        if first or (self._engine_gpus and now - self._engine_at >= ENGINE_EVERY_S):
+        unsure = bool(self._engine_gpus) or self._engine is None
+        if first or (unsure and now - self._engine_at >= ENGINE_EVERY_S):
             self._engine_at = now
             build, gpus = await self._measured(notes) if first else await engine_facts(notes, self._environment)
+            if build is None:  # a machine under load: what is there has not changed for that
+                return
             speeds = {(gpu.backend, gpu.index): gpu.bandwidth for gpu in (*gpus, *self._engine_gpus) if gpu.bandwidth}
             self._engine = build
             self._engine_gpus = [replace(gpu, bandwidth=speeds.get((gpu.backend, gpu.index), 0)) for gpu in gpus]

@@ -34,7 +34,7 @@ class ModelScan:
     def scan(self) -> list[ModelFile]:
         """All models now; blocks while it reads headers of new files."""
         self.notes = []
-        named = (path for path in self.files if path.is_file() and is_first_part(path.name))
+        named = (path for path in self.files if os.path.isfile(path) and is_first_part(path.name))
         found = sorted({*named, *(path for folder in self.folders for path in self._files(folder))})
         if len(found) > MODELS_MAX:
             self.notes.append(f"{len(found)} models in {len(self.folders)} folders; only {MODELS_MAX} are listed")
@@ -43,8 +43,8 @@ class ModelScan:
         return listed
 
     def _files(self, folder: Path) -> Iterator[Path]:
-        if not folder.is_dir():
-            self.notes.append(f"{folder} is no folder: correct agent.model_dirs")
+        if not os.path.isdir(folder):  # unlike a path's own question it minds nothing where it may not look
+            self.notes.append(f"{folder} is no folder, or may not be entered: correct agent.model_dirs")
             return
         seen = 0
         for here, folders, files in os.walk(folder):

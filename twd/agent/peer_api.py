@@ -20,7 +20,7 @@ from twd.agent.peer_server import json_reply, read_json, read_query
 from twd.agent.processes import Processes, rpc_wanted
 from twd.kit.clock import Clock
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.node import NodeFacts, ProcessFacts, ProcessWanted
+from twd.wire.node import NodeFacts, ProcessFacts, ProcessKind, ProcessWanted
 
 GIB: Final = 1024**3
 MIB: Final = 1024**2
@@ -186,7 +186,7 @@ class PeerApi:
     async def rpc_stop(self, request: web.Request) -> web.Response:
         """End an RPC worker."""
         asked = await read_json(request, RpcStop)
-        name = self.processes.find(asked.port)
+        name = self.processes.find(asked.port, ProcessKind.RPC)
         if name is None:
             text = f"no RPC worker of this agent listens on port {asked.port}"
             raise TwdError(FailureCode.MODEL_NOT_FOUND, text, "port")

@@ -94,10 +94,10 @@ class Processes:
         """What runs now."""
         return [running.facts() for running in self._running.values()]
 
-    def find(self, port: int) -> str | None:
-        """The process that others reach on a port, or that listens there behind a front."""
-        doors = ((name, (running.port, running.front_port)) for name, running in self._running.items())
-        return next((name for name, ports in doors if port and port in ports), None)
+    def find(self, port: int, kind: ProcessKind | None = None) -> str | None:
+        """The process, of that kind if one is named, that is reached on a port, or listens there behind a front."""
+        some = ((name, one) for name, one in self._running.items() if kind in (None, one.wanted.kind))
+        return next((name for name, one in some if port and port in (one.port, one.front_port)), None)
 
     def free_port(self) -> int:
         """One on which an RPC worker can listen."""

@@ -34,8 +34,9 @@ def plan(wanted: Wanted, observed: Observed, now: float) -> Action | None:
 def _decide(wanted: Wanted, observed: Observed) -> Decide | None:
     for model in wanted.models if observed.nodes else ():  # with nobody there yet, nothing can be said
         known, home = observed.decided.get(model.name), home_of(wanted, observed, model)
-        if known is not None and fits(known) and home not in observed.nodes:
-            continue  # its agent comes back, or its speculator turns up elsewhere: nothing is torn down for that
+        if known is not None and fits(known) and (home not in observed.nodes or model.shape is None):
+            # Its agent comes back, or its speculator turns up elsewhere; or only another coordinator can read its file.
+            continue  # nothing is torn down for that
         if known is None or observed.basis.get(model.name) != basis_of(model, observed, known, home, wanted.pool):
             decision = _taken_over(wanted, observed, model, home) or carried(decide(wanted, observed, model), known)
             return Decide(decision, basis_of(model, observed, decision, home, wanted.pool))

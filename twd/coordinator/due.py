@@ -21,8 +21,11 @@ MOVE_S: Final = 45.0
 def start(wanted: Wanted, observed: Observed, now: float) -> Start | None:
     """Ask for what is due and not there."""
     spares = (spare for model, spare in _spares(wanted, observed) if _serves(observed.decided[model.name], observed))
+    unread = [model.name for model in wanted.models if model.shape is None]
     for due in (*_wishes(wanted, observed), *_drafters(wanted, observed), *spares):
         facts = observed.nodes.get(due.node)
+        if due.stage is not None and any(belongs(due.process, name) for name in unread):
+            continue  # which file is meant is not known here
         if facts is None or any(known.process == due.process for known in facts.processes):
             continue
         if now - observed.tried.get((due.node, due.process), -inf) >= RETRY_S:

@@ -40,13 +40,15 @@ class GuestWatch:
         self._clock = clock
         self._look_at = look_at
         self._guests: list[Guest] = []
+        self._met = False
+        """Whether those are known."""
         self._seen: dict[WorkerKey, Seen] = {}
         self._told: set[str] = set()
         """Keys in the registry."""
 
     def meet(self, agents: Sequence[NodeFacts]) -> list[NodeFacts]:
         """The guests beside these machines."""
-        self._guests = guests_of(self._pool, agents)
+        self._guests, self._met = guests_of(self._pool, agents), True
         known = {(guest.node, door.process) for guest in self._guests for door in guest.doors}
         self._seen = {key: seen for key, seen in self._seen.items() if key in known}
         return self.facts()
@@ -64,7 +66,7 @@ class GuestWatch:
     def restore(self, entries: Iterable[LeaseEntry]) -> None:
         """What the last coordinator knew: workers that serve cannot be asked again."""
         kept = [entry for entry in entries if entry.key.startswith(GUEST_KEYS)]
-        self._told = {entry.key for entry in kept}
+        self._told, self._met = {entry.key for entry in kept}, False
         now = self._clock.now()
         for facts in filter(None, (read_node(entry.value) for entry in kept)):
             self._seen |= {(facts.node, process): seen for process, seen in remembered(facts, now).items()}
@@ -103,6 +105,8 @@ class GuestWatch:
 
     async def publish(self, registry: Leases) -> None:
         """Let everybody know them; those that are guests no more vanish at once."""
+        if not self._met:  # what the last coordinator told stands until then
+            return
         values = {f"{GUEST_KEYS}{facts.node}": msgspec.json.encode(facts) for facts in self.facts()}
         gone, self._told = self._told - values.keys(), set(values)
         for key in gone:

@@ -15,6 +15,7 @@ from twd.coordinator.given import bytes_of, names_of
 from twd.engine.rpc_probe import OURS, Lent, RpcMismatch, RpcUnusable, Worker
 from twd.kit.addresses import is_loopback
 from twd.kit.ids import node_id
+from twd.kit.ports import LOOPBACK
 from twd.kit.settings import Gpu, Pool
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.failures import FailureCode
@@ -85,9 +86,10 @@ def guests_of(pool: Pool, agents: Sequence[NodeFacts]) -> list[Guest]:
     answered = {name for facts in agents if not facts.guest for name in names_of(facts)}
     doors: dict[str, dict[int, tuple[Gpu, ...]]] = {}
     for worker in pool.workers:
-        if worker.host.lower() in answered and not is_loopback(worker.host):
+        host = worker.host.lower()
+        if host in answered and not is_loopback(host):
             continue  # whose loopback an agent means, nobody knows; ours is meant here
-        mine = doors.setdefault(worker.host, {})
+        mine = doors.setdefault(LOOPBACK if host == "localhost" else host, {})
         for gpu in worker.gpus:
             port = gpu.rpc_port or worker.rpc_port
             mine[port] = (*mine.get(port, ()), gpu)
@@ -208,7 +210,7 @@ def remembered(facts: NodeFacts, now: float) -> dict[str, Seen]:
     return {
         process.process: Seen(
             now,
-            tuple(Lent(gpu.free, gpu.total) for name in process.devices if (gpu := gpus.get(name))),
+            tuple(_as_lent(gpu) for name in process.devices if (gpu := gpus.get(name))),
             process.version,
             facts.link_ms,
             process.note,
@@ -216,6 +218,11 @@ def remembered(facts: NodeFacts, now: float) -> dict[str, Seen]:
         for process in facts.processes
         if process.state in (READY, UNUSABLE)
     }
+
+
+def _as_lent(gpu: GpuFacts) -> Lent:
+    """As its worker told of it: of a processor's memory, that all of it is free."""
+    return Lent(gpu.total if gpu.shared else gpu.free, gpu.total)
 
 
 # -- who uses them -------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ async def _connect(host: str, port: int) -> float | None:
     try:
         async with asyncio.timeout(CONNECT_S):
             _, writer = await asyncio.open_connection(host, port)
-    except (OSError, TimeoutError):
+    except (OSError, TimeoutError, UnicodeError):  # the last of a name that nobody can have
         return None
     taken = time.perf_counter() - began
     writer.close()

@@ -17,6 +17,8 @@ from twd.wire.ring import StageReady
 
 WORTH_TELLING = 0.1
 """A forecast that is off by less than this share is left as it is."""
+LEAST_MS = 0.001
+"""Times are told no finer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,8 @@ def retimed(decision: PlacementDecided, shape: Shape, paces: Paces) -> Placement
     if not before or not decision.plain_tok_s or abs(now - before) < WORTH_TELLING * before:
         return decision
     token_ms = 1000 / decision.plain_tok_s
-    better = token_ms / (token_ms - before + now)
+    way_ms = max(0.0, token_ms - before)  # the rate was rounded
+    better = token_ms / max(way_ms + now, LEAST_MS)
     return msgspec.structs.replace(
         decision,
         slices=slices,

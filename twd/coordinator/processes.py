@@ -14,6 +14,8 @@ from twd.wire.node import CPU, ModelFile, NodeFacts, ProcessKind, ProcessWanted,
 from twd.wire.placement import PlacementDecided, Slice
 
 WORD_MAX: Final = 28
+LENT_MAX: Final = 26
+"""With both words a worker's name is as long as agents take one: 64 letters."""
 DIGEST: Final = 6
 
 
@@ -48,7 +50,7 @@ class WantedModel:
 
 def process_of(model: str, devices: Sequence[str] = (CPU,)) -> str:
     """The name of a model's RPC workers, which is also their log's; it tells which devices they lend."""
-    lent = "" if tuple(devices) == (CPU,) else "." + word("-".join(devices))
+    lent = "" if tuple(devices) == (CPU,) else "." + word("-".join(devices), LENT_MAX)
     return f"rpc.pool.{word(model)}{lent}"
 
 
@@ -65,12 +67,12 @@ def belongs(process: str, model: str) -> bool:
     return process.split(".", 2)[2:] != [] and process.split(".")[2] == word(model)
 
 
-def word(text: str) -> str:
+def word(text: str, most: int = WORD_MAX) -> str:
     """As a part of a process's name."""
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", text.replace("#", "-replica-")).strip("-") or "model"
-    if len(plain) <= WORD_MAX:
+    if len(plain) <= most:
         return plain
-    return f"{plain[: WORD_MAX - DIGEST - 1]}-{hashlib.sha256(text.encode()).hexdigest()[:DIGEST]}"
+    return f"{plain[: most - DIGEST - 1]}-{hashlib.sha256(text.encode()).hexdigest()[:DIGEST]}"
 
 
 def wishes(

@@ -137,6 +137,8 @@ class Coordinator(Service):
         asked_at, was_active = self.clock.now(), self.active
         try:
             held = await self._claim.renew(self._value()) or await self._take(self._claim)
+            if held and not was_active:
+                await self._take_up()  # before this one may act: else it would decide as if nothing were there
         except BusError as error:
             self.log.warning("the coordinators' key could not be renewed: %s", error)
             return
@@ -144,10 +146,9 @@ class Coordinator(Service):
         self.note = "; ".join(self._idle_drafters) if self.active else STANDS_BY
         if self.active != was_active:
             self.log.info("this coordinator %s", "decides now" if self.active else STANDS_BY)
-            decided = await self._decided_before() if self.active else {}
-            basis = {place: known.basis for place, known in decided.items() if known.basis}
-            self._guests.restore(await self._entries() if self.active else ())
-            self._observed = Observed(decided=decided, basis=basis)
+            if not self.active:
+                self._guests.restore(())
+                self._observed = Observed()
             self._news.set()
             await self.renew_lease()
 
@@ -158,6 +159,13 @@ class Coordinator(Service):
         return holder.age_s > self._lease_s
 
     # -- decisions for those who come late -----------------------------------------------------
+
+    async def _take_up(self) -> None:
+        """Go on from what the last coordinator knew."""
+        decided = await self._decided_before()
+        self._guests.restore(await self._entries())
+        basis = {place: known.basis for place, known in decided.items() if known.basis}
+        self._observed = Observed(decided=decided, basis=basis)
 
     async def _decided_before(self) -> dict[str, PlacementDecided]:
         """What the last coordinator decided: its workers' memory is taken by these very models."""
@@ -171,8 +179,10 @@ class Coordinator(Service):
         return found
 
     async def _keep_decisions(self) -> None:
-        for decision in list(self._observed.decided.values()) if self.active else ():
-            await self._keep(decision)
+        for place in list(self._observed.decided):
+            decision = self._observed.decided.get(place)  # as it is by now: the one before may have taken a while
+            if decision is not None and self.active:
+                await self._keep(decision)
 
     async def _keep(self, decision: PlacementDecided) -> None:
         assert self._registry is not None

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from twd.coordinator.device_names import can_compute
+from twd.coordinator.devices import rpc_version
 from twd.coordinator.drafters import WantedDrafter
 from twd.coordinator.guests import WorkerKey
 from twd.coordinator.measured import Paces
@@ -60,7 +62,8 @@ class Observed:
         }
 
     def machines(self, by_free: bool) -> str:
-        """What of all machines a decision rests on: their memory, and what of it is free where that counts."""
+        """What of all machines a decision rests on: whether they are of use, their memory, and what of it is free where
+        that counts."""
         if self._machines is None or self._machines[0] is not self.nodes:
             self._machines = (self.nodes, {})
         known = self._machines[1]
@@ -98,9 +101,11 @@ def _machine(facts: NodeFacts, by_free: bool) -> tuple[object, ...]:
     return (
         facts.node,
         facts.machine,
+        facts.lends,
+        rpc_version(facts),
         facts.memory.total,
         _steps(facts.memory.available) if by_free else 0,
-        [(gpu.name, gpu.total, _steps(gpu.free) if by_free else 0) for gpu in facts.gpus],
+        [(gpu.name, gpu.total, can_compute(facts, gpu), _steps(gpu.free) if by_free else 0) for gpu in facts.gpus],
     )
 
 

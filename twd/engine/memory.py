@@ -1,29 +1,54 @@
 """How much memory this process may take, and a clear refusal before llama.cpp is asked for more."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import psutil
 
 from twd.wire.failures import FailureCode, TwdError
 
-_CGROUP_LIMITS = (
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+_ROOT: Final = Path("/sys/fs/cgroup")
+_CGROUPS: Final = (
+    (_ROOT / "memory.max", _ROOT / "memory.current", ("inactive_file", "active_file")),
     (
-        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+        _ROOT / "memory/memory.limit_in_bytes",
+        _ROOT / "memory/memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file"),
     ),
 )
+"""Of a container: its limit, what counts against that, and what of it are pages of files, which give way."""
 
 
 def available_bytes() -> int:
     """Free memory of the machine, or of the container where that is less."""
     free = int(psutil.virtual_memory().available)
-    for limit, used in _CGROUP_LIMITS:
+    for limit, used, files in _CGROUPS:
         try:
-            free = min(free, int(limit.read_text()) - int(used.read_text()))
+            free = min(free, int(limit.read_text()) - int(used.read_text()) + _cached(limit.parent, files))
         except (OSError, ValueError):  # no such container limit, or the word "max"
             continue
     return max(free, 0)
+
+
+def total_bytes() -> int:
+    """All memory of the machine, or of the container where that is less."""
+    total = int(psutil.virtual_memory().total)
+    for limit, _, _ in _CGROUPS:
+        try:
+            total = min(total, int(limit.read_text()))
+        except (OSError, ValueError):
+            continue
+    return total
+
+
+def _cached(group: Path, files: Sequence[str]) -> int:
+    """What the system gives back by itself: a model that was read from its file lies there until it does."""
+    try:
+        counts = dict(line.split(" ", 1) for line in (group / "memory.stat").read_text().splitlines() if " " in line)
+    except OSError:
+        return 0
+    return sum(int(counts.get(name, 0)) for name in files)
 
 
 def require_memory(needed: int, what: str) -> None:

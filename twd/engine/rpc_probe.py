@@ -143,6 +143,8 @@ async def _answered(where: str, answer: Coroutine[Any, Any, T], timeout_s: float
     except asyncio.IncompleteReadError as error:
         text = f"it hung up after {len(error.partial)} bytes; it is no RPC worker, or an old one"
         raise RpcUnusable(where, text, FailureCode.BACKEND_BROKEN) from None
+    except UnicodeError as error:
+        raise RpcUnusable(where, f"nobody can be called so: {error}") from None
     except OSError as error:
         raise RpcUnusable(where, f"{error.strerror or error}; is the worker running?") from None
 

@@ -99,10 +99,11 @@ class GgufHeader:
     def number(self, key: str, default: int = 0) -> int:
         """A whole-number field; of a field given layer by layer, the largest."""
         value = self.metadata.get(key, default)
-        if isinstance(value, ArrayField):
-            numbers = [int(x) for x in self.array(key) if not isinstance(x, str)]
-            return max(numbers, default=default)
-        return default if isinstance(value, str) else int(value)
+        told = self.array(key) if isinstance(value, ArrayField) else [value]
+        try:
+            return max((int(x) for x in told if not isinstance(x, str)), default=default)
+        except (OverflowError, ValueError):  # a float may be none
+            raise BrokenGguf(self.path, f"claims no number as its {key}; fetch it again") from None
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from twd.gguf_tools.header import ArrayField, BrokenGguf, GgufHeader, Scalar, Te
 _LAYER = re.compile(r"^blk\.(\d+)\.")
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 _MATRIX = 2
+_SIZE_MAX = 2**32 - 1
 _EXPERTS = ":experts"
 _FLOATS = frozenset({"F32", "F16", "BF16"})
 
@@ -77,8 +78,8 @@ def _info(
     layers = first.number(f"{architecture}.block_count")
     if not 0 <= layers <= len(tensors):
         raise BrokenGguf(path, f"claims {layers} layers but holds {len(tensors)} tensors; fetch it again")
-    heads = first.number(f"{architecture}.attention.head_count")
-    embedding = first.number(f"{architecture}.embedding_length")
+    heads = _size(first, f"{architecture}.attention.head_count")
+    embedding = _size(first, f"{architecture}.embedding_length")
     head_size = embedding // heads if heads else 0
     layer_bytes, other_bytes = _bytes_by_layer(tensors, layers)
     return GgufInfo(
@@ -92,10 +93,10 @@ def _info(
         layers=layers,
         embedding=embedding,
         heads=heads,
-        kv_heads=first.number(f"{architecture}.attention.head_count_kv", heads),
-        key_length=first.number(f"{architecture}.attention.key_length", head_size),
-        value_length=first.number(f"{architecture}.attention.value_length", head_size),
-        context_length=first.number(f"{architecture}.context_length"),
+        kv_heads=_size(first, f"{architecture}.attention.head_count_kv", heads),
+        key_length=_size(first, f"{architecture}.attention.key_length", head_size),
+        value_length=_size(first, f"{architecture}.attention.value_length", head_size),
+        context_length=_size(first, f"{architecture}.context_length"),
         vocabulary=_vocabulary(first, architecture),
         tokenizer=first.text("tokenizer.ggml.model"),
         chat_template=first.text("tokenizer.chat_template"),
@@ -104,6 +105,13 @@ def _info(
         tensors=tensors,
         metadata=first.metadata,
     )
+
+
+def _size(header: GgufHeader, key: str, default: int = 0) -> int:
+    found = header.number(key, default)
+    if not 0 <= found <= _SIZE_MAX:
+        raise BrokenGguf(header.path, f"claims {found} as its {key}; fetch it again")
+    return found
 
 
 def shards_of(path: Path) -> list[Path]:

@@ -30,8 +30,8 @@ def is_loopback(host: str) -> bool:
 
 
 def told_host(host: str) -> str:
-    """Where other machines find what listens at `host`."""
-    return socket.gethostname() if host in EVERYWHERE else host
+    """Where other machines find what listens at `host`; an address without brackets, which belong into URLs alone."""
+    return socket.gethostname() if host in EVERYWHERE else host.strip("[]")
 
 
 def bracketed(host: str) -> str:

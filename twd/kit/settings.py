@@ -295,8 +295,8 @@ class Agent(Section, frozen=True):
 class Coordinator(Section, frozen=True):
     """The service that decides what runs where."""
 
-    lease_s: Annotated[Annotated[float, Meta(ge=1, le=60)], about("Silence after which a machine counts as gone.")] = (
-        5.0
+    lease_s: Annotated[Annotated[float, Meta(ge=1, le=10)], about("Silence after which a machine counts as gone.")] = (
+        5.0  # no more than LEASE_TTL_S: the registry forgets a key then
     )
 
 

@@ -20,7 +20,9 @@ def about(description: str, **extra: Any) -> Meta:
     return Meta(description=description, extra=extra or None)
 
 
-Host = Annotated[str, Meta(pattern=rf"^([A-Za-z0-9._-]+|{IPV6})\Z", title="a host name or IP address without a port")]
+NAME = r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?"
+"""Of a host: looking up any other one is no mere failure."""
+Host = Annotated[str, Meta(pattern=rf"^({NAME}|{IPV6})\Z", title="a host name or IP address without a port")]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 FreePort = Annotated[int, Meta(ge=0, le=65535)]
 HttpUrl = Annotated[str, Meta(pattern=r"^https?://[^\s/]\S*\Z", title="a URL that starts with http:// or https://")]

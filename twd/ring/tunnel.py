@@ -46,6 +46,7 @@ class _End(ABC):
 
     async def _listen(self, host: str, port: int, context: ssl.SSLContext | None) -> int:
         limits = {"ssl_handshake_timeout": REACH_S} if context is not None else {}
+        host = host.strip("[]")
         self._server = await asyncio.start_server(self._came, host, port, ssl=context, limit=CHUNK, **limits)
         return int(self._server.sockets[0].getsockname()[1])
 

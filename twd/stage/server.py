@@ -94,7 +94,7 @@ class StageServer:
         """Open the port; 0 takes a free one. Returns it."""
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            self._listener = socket.create_server((host, port), family=family, backlog=_GUESTS_MAX)
+            self._listener = socket.create_server((host.strip("[]"), port), family=family, backlog=_GUESTS_MAX)
         except OSError as error:
             raise TwdError(FailureCode.BAD_REQUEST, f"a stage cannot listen on {host}:{port}: {error}") from None
         self._accepter.start()

@@ -218,7 +218,8 @@ class Worker:
             self._flag.clear()
         for fault, detail in sifted.faults:
             place.refused(fault, detail)
-        piece_of = {item.slot: piece for item, piece in zip(message.items, pieces, strict=True)}
+        known = zip(reversed(message.items), reversed(pieces), strict=True)
+        piece_of = {item.slot: piece for item, piece in known}  # of a slot that comes twice the first one is live
         return [Job(item, piece_of[item.slot]) for item in sifted.live], sifted
 
     def _run(self, place: Place, block: Block, made: list[tuple[Item, States | None]], outcomes: list[Outcome]) -> None:
