@@ -211,7 +211,7 @@ async def test_length_and_failures(open_house: OpenHouse) -> None:
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": 0}, "max_tokens"),
     ({"max_tokens": None}, "max_tokens"),
-    ({"max_tokens": 99999}, "max_tokens"),
+    ({"max_tokens": 2**31}, "max_tokens"),
     ({"temperature": 1.5}, "temperature"),
     ({"messages": []}, "messages"),
     ({"messages": [{"role": "system", "content": "x"}]}, "messages[0].role"),
@@ -246,3 +246,9 @@ async def test_nonsense_in_anthropics_envelope(house: House) -> None:
     assert (await missing.json())["error"]["type"] == "not_found_error"
     assert (await house.http.get(house.edge.url + "/v1/messages")).status == 405
     assert house.speculator.jobs == []
+
+
+async def test_more_tokens_than_the_house_gives_are_as_many_as_it_gives(house: House) -> None:
+    """Agents ask for the most that Anthropic's models can write, whatever they need."""
+    assert (await house.post("/v1/messages", HI | {"max_tokens": 32_000})).status == 200
+    assert house.speculator.jobs[-1].max_tokens == 16_384

@@ -16,7 +16,7 @@ from twd.edge.anthropic_types import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from twd.edge.core import Terms, grammar_of, jobs_for, limit_of, take_prefill
+from twd.edge.core import Terms, grammar_of, jobs_for, take_prefill
 from twd.edge.openai_types import (
     FunctionSpec,
     GenerationRequest,
@@ -48,7 +48,7 @@ def message_jobs(request: MessagesRequest, terms: Terms) -> list[JobSubmitted]:
         wishes,
         [prompt],
         terms,
-        max_tokens=limit_of(request.max_tokens, "max_tokens", terms.house),
+        max_tokens=min(request.max_tokens, terms.house.max_tokens_limit),  # a must here, so clients name the most
         grammar=grammar_for(prompt.tools, choice, parallel, terms.tool_format, answer, grammar_of(None, answer, where)),
         logprobs=None,
     )
