@@ -191,6 +191,30 @@ def test_a_full_disk_is_no_fault_of_ours(monkeypatch: pytest.MonkeyPatch, capsys
     assert "Make room" in shown
 
 
+@pytest.mark.parametrize("says", ["click.echo(text)", "console().print(text)"])
+def test_a_reader_that_goes_away_is_no_fault(says: str) -> None:
+    """As `twd status | head -1` does."""
+    script = f"""if True:
+        import click, sys
+        from twd.cli import help
+        from twd.cli.app import run
+        from twd.cli.output import console
+
+        def tell() -> None:
+            for text in ["long" * 30_000] * 9:
+                {says}
+
+        help.help_command = click.Command("help", callback=tell)
+        sys.exit(run(["help"]))"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.wait(60) == ExitCode.OK
+        assert process.stderr.read() == b""
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
     """The state folder of these commands, held as a supervisor holds it."""
