@@ -191,6 +191,21 @@ def test_a_full_disk_is_no_fault_of_ours(monkeypatch: pytest.MonkeyPatch, capsys
     assert "Make room" in shown
 
 
+def test_what_belongs_to_another_user_is_no_fault_of_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after a `sudo twd up`."""
+
+    def closed(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/state/run/lock")
+
+    monkeypatch.setattr("twd.kit.home.Home.held", closed)
+    assert run(["down"]) == ExitCode.CANNOT_START
+    shown = capsys.readouterr().err
+    assert "'/state/run/lock'" in shown
+    assert "a fault in twd" not in shown
+
+
 @pytest.mark.parametrize("says", ["click.echo(text)", "console().print(text)"])
 def test_a_reader_that_goes_away_is_no_fault(says: str) -> None:
     """As `twd status | head -1` does."""

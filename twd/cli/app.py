@@ -109,6 +109,11 @@ def run(arguments: list[str]) -> int:
     except TwdError as error:
         _tell(str(error), "" if error.code in SAY_IT_THEMSELVES else error.failure.advice)
         return exit_code_of(error.code)
+    except PermissionError as error:
+        _tell(
+            f"this user may not do that: {error}", "`twd doctor` looks at who owns what; TWD_HOME names another folder."
+        )
+        return ExitCode.CANNOT_START
     except OSError as error:
         if error.errno not in DISK_FULL:
             return _fault(error)
