@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shlex
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -119,6 +120,13 @@ def test_settings_that_cannot_be_used_are_no_hindrance(
     assert run([*config, "init", "--target-url", "http://127.0.0.1:9", "--force"]) == ExitCode.OK
     assert "cannot be used" in capsys.readouterr().err
     assert "http://127.0.0.1:9" in (tmp_path / broken).read_text()
+
+
+@pytest.mark.usefixtures("apart")
+def test_a_file_with_a_blank_in_its_name_can_be_copied_from_the_advice(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["init", "--target-url", "http://127.0.0.1:9", "-o", "~no-such-user's x.yaml"]) == ExitCode.OK
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.split(line.partition("with: ")[2]) == ["twd", "-c", "~no-such-user's x.yaml", "up"]
 
 
 @pytest.mark.slow

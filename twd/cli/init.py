@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -68,7 +70,7 @@ def init(
     found: list[Found] = []
     peers: list[Peer] = []
     asks = not (yes or as_json) and sys.stdin.isatty()
-    path = (output or Path(ground.config or "twd.yaml")).expanduser()
+    path = Path(os.path.expanduser(output or ground.config or "twd.yaml"))
     _check_output(path, force, asks)
     if draft_url and not target_url:
         raise CommandError(ExitCode.USAGE, "--draft-url goes with --target-url: who would check the guesses?")
@@ -274,5 +276,5 @@ def _report(path: Path, proposal: "Proposal", found: "list[Found]", peers: "list
     click.echo(f"{target.name or target.url} is served" + (f"; {guess} guesses for it" if guess else ""))
     if proposal.why:
         click.echo(proposal.why)
-    named = "" if path == Path("twd.yaml") else f"-c {path} "
+    named = "" if path == Path("twd.yaml") else f"-c {shlex.quote(str(path))} "
     click.echo(f"written to {path}; start it with: twd {named}up")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -108,7 +109,7 @@ def _forget(file: Path, as_json: bool) -> ExitCode:
     from twd.engine.page_cache import cached_bytes, drop
     from twd.gguf_tools.inspect import shards_of
 
-    path = file.expanduser()
+    path = Path(os.path.expanduser(file))
     if not path.is_file():
         raise CommandError(ExitCode.NOT_FOUND, f"there is no file {path}")
     files = shards_of(path)
