@@ -9,14 +9,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from twd.cli.api_address import running_settings
 from twd.cli.app import COMMANDS, run
 from twd.cli.context import Ground
 from twd.cli.up import _holding
 from twd.kit import platform
 from twd.kit.exit_codes import ExitCode
 from twd.kit.home import Home, Instance
+from twd.kit.settings import Model, Settings
 
 HEAVY = {"nats", "aiohttp", "rich", "yaml", "numpy", "psutil", "llama_cpp", "jinja2", "uvloop"}
 
@@ -233,6 +236,14 @@ def test_a_reader_that_goes_away_is_no_fault(says: str) -> None:
         assert process.stderr.read() == b""
 
 
+@pytest.mark.parametrize(("closed", "arguments"), [(1, "config show"), (0, "init --local"), (0, "chat")])
+def test_a_stream_that_is_closed_is_no_fault(closed: int, arguments: str) -> None:
+    command = f"exec {closed}>&-; exec {sys.executable} -m twd {arguments}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in (ExitCode.OK, ExitCode.USAGE, ExitCode.NOT_FOUND)
+    assert "a fault in twd" not in done.stderr
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
     """The state folder of these commands, held as a supervisor holds it."""
@@ -245,6 +256,16 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 def record_of(pid: int, born: float) -> Instance:
     return Instance(pid=pid, born=born, started_ms=1, version="0", node="desk")
+
+
+def test_settings_of_a_supervisor_that_was_killed_count_no_more(tmp_path: Path) -> None:
+    home = Home(tmp_path / "state")
+    home.prepare()
+    home.settings_file.write_bytes(msgspec.json.encode(Settings(models={"demo": Model(path="demo.gguf")})))
+    assert running_settings(Ground()).default_model == ""
+    lock = home.acquire()
+    assert running_settings(Ground()).default_model == "demo"
+    os.close(lock)
 
 
 def test_down_ends_nobody_whose_record_is_of_another_process(home: Home, capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,6 +94,7 @@ def app(ctx: click.Context, config: str | None) -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line; whatever goes wrong becomes a line on stderr and an exit code."""
     platform.hold_on_to_parent()
+    _fill_streams()
     try:
         return int(app.main(arguments, prog_name="twd", standalone_mode=False) or ExitCode.OK)
     except click.exceptions.Exit as done:
@@ -121,6 +122,13 @@ def run(arguments: list[str]) -> int:
         return ExitCode.CANNOT_START
     except Exception as error:  # noqa: BLE001 - the edge: the user gets a line, not a traceback
         return _fault(error)
+
+
+def _fill_streams() -> None:
+    """A stream that was closed before this process began, as by `<&-`, leads nowhere; nothing else takes its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - to the end
 
 
 def _fault(error: Exception) -> ExitCode:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from twd.cli.api_address import running_settings
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.cli.numbers import SECONDS
@@ -55,7 +56,7 @@ def start(
     as_json: bool,
 ) -> ExitCode:
     """Serve a model; without a name, the default one of the settings. Where nothing runs, `twd up -d` comes first."""
-    name = model or ground.settings.default_model
+    name = model or running_settings(ground).default_model
     if not name:
         raise CommandError(ExitCode.CONFIG, "the settings name no model; give one with -m, or write them: twd init")
     if not house_stands(ground, node) and name not in ground.settings.backends:
