@@ -172,6 +172,14 @@ def test_a_model_that_is_not_there_is_a_clear_end(installed: Installed) -> None:
     assert installed.twd("status").returncode == 4
 
 
+def test_detached_or_not_it_ends_with_the_same_reason(installed: Installed) -> None:
+    (installed.home.parent / "twd.yaml").write_text("bus: {url: 'nats://127.0.0.1:1', nkey_file: nobody.nk}\n")
+    for detached in ((), ("-d",)):
+        done = installed.twd("up", *detached)
+        assert done.returncode == 6, done.stderr
+        assert done.stderr.splitlines()[-1].startswith("twd: bus.nkey_file or bus.nkey_dir: ")
+
+
 def test_a_wrong_setting_ends_it_at_once(installed: Installed) -> None:
     (installed.home.parent / "twd.yaml").write_text("edge:\n  prot: 1\n")
     refused = installed.twd("up", "-d")
