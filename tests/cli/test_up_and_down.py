@@ -4,11 +4,12 @@ import json
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Callable
 
 import pytest
 
-from tests.cli.running import Installed, all_gone
+from tests.cli.running import TWD, Installed, all_gone
 from tests.waiting import alive, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.nats]
@@ -178,6 +179,15 @@ def test_detached_or_not_it_ends_with_the_same_reason(installed: Installed) -> N
         done = installed.twd("up", *detached)
         assert done.returncode == 6, done.stderr
         assert done.stderr.splitlines()[-1].startswith("twd: bus.nkey_file or bus.nkey_dir: ")
+
+
+def test_it_comes_up_even_if_its_reader_goes_away(installed: Installed) -> None:
+    command = [*TWD, "up", "-d", "metrics"]
+    with subprocess.Popen(command, env=installed.env, cwd=installed.home.parent, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(60) == 0
+    assert installed.twd("down", "--json").stdout.startswith('{"ended": true')
 
 
 def test_a_wrong_setting_ends_it_at_once(installed: Installed) -> None:
