@@ -63,7 +63,7 @@ def _coordinator(ground: Surroundings, settings: Settings, choice: Choice) -> Se
 
 def _speculator(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
     name = choice.model or settings.default_model
-    if is_path(name):
+    if is_path(name) and name not in settings.models:
         path = _file(name)
         models = {**settings.models, path.stem: Model(path=str(path))}
         return _speculator_of(ground, msgspec.structs.replace(settings, models=models), path.stem, choice.number + 1)
