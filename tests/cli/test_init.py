@@ -174,6 +174,8 @@ def test_machines_on_the_bus_are_told_and_their_bus_is_kept(
             "cannot be written",
         ),
         (("-o", "/tmp"), "is a folder"),
+        (("--target-url", "gpu-box:8080"), "'gpu-box:8080' is no address of a server"),
+        (("--target-url", "http://127.0.0.1:9", "--draft-url", "nope"), "'nope' is no address of a server"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(
