@@ -181,6 +181,14 @@ def test_detached_or_not_it_ends_with_the_same_reason(installed: Installed) -> N
         assert done.stderr.splitlines()[-1].startswith("twd: bus.nkey_file or bus.nkey_dir: ")
 
 
+def test_another_terminal_need_not_know_what_this_machine_is_called(installed: Installed) -> None:
+    assert installed.twd("up", "-d", "--no-models", "metrics", TWD_NODE="desk").returncode == 0
+    told = installed.twd("status", "--json")
+    assert (told.returncode, json.loads(told.stdout)["missing"]) == (0, [])
+    assert installed.twd("swap", "nothing").stderr.startswith("twd: there is no model 'nothing'")
+    assert installed.twd("down").returncode == 0
+
+
 def test_it_comes_up_even_if_its_reader_goes_away(installed: Installed) -> None:
     command = [*TWD, "up", "-d", "metrics"]
     with subprocess.Popen(command, env=installed.env, cwd=installed.home.parent, stdout=subprocess.PIPE) as process:
