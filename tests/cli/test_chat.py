@@ -100,6 +100,7 @@ async def test_options_that_make_no_sense(monkeypatch: pytest.MonkeyPatch, capfd
         ["--json"],
         [],
         ["--temperature", "9", "x"],
+        ["--temperature", "nan", "x"],
         ["--url", "ftp://x", "x"],
     ):
         assert await twd(monkeypatch, "chat", *arguments) == ExitCode.USAGE
@@ -292,14 +293,22 @@ async def test_a_conversation(open_house: OpenHouse, capfd: pytest.CaptureFixtur
 async def test_commands_of_a_conversation(open_house: OpenHouse, capfd: pytest.CaptureFixture[str]) -> None:
     house = await open_house()
     commands = ["/help", "/model", "/model small", "/model nope", "/direct", "hi", "/direct", "/compare", "hi", "/new"]
-    end, talk, _ = await converse(house, *commands, "/retry", "/nope", "/save", "/system off")
+    end, talk, _ = await converse(
+        house, *commands, "/retry", "/nope", "/save", "/save ~no-such-user/x", "/save " + "x" * 300, "/system off"
+    )
     assert end is ExitCode.OK
     assert talk.model == "small"
     assert talk.turns == []
     assert [job.speculation.enabled for job in house.speculator.jobs] == [False, True, False]
     told = capfd.readouterr()
     assert "same text" in told.out
-    for words in ("there is no model 'nope'", "no question to ask again", "there is no /nope", "name a file"):
+    for words in (
+        "there is no model 'nope'",
+        "no question to ask again",
+        "there is no /nope",
+        "name a file",
+        "~no-such-user/x cannot be written",
+    ):
         assert words in told.err
 
 

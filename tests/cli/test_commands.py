@@ -9,14 +9,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from twd.cli.api_address import running_settings
 from twd.cli.app import COMMANDS, run
 from twd.cli.context import Ground
 from twd.cli.up import _holding
 from twd.kit import platform
 from twd.kit.exit_codes import ExitCode
 from twd.kit.home import Home, Instance
+from twd.kit.settings import Model, Settings
 
 HEAVY = {"nats", "aiohttp", "rich", "yaml", "numpy", "psutil", "llama_cpp", "jinja2", "uvloop"}
 
@@ -58,6 +61,9 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
         (["stauts"], "Did you mean 'status'?"),
         (["plan"], "the settings name no model; give a GGUF file with `twd plan FILE`"),
         (["plan", "huge"], "there is no model 'huge': configured are none"),
+        (["slice", "~no-such-user/x.gguf", "0-3"], "there is no file ~no-such-user/x.gguf"),
+        (["reclaim", "--file", "~no-such-user/x.gguf"], "there is no file ~no-such-user/x.gguf"),
+        (["watch", "-n", "-1"], "Invalid value for '-n'"),
         (["slice", "0-3"], "a FILE and its layers A-B are needed"),
         (["run", "drafter", "--model", "/no/such.gguf"], "`twd up` starts it"),
     ],
@@ -191,6 +197,53 @@ def test_a_full_disk_is_no_fault_of_ours(monkeypatch: pytest.MonkeyPatch, capsys
     assert "Make room" in shown
 
 
+def test_what_belongs_to_another_user_is_no_fault_of_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after a `sudo twd up`."""
+
+    def closed(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/state/run/lock")
+
+    monkeypatch.setattr("twd.kit.home.Home.held", closed)
+    assert run(["down"]) == ExitCode.CANNOT_START
+    shown = capsys.readouterr().err
+    assert "'/state/run/lock'" in shown
+    assert "a fault in twd" not in shown
+
+
+@pytest.mark.parametrize("says", ["click.echo(text)", "console().print(text)"])
+def test_a_reader_that_goes_away_is_no_fault(says: str) -> None:
+    """As `twd status | head -1` does."""
+    script = f"""if True:
+        import click, sys
+        from twd.cli import help
+        from twd.cli.app import run
+        from twd.cli.output import console
+
+        def tell() -> None:
+            for text in ["long" * 30_000] * 9:
+                {says}
+
+        help.help_command = click.Command("help", callback=tell)
+        sys.exit(run(["help"]))"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.wait(60) == ExitCode.OK
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(("closed", "arguments"), [(1, "config show"), (0, "init --local"), (0, "chat")])
+def test_a_stream_that_is_closed_is_no_fault(closed: int, arguments: str) -> None:
+    command = f"exec {closed}>&-; exec {sys.executable} -m twd {arguments}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in (ExitCode.OK, ExitCode.USAGE, ExitCode.NOT_FOUND)
+    assert "a fault in twd" not in done.stderr
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
     """The state folder of these commands, held as a supervisor holds it."""
@@ -203,6 +256,16 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 def record_of(pid: int, born: float) -> Instance:
     return Instance(pid=pid, born=born, started_ms=1, version="0", node="desk")
+
+
+def test_settings_of_a_supervisor_that_was_killed_count_no_more(tmp_path: Path) -> None:
+    home = Home(tmp_path / "state")
+    home.prepare()
+    home.settings_file.write_bytes(msgspec.json.encode(Settings(models={"demo": Model(path="demo.gguf")})))
+    assert running_settings(Ground()).default_model == ""
+    lock = home.acquire()
+    assert running_settings(Ground()).default_model == "demo"
+    os.close(lock)
 
 
 def test_down_ends_nobody_whose_record_is_of_another_process(home: Home, capsys: pytest.CaptureFixture[str]) -> None:

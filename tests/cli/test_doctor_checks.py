@@ -88,6 +88,19 @@ def test_somebody_elses_folder(tmp_path: Path) -> None:
     assert "chown" in finding.mend
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="gives a file away")
+def test_somebody_elses_files_in_a_folder_of_ours(tmp_path: Path) -> None:
+    """As a `sudo twd up` leaves them."""
+    home = Home(tmp_path / "home")
+    home.prepare()
+    (home.run / "lock").touch(0o600)
+    os.chown(home.run / "lock", 65534, 65534)
+    (finding,) = checks.check_home(home, os.getuid())
+    assert finding.verdict is Verdict.FAIL
+    assert "run/lock belongs to user 65534" in finding.detail
+    assert str(home.path) in finding.mend
+
+
 @pytest.mark.parametrize(
     "record", [b"{", msgspec.json.encode(Instance(pid=1, born=1.0, started_ms=1, version="1", node="n"))]
 )

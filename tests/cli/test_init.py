@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shlex
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -121,6 +122,13 @@ def test_settings_that_cannot_be_used_are_no_hindrance(
     assert "http://127.0.0.1:9" in (tmp_path / broken).read_text()
 
 
+@pytest.mark.usefixtures("apart")
+def test_a_file_with_a_blank_in_its_name_can_be_copied_from_the_advice(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["init", "--target-url", "http://127.0.0.1:9", "-o", "~no-such-user's x.yaml"]) == ExitCode.OK
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.split(line.partition("with: ")[2]) == ["twd", "-c", "~no-such-user's x.yaml", "up"]
+
+
 @pytest.mark.slow
 def test_files_of_a_folder_are_proposed(installed: Installed, tmp_path: Path) -> None:
     folder = tmp_path / "files"
@@ -166,6 +174,8 @@ def test_machines_on_the_bus_are_told_and_their_bus_is_kept(
             "cannot be written",
         ),
         (("-o", "/tmp"), "is a folder"),
+        (("--target-url", "gpu-box:8080"), "'gpu-box:8080' is no address of a server"),
+        (("--target-url", "http://127.0.0.1:9", "--draft-url", "nope"), "'nope' is no address of a server"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(

@@ -78,3 +78,13 @@ def test_nonsense_is_refused_in_one_line(home: Path, arguments: list[str], capsy
     assert run(["key", *arguments]) == ExitCode.USAGE
     assert "Traceback" not in capsys.readouterr().err
     assert KeyStore(home).load() == []
+
+
+@pytest.mark.parametrize("arguments", [["key", "list"], ["key", "add", "one"], ["key", "revoke", "one"], ["up"]])
+def test_a_broken_file_is_not_taken_for_a_bus_that_is_away(
+    home: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    home.mkdir()
+    KeyStore(home).path.write_text("{")
+    assert run(arguments) == (ExitCode.CANNOT_START if arguments == ["up"] else ExitCode.CONFIG)
+    assert "keys.json cannot be read" in capsys.readouterr().err

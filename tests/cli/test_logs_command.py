@@ -51,8 +51,8 @@ def test_as_they_were_written(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_one_that_is_not_there_is_named_with_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["logs", "drafter"]) == ExitCode.NOT_FOUND
-    assert "there are: edge, speculator.a, speculator.b" in capsys.readouterr().err
+    assert run(["logs", "edge", "drafter"]) == ExitCode.NOT_FOUND
+    assert "no log of drafter; there are: edge, speculator.a, speculator.b" in capsys.readouterr().err
 
 
 def test_clearing_empties_old_ones_too(logs: Path) -> None:

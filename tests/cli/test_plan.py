@@ -1,6 +1,7 @@
 """`twd plan`: what a model would take, on this machine alone where nothing runs."""
 
 import json
+import os
 from pathlib import Path
 
 import msgspec
@@ -65,14 +66,18 @@ def test_what_is_no_model_is_told_in_one_line(model: str, name: str, capsys: pyt
     assert told.count("\n") == 1
 
 
-def test_a_model_that_only_the_running_system_knows_is_planned(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_only_the_running_system_knows_is_planned(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     home = Ground().home
     home.prepare()
-    home.settings_file.parent.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(Ground, "instance", lambda _: None)
+    lock = home.acquire()
     home.settings_file.write_bytes(msgspec.json.encode(Settings(models={"small": Model(path=model)})))
     for named in (["small"], []):
         assert run(["plan", *named, "--ctx", "256"]) == ExitCode.OK
         assert "small: 2 layers" in capsys.readouterr().out
+    os.close(lock)
 
 
 @pytest.mark.parametrize("option", ["--ctx", "--sessions"])

@@ -4,11 +4,12 @@ import json
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Callable
 
 import pytest
 
-from tests.cli.running import Installed, all_gone
+from tests.cli.running import TWD, Installed, all_gone
 from tests.waiting import alive, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.nats]
@@ -170,6 +171,31 @@ def test_a_model_that_is_not_there_is_a_clear_end(installed: Installed) -> None:
     assert "speculator.llama" in refused.stderr
     assert "/nowhere/llama.gguf" in refused.stderr
     assert installed.twd("status").returncode == 4
+
+
+def test_detached_or_not_it_ends_with_the_same_reason(installed: Installed) -> None:
+    (installed.home.parent / "twd.yaml").write_text("bus: {url: 'nats://127.0.0.1:1', nkey_file: nobody.nk}\n")
+    for detached in ((), ("-d",)):
+        done = installed.twd("up", *detached)
+        assert done.returncode == 6, done.stderr
+        assert done.stderr.splitlines()[-1].startswith("twd: bus.nkey_file or bus.nkey_dir: ")
+
+
+def test_another_terminal_need_not_know_what_this_machine_is_called(installed: Installed) -> None:
+    assert installed.twd("up", "-d", "--no-models", "metrics", TWD_NODE="desk").returncode == 0
+    told = installed.twd("status", "--json")
+    assert (told.returncode, json.loads(told.stdout)["missing"]) == (0, [])
+    assert installed.twd("swap", "nothing").stderr.startswith("twd: there is no model 'nothing'")
+    assert installed.twd("down").returncode == 0
+
+
+def test_it_comes_up_even_if_its_reader_goes_away(installed: Installed) -> None:
+    command = [*TWD, "up", "-d", "metrics"]
+    with subprocess.Popen(command, env=installed.env, cwd=installed.home.parent, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(60) == 0
+    assert installed.twd("down", "--json").stdout.startswith('{"ended": true')
 
 
 def test_a_wrong_setting_ends_it_at_once(installed: Installed) -> None:

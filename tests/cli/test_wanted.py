@@ -1,7 +1,11 @@
 """Which processes follow from which settings."""
 
 from pathlib import Path
+from typing import Any, cast
 
+import pytest
+
+from twd.cli import services
 from twd.cli.demo import MODEL, demo_settings
 from twd.cli.wanted import drafter_name, drafters_missing_here, wanted_processes
 from twd.kit.settings import Backend, Drafter, Engine, Model, Settings
@@ -113,3 +117,13 @@ def test_drafters_are_called_by_name_model_or_file() -> None:
     assert drafter_name(Drafter(path=r"C:\models\Tiny.gguf")) == "Tiny"
     assert drafter_name(Drafter(url="http://h", model_name="phi")) == "phi"
     assert drafter_name(Drafter(url="http://h")) == "server"
+
+
+@pytest.mark.parametrize("name", ["org/qwen:0.5b", "big.gguf"])
+def test_a_name_that_looks_like_a_path_is_that_of_the_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[str] = []
+    monkeypatch.setattr(services, "_speculator_of", lambda ground, settings, name, replica: served.append(name))
+    settings = Settings(models={name: Model(path="/models/qwen.gguf")})
+    (argv,) = [spec.argv for spec in wanted_processes(settings) if spec.serves == name]
+    services.SERVICES["speculator"](cast(Any, None), settings, services.Choice(argv[-1]))
+    assert served == [name]

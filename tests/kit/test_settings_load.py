@@ -87,6 +87,21 @@ def test_a_named_file_that_is_not_there(folder: Path, named: str) -> None:
         load_settings(path, env, folder / "here", folder / "home")
 
 
+def test_a_folder_that_may_not_be_looked_into_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the home of root, for a service that runs with HOME=/root."""
+    closed = folder / "home"
+    is_file = Path.is_file
+
+    def looked(path: Path) -> bool:
+        if path.is_relative_to(closed):
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", looked)
+    assert find_source(None, {}, folder / "here", closed)[0] == closed / ".twd" / "config.yaml"
+    assert find_source(None, {"TWD_HOME": str(folder / "state")}, folder / "here", closed) == (None, [])
+
+
 def test_a_folder_or_binary_file_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load_settings(".", {}, folder / "here", folder / "home")

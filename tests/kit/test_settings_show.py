@@ -46,6 +46,31 @@ def test_secrets_in_the_engines_environment_are_masked(tmp_path: Path) -> None:
     assert (values["engine.env.HF_TOKEN"], values["engine.env.HSA_ENABLE_SDMA"]) == (MASK, "0")
 
 
+def test_secrets_in_the_engines_arguments_are_masked(tmp_path: Path) -> None:
+    loaded = load(tmp_path, "engine: {extra_args: [--api-key, abc, --no-mmap, --hf-token=def, --top-k, '4']}")
+    (value,) = [entry.value for entry in describe(loaded) if entry.key == "engine.extra_args"]
+    assert value == ["--api-key", MASK, "--no-mmap", f"--hf-token={MASK}", "--top-k", "4"]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("me:pw@h:4222", f"{MASK}@h:4222"),
+        ("nats://me:pw@h,you:word@i:1,tls://token@j", f"nats://{MASK}@h,{MASK}@i:1,tls://{MASK}@j"),
+        ("h:4222,nats://i", "h:4222,nats://i"),
+    ],
+)
+def test_sign_ins_at_brokers_are_masked(tmp_path: Path, url: str, shown: str) -> None:
+    loaded = load(tmp_path, "backends: {b: {url: 'http://h', model_name: qwen@q4}}", {"TWD_BUS_URL": url})
+    values = {entry.key: entry.value for entry in describe(loaded)}
+    assert (values["bus.url"], values["backends.b.model_name"]) == (shown, "qwen@q4")
+
+
+def test_what_nothing_uses_is_told_of_any_model(tmp_path: Path) -> None:
+    loaded = load(tmp_path, "models: {qwen2.5-7b: {path: x, moe_placement: balanced}}")
+    assert loaded.hints == ["moe_placement and moe_hot_profile of models: checked, but nothing uses it yet"]
+
+
 def test_a_check_lists_problems(tmp_path: Path) -> None:
     (tmp_path / "twd.yaml").write_text("edge: {port: x, max_queue: 0}")
     report = check_settings(None, {}, tmp_path, tmp_path)

@@ -60,6 +60,8 @@ def base_of(url: str) -> str:
 
 def running_settings(ground: Ground) -> Settings:
     """The settings of the instance that runs here, which another terminal may have started with other variables."""
+    if not ground.home.held():  # a supervisor that was killed leaves them behind
+        return ground.settings
     try:
         return msgspec.json.decode(ground.home.settings_file.read_bytes(), type=Settings)
     except (OSError, *NONSENSE):

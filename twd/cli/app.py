@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 import traceback
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -66,6 +66,14 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Where the reader of our output goes away, as `head` does, nothing failed; click would say 1."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return ExitCode.OK
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in `--help`, without importing anything."""
         with formatter.section("Commands"):
@@ -86,6 +94,7 @@ def app(ctx: click.Context, config: str | None) -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line; whatever goes wrong becomes a line on stderr and an exit code."""
     platform.hold_on_to_parent()
+    _fill_streams()
     try:
         return int(app.main(arguments, prog_name="twd", standalone_mode=False) or ExitCode.OK)
     except click.exceptions.Exit as done:
@@ -95,15 +104,17 @@ def run(arguments: list[str]) -> int:
         return ExitCode.USAGE
     except (click.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
     except CommandError as error:
         _tell(str(error))
         return error.exit_code
     except TwdError as error:
         _tell(str(error), "" if error.code in SAY_IT_THEMSELVES else error.failure.advice)
         return exit_code_of(error.code)
+    except PermissionError as error:
+        _tell(
+            f"this user may not do that: {error}", "`twd doctor` looks at who owns what; TWD_HOME names another folder."
+        )
+        return ExitCode.CANNOT_START
     except OSError as error:
         if error.errno not in DISK_FULL:
             return _fault(error)
@@ -111,6 +122,13 @@ def run(arguments: list[str]) -> int:
         return ExitCode.CANNOT_START
     except Exception as error:  # noqa: BLE001 - the edge: the user gets a line, not a traceback
         return _fault(error)
+
+
+def _fill_streams() -> None:
+    """A stream that was closed before this process began, as by `<&-`, leads nowhere; nothing else takes its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - to the end
 
 
 def _fault(error: Exception) -> ExitCode:

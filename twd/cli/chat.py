@@ -13,6 +13,7 @@ from twd.cli.chat_screen import Screen
 from twd.cli.chat_talk import Talk
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
+from twd.cli.numbers import Within
 from twd.kit.exit_codes import ExitCode
 from twd.kit.settings import DEFAULT_NAMES
 
@@ -24,7 +25,7 @@ HISTORY_FILE: Final = "chat_history"
 @click.argument("question", required=False, default="")
 @click.option("-m", "--model", default="default", help="Who answers; the default model otherwise.")
 @click.option("--system", default="", metavar="TEXT", help="Instructions to the model.")
-@click.option("--temperature", type=click.FloatRange(0.0, 2.0), help="0 always takes the likeliest token.")
+@click.option("--temperature", type=Within(0.0, 2.0), help="0 always takes the likeliest token.")
 @click.option("--max-tokens", type=click.IntRange(1), help="The longest answer.")
 @click.option("--seed", type=click.IntRange(0, 2**53 - 1), help="The same seed gives the same answer.")
 @click.option("--direct", is_flag=True, help="Without drafts.")

@@ -1,6 +1,7 @@
 """The conversation at a terminal: read, answer, show figures, again."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -200,10 +201,10 @@ class Repl:
     def _save(self, name: str) -> None:
         if not name:
             raise CommandError(ExitCode.USAGE, "name a file: /save FILE")
-        path = Path(name).expanduser()
-        if path.exists():
-            raise CommandError(ExitCode.USAGE, f"{path} exists; name another file")
+        path = Path(os.path.expanduser(name))
         try:
+            if path.exists():
+                raise CommandError(ExitCode.USAGE, f"{path} exists; name another file")
             write_private(path, msgspec.json.format(msgspec.json.encode(self._talk.document()), indent=2) + b"\n")
         except OSError as error:
             raise CommandError(ExitCode.USAGE, f"{path} cannot be written: {error.strerror}") from None

@@ -57,6 +57,12 @@ class Ground:
         """This machine's name on the bus."""
         return node_id(self.settings.node or socket.gethostname())
 
+    @property
+    def here(self) -> NodeId:
+        """The same, as what runs here says it: another terminal may have started that with other settings."""
+        instance = self.instance()
+        return NodeId(instance.node) if instance else self.node
+
     def instance(self) -> Instance | None:
         """What runs here now."""
         try:

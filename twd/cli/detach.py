@@ -1,7 +1,9 @@
 """`twd up -d`: the supervisor as a process of its own; this one waits until it is ready, and leaves."""
 
 import asyncio
+import os
 import subprocess
+import sys
 from typing import Final
 
 import click
@@ -58,7 +60,10 @@ async def _until_ready(supervisor: "subprocess.Popen[bytes]", view: View, log: L
         if picture.exit_code >= 0:
             await asyncio.to_thread(supervisor.wait)
             raise CommandError(ExitCode(picture.exit_code), picture.note)
-        view.show(picture)
+        try:
+            view.show(picture)
+        except BrokenPipeError:  # whoever read along went away; what was started is wanted even so
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if picture.ready_ms:
             return
         for row in picture.rows:

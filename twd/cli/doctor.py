@@ -82,7 +82,7 @@ def examine(ground: Ground) -> list[Section]:
 
 def _instance(home: Home) -> Instance | None:
     """What runs here, as far as anybody can tell."""
-    with contextlib.suppress(Unrecorded):
+    with contextlib.suppress(Unrecorded, PermissionError):
         return home.running()
     return None
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from twd.cli.doctor_findings import Finding, bad, good, odd, skipped
+from twd.cli.doctor_findings import Finding, Verdict, bad, good, odd, skipped
 from twd.engine.memory import gib
 from twd.kit.addresses import is_loopback
 from twd.kit.home import Home
@@ -51,7 +51,10 @@ def check_home(home: Home, uid: int | None) -> list[Finding]:
     """Whether the state folder is there, ours, and nobody else's to read."""
     if not home.path.exists():
         return [skipped("state folder", f"{home.path} is not there yet; `twd up` makes it", "twd up")]
-    return [_owned(home.path, uid), *_folders(home), *_private(home), *_record(home)]
+    owned = _owned(home, uid)
+    if owned.verdict is Verdict.FAIL:  # then the rest may not even be looked at
+        return [owned]
+    return [owned, *_folders(home), *_private(home), *_record(home)]
 
 
 def _folders(home: Home) -> Iterator[Finding]:
@@ -61,12 +64,15 @@ def _folders(home: Home) -> Iterator[Finding]:
         yield odd("state folders", f"{words} missing", f"mkdir -m 700 {words}", home.prepare)
 
 
-def _owned(path: Path, uid: int | None) -> Finding:
-    owner = path.stat().st_uid
-    if uid is not None and owner != uid:
-        mend = f"sudo chown -R {uid} {shlex.quote(str(path))}"
-        return bad("state folder", f"{path} belongs to user {owner}, and this is user {uid}", mend)
-    return good("state folder", str(path))
+def _owned(home: Home, uid: int | None) -> Finding:
+    """A command of another user, as under sudo, leaves files of theirs in a folder of ours."""
+    inside = [home.run, home.logs, home.cache, *home.run.glob("[!.]*"), *home.logs.glob("*.log")]
+    for path in (home.path, *(path for path in inside if path.exists())):
+        owner = path.lstat().st_uid
+        if uid is not None and owner != uid:
+            mend = f"sudo chown -R {uid} {shlex.quote(str(home.path))}"
+            return bad("state folder", f"{path} belongs to user {owner}, and this is user {uid}", mend)
+    return good("state folder", str(home.path))
 
 
 def _private(home: Home) -> Iterator[Finding]:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from twd.kit.settings import Settings
 
 KINDS: Final = ("auto", "llamacpp", "ollama", "openai", "vllm", "sglang")
-HEAD: Final = "# Written by `twd init`. `twd config show` explains every setting, `twd up` starts this.\n"
+HEAD: Final = "# Written by `twd init`. `twd help settings` explains every setting, `twd up` starts this.\n"
 NONE_FOUND: Final = "no model was found. Name a folder with --models, a network with --subnet, or try `twd up --demo`"
 
 
@@ -68,7 +70,7 @@ def init(
     found: list[Found] = []
     peers: list[Peer] = []
     asks = not (yes or as_json) and sys.stdin.isatty()
-    path = (output or Path(ground.config or "twd.yaml")).expanduser()
+    path = Path(os.path.expanduser(output or ground.config or "twd.yaml"))
     _check_output(path, force, asks)
     if draft_url and not target_url:
         raise CommandError(ExitCode.USAGE, "--draft-url goes with --target-url: who would check the guesses?")
@@ -205,14 +207,24 @@ def _named(servers: Sequence[tuple[str, str, str]]) -> "Proposal":
     from twd.cli.init_scan import models_at
 
     chosen: list[Found] = []
+    servers = [server for server in servers if server[0]]
+    for url, *_ in servers:
+        _check_address(url)
     for url, name, kind in servers:
-        if not url:
-            continue
         answered = asyncio.run(models_at(url.rstrip("/"), kind, name))
         if not answered:
             click.echo(f"note: nobody answers at {url} now; it is used as soon as it does", err=True)
         chosen.append(answered[0] if answered else Found(name, url=url.rstrip("/"), kind=kind))
     return Proposal(chosen[0], tuple(chosen[1:]))
+
+
+def _check_address(url: str) -> None:
+    from twd.backends.addresses import parse_base
+
+    try:
+        parse_base(url)
+    except TwdError as error:
+        raise CommandError(ExitCode.USAGE, str(error)) from None
 
 
 def _text(ground: Ground, proposal: "Proposal", folders: Sequence[Path]) -> str:
@@ -274,5 +286,5 @@ def _report(path: Path, proposal: "Proposal", found: "list[Found]", peers: "list
     click.echo(f"{target.name or target.url} is served" + (f"; {guess} guesses for it" if guess else ""))
     if proposal.why:
         click.echo(proposal.why)
-    named = "" if path == Path("twd.yaml") else f"-c {path} "
+    named = "" if path == Path("twd.yaml") else f"-c {shlex.quote(str(path))} "
     click.echo(f"written to {path}; start it with: twd {named}up")

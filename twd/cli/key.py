@@ -60,7 +60,8 @@ def add(ground: Ground, /, name: str, models: tuple[str, ...], as_json: bool, **
 @click.pass_obj
 def list_keys(ground: Ground, as_json: bool) -> ExitCode:
     """All keys by name, the revoked ones too, with their limits."""
-    keys = _store(ground).load()
+    with _ending(ExitCode.NOT_FOUND):
+        keys = _store(ground).load()
     if as_json:
         click.echo(json.dumps([_shown(one) for one in keys]))
     elif not keys:
@@ -94,10 +95,12 @@ def _store(ground: Ground) -> "KeyStore":
 
 @contextmanager
 def _ending(code: ExitCode) -> Iterator[None]:
-    """A name that cannot be used, or is not there, is the command line's fault, not that of the settings."""
+    """A name that cannot be used, or is not there, is the fault of the command line; a broken file is not."""
     try:
         yield
     except TwdError as error:
+        if error.code is FailureCode.FORBIDDEN:  # elsewhere the bus says so
+            raise CommandError(ExitCode.CONFIG, str(error)) from None
         if error.code is not FailureCode.BAD_REQUEST:
             raise
         raise CommandError(code, str(error)) from None

@@ -56,9 +56,10 @@ def logs(ground: Ground, services: tuple[str, ...], follow: bool, lines: int, as
 
 def _files(folder: Path, services: tuple[str, ...]) -> list[Path]:
     chosen = _chosen(folder, services)
-    if services and not chosen:
+    unknown = [name for name in services if not any(name in (file.stem, file.stem.split(".")[0]) for file in chosen)]
+    if unknown:
         known = ", ".join(file.stem for file in _chosen(folder, ())) or "none yet"
-        raise CommandError(ExitCode.NOT_FOUND, f"no log of {', '.join(services)}; there are: {known}")
+        raise CommandError(ExitCode.NOT_FOUND, f"no log of {', '.join(unknown)}; there are: {known}")
     return chosen
 
 

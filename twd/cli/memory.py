@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -46,7 +47,7 @@ def load(ground: Ground, model: str, ram_reclaim: str | None, no_prewarm: bool, 
     before = cached_bytes(info.shards)
     start_house(ground, "", False, timeout)
     name = local_name(model, "")
-    wish = ModelWanted(node=ground.node, model=name, ram_reclaim=ram_reclaim or "", prewarm=not no_prewarm)
+    wish = ModelWanted(node=ground.here, model=name, ram_reclaim=ram_reclaim or "", prewarm=not no_prewarm)
     code = change(ground, wish, timeout, False)
     if code is ExitCode.OK:
         _show_effect(ground, path, info.shards, before)
@@ -68,8 +69,9 @@ def _outlook(ground: Ground, model: str, size: int, ram_reclaim: str | None, pre
 def _show_effect(ground: Ground, path: Path, files: Sequence[Path], cached_before: int) -> None:
     from twd.engine.page_cache import footprint
 
+    here = ground.here
     for lease in asyncio.run(_holders(ground)):
-        if lease.node == ground.node and lease.facts.get("file") == path.name:
+        if lease.node == here and lease.facts.get("file") == path.name:
             after = footprint(files, lease.pid)
             click.echo(
                 f"pid {lease.pid} holds {gib(after.rss)}; page cache of the file: "
@@ -108,7 +110,7 @@ def _forget(file: Path, as_json: bool) -> ExitCode:
     from twd.engine.page_cache import cached_bytes, drop
     from twd.gguf_tools.inspect import shards_of
 
-    path = file.expanduser()
+    path = Path(os.path.expanduser(file))
     if not path.is_file():
         raise CommandError(ExitCode.NOT_FOUND, f"there is no file {path}")
     files = shards_of(path)
@@ -140,13 +142,14 @@ def _document(told: MemoryReclaimed) -> dict[str, object]:
 
 async def _reclaim(ground: Ground, model: str) -> tuple[list[MemoryReclaimed], list[str]]:
     async with ground.bus("admin") as bus:
-        held = [lease for lease in await _leases(bus) if lease.node == ground.node]
+        here = ground.here
+        held = [lease for lease in await _leases(bus) if lease.node == here]
         waiting = {lease.instance for lease in held if model in ("", lease.facts.get("model"))}
         if not waiting:
             served = ", ".join(sorted({str(lease.facts.get("model")) for lease in held})) or "none"
             raise CommandError(ExitCode.NOT_FOUND, f"no process here holds {model or 'a model'}; served: {served}")
         told: list[MemoryReclaimed] = []
-        await _collect(bus, ReclaimWanted(node=ground.node, model=model), waiting, told)
+        await _collect(bus, ReclaimWanted(node=here, model=model), waiting, told)
         return told, sorted(waiting - {one.source for one in told})
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from twd.cli.api_address import running_settings
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.cli.numbers import SECONDS
@@ -55,13 +56,13 @@ def start(
     as_json: bool,
 ) -> ExitCode:
     """Serve a model; without a name, the default one of the settings. Where nothing runs, `twd up -d` comes first."""
-    name = model or ground.settings.default_model
+    name = model or running_settings(ground).default_model
     if not name:
         raise CommandError(ExitCode.CONFIG, "the settings name no model; give one with -m, or write them: twd init")
     if not house_stands(ground, node) and name not in ground.settings.backends:
         _check_model(ground, name)
     start_house(ground, node, as_json, timeout, ("--skip-version-check",) if skip_version_check else ())
-    place = NodeId(node) or ground.node
+    place = NodeId(node) or ground.here
     wish = ModelWanted(
         node=place, model=local_name(name, node), ram_reclaim=ram_reclaim or "", skip_version_check=skip_version_check
     )
@@ -79,7 +80,7 @@ def stop(ground: Ground, model: str, node: str, timeout: float, as_json: bool) -
     if not ground.settings.bus.url and ground.instance() is None:
         click.echo('{"done": true, "note": "nothing runs"}' if as_json else f"nothing runs in {ground.home.path}")
         return ExitCode.OK
-    return change(ground, ModelUnwanted(node=NodeId(node) or ground.node, model=model), timeout, as_json)
+    return change(ground, ModelUnwanted(node=NodeId(node) or ground.here, model=model), timeout, as_json)
 
 
 @click.command()
@@ -91,7 +92,7 @@ def stop(ground: Ground, model: str, node: str, timeout: float, as_json: bool) -
 @click.pass_obj
 def swap(ground: Ground, model: str, instead_of: str, node: str, timeout: float, as_json: bool) -> ExitCode:
     """Serve a model in place of another. The new one is loaded first where both fit; a failure changes nothing."""
-    wish = SwapWanted(node=NodeId(node) or ground.node, model=local_name(model, node), instead_of=instead_of)
+    wish = SwapWanted(node=NodeId(node) or ground.here, model=local_name(model, node), instead_of=instead_of)
     return change(ground, wish, timeout, as_json)
 
 

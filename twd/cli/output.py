@@ -13,7 +13,13 @@ def console() -> "Console":
 
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200)
+    class OurConsole(Console):
+        """Leaves a reader that went away to the command line, which knows that nothing failed; rich would exit."""
+
+        def on_broken_pipe(self) -> None:
+            raise
+
+    return OurConsole(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200)
 
 
 def show(rows: "Table") -> None:

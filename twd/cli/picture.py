@@ -157,15 +157,16 @@ class ReportView:
             sys.stdout.buffer.write(msgspec.json.encode(picture) + b"\n")
             sys.stdout.buffer.flush()
         except BrokenPipeError:
-            self.close()
+            self._let_go()
         if picture.ready_ms:
-            self.close()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._open = False
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def close(self) -> None:
-        """Let go of the pipe."""
-        if self._open:
-            self._open = False
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        """Nothing: why it could not become ready is told last of all."""
 
 
 class LiveView:

@@ -131,7 +131,8 @@ async def _nodes(ground: Ground, entries: "list[LeaseEntry]") -> "list[NodeFacts
     from twd.cli.pool_seen import nodes_of
 
     nodes = nodes_of(entries)
-    return nodes if any(facts.node == ground.node for facts in nodes) else [*nodes, await _this_machine(ground)]
+    here = ground.here
+    return nodes if any(facts.node == here for facts in nodes) else [*nodes, await _this_machine(ground)]
 
 
 async def _this_machine(ground: Ground) -> "NodeFacts":
@@ -154,11 +155,11 @@ def _decide(
     from twd.coordinator.state import Wanted
     from twd.wire.base import InstanceId
 
-    links = Links()
-    asyncio.run(links.measure((facts for facts in nodes if facts.node != ground.node), 0.0))
-    wanted = Wanted(ground.node, InstanceId("plan"), ground.settings.pool, (model,))
+    links, here = Links(), ground.here
+    asyncio.run(links.measure((facts for facts in nodes if facts.node != here), 0.0))
+    wanted = Wanted(here, InstanceId("plan"), ground.settings.pool, (model,))
     observed = observed_of(entries, nodes, links)
-    observed.nodes = all_given(observed.nodes, ground.settings.pool, ground.node)
+    observed.nodes = all_given(observed.nodes, ground.settings.pool, here)
     decision = carried(decide(wanted, observed, model), observed.decided.get(model.name))
     if ground.settings.pool.engine == "ring" and not decision.missing_bytes:
         decision = with_spares(wanted, observed, model, decision)

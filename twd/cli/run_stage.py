@@ -1,5 +1,6 @@
 """What `twd run stage` is told besides its model: which layers, how much room, where to listen."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -82,7 +83,7 @@ def stage_of(ground: "Surroundings", settings: Settings, model: str, choice: Sta
             ExitCode.NOT_FOUND, f"there is no model {model!r} in the settings; give a name or a GGUF file"
         )
     wanted = known or Model(path=model)
-    path = Path(wanted.path).expanduser()
+    path = Path(os.path.expanduser(wanted.path))
     first, end = _range(choice.layers)
     plan = StagePlan(
         path=path,

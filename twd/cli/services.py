@@ -1,6 +1,7 @@
 """Which services there are, and how each is made; nothing is imported before it is asked for."""
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -62,7 +63,7 @@ def _coordinator(ground: Surroundings, settings: Settings, choice: Choice) -> Se
 
 def _speculator(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
     name = choice.model or settings.default_model
-    if is_path(name):
+    if is_path(name) and name not in settings.models:
         path = _file(name)
         models = {**settings.models, path.stem: Model(path=str(path))}
         return _speculator_of(ground, msgspec.structs.replace(settings, models=models), path.stem, choice.number + 1)
@@ -181,7 +182,7 @@ def _unknown_model(settings: Settings, name: str) -> CommandError:
 
 def _file(name: str) -> Path:
     """A file that was named at the command line; one that is not there is told at once, not by a process that stays."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if not path.is_file():
         raise CommandError(ExitCode.NOT_FOUND, f"there is no file {path}")
     return path

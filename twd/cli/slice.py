@@ -1,5 +1,6 @@
 """`twd slice FILE A-B`: some layers of a model as a file of their own; alone, which slices are kept here."""
 
+import os
 import re
 import time
 from pathlib import Path
@@ -40,7 +41,8 @@ def slice_command(ground: Ground, file: str, layers: str, output: str, head: boo
     folder = _folder(ground.home)
     first, end = _range(layers)
     began = time.perf_counter()
-    path, facts = _cut(Path(file).expanduser(), first, end, head, Path(output).expanduser() if output else None, folder)
+    target = Path(os.path.expanduser(output)) if output else None
+    path, facts = _cut(Path(os.path.expanduser(file)), first, end, head, target, folder)
     _tell(path, facts, round((time.perf_counter() - began) * 1000), as_json)
     return ExitCode.OK
 

@@ -57,8 +57,8 @@ async def _leases(ground: Ground) -> tuple[list[tuple[ServiceLease, float]], lis
 def _missing(ground: Ground, found: list[tuple[ServiceLease, float]]) -> list[str]:
     """Processes of this machine's supervisor that hold no lease; some may play machines of their own."""
     instance = ground.instance()
-    processes = instance.processes if instance else {}
-    pids = {lease.pid for lease, _ in found if lease.node == ground.node or f"agent.{lease.node}" in processes}
+    processes, here = (instance.processes, instance.node) if instance else ({}, "")
+    pids = {lease.pid for lease, _ in found if lease.node == here or f"agent.{lease.node}" in processes}
     leaseless = instance.leaseless if instance else ()
     return [name for name, pid in processes.items() if pid not in pids and name not in leaseless]
 

@@ -30,7 +30,9 @@ ANSWER_S = 5.0
 
 @click.command()
 @click.argument("job", required=False, default="")
-@click.option("--json", "as_json", is_flag=True, help="Print the events themselves, one JSON object a line.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the events of JOB as JSON, one a line; without JOB one list."
+)
 @click.option("--all", "every_step", is_flag=True, help="Every chunk and every guess, not only how many.")
 @click.pass_obj
 def trace(ground: Ground, job: str, as_json: bool, every_step: bool) -> ExitCode:

@@ -34,7 +34,7 @@ def tune(ground: Ground, model: str, named: str, measure: bool, as_json: bool) -
     """
     from twd.cli.tune_core import expected_token_s, proposals
 
-    need = _need(ground, model or named or ground.settings.default_model)
+    need = _need(ground, model or named)
     machine = look(need, measure)
     found = proposals(machine, need)
     if as_json:
@@ -47,14 +47,17 @@ def tune(ground: Ground, model: str, named: str, measure: bool, as_json: bool) -
 
 
 def _need(ground: Ground, name: str) -> "Need | None":
+    from twd.cli.api_address import running_settings
+
+    settings = running_settings(ground)
+    name = name or settings.default_model
     if not name:
         return None
-    from twd.cli.api_address import running_settings
     from twd.cli.models import file_of
     from twd.cli.tune_core import Need
     from twd.gguf_tools.inspect import inspect
 
-    key, model = file_of(running_settings(ground), ground.node, name)
+    key, model = file_of(settings, ground.node, name)
     return Need(key, inspect(Path(model.path)), model, ground.settings.ram_reclaim)
 
 

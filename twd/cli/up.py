@@ -182,8 +182,8 @@ def _check_door(settings: Settings) -> None:
     from twd.edge.door import check_bind
     from twd.edge.keys import KeyRing, KeyStore
 
-    ring = KeyRing(KeyStore(settings.home_dir).load(), settings.edge.token)
     try:
+        ring = KeyRing(KeyStore(settings.home_dir).load(), settings.edge.token)
         check_bind(settings.edge.host, ring, settings.edge.allow_unauthenticated)
     except TwdError as error:
         raise CommandError(ExitCode.CANNOT_START, str(error)) from None

@@ -26,7 +26,7 @@ COLOURS: Final = {"failed": "red", "faulted": "red", "exited": "red", "rejected"
 @click.argument("subject", default=EVERYTHING)
 @click.option("--json", "as_json", is_flag=True, help="The messages themselves, one a line.")
 @click.option("--filter", "filters", multiple=True, metavar="FIELD=VALUE", help="Only messages with this value.")
-@click.option("-n", "--count", default=0, help="End after so many messages.")
+@click.option("-n", "--count", default=0, type=click.IntRange(min=0), help="End after so many messages; 0: never.")
 @click.pass_obj
 def watch(ground: Ground, subject: str, as_json: bool, filters: tuple[str, ...], count: int) -> ExitCode:
     """Show messages on SUBJECT as they come; `*` is one word, a last `>` the rest.

@@ -1,5 +1,6 @@
 """Finds the configuration and makes Settings of it: file, then environment, checked, each with its place."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -66,10 +67,17 @@ def find_source(path: str | None, env: Mapping[str, str], cwd: Path, home: Path)
             return _named(named, by, cwd, home), hints
     state = _absolute(env.get("TWD_HOME") or "~/.twd", cwd, home)
     candidates = (cwd / "twd.yaml", cwd / "configs" / "cluster.yaml", state / "config.yaml")
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    found = next((candidate for candidate in candidates if _is_there(candidate)), None)
     old_files = (cwd / "tightwad.yaml", home / ".tightwad" / "config.yaml")
-    old = [f"{file} is not read by itself: name it with -c" for file in old_files if file.is_file()]
+    old = [f"{file} is not read by itself: name it with -c" for file in old_files if os.path.isfile(file)]
     return found, [] if found else old
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except PermissionError:  # reading it says so
+        return True
 
 
 def _named(named: str, by: str, cwd: Path, home: Path) -> Path:

@@ -1,7 +1,7 @@
 """Settings as people see them: every value with where it comes from, what looks wrong, and YAML to keep."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from twd.kit.settings_yaml import Dumper
 
 MASK = "********"
 USER_INFO = re.compile(r"(?<=://)[^/@\s,]+(?=@)")
+BROKER_USER_INFO = re.compile(r"(?:(?<=://)|(?<=,)|^)[^/@\s,]+(?=@)")
+"""Brokers stand in a list with commas, and may go without a scheme."""
 SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASS", re.IGNORECASE)
 
 
@@ -95,11 +97,24 @@ def _leaves(value: Any, kind: Plain, key: str) -> Iterator[_Leaf]:
 
 
 def _masked(leaf: _Leaf) -> Any:
+    if leaf.key == "engine.extra_args":
+        return list(_masked_arguments(leaf.value))
     variable = leaf.key.removeprefix("engine.env.")
     secret = leaf.kind.secret or (variable != leaf.key and SECRET_NAME.search(variable))
     if not isinstance(leaf.value, str) or not leaf.value:
         return leaf.value
-    return MASK if secret else USER_INFO.sub(MASK, leaf.value)
+    user_info = BROKER_USER_INFO if leaf.key == "bus.url" else USER_INFO
+    return MASK if secret else user_info.sub(MASK, leaf.value)
+
+
+def _masked_arguments(words: Sequence[str]) -> Iterator[str]:
+    """Without what follows a name like --api-key."""
+    hides = False
+    for word in words:
+        name, given, _ = word.partition("=")
+        secret = word.startswith("-") and SECRET_NAME.search(name)
+        yield MASK if hides else f"{name}={MASK}" if secret and given else word
+        hides = bool(secret and not given and not hides)
 
 
 def _missing_files(loaded: Loaded) -> Iterator[Problem]:
