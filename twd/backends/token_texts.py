@@ -25,6 +25,9 @@ class TokenTexts:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._texts: dict[int, str] = {END: ""}
+        self._ids: dict[str, int] = {}
+        """Only ever added to: a service's loop drafts from it while the server's thread learns."""
+        self._longest = 0
         self._ends = {END}
         self._doubtful: set[int] = set()
         """They look like ends, and never came where that could be tried."""
@@ -37,6 +40,8 @@ class TokenTexts:
         texts = await asyncio.gather(*(self.joined([token]) for token in news))
         for token, text in zip(news, texts, strict=True):
             self._texts[token] = text
+            if text and _HALF not in text:
+                self._ids[text], self._longest = token, max(self._longest, len(text))
             if _SPECIAL.fullmatch(text):
                 self._doubtful.add(token)
         for place, token in enumerate(tokens if before else ()):
@@ -67,8 +72,7 @@ class TokenTexts:
 
     def draft(self, text: str, limit: int = 64) -> list[int]:
         """Tokens that may make up a text, from those known by now: good enough for a guess, and no request."""
-        ids = {known: token for token, known in self._texts.items() if known and _HALF not in known}
-        longest = max(map(len, ids), default=0)
+        ids, longest = self._ids, self._longest
         tokens: list[int] = []
         at = 0
         while at < len(text) and len(tokens) < limit:
