@@ -274,6 +274,7 @@ class SpeculatorCore:
                 ignore_eos=session.job.ignore_eos,
             )
         )
+        self._effects += [Publish(grant) for grant in self.crew.less_than(credit, session)]
 
     def released(self) -> list[int]:
         """Slots whose sessions ended; the target keeps their tokens for the next prompt."""
