@@ -103,6 +103,19 @@ async def test_calls_are_written_out_as_models_write_them(farm: Farm) -> None:
     await backend.close()
 
 
+@pytest.mark.parametrize("prompt", [HI, Prompt(text="once upon")], ids=["chat", "text"])
+@pytest.mark.parametrize("reason", ["abort", "error"])
+async def test_a_text_that_the_server_gave_up_is_not_whole(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch, prompt: Prompt, reason: str
+) -> None:
+    server = OpenAiServer()
+    monkeypatch.setattr(server, "written", lambda *asked: (TOY.show(TOY.tokenize(" it is")), reason, ""))
+    backend = await backend_of(farm, server)
+    with pytest.raises(TwdError, match="gave up"):
+        await read(backend, wish(prompt=prompt))
+    await backend.close()
+
+
 async def test_log_probabilities_are_passed_on(farm: Farm) -> None:
     server = OpenAiServer()
     server.script = TOY.tokenize(" it is")

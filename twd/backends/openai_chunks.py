@@ -1,6 +1,6 @@
 """What OpenAI-shaped servers send, chunk by chunk, turned into pieces of text. Pure."""
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -8,6 +8,8 @@ from twd.backends.base import Piece, Usage
 from twd.wire.base import Token
 from twd.wire.job import FinishReason, TokenLogprob, TopToken
 
+GIVEN_UP: Final = ("abort", "error")
+"""What servers call the end of a text that is not whole."""
 _THINK, _THOUGHT = "<think>\n", "\n</think>\n\n"
 _CALL, _NOTHING, _CALLED = '<tool_call>\n{"name": ', "{}", "}\n</tool_call>"
 
