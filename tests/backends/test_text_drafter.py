@@ -12,7 +12,7 @@ from tests.backends.fakes.llama_server import FakeLlamaServer
 from tests.backends.fakes.ollama_server import FakeOllama
 from tests.backends.fakes.openai_server import OpenAiServer
 from tests.backends.fakes.server import Farm, Server
-from tests.backends.fakes.toy import TOY
+from tests.backends.fakes.toy import TOY, Toy
 from tests.backends.listener import MODEL, Listener, ground, job
 from tests.backends.toy_target import ToyModel, ToyTarget
 from tests.waiting import until
@@ -194,6 +194,23 @@ async def test_trouble_costs_drafts_only(farm: Farm, workshop: Workshop, mode: s
     await workshop.hire(server)
     server.faults.mode, server.faults.only = mode, "completions"
     await workshop.write(job("once upon a time", max_tokens=40))
+
+
+async def test_a_text_that_is_too_long_for_it_is_left_alone_and_others_are_not(farm: Farm, workshop: Workshop) -> None:
+    server = OpenAiServer()
+    server.toy = Toy()
+    server.toy.context = 100
+    await farm.add(server)
+    drafter = await workshop.hire(server, failures=1, cooldown_s=60.0)
+    asked, texts = len(server.seen), 0
+    async with asyncio.timeout(60):  # a text may be whole before its drafter was refused
+        while len(server.seen) == asked:
+            texts += 1
+            await workshop.write(job("once upon a time " * 30, f"job-{texts}", max_tokens=60, speculation=PATIENT))
+    assert len(server.seen) == asked + 1, "it will not become shorter"
+    assert drafter.facts()["breaker"] == "closed"
+    assert drafter.facts()["ready"]
+    assert not workshop.ear.of(DrafterDetached)
 
 
 async def test_failures_put_it_aside_and_it_comes_back(farm: Farm, workshop: Workshop) -> None:
