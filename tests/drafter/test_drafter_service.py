@@ -13,7 +13,7 @@ from twd.drafter.openings import Openings
 from twd.drafter.service import Drafter
 from twd.wire.base import JobId, ModelId, SessionId
 from twd.wire.draft import SessionClosed
-from twd.wire.failures import Failure, FailureCode
+from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import FinishReason, JobFailed, JobFinished, JobStats
 
 
@@ -41,3 +41,13 @@ async def test_whose_grammar_is_still_made_at_its_end_is_not_opened(handler: str
     assert opening is not None
     getattr(drafter, f"on_{'session' if handler == 'closed' else 'job'}_{handler}")(event)
     assert await openings.following(opening) is None
+
+
+async def test_a_session_that_cannot_be_followed_is_left_to_others() -> None:
+    def follow(event: Any) -> Any:
+        raise TwdError(FailureCode.BAD_REQUEST, "logit_bias names token 99", "logit_bias")
+
+    drafter: Any = Drafter(ground(MemoryBroker()), ModelId("m"), lambda progress: pytest.fail("nothing is loaded here"))
+    drafter._runner = SimpleNamespace(post=lambda command: pytest.fail("there is nothing to draft with"))
+    drafter._loaded = SimpleNamespace(vocab=opened([5]).vocab, follow=follow)
+    assert drafter.on_session_opened(opened([5])) is None

@@ -200,21 +200,31 @@ class Drafter(ModelService[LoadedDraftModel]):
         if self.for_model and event.model != self.for_model:
             return None
         if event.grammar is None:
-            return self._open(event, self._loaded.follow(event))
+            return self._open_at_once(event, self._loaded)
         opening = self._openings.take(event) if self._openings is not None else None
         if self._openings is not None and opening is not None:
             self.tasks.start(f"open {event.session}", self._open_later(self._openings, opening))
         return None
+
+    def _open_at_once(self, event: SessionOpened, loaded: LoadedDraftModel) -> Effects:
+        try:
+            return self._open(event, loaded.follow(event))
+        except TwdError as error:
+            return self._cannot_draft(event, error)
 
     async def _open_later(self, openings: Openings, opening: Opening) -> None:
         """A grammar takes a moment, a model's first one a second; what is said meanwhile will be told anew."""
         try:
             following = await openings.following(opening)
         except TwdError as error:
-            self.log.warning("cannot draft for job %s: %s", opening.event.job, error)
+            self._cannot_draft(opening.event, error)
             return
         if following is not None:
             self._open(opening.event, following)
+
+    def _cannot_draft(self, event: SessionOpened, error: TwdError) -> Effects:
+        self.log.warning("cannot draft for job %s: %s", event.job, error)
+        return None
 
     def _open(self, event: SessionOpened, following: Following) -> Effects:
         assert self._loaded is not None
