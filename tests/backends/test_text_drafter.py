@@ -25,6 +25,7 @@ from twd.kit.settings import Server as ServerSettings
 from twd.speculator.service import Speculator
 from twd.wire.base import ModelId
 from twd.wire.draft import DrafterAttached, DrafterDetached, DraftProposed
+from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import JobFinished, JobSubmitted, Speculation, TokensAccepted
 from twd.wire.model import ModelReady
 from twd.wire.service import Health
@@ -160,6 +161,21 @@ async def test_a_server_with_the_same_tokens_goes_by_tokens(farm: Farm, workshop
     assert proposals
     assert not [event for event in workshop.ear.of(DraftProposed) if event.text]
     assert isinstance(server.bodies("/completion")[-1]["prompt"], list)
+
+
+async def test_a_server_that_comes_back_with_other_tokens_goes_by_text_again(farm: Farm, workshop: Workshop) -> None:
+    server = FakeLlamaServer()
+    await farm.add(server)
+    drafter = await workshop.hire(server, failures=1, cooldown_s=0.1)
+    text = "once upon a time there was a little one who could see all of it"
+    await workshop.write(job(text, "job-1", max_tokens=30, speculation=PATIENT))
+    await until(lambda: drafter.facts()["speaks_tokens"] is True)
+    server.faults.mode = "500"
+    drafter._ended(TwdError(FailureCode.BACKEND_DOWN, "restarted"))
+    await until(lambda: not drafter.facts()["ready"])
+    server.faults.mode = ""
+    await until(lambda: bool(drafter.facts()["ready"]))
+    assert drafter.facts()["speaks_tokens"] is False, "until that is compared again"
 
 
 async def test_a_server_of_another_family_changes_nothing_but_speed(farm: Farm, workshop: Workshop) -> None:
