@@ -87,18 +87,32 @@ async def test_thoughts_are_written_out_as_models_write_them(farm: Farm) -> None
 async def test_calls_are_written_out_as_models_write_them(farm: Farm) -> None:
     server = OpenAiServer()
     server.script = TOY.tokenize("ok.")
-    server.calls = [("weather", '{"city": "Os\\"lo"}'), ("time", "{}")]
+    server.calls = [("weather", '{"city": "Os\\"lo"}'), ("now", ""), ("time", "{}")]
     backend = await backend_of(farm, server)
-    tools = [json.dumps({"type": "function", "function": {"name": name}}) for name in ("weather", "time")]
+    names = ["weather", "now", "time"]
+    tools = [json.dumps({"type": "function", "function": {"name": name}}) for name in names]
     prompt = Prompt(messages=HI.messages, tools=[msgspec.Raw(tool.encode()) for tool in tools])
     text = text_of(await read(backend, wish(prompt=prompt)))
-    assert [tool["function"]["name"] for tool in server.bodies("/completions")[-1]["tools"]] == ["weather", "time"]
-    stream = ToolCallStream({"weather": {}, "time": {}})
+    assert [tool["function"]["name"] for tool in server.bodies("/completions")[-1]["tools"]] == names
+    stream = ToolCallStream({name: {} for name in names})
     deltas = stream.feed(text) + stream.finish()
     assert [delta for delta in deltas if isinstance(delta, ContentDelta)] == [ContentDelta("ok.")]
-    assert [delta.name for delta in deltas if isinstance(delta, ToolCallStart)] == ["weather", "time"]
-    arguments = ["".join(d.text for d in deltas if isinstance(d, ToolCallArguments) and d.index == i) for i in (0, 1)]
-    assert [json.loads(text) for text in arguments] == [{"city": 'Os"lo'}, {}]
+    assert [delta.name for delta in deltas if isinstance(delta, ToolCallStart)] == names
+    arguments = ["".join(d.text for d in deltas if isinstance(d, ToolCallArguments) and d.index == i) for i in range(3)]
+    assert [json.loads(text) for text in arguments] == [{"city": 'Os"lo'}, {}, {}]
+    await backend.close()
+
+
+@pytest.mark.parametrize("prompt", [HI, Prompt(text="once upon")], ids=["chat", "text"])
+@pytest.mark.parametrize("reason", ["abort", "error"])
+async def test_a_text_that_the_server_gave_up_is_not_whole(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch, prompt: Prompt, reason: str
+) -> None:
+    server = OpenAiServer()
+    monkeypatch.setattr(server, "written", lambda *asked: (TOY.show(TOY.tokenize(" it is")), reason, ""))
+    backend = await backend_of(farm, server)
+    with pytest.raises(TwdError, match="gave up"):
+        await read(backend, wish(prompt=prompt))
     await backend.close()
 
 

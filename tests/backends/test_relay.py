@@ -164,6 +164,19 @@ async def test_a_newer_attempt_takes_over(street: Street) -> None:
     await until(lambda: street.server.cut_off == 1)
 
 
+async def test_what_comes_again_or_too_late_changes_nothing(street: Street) -> None:
+    street.server.script, street.server.hold_after = list(TOY.words[:6]), 1
+    await street.ear.submit(job(attempt=2))
+    await until(lambda: bool(street.ear.text("job-1")))
+    for attempt in (2, 1):
+        await street.ear.submit(job(attempt=attempt))
+    street.server.release.set()
+    await until(lambda: bool(street.ear.ends("job-1")))
+    assert [event.attempt for event in street.ear.of(JobStarted)] == [2]
+    assert len(street.server.bodies("/completions")) == 1
+    assert street.ear.text("job-1") == TOY.text(TOY.words[:6])
+
+
 async def test_many_jobs_at_once(street: Street) -> None:
     jobs = [job(f"text {number}", f"job-{number}", max_tokens=20) for number in range(20)]
     results = await asyncio.gather(*(street.ear.run(one) for one in jobs))

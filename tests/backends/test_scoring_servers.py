@@ -89,6 +89,17 @@ async def test_sglang_may_repeat_or_not(farm: Farm, cumulative: bool) -> None:
     await backend.close()
 
 
+async def test_a_text_that_sglang_gave_up_is_not_whole(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = FakeSglang()
+    aborted = {"type": "abort", "message": "no memory is left", "status_code": 503}
+    monkeypatch.setattr(server, "_finish", lambda *asked: aborted)
+    await farm.add(server)
+    backend = Sglang(Upstream(server.url), "toy")
+    with pytest.raises(TwdError, match="gave up in the middle: no memory is left"):
+        await read(backend, wish(prompt=Prompt(tokens=TOY.tokenize("once upon")), max_tokens=4))
+    await backend.close()
+
+
 async def test_their_own_defaults_are_overruled(farm: Farm) -> None:
     server = FakeVllm()
     await farm.add(server)

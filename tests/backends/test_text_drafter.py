@@ -12,7 +12,7 @@ from tests.backends.fakes.llama_server import FakeLlamaServer
 from tests.backends.fakes.ollama_server import FakeOllama
 from tests.backends.fakes.openai_server import OpenAiServer
 from tests.backends.fakes.server import Farm, Server
-from tests.backends.fakes.toy import TOY
+from tests.backends.fakes.toy import TOY, Toy
 from tests.backends.listener import MODEL, Listener, ground, job
 from tests.backends.toy_target import ToyModel, ToyTarget
 from tests.waiting import until
@@ -25,6 +25,7 @@ from twd.kit.settings import Server as ServerSettings
 from twd.speculator.service import Speculator
 from twd.wire.base import ModelId
 from twd.wire.draft import DrafterAttached, DrafterDetached, DraftProposed
+from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import JobFinished, JobSubmitted, Speculation, TokensAccepted
 from twd.wire.model import ModelReady
 from twd.wire.service import Health
@@ -162,6 +163,21 @@ async def test_a_server_with_the_same_tokens_goes_by_tokens(farm: Farm, workshop
     assert isinstance(server.bodies("/completion")[-1]["prompt"], list)
 
 
+async def test_a_server_that_comes_back_with_other_tokens_goes_by_text_again(farm: Farm, workshop: Workshop) -> None:
+    server = FakeLlamaServer()
+    await farm.add(server)
+    drafter = await workshop.hire(server, failures=1, cooldown_s=0.1)
+    text = "once upon a time there was a little one who could see all of it"
+    await workshop.write(job(text, "job-1", max_tokens=30, speculation=PATIENT))
+    await until(lambda: drafter.facts()["speaks_tokens"] is True)
+    server.faults.mode = "500"
+    drafter._ended(TwdError(FailureCode.BACKEND_DOWN, "restarted"))
+    await until(lambda: not drafter.facts()["ready"])
+    server.faults.mode = ""
+    await until(lambda: bool(drafter.facts()["ready"]))
+    assert drafter.facts()["speaks_tokens"] is False, "until that is compared again"
+
+
 async def test_a_server_of_another_family_changes_nothing_but_speed(farm: Farm, workshop: Workshop) -> None:
     server = OpenAiServer()
     server.script = TOY.tokenize(" no this is not the text at all and never will be")
@@ -194,6 +210,23 @@ async def test_trouble_costs_drafts_only(farm: Farm, workshop: Workshop, mode: s
     await workshop.hire(server)
     server.faults.mode, server.faults.only = mode, "completions"
     await workshop.write(job("once upon a time", max_tokens=40))
+
+
+async def test_a_text_that_is_too_long_for_it_is_left_alone_and_others_are_not(farm: Farm, workshop: Workshop) -> None:
+    server = OpenAiServer()
+    server.toy = Toy()
+    server.toy.context = 100
+    await farm.add(server)
+    drafter = await workshop.hire(server, failures=1, cooldown_s=60.0)
+    asked, texts = len(server.seen), 0
+    async with asyncio.timeout(60):  # a text may be whole before its drafter was refused
+        while len(server.seen) == asked:
+            texts += 1
+            await workshop.write(job("once upon a time " * 30, f"job-{texts}", max_tokens=60, speculation=PATIENT))
+    assert len(server.seen) == asked + 1, "it will not become shorter"
+    assert drafter.facts()["breaker"] == "closed"
+    assert drafter.facts()["ready"]
+    assert not workshop.ear.of(DrafterDetached)
 
 
 async def test_failures_put_it_aside_and_it_comes_back(farm: Farm, workshop: Workshop) -> None:

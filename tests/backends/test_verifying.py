@@ -339,3 +339,39 @@ async def test_a_server_that_fails_while_it_is_measured_is_hung_up_on(
     with pytest.raises(TwdError, match="it went away"):
         await asyncio.to_thread(open_verifying, ServerSettings(url=server.url), MODEL)
     assert opened[0].upstream._session is None
+
+
+async def test_a_guessed_end_that_was_never_met_before_ends_the_text(open_tower: OpenTower) -> None:
+    pairs = ([one, other] for one in TOY.words for other in TOY.words)
+    start = next(pair for pair in pairs if 8 <= len(TOY.generate(pair, 60)) < 40)
+    whole = TOY.generate(start, 60)
+    beyond = [TOY.control["<|im_end|>"]]
+    while len(beyond) < 6:
+        beyond.append(TOY.next([*whole, *beyond]))
+    tower = await open_tower()
+    repeating = Prompt(tokens=[*start, *whole, *beyond, *start])
+    for name in ("first", "second"):
+        text, end = await tower.run(job("", name, prompt=repeating, max_tokens=60, speculation=Speculation(window=8)))
+        assert isinstance(end, JobFinished)
+        assert (text, end.reason) == (TOY.shown(whole), FinishReason.STOP)
+        assert end.stats.completion_tokens == len(whole)
+
+
+async def test_an_end_that_is_to_be_ignored_is_a_token_like_others(open_tower: OpenTower) -> None:
+    pairs = ([one, other] for one in TOY.words for other in TOY.words)
+    start = next(pair for pair in pairs if 8 <= len(TOY.generate(pair, 60)) < 40)
+    whole, ending = TOY.generate(start, 60), TOY.control["<|im_end|>"]
+    tower = await open_tower()
+    for name, before in (("unlikely", whole[:4]), ("likely", whole)):
+        tower.server.script = [*before, ending, *TOY.words[:4]]
+        asked = job("", name, prompt=Prompt(tokens=start), max_tokens=len(before) + 4, ignore_eos=True)
+        text, end = await tower.run(asked)
+        assert text == TOY.shown(before) + "<|im_end|>" + TOY.shown(TOY.words[:3])
+        assert isinstance(end, JobFinished)
+        assert end.reason is FinishReason.LENGTH
+        tower.server.script = None
+        beyond = [ending, *TOY.generate([whole[-1], ending], 4)]
+        repeating = Prompt(tokens=[*start, *whole, *beyond, *start])
+        asked = job("", f"after-{name}", prompt=repeating, max_tokens=60, speculation=Speculation(window=8))
+        text, _ = await tower.run(asked)
+        assert text == TOY.shown(whole)

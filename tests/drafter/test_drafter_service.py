@@ -6,9 +6,15 @@ from typing import Any
 import pytest
 
 from tests.backends.listener import ground
+from tests.drafter.test_drafter_core import opened
+from tests.drafter.test_openings import FOLLOWING
 from twd.bus.memory_bus import MemoryBroker
+from twd.drafter.openings import Openings
 from twd.drafter.service import Drafter
-from twd.wire.base import ModelId
+from twd.wire.base import JobId, ModelId, SessionId
+from twd.wire.draft import SessionClosed
+from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.job import FinishReason, JobFailed, JobFinished, JobStats
 
 
 @pytest.mark.parametrize("ends", [True, False])
@@ -19,3 +25,29 @@ async def test_memory_that_a_thread_may_still_use_is_not_given_back(ends: bool) 
     drafter._loaded = SimpleNamespace(close=lambda: closed.append(True))
     await drafter.teardown()
     assert bool(closed) is ends
+
+
+JOB, SESSION = JobId("j-s"), SessionId("s")
+CLOSED = SessionClosed(job=JOB, session=SESSION)
+FINISHED = JobFinished(job=JOB, attempt=1, reason=FinishReason.STOP, stats=JobStats(), session=SESSION)
+FAILED = JobFailed(job=JOB, attempt=1, failure=Failure(code=FailureCode.CANCELLED, message="gone"), session=SESSION)
+
+
+@pytest.mark.parametrize(("handler", "event"), [("closed", CLOSED), ("finished", FINISHED), ("failed", FAILED)])
+async def test_whose_grammar_is_still_made_at_its_end_is_not_opened(handler: str, event: Any) -> None:
+    drafter: Any = Drafter(ground(MemoryBroker()), ModelId("m"), lambda progress: pytest.fail("nothing is loaded here"))
+    openings = drafter._openings = Openings(lambda event: FOLLOWING)
+    opening = openings.take(opened([5]))
+    assert opening is not None
+    getattr(drafter, f"on_{'session' if handler == 'closed' else 'job'}_{handler}")(event)
+    assert await openings.following(opening) is None
+
+
+async def test_a_session_that_cannot_be_followed_is_left_to_others() -> None:
+    def follow(event: Any) -> Any:
+        raise TwdError(FailureCode.BAD_REQUEST, "logit_bias names token 99", "logit_bias")
+
+    drafter: Any = Drafter(ground(MemoryBroker()), ModelId("m"), lambda progress: pytest.fail("nothing is loaded here"))
+    drafter._runner = SimpleNamespace(post=lambda command: pytest.fail("there is nothing to draft with"))
+    drafter._loaded = SimpleNamespace(vocab=opened([5]).vocab, follow=follow)
+    assert drafter.on_session_opened(opened([5])) is None

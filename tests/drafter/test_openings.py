@@ -19,8 +19,13 @@ FOLLOWING = Following(TruePicker())
 
 
 def begun(made: Openings, name: str) -> "asyncio.Future[Following | None]":
-    assert made.takes(SessionId(name))
-    return asyncio.ensure_future(made.following(opened([5], name=name)))  # noqa: TID251 - the test's own
+    return following(made, opened([5], name=name))
+
+
+def following(made: Openings, event: SessionOpened) -> "asyncio.Future[Following | None]":
+    opening = made.take(event)
+    assert opening is not None
+    return asyncio.ensure_future(made.following(opening))  # noqa: TID251 - the test's own
 
 
 class Slow:
@@ -38,10 +43,11 @@ class Slow:
 
 async def test_each_session_once_and_not_too_many() -> None:
     made = Openings(lambda event: FOLLOWING)
-    assert made.takes(SessionId("a"))
-    assert not made.takes(SessionId("a"))
-    assert await made.following(opened([5], name="a")) is FOLLOWING
-    assert [made.takes(SessionId(str(number))) for number in range(WAITING_MAX + 1)] == [True] * WAITING_MAX + [False]
+    first = begun(made, "a")
+    assert made.take(opened([5], name="a")) is None
+    assert await first is FOLLOWING
+    taken = [made.take(opened([5], name=str(number))) is not None for number in range(WAITING_MAX + 1)]
+    assert taken == [True] * WAITING_MAX + [False]
 
 
 async def test_who_ends_meanwhile_is_not_followed() -> None:
@@ -54,6 +60,40 @@ async def test_who_ends_meanwhile_is_not_followed() -> None:
     slow.may.set()
     assert (await running, await waiting) == (None, None)
     assert slow.asked == ["a"], "nothing is made for who is gone"
+
+
+async def test_who_is_told_again_meanwhile_is_opened_as_it_stands_then() -> None:
+    slow = Slow()
+    made = Openings(slow)
+    opening = made.take(opened([5], name="a"))
+    assert opening is not None
+    task = asyncio.ensure_future(made.following(opening))  # noqa: TID251 - the test's own
+    await until(lambda: slow.asked == ["a"])
+    assert made.take(opened([5, 6], name="a")) is None
+    slow.may.set()
+    assert await task is FOLLOWING
+    assert opening.event.tokens == [5, 6]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_who_is_dropped_and_told_anew_is_followed_from_there(fails: bool) -> None:
+    slow = Slow()
+
+    def follow(event: SessionOpened) -> Following:
+        made_of = slow(event)
+        if fails and event.tokens == [5]:
+            raise TwdError(FailureCode.BAD_GRAMMAR, "no")
+        return made_of
+
+    made = Openings(follow)
+    gone = begun(made, "a")
+    await until(lambda: slow.asked == ["a"])
+    made.drop(SessionId("a"))
+    anew = following(made, opened([5, 6], name="a"))
+    slow.may.set()
+    results = await asyncio.gather(gone, anew, return_exceptions=True)
+    assert isinstance(results[0], TwdError) if fails else results[0] is None
+    assert results[1] is FOLLOWING
 
 
 async def test_closing_waits_for_what_is_under_way_and_begins_nothing() -> None:
@@ -88,9 +128,8 @@ async def test_a_grammar_that_cannot_be_told_so_and_the_next_one_is_made() -> No
         return FOLLOWING
 
     made = Openings(follow)
-    for name in "ab":
-        made.takes(SessionId(name))
+    bad, good = (begun(made, name) for name in "ab")
     with pytest.raises(TwdError):
-        await made.following(opened([5], name="a"))
-    assert await made.following(opened([5], name="b")) is FOLLOWING
-    assert made.takes(SessionId("a"))
+        await bad
+    assert await good is FOLLOWING
+    assert made.take(opened([5], name="a")) is not None

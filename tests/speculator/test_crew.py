@@ -2,12 +2,13 @@
 
 from tests.speculator.fakes import Driver, FakeTarget, job, make_core, text_of
 from twd.guess.calibration import Calibration
+from twd.kit.effects import Publish
 from twd.speculator.crew import RECORDS_MAX
 from twd.speculator.links import WARMING, Drafter, Link
 from twd.speculator.rates import SAMPLE_STEPS
 from twd.speculator.session import Session
 from twd.wire.base import InstanceId, NodeId
-from twd.wire.draft import DraftProposed
+from twd.wire.draft import DraftGranted, DraftProposed, SessionOpened
 from twd.wire.prefix import prefix_hash
 
 NAME = InstanceId("d")
@@ -153,3 +154,17 @@ def test_it_goes_on_beside_somebody_who_is_much_slower() -> None:
     with_another(both, 100 * PACE_MS)
     both.core.crew.grant(both.session, both.driver.now)
     assert both.link.credit
+
+
+def test_who_rests_is_not_woken_by_what_is_told_to_all() -> None:
+    both = Beside()
+    link = with_another(both, PACE_MS)
+    both.core.crew.grant(both.session, both.driver.now)
+    assert not both.link.credit
+    both.core.effects()
+    both.core.attach(both.core.crew.drafters[ELSEWHERE], both.driver.now)  # it lost something, and asks to be told anew
+    told = [effect.event for effect in both.core.effects() if isinstance(effect, Publish)]
+    opened, granted = (event for event in told if isinstance(event, SessionOpened | DraftGranted))
+    assert isinstance(opened, SessionOpened)
+    assert opened.credit == link.credit
+    assert granted == DraftGranted(session=both.session.id, drafter=NAME, credit=0)

@@ -49,6 +49,16 @@ def test_a_true_prediction_is_said_in_few_passes() -> None:
     assert share.taken >= COUNT - stats.passes - 1
 
 
+def test_what_was_foretold_behind_the_end_is_not_taken() -> None:
+    stop = f"{TRUE[20]} {TRUE[21]} "
+    said, stats = played(TRUE, stop=[stop])
+    assert said == TRUE[:22]
+    assert stats.taken == stats.completion_tokens - 3 == sum(stats.taken_at), "a token of each pass but the last"
+    assert stats.passes == 4
+    (share,) = stats.drafters
+    assert share.checked == share.taken == stats.taken
+
+
 @pytest.mark.parametrize("ngram", [False, True])
 def test_one_with_a_change_is_followed_on_both_sides_of_it(ngram: bool) -> None:
     said, stats = played(EDITED, ngram=ngram)

@@ -1,12 +1,13 @@
 """How much one pass holds: of a prompt all there is room for, unless texts would wait; of guesses what fits."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
-from tests.speculator.fakes import Driver, FakeTarget, job, make_core, text_of
+from tests.speculator.fakes import Driver, FakeTarget, job, make_core, opening, text_of
 from twd.engine.window import Window
+from twd.guess.prediction import Prediction
 from twd.speculator.links import Drafter
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.draft import DraftProposed
@@ -46,6 +47,24 @@ def widest(cost: Callable[[int], float], *, beside: bool) -> int:
 )
 def test_a_prompt_is_read_in_chunks_that_others_hardly_notice(ms_a_row: float, beside: bool, rows: int) -> None:
     assert widest(lambda count: ms_a_row * count, beside=beside) == rows
+
+
+def test_a_prompt_is_read_on_however_wide_the_windows_of_others_are() -> None:
+    target = Watched(n_slots=4)
+    driver = Driver(make_core(target, lambda rows: 20.0 + 0.05 * rows, prefill_rows=64), target)
+    for number in range(3):
+        prompt, asked = [*SHORT, number], job(f"copies-{number}", max_tokens=1500, ignore_eos=True)
+        foretold = replace(opening(asked.job, prompt), prediction=Prediction(text_of(prompt, 1500)))
+        driver.core.submit(asked, foretold, driver.now)
+    for _ in range(8):
+        driver.turn()
+    assert 3 * max(target.widths) > 64
+    driver.submit(job("reading", max_tokens=4), LONG[:300])
+    until = driver.turns + 300 // 32 + 2
+    while driver.turns < until:
+        driver.turn()
+    assert len(driver.core.sessions) == 4
+    assert driver.tokens("reading")
 
 
 def test_a_window_that_was_asked_for_is_no_wider_than_the_target_takes() -> None:

@@ -39,18 +39,19 @@ class Ahead:
 
     async def next(self, tokens: Sequence[int]) -> int:
         """The token that follows these; END where the text ends."""
-        if not self._fits(tokens) or self._spent(tokens):
-            self.stop()
-            self._start(tokens)
-        place = len(tokens) - len(self._base)
-        while len(self._got) <= place:
-            if self._error is not None:
-                raise self._error
+        while True:
+            if not self._fits(tokens) or self._spent(tokens):
+                self.stop()
+                self._start(tokens)
+            place = len(tokens) - len(self._base)
+            if place < len(self._got):
+                return self._got[place]
             if self._ended is not None:
                 return END
             self._news.clear()
             await self._news.wait()
-        return self._got[place]
+            if self._error is not None and place >= len(self._got):
+                raise self._error
 
     def stop(self) -> None:
         """Hang up."""
@@ -61,14 +62,16 @@ class Ahead:
     def _fits(self, tokens: Sequence[int]) -> bool:
         start = len(self._base)
         beyond = len(tokens) - start
-        if self._task is None or not 0 <= beyond <= len(self._got) + CATCH_UP_MAX:
+        coming = CATCH_UP_MAX if self._ended is None else 0
+        if self._task is None or not 0 <= beyond <= len(self._got) + coming:
             return False
         known = min(beyond, len(self._got))
         return list(tokens[start : start + known]) == self._got[:known] and list(tokens[:start]) == self._base
 
     def _spent(self, tokens: Sequence[int]) -> bool:
-        at_its_end = len(tokens) - len(self._base) >= len(self._got)
-        return at_its_end and (self._error is not None or self._ended is FinishReason.LENGTH)
+        place = len(tokens) - len(self._base)
+        at_its_end = place >= len(self._got)
+        return at_its_end and (self._error is not None or (place > 0 and self._ended is FinishReason.LENGTH))
 
     def _start(self, tokens: Sequence[int]) -> None:
         self._base, self._got, self._ended, self._error = list(tokens), [], None, None

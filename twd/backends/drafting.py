@@ -12,11 +12,13 @@ from twd.kit.presence import Presence
 from twd.kit.tasks import TaskGroup
 from twd.wire.base import InstanceId, JobId, SessionId
 from twd.wire.draft import DraftProposed, SessionOpened
-from twd.wire.failures import TwdError
+from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import FinishReason, Prompt, TokensAccepted
 
 SESSIONS_MAX: Final = 8
 """Sessions that one server drafts for at once; more would only slow each other down."""
+_OF_ITS_TEXT: Final = {FailureCode.BAD_REQUEST, FailureCode.CONTEXT_OVERFLOW, FailureCode.TOO_LARGE}
+"""The server is well and will not take this text, nor a longer one; others it will."""
 
 AnyDraft = Draft[str] | Draft[tuple[int, ...]]
 AnyAsk = Ask[str] | Ask[tuple[int, ...]]
@@ -38,7 +40,7 @@ class Drafting:
         self._tasks = tasks
         self._propose = propose
         self._outcome = outcome
-        """Told how each request ended: with an error, or well."""
+        """Told how each request ended: with an error of the server's, or well."""
         self.backend: Backend | None = None
         self._drafts: dict[SessionId, AnyDraft] = {}
         self._sessions: dict[JobId, SessionId] = {}
@@ -144,7 +146,10 @@ class Drafting:
         except TwdError as error:
             self._streams.pop(draft.session, None)
             draft.finish(ask.number, by_itself=False)  # nothing is asked again before more is accepted
-            self._outcome(error)
+            if error.code in _OF_ITS_TEXT:
+                self.close(draft.session)
+            else:
+                self._outcome(error)
             return
         self._outcome(None)
 

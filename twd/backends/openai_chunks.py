@@ -1,6 +1,6 @@
 """What OpenAI-shaped servers send, chunk by chunk, turned into pieces of text. Pure."""
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -8,8 +8,10 @@ from twd.backends.base import Piece, Usage
 from twd.wire.base import Token
 from twd.wire.job import FinishReason, TokenLogprob, TopToken
 
+GIVEN_UP: Final = ("abort", "error")
+"""What servers call the end of a text that is not whole."""
 _THINK, _THOUGHT = "<think>\n", "\n</think>\n\n"
-_CALL, _CALLED = '<tool_call>\n{"name": ', "}\n</tool_call>"
+_CALL, _NOTHING, _CALLED = '<tool_call>\n{"name": ', "{}", "}\n</tool_call>"
 
 
 class Function(msgspec.Struct):
@@ -100,6 +102,8 @@ class ChunkReader:
     def __init__(self) -> None:
         self._thinking = False
         self._call: int | None = None
+        self._argued = False
+        """Whether the open call has arguments."""
         self.end: FinishReason | None = None
         self.stop = ""
         self.usage: Usage | None = None
@@ -147,16 +151,19 @@ class ChunkReader:
             function = call.function or Function()
             if function.name:
                 text += self._close()
-                self._call = call.index
+                self._call, self._argued = call.index, False
                 text += f'{_CALL}{msgspec.json.encode(function.name).decode()}, "arguments": '
-            text += _arguments(function.arguments)
+            arguments = _arguments(function.arguments)
+            self._argued = self._argued or bool(arguments)
+            text += arguments
             if call.index is None and function.name:  # a whole call, not a part of one
                 self._call = -1
         return text
 
     def _close(self) -> str:
-        """End what is open: a thought or a call."""
-        closing = (_THOUGHT if self._thinking else "") + (_CALLED if self._call is not None else "")
+        """End what is open: a thought or a call; to one without arguments some servers send nothing at all."""
+        called = _CALLED if self._argued else _NOTHING + _CALLED
+        closing = (_THOUGHT if self._thinking else "") + (called if self._call is not None else "")
         self._thinking, self._call = False, None
         return closing
 

@@ -7,7 +7,7 @@ import msgspec
 
 from twd.backends.base import Backend, Capabilities, Piece, Pieces, Wish
 from twd.backends.dialect import OPENAI, chat_body, text_body
-from twd.backends.openai_chunks import Chunk, ChunkReader
+from twd.backends.openai_chunks import GIVEN_UP, Chunk, ChunkReader
 from twd.backends.troubles import clean, words_of
 from twd.backends.upstream import BODY_BYTES_MAX, Answer, Upstream
 from twd.wire.failures import FailureCode, TwdError
@@ -141,4 +141,6 @@ class OpenAiCompatible(Backend):
         chunk = self.upstream.decode(data, Chunk)
         if chunk.error:
             raise self.upstream.broken(f"failed in the middle: {clean(words_of(chunk.error))}")
+        if any(choice.finish_reason in GIVEN_UP for choice in chunk.choices[:1]):
+            raise self.upstream.broken("gave up in the middle of its answer")
         return reader.feed(chunk)

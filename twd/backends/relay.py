@@ -178,15 +178,19 @@ class Relay(Service):
     # -- jobs ----------------------------------------------------------------------------------
 
     def on_job_submitted(self, event: JobSubmitted, reply: Reply) -> Effects:
-        """Refuse at once what cannot be served; pass the rest on."""
+        """Refuse at once what cannot be served; pass the rest on. What comes again, or too late, is in hand already."""
+        held = self._lines.get(event.job)
+        if held is not None and held.relayed.job.attempt >= event.attempt:
+            reply(JobQueued(job=event.job, attempt=event.attempt, speculator=self.instance))
+            return None
         refusal = self._refusal(event)
         call = self._breaker.enter(self.clock.now()) if refusal is None else None
         if call is None:
             reply(JobFailed(job=event.job, attempt=event.attempt, failure=refusal or self._left_alone()))
             return None
         reply(JobQueued(job=event.job, attempt=event.attempt, speculator=self.instance))
-        if event.job in self._lines:  # a newer attempt takes the place of an older one
-            self._let_go(self._lines[event.job])
+        if held is not None:  # a newer attempt takes the place of an older one
+            self._let_go(held)
         relayed = RelayedJob(event, self.ground.ids.session(), self.model, self.clock.now())
         self._idle.clear()
         self._tell(relayed.start(self.clock.now()))

@@ -7,6 +7,7 @@ import msgspec
 
 from twd.backends.base import Piece, Pieces, Usage, Wish
 from twd.backends.dialect import sampling_body
+from twd.backends.openai_chunks import GIVEN_UP
 from twd.backends.troubles import clean, words_of
 from twd.backends.upstream import SCORES_BYTES_MAX
 from twd.backends.vllm import Vllm
@@ -27,6 +28,7 @@ class _Info(msgspec.Struct):
 class _Finish(msgspec.Struct):
     type: str = ""
     matched: str | int | None = None
+    message: Any = None
 
 
 class _Meta(msgspec.Struct):
@@ -84,13 +86,16 @@ class Sglang(Vllm):
                 step = self.upstream.decode(data, _Generated)
                 if step.error:
                     raise self.upstream.broken(f"failed in the middle: {clean(words_of(step.error))}")
+                finish = step.meta_info.finish_reason
+                if finish is not None and finish.type in GIVEN_UP:
+                    raise self.upstream.broken(f"gave up in the middle: {clean(words_of(finish.message))}")
                 whole = _repeats(step, shown)
                 tokens = step.output_ids[told:] if whole else step.output_ids
                 text = step.text[len(shown) :] if whole else step.text
                 shown, told = shown + text, told + len(tokens)
                 if text or tokens:
                     yield Piece(text=text, tokens=tokens)
-                if step.meta_info.finish_reason is not None:
+                if finish is not None:
                     answer.complete = True
                     yield _end(step.meta_info)
                     return

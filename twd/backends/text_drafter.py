@@ -126,6 +126,7 @@ class TextDrafter(Service):
             return
         self._breaker.succeeded()
         self._can, self._told = can, ""
+        self._speaks.clear()  # it may have come back with another model
         if self._standing_by:
             self.health, self.note = Health.OK, f"{can.kind} {can.model!r} stands by while others draft"
 
@@ -263,7 +264,7 @@ class TextDrafter(Service):
             tokens = await self._backend.tokenize(event.text, special=True)
         except TwdError as error:
             self.log.info("tokens cannot be compared: %s", error)
-            del self._speaks[event.vocab.hash]
+            self._speaks.pop(event.vocab.hash, None)
             return
         self._speaks[event.vocab.hash] = tokens == list(event.tokens)
 

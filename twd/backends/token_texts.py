@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from twd.backends.base import Backend
@@ -25,17 +25,30 @@ class TokenTexts:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._texts: dict[int, str] = {END: ""}
+        self._ids: dict[str, int] = {}
+        """Only ever added to: a service's loop drafts from it while the server's thread learns."""
+        self._longest = 0
         self._ends = {END}
+        self._doubtful: set[int] = set()
+        """They look like ends, and never came where that could be tried."""
         self._anchor: list[int] | None = None
 
-    async def learn(self, tokens: Iterable[int], before: Sequence[int] = ()) -> None:
-        """See that the texts of tokens are known, and of a last one that looks like an end, whether it is one."""
+    async def learn(self, tokens: Sequence[int], before: Sequence[int] = ()) -> None:
+        """See that the texts of tokens are known and, of those that look like an end, whether they are one: that is
+        tried where the model itself chose them, all in a row behind `before`."""
         news = [token for token in dict.fromkeys(tokens) if token not in self._texts]
         texts = await asyncio.gather(*(self.joined([token]) for token in news))
         for token, text in zip(news, texts, strict=True):
-            if before and _SPECIAL.fullmatch(text) and await self._backend.is_end(before, token):
-                self._ends.add(token)
             self._texts[token] = text
+            if text and _HALF not in text:
+                self._ids[text], self._longest = token, max(self._longest, len(text))
+            if _SPECIAL.fullmatch(text):
+                self._doubtful.add(token)
+        for place, token in enumerate(tokens if before else ()):
+            if token in self._doubtful:
+                if await self._backend.is_end([*before, *tokens[:place]], token):
+                    self._ends.add(token)
+                self._doubtful.discard(token)
 
     async def joined(self, tokens: Sequence[int]) -> str:
         """The text that tokens add behind a plain one."""
@@ -52,10 +65,14 @@ class TokenTexts:
         """END for a token that ends texts; others stay as they are."""
         return END if token in self._ends else token
 
+    def cut(self, tokens: Sequence[int]) -> list[int]:
+        """Tokens up to the first that ends a text: what was guessed behind it, and held, is of no text."""
+        ended = [self.ended(token) for token in tokens]
+        return ended[: ended.index(END) + 1] if END in ended else ended
+
     def draft(self, text: str, limit: int = 64) -> list[int]:
         """Tokens that may make up a text, from those known by now: good enough for a guess, and no request."""
-        ids = {known: token for token, known in self._texts.items() if known and _HALF not in known}
-        longest = max(map(len, ids), default=0)
+        ids, longest = self._ids, self._longest
         tokens: list[int] = []
         at = 0
         while at < len(text) and len(tokens) < limit:

@@ -177,8 +177,12 @@ class RemoteTarget:
         before = [*tokens, *window.tokens[: window.committed]]
         drafts = window.tokens[window.committed :]
         chosen = await self._choose(session, before, drafts)
-        await self._texts.learn(chosen, [*before, *chosen[:-1]])
-        verdict.tokens = [*chosen[:-1], self._texts.ended(chosen[-1])]
+        if session.picker.ignore_eos:
+            await self._texts.learn(chosen)
+        else:
+            await self._texts.learn(chosen, before)
+            chosen = self._texts.cut(chosen)
+        verdict.tokens = chosen
         await session.picker.pieces.read(verdict.tokens)
         verdict.path = list(range(window.committed + len(chosen) - 1))
         tokens[:] = [*before, *chosen[:-1]]

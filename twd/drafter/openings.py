@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from twd.drafter.draft import Following
@@ -12,33 +13,47 @@ WAITING_MAX: Final = 64
 CLOSING_S: Final = 5.0
 
 
+@dataclass(slots=True, eq=False)
+class Opening:
+    """A session that waits, as it was told last."""
+
+    event: SessionOpened
+
+
 class Openings:
     """One grammar at a time; whoever is dropped meanwhile is not followed any more."""
 
     def __init__(self, follow: Callable[[SessionOpened], Following]) -> None:
         self._follow = follow
-        self._waiting: set[SessionId] = set()
+        self._waiting: dict[SessionId, Opening] = {}
         self._making = asyncio.Lock()
 
-    def takes(self, session: SessionId) -> bool:
-        """Whether to begin with it: it is new, and not too many wait."""
-        if session in self._waiting or len(self._waiting) >= WAITING_MAX:
-            return False
-        self._waiting.add(session)
-        return True
+    def take(self, event: SessionOpened) -> Opening | None:
+        """What to begin with: a session that is new, where not too many wait. One that waits is brought up to date."""
+        waiting = self._waiting.get(event.session)
+        if waiting is not None:
+            waiting.event = event
+        if waiting is not None or len(self._waiting) >= WAITING_MAX:
+            return None
+        opening = self._waiting[event.session] = Opening(event)
+        return opening
 
     def drop(self, session: SessionId) -> None:
         """It is over."""
-        self._waiting.discard(session)
+        self._waiting.pop(session, None)
 
-    async def following(self, event: SessionOpened) -> Following | None:
-        """With what a session is followed; None when it was dropped meanwhile."""
+    async def following(self, opening: Opening) -> Following | None:
+        """With what a session is followed; None when it was dropped meanwhile, be it that it was told anew."""
         try:
             async with self._making:
-                found = await asyncio.to_thread(self._follow, event) if event.session in self._waiting else None
-            return found if event.session in self._waiting else None
+                found = await asyncio.to_thread(self._follow, opening.event) if self._wanted(opening) else None
+            return found if self._wanted(opening) else None
         finally:
-            self._waiting.discard(event.session)
+            if self._wanted(opening):
+                self.drop(opening.event.session)
+
+    def _wanted(self, opening: Opening) -> bool:
+        return self._waiting.get(opening.event.session) is opening
 
     async def close(self) -> bool:
         """Begin nothing more; whether what is under way has ended in time."""

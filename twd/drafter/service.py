@@ -6,7 +6,7 @@ from typing import Protocol
 
 from twd.drafter.core import DrafterCore
 from twd.drafter.draft import Following
-from twd.drafter.openings import Openings
+from twd.drafter.openings import Opening, Openings
 from twd.drafter.runner import DraftRunner, Judge
 from twd.engine.cost import CostCurve
 from twd.engine.window import Target
@@ -15,7 +15,7 @@ from twd.kit.model_service import ModelService
 from twd.kit.progress import Progress
 from twd.kit.service import Effects, Surroundings
 from twd.kit.tasks import soon
-from twd.wire.base import ModelId
+from twd.wire.base import ModelId, SessionId
 from twd.wire.draft import (
     DeviceKind,
     DrafterAttached,
@@ -200,20 +200,31 @@ class Drafter(ModelService[LoadedDraftModel]):
         if self.for_model and event.model != self.for_model:
             return None
         if event.grammar is None:
-            return self._open(event, self._loaded.follow(event))
-        if self._openings is not None and self._openings.takes(event.session):
-            self.tasks.start(f"open {event.session}", self._open_later(self._openings, event))
+            return self._open_at_once(event, self._loaded)
+        opening = self._openings.take(event) if self._openings is not None else None
+        if self._openings is not None and opening is not None:
+            self.tasks.start(f"open {event.session}", self._open_later(self._openings, opening))
         return None
 
-    async def _open_later(self, openings: Openings, event: SessionOpened) -> None:
+    def _open_at_once(self, event: SessionOpened, loaded: LoadedDraftModel) -> Effects:
+        try:
+            return self._open(event, loaded.follow(event))
+        except TwdError as error:
+            return self._cannot_draft(event, error)
+
+    async def _open_later(self, openings: Openings, opening: Opening) -> None:
         """A grammar takes a moment, a model's first one a second; what is said meanwhile will be told anew."""
         try:
-            following = await openings.following(event)
+            following = await openings.following(opening)
         except TwdError as error:
-            self.log.warning("cannot draft for job %s: %s", event.job, error)
+            self._cannot_draft(opening.event, error)
             return
         if following is not None:
-            self._open(event, following)
+            self._open(opening.event, following)
+
+    def _cannot_draft(self, event: SessionOpened, error: TwdError) -> Effects:
+        self.log.warning("cannot draft for job %s: %s", event.job, error)
+        return None
 
     def _open(self, event: SessionOpened, following: Following) -> Effects:
         assert self._loaded is not None
@@ -228,17 +239,22 @@ class Drafter(ModelService[LoadedDraftModel]):
 
     def on_session_closed(self, event: SessionClosed) -> Effects:
         """Forget it."""
-        if self._openings is not None:
-            self._openings.drop(event.session)
+        self._drop_opening(event.session)
         return self._post(lambda core: core.close(event.session))
 
     def on_job_finished(self, event: JobFinished) -> Effects:
         """Its SessionClosed may have been lost."""
+        self._drop_opening(event.session)
         return self._post(lambda core: core.close_job(event.job))
 
     def on_job_failed(self, event: JobFailed) -> Effects:
         """Its SessionClosed may have been lost."""
+        self._drop_opening(event.session)
         return self._post(lambda core: core.close_job(event.job))
+
+    def _drop_opening(self, session: SessionId) -> None:
+        if self._openings is not None:
+            self._openings.drop(session)
 
     def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
         """Go on from there, or back."""

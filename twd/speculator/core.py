@@ -275,6 +275,7 @@ class SpeculatorCore:
                 ignore_eos=session.job.ignore_eos,
             )
         )
+        self._effects += [Publish(grant) for grant in self.crew.less_than(credit, session)]
 
     def released(self) -> list[int]:
         """Slots whose sessions ended; the target keeps their tokens for the next prompt."""
@@ -312,14 +313,13 @@ class SpeculatorCore:
             return
         held = len(verdict.tokens) - 1
         guessed = [self._author(session, node) for node in flight.nodes]
-        if flight.parents is None:
-            session.tally.count(guessed[: held + 1], held)
-        else:
-            session.tally.count([guessed[i - 1] for i in verdict.path[1:]], held)
         if session.first_at < 0:
             session.first_at = now
         place = (len(session.tokens), session.generated)
         kept, text, end = session.take(verdict.tokens)
+        taken = min(held, len(kept))  # what was guessed behind the end became no text
+        judged = guessed[: held + 1] if flight.parents is None else [guessed[i - 1] for i in verdict.path[1:]]
+        session.tally.count(judged if taken == held else judged[:taken], taken)
         session.fed = len(session.tokens) - 1
         if place[1]:
             self.crew.measure(session, len(kept), (now - session.accepted_at) * 1000, guessed)
@@ -331,8 +331,8 @@ class SpeculatorCore:
         if end is None:
             self._effects += [Publish(grant) for grant in self.crew.grant(session, now)]
         accepted = session.accepted(*place, kept, text, verdict.logprobs[: len(kept)])
-        drafter = guessed[0] if held else ""
-        self._speak(session, replace(accepted, checked=len(flight.nodes), taken=held, drafter=drafter), now)
+        drafter = guessed[0] if taken else ""
+        self._speak(session, replace(accepted, checked=len(flight.nodes), taken=taken, drafter=drafter), now)
         if end is not None:
             self._finish(session, end, now)
 

@@ -105,6 +105,14 @@ class Crew:
                 link.credit = self._credit(session, link, self._useful(session, drafter))
         return max((link.credit for link in session.links.values()), default=0)
 
+    def less_than(self, credit: int, session: Session) -> list[DraftGranted]:
+        """For those who may not run as far as a session that is told to all of them lets the best run."""
+        return [
+            DraftGranted(session=session.id, drafter=name, credit=link.credit)
+            for name, link in session.links.items()
+            if link.credit < credit
+        ]
+
     def _forget_strangers(self) -> None:
         """The oldest records go first, and never those of who is here."""
         if (excess := len(self.calibrations) - RECORDS_MAX) > 0:

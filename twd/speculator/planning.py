@@ -175,8 +175,10 @@ class Planner:
         session.tally.passes += 1
 
     def _plan_prefill(self, plan: Plan, sessions: Sequence[Session]) -> None:
-        """Read on in the prompts, oldest first, a bounded number of rows a pass."""
-        budget = self._prefill_rows() - plan.rows
+        """Read on in the prompts, oldest first, a bounded number of rows a pass: half of them are for prompts, however
+        wide the windows of the others are."""
+        rows = self._prefill_rows()
+        budget = max(rows // 2, rows - plan.rows)
         for session in sorted(sessions, key=lambda s: s.opened_at):
             if budget > 0 and session.prefilling:
                 budget -= self._read_on(plan, session, budget)
