@@ -175,6 +175,25 @@ def test_formats(form: str, good: str, bad: str) -> None:
     assert takes(schema('{"type": "string", "format": "email"}'), '"anything"')
 
 
+@pytest.mark.parametrize(
+    ("form", "shortest", "longest"),
+    [
+        ("date", "2024-02-29", "2024-02-29"),
+        ("time", "23:59:59Z", "23:59:59.123456789+01:00"),
+        ("date-time", "2024-02-29T23:59:59Z", "2024-02-29T23:59:59.123456789+01:00"),
+        ("uuid", "0f8fad5b-d9cb-469f-a165-70867728950e", "0f8fad5b-d9cb-469f-a165-70867728950e"),
+    ],
+)
+def test_a_length_goes_before_a_format(form: str, shortest: str, longest: str) -> None:
+    least, most = len(shortest), len(longest)
+    both = schema(json.dumps({"type": "string", "format": form, "minLength": least, "maxLength": most}))
+    assert takes(both, json.dumps(shortest))
+    assert takes(both, json.dumps(longest))
+    assert not takes(both, json.dumps("x" * least))
+    assert not takes(schema(json.dumps({"format": form, "maxLength": most - 1})), json.dumps(longest))
+    assert not takes(schema(json.dumps({"format": form, "minLength": least + 1})), json.dumps(shortest))
+
+
 def test_json_without_a_schema_is_any_object() -> None:
     grammar = GRAMMARS.compiled(Grammar(kind=GrammarKind.JSON))
     assert takes(grammar, '{"a": [1, 2.5, {"b": null}], "c": "\\u00e9 é 日本"}')

@@ -19,8 +19,8 @@ def string_rule(schema: Schema, at: str) -> Expr:
         if least or most is not None:
             raise schema_error(at, "'pattern' cannot be enforced together with a length; say the length in the pattern")
         return quoted(pattern_rule(str(schema["pattern"]), lambda message: schema_error(at, message)))
-    form = _FORMATS.get(str(schema.get("format")))
-    if form is not None:
+    form, shortest, longest = _FORMATS.get(str(schema.get("format")), (None, 0, 0))
+    if form is not None and least <= shortest and (most is None or longest <= most):
         return quoted(form)
     return quoted(Repeat(CHARACTER, least, most)) if least or most is not None else STRING
 
@@ -63,7 +63,7 @@ def _digits(count: int) -> Expr:
     return Repeat(DIGIT, count, count)
 
 
-def _date_and_time() -> dict[str, Expr]:
+def _date_and_time() -> dict[str, tuple[Expr, int, int]]:
     month = Choice((chain(Text(b"0"), Chars(((0x31, 0x39),))), chain(Text(b"1"), Chars(((0x30, 0x32),)))))
     day = Choice(
         (
@@ -77,7 +77,7 @@ def _date_and_time() -> dict[str, Expr]:
     zone = Choice((Text(b"Z"), chain(Chars(((0x2B, 0x2B), (0x2D, 0x2D))), hour, Text(b":"), sixty)))
     date = chain(_digits(4), Text(b"-"), month, Text(b"-"), day)
     clock = chain(hour, Text(b":"), sixty, Text(b":"), sixty, maybe(chain(Text(b"."), Repeat(DIGIT, 1, 9))), zone)
-    return {"date": date, "time": clock, "date-time": chain(date, Text(b"T"), clock)}
+    return {"date": (date, 10, 10), "time": (clock, 9, 24), "date-time": (chain(date, Text(b"T"), clock), 20, 35)}
 
 
 def _joined(parts: Iterable[int]) -> Expr:
@@ -86,5 +86,6 @@ def _joined(parts: Iterable[int]) -> Expr:
     return chain(runs[0], *(chain(Text(b"-"), run) for run in runs[1:]))
 
 
-_FORMATS: dict[str, Expr] = {**_date_and_time(), "uuid": _joined([8, 4, 4, 4, 12])}
-"""Formats that are enforced; any other is an annotation, as the standard has it."""
+_FORMATS: dict[str, tuple[Expr, int, int]] = {**_date_and_time(), "uuid": (_joined([8, 4, 4, 4, 12]), 36, 36)}
+"""Formats that are enforced, and how short and long they are; any other is an annotation, as the standard has it. So is
+one whose texts may be shorter or longer than a length beside it allows: that must be kept to."""
