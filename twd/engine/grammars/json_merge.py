@@ -1,7 +1,7 @@
 """Two JSON schemas as one that demands what both demand."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -33,6 +33,12 @@ def merged(one: Schema, other: Schema, fail: Callable[[str], Exception]) -> Sche
     return whole
 
 
+def common(one: Sequence[object], other: Sequence[object]) -> list[object]:
+    """The values of one list that stand in the other, too."""
+    others = set(map(_written, other))
+    return [value for value in one if _written(value) in others]
+
+
 def _both(key: str, one: Any, other: Any, fail: Callable[[str], Exception]) -> Any:
     if one == other or key in _ANNOTATIONS:
         return one
@@ -41,8 +47,7 @@ def _both(key: str, one: Any, other: Any, fail: Callable[[str], Exception]) -> A
     if key == "required":
         return list(dict.fromkeys([*one, *other]))
     if key == "enum":
-        others = set(map(_written, other))
-        return [value for value in one if _written(value) in others]
+        return common(one, other)
     if key == "type":
         return _common_types(one, other)
     if key in _HIGHER:

@@ -1,4 +1,4 @@
-"""JSON strings and numbers as a schema bounds them."""
+"""JSON strings and numbers as a schema bounds them, and whether a given value keeps its bounds."""
 
 from collections.abc import Callable, Iterable
 from decimal import Decimal
@@ -27,13 +27,35 @@ def string_rule(schema: Schema, at: str) -> Expr:
 
 def number_rule(schema: Schema, at: str, kind: str) -> Expr:
     """A number or integer between its bounds."""
-    low = _bound(schema, "minimum", "exclusiveMinimum", max, at)
-    high = _bound(schema, "maximum", "exclusiveMaximum", min, at)
+    low, high = _bounds(schema, at)
     if low.value is None and high.value is None:
         return rule(kind)
     if _is_empty(low, high):
         raise schema_error(at, f"no number lies between {low.value} and {high.value}")
     return decimals(low, high) if kind == "number" else integers(_whole(low, 1), _whole(high, -1))
+
+
+def fits(value: object, schema: Schema, at: str) -> bool:
+    """Whether a value keeps the bounds that the schema sets for numbers, lengths and counts."""
+    match value:
+        case bool() | None:
+            return True
+        case int() | Decimal():
+            low, high = _bounds(schema, at)
+            above = low.value is None or value > low.value or (value == low.value and not low.open)
+            return above and (high.value is None or value < high.value or (value == high.value and not high.open))
+        case str():
+            return _counts(len(value), schema, "Length", at)
+        case list():
+            return _counts(len(value), schema, "Items", at)
+        case dict():
+            return _counts(len(value), schema, "Properties", at)
+    return True
+
+
+def _counts(size: int, schema: Schema, what: str, at: str) -> bool:
+    most = count_of(schema, f"max{what}", at)
+    return (count_of(schema, f"min{what}", at) or 0) <= size and (most is None or size <= most)
 
 
 def _is_empty(low: Bound, high: Bound) -> bool:
@@ -48,6 +70,11 @@ def _whole(bound: Bound, inwards: int) -> int | None:
         return None
     floor = int(bound.value.to_integral_value("ROUND_CEILING" if inwards > 0 else "ROUND_FLOOR"))
     return floor + inwards if bound.open and floor == bound.value else floor
+
+
+def _bounds(schema: Schema, at: str) -> tuple[Bound, Bound]:
+    low = _bound(schema, "minimum", "exclusiveMinimum", max, at)
+    return low, _bound(schema, "maximum", "exclusiveMaximum", min, at)
 
 
 def _bound(schema: Schema, closed: str, opened: str, tighter: Callable[[Decimal, Decimal], Decimal], at: str) -> Bound:
