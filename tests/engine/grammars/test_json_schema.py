@@ -78,6 +78,7 @@ SCHEMAS: dict[str, Any] = {
     "alternatives": {"type": "string", "pattern": "^a|b$"},
     "escapes": {"type": "string", "pattern": '^["\\\\\\n]{1,2}$'},
     "long": {"type": "string", "minLength": 100, "maxLength": 130},
+    "blanks": {"type": "string", "pattern": "^\\s\\S[^\\s].$"},
     "slashes": {"properties": {"a/b": {"type": "null"}, "a~b": {"$ref": "#/properties/a~1b"}}, "required": ["a~b"]},
 }  # fmt: skip
 
@@ -125,6 +126,7 @@ FITTING: dict[str, list[str]] = {
     "pattern": ['"ab-12"', '"cc-0yz"'],
     "free pattern": ['"ab"', '"xxaby"'],
     "alternatives": ['"axx"', '"xxb"'],
+    "blanks": ['" abc"', '"\u00a0abé"'],
     "escapes": ['"\\""', '"\\\\\\n"'],
 }
 UNFITTING: dict[str, list[str]] = {
@@ -150,6 +152,7 @@ UNFITTING: dict[str, list[str]] = {
     "one number": ["5.", "5.01", "4", "50"],
     "pattern": ['"ab-"', '"abc-1"', '"ab-1x2"'],
     "alternatives": ['"xax"'],
+    "blanks": ['" \u00a0bc"', '" a\u3000c"', '" ab\u2028"'],
     "escapes": ['"a"', '"\\"\\"\\""'],
 }  # fmt: skip
 
