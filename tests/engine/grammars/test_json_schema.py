@@ -79,6 +79,8 @@ SCHEMAS: dict[str, Any] = {
     "escapes": {"type": "string", "pattern": '^["\\\\\\n]{1,2}$'},
     "long": {"type": "string", "minLength": 100, "maxLength": 130},
     "blanks": {"type": "string", "pattern": "^\\s\\S[^\\s].$"},
+    "whole": {"properties": {"a": {"type": "number", "multipleOf": 1}, "b": {"multipleOf": 1.0, "enum": [1.5, 2, "x"]}},
+        "required": ["a"]},
     "slashes": {"properties": {"a/b": {"type": "null"}, "a~b": {"$ref": "#/properties/a~1b"}}, "required": ["a~b"]},
 }  # fmt: skip
 
@@ -127,6 +129,7 @@ FITTING: dict[str, list[str]] = {
     "free pattern": ['"ab"', '"xxaby"'],
     "alternatives": ['"axx"', '"xxb"'],
     "blanks": ['" abc"', '"\u00a0abé"'],
+    "whole": ['{"a":12}', '{"a":-1,"b":2}', '{"a":0,"b":"x"}'],
     "escapes": ['"\\""', '"\\\\\\n"'],
 }
 UNFITTING: dict[str, list[str]] = {
@@ -153,6 +156,7 @@ UNFITTING: dict[str, list[str]] = {
     "pattern": ['"ab-"', '"abc-1"', '"ab-1x2"'],
     "alternatives": ['"xax"'],
     "blanks": ['" \u00a0bc"', '" a\u3000c"', '" ab\u2028"'],
+    "whole": ['{"a":1.5}', '{"a":1,"b":1.5}'],
     "escapes": ['"a"', '"\\"\\"\\""'],
 }  # fmt: skip
 

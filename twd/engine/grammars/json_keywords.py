@@ -14,7 +14,7 @@ NEVER: Schema = {"enum": []}
 
 _COUNT_MAX = 100_000
 _NUMBER_DIGITS_MAX = 18
-_NUMERIC = frozenset(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"])
+_NUMERIC = frozenset(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"])
 _OF_TYPE: dict[str, frozenset[str]] = {
     "object": frozenset(["properties", "required", "additionalProperties", "minProperties", "maxProperties"]),
     "array": frozenset(["items", "prefixItems", "minItems", "maxItems"]),
@@ -34,7 +34,7 @@ _REFUSED = frozenset(
     ]
 )
 _HARMLESS = {"uniqueItems": False, "unevaluatedProperties": True, "unevaluatedItems": True, "multipleOf": 1}
-
+"""What of these can be enforced: a multiple of 1 is a whole number."""
 
 _SHAPES: dict[str, tuple[type | UnionType, str]] = {
     **dict.fromkeys(["properties", "$defs", "definitions"], (dict, "an object")),

@@ -27,6 +27,7 @@ def string_rule(schema: Schema, at: str) -> Expr:
 
 def number_rule(schema: Schema, at: str, kind: str) -> Expr:
     """A number or integer between its bounds."""
+    kind = "integer" if "multipleOf" in schema else kind
     low, high = _bounds(schema, at)
     if low.value is None and high.value is None:
         return rule(kind)
@@ -41,6 +42,8 @@ def fits(value: object, schema: Schema, at: str) -> bool:
         case bool() | None:
             return True
         case int() | Decimal():
+            if "multipleOf" in schema and value != int(value):
+                return False
             low, high = _bounds(schema, at)
             above = low.value is None or value > low.value or (value == low.value and not low.open)
             return above and (high.value is None or value < high.value or (value == high.value and not high.open))
