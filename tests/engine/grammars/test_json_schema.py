@@ -81,6 +81,7 @@ SCHEMAS: dict[str, Any] = {
     "blanks": {"type": "string", "pattern": "^\\s\\S[^\\s].$"},
     "whole": {"properties": {"a": {"type": "number", "multipleOf": 1}, "b": {"multipleOf": 1.0, "enum": [1.5, 2, "x"]}},
         "required": ["a"]},
+    "undeclared": {"required": ["a", "b"], "additionalProperties": {"type": "integer"}},
     "slashes": {"properties": {"a/b": {"type": "null"}, "a~b": {"$ref": "#/properties/a~1b"}}, "required": ["a~b"]},
 }  # fmt: skip
 
@@ -130,6 +131,7 @@ FITTING: dict[str, list[str]] = {
     "alternatives": ['"axx"', '"xxb"'],
     "blanks": ['" abc"', '"\u00a0abé"'],
     "whole": ['{"a":12}', '{"a":-1,"b":2}', '{"a":0,"b":"x"}'],
+    "undeclared": ['{"a":1,"b":2}', '{"a":1,"b":2,"c":3}'],
     "escapes": ['"\\""', '"\\\\\\n"'],
 }
 UNFITTING: dict[str, list[str]] = {
@@ -157,6 +159,7 @@ UNFITTING: dict[str, list[str]] = {
     "alternatives": ['"xax"'],
     "blanks": ['" \u00a0bc"', '" a\u3000c"', '" ab\u2028"'],
     "whole": ['{"a":1.5}', '{"a":1,"b":1.5}'],
+    "undeclared": ['{"a":"x","b":2}', '{"a":1,"b":2,"c":"x"}'],
     "escapes": ['"a"', '"\\"\\"\\""'],
 }  # fmt: skip
 

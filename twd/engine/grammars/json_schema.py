@@ -208,7 +208,8 @@ class _Reader:
     def _object(self, schema: Schema, at: str) -> Expr:
         properties = schema.get("properties", {})
         required = dict.fromkeys(schema.get("required", ()))
-        declared = {**properties, **{name: True for name in required if name not in properties}}
+        undeclared = schema.get("additionalProperties") or True
+        declared = {**properties, **{name: undeclared for name in required if name not in properties}}
         more = schema.get("additionalProperties", not properties)
         least, most = count_of(schema, "minProperties", at) or 0, count_of(schema, "maxProperties", at)
         entries = [
