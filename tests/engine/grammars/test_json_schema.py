@@ -82,6 +82,7 @@ SCHEMAS: dict[str, Any] = {
     "whole": {"properties": {"a": {"type": "number", "multipleOf": 1}, "b": {"multipleOf": 1.0, "enum": [1.5, 2, "x"]}},
         "required": ["a"]},
     "undeclared": {"required": ["a", "b"], "additionalProperties": {"type": "integer"}},
+    "percents": {"$defs": {"A<B c>": {"type": "null"}}, "$ref": "#/$defs/A%3CB%20c%3E"},
     "slashes": {"properties": {"a/b": {"type": "null"}, "a~b": {"$ref": "#/properties/a~1b"}}, "required": ["a~b"]},
 }  # fmt: skip
 
@@ -132,6 +133,7 @@ FITTING: dict[str, list[str]] = {
     "blanks": ['" abc"', '"\u00a0abé"'],
     "whole": ['{"a":12}', '{"a":-1,"b":2}', '{"a":0,"b":"x"}'],
     "undeclared": ['{"a":1,"b":2}', '{"a":1,"b":2,"c":3}'],
+    "percents": ["null"],
     "escapes": ['"\\""', '"\\\\\\n"'],
 }
 UNFITTING: dict[str, list[str]] = {

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from urllib.parse import unquote
 
 from twd.engine.grammars.json_keywords import (
     NEVER,
@@ -157,7 +158,7 @@ class _Reader:
         steps = reference.split("/")[1:]
         self._count(len(steps))
         for step in steps:
-            name = step.replace("~1", "/").replace("~0", "~")
+            name = unquote(step).replace("~1", "/").replace("~0", "~")
             if isinstance(target, dict) and name in target:
                 target = target[name]
             elif isinstance(target, list) and name.isdigit() and int(name) < len(target):
