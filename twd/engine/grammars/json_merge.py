@@ -93,5 +93,5 @@ def _common_types(one: Any, other: Any) -> list[str]:
     named = [kind if isinstance(kind, list) else [kind] for kind in (one, other)]
     left, right = ([kind for kind in TYPES if kind in kinds] for kinds in named)
     common = [kind for kind in left if kind in right]
-    mixed = {"integer", "number"} <= {*left, *right} and "number" not in common
-    return [*common, "integer"] if mixed and "integer" not in common else common
+    mixed = ("integer" in left and "number" in right) or ("number" in left and "integer" in right)
+    return [*common, "integer"] if mixed and not {"integer", "number"} & {*common} else common
