@@ -168,3 +168,16 @@ def test_no_mark_is_no_token() -> None:
     grammar = Grammar(kind=GrammarKind.GBNF, text='root ::= "ab"', begins="(")
     followed = GrammarWalk(Pickers(words).grammars.compiled(grammar))
     assert followed.allows([*b"x(ab"], ord("c"))
+
+
+def test_an_end_token_with_a_text_of_its_own_ends_no_call() -> None:
+    class Spelled(Words):
+        def piece(self, token: int) -> bytes:
+            return b"</s>" if token == self.end else super().piece(token)
+
+    words = Spelled()
+    followed = GrammarWalk(Pickers(words).grammars.compiled(CALL))
+    said = list(b'<call>{"city": "Os')
+    assert not followed.allows(said, words.end)
+    assert words.end not in followed.allowed(said)
+    assert followed.allows(list(b"<cal"), words.end)

@@ -37,7 +37,7 @@ class MarkedGrammar(CompiledGrammar):
         if state < 0 and token == self._begin:
             return self._freed(self.automaton.start)
         following = super().after(state, token) if state > 0 else DEAD
-        if following != DEAD:
+        if following != DEAD or (state > 0 and token in self._tokens.vocab.end_tokens):
             return self._freed(following)
         data = self._piece(token)
         return self._through(state, data) if data or state < 0 else DEAD
