@@ -28,7 +28,8 @@ def string_rule(schema: Schema, at: str) -> Expr:
 def number_rule(schema: Schema, at: str, kind: str) -> Expr:
     """A number or integer between its bounds."""
     kind = "integer" if "multipleOf" in schema else kind
-    low, high = _bounds(schema, at)
+    low = _bound(schema, "minimum", "exclusiveMinimum", max, at)
+    high = _bound(schema, "maximum", "exclusiveMaximum", min, at)
     if low.value is None and high.value is None:
         return rule(kind)
     if _is_empty(low, high):
@@ -36,29 +37,37 @@ def number_rule(schema: Schema, at: str, kind: str) -> Expr:
     return decimals(low, high) if kind == "number" else integers(_whole(low, 1), _whole(high, -1))
 
 
-def fits(value: object, schema: Schema, at: str) -> bool:
+def fits(value: object, schema: Schema) -> bool:
     """Whether a value keeps the bounds that the schema sets for numbers, lengths and counts."""
     match value:
         case bool() | None:
             return True
         case int() | Decimal():
-            if "multipleOf" in schema and value != int(value):
-                return False
-            low, high = _bounds(schema, at)
-            above = low.value is None or value > low.value or (value == low.value and not low.open)
-            return above and (high.value is None or value < high.value or (value == high.value and not high.open))
+            whole = "multipleOf" not in schema or value == int(value)
+            return whole and _beyond(value, schema, "minimum", 1) and _beyond(value, schema, "maximum", -1)
         case str():
-            return _counts(len(value), schema, "Length", at)
+            return _counts(len(value), schema, "Length")
         case list():
-            return _counts(len(value), schema, "Items", at)
+            return _counts(len(value), schema, "Items")
         case dict():
-            return _counts(len(value), schema, "Properties", at)
+            return _counts(len(value), schema, "Properties")
     return True
 
 
-def _counts(size: int, schema: Schema, what: str, at: str) -> bool:
-    most = count_of(schema, f"max{what}", at)
-    return (count_of(schema, f"min{what}", at) or 0) <= size and (most is None or size <= most)
+def _beyond(value: int | Decimal, schema: Schema, closed: str, upwards: int) -> bool:
+    """Whether a number is on the right side of a bound, however many digits that has."""
+    opened = f"exclusive{closed.capitalize()}"
+    for key, is_open in ((closed, schema.get(opened) is True), (opened, True)):
+        bound = schema.get(key)
+        if bound is not None and not isinstance(bound, bool):
+            side = ((value > bound) - (value < bound)) * upwards
+            if side < is_open:
+                return False
+    return True
+
+
+def _counts(size: int, schema: Schema, what: str) -> bool:
+    return bool(schema.get(f"min{what}", 0) <= size <= schema.get(f"max{what}", size))
 
 
 def _is_empty(low: Bound, high: Bound) -> bool:
@@ -73,11 +82,6 @@ def _whole(bound: Bound, inwards: int) -> int | None:
         return None
     floor = int(bound.value.to_integral_value("ROUND_CEILING" if inwards > 0 else "ROUND_FLOOR"))
     return floor + inwards if bound.open and floor == bound.value else floor
-
-
-def _bounds(schema: Schema, at: str) -> tuple[Bound, Bound]:
-    low = _bound(schema, "minimum", "exclusiveMinimum", max, at)
-    return low, _bound(schema, "maximum", "exclusiveMaximum", min, at)
 
 
 def _bound(schema: Schema, closed: str, opened: str, tighter: Callable[[Decimal, Decimal], Decimal], at: str) -> Bound:

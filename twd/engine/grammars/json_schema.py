@@ -184,7 +184,7 @@ class _Reader:
         if "type" in schema:
             kinds = types_of(schema, at)
             values = [value for value in values if any(is_of_type(value, kind) for kind in kinds)]
-        values = [value for value in values if fits(value, schema, at)]
+        values = [value for value in values if fits(value, schema)]
         if not values:
             raise schema_error(at, f"no value of '{key}' has the type and the size that are asked for")
         return literals(map(plain, values))
