@@ -277,6 +277,7 @@ def test_json_without_a_schema_is_any_object() -> None:
         ('{"properties": {"a": {}}, "minProperties": 1}', "property counts"),
         ('{"allOf": [{"pattern": "a"}, {"pattern": "b"}]}', "two demands for 'pattern'"),
         ('{"allOf": [{"type": "string"}, {"type": "null"}]}', "no type is left"),
+        ('{"prefixItems": [{}], "allOf": [{"items": {"type": "null"}}]}', "'items' cannot be combined"),
         ('{"type": ["number", "integer"], "allOf": [{"type": "string"}]}', "no type is left"),
         ('{"items":' * 60 + "{}" + "}" * 60, "nested more than"),
     ],

@@ -27,6 +27,9 @@ def weight(schema: Schema) -> int:
 
 def merged(one: Schema, other: Schema, fail: Callable[[str], Exception]) -> Schema:
     """Raises what `fail` makes where two demands on one thing have no common form."""
+    placed, plain = (one, other) if "prefixItems" in one else (other, one)
+    if "prefixItems" in placed and "prefixItems" not in plain and plain.get("items", True) is not True:
+        raise fail("'items' cannot be combined with the 'prefixItems' of another schema: it means all items there")
     whole = dict(one)
     for key, value in other.items():
         whole[key] = _both(key, one[key], value, fail) if key in one else value
