@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -83,6 +84,32 @@ def test_control_tokens_come_only_where_they_are_named() -> None:
     assert 98 in last
     assert think in last
     assert walk.allowed([think, 97, think, 98]).tolist() == [WORDS.end]
+
+
+@pytest.mark.parametrize(
+    ("grammar", "left_out"),
+    [
+        ("root ::= !<[97]> | !<[97]>", {97}),
+        ("root ::= !<[97]> | !<[98]>", set()),
+        ("root ::= !<[97]> | <[97]>", set()),
+        ('root ::= !<[97]> | "ab"', set()),
+    ],
+)
+def test_several_conditions_on_one_token(grammar: str, left_out: set[int]) -> None:
+    words = set(range(WORDS.size)) - {WORDS.end}
+    assert set(GrammarWalk(gbnf(grammar)).allowed([]).tolist()) == words - left_out
+
+
+def test_thousands_of_named_tokens_take_no_time_each() -> None:
+    class Many(Words):
+        def __init__(self) -> None:
+            super().__init__(str(number) for number in range(100_000))
+
+    names = " | ".join(f"<[{token}]>" for token in range(256, 20_256))
+    walk = GrammarWalk(Grammars(Many()).compiled(Grammar(kind=GrammarKind.GBNF, text=f"root ::= {names}")))
+    start = time.process_time()
+    assert walk.allowed([]).tolist() == list(range(256, 20_256))
+    assert time.process_time() - start < 2.0
 
 
 def test_a_walk_answers_the_same_on_every_branch_in_any_order() -> None:

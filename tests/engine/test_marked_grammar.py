@@ -197,3 +197,16 @@ def test_what_breaks_the_rest(text: str, before: str) -> None:
     followed = walk(BEHIND)
     assert (WORDS.end in followed.allowed(list(before.encode()))) is before.endswith("}")
     assert WORDS.end not in followed.allowed(list(b"hm"))
+
+
+def test_an_end_token_with_a_text_of_its_own_ends_no_call() -> None:
+    class Spelled(Words):
+        def piece(self, token: int) -> bytes:
+            return b"</s>" if token == self.end else super().piece(token)
+
+    words = Spelled()
+    followed = GrammarWalk(Pickers(words).grammars.compiled(CALL))
+    said = list(b'<call>{"city": "Os')
+    assert not followed.allows(said, words.end)
+    assert words.end not in followed.allowed(said)
+    assert followed.allows(list(b"<cal"), words.end)

@@ -77,6 +77,40 @@ def test_things_that_are_no_model(tmp_path: Path) -> None:
             inspect(path)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [float("inf")], -5, 2**63 - 1])
+def test_a_count_that_is_none_is_a_typed_failure(value: float | list[float], tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "odd.gguf", "llama")
+    writer.add_tensor("token_embd.weight", np.zeros((3, 64), np.float16))
+    match value:
+        case int():
+            writer.add_key_value("llama.context_length", value, gguf.GGUFValueType.INT64)
+        case float():
+            writer.add_float32("llama.context_length", value)
+        case list():
+            writer.add_array("llama.context_length", value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(BrokenGguf, match=r"llama\.context_length.* is "):
+        inspect(tmp_path / "odd.gguf")
+
+
+def test_arrays_of_arrays_tell_no_number(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "nested.gguf", "llama")
+    writer.add_array("llama.attention.head_count", [[1, 2], [3, 4]])
+    writer.add_tensor("token_embd.weight", np.zeros((3, 64), np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert inspect(tmp_path / "nested.gguf").heads == 0
+
+
+def test_the_first_of_no_parts_is_a_file_like_any_other(tmp_path: Path) -> None:
+    assert inspect(write(tmp_path / "odd-00001-of-00000.gguf")).layers == LAYERS
+
+
 def test_shards_are_found_and_summed(tmp_path: Path) -> None:
     first = write(tmp_path / "big-00001-of-00002.gguf")
     with pytest.raises(BrokenGguf, match="big-00002"):

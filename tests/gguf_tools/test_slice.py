@@ -169,7 +169,8 @@ def rewritten(model: Path, path: Path, **fields: object) -> Path:
         if not key.startswith("GGUF.") and key not in ("general.architecture", fields.get("drop")):
             writer.add_key_value(key, field.contents(), field.types[0])
     for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, np.array(tensor.data))
+        if tensor.name != fields.get("without"):
+            writer.add_tensor(tensor.name, np.array(tensor.data))
     for key, value in fields.get("numbers", {}).items():  # type: ignore[attr-defined]
         writer.add_uint32(key, value)
     for key, value in fields.get("arrays", {}).items():  # type: ignore[attr-defined]
@@ -189,6 +190,8 @@ def rewritten(model: Path, path: Path, **fields: object) -> Path:
         ({"tensor": "mystery.weight"}, "it holds mystery.weight"),
         ({"tensor": "blk.8.nextn.eh_proj.weight"}, "beyond its 8 layers"),
         ({"numbers": {"llama.nextn_predict_layers": 1}}, "llama.nextn_predict_layers is not proven"),
+        ({"without": "token_embd.weight"}, "it holds no embedding matrix"),
+        ({"without": "token_embd.weight", "tensor": "token_embd.weight"}, "it holds no embedding matrix"),
         ({"arrays": {"llama.odd.list": [1, 2, 3]}}, "is not known to go layer by layer"),
     ],
 )

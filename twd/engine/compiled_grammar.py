@@ -116,12 +116,20 @@ class CompiledGrammar:
         able = np.zeros(self._tokens.vocab.size, dtype=bool)
         if self.automaton.goes_on(state):
             self._tokens.trie.mark_fitting(self.automaton, state, able)
-            for number in self.automaton.token_conditions(state):
-                condition = self._program.tokens[number]
-                named = np.isin(np.arange(len(able)), list(condition.ids))
-                able |= ~named if condition.negated else named
+            self._mark_named(state, able)
         able[list(ends)] = self.automaton.accepts(state)
         return able
+
+    def _mark_named(self, state: int, able: NDArray[np.bool_]) -> None:
+        """Set `able` for the tokens that meet a condition; a grammar may have thousands of them."""
+        conditions = [self._program.tokens[number] for number in self.automaton.token_conditions(state)]
+        barred = [condition.ids for condition in conditions if condition.negated]
+        if barred:
+            by_all = list(frozenset.intersection(*barred))
+            kept = able[by_all]
+            able[:] = True
+            able[by_all] = kept
+        able[[token for condition in conditions if not condition.negated for token in condition.ids]] = True
 
     def _met(self, state: int, token: int) -> list[int]:
         if not self._program.tokens:

@@ -36,10 +36,10 @@ class MarkedGrammar(CompiledGrammar):
 
     def after(self, state: int, token: int) -> int:
         """The state after a token; DEAD where it breaks the grammar between the marks."""
+        if token in self._tokens.vocab.end_tokens:
+            return state if self.accepts(state) else DEAD
         if state < 0 and token == self._begin:
             return self._freed(self.automaton.start)
-        if state < 0 and self._rest and token in self._tokens.vocab.end_tokens:
-            return DEAD
         following = super().after(state, token) if state > 0 else DEAD
         if following != DEAD:
             return self._freed(following)

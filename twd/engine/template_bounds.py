@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, Set, ValuesView
 from contextvars import ContextVar
+from string import Formatter
 from typing import Any
 
 from jinja2.filters import FILTERS
@@ -15,8 +16,9 @@ MAX_STEPS = 2_000_000
 MAX_SECONDS = 10.0
 _MAX_BITS = 4096
 _STEPS_PER_LOOK_AT_THE_CLOCK = 1024
-_WIDE_PERCENT_FORMAT = re.compile(r"%[^a-zA-Z%]*(\d{5}|\*)")
-_WIDE_BRACE_FORMAT = re.compile(r"\{[^{}]*:[^{}]*(\d{5}|\{)")
+_WIDE_PERCENT_FORMAT = re.compile(r"%(\([^()]*\))?[^a-zA-Z%]*(\d{5}|\*)|%\([^()]*\(")
+"""A huge or computed width, or a key with brackets in it, behind which one could stand."""
+_WIDE_BRACE_FORMAT = re.compile(r"\d{5}|\{")
 
 
 class TooMuch(Exception):
@@ -88,7 +90,7 @@ def bounded_join(parts: Iterable[str]) -> str:
 def check_operation(operator: str, left: Any, right: Any) -> None:
     """Refuse `+`, `*`, `**` and `%` whose result would be huge."""
     if operator == "%" and isinstance(left, str):
-        _check_format(left, _WIDE_PERCENT_FORMAT, right)
+        _check_percent_format(left, right)
     elif isinstance(left, int) and isinstance(right, int):
         bits = left.bit_length() * max(right, 1) if operator == "**" else left.bit_length() + right.bit_length()
         if bits > _MAX_BITS:
@@ -106,9 +108,9 @@ def check_text_call(text: str, method: str, args: tuple[Any, ...]) -> None:
     if method == "replace":
         _check_replace(text, *args)
     elif method in ("format", "format_map"):
-        _check_format(text, _WIDE_BRACE_FORMAT, args)
-    elif method == "translate":
-        raise TooMuch("it calls translate()")
+        _check_brace_format(text, args)
+    elif method in ("translate", "encode"):
+        raise TooMuch(f"it calls {method}()")
     elif method in ("ljust", "rjust", "center", "zfill", "expandtabs"):
         require_size(max((arg for arg in args if isinstance(arg, int)), default=0) * (text.count("\t") + 1))
 
@@ -121,10 +123,21 @@ def _check_replace(text: str, old: Any = "", new: Any = "", *_: Any) -> None:
     require_size(len(text) + text.count(str(old)) * len(str(new)))
 
 
-def _check_format(pattern: str, wide: re.Pattern[str], values: Any) -> None:
-    if wide.search(pattern):
+def _check_percent_format(pattern: str, values: Any) -> None:
+    wide = _WIDE_PERCENT_FORMAT.search(pattern.replace("%%", "")) is not None
+    _check_format(pattern, wide, pattern.count("%("), values)
+
+
+def _check_brace_format(pattern: str, values: Any) -> None:
+    wide = any(_WIDE_BRACE_FORMAT.search(spec or "") for _, _, spec, _ in Formatter().parse(pattern))
+    _check_format(pattern, wide, pattern.count("{"), values)
+
+
+def _check_format(pattern: str, wide: bool, named: int, values: Any) -> None:
+    """What is named may be named again; what is not comes once."""
+    if wide:
         raise TooMuch("it formats with a huge or computed width")
-    require_size(len(pattern) + (pattern.count("{") + 1) * weigh(values))
+    require_size(len(pattern) + (named + 1) * weigh(values))
 
 
 def tojson(
@@ -135,7 +148,7 @@ def tojson(
     sort_keys: bool = False,
 ) -> str:
     """Plain JSON, as the authors of chat templates expect it: not escaped for HTML."""
-    weigh(value)
+    require_size(weigh(value) * max(map(len, separators or ("",))))
     if indent is not None and indent > 16:
         raise TooMuch("it indents JSON too far")
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
@@ -162,7 +175,7 @@ def indent(value: str, width: int | str = 4, first: bool = False, blank: bool = 
 
 def format_percent(value: Any, *args: Any, **kwargs: Any) -> Any:
     """The `format` filter."""
-    _check_format(str(value), _WIDE_PERCENT_FORMAT, [args, kwargs])
+    _check_percent_format(str(value), [args, kwargs])
     return FILTERS["format"](value, *args, **kwargs)
 
 

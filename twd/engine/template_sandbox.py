@@ -99,6 +99,8 @@ class _Environment(ImmutableSandboxedEnvironment):
             if method.__name__ == "join":
                 return bounds.join(context.eval_ctx, args[0], owner)
             bounds.check_text_call(owner, method.__name__, (*args, kwargs))
+        elif isinstance(owner, int) and method.__name__ == "to_bytes":
+            raise bounds.TooMuch("it calls to_bytes()")
         return super().call(context, obj, *args, **kwargs)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:

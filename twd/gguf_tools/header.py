@@ -83,9 +83,9 @@ class GgufHeader:
         return self.data_offset + max((t.offset + t.size_bytes for t in self.tensors), default=0)
 
     def array(self, key: str) -> list[Scalar]:
-        """The elements of an array field; empty where there is none."""
+        """The elements of an array field; empty where there is none, or one of arrays."""
         where = self.metadata.get(key)
-        if not isinstance(where, ArrayField):
+        if not isinstance(where, ArrayField) or where.kind is GGUFValueType.ARRAY:
             return []
         with _open(self.path) as cursor:
             cursor.at = where.offset
@@ -99,11 +99,11 @@ class GgufHeader:
     def number(self, key: str, default: int = 0) -> int:
         """A whole-number field; of a field given layer by layer, the largest."""
         value = self.metadata.get(key, default)
-        told = self.array(key) if isinstance(value, ArrayField) else [value]
+        given = self.array(key) if isinstance(value, ArrayField) else [value]
         try:
-            return max((int(x) for x in told if not isinstance(x, str)), default=default)
-        except (OverflowError, ValueError):  # a float may be none
-            raise BrokenGguf(self.path, f"claims no number as its {key}; fetch it again") from None
+            return max((int(x) for x in given if not isinstance(x, str)), default=default)
+        except (OverflowError, ValueError):  # of floats: infinite, or no number
+            raise BrokenGguf(self.path, f"corrupt header: {key!r} is no number; fetch it again") from None
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from twd.gguf_tools.header import ArrayField, BrokenGguf, GgufHeader, Scalar, Te
 _LAYER = re.compile(r"^blk\.(\d+)\.")
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 _MATRIX = 2
-_SIZE_MAX = 2**32 - 1
+_COUNT_MAX = 2**31 - 1
 _EXPERTS = ":experts"
 _FLOATS = frozenset({"F32", "F16", "BF16"})
 
@@ -75,11 +75,18 @@ def _info(
     path: Path, shards: list[Path], headers: list[GgufHeader], architecture: str, tensors: list[TensorInfo]
 ) -> GgufInfo:
     first = headers[0]
+
+    def count(name: str, default: int = 0) -> int:
+        found = first.number(f"{architecture}.{name}", default)
+        if not 0 <= found <= _COUNT_MAX:
+            raise BrokenGguf(path, f"corrupt header: {architecture}.{name} is {found}; fetch it again")
+        return found
+
     layers = first.number(f"{architecture}.block_count")
     if not 0 <= layers <= len(tensors):
         raise BrokenGguf(path, f"claims {layers} layers but holds {len(tensors)} tensors; fetch it again")
-    heads = _size(first, f"{architecture}.attention.head_count")
-    embedding = _size(first, f"{architecture}.embedding_length")
+    heads = count("attention.head_count")
+    embedding = count("embedding_length")
     head_size = embedding // heads if heads else 0
     layer_bytes, other_bytes = _bytes_by_layer(tensors, layers)
     return GgufInfo(
@@ -93,11 +100,11 @@ def _info(
         layers=layers,
         embedding=embedding,
         heads=heads,
-        kv_heads=_size(first, f"{architecture}.attention.head_count_kv", heads),
-        key_length=_size(first, f"{architecture}.attention.key_length", head_size),
-        value_length=_size(first, f"{architecture}.attention.value_length", head_size),
-        context_length=_size(first, f"{architecture}.context_length"),
-        vocabulary=_vocabulary(first, architecture),
+        kv_heads=count("attention.head_count_kv", heads),
+        key_length=count("attention.key_length", head_size),
+        value_length=count("attention.value_length", head_size),
+        context_length=count("context_length"),
+        vocabulary=_vocabulary(first) or count("vocab_size"),
         tokenizer=first.text("tokenizer.ggml.model"),
         chat_template=first.text("tokenizer.chat_template"),
         layer_bytes=layer_bytes,
@@ -107,19 +114,12 @@ def _info(
     )
 
 
-def _size(header: GgufHeader, key: str, default: int = 0) -> int:
-    found = header.number(key, default)
-    if not 0 <= found <= _SIZE_MAX:
-        raise BrokenGguf(header.path, f"claims {found} as its {key}; fetch it again")
-    return found
-
-
 def shards_of(path: Path) -> list[Path]:
     """All files of a model, in order; raises BrokenGguf where one is missing or the path is not the first."""
     match = _SHARD.match(path.name)
-    if match is None:
+    count = int(match["count"]) if match is not None else 0
+    if match is None or not count:
         return [path]
-    count = int(match["count"])
     names = [f"{match['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
     if path.name != names[0]:
         raise BrokenGguf(path, f"is a later part of a model in {count} parts; name the first one, {names[0]}")
@@ -183,9 +183,9 @@ def layer_of(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def _vocabulary(header: GgufHeader, architecture: str) -> int:
+def _vocabulary(header: GgufHeader) -> int:
     tokens = header.metadata.get("tokenizer.ggml.tokens")
-    return tokens.length if isinstance(tokens, ArrayField) else header.number(f"{architecture}.vocab_size")
+    return tokens.length if isinstance(tokens, ArrayField) else 0
 
 
 def _row_bytes(kind: str, elements: int) -> int:

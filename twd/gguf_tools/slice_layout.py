@@ -15,7 +15,7 @@ from twd.gguf_tools.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGU
 from twd.gguf_tools.encode import encode_field
 from twd.gguf_tools.header import ArrayField, GgufHeader, Scalar, TensorInfo
 from twd.gguf_tools.inspect import GgufInfo, block_kinds, floats, layer_of
-from twd.gguf_tools.slice_rules import PER_LAYER, RULES, Output, SliceRule, can_slice, cuts_of, odd_tensor
+from twd.gguf_tools.slice_rules import INSTEAD, PER_LAYER, RULES, Output, SliceRule, can_slice, cuts_of, odd_tensor
 from twd.wire.failures import FailureCode, TwdError
 
 FORMAT: Final = 2
@@ -23,6 +23,7 @@ _PREFIX: Final = "twd.slice."
 _STAND_IN_ROWS: Final = 32
 _SMALL_LAYER_BYTES: Final = 64 << 20
 _BLOCK: Final = 32
+_MATRIX: Final = 2
 
 
 _Fields = dict[str, tuple[GGUFValueType, Scalar | list[Scalar]]]
@@ -109,6 +110,8 @@ def require_sliceable(shards: Sequence[GgufHeader]) -> None:
         own = f"a slice of layers {known.first}-{known.end} itself"
         raise TwdError(FailureCode.BAD_REQUEST, f"{header.path.name} is {own}; name the whole model")
     reason = can_slice(header) or next(filter(None, (odd_tensor(t.name, _layers(header)) for t in _all(shards))), "")
+    if not reason and not any(t.name == "token_embd.weight" and len(t.shape) == _MATRIX for t in _all(shards)):
+        reason = f"it holds no embedding matrix; {INSTEAD}"
     if reason:
         raise TwdError(FailureCode.UNSUPPORTED, f"{header.path.name} cannot be sliced: {reason}")
 

@@ -59,7 +59,16 @@ SCHEMAS: dict[str, Any] = {
     "one all of": {"properties": {"p": {"allOf": [{"$ref": "#/definitions/q"}], "title": "P"}},
         "definitions": {"q": {"properties": {"p": {"allOf": [{"$ref": "#/definitions/q"}]}}}}},
     "several types": {"type": ["string", "null", "integer"], "maximum": 5, "maxLength": 2},
+    "whole of two": {"type": ["integer", "null"], "allOf": [{"type": ["number", "integer", "string"]}]},
+    "whole of several": {"type": "integer", "anyOf": [{"type": ["number", "null"]}, {"type": "number", "minimum": 3}]},
     "typed enum": {"type": "integer", "enum": [1, "one", 2.0, 12, 123]},
+    "bounded enum": {"enum": ["a", "abc", 3, 7, [1], [1, 2], {}, None], "maxLength": 2, "exclusiveMinimum": 3,
+        "minItems": 2, "minProperties": 1},
+    "far bounds": {"enum": ["a", 1, 2, 3], "maxLength": 2147483647, "maximum": 1e300, "minimum": 1,
+        "exclusiveMinimum": True},
+    "no limit": {"properties": {"a": {"type": "string", "maxLength": 2147483647}, "b": {"type": "array", "items": {},
+        "minItems": 1, "maxItems": 9223372036854775807}}, "required": ["a"]},
+    "enum and constant": {"allOf": [{"enum": ["a", "b", 1]}, {"type": "string"}], "anyOf": [{"const": "a"}, {}]},
     "const object": {"const": {"a": [1, 2.5, None, "é\n"]}},
     "integers": {"type": "integer", "minimum": -12, "exclusiveMaximum": 345},
     "negative": {"type": "integer", "maximum": -7},
@@ -69,11 +78,17 @@ SCHEMAS: dict[str, Any] = {
     "narrow": {"type": "number", "minimum": 1.25, "maximum": 1.375},
     "decimals": {"type": "number", "minimum": -2.5, "exclusiveMaximum": 10.05},
     "below": {"type": "number", "maximum": -0.5},
+    "one number": {"type": "number", "minimum": 5, "maximum": 5},
     "pattern": {"type": "string", "pattern": "^[a-c]{2}-\\d+(x|yz)?$"},
     "free pattern": {"type": "string", "pattern": "ab"},
     "alternatives": {"type": "string", "pattern": "^a|b$"},
     "escapes": {"type": "string", "pattern": '^["\\\\\\n]{1,2}$'},
     "long": {"type": "string", "minLength": 100, "maxLength": 130},
+    "blanks": {"type": "string", "pattern": "^\\s\\S[^\\s].$"},
+    "whole": {"properties": {"a": {"type": "number", "multipleOf": 1}, "b": {"multipleOf": 1.0, "enum": [1.5, 2, "x"]}},
+        "required": ["a"]},
+    "undeclared": {"required": ["a", "b"], "additionalProperties": {"type": "integer"}},
+    "percents": {"$defs": {"A<B c>": {"type": "null"}}, "$ref": "#/$defs/A%3CB%20c%3E"},
     "slashes": {"properties": {"a/b": {"type": "null"}, "a~b": {"$ref": "#/properties/a~1b"}}, "required": ["a~b"]},
 }  # fmt: skip
 
@@ -108,16 +123,27 @@ FITTING: dict[str, list[str]] = {
     "all of": ['{"a":true,"b":null}'],
     "one all of": ['{"p":{"p":{"p":{}}}}'],
     "several types": ["null", "5", "-3", '"ab"'],
+    "whole of two": ["12"],
+    "whole of several": ["12"],
     "typed enum": ["1", "2.0", "12", "123"],
+    "bounded enum": ['"a"', "7", "[1, 2]", "null"],
+    "far bounds": ['"a"', "2", "3"],
+    "no limit": ['{"a":"abc","b":[1]}'],
+    "enum and constant": ['"a"', '"b"'],
     "const object": ['{"a": [1, 2.5, null, "é\\n"]}'],
     "integers": ["-12", "0", "344", "99", "-1"],
     "share": ["0", "1", "0.5", "1.0", "0.001", "1.00"],
     "open share": ["0.5", "0.0001", "0.99"],
     "narrow": ["1.25", "1.3", "1.375", "1.3750", "1.2500"],
     "decimals": ["-2.5", "-2.50", "0", "10.04999", "10", "10.0", "-1.9"],
+    "one number": ["5", "5.0", "5.000"],
     "pattern": ['"ab-12"', '"cc-0yz"'],
     "free pattern": ['"ab"', '"xxaby"'],
     "alternatives": ['"axx"', '"xxb"'],
+    "blanks": ['" abc"', '"\u00a0abé"'],
+    "whole": ['{"a":12}', '{"a":-1,"b":2}', '{"a":0,"b":"x"}'],
+    "undeclared": ['{"a":1,"b":2}', '{"a":1,"b":2,"c":3}'],
+    "percents": ["null"],
     "escapes": ['"\\""', '"\\\\\\n"'],
 }
 UNFITTING: dict[str, list[str]] = {
@@ -132,14 +158,24 @@ UNFITTING: dict[str, list[str]] = {
     "no items": ["[1]"],
     "union with siblings": ['{"x":null}', '{"k":"c"}'],
     "several types": ["6", '"abc"', "true"],
+    "whole of two": ["null", "1.5", '"a"'],
+    "whole of several": ["null", "1.5"],
     "typed enum": ['"one"', "3", "1234"],
+    "bounded enum": ['"abc"', "3", "[1]", "{}"],
+    "far bounds": ["1"],
+    "no limit": ['{"a":1}', '{"a":"","b":[]}'],
+    "enum and constant": ["1"],
     "integers": ["-13", "345", "1000", "-0", "007", "1.5"],
     "share": ["1.1", "-0.1", "1.01", "2", "0.", "00.5", ".5"],
     "open share": ["0", "1", "0.0", "1.0", "0.000"],
     "narrow": ["1.2", "1.24999", "1.3751", "1.4", "1", "1.", "2"],
     "decimals": ["-2.51", "10.05", "10.050", "10.1", "11", "-3"],
+    "one number": ["5.", "5.01", "4", "50"],
     "pattern": ['"ab-"', '"abc-1"', '"ab-1x2"'],
     "alternatives": ['"xax"'],
+    "blanks": ['" \u00a0bc"', '" a\u3000c"', '" ab\u2028"'],
+    "whole": ['{"a":1.5}', '{"a":1,"b":1.5}'],
+    "undeclared": ['{"a":"x","b":2}', '{"a":1,"b":2,"c":"x"}'],
     "escapes": ['"a"', '"\\"\\"\\""'],
 }  # fmt: skip
 
@@ -172,6 +208,25 @@ def test_formats(form: str, good: str, bad: str) -> None:
     assert takes(schema('{"type": "string", "format": "email"}'), '"anything"')
 
 
+@pytest.mark.parametrize(
+    ("form", "shortest", "longest"),
+    [
+        ("date", "2024-02-29", "2024-02-29"),
+        ("time", "23:59:59Z", "23:59:59.123456789+01:00"),
+        ("date-time", "2024-02-29T23:59:59Z", "2024-02-29T23:59:59.123456789+01:00"),
+        ("uuid", "0f8fad5b-d9cb-469f-a165-70867728950e", "0f8fad5b-d9cb-469f-a165-70867728950e"),
+    ],
+)
+def test_a_length_goes_before_a_format(form: str, shortest: str, longest: str) -> None:
+    least, most = len(shortest), len(longest)
+    both = schema(json.dumps({"type": "string", "format": form, "minLength": least, "maxLength": most}))
+    assert takes(both, json.dumps(shortest))
+    assert takes(both, json.dumps(longest))
+    assert not takes(both, json.dumps("x" * least))
+    assert not takes(schema(json.dumps({"format": form, "maxLength": most - 1})), json.dumps(longest))
+    assert not takes(schema(json.dumps({"format": form, "minLength": least + 1})), json.dumps(shortest))
+
+
 def test_json_without_a_schema_is_any_object() -> None:
     grammar = GRAMMARS.compiled(Grammar(kind=GrammarKind.JSON))
     assert takes(grammar, '{"a": [1, 2.5, {"b": null}], "c": "\\u00e9 é 日本"}')
@@ -202,6 +257,9 @@ def test_json_without_a_schema_is_any_object() -> None:
         ('{"enum": []}', "at least one entry"),
         ('{"anyOf": {}}', "'anyOf' must be a list"),
         ('{"type": "string", "enum": [1]}', "no value of 'enum'"),
+        ('{"type": "string", "const": 1}', "no value of 'const'"),
+        ('{"allOf": [{"const": 1}, {"enum": [2]}]}', "no value of 'const'"),
+        ('{"const": "abc", "maxLength": 2}', "no value of 'const'"),
         ('{"type": "string", "minLength": 3, "maxLength": 2}', "at least 3 and at most 2"),
         ('{"type": "string", "minLength": -1}', "'minLength' must be a whole number"),
         ('{"type": "string", "pattern": "a(b"}', "pattern, character 4: a group is not closed"),
@@ -219,6 +277,8 @@ def test_json_without_a_schema_is_any_object() -> None:
         ('{"properties": {"a": {}}, "minProperties": 1}', "property counts"),
         ('{"allOf": [{"pattern": "a"}, {"pattern": "b"}]}', "two demands for 'pattern'"),
         ('{"allOf": [{"type": "string"}, {"type": "null"}]}', "no type is left"),
+        ('{"prefixItems": [{}], "allOf": [{"items": {"type": "null"}}]}', "'items' cannot be combined"),
+        ('{"type": ["number", "integer"], "allOf": [{"type": "string"}]}', "no type is left"),
         ('{"items":' * 60 + "{}" + "}" * 60, "nested more than"),
     ],
 )

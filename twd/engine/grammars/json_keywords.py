@@ -13,8 +13,10 @@ NEVER: Schema = {"enum": []}
 """A schema that nothing fits."""
 
 _COUNT_MAX = 100_000
+_NEVER_REACHED = 1_000_000_000
+"""So long no answer gets: generators write the largest number they know for 'no limit'."""
 _NUMBER_DIGITS_MAX = 18
-_NUMERIC = frozenset(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"])
+_NUMERIC = frozenset(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"])
 _OF_TYPE: dict[str, frozenset[str]] = {
     "object": frozenset(["properties", "required", "additionalProperties", "minProperties", "maxProperties"]),
     "array": frozenset(["items", "prefixItems", "minItems", "maxItems"]),
@@ -34,7 +36,7 @@ _REFUSED = frozenset(
     ]
 )
 _HARMLESS = {"uniqueItems": False, "unevaluatedProperties": True, "unevaluatedItems": True, "multipleOf": 1}
-
+"""What of these can be enforced: a multiple of 1 is a whole number."""
 
 _SHAPES: dict[str, tuple[type | UnionType, str]] = {
     **dict.fromkeys(["properties", "$defs", "definitions"], (dict, "an object")),
@@ -99,7 +101,7 @@ def entries_of(value: object, at: str, *, empty: bool = False) -> list[object]:
 def count_of(schema: Schema, key: str, at: str) -> int | None:
     """A keyword that counts something."""
     value = schema.get(key)
-    if value is None:
+    if value is None or (key.startswith("max") and value >= _NEVER_REACHED):
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _COUNT_MAX:
         raise schema_error(at, f"'{key}' must be a whole number from 0 to {_COUNT_MAX}")

@@ -1,7 +1,7 @@
 """Two JSON schemas as one that demands what both demand."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -27,10 +27,19 @@ def weight(schema: Schema) -> int:
 
 def merged(one: Schema, other: Schema, fail: Callable[[str], Exception]) -> Schema:
     """Raises what `fail` makes where two demands on one thing have no common form."""
+    placed, plain = (one, other) if "prefixItems" in one else (other, one)
+    if "prefixItems" in placed and "prefixItems" not in plain and plain.get("items", True) is not True:
+        raise fail("'items' cannot be combined with the 'prefixItems' of another schema: it means all items there")
     whole = dict(one)
     for key, value in other.items():
         whole[key] = _both(key, one[key], value, fail) if key in one else value
     return whole
+
+
+def common(one: Sequence[object], other: Sequence[object]) -> list[object]:
+    """The values of one list that stand in the other, too."""
+    others = set(map(_written, other))
+    return [value for value in one if _written(value) in others]
 
 
 def _both(key: str, one: Any, other: Any, fail: Callable[[str], Exception]) -> Any:
@@ -41,8 +50,7 @@ def _both(key: str, one: Any, other: Any, fail: Callable[[str], Exception]) -> A
     if key == "required":
         return list(dict.fromkeys([*one, *other]))
     if key == "enum":
-        others = set(map(_written, other))
-        return [value for value in one if _written(value) in others]
+        return common(one, other)
     if key == "type":
         return _common_types(one, other)
     if key in _HIGHER:
@@ -88,5 +96,5 @@ def _common_types(one: Any, other: Any) -> list[str]:
     named = [kind if isinstance(kind, list) else [kind] for kind in (one, other)]
     left, right = ([kind for kind in TYPES if kind in kinds] for kinds in named)
     common = [kind for kind in left if kind in right]
-    mixed = {"integer", "number"} <= {*left, *right} and "number" not in common
-    return [*common, "integer"] if mixed and "integer" not in common else common
+    mixed = ("integer" in left and "number" in right) or ("number" in left and "integer" in right)
+    return [*common, "integer"] if mixed and not {"integer", "number"} & {*common} else common

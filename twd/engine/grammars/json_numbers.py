@@ -77,7 +77,7 @@ def _positives(low: Bound, high: Bound) -> Expr:
     first, first_digits = _split(low.value)
     last, last_digits = _split(high.value) if high.value is not None else (None, "")
     if last == first:
-        width = max(len(first_digits), len(last_digits))
+        width = max(len(first_digits), len(last_digits), 1)
         return _with_fraction(first, first_digits.ljust(width, "0"), last_digits.ljust(width, "0"), low.open, high.open)
     options = [chain(Text(str(first).encode()), _fraction_above(first_digits, low.open))]
     if last is None or last > first:

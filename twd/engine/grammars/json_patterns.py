@@ -12,18 +12,24 @@ _DEPTH_MAX = 32
 _REPEAT_MAX = 10_000
 _DIGITS: Ranges = ((0x30, 0x39),)
 _WORD: Ranges = ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
-_BLANK: Ranges = ((0x09, 0x0D), (0x20, 0x20))
+_NEWLINES: Ranges = ((0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029))
+_BLANK: Ranges = (
+    *((0x09, 0x0D), (0x20, 0x20), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029)),
+    *((0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000)),
+)
+_DISPUTED_BLANK = (0xFEFF, 0xFEFF)
+"""A blank in JavaScript, and none in Python: it is neither written for \\s nor for \\S."""
 _CLASSES: dict[str, Ranges] = {
     "d": _DIGITS,
     "w": _WORD,
     "s": _BLANK,
     "D": inverted(_DIGITS),
     "W": inverted(_WORD),
-    "S": inverted(_BLANK),
+    "S": inverted((*_BLANK, _DISPUTED_BLANK)),
 }
 _CONTROLS = {"n": 0x0A, "t": 0x09, "r": 0x0D, "f": 0x0C, "v": 0x0B}
 _REPEATS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
-_NOT_A_NEWLINE = inverted([(0x0A, 0x0A), (0x0D, 0x0D)])
+_NOT_A_NEWLINE = inverted(_NEWLINES)
 
 
 def pattern_rule(pattern: str, fail: Callable[[str], Exception]) -> Expr:

@@ -1,4 +1,4 @@
-"""JSON strings and numbers as a schema bounds them."""
+"""JSON strings and numbers as a schema bounds them, and whether a given value keeps its bounds."""
 
 from collections.abc import Callable, Iterable
 from decimal import Decimal
@@ -19,14 +19,15 @@ def string_rule(schema: Schema, at: str) -> Expr:
         if least or most is not None:
             raise schema_error(at, "'pattern' cannot be enforced together with a length; say the length in the pattern")
         return quoted(pattern_rule(str(schema["pattern"]), lambda message: schema_error(at, message)))
-    form = _FORMATS.get(str(schema.get("format")))
-    if form is not None:
+    form, shortest, longest = _FORMATS.get(str(schema.get("format")), (None, 0, 0))
+    if form is not None and least <= shortest and (most is None or longest <= most):
         return quoted(form)
     return quoted(Repeat(CHARACTER, least, most)) if least or most is not None else STRING
 
 
 def number_rule(schema: Schema, at: str, kind: str) -> Expr:
     """A number or integer between its bounds."""
+    kind = "integer" if "multipleOf" in schema else kind
     low = _bound(schema, "minimum", "exclusiveMinimum", max, at)
     high = _bound(schema, "maximum", "exclusiveMaximum", min, at)
     if low.value is None and high.value is None:
@@ -34,6 +35,39 @@ def number_rule(schema: Schema, at: str, kind: str) -> Expr:
     if _is_empty(low, high):
         raise schema_error(at, f"no number lies between {low.value} and {high.value}")
     return decimals(low, high) if kind == "number" else integers(_whole(low, 1), _whole(high, -1))
+
+
+def fits(value: object, schema: Schema) -> bool:
+    """Whether a value keeps the bounds that the schema sets for numbers, lengths and counts."""
+    match value:
+        case bool() | None:
+            return True
+        case int() | Decimal():
+            whole = "multipleOf" not in schema or value == int(value)
+            return whole and _beyond(value, schema, "minimum", 1) and _beyond(value, schema, "maximum", -1)
+        case str():
+            return _counts(len(value), schema, "Length")
+        case list():
+            return _counts(len(value), schema, "Items")
+        case dict():
+            return _counts(len(value), schema, "Properties")
+    return True
+
+
+def _beyond(value: int | Decimal, schema: Schema, closed: str, upwards: int) -> bool:
+    """Whether a number is on the right side of a bound, however many digits that has."""
+    opened = f"exclusive{closed.capitalize()}"
+    for key, is_open in ((closed, schema.get(opened) is True), (opened, True)):
+        bound = schema.get(key)
+        if bound is not None and not isinstance(bound, bool):
+            side = ((value > bound) - (value < bound)) * upwards
+            if side < is_open:
+                return False
+    return True
+
+
+def _counts(size: int, schema: Schema, what: str) -> bool:
+    return bool(schema.get(f"min{what}", 0) <= size <= schema.get(f"max{what}", size))
 
 
 def _is_empty(low: Bound, high: Bound) -> bool:
@@ -63,7 +97,7 @@ def _digits(count: int) -> Expr:
     return Repeat(DIGIT, count, count)
 
 
-def _date_and_time() -> dict[str, Expr]:
+def _date_and_time() -> dict[str, tuple[Expr, int, int]]:
     month = Choice((chain(Text(b"0"), Chars(((0x31, 0x39),))), chain(Text(b"1"), Chars(((0x30, 0x32),)))))
     day = Choice(
         (
@@ -77,7 +111,7 @@ def _date_and_time() -> dict[str, Expr]:
     zone = Choice((Text(b"Z"), chain(Chars(((0x2B, 0x2B), (0x2D, 0x2D))), hour, Text(b":"), sixty)))
     date = chain(_digits(4), Text(b"-"), month, Text(b"-"), day)
     clock = chain(hour, Text(b":"), sixty, Text(b":"), sixty, maybe(chain(Text(b"."), Repeat(DIGIT, 1, 9))), zone)
-    return {"date": date, "time": clock, "date-time": chain(date, Text(b"T"), clock)}
+    return {"date": (date, 10, 10), "time": (clock, 9, 24), "date-time": (chain(date, Text(b"T"), clock), 20, 35)}
 
 
 def _joined(parts: Iterable[int]) -> Expr:
@@ -86,5 +120,6 @@ def _joined(parts: Iterable[int]) -> Expr:
     return chain(runs[0], *(chain(Text(b"-"), run) for run in runs[1:]))
 
 
-_FORMATS: dict[str, Expr] = {**_date_and_time(), "uuid": _joined([8, 4, 4, 4, 12])}
-"""Formats that are enforced; any other is an annotation, as the standard has it."""
+_FORMATS: dict[str, tuple[Expr, int, int]] = {**_date_and_time(), "uuid": (_joined([8, 4, 4, 4, 12]), 36, 36)}
+"""Formats that are enforced, and how short and long they are; any other is an annotation, as the standard has it. So is
+one whose texts may be shorter or longer than a length beside it allows: that must be kept to."""

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from urllib.parse import unquote
 
 from twd.engine.grammars.json_keywords import (
     NEVER,
@@ -17,7 +18,7 @@ from twd.engine.grammars.json_keywords import (
     schema_error,
     types_of,
 )
-from twd.engine.grammars.json_merge import merged, weight
+from twd.engine.grammars.json_merge import common, merged, weight
 from twd.engine.grammars.json_rules import (
     NOTHING,
     SPACE,
@@ -35,7 +36,7 @@ from twd.engine.grammars.json_rules import (
     rule,
     separated,
 )
-from twd.engine.grammars.json_scalars import number_rule, string_rule
+from twd.engine.grammars.json_scalars import fits, number_rule, string_rule
 from twd.engine.grammars.rules import EMPTY, Choice, Expr, Repeat, Text, bad_grammar, size
 
 _DEPTH_MAX = 48
@@ -113,10 +114,8 @@ class _Reader:
         for key in ("anyOf", "oneOf"):
             if key in schema:
                 return self._any_of(schema, key, at)
-        if "const" in schema:
-            return literal(plain(schema["const"]))
-        if "enum" in schema:
-            return self._enum(schema, at)
+        if "const" in schema or "enum" in schema:
+            return self._given(schema, at)
         return Choice(tuple(self._typed(kind, schema, at) for kind in types_of(schema, at)))
 
     def _combined(self, schema: Schema, at: str) -> Expr:
@@ -159,7 +158,7 @@ class _Reader:
         steps = reference.split("/")[1:]
         self._count(len(steps))
         for step in steps:
-            name = step.replace("~1", "/").replace("~0", "~")
+            name = unquote(step).replace("~1", "/").replace("~0", "~")
             if isinstance(target, dict) and name in target:
                 target = target[name]
             elif isinstance(target, list) and name.isdigit() and int(name) < len(target):
@@ -176,13 +175,18 @@ class _Reader:
             options.append(self._of(whole, f"{at}/{key}/{index}"))
         return Choice(tuple(options))
 
-    def _enum(self, schema: Schema, at: str) -> Expr:
-        values = entries_of(schema["enum"], f"{at}/enum")
+    def _given(self, schema: Schema, at: str) -> Expr:
+        """The values of `const` or `enum` that keep to what stands beside it."""
+        key = "const" if "const" in schema else "enum"
+        values = [schema["const"]] if key == "const" else entries_of(schema["enum"], f"{at}/enum")
+        if key == "const" and "enum" in schema:
+            values = common(values, entries_of(schema["enum"], f"{at}/enum"))
         if "type" in schema:
             kinds = types_of(schema, at)
             values = [value for value in values if any(is_of_type(value, kind) for kind in kinds)]
+        values = [value for value in values if fits(value, schema)]
         if not values:
-            raise schema_error(at, "no value of 'enum' has the type that is asked for")
+            raise schema_error(at, f"no value of '{key}' has the type and the size that are asked for")
         return literals(map(plain, values))
 
     def _typed(self, kind: str, schema: Schema, at: str) -> Expr:
@@ -205,7 +209,8 @@ class _Reader:
     def _object(self, schema: Schema, at: str) -> Expr:
         properties = schema.get("properties", {})
         required = dict.fromkeys(schema.get("required", ()))
-        declared = {**properties, **{name: True for name in required if name not in properties}}
+        undeclared = schema.get("additionalProperties") or True
+        declared = {**properties, **{name: undeclared for name in required if name not in properties}}
         more = schema.get("additionalProperties", not properties)
         least, most = count_of(schema, "minProperties", at) or 0, count_of(schema, "maxProperties", at)
         entries = [
