@@ -295,9 +295,9 @@ class Agent(Section, frozen=True):
 class Coordinator(Section, frozen=True):
     """The service that decides what runs where."""
 
-    lease_s: Annotated[Annotated[float, Meta(ge=1, le=10)], about("Silence after which a machine counts as gone.")] = (
-        5.0  # no more than LEASE_TTL_S: the registry forgets a key then
-    )
+    lease_s: Annotated[
+        Annotated[float, Meta(ge=1.0, le=10.0)], about("Silence after which a machine counts as gone.")
+    ] = 5.0  # no more than LEASE_TTL_S: the registry forgets a key then
 
 
 class Consensus(Section, frozen=True):
