@@ -75,8 +75,6 @@ class Answer:
     """One answer, as far as it has come. Times are seconds since it was asked for."""
 
     text: str = ""
-    thought: str = ""
-    """What the model thought before it answered, where its server tells that apart."""
     model: str = ""
     finish_reason: str = ""
     usage: Usage | None = None
@@ -85,6 +83,8 @@ class Answer:
     pieces: int = 0
     first_s: float = 0.0
     last_s: float = 0.0
+    thought: str = ""
+    """What the model thought before it answered, where its server tells that apart."""
 
     @property
     def tokens(self) -> int:
