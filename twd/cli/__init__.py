@@ -16,8 +16,10 @@ def agent_main() -> None:
 
 
 def _run(arguments: list[str]) -> None:
+    import gc
     import sys
 
+    gc.disable()  # until all is imported: nothing is garbage then, and to look for it is a tenth of a start
     from twd.lean_import import without
 
     with without("typing_extensions"):  # msgspec looks for it and does without: one part in twenty of a start

@@ -3,6 +3,7 @@
 One line of JSON on stdin makes it that service; where stdin ends first, nobody wants it.
 """
 
+import gc
 import os
 import sys
 from importlib import import_module
@@ -41,6 +42,7 @@ def write_to(log: str) -> None:
 
 def main() -> None:
     """Wait, and become what is asked for."""
+    gc.disable()  # as the command line does, which this becomes
     platform.hold_on_to_parent()
     start = wait(sys.argv[1])
     if start is None:

@@ -1,7 +1,7 @@
 """The root command: global options, lazily loaded subcommands, and the one place where errors become lines."""
 
-import difflib
 import errno
+import gc
 import importlib
 import os
 import sys
@@ -59,11 +59,15 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the one that is asked for."""
         if cmd_name not in COMMANDS:
+            import difflib
+
             near = difflib.get_close_matches(cmd_name, COMMANDS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise click.UsageError(f"No such command {cmd_name!r}.{hint}", ctx)
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
+        if cmd_name != "run":  # a service has its own to import yet
+            gc.enable()
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -1,6 +1,5 @@
 """A request's bytes to a request's model, or an error that names the field's path."""
 
-import difflib
 import re
 from functools import cache
 from typing import Any, TypeVar
@@ -98,6 +97,8 @@ def _unknown_field(name: str, path: str, model: type[msgspec.Struct]) -> TwdErro
     field = _join(path, name[:80])
     advice = HINTS.get(name)
     if advice is None and not path:
+        import difflib  # seldom needed, and slow to import
+
         near = difflib.get_close_matches(name[:80], model.__struct_fields__, 1)
         advice = f"did you mean `{near[0]}`?" if near else None
     return TwdError(FailureCode.BAD_REQUEST, f"unknown field `{field}`" + (f": {advice}" if advice else ""), field)

@@ -77,9 +77,10 @@ async def _serve(service: Service, stop: StopRequests) -> ExitCode:
 
 
 def _settle() -> None:
-    """What a service is made of stays; the collector need not look through it again and again."""
+    """What a service is made of stays; the collector need not look through it again and again, or while it is made."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:

@@ -1,6 +1,5 @@
 """Where a setting was written, and what is wrong with it, in words that lead to the mend."""
 
-import difflib
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -54,6 +53,8 @@ class ConfigError(TwdError):
 
 def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str:
     """The known word that looks most like this one, or nothing."""
+    import difflib  # seldom needed, and slow to import
+
     by_lower = {candidate.lower(): candidate for candidate in known}
     matches = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=likeness)
     return by_lower[matches[0]] if matches else ""
