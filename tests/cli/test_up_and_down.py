@@ -143,6 +143,21 @@ def test_a_taken_port_is_named_with_its_owner(installed: Installed) -> None:
     assert "TWD_EDGE_PORT" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ({"TWD_EDGE_TLS_CERT": "/nowhere/c.pem", "TWD_EDGE_TLS_KEY": "/nowhere/k.pem"}, "certificate /nowhere/c.pem"),
+        ({"TWD_BUS_PORT": "TWD_EDGE_PORT"}, "edge.port and bus.port are both"),
+    ],
+)
+def test_what_the_edge_would_fail_of_again_and_again_is_refused(
+    installed: Installed, env: dict[str, str], words: str
+) -> None:
+    refused = installed.twd("up", "-d", **{name: installed.env.get(value, value) for name, value in env.items()})
+    assert refused.returncode == 7
+    assert words in refused.stderr
+
+
 def test_junk_in_the_state_folder_is_moved_aside_and_told(installed: Installed) -> None:
     run = installed.home / "run"
     run.mkdir(parents=True)

@@ -178,13 +178,15 @@ def _listed(names: set[str]) -> str:
 
 
 def _check_door(settings: Settings) -> None:
-    """Refuse here what the edge would refuse again and again: a door that is open to a network."""
+    """Refuse here what the edge would fail of again and again: a door open to a network, a certificate of no use."""
+    from twd.edge.certificate import tls_context
     from twd.edge.door import check_bind
     from twd.edge.keys import KeyRing, KeyStore
 
     try:
         ring = KeyRing(KeyStore(settings.home_dir).load(), settings.edge.token)
         check_bind(settings.edge.host, ring, settings.edge.allow_unauthenticated)
+        tls_context(settings.edge.tls)
     except TwdError as error:
         raise CommandError(ExitCode.CANNOT_START, str(error)) from None
 
@@ -194,6 +196,9 @@ def _check_port(settings: Settings) -> None:
     host, port = settings.edge.host, settings.edge.port
     if not port:
         return
+    if port == settings.bus.port and not settings.bus.url:
+        text = f"edge.port and bus.port are both {port}: the API and the broker need a port each"
+        raise CommandError(ExitCode.CANNOT_START, text)
     try:
         bindable_port(host, port)
     except OSError as error:

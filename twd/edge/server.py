@@ -2,15 +2,14 @@
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from twd.bus.urls import near_host
+from twd.edge.certificate import tls_context
 from twd.edge.front import Counters
 from twd.edge.guard import quiet_about_bad_http, reply_or_failure
 from twd.edge.replies import sent_if_large
@@ -62,23 +61,11 @@ class HttpServer:
     async def _listen(self, runner: web.AppRunner) -> None:
         host, port = self._settings.host, self._settings.port
         try:
-            await web.TCPSite(runner, host.strip("[]"), port, ssl_context=self._tls()).start()
+            await web.TCPSite(runner, host.strip("[]"), port, ssl_context=tls_context(self._settings.tls)).start()
         except OSError as error:
             text = f"the edge cannot listen on {host}:{port}: {error.strerror}. Set another TWD_EDGE_PORT."
             raise TwdError(FailureCode.BAD_REQUEST, text, "edge.port") from None
         self.port = runner.addresses[0][1]
-
-    def _tls(self) -> ssl.SSLContext | None:
-        tls = self._settings.tls
-        if not tls.cert:
-            return None
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        try:
-            context.load_cert_chain(Path(tls.cert).expanduser(), Path(tls.key).expanduser())
-        except (OSError, ssl.SSLError) as error:
-            text = f"the certificate {tls.cert} with its key {tls.key} cannot be used: {error}"
-            raise TwdError(FailureCode.BAD_REQUEST, text, "edge.tls") from None
-        return context
 
     def _middleware(self) -> Middleware:
         @web.middleware

@@ -1,0 +1,20 @@
+"""The certificate of the API, where it speaks HTTPS."""
+
+import ssl
+from pathlib import Path
+
+from twd.kit.settings import EdgeTls
+from twd.wire.failures import FailureCode, TwdError
+
+
+def tls_context(tls: EdgeTls) -> ssl.SSLContext | None:
+    """With what the API speaks HTTPS; None where it does not. Raises where the files are of no use."""
+    if not tls.cert:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(Path(tls.cert).expanduser(), Path(tls.key).expanduser())
+    except (OSError, ssl.SSLError) as error:
+        text = f"the certificate {tls.cert} with its key {tls.key} cannot be used: {error}"
+        raise TwdError(FailureCode.BAD_REQUEST, text, "edge.tls") from None
+    return context
