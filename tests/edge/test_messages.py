@@ -252,3 +252,4 @@ async def test_more_tokens_than_the_house_gives_are_as_many_as_it_gives(house: H
     """Agents ask for the most that Anthropic's models can write, whatever they need."""
     assert (await house.post("/v1/messages", HI | {"max_tokens": 32_000})).status == 200
     assert house.speculator.jobs[-1].max_tokens == 16_384
+    assert house.speculator.jobs[-1].at_most, "and as many as its context has room for"

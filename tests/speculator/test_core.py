@@ -153,10 +153,11 @@ def test_what_cannot_fit_fails_before_any_work(prompt: list[int], field: str) ->
     assert target.opened == 0
 
 
-def test_a_text_without_limit_ends_with_the_context() -> None:
+@pytest.mark.parametrize("limit", [{"max_tokens": None}, {"max_tokens": 500, "at_most": True}])
+def test_a_text_without_limit_or_with_a_large_one_ends_with_the_context(limit: dict[str, Any]) -> None:
     target = FakeTarget(ctx_size=24)
     driver = Driver(make_core(target), target)
-    driver.submit(job(max_tokens=None, ignore_eos=True), PROMPT)
+    driver.submit(job(ignore_eos=True, **limit), PROMPT)
     driver.run()
     assert len(driver.tokens("j")) == 20
     (end,) = ends(driver)

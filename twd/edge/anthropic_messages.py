@@ -49,6 +49,7 @@ def message_jobs(request: MessagesRequest, terms: Terms) -> list[JobSubmitted]:
         [prompt],
         terms,
         max_tokens=min(request.max_tokens, terms.house.max_tokens_limit),  # a must here, so clients name the most
+        at_most=True,
         grammar=grammar_for(prompt.tools, choice, parallel, terms.tool_format, answer, grammar_of(None, answer, where)),
         logprobs=None,
     )

@@ -124,7 +124,7 @@ class SpeculatorCore:
         if prompt >= size:
             return f"the prompt has {prompt} tokens and the context holds {size}"
         wanted = session.job.max_tokens
-        if wanted is not None and prompt + wanted > size:
+        if wanted is not None and not session.job.at_most and prompt + wanted > size:
             return f"{prompt} prompt tokens and max_tokens {wanted} are more than the context of {size}"
         return ""
 

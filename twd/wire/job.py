@@ -131,6 +131,8 @@ class JobSubmitted(Event, frozen=True, tag="twd.v1.job.submitted"):
     sampling: Sampling = Sampling()
     grammar: Grammar | None = None
     max_tokens: Annotated[int, Meta(ge=0)] | None = None
+    at_most: bool = False
+    """So many tokens need not fit in the context: the text ends where that does."""
     stop: StopStrings = []
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     ignore_eos: bool = False
