@@ -140,6 +140,9 @@ NO_CALLS = [
     "<|tool_call>call:weather",
     '<|tool_call>call:weather{city:<|"|>Oslo',
     "<|tool_call>weather{}<tool_call|>",
+    "<|tool_call>call:weather{tags:[}",
+    "<|tool_call>call:weather{tags:[1,}]}<tool_call|>",
+    "<|tool_call>call:weather{city:}<tool_call|>",
     "<|tool_call>call:weather{a:" + "[" * 5000,
     "<tool_call>" + '{"function":' * 5000,
 ]

@@ -17,7 +17,7 @@ _CALL_KEYS = ("name", "function", *_ARGUMENT_KEYS, *_OTHER_KEYS)
 _NAME = re.compile(r"[\w.\-]{1,128}")
 _FUNCTION, _MISTRAL, _LOOSE = "<function=", "[TOOL_CALLS]", "<|tool_call>"
 _LOOSE_QUOTE = '<|"|>'
-_LOOSE_SCALAR = re.compile(r"[^,}\]]*")
+_LOOSE_SCALAR = re.compile(r"[^,}\]]+")
 _LOOSE_DEPTH_MAX = 32
 _CLOSERS = {
     "<tool_call>": "</tool_call>",
