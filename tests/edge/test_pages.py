@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.edge.browser import CHROMIUM, open_tab
+from tests.edge.browser import CHROMIUM, Tab, open_tab
 from tests.edge.conftest import House, OpenHouse, ground
 from tests.edge.fake_speculator import WORDS, Script
 from tests.edge.test_records import Historian
@@ -176,16 +176,21 @@ def test_text_nested_without_end_is_shown(mark: str) -> None:
     """)
 
 
+async def ask(tab: Tab, house: House, words: str) -> None:
+    """Type a question on the chat page."""
+    await tab.open(house.edge.url + "/")
+    await tab.until("document.querySelector('#model option')")
+    await tab.run("document.getElementById('words').focus()")
+    await tab.type(words)
+    await tab.press("Enter")
+
+
 @needs_browser
 async def test_a_chat_in_a_browser(open_house: OpenHouse, tmp_path: Path) -> None:
     house = await open_house(Script(words=ANSWER, per_event=1))
     async with open_tab(tmp_path / "browser") as tab:
         await tab.resize(1200, 800)
-        await tab.open(house.edge.url + "/")
-        await tab.until("document.querySelector('#model option')")
-        await tab.run("document.getElementById('words').focus()")
-        await tab.type("Hello <b>you</b>")
-        await tab.press("Enter")
+        await ask(tab, house, "Hello <b>you</b>")
         await tab.until("document.querySelector('.figures')")
         said = "document.querySelector('.assistant .words')"
         assert await tab.run(f"{said}.querySelector('h3').textContent") == "Title"
@@ -280,11 +285,7 @@ async def test_thoughts_are_open_while_the_model_thinks_and_folded_when_it_answe
     house = await open_house(Script(words=words, per_event=1, thoughts=marks, hang_after=3))
     async with open_tab(tmp_path / "browser") as tab:
         await tab.resize(900, 500)
-        await tab.open(house.edge.url + "/")
-        await tab.until("document.querySelector('#model option')")
-        await tab.run("document.getElementById('words').focus()")
-        await tab.type("Hello")
-        await tab.press("Enter")
+        await ask(tab, house, "Hello")
         thought = "document.querySelector('.assistant .thought')"
         await tab.until(f"{thought}.open && {thought}.querySelector('p').textContent === 'The capital of Norway?'")
         house.speculator.release.set()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from twd.backends.base import Piece, Usage
 from twd.engine.text import TextStream
-from twd.engine.thoughts import USUAL
+from twd.engine.thoughts import usual_thoughts
 from twd.wire.base import Event, ModelId, SessionId
 from twd.wire.failures import Failure
 from twd.wire.job import (
@@ -55,7 +55,7 @@ class RelayedJob:
                 model=self._model,
                 prompt_tokens=0,
                 seed=self.job.sampling.seed or 0,
-                thoughts=None if self.job.prompt.messages is None else USUAL,
+                thoughts=usual_thoughts(self.job.prompt),
             )
         ]
 

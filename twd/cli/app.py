@@ -12,6 +12,7 @@ import click
 
 import twd
 from twd.cli.errors import CommandError
+from twd.cli.output import let_go_of_stdout
 from twd.kit import platform
 from twd.kit.exit_codes import ExitCode, exit_code_of
 from twd.wire.failures import FailureCode, TwdError
@@ -75,7 +76,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            let_go_of_stdout()
             return ExitCode.OK
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

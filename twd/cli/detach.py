@@ -1,9 +1,7 @@
 """`twd up -d`: the supervisor as a process of its own; this one waits until it is ready, and leaves."""
 
 import asyncio
-import os
 import subprocess
-import sys
 from typing import Final
 
 import click
@@ -11,6 +9,7 @@ import msgspec
 
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
+from twd.cli.output import let_go_of_stdout
 from twd.cli.picture import Picture, View
 from twd.cli.run import twd_command
 from twd.kit import platform
@@ -63,7 +62,7 @@ async def _until_ready(supervisor: "subprocess.Popen[bytes]", view: View, log: L
         try:
             view.show(picture)
         except BrokenPipeError:  # whoever read along went away; what was started is wanted even so
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            let_go_of_stdout()
         if picture.ready_ms:
             return
         for row in picture.rows:

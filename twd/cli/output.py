@@ -1,5 +1,7 @@
 """Output for people: coloured tables in a terminal, plain text in a pipe."""
 
+import os
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -7,10 +9,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+def let_go_of_stdout() -> None:
+    """Whoever read along went away; what is said from now on leads nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def console() -> "Console":
     """Where people read. In a pipe it has no colours, and lines are as long as they are."""
-    import sys
-
     from rich.console import Console
 
     class OurConsole(Console):

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import click
 import msgspec
 
+from twd.cli.output import let_go_of_stdout
 from twd.cli.own_command import own_command
 from twd.kit.board import Row, Stage
 from twd.kit.words import gist
@@ -163,7 +164,7 @@ class ReportView:
 
     def _let_go(self) -> None:
         self._open = False
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        let_go_of_stdout()
 
     def close(self) -> None:
         """Nothing: why it could not become ready is told last of all."""

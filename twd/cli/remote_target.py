@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from twd.backends.making import verifying_loader
 from twd.backends.verifying_model import VerifyingModel
 from twd.engine.cost import CostCurve
-from twd.engine.thoughts import USUAL
+from twd.engine.thoughts import usual_thoughts
 from twd.engine.window import Target
 from twd.kit.progress import Progress
 from twd.kit.service import Surroundings
@@ -94,7 +94,7 @@ class RemoteModel:
             piece=ready.piece,
             end_tokens=ready.end_tokens,
             seed=ready.seed,
-            thoughts=None if job.prompt.messages is None else USUAL,
+            thoughts=usual_thoughts(job.prompt),
         )
 
     def tokenize(self, text: str) -> list[int]:

@@ -96,9 +96,9 @@ class MessageAnswer:
     def whole(self) -> MessageOut:
         """The answer in one piece."""
         choice = self._choice
-        blocks = [BlockOut(type="text", text=choice.content)] if choice.content or not choice.calls else []
-        if choice.thought:
-            blocks.insert(0, BlockOut(type="thinking", thinking=choice.thought, signature=""))
+        blocks = [BlockOut(type="thinking", thinking=choice.thought, signature="")] if choice.thought else []
+        if choice.content or not choice.calls:
+            blocks.append(BlockOut(type="text", text=choice.content))
         for call in choice.calls:
             arguments = _object("".join(call.arguments))
             blocks.append(BlockOut(type="tool_use", id=_tool_id(call.id), name=call.name, input=arguments))

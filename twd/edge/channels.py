@@ -7,12 +7,13 @@ names the function (`to=functions.NAME`), and the turn ends with it.
 import re
 from typing import Final
 
-from twd.edge.reading import begun
 from twd.engine.tool_calls import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
+from twd.engine.tool_reader import Beginnings
 
 _MESSAGE: Final = "<|message|>"
 _ENDS: Final = ("<|end|>", "<|start|>", "<|channel|>")
 """What ends a message, or begins the next one where its end was left out."""
+_ENDINGS: Final = Beginnings(*_ENDS)
 _END: Final = re.compile("|".join(map(re.escape, _ENDS)))
 _CHANNEL: Final = re.compile(r"<\|channel\|>\s*(\w+)")
 _CALLED: Final = re.compile(r"to=functions\.([\w.\-]{1,128})")
@@ -82,7 +83,7 @@ class ChannelStream:
         """Pass on what a message says; whether there may be more to do."""
         end = _END.search(self._held)
         if end is None:
-            certain = len(self._held) - max(begun(self._held, mark) for mark in _ENDS)
+            certain = len(self._held) - _ENDINGS.at_end(self._held)
             self._say(self._held[:certain], deltas)
             self._held = self._held[certain:]
             return False

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from twd.engine.tool_calls import ContentDelta, Delta, ThoughtDelta
+from twd.engine.tool_reader import Beginnings
 from twd.wire.job import Thoughts
 
 
@@ -37,6 +38,7 @@ class ThoughtStream:
 
     def __init__(self, marks: Thoughts, reader: Reader) -> None:
         self._marks = marks
+        self._endings = Beginnings(marks.ends)
         self._reader = reader
         self._held = ""
         self._read: Callable[[], list[Delta]] | None = self._thought if marks.open else self._start
@@ -78,7 +80,7 @@ class ThoughtStream:
         if mark:
             self._held, self._read = behind, self._behind
             return [*self._told(thought.rstrip()), *self._behind()]
-        told = thought[: len(thought) - begun(thought, self._marks.ends)].rstrip()
+        told = thought[: len(thought) - self._endings.at_end(thought)].rstrip()
         self._held = thought[len(told) :]
         return self._told(told)
 
@@ -95,9 +97,3 @@ class ThoughtStream:
     def _pass_on(self) -> list[Delta]:
         held, self._held, self._read = self._held, "", None
         return self._reader.feed(held)
-
-
-def begun(text: str, mark: str) -> int:
-    """So many letters at the end of a text may be the beginning of a mark."""
-    most = min(len(text), len(mark) - 1)
-    return next((length for length in range(most, 0, -1) if text.endswith(mark[:length])), 0)

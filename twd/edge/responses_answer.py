@@ -100,11 +100,10 @@ class ResponseAnswer:
 
     def _said(self, text: str) -> bytes:
         item = self._items[-1]
-        if item.content:
-            item.content[0].text += text
-        if item.type == "reasoning":
-            return self._event("response.reasoning_text.delta", delta=text, **self._where(item))
-        return self._event("response.output_text.delta", delta=text, logprobs=[], **self._where(item))
+        assert item.content
+        (part,) = item.content
+        part.text += text
+        return self._event(f"response.{part.type}.delta", delta=text, logprobs=part.logprobs, **self._where(item))
 
     def _begin_call(self, index: int, name: str) -> list[bytes]:
         ended = self._end_item()
@@ -134,11 +133,9 @@ class ResponseAnswer:
             where: dict[str, Any] = {"item_id": item.id, "output_index": self._place}
             return [self._event(kind, name=item.name, arguments=item.arguments, **where)]
         (part,) = item.content
-        if item.type == "reasoning":
-            said = self._event("response.reasoning_text.done", text=part.text, **self._where(item))
-        else:
-            said = self._event("response.output_text.done", text=part.text, logprobs=[], **self._where(item))
-        return [said, self._event("response.content_part.done", part=part, **self._where(item))]
+        where = self._where(item)
+        said = self._event(f"response.{part.type}.done", text=part.text, logprobs=part.logprobs, **where)
+        return [said, self._event("response.content_part.done", part=part, **where)]
 
     def _where(self, item: ItemOut) -> dict[str, Any]:
         return {"item_id": item.id, "output_index": self._place, "content_index": 0}

@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from twd.wire.job import Grammar, Thoughts
+from twd.wire.job import Grammar, Prompt, Thoughts
 
 _MARKS: Final = (
     ("<think>", "</think>"),
@@ -29,6 +29,11 @@ def detect_thoughts(template: str) -> Thoughts | None:
     if CHANNELS.begins in template and "<|message|>" in template:
         return CHANNELS
     return next((Thoughts(begins, ends) for begins, ends in _MARKS if ends in template or begins in template), None)
+
+
+def usual_thoughts(prompt: Prompt) -> Thoughts | None:
+    """How an answer of another server's model may begin to think, whose template nobody here knows."""
+    return None if prompt.messages is None else USUAL
 
 
 def markers_of(thoughts: Thoughts) -> tuple[str, ...]:

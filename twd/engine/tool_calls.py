@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from twd.engine.grammars.json_keywords import TYPES, is_of_type
-from twd.engine.tool_reader import Deciding, Finding, NotACall, Reader, Steps, TextEnded
+from twd.engine.grammars.json_keywords import TYPES, is_of_type, steps_of
+from twd.engine.tool_reader import Beginnings, Deciding, Finding, NotACall, Reader, Steps, TextEnded
 from twd.wire.reading import read_as
 
 _ARGUMENT_KEYS = ("arguments", "parameters")
@@ -28,8 +28,7 @@ _CLOSERS = {
     _MISTRAL: "",
 }
 _OPENER = re.compile("|".join(map(re.escape, _CLOSERS)))
-_OPENER_STARTS = {opener[:length] for opener in _CLOSERS for length in range(1, len(opener))}
-_LONGEST_START = max(map(len, _OPENER_STARTS))
+_OPENINGS = Beginnings(*_CLOSERS)
 
 
 class _Tags(NamedTuple):
@@ -150,7 +149,7 @@ class ToolCallStream:
                 self._say(found.start())
                 reader.at = found.end()
                 return found[0]
-            self._say(len(reader.text) - _possible_opener(reader.text[reader.mark :]))
+            self._say(len(reader.text) - _OPENINGS.at_end(reader.text[reader.mark :]))
             reader.at = reader.mark
             reader.forget()
             yield from reader.more()
@@ -425,12 +424,6 @@ class ToolCallStream:
         reader.at = reader.mark
 
 
-def _possible_opener(text: str) -> int:
-    """How much of the text's end may be the start of an opener."""
-    longest = min(_LONGEST_START, len(text))
-    return next((length for length in range(longest, 0, -1) if text[-length:] in _OPENER_STARTS), 0)
-
-
 def _as_arguments(written: str) -> str:
     """Arguments as JSON text; some models write them as a string with JSON in it, or as null."""
     if written.startswith('"'):
@@ -475,8 +468,8 @@ def _types_of(values: list[Any]) -> list[str]:
 def _referred(reference: Any, whole: Any) -> Any:
     if not isinstance(reference, str) or not reference.startswith("#/"):
         return None
-    for step in reference.split("/")[1:]:
-        whole = whole.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(whole, dict) else None
+    for name in steps_of(reference):
+        whole = whole.get(name) if isinstance(whole, dict) else None
     return whole
 
 

@@ -17,6 +17,19 @@ _STRING_END = re.compile(r'["\\]')
 _SCALAR_END = re.compile(r"[\s,;}\]]")
 
 
+class Beginnings:
+    """Finds what may be the start of one of some marks at the end of a text that is still being written."""
+
+    def __init__(self, *marks: str) -> None:
+        self._starts = {mark[:length] for mark in marks for length in range(1, len(mark))}
+        self._longest = max(map(len, self._starts), default=0)
+
+    def at_end(self, text: str) -> int:
+        """So many letters at its end may be one."""
+        longest = min(self._longest, len(text))
+        return next((length for length in range(longest, 0, -1) if text[-length:] in self._starts), 0)
+
+
 class NotACall(Exception):
     """What looked like a call is none."""
 

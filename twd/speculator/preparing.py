@@ -108,7 +108,8 @@ class Preparer:
             raise TwdError(FailureCode.BAD_REQUEST, "the prompt is empty; send at least one character", "prompt")
         self._check(job.resume)
         seed = job.sampling.seed if job.sampling.seed is not None else self.draw_seed()
-        thoughts, grammar = self._thoughts(job, tokens), job.grammar
+        piece = self._piece(job)
+        thoughts, grammar = self._thoughts(job, tokens, piece), job.grammar
         if grammar is not None and not grammar.begins and thoughts is not None:  # it allows no marks of a thought
             if thoughts == CHANNELS:
                 tokens = [*tokens, *self.vocab.tokenize(ANSWER_CHANNEL, parse_special=True, add_bos=False)]
@@ -119,7 +120,7 @@ class Preparer:
             picker=self.pickers.picker(
                 job.sampling, seed, prompt_len=len(tokens), grammar=grammar, ignore_eos=job.ignore_eos
             ),
-            piece=self._piece(job),
+            piece=piece,
             end_tokens=self.vocab.end_tokens,
             seed=seed,
             report=None if job.logprobs is None else self.pickers.reporter(job.logprobs),
@@ -138,12 +139,12 @@ class Preparer:
             marks = (*marks, *markers_of(thoughts))
         return showing_markers(self.vocab.piece, self.vocab.special_tokens, marks) if marks else self.vocab.piece
 
-    def _thoughts(self, job: JobSubmitted, tokens: Sequence[int]) -> Thoughts | None:
+    def _thoughts(self, job: JobSubmitted, tokens: Sequence[int], piece: Callable[[int], bytes]) -> Thoughts | None:
         """How the answer may begin to think."""
         marks, prefill = self.template.thoughts, job.prompt.prefill
         if marks is None or job.prompt.messages is None:
             return None
-        piece, length = self._piece(job), MARK_TOKENS_MAX + len(prefill.encode("utf-8", "replace"))
+        length = MARK_TOKENS_MAX + len(prefill.encode("utf-8", "replace"))
         end = b"".join(piece(token) for token in tokens[-length:]).decode("utf-8", "replace")
         return thoughts_after(end.removesuffix(prefill), prefill, marks)
 

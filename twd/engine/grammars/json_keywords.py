@@ -3,6 +3,7 @@
 from decimal import Decimal
 from types import UnionType
 from typing import Any
+from urllib.parse import unquote
 
 from twd.engine.grammars.rules import bad_grammar
 from twd.wire.failures import TwdError
@@ -96,6 +97,11 @@ def entries_of(value: object, at: str, *, empty: bool = False) -> list[object]:
     if not isinstance(value, list) or not (value or empty):
         raise schema_error(at, "a list with at least one entry must stand here")
     return value
+
+
+def steps_of(reference: str) -> list[str]:
+    """The names on the way to what a reference inside a document points to, from the whole of it."""
+    return [unquote(step).replace("~1", "/").replace("~0", "~") for step in reference.split("/")[1:]]
 
 
 def count_of(schema: Schema, key: str, at: str) -> int | None:

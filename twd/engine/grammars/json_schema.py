@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from urllib.parse import unquote
 
 from twd.engine.grammars.json_keywords import (
     NEVER,
@@ -16,6 +15,7 @@ from twd.engine.grammars.json_keywords import (
     is_of_type,
     plain,
     schema_error,
+    steps_of,
     types_of,
 )
 from twd.engine.grammars.json_merge import common, merged, weight
@@ -155,10 +155,9 @@ class _Reader:
         if reference != "#" and not reference.startswith("#/"):
             raise schema_error(at, f"the reference {reference!r} leads out of the schema; only '#/...' is supported")
         target: object = self._document
-        steps = reference.split("/")[1:]
-        self._count(len(steps))
-        for step in steps:
-            name = unquote(step).replace("~1", "/").replace("~0", "~")
+        names = steps_of(reference)
+        self._count(len(names))
+        for name in names:
             if isinstance(target, dict) and name in target:
                 target = target[name]
             elif isinstance(target, list) and name.isdigit() and int(name) < len(target):
