@@ -28,14 +28,21 @@ def test_other_circumstances_are_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.model
-def test_the_second_load_measures_nothing(q4_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = LoadPlan(model=ModelId("tiny"), path=q4_path, ctx_size=128, parallel=1, threads=1, memory=tmp_path)
+@pytest.mark.parametrize("test", [True, False], ids=["target", "drafter"])
+def test_the_second_load_measures_nothing(
+    test: bool, q4_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = LoadPlan(model=ModelId("tiny"), path=q4_path, ctx_size=128, parallel=1, threads=1, memory=tmp_path)
+    plan = replace(tiny, test=test, timed=True)
+    load_native(replace(plan, test=not test), lambda *_: None).close()
+    assert len(list(tmp_path.iterdir())) == 1, "what was only timed says nothing of the other"
     first = load_native(plan, lambda *_: None)
     first.close()
     monkeypatch.setattr(loading, "_measure_now", lambda *_: pytest.fail("it was measured again"))
     second = load_native(plan, lambda *_: None)
     second.close()
     assert second.exactness == first.exactness
+    assert second.exactness.exact is test
     assert [point.width for point in second.cost.points()] == [point.width for point in first.cost.points()]
 
 

@@ -13,6 +13,7 @@ from twd.engine.cost import CostCurve
 from twd.engine.loading import LoadPlan, NativeModel, load_native
 from twd.engine.window import Logits, Target
 from twd.kit.compute import wanted_layers
+from twd.kit.home import Home
 from twd.kit.progress import Progress
 from twd.kit.service import Surroundings
 from twd.kit.settings import Drafter as DrafterSettings
@@ -84,7 +85,7 @@ class NativeDraftModel:
         self.native.close()
 
 
-def load_plan(name: ModelId, drafter: DrafterSettings, ctx_size: int) -> LoadPlan:
+def load_plan(name: ModelId, drafter: DrafterSettings, ctx_size: int, memory: Path) -> LoadPlan:
     """A draft model needs no exactness: its guesses are checked."""
     return LoadPlan(
         model=name,
@@ -96,14 +97,15 @@ def load_plan(name: ModelId, drafter: DrafterSettings, ctx_size: int) -> LoadPla
         threads=0 if drafter.threads == "auto" else drafter.threads,
         test=False,
         timed=True,
+        memory=memory,
     )
 
 
-def loader(name: ModelId, drafter: DrafterSettings, ctx_size: int) -> Load:
+def loader(name: ModelId, drafter: DrafterSettings, ctx_size: int, memory: Path) -> Load:
     """What loads this draft model, on a thread of the service's choice."""
 
     def load(progress: Progress) -> NativeDraftModel:
-        return NativeDraftModel(load_native(load_plan(name, drafter, ctx_size), progress))
+        return NativeDraftModel(load_native(load_plan(name, drafter, ctx_size, memory), progress))
 
     return load
 
@@ -114,4 +116,5 @@ def native_drafter(ground: Surroundings, settings: Settings, number: int, ctx_si
     drafter = settings.drafters[number]
     name = ModelId(drafter.name or Path(drafter.path).stem)
     sizes = [model.ctx_size for model in settings.models.values()]
-    return Drafter(ground, name, loader(name, drafter, ctx_size or max(sizes, default=0)), drafter.for_model)
+    load = loader(name, drafter, ctx_size or max(sizes, default=0), Home(settings.home_dir).cache)
+    return Drafter(ground, name, load, drafter.for_model)

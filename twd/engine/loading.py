@@ -223,11 +223,15 @@ def _wanted(plan: LoadPlan, model: Model) -> ContextSettings:
 
 
 def _measure(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Progress) -> tuple[Exactness, CostCurve]:
-    if not plan.test:
-        points = measure_cost(target.context, budget_s=_TIMING_S) if plan.timed else _UNMEASURED
-        return Exactness(exact=False, settings=exact.describe()), _use_cost(plan, exact, target, points)
-    found = _measured(plan, exact, target, progress)
+    if plan.test or plan.timed:
+        found = _measured(plan, exact, target, progress)
+    else:
+        found = Measurement(exactness=_untested(exact), cost=list(_UNMEASURED))
     return found.exactness, _use_cost(plan, exact, target, found.cost)
+
+
+def _untested(exact: ExactPlan) -> Exactness:
+    return Exactness(exact=False, settings=exact.describe())
 
 
 def _measured(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Progress) -> Measurement:
@@ -236,7 +240,9 @@ def _measured(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: P
         return _measure_now(plan, exact, target, progress)
     where, way_ms = (plan.pool.kind, plan.pool.rtt_ms) if plan.pool else ("", 0.0)
     repacked = target.context.model.repacked
-    about = circumstances(plan.path, exact.settings, exact.rows_min, plan.gpu_layers, where, repacked=repacked)
+    about = circumstances(
+        plan.path, exact.settings, exact.rows_min, plan.gpu_layers, where, repacked=repacked, tested=plan.test
+    )
     kept = plan.memory / about.name
     known = recall(kept, Measurement)
     if known is not None:
@@ -261,6 +267,8 @@ def _use_cost(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, points: Seq
 
 def _measure_now(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Progress) -> Measurement:
     progress(0.9, "timing windows")
+    if not plan.test:
+        return Measurement(exactness=_untested(exact), cost=measure_cost(target.context, budget_s=_TIMING_S))
     points = measure_cost(target.context, rows_min=exact.rows_min, away=plan.away)
     if exact.fixed or plan.away:  # otherwise single steps are to be single, even where more rows seemed to be cheaper
         _use_cost(plan, exact, target, points)

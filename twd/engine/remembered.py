@@ -37,6 +37,8 @@ class Circumstances:
     devices: tuple[str, ...]
     pool: str
     repacked: bool
+    tested: bool
+    """Whether it was compared with single steps, or timed alone."""
     cores: int
     machine: str
     build: str
@@ -48,7 +50,14 @@ class Circumstances:
 
 
 def circumstances(
-    path: Path, settings: ContextSettings, rows_min: int, gpu_layers: int, pool: str = "", *, repacked: bool = False
+    path: Path,
+    settings: ContextSettings,
+    rows_min: int,
+    gpu_layers: int,
+    pool: str = "",
+    *,
+    repacked: bool = False,
+    tested: bool = True,
 ) -> Circumstances:
     """Those of this process and a model's file; `pool` is how its layers are spread."""
     start()
@@ -63,6 +72,7 @@ def circumstances(
         devices=_devices() if gpu_layers and not pool else (),
         pool=pool,
         repacked=repacked,
+        tested=tested,
         cores=usable_cores(),
         machine=f"{platform.node()} {platform.machine()}",
         build=build_id(),
