@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,11 @@ from tests.waiting import alive, wait_until
 from twd.cli.demo import DRAFT, TARGET
 from twd.engine.demo_model import demo_model
 from twd.kit.ports import free_port
+from twd.private_file import write_private
 
 TWD = (sys.executable, "-P", "-m", "twd")
 TIMEOUT_S = 180
+MEASURED = "measured-*.json"
 
 
 def _keep_to_one_core() -> None:
@@ -66,6 +69,14 @@ class Installed:
         for kind in (TARGET, DRAFT):
             made = demo_model(weights, kind)
             (folder / made.name).symlink_to(made)
+        for known in weights.glob(MEASURED):
+            shutil.copy(known, folder)
+
+    def leave_measurements(self, weights: Path) -> None:
+        """What was found out of the demo's models the next installation need not find out again."""
+        for found in (self.home / "cache").glob(MEASURED):
+            if not (weights / found.name).exists():
+                write_private(weights / found.name, found.read_bytes())
 
     def up(self, *arguments: str) -> dict[str, Any]:
         """Start it in the background, until it is ready."""
@@ -132,6 +143,8 @@ def running(home: Path, *arguments: str, weights: Path | None = None, **env: str
         yield installed
         down = installed.twd("down")
         assert down.returncode == 0, down.stdout + down.stderr
+        if weights is not None:
+            installed.leave_measurements(weights)
     finally:
         installed.clean_up()
 
