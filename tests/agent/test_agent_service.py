@@ -299,29 +299,3 @@ async def test_a_drafter_runs_over_this_machines_copy_and_is_started_again(
     os.kill(agent._processes.facts()[0].pid, signal.SIGKILL)
     await until(lambda: agent._processes.facts()[0].restarts, "it was started again")
     await until(lambda: agent._processes.facts()[0].state == "ready", "it runs again")
-
-
-LISTENS = "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(600)"
-
-
-async def test_where_stages_run_a_process_waits_to_take_the_place_of_one(
-    broker: MemoryBroker, start_agent: StartAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("twd.agent.processes.HEALTHY_S", 0.0)
-    monkeypatch.setattr("twd.agent.service.PREPARE_S", 0.02)
-    monkeypatch.setattr(
-        "twd.agent.processes.stage_argv",
-        lambda wanted, file, host, port: (sys.executable, "-S", "-c", LISTENS, str(port)),
-    )
-    path = write_llama(tmp_path / "tiny.gguf")
-    agent = await start_agent(agent=AgentSettings(port=0, model_dirs=(str(tmp_path),)))
-    await until(lambda: agent._facts().models, "the file is found")
-    ahead = agent._processes._next_stage
-    assert not ahead.pid, "where no stage runs, none waits"
-    stage = StageWanted(model="tiny", file=path.name, hash=agent._facts().models[0].hash, end=1)
-    answer = await ask(broker, wish(process="stage.pool.tiny.0-1", kind=ProcessKind.STAGE, stage=stage))
-    assert answer.failure is None
-    await until(lambda: ahead.pid, "a process waits")
-    waiting = ahead.pid
-    assert (await ask(broker, ProcessUnwanted(node=DESK, process="stage.pool.tiny.0-1"))).failure is None
-    await until(lambda: not alive(waiting), "nobody needs it any more")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from tests.waiting import alive, until
 from twd.cli.crew import Crew
-from twd.kit.ahead import Ahead
 from twd.kit.board import Board, Stage
 from twd.kit.clock import SystemClock
 from twd.kit.ports import free_port
@@ -31,13 +30,13 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
 class Stand:
     """A crew on its board."""
 
-    def __init__(self, folder: Path, ahead: Ahead | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.board = Board(began_ms=1)
         self.ready = folder / "ready"
         self.port = free_port()
         self.tasks = TaskGroup("test", self._fault)
         self._folder = folder
-        self.crew = Crew(self.board, self.tasks, self._supervise, lambda: None, SystemClock().wall_ms, ahead)
+        self.crew = Crew(self.board, self.tasks, self._supervise, lambda: None, SystemClock().wall_ms)
 
     def _supervise(self, specs: Sequence[ProcessSpec]) -> Supervisor:
         return Supervisor(
@@ -71,14 +70,13 @@ class Stand:
 
 
 @asynccontextmanager
-async def stand(folder: Path, ahead: Ahead | None = None) -> AsyncIterator[Stand]:
-    made = Stand(folder, ahead)
+async def stand(folder: Path) -> AsyncIterator[Stand]:
+    made = Stand(folder)
     try:
         yield made
     finally:
         await made.crew.supervisor.stop(5)
         await made.tasks.close()
-        await made.crew.close()
 
 
 async def test_one_that_follows_starts_when_the_other_works(tmp_path: Path) -> None:
@@ -119,21 +117,3 @@ async def test_a_program_that_was_replaced_is_asked_anew(tmp_path: Path) -> None
         os.kill(pid, signal.SIGKILL)
         await until(lambda: here.crew.pids(["server"]) not in ([], [pid]), "another one runs")
         await until(lambda: here.stage("server") is Stage.READY, "it works too")
-
-
-async def test_a_process_that_begins_anew_finds_one_that_waits_for_its_place(tmp_path: Path) -> None:
-    ahead = Ahead("speculator")
-    async with stand(tmp_path, ahead) as here:
-        here.crew.take(ProcessSpec("one", SLEEP, begins_anew=True))
-        here.crew.take(ProcessSpec("other", SLEEP))
-        children = here.crew.supervisor.children
-        assert (children["one"].spec.ahead, children["other"].spec.ahead) == (ahead, None)
-        await until(lambda: bool(children["one"].pid), "it runs")
-        await here.crew._prepare()
-        assert not ahead.pid, "while it loads nothing takes its time"
-        here.board.works("one", 1)
-        await here.crew._prepare()
-        assert alive(ahead.pid)
-        await here.crew.end(["one"])
-        await here.crew._prepare()
-        assert not ahead.pid, "nobody will need it"

@@ -224,7 +224,7 @@ async def test_one_that_does_not_listen_is_killed_when_it_goes(tmp_path: Path) -
 
 
 async def test_one_that_goes_before_it_came_takes_nobody_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def never(self: Supervisor, child: Child) -> None:
+    async def never(self: Supervisor, child: Child, *how: object) -> None:
         await asyncio.Event().wait()
 
     killed: list[int] = []

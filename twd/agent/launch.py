@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from twd.kit import platform
-from twd.kit.ahead import OURS
+from twd.kit.nursery import OURS
 from twd.kit.settings import Binaries, Pool
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import ModelFile, ProcessWanted

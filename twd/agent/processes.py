@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -26,10 +27,10 @@ from twd.agent.launch import (
 )
 from twd.agent.running import Running
 from twd.kit.addresses import is_loopback, told_host
-from twd.kit.ahead import Ahead
 from twd.kit.clock import Clock
 from twd.kit.delay_proxy import DelayProxy
 from twd.kit.home import RESOLVED_VARIABLE, Home
+from twd.kit.nursery import OURS, Inherited, Nursery
 from twd.kit.ports import bindable_port
 from twd.kit.settings import Settings
 from twd.kit.supervisor import Backoff, Exit, ProcessSpec, Supervisor
@@ -65,8 +66,12 @@ class Processes:
         on_fault: Callable[[str, BaseException], None],
         models: Callable[[], Sequence[ModelFile]] = tuple,
         link_s: float = 0.0,
+        forks: Inherited | None = None,
     ) -> None:
-        """`link_s`: the round trip of a link that is put before every process, to play a distant machine."""
+        """`forks`: what brings up processes of our own.
+
+        `link_s`: the round trip of a link that is put before every process, to play a distant machine.
+        """
         self._settings = settings
         self._models = models
         self._link_s = link_s
@@ -81,7 +86,7 @@ class Processes:
         """Set while anything runs."""
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """By process; each as long as somebody holds it or waits for it."""
-        self._next_stage = Ahead("stage")
+        self._nursery = Nursery(forks, os.environ, on_fault)
 
     @cached_property
     def _identity(self) -> "Identity":
@@ -135,19 +140,13 @@ class Processes:
     async def stop_all(self) -> None:
         """End everything."""
         await asyncio.gather(*(self.stop(name) for name in list(self._running)))
-        await self._next_stage.close()
+        await self._nursery.close()
 
-    async def prepare_next(self) -> None:
-        """Have a process wait for the place of a stage that is lost; one that has just come back needs the cores."""
-        stages = [running for running in self._running.values() if running.wanted.kind is ProcessKind.STAGE]
-        if not stages:
-            await self._next_stage.let_go()
-        elif not self._next_stage.pid and all(self._settled(running) for running in stages):
-            await self._next_stage.prepare(self._service_environment())
-
-    def _settled(self, running: Running) -> bool:
-        ran_s = self._clock.now() - running.child.started_at
-        return running.alive and bool(running.version) and ran_s >= HEALTHY_S
+    async def open(self) -> None:
+        """Begin. Where stages may be wanted, none should have to wait for imports."""
+        await self._nursery.open()
+        if self.lends or self._settings.mode == "combined":
+            self._nursery.prepare((*OURS, "run", "stage"))
 
     def _lock(self, process: str) -> asyncio.Lock:
         return self._changing.setdefault(process, asyncio.Lock())
@@ -284,7 +283,6 @@ class Processes:
             argv,
             foreign=foreign,
             environment=environment or self._environment(),
-            ahead=self._next_stage if wanted.kind is ProcessKind.STAGE else None,
         )
         return Supervisor(
             [spec],
@@ -294,6 +292,7 @@ class Processes:
             on_exit=self._exited,
             on_fault=self._on_fault,
             backoff=Backoff(healthy_s=HEALTHY_S),
+            nursery=self._nursery,
         )
 
     def _exited(self, gone: Exit) -> None:

@@ -16,6 +16,7 @@ from twd.bus.base import BusError, LeaseEntry
 from twd.kit import platform
 from twd.kit.claim import Claim
 from twd.kit.effects import Do
+from twd.kit.nursery import Inherited
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
 from twd.kit.settings import Settings
 from twd.kit.supervisor import Exit
@@ -50,7 +51,6 @@ UNSETTLED_S: Final = 0.05
 """While a process is on its way back somebody waits for it."""
 STOPPED_S: Final = 0.2
 """A process that was stopped answers nobody and closes no link: it is looked for this often."""
-PREPARE_S: Final = 2.0
 ADMIT_S: Final = 1.0
 BEATS: Final = 3
 """Renewals of the machine's key within the time after which it counts as gone."""
@@ -63,8 +63,13 @@ class Agent(Service):
     reads = (ProcessWanted, ProcessUnwanted)
     writes = (NodeChanged, ProcessAnswered, ProcessStarted, ProcessStopped, ServiceExited)
 
-    def __init__(self, ground: Surroundings, settings: Settings, link_s: float = 0.0) -> None:
-        """`link_s`: the round trip of a link that is put before this machine's processes, to play a distant one."""
+    def __init__(
+        self, ground: Surroundings, settings: Settings, link_s: float = 0.0, forks: Inherited | None = None
+    ) -> None:
+        """`forks`: what brings up processes of our own.
+
+        `link_s`: the round trip of a link that is put before this machine's processes, to play a distant one.
+        """
         super().__init__(ground)
         settings = msgspec.structs.replace(settings, node=ground.node)
         self._settings = settings
@@ -78,6 +83,7 @@ class Agent(Service):
             on_fault=self._task_failed,
             models=self._models,
             link_s=link_s,
+            forks=forks,
         )
         self._stirred = asyncio.Event()
         """Set when a process ended or started."""
@@ -97,7 +103,7 @@ class Agent(Service):
         self._first_look = self.tasks.start("look round", self._detector.look(self.clock.now()))
         self.tasks.start("watch", self._keep_watching())
         self.tasks.start("look for stopped ones", self._keep_ending_stopped())
-        self.tasks.start("prepare", every(PREPARE_S, self._processes.prepare_next))
+        await self._processes.open()
         self.tasks.start("beat", every(max(0.3, self._settings.coordinator.lease_s / BEATS), self._beat))
 
     async def start(self) -> None:

@@ -2,20 +2,17 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from twd.kit.ahead import Ahead
 from twd.kit.board import Board, Row, Stage
 from twd.kit.health import ask_health
 from twd.kit.supervisor import Child, ProcessSpec, State, Supervisor
-from twd.kit.tasks import TaskGroup, every
+from twd.kit.tasks import TaskGroup
 
 HEALTH_S: Final = 0.3
 HEALTH_AGAIN_S: Final = 5.0
 DRAIN_S: Final = 30.0
-PREPARE_S: Final = 2.0
 
 
 class Crew:
@@ -28,14 +25,11 @@ class Crew:
         supervise: Callable[[Sequence[ProcessSpec]], Supervisor],
         changed: Callable[[], None],
         wall_ms: Callable[[], int],
-        ahead: Ahead | None = None,
     ) -> None:
-        """`ahead`: where a process waits that takes the place of one that begins anew."""
         self._board = board
         self._tasks = tasks
         self._changed = changed
         self._wall_ms = wall_ms
-        self._ahead = ahead
         self._later: list[ProcessSpec] = []
         self.supervisor = supervise(())
 
@@ -44,13 +38,9 @@ class Crew:
         self.supervisor.start()
         for spec in specs:
             self.take(spec)
-        if self._ahead is not None:
-            self._tasks.keep("prepare", partial(every, PREPARE_S, self._prepare))
 
     def take(self, spec: ProcessSpec) -> None:
         """One more process; it starts now, or as soon as the one that it follows works."""
-        if spec.begins_anew:
-            spec = replace(spec, ahead=self._ahead)
         self._board.rows[spec.name] = Row(name=spec.name, leased=not spec.health_url, node=spec.node)
         leader = self._board.rows.get(spec.after)
         if leader is None or leader.stage is Stage.READY:
@@ -58,24 +48,6 @@ class Crew:
         else:
             self._board.rows[spec.name].note = f"waits for {spec.after}"
             self._later.append(spec)
-
-    async def _prepare(self) -> None:
-        """While all of them work, have the next one wait."""
-        known = [child for child in self.supervisor.children.values() if child.spec.begins_anew]
-        assert self._ahead is not None
-        if not known:
-            await self._ahead.let_go()
-        elif all(self._works(child) for child in known):
-            await self._ahead.prepare(known[0].spec.environment)
-
-    def _works(self, child: Child) -> bool:
-        row = self._board.rows.get(child.spec.name)
-        return child.state is State.RUNNING and row is not None and row.stage is Stage.READY
-
-    async def close(self) -> None:
-        """No process waits any more."""
-        if self._ahead is not None:
-            await self._ahead.close()
 
     async def end(self, names: Sequence[str]) -> None:
         """End processes for good, and forget them."""

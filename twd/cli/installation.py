@@ -20,7 +20,6 @@ from twd.cli.model_life import ModelLife
 from twd.cli.picture import Picture, View
 from twd.cli.wanted import served_by
 from twd.kit import platform
-from twd.kit.ahead import Ahead
 from twd.kit.board import Board, Row, Stage
 from twd.kit.clock import SystemClock
 from twd.kit.connect import address_of, connect
@@ -28,6 +27,7 @@ from twd.kit.exit_codes import ExitCode
 from twd.kit.home import RESOLVED_VARIABLE, Home, Instance
 from twd.kit.ids import Ids
 from twd.kit.log_files import LogFile
+from twd.kit.nursery import Inherited, Nursery
 from twd.kit.overseer import Overseer
 from twd.kit.run_service import StopRequests, unless
 from twd.kit.service import Surroundings
@@ -63,8 +63,9 @@ class Installation:
         specs: Sequence[ProcessSpec],
         view: View,
         measured: bool = False,
+        forks: Inherited | None = None,
     ) -> None:
-        """`measured`: when all is ready, find out what drafts bring, and say so."""
+        """`measured`: when all is ready, find out what drafts bring, and say so. `forks`: what brings up processes."""
         self._settings = settings
         self._home = home
         self._node = node
@@ -86,6 +87,7 @@ class Installation:
         self._log_file = LogFile(home.logs, OWN_LOG)
         self._born = platform.born(os.getpid()) or 0.0
         self._tasks = TaskGroup("up", self._faulted)
+        self._nursery = Nursery(forks, self._environment(), self._faulted)
         self._embedded: EmbeddedBroker | None = None
         self._broker_up = asyncio.Event()
         self._broker: Supervisor | None = None
@@ -97,6 +99,7 @@ class Installation:
     async def run(self, broker: EmbeddedBroker | None) -> ExitCode:
         """Start everything, keep it alive, end it in order. The caller holds the home's lock."""
         self._stop.watch()
+        await self._nursery.open()
         try:
             if broker is not None:
                 await unless(self._stop.asked, self._start_broker(broker))
@@ -149,8 +152,7 @@ class Installation:
         if self._problem:  # nothing could start without the settings
             raise CommandError(ExitCode.CANNOT_START, self._problem)
         self._addresses["bus"] = address_of(self._settings.bus).shown
-        ahead = Ahead("speculator", self._environment())
-        self._crew = Crew(self._board, self._tasks, self._supervise, self._changed, self._clock.wall_ms, ahead)
+        self._crew = Crew(self._board, self._tasks, self._supervise, self._changed, self._clock.wall_ms)
         self._life = self._make_life(self._crew)
         self._crew.start(self._specs)
         self._tasks.keep("rotate", partial(every, ROTATE_S, self._rotate))
@@ -197,6 +199,7 @@ class Installation:
             on_fault=self._faulted,
             environment=self._environment(),
             backoff=Backoff(),
+            nursery=self._nursery,
         )
 
     def _make_life(self, crew: Crew) -> ModelLife:
@@ -363,10 +366,9 @@ class Installation:
             await self._overseer.stop()
 
     async def _end(self) -> None:
-        if self._crew is not None:
-            await self._crew.close()
         for supervisor in self._supervisors():
             await supervisor.stop(DRAIN_S)
+        await self._nursery.close()
         await self._tasks.close()
         self._board.ends(Stage.ENDED)
         self._tell("ended")

@@ -11,9 +11,9 @@ from twd.cli.played import as_node
 from twd.cli.run_stage import StageChoice, stage_options
 from twd.cli.services import SERVICES, Choice, made_by
 from twd.kit import logs, platform
-from twd.kit.ahead import OURS
 from twd.kit.exit_codes import ExitCode
 from twd.kit.ids import node_id
+from twd.kit.nursery import OURS
 
 
 @click.command("run")
@@ -41,6 +41,9 @@ def run_command(
     **stage: Any,
 ) -> ExitCode:
     """Run one service alone, until a signal ends it."""
+    from twd.cli.nursery import fork_off
+
+    forks = fork_off() if service == "agent" else None
     settings = as_node(ground.with_bus(), node) if node else ground.with_bus()
     here = node_id(node) if node else ground.node
     memory = {"ram_reclaim": ram_reclaim or settings.ram_reclaim, "prewarm": settings.prewarm and not no_prewarm}
@@ -50,7 +53,7 @@ def run_command(
     from twd.kit.connect import connect
     from twd.kit.run_service import run_service
 
-    choice = Choice(model, number, link_rtt, StageChoice(**stage), for_model)
+    choice = Choice(model, number, link_rtt, StageChoice(**stage), for_model, forks)
     made = made_by(service, settings, choice)
     with asyncio.Runner(loop_factory=platform.new_event_loop) as runner:
         return runner.run(

@@ -12,19 +12,21 @@ from twd.cli.errors import CommandError
 from twd.cli.life_core import is_path
 from twd.cli.run_stage import StageChoice
 from twd.kit.exit_codes import ExitCode
+from twd.kit.nursery import Inherited
 from twd.kit.service import Service, Surroundings
 from twd.kit.settings import Drafter, Model, Settings
 from twd.wire.failures import TwdError
 
 
 class Choice(NamedTuple):
-    """Which of several: a model by name, a drafter by its place in the settings; and how far a played machine is."""
+    """Which of several: a model by name, a drafter by its place in the settings; and what an agent begins with."""
 
     model: str = ""
     number: int = 0
     link_ms: float = 0.0
     stage: StageChoice = StageChoice()
     for_model: str = ""
+    forks: Inherited | None = None
 
 
 Factory = Callable[[Surroundings, Settings, Choice], Service]
@@ -52,7 +54,7 @@ def _metrics(ground: Surroundings, settings: Settings, choice: Choice) -> Servic
 def _agent(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
     from twd.agent.service import Agent
 
-    return Agent(ground, settings, choice.link_ms / 1000)
+    return Agent(ground, settings, choice.link_ms / 1000, choice.forks)
 
 
 def _coordinator(ground: Surroundings, settings: Settings, choice: Choice) -> Service:

@@ -18,6 +18,7 @@ from twd.cli.picture import Picture, View, choose_view
 from twd.cli.played import Played
 from twd.kit.exit_codes import ExitCode, exit_code_of
 from twd.kit.home import AlreadyRunning, Home, Instance
+from twd.kit.nursery import Inherited
 from twd.kit.ports import bindable_port
 from twd.kit.settings import Settings
 from twd.kit.supervisor import ProcessSpec
@@ -70,11 +71,14 @@ def up(
         more = (*(f"--model={name}" for name in models), *(("--no-models",) if no_models else ()))
         more += (*(played.options if played else ()), *(("--skip-version-check",) if skip_version_check else ()))
         return start_detached(ground, services, demo, choose_view(as_json, False), timeout, more)
+    from twd.cli.nursery import fork_off
+
+    forks = fork_off()
     view = choose_view(as_json, report)
     try:
         if skip_version_check:
             ground.settings = skipping_version_check(ground.settings)
-        return _run(ground, home, services, demo, played, None if not (models or no_models) else models, view)
+        return _run(ground, home, services, demo, played, None if not (models or no_models) else models, view, forks)
     except TwdError as error:
         if report:
             code = error.exit_code if isinstance(error, CommandError) else exit_code_of(error.code)
@@ -90,6 +94,7 @@ def _run(
     played: Played | None,
     models: tuple[str, ...] | None,
     view: View,
+    forks: Inherited | None,
 ) -> ExitCode:
     with _holding(ground, home):
         settings = ground.settings
@@ -101,7 +106,7 @@ def _run(
         specs = _only_models(settings, _specs(settings, services), models)
         settings = settings if models is None else with_served(settings, models)
         specs += played.agents() if played else []
-        return _live(ground, settings, specs, view, measured=demo and not services and view.talks)
+        return _live(ground, settings, specs, view, demo and not services and view.talks, forks)
 
 
 @contextmanager
@@ -125,7 +130,14 @@ def _holding(ground: Ground, home: Home) -> Iterator[None]:
         home.forget_instance()
 
 
-def _live(ground: Ground, settings: Settings, specs: list[ProcessSpec], view: View, measured: bool) -> ExitCode:
+def _live(
+    ground: Ground,
+    settings: Settings,
+    specs: list[ProcessSpec],
+    view: View,
+    measured: bool,
+    forks: Inherited | None,
+) -> ExitCode:
     from twd.bus.broker import EmbeddedBroker
     from twd.cli.installation import Installation
     from twd.kit import platform
@@ -134,7 +146,7 @@ def _live(ground: Ground, settings: Settings, specs: list[ProcessSpec], view: Vi
     broker = None if bus.url else EmbeddedBroker(ground.home.path, bus.host, bus.port, bus.token)
 
     async def live() -> ExitCode:
-        return await Installation(settings, ground.home, ground.node, specs, view, measured).run(broker)
+        return await Installation(settings, ground.home, ground.node, specs, view, measured, forks).run(broker)
 
     with asyncio.Runner(loop_factory=platform.new_event_loop) as runner:
         return runner.run(live())

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from twd.agent.environment import environment_here
 from twd.cli.outside_engine import ENGINE, KEY_VARIABLE, command_line, key_of, outside, url_of
-from twd.kit.ahead import OURS
 from twd.kit.compute import backend_of
 from twd.kit.ids import node_id
+from twd.kit.nursery import OURS
 from twd.kit.settings import Drafter, Settings
 from twd.kit.supervisor import ProcessSpec
 
@@ -51,12 +51,7 @@ def _speculators(settings: Settings) -> Iterator[ProcessSpec]:
             name = f"speculator.{_word(model)}" + (f".{replica + 1}" if entry.replicas > 1 else "")
             which = ("--number", str(replica)) if replica else ()
             argv = (*RUN, "speculator", "--model", model, *which)
-            yield ProcessSpec(name, argv, environment=environment, serves=model, begins_anew=begins_anew(settings))
-
-
-def begins_anew(settings: Settings) -> bool:
-    """Whether speculators end when their workers do, or go elsewhere."""
-    return settings.mode == "combined" and settings.pool.engine == "rpc"
+            yield ProcessSpec(name, argv, environment=environment, serves=model)
 
 
 def _outside(settings: Settings, model: str, environment: Mapping[str, str]) -> Iterator[ProcessSpec]:

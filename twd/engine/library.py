@@ -11,23 +11,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-# libgomp reads this once, when llama.cpp loads it. By default its threads spin for milliseconds at every barrier, and
-# two engines on the same cores (a target and its drafter) slow each other down a hundredfold; so few spins cost < 1 %.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-# llama.cpp's kernels for eight rows and more of K and IQ quants sum up in another order than those for fewer, so that a
-# window would disagree with single steps. It looks at this once, at the first pass of a process. Types that our own
-# kernels take lose nothing by it; of others (IQ1 to IQ3, and all where a build lacks ours), prompts take longer.
-os.environ.setdefault("GGML_CPU_TILED_MM", "0")
-# CUDA numbers the quickest card first, nvidia-smi by their places in the machine. One order is enough.
-os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-
+from twd.engine.variables import set_variables  # and sets them, before llama.cpp is loaded
 from twd.lean_import import bare
+from twd.wire.failures import FailureCode, TwdError
 
 with bare("llama_cpp"):
     from llama_cpp import llama_cpp as llama
-
-from twd.wire.failures import FailureCode, TwdError
 
 __all__ = [
     "FOLDER",
@@ -132,7 +121,8 @@ _on_abort = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(_leave_on_abort)
 
 @cache
 def start() -> None:
-    """Bring llama.cpp up, once for this process."""
+    """Bring llama.cpp up, once for this process; it may have been loaded in one of which this one was forked."""
+    set_variables()
     llama.llama_log_set(_on_log, None)
     llama.llama_backend_init()
     ggml("ggml_set_abort_callback", [type(_on_abort)], ctypes.c_void_p)(_on_abort)

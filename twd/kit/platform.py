@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ STOP_SIGNALS: Final = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
 )
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
 _LEASH: Final = str(Path(__file__).with_name("leash.py"))
 
 
@@ -71,6 +72,44 @@ def end_with_parent_thread() -> None:
     import ctypes
 
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def can_adopt() -> bool:
+    """Whether what our children start can become ours, and a fork is safe once libraries are loaded: on Linux, except
+    where a container's rules forbid one of the calls."""
+    if not IS_LINUX or not hasattr(os, "pidfd_open"):
+        return False
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:
+        return False
+    return True
+
+
+def adopt_orphans() -> bool:
+    """Become the parent of what our children started, when these end; whether that was allowed. Linux alone."""
+    import ctypes
+
+    return bool(ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def ended_children() -> set[int]:
+    """The children that have ended and nobody has asked how."""
+    try:
+        if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return set()
+    except ChildProcessError:
+        return set()
+    import psutil
+
+    return {child.pid for child in psutil.Process().children() if child.status() == psutil.STATUS_ZOMBIE}
+
+
+def reap(ended: Iterable[int]) -> None:
+    """Let go of children that have ended; one that somebody asked about meanwhile is gone already."""
+    for pid in ended:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
 
 
 def _in_background(wait: Callable[[], None]) -> None:

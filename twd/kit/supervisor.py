@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import BinaryIO, Final, TypeVar
 
 from twd.kit import platform
-from twd.kit.ahead import Ahead
 from twd.kit.clock import Clock
 from twd.kit.exit_codes import REFUSED, ExitCode
 from twd.kit.log_files import LogFile
+from twd.kit.nursery import Born, Nursery
 from twd.kit.tasks import TaskGroup, every
 
 ROTATE_S: Final = 10.0
@@ -43,10 +43,6 @@ class ProcessSpec:
     """Where a program that holds no lease says whether it works."""
     after: str = ""
     """The process that must work before this one starts."""
-    ahead: Ahead | None = None
-    """Where a process may wait that can become this one at once."""
-    begins_anew: bool = False
-    """It ends now and then to start again, and somebody waits for it meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +125,9 @@ class Supervisor:
         on_fault: Callable[[str, BaseException], None],
         environment: Mapping[str, str] = os.environ,
         backoff: Backoff = Backoff(),
+        nursery: Nursery | None = None,
     ) -> None:
+        """`nursery`: where processes of this program are born; without, they start in the usual way."""
         self._logs = logs
         self.children = {spec.name: Child(spec, LogFile(logs, spec.name)) for spec in specs}
         self._clock = clock
@@ -137,6 +135,7 @@ class Supervisor:
         self._on_exit = on_exit
         self._on_fault = on_fault
         self._backoff = backoff
+        self._nursery = nursery
         self._lifeline = platform.Lifeline()
         self._environment = {**environment, **self._lifeline.environment}
         self._tasks = TaskGroup("supervisor", on_fault)
@@ -226,29 +225,34 @@ class Supervisor:
         child.log.add(child.obstacle)
         return NO_PROGRAM
 
-    async def _spawn(self, child: Child) -> asyncio.subprocess.Process:
+    async def _spawn(self, child: Child) -> asyncio.subprocess.Process | Born:
         spec = child.spec
         if spec.prepare is not None:
             spec.prepare()
-        waiting = spec.ahead.take(spec.argv, spec.environment, child.log.path) if spec.ahead is not None else None
-        process = waiting or await self._create(child)
+        environment = {**self._environment, **spec.environment}
+        with child.log.path.open("ab") as log:
+            process = await self._born(child, environment) or await self._create(child, environment, log)
         child.pid = process.pid
         child.state = State.RUNNING
         self._tell(self._on_start, child)
         return process
 
-    async def _create(self, child: Child) -> asyncio.subprocess.Process:
+    async def _born(self, child: Child, environment: Mapping[str, str]) -> Born | None:
+        if self._nursery is None or child.spec.foreign:
+            return None
+        return await self._nursery.birth(child.spec.argv, environment, child.log.path)
+
+    async def _create(self, child: Child, environment: Mapping[str, str], log: BinaryIO) -> asyncio.subprocess.Process:
         argv = platform.leashed(child.spec.argv) if child.spec.foreign else child.spec.argv
-        with child.log.path.open("ab") as log:
-            return await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**self._environment, **child.spec.environment},
-                pass_fds=self._lifeline.inherited,
-                **platform.spawn_options(),
-            )
+        return await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            pass_fds=self._lifeline.inherited,
+            **platform.spawn_options(),
+        )
 
     def _note_exit(self, child: Child, code: int) -> float:
         ran_s = self._clock.now() - child.started_at
