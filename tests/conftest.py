@@ -28,6 +28,12 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def _this_process_is_not_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that run in the process of the tests find that they cannot have a nursery."""
+    monkeypatch.setattr("twd.cli.nursery.fork_off", lambda: None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_process_is_left_behind() -> Iterator[None]:
     before = {child.pid for child in psutil.Process().children(recursive=True)}
