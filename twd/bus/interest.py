@@ -1,11 +1,14 @@
 """Who wants a subject: found once for each subject, then remembered until a wildcard comes or goes."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
 from twd.bus.base import matches
 
 _REMEMBERED_MAX: Final = 4096
+_WILD_END: Final = re.compile(r"\.?[*>].*")
 
 
 class Wanting(Protocol):
@@ -30,32 +33,31 @@ class Interest(Generic[W]):
     """All subscriptions of a broker. Which of them a subject reaches does not depend on their number."""
 
     def __init__(self) -> None:
-        self._literal: dict[str, list[W]] = {}
-        self._wildcards: list[W] = []
+        self._by_beginning: dict[str, list[W]] = {}
+        """By what stands before a pattern's first wildcard: only what a subject begins with can match it."""
         self._found: dict[str, Wanted[W]] = {}
 
     def add(self, one: W) -> None:
         """A new subscription."""
-        if _is_wildcard(one.pattern):
-            self._wildcards.append(one)
-            self._found.clear()
-        else:
-            self._literal.setdefault(one.pattern, []).append(one)
-            self._found.pop(one.pattern, None)
+        self._by_beginning.setdefault(_beginning(one.pattern), []).append(one)
+        self._forget(one.pattern)
 
     def remove(self, one: W) -> None:
         """A subscription goes; one that is not here is no matter."""
-        if _is_wildcard(one.pattern):
-            self._wildcards = [other for other in self._wildcards if other is not one]
-            self._found.clear()
-            return
-        left = [other for other in self._literal.pop(one.pattern, []) if other is not one]
+        beginning = _beginning(one.pattern)
+        left = [other for other in self._by_beginning.pop(beginning, ()) if other is not one]
         if left:
-            self._literal[one.pattern] = left
-        self._found.pop(one.pattern, None)
+            self._by_beginning[beginning] = left
+        self._forget(one.pattern)
+
+    def _forget(self, pattern: str) -> None:
+        if _WILD_END.search(pattern):
+            self._found.clear()
+        else:
+            self._found.pop(pattern, None)
 
     def in_subject(self, subject: str) -> Wanted[W]:
-        """Who is to hear a message on this subject, in the order of subscribing."""
+        """Who is to hear a message on this subject; of those with one pattern, who came first."""
         found = self._found.get(subject)
         if found is None:
             found = self._find(subject)
@@ -67,14 +69,24 @@ class Interest(Generic[W]):
     def _find(self, subject: str) -> Wanted[W]:
         everybody: list[W] = []
         groups: dict[tuple[str, str], list[W]] = {}
-        wild = [one for one in self._wildcards if matches(one.pattern, subject)]
-        for one in [*self._literal.get(subject, ()), *wild]:
-            if one.queue:
-                groups.setdefault((one.queue, one.pattern), []).append(one)
-            else:
-                everybody.append(one)
+        for beginning in _beginnings(subject):
+            for one in self._by_beginning.get(beginning, ()):
+                if not matches(one.pattern, subject):
+                    continue
+                if one.queue:
+                    groups.setdefault((one.queue, one.pattern), []).append(one)
+                else:
+                    everybody.append(one)
         return Wanted(everybody, list(groups.values()))
 
 
-def _is_wildcard(pattern: str) -> bool:
-    return "*" in pattern or ">" in pattern
+def _beginning(pattern: str) -> str:
+    """What every subject that matches begins with."""
+    return _WILD_END.sub("", pattern)
+
+
+def _beginnings(subject: str) -> Iterator[str]:
+    while subject:
+        yield subject
+        subject = subject.rpartition(".")[0]
+    yield ""

@@ -7,7 +7,7 @@ loop, so a virtual loop makes a whole world run in no time and in the same order
 import asyncio
 import contextvars
 import random
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -63,7 +63,7 @@ class MemoryBroker:
         self.interest: Interest[MemorySubscription] = Interest()
         self._inboxes = 0
         self._connects = 0
-        self._paths: dict[tuple[int, int], _Path] = {}
+        self._paths: defaultdict[tuple[int, int], _Path] = defaultdict(_Path)
         self._context = contextvars.copy_context()
 
     def connect(self, node: str = "node") -> "MemoryBus":
@@ -109,7 +109,7 @@ class MemoryBroker:
             delay += dice.uniform(0.0, OVERTAKEN_S)
             loop.call_at(loop.time() + delay, sub.client.accept, sub, copy, context=self._context)
             return
-        path = self._paths.setdefault((sender.number, sub.client.number), _Path())
+        path = self._paths[sender.number, sub.client.number]
         if not delay and not path.under_way:
             sub.client.accept(sub, copy)
             return
