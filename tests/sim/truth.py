@@ -1,6 +1,7 @@
 """The target of a simulated world: a pure function from seed and text so far to the next token."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from twd.engine.text import TextStream
 from twd.wire.job import JobSubmitted
@@ -16,13 +17,23 @@ _SEEN = 6
 
 def prompt_tokens(prompt: str) -> list[int]:
     """A prompt of any length is four tokens here."""
+    return list(_prompt_tokens(prompt))
+
+
+@lru_cache(4096)
+def _prompt_tokens(prompt: str) -> tuple[int, ...]:
     number = prefix_hash(prompt.encode())
-    return [2 + (number >> (8 * i)) % (VOCABULARY - 2) for i in range(PROMPT_TOKENS)]
+    return tuple(2 + (number >> (8 * i)) % (VOCABULARY - 2) for i in range(PROMPT_TOKENS))
 
 
 def choose(seed: int, history: Sequence[int]) -> int:
     """The one token that follows; about one in forty is the end."""
-    value = prefix_hash((seed, len(history), *history[-_SEEN:])) >> 5
+    return _choose(seed, len(history), *history[-_SEEN:])
+
+
+@lru_cache(4096)
+def _choose(*known: int) -> int:
+    value = prefix_hash(known) >> 5
     return END_OF_TEXT if value % 40 == 0 else 2 + value // 40 % (VOCABULARY - 2)
 
 
