@@ -112,11 +112,10 @@ class DraftRunner:
             self._core.computed(draft, window, _guesses(verdict), spent_ms)
 
     def _open(self, draft: Draft) -> None:
-        picker = draft.picker
+        conformed = draft.picker.conformed if isinstance(draft.picker, Conforms) else _as_they_are
 
         def report(logits: Logits, token: int) -> TokenLogprob:
-            seen = picker.conformed(logits) if isinstance(picker, Conforms) else logits
-            guess = self._judge(seen, token, not draft.beside)
+            guess = self._judge(conformed(logits), token, not draft.beside)
             other = TopToken(token=max(0, guess.other), text="", logprob=guess.other_confidence)
             top = [other] if guess.other >= 0 else []
             return TokenLogprob(token=token, text="", logprob=guess.confidence, top=top)
@@ -140,6 +139,10 @@ class DraftRunner:
             except queue.Empty:
                 return
             command(self._core)
+
+
+def _as_they_are(logits: Logits) -> Logits:
+    return logits
 
 
 def _guesses(verdict: Verdict) -> list[Guess]:
