@@ -8,7 +8,7 @@ import pytest
 
 from tests.bus.conftest import Connect
 from tests.waiting import until
-from twd.bus.base import PAYLOAD_BYTES_MAX, Bus, BusError, Message, NoResponders, RequestTimeout
+from twd.bus.base import PAYLOAD_BYTES_MAX, Bus, BusError, Hearing, Message, NoResponders, RequestTimeout
 from twd.wire.failures import FailureCode
 from twd.wire.routes import WhenFull
 
@@ -105,6 +105,30 @@ async def test_each_message_goes_to_one_member_of_a_group_and_to_everybody_else(
     await until(lambda: sum(len(ear.messages) for ear in members) == 200 == len(watcher.messages))
     assert sorted(b for ear in members for b in ear.bodies) == sorted(watcher.bodies)
     assert all(ear.messages for ear in members)
+
+
+async def test_several_things_are_listened_to_at_once(connect: Connect) -> None:
+    bus = await connect("one")
+    one, other = Ear(), Ear()
+    first, _ = await bus.subscribe_all([Hearing("a", one), Hearing("b.*", other)])
+    for subject in ("a", "b.c"):
+        bus.publish(subject, b"")
+    await hear_end(bus, bus)
+    await first.close()
+    for subject in ("a", "b.d"):
+        bus.publish(subject, b"")
+    await hear_end(bus, bus)
+    assert (one.subjects, other.subjects) == (["a"], ["b.c", "b.d"])
+
+
+async def test_of_several_things_none_is_listened_to_where_one_is_refused(connect: Connect) -> None:
+    bus = await connect("one")
+    ear = Ear()
+    with pytest.raises(BusError):
+        await bus.subscribe_all([Hearing("a", ear), Hearing("a.", ear)])
+    bus.publish("a", b"")
+    await hear_end(bus, bus)
+    assert not ear.messages
 
 
 async def test_a_closed_subscription_hears_nothing_more(connect: Connect) -> None:

@@ -13,7 +13,7 @@ from tests.bus.conftest import NatsServer
 from tests.waiting import until
 from twd.bus import nats_link
 from twd.bus.address import BusAddress
-from twd.bus.base import BusError, NoResponders, RequestTimeout
+from twd.bus.base import BusError, Hearing, NoResponders, RequestTimeout
 from twd.bus.nats_bus import BusState, NatsBus
 from twd.bus.nats_dial import Dialer
 from twd.bus.nats_frames import publish_frame
@@ -68,6 +68,15 @@ async def test_messages_that_gather_are_handled_together(open_bus: Open) -> None
     slow._link._read_again()  # as it does by itself when the time is over
     await until(lambda: len(heard) == 20)
     assert heard == list(range(20))
+
+
+async def test_who_leaves_while_he_subscribes_leaves_nothing_behind(open_bus: Open) -> None:
+    bus = await open_bus()
+    asking = asyncio.gather(bus.subscribe_all([Hearing("a", print), Hearing("b", print)]), return_exceptions=True)
+    await asyncio.sleep(0)
+    assert len(bus._listeners) == 2
+    asking.cancel()
+    await until(lambda: not bus._listeners)
 
 
 async def test_who_gathers_reads_on_where_much_comes_or_an_answer_is_awaited(open_bus: Open) -> None:

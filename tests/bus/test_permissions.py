@@ -13,7 +13,7 @@ import pytest
 from tests.bus.deployed import DEPLOY, Deployment
 from tests.waiting import until
 from twd.bus.address import BusAddress
-from twd.bus.base import BusError, Message, NoResponders
+from twd.bus.base import BusError, Hearing, Message, NoResponders
 from twd.bus.nats_bus import BusState, NatsBus
 from twd.bus.permissions import ADMIN, LIFE, REGISTRY, ROLE_NAMES, ROLES, Registry, Role, permissions_of, render
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Service
@@ -224,6 +224,20 @@ async def test_each_of_those_who_ask_for_the_same_at_once_is_told(connect: Conne
     asked = [speculator.may_hear(pattern, queue) for queue in ("", "speculators", "", "speculators", "others")]
     assert await asyncio.gather(*asked) == [False, True, False, True, False]
     assert speculator.denials == []
+
+
+@nats
+async def test_who_asks_for_several_things_of_which_one_is_denied_hears_none(connect: Connect) -> None:
+    speculator, heard = await connect("speculator"), list[Message]()
+    allowed, denied = "twd.v1.draft.proposed.*", "twd.v1.job.submitted.*"
+    with pytest.raises(BusError) as refused:
+        await speculator.bus.subscribe_all([Hearing(allowed, heard.append), Hearing(denied, heard.append)])
+    assert refused.value.code is FailureCode.FORBIDDEN
+    drafter = await connect("drafter")
+    drafter.bus.publish("twd.v1.draft.proposed.s", b"{}")
+    await drafter.bus.flush()
+    await speculator.bus.flush()
+    assert heard == []
 
 
 @nats

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jsonschema
@@ -11,7 +12,7 @@ import pytest
 from tests.edge.conftest import House, OpenHouse, ground
 from tests.edge.fake_speculator import Script
 from tests.waiting import until
-from twd.bus.base import Handler, Message, Subscription
+from twd.bus.base import Hearing, Message, Subscription
 from twd.edge.feed import PENDING_BYTES_MAX, PENDING_MAX, Watcher
 from twd.edge.openapi import OPERATIONS, document
 from twd.edge.redact import redacted
@@ -97,15 +98,11 @@ async def test_live_events(house: House) -> None:
 
 async def test_who_leaves_while_attaching_leaves_nothing_behind(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     feed = house.edge.records.feed
-    subscribe, made = feed._bus.subscribe, list[Subscription]()
 
-    async def breaks_off(pattern: str, handler: Handler) -> Subscription:
-        if len(made) == 3:
-            raise asyncio.CancelledError
-        made.append(await subscribe(pattern, handler))
-        return made[-1]
+    async def breaks_off(hearings: Sequence[Hearing]) -> list[Subscription]:
+        raise asyncio.CancelledError
 
-    monkeypatch.setattr(feed._bus, "subscribe", breaks_off)
+    monkeypatch.setattr(feed._bus, "subscribe_all", breaks_off)
     with pytest.raises(asyncio.CancelledError):
         await feed.attach(frozenset())
     monkeypatch.undo()

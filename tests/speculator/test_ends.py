@@ -2,14 +2,14 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 
 from tests.sim.engines import MODEL, PlayedModel
 from tests.speculator.fakes import job
 from tests.waiting import until
-from twd.bus.base import Subscription
+from twd.bus.base import Hearing
 from twd.bus.memory_bus import MemoryBroker
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
@@ -109,11 +109,12 @@ async def test_a_model_that_is_freed_before_all_ears_are_open_hears_nothing_more
     opening, go_on = asyncio.Event(), asyncio.Event()
     listen = speculator.listen
 
-    async def slowly(event_type: type[Event], pattern: str = "") -> Subscription:
-        if event_type is JobSubmitted:
+    async def slowly(event_types: Iterable[type[Event]], also: Iterable[Hearing] = ()) -> None:
+        event_types = list(event_types)
+        if JobSubmitted in event_types:
             opening.set()
             await go_on.wait()
-        return await listen(event_type, pattern)
+        await listen(event_types, also)
 
     speculator.listen = slowly  # type: ignore[method-assign]
     await speculator.start()

@@ -1,7 +1,7 @@
 """What every bus can do, whatever carries it. Bytes go in, bytes come out."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, Protocol
@@ -56,6 +56,17 @@ class Message(msgspec.Struct):
 
 Handler = Callable[[Message], None]
 """Called on the loop, one message at a time and in order; it must not block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hearing:
+    """What to listen to. Members of one `queue` share the messages; at most `limit` of them wait."""
+
+    pattern: str
+    handler: Handler
+    queue: str = ""
+    limit: int = 65536
+    when_full: WhenFull = WhenFull.DROP_NEWEST
 
 
 @dataclass(slots=True)
@@ -130,7 +141,10 @@ class Bus(Protocol):
         limit: int = 65536,
         when_full: WhenFull = WhenFull.DROP_NEWEST,
     ) -> Subscription:
-        """Listen; members of one `queue` share the messages. At most `limit` messages wait."""
+        """Listen; see `Hearing`."""
+
+    async def subscribe_all(self, hearings: Sequence[Hearing]) -> list[Subscription]:
+        """Listen to several things, with one way to the broker; where one of them is refused, to none."""
 
     async def request(self, subject: str, data: bytes, *, timeout_s: float = 5.0) -> bytes:
         """Ask and wait for one answer; raises NoResponders or RequestTimeout."""

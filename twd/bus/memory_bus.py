@@ -8,7 +8,7 @@ import asyncio
 import contextvars
 import random
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,6 +16,7 @@ from twd.bus.base import (
     BusError,
     BusStats,
     Handler,
+    Hearing,
     Leases,
     Message,
     NoResponders,
@@ -196,10 +197,19 @@ class MemoryBus:
         when_full: WhenFull = WhenFull.DROP_NEWEST,
     ) -> Subscription:
         """Listen; see the Bus protocol."""
-        check_pattern(pattern, queue)
+        (subscription,) = await self.subscribe_all([Hearing(pattern, handler, queue, limit, when_full)])
+        return subscription
+
+    async def subscribe_all(self, hearings: Sequence[Hearing]) -> list[Subscription]:
+        """Listen to several things; see the Bus protocol."""
+        for one in hearings:
+            check_pattern(one.pattern, one.queue)
         if self._closed:
             raise BusError("the bus is closed")
-        return self._listen(MemorySubscription(pattern, handler, queue, limit, when_full, client=self))
+        return [
+            self._listen(MemorySubscription(one.pattern, one.handler, one.queue, one.limit, one.when_full, client=self))
+            for one in hearings
+        ]
 
     def _listen(self, subscription: MemorySubscription) -> MemorySubscription:
         self.subscriptions.append(subscription)

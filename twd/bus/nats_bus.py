@@ -4,8 +4,8 @@ import asyncio
 import enum
 import logging
 import secrets
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from twd.bus.base import (
     BusError,
     BusStats,
     Handler,
+    Hearing,
     Leases,
     Message,
     NoResponders,
@@ -224,29 +225,43 @@ class NatsBus:
         when_full: WhenFull = WhenFull.DROP_NEWEST,
     ) -> Subscription:
         """Listen; on return the broker knows of it, unless it is away."""
-        check_pattern(pattern, queue)
+        (subscription,) = await self.subscribe_all([Hearing(pattern, handler, queue, limit, when_full)])
+        return subscription
+
+    async def subscribe_all(self, hearings: Sequence[Hearing]) -> list[Subscription]:
+        """Listen to several things; see the Bus protocol."""
+        for one in hearings:
+            check_pattern(one.pattern, one.queue)
         if self._closing:
             raise BusError("the bus is closed")
-        self._number += 1
-        number = self._number
-        self._listeners[number] = listener = Listener(pattern, handler, queue, limit, when_full)
+        first = self._number + 1
+        self._number += len(hearings)
+        new = {
+            number: Listener(one.pattern, one.handler, one.queue, one.limit, one.when_full)
+            for number, one in enumerate(hearings, first)
+        }
+        self._listeners |= new
         try:
             if self._link is not None:
-                await self._announce(self._link, number, listener)
-        except BaseException:  # refused, or its caller left: nobody could ever close it
-            self._unsubscribe(number)
+                await self._announce(self._link, new)
+        except BaseException:  # refused, or its caller left: nobody could ever close them
+            for number in new:
+                self._unsubscribe(number)
             raise
-        return NatsSubscription(lambda: self._unsubscribe(number))
+        return [NatsSubscription(partial(self._unsubscribe, number)) for number in new]
 
-    async def _announce(self, link: NatsLink, number: int, listener: Listener) -> None:
-        with self._asking(listener.pattern, listener.queue) as asked:
+    async def _announce(self, link: NatsLink, new: dict[int, Listener]) -> None:
+        with ExitStack() as asking:
+            asked = [asking.enter_context(self._asking(one.pattern, one.queue)) for one in new.values()]
             try:
-                link.listen(number, subscribe_frame(listener.pattern, listener.queue, number))
+                self._tell(link, new)
                 await link.round_trip()
             except BusError as error:
-                log.info("%s will be listened to when the broker is back: %s", listener.pattern, error)
-        if asked.denial is not None:
-            raise BusError(asked.denial.text, FailureCode.FORBIDDEN)
+                patterns = ", ".join(one.pattern for one in new.values())
+                log.info("%s will be listened to when the broker is back: %s", patterns, error)
+        for one in asked:
+            if one.denial is not None:
+                raise BusError(one.denial.text, FailureCode.FORBIDDEN)
 
     async def _greet(self, link: NatsLink) -> None:
         """Tell a fresh connection everything, and make sure that answers will arrive on it."""
@@ -269,7 +284,10 @@ class NatsBus:
     def _announce_all(self, link: NatsLink) -> None:
         """Tell a connection everything that is listened to and that it does not know yet."""
         link.listen(_ANSWERS, subscribe_frame(f"{self._questions.prefix}*", "", _ANSWERS))
-        for number, listener in self._listeners.items():
+        self._tell(link, self._listeners)
+
+    def _tell(self, link: NatsLink, listeners: Mapping[int, Listener]) -> None:
+        for number, listener in listeners.items():
             link.listen(number, subscribe_frame(listener.pattern, listener.queue, number))
 
     def _unsubscribe(self, number: int) -> None:

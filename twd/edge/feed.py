@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from twd.bus.base import PAYLOAD_BYTES_MAX, Bus, Message, Subscription
+from twd.bus.base import PAYLOAD_BYTES_MAX, Bus, Hearing, Message, Subscription
 from twd.edge.redact import redacted
 from twd.wire.draft import DraftGranted, DraftProposed
 from twd.wire.failures import FailureCode, TwdError
@@ -89,23 +89,13 @@ class Feed:
                 text = f"{WATCHERS_MAX} clients watch live events already; close one of them, or come back later"
                 raise TwdError(FailureCode.BUSY, text)
             if not self._subscriptions:
-                self._subscriptions = await self._listen()
+                self._subscriptions = await self._bus.subscribe_all(
+                    [Hearing(one.pattern, self._hear) for one in BROADCASTS]
+                )
             self._watchers.add(watcher)
         if self._closed:
             watcher.close()
         return watcher
-
-    async def _listen(self) -> list[Subscription]:
-        """All broadcasts; or none, if that fails or is given up midway."""
-        made: list[Subscription] = []
-        try:
-            for route in BROADCASTS:
-                made.append(await self._bus.subscribe(route.pattern, self._hear))
-        except BaseException:
-            for subscription in made:
-                await subscription.close()
-            raise
-        return made
 
     async def detach(self, watcher: Watcher) -> None:
         """A watcher left; after the last one nothing is heard any more."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
 import twd
-from twd.bus.base import Message, Subscription
+from twd.bus.base import Hearing, Message
 from twd.wire.routes import ROUTE_OF
 
 if TYPE_CHECKING:
@@ -22,14 +21,13 @@ class MicroEndpoints:
         self._name = f"twd-{service.name}"
         self._id = service.instance.rsplit(".", 1)[-1]
 
-    async def open(self) -> list[Subscription]:
-        """Listen on the nine subjects of the convention."""
-        asked = [
-            self._service.bus.subscribe(subject, self._answerer(verb))
+    def hearings(self) -> list[Hearing]:
+        """What to listen to: the nine subjects of the convention."""
+        return [
+            Hearing(subject, self._answerer(verb))
             for verb in ("PING", "INFO", "STATS")
             for subject in (f"$SRV.{verb}", f"$SRV.{verb}.{self._name}", f"$SRV.{verb}.{self._name}.{self._id}")
         ]
-        return await asyncio.gather(*asked)  # one way to the broker instead of nine
 
     def _answerer(self, verb: str) -> Any:
         def answer(message: Message) -> None:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 import twd
-from twd.bus.base import Bus, BusError, Leases, Message, Subscription
+from twd.bus.base import Bus, BusError, Hearing, Leases, Message, Subscription
 from twd.kit.asking import NotUnderstood, read_answer
 from twd.kit.clock import Clock
 from twd.kit.effects import Do, Effect, Note, Publish, WakeAt
@@ -203,18 +203,15 @@ class Service:
 
     # -- hearing -------------------------------------------------------------------------------
 
-    async def listen(self, event_type: type[Event], pattern: str = "") -> Subscription:
-        """Hear one event type; `reads` are listened to by start."""
+    async def listen(self, event_types: Iterable[type[Event]], also: Iterable[Hearing] = ()) -> None:
+        """Hear these events from now on, with one way to the broker; `reads` are listened to by start."""
+        self._subscriptions += await self.bus.subscribe_all([*map(self._hearing, event_types), *also])
+
+    def _hearing(self, event_type: type[Event]) -> Hearing:
         route = ROUTE_OF[event_type]
         handle = getattr(self, handler_name(event_type))
-        subscription = await self.bus.subscribe(
-            pattern or self.pattern(event_type),
-            partial(self._receive, route, handle),
-            queue=route.group,
-            when_full=route.when_full,
-        )
-        self._subscriptions.append(subscription)
-        return subscription
+        handler = partial(self._receive, route, handle)
+        return Hearing(self.pattern(event_type), handler, route.group, when_full=route.when_full)
 
     def _receive(self, route: Route, handle: Callable[..., Effects], message: Message) -> None:
         if not self._running:
@@ -266,8 +263,8 @@ class Service:
 
     async def _go(self) -> None:
         self._running = True
-        await asyncio.gather(*(self.listen(each) for each in self.reads if each not in self.reads_later))
-        self._subscriptions += await MicroEndpoints(self).open()
+        at_once = [each for each in self.reads if each not in self.reads_later]
+        await self.listen(at_once, also=MicroEndpoints(self).hearings())
         self._leases = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
         if self.health is Health.STARTING:
             self.health = Health.OK

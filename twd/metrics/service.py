@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 
 import twd
-from twd.bus.base import BusError, Leases, Message
+from twd.bus.base import BusError, Hearing, Leases, Message
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
 from twd.kit.settings import Settings
 from twd.kit.tasks import every
@@ -56,8 +56,7 @@ class Metrics(Service):
         """Listen to every broadcast."""
         self._recall()
         self._registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
-        hearing = [self.bus.subscribe(one.pattern, self._hear, when_full=one.when_full) for one in BROADCASTS]
-        await asyncio.gather(*hearing)  # one way to the broker instead of one for each
+        await self.bus.subscribe_all([Hearing(one.pattern, self._hear, when_full=one.when_full) for one in BROADCASTS])
         await self._look()
         self.tasks.start("look", every(LOOK_S, self._look))
 

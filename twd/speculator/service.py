@@ -164,8 +164,7 @@ class Speculator(ModelService[LoadedModel]):
                 model=self.model, node=self.ground.node, exactness=loaded.exactness, cost=loaded.cost.points()
             )
         )
-        for event_type in self.reads_later:
-            await self.listen(event_type)
+        await self.listen(self.reads_later)
         await self.renew_lease()
         facts = msgspec.structs.replace(loaded.facts, tool_format=loaded.tool_format)
         self.emit(ModelReady(node=self.ground.node, facts=facts, load_ms=loaded.load_ms))
