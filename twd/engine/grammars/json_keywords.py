@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from twd.engine.grammars.rules import bad_grammar
-from twd.wire.failures import TwdError
+from twd.wire.failures import FailureCode, TwdError
 
 Schema = dict[str, Any]
 
@@ -28,7 +28,7 @@ _OF_TYPE: dict[str, frozenset[str]] = {
     "null": frozenset(),
 }
 TYPES = tuple(_OF_TYPE)
-_CONSTRAINTS = frozenset(["$ref", "type", "enum", "const", "anyOf", "oneOf", "allOf"]).union(*_OF_TYPE.values())
+CONSTRAINTS = frozenset(["$ref", "type", "enum", "const", "anyOf", "oneOf", "allOf"]).union(*_OF_TYPE.values())
 _REFUSED = frozenset(
     [
         *("not", "if", "then", "else", "patternProperties", "propertyNames", "dependentRequired", "dependentSchemas"),
@@ -48,6 +48,13 @@ _SHAPES: dict[str, tuple[type | UnionType, str]] = {
     **dict.fromkeys(sorted(_NUMERIC), (int | Decimal, "a number")),
     "type": (str | list, "a type or a list of types"),
 }
+
+
+class NothingFits(TwdError):
+    """No value fits a part of the schema; where another will do in its place, that is no mistake."""
+
+    def __init__(self, at: str, message: str) -> None:
+        super().__init__(FailureCode.BAD_GRAMMAR, f"JSON schema, {at}: {message}.", "grammar")
 
 
 def schema_error(at: str, message: str) -> TwdError:
@@ -80,7 +87,7 @@ def types_of(schema: Schema, at: str) -> list[str]:
         return [kind for kind, keys in _OF_TYPE.items() if keys & schema.keys() and kind != "integer"] or ["any"]
     names = named if isinstance(named, list) else [named]
     if not names:
-        raise schema_error(at, "no type is left that a value may have")
+        raise NothingFits(at, "no type is left that a value may have")
     for name in names:
         if not isinstance(name, str) or name not in _OF_TYPE:
             raise schema_error(at, f"there is no type {name!r}")
@@ -89,7 +96,7 @@ def types_of(schema: Schema, at: str) -> list[str]:
 
 def constrains(schema: Schema) -> bool:
     """Whether the schema says anything about which values fit."""
-    return not _CONSTRAINTS.isdisjoint(schema)
+    return not CONSTRAINTS.isdisjoint(schema)
 
 
 def entries_of(value: object, at: str, *, empty: bool = False) -> list[object]:
@@ -97,6 +104,14 @@ def entries_of(value: object, at: str, *, empty: bool = False) -> list[object]:
     if not isinstance(value, list) or not (value or empty):
         raise schema_error(at, "a list with at least one entry must stand here")
     return value
+
+
+def places_of(schema: Schema, at: str) -> tuple[list[object], object]:
+    """The schemas of an array's first items, and that of all behind them."""
+    items = schema.get("items", True)
+    if isinstance(items, list):
+        return items, True
+    return entries_of(schema.get("prefixItems", []), f"{at}/prefixItems", empty=True), items
 
 
 def steps_of(reference: str) -> list[str]:

@@ -1,9 +1,9 @@
-"""JSON strings and numbers as a schema bounds them, and whether a given value keeps its bounds."""
+"""JSON strings and numbers as a schema bounds them."""
 
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 
-from twd.engine.grammars.json_keywords import Schema, count_of, decimal_of, schema_error
+from twd.engine.grammars.json_keywords import NothingFits, Schema, count_of, decimal_of, schema_error
 from twd.engine.grammars.json_numbers import Bound, decimals, integers
 from twd.engine.grammars.json_patterns import pattern_rule
 from twd.engine.grammars.json_rules import CHARACTER, DIGIT, STRING, chain, maybe, quoted, rule
@@ -14,7 +14,7 @@ def string_rule(schema: Schema, at: str) -> Expr:
     """A string by length, pattern or format."""
     least, most = count_of(schema, "minLength", at) or 0, count_of(schema, "maxLength", at)
     if most is not None and least > most:
-        raise schema_error(at, f"no string has at least {least} and at most {most} characters")
+        raise NothingFits(at, f"no string has at least {least} and at most {most} characters")
     if "pattern" in schema:
         if least or most is not None:
             raise schema_error(at, "'pattern' cannot be enforced together with a length; say the length in the pattern")
@@ -32,42 +32,10 @@ def number_rule(schema: Schema, at: str, kind: str) -> Expr:
     high = _bound(schema, "maximum", "exclusiveMaximum", min, at)
     if low.value is None and high.value is None:
         return rule(kind)
-    if _is_empty(low, high):
-        raise schema_error(at, f"no number lies between {low.value} and {high.value}")
-    return decimals(low, high) if kind == "number" else integers(_whole(low, 1), _whole(high, -1))
-
-
-def fits(value: object, schema: Schema) -> bool:
-    """Whether a value keeps the bounds that the schema sets for numbers, lengths and counts."""
-    match value:
-        case bool() | None:
-            return True
-        case int() | Decimal():
-            whole = "multipleOf" not in schema or value == int(value)
-            return whole and _beyond(value, schema, "minimum", 1) and _beyond(value, schema, "maximum", -1)
-        case str():
-            return _counts(len(value), schema, "Length")
-        case list():
-            return _counts(len(value), schema, "Items")
-        case dict():
-            return _counts(len(value), schema, "Properties")
-    return True
-
-
-def _beyond(value: int | Decimal, schema: Schema, closed: str, upwards: int) -> bool:
-    """Whether a number is on the right side of a bound, however many digits that has."""
-    opened = f"exclusive{closed.capitalize()}"
-    for key, is_open in ((closed, schema.get(opened) is True), (opened, True)):
-        bound = schema.get(key)
-        if bound is not None and not isinstance(bound, bool):
-            side = ((value > bound) - (value < bound)) * upwards
-            if side < is_open:
-                return False
-    return True
-
-
-def _counts(size: int, schema: Schema, what: str) -> bool:
-    return bool(schema.get(f"min{what}", 0) <= size <= schema.get(f"max{what}", size))
+    least, most = _whole(low, 1), _whole(high, -1)
+    if _is_empty(low, high) or (kind == "integer" and least is not None and most is not None and least > most):
+        raise NothingFits(at, f"no number lies between {low.value} and {high.value}")
+    return decimals(low, high) if kind == "number" else integers(least, most)
 
 
 def _is_empty(low: Bound, high: Bound) -> bool:

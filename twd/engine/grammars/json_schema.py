@@ -1,24 +1,27 @@
-"""JSON Schema as rules: every text they allow is JSON that fits the schema."""
+"""JSON Schema as rules: every text they allow is JSON that fits the schema; but `oneOf` is read as `anyOf`, apart from
+values that its branches list and that fit several of them."""
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 
 from twd.engine.grammars.json_keywords import (
     NEVER,
+    NothingFits,
     Schema,
     checked,
     constrains,
     count_of,
     entries_of,
-    is_of_type,
+    places_of,
     plain,
     schema_error,
     steps_of,
     types_of,
 )
-from twd.engine.grammars.json_merge import common, merged, weight
+from twd.engine.grammars.json_merge import Merger, common, weight
 from twd.engine.grammars.json_rules import (
     NOTHING,
     SPACE,
@@ -36,8 +39,10 @@ from twd.engine.grammars.json_rules import (
     rule,
     separated,
 )
-from twd.engine.grammars.json_scalars import fits, number_rule, string_rule
-from twd.engine.grammars.rules import EMPTY, Choice, Expr, Repeat, Text, bad_grammar, size
+from twd.engine.grammars.json_scalars import number_rule, string_rule
+from twd.engine.grammars.json_values import Fitting
+from twd.engine.grammars.program import possible
+from twd.engine.grammars.rules import EMPTY, Choice, Expr, Repeat, Text, bad_grammar, flattened, size
 
 _DEPTH_MAX = 48
 _PARTS_MAX = 400_000
@@ -49,8 +54,7 @@ _CHARACTERS_PER_PART = 256
 def parse(text: str) -> dict[str, Expr]:
     """The rules of a schema; raises BAD_GRAMMAR with the place of what is wrong or cannot be enforced."""
     try:
-        document = json.loads(text, parse_float=_number, parse_constant=_number)
-        return _Reader(document).rules()
+        return _Reader(json.loads(text, parse_float=_number, parse_constant=_number)).rules()
     except UnicodeEncodeError:
         raise bad_grammar("The JSON schema holds half of a surrogate pair, which is no character.") from None
     except ValueError as error:
@@ -68,16 +72,24 @@ class _Reader:
     def __init__(self, document: object) -> None:
         self._document = document
         self._rules = json_rules()
-        self._read: dict[str, object] = {}
+        self._named: dict[int, tuple[object, str]] = {}
+        """The rules of schemas, by their ids, with the schemas themselves, so that these stay."""
+        self._names: set[str] = set()
         self._flats: dict[int, tuple[object, Schema | None]] = {}
-        """What became of schemas that were flattened, by their ids, with the schemas themselves, so that these stay;
-        None while it is worked at."""
+        """What became of schemas that were flattened, by their ids, with the schemas; None while it is worked at."""
+        self._merger = Merger()
+        self._fitting = Fitting(self._resolved, self._count)
+        self._unfit: list[NothingFits] = []
+        """Why nothing fits some parts of the schema."""
+        self._owners = 0
         self._depth = 0
         self._parts = 0
 
     def rules(self) -> dict[str, Expr]:
         """Everything that the root needs."""
         self._add("root", self._of(self._document, "#"))
+        if self._unfit and not possible(flattened(self._rules, "root")):
+            raise self._unfit[0]
         return self._rules
 
     def _add(self, name: str, expr: Expr) -> None:
@@ -93,18 +105,26 @@ class _Reader:
 
     def _of(self, schema: object, at: str) -> Expr:
         """A rule of its own for each schema, so that nesting in the schema is none in the rules."""
-        while at in self._read and self._read[at] is not schema:
-            at += "'"
-        if at not in self._read:
-            self._read[at] = schema
+        if id(schema) not in self._named:
+            while at in self._names:
+                at += "'"
+            self._names.add(at)
+            self._named[id(schema)] = schema, at
             self._depth += 1
             if self._depth > _DEPTH_MAX:
                 raise schema_error(at, f"schemas are nested more than {_DEPTH_MAX} deep")
             found = checked(schema, at)
             self._count(weight(found))
-            self._add(at, self._expr(found, at))
+            self._add(at, self._unless_unfit(lambda: self._expr(found, at)))
             self._depth -= 1
-        return rule(at)
+        return rule(self._named[id(schema)][1])
+
+    def _unless_unfit(self, make: Callable[[], Expr]) -> Expr:
+        try:
+            return make()
+        except NothingFits as error:
+            self._unfit.append(error)
+            return NOTHING
 
     def _expr(self, schema: Schema, at: str) -> Expr:
         if schema is NEVER:
@@ -116,7 +136,8 @@ class _Reader:
                 return self._any_of(schema, key, at)
         if "const" in schema or "enum" in schema:
             return self._given(schema, at)
-        return Choice(tuple(self._typed(kind, schema, at) for kind in types_of(schema, at)))
+        kinds = [partial(self._typed, kind, schema, at) for kind in types_of(schema, at)]
+        return Choice(tuple(map(self._unless_unfit, kinds)))
 
     def _combined(self, schema: Schema, at: str) -> Expr:
         rest = {key: value for key, value in schema.items() if key not in ("$ref", "allOf")}
@@ -146,7 +167,7 @@ class _Reader:
         for index, part in enumerate(entries_of(own.pop("allOf", []), f"{at}/allOf", empty=True)):
             parts.append(self._flat(part, f"{at}/allOf/{index}"))
         for part in parts:
-            own = merged(own, part, lambda message: schema_error(at, message))
+            own = self._merger.merged(own, part, at)
             self._count(weight(own))
         return own
 
@@ -171,21 +192,33 @@ class _Reader:
         options = []
         for index, option in enumerate(entries_of(schema[key], f"{at}/{key}")):
             whole = {"allOf": [shared, option]} if constrains(shared) else option
+            if key == "oneOf":
+                whole = self._alone(whole, schema[key], index, at)
             options.append(self._of(whole, f"{at}/{key}/{index}"))
         return Choice(tuple(options))
+
+    def _alone(self, branch: object, branches: Sequence[object], index: int, at: str) -> object:
+        """A branch of `oneOf` without the values that fit another one, where it lists its values."""
+        listed = self._flat(branch, f"{at}/oneOf/{index}")
+        if not {"const", "enum"} & listed.keys() or {"anyOf", "oneOf"} & listed.keys():
+            return branch
+        others = [(other, f"{at}/oneOf/{place}") for place, other in enumerate(branches) if place != index]
+        values = [listed["const"]] if "const" in listed else listed["enum"]
+        alone = [value for value in values if not any(self._fitting.fits(value, *other) for other in others)]
+        return branch if len(alone) == len(values) else {"allOf": [branch, {"enum": alone}]}
 
     def _given(self, schema: Schema, at: str) -> Expr:
         """The values of `const` or `enum` that keep to what stands beside it."""
         key = "const" if "const" in schema else "enum"
-        values = [schema["const"]] if key == "const" else entries_of(schema["enum"], f"{at}/enum")
+        values = [schema["const"]] if key == "const" else schema["enum"]
         if key == "const" and "enum" in schema:
-            values = common(values, entries_of(schema["enum"], f"{at}/enum"))
-        if "type" in schema:
-            kinds = types_of(schema, at)
-            values = [value for value in values if any(is_of_type(value, kind) for kind in kinds)]
-        values = [value for value in values if fits(value, schema)]
+            values = common(values, schema["enum"])
+        values = self._fitting.distinct(values)
+        beside = {name: value for name, value in schema.items() if name not in ("const", "enum")}
+        if constrains(beside):
+            values = [value for value in values if self._fitting.fits(value, beside, at)]
         if not values:
-            raise schema_error(at, f"no value of '{key}' has the type and the size that are asked for")
+            raise NothingFits(at, f"no value of '{key}' fits what stands beside it")
         return literals(map(plain, values))
 
     def _typed(self, kind: str, schema: Schema, at: str) -> Expr:
@@ -208,8 +241,10 @@ class _Reader:
     def _object(self, schema: Schema, at: str) -> Expr:
         properties = schema.get("properties", {})
         required = dict.fromkeys(schema.get("required", ()))
-        undeclared = schema.get("additionalProperties") or True
+        undeclared = schema.get("additionalProperties", True)
         declared = {**properties, **{name: undeclared for name in required if name not in properties}}
+        if forbidden := next((name for name in required if declared[name] is False), None):
+            raise NothingFits(at, f"the property {forbidden!r} is required, and may not be there")
         more = schema.get("additionalProperties", not properties)
         least, most = count_of(schema, "minProperties", at) or 0, count_of(schema, "maxProperties", at)
         entries = [
@@ -219,59 +254,64 @@ class _Reader:
         if more is False:
             if least > len(required) or (most is not None and most < len(declared)):
                 raise schema_error(at, "property counts can only be enforced where all properties are free")
-            return enclosed(b"{", self._entries(entries, EMPTY, EMPTY, at), b"}")
-        extra = member(self._key_other_than(declared, at), self._of(more, f"{at}/additionalProperties"))
+            return enclosed(b"{", self._entries(entries, EMPTY, EMPTY), b"}")
+        extra = member(self._key_other_than(declared), self._of(more, f"{at}/additionalProperties"))
         if declared and (least or most is not None):
             raise schema_error(at, "property counts can only be enforced where all properties are free")
         if not declared:
             return enclosed(b"{", _items(extra, least, most), b"}")
         follow = Repeat(separated(extra), 0, None)
-        return enclosed(b"{", self._entries(entries, maybe(filled(chain(extra, follow))), follow, at), b"}")
+        return enclosed(b"{", self._entries(entries, maybe(filled(chain(extra, follow))), follow), b"}")
 
-    def _key_other_than(self, names: Mapping[str, object], at: str) -> Expr:
+    def _key_other_than(self, names: Mapping[str, object]) -> Expr:
         if not names:
             return STRING
-        for name, expr in key_other_than(f"{at} keys", names):
+        owner = self._owner("keys")
+        for name, expr in key_other_than(owner, names):
             self._add(name, expr)
-        return rule(f"{at} keys")
+        return rule(owner)
 
-    def _entries(self, entries: Sequence[tuple[Expr, bool]], alone: Expr, follow: Expr, at: str) -> Expr:
+    def _owner(self, what: str) -> str:
+        """A name, for rules that belong to one schema, that no way to a schema is called."""
+        self._owners += 1
+        return f"{what} {self._owners}"
+
+    def _entries(self, entries: Sequence[tuple[Expr, bool]], alone: Expr, follow: Expr) -> Expr:
         """Entries in their order, of which some may be left out; `alone` or `follow` stands for all further ones.
 
         Each has two rules: what comes from here on when nothing was written yet, and when something was.
         """
         first: Expr = alone
         later: Expr = chain(follow, SPACE)
+        owner = self._owner("entries")
         for index, (entry, needed) in reversed(list(enumerate(entries))):
             begun = chain(entry, later)
-            self._add(f"{at} first {index}", begun if needed else Choice((begun, first)))
+            self._add(f"{owner} first {index}", begun if needed else Choice((begun, first)))
             joined = chain(separated(entry), later)
-            self._add(f"{at} later {index}", joined if needed else Choice((joined, later)))
-            first, later = rule(f"{at} first {index}"), rule(f"{at} later {index}")
+            self._add(f"{owner} later {index}", joined if needed else Choice((joined, later)))
+            first, later = rule(f"{owner} first {index}"), rule(f"{owner} later {index}")
         return first
 
     def _array(self, schema: Schema, at: str) -> Expr:
-        places = schema.get("prefixItems", [])
-        items = schema.get("items", True)
-        if isinstance(items, list):
-            places, items = items, True
-        heads = [self._of(part, f"{at}/prefixItems/{i}") for i, part in enumerate(entries_of(places, at, empty=True))]
+        places, items = places_of(schema, at)
+        heads = [self._of(part, f"{at}/prefixItems/{index}") for index, part in enumerate(places)]
         least, most = count_of(schema, "minItems", at) or 0, count_of(schema, "maxItems", at)
         if items is False:
             most = len(heads) if most is None else min(most, len(heads))
         if most is not None and least > most:
-            raise schema_error(at, f"no array has at least {least} and at most {most} items")
+            raise NothingFits(at, f"no array has at least {least} and at most {most} items")
         item = self._of(items, f"{at}/items")
         if not heads:
             return enclosed(b"[", _items(item, least, most), b"]")
         heads = heads[:most]
         rest_least, rest_most = max(0, least - len(heads)), None if most is None else most - len(heads)
+        owner = self._owner("items")
         tail: Expr = chain(Repeat(separated(item), rest_least, rest_most), SPACE)
         for index, head in reversed(list(enumerate(heads))):
             joined = chain(separated(head) if index else head, tail)
             stop = SPACE if index else EMPTY
-            self._add(f"{at} from {index}", joined if index < least else Choice((joined, stop)))
-            tail = rule(f"{at} from {index}")
+            self._add(f"{owner} from {index}", joined if index < least else Choice((joined, stop)))
+            tail = rule(f"{owner} from {index}")
         return enclosed(b"[", tail, b"]")
 
 

@@ -53,14 +53,24 @@ def build(table: RuleTable) -> Program:
     return Program(kinds, values, units, starts, empty, byte_class, class_count, table.tokens)
 
 
+def possible(table: RuleTable) -> bool:
+    """Whether any text follows the rules."""
+    return _ending(table)[0]
+
+
+def _ending(table: RuleTable) -> list[bool]:
+    """Which rules can come to an end."""
+    return _derivable(table.bodies, lambda symbol: symbol != _NO_BYTE)
+
+
 def _finite(table: RuleTable) -> list[Body]:
     """Without the alternatives that could never come to an end."""
-    possible = _derivable(table.bodies, lambda symbol: symbol != _NO_BYTE)
-    if not possible[0]:
+    ending = _ending(table)
+    if not ending[0]:
         raise bad_grammar(f"Rule '{table.names[0]}' matches nothing: every way through it goes on for ever.")
 
     def can_end(symbol: Symbol) -> bool:
-        return possible[symbol.value] if symbol.kind is Kind.RULE else symbol != _NO_BYTE
+        return ending[symbol.value] if symbol.kind is Kind.RULE else symbol != _NO_BYTE
 
     return [[run for run in body if all(map(can_end, run))] for body in table.bodies]
 
