@@ -218,6 +218,13 @@ def test_the_format_of_calls() -> None:
     assert template_of(LLAMA).tool_format is ToolFormat.LLAMA
 
 
+def test_marks_of_calls_are_known_of_a_template_without_a_place_for_tools() -> None:
+    template = ChatTemplate(CHATML + "{# <｜tool▁call▁begin｜> #}")
+    assert template.tool_format is ToolFormat.HERMES
+    assert {"<tool_call>", "<｜tool▁sep｜>"} <= set(template.call_markers)
+    assert template_of(CHATML).call_markers == ToolFormat.HERMES.markers
+
+
 def test_names_of_results_come_from_their_calls() -> None:
     source = "{% for m in messages %}{{ m.role ~ ':' ~ m.name ~ m.tool_calls ~ m.content }}{% endfor %}{{ 'tool'[4:] }}"
     turns = [message("user", "?"), message("assistant", tool_calls=[CALL]), message("tool", "5", tool_call_id="call_1")]

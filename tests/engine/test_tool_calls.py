@@ -102,6 +102,40 @@ KNOWN: dict[str, list[Found]] = {
         ("clock", "{}"),
         ("clock", '{"odd": "so it is"}'),
     ],
+    f"<tool_calls>[{OBJECT}, {OBJECT}]</tool_calls>": [CALL, CALL],
+    f"Hm\n<tool_calls>\n{OBJECT}\n{OBJECT}\n</tool_calls> So": ["Hm", CALL, CALL, "So"],
+    "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n" + ARGUMENTS + "\n```"
+    "<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>clock\n```json\n{}\n```<｜tool▁call▁end｜>"
+    "<｜tool▁calls▁end｜>": [CALL, ("clock", "{}")],
+    f"I look.\n\n<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{ARGUMENTS}<｜tool▁call▁end｜>"
+    "<｜tool▁call▁begin｜>clock<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>\nSo": [
+        "I look.",
+        CALL,
+        ("clock", "{}"),
+        "So",
+    ],
+    f"<｜tool▁call▁begin｜>function<｜tool▁sep｜>{ARGUMENTS}<｜tool▁call▁e": [("function", ARGUMENTS)],
+    f"<｜tool▁call▁begin｜>weather<｜tool▁sep｜>```json\n{ARGUMENTS}\n```": [CALL],
+    f"Hm. <|tool_calls_section_begin|><|tool_call_begin|>functions.weather:0<|tool_call_argument_begin|>{ARGUMENTS}"
+    "<|tool_call_end|><|tool_call_begin|> clock:12 <|tool_call_argument_begin|> {} <|tool_call_end|>"
+    "<|tool_calls_section_end|> Done": ["Hm.", CALL, ("clock", "{}"), "Done"],
+    "<|tool_call_begin|>functions.a.b<|tool_call_argument_begin|>{}": [("a.b", "{}")],
+    '<minimax:tool_call>\n<invoke name="weather">\n<parameter name="city">\nÖre "a" <b>\n</parameter>\n'
+    '<parameter name="days">3</parameter>\n</invoke>\n<invoke name="clock">\n</invoke>\n</minimax:tool_call> So': [
+        ("weather", '{"city": "\\nÖre \\"a\\" <b>\\n", "days": 3}'),
+        ("clock", "{}"),
+        "So",
+    ],
+    '<minimax:tool_call><invoke name="clock"></invoke><invoke name="': [("clock", "{}"), '<invoke name="'],
+    '<minimax:tool_call><invoke name="weather"><parameter name="city">x</parameter> oops': [
+        ("weather", '{"city": "x"}'),
+        "oops",
+    ],
+    'Ok\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name="weather">\n<｜DSML｜parameter name="city" string="true">5'
+    '</｜DSML｜parameter>\n<｜DSML｜parameter name="tags" string="false">["a"]</｜DSML｜parameter>\n'
+    '<｜DSML｜parameter name="other" string="false">{"a": 1}</｜DSML｜parameter>\n</｜DSML｜invoke>\n'
+    "</｜DSML｜function_calls>": ["Ok", ("weather", '{"city": "5", "tags": ["a"], "other": {"a": 1}}')],
+    '<｜DSML｜tool_calls><｜DSML｜invoke name="clock"></｜DSML｜invoke></｜DSML｜tool_calls>': [("clock", "{}")],
     f"<tool_call>{OBJECT[:-9]}": [("weather", ARGUMENTS[:-8])],
     '<tool_call>{"name": "weather", "arguments": {"city": "a"} oops': [("weather", '{"city": "a"}'), "oops"],
     f"<tool_call>{OBJECT}, {{1}}": [CALL, ", {1}"],
@@ -145,6 +179,22 @@ NO_CALLS = [
     "<|tool_call>call:weather{city:}<tool_call|>",
     "<|tool_call>call:weather{a:" + "[" * 5000,
     "<tool_call>" + '{"function":' * 5000,
+    "<｜tool▁calls▁begin｜>no",
+    "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather",
+    "<｜tool▁call▁begin｜>weather<｜tool▁sep｜>clock [",
+    "<｜tool▁call▁begin｜>weather<｜tool▁sep｜>[1]<｜tool▁call▁end｜>",
+    "<｜tool▁call▁begin｜><｜tool▁sep｜>{}<｜tool▁call▁end｜>",
+    "<|tool_calls_section_begin|><|tool_calls_section_end|>",
+    "<|tool_call_begin|>:0<|tool_call_argument_begin|>{}<|tool_call_end|>",
+    "<|tool_call_begin|>functions.weather:0<|tool_call_argument_begin|>5",
+    "<|tool_call_begin|>functions.weather:0<|tool_call_argument_begin|>weather{}",
+    "<minimax:tool_call>",
+    "<minimax:tool_call></minimax:tool_call>",
+    '<minimax:tool_call><invoke name="weather">text</invoke></minimax:tool_call>',
+    '<minimax:tool_call><invoke name=""></invoke></minimax:tool_call>',
+    '<invoke name="weather"></invoke>',
+    '<｜DSML｜function_calls><invoke name="weather"></invoke>',
+    '<｜DSML｜function_calls><｜DSML｜invoke name="weather">text</｜DSML｜invoke>',
 ]
 
 
@@ -167,7 +217,33 @@ def test_a_call_behind_a_false_one_is_found() -> None:
 TAGS = "<tool_call> </tool_call> <function=weather> </function> <parameter=city> </parameter> [TOOL_CALLS] [ARGS]"
 SIGNS = """{ } [ ] , " \\ : < x weather "name" "arguments" """
 FRAGMENTS = [*TAGS.split(), *SIGNS.split(), OBJECT, ARGUMENTS, " ", "\n"]
-texts = st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join)
+NEWER_MARKS = [
+    *(
+        "<｜tool▁calls▁begin｜>",
+        "<｜tool▁call▁begin｜>",
+        "<｜tool▁sep｜>",
+        "<｜tool▁call▁end｜>",
+        "<｜tool▁calls▁end｜>",
+    ),
+    *("<|tool_calls_section_begin|>", "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"),
+    *("<|tool_calls_section_end|>", "functions.", ":0", "function", "```json\n", "\n```", "</invoke>", "</parameter>"),
+    *("<minimax:tool_call>", "</minimax:tool_call>", '<invoke name="weather">', '<parameter name="days">', "weather"),
+    *("<｜DSML｜function_calls>", "</｜DSML｜function_calls>", '<｜DSML｜invoke name="weather">', "</｜DSML｜invoke>"),
+    *(
+        '<｜DSML｜parameter name="days" string="false">',
+        "</｜DSML｜parameter>",
+        '{"a": 1}',
+        "3",
+        "{",
+        "}",
+        "<",
+        " ",
+        "\n",
+    ),
+]
+texts = st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join) | st.lists(
+    st.sampled_from(NEWER_MARKS), max_size=12
+).map("".join)
 
 
 @given(text=texts | st.sampled_from(list(KNOWN)), data=st.data())
@@ -175,6 +251,17 @@ def test_cuts_change_nothing(text: str, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
     pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     assert found_in(*pieces) == found_in(text)
+
+
+@given(text=texts)
+def test_letter_by_letter_it_reads_the_same(text: str) -> None:
+    assert found_in(*text) == found_in(text)
+
+
+@pytest.mark.parametrize("text", KNOWN)
+def test_every_cut_in_two_reads_the_same(text: str) -> None:
+    for cut in range(len(text) if len(text) < 2000 else 0):
+        assert found_in(text[:cut], text[cut:]) == KNOWN[text]
 
 
 @given(text=texts)

@@ -62,6 +62,11 @@ def accepts(
         ("""'{"name": "' + name + '", "parameters": '""", ToolFormat.LLAMA),
         ("[TOOL_CALLS]", ToolFormat.MISTRAL),
         ("<|tool_call|>", ToolFormat.TAGGED),
+        ("'<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>' + name + '<｜tool▁sep｜>'", ToolFormat.DEEPSEEK),
+        ("{{ '<' + '｜DSML｜' + 'function_calls>' }}", ToolFormat.DSML),
+        ("<|tool_call_begin|>{{ formatted_id }}<|tool_call_argument_begin|>", ToolFormat.KIMI),
+        ("{%- set toolcall_begin_token = '<minimax:tool_call>' -%}", ToolFormat.MINIMAX),
+        ('<tool_calls>[{"name": <function-name>, "arguments": <args-dict>}]</tool_calls>', ToolFormat.TOGETHER),
         ("{{ messages }}", ToolFormat.BARE),
     ],
 )

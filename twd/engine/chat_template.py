@@ -98,6 +98,12 @@ class ChatTemplate:
         return detect_format(self.source) if self.abilities.tools else ToolFormat.HERMES
 
     @cached_property
+    def call_markers(self) -> tuple[str, ...]:
+        """Strings around calls that may be control tokens: as the model is told to write them, and as it was taught,
+        which its template may know of the calls before, though it has no place for tools."""
+        return tuple(dict.fromkeys([*self.tool_format.markers, *detect_format(self.source).markers]))
+
+    @cached_property
     def thoughts(self) -> Thoughts | None:
         """How the model was taught to mark what it thinks."""
         return detect_thoughts(self.source)

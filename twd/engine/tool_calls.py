@@ -2,33 +2,21 @@
 
 import json
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
-from twd.engine.grammars.json_keywords import TYPES, is_of_type, steps_of
+from twd.engine.tool_arguments import argument, as_arguments
+from twd.engine.tool_loose import loose_object
 from twd.engine.tool_reader import Beginnings, Deciding, Finding, NotACall, Reader, Steps, TextEnded
-from twd.wire.reading import read_as
 
 _ARGUMENT_KEYS = ("arguments", "parameters")
 _OTHER_KEYS = ("id", "type", "call_id")
 _CALL_KEYS = ("name", "function", *_ARGUMENT_KEYS, *_OTHER_KEYS)
 _NAME = re.compile(r"[\w.\-]{1,128}")
+_FENCE = "```json"
 _FUNCTION, _MISTRAL, _LOOSE = "<function=", "[TOOL_CALLS]", "<|tool_call>"
-_LOOSE_QUOTE = '<|"|>'
-_LOOSE_SCALAR = re.compile(r"[^,}\]]+")
-_LOOSE_DEPTH_MAX = 32
-_CLOSERS = {
-    "<tool_call>": "</tool_call>",
-    "<|tool_call|>": "<|/tool_call|>",
-    _LOOSE: "<tool_call|>",
-    "<|python_tag|>": "",
-    _FUNCTION: "",
-    _MISTRAL: "",
-}
-_OPENER = re.compile("|".join(map(re.escape, _CLOSERS)))
-_OPENINGS = Beginnings(*_CLOSERS)
 
 
 class _Tags(NamedTuple):
@@ -40,10 +28,51 @@ class _Tags(NamedTuple):
     value_end: str
     end: str
     """What stands behind all arguments, and so also where there are none."""
+    attributes: bool = False
+    """Whether the key is one of several attributes; then the value is written as it is, without line breaks around."""
 
 
 _PARAMETERS = _Tags("<parameter=", ">", "", "</parameter>", "</function>")
 _KEYED = _Tags("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "</tool_call>")
+_TOLD_KINDS: dict[str, list[Any]] = {'string="true"': ["string"], 'string="false"': []}
+
+
+class _Section(NamedTuple):
+    """How a format writes one call of several that stand together."""
+
+    call: str
+    before_arguments: str
+    call_end: str
+    end: str
+
+
+_DEEPSEEK = _Section("<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>")
+_KIMI = _Section(
+    "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>", "<|tool_calls_section_end|>"
+)
+_SECTIONS = {
+    "<｜tool▁calls▁begin｜>": _DEEPSEEK,
+    _DEEPSEEK.call: _DEEPSEEK,
+    "<|tool_calls_section_begin|>": _KIMI,
+    _KIMI.call: _KIMI,
+}
+_KIMI_ID = re.compile(r"[\w.\-:]{1,160}")
+_KIMI_NAME = re.compile(r"(?:functions\.)?([\w.\-]{1,128}?)(?::\d+)?")
+_INVOKES = {"<minimax:tool_call>": "", "<｜DSML｜function_calls>": "｜DSML｜", "<｜DSML｜tool_calls>": "｜DSML｜"}
+"""What begins calls that are `invoke` elements, and what the names of these elements begin with."""
+_CLOSERS = {
+    "<tool_call>": "</tool_call>",
+    "<|tool_call|>": "<|/tool_call|>",
+    "<tool_calls>": "</tool_calls>",
+    _LOOSE: "<tool_call|>",
+    "<|python_tag|>": "",
+    _FUNCTION: "",
+    _MISTRAL: "",
+    **dict.fromkeys(_SECTIONS, ""),
+    **{opener: opener.replace("<", "</") for opener in _INVOKES},
+}
+_OPENER = re.compile("|".join(map(re.escape, _CLOSERS)))
+_OPENINGS = Beginnings(*_CLOSERS)
 
 
 class ContentDelta(msgspec.Struct, frozen=True):
@@ -193,6 +222,10 @@ class ToolCallStream:
             yield from self._loose_call()
         elif opener == _FUNCTION:
             yield from self._function()
+        elif opener in _SECTIONS:
+            yield from self._call_of_section(_SECTIONS[opener], opener)
+        elif opener in _INVOKES:
+            yield from self._invoked_calls(_INVOKES[opener])
         else:
             yield from self._reader.skip_space()
             if (yield from self._reader.take(_FUNCTION)):
@@ -225,6 +258,58 @@ class ToolCallStream:
             raise NotACall
         yield from self._streamed_call(name)
 
+    def _call_of_section(self, section: _Section, opener: str) -> Steps:
+        """`NAME<sep>{...}`, or with a type before the name and a fence around the arguments; Kimi numbers its calls."""
+        reader = self._reader
+        if opener != section.call:
+            yield from reader.skip_space()
+            yield from reader.require(section.call)
+        yield from reader.skip_space()
+        name = yield from reader.word(_KIMI_ID if section is _KIMI else _NAME)
+        yield from reader.skip_space()
+        yield from reader.require(section.before_arguments)
+        yield from reader.skip_space()
+        if section is _KIMI:
+            name = _name_in_id(name)
+        elif (yield from reader.peek()) not in "{`":
+            name = yield from reader.word(_NAME)
+            yield from reader.skip_space()
+        if section is _DEEPSEEK and (yield from reader.take(_FENCE)):
+            yield from reader.skip_space()
+        if (yield from reader.peek()) != "{":
+            raise NotACall
+        yield from self._streamed_call(name)
+        for closer in ("```" if section is _DEEPSEEK else "", section.call_end, section.end):
+            yield from self._closer(closer)
+
+    def _invoked_calls(self, prefix: str) -> Steps:
+        reader, begins = self._reader, f'<{prefix}invoke name="'
+        tags = _Tags(
+            f'<{prefix}parameter name="', '"', "", f"</{prefix}parameter>", f"</{prefix}invoke>", attributes=True
+        )
+        yield from reader.skip_space()
+        yield from reader.require(begins)
+        while True:
+            name = yield from reader.word(_NAME)
+            yield from reader.require('">')
+            yield from reader.skip_space()
+            yield from self._call_with_parameters(name, tags)
+            yield from self._closer(tags.end)
+            if not (yield from self._follows(begins)):
+                break
+
+    def _follows(self, literal: str) -> Deciding:
+        """Go past the literal and the white space before it, if that is what comes."""
+        reader = self._reader
+        try:
+            yield from reader.skip_space()
+            if (yield from reader.take(literal)):
+                return True
+        except TextEnded:
+            pass
+        reader.at = reader.mark
+        return False
+
     def _function(self) -> Steps:
         reader = self._reader
         name = yield from reader.word(_NAME)
@@ -246,13 +331,15 @@ class ToolCallStream:
         reader, separator = self._reader, "{"
         while (yield from reader.take(tags.key)):
             key = yield from reader.until(tags.key_end)
+            told = _TOLD_KINDS.get((yield from reader.until(">")).strip()) if tags.attributes else None
             if separator == "{":
                 self._begin(name)
             if tags.value:
                 yield from reader.skip_space()
                 yield from reader.take(tags.value)
             value = yield from reader.until(tags.value_end)
-            self._add(f"{separator}{json.dumps(key)}: {self._json_of(name, key, value)}")
+            value = value if tags.attributes else value.removeprefix("\n").removesuffix("\n")
+            self._add(f"{separator}{json.dumps(key)}: {argument(self._schemas.get(name), key, value, told)}")
             separator = ", "
             yield from reader.skip_space()
         if separator == "{":
@@ -262,22 +349,6 @@ class ToolCallStream:
         self._add("{}" if separator == "{" else "}")
         self._close()
 
-    def _json_of(self, name: str, key: str, value: str) -> str:
-        value = value.removeprefix("\n").removesuffix("\n")
-        kinds = self._kinds(name, key)
-        if "boolean" in kinds and value.strip() in ("True", "False"):  # as templates write earlier calls
-            value = value.lower()
-        if ("string" in kinds and (value != "null" or "null" not in kinds)) or not _is_json(value):
-            return json.dumps(value, ensure_ascii=False)
-        return value.strip()
-
-    def _kinds(self, name: str, key: str) -> list[Any]:
-        """The JSON types that an argument may have; an unknown one is a string."""
-        whole = self._schemas.get(name)
-        properties = whole.get("properties") if isinstance(whole, dict) else None
-        argument = properties.get(key) if isinstance(properties, dict) else None
-        return _kinds_in(argument, whole) or ["string"]
-
     # -- calls as loose objects --------------------------------------------------------------------
 
     def _loose_call(self) -> Steps:
@@ -285,40 +356,10 @@ class ToolCallStream:
         yield from self._reader.require("call:")
         name = yield from self._reader.word(_NAME)
         yield from self._reader.require("{")
-        arguments = yield from self._loose_object(1)
+        arguments = yield from loose_object(self._reader)
         self._begin(name)
         self._add(json.dumps(arguments, ensure_ascii=False))
         self._close()
-
-    def _loose_object(self, depth: int) -> Generator[None, None, dict[str, Any]]:
-        reader, members = self._reader, dict[str, Any]()
-        while not (yield from self._object_ends()):
-            quoted = yield from reader.take(_LOOSE_QUOTE)
-            key = yield from reader.until(_LOOSE_QUOTE if quoted else ":")
-            if quoted:
-                yield from reader.require(":")
-            members[key.strip()] = yield from self._loose_value(depth)
-        return members
-
-    def _loose_value(self, depth: int) -> Generator[None, None, Any]:
-        reader = self._reader
-        if depth > _LOOSE_DEPTH_MAX:
-            raise NotACall
-        yield from reader.skip_space()
-        if (yield from reader.take(_LOOSE_QUOTE)):
-            return (yield from reader.until(_LOOSE_QUOTE))
-        if (yield from reader.take("{")):
-            return (yield from self._loose_object(depth + 1))
-        if not (yield from reader.take("[")):
-            written = (yield from reader.word(_LOOSE_SCALAR)).strip()
-            return read_as(Any, written) if _is_json(written) else written
-        items: list[Any] = []
-        while True:
-            yield from reader.skip_space()
-            if (yield from reader.take("]")):
-                return items
-            if not (yield from reader.take(",")):
-                items.append((yield from self._loose_value(depth + 1)))
 
     # -- calls as JSON ----------------------------------------------------------------------------
 
@@ -356,7 +397,7 @@ class ToolCallStream:
     def _call_members(self, offered_only: bool, inner: bool = False) -> Steps:
         """Everything after the brace, in any order of keys; a call may stand one level deeper, under `function`."""
         reader, name, arguments = self._reader, "", ""
-        while not (yield from self._object_ends()):
+        while not (yield from self._reader.object_ends()):
             key = yield from reader.string()
             if not reader.committed and (key not in _CALL_KEYS or (inner and key == "function")):
                 raise NotACall
@@ -375,17 +416,11 @@ class ToolCallStream:
                 self._require_offered(name, offered_only)
                 yield from self._stream_arguments(name)
             else:
-                arguments = _as_arguments((yield from reader.value()))
+                arguments = as_arguments((yield from reader.value()))
         if not reader.committed:
             self._require_offered(name, offered_only)
             self._begin(name)
             self._add(arguments or "{}")
-
-    def _object_ends(self) -> Deciding:
-        yield from self._reader.skip_space()
-        if (yield from self._reader.take(",")):
-            yield from self._reader.skip_space()
-        return (yield from self._reader.take("}"))
 
     def _require_offered(self, name: str, offered_only: bool) -> None:
         if not name or (offered_only and name not in self._schemas):
@@ -424,54 +459,9 @@ class ToolCallStream:
         reader.at = reader.mark
 
 
-def _as_arguments(written: str) -> str:
-    """Arguments as JSON text; some models write them as a string with JSON in it, or as null."""
-    if written.startswith('"'):
-        inside = read_as(str, written)
-        if inside is None:
-            raise NotACall
-        return inside
-    if written == "null":
-        return "{}"
-    if not written.startswith("{"):
+def _name_in_id(written: str) -> str:
+    """The function that a call of Kimi's is about; the id says it, and the call's number."""
+    named = _KIMI_NAME.fullmatch(written)
+    if named is None:
         raise NotACall
-    return written
-
-
-def _is_json(text: str) -> bool:
-    return read_as(msgspec.Raw, text) is not None
-
-
-def _kinds_in(schema: Any, whole: Any) -> list[Any]:
-    """The JSON types that a schema names, also by its alternatives, its values and what it refers to in the whole."""
-    kinds: list[Any] = []
-    seen: set[int] = set()
-    waiting = [schema]
-    while waiting:
-        part = waiting.pop()
-        if not isinstance(part, dict) or id(part) in seen:
-            continue
-        seen.add(id(part))
-        named = part.get("type")
-        values = [*_entries(part.get("enum")), *([part["const"]] if "const" in part else [])]
-        kinds += named if isinstance(named, list) else [named] if named else _types_of(values)
-        for key in ("anyOf", "oneOf", "allOf"):
-            waiting += _entries(part.get(key))
-        waiting.append(_referred(part.get("$ref"), whole))
-    return kinds
-
-
-def _types_of(values: list[Any]) -> list[str]:
-    return [kind for value in values for kind in TYPES if is_of_type(value, kind)]
-
-
-def _referred(reference: Any, whole: Any) -> Any:
-    if not isinstance(reference, str) or not reference.startswith("#/"):
-        return None
-    for name in steps_of(reference):
-        whole = whole.get(name) if isinstance(whole, dict) else None
-    return whole
-
-
-def _entries(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+    return named[1]

@@ -31,6 +31,16 @@ class ToolFormat(enum.StrEnum):
     """`[TOOL_CALLS][{"name": ..., "arguments": {...}}]`, or `[TOOL_CALLS]NAME[ARGS]{...}`"""
     TAGGED = "tagged"
     """`<|tool_call|>[{"name": ..., "arguments": {...}}]<|/tool_call|>`"""
+    TOGETHER = "together"
+    """`<tool_calls>[{"name": ..., "arguments": {...}}]</tool_calls>`, or one call a line"""
+    DEEPSEEK = "deepseek"
+    """`<｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{...}<｜tool▁call▁end｜>`; or a type, and NAME behind"""
+    KIMI = "kimi"
+    """`<|tool_call_begin|>functions.NAME:0<|tool_call_argument_begin|>{...}<|tool_call_end|>`"""
+    MINIMAX = "minimax"
+    """`<invoke name="NAME"><parameter name="KEY">VALUE</parameter></invoke>` within `<minimax:tool_call>`"""
+    DSML = "dsml"
+    """The same with `<｜DSML｜invoke` and so on, as DeepSeek writes since V3.2; `string="true"` tells texts"""
     BARE = "bare"
     """Nothing but `{"name": ..., "arguments": {...}}`, or a list of them"""
 
@@ -56,6 +66,17 @@ _MARKERS: dict[ToolFormat, tuple[str, ...]] = {
     ToolFormat.LLAMA: ("<|python_tag|>",),
     ToolFormat.MISTRAL: ("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"),
     ToolFormat.TAGGED: ("<|tool_call|>", "<|/tool_call|>"),
+    ToolFormat.TOGETHER: ("<tool_calls>", "</tool_calls>"),
+    ToolFormat.DEEPSEEK: (
+        *("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
+        *("<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"),
+    ),
+    ToolFormat.KIMI: (
+        *("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
+        *("<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"),
+    ),
+    ToolFormat.MINIMAX: ("<minimax:tool_call>", "</minimax:tool_call>"),
+    ToolFormat.DSML: ("｜DSML｜",),
     ToolFormat.BARE: (),
 }
 _MARKS: dict[ToolFormat, tuple[str, str]] = {
@@ -66,17 +87,27 @@ _MARKS: dict[ToolFormat, tuple[str, str]] = {
 """What stands before calls, and what behind them; between is JSON."""
 _ENCLOSED = frozenset({ToolFormat.HERMES, ToolFormat.TAGGED})
 """Between their marks is nothing but JSON, whatever the model's version."""
-_NO_JSON = frozenset({ToolFormat.FUNCTION, ToolFormat.KEYED, ToolFormat.LOOSE})
+_NO_JSON = frozenset(
+    [
+        *(ToolFormat.FUNCTION, ToolFormat.KEYED, ToolFormat.LOOSE),
+        *(ToolFormat.TOGETHER, ToolFormat.DEEPSEEK, ToolFormat.KIMI, ToolFormat.MINIMAX, ToolFormat.DSML),
+    ]
+)
 """Their calls are written otherwise."""
 _LISTED = frozenset({ToolFormat.TAGGED, ToolFormat.MISTRAL})
 """Their calls stand in a list."""
 _SIGNS = (
+    ("<｜tool▁call▁begin｜>", ToolFormat.DEEPSEEK),
+    ("｜DSML｜", ToolFormat.DSML),
+    ("<|tool_call_argument_begin|>", ToolFormat.KIMI),
+    ("<minimax:tool_call>", ToolFormat.MINIMAX),
     ("[TOOL_CALLS]", ToolFormat.MISTRAL),
     ("<|python_tag|>", ToolFormat.LLAMA),
     ("<|tool_call|>", ToolFormat.TAGGED),
     ("<|tool_call>call:", ToolFormat.LOOSE),
     ("<arg_key>", ToolFormat.KEYED),
     ("<function=", ToolFormat.FUNCTION),
+    ("<tool_calls>", ToolFormat.TOGETHER),
     ("<tool_call>", ToolFormat.HERMES),
     ('"parameters":', ToolFormat.LLAMA),
 )

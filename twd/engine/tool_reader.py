@@ -135,6 +135,13 @@ class Reader:
             self.at = end.start()
         return self.text[start : self.at]
 
+    def object_ends(self) -> Deciding:
+        """Go past what ends an object, or past the comma before its next entry."""
+        yield from self.skip_space()
+        if (yield from self.take(",")):
+            yield from self.skip_space()
+        return (yield from self.take("}"))
+
     def skip_value(self, before_wait: Callable[[], None]) -> Steps:
         """Go past a string, list or object; `before_wait` is called when the text at hand is read."""
         depth = 0

@@ -134,7 +134,7 @@ class Preparer:
     def _piece(self, job: JobSubmitted) -> Callable[[int], bytes]:
         """How tokens become text; in a chat the marks around thoughts are shown, too, and where tools are offered
         those around calls."""
-        marks, thoughts = self.template.tool_format.markers if job.prompt.tools else (), self.template.thoughts
+        marks, thoughts = self.template.call_markers if job.prompt.tools else (), self.template.thoughts
         if thoughts is not None and job.prompt.messages is not None:
             marks = (*marks, *markers_of(thoughts))
         return showing_markers(self.vocab.piece, self.vocab.special_tokens, marks) if marks else self.vocab.piece
