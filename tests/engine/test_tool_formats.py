@@ -61,6 +61,7 @@ def accepts(
         ("{{ '<|python_tag|>' }}", ToolFormat.LLAMA),
         ("""'{"name": "' + name + '", "parameters": '""", ToolFormat.LLAMA),
         ("[TOOL_CALLS]", ToolFormat.MISTRAL),
+        ("{{ '[TOOL_CALLS]' + name + '[ARGS]' + arguments }}", ToolFormat.NAMED),
         ("<|tool_call|>", ToolFormat.TAGGED),
         ("'<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>' + name + '<｜tool▁sep｜>'", ToolFormat.DEEPSEEK),
         ("{{ '<' + '｜DSML｜' + 'function_calls>' }}", ToolFormat.DSML),
@@ -177,8 +178,8 @@ def test_a_strict_tool_is_held_to_its_schema_and_the_others_to_their_names() -> 
     assert not fits(grammar, {"name": "clock", "arguments": {}})
 
 
-@pytest.mark.parametrize("found", [ToolFormat.LLAMA, ToolFormat.MISTRAL, ToolFormat.FUNCTION, ToolFormat.BARE])
-def test_without_two_sure_marks_nothing_is_enforced(found: ToolFormat) -> None:
+@pytest.mark.parametrize("found", [ToolFormat.LLAMA, ToolFormat.KEYED, ToolFormat.FUNCTION, ToolFormat.BARE])
+def test_without_a_sure_mark_and_json_nothing_is_enforced(found: ToolFormat) -> None:
     assert strict_calls([strict("weather", CITY)], found) is None
 
 

@@ -2,17 +2,19 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twd.engine import call_rules
 from twd.engine.grammars import gbnf, json_schema
 from twd.engine.grammars.automaton import DEAD, Automaton
 from twd.engine.grammars.json_layout import Habits
 from twd.engine.grammars.marks import bounded
 from twd.engine.grammars.program import Program, build
-from twd.engine.grammars.rules import Expr, OneToken, bad_grammar, flattened
+from twd.engine.grammars.rules import Expr, OneToken, Text, bad_grammar, flattened
 from twd.engine.grammars.token_trie import TokenTrie
 from twd.wire.job import Grammar, GrammarKind
 
@@ -161,8 +163,15 @@ def _rules_of(grammar: Grammar, vocab: Vocabulary) -> dict[str, Expr]:
             return gbnf.parse(grammar.text, vocab.special_tokens, vocab.size)
         case GrammarKind.JSON_SCHEMA:
             return json_schema.parse(grammar.text)
+        case GrammarKind.CALLS:
+            return call_rules.parse(grammar.text, partial(_written_mark, vocab))
         case GrammarKind.JSON:
             return json_schema.any_object()
+
+
+def _written_mark(vocab: Vocabulary, mark: str) -> Expr:
+    token = bare_token(vocab, mark)
+    return Text(mark.encode()) if token is None else OneToken(frozenset([token]), False)
 
 
 def _meets(token: int, condition: OneToken) -> bool:

@@ -1,6 +1,7 @@
 """How models write tool calls: which format a template teaches, and the grammar that forces a valid call."""
 
 import enum
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,9 @@ class ToolFormat(enum.StrEnum):
     LLAMA = "llama"
     """`{"name": ..., "parameters": {...}}`, with or without `<|python_tag|>` before it"""
     MISTRAL = "mistral"
-    """`[TOOL_CALLS][{"name": ..., "arguments": {...}}]`, or `[TOOL_CALLS]NAME[ARGS]{...}`"""
+    """`[TOOL_CALLS][{"name": ..., "arguments": {...}}]`"""
+    NAMED = "named"
+    """`[TOOL_CALLS]NAME[ARGS]{...}`, as Mistral writes now, or with `[CALL_ID]ID` behind the name"""
     TAGGED = "tagged"
     """`<|tool_call|>[{"name": ..., "arguments": {...}}]<|/tool_call|>`"""
     TOGETHER = "together"
@@ -64,7 +67,8 @@ _MARKERS: dict[ToolFormat, tuple[str, ...]] = {
     ),
     ToolFormat.LOOSE: ("<|tool_call>", "<tool_call|>", '<|"|>'),
     ToolFormat.LLAMA: ("<|python_tag|>",),
-    ToolFormat.MISTRAL: ("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"),
+    ToolFormat.MISTRAL: ("[TOOL_CALLS]",),
+    ToolFormat.NAMED: ("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"),
     ToolFormat.TAGGED: ("<|tool_call|>", "<|/tool_call|>"),
     ToolFormat.TOGETHER: ("<tool_calls>", "</tool_calls>"),
     ToolFormat.DEEPSEEK: (
@@ -82,25 +86,27 @@ _MARKERS: dict[ToolFormat, tuple[str, ...]] = {
 _MARKS: dict[ToolFormat, tuple[str, str]] = {
     ToolFormat.HERMES: ("<tool_call>", "</tool_call>"),
     ToolFormat.TAGGED: ("<|tool_call|>", "<|/tool_call|>"),
+    ToolFormat.TOGETHER: ("<tool_calls>", "</tool_calls>"),
     ToolFormat.MISTRAL: ("[TOOL_CALLS]", ""),
+    ToolFormat.NAMED: ("[TOOL_CALLS]", ""),
+    ToolFormat.KIMI: ("<|tool_call_begin|>", "<|tool_call_end|>"),
+    ToolFormat.DEEPSEEK: ("<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"),
 }
-"""What stands before calls, and what behind them; between is JSON."""
-_ENCLOSED = frozenset({ToolFormat.HERMES, ToolFormat.TAGGED})
-"""Between their marks is nothing but JSON, whatever the model's version."""
-_NO_JSON = frozenset(
-    [
-        *(ToolFormat.FUNCTION, ToolFormat.KEYED, ToolFormat.LOOSE),
-        *(ToolFormat.TOGETHER, ToolFormat.DEEPSEEK, ToolFormat.KIMI, ToolFormat.MINIMAX, ToolFormat.DSML),
-    ]
-)
+"""What stands before calls, and what behind them, where it is sure what stands between."""
+_HEADED = frozenset({ToolFormat.NAMED, ToolFormat.KIMI, ToolFormat.DEEPSEEK})
+"""Between their marks the name stands before the JSON."""
+_UNLIKE_JSON = frozenset({ToolFormat.FUNCTION, ToolFormat.KEYED, ToolFormat.LOOSE, ToolFormat.MINIMAX, ToolFormat.DSML})
 """Their calls are written otherwise."""
-_LISTED = frozenset({ToolFormat.TAGGED, ToolFormat.MISTRAL})
+_LISTED = frozenset({ToolFormat.TAGGED, ToolFormat.TOGETHER, ToolFormat.MISTRAL})
 """Their calls stand in a list."""
+_NAME = re.compile(r"[\w.\-]{1,128}")
+"""What a name must be to be found without quotes."""
 _SIGNS = (
     ("<｜tool▁call▁begin｜>", ToolFormat.DEEPSEEK),
     ("｜DSML｜", ToolFormat.DSML),
     ("<|tool_call_argument_begin|>", ToolFormat.KIMI),
     ("<minimax:tool_call>", ToolFormat.MINIMAX),
+    ("[ARGS]", ToolFormat.NAMED),
     ("[TOOL_CALLS]", ToolFormat.MISTRAL),
     ("<|python_tag|>", ToolFormat.LLAMA),
     ("<|tool_call|>", ToolFormat.TAGGED),
@@ -111,6 +117,14 @@ _SIGNS = (
     ("<tool_call>", ToolFormat.HERMES),
     ('"parameters":', ToolFormat.LLAMA),
 )
+
+
+class HeadedCalls(msgspec.Struct, frozen=True):
+    """Tools by name, and the list of the schemas of their arguments."""
+
+    format: ToolFormat
+    names: list[str]
+    schemas: msgspec.Raw
 
 
 def detect_format(template: str) -> ToolFormat:
@@ -142,7 +156,7 @@ def tool_grammar(tools: Sequence[msgspec.Raw], choice: str, parallel: bool, foun
 
 def usual_calls(tools: Sequence[msgspec.Raw], found: ToolFormat) -> Grammar | None:
     """What calls look like when the model makes some, without being made to; None where that cannot be said."""
-    if found in _NO_JSON:
+    if found in _UNLIKE_JSON:
         return None
     return _marked_calls([_function(tool) for tool in tools], found)
 
@@ -150,7 +164,7 @@ def usual_calls(tools: Sequence[msgspec.Raw], found: ToolFormat) -> Grammar | No
 def strict_calls(tools: Sequence[msgspec.Raw], found: ToolFormat) -> Grammar | None:
     """What holds a call of a tool that is `strict` to its schema, where the model makes one; None where no tool is, or
     where nothing tells a call from text before it is whole."""
-    if found not in _ENCLOSED:
+    if found not in _MARKS:
         return None
     offered = [_function(tool) for tool in tools]
     if not any(tool.get("strict") for tool in offered):
@@ -159,9 +173,19 @@ def strict_calls(tools: Sequence[msgspec.Raw], found: ToolFormat) -> Grammar | N
     return _marked_calls(held, found)
 
 
-def _marked_calls(tools: Sequence[dict[str, Any]], found: ToolFormat) -> Grammar:
+def _marked_calls(tools: Sequence[dict[str, Any]], found: ToolFormat) -> Grammar | None:
     begins, ends = _MARKS.get(found, ("", ""))
-    return replace(_calls(tools, found in _LISTED, found), begins=begins, ends=ends)
+    calls = _headed_calls(tools, found) if found in _HEADED else _calls(tools, found in _LISTED, found)
+    return None if calls is None else replace(calls, begins=begins, ends=ends)
+
+
+def _headed_calls(tools: Sequence[dict[str, Any]], found: ToolFormat) -> Grammar | None:
+    names = [tool["name"] for tool in tools]
+    if not all(map(_NAME.fullmatch, names)):
+        return None
+    schemas = [_moved(f"#/{index}", tool) for index, tool in enumerate(tools)]
+    text = msgspec.json.encode(HeadedCalls(found, names, msgspec.Raw(msgspec.json.encode(schemas)))).decode()
+    return Grammar(kind=GrammarKind.CALLS, text=text, field="tools")
 
 
 def _calls(tools: Sequence[dict[str, Any]], listed: bool, found: ToolFormat) -> Grammar:
@@ -199,17 +223,25 @@ def _call_schema(tool: dict[str, Any], arguments_key: str, definitions: dict[str
 
 def _arguments_schema(tool: dict[str, Any], definitions: dict[str, Any]) -> Any:
     """The tool's schema; one with references moves to the root, so that they can be made to point there."""
-    schema = tool.get("parameters") or {"type": "object", "properties": {}}
     key = f"tool{len(definitions)}"
+    moved = _moved(f"#/$defs/{key}", tool)
+    if moved == _parameters(tool):
+        return moved
+    definitions[key] = moved
+    return {"$ref": f"#/$defs/{key}"}
+
+
+def _parameters(tool: dict[str, Any]) -> Any:
+    return tool.get("parameters") or {"type": "object", "properties": {}}
+
+
+def _moved(place: str, tool: dict[str, Any]) -> Any:
+    """The schema of the tool's arguments as it must be at another place of a document."""
     try:
-        moved = _with_references_under(f"#/$defs/{key}", schema)
+        return _with_references_under(place, _parameters(tool))
     except RecursionError:
         message = f"the parameters of tool '{tool['name']}' are nested too deeply"
         raise TwdError(FailureCode.BAD_REQUEST, message, "tools") from None
-    if moved == schema:
-        return schema
-    definitions[key] = moved
-    return {"$ref": f"#/$defs/{key}"}
 
 
 def _with_references_under(root: str, schema: Any) -> Any:

@@ -57,6 +57,8 @@ class GrammarKind(enum.StrEnum):
     GBNF = "gbnf"
     JSON_SCHEMA = "json_schema"
     JSON = "json"
+    CALLS = "calls"
+    """Calls of tools as a format of their own writes them, with arguments by schemas."""
 
 
 class Grammar(Part, frozen=True):

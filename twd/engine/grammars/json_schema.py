@@ -3,7 +3,8 @@ values that its branches list and that fit several of them."""
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from functools import partial
 
@@ -53,8 +54,28 @@ _CHARACTERS_PER_PART = 256
 
 def parse(text: str) -> dict[str, Expr]:
     """The rules of a schema; raises BAD_GRAMMAR with the place of what is wrong or cannot be enforced."""
+    with _told():
+        reader = _Reader(_decoded(text))
+        return reader.rules(reader.whole())
+
+
+def parse_several(text: str, root: Callable[[list[Expr]], Expr]) -> dict[str, Expr]:
+    """The rules of what `root` makes of a list of schemas; references in these lead to places in the list."""
+    with _told():
+        document = _decoded(text)
+        reader = _Reader(document)
+        return reader.rules(root(reader.each(entries_of(document, "#"))))
+
+
+def _decoded(text: str) -> object:
+    return json.loads(text, parse_float=_number, parse_constant=_number)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What goes wrong is told as what it is."""
     try:
-        return _Reader(json.loads(text, parse_float=_number, parse_constant=_number)).rules()
+        yield
     except UnicodeEncodeError:
         raise bad_grammar("The JSON schema holds half of a surrogate pair, which is no character.") from None
     except ValueError as error:
@@ -85,9 +106,17 @@ class _Reader:
         self._depth = 0
         self._parts = 0
 
-    def rules(self) -> dict[str, Expr]:
+    def whole(self) -> Expr:
+        """What the document describes."""
+        return self._of(self._document, "#")
+
+    def each(self, schemas: Sequence[object]) -> list[Expr]:
+        """What each schema of a document describes that is a list."""
+        return [self._of(schema, f"#/{index}") for index, schema in enumerate(schemas)]
+
+    def rules(self, root: Expr) -> dict[str, Expr]:
         """Everything that the root needs."""
-        self._add("root", self._of(self._document, "#"))
+        self._add("root", root)
         if self._unfit and not possible(flattened(self._rules, "root")):
             raise self._unfit[0]
         return self._rules

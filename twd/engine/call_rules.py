@@ -1,0 +1,54 @@
+"""Calls that are more than JSON, as rules: a tool's name and marks around arguments that fit a schema."""
+
+from collections.abc import Callable
+
+from twd.engine.grammars import json_schema
+from twd.engine.grammars.json_rules import DIGIT, chain, maybe
+from twd.engine.grammars.rules import Chars, Choice, Expr, Repeat, Text, bad_grammar
+from twd.engine.tool_formats import HeadedCalls, ToolFormat
+from twd.wire.reading import read_as
+
+_ID = Chars(((0x30, 0x39), (0x41, 0x5A), (0x61, 0x7A)))
+_ID_LENGTH_MAX = 40
+_NUMBER_DIGITS_MAX = 4
+
+Mark = Callable[[str], Expr]
+"""How a mark is written: as a control token, or letter by letter."""
+
+
+def parse(text: str, mark: Mark) -> dict[str, Expr]:
+    """The rules of one call of any of the tools."""
+    calls = read_as(HeadedCalls, text)
+    if calls is None or calls.format not in _LAYOUTS:
+        raise bad_grammar("The grammar holds no calls.")
+    layout, names = _LAYOUTS[calls.format], calls.names
+
+    def any_call(arguments: list[Expr]) -> Expr:
+        if len(arguments) != len(names):
+            raise bad_grammar("Each tool needs one schema.")
+        return Choice(tuple(layout(Text(name.encode()), one, mark) for name, one in zip(names, arguments, strict=True)))
+
+    return json_schema.parse_several(bytes(calls.schemas).decode(), any_call)
+
+
+def _named(name: Expr, arguments: Expr, mark: Mark) -> Expr:
+    numbered = chain(mark("[CALL_ID]"), Repeat(_ID, 1, _ID_LENGTH_MAX))
+    return chain(name, maybe(numbered), mark("[ARGS]"), arguments)
+
+
+def _kimi(name: Expr, arguments: Expr, mark: Mark) -> Expr:
+    number = Repeat(DIGIT, 1, _NUMBER_DIGITS_MAX)
+    return chain(Text(b"functions."), name, Text(b":"), number, mark("<|tool_call_argument_begin|>"), arguments)
+
+
+def _deepseek(name: Expr, arguments: Expr, mark: Mark) -> Expr:
+    apart = mark("<｜tool▁sep｜>")
+    fenced = chain(Text(b"function"), apart, name, Text(b"\n```json\n"), arguments, Text(b"\n```"))
+    return Choice((chain(name, apart, arguments), fenced))
+
+
+_LAYOUTS: dict[ToolFormat, Callable[[Expr, Expr, Mark], Expr]] = {
+    ToolFormat.NAMED: _named,
+    ToolFormat.KIMI: _kimi,
+    ToolFormat.DEEPSEEK: _deepseek,
+}
