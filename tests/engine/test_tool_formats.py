@@ -51,6 +51,16 @@ def accepts(
     return bool(jsonschema.Draft202012Validator(json.loads(grammar.text)).is_valid(answer))
 
 
+def test_a_reference_that_is_a_value_stays_as_it_is() -> None:
+    says = {"const": {"$ref": "#/$defs/node"}}
+    named = {"type": "object", "properties": {"const": {"$ref": "#/$defs/kept"}, "says": says}, "required": ["const"]}
+    grammar = tool_grammar([tool("quote", {**named, "$defs": {"kept": says}})], "required", False, ToolFormat.HERMES)
+    valid = jsonschema.Draft202012Validator(json.loads(grammar.text)).is_valid
+    arguments = {"const": {"$ref": "#/$defs/node"}, "says": {"$ref": "#/$defs/node"}}
+    assert valid({"name": "quote", "arguments": arguments})
+    assert not valid({"name": "quote", "arguments": {**arguments, "const": {"$ref": "#/elsewhere"}}})
+
+
 @pytest.mark.parametrize(
     ("template", "found"),
     [

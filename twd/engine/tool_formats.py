@@ -3,7 +3,7 @@
 import enum
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -12,7 +12,10 @@ from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Grammar, GrammarKind
 
 MAX_PARALLEL_CALLS = 16
-_REFERENCES = ("$ref", "$dynamicRef")
+_REFERENCES: Final = ("$ref", "$dynamicRef")
+_BY_NAME: Final = ("properties", "patternProperties", "$defs", "definitions")
+_VALUES: Final = ("const", "enum", "default", "examples")
+"""Keywords of a schema beneath which stand schemas by names, and those beneath which stand no schemas."""
 
 
 class ToolFormat(enum.StrEnum):
@@ -249,9 +252,12 @@ def _with_references_under(root: str, schema: Any) -> Any:
         return [_with_references_under(root, item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    return {
-        key: root + value[1:]
-        if key in _REFERENCES and isinstance(value, str) and value.startswith("#")
-        else _with_references_under(root, value)
-        for key, value in schema.items()
-    }
+    return {key: _under(root, key, value) for key, value in schema.items()}
+
+
+def _under(root: str, keyword: str, value: Any) -> Any:
+    if keyword in _REFERENCES and isinstance(value, str) and value.startswith("#"):
+        return root + value[1:]
+    if keyword in _BY_NAME and isinstance(value, dict):
+        return {name: _with_references_under(root, part) for name, part in value.items()}
+    return value if keyword in _VALUES else _with_references_under(root, value)
