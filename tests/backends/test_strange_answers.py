@@ -7,11 +7,12 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import inspect as shape
 
 from tests.backends.listener import job
 from twd.backends import llama_server, ollama, sglang
 from twd.backends.base import Piece
-from twd.backends.openai_chunks import Chunk, ChunkReader
+from twd.backends.openai_chunks import Chunk, ChunkReader, Logprobs, read_logprobs
 from twd.backends.relay_core import RelayedJob
 from twd.backends.troubles import read_trouble
 from twd.backends.upstream import Upstream
@@ -38,21 +39,43 @@ def readable(value: Any, as_type: type[T]) -> T | None:
     return None
 
 
-def shaped(names: list[str]) -> st.SearchStrategy[dict[str, Any]]:
-    """Objects with some of these fields, each holding anything."""
-    return st.dictionaries(st.sampled_from(names), JSON, max_size=len(names))
+def shaped(as_type: type) -> st.SearchStrategy[Any]:
+    """What a reader takes, and now and then objects whose fields hold anything: of these nearly all are refused."""
+    info = shape.type_info(as_type)
+    assert isinstance(info, shape.StructType)
+    names = [field.encode_name for field in info.fields]
+    return st.one_of(of_type(info), st.dictionaries(st.sampled_from(names), JSON, max_size=len(names)))
 
 
-DELTAS = shaped(["content", "reasoning_content", "tool_calls"])
-CHOICES = st.fixed_dictionaries(
-    {}, optional={"delta": DELTAS, "text": JSON, "finish_reason": JSON, "token_ids": JSON, "logprobs": JSON}
-)
-CHUNKS = st.one_of(
-    shaped(["choices", "usage", "error"]),
-    st.fixed_dictionaries(
-        {"choices": st.lists(CHOICES, max_size=2)}, optional={"usage": shaped(["prompt_tokens", "completion_tokens"])}
-    ),
-)
+def of_type(info: shape.Type) -> st.SearchStrategy[Any]:
+    """Any JSON that is read as this type."""
+    match info:
+        case shape.StructType(fields=fields):
+            values = {field.encode_name: of_type(field.type) for field in fields}
+            needed = {field.encode_name: values.pop(field.encode_name) for field in fields if field.required}
+            return st.fixed_dictionaries(needed, optional=values)
+        case shape.UnionType(types=types):
+            return st.one_of([of_type(one) for one in types])
+        case shape.ListType(item_type=item):
+            return st.lists(of_type(item), max_size=3)
+        case shape.TupleType(item_types=items):
+            return st.tuples(*map(of_type, items))
+        case shape.DictType(value_type=value):
+            return st.dictionaries(st.text(max_size=4), of_type(value), max_size=3)
+        case shape.IntType(ge=least, lt=end):
+            bounds = (-(2**63) if least is None else least, 2**64 - 1 if end is None else end - 1)
+            return st.one_of(st.integers(*bounds), st.sampled_from(bounds))
+        case shape.FloatType():
+            return st.floats(allow_nan=False, allow_infinity=False)
+        case shape.StrType():
+            return st.text(max_size=5)
+        case shape.BoolType():
+            return st.booleans()
+        case shape.NoneType():
+            return st.none()
+        case shape.AnyType():
+            return JSON
+    raise AssertionError(f"nothing is known of {info}")
 
 
 def read_all(pieces: list[Any]) -> None:
@@ -63,7 +86,7 @@ def read_all(pieces: list[Any]) -> None:
             assert not isinstance(decode(encode(event)), Rejected)
 
 
-@given(st.lists(CHUNKS, max_size=5))
+@given(st.lists(shaped(Chunk), max_size=5))
 def test_chunks(chunks: list[Any]) -> None:
     reader = ChunkReader()
     read = [chunk for chunk in (readable(chunk, Chunk) for chunk in chunks) if chunk is not None]
@@ -71,14 +94,15 @@ def test_chunks(chunks: list[Any]) -> None:
     read_all([*pieces, reader.last()])
 
 
-@given(shaped(["content", "tokens", "stop", "stop_type", "tokens_predicted", "tokens_evaluated", "timings"]))
+@given(shaped(llama_server._Bit))
 def test_bits_of_llama_server(value: dict[str, Any]) -> None:
     bit = readable(value, llama_server._Bit)
     if bit is not None:
-        read_all([Piece(text=bit.content, tokens=bit.tokens), llama_server._end(bit)])
+        logprobs = read_logprobs(Logprobs(content=bit.completion_probabilities))
+        read_all([Piece(text=bit.content, tokens=bit.tokens, logprobs=logprobs), llama_server._end(bit)])
 
 
-@given(shaped(["response", "message", "done", "done_reason", "eval_count", "prompt_eval_count", "thinking"]))
+@given(shaped(ollama._Line))
 def test_lines_of_ollama(value: dict[str, Any]) -> None:
     reader, line = ChunkReader(), readable(value, ollama._Line)
     if line is not None:
@@ -86,7 +110,7 @@ def test_lines_of_ollama(value: dict[str, Any]) -> None:
         read_all([*([piece] if piece is not None else []), reader.last()])
 
 
-@given(shaped(["text", "output_ids", "meta_info"]), st.text(max_size=5))
+@given(shaped(sglang._Generated), st.text(max_size=5))
 def test_steps_of_sglang(value: dict[str, Any], shown: str) -> None:
     step = readable(value, sglang._Generated)
     if step is not None:

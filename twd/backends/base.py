@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from twd.backends.upstream import Upstream
+from twd.wire.base import INT64_MAX
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import FinishReason, Grammar, JobSubmitted, Prompt, Sampling, TokenLogprob
 
@@ -76,6 +77,11 @@ class Usage:
     prompt: int = 0
     completion: int = 0
     cached: int = 0
+
+
+def counted(prompt: int | None, completion: int | None, cached: int | None = 0) -> Usage:
+    """What a server says that it counted, as far as the bus takes it."""
+    return Usage(*(min(max(0, count or 0), INT64_MAX) for count in (prompt, completion, cached)))
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from twd.backends.base import Capabilities, Piece, Pieces, Usage, Wish
+from twd.backends.base import Capabilities, Piece, Pieces, Wish, counted
 from twd.backends.dialect import LLAMACPP, grammar_body, json_of, sampling_body
 from twd.backends.openai_chunks import Entry, Logprobs, read_logprobs
 from twd.backends.openai_compatible import ListedModel, OpenAiCompatible
@@ -156,5 +156,5 @@ def _end(bit: _Bit) -> Piece:
     return Piece(
         end=FinishReason.LENGTH if bit.stop_type == "limit" else FinishReason.STOP,
         stop=bit.stopping_word,
-        usage=Usage(max(0, bit.tokens_evaluated), max(0, bit.tokens_predicted), max(0, cached)),
+        usage=counted(bit.tokens_evaluated, bit.tokens_predicted, cached),
     )

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
-from twd.backends.base import Piece, Usage
+from twd.backends.base import Piece, Usage, counted
 from twd.wire.base import Token
 from twd.wire.job import FinishReason, TokenLogprob, TopToken
 
@@ -176,11 +176,8 @@ def _arguments(arguments: str | dict[str, Any] | None) -> str:
 
 def _usage(counts: Counts) -> Usage:
     details = counts.prompt_tokens_details
-    return Usage(
-        prompt=max(0, counts.prompt_tokens or 0),
-        completion=max(0, counts.completion_tokens or 0),
-        cached=max(0, details.cached_tokens or 0) if details is not None else 0,
-    )
+    cached = details.cached_tokens if details is not None else 0
+    return counted(counts.prompt_tokens, counts.completion_tokens, cached)
 
 
 def read_logprobs(logprobs: Logprobs) -> list[TokenLogprob]:

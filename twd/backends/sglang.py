@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from twd.backends.base import Piece, Pieces, Usage, Wish
+from twd.backends.base import Piece, Pieces, Wish, counted
 from twd.backends.dialect import sampling_body
 from twd.backends.openai_chunks import GIVEN_UP
 from twd.backends.troubles import clean, words_of
@@ -150,5 +150,5 @@ def _end(meta: _Meta) -> Piece:
     return Piece(
         end=FinishReason.LENGTH if finish.type == "length" else FinishReason.STOP,
         stop=finish.matched if isinstance(finish.matched, str) else "",
-        usage=Usage(max(0, meta.prompt_tokens), max(0, meta.completion_tokens), max(0, meta.cached_tokens)),
+        usage=counted(meta.prompt_tokens, meta.completion_tokens, meta.cached_tokens),
     )

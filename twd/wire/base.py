@@ -15,12 +15,12 @@ InstanceId = NewType("InstanceId", str)
 
 Token = Annotated[int, Meta(ge=0, lt=2**31)]
 Tokens = Annotated[list[Token], Meta(max_length=262_144)]
-_INT64_MAX: Final = 2**63 - 1
+INT64_MAX: Final = 2**63 - 1
 """Longer whole numbers can be read, but neither computed with nor shown: a float holds none of hundreds of digits."""
-Count = Annotated[int, Meta(ge=0, le=_INT64_MAX)]
-Position = Annotated[int, Meta(ge=0, le=_INT64_MAX)]
-Attempt = Annotated[int, Meta(ge=1, le=_INT64_MAX)]
-Figure = Annotated[int, Meta(ge=-_INT64_MAX, le=_INT64_MAX)]
+Count = Annotated[int, Meta(ge=0, le=INT64_MAX)]
+Position = Annotated[int, Meta(ge=0, le=INT64_MAX)]
+Attempt = Annotated[int, Meta(ge=1, le=INT64_MAX)]
+Figure = Annotated[int, Meta(ge=-INT64_MAX, le=INT64_MAX)]
 PrefixHash = Annotated[int, Meta(ge=0, lt=2**53)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
