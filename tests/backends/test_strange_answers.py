@@ -7,9 +7,9 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import inspect as shape
 
 from tests.backends.listener import job
+from tests.typed_json import JSON, shaped
 from twd.backends import llama_server, ollama, sglang
 from twd.backends.base import Piece
 from twd.backends.openai_chunks import Chunk, ChunkReader, Logprobs, read_logprobs
@@ -21,13 +21,6 @@ from twd.wire.codec import Rejected, decode, encode
 from twd.wire.failures import TwdError
 
 UPSTREAM = Upstream("http://127.0.0.1:9")
-SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5))
-JSON = st.recursive(
-    SCALARS,
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner)),
-    max_leaves=8,
-)
-
 
 T = TypeVar("T")
 
@@ -37,45 +30,6 @@ def readable(value: Any, as_type: type[T]) -> T | None:
     with contextlib.suppress(TwdError):
         return UPSTREAM.decode(msgspec.json.encode(value), as_type)
     return None
-
-
-def shaped(as_type: type) -> st.SearchStrategy[Any]:
-    """What a reader takes, and now and then objects whose fields hold anything: of these nearly all are refused."""
-    info = shape.type_info(as_type)
-    assert isinstance(info, shape.StructType)
-    names = [field.encode_name for field in info.fields]
-    return st.one_of(of_type(info), st.dictionaries(st.sampled_from(names), JSON, max_size=len(names)))
-
-
-def of_type(info: shape.Type) -> st.SearchStrategy[Any]:
-    """Any JSON that is read as this type."""
-    match info:
-        case shape.StructType(fields=fields):
-            values = {field.encode_name: of_type(field.type) for field in fields}
-            needed = {field.encode_name: values.pop(field.encode_name) for field in fields if field.required}
-            return st.fixed_dictionaries(needed, optional=values)
-        case shape.UnionType(types=types):
-            return st.one_of([of_type(one) for one in types])
-        case shape.ListType(item_type=item):
-            return st.lists(of_type(item), max_size=3)
-        case shape.TupleType(item_types=items):
-            return st.tuples(*map(of_type, items))
-        case shape.DictType(value_type=value):
-            return st.dictionaries(st.text(max_size=4), of_type(value), max_size=3)
-        case shape.IntType(ge=least, lt=end):
-            bounds = (-(2**63) if least is None else least, 2**64 - 1 if end is None else end - 1)
-            return st.one_of(st.integers(*bounds), st.sampled_from(bounds))
-        case shape.FloatType():
-            return st.floats(allow_nan=False, allow_infinity=False)
-        case shape.StrType():
-            return st.text(max_size=5)
-        case shape.BoolType():
-            return st.booleans()
-        case shape.NoneType():
-            return st.none()
-        case shape.AnyType():
-            return JSON
-    raise AssertionError(f"nothing is known of {info}")
 
 
 def read_all(pieces: list[Any]) -> None:
