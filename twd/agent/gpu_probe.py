@@ -7,12 +7,14 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
 from msgspec.structs import replace
 
 from twd.agent.programs import NoAnswer, output_of
+from twd.wire.base import INT64_MAX
 from twd.wire.node import Build, GpuFacts
 
 MIB: Final = 1024 * 1024
@@ -23,6 +25,7 @@ ENGINE: Final = (sys.executable, "-P", "-m", "twd.engine.describe")
 ENGINE_S: Final = 30.0
 DRM: Final = Path("/sys/class/drm")
 AMD_VENDOR: Final = "0x1002"
+_CARD: Final = re.compile(r"card([0-9]{1,4})")
 _BACKENDS: Final = (
     *(("CUDA", "cuda"), ("ROCm", "hip"), ("HIP", "hip"), ("MTL", "metal"), ("Metal", "metal"), ("Vulkan", "vulkan")),
 )
@@ -65,7 +68,12 @@ def _nvidia_row(line: str) -> GpuFacts | None:
         return None
     index, name, total, free, driver = (cell.strip() for cell in row[:5])
     return GpuFacts(
-        name=name[:256], backend="cuda", index=int(index), total=int(total) * MIB, free=int(free) * MIB, driver=driver
+        name=name[:256],
+        backend="cuda",
+        index=int(index),
+        total=int(total) * MIB,
+        free=int(free) * MIB,
+        driver=driver[:256],
     )
 
 
@@ -73,10 +81,13 @@ def parse_rocm(text: str) -> list[GpuFacts]:
     """rocm-smi's JSON; tools of different ages use different keys."""
     try:
         cards = json.loads(text[text.index("{") :])
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
+    cards = {name: card for name, card in cards.items() if isinstance(card, dict)}
     driver = str(cards.get("system", {}).get("Driver version", ""))
-    found = sorted((int(m[1]), card) for name, card in cards.items() if (m := re.fullmatch(r"card(\d+)", name)))
+    found = sorted(
+        ((int(m[1]), card) for name, card in cards.items() if (m := _CARD.fullmatch(name))), key=itemgetter(0)
+    )
     return [gpu for index, card in found if (gpu := _rocm_card(index, card, driver))]
 
 
@@ -94,7 +105,7 @@ def _rocm_card(index: int, card: dict[str, Any], driver: str) -> GpuFacts | None
 
 def _number(card: dict[str, Any], key: str) -> int:
     value = str(card.get(key, ""))
-    return int(value) if value.isdecimal() else 0
+    return min(int(value), INT64_MAX) if value.isdecimal() else 0
 
 
 def read_drm(folder: Path) -> list[GpuFacts]:
