@@ -20,11 +20,13 @@ class Reader:
     def __init__(self) -> None:
         self.read: list[str] = []
         self.stopped: list[str] = []
+        self.looks = 0
         self.go_on = threading.Event()
 
     def __call__(self, path: Path, left: Callable[[], bool]) -> str:
         self.read.append(path.stem)
         while not self.go_on.wait(0.005):
+            self.looks += 1
             if left():
                 self.stopped.append(path.stem)
                 return ""
@@ -65,7 +67,10 @@ async def test_one_file_is_read_at_a_time_and_none_that_everybody_left(reader: R
     other = asyncio.ensure_future(digests.of("two"))  # noqa: TID251
     await until(lambda: reader.read, "it reads")
     first.cancel()
-    await asyncio.sleep(0.05)
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    looks = reader.looks
+    await until(lambda: reader.looks > looks + 1, "it looks again whether anybody waits")
     assert (reader.read, reader.stopped) == (["one"], [])
     second.cancel()
     await until(lambda: reader.read == ["one", "two"], "the next one has its turn")

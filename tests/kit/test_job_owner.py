@@ -404,11 +404,16 @@ class Adversary:
 
 
 @settings(max_examples=300, deadline=None)
-@given(seed=st.integers(0, 2**32), length=st.integers(0, 60), deadline_ms=st.sampled_from([500, 5_000, 60_000]))
-def test_exactly_one_end_and_never_a_wrong_text(seed: int, length: int, deadline_ms: int) -> None:
+@given(
+    seed=st.integers(0, 2**32),
+    length=st.integers(0, 60),
+    deadline_ms=st.sampled_from([500, 5_000, 60_000]),
+    steps=st.sampled_from([0, 10, 40, 400]),
+)
+def test_exactly_one_end_and_never_a_wrong_text(seed: int, length: int, deadline_ms: int, steps: int) -> None:
     world = Adversary(seed, length, deadline_ms)
     world.take(world.owner.begin(0.0))
-    for _ in range(400):
+    for _ in range(steps):
         world.step()
     while not world.owner.ended:
         assert world.owner.due > world.now

@@ -138,7 +138,11 @@ def test_no_lifeline_is_no_concern() -> None:
 
 
 def test_a_process_is_told_by_when_it_was_born() -> None:
-    assert platform.born(os.getpid()) == platform.born(os.getpid())
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as younger:
+        ours, theirs = platform.born(os.getpid()), platform.born(younger.pid)
+    assert ours is not None
+    assert theirs is not None
+    assert platform.born(os.getpid()) == ours < theirs
     assert platform.born(2**22 + 12345) is None
 
 
