@@ -291,9 +291,8 @@ async def test_a_cancelled_session_hangs_up(open_tower: OpenTower) -> None:
     asked = job("once upon", max_tokens=200, speculation=Speculation(enabled=False), deadline_ms=200)
     await tower.ear.submit(asked)
     await until(lambda: tower.server.streaming == 1)
-    tower.server.release.set()
     await until(lambda: bool(tower.ear.ends(asked.job)), timeout_s=10)
-    await until(lambda: tower.server.streaming == 0, timeout_s=10)
+    await until(lambda: tower.server.cut_off == 1, "the server would write on for ever", timeout_s=10)
 
 
 async def test_one_request_that_hangs_holds_up_nobody_else(open_tower: OpenTower) -> None:

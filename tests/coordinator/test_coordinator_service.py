@@ -35,7 +35,7 @@ from twd.wire.node import (
     ProcessWanted,
 )
 from twd.wire.placement import PlacementDecided, placement_key
-from twd.wire.routes import EVERYTHING, subject_of
+from twd.wire.routes import EVERYTHING
 
 StartCoordinator = Callable[..., Awaitable[Coordinator]]
 
@@ -174,7 +174,9 @@ async def test_the_next_one_acts_only_when_it_knows_what_the_last_one_decided(
     await first.stop("leaves")
     await until(lambda: len(asked) > 1, "it reads them", 10)
     assert second.fault is None, "an answer that did not come is no fault"
-    await asyncio.sleep(0.1)
+    second._news.set()
+    await until(lambda: not second._news.is_set(), "it has its turn")
+    asked.append(second.active)
     may_go_on.set()
     await until(lambda: second.active, "the other takes over", 10)
     assert not any(asked)
@@ -251,13 +253,14 @@ async def test_a_draft_model_is_run_by_an_agent_and_one_without_a_machine_is_tol
 async def test_without_a_pool_nothing_is_decided(
     broker: MemoryBroker, start: StartCoordinator, decisions: list[PlacementDecided]
 ) -> None:
+    desk = FakeAgent(ground(broker, "desk", 11), machine("desk"))
+    await desk.start()
     coordinator = await start(mode="speculate")
-    broker.connect("x").publish(
-        subject_of(NodeChanged(node=NodeId("n"), facts=machine("n"))),
-        encode(NodeChanged(node=NodeId("n"), facts=machine("n"))),
-    )
-    await until(lambda: coordinator.handled, "the machine was heard")
-    assert decisions == []
+    await until(lambda: coordinator._observed.nodes, "the machine was seen")
+    await coordinator._turn()
+    assert coordinator._observed.decided == {}
+    assert (decisions, desk.asked) == ([], [])
+    await desk.stop()
 
 
 async def test_an_unreadable_model_has_no_place_and_says_why(

@@ -1,36 +1,46 @@
 """The proxy that plays a distant machine: nothing is lost or reordered, and everything takes its time."""
 
 import asyncio
-import time
+from types import SimpleNamespace
+
+import pytest
 
 from twd.kit.delay_proxy import DelayProxy
 
 
-async def test_bytes_come_back_whole_and_later(echo: int) -> None:
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long each piece is kept back, where the clock stands still."""
+    slept: list[float] = []
+    monkeypatch.setattr("twd.kit.delay_proxy.time", SimpleNamespace(perf_counter=lambda: 100.0, sleep=slept.append))
+    return slept
+
+
+async def test_bytes_come_back_whole_and_later(echo: int, slept: list[float]) -> None:
     proxy = DelayProxy("127.0.0.1", echo, 0.02)
     reader, writer = await asyncio.open_connection("127.0.0.1", await proxy.start())
     data = bytes(range(256)) * 8192
-    began = time.perf_counter()
     writer.write(data)
     writer.write_eof()
     async with asyncio.timeout(20):
         assert await reader.read(-1) == data
-    assert time.perf_counter() - began >= 0.04
+    assert len(slept) >= 4, "the data and the end, there and back"
+    assert slept == pytest.approx([0.02] * len(slept))
     assert (proxy.bytes_there, proxy.bytes_back) == (len(data), len(data))
     writer.close()
     await proxy.close()
 
 
-async def test_the_delay_may_change_while_connections_are_open(echo: int) -> None:
+async def test_the_delay_may_change_while_connections_are_open(echo: int, slept: list[float]) -> None:
     proxy = DelayProxy("127.0.0.1", echo, 0.0)
     reader, writer = await asyncio.open_connection("127.0.0.1", await proxy.start())
     async with asyncio.timeout(20):
         for delay_s in (0.0, 0.02, 0.0):
             proxy.delay_s = delay_s
-            began = time.perf_counter()
+            slept.clear()
             writer.write(b"x")
             assert await reader.readexactly(1) == b"x"
-            assert time.perf_counter() - began >= 2 * delay_s
+            assert slept == pytest.approx([delay_s, delay_s] if delay_s else [])
     writer.close()
     await proxy.close()
 
