@@ -12,7 +12,7 @@ from openai import AsyncOpenAI
 from tests.edge.conftest import House, OpenHouse, ground
 from tests.edge.fake_speculator import MODEL
 from tests.waiting import until
-from twd.bus.base import PAYLOAD_BYTES_MAX
+from twd.bus.base import PAYLOAD_BYTES_MAX, RequestTimeout
 from twd.kit.service import Effects, Reply, Service
 from twd.wire.embedding import EmbeddingMade, EmbeddingRequested
 from twd.wire.failures import Failure, FailureCode
@@ -96,20 +96,21 @@ async def test_failures_keep_their_status_and_name_the_input(house: House, embed
 async def test_one_deadline_holds_for_all_inputs(
     house: House, embedder: FakeEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask_bus, left = house.edge.bus.request, list[float]()
+    ask_bus, now, left = house.edge.bus.request, house.edge.front.clock.now(), list[float]()
 
     async def slow(subject: str, data: bytes, *, timeout_s: float) -> bytes:
         left.append(timeout_s)
-        await asyncio.sleep(0.2)
+        if not timeout_s:
+            raise RequestTimeout(subject, timeout_s)
         return await ask_bus(subject, data, timeout_s=timeout_s)
 
     monkeypatch.setattr(house.edge.bus, "request", slow)
+    monkeypatch.setattr(house.edge.front.clock, "now", lambda: now + 0.25 * len(left))
     response = await house.post(
         "/v1/embeddings", {"model": MODEL, "input": ["x"] * 50}, headers={"x-twd-deadline-s": "0.6"}
     )
     assert response.status == 504
-    assert left == sorted(left, reverse=True)
-    assert 2 <= len(left) < 10
+    assert left == pytest.approx([0.6, 0.35, 0.1, 0.0])
 
 
 async def test_embeddings_count_as_requests_in_progress(open_house: OpenHouse) -> None:

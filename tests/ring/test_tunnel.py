@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 
@@ -79,17 +80,23 @@ async def test_strangers_stay_out_and_false_workers_are_found_out(exit_end: tupl
         await ask_directly(port)
 
 
-async def test_who_waits_for_a_far_end_that_says_nothing_is_let_go_when_the_tunnel_closes() -> None:
-    silent = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+async def test_who_waits_for_a_far_end_that_says_nothing_is_let_go_when_the_tunnel_closes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("twd.ring.tunnel.REACH_S", 600.0)
+    arrived: list[asyncio.StreamWriter] = []
+    silent = await asyncio.start_server(lambda reader, writer: arrived.append(writer), "127.0.0.1", 0)
     async with silent:
         entry = Entry(HOME, "127.0.0.1", silent.sockets[0].getsockname()[1], AGENT.certificate)
         port = await entry.start()
-        for seconds in (0.0, 0.1):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            await asyncio.sleep(seconds)
+        waiting = await asyncio.open_connection("127.0.0.1", port)
+        await until(lambda: arrived, "the far end was reached")
+        hardly_there = await asyncio.open_connection("127.0.0.1", port)
         await entry.close()
-        assert await asyncio.wait_for(reader.read(), 2) == b""
-        writer.close()
+        for reader, writer in (waiting, hardly_there):
+            with suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), 20) == b""
+            writer.close()
 
 
 @linux_only
