@@ -77,15 +77,16 @@ def test_what_was_begun_can_be_dropped() -> None:
     assert lines.add("fresh") == "fresh"
 
 
-@given(st.text())
-def test_any_line_is_a_command_a_question_or_refused(line: str) -> None:
+@given(st.sampled_from(["", "/", "//", *HELP, *(f"{name} " for name in HELP)]), st.text(max_size=8))
+def test_any_line_is_a_command_a_question_or_refused(begins: str, goes_on: str) -> None:
+    line = begins + goes_on
     try:
         command = parse_command(line)
     except UnknownCommand:
         assert line.startswith("/")
         return
     if command is None:
-        assert line.removeprefix("/") == question_of(line) or not line.startswith("//")
+        assert question_of(line) == (line[1:] if line.startswith("//") else line)
     else:
         assert command.name in HELP
 

@@ -10,6 +10,7 @@ import pytest
 from tests.ring.fake_slices import LAYERS, FakeSlice
 from twd.engine.build import engine_build
 from twd.engine.context import Rows
+from twd.engine.library import version
 from twd.engine.stage_abort import AbortFlag
 from twd.ring.frames import States
 from twd.stage.server import Slice
@@ -109,5 +110,5 @@ def test_a_disk_that_takes_nothing_keeps_no_stage_from_serving(tmp_path: Path) -
 
 
 def test_a_build_is_named_in_one_line() -> None:
-    assert engine_build() == engine_build()
+    assert version() in engine_build()
     assert "\n" not in engine_build()
