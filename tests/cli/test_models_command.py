@@ -32,13 +32,13 @@ pytestmark = pytest.mark.nats
         (("reclaim", "--file", "/no/such.gguf"), ExitCode.NOT_FOUND, "no file"),
         (("load", "nothing"), ExitCode.NOT_FOUND, "configured are none"),
         (("load", "/no/such.gguf"), ExitCode.NOT_FOUND, "no file"),
+        (("load", "~nobody-of-this-name/m.gguf"), ExitCode.NOT_FOUND, "no file"),
         (("tune", "nothing"), ExitCode.NOT_FOUND, "configured are none"),
         (("up", "--model", "nothing"), ExitCode.NOT_FOUND, "no model 'nothing'"),
         (("swap", ""), ExitCode.USAGE, "1 to 4096 characters"),
         (("swap", "x/" * 2500), ExitCode.NOT_FOUND, "cannot be looked for"),
         (("swap", "x" * 5000, "--node", "a"), ExitCode.USAGE, "1 to 4096 characters"),
         (("swap", os.fsdecode(b"caf\xe9.gguf")), ExitCode.USAGE, "is no UTF-8"),
-        (("swap", "~nobody-of-this-name/m.gguf"), ExitCode.NOT_FOUND, "home directory"),
     ],
 )
 def test_without_anything_that_runs(

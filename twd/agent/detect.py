@@ -17,6 +17,7 @@ from twd.agent.disk_probe import disk_facts
 from twd.agent.environment import environment_here
 from twd.agent.gpu_probe import engine_facts, vendor_gpus
 from twd.agent.model_scan import ModelScan
+from twd.kit.paths import path_of
 from twd.kit.settings import Settings
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import Build, CpuFacts, GpuFacts, ModelFile, NodeFacts
@@ -50,14 +51,14 @@ class Detector:
     _models_at: float = float("-inf")
 
     def __post_init__(self) -> None:
-        named = [Path(model.path).expanduser() for model in self.settings.models.values() if model.path]
+        named = [path_of(model.path) for model in self.settings.models.values() if model.path]
         self.scan = ModelScan(self.model_dirs, named)
 
     @property
     def model_dirs(self) -> tuple[Path, ...]:
         """Where models are looked for."""
         home = self.settings.home_dir / "models"
-        named = (Path(folder).expanduser() for folder in self.settings.agent.model_dirs)
+        named = (path_of(folder) for folder in self.settings.agent.model_dirs)
         return (*((home,) if home.is_dir() else ()), *named)
 
     async def look(self, now: float) -> NodeFacts:

@@ -12,7 +12,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from twd.agent.core import Limiter
 from twd.agent.peer_door import PeerDoor, check_bind
-from twd.kit.addresses import bracketed, is_loopback, told_host
+from twd.kit.addresses import bare_host, bracketed, is_loopback, told_host
 from twd.kit.clock import Clock
 from twd.kit.settings import Agent as AgentSettings
 from twd.wire.failures import Failure, FailureCode, TwdError
@@ -60,7 +60,7 @@ class PeerServer:
         await self._listen(self._runner)
 
     async def _listen(self, runner: web.AppRunner) -> None:
-        host, port = self._settings.host.strip("[]"), self._settings.port
+        host, port = bare_host(self._settings.host), self._settings.port
         try:
             await web.TCPSite(runner, host, port).start()
         except OSError as error:

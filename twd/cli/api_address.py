@@ -2,13 +2,13 @@
 
 import ssl
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.kit.exit_codes import ExitCode
+from twd.kit.paths import path_of
 from twd.kit.settings import Settings
 from twd.wire.failures import TwdError
 from twd.wire.reading import NONSENSE
@@ -73,7 +73,7 @@ def _pinned(cert: str) -> ssl.SSLContext | None:
     if not cert:
         return None
     try:
-        context = ssl.create_default_context(cafile=str(Path(cert).expanduser()))
+        context = ssl.create_default_context(cafile=str(path_of(cert)))
     except (OSError, ssl.SSLError) as error:
         raise CommandError(ExitCode.CONFIG, f"edge.tls.cert: {cert} cannot be read: {error}") from None
     context.check_hostname = False

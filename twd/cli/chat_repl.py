@@ -1,9 +1,7 @@
 """The conversation at a terminal: read, answer, show figures, again."""
 
 import asyncio
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -16,6 +14,7 @@ from twd.cli.chat_stream import Answer
 from twd.cli.chat_talk import Lines, Talk
 from twd.cli.errors import CommandError
 from twd.kit.exit_codes import ExitCode
+from twd.kit.paths import path_of
 from twd.kit.settings import DEFAULT_NAMES
 from twd.private_file import write_private
 
@@ -201,7 +200,7 @@ class Repl:
     def _save(self, name: str) -> None:
         if not name:
             raise CommandError(ExitCode.USAGE, "name a file: /save FILE")
-        path = Path(os.path.expanduser(name))
+        path = path_of(name)
         try:
             if path.exists():
                 raise CommandError(ExitCode.USAGE, f"{path} exists; name another file")

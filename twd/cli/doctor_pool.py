@@ -10,6 +10,7 @@ from twd.cli.doctor_live import ServerLook
 from twd.cli.doctor_models import Weights
 from twd.cli.tune_core import Machine, Need, proposals
 from twd.coordinator.device_names import unbuilt
+from twd.kit.paths import path_of
 from twd.kit.settings import Settings
 from twd.kit.words import count
 from twd.wire.node import ModelFile, NodeFacts
@@ -80,7 +81,7 @@ def check_folders(settings: Settings) -> list[Finding]:
     """Whether the folders that the settings name are there."""
     found = []
     for folder in settings.agent.model_dirs:
-        path = Path(folder).expanduser()
+        path = path_of(folder)
         if not path.is_dir():
             mend = f"mkdir -p {shlex.quote(str(path))}"
             found.append(odd("model folder", f"agent.model_dirs names {path}, which is not there", mend, _maker(path)))
@@ -96,7 +97,7 @@ def check_programs(settings: Settings, versions: dict[str, str]) -> list[Finding
     if settings.pool.engine != "llama-server":
         return []
     program = settings.agent.binaries.llama_server
-    if shutil.which(str(Path(program).expanduser())) is None and shutil.which(program) is None:
+    if shutil.which(str(path_of(program))) is None and shutil.which(program) is None:
         mend = "set agent.binaries.llama_server to its path, or choose another pool.engine"
         return [bad("llama-server", f"pool.engine wants {program}, which is not there", mend)]
     return [good("llama-server", versions.get(program) or program)]

@@ -18,7 +18,7 @@ from twd.cli.api_address import ApiAddress
 from twd.cli.context import BUS_WAIT_S
 from twd.cli.doctor_live import ApiLook, BusLook, ServerLook
 from twd.cli.doctor_programs import Build, Port
-from twd.kit.addresses import is_loopback
+from twd.kit.addresses import bare_host, is_loopback
 from twd.kit.ports import bindable_port
 from twd.kit.settings import Pool, Server, Settings, Worker
 from twd.wire.failures import TwdError
@@ -273,7 +273,7 @@ async def _ask_worker(host: str, port: int) -> ServerLook:
     look = ServerLook(f"machine {host}", where, mend=mend, slow_ms=LINK_SLOW_MS)
     began = time.perf_counter()
     try:
-        version = await probe(host.strip("[]"), port, ANSWER_S)
+        version = await probe(bare_host(host), port, ANSWER_S)
     except TwdError as error:
         return replace(look, problem=str(error))
     answer_ms = (time.perf_counter() - began) * 1000
@@ -289,7 +289,7 @@ async def _ask_agent(worker: Worker) -> ServerLook:
     began = time.perf_counter()
     try:
         async with asyncio.timeout(ANSWER_S):
-            _, writer = await asyncio.open_connection(worker.host.strip("[]"), worker.peer_port)
+            _, writer = await asyncio.open_connection(bare_host(worker.host), worker.peer_port)
     except (TimeoutError, OSError) as error:
         return replace(look, problem=f"nobody answers at {where} ({error or 'no answer in time'})")
     answer_ms = (time.perf_counter() - began) * 1000

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import msgspec
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.kit.exit_codes import ExitCode
+from twd.kit.paths import path_of
 from twd.kit.words import count
 from twd.wire.failures import TwdError
 
@@ -70,7 +70,7 @@ def init(
     found: list[Found] = []
     peers: list[Peer] = []
     asks = not (yes or as_json) and sys.stdin.isatty()
-    path = Path(os.path.expanduser(output or ground.config or "twd.yaml"))
+    path = path_of(output or ground.config or "twd.yaml")
     _check_output(path, force, asks)
     if draft_url and not target_url:
         raise CommandError(ExitCode.USAGE, "--draft-url goes with --target-url: who would check the guesses?")
@@ -145,7 +145,7 @@ def _search(
     from twd.cli.init_scan import USUAL_FOLDERS, find_files, find_peers, scan
 
     settings = _settings(ground)
-    usual = [Path(folder).expanduser() for folder in (*USUAL_FOLDERS, *settings.agent.model_dirs)]
+    usual = [path_of(folder) for folder in (*USUAL_FOLDERS, *settings.agent.model_dirs)]
     missing = [folder for folder in folders if not folder.is_dir()]
     if missing:
         raise CommandError(ExitCode.USAGE, f"--models {missing[0]} is no folder")
@@ -232,7 +232,7 @@ def _text(ground: Ground, proposal: "Proposal", folders: Sequence[Path]) -> str:
     from twd.cli.init_core import settings_of
     from twd.kit.settings_show import dump_settings
 
-    dirs = [str(folder.expanduser().absolute()) for folder in folders]
+    dirs = [str(path_of(folder).absolute()) for folder in folders]
     try:
         settings = settings_of(proposal, dirs)
         if (bus := _settings(ground).bus).url:  # the machines that were found are there

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,6 +14,7 @@ from twd.cli.errors import CommandError
 from twd.cli.models import change, file_of, local_name, reclaim_option, start_house, timeout_option
 from twd.engine.memory import gib
 from twd.kit.exit_codes import ExitCode
+from twd.kit.paths import path_of
 from twd.kit.words import count
 from twd.wire.base import InstanceId
 from twd.wire.life import MemoryReclaimed, ModelWanted, ReclaimWanted
@@ -110,7 +110,7 @@ def _forget(file: Path, as_json: bool) -> ExitCode:
     from twd.engine.page_cache import cached_bytes, drop
     from twd.gguf_tools.inspect import shards_of
 
-    path = Path(os.path.expanduser(file))
+    path = path_of(file)
     if not path.is_file():
         raise CommandError(ExitCode.NOT_FOUND, f"there is no file {path}")
     files = shards_of(path)

@@ -12,6 +12,7 @@ from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.cli.numbers import SECONDS
 from twd.kit.exit_codes import ExitCode, exit_code_of
+from twd.kit.paths import path_of
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.life import WANTED_MAX, ChangeAnswered, ChangeStep, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
 
@@ -133,7 +134,7 @@ def file_of(settings: "Settings", node: NodeId, name: str) -> "tuple[str, Model]
     known, key = find_model(settings, found, local_name(name, ""))
     if key not in known.models:
         raise CommandError(ExitCode.USAGE, f"{key} is another program's model: there is no file to load")
-    path = Path(known.models[key].path).expanduser()
+    path = path_of(known.models[key].path)
     if not path.is_file():
         raise CommandError(ExitCode.NOT_FOUND, f"there is no file {path} on this machine")
     return key, msgspec.structs.replace(known.models[key], path=str(path))
@@ -155,11 +156,10 @@ def local_name(name: str, node: str) -> str:
 
 def _whole_path(name: str) -> str:
     try:
-        path = Path(name).expanduser()
+        path = path_of(name)
         there = path.is_file()
-    except (OSError, RuntimeError) as error:  # too long for this system, or the home of nobody
-        why = getattr(error, "strerror", None) or error
-        raise CommandError(ExitCode.NOT_FOUND, f"{name[:200]!r} cannot be looked for: {why}") from None
+    except OSError as error:  # too long for this system
+        raise CommandError(ExitCode.NOT_FOUND, f"{name[:200]!r} cannot be looked for: {error.strerror}") from None
     return str(path.absolute()) if there or name.endswith(".gguf") else name
 
 

@@ -74,7 +74,7 @@ class RemoteModel:
             prefill_rows=target.ctx_size,
             ngram=settings.speculation.ngram.enabled,
             ngram_match=settings.speculation.ngram.min_match,
-            recall_tokens=settings.speculation.ngram.recall_tokens if settings.speculation.ngram.enabled else 0,
+            recall_tokens=settings.speculation.ngram.recalls,
             device=DeviceKind.ELSEWHERE,
             needs_drafters=needs_drafters(settings, self._name),
         )

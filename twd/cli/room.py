@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import psutil
@@ -17,6 +16,7 @@ from twd.coordinator.service import wanted_replicas
 from twd.coordinator.state import Observed, Wanted
 from twd.engine.memory import available_bytes
 from twd.gguf_tools.inspect import inspect
+from twd.kit.paths import path_of
 from twd.kit.settings import Settings
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.failures import FailureCode, TwdError
@@ -32,10 +32,7 @@ def check_file(settings: Settings, name: str) -> None:
     model = settings.models.get(name)
     if model is None:
         return
-    try:
-        path = Path(model.path).expanduser()
-    except RuntimeError as error:  # the home of nobody
-        raise TwdError(FailureCode.MODEL_NOT_FOUND, f"{model.path}: {error}", "model") from None
+    path = path_of(model.path)
     if not path.is_file():
         raise TwdError(FailureCode.MODEL_NOT_FOUND, f"there is no file {path} on this machine", "model")
     inspect(path)

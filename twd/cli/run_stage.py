@@ -1,9 +1,7 @@
 """What `twd run stage` is told besides its model: which layers, how much room, where to listen."""
 
-import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
@@ -12,6 +10,7 @@ from twd.cli.errors import CommandError
 from twd.kit.addresses import told_host
 from twd.kit.compute import ALL_LAYERS
 from twd.kit.exit_codes import ExitCode
+from twd.kit.paths import path_of
 from twd.kit.settings import Model, Settings
 from twd.wire.node import CPU
 
@@ -83,7 +82,7 @@ def stage_of(ground: "Surroundings", settings: Settings, model: str, choice: Sta
             ExitCode.NOT_FOUND, f"there is no model {model!r} in the settings; give a name or a GGUF file"
         )
     wanted = known or Model(path=model)
-    path = Path(os.path.expanduser(wanted.path))
+    path = path_of(wanted.path)
     first, end = _range(choice.layers)
     plan = StagePlan(
         path=path,

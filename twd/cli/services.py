@@ -1,7 +1,6 @@
 """Which services there are, and how each is made; nothing is imported before it is asked for."""
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -13,6 +12,7 @@ from twd.cli.life_core import is_path
 from twd.cli.run_stage import StageChoice
 from twd.kit.exit_codes import ExitCode
 from twd.kit.nursery import Inherited
+from twd.kit.paths import path_of
 from twd.kit.service import Service, Surroundings
 from twd.kit.settings import Drafter, Model, Settings
 from twd.wire.failures import TwdError
@@ -184,7 +184,7 @@ def _unknown_model(settings: Settings, name: str) -> CommandError:
 
 def _file(name: str) -> Path:
     """A file that was named at the command line; one that is not there is told at once, not by a process that stays."""
-    path = Path(os.path.expanduser(name))
+    path = path_of(name)
     if not path.is_file():
         raise CommandError(ExitCode.NOT_FOUND, f"there is no file {path}")
     return path

@@ -1,6 +1,5 @@
 """`twd slice FILE A-B`: some layers of a model as a file of their own; alone, which slices are kept here."""
 
-import os
 import re
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.kit.home import Home
+from twd.kit.paths import path_of
 from twd.kit.words import count
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def slice_command(ground: Ground, file: str, layers: str, output: str, head: boo
     folder = _folder(ground.home)
     first, end = _range(layers)
     began = time.perf_counter()
-    target = Path(os.path.expanduser(output)) if output else None
-    path, facts = _cut(Path(os.path.expanduser(file)), first, end, head, target, folder)
+    target = path_of(output) if output else None
+    path, facts = _cut(path_of(file), first, end, head, target, folder)
     _tell(path, facts, round((time.perf_counter() - began) * 1000), as_json)
     return ExitCode.OK
 

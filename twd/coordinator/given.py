@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from twd.coordinator.device_names import GIVEN, device_name, usable
+from twd.kit.addresses import bare_host
 from twd.kit.settings import Gpu, Pool
 from twd.wire.base import NodeId
 from twd.wire.node import GpuFacts, NodeFacts
@@ -64,7 +65,7 @@ def names_of(facts: NodeFacts) -> set[str]:
 
 def _host_of(url: str) -> str:
     found = re.match(r"https?://(\[[^]]*\]|[^:/]*)", url)
-    return found[1].strip("[]").lower() if found else ""
+    return bare_host(found[1]).lower() if found else ""
 
 
 def bytes_of(gpu: Gpu) -> int:

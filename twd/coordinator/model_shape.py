@@ -2,11 +2,11 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 from twd.coordinator.placement import Shape
 from twd.gguf_tools.inspect import GgufInfo, inspect
 from twd.gguf_tools.slice import read_cuts
+from twd.kit.paths import path_of
 from twd.kit.settings import Model
 from twd.wire.failures import FailureCode, TwdError
 
@@ -16,7 +16,7 @@ _EMBEDDING = "token_embd.weight"
 
 def read_shape(name: str, model: Model, engine: str) -> Shape:
     """The model as placement sees it; raises where the file cannot be used, or a ring cannot cut it."""
-    path = Path(model.path).expanduser()
+    path = path_of(model.path)
     shape = shape_of(name, inspect(path), *model.cache_types)
     return replace(shape, cuts=read_cuts(path)) if engine == "ring" else shape
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -23,6 +22,7 @@ from twd.coordinator.state import Action, Decide, Observed, Start, Stop, Wanted
 from twd.gguf_tools.model_file import read_model
 from twd.kit.claim import Claim
 from twd.kit.ids import node_id
+from twd.kit.paths import path_of
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroundings
 from twd.kit.settings import Drafter, Model, Pool, Settings
 from twd.kit.tasks import every, heard
@@ -369,7 +369,7 @@ def wanted_of(name: str, model: Model, shape: Shape) -> WantedModel:
         model.ctx_size or shape.ctx_size,
         model.parallel,
         shape,
-        file=read_model(Path(model.path).expanduser()),
+        file=read_model(path_of(model.path)),
         type_k="" if model.cache_type_k == "auto" else model.cache_type_k,
         type_v="" if model.cache_type_v == "auto" else model.cache_type_v,
         exact=bool(model.exact),
@@ -389,7 +389,7 @@ def wanted_drafters(settings: Settings) -> tuple[WantedDrafter, ...]:
 
 
 def _wanted_drafter(settings: Settings, number: int, drafter: Drafter) -> WantedDrafter:
-    path = Path(drafter.path).expanduser()
+    path = path_of(drafter.path)
     file, name = read_model(path), drafter.name or path.stem
     return WantedDrafter(
         process=process_name(name, file, number),

@@ -14,6 +14,7 @@ from twd.engine.loading import LoadPlan, NativeModel, load_native
 from twd.engine.window import Logits, Target
 from twd.kit.compute import wanted_layers
 from twd.kit.home import Home
+from twd.kit.paths import path_of
 from twd.kit.progress import Progress
 from twd.kit.service import Surroundings
 from twd.kit.settings import Drafter as DrafterSettings
@@ -89,7 +90,7 @@ def load_plan(name: ModelId, drafter: DrafterSettings, ctx_size: int, memory: Pa
     """A draft model needs no exactness: its guesses are checked."""
     return LoadPlan(
         model=name,
-        path=Path(drafter.path).expanduser(),
+        path=path_of(drafter.path),
         ctx_size=ctx_size,
         parallel=_SESSIONS,
         exact=False,

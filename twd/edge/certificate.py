@@ -1,8 +1,8 @@
 """The certificate of the API, where it speaks HTTPS."""
 
 import ssl
-from pathlib import Path
 
+from twd.kit.paths import path_of
 from twd.kit.settings import EdgeTls
 from twd.wire.failures import FailureCode, TwdError
 
@@ -13,7 +13,7 @@ def tls_context(tls: EdgeTls) -> ssl.SSLContext | None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(Path(tls.cert).expanduser(), Path(tls.key).expanduser())
+        context.load_cert_chain(path_of(tls.cert), path_of(tls.key))
     except (OSError, ssl.SSLError) as error:
         text = f"the certificate {tls.cert} with its key {tls.key} cannot be used: {error}"
         raise TwdError(FailureCode.BAD_REQUEST, text, "edge.tls") from None

@@ -14,7 +14,7 @@ from twd.edge.front import Counters
 from twd.edge.guard import quiet_about_bad_http, reply_or_failure
 from twd.edge.replies import sent_if_large
 from twd.edge.threshold import Threshold
-from twd.kit.addresses import bracketed
+from twd.kit.addresses import bare_host, bracketed
 from twd.kit.settings import Edge as EdgeSettings
 from twd.wire.failures import FailureCode, TwdError
 
@@ -61,7 +61,7 @@ class HttpServer:
     async def _listen(self, runner: web.AppRunner) -> None:
         host, port = self._settings.host, self._settings.port
         try:
-            await web.TCPSite(runner, host.strip("[]"), port, ssl_context=tls_context(self._settings.tls)).start()
+            await web.TCPSite(runner, bare_host(host), port, ssl_context=tls_context(self._settings.tls)).start()
         except OSError as error:
             text = f"the edge cannot listen on {host}:{port}: {error.strerror}. Set another TWD_EDGE_PORT."
             raise TwdError(FailureCode.BAD_REQUEST, text, "edge.port") from None

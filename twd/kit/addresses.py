@@ -31,7 +31,12 @@ def is_loopback(host: str) -> bool:
 
 def told_host(host: str) -> str:
     """Where other machines find what listens at `host`; an address without brackets, which belong into URLs alone."""
-    return socket.gethostname() if host in EVERYWHERE else host.strip("[]")
+    return socket.gethostname() if host in EVERYWHERE else bare_host(host)
+
+
+def bare_host(host: str) -> str:
+    """A host as sockets take it: without the brackets that an address has in a URL."""
+    return host.strip("[]")
 
 
 def bracketed(host: str) -> str:

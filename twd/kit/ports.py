@@ -8,6 +8,8 @@ from typing import Final
 
 import psutil
 
+from twd.kit.addresses import bare_host
+
 LOOPBACK: Final = "127.0.0.1"
 
 
@@ -22,7 +24,7 @@ def bindable_port(host: str, port: int) -> int:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         if os.name != "nt":  # there it would take the port from whoever has it
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host.strip("[]"), port))
+        probe.bind((bare_host(host), port))
         return int(probe.getsockname()[1])
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
+from twd.kit.paths import path_of
 from twd.kit.settings_types import (
     Auto,
     BusUrl,
@@ -193,6 +194,11 @@ class Ngram(Section, frozen=True):
     recall_tokens: Annotated[
         Annotated[int, Meta(ge=0, le=1_048_576)], about("So much of the latest answers is searched, too; 0: none.")
     ] = 32_768
+
+    @property
+    def recalls(self) -> int:
+        """So many tokens of the latest answers are searched."""
+        return self.recall_tokens if self.enabled else 0
 
 
 class Speculation(Section, frozen=True):
@@ -405,4 +411,4 @@ class Settings(Section, frozen=True):
     @property
     def home_dir(self) -> Path:
         """The state folder."""
-        return Path(self.home).expanduser()
+        return path_of(self.home)

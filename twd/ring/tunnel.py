@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Final
 
+from twd.kit.addresses import bare_host
 from twd.kit.keep_alive import notice_lost_peers
 from twd.kit.tasks import TaskGroup
 from twd.ring.trust import Identity, client_context, server_context
@@ -46,8 +47,7 @@ class _End(ABC):
 
     async def _listen(self, host: str, port: int, context: ssl.SSLContext | None) -> int:
         limits = {"ssl_handshake_timeout": REACH_S} if context is not None else {}
-        host = host.strip("[]")
-        self._server = await asyncio.start_server(self._came, host, port, ssl=context, limit=CHUNK, **limits)
+        self._server = await asyncio.start_server(self._came, bare_host(host), port, ssl=context, limit=CHUNK, **limits)
         return int(self._server.sockets[0].getsockname()[1])
 
     def _came(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -61,7 +61,7 @@ def usual_limits(target: Target, name: ModelId, model: Model, settings: Settings
         max_window=window_limit(settings, target.window_max),
         ngram=ngram.enabled,
         ngram_match=ngram.min_match,
-        recall_tokens=ngram.recall_tokens if ngram.enabled else 0,
+        recall_tokens=ngram.recalls,
         stream_ms=model.stream_ms,
         needs_drafters=needs_drafters(settings, name),
     )

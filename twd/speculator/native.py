@@ -9,6 +9,7 @@ from twd.engine.loading import LoadPlan, NativeModel, load_native
 from twd.engine.window import Target
 from twd.kit.compute import gpu_layers, wanted_layers
 from twd.kit.home import Home
+from twd.kit.paths import path_of
 from twd.kit.progress import Progress
 from twd.kit.service import Surroundings
 from twd.kit.settings import Model, Settings
@@ -105,7 +106,7 @@ def load_plan(name: ModelId, model: Model, memory: Path | None = None) -> LoadPl
     """What the settings ask for; `auto` becomes the engine's own choice."""
     return LoadPlan(
         model=name,
-        path=Path(model.path).expanduser(),
+        path=path_of(model.path),
         ctx_size=model.ctx_size,
         parallel=model.parallel,
         exact=bool(model.exact),

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -15,6 +14,7 @@ from twd.engine.vocab import Vocab
 from twd.engine.window import Picker, Report
 from twd.guess.ahead import Ahead
 from twd.guess.prediction import Prediction
+from twd.kit.paths import path_of
 from twd.kit.settings import Model
 from twd.speculator.session import Opening
 from twd.speculator.truncating import Turns, left_out_first, without
@@ -58,7 +58,7 @@ def given_template(model: Model) -> str:
     """The template that the settings name in place of the model's own; empty where they name none."""
     if not model.chat_template:
         return ""
-    path = Path(model.chat_template).expanduser()
+    path = path_of(model.chat_template)
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
@@ -11,6 +10,7 @@ from twd.engine.memory import available_bytes
 from twd.engine.page_cache import CAN_DROP, Footprint, drop, footprint, read_ahead, release_mapped
 from twd.engine.ram_plan import RamPlan, ram_plan
 from twd.gguf_tools.inspect import shards_of
+from twd.kit.paths import path_of
 from twd.kit.progress import Progress
 from twd.kit.settings import Model, Settings
 from twd.wire.failures import TwdError
@@ -48,7 +48,7 @@ class RamCare:
     """The care for one model's files."""
 
     def __init__(self, model: Model, settings: Settings) -> None:
-        self.paths = shards_of(Path(model.path).expanduser())
+        self.paths = shards_of(path_of(model.path))
         size = sum(path.stat().st_size for path in self.paths if path.exists())
         self.plan: RamPlan = ram_plan(
             size, available_bytes(), reclaim=settings.ram_reclaim, prewarm=settings.prewarm, mmap=model.mmap

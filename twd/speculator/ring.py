@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from twd.bus.base import BusError
 from twd.gguf_tools.model_file import file_hash
+from twd.kit.paths import path_of
 from twd.kit.progress import Progress
 from twd.kit.service import Effects, Surroundings
 from twd.kit.settings import Settings
@@ -72,7 +73,7 @@ class RingSpeculator(Speculator):
         self._settings = settings
         self._finder = finder
         self._identity = make_identity(self.instance)
-        self._path = Path(settings.models[model].path).expanduser()
+        self._path = path_of(settings.models[model].path)
         self._file_hash = ""
         self._stages: Sequence[StageReady] = ()
         self._home: Home | None = None

@@ -9,6 +9,7 @@ from twd.engine.stage_check import Recorded, checked_cut, recorded_logits, requi
 from twd.engine.stage_report import recorded_of
 from twd.gguf_tools.model_file import file_hash
 from twd.kit.home import Home as HomeFolder
+from twd.kit.paths import path_of
 from twd.kit.progress import Progress, unheard
 from twd.kit.settings import Settings
 from twd.ring.cut_check import run_check, takes_check
@@ -34,7 +35,7 @@ class CutCheck:
 
     @property
     def _path(self) -> Path:
-        return Path(self.settings.models[self.model].path).expanduser()
+        return path_of(self.settings.models[self.model].path)
 
     def run(self, home: Home, stages: Sequence[StageReady], vocabulary: int, progress: Progress = unheard) -> str:
         """Why the ring's text may differ from the whole model's; empty where it is the same bit for bit.

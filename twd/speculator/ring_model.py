@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -14,6 +13,7 @@ from twd.engine.model import Model, ModelSettings
 from twd.engine.pick import Pickers
 from twd.engine.window import Picker, Report
 from twd.guess.ahead import Ahead
+from twd.kit.paths import path_of
 from twd.kit.progress import Progress
 from twd.kit.settings import Model as ModelEntry
 from twd.kit.settings import Settings
@@ -148,7 +148,7 @@ def load_ring(
     entry = settings.models[name]
     given = given_template(entry)
     progress(0.1, "reading the vocabulary")
-    model = Model.load(ModelSettings(path=Path(entry.path).expanduser(), vocab_only=True))
+    model = Model.load(ModelSettings(path=path_of(entry.path), vocab_only=True))
     try:
         template = ChatTemplate.of(given or model.chat_template, model.vocab)
         model.vocab.warm()

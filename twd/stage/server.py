@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from twd.kit.addresses import bare_host
 from twd.ring.frames import Role
 from twd.ring.handshake import admit, open_connection
 from twd.ring.links import Pace
@@ -94,7 +95,7 @@ class StageServer:
         """Open the port; 0 takes a free one. Returns it."""
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            self._listener = socket.create_server((host.strip("[]"), port), family=family, backlog=_GUESTS_MAX)
+            self._listener = socket.create_server((bare_host(host), port), family=family, backlog=_GUESTS_MAX)
         except OSError as error:
             raise TwdError(FailureCode.BAD_REQUEST, f"a stage cannot listen on {host}:{port}: {error}") from None
         self._accepter.start()
