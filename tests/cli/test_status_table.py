@@ -3,6 +3,7 @@
 import pytest
 
 from twd.cli import trace
+from twd.cli.output import show, table
 from twd.cli.status import _print
 from twd.kit.trace import Step
 from twd.wire.base import InstanceId, NodeId
@@ -19,6 +20,15 @@ def test_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for name in ("[/]s", "[/]n", "[/]m", "[bold]", "[/]part", "[/]link", "[/]gone", "[/]here"):
         assert name in shown
+
+
+def test_in_a_pipe_a_row_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = table("service", "", "pid")
+    rows.add_row("speculator", "it waits for " + "a machine " * 100, "1")
+    show(rows)
+    heading, row = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["service", "pid"]
+    assert row.split() == ["speculator", "it", "waits", "for", *["a", "machine"] * 100, "1"]
 
 
 def test_whoever_tells_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,11 +2,14 @@
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+ROW_MOST: Final = 100_000
+"""A row of a table is one line where a program reads it, however long what a service tells of itself is."""
 
 
 def let_go_of_stdout() -> None:
@@ -24,7 +27,8 @@ def console() -> "Console":
         def on_broken_pipe(self) -> None:
             raise
 
-    return OurConsole(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200)
+    read_by_people = sys.stdout.isatty()
+    return OurConsole(highlight=False, soft_wrap=not read_by_people, width=None if read_by_people else ROW_MOST)
 
 
 def show(rows: "Table") -> None:
