@@ -61,14 +61,14 @@ def test_a_killed_broker_comes_back_and_the_stream_goes_on(demo: Installed, clie
 
 def test_a_client_that_leaves_frees_its_session(demo: Installed, client: OpenAI) -> None:
     answer = client.chat.completions.create(**{**OPTIONS, "max_tokens": 1000}, stream=True)  # type: ignore[call-overload]
-    next(iter(answer))
+    job = next(iter(answer)).id.removeprefix("chatcmpl-")
     answer.close()
 
-    def idle() -> bool:
-        services = demo.status()["services"]
-        return all(one["facts"].get("sessions", 0) == 0 for one in services if one["service"] == "speculator")
+    def given_up() -> bool:
+        told = demo.twd("trace", job).stdout
+        return "session.closed" in told and "job.failed" in told
 
-    wait_until(idle, "no session is left", timeout_s=30)
+    wait_until(given_up, "its session is closed before its text is whole", timeout_s=30)
 
 
 def test_many_streams_at_once_are_all_whole(client: OpenAI, undisturbed: str) -> None:
