@@ -61,17 +61,19 @@ async def test_the_broker_hears_nobody_without_tls(deployment: Deployment) -> No
 
 
 async def test_a_broker_without_tls_gets_no_secret_from_a_client_that_wants_it() -> None:
-    heard = bytearray()
+    heard, all_of_it = bytearray(), asyncio.Event()
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b'INFO {"max_payload": 1000, "headers": true, "auth_required": true}\r\n')
         heard.extend(await reader.read())
+        all_of_it.set()
         writer.close()
 
     stranger = await asyncio.start_server(listen, "127.0.0.1", 0)
     port = stranger.sockets[0].getsockname()[1]
     with pytest.raises(BusError, match="offers no TLS"):
         await NatsBus.connect(BusAddress(f"tls://127.0.0.1:{port}", token="secret"), wait_s=60)
+    await asyncio.wait_for(all_of_it.wait(), 60)
     assert heard == b""
     stranger.close()
 

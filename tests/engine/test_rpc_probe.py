@@ -157,8 +157,12 @@ async def test_a_closed_port_is_told_at_once() -> None:
     assert told.value.code is FailureCode.BACKEND_DOWN
 
 
-@given(st.binary(min_size=36, max_size=36))
-def test_any_bytes_are_a_version_or_a_typed_error(data: bytes) -> None:
+LENGTHS = st.sampled_from([28, 27, 29, 0]) | st.integers(0, 2**64 - 1)
+
+
+@given(LENGTHS, st.binary(min_size=28, max_size=28))
+def test_any_bytes_are_a_version_or_a_typed_error(length: int, rest: bytes) -> None:
+    data = struct.pack("<Q", length) + rest
     try:
         version = rpc_probe.read_answer("h:1", data)
     except RpcUnusable:

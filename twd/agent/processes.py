@@ -31,6 +31,7 @@ from twd.kit.clock import Clock
 from twd.kit.delay_proxy import DelayProxy
 from twd.kit.home import RESOLVED_VARIABLE, Home
 from twd.kit.nursery import OURS, Inherited, Nursery
+from twd.kit.paths import path_of
 from twd.kit.ports import bindable_port
 from twd.kit.settings import Settings
 from twd.kit.supervisor import Backoff, Exit, ProcessSpec, Supervisor
@@ -215,7 +216,7 @@ class Processes:
     def _draft_paths(self) -> set[str]:
         """Draft models that the owner of this machine named in its settings."""
         paths = {drafter.path for drafter in self._settings.drafters if drafter.path}
-        return {str(Path(path).expanduser()) for path in paths}
+        return {str(path_of(path)) for path in paths}
 
     @property
     def lends(self) -> bool:
