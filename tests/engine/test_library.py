@@ -1,0 +1,19 @@
+"""The door to llama.cpp."""
+
+import os
+
+import pytest
+
+from twd.engine import library
+
+
+def test_an_engine_finds_its_variables_where_llama_cpp_was_loaded_by_another_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in one that was forked: the environment is its own, and llama.cpp looks only when it computes."""
+    monkeypatch.delenv("GGML_CPU_TILED_MM")
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    library.start.cache_clear()
+    library.start()
+    assert os.environ["GGML_CPU_TILED_MM"] == "0"
+    assert os.environ["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST", "what the user says holds"
