@@ -18,7 +18,7 @@ from tests.sim.doubles import POISON
 from tests.sim.engines import REAL, played_engines
 from tests.sim.plan import BrokerDown, CutOff, Drain, Kill, Noise, Partition, Pause, PowerCut, draw_plan
 from tests.sim.units import ServiceFactory
-from tests.sim.world import DOUBLES, World, run_world, without_garbage_collection
+from tests.sim.world import DOUBLES, World, play_many, run_world
 from twd.kit.job_owner import Finish
 
 WORLDS = int(os.environ.get("TWD_SIM_WORLDS", "10000"))
@@ -48,11 +48,7 @@ def play(seed: int) -> World:
 @pytest.mark.skipif(bool(SEEDS), reason="only the seeds of TWD_SIM_SEED are played")
 @pytest.mark.parametrize("seeds", CHUNKS, ids=lambda seeds: f"{seeds.start}-{seeds.stop - 1}")
 def test_all_invariants_hold(seeds: range) -> None:
-    def work() -> None:
-        for seed in seeds:
-            play(seed)
-
-    without_garbage_collection(work)
+    play_many(seeds, play)
 
 
 @pytest.mark.skipif(not SEEDS, reason="TWD_SIM_SEED is not set")

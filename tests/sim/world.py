@@ -9,7 +9,7 @@ import contextlib
 import gc
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tests.sim.doubles import FakeDrafter, FakeSpeculator
@@ -26,6 +26,7 @@ from twd.wire.job import JobSubmitted, Prompt, Sampling
 SETTLE_S = 90
 CLOSE_S = 30
 PROBE_DEADLINE_S = 30.0
+COLLECT_EVERY = 5
 MODEL = ModelId("m")
 DOUBLES: Mapping[str, ServiceFactory] = {
     "edge": Submitter,
@@ -235,11 +236,16 @@ def run_world(plan: Plan, services: Mapping[str, ServiceFactory] | None = None) 
     return world
 
 
-def without_garbage_collection(work: Callable[[], None]) -> None:
-    """Worlds leave cycles behind; collecting them every few worlds is cheaper than all the time."""
+def play_many(seeds: Iterable[int], play: Callable[[int], World]) -> None:
+    """Worlds leave cycles behind: looked for every few worlds, among what is new, they cost less than all the time."""
     gc.disable()
+    gc.freeze()
     try:
-        work()
-    finally:
-        gc.enable()
+        for count, seed in enumerate(seeds, 1):
+            play(seed)
+            if count % COLLECT_EVERY == 0:
+                gc.collect()
         gc.collect()
+    finally:
+        gc.unfreeze()
+        gc.enable()
