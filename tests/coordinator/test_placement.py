@@ -78,6 +78,13 @@ def test_the_head_stays_home_on_a_slow_network_and_goes_far_from_a_slow_processo
     assert [piece.device.node for piece in fast_network.pieces if piece.head] == ["attic"]
 
 
+@pytest.mark.parametrize(("quicker", "where"), [(1.1, "desk"), (4.0, "attic")])
+def test_the_head_leaves_home_for_more_than_what_like_machines_measure_differently(quicker: float, where: str) -> None:
+    home, other = cpu("desk", 3), cpu("attic", 16, speed=quicker * 20e9)
+    placed = place(shape(4), [home, other], {"attic": Link(0.0, 1e12)}, demand(home, engine="rpc", split=(1, 3)))
+    assert [piece.device.node for piece in placed.pieces if piece.head] == [where]
+
+
 def test_in_a_ring_only_tokens_come_home_from_the_head() -> None:
     home, fast_gpu = cpu("desk", 1.5), gpu("attic", 24)
     placed = place(shape(), [home, fast_gpu], {"attic": Link(0.02, 1e6)}, demand(home))

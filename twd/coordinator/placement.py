@@ -28,6 +28,9 @@ TRIED_DEVICES: Final = 600
 """In all orders that are tried with two devices swapped: a long ring's take longer to try."""
 SWAP_GAIN: Final = 0.01
 """What is quicker by less than this share is not worth another order."""
+HEAD_GAIN: Final = 0.05
+"""Over RPC the head leaves home for more than this alone: like machines never measure quite alike, and where the head
+goes, windows are compared and timed anew."""
 
 Key = tuple[str, str]
 
@@ -279,6 +282,8 @@ def _placed(
     """The better of both places for the head: at home, or behind the last layer."""
     at_home = _fill(shape, order, links, demand, split, head_at_home=True)
     behind = _fill(shape, order, links, demand, split, head_at_home=False)
+    if not demand.ring and at_home.fits and behind.pass_s > (1 - HEAD_GAIN) * at_home.pass_s:
+        return at_home
     return min(at_home, behind, key=_quality)
 
 
