@@ -1,6 +1,7 @@
 """The source tree as the rules see it."""
 
 import ast
+import gc
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,14 @@ PACKAGE = ROOT / "twd"
 @cache
 def modules() -> dict[str, ast.Module]:
     """Every module of the package by its path below the root."""
+    gc.disable()  # Python 3.11 fails where what is collected in mid-parse is a syntax tree, too
+    try:
+        return _parsed()
+    finally:
+        gc.enable()
+
+
+def _parsed() -> dict[str, ast.Module]:
     return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text("utf-8")) for path in PACKAGE.rglob("*.py")}
 
 
