@@ -236,7 +236,7 @@ def run_world(plan: Plan, services: Mapping[str, ServiceFactory] | None = None) 
     return world
 
 
-def play_many(seeds: Iterable[int], play: Callable[[int], World]) -> None:
+def play_many(seeds: Iterable[int], play: Callable[[int], object]) -> None:
     """Worlds leave cycles behind: looked for every few worlds, among what is new, they cost less than all the time."""
     gc.disable()
     gc.freeze()
