@@ -279,7 +279,7 @@ async def test_who_leaves_hangs_up(farm: Farm, workshop: Workshop) -> None:
     name = await _a_job_that_it_drafts_for(workshop, server)
     await drafter.stop()
     await until(lambda: server.streaming == 0)
-    assert workshop.ear.of(DrafterDetached)
+    await until(lambda: bool(workshop.ear.of(DrafterDetached)))
     await until(lambda: bool(workshop.ear.ends(name)), timeout_s=20)
 
 

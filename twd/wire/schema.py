@@ -1,6 +1,7 @@
 """Generate `bus_schemas/` from the vocabulary, and say where the folder differs from it."""
 
 import json
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ def render_schema(route: Route) -> dict[str, Any]:
     schema = msgspec.json.schema(route.event)
     name = schema.pop("$ref").rsplit("/", 1)[-1]
     definitions: dict[str, Any] = schema["$defs"]
+    for one in definitions.values():
+        if "description" in one:
+            one["description"] = cleandoc(one["description"])  # Python 3.13 gives docstrings without their indents
     body: dict[str, Any] = definitions.pop(name)
     body["$schema"] = DIALECT
     body["$id"] = route.tag
