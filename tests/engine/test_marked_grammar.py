@@ -5,10 +5,11 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.engine.words import Words
 from twd.engine.grammar import GrammarWalk
-from twd.engine.grammars.automaton import DEAD
+from twd.engine.grammars.automaton import DEAD, Automaton
 from twd.engine.pick import Pickers
 from twd.wire.failures import TwdError
 from twd.wire.job import Grammar, GrammarKind
@@ -197,6 +198,78 @@ def test_what_breaks_the_rest(text: str, before: str) -> None:
     followed = walk(BEHIND)
     assert (WORDS.end in followed.allowed(list(before.encode()))) is before.endswith("}")
     assert WORDS.end not in followed.allowed(list(b"hm"))
+
+
+EITHER = replace(BEHIND, opens="<call>")
+AT_ONCE = '{"city": "Oslo"}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        AT_ONCE,
+        f"<call></call>{AT_ONCE}",
+        f'<call>\nhm, {{"city": 3}} <call>\n</call>\n\n{AT_ONCE}',
+        f"<call>é</cal</call>{AT_ONCE}",
+    ],
+)
+@pytest.mark.parametrize("marks", ["text", "control tokens", "first a control token"])
+def test_a_thought_may_come_first_or_not(text: str, marks: str) -> None:
+    words = Words()
+    grammar, tokens = EITHER, [*text.encode()]
+    if marks == "control tokens":
+        grammar = replace(BEHIND, opens="<|think|>")
+        tokens = [words.special_tokens["<|think|>"], *text.removeprefix("<call>").encode()] if "<" in text else tokens
+    elif marks == "first a control token":
+        grammar = replace(BEHIND, opens="<|think|>hm")
+        start = [words.special_tokens["<|think|>"], *b"hm"]
+        tokens = [*start, *text.removeprefix("<call>").encode()] if "<" in text else tokens
+    followed = GrammarWalk(Pickers(words).grammars.compiled(grammar))
+    for end, token in enumerate(tokens):
+        assert followed.allows(tokens[:end], token), words.text(tokens[:end])
+    ends = [end for end in range(len(tokens) + 1) if followed.allows(tokens[:end], words.end)]
+    assert ends == [len(tokens)]
+
+
+@pytest.mark.parametrize(
+    ("text", "before"),
+    [
+        ("hm", ""),
+        ("\n<call>", ""),
+        ("</call>", "<"),
+        ("<call>hm</call>Oslo", "<call>hm</call>"),
+        (f"<call>hm</call>{AT_ONCE}<call>", f"<call>hm</call>{AT_ONCE}"),
+        ("<call>hm</call><call>", "<call>hm</call>"),
+        (f"{AT_ONCE}<call>", AT_ONCE),
+    ],
+)
+def test_what_breaks_an_answer_that_may_think_first(text: str, before: str) -> None:
+    assert breaks_at(text, EITHER, list(text.encode())) == before
+    followed, refused = walk(EITHER), text.encode()[len(before)]
+    assert refused not in followed.allowed(list(before.encode()))
+
+
+def test_a_token_may_pass_the_mark_of_a_thought() -> None:
+    words = Words(["ll>hm", "m</call>{"])
+    followed = GrammarWalk(Pickers(words).grammars.compiled(EITHER))
+    said = [*b"<ca"]
+    for token in (256, ord("h"), 257):
+        assert followed.allows(said, token)
+        said.append(token)
+    assert not followed.allows(said, ord("x"))
+    assert followed.allows(said, ord('"'))
+
+
+def test_a_fresh_automaton_knows_its_marks() -> None:
+    compiled = Pickers(WORDS).grammars.compiled(EITHER)
+    walked, said = GrammarWalk(compiled), list(f"<call>hm</call>{AT_ONCE}".encode())
+    assert walked.allows(said, WORDS.end)
+    old = compiled.automaton
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Automaton, "crowded", property(lambda automaton: automaton is old))
+        assert walked.allows(said, WORDS.end)
+        assert not walked.allows(said, ord("x"))
+        assert compiled.automaton is not old
 
 
 def test_an_end_token_with_a_text_of_its_own_ends_no_call() -> None:

@@ -6,6 +6,7 @@ from twd.engine.thoughts import CHANNELS, behind_thought, detect_thoughts, marke
 from twd.wire.job import Grammar, GrammarKind, Thoughts
 
 THINK = Thoughts("<think>", "</think>")
+OPEN = Thoughts("<think>", "</think>", open=True)
 QWEN = (
     "{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}<|im_start|>assistant\n"
 )
@@ -34,7 +35,8 @@ def test_marks_are_known_by_the_template(template: str, found: Thoughts | None) 
         ("<|im_start|>assistant\n", "", False),
         ("<｜Assistant｜><think>\n", "", True),
         ("<|im_start|>assistant\n<think>", "", True),
-        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", "", False),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", "", None),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", "<think>so", True),
         ("what is <think>?<|im_end|>\n<|im_start|>assistant\n", "", False),
         ("<|im_start|>assistant\n", "<think>\nLet me", True),
         ("<|im_start|>assistant\n<think>\n", "Let me", True),
@@ -49,9 +51,16 @@ def test_a_prompt_may_end_within_a_thought(prompt: str, prefill: str, opened: bo
 
 
 def test_a_grammar_holds_behind_an_open_thought() -> None:
-    grammar = behind_thought(Grammar(kind=GrammarKind.JSON, field="response_format"), THINK)
-    assert (grammar.begins, grammar.ends, grammar.rest) == ("</think>", "", True)
+    grammar = behind_thought(Grammar(kind=GrammarKind.JSON, field="response_format"), OPEN)
+    assert (grammar.begins, grammar.ends, grammar.rest, grammar.opens) == ("</think>", "", True, "")
     assert grammar.field == "response_format"
+
+
+def test_where_no_thought_is_open_json_may_follow_one() -> None:
+    grammar = behind_thought(Grammar(kind=GrammarKind.JSON), THINK)
+    assert (grammar.begins, grammar.rest, grammar.opens) == ("</think>", True, "<think>")
+    described = Grammar(kind=GrammarKind.GBNF, text='root ::= "yes"')
+    assert behind_thought(described, THINK) == described
 
 
 def test_marks_may_be_control_tokens_or_begin_with_one() -> None:

@@ -142,6 +142,7 @@ def thinker(q4: Model, opened: str) -> Preparer:
 
 
 JSON = Grammar(kind=GrammarKind.JSON, field="response_format")
+DIGITS = Grammar(kind=GrammarKind.GBNF, text="root ::= [0-9]+")
 
 
 @pytest.mark.parametrize(
@@ -149,11 +150,14 @@ JSON = Grammar(kind=GrammarKind.JSON, field="response_format")
     [
         ("", "", None, Thoughts("<think>", "</think>"), ""),
         ("<think>\\n", "", None, Thoughts("<think>", "</think>", open=True), ""),
-        ("<think>\\n\\n</think>\\n\\n", "", None, Thoughts("<think>", "</think>"), ""),
+        ("<think>\\n\\n</think>\\n\\n", "", None, None, ""),
+        ("<think>\\n\\n</think>\\n\\n", "", JSON, None, ""),
         ("", "Sure", None, None, ""),
         ("<think>\\n", "Lét me", None, Thoughts("<think>", "</think>", open=True), ""),
         ("<think>\\n", "", JSON, Thoughts("<think>", "</think>", open=True), "</think>"),
-        ("", "", JSON, None, ""),
+        ("", "", JSON, Thoughts("<think>", "</think>"), "</think>"),
+        ("", "", DIGITS, Thoughts("<think>", "</think>"), ""),
+        ("", "Sure", JSON, None, ""),
     ],
 )
 def test_how_an_answer_may_begin_to_think(
@@ -175,6 +179,24 @@ def test_json_is_written_behind_a_thought_that_the_template_opened(q4: Model) ->
     assert opening.picker.pick(logits, opening.tokens) == word
     said = [*opening.tokens, *vocab.plain("Hm.\n</think>\n\n")]
     assert opening.picker.pick(logits, said) != word
+
+
+def test_a_model_may_think_before_it_writes_json_or_not(q4: Model) -> None:
+    vocab = q4.vocab
+    opening = thinker(q4, "").prepare(asked(grammar=JSON), SessionId("s"))
+
+    def picked(said: str, *liked: str) -> str:
+        """What it says next, where it likes these tokens best, the first most of all."""
+        logits = np.zeros(vocab.size, dtype=np.float32)
+        for rank, text in enumerate(liked):
+            (token,) = vocab.plain(text)
+            logits[token] = len(liked) - rank
+        return vocab.text([opening.picker.pick(logits, [*opening.tokens, *vocab.plain(said)])])
+
+    assert picked("", " not", "{") == "{"
+    assert picked("", " not", "<", "{") == "<"
+    assert picked("<think>\n", " not", "{") == " not"
+    assert picked("<think>\nHm.\n</think>\n\n", " not", "<", "{") == "{"
 
 
 def test_raw_prompts_have_no_thoughts(q4: Model) -> None:

@@ -1,5 +1,6 @@
 """One grammar for one vocabulary: what may follow, state by state."""
 
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
@@ -12,13 +13,15 @@ from twd.engine import call_rules
 from twd.engine.grammars import gbnf, json_schema
 from twd.engine.grammars.automaton import DEAD, Automaton
 from twd.engine.grammars.json_layout import Habits
-from twd.engine.grammars.marks import bounded
+from twd.engine.grammars.json_rules import chain
+from twd.engine.grammars.marks import behind, between
 from twd.engine.grammars.program import Program, build
 from twd.engine.grammars.rules import Expr, OneToken, Text, bad_grammar, flattened
 from twd.engine.grammars.token_trie import TokenTrie
 from twd.wire.job import Grammar, GrammarKind
 
 _MASKS_KEPT = 64
+_TAG = re.compile(r"<[^<>]+>")
 
 
 class Vocabulary(Protocol):
@@ -146,10 +149,19 @@ def bare_token(vocab: Vocabulary, mark: str) -> int | None:
     return None if token is None or vocab.piece(token) else token
 
 
+def opening(vocab: Vocabulary, mark: str) -> list[OneToken | Text]:
+    """How a mark is written that may be a control token, or begin with one."""
+    tag = _TAG.match(mark)
+    first = next((name for name in (mark, tag[0] if tag else "") if bare_token(vocab, name) is not None), "")
+    return [_written_mark(vocab, part) for part in (first, mark.removeprefix(first)) if part]
+
+
 def _program_of(grammar: Grammar, vocab: Vocabulary) -> Program:
     rules = _rules_of(grammar, vocab)
-    if grammar.begins:
-        rules = bounded(rules, grammar.ends.encode(), bare_token(vocab, grammar.ends), rest=grammar.rest)
+    if grammar.rest:
+        rules = behind(rules, chain(*opening(vocab, grammar.opens)) if grammar.opens else None)
+    elif grammar.begins:
+        rules = between(rules, _written_mark(vocab, grammar.ends))
     program = build(flattened(rules, "root"))
     for condition in program.tokens:
         if condition.ids & vocab.end_tokens:
@@ -169,7 +181,7 @@ def _rules_of(grammar: Grammar, vocab: Vocabulary) -> dict[str, Expr]:
             return json_schema.any_object()
 
 
-def _written_mark(vocab: Vocabulary, mark: str) -> Expr:
+def _written_mark(vocab: Vocabulary, mark: str) -> OneToken | Text:
     token = bare_token(vocab, mark)
     return Text(mark.encode()) if token is None else OneToken(frozenset([token]), False)
 

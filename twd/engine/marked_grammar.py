@@ -4,9 +4,10 @@ all other text is free."""
 import numpy as np
 from numpy.typing import NDArray
 
-from twd.engine.compiled_grammar import CompiledGrammar, Tokens, bare_token
-from twd.engine.grammars.automaton import DEAD
-from twd.engine.grammars.marks import borders, matched
+from twd.engine.compiled_grammar import CompiledGrammar, Tokens, bare_token, opening
+from twd.engine.grammars.automaton import DEAD, Automaton
+from twd.engine.grammars.marks import THOUGHT, borders, matched
+from twd.engine.grammars.rules import OneToken
 from twd.wire.job import Grammar
 
 _FREE = -1
@@ -23,12 +24,33 @@ class MarkedGrammar(CompiledGrammar):
         self._begins = grammar.begins.encode()
         self._borders = borders(self._begins)
         self._begin = bare_token(tokens.vocab, grammar.begins)
-        self._rest = grammar.rest
+        self._rest, self._opens = grammar.rest, grammar.opens
+        self._settle()
+
+    def _settle(self) -> None:
+        """Find the places in the automaton that marks lead to: into a thought, and out of it."""
+        self._thinks, self._inside = None, self.automaton.start
+        if self._opens:
+            state = self.automaton.start
+            for part in opening(self._tokens.vocab, self._opens):
+                if isinstance(part, OneToken):
+                    (token,) = part.ids
+                    state = super().after(state, token)
+                else:
+                    state = self.automaton.after(state, part.data)
+            self._thinks, self._inside = state, self.automaton.after(state, THOUGHT)
+
+    def renew(self) -> Automaton:
+        """As usual; marks lead elsewhere in a fresh one."""
+        before = self.automaton
+        if super().renew() is not before:
+            self._settle()
+        return self.automaton
 
     @property
     def start(self) -> int:
-        """Free, before any mark."""
-        return _FREE
+        """Free, before any mark; or where one would have to stand, if the text shall be free at all."""
+        return self.automaton.start if self._opens else _FREE
 
     def accepts(self, state: int) -> bool:
         """Free text may always end, but where the grammar must be kept before it does."""
@@ -39,7 +61,7 @@ class MarkedGrammar(CompiledGrammar):
         if token in self._tokens.vocab.end_tokens:
             return state if self.accepts(state) else DEAD
         if state < 0 and token == self._begin:
-            return self._freed(self.automaton.start)
+            return self._freed(self._inside)
         following = super().after(state, token) if state > 0 else DEAD
         if following != DEAD:
             return self._freed(following)
@@ -82,12 +104,13 @@ class MarkedGrammar(CompiledGrammar):
         while data and state != DEAD:
             if state < 0:
                 length, behind = matched(self._begins, self._borders, -1 - state, data)
-                state = -1 - length if behind is None else self._freed(self.automaton.start)
+                state = -1 - length if behind is None else self._freed(self._inside)
                 data = b"" if behind is None else data[behind:]
             else:
                 state, data = self._freed(self.automaton.after(state, data[:1])), data[1:]
         return state
 
     def _freed(self, state: int) -> int:
-        """Where the text is complete between the marks, it is free."""
-        return _FREE if not self._rest and self.automaton.accepts(state) else state
+        """Where the text is complete between the marks, it is free, and so it is behind the mark of a thought."""
+        ended = state == self._thinks if self._rest else self.automaton.accepts(state)
+        return _FREE if ended else state

@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from twd.wire.job import Grammar, Prompt, Thoughts
+from twd.wire.job import Grammar, GrammarKind, Prompt, Thoughts
 
 _MARKS: Final = (
     ("<think>", "</think>"),
@@ -46,14 +46,23 @@ def markers_of(thoughts: Thoughts) -> tuple[str, ...]:
 def thoughts_after(prompt: str, prefill: str, marks: Thoughts) -> Thoughts | None:
     """How an answer behind a prompt may begin to think, where the template's own text ends with `prompt`.
 
-    None where it may not: the client has begun the answer itself, and no thought is open in what it wrote.
+    None where it may not: the template has closed the thought, or the client has begun the answer itself and left no
+    thought open.
     """
     begun, ended = prefill.rfind(marks.begins), prefill.rfind(marks.ends)
     opened = begun > ended or (ended < 0 and prompt.rstrip().endswith(marks.begins))
-    return None if prefill and not opened else Thoughts(marks.begins, marks.ends, opened)
+    closed = bool(prefill) or prompt.rstrip().endswith(marks.ends)
+    return Thoughts(marks.begins, marks.ends, opened) if opened or not closed else None
 
 
 def behind_thought(grammar: Grammar, thoughts: Thoughts) -> Grammar:
-    """The same grammar for what follows an open thought: it says nothing of the thought, and must be kept before the
-    text ends."""
-    return replace(grammar, begins=thoughts.ends, rest=True)
+    """The same grammar for what follows a thought: it says nothing of that, and must be kept before the text ends.
+
+    Where no thought is open, the model decides whether it has one; a GBNF, though, describes the answer from its first
+    letter on.
+    """
+    if thoughts.open:
+        return replace(grammar, begins=thoughts.ends, rest=True)
+    if grammar.kind is GrammarKind.GBNF:
+        return grammar
+    return replace(grammar, begins=thoughts.ends, rest=True, opens=thoughts.begins)

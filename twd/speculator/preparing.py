@@ -110,10 +110,12 @@ class Preparer:
         seed = job.sampling.seed if job.sampling.seed is not None else self.draw_seed()
         piece = self._piece(job)
         thoughts, grammar = self._thoughts(job, tokens, piece), job.grammar
-        if grammar is not None and not grammar.begins and thoughts is not None:  # it allows no marks of a thought
+        if grammar is not None and not grammar.begins and thoughts is not None:  # it knows nothing of thoughts
             if thoughts == CHANNELS:
                 tokens = [*tokens, *self.vocab.tokenize(ANSWER_CHANNEL, parse_special=True, add_bos=False)]
-            thoughts, grammar = (thoughts, behind_thought(grammar, thoughts)) if thoughts.open else (None, grammar)
+                thoughts = None
+            else:
+                grammar = behind_thought(grammar, thoughts)
         return Opening(
             session=session,
             tokens=tokens,

@@ -72,6 +72,8 @@ class Grammar(Part, frozen=True):
     """The mark behind which it is free again; empty: as soon as the grammar is complete."""
     rest: bool = False
     """All that follows the first `begins` must look so, and the text may not end before it does."""
+    opens: Annotated[str, Meta(max_length=256)] = ""
+    """With `rest`: only a text that begins with this mark is free up to `begins`; any other must look so at once."""
     field: Annotated[str, Meta(max_length=256)] = "grammar"
     """What of the request it comes from: who reads of a mistake in it should know where to look."""
 

@@ -1,22 +1,31 @@
 """Marks around what a grammar governs: found in free text byte by byte, and made a part of the grammar's end."""
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
-from twd.engine.grammars.rules import EMPTY, Chain, Choice, Expr, OneToken, Ref, Repeat, Text
+from twd.engine.grammars.rules import EMPTY, Chain, Choice, Expr, Ref, Repeat, Text
 
+THOUGHT: Final = b"\xff"
+"""Stands for a thought, of which rules say nothing."""
 _GAP_MAX = 4
+_INSIDE: Final = "between the marks"
 
 
-def bounded(rules: Mapping[str, Expr], ends: bytes, end: int | None, *, rest: bool = False) -> dict[str, Expr]:
-    """The same rules with the closing mark behind them, a control token or text, and room around what they made.
+def between(rules: Mapping[str, Expr], closing: Expr) -> dict[str, Expr]:
+    """The same rules with the closing mark behind them, and room around what they made."""
+    room = Ref("space", "marks") if "space" in rules else EMPTY
+    return {**rules, _INSIDE: rules["root"], "root": Chain((room, Ref(_INSIDE, "marks"), room, closing))}
 
-    `rest`: nothing closes them, and what stands before them are line breaks and blanks, as behind a thought."""
-    inside, room = "between the marks", Ref("space", "marks") if "space" in rules else EMPTY
-    if rest:
-        gap = Repeat(Choice((Text(b"\n"), Text(b" "))), 0, _GAP_MAX)
-        return {**rules, inside: rules["root"], "root": Chain((gap, Ref(inside, "marks")))}
-    closing: Expr = Text(ends) if end is None else OneToken(frozenset([end]), False)
-    return {**rules, inside: rules["root"], "root": Chain((room, Ref(inside, "marks"), room, closing))}
+
+def behind(rules: Mapping[str, Expr], opening: Expr | None) -> dict[str, Expr]:
+    """The same rules behind line breaks and blanks, as they stand behind a thought.
+
+    `opening`: the mark of a thought that may come first. The thought itself is no part of the rules: a byte that no
+    text has stands for it."""
+    at_once = Ref(_INSIDE, "marks")
+    answer = Chain((Repeat(Choice((Text(b"\n"), Text(b" "))), 0, _GAP_MAX), at_once))
+    root = answer if opening is None else Choice((at_once, Chain((opening, Text(THOUGHT), answer))))
+    return {**rules, _INSIDE: rules["root"], "root": root}
 
 
 def borders(mark: bytes) -> list[int]:
