@@ -159,6 +159,7 @@ class FakeSpeculator(Service):
                 taken=len(words) - 1,
                 drafter="ngram",
                 logprobs=[self._logprob(word, job.logprobs) for word in words] if job.logprobs is not None else [],
+                lengths=[len(word) for word in words] if self.script.thoughts is not None else [],
             )
         )
 

@@ -4,8 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twd.edge.reading import PlainReader, Reader, ThoughtStream
-from twd.engine.tool_calls import ContentDelta, Delta, ThoughtDelta, ToolCallStart, ToolCallStream
+from twd.edge.reading import PlainReader, Reader, ThoughtStream, in_one
+from twd.engine.tool_calls import (
+    ContentDelta,
+    Delta,
+    ThoughtDelta,
+    ToolCallArguments,
+    ToolCallStart,
+    ToolCallStream,
+)
 from twd.wire.job import Thoughts
 
 MARKS = Thoughts("<think>", "</think>")
@@ -15,6 +22,19 @@ OPEN = Thoughts("<think>", "</think>", open=True)
 def read(pieces: list[str], marks: Thoughts = MARKS, reader: Reader | None = None) -> list[Delta]:
     stream = ThoughtStream(marks, reader or PlainReader())
     return [delta for piece in pieces for delta in stream.feed(piece)] + stream.finish()
+
+
+def test_what_goes_on_as_one_is_one() -> None:
+    start, other = ToolCallStart(0, "f"), ToolCallStart(1, "g")
+    pieces: list[Delta] = [
+        ThoughtDelta("a"), ThoughtDelta("b"), ContentDelta("c"), ContentDelta("d"), start, ToolCallArguments(0, "{"),
+        ToolCallArguments(0, "}"), other, ToolCallArguments(1, "{}"), ContentDelta("e"),
+    ]  # fmt: skip
+    assert in_one(pieces) == [
+        ThoughtDelta("ab"), ContentDelta("cd"), start, ToolCallArguments(0, "{}"), other, ToolCallArguments(1, "{}"),
+        ContentDelta("e"),
+    ]  # fmt: skip
+    assert in_one([]) == []
 
 
 def parts(deltas: list[Delta]) -> tuple[str, str]:

@@ -16,10 +16,10 @@ THOUGHT, ANSWER = "The capital of Norway?", "Oslo."
 DETAILS = {"reasoning_tokens": 6, "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}
 
 
-@pytest.fixture
-async def thinker(open_house: OpenHouse) -> House:
+@pytest.fixture(params=[1, 3, 8], ids="{} tokens a piece".format)
+async def thinker(open_house: OpenHouse, request: pytest.FixtureRequest) -> House:
     """A model that thinks first."""
-    return await open_house(Script(words=WORDS, per_event=1, thoughts=Thoughts("<think>", "</think>")))
+    return await open_house(Script(words=WORDS, per_event=request.param, thoughts=Thoughts("<think>", "</think>")))
 
 
 async def test_a_whole_answer(thinker: House) -> None:
@@ -36,6 +36,13 @@ async def test_a_stream(thinker: House) -> None:
     assert "".join(delta.get("reasoning_content", "") for delta in deltas) == THOUGHT
     assert "".join(delta.get("content", "") for delta in deltas) == ANSWER
     assert chunks[-2]["usage"]["completion_tokens_details"] == DETAILS
+
+
+async def test_a_piece_of_text_is_one_chunk(open_house: OpenHouse) -> None:
+    script = Script(words=["Let", " me", " see"], per_event=3, thoughts=Thoughts("<think>", "</think>", open=True))
+    chunks = await events(await (await open_house(script)).chat(stream=True))
+    told = [chunk["choices"][0]["delta"].get("reasoning_content") for chunk in chunks[:-1]]
+    assert [text for text in told if text] == ["Let me see"]
 
 
 async def test_the_official_client_sees_the_thoughts(thinker: House) -> None:

@@ -1,12 +1,13 @@
 """Pieces of a text: each at once where somebody waits for it, several together where nobody reads that fast."""
 
+import dataclasses
 from functools import partial
 
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from tests.speculator.fakes import Driver, FakeTarget, job, make_core, text_of
+from tests.speculator.fakes import Driver, FakeTarget, job, make_core, opening, text_of
 from twd.speculator.links import Drafter
 from twd.speculator.preparing import is_quick
 from twd.speculator.speech import joined, may_wait
@@ -20,6 +21,7 @@ from twd.wire.job import (
     JobStarted,
     Prompt,
     Speculation,
+    Thoughts,
     TokenLogprob,
     TokensAccepted,
 )
@@ -58,6 +60,18 @@ def test_the_first_piece_leaves_at_once_and_later_ones_together() -> None:
     assert pieces(driver) == [1, 4, 4, 3]
     assert driver.tokens("j") == text_of(PROMPT, 12)
     assert isinstance(driver.told[-1], JobFinished), "nothing comes behind the end"
+
+
+def test_where_thoughts_may_come_each_tokens_share_of_the_text_is_told() -> None:
+    for thoughts in (None, Thoughts("<think>", "</think>")):
+        driver = made()
+        whole = job(speculation=OFF, max_tokens=12)
+        driver.core.submit(whole, dataclasses.replace(opening(whole.job, PROMPT), thoughts=thoughts), driver.now)
+        driver.run()
+        said = [event for event in driver.told if isinstance(event, TokensAccepted)]
+        shares = [[len(f"{token} ") for token in event.tokens] for event in said]
+        assert max(map(len, shares)) == 4
+        assert [event.lengths for event in said] == (shares if thoughts else [[] for _ in said])
 
 
 def test_slow_pieces_leave_one_by_one() -> None:
@@ -110,11 +124,12 @@ def test_life_is_shown_behind_what_was_unsaid() -> None:
 def test_joined_is_what_both_said() -> None:
     first = TokensAccepted(
         job=JobId("j"), attempt=1, session=SessionId("s"), at=4, index=0, tokens=[7], text="a", checked=3, taken=0,
-        logprobs=[TokenLogprob(token=7, text="a", logprob=-1.0)],
+        logprobs=[TokenLogprob(token=7, text="a", logprob=-1.0)], lengths=[1],
     )  # fmt: skip
-    then = replace(first, at=5, index=1, tokens=[8, 9], text="bc", checked=2, taken=1, drafter="d")
+    then = replace(first, at=5, index=1, tokens=[8, 9], text="bc", checked=2, taken=1, drafter="d", lengths=[0, 2])
     both = joined(first, then)
     assert (both.at, both.index, both.tokens, both.text) == (4, 0, [7, 8, 9], "abc")
+    assert both.lengths == [1, 0, 2]
     assert (both.checked, both.taken, both.drafter, len(both.logprobs)) == (5, 1, "d", 2)
 
 

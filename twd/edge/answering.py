@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 import msgspec
@@ -18,7 +19,7 @@ from twd.edge.openai_answers import (
     TwdFacts,
     Usage,
 )
-from twd.edge.reading import PlainReader, Reader, ThoughtStream
+from twd.edge.reading import PlainReader, Reader, ThoughtStream, in_one
 from twd.engine.thoughts import CHANNELS
 from twd.engine.tool_calls import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
 from twd.wire.failures import Failure
@@ -116,12 +117,8 @@ class Choice:
                 return []
             case TokensAccepted():
                 self.logprobs += news.logprobs
-                count = len(news.tokens) or int(news.text != "")  # a target without tokens: its pieces count
-                self.tokens += count
-                thinking = self.thinking
-                deltas = self._keep(self.reader.feed(news.text))
-                self.thought_tokens += count if thinking or self.thinking else 0
-                return deltas
+                self.tokens += _count(news)
+                return self._keep(self._read(news))
             case JobFinished():
                 self.finished = news
                 return self._keep(self.reader.finish())
@@ -130,6 +127,15 @@ class Choice:
         if thoughts == CHANNELS:
             return ChannelStream(calls=bool(self.job.prompt.tools))
         return ThoughtStream(thoughts, self.reader)
+
+    def _read(self, news: TokensAccepted) -> list[Delta]:
+        """What a piece of text means; of thoughts, the tokens are counted."""
+        deltas: list[Delta] = []
+        for count, text in _parts(news):
+            thinking = self.thinking
+            deltas += self.reader.feed(text)
+            self.thought_tokens += count if thinking or self.thinking else 0
+        return in_one(deltas)
 
     def _keep(self, deltas: list[Delta]) -> list[Delta]:
         for delta in deltas:
@@ -143,6 +149,19 @@ class Choice:
                 case ToolCallArguments(index, text):
                     self.calls[index].arguments.append(text)
         return deltas
+
+
+def _count(news: TokensAccepted) -> int:
+    """How many tokens a piece counts for; those of a target without tokens count for one."""
+    return len(news.tokens) or int(news.text != "")
+
+
+def _parts(news: TokensAccepted) -> list[tuple[int, str]]:
+    """The text of each token by itself, where that is known, and how many tokens it is."""
+    if len(news.lengths) != len(news.tokens) or sum(news.lengths) != len(news.text):
+        return [(_count(news), news.text)]
+    ends = list(accumulate(news.lengths, initial=0))
+    return [(1, news.text[start:end]) for start, end in pairwise(ends)]
 
 
 class Answer(Protocol):

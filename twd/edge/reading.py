@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from twd.engine.tool_calls import ContentDelta, Delta, ThoughtDelta
+from twd.engine.tool_calls import ContentDelta, Delta, ThoughtDelta, ToolCallArguments
 from twd.engine.tool_reader import Beginnings
 from twd.wire.job import Thoughts
 
@@ -16,6 +16,22 @@ class Reader(Protocol):
 
     def finish(self) -> list[Delta]:
         """No more text will come; returns the rest."""
+
+
+def in_one(deltas: list[Delta]) -> list[Delta]:
+    """The same with what goes on as one where it came in pieces."""
+    found: list[Delta] = []
+    for delta in deltas:
+        match (found[-1] if found else None), delta:
+            case (ContentDelta(before), ContentDelta(text)):
+                found[-1] = ContentDelta(before + text)
+            case (ThoughtDelta(before), ThoughtDelta(text)):
+                found[-1] = ThoughtDelta(before + text)
+            case (ToolCallArguments(index, before), ToolCallArguments(other, text)) if index == other:
+                found[-1] = ToolCallArguments(index, before + text)
+            case _:
+                found.append(delta)
+    return found
 
 
 class PlainReader:

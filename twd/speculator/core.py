@@ -316,7 +316,7 @@ class SpeculatorCore:
         if session.first_at < 0:
             session.first_at = now
         place = (len(session.tokens), session.generated)
-        kept, text, end = session.take(verdict.tokens)
+        kept, shown, end = session.take(verdict.tokens)
         taken = min(held, len(kept))  # what was guessed behind the end became no text
         judged = guessed[: held + 1] if flight.parents is None else [guessed[i - 1] for i in verdict.path[1:]]
         session.tally.count(judged if taken == held else judged[:taken], taken)
@@ -330,7 +330,7 @@ class SpeculatorCore:
             end = session.cut()
         if end is None:
             self._effects += [Publish(grant) for grant in self.crew.grant(session, now)]
-        accepted = session.accepted(*place, kept, text, verdict.logprobs[: len(kept)])
+        accepted = session.accepted(*place, kept, shown, verdict.logprobs[: len(kept)])
         drafter = guessed[0] if taken else ""
         self._speak(session, replace(accepted, checked=len(flight.nodes), taken=taken, drafter=drafter), now)
         if end is not None:
@@ -437,7 +437,7 @@ class SpeculatorCore:
     def _keep_alive(self, now: float) -> None:
         for session in self.by_job.values():
             if now - session.spoke_at >= self.limits.keepalive_s:
-                add(session.unsaid, session.accepted(len(session.tokens), session.generated, [], ""))
+                add(session.unsaid, session.accepted(len(session.tokens), session.generated, [], []))
                 self._say(session, now)
 
     # -- what goes out -------------------------------------------------------------------------

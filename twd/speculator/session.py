@@ -237,8 +237,8 @@ class Session:
         self.tail = self.text.finish()
         return FinishReason.STOP if self.text.hit is not None else FinishReason.LENGTH
 
-    def take(self, tokens: Sequence[int]) -> tuple[list[int], str, FinishReason | None]:
-        """Accept what the target chose: the tokens that count, their text, and the end if it is one.
+    def take(self, tokens: Sequence[int]) -> tuple[list[int], list[str], FinishReason | None]:
+        """Accept what the target chose: the tokens that count, the text of each, and the end if it is one.
 
         The text of a token is the same whichever worker says it; what was held back to the end becomes the tail.
         """
@@ -247,15 +247,15 @@ class Session:
         for token in tokens:
             if token in self.end_tokens:
                 self.tail = self.text.finish()
-                return kept, "".join(shown), FinishReason.STOP
+                return kept, shown, FinishReason.STOP
             kept.append(token)
             self._append(token)
             shown.append(self.text.feed((token,)))
             if self.text.hit is not None:
-                return kept, "".join(shown), FinishReason.STOP
+                return kept, shown, FinishReason.STOP
             if self.remaining <= 0:
-                return kept, "".join(shown), self.cut()
-        return kept, "".join(shown), None
+                return kept, shown, self.cut()
+        return kept, shown, None
 
     def _append(self, token: int) -> None:
         self.tokens.append(token)
@@ -277,7 +277,7 @@ class Session:
             self.ahead.extend((token,))
 
     def accepted(
-        self, at: int, index: int, tokens: list[int], text: str, logprobs: Sequence[TokenLogprob] = ()
+        self, at: int, index: int, tokens: list[int], shown: Sequence[str], logprobs: Sequence[TokenLogprob] = ()
     ) -> TokensAccepted:
         """What to tell of tokens that the target chose."""
         return TokensAccepted(
@@ -287,8 +287,9 @@ class Session:
             at=at,
             index=index,
             tokens=tokens,
-            text=text,
+            text="".join(shown),
             logprobs=list(logprobs),
+            lengths=[len(text) for text in shown] if self.thoughts is not None else [],
         )
 
     def stats(self, now: float) -> JobStats:

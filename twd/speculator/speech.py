@@ -31,4 +31,5 @@ def joined(first: TokensAccepted, then: TokensAccepted) -> TokensAccepted:
         taken=first.taken + then.taken,
         drafter=then.drafter or first.drafter,
         logprobs=first.logprobs + then.logprobs,
+        lengths=first.lengths + then.lengths,
     )

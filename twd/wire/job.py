@@ -214,6 +214,8 @@ class TokensAccepted(Event, frozen=True, tag="twd.v1.tokens.accepted"):
     taken: Count = 0
     drafter: str = ""
     logprobs: list[TokenLogprob] = []
+    lengths: list[Count] = []
+    """How much of the text is each token's, where the answer may hold thoughts: these are counted in tokens."""
 
 
 class JobCancelled(Event, frozen=True, tag="twd.v1.job.cancelled"):
