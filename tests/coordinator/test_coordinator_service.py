@@ -278,6 +278,60 @@ async def test_an_unreadable_model_has_no_place_and_says_why(
     await desk.stop()
 
 
+def over_a_pool(ground: Surroundings, *paths: Path) -> Coordinator:
+    models = {path.parent.name: Model(path=str(path), ctx_size=512, parallel=1) for path in paths}
+    wanted = Settings(mode="combined", pool=RPC, coordinator=CoordinatorSettings(lease_s=1.0), models=models)
+    return Coordinator(ground, wanted)
+
+
+async def test_one_that_cannot_read_a_model_leaves_the_decisions_to_one_that_can(
+    broker: MemoryBroker, decisions: list[PlacementDecided], tmp_path: Path
+) -> None:
+    for folder in ("here", "gone", "there/gone"):
+        (tmp_path / folder).mkdir(parents=True)
+    here, gone = write_llama(tmp_path / "here" / "tiny.gguf"), tmp_path / "gone" / "tiny.gguf"
+    there = write_llama(tmp_path / "there" / "gone" / "tiny.gguf")
+    attic = FakeAgent(ground(broker, "attic", 12), machine("attic"))
+    await attic.start()
+    first = over_a_pool(ground(broker, "desk", 1), here, gone)
+    second = over_a_pool(ground(broker, "attic", 2), here, there)
+    await first.start()
+    assert first.active
+    await second.start()
+    both: list[bool] = []
+
+    def taken_over() -> bool:
+        both.append(first.active and second.active)
+        return second.active
+
+    await until(taken_over, "the other takes over", 10)
+    assert not any(both)
+    assert first.note == "stands by: attic can plan more models; gone cannot be read here"
+    placed = {"here", "gone"}
+    await until(lambda: {told.model for told in decisions if not told.missing_bytes} == placed, "both have a place", 10)
+    await second.stop("leaves")
+    await until(lambda: first.active, "half of it is better than nothing", 10)
+    await first.stop()
+    await attic.stop()
+
+
+async def test_a_file_that_could_not_be_read_is_read_when_it_is_there(
+    broker: MemoryBroker, decisions: list[PlacementDecided], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twd.coordinator.service.READ_AGAIN_S", 0.01)
+    (tmp_path / "late").mkdir()
+    desk = FakeAgent(ground(broker, "desk", 11), machine("desk"))
+    await desk.start()
+    coordinator = over_a_pool(ground(broker, "desk", 1), tmp_path / "late" / "tiny.gguf")
+    await coordinator.start()
+    await until(lambda: decisions, "it has no place yet")
+    assert decisions[0].missing_bytes
+    write_llama(tmp_path / "late" / "tiny.gguf")
+    await until(lambda: not decisions[-1].missing_bytes, "it has one now", 10)
+    await coordinator.stop()
+    await desk.stop()
+
+
 async def test_a_port_where_nobody_is_has_no_link() -> None:
     assert await connect_time("127.0.0.1", 1) is None
     assert await connect_time("rig..lan", 1) is None, "nobody can be called so"

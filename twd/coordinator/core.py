@@ -12,6 +12,7 @@ from twd.coordinator import due
 from twd.coordinator.measured import retimed
 from twd.coordinator.places import decide, file_problem, home_of, with_spares
 from twd.coordinator.processes import WantedModel
+from twd.coordinator.readers import holders
 from twd.coordinator.standby import carried, promoted, trimmed, wants_more
 from twd.coordinator.state import Action, Decide, Observed, Wanted
 from twd.coordinator.taken import overdrawn, promised
@@ -105,6 +106,8 @@ def basis_of(model: WantedModel, observed: Observed, known: PlacementDecided, ho
     others = {} if placed else promised({name: decided[name] for name in decided if name != model.name})
     held = [] if placed else sorted(worker for worker, place in observed.held.items() if place != model.name)
     copies = _copies(model, observed, known) if pool.engine == "ring" else []
+    if model.shape is None:
+        copies = holders(model, observed.nodes)
     asked = (home, model.ctx, model.sessions, model.problem, model.shape, told, sorted(others.items()), held, copies)
     return hashlib.sha256(f"{observed.machines(not placed)} {asked!r}".encode()).hexdigest()[:32]
 

@@ -13,6 +13,7 @@ from twd.coordinator.layers import quotas, refused
 from twd.coordinator.measured import with_paces
 from twd.coordinator.placement import Demand, Device, Link, Piece, Placement, Shape, near_first, place, seconds
 from twd.coordinator.processes import WantedModel, process_of, stage_of
+from twd.coordinator.readers import why_unplanned
 from twd.coordinator.standby import filled
 from twd.coordinator.state import Observed, Wanted
 from twd.coordinator.taken import free_for, left_on
@@ -25,13 +26,13 @@ from twd.wire.placement import PlacementDecided, Slice
 
 def decide(wanted: Wanted, observed: Observed, model: WantedModel) -> PlacementDecided:
     """Where one model goes now."""
+    if model.shape is None:
+        return _refused(wanted, model, why_unplanned(model, wanted.home, observed.nodes))
     wanted = replace(wanted, home=home_of(wanted, observed, model))
     seen = all_given(observed.nodes, wanted.pool, wanted.home)
     free = free_for(model.name, seen, observed.decided, observed.served)
     nodes = left_for(model.name, free, observed.decided, observed.held)
     found = _found(nodes, wanted, model, wanted.home)
-    if model.shape is None:
-        return _refused(wanted, model, model.problem)
     home = found.homes.get(wanted.home)
     if home is None:
         return _refused(wanted, model, f"the agent of {wanted.home} is not on the bus; `twd run agent` starts it")

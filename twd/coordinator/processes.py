@@ -41,6 +41,8 @@ class WantedModel:
     model: str = ""
     """The model's own name; empty: the same."""
     replica: int = 1
+    listed_as: str = ""
+    """What machines that have its file call that; empty where it was read."""
 
     @property
     def serves(self) -> str:

@@ -17,6 +17,7 @@ from twd.coordinator.links import Links
 from twd.coordinator.model_shape import read_shape
 from twd.coordinator.placement import Shape
 from twd.coordinator.processes import WantedModel
+from twd.coordinator.readers import READS_FACT, able, better, unable
 from twd.coordinator.seen import SETTLE_S, Joined, take_in
 from twd.coordinator.state import Action, Decide, Observed, Start, Stop, Wanted
 from twd.gguf_tools.model_file import read_model
@@ -40,7 +41,7 @@ from twd.wire.node import (
     read_node,
 )
 from twd.wire.placement import PlacementDecided, place_of, placement_key, read_placement
-from twd.wire.service import ServiceExited, ServiceStarted
+from twd.wire.service import ServiceExited, ServiceStarted, read_lease
 
 TURN_S: Final = 1.0
 A_MOMENT_S: Final = 0.01
@@ -53,6 +54,8 @@ AGENT: Final = "agent"
 AGENT_KEYS: Final = f"{AGENT}."
 STANDS_BY: Final = "stands by"
 KEEP_S: Final = LEASE_TTL_S / 3
+READ_AGAIN_S: Final = 10.0
+"""A file that cannot be read may be copied, or its disk may come back."""
 
 
 class Coordinator(Service):
@@ -78,6 +81,8 @@ class Coordinator(Service):
         self._renewed_at = float("-inf")
         self._joined = Joined()
         self._idle_drafters: list[str] = []
+        self._left_to = ""
+        """Why another coordinator decides, where that can plan more than this one."""
         self._unheard: set[tuple[NodeId, str]] = set()
         """Wishes that reached nobody."""
 
@@ -97,6 +102,7 @@ class Coordinator(Service):
         await self._hold()
         self.tasks.start("hold", every(min(TURN_S, self._lease_s / 4), self._hold))
         self.tasks.start("keep", every(KEEP_S, self._keep_decisions))
+        self.tasks.start("read again", every(READ_AGAIN_S, self._read_again))
         self.tasks.start("guests", every(TURN_S, self._look_after_guests))
 
     async def start(self) -> None:
@@ -119,7 +125,8 @@ class Coordinator(Service):
         placed = [name for name, decision in self._observed.decided.items() if not decision.missing_bytes]
         guests = [f"{known.node}: {one.note or one.state}" for known in self._guests.facts() for one in known.processes]
         told = {"guests": guests} if guests else {}
-        return {"active": self.active, "nodes": len(self._observed.nodes), "placed": placed, **told}
+        reads = able(self._wanted.models)
+        return {"active": self.active, "nodes": len(self._observed.nodes), "placed": placed, READS_FACT: reads, **told}
 
     # -- who decides ---------------------------------------------------------------------------
 
@@ -136,21 +143,47 @@ class Coordinator(Service):
             return
         asked_at, was_active = self.clock.now(), self.active
         try:
-            held = await self._claim.renew(self._value()) or await self._take(self._claim)
+            if await self._leaves_it():
+                self._renewed_at = float("-inf")  # before the next one may have it
+                await self._claim.release(self._value())
+                held = False
+            else:
+                held = await self._claim.renew(self._value()) or await self._take(self._claim)
             if held and not was_active:
                 await self._take_up()  # before this one may act: else it would decide as if nothing were there
         except BusError as error:
             self.log.warning("the coordinators' key could not be renewed: %s", error)
             return
         self._renewed_at = asked_at if held else float("-inf")
-        self.note = "; ".join(self._idle_drafters) if self.active else STANDS_BY
+        self.note = "; ".join(self._idle_drafters) if self.active else self._left_to or STANDS_BY
         if self.active != was_active:
-            self.log.info("this coordinator %s", "decides now" if self.active else STANDS_BY)
+            self.log.info("this coordinator %s", "decides now" if self.active else self._left_to or STANDS_BY)
             if not self.active:
                 self._guests.restore(())
                 self._observed = Observed()
             self._news.set()
             await self.renew_lease()
+
+    async def _leaves_it(self) -> bool:
+        """Whether another coordinator plans what this one does, and models whose files cannot be read here."""
+        self._left_to, lacking = "", unable(self._wanted.models)
+        if lacking:
+            leases = (read_lease(entry.value) for entry in await self._entries())
+            there = better(self._wanted.models, [one for one in leases if one is not None and one.service == self.name])
+            if there is not None:
+                self._left_to = f"{STANDS_BY}: {there} can plan more models; {', '.join(lacking)} cannot be read here"
+        return bool(self._left_to)
+
+    async def _read_again(self) -> None:
+        """Try the files that could not be read."""
+        for name in unable(self._wanted.models):
+            read = await asyncio.to_thread(wanted_replicas, self._settings, name)
+            known = {model.name: model for model in read}
+            models = tuple(known.get(model.name, model) for model in self._wanted.models)
+            if models != self._wanted.models:
+                self._wanted = replace(self._wanted, models=models)
+                self._news.set()
+                await self.renew_lease()
 
     async def _take(self, claim: Claim) -> bool:
         return await claim.take(self._value(), self._is_silent) is None
@@ -357,9 +390,11 @@ def wanted_model(settings: Settings, name: str) -> WantedModel:
     model = settings.models[name]
     try:
         shape = read_shape(name, model, settings.pool.engine)
-    except TwdError as error:
-        return WantedModel(name, model.ctx_size, model.parallel, problem=str(error))
-    return wanted_of(name, model, shape)
+        return wanted_of(name, model, shape)
+    except (TwdError, OSError) as error:
+        seen = read_model(path_of(model.path))
+        listed_as = seen.name if seen.problem else ""  # else it was read, and no other copy will do either
+        return WantedModel(name, model.ctx_size, model.parallel, problem=str(error), listed_as=listed_as)
 
 
 def wanted_of(name: str, model: Model, shape: Shape) -> WantedModel:
