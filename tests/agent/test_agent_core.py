@@ -55,11 +55,12 @@ def test_on_one_machine_a_living_agent_stays_and_a_dead_one_is_replaced() -> Non
 def test_each_device_is_listed_once() -> None:
     nvidia = GpuFacts(name="NVIDIA GeForce RTX 3090", backend="cuda", total=24 * GIB)
     seen = [
-        GpuFacts(name="NVIDIA GeForce RTX 3090", backend="cuda", bandwidth=800),
+        GpuFacts(name="NVIDIA GeForce RTX 3090", backend="cuda", bandwidth=800, place="0000:01:00.0"),
         GpuFacts(name="GeForce RTX 3090", backend="vulkan"),
         GpuFacts(name="Intel(R) Arc A770", backend="vulkan"),
     ]
-    assert merge_gpus([nvidia], seen) == [msgspec.structs.replace(nvidia, bandwidth=800), seen[2]]
+    both = msgspec.structs.replace(nvidia, bandwidth=800, place="0000:01:00.0")
+    assert merge_gpus([nvidia], seen) == [both, seen[2]]
     assert merge_gpus([], seen) == seen
 
 

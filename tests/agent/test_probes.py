@@ -90,7 +90,7 @@ def test_the_engine_names_metal_vulkan_and_what_comes() -> None:
         {"name": "CPU", "description": "AMD", "kind": "cpu", "total": 1, "free": 1},
         {"name": "MTL0", "description": "Apple M2", "kind": "gpu", "total": 11, "free": 10},
         {"name": "Vulkan1", "description": "Intel Arc", "kind": "igpu", "total": 5, "free": 4},
-        {"name": "SYCL0", "description": "Max 1100", "kind": "gpu", "total": 3, "free": 2},
+        {"name": "SYCL0", "description": "Max", "kind": "gpu", "total": 3, "free": 2, "place": "0000:c1:00.0"},
     ]
     told = json.dumps({"version": "1", "path": "/p", "rpc": "7.0.0", "devices": devices})
     build, gpus = gpu_probe.parse_engine(told)
@@ -100,6 +100,7 @@ def test_the_engine_names_metal_vulkan_and_what_comes() -> None:
         ("vulkan", 1, True),
         ("SYCL", 0, False),
     ]
+    assert [gpu.place for gpu in gpus] == ["", "", "0000:c1:00.0"]
 
 
 async def test_where_amds_tool_tells_no_card_the_kernel_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

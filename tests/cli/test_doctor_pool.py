@@ -54,6 +54,13 @@ def test_two_files_of_one_name() -> None:
     assert finding.mend.startswith("sha256sum /m/m.gguf")
 
 
+def test_two_agents_on_one_computer_are_told() -> None:
+    told = (machine(name, computer=computer) for name, computer in zip("abc", "xxy", strict=True))
+    *_, finding = pool.check_machines(list(told))
+    assert (finding.verdict, finding.name) == (Verdict.PASS, "machines on one computer")
+    assert finding.detail.startswith("a and b are one computer: what they share counts once")
+
+
 def test_a_machine_with_troubles() -> None:
     noted, broken = machine("a", notes=["nvidia-smi hangs"]), machine("b", models=[copy("m", "", "cut short")])
     told = [finding.detail for finding in pool.check_machines([noted, broken])][:2]

@@ -33,5 +33,6 @@ def test_each_machine_has_an_agent_of_its_own_behind_its_link(tmp_path: Path) ->
     assert not settings.pool.layers_at_home
     node = as_node(settings, "node-1")
     assert (node.node, node.home_dir, node.agent.port) == ("node-1", tmp_path / "nodes" / "node-1", 0)
+    assert node.agent.counts_alone
     assert node.pool.stage_port == 0, "played machines share the ports of one"
     assert {str(tmp_path / "models"), str(home.cache)} <= set(node.agent.model_dirs)

@@ -36,7 +36,7 @@ def registry() -> list[LeaseEntry]:
 
 def test_what_stands_there_is_what_a_coordinator_would_observe() -> None:
     entries = registry()
-    seen = observed_of(entries, nodes_of(entries), Links())
+    seen = observed_of(entries, nodes_of(entries), Links(), DESK)
     assert list(seen.nodes) == [DESK]
     assert seen.served == {"held"}
     assert seen.homes == {"held": DESK}
@@ -45,7 +45,7 @@ def test_what_stands_there_is_what_a_coordinator_would_observe() -> None:
 
 def test_what_an_ended_model_holds_is_free() -> None:
     entries = registry()
-    seen = observed_of(entries, nodes_of(entries), Links())
+    seen = observed_of(entries, nodes_of(entries), Links(), DESK)
     left = without(seen, ["held"])
     assert left.nodes[DESK].memory.available == 4 * GIB
     assert list(left.decided) == ["promised"]

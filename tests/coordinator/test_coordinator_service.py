@@ -222,6 +222,25 @@ async def test_a_pooled_model_gets_its_place_and_its_workers(
     await attic.stop()
 
 
+async def test_two_agents_on_one_computer_are_planned_with_once(
+    broker: MemoryBroker, start: StartCoordinator, decisions: list[PlacementDecided]
+) -> None:
+    sizes = {"desk": 0.2513, "attic": 0.6}
+    both = [msgspec.structs.replace(machine(name, size), computer="one") for name, size in sizes.items()]
+    agents = [FakeAgent(ground(broker, facts.node, at), facts) for at, facts in enumerate(both, 11)]
+    for agent in agents:
+        await agent.start()
+    coordinator = await start()
+    await until(lambda: decisions, "it is decided")
+    assert decisions[0].missing_bytes
+    assert "attic and desk are one computer" in coordinator.note
+    agents[1].machine = msgspec.structs.replace(both[1], computer="another")
+    await until(lambda: not decisions[-1].missing_bytes, "they have room together", 10)
+    assert "attic" in {piece.node for piece in decisions[-1].slices}
+    for agent in agents:
+        await agent.stop()
+
+
 async def test_a_draft_model_is_run_by_an_agent_and_one_without_a_machine_is_told(
     broker: MemoryBroker, start: StartCoordinator, tmp_path: Path
 ) -> None:

@@ -17,3 +17,10 @@ def test_an_engine_finds_its_variables_where_llama_cpp_was_loaded_by_another_pro
     library.start()
     assert os.environ["GGML_CPU_TILED_MM"] == "0"
     assert os.environ["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST", "what the user says holds"
+
+
+def test_a_device_tells_where_it_is_if_it_is_anywhere() -> None:
+    for device in library.devices():
+        told = library._properties(device)
+        assert (told.name.decode(), told.memory_total) == (device.name, device.total_bytes), "the layout is ggml's"
+        assert bool(library.place_of(device)) <= device.is_gpu

@@ -93,7 +93,7 @@ def _joined(gpu: GpuFacts, own: GpuFacts | None) -> GpuFacts:
         return gpu
     if gpu.shared:
         return msgspec.structs.replace(gpu, driver=own.driver)
-    return msgspec.structs.replace(own, index=gpu.index, bandwidth=gpu.bandwidth)
+    return msgspec.structs.replace(own, index=gpu.index, bandwidth=gpu.bandwidth, place=gpu.place)
 
 
 def _kind(gpu: GpuFacts) -> tuple[str, str]:

@@ -45,7 +45,13 @@ def cpu_facts(bandwidth: int = 0) -> CpuFacts:
 def memory_facts() -> MemoryFacts:
     """Memory and swap now."""
     swap = psutil.swap_memory()
-    return MemoryFacts(total=total_bytes(), available=available_bytes(), swap_total=swap.total, swap_free=swap.free)
+    return MemoryFacts(
+        total=total_bytes(),
+        available=available_bytes(),
+        swap_total=swap.total,
+        swap_free=swap.free,
+        host_available=int(psutil.virtual_memory().available),
+    )
 
 
 def measure_bandwidth() -> int:

@@ -173,4 +173,5 @@ def _engine_gpus(devices: list[dict[str, Any]]) -> Iterator[GpuFacts]:
             free=device["free"],
             shared=device["kind"] == "igpu" or backend == "metal",
             bandwidth=device.get("bandwidth", 0),
+            place=device.get("place", "")[:64],
         )

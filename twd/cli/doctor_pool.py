@@ -9,6 +9,7 @@ from twd.cli.doctor_findings import Finding, bad, good, odd
 from twd.cli.doctor_live import ServerLook
 from twd.cli.doctor_models import Weights
 from twd.cli.tune_core import Machine, Need, proposals
+from twd.coordinator.computers import told_once
 from twd.coordinator.device_names import unbuilt
 from twd.kit.paths import path_of
 from twd.kit.settings import Settings
@@ -25,6 +26,7 @@ def check_machines(nodes: Sequence[NodeFacts]) -> list[Finding]:
     if len(nodes) > 1:
         found += _engines(nodes)
         found += _files(nodes)
+        found += _computers(nodes)
     return found
 
 
@@ -61,6 +63,12 @@ def _engines(nodes: Sequence[NodeFacts]) -> Iterable[Finding]:
     words = ", ".join(f"{node}: {build.version} (RPC {build.rpc or 'none'})" for node, build in sorted(builds.items()))
     mend = "pip install --upgrade twd  # on each machine, so that all have the same llama.cpp"
     yield bad("llama.cpp of the machines", f"they differ: {words}", mend)
+
+
+def _computers(nodes: Sequence[NodeFacts]) -> Iterable[Finding]:
+    """A pool gains nothing from a second agent on one computer."""
+    for told in told_once(nodes):
+        yield good("machines on one computer", f"{told} (TWD_AGENT_COUNTS_ALONE=true for each where that is wrong)")
 
 
 def _files(nodes: Sequence[NodeFacts]) -> Iterable[Finding]:

@@ -150,6 +150,7 @@ def _unfit(info: "GgufInfo") -> str:
 
 async def find_peers(ground: Ground) -> list[Peer]:
     """Other machines with agents, where there is a bus to ask."""
+    from twd.coordinator.computers import counted_once
     from twd.coordinator.device_names import usable
     from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 
@@ -157,9 +158,9 @@ async def find_peers(ground: Ground) -> list[Peer]:
         return []
     async with ground.bus("status") as bus:
         entries = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
-    machines = [facts for entry in entries if (facts := read_node(entry.value)) is not None]
+    machines = {facts.node: facts for entry in entries if (facts := read_node(entry.value)) is not None}
     return [
         Peer(one.node, one.memory.available, sum(gpu.free for gpu in usable(one) if not gpu.shared), len(one.models))
-        for one in sorted(machines, key=lambda one: one.node)
+        for one in sorted(counted_once(machines, (), [ground.node]).values(), key=lambda one: one.node)
         if one.node != ground.node
     ]

@@ -173,7 +173,7 @@ class ModelLife:
 
         settings, machines = change.after.settings, nodes_of(entries)
         if settings.mode == "combined" and change.starts in settings.models:
-            seen = observed_of(entries, machines, Links())
+            seen = observed_of(entries, machines, Links(), self._node)
             return pool_manner(settings, change.starts, change.before.wanted, change.stops, self._node, seen)
         pids = self._crew.pids([spec.name for name in change.stops for spec in self._specs(change.before, name)])
         return manner_of(room_for(settings, change.starts, pids, self._node, machines))

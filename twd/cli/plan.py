@@ -158,7 +158,7 @@ def _decide(
     links, here = Links(), ground.here
     asyncio.run(links.measure((facts for facts in nodes if facts.node != here), 0.0))
     wanted = Wanted(here, InstanceId("plan"), ground.settings.pool, (model,))
-    observed = observed_of(entries, nodes, links)
+    observed = observed_of(entries, nodes, links, here)
     observed.nodes = all_given(observed.nodes, ground.settings.pool, here)
     decision = carried(decide(wanted, observed, model), observed.decided.get(model.name))
     if ground.settings.pool.engine == "ring" and not decision.missing_bytes:

@@ -62,6 +62,6 @@ def as_node(settings: Settings, name: str) -> Settings:
     home = Home(settings.home_dir / NODES / name)
     home.prepare()
     models = (str(settings.home_dir / "models"), *settings.agent.model_dirs)
-    agent = msgspec.structs.replace(settings.agent, port=0, model_dirs=models)
+    agent = msgspec.structs.replace(settings.agent, port=0, model_dirs=models, counts_alone=True)
     pool = msgspec.structs.replace(settings.pool, stage_port=0)
     return msgspec.structs.replace(settings, node=name, home=str(home.path), agent=agent, pool=pool)

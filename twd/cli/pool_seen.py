@@ -4,10 +4,12 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from twd.bus.base import LeaseEntry
+from twd.coordinator.computers import counted_once
 from twd.coordinator.links import Links
 from twd.coordinator.seen import take_in
 from twd.coordinator.state import Observed
-from twd.coordinator.taken import free_for
+from twd.coordinator.taken import free_for, promised
+from twd.wire.base import NodeId
 from twd.wire.node import NodeFacts, read_node
 from twd.wire.placement import read_placement
 
@@ -17,12 +19,13 @@ def nodes_of(entries: Iterable[LeaseEntry]) -> list[NodeFacts]:
     return [facts for entry in entries if (facts := read_node(entry.value)) is not None]
 
 
-def observed_of(entries: Sequence[LeaseEntry], nodes: Iterable[NodeFacts], links: Links) -> Observed:
+def observed_of(entries: Sequence[LeaseEntry], nodes: Iterable[NodeFacts], links: Links, here: NodeId) -> Observed:
     """These machines with what is decided, loaded and measured on them."""
     standing = [one for entry in entries if (one := read_placement(entry.value)) is not None]
     observed = Observed({facts.node: facts for facts in nodes}, decided={one.place: one for one in standing})
     take_in(observed, links, entries)
     observed.links = links.known
+    observed.nodes = counted_once(observed.nodes, promised(observed.decided), {*observed.homes.values(), here})
     return observed
 
 

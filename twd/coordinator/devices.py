@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from twd.coordinator.computers import told_once
 from twd.coordinator.device_names import GIVEN, device_name, unbuilt, usable
 from twd.coordinator.given import doubts, given, with_given
 from twd.coordinator.placement import Device
@@ -56,6 +57,7 @@ def find_devices(nodes: Iterable[NodeFacts], pool: Pool, home: NodeId) -> Found:
         named = given(facts)
         devices += _given(facts.node, named) if named else _detected(facts, homes[facts.node])
         notes += [*doubts(facts), *_unbuilt(facts)]
+    notes += told_once(ordered)
     return Found(tuple(devices), homes, tuple(notes))
 
 

@@ -87,7 +87,7 @@ _EXTRA: Final = NodeId("one-more")
 
 def _twin(like: NodeFacts) -> NodeFacts:
     memory = msgspec.structs.replace(like.memory, available=max(like.memory.available, like.memory.total * 3 // 4))
-    extra = {"node": _EXTRA, "machine": str(_EXTRA), "instance": InstanceId(f"agent.{_EXTRA}.x")}
+    extra = {"node": _EXTRA, "machine": str(_EXTRA), "computer": "", "instance": InstanceId(f"agent.{_EXTRA}.x")}
     return msgspec.structs.replace(like, **extra, memory=memory, processes=[], lends=True)
 
 

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from twd.bus.base import BusError, LeaseEntry, Leases, NoResponders
+from twd.coordinator.computers import counted_once, told_once
 from twd.coordinator.core import moved, plan
 from twd.coordinator.drafters import WantedDrafter, process_name
 from twd.coordinator.due import idle_drafters
@@ -20,6 +21,7 @@ from twd.coordinator.processes import WantedModel
 from twd.coordinator.readers import READS_FACT, able, better, unable
 from twd.coordinator.seen import SETTLE_S, Joined, take_in
 from twd.coordinator.state import Action, Decide, Observed, Start, Stop, Wanted
+from twd.coordinator.taken import promised
 from twd.gguf_tools.model_file import read_model
 from twd.kit.claim import Claim
 from twd.kit.ids import node_id
@@ -120,6 +122,10 @@ class Coordinator(Service):
         except BusError as error:
             self.log.warning("the coordinators' key could not be given up: %s", error)
 
+    @property
+    def _remarks(self) -> str:
+        return "; ".join([*self._idle_drafters, *told_once(self._observed.nodes.values())])
+
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """What `twd status` shows."""
         placed = [name for name, decision in self._observed.decided.items() if not decision.missing_bytes]
@@ -155,7 +161,7 @@ class Coordinator(Service):
             self.log.warning("the coordinators' key could not be renewed: %s", error)
             return
         self._renewed_at = asked_at if held else float("-inf")
-        self.note = "; ".join(self._idle_drafters) if self.active else self._left_to or STANDS_BY
+        self.note = self._remarks if self.active else self._left_to or STANDS_BY
         if self.active != was_active:
             self.log.info("this coordinator %s", "decides now" if self.active else self._left_to or STANDS_BY)
             if not self.active:
@@ -247,10 +253,12 @@ class Coordinator(Service):
     async def _turn(self) -> None:
         """Look, then act until there is nothing to do or the right to act runs out."""
         try:
-            self._observed.nodes = await self._nodes()
+            nodes = await self._nodes()
         except BusError as error:
             self.log.warning("the registry could not be read: %s", error)
             return
+        homes = {*self._observed.homes.values(), self.ground.node}
+        self._observed.nodes = counted_once(nodes, promised(self._observed.decided), homes)
         self._observed.looked(self.clock.now())
         await self._links.measure(self._observed.nodes.values(), self.clock.now())
         self._observed.links = self._links.known
@@ -268,7 +276,7 @@ class Coordinator(Service):
                 self.log.warning("%s", text)
         self._idle_drafters = idle
         if self.active:
-            self.note = "; ".join(idle)
+            self.note = self._remarks
 
     async def _nodes(self) -> dict[NodeId, NodeFacts]:
         """Machines whose agents were heard lately, each once."""

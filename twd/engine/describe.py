@@ -9,7 +9,7 @@ import sys
 from typing import Any, Final
 
 from twd.engine.device_speed import memory_speed
-from twd.engine.library import LIBRARIES, devices, supports_rpc, version
+from twd.engine.library import LIBRARIES, devices, place_of, supports_rpc, version
 from twd.engine.rpc_probe import OURS
 from twd.kit import platform
 
@@ -25,6 +25,7 @@ def describe(measure: bool) -> dict[str, Any]:
             "kind": device.kind,
             "total": device.total_bytes,
             "free": device.free_bytes,
+            "place": place_of(device),
             "bandwidth": memory_speed(device) if measure and device.is_gpu else 0,
         }
         for device in devices()

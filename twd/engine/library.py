@@ -219,6 +219,32 @@ def describe_device(handle: int) -> Device:
     )
 
 
+class _Properties(ctypes.Structure):
+    """What ggml tells of a device. Behind it stand abilities, of which later versions have more."""
+
+    _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("description", ctypes.c_char_p),
+        ("memory_free", ctypes.c_size_t),
+        ("memory_total", ctypes.c_size_t),
+        ("kind", ctypes.c_int),
+        ("place", ctypes.c_char_p),
+        ("abilities", ctypes.c_bool * 256),
+    ]
+
+
+def place_of(device: Device) -> str:
+    """Where a device is on this computer's PCI bus, whichever backend sees it; empty where that is not known."""
+    return (_properties(device).place or b"").decode("ascii", "replace")
+
+
+def _properties(device: Device) -> _Properties:
+    told = _Properties()
+    ask = ggml("ggml_backend_dev_get_props", [ctypes.c_void_p, ctypes.POINTER(_Properties)], None)
+    ask(device.handle, ctypes.byref(told))
+    return told
+
+
 def device_named(name: str) -> Device:
     """A device of this machine; raises where there is no such."""
     here = {device.name: device for device in devices()}

@@ -296,6 +296,9 @@ class Agent(Section, frozen=True):
     token: Annotated[Secret, about("Bearer token of its API.")] = ""
     model_dirs: Annotated[tuple[RequiredPath, ...], about("Folders with GGUF files besides `models` in `home`.")] = ()
     binaries: Annotated[Binaries, about("Programs that it may start.")] = Binaries()
+    counts_alone: Annotated[
+        bool, about("Planned with as a computer of its own, though other agents run on the same one.")
+    ] = False
 
 
 class Coordinator(Section, frozen=True):

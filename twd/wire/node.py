@@ -33,6 +33,8 @@ class MemoryFacts(Part, frozen=True):
     available: Count = 0
     swap_total: Count = 0
     swap_free: Count = 0
+    host_available: Count = 0
+    """What is free on the whole computer, whatever the limits of a container; 0: not told."""
 
 
 class GpuFacts(Part, frozen=True):
@@ -48,6 +50,8 @@ class GpuFacts(Part, frozen=True):
     shared: bool = False
     """Its memory is the machine's own."""
     bandwidth: Count = 0
+    place: Text = ""
+    """Where it is on its computer's bus, which all who see it there tell alike; empty: not known."""
 
 
 class DiskFacts(Part, frozen=True):
@@ -148,6 +152,8 @@ class NodeFacts(Part, frozen=True):
     """The round trip to its processes, where connecting to its agent does not tell that."""
     guest: bool = False
     """No agent looks after it: its RPC workers were there already, and the coordinator tells of them."""
+    computer: Text = ""
+    """The same for all agents on one computer, in containers, too; empty: this one counts alone."""
 
 
 class NodeChanged(Event, frozen=True, tag="twd.v1.node.changed"):
