@@ -176,9 +176,13 @@ async def test_what_cannot_be_read_ends_its_own_job(open_tower: OpenTower) -> No
 
 
 @pytest.mark.parametrize("mode", ["500", "hang"])
-async def test_a_prompt_that_cannot_be_told_to_a_drafter_by_text_is_left_out(open_tower: OpenTower, mode: str) -> None:
+async def test_a_prompt_that_cannot_be_told_to_a_drafter_by_text_is_left_out(
+    open_tower: OpenTower, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twd.backends.prompt_texts.KEPT_MAX", 1)
     tower = await open_tower(timeout_s=60)
     await tower.run(job("once upon", "warm", max_tokens=10))
+    await tower.run(job("another", "warm too", max_tokens=1))
     await tower.ear.registers(_by_text().drafter)
     await tower.ear.publish(_by_text())
     await until(lambda: bool(tower.speculator.facts()["drafters"]) and tower.speculator._idle.is_set())
@@ -187,6 +191,17 @@ async def test_a_prompt_that_cannot_be_told_to_a_drafter_by_text_is_left_out(ope
     assert text == TOY.shown(TOY.generate(TOY.tokenize("once upon"), 3))
     (opened,) = tower.ear.of(SessionOpened, "job-1")
     assert opened.text == ""
+
+
+async def test_a_drafter_by_text_is_told_the_prompt(open_tower: OpenTower) -> None:
+    tower = await open_tower()
+    await tower.ear.registers(_by_text().drafter)
+    await tower.ear.publish(_by_text())
+    await until(lambda: bool(tower.speculator.facts()["drafters"]) and tower.speculator._idle.is_set())
+    for number in range(2):  # whoever asks first may be too early
+        await tower.run(job("once upon", f"job-{number}", max_tokens=3))
+    (opened,) = tower.ear.of(SessionOpened, "job-1")
+    assert opened.text == "once upon"
 
 
 def _by_text() -> DrafterAttached:

@@ -61,6 +61,11 @@ class TokenTexts:
         """A known token's text."""
         return self._texts[token]
 
+    def joined_if_known(self, tokens: Sequence[int]) -> str | None:
+        """The text of tokens behind others, told without a request; None where it is not known."""
+        texts = [self._texts.get(token, _HALF) for token in tokens]
+        return None if any(_HALF in text for text in texts) else "".join(texts)
+
     def ended(self, token: int) -> int:
         """END for a token that ends texts; others stay as they are."""
         return END if token in self._ends else token

@@ -1,6 +1,5 @@
 """A remote model made ready to be a target: probed, measured, and able to turn jobs into tokens."""
 
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from twd.backends.base import Backend, Capabilities, Wish
 from twd.backends.facts import verified_facts
 from twd.backends.finding import open_backend
 from twd.backends.loop_thread import LoopThread
+from twd.backends.prompt_texts import PromptTexts
 from twd.backends.token_texts import END, PieceReader, TokenTexts
 from twd.backends.verifying import RemotePicker, RemoteTarget, picker_for
 from twd.kit.progress import Progress, unheard
@@ -27,9 +27,6 @@ _SAMPLE: Final = (
     " a hole as deep as your hand is long, put the plant in and water it well."
 )
 _STREAM_TOKENS: Final = 16
-RENDER_S: Final = 1.0
-
-log = logging.getLogger("twd.backends")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +49,7 @@ class VerifyingModel:
         self.can = can
         self.name = name
         self.texts = TokenTexts(backend)
+        self._prompts = PromptTexts(backend, self.texts, loop)
         self.ctx_size = can.context or CONTEXT_DEFAULT
         self.exactness = Exactness(exact=False, settings="another server's arithmetic")
         self.tool_format = ""
@@ -83,6 +81,7 @@ class VerifyingModel:
         tokens = self._loop.run(self.backend.render(job.prompt))
         if not tokens:
             raise TwdError(FailureCode.BAD_REQUEST, "the prompt is empty; send at least one character", "prompt")
+        self._prompts.prepare(tokens)
         pieces = PieceReader(self.texts)
         self._loop.run(pieces.read(job.resume))
         return Prepared(
@@ -98,13 +97,9 @@ class VerifyingModel:
         return self.texts.draft(text)
 
     def render(self, tokens: Sequence[int]) -> str:
-        """Tokens as text, for drafters that work on text; none where the server does not tell it at once, for whoever
-        asks has all sessions in its hands."""
-        try:
-            return self._loop.run(self.backend.detokenize(list(tokens)), RENDER_S)
-        except (TwdError, TimeoutError) as error:
-            log.info("drafters by text must do without the prompt's: %r", error)
-            return ""
+        """Tokens as text, for drafters that work on text; none where the server has not told it, for whoever asks has
+        all sessions in its hands."""
+        return self._prompts.of(tokens)
 
     def close(self) -> None:
         """Hang up."""
