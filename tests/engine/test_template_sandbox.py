@@ -1,11 +1,12 @@
 """The sandbox: hostile and broken templates end in a typed error, soon; honest ones render as their authors expect."""
 
+import tracemalloc
 from datetime import UTC, datetime
 from itertools import count
 
 import pytest
 
-from twd.engine import template_bounds
+from twd.engine import template_allowance, template_bounds
 from twd.engine.template_sandbox import MAX_SOURCE, SandboxedTemplate
 from twd.wire.failures import FailureCode, TwdError
 
@@ -35,6 +36,14 @@ def render(source: str, **variables: object) -> str:
         ("{{ missing is defined }} {{ thing.missing or 'none' }}", "False none"),
         ("{{ {'a': 1}.items() | list }} {{ 'x' * 3 }} {{ 2 ** 5 }}", "[('a', 1)] xxx 32"),
         ("{{ 'one\ntwo' | indent(2) }}", "one\n  two"),
+        ("{% set x = [1] %}{% do x.append(2) %}{% set _ = x.append(3) %}{{ x.pop(0) }}{{ x }}", "1[2, 3]"),
+        ("{% for x in 'abcb' if x == 'b' %}{{ loop.index }}{{ loop.length }}{% endfor %}", "1222"),
+        ("{% set a, b = 1, (2, 3) %}{{ [a, b, {'c': a}][1:] }}{{ 'abc'[::-1] }}", "[(2, 3), {'c': 1}]cba"),
+        ("{% macro m() %}<{{ caller() }}>{% endmacro %}{% call m() %}in{% endcall %}", "<in>"),
+        (
+            "{{ [3, 1, 2] | sort | map('string') | list }}{{ 'ab' | list }}{{ -(1 - 3) // 2 }}",
+            "['1', '2', '3']['a', 'b']1",
+        ),
         ("{% for k, v in thing | items %}{{ loop.index }}{{ k }}{{ v }}{% endfor %}", "1ab"),
     ],
 )
@@ -91,7 +100,9 @@ GROW = "{%% set ns = namespace(x='0123456789') %%}{%% for i in range(60) %%}%s{%
         "{{ strftime_now('%1000000000Y') }}",
         "{{ [1] | tojson(indent=1000000000) }}",
         "{{ ''.__class__.__mro__ }}",
-        "{% do thing.append(1) %}",
+        "{% do thing.extend([1]) %}",
+        "{% do thing.clear() %}",
+        "{% do {}.update(a=1) %}",
         "{% include 'other' %}",
         "{{ raise_exception('no') }}",
         "{{ 'a' + 1 }}",
@@ -101,7 +112,7 @@ GROW = "{%% set ns = namespace(x='0123456789') %%}{%% for i in range(60) %%}%s{%
 )
 def test_hostile_and_broken_templates_are_refused(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_bounds, "MAX_CHARACTERS", 200_000)
-    monkeypatch.setattr(template_bounds, "MAX_STEPS", 20_000)
+    monkeypatch.setattr(template_allowance, "MAX_STEPS", 20_000)
     with pytest.raises(TwdError) as error:
         render(source, thing=[])
     assert error.value.code is FailureCode.BAD_REQUEST
@@ -153,3 +164,68 @@ def test_words_are_what_the_template_itself_mentions() -> None:
 )
 def test_the_inside_of_python_stays_hidden(source: str) -> None:
     assert render(source, thing=[]) == ""
+
+
+KEEP = (
+    "{%% set ns = namespace(kept=[], n=0) %%}{%% set big = 'x' * 9000 %%}{%% for i in range(9000) %%}%s{%% endfor %%}"
+)
+GATHER = "{%% macro m() %%}{%% for i in range(9000) %%}%s{%% endfor %%}{%% endmacro %%}{%% set text = m() %%}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        KEEP % "{% set ns.kept = [ns.kept, big + 'y'] %}",
+        KEEP % "{% set ns.kept = [ns.kept, big ~ i] %}",
+        KEEP % "{% set ns.kept = [ns.kept, big[1:]] %}",
+        KEEP % "{% set ns.kept = [ns.kept, big | upper] %}",
+        KEEP % "{% set ns.kept = [ns.kept, big.lower()] %}",
+        KEEP % "{% set ns.kept = [ns.kept, '%sy' % big] %}",
+        KEEP % "{% set ns.kept = [ns.kept, big.replace('x', 'y')] %}",
+        KEEP % "{% set ns.kept = [ns.kept, big | replace('x', 'y', 1)] %}",
+        KEEP % "{% set ns.kept = [ns.kept, [big, i] | join] %}",
+        KEEP % "{% set ns.kept = [ns.kept, big | list] %}",
+        KEEP % "{% set ns.kept = [ns.kept, range(900) | list] %}",
+        KEEP % "{% set ns.kept = [ns.kept, range(900) | map('string') | list] %}",
+        KEEP % "{% set ns.kept = [ns.kept, (big ~ ' ab' * 900).split(' ')] %}",
+        KEEP % ("{% set ns.kept = [ns.kept, [" + "i, " * 900 + "]] %}"),
+        KEEP % ("{% set ns.kept = (ns.kept, (" + "i, " * 900 + ")) %}"),
+        KEEP % ("{% set ns.kept = {1: ns.kept, " + ", ".join(f"{n}: i" for n in range(2, 900)) + "} %}"),
+        KEEP % ("{% set ns.kept = [ns.kept, " + "dict(a=i), " * 90 + "namespace(b=i)] %}"),
+        KEEP % ("{% set ns.kept = [ns.kept, " + "2 ** 2000 - i, -(2 ** 2000), " * 90 + "] %}"),
+        KEEP % "{% set y %}{{ big }}{{ i }}{% endset %}{% set ns.kept = [ns.kept, y] %}",
+        KEEP % "{% set y %}{% filter upper %}{{ big }}{% endfilter %}{% endset %}{% set ns.kept = [ns.kept, y] %}",
+        KEEP % "{% macro m() %}{{ big }}{{ i }}{% endmacro %}{% set ns.kept = [ns.kept, m()] %}",
+        KEEP % ("{% macro m() %}{% endmacro %}" * 9 + "{% set ns.kept = [ns.kept, m] %}"),
+        KEEP % "{% for j in range(90) %}{% do ns.kept.append(i * 1000 + j) %}{% endfor %}",
+        KEEP % "{% do ns.kept.append(big | reverse) %}",
+        KEEP % "{% do ns.kept.append(big.format()) %}{% do ns.kept.append('{}'.format(big)) %}",
+        GATHER % ("{{ i }}" * 90),
+        GATHER % ("a{% if i %}b{% endif %}" * 90),
+        GATHER % "{{ '' }}{% for j in range(90) %}{{ '' }}{% endfor %}",
+        "{% for a in ('\u5b57' * 150000) | list %}{% endfor %}",
+        "{% for a in ('\u5b57' * 150000) | sort %}{% endfor %}",
+        "{{ ('\u5b57' * 150000) | join | length }}",
+        "{{ ('\u5b57' * 150000) | select | list | length }}",
+        "{{ ('ab' * 150000) | map('upper') | list | length }}",
+        "{{ {}.fromkeys('\u5b57' * 150000) }}",
+        "{% for a in 'ab' * 90 %}{% for b in ('ab' * 90000) | map('upper') %}{{ loop.length }}{% endfor %}{% endfor %}",
+    ],
+)
+def test_what_a_template_keeps_stays_within_a_bound(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_allowance, "MAX_BYTES", 4_000_000)
+    template = SandboxedTemplate(source, clock=lambda: 0.0)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TwdError, match=r"of texts and lists in all|calls fromkeys") as error:
+            template.render({}, NOW)
+        assert tracemalloc.get_traced_memory()[1] < 4 * 4_000_000
+    finally:
+        tracemalloc.stop()
+    assert error.value.code is FailureCode.BAD_REQUEST
+
+
+def test_turns_that_a_loop_leaves_out_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_allowance, "MAX_STEPS", 20_000)
+    with pytest.raises(TwdError, match="steps"):
+        render("{% for i in range(99999) %}{% for j in range(99999) if false %}{% endfor %}{% endfor %}")

@@ -1,48 +1,25 @@
-"""Bounds on what a chat template may do and make: steps, seconds, characters; with the filters that keep to them."""
+"""Bounds on how long any text or list of a chat template may be, with the filters that keep to them."""
 
+import functools
 import itertools
 import json
 import re
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, Set, ValuesView
-from contextvars import ContextVar
 from string import Formatter
 from typing import Any
 
 from jinja2.filters import FILTERS
 from jinja2.utils import Namespace
 
+from twd.engine.template_allowance import TooMuch, allowance, counted, letters_counted, made, made_with_items
+
 MAX_CHARACTERS = 16_000_000
-MAX_STEPS = 2_000_000
-MAX_SECONDS = 10.0
 _MAX_BITS = 4096
-_STEPS_PER_LOOK_AT_THE_CLOCK = 1024
+_PART_BYTES = 128
+_GATHERING = frozenset(["groupby", "list", "sort"])
 _WIDE_PERCENT_FORMAT = re.compile(r"%(\([^()]*\))?[^a-zA-Z%]*(\d{5}|\*)|%\([^()]*\(")
 """A huge or computed width, or a key with brackets in it, behind which one could stand."""
 _WIDE_BRACE_FORMAT = re.compile(r"\d{5}|\{")
-
-
-class TooMuch(Exception):
-    """The template went over a bound."""
-
-
-class Allowance:
-    """What one rendering may still do."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._deadline = clock() + MAX_SECONDS
-        self._steps = 0
-
-    def step(self) -> None:
-        """Count one call or one turn of a loop."""
-        self._steps += 1
-        if self._steps > MAX_STEPS:
-            raise TooMuch(f"it takes more than {MAX_STEPS} steps")
-        if self._steps % _STEPS_PER_LOOK_AT_THE_CLOCK == 0 and self._clock() > self._deadline:
-            raise TooMuch(f"it takes longer than {MAX_SECONDS:g} s")
-
-
-allowance: ContextVar[Allowance] = ContextVar("allowance of the rendering in progress")
 
 
 def require_size(size: int) -> None:
@@ -74,21 +51,27 @@ def writable(value: Any) -> Any:
     return value
 
 
+def written(value: Any) -> Any:
+    """The same where it becomes a part of the text, or of a text that is gathered."""
+    allowance.get().charge(_PART_BYTES)
+    return writable(value)
+
+
 def bounded_join(parts: Iterable[str]) -> str:
     """`"".join` within bounds, however many parts an iterator yields."""
 
-    def counted() -> Iterator[str]:
+    def within_bounds() -> Iterator[str]:
         total = 0
         for part in parts:
             total += len(part)
             require_size(total)
             yield part
 
-    return "".join(counted())
+    return made("".join(within_bounds()))
 
 
 def check_operation(operator: str, left: Any, right: Any) -> None:
-    """Refuse `+`, `*`, `**` and `%` whose result would be huge."""
+    """Refuse what `+`, `*`, `**` and `%` would make huge."""
     if operator == "%" and isinstance(left, str):
         _check_percent_format(left, right)
     elif isinstance(left, int) and isinstance(right, int):
@@ -156,7 +139,7 @@ def tojson(
 
 def join(eval_ctx: Any, value: Any, d: str = "", attribute: Any = None) -> Any:
     """The `join` filter."""
-    items = list(itertools.islice(value, MAX_CHARACTERS))
+    items = list(itertools.islice(letters_counted(value), MAX_CHARACTERS))
     require_size(weigh(items) + len(items) * len(str(d)))
     return FILTERS["join"](eval_ctx, items, d, attribute)
 
@@ -182,3 +165,17 @@ def format_percent(value: Any, *args: Any, **kwargs: Any) -> Any:
 def string(value: Any) -> Any:
     """The `string` filter."""
     return FILTERS["string"](writable(value))
+
+
+def as_filter(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that counts as a step, with what it makes."""
+    place = 1 if hasattr(work, "jinja_pass_arg") else 0  # of the value, behind what jinja gives some filters
+    gather = letters_counted if name in _GATHERING else counted
+
+    @functools.wraps(work)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        allowance.get().step()
+        passed, value, rest = args[:place], args[place : place + 1], args[place + 1 :]
+        return made_with_items(work(*passed, *map(gather, value), *rest, **kwargs))
+
+    return run
