@@ -1,5 +1,6 @@
 """Chat templates: rendered as their authors mean them, and proof against text that poses as control tokens."""
 
+import json
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Literal
@@ -211,6 +212,56 @@ def test_tools_are_written_out_where_a_template_ignores_them() -> None:
         'Let me look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Örebro"}}\n</tool_call>'
     )
     assert result == "<|im_start|>user\n<tool_response>\n5 °C\n</tool_response>"
+
+
+QUEUED = """{% set queue = namespace(ids=[], n=0) %}{% for m in messages %}
+{%- for call in m.tool_calls or [] %}{% set id = call.function.name ~ ':' ~ queue.n %}{% set queue.n = queue.n + 1 %}
+{%- set _ = queue.ids.append(id) %}<{{ id }} {{ call.function.arguments | tojson }}>{% endfor %}
+{%- if m.role == 'tool' %}[{{ queue.ids.pop(0) }}: {{ m.content }}]{% elif not m.tool_calls %}{{ m.content }}{% endif %}
+{%- endfor %}"""
+
+
+def test_a_template_may_keep_a_list_of_calls_as_kimis_do() -> None:
+    calls = [ToolCall(id=f"c{n}", name="find", arguments=f'{{"n": {n}}}') for n in range(2)]
+    results = [message("tool", f"found {n}", tool_call_id=f"c{n}") for n in range(2)]
+    template = ChatTemplate(QUEUED)
+    turns = [message("user", "go"), message("assistant", tool_calls=calls), *results]
+    for _ in range(2):
+        text = template.render(Prompt(messages=turns), NOW).text
+        assert text == 'go<find:0 {"n": 0}><find:1 {"n": 1}>[find:0: found 0][find:1: found 1]'
+
+
+SINGLE = """{% for m in messages %}{% if m.tool_calls and (m.tool_calls | length) > 1 %}
+{{- raise_exception('one at once') }}{% endif %}{{ m.content }}{% for call in m.tool_calls or [] %}
+{{- '<' ~ call.function.name ~ (call.function.arguments | tojson) ~ '>' }}{% endfor %}
+{%- if m.role == 'tool' %}!{% endif %}{% endfor %}"""
+
+
+def test_calls_at_once_are_told_one_by_one_where_a_template_takes_no_more() -> None:
+    calls = [ToolCall(id=f"c{n}", name="find", arguments=f'{{"n": {n}}}') for n in range(2)]
+    results = [message("tool", f"found {n}", tool_call_id=f"c{n}") for n in (1, 0)]
+    turns = [message("user", "go "), message("assistant", "both ", tool_calls=calls), *results, message("user", " end")]
+    text = ChatTemplate(SINGLE).render(Prompt(messages=turns), NOW).text
+    assert text == 'go both <find{"n": 0}>found 0!<find{"n": 1}>found 1! end'
+    assert ChatTemplate(SINGLE).render(Prompt(messages=turns[:2]), NOW).text == 'go both <find{"n": 0}><find{"n": 1}>'
+
+
+def test_a_template_that_was_written_for_tools_alone_gets_none_of_them() -> None:
+    template = ChatTemplate("{% for tool in tools %}{{ tool | tojson }}{% endfor %}{{ messages[0].content }}")
+    assert template.render(Prompt(messages=[message("user", "hi")]), NOW).text == "hi"
+    asked = ChatTemplate("{% if tools is none %}none{% endif %}{{ messages[0].content }}")
+    assert asked.render(Prompt(messages=[message("user", "hi")]), NOW).text == "nonehi"
+
+
+def test_functions_are_told_where_a_template_knows_no_tools() -> None:
+    template = ChatTemplate("{{ functions + ' ' + datetime }}{{ messages[0].content }}")
+    assert template.abilities.tools
+    text = template.render(Prompt(messages=[message("user", "hi")], tools=[TOOL]), NOW).text
+    functions, written = json.JSONDecoder().raw_decode(text)
+    assert functions == [msgspec.json.decode(TOOL)["function"]]
+    assert text[written:] == f" {NOW:%Y-%m-%d %H:%M:%S} UTChi"
+    plain = ChatTemplate("{{ functions is defined }}{{ tools }}{{ messages[0].content }}")
+    assert plain.render(Prompt(messages=[message("user", "hi")]), NOW).text == "FalseNonehi"
 
 
 def test_the_format_of_calls() -> None:

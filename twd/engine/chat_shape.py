@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -163,6 +164,26 @@ def merge_neighbours(messages: list[ChatMessage]) -> list[ChatMessage]:
 def _merged(first: ChatMessage, second: ChatMessage, **changes: str) -> ChatMessage:
     content = "\n\n".join(filter(None, [first.content, second.content]))
     return msgspec.structs.replace(second, content=content, **changes)
+
+
+def one_call_a_turn(messages: list[ChatMessage]) -> list[ChatMessage]:
+    """Calls that were made at once as if they had been made one after the other, each with its result."""
+    apart: list[ChatMessage] = []
+    placed: set[int] = set()
+    for index, message in enumerate(messages):
+        if index in placed:
+            continue
+        if len(message.tool_calls) < 2:
+            apart.append(message)
+            continue
+        results = list(takewhile(lambda at: messages[at].role == "tool", range(index + 1, len(messages))))
+        for number, call in enumerate(message.tool_calls):
+            told = {} if number == 0 else {"content": "", "thoughts": ""}
+            apart.append(msgspec.structs.replace(message, tool_calls=[call], **told))
+            mine = [at for at in results if messages[at].tool_call_id == call.id and at not in placed]
+            apart += [messages[at] for at in mine]
+            placed.update(mine)
+    return apart
 
 
 def shorten_ids(messages: list[ChatMessage]) -> list[ChatMessage]:

@@ -1,6 +1,8 @@
 """From a prompt to tokens: the model's own chat template, with no control tokens but the template's own."""
 
+import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -17,6 +19,7 @@ from twd.engine.chat_shape import (
     fold_system,
     hide_deeply,
     merge_neighbours,
+    one_call_a_turn,
     shorten_ids,
 )
 from twd.engine.control_tokens import ControlStrings
@@ -143,13 +146,15 @@ class ChatTemplate:
 
     def _shapes(self, prompt: Prompt) -> Iterator[list[ChatMessage]]:
         """The conversation as given, then, for templates that refuse it, ever more simplified."""
-        messages = adapt(prompt.messages or [], prompt.tools, self.abilities)
-        yield messages
-        for repair in _REPAIRS:
-            repaired = repair(messages)
-            if repaired != messages:
-                messages = repaired
-                yield messages
+        given = adapt(prompt.messages or [], prompt.tools, self.abilities)
+        apart = one_call_a_turn(given)
+        for messages in (given, apart) if apart != given else (given,):
+            yield messages
+            for repair in _REPAIRS:
+                repaired = repair(messages)
+                if repaired != messages:
+                    messages = repaired
+                    yield messages
 
     def _text(self, messages: list[ChatMessage], prompt: Prompt, hide: Hide, now: datetime) -> str:
         def hide_but_words(text: str) -> str:
@@ -177,15 +182,40 @@ class ChatTemplate:
         return self._render(messages, tools, _LONG_AGO, {})
 
     def _render(self, messages: list[Message], tools: list[Any], now: datetime, args: dict[str, Any]) -> str:
+        return self._render_with(messages, tools or self._no_tools, now, args)
+
+    @cached_property
+    def _no_tools(self) -> list[Any] | None:
+        """What it takes for no tools at all: templates that were written for tools alone want a list."""
+        choices: tuple[list[Any] | None, ...] = (None, [])
+        for nothing in choices:
+            with suppress(TwdError):
+                self._render_with([{"role": "user", "content": "Hello"}], nothing, _LONG_AGO, {})
+                return nothing
+        return None
+
+    def _render_with(
+        self, messages: list[Message], tools: list[Any] | None, now: datetime, args: dict[str, Any]
+    ) -> str:
         variables = {
             "add_generation_prompt": True,
+            **(self._by_other_names(tools, now) if "tools" not in self._template.names else {}),
             **args,
             "messages": messages,
-            "tools": tools or None,
+            "tools": tools,
             "bos_token": self._bos,
             "eos_token": self._eos,
         }
         return self._template.render(variables, now)
+
+    @staticmethod
+    def _by_other_names(tools: list[Any] | None, now: datetime) -> dict[str, Any]:
+        """As templates from before there were `tools` expect them, such as Firefunction's."""
+        functions = [tool["function"] for tool in tools or () if isinstance(tool, dict) and "function" in tool]
+        return {
+            "functions": json.dumps(functions, ensure_ascii=False, indent=4),
+            "datetime": f"{now:%Y-%m-%d %H:%M:%S %Z}",
+        }
 
 
 def render_tokens(template: ChatTemplate, prompt: Prompt, tokenize: Tokenize, now: datetime) -> list[int]:
