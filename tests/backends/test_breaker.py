@@ -41,6 +41,33 @@ def test_a_success_forgets_failures_and_an_abandoned_try_frees_the_place() -> No
     assert breaker.enter(5.0)
 
 
+def outcomes(breaker: Breaker, told: str) -> list[bool]:
+    """Whether each failure (x) among successes (.) opened it."""
+    opened: list[bool] = []
+    for one in told:
+        if one == "x":
+            opened.append(breaker.failed(0.0, "x"))
+        else:
+            breaker.succeeded()
+    return opened
+
+
+def test_one_that_fails_every_second_time_is_left_alone_where_successes_make_up_for_half() -> None:
+    assert not any(outcomes(Breaker(3, 5.0), "x." * 50)), "only failures in a row count"
+    assert outcomes(Breaker(3, 5.0, pardon=0.5), "x." * 5) == [False] * 4 + [True]
+    assert not any(outcomes(Breaker(3, 5.0, pardon=0.5), "x.." * 50))
+    assert outcomes(Breaker(3, 5.0, pardon=0.5), "xx.x.x") == [False, False, False, True]
+
+
+def test_a_try_that_goes_well_forgets_all_failures() -> None:
+    breaker = Breaker(2, 5.0, pardon=0.5)
+    assert outcomes(breaker, "xx") == [False, True]
+    assert breaker.enter(5.0)
+    breaker.succeeded()
+    assert (breaker.state(5.0), breaker.why) == (BreakerState.CLOSED, "")
+    assert not breaker.failed(5.0, "x")
+
+
 def test_an_older_call_that_ends_while_another_tries_lets_no_second_try_through() -> None:
     breaker = Breaker(failures=1, cooldown_s=5)
     older, other = breaker.enter(0.0), breaker.enter(0.0)

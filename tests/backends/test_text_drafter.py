@@ -250,6 +250,19 @@ async def test_failures_put_it_aside_and_it_comes_back(farm: Farm, workshop: Wor
     await workshop.earn(drafter)
 
 
+async def test_one_whose_server_fails_every_second_time_is_put_aside(farm: Farm, workshop: Workshop) -> None:
+    server = OpenAiServer()
+    await farm.add(server)
+    drafter = await workshop.hire(server, failures=3, cooldown_s=3600.0)
+    for number in range(5):
+        assert drafter.facts()["breaker"] == "closed"
+        if number:
+            drafter._ended(None)
+        drafter._ended(TwdError(FailureCode.BACKEND_BROKEN, "every second time"))
+    assert drafter.facts()["breaker"] == "open"
+    await until(lambda: bool(workshop.ear.of(DrafterDetached)))
+
+
 async def test_a_server_that_comes_late(farm: Farm, workshop: Workshop) -> None:
     server = OpenAiServer()
     await farm.add(server)

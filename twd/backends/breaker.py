@@ -1,6 +1,7 @@
-"""A circuit breaker: after some failures in a row a server is left alone for a while."""
+"""A circuit breaker: after some failures a server is left alone for a while."""
 
 import enum
+from math import inf
 
 
 class BreakerState(enum.StrEnum):
@@ -16,12 +17,17 @@ class Call:
 
 
 class Breaker:
-    """Counts failures. While it is open nothing is asked; after the cool-down one call at a time tries again."""
+    """Counts failures. While it is open nothing is asked; after the cool-down one call at a time tries again.
 
-    def __init__(self, failures: int, cooldown_s: float) -> None:
+    A success makes up for `pardon` failures: for all of them, so that only some in a row open it, or for a half, so
+    that in the long run one call in three may fail.
+    """
+
+    def __init__(self, failures: int, cooldown_s: float, pardon: float = inf) -> None:
         self._limit = failures
         self._cooldown_s = cooldown_s
-        self._failures = 0
+        self._pardon = pardon
+        self._failures = 0.0
         self._open_until: float | None = None
         self._trying: Call | None = None
         self.why = ""
@@ -42,8 +48,11 @@ class Breaker:
         return call if state is BreakerState.CLOSED else None
 
     def succeeded(self) -> None:
-        """A call went well: everything is forgotten."""
-        self._failures, self._open_until, self._trying, self.why = 0, None, None, ""
+        """A call went well: that closes it, or makes up for failures."""
+        still = self._failures - self._pardon if self._open_until is None else 0.0
+        if still <= 0:
+            still, self.why = 0.0, ""
+        self._failures, self._open_until, self._trying = still, None, None
 
     def failed(self, now: float, why: str, call: Call | None = None) -> bool:
         """A call went wrong; returns whether the breaker opened by it. Without leave it was made while all was well."""

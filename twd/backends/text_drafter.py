@@ -32,6 +32,8 @@ from twd.wire.service import Health, ServiceLease
 WATCH_S: Final = 1.0
 COMPARE_MIN: Final = 12
 """So many tokens must agree before a server is believed to speak the target's."""
+PARDON: Final = 0.5
+"""Whoever fails every second time brings little; but unlike a target it may rest, for the texts go on without it."""
 _TRIAL: Final = Wish(prompt=Prompt(text="Once upon a time there was a little"), max_tokens=24)
 
 Open = Callable[[], Awaitable[Backend]]
@@ -75,7 +77,7 @@ class TextDrafter(Service):
         self._open = open_backend
         self._backend: Backend | None = None
         self._can: Capabilities | None = None
-        self._breaker = Breaker(failures, cooldown_s)
+        self._breaker = Breaker(failures, cooldown_s, PARDON)
         self._drafting = Drafting(self.instance, self.clock, self.tasks, self.emit, self._ended)
         self._speaks: dict[str, bool] = {}
         self._doubts = Doubts()
@@ -296,7 +298,7 @@ class TextDrafter(Service):
         return None
 
     def _ended(self, error: TwdError | None) -> None:
-        """A request ended. A failure costs speed; some in a row, and the server is left alone for a while."""
+        """A request ended. A failure costs speed; many of them, and the server is left alone for a while."""
         if error is None:
             self._breaker.succeeded()
             return
