@@ -169,6 +169,10 @@ def test_the_inside_of_python_stays_hidden(source: str) -> None:
 KEEP = (
     "{%% set ns = namespace(kept=[], n=0) %%}{%% set big = 'x' * 9000 %%}{%% for i in range(9000) %%}%s{%% endfor %%}"
 )
+CALLING = (
+    "{%% set d = {" + ", ".join(f"'k{n}': 1" for n in range(900)) + "} %%}"
+    "{%% macro m() %%}{{ kwargs | length }}{{ varargs | length }}{{ m(%s) }}{%% endmacro %%}{{ m() }}"
+)
 GATHER = "{%% macro m() %%}{%% for i in range(9000) %%}%s{%% endfor %%}{%% endmacro %%}{%% set text = m() %%}"
 
 
@@ -203,6 +207,8 @@ GATHER = "{%% macro m() %%}{%% for i in range(9000) %%}%s{%% endfor %%}{%% endma
         GATHER % ("{{ i }}" * 90),
         GATHER % ("a{% if i %}b{% endif %}" * 90),
         GATHER % "{{ '' }}{% for j in range(90) %}{{ '' }}{% endfor %}",
+        CALLING % "**d",
+        CALLING % "*d",
         "{% for a in ('\u5b57' * 150000) | list %}{% endfor %}",
         "{% for a in ('\u5b57' * 150000) | sort %}{% endfor %}",
         "{{ ('\u5b57' * 150000) | join | length }}",

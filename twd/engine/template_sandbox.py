@@ -25,6 +25,8 @@ from twd.wire.failures import FailureCode, TwdError
 MAX_SOURCE = 1 << 20
 _PART_BYTES = 16
 _BLOCK_PARTS = 64
+_ARGUMENT_BYTES, _NAMED_BYTES = 64, 512
+"""Those of a call, which each frame on the way to a macro holds anew, as long as it runs."""
 _GROWING = ("append", "pop")
 """Templates of Kimi keep lists with these, as llama.cpp's own reader of templates lets them."""
 _HARMLESS_FILTERS = (
@@ -143,6 +145,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         allowance.get().step()
+        allowance.get().charge(_ARGUMENT_BYTES * len(args) + _NAMED_BYTES * len(kwargs))
         method = getattr(obj, "__wrapped__", obj)
         owner = getattr(method, "__self__", None)
         if isinstance(owner, str):
