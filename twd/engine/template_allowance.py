@@ -19,6 +19,9 @@ _OBJECT = 1024
 _LETTER = 84
 """One that is no ASCII, in a list: Python keeps only the others ready."""
 _POINTER = 8
+_KINDS = (str, int, float, list, tuple, dict, set, bytes)
+_PLAIN = frozenset([*_KINDS, bool])
+"""As this is asked most: `isinstance` takes longer."""
 
 
 class TooMuch(Exception):
@@ -64,7 +67,7 @@ def made(value: T) -> T:
 
 def made_with_items(value: T) -> T:
     """What was just made; the items of a list may be as new as the list."""
-    items = sum(map(_size, value)) if isinstance(value, list | tuple) else 0
+    items = sum(map(_size, value)) if isinstance(value, (list, tuple)) else 0
     allowance.get().charge(_size(value) + items)
     return value
 
@@ -89,6 +92,6 @@ def _each(values: Iterable[Any]) -> Iterator[Any]:
 
 
 def _size(value: object) -> int:
-    if isinstance(value, str | int | float | list | tuple | dict | set | bytes):
+    if type(value) in _PLAIN or isinstance(value, _KINDS):
         return sys.getsizeof(value)
     return _POINTER if value is None else _OBJECT
