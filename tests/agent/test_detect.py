@@ -25,23 +25,11 @@ def test_processes_of_a_machine_without_network_card_find_the_same_name(
     assert detect.machine_name(tmp_path / "none").endswith("-000242ac1100")
 
 
-def test_a_computer_is_known_by_its_start_which_nobody_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    boot, other = tmp_path / "boot_id", tmp_path / "other"
-    boot.write_text("5f0c-77aa\n")
-    other.write_text("5f0c-77ab\n")
-    told = detect.computer_name(boot)
-    monkeypatch.setattr(uuid, "getnode", lambda: 0x02_42AC_1100)
-    monkeypatch.setattr("twd.agent.detect.platform.node", lambda: "a-container")
-    assert detect.computer_name(boot) == told, "a container has another name and other cards"
-    assert len({told, detect.computer_name(other), detect.computer_name(tmp_path / "none")}) == 3
-    assert "77aa" not in told
-
-
 @pytest.mark.parametrize("alone", [False, True])
 def test_who_plays_a_machine_of_its_own_tells_no_computer(alone: bool) -> None:
     settings = Settings(agent=Agent(counts_alone=alone))
     facts = detect.Detector(settings, NodeId("desk"), InstanceId("agent.desk.a"), 1).glance()
-    assert facts.computer == ("" if alone else detect.computer_name())
+    assert facts.computer == ("" if alone else facts.machine)
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -1,7 +1,6 @@
 """One machine's facts, put together from the probes; each is asked as seldom as its answer changes."""
 
 import asyncio
-import hashlib
 import platform
 import uuid
 from dataclasses import dataclass, field
@@ -76,11 +75,12 @@ class Detector:
 
     def glance(self) -> NodeFacts:
         """What can be told at once."""
+        machine = machine_name()
         return NodeFacts(
             node=self.node,
             instance=self.instance,
-            machine=machine_name(),
-            computer="" if self.settings.agent.counts_alone else computer_name(),
+            machine=machine,
+            computer="" if self.settings.agent.counts_alone else machine,
             pid=self.pid,
             hostname=platform.node(),
             platform=f"{platform.system().lower()}-{platform.machine()}",
@@ -139,18 +139,6 @@ class Detector:
         if now - self._models_at >= MODELS_EVERY_S:
             self._models_at = now
             self._models = await asyncio.to_thread(self.scan.scan)
-
-
-def computer_name(boot_id: Path = _BOOT_ID) -> str:
-    """The same for all processes on one computer, those in containers included, and told to nobody as it is.
-
-    They share the kernel and so the number of its start; /etc/machine-id is another one in each container, or none.
-    """
-    try:
-        told = boot_id.read_text().strip()
-    except OSError:
-        told = machine_name(boot_id)
-    return hashlib.sha256(f"twd computer {told}".encode()).hexdigest()[:32]
 
 
 def machine_name(boot_id: Path = _BOOT_ID) -> str:

@@ -1,4 +1,7 @@
-"""Agents that share a computer, as two homes on it or a container beside it do: what they share counts once."""
+"""Agents that share a computer, as two homes on it do, or a container in its network: what they share counts once.
+
+Those in networks of their own count as machines of their own: so one computer can play several.
+"""
 
 from collections import defaultdict
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping

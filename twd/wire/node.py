@@ -153,7 +153,7 @@ class NodeFacts(Part, frozen=True):
     guest: bool = False
     """No agent looks after it: its RPC workers were there already, and the coordinator tells of them."""
     computer: Text = ""
-    """The same for all agents on one computer, in containers, too; empty: this one counts alone."""
+    """The same for all agents on one computer, but for those in networks of their own; empty: this one counts alone."""
 
 
 class NodeChanged(Event, frozen=True, tag="twd.v1.node.changed"):
