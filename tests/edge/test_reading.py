@@ -5,14 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twd.edge.reading import PlainReader, Reader, ThoughtStream, in_one
-from twd.engine.tool_calls import (
-    ContentDelta,
-    Delta,
-    ThoughtDelta,
-    ToolCallArguments,
-    ToolCallStart,
-    ToolCallStream,
-)
+from twd.engine.tool_calls import ToolCallStream
+from twd.engine.tool_deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
 from twd.wire.job import Thoughts
 
 MARKS = Thoughts("<think>", "</think>")

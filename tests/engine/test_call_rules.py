@@ -10,13 +10,14 @@ from tests.engine.test_tool_formats import CITY, LINKED, strict
 from tests.engine.words import Words
 from twd.engine.compiled_grammar import CompiledGrammar
 from twd.engine.grammar import Grammars, GrammarWalk
-from twd.engine.tool_calls import ToolCallArguments, ToolCallStart, ToolCallStream
+from twd.engine.tool_calls import ToolCallStream
+from twd.engine.tool_deltas import ToolCallArguments, ToolCallStart
 from twd.engine.tool_formats import ToolFormat, function_schemas, showing_markers, strict_calls, usual_calls
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Grammar, GrammarKind
 
 TOOLS = [strict("weather", CITY), strict("list", LINKED), strict("clock", {"type": "object"}, strict=False)]
-HEADED = [ToolFormat.NAMED, ToolFormat.KIMI, ToolFormat.DEEPSEEK]
+HEADED = [ToolFormat.NAMED, ToolFormat.KIMI, ToolFormat.DEEPSEEK, ToolFormat.SOLAR]
 OSLO = '{"city": "Oslo"}'
 
 
@@ -66,6 +67,10 @@ KEPT = {
         f"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{OSLO}<｜tool▁call▁end｜>",
         f"<｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n{OSLO}\n```<｜tool▁call▁end｜> and",
     ],
+    ToolFormat.SOLAR: [
+        f"<|tool_calls|><|tool_call:begin|>a1b2<|tool_call:name|>weather<|tool_call:args|>{OSLO}<|tool_call:end|>"
+        "<|tool_call:begin|>0<|tool_call:name|>clock<|tool_call:args|>{}<|tool_call:end|><|calls|>",
+    ],
 }
 BROKEN = {
     ToolFormat.NAMED: [
@@ -86,6 +91,11 @@ BROKEN = {
         "<｜tool▁call▁begin｜>nobody",
         "<｜tool▁call▁begin｜>weather<｜tool▁sep｜>{}",
         f"<｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n{OSLO}<",
+    ],
+    ToolFormat.SOLAR: [
+        "<|tool_call:begin|>weather<|tool_call:args|>",
+        "<|tool_call:begin|>a1<|tool_call:name|>nobody",
+        "<|tool_call:begin|>a1<|tool_call:name|>weather<|tool_call:args|>{}",
     ],
 }
 

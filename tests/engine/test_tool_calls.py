@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twd.engine.tool_calls import ContentDelta, Delta, ToolCallArguments, ToolCallStart, ToolCallStream
+from twd.engine.tool_calls import ToolCallStream
+from twd.engine.tool_deltas import ContentDelta, Delta, ToolCallArguments, ToolCallStart
 from twd.engine.tool_reader import UNDECIDED_MAX
 
 SCHEMAS = {

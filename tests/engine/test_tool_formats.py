@@ -6,7 +6,8 @@ import jsonschema
 import msgspec
 import pytest
 
-from twd.engine.tool_calls import ToolCallArguments, ToolCallStart, ToolCallStream
+from twd.engine.tool_calls import ToolCallStream
+from twd.engine.tool_deltas import ToolCallArguments, ToolCallStart
 from twd.engine.tool_formats import (
     ToolFormat,
     detect_format,
@@ -78,6 +79,20 @@ def test_a_reference_that_is_a_value_stays_as_it_is() -> None:
         ("<|tool_call_begin|>{{ formatted_id }}<|tool_call_argument_begin|>", ToolFormat.KIMI),
         ("{%- set toolcall_begin_token = '<minimax:tool_call>' -%}", ToolFormat.MINIMAX),
         ('<tool_calls>[{"name": <function-name>, "arguments": <args-dict>}]</tool_calls>', ToolFormat.TOGETHER),
+        ("'<|START_ACTION|>[' + '\"tool_name\": ' + '\"parameters\": '", ToolFormat.COHERE),
+        ("{%- set ns_token = ']<]minimax[>[' -%}{%- set begin = ns_token ~ '<tool_call>' -%}", ToolFormat.MINIMAX_M3),
+        ("{{- '<|open|>' + tag -}}", ToolFormat.KIMI_K3),
+        ("<|tool_call:begin|><tool-call-id><|tool_call:name|>", ToolFormat.SOLAR),
+        ("'<atem:function_calls>\\n<atem:invoke name=' '\"parameters\": '", ToolFormat.ATEM),
+        ("'<tool_calls{}>'.format(HYTK) '<tool_sep{}>'.format(HYTK)", ToolFormat.HUNYUAN),
+        ("<AVAILABLE_TOOLS>[ <TOOLCALL>[", ToolFormat.NEMOTRON),
+        ("{%- set tool_calls_token = '<|tools_prefix|>' -%}", ToolFormat.APERTUS),
+        ('message_sep="<|message_sep|>", function_call="<|function_call|>"', ToolFormat.GIGACHAT),
+        ('message_sep="<|message_sep|>"', ToolFormat.GIGACHAT_MESSAGE),
+        ('"List of tools: <|tool_list_start|>["', ToolFormat.PYTHON),
+        ('"List of tools: ["', ToolFormat.PYTHON),
+        ("""'<function name="' ~ tool_call.name ~ '">'""", ToolFormat.CPM),
+        ("<seed:tool_call><function=example_function_name>", ToolFormat.FUNCTION),
         ("{{ messages }}", ToolFormat.BARE),
     ],
 )
@@ -122,7 +137,7 @@ def test_references_within_a_tools_schema_still_hold(parallel: bool) -> None:
 @pytest.mark.parametrize("found", ToolFormat)
 @pytest.mark.parametrize("parallel", [False, True])
 def test_the_stream_reads_what_the_grammar_forces(found: ToolFormat, parallel: bool) -> None:
-    call = {"name": "weather", found.arguments_key: {"city": "x"}}
+    call = {found.name_key: "weather", found.arguments_key: {"city": "x"}}
     assert accepts([call] if parallel else call, parallel=parallel, found=found)
     stream = ToolCallStream(function_schemas(TOOLS))
     deltas = stream.feed(json.dumps([call] if parallel else call)) + stream.finish()
@@ -157,6 +172,17 @@ OSLO = {"name": "weather", "arguments": {"city": "Oslo"}}
         (ToolFormat.HERMES, ("<tool_call>", "</tool_call>"), OSLO),
         (ToolFormat.TAGGED, ("<|tool_call|>", "<|/tool_call|>"), [OSLO, OSLO]),
         (ToolFormat.MISTRAL, ("[TOOL_CALLS]", ""), [OSLO]),
+        (ToolFormat.NEMOTRON, ("<TOOLCALL>", "</TOOLCALL>"), [OSLO]),
+        (ToolFormat.GIGACHAT, ("<|function_call|>", ""), OSLO),
+        (ToolFormat.APERTUS, ("<|tools_prefix|>", "<|tools_suffix|>"), [{"weather": {"city": "Oslo"}}, {"clock": {}}]),
+        (
+            ToolFormat.COHERE,
+            ("<|START_ACTION|>", "<|END_ACTION|>"),
+            [
+                {"tool_call_id": "0", "tool_name": "weather", "parameters": {"city": "Oslo"}},
+                {"tool_name": "clock", "parameters": {}},
+            ],
+        ),
         (ToolFormat.LLAMA, ("", ""), {"name": "weather", "parameters": {"city": "Oslo"}}),
         (ToolFormat.BARE, ("", ""), OSLO),
     ],

@@ -7,7 +7,7 @@ names the function (`to=functions.NAME`), and the turn ends with it.
 import re
 from typing import Final
 
-from twd.engine.tool_calls import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
+from twd.engine.tool_deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
 from twd.engine.tool_reader import Beginnings
 
 _MESSAGE: Final = "<|message|>"

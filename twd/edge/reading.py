@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from twd.engine.tool_calls import ContentDelta, Delta, ThoughtDelta, ToolCallArguments
+from twd.engine.tool_deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments
 from twd.engine.tool_reader import Beginnings
 from twd.wire.job import Thoughts
 

@@ -47,8 +47,14 @@ def _deepseek(name: Expr, arguments: Expr, mark: Mark) -> Expr:
     return Choice((chain(name, apart, arguments), fenced))
 
 
+def _solar(name: Expr, arguments: Expr, mark: Mark) -> Expr:
+    identity = Repeat(_ID, 1, _ID_LENGTH_MAX)
+    return chain(identity, mark("<|tool_call:name|>"), name, mark("<|tool_call:args|>"), arguments)
+
+
 _LAYOUTS: dict[ToolFormat, Callable[[Expr, Expr, Mark], Expr]] = {
     ToolFormat.NAMED: _named,
     ToolFormat.KIMI: _kimi,
     ToolFormat.DEEPSEEK: _deepseek,
+    ToolFormat.SOLAR: _solar,
 }

@@ -25,8 +25,12 @@ class ToolFormat(enum.StrEnum):
     """`<tool_call>{"name": ..., "arguments": {...}}</tool_call>`"""
     FUNCTION = "function"
     """`<function=NAME>{...}</function>`, or `<parameter=KEY>VALUE</parameter>` lines inside it"""
+    CPM = "cpm"
+    """`<function name="NAME"><param name="KEY">VALUE</param></function>`, as MiniCPM writes"""
     KEYED = "keyed"
     """`<tool_call>NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value></tool_call>`, as GLM writes"""
+    HUNYUAN = "hunyuan"
+    """The same with `<tool_sep>` behind the name, and `:opensource` in every tag"""
     LOOSE = "loose"
     """`<|tool_call>call:NAME{key:<|"|>text<|"|>}<tool_call|>`, as Gemma writes"""
     LLAMA = "llama"
@@ -35,14 +39,34 @@ class ToolFormat(enum.StrEnum):
     """`[TOOL_CALLS][{"name": ..., "arguments": {...}}]`"""
     NAMED = "named"
     """`[TOOL_CALLS]NAME[ARGS]{...}`, as Mistral writes now, or with `[CALL_ID]ID` behind the name"""
+    COHERE = "cohere"
+    """`<|START_ACTION|>[{"tool_call_id": ..., "tool_name": ..., "parameters": {...}}]<|END_ACTION|>`"""
+    PYTHON = "python"
+    """`<|tool_call_start|>[NAME(KEY='text', OTHER=3)]<|tool_call_end|>`, as LFM2 writes"""
     TAGGED = "tagged"
     """`<|tool_call|>[{"name": ..., "arguments": {...}}]<|/tool_call|>`"""
     TOGETHER = "together"
     """`<tool_calls>[{"name": ..., "arguments": {...}}]</tool_calls>`, or one call a line"""
+    NEMOTRON = "nemotron"
+    """`<TOOLCALL>[{"name": ..., "arguments": {...}}]</TOOLCALL>`"""
+    APERTUS = "apertus"
+    """`<|tools_prefix|>[{NAME: {...}}]<|tools_suffix|>`"""
+    GIGACHAT = "gigachat"
+    """`<|function_call|>{"name": ..., "arguments": {...}}`"""
+    GIGACHAT_MESSAGE = "gigachat_message"
+    """The same as a message of its own, as GigaChat 3 writes: `<|message_sep|>function call<|role_sep|>{...}`"""
     DEEPSEEK = "deepseek"
     """`<｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{...}<｜tool▁call▁end｜>`; or a type, and NAME behind"""
     KIMI = "kimi"
     """`<|tool_call_begin|>functions.NAME:0<|tool_call_argument_begin|>{...}<|tool_call_end|>`"""
+    KIMI_K3 = "kimi_k3"
+    """`<|open|>call tool="NAME"<|sep|><|open|>argument key="KEY" type="string"<|sep|>VALUE<|close|>argument<|sep|>`"""
+    SOLAR = "solar"
+    """`<|tool_call:begin|>ID<|tool_call:name|>NAME<|tool_call:args|>{...}<|tool_call:end|>`"""
+    MINIMAX_M3 = "minimax_m3"
+    """`<invoke name="NAME"><KEY>VALUE</KEY></invoke>`, and more elements for what is nested; a mark before each tag"""
+    ATEM = "atem"
+    """As MiniMax writes, with `atem:` in every tag: Muse Glimmer"""
     MINIMAX = "minimax"
     """`<invoke name="NAME"><parameter name="KEY">VALUE</parameter></invoke>` within `<minimax:tool_call>`"""
     DSML = "dsml"
@@ -53,7 +77,12 @@ class ToolFormat(enum.StrEnum):
     @property
     def arguments_key(self) -> str:
         """The key under which a call's arguments stand."""
-        return "parameters" if self is ToolFormat.LLAMA else "arguments"
+        return "parameters" if self in (ToolFormat.LLAMA, ToolFormat.COHERE) else "arguments"
+
+    @property
+    def name_key(self) -> str:
+        """The key under which a tool's name stands."""
+        return "tool_name" if self is ToolFormat.COHERE else "name"
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -63,17 +92,29 @@ class ToolFormat(enum.StrEnum):
 
 _MARKERS: dict[ToolFormat, tuple[str, ...]] = {
     ToolFormat.HERMES: ("<tool_call>", "</tool_call>"),
-    ToolFormat.FUNCTION: ("<tool_call>", "</tool_call>"),
+    ToolFormat.FUNCTION: ("<tool_call>", "</tool_call>", "<seed:tool_call>", "</seed:tool_call>"),
+    ToolFormat.CPM: ("<function", "</function>", "<param", "</param>"),
     ToolFormat.KEYED: (
         *("<tool_call>", "</tool_call>"),
         *("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
+    ),
+    ToolFormat.HUNYUAN: tuple(
+        f"<{slash}{name}:opensource>"
+        for name in ("tool_calls", "tool_call", "tool_sep", "arg_key", "arg_value")
+        for slash in ("", "/")
     ),
     ToolFormat.LOOSE: ("<|tool_call>", "<tool_call|>", '<|"|>'),
     ToolFormat.LLAMA: ("<|python_tag|>",),
     ToolFormat.MISTRAL: ("[TOOL_CALLS]",),
     ToolFormat.NAMED: ("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"),
+    ToolFormat.COHERE: ("<|START_ACTION|>", "<|END_ACTION|>"),
+    ToolFormat.PYTHON: ("<|tool_call_start|>", "<|tool_call_end|>"),
     ToolFormat.TAGGED: ("<|tool_call|>", "<|/tool_call|>"),
     ToolFormat.TOGETHER: ("<tool_calls>", "</tool_calls>"),
+    ToolFormat.NEMOTRON: ("<TOOLCALL>", "</TOOLCALL>"),
+    ToolFormat.APERTUS: ("<|tools_prefix|>", "<|tools_suffix|>"),
+    ToolFormat.GIGACHAT: ("<|function_call|>",),
+    ToolFormat.GIGACHAT_MESSAGE: ("<|message_sep|>", "<|message_sep|>\n\n", "<|role_sep|>", "<|role_sep|>\n"),
     ToolFormat.DEEPSEEK: (
         *("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
         *("<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"),
@@ -82,6 +123,13 @@ _MARKERS: dict[ToolFormat, tuple[str, ...]] = {
         *("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
         *("<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"),
     ),
+    ToolFormat.KIMI_K3: ("<|open|>", "<|close|>", "<|sep|>"),
+    ToolFormat.SOLAR: (
+        *("<|tool_calls|>", "<|calls|>"),
+        *("<|tool_call:begin|>", "<|tool_call:name|>", "<|tool_call:args|>", "<|tool_call:end|>"),
+    ),
+    ToolFormat.MINIMAX_M3: ("]<]minimax[>[", "<tool_call>", "</tool_call>"),
+    ToolFormat.ATEM: ("<atem:function_calls>", "</atem:function_calls>"),
     ToolFormat.MINIMAX: ("<minimax:tool_call>", "</minimax:tool_call>"),
     ToolFormat.DSML: ("｜DSML｜",),
     ToolFormat.BARE: (),
@@ -90,21 +138,53 @@ _MARKS: dict[ToolFormat, tuple[str, str]] = {
     ToolFormat.HERMES: ("<tool_call>", "</tool_call>"),
     ToolFormat.TAGGED: ("<|tool_call|>", "<|/tool_call|>"),
     ToolFormat.TOGETHER: ("<tool_calls>", "</tool_calls>"),
+    ToolFormat.COHERE: ("<|START_ACTION|>", "<|END_ACTION|>"),
+    ToolFormat.NEMOTRON: ("<TOOLCALL>", "</TOOLCALL>"),
+    ToolFormat.APERTUS: ("<|tools_prefix|>", "<|tools_suffix|>"),
+    ToolFormat.GIGACHAT: ("<|function_call|>", ""),
     ToolFormat.MISTRAL: ("[TOOL_CALLS]", ""),
     ToolFormat.NAMED: ("[TOOL_CALLS]", ""),
     ToolFormat.KIMI: ("<|tool_call_begin|>", "<|tool_call_end|>"),
     ToolFormat.DEEPSEEK: ("<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"),
+    ToolFormat.SOLAR: ("<|tool_call:begin|>", "<|tool_call:end|>"),
 }
 """What stands before calls, and what behind them, where it is sure what stands between."""
-_HEADED = frozenset({ToolFormat.NAMED, ToolFormat.KIMI, ToolFormat.DEEPSEEK})
+_HEADED = frozenset({ToolFormat.NAMED, ToolFormat.KIMI, ToolFormat.DEEPSEEK, ToolFormat.SOLAR})
 """Between their marks the name stands before the JSON."""
-_UNLIKE_JSON = frozenset({ToolFormat.FUNCTION, ToolFormat.KEYED, ToolFormat.LOOSE, ToolFormat.MINIMAX, ToolFormat.DSML})
+_UNLIKE_JSON = frozenset(
+    {
+        *(ToolFormat.FUNCTION, ToolFormat.CPM, ToolFormat.KEYED, ToolFormat.HUNYUAN, ToolFormat.LOOSE),
+        *(ToolFormat.PYTHON, ToolFormat.KIMI_K3, ToolFormat.MINIMAX_M3, ToolFormat.ATEM, ToolFormat.MINIMAX),
+        ToolFormat.DSML,
+    }
+)
 """Their calls are written otherwise."""
-_LISTED = frozenset({ToolFormat.TAGGED, ToolFormat.TOGETHER, ToolFormat.MISTRAL})
+_LISTED = frozenset(
+    {
+        *(ToolFormat.TAGGED, ToolFormat.TOGETHER, ToolFormat.MISTRAL),
+        *(ToolFormat.COHERE, ToolFormat.NEMOTRON, ToolFormat.APERTUS),
+    }
+)
 """Their calls stand in a list."""
+_CALL_NUMBER: Final = {"type": "string", "pattern": "^[0-9]{1,4}$"}
 _NAME = re.compile(r"[\w.\-]{1,128}")
 """What a name must be to be found without quotes."""
 _SIGNS = (
+    ("<|START_ACTION|>", ToolFormat.COHERE),
+    ("]<]minimax[>[", ToolFormat.MINIMAX_M3),
+    ("<|open|>", ToolFormat.KIMI_K3),
+    ("<|tool_call:begin|>", ToolFormat.SOLAR),
+    ("<atem:function_calls>", ToolFormat.ATEM),
+    ("<tool_sep{}>", ToolFormat.HUNYUAN),
+    ("<tool_sep:opensource>", ToolFormat.HUNYUAN),
+    ("<TOOLCALL>", ToolFormat.NEMOTRON),
+    ("<|tools_prefix|>", ToolFormat.APERTUS),
+    ("<|function_call|>", ToolFormat.GIGACHAT),
+    ("<|message_sep|>", ToolFormat.GIGACHAT_MESSAGE),
+    ("<|tool_call_start|>", ToolFormat.PYTHON),
+    ("<|tool_list_start|>", ToolFormat.PYTHON),
+    ("List of tools: [", ToolFormat.PYTHON),
+    ('<function name="', ToolFormat.CPM),
     ("<｜tool▁call▁begin｜>", ToolFormat.DEEPSEEK),
     ("｜DSML｜", ToolFormat.DSML),
     ("<|tool_call_argument_begin|>", ToolFormat.KIMI),
@@ -178,7 +258,7 @@ def strict_calls(tools: Sequence[msgspec.Raw], found: ToolFormat) -> Grammar | N
 
 def _marked_calls(tools: Sequence[dict[str, Any]], found: ToolFormat) -> Grammar | None:
     begins, ends = _MARKS.get(found, ("", ""))
-    calls = _headed_calls(tools, found) if found in _HEADED else _calls(tools, found in _LISTED, found)
+    calls = _headed_calls(tools, found) if found in _HEADED else _calls(tools, found in _LISTED, found, marked=True)
     return None if calls is None else replace(calls, begins=begins, ends=ends)
 
 
@@ -191,9 +271,10 @@ def _headed_calls(tools: Sequence[dict[str, Any]], found: ToolFormat) -> Grammar
     return Grammar(kind=GrammarKind.CALLS, text=text, field="tools")
 
 
-def _calls(tools: Sequence[dict[str, Any]], listed: bool, found: ToolFormat) -> Grammar:
+def _calls(tools: Sequence[dict[str, Any]], listed: bool, found: ToolFormat, *, marked: bool = False) -> Grammar:
+    """Calls as JSON; between its marks a format may write more, or other, than it needs to be read without them."""
     definitions: dict[str, Any] = {}
-    calls = [_call_schema(tool, found.arguments_key, definitions) for tool in tools]
+    calls = [_call_schema(tool, found, marked, definitions) for tool in tools]
     schema: dict[str, Any] = calls[0] if len(calls) == 1 else {"anyOf": calls}
     if listed:
         schema = {"type": "array", "items": schema, "minItems": 1, "maxItems": MAX_PARALLEL_CALLS}
@@ -215,11 +296,16 @@ def _function(tool: msgspec.Raw) -> dict[str, Any]:
     return function
 
 
-def _call_schema(tool: dict[str, Any], arguments_key: str, definitions: dict[str, Any]) -> dict[str, Any]:
+def _call_schema(tool: dict[str, Any], found: ToolFormat, marked: bool, definitions: dict[str, Any]) -> dict[str, Any]:
+    name, arguments = tool["name"], _arguments_schema(tool, definitions)
+    keys: dict[str, Any] = {found.name_key: {"const": name}, found.arguments_key: arguments}
+    if marked and found is ToolFormat.APERTUS:
+        keys = {name: arguments}
+    optional = {"tool_call_id": _CALL_NUMBER} if marked and found is ToolFormat.COHERE else {}
     return {
         "type": "object",
-        "properties": {"name": {"const": tool["name"]}, arguments_key: _arguments_schema(tool, definitions)},
-        "required": ["name", arguments_key],
+        "properties": {**optional, **keys},
+        "required": list(keys),
         "additionalProperties": False,
     }
 
