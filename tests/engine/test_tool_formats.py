@@ -214,8 +214,8 @@ def test_a_strict_tool_is_held_to_its_schema_and_the_others_to_their_names() -> 
     assert not fits(grammar, {"name": "clock", "arguments": {}})
 
 
-@pytest.mark.parametrize("found", [ToolFormat.LLAMA, ToolFormat.KEYED, ToolFormat.FUNCTION, ToolFormat.BARE])
-def test_without_a_sure_mark_and_json_nothing_is_enforced(found: ToolFormat) -> None:
+@pytest.mark.parametrize("found", [ToolFormat.LLAMA, ToolFormat.BARE, ToolFormat.GIGACHAT_MESSAGE])
+def test_without_a_sure_mark_nothing_is_enforced(found: ToolFormat) -> None:
     assert strict_calls([strict("weather", CITY)], found) is None
 
 

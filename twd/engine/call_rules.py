@@ -2,31 +2,55 @@
 
 from collections.abc import Callable
 
+import msgspec
+
+from twd.engine import tagged_rules
 from twd.engine.grammars import json_schema
 from twd.engine.grammars.json_rules import DIGIT, chain, maybe
-from twd.engine.grammars.rules import Chars, Choice, Expr, Repeat, Text, bad_grammar
+from twd.engine.grammars.json_schema import SchemaRules
+from twd.engine.grammars.rules import Chars, Choice, Expr, Repeat, Text, bad_grammar, flattened
+from twd.engine.tagged_rules import Mark
 from twd.engine.tool_formats import HeadedCalls, ToolFormat
+from twd.wire.failures import TwdError
 from twd.wire.reading import read_as
 
 _ID = Chars(((0x30, 0x39), (0x41, 0x5A), (0x61, 0x7A)))
 _ID_LENGTH_MAX = 40
 _NUMBER_DIGITS_MAX = 4
 
-Mark = Callable[[str], Expr]
-"""How a mark is written: as a control token, or letter by letter."""
-
 
 def parse(text: str, mark: Mark) -> dict[str, Expr]:
     """The rules of one call of any of the tools."""
     calls = read_as(HeadedCalls, text)
-    if calls is None or calls.format not in _LAYOUTS:
+    if calls is None or calls.format not in {*_LAYOUTS, *tagged_rules.FORMATS}:
         raise bad_grammar("The grammar holds no calls.")
-    layout, names = _LAYOUTS[calls.format], calls.names
+    if len(read_as(list[msgspec.Raw], calls.schemas) or ()) != len(calls.names):
+        raise bad_grammar("Each tool needs one schema.")
+    return _tagged(calls, mark) if calls.format in tagged_rules.FORMATS else _headed(calls, mark)
 
-    def any_call(arguments: list[Expr]) -> Expr:
-        if len(arguments) != len(names):
-            raise bad_grammar("Each tool needs one schema.")
-        return Choice(tuple(layout(Text(name.encode()), one, mark) for name, one in zip(names, arguments, strict=True)))
+
+def _tagged(calls: HeadedCalls, mark: Mark) -> dict[str, Expr]:
+    """Where the schemas are together too much to be kept, none is."""
+
+    def any_call(rules: SchemaRules, schemas: list[object]) -> Expr:
+        return tagged_rules.any_call(rules, calls.names, schemas, calls.format, mark)
+
+    try:
+        rules = json_schema.parse_several(bytes(calls.schemas).decode(), any_call)
+        flattened(rules, "root")
+        return rules
+    except (TwdError, RecursionError):
+        anything = [tagged_rules.ANYTHING for _ in calls.names]
+        return json_schema.parse_several(msgspec.json.encode(anything).decode(), any_call)
+
+
+def _headed(calls: HeadedCalls, mark: Mark) -> dict[str, Expr]:
+    layout = _LAYOUTS[calls.format]
+
+    def any_call(rules: SchemaRules, schemas: list[object]) -> Expr:
+        arguments = (rules.of(schema, f"#/{index}") for index, schema in enumerate(schemas))
+        named = zip(calls.names, arguments, strict=True)
+        return Choice(tuple(layout(Text(name.encode()), one, mark) for name, one in named))
 
     return json_schema.parse_several(bytes(calls.schemas).decode(), any_call)
 

@@ -13,15 +13,13 @@ from twd.engine import call_rules
 from twd.engine.grammars import gbnf, json_schema
 from twd.engine.grammars.automaton import DEAD, Automaton
 from twd.engine.grammars.json_layout import Habits
-from twd.engine.grammars.json_rules import chain
 from twd.engine.grammars.marks import behind, between
 from twd.engine.grammars.program import Program, build
-from twd.engine.grammars.rules import Expr, OneToken, Text, bad_grammar, flattened
+from twd.engine.grammars.rules import Chain, Expr, OneToken, Text, bad_grammar, flattened
 from twd.engine.grammars.token_trie import TokenTrie
 from twd.wire.job import Grammar, GrammarKind
 
 _MASKS_KEPT = 64
-_TAG = re.compile(r"<[^<>]+>")
 
 
 class Vocabulary(Protocol):
@@ -149,19 +147,12 @@ def bare_token(vocab: Vocabulary, mark: str) -> int | None:
     return None if token is None or vocab.piece(token) else token
 
 
-def opening(vocab: Vocabulary, mark: str) -> list[OneToken | Text]:
-    """How a mark is written that may be a control token, or begin with one."""
-    tag = _TAG.match(mark)
-    first = next((name for name in (mark, tag[0] if tag else "") if bare_token(vocab, name) is not None), "")
-    return [_written_mark(vocab, part) for part in (first, mark.removeprefix(first)) if part]
-
-
 def _program_of(grammar: Grammar, vocab: Vocabulary) -> Program:
     rules = _rules_of(grammar, vocab)
     if grammar.rest:
-        rules = behind(rules, chain(*opening(vocab, grammar.opens)) if grammar.opens else None)
+        rules = behind(rules, written_mark(vocab, grammar.opens) if grammar.opens else None)
     elif grammar.begins:
-        rules = between(rules, _written_mark(vocab, grammar.ends))
+        rules = between(rules, written_mark(vocab, grammar.ends))
     program = build(flattened(rules, "root"))
     for condition in program.tokens:
         if condition.ids & vocab.end_tokens:
@@ -176,14 +167,34 @@ def _rules_of(grammar: Grammar, vocab: Vocabulary) -> dict[str, Expr]:
         case GrammarKind.JSON_SCHEMA:
             return json_schema.parse(grammar.text)
         case GrammarKind.CALLS:
-            return call_rules.parse(grammar.text, partial(_written_mark, vocab))
+            return call_rules.parse(grammar.text, partial(written_mark, vocab))
         case GrammarKind.JSON:
             return json_schema.any_object()
 
 
-def _written_mark(vocab: Vocabulary, mark: str) -> OneToken | Text:
-    token = bare_token(vocab, mark)
-    return Text(mark.encode()) if token is None else OneToken(frozenset([token]), False)
+def bare_tokens(vocab: Vocabulary, mark: str) -> dict[str, int]:
+    """The control tokens in a mark that have no bytes, by their names."""
+    found = {name: bare_token(vocab, name) for name in vocab.special_tokens if name and name in mark}
+    return {name: token for name, token in found.items() if token is not None}
+
+
+def mark_parts(vocab: Vocabulary, mark: str) -> list[OneToken | Text]:
+    """A mark letter by letter, but for the control tokens in it."""
+    bare = bare_tokens(vocab, mark)
+    if not bare:
+        return [Text(mark.encode())]
+    names = re.compile("|".join(map(re.escape, sorted(bare, key=len, reverse=True))))
+    parts: list[OneToken | Text] = []
+    at = 0
+    for found in names.finditer(mark):
+        parts += [Text(mark[at : found.start()].encode()), OneToken(frozenset([bare[found[0]]]), False)]
+        at = found.end()
+    return [part for part in (*parts, Text(mark[at:].encode())) if part != Text(b"")]
+
+
+def written_mark(vocab: Vocabulary, mark: str) -> Chain:
+    """How a mark is written."""
+    return Chain(tuple(mark_parts(vocab, mark)))
 
 
 def _meets(token: int, condition: OneToken) -> bool:

@@ -4,7 +4,7 @@ all other text is free."""
 import numpy as np
 from numpy.typing import NDArray
 
-from twd.engine.compiled_grammar import CompiledGrammar, Tokens, bare_token, opening
+from twd.engine.compiled_grammar import CompiledGrammar, Tokens, bare_token, bare_tokens, mark_parts
 from twd.engine.grammars.automaton import DEAD, Automaton
 from twd.engine.grammars.marks import THOUGHT, borders, matched
 from twd.engine.grammars.rules import OneToken
@@ -24,15 +24,17 @@ class MarkedGrammar(CompiledGrammar):
         self._begins = grammar.begins.encode()
         self._borders = borders(self._begins)
         self._begin = bare_token(tokens.vocab, grammar.begins)
+        self._named = {token: name.encode() for name, token in bare_tokens(tokens.vocab, grammar.begins).items()}
+        """Control tokens that are a part of the mark."""
         self._rest, self._opens = grammar.rest, grammar.opens
         self._settle()
 
     def _settle(self) -> None:
         """Find the places in the automaton that marks lead to: into a thought, and out of it."""
-        self._thinks, self._inside = None, self.automaton.start
+        self._thinks: int | None = None
+        self._inside = state = self.automaton.start
         if self._opens:
-            state = self.automaton.start
-            for part in opening(self._tokens.vocab, self._opens):
+            for part in mark_parts(self._tokens.vocab, self._opens):
                 if isinstance(part, OneToken):
                     (token,) = part.ids
                     state = super().after(state, token)
@@ -65,7 +67,7 @@ class MarkedGrammar(CompiledGrammar):
         following = super().after(state, token) if state > 0 else DEAD
         if following != DEAD:
             return self._freed(following)
-        data = self._piece(token)
+        data = self._seen(token) if state < 0 else self._piece(token)
         return self._through(state, data) if data or state < 0 else DEAD
 
     def only_token(self, state: int) -> int | None:
@@ -78,7 +80,7 @@ class MarkedGrammar(CompiledGrammar):
             return super()._mask(state)
         able, before = np.ones(self._tokens.vocab.size, dtype=bool), self._begins[: -1 - state]
         for token in range(len(able)):
-            if self._begins in before + self._piece(token):
+            if self._begins in before + self._seen(token):
                 able[token] = self.after(state, token) != DEAD
         if self._rest:
             able[list(self._tokens.vocab.end_tokens)] = False
@@ -86,9 +88,9 @@ class MarkedGrammar(CompiledGrammar):
 
     def governed(self, state: int, token: int) -> bytes:
         """Of free text, what stands behind the mark."""
-        data = self._piece(token)
         if state >= 0:
-            return data
+            return self._piece(token)
+        data = self._seen(token)
         _, behind = matched(self._begins, self._borders, -1 - state, data)
         return b"" if behind is None else data[behind:]
 
@@ -98,6 +100,10 @@ class MarkedGrammar(CompiledGrammar):
 
     def _piece(self, token: int) -> bytes:
         return self._tokens.vocab.piece(token)
+
+    def _seen(self, token: int) -> bytes:
+        """What of a token may be a part of the mark."""
+        return self._named.get(token) or self._piece(token)
 
     def _through(self, state: int, data: bytes) -> int:
         """The state after bytes that may pass a mark, or several."""

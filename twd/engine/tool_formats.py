@@ -147,6 +147,13 @@ _MARKS: dict[ToolFormat, tuple[str, str]] = {
     ToolFormat.KIMI: ("<|tool_call_begin|>", "<|tool_call_end|>"),
     ToolFormat.DEEPSEEK: ("<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"),
     ToolFormat.SOLAR: ("<|tool_call:begin|>", "<|tool_call:end|>"),
+    ToolFormat.FUNCTION: ("<function=", "</function>"),
+    ToolFormat.KEYED: ("<tool_call>", "</tool_call>"),
+    ToolFormat.HUNYUAN: ("<tool_call:opensource>", "</tool_call:opensource>"),
+    ToolFormat.MINIMAX: ("<minimax:tool_call>", "</minimax:tool_call>"),
+    ToolFormat.ATEM: ("<atem:function_calls>", "</atem:function_calls>"),
+    ToolFormat.DSML: ('<｜DSML｜invoke name="', "</｜DSML｜invoke>"),
+    ToolFormat.KIMI_K3: ('<|open|>call tool="', "<|close|>call<|sep|>"),
 }
 """What stands before calls, and what behind them, where it is sure what stands between."""
 _HEADED = frozenset({ToolFormat.NAMED, ToolFormat.KIMI, ToolFormat.DEEPSEEK, ToolFormat.SOLAR})
@@ -258,7 +265,11 @@ def strict_calls(tools: Sequence[msgspec.Raw], found: ToolFormat) -> Grammar | N
 
 def _marked_calls(tools: Sequence[dict[str, Any]], found: ToolFormat) -> Grammar | None:
     begins, ends = _MARKS.get(found, ("", ""))
-    calls = _headed_calls(tools, found) if found in _HEADED else _calls(tools, found in _LISTED, found, marked=True)
+    calls = (
+        _headed_calls(tools, found)
+        if found in _HEADED | _UNLIKE_JSON
+        else _calls(tools, found in _LISTED, found, marked=True)
+    )
     return None if calls is None else replace(calls, begins=begins, ends=ends)
 
 

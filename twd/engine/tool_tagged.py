@@ -83,6 +83,7 @@ def cpm_call(telling: Telling) -> Steps:
 
 def keyed_call(telling: Telling, suffix: str = "") -> Steps:
     """`NAME`, and keys and values in turn."""
+    yield from telling.reader.skip_space()
     name = yield from telling.reader.word(NAME)
     yield from telling.reader.skip_space()
     if (yield from telling.reader.take(f"<tool_sep{suffix}>")):

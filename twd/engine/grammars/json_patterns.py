@@ -7,7 +7,10 @@ from twd.engine.grammars.rules import EMPTY, Chain, Choice, Expr, Repeat
 from twd.engine.grammars.utf8_ranges import LAST_CODE_POINT, inverted
 
 Ranges = tuple[tuple[int, int], ...]
+Write = Callable[[Ranges], Expr]
+"""How one character of these is written."""
 
+ALL = inverted(())
 _DEPTH_MAX = 32
 _REPEAT_MAX = 10_000
 _DIGITS: Ranges = ((0x30, 0x39),)
@@ -32,15 +35,16 @@ _REPEATS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "
 _NOT_A_NEWLINE = inverted(_NEWLINES)
 
 
-def pattern_rule(pattern: str, fail: Callable[[str], Exception]) -> Expr:
+def pattern_rule(pattern: str, fail: Callable[[str], Exception], write: Write = character) -> Expr:
     """The strings in which the pattern is found, as JSON Schema means it: anywhere, unless it is anchored."""
-    return _Parser(pattern, fail).whole()
+    return _Parser(pattern, fail, write).whole()
 
 
 class _Parser:
-    def __init__(self, pattern: str, fail: Callable[[str], Exception]) -> None:
+    def __init__(self, pattern: str, fail: Callable[[str], Exception], write: Write) -> None:
         self._pattern = pattern
         self._fail = fail
+        self._write = write
         self._at = 0
         self._depth = 0
 
@@ -54,7 +58,7 @@ class _Parser:
         return Choice(tuple(options))
 
     def _anchored(self) -> Expr:
-        anything = Repeat(CHARACTER, 0, None)
+        anything = Repeat(CHARACTER if self._write is character else self._write(ALL), 0, None)
         before = EMPTY if self._took("^") else anything
         inside = self._chain()
         after = EMPTY if self._took("$") else anything
@@ -79,12 +83,12 @@ class _Parser:
         if self._took("("):
             return self._group()
         if self._took("["):
-            return character(self._char_class())
+            return self._write(self._char_class())
         if self._took("."):
-            return character(_NOT_A_NEWLINE)
+            return self._write(_NOT_A_NEWLINE)
         if self._peek() in ("^", "*", "+", "?", "{"):
             raise self._error(f"'{self._peek()}' cannot stand here")
-        return character(self._single())
+        return self._write(self._single())
 
     def _group(self) -> Expr:
         self._depth += 1

@@ -17,6 +17,8 @@ _HEX_BUT_D = Chars(((0x30, 0x39), (0x41, 0x43), (0x45, 0x46), (0x61, 0x63), (0x6
 _UNPRINTED = ((0x00, 0x1F), (0x7F, 0x7F))
 _QUOTE, _BACKSLASH = 0x22, 0x5C
 _ESCAPED = {0x22: b'\\"', 0x5C: b"\\\\", 0x08: b"\\b", 0x0C: b"\\f", 0x0A: b"\\n", 0x0D: b"\\r", 0x09: b"\\t"}
+PLAIN = inverted([*_UNPRINTED, (_QUOTE, _QUOTE), (_BACKSLASH, _BACKSLASH)])
+"""What stands in a string as it is."""
 _DIGITS_MAX = 16
 _INDENT_MAX = 20
 _BRANCHES_MAX = 30
@@ -41,6 +43,7 @@ SPACE = rule("space")
 VALUE = rule("value")
 STRING = rule("string")
 CHARACTER = rule("character")
+ESCAPE = rule("escape")
 INTEGER = rule("integer")
 FRACTION = rule("fraction")
 
@@ -113,7 +116,6 @@ def json_rules() -> dict[str, Expr]:
     low_half = chain(Chars(((0x44, 0x44), (0x64, 0x64))), Chars(((0x30, 0x37),)), Repeat(_HEX, 2, 2))
     code = chain(Text(b"u"), Choice((chain(_HEX_BUT_D, Repeat(_HEX, 3, 3)), low_half)))  # No halves of surrogate pairs.
     escape = chain(Text(b"\\"), Choice((Chars(tuple((byte, byte) for byte in sorted(b'"\\/bfnrt'))), code)))
-    plain = Chars(inverted([*_UNPRINTED, (_QUOTE, _QUOTE), (_BACKSLASH, _BACKSLASH)]))
     exponent = chain(
         Chars(((0x45, 0x45), (0x65, 0x65))), maybe(Chars(((0x2B, 0x2B), (0x2D, 0x2D)))), Repeat(DIGIT, 1, 3)
     )
@@ -121,11 +123,13 @@ def json_rules() -> dict[str, Expr]:
     constants = (Text(b"true"), Text(b"false"), Text(b"null"))
     return {
         "space": Choice((EMPTY, Text(b" "), chain(Text(b"\n"), Repeat(blank, 0, _INDENT_MAX)))),
+        "room": SPACE,
         "value": Choice((rule("object"), rule("array"), STRING, rule("number"), *constants)),
         "object": enclosed(b"{", maybe(filled(chain(entry, Repeat(separated(entry), 0, None)))), b"}"),
         "array": enclosed(b"[", maybe(filled(chain(VALUE, Repeat(separated(VALUE), 0, None)))), b"]"),
         "string": quoted(Repeat(CHARACTER, 0, None)),
-        "character": Choice((plain, escape)),
+        "character": Choice((Chars(PLAIN), ESCAPE)),
+        "escape": escape,
         "integer": chain(
             maybe(Text(b"-")), Choice((Text(b"0"), chain(_DIGIT_1_TO_9, Repeat(DIGIT, 0, _DIGITS_MAX - 1))))
         ),

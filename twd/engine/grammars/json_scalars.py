@@ -5,24 +5,32 @@ from decimal import Decimal
 
 from twd.engine.grammars.json_keywords import NothingFits, Schema, count_of, decimal_of, schema_error
 from twd.engine.grammars.json_numbers import Bound, decimals, integers
-from twd.engine.grammars.json_patterns import pattern_rule
-from twd.engine.grammars.json_rules import CHARACTER, DIGIT, STRING, chain, maybe, quoted, rule
+from twd.engine.grammars.json_patterns import ALL, Write, pattern_rule
+from twd.engine.grammars.json_rules import CHARACTER, DIGIT, STRING, chain, character, maybe, quoted, rule
 from twd.engine.grammars.rules import Chars, Choice, Expr, Repeat, Text
 
 
 def string_rule(schema: Schema, at: str) -> Expr:
     """A string by length, pattern or format."""
+    content = string_content(schema, at)
+    return STRING if content is None else quoted(content)
+
+
+def string_content(schema: Schema, at: str, write: Write = character) -> Expr | None:
+    """What a string by length, pattern or format holds; None for any."""
     least, most = count_of(schema, "minLength", at) or 0, count_of(schema, "maxLength", at)
     if most is not None and least > most:
         raise NothingFits(at, f"no string has at least {least} and at most {most} characters")
     if "pattern" in schema:
         if least or most is not None:
             raise schema_error(at, "'pattern' cannot be enforced together with a length; say the length in the pattern")
-        return quoted(pattern_rule(str(schema["pattern"]), lambda message: schema_error(at, message)))
+        return pattern_rule(str(schema["pattern"]), lambda message: schema_error(at, message), write)
     form, shortest, longest = _FORMATS.get(str(schema.get("format")), (None, 0, 0))
     if form is not None and least <= shortest and (most is None or longest <= most):
-        return quoted(form)
-    return quoted(Repeat(CHARACTER, least, most)) if least or most is not None else STRING
+        return form
+    if not least and most is None:
+        return None
+    return Repeat(CHARACTER if write is character else write(ALL), least, most)
 
 
 def number_rule(schema: Schema, at: str, kind: str) -> Expr:

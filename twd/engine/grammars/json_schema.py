@@ -55,16 +55,16 @@ _CHARACTERS_PER_PART = 256
 def parse(text: str) -> dict[str, Expr]:
     """The rules of a schema; raises BAD_GRAMMAR with the place of what is wrong or cannot be enforced."""
     with _told():
-        reader = _Reader(_decoded(text))
-        return reader.rules(reader.whole())
+        made = SchemaRules(_decoded(text))
+        return made.rules(made.of(made.document, "#"))
 
 
-def parse_several(text: str, root: Callable[[list[Expr]], Expr]) -> dict[str, Expr]:
+def parse_several(text: str, root: Callable[["SchemaRules", list[object]], Expr]) -> dict[str, Expr]:
     """The rules of what `root` makes of a list of schemas; references in these lead to places in the list."""
     with _told():
         document = _decoded(text)
-        reader = _Reader(document)
-        return reader.rules(root(reader.each(entries_of(document, "#"))))
+        made = SchemaRules(document)
+        return made.rules(root(made, entries_of(document, "#")))
 
 
 def _decoded(text: str) -> object:
@@ -89,9 +89,11 @@ def any_object() -> dict[str, Expr]:
     return json_rules() | {"root": rule("object")}
 
 
-class _Reader:
+class SchemaRules:
+    """The rules of schemas in one document, as they are asked for."""
+
     def __init__(self, document: object) -> None:
-        self._document = document
+        self.document = document
         self._rules = json_rules()
         self._named: dict[int, tuple[object, str]] = {}
         """The rules of schemas, by their ids, with the schemas themselves, so that these stay."""
@@ -99,29 +101,26 @@ class _Reader:
         self._flats: dict[int, tuple[object, Schema | None]] = {}
         """What became of schemas that were flattened, by their ids, with the schemas; None while it is worked at."""
         self._merger = Merger()
-        self._fitting = Fitting(self._resolved, self._count)
+        self._fitting = Fitting(self.resolved, self._count)
         self._unfit: list[NothingFits] = []
         """Why nothing fits some parts of the schema."""
         self._owners = 0
         self._depth = 0
         self._parts = 0
 
-    def whole(self) -> Expr:
-        """What the document describes."""
-        return self._of(self._document, "#")
-
-    def each(self, schemas: Sequence[object]) -> list[Expr]:
-        """What each schema of a document describes that is a list."""
-        return [self._of(schema, f"#/{index}") for index, schema in enumerate(schemas)]
+    def named(self, name: str) -> Expr:
+        """What a rule says that is there by now."""
+        return self._rules[name]
 
     def rules(self, root: Expr) -> dict[str, Expr]:
         """Everything that the root needs."""
-        self._add("root", root)
+        self.add("root", root)
         if self._unfit and not possible(flattened(self._rules, "root")):
             raise self._unfit[0]
         return self._rules
 
-    def _add(self, name: str, expr: Expr) -> None:
+    def add(self, name: str, expr: Expr) -> None:
+        """One more rule, or another in place of one."""
         self._count(size(expr) + len(name) // _CHARACTERS_PER_PART)
         self._rules[name] = expr
 
@@ -132,8 +131,9 @@ class _Reader:
             advice = "ask for fewer alternatives and combinations, or for shorter names"
             raise bad_grammar(f"The JSON schema unfolds to more than {_PARTS_MAX} parts; {advice}.")
 
-    def _of(self, schema: object, at: str) -> Expr:
-        """A rule of its own for each schema, so that nesting in the schema is none in the rules."""
+    def of(self, schema: object, at: str) -> Expr:
+        """What the schema at this place describes; it has a rule of its own, so that nesting in it is none in the
+        rules."""
         if id(schema) not in self._named:
             while at in self._names:
                 at += "'"
@@ -144,7 +144,7 @@ class _Reader:
                 raise schema_error(at, f"schemas are nested more than {_DEPTH_MAX} deep")
             found = checked(schema, at)
             self._count(weight(found))
-            self._add(at, self._unless_unfit(lambda: self._expr(found, at)))
+            self.add(at, self._unless_unfit(lambda: self._expr(found, at)))
             self._depth -= 1
         return rule(self._named[id(schema)][1])
 
@@ -173,9 +173,9 @@ class _Reader:
         parts = entries_of(schema.get("allOf", []), f"{at}/allOf", empty="$ref" in schema)
         if not constrains(rest):
             if "$ref" in schema and not parts:
-                return self._of(*self._resolved(schema["$ref"], at))
+                return self.of(*self.resolved(schema["$ref"], at))
             if "$ref" not in schema and len(parts) == 1:
-                return self._of(parts[0], f"{at}/allOf/0")
+                return self.of(parts[0], f"{at}/allOf/0")
         return self._expr(checked(self._flat(schema, at), at), at)
 
     def _flat(self, schema: object, at: str) -> Schema:
@@ -192,7 +192,7 @@ class _Reader:
         own = dict(checked(schema, at))
         parts: list[Schema] = []
         if "$ref" in own:
-            parts.append(self._flat(*self._resolved(own.pop("$ref"), at)))
+            parts.append(self._flat(*self.resolved(own.pop("$ref"), at)))
         for index, part in enumerate(entries_of(own.pop("allOf", []), f"{at}/allOf", empty=True)):
             parts.append(self._flat(part, f"{at}/allOf/{index}"))
         for part in parts:
@@ -200,11 +200,11 @@ class _Reader:
             self._count(weight(own))
         return own
 
-    def _resolved(self, reference: str, at: str) -> tuple[object, str]:
+    def resolved(self, reference: str, at: str) -> tuple[object, str]:
         """What a reference inside the document points to, and the place."""
         if reference != "#" and not reference.startswith("#/"):
             raise schema_error(at, f"the reference {reference!r} leads out of the schema; only '#/...' is supported")
-        target: object = self._document
+        target: object = self.document
         names = steps_of(reference)
         self._count(len(names))
         for name in names:
@@ -223,7 +223,7 @@ class _Reader:
             whole = {"allOf": [shared, option]} if constrains(shared) else option
             if key == "oneOf":
                 whole = self._alone(whole, schema[key], index, at)
-            options.append(self._of(whole, f"{at}/{key}/{index}"))
+            options.append(self.of(whole, f"{at}/{key}/{index}"))
         return Choice(tuple(options))
 
     def _alone(self, branch: object, branches: Sequence[object], index: int, at: str) -> object:
@@ -277,69 +277,69 @@ class _Reader:
         more = schema.get("additionalProperties", not properties)
         least, most = count_of(schema, "minProperties", at) or 0, count_of(schema, "maxProperties", at)
         entries = [
-            (member(literal(name), self._of(part, f"{at}/properties/{_step(name)}")), name in required)
+            (member(literal(name), self.of(part, f"{at}/properties/{_step(name)}")), name in required)
             for name, part in declared.items()
         ]
         if more is False:
             if least > len(required) or (most is not None and most < len(declared)):
                 raise schema_error(at, "property counts can only be enforced where all properties are free")
-            return enclosed(b"{", self._entries(entries, EMPTY, EMPTY), b"}")
-        extra = member(self._key_other_than(declared), self._of(more, f"{at}/additionalProperties"))
+            return enclosed(b"{", self.entries(entries, EMPTY, EMPTY), b"}")
+        extra = member(self._key_other_than(declared), self.of(more, f"{at}/additionalProperties"))
         if declared and (least or most is not None):
             raise schema_error(at, "property counts can only be enforced where all properties are free")
         if not declared:
             return enclosed(b"{", _items(extra, least, most), b"}")
         follow = Repeat(separated(extra), 0, None)
-        return enclosed(b"{", self._entries(entries, maybe(filled(chain(extra, follow))), follow), b"}")
+        return enclosed(b"{", self.entries(entries, maybe(filled(chain(extra, follow))), follow), b"}")
 
     def _key_other_than(self, names: Mapping[str, object]) -> Expr:
         if not names:
             return STRING
-        owner = self._owner("keys")
+        owner = self.owner("keys")
         for name, expr in key_other_than(owner, names):
-            self._add(name, expr)
+            self.add(name, expr)
         return rule(owner)
 
-    def _owner(self, what: str) -> str:
+    def owner(self, what: str) -> str:
         """A name, for rules that belong to one schema, that no way to a schema is called."""
         self._owners += 1
         return f"{what} {self._owners}"
 
-    def _entries(self, entries: Sequence[tuple[Expr, bool]], alone: Expr, follow: Expr) -> Expr:
+    def entries(self, entries: Sequence[tuple[Expr, bool]], alone: Expr, follow: Expr) -> Expr:
         """Entries in their order, of which some may be left out; `alone` or `follow` stands for all further ones.
 
         Each has two rules: what comes from here on when nothing was written yet, and when something was.
         """
         first: Expr = alone
         later: Expr = chain(follow, SPACE)
-        owner = self._owner("entries")
+        owner = self.owner("entries")
         for index, (entry, needed) in reversed(list(enumerate(entries))):
             begun = chain(entry, later)
-            self._add(f"{owner} first {index}", begun if needed else Choice((begun, first)))
+            self.add(f"{owner} first {index}", begun if needed else Choice((begun, first)))
             joined = chain(separated(entry), later)
-            self._add(f"{owner} later {index}", joined if needed else Choice((joined, later)))
+            self.add(f"{owner} later {index}", joined if needed else Choice((joined, later)))
             first, later = rule(f"{owner} first {index}"), rule(f"{owner} later {index}")
         return first
 
     def _array(self, schema: Schema, at: str) -> Expr:
         places, items = places_of(schema, at)
-        heads = [self._of(part, f"{at}/prefixItems/{index}") for index, part in enumerate(places)]
+        heads = [self.of(part, f"{at}/prefixItems/{index}") for index, part in enumerate(places)]
         least, most = count_of(schema, "minItems", at) or 0, count_of(schema, "maxItems", at)
         if items is False:
             most = len(heads) if most is None else min(most, len(heads))
         if most is not None and least > most:
             raise NothingFits(at, f"no array has at least {least} and at most {most} items")
-        item = self._of(items, f"{at}/items")
+        item = self.of(items, f"{at}/items")
         if not heads:
             return enclosed(b"[", _items(item, least, most), b"]")
         heads = heads[:most]
         rest_least, rest_most = max(0, least - len(heads)), None if most is None else most - len(heads)
-        owner = self._owner("items")
+        owner = self.owner("items")
         tail: Expr = chain(Repeat(separated(item), rest_least, rest_most), SPACE)
         for index, head in reversed(list(enumerate(heads))):
             joined = chain(separated(head) if index else head, tail)
             stop = SPACE if index else EMPTY
-            self._add(f"{owner} from {index}", joined if index < least else Choice((joined, stop)))
+            self.add(f"{owner} from {index}", joined if index < least else Choice((joined, stop)))
             tail = rule(f"{owner} from {index}")
         return enclosed(b"[", tail, b"]")
 

@@ -12,8 +12,8 @@ _INSIDE: Final = "between the marks"
 
 
 def between(rules: Mapping[str, Expr], closing: Expr) -> dict[str, Expr]:
-    """The same rules with the closing mark behind them, and room around what they made."""
-    room = Ref("space", "marks") if "space" in rules else EMPTY
+    """The same rules with the closing mark behind them, and room around what they made where there is a rule for it."""
+    room = Ref("room", "marks") if "room" in rules else EMPTY
     return {**rules, _INSIDE: rules["root"], "root": Chain((room, Ref(_INSIDE, "marks"), room, closing))}
 
 
