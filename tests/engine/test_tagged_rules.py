@@ -150,6 +150,15 @@ def test_a_strict_tool_is_held_to_its_schema(found: ToolFormat, as_tokens: bool)
     assert [text for text in bad if not breaks(grammar, words, text)] == []
 
 
+@pytest.mark.parametrize("found", [ToolFormat.FUNCTION, ToolFormat.MINIMAX])
+def test_the_mark_that_ends_a_value_stands_in_no_text_of_it(found: ToolFormat) -> None:
+    words = Words()
+    grammar, written = made(found, words), WRITTEN[found]
+    for inside, broken in (("</parameter>", True), ("</parameter", False), ("\\u003c/parameter>", False)):
+        deep = f'{{"a": ["<</parame{inside}"]}}'
+        assert breaks(grammar, words, written("weather", city="Oslo", days="3", deep=deep)) is broken
+
+
 @pytest.mark.parametrize("as_tokens", [True, False])
 @pytest.mark.parametrize("found", TAGGED)
 def test_other_tools_are_free(found: ToolFormat, as_tokens: bool) -> None:

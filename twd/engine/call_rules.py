@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from twd.engine import tagged_rules
+from twd.engine import loose_rules, tagged_rules
 from twd.engine.grammars import json_schema
 from twd.engine.grammars.json_rules import DIGIT, chain, maybe
 from twd.engine.grammars.json_schema import SchemaRules
@@ -19,20 +19,25 @@ _ID_LENGTH_MAX = 40
 _NUMBER_DIGITS_MAX = 4
 
 
+_UNLIKE_JSON = tagged_rules.FORMATS | {ToolFormat.LOOSE}
+
+
 def parse(text: str, mark: Mark) -> dict[str, Expr]:
     """The rules of one call of any of the tools."""
     calls = read_as(HeadedCalls, text)
-    if calls is None or calls.format not in {*_LAYOUTS, *tagged_rules.FORMATS}:
+    if calls is None or calls.format not in {*_LAYOUTS, *_UNLIKE_JSON}:
         raise bad_grammar("The grammar holds no calls.")
     if len(read_as(list[msgspec.Raw], calls.schemas) or ()) != len(calls.names):
         raise bad_grammar("Each tool needs one schema.")
-    return _tagged(calls, mark) if calls.format in tagged_rules.FORMATS else _headed(calls, mark)
+    return _tagged(calls, mark) if calls.format in _UNLIKE_JSON else _headed(calls, mark)
 
 
 def _tagged(calls: HeadedCalls, mark: Mark) -> dict[str, Expr]:
     """Where the schemas are together too much to be kept, none is."""
 
     def any_call(rules: SchemaRules, schemas: list[object]) -> Expr:
+        if calls.format is ToolFormat.LOOSE:
+            return loose_rules.any_call(rules, calls.names, schemas, mark)
         return tagged_rules.any_call(rules, calls.names, schemas, calls.format, mark)
 
     try:

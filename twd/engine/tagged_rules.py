@@ -3,6 +3,7 @@ the tool's schema has it and as it is read back."""
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final, NamedTuple
 
 from twd.engine.grammars.json_keywords import CONSTRAINTS, TYPES, Schema, checked, entries_of, is_of_type, types_of
@@ -18,7 +19,7 @@ from twd.wire.failures import TwdError
 Mark = Callable[[str], Expr]
 """How a mark is written: as a control token, or letter by letter."""
 
-_KEY = re.compile(r"[\w.\-$]{1,128}")
+KEY = re.compile(r"[\w.\-$]{1,128}")
 """What a key must be to be found in any tag."""
 _DEPTH_MAX = 16
 _LINE = maybe(Text(b"\n"))
@@ -118,19 +119,23 @@ def any_call(rules: SchemaRules, names: list[str], schemas: list[object], found:
     raw = RawText(rules, tags.tail)
     calls = []
     for index, (name, schema) in enumerate(zip(names, schemas, strict=True)):
-        held = schema != ANYTHING and _can_be_kept(schemas, index, tags, mark)
-        arguments = _Arguments(rules, raw, tags, mark, schemas).of(index) if held else free
+        tried = partial(_tried, tags=tags, mark=mark, schemas=schemas, index=index)
+        kept = schema != ANYTHING and can_be_kept(schemas, tried)
+        arguments = _Arguments(rules, raw, tags, mark, schemas).of(index) if kept else free
         calls.append(chain(*_opened(tags, name, mark), arguments))
     call = Choice(tuple(calls))
     return Repeat(chain(SPACE, call, mark(tags.closed), SPACE), 1, MAX_PARALLEL_CALLS) if tags.closed else call
 
 
-def _can_be_kept(schemas: list[object], index: int, tags: Tags, mark: Mark) -> bool:
-    """Whether the schema can be kept in this format; what was made of one that cannot would be in the way."""
+def _tried(rules: SchemaRules, tags: Tags, mark: Mark, schemas: list[object], index: int) -> Expr:
+    return _Arguments(rules, RawText(rules, tags.tail), tags, mark, schemas).of(index)
+
+
+def can_be_kept(schemas: list[object], make: Callable[[SchemaRules], Expr]) -> bool:
+    """Whether a tool's schema can be kept; tried apart: what is made of one that cannot would be in the way."""
     rules = SchemaRules(schemas)
     try:
-        arguments = _Arguments(rules, RawText(rules, tags.tail), tags, mark, schemas).of(index)
-        return possible(flattened(rules.rules(arguments), "root"))
+        return possible(flattened(rules.rules(make(rules)), "root"))
     except (Inexpressible, TwdError, RecursionError, UnicodeEncodeError):
         return False
 
@@ -187,7 +192,7 @@ class _Arguments:
         return Choice((tagged, chain(SPACE, self._rules.of(schema, at), SPACE))) if self._tags.json else tagged
 
     def _argument(self, key: str, schema: object, at: str) -> Expr:
-        if not _KEY.fullmatch(key):
+        if not KEY.fullmatch(key):
             raise Inexpressible
         if self._tags.text:
             return Choice(tuple(self._told(key, list(self._leaves(schema, at)))))

@@ -153,6 +153,7 @@ _MARKS: dict[ToolFormat, tuple[str, str]] = {
     ToolFormat.MINIMAX: ("<minimax:tool_call>", "</minimax:tool_call>"),
     ToolFormat.ATEM: ("<atem:function_calls>", "</atem:function_calls>"),
     ToolFormat.DSML: ('<｜DSML｜invoke name="', "</｜DSML｜invoke>"),
+    ToolFormat.LOOSE: ("<|tool_call>", "<tool_call|>"),
     ToolFormat.KIMI_K3: ('<|open|>call tool="', "<|close|>call<|sep|>"),
 }
 """What stands before calls, and what behind them, where it is sure what stands between."""

@@ -288,7 +288,7 @@ class SchemaRules:
         if declared and (least or most is not None):
             raise schema_error(at, "property counts can only be enforced where all properties are free")
         if not declared:
-            return enclosed(b"{", _items(extra, least, most), b"}")
+            return enclosed(b"{", listed(extra, least, most), b"}")
         follow = Repeat(separated(extra), 0, None)
         return enclosed(b"{", self.entries(entries, maybe(filled(chain(extra, follow))), follow), b"}")
 
@@ -331,7 +331,7 @@ class SchemaRules:
             raise NothingFits(at, f"no array has at least {least} and at most {most} items")
         item = self.of(items, f"{at}/items")
         if not heads:
-            return enclosed(b"[", _items(item, least, most), b"]")
+            return enclosed(b"[", listed(item, least, most), b"]")
         heads = heads[:most]
         rest_least, rest_most = max(0, least - len(heads)), None if most is None else most - len(heads)
         owner = self.owner("items")
@@ -344,7 +344,7 @@ class SchemaRules:
         return enclosed(b"[", tail, b"]")
 
 
-def _items(item: Expr, least: int, most: int | None) -> Expr:
+def listed(item: Expr, least: int, most: int | None) -> Expr:
     """That many items with commas between them."""
     if most == 0:
         return EMPTY
