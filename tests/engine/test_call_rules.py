@@ -177,3 +177,18 @@ def test_lists_of_calls_are_held_to_their_schemas_too() -> None:
         calls = msgspec.json.encode([{"name": "weather", "arguments": {"city": "x"}}]).decode()
         assert not breaks(grammar, words, f"I see. {begins}{calls}{ends} So.")
         assert breaks(grammar, words, begins + '[{"name":"weather","arguments":{}')
+
+
+def test_one_call_may_stand_without_a_list_where_models_write_so() -> None:
+    words = Words()
+    grammar = made(ToolFormat.TOGETHER, words)
+    assert not breaks(grammar, words, '<tool_calls>\n{"name": "weather", "arguments": {"city": "x"}}\n</tool_calls>')
+    assert breaks(grammar, words, '<tool_calls>\n{"name": "weather", "arguments": {}}')
+
+
+def test_calls_of_mistral_may_have_ids() -> None:
+    words = Words()
+    grammar = made(ToolFormat.MISTRAL, words)
+    call = '[TOOL_CALLS][{"name": "weather", "arguments": {"city": "x"}, "id": "a1B2c3D4e"}]'
+    assert not breaks(grammar, words, call)
+    assert breaks(grammar, words, call.replace("D4e", "D4-"))

@@ -175,6 +175,7 @@ _LISTED = frozenset(
 )
 """Their calls stand in a list."""
 _CALL_NUMBER: Final = {"type": "string", "pattern": "^[0-9]{1,4}$"}
+_CALL_ID: Final = {"type": "string", "pattern": "^[0-9A-Za-z]{9}$"}
 _NAME = re.compile(r"[\w.\-]{1,128}")
 """What a name must be to be found without quotes."""
 _SIGNS = (
@@ -289,7 +290,8 @@ def _calls(tools: Sequence[dict[str, Any]], listed: bool, found: ToolFormat, *, 
     calls = [_call_schema(tool, found, marked, definitions) for tool in tools]
     schema: dict[str, Any] = calls[0] if len(calls) == 1 else {"anyOf": calls}
     if listed:
-        schema = {"type": "array", "items": schema, "minItems": 1, "maxItems": MAX_PARALLEL_CALLS}
+        several = {"type": "array", "items": schema, "minItems": 1, "maxItems": MAX_PARALLEL_CALLS}
+        schema = {"anyOf": [several, schema]} if marked and found is ToolFormat.TOGETHER else several
     if definitions:
         schema["$defs"] = definitions
     return Grammar(kind=GrammarKind.JSON_SCHEMA, text=msgspec.json.encode(schema).decode(), field="tools")
@@ -313,10 +315,11 @@ def _call_schema(tool: dict[str, Any], found: ToolFormat, marked: bool, definiti
     keys: dict[str, Any] = {found.name_key: {"const": name}, found.arguments_key: arguments}
     if marked and found is ToolFormat.APERTUS:
         keys = {name: arguments}
-    optional = {"tool_call_id": _CALL_NUMBER} if marked and found is ToolFormat.COHERE else {}
+    before = {"tool_call_id": _CALL_NUMBER} if marked and found is ToolFormat.COHERE else {}
+    behind = {"id": _CALL_ID} if marked and found is ToolFormat.MISTRAL else {}
     return {
         "type": "object",
-        "properties": {**optional, **keys},
+        "properties": {**before, **keys, **behind},
         "required": list(keys),
         "additionalProperties": False,
     }
