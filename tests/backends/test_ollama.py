@@ -11,8 +11,8 @@ from tests.backends.fakes.toy import TOY
 from tests.backends.rigs import read, text_of, wish
 from twd.backends.ollama import Ollama
 from twd.backends.upstream import Upstream
-from twd.engine.tool_calls import ToolCallStream
-from twd.engine.tool_deltas import ToolCallArguments, ToolCallStart
+from twd.engine.calls.deltas import ToolCallArguments, ToolCallStart
+from twd.engine.calls.stream import ToolCallStream
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, Grammar, GrammarKind, Prompt, Sampling, ToolCall
 

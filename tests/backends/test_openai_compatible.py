@@ -11,8 +11,8 @@ from tests.backends.fakes.toy import TOY
 from tests.backends.rigs import read, text_of, wish
 from twd.backends.openai_compatible import OpenAiCompatible
 from twd.backends.upstream import Upstream
-from twd.engine.tool_calls import ToolCallStream
-from twd.engine.tool_deltas import ContentDelta, ToolCallArguments, ToolCallStart
+from twd.engine.calls.deltas import ContentDelta, ToolCallArguments, ToolCallStart
+from twd.engine.calls.stream import ToolCallStream
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, FinishReason, Grammar, GrammarKind, Prompt, Sampling
 

@@ -10,8 +10,8 @@ from tests.edge.conftest import OpenHouse
 from tests.edge.fake_speculator import Script
 from tests.edge.test_tools import WEATHER
 from twd.edge.channels import ChannelStream
+from twd.engine.calls.deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
 from twd.engine.thoughts import CHANNELS
-from twd.engine.tool_deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
 
 THOUGHT = "<|channel|>analysis<|message|>The capital of Norway?<|end|>"
 ANSWER = "<|start|>assistant<|channel|>final<|message|>Oslo <|no mark|>.\n"

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twd.edge.reading import PlainReader, Reader, ThoughtStream, in_one
-from twd.engine.tool_calls import ToolCallStream
-from twd.engine.tool_deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
+from twd.engine.calls.deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
+from twd.engine.calls.stream import ToolCallStream
 from twd.wire.job import Thoughts
 
 MARKS = Thoughts("<think>", "</think>")

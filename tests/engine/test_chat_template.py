@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from twd.engine.calls.formats import ToolFormat
 from twd.engine.chat_template import CHATML, PLAIN, ChatTemplate, RenderedPrompt, render_tokens
 from twd.engine.model import Model
-from twd.engine.tool_formats import ToolFormat
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, Prompt, ToolCall
 

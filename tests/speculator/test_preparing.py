@@ -7,11 +7,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from twd.engine.calls.formats import ToolFormat, strict_calls
 from twd.engine.chat_template import CHATML, ChatTemplate
 from twd.engine.model import Model
 from twd.engine.pick import Pickers
 from twd.engine.thoughts import CHANNELS
-from twd.engine.tool_formats import ToolFormat, strict_calls
 from twd.guess.prediction import Prediction
 from twd.speculator.preparing import Preparer
 from twd.wire.base import InstanceId, JobId, ModelId, SessionId

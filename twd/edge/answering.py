@@ -20,8 +20,8 @@ from twd.edge.openai_answers import (
     Usage,
 )
 from twd.edge.reading import PlainReader, Reader, ThoughtStream, in_one
+from twd.engine.calls.deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
 from twd.engine.thoughts import CHANNELS
-from twd.engine.tool_deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
 from twd.wire.failures import Failure
 from twd.wire.job import (
     FinishReason,

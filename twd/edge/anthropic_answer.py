@@ -7,7 +7,7 @@ from twd.edge.anthropic_types import BlockOut, MessageOut, MessagesRequest, Mess
 from twd.edge.core import Terms
 from twd.edge.errors import anthropic_envelope
 from twd.edge.tool_use import reader_for
-from twd.engine.tool_deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
+from twd.engine.calls.deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
 from twd.wire.failures import Failure
 from twd.wire.job import JobFinished, JobSubmitted
 from twd.wire.reading import read_as

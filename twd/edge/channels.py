@@ -7,8 +7,8 @@ names the function (`to=functions.NAME`), and the turn ends with it.
 import re
 from typing import Final
 
-from twd.engine.tool_deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
-from twd.engine.tool_reader import Beginnings
+from twd.engine.calls.deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
+from twd.engine.calls.reader import Beginnings
 
 _MESSAGE: Final = "<|message|>"
 _ENDS: Final = ("<|end|>", "<|start|>", "<|channel|>")

@@ -20,7 +20,7 @@ from twd.edge.openai_answers import (
 from twd.edge.openai_logprobs import chat_logprobs
 from twd.edge.openai_types import ChatRequest
 from twd.edge.tool_use import reader_for
-from twd.engine.tool_deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
+from twd.engine.calls.deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
 from twd.wire.failures import Failure
 from twd.wire.job import JobFinished, JobStarted, JobSubmitted, TokenLogprob, TokensAccepted
 

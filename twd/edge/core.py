@@ -9,7 +9,7 @@ import msgspec
 from twd.edge.base_types import TwdOptions
 from twd.edge.openai_types import GenerationRequest, JsonFormat, ResponseFormat, SchemaFormat
 from twd.edge.validation import is_number, read_value
-from twd.engine.tool_formats import ToolFormat
+from twd.engine.calls.formats import ToolFormat
 from twd.wire.base import InstanceId, JobId, ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, Grammar, GrammarKind, JobSubmitted, Prompt, Sampling, Speculation

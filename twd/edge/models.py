@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from twd.edge.openai_answers import ModelCard, ModelList
-from twd.engine.tool_formats import ToolFormat
+from twd.engine.calls.formats import ToolFormat
 from twd.kit.settings import DEFAULT_NAMES
 from twd.wire.base import InstanceId, ModelId
 from twd.wire.failures import FailureCode, TwdError

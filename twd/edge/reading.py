@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from twd.engine.tool_deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments
-from twd.engine.tool_reader import Beginnings
+from twd.engine.calls.deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments
+from twd.engine.calls.reader import Beginnings
 from twd.wire.job import Thoughts
 
 

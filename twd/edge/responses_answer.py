@@ -20,7 +20,7 @@ from twd.edge.responses_types import (
     ResponseUsage,
 )
 from twd.edge.tool_use import reader_for
-from twd.engine.tool_deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
+from twd.engine.calls.deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
 from twd.wire.failures import Failure
 from twd.wire.job import JobFinished, JobSubmitted
 

@@ -7,9 +7,9 @@ import msgspec
 
 from twd.edge.openai_types import NamedTool, ResponseFormat, SchemaFormat, Tool
 from twd.edge.reading import PlainReader, Reader
-from twd.engine.tool_calls import ToolCallStream
-from twd.engine.tool_deltas import ContentDelta, Delta, ThoughtDelta
-from twd.engine.tool_formats import ToolFormat, function_schemas, strict_calls, tool_grammar
+from twd.engine.calls.deltas import ContentDelta, Delta, ThoughtDelta
+from twd.engine.calls.formats import ToolFormat, function_schemas, strict_calls, tool_grammar
+from twd.engine.calls.stream import ToolCallStream
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Grammar, GrammarKind
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import msgspec
 
+from twd.engine.calls.formats import ToolFormat, detect_format
 from twd.engine.chat_shape import (
     Abilities,
     Hide,
@@ -25,7 +26,6 @@ from twd.engine.chat_shape import (
 from twd.engine.control_tokens import ControlStrings
 from twd.engine.template_sandbox import SandboxedTemplate
 from twd.engine.thoughts import ANSWER_CHANNEL, CHANNELS, detect_thoughts
-from twd.engine.tool_formats import ToolFormat, detect_format
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, Prompt, Thoughts
 

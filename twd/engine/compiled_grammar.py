@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from twd.engine import call_rules
+from twd.engine.calls import rules as call_rules
 from twd.engine.grammars import gbnf, json_schema
 from twd.engine.grammars.automaton import DEAD, Automaton
 from twd.engine.grammars.json_layout import Habits

@@ -7,9 +7,9 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
+from twd.engine.calls.formats import showing_markers, usual_calls
 from twd.engine.chat_template import ChatTemplate, render_tokens
 from twd.engine.thoughts import ANSWER_CHANNEL, CHANNELS, behind_thought, markers_of, thoughts_after
-from twd.engine.tool_formats import showing_markers, usual_calls
 from twd.engine.vocab import Vocab
 from twd.engine.window import Picker, Report
 from twd.guess.ahead import Ahead

@@ -7,13 +7,13 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.engine.test_call_rules import Marked, breaks, tokens_of
-from tests.engine.test_tagged_rules import RICH, TOOLS, made, walked
-from tests.engine.test_tool_calls import together
-from tests.engine.test_tool_formats import LINKED, strict
+from tests.engine.calls.test_formats import LINKED, strict
+from tests.engine.calls.test_rules import Marked, breaks, tokens_of
+from tests.engine.calls.test_stream import together
+from tests.engine.calls.test_tagged_rules import RICH, TOOLS, made, walked
 from tests.engine.words import Words
-from twd.engine.tool_calls import ToolCallStream
-from twd.engine.tool_formats import ToolFormat, function_schemas, showing_markers
+from twd.engine.calls.formats import ToolFormat, function_schemas, showing_markers
+from twd.engine.calls.stream import ToolCallStream
 
 QUOTE = '<|"|>'
 MORE: dict[str, Any] = {

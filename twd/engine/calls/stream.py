@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from twd.engine.tool_deltas import Delta
-from twd.engine.tool_json_calls import (
+from twd.engine.calls.deltas import Delta
+from twd.engine.calls.json_calls import (
     DEEPSEEK,
     KIMI,
     SOLAR,
@@ -17,8 +17,8 @@ from twd.engine.tool_json_calls import (
     json_calls,
     mistral_calls,
 )
-from twd.engine.tool_reader import Beginnings, Finding, NotACall, Steps, TextEnded
-from twd.engine.tool_tagged import (
+from twd.engine.calls.reader import Beginnings, Finding, NotACall, Steps, TextEnded
+from twd.engine.calls.tagged_calls import (
     M3,
     cpm_call,
     function_call,
@@ -29,7 +29,7 @@ from twd.engine.tool_tagged import (
     m3_calls,
     python_calls,
 )
-from twd.engine.tool_telling import Telling
+from twd.engine.calls.telling import Telling
 
 _FUNCTION = "<function="
 _SECTIONS = {

@@ -6,13 +6,13 @@ import random
 import msgspec
 import pytest
 
-from tests.engine.test_tool_formats import CITY, LINKED, strict
+from tests.engine.calls.test_formats import CITY, LINKED, strict
 from tests.engine.words import Words
+from twd.engine.calls.deltas import ToolCallArguments, ToolCallStart
+from twd.engine.calls.formats import ToolFormat, function_schemas, showing_markers, strict_calls, usual_calls
+from twd.engine.calls.stream import ToolCallStream
 from twd.engine.compiled_grammar import CompiledGrammar
 from twd.engine.grammar import Grammars, GrammarWalk
-from twd.engine.tool_calls import ToolCallStream
-from twd.engine.tool_deltas import ToolCallArguments, ToolCallStart
-from twd.engine.tool_formats import ToolFormat, function_schemas, showing_markers, strict_calls, usual_calls
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Grammar, GrammarKind
 

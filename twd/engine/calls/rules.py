@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import msgspec
 
-from twd.engine import loose_rules, tagged_rules
+from twd.engine.calls import loose_rules, tagged_rules
+from twd.engine.calls.formats import HeadedCalls, ToolFormat
+from twd.engine.calls.tagged_rules import Mark
 from twd.engine.grammars import json_schema
 from twd.engine.grammars.json_rules import DIGIT, chain, maybe
 from twd.engine.grammars.json_schema import SchemaRules
 from twd.engine.grammars.rules import Chars, Choice, Expr, Repeat, Text, bad_grammar, flattened
-from twd.engine.tagged_rules import Mark
-from twd.engine.tool_formats import HeadedCalls, ToolFormat
 from twd.wire.failures import TwdError
 from twd.wire.reading import read_as
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
+from twd.engine.calls.python_calls import python_as_json
+from twd.engine.calls.reader import NotACall
 from twd.engine.grammars.json_keywords import TYPES, is_of_type, steps_of
-from twd.engine.tool_python import python_as_json
-from twd.engine.tool_reader import NotACall
 from twd.wire.reading import read_as
 
 

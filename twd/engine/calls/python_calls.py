@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Generator
 
-from twd.engine.tool_reader import Finding, NotACall, Reader, TextEnded
+from twd.engine.calls.reader import Finding, NotACall, Reader, TextEnded
 
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,400})(?:\.\d{1,400})?(?:[eE][+-]?\d{1,3})?(?![\w.])", re.ASCII)
 _WORD = re.compile(r"[\w.+\-]{1,820}")

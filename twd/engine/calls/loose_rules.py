@@ -2,12 +2,12 @@
 
 from functools import partial
 
+from twd.engine.calls.tagged_rules import ANYTHING, KEY, Mark, can_be_kept
 from twd.engine.grammars.json_keywords import CONSTRAINTS, Schema, checked, count_of, types_of
 from twd.engine.grammars.json_rules import chain, enclosed, filled, literal, maybe, rule, separated
 from twd.engine.grammars.json_schema import SchemaRules, listed
 from twd.engine.grammars.raw_text import Inexpressible, RawText, without
 from twd.engine.grammars.rules import EMPTY, Chars, Choice, Expr, Repeat, Text
-from twd.engine.tagged_rules import ANYTHING, KEY, Mark, can_be_kept
 
 _QUOTE = '<|"|>'
 _END = "<tool_call|>"

@@ -3,9 +3,9 @@
 import re
 from typing import NamedTuple
 
-from twd.engine.tool_arguments import as_arguments
-from twd.engine.tool_reader import Deciding, NotACall, Steps
-from twd.engine.tool_telling import NAME, Telling
+from twd.engine.calls.arguments import as_arguments
+from twd.engine.calls.reader import Deciding, NotACall, Steps
+from twd.engine.calls.telling import NAME, Telling
 
 _NAME_KEYS = ("name", "tool_name")
 _ARGUMENT_KEYS = ("arguments", "parameters")

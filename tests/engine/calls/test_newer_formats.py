@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.engine.test_tool_calls import ARGUMENTS, CALL, OBJECT, Found, found_in, together
-from twd.engine.tool_calls import ToolCallStream
-from twd.engine.tool_python import python_as_json
+from tests.engine.calls.test_stream import ARGUMENTS, CALL, OBJECT, Found, found_in, together
+from twd.engine.calls.python_calls import python_as_json
+from twd.engine.calls.stream import ToolCallStream
 
 NS = "]<]minimax[>["
 OSLO = ("weather", '{"city": "Oslo"}')

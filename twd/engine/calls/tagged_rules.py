@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final, NamedTuple
 
+from twd.engine.calls.arguments import kinds_in
+from twd.engine.calls.formats import MAX_PARALLEL_CALLS, ToolFormat
 from twd.engine.grammars.json_keywords import CONSTRAINTS, TYPES, Schema, checked, entries_of, is_of_type, types_of
 from twd.engine.grammars.json_rules import DIGIT, SPACE, chain, maybe
 from twd.engine.grammars.json_schema import SchemaRules
 from twd.engine.grammars.program import possible
 from twd.engine.grammars.raw_text import Inexpressible, RawText, without
 from twd.engine.grammars.rules import EMPTY, Chain, Choice, Expr, OneToken, Repeat, Text, flattened
-from twd.engine.tool_arguments import kinds_in
-from twd.engine.tool_formats import MAX_PARALLEL_CALLS, ToolFormat
 from twd.wire.failures import TwdError
 
 Mark = Callable[[str], Expr]

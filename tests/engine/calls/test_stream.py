@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twd.engine.tool_calls import ToolCallStream
-from twd.engine.tool_deltas import ContentDelta, Delta, ToolCallArguments, ToolCallStart
-from twd.engine.tool_reader import UNDECIDED_MAX
+from twd.engine.calls.deltas import ContentDelta, Delta, ToolCallArguments, ToolCallStart
+from twd.engine.calls.reader import UNDECIDED_MAX
+from twd.engine.calls.stream import ToolCallStream
 
 SCHEMAS = {
     "weather": {

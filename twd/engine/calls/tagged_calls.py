@@ -6,12 +6,12 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, NamedTuple
 
-from twd.engine.tool_arguments import argument
-from twd.engine.tool_loose import loose_object
-from twd.engine.tool_python import python_value
-from twd.engine.tool_reader import Finding, NotACall, Reader, Steps
-from twd.engine.tool_telling import NAME, Telling
-from twd.engine.tool_tree import element, element_as_json
+from twd.engine.calls.arguments import argument
+from twd.engine.calls.loose import loose_object
+from twd.engine.calls.python_calls import python_value
+from twd.engine.calls.reader import Finding, NotACall, Reader, Steps
+from twd.engine.calls.telling import NAME, Telling
+from twd.engine.calls.tree import element, element_as_json
 
 M3 = "]<]minimax[>["
 _KEY = re.compile(r"[^\W\d]\w{0,127}")

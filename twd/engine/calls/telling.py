@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from twd.engine.tool_deltas import ContentDelta, Delta, ToolCallArguments, ToolCallStart
-from twd.engine.tool_reader import Deciding, NotACall, Reader, Steps, TextEnded
+from twd.engine.calls.deltas import ContentDelta, Delta, ToolCallArguments, ToolCallStart
+from twd.engine.calls.reader import Deciding, NotACall, Reader, Steps, TextEnded
 
 NAME = re.compile(r"[\w.\-]{1,128}")
 """What a name must be to be found without quotes."""

@@ -8,14 +8,14 @@ import jsonschema
 import msgspec
 import pytest
 
-from tests.engine.test_call_rules import Marked, breaks, tokens_of
-from tests.engine.test_tool_calls import together
-from tests.engine.test_tool_formats import CITY, strict
+from tests.engine.calls.test_formats import CITY, strict
+from tests.engine.calls.test_rules import Marked, breaks, tokens_of
+from tests.engine.calls.test_stream import together
 from tests.engine.words import Words
+from twd.engine.calls.formats import ToolFormat, function_schemas, showing_markers, strict_calls
+from twd.engine.calls.stream import ToolCallStream
 from twd.engine.compiled_grammar import CompiledGrammar
 from twd.engine.grammar import Grammars, GrammarWalk
-from twd.engine.tool_calls import ToolCallStream
-from twd.engine.tool_formats import ToolFormat, function_schemas, showing_markers, strict_calls
 
 RICH: dict[str, Any] = {
     "type": "object",

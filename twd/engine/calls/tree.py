@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from twd.engine.tool_arguments import kinds_in, parts_of, typed
-from twd.engine.tool_reader import NotACall, Reader
+from twd.engine.calls.arguments import kinds_in, parts_of, typed
+from twd.engine.calls.reader import NotACall, Reader
 
 _DEPTH_MAX = 32
 _ITEM = "item"

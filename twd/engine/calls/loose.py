@@ -4,8 +4,8 @@ import re
 from collections.abc import Generator
 from typing import Any
 
-from twd.engine.tool_arguments import is_json
-from twd.engine.tool_reader import NotACall, Reader
+from twd.engine.calls.arguments import is_json
+from twd.engine.calls.reader import NotACall, Reader
 from twd.wire.reading import read_as
 
 _QUOTE = '<|"|>'

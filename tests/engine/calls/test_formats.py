@@ -6,9 +6,8 @@ import jsonschema
 import msgspec
 import pytest
 
-from twd.engine.tool_calls import ToolCallStream
-from twd.engine.tool_deltas import ToolCallArguments, ToolCallStart
-from twd.engine.tool_formats import (
+from twd.engine.calls.deltas import ToolCallArguments, ToolCallStart
+from twd.engine.calls.formats import (
     ToolFormat,
     detect_format,
     function_schemas,
@@ -17,6 +16,7 @@ from twd.engine.tool_formats import (
     tool_grammar,
     usual_calls,
 )
+from twd.engine.calls.stream import ToolCallStream
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Grammar, GrammarKind
 
