@@ -246,6 +246,17 @@ def test_calls_at_once_are_told_one_by_one_where_a_template_takes_no_more() -> N
     assert ChatTemplate(SINGLE).render(Prompt(messages=turns[:2]), NOW).text == 'go both <find{"n": 0}><find{"n": 1}>'
 
 
+LATE = """{% for m in messages %}{% if not (loop.last and m.role == 'assistant') %}{{ m.content }}
+{%- for call in m.tool_calls or [] %}<{{ call.function.name }} {{ call.function.arguments | tojson }}>{% endfor %}
+{%- if m.role == 'tool' %}!{% endif %}{% endif %}{% endfor %}"""
+
+
+def test_a_template_may_write_calls_only_where_their_results_follow() -> None:
+    call = ToolCall(id="c", name="find", arguments='{"n": 1}')
+    turns = [message("user", "go "), message("assistant", tool_calls=[call]), message("tool", "it", tool_call_id="c")]
+    assert ChatTemplate(LATE).render(Prompt(messages=turns), NOW).text == 'go <find {"n": 1}>it!'
+
+
 def test_a_template_that_was_written_for_tools_alone_gets_none_of_them() -> None:
     template = ChatTemplate("{% for tool in tools %}{{ tool | tojson }}{% endfor %}{{ messages[0].content }}")
     assert template.render(Prompt(messages=[message("user", "hi")]), NOW).text == "hi"

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import product, takewhile
 from typing import Any
 
 import msgspec
@@ -22,6 +22,7 @@ _TOOL = {
     "type": "function",
     "function": {"name": _NEEDLE, "description": "", "parameters": {"type": "object", "properties": {}}},
 }
+_RESULT: Message = {"role": "tool", "content": "done", "tool_call_id": "a" * _ID_LENGTH}
 _TOOLS_INTRODUCTION = """You can call functions. To call one, write only this, once for each call:
 <tool_call>
 {"name": the function's name, "arguments": {its arguments}}
@@ -62,13 +63,16 @@ class Abilities:
 
 
 def _ways_to_call(render: TryRender) -> Iterator[tuple[bool, bool]]:
-    """(arguments as an object, content as null) for each way in which the template writes a call as it should."""
-    for null_content in (False, True):
-        for object_arguments in (True, False):
-            text = _tried(render, [_USER, _call_message(object_arguments, null_content)], [_TOOL])
-            spoilt = f"'{_OTHER_NEEDLE}'" in text or f'\\"{_OTHER_NEEDLE}' in text
-            if _NEEDLE in text and _OTHER_NEEDLE in text and not spoilt:
-                yield object_arguments, null_content
+    """(arguments as an object, content as null) for each way in which the template writes a call as it should.
+
+    Some write a call only where its result follows, and some know no results.
+    """
+    for null_content, object_arguments, behind in product((False, True), (True, False), ((), (_RESULT,))):
+        called = _call_message(object_arguments, null_content)
+        text = _tried(render, [_USER, called, *behind], [_TOOL])
+        spoilt = f"'{_OTHER_NEEDLE}'" in text or f'\\"{_OTHER_NEEDLE}' in text
+        if _NEEDLE in text and _OTHER_NEEDLE in text and not spoilt:
+            yield object_arguments, null_content
 
 
 def _call_message(object_arguments: bool, null_content: bool) -> Message:
