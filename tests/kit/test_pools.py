@@ -170,6 +170,15 @@ def test_refusals_without_end_are_counted_up_to_a_bound() -> None:
     assert pool.stages[0].refused == REFUSALS_KEPT
 
 
+def test_what_the_plan_remarks_is_no_warning() -> None:
+    left_out = "attic is left out: it listens for itself alone"
+    for others in ([], [speculator(), stage(0), stage(1)]):
+        pools = Pools()
+        pools.look([placement(notes=[left_out]), *others])
+        (pool,) = pools.states(0.0)
+        assert (pool.notes, left_out in pool.warnings) == ([left_out], False)
+
+
 def test_a_pool_that_nobody_serves_or_that_does_not_fit() -> None:
     pools = Pools()
     pools.look([placement()])
@@ -178,7 +187,7 @@ def test_a_pool_that_nobody_serves_or_that_does_not_fit() -> None:
     assert [stage.state for stage in pool.stages] == ["is not there"] * 2
     pools.look([placement(slices=[], missing_bytes=5, notes=["5 MB are missing"], helps=["add one"], plain_tok_s=0.0)])
     (pool,) = pools.states(0.0)
-    assert (pool.state, pool.warnings) == ("does not fit", ["5 MB are missing", "add one"])
+    assert (pool.state, pool.warnings, pool.notes) == ("does not fit", ["5 MB are missing", "add one"], [])
     assert forecast(pool) == ""
     pools.look([])
     assert pools.states(0.0) == []

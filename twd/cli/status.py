@@ -35,6 +35,8 @@ def status(ground: Ground, as_json: bool) -> ExitCode:
         _print(found, missing, _addresses(ground))
         for pool in pools:
             click.echo(f"{pool.model} over {len(pool.stages)} {pool.engine} stages or workers: {forecast(pool)}")
+            for note in pool.notes:
+                click.echo(f"  {note}")
     if not found:
         return ExitCode.NOTHING_RUNS
     well = not missing and all(stage_of(lease) in WELL for lease, _ in found)
@@ -86,6 +88,7 @@ def _pool_json(pool: PoolState) -> dict[str, Any]:
         "predicted_ms": pool.predicted_ms,
         "measured_ms": pool.token_ms,
         "warnings": pool.warnings,
+        "notes": pool.notes,
     }
 
 

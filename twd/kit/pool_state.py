@@ -66,6 +66,8 @@ class PoolState(msgspec.Struct, frozen=True, kw_only=True):
     token_ms: float = 0.0
     """The same, as it was measured."""
     warnings: list[str] = []
+    notes: list[str] = []
+    """What the plan remarks, such as machines that it leaves out."""
 
 
 def forecast(pool: PoolState) -> str:

@@ -125,6 +125,7 @@ class Pools:
             state=state,
             stages=[self._planned(piece) for piece in placement.slices],
             predicted_ms=_ms_of(placement),
+            notes=[] if placement.missing_bytes else placement.notes,  # then they are warnings
         )
         return with_warnings(pool, [*placement.notes, *placement.helps] if placement.missing_bytes else [])
 
@@ -147,6 +148,7 @@ class Pools:
             waste=_mean([stage.waste for stage in stages if stage.waste]) or _number(facts, "waste"),
             predicted_ms=_ms_of(placement) if placement is not None else 0.0,
             token_ms=_number(facts, "trip_ms") or single_step_ms(facts),
+            notes=placement.notes if placement is not None else [],
         )
         return with_warnings(pool, [lease.note] if lease.note and pool.state != READY else [])
 
