@@ -135,7 +135,7 @@ class Choice:
             thinking = self.thinking
             deltas += self.reader.feed(text)
             self.thought_tokens += count if thinking or self.thinking else 0
-        return in_one(deltas)
+        return in_one(deltas) if news.lengths else deltas
 
     def _keep(self, deltas: list[Delta]) -> list[Delta]:
         for delta in deltas:

@@ -3,7 +3,7 @@
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Protocol
 
 import numpy as np
@@ -167,7 +167,7 @@ def _rules_of(grammar: Grammar, vocab: Vocabulary) -> dict[str, Expr]:
         case GrammarKind.JSON_SCHEMA:
             return json_schema.parse(grammar.text)
         case GrammarKind.CALLS:
-            return call_rules.parse(grammar.text, partial(written_mark, vocab))
+            return call_rules.parse(grammar.text, cache(partial(written_mark, vocab)))
         case GrammarKind.JSON:
             return json_schema.any_object()
 

@@ -17,19 +17,18 @@ from twd.wire.reading import read_as
 _ID = Chars(((0x30, 0x39), (0x41, 0x5A), (0x61, 0x7A)))
 _ID_LENGTH_MAX = 40
 _NUMBER_DIGITS_MAX = 4
-
-
-_UNLIKE_JSON = tagged_rules.FORMATS | {ToolFormat.LOOSE}
+_ONE_BY_ONE = tagged_rules.FORMATS | {ToolFormat.LOOSE}
+"""Formats whose arguments are no JSON as a whole."""
 
 
 def parse(text: str, mark: Mark) -> dict[str, Expr]:
     """The rules of one call of any of the tools."""
     calls = read_as(HeadedCalls, text)
-    if calls is None or calls.format not in {*_LAYOUTS, *_UNLIKE_JSON}:
+    if calls is None or calls.format not in {*_LAYOUTS, *_ONE_BY_ONE}:
         raise bad_grammar("The grammar holds no calls.")
     if len(read_as(list[msgspec.Raw], calls.schemas) or ()) != len(calls.names):
         raise bad_grammar("Each tool needs one schema.")
-    return _tagged(calls, mark) if calls.format in _UNLIKE_JSON else _headed(calls, mark)
+    return _tagged(calls, mark) if calls.format in _ONE_BY_ONE else _headed(calls, mark)
 
 
 def _tagged(calls: HeadedCalls, mark: Mark) -> dict[str, Expr]:

@@ -93,47 +93,48 @@ def keyed_call(telling: Telling, suffix: str = "") -> Steps:
 
 def invoked_calls(telling: Telling, prefix: str) -> Steps:
     """`<invoke name="NAME">`, and parameters."""
-    tags, reader = invoke_tags(prefix), telling.reader
-    begins = f'<{prefix}invoke name="'
-    yield from reader.skip_space()
-    yield from reader.require(begins)
-    while True:
-        name = yield from reader.word(NAME)
-        yield from reader.require('">')
-        yield from reader.skip_space()
+    tags = invoke_tags(prefix)
+
+    def call(name: str) -> Steps:
+        yield from telling.reader.require('">')
+        yield from telling.reader.skip_space()
         yield from _call_in_tags(telling, name, tags)
-        yield from telling.closer(tags.end)
-        if not (yield from telling.follows(begins)):
-            break
+
+    yield from _one_by_one(telling, f'<{prefix}invoke name="', call, tags.end)
 
 
 def k3_calls(telling: Telling) -> Steps:
     """`<|open|>call tool="NAME" index="1"<|sep|>`, and arguments."""
-    reader, begins = telling.reader, '<|open|>call tool="'
-    yield from reader.skip_space()
-    yield from reader.require(begins)
-    while True:
-        name = yield from reader.word(NAME)
-        yield from reader.require('"')
-        yield from reader.until(K3.head_end)
-        yield from reader.skip_space()
+
+    def call(name: str) -> Steps:
+        yield from telling.reader.require('"')
+        yield from telling.reader.until(K3.head_end)
+        yield from telling.reader.skip_space()
         yield from _call_in_tags(telling, name, K3)
-        yield from telling.closer(K3.end)
-        if not (yield from telling.follows(begins)):
-            break
+
+    yield from _one_by_one(telling, '<|open|>call tool="', call, K3.end)
 
 
 def m3_calls(telling: Telling) -> Steps:
     """`<invoke name="NAME">`, and elements named as the arguments; each tag has a mark before it."""
-    reader, begins, ends = telling.reader, f'{M3}<invoke name="', f"{M3}</invoke>"
-    yield from reader.skip_space()
-    yield from reader.require(begins)
-    while True:
-        name = yield from reader.word(NAME)
+    reader, ends = telling.reader, f"{M3}</invoke>"
+
+    def call(name: str) -> Steps:
         yield from reader.require('">')
         yield from reader.skip_space()
         schema = telling.schemas.get(name)
         yield from _call(telling, name, partial(_element_key, reader), partial(_element_value, reader, schema), ends)
+
+    yield from _one_by_one(telling, f'{M3}<invoke name="', call, ends)
+
+
+def _one_by_one(telling: Telling, begins: str, call: Callable[[str], Steps], ends: str) -> Steps:
+    """`begins`, a name, what `call` reads behind it, and `ends`, as often as they come."""
+    yield from telling.reader.skip_space()
+    yield from telling.reader.require(begins)
+    while True:
+        name = yield from telling.reader.word(NAME)
+        yield from call(name)
         yield from telling.closer(ends)
         if not (yield from telling.follows(begins)):
             break
