@@ -27,10 +27,10 @@ import aiohttp
 import psutil
 
 from twd.bus.base import BusError, LeaseEntry
-from twd.bus.nats_bus import NatsBus
-from twd.cli.context import Ground
-from twd.kit.home import Home, Instance
+from twd.bus.nats.bus import NatsBus
+from twd.cli.common.context import CliContext
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
+from twd.process.home import RunningInstance, StateFolder
 from twd.wire.service import read_lease
 
 LOOK_S = 0.05
@@ -87,14 +87,14 @@ class Recovery:
 class Chaos:
     """The faults and what they did."""
 
-    def __init__(self, home: Home, bus: NatsBus, load: Load, stop_s: float) -> None:
+    def __init__(self, home: StateFolder, bus: NatsBus, load: Load, stop_s: float) -> None:
         self.home = home
         self.bus = bus
         self.load = load
         self.stop_s = stop_s
         self.recoveries: list[Recovery] = []
 
-    def instance(self) -> Instance:
+    def instance(self) -> RunningInstance:
         """The installation as it stands."""
         found = self.home.running()
         if found is None:
@@ -194,13 +194,13 @@ async def under_load(load: Load, clients: int) -> AsyncIterator[None]:
 
 async def run(options: argparse.Namespace) -> int:
     """All faults, then the report."""
-    ground = Ground()
-    instance = ground.home.running()
+    ctx = CliContext()
+    instance = ctx.home.running()
     if instance is None:
-        raise SystemExit(f"chaos: nothing runs in {ground.home.path}; start it with `twd up -d --demo`")
+        raise SystemExit(f"chaos: nothing runs in {ctx.home.path}; start it with `twd up -d --demo`")
     load = Load(instance.addresses["api"], options.tokens)
-    async with ground.bus() as bus:
-        chaos = Chaos(ground.home, bus, load, options.stop_s)
+    async with ctx.bus() as bus:
+        chaos = Chaos(ctx.home, bus, load, options.stop_s)
         targets = [name for name in (*instance.processes, "supervisor") if not options.only or name in options.only]
         files = psutil.Process(instance.pid).num_fds()
         async with under_load(load, options.clients):

@@ -20,13 +20,13 @@ from typing import Final
 
 from streams import SILENCE_S, ask, question
 
-from twd.bus.base import Bus, LeaseEntry, Message
-from twd.cli.api_address import ApiAddress
-from twd.cli.chat_client import ChatClient
-from twd.cli.context import Ground
-from twd.cli.wanted import RUN
-from twd.kit.home import RESOLVED_VARIABLE
+from twd.bus.base import Bus, BusMessage, LeaseEntry
+from twd.cli.chat.client import ChatClient
+from twd.cli.common.api_address import ApiAddress
+from twd.cli.common.context import CliContext
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
+from twd.process.home import RESOLVED_VARIABLE
+from twd.supervisor.processes import RUN
 from twd.wire.base import Event
 from twd.wire.codec import decode
 from twd.wire.model import ModelReady
@@ -52,7 +52,7 @@ class Story:
         """It happened, perhaps again."""
         self.steps.setdefault(step, time.monotonic() - self.began)
 
-    def hear(self, message: Message) -> None:
+    def hear(self, message: BusMessage) -> None:
         """Anything that is said on the bus."""
         event = decode(message.data)
         if isinstance(event, Event) and (step := self._step(event)):
@@ -84,10 +84,10 @@ class Story:
 
 
 @asynccontextmanager
-async def machine(ground: Ground, name: str, rtt_ms: float) -> AsyncIterator[None]:
+async def machine(ctx: CliContext, name: str, rtt_ms: float) -> AsyncIterator[None]:
     """One more machine, played by an agent of its own."""
-    environment = {**os.environ, RESOLVED_VARIABLE: str(ground.home.settings_file)}
-    with (ground.home.logs / f"agent.{name}.log").open("ab") as log:
+    environment = {**os.environ, RESOLVED_VARIABLE: str(ctx.home.settings_file)}
+    with (ctx.home.logs / f"agent.{name}.log").open("ab") as log:
         agent = await asyncio.create_subprocess_exec(
             *(*RUN, "agent", "--node", name, "--link-rtt", f"{rtt_ms:g}"), stdout=log, stderr=log, env=environment
         )
@@ -115,13 +115,13 @@ async def until_it_lies(bus: Bus, node: str, there: bool) -> None:
             await asyncio.sleep(LOOK_S)
 
 
-async def join(ground: Ground, ear: Bus, bus: Bus, client: ChatClient, number: int, rtt_ms: float) -> Story:
+async def join(ctx: CliContext, ear: Bus, bus: Bus, client: ChatClient, number: int, rtt_ms: float) -> Story:
     """One machine comes, is used, and leaves."""
     name = f"join-{os.getpid()}-{number}"
     story = Story(name)
     listening = await ear.subscribe(EVERYTHING, story.hear)
     try:
-        async with machine(ground, name, rtt_ms):
+        async with machine(ctx, name, rtt_ms):
             await until_it_lies(bus, name, True)
             story.note("the model is served over it")
             await ask(client, question(number, 2), lambda text: story.note(USED))
@@ -133,16 +133,16 @@ async def join(ground: Ground, ear: Bus, bus: Bus, client: ChatClient, number: i
 
 async def run(options: argparse.Namespace) -> int:
     """All joins, one after another, then the report."""
-    ground = Ground()
-    instance = ground.home.running()
+    ctx = CliContext()
+    instance = ctx.home.running()
     if instance is None:
-        raise SystemExit(f"nothing runs in {ground.home.path}; start it with: twd up -d --demo --rpc 1")
+        raise SystemExit(f"nothing runs in {ctx.home.path}; start it with: twd up -d --demo --rpc 1")
     client = ChatClient(ApiAddress(instance.addresses["api"]))
     stories: list[Story] = []
-    async with ground.bus() as ear, ground.bus("status") as reader:
+    async with ctx.bus() as ear, ctx.bus("status") as reader:
         try:
             for number in range(options.times):
-                story = await join(ground, ear, reader, client, number, options.link_rtt)
+                story = await join(ctx, ear, reader, client, number, options.link_rtt)
                 stories.append(story)
                 print(f"{story.node}:")
                 for step, at in sorted(story.steps.items(), key=lambda item: item[1]):

@@ -20,13 +20,13 @@ from typing import Any
 
 from streams import ask, longest_gap, question
 
-from twd.cli.api_address import ApiAddress
-from twd.cli.chat_client import ChatClient
-from twd.cli.chat_stream import Answer
-from twd.cli.context import Ground
-from twd.cli.errors import CommandError
-from twd.kit.home import Home
-from twd.kit.supervisor import Backoff
+from twd.cli.chat.client import ChatClient
+from twd.cli.chat.stream import StreamedAnswer
+from twd.cli.common.api_address import ApiAddress
+from twd.cli.common.context import CliContext
+from twd.kit.errors import CommandError
+from twd.process.home import StateFolder
+from twd.process.supervisor import Backoff
 
 BACK_S = 60.0
 REST_AFTER = 20
@@ -66,7 +66,7 @@ class Outcome:
     trouble: str = ""
 
 
-def speculator(home: Home) -> int:
+def speculator(home: StateFolder) -> int:
     """The process that has the model now; 0 while there is none."""
     instance = home.running()
     if instance is None:
@@ -74,14 +74,14 @@ def speculator(home: Home) -> int:
     return next((pid for name, pid in instance.processes.items() if name.startswith("speculator")), 0)
 
 
-async def replaced(home: Home, old: int) -> None:
+async def replaced(home: StateFolder, old: int) -> None:
     """Until another process has taken the place of the one that was killed."""
     async with asyncio.timeout(BACK_S):
         while speculator(home) in (0, old):  # noqa: ASYNC110 - a file of another process
             await asyncio.sleep(0.05)
 
 
-async def undisturbed(client: ChatClient, body: dict[str, Any]) -> tuple[Answer, Watch]:
+async def undisturbed(client: ChatClient, body: dict[str, Any]) -> tuple[StreamedAnswer, Watch]:
     """The whole answer, as soon as somebody gives one: struck at its last letter, a model is on its way for a while."""
     async with asyncio.timeout(BACK_S):
         while True:
@@ -93,7 +93,7 @@ async def undisturbed(client: ChatClient, body: dict[str, Any]) -> tuple[Answer,
                 await asyncio.sleep(1.0)
 
 
-async def struck(client: ChatClient, home: Home, body: dict[str, Any], chance: random.Random) -> Outcome:
+async def struck(client: ChatClient, home: StateFolder, body: dict[str, Any], chance: random.Random) -> Outcome:
     """Ask twice, and strike the second time."""
     whole, calm = await undisturbed(client, body)
     watch = Watch(chance.randrange(calm.letters), speculator(home))
@@ -110,7 +110,7 @@ async def struck(client: ChatClient, home: Home, body: dict[str, Any], chance: r
 
 async def run(options: argparse.Namespace) -> int:
     """All streams, one after another, then the report."""
-    home = Ground().home
+    home = CliContext().home
     speculator(home)
     instance = home.running()
     assert instance is not None

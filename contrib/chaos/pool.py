@@ -22,13 +22,13 @@ from typing import Any, Final
 
 from streams import SILENCE_S, ask, longest_gap, question
 
-from twd.cli.api_address import ApiAddress
-from twd.cli.chat_client import ChatClient
-from twd.cli.chat_stream import Answer
-from twd.cli.context import Ground
-from twd.cli.errors import CommandError
-from twd.kit.home import Home, Instance
-from twd.kit.ports import listening_below
+from twd.cli.chat.client import ChatClient
+from twd.cli.chat.stream import StreamedAnswer
+from twd.cli.common.api_address import ApiAddress
+from twd.cli.common.context import CliContext
+from twd.kit.errors import CommandError
+from twd.net.ports import listening_below
+from twd.process.home import RunningInstance, StateFolder
 
 REST_S: Final = 4.0
 """Between two blows: what was struck must be back, and count as healthy."""
@@ -67,7 +67,7 @@ class Outcome:
     calm_gap_s: float
 
 
-def running(home: Home) -> Instance:
+def running(home: StateFolder) -> RunningInstance:
     """What runs in this home."""
     instance = home.running()
     if instance is None:
@@ -75,7 +75,7 @@ def running(home: Home) -> Instance:
     return instance
 
 
-def targets(home: Home, kind: str) -> list[int]:
+def targets(home: StateFolder, kind: str) -> list[int]:
     """Processes of one kind. Workers and stages are those children of the agents that listen; the others are the
     supervisor's own."""
     processes = running(home).processes
@@ -85,7 +85,7 @@ def targets(home: Home, kind: str) -> list[int]:
 
 
 async def struck(
-    client: ChatClient, home: Home, number: int, kinds: Sequence[str], tokens: int, chance: random.Random
+    client: ChatClient, home: StateFolder, number: int, kinds: Sequence[str], tokens: int, chance: random.Random
 ) -> Outcome:
     """Ask twice, and strike the second time."""
     kind, blow, body = kinds[number % len(kinds)], BLOWS[number // len(kinds) % len(BLOWS)], question(number, tokens)
@@ -104,7 +104,7 @@ async def struck(
     return Outcome(kind, blow, equal, watch.gap_s, calm.gap_s)
 
 
-async def undisturbed(client: ChatClient, body: dict[str, Any], calm: Watch) -> Answer:
+async def undisturbed(client: ChatClient, body: dict[str, Any], calm: Watch) -> StreamedAnswer:
     """The whole answer; what was struck last may still be on its way back."""
     async with asyncio.timeout(SILENCE_S):
         while True:
@@ -116,7 +116,7 @@ async def undisturbed(client: ChatClient, body: dict[str, Any], calm: Watch) -> 
                 await asyncio.sleep(1.0)
 
 
-async def until_there(home: Home, kind: str) -> list[int]:
+async def until_there(home: StateFolder, kind: str) -> list[int]:
     """Those that can be struck; what was struck before may need a moment."""
     async with asyncio.timeout(SILENCE_S):
         while not (found := targets(home, kind)):  # noqa: ASYNC110 - processes of others
@@ -126,7 +126,7 @@ async def until_there(home: Home, kind: str) -> list[int]:
 
 async def run(options: argparse.Namespace) -> int:
     """All streams, one after another, then the report."""
-    home, chance = Ground().home, random.Random(options.seed)
+    home, chance = CliContext().home, random.Random(options.seed)
     client = ChatClient(ApiAddress(running(home).addresses["api"]))
     kinds = options.strike.split(",")
     outcomes: list[Outcome] = []

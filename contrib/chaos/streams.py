@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
-from twd.cli.chat_client import ChatClient
-from twd.cli.chat_stream import Answer
+from twd.cli.chat.client import ChatClient
+from twd.cli.chat.stream import StreamedAnswer
 
 SILENCE_S: Final = 120.0
 SUBJECTS: Final = ("the sea", "a fox", "an old clock", "rain in the hills", "a long bridge", "bread", "the night train")
@@ -25,7 +25,7 @@ def question(number: int, tokens: int) -> dict[str, Any]:
     }
 
 
-async def ask(client: ChatClient, body: dict[str, Any], piece: Callable[[str], None]) -> Answer:
+async def ask(client: ChatClient, body: dict[str, Any], piece: Callable[[str], None]) -> StreamedAnswer:
     """One whole answer, watched."""
     async with asyncio.timeout(SILENCE_S):
         return await client.ask(body, piece)

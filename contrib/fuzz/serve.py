@@ -10,13 +10,13 @@ from contextlib import AsyncExitStack
 
 import msgspec
 
-from tests.edge.conftest import ground
+from tests.edge.conftest import ctx
 from tests.edge.fake_speculator import WORDS, FakeSpeculator, Script
 from tests.edge.test_tools import HERMES
-from twd.bus.memory_bus import MemoryBroker
-from twd.edge.service import Edge
-from twd.kit.settings import Settings
-from twd.metrics.service import Metrics
+from twd.bus.memory.bus import MemoryBroker
+from twd.edge.service import EdgeService
+from twd.metrics.service import MetricsService
+from twd.settings.model import Settings
 from twd.wire.job import JobSubmitted
 
 
@@ -30,9 +30,9 @@ async def serve(port: int) -> None:
     broker = MemoryBroker()
     with tempfile.TemporaryDirectory(prefix="twd-fuzz-") as home:
         settings = msgspec.convert({"home": home, "edge": {"port": port}}, Settings)
-        edge = Edge(ground(broker, 3), settings)
-        model = FakeSpeculator(ground(broker, 2), Script(choose=words_for))
-        services = [model, Metrics(ground(broker, 8), settings), edge]
+        edge = EdgeService(ctx(broker, 3), settings)
+        model = FakeSpeculator(ctx(broker, 2), Script(choose=words_for))
+        services = [model, MetricsService(ctx(broker, 8), settings), edge]
         async with AsyncExitStack() as stack:
             for service in services:
                 await service.start()

@@ -9,18 +9,18 @@ import msgspec
 import pytest
 
 from tests.waiting import until
-from twd.agent.service import Agent
-from twd.bus.memory_bus import MemoryBroker
+from twd.agent.service import AgentService
+from twd.bus.memory.bus import MemoryBroker
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
-from twd.kit.service import Surroundings
-from twd.kit.settings import Agent as AgentSettings
-from twd.kit.settings import Settings
+from twd.kit.service import ServiceContext
+from twd.settings.model import AgentConfig as AgentSettings
+from twd.settings.model import Settings
 from twd.wire.base import Event, NodeId
 from twd.wire.codec import decode
 from twd.wire.routes import EVERYTHING
 
-StartAgent = Callable[..., Awaitable[Agent]]
+StartAgent = Callable[..., Awaitable[AgentService]]
 
 
 class Heard:
@@ -56,17 +56,17 @@ async def heard(broker: MemoryBroker) -> Heard:
 
 @pytest.fixture
 async def start_agent(broker: MemoryBroker, tmp_path: Path) -> AsyncIterator[StartAgent]:
-    started: list[Agent] = []
+    started: list[AgentService] = []
 
-    async def start(node: str = "desk", pid: int = 0, **settings: Any) -> Agent:
-        ground = Surroundings(
+    async def start(node: str = "desk", pid: int = 0, **settings: Any) -> AgentService:
+        ctx = ServiceContext(
             bus=broker.connect(node), node=NodeId(node), clock=SystemClock(), ids=Ids(random.Random(len(started)))
         )
         if pid:
-            ground = Surroundings(ground.bus, ground.node, ground.clock, ground.ids, pid=pid)
+            ctx = ServiceContext(ctx.bus, ctx.node, ctx.clock, ctx.ids, pid=pid)
         made = Settings(home=str(tmp_path / f"home{len(started)}"))
         made = msgspec.structs.replace(made, **{"agent": AgentSettings(port=0), **settings})
-        agent = Agent(ground, made)
+        agent = AgentService(ctx, made)
         started.append(agent)
         await agent.start()
         await until(lambda: not agent._facts().looking, "it looked round")

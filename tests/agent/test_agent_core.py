@@ -4,7 +4,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twd.agent.core import Bucket, Limiter, is_news, merge_gpus, refusal
+from twd.agent.core import RateLimiter, TokenBucket, is_news, merge_gpus, refusal
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import GpuFacts, MemoryFacts, NodeFacts, read_node
 
@@ -109,7 +109,7 @@ def test_nothing_in_the_registry_confuses_a_reader(value: bytes) -> None:
 
 @given(st.lists(st.floats(0, 2), max_size=100))
 def test_in_the_long_run_no_more_than_allowed(pauses: list[float]) -> None:
-    bucket, now, passed = Bucket(per_s=2, burst=5), 0.0, 0
+    bucket, now, passed = TokenBucket(per_s=2, burst=5), 0.0, 0
     for pause in pauses:
         now += pause
         passed += bucket.wait_s(now) == 0
@@ -117,7 +117,7 @@ def test_in_the_long_run_no_more_than_allowed(pauses: list[float]) -> None:
 
 
 def test_addresses_have_buckets_of_their_own_and_the_oldest_is_forgotten() -> None:
-    limiter = Limiter(per_s=1, burst=1, known_max=2)
+    limiter = RateLimiter(per_s=1, burst=1, known_max=2)
     assert limiter.wait_s("a", 0) == 0
     assert limiter.wait_s("a", 0) == 1
     assert limiter.wait_s("b", 0) == 0

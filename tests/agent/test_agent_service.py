@@ -14,15 +14,15 @@ import pytest
 from tests.agent.conftest import Heard, StartAgent
 from tests.engine.tiny_models import write_llama
 from tests.waiting import alive, until
-from twd.agent.cpu_probe import memory_facts
-from twd.agent.service import Agent
-from twd.bus.memory_bus import MemoryBroker
-from twd.engine.rpc_probe import OURS, probe
+from twd.agent.probes.cpu import memory_facts
+from twd.agent.service import AgentService
+from twd.bus.memory.bus import MemoryBroker
+from twd.engine.rpc.probe import OURS, probe
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
-from twd.kit.settings import Agent as AgentSettings
-from twd.kit.settings import Binaries, Pool
 from twd.ring.trust import make_identity
-from twd.ring.tunnel import Entry
+from twd.ring.tunnel import TunnelEntry
+from twd.settings.model import AgentConfig as AgentSettings
+from twd.settings.model import BinariesConfig, PoolConfig
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.codec import decode, encode
 from twd.wire.failures import FailureCode, TwdError
@@ -164,7 +164,7 @@ async def test_what_cannot_be_run_is_refused_with_the_reason(
     broken = tmp_path / "broken"
     broken.write_text("#!/bin/sh\nexit 3\n")
     broken.chmod(0o755)
-    binaries = Binaries(rpc_server=str(tmp_path / "rpc-server"), allow=(str(broken),))
+    binaries = BinariesConfig(rpc_server=str(tmp_path / "rpc-server"), allow=(str(broken),))
     agent = await start_agent(agent=AgentSettings(port=0, binaries=binaries))
     for fields, code, text in REFUSED:
         answer = await ask(broker, wish(**fields))
@@ -176,7 +176,7 @@ async def test_what_cannot_be_run_is_refused_with_the_reason(
 
 
 OURS_AS_THEIRS = """#!/bin/sh
-exec {python} -P -m twd.engine.rpc_worker --host "$2" --port "$4" --threads 1
+exec {python} -P -m twd.engine.rpc.worker --host "$2" --port "$4" --threads 1
 """
 
 
@@ -186,7 +186,7 @@ async def test_workers_are_the_program_that_the_settings_name(
     server = tmp_path / "rpc-server"
     server.write_text(OURS_AS_THEIRS.format(python=sys.executable))
     server.chmod(0o755)
-    await start_agent(agent=AgentSettings(port=0, binaries=Binaries(rpc_server=str(server))))
+    await start_agent(agent=AgentSettings(port=0, binaries=BinariesConfig(rpc_server=str(server))))
     theirs = await ask(broker, wish())
     assert theirs.facts is not None, theirs.failure
     assert (theirs.facts.program, theirs.facts.state) == (str(server), "ready")
@@ -197,9 +197,9 @@ async def test_workers_are_the_program_that_the_settings_name(
 
 
 async def test_workers_listen_for_this_machine_unless_the_owner_trusts_the_lan(start_agent: StartAgent) -> None:
-    careful: Agent = await start_agent(pool=Pool(host="0.0.0.0"))
+    careful: AgentService = await start_agent(pool=PoolConfig(host="0.0.0.0"))
     assert careful._processes.rpc_host == "127.0.0.1"
-    open_one: Agent = await start_agent("attic", pool=Pool(host="0.0.0.0", trusted_lan=True))
+    open_one: AgentService = await start_agent("attic", pool=PoolConfig(host="0.0.0.0", trusted_lan=True))
     assert open_one._processes.rpc_host == "0.0.0.0"
 
 
@@ -212,7 +212,7 @@ async def test_other_machines_come_to_a_worker_by_an_encrypted_way(
     assert facts is not None
     assert facts.cert.startswith("-----BEGIN CERTIFICATE-----")
     home = make_identity("home")
-    entry = Entry(home, facts.host, facts.port, facts.cert)
+    entry = TunnelEntry(home, facts.host, facts.port, facts.cert)
     with pytest.raises(TwdError):
         await probe("127.0.0.1", await entry.start())
     await entry.close()
@@ -229,7 +229,7 @@ async def test_other_machines_come_to_a_worker_by_an_encrypted_way(
     leases = await broker.connect("speculator").leases(LEASE_BUCKET, LEASE_TTL_S)
     await leases.put("speculator.x.y", msgspec.json.encode(lease))
     await until(lambda: home.certificate in agent._processes._admitted, "its certificate is known")
-    entry = Entry(home, facts.host, facts.port, facts.cert)
+    entry = TunnelEntry(home, facts.host, facts.port, facts.cert)
     assert await probe("127.0.0.1", await entry.start()) == OURS
     await entry.close()
 

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from twd.agent import detect
-from twd.kit.settings import Agent, Engine, Settings
+from twd.settings.model import AgentConfig, EngineConfig, Settings
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import Build, GpuFacts
 
@@ -27,8 +27,8 @@ def test_processes_of_a_machine_without_network_card_find_the_same_name(
 
 @pytest.mark.parametrize("alone", [False, True])
 def test_who_plays_a_machine_of_its_own_tells_no_computer(alone: bool) -> None:
-    settings = Settings(agent=Agent(counts_alone=alone))
-    facts = detect.Detector(settings, NodeId("desk"), InstanceId("agent.desk.a"), 1).glance()
+    settings = Settings(agent=AgentConfig(counts_alone=alone))
+    facts = detect.MachineDetector(settings, NodeId("desk"), InstanceId("agent.desk.a"), 1).glance()
     assert facts.computer == ("" if alone else facts.machine)
 
 
@@ -50,7 +50,7 @@ async def test_the_memory_of_gpus_is_measured_once(fails: bool, monkeypatch: pyt
 
     monkeypatch.setattr(detect, "engine_facts", engine_facts)
     monkeypatch.setattr(detect, "vendor_gpus", vendor_gpus)
-    detector = detect.Detector(Settings(), NodeId("desk"), InstanceId("agent.desk.a"), 1)
+    detector = detect.MachineDetector(Settings(), NodeId("desk"), InstanceId("agent.desk.a"), 1)
     first = await detector.look(0.0)
     later = await detector.look(detect.ENGINE_EVERY_S)
     assert asked == ([True, False, False] if fails else [True, False])
@@ -83,7 +83,7 @@ async def test_what_cannot_be_asked_for_once_is_as_it_was_and_asked_again(monkey
 
     monkeypatch.setattr(detect, "engine_facts", engine_facts)
     monkeypatch.setattr(detect, "vendor_gpus", vendor_gpus)
-    detector = detect.Detector(Settings(), NodeId("desk"), InstanceId("agent.desk.a"), 1)
+    detector = detect.MachineDetector(Settings(), NodeId("desk"), InstanceId("agent.desk.a"), 1)
     looks = []
     for look in range(4):
         looks.append(await detector.look(look * detect.ENGINE_EVERY_S))
@@ -115,7 +115,7 @@ async def test_devices_that_the_settings_leave_out_are_not_there(
 
     monkeypatch.setattr(detect, "engine_facts", engine_facts)
     monkeypatch.setattr(detect, "vendor_gpus", vendor_gpus)
-    settings = Settings(engine=Engine(backend=backend))
-    facts = await detect.Detector(settings, NodeId("desk"), InstanceId("agent.desk.a"), 1).look(0.0)
+    settings = Settings(engine=EngineConfig(backend=backend))
+    facts = await detect.MachineDetector(settings, NodeId("desk"), InstanceId("agent.desk.a"), 1).look(0.0)
     assert len(facts.gpus) == found
     assert [name for name in given[0] if name == hidden] == [hidden] * bool(hidden)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.engine.tiny_models import write_llama
 from tests.waiting import until
-from twd.agent.digests import Digests
+from twd.agent.digests import FileDigests
 from twd.agent.model_scan import ModelScan, sha256_of
 from twd.wire.failures import TwdError
 
@@ -51,7 +51,7 @@ def scan(tmp_path: Path) -> ModelScan:
 
 
 async def test_many_who_ask_share_one_reading(reader: Reader, scan: ModelScan, tmp_path: Path) -> None:
-    digests = Digests(scan)
+    digests = FileDigests(scan)
     asked = asyncio.gather(*(digests.of("one") for _ in range(5)))
     await until(lambda: reader.read, "it reads")
     reader.go_on.set()
@@ -62,7 +62,7 @@ async def test_many_who_ask_share_one_reading(reader: Reader, scan: ModelScan, t
 
 
 async def test_one_file_is_read_at_a_time_and_none_that_everybody_left(reader: Reader, scan: ModelScan) -> None:
-    digests = Digests(scan)
+    digests = FileDigests(scan)
     first, second = (asyncio.ensure_future(digests.of("one")) for _ in range(2))  # noqa: TID251
     other = asyncio.ensure_future(digests.of("two"))  # noqa: TID251
     await until(lambda: reader.read, "it reads")
@@ -83,5 +83,5 @@ async def test_one_file_is_read_at_a_time_and_none_that_everybody_left(reader: R
 
 async def test_a_model_that_nobody_knows_is_told_at_once(reader: Reader, scan: ModelScan) -> None:
     with pytest.raises(TwdError, match="no model"):
-        await Digests(scan).of("three")
+        await FileDigests(scan).of("three")
     assert reader.read == []

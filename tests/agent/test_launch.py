@@ -8,7 +8,7 @@ import pytest
 from tests.engine.tiny_models import write_llama
 from twd.agent.launch import cache_argv, drafter_argv, find_draft_model, rpc_argv
 from twd.gguf_tools.model_file import read_model
-from twd.kit.settings import Pool
+from twd.settings.model import PoolConfig
 from twd.wire.base import NodeId
 from twd.wire.failures import TwdError
 from twd.wire.node import DrafterWanted, ProcessKind, ProcessWanted
@@ -31,14 +31,14 @@ def test_a_drafter_is_told_all_that_its_settings_say() -> None:
 
 @pytest.mark.parametrize(("size", "told"), [("auto", "0"), (1.5, str(3 * 2**29))])
 def test_a_worker_of_ours_is_told_where_it_keeps_weights(size: Literal["auto"] | float, told: str) -> None:
-    cache = cache_argv(Path("/h/desk.rpc"), Pool(worker_cache=size))
+    cache = cache_argv(Path("/h/desk.rpc"), PoolConfig(worker_cache=size))
     assert cache == ("--cache", "/h/desk.rpc", "--cache-bytes", told)
     assert rpc_argv("", "h", 1, 2, (), cache)[-6:-2] == cache
     assert rpc_argv("/bin/rpc-server", "h", 1, 2, (), cache) == ("/bin/rpc-server", "-H", "h", "-p", "1", "-t", "2")
 
 
 def test_a_worker_keeps_none_where_its_owner_says_so() -> None:
-    assert cache_argv(Path("/h/desk.rpc"), Pool(worker_cache=0)) == ()
+    assert cache_argv(Path("/h/desk.rpc"), PoolConfig(worker_cache=0)) == ()
 
 
 def test_its_file_is_found_by_hash_or_where_the_owner_named_it(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from tests.typed_json import JSON
 from tests.waiting import alive, until
-from twd.agent import gpu_probe
 from twd.agent.builds import find_builds, parse_backends, parse_version
-from twd.agent.cpu_probe import cpu_facts, measure_bandwidth, memory_facts, parse_cpuinfo
-from twd.agent.disk_probe import disk_facts
-from twd.agent.programs import NoAnswer, output_of
-from twd.kit.settings import Binaries
+from twd.agent.probes import gpu as gpu_probe
+from twd.agent.probes.cpu import cpu_facts, measure_bandwidth, memory_facts, parse_cpuinfo
+from twd.agent.probes.disk import disk_facts
+from twd.agent.programs import ProgramFailed, output_of
+from twd.settings.model import BinariesConfig
 from twd.wire.node import GpuFacts
 
 NVIDIA = """0, NVIDIA GeForce RTX 3090, 24576, 23552, 550.54.14
@@ -109,7 +109,7 @@ async def test_where_amds_tool_tells_no_card_the_kernel_is_asked(monkeypatch: py
     async def nothing(command: tuple[str, ...]) -> str:
         return "no card"
 
-    monkeypatch.setattr("twd.agent.gpu_probe.shutil.which", lambda name: name if name == gpu_probe.ROCM[0] else None)
+    monkeypatch.setattr("twd.agent.probes.gpu.shutil.which", lambda name: name if name == gpu_probe.ROCM[0] else None)
     monkeypatch.setattr(gpu_probe, "output_of", nothing)
     monkeypatch.setattr(gpu_probe, "read_drm", lambda folder: cards)
     assert await gpu_probe._amd([]) == cards
@@ -165,18 +165,18 @@ async def test_programs_that_are_there_are_asked(tmp_path: Path) -> None:
     server = tmp_path / "llama-server"
     server.write_text("#!/bin/sh\necho 'version: 7 (abc)' >&2\n")
     server.chmod(0o755)
-    builds = await find_builds(Binaries(llama_server=str(server), rpc_server=str(tmp_path / "nowhere")))
+    builds = await find_builds(BinariesConfig(llama_server=str(server), rpc_server=str(tmp_path / "nowhere")))
     assert [(build.name, build.version) for build in builds if build.path == str(server)] == [
         ("llama-server", "7 (abc)")
     ]
 
 
 async def test_a_program_that_hangs_fails_or_is_missing_is_told_in_words(tmp_path: Path) -> None:
-    with pytest.raises(NoAnswer, match=r"did not answer within 0\.2 s"):
+    with pytest.raises(ProgramFailed, match=r"did not answer within 0\.2 s"):
         await output_of((sys.executable, "-c", "import time; time.sleep(60)"), 0.2)
-    with pytest.raises(NoAnswer, match="exit code 3"):
+    with pytest.raises(ProgramFailed, match="exit code 3"):
         await output_of((sys.executable, "-c", "raise SystemExit(3)"), 30)
-    with pytest.raises(NoAnswer, match="cannot be started"):
+    with pytest.raises(ProgramFailed, match="cannot be started"):
         await output_of((str(tmp_path / "nothing"),))
 
 

@@ -14,17 +14,17 @@ from tests.agent.conftest import StartAgent
 from tests.agent.test_agent_service import ask, wish
 from tests.engine.tiny_models import write_llama
 from tests.waiting import until
-from twd.agent.service import Agent
-from twd.bus.memory_bus import MemoryBroker
-from twd.kit.compute import SEVERAL_HIP
-from twd.kit.settings import Agent as AgentSettings
-from twd.kit.settings import Engine, Pool
+from twd.agent.service import AgentService
+from twd.bus.memory.bus import MemoryBroker
+from twd.process.compute import SEVERAL_HIP
+from twd.settings.model import AgentConfig as AgentSettings
+from twd.settings.model import EngineConfig, PoolConfig
 from twd.wire.node import ProcessFacts, ProcessKind, ProcessWanted, StageWanted
 
 PYTHON = (sys.executable, "-S", "-c")
 LOADS = "import time; time.sleep(600)"
 
-AgentOf = Callable[..., Awaitable[Agent]]
+AgentOf = Callable[..., Awaitable[AgentService]]
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 async def agent_of(start_agent: StartAgent, tmp_path: Path) -> AgentOf:
     """An agent whose machine has a model."""
 
-    async def agent_of(**settings: Any) -> Agent:
+    async def agent_of(**settings: Any) -> AgentService:
         write_llama(tmp_path / "tiny.gguf")
         agent = await start_agent(agent=AgentSettings(port=0, model_dirs=(str(tmp_path),)), **settings)
         await until(lambda: agent._facts().models, "the file is found")
@@ -53,7 +53,7 @@ async def agent_of(start_agent: StartAgent, tmp_path: Path) -> AgentOf:
     return agent_of
 
 
-async def start(broker: MemoryBroker, agent: Agent, first: int) -> ProcessFacts:
+async def start(broker: MemoryBroker, agent: AgentService, first: int) -> ProcessFacts:
     """A stage of one layer."""
     stage = StageWanted(model="tiny", file="tiny.gguf", hash=agent._facts().models[0].hash, first=first, end=first + 1)
     answer = await ask(broker, wish(process=f"stage.pool.tiny.{first}", kind=ProcessKind.STAGE, stage=stage))
@@ -68,7 +68,7 @@ async def test_stages_that_load_at_the_same_time_have_ports_of_their_own(
     scripted(LOADS)
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
-        agent = await agent_of(pool=Pool(stage_port=port))
+        agent = await agent_of(pool=PoolConfig(stage_port=port))
         ports = [(await start(broker, agent, first)).port for first in range(3)]
     assert len({*ports, port}) == 4
     answer = await ask(broker, wish(port=ports[0]))
@@ -110,7 +110,7 @@ async def test_where_several_amd_cards_are_found_a_process_gets_what_they_need(
 ) -> None:
     scripted(LOADS)
     monkeypatch.setattr("twd.agent.environment.amd_cards", lambda: cards)
-    agent = await agent_of(engine=Engine(backend="hip"))
+    agent = await agent_of(engine=EngineConfig(backend="hip"))
     await start(broker, agent, 0)
     await until(lambda: agent._processes.facts()[0].pid, "it runs")
     environment = psutil.Process(agent._processes.facts()[0].pid).environ()

@@ -5,10 +5,10 @@ import random
 from typing import TypeVar
 
 from tests.waiting import until
-from twd.bus.memory_bus import MemoryBroker
+from twd.bus.memory.bus import MemoryBroker
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
-from twd.kit.service import LEASE_BUCKET, Surroundings
+from twd.kit.service import LEASE_BUCKET, ServiceContext
 from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId
 from twd.wire.codec import decode, encode
 from twd.wire.failures import Failure
@@ -30,9 +30,11 @@ OWNER = InstanceId("edge.n.x")
 AN_HOUR_S = 3600.0
 
 
-def ground(broker: MemoryBroker, seed: int = 1, node: str = "n") -> Surroundings:
+def ctx(broker: MemoryBroker, seed: int = 1, node: str = "n") -> ServiceContext:
     """Surroundings on the memory broker, with seeded ids."""
-    return Surroundings(bus=broker.connect(node), node=NodeId(node), clock=SystemClock(), ids=Ids(random.Random(seed)))
+    return ServiceContext(
+        bus=broker.connect(node), node=NodeId(node), clock=SystemClock(), ids=Ids(random.Random(seed))
+    )
 
 
 def job(text: str = "once upon", name: str = "job-1", **fields: object) -> JobSubmitted:

@@ -8,14 +8,14 @@ from tests.backends.fakes.llama_server import FakeLlamaServer
 from tests.backends.fakes.ollama_server import FakeOllama
 from tests.backends.fakes.openai_server import OpenAiServer
 from tests.backends.fakes.server import Server
-from twd.backends.base import Backend, Piece, Wish
-from twd.backends.echo import Echo
-from twd.backends.llama_server import LlamaServer
-from twd.backends.ollama import Ollama
-from twd.backends.openai_compatible import OpenAiCompatible
-from twd.backends.sglang import Sglang
-from twd.backends.upstream import Upstream
-from twd.backends.vllm import Vllm
+from twd.backends.clients.base import Backend, CompletionWish, TextPiece
+from twd.backends.clients.echo import EchoClient
+from twd.backends.clients.llama_server import LlamaServerClient
+from twd.backends.clients.ollama import OllamaClient
+from twd.backends.clients.openai_compatible import OpenAiClient
+from twd.backends.clients.sglang import SglangClient
+from twd.backends.clients.upstream import UpstreamServer
+from twd.backends.clients.vllm import VllmClient
 from twd.wire.job import Prompt, Sampling
 
 
@@ -24,7 +24,7 @@ class Rig:
     """How to make a server and its adapter."""
 
     server: Callable[[], Server]
-    backend: Callable[[Upstream, str], Backend]
+    backend: Callable[[UpstreamServer, str], Backend]
     chats_at: str
     completes_at: str
 
@@ -37,26 +37,26 @@ def echoing() -> OpenAiServer:
 
 
 RIGS = {
-    "openai": Rig(OpenAiServer, OpenAiCompatible, "/chat/completions", "/completions"),
-    "echo": Rig(echoing, Echo, "/chat/completions", "/completions"),
-    "llamacpp": Rig(FakeLlamaServer, LlamaServer, "/chat/completions", "/completion"),
-    "ollama": Rig(FakeOllama, Ollama, "/api/chat", "/api/generate"),
-    "vllm": Rig(FakeVllm, Vllm, "/chat/completions", "/completions"),
-    "sglang": Rig(FakeSglang, Sglang, "/chat/completions", "/completions"),
+    "openai": Rig(OpenAiServer, OpenAiClient, "/chat/completions", "/completions"),
+    "echo": Rig(echoing, EchoClient, "/chat/completions", "/completions"),
+    "llamacpp": Rig(FakeLlamaServer, LlamaServerClient, "/chat/completions", "/completion"),
+    "ollama": Rig(FakeOllama, OllamaClient, "/api/chat", "/api/generate"),
+    "vllm": Rig(FakeVllm, VllmClient, "/chat/completions", "/completions"),
+    "sglang": Rig(FakeSglang, SglangClient, "/chat/completions", "/completions"),
 }
 
 
-def wish(text: str = "once upon", **fields: object) -> Wish:
+def wish(text: str = "once upon", **fields: object) -> CompletionWish:
     """A text to be continued by a few tokens."""
     prompt = fields.pop("prompt", None) or Prompt(text=text)
-    return Wish(**({"prompt": prompt, "max_tokens": 12, "sampling": Sampling(seed=5)} | fields))  # type: ignore[arg-type]
+    return CompletionWish(**({"prompt": prompt, "max_tokens": 12, "sampling": Sampling(seed=5)} | fields))  # type: ignore[arg-type]
 
 
-async def read(backend: Backend, asked: Wish) -> list[Piece]:
+async def read(backend: Backend, asked: CompletionWish) -> list[TextPiece]:
     """All pieces of a text."""
     return [piece async for piece in backend.stream(asked)]
 
 
-def text_of(pieces: list[Piece]) -> str:
+def text_of(pieces: list[TextPiece]) -> str:
     """The text of some pieces."""
     return "".join(piece.text for piece in pieces)

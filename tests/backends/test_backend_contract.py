@@ -11,8 +11,8 @@ from tests.backends.fakes.server import Farm, Server
 from tests.backends.fakes.toy import EMOJI, TOY
 from tests.backends.rigs import RIGS, Rig, read, text_of, wish
 from tests.waiting import until
-from twd.backends.base import Backend
-from twd.backends.upstream import Upstream
+from twd.backends.clients.base import Backend
+from twd.backends.clients.upstream import UpstreamServer
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, FinishReason, Grammar, GrammarKind, Prompt, Sampling, ToolCall
 
@@ -48,7 +48,7 @@ async def pair(request: pytest.FixtureRequest, farm: Farm) -> AsyncIterator[Pair
     rig = RIGS[request.param]
     server = rig.server()
     await farm.add(server)
-    backend = rig.backend(Upstream(server.url, timeout_s=PATIENCE_S), "")
+    backend = rig.backend(UpstreamServer(server.url, timeout_s=PATIENCE_S), "")
     assert (await backend.probe()).model.removesuffix(":latest") == "toy"
     yield Pair(rig, server, backend)
     await backend.close()
@@ -229,7 +229,7 @@ async def test_a_probe_that_fails_says_so(pair: Pair, mode: str) -> None:
 
 
 async def test_a_model_that_is_not_there(pair: Pair) -> None:
-    other = pair.rig.backend(Upstream(pair.server.url), "nothing")
+    other = pair.rig.backend(UpstreamServer(pair.server.url), "nothing")
     if pair.backend.kind == "llamacpp":
         assert (await other.probe()).model == "nothing"  # it serves its one model under any name
     else:

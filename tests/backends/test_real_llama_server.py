@@ -15,11 +15,11 @@ import pytest
 
 from tests.backends.rigs import read, text_of, wish
 from tests.engine.conftest import model_cache as model_cache
-from twd.backends.finding import open_backend
-from twd.backends.llama_server import LlamaServer
+from twd.backends.clients.detection import open_backend
+from twd.backends.clients.llama_server import LlamaServerClient
 from twd.engine.demo_model import demo_model
-from twd.kit.ports import free_port
-from twd.kit.settings import Server
+from twd.net.ports import free_port
+from twd.settings.model import ServerConfig
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, FinishReason, Grammar, GrammarKind, Prompt
 
@@ -68,21 +68,21 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture
-async def backend(url: str) -> AsyncIterator[LlamaServer]:
+async def backend(url: str) -> AsyncIterator[LlamaServerClient]:
     """Found by `auto`."""
-    found = await open_backend(Server(url=url, timeout_s=60))
-    assert isinstance(found, LlamaServer)
+    found = await open_backend(ServerConfig(url=url, timeout_s=60))
+    assert isinstance(found, LlamaServerClient)
     yield found
     await found.close()
 
 
-async def test_what_it_is(backend: LlamaServer) -> None:
+async def test_what_it_is(backend: LlamaServerClient) -> None:
     can = await backend.probe()
     assert (can.tokens, can.score, can.chat, can.context, can.slots) == (True, False, True, 1024, 2)
     assert (can.vocabulary, can.quantization) == (49152, "Q4_0")
 
 
-async def test_tokens_and_texts_agree(backend: LlamaServer) -> None:
+async def test_tokens_and_texts_agree(backend: LlamaServerClient) -> None:
     await backend.probe()
     tokens = await backend.tokenize("The capital of France is")
     assert await backend.detokenize(tokens) == "The capital of France is"
@@ -98,7 +98,7 @@ async def test_tokens_and_texts_agree(backend: LlamaServer) -> None:
     assert by_tokens[-1].usage.prompt == len(tokens)
 
 
-async def test_a_conversation_is_the_same_by_its_tokens(backend: LlamaServer) -> None:
+async def test_a_conversation_is_the_same_by_its_tokens(backend: LlamaServerClient) -> None:
     await backend.probe()
     answer = text_of(await read(backend, wish(prompt=HI, max_tokens=12)))
     assert answer
@@ -108,7 +108,7 @@ async def test_a_conversation_is_the_same_by_its_tokens(backend: LlamaServer) ->
     assert len(await backend.tokenize("<|im_start|>")) > 1
 
 
-async def test_stops_grammars_and_refusals(backend: LlamaServer) -> None:
+async def test_stops_grammars_and_refusals(backend: LlamaServerClient) -> None:
     await backend.probe()
     whole = text_of(await read(backend, wish("One, two, three,", max_tokens=16)))
     stop = whole[5:8]
@@ -123,7 +123,7 @@ async def test_stops_grammars_and_refusals(backend: LlamaServer) -> None:
     assert caught.value.code is FailureCode.CONTEXT_OVERFLOW
 
 
-async def test_who_hangs_up_may_come_again(backend: LlamaServer) -> None:
+async def test_who_hangs_up_may_come_again(backend: LlamaServerClient) -> None:
     await backend.probe()
     for _ in range(3):
         async with aclosing(backend.stream(wish("Once upon a time", max_tokens=500))) as stream:

@@ -6,20 +6,20 @@ from tests.backends.fakes.gpu_servers import FakeSglang, FakeVllm
 from tests.backends.fakes.server import Farm
 from tests.backends.fakes.toy import TOY
 from tests.backends.rigs import read, text_of, wish
-from twd.backends.sglang import Sglang
-from twd.backends.upstream import Upstream
-from twd.backends.vllm import Vllm
+from twd.backends.clients.sglang import SglangClient
+from twd.backends.clients.upstream import UpstreamServer
+from twd.backends.clients.vllm import VllmClient
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, Prompt, Sampling
 
 HI = Prompt(messages=[ChatMessage(role="user", content="hi")])
 
 
-@pytest.mark.parametrize(("server", "adapter"), [(FakeVllm(), Vllm), (FakeSglang(), Sglang)])
-async def test_scores_of_other_tokens_are_refused(farm: Farm, server: FakeVllm, adapter: type[Vllm]) -> None:
+@pytest.mark.parametrize(("server", "adapter"), [(FakeVllm(), VllmClient), (FakeSglang(), SglangClient)])
+async def test_scores_of_other_tokens_are_refused(farm: Farm, server: FakeVllm, adapter: type[VllmClient]) -> None:
     await farm.add(server)
     server.shift = 1
-    backend = adapter(Upstream(server.url), "toy")
+    backend = adapter(UpstreamServer(server.url), "toy")
     with pytest.raises(TwdError, match="other tokens") as caught:
         await backend.score(list(range(300, 306)), 2)
     assert caught.value.code is FailureCode.BACKEND_BROKEN
@@ -30,7 +30,7 @@ async def test_scores_of_other_tokens_are_refused(farm: Farm, server: FakeVllm, 
 async def test_ids_that_are_not_told_are_not_made_up(farm: Farm) -> None:
     server = FakeVllm()
     await farm.add(server)
-    backend = Vllm(Upstream(server.url), "toy")
+    backend = VllmClient(UpstreamServer(server.url), "toy")
     server._choose_once = _without_ids(server)  # type: ignore[method-assign]
     with pytest.raises(TwdError, match="id of the token"):
         await backend.score([300, 301], 0)
@@ -47,7 +47,7 @@ async def test_what_they_are_used_for(farm: Farm) -> None:
     vllm, sglang = FakeVllm(), FakeSglang()
     await farm.add(vllm)
     await farm.add(sglang)
-    first, second = Vllm(Upstream(vllm.url)), Sglang(Upstream(sglang.url))
+    first, second = VllmClient(UpstreamServer(vllm.url)), SglangClient(UpstreamServer(sglang.url))
     can = await first.probe()
     assert (can.score, can.tokens, can.renders, can.context, can.version) == (True, True, True, 4096, "0.15.0")
     assert can.can_verify
@@ -63,7 +63,7 @@ async def test_what_they_are_used_for(farm: Farm) -> None:
 async def test_a_conversation_becomes_tokens(farm: Farm) -> None:
     server = FakeVllm()
     await farm.add(server)
-    backend = Vllm(Upstream(server.url), "toy")
+    backend = VllmClient(UpstreamServer(server.url), "toy")
     wanted = TOY.tokenize(TOY.render([{"role": "user", "content": "hi"}]), special=True)
     assert await backend.render(HI) == wanted
     prefilled = Prompt(messages=HI.messages, prefill="Sure")
@@ -78,7 +78,7 @@ async def test_sglang_may_repeat_or_not(farm: Farm, cumulative: bool) -> None:
     server = FakeSglang()
     server.cumulative = cumulative
     await farm.add(server)
-    backend = Sglang(Upstream(server.url), "toy")
+    backend = SglangClient(UpstreamServer(server.url), "toy")
     prompt = TOY.tokenize("once upon")
     server.script = TOY.tokenize(" it it it 👋 is it 👋")
     pieces = await read(backend, wish(prompt=Prompt(tokens=prompt), max_tokens=40))
@@ -94,7 +94,7 @@ async def test_a_text_that_sglang_gave_up_is_not_whole(farm: Farm, monkeypatch: 
     aborted = {"type": "abort", "message": "no memory is left", "status_code": 503}
     monkeypatch.setattr(server, "_finish", lambda *asked: aborted)
     await farm.add(server)
-    backend = Sglang(Upstream(server.url), "toy")
+    backend = SglangClient(UpstreamServer(server.url), "toy")
     with pytest.raises(TwdError, match="gave up in the middle: no memory is left"):
         await read(backend, wish(prompt=Prompt(tokens=TOY.tokenize("once upon")), max_tokens=4))
     await backend.close()
@@ -103,7 +103,7 @@ async def test_a_text_that_sglang_gave_up_is_not_whole(farm: Farm, monkeypatch: 
 async def test_their_own_defaults_are_overruled(farm: Farm) -> None:
     server = FakeVllm()
     await farm.add(server)
-    backend = Vllm(Upstream(server.url), "toy")
+    backend = VllmClient(UpstreamServer(server.url), "toy")
     await read(backend, wish(prompt=HI, sampling=Sampling(temperature=0.5, seed=1)))
     body = server.bodies("/completions")[-1]
     assert {name: body[name] for name in ("top_k", "top_p", "min_p", "repetition_penalty")} == {

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from tests.backends.listener import job
 from tests.typed_json import JSON, shaped
-from twd.backends import llama_server, ollama, sglang
-from twd.backends.base import Piece
-from twd.backends.openai_chunks import Chunk, ChunkReader, Logprobs, read_logprobs
-from twd.backends.relay_core import RelayedJob
-from twd.backends.troubles import read_trouble
-from twd.backends.upstream import Upstream
+from twd.backends.clients import llama_server, ollama, sglang
+from twd.backends.clients.base import TextPiece
+from twd.backends.clients.openai_chunks import ChunkLogprobs, ChunkReader, CompletionChunk, read_logprobs
+from twd.backends.clients.upstream import UpstreamServer
+from twd.backends.clients.upstream_errors import read_trouble
+from twd.backends.relay.core import RelayedJob
 from twd.wire.base import ModelId, SessionId
 from twd.wire.codec import Rejected, decode, encode
 from twd.wire.failures import TwdError
 
-UPSTREAM = Upstream("http://127.0.0.1:9")
+UPSTREAM = UpstreamServer("http://127.0.0.1:9")
 
 T = TypeVar("T")
 
@@ -40,10 +40,10 @@ def read_all(pieces: list[Any]) -> None:
             assert not isinstance(decode(encode(event)), Rejected)
 
 
-@given(st.lists(shaped(Chunk), max_size=5))
+@given(st.lists(shaped(CompletionChunk), max_size=5))
 def test_chunks(chunks: list[Any]) -> None:
     reader = ChunkReader()
-    read = [chunk for chunk in (readable(chunk, Chunk) for chunk in chunks) if chunk is not None]
+    read = [chunk for chunk in (readable(chunk, CompletionChunk) for chunk in chunks) if chunk is not None]
     pieces = [piece for piece in map(reader.feed, read) if piece is not None]
     read_all([*pieces, reader.last()])
 
@@ -52,8 +52,8 @@ def test_chunks(chunks: list[Any]) -> None:
 def test_bits_of_llama_server(value: dict[str, Any]) -> None:
     bit = readable(value, llama_server._Bit)
     if bit is not None:
-        logprobs = read_logprobs(Logprobs(content=bit.completion_probabilities))
-        read_all([Piece(text=bit.content, tokens=bit.tokens, logprobs=logprobs), llama_server._end(bit)])
+        logprobs = read_logprobs(ChunkLogprobs(content=bit.completion_probabilities))
+        read_all([TextPiece(text=bit.content, tokens=bit.tokens, logprobs=logprobs), llama_server._end(bit)])
 
 
 @given(shaped(ollama._Line))
@@ -69,7 +69,7 @@ def test_steps_of_sglang(value: dict[str, Any], shown: str) -> None:
     step = readable(value, sglang._Generated)
     if step is not None:
         sglang._repeats(step, shown)
-        read_all([Piece(text=step.text, tokens=step.output_ids), sglang._end(step.meta_info)])
+        read_all([TextPiece(text=step.text, tokens=step.output_ids), sglang._end(step.meta_info)])
 
 
 @given(st.one_of(st.binary(max_size=60), JSON.map(msgspec.json.encode)), st.text(min_size=1, max_size=6))

@@ -5,9 +5,9 @@ from typing import cast
 import pytest
 
 from tests.backends.listener import job
-from twd.backends.base import Backend, wish_of
-from twd.backends.token_texts import PieceReader, TokenTexts
-from twd.backends.verifying import picker_for
+from twd.backends.clients.base import Backend, wish_of
+from twd.backends.verifier.target import sampler_for
+from twd.backends.verifier.token_texts import PieceReader, TokenTexts
 from twd.wire.job import Grammar, GrammarKind
 
 WHOLE = Grammar(kind=GrammarKind.JSON)
@@ -20,4 +20,4 @@ def test_to_hold_calls_to_their_schemas_is_for_whoever_gets_the_tools(
 ) -> None:
     wanted = job(grammar=grammar)
     assert wish_of(wanted).grammar == asked
-    assert picker_for(wanted, 1, PieceReader(TokenTexts(cast(Backend, None)))).grammar == asked
+    assert sampler_for(wanted, 1, PieceReader(TokenTexts(cast(Backend, None)))).grammar == asked

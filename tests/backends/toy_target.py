@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tests.backends.fakes.toy import CONTROL, TOY
-from twd.engine.cost import CostCurve
-from twd.engine.window import Picker, Report, Target, Verdict, Window, walk
-from twd.speculator.bounds import Limits
-from twd.speculator.session import Opening
+from twd.decoding.cost import CostCurve
+from twd.decoding.window import Report, Sampler, Target, VerifyResult, Window, verify_window
+from twd.speculator.core.limits import SpeculatorLimits
+from twd.speculator.core.session import PreparedRequest
 from twd.wire.base import ModelId, SessionId
 from twd.wire.draft import DeviceKind
 from twd.wire.job import JobSubmitted
@@ -36,25 +36,25 @@ class ToyTarget:
     trees: bool = False
     can_rollback: bool = True
     rows: list[int] = field(default_factory=list)
-    _slots: dict[int, tuple[list[int], Picker, Report | None]] = field(default_factory=dict)
+    _slots: dict[int, tuple[list[int], Sampler, Report | None]] = field(default_factory=dict)
     _pending: list[Window] = field(default_factory=list)
 
-    def open(self, tokens: Sequence[int], picker: Picker, report: Report | None = None) -> tuple[int, int]:
+    def open(self, tokens: Sequence[int], sampler: Sampler, report: Report | None = None) -> tuple[int, int]:
         slot = next(slot for slot in range(self.n_slots) if slot not in self._slots)
-        self._slots[slot] = ([], picker, report)
+        self._slots[slot] = ([], sampler, report)
         return slot, 0
 
     def submit(self, windows: Sequence[Window]) -> None:
         self._pending += windows
 
-    def collect(self) -> list[Verdict]:
+    def collect(self) -> list[VerifyResult]:
         pending, self._pending = self._pending, []
         return [self._judge(window) for window in pending if window.slot in self._slots]
 
-    def _judge(self, window: Window) -> Verdict:
-        tokens, picker, report = self._slots[window.slot]
+    def _judge(self, window: Window) -> VerifyResult:
+        tokens, sampler, report = self._slots[window.slot]
         del tokens[window.at :]
-        verdict = Verdict(window.slot, window.epoch, window.at)
+        verdict = VerifyResult(window.slot, window.epoch, window.at)
         self.rows.append(len(window.tokens))
         tokens += window.tokens[: window.committed] if window.picks else window.tokens
         if not window.picks:
@@ -66,7 +66,7 @@ class ToyTarget:
             row[TOY.next([*before, *window.tokens[: node + 1]])] = 1.0
             return row
 
-        walk(window, verdict, logits, tokens, picker, report, frozenset({END}))
+        verify_window(window, verdict, logits, tokens, sampler, report, frozenset({END}))
         return verdict
 
     def close(self, slot: int) -> None:
@@ -108,15 +108,15 @@ class ToyModel:
     cost: CostCurve = field(default_factory=lambda: CostCurve([CostPoint(width=1, ms=20), CostPoint(width=32, ms=22)]))
 
     @property
-    def limits(self) -> Limits:
-        return Limits(slots=4, ctx_size=TOY.context, ngram=self.ngram, device=DeviceKind.ELSEWHERE)
+    def limits(self) -> SpeculatorLimits:
+        return SpeculatorLimits(slots=4, ctx_size=TOY.context, ngram=self.ngram, device=DeviceKind.ELSEWHERE)
 
-    def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
+    def prepare(self, job: JobSubmitted, session: SessionId) -> PreparedRequest:
         tokens = job.prompt.tokens or TOY.tokenize(job.prompt.text or "", special=True)
-        return Opening(
+        return PreparedRequest(
             session=session,
             tokens=list(tokens),
-            picker=GreedyPicker(),
+            sampler=GreedyPicker(),
             piece=TOY.piece,
             end_tokens=frozenset(range(TOY.end, TOY.end + len(CONTROL))),
             seed=job.sampling.seed or 0,

@@ -3,7 +3,7 @@
 import pytest
 
 from twd.bench.analytic import (
-    Setting,
+    SpeculationSetting,
     best_continuous,
     best_round,
     continuous_rate,
@@ -25,13 +25,13 @@ def test_expected_tokens_at_the_ends() -> None:
 
 
 def test_useless_drafts_leave_plain_decoding() -> None:
-    setting = Setting(flat, token_ms=5.0, acceptance=0.0)
+    setting = SpeculationSetting(flat, token_ms=5.0, acceptance=0.0)
     assert best_round(setting) == (0, plain_rate(setting))
     assert best_continuous(setting) == plain_rate(setting)
 
 
 def test_perfect_drafts_are_bound_by_the_slower_of_both() -> None:
-    setting = Setting(flat, token_ms=5.0, acceptance=1.0)
+    setting = SpeculationSetting(flat, token_ms=5.0, acceptance=1.0)
     width = steady_width(setting)
     assert continuous_rate(setting) == pytest.approx((width + 1) / max(flat(width + 1), (width + 1) * 5.0))
     assert continuous_rate(setting) <= 1 / 5.0
@@ -40,12 +40,12 @@ def test_perfect_drafts_are_bound_by_the_slower_of_both() -> None:
 def test_running_on_beats_turns_and_more_so_the_farther_the_drafter() -> None:
     gains = []
     for round_trip in (0.0, 10.0, 30.0):
-        setting = Setting(flat, token_ms=5.0, acceptance=0.9, round_trip_ms=round_trip)
+        setting = SpeculationSetting(flat, token_ms=5.0, acceptance=0.9, round_trip_ms=round_trip)
         gains.append(best_continuous(setting) / best_round(setting)[1])
     assert gains[0] > 1.1
     assert gains == sorted(gains)
 
 
 def test_a_round_pays_for_drafting_flight_and_check() -> None:
-    setting = Setting(flat, token_ms=5.0, acceptance=1.0, round_trip_ms=7.0)
+    setting = SpeculationSetting(flat, token_ms=5.0, acceptance=1.0, round_trip_ms=7.0)
     assert round_rate(setting, 3) == pytest.approx(4 / (15 + 7 + flat(4)))

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 
 from tests.engine.conftest import model_cache, q4_path
-from twd.bench.recorded import PlayedModel, Recording, Text, confidence, write_down
-from twd.bench.ring_drafter import DraftPlan, LoadedModel
+from twd.bench.recorded import RecordedText, Recording, ReplayedModel, confidence, write_down
+from twd.bench.ring_drafter import DraftPlan, LocalDraftModel
+from twd.decoding.window import Logits, Window
 from twd.drafter.draft import Guess
-from twd.engine.window import Logits, Window
 from twd.wire.failures import TwdError
 from twd.wire.job import TokenLogprob
 
 __all__ = ["model_cache", "q4_path"]
 
-RECORDING = Recording([Text([5, 6, 7, 8], {2: Guess(7, 0.9), 3: Guess(9, 0.4)})], lambda rows: 3.0 + rows, 64)
+RECORDING = Recording([RecordedText([5, 6, 7, 8], {2: Guess(7, 0.9), 3: Guess(9, 0.4)})], lambda rows: 3.0 + rows, 64)
 
 
 def report(logits: Logits, token: int) -> TokenLogprob:
@@ -23,7 +23,7 @@ def report(logits: Logits, token: int) -> TokenLogprob:
 
 def test_what_was_written_down_is_said_at_its_pace() -> None:
     slept: list[float] = []
-    model = PlayedModel(RECORDING, slept.append)
+    model = ReplayedModel(RECORDING, slept.append)
     slot, cached = model.open([5, 6], model, report)
     assert cached == 0
     model.submit([Window(slot, 0, 0, (5, 6), committed=2)])
@@ -39,12 +39,12 @@ def test_what_was_written_down_is_said_at_its_pace() -> None:
 
 def test_an_unknown_text_is_refused() -> None:
     with pytest.raises(TwdError, match="no guesses were written down"):
-        PlayedModel(RECORDING).open([5, 9], PlayedModel(RECORDING))
+        ReplayedModel(RECORDING).open([5, 9], ReplayedModel(RECORDING))
 
 
 @pytest.mark.model
 def test_what_is_written_down_is_what_the_model_says(q4_path: Path) -> None:
-    model = LoadedModel(DraftPlan(q4_path))
+    model = LocalDraftModel(DraftPlan(q4_path))
     try:
         prompt = model.native.tokenize("The sea is large. The sea is large. The sea is")
         text = model.native.tokenize(" large. The moon is large.")

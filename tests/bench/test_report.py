@@ -4,21 +4,21 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from twd.bench.client import Answer
+from twd.bench.client import MeasuredAnswer
 from twd.bench.plot import bars, lines
-from twd.bench.report import Ceiling, Pair, by_drafter, by_position, ceiling, percentile, summarize
+from twd.bench.report import Ceiling, PlainDraftedPair, by_drafter, by_position, ceiling, percentile, summarize
 from twd.bench.session import BenchResult
-from twd.cli.bench import bench
+from twd.cli.bench.command import bench
 from twd.wire.base import ModelId
 from twd.wire.job import DrafterShare, JobStats
 
 
-def answer(tokens: list[int], ms: float, **stats: object) -> Answer:
+def answer(tokens: list[int], ms: float, **stats: object) -> MeasuredAnswer:
     made = JobStats(decode_ms=ms, passes=max(1, len(tokens) // 2), **stats)  # type: ignore[arg-type]
-    return Answer("code", tokens, "text", [0.1, 0.2, 0.4], made)
+    return MeasuredAnswer("code", tokens, "text", [0.1, 0.2, 0.4], made)
 
 
-def pair(equal: bool = True) -> Pair:
+def pair(equal: bool = True) -> PlainDraftedPair:
     drafted = answer(
         [1, 2, 3, 4, 5],
         50.0,
@@ -28,7 +28,7 @@ def pair(equal: bool = True) -> Pair:
         taken_at=[2, 1],
         drafters=[DrafterShare(drafter="d", checked=4, taken=3)],
     )
-    return Pair("code", answer([1, 2, 3, 4, 5 if equal else 6], 100.0), drafted)
+    return PlainDraftedPair("code", answer([1, 2, 3, 4, 5 if equal else 6], 100.0), drafted)
 
 
 def test_a_pair_knows_its_ratio_and_whether_texts_agree() -> None:

@@ -15,8 +15,8 @@ import pytest
 from twd.bus.address import BusAddress
 from twd.bus.base import Bus
 from twd.bus.broker import server_binary
-from twd.bus.memory_bus import MemoryBroker
-from twd.bus.nats_bus import NatsBus
+from twd.bus.memory.bus import MemoryBroker
+from twd.bus.nats.bus import NatsBus
 
 READY_S = 10.0
 PLAIN_CONFIG = "max_payload: 8MB\njetstream {}\n"

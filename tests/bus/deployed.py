@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.bus.conftest import wait_for_ports
 from twd.bus.address import BusAddress, Tls
 from twd.bus.broker import server_binary
-from twd.bus.nats_bus import NatsBus, OnEvent, log_event
+from twd.bus.nats.bus import NatsBus, OnEvent, log_event
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "nats"
 

@@ -16,8 +16,8 @@ from tests.waiting import until
 from twd.bus.address import BusAddress
 from twd.bus.base import BusError
 from twd.bus.broker import EmbeddedBroker, read_or_make_token, server_binary
-from twd.bus.nats_bus import NatsBus
-from twd.kit import platform
+from twd.bus.nats.bus import NatsBus
+from twd.process import platform
 
 posix = pytest.mark.skipif(os.name == "nt", reason="file modes are POSIX")
 
@@ -167,7 +167,7 @@ class LeashedChild(Child):
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         self.process = subprocess.Popen(
-            platform.leashed(tuple(self.broker.argv)),
+            platform.tied_to_parent(tuple(self.broker.argv)),
             stderr=subprocess.DEVNULL,
             env={**os.environ, **self.lifeline.environment},
             pass_fds=self.lifeline.inherited,

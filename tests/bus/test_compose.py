@@ -13,7 +13,7 @@ import yaml
 
 from tests.bus.deployed import DEPLOY
 from twd.bus.permissions import ROLE_NAMES
-from twd.kit.settings_env import variables
+from twd.settings.env import variables
 
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

@@ -8,7 +8,7 @@ import pytest
 
 from tests.bus.conftest import Connect
 from tests.waiting import until
-from twd.bus.base import PAYLOAD_BYTES_MAX, Bus, BusError, Hearing, Message, NoResponders, RequestTimeout
+from twd.bus.base import PAYLOAD_BYTES_MAX, Bus, BusError, BusMessage, NoResponders, RequestTimeout, SubscriptionOptions
 from twd.wire.failures import FailureCode
 from twd.wire.routes import WhenFull
 
@@ -17,9 +17,9 @@ class Ear:
     """A handler that remembers."""
 
     def __init__(self) -> None:
-        self.messages: list[Message] = []
+        self.messages: list[BusMessage] = []
 
-    def __call__(self, message: Message) -> None:
+    def __call__(self, message: BusMessage) -> None:
         self.messages.append(message)
 
     @property
@@ -49,7 +49,7 @@ async def test_a_message_arrives_as_it_was_sent(connect: Connect) -> None:
     await other.subscribe("a.b", ear)
     one.publish("a.b", bytes(range(256)), reply="_INBOX.x.1")
     await until(lambda: bool(ear.messages))
-    assert ear.messages == [Message("a.b", bytes(range(256)), "_INBOX.x.1")]
+    assert ear.messages == [BusMessage("a.b", bytes(range(256)), "_INBOX.x.1")]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ async def test_each_message_goes_to_one_member_of_a_group_and_to_everybody_else(
 async def test_several_things_are_listened_to_at_once(connect: Connect) -> None:
     bus = await connect("one")
     one, other = Ear(), Ear()
-    first, _ = await bus.subscribe_all([Hearing("a", one), Hearing("b.*", other)])
+    first, _ = await bus.subscribe_all([SubscriptionOptions("a", one), SubscriptionOptions("b.*", other)])
     for subject in ("a", "b.c"):
         bus.publish(subject, b"")
     await hear_end(bus, bus)
@@ -125,7 +125,7 @@ async def test_of_several_things_none_is_listened_to_where_one_is_refused(connec
     bus = await connect("one")
     ear = Ear()
     with pytest.raises(BusError):
-        await bus.subscribe_all([Hearing("a", ear), Hearing("a.", ear)])
+        await bus.subscribe_all([SubscriptionOptions("a", ear), SubscriptionOptions("a.", ear)])
     bus.publish("a", b"")
     await hear_end(bus, bus)
     assert not ear.messages
@@ -149,7 +149,7 @@ async def test_what_waits_for_a_closed_subscription_is_thrown_away(connect: Conn
     ear, first = Ear(), asyncio.Event()
     subscription = await bus.subscribe("a", ear)
 
-    def close_it(message: Message) -> None:
+    def close_it(message: BusMessage) -> None:
         first.set()
         closing.append(asyncio.get_running_loop().create_task(subscription.close()))
 
@@ -181,7 +181,7 @@ async def test_a_handler_that_fails_silences_nobody(connect: Connect) -> None:
     bus = await connect("one")
     ear = Ear()
 
-    def fail(message: Message) -> None:
+    def fail(message: BusMessage) -> None:
         raise ValueError("planted")
 
     await bus.subscribe("a", fail)
@@ -275,9 +275,9 @@ async def test_silence_is_a_timeout(connect: Connect) -> None:
 
 async def test_a_second_answer_and_a_late_one_are_left_aside(connect: Connect) -> None:
     bus = await connect("one")
-    asked: list[Message] = []
+    asked: list[BusMessage] = []
 
-    def answer_twice(message: Message) -> None:
+    def answer_twice(message: BusMessage) -> None:
         asked.append(message)
         bus.publish(message.reply, b"first")
         bus.publish(message.reply, b"second")
@@ -318,7 +318,7 @@ async def test_an_inquiry_is_told_one_answer(connect: Connect) -> None:
     bus = await connect("one")
     told: list[bytes | BusError] = []
 
-    def answer_twice(message: Message) -> None:
+    def answer_twice(message: BusMessage) -> None:
         bus.publish(message.reply, b"first")
         bus.publish(message.reply, b"second")
 

@@ -11,8 +11,8 @@ from tests.bus.deployed import Deployment, free_ports
 from tests.waiting import until
 from twd.bus.address import BusAddress, Tls
 from twd.bus.base import BusError
-from twd.bus.nats_bus import NatsBus
-from twd.bus.nats_leases import NatsLeases
+from twd.bus.nats.bus import NatsBus
+from twd.bus.nats.leases import NatsLeases
 from twd.bus.permissions import ADMIN, REGISTRY
 from twd.wire.failures import FailureCode
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twd.bus.base import matches
-from twd.bus.interest import Interest
+from twd.bus.interest import InterestTable
 
 PATTERNS = ["a", "a.b", "a.*", "*.b", "a.>", ">", "a.b.c", "a.*.c"]
 SUBJECTS = ["a", "a.b", "a.c", "a.b.c", "x.b"]
@@ -22,7 +22,7 @@ class Sub:
     st.lists(st.tuples(st.sampled_from([*SUBJECTS, "out"]), st.sampled_from(PATTERNS), st.sampled_from(["", "q", "r"])))
 )
 def test_equals_a_plain_search(steps: list[tuple[str, str, str]]) -> None:
-    interest: Interest[Sub] = Interest()
+    interest: InterestTable[Sub] = InterestTable()
     here: list[Sub] = []
     for subject, pattern, queue in steps:
         if subject == "out":
@@ -40,14 +40,14 @@ def test_equals_a_plain_search(steps: list[tuple[str, str, str]]) -> None:
 
 
 def test_removing_a_stranger_is_no_matter() -> None:
-    interest: Interest[Sub] = Interest()
+    interest: InterestTable[Sub] = InterestTable()
     interest.remove(Sub("a", ""))
     interest.remove(Sub("a.*", ""))
     assert interest.in_subject("a.b").everybody == []
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    interest: Interest[Sub] = Interest()
+    interest: InterestTable[Sub] = InterestTable()
     one = Sub("a.*", "")
     interest.add(one)
     for i in range(10_000):

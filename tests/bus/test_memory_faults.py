@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.waiting import until
-from twd.bus.base import Bus, BusError, Message, RequestTimeout
-from twd.bus.memory_bus import Faults, MemoryBroker
+from twd.bus.base import Bus, BusError, BusMessage, RequestTimeout
+from twd.bus.memory.bus import MemoryBroker, NetworkFaults
 
 
 async def send(broker: MemoryBroker, count: int = 300) -> list[int]:
@@ -16,14 +16,14 @@ async def send(broker: MemoryBroker, count: int = 300) -> list[int]:
     await reader.subscribe("a", lambda message: heard.append(int(message.data)))
     for i in range(count):
         sender.publish("a", b"%d" % i)
-    broker.faults = Faults()
+    broker.faults = NetworkFaults()
     await passed(sender, reader)
     return heard
 
 
 async def passed(sender: Bus, reader: Bus) -> None:
     """Return when a message that nothing befalls has come after all others of its way."""
-    came: list[Message] = []
+    came: list[BusMessage] = []
     await reader.subscribe("end", came.append)
     sender.publish("end", b"")
     await until(lambda: bool(came))
@@ -64,7 +64,7 @@ async def test_reordered_messages_all_come() -> None:
 async def test_one_seed_gives_one_result(seed: int) -> None:
     async def run() -> list[int]:
         broker = MemoryBroker(seed)
-        broker.faults = Faults(drop=0.2, repeat=0.2)
+        broker.faults = NetworkFaults(drop=0.2, repeat=0.2)
         return await send(broker)
 
     assert await run() == await run()
@@ -75,7 +75,7 @@ async def test_nothing_passes_a_partition_in_either_direction() -> None:
     left, right = broker.connect("left"), broker.connect("right")
     heard: list[str] = []
 
-    def hear(name: str) -> Callable[[Message], None]:
+    def hear(name: str) -> Callable[[BusMessage], None]:
         return lambda message: heard.append(f"{name} heard {message.data.decode()}")
 
     await left.subscribe("a", hear("left"))

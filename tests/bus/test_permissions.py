@@ -13,9 +13,19 @@ import pytest
 from tests.bus.deployed import DEPLOY, Deployment
 from tests.waiting import until
 from twd.bus.address import BusAddress
-from twd.bus.base import BusError, Hearing, Message, NoResponders
-from twd.bus.nats_bus import BusState, NatsBus
-from twd.bus.permissions import ADMIN, LIFE, REGISTRY, ROLE_NAMES, ROLES, Registry, Role, permissions_of, render
+from twd.bus.base import BusError, BusMessage, NoResponders, SubscriptionOptions
+from twd.bus.nats.bus import BusState, NatsBus
+from twd.bus.permissions import (
+    ADMIN,
+    LIFE,
+    REGISTRY,
+    ROLE_NAMES,
+    ROLES,
+    BusRole,
+    RegistryAccess,
+    permissions_of,
+    render,
+)
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Service
 from twd.wire.failures import FailureCode
 from twd.wire.routes import ROUTES, Delivery, Route
@@ -105,7 +115,9 @@ def test_the_table_agrees_with_the_kit() -> None:
 
 def services_of(role: str) -> list[type[Service]]:
     """The service of a role, and the kinds of it that its room knows besides."""
-    names = {"supervisor": ["twd.kit.overseer"], "relay": ["twd.backends.relay"]}.get(role) or modules_of(f"twd.{role}")
+    names = {"supervisor": ["twd.supervisor.service"], "relay": ["twd.backends.relay.service"]}.get(role) or modules_of(
+        f"twd.{role}"
+    )
     members = [member for name in names for member in vars(importlib.import_module(name)).values()]
     return [m for m in members if inspect.isclass(m) and issubclass(m, Service) and getattr(m, "name", "") == role]
 
@@ -118,7 +130,7 @@ def modules_of(room: str) -> list[str]:
 
 
 @pytest.mark.parametrize("role", [role for role in ROLES if role.is_service], ids=lambda role: role.name)
-def test_the_table_says_what_the_services_say(role: Role) -> None:
+def test_the_table_says_what_the_services_say(role: BusRole) -> None:
     services = services_of(role.name)
     if services:
         writes, reads = ({event for one in services for event in getattr(one, kind)} for kind in ("writes", "reads"))
@@ -131,7 +143,7 @@ def test_the_table_says_what_the_services_say(role: Role) -> None:
 
 @nats
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
-async def test_a_role_publishes_its_own_events_and_no_others(connect: Connect, role: Role) -> None:
+async def test_a_role_publishes_its_own_events_and_no_others(connect: Connect, role: BusRole) -> None:
     user, admin = await connect(role.name), await connect(ADMIN)
     heard: list[str] = []
     await admin.bus.subscribe("twd.v1.>", lambda message: heard.append(message.subject))
@@ -148,7 +160,7 @@ async def test_a_role_publishes_its_own_events_and_no_others(connect: Connect, r
 
 @nats
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
-async def test_a_role_hears_its_own_events_and_no_others(connect: Connect, role: Role) -> None:
+async def test_a_role_hears_its_own_events_and_no_others(connect: Connect, role: BusRole) -> None:
     user = await connect(role.name)
     for route in TRAVELLING:
         reads = route.event in role.reads
@@ -164,19 +176,19 @@ async def test_a_role_hears_its_own_events_and_no_others(connect: Connect, role:
 
 @nats
 @pytest.mark.parametrize("role", [role for role in ROLES if role.is_service], ids=lambda role: role.name)
-async def test_a_service_keeps_its_lease_and_is_found(connect: Connect, role: Role) -> None:
+async def test_a_service_keeps_its_lease_and_is_found(connect: Connect, role: BusRole) -> None:
     admin, user = await connect(ADMIN), await connect(role.name)
     every = await admin.bus.leases(REGISTRY, LEASE_TTL_S)
     await every.put("other.node1.x", b"1")
     leases = await user.bus.leases(REGISTRY, LEASE_TTL_S)
     await leases.put(f"{role.name}.node1.x", b"mine")
     assert (await every.get(f"{role.name}.node1.x")) is not None
-    if role.registry >= Registry.READ:
+    if role.registry >= RegistryAccess.READ:
         assert f"{role.name}.node1.x" in [entry.key for entry in await leases.entries()]
     else:
         with pytest.raises(BusError, match="does not let"):
             await leases.entries()
-    if role.registry < Registry.CLEAR:
+    if role.registry < RegistryAccess.CLEAR:
         with pytest.raises(BusError, match="does not let"):
             await leases.put("other.node1.x", b"not mine")
         with pytest.raises(BusError, match="does not let"):
@@ -228,10 +240,12 @@ async def test_each_of_those_who_ask_for_the_same_at_once_is_told(connect: Conne
 
 @nats
 async def test_who_asks_for_several_things_of_which_one_is_denied_hears_none(connect: Connect) -> None:
-    speculator, heard = await connect("speculator"), list[Message]()
+    speculator, heard = await connect("speculator"), list[BusMessage]()
     allowed, denied = "twd.v1.draft.proposed.*", "twd.v1.job.submitted.*"
     with pytest.raises(BusError) as refused:
-        await speculator.bus.subscribe_all([Hearing(allowed, heard.append), Hearing(denied, heard.append)])
+        await speculator.bus.subscribe_all(
+            [SubscriptionOptions(allowed, heard.append), SubscriptionOptions(denied, heard.append)]
+        )
     assert refused.value.code is FailureCode.FORBIDDEN
     drafter = await connect("drafter")
     drafter.bus.publish("twd.v1.draft.proposed.s", b"{}")
@@ -272,9 +286,9 @@ async def test_who_hears_everything_sees_no_prompt_and_hides_not_that_nobody_is_
 @nats
 async def test_a_job_is_answered_by_the_speculator_and_only_once(connect: Connect) -> None:
     edge, speculator = await connect("edge"), await connect("speculator")
-    asked: list[Message] = []
+    asked: list[BusMessage] = []
 
-    def take(message: Message) -> None:
+    def take(message: BusMessage) -> None:
         asked.append(message)
         speculator.bus.publish(message.reply, b"queued")
 

@@ -14,10 +14,10 @@ from typing import Any
 import psutil
 
 from tests.waiting import alive, wait_until
-from twd.cli.demo import DRAFT, TARGET
 from twd.engine.demo_model import demo_model
-from twd.kit.ports import free_port
+from twd.net.ports import free_port
 from twd.private_file import write_private
+from twd.supervisor.demo import DRAFT, TARGET
 
 TWD = (sys.executable, "-P", "-m", "twd")
 TIMEOUT_S = 180

@@ -12,14 +12,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from twd.cli.api_address import running_settings
 from twd.cli.app import COMMANDS, run
-from twd.cli.context import Ground
+from twd.cli.common.api_address import running_settings
+from twd.cli.common.context import CliContext
 from twd.cli.up import _holding
-from twd.kit import platform
 from twd.kit.exit_codes import ExitCode
-from twd.kit.home import Home, Instance
-from twd.kit.settings import Model, Settings
+from twd.process import platform
+from twd.process.home import RunningInstance, StateFolder
+from twd.settings.model import ModelConfig, Settings
 
 HEAVY = {"nats", "aiohttp", "rich", "yaml", "numpy", "psutil", "llama_cpp", "jinja2", "uvloop"}
 
@@ -107,7 +107,7 @@ def test_nothing_runs(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
 
 def test_a_bus_that_is_away_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("TWD_BUS_URL", "nats://127.0.0.1:1")
-    monkeypatch.setattr("twd.cli.context.BUS_WAIT_S", 0.1)
+    monkeypatch.setattr("twd.cli.common.context.BUS_WAIT_S", 0.1)
     assert run(["status"]) == ExitCode.BUS_DOWN
     assert "127.0.0.1:1" in capsys.readouterr().err
 
@@ -176,7 +176,7 @@ def test_a_fault_of_ours_is_a_line_and_with_debug_a_traceback(
     def broken(self: object) -> None:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr("twd.kit.home.Home.held", broken)
+    monkeypatch.setattr("twd.process.home.Home.held", broken)
     assert run(["down"]) == ExitCode.FAULT
     told = capsys.readouterr().err
     assert "ZeroDivisionError: planted" in told
@@ -190,7 +190,7 @@ def test_a_full_disk_is_no_fault_of_ours(monkeypatch: pytest.MonkeyPatch, capsys
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("twd.kit.home.Home.held", full)
+    monkeypatch.setattr("twd.process.home.Home.held", full)
     assert run(["down"]) == ExitCode.CANNOT_START
     shown = capsys.readouterr().err
     assert "the disk is full" in shown
@@ -205,7 +205,7 @@ def test_what_belongs_to_another_user_is_no_fault_of_ours(
     def closed(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "/state/run/lock")
 
-    monkeypatch.setattr("twd.kit.home.Home.held", closed)
+    monkeypatch.setattr("twd.process.home.Home.held", closed)
     assert run(["down"]) == ExitCode.CANNOT_START
     shown = capsys.readouterr().err
     assert "'/state/run/lock'" in shown
@@ -219,7 +219,7 @@ def test_a_reader_that_goes_away_is_no_fault(says: str) -> None:
         import click, sys
         from twd.cli import help
         from twd.cli.app import run
-        from twd.cli.output import console
+        from twd.kit.terminal import console
 
         def tell() -> None:
             for text in ["long" * 30_000] * 9:
@@ -245,30 +245,32 @@ def test_a_stream_that_is_closed_is_no_fault(closed: int, arguments: str) -> Non
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
+def home(tmp_path: Path) -> Iterator[StateFolder]:
     """The state folder of these commands, held as a supervisor holds it."""
-    home = Home(tmp_path / "state")
+    home = StateFolder(tmp_path / "state")
     home.prepare()
     held = home.acquire()
     yield home
     os.close(held)
 
 
-def record_of(pid: int, born: float) -> Instance:
-    return Instance(pid=pid, born=born, started_ms=1, version="0", node="desk")
+def record_of(pid: int, born: float) -> RunningInstance:
+    return RunningInstance(pid=pid, born=born, started_ms=1, version="0", node="desk")
 
 
 def test_settings_of_a_supervisor_that_was_killed_count_no_more(tmp_path: Path) -> None:
-    home = Home(tmp_path / "state")
+    home = StateFolder(tmp_path / "state")
     home.prepare()
-    home.settings_file.write_bytes(msgspec.json.encode(Settings(models={"demo": Model(path="demo.gguf")})))
-    assert running_settings(Ground()).default_model == ""
+    home.settings_file.write_bytes(msgspec.json.encode(Settings(models={"demo": ModelConfig(path="demo.gguf")})))
+    assert running_settings(CliContext()).default_model == ""
     lock = home.acquire()
-    assert running_settings(Ground()).default_model == "demo"
+    assert running_settings(CliContext()).default_model == "demo"
     os.close(lock)
 
 
-def test_down_ends_nobody_whose_record_is_of_another_process(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_down_ends_nobody_whose_record_is_of_another_process(
+    home: StateFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
     home.write_instance(record_of(os.getpid(), 1.0))
     assert run(["down"]) == ExitCode.FAULT
     assert "nothing was ended" in capsys.readouterr().err
@@ -276,34 +278,34 @@ def test_down_ends_nobody_whose_record_is_of_another_process(home: Home, capsys:
 
 @pytest.mark.parametrize("command", ["down", "status"])
 def test_a_holder_without_a_readable_record_is_told(
-    home: Home, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    home: StateFolder, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("twd.kit.home.RECORD_PATIENCE_S", 0.0)
+    monkeypatch.setattr("twd.process.home.RECORD_PATIENCE_S", 0.0)
     (home.run / "instance.json").write_text("{half")
     assert run([command]) == ExitCode.FAULT
     assert f"{home.run / 'instance.json'}" in capsys.readouterr().err
 
 
-def test_status_of_an_instance_that_has_just_started(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_of_an_instance_that_has_just_started(home: StateFolder, capsys: pytest.CaptureFixture[str]) -> None:
     home.write_instance(record_of(os.getpid(), 1.0))
     assert run(["status"]) == ExitCode.UNHEALTHY
     assert f"pid {os.getpid()}" in capsys.readouterr().err
 
 
 def test_who_holds_the_home_says_so_from_the_first_moment_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("twd.cli.up._log_to_file", lambda ground: None)
-    ground = Ground()
-    ground.home.prepare()
-    with _holding(ground, ground.home):
-        instance = ground.instance()
+    monkeypatch.setattr("twd.cli.up._log_to_file", lambda ctx: None)
+    ctx = CliContext()
+    ctx.home.prepare()
+    with _holding(ctx, ctx.home):
+        instance = ctx.instance()
         assert instance is not None
         assert (instance.pid, instance.bus_url) == (os.getpid(), "")
-    assert ground.home.read_instance() == (None, "")
+    assert ctx.home.read_instance() == (None, "")
 
 
 HOLD = """
 import pathlib, signal, sys
-from twd.kit.home import Home
+from twd.process.home import Home
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 Home(pathlib.Path(sys.argv[1])).acquire()
 print("held", flush=True)
@@ -311,7 +313,7 @@ signal.pause()
 """
 
 
-def start_deaf(home: Home) -> "subprocess.Popen[str]":
+def start_deaf(home: StateFolder) -> "subprocess.Popen[str]":
     """A supervisor that leads no process group, as under make, and does not end when it is asked to."""
     command = [sys.executable, "-c", HOLD, str(home.path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -329,7 +331,7 @@ def test_a_wait_has_an_end(command: str, seconds: str, capsys: pytest.CaptureFix
 
 
 def test_down_kills_a_supervisor_that_leads_no_group(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    home = Home(tmp_path / "state")
+    home = StateFolder(tmp_path / "state")
     home.prepare()
     with start_deaf(home) as process:
         assert run(["down", "--timeout", "0.1", "--json"]) == ExitCode.OK
@@ -340,7 +342,7 @@ def test_down_kills_a_supervisor_that_leads_no_group(tmp_path: Path, capsys: pyt
 def test_down_does_not_claim_to_have_killed_what_still_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    home = Home(tmp_path / "state")
+    home = StateFolder(tmp_path / "state")
     home.prepare()
     monkeypatch.setattr(platform, "kill", lambda pid: None)
     monkeypatch.setattr("twd.cli.down.KILLED_S", 0.0)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from twd.cli import down
-from twd.kit.home import Home, Instance
+from twd.process.home import RunningInstance, StateFolder
 
 
 @pytest.mark.parametrize("tells", [True, False])
@@ -14,10 +14,10 @@ def test_what_is_waited_for_is_told_once(
     tells: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(down, "TELL_S", 0.0)
-    home = Home(tmp_path)
+    home = StateFolder(tmp_path)
     home.prepare()
     processes = {"speculator.big": os.getpid(), "edge": 0}
-    home.write_instance(Instance(pid=1, born=0.0, started_ms=0, version="0", node="desk", processes=processes))
+    home.write_instance(RunningInstance(pid=1, born=0.0, started_ms=0, version="0", node="desk", processes=processes))
     descriptor = home.acquire()
     try:
         assert not down._wait(home, 0.2, tells=tells)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from twd.cli.app import run
-from twd.edge.keys import KeyRing, KeyStore
+from twd.edge.auth.keys import KeyRing, KeyStore
 from twd.kit.exit_codes import ExitCode
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.cli.running import TWD, Installed
 from tests.waiting import wait_until
 from twd.bus.address import BusAddress
-from twd.bus.nats_bus import NatsBus
+from twd.bus.nats.bus import NatsBus
 from twd.wire.base import Event, NodeId
 from twd.wire.codec import decode, encode
 from twd.wire.routes import subject_of

@@ -15,8 +15,8 @@ from tests.waiting import wait_until
 from twd.cli.app import run
 from twd.cli.logs import _last_lines, _whole_lines, readable
 from twd.kit.exit_codes import ExitCode
-from twd.kit.home import Home, Instance
-from twd.kit.platform import born
+from twd.process.home import RunningInstance, StateFolder
+from twd.process.platform import born
 
 LINE = json.dumps(
     {"at": "2026-01-01T12:00:00.123+00:00", "level": "info", "service": "edge", "logger": "twd.edge", "text": "hello"}
@@ -64,13 +64,13 @@ def test_clearing_empties_old_ones_too(logs: Path) -> None:
 
 def test_those_of_an_earlier_installation_are_shown_when_named(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.utime(logs / "speculator.a.log", (1.0, 1.0))
-    home = Home(logs.parent)
+    home = StateFolder(logs.parent)
     home.prepare()
     home.acquire()
     try:
         begun_ms = 1000 * int(time.time() - 60)
         began = born(os.getpid()) or 0.0
-        home.write_instance(Instance(pid=os.getpid(), born=began, started_ms=begun_ms, version="0", node="desk"))
+        home.write_instance(RunningInstance(pid=os.getpid(), born=began, started_ms=begun_ms, version="0", node="desk"))
         assert run(["logs", "-n", "1", "--json"]) == 0
         said = capsys.readouterr()
         assert said.out.splitlines() == [LINE, "loaded"]

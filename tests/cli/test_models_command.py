@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.cli.running import Installed
-from tests.kit.test_overseer import ground
-from twd.bus.memory_bus import MemoryBroker
+from tests.supervisor.test_service import ctx
+from twd.bus.memory.bus import MemoryBroker
 from twd.cli import models
-from twd.cli.errors import CommandError
-from twd.kit.board import Board
+from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
-from twd.kit.overseer import Overseer
 from twd.kit.tasks import TaskGroup
+from twd.process.process_table import ProcessTable
+from twd.supervisor.service import SupervisorService
 from twd.wire.base import InstanceId
 from twd.wire.life import ChangeStep, ChangeTold
 
@@ -67,7 +67,7 @@ def test_tuning_without_a_model(installed: Installed) -> None:
 
 async def test_a_change_whose_supervisor_is_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "LOOK_S", 0.001)
-    follower = models.Follower(MemoryBroker().connect("cli"), quiet=True)
+    follower = models.ProgressFollower(MemoryBroker().connect("cli"), quiet=True)
     with pytest.raises(CommandError, match="is gone") as gone:
         await follower.follow("c1", InstanceId("supervisor.desk.x"))
     assert gone.value.exit_code is ExitCode.NOTHING_RUNS
@@ -76,9 +76,9 @@ async def test_a_change_whose_supervisor_is_gone_is_not_waited_for(monkeypatch: 
 async def test_one_whose_supervisor_is_there_is_followed_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "LOOK_S", 0.001)
     looked, broker, tasks = asyncio.Event(), MemoryBroker(), TaskGroup("test", lambda *_: None)
-    overseer = Overseer(ground(broker, 1), Board(), lambda: None)
-    await overseer.start()
-    follower = models.Follower(broker.connect("cli"), quiet=True)
+    supervisor_service = SupervisorService(ctx(broker, 1), ProcessTable(), lambda: None)
+    await supervisor_service.start()
+    follower = models.ProgressFollower(broker.connect("cli"), quiet=True)
     await follower.listen()
     is_there = follower._is_there
 
@@ -87,13 +87,13 @@ async def test_one_whose_supervisor_is_there_is_followed_to_its_end(monkeypatch:
         return await is_there(instance)
 
     monkeypatch.setattr(follower, "_is_there", look)
-    following = tasks.start("follow", follower.follow("c1", overseer.instance))
+    following = tasks.start("follow", follower.follow("c1", supervisor_service.instance))
     for _ in range(2 * models.MISSES_MAX):
         await asyncio.wait_for(looked.wait(), 5.0)
         looked.clear()
-    overseer.emit(ChangeTold(node=overseer.ground.node, change="c1", step=ChangeStep.DONE))
+    supervisor_service.emit(ChangeTold(node=supervisor_service.ctx.node, change="c1", step=ChangeStep.DONE))
     assert (await asyncio.wait_for(following, 5.0)).step is ChangeStep.DONE
-    await overseer.stop()
+    await supervisor_service.stop()
 
 
 @pytest.mark.slow

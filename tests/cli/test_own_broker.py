@@ -14,10 +14,10 @@ from tests.engine.tiny_models import write_llama
 from tests.waiting import LOOK_S
 from twd.bus.base import Leases
 from twd.bus.permissions import ADMIN, REGISTRY, ROLE_NAMES
-from twd.cli.services import SERVICES, Choice, made_by
 from twd.kit.connect import address_of
 from twd.kit.service import LEASE_TTL_S
-from twd.kit.settings import Backend, Bus, Settings
+from twd.settings.model import BackendConfig, BusConfig, Settings
+from twd.supervisor.service_catalog import SERVICES, ServiceChoice, made_by
 from twd.wire.service import read_lease
 
 DENIED = "does not let this user"
@@ -63,17 +63,17 @@ def test_every_service_has_a_role() -> None:
 
 
 def test_a_role_takes_its_own_key_of_a_folder() -> None:
-    assert address_of(Bus(nkey_dir="/keys"), "stage").nkey_file == "/keys/stage.nk"
-    assert address_of(Bus(nkey_file="/one.nk"), "stage").nkey_file == "/one.nk"
+    assert address_of(BusConfig(nkey_dir="/keys"), "stage").nkey_file == "/keys/stage.nk"
+    assert address_of(BusConfig(nkey_file="/one.nk"), "stage").nkey_file == "/one.nk"
 
 
 @pytest.mark.parametrize(("checks", "role"), [(True, "speculator"), (False, "relay")])
 def test_a_relay_signs_in_as_what_its_server_makes_of_it(
     checks: bool, role: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("twd.backends.making.checks_guesses", lambda *_, **__: checks)
-    settings = Settings(backends={"other": Backend(url=AWAY)})
-    assert made_by("relay", settings, Choice("other")).role == role
+    monkeypatch.setattr("twd.backends.factory.checks_guesses", lambda *_, **__: checks)
+    settings = Settings(backends={"other": BackendConfig(url=AWAY)})
+    assert made_by("relay", settings, ServiceChoice("other")).role == role
 
 
 @pytest.mark.nats

@@ -10,11 +10,11 @@ import pytest
 from tests.engine.tiny_models import write_llama, write_mamba
 from twd.bus.base import LeaseEntry
 from twd.cli.app import run
-from twd.cli.context import Ground
+from twd.cli.common.context import CliContext
 from twd.cli.plan import _decide, _wanted_model, _ways
 from twd.gguf_tools.model_file import read_model
 from twd.kit.exit_codes import ExitCode
-from twd.kit.settings import Model, Settings
+from twd.settings.model import ModelConfig, Settings
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.node import CpuFacts, MemoryFacts, NodeFacts, ProcessFacts, ProcessKind
 from twd.wire.placement import PlacementDecided, Slice
@@ -69,11 +69,11 @@ def test_what_is_no_model_is_told_in_one_line(model: str, name: str, capsys: pyt
 def test_a_model_that_only_the_running_system_knows_is_planned(
     model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    home = Ground().home
+    home = CliContext().home
     home.prepare()
-    monkeypatch.setattr(Ground, "instance", lambda _: None)
+    monkeypatch.setattr(CliContext, "instance", lambda _: None)
     lock = home.acquire()
-    home.settings_file.write_bytes(msgspec.json.encode(Settings(models={"small": Model(path=model)})))
+    home.settings_file.write_bytes(msgspec.json.encode(Settings(models={"small": ModelConfig(path=model)})))
     for named in (["small"], []):
         assert run(["plan", *named, "--ctx", "256"]) == ExitCode.OK
         assert "small: 2 layers" in capsys.readouterr().out
@@ -101,7 +101,7 @@ def test_ways_say_what_was_measured_and_what_was_assumed() -> None:
 
 
 def test_what_a_serving_model_holds_may_be_planned_again(model: str) -> None:
-    ground, home = Ground(), NodeId("desk")
+    ctx, home = CliContext(), NodeId("desk")
     machine = NodeFacts(
         node=home, instance=InstanceId("agent.desk.x"), machine="m", pid=1, cpu=CpuFacts(cores=4, threads=4),
         memory=MemoryFacts(total=8 << 30, available=1 << 20), models=[read_model(Path(model))],
@@ -111,7 +111,7 @@ def test_what_a_serving_model_holds_may_be_planned_again(model: str) -> None:
         node=home, device="CPU", first=0, end=2, weight_bytes=2 << 30, head=True, process="stage.pool.tiny.0-2.head"
     )
     standing = PlacementDecided(model=ModelId("tiny"), coordinator=InstanceId("c"), slices=[held], home=home)
-    wanted = _wanted_model(ground, model, 256, 1)
-    assert _decide(ground, wanted, [machine], [])[0].missing_bytes
+    wanted = _wanted_model(ctx, model, 256, 1)
+    assert _decide(ctx, wanted, [machine], [])[0].missing_bytes
     entries = [LeaseEntry("placement.tiny", msgspec.json.encode(standing), 1, 0.0)]
-    assert [piece.node for piece in _decide(ground, wanted, [machine], entries)[0].slices] == [home]
+    assert [piece.node for piece in _decide(ctx, wanted, [machine], entries)[0].slices] == [home]

@@ -9,7 +9,7 @@ from tests.engine.sliceable_models import write_sliceable
 from tests.engine.tiny_models import write_mamba
 from twd.cli.app import run
 from twd.kit.exit_codes import ExitCode
-from twd.kit.home import Home
+from twd.process.home import StateFolder
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_a_slice_goes_to_the_cache_and_is_listed(model: str, capsys: pytest.Capt
 def test_the_weights_of_workers_are_listed_beside(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    home = Home(tmp_path / "home")
+    home = StateFolder(tmp_path / "home")
     worker = home.weights / "desk.rpc.pool.big"
     worker.mkdir(parents=True)
     (worker / f"{7:016x}").write_bytes(bytes(3 * 2**20))

@@ -3,9 +3,9 @@
 import pytest
 
 from twd.cli import trace
-from twd.cli.output import show, table
 from twd.cli.status import _print
-from twd.kit.trace import Step
+from twd.kit.terminal import show, table
+from twd.kit.trace import TraceStep
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.service import ServiceLease
 
@@ -32,7 +32,7 @@ def test_in_a_pipe_a_row_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_whoever_tells_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    trace._print([Step(at_ms=0, after_ms=0, kind="job.started", source="[/]x.n.1", what="[/]y")])
+    trace._print([TraceStep(at_ms=0, after_ms=0, kind="job.started", source="[/]x.n.1", what="[/]y")])
     shown = capsys.readouterr().out
     assert "[/]x" in shown
     assert "[/]y" in shown

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from tests.cli.running import TWD, Installed
-from tests.kit.test_pools import busy, ring
+from tests.pools.test_view import busy, ring
 from tests.waiting import wait_until
 from twd.cli.top import NOTHING, _print, drawn, headline
 

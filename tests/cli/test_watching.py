@@ -2,9 +2,9 @@
 
 import pytest
 
-from twd.bus.base import Message
-from twd.cli.errors import CommandError
+from twd.bus.base import BusMessage
 from twd.cli.watch import _line, parse_filter, passes, patterns_for
+from twd.kit.errors import CommandError
 from twd.wire.base import NodeId
 from twd.wire.codec import encode
 from twd.wire.routes import EVERYTHING, ROUTES, Delivery, Route, subject_of
@@ -35,7 +35,7 @@ def test_a_tag_is_all_its_subjects(route: Route) -> None:
 
 def test_a_stamp_that_is_no_time_is_shown_as_none() -> None:
     event = ServiceStopped(service="edge", node=NodeId("n"), at_ms=2**62)
-    shown = _line(Message(subject_of(event), encode(event)))
+    shown = _line(BusMessage(subject_of(event), encode(event)))
     assert shown.startswith("no time ")
     assert "service.stopped" in shown
 

@@ -3,7 +3,7 @@
 import asyncio
 import struct
 
-from twd.engine.rpc_probe import DEVICE_COUNT, DEVICE_MEMORY, OURS, hello
+from twd.engine.rpc.probe import DEVICE_COUNT, DEVICE_MEMORY, OURS, hello
 
 GIB = 1024**3
 

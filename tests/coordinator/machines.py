@@ -1,16 +1,16 @@
 """Machines and wishes for tests of the coordinator."""
 
-from twd.coordinator.placement import Shape
-from twd.coordinator.processes import WantedModel
-from twd.coordinator.state import Observed, Wanted
-from twd.kit.settings import Pool
+from twd.coordinator.core.placement import ModelShape
+from twd.coordinator.core.processes import WantedModel
+from twd.coordinator.core.state import ObservedState, WantedState
+from twd.settings.model import PoolConfig
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import CpuFacts, GpuFacts, MemoryFacts, NodeFacts, ProcessFacts, ProcessKind
 
 GIB = 1024**3
 DESK = NodeId("desk")
-SHAPE = Shape("big", (GIB,) * 20, GIB // 4, GIB // 4, 4096, 32_000, 4096, 8192)
-RPC = Pool(engine="rpc", trusted_lan=True)
+SHAPE = ModelShape("big", (GIB,) * 20, GIB // 4, GIB // 4, 4096, 32_000, 4096, 8192)
+RPC = PoolConfig(engine="rpc", trusted_lan=True)
 
 
 def machine(name: str, ram: float = 8, gpu: float = 0, processes: tuple[str, ...] = ()) -> NodeFacts:
@@ -29,12 +29,12 @@ def machine(name: str, ram: float = 8, gpu: float = 0, processes: tuple[str, ...
     )
 
 
-def wanting(pool: Pool = RPC, shape: Shape | None = SHAPE) -> Wanted:
+def wanting(pool: PoolConfig = RPC, shape: ModelShape | None = SHAPE) -> WantedState:
     """One model over the pool."""
     model = WantedModel("big", 4096, 1, shape, "" if shape else "the file is gone")
-    return Wanted(DESK, InstanceId("coordinator.desk.x"), pool, (model,))
+    return WantedState(DESK, InstanceId("coordinator.desk.x"), pool, (model,))
 
 
-def seeing(*nodes: NodeFacts) -> Observed:
+def seeing(*nodes: NodeFacts) -> ObservedState:
     """What is there."""
-    return Observed(nodes={facts.node: facts for facts in nodes})
+    return ObservedState(nodes={facts.node: facts for facts in nodes})

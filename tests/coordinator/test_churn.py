@@ -10,13 +10,13 @@ import msgspec
 import pytest
 
 from tests.coordinator.machines import DESK, GIB, machine
-from twd.coordinator.core import plan
-from twd.coordinator.device_names import device_name
-from twd.coordinator.placement import Shape
-from twd.coordinator.processes import WantedModel
-from twd.coordinator.state import Decide, Observed, Start, Stop, Wanted
-from twd.coordinator.taken import total
-from twd.kit.settings import Pool
+from twd.coordinator.core.machines.device_names import device_name
+from twd.coordinator.core.memory_ledger import total
+from twd.coordinator.core.placement import ModelShape
+from twd.coordinator.core.plan import plan
+from twd.coordinator.core.processes import WantedModel
+from twd.coordinator.core.state import DecidePlacement, ObservedState, StartProcess, StopProcess, WantedState
+from twd.settings.model import PoolConfig
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import Build, ModelFile, NodeFacts, ProcessFacts, ProcessKind
 
@@ -25,16 +25,16 @@ TURNS = 25
 FILE = ModelFile(name="big", path="big.gguf", size_bytes=1, hash="b" * 32)
 
 
-def wanting(engine: str, standby: int = 0) -> Wanted:
+def wanting(engine: str, standby: int = 0) -> WantedState:
     """A big model and a small one over one pool."""
     shapes = (
-        Shape("big", (GIB,) * 40, GIB // 4, GIB // 4, 4096, 32_000, 4096, 8192),
-        Shape("small", (GIB // 8,) * 12, GIB // 16, GIB // 16, 1024, 32_000, 1024, 8192),
+        ModelShape("big", (GIB,) * 40, GIB // 4, GIB // 4, 4096, 32_000, 4096, 8192),
+        ModelShape("small", (GIB // 8,) * 12, GIB // 16, GIB // 16, 1024, 32_000, 1024, 8192),
     )
     models = tuple(WantedModel(shape.name, 4096, 2, shape, file=FILE) for shape in shapes)
     split = "even" if engine == "ring" else "auto"
-    pool = Pool(engine=engine, trusted_lan=True, split=split, standby=standby)  # type: ignore[arg-type]
-    return Wanted(DESK, InstanceId("coordinator.desk.x"), pool, models)
+    pool = PoolConfig(engine=engine, trusted_lan=True, split=split, standby=standby)  # type: ignore[arg-type]
+    return WantedState(DESK, InstanceId("coordinator.desk.x"), pool, models)
 
 
 def drawn(dice: random.Random, name: str) -> NodeFacts:
@@ -62,34 +62,34 @@ def churn(dice: random.Random, nodes: dict[NodeId, NodeFacts]) -> dict[NodeId, N
     return kept
 
 
-def settle(wanted: Wanted, observed: Observed, now: float) -> None:
+def settle(wanted: WantedState, observed: ObservedState, now: float) -> None:
     """Willing machines, whose processes take their time to load."""
     for _ in range(3000):
         action = plan(wanted, observed, now)
         match action:
             case None:
                 return
-            case Decide(decision, basis):
+            case DecidePlacement(decision, basis):
                 observed.decided[decision.place], observed.basis[decision.place] = decision, basis
-            case Start(wish):
+            case StartProcess(wish):
                 new = ProcessFacts(process=wish.process, kind=wish.kind, state="starting")
                 observed.nodes = with_processes(observed, wish.node, [*processes(observed, wish.node), new])
-            case Stop(unwanted):
+            case StopProcess(unwanted):
                 left = [known for known in processes(observed, unwanted.node) if known.process != unwanted.process]
                 observed.nodes = with_processes(observed, unwanted.node, left)
     raise AssertionError("the plan does not come to an end")
 
 
-def processes(observed: Observed, node: NodeId) -> list[ProcessFacts]:
+def processes(observed: ObservedState, node: NodeId) -> list[ProcessFacts]:
     return observed.nodes[node].processes
 
 
-def with_processes(observed: Observed, node: NodeId, known: list[ProcessFacts]) -> dict[NodeId, NodeFacts]:
+def with_processes(observed: ObservedState, node: NodeId, known: list[ProcessFacts]) -> dict[NodeId, NodeFacts]:
     facts = msgspec.structs.replace(observed.nodes[node], processes=known)
     return {**observed.nodes, node: facts}
 
 
-def overfull(observed: Observed) -> Iterator[str]:
+def overfull(observed: ObservedState) -> Iterator[str]:
     """Devices that are promised more than they have, over all models."""
     taken: dict[tuple[NodeId, str], int] = {}
     for decision in observed.decided.values():
@@ -110,7 +110,7 @@ def overfull(observed: Observed) -> Iterator[str]:
 def test_the_plan_converges_through_all_changes_and_never_overflows(engine: str, standby: int, seed: int) -> None:
     dice = random.Random(seed)
     wanted = wanting(engine, standby)
-    observed = Observed(nodes={DESK: drawn(dice, "desk")})
+    observed = ObservedState(nodes={DESK: drawn(dice, "desk")})
     slowest = 0.0
     for turn in range(TURNS):
         observed.nodes = churn(dice, dict(observed.nodes))
@@ -131,7 +131,7 @@ def test_a_machine_with_another_file_gets_no_stage_and_is_named() -> None:
     other = msgspec.structs.replace(machine("odd", 64), models=[msgspec.structs.replace(FILE, hash="c" * 32)])
     none = machine("bare", 64)
     nodes = [msgspec.structs.replace(machine("desk", 64), models=[FILE]), other, none]
-    observed = Observed(nodes={facts.node: facts for facts in nodes})
+    observed = ObservedState(nodes={facts.node: facts for facts in nodes})
     settle(wanted, observed, 0.0)
     decision = observed.decided["big"]
     assert {piece.node for piece in decision.slices} == {"desk"}
@@ -147,7 +147,7 @@ def test_a_copy_that_comes_later_is_noticed_and_one_that_goes_ends_nothing() -> 
 
     wanted = wanting("ring")
     nodes = [having(machine("desk", 8), FILE), machine("attic", 64)]
-    observed = Observed(nodes={facts.node: facts for facts in nodes})
+    observed = ObservedState(nodes={facts.node: facts for facts in nodes})
     settle(wanted, observed, 0.0)
     assert "attic is left out: it has no copy of big" in " ".join(observed.decided["big"].notes)
     observed.nodes = {**observed.nodes, NodeId("attic"): having(observed.nodes[NodeId("attic")], FILE)}
@@ -172,7 +172,7 @@ def test_an_agent_that_comes_back_at_once_and_can_be_used_by_now_is_planned_with
 ) -> None:
     home = msgspec.structs.replace(machine("desk", 4), builds=[Build(name="engine", rpc="7.0.0")])
     attic = machine("attic", 4, gpu=64)
-    observed = Observed(nodes={DESK: home, NodeId("attic"): msgspec.structs.replace(attic, **before)})
+    observed = ObservedState(nodes={DESK: home, NodeId("attic"): msgspec.structs.replace(attic, **before)})
     settle(wanting("rpc"), observed, 0.0)
     assert observed.decided["big"].missing_bytes
     observed.nodes = {DESK: home, NodeId("attic"): msgspec.structs.replace(attic, **now)}
@@ -183,7 +183,7 @@ def test_an_agent_that_comes_back_at_once_and_can_be_used_by_now_is_planned_with
 def test_a_coordinator_that_has_no_file_ends_nothing_that_the_last_one_placed() -> None:
     wanted = wanting("ring")
     nodes = [msgspec.structs.replace(machine(name, 64), models=[FILE]) for name in ("desk", "attic")]
-    observed = Observed(nodes={facts.node: facts for facts in nodes})
+    observed = ObservedState(nodes={facts.node: facts for facts in nodes})
     settle(wanted, observed, 0.0)
     before = dict(observed.decided)
     models = tuple(replace(model, shape=None, file=None, problem="no such file") for model in wanted.models)
@@ -195,14 +195,14 @@ def test_a_coordinator_that_has_no_file_ends_nothing_that_the_last_one_placed() 
     assert observed.decided == before
     observed.decided.clear()
     told = plan(elsewhere, observed, 300.0)
-    assert isinstance(told, Decide)
+    assert isinstance(told, DecidePlacement)
     assert told.decision.notes == ["no such file"]
 
 
 def test_a_ghost_is_replaced_and_not_counted_twice() -> None:
     """A machine that comes back under its name has the processes that it says it has, not those of its past."""
     wanted = wanting("rpc")
-    observed = Observed(nodes={DESK: machine("desk", 4), NodeId("attic"): machine("attic", 64)})
+    observed = ObservedState(nodes={DESK: machine("desk", 4), NodeId("attic"): machine("attic", 64)})
     settle(wanted, observed, 0.0)
     ghost = ProcessFacts(process="rpc.pool.gone", kind=ProcessKind.RPC, state="ready")
     back = msgspec.structs.replace(machine("attic", 64), processes=[ghost], instance=InstanceId("agent.attic.new"))

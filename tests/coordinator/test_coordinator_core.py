@@ -8,15 +8,15 @@ import msgspec
 import pytest
 
 from tests.coordinator.machines import DESK, GIB, RPC, machine, seeing, wanting
-from twd.coordinator.core import plan
-from twd.coordinator.devices import GPU_SHARE, GPU_SPEEDS, find_devices
-from twd.coordinator.due import MOVE_S
+from twd.coordinator.core.machines.devices import GPU_SHARE, GPU_SPEEDS, find_devices
+from twd.coordinator.core.model_placement import decide
+from twd.coordinator.core.placement import MachineLink
+from twd.coordinator.core.plan import plan
+from twd.coordinator.core.process_reconciler import MOVE_S
+from twd.coordinator.core.processes import process_of
+from twd.coordinator.core.state import DecidePlacement, ObservedState, StartProcess, StopProcess, WantedState
 from twd.coordinator.lease import may_act
-from twd.coordinator.placement import Link
-from twd.coordinator.places import decide
-from twd.coordinator.processes import process_of
-from twd.coordinator.state import Decide, Observed, Start, Stop, Wanted
-from twd.kit.settings import Gpu, Pool, Worker
+from twd.settings.model import GpuConfig, PoolConfig, WorkerConfig
 from twd.wire.base import NodeId
 from twd.wire.node import Build, GpuFacts, ModelFile, NodeFacts, ProcessFacts, ProcessKind
 from twd.wire.placement import PlacementDecided
@@ -24,7 +24,7 @@ from twd.wire.placement import PlacementDecided
 PROCESS = process_of("big", ["CUDA0"])
 
 
-def settle(wanted: Wanted, observed: Observed, now: float = 0.0) -> list[object]:
+def settle(wanted: WantedState, observed: ObservedState, now: float = 0.0) -> list[object]:
     """Carry out the plan on willing machines until there is nothing to do."""
     done: list[object] = []
     for _ in range(1000):
@@ -36,23 +36,23 @@ def settle(wanted: Wanted, observed: Observed, now: float = 0.0) -> list[object]
     raise AssertionError("the plan does not come to an end")
 
 
-def carry_out(action: object, observed: Observed, now: float) -> None:
+def carry_out(action: object, observed: ObservedState, now: float) -> None:
     match action:
-        case Decide(decision, basis):
+        case DecidePlacement(decision, basis):
             observed.decided[decision.model], observed.basis[decision.model] = decision, basis
-        case Start(wish):
+        case StartProcess(wish):
             observed.tried[wish.node, wish.process] = now
             old = observed.nodes[wish.node]
             new = machine(wish.node, processes=(wish.process,))
             observed.nodes = {**observed.nodes, wish.node: msgspec.structs.replace(old, processes=new.processes)}
-        case Stop(wish):
+        case StopProcess(wish):
             observed.tried[wish.node, wish.process] = now
             old = observed.nodes[wish.node]
             left = [known for known in old.processes if known.process != wish.process]
             observed.nodes = {**observed.nodes, wish.node: msgspec.structs.replace(old, processes=left)}
 
 
-def decision_of(observed: Observed) -> PlacementDecided:
+def decision_of(observed: ObservedState) -> PlacementDecided:
     return observed.decided["big"]
 
 
@@ -63,8 +63,8 @@ def nodes_of(decision: PlacementDecided) -> set[str]:
 def test_a_model_is_placed_its_workers_started_and_then_there_is_peace() -> None:
     observed = seeing(machine("desk", 8), machine("attic", 4, gpu=24))
     first, second = settle(wanting(), observed)
-    assert isinstance(first, Decide)
-    assert isinstance(second, Start)
+    assert isinstance(first, DecidePlacement)
+    assert isinstance(second, StartProcess)
     assert (second.wish.node, second.wish.process) == ("attic", PROCESS)
     assert plan(wanting(), observed, 0.0) is None
 
@@ -80,14 +80,14 @@ def test_memory_that_the_model_itself_takes_is_no_reason_to_move_it() -> None:
 
 def test_what_one_model_has_mapped_is_not_planned_again_for_another() -> None:
     """Mapped weights count as free memory; what was promised bounds that."""
-    (first,) = wanting(Pool()).models
+    (first,) = wanting(PoolConfig()).models
     second = replace(first, name="second")
     observed = seeing(machine("desk", 24))
-    settle(wanting(Pool()), observed)
+    settle(wanting(PoolConfig()), observed)
     facts = observed.nodes[DESK]
     memory = msgspec.structs.replace(facts.memory, available=int(23.5 * GIB))
     observed.nodes, observed.served = {DESK: msgspec.structs.replace(facts, memory=memory)}, {"big"}
-    both = replace(wanting(Pool()), models=(first, second))
+    both = replace(wanting(PoolConfig()), models=(first, second))
     assert decide(both, observed, first).slices == decision_of(observed).slices, "its own memory is free for it"
     assert decide(both, observed, second).missing_bytes > 16 * GIB
     spares = {"big": msgspec.structs.replace(decision_of(observed), slices=[], spares=decision_of(observed).slices)}
@@ -96,11 +96,11 @@ def test_what_one_model_has_mapped_is_not_planned_again_for_another() -> None:
 
 def test_a_model_without_a_place_looks_again_when_another_gives_some_up() -> None:
     """The memory that is free need not change for that: weights that were mapped count as free before and after."""
-    (first,) = wanting(Pool()).models
+    (first,) = wanting(PoolConfig()).models
     second = replace(first, name="second")
     observed = seeing(machine("desk", 24))
-    settle(wanting(Pool()), observed)
-    both = replace(wanting(Pool()), models=(first, second))
+    settle(wanting(PoolConfig()), observed)
+    both = replace(wanting(PoolConfig()), models=(first, second))
     settle(both, observed)
     assert observed.decided["second"].missing_bytes
     observed.decided["big"] = msgspec.structs.replace(decision_of(observed), slices=[])
@@ -113,19 +113,19 @@ def test_a_machine_that_leaves_changes_the_plan_and_one_that_comes_heals_it() ->
     settle(wanting(), observed)
     observed.nodes = {DESK: machine("desk", 8)}
     (told,) = settle(wanting(), observed)
-    assert isinstance(told, Decide)
+    assert isinstance(told, DecidePlacement)
     assert told.decision.missing_bytes > 10 * GIB
     assert "of memory are missing" in told.decision.notes[0]
     observed.nodes = {DESK: machine("desk", 8), NodeId("cellar"): machine("cellar", 4, gpu=24)}
     actions = settle(wanting(), observed, 10.0)
-    assert [type(action) for action in actions] == [Decide, Start]
+    assert [type(action) for action in actions] == [DecidePlacement, StartProcess]
     assert nodes_of(decision_of(observed)) == {"cellar"}
 
 
 def test_workers_that_nobody_needs_are_ended_and_those_of_others_left_alone() -> None:
     observed = seeing(machine("desk", 64, gpu=48), machine("attic", processes=("rpc.pool.old", "rpc.50052")))
     actions = settle(wanting(), observed)
-    assert [action.wish.process for action in actions if isinstance(action, Stop)] == ["rpc.pool.old"]
+    assert [action.wish.process for action in actions if isinstance(action, StopProcess)] == ["rpc.pool.old"]
 
 
 def test_a_machine_that_does_not_answer_is_asked_again_but_not_all_the_time() -> None:
@@ -134,7 +134,7 @@ def test_a_machine_that_does_not_answer_is_asked_again_but_not_all_the_time() ->
     carry_out(decided, observed, 0.0)
     observed.tried[NodeId("attic"), PROCESS] = 0.0
     assert plan(wanting(), observed, 1.0) is None
-    assert isinstance(plan(wanting(), observed, 6.0), Start)
+    assert isinstance(plan(wanting(), observed, 6.0), StartProcess)
 
 
 def test_only_machines_that_lend_are_used_or_those_that_are_played_on_this_one() -> None:
@@ -145,20 +145,20 @@ def test_only_machines_that_lend_are_used_or_those_that_are_played_on_this_one()
     assert any("attic is left out: its workers and stages listen for itself" in note for note in careful.notes)
     played = msgspec.structs.replace(alone, machine="desk")
     assert nodes_of(decide(wanting(), seeing(nodes[0], played), wanting().models[0])) == {"attic"}
-    ring = decide(wanting(Pool()), seeing(*nodes), wanting().models[0])
+    ring = decide(wanting(PoolConfig()), seeing(*nodes), wanting().models[0])
     assert nodes_of(ring) == {"attic"}
-    actions = settle(wanting(Pool()), seeing(*nodes))
-    (stage,) = [action.wish for action in actions if isinstance(action, Start)]
+    actions = settle(wanting(PoolConfig()), seeing(*nodes))
+    (stage,) = [action.wish for action in actions if isinstance(action, StartProcess)]
     assert (stage.node, stage.kind) == ("attic", ProcessKind.STAGE)
     assert stage.process.startswith("stage.pool.big.0-20.head.")
 
 
 def test_each_stage_is_told_its_device_and_is_another_where_anything_else_is_wanted_of_it() -> None:
-    wanted = wanting(Pool())
+    wanted = wanting(PoolConfig())
     nodes = (machine("desk", 8), machine("attic", 24, gpu=8))
 
-    def stages(wanted: Wanted, *nodes: NodeFacts) -> dict[str, str]:
-        wishes = [action.wish for action in settle(wanted, seeing(*nodes)) if isinstance(action, Start)]
+    def stages(wanted: WantedState, *nodes: NodeFacts) -> dict[str, str]:
+        wishes = [action.wish for action in settle(wanted, seeing(*nodes)) if isinstance(action, StartProcess)]
         return {wish.process: wish.stage.device for wish in wishes if wish.stage is not None}
 
     first = stages(wanted, *nodes)
@@ -187,9 +187,9 @@ def test_machines_whose_engines_do_not_understand_each_other_are_kept_apart() ->
     assert found.notes[2].startswith("old is left out: its engine speaks RPC 6.2.0, the one at home 7.0.0; update")
 
 
-def moving(ram: float = 64) -> tuple[Wanted, Observed, str]:
+def moving(ram: float = 64) -> tuple[WantedState, ObservedState, str]:
     """A model that is to move at 10 s, and the process over which it serves."""
-    wanted = wanting(Pool(split="even"))
+    wanted = wanting(PoolConfig(split="even"))
     observed = seeing(machine("desk", ram))
     settle(wanted, observed)
     observed.looked(1.0)
@@ -200,7 +200,7 @@ def moving(ram: float = 64) -> tuple[Wanted, Observed, str]:
     return wanted, observed, old.process
 
 
-def now_running(observed: Observed, now: float, **states: str) -> None:
+def now_running(observed: ObservedState, now: float, **states: str) -> None:
     """The slices as they were decided, in these states, beside all that runs."""
     for piece in decision_of(observed).slices:
         facts = observed.nodes[piece.node]
@@ -213,13 +213,13 @@ def now_running(observed: Observed, now: float, **states: str) -> None:
 
 def test_what_a_model_moves_away_from_stays_until_everything_new_is_ready_and_was_so_for_a_while() -> None:
     wanted, observed, old = moving()
-    assert isinstance(plan(wanted, observed, 11.0), Start), "the old stage stays beside the new one"
+    assert isinstance(plan(wanted, observed, 11.0), StartProcess), "the old stage stays beside the new one"
     now_running(observed, 12.0, desk="ready", attic="starting")
     assert plan(wanted, observed, 10_000.0) is None, "one that never comes up ends nothing"
     now_running(observed, 20_000.0, desk="ready", attic="ready")
     assert plan(wanted, observed, 20_000.0 + MOVE_S - 1) is None
     stop = plan(wanted, observed, 20_000.0 + MOVE_S)
-    assert isinstance(stop, Stop)
+    assert isinstance(stop, StopProcess)
     assert (stop.wish.node, stop.wish.process) == (DESK, old)
 
 
@@ -228,7 +228,7 @@ def test_what_a_model_moves_away_from_gives_way_where_there_is_no_room() -> None
     memory = msgspec.structs.replace(observed.nodes[DESK].memory, available=GIB)
     observed.nodes = {**observed.nodes, DESK: msgspec.structs.replace(observed.nodes[DESK], memory=memory)}
     stop = plan(wanted, observed, 11.0)
-    assert isinstance(stop, Stop)
+    assert isinstance(stop, StopProcess)
     assert stop.wish.process == old
 
 
@@ -238,7 +238,7 @@ def test_what_never_got_ready_is_not_kept_for_a_move() -> None:
     (half_loaded,) = (piece for piece in decision_of(observed).slices if piece.node == DESK)
     observed.nodes = {**observed.nodes, NodeId("cellar"): machine("cellar", 64)}
     carry_out(plan(wanted, observed, 12.0), observed, 12.0)
-    stopped = [action.wish.process for action in settle(wanted, observed, 30.0) if isinstance(action, Stop)]
+    stopped = [action.wish.process for action in settle(wanted, observed, 30.0) if isinstance(action, StopProcess)]
     assert half_loaded.process in stopped
     assert old not in stopped
 
@@ -246,28 +246,28 @@ def test_what_never_got_ready_is_not_kept_for_a_move() -> None:
 def test_another_coordinator_leaves_a_move_its_time() -> None:
     wanted, observed, old = moving()
     now_running(observed, 12.0, desk="ready", attic="ready")
-    later = Observed(nodes=observed.nodes, decided=observed.decided, basis=observed.basis)
+    later = ObservedState(nodes=observed.nodes, decided=observed.decided, basis=observed.basis)
     later.looked(5000.0)
     assert plan(wanted, later, 5000.0 + MOVE_S - 1) is None
     stop = plan(wanted, later, 5000.0 + MOVE_S)
-    assert isinstance(stop, Stop)
+    assert isinstance(stop, StopProcess)
     assert stop.wish.process == old
 
 
 def test_evenly_means_over_the_gpus_of_machines_that_have_one() -> None:
     observed = seeing(machine("desk", 64), machine("attic", 64, gpu=24), machine("cellar", 64, gpu=24))
-    settle(wanting(Pool(split="even", layers_at_home=False)), observed)
+    settle(wanting(PoolConfig(split="even", layers_at_home=False)), observed)
     devices = [(piece.node, piece.device) for piece in decision_of(observed).slices if piece.end > piece.first]
     assert devices == [("attic", "CUDA0"), ("cellar", "CUDA0")]
     small = seeing(machine("desk", 64), machine("attic", 64, gpu=0.1), machine("cellar", 64, gpu=0.1))
-    settle(wanting(Pool(split="even", layers_at_home=False)), small)
+    settle(wanting(PoolConfig(split="even", layers_at_home=False)), small)
     assert "CPU" in {piece.device for piece in decision_of(small).slices}, "what does not fit there goes elsewhere"
 
 
 def test_evenly_in_the_order_that_latency_suggests_but_not_by_every_measurement() -> None:
     observed = seeing(*(machine(name, 64) for name in ("desk", "attic", "cellar", "shed")))
-    observed.links = {"attic": Link(0.05), "cellar": Link(0.0004), "shed": Link(0.0003)}
-    settle(wanting(Pool(split="even")), observed)
+    observed.links = {"attic": MachineLink(0.05), "cellar": MachineLink(0.0004), "shed": MachineLink(0.0003)}
+    settle(wanting(PoolConfig(split="even")), observed)
     assert [piece.node for piece in decision_of(observed).slices] == ["desk", "cellar", "shed", "attic"]
 
 
@@ -293,7 +293,9 @@ def test_a_model_is_served_where_its_speculator_is_whoever_coordinates() -> None
 
 
 def test_configured_devices_win_over_what_was_found() -> None:
-    pool = Pool(gpus=(Gpu(vram_gb=99, name="dream"),), workers=(Worker(host="attic", gpus=(Gpu(vram_gb=6),)),))
+    pool = PoolConfig(
+        gpus=(GpuConfig(vram_gb=99, name="dream"),), workers=(WorkerConfig(host="attic", gpus=(GpuConfig(vram_gb=6),)),)
+    )
     found = find_devices([machine("attic", gpu=24), machine("desk", gpu=8)], pool, DESK)
     assert [(device.node, device.free // GIB) for device in found.devices] == [("desk", 99), ("attic", 6)]
     assert "CUDA0 99 GB, but the largest found has 8.0" in found.notes[0]
@@ -303,7 +305,7 @@ def test_a_gpu_is_as_fast_as_its_memory_was_measured() -> None:
     known, unknown = (GpuFacts(name="g", backend="cuda", free=GIB, bandwidth=speed) for speed in (10**12, 0))
     speeds = []
     for gpu in (known, unknown):
-        found = find_devices([msgspec.structs.replace(machine("desk", 16), gpus=[gpu])], Pool(), DESK)
+        found = find_devices([msgspec.structs.replace(machine("desk", 16), gpus=[gpu])], PoolConfig(), DESK)
         speeds.append(found.devices[0].speed)
     assert speeds == [GPU_SHARE * 10**12, GPU_SPEEDS["cuda"]]
 
@@ -313,7 +315,7 @@ def test_shared_memory_is_counted_once() -> None:
     mac = msgspec.structs.replace(
         mac, gpus=[GpuFacts(name="M2", backend="metal", total=12 * GIB, free=12 * GIB, shared=True)]
     )
-    found = find_devices([mac], Pool(), DESK)
+    found = find_devices([mac], PoolConfig(), DESK)
     assert [device.name for device in found.devices] == ["MTL0"]
     assert found.devices[0].free + found.homes["desk"].free <= 16 * GIB
 
@@ -323,12 +325,12 @@ def test_shared_memory_is_counted_once() -> None:
     [
         (wanting(shape=None), (machine("desk"),), "the file is gone"),
         (wanting(), (machine("attic"),), "the agent of desk is not on the bus"),
-        (wanting(Pool(split=(1.0, 1.0))), (machine("desk"),), "2 shares for 1 devices (desk/CPU)"),
+        (wanting(PoolConfig(split=(1.0, 1.0))), (machine("desk"),), "2 shares for 1 devices (desk/CPU)"),
     ],
 )
-def test_what_cannot_be_placed_is_told_in_words(wanted: Wanted, nodes: tuple[NodeFacts, ...], text: str) -> None:
+def test_what_cannot_be_placed_is_told_in_words(wanted: WantedState, nodes: tuple[NodeFacts, ...], text: str) -> None:
     (told,) = settle(wanted, seeing(*nodes))
-    assert isinstance(told, Decide)
+    assert isinstance(told, DecidePlacement)
     assert told.decision.missing_bytes
     assert text in told.decision.notes[0]
 
@@ -359,5 +361,5 @@ def test_a_hundred_machines_are_decided_about_quickly() -> None:
     began = time.perf_counter()
     action = plan(wanting(), seeing(*nodes), 0.0)
     print(f"plan for 100 machines: {1000 * (time.perf_counter() - began):.1f} ms")
-    assert isinstance(action, Decide)
+    assert isinstance(action, DecidePlacement)
     assert not action.decision.missing_bytes

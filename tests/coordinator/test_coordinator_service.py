@@ -14,15 +14,15 @@ from tests.engine.tiny_models import write_llama
 from tests.waiting import until
 from twd.agent.service import BEATS
 from twd.bus.base import BusError
-from twd.bus.memory_bus import MemoryBroker
+from twd.bus.memory.bus import MemoryBroker
 from twd.coordinator.links import connect_time
-from twd.coordinator.service import Coordinator, wanted_drafters
+from twd.coordinator.service import CoordinatorService, wanted_drafters
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
-from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
-from twd.kit.settings import Coordinator as CoordinatorSettings
-from twd.kit.settings import Drafter, Model, Pool, Settings
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, ServiceContext
 from twd.kit.tasks import every
+from twd.settings.model import CoordinatorConfig as CoordinatorSettings
+from twd.settings.model import DrafterConfig, ModelConfig, PoolConfig, Settings
 from twd.wire.base import Event, ModelId, NodeId
 from twd.wire.codec import decode, encode
 from twd.wire.node import (
@@ -37,11 +37,11 @@ from twd.wire.node import (
 from twd.wire.placement import PlacementDecided, placement_key
 from twd.wire.routes import EVERYTHING
 
-StartCoordinator = Callable[..., Awaitable[Coordinator]]
+StartCoordinator = Callable[..., Awaitable[CoordinatorService]]
 
 
-def ground(broker: MemoryBroker, node: str, seed: int) -> Surroundings:
-    return Surroundings(broker.connect(node), NodeId(node), SystemClock(), Ids(random.Random(seed)))
+def ctx(broker: MemoryBroker, node: str, seed: int) -> ServiceContext:
+    return ServiceContext(broker.connect(node), NodeId(node), SystemClock(), Ids(random.Random(seed)))
 
 
 class FakeAgent(Service):
@@ -51,13 +51,13 @@ class FakeAgent(Service):
     reads = (ProcessWanted, ProcessUnwanted)
     writes = (NodeChanged, ProcessAnswered)
 
-    def __init__(self, ground: Surroundings, facts: NodeFacts) -> None:
-        super().__init__(ground)
+    def __init__(self, ctx: ServiceContext, facts: NodeFacts) -> None:
+        super().__init__(ctx)
         self.machine = facts
         self.asked: list[Event] = []
 
     def pattern(self, event_type: type[Event]) -> str:
-        return super().pattern(event_type).replace("*", self.ground.node)
+        return super().pattern(event_type).replace("*", self.ctx.node)
 
     async def setup(self) -> None:
         await self.keep_beating()
@@ -68,7 +68,7 @@ class FakeAgent(Service):
 
     async def beat(self) -> None:
         leases = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
-        await leases.put(f"agent.{self.ground.node}.claim", encode_facts(self.machine))
+        await leases.put(f"agent.{self.ctx.node}.claim", encode_facts(self.machine))
 
     def on_process_wanted(self, event: ProcessWanted, reply: Reply) -> Effects:
         self.asked.append(event)
@@ -106,17 +106,17 @@ async def decisions(broker: MemoryBroker) -> list[PlacementDecided]:
 
 @pytest.fixture
 async def start(broker: MemoryBroker, tmp_path: Path) -> AsyncIterator[StartCoordinator]:
-    started: list[Coordinator] = []
+    started: list[CoordinatorService] = []
     path = write_llama(tmp_path / "tiny.gguf")
 
-    async def start_one(node: str = "desk", mode: str = "combined", pool: Pool = RPC) -> Coordinator:
+    async def start_one(node: str = "desk", mode: str = "combined", pool: PoolConfig = RPC) -> CoordinatorService:
         settings = Settings(
             mode=mode,  # type: ignore[arg-type]
             pool=pool,
             coordinator=CoordinatorSettings(lease_s=1.0),
-            models={"tiny": Model(path=str(path), ctx_size=512, parallel=1)},
+            models={"tiny": ModelConfig(path=str(path), ctx_size=512, parallel=1)},
         )
-        coordinator = Coordinator(ground(broker, node, len(started)), settings)
+        coordinator = CoordinatorService(ctx(broker, node, len(started)), settings)
         started.append(coordinator)
         await coordinator.start()
         return coordinator
@@ -208,8 +208,8 @@ def test_no_silence_is_borne_for_longer_than_the_registry_remembers() -> None:
 async def test_a_pooled_model_gets_its_place_and_its_workers(
     broker: MemoryBroker, start: StartCoordinator, decisions: list[PlacementDecided]
 ) -> None:
-    desk = FakeAgent(ground(broker, "desk", 11), machine("desk", 0.2501))
-    attic = FakeAgent(ground(broker, "attic", 12), machine("attic", 4, gpu=24))
+    desk = FakeAgent(ctx(broker, "desk", 11), machine("desk", 0.2501))
+    attic = FakeAgent(ctx(broker, "attic", 12), machine("attic", 4, gpu=24))
     await desk.start()
     await attic.start()
     await start()
@@ -227,7 +227,7 @@ async def test_two_agents_on_one_computer_are_planned_with_once(
 ) -> None:
     sizes = {"desk": 0.2513, "attic": 0.6}
     both = [msgspec.structs.replace(machine(name, size), computer="one") for name, size in sizes.items()]
-    agents = [FakeAgent(ground(broker, facts.node, at), facts) for at, facts in enumerate(both, 11)]
+    agents = [FakeAgent(ctx(broker, facts.node, at), facts) for at, facts in enumerate(both, 11)]
     for agent in agents:
         await agent.start()
     coordinator = await start()
@@ -244,19 +244,19 @@ async def test_two_agents_on_one_computer_are_planned_with_once(
 async def test_a_draft_model_is_run_by_an_agent_and_one_without_a_machine_is_told(
     broker: MemoryBroker, start: StartCoordinator, tmp_path: Path
 ) -> None:
-    desk = FakeAgent(ground(broker, "desk", 11), machine("desk"))
+    desk = FakeAgent(ctx(broker, "desk", 11), machine("desk"))
     await desk.start()
     path = str(write_llama(tmp_path / "quick.gguf"))
     drafters = (
-        Drafter(path=path, for_model="", threads=2, gpu_layers=0),
-        Drafter(path=path, name="far", node="attic"),
-        Drafter(url="http://127.0.0.1:1", name="server"),
-        Drafter(path=path, name="resting", for_model="b"),
+        DrafterConfig(path=path, for_model="", threads=2, gpu_layers=0),
+        DrafterConfig(path=path, name="far", node="attic"),
+        DrafterConfig(url="http://127.0.0.1:1", name="server"),
+        DrafterConfig(path=path, name="resting", for_model="b"),
     )
-    models = {name: Model(path=str(tmp_path / "tiny.gguf"), serve=name == "a") for name in ("a", "b")}
+    models = {name: ModelConfig(path=str(tmp_path / "tiny.gguf"), serve=name == "a") for name in ("a", "b")}
     settings = Settings(mode="combined", pool=RPC, models=models, drafters=drafters)
     assert wanted_drafters(msgspec.structs.replace(settings, mode="speculate")) == ()
-    coordinator = Coordinator(ground(broker, "desk", 5), settings)
+    coordinator = CoordinatorService(ctx(broker, "desk", 5), settings)
     await coordinator.start()
     await until(lambda: desk.asked, "the drafter is asked for")
     (wish,) = desk.asked
@@ -272,7 +272,7 @@ async def test_a_draft_model_is_run_by_an_agent_and_one_without_a_machine_is_tol
 async def test_without_a_pool_nothing_is_decided(
     broker: MemoryBroker, start: StartCoordinator, decisions: list[PlacementDecided]
 ) -> None:
-    desk = FakeAgent(ground(broker, "desk", 11), machine("desk"))
+    desk = FakeAgent(ctx(broker, "desk", 11), machine("desk"))
     await desk.start()
     coordinator = await start(mode="speculate")
     await until(lambda: coordinator._observed.nodes, "the machine was seen")
@@ -285,11 +285,11 @@ async def test_without_a_pool_nothing_is_decided(
 async def test_an_unreadable_model_has_no_place_and_says_why(
     broker: MemoryBroker, start: StartCoordinator, decisions: list[PlacementDecided], tmp_path: Path
 ) -> None:
-    desk = FakeAgent(ground(broker, "desk", 11), machine("desk"))
+    desk = FakeAgent(ctx(broker, "desk", 11), machine("desk"))
     await desk.start()
     (tmp_path / "tiny.gguf").write_bytes(b"no model")
-    settings = Settings(mode="combined", models={"tiny": Model(path=str(tmp_path / "tiny.gguf"))})
-    coordinator = Coordinator(ground(broker, "desk", 5), settings)
+    settings = Settings(mode="combined", models={"tiny": ModelConfig(path=str(tmp_path / "tiny.gguf"))})
+    coordinator = CoordinatorService(ctx(broker, "desk", 5), settings)
     await coordinator.start()
     await until(lambda: decisions, "it is told")
     assert "not a GGUF file" in decisions[0].notes[0]
@@ -297,10 +297,10 @@ async def test_an_unreadable_model_has_no_place_and_says_why(
     await desk.stop()
 
 
-def over_a_pool(ground: Surroundings, *paths: Path) -> Coordinator:
-    models = {path.parent.name: Model(path=str(path), ctx_size=512, parallel=1) for path in paths}
+def over_a_pool(ctx: ServiceContext, *paths: Path) -> CoordinatorService:
+    models = {path.parent.name: ModelConfig(path=str(path), ctx_size=512, parallel=1) for path in paths}
     wanted = Settings(mode="combined", pool=RPC, coordinator=CoordinatorSettings(lease_s=1.0), models=models)
-    return Coordinator(ground, wanted)
+    return CoordinatorService(ctx, wanted)
 
 
 async def test_one_that_cannot_read_a_model_leaves_the_decisions_to_one_that_can(
@@ -310,10 +310,10 @@ async def test_one_that_cannot_read_a_model_leaves_the_decisions_to_one_that_can
         (tmp_path / folder).mkdir(parents=True)
     here, gone = write_llama(tmp_path / "here" / "tiny.gguf"), tmp_path / "gone" / "tiny.gguf"
     there = write_llama(tmp_path / "there" / "gone" / "tiny.gguf")
-    attic = FakeAgent(ground(broker, "attic", 12), machine("attic"))
+    attic = FakeAgent(ctx(broker, "attic", 12), machine("attic"))
     await attic.start()
-    first = over_a_pool(ground(broker, "desk", 1), here, gone)
-    second = over_a_pool(ground(broker, "attic", 2), here, there)
+    first = over_a_pool(ctx(broker, "desk", 1), here, gone)
+    second = over_a_pool(ctx(broker, "attic", 2), here, there)
     await first.start()
     assert first.active
     await second.start()
@@ -339,9 +339,9 @@ async def test_a_file_that_could_not_be_read_is_read_when_it_is_there(
 ) -> None:
     monkeypatch.setattr("twd.coordinator.service.READ_AGAIN_S", 0.01)
     (tmp_path / "late").mkdir()
-    desk = FakeAgent(ground(broker, "desk", 11), machine("desk"))
+    desk = FakeAgent(ctx(broker, "desk", 11), machine("desk"))
     await desk.start()
-    coordinator = over_a_pool(ground(broker, "desk", 1), tmp_path / "late" / "tiny.gguf")
+    coordinator = over_a_pool(ctx(broker, "desk", 1), tmp_path / "late" / "tiny.gguf")
     await coordinator.start()
     await until(lambda: decisions, "it has no place yet")
     assert decisions[0].missing_bytes
@@ -359,9 +359,9 @@ async def test_a_port_where_nobody_is_has_no_link() -> None:
 async def test_an_agent_that_did_not_listen_yet_is_asked_again_as_soon_as_it_does(
     broker: MemoryBroker, start: StartCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("twd.coordinator.due.RETRY_S", 3600.0)
-    desk = FakeAgent(ground(broker, "desk", 11), machine("desk", 0.2501))
-    attic = FakeAgent(ground(broker, "attic", 12), machine("attic", 4, gpu=24))
+    monkeypatch.setattr("twd.coordinator.core.process_reconciler.RETRY_S", 3600.0)
+    desk = FakeAgent(ctx(broker, "desk", 11), machine("desk", 0.2501))
+    attic = FakeAgent(ctx(broker, "attic", 12), machine("attic", 4, gpu=24))
     await desk.start()
     await attic.keep_beating()
     coordinator = await start()
@@ -376,7 +376,7 @@ async def test_an_agent_that_did_not_listen_yet_is_asked_again_as_soon_as_it_doe
 async def test_the_next_coordinator_leaves_what_stands_as_it_is(
     broker: MemoryBroker, start: StartCoordinator, decisions: list[PlacementDecided]
 ) -> None:
-    desk = FakeAgent(ground(broker, "desk", 11), machine("desk", 8))
+    desk = FakeAgent(ctx(broker, "desk", 11), machine("desk", 8))
     await desk.start()
     first = await start()
     await until(lambda: bool(decisions), "it is decided")

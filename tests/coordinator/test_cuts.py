@@ -11,24 +11,24 @@ from hypothesis import strategies as st
 from tests.coordinator.machines import machine, seeing, wanting
 from tests.engine.sliceable_models import write_sliceable
 from tests.engine.tiny_models import write_mamba
-from twd.coordinator.layers import as_they_fit, quotas, refused
-from twd.coordinator.placement import Demand, Device, Placement, Shape, place
-from twd.coordinator.places import decide
+from twd.coordinator.core.layers import as_they_fit, quotas, refused
+from twd.coordinator.core.model_placement import decide
+from twd.coordinator.core.placement import ModelShape, Placement, PlacementDemand, PlacementDevice, place
 from twd.coordinator.service import wanted_model
-from twd.gguf_tools.slice_rules import Cuts
-from twd.kit.settings import Model, Pool, Settings
+from twd.gguf_tools.slice_rules import CutPoints
+from twd.settings.model import ModelConfig, PoolConfig, Settings
 
 GIB = 1024**3
-FOURS = Cuts("smollm3", 36, multiple=4)
-R1 = Cuts("deepseek2", 61, odd_counts=(26, 27, 47, 48))
+FOURS = CutPoints("smollm3", 36, multiple=4)
+R1 = CutPoints("deepseek2", 61, odd_counts=(26, 27, 47, 48))
 
 
-def shape(cuts: Cuts, layer: int = GIB) -> Shape:
-    return Shape("m", (layer,) * cuts.layers, GIB // 4, GIB // 4, 4096, 32_000, 1, 8192, cuts)
+def shape(cuts: CutPoints, layer: int = GIB) -> ModelShape:
+    return ModelShape("m", (layer,) * cuts.layers, GIB // 4, GIB // 4, 4096, 32_000, 1, 8192, cuts)
 
 
-def cpu(node: str, free: int, speed: float = 20e9) -> Device:
-    return Device(node, "CPU", free, speed)
+def cpu(node: str, free: int, speed: float = 20e9) -> PlacementDevice:
+    return PlacementDevice(node, "CPU", free, speed)
 
 
 def layers(placed: Placement) -> list[tuple[int, int]]:
@@ -37,10 +37,10 @@ def layers(placed: Placement) -> list[tuple[int, int]]:
 
 def test_slices_begin_where_they_may() -> None:
     devices = [cpu(node, 16 * GIB) for node in ("a", "b", "c", "d")]
-    placed = place(shape(FOURS), devices, {}, Demand(1, 1, devices[0]))
+    placed = place(shape(FOURS), devices, {}, PlacementDemand(1, 1, devices[0]))
     assert placed.fits
     assert all(first % 4 == 0 for first, _ in layers(placed))
-    evenly = place(shape(FOURS), devices, {}, Demand(1, 1, devices[0], split=(1.0,) * 4))
+    evenly = place(shape(FOURS), devices, {}, PlacementDemand(1, 1, devices[0], split=(1.0,) * 4))
     assert sorted(layers(evenly)) == [(0, 12), (12, 20), (20, 28), (28, 36)]
 
 
@@ -53,7 +53,7 @@ def test_a_device_leaves_room_where_the_rest_could_not_be_cut() -> None:
 
 
 def test_a_layer_of_zeros_counts_and_the_whole_model_is_no_cut() -> None:
-    cuts = Cuts("gemma3", 61, odd_counts=(62,), tails=True)
+    cuts = CutPoints("gemma3", 61, odd_counts=(62,), tails=True)
     assert not cuts.why_not(0, 61)
     assert "62 layers in another way" in replace(cuts, layers=80).why_not(0, 61)
     assert not replace(cuts, layers=80, tails=False).why_not(0, 61)
@@ -61,11 +61,11 @@ def test_a_layer_of_zeros_counts_and_the_whole_model_is_no_cut() -> None:
 
 def test_a_split_that_cannot_be_cut_is_refused_with_the_reason() -> None:
     model = replace(wanting().models[0], shape=shape(R1, GIB // 8))
-    wanted = replace(wanting(Pool(split=(27.0, 34.0))), models=(model,))
+    wanted = replace(wanting(PoolConfig(split=(27.0, 34.0))), models=(model,))
     observed = seeing(machine("desk", 64), machine("attic", 64))
     (note,) = decide(wanted, observed, model).notes
     assert note.startswith("pool.split cannot be kept: llama.cpp computes deepseek2 models of 27 layers in another way")
-    even = replace(wanted, pool=Pool(split=(30.0, 31.0)))
+    even = replace(wanted, pool=PoolConfig(split=(30.0, 31.0)))
     assert not decide(even, observed, model).missing_bytes
 
 
@@ -82,7 +82,7 @@ def test_a_model_that_no_ring_can_cut_is_refused_with_a_way_out(tmp_path: Path) 
     assert model.shape is None
     assert "'mamba' are not proven to be exact" in model.problem
     assert "`pool.engine: rpc` pools it" in model.problem
-    decision = decide(replace(wanting(Pool()), models=(model,)), seeing(machine("desk", 64)), model)
+    decision = decide(replace(wanting(PoolConfig()), models=(model,)), seeing(machine("desk", 64)), model)
     assert decision.notes == [model.problem]
 
 
@@ -95,16 +95,16 @@ def test_a_tiny_model_goes_evenly_over_machines_only_as_it_can_be_cut(tmp_path: 
 
 
 def settings_for(path: Path, engine: str) -> Settings:
-    pool = Pool(engine=engine, split="even")  # type: ignore[arg-type]
-    return Settings(mode="combined", pool=pool, models={"tiny": Model(path=str(path), ctx_size=128)})
+    pool = PoolConfig(engine=engine, split="even")  # type: ignore[arg-type]
+    return Settings(mode="combined", pool=pool, models={"tiny": ModelConfig(path=str(path), ctx_size=128)})
 
 
 # -- whatever the model and the machines ----------------------------------------------------------------
 
 
-def cuts_of_any_kind(count: int) -> st.SearchStrategy[Cuts]:
+def cuts_of_any_kind(count: int) -> st.SearchStrategy[CutPoints]:
     odd = st.lists(st.integers(1, count), max_size=4, unique=True).map(lambda found: tuple(sorted(found)))
-    return st.builds(Cuts, st.just("odd"), st.just(count), st.integers(1, 6), odd, st.booleans())
+    return st.builds(CutPoints, st.just("odd"), st.just(count), st.integers(1, 6), odd, st.booleans())
 
 
 cuts_of_any = st.integers(1, 40).flatmap(cuts_of_any_kind)
@@ -113,11 +113,11 @@ roomy = st.lists(st.integers(0, 20 * GIB), min_size=1, max_size=6)
 
 @given(cuts_of_any, roomy, st.integers(0, 4 * GIB), st.integers(0, 4 * GIB), st.booleans())
 def test_never_a_forbidden_cut_and_never_over_memory(
-    cuts: Cuts, rooms: list[int], embedding: int, head: int, even: bool
+    cuts: CutPoints, rooms: list[int], embedding: int, head: int, even: bool
 ) -> None:
     devices = [cpu(f"n{number}", room, 1e9 * (1 + number % 3)) for number, room in enumerate(rooms)]
     model = replace(shape(cuts), embedding_bytes=embedding, head_bytes=head)
-    wish = Demand(1, 1, devices[0], split=(1.0,) * len(rooms) if even else ())
+    wish = PlacementDemand(1, 1, devices[0], split=(1.0,) * len(rooms) if even else ())
     placed = place(model, devices, {}, wish)
     for first, end in layers(placed):
         assert not cuts.why_not(first, end)
@@ -130,7 +130,7 @@ def test_never_a_forbidden_cut_and_never_over_memory(
 
 
 @given(cuts_of_any, st.lists(st.integers(0, 45), min_size=1, max_size=5))
-def test_all_layers_go_somewhere_where_that_can_be(cuts: Cuts, rooms: list[int]) -> None:
+def test_all_layers_go_somewhere_where_that_can_be(cuts: CutPoints, rooms: list[int]) -> None:
     """Against trying out every way."""
 
     def ways(first: int, left: tuple[int, ...]) -> bool:
@@ -157,4 +157,4 @@ def test_shares_are_whole_multiples_and_cover_all_layers(split: list[float], cou
 
 @pytest.mark.parametrize("room", [0, 1, 3])
 def test_a_device_too_small_for_any_layer_is_passed_over(room: int) -> None:
-    assert as_they_fit([4] * 8, [room, 40], Cuts("smollm3", 8, multiple=4)) == [0, 8]
+    assert as_they_fit([4] * 8, [room, 40], CutPoints("smollm3", 8, multiple=4)) == [0, 8]

@@ -10,10 +10,10 @@ from tests.coordinator.machines import DESK, GIB, RPC, SHAPE, machine, seeing
 from tests.coordinator.test_churn import overfull, settle
 from tests.engine.tiny_models import write_llama
 from twd.agent.launch import check_process_name
-from twd.coordinator.processes import WantedModel, belongs, process_of, word
+from twd.coordinator.core.processes import WantedModel, belongs, process_of, word
+from twd.coordinator.core.state import WantedState
 from twd.coordinator.service import wanted_models
-from twd.coordinator.state import Wanted
-from twd.kit.settings import Model, Pool, Settings
+from twd.settings.model import ModelConfig, PoolConfig, Settings
 from twd.wire.base import InstanceId
 from twd.wire.node import CPU, ModelFile
 from twd.wire.placement import placement_key
@@ -21,10 +21,10 @@ from twd.wire.placement import placement_key
 FILE = ModelFile(name="big", path="big.gguf", size_bytes=1, hash="b" * 32)
 
 
-def wanting(engine: str = "rpc") -> Wanted:
+def wanting(engine: str = "rpc") -> WantedState:
     one = WantedModel("big", 512, 1, SHAPE, file=FILE, model="big")
-    pool = RPC if engine == "rpc" else Pool(engine="ring", trusted_lan=True)
-    return Wanted(DESK, InstanceId("c"), pool, (one, replace(one, name="big#2", replica=2)))
+    pool = RPC if engine == "rpc" else PoolConfig(engine="ring", trusted_lan=True)
+    return WantedState(DESK, InstanceId("c"), pool, (one, replace(one, name="big#2", replica=2)))
 
 
 @pytest.mark.parametrize("engine", ["rpc", "ring"])
@@ -56,7 +56,9 @@ def test_a_replica_without_room_says_what_is_missing_and_the_other_serves() -> N
 
 def test_settings_name_replicas_and_their_keys_differ(tmp_path: Path) -> None:
     path = str(write_llama(tmp_path / "tiny.gguf"))
-    settings = Settings(mode="combined", models={"tiny": Model(path=path, replicas=2), "b": Model(path=path)})
+    settings = Settings(
+        mode="combined", models={"tiny": ModelConfig(path=path, replicas=2), "b": ModelConfig(path=path)}
+    )
     models = wanted_models(settings)
     assert [(model.name, model.serves, model.replica) for model in models] == [
         *(("tiny", "tiny", 1), ("tiny#2", "tiny", 2), ("b", "b", 1))

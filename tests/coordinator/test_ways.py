@@ -8,18 +8,18 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.coordinator.test_placement import GIB, MIB, cpu, demand, shape
+from tests.coordinator.core.test_placement import GIB, MIB, cpu, demand, shape
 from twd.bus.base import LeaseEntry
-from twd.coordinator.links import Links
-from twd.coordinator.placement import ASSUMED, Device, Link, _between, pair, place
-from twd.coordinator.seen import stage_leases, ways_between
-from twd.stage.seat import Seat
+from twd.coordinator.core.observation import stage_leases, ways_between
+from twd.coordinator.core.placement import ASSUMED, MachineLink, PlacementDevice, _between, pair, place
+from twd.coordinator.links import LinkTable
+from twd.stage.membership import RingMembership
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.ring import NEXT_FACT, HopFacts, StageWay, read_stage_way
 from twd.wire.service import Health, ServiceLease
 
 HOME = cpu("desk", 4)
-SMALL = [Device(node, "CPU", 3 * GIB, 20e9) for node in "abc"]
+SMALL = [PlacementDevice(node, "CPU", 3 * GIB, 20e9) for node in "abc"]
 
 
 def lease(node: str, **facts: str) -> LeaseEntry:
@@ -36,11 +36,11 @@ def told(to: str, rtt_ms: float, bandwidth: int = 0) -> str:
 
 def test_a_stage_tells_how_far_the_next_one_is_once_it_knows() -> None:
     seat: Any = SimpleNamespace(_next=None, wired=SimpleNamespace(next_stage=InstanceId("stage.b.x")))
-    assert Seat.way_on(seat) is None
+    assert RingMembership.way_on(seat) is None
     seat._next = SimpleNamespace(facts=lambda: HopFacts(to="next"))
-    assert Seat.way_on(seat) is None
+    assert RingMembership.way_on(seat) is None
     seat._next = SimpleNamespace(facts=lambda: HopFacts(to="next", rtt_ms=9.0, rtt_min_ms=7.0, bandwidth=5))
-    assert Seat.way_on(seat) == read_stage_way({NEXT_FACT: told("b", 7.0, 5)})
+    assert RingMembership.way_on(seat) == read_stage_way({NEXT_FACT: told("b", 7.0, 5)})
 
 
 def test_ways_are_read_from_the_leases_of_stages_and_nonsense_is_left_out() -> None:
@@ -53,38 +53,42 @@ def test_ways_are_read_from_the_leases_of_stages_and_nonsense_is_left_out() -> N
         lease("f", **{NEXT_FACT: "{"}),
         LeaseEntry("stage.odd.x", b"{", 1, 0.0),
     ]
-    links = Links()
+    links = LinkTable()
     links.learn_between(ways_between(stage_leases(entries)))
     assert links.known == {
-        pair("b", "a"): Link(0.02, ASSUMED.bytes_s),
-        pair("b", "c"): Link(0.001, 1e9, measured=True),
+        pair("b", "a"): MachineLink(0.02, ASSUMED.bytes_s),
+        pair("b", "c"): MachineLink(0.001, 1e9, measured=True),
     }
 
 
 def test_a_ring_goes_round_the_way_that_its_stages_found_to_be_long() -> None:
     model = shape(50)  # it takes all of them
-    links = {node: Link(0.002, 1e9) for node in "abc"}
+    links = {node: MachineLink(0.002, 1e9) for node in "abc"}
     unknowing = [piece.device.node for piece in place(model, [HOME, *SMALL], links, demand(HOME)).pieces]
     a, b = next(two for two in pairwise(unknowing) if "desk" not in two)
-    knowing = place(model, [HOME, *SMALL], links | {pair(a, b): Link(0.2, 1e9, measured=True)}, demand(HOME))
+    knowing = place(model, [HOME, *SMALL], links | {pair(a, b): MachineLink(0.2, 1e9, measured=True)}, demand(HOME))
     nodes = [piece.device.node for piece in knowing.pieces]
     assert knowing.fits
     assert {a, b} not in [set(two) for two in pairwise(nodes)]
 
 
 def test_what_was_measured_between_two_machines_wins_and_the_rest_is_as_before() -> None:
-    links = {"a": Link(0.03, 1e8), "b": Link(0.01, 1e7)}
-    assert _between("a", "b", "desk", links) == Link(0.03, 1e7)
-    assert _between("b", "a", "desk", links | {pair("a", "b"): Link(0.001)}) == Link(0.001, 1e7)
-    measured = Link(0.001, 1e9, measured=True)
+    links = {"a": MachineLink(0.03, 1e8), "b": MachineLink(0.01, 1e7)}
+    assert _between("a", "b", "desk", links) == MachineLink(0.03, 1e7)
+    assert _between("b", "a", "desk", links | {pair("a", "b"): MachineLink(0.001)}) == MachineLink(0.001, 1e7)
+    measured = MachineLink(0.001, 1e9, measured=True)
     assert _between("b", "a", "desk", links | {pair("a", "b"): measured}) == measured
     assert _between("desk", "a", "desk", links | {pair("desk", "a"): measured}) == links["a"]
 
 
-@given(st.dictionaries(st.sampled_from(["a b", "a c", "b c"]), st.builds(Link, st.floats(0, 1), st.floats(1e5, 1e10))))
-def test_whatever_the_ways_are_the_same_layers_find_a_place(between: dict[str, Link]) -> None:
+@given(
+    st.dictionaries(
+        st.sampled_from(["a b", "a c", "b c"]), st.builds(MachineLink, st.floats(0, 1), st.floats(1e5, 1e10))
+    )
+)
+def test_whatever_the_ways_are_the_same_layers_find_a_place(between: dict[str, MachineLink]) -> None:
     model = shape(40, 150 * MIB)
-    links = {node: Link(0.002, 1e9) for node in "abc"} | between
+    links = {node: MachineLink(0.002, 1e9) for node in "abc"} | between
     found = place(model, [HOME, *SMALL], links, demand(HOME))
     assert found.fits
     assert found == place(model, [HOME, *SMALL], links, demand(HOME))

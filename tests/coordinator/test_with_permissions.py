@@ -9,21 +9,21 @@ import pytest
 from tests.bus.deployed import Deployment
 from tests.engine.tiny_models import write_llama
 from tests.waiting import until
-from twd.agent.service import Agent
-from twd.bus.nats_bus import BusState
-from twd.coordinator.service import Coordinator
-from twd.engine.rpc_probe import OURS
+from twd.agent.service import AgentService
+from twd.bus.nats.bus import BusState
+from twd.coordinator.service import CoordinatorService
+from twd.engine.rpc.probe import OURS
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
-from twd.kit.service import Surroundings
-from twd.kit.settings import Agent as AgentSettings
-from twd.kit.settings import Coordinator as CoordinatorSettings
-from twd.kit.settings import Gpu, Model, Pool, Settings, Worker
+from twd.kit.service import ServiceContext
+from twd.settings.model import AgentConfig as AgentSettings
+from twd.settings.model import CoordinatorConfig as CoordinatorSettings
+from twd.settings.model import GpuConfig, ModelConfig, PoolConfig, Settings, WorkerConfig
 from twd.wire.base import NodeId
 
 pytestmark = pytest.mark.nats
 
-MakeGround = Callable[[str, str], Awaitable[Surroundings]]
+MakeGround = Callable[[str, str], Awaitable[ServiceContext]]
 
 
 @pytest.fixture
@@ -31,20 +31,20 @@ async def rights(tmp_path: Path) -> AsyncIterator[tuple[MakeGround, list[str]]]:
     deployment = Deployment(tmp_path / "broker")
     port = deployment.start("nats-server.conf")
     denials: list[str] = []
-    grounds: list[Surroundings] = []
+    contexts: list[ServiceContext] = []
 
     def on_event(state: BusState, detail: str) -> None:
         if state is BusState.DENIED:
             denials.append(detail)
 
-    async def make(role: str, node: str) -> Surroundings:
+    async def make(role: str, node: str) -> ServiceContext:
         bus = await deployment.connect(role, port, on_event)
-        grounds.append(Surroundings(bus, NodeId(node), SystemClock(), Ids(random.Random(len(grounds)))))
-        return grounds[-1]
+        contexts.append(ServiceContext(bus, NodeId(node), SystemClock(), Ids(random.Random(len(contexts)))))
+        return contexts[-1]
 
     yield make, denials
-    for ground in grounds:
-        await ground.bus.close()
+    for ctx in contexts:
+        await ctx.bus.close()
     deployment.end()
 
 
@@ -57,17 +57,17 @@ async def test_a_pool_forms_loses_its_worker_and_is_given_up(
         mode="combined",
         agent=AgentSettings(port=0),
         coordinator=CoordinatorSettings(lease_s=2.0),
-        pool=Pool(
+        pool=PoolConfig(
             engine="rpc",
             trusted_lan=True,
-            gpus=(Gpu(vram_gb=0.01),),  # nothing fits at home, so a worker is needed
-            workers=(Worker(host="attic", gpus=(Gpu(vram_gb=1),)),),
+            gpus=(GpuConfig(vram_gb=0.01),),  # nothing fits at home, so a worker is needed
+            workers=(WorkerConfig(host="attic", gpus=(GpuConfig(vram_gb=1),)),),
         ),
-        models={"tiny": Model(path=str(write_llama(tmp_path / "tiny.gguf")), ctx_size=512, parallel=1)},
+        models={"tiny": ModelConfig(path=str(write_llama(tmp_path / "tiny.gguf")), ctx_size=512, parallel=1)},
     )
-    home = Agent(await make("agent", "desk"), settings)
-    attic = Agent(await make("agent", "attic"), settings)
-    coordinator = Coordinator(await make("coordinator", "desk"), settings)
+    home = AgentService(await make("agent", "desk"), settings)
+    attic = AgentService(await make("agent", "attic"), settings)
+    coordinator = CoordinatorService(await make("coordinator", "desk"), settings)
     services = (home, attic, coordinator)
     for service in services:
         await service.start()

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from tests.speculator.fakes import TruePicker, text_of
+from twd.decoding.window import Window
 from twd.drafter.core import DrafterCore
-from twd.drafter.draft import Draft, Following, Guess
-from twd.engine.window import Window
-from twd.guess.cut import Cost
-from twd.kit.presence import SILENCE_S
+from twd.drafter.draft import DraftRules, DraftState, Guess
+from twd.drafting.window_value import Cost
+from twd.kit.jobs.liveness import SILENCE_S
 from twd.wire.base import InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.draft import DraftGranted, DraftProposed, SessionOpened
 from twd.wire.model import VocabFingerprint
@@ -37,7 +37,7 @@ def opened(tokens: list[int], credit: int = 4, name: str = "s") -> SessionOpened
 
 def core_with(tokens: list[int], credit: int = 4, beside: bool = False) -> DrafterCore:
     core = DrafterCore(ME, slots=2, ctx_size=256)
-    core.open(opened(tokens, credit), Following(TruePicker()), beside)
+    core.open(opened(tokens, credit), DraftRules(TruePicker()), beside)
     give_slots(core)
     return core
 
@@ -59,7 +59,7 @@ def tokens(core: DrafterCore) -> list[int]:
     return [guess.token for guess in only(core).guesses]
 
 
-def only(core: DrafterCore) -> Draft:
+def only(core: DrafterCore) -> DraftState:
     (draft,) = core.drafts.values()
     return draft
 
@@ -139,7 +139,7 @@ def test_a_lost_message_silences_the_session_until_it_is_told_anew() -> None:
     step(core)
     assert not any(message.tokens for message in core.proposals())
     now = [5, 6, 7, *text_of([5, 6, 7], 8)]
-    core.open(opened(now), Following(TruePicker()), False)
+    core.open(opened(now), DraftRules(TruePicker()), False)
     step(core)
     assert only(core).accepted == now
     assert only(core).guesses
@@ -147,8 +147,8 @@ def test_a_lost_message_silences_the_session_until_it_is_told_anew() -> None:
 
 def test_closing_frees_the_slot_for_the_next_session() -> None:
     core = DrafterCore(ME, slots=1, ctx_size=64)
-    core.open(opened([5], name="a"), Following(TruePicker()), False)
-    core.open(opened([6], name="b"), Following(TruePicker()), False)
+    core.open(opened([5], name="a"), DraftRules(TruePicker()), False)
+    core.open(opened([6], name="b"), DraftRules(TruePicker()), False)
     give_slots(core)
     assert core.waiting() == []
     core.close(SessionId("a"))
@@ -159,7 +159,7 @@ def test_closing_frees_the_slot_for_the_next_session() -> None:
 def test_texts_whose_end_was_lost_keep_no_slots() -> None:
     core = DrafterCore(ME, slots=2, ctx_size=64)
     for name in ("a", "b", "c"):
-        core.open(opened([5], name=name), Following(TruePicker()), False)
+        core.open(opened([5], name=name), DraftRules(TruePicker()), False)
         core.heard(JobId(f"j-{name}"), 0.0)
     give_slots(core)
     for now in range(1, int(SILENCE_S) + 2):
@@ -250,7 +250,7 @@ POEM = list(range(2, 40))
 
 def copying(text: list[int], credit: int = 12, cost: Cost = lambda rows: 5.0, window_max: int = 64) -> DrafterCore:
     core = DrafterCore(ME, slots=2, ctx_size=256, cost=cost, window_max=window_max)
-    core.open(opened(text, credit), Following(TruePicker()), False)
+    core.open(opened(text, credit), DraftRules(TruePicker()), False)
     give_slots(core)
     return core
 
@@ -373,7 +373,7 @@ class Knows:
 def test_what_a_grammar_demands_is_drafted_several_tokens_a_step() -> None:
     core = DrafterCore(ME, slots=2, ctx_size=256, cost=lambda rows: 5.0, window_max=64)
     event, ahead = replace(opened([7, 8, 9, 20, 21], credit=12), prompt_tokens=3), Knows()
-    core.open(event, Following(TruePicker(), ahead), False)
+    core.open(event, DraftRules(TruePicker(), ahead), False)
     give_slots(core)
     read: list[int] = []
     widths = []

@@ -9,20 +9,20 @@ from tests.drafter.test_drafter_core import opened
 from tests.speculator.fakes import TruePicker
 from tests.waiting import until
 from twd.drafter import openings
-from twd.drafter.draft import Following
-from twd.drafter.openings import WAITING_MAX, Openings
+from twd.drafter.draft import DraftRules
+from twd.drafter.openings import WAITING_MAX, PendingSessions
 from twd.wire.base import SessionId
 from twd.wire.draft import SessionOpened
 from twd.wire.failures import FailureCode, TwdError
 
-FOLLOWING = Following(TruePicker())
+FOLLOWING = DraftRules(TruePicker())
 
 
-def begun(made: Openings, name: str) -> "asyncio.Future[Following | None]":
+def begun(made: PendingSessions, name: str) -> "asyncio.Future[DraftRules | None]":
     return following(made, opened([5], name=name))
 
 
-def following(made: Openings, event: SessionOpened) -> "asyncio.Future[Following | None]":
+def following(made: PendingSessions, event: SessionOpened) -> "asyncio.Future[DraftRules | None]":
     opening = made.take(event)
     assert opening is not None
     return asyncio.ensure_future(made.following(opening))  # noqa: TID251 - the test's own
@@ -35,14 +35,14 @@ class Slow:
         self.asked: list[str] = []
         self.may = threading.Event()
 
-    def __call__(self, event: SessionOpened) -> Following:
+    def __call__(self, event: SessionOpened) -> DraftRules:
         self.asked.append(event.session)
         assert self.may.wait(30)
         return FOLLOWING
 
 
 async def test_each_session_once_and_not_too_many() -> None:
-    made = Openings(lambda event: FOLLOWING)
+    made = PendingSessions(lambda event: FOLLOWING)
     first = begun(made, "a")
     assert made.take(opened([5], name="a")) is None
     assert await first is FOLLOWING
@@ -52,7 +52,7 @@ async def test_each_session_once_and_not_too_many() -> None:
 
 async def test_who_ends_meanwhile_is_not_followed() -> None:
     slow = Slow()
-    made = Openings(slow)
+    made = PendingSessions(slow)
     running, waiting = begun(made, "a"), begun(made, "b")
     await until(lambda: slow.asked == ["a"])
     made.drop(SessionId("a"))
@@ -64,7 +64,7 @@ async def test_who_ends_meanwhile_is_not_followed() -> None:
 
 async def test_who_is_told_again_meanwhile_is_opened_as_it_stands_then() -> None:
     slow = Slow()
-    made = Openings(slow)
+    made = PendingSessions(slow)
     opening = made.take(opened([5], name="a"))
     assert opening is not None
     task = asyncio.ensure_future(made.following(opening))  # noqa: TID251 - the test's own
@@ -79,13 +79,13 @@ async def test_who_is_told_again_meanwhile_is_opened_as_it_stands_then() -> None
 async def test_who_is_dropped_and_told_anew_is_followed_from_there(fails: bool) -> None:
     slow = Slow()
 
-    def follow(event: SessionOpened) -> Following:
+    def follow(event: SessionOpened) -> DraftRules:
         made_of = slow(event)
         if fails and event.tokens == [5]:
             raise TwdError(FailureCode.BAD_GRAMMAR, "no")
         return made_of
 
-    made = Openings(follow)
+    made = PendingSessions(follow)
     gone = begun(made, "a")
     await until(lambda: slow.asked == ["a"])
     made.drop(SessionId("a"))
@@ -98,7 +98,7 @@ async def test_who_is_dropped_and_told_anew_is_followed_from_there(fails: bool) 
 
 async def test_closing_waits_for_what_is_under_way_and_begins_nothing() -> None:
     slow = Slow()
-    made = Openings(slow)
+    made = PendingSessions(slow)
     tasks = [begun(made, name) for name in "ab"]
     await until(lambda: slow.asked == ["a"])
     closing = asyncio.ensure_future(made.close())  # noqa: TID251 - the test's own
@@ -113,7 +113,7 @@ async def test_closing_waits_for_what_is_under_way_and_begins_nothing() -> None:
 async def test_closing_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openings, "CLOSING_S", 0.01)
     slow = Slow()
-    made = Openings(slow)
+    made = PendingSessions(slow)
     task = begun(made, "a")
     await until(lambda: slow.asked == ["a"])
     assert not await made.close()
@@ -122,12 +122,12 @@ async def test_closing_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_a_grammar_that_cannot_be_told_so_and_the_next_one_is_made() -> None:
-    def follow(event: SessionOpened) -> Following:
+    def follow(event: SessionOpened) -> DraftRules:
         if event.session == "a":
             raise TwdError(FailureCode.BAD_GRAMMAR, "no")
         return FOLLOWING
 
-    made = Openings(follow)
+    made = PendingSessions(follow)
     bad, good = (begun(made, name) for name in "ab")
     with pytest.raises(TwdError):
         await bad

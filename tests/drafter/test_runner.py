@@ -7,12 +7,12 @@ import numpy as np
 
 from tests.drafter.test_drafter_core import opened
 from tests.speculator.fakes import FakeTarget
+from twd.decoding.turns import WaitForPost
+from twd.decoding.window import Logits
 from twd.drafter.core import DrafterCore
-from twd.drafter.draft import Following, Guess
+from twd.drafter.draft import DraftRules, Guess
 from twd.drafter.native import judge
 from twd.drafter.runner import INBOX_MAX, DraftRunner
-from twd.engine.turns import Rest
-from twd.engine.window import Logits
 from twd.wire.base import InstanceId
 
 
@@ -30,7 +30,7 @@ def test_what_a_hung_engine_cannot_hear_is_told_anew() -> None:
     for number in range(INBOX_MAX + 10):
         runner.post(lambda core, number=number: heard.append(number))  # type: ignore[misc]
     turns = runner.turns()
-    assert [next(turns) for _ in range(2)] == [Rest()] * 2
+    assert [next(turns) for _ in range(2)] == [WaitForPost()] * 2
     assert heard == list(range(INBOX_MAX))
     assert told == ["lost"], "once is enough"
     runner.post(lambda core: heard.append(-1))
@@ -58,7 +58,7 @@ def test_a_guess_is_as_sure_as_it_is_among_what_could_be_chosen() -> None:
 
     core = DrafterCore(InstanceId("d"), slots=1, ctx_size=64)
     runner = DraftRunner(core, Target(), judge, deliver=lambda told: None, failed=lambda error: None, lost=lambda: None)
-    runner.post(lambda core: core.open(opened([5]), Following(Narrow()), beside=False))
+    runner.post(lambda core: core.open(opened([5]), DraftRules(Narrow()), beside=False))
     next(runner.turns())
     ((_, _, report),) = taken
     said = report(np.array([9.0, 9.0, 1.0, 1.0], dtype=np.float32), 2)

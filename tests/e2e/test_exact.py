@@ -4,21 +4,23 @@ import asyncio
 
 import pytest
 
-from twd.bench.client import Answer, Ask
+from twd.bench.client import BenchRequest, MeasuredAnswer
 from twd.bench.exact_cases import ExactCase, draw_cases
-from twd.bench.lab import MODEL, Lab, lab
+from twd.bench.lab import MODEL, InProcessSystem, lab
 from twd.engine.demo_model import demo_model
 from twd.wire.job import Speculation
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 
-async def answer(room: Lab, case: ExactCase, speculation: Speculation) -> Answer:
-    how = Ask(speculation, case.max_tokens, case.sampling, ignore_eos=False, stop=case.stop, grammar=case.grammar)
+async def answer(room: InProcessSystem, case: ExactCase, speculation: Speculation) -> MeasuredAnswer:
+    how = BenchRequest(
+        speculation, case.max_tokens, case.sampling, ignore_eos=False, stop=case.stop, grammar=case.grammar
+    )
     return await room.client.answer(MODEL, case.prompt, how)
 
 
-async def same(room: Lab, cases: list[ExactCase]) -> int:
+async def same(room: InProcessSystem, cases: list[ExactCase]) -> int:
     """Ask each case plain and drafted; returns how many guesses were checked on the way."""
     checked = 0
     for case in cases:

@@ -15,7 +15,7 @@ from tests.e2e.conftest import client_of
 from tests.e2e.streaming import stream, struck
 from tests.waiting import wait_until
 from twd.engine.demo_model import demo_model
-from twd.kit.ports import free_port
+from twd.net.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow]
 GUEST = "127-0-0-1/RPC0"
@@ -23,7 +23,7 @@ GUEST = "127-0-0-1/RPC0"
 
 @contextmanager
 def guest(port: int) -> Iterator[int]:
-    argv = (sys.executable, "-P", "-m", "twd.engine.rpc_worker", "--port", str(port), "--threads", "1")
+    argv = (sys.executable, "-P", "-m", "twd.engine.rpc.worker", "--port", str(port), "--threads", "1")
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield process.pid

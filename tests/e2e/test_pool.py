@@ -11,7 +11,7 @@ from tests.cli.running import Installed, running
 from tests.e2e.conftest import client_of
 from tests.e2e.streaming import stream, struck
 from tests.waiting import wait_until
-from twd.kit.ports import listening_below
+from twd.net.ports import listening_below
 
 pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow]
 

@@ -12,19 +12,19 @@ import msgspec
 import pytest
 
 from tests.edge.fake_speculator import FakeSpeculator, Script
-from twd.bus.memory_bus import MemoryBroker
-from twd.edge.service import Edge
+from twd.bus.memory.bus import MemoryBroker
+from twd.edge.service import EdgeService
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
-from twd.kit.service import Surroundings
-from twd.kit.settings import Edge as EdgeSettings
-from twd.kit.settings import Settings
+from twd.kit.service import ServiceContext
+from twd.settings.model import EdgeConfig as EdgeSettings
+from twd.settings.model import Settings
 from twd.wire.base import NodeId
 
 
-def ground(broker: MemoryBroker, seed: int = 1) -> Surroundings:
+def ctx(broker: MemoryBroker, seed: int = 1) -> ServiceContext:
     """Surroundings on the memory broker, with seeded ids."""
-    return Surroundings(bus=broker.connect("n"), node=NodeId("n"), clock=SystemClock(), ids=Ids(random.Random(seed)))
+    return ServiceContext(bus=broker.connect("n"), node=NodeId("n"), clock=SystemClock(), ids=Ids(random.Random(seed)))
 
 
 @dataclass
@@ -32,7 +32,7 @@ class House:
     """An edge, its speculator, and a client for both."""
 
     broker: MemoryBroker
-    edge: Edge
+    edge: EdgeService
     speculator: FakeSpeculator
     http: aiohttp.ClientSession
     closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
@@ -61,8 +61,8 @@ async def open_house(tmp_path: Path) -> AsyncIterator[OpenHouse]:
         broker = MemoryBroker()
         settings = msgspec.convert({"home": str(tmp_path), "edge": {"port": 0, **edge}}, Settings)
         assert isinstance(settings.edge, EdgeSettings)
-        speculator = FakeSpeculator(ground(broker, 2), script)
-        service = Edge(ground(broker, 3), settings)
+        speculator = FakeSpeculator(ctx(broker, 2), script)
+        service = EdgeService(ctx(broker, 3), settings)
         await speculator.start()
         await service.start()
         house = House(broker, service, speculator, aiohttp.ClientSession())

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from twd.kit.service import Effects, Reply, Service, Surroundings
+from twd.kit.service import Effects, Reply, Service, ServiceContext
 from twd.wire.base import JobId, ModelId, SessionId
 from twd.wire.failures import Failure, FailureCode
 from twd.wire.job import (
@@ -74,8 +74,8 @@ class FakeSpeculator(Service):
     reads = (JobSubmitted, JobCancelled)
     writes = (JobStarted, TokensAccepted, JobFinished, JobFailed, ModelReady)
 
-    def __init__(self, ground: Surroundings, script: Script | None = None, model: ModelId = MODEL) -> None:
-        super().__init__(ground)
+    def __init__(self, ctx: ServiceContext, script: Script | None = None, model: ModelId = MODEL) -> None:
+        super().__init__(ctx)
         self.script = script or Script()
         self.model = model
         self.jobs: list[JobSubmitted] = []
@@ -89,7 +89,7 @@ class FakeSpeculator(Service):
 
     async def start(self) -> None:
         await super().start()
-        self.emit(ModelReady(node=self.ground.node, facts=replace(FACTS, tool_format=self.script.tool_format)))
+        self.emit(ModelReady(node=self.ctx.node, facts=replace(FACTS, tool_format=self.script.tool_format)))
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         return {

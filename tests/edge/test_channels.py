@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tests.edge.conftest import OpenHouse
 from tests.edge.fake_speculator import Script
 from tests.edge.test_tools import WEATHER
+from twd.chat.thoughts import CHANNELS
+from twd.chat.tool_calls.deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
 from twd.edge.channels import ChannelStream
-from twd.engine.calls.deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
-from twd.engine.thoughts import CHANNELS
 
 THOUGHT = "<|channel|>analysis<|message|>The capital of Norway?<|end|>"
 ANSWER = "<|start|>assistant<|channel|>final<|message|>Oslo <|no mark|>.\n"

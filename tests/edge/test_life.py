@@ -11,13 +11,13 @@ import aiohttp
 import msgspec
 import pytest
 
-from tests.edge.conftest import House, OpenHouse, ground
+from tests.edge.conftest import House, OpenHouse, ctx
 from tests.edge.fake_speculator import MODEL, WORDS, FakeSpeculator, Script
 from tests.waiting import until
 from twd.bus.base import PAYLOAD_BYTES_MAX
-from twd.edge.calls import Desk
+from twd.edge.inflight_requests import RequestTracker
 from twd.kit.clock import SystemClock
-from twd.kit.job_owner import OwnerPolicy
+from twd.kit.jobs.owner import OwnerPolicy
 from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.failures import Failure, FailureCode
 from twd.wire.job import JobCancelled, JobSubmitted, Prompt, Sampling, TokensAccepted
@@ -49,7 +49,7 @@ def content(stream: bytes) -> str:
 async def test_a_client_that_leaves_cancels_its_job(open_house: OpenHouse, stream: bool) -> None:
     house = await open_house(Script(**HANGS))
     asked = asyncio.ensure_future(house.chat(stream=stream))  # noqa: TID251 - a client of the test
-    await until(lambda: len(house.edge.desk) == 1)
+    await until(lambda: len(house.edge.tracker) == 1)
     if stream:
         (await asked).close()
     else:
@@ -57,7 +57,7 @@ async def test_a_client_that_leaves_cancels_its_job(open_house: OpenHouse, strea
     async with asyncio.timeout(2):
         await house.speculator.cancel_heard.wait()
     assert list(house.speculator.cancelled) == [house.speculator.jobs[0].job]
-    assert len(house.edge.desk) == 0
+    assert len(house.edge.tracker) == 0
 
 
 async def test_silence_is_filled_with_comments(open_house: OpenHouse) -> None:
@@ -103,7 +103,7 @@ async def test_another_worker_goes_on_where_the_first_died(open_house: OpenHouse
     house = await open_house(Script(**HANGS))
     response = await house.chat(stream=True, seed=3)
     seen = await read_until(response, b"Hel")
-    first, successor = house.speculator, FakeSpeculator(ground(house.broker, 9))
+    first, successor = house.speculator, FakeSpeculator(ctx(house.broker, 9))
     await first.stop()
     await successor.start()
     house.speculator = successor
@@ -118,12 +118,12 @@ async def test_another_worker_goes_on_where_the_first_died(open_house: OpenHouse
 
 async def test_nobody_home(open_house: OpenHouse) -> None:
     house = await open_house()
-    house.edge.desk._policy = OwnerPolicy(patience_s=0.05, backoff_s=0.02)
+    house.edge.tracker._policy = OwnerPolicy(patience_s=0.05, backoff_s=0.02)
     await house.speculator.stop()
     response = await house.chat(model="small")
     assert response.status in (404, 503)
     settings_house = await open_house()
-    settings_house.edge.desk._policy = OwnerPolicy(patience_s=0.05, backoff_s=0.02)
+    settings_house.edge.tracker._policy = OwnerPolicy(patience_s=0.05, backoff_s=0.02)
     settings_house.edge.models.configured = ("big",)
     waiting = await settings_house.chat(model="big")
     error = (await waiting.json())["error"]
@@ -135,15 +135,15 @@ async def test_nobody_home(open_house: OpenHouse) -> None:
 
 async def test_a_model_that_takes_anothers_place_is_waited_for(open_house: OpenHouse) -> None:
     house = await open_house()
-    house.edge.desk._policy = OwnerPolicy(patience_s=0.05, backoff_s=0.02)
+    house.edge.tracker._policy = OwnerPolicy(patience_s=0.05, backoff_s=0.02)
     await house.speculator.stop()
     await until(lambda: house.edge.models.live == [])
     told = ChangeTold(node=NodeId("n"), change="c", step=ChangeStep.DRAINING, models=[MODEL], default=MODEL, at_ms=1)
     house.edge.on_change_told(told)
-    successor = FakeSpeculator(ground(house.broker, 9))
+    successor = FakeSpeculator(ctx(house.broker, 9))
     async with asyncio.TaskGroup() as group:
         waiting = group.create_task(house.chat(model="default"))
-        await until(lambda: any(line.owner.attempt > 3 for line in house.edge.desk._lines.values()))
+        await until(lambda: any(line.owner.attempt > 3 for line in house.edge.tracker._lines.values()))
         await successor.start()
     assert waiting.result().status == 200
     await successor.stop()
@@ -154,7 +154,7 @@ async def test_a_model_that_takes_anothers_place_is_waited_for(open_house: OpenH
 
 async def test_busy_speculators_are_429(open_house: OpenHouse) -> None:
     house = await open_house(Script(refuse=Failure(code=FailureCode.BUSY, message="queue full")))
-    house.edge.desk._policy = OwnerPolicy(patience_s=0.05, backoff_s=0.02)
+    house.edge.tracker._policy = OwnerPolicy(patience_s=0.05, backoff_s=0.02)
     response = await house.chat()
     assert response.status == 429
     assert response.headers["Retry-After"] == "1"
@@ -204,7 +204,7 @@ async def test_a_prompt_over_the_limit_of_the_broker_is_told_as_such(house: Hous
 
 
 async def test_a_worker_that_does_not_answer_is_told_in_the_clients_words(house: House) -> None:
-    house.edge.desk._policy = OwnerPolicy(answer_s=0.01, patience_s=0.0)
+    house.edge.tracker._policy = OwnerPolicy(answer_s=0.01, patience_s=0.0)
     house.speculator.silent = True
     response = await house.chat()
     assert response.status == 502
@@ -253,14 +253,14 @@ async def test_a_stopped_edge_tells_its_clients(open_house: OpenHouse) -> None:
 async def test_a_reader_that_does_not_read_is_dropped(
     open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
-    monkeypatch.setattr("twd.edge.replies.STALL_S", 0.2)
+    monkeypatch.setattr("twd.edge.http.replies.STALL_S", 0.2)
     house = await open_house(Script(words=["x" * 100_000] * 300, per_event=1))
     reader, writer = await asyncio.open_connection("127.0.0.1", house.edge.server.port, limit=1024)
     body = json.dumps({"messages": [{"role": "user", "content": "x"}], "stream": stream}).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     await until(lambda: len(house.speculator.jobs) == 1)
-    await until(lambda: len(house.edge.desk) == 0 and house.edge.front.counters.in_flight == 0, timeout_s=20)
+    await until(lambda: len(house.edge.tracker) == 0 and house.edge.front.counters.in_flight == 0, timeout_s=20)
     assert (await house.chat(max_tokens=1)).status == 200
     came = 0
     with contextlib.suppress(ConnectionError):
@@ -276,7 +276,7 @@ async def test_a_reader_that_does_not_read_the_end_is_dropped(
     async def full(self: object) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("twd.edge.replies.STALL_S", 0.05)
+    monkeypatch.setattr("twd.edge.http.replies.STALL_S", 0.05)
     monkeypatch.setattr("aiohttp.http_writer.StreamWriter.drain", full)
     house = await open_house()
     response = await house.chat(stream=True)
@@ -286,9 +286,9 @@ async def test_a_reader_that_does_not_read_the_end_is_dropped(
 
 
 async def test_a_reader_that_falls_far_behind_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("twd.edge.calls.NEWS_MAX", 10)
+    monkeypatch.setattr("twd.edge.inflight_requests.NEWS_MAX", 10)
     told: list[Event] = []
-    desk = Desk(SystemClock(), lambda job, timeout_s: None, told.append, lambda action: action())
+    tracker = RequestTracker(SystemClock(), lambda job, timeout_s: None, told.append, lambda action: action())
     job = JobSubmitted(
         job=JobId("j"),
         model=ModelId("m"),
@@ -296,29 +296,29 @@ async def test_a_reader_that_falls_far_behind_is_given_up(monkeypatch: pytest.Mo
         prompt=Prompt(text="x"),
         sampling=Sampling(seed=1),
     )
-    call = desk.open([job])
+    call = tracker.open([job])
     for index in range(20):
         piece = TokensAccepted(
             job=job.job, attempt=1, session=SessionId("s"), at=index, index=index, tokens=[1], text="x"
         )
-        desk.hear(piece)
+        tracker.hear(piece)
     assert call.ended
     (last,) = call.news
     assert isinstance(last[1], Failure)
     assert "unread" in last[1].message
     assert [type(event) for event in told] == [JobCancelled]
-    assert len(desk) == 0
+    assert len(tracker) == 0
 
 
 async def test_a_fault_midway_breaks_off_and_the_edge_lives(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks(self: object) -> bytes:
         raise ValueError("planted")
 
-    monkeypatch.setattr("twd.edge.chat_answer.ChatAnswer.end", breaks)
+    monkeypatch.setattr("twd.edge.openai.chat_answer.ChatAnswer.end", breaks)
     response = await house.chat(stream=True)
     with pytest.raises(aiohttp.ClientError):
         await response.read()
-    monkeypatch.setattr("twd.edge.chat_answer.ChatAnswer.whole", breaks)
+    monkeypatch.setattr("twd.edge.openai.chat_answer.ChatAnswer.whole", breaks)
     whole = await house.chat()
     assert whole.status == 500
     assert "planted" not in await whole.text()
@@ -327,10 +327,10 @@ async def test_a_fault_midway_breaks_off_and_the_edge_lives(house: House, monkey
 
 async def test_many_streams_whose_workers_are_killed(open_house: OpenHouse) -> None:
     house = await open_house(Script(words=[f"w{i} " for i in range(40)], per_event=1))
-    house.edge.desk._policy = OwnerPolicy(silence_s=0.5, answer_s=0.5, gap_s=0.2, backoff_s=0.01, losses=100)
+    house.edge.tracker._policy = OwnerPolicy(silence_s=0.5, answer_s=0.5, gap_s=0.2, backoff_s=0.01, losses=100)
     workers = [house.speculator]
     for seed in range(4):
-        worker = FakeSpeculator(ground(house.broker, 20 + seed), house.script)
+        worker = FakeSpeculator(ctx(house.broker, 20 + seed), house.script)
         await worker.start()
         workers.append(worker)
     dice = random.Random(7)

@@ -178,7 +178,7 @@ async def test_counting_ends_before_the_model_writes(open_house: OpenHouse) -> N
     house = await open_house(Script(hang_after=0))
     counted = await house.post("/v1/messages/count_tokens", {"model": "small", "messages": HI["messages"]})
     assert await counted.json() == {"input_tokens": 11}
-    assert len(house.edge.desk) == 0
+    assert len(house.edge.tracker) == 0
 
 
 async def test_every_api_tells_what_a_relay_counts_only_at_the_end(open_house: OpenHouse) -> None:

@@ -1,6 +1,6 @@
 """GET /metrics: the metrics service's figures, behind the same door as everything else."""
 
-from tests.edge.conftest import OpenHouse, ground
+from tests.edge.conftest import OpenHouse, ctx
 from twd.kit.service import Effects, Reply, Service
 from twd.wire.trace import MetricsReported, MetricsRequested
 
@@ -27,7 +27,7 @@ async def test_figures_for_prometheus(open_house: OpenHouse) -> None:
     missing = await house.http.get(url, headers=headers)
     assert missing.status == 503
     assert "twd run metrics" in await missing.text()
-    counter = Counter(ground(house.broker, 8))
+    counter = Counter(ctx(house.broker, 8))
     await counter.start()
     answer = await house.http.get(url, headers=headers)
     assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"

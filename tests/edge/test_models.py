@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from tests.edge.fake_speculator import FACTS, MODEL
+from twd.chat.tool_calls.formats import ToolFormat
 from twd.edge.models import SETTLE_S, ModelDirectory
-from twd.engine.calls.formats import ToolFormat
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.model import Exactness, ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded

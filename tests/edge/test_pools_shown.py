@@ -8,7 +8,7 @@ import pytest
 
 from tests.edge.browser import CHROMIUM, open_tab
 from tests.edge.conftest import House
-from tests.kit.test_pools import measured, placement, speculator, stage
+from tests.pools.test_view import measured, placement, speculator, stage
 from tests.waiting import until
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.wire.codec import encode

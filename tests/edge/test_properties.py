@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from tests.edge.fake_speculator import MODEL
 from tests.typed_json import shaped
-from twd.edge import sse
-from twd.edge.base_types import TwdOptions
-from twd.edge.chat_answer import ChatAnswer
-from twd.edge.core import House, Terms, header_options
-from twd.edge.openai_chat import chat_jobs
-from twd.edge.openai_completions import completion_jobs
-from twd.edge.openai_logprobs import characters_in, text_logprobs
-from twd.edge.openai_types import ChatRequest, CompletionRequest
-from twd.edge.validation import read_request
+from twd.edge.core import RequestContext, ServerLimits, header_options
+from twd.edge.http import sse
+from twd.edge.http.base_types import TwdOptions
+from twd.edge.http.validation import read_request
+from twd.edge.openai.chat import chat_jobs
+from twd.edge.openai.chat_answer import ChatAnswer
+from twd.edge.openai.completions import completion_jobs
+from twd.edge.openai.logprobs import characters_in, text_logprobs
+from twd.edge.openai.types import ChatRequest, CompletionRequest
 from twd.wire.base import InstanceId, JobId, SessionId
 from twd.wire.codec import decode_as, encode
 from twd.wire.failures import TwdError
@@ -36,11 +36,11 @@ from twd.wire.job import (
 )
 
 
-def terms() -> Terms:
-    return Terms(
+def terms() -> RequestContext:
+    return RequestContext(
         model=MODEL,
         owner=InstanceId("edge.n.1"),
-        house=House(max_tokens_limit=16384, deadline_s=600),
+        house=ServerLimits(max_tokens_limit=16384, deadline_s=600),
         options=TwdOptions(),
         fresh_seed=1,
         new_job=lambda: JobId("job-1"),

@@ -4,17 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twd.edge.reading import PlainReader, Reader, ThoughtStream, in_one
-from twd.engine.calls.deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
-from twd.engine.calls.stream import ToolCallStream
+from twd.chat.tool_calls.deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
+from twd.chat.tool_calls.stream import ToolCallStream
+from twd.edge.reading import AnswerParser, PlainAnswerParser, ThoughtStream, in_one
 from twd.wire.job import Thoughts
 
 MARKS = Thoughts("<think>", "</think>")
 OPEN = Thoughts("<think>", "</think>", open=True)
 
 
-def read(pieces: list[str], marks: Thoughts = MARKS, reader: Reader | None = None) -> list[Delta]:
-    stream = ThoughtStream(marks, reader or PlainReader())
+def read(pieces: list[str], marks: Thoughts = MARKS, reader: AnswerParser | None = None) -> list[Delta]:
+    stream = ThoughtStream(marks, reader or PlainAnswerParser())
     return [delta for piece in pieces for delta in stream.feed(piece)] + stream.finish()
 
 
@@ -80,7 +80,7 @@ def test_a_text_without_thoughts_passes_letter_by_letter(words: list[str]) -> No
 
 
 def test_thoughts_come_as_they_are_thought() -> None:
-    stream = ThoughtStream(OPEN, PlainReader())
+    stream = ThoughtStream(OPEN, PlainAnswerParser())
     told = [(stream.feed(text), stream.thinking) for text in ("Let me", " \n", "see</", "think>\n", "Os")]
     assert told == [
         ([ThoughtDelta("Let me")], True),

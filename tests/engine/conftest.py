@@ -8,7 +8,7 @@ import pytest
 
 from tests.engine.tiny_models import write_llama, write_mamba
 from twd.engine.demo_model import demo_model
-from twd.engine.model import Model, ModelSettings
+from twd.engine.model import LoadedGguf, ModelLoadOptions
 
 
 @pytest.fixture(scope="session")
@@ -27,14 +27,14 @@ def f16_path(model_cache: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def q4(q4_path: Path) -> Iterator[Model]:
-    with Model.load(ModelSettings(q4_path)) as model:
+def q4(q4_path: Path) -> Iterator[LoadedGguf]:
+    with LoadedGguf.load(ModelLoadOptions(q4_path)) as model:
         yield model
 
 
 @pytest.fixture(scope="session")
-def f16(f16_path: Path) -> Iterator[Model]:
-    with Model.load(ModelSettings(f16_path)) as model:
+def f16(f16_path: Path) -> Iterator[LoadedGguf]:
+    with LoadedGguf.load(ModelLoadOptions(f16_path)) as model:
         yield model
 
 
@@ -44,14 +44,14 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_path: Path) -> Iterator[Model]:
+def tiny(tiny_path: Path) -> Iterator[LoadedGguf]:
     """Random float weights: a pass takes a tenth of a millisecond."""
-    with Model.load(ModelSettings(tiny_path)) as model:
+    with LoadedGguf.load(ModelLoadOptions(tiny_path)) as model:
         yield model
 
 
 @pytest.fixture(scope="session")
-def mamba(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+def mamba(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedGguf]:
     """A model that cannot roll back."""
-    with Model.load(ModelSettings(write_mamba(tmp_path_factory.mktemp("tiny") / "tiny-mamba.gguf"))) as model:
+    with LoadedGguf.load(ModelLoadOptions(write_mamba(tmp_path_factory.mktemp("tiny") / "tiny-mamba.gguf"))) as model:
         yield model

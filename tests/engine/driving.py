@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from twd.engine.model import Model
-from twd.engine.window import Logits, Target, Verdict, Window
+from twd.decoding.window import Logits, Target, VerifyResult, Window
+from twd.engine.model import LoadedGguf
 
 Drafter = Callable[[list[int]], list[int]]
 PROMPTS = (
@@ -30,20 +30,20 @@ class Greedy:
         return int(logits.argmax())
 
 
-def prompt_tokens(model: Model, text: str) -> list[int]:
+def prompt_tokens(model: LoadedGguf, text: str) -> list[int]:
     whole = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
     return model.vocab.tokenize(whole, parse_special=True, add_bos=True)
 
 
-def one(target: Target, window: Window) -> Verdict:
+def one(target: Target, window: Window) -> VerifyResult:
     target.submit([window])
     (verdict,) = target.collect()
     return verdict
 
 
-def start(target: Target, prompt: Sequence[int], picker: Greedy) -> tuple[int, list[int]]:
+def start(target: Target, prompt: Sequence[int], sampler: Greedy) -> tuple[int, list[int]]:
     """Open a session and feed its prompt: the slot, and the first picked token."""
-    slot, cached = target.open(prompt, picker)
+    slot, cached = target.open(prompt, sampler)
     rest = tuple(prompt[cached:])
     verdict = one(target, Window(slot, 0, cached, rest, committed=len(rest)))
     assert verdict.failure is None, verdict.failure
@@ -55,10 +55,10 @@ def no_drafts(_: list[int]) -> list[int]:
 
 
 def generate(
-    target: Target, prompt: Sequence[int], count: int, draft: Drafter = no_drafts, picker: Greedy | None = None
+    target: Target, prompt: Sequence[int], count: int, draft: Drafter = no_drafts, sampler: Greedy | None = None
 ) -> list[int]:
     """`count` tokens after a prompt, with whatever `draft` guesses after the tokens so far."""
-    slot, out = start(target, prompt, picker or Greedy())
+    slot, out = start(target, prompt, sampler or Greedy())
     while len(out) < count:
         verdict = one(target, Window(slot, 0, len(prompt) + len(out) - 1, (out[-1], *draft(out))))
         assert verdict.failure is None, verdict.failure

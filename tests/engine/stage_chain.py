@@ -9,8 +9,8 @@ from typing import Self
 
 import numpy as np
 
-from twd.engine.context import Logits, Rows
-from twd.engine.stage_engine import StageEngine, StagePlan
+from twd.engine.context import BatchTokens, Logits
+from twd.engine.slices.engine import StageEngine, StagePlan
 from twd.gguf_tools.inspect import inspect
 from twd.gguf_tools.slice import write_slice
 
@@ -41,7 +41,7 @@ class Chain:
 
     def run_all(self, pieces: dict[int, Piece], padding: int = 0) -> dict[int, Logits]:
         """One pass of neighbouring slots, with some throw-away rows behind each."""
-        rows, starts = Rows(), {}
+        rows, starts = BatchTokens(), {}
         for slot, (at, tokens) in pieces.items():
             starts[slot] = len(rows)
             rows.add(slot, at, tokens)

@@ -7,26 +7,26 @@ import numpy as np
 import pytest
 
 from tests.waiting import wait_until
-from twd.engine.context import Context, ContextSettings, Rows
+from twd.engine.context import BatchTokens, Context, ContextSettings
 from twd.engine.embedding import ROWS, Embedder, Vector
-from twd.engine.model import Model
+from twd.engine.model import LoadedGguf
 from twd.wire.failures import FailureCode, TwdError
 
 pytestmark = pytest.mark.model
 
 
 @pytest.fixture(scope="module")
-def embedder(q4: Model) -> Iterator[Embedder]:
+def embedder(q4: LoadedGguf) -> Iterator[Embedder]:
     one = Embedder(q4, ContextSettings(ctx_size=256, parallel=3, threads=1))
     yield one
     one.close()
 
 
-def vector(embedder: Embedder, model: Model, text: str) -> Vector:
+def vector(embedder: Embedder, model: LoadedGguf, text: str) -> Vector:
     return embedder.embed(model.vocab.tokenize(text, parse_special=False, add_bos=True))
 
 
-def test_vectors_have_length_one_and_do_not_depend_on_what_came_before(embedder: Embedder, q4: Model) -> None:
+def test_vectors_have_length_one_and_do_not_depend_on_what_came_before(embedder: Embedder, q4: LoadedGguf) -> None:
     first = vector(embedder, q4, "A lighthouse stands on the rock.")
     assert first.shape == (embedder.dimensions,)
     assert np.linalg.norm(first) == pytest.approx(1.0, abs=1e-5)
@@ -34,7 +34,7 @@ def test_vectors_have_length_one_and_do_not_depend_on_what_came_before(embedder:
     assert np.array_equal(first, vector(embedder, q4, "A lighthouse stands on the rock."))
 
 
-def test_texts_that_are_near_have_vectors_that_are_near(embedder: Embedder, q4: Model) -> None:
+def test_texts_that_are_near_have_vectors_that_are_near(embedder: Embedder, q4: LoadedGguf) -> None:
     tower, beacon, invoice = (
         vector(embedder, q4, text)
         for text in ("The lighthouse by the sea.", "A lighthouse at the coast.", "SELECT sum(amount) FROM invoices;")
@@ -56,11 +56,11 @@ def test_what_has_no_vector_is_refused(embedder: Embedder, tokens: list[int], co
     assert (caught.value.code, caught.value.failure.field) == (code, "input")
 
 
-def test_to_close_it_is_to_wait_for_a_pass_and_not_for_a_text(q4: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_to_close_it_is_to_wait_for_a_pass_and_not_for_a_text(q4: LoadedGguf, monkeypatch: pytest.MonkeyPatch) -> None:
     one, passes = Embedder(q4, ContextSettings(ctx_size=256, threads=1)), 0
     closing, decode = threading.Thread(target=one.close), Context.decode
 
-    def close_meanwhile(context: Context, rows: Rows) -> None:
+    def close_meanwhile(context: Context, rows: BatchTokens) -> None:
         nonlocal passes
         passes += 1
         if passes == 1:
@@ -76,7 +76,7 @@ def test_to_close_it_is_to_wait_for_a_pass_and_not_for_a_text(q4: Model, monkeyp
     assert caught.value.failure.retry
 
 
-def test_a_closed_one_makes_nothing(q4: Model) -> None:
+def test_a_closed_one_makes_nothing(q4: LoadedGguf) -> None:
     one = Embedder(q4, ContextSettings(ctx_size=64))
     one.close()
     with pytest.raises(TwdError) as caught:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.engine.driving import PROMPTS, generate, no_drafts, prompt_tokens
+from twd.decoding.sampler import SamplerFactory
 from twd.engine.context import Context, ContextSettings
-from twd.engine.model import Model
-from twd.engine.pick import Pickers
+from twd.engine.model import LoadedGguf
 from twd.engine.target import LocalTarget
 from twd.wire.job import Grammar, GrammarKind, Sampling
 
@@ -47,19 +47,19 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def target(q4: Model) -> Iterator[LocalTarget]:
+def target(q4: LoadedGguf) -> Iterator[LocalTarget]:
     made = LocalTarget(Context(q4, ContextSettings(ctx_size=512, parallel=1, threads=1)))
     yield made
     made.shutdown()
 
 
 @pytest.fixture(scope="module")
-def pickers(q4: Model) -> Pickers:
-    return Pickers(q4.vocab)
+def samplers(q4: LoadedGguf) -> SamplerFactory:
+    return SamplerFactory(q4.vocab)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_drafts_change_nothing(case: str, q4: Model, target: LocalTarget, pickers: Pickers) -> None:
+def test_drafts_change_nothing(case: str, q4: LoadedGguf, target: LocalTarget, samplers: SamplerFactory) -> None:
     sampling, grammar = CASES[case]
     prompt = prompt_tokens(q4, PROMPTS[0])
     dice = random.Random(4)
@@ -69,8 +69,8 @@ def test_drafts_change_nothing(case: str, q4: Model, target: LocalTarget, picker
             right = truth[len(out) : len(out) + 6]
             return [token if dice.random() < quality else dice.randrange(q4.vocab.size) for token in right]
 
-        picker = pickers.picker(sampling, 11, prompt_len=len(prompt), grammar=grammar)
-        return generate(target, prompt, COUNT, draft if truth else no_drafts, picker)  # type: ignore[arg-type]
+        sampler = samplers.sampler(sampling, 11, prompt_len=len(prompt), grammar=grammar)
+        return generate(target, prompt, COUNT, draft if truth else no_drafts, sampler)  # type: ignore[arg-type]
 
     truth: list[int] = []
     truth = text_with(0.0)

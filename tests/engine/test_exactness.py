@@ -9,42 +9,42 @@ from tests.engine.sliceable_models import write_sliceable
 from tests.engine.tiny_models import write_llama
 from twd.engine import exactness as exactness_module
 from twd.engine import model as model_module
-from twd.engine.context import Context, ContextSettings, Layout
+from twd.engine.context import CacheLayout, Context, ContextSettings
 from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test
 from twd.engine.kernels import any_kernels
 from twd.engine.loading import LoadPlan, load_native
-from twd.engine.model import Model, ModelSettings
+from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.engine.probe import can_rollback
 from twd.engine.quantize import quantize
 from twd.engine.target import LocalTarget
 from twd.wire.base import ModelId
 from twd.wire.model import CostPoint, Exactness
 
-WANTED = ContextSettings(ctx_size=768, parallel=3, threads=1, type_k="f16", layout=Layout.UNIFIED)
+WANTED = ContextSettings(ctx_size=768, parallel=3, threads=1, type_k="f16", layout=CacheLayout.UNIFIED)
 
 
-def measure(model: Model, exact: bool) -> Exactness:
+def measure(model: LoadedGguf, exact: bool) -> Exactness:
     plan = exact_plan(model, WANTED, exact)
     with Context(model, plan.settings) as context:
         return self_test(LocalTarget(context, rows_min=plan.rows_min), plan.describe(), budget_s=60)
 
 
 @pytest.mark.model
-def test_quantised_weights_are_exact_below_and_above_512_cells(q4: Model) -> None:
+def test_quantised_weights_are_exact_below_and_above_512_cells(q4: LoadedGguf) -> None:
     verdict = measure(q4, exact=True)
     assert (verdict.exact, verdict.flipped, verdict.max_difference, verdict.compared) == (True, 0, 0.0, 32)
     assert f"K {'f16' if any_kernels() else 'q8_0'}, V f16, streams, rows >= 1" in verdict.settings
 
 
 @pytest.mark.model
-def test_float_weights_are_exact_with_one_row_or_two(f16: Model) -> None:
+def test_float_weights_are_exact_with_one_row_or_two(f16: LoadedGguf) -> None:
     verdict = measure(f16, exact=True)
     assert (verdict.exact, verdict.compared) == (True, 32)
     assert f"rows >= {1 if any_kernels() else 2}" in verdict.settings
 
 
 @pytest.mark.model
-def test_without_our_kernels_unlike_types_and_two_rows_are_exact(f16: Model) -> None:
+def test_without_our_kernels_unlike_types_and_two_rows_are_exact(f16: LoadedGguf) -> None:
     plan = exact_plan(f16, WANTED, exact=True, kernels=False)
     settings = plan.settings
     assert (plan.rows_min, plan.ours, settings.type_k, settings.type_v) == (2, False, "q8_0", "f16")
@@ -53,7 +53,7 @@ def test_without_our_kernels_unlike_types_and_two_rows_are_exact(f16: Model) -> 
 
 
 def test_what_other_devices_compute_gets_the_types_that_are_wanted(
-    tiny: Model, monkeypatch: pytest.MonkeyPatch
+    tiny: LoadedGguf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = exact_plan(tiny, WANTED, True, kernels=False)
     assert alone.settings.type_k != alone.settings.type_v
@@ -62,14 +62,16 @@ def test_what_other_devices_compute_gets_the_types_that_are_wanted(
     assert exact_plan(tiny, WANTED, True, on_cpus=True, kernels=False) == alone
 
 
-def test_who_insists_gets_passes_of_one_width_on_other_devices(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_insists_gets_passes_of_one_width_on_other_devices(
+    tiny: LoadedGguf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tiny, "offloads", True)
     plan = exact_plan(tiny, WANTED, True, insist=True)
     assert plan.fixed
-    assert (plan.settings.layout, plan.settings.type_k, plan.settings.type_v) == (Layout.STREAMS, "f16", "f16")
+    assert (plan.settings.layout, plan.settings.type_k, plan.settings.type_v) == (CacheLayout.STREAMS, "f16", "f16")
     assert "rows = 16" in plan.describe(16)
     assert exact_plan(tiny, WANTED, False, insist=True) == ExactPlan(WANTED)
-    tree = ContextSettings(parallel=1, layout=Layout.TREE, branches=3)
+    tree = ContextSettings(parallel=1, layout=CacheLayout.TREE, branches=3)
     assert exact_plan(tiny, tree, True, insist=True) == ExactPlan(tree)
 
 
@@ -78,9 +80,11 @@ def test_passes_of_one_width_are_exact_where_other_widths_take_other_kernels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_module, "need_no_repacking", lambda blocks: False)  # repacked, one row goes another way
-    settings = ContextSettings(ctx_size=768, parallel=2, threads=1, type_k="f16", type_v="f16", layout=Layout.STREAMS)
+    settings = ContextSettings(
+        ctx_size=768, parallel=2, threads=1, type_k="f16", type_v="f16", layout=CacheLayout.STREAMS
+    )
     path = quantize(write_llama(tmp_path / "floats.gguf", width=256), tmp_path / "q4_k.gguf", "q4_k_m")
-    with Model.load(ModelSettings(path)) as model, Context(model, settings) as context:
+    with LoadedGguf.load(ModelLoadOptions(path)) as model, Context(model, settings) as context:
         target = LocalTarget(context)
         assert not self_test(target, "as it comes", budget_s=60).exact
         target.fix_rows(16)
@@ -117,7 +121,7 @@ def test_weights_of_every_usual_type_are_exact(tmp_path: Path, kind: str) -> Non
 @pytest.mark.parametrize("architecture", ["deepseek2", "llama", "gpt-oss"])
 def test_steps_of_several_sessions_are_those_of_one(tmp_path: Path, architecture: str) -> None:
     """Of latent attention, a single row lies in one piece where several do not."""
-    with Model.load(ModelSettings(write_sliceable(architecture, tmp_path))) as model:
+    with LoadedGguf.load(ModelLoadOptions(write_sliceable(architecture, tmp_path))) as model:
         found = measure(model, exact=True)
         assert found.exact, found
 
@@ -135,7 +139,7 @@ def test_the_width_of_all_passes_is_that_of_the_best_speed(costs: dict[int, floa
     assert fixed_rows([CostPoint(width=width, ms=ms) for width, ms in costs.items()]) == rows
 
 
-def test_inexact_settings_are_found_out(tiny: Model) -> None:
+def test_inexact_settings_are_found_out(tiny: LoadedGguf) -> None:
     verdict = measure(tiny, exact=False)
     assert not verdict.exact
     assert verdict.max_difference > 0
@@ -144,7 +148,7 @@ def test_inexact_settings_are_found_out(tiny: Model) -> None:
 
 @pytest.mark.model
 def test_rows_are_doubled_only_where_floats_are_multiplied_without_our_kernels(
-    q4: Model, tiny: Model, monkeypatch: pytest.MonkeyPatch
+    q4: LoadedGguf, tiny: LoadedGguf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for ours, rows in ((True, 1), (False, 2)):
         monkeypatch.setattr(exactness_module, "one_row_like_many", lambda _, ours=ours: ours)
@@ -156,12 +160,12 @@ def test_rows_are_doubled_only_where_floats_are_multiplied_without_our_kernels(
     assert exact_plan(q4, WANTED, exact=False).settings == WANTED
 
 
-def test_trees_keep_their_layout(tiny: Model) -> None:
-    tree = ContextSettings(parallel=1, layout=Layout.TREE, branches=3)
-    assert exact_plan(tiny, tree, exact=True).settings.layout is Layout.TREE
+def test_trees_keep_their_layout(tiny: LoadedGguf) -> None:
+    tree = ContextSettings(parallel=1, layout=CacheLayout.TREE, branches=3)
+    assert exact_plan(tiny, tree, exact=True).settings.layout is CacheLayout.TREE
 
 
-def test_a_model_without_rollback_has_nothing_to_compare(mamba: Model) -> None:
+def test_a_model_without_rollback_has_nothing_to_compare(mamba: LoadedGguf) -> None:
     with Context(mamba, ContextSettings(ctx_size=128, threads=1)) as context:
         assert not can_rollback(context)
         verdict = self_test(LocalTarget(context, can_rollback=False), "plain")
@@ -170,7 +174,7 @@ def test_a_model_without_rollback_has_nothing_to_compare(mamba: Model) -> None:
         assert "no drafts" in verdict.settings
 
 
-def test_a_model_that_can_roll_back_is_found_to(tiny: Model) -> None:
+def test_a_model_that_can_roll_back_is_found_to(tiny: LoadedGguf) -> None:
     with Context(tiny, ContextSettings(ctx_size=128, threads=1)) as context:
         assert can_rollback(context)
         assert context.end(0) == 0

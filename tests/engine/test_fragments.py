@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from twd.engine.fragments import KEPT_CHARACTERS, Fragments, lone_strings
-from twd.engine.model import Model, ModelSettings
+from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.engine.vocab import Vocab
 
 CONTROL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|end|>", "<|endoftext|>", "[a]", "[b]", "a]["]
@@ -50,7 +50,7 @@ def write_vocabulary(path: Path, name: str) -> Path:
 def odd(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vocab]:
     """In the second one, as llama.cpp has it, some control tokens swallow the blanks behind them."""
     path = write_vocabulary(tmp_path_factory.mktemp("vocab") / "v.gguf", request.param)
-    with Model.load(ModelSettings(path, vocab_only=True)) as model:
+    with LoadedGguf.load(ModelLoadOptions(path, vocab_only=True)) as model:
         yield model.vocab
 
 
@@ -81,7 +81,7 @@ def test_blanks_are_swallowed_where_the_model_wants_it(odd: Vocab) -> None:
 
 
 @pytest.mark.model
-def test_a_real_vocabulary(q4: Model) -> None:
+def test_a_real_vocabulary(q4: LoadedGguf) -> None:
     check(q4.vocab, ["<|im_start|>", "<|im_end|>", "user\n", "<|endoftext|>", " the", "\n\n", "<|im_", "1234", "é"])
     assert {"<|im_start|>", "<|im_end|>"} <= q4.vocab._fragments._separators.keys()
 

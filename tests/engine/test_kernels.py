@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.engine.products import Floats, expert_product, product, stored
 from twd.engine import build, kernels
 from twd.engine.kernels import any_kernels, need_no_repacking, one_row_like_many, repacked_unevenly
-from twd.engine.model import Model
+from twd.engine.model import LoadedGguf
 from twd.gguf_tools.constants import GGMLQuantizationType as Kind
 from twd.gguf_tools.header import TensorInfo
 
@@ -123,7 +123,7 @@ def test_blocks_of_extreme_values_do_not_overflow() -> None:
 
 @needs_kernels
 @pytest.mark.model
-def test_one_row_goes_like_many_where_all_floats_are_covered(f16: Model) -> None:
+def test_one_row_goes_like_many_where_all_floats_are_covered(f16: LoadedGguf) -> None:
     assert one_row_like_many(f16.info.tensors)
     assert one_row_like_many([tensor("output.weight", Kind.Q4_K, 256, 8)])
     assert one_row_like_many([tensor("blk.0.ffn_up_exps.weight", Kind.F16, 40, 8, 4)])

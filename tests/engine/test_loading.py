@@ -7,7 +7,7 @@ import pytest
 from tests.engine.driving import Greedy
 from twd.engine import exactness, loading
 from twd.engine.loading import LoadPlan, load_native
-from twd.engine.model import Model
+from twd.engine.model import LoadedGguf
 from twd.engine.target import LocalTarget
 from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
@@ -37,14 +37,14 @@ def test_all_stages_are_told_and_everything_is_measured(q4_path: Path) -> None:
 
 
 def test_a_failure_behind_the_weights_gives_them_back(q4_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    closed: list[Model] = []
-    close = Model.close
+    closed: list[LoadedGguf] = []
+    close = LoadedGguf.close
 
-    def close_and_tell(model: Model) -> None:
+    def close_and_tell(model: LoadedGguf) -> None:
         closed.append(model)
         close(model)
 
-    monkeypatch.setattr(Model, "close", close_and_tell)
+    monkeypatch.setattr(LoadedGguf, "close", close_and_tell)
     plan = LoadPlan(model=MODEL, path=q4_path, ctx_size=128, exact=False, type_v="q9_9")
     with pytest.raises(TwdError) as caught:
         load_native(plan, lambda *_: None)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from twd.engine import library, memory
+from twd.engine import library
 from twd.engine import model as model_module
 from twd.engine.context import Context, ContextSettings
-from twd.engine.model import Model, ModelSettings
+from twd.engine.host_memory import limits as memory
+from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.gguf_tools.inspect import inspect
 from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
@@ -16,13 +17,13 @@ from twd.wire.failures import FailureCode, TwdError
 
 def refuse(path: Path) -> TwdError:
     with pytest.raises(TwdError) as caught:
-        Model.load(ModelSettings(path))
+        LoadedGguf.load(ModelLoadOptions(path))
     return caught.value
 
 
 def test_progress_ends_at_one_and_facts_tell_what_it_is(tiny_path: Path) -> None:
     seen: list[float] = []
-    with Model.load(ModelSettings(tiny_path), seen.append) as model:
+    with LoadedGguf.load(ModelLoadOptions(tiny_path), seen.append) as model:
         assert seen == sorted(seen)
         assert seen[-1] == 1.0
         facts = model.facts(ModelId("tiny"), ctx_size=128, parallel=2)
@@ -37,7 +38,7 @@ def test_an_error_in_the_progress_listener_reaches_the_caller(tiny_path: Path) -
         raise ValueError("the listener is broken")
 
     with pytest.raises(ValueError, match="the listener is broken"):
-        Model.load(ModelSettings(tiny_path), broken)
+        LoadedGguf.load(ModelLoadOptions(tiny_path), broken)
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
@@ -83,17 +84,17 @@ def test_a_model_too_big_for_memory_is_refused_before_loading(tiny_path: Path, m
 
 
 def test_layers_meant_for_a_device_that_is_not_there_count_as_memory(
-    tiny: Model, monkeypatch: pytest.MonkeyPatch
+    tiny: LoadedGguf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, needed = tiny.settings.path, tiny.info.weight_bytes
     monkeypatch.setattr(memory, "available_bytes", lambda: needed - 1)
-    cpu, gpu = (library.Device(kind, kind, kind, 1, 1, 0) for kind in ("cpu", "gpu"))
+    cpu, gpu = (library.EngineDevice(kind, kind, kind, 1, 1, 0) for kind in ("cpu", "gpu"))
     monkeypatch.setattr(model_module, "devices", lambda: [cpu])
     with pytest.raises(TwdError) as caught:
-        Model.load(ModelSettings(path, gpu_layers=-1))
+        LoadedGguf.load(ModelLoadOptions(path, gpu_layers=-1))
     assert caught.value.code is FailureCode.OUT_OF_MEMORY
     monkeypatch.setattr(model_module, "devices", lambda: [cpu, gpu])
-    Model.load(ModelSettings(path, gpu_layers=-1)).close()
+    LoadedGguf.load(ModelLoadOptions(path, gpu_layers=-1)).close()
 
 
 def test_what_llama_cpp_logs_decides_the_kind_of_failure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +104,7 @@ def test_what_llama_cpp_logs_decides_the_kind_of_failure(monkeypatch: pytest.Mon
 
 
 def test_a_context_too_big_for_memory_is_refused_before_it_is_made(
-    tiny: Model, monkeypatch: pytest.MonkeyPatch
+    tiny: LoadedGguf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda: 1 << 20)
     with pytest.raises(TwdError) as caught:
@@ -111,7 +112,7 @@ def test_a_context_too_big_for_memory_is_refused_before_it_is_made(
     assert caught.value.code is FailureCode.OUT_OF_MEMORY
 
 
-def test_an_unknown_cache_type_is_refused(tiny: Model) -> None:
+def test_an_unknown_cache_type_is_refused(tiny: LoadedGguf) -> None:
     with pytest.raises(TwdError, match="unknown KV cache type"):
         Context(tiny, ContextSettings(type_v="q9_9"))
 
@@ -160,5 +161,5 @@ def test_weights_are_not_repacked_for_kernels_that_may_crash(
 ) -> None:
     monkeypatch.setattr(model_module, "has_amx", lambda: amx)
     monkeypatch.setattr(model_module, "need_no_repacking", lambda tensors: False)
-    parameters, _ = model_module._parameters(ModelSettings(tiny_path), inspect(tiny_path))
+    parameters, _ = model_module._parameters(ModelLoadOptions(tiny_path), inspect(tiny_path))
     assert parameters.use_extra_bufts is not amx

@@ -7,7 +7,7 @@ import pytest
 
 from twd.engine import loading, remembered
 from twd.engine.context import ContextSettings
-from twd.engine.library import Device
+from twd.engine.library import EngineDevice
 from twd.engine.loading import LoadPlan, load_native
 from twd.engine.remembered import LEAST_MS, Measurement, circumstances, farther
 from twd.wire.base import ModelId
@@ -58,8 +58,8 @@ def test_another_device_is_measured_anew(tmp_path: Path, monkeypatch: pytest.Mon
     model.write_bytes(b"weights")
 
     def names(*cards: str) -> str:
-        found = [Device(f"CUDA{at}", card, "gpu", 1, 1, 0) for at, card in enumerate(cards)]
-        monkeypatch.setattr(remembered, "devices", lambda: [*found, Device("CPU", "Xeon", "cpu", 1, 1, 0)])
+        found = [EngineDevice(f"CUDA{at}", card, "gpu", 1, 1, 0) for at, card in enumerate(cards)]
+        monkeypatch.setattr(remembered, "devices", lambda: [*found, EngineDevice("CPU", "Xeon", "cpu", 1, 1, 0)])
         return circumstances(model, ContextSettings(), 1, 99).name
 
     assert names("a") == names("a")

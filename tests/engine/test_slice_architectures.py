@@ -9,7 +9,7 @@ import pytest
 from tests.engine.sliceable_models import SHAPES, VARIANTS, write_sliceable
 from tests.engine.stage_chain import Chain, windows_of
 from tests.engine.tiny_transformer import LAYERS, VOCABULARY
-from twd.engine.stage_states import LayerInput
+from twd.engine.slices.states import LayerInput
 from twd.gguf_tools import slice_layout
 from twd.gguf_tools.slice_rules import RULES
 

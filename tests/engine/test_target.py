@@ -6,45 +6,45 @@ from collections.abc import Iterator
 import pytest
 
 from tests.engine.driving import PROMPTS, Greedy, generate, no_drafts, prompt_tokens, same_logits, start
+from twd.decoding.window import Window
 from twd.engine.context import Context, ContextSettings
-from twd.engine.model import Model
+from twd.engine.model import LoadedGguf
 from twd.engine.target import LocalTarget
-from twd.engine.window import Window
 
 pytestmark = pytest.mark.model
 COUNT = 48
 
 
-def make(model: Model, parallel: int = 1, ctx_size: int = 512, rows_min: int = 1, **more: object) -> LocalTarget:
+def make(model: LoadedGguf, parallel: int = 1, ctx_size: int = 512, rows_min: int = 1, **more: object) -> LocalTarget:
     settings = ContextSettings(ctx_size=ctx_size, parallel=parallel, threads=1, **more)  # type: ignore[arg-type]
     return LocalTarget(Context(model, settings), rows_min=rows_min)
 
 
 @pytest.fixture(scope="module")
-def single(q4: Model) -> Iterator[LocalTarget]:
+def single(q4: LoadedGguf) -> Iterator[LocalTarget]:
     target = make(q4)
     yield target
     target.shutdown()
 
 
 @pytest.fixture(scope="module")
-def plain(q4: Model, single: LocalTarget) -> dict[str, tuple[list[int], Greedy]]:
+def plain(q4: LoadedGguf, single: LocalTarget) -> dict[str, tuple[list[int], Greedy]]:
     """Each prompt's greedy text and logits, token by token."""
     texts = {}
     for text in PROMPTS:
-        picker = Greedy(record=True)
-        texts[text] = (generate(single, prompt_tokens(q4, text), COUNT, no_drafts, picker), picker)
+        sampler = Greedy(record=True)
+        texts[text] = (generate(single, prompt_tokens(q4, text), COUNT, no_drafts, sampler), sampler)
     return texts
 
 
-def test_text_makes_sense(q4: Model, plain: dict[str, tuple[list[int], Greedy]]) -> None:
+def test_text_makes_sense(q4: LoadedGguf, plain: dict[str, tuple[list[int], Greedy]]) -> None:
     assert "Python" in q4.vocab.text(plain[PROMPTS[0]][0])
 
 
 @pytest.mark.parametrize("width", [1, 3, 8, 31])
 @pytest.mark.parametrize("quality", [0.0, 0.8, 1.0])
 def test_drafts_change_neither_text_nor_logits(
-    q4: Model, single: LocalTarget, plain: dict[str, tuple[list[int], Greedy]], width: int, quality: float
+    q4: LoadedGguf, single: LocalTarget, plain: dict[str, tuple[list[int], Greedy]], width: int, quality: float
 ) -> None:
     truth, record = plain[PROMPTS[1]]
     dice = random.Random(width)
@@ -53,22 +53,24 @@ def test_drafts_change_neither_text_nor_logits(
         right = truth[len(out) : len(out) + width]
         return [token if dice.random() < quality else dice.randrange(q4.vocab.size) for token in right]
 
-    picker = Greedy(record=True)
-    assert generate(single, prompt_tokens(q4, PROMPTS[1]), COUNT, draft, picker) == truth
-    assert same_logits(picker.seen, record.seen)
+    sampler = Greedy(record=True)
+    assert generate(single, prompt_tokens(q4, PROMPTS[1]), COUNT, draft, sampler) == truth
+    assert same_logits(sampler.seen, record.seen)
 
 
-def test_sessions_side_by_side_do_not_touch_each_other(q4: Model, plain: dict[str, tuple[list[int], Greedy]]) -> None:
+def test_sessions_side_by_side_do_not_touch_each_other(
+    q4: LoadedGguf, plain: dict[str, tuple[list[int], Greedy]]
+) -> None:
     """Windows of unequal width, on slots with a gap between them, in common passes."""
     target = make(q4, parallel=6)
     dice = random.Random(5)
-    pickers = {text: Greedy(record=True) for text in PROMPTS}
+    samplers = {text: Greedy(record=True) for text in PROMPTS}
     prompts = {text: prompt_tokens(q4, text) for text in PROMPTS}
     slots, outs = {}, {}
     for number, text in enumerate(PROMPTS):
         if number == 2:
             target.open(prompts[text], Greedy())
-        slots[text], outs[text] = start(target, prompts[text], pickers[text])
+        slots[text], outs[text] = start(target, prompts[text], samplers[text])
     while any(len(out) < COUNT for out in outs.values()):
         windows = []
         for text, out in outs.items():
@@ -84,11 +86,11 @@ def test_sessions_side_by_side_do_not_touch_each_other(q4: Model, plain: dict[st
             next(outs[text] for text in PROMPTS if slots[text] == verdict.slot).extend(verdict.tokens)
     for text in PROMPTS:
         assert outs[text][:COUNT] == plain[text][0]
-        assert same_logits(pickers[text].seen, plain[text][1].seen)
+        assert same_logits(samplers[text].seen, plain[text][1].seen)
     target.shutdown()
 
 
-def test_each_pass_is_told_before_it_begins(q4: Model) -> None:
+def test_each_pass_is_told_before_it_begins(q4: LoadedGguf) -> None:
     target, told = make(q4), list[int]()
     target.tell_passes(told.append)
     tokens = [7] * 200

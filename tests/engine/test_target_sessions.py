@@ -7,11 +7,11 @@ from contextlib import contextmanager
 import pytest
 
 from tests.engine.driving import Greedy, generate, no_drafts, one, same_logits, start
-from twd.engine.context import Context, ContextSettings, Layout, Rows
-from twd.engine.model import Model
+from twd.decoding.window import Logits, Window
+from twd.engine.context import BatchTokens, CacheLayout, Context, ContextSettings
+from twd.engine.model import LoadedGguf
 from twd.engine.probe import can_rollback
 from twd.engine.target import LocalTarget
-from twd.engine.window import Logits, Window
 from twd.wire.failures import FailureCode, TwdError
 
 PROMPT = [5, 9, 2, 33, 7, 7, 1, 60, 12, 3]
@@ -20,7 +20,11 @@ COUNT = 40
 
 @contextmanager
 def opened(
-    model: Model, parallel: int = 1, ctx_size: int = 256, layout: Layout = Layout.STREAMS, branches: int = 0
+    model: LoadedGguf,
+    parallel: int = 1,
+    ctx_size: int = 256,
+    layout: CacheLayout = CacheLayout.STREAMS,
+    branches: int = 0,
 ) -> Iterator[LocalTarget]:
     settings = ContextSettings(ctx_size=ctx_size, parallel=parallel, layout=layout, branches=branches, threads=1)
     with Context(model, settings) as context:
@@ -28,38 +32,38 @@ def opened(
 
 
 @pytest.fixture(scope="module")
-def truth(tiny: Model) -> tuple[list[int], Greedy]:
+def truth(tiny: LoadedGguf) -> tuple[list[int], Greedy]:
     with opened(tiny) as target:
-        picker = Greedy(record=True)
-        return generate(target, PROMPT, COUNT, no_drafts, picker), picker
+        sampler = Greedy(record=True)
+        return generate(target, PROMPT, COUNT, no_drafts, sampler), sampler
 
 
-def test_prefix_of_the_last_conversation_is_reused_exactly(tiny: Model, truth: tuple[list[int], Greedy]) -> None:
+def test_prefix_of_the_last_conversation_is_reused_exactly(tiny: LoadedGguf, truth: tuple[list[int], Greedy]) -> None:
     with opened(tiny) as target:
         generate(target, PROMPT, 12)
         slot, cached = target.open([*PROMPT, *truth[0][:8], 1, 2], Greedy())
         assert cached == len(PROMPT) + 8
         target.close(slot)
-        picker = Greedy(record=True)
-        assert generate(target, PROMPT, COUNT, no_drafts, picker) == truth[0]
-        assert same_logits(picker.seen, truth[1].seen)
+        sampler = Greedy(record=True)
+        assert generate(target, PROMPT, COUNT, no_drafts, sampler) == truth[0]
+        assert same_logits(sampler.seen, truth[1].seen)
 
 
-def test_prefix_of_a_running_session_is_copied_exactly(tiny: Model, truth: tuple[list[int], Greedy]) -> None:
+def test_prefix_of_a_running_session_is_copied_exactly(tiny: LoadedGguf, truth: tuple[list[int], Greedy]) -> None:
     long_prompt = PROMPT * 12
     with opened(tiny, parallel=2) as target:
         plain = generate(target, long_prompt, 20)
         slot, out = start(target, long_prompt, Greedy())
-        other, cached = target.open(tuple(long_prompt), picker := Greedy(record=True))
+        other, cached = target.open(tuple(long_prompt), sampler := Greedy(record=True))
         assert other != slot
         assert cached == len(long_prompt) - 1
         answer = one(target, Window(other, 0, cached, (long_prompt[-1], *plain))).tokens
         assert answer[:20] == plain
         assert out == plain[:1]
-        assert len(picker.seen) == 21
+        assert len(sampler.seen) == 21
 
 
-def test_long_prefill_in_chunks_equals_prefill_at_once(tiny: Model) -> None:
+def test_long_prefill_in_chunks_equals_prefill_at_once(tiny: LoadedGguf) -> None:
     prompt = PROMPT * 20
     with opened(tiny) as target:
         at_once = generate(target, prompt, 10)
@@ -73,7 +77,7 @@ def test_long_prefill_in_chunks_equals_prefill_at_once(tiny: Model) -> None:
         assert verdict.tokens == at_once[:1]
 
 
-def test_a_window_that_starts_earlier_takes_the_text_back(tiny: Model, truth: tuple[list[int], Greedy]) -> None:
+def test_a_window_that_starts_earlier_takes_the_text_back(tiny: LoadedGguf, truth: tuple[list[int], Greedy]) -> None:
     with opened(tiny) as target:
         slot, out = start(target, PROMPT, Greedy())
         out += one(target, Window(slot, 0, len(PROMPT), (out[0], *truth[0][1:9]))).tokens
@@ -82,11 +86,11 @@ def test_a_window_that_starts_earlier_takes_the_text_back(tiny: Model, truth: tu
         assert again.epoch == 1
 
 
-def test_trees_give_the_text_and_logits_of_single_steps(tiny: Model, truth: tuple[list[int], Greedy]) -> None:
+def test_trees_give_the_text_and_logits_of_single_steps(tiny: LoadedGguf, truth: tuple[list[int], Greedy]) -> None:
     dice = random.Random(3)
-    with opened(tiny, layout=Layout.TREE, branches=7) as target:
-        picker = Greedy(record=True)
-        slot, out = start(target, PROMPT, picker)
+    with opened(tiny, layout=CacheLayout.TREE, branches=7) as target:
+        sampler = Greedy(record=True)
+        slot, out = start(target, PROMPT, sampler)
         while len(out) < COUNT:
             right = truth[0][len(out) : len(out) + 4]
             branches = [right, [dice.randrange(64) for _ in range(3)], [*right[:2], dice.randrange(64)]]
@@ -94,12 +98,12 @@ def test_trees_give_the_text_and_logits_of_single_steps(tiny: Model, truth: tupl
             tokens, parents = as_tree(out[-1], branches)
             out += one(target, Window(slot, 0, len(PROMPT) + len(out) - 1, tokens, parents)).tokens
         assert out[:COUNT] == truth[0]
-        assert same_logits(picker.seen, truth[1].seen)
+        assert same_logits(sampler.seen, truth[1].seen)
 
 
-def test_only_a_side_branch_is_fed_again(tiny: Model, truth: tuple[list[int], Greedy]) -> None:
+def test_only_a_side_branch_is_fed_again(tiny: LoadedGguf, truth: tuple[list[int], Greedy]) -> None:
     right, at = truth[0], len(PROMPT)
-    with opened(tiny, layout=Layout.TREE, branches=2) as target:
+    with opened(tiny, layout=CacheLayout.TREE, branches=2) as target:
         slot, _ = start(target, PROMPT, Greedy())
         tokens, parents = as_tree(right[0], [right[1:4], [1, 1]])
         assert one(target, Window(slot, 0, at, tokens, parents)).tokens == right[1:5]
@@ -125,14 +129,14 @@ def as_tree(root: int, branches: Sequence[Sequence[int]]) -> tuple[tuple[int, ..
     return tuple(tokens), tuple(parents)
 
 
-def test_unified_layout_serves_sessions_of_unequal_width(tiny: Model) -> None:
-    with opened(tiny, parallel=3, layout=Layout.UNIFIED) as target:
+def test_unified_layout_serves_sessions_of_unequal_width(tiny: LoadedGguf) -> None:
+    with opened(tiny, parallel=3, layout=CacheLayout.UNIFIED) as target:
         slots = [start(target, PROMPT[: 5 + number], Greedy())[0] for number in range(3)]
         target.submit([Window(slot, 0, 5 + number, (1,) * (1 + number)) for number, slot in enumerate(slots)])
         assert [verdict.failure for verdict in target.collect()] == [None] * 3
 
 
-def test_several_windows_of_a_slot_are_judged_in_order(tiny: Model, truth: tuple[list[int], Greedy]) -> None:
+def test_several_windows_of_a_slot_are_judged_in_order(tiny: LoadedGguf, truth: tuple[list[int], Greedy]) -> None:
     with opened(tiny) as target:
         slot, out = start(target, PROMPT, Greedy())
         at = len(PROMPT)
@@ -140,7 +144,7 @@ def test_several_windows_of_a_slot_are_judged_in_order(tiny: Model, truth: tuple
         assert [verdict.tokens for verdict in target.collect()] == [[truth[0][1]], [truth[0][2]]]
 
 
-def test_a_failing_picker_ends_its_own_session_only(tiny: Model, truth: tuple[list[int], Greedy]) -> None:
+def test_a_failing_picker_ends_its_own_session_only(tiny: LoadedGguf, truth: tuple[list[int], Greedy]) -> None:
     class Failing:
         def pick(self, logits: Logits, history: Sequence[int]) -> int:
             raise TwdError(FailureCode.BAD_GRAMMAR, "nothing fits the grammar")
@@ -168,7 +172,7 @@ def test_a_failing_picker_ends_its_own_session_only(tiny: Model, truth: tuple[li
     ],
 )
 def test_bad_windows_fail_alone(
-    tiny: Model, truth: tuple[list[int], Greedy], window: Window, code: FailureCode
+    tiny: LoadedGguf, truth: tuple[list[int], Greedy], window: Window, code: FailureCode
 ) -> None:
     with opened(tiny) as target:
         start(target, PROMPT, Greedy())
@@ -178,7 +182,7 @@ def test_bad_windows_fail_alone(
         assert one(target, Window(0, 0, 10, (truth[0][0],))).tokens == truth[0][1:2]
 
 
-def test_prompts_that_cannot_be_served_are_refused_at_once(tiny: Model) -> None:
+def test_prompts_that_cannot_be_served_are_refused_at_once(tiny: LoadedGguf) -> None:
     with opened(tiny) as target:
         for prompt, code in (([1] * 257, FailureCode.CONTEXT_OVERFLOW), ([], FailureCode.BAD_REQUEST)):
             with pytest.raises(TwdError) as caught:
@@ -190,7 +194,7 @@ def test_prompts_that_cannot_be_served_are_refused_at_once(tiny: Model) -> None:
         assert caught.value.code is FailureCode.BUSY
 
 
-def test_the_context_can_be_filled_to_its_last_token(tiny: Model) -> None:
+def test_the_context_can_be_filled_to_its_last_token(tiny: LoadedGguf) -> None:
     with opened(tiny, parallel=2) as target:
         slot, out = start(target, [1] * 250, Greedy())
         start(target, [1] * 256, Greedy())
@@ -203,7 +207,7 @@ def test_the_context_can_be_filled_to_its_last_token(tiny: Model) -> None:
         assert failure.code is FailureCode.CONTEXT_OVERFLOW
 
 
-def test_windows_of_closed_slots_get_no_verdict(tiny: Model) -> None:
+def test_windows_of_closed_slots_get_no_verdict(tiny: LoadedGguf) -> None:
     with opened(tiny) as target:
         slot, out = start(target, PROMPT, Greedy())
         target.submit([Window(slot, 0, len(PROMPT), (out[0],))])
@@ -212,7 +216,9 @@ def test_windows_of_closed_slots_get_no_verdict(tiny: Model) -> None:
         assert target.collect() == []
 
 
-def test_windows_of_an_earlier_session_never_reach_the_next_one(tiny: Model, truth: tuple[list[int], Greedy]) -> None:
+def test_windows_of_an_earlier_session_never_reach_the_next_one(
+    tiny: LoadedGguf, truth: tuple[list[int], Greedy]
+) -> None:
     with opened(tiny) as target:
         slot, out = start(target, PROMPT, Greedy())
         target.submit([Window(slot, 0, len(PROMPT), (out[0],))])
@@ -222,11 +228,11 @@ def test_windows_of_an_earlier_session_never_reach_the_next_one(tiny: Model, tru
         assert [verdict.at for verdict in target.collect()] == [len(PROMPT)]
 
 
-def test_no_row_is_ever_computed_alone_with_float_weights(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_row_is_ever_computed_alone_with_float_weights(tiny: LoadedGguf, monkeypatch: pytest.MonkeyPatch) -> None:
     widths: list[tuple[int, int]] = []
     decode = Context.decode
 
-    def watch(context: Context, rows: Rows) -> None:
+    def watch(context: Context, rows: BatchTokens) -> None:
         widths.append((len(rows), sum(rows.outputs)))
         decode(context, rows)
 
@@ -240,7 +246,7 @@ def test_no_row_is_ever_computed_alone_with_float_weights(tiny: Model, monkeypat
     assert all(rows >= 2 and outputs != 1 for rows, outputs in widths)
 
 
-def test_a_model_without_rollback_takes_no_drafts_and_stays_right(mamba: Model) -> None:
+def test_a_model_without_rollback_takes_no_drafts_and_stays_right(mamba: LoadedGguf) -> None:
     with opened(mamba, parallel=3) as target:
         assert not target.can_rollback
         text = generate(target, PROMPT, 12)

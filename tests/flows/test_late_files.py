@@ -7,13 +7,13 @@ import pytest
 
 from tests.sim.engines import MODEL, PlayedDraftModel, PlayedModel
 from tests.waiting import until
-from twd.bus.memory_bus import MemoryBroker
-from twd.drafter.service import Drafter
-from twd.kit import tries
+from twd.bus.memory.bus import MemoryBroker
+from twd.drafter.service import DrafterService
+from twd.kit import load_retry as tries
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
-from twd.kit.service import Service, Surroundings
-from twd.speculator.service import Speculator
+from twd.kit.service import Service, ServiceContext
+from twd.speculator.service import SpeculatorService
 from twd.wire.base import Event, ModelId, NodeId
 from twd.wire.codec import decode
 from twd.wire.draft import DrafterAttached
@@ -39,31 +39,31 @@ class Disk:
         progress(0.5, "reading weights")
 
 
-def speculator(ground: Surroundings, disk: Disk) -> Service:
+def speculator(ctx: ServiceContext, disk: Disk) -> Service:
     def load(progress: Progress) -> PlayedModel:
         disk.read(progress)
         return PlayedModel()
 
-    return Speculator(ground, MODEL, load)
+    return SpeculatorService(ctx, MODEL, load)
 
 
-def drafter(ground: Surroundings, disk: Disk) -> Service:
+def drafter(ctx: ServiceContext, disk: Disk) -> Service:
     def load(progress: Progress) -> PlayedDraftModel:
         disk.read(progress)
         return PlayedDraftModel(0.5)
 
-    return Drafter(ground, ModelId("draft"), load)
+    return DrafterService(ctx, ModelId("draft"), load)
 
 
 @pytest.mark.parametrize(("make", "sign"), [(speculator, ModelReady), (drafter, DrafterAttached)])
 async def test_what_cannot_be_loaded_comes_by_itself_when_the_cause_is_gone(
-    make: Callable[[Surroundings, Disk], Service], sign: type[Event], monkeypatch: pytest.MonkeyPatch
+    make: Callable[[ServiceContext, Disk], Service], sign: type[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tries, "FIRST_S", 0.0)
     broker, disk, told = MemoryBroker(), Disk(), list[object]()
     await broker.connect("watcher").subscribe("twd.v1.>", lambda message: told.append(decode(message.data)))
     ids = Ids(random.Random(1))
-    service = make(Surroundings(broker.connect("n"), NodeId("n"), SystemClock(), ids), disk)
+    service = make(ServiceContext(broker.connect("n"), NodeId("n"), SystemClock(), ids), disk)
     await service.start()
     await until(lambda: disk.looks > 5, "it is tried again and again")
     assert service.lease().health is Health.DEGRADED

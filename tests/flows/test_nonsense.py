@@ -8,15 +8,15 @@ import pytest
 from tests.flows.random_events import EventMaker
 from tests.sim.engines import RealDrafter, RealSpeculator, played_engines
 from tests.sim.virtual_loop import VirtualLoop
-from twd.bench.client import Ask, BenchClient
+from twd.bench.client import BenchClient, BenchRequest
 from twd.bench.prompts import BenchPrompt
-from twd.bus.base import Message
-from twd.bus.memory_bus import MemoryBroker
+from twd.bus.base import BusMessage
+from twd.bus.memory.bus import MemoryBroker
 from twd.kit.clock import LoopClock
 from twd.kit.ids import Ids
-from twd.kit.service import Service, Surroundings
-from twd.kit.settings import Settings
-from twd.metrics.service import Metrics
+from twd.kit.service import Service, ServiceContext
+from twd.metrics.service import MetricsService
+from twd.settings.model import Settings
 from twd.wire.base import ModelId, NodeId
 from twd.wire.codec import decode
 from twd.wire.job import JobStarted, Speculation
@@ -37,12 +37,12 @@ def test_nonsense_on_every_subject_is_survived(seed: int, tmp_path: object) -> N
 async def _play(seed: int, faults: list[ServiceFaulted], settings: Settings) -> None:
     broker, ids = MemoryBroker(seed), Ids(random.Random(seed))
 
-    def ground(node: str) -> Surroundings:
+    def ctx(node: str) -> ServiceContext:
         log = logging.getLogger("nonsense")
-        return Surroundings(bus=broker.connect(node), node=NodeId(node), clock=LoopClock(), ids=ids, log=log)
+        return ServiceContext(bus=broker.connect(node), node=NodeId(node), clock=LoopClock(), ids=ids, log=log)
 
-    speculator, drafter, client = RealSpeculator(ground("a")), RealDrafter(ground("b")), BenchClient(ground("c"))
-    services: list[Service] = [Metrics(ground("a"), settings), speculator, drafter, client]
+    speculator, drafter, client = RealSpeculator(ctx("a")), RealDrafter(ctx("b")), BenchClient(ctx("c"))
+    services: list[Service] = [MetricsService(ctx("a"), settings), speculator, drafter, client]
     for service in services:
         await service.start()
     await speculator.settled.wait()
@@ -51,7 +51,7 @@ async def _play(seed: int, faults: list[ServiceFaulted], settings: Settings) -> 
     maker.known = {"drafter": [drafter.instance, "d"], "model": ["m"], "vocab": [], "session": ["s"], "job": ["j"]}
     maker.known.pop("vocab")
 
-    def listen(message: Message) -> None:
+    def listen(message: BusMessage) -> None:
         event = decode(message.data)
         if isinstance(event, ServiceFaulted) and event.source in {service.instance for service in services}:
             faults.append(event)
@@ -62,7 +62,7 @@ async def _play(seed: int, faults: list[ServiceFaulted], settings: Settings) -> 
     for pattern in ("twd.v1.service.faulted", ROUTE_OF[JobStarted].pattern):
         await stranger.subscribe(pattern, listen)
     prompt = BenchPrompt("code", ())
-    how = Ask(Speculation(), max_tokens=24, timeout_s=500.0)
+    how = BenchRequest(Speculation(), max_tokens=24, timeout_s=500.0)
     for _ in range(3):
         answering = client.tasks.start("ask", client.answer(ModelId("m"), prompt, how))
         for _ in range(MESSAGES // 3):

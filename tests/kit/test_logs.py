@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twd.kit import logs
-from twd.kit.settings import Agent, Bus, Drafter, Edge, Log, Settings
+from twd.settings.model import AgentConfig, BusConfig, DrafterConfig, EdgeConfig, LogConfig, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -23,14 +23,14 @@ def _the_root_logger_as_it_was() -> Iterator[None]:
     root.setLevel(level)
 
 
-def written(log: Log, *secrets: str) -> io.StringIO:
+def written(log: LogConfig, *secrets: str) -> io.StringIO:
     stream = io.StringIO()
     logs.set_up(log, secrets=secrets, stream=stream, about={"service": "edge"})
     return stream
 
 
 def test_lines_are_json_where_there_is_no_terminal() -> None:
-    stream = written(Log())
+    stream = written(LogConfig())
     logging.getLogger("twd.edge").info("listening on %s", "127.0.0.1")
     line = json.loads(stream.getvalue())
     assert {key: line[key] for key in ("level", "service", "logger", "text")} == {
@@ -44,7 +44,7 @@ def test_lines_are_json_where_there_is_no_terminal() -> None:
 
 def test_a_line_that_a_full_disk_does_not_take_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     with open("/dev/full", "w", encoding="utf-8", buffering=1) as full:
-        logs.set_up(Log(), stream=full, about={})
+        logs.set_up(LogConfig(), stream=full, about={})
         logging.getLogger("twd.edge").warning("slow")
         assert capsys.readouterr().err == ""
         with contextlib.suppress(OSError):
@@ -52,20 +52,20 @@ def test_a_line_that_a_full_disk_does_not_take_is_left_out(capsys: pytest.Captur
 
 
 def test_lines_for_people_are_plain() -> None:
-    stream = written(Log(format="human"))
+    stream = written(LogConfig(format="human"))
     logging.getLogger("twd.edge").warning("slow")
     assert stream.getvalue().endswith(" warning edge: slow\n")
     assert "\033" not in stream.getvalue()
 
 
 def test_the_level_is_that_of_the_settings() -> None:
-    stream = written(Log(level="error"))
+    stream = written(LogConfig(level="error"))
     logging.getLogger("twd.edge").warning("slow")
     assert stream.getvalue() == ""
 
 
 def test_an_error_keeps_its_story_in_one_line() -> None:
-    stream = written(Log())
+    stream = written(LogConfig())
     try:
         raise ValueError("planted")
     except ValueError:
@@ -76,7 +76,7 @@ def test_an_error_keeps_its_story_in_one_line() -> None:
 
 @pytest.mark.parametrize("form", ["human", "json"])
 def test_secrets_never_appear(form: str) -> None:
-    stream = written(Log(format=form), "hunter22", "hunter2")  # type: ignore[arg-type]
+    stream = written(LogConfig(format=form), "hunter22", "hunter2")  # type: ignore[arg-type]
     log = logging.getLogger("twd")
     log.info("token hunter22 in %s", {"x": "hunter2"})
     log.info("Authorization: Bearer abc.def and nats://user:pass@host and password=letmein")
@@ -95,9 +95,9 @@ def test_a_known_secret_is_masked_wherever_it_stands(secret: str, before: str, a
 
 def test_all_secrets_of_the_settings_are_known() -> None:
     settings = Settings(
-        bus=Bus(token="t-bus"),
-        edge=Edge(token="t-edge"),
-        agent=Agent(token="t-agent"),
-        drafters=(Drafter(url="http://x", api_key="t-key"),),
+        bus=BusConfig(token="t-bus"),
+        edge=EdgeConfig(token="t-edge"),
+        agent=AgentConfig(token="t-agent"),
+        drafters=(DrafterConfig(url="http://x", api_key="t-key"),),
     )
     assert set(logs.secrets_of(settings)) == {"t-bus", "t-edge", "t-agent", "t-key"}

@@ -7,12 +7,12 @@ import msgspec
 import pytest
 
 from twd.bus.base import PAYLOAD_BYTES_MAX, RequestTimeout
-from twd.bus.memory_bus import MemoryBroker
-from twd.kit.asking import NotUnderstood
+from twd.bus.memory.bus import MemoryBroker
 from twd.kit.clock import SystemClock
 from twd.kit.effects import Publish
 from twd.kit.ids import Ids
-from twd.kit.service import LEASE_BUCKET, Effects, Reply, Service, Surroundings, handler_name
+from twd.kit.reply_decoding import NotUnderstood
+from twd.kit.service import LEASE_BUCKET, Effects, Reply, Service, ServiceContext, handler_name
 from twd.wire.base import Event, EventId, InstanceId, JobId, ModelId, NodeId
 from twd.wire.codec import decode, encode
 from twd.wire.job import JobCancelled, JobQueued, JobSubmitted, Prompt
@@ -37,8 +37,8 @@ class Echo(Service):
         return [Publish(JobQueued(job=event.job, attempt=1, speculator=self.instance))]
 
 
-def ground(broker: MemoryBroker) -> Surroundings:
-    return Surroundings(bus=broker.connect("n"), node=NodeId("n"), clock=SystemClock(), ids=Ids(random.Random(1)))
+def ctx(broker: MemoryBroker) -> ServiceContext:
+    return ServiceContext(bus=broker.connect("n"), node=NodeId("n"), clock=SystemClock(), ids=Ids(random.Random(1)))
 
 
 async def listen(broker: MemoryBroker) -> list[Event]:
@@ -64,7 +64,7 @@ def submit() -> JobSubmitted:
 
 async def test_answers_requests_and_names_the_cause() -> None:
     broker = MemoryBroker()
-    service = Echo(ground(broker))
+    service = Echo(ctx(broker))
     await service.start()
     answer = decode(await broker.connect().request("twd.v1.job.submitted.m", encode(submit()), timeout_s=1))
     assert isinstance(answer, JobQueued)
@@ -75,7 +75,7 @@ async def test_answers_requests_and_names_the_cause() -> None:
 async def test_what_is_too_long_for_the_broker_is_no_fault() -> None:
     broker = MemoryBroker()
     heard = await listen(broker)
-    service = Echo(ground(broker))
+    service = Echo(ctx(broker))
     await service.start()
     long = JobId("j" * PAYLOAD_BYTES_MAX)
     service._replier("_INBOX.someone", EventId("cause"))(JobQueued(job=long, attempt=1, speculator=service.instance))
@@ -89,7 +89,7 @@ async def test_what_is_too_long_for_the_broker_is_no_fault() -> None:
 async def test_life_is_told_and_the_lease_goes() -> None:
     broker = MemoryBroker()
     heard = await listen(broker)
-    service = Echo(ground(broker))
+    service = Echo(ctx(broker))
     await service.start()
     leases = await broker.connect().leases(LEASE_BUCKET, 10)
     assert [entry.key for entry in await leases.entries()] == [service.instance]
@@ -102,7 +102,7 @@ async def test_life_is_told_and_the_lease_goes() -> None:
 async def test_a_fault_is_published_and_ends_the_service() -> None:
     broker = MemoryBroker()
     heard = await listen(broker)
-    service = Echo(ground(broker))
+    service = Echo(ctx(broker))
     await service.start()
     event = JobCancelled(job=JobId("bad"))
     broker.connect().publish("twd.v1.job.cancelled.bad", encode(event))
@@ -117,7 +117,7 @@ async def test_a_fault_is_published_and_ends_the_service() -> None:
 async def test_nonsense_is_counted_and_told_without_a_flood() -> None:
     broker = MemoryBroker()
     heard = await listen(broker)
-    service = Echo(ground(broker))
+    service = Echo(ctx(broker))
     await service.start()
     stranger = broker.connect()
     for _ in range(9):
@@ -132,7 +132,7 @@ async def test_nonsense_is_counted_and_told_without_a_flood() -> None:
 
 async def test_a_request_that_cannot_be_read_is_answered_with_the_reason() -> None:
     broker = MemoryBroker()
-    service = Echo(ground(broker))
+    service = Echo(ctx(broker))
     await service.start()
     answer = decode(await broker.connect().request("twd.v1.job.submitted.m", b'{"job":5}', timeout_s=1))
     assert isinstance(answer, MessageRejected)
@@ -143,7 +143,7 @@ async def test_a_request_that_cannot_be_read_is_answered_with_the_reason() -> No
 
 async def test_only_requests_are_answered() -> None:
     broker = MemoryBroker()
-    service = Echo(ground(broker))
+    service = Echo(ctx(broker))
     await service.start()
     with pytest.raises(RequestTimeout):
         await broker.connect().request("twd.v1.job.cancelled.x", b"{", timeout_s=0.01)
@@ -152,7 +152,7 @@ async def test_only_requests_are_answered() -> None:
 
 async def test_whoever_asked_in_vain_hears_so_at_once() -> None:
     broker = MemoryBroker()
-    reader, asker = Echo(ground(broker)), Echo(ground(broker))
+    reader, asker = Echo(ctx(broker)), Echo(ctx(broker))
     await reader.start()
     await asker.start()
     wrong = msgspec.structs.replace(submit(), deadline_ms=0)
@@ -169,7 +169,7 @@ async def test_whoever_asked_in_vain_hears_so_at_once() -> None:
 async def test_drops_are_told_by_the_subject_that_lost_them() -> None:
     broker = MemoryBroker()
     heard = await listen(broker)
-    service = Echo(ground(broker))
+    service = Echo(ctx(broker))
     await service.start()
     lost = service.bus.stats.dropped_by_subject
     lost["often"] = 9
@@ -186,8 +186,8 @@ async def test_drops_are_told_by_the_subject_that_lost_them() -> None:
 class SlowStart(Echo):
     """Sets up until it is told to go on."""
 
-    def __init__(self, ground: Surroundings) -> None:
-        super().__init__(ground)
+    def __init__(self, ctx: ServiceContext) -> None:
+        super().__init__(ctx)
         self.go_on = asyncio.Event()
         self.torn_down = 0
 
@@ -201,7 +201,7 @@ class SlowStart(Echo):
 async def test_a_service_told_to_stop_while_it_sets_up_never_appears() -> None:
     broker = MemoryBroker()
     heard = await listen(broker)
-    service = SlowStart(ground(broker))
+    service = SlowStart(ctx(broker))
     starting = asyncio.ensure_future(service.start())  # noqa: TID251
     await settle()
     await service.drain()
@@ -224,7 +224,7 @@ class NeverIdle(Echo):
 async def test_a_drain_ends_with_a_service_that_faults_meanwhile() -> None:
     broker = MemoryBroker()
     heard = await listen(broker)
-    service = NeverIdle(ground(broker))
+    service = NeverIdle(ctx(broker))
     await service.start()
     draining = asyncio.ensure_future(service.drain(timeout_s=1000))  # noqa: TID251
     await settle()
@@ -236,14 +236,14 @@ async def test_a_drain_ends_with_a_service_that_faults_meanwhile() -> None:
 
 
 async def test_a_drain_that_takes_too_long_stops_with_work_in_hand() -> None:
-    service = NeverIdle(ground(MemoryBroker()))
+    service = NeverIdle(ctx(MemoryBroker()))
     await service.start()
     await asyncio.wait_for(service.drain(timeout_s=0.01), 5)
     assert service.ended.is_set()
 
 
 async def test_an_undeclared_event_is_a_programming_error() -> None:
-    service = Echo(ground(MemoryBroker()))
+    service = Echo(ctx(MemoryBroker()))
     await service.start()
     with pytest.raises(AssertionError, match="does not declare"):
         service.emit(JobCancelled(job=JobId("j")))
@@ -253,7 +253,7 @@ async def test_an_undeclared_event_is_a_programming_error() -> None:
 async def test_a_stopped_service_is_silent() -> None:
     broker = MemoryBroker()
     heard = await listen(broker)
-    service = Echo(ground(broker))
+    service = Echo(ctx(broker))
     await service.start()
     await service.stop()
     await settle()

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.metrics.told import DRAFTER, STATS, WHOLE_JOB, accepted, failed, finished, proposed, started
 from twd.metrics import families as f
-from twd.metrics.counting import DRAFTERS_KEPT, NAMES_MAX, Counting, position
-from twd.metrics.families import OTHER, Family, Names
+from twd.metrics.counting import DRAFTERS_KEPT, NAMES_MAX, EventCounter, position
+from twd.metrics.families import OTHER, LabelValues, MetricFamily
 from twd.metrics.lives import GRACE_S, OPEN_MAX, SILENT_S
 from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId
 from twd.wire.draft import DrafterAttached
@@ -22,18 +22,18 @@ from twd.wire.ring import FrameFault, FrameRefused, HopFacts, RingMeasured
 from twd.wire.service import MessageDropped, MessageRejected, ServiceExited, ServiceFaulted, ServiceStarted
 
 
-def heard(*events: Event, now: float = 0.0) -> Counting:
-    counting = Counting(["m"])
+def heard(*events: Event, now: float = 0.0) -> EventCounter:
+    counting = EventCounter(["m"])
     for event in events:
         counting.hear(event, now)
     return counting
 
 
-def counts(counting: Counting, family: Family) -> dict[tuple[str, ...], float]:
+def counts(counting: EventCounter, family: MetricFamily) -> dict[tuple[str, ...], float]:
     return counting.figures.values.get(family, {})
 
 
-def seconds(counting: Counting, family: Family) -> tuple[int, float]:
+def seconds(counting: EventCounter, family: MetricFamily) -> tuple[int, float]:
     spread = counting.figures.spreads[family]["m",]
     return sum(spread.counts), round(spread.total, 6)
 
@@ -164,7 +164,7 @@ def test_rejections_are_told_at_every_power_of_two() -> None:
 
 
 def test_strangers_cannot_make_series_without_end() -> None:
-    counting = Counting(["m"])
+    counting = EventCounter(["m"])
     for number in range(DRAFTERS_KEPT + 200):
         name = f"m-{number}\n\x1b{'x' * 500}"
         counting.hear(started(f"j-{number}", model=name), 0.0)
@@ -183,7 +183,7 @@ def test_strangers_cannot_make_series_without_end() -> None:
 
 
 def test_jobs_that_never_end_are_bounded() -> None:
-    counting = Counting()
+    counting = EventCounter()
     for number in range(OPEN_MAX + 10):
         counting.hear(started(f"j-{number}"), 0.0)
     assert len(counting.lives.open) == OPEN_MAX
@@ -194,7 +194,7 @@ def test_places_far_out_are_one() -> None:
 
 
 def test_names_that_do_not_print() -> None:
-    names = Names(3, ["known"])
+    names = LabelValues(3, ["known"])
     assert names.of("a\nb\x00") == "ab"
     assert names.of("") == "unknown"
     assert (names.of("one more"), names.of("known"), names.of("ab")) == (OTHER, "known", "ab")
@@ -209,7 +209,7 @@ SCRIPT = st.lists(
 @settings(deadline=None)
 @given(SCRIPT)
 def test_whatever_comes_a_job_ends_at_most_once(script: list[tuple[str, str, int]]) -> None:
-    counting = Counting(["m"])
+    counting = EventCounter(["m"])
     make: dict[str, Callable[[str, int], Event]] = {
         "start": lambda job, n: started(job, n),
         "grow": lambda job, n: accepted(n, n, 1000 + n, job, n),

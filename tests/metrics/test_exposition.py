@@ -7,9 +7,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.metrics.told import WHOLE_JOB, lease, started
 from twd.metrics import families as f
-from twd.metrics.counting import Counting
+from twd.metrics.counting import EventCounter
 from twd.metrics.exposition import Exposition
-from twd.metrics.families import FAMILIES, Kind
+from twd.metrics.families import FAMILIES, MetricKind
 from twd.metrics.gauges import in_progress, refresh
 from twd.wire.base import InstanceId
 from twd.wire.draft import DrafterPace
@@ -32,7 +32,7 @@ SPECULATOR: dict[str, Any] = {
 }
 
 
-def samples(counting: Counting) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+def samples(counting: EventCounter) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     text = Exposition(counting.figures).text()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -49,15 +49,15 @@ def test_names_follow_the_convention() -> None:
     assert len({family.name for family in FAMILIES}) == len(FAMILIES) > 30
     for family in FAMILIES:
         assert family.name.startswith("twd_")
-        assert family.name.endswith("_total") == (family.kind is Kind.COUNTER)
+        assert family.name.endswith("_total") == (family.kind is MetricKind.COUNTER)
         assert family.about.endswith(".")
         assert list(family.buckets) == sorted(set(family.buckets))
-        assert bool(family.buckets) == (family.kind is Kind.HISTOGRAM)
+        assert bool(family.buckets) == (family.kind is MetricKind.HISTOGRAM)
         assert family.name.endswith("_seconds") or not family.buckets
 
 
 def test_prometheus_reads_it() -> None:
-    counting = Counting()
+    counting = EventCounter()
     for event in WHOLE_JOB:
         counting.hear(event, 0.0)
     counting.hear(started("hostile", model='a"b\\c{}=,é'), 0.0)
@@ -72,12 +72,12 @@ def test_prometheus_reads_it() -> None:
 
 
 def test_every_metric_is_named_before_anything_happens() -> None:
-    text = Exposition(Counting().figures).text()
+    text = Exposition(EventCounter().figures).text()
     assert all(f"# TYPE {family.name} {family.kind}" in text for family in FAMILIES)
 
 
 def test_gauges_are_the_latest_word_of_the_leases() -> None:
-    counting = Counting()
+    counting = EventCounter()
     leases = [
         lease("speculator", **SPECULATOR),
         lease("speculator", node="other", **{**SPECULATOR, "exact": False}),
@@ -102,8 +102,8 @@ def test_gauges_are_the_latest_word_of_the_leases() -> None:
 
 
 def test_jobs_in_progress() -> None:
-    counting = Counting()
+    counting = EventCounter()
     for job in "ab":
         counting.hear(started(job), 0.0)
     assert in_progress(counting) == {("m",): 2}
-    assert f.IN_PROGRESS.kind is Kind.GAUGE
+    assert f.IN_PROGRESS.kind is MetricKind.GAUGE

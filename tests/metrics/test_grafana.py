@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import yaml
 
-from twd.kit.board import Stage
-from twd.metrics.families import FAMILIES, Family, Kind
+from twd.metrics.families import FAMILIES, MetricFamily, MetricKind
+from twd.process.process_table import StartPhase
 
 FOLDER = Path(__file__).parents[2] / "contrib" / "grafana"
 BY_NAME = {family.name: family for family in FAMILIES}
 SERIES = {
     f"{family.name}{suffix}": family
     for family in FAMILIES
-    for suffix in (("_bucket", "_sum", "_count") if family.kind is Kind.HISTOGRAM else ("",))
+    for suffix in (("_bucket", "_sum", "_count") if family.kind is MetricKind.HISTOGRAM else ("",))
 }
 OUTCOMES = {"finished", "failed", "cancelled"}
 
@@ -49,15 +49,15 @@ def test_metrics_and_labels_exist(expression: str) -> None:
         assert name in SERIES, f"there is no {name}"
         for label, value in re.findall(r'(\w+)=~?"([^"]*)"', matchers):
             assert label in labels_of(SERIES[name]), f"{name} has no label {label}"
-            assert label != "state" or value in set(Stage)
+            assert label != "state" or value in set(StartPhase)
             assert label != "outcome" or value in OUTCOMES
     for grouping in re.findall(r"by \(([^)]*)\)", expression):
         for label in grouping.replace(" ", "").split(","):
             assert any(label in labels_of(SERIES[name]) for name, _ in used), f"nothing here has a label {label}"
 
 
-def labels_of(family: Family) -> set[str]:
-    return {*family.labels, *(("le",) if family.kind is Kind.HISTOGRAM else ())}
+def labels_of(family: MetricFamily) -> set[str]:
+    return {*family.labels, *(("le",) if family.kind is MetricKind.HISTOGRAM else ())}
 
 
 def test_panels_have_places_of_their_own() -> None:

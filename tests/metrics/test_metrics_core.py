@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twd.metrics.core import HEAD_EVENTS, STORY_BYTES_MAX, TAIL_EVENTS, Memory
+from twd.metrics.core import HEAD_EVENTS, STORY_BYTES_MAX, TAIL_EVENTS, JobMemory
 from twd.wire.base import Event, InstanceId, JobId, SessionId
 from twd.wire.draft import DraftProposed
 from twd.wire.job import FinishReason, JobFailed, JobFinished, JobStarted, JobStats
@@ -23,12 +23,12 @@ def proposed(session: str) -> DraftProposed:
     return DraftProposed(session=SessionId(session), drafter=InstanceId("d"), at=0, prefix=0)
 
 
-def hear(memory: Memory, event: Event, text: str) -> None:
+def hear(memory: JobMemory, event: Event, text: str) -> None:
     memory.hear(event, text.encode())
 
 
 def test_a_story_is_told_in_order() -> None:
-    memory = Memory(10)
+    memory = JobMemory(10)
     hear(memory, started("j"), "started")
     hear(memory, proposed("s"), "proposed")
     hear(memory, finished("j"), "finished")
@@ -37,14 +37,14 @@ def test_a_story_is_told_in_order() -> None:
 
 
 def test_events_of_no_job_and_of_unknown_sessions_are_left_out() -> None:
-    memory = Memory(10)
+    memory = JobMemory(10)
     hear(memory, ModelUnloaded(model="m", node="n"), "unloaded")  # type: ignore[arg-type]
     hear(memory, proposed("unknown"), "proposed")
     assert memory.sizes == {"stories": 0, "bytes": 0, "ended": 0}
 
 
 def test_of_a_long_story_both_ends_stay() -> None:
-    memory = Memory(10)
+    memory = JobMemory(10)
     total = HEAD_EVENTS + TAIL_EVENTS + 100
     for number in range(total):
         hear(memory, started("j"), f"{number}")
@@ -57,7 +57,7 @@ def test_of_a_long_story_both_ends_stay() -> None:
 
 @pytest.mark.parametrize("size", [STORY_BYTES_MAX // 100, STORY_BYTES_MAX // 3, STORY_BYTES_MAX + 2])
 def test_a_story_of_long_events_still_fits_into_one_message(size: int) -> None:
-    memory = Memory(10)
+    memory = JobMemory(10)
     for number in range(300):
         memory.hear(started("j"), number.to_bytes(2, "big") * (size // 2))
     story = memory.story(JobId("j"))
@@ -67,7 +67,7 @@ def test_a_story_of_long_events_still_fits_into_one_message(size: int) -> None:
 
 
 def test_history_is_newest_first_and_counts_a_job_once() -> None:
-    memory = Memory(2)
+    memory = JobMemory(2)
     for job in ("a", "b", "c"):
         hear(memory, finished(job), job)
     assert memory.history(10) == [b"c", b"b"]
@@ -82,7 +82,7 @@ def test_history_is_newest_first_and_counts_a_job_once() -> None:
     st.integers(0, 5),
 )
 def test_the_bounds_hold_whatever_comes(events: list[tuple[str, int, bool]], jobs_max: int) -> None:
-    memory = Memory(jobs_max, bytes_max=1000)
+    memory = JobMemory(jobs_max, bytes_max=1000)
     for job, size, ends in events:
         memory.hear(finished(job) if ends else started(job, f"s-{job}"), b"x" * size)
         sizes = memory.sizes

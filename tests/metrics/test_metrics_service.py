@@ -9,13 +9,13 @@ import pytest
 from tests.metrics.told import WHOLE_JOB, accepted, finished, lease, started
 from tests.waiting import until
 from twd.bus.base import NoResponders
-from twd.bus.memory_bus import MemoryBroker
+from twd.bus.memory.bus import MemoryBroker
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
-from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Surroundings
-from twd.kit.settings import Settings
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, ServiceContext
 from twd.metrics.families import REJECTED
-from twd.metrics.service import Metrics
+from twd.metrics.service import MetricsService
+from twd.settings.model import Settings
 from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.codec import decode, encode
 from twd.wire.draft import SessionOpened
@@ -44,9 +44,9 @@ from twd.wire.trace import (
 JOB, SESSION, MODEL = JobId("j"), SessionId("s"), ModelId("m")
 
 
-async def start(broker: MemoryBroker, home: Path) -> Metrics:
-    ground = Surroundings(broker.connect("desk"), NodeId("desk"), SystemClock(), Ids(random.Random(1)))
-    metrics = Metrics(ground, Settings(home=str(home)))
+async def start(broker: MemoryBroker, home: Path) -> MetricsService:
+    ctx = ServiceContext(broker.connect("desk"), NodeId("desk"), SystemClock(), Ids(random.Random(1)))
+    metrics = MetricsService(ctx, Settings(home=str(home)))
     await metrics.start()
     return metrics
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from twd.engine.context import Logits, Rows
-from twd.engine.stage_abort import AbortFlag
-from twd.engine.stage_report import CheckedText
-from twd.engine.window import Picker, Report
+from twd.decoding.window import Report, Sampler
+from twd.engine.context import BatchTokens, Logits
+from twd.engine.slices.abort import AbortFlag
+from twd.engine.slices.report import CheckedText
 from twd.ring.frames import SessionSpec, States
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import TokenLogprob
@@ -55,14 +55,14 @@ class FakeSlice:
         self.first, self.end, self.head = first, end, head
         self.vocab_size = VOCABULARY if first == 0 or head else 0
         self.end_tokens = frozenset({END_TOKEN}) if head else frozenset[int]()
-        self.before: Callable[[Rows], None] = lambda rows: None
+        self.before: Callable[[BatchTokens], None] = lambda rows: None
         self.passes = 0
         self.closed = False
         self.aborted = threading.Event()
         self._sums: list[list[States]] = [[] for _ in range(slots)]
         self._logits: list[Logits] = []
 
-    def decode(self, rows: Rows, states: States | None = None, aborted: AbortFlag | None = None) -> States:
+    def decode(self, rows: BatchTokens, states: States | None = None, aborted: AbortFlag | None = None) -> States:
         """Row by row, so that it may stop between two of them."""
         assert len(rows) <= self.window_max
         begins = {slot: len(self._sums[slot]) for slot in rows.sequences}
@@ -94,7 +94,7 @@ class FakeSlice:
         """Of a row of the last pass."""
         return self._logits[row]
 
-    def session(self, spec: SessionSpec) -> tuple[Picker, Report | None]:
+    def session(self, spec: SessionSpec) -> tuple[Sampler, Report | None]:
         """A picker for the spec's seed."""
         if spec.check:
             checked = CheckedText(VOCABULARY)
@@ -124,12 +124,12 @@ class FakeSlice:
 def fake_text(prompt: Sequence[int], count: int, seed: int = 0) -> list[int]:
     """What the uncut model says, token by token."""
     whole = FakeSlice(0, LAYERS, head=True, ctx_size=1 << 20, window_max=1)
-    picker, said, history = Greedy(seed), list[int](), list(prompt)
+    sampler, said, history = Greedy(seed), list[int](), list(prompt)
     for at in range(len(prompt) + count - 1):
-        rows = Rows()
+        rows = BatchTokens()
         rows.add(0, at, [history[at]])
         whole.decode(rows)
         if at >= len(prompt) - 1:
-            said.append(picker.pick(whole.logits(0), history))
+            said.append(sampler.pick(whole.logits(0), history))
             history.append(said[-1])
     return said

@@ -9,16 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tests.ring.rings import HOME, WAIT_S, Ring
-from twd.engine.cost import CostCurve
+from twd.decoding.cost import CostCurve
 from twd.kit.effects import Effect, Publish
 from twd.ring.frames import SessionSpec
-from twd.ring.home import Home
-from twd.ring.target import RingTarget, SpecPicker
+from twd.ring.home import RingDriver
+from twd.ring.target import RemoteSpecSampler, RingTarget
 from twd.ring.trial import pipe_of
-from twd.speculator.bounds import Identity, Limits
-from twd.speculator.core import SpeculatorCore
+from twd.speculator.core.core import SpeculatorCore
+from twd.speculator.core.limits import SpeculatorIdentity, SpeculatorLimits
+from twd.speculator.core.session import PreparedRequest
 from twd.speculator.runner import Runner
-from twd.speculator.session import Opening
 from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.draft import DraftProposed, SessionClosed, SessionOpened
 from twd.wire.job import JobFailed, JobFinished, JobSubmitted, Prompt, Sampling, TokensAccepted
@@ -53,10 +53,10 @@ def described(ring: Ring) -> list[StageReady]:
     ]
 
 
-def go_home(ring: Ring) -> Home:
+def go_home(ring: Ring) -> RingDriver:
     """Wire a ring and open its links."""
     trust = ring.wire()
-    return Home.connect(described(ring), trust, ring.identity, HOME, time.monotonic() + WAIT_S, ring.rules.pace)
+    return RingDriver.connect(described(ring), trust, ring.identity, HOME, time.monotonic() + WAIT_S, ring.rules.pace)
 
 
 @dataclass
@@ -90,8 +90,13 @@ class Desk:
             sampling=sampling,
         )
         spec = SessionSpec(sampling, sampling.seed or 0, len(prompt))
-        opening = Opening(
-            SessionId(f"s-{name}"), list(prompt), SpecPicker(spec), lambda _: b"", self.end_tokens, sampling.seed or 0
+        opening = PreparedRequest(
+            SessionId(f"s-{name}"),
+            list(prompt),
+            RemoteSpecSampler(spec),
+            lambda _: b"",
+            self.end_tokens,
+            sampling.seed or 0,
         )
         self.texts[name] = []
         self._known[opening.session] = list(prompt)
@@ -148,8 +153,10 @@ def desk(
     home = go_home(ring)
     pipe = pipe_of(described(ring), home.bounds.credits)
     target = RingTarget(home, pipe, vocabulary=vocabulary, in_flight=in_flight)
-    identity = Identity(ModelId("m"), InstanceId("spec"), NodeId("n"), VocabFingerprint(hash="v", tokens=vocabulary))
-    limits = Limits(
+    identity = SpeculatorIdentity(
+        ModelId("m"), InstanceId("spec"), NodeId("n"), VocabFingerprint(hash="v", tokens=vocabulary)
+    )
+    limits = SpeculatorLimits(
         slots=target.n_slots,
         ctx_size=target.ctx_size,
         max_window=min(32, target.window_max - 1),

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.ring.fake_slices import LAYERS, FakeSlice
-from twd.engine.stage_engine import StagePlan
-from twd.ring.frames import Frame, Message, Role, Verdicts, Welcome
+from twd.engine.slices.engine import StagePlan
+from twd.ring.frames import Frame, LinkRole, PassResults, RingMessage, Welcome
 from twd.ring.handshake import Endpoint, dial
-from twd.ring.links import Link, Pace
-from twd.ring.trust import Identity, Trust, client_context, make_identity, ring_nonce
+from twd.ring.links import ProbePace, RingLink
+from twd.ring.trust import LinkIdentity, RingTrust, client_context, make_identity, ring_nonce
 from twd.stage.engine import SliceEngine
 from twd.stage.native import SlicePlan, load_slice
-from twd.stage.server import Hooks, Rules, Slice, StageServer
+from twd.stage.server import HeldSlice, LinkRules, StageHooks, StageServer
 from twd.wire.base import InstanceId, ModelId
 from twd.wire.failures import TwdError
 from twd.wire.ring import FrameFault, RingWired, StateFormat
@@ -43,11 +43,11 @@ class Stage:
         return Endpoint("127.0.0.1", self.port, self.server.name)
 
 
-def start_stage(held: Slice, engine: SliceEngine, rules: Rules) -> Stage:
+def start_stage(held: HeldSlice, engine: SliceEngine, rules: LinkRules) -> Stage:
     """A stage that listens on a free port."""
     name = InstanceId(f"stage.test.{next(_numbers)}")
     stage: Stage
-    hooks = Hooks(
+    hooks = StageHooks(
         fault=lambda fault, peer, detail, count: stage.faults.append((fault, detail)),
         ring_over=lambda ring, reason: stage.over.put(reason),
         failed=lambda error: stage.failures.append(error),
@@ -62,9 +62,9 @@ class Ring:
     """Some stages in order, and how they are wired."""
 
     stages: list[Stage]
-    rules: Rules
+    rules: LinkRules
     format: StateFormat = StateFormat.F32
-    identity: Identity = field(default_factory=lambda: make_identity(HOME))
+    identity: LinkIdentity = field(default_factory=lambda: make_identity(HOME))
 
     def wirings(self, ring: str, nonce: str) -> list[RingWired]:
         """What each stage is told."""
@@ -98,12 +98,12 @@ class Ring:
             )
         return wired
 
-    def wire(self) -> Trust:
+    def wire(self) -> RingTrust:
         """Tell every stage its place; what home needs to dial them."""
         ring, nonce = f"ring-{next(_numbers)}", ring_nonce()
         for stage, wired in zip(self.stages, self.wirings(ring, nonce), strict=True):
             stage.server.wire(wired)
-        return Trust(ring, nonce, self.rules.key, not self.rules.trusted_lan)
+        return RingTrust(ring, nonce, self.rules.key, not self.rules.trusted_lan)
 
     def connect(self) -> "Hand":
         """Wire it and open all home links."""
@@ -118,13 +118,13 @@ class Ring:
 class Hand:
     """A home that does what a test tells it, frame by frame."""
 
-    def __init__(self, ring: Ring, trust: Trust) -> None:
+    def __init__(self, ring: Ring, trust: RingTrust) -> None:
         self.ring = ring
         self.trust = trust
-        self.frames: queue.SimpleQueue[tuple[int, Message]] = queue.SimpleQueue()
+        self.frames: queue.SimpleQueue[tuple[int, RingMessage]] = queue.SimpleQueue()
         self.lost: queue.SimpleQueue[tuple[int, TwdError]] = queue.SimpleQueue()
         self._welcomes: dict[int, Welcome] = {}
-        self._links: dict[int, Link] = {}
+        self._links: dict[int, RingLink] = {}
         self._errors: list[TwdError] = []
         threads = [threading.Thread(target=self._dial, args=(index,)) for index in range(len(ring.stages))]
         for thread in threads:
@@ -135,7 +135,7 @@ class Hand:
             raise self._errors[0]
 
     @property
-    def links(self) -> list[Link]:
+    def links(self) -> list[RingLink]:
         """To the stages in order."""
         return [self._links[index] for index in range(len(self.ring.stages))]
 
@@ -149,7 +149,7 @@ class Hand:
         certificate = stage.server.identity.certificate
         context = client_context(self.ring.identity, certificate) if self.trust.encrypted else None
         try:
-            dialed = dial(stage.endpoint, self.trust, context, Role.HOME, HOME, time.monotonic() + WAIT_S)
+            dialed = dial(stage.endpoint, self.trust, context, LinkRole.HOME, HOME, time.monotonic() + WAIT_S)
         except TwdError as error:
             self._errors.append(error)
             return
@@ -158,23 +158,23 @@ class Hand:
             self.frames.put((index, frame.message))
 
         pace = self.ring.rules.pace
-        link = Link(dialed.connection, str(index), handle, lambda _, reason: self.lost.put((index, reason)), pace)
+        link = RingLink(dialed.connection, str(index), handle, lambda _, reason: self.lost.put((index, reason)), pace)
         self._links[index], self._welcomes[index] = link, dialed.welcome
         link.start()
 
-    def send(self, message: Message, stage: int = 0, payload: bytes = b"") -> None:
+    def send(self, message: RingMessage, stage: int = 0, payload: bytes = b"") -> None:
         """One frame to one stage."""
         self._links[stage].send(message, payload)
 
-    def void(self, message: Message) -> None:
+    def void(self, message: RingMessage) -> None:
         """The same to all."""
         for link in self.links:
             link.send(message)
 
-    def verdicts(self) -> Verdicts:
+    def verdicts(self) -> PassResults:
         """The next answer, of whatever stage."""
         _, message = self.frames.get(timeout=WAIT_S)
-        assert isinstance(message, Verdicts), message
+        assert isinstance(message, PassResults), message
         return message
 
     def close(self) -> None:
@@ -185,8 +185,8 @@ class Hand:
             assert link.join(WAIT_S)
 
 
-QUICK = Rules(pace=Pace(0.1, 5.0))
-PLAIN = Rules(trusted_lan=True, pace=Pace(0.1, 5.0))
+QUICK = LinkRules(pace=ProbePace(0.1, 5.0))
+PLAIN = LinkRules(trusted_lan=True, pace=ProbePace(0.1, 5.0))
 
 
 def even_cuts(count: int, layers: int) -> list[int]:
@@ -199,7 +199,7 @@ def native_ring(
     source: Path,
     cuts: Sequence[int],
     folder: Path,
-    rules: Rules = QUICK,
+    rules: LinkRules = QUICK,
     *,
     parallel: int = 4,
     ctx_size: int = 512,
@@ -216,13 +216,13 @@ def native_ring(
 
 
 @contextmanager
-def fake_ring(count: int, rules: Rules = QUICK, **shape: int) -> Iterator[Ring]:
+def fake_ring(count: int, rules: LinkRules = QUICK, **shape: int) -> Iterator[Ring]:
     """A ring over the fake model."""
     cuts = even_cuts(count, LAYERS)
     stages = []
     for first, end in itertools.pairwise(cuts):
         head = end == LAYERS
-        held = Slice(ModelId("fake"), "f4ke", first, end, LAYERS, head)
+        held = HeldSlice(ModelId("fake"), "f4ke", first, end, LAYERS, head)
         stages.append(start_stage(held, FakeSlice(first, end, head=head, **shape), rules))
     with _running(Ring(stages, rules)) as ring:
         yield ring

@@ -10,14 +10,14 @@ import pytest
 from tests.ring.fake_slices import LAYERS, VOCABULARY, FakeSlice
 from tests.ring.homes import go_home
 from tests.ring.rings import WAIT_S, fake_ring
-from twd.engine.stage_check import PASSES, Recorded, check_passes, compare, record, run_stages
-from twd.engine.stage_engine import StageEngine
-from twd.engine.stage_report import recorded_of
+from twd.engine.slices.check import PASSES, RecordedLogits, check_passes, compare, record, run_stages
+from twd.engine.slices.engine import StageEngine
+from twd.engine.slices.report import recorded_of
 from twd.ring.cut_check import run_check, takes_check
 from twd.wire.failures import FailureCode, TwdError
 
 
-def whole() -> Recorded:
+def whole() -> RecordedLogits:
     slice_ = cast(StageEngine, FakeSlice(0, LAYERS, head=True))
     return record(run_stages([slice_]), model="", settings="")
 
@@ -37,7 +37,7 @@ def end_often(engines: list[FakeSlice]) -> None:
     engines[-1].end_tokens = frozenset(check_passes(VOCABULARY)[0][1][3:5])
 
 
-def seen(stages: int, change: Callable[[list[FakeSlice]], None] = leave) -> Recorded:
+def seen(stages: int, change: Callable[[list[FakeSlice]], None] = leave) -> RecordedLogits:
     with fake_ring(stages) as ring:
         change([cast(FakeSlice, one.server.engine) for one in ring.stages])
         home = go_home(ring)

@@ -5,8 +5,8 @@ import pytest
 from tests.ring.fake_slices import VOCABULARY, FakeSlice, fake_text
 from tests.ring.rings import PLAIN, QUICK, Hand, Ring, fake_ring
 from tests.waiting import wait_until
-from twd.ring.frames import Close, Copy, Item, Open, Outcome, Pass, SessionSpec, Void
-from twd.stage.server import Rules
+from twd.ring.frames import Close, Copy, ItemOutcome, Open, PassFrame, SessionSpec, VoidEpochs, WindowItem
+from twd.stage.server import LinkRules
 from twd.wire.failures import FailureCode
 from twd.wire.job import Sampling
 from twd.wire.ring import FrameFault, StateFormat
@@ -18,9 +18,9 @@ def spec(seed: int = 0, logprobs: int | None = None) -> SessionSpec:
     return SessionSpec(Sampling(), seed, len(PROMPT), logprobs=logprobs)
 
 
-def one(hand: Hand, item: Item, number: int = 1) -> Outcome:
+def one(hand: Hand, item: WindowItem, number: int = 1) -> ItemOutcome:
     """Send a pass of one window and read what came of it."""
-    hand.send(Pass(number, [item]))
+    hand.send(PassFrame(number, [item]))
     verdicts = hand.verdicts()
     assert verdicts.id == number
     assert len(verdicts.outcomes) == 1, "it was dropped"
@@ -29,9 +29,9 @@ def one(hand: Hand, item: Item, number: int = 1) -> Outcome:
 
 def say(hand: Hand, prompt: list[int], count: int, *, slot: int = 0, epoch: int = 1) -> list[int]:
     """Plain decoding, one window in flight."""
-    said = one(hand, Item(slot, epoch, 0, prompt, len(prompt))).tokens
+    said = one(hand, WindowItem(slot, epoch, 0, prompt, len(prompt))).tokens
     while len(said) < count:
-        said += one(hand, Item(slot, epoch, len(prompt) + len(said) - 1, [said[-1]])).tokens
+        said += one(hand, WindowItem(slot, epoch, len(prompt) + len(said) - 1, [said[-1]])).tokens
     return said
 
 
@@ -56,11 +56,11 @@ def test_plain_decoding_says_what_the_uncut_model_says(hand: Hand) -> None:
 def test_windows_that_hold_and_windows_that_do_not(hand: Hand) -> None:
     truth = fake_text(PROMPT, 30)
     hand.send(Open(0, spec()))
-    first = one(hand, Item(0, 1, 0, [*PROMPT, *truth[:6]], len(PROMPT)))
+    first = one(hand, WindowItem(0, 1, 0, [*PROMPT, *truth[:6]], len(PROMPT)))
     assert (first.tokens, first.standing) == (truth[:7], len(PROMPT) + 6)
     at = len(PROMPT) + 6
     wrong = (truth[8] + 1) % VOCABULARY
-    second = one(hand, Item(0, 1, at, [truth[6], truth[7], wrong, 1, 2]))
+    second = one(hand, WindowItem(0, 1, at, [truth[6], truth[7], wrong, 1, 2]))
     assert (second.tokens, second.standing) == (truth[7:9], 2)
     assert say_on(hand, truth[:9], 30, epoch=2) == truth
 
@@ -68,7 +68,7 @@ def test_windows_that_hold_and_windows_that_do_not(hand: Hand) -> None:
 def say_on(hand: Hand, said: list[int], count: int, *, epoch: int, slot: int = 0) -> list[int]:
     said = list(said)
     while len(said) < count:
-        said += one(hand, Item(slot, epoch, len(PROMPT) + len(said) - 1, [said[-1]])).tokens
+        said += one(hand, WindowItem(slot, epoch, len(PROMPT) + len(said) - 1, [said[-1]])).tokens
     return said
 
 
@@ -76,13 +76,13 @@ def test_windows_in_flight_go_on_or_are_dropped(hand: Hand) -> None:
     truth = fake_text(PROMPT, 40)
     text = [*PROMPT, *truth]
     hand.send(Open(0, spec()))
-    hand.send(Pass(1, [Item(0, 1, 0, PROMPT, picks=False)]))
+    hand.send(PassFrame(1, [WindowItem(0, 1, 0, PROMPT, picks=False)]))
     at, wrong = len(PROMPT), (text[12] + 1) % VOCABULARY
     assert hand.verdicts().outcomes[0].standing == len(PROMPT)
-    hand.send(Pass(2, [Item(0, 1, at, [*text[at : at + 4]])]))
-    hand.send(Pass(3, [Item(0, 1, at + 4, [*text[at + 4 : at + 7], wrong])]))
-    hand.send(Pass(4, [Item(0, 1, at + 8, text[at + 8 : at + 12])]))
-    hand.send(Pass(5, [Item(0, 2, 12, text[12:16])]))
+    hand.send(PassFrame(2, [WindowItem(0, 1, at, [*text[at : at + 4]])]))
+    hand.send(PassFrame(3, [WindowItem(0, 1, at + 4, [*text[at + 4 : at + 7], wrong])]))
+    hand.send(PassFrame(4, [WindowItem(0, 1, at + 8, text[at + 8 : at + 12])]))
+    hand.send(PassFrame(5, [WindowItem(0, 2, 12, text[12:16])]))
     answers = {verdicts.id: verdicts.outcomes for verdicts in (hand.verdicts() for _ in range(4))}
     assert [outcome.tokens for outcome in answers[2]] == [text[at + 1 : at + 5]]
     assert [outcome.tokens for outcome in answers[3]] == [text[at + 5 : at + 8]]
@@ -95,10 +95,10 @@ def test_many_sessions_share_passes(hand: Hand) -> None:
     said: list[list[int]] = []
     for slot, prompt in enumerate(prompts):
         hand.send(Open(slot, spec(slot)))
-        said.append(one(hand, Item(slot, 1, 0, prompt, len(prompt))).tokens)
+        said.append(one(hand, WindowItem(slot, 1, 0, prompt, len(prompt))).tokens)
     for number in range(12):
         slots = [slot for slot in range(4) if number % (slot + 1) == 0]
-        hand.send(Pass(number, [Item(slot, 1, 3 + len(said[slot]), [said[slot][-1]]) for slot in slots]))
+        hand.send(PassFrame(number, [WindowItem(slot, 1, 3 + len(said[slot]), [said[slot][-1]]) for slot in slots]))
         for outcome in hand.verdicts().outcomes:
             said[outcome.slot] += outcome.tokens
     for slot, prompt in enumerate(prompts):
@@ -107,10 +107,10 @@ def test_many_sessions_share_passes(hand: Hand) -> None:
 
 def test_a_void_epoch_is_dropped_everywhere_and_answered(hand: Hand) -> None:
     hand.send(Open(0, spec()))
-    hand.void(Void(0, 5))
-    hand.send(Pass(1, [Item(0, 4, 0, PROMPT, len(PROMPT))]))
+    hand.void(VoidEpochs(0, 5))
+    hand.send(PassFrame(1, [WindowItem(0, 4, 0, PROMPT, len(PROMPT))]))
     assert hand.verdicts().outcomes == []
-    assert one(hand, Item(0, 5, 0, PROMPT, len(PROMPT))).tokens == fake_text(PROMPT, 1)
+    assert one(hand, WindowItem(0, 5, 0, PROMPT, len(PROMPT))).tokens == fake_text(PROMPT, 1)
 
 
 def test_a_copied_slot_goes_on_as_its_source(hand: Hand) -> None:
@@ -123,17 +123,17 @@ def test_a_copied_slot_goes_on_as_its_source(hand: Hand) -> None:
 
 def test_log_probabilities_come_home_when_asked_for(hand: Hand) -> None:
     hand.send(Open(0, spec(logprobs=0)))
-    outcome = one(hand, Item(0, 1, 0, PROMPT, len(PROMPT)))
+    outcome = one(hand, WindowItem(0, 1, 0, PROMPT, len(PROMPT)))
     assert [said.token for said in outcome.logprobs] == outcome.tokens
 
 
 REFUSED = {
-    "unknown session": (Item(2, 1, 0, [1]), FailureCode.INTERNAL, FrameFault.UNKNOWN_SESSION),
-    "no such slot": (Item(9, 1, 0, [1]), FailureCode.BAD_REQUEST, FrameFault.OUT_OF_RANGE),
-    "no such token": (Item(0, 9, 0, [VOCABULARY]), FailureCode.BAD_REQUEST, FrameFault.OUT_OF_RANGE),
-    "a gap": (Item(0, 9, 50, [1]), FailureCode.INTERNAL, FrameFault.OUT_OF_ORDER),
-    "too long": (Item(0, 9, 0, [1] * 17, 17), FailureCode.BAD_REQUEST, FrameFault.TOO_LONG),
-    "nothing decided": (Item(0, 9, 0, [1], 0), FailureCode.BAD_REQUEST, FrameFault.OUT_OF_RANGE),
+    "unknown session": (WindowItem(2, 1, 0, [1]), FailureCode.INTERNAL, FrameFault.UNKNOWN_SESSION),
+    "no such slot": (WindowItem(9, 1, 0, [1]), FailureCode.BAD_REQUEST, FrameFault.OUT_OF_RANGE),
+    "no such token": (WindowItem(0, 9, 0, [VOCABULARY]), FailureCode.BAD_REQUEST, FrameFault.OUT_OF_RANGE),
+    "a gap": (WindowItem(0, 9, 50, [1]), FailureCode.INTERNAL, FrameFault.OUT_OF_ORDER),
+    "too long": (WindowItem(0, 9, 0, [1] * 17, 17), FailureCode.BAD_REQUEST, FrameFault.TOO_LONG),
+    "nothing decided": (WindowItem(0, 9, 0, [1], 0), FailureCode.BAD_REQUEST, FrameFault.OUT_OF_RANGE),
 }
 
 
@@ -153,18 +153,18 @@ def test_a_full_slot_is_refused_as_full() -> None:
     with fake_ring(2, ctx_size=16) as ring:
         hand = ring.connect()
         hand.send(Open(0, spec()))
-        one(hand, Item(0, 1, 0, [1] * 14, 14))
-        full = one(hand, Item(0, 2, 14, [1, 2, 3]))
+        one(hand, WindowItem(0, 1, 0, [1] * 14, 14))
+        full = one(hand, WindowItem(0, 2, 14, [1, 2, 3]))
         assert full.failure is not None
         assert full.failure.code is FailureCode.CONTEXT_OVERFLOW
         assert ring.stages[0].faults == []
-        assert one(hand, Item(0, 3, 14, [1, 2])).failure is None
+        assert one(hand, WindowItem(0, 3, 14, [1, 2])).failure is None
         hand.close()
 
 
 def test_a_session_that_cannot_be_picked_for_is_refused_by_the_head(hand: Hand) -> None:
     hand.send(Open(0, SessionSpec(Sampling(temperature=1.0), 1, 1)))
-    refused = one(hand, Item(0, 1, 0, PROMPT, len(PROMPT)))
+    refused = one(hand, WindowItem(0, 1, 0, PROMPT, len(PROMPT)))
     assert refused.failure is not None
     assert refused.failure.code is FailureCode.UNSUPPORTED
 
@@ -173,7 +173,7 @@ def test_a_closed_session_is_unknown_and_its_cache_stays(hand: Hand) -> None:
     hand.send(Open(0, spec()))
     said = say(hand, PROMPT, 6)
     hand.send(Close(0))
-    refused = one(hand, Item(0, 1, len(PROMPT), [said[0]]))
+    refused = one(hand, WindowItem(0, 1, len(PROMPT), [said[0]]))
     assert refused.failure is not None
     hand.send(Open(0, spec()))
     assert say_on(hand, said[:3], 10, epoch=3) == fake_text(PROMPT, 10)
@@ -188,8 +188,8 @@ def test_half_precision_states_travel_when_asked_for() -> None:
         hand.close()
 
 
-@pytest.mark.parametrize("rules", [QUICK, PLAIN, Rules(key="preset", pace=QUICK.pace)], ids=["tls", "plain", "key"])
-def test_all_ways_of_trust_work(rules: Rules) -> None:
+@pytest.mark.parametrize("rules", [QUICK, PLAIN, LinkRules(key="preset", pace=QUICK.pace)], ids=["tls", "plain", "key"])
+def test_all_ways_of_trust_work(rules: LinkRules) -> None:
     with fake_ring(2, rules) as ring:
         hand = ring.connect()
         hand.send(Open(0, spec()))
@@ -206,11 +206,11 @@ def test_a_window_is_stopped_while_it_is_computed() -> None:
         said = say(hand, PROMPT, 2)
 
         def void_it(rows: object) -> None:
-            hand.send(Void(0, 2), 1)
+            hand.send(VoidEpochs(0, 2), 1)
             wait_until(lambda: ring.stages[1].server.worker.aborting, "the pass is told to stop")
 
         engine.before = void_it
-        hand.send(Pass(7, [Item(0, 1, len(PROMPT) + 1, [said[-1], 1, 2, 3])]))
+        hand.send(PassFrame(7, [WindowItem(0, 1, len(PROMPT) + 1, [said[-1], 1, 2, 3])]))
         verdicts = hand.verdicts()
         assert (verdicts.id, verdicts.outcomes) == (7, [])
         assert engine.aborted.is_set()
@@ -221,5 +221,5 @@ def test_a_window_is_stopped_while_it_is_computed() -> None:
 
 def test_trails_tell_where_the_time_went(hand: Hand) -> None:
     hand.send(Open(0, spec()))
-    hand.send(Pass(1, [Item(0, 1, 0, PROMPT, len(PROMPT))]))
+    hand.send(PassFrame(1, [WindowItem(0, 1, 0, PROMPT, len(PROMPT))]))
     assert len(hand.verdicts().trail) == len(hand.links)

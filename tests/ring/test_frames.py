@@ -15,16 +15,16 @@ from twd.ring.frames import (
     VERSION,
     Frame,
     FrameError,
-    FrameReader,
-    Item,
+    ItemOutcome,
     LinkClosedError,
+    LinkProbe,
     Open,
-    Outcome,
-    Pass,
-    Probe,
+    PassFrame,
+    PassResults,
+    RingFrameReader,
     SessionSpec,
-    Verdicts,
-    Void,
+    VoidEpochs,
+    WindowItem,
     are_numbers,
     encode,
     pack_states,
@@ -36,21 +36,21 @@ from twd.wire.ring import FrameFault, StateFormat
 
 small = st.integers(0, 4000)
 tokens = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=40)
-items = st.builds(Item, small, small, small, tokens, small, st.booleans())
+items = st.builds(WindowItem, small, small, small, tokens, small, st.booleans())
 logprobs = st.builds(TokenLogprob, token=small, text=st.text(max_size=8), logprob=st.floats(-50, 0))
-outcomes = st.builds(Outcome, small, small, small, tokens, small, st.lists(logprobs, max_size=2))
+outcomes = st.builds(ItemOutcome, small, small, small, tokens, small, st.lists(logprobs, max_size=2))
 messages = st.one_of(
-    st.builds(Pass, small, st.lists(items, max_size=4), st.lists(outcomes, max_size=2)),
-    st.builds(Verdicts, small, st.lists(outcomes, max_size=4)),
-    st.builds(Void, small, small),
-    st.builds(Probe, small),
+    st.builds(PassFrame, small, st.lists(items, max_size=4), st.lists(outcomes, max_size=2)),
+    st.builds(PassResults, small, st.lists(outcomes, max_size=4)),
+    st.builds(VoidEpochs, small, small),
+    st.builds(LinkProbe, small),
     st.builds(Open, small, st.builds(SessionSpec, st.just(Sampling(top_k=40)), small, small)),
 )
 
 
 def read_all(data: bytes, chunk: int, limit: int = 0) -> list[Frame]:
     stream = io.BytesIO(data)
-    reader = FrameReader(lambda size: stream.read(min(size, chunk)), limit)
+    reader = RingFrameReader(lambda size: stream.read(min(size, chunk)), limit)
     frames = []
     while True:
         try:
@@ -94,7 +94,7 @@ def header(kind: int, header_len: int, payload_len: int, magic: bytes = MAGIC, v
         (header(8, 3, 1), FrameFault.TOO_LONG),
         (header(8, 3, 0) + b"\xc1\xc1\xc1", FrameFault.MALFORMED),
         (header(8, 3, 0) + msgspec.msgpack.encode([1, -1]), FrameFault.MALFORMED),
-        (encode(Void(1, 1))[:-1], FrameFault.CUT),
+        (encode(VoidEpochs(1, 1))[:-1], FrameFault.CUT),
         (header(8, 3, 0)[:5], FrameFault.CUT),
     ],
 )
@@ -112,12 +112,12 @@ def test_a_frame_that_is_too_long_is_refused_before_it_comes() -> None:
         return header(7, 1 << 19, 2**31) if len(asked) == 1 else pytest.fail("it was read on")
 
     with pytest.raises(FrameError, match="allowed"):
-        FrameReader(receive, 1 << 20).read()
+        RingFrameReader(receive, 1 << 20).read()
 
 
 def test_a_message_of_a_later_version_with_more_fields_is_read() -> None:
     body = msgspec.msgpack.encode([3, 9, "something new"])
-    assert read_all(header(8, len(body), 0) + body, 100)[0].message == Void(3, 9)
+    assert read_all(header(8, len(body), 0) + body, 100)[0].message == VoidEpochs(3, 9)
 
 
 @pytest.mark.parametrize("states_as", list(StateFormat))
@@ -145,6 +145,6 @@ def test_what_is_no_number_is_seen_wherever_it_stands(bad: float) -> None:
 
 def test_a_token_costs_few_bytes_beside_its_states() -> None:
     states = np.zeros((1, 576), np.float32)
-    frame = encode(Pass(100_000, [Item(3, 70, 4000, [49_000])]), pack_states(states))
+    frame = encode(PassFrame(100_000, [WindowItem(3, 70, 4000, [49_000])]), pack_states(states))
     assert len(frame) <= 1.1 * states.nbytes
-    assert len(encode(Verdicts(100_000, [Outcome(3, 70, 4000, [49_000], 1)]))) < 64
+    assert len(encode(PassResults(100_000, [ItemOutcome(3, 70, 4000, [49_000], 1)]))) < 64

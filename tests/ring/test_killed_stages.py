@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.conftest import model_cache, q4_path
-from twd.bench.ring_lab import RingDesk, RingLab, RingPlan
+from twd.bench.ring_lab import RingClient, RingLab, RingPlan
 from twd.wire.base import Event
 from twd.wire.job import TokensAccepted
 
@@ -32,7 +32,7 @@ def text(lab: RingLab) -> list[int]:
         return desk.speak([PROMPT], COUNT, [None])[0].tokens
 
 
-def struck(lab: RingLab, desk: RingDesk, victim: int, blow: int, at: int) -> threading.Thread:
+def struck(lab: RingLab, desk: RingClient, victim: int, blow: int, at: int) -> threading.Thread:
     """Hit a stage when the text has so many tokens; another takes its place as soon as the ring is over."""
     hit, over = threading.Event(), threading.Event()
     home = desk.home

@@ -6,11 +6,11 @@ from typing import cast
 
 import pytest
 
-from twd.engine.pipe import Pipe
-from twd.engine.window import Verdict, Window
-from twd.ring.frames import Mark, Message, Outcome, SessionSpec, Verdicts
-from twd.ring.home import Answer, Bounds, Home
-from twd.ring.target import RingTarget, SpecPicker
+from twd.decoding.pipeline import PipelineState
+from twd.decoding.window import VerifyResult, Window
+from twd.ring.frames import ItemOutcome, PassResults, RingMessage, SessionSpec, StageTiming
+from twd.ring.home import PassAnswer, RingDriver, RingLimits
+from twd.ring.target import RemoteSpecSampler, RingTarget
 from twd.wire.job import Sampling
 from twd.wire.model import CostPoint
 
@@ -25,18 +25,18 @@ class Chain:
     over = None
 
     def __init__(self) -> None:
-        self.bounds = Bounds(slots=4, ctx_size=256, window_max=32, credits=16)
-        self.sent: list[Message] = []
-        self.told: list[Answer] = []
+        self.bounds = RingLimits(slots=4, ctx_size=256, window_max=32, credits=16)
+        self.sent: list[RingMessage] = []
+        self.told: list[PassAnswer] = []
         self.wake = lambda: None
 
-    def send(self, message: Message) -> None:
+    def send(self, message: RingMessage) -> None:
         self.sent.append(message)
 
     def void(self, slot: int, epoch: int) -> None:
         """Nobody has to hear of it."""
 
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[PassAnswer]:
         told, self.told = self.told, []
         return told
 
@@ -50,21 +50,21 @@ class Scene:
         self.chain = Chain()
         step = [CostPoint(width=1, ms=STEP_MS), CostPoint(width=32, ms=STEP_MS)]
         whole = [CostPoint(width=one.width, ms=2 * one.ms) for one in step]
-        self.pipe = Pipe(step, whole, 0.0, 16)
-        self.target = RingTarget(cast(Home, self.chain), self.pipe, vocabulary=100)
+        self.pipe = PipelineState(step, whole, 0.0, 16)
+        self.target = RingTarget(cast(RingDriver, self.chain), self.pipe, vocabulary=100)
         self.slots = [self.open() for _ in range(2)]
 
     def open(self) -> int:
         """The slot of a new session."""
-        return self.target.open([1, 2, 3], SpecPicker(SessionSpec(Sampling(), 0, 3)))[0]
+        return self.target.open([1, 2, 3], RemoteSpecSampler(SessionSpec(Sampling(), 0, 3)))[0]
 
     def send(self, *places: tuple[int, int]) -> None:
         """A pass of windows of two rows, by slot and position."""
         self.target.submit([Window(slot, 1, at, (5, 6)) for slot, at in places])
 
-    def answer(self, number: int, computed_ms: Sequence[float], *outcomes: Outcome) -> list[Verdict]:
-        trail = [Mark(0, int(ms * 1000)) for ms in computed_ms]
-        self.chain.told.append(Answer(Verdicts(number, list(outcomes), trail), self.now))
+    def answer(self, number: int, computed_ms: Sequence[float], *outcomes: ItemOutcome) -> list[VerifyResult]:
+        trail = [StageTiming(0, int(ms * 1000)) for ms in computed_ms]
+        self.chain.told.append(PassAnswer(PassResults(number, list(outcomes), trail), self.now))
         return self.target.collect()
 
 
@@ -73,8 +73,8 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
     return Scene(monkeypatch)
 
 
-def stands(slot: int, at: int, tokens: Sequence[int] = (6, 7)) -> Outcome:
-    return Outcome(slot, 1, at, list(tokens), len(tokens))
+def stands(slot: int, at: int, tokens: Sequence[int] = (6, 7)) -> ItemOutcome:
+    return ItemOutcome(slot, 1, at, list(tokens), len(tokens))
 
 
 def test_a_whole_pass_teaches(scene: Scene) -> None:
@@ -125,6 +125,6 @@ def test_a_late_answer_takes_nothing_from_the_next_session_of_the_slot(scene: Sc
     scene.target.close(slot)
     assert scene.open() == slot
     scene.target.submit([Window(slot, 2, 2, (5, 6))])
-    assert scene.answer(1, (10.0, 10.0), Outcome(slot, 1, 2, [6, 7], 2)) == []
-    (verdict,) = scene.answer(2, (10.0, 10.0), Outcome(slot, 2, 2, [6, 8], 2))
+    assert scene.answer(1, (10.0, 10.0), ItemOutcome(slot, 1, 2, [6, 7], 2)) == []
+    (verdict,) = scene.answer(2, (10.0, 10.0), ItemOutcome(slot, 2, 2, [6, 8], 2))
     assert verdict.tokens == [6, 8]

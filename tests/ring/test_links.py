@@ -7,20 +7,20 @@ import threading
 import pytest
 
 from tests.ring.rings import WAIT_S
-from twd.ring.frames import BULK_PROBE, Broken, Frame, FrameReader, Pong, Probe, Void, encode
-from twd.ring.handshake import Connection, open_connection
-from twd.ring.links import Link, Pace
-from twd.ring.trust import Identity, client_context, make_identity, server_context
+from twd.ring.frames import BULK_PROBE, Frame, LinkBroken, LinkPong, LinkProbe, RingFrameReader, VoidEpochs, encode
+from twd.ring.handshake import PendingConnection, open_connection
+from twd.ring.links import ProbePace, RingLink
+from twd.ring.trust import LinkIdentity, client_context, make_identity, server_context
 from twd.wire.failures import FailureCode, TwdError
 
 ONE, OTHER = make_identity("one"), make_identity("other")
 NEVER = 1e6
 
 
-def connections(encrypted: bool) -> tuple[Connection, Connection]:
+def connections(encrypted: bool) -> tuple[PendingConnection, PendingConnection]:
     """Two ends, after the handshake."""
     left, right = socket.socketpair()
-    made: queue.SimpleQueue[Connection] = queue.SimpleQueue()
+    made: queue.SimpleQueue[PendingConnection] = queue.SimpleQueue()
     context = server_context(OTHER, [ONE.certificate]) if encrypted else None
     server = threading.Thread(target=lambda: made.put(open_connection(right, context, NEVER, server=True)))
     server.start()
@@ -32,10 +32,10 @@ def connections(encrypted: bool) -> tuple[Connection, Connection]:
 class End:
     """A link, and what came over it."""
 
-    def __init__(self, connection: Connection, pace: Pace) -> None:
+    def __init__(self, connection: PendingConnection, pace: ProbePace) -> None:
         self.frames: queue.SimpleQueue[Frame] = queue.SimpleQueue()
         self.reasons: queue.SimpleQueue[TwdError] = queue.SimpleQueue()
-        self.link = Link(connection, "peer", self.frames.put, lambda link, reason: self.reasons.put(reason), pace)
+        self.link = RingLink(connection, "peer", self.frames.put, lambda link, reason: self.reasons.put(reason), pace)
         self.link.start()
 
     def reason(self) -> TwdError:
@@ -44,7 +44,7 @@ class End:
 
 @pytest.fixture(params=[False, True], ids=["plain", "tls"])
 def ends(request: pytest.FixtureRequest):  # type: ignore[no-untyped-def]
-    one, other = (End(connection, Pace(0.02, 10.0)) for connection in connections(request.param))
+    one, other = (End(connection, ProbePace(0.02, 10.0)) for connection in connections(request.param))
     yield one, other
     for end in (one, other):
         end.link.close()
@@ -58,14 +58,14 @@ def test_frames_go_both_ways_at_once(ends: tuple[End, End]) -> None:
 
     def talk(end: End) -> None:
         for number in range(300):
-            end.link.send(Void(1, number))
+            end.link.send(VoidEpochs(1, number))
 
     threads = [threading.Thread(target=talk, args=(end,)) for end in ends for _ in range(2)]
     for thread in threads:
         thread.start()
     for end in ends:
         got = [end.frames.get(timeout=WAIT_S).message for _ in range(600)]
-        assert sorted(message.epoch for message in got if isinstance(message, Void)) == sorted([*range(300)] * 2)
+        assert sorted(message.epoch for message in got if isinstance(message, VoidEpochs)) == sorted([*range(300)] * 2)
     for thread in threads:
         thread.join(WAIT_S)
     assert one.link.is_open
@@ -94,7 +94,7 @@ def test_the_other_end_is_told_why(ends: tuple[End, End]) -> None:
     assert (told.code, str(told)) == (FailureCode.DRAINING, "going home")
     assert other.link.join(WAIT_S)
     with pytest.raises(TwdError, match="closed"):
-        other.link.send(Void(0, 0))
+        other.link.send(VoidEpochs(0, 0))
 
 
 def test_what_a_handler_raises_closes_the_link_and_is_told() -> None:
@@ -104,9 +104,9 @@ def test_what_a_handler_raises_closes_the_link_and_is_told() -> None:
         raise ValueError("not so")
 
     reasons: queue.SimpleQueue[TwdError] = queue.SimpleQueue()
-    link, other = Link(left, "peer", handle, lambda _, reason: reasons.put(reason)), End(right, Pace())
+    link, other = RingLink(left, "peer", handle, lambda _, reason: reasons.put(reason)), End(right, ProbePace())
     link.start()
-    other.link.send(Void(0, 0))
+    other.link.send(VoidEpochs(0, 0))
     assert "not so" in str(reasons.get(timeout=WAIT_S))
     assert other.reason().code is FailureCode.INTERNAL
     assert link.join(WAIT_S)
@@ -115,7 +115,7 @@ def test_what_a_handler_raises_closes_the_link_and_is_told() -> None:
 
 def test_a_silent_end_is_given_up_even_when_it_reads_nothing() -> None:
     left, right = connections(False)
-    one = End(left, Pace(0.02, 0.3))
+    one = End(left, ProbePace(0.02, 0.3))
     sender = threading.Thread(target=flood, args=(one.link,))
     sender.start()  # fills the buffers until sending waits
     assert "too long" in str(one.reason())
@@ -125,24 +125,24 @@ def test_a_silent_end_is_given_up_even_when_it_reads_nothing() -> None:
     right.transport.free()
 
 
-def flood(link: Link) -> None:
+def flood(link: RingLink) -> None:
     try:
         while True:
-            link.send(Probe(1), bytes(BULK_PROBE))
+            link.send(LinkProbe(1), bytes(BULK_PROBE))
     except TwdError:
         return
 
 
 def test_probes_are_answered_and_strange_pongs_ignored() -> None:
     left, right = connections(False)
-    one = End(left, Pace(NEVER, 30.0))
-    right.transport.send(encode(Pong(12345)) + encode(Probe(7)))
-    reader = FrameReader(right.transport.receive)
+    one = End(left, ProbePace(NEVER, 30.0))
+    right.transport.send(encode(LinkPong(12345)) + encode(LinkProbe(7)))
+    reader = RingFrameReader(right.transport.receive)
     seen = [reader.read().message for _ in range(2)]
-    assert Pong(7) in seen
+    assert LinkPong(7) in seen
     one.link.close()
     rest = [reader.read().message]
-    while not isinstance(rest[-1], Broken):
+    while not isinstance(rest[-1], LinkBroken):
         rest.append(reader.read().message)
     right.transport.free()
     assert one.link.join(WAIT_S)
@@ -151,7 +151,7 @@ def test_probes_are_answered_and_strange_pongs_ignored() -> None:
 @pytest.mark.parametrize(
     ("shown", "pinned"), [(make_identity("stranger"), ONE), (ONE, make_identity("stranger"))], ids=["guest", "host"]
 )
-def test_a_certificate_that_is_not_pinned_does_not_get_in(shown: Identity, pinned: Identity) -> None:
+def test_a_certificate_that_is_not_pinned_does_not_get_in(shown: LinkIdentity, pinned: LinkIdentity) -> None:
     left, right = socket.socketpair()
     failed: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -167,7 +167,7 @@ def test_a_certificate_that_is_not_pinned_does_not_get_in(shown: Identity, pinne
     server.start()
     try:
         connection = open_connection(left, client_context(shown, OTHER.certificate), NEVER, server=False)
-        connection.send(Void(0, 0))
+        connection.send(VoidEpochs(0, 0))
         connection.reader.read()
     except TwdError:
         left.close()

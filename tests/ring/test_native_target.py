@@ -11,10 +11,10 @@ from tests.engine.conftest import model_cache, q4_path
 from tests.engine.driving import PROMPTS
 from tests.ring.homes import Guess, described, desk, go_home, in_background, knowing, liar
 from tests.ring.rings import Ring, native_ring
+from twd.decoding.window import Window
 from twd.engine.loading import LoadPlan, NativeModel, load_native
-from twd.engine.window import Window
 from twd.ring.target import RingTarget
-from twd.ring.trial import Trial, pipe_of
+from twd.ring.trial import RingTrial, pipe_of
 from twd.wire.base import ModelId
 from twd.wire.job import JobFinished, Sampling
 
@@ -47,8 +47,8 @@ def prompt_of(whole: NativeModel, text: str) -> list[int]:
 
 def alone(whole: NativeModel, prompt: list[int], sampling: Sampling) -> list[int]:
     """The text of the whole model, one token at a time."""
-    picker = whole.pickers.picker(sampling, sampling.seed or 0, prompt_len=len(prompt))
-    slot, cached = whole.target.open(prompt, picker)
+    sampler = whole.samplers.sampler(sampling, sampling.seed or 0, prompt_len=len(prompt))
+    slot, cached = whole.target.open(prompt, sampler)
     tokens, ends = list(prompt), whole.model.vocab.end_tokens
     feed, at = tuple(prompt[cached:]), cached
     while len(tokens) - len(prompt) < COUNT:
@@ -106,7 +106,7 @@ def test_the_trial_finds_windows_exact(whole: NativeModel, ring: Ring) -> None:
     home = go_home(ring)
     pipe = pipe_of(described(ring), home.bounds.credits)
     target = RingTarget(home, pipe, vocabulary=whole.model.vocab.size)
-    found = Trial(home, target, prompt_of(whole, PROMPTS[1])).run("as the stages say")
+    found = RingTrial(home, target, prompt_of(whole, PROMPTS[1])).run("as the stages say")
     assert (found.exact, found.compared, found.flipped) == (True, 10, 0)
     target.shutdown()
     assert home.join()

@@ -11,11 +11,11 @@ import pytest
 from tests.ring.fake_slices import END_TOKEN, VOCABULARY
 from tests.ring.homes import Desk, described, desk, go_home, in_background, knowing, liar
 from tests.ring.rings import Ring, fake_ring
-from twd.engine.pipe import Pipe
-from twd.engine.window import FIRST_EPOCH, Window
+from twd.decoding.pipeline import PipelineState
+from twd.decoding.window import FIRST_EPOCH, Window
 from twd.ring.frames import SessionSpec
-from twd.ring.home import Home
-from twd.ring.target import RingTarget, SpecPicker
+from twd.ring.home import RingDriver
+from twd.ring.target import RemoteSpecSampler, RingTarget
 from twd.ring.trial import pipe_of
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import JobFailed, JobFinished, Sampling
@@ -130,8 +130,10 @@ def test_a_smaller_ring_is_no_replacement() -> None:
 
 def test_of_two_rings_on_offer_neither_is_overlooked() -> None:
     bounds = SimpleNamespace(slots=1, ctx_size=64, window_max=8, credits=4)
-    homes = [cast(Home, SimpleNamespace(bounds=bounds, over=None)) for _ in range(3)]
-    quick, slow = (Pipe([CostPoint(width=1, ms=ms)], [CostPoint(width=1, ms=ms)], 1.0, room=4) for ms in (1.0, 50.0))
+    homes = [cast(RingDriver, SimpleNamespace(bounds=bounds, over=None)) for _ in range(3)]
+    quick, slow = (
+        PipelineState([CostPoint(width=1, ms=ms)], [CostPoint(width=1, ms=ms)], 1.0, room=4) for ms in (1.0, 50.0)
+    )
     target = RingTarget(homes[0], quick, vocabulary=VOCABULARY)
     target.rewire(homes[1], slow)
     target.rewire(homes[2])
@@ -143,7 +145,7 @@ def test_of_two_rings_on_offer_neither_is_overlooked() -> None:
 def test_passes_of_a_size_that_the_stages_have_not_computed_are_told_apart() -> None:
     with fake_ring(2) as ring:
         target = RingTarget(go_home(ring), pipe_of(described(ring), 16), vocabulary=VOCABULARY)
-        slot, _ = target.open(PROMPT, SpecPicker(SessionSpec(Sampling(), 0, len(PROMPT))))
+        slot, _ = target.open(PROMPT, RemoteSpecSampler(SessionSpec(Sampling(), 0, len(PROMPT))))
         came = threading.Event()
         target.on_ready(came.set)
         assert target.oldest(time.monotonic()) == (0.0, True), "at rest"
@@ -165,9 +167,9 @@ def test_all_slots_busy_is_said() -> None:
     with fake_ring(1, slots=1) as ring:
         home = go_home(ring)
         target = RingTarget(home, pipe_of(described(ring), 16), vocabulary=VOCABULARY)
-        target.open([1], SpecPicker(SessionSpec(Sampling(), 0, 1)))
+        target.open([1], RemoteSpecSampler(SessionSpec(Sampling(), 0, 1)))
         with pytest.raises(TwdError) as caught:
-            target.open([2], SpecPicker(SessionSpec(Sampling(), 0, 1)))
+            target.open([2], RemoteSpecSampler(SessionSpec(Sampling(), 0, 1)))
         assert caught.value.code is FailureCode.BUSY
         target.shutdown()
         assert home.join()

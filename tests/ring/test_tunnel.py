@@ -11,23 +11,23 @@ import pytest
 from tests.ring.fake_slices import FakeSlice
 from tests.tcp import is_kept_alive, linux_only
 from tests.waiting import until
-from twd.kit.addresses import told_host
+from twd.net.addresses import told_host
 from twd.ring.trust import client_context, make_identity
-from twd.ring.tunnel import Entry, Exit
-from twd.stage.server import Slice, StageServer
+from twd.ring.tunnel import TunnelEntry, TunnelExit
+from twd.stage.server import HeldSlice, StageServer
 from twd.wire.base import InstanceId, ModelId
 
 HOME, AGENT, STRANGER = make_identity("home"), make_identity("agent"), make_identity("stranger")
 
 
 @pytest.fixture
-async def exit_end(echo: int) -> AsyncIterator[tuple[Exit, int]]:
-    end = Exit(AGENT, "127.0.0.1", echo)
+async def exit_end(echo: int) -> AsyncIterator[tuple[TunnelExit, int]]:
+    end = TunnelExit(AGENT, "127.0.0.1", echo)
     yield end, await end.start()
     await end.close()
 
 
-async def through(entry: Entry, data: bytes) -> bytes:
+async def through(entry: TunnelEntry, data: bytes) -> bytes:
     """What comes back, as long as anything does."""
     reader, writer = await asyncio.open_connection("127.0.0.1", await entry.start())
     got = bytearray()
@@ -48,18 +48,18 @@ async def send(writer: asyncio.StreamWriter, data: bytes) -> None:
         return
 
 
-async def test_bytes_pass_both_ways(exit_end: tuple[Exit, int]) -> None:
+async def test_bytes_pass_both_ways(exit_end: tuple[TunnelExit, int]) -> None:
     end, port = exit_end
     end.admit([HOME.certificate])
-    entry = Entry(HOME, "127.0.0.1", port, AGENT.certificate)
+    entry = TunnelEntry(HOME, "127.0.0.1", port, AGENT.certificate)
     data = bytes(range(256)) * 16384
     assert await through(entry, data) == data
     await entry.close()
 
 
-async def test_who_is_admitted_later_comes_in_later(exit_end: tuple[Exit, int]) -> None:
+async def test_who_is_admitted_later_comes_in_later(exit_end: tuple[TunnelExit, int]) -> None:
     end, port = exit_end
-    before, after = (Entry(HOME, "127.0.0.1", port, AGENT.certificate) for _ in range(2))
+    before, after = (TunnelEntry(HOME, "127.0.0.1", port, AGENT.certificate) for _ in range(2))
     assert await through(before, b"hello") == b""
     end.admit([HOME.certificate, "no certificate"])
     assert await through(after, b"hello") == b"hello"
@@ -67,11 +67,11 @@ async def test_who_is_admitted_later_comes_in_later(exit_end: tuple[Exit, int]) 
     await after.close()
 
 
-async def test_strangers_stay_out_and_false_workers_are_found_out(exit_end: tuple[Exit, int]) -> None:
+async def test_strangers_stay_out_and_false_workers_are_found_out(exit_end: tuple[TunnelExit, int]) -> None:
     end, port = exit_end
     end.admit([HOME.certificate])
-    stranger = Entry(STRANGER, "127.0.0.1", port, AGENT.certificate)
-    deceived = Entry(HOME, "127.0.0.1", port, STRANGER.certificate)
+    stranger = TunnelEntry(STRANGER, "127.0.0.1", port, AGENT.certificate)
+    deceived = TunnelEntry(HOME, "127.0.0.1", port, STRANGER.certificate)
     assert await through(stranger, b"hello") == b""
     assert await through(deceived, b"hello") == b""
     await stranger.close()
@@ -87,7 +87,7 @@ async def test_who_waits_for_a_far_end_that_says_nothing_is_let_go_when_the_tunn
     arrived: list[asyncio.StreamWriter] = []
     silent = await asyncio.start_server(lambda reader, writer: arrived.append(writer), "127.0.0.1", 0)
     async with silent:
-        entry = Entry(HOME, "127.0.0.1", silent.sockets[0].getsockname()[1], AGENT.certificate)
+        entry = TunnelEntry(HOME, "127.0.0.1", silent.sockets[0].getsockname()[1], AGENT.certificate)
         port = await entry.start()
         waiting = await asyncio.open_connection("127.0.0.1", port)
         await until(lambda: arrived, "the far end was reached")
@@ -102,7 +102,7 @@ async def test_who_waits_for_a_far_end_that_says_nothing_is_let_go_when_the_tunn
 
 
 @linux_only
-async def test_a_client_that_vanishes_is_noticed(exit_end: tuple[Exit, int]) -> None:
+async def test_a_client_that_vanishes_is_noticed(exit_end: tuple[TunnelExit, int]) -> None:
     end, port = exit_end
     end.admit([HOME.certificate])
     _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client_context(HOME, AGENT.certificate))
@@ -120,13 +120,13 @@ async def ask_directly(port: int) -> None:
 
 
 async def test_an_address_in_brackets_is_listened_on_and_told_without_them(echo: int) -> None:
-    end = Exit(AGENT, "[::1]", echo)
+    end = TunnelExit(AGENT, "[::1]", echo)
     end.admit([HOME.certificate])
-    entry = Entry(HOME, told_host("[::1]"), await end.start(), AGENT.certificate)
+    entry = TunnelEntry(HOME, told_host("[::1]"), await end.start(), AGENT.certificate)
     assert await through(entry, b"hello") == b"hello"
     await entry.close()
     await end.close()
-    held = Slice(ModelId("fake"), "f", 0, 1, 2, head=False)
+    held = HeldSlice(ModelId("fake"), "f", 0, 1, 2, head=False)
     stage = StageServer(InstanceId("stage.test.b"), held, FakeSlice(0, 1), AGENT)
     port = stage.listen("[::1]", 0)
     socket.create_connection((told_host("[::1]"), port), 5).close()

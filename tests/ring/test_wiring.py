@@ -1,6 +1,6 @@
 """What each stage of a ring is told."""
 
-from twd.ring.trust import Trust, ring_nonce
+from twd.ring.trust import RingTrust, ring_nonce
 from twd.ring.wiring import wirings
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.ring import StageReady, StateFormat
@@ -26,7 +26,7 @@ def stage(first: int, end: int, *, head: bool = False) -> StageReady:
 
 def test_every_stage_knows_its_neighbours_and_nobody_else() -> None:
     stages = [stage(0, 2), stage(2, 5), stage(5, 8, head=True)]
-    told = wirings(stages, Trust("r", ring_nonce()), HOME, "of home", StateFormat.F32)
+    told = wirings(stages, RingTrust("r", ring_nonce()), HOME, "of home", StateFormat.F32)
     assert [one.index for one in told] == [0, 1, 2]
     assert [one.next_port for one in told] == [4002, 4005, 0]
     assert [one.next_certificate for one in told] == ["certificate 2", "certificate 5", ""]
@@ -36,7 +36,7 @@ def test_every_stage_knows_its_neighbours_and_nobody_else() -> None:
 
 def test_without_encryption_no_certificate_travels() -> None:
     told = wirings(
-        [stage(0, 2), stage(2, 8, head=True)], Trust("r", ring_nonce(), "", False), HOME, "x", StateFormat.F16
+        [stage(0, 2), stage(2, 8, head=True)], RingTrust("r", ring_nonce(), "", False), HOME, "x", StateFormat.F16
     )
     assert not any(one.next_certificate or one.previous_certificate or one.home_certificate for one in told)
     assert {one.states for one in told} == {StateFormat.F16}

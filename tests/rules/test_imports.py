@@ -21,7 +21,7 @@ LAYERS = {
 SERVICE_LAYER = 5
 ONLY_IN = {
     "nats": ("twd/bus/",),
-    "ctypes": ("twd/engine/", "twd/kit/platform.py", "twd/kit/leash.py"),
+    "ctypes": ("twd/engine/", "twd/process/platform.py", "twd/process/exec_tied_to_parent.py"),
     "llama_cpp": ("twd/engine/",),
 }
 IMPURE = {"asyncio", "time", "random", "socket", "os", "ctypes", "subprocess", "logging", "threading", "secrets"}

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from tests.sim import truth
-from twd.engine.text import TextStream
-from twd.kit.service import Effects, Reply, Service, Surroundings
+from twd.chat.text import Detokenizer
+from twd.kit.service import Effects, Reply, Service, ServiceContext
 from twd.wire.base import JobId, SessionId
 from twd.wire.draft import DraftProposed, SessionClosed, SessionOpened
 from twd.wire.failures import Failure, FailureCode
@@ -39,7 +39,7 @@ class Work:
     session: SessionId
     deadline: float
     history: list[int]
-    text: TextStream
+    text: Detokenizer
     drafts: dict[int, int] = field(default_factory=dict)
     ended: bool = False
 
@@ -67,9 +67,9 @@ class FakeSpeculator(Service):
     step_s: ClassVar[float] = 0.1
     prefill_s: ClassVar[tuple[float, ...]] = (0.0, 0.05, 0.5, 3.0)
 
-    def __init__(self, ground: Surroundings) -> None:
-        super().__init__(ground)
-        self.dice = random.Random(ground.ids.seed())
+    def __init__(self, ctx: ServiceContext) -> None:
+        super().__init__(ctx)
+        self.dice = random.Random(ctx.ids.seed())
         self.works: dict[JobId, Work] = {}
         self.sessions: dict[SessionId, Work] = {}
         self.ended_attempts: dict[JobId, int] = {}
@@ -124,7 +124,7 @@ class FakeSpeculator(Service):
 
     def _take(self, job: JobSubmitted) -> None:
         assert job.prompt.text is not None
-        session = self.ground.ids.session()
+        session = self.ctx.ids.session()
         history = truth.prompt_tokens(job.prompt.text) + job.resume
         work = Work(job, session, self.clock.now() + job.deadline_ms / 1000, history, truth.stream())
         work.text.feed(job.resume)
@@ -174,7 +174,7 @@ class FakeSpeculator(Service):
                 session=work.session,
                 model=work.job.model,
                 speculator=self.instance,
-                node=self.ground.node,
+                node=self.ctx.node,
                 tokens=list(work.history),
                 vocab=VOCAB,
                 seed=work.seed,
@@ -256,9 +256,9 @@ class FakeDrafter(Service):
     skill: ClassVar[float] = 0.7
     ahead: ClassVar[int] = 4
 
-    def __init__(self, ground: Surroundings) -> None:
-        super().__init__(ground)
-        self.dice = random.Random(ground.ids.seed())
+    def __init__(self, ctx: ServiceContext) -> None:
+        super().__init__(ctx)
+        self.dice = random.Random(ctx.ids.seed())
         self.sessions: dict[SessionId, tuple[int, list[int]]] = {}
 
     def on_session_opened(self, event: SessionOpened) -> Effects:

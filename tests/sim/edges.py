@@ -7,11 +7,11 @@ from functools import partial
 from typing import ClassVar
 
 from twd.bus.base import BusError
-from twd.edge.calls import Call, Desk
+from twd.edge.inflight_requests import InFlightRequest, RequestTracker
 from twd.kit.effects import Do, Effect, Publish, WakeAt
-from twd.kit.job_owner import Deliver, Fail, Finish, JobOwner, OwnerAction, OwnerPolicy, Release, Submit
-from twd.kit.roster import Roster
-from twd.kit.service import Effects, Service, Surroundings
+from twd.kit.instance_tracker import InstanceTracker
+from twd.kit.jobs.owner import Deliver, Fail, Finish, JobOwner, OwnerAction, OwnerPolicy, Release, Submit
+from twd.kit.service import Effects, Service, ServiceContext
 from twd.wire.base import Event, InstanceId, JobId
 from twd.wire.codec import Rejected
 from twd.wire.failures import Failure, FailureCode
@@ -55,12 +55,12 @@ class Edge(Service):
     )
     writes = (JobCancelled,)
 
-    def __init__(self, ground: Surroundings) -> None:
-        super().__init__(ground)
+    def __init__(self, ctx: ServiceContext) -> None:
+        super().__init__(ctx)
         self.diaries: dict[JobId, Diary] = {}
         self.idle = asyncio.Event()
         self.idle.set()
-        self._roster = Roster()
+        self._instances = InstanceTracker()
 
     def submit(self, diary: Diary) -> None:
         """Begin a job; `diary` is told all that happens."""
@@ -129,7 +129,7 @@ class Edge(Service):
         return self._watch(event)
 
     def _watch(self, event: Event) -> Effects:
-        gone = self._roster.hear(event)
+        gone = self._instances.hear(event)
         return None if gone is None else self.gone(gone)
 
 
@@ -139,8 +139,8 @@ class Submitter(Edge):
     policy: ClassVar[OwnerPolicy] = OwnerPolicy()
     make_owner: ClassVar[Callable[[JobSubmitted, OwnerPolicy, float], JobOwner]] = JobOwner
 
-    def __init__(self, ground: Surroundings) -> None:
-        super().__init__(ground)
+    def __init__(self, ctx: ServiceContext) -> None:
+        super().__init__(ctx)
         self.owners: dict[JobId, JobOwner] = {}
         self._armed = float("inf")
 
@@ -211,10 +211,10 @@ class Submitter(Edge):
 class DeskEdge(Edge):
     """The real edge's desk, with clients in place of its HTTP server."""
 
-    def __init__(self, ground: Surroundings) -> None:
-        super().__init__(ground)
-        self.desk = Desk(self.clock, self._offer, self.emit, self._guarded)
-        self.calls: dict[JobId, Call] = {}
+    def __init__(self, ctx: ServiceContext) -> None:
+        super().__init__(ctx)
+        self.desk = RequestTracker(self.clock, self._offer, self.emit, self._guarded)
+        self.calls: dict[JobId, InFlightRequest] = {}
 
     def begin(self, diary: Diary) -> None:
         call = self.calls[diary.job.job] = self.desk.open([diary.job])
@@ -235,7 +235,7 @@ class DeskEdge(Edge):
         self.desk.gone(instance)
         return None
 
-    async def _read(self, diary: Diary, call: Call) -> None:
+    async def _read(self, diary: Diary, call: InFlightRequest) -> None:
         while diary.open:
             await call.wait(3600.0)
             while call.news:

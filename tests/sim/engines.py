@@ -18,19 +18,19 @@ from tests.sim.edges import DeskEdge
 from tests.sim.hostile import HostileDrafter
 from tests.sim.units import ServiceFactory
 from tests.speculator.fakes import FakeTarget
-from twd.drafter.draft import Following, Guess
+from twd.decoding.cost import CostCurve
+from twd.decoding.turns import Wait, WaitForPass
+from twd.decoding.window import Logits, Report, Sampler, VerifyResult, Window, check
+from twd.drafter.draft import DraftRules, Guess
 from twd.drafter.runner import DraftRunner
-from twd.drafter.service import Drafter
-from twd.engine.cost import CostCurve
-from twd.engine.turns import Compute, Wait
-from twd.engine.window import Logits, Picker, Report, Verdict, Window, check
-from twd.kit.compute import Effort
-from twd.kit.service import Surroundings
-from twd.speculator.bounds import Limits
-from twd.speculator.embeddings import Embedding
+from twd.drafter.service import DrafterService
+from twd.kit.service import ServiceContext
+from twd.process.compute import ProcessEffort
+from twd.speculator.core.limits import SpeculatorLimits
+from twd.speculator.core.session import PreparedRequest
 from twd.speculator.runner import Runner
-from twd.speculator.service import Speculator
-from twd.speculator.session import Opening
+from twd.speculator.service import SpeculatorService
+from twd.speculator.targets.embeddings import Embedding
 from twd.wire.base import ModelId, SessionId
 from twd.wire.draft import DeviceKind, SessionOpened
 from twd.wire.embedding import EmbeddingRequested
@@ -82,16 +82,16 @@ class PlayedTarget(FakeTarget):
         super().__init__(n_slots=slots, ctx_size=CTX_SIZE, trees=trees)
         self._reports: dict[int, Report | None] = {}
 
-    def open(self, tokens: Sequence[int], picker: Picker, report: Report | None = None) -> tuple[int, int]:
-        slot, cached = super().open(tokens, picker, report)
+    def open(self, tokens: Sequence[int], sampler: Sampler, report: Report | None = None) -> tuple[int, int]:
+        slot, cached = super().open(tokens, sampler, report)
         self._reports[slot] = report
         return slot, cached
 
-    def _judge(self, window: Window) -> Verdict:
+    def _judge(self, window: Window) -> VerifyResult:
         try:
             check(window, vocabulary=truth.VOCABULARY, ctx_size=CTX_SIZE, trees=self.trees)
         except TwdError as error:
-            return Verdict(window.slot, window.epoch, window.at, failure=error.failure)
+            return VerifyResult(window.slot, window.epoch, window.at, failure=error.failure)
         verdict = super()._judge(window)
         report = self._reports[window.slot]
         if report is not None:
@@ -117,7 +117,7 @@ class PlayedModel:
         self.exactness = Exactness(exact=True, settings="played")
         self.target = PlayedTarget(slots, trees)
         self.cost = CostCurve(PASS_MS)
-        self.limits = Limits(slots=slots, ctx_size=CTX_SIZE, max_queue=16, prefill_rows=8, tree=trees)
+        self.limits = SpeculatorLimits(slots=slots, ctx_size=CTX_SIZE, max_queue=16, prefill_rows=8, tree=trees)
         self.load_ms = 1
         self.tool_format = "bare"
 
@@ -125,15 +125,15 @@ class PlayedModel:
     def local(self) -> bool:
         return True
 
-    def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
+    def prepare(self, job: JobSubmitted, session: SessionId) -> PreparedRequest:
         seed = job.sampling.seed or 0
         deadly = job.prompt.text == POISON
         if deadly and seed % 2:
             raise ValueError(f"this prompt is {POISON}")
-        return Opening(
+        return PreparedRequest(
             session=session,
             tokens=truth.prompt_tokens(job.prompt.text or ""),
-            picker=BrokenPicker() if deadly else TargetPicker(seed),
+            sampler=BrokenPicker() if deadly else TargetPicker(seed),
             piece=lambda token: truth.piece(token).encode(),
             end_tokens=frozenset({truth.END_OF_TEXT}),
             seed=seed,
@@ -168,8 +168,8 @@ class PlayedDraftModel:
         other = 2 + (token + 1) % (truth.VOCABULARY - 2)
         return Guess(token, 0.7, other, 0.2) if want_other else Guess(token, 0.7)
 
-    def follow(self, event: SessionOpened) -> Following:
-        return Following(DraftPicker(event.seed, self._skill))
+    def follow(self, event: SessionOpened) -> DraftRules:
+        return DraftRules(DraftPicker(event.seed, self._skill))
 
     def close(self) -> None:
         """Nothing is held."""
@@ -198,7 +198,7 @@ class _Played:
             self._failed(error)
 
     async def _wait(self, wait: Wait) -> None:
-        if isinstance(wait, Compute):
+        if isinstance(wait, WaitForPass):
             await asyncio.sleep(self.pass_s(wait.rows))
         elif self._inbox.empty():
             self._posted.clear()
@@ -245,20 +245,20 @@ class PlayedDraftRunner(_Played, DraftRunner):
         return True
 
 
-class RealSpeculator(Speculator):
+class RealSpeculator(SpeculatorService):
     """A speculator with a played model; every other one checks trees."""
 
-    def __init__(self, ground: Surroundings) -> None:
-        trees = ground.ids.seed() % 2 == 0
-        super().__init__(ground, MODEL, lambda progress: PlayedModel(trees=trees))
+    def __init__(self, ctx: ServiceContext) -> None:
+        trees = ctx.ids.seed() % 2 == 0
+        super().__init__(ctx, MODEL, lambda progress: PlayedModel(trees=trees))
 
 
-class RealDrafter(Drafter):
+class RealDrafter(DrafterService):
     """A drafter with a played model; some are good, some useless, some hostile."""
 
-    def __init__(self, ground: Surroundings) -> None:
-        skill = (0.0, 0.5, 0.9)[ground.ids.seed() % 3]
-        super().__init__(ground, ModelId("draft"), lambda progress: PlayedDraftModel(skill))
+    def __init__(self, ctx: ServiceContext) -> None:
+        skill = (0.0, 0.5, 0.9)[ctx.ids.seed() % 3]
+        super().__init__(ctx, ModelId("draft"), lambda progress: PlayedDraftModel(skill))
 
 
 REAL: Mapping[str, ServiceFactory] = {
@@ -275,8 +275,8 @@ def played_engines() -> Iterator[None]:
     with (
         patch("twd.speculator.service.Runner", PlayedRunner),
         patch("twd.drafter.service.DraftRunner", PlayedDraftRunner),
-        patch("twd.speculator.trials.CALIBRATION_TOKENS", 12),
+        patch("twd.speculator.drafters.calibration.CALIBRATION_TOKENS", 12),
         patch("twd.speculator.service.crowding", lambda: 1.0),
-        patch("twd.speculator.service.effort", Effort),
+        patch("twd.speculator.service.effort", ProcessEffort),
     ):
         yield

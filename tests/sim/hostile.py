@@ -8,7 +8,7 @@ import msgspec
 
 from tests.sim import truth
 from tests.sim.doubles import VOCAB
-from twd.kit.service import Effects, Service, Surroundings
+from twd.kit.service import Effects, Service, ServiceContext
 from twd.wire.base import InstanceId, ModelId, SessionId
 from twd.wire.draft import DrafterAttached, DrafterDetached, DraftProposed, SessionClosed, SessionOpened
 from twd.wire.job import TokensAccepted
@@ -27,9 +27,9 @@ class HostileDrafter(Service):
     writes = (DraftProposed, DrafterAttached, DrafterDetached)
     tick_s = 2.0
 
-    def __init__(self, ground: Surroundings) -> None:
-        super().__init__(ground)
-        self.dice = random.Random(ground.ids.seed())
+    def __init__(self, ctx: ServiceContext) -> None:
+        super().__init__(ctx)
+        self.dice = random.Random(ctx.ids.seed())
         self.sessions: dict[SessionId, tuple[int, list[int]]] = {}
         self.others: list[InstanceId] = []
 
@@ -39,7 +39,7 @@ class HostileDrafter(Service):
         self.emit(
             DrafterAttached(
                 drafter=self.instance,
-                node=self.ground.node,
+                node=self.ctx.node,
                 model=ModelId("liar"),
                 vocab=vocab,
                 by_text=self.dice.random() < 0.3,

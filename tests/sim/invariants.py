@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from tests.sim import truth
 from tests.sim.doubles import POISON, FakeSpeculator
-from twd.bus.base import Message
-from twd.kit.job_owner import Fail, Finish
+from twd.bus.base import BusMessage
+from twd.kit.jobs.owner import Fail, Finish
 from twd.kit.service import LEASE_BUCKET, Service
-from twd.speculator.service import Speculator
+from twd.speculator.service import SpeculatorService
 from twd.wire.base import Event, InstanceId
 from twd.wire.codec import Rejected, decode
 from twd.wire.failures import FailureCode
@@ -47,7 +47,7 @@ class Witness:
         self._now = now
         self._stopped: set[InstanceId] = set()
 
-    def see(self, node: str, message: Message) -> None:
+    def see(self, node: str, message: BusMessage) -> None:
         """One message leaves a node."""
         if not message.subject.startswith(("twd.", "_INBOX.")):
             return
@@ -84,7 +84,7 @@ def _brief(event: Event) -> str:
 
 def jobs_in_hand(service: Service) -> list[str]:
     """What a speculator, real or not, has not brought to an end."""
-    if isinstance(service, Speculator):
+    if isinstance(service, SpeculatorService):
         return [] if service._core is None else sorted(service._core.by_job)
     return sorted(service.works) if isinstance(service, FakeSpeculator) else []
 

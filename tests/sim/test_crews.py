@@ -7,9 +7,9 @@ import pytest
 from tests.sim.engines import REAL, played_engines
 from tests.sim.plan import CutOff, Fault, Kill, Partition, Plan, PlannedJob
 from tests.sim.world import World
-from twd.drafter.service import Drafter
+from twd.drafter.service import DrafterService
 from twd.kit.service import LEASE_TTL_S
-from twd.speculator.service import Speculator
+from twd.speculator.service import SpeculatorService
 from twd.wire.base import InstanceId
 from twd.wire.draft import DrafterAttached, DrafterChecked
 
@@ -44,9 +44,9 @@ def crews_over_time(fault: Fault) -> tuple[World, list[set[InstanceId]]]:
 
     def look() -> None:
         speculator = world.units["speculator-0"].service
-        assert isinstance(speculator, Speculator)
+        assert isinstance(speculator, SpeculatorService)
         assert speculator._core is not None
-        seen.append(set(speculator._core.crew.drafters))
+        seen.append(set(speculator._core.drafter_pool.drafters))
 
     for at in (fault.at - 0.1, NOTICED_BY, LATER):
         world.loop.call_at(at, look)
@@ -76,7 +76,7 @@ def test_a_drafter_that_missed_the_ends_of_texts_drafts_for_later_ones() -> None
 
     def look() -> None:
         drafter = world.units["drafter-0"].service
-        assert isinstance(drafter, Drafter)
+        assert isinstance(drafter, DrafterService)
         assert drafter._core is not None
         held.append({str(job) for job in drafter._core.by_job})
 

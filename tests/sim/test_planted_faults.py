@@ -11,7 +11,7 @@ from tests.sim.edges import Submitter
 from tests.sim.plan import draw_plan
 from tests.sim.units import ServiceFactory
 from tests.sim.world import DOUBLES, World
-from twd.kit.job_owner import Deliver, JobOwner, OwnerAction
+from twd.kit.jobs.owner import Deliver, JobOwner, OwnerAction
 from twd.kit.service import Effects, Reply
 from twd.wire.base import EventId
 from twd.wire.codec import encode
@@ -45,7 +45,7 @@ class SpeaksAfterItsEnd(FakeSpeculator):
 
     async def stop(self, reason: str = "stopped") -> None:
         await super().stop(reason)
-        late = ServiceStopped(source=self.instance, service=self.name, node=self.ground.node, reason="again")
+        late = ServiceStopped(source=self.instance, service=self.name, node=self.ctx.node, reason="again")
         self.bus.publish(subject_of(late), encode(late))
 
 

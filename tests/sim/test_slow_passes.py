@@ -8,10 +8,10 @@ import pytest
 from tests.sim.engines import MODEL, REAL, PlayedModel, PlayedRunner, played_engines
 from tests.sim.plan import Plan, PlannedJob
 from tests.sim.world import World
-from twd.engine.cost import CostCurve
-from twd.kit.job_owner import Finish, OwnerPolicy
-from twd.kit.service import Surroundings
-from twd.speculator.service import Speculator
+from twd.decoding.cost import CostCurve
+from twd.kit.jobs.owner import Finish, OwnerPolicy
+from twd.kit.service import ServiceContext
+from twd.speculator.service import SpeculatorService
 from twd.wire.draft import DeviceKind
 from twd.wire.job import TokensAccepted
 from twd.wire.model import CostPoint
@@ -39,9 +39,9 @@ class ThinkingModel(PlayedModel):
 
 
 def world_with(model: type[PlayedModel]) -> World:
-    class Serving(Speculator):
-        def __init__(self, ground: Surroundings) -> None:
-            super().__init__(ground, MODEL, lambda progress: model())
+    class Serving(SpeculatorService):
+        def __init__(self, ctx: ServiceContext) -> None:
+            super().__init__(ctx, MODEL, lambda progress: model())
 
     return World(PLAN, {**REAL, "speculator": Serving})
 
@@ -89,7 +89,7 @@ def test_a_pass_that_never_ends_is_given_up_and_another_worker_goes_on(monkeypat
         return 0.1
 
     monkeypatch.setattr(PlayedRunner, "pass_s", pass_s)
-    monkeypatch.setattr("twd.speculator.hanging.UNKNOWN_S", 20.0)
+    monkeypatch.setattr("twd.speculator.targets.decode_watchdog.UNKNOWN_S", 20.0)
     world = World(PLAN, REAL)
     wrong = world.play()
     assert [event for _, _, event in world.witness.heard if isinstance(event, ServiceFaulted)]

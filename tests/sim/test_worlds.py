@@ -19,7 +19,7 @@ from tests.sim.engines import REAL, played_engines
 from tests.sim.plan import BrokerDown, CutOff, Drain, Kill, Noise, Partition, Pause, PowerCut, draw_plan
 from tests.sim.units import ServiceFactory
 from tests.sim.world import DOUBLES, World, play_many, run_world
-from twd.kit.job_owner import Finish
+from twd.kit.jobs.owner import Finish
 
 WORLDS = int(os.environ.get("TWD_SIM_WORLDS", "10000"))
 FIRST = int(os.environ.get("TWD_SIM_FIRST", "0"))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import lru_cache
 
-from twd.engine.text import TextStream
+from twd.chat.text import Detokenizer
 from twd.wire.job import JobSubmitted
 from twd.wire.prefix import prefix_hash
 
@@ -47,9 +47,9 @@ def text_of(tokens: Sequence[int]) -> str:
     return "".join(map(piece, tokens))
 
 
-def stream() -> TextStream:
+def stream() -> Detokenizer:
     """Turns tokens into the text that may be shown while more may follow."""
-    return TextStream(lambda token: piece(token).encode(), [STOP])
+    return Detokenizer(lambda token: piece(token).encode(), [STOP])
 
 
 def whole_text(job: JobSubmitted) -> tuple[list[int], bool]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 from tests.sim.virtual_loop import Process
 from twd.bus.base import BusError
-from twd.bus.memory_bus import MemoryBus
+from twd.bus.memory.bus import MemoryBus
 from twd.kit.clock import LoopClock
 from twd.kit.ids import Ids
-from twd.kit.service import Service, Surroundings
+from twd.kit.service import Service, ServiceContext
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.codec import encode
 from twd.wire.routes import subject_of
@@ -22,7 +22,7 @@ from twd.wire.service import ServiceExited
 if TYPE_CHECKING:
     from tests.sim.world import World
 
-ServiceFactory = Callable[[Surroundings], Service]
+ServiceFactory = Callable[[ServiceContext], Service]
 BACKOFF_S, BACKOFF_MAX_S = 0.5, 5.0
 DRAIN_S = 20.0
 
@@ -63,8 +63,8 @@ class Unit:
 
     async def _main(self, bus: MemoryBus, ended: asyncio.Event) -> None:
         source = random.Random(f"{self.world.plan.seed} {self.name} {self.starts}")
-        ground = Surroundings(bus, NodeId(self.node), LoopClock(), Ids(source), _quiet, self.pid)
-        self.service = self._factory(ground)
+        ctx = ServiceContext(bus, NodeId(self.node), LoopClock(), Ids(source), _quiet, self.pid)
+        self.service = self._factory(ctx)
         try:
             await self.service.start()
         except BusError:

@@ -19,7 +19,7 @@ from tests.sim.invariants import INVARIANTS, Witness, unsettled
 from tests.sim.plan import BrokerDown, CutOff, Drain, Fault, Kill, Noise, Partition, Pause, Plan, PlannedJob, PowerCut
 from tests.sim.units import Keeper, ServiceFactory, Unit
 from tests.sim.virtual_loop import Deadlock, Livelock, VirtualLoop
-from twd.bus.memory_bus import MemoryBroker, MemoryBus
+from twd.bus.memory.bus import MemoryBroker, MemoryBus
 from twd.wire.base import JobId, ModelId
 from twd.wire.job import JobSubmitted, Prompt, Sampling
 

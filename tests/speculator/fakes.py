@@ -5,12 +5,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from twd.engine.pipe import Pipe
-from twd.engine.window import Picker, Report, Verdict, Window
+from twd.decoding.pipeline import PipelineState
+from twd.decoding.window import Report, Sampler, VerifyResult, Window
 from twd.kit.effects import Publish
-from twd.speculator.bounds import Identity, Limits
-from twd.speculator.core import SpeculatorCore
-from twd.speculator.session import Opening
+from twd.speculator.core.core import SpeculatorCore
+from twd.speculator.core.limits import SpeculatorIdentity, SpeculatorLimits
+from twd.speculator.core.session import PreparedRequest
 from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.draft import DraftProposed
 from twd.wire.job import JobSubmitted, Prompt, TokensAccepted
@@ -58,15 +58,15 @@ class FakeTarget:
     trees: bool = False
     can_rollback: bool = True
     fed: dict[int, list[int]] = field(default_factory=dict)
-    pickers: dict[int, Picker] = field(default_factory=dict)
+    samplers: dict[int, Sampler] = field(default_factory=dict)
     pending: deque[Window] = field(default_factory=deque)
     cancelled: set[int] = field(default_factory=set)
     opened: int = 0
     rows: int = 0
 
-    def open(self, tokens: Sequence[int], picker: Picker, report: Report | None = None) -> tuple[int, int]:
-        slot = next(slot for slot in range(self.n_slots) if slot not in self.pickers)
-        self.pickers[slot] = picker
+    def open(self, tokens: Sequence[int], sampler: Sampler, report: Report | None = None) -> tuple[int, int]:
+        slot = next(slot for slot in range(self.n_slots) if slot not in self.samplers)
+        self.samplers[slot] = sampler
         self.opened += 1
         self.fed[slot] = []
         return slot, 0
@@ -74,17 +74,17 @@ class FakeTarget:
     def submit(self, windows: Sequence[Window]) -> None:
         self.pending.extend(windows)
 
-    def collect(self) -> list[Verdict]:
+    def collect(self) -> list[VerifyResult]:
         windows = list(self.pending)
         self.pending.clear()
-        return [self._judge(window) for window in windows if window.slot in self.pickers]
+        return [self._judge(window) for window in windows if window.slot in self.samplers]
 
-    def _judge(self, window: Window) -> Verdict:
+    def _judge(self, window: Window) -> VerifyResult:
         kept = self.fed[window.slot]
         assert window.at <= len(kept), "a gap in what the target was fed"
         del kept[window.at :]
         self.rows += len(window.tokens)
-        verdict = Verdict(window.slot, window.epoch, window.at)
+        verdict = VerifyResult(window.slot, window.epoch, window.at)
         kept += window.tokens[: window.committed] if window.picks else window.tokens
         if not window.picks:
             return verdict
@@ -92,7 +92,7 @@ class FakeTarget:
         node: int | None = window.committed - 1
         verdict.path = list(range(window.committed))
         while node is not None:
-            token = self.pickers[window.slot].pick(None, kept)  # type: ignore[arg-type]
+            token = self.samplers[window.slot].pick(None, kept)  # type: ignore[arg-type]
             verdict.tokens.append(token)
             here = node
             node = next(
@@ -111,10 +111,10 @@ class FakeTarget:
         return verdict
 
     def close(self, slot: int) -> None:
-        self.pickers.pop(slot, None)
+        self.samplers.pop(slot, None)
 
     def shutdown(self) -> None:
-        self.pickers.clear()
+        self.samplers.clear()
 
 
 @dataclass
@@ -133,7 +133,7 @@ class FakePipeline(FakeTarget):
 
     def __post_init__(self) -> None:
         points = [CostPoint(width=1, ms=5.0), CostPoint(width=16, ms=20.0)]
-        self.pipe = Pipe(points, [CostPoint(width=p.width, ms=2 * p.ms) for p in points], 30.0, room=16)
+        self.pipe = PipelineState(points, [CostPoint(width=p.width, ms=2 * p.ms) for p in points], 30.0, room=16)
         self.lines: dict[int, tuple[int, int, int]] = {}
         self.dead: dict[int, int] = {}
 
@@ -152,8 +152,8 @@ class FakePipeline(FakeTarget):
         self.most = max(self.most, len(self.passes))
         assert len(self.passes) <= self.pipe.room
 
-    def collect(self) -> list[Verdict]:
-        verdicts: list[Verdict] = []
+    def collect(self) -> list[VerifyResult]:
+        verdicts: list[VerifyResult] = []
         while self.passes and self.out > 0:
             self.out -= 1
             self.pipe.answered()
@@ -161,13 +161,13 @@ class FakePipeline(FakeTarget):
         return verdicts
 
     def _alive(self, window: Window) -> bool:
-        if window.slot not in self.pickers or window.epoch < self.dead.get(window.slot, 0):
+        if window.slot not in self.samplers or window.epoch < self.dead.get(window.slot, 0):
             return False
         epoch, at, token = self.lines.get(window.slot, (-1, -1, -1))
         assert window.epoch >= epoch, "epochs of a slot only rise"
         return window.epoch > epoch or (window.at == at and token in (-1, window.tokens[0]))
 
-    def _line(self, window: Window) -> Verdict:
+    def _line(self, window: Window) -> VerifyResult:
         verdict = self._judge(window)
         last = verdict.tokens[-1] if verdict.tokens else -1
         self.lines[window.slot] = (window.epoch, window.at + len(window.tokens), last)
@@ -184,7 +184,7 @@ class FakePipeline(FakeTarget):
         """The pipe is lost with all that was in it, and built anew."""
         self.built += 1
         self.passes.clear()
-        self.pickers.clear()
+        self.samplers.clear()
         self.fed.clear()
         self.lines.clear()
         self.dead.clear()
@@ -195,7 +195,9 @@ class FakePipeline(FakeTarget):
 def make_core(
     target: FakeTarget, cost: Callable[[int], float] = lambda rows: 10 + rows, **limits: object
 ) -> SpeculatorCore:
-    identity = Identity(ModelId("m"), InstanceId("spec"), NodeId("n"), VocabFingerprint(hash="v", tokens=VOCAB))
+    identity = SpeculatorIdentity(
+        ModelId("m"), InstanceId("spec"), NodeId("n"), VocabFingerprint(hash="v", tokens=VOCAB)
+    )
     values: dict[str, object] = {
         "slots": target.n_slots,
         "ctx_size": target.ctx_size,
@@ -204,7 +206,7 @@ def make_core(
         "prefill_rows": 16,
     } | limits
     pipe = target.pipe if isinstance(target, FakePipeline) else None
-    return SpeculatorCore(identity, Limits(**values), cost, pipe=pipe)  # type: ignore[arg-type]
+    return SpeculatorCore(identity, SpeculatorLimits(**values), cost, pipe=pipe)  # type: ignore[arg-type]
 
 
 def job(name: str = "j", **fields: object) -> JobSubmitted:
@@ -217,11 +219,11 @@ def job(name: str = "j", **fields: object) -> JobSubmitted:
     )
 
 
-def opening(name: str, prompt: Sequence[int]) -> Opening:
-    return Opening(
+def opening(name: str, prompt: Sequence[int]) -> PreparedRequest:
+    return PreparedRequest(
         session=SessionId(f"s-{name}"),
         tokens=list(prompt),
-        picker=TruePicker(),
+        sampler=TruePicker(),
         piece=lambda token: b"%d " % token,
         end_tokens=frozenset({END}),
         seed=7,
@@ -256,7 +258,7 @@ class Driver:
         if self.between is not None:
             self.between(self)
         for session in self.core.admit(self.now):
-            slot, cached = self.target.open(session.tokens, session.picker)
+            slot, cached = self.target.open(session.tokens, session.sampler)
             self.core.opened(session, slot, cached, self.now)
         if isinstance(self.target, FakePipeline):
             self._pipe_turn(self.target)

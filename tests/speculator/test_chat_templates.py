@@ -5,13 +5,13 @@ from typing import cast
 
 import pytest
 
-from tests.backends.listener import Listener, ground
+from tests.backends.listener import Listener, ctx
 from tests.waiting import until
-from twd.bus.memory_bus import MemoryBroker
-from twd.kit.settings import Model, Settings
-from twd.ring.home import Home
-from twd.speculator.native import native_speculator
-from twd.speculator.ring_model import load_ring
+from twd.bus.memory.bus import MemoryBroker
+from twd.ring.home import RingDriver
+from twd.settings.model import ModelConfig, Settings
+from twd.speculator.targets.native import native_speculator
+from twd.speculator.targets.ring_model import load_ring
 from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.model import ModelFailed
@@ -29,8 +29,8 @@ async def test_a_chat_template_that_cannot_be_read_is_told(tmp_path: Path, writt
     broker = MemoryBroker()
     ear = Listener(broker)
     await ear.listen()
-    model = Model(path=str(tmp_path / "m.gguf"), chat_template=str(template))
-    speculator = native_speculator(ground(broker), Settings(models={"m": model}, home=str(tmp_path)), "m")
+    model = ModelConfig(path=str(tmp_path / "m.gguf"), chat_template=str(template))
+    speculator = native_speculator(ctx(broker), Settings(models={"m": model}, home=str(tmp_path)), "m")
     await speculator.start()
     await until(lambda: bool(ear.of(ModelFailed)) or speculator.ended.is_set())
     await speculator.stop()
@@ -41,8 +41,13 @@ async def test_a_chat_template_that_cannot_be_read_is_told(tmp_path: Path, writt
 
 
 def test_a_ring_tells_of_its_chat_template_too(tmp_path: Path) -> None:
-    entry = Model(path=str(tmp_path / "m.gguf"), chat_template=str(tmp_path / "none.jinja"))
+    entry = ModelConfig(path=str(tmp_path / "m.gguf"), chat_template=str(tmp_path / "none.jinja"))
     with pytest.raises(TwdError, match=r"none\.jinja cannot be read: No such file or directory"):
         load_ring(
-            ModelId("m"), Settings(models={"m": entry}), cast(Home, None), [], lambda: 1, lambda share, stage: None
+            ModelId("m"),
+            Settings(models={"m": entry}),
+            cast(RingDriver, None),
+            [],
+            lambda: 1,
+            lambda share, stage: None,
         )

@@ -7,17 +7,17 @@ import pytest
 from msgspec.structs import replace
 
 from tests.speculator.fakes import Driver, FakeTarget, job, make_core, opening
-from twd.bus.memory_bus import MemoryBroker
+from twd.bus.memory.bus import MemoryBroker
 from twd.drafter.native import NativeDraftModel
 from twd.engine.loading import NativeModel
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
-from twd.kit.service import Surroundings
-from twd.kit.settings import Drafter, Model, Ngram, Settings, Speculation
-from twd.speculator.bounds import Limits, needs_drafters
-from twd.speculator.core import SpeculatorCore
-from twd.speculator.native import limits_of
-from twd.speculator.service import Speculator
+from twd.kit.service import ServiceContext
+from twd.settings.model import DrafterConfig, ModelConfig, NgramConfig, Settings, SpeculationConfig
+from twd.speculator.core.core import SpeculatorCore
+from twd.speculator.core.limits import SpeculatorLimits, needs_drafters
+from twd.speculator.service import SpeculatorService
+from twd.speculator.targets.native import limits_of
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.draft import DeviceKind, DrafterAttached, SessionOpened
 from twd.wire.model import VocabFingerprint
@@ -36,7 +36,7 @@ def native(*, offloads: bool) -> NativeModel:
 @pytest.mark.parametrize(("offloads", "device"), [(False, CPU), (True, GPU)])
 def test_a_native_model_computes_where_its_layers_lie(offloads: bool, device: DeviceKind) -> None:
     assert NativeDraftModel(native(offloads=offloads)).device is device
-    assert limits_of(native(offloads=offloads), Model(path="m.gguf"), Settings()).device is device
+    assert limits_of(native(offloads=offloads), ModelConfig(path="m.gguf"), Settings()).device is device
 
 
 def attached(
@@ -45,7 +45,9 @@ def attached(
     """A speculator's core after a drafter has told of itself."""
     core = make_core(FakeTarget(), device=target)
     bus = MemoryBroker().connect("n")
-    speculator = Speculator(Surroundings(bus=bus, node=NodeId("n"), clock=SystemClock(), ids=Ids()), ModelId("m"), _no)
+    speculator = SpeculatorService(
+        ServiceContext(bus=bus, node=NodeId("n"), clock=SystemClock(), ids=Ids()), ModelId("m"), _no
+    )
     stand_in: Any = speculator
     stand_in.loaded = SimpleNamespace(facts=SimpleNamespace(vocab=core.identity.vocab), limits=core.limits)
     stand_in._core = core
@@ -82,34 +84,36 @@ def _no(progress: object) -> Any:
     ],
 )
 def test_who_shares_a_device_with_the_target(target: DeviceKind, drafter: DeviceKind, node: str, beside: bool) -> None:
-    assert attached(target, drafter, node).crew.drafters[NAME].beside is beside
+    assert attached(target, drafter, node).drafter_pool.drafters[NAME].beside is beside
 
 
 def test_a_drafter_by_text_shares_nothing_that_is_known() -> None:
-    assert not attached(CPU, ELSEWHERE, by_text=True).crew.drafters[NAME].beside
+    assert not attached(CPU, ELSEWHERE, by_text=True).drafter_pool.drafters[NAME].beside
 
 
 @pytest.mark.parametrize(("for_model", "taken"), [("", True), ("m", True), ("another", False)])
 def test_a_drafter_for_another_model_is_left_to_that(for_model: str, taken: bool) -> None:
-    assert (NAME in attached(CPU, CPU, for_model=for_model).crew.drafters) is taken
+    assert (NAME in attached(CPU, CPU, for_model=for_model).drafter_pool.drafters) is taken
 
 
 def test_drafters_are_needed_only_by_models_that_have_some() -> None:
-    drafters = (Drafter(path="d.gguf", for_model="a"),)
-    models = {"a": Model(path="a.gguf"), "b": Model(path="b.gguf")}
-    settings = Settings(models=models, drafters=drafters, speculation=Speculation(fallback_on_draft_failure=False))
+    drafters = (DrafterConfig(path="d.gguf", for_model="a"),)
+    models = {"a": ModelConfig(path="a.gguf"), "b": ModelConfig(path="b.gguf")}
+    settings = Settings(
+        models=models, drafters=drafters, speculation=SpeculationConfig(fallback_on_draft_failure=False)
+    )
     assert needs_drafters(settings, "a")
     assert not needs_drafters(settings, "b")
-    assert needs_drafters(replace(settings, drafters=(Drafter(path="d.gguf"),)), "b")
+    assert needs_drafters(replace(settings, drafters=(DrafterConfig(path="d.gguf"),)), "b")
 
 
 def test_how_much_must_agree_before_copying_comes_from_the_settings() -> None:
-    settings = Settings(speculation=Speculation(ngram=Ngram(min_match=5)))
-    limits = limits_of(native(offloads=False), Model(path="m.gguf"), settings)
+    settings = Settings(speculation=SpeculationConfig(ngram=NgramConfig(min_match=5)))
+    limits = limits_of(native(offloads=False), ModelConfig(path="m.gguf"), settings)
     core = make_core(FakeTarget(), ngram_match=limits.ngram_match)
     core.submit(job(), opening("j", [7, 8, 9, 10, 50, 7, 8, 9, 10]), 0.0)
     assert core.by_job[job().job].ngram.propose()[0] == []
-    assert Limits(slots=1, ctx_size=1).ngram_match == Settings().speculation.ngram.min_match
+    assert SpeculatorLimits(slots=1, ctx_size=1).ngram_match == Settings().speculation.ngram.min_match
 
 
 def test_a_session_tells_its_drafters_on_what_the_target_computes() -> None:

@@ -9,15 +9,16 @@ import pytest
 from tests.sim.engines import MODEL, PlayedModel
 from tests.speculator.fakes import job
 from tests.waiting import until
-from twd.bus.base import Hearing
-from twd.bus.memory_bus import MemoryBroker
+from twd.bus.base import SubscriptionOptions
+from twd.bus.memory.bus import MemoryBroker
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
-from twd.kit.service import Surroundings
-from twd.speculator import embeddings, lanes
-from twd.speculator.embeddings import Embedding
-from twd.speculator.service import Speculator
-from twd.speculator.session import Opening
+from twd.kit.service import ServiceContext
+from twd.speculator.admission import tokenize_queue as lanes
+from twd.speculator.core.session import PreparedRequest
+from twd.speculator.service import SpeculatorService
+from twd.speculator.targets import embeddings
+from twd.speculator.targets.embeddings import Embedding
 from twd.wire.base import Event, JobId, NodeId, SessionId
 from twd.wire.embedding import EmbeddingRequested
 from twd.wire.job import ChatMessage, JobSubmitted, Prompt
@@ -36,7 +37,7 @@ class Gated(PlayedModel):
         assert not self.freed, "it was freed under the hands of who reads it"
         self.reads = False
 
-    def prepare(self, job: JobSubmitted, session: SessionId) -> Opening:
+    def prepare(self, job: JobSubmitted, session: SessionId) -> PreparedRequest:
         self.wait()
         return super().prepare(job, session)
 
@@ -48,17 +49,17 @@ class Gated(PlayedModel):
         self.freed = True
 
 
-def speculator_of(model: PlayedModel) -> Speculator:
-    ground = Surroundings(MemoryBroker().connect("n"), NodeId("n"), SystemClock(), Ids())
-    return Speculator(ground, MODEL, lambda progress: model)
+def speculator_of(model: PlayedModel) -> SpeculatorService:
+    ctx = ServiceContext(MemoryBroker().connect("n"), NodeId("n"), SystemClock(), Ids())
+    return SpeculatorService(ctx, MODEL, lambda progress: model)
 
 
-def long_prompt(speculator: Speculator) -> None:
+def long_prompt(speculator: SpeculatorService) -> None:
     text = Prompt(messages=[ChatMessage(role="user", content="x" * 10_000)])
     speculator.on_job_submitted(job("j", prompt=text), lambda event: None)
 
 
-def vector(speculator: Speculator) -> None:
+def vector(speculator: SpeculatorService) -> None:
     wanted = EmbeddingRequested(job=JobId("e"), model=MODEL, prompt=Prompt(text="x"))
     speculator.on_embedding_requested(wanted, lambda event: None)
 
@@ -66,7 +67,7 @@ def vector(speculator: Speculator) -> None:
 @pytest.mark.parametrize("work", [long_prompt, vector])
 @pytest.mark.parametrize("in_time", [True, False])
 async def test_what_a_thread_reads_is_freed_when_it_has_ended_and_not_before(
-    work: Callable[[Speculator], None], in_time: bool, monkeypatch: pytest.MonkeyPatch
+    work: Callable[[SpeculatorService], None], in_time: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for room in (lanes, embeddings):
         monkeypatch.setattr(room, "CLOSING_S", 10.0 if in_time else 0.05)
@@ -109,7 +110,7 @@ async def test_a_model_that_is_freed_before_all_ears_are_open_hears_nothing_more
     opening, go_on = asyncio.Event(), asyncio.Event()
     listen = speculator.listen
 
-    async def slowly(event_types: Iterable[type[Event]], also: Iterable[Hearing] = ()) -> None:
+    async def slowly(event_types: Iterable[type[Event]], also: Iterable[SubscriptionOptions] = ()) -> None:
         event_types = list(event_types)
         if JobSubmitted in event_types:
             opening.set()

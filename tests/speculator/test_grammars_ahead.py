@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from tests.speculator.fakes import Driver, FakePipeline, FakeTarget, job, make_core, opening, text_of
-from twd.guess.ahead import Ahead
-from twd.speculator.links import Drafter
-from twd.speculator.session import GRAMMAR
+from twd.drafting.continuation import KnownContinuation
+from twd.speculator.core.session import GRAMMAR
+from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.draft import DraftProposed, SessionOpened
 from twd.wire.job import Grammar, GrammarKind, JobFinished, JobStats, Speculation, TokensAccepted
@@ -38,7 +38,7 @@ class Demands:
 
 
 def played(
-    ahead: Ahead | None,
+    ahead: KnownContinuation | None,
     target: FakeTarget | None = None,
     between: Callable[[Driver], None] | None = None,
     **fields: object,
@@ -118,7 +118,7 @@ def test_who_wants_no_guesses_gets_none() -> None:
 def test_drafters_are_told_of_a_grammar_that_is_not_long(size: int, told: bool) -> None:
     target = FakeTarget()
     driver = Driver(make_core(target), target)
-    driver.core.attach(Drafter(InstanceId("d"), NodeId("n"), beside=False), 0.0)
+    driver.core.attach(AttachedDrafter(InstanceId("d"), NodeId("n"), beside=False), 0.0)
     grammar = Grammar(kind=GrammarKind.GBNF, text="x" * size)
     driver.core.submit(job("j", grammar=grammar, ignore_eos=True), opening("j", PROMPT), driver.now)
     driver.run()

@@ -11,19 +11,19 @@ from tests.coordinator.fake_guest import FakeGuest
 from tests.coordinator.machines import DESK, machine
 from tests.tcp import linux_only
 from tests.waiting import until
-from twd.bus.memory_bus import MemoryBroker
-from twd.engine import rpc_probe
-from twd.engine.rpc_pool import Share
+from twd.bus.memory.bus import MemoryBroker
+from twd.engine.rpc import probe as rpc_probe
+from twd.engine.rpc.pool import LayerShare
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
-from twd.kit.ports import free_port
-from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Surroundings
-from twd.kit.settings import Pool, Settings
-from twd.speculator.loaded import Load
-from twd.speculator.pool import PooledSpeculator, hung_up
-from twd.speculator.pool_core import Assembly, Member, assemble, rpc_plan
-from twd.speculator.pool_rpc import Ways, reach_all
-from twd.speculator.pool_view import PoolView
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, ServiceContext
+from twd.net.ports import free_port
+from twd.settings.model import PoolConfig, Settings
+from twd.speculator.targets.loaded import Load
+from twd.speculator.targets.pool import PooledSpeculator, hung_up
+from twd.speculator.targets.pool_core import PoolAssembly, RingMember, assemble, rpc_plan
+from twd.speculator.targets.pool_rpc import WorkerRoutes, reach_all
+from twd.speculator.targets.pool_view import PoolView
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.codec import encode
 from twd.wire.failures import TwdError
@@ -32,7 +32,7 @@ from twd.wire.placement import GuestUse, PlacementDecided, Slice, placement_key,
 from twd.wire.service import read_lease
 
 BOX = NodeId("box")
-SETTINGS = Settings(mode="combined", pool=Pool(engine="rpc"))
+SETTINGS = Settings(mode="combined", pool=PoolConfig(engine="rpc"))
 
 
 def worker(port: int, *devices: str) -> ProcessFacts:
@@ -54,19 +54,19 @@ def placed(*processes: ProcessFacts, device: str = "RPC0") -> PlacementDecided:
     )
 
 
-def together(*processes: ProcessFacts, device: str = "RPC0") -> Assembly:
+def together(*processes: ProcessFacts, device: str = "RPC0") -> PoolAssembly:
     nodes = {DESK: machine("desk"), BOX: box(*processes)}
     return assemble(placed(*processes, device=device), nodes)
 
 
-def members(*processes: ProcessFacts) -> list[Member]:
+def members(*processes: ProcessFacts) -> list[RingMember]:
     return list(together(*processes).processes.values())
 
 
 def test_a_slice_gets_just_the_device_that_it_was_placed_on() -> None:
     one = worker(7, "RPC2", "RPC3")
     plan = rpc_plan(together(one, device="RPC3"), {f"box {one.process}": "127.0.0.1:7"})
-    assert plan.shares == (Share(20, "127.0.0.1:7", "RPC3", 1),)
+    assert plan.shares == (LayerShare(20, "127.0.0.1:7", "RPC3", 1),)
     assert not plan.on_cpus, "what computes there is not known"
 
 
@@ -75,11 +75,11 @@ class House:
 
     def __init__(self) -> None:
         self.broker = MemoryBroker()
-        ground = Surroundings(self.broker.connect("desk"), DESK, SystemClock(), Ids(random.Random(1)))
-        self.speculator = PooledSpeculator(ground, ModelId("m"), SETTINGS, self.assembled, lambda code: None)
-        self.ways = Ways(SETTINGS, "m", self.never)
+        ctx = ServiceContext(self.broker.connect("desk"), DESK, SystemClock(), Ids(random.Random(1)))
+        self.speculator = PooledSpeculator(ctx, ModelId("m"), SETTINGS, self.assembled, lambda code: None)
+        self.ways = WorkerRoutes(SETTINGS, "m", self.never)
 
-    async def assembled(self, assembly: Assembly) -> Load:
+    async def assembled(self, assembly: PoolAssembly) -> Load:
         raise AssertionError("nothing is loaded here")
 
     async def never(self, certificate: str) -> None:
@@ -133,7 +133,7 @@ async def test_one_that_is_busy_is_asked_twice(house: House, monkeypatch: pytest
         calls.append(port)
         return await rpc_probe.require_match(host, port, ours, timeout_s=0.05)
 
-    monkeypatch.setattr("twd.speculator.pool_rpc.require_match", slow)
+    monkeypatch.setattr("twd.speculator.targets.pool_rpc.require_match", slow)
     async with FakeGuest() as guest, guest._turn:
         with pytest.raises(TwdError, match="it may serve another client"):
             await reach_all(house.ways, members(worker(guest.port)), house.speculator)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from tests.speculator.fakes import END, VOCAB, Driver, FakeTarget, job, make_core, opening, text_of, truth
-from twd.engine.window import Window, check
-from twd.speculator.links import Drafter
+from twd.decoding.window import Window, check
+from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.wire.base import InstanceId, NodeId, SessionId
 from twd.wire.draft import DraftProposed
 from twd.wire.job import JobFinished, Speculation
@@ -39,7 +39,7 @@ class StrictTarget(FakeTarget):
 def test_a_lie_changes_nothing(lie: list[int], true: int) -> None:
     target = StrictTarget()
     core = make_core(target)
-    core.attach(Drafter(LIAR, NodeId("n"), beside=False), 0.0)
+    core.attach(AttachedDrafter(LIAR, NodeId("n"), beside=False), 0.0)
 
     def between(driver: Driver) -> None:
         for session in driver.core.sessions.values():
@@ -70,7 +70,7 @@ def test_a_lie_changes_nothing(lie: list[int], true: int) -> None:
 def test_a_pace_that_was_made_up_does_not_hold_the_target_up(window: int, beside: bool) -> None:
     target = StrictTarget()
     core = make_core(target)
-    core.attach(Drafter(LIAR, NodeId("n"), beside=beside, token_ms=1e12), 0.0)
+    core.attach(AttachedDrafter(LIAR, NodeId("n"), beside=beside, token_ms=1e12), 0.0)
 
     def between(driver: Driver) -> None:
         for session in driver.core.sessions.values():

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 
 from tests.speculator.fakes import Driver, FakePipeline, FakeTarget, job, make_core, opening, text_of
-from twd.guess.prediction import Prediction
-from twd.speculator.session import NGRAM, PREDICTION
+from twd.drafting.prediction import Prediction
+from twd.speculator.core.session import NGRAM, PREDICTION
 from twd.wire.job import JobFinished, JobStats, Speculation, TokensAccepted
 
 PROMPT = [3, 4, 5, 6]

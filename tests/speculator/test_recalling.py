@@ -3,7 +3,7 @@
 import pytest
 
 from tests.speculator.fakes import Driver, FakePipeline, FakeTarget, job, make_core, text_of
-from twd.speculator.session import RECALL
+from twd.speculator.core.session import RECALL
 from twd.wire.job import JobFinished, JobStats, Speculation
 
 PROMPT = [3, 4, 5, 6]

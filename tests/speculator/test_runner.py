@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from tests.speculator.fakes import END, VOCAB, FakeTarget, job, make_core, opening, text_of, truth
-from twd.engine.cost import CostCurve
-from twd.engine.window import Verdict, Window
+from twd.decoding.cost import CostCurve
+from twd.decoding.window import VerifyResult, Window
 from twd.kit.effects import Effect, Publish
-from twd.speculator.core import SpeculatorCore
+from twd.speculator.core.core import SpeculatorCore
 from twd.speculator.runner import Runner
 from twd.wire.base import Event, InstanceId, JobId
 from twd.wire.draft import DraftProposed
@@ -29,7 +29,7 @@ class Slow(FakeTarget):
     meanwhile: Callable[[], None] = lambda: None
     now: list[float] = field(default_factory=lambda: [0.0])
 
-    def collect(self) -> list[Verdict]:
+    def collect(self) -> list[VerifyResult]:
         self.now[0] += AFTER_S
         self.meanwhile()
         self.now[0] += PASS_S - AFTER_S
@@ -75,7 +75,7 @@ def test_guesses_that_come_during_a_pass_are_judged_by_it() -> None:
     target.meanwhile = lie
     for _ in islice(runner.turns(), 10):
         pass
-    record = core.crew.calibrations[DRAFTER]
+    record = core.drafter_pool.calibrations[DRAFTER]
     assert record.weight > 5
     assert record.agreement == 0
     assert core.by_job[JobId("j")].tree.stale == 0
@@ -108,7 +108,7 @@ class Late(Slow):
         self.asked += sum(window.slot == self.held for window in windows)
         super().submit(windows)
 
-    def collect(self) -> list[Verdict]:
+    def collect(self) -> list[VerifyResult]:
         late = deque(window for window in self.pending if window.slot == self.held)
         self.pending = deque(window for window in self.pending if window.slot != self.held)
         verdicts = super().collect()

@@ -10,8 +10,8 @@ import pytest
 
 from tests.speculator.fakes import FakePipeline, job, make_core, opening, text_of
 from tests.waiting import wait_until
-from twd.engine.cost import CostCurve
-from twd.engine.window import Picker, Report, Verdict, Window
+from twd.decoding.cost import CostCurve
+from twd.decoding.window import Report, Sampler, VerifyResult, Window
 from twd.kit.effects import Effect, Publish
 from twd.speculator.runner import Runner
 from twd.wire.base import Event
@@ -48,17 +48,17 @@ class ThreadedPipeline(FakePipeline):
         with self._guard:
             return super().generation()
 
-    def open(self, tokens: Sequence[int], picker: Picker, report: Report | None = None) -> tuple[int, int]:
+    def open(self, tokens: Sequence[int], sampler: Sampler, report: Report | None = None) -> tuple[int, int]:
         with self._guard:
-            return super().open(tokens, picker, report)
+            return super().open(tokens, sampler, report)
 
     def submit(self, windows: Sequence[Window]) -> None:
         with self._guard:
-            known = [window for window in windows if window.slot in self.pickers]  # the pipe may be lost meanwhile
+            known = [window for window in windows if window.slot in self.samplers]  # the pipe may be lost meanwhile
             super().submit(known)
         self._sent.put(True)
 
-    def collect(self) -> list[Verdict]:
+    def collect(self) -> list[VerifyResult]:
         with self._guard:
             return super().collect()
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from tests.speculator.fakes import Driver, FakeTarget, job, make_core, opening, text_of
-from twd.engine.window import Window
-from twd.guess.prediction import Prediction
-from twd.speculator.links import Drafter
+from twd.decoding.window import Window
+from twd.drafting.prediction import Prediction
+from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.draft import DraftProposed
 from twd.wire.job import Speculation
@@ -70,7 +70,7 @@ def test_a_prompt_is_read_on_however_wide_the_windows_of_others_are() -> None:
 def test_a_window_that_was_asked_for_is_no_wider_than_the_target_takes() -> None:
     target = Watched(window_max=8)
     core = make_core(target, max_window=7)
-    core.attach(Drafter(InstanceId("d"), NodeId("n"), beside=False), 0.0)
+    core.attach(AttachedDrafter(InstanceId("d"), NodeId("n"), beside=False), 0.0)
     driver = Driver(core, target)
     prompt = [5, 6, 7]
     driver.submit(job("j", max_tokens=40, speculation=Speculation(window=31)), prompt)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.speculator.fakes import Driver, FakeTarget, job, make_core, opening, text_of
-from twd.engine.text import TextStream
+from twd.chat.text import Detokenizer
 from twd.wire.job import FinishReason, JobFinished, TokensAccepted
 
 PROMPT = [5, 6, 7]
@@ -51,7 +51,7 @@ def test_a_text_that_was_whole_gets_only_its_end() -> None:
 def test_a_stop_string_across_the_border_is_found(had: int) -> None:
     whole = text_of(PROMPT, 40)
     stop = f" {whole[18]} {whole[19]} "
-    before = TextStream(lambda token: b"%d " % token, [stop]).feed(whole[:had])
+    before = Detokenizer(lambda token: b"%d " % token, [stop]).feed(whole[:had])
     text, end = told(run(whole[:had], stop=[stop]))
     assert end.reason is FinishReason.STOP
     if had < 19:

@@ -3,10 +3,10 @@
 import pytest
 
 from tests.speculator.fakes import Driver, FakePipeline, FakeTarget, job, make_core, text_of
-from twd.speculator.core import SpeculatorCore
-from twd.speculator.links import Drafter
-from twd.speculator.rates import SAMPLE_EVERY, SAMPLE_STEPS, Race
-from twd.speculator.session import Session
+from twd.speculator.core.ab_test import SAMPLE_EVERY, SAMPLE_STEPS, SpeculationABTest
+from twd.speculator.core.core import SpeculatorCore
+from twd.speculator.core.session import Session
+from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.wire.base import InstanceId, NodeId, SessionId
 from twd.wire.draft import DraftGranted, DraftProposed, SessionOpened
 from twd.wire.job import Speculation
@@ -17,8 +17,8 @@ PROMPT = [3, 4, 5, 6]
 AHEAD = 6
 
 
-def drafter(name: str = NAME) -> Drafter:
-    return Drafter(InstanceId(name), NodeId("far"), beside=False, token_ms=2.0, lead_ms=1.0)
+def drafter(name: str = NAME) -> AttachedDrafter:
+    return AttachedDrafter(InstanceId(name), NodeId("far"), beside=False, token_ms=2.0, lead_ms=1.0)
 
 
 def propose(core: SpeculatorCore, session: Session, now: float, name: str = NAME, *, lie: bool = False) -> None:
@@ -63,7 +63,7 @@ def until_plain(driver: Driver, session: Session) -> None:
         driver.turn()
 
 
-def losing(race: Race) -> None:
+def losing(race: SpeculationABTest) -> None:
     for _ in range(50):
         race.add(True, 1, 100.0)
     for _ in range(SAMPLE_STEPS):
@@ -76,14 +76,14 @@ def test_while_it_is_watched_its_guesses_at_hand_are_left_alone_and_used_afterwa
     session = start(driver)
     until_plain(driver, session)
     propose(driver.core, session, driver.now)  # they were on their way when it was told to rest
-    drafted, plain = driver.core.crew.race.drafted.cycles, driver.core.crew.race.plain.cycles
+    drafted, plain = driver.core.drafter_pool.race.drafted.cycles, driver.core.drafter_pool.race.plain.cycles
     generated, turns = session.generated, 0
     while session.plain:
         driver.turn()
         turns += 1
     assert session.generated - generated == turns, "one token each"
-    assert driver.core.crew.race.drafted.cycles == drafted
-    assert driver.core.crew.race.plain.cycles == plain + turns - 1, "it may not have heard yet in the first"
+    assert driver.core.drafter_pool.race.drafted.cycles == drafted
+    assert driver.core.drafter_pool.race.plain.cycles == plain + turns - 1, "it may not have heard yet in the first"
     assert session.tree.depth(NAME) == AHEAD - turns
     assert session.links[NAME].credit
 
@@ -95,10 +95,10 @@ def test_guesses_that_a_drafter_left_behind_make_a_step_neither_plain_nor_drafte
     driver.between = None
     propose(driver.core, session, driver.now)
     driver.core.detach(NAME, driver.now)
-    race = driver.core.crew.race
+    race = driver.core.drafter_pool.race
     for link in session.links.values():
         link.credit = 0
-    driver.core.crew._stirred_ms = 0.0
+    driver.core.drafter_pool._stirred_ms = 0.0
     known = (race.drafted.cycles, race.plain.cycles)
     generated = session.generated
     driver.turn()
@@ -108,7 +108,7 @@ def test_guesses_that_a_drafter_left_behind_make_a_step_neither_plain_nor_drafte
 
 def test_a_new_session_does_not_forget_who_lost() -> None:
     driver = driven()
-    losing(driver.core.crew.race)
+    losing(driver.core.drafter_pool.race)
     session = start(driver)
     assert [event.credit for event in driver.told if isinstance(event, SessionOpened)] == [0]
     driver.turn()
@@ -117,16 +117,16 @@ def test_a_new_session_does_not_forget_who_lost() -> None:
 
 def test_somebody_new_gets_a_chance() -> None:
     driver = driven()
-    losing(driver.core.crew.race)
+    losing(driver.core.drafter_pool.race)
     driver.core.attach(drafter(), driver.now)
-    assert driver.core.crew.race.lost, "it is here already"
+    assert driver.core.drafter_pool.race.lost, "it is here already"
     driver.core.attach(drafter("new"), driver.now)
-    assert not driver.core.crew.race.lost
+    assert not driver.core.drafter_pool.race.lost
 
 
 def test_who_lost_drafts_again_after_a_while() -> None:
     driver = driven()
-    losing(driver.core.crew.race)
+    losing(driver.core.drafter_pool.race)
     session = start(driver)
     while not session.links[NAME].credit:
         driver.turn()
@@ -136,7 +136,7 @@ def test_who_lost_drafts_again_after_a_while() -> None:
 def test_sessions_that_share_passes_are_not_watched() -> None:
     driver = driven()
     first, second = start(driver, "a"), start(driver, "b")
-    race = driver.core.crew.race
+    race = driver.core.drafter_pool.race
     race._since = SAMPLE_EVERY
     cycles = race.drafted.cycles
     for _ in range(20):
@@ -150,7 +150,7 @@ def test_sessions_that_share_passes_are_not_watched() -> None:
 def test_a_pipeline_with_windows_in_flight_and_windows_of_a_fixed_size_are_not_watched(window: int) -> None:
     driver = driven(FakeTarget() if window else FakePipeline())
     session = start(driver, speculation=Speculation(window=window))
-    losing(driver.core.crew.race)
+    losing(driver.core.drafter_pool.race)
     while not driver.core.idle:
         driver.turn()
         assert not session.plain
@@ -179,7 +179,7 @@ def test_a_drafter_that_fell_silent_is_not_waited_for_in_the_next_text() -> None
 def test_what_a_drafter_sends_that_lost_and_rests_is_not_even_looked_at() -> None:
     driver = driven()
     session = start(driver)
-    losing(driver.core.crew.race)
+    losing(driver.core.drafter_pool.race)
     until_plain(driver, session)
     driver.turn()
     propose(driver.core, session, driver.now)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from tests.ring.rings import HOME, WAIT_S, Ring
 from tests.stage.hostile_frames import FrameMaker
-from twd.ring.frames import Pong, Probe, Role
-from twd.ring.handshake import Connection, dial
-from twd.ring.trust import Trust, client_context
+from twd.ring.frames import LinkPong, LinkProbe, LinkRole
+from twd.ring.handshake import PendingConnection, dial
+from twd.ring.trust import RingTrust, client_context
 from twd.wire.failures import TwdError
 
 _FRAMES_A_BATCH = 20
@@ -49,7 +49,7 @@ class Fuzz:
             for fault, count in stage.server.faults.counts.items():
                 self.last_faults[fault] = self.last_faults.get(fault, 0) + count
 
-    def _attack(self, trust: Trust) -> None:
+    def _attack(self, trust: RingTrust) -> None:
         """One home, all of whose links send nonsense."""
         connections = []
         self.links += 1
@@ -70,11 +70,11 @@ class Fuzz:
             for connection in connections:
                 connection.transport.free()
 
-    def _connection(self, index: int, trust: Trust) -> Connection:
+    def _connection(self, index: int, trust: RingTrust) -> PendingConnection:
         stage = self.ring.stages[index]
         certificate = stage.server.identity.certificate
         context = client_context(self.ring.identity, certificate) if trust.encrypted else None
-        return dial(stage.endpoint, trust, context, Role.HOME, HOME, time.monotonic() + WAIT_S).connection
+        return dial(stage.endpoint, trust, context, LinkRole.HOME, HOME, time.monotonic() + WAIT_S).connection
 
     def _stranger(self) -> None:
         """Somebody who knows no secret."""
@@ -85,8 +85,8 @@ class Fuzz:
             sock.sendall(self.maker.noise())
 
 
-def _until_read(connection: Connection) -> None:
+def _until_read(connection: PendingConnection) -> None:
     """A pong shows that all that was sent before has been read; raises where the link was closed over it."""
-    connection.send(Probe(_MARK))
-    while connection.reader.read().message != Pong(_MARK):
+    connection.send(LinkProbe(_MARK))
+    while connection.reader.read().message != LinkPong(_MARK):
         pass

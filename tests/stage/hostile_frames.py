@@ -10,17 +10,17 @@ from twd.ring.frames import (
     Close,
     Copy,
     Hello,
-    Item,
-    Message,
+    ItemOutcome,
+    LinkPong,
+    LinkProbe,
+    LinkRole,
     Open,
-    Outcome,
-    Pass,
-    Pong,
-    Probe,
-    Role,
+    PassFrame,
+    PassResults,
+    RingMessage,
     SessionSpec,
-    Verdicts,
-    Void,
+    VoidEpochs,
+    WindowItem,
     encode,
 )
 from twd.wire.job import Grammar, GrammarKind, Sampling
@@ -58,7 +58,7 @@ class FrameMaker:
 
     def void(self) -> bytes:
         """What every link takes from home."""
-        return encode(Void(self._slot(), self._epoch()))
+        return encode(VoidEpochs(self._slot(), self._epoch()))
 
     def noise(self) -> bytes:
         """What a stranger sends who knows nothing."""
@@ -67,7 +67,7 @@ class FrameMaker:
     def _payload(self) -> bytes:
         return self._dice.randbytes(self._dice.choice((4, 64, 4096))) if self.chance(0.001) else b""
 
-    def _message(self) -> Message:
+    def _message(self) -> RingMessage:
         dice = self._dice
         match dice.randrange(20):
             case 0:
@@ -77,21 +77,21 @@ class FrameMaker:
             case 2:
                 return Copy(self._slot(), self._slot())
             case 3 | 4:
-                return Void(self._slot(), self._epoch())
+                return VoidEpochs(self._slot(), self._epoch())
             case 5:
-                return Probe(dice.getrandbits(40))
+                return LinkProbe(dice.getrandbits(40))
             case 6:
-                return Pong(dice.getrandbits(40))
+                return LinkPong(dice.getrandbits(40))
             case 7 if self.chance(0.02):
                 return dice.choice(
                     [
-                        Verdicts(1, [Outcome(0, 1, 0, [1])]),
-                        Hello(Role.HOME, "r", "s", b"n", b"p"),
+                        PassResults(1, [ItemOutcome(0, 1, 0, [1])]),
+                        Hello(LinkRole.HOME, "r", "s", b"n", b"p"),
                         Challenge(b"n"),
                     ]
                 )
             case _:
-                return Pass(dice.getrandbits(50), [self._item() for _ in range(dice.choice((0, 1, 1, 1, 2, 3)))])
+                return PassFrame(dice.getrandbits(50), [self._item() for _ in range(dice.choice((0, 1, 1, 1, 2, 3)))])
 
     def _slot(self) -> int:
         return self._dice.randrange(self._slots) if self.chance(0.95) else self._dice.randrange(4096)
@@ -99,13 +99,13 @@ class FrameMaker:
     def _epoch(self) -> int:
         return self._dice.choice((0, 1, self._dice.randrange(1 << 12), self._dice.randrange(1 << 20)))
 
-    def _item(self) -> Item:
+    def _item(self) -> WindowItem:
         dice = self._dice
         count = dice.choice((1, 1, 2, 5, 17, 200))
         most = self._vocabulary if self.chance(0.9) else 1 << 31
         tokens = [dice.randrange(most) for _ in range(count)]
         at = dice.choice((0, 0, 1, dice.randrange(self._ctx_size), dice.randrange(1 << 31)))
-        return Item(self._slot(), self._epoch(), at, tokens, dice.choice((0, 1, count, 500)), self.chance(0.7))
+        return WindowItem(self._slot(), self._epoch(), at, tokens, dice.choice((0, 1, count, 500)), self.chance(0.7))
 
     def _spec(self) -> SessionSpec:
         dice = self._dice

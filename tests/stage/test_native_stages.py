@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.ring.rings import Hand, Ring, native_ring
+from twd.decoding.window import Window
 from twd.engine.loading import LoadPlan, NativeModel, load_native
-from twd.engine.stage_engine import StagePlan
-from twd.engine.window import Window
-from twd.ring.frames import Item, Open, Pass, SessionSpec, Void
+from twd.engine.slices.engine import StagePlan
+from twd.ring.frames import Open, PassFrame, SessionSpec, VoidEpochs, WindowItem
 from twd.stage.native import SlicePlan, load_slice
 from twd.wire.base import ModelId
 from twd.wire.failures import TwdError
@@ -56,10 +56,10 @@ def spec_of(sampling: Sampling, prompt: list[int], **more: object) -> SessionSpe
 
 def said_alone(whole: NativeModel, prompt: list[int], spec: SessionSpec) -> tuple[list[int], list[TokenLogprob]]:
     """Token by token, in this process."""
-    picker = whole.pickers.picker(
+    sampler = whole.samplers.sampler(
         spec.sampling, spec.seed, prompt_len=spec.prompt_len, grammar=spec.grammar, ignore_eos=spec.ignore_eos
     )
-    slot, cached = whole.target.open(prompt, picker, whole.pickers.reporter(2))
+    slot, cached = whole.target.open(prompt, sampler, whole.samplers.reporter(2))
     tokens, logprobs, feed, at = list[int](), list[TokenLogprob](), prompt[cached:], cached
     while len(tokens) < TOKENS:
         whole.target.submit([Window(slot, 0, at, tuple(feed), committed=len(feed))])
@@ -89,7 +89,7 @@ def said_by(
                 break
             number += 1
             sent += 1
-            hand.send(Pass(number, [Item(slot, epoch, at, window, len(text) - at if sent == 1 else 1)]))
+            hand.send(PassFrame(number, [WindowItem(slot, epoch, at, window, len(text) - at if sent == 1 else 1)]))
             at += len(window)
         for _ in range(sent):
             for outcome in hand.verdicts().outcomes:
@@ -97,7 +97,7 @@ def said_by(
                 tokens += outcome.tokens
                 logprobs += outcome.logprobs
         epoch += 1
-        hand.void(Void(slot, epoch))
+        hand.void(VoidEpochs(slot, epoch))
     return tokens[: len(drafts)], logprobs[: len(drafts)]
 
 
@@ -129,15 +129,15 @@ def test_sessions_of_unlike_windows_share_a_pass(whole: NativeModel, hand: Hand)
     truths = [said_alone(whole, prompt, spec)[0] for prompt, spec in zip(prompts, specs, strict=True)]
     for slot, spec in enumerate(specs):
         hand.send(Open(slot, spec))
-    hand.send(Pass(1, [Item(slot, 1, 0, prompt, len(prompt)) for slot, prompt in enumerate(prompts)]))
+    hand.send(PassFrame(1, [WindowItem(slot, 1, 0, prompt, len(prompt)) for slot, prompt in enumerate(prompts)]))
     said = {outcome.slot: list(outcome.tokens) for outcome in hand.verdicts().outcomes}
     for number in range(2, 12):
         items = []
         for slot, prompt in enumerate(prompts):
             have = said[slot]
             drafts = truths[slot][len(have) : len(have) + slot]
-            items.append(Item(slot, number, len(prompt) + len(have) - 1, [have[-1], *drafts]))
-        hand.send(Pass(number, items))
+            items.append(WindowItem(slot, number, len(prompt) + len(have) - 1, [have[-1], *drafts]))
+        hand.send(PassFrame(number, items))
         for outcome in hand.verdicts().outcomes:
             said[outcome.slot] += outcome.tokens
     for slot, truth in enumerate(truths):
@@ -148,15 +148,15 @@ def test_sessions_of_unlike_windows_share_a_pass(whole: NativeModel, hand: Hand)
 def test_nonsense_reaches_no_engine(ring: Ring, hand: Hand) -> None:
     hand.send(Open(0, SessionSpec(Sampling(), 1, 1)))
     for item in (
-        Item(0, 1, 5, [1]),
-        Item(0, 2, 0, [1 << 30]),
-        Item(0, 3, 0, [1] * 200, 200),
-        Item(2, 1, 0, [1]),
-        Item(77, 1, 0, [1]),
-        Item(0, 4, CTX + 5, [1]),
+        WindowItem(0, 1, 5, [1]),
+        WindowItem(0, 2, 0, [1 << 30]),
+        WindowItem(0, 3, 0, [1] * 200, 200),
+        WindowItem(2, 1, 0, [1]),
+        WindowItem(77, 1, 0, [1]),
+        WindowItem(0, 4, CTX + 5, [1]),
     ):
-        hand.send(Pass(1, [item]))
+        hand.send(PassFrame(1, [item]))
         assert hand.verdicts().outcomes[0].failure is not None
-    hand.send(Pass(2, [Item(0, 9, 0, [1, 2, 3], 3)]))
+    hand.send(PassFrame(2, [WindowItem(0, 9, 0, [1, 2, 3], 3)]))
     assert hand.verdicts().outcomes[0].tokens
     assert [stage.failures for stage in ring.stages] == [[], []]

@@ -11,16 +11,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.ring.fake_slices import FakeSlice
-from twd.engine.context import Rows
-from twd.engine.stage_abort import AbortFlag
-from twd.engine.window import Logits
-from twd.ring.frames import Frame, Item, Message, Outcome, Pass, States, Verdicts, are_numbers, pack_states
-from twd.stage.core import Bounds, Epochs, Head, RefusedItem, StageCore
-from twd.stage.worker import Worker
+from twd.decoding.window import Logits
+from twd.engine.context import BatchTokens
+from twd.engine.slices.abort import AbortFlag
+from twd.ring.frames import (
+    Frame,
+    ItemOutcome,
+    PassFrame,
+    PassResults,
+    RingMessage,
+    States,
+    WindowItem,
+    are_numbers,
+    pack_states,
+)
+from twd.stage.core import OutputStage, RefusedItem, SlotEpochs, StageCore, StageLimits
+from twd.stage.worker import StageWorker
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.ring import FrameFault, StateFormat
 
-BOUNDS = Bounds(slots=3, ctx_size=24, rows_max=6, vocabulary=9)
+BOUNDS = StageLimits(slots=3, ctx_size=24, rows_max=6, vocabulary=9)
 END = 8
 
 
@@ -45,31 +55,31 @@ class Stage:
 
     @classmethod
     def made(cls, last: bool) -> "Stage":
-        stage = cls(StageCore(BOUNDS, Epochs(), Head(BOUNDS.slots, frozenset({END})) if last else None))
+        stage = cls(StageCore(BOUNDS, SlotEpochs(), OutputStage(BOUNDS.slots, frozenset({END})) if last else None))
         for slot in range(BOUNDS.slots):
             stage.core.open(slot)
             if stage.core.head is not None:
                 stage.core.head.open(slot, Truth(), None)
         return stage
 
-    def run(self, items: Sequence[Item]) -> tuple[list[Item], list[Outcome]]:
-        sifted = self.core.sift(items, lambda number: True)
-        outcomes = list(sifted.refused)
-        for item in sifted.live:
+    def run(self, items: Sequence[WindowItem]) -> tuple[list[WindowItem], list[ItemOutcome]]:
+        filtered = self.core.sift(items, lambda number: True)
+        outcomes = list(filtered.refused)
+        for item in filtered.live:
             assert item.at <= len(self.cache[item.slot]), "a gap in the cache"
             del self.cache[item.slot][item.at :]
             self.cache[item.slot] += item.tokens
             self.core.stands_at(item.slot, item.at + len(item.tokens))
             if self.core.head is not None:
                 outcomes.append(self.core.head.judge(item, lambda node: np.zeros(1, np.float32), self.core.epochs))
-        return sifted.live, outcomes
+        return filtered.live, outcomes
 
 
-def window(slot: int, epoch: int, at: int, tokens: Sequence[int], committed: int = 1, picks: bool = True) -> Item:
-    return Item(slot, epoch, at, list(tokens), committed, picks)
+def window(slot: int, epoch: int, at: int, tokens: Sequence[int], committed: int = 1, picks: bool = True) -> WindowItem:
+    return WindowItem(slot, epoch, at, list(tokens), committed, picks)
 
 
-def somehow(dice: random.Random, stage: Stage, epoch: int, slot: int) -> Item:
+def somehow(dice: random.Random, stage: Stage, epoch: int, slot: int) -> WindowItem:
     """A window beside what a stage holds: most fit there, and some are wrong in every way."""
     held = stage.cache[slot] if slot < BOUNDS.slots else []
     at = max(0, len(held) - dice.choice((-1, 0, 0, 0, 0, 1, 1, 2, 5, 12)))
@@ -90,7 +100,7 @@ def test_whatever_comes_the_cache_has_no_gap_and_the_text_is_the_models(seed: in
         if dice.random() < 0.05:
             slot = dice.randrange(BOUNDS.slots)
             for stage in (last, before):
-                stage.core.epochs.bury(slot, epochs_seen.get(slot, 0) + dice.randint(0, 1))
+                stage.core.epochs.invalidate(slot, epochs_seen.get(slot, 0) + dice.randint(0, 1))
         slots = dice.choices(range(BOUNDS.slots + 1), (9, 9, 9, 1), k=dice.randint(1, 3))
         live, _ = before.run([somehow(dice, before, epochs_seen.get(slot, 0), slot) for slot in slots])
         for item in live:
@@ -102,7 +112,7 @@ def test_whatever_comes_the_cache_has_no_gap_and_the_text_is_the_models(seed: in
             check(last, outcome, judged)
 
 
-def check(last: Stage, outcome: Outcome, judged: Sequence[Item]) -> None:
+def check(last: Stage, outcome: ItemOutcome, judged: Sequence[WindowItem]) -> None:
     if outcome.failure is not None:
         assert not outcome.tokens
         return
@@ -128,7 +138,7 @@ def test_windows_in_flight_give_the_text_of_single_steps(depth: int, right: list
     stage.run([window(0, 0, 0, [1], picks=False)])
     while len(text) < bounds_left:
         drafts = list(text)
-        sent: list[Item] = []
+        sent: list[WindowItem] = []
         for _ in range(depth):
             at, tokens = len(drafts) - 1, [drafts[-1]]
             for _ in range(width - 1):
@@ -160,10 +170,10 @@ def test_windows_in_flight_give_the_text_of_single_steps(depth: int, right: list
         (window(0, 1, 0, [1] * 6, picks=False), None, None),
     ],
 )
-def test_refusals_have_names(item: Item, fault: FrameFault | None, code: FailureCode | None) -> None:
-    sifted = Stage.made(True).core.sift([item], lambda number: True)
-    assert [one for one, _ in sifted.faults] == ([fault] if fault else [])
-    assert [one.failure.code for one in sifted.refused if one.failure] == ([code] if code else [])
+def test_refusals_have_names(item: WindowItem, fault: FrameFault | None, code: FailureCode | None) -> None:
+    filtered = Stage.made(True).core.sift([item], lambda number: True)
+    assert [one for one, _ in filtered.faults] == ([fault] if fault else [])
+    assert [one.failure.code for one in filtered.refused if one.failure] == ([code] if code else [])
 
 
 def test_what_follows_on_a_refused_window_is_dropped() -> None:
@@ -174,18 +184,18 @@ def test_what_follows_on_a_refused_window_is_dropped() -> None:
 
 
 def test_a_slot_twice_in_a_pass_is_refused() -> None:
-    sifted = Stage.made(False).core.sift([window(0, 1, 0, [1]), window(0, 1, 1, [1])], lambda number: True)
-    assert (len(sifted.live), len(sifted.refused)) == (1, 1)
+    filtered = Stage.made(False).core.sift([window(0, 1, 0, [1]), window(0, 1, 1, [1])], lambda number: True)
+    assert (len(filtered.live), len(filtered.refused)) == (1, 1)
 
 
 def test_full_is_full_and_no_fault() -> None:
     stage = Stage.made(False)
     for at in range(0, 24, 6):
         stage.run([window(0, 1, at, [1] * 6, picks=False)])
-    sifted = stage.core.sift([window(0, 1, 24, [1])], lambda number: True)
-    assert sifted.refused[0].failure is not None
-    assert sifted.refused[0].failure.code is FailureCode.CONTEXT_OVERFLOW
-    assert sifted.faults == []
+    filtered = stage.core.sift([window(0, 1, 24, [1])], lambda number: True)
+    assert filtered.refused[0].failure is not None
+    assert filtered.refused[0].failure.code is FailureCode.CONTEXT_OVERFLOW
+    assert filtered.faults == []
     assert stage.core.sift([window(0, 2, 23, [1])], lambda number: True).live
 
 
@@ -224,8 +234,8 @@ def test_a_session_that_cannot_be_picked_for_says_why() -> None:
     stage = Stage.made(True)
     assert stage.core.head is not None
     stage.core.head.cannot_open(1, Failure(code=FailureCode.BAD_GRAMMAR, message="what?"))
-    sifted = stage.core.sift([window(1, 1, 0, [1])], lambda number: True)
-    assert sifted.refused[0].failure == Failure(code=FailureCode.BAD_GRAMMAR, message="what?")
+    filtered = stage.core.sift([window(1, 1, 0, [1])], lambda number: True)
+    assert filtered.refused[0].failure == Failure(code=FailureCode.BAD_GRAMMAR, message="what?")
 
 
 def test_controls_of_no_slot_are_refused() -> None:
@@ -243,16 +253,16 @@ class Seat:
 
     core: StageCore
     lock: threading.Lock = field(default_factory=threading.Lock)
-    running: list[Item] | None = None
+    running: list[WindowItem] | None = None
     first = False
     last = False
     format = StateFormat.F32
     is_open = True
     left: threading.Event = field(default_factory=threading.Event)
 
-    def forward(self, message: Message, payload: bytes = b"") -> None: ...
+    def forward(self, message: RingMessage, payload: bytes = b"") -> None: ...
 
-    def answer(self, verdicts: Verdicts) -> None: ...
+    def answer(self, verdicts: PassResults) -> None: ...
 
     def announce(self, slot: int, epoch: int) -> None: ...
 
@@ -267,20 +277,20 @@ def test_of_a_slot_twice_in_a_pass_the_engine_gets_the_states_that_were_checked(
     taken: list[States] = []
 
     class Noting(FakeSlice):
-        def decode(self, rows: Rows, states: States | None = None, aborted: AbortFlag | None = None) -> States:
+        def decode(self, rows: BatchTokens, states: States | None = None, aborted: AbortFlag | None = None) -> States:
             assert states is not None
             taken.append(states)
             return super().decode(rows, states, aborted)
 
     engine, failures = Noting(1, 2), list[BaseException]()
-    worker, seat = Worker(engine, failures.append), Seat(StageCore(Bounds(4, 24, 6), Epochs()))
-    seat.core.open(0)
+    worker, membership = StageWorker(engine, failures.append), Seat(StageCore(StageLimits(4, 24, 6), SlotEpochs()))
+    membership.core.open(0)
     states = np.ones((2 + len(second), engine.n_embd), np.float32)
     states[2:] = np.nan
     items = [window(0, 1, 0, [1, 1]), window(0, 1, 2, second)]
     worker.start()
-    worker.take(seat, Frame(Pass(1, items), pack_states(states)))
-    assert seat.left.wait(10)
+    worker.take(membership, Frame(PassFrame(1, items), pack_states(states)))
+    assert membership.left.wait(10)
     assert worker.stop()
     assert failures == []
     assert [(len(one), are_numbers(one)) for one in taken] == [(2, True)]

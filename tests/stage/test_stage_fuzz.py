@@ -10,11 +10,11 @@ from tests.ring.test_fake_rings import PROMPT, say, spec
 from tests.stage.fuzzing import Fuzz
 from tests.stage.hostile_frames import FrameMaker
 from twd.ring.frames import Open
-from twd.stage.server import Rules
+from twd.stage.server import LinkRules
 
 
 @pytest.mark.parametrize(("rules", "frames"), [(PLAIN, 1500), (QUICK, 500)], ids=["plain", "tls"])
-def test_hostile_frames_and_cut_connections_do_no_harm(rules: Rules, frames: int) -> None:
+def test_hostile_frames_and_cut_connections_do_no_harm(rules: LinkRules, frames: int) -> None:
     truth = fake_text(PROMPT, 8)
     with fake_ring(2, rules) as ring:
 

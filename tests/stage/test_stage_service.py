@@ -17,20 +17,20 @@ from tests.ring.fake_slices import LAYERS, FakeSlice, fake_text
 from tests.ring.rings import HOME, WAIT_S
 from tests.ring.test_fake_rings import PROMPT, spec
 from tests.waiting import until
-from twd.bus.base import Message
-from twd.bus.memory_bus import MemoryBroker, MemoryBus
+from twd.bus.base import BusMessage
+from twd.bus.memory.bus import MemoryBroker, MemoryBus
 from twd.kit.clock import LoopClock
 from twd.kit.exit_codes import ExitCode, exit_code_of
 from twd.kit.ids import Ids
-from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Surroundings
-from twd.ring.frames import Item, Open, Pass, Verdicts
-from twd.ring.home import Home
-from twd.ring.links import Pace
-from twd.ring.trust import Identity, Trust, make_identity, ring_nonce
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, ServiceContext
+from twd.ring.frames import Open, PassFrame, PassResults, WindowItem
+from twd.ring.home import RingDriver
+from twd.ring.links import ProbePace
+from twd.ring.trust import LinkIdentity, RingTrust, make_identity, ring_nonce
 from twd.ring.wiring import wirings
 from twd.stage.loaded import LoadedSlice
-from twd.stage.server import Rules, Slice
-from twd.stage.service import Address, Stage
+from twd.stage.server import HeldSlice, LinkRules
+from twd.stage.service import StageAddress, StageService
 from twd.stage.timing import measure
 from twd.wire.base import Event, InstanceId, ModelId, NodeId
 from twd.wire.codec import decode, encode
@@ -49,13 +49,13 @@ from twd.wire.routes import subject_of
 from twd.wire.service import Health, ServiceFaulted, ServiceLease, ServiceStarted
 
 E = TypeVar("E", bound=Event)
-PACE = Pace(0.1, 5.0)
+PACE = ProbePace(0.1, 5.0)
 
 
 def loaded(first: int, end: int) -> LoadedSlice:
     """A slice of the fake model, timed."""
     engine = FakeSlice(first, end, head=end == LAYERS)
-    held = Slice(ModelId("fake"), "f4ke", first, end, LAYERS, end == LAYERS)
+    held = HeldSlice(ModelId("fake"), "f4ke", first, end, LAYERS, end == LAYERS)
     return LoadedSlice(held, engine, measure(engine, held), "fake build", "exact", 5)
 
 
@@ -65,11 +65,11 @@ class World:
 
     broker: MemoryBroker
     bus: MemoryBus
-    stages: list[Stage] = field(default_factory=list)
+    stages: list[StageService] = field(default_factory=list)
     told: list[Event] = field(default_factory=list)
-    identity: Identity = field(default_factory=lambda: make_identity(HOME))
+    identity: LinkIdentity = field(default_factory=lambda: make_identity(HOME))
 
-    def hear(self, message: Message) -> None:
+    def hear(self, message: BusMessage) -> None:
         event = decode(message.data)
         assert isinstance(event, Event)
         self.told.append(event)
@@ -77,16 +77,16 @@ class World:
     def all(self, kind: type[E]) -> list[E]:
         return [event for event in self.told if isinstance(event, kind)]
 
-    async def add(self, load: Callable[..., LoadedSlice], address: Address = Address(port=0)) -> Stage:  # noqa: B008
+    async def add(self, load: Callable[..., LoadedSlice], address: StageAddress = StageAddress(port=0)) -> StageService:  # noqa: B008
         node = f"n{len(self.stages)}"
-        ground = Surroundings(
+        ctx = ServiceContext(
             bus=self.broker.connect(node),
             node=NodeId(node),
             clock=LoopClock(),
             ids=Ids(random.Random(node)),
             log=logging.getLogger("stages"),
         )
-        stage = Stage(ground, ModelId("fake"), load, address, Rules(pace=PACE))
+        stage = StageService(ctx, ModelId("fake"), load, address, LinkRules(pace=PACE))
         self.stages.append(stage)
         await stage.start()
         await asyncio.wait_for(stage.settled.wait(), WAIT_S)
@@ -96,8 +96,8 @@ class World:
         """The stages in ring order."""
         return sorted(self.all(StageReady), key=lambda one: one.first)
 
-    async def wire(self, ready: list[StageReady]) -> tuple[Trust, list[StageAnswered]]:
-        trust = Trust(f"r{random.random()}", ring_nonce())
+    async def wire(self, ready: list[StageReady]) -> tuple[RingTrust, list[StageAnswered]]:
+        trust = RingTrust(f"r{random.random()}", ring_nonce())
         answers = []
         for wired in wirings(ready, trust, HOME, self.identity.certificate, StateFormat.F32):
             answer = decode(await self.bus.request(subject_of(wired), encode(wired)))
@@ -105,14 +105,14 @@ class World:
             answers.append(answer)
         return trust, answers
 
-    async def go_home(self) -> Home:
+    async def go_home(self) -> RingDriver:
         ready = self.ready()
         trust, answers = await self.wire(ready)
         assert [answer.failure for answer in answers] == [None] * len(ready)
         end = time.monotonic() + WAIT_S
-        return await asyncio.to_thread(Home.connect, ready, trust, self.identity, HOME, end, PACE)
+        return await asyncio.to_thread(RingDriver.connect, ready, trust, self.identity, HOME, end, PACE)
 
-    async def lease(self, stage: Stage) -> ServiceLease:
+    async def lease(self, stage: StageService) -> ServiceLease:
         entry = await (await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)).get(stage.instance)
         assert entry is not None
         return msgspec.json.decode(entry.value, type=ServiceLease)
@@ -135,8 +135,8 @@ async def two(world: World) -> None:
     await until(lambda: len(world.all(StageReady)) == 2)
 
 
-def ask(home: Home, items: list[Item]) -> Verdicts:
-    home.send(Pass(1, items))
+def ask(home: RingDriver, items: list[WindowItem]) -> PassResults:
+    home.send(PassFrame(1, items))
     return home.answers(WAIT_S)[0].verdicts
 
 
@@ -157,7 +157,7 @@ async def test_a_ring_wired_over_the_bus_speaks_and_is_measured(world: World) ->
     await two(world)
     home = await world.go_home()
     home.send(Open(0, spec()))
-    verdicts = await asyncio.to_thread(ask, home, [Item(0, 1, 0, PROMPT, len(PROMPT))])
+    verdicts = await asyncio.to_thread(ask, home, [WindowItem(0, 1, 0, PROMPT, len(PROMPT))])
     assert verdicts.outcomes[0].tokens == fake_text(PROMPT, 1)
     await until(lambda: sum(event.passes for event in world.all(RingMeasured)) >= 2)
     by_stage = {event.index: event for event in world.all(RingMeasured) if event.passes}
@@ -181,7 +181,7 @@ async def test_a_wiring_that_does_not_fit_is_answered_with_the_reason(world: Wor
 async def test_nonsense_on_a_link_becomes_an_event(world: World) -> None:
     await two(world)
     home = await world.go_home()
-    home.send(Verdicts(1))
+    home.send(PassResults(1))
     await until(lambda: bool(world.all(FrameRefused)))
     event = world.all(FrameRefused)[0]
     assert (event.fault, event.stage, event.repeated) == ("unexpected", world.stages[0].instance, 1)
@@ -238,7 +238,7 @@ async def test_a_stage_that_loads_gets_no_place_in_a_ring(world: World) -> None:
 
 async def test_a_port_that_is_taken_is_told(world: World) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        await world.add(lambda progress: loaded(0, LAYERS), Address(port=taken.getsockname()[1]))
+        await world.add(lambda progress: loaded(0, LAYERS), StageAddress(port=taken.getsockname()[1]))
         await until(lambda: bool(world.all(ModelFailed)))
     assert "cannot listen" in world.all(ModelFailed)[0].failure.message
 
@@ -247,7 +247,7 @@ async def test_a_stage_that_leaves_says_so_and_home_hears_it(world: World) -> No
     await two(world)
     home = await world.go_home()
     home.send(Open(0, spec()))
-    await asyncio.to_thread(ask, home, [Item(0, 1, 0, PROMPT, len(PROMPT))])
+    await asyncio.to_thread(ask, home, [WindowItem(0, 1, 0, PROMPT, len(PROMPT))])
     engine = world.stages[1]._server.engine if world.stages[1]._server else None
     async with asyncio.TaskGroup() as group:
         group.create_task(world.stages[1].drain(0.3))
@@ -273,7 +273,7 @@ async def test_an_engine_that_breaks_ends_its_stage(world: World) -> None:
 
     server.engine.before = breaks
     home.send(Open(0, spec()))
-    home.send(Pass(1, [Item(0, 1, 0, PROMPT, len(PROMPT))]))
+    home.send(PassFrame(1, [WindowItem(0, 1, 0, PROMPT, len(PROMPT))]))
     await asyncio.wait_for(world.stages[0].ended.wait(), WAIT_S)
     await until(lambda: bool(world.all(ServiceFaulted)))
     assert "no more" in world.all(ServiceFaulted)[0].failure.message

@@ -9,18 +9,18 @@ import pytest
 
 from tests.ring.fake_slices import LAYERS, FakeSlice
 from twd.engine.build import engine_build
-from twd.engine.context import Rows
+from twd.engine.context import BatchTokens
 from twd.engine.library import version
-from twd.engine.stage_abort import AbortFlag
+from twd.engine.slices.abort import AbortFlag
 from twd.ring.frames import States
-from twd.stage.server import Slice
-from twd.stage.timing import Timing, measure, remembered
+from twd.stage.server import HeldSlice
+from twd.stage.timing import SliceTiming, measure, remembered
 from twd.wire.base import ModelId
 from twd.wire.model import CostPoint
 
 
-def held(first: int, end: int) -> Slice:
-    return Slice(ModelId("fake"), "f4ke", first, end, LAYERS, end == LAYERS)
+def held(first: int, end: int) -> HeldSlice:
+    return HeldSlice(ModelId("fake"), "f4ke", first, end, LAYERS, end == LAYERS)
 
 
 def ticking(step: float) -> Iterator[float]:
@@ -52,7 +52,7 @@ class SlowSlice(FakeSlice):
         self._cost = cost
         self._before = Counter[int]()
 
-    def decode(self, rows: Rows, states: States | None = None, aborted: AbortFlag | None = None) -> States:
+    def decode(self, rows: BatchTokens, states: States | None = None, aborted: AbortFlag | None = None) -> States:
         self.now += self._cost(len(rows), self._before[len(rows)])
         self._before[len(rows)] += 1
         return super().decode(rows, states, aborted)
@@ -75,15 +75,15 @@ def test_a_device_makes_its_kernels_for_a_width_before_that_is_timed() -> None:
     assert told(engine, makes_kernels=True) == [(1, 1.0), (2, 2.0), (4, 4.0), (8, 8.0), (16, 16.0)]
 
 
-def never() -> Timing:
+def never() -> SliceTiming:
     raise AssertionError("measured anew")
 
 
 def test_what_was_measured_is_measured_once(tmp_path: Path) -> None:
-    first, folder = Timing(4, False, 1.0, 0.0, [CostPoint(width=1, ms=4.0)]), tmp_path / "new"
+    first, folder = SliceTiming(4, False, 1.0, 0.0, [CostPoint(width=1, ms=4.0)]), tmp_path / "new"
     assert remembered(folder, ("a", "b"), held(0, 4), lambda: first) == first
     assert remembered(folder, ("a", "b"), held(0, 4), never) == first
-    assert remembered(folder, ("a", "c"), held(0, 4), Timing) == Timing()
+    assert remembered(folder, ("a", "c"), held(0, 4), SliceTiming) == SliceTiming()
     for file in folder.iterdir():
         file.write_bytes(b"{")
     assert remembered(folder, ("a", "b"), held(0, 4), lambda: first) == first
@@ -91,22 +91,24 @@ def test_what_was_measured_is_measured_once(tmp_path: Path) -> None:
 
 def test_other_slices_of_a_model_are_worked_out_by_their_layers(tmp_path: Path) -> None:
     """So a machine that takes other layers while a ring serves disturbs nobody. A head must be timed once."""
-    body = Timing(4, False, 1.0, 0.0, [CostPoint(width=1, ms=4.0), CostPoint(width=8, ms=6.0)])
+    body = SliceTiming(4, False, 1.0, 0.0, [CostPoint(width=1, ms=4.0), CostPoint(width=8, ms=6.0)])
     assert remembered(tmp_path, ("a",), held(0, 4), lambda: body) == body
-    half = Timing(2, False, 1.0, 0.0, [CostPoint(width=1, ms=2.0), CostPoint(width=8, ms=3.0)])
+    half = SliceTiming(2, False, 1.0, 0.0, [CostPoint(width=1, ms=2.0), CostPoint(width=8, ms=3.0)])
     assert remembered(tmp_path, ("a",), held(4, 6), never) == half
-    ending = Timing(2, True, 1.0, 3.0, [CostPoint(width=1, ms=5.0), CostPoint(width=8, ms=10.0)])
+    ending = SliceTiming(2, True, 1.0, 3.0, [CostPoint(width=1, ms=5.0), CostPoint(width=8, ms=10.0)])
     assert remembered(tmp_path, ("a",), held(LAYERS - 2, LAYERS), lambda: ending) == ending
-    longer = Timing(5, True, 1.0, 3.0, [CostPoint(width=1, ms=8.0), CostPoint(width=8, ms=16.0)])
+    longer = SliceTiming(5, True, 1.0, 3.0, [CostPoint(width=1, ms=8.0), CostPoint(width=8, ms=16.0)])
     assert remembered(tmp_path, ("a",), held(LAYERS - 5, LAYERS), never) == longer
-    without = Timing(1, False, 1.0, 0.0, [CostPoint(width=1, ms=1.0), CostPoint(width=8, ms=2.0)])
+    without = SliceTiming(1, False, 1.0, 0.0, [CostPoint(width=1, ms=1.0), CostPoint(width=8, ms=2.0)])
     assert remembered(tmp_path, ("a",), held(1, 2), never) == without
     assert remembered(tmp_path, ("a",), held(0, 4), never) == body, "what was measured counts for more"
 
 
 def test_a_disk_that_takes_nothing_keeps_no_stage_from_serving(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    assert remembered(tmp_path / "file", ("a", "b"), held(0, 4), lambda: Timing(4, False, 1.0)) == Timing(4, False, 1.0)
+    assert remembered(tmp_path / "file", ("a", "b"), held(0, 4), lambda: SliceTiming(4, False, 1.0)) == SliceTiming(
+        4, False, 1.0
+    )
 
 
 def test_a_build_is_named_in_one_line() -> None:

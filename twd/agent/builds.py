@@ -7,8 +7,8 @@ import shutil
 from typing import Final
 
 from twd.agent.launch import RPC_PROGRAMS
-from twd.agent.programs import NoAnswer, output_of
-from twd.kit.settings import Binaries
+from twd.agent.programs import ProgramFailed, output_of
+from twd.settings.model import BinariesConfig
 from twd.wire.node import Build
 
 _VERSION: Final = re.compile(r"^version:\s*(\S+)(?:\s*\(([0-9a-f]+)\))?", re.MULTILINE)
@@ -28,13 +28,13 @@ def parse_backends(text: str) -> list[str]:
     return [name for sign, name in _BACKENDS if sign in text]
 
 
-async def find_builds(binaries: Binaries) -> list[Build]:
+async def find_builds(binaries: BinariesConfig) -> list[Build]:
     """llama-server and the RPC workers that are there; each is asked for its version once."""
     asked = (_ask(path, tells_version="llama-server" in os.path.basename(path)) for path in _paths(binaries))
     return await asyncio.gather(*asked)
 
 
-def _paths(binaries: Binaries) -> list[str]:
+def _paths(binaries: BinariesConfig) -> list[str]:
     programs = (binaries.llama_server, binaries.rpc_server, *RPC_PROGRAMS)
     found = (shutil.which(os.path.expanduser(program)) for program in programs if program)
     return list(dict.fromkeys(path for path in found if path))
@@ -47,6 +47,6 @@ async def _ask(path: str, tells_version: bool) -> Build:
         return Build(name=name, path=path)
     try:
         text = await output_of((path, "--version"), with_errors=True)
-    except NoAnswer as problem:
+    except ProgramFailed as problem:
         return Build(name=name, path=path, version=str(problem)[:1024])
     return Build(name=name, path=path, version=parse_version(text), backends=parse_backends(text))

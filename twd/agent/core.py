@@ -105,7 +105,7 @@ def _plain(name: str) -> str:
 
 
 @dataclass
-class Bucket:
+class TokenBucket:
     """Allows `burst` requests at once and `per_s` in the long run."""
 
     per_s: float
@@ -127,17 +127,17 @@ class Bucket:
 
 
 @dataclass
-class Limiter:
+class RateLimiter:
     """A bucket for each address; the oldest are forgotten."""
 
     per_s: float = 20.0
     burst: float = 40.0
     known_max: int = 1024
-    buckets: dict[str, Bucket] = field(default_factory=dict)
+    buckets: dict[str, TokenBucket] = field(default_factory=dict)
 
     def wait_s(self, who: str, now: float, cost: float = 1.0) -> float:
         """As Bucket.wait_s, for one address."""
-        bucket = self.buckets.pop(who, None) or Bucket(self.per_s, self.burst, at=now)
+        bucket = self.buckets.pop(who, None) or TokenBucket(self.per_s, self.burst, at=now)
         self.buckets[who] = bucket
         if len(self.buckets) > self.known_max:
             self.buckets.pop(next(iter(self.buckets)))

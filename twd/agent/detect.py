@@ -12,13 +12,13 @@ from msgspec.structs import replace
 import twd
 from twd.agent.builds import find_builds
 from twd.agent.core import merge_gpus
-from twd.agent.cpu_probe import cpu_facts, measure_bandwidth, memory_facts
-from twd.agent.disk_probe import disk_facts
 from twd.agent.environment import environment_here
-from twd.agent.gpu_probe import engine_facts, vendor_gpus
 from twd.agent.model_scan import ModelScan
-from twd.kit.paths import path_of
-from twd.kit.settings import Settings
+from twd.agent.probes.cpu import cpu_facts, measure_bandwidth, memory_facts
+from twd.agent.probes.disk import disk_facts
+from twd.agent.probes.gpu import engine_facts, vendor_gpus
+from twd.settings.model import Settings
+from twd.settings.paths import path_of
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import Build, CpuFacts, GpuFacts, ModelFile, NodeFacts
 
@@ -33,7 +33,7 @@ _DRAWN: Final = 1 << 40
 
 
 @dataclass
-class Detector:
+class MachineDetector:
     """Asks the machine. `look` is cheap: some milliseconds, and tens where there are GPUs."""
 
     settings: Settings

@@ -16,7 +16,7 @@ class _Reading:
     waiting: int = 0
 
 
-class Digests:
+class FileDigests:
     """Reads in a thread of its own; what was read is remembered by the scan."""
 
     def __init__(self, scan: ModelScan) -> None:

@@ -1,8 +1,8 @@
 """The environment of processes that compute on this machine."""
 
-from twd.agent.gpu_probe import amd_cards
-from twd.kit.compute import engine_environment
-from twd.kit.settings import Settings
+from twd.agent.probes.gpu import amd_cards
+from twd.process.compute import engine_environment
+from twd.settings.model import Settings
 
 
 def environment_here(settings: Settings, backend: str) -> dict[str, str]:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from twd.kit import platform
-from twd.kit.nursery import OURS
-from twd.kit.settings import Binaries, Pool
+from twd.process import platform
+from twd.process.fork_server import OURS
+from twd.settings.model import BinariesConfig, PoolConfig
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import ModelFile, ProcessWanted
 
@@ -21,7 +21,7 @@ _PROCESS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 Which = Callable[[str], str | None]
 
 
-def allowed(binaries: Binaries) -> dict[str, str]:
+def allowed(binaries: BinariesConfig) -> dict[str, str]:
     """Every program of the allow-list by the names under which it may be asked for."""
     listed = (binaries.rpc_server, binaries.llama_server, *RPC_PROGRAMS, *binaries.allow)
     names: dict[str, str] = {}
@@ -31,7 +31,7 @@ def allowed(binaries: Binaries) -> dict[str, str]:
     return names
 
 
-def resolve(program: str, binaries: Binaries, which: Which = shutil.which) -> str:
+def resolve(program: str, binaries: BinariesConfig, which: Which = shutil.which) -> str:
     """The path of a program on the allow-list; raises where it is not listed or not there."""
     known = allowed(binaries)
     if program not in known:
@@ -62,12 +62,12 @@ def rpc_argv(
     `cache` is for our own alone: llama.cpp's worker believes whatever its disk holds.
     """
     lent = [part for device in devices for part in ("--device", device)]
-    own = (sys.executable, "-P", "-m", "twd.engine.rpc_worker", "--host", host, "--port", str(port), *lent, *cache)
+    own = (sys.executable, "-P", "-m", "twd.engine.rpc.worker", "--host", host, "--port", str(port), *lent, *cache)
     foreign = (program, "-H", host, "-p", str(port), *(("-d", ",".join(devices)) if devices else ()))
     return (*(foreign if program else own), *_threads(program, threads))
 
 
-def cache_argv(folder: Path, pool: Pool) -> tuple[str, ...]:
+def cache_argv(folder: Path, pool: PoolConfig) -> tuple[str, ...]:
     """Where a worker keeps weights, and how much of the disk they may take."""
     if not pool.worker_cache or platform.IS_WINDOWS:  # there nobody may move a file that is open
         return ()

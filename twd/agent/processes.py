@@ -25,25 +25,25 @@ from twd.agent.launch import (
     rpc_argv,
     stage_argv,
 )
-from twd.agent.running import Running
-from twd.kit.addresses import is_loopback, told_host
+from twd.agent.running import ManagedProcess
 from twd.kit.clock import Clock
-from twd.kit.delay_proxy import DelayProxy
-from twd.kit.home import RESOLVED_VARIABLE, Home
-from twd.kit.nursery import OURS, Inherited, Nursery
-from twd.kit.paths import path_of
-from twd.kit.ports import bindable_port
-from twd.kit.settings import Settings
-from twd.kit.supervisor import Backoff, Exit, ProcessSpec, Supervisor
+from twd.net.addresses import is_loopback, told_host
+from twd.net.delay_proxy import DelayProxy
+from twd.net.ports import bindable_port
 from twd.private_file import write_private
+from twd.process.fork_server import OURS, ForkServer, ForkServerHandle
+from twd.process.home import RESOLVED_VARIABLE, StateFolder
+from twd.process.supervisor import Backoff, ProcessExit, ProcessSpec, Supervisor
+from twd.settings.model import Settings
+from twd.settings.paths import path_of
 from twd.wire.base import NodeId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import ModelFile, ProcessFacts, ProcessKind, ProcessWanted
 from twd.wire.routes import subject_token
 
 if TYPE_CHECKING:
-    from twd.ring.trust import Identity
-    from twd.ring.tunnel import Exit as TunnelExit
+    from twd.ring.trust import LinkIdentity
+    from twd.ring.tunnel import TunnelExit as TunnelExit
 
 READY_S: Final = 30.0
 LOOK_S: Final = 0.1
@@ -54,7 +54,7 @@ HEALTHY_S: Final = 3.0
 """A worker that was killed after so long is back at once, however often that happens."""
 
 
-class Processes:
+class ManagedProcesses:
     """All processes of this machine that somebody wants."""
 
     def __init__(
@@ -63,11 +63,11 @@ class Processes:
         clock: Clock,
         *,
         on_start: Callable[[], None],
-        on_exit: Callable[[Exit], None],
+        on_exit: Callable[[ProcessExit], None],
         on_fault: Callable[[str, BaseException], None],
         models: Callable[[], Sequence[ModelFile]] = tuple,
         link_s: float = 0.0,
-        forks: Inherited | None = None,
+        forks: ForkServerHandle | None = None,
     ) -> None:
         """`forks`: what brings up processes of our own.
 
@@ -82,15 +82,15 @@ class Processes:
         self._on_fault = on_fault
         self._admitted: tuple[str, ...] = ()
         self._exits: WeakSet[TunnelExit] = WeakSet()
-        self._running: dict[str, Running] = {}
+        self._running: dict[str, ManagedProcess] = {}
         self._some = asyncio.Event()
         """Set while anything runs."""
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """By process; each as long as somebody holds it or waits for it."""
-        self._nursery = Nursery(forks, os.environ, on_fault)
+        self._fork_server = ForkServer(forks, os.environ, on_fault)
 
     @cached_property
-    def _identity(self) -> "Identity":
+    def _identity(self) -> "LinkIdentity":
         """With which workers are reached by an encrypted way; what that needs takes long to import."""
         from twd.ring.trust import make_identity
 
@@ -141,18 +141,18 @@ class Processes:
     async def stop_all(self) -> None:
         """End everything."""
         await asyncio.gather(*(self.stop(name) for name in list(self._running)))
-        await self._nursery.close()
+        await self._fork_server.close()
 
     async def open(self) -> None:
         """Begin. Where stages may be wanted, none should have to wait for imports."""
-        await self._nursery.open()
+        await self._fork_server.open()
         if self.lends or self._settings.mode == "combined":
-            self._nursery.prepare((*OURS, "run", "stage"))
+            self._fork_server.prepare((*OURS, "run", "stage"))
 
     def _lock(self, process: str) -> asyncio.Lock:
         return self._changing.setdefault(process, asyncio.Lock())
 
-    def _check_same(self, known: Running, wanted: ProcessWanted) -> None:
+    def _check_same(self, known: ManagedProcess, wanted: ProcessWanted) -> None:
         if (
             known.wanted.program != wanted.program
             or wanted.port not in (0, known.port)
@@ -178,13 +178,13 @@ class Processes:
             raise
         return running.facts()
 
-    def _forget(self, process: str) -> Running | None:
+    def _forget(self, process: str) -> ManagedProcess | None:
         running = self._running.pop(process, None)
         if not self._running:
             self._some.clear()
         return running
 
-    def _prepare(self, wanted: ProcessWanted) -> Running:
+    def _prepare(self, wanted: ProcessWanted) -> ManagedProcess:
         if wanted.kind is ProcessKind.STAGE:
             host, port = self._settings.pool.host, self._stage_port()
             argv = stage_argv(wanted, find_model(wanted, self._models()), host, port)
@@ -201,7 +201,7 @@ class Processes:
             cache = cache_argv(self._weights_folder(wanted.process), self._settings.pool)
             argv = rpc_argv(program, host, port, wanted.threads, wanted.devices, cache)
             supervisor = self._supervisor(wanted, argv, foreign)
-        running = Running(wanted, host, port, supervisor, front_host=told_host(host))
+        running = ManagedProcess(wanted, host, port, supervisor, front_host=told_host(host))
         if self._link_s and port:
             running.fronts = (DelayProxy(host, port, self._link_s / 2),)
         elif wanted.kind is ProcessKind.RPC and self._tunnelled:
@@ -211,7 +211,7 @@ class Processes:
 
     def _weights_folder(self, process: str) -> Path:
         """Where a worker keeps them; agents that play several machines share a home."""
-        return Home(self._settings.home_dir).weights / f"{subject_token(self._settings.node)}.{process}"
+        return StateFolder(self._settings.home_dir).weights / f"{subject_token(self._settings.node)}.{process}"
 
     def _draft_paths(self) -> set[str]:
         """Draft models that the owner of this machine named in its settings."""
@@ -229,7 +229,7 @@ class Processes:
         return self.lends and not self._settings.pool.trusted_lan
 
     def _exit(self, port: int) -> "TunnelExit":
-        from twd.ring.tunnel import Exit as TunnelExit
+        from twd.ring.tunnel import TunnelExit as TunnelExit
 
         end = TunnelExit(self._identity, self._settings.pool.host, port)
         end.admit(self._admitted)
@@ -293,10 +293,10 @@ class Processes:
             on_exit=self._exited,
             on_fault=self._on_fault,
             backoff=Backoff(healthy_s=HEALTHY_S),
-            nursery=self._nursery,
+            fork_server=self._fork_server,
         )
 
-    def _exited(self, gone: Exit) -> None:
+    def _exited(self, gone: ProcessExit) -> None:
         running = self._running.get(gone.name)
         if running is not None:
             running.version, running.note = "", "" if gone.problem.startswith("{") else gone.problem
@@ -304,7 +304,7 @@ class Processes:
                 self._leave_taken_port(running)
         self._on_exit(gone)
 
-    def _leave_taken_port(self, running: Running) -> None:
+    def _leave_taken_port(self, running: ManagedProcess) -> None:
         """Somebody else may have taken a stage's port while it loaded; it starts again on another one then."""
         try:
             _bound(running.host, running.port)
@@ -313,7 +313,7 @@ class Processes:
                 running.port = self._stage_port()
                 running.child.spec = replace(running.child.spec, argv=on_port(running.child.spec.argv, running.port))
 
-    async def _until_it_answers(self, running: Running) -> None:
+    async def _until_it_answers(self, running: ManagedProcess) -> None:
         """A worker counts as started when it shakes hands, not before."""
         give_up = self._clock.now() + READY_S
         while self._clock.now() < give_up:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-from twd.kit import platform
+from twd.process import platform
 
 OUTPUT_MAX: Final = 1024 * 1024
 ASK_S: Final = 5.0
@@ -14,7 +14,7 @@ KILLED_S: Final = 1.0
 """What a driver holds does not even end when it is killed."""
 
 
-class NoAnswer(Exception):
+class ProgramFailed(Exception):
     """The program is not there, failed, or took too long."""
 
 
@@ -37,19 +37,19 @@ async def output_of(
             **platform.spawn_options(),
         )
     except OSError as error:
-        raise NoAnswer(f"{argv[0]} cannot be started: {error.strerror}") from None
+        raise ProgramFailed(f"{argv[0]} cannot be started: {error.strerror}") from None
     answered = False
     try:
         async with asyncio.timeout(timeout_s):
             out, _ = await process.communicate()
         answered = True
     except TimeoutError:
-        raise NoAnswer(f"{argv[0]} did not answer within {timeout_s:g} s") from None
+        raise ProgramFailed(f"{argv[0]} did not answer within {timeout_s:g} s") from None
     finally:
         if not answered:
             platform.kill_group(process.pid)  # with what it started: that holds its output, and would be waited for
             with suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), KILLED_S)
     if process.returncode and not with_errors:
-        raise NoAnswer(f"{argv[0]} ended with exit code {process.returncode}")
+        raise ProgramFailed(f"{argv[0]} ended with exit code {process.returncode}")
     return out[:OUTPUT_MAX].decode("utf-8", "replace")

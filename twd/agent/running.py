@@ -9,10 +9,10 @@ import psutil
 
 import twd
 from twd.agent.launch import ENGINE
-from twd.engine.rpc_probe import OURS, RpcMismatch, RpcUnusable, probe
-from twd.kit import platform
-from twd.kit.ports import listens_on
-from twd.kit.supervisor import Child, State, Supervisor
+from twd.engine.rpc.probe import OURS, RpcMismatch, RpcUnusable, probe
+from twd.net.ports import listens_on
+from twd.process import platform
+from twd.process.supervisor import ChildProcess, ProcessState, Supervisor
 from twd.wire.node import READY, ProcessFacts, ProcessKind, ProcessWanted
 
 PROBE_S: Final = 2.0
@@ -20,7 +20,7 @@ STOPPED_LOOKS: Final = 2
 """So many looks in a row must find a process stopped before it counts as hung."""
 
 
-class Front(Protocol):
+class PortForward(Protocol):
     """Something before a process's port: others come through it."""
 
     async def start(self) -> int:
@@ -33,14 +33,14 @@ class Front(Protocol):
 
 
 @dataclass
-class Running:
+class ManagedProcess:
     """One process with its own supervisor, so that it can be ended alone."""
 
     wanted: ProcessWanted
     host: str
     port: int
     supervisor: Supervisor
-    fronts: Sequence[Front] = ()
+    fronts: Sequence[PortForward] = ()
     front_host: str = ""
     front_port: int = 0
     """Where others reach it, if not directly."""
@@ -51,7 +51,7 @@ class Running:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
-    def child(self) -> Child:
+    def child(self) -> ChildProcess:
         """What the supervisor knows of it."""
         return self.supervisor.children[self.wanted.process]
 
@@ -63,7 +63,7 @@ class Running:
     @property
     def alive(self) -> bool:
         """Whether its process runs."""
-        return self.child.state is State.RUNNING
+        return self.child.state is ProcessState.RUNNING
 
     def facts(self) -> ProcessFacts:
         """As others may know it."""

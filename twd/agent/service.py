@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from twd.agent.core import is_news, refusal
-from twd.agent.cpu_probe import memory_facts
-from twd.agent.detect import Detector
-from twd.agent.digests import Digests
-from twd.agent.processes import Processes
+from twd.agent.detect import MachineDetector
+from twd.agent.digests import FileDigests
+from twd.agent.probes.cpu import memory_facts
+from twd.agent.processes import ManagedProcesses
 from twd.bus.base import BusError, LeaseEntry
-from twd.kit import platform
-from twd.kit.claim import Claim
 from twd.kit.effects import Do
-from twd.kit.nursery import Inherited
-from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
-from twd.kit.settings import Settings
-from twd.kit.supervisor import Exit
+from twd.kit.lease_lock import LeaseLock
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, ServiceContext
 from twd.kit.tasks import every, heard
+from twd.process import platform
+from twd.process.fork_server import ForkServerHandle
+from twd.process.supervisor import ProcessExit
+from twd.settings.model import Settings
 from twd.wire.base import Event
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.node import (
@@ -42,8 +42,8 @@ from twd.wire.routes import subject_token
 from twd.wire.service import ServiceExited, read_lease
 
 if TYPE_CHECKING:
-    from twd.agent.peer_api import PeerApi
-    from twd.agent.peer_server import PeerServer
+    from twd.agent.rest.handlers import PeerApi
+    from twd.agent.rest.server import PeerServer
 
 LOOK_S: Final = 10.0
 WATCH_S: Final = 1.0
@@ -56,7 +56,7 @@ BEATS: Final = 3
 """Renewals of the machine's key within the time after which it counts as gone."""
 
 
-class Agent(Service):
+class AgentService(Service):
     """Looks after one machine."""
 
     name = "agent"
@@ -64,20 +64,20 @@ class Agent(Service):
     writes = (NodeChanged, ProcessAnswered, ProcessStarted, ProcessStopped, ServiceExited)
 
     def __init__(
-        self, ground: Surroundings, settings: Settings, link_s: float = 0.0, forks: Inherited | None = None
+        self, ctx: ServiceContext, settings: Settings, link_s: float = 0.0, forks: ForkServerHandle | None = None
     ) -> None:
         """`forks`: what brings up processes of our own.
 
         `link_s`: the round trip of a link that is put before this machine's processes, to play a distant one.
         """
-        super().__init__(ground)
-        settings = msgspec.structs.replace(settings, node=ground.node)
+        super().__init__(ctx)
+        settings = msgspec.structs.replace(settings, node=ctx.node)
         self._settings = settings
         self._link_s = link_s
-        self._detector = Detector(settings, ground.node, self.instance, ground.pid)
-        self._processes = Processes(
+        self._detector = MachineDetector(settings, ctx.node, self.instance, ctx.pid)
+        self._processes = ManagedProcesses(
             settings,
-            ground.clock,
+            ctx.clock,
             on_start=self._started,
             on_exit=self._exited,
             on_fault=self._task_failed,
@@ -89,7 +89,7 @@ class Agent(Service):
         """Set when a process ended or started."""
         self._server: PeerServer | None = None
         self._first_look: asyncio.Task[NodeFacts] | None = None
-        self._claim: Claim | None = None
+        self._claim: LeaseLock | None = None
         self._seen: NodeFacts | None = None
         self._told: NodeFacts | None = None
 
@@ -116,8 +116,8 @@ class Agent(Service):
                 self.tasks.start("admit", every(ADMIT_S, self._admit))
 
     async def _open_port(self) -> None:
-        await asyncio.to_thread(import_module, "twd.agent.peer_server")  # a web server takes long to import
-        from twd.agent.peer_server import PeerServer
+        await asyncio.to_thread(import_module, "twd.agent.rest.server")  # a web server takes long to import
+        from twd.agent.rest.server import PeerServer
 
         self._server = PeerServer(self._settings.agent, self.clock, self.log)
         await self._server.open(self._api().routes())
@@ -133,14 +133,14 @@ class Agent(Service):
         await every(LOOK_S, self._look)
 
     def _api(self) -> "PeerApi":
-        from twd.agent.peer_api import PeerApi
+        from twd.agent.rest.handlers import PeerApi
 
         return PeerApi(
             facts=self._facts,
             start=self._start,
             stop=self._stop,
             processes=self._processes,
-            digests=Digests(self._detector.scan),
+            digests=FileDigests(self._detector.scan),
             logs=self._settings.home_dir / "logs",
             model_dirs=self._detector.model_dirs,
             clock=self.clock,
@@ -231,13 +231,13 @@ class Agent(Service):
         if is_news(self._told, facts):
             self._told = facts
             await self._beat()
-            self.emit(NodeChanged(node=self.ground.node, facts=facts))
+            self.emit(NodeChanged(node=self.ctx.node, facts=facts))
 
     # -- the name ------------------------------------------------------------------------------
 
     async def _take_claim(self, facts: NodeFacts) -> None:
         leases = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
-        claim = Claim(leases, f"{self.name}.{subject_token(self.ground.node)}", self._is_mine)
+        claim = LeaseLock(leases, f"{self.name}.{subject_token(self.ctx.node)}", self._is_mine)
         holder = await claim.take(_value(facts), lambda entry: not self._refusal(entry, facts))
         if holder is not None:
             raise TwdError(
@@ -265,7 +265,7 @@ class Agent(Service):
             return
         if not renewed and self._claim is not None:
             self._claim = None
-            raise TwdError(FailureCode.FORBIDDEN, f"another agent took the name {self.ground.node!r} on this bus")
+            raise TwdError(FailureCode.FORBIDDEN, f"another agent took the name {self.ctx.node!r} on this bus")
 
     async def _leave_claim(self) -> None:
         claim, self._claim = self._claim, None
@@ -279,7 +279,7 @@ class Agent(Service):
 
     def pattern(self, event_type: type[Event]) -> str:
         """Only wishes for this machine."""
-        return super().pattern(event_type).replace("*", subject_token(self.ground.node))
+        return super().pattern(event_type).replace("*", subject_token(self.ctx.node))
 
     def on_process_wanted(self, event: ProcessWanted, reply: Reply) -> Effects:
         """Start it, and answer when it does its work."""
@@ -299,32 +299,32 @@ class Agent(Service):
             self.log.warning("%s: %s", event.process, error)
         except OSError as error:
             facts, failure = None, Failure(code=FailureCode.WORKER_LOST, message=f"{event.process}: {error}")
-        reply(ProcessAnswered(node=self.ground.node, process=event.process, facts=facts, failure=failure))
+        reply(ProcessAnswered(node=self.ctx.node, process=event.process, facts=facts, failure=failure))
 
     async def _start(self, wanted: ProcessWanted) -> ProcessFacts:
         if wanted.kind is not ProcessKind.RPC and self._first_look is not None:
             await asyncio.wait({self._first_look})  # only then it can tell which models are here
         facts, new = await self._processes.start(wanted)
         if new:
-            self.emit(ProcessStarted(node=self.ground.node, facts=facts))
+            self.emit(ProcessStarted(node=self.ctx.node, facts=facts))
             await self._tell()
         return facts
 
     async def _stop(self, process: str, reason: str) -> ProcessFacts | None:
         if await self._processes.stop(process):
-            self.emit(ProcessStopped(node=self.ground.node, process=process, reason=reason))
+            self.emit(ProcessStopped(node=self.ctx.node, process=process, reason=reason))
             await self._tell()
         return None
 
     def _started(self) -> None:
         self._stirred.set()
 
-    def _exited(self, gone: Exit) -> None:
+    def _exited(self, gone: ProcessExit) -> None:
         self._stirred.set()
         self.emit(
             ServiceExited(
                 service=gone.name,
-                node=self.ground.node,
+                node=self.ctx.node,
                 pid=gone.pid,
                 exit_code=gone.code,
                 restarts=gone.restarts,

@@ -7,7 +7,7 @@ Cost = Callable[[int], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class SpeculationSetting:
     """Milliseconds of a pass over n rows, of a drafted token, of the way there and back; chance per guess."""
 
     cost: Cost
@@ -17,7 +17,7 @@ class Setting:
     window_max: int = 32
 
 
-def plain_rate(setting: Setting) -> float:
+def plain_rate(setting: SpeculationSetting) -> float:
     """Tokens per millisecond without drafts."""
     return 1.0 / setting.cost(1)
 
@@ -29,20 +29,20 @@ def expected_tokens(acceptance: float, drafts: int) -> float:
     return (1.0 - acceptance ** (drafts + 1)) / (1.0 - acceptance)
 
 
-def round_rate(setting: Setting, drafts: int) -> float:
+def round_rate(setting: SpeculationSetting, drafts: int) -> float:
     """Tokens per millisecond when drafting and checking take turns."""
     spent = drafts * setting.token_ms + setting.round_trip_ms + setting.cost(drafts + 1)
     return expected_tokens(setting.acceptance, drafts) / spent
 
 
-def best_round(setting: Setting) -> tuple[int, float]:
+def best_round(setting: SpeculationSetting) -> tuple[int, float]:
     """The best window for turns, and its rate; no drafts at all where none pays."""
     rates = {0: plain_rate(setting)} | {k: round_rate(setting, k) for k in range(1, setting.window_max + 1)}
     best = max(rates, key=lambda k: rates[k])
     return best, rates[best]
 
 
-def continuous_rate(setting: Setting, first: int = 1) -> float:
+def continuous_rate(setting: SpeculationSetting, first: int = 1) -> float:
     """Tokens per millisecond when the drafter runs on beside the target's passes.
 
     A run up to the next rejection yields 1/(1-a) tokens. It pays the round trip and the first drafts
@@ -58,13 +58,13 @@ def continuous_rate(setting: Setting, first: int = 1) -> float:
     return 1.0 / (1.0 - a) / run_ms
 
 
-def best_continuous(setting: Setting) -> float:
+def best_continuous(setting: SpeculationSetting) -> float:
     """The best rate of continuous drafting, plain decoding included."""
     rates = [continuous_rate(setting, first) for first in range(1, setting.window_max + 1)]
     return max(plain_rate(setting), *rates)
 
 
-def steady_width(setting: Setting) -> int:
+def steady_width(setting: SpeculationSetting) -> int:
     """The window that fills itself with fresh drafts while it is checked."""
     width = 1
     while width < setting.window_max and setting.cost(width + 1) > (width + 1) * setting.token_ms:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from twd.bench.prompts import BenchPrompt
-from twd.kit.service import Effects, Service, Surroundings
+from twd.kit.service import Effects, Service, ServiceContext
 from twd.wire.base import InstanceId, JobId, ModelId
 from twd.wire.codec import Rejected
 from twd.wire.failures import FailureCode, TwdError
@@ -26,7 +26,7 @@ from twd.wire.job import (
 
 
 @dataclass(slots=True)
-class Answer:
+class MeasuredAnswer:
     """One text and the times at which its parts came, in seconds since it was asked for."""
 
     kind: str
@@ -52,7 +52,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class BenchRequest:
     """How to ask: with which drafts, for how much, how chosen."""
 
     speculation: Speculation
@@ -74,15 +74,15 @@ class BenchClient(Service):
     reads = (TokensAccepted, JobFinished, JobFailed)
     writes = (JobSubmitted, JobCancelled)
 
-    def __init__(self, ground: Surroundings) -> None:
-        super().__init__(ground)
-        self._open: dict[JobId, tuple[Answer, float, asyncio.Future[Answer]]] = {}
+    def __init__(self, ctx: ServiceContext) -> None:
+        super().__init__(ctx)
+        self._open: dict[JobId, tuple[MeasuredAnswer, float, asyncio.Future[MeasuredAnswer]]] = {}
 
-    async def answer(self, model: ModelId, prompt: BenchPrompt, how: Ask) -> Answer:
+    async def answer(self, model: ModelId, prompt: BenchPrompt, how: BenchRequest) -> MeasuredAnswer:
         """One whole answer; raises TwdError when the job fails."""
-        job = self.ground.ids.job()
-        answer = Answer(prompt.kind)
-        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        job = self.ctx.ids.job()
+        answer = MeasuredAnswer(prompt.kind)
+        done: asyncio.Future[MeasuredAnswer] = asyncio.get_running_loop().create_future()
         self._open[job] = (answer, self.clock.now(), done)
         try:
             await self._submit(job, model, prompt, how)
@@ -93,7 +93,7 @@ class BenchClient(Service):
         finally:
             self._open.pop(job, None)
 
-    async def _submit(self, job: JobId, model: ModelId, prompt: BenchPrompt, how: Ask) -> None:
+    async def _submit(self, job: JobId, model: ModelId, prompt: BenchPrompt, how: BenchRequest) -> None:
         reply = await self.ask(
             JobSubmitted(
                 job=job,

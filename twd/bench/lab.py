@@ -7,16 +7,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from twd.bench.client import BenchClient
-from twd.bus.memory_bus import MemoryBroker, MemoryBus
+from twd.bus.memory.bus import MemoryBroker, MemoryBus
 from twd.drafter.native import native_drafter
-from twd.drafter.service import Drafter
+from twd.drafter.service import DrafterService
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
-from twd.kit.service import Effects, Service, Surroundings
-from twd.kit.settings import Drafter as DrafterSettings
-from twd.kit.settings import Model, Settings
-from twd.speculator.native import native_speculator
-from twd.speculator.service import Speculator
+from twd.kit.service import Effects, Service, ServiceContext
+from twd.settings.model import DrafterConfig as DrafterSettings
+from twd.settings.model import ModelConfig, Settings
+from twd.speculator.service import SpeculatorService
+from twd.speculator.targets.native import native_speculator
 from twd.wire.base import ModelId, NodeId, SessionId
 from twd.wire.draft import DrafterAttached, DraftProposed, SessionClosed, SessionOpened
 from twd.wire.job import TokensAccepted
@@ -27,15 +27,15 @@ from twd.wire.service import Health
 MODEL = ModelId("target")
 
 
-class Hostile(Service):
+class LyingDrafter(Service):
     """A drafter that lies: random tokens that claim to continue the text, at any place, with full confidence."""
 
     name = "hostile"
     reads = (SessionOpened, SessionClosed, TokensAccepted, ModelReady)
     writes = (DraftProposed, DrafterAttached)
 
-    def __init__(self, ground: Surroundings, seed: int) -> None:
-        super().__init__(ground)
+    def __init__(self, ctx: ServiceContext, seed: int) -> None:
+        super().__init__(ctx)
         self._random = random.Random(seed)
         self._texts: dict[SessionId, list[int]] = {}
         self._vocab: VocabFingerprint | None = None
@@ -86,19 +86,19 @@ class Hostile(Service):
         )
 
 
-class Lab:
+class InProcessSystem:
     """One target and any drafters, started and stopped at will."""
 
     def __init__(self, target: Path, *, ctx_size: int = 1024, parallel: int = 2, insist: bool = False) -> None:
         self._broker = MemoryBroker()
-        model = Model(path=str(target), ctx_size=ctx_size, parallel=parallel, exact=insist or "auto")
+        model = ModelConfig(path=str(target), ctx_size=ctx_size, parallel=parallel, exact=insist or "auto")
         self._settings = Settings(models={str(MODEL): model})
-        self.speculator: Speculator = native_speculator(self._ground("a"), self._settings, str(MODEL))
-        self.client = BenchClient(self._ground("a"))
+        self.speculator: SpeculatorService = native_speculator(self._ctx("a"), self._settings, str(MODEL))
+        self.client = BenchClient(self._ctx("a"))
         self._services: list[Service] = [self.speculator, self.client]
 
-    def _ground(self, node: str) -> Surroundings:
-        return Surroundings(bus=self._broker.connect(node), node=NodeId(node), clock=SystemClock(), ids=Ids())
+    def _ctx(self, node: str) -> ServiceContext:
+        return ServiceContext(bus=self._broker.connect(node), node=NodeId(node), clock=SystemClock(), ids=Ids())
 
     async def start(self) -> None:
         """Load the target."""
@@ -106,19 +106,19 @@ class Lab:
         await self.speculator.start()
         await _healthy(self.speculator)
 
-    async def drafter(self, path: Path, node: str = "a", threads: int = 0) -> Drafter:
+    async def drafter(self, path: Path, node: str = "a", threads: int = 0) -> DrafterService:
         """Attach a draft model."""
         entry = DrafterSettings(path=str(path), threads=threads or "auto")
         settings = Settings(models=self._settings.models, drafters=(entry,))
-        drafter = native_drafter(self._ground(node), settings, 0)
+        drafter = native_drafter(self._ctx(node), settings, 0)
         self._services.append(drafter)
         await drafter.start()
         await _healthy(drafter)
         return drafter
 
-    async def hostile(self, seed: int, vocab: VocabFingerprint) -> Hostile:
+    async def hostile(self, seed: int, vocab: VocabFingerprint) -> LyingDrafter:
         """Attach a liar."""
-        liar = Hostile(self._ground("far"), seed)
+        liar = LyingDrafter(self._ctx("far"), seed)
         self._services.append(liar)
         await liar.start()
         liar.attach(vocab)
@@ -138,9 +138,11 @@ class Lab:
 
 
 @asynccontextmanager
-async def lab(target: Path, *, ctx_size: int = 1024, parallel: int = 2, insist: bool = False) -> AsyncIterator[Lab]:
+async def lab(
+    target: Path, *, ctx_size: int = 1024, parallel: int = 2, insist: bool = False
+) -> AsyncIterator[InProcessSystem]:
     """A lab that is closed at the end. `insist`: exact on a GPU, too."""
-    made = Lab(target, ctx_size=ctx_size, parallel=parallel, insist=insist)
+    made = InProcessSystem(target, ctx_size=ctx_size, parallel=parallel, insist=insist)
     try:
         await made.start()
         yield made
@@ -148,7 +150,7 @@ async def lab(target: Path, *, ctx_size: int = 1024, parallel: int = 2, insist: 
         await made.stop()
 
 
-async def _healthy(service: Speculator | Drafter, timeout_s: float = 120.0) -> None:
+async def _healthy(service: SpeculatorService | DrafterService, timeout_s: float = 120.0) -> None:
     """Wait until a service has loaded its model."""
     async with asyncio.timeout(timeout_s):
         await service.settled.wait()

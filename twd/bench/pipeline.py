@@ -9,20 +9,20 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from twd.engine.passes import PassRules, Planner
-from twd.engine.pipe import Pipe
-from twd.engine.window import Verdict, Window
+from twd.decoding.batches import BatchPlanner, BatchRules
+from twd.decoding.pipeline import PipelineState
+from twd.decoding.window import VerifyResult, Window
 from twd.wire.model import CostPoint
 
 TOKENS = 30_000
 _WRONG = 30_001
 _WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 _ROWS_MAX = 4096
-Answer = Callable[["Flying"], None]
+Answer = Callable[["PassInFlight"], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class PipelineSpec:
     """A pipeline: milliseconds of a pass over n rows at each stage, and of each link one way."""
 
     stages: tuple[Callable[[int], float], ...]
@@ -46,21 +46,21 @@ class Line:
             CostPoint(width=rows, ms=of([stage(max(rows, self.rows_min)) for stage in self.stages])) for rows in _WIDTHS
         ]
 
-    def pipe(self, room: int = 32) -> Pipe:
+    def pipe(self, room: int = 32) -> PipelineState:
         """What a speculator would have measured of it."""
         links = (len(self.stages) + 1) * self.link_ms + len(self.stages) * self.overhead_ms
-        return Pipe(self.curve(max), self.curve(sum), links, room)
+        return PipelineState(self.curve(max), self.curve(sum), links, room)
 
 
 @dataclass(slots=True)
-class Flying:
+class PassInFlight:
     """A pass on its way."""
 
     windows: list[Window]
     sent_ms: float
     queued_ms: float = 0.0
     computed_ms: list[float] = field(default_factory=list)
-    verdicts: list[Verdict] = field(default_factory=list)
+    verdicts: list[VerifyResult] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -69,16 +69,16 @@ class Flying:
 
 
 @dataclass(slots=True)
-class Busy:
+class BusyStage:
     """A stage at work."""
 
-    one: Flying
+    one: PassInFlight
     began: float
     left_ms: float
     """Of computing, were it alone on its machine."""
 
 
-class Truth:
+class TrueText:
     """What the target says at each place of one session, and where the drafter is wrong."""
 
     def __init__(self, seed: int, wrong: float) -> None:
@@ -97,21 +97,21 @@ class Truth:
         return self.token(len(history))
 
 
-class Played:
+class SimulatedPipeline:
     """The stages and their links; time goes on by `advance`."""
 
-    def __init__(self, line: Line, truths: Sequence[Truth], answer: Answer) -> None:
+    def __init__(self, line: PipelineSpec, truths: Sequence[TrueText], answer: Answer) -> None:
         self.now = 0.0
         self.computed = 0.0
         """Rows computed at the first stage."""
         self._line, self._truths, self._answer = line, truths, answer
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
-        self._queues: list[deque[tuple[float, Flying]]] = [deque() for _ in line.stages]
-        self._busy: list[Busy | None] = [None for _ in line.stages]
+        self._queues: list[deque[tuple[float, PassInFlight]]] = [deque() for _ in line.stages]
+        self._busy: list[BusyStage | None] = [None for _ in line.stages]
         self._worked = 0.0
         self._shift = 0
-        self._passes = Planner(PassRules(_ROWS_MAX, rows_min=line.rows_min))
+        self._passes = BatchPlanner(BatchRules(_ROWS_MAX, rows_min=line.rows_min))
         self._alive: list[dict[int, int]] = [{} for _ in line.stages]
         self._ends: dict[int, tuple[int, int, int]] = {}
 
@@ -128,9 +128,9 @@ class Played:
         action()
         return True
 
-    def send(self, windows: list[Window]) -> Flying:
+    def send(self, windows: list[Window]) -> PassInFlight:
         """A pass leaves."""
-        one = Flying(windows, self.now)
+        one = PassInFlight(windows, self.now)
         self.at(self.now + self._line.link_ms, lambda: self._arrive(0, one))
         return one
 
@@ -145,7 +145,7 @@ class Played:
         if busy is not None and self._line.aborts and self._dead(i, busy.one):
             self._stop(i)
 
-    def _dead(self, i: int, one: Flying) -> bool:
+    def _dead(self, i: int, one: PassInFlight) -> bool:
         last = i + 1 == len(self._line.stages)
         return all(
             window.epoch < self._alive[i].get(window.slot, 0) or (last and not self._follows(window))
@@ -157,7 +157,7 @@ class Played:
         epoch, end, pick = self._ends.get(window.slot, (-1, 0, -1))
         return window.epoch != epoch or pick < 0 or (window.at, window.tokens[0]) == (end, pick)
 
-    def _arrive(self, i: int, one: Flying) -> None:
+    def _arrive(self, i: int, one: PassInFlight) -> None:
         self._queues[i].append((self.now, one))
         self._take(i)
 
@@ -170,10 +170,10 @@ class Played:
             one.queued_ms += self.now - came
             self.computed += one.rows / len(self._line.stages)
             self._work()
-            self._busy[i] = Busy(one, self.now, self._alone_ms(i, one) + self._line.overhead_ms)
+            self._busy[i] = BusyStage(one, self.now, self._alone_ms(i, one) + self._line.overhead_ms)
             self._watch()
 
-    def _alone_ms(self, i: int, one: Flying) -> float:
+    def _alone_ms(self, i: int, one: PassInFlight) -> float:
         """Windows of slots that are no neighbours are computed one after the other, or padded."""
         shape = tuple(sorted((window.slot, len(window.tokens)) for window in one.windows))
         return sum(self._line.stages[i](part.rows) for part in self._passes.plan(shape))
@@ -209,7 +209,7 @@ class Played:
         self._watch()
         self._take(i)
 
-    def _leave(self, i: int, one: Flying) -> None:
+    def _leave(self, i: int, one: PassInFlight) -> None:
         if i + 1 < len(self._line.stages) and not self._dead(i, one):
             self.at(self.now + self._line.link_ms, lambda: self._arrive(i + 1, one))
             return
@@ -217,10 +217,10 @@ class Played:
             one.verdicts = [verdict for window in one.windows if (verdict := self._judge(i, window)) is not None]
         self.at(self.now + self._line.link_ms, lambda: self._answer(one))
 
-    def _judge(self, i: int, window: Window) -> Verdict | None:
+    def _judge(self, i: int, window: Window) -> VerifyResult | None:
         if window.epoch < self._alive[i].get(window.slot, 0) or not self._follows(window):
             return None
-        verdict = Verdict(window.slot, window.epoch, window.at, path=list(range(window.committed)))
+        verdict = VerifyResult(window.slot, window.epoch, window.at, path=list(range(window.committed)))
         place = window.committed - 1
         while window.picks:
             token = self._truths[window.slot].token(window.at + place + 1)
@@ -244,7 +244,7 @@ class Played:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class PipelineOutcome:
     """Tokens per second over all sessions, and rows computed for each token."""
 
     rate: float
@@ -254,42 +254,44 @@ class Outcome:
 class FixedRing:
     """One session with windows of a fixed size, a fixed number of them in flight."""
 
-    def __init__(self, line: Line, wrong: float, width: int, in_flight: int, tokens: int = 384, seed: int = 1) -> None:
-        self._truth = Truth(seed * 1000, wrong)
-        self._played = Played(line, [self._truth], self._answered)
+    def __init__(
+        self, line: PipelineSpec, wrong: float, width: int, in_flight: int, tokens: int = 384, seed: int = 1
+    ) -> None:
+        self._truth = TrueText(seed * 1000, wrong)
+        self._played = SimulatedPipeline(line, [self._truth], self._answered)
         self._width, self._in_flight, self._tokens = width, in_flight, tokens
         self._known = 1
         self._next = 0
         self._epoch = 0
-        self._flights: deque[Window] = deque()
+        self._inflight_windows: deque[Window] = deque()
 
-    def run(self) -> Outcome:
+    def run(self) -> PipelineOutcome:
         """Play one text."""
         while self._known < self._tokens:
-            while len(self._flights) < self._in_flight:
+            while len(self._inflight_windows) < self._in_flight:
                 self._launch()
             self._played.advance()
         made = self._known - 1
-        return Outcome(1000 * made / self._played.now, self._played.computed / made)
+        return PipelineOutcome(1000 * made / self._played.now, self._played.computed / made)
 
     def _launch(self) -> None:
         places = range(self._next, self._next + self._width)
         tokens = tuple(self._truth.token(at) if at < self._known else self._truth.guess(at) for at in places)
         window = Window(0, self._epoch, self._next, tokens)
-        self._flights.append(window)
+        self._inflight_windows.append(window)
         self._played.send([window])
         self._next += self._width
 
-    def _answered(self, one: Flying) -> None:
+    def _answered(self, one: PassInFlight) -> None:
         for verdict in one.verdicts:
             if verdict.epoch != self._epoch:
                 continue
-            window = self._flights.popleft()
+            window = self._inflight_windows.popleft()
             self._known = verdict.at + 1 + len(verdict.tokens)
             whole = len(verdict.path) == len(window.tokens)
-            on = not self._flights or self._flights[0].tokens[0] == verdict.tokens[-1]
+            on = not self._inflight_windows or self._inflight_windows[0].tokens[0] == verdict.tokens[-1]
             if not whole or not on:
                 self._epoch += 1
                 self._played.void(0, self._epoch)
-                self._flights.clear()
+                self._inflight_windows.clear()
                 self._next = self._known - 1

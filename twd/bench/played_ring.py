@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from twd.bench.pipeline import TOKENS, Flying, Line, Outcome, Played, Truth
-from twd.engine.pipe import Pipe
+from twd.bench.pipeline import TOKENS, PassInFlight, PipelineOutcome, PipelineSpec, SimulatedPipeline, TrueText
+from twd.decoding.pipeline import PipelineState
 from twd.kit.effects import Publish
-from twd.speculator.bounds import Identity, Limits
-from twd.speculator.core import SpeculatorCore
-from twd.speculator.links import Drafter
-from twd.speculator.session import Opening, Session
+from twd.speculator.core.core import SpeculatorCore
+from twd.speculator.core.limits import SpeculatorIdentity, SpeculatorLimits
+from twd.speculator.core.session import PreparedRequest, Session
+from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.draft import DraftProposed
 from twd.wire.job import JobFinished, JobSubmitted, Prompt, TokensAccepted
@@ -20,7 +20,7 @@ _DRAFTER = InstanceId("d")
 
 
 @dataclass(slots=True)
-class Drafting:
+class SimulatedDrafter:
     """How far a drafter that takes its time is with one text."""
 
     text: list[int] = field(default_factory=list)
@@ -30,10 +30,10 @@ class Drafting:
 
 
 @dataclass
-class PlayedRing:
+class SimulatedRing:
     """Some sessions of the real core over a played pipeline."""
 
-    line: Line
+    line: PipelineSpec
     wrong: float = 0.1
     sessions: int = 1
     tokens: int = 384
@@ -45,22 +45,22 @@ class PlayedRing:
     """Of the drafter, which is told of every verdict; 0: all its guesses are there at once."""
     lead_ms: float = 1.0
     seed: int = 1
-    pipe: Pipe | None = None
+    pipe: PipelineState | None = None
     first_ms: float = 0.0
     """When the first token came."""
     times: dict[SessionId, list[float]] = field(default_factory=dict)
     """Of each session, at which second each token came."""
 
-    def run(self) -> Outcome:
+    def run(self) -> PipelineOutcome:
         """Play until all texts are whole."""
-        self._truths = [Truth(self.seed * 1000 + i, self.wrong) for i in range(self.sessions)]
-        self._played = Played(self.line, self._truths, self._answered)
+        self._truths = [TrueText(self.seed * 1000 + i, self.wrong) for i in range(self.sessions)]
+        self._played = SimulatedPipeline(self.line, self._truths, self._answered)
         self._pipe = self.pipe or self.line.pipe()
         self._core = self._new_core()
         self._known: dict[int, int] = {}
-        self._drafting: dict[int, Drafting] = {}
+        self._drafting: dict[int, SimulatedDrafter] = {}
         if self.token_ms:
-            self._core.attach(Drafter(_DRAFTER, NodeId("b"), beside=False, token_ms=self.token_ms), 0.0)
+            self._core.attach(AttachedDrafter(_DRAFTER, NodeId("b"), beside=False, token_ms=self.token_ms), 0.0)
         self._left = self.sessions
         self._alarm = -1.0
         self._began = 0.0
@@ -71,12 +71,12 @@ class PlayedRing:
                 raise RuntimeError("nothing is under way and nothing is planned")
         spent = self._played.now - self._began
         made = self.sessions * (self.tokens - 1)
-        return Outcome(1000 * made / spent, self._played.computed / made)
+        return PipelineOutcome(1000 * made / spent, self._played.computed / made)
 
     def _new_core(self) -> SpeculatorCore:
         vocab = VocabFingerprint(hash="v", tokens=TOKENS + 10)
-        identity = Identity(ModelId("target"), InstanceId("speculator"), NodeId("a"), vocab)
-        limits = Limits(
+        identity = SpeculatorIdentity(ModelId("target"), InstanceId("speculator"), NodeId("a"), vocab)
+        limits = SpeculatorLimits(
             slots=self.sessions, ctx_size=1 << 20, max_window=32, in_flight=self.in_flight, ngram=False, prefill_rows=64
         )
         return SpeculatorCore(identity, limits, self._pipe.trip_ms, pipe=self._pipe)
@@ -92,7 +92,7 @@ class PlayedRing:
                 deadline_ms=10**9,
             )
             tokens = [truth.token(at) for at in range(self.prompt)]
-            opening = Opening(SessionId(f"s{i}"), tokens, truth, lambda _: b"", frozenset(), 0)
+            opening = PreparedRequest(SessionId(f"s{i}"), tokens, truth, lambda _: b"", frozenset(), 0)
             self._core.submit(job, opening, 0.0)
 
     def _turn(self) -> None:
@@ -131,14 +131,14 @@ class PlayedRing:
 
     def _hear(self, slot: int, session: Session) -> None:
         """The drafter goes on where it was, unless it was wrong or rests."""
-        drafting = self._drafting.setdefault(slot, Drafting())
+        drafting = self._drafting.setdefault(slot, SimulatedDrafter())
         if drafting.text[: len(session.tokens)] != session.tokens:
             drafting.text, drafting.rests = list(session.tokens), True
         if drafting.rests:
             drafting.turn += 1
             self._draft_later(slot, session, drafting, self.lead_ms)
 
-    def _draft_later(self, slot: int, session: Session, drafting: Drafting, more_ms: float = 0.0) -> None:
+    def _draft_later(self, slot: int, session: Session, drafting: SimulatedDrafter, more_ms: float = 0.0) -> None:
         turn = drafting.turn
         drafting.rests = len(drafting.text) - len(session.tokens) >= session.links[_DRAFTER].credit
 
@@ -152,7 +152,7 @@ class PlayedRing:
         if not drafting.rests:
             self._played.at(self._played.now + more_ms + self.token_ms, draft)
 
-    def _answered(self, one: Flying) -> None:
+    def _answered(self, one: PassInFlight) -> None:
         now = self._played.now / 1000
         self._pipe.answered()
         if len(one.verdicts) == len(one.windows):
@@ -161,7 +161,7 @@ class PlayedRing:
             self._began = self.first_ms = self._played.now
             self._played.computed = 0.0
         epochs = {slot: session.epoch for slot, session in self._core.sessions.items()}
-        flying = {slot: list(session.flights)[1:] for slot, session in self._core.sessions.items()}
+        flying = {slot: list(session.inflight_windows)[1:] for slot, session in self._core.sessions.items()}
         self._core.verdicts(one.verdicts, now)
         for slot, session in self._core.sessions.items():
             if session.epoch != epochs[slot]:
@@ -181,7 +181,7 @@ class PlayedRing:
                 return
 
     def _voided(self, rows: Sequence[int], now: float) -> None:
-        if any(session.flights for session in self._core.sessions.values()):
+        if any(session.inflight_windows for session in self._core.sessions.values()):
             self._pipe.voided(rows, now)
         else:
             self._pipe.emptied(now)

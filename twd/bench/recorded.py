@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from twd.decoding.window import Logits, Report, Sampler, VerifyResult, Window
 from twd.drafter.draft import Guess
 from twd.drafter.native import judge
 from twd.engine.loading import NativeModel
-from twd.engine.window import Logits, Picker, Report, Verdict, Window
 from twd.wire.failures import FailureCode, TwdError
 
 Cost = Callable[[int], float]
@@ -23,7 +23,7 @@ _UNKNOWN = Guess(0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class RecordedText:
     """A text, and what the model guessed for each place of it from the end of the prompt on."""
 
     tokens: list[int]
@@ -34,7 +34,7 @@ class Text:
 class Recording:
     """Everything that was written down."""
 
-    texts: list[Text]
+    texts: list[RecordedText]
     cost: Cost
     ctx_size: int
 
@@ -45,7 +45,7 @@ def write_down(native: NativeModel, prompts: Sequence[Sequence[int]], texts: Seq
     return Recording(told, native.cost.ms, native.target.ctx_size)
 
 
-def _read(native: NativeModel, prompt: list[int], text: list[int]) -> Text:
+def _read(native: NativeModel, prompt: list[int], text: list[int]) -> RecordedText:
     target, teacher = native.target, _Teacher([*prompt, *text])
     slot, cached = target.open(prompt, teacher)
     at, known = min(cached, len(prompt) - 1), len(prompt)
@@ -57,7 +57,7 @@ def _read(native: NativeModel, prompt: list[int], text: list[int]) -> Text:
             raise TwdError(verdict.failure.code, verdict.failure.message)
         at, known = end, end + 1
     target.close(slot)
-    return Text(teacher.tokens, teacher.guesses)
+    return RecordedText(teacher.tokens, teacher.guesses)
 
 
 @dataclass(slots=True)
@@ -76,11 +76,11 @@ class _Teacher:
 
 
 def confidence(logits: Logits, token: int, with_other: bool) -> Guess:
-    """How sure the model was: all that `PlayedModel` gives as logits."""
+    """How sure the model was: all that `ReplayedModel` gives as logits."""
     return Guess(token, float(logits[0]))
 
 
-class PlayedModel:
+class ReplayedModel:
     """The draft model's part in a run, without any computing. One session at a time."""
 
     in_flight = 1
@@ -92,7 +92,7 @@ class PlayedModel:
     def __init__(self, recording: Recording, sleep: Callable[[float], None] = time.sleep) -> None:
         self.ctx_size = recording.ctx_size
         self._recording, self._sleep = recording, sleep
-        self._text: Text | None = None
+        self._text: RecordedText | None = None
         self._report: Report | None = None
         self._pending: list[Window] = []
 
@@ -100,7 +100,7 @@ class PlayedModel:
         """Nobody asks: guesses are chosen already."""
         raise TwdError(FailureCode.INTERNAL, "a recorded guess is not picked again")
 
-    def open(self, tokens: Sequence[int], picker: Picker, report: Report | None = None) -> tuple[int, int]:
+    def open(self, tokens: Sequence[int], sampler: Sampler, report: Report | None = None) -> tuple[int, int]:
         """A session whose text is known."""
         known = (text for text in self._recording.texts if text.tokens[: len(tokens)] == list(tokens))
         self._text, self._report = next(known, None), report
@@ -112,14 +112,14 @@ class PlayedModel:
         """Hand in windows."""
         self._pending += windows
 
-    def collect(self) -> list[Verdict]:
+    def collect(self) -> list[VerifyResult]:
         """Take the time that it takes, and say what was said."""
         pending, self._pending = self._pending, []
         self._sleep(sum(self._recording.cost(len(window.tokens)) for window in pending) / 1000)
         return [self._answer(window) for window in pending]
 
-    def _answer(self, window: Window) -> Verdict:
-        verdict = Verdict(window.slot, window.epoch, window.at, path=list(range(len(window.tokens))))
+    def _answer(self, window: Window) -> VerifyResult:
+        verdict = VerifyResult(window.slot, window.epoch, window.at, path=list(range(len(window.tokens))))
         if window.picks and self._text is not None and self._report is not None:
             guess = self._text.guesses.get(window.at + len(window.tokens), _UNKNOWN)
             verdict.tokens.append(guess.token)

@@ -4,17 +4,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from twd.bench.analytic import Setting, best_continuous, best_round, plain_rate
-from twd.bench.client import Answer
+from twd.bench.analytic import SpeculationSetting, best_continuous, best_round, plain_rate
+from twd.bench.client import MeasuredAnswer
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class PlainDraftedPair:
     """The same prompt answered without drafts and with them, one after the other."""
 
     kind: str
-    plain: Answer
-    drafted: Answer
+    plain: MeasuredAnswer
+    drafted: MeasuredAnswer
 
     @property
     def equal(self) -> bool:
@@ -28,7 +28,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ReportLine:
     """The figures of one kind of prompt."""
 
     kind: str
@@ -51,20 +51,20 @@ class Line:
     plain_gap_p95_ms: float
 
 
-def summarize(pairs: Sequence[Pair]) -> list[Line]:
+def summarize(pairs: Sequence[PlainDraftedPair]) -> list[ReportLine]:
     """One line for each kind of prompt, and one for all."""
     kinds = list(dict.fromkeys(pair.kind for pair in pairs))
     lines = [_line(kind, [pair for pair in pairs if pair.kind == kind]) for kind in kinds]
     return [*lines, _line("all", pairs)]
 
 
-def _line(kind: str, pairs: Sequence[Pair]) -> Line:
+def _line(kind: str, pairs: Sequence[PlainDraftedPair]) -> ReportLine:
     plain, drafted = [pair.plain for pair in pairs], [pair.drafted for pair in pairs]
     plain_rates, drafted_rates = [one.rate for one in plain], [one.rate for one in drafted]
     plain_firsts, firsts = _first_ms(plain), _first_ms(drafted)
     passes = sum(answer.stats.passes for answer in drafted)
     checked = sum(answer.stats.checked for answer in drafted)
-    return Line(
+    return ReportLine(
         kind=kind,
         answers=len(pairs),
         plain_rate=round(_overall([pair.plain for pair in pairs]), 2),
@@ -86,15 +86,15 @@ def _line(kind: str, pairs: Sequence[Pair]) -> Line:
     )
 
 
-def _first_ms(answers: Sequence[Answer]) -> list[float]:
+def _first_ms(answers: Sequence[MeasuredAnswer]) -> list[float]:
     return [answer.first_s * 1000 for answer in answers]
 
 
-def _gaps_ms(answers: Sequence[Answer]) -> list[float]:
+def _gaps_ms(answers: Sequence[MeasuredAnswer]) -> list[float]:
     return [gap * 1000 for answer in answers for gap in answer.gaps_s]
 
 
-def _overall(answers: Sequence[Answer]) -> float:
+def _overall(answers: Sequence[MeasuredAnswer]) -> float:
     tokens = sum(max(0, len(answer.tokens) - 1) for answer in answers)
     spent = sum(answer.stats.decode_ms for answer in answers)
     return 1000.0 * tokens / spent if spent else 0.0
@@ -106,18 +106,18 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
-def by_position(pairs: Sequence[Pair]) -> list[tuple[int, int]]:
+def by_position(pairs: Sequence[PlainDraftedPair]) -> list[tuple[int, int]]:
     """How many guesses were checked and taken at each place of a window."""
     depth = max((len(pair.drafted.stats.checked_at) for pair in pairs), default=0)
     return [(_sum_at(pairs, "checked_at", i), _sum_at(pairs, "taken_at", i)) for i in range(depth)]
 
 
-def _sum_at(pairs: Sequence[Pair], name: str, i: int) -> int:
+def _sum_at(pairs: Sequence[PlainDraftedPair], name: str, i: int) -> int:
     columns = (getattr(pair.drafted.stats, name) for pair in pairs)
     return sum(column[i] for column in columns if i < len(column))
 
 
-def by_drafter(pairs: Sequence[Pair]) -> dict[str, tuple[int, int]]:
+def by_drafter(pairs: Sequence[PlainDraftedPair]) -> dict[str, tuple[int, int]]:
     """How many of each drafter's guesses were checked and taken."""
     totals: dict[str, tuple[int, int]] = {}
     for pair in pairs:
@@ -157,7 +157,7 @@ def ceiling(
     window_max: int,
 ) -> Ceiling:
     """The best that this drafter could bring, in closed form."""
-    setting = Setting(cost, token_ms, acceptance, round_trip_ms, window_max)
+    setting = SpeculationSetting(cost, token_ms, acceptance, round_trip_ms, window_max)
     plain = plain_rate(setting)
     return Ceiling(
         drafter=drafter,

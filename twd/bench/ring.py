@@ -11,13 +11,13 @@ from typing import Any, Final, Self
 from twd.bench.prompts import PROMPTS
 from twd.bench.rates import rate_together
 from twd.bench.recorded import Recording, write_down
-from twd.bench.ring_drafter import DraftPlan, Guesser, LoadedModel, RecordedModel, RingDrafter
-from twd.bench.ring_lab import Guess, RingDesk, RingLab, RingPlan, Spoken
-from twd.bench.rpc_plain import RpcPlain
-from twd.engine.chat_template import ChatTemplate, render_tokens
-from twd.engine.model import Model, ModelSettings
+from twd.bench.ring_drafter import DraftPlan, Guesser, LocalDraftModel, RecordedModel, RingDrafter
+from twd.bench.ring_lab import Guess, MeasuredText, RingClient, RingLab, RingPlan
+from twd.bench.rpc_plain import RpcBaseline
+from twd.chat.template import ChatTemplate, render_tokens
+from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.gguf_tools.inspect import inspect
-from twd.kit.cores import usable_cores
+from twd.process.cores import usable_cores
 from twd.wire.job import Prompt
 
 _IN_FLIGHT: Final = 32
@@ -51,7 +51,7 @@ class RingBench:
 
 
 @dataclass(frozen=True, slots=True)
-class Drafted:
+class DraftedFigures:
     """One kind of guesses at one distance, in tokens per second."""
 
     wrong: float
@@ -65,14 +65,14 @@ class Drafted:
 
 
 @dataclass(slots=True)
-class Distance:
+class DistanceFigures:
     """All that was measured at one round trip time."""
 
     rtt_ms: float
     plain: float = 0.0
     rpc: float = 0.0
     """Plain decoding over llama.cpp's RPC; 0 where it was not measured."""
-    drafted: list[Drafted] = field(default_factory=list)
+    drafted: list[DraftedFigures] = field(default_factory=list)
     together: dict[int, float] = field(default_factory=dict)
     """Sessions at once -> tokens per second of all."""
     equal: bool = True
@@ -84,7 +84,7 @@ class RingFigures:
     """Everything that a run found."""
 
     plan: RingBench
-    distances: list[Distance] = field(default_factory=list)
+    distances: list[DistanceFigures] = field(default_factory=list)
 
     @property
     def equal(self) -> bool:
@@ -137,7 +137,7 @@ class RingBenchRun:
         self._tell = tell
         self._texts: list[list[int]] = []
         self._recording: Recording | None = None
-        with Model.load(ModelSettings(path=plan.source, vocab_only=True)) as model:
+        with LoadedGguf.load(ModelLoadOptions(path=plan.source, vocab_only=True)) as model:
             self._vocabulary = model.vocab.size
             self._prompts = rendered_prompts(model, max(plan.texts, *plan.sessions))
 
@@ -154,15 +154,15 @@ class RingBenchRun:
             for rtt in plan.rtts:
                 figures.distances.append(at := self._distance(lab, rtt))
                 if plan.beside_rpc:
-                    self._beside(RpcPlain(plan.source, layers, plan.stages, plan.threads), at)
+                    self._beside(RpcBaseline(plan.source, layers, plan.stages, plan.threads), at)
         return figures
 
-    def _beside(self, rpc: RpcPlain, at: Distance) -> None:
+    def _beside(self, rpc: RpcBaseline, at: DistanceFigures) -> None:
         at.rpc = rpc.rate(at.rtt_ms, self._prompts[: self._plan.texts], self._plan.tokens)
         self._tell(f"  RPC, plain: {at.rpc:.1f} tok/s (the ring x{at.plain / at.rpc:.2f})")
 
-    def _distance(self, lab: RingLab, rtt: float) -> Distance:
-        plan, found = self._plan, Distance(rtt)
+    def _distance(self, lab: RingLab, rtt: float) -> DistanceFigures:
+        plan, found = self._plan, DistanceFigures(rtt)
         with lab.ring(rtt, 1, self._vocabulary) as desk:
             desk.speak(self._prompts[:1], _WARM, [None])
             self._plain(desk, found)
@@ -175,7 +175,7 @@ class RingBenchRun:
             found.drafted.append(self._with_model(lab, found, plan.draft))
         return found
 
-    def _plain(self, desk: RingDesk, found: Distance) -> None:
+    def _plain(self, desk: RingClient, found: DistanceFigures) -> None:
         spoken = self._speak(desk, None)
         found.plain = _rate(spoken)
         if not self._texts:
@@ -185,23 +185,23 @@ class RingBenchRun:
         for count in self._plan.sessions:
             found.together[count] = self._together(desk, count)
 
-    def _one_in_flight(self, desk: RingDesk, found: Distance, wrong: float) -> Drafted:
+    def _one_in_flight(self, desk: RingClient, found: DistanceFigures, wrong: float) -> DraftedFigures:
         rates: dict[int, float] = {}
         for window in (0, *self._plan.windows):
             spoken = self._speak(desk, wrong, window)
             rates[window] = _rate(spoken)
             self._compare(found, spoken)
         best = max(rates, key=lambda window: rates[window])
-        return Drafted(wrong, f"{wrong:.0%} wrong" if wrong else "perfect", rates[best], best)
+        return DraftedFigures(wrong, f"{wrong:.0%} wrong" if wrong else "perfect", rates[best], best)
 
-    def _several(self, lab: RingLab, desk: RingDesk, found: Distance, one: Drafted) -> Drafted:
+    def _several(self, lab: RingLab, desk: RingClient, found: DistanceFigures, one: DraftedFigures) -> DraftedFigures:
         self._speak(desk, one.wrong)
         with _Waste(lab, desk) as waste:
             spoken = self._speak(desk, one.wrong)
         self._compare(found, spoken)
         return self._told(replace(one, several=_rate(spoken), waste=waste.value), found.plain)
 
-    def _with_model(self, lab: RingLab, found: Distance, path: Path) -> Drafted:
+    def _with_model(self, lab: RingLab, found: DistanceFigures, path: Path) -> DraftedFigures:
         rates = []
         for in_flight in (1, _IN_FLIGHT):
             with lab.ring(found.rtt_ms, in_flight, self._vocabulary) as desk:
@@ -216,26 +216,28 @@ class RingBenchRun:
             self._compare(found, spoken)
             rates.append(_rate(spoken))
         name = f"{path.stem}, own machine" if self._plan.draft_away else path.stem
-        return self._told(Drafted(1.0, name, rates[0], 0, rates[1], waste.value), found.plain)
+        return self._told(DraftedFigures(1.0, name, rates[0], 0, rates[1], waste.value), found.plain)
 
     def _guesser(self, path: Path) -> Guesser:
         if not self._plan.draft_away:
-            return LoadedModel(DraftPlan(path, self._plan.threads))
+            return LocalDraftModel(DraftPlan(path, self._plan.threads))
         if self._recording is None:
-            model = LoadedModel(DraftPlan(path, usable_cores()))
+            model = LocalDraftModel(DraftPlan(path, usable_cores()))
             self._recording = write_down(model.native, self._prompts[: self._plan.texts], self._texts)
             model.close()
             self._tell(f"  {path.stem}, on a machine like this one: {self._recording.cost(1):.1f} ms a guess")
         return RecordedModel(self._recording)
 
-    def _told(self, one: Drafted, plain: float) -> Drafted:
+    def _told(self, one: DraftedFigures, plain: float) -> DraftedFigures:
         self._tell(
             f"  {one.name}: one in flight {one.one:.1f}, several {one.several:.1f} tok/s "
             f"(x{one.several / one.one:.2f}; x{one.several / plain:.1f} of plain), waste {one.waste:.2f}"
         )
         return one
 
-    def _speak(self, desk: RingDesk, wrong: float | None, window: int = 0, *, tell: bool = True) -> list[Spoken]:
+    def _speak(
+        self, desk: RingClient, wrong: float | None, window: int = 0, *, tell: bool = True
+    ) -> list[MeasuredText]:
         """The texts one after the other; `wrong` None: without guesses; not `tell`: others guess."""
         spoken = []
         for number, prompt in enumerate(self._prompts[: self._plan.texts]):
@@ -245,20 +247,20 @@ class RingBenchRun:
             spoken += desk.speak([prompt], self._plan.tokens, [guess], window)
         return spoken
 
-    def _together(self, desk: RingDesk, count: int) -> float:
+    def _together(self, desk: RingClient, count: int) -> float:
         spoken = desk.speak(self._prompts[:count], self._plan.tokens, [None] * count)
         rate = rate_together([one.times for one in spoken])
         self._tell(f"  {count} sessions: {rate:.1f} tok/s")
         return rate
 
-    def _compare(self, found: Distance, spoken: Sequence[Spoken]) -> None:
+    def _compare(self, found: DistanceFigures, spoken: Sequence[MeasuredText]) -> None:
         found.equal = found.equal and [one.tokens for one in spoken] == self._texts
 
 
 class _Waste:
     """Counts what was computed and what was kept of it."""
 
-    def __init__(self, lab: RingLab, desk: RingDesk) -> None:
+    def __init__(self, lab: RingLab, desk: RingClient) -> None:
         self.value = 0.0
         self._lab, self._desk = lab, desk
 
@@ -271,7 +273,7 @@ class _Waste:
         self.value = (self._lab.computed() - self._computed) / max(1, kept)
 
 
-def rendered_prompts(model: Model, count: int) -> list[list[int]]:
+def rendered_prompts(model: LoadedGguf, count: int) -> list[list[int]]:
     """The first prompts of the bench, as this model reads them."""
     template = ChatTemplate.of(model.chat_template, model.vocab)
     asked = [Prompt(messages=list(one.messages)) for one in PROMPTS[:count]]
@@ -294,10 +296,10 @@ def _nothing(known: Sequence[int]) -> list[int]:
     return []
 
 
-def _count(spoken: Sequence[Spoken]) -> int:
+def _count(spoken: Sequence[MeasuredText]) -> int:
     return sum(len(one.tokens) - 1 for one in spoken)
 
 
-def _rate(spoken: Sequence[Spoken]) -> float:
+def _rate(spoken: Sequence[MeasuredText]) -> float:
     """Tokens per second after the first ones, over texts that were made one after the other."""
     return 1000 * _count(spoken) / sum(one.decode_ms for one in spoken)

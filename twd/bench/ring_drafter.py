@@ -5,16 +5,16 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
-from twd.bench.recorded import PlayedModel, Recording, confidence
-from twd.bench.ring_lab import RingDesk
+from twd.bench.recorded import Recording, ReplayedModel, confidence
+from twd.bench.ring_lab import RingClient
+from twd.decoding.window import Sampler, Target
 from twd.drafter.core import DrafterCore
-from twd.drafter.draft import Following
+from twd.drafter.draft import DraftRules
 from twd.drafter.native import judge
 from twd.drafter.runner import DraftRunner, Judge
 from twd.engine.loading import LoadPlan, NativeModel, load_native
-from twd.engine.window import Picker, Target
-from twd.speculator.core import SpeculatorCore
-from twd.speculator.links import Drafter
+from twd.speculator.core.core import SpeculatorCore
+from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.wire.base import Event, InstanceId, ModelId, NodeId
 from twd.wire.draft import DraftGranted, DraftProposed, SessionClosed, SessionOpened
 from twd.wire.job import Sampling, TokensAccepted
@@ -49,7 +49,7 @@ class Guesser(Protocol):
         """Time of one guess."""
         ...
 
-    def picker(self, prompt_len: int) -> Picker:
+    def sampler(self, prompt_len: int) -> Sampler:
         """Chooses one."""
         ...
 
@@ -58,7 +58,7 @@ class Guesser(Protocol):
         ...
 
 
-class LoadedModel:
+class LocalDraftModel:
     """A draft model in this process: it shares the processor with everything else."""
 
     judge = staticmethod(judge)
@@ -71,9 +71,9 @@ class LoadedModel:
         self.target = self.native.target
         self.token_ms = self.native.cost.ms(1)
 
-    def picker(self, prompt_len: int) -> Picker:
+    def sampler(self, prompt_len: int) -> Sampler:
         """Greedy, past the end of an answer."""
-        return self.native.pickers.picker(Sampling(), 0, prompt_len=prompt_len, ignore_eos=True)
+        return self.native.samplers.sampler(Sampling(), 0, prompt_len=prompt_len, ignore_eos=True)
 
     def close(self) -> None:
         """Give the memory back."""
@@ -86,10 +86,10 @@ class RecordedModel:
     judge = staticmethod(confidence)
 
     def __init__(self, recording: Recording) -> None:
-        self.target = PlayedModel(recording)
+        self.target = ReplayedModel(recording)
         self.token_ms = recording.cost(1)
 
-    def picker(self, prompt_len: int) -> Picker:
+    def sampler(self, prompt_len: int) -> Sampler:
         """What was written down is chosen already."""
         return self.target
 
@@ -100,7 +100,7 @@ class RecordedModel:
 class RingDrafter:
     """Hears what a desk tells and guesses on a thread of its own."""
 
-    def __init__(self, guesser: Guesser, desk: RingDesk) -> None:
+    def __init__(self, guesser: Guesser, desk: RingClient) -> None:
         self._guesser = guesser
         self._desk = desk
         self._failures: list[BaseException] = []
@@ -112,7 +112,7 @@ class RingDrafter:
 
     def start(self) -> None:
         """Offer to draft; the desk works already."""
-        drafter = Drafter(_NAME, NodeId("bench"), beside=False, model="draft", token_ms=self._guesser.token_ms)
+        drafter = AttachedDrafter(_NAME, NodeId("bench"), beside=False, model="draft", token_ms=self._guesser.token_ms)
         self._desk.hears = self._hear
         self._desk.post(lambda core, now: core.attach(drafter, now))
         self._runner.start()
@@ -126,7 +126,7 @@ class RingDrafter:
     def _hear(self, event: Event) -> None:
         match event:
             case SessionOpened():
-                following = Following(self._guesser.picker(len(event.tokens)))
+                following = DraftRules(self._guesser.sampler(len(event.tokens)))
                 self._runner.post(lambda core: core.open(event, following, beside=False))
             case TokensAccepted() if event.tokens:
                 self._runner.post(lambda core: core.accept(event.job, event.at, event.tokens))

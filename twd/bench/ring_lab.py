@@ -16,20 +16,20 @@ from typing import Final, Self
 
 import msgspec
 
-from twd.engine.cost import CostCurve
-from twd.kit.delay_proxy import DelayProxy
+from twd.decoding.cost import CostCurve
 from twd.kit.effects import Effect, Publish
+from twd.net.delay_proxy import DelayProxy
 from twd.ring.frames import SessionSpec
-from twd.ring.home import Home
-from twd.ring.links import SWITCH_S, Pace
-from twd.ring.target import RingTarget, SpecPicker
+from twd.ring.home import RingDriver
+from twd.ring.links import SWITCH_S, ProbePace
+from twd.ring.target import RemoteSpecSampler, RingTarget
 from twd.ring.trial import pipe_of
-from twd.ring.trust import Trust, make_identity, ring_nonce
+from twd.ring.trust import RingTrust, make_identity, ring_nonce
 from twd.ring.wiring import wirings
-from twd.speculator.bounds import Identity, Limits
-from twd.speculator.core import SpeculatorCore
+from twd.speculator.core.core import SpeculatorCore
+from twd.speculator.core.limits import SpeculatorIdentity, SpeculatorLimits
+from twd.speculator.core.session import PreparedRequest
 from twd.speculator.runner import Command, Runner
-from twd.speculator.session import Opening
 from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.draft import DraftProposed
 from twd.wire.failures import FailureCode, TwdError
@@ -125,27 +125,27 @@ class RingLab:
             _close_pipes(process)
 
     @contextmanager
-    def ring(self, rtt_ms: float, in_flight: int, vocabulary: int) -> Iterator["RingDesk"]:
+    def ring(self, rtt_ms: float, in_flight: int, vocabulary: int) -> Iterator["RingClient"]:
         """A ring whose links each take half of `rtt_ms` one way, and a desk before it; so many windows may fly."""
         with _delayed(self.stages, rtt_ms) as (seen_by_stages, seen_by_home):
-            desk = RingDesk(self._wire(seen_by_stages, seen_by_home), self.stages, in_flight, vocabulary)
+            desk = RingClient(self._wire(seen_by_stages, seen_by_home), self.stages, in_flight, vocabulary)
             try:
                 yield desk
             finally:
                 desk.close()
 
-    def wire(self) -> Home:
+    def wire(self) -> RingDriver:
         """A ring without delay."""
         return self._wire(self.stages, self.stages)
 
-    def _wire(self, seen_by_stages: Sequence[StageReady], seen_by_home: Sequence[StageReady]) -> Home:
+    def _wire(self, seen_by_stages: Sequence[StageReady], seen_by_home: Sequence[StageReady]) -> RingDriver:
         self._rings += 1
-        trust = Trust(f"bench-{self._rings}", ring_nonce(), "", not self.plan.plain)
+        trust = RingTrust(f"bench-{self._rings}", ring_nonce(), "", not self.plan.plain)
         told = wirings(seen_by_stages, trust, _HOME, self._identity.certificate, StateFormat.F32)
         for number, wired in enumerate(told):
             self._tell(number, msgspec.json.encode(wired))
         deadline = time.monotonic() + _CONNECT_S
-        return Home.connect(seen_by_home, trust, self._identity, _HOME, deadline, Pace())
+        return RingDriver.connect(seen_by_home, trust, self._identity, _HOME, deadline, ProbePace())
 
     def strike(self, number: int, signal: int) -> None:
         """Send a stage a signal that it cannot answer."""
@@ -197,7 +197,7 @@ def _delayed(stages: Sequence[StageReady], rtt_ms: float) -> Iterator[tuple[list
 
 
 @dataclass(slots=True)
-class Spoken:
+class MeasuredText:
     """One text and what it cost."""
 
     tokens: list[int]
@@ -209,7 +209,7 @@ class Spoken:
 
 @dataclass
 class _Job:
-    opening: Opening
+    opening: PreparedRequest
     known: list[int]
     guess: Guess | None
     prompt: int
@@ -217,10 +217,10 @@ class _Job:
     done: "queue.SimpleQueue[JobFinished | JobFailed]" = field(default_factory=queue.SimpleQueue)
 
 
-class RingDesk:
+class RingClient:
     """Hands jobs to the real core and runner over a ring, and guesses as it is told."""
 
-    def __init__(self, home: Home, stages: Sequence[StageReady], in_flight: int, vocabulary: int) -> None:
+    def __init__(self, home: RingDriver, stages: Sequence[StageReady], in_flight: int, vocabulary: int) -> None:
         self.home = home
         self.hears: Callable[[Event], None] = lambda event: None
         """Told of every event, on the engine's thread."""
@@ -230,8 +230,8 @@ class RingDesk:
         pipe = pipe_of(stages, home.bounds.credits)
         self.target = target = RingTarget(home, pipe, vocabulary=vocabulary, in_flight=in_flight)
         vocab = VocabFingerprint(hash="bench", tokens=vocabulary)
-        identity = Identity(ModelId("bench"), _HOME, NodeId("bench"), vocab)
-        limits = Limits(
+        identity = SpeculatorIdentity(ModelId("bench"), _HOME, NodeId("bench"), vocab)
+        limits = SpeculatorLimits(
             slots=target.n_slots,
             ctx_size=target.ctx_size,
             max_window=min(32, target.window_max - 1),
@@ -246,7 +246,7 @@ class RingDesk:
 
     def speak(
         self, prompts: Sequence[Sequence[int]], count: int, guess: Sequence[Guess | None], window: int = 0
-    ) -> list[Spoken]:
+    ) -> list[MeasuredText]:
         """All these texts at once."""
         jobs = [self._submit(prompt, count, one, window) for prompt, one in zip(prompts, guess, strict=True)]
         return [self._spoken(job) for job in jobs]
@@ -263,13 +263,15 @@ class RingDesk:
             speculation=Speculation(enabled=guess is not None, window=window),
         )
         spec = SessionSpec(Sampling(), 0, len(prompt), ignore_eos=True)
-        opening = Opening(SessionId(f"s{self._count}"), list(prompt), SpecPicker(spec), lambda _: b"", frozenset(), 0)
+        opening = PreparedRequest(
+            SessionId(f"s{self._count}"), list(prompt), RemoteSpecSampler(spec), lambda _: b"", frozenset(), 0
+        )
         held = self._jobs[opening.session] = _Job(opening, list(prompt), guess, len(prompt))
         self._runner.post(lambda core, now: core.submit(job, opening, now))
         self._propose(opening.session, held)
         return held
 
-    def _spoken(self, job: _Job) -> Spoken:
+    def _spoken(self, job: _Job) -> MeasuredText:
         try:
             end = job.done.get(timeout=_TEXT_S)
         except queue.Empty:
@@ -277,7 +279,7 @@ class RingDesk:
             raise TwdError(FailureCode.DEADLINE, f"no text within {_TEXT_S:g} s: {reason}") from None
         if isinstance(end, JobFailed):
             raise TwdError(end.failure.code, end.failure.message)
-        return Spoken(job.known[job.prompt :], end.stats.decode_ms, end.stats.prefill_ms, job.times)
+        return MeasuredText(job.known[job.prompt :], end.stats.decode_ms, end.stats.prefill_ms, job.times)
 
     def _deliver(self, effects: list[Effect]) -> None:
         for effect in effects:

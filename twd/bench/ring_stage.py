@@ -7,11 +7,11 @@ from pathlib import Path
 
 import msgspec
 
-from twd.engine.stage_engine import StagePlan
+from twd.engine.slices.engine import StagePlan
 from twd.ring.links import SWITCH_S
 from twd.ring.trust import make_identity
 from twd.stage.native import SlicePlan, load_slice
-from twd.stage.server import Rules, StageServer
+from twd.stage.server import LinkRules, StageServer
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.ring import RingWired, StageReady
 
@@ -36,7 +36,7 @@ def main() -> None:
     )
     loaded = load_slice(SlicePlan(ModelId("bench"), plan.path, plan, Path(wanted["folder"])), lambda share, stage: None)
     name = InstanceId(f"stage.bench.{plan.first}")
-    rules = Rules(trusted_lan=wanted["plain"])
+    rules = LinkRules(trusted_lan=wanted["plain"])
     server = StageServer(name, loaded.held, loaded.engine, make_identity(name), rules)
     port = server.listen("127.0.0.1", 0)
     _say(

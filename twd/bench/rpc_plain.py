@@ -15,12 +15,12 @@ from typing import Final
 
 import msgspec
 
+from twd.decoding.window import FIRST_EPOCH, Window
 from twd.engine.loading import LoadPlan, NativeModel, load_native
-from twd.engine.rpc_pool import PoolPlan, Share
-from twd.engine.rpc_probe import RpcUnusable, probe
-from twd.engine.window import FIRST_EPOCH, Window
-from twd.kit.delay_proxy import DelayProxy
-from twd.kit.ports import free_port
+from twd.engine.rpc.pool import LayerShare, PoolPlan
+from twd.engine.rpc.probe import RpcUnusable, probe
+from twd.net.delay_proxy import DelayProxy
+from twd.net.ports import free_port
 from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Sampling
@@ -32,7 +32,7 @@ _CHUNK: Final = 32
 _WARM: Final = 4
 
 
-class RpcAsked(msgspec.Struct, frozen=True):
+class RpcRequest(msgspec.Struct, frozen=True):
     """What the client should decode."""
 
     source: str
@@ -44,14 +44,14 @@ class RpcAsked(msgspec.Struct, frozen=True):
     head_here: bool
 
 
-class RpcSaid(msgspec.Struct, frozen=True):
+class RpcMeasurement(msgspec.Struct, frozen=True):
     """What it measured."""
 
     rate: float
     """Tokens per second after the first ones."""
 
 
-class RpcPlain:
+class RpcBaseline:
     """RPC workers of this machine's own engine; each `rate` reaches them over links with another delay."""
 
     def __init__(self, source: Path, layers: int, workers: int, threads: int, ctx_size: int = 1024) -> None:
@@ -65,7 +65,7 @@ class RpcPlain:
 
     def _rate(self, rtt_ms: float, prompts: Sequence[Sequence[int]], tokens: int, head_here: bool) -> float:
         with rpc_workers(self._ports, self._threads), slow_links(self._ports, rtt_ms) as endpoints:
-            asked = RpcAsked(
+            asked = RpcRequest(
                 source=str(self._source),
                 layers=self._layers,
                 endpoints=endpoints,
@@ -78,14 +78,14 @@ class RpcPlain:
             told = subprocess.run(command, input=msgspec.json.encode(asked), stdout=subprocess.PIPE, timeout=_RUN_S)
         if told.returncode:
             raise TwdError(FailureCode.WORKER_LOST, "the client of the RPC workers ended; its words are above")
-        return msgspec.json.decode(told.stdout, type=RpcSaid).rate
+        return msgspec.json.decode(told.stdout, type=RpcMeasurement).rate
 
 
 @contextmanager
 def rpc_workers(ports: Sequence[int], threads: int) -> Iterator[None]:
     """Workers of this machine's own engine on these ports."""
     quiet = subprocess.DEVNULL
-    command = [sys.executable, "-m", "twd.engine.rpc_worker", "--threads", str(threads), "--port"]
+    command = [sys.executable, "-m", "twd.engine.rpc.worker", "--threads", str(threads), "--port"]
     started = [subprocess.Popen([*command, str(port)], stdout=quiet, stderr=quiet) for port in ports]
     try:
         for port in ports:
@@ -124,10 +124,10 @@ def _wait_for(port: int) -> None:
             return
 
 
-def measure(asked: RpcAsked) -> RpcSaid:
+def measure(asked: RpcRequest) -> RpcMeasurement:
     """Load the model over the workers and decode all prompts one after the other."""
     share, rest = divmod(asked.layers, len(asked.endpoints))
-    shares = tuple(Share(share + (i < rest), endpoint) for i, endpoint in enumerate(asked.endpoints))
+    shares = tuple(LayerShare(share + (i < rest), endpoint) for i, endpoint in enumerate(asked.endpoints))
     plan = LoadPlan(
         ModelId("bench"),
         Path(asked.source),
@@ -144,14 +144,14 @@ def measure(asked: RpcAsked) -> RpcSaid:
         spent = sum(_decode(native, prompt, asked.tokens) for prompt in asked.prompts)
     finally:
         native.close()
-    return RpcSaid((asked.tokens - 1) * len(asked.prompts) / spent)
+    return RpcMeasurement((asked.tokens - 1) * len(asked.prompts) / spent)
 
 
 def _decode(native: NativeModel, prompt: Sequence[int], count: int) -> float:
     """Seconds from the first token to the last."""
     target = native.target
-    picker = native.pickers.picker(Sampling(), 0, prompt_len=len(prompt), ignore_eos=True)
-    slot, at = target.open(prompt, picker)
+    sampler = native.samplers.sampler(Sampling(), 0, prompt_len=len(prompt), ignore_eos=True)
+    slot, at = target.open(prompt, sampler)
     while at < len(prompt) - 1:
         chunk = tuple(prompt[at : min(at + _CHUNK, len(prompt) - 1)])
         target.submit([Window(slot, FIRST_EPOCH, at, chunk, picks=False, committed=len(chunk))])
@@ -170,4 +170,4 @@ def _decode(native: NativeModel, prompt: Sequence[int], count: int) -> float:
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.write(msgspec.json.encode(measure(msgspec.json.decode(sys.stdin.buffer.read(), type=RpcAsked))))
+    sys.stdout.buffer.write(msgspec.json.encode(measure(msgspec.json.decode(sys.stdin.buffer.read(), type=RpcRequest))))

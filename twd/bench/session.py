@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from twd.bench.analytic import Cost
-from twd.bench.client import Answer, Ask, BenchClient
+from twd.bench.client import BenchClient, BenchRequest, MeasuredAnswer
 from twd.bench.prompts import BenchPrompt
-from twd.bench.report import Ceiling, Pair, by_drafter, by_position, ceiling, summarize
-from twd.engine.cost import CostCurve
+from twd.bench.report import Ceiling, PlainDraftedPair, by_drafter, by_position, ceiling, summarize
+from twd.decoding.cost import CostCurve
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.wire.base import ModelId
 from twd.wire.draft import read_paces
@@ -37,7 +37,7 @@ class BenchResult:
 
     model: ModelId
     facts: dict[str, Any]
-    pairs: list[Pair]
+    pairs: list[PlainDraftedPair]
     cost: list[CostPoint]
     ceilings: list[Ceiling]
 
@@ -76,27 +76,27 @@ async def find_speculator(client: BenchClient, model: str) -> ServiceLease:
 
 
 async def run_bench(
-    client: BenchClient, lease: ServiceLease, plan: BenchPlan, tell: Callable[[int, int, Pair], None]
+    client: BenchClient, lease: ServiceLease, plan: BenchPlan, tell: Callable[[int, int, PlainDraftedPair], None]
 ) -> BenchResult:
     """Ask every prompt without drafts and with them; the order changes each time, since machines drift."""
     model = ModelId(str(lease.facts["model"]))
-    plain = Ask(OFF, plan.max_tokens, plan.sampling)
-    drafted = Ask(Speculation(window=plan.window), plan.max_tokens, plan.sampling)
-    await client.answer(model, plan.prompts[0], Ask(drafted.speculation, 32, plan.sampling))
-    pairs: list[Pair] = []
+    plain = BenchRequest(OFF, plan.max_tokens, plan.sampling)
+    drafted = BenchRequest(Speculation(window=plan.window), plan.max_tokens, plan.sampling)
+    await client.answer(model, plan.prompts[0], BenchRequest(drafted.speculation, 32, plan.sampling))
+    pairs: list[PlainDraftedPair] = []
     total = len(plan.prompts) * plan.rounds
     for number in range(total):
         prompt = plan.prompts[number % len(plan.prompts)]
-        answers: dict[bool, Answer] = {}
+        answers: dict[bool, MeasuredAnswer] = {}
         for with_drafts in (number % 2 == 0, number % 2 == 1):
             answers[with_drafts] = await client.answer(model, prompt, drafted if with_drafts else plain)
-        pairs.append(Pair(prompt.kind, answers[False], answers[True]))
+        pairs.append(PlainDraftedPair(prompt.kind, answers[False], answers[True]))
         tell(number + 1, total, pairs[-1])
     lease = await find_speculator(client, model)
     return _result(model, lease, pairs)
 
 
-def _result(model: ModelId, lease: ServiceLease, pairs: list[Pair]) -> BenchResult:
+def _result(model: ModelId, lease: ServiceLease, pairs: list[PlainDraftedPair]) -> BenchResult:
     cost = read_costs(lease.facts)
     ms = _plain_scaled(cost, pairs)
     shares = by_drafter(pairs)
@@ -109,7 +109,7 @@ def _result(model: ModelId, lease: ServiceLease, pairs: list[Pair]) -> BenchResu
     return BenchResult(model, dict(lease.facts), pairs, cost, ceilings)
 
 
-def _plain_scaled(cost: list[CostPoint], pairs: list[Pair]) -> Cost:
+def _plain_scaled(cost: list[CostPoint], pairs: list[PlainDraftedPair]) -> Cost:
     """The measured curve, moved so that a plain step costs what it cost in this run."""
     curve = CostCurve(cost)
     spent = sum(pair.plain.stats.decode_ms for pair in pairs)

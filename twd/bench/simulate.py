@@ -8,16 +8,16 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from twd.bench.analytic import Cost, Setting
+from twd.bench.analytic import Cost, SpeculationSetting
+from twd.decoding.window import VerifyResult, Window
 from twd.drafter.core import DrafterCore
-from twd.drafter.draft import Draft, Following, Guess
-from twd.engine.window import Verdict, Window
+from twd.drafter.draft import DraftRules, DraftState, Guess
 from twd.kit.effects import Publish
-from twd.speculator.bounds import Identity, Limits
-from twd.speculator.core import SpeculatorCore
-from twd.speculator.links import Drafter
-from twd.speculator.planning import Plan
-from twd.speculator.session import Opening
+from twd.speculator.core.batch_planning import NextStep
+from twd.speculator.core.core import SpeculatorCore
+from twd.speculator.core.limits import SpeculatorIdentity, SpeculatorLimits
+from twd.speculator.core.session import PreparedRequest
+from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.draft import DraftGranted, DraftProposed, SessionClosed, SessionOpened
 from twd.wire.job import JobFailed, JobFinished, JobSubmitted, Prompt, Speculation, TokensAccepted
@@ -58,7 +58,7 @@ class _Truth:
 class Simulation:
     """One session, one target, one drafter, and the network between them."""
 
-    setting: Setting
+    setting: SpeculationSetting
     seed: int = 1
     tokens: int = 512
     beside: bool = False
@@ -75,9 +75,9 @@ class Simulation:
     _count: int = 0
     _target_ms: float | None = None
     _drafter_ms: float | None = None
-    _plan: Plan = field(default_factory=Plan)
+    _plan: NextStep = field(default_factory=NextStep)
     _wake: float | None = None
-    _steps: list[tuple[Draft, Window]] = field(default_factory=list)
+    _steps: list[tuple[DraftState, Window]] = field(default_factory=list)
     _inbox: list[Event] = field(default_factory=list)
     _done: bool = False
 
@@ -85,8 +85,8 @@ class Simulation:
         self._truth = _Truth(self.setting.acceptance, random.Random(self.seed))
         self._dice = random.Random(self.seed + 1)
         vocab = VocabFingerprint(hash="v", tokens=_TOKENS + 10)
-        identity = Identity(ModelId("target"), InstanceId("speculator"), NodeId("a"), vocab)
-        limits = Limits(slots=1, ctx_size=1 << 20, max_window=self.setting.window_max, ngram=False)
+        identity = SpeculatorIdentity(ModelId("target"), InstanceId("speculator"), NodeId("a"), vocab)
+        limits = SpeculatorLimits(slots=1, ctx_size=1 << 20, max_window=self.setting.window_max, ngram=False)
         self._core = SpeculatorCore(identity, limits, self.believed or self.setting.cost)
         self._drafter = DrafterCore(_NAME, slots=1, ctx_size=1 << 20)
         self._drafter.token_ms = self.setting.token_ms
@@ -95,7 +95,7 @@ class Simulation:
         """Play one answer; returns tokens per millisecond."""
         if self.drafts:
             node = NodeId("a" if self.beside else "b")
-            self._core.attach(Drafter(_NAME, node, self.beside, token_ms=self.setting.token_ms), 0.0)
+            self._core.attach(AttachedDrafter(_NAME, node, self.beside, token_ms=self.setting.token_ms), 0.0)
         job = JobSubmitted(
             job=JobId("job"),
             model=ModelId("target"),
@@ -105,7 +105,9 @@ class Simulation:
             deadline_ms=10**9,
             speculation=Speculation(enabled=self.drafts, window=self.window),
         )
-        opening = Opening(SessionId("session"), [self._truth.token(0)], self._truth, lambda _: b"", frozenset(), 0)
+        opening = PreparedRequest(
+            SessionId("session"), [self._truth.token(0)], self._truth, lambda _: b"", frozenset(), 0
+        )
         self._core.submit(job, opening, 0.0)
         while not self._done:
             self._start_work()
@@ -174,8 +176,8 @@ class Simulation:
             for draft, window in self._steps:
                 self._guess(draft, window)
 
-    def _judge(self, window: Window) -> Verdict:
-        verdict = Verdict(window.slot, window.epoch, window.at, path=list(range(window.committed)))
+    def _judge(self, window: Window) -> VerifyResult:
+        verdict = VerifyResult(window.slot, window.epoch, window.at, path=list(range(window.committed)))
         place = window.committed - 1
         while window.picks:
             token = self._truth.token(window.at + place + 1)
@@ -186,12 +188,12 @@ class Simulation:
             verdict.path.append(place)
         return verdict
 
-    def _guess(self, draft: Draft, window: Window) -> None:
+    def _guess(self, draft: DraftState, window: Window) -> None:
         if draft.session in self._drafter.drafts:
             guesses = [self._what(draft, window.at + len(window.tokens))] if window.picks else []
             self._drafter.computed(draft, window, guesses, self.setting.token_ms)
 
-    def _what(self, draft: Draft, at: int) -> Guess:
+    def _what(self, draft: DraftState, at: int) -> Guess:
         """The drafter's guess for a place: right by chance while its path is, and then its second choice by chance."""
         known = len(draft.accepted)
         on_track = all(token == self._truth.token(known + i) for i, token in enumerate(draft.path))
@@ -228,7 +230,7 @@ class Simulation:
     def _hear(self, event: Event) -> None:
         match event:
             case SessionOpened():
-                self._drafter.open(event, Following(self._truth), self.beside)
+                self._drafter.open(event, DraftRules(self._truth), self.beside)
             case TokensAccepted():
                 self._drafter.accept(event.job, event.at, event.tokens)
             case DraftGranted():

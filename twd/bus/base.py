@@ -46,7 +46,7 @@ class TooLarge(BusError):
         self.limit = limit
 
 
-class Message(msgspec.Struct):
+class BusMessage(msgspec.Struct):
     """One message as it came; `reply` names where an answer is expected, if one is."""
 
     subject: str
@@ -54,12 +54,12 @@ class Message(msgspec.Struct):
     reply: str = ""
 
 
-Handler = Callable[[Message], None]
+Handler = Callable[[BusMessage], None]
 """Called on the loop, one message at a time and in order; it must not block."""
 
 
 @dataclass(frozen=True, slots=True)
-class Hearing:
+class SubscriptionOptions:
     """What to listen to. Members of one `queue` share the messages; at most `limit` of them wait."""
 
     pattern: str
@@ -141,9 +141,9 @@ class Bus(Protocol):
         limit: int = 65536,
         when_full: WhenFull = WhenFull.DROP_NEWEST,
     ) -> Subscription:
-        """Listen; see `Hearing`."""
+        """Listen; see `SubscriptionOptions`."""
 
-    async def subscribe_all(self, hearings: Sequence[Hearing]) -> list[Subscription]:
+    async def subscribe_all(self, hearings: Sequence[SubscriptionOptions]) -> list[Subscription]:
         """Listen to several things, with one way to the broker; where one of them is refused, to none."""
 
     async def request(self, subject: str, data: bytes, *, timeout_s: float = 5.0) -> bytes:

@@ -7,7 +7,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Final
 
-from twd.bus.base import BusStats, Handler, Message
+from twd.bus.base import BusMessage, BusStats, Handler
 from twd.wire.routes import WhenFull
 
 LISTENER_BYTES_MAX: Final = 128 * 1024 * 1024
@@ -39,7 +39,7 @@ class Inbox:
     def __init__(self, stats: BusStats, batch: int = 32) -> None:
         self._stats = stats
         self._batch = batch
-        self._waiting: OrderedDict[int, tuple[Listener, Message]] = OrderedDict()
+        self._waiting: OrderedDict[int, tuple[Listener, BusMessage]] = OrderedDict()
         self._arrivals = 0
         self._at_once = 0
         self._scheduled = False
@@ -49,7 +49,7 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, listener: Listener, message: Message) -> None:
+    def put(self, listener: Listener, message: BusMessage) -> None:
         """Take a message in; whatever finds no room is dropped by the listener's policy and counted."""
         if not listener.open:
             return
@@ -65,7 +65,7 @@ class Inbox:
         listener.waiting_bytes += size
         self._schedule()
 
-    def receive(self, listener: Listener, message: Message) -> None:
+    def receive(self, listener: Listener, message: BusMessage) -> None:
         """Like `put`, from where no handler runs now: where nothing waits, the message is handled at once.
 
         So a turn of the loop is saved for each message that comes alone; a flood of them takes turns all the same.
@@ -109,7 +109,7 @@ class Inbox:
         by_subject = self._stats.dropped_by_subject
         by_subject[listener.pattern] = by_subject.get(listener.pattern, 0) + 1
 
-    def _take(self, number: int) -> tuple[Listener, Message]:
+    def _take(self, number: int) -> tuple[Listener, BusMessage]:
         listener, message = self._waiting.pop(number)
         listener.waiting.popleft()
         listener.waiting_bytes -= len(message.data)
@@ -133,7 +133,7 @@ class Inbox:
     def _handle_first(self) -> None:
         self._handle(*self._take(next(iter(self._waiting))))
 
-    def _handle(self, listener: Listener, message: Message) -> None:
+    def _handle(self, listener: Listener, message: BusMessage) -> None:
         self._stats.received += 1
         try:
             listener.handler(message)

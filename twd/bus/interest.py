@@ -11,31 +11,31 @@ _REMEMBERED_MAX: Final = 4096
 _WILD_END: Final = re.compile(r"\.?[*>].*")
 
 
-class Wanting(Protocol):
+class Interested(Protocol):
     """A subscription: a pattern, and a queue group if it has one."""
 
     pattern: str
     queue: str
 
 
-W = TypeVar("W", bound=Wanting)
+W = TypeVar("W", bound=Interested)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted(Generic[W]):
+class Matches(Generic[W]):
     """The subscriptions that match one subject; of each group one member is to be chosen."""
 
     everybody: list[W]
     groups: list[list[W]]
 
 
-class Interest(Generic[W]):
+class InterestTable(Generic[W]):
     """All subscriptions of a broker. Which of them a subject reaches does not depend on their number."""
 
     def __init__(self) -> None:
         self._by_beginning: dict[str, list[W]] = {}
         """By what stands before a pattern's first wildcard: only what a subject begins with can match it."""
-        self._found: dict[str, Wanted[W]] = {}
+        self._found: dict[str, Matches[W]] = {}
 
     def add(self, one: W) -> None:
         """A new subscription."""
@@ -56,7 +56,7 @@ class Interest(Generic[W]):
         else:
             self._found.pop(pattern, None)
 
-    def in_subject(self, subject: str) -> Wanted[W]:
+    def in_subject(self, subject: str) -> Matches[W]:
         """Who is to hear a message on this subject; of those with one pattern, who came first."""
         found = self._found.get(subject)
         if found is None:
@@ -66,7 +66,7 @@ class Interest(Generic[W]):
             self._found[subject] = found
         return found
 
-    def _find(self, subject: str) -> Wanted[W]:
+    def _find(self, subject: str) -> Matches[W]:
         everybody: list[W] = []
         groups: dict[tuple[str, str], list[W]] = {}
         for beginning in _beginnings(subject):
@@ -77,7 +77,7 @@ class Interest(Generic[W]):
                     groups.setdefault((one.queue, one.pattern), []).append(one)
                 else:
                     everybody.append(one)
-        return Wanted(everybody, list(groups.values()))
+        return Matches(everybody, list(groups.values()))
 
 
 def _beginning(pattern: str) -> str:

@@ -65,7 +65,7 @@ _POOLS: Final[Events] = (RingMeasured, FrameRefused)
 _DRAFTING: Final[Events] = (SessionOpened, SessionClosed, DraftProposed, DrafterAttached, DrafterDetached)
 
 
-class Registry(enum.IntEnum):
+class RegistryAccess(enum.IntEnum):
     """What a role may do in the registry of leases; each includes what stands before it."""
 
     OWN_LEASE = 0
@@ -77,7 +77,7 @@ class Registry(enum.IntEnum):
 
 
 @dataclass(frozen=True)
-class Role:
+class BusRole:
     """One kind of user: what it reads and writes."""
 
     name: str
@@ -85,7 +85,7 @@ class Role:
     writes: Events = ()
     is_service: bool = True
     """It tells its life, answers PING, INFO and STATS, and keeps a lease under its own name."""
-    registry: Registry = Registry.OWN_LEASE
+    registry: RegistryAccess = RegistryAccess.OWN_LEASE
     hears_everything: bool = False
     """All broadcasts. Requests are left out: they may hold prompts, and an ear there would hide that nobody is home."""
     asks_services: bool = False
@@ -93,20 +93,20 @@ class Role:
     """Names under which it may hear answers, besides its own."""
 
 
-ROLES: Final[tuple[Role, ...]] = (
-    Role(
+ROLES: Final[tuple[BusRole, ...]] = (
+    BusRole(
         "agent",
         reads=(ProcessWanted, ProcessUnwanted),
         writes=(NodeChanged, ProcessAnswered, ProcessStarted, ProcessStopped, ServiceExited),
-        registry=Registry.MAKE,
+        registry=RegistryAccess.MAKE,
     ),
-    Role(
+    BusRole(
         "coordinator",
         reads=(NodeChanged, ProcessStarted, ProcessStopped, ServiceStarted, ServiceExited),
         writes=(PlacementDecided, ProcessWanted, ProcessUnwanted),
-        registry=Registry.MAKE,
+        registry=RegistryAccess.MAKE,
     ),
-    Role(
+    BusRole(
         "speculator",
         reads=(
             JobSubmitted,
@@ -135,19 +135,19 @@ ROLES: Final[tuple[Role, ...]] = (
             RingWired,
             FrameRefused,
         ),
-        registry=Registry.MAKE,
+        registry=RegistryAccess.MAKE,
     ),
-    Role(
+    BusRole(
         "relay",
         reads=(JobSubmitted, JobCancelled),
         writes=(JobQueued, *_ANSWERS, ModelReady, ModelFailed, ModelUnloaded),
     ),
-    Role(
+    BusRole(
         "stage",
         reads=(RingWired,),
         writes=(StageReady, StageGone, RingMeasured, FrameRefused, ModelLoading, ModelFailed),
     ),
-    Role(
+    BusRole(
         "drafter",
         reads=(
             SessionOpened,
@@ -161,33 +161,33 @@ ROLES: Final[tuple[Role, ...]] = (
         ),
         writes=(DraftProposed, DrafterAttached, DrafterDetached, ModelFailed),
     ),
-    Role(
+    BusRole(
         "racer",
         reads=(JobSubmitted, JobCancelled, *_ANSWERS, *_DRAFTING),
         writes=(JobQueued, JobSubmitted, JobCancelled, *_ANSWERS, SessionOpened, SessionClosed, DraftGranted),
-        registry=Registry.READ,
+        registry=RegistryAccess.READ,
     ),
-    Role(
+    BusRole(
         "gate",
         reads=(JobSubmitted, JobCancelled, *_ANSWERS),
         writes=(JobQueued, JobSubmitted, JobCancelled, *_ANSWERS),
-        registry=Registry.READ,
+        registry=RegistryAccess.READ,
     ),
-    Role("swarm", reads=_MODELS, registry=Registry.READ),
-    Role(
+    BusRole("swarm", reads=_MODELS, registry=RegistryAccess.READ),
+    BusRole(
         "metrics",
         reads=(TraceRequested, HistoryRequested, MetricsRequested),
         writes=(TraceReported, HistoryReported, MetricsReported),
-        registry=Registry.READ,
+        registry=RegistryAccess.READ,
         hears_everything=True,
     ),
-    Role(
+    BusRole(
         "edge",
         reads=(*_ANSWERS, *_MODELS, *_SERVICES, ChangeTold, *_POOLS),
         writes=(JobSubmitted, JobCancelled, EmbeddingRequested, TraceRequested, HistoryRequested, MetricsRequested),
-        registry=Registry.MAKE,
+        registry=RegistryAccess.MAKE,
     ),
-    Role(
+    BusRole(
         "supervisor",
         reads=(
             ServiceStarted,
@@ -201,17 +201,17 @@ ROLES: Final[tuple[Role, ...]] = (
             SwapWanted,
         ),
         writes=(ServiceExited, ChangeAnswered, ChangeTold),
-        registry=Registry.CLEAR,
+        registry=RegistryAccess.CLEAR,
     ),
-    Role(
+    BusRole(
         "status",
         reads=(TokensAccepted, *_POOLS),
         is_service=False,
-        registry=Registry.READ,
+        registry=RegistryAccess.READ,
         asks_services=True,
         inboxes=("watcher",),
     ),
-    Role("watcher", is_service=False, hears_everything=True),
+    BusRole("watcher", is_service=False, hears_everything=True),
 )
 ADMIN: Final = "admin"
 """May do whatever can be done with twd's own subjects; it is no row of the table."""
@@ -230,7 +230,7 @@ class Permissions:
     """May answer each request that it was given, once."""
 
 
-def permissions_of(role: Role) -> Permissions:
+def permissions_of(role: BusRole) -> Permissions:
     """What a role's table row means in subjects."""
     return Permissions(
         publish=_unique(_publishes(role)),
@@ -250,25 +250,25 @@ def admin_permissions() -> Permissions:
     )
 
 
-def _publishes(role: Role) -> Iterator[str]:
+def _publishes(role: BusRole) -> Iterator[str]:
     for event in (*role.writes, *(LIFE if role.is_service else ())):
         if ROUTE_OF[event].delivery is not Delivery.REPLY:
             yield ROUTE_OF[event].pattern
     if role.is_service:
         yield f"$KV.{REGISTRY}.{role.name}.>"
-    if role.registry >= Registry.CLEAR:
+    if role.registry >= RegistryAccess.CLEAR:
         yield f"$KV.{REGISTRY}.>"
-    if role.registry >= Registry.MAKE:
+    if role.registry >= RegistryAccess.MAKE:
         yield f"$JS.API.STREAM.CREATE.KV_{REGISTRY}"
         yield f"$JS.API.STREAM.UPDATE.KV_{REGISTRY}"
-    if role.registry >= Registry.READ:
+    if role.registry >= RegistryAccess.READ:
         yield f"$JS.API.STREAM.INFO.KV_{REGISTRY}"
         yield f"$JS.API.DIRECT.GET.KV_{REGISTRY}.>"
     if role.asks_services:
         yield "$SRV.>"
 
 
-def _subscribes(role: Role) -> Iterator[str]:
+def _subscribes(role: BusRole) -> Iterator[str]:
     for name in (role.name, *role.inboxes):
         yield f"{INBOX_PREFIX}.{name}.>"
     if role.hears_everything:

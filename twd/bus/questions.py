@@ -4,14 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from twd.bus.base import BusError
-from twd.bus.nats_frames import Answer
+from twd.bus.nats.frames import StatusReply
 
-Answered = Callable[[Answer | BusError], None]
+Answered = Callable[[StatusReply | BusError], None]
 """Called once, with the answer or with the reason why none came."""
 
 
 @dataclass(eq=False, slots=True)
-class Question:
+class PendingRequest:
     """One open request: where it went, where its answer comes, and who waits for it."""
 
     subject: str
@@ -19,12 +19,12 @@ class Question:
     answered: Answered
 
 
-class Questions:
+class PendingRequests:
     """All open requests of one connection; answers come to subjects below `prefix`."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
-        self._open: dict[str, Question] = {}
+        self._open: dict[str, PendingRequest] = {}
         self._count = 0
 
     @property
@@ -32,18 +32,18 @@ class Questions:
         """Whether an answer is still to come."""
         return bool(self._open)
 
-    def put(self, subject: str, answered: Answered) -> Question:
+    def put(self, subject: str, answered: Answered) -> PendingRequest:
         """A new request."""
         self._count += 1
-        question = Question(subject, f"{self.prefix}{self._count}", answered)
+        question = PendingRequest(subject, f"{self.prefix}{self._count}", answered)
         self._open[question.answer_to] = question
         return question
 
-    def drop(self, question: Question) -> None:
+    def drop(self, question: PendingRequest) -> None:
         """Nobody waits for this any more."""
         self._open.pop(question.answer_to, None)
 
-    def take(self, subject: str, answer: Answer | BusError) -> None:
+    def take(self, subject: str, answer: StatusReply | BusError) -> None:
         """What became of a request; what nobody waits for any more is left aside."""
         question = self._open.pop(subject, None)
         if question is not None:

@@ -11,14 +11,14 @@ from typing import Any, Final
 import click
 
 import twd
-from twd.cli.errors import CommandError
-from twd.cli.output import let_go_of_stdout
-from twd.kit import platform
+from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode, exit_code_of
+from twd.kit.terminal import let_go_of_stdout
+from twd.process import platform
 from twd.wire.failures import FailureCode, TwdError
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
-    "init": ("twd.cli.init:init", "Look round, and write a configuration."),
+    "init": ("twd.cli.init.command:init", "Look round, and write a configuration."),
     "up": ("twd.cli.up:up", "Start what this machine needs, in one terminal."),
     "down": ("twd.cli.down:down", "End what `twd up` started here."),
     "start": ("twd.cli.models:start", "Serve one more model."),
@@ -26,21 +26,21 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "swap": ("twd.cli.models:swap", "Serve one model in place of another."),
     "load": ("twd.cli.memory:load", "Serve a model, and show what it does to memory."),
     "reclaim": ("twd.cli.memory:reclaim", "Give back memory that models do not need."),
-    "tune": ("twd.cli.tune:tune", "Settings that fit this machine and a model."),
+    "tune": ("twd.cli.tune.command:tune", "Settings that fit this machine and a model."),
     "status": ("twd.cli.status:status", "Services, nodes, models and their health."),
     "top": ("twd.cli.top:top", "Models on several machines, as they work."),
     "watch": ("twd.cli.watch:watch", "Live events, one line each."),
     "trace": ("twd.cli.trace:trace", "The story of one job, in order, with durations."),
     "logs": ("twd.cli.logs:logs", "What the processes wrote."),
     "run": ("twd.cli.run:run_command", "One service alone, in this process."),
-    "doctor": ("twd.cli.doctor:doctor", "Look at everything, and say what mends what is wrong."),
+    "doctor": ("twd.cli.doctor.command:doctor", "Look at everything, and say what mends what is wrong."),
     "plan": ("twd.cli.plan:plan", "Which layers of a model would go where."),
     "slice": ("twd.cli.slice:slice_command", "Cut layers out of a model, for a stage of a ring."),
     "config": ("twd.cli.config:config", "Show the settings, or check them."),
     "key": ("twd.cli.key:key", "Who may enter: make, list and revoke keys."),
-    "chat": ("twd.cli.chat:chat", "Talk to a model, and see what drafts did."),
-    "bench": ("twd.cli.bench:bench", "What drafts bring, measured; or played for given numbers."),
-    "benchmark": ("twd.cli.bench:bench", "The same as bench."),
+    "chat": ("twd.cli.chat.command:chat", "Talk to a model, and see what drafts did."),
+    "bench": ("twd.cli.bench.command:bench", "What drafts bring, measured; or played for given numbers."),
+    "benchmark": ("twd.cli.bench.command:bench", "The same as bench."),
     "schemas": ("twd.cli.schemas:schemas", "Write or check bus_schemas/."),
     "completion": ("twd.cli.completion:completion", "Shell completion."),
     "help": ("twd.cli.help:help_command", "Exit codes and other reference."),
@@ -91,9 +91,9 @@ class LazyGroup(click.Group):
 @click.pass_context
 def app(ctx: click.Context, config: str | None) -> None:
     """One OpenAI-compatible endpoint out of unlike machines."""
-    from twd.cli.context import Ground
+    from twd.cli.common.context import CliContext
 
-    ctx.obj = Ground(config)
+    ctx.obj = CliContext(config)
 
 
 def run(arguments: list[str]) -> int:

@@ -3,7 +3,7 @@
 import click
 from click.shell_completion import get_completion_class
 
-from twd.cli.errors import CommandError
+from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 
 HOW = {

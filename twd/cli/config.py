@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from twd.cli.context import Ground
+from twd.cli.common.context import CliContext
 from twd.kit.exit_codes import ExitCode
 
 
@@ -20,16 +20,16 @@ def config() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.option("--changed", is_flag=True, help="Only what differs from the defaults.")
 @click.pass_obj
-def show(ground: Ground, as_json: bool, changed: bool) -> ExitCode:
+def show(ctx: CliContext, as_json: bool, changed: bool) -> ExitCode:
     """Every setting; secrets are masked."""
-    from twd.kit.settings_show import describe
+    from twd.settings.show import describe
 
-    entries = [entry for entry in describe(ground.loaded) if not changed or entry.source != "default"]
+    entries = [entry for entry in describe(ctx.loaded) if not changed or entry.source != "default"]
     if as_json:
         click.echo(json.dumps({entry.key: {"value": entry.value, "source": entry.source} for entry in entries}))
         return ExitCode.OK
-    from twd.cli.output import show as show_table
-    from twd.cli.output import table
+    from twd.kit.terminal import show as show_table
+    from twd.kit.terminal import table
 
     rows = table("setting", "value", "from")
     for entry in entries:
@@ -47,11 +47,11 @@ def _plain(value: Any) -> str:
 @config.command()
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_obj
-def check(ground: Ground, as_json: bool) -> ExitCode:
+def check(ctx: CliContext, as_json: bool) -> ExitCode:
     """Load the settings and look for what is likely to fail later; exit code 6 when they cannot be used."""
-    from twd.kit.settings_show import check_settings
+    from twd.settings.show import check_settings
 
-    report = check_settings(ground.config, ground.environment, Path.cwd(), Path.home())
+    report = check_settings(ctx.config, ctx.environment, Path.cwd(), Path.home())
     if as_json:
         facts = {"problems": report.problems, "warnings": report.warnings, "hints": report.hints}
         click.echo(json.dumps({key: [str(item) for item in items] for key, items in facts.items()}))

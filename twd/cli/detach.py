@@ -7,27 +7,32 @@ from typing import Final
 import click
 import msgspec
 
-from twd.cli.context import Ground
-from twd.cli.errors import CommandError
-from twd.cli.output import let_go_of_stdout
-from twd.cli.picture import Picture, View
+from twd.cli.common.context import CliContext
 from twd.cli.run import twd_command
-from twd.kit import platform
-from twd.kit.board import Row, Stage
+from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
-from twd.kit.log_files import LogFile
+from twd.kit.terminal import let_go_of_stdout
+from twd.process import platform
+from twd.process.log_files import LogFile
+from twd.process.process_table import ProcessRow, StartPhase
+from twd.supervisor.start_display import StartSnapshot, StartView
 
 HOPELESS_RESTARTS: Final = 5
 ENDING_S: Final = 40.0
 
 
 def start_detached(
-    ground: Ground, services: tuple[str, ...], demo: bool, view: View, timeout_s: float, more: tuple[str, ...] = ()
+    ctx: CliContext,
+    services: tuple[str, ...],
+    demo: bool,
+    view: StartView,
+    timeout_s: float,
+    more: tuple[str, ...] = (),
 ) -> ExitCode:
     """Start the supervisor apart from this terminal, and wait until everything is ready. `more`: options of `up`."""
-    config = ("-c", ground.config) if ground.config else ()
+    config = ("-c", ctx.config) if ctx.config else ()
     command = twd_command(*config, "up", "--report", *(("--demo",) if demo else ()), *more, *services)
-    log = LogFile(ground.home.logs, "supervisor")
+    log = LogFile(ctx.home.logs, "supervisor")
     log.begin_run()
     with log.path.open("ab") as errors:
         # not asyncio's own: from Python 3.12 on that kills what still runs when this process leaves
@@ -37,7 +42,7 @@ def start_detached(
     return asyncio.run(_watch(supervisor, log, view, timeout_s))
 
 
-async def _watch(supervisor: "subprocess.Popen[bytes]", log: LogFile, view: View, timeout_s: float) -> ExitCode:
+async def _watch(supervisor: "subprocess.Popen[bytes]", log: LogFile, view: StartView, timeout_s: float) -> ExitCode:
     try:
         async with asyncio.timeout(timeout_s):
             await _until_ready(supervisor, view, log)
@@ -52,10 +57,10 @@ async def _watch(supervisor: "subprocess.Popen[bytes]", log: LogFile, view: View
     return ExitCode.OK
 
 
-async def _until_ready(supervisor: "subprocess.Popen[bytes]", view: View, log: LogFile) -> None:
+async def _until_ready(supervisor: "subprocess.Popen[bytes]", view: StartView, log: LogFile) -> None:
     assert supervisor.stdout is not None
     while line := await asyncio.to_thread(supervisor.stdout.readline):
-        picture = msgspec.json.decode(line, type=Picture)
+        picture = msgspec.json.decode(line, type=StartSnapshot)
         if picture.exit_code >= 0:
             await asyncio.to_thread(supervisor.wait)
             raise CommandError(ExitCode(picture.exit_code), picture.note)
@@ -72,8 +77,8 @@ async def _until_ready(supervisor: "subprocess.Popen[bytes]", view: View, log: L
     raise CommandError(ExitCode.CANNOT_START, f"the supervisor ended with exit code {code}: {log.last_words()[-500:]}")
 
 
-def _hopeless(row: Row) -> bool:
-    return row.stage is Stage.FAILED or (row.restarts >= HOPELESS_RESTARTS and not row.ready_ms)
+def _hopeless(row: ProcessRow) -> bool:
+    return row.stage is StartPhase.FAILED or (row.restarts >= HOPELESS_RESTARTS and not row.ready_ms)
 
 
 async def _end(supervisor: "subprocess.Popen[bytes]") -> None:

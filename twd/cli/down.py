@@ -7,12 +7,12 @@ from typing import Final
 
 import click
 
-from twd.cli.context import Ground
-from twd.cli.errors import CommandError
-from twd.cli.numbers import SECONDS
-from twd.kit import platform
+from twd.cli.common.context import CliContext
+from twd.cli.common.numbers import SECONDS
+from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
-from twd.kit.home import Home, Instance
+from twd.process import platform
+from twd.process.home import RunningInstance, StateFolder
 
 PATIENCE_S: Final = 45.0
 KILLED_S: Final = 5.0
@@ -25,10 +25,10 @@ TELL_S: Final = 1.5
 @click.option("--timeout", default=PATIENCE_S, show_default=True, type=SECONDS, help="Seconds until it is killed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_obj
-def down(ground: Ground, timeout: float, as_json: bool) -> ExitCode:
+def down(ctx: CliContext, timeout: float, as_json: bool) -> ExitCode:
     """Drain and end everything that `twd up` started here. It is no error when nothing runs."""
-    home = ground.home
-    instance = ground.instance()
+    home = ctx.home
+    instance = ctx.instance()
     if instance is None:
         _report(as_json, {"ended": False}, f"nothing runs in {home.path}")
         return ExitCode.OK
@@ -44,7 +44,7 @@ def down(ground: Ground, timeout: float, as_json: bool) -> ExitCode:
     return ExitCode.OK
 
 
-def _kill(home: Home, pid: int) -> None:
+def _kill(home: StateFolder, pid: int) -> None:
     """Everything at once; a supervisor that a script started leads no group, and what it started ends with it."""
     platform.kill_group(pid)
     platform.kill(pid)
@@ -61,7 +61,7 @@ def _report(as_json: bool, facts: dict[str, object], words: str) -> None:
         click.echo(words)
 
 
-def _check(home: Home, instance: Instance) -> None:
+def _check(home: StateFolder, instance: RunningInstance) -> None:
     """The lock says that somebody is there; this says that the record is about them."""
     born = platform.born(instance.pid)
     if born is None or abs(born - instance.born) > BORN_TOLERANCE_S:
@@ -71,7 +71,7 @@ def _check(home: Home, instance: Instance) -> None:
         )
 
 
-def _wait(home: Home, timeout_s: float, tells: bool = False) -> bool:
+def _wait(home: StateFolder, timeout_s: float, tells: bool = False) -> bool:
     began, told = time.monotonic(), ""
     while home.held():
         waited_s = time.monotonic() - began
@@ -84,7 +84,7 @@ def _wait(home: Home, timeout_s: float, tells: bool = False) -> bool:
     return True
 
 
-def _left(home: Home) -> str:
+def _left(home: StateFolder) -> str:
     """The processes that have not ended yet; models finish their jobs first."""
     instance, _ = home.read_instance()
     there = [name for name, pid in (instance.processes if instance else {}).items() if pid and platform.born(pid)]

@@ -13,7 +13,7 @@ from twd.kit.exit_codes import MEANING, ExitCode
 def help_command(topic: str, as_json: bool) -> ExitCode:
     """Exit codes, or every setting with its default."""
     if topic == "settings":
-        from twd.kit.settings_reference import reference
+        from twd.settings.reference import reference
 
         click.echo_via_pager(reference())
     elif as_json:

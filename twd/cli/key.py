@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from twd.cli.context import Ground
-from twd.cli.errors import CommandError
+from twd.cli.common.context import CliContext
+from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.wire.failures import FailureCode, TwdError
 
 if TYPE_CHECKING:
-    from twd.edge.keys import Key, KeyStore
+    from twd.edge.auth.keys import ApiKey, KeyStore
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 _LIMIT = click.IntRange(min=1)
@@ -34,15 +34,15 @@ def key() -> None:
 @click.option("--tokens-per-day", type=_LIMIT, help="Tokens, read and written, that it may use in a day.")
 @_as_json
 @click.pass_obj
-def add(ground: Ground, /, name: str, models: tuple[str, ...], as_json: bool, **limits: int | None) -> ExitCode:
+def add(ctx: CliContext, /, name: str, models: tuple[str, ...], as_json: bool, **limits: int | None) -> ExitCode:
     """Make a key named NAME and print it: this once, since only its hash is kept."""
-    from twd.edge.keys import new_key
+    from twd.edge.auth.keys import new_key
     from twd.kit.ids import Ids
 
     given = {limit: value for limit, value in limits.items() if value is not None}
     with _ending(ExitCode.USAGE):
         secret, made = new_key(name, Ids().secret(), time.time_ns() // 1_000_000, models=list(models), **given)
-        store = _store(ground)
+        store = _store(ctx)
         first = not store.load()
         store.add(made)
     if as_json:
@@ -58,10 +58,10 @@ def add(ground: Ground, /, name: str, models: tuple[str, ...], as_json: bool, **
 @key.command("list")
 @_as_json
 @click.pass_obj
-def list_keys(ground: Ground, as_json: bool) -> ExitCode:
+def list_keys(ctx: CliContext, as_json: bool) -> ExitCode:
     """All keys by name, the revoked ones too, with their limits."""
     with _ending(ExitCode.NOT_FOUND):
-        keys = _store(ground).load()
+        keys = _store(ctx).load()
     if as_json:
         click.echo(json.dumps([_shown(one) for one in keys]))
     elif not keys:
@@ -75,22 +75,22 @@ def list_keys(ground: Ground, as_json: bool) -> ExitCode:
 @click.argument("name")
 @_as_json
 @click.pass_obj
-def revoke(ground: Ground, name: str, as_json: bool) -> ExitCode:
+def revoke(ctx: CliContext, name: str, as_json: bool) -> ExitCode:
     """End the key NAME; its name stays taken."""
-    store = _store(ground)
+    store = _store(ctx)
     with _ending(ExitCode.NOT_FOUND):
         store.revoke(name)
     click.echo(json.dumps({"name": name, "revoked": True}) if as_json else f"{name} is revoked")
-    if all(one.revoked for one in store.load()) and not ground.settings.edge.token:
+    if all(one.revoked for one in store.load()) and not ctx.settings.edge.token:
         text = "It was the last one, and nobody enters without a key: `twd key add NAME` makes another one"
         click.echo(f"{text}; without {store.path} none is wanted.", err=True)
     return ExitCode.OK
 
 
-def _store(ground: Ground) -> "KeyStore":
-    from twd.edge.keys import KeyStore
+def _store(ctx: CliContext) -> "KeyStore":
+    from twd.edge.auth.keys import KeyStore
 
-    return KeyStore(ground.settings.home_dir)
+    return KeyStore(ctx.settings.home_dir)
 
 
 @contextmanager
@@ -106,17 +106,17 @@ def _ending(code: ExitCode) -> Iterator[None]:
         raise CommandError(code, str(error)) from None
 
 
-def _shown(one: "Key") -> dict[str, Any]:
+def _shown(one: "ApiKey") -> dict[str, Any]:
     """A key without its hash."""
     import msgspec
 
     return {field: value for field, value in msgspec.structs.asdict(one).items() if field != "sha256"}
 
 
-def _print(keys: list["Key"]) -> None:
+def _print(keys: list["ApiKey"]) -> None:
     from rich.markup import escape
 
-    from twd.cli.output import show, table
+    from twd.kit.terminal import show, table
 
     rows = table("name", "made", "state", "models", "requests/min", "at once", "tokens/day")
     for one in keys:

@@ -9,8 +9,8 @@ from typing import IO, Final
 
 import click
 
-from twd.cli.context import Ground
-from twd.cli.errors import CommandError
+from twd.cli.common.context import CliContext
+from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 
 LOOK_S: Final = 1.0
@@ -27,12 +27,12 @@ COLOURS: Final = {"warning": "yellow", "error": "red", "critical": "red"}
 @click.option("--json", "as_json", is_flag=True, help="Lines as they were written.")
 @click.option("--clear", is_flag=True, help="Empty the logs instead.")
 @click.pass_obj
-def logs(ground: Ground, services: tuple[str, ...], follow: bool, lines: int, as_json: bool, clear: bool) -> ExitCode:
+def logs(ctx: CliContext, services: tuple[str, ...], follow: bool, lines: int, as_json: bool, clear: bool) -> ExitCode:
     """The last lines of each process' log, or of those that are named.
 
     Without names: of those that wrote something since `twd up`, where it runs.
     """
-    files = _files(ground.home.logs, services)
+    files = _files(ctx.home.logs, services)
     if clear:
         for file in files:
             for part in [file, *file.parent.glob(f"{file.name}.*")]:
@@ -40,17 +40,17 @@ def logs(ground: Ground, services: tuple[str, ...], follow: bool, lines: int, as
         click.echo(f"{len(files)} logs emptied")
         return ExitCode.OK
     if not files and not follow:
-        raise CommandError(ExitCode.NOT_FOUND, f"no log in {ground.home.logs} yet; `twd up` starts what writes them")
+        raise CommandError(ExitCode.NOT_FOUND, f"no log in {ctx.home.logs} yet; `twd up` starts what writes them")
     with_name = len(files) != 1
     opened: dict[str, IO[str]] = {file.stem: file.open(errors="replace") for file in files}
-    old = set() if services else _of_earlier(ground, files)
+    old = set() if services else _of_earlier(ctx, files)
     for name, stream in opened.items():
         for line in _last_lines(stream, 0 if name in old else lines, follow):
             _show(name if with_name else "", line, as_json)
     if old:
         click.echo(f"from before the last start, shown when named: {', '.join(sorted(old))}", err=True)
     if follow:
-        _follow(opened, lambda: _chosen(ground.home.logs, services), with_name, as_json)
+        _follow(opened, lambda: _chosen(ctx.home.logs, services), with_name, as_json)
     return ExitCode.OK
 
 
@@ -68,9 +68,9 @@ def _chosen(folder: Path, services: tuple[str, ...]) -> list[Path]:
     return [file for file in there if not services or file.stem in services or file.stem.split(".")[0] in services]
 
 
-def _of_earlier(ground: Ground, files: list[Path]) -> set[str]:
+def _of_earlier(ctx: CliContext, files: list[Path]) -> set[str]:
     """Logs of processes that an earlier installation had, and the one that runs now has not."""
-    instance = ground.instance()
+    instance = ctx.instance()
     since_s = instance.started_ms / 1000 if instance else 0.0
     return {file.stem for file in files if file.stat().st_mtime < since_s}
 

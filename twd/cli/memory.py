@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from twd.cli.api_address import running_settings
-from twd.cli.context import Ground
-from twd.cli.errors import CommandError
+from twd.cli.common.api_address import running_settings
+from twd.cli.common.context import CliContext
 from twd.cli.models import change, file_of, local_name, reclaim_option, start_house, timeout_option
-from twd.engine.memory import gib
+from twd.engine.host_memory.limits import gib
+from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
-from twd.kit.paths import path_of
-from twd.kit.words import count
+from twd.kit.wording import count
+from twd.settings.paths import path_of
 from twd.wire.base import InstanceId
 from twd.wire.life import MemoryReclaimed, ModelWanted, ReclaimWanted
 from twd.wire.service import ServiceLease
 
 if TYPE_CHECKING:
-    from twd.bus.base import Message
-    from twd.bus.nats_bus import NatsBus
+    from twd.bus.base import BusMessage
+    from twd.bus.nats.bus import NatsBus
 
 ANSWERS_S: Final = 60.0
 
@@ -33,32 +33,32 @@ ANSWERS_S: Final = 60.0
 @click.option("--no-prewarm", is_flag=True, help="Do not read the file ahead, even if it nearly fills the memory.")
 @timeout_option
 @click.pass_obj
-def load(ground: Ground, model: str, ram_reclaim: str | None, no_prewarm: bool, timeout: float) -> ExitCode:
+def load(ctx: CliContext, model: str, ram_reclaim: str | None, no_prewarm: bool, timeout: float) -> ExitCode:
     """Serve a model as `twd start` does, and show what it does to this machine's memory."""
-    from twd.engine.page_cache import cached_bytes
+    from twd.engine.host_memory.page_cache import cached_bytes
     from twd.gguf_tools.inspect import inspect
 
-    path = Path(file_of(running_settings(ground), ground.node, model)[1].path)
+    path = Path(file_of(running_settings(ctx), ctx.node, model)[1].path)
     info = inspect(path)
     click.echo(
         f"{info.name}: {info.architecture}, {info.quantization}, {count(info.layers, 'layer')}, {gib(info.size_bytes)}"
     )
-    click.echo(_outlook(ground, model, info.size_bytes, ram_reclaim, not no_prewarm))
+    click.echo(_outlook(ctx, model, info.size_bytes, ram_reclaim, not no_prewarm))
     before = cached_bytes(info.shards)
-    start_house(ground, "", False, timeout)
+    start_house(ctx, "", False, timeout)
     name = local_name(model, "")
-    wish = ModelWanted(node=ground.here, model=name, ram_reclaim=ram_reclaim or "", prewarm=not no_prewarm)
-    code = change(ground, wish, timeout, False)
+    wish = ModelWanted(node=ctx.here, model=name, ram_reclaim=ram_reclaim or "", prewarm=not no_prewarm)
+    code = change(ctx, wish, timeout, False)
     if code is ExitCode.OK:
-        _show_effect(ground, path, info.shards, before)
+        _show_effect(ctx, path, info.shards, before)
     return code
 
 
-def _outlook(ground: Ground, model: str, size: int, ram_reclaim: str | None, prewarm: bool) -> str:
-    from twd.engine.memory import available_bytes
-    from twd.engine.ram_plan import ram_plan
+def _outlook(ctx: CliContext, model: str, size: int, ram_reclaim: str | None, prewarm: bool) -> str:
+    from twd.engine.host_memory.limits import available_bytes
+    from twd.engine.host_memory.load_plan import ram_plan
 
-    settings = ground.settings
+    settings = ctx.settings
     mmap = settings.models[model].mmap if model in settings.models else "auto"
     free = available_bytes()
     reclaim = ram_reclaim or settings.ram_reclaim
@@ -66,11 +66,11 @@ def _outlook(ground: Ground, model: str, size: int, ram_reclaim: str | None, pre
     return f"{gib(free)} of memory are free; it will be {plan.words()}"
 
 
-def _show_effect(ground: Ground, path: Path, files: Sequence[Path], cached_before: int) -> None:
-    from twd.engine.page_cache import footprint
+def _show_effect(ctx: CliContext, path: Path, files: Sequence[Path], cached_before: int) -> None:
+    from twd.engine.host_memory.page_cache import footprint
 
-    here = ground.here
-    for lease in asyncio.run(_holders(ground)):
+    here = ctx.here
+    for lease in asyncio.run(_holders(ctx)):
         if lease.node == here and lease.facts.get("file") == path.name:
             after = footprint(files, lease.pid)
             click.echo(
@@ -88,14 +88,14 @@ def _size(count: int) -> str:
 @click.option("--file", "file", type=click.Path(path_type=Path), help="Forget this file instead; nothing need run.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_obj
-def reclaim(ground: Ground, model: str, file: Path | None, as_json: bool) -> ExitCode:
+def reclaim(ctx: CliContext, model: str, file: Path | None, as_json: bool) -> ExitCode:
     """Give back memory that models do not need: mapped pages, and the system's copies of their files.
 
     What is needed after all is read again. Without a name, all models of this machine.
     """
     if file is not None:
         return _forget(file, as_json)
-    told, silent = asyncio.run(_reclaim(ground, model))
+    told, silent = asyncio.run(_reclaim(ctx, model))
     if as_json:
         click.echo(json.dumps([_document(one) for one in told]))
     else:
@@ -107,7 +107,7 @@ def reclaim(ground: Ground, model: str, file: Path | None, as_json: bool) -> Exi
 
 
 def _forget(file: Path, as_json: bool) -> ExitCode:
-    from twd.engine.page_cache import cached_bytes, drop
+    from twd.engine.host_memory.page_cache import cached_bytes, drop
     from twd.gguf_tools.inspect import shards_of
 
     path = path_of(file)
@@ -140,9 +140,9 @@ def _document(told: MemoryReclaimed) -> dict[str, object]:
     return {"process": told.source, **{field: getattr(told, field) for field in fields}}
 
 
-async def _reclaim(ground: Ground, model: str) -> tuple[list[MemoryReclaimed], list[str]]:
-    async with ground.bus("admin") as bus:
-        here = ground.here
+async def _reclaim(ctx: CliContext, model: str) -> tuple[list[MemoryReclaimed], list[str]]:
+    async with ctx.bus("admin") as bus:
+        here = ctx.here
         held = [lease for lease in await _leases(bus) if lease.node == here]
         waiting = {lease.instance for lease in held if model in ("", lease.facts.get("model"))}
         if not waiting:
@@ -160,7 +160,7 @@ async def _collect(bus: "NatsBus", wish: ReclaimWanted, waiting: set[InstanceId]
 
     all_here = asyncio.Event()
 
-    def hear(message: "Message") -> None:
+    def hear(message: "BusMessage") -> None:
         event = decode(message.data)
         if isinstance(event, MemoryReclaimed) and event.source in waiting:
             told.append(event)
@@ -176,8 +176,8 @@ async def _collect(bus: "NatsBus", wish: ReclaimWanted, waiting: set[InstanceId]
         return
 
 
-async def _holders(ground: Ground) -> list[ServiceLease]:
-    async with ground.bus("status") as bus:
+async def _holders(ctx: CliContext) -> list[ServiceLease]:
+    async with ctx.bus("status") as bus:
         return await _leases(bus)
 
 

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from twd.cli.api_address import running_settings
-from twd.cli.context import Ground
-from twd.cli.errors import CommandError
-from twd.cli.numbers import SECONDS
+from twd.cli.common.api_address import running_settings
+from twd.cli.common.context import CliContext
+from twd.cli.common.numbers import SECONDS
+from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode, exit_code_of
-from twd.kit.paths import path_of
+from twd.settings.paths import path_of
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.life import WANTED_MAX, ChangeAnswered, ChangeStep, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
 
 if TYPE_CHECKING:
-    from twd.bus.base import Bus, Message
-    from twd.bus.nats_bus import NatsBus
-    from twd.kit.settings import Model, Settings
+    from twd.bus.base import Bus, BusMessage
+    from twd.bus.nats.bus import NatsBus
+    from twd.settings.model import ModelConfig, Settings
     from twd.wire.model import ModelLoading
 
 ANSWER_S: Final = 30.0
@@ -48,7 +48,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 @json_option
 @click.pass_obj
 def start(
-    ground: Ground,
+    ctx: CliContext,
     model: str,
     ram_reclaim: str | None,
     skip_version_check: bool,
@@ -57,17 +57,17 @@ def start(
     as_json: bool,
 ) -> ExitCode:
     """Serve a model; without a name, the default one of the settings. Where nothing runs, `twd up -d` comes first."""
-    name = model or running_settings(ground).default_model
+    name = model or running_settings(ctx).default_model
     if not name:
         raise CommandError(ExitCode.CONFIG, "the settings name no model; give one with -m, or write them: twd init")
-    if not house_stands(ground, node) and name not in ground.settings.backends:
-        _check_model(ground, name)
-    start_house(ground, node, as_json, timeout, ("--skip-version-check",) if skip_version_check else ())
-    place = NodeId(node) or ground.here
+    if not house_stands(ctx, node) and name not in ctx.settings.backends:
+        _check_model(ctx, name)
+    start_house(ctx, node, as_json, timeout, ("--skip-version-check",) if skip_version_check else ())
+    place = NodeId(node) or ctx.here
     wish = ModelWanted(
         node=place, model=local_name(name, node), ram_reclaim=ram_reclaim or "", skip_version_check=skip_version_check
     )
-    return change(ground, wish, timeout, as_json)
+    return change(ctx, wish, timeout, as_json)
 
 
 @click.command()
@@ -76,12 +76,12 @@ def start(
 @timeout_option
 @json_option
 @click.pass_obj
-def stop(ground: Ground, model: str, node: str, timeout: float, as_json: bool) -> ExitCode:
+def stop(ctx: CliContext, model: str, node: str, timeout: float, as_json: bool) -> ExitCode:
     """Serve a model no longer, when its jobs are done; without a name, none of them. `twd down` ends everything."""
-    if not ground.settings.bus.url and ground.instance() is None:
-        click.echo('{"done": true, "note": "nothing runs"}' if as_json else f"nothing runs in {ground.home.path}")
+    if not ctx.settings.bus.url and ctx.instance() is None:
+        click.echo('{"done": true, "note": "nothing runs"}' if as_json else f"nothing runs in {ctx.home.path}")
         return ExitCode.OK
-    return change(ground, ModelUnwanted(node=NodeId(node) or ground.here, model=model), timeout, as_json)
+    return change(ctx, ModelUnwanted(node=NodeId(node) or ctx.here, model=model), timeout, as_json)
 
 
 @click.command()
@@ -91,46 +91,46 @@ def stop(ground: Ground, model: str, node: str, timeout: float, as_json: bool) -
 @timeout_option
 @json_option
 @click.pass_obj
-def swap(ground: Ground, model: str, instead_of: str, node: str, timeout: float, as_json: bool) -> ExitCode:
+def swap(ctx: CliContext, model: str, instead_of: str, node: str, timeout: float, as_json: bool) -> ExitCode:
     """Serve a model in place of another. The new one is loaded first where both fit; a failure changes nothing."""
-    wish = SwapWanted(node=NodeId(node) or ground.here, model=local_name(model, node), instead_of=instead_of)
-    return change(ground, wish, timeout, as_json)
+    wish = SwapWanted(node=NodeId(node) or ctx.here, model=local_name(model, node), instead_of=instead_of)
+    return change(ctx, wish, timeout, as_json)
 
 
-def house_stands(ground: Ground, node: str) -> bool:
+def house_stands(ctx: CliContext, node: str) -> bool:
     """Whether an installation runs here, or another one is meant."""
-    return bool(node or ground.settings.bus.url) or ground.instance() is not None
+    return bool(node or ctx.settings.bus.url) or ctx.instance() is not None
 
 
-def start_house(ground: Ground, node: str, quiet: bool, timeout_s: float, more: tuple[str, ...] = ()) -> None:
+def start_house(ctx: CliContext, node: str, quiet: bool, timeout_s: float, more: tuple[str, ...] = ()) -> None:
     """See to it that an installation runs here; one that is started now serves no model yet."""
-    if house_stands(ground, node):
+    if house_stands(ctx, node):
         return
     from twd.cli.detach import start_detached
-    from twd.cli.picture import SilentView, choose_view
+    from twd.supervisor.start_display import SilentView, choose_view
 
-    ground.home.prepare()
+    ctx.home.prepare()
     if not quiet:
         click.echo("nothing runs yet: twd up -d --no-models")
     view = SilentView() if quiet else choose_view(False, False)
-    start_detached(ground, (), False, view, timeout_s, ("--no-models", *more))
+    start_detached(ctx, (), False, view, timeout_s, ("--no-models", *more))
 
 
-def _check_model(ground: Ground, name: str) -> None:
+def _check_model(ctx: CliContext, name: str) -> None:
     """Refuse here what the supervisor would refuse, before a whole installation is started for it."""
     from twd.gguf_tools.inspect import inspect
 
-    inspect(Path(file_of(ground.settings, ground.node, name)[1].path))
+    inspect(Path(file_of(ctx.settings, ctx.node, name)[1].path))
 
 
-def file_of(settings: "Settings", node: NodeId, name: str) -> "tuple[str, Model]":
+def file_of(settings: "Settings", node: NodeId, name: str) -> "tuple[str, ModelConfig]":
     """The model behind a name, as far as it can be known without asking anybody; its path is whole."""
     import msgspec
 
-    from twd.agent.detect import Detector
-    from twd.cli.life_core import find_model
+    from twd.agent.detect import MachineDetector
+    from twd.supervisor.model_changes import find_model
 
-    found = Detector(settings, node, InstanceId(""), 0).scan.scan()
+    found = MachineDetector(settings, node, InstanceId(""), 0).scan.scan()
     known, key = find_model(settings, found, local_name(name, ""))
     if key not in known.models:
         raise CommandError(ExitCode.USAGE, f"{key} is another program's model: there is no file to load")
@@ -163,9 +163,9 @@ def _whole_path(name: str) -> str:
     return str(path.absolute()) if there or name.endswith(".gguf") else name
 
 
-def change(ground: Ground, wish: Wish, timeout_s: float, as_json: bool) -> ExitCode:
+def change(ctx: CliContext, wish: Wish, timeout_s: float, as_json: bool) -> ExitCode:
     """Ask for a change, follow it to its end, and tell how it went."""
-    answer, told = asyncio.run(_change(ground, wish, timeout_s, as_json))
+    answer, told = asyncio.run(_change(ctx, wish, timeout_s, as_json))
     if as_json:
         click.echo(json.dumps(_document(answer, told)))
     elif answer.note and not answer.change:
@@ -191,10 +191,10 @@ def _document(answer: ChangeAnswered, told: ChangeTold | None) -> dict[str, obje
 
 
 async def _change(
-    ground: Ground, wish: Wish, timeout_s: float, quiet: bool
+    ctx: CliContext, wish: Wish, timeout_s: float, quiet: bool
 ) -> tuple[ChangeAnswered, ChangeTold | None]:
-    async with ground.bus("admin") as bus:
-        follower = Follower(bus, quiet)
+    async with ctx.bus("admin") as bus:
+        follower = ProgressFollower(bus, quiet)
         await follower.listen()
         answer = await ask(bus, wish)
         if answer.failure is not None:
@@ -214,8 +214,8 @@ async def ask(bus: "NatsBus", wish: Wish) -> ChangeAnswered:
     import msgspec
 
     from twd.bus.base import NoResponders
-    from twd.kit.asking import read_answer
     from twd.kit.ids import Ids
+    from twd.kit.reply_decoding import read_answer
     from twd.wire.codec import encode
     from twd.wire.routes import subject_of
 
@@ -231,7 +231,7 @@ async def ask(bus: "NatsBus", wish: Wish) -> ChangeAnswered:
     return answer
 
 
-class Follower:
+class ProgressFollower:
     """Hears how far a change has come, and says so."""
 
     def __init__(self, bus: "Bus", quiet: bool) -> None:
@@ -251,7 +251,7 @@ class Follower:
         for event in (ChangeTold, ModelLoading):
             await self._bus.subscribe(ROUTE_OF[event].pattern, self._hear)
 
-    def _hear(self, message: "Message") -> None:
+    def _hear(self, message: "BusMessage") -> None:
         from twd.wire.codec import decode
         from twd.wire.model import ModelLoading
 

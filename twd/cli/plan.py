@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from twd.cli.api_address import running_settings
-from twd.cli.context import Ground
-from twd.cli.errors import CommandError
-from twd.cli.life_core import is_path
+from twd.cli.common.api_address import running_settings
+from twd.cli.common.context import CliContext
 from twd.cli.models import file_of
+from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
-from twd.kit.words import count, figure
+from twd.kit.wording import count, figure
+from twd.supervisor.model_changes import is_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from twd.bus.base import LeaseEntry
-    from twd.coordinator.processes import WantedModel
+    from twd.coordinator.core.processes import WantedModel
     from twd.wire.node import NodeFacts
     from twd.wire.placement import PlacementDecided, Slice
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--sessions", default=0, type=click.IntRange(min=0), help="Sessions at once, instead of the settings'.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_obj
-def plan(ground: Ground, model: str, ctx: int, sessions: int, as_json: bool) -> ExitCode:
+def plan(command_context: CliContext, model: str, ctx: int, sessions: int, as_json: bool) -> ExitCode:
     """Where a model would go on the machines that are there: a name in the settings, or a GGUF file.
 
     Without a running twd it plans for this machine alone. Of a model that runs here, but is not in the settings, it
@@ -39,13 +39,13 @@ def plan(ground: Ground, model: str, ctx: int, sessions: int, as_json: bool) -> 
     """
     import msgspec
 
-    entries = asyncio.run(_entries(ground))
-    standing = _standing(ground, model or ground.settings.default_model, entries)
+    entries = asyncio.run(_entries(command_context))
+    standing = _standing(command_context, model or command_context.settings.default_model, entries)
     if standing is not None:
         return _show_standing(standing, as_json)
-    wanted = _wanted_model(ground, model or ground.settings.default_model, ctx, sessions)
-    nodes = asyncio.run(_nodes(ground, entries))
-    decision, forecast = _decide(ground, wanted, nodes, entries)
+    wanted = _wanted_model(command_context, model or command_context.settings.default_model, ctx, sessions)
+    nodes = asyncio.run(_nodes(command_context, entries))
+    decision, forecast = _decide(command_context, wanted, nodes, entries)
     if as_json:
         told = {"nodes": [facts.node for facts in nodes], "forecast": forecast, **msgspec.to_builtins(decision)}
         click.echo(msgspec.json.encode(told))
@@ -61,19 +61,21 @@ def plan(ground: Ground, model: str, ctx: int, sessions: int, as_json: bool) -> 
     return ExitCode.UNHEALTHY if decision.missing_bytes else ExitCode.OK
 
 
-def _wanted_model(ground: Ground, name: str, ctx: int, sessions: int) -> "WantedModel":
+def _wanted_model(command_context: CliContext, name: str, ctx: int, sessions: int) -> "WantedModel":
     from dataclasses import replace
 
+    from twd.coordinator.core.processes import WantedModel
     from twd.coordinator.model_shape import read_shape
-    from twd.coordinator.processes import WantedModel
     from twd.coordinator.service import wanted_of
     from twd.wire.failures import FailureCode, TwdError
 
-    settings = ground.settings if name in ground.settings.models else running_settings(ground)
+    settings = (
+        command_context.settings if name in command_context.settings.models else running_settings(command_context)
+    )
     name = name or settings.default_model
     if not name:
         raise CommandError(ExitCode.USAGE, "the settings name no model; give a GGUF file with `twd plan FILE`")
-    called, model = file_of(settings, ground.node, name)
+    called, model = file_of(settings, command_context.node, name)
     try:
         shape = read_shape(called, model, settings.pool.engine)
     except TwdError as error:
@@ -82,16 +84,16 @@ def _wanted_model(ground: Ground, name: str, ctx: int, sessions: int) -> "Wanted
         return WantedModel(called, ctx or model.ctx_size, sessions or model.parallel, problem=str(error))
     most = shape.ctx_size or model.ctx_size
     wanted = wanted_of(shape.name, model, shape)
-    if called not in ground.settings.models:
+    if called not in command_context.settings.models:
         wanted = replace(wanted, file=None)  # no machine was to have a copy yet
     return replace(wanted, ctx=ctx or min(model.ctx_size or most, most), sessions=sessions or model.parallel)
 
 
-def _standing(ground: Ground, name: str, entries: "list[LeaseEntry]") -> "PlacementDecided | None":
+def _standing(command_context: CliContext, name: str, entries: "list[LeaseEntry]") -> "PlacementDecided | None":
     """The decision that stands for a model which only the running system knows; without a name, for its only one."""
     from twd.wire.placement import read_placement
 
-    if name in ground.settings.models or (name and is_path(name)):
+    if name in command_context.settings.models or (name and is_path(name)):
         return None
     read = (read_placement(entry.value) for entry in entries)
     found = [one for one in read if one is not None and name in ("", one.model) and one.replica == 1]
@@ -101,7 +103,7 @@ def _standing(ground: Ground, name: str, entries: "list[LeaseEntry]") -> "Placem
 def _show_standing(decision: "PlacementDecided", as_json: bool) -> ExitCode:
     import msgspec
 
-    from twd.coordinator.forecast import bottleneck
+    from twd.coordinator.core.forecast import bottleneck
 
     if as_json:
         click.echo(msgspec.json.encode({"forecast": [bottleneck(decision)], **msgspec.to_builtins(decision)}))
@@ -113,12 +115,12 @@ def _show_standing(decision: "PlacementDecided", as_json: bool) -> ExitCode:
     return ExitCode.UNHEALTHY if decision.missing_bytes else ExitCode.OK
 
 
-async def _entries(ground: Ground) -> "list[LeaseEntry]":
+async def _entries(command_context: CliContext) -> "list[LeaseEntry]":
     """The registry; empty where no bus is."""
     from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 
     try:
-        async with ground.bus("status") as bus:
+        async with command_context.bus("status") as bus:
             return await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
     except CommandError as error:
         if error.exit_code is not ExitCode.NOTHING_RUNS:
@@ -126,51 +128,53 @@ async def _entries(ground: Ground) -> "list[LeaseEntry]":
         return []
 
 
-async def _nodes(ground: Ground, entries: "list[LeaseEntry]") -> "list[NodeFacts]":
+async def _nodes(command_context: CliContext, entries: "list[LeaseEntry]") -> "list[NodeFacts]":
     """The machines on the bus; this one alone where no bus is."""
-    from twd.cli.pool_seen import nodes_of
+    from twd.supervisor.pool_registry import nodes_of
 
     nodes = nodes_of(entries)
-    here = ground.here
-    return nodes if any(facts.node == here for facts in nodes) else [*nodes, await _this_machine(ground)]
+    here = command_context.here
+    return nodes if any(facts.node == here for facts in nodes) else [*nodes, await _this_machine(command_context)]
 
 
-async def _this_machine(ground: Ground) -> "NodeFacts":
-    from twd.agent.detect import Detector
+async def _this_machine(command_context: CliContext) -> "NodeFacts":
+    from twd.agent.detect import MachineDetector
     from twd.wire.base import InstanceId
 
-    return await Detector(ground.settings, ground.node, InstanceId("plan"), os.getpid()).look(0.0)
+    return await MachineDetector(command_context.settings, command_context.node, InstanceId("plan"), os.getpid()).look(
+        0.0
+    )
 
 
 def _decide(
-    ground: Ground, model: "WantedModel", nodes: "list[NodeFacts]", entries: "list[LeaseEntry]"
+    command_context: CliContext, model: "WantedModel", nodes: "list[NodeFacts]", entries: "list[LeaseEntry]"
 ) -> "tuple[PlacementDecided, list[str]]":
     """Where the model goes; and in lines what holds it up, and what another machine would bring."""
-    from twd.cli.pool_seen import observed_of, without
-    from twd.coordinator.forecast import bottleneck, one_more
-    from twd.coordinator.given import all_given
-    from twd.coordinator.links import Links
-    from twd.coordinator.places import decide, with_spares
-    from twd.coordinator.standby import carried
-    from twd.coordinator.state import Wanted
+    from twd.coordinator.core.forecast import bottleneck, one_more
+    from twd.coordinator.core.machines.configured_devices import all_given
+    from twd.coordinator.core.model_placement import decide, with_spares
+    from twd.coordinator.core.standby import carried
+    from twd.coordinator.core.state import WantedState
+    from twd.coordinator.links import LinkTable
+    from twd.supervisor.pool_registry import observed_of, without
     from twd.wire.base import InstanceId
 
-    links, here = Links(), ground.here
+    links, here = LinkTable(), command_context.here
     asyncio.run(links.measure((facts for facts in nodes if facts.node != here), 0.0))
-    wanted = Wanted(here, InstanceId("plan"), ground.settings.pool, (model,))
+    wanted = WantedState(here, InstanceId("plan"), command_context.settings.pool, (model,))
     observed = observed_of(entries, nodes, links, here)
-    observed.nodes = all_given(observed.nodes, ground.settings.pool, here)
+    observed.nodes = all_given(observed.nodes, command_context.settings.pool, here)
     decision = carried(decide(wanted, observed, model), observed.decided.get(model.name))
-    if ground.settings.pool.engine == "ring" and not decision.missing_bytes:
+    if command_context.settings.pool.engine == "ring" and not decision.missing_bytes:
         decision = with_spares(wanted, observed, model, decision)
     more = one_more(wanted, without(observed, [model.name]), model, decision)
     return decision, [line for line in (bottleneck(decision), more) if line]
 
 
 def _print_decision(decision: "PlacementDecided", machines: int) -> None:
-    from twd.cli.output import show, table
-    from twd.coordinator.taken import total
-    from twd.engine.memory import gib
+    from twd.coordinator.core.memory_ledger import total
+    from twd.engine.host_memory.limits import gib
+    from twd.kit.terminal import show, table
 
     if decision.slices:
         rows = table("machine", "device", "layers", "weights", "cache", "other", "of free", "ms", "")
@@ -199,12 +203,12 @@ def _print_decision(decision: "PlacementDecided", machines: int) -> None:
 
 def _ways(decision: "PlacementDecided") -> "Iterator[str]":
     """The way to each other machine, and whether its figures were measured or assumed."""
-    from twd.coordinator.placement import Link
+    from twd.coordinator.core.placement import MachineLink
 
     for node in dict.fromkeys(piece.node for piece in decision.slices if piece.node != decision.home):
         rtt_ms, carried = decision.links.get(node), decision.bandwidths.get(node)
-        far = f"{rtt_ms:g} ms" if rtt_ms is not None else f"{Link().rtt_s * 1000:g} ms (assumed)"
-        wide = f"{carried / 1e6:.0f} MB/s" if carried else f"{Link().bytes_s / 1e6:.0f} MB/s (assumed)"
+        far = f"{rtt_ms:g} ms" if rtt_ms is not None else f"{MachineLink().rtt_s * 1000:g} ms (assumed)"
+        wide = f"{carried / 1e6:.0f} MB/s" if carried else f"{MachineLink().bytes_s / 1e6:.0f} MB/s (assumed)"
         yield f"way: {decision.home} to {node}: {far}, {wide}"
 
 

@@ -6,14 +6,15 @@ from typing import Any
 import click
 import msgspec
 
-from twd.cli.context import Ground
-from twd.cli.played import as_node
-from twd.cli.run_stage import StageChoice, stage_options
-from twd.cli.services import SERVICES, Choice, made_by
-from twd.kit import logs, platform
+from twd.cli.common.context import CliContext
+from twd.kit import logs
 from twd.kit.exit_codes import ExitCode
 from twd.kit.ids import node_id
-from twd.kit.nursery import OURS
+from twd.process import platform
+from twd.process.fork_server import OURS
+from twd.supervisor.service_catalog import SERVICES, ServiceChoice, made_by
+from twd.supervisor.simulated_machines import as_node
+from twd.supervisor.stage_options import StageChoice, stage_options
 
 
 @click.command("run")
@@ -28,7 +29,7 @@ from twd.kit.nursery import OURS
 @stage_options
 @click.pass_obj
 def run_command(
-    ground: Ground,
+    ctx: CliContext,
     /,
     service: str,
     model: str,
@@ -41,19 +42,19 @@ def run_command(
     **stage: Any,
 ) -> ExitCode:
     """Run one service alone, until a signal ends it."""
-    from twd.cli.nursery import fork_off
+    from twd.cli.fork_server import fork_off
 
     forks = fork_off() if service == "agent" else None
-    settings = as_node(ground.with_bus(), node) if node else ground.with_bus()
-    here = node_id(node) if node else ground.node
+    settings = as_node(ctx.with_bus(), node) if node else ctx.with_bus()
+    here = node_id(node) if node else ctx.node
     memory = {"ram_reclaim": ram_reclaim or settings.ram_reclaim, "prewarm": settings.prewarm and not no_prewarm}
     settings = msgspec.structs.replace(settings, **memory)
     about = {"service": service, **({"model": model} if model else {})}
     logs.set_up(settings.log, secrets=logs.secrets_of(settings), about=about)
     from twd.kit.connect import connect
-    from twd.kit.run_service import run_service
+    from twd.process.run_service import run_service
 
-    choice = Choice(model, number, link_rtt, StageChoice(**stage), for_model, forks)
+    choice = ServiceChoice(model, number, link_rtt, StageChoice(**stage), for_model, forks)
     made = made_by(service, settings, choice)
     with asyncio.Runner(loop_factory=platform.new_event_loop) as runner:
         return runner.run(

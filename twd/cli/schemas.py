@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from twd.kit.exit_codes import ExitCode
-from twd.kit.words import count
+from twd.kit.wording import count
 
 _folder = click.option(
     "--folder", default="bus_schemas", type=click.Path(file_okay=False, path_type=Path), show_default=True

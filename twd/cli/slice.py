@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from twd.cli.context import Ground
-from twd.cli.errors import CommandError
+from twd.cli.common.context import CliContext
+from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
-from twd.kit.home import Home
-from twd.kit.paths import path_of
-from twd.kit.words import count
+from twd.kit.wording import count
+from twd.process.home import StateFolder
+from twd.settings.paths import path_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from twd.engine.tensor_cache import KeptWeights
+    from twd.engine.rpc.tensor_cache import CachedTensors
     from twd.gguf_tools.slice_cache import CachedSlice
     from twd.gguf_tools.slice_layout import SliceFacts
 
@@ -31,14 +31,14 @@ _RANGE = re.compile(r"(\d{1,5})-(\d{1,5})")
 @click.option("--head", is_flag=True, help="With the output norm and matrix; A-B may then be empty, as in 30-30.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_obj
-def slice_command(ground: Ground, file: str, layers: str, output: str, head: bool, as_json: bool) -> ExitCode:
+def slice_command(ctx: CliContext, file: str, layers: str, output: str, head: bool, as_json: bool) -> ExitCode:
     """Cut layers A up to, but not including, B out of a GGUF model: `twd slice model.gguf 0-15`.
 
     Without FILE it lists the slices that are kept, the weights that RPC workers keep, and what they take.
     """
     if not file:
-        return _list(ground.home, as_json)
-    folder = _folder(ground.home)
+        return _list(ctx.home, as_json)
+    folder = _folder(ctx.home)
     first, end = _range(layers)
     began = time.perf_counter()
     target = path_of(output) if output else None
@@ -78,8 +78,8 @@ def _cut(
 def _tell(path: Path, facts: "SliceFacts", ms: int, as_json: bool) -> None:
     import msgspec
 
-    from twd.engine.memory import gib
-    from twd.kit.platform import disk_bytes
+    from twd.engine.host_memory.limits import gib
+    from twd.process.platform import disk_bytes
 
     stat = path.stat()
     told = {"path": str(path), "size_bytes": stat.st_size, "disk_bytes": disk_bytes(stat), "ms": ms}
@@ -91,13 +91,13 @@ def _tell(path: Path, facts: "SliceFacts", ms: int, as_json: bool) -> None:
     click.echo(f"{path}\n{what} of {facts.layers}{head}: {gib(disk_bytes(stat))} on disk, {ms} ms")
 
 
-def _list(home: Home, as_json: bool) -> ExitCode:
+def _list(home: StateFolder, as_json: bool) -> ExitCode:
     """What this machine keeps; those that it plays for a demo keep theirs in homes of their own."""
     import msgspec
 
-    from twd.cli.output import show, table
-    from twd.cli.played import homes_of_played
-    from twd.engine.memory import gib
+    from twd.engine.host_memory.limits import gib
+    from twd.kit.terminal import show, table
+    from twd.supervisor.simulated_machines import homes_of_played
 
     places = [_Kept.of(one) for one in (home, *homes_of_played(home))]
     held = sorted((one for place in places for one in place.all), key=lambda one: one.used_at)
@@ -118,19 +118,19 @@ def _list(home: Home, as_json: bool) -> ExitCode:
 class _Kept(NamedTuple):
     """What one home holds."""
 
-    home: Home
+    home: StateFolder
     slices: "list[CachedSlice]"
-    workers: "list[KeptWeights]"
+    workers: "list[CachedTensors]"
 
     @classmethod
-    def of(cls, home: Home) -> "_Kept":
-        from twd.engine.tensor_cache import by_worker
+    def of(cls, home: StateFolder) -> "_Kept":
+        from twd.engine.rpc.tensor_cache import by_worker
         from twd.gguf_tools.slice_cache import contents
 
         return cls(home, contents(_folder(home)), by_worker(home.weights))
 
     @property
-    def all(self) -> "list[CachedSlice | KeptWeights]":
+    def all(self) -> "list[CachedSlice | CachedTensors]":
         return [*self.slices, *self.workers]
 
     def lines(self) -> "Iterator[str]":
@@ -139,11 +139,11 @@ class _Kept(NamedTuple):
             yield f"weights of {count(len(self.workers), 'worker')}, {_sum(self.workers)} in {self.home.weights}"
 
 
-def _sum(held: "Iterable[CachedSlice | KeptWeights]") -> str:
-    from twd.engine.memory import gib
+def _sum(held: "Iterable[CachedSlice | CachedTensors]") -> str:
+    from twd.engine.host_memory.limits import gib
 
     return gib(sum(one.disk_bytes for one in held))
 
 
-def _folder(home: Home) -> Path:
+def _folder(home: StateFolder) -> Path:
     return home.cache / "slices"

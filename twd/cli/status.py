@@ -8,31 +8,31 @@ from typing import Any, Final
 
 import click
 
-from twd.cli.context import Ground
-from twd.cli.errors import CommandError
-from twd.kit.board import WELL, Stage, stage_of
+from twd.cli.common.context import CliContext
+from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
-from twd.kit.pool_state import PoolState, forecast
-from twd.kit.pools import Pools
+from twd.pools.state import PoolState, forecast
+from twd.pools.view import PoolsView
+from twd.process.process_table import WELL, StartPhase, stage_of
 from twd.wire.service import ServiceLease
 
-STYLES: Final = {Stage.READY: "green", Stage.DEGRADED: "yellow", Stage.FAILED: "red"}
+STYLES: Final = {StartPhase.READY: "green", StartPhase.DEGRADED: "yellow", StartPhase.FAILED: "red"}
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.pass_obj
-def status(ground: Ground, as_json: bool) -> ExitCode:
+def status(ctx: CliContext, as_json: bool) -> ExitCode:
     """Services, nodes and models by what they say of themselves, and whether it is recent.
 
     Exit code 0: all is well; 3: something is not; 4: nothing runs.
     """
-    found, pools = asyncio.run(_leases(ground))
-    missing = _missing(ground, found)
+    found, pools = asyncio.run(_leases(ctx))
+    missing = _missing(ctx, found)
     if as_json:
-        click.echo(json.dumps(_as_json(found, missing, _addresses(ground)) | {"pools": [_pool_json(p) for p in pools]}))
+        click.echo(json.dumps(_as_json(found, missing, _addresses(ctx)) | {"pools": [_pool_json(p) for p in pools]}))
     else:
-        _print(found, missing, _addresses(ground))
+        _print(found, missing, _addresses(ctx))
         for pool in pools:
             click.echo(f"{pool.model} over {len(pool.stages)} {pool.engine} stages or workers: {forecast(pool)}")
             for note in pool.notes:
@@ -43,30 +43,30 @@ def status(ground: Ground, as_json: bool) -> ExitCode:
     return ExitCode.OK if well else ExitCode.UNHEALTHY
 
 
-async def _leases(ground: Ground) -> tuple[list[tuple[ServiceLease, float]], list[PoolState]]:
+async def _leases(ctx: CliContext) -> tuple[list[tuple[ServiceLease, float]], list[PoolState]]:
     from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
     from twd.wire.service import read_lease
 
-    async with ground.bus("status") as bus:
+    async with ctx.bus("status") as bus:
         entries = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
     leases = [(lease, entry.age_s) for entry in entries if (lease := read_lease(entry.value)) is not None]
-    pools = Pools()
+    pools = PoolsView()
     pools.look(entries)
     order = sorted(leases, key=lambda pair: (pair[0].node, pair[0].service, pair[0].started_ms))
     return order, [pool for pool in pools.states(time.monotonic()) if pool.predicted_ms]
 
 
-def _missing(ground: Ground, found: list[tuple[ServiceLease, float]]) -> list[str]:
+def _missing(ctx: CliContext, found: list[tuple[ServiceLease, float]]) -> list[str]:
     """Processes of this machine's supervisor that hold no lease; some may play machines of their own."""
-    instance = ground.instance()
+    instance = ctx.instance()
     processes, here = (instance.processes, instance.node) if instance else ({}, "")
     pids = {lease.pid for lease, _ in found if lease.node == here or f"agent.{lease.node}" in processes}
     leaseless = instance.leaseless if instance else ()
     return [name for name, pid in processes.items() if pid not in pids and name not in leaseless]
 
 
-def _addresses(ground: Ground) -> dict[str, str]:
-    instance = ground.instance()
+def _addresses(ctx: CliContext) -> dict[str, str]:
+    instance = ctx.instance()
     return instance.addresses if instance else {}
 
 
@@ -111,7 +111,7 @@ def _service_json(lease: ServiceLease, age_s: float) -> dict[str, Any]:
 def _print(found: list[tuple[ServiceLease, float]], missing: list[str], addresses: dict[str, str]) -> None:
     from rich.markup import escape
 
-    from twd.cli.output import console, show, table
+    from twd.kit.terminal import console, show, table
 
     if not found and not missing:
         raise CommandError(ExitCode.NOTHING_RUNS, "the broker runs, but no service does")

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from twd.bus.base import Bus, BusError, Leases, Message
-from twd.cli.context import Ground
-from twd.cli.numbers import SECONDS
-from twd.kit import platform
+from twd.bus.base import Bus, BusError, BusMessage, Leases
+from twd.cli.common.context import CliContext
+from twd.cli.common.numbers import SECONDS
 from twd.kit.exit_codes import ExitCode
-from twd.kit.pool_state import PoolState, StageState, forecast
-from twd.kit.pools import Pools
-from twd.kit.run_service import StopRequests
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.kit.tasks import heard
-from twd.kit.words import count
+from twd.kit.wording import count
+from twd.pools.state import PoolState, StageState, forecast
+from twd.pools.view import PoolsView
+from twd.process import platform
+from twd.process.run_service import StopRequests
 from twd.wire.codec import Rejected, decode
 from twd.wire.job import TokensAccepted
 from twd.wire.node import READY
@@ -43,19 +43,19 @@ HEADINGS: Final = (
 )
 @click.option("--once", is_flag=True, help="A single picture, in a terminal too; in a pipe it always is.")
 @click.pass_obj
-def top(ground: Ground, as_json: bool, seconds: float, once: bool) -> ExitCode:
+def top(ctx: CliContext, as_json: bool, seconds: float, once: bool) -> ExitCode:
     """Show the models that lie on several machines, live: stages in the order of the ring, times, queues, links.
 
     ms: computing one pass. planned: one token, as the plan had it. waste: positions computed for each that stands.
     B/token: bytes sent on for each token computed. Exit code 0 also where there are no pools.
     """
     live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not (as_json or once)
-    return asyncio.run(_live(ground) if live else _once(ground, as_json, seconds))
+    return asyncio.run(_live(ctx) if live else _once(ctx, as_json, seconds))
 
 
-async def _once(ground: Ground, as_json: bool, seconds: float) -> ExitCode:
-    async with ground.bus("status") as bus:
-        pools = Pools()
+async def _once(ctx: CliContext, as_json: bool, seconds: float) -> ExitCode:
+    async with ctx.bus("status") as bus:
+        pools = PoolsView()
         registry = await _listen(bus, pools)
         await asyncio.sleep(max(0.0, seconds))
         pools.look(await registry.entries())
@@ -64,15 +64,15 @@ async def _once(ground: Ground, as_json: bool, seconds: float) -> ExitCode:
     return ExitCode.OK
 
 
-async def _live(ground: Ground) -> ExitCode:
+async def _live(ctx: CliContext) -> ExitCode:
     from rich.live import Live
 
-    from twd.cli.output import console
+    from twd.kit.terminal import console
 
     stop = StopRequests(lambda: None)
     platform.on_stop_signals(asyncio.get_running_loop(), stop.request)
-    pools = Pools()
-    async with ground.bus("status") as bus:
+    pools = PoolsView()
+    async with ctx.bus("status") as bus:
         registry = await _listen(bus, pools)
         with Live(console=console(), auto_refresh=False, screen=True) as screen:
             while not stop.asked.is_set():
@@ -82,7 +82,7 @@ async def _live(ground: Ground) -> ExitCode:
     return ExitCode.OK
 
 
-async def _look(registry: Leases, pools: Pools) -> str:
+async def _look(registry: Leases, pools: PoolsView) -> str:
     try:
         pools.look(await registry.entries())
     except BusError as error:
@@ -90,12 +90,12 @@ async def _look(registry: Leases, pools: Pools) -> str:
     return ""
 
 
-async def _listen(bus: Bus, pools: Pools) -> Leases:
+async def _listen(bus: Bus, pools: PoolsView) -> Leases:
     """Hear what stages and speculators tell, and know them."""
     registry = await bus.leases(LEASE_BUCKET, LEASE_TTL_S)
     pools.look(await registry.entries())
 
-    def hear(message: Message) -> None:
+    def hear(message: BusMessage) -> None:
         event = decode(message.data)
         if not isinstance(event, Rejected):
             pools.hear(event, time.monotonic())
@@ -130,7 +130,7 @@ def _print(states: list[PoolState], as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.encode({"pools": [msgspec.to_builtins(pool) for pool in states]}))
         return
-    from twd.cli.output import show
+    from twd.kit.terminal import show
 
     for pool in states:
         click.echo(headline(pool))
@@ -155,7 +155,7 @@ def headline(pool: PoolState) -> str:
 
 def stages_table(pool: PoolState) -> "Table":
     """Its stages in the order in which a pass goes through them."""
-    from twd.cli.output import table
+    from twd.kit.terminal import table
 
     rows = table(*HEADINGS)
     for stage in pool.stages:

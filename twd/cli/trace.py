@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from twd.cli.context import Ground
-from twd.cli.errors import CommandError
-from twd.kit.asking import read_answer
+from twd.cli.common.context import CliContext
+from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
+from twd.kit.reply_decoding import read_answer
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
-from twd.kit.trace import Step, merge_runs, tell
+from twd.kit.trace import TraceStep, merge_runs, tell
 from twd.wire.base import Event, EventId, InstanceId, JobId
 from twd.wire.codec import Rejected, decode, encode
 from twd.wire.job import JobFailed, JobFinished
@@ -23,7 +23,7 @@ from twd.wire.service import read_lease
 from twd.wire.trace import HistoryReported, HistoryRequested, TraceReported, TraceRequested
 
 if TYPE_CHECKING:
-    from twd.bus.nats_bus import NatsBus
+    from twd.bus.nats.bus import NatsBus
 
 ANSWER_S = 5.0
 
@@ -35,11 +35,11 @@ ANSWER_S = 5.0
 )
 @click.option("--all", "every_step", is_flag=True, help="Every chunk and every guess, not only how many.")
 @click.pass_obj
-def trace(ground: Ground, job: str, as_json: bool, every_step: bool) -> ExitCode:
+def trace(ctx: CliContext, job: str, as_json: bool, every_step: bool) -> ExitCode:
     """The story of JOB in order, with durations. Without JOB: the jobs that ended lately."""
     if not job:
-        return _history(ground, as_json)
-    answer, names = asyncio.run(_ask_story(ground, JobId(job)))
+        return _history(ctx, as_json)
+    answer, names = asyncio.run(_ask_story(ctx, JobId(job)))
     if not isinstance(answer, TraceReported) or not answer.events:
         raise CommandError(ExitCode.NOT_FOUND, f"nobody remembers a job {job!r}; `twd trace` lists the last ones")
     if as_json:
@@ -53,8 +53,8 @@ def trace(ground: Ground, job: str, as_json: bool, every_step: bool) -> ExitCode
     return ExitCode.OK
 
 
-async def _ask(ground: Ground, question: Event) -> Event | Rejected:
-    async with ground.bus("admin") as bus:
+async def _ask(ctx: CliContext, question: Event) -> Event | Rejected:
+    async with ctx.bus("admin") as bus:
         return await _answer(bus, question)
 
 
@@ -63,9 +63,9 @@ async def _answer(bus: "NatsBus", question: Event) -> Event | Rejected:
     return read_answer(await bus.request(subject_of(question), encode(stamped), timeout_s=ANSWER_S))
 
 
-async def _ask_story(ground: Ground, job: JobId) -> tuple[Event | Rejected, dict[str, str]]:
+async def _ask_story(ctx: CliContext, job: JobId) -> tuple[Event | Rejected, dict[str, str]]:
     """The story; and what the drafters that are there now draft with, by instance."""
-    async with ground.bus("admin") as bus:
+    async with ctx.bus("admin") as bus:
         answer = await _answer(bus, TraceRequested(job=job))
         entries = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
     leases = [lease for entry in entries if (lease := read_lease(entry.value)) is not None]
@@ -85,10 +85,10 @@ def _events(raws: list[msgspec.Raw]) -> list[Event]:
     return [event for event in decoded if not isinstance(event, Rejected)]
 
 
-def _print(steps: list[Step]) -> None:
+def _print(steps: list[TraceStep]) -> None:
     from rich.markup import escape
 
-    from twd.cli.output import show, table
+    from twd.kit.terminal import show, table
 
     rows = table("at", "after", "event", "who", "")
     for step in steps:
@@ -97,8 +97,8 @@ def _print(steps: list[Step]) -> None:
     show(rows)
 
 
-def _history(ground: Ground, as_json: bool) -> ExitCode:
-    answer = asyncio.run(_ask(ground, HistoryRequested()))
+def _history(ctx: CliContext, as_json: bool) -> ExitCode:
+    answer = asyncio.run(_ask(ctx, HistoryRequested()))
     ended = _events(answer.events) if isinstance(answer, HistoryReported) else []
     if as_json:
         click.echo(json.dumps([json.loads(encode(event)) for event in ended]))
@@ -113,7 +113,7 @@ def _history(ground: Ground, as_json: bool) -> ExitCode:
 def _print_history(ended: list[Event]) -> None:
     from rich.markup import escape
 
-    from twd.cli.output import show, table
+    from twd.kit.terminal import show, table
 
     rows = table("job", "ended", "model", "how", "tokens", "tokens/s", "guesses right")
     for event in ended:

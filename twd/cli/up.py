@@ -10,18 +10,18 @@ from typing import Final
 import click
 
 import twd
-from twd.cli.context import Ground
-from twd.cli.errors import CommandError
-from twd.cli.life_core import skipping_version_check, with_served
-from twd.cli.numbers import SECONDS, Within
-from twd.cli.picture import Picture, View, choose_view
-from twd.cli.played import Played
+from twd.cli.common.context import CliContext
+from twd.cli.common.numbers import SECONDS, NumberRange
+from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode, exit_code_of
-from twd.kit.home import AlreadyRunning, Home, Instance
-from twd.kit.nursery import Inherited
-from twd.kit.ports import bindable_port
-from twd.kit.settings import Settings
-from twd.kit.supervisor import ProcessSpec
+from twd.net.ports import bindable_port
+from twd.process.fork_server import ForkServerHandle
+from twd.process.home import AlreadyRunning, RunningInstance, StateFolder
+from twd.process.supervisor import ProcessSpec
+from twd.settings.model import Settings
+from twd.supervisor.model_changes import skipping_version_check, with_served
+from twd.supervisor.simulated_machines import SimulatedMachines
+from twd.supervisor.start_display import StartSnapshot, StartView, choose_view
 from twd.wire.failures import TwdError
 
 READY_S: Final = 600.0
@@ -34,7 +34,7 @@ READY_S: Final = 600.0
 @click.option("--no-models", is_flag=True, help="Serve no model yet: `twd start` adds them.")
 @click.option("--rpc", default=0, help="With --demo: its model over so many RPC workers, as if on other machines.")
 @click.option("--ring", default=0, help="With --demo: its model over a ring of so many stages.")
-@click.option("--link-rtt", default=0.0, type=Within(0.0, 60_000), help="Milliseconds to and from each of them.")
+@click.option("--link-rtt", default=0.0, type=NumberRange(0.0, 60_000), help="Milliseconds to and from each of them.")
 @click.option("--skip-version-check", is_flag=True, help="Use machines of the pool whose engine does not match.")
 @click.option("-d", "--detach", is_flag=True, help="Return when all is ready; `twd down` ends it.")
 @click.option("--json", "as_json", is_flag=True, help="Print addresses and processes as JSON when all is ready.")
@@ -42,7 +42,7 @@ READY_S: Final = 600.0
 @click.option("--report", is_flag=True, hidden=True)
 @click.pass_obj
 def up(
-    ground: Ground,
+    ctx: CliContext,
     services: tuple[str, ...],
     demo: bool,
     models: tuple[str, ...],
@@ -57,73 +57,73 @@ def up(
     report: bool,
 ) -> ExitCode:
     """Start broker and services, and keep them alive. The first Ctrl-C drains, the second kills."""
-    played = Played.asked(rpc, ring, link_rtt)
+    played = SimulatedMachines.asked(rpc, ring, link_rtt)
     if played and not demo:
         raise CommandError(ExitCode.USAGE, "--rpc and --ring go with --demo; elsewhere pool.engine says which it is")
-    home = ground.home
+    home = ctx.home
     home.prepare()
     if not report:
-        for hint in ground.loaded.hints:
+        for hint in ctx.loaded.hints:
             click.echo(f"hint: {hint}", err=True)
     if detach:
         from twd.cli.detach import start_detached
 
         more = (*(f"--model={name}" for name in models), *(("--no-models",) if no_models else ()))
         more += (*(played.options if played else ()), *(("--skip-version-check",) if skip_version_check else ()))
-        return start_detached(ground, services, demo, choose_view(as_json, False), timeout, more)
-    from twd.cli.nursery import fork_off
+        return start_detached(ctx, services, demo, choose_view(as_json, False), timeout, more)
+    from twd.cli.fork_server import fork_off
 
     forks = fork_off()
     view = choose_view(as_json, report)
     try:
         if skip_version_check:
-            ground.settings = skipping_version_check(ground.settings)
-        return _run(ground, home, services, demo, played, None if not (models or no_models) else models, view, forks)
+            ctx.settings = skipping_version_check(ctx.settings)
+        return _run(ctx, home, services, demo, played, None if not (models or no_models) else models, view, forks)
     except TwdError as error:
         if report:
             code = error.exit_code if isinstance(error, CommandError) else exit_code_of(error.code)
-            view.show(Picture(home=str(home.path), pid=os.getpid(), rows=[], note=str(error), exit_code=code))
+            view.show(StartSnapshot(home=str(home.path), pid=os.getpid(), rows=[], note=str(error), exit_code=code))
         raise
 
 
 def _run(
-    ground: Ground,
-    home: Home,
+    ctx: CliContext,
+    home: StateFolder,
     services: tuple[str, ...],
     demo: bool,
-    played: Played | None,
+    played: SimulatedMachines | None,
     models: tuple[str, ...] | None,
-    view: View,
-    forks: Inherited | None,
+    view: StartView,
+    forks: ForkServerHandle | None,
 ) -> ExitCode:
-    with _holding(ground, home):
-        settings = ground.settings
+    with _holding(ctx, home):
+        settings = ctx.settings
         if demo:
-            from twd.cli.demo import demo_settings, prepare_demo
+            from twd.supervisor.demo import demo_settings, prepare_demo
 
             settings = demo_settings(settings, *prepare_demo(home))
             settings = played.settings(settings, home) if played else settings
         specs = _only_models(settings, _specs(settings, services), models)
         settings = settings if models is None else with_served(settings, models)
         specs += played.agents() if played else []
-        return _live(ground, settings, specs, view, demo and not services and view.talks, forks)
+        return _live(ctx, settings, specs, view, demo and not services and view.talks, forks)
 
 
 @contextmanager
-def _holding(ground: Ground, home: Home) -> Iterator[None]:
+def _holding(ctx: CliContext, home: StateFolder) -> Iterator[None]:
     """Hold the home, and say from the first moment on who does."""
-    from twd.kit import platform
+    from twd.process import platform
 
     try:
         home.acquire()
     except AlreadyRunning as error:
         raise CommandError(ExitCode.ALREADY_RUNNING, str(error)) from error
-    _log_to_file(ground)
+    _log_to_file(ctx)
     if stale := home.clear_stale():
         click.echo(stale, err=True)
     pid, now_ms = os.getpid(), time.time_ns() // 1_000_000
     born = platform.born(pid) or 0.0
-    home.write_instance(Instance(pid=pid, born=born, started_ms=now_ms, version=twd.__version__, node=ground.node))
+    home.write_instance(RunningInstance(pid=pid, born=born, started_ms=now_ms, version=twd.__version__, node=ctx.node))
     try:
         yield
     finally:
@@ -131,29 +131,29 @@ def _holding(ground: Ground, home: Home) -> Iterator[None]:
 
 
 def _live(
-    ground: Ground,
+    ctx: CliContext,
     settings: Settings,
     specs: list[ProcessSpec],
-    view: View,
+    view: StartView,
     measured: bool,
-    forks: Inherited | None,
+    forks: ForkServerHandle | None,
 ) -> ExitCode:
     from twd.bus.broker import EmbeddedBroker
-    from twd.cli.installation import Installation
-    from twd.kit import platform
+    from twd.process import platform
+    from twd.supervisor.installation import Installation
 
     bus = settings.bus
-    broker = None if bus.url else EmbeddedBroker(ground.home.path, bus.host, bus.port, bus.token)
+    broker = None if bus.url else EmbeddedBroker(ctx.home.path, bus.host, bus.port, bus.token)
 
     async def live() -> ExitCode:
-        return await Installation(settings, ground.home, ground.node, specs, view, measured, forks).run(broker)
+        return await Installation(settings, ctx.home, ctx.node, specs, view, measured, forks).run(broker)
 
     with asyncio.Runner(loop_factory=platform.new_event_loop) as runner:
         return runner.run(live())
 
 
 def _specs(settings: Settings, services: tuple[str, ...]) -> list[ProcessSpec]:
-    from twd.cli.wanted import drafters_missing_here, wanted_processes
+    from twd.supervisor.processes import drafters_missing_here, wanted_processes
 
     specs = wanted_processes(settings, services)
     for text in drafters_missing_here(settings):
@@ -191,9 +191,9 @@ def _listed(names: set[str]) -> str:
 
 def _check_door(settings: Settings) -> None:
     """Refuse here what the edge would fail of again and again: a door open to a network, a certificate of no use."""
-    from twd.edge.certificate import tls_context
-    from twd.edge.door import check_bind
-    from twd.edge.keys import KeyRing, KeyStore
+    from twd.edge.auth.access_policy import check_bind
+    from twd.edge.auth.certificate import tls_context
+    from twd.edge.auth.keys import KeyRing, KeyStore
 
     try:
         ring = KeyRing(KeyStore(settings.home_dir).load(), settings.edge.token)
@@ -219,18 +219,18 @@ def _check_port(settings: Settings) -> None:
 
 
 def _owner(port: int) -> str:
-    from twd.cli.doctor_probes import owner_of
+    from twd.cli.doctor.probes import owner_of
 
     pid, command = owner_of(port)
     return f"; pid {pid} has it: {command}" if pid else ""
 
 
-def _log_to_file(ground: Ground) -> None:
+def _log_to_file(ctx: CliContext) -> None:
     from twd.kit import logs
-    from twd.kit.log_files import LogFile
+    from twd.process.log_files import LogFile
 
-    log = LogFile(ground.home.logs, "supervisor")
+    log = LogFile(ctx.home.logs, "supervisor")
     log.rotate_if_big()
-    settings = ground.settings
+    settings = ctx.settings
     stream = log.path.open("a", encoding="utf-8")
     logs.set_up(settings.log, secrets=logs.secrets_of(settings), stream=stream, about={"service": "supervisor"})

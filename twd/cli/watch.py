@@ -8,13 +8,13 @@ from typing import Any, Final
 
 import click
 
-from twd.bus.base import Message, matches
-from twd.cli.context import Ground
-from twd.cli.errors import CommandError
-from twd.kit import platform
+from twd.bus.base import BusMessage, matches
+from twd.cli.common.context import CliContext
+from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
-from twd.kit.run_service import StopRequests
 from twd.kit.trace import describe, kind_of
+from twd.process import platform
+from twd.process.run_service import StopRequests
 from twd.wire.base import Event
 from twd.wire.codec import Rejected, decode
 from twd.wire.routes import EVERYTHING, ROUTES, Delivery, route_of_subject
@@ -28,14 +28,14 @@ COLOURS: Final = {"failed": "red", "faulted": "red", "exited": "red", "rejected"
 @click.option("--filter", "filters", multiple=True, metavar="FIELD=VALUE", help="Only messages with this value.")
 @click.option("-n", "--count", default=0, type=click.IntRange(min=0), help="End after so many messages; 0: never.")
 @click.pass_obj
-def watch(ground: Ground, subject: str, as_json: bool, filters: tuple[str, ...], count: int) -> ExitCode:
+def watch(ctx: CliContext, subject: str, as_json: bool, filters: tuple[str, ...], count: int) -> ExitCode:
     """Show messages on SUBJECT as they come; `*` is one word, a last `>` the rest.
 
     `twd watch job` is short for `twd watch 'twd.v1.job.>'`.
     """
     patterns = patterns_for(subject if "." in subject or subject == ">" else f"twd.v1.{subject}.>")
     wanted = [parse_filter(text) for text in filters]
-    return asyncio.run(_watch(ground, patterns, wanted, as_json, count))
+    return asyncio.run(_watch(ctx, patterns, wanted, as_json, count))
 
 
 def patterns_for(subject: str) -> list[str]:
@@ -77,13 +77,13 @@ def _value(fields: Any, path: list[str]) -> str | None:
 
 
 async def _watch(
-    ground: Ground, patterns: list[str], filters: list[tuple[list[str], str]], as_json: bool, count: int
+    ctx: CliContext, patterns: list[str], filters: list[tuple[list[str], str]], as_json: bool, count: int
 ) -> ExitCode:
     stop = StopRequests(lambda: None)
     platform.on_stop_signals(asyncio.get_running_loop(), stop.request)
     shown = 0
 
-    def show(message: Message) -> None:
+    def show(message: BusMessage) -> None:
         nonlocal shown
         if stop.asked.is_set() or not passes(message.data, filters):
             return
@@ -96,14 +96,14 @@ async def _watch(
         if shown == count:
             stop.request()
 
-    async with ground.bus() as bus:
+    async with ctx.bus() as bus:
         for pattern in patterns:
             await bus.subscribe(pattern, show)
         await stop.asked.wait()
     return ExitCode.OK
 
 
-def _line(message: Message) -> str:
+def _line(message: BusMessage) -> str:
     event = decode(message.data)
     if isinstance(event, Rejected):
         return click.style(f"{message.subject}: {event.reason}", fg="yellow")

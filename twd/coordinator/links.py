@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import urlsplit
 
-from twd.coordinator.placement import ASSUMED, Link, pair
-from twd.kit.addresses import is_loopback
+from twd.coordinator.core.placement import ASSUMED, MachineLink, pair
+from twd.net.addresses import is_loopback
 from twd.wire.base import NodeId
 from twd.wire.node import NodeFacts
 from twd.wire.placement import Way
@@ -20,19 +20,19 @@ SAMPLES: Final = 3
 
 
 @dataclass
-class Links:
+class LinkTable:
     """The links that are known; one that cannot be measured counts as a usual LAN.
 
     Those to the home machine stand under the other's name, those between two others under both.
     """
 
-    known: dict[str, Link] = field(default_factory=dict)
+    known: dict[str, MachineLink] = field(default_factory=dict)
     _asked: dict[NodeId, float] = field(default_factory=dict)
 
     def learn(self, ways: Iterable[Way]) -> None:
         """What a speculator measured on its ways to other machines; the round trip counts where we have none."""
         for way in ways:
-            link = self.known.get(way.node, Link(way.rtt_ms / 1000) if way.rtt_ms else Link())
+            link = self.known.get(way.node, MachineLink(way.rtt_ms / 1000) if way.rtt_ms else MachineLink())
             if way.bandwidth:
                 self.known[way.node] = replace(link, bytes_s=float(way.bandwidth), measured=True)
 
@@ -40,10 +40,10 @@ class Links:
         """What stages measured on their ways to other machines."""
         for node, way in ways:
             bandwidth = float(way.bandwidth) or ASSUMED.bytes_s
-            self.known[pair(node, way.node)] = Link(way.rtt_ms / 1000, bandwidth, measured=way.bandwidth > 0)
+            self.known[pair(node, way.node)] = MachineLink(way.rtt_ms / 1000, bandwidth, measured=way.bandwidth > 0)
 
     def _reach(self, node: NodeId, rtt_s: float) -> None:
-        self.known[node] = replace(self.known.get(node, Link()), rtt_s=rtt_s)
+        self.known[node] = replace(self.known.get(node, MachineLink()), rtt_s=rtt_s)
 
     async def measure(self, nodes: Iterable[NodeFacts], now: float) -> None:
         """Measure those whose turn it is, side by side."""

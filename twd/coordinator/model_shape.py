@@ -3,25 +3,25 @@
 import re
 from dataclasses import replace
 
-from twd.coordinator.placement import Shape
+from twd.coordinator.core.placement import ModelShape
 from twd.gguf_tools.inspect import GgufInfo, inspect
 from twd.gguf_tools.slice import read_cuts
-from twd.kit.paths import path_of
-from twd.kit.settings import Model
+from twd.settings.model import ModelConfig
+from twd.settings.paths import path_of
 from twd.wire.failures import FailureCode, TwdError
 
 _HEAD = re.compile(r"^(output|output_norm)\.")
 _EMBEDDING = "token_embd.weight"
 
 
-def read_shape(name: str, model: Model, engine: str) -> Shape:
+def read_shape(name: str, model: ModelConfig, engine: str) -> ModelShape:
     """The model as placement sees it; raises where the file cannot be used, or a ring cannot cut it."""
     path = path_of(model.path)
     shape = shape_of(name, inspect(path), *model.cache_types)
     return replace(shape, cuts=read_cuts(path)) if engine == "ring" else shape
 
 
-def shape_of(name: str, info: GgufInfo, type_k: str = "f16", type_v: str = "f16") -> Shape:
+def shape_of(name: str, info: GgufInfo, type_k: str = "f16", type_v: str = "f16") -> ModelShape:
     """The same from what is known of a file."""
     if not info.layers:
         raise TwdError(FailureCode.MODEL_LOAD, f"{info.path} tells of no layers; it is no language model")
@@ -30,7 +30,7 @@ def shape_of(name: str, info: GgufInfo, type_k: str = "f16", type_v: str = "f16"
     own_head = sum(size for tensor, size in sizes.items() if _HEAD.match(tensor))
     head = own_head if "output.weight" in sizes else own_head + embedding
     counted = embedding + own_head
-    return Shape(
+    return ModelShape(
         name=name,
         layer_bytes=tuple(info.layer_bytes),
         head_bytes=head,

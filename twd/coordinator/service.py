@@ -7,28 +7,28 @@ from typing import Final
 import msgspec
 
 from twd.bus.base import BusError, LeaseEntry, Leases, NoResponders
-from twd.coordinator.computers import counted_once, told_once
-from twd.coordinator.core import moved, plan
-from twd.coordinator.drafters import WantedDrafter, process_name
-from twd.coordinator.due import idle_drafters
-from twd.coordinator.guest_watch import GuestWatch
-from twd.coordinator.guests import WorkerKey, claims, losses
+from twd.coordinator.agentless_watch import AgentlessWatch
+from twd.coordinator.core.drafters import WantedDrafter, process_name
+from twd.coordinator.core.machines.agentless_hosts import WorkerKey, claims, losses
+from twd.coordinator.core.machines.computers import counted_once, told_once
+from twd.coordinator.core.memory_ledger import promised
+from twd.coordinator.core.observation import SETTLE_S, JoinTimes, take_in
+from twd.coordinator.core.placement import ModelShape
+from twd.coordinator.core.plan import moved, plan
+from twd.coordinator.core.process_reconciler import idle_drafters
+from twd.coordinator.core.processes import WantedModel
+from twd.coordinator.core.readers import READS_FACT, able, better, unable
+from twd.coordinator.core.state import Action, DecidePlacement, ObservedState, StartProcess, StopProcess, WantedState
 from twd.coordinator.lease import CoordinatorLease, may_act, read_coordinator
-from twd.coordinator.links import Links
+from twd.coordinator.links import LinkTable
 from twd.coordinator.model_shape import read_shape
-from twd.coordinator.placement import Shape
-from twd.coordinator.processes import WantedModel
-from twd.coordinator.readers import READS_FACT, able, better, unable
-from twd.coordinator.seen import SETTLE_S, Joined, take_in
-from twd.coordinator.state import Action, Decide, Observed, Start, Stop, Wanted
-from twd.coordinator.taken import promised
 from twd.gguf_tools.model_file import read_model
-from twd.kit.claim import Claim
 from twd.kit.ids import node_id
-from twd.kit.paths import path_of
-from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroundings
-from twd.kit.settings import Drafter, Model, Pool, Settings
+from twd.kit.lease_lock import LeaseLock
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, ServiceContext
 from twd.kit.tasks import every, heard
+from twd.settings.model import DrafterConfig, ModelConfig, PoolConfig, Settings
+from twd.settings.paths import path_of
 from twd.wire.base import NodeId
 from twd.wire.codec import Rejected, encode
 from twd.wire.failures import TwdError
@@ -60,28 +60,28 @@ READ_AGAIN_S: Final = 10.0
 """A file that cannot be read may be copied, or its disk may come back."""
 
 
-class Coordinator(Service):
+class CoordinatorService(Service):
     """Decides what runs where, while it holds the coordinators' key."""
 
     name = "coordinator"
     reads = (NodeChanged, ProcessStarted, ProcessStopped, ServiceStarted, ServiceExited)
     writes = (PlacementDecided, ProcessWanted, ProcessUnwanted)
 
-    def __init__(self, ground: Surroundings, settings: Settings) -> None:
-        super().__init__(ground)
+    def __init__(self, ctx: ServiceContext, settings: Settings) -> None:
+        super().__init__(ctx)
         self.note = STANDS_BY
         self._settings = settings
         self._lease_s = settings.coordinator.lease_s
-        self._wanted = Wanted(ground.node, self.instance, settings.pool)
-        self._observed = Observed()
-        self._links = Links()
-        pooled = settings.pool if settings.mode == "combined" else Pool()
-        self._guests = GuestWatch(pooled, self.instance, ground.pid, self.clock)
+        self._wanted = WantedState(ctx.node, self.instance, settings.pool)
+        self._observed = ObservedState()
+        self._links = LinkTable()
+        pooled = settings.pool if settings.mode == "combined" else PoolConfig()
+        self._agentless_hosts = AgentlessWatch(pooled, self.instance, ctx.pid, self.clock)
         self._news = asyncio.Event()
         self._registry: Leases | None = None
-        self._claim: Claim | None = None
+        self._claim: LeaseLock | None = None
         self._renewed_at = float("-inf")
-        self._joined = Joined()
+        self._joined = JoinTimes()
         self._idle_drafters: list[str] = []
         self._left_to = ""
         """Why another coordinator decides, where that can plan more than this one."""
@@ -100,12 +100,12 @@ class Coordinator(Service):
         drafters = await asyncio.to_thread(wanted_drafters, self._settings)
         self._wanted = replace(self._wanted, models=models, drafters=drafters)
         self._registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
-        self._claim = Claim(self._registry, CLAIM, self._is_mine)
+        self._claim = LeaseLock(self._registry, CLAIM, self._is_mine)
         await self._hold()
         self.tasks.start("hold", every(min(TURN_S, self._lease_s / 4), self._hold))
         self.tasks.start("keep", every(KEEP_S, self._keep_decisions))
         self.tasks.start("read again", every(READ_AGAIN_S, self._read_again))
-        self.tasks.start("guests", every(TURN_S, self._look_after_guests))
+        self.tasks.start("guests", every(TURN_S, self._watch_agentless))
 
     async def start(self) -> None:
         """Start, and look at once."""
@@ -129,15 +129,19 @@ class Coordinator(Service):
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """What `twd status` shows."""
         placed = [name for name, decision in self._observed.decided.items() if not decision.missing_bytes]
-        guests = [f"{known.node}: {one.note or one.state}" for known in self._guests.facts() for one in known.processes]
-        told = {"guests": guests} if guests else {}
+        agentless_hosts = [
+            f"{known.node}: {one.note or one.state}"
+            for known in self._agentless_hosts.facts()
+            for one in known.processes
+        ]
+        told = {"guests": agentless_hosts} if agentless_hosts else {}
         reads = able(self._wanted.models)
         return {"active": self.active, "nodes": len(self._observed.nodes), "placed": placed, READS_FACT: reads, **told}
 
     # -- who decides ---------------------------------------------------------------------------
 
     def _value(self) -> bytes:
-        return msgspec.json.encode(CoordinatorLease(instance=self.instance, node=self.ground.node, pid=self.ground.pid))
+        return msgspec.json.encode(CoordinatorLease(instance=self.instance, node=self.ctx.node, pid=self.ctx.pid))
 
     def _is_mine(self, value: bytes) -> bool:
         holder = read_coordinator(value)
@@ -165,8 +169,8 @@ class Coordinator(Service):
         if self.active != was_active:
             self.log.info("this coordinator %s", "decides now" if self.active else self._left_to or STANDS_BY)
             if not self.active:
-                self._guests.restore(())
-                self._observed = Observed()
+                self._agentless_hosts.restore(())
+                self._observed = ObservedState()
             self._news.set()
             await self.renew_lease()
 
@@ -191,7 +195,7 @@ class Coordinator(Service):
                 self._news.set()
                 await self.renew_lease()
 
-    async def _take(self, claim: Claim) -> bool:
+    async def _take(self, claim: LeaseLock) -> bool:
         return await claim.take(self._value(), self._is_silent) is None
 
     def _is_silent(self, holder: LeaseEntry) -> bool:
@@ -202,9 +206,9 @@ class Coordinator(Service):
     async def _take_up(self) -> None:
         """Go on from what the last coordinator knew."""
         decided = await self._decided_before()
-        self._guests.restore(await self._entries())
+        self._agentless_hosts.restore(await self._entries())
         basis = {place: known.basis for place, known in decided.items() if known.basis}
-        self._observed = Observed(decided=decided, basis=basis)
+        self._observed = ObservedState(decided=decided, basis=basis)
 
     async def _decided_before(self) -> dict[str, PlacementDecided]:
         """What the last coordinator decided: its workers' memory is taken by these very models."""
@@ -257,7 +261,7 @@ class Coordinator(Service):
         except BusError as error:
             self.log.warning("the registry could not be read: %s", error)
             return
-        homes = {*self._observed.homes.values(), self.ground.node}
+        homes = {*self._observed.homes.values(), self.ctx.node}
         self._observed.nodes = counted_once(nodes, promised(self._observed.decided), homes)
         self._observed.looked(self.clock.now())
         await self._links.measure(self._observed.nodes.values(), self.clock.now())
@@ -285,31 +289,31 @@ class Coordinator(Service):
         found = [facts for entry in fresh if (facts := read_node(entry.value)) is not None]
         uses = take_in(self._observed, self._links, entries)
         for worker, why in losses(uses, self._observed.decided):
-            self._guests.lose(worker, why)
-        together = [*found, *self._guests.meet(found)] if found else []  # guests alone serve nobody
+            self._agentless_hosts.lose(worker, why)
+        together = [*found, *self._agentless_hosts.meet(found)] if found else []  # guests alone serve nobody
         return self._joined.settled(together, self._observed.nodes, self.clock.now())
 
     async def _entries(self) -> list[LeaseEntry]:
         assert self._registry is not None
         return await self._registry.entries()
 
-    async def _look_after_guests(self) -> None:
+    async def _watch_agentless(self) -> None:
         if not self.active or self._registry is None:
             return
-        if await self._guests.visit(self._used_guests):
+        if await self._agentless_hosts.visit(self._used_agentless):
             self._news.set()
         try:
-            await self._guests.publish(self._registry)
+            await self._agentless_hosts.publish(self._registry)
         except BusError as error:
             self.log.warning("guests could not be kept: %s", error)
 
-    def _used_guests(self) -> set[WorkerKey]:
+    def _used_agentless(self) -> set[WorkerKey]:
         """Their workers that models are placed on, or that speculators still hold."""
         return {*claims(self._observed.decided), *self._observed.held}
 
     def _carry_out(self, action: Action) -> None:
         match action:
-            case Decide(decision, basis):
+            case DecidePlacement(decision, basis):
                 decision = msgspec.structs.replace(decision, basis=basis)
                 place = decision.place
                 before = self._observed.decided.get(place)
@@ -319,7 +323,7 @@ class Coordinator(Service):
                 self._observed.basis[place] = basis
                 self.log.info("%s: %s", place, _in_words(decision))
                 self.tasks.start(f"tell {place}", self._tell(decision))
-            case Start(wish) | Stop(wish):
+            case StartProcess(wish) | StopProcess(wish):
                 self._observed.tried[wish.node, wish.process] = self.clock.now()
                 self.tasks.start(f"ask {wish.node} {wish.process}", self._ask(wish))
 
@@ -405,7 +409,7 @@ def wanted_model(settings: Settings, name: str) -> WantedModel:
         return WantedModel(name, model.ctx_size, model.parallel, problem=str(error), listed_as=listed_as)
 
 
-def wanted_of(name: str, model: Model, shape: Shape) -> WantedModel:
+def wanted_of(name: str, model: ModelConfig, shape: ModelShape) -> WantedModel:
     """A model as its settings want it; blocks while it reads some of its file."""
     return WantedModel(
         name,
@@ -431,7 +435,7 @@ def wanted_drafters(settings: Settings) -> tuple[WantedDrafter, ...]:
     return tuple(_wanted_drafter(settings, n, one) for n, one in listed if one.path and one.for_model not in resting)
 
 
-def _wanted_drafter(settings: Settings, number: int, drafter: Drafter) -> WantedDrafter:
+def _wanted_drafter(settings: Settings, number: int, drafter: DrafterConfig) -> WantedDrafter:
     path = path_of(drafter.path)
     file, name = read_model(path), drafter.name or path.stem
     return WantedDrafter(

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from twd.drafter.draft import FLOOR, FLOOR_BESIDE, Draft, Following, Guess
-from twd.drafter.trust import Trust
-from twd.engine.window import Window
-from twd.guess.calibration import Calibration
-from twd.guess.cut import Cost, best_cut, held_in_a_row
-from twd.kit.presence import Presence
+from twd.decoding.window import Window
+from twd.drafter.draft import FLOOR, FLOOR_BESIDE, DraftRules, DraftState, Guess
+from twd.drafter.trust import ConfidenceCalibration
+from twd.drafting.calibration import Calibration
+from twd.drafting.window_value import Cost, best_cut, held_in_a_row
+from twd.kit.jobs.liveness import JobLiveness
 from twd.wire.base import InstanceId, JobId, SessionId
 from twd.wire.draft import DraftGranted, DraftProposed, SessionOpened
 
@@ -31,17 +31,17 @@ class DrafterCore:
         self._record = Calibration()
         self.slots = slots
         self.ctx_size = ctx_size
-        self.drafts: dict[SessionId, Draft] = {}
-        self.by_job: dict[JobId, Draft] = {}
+        self.drafts: dict[SessionId, DraftState] = {}
+        self.by_job: dict[JobId, DraftState] = {}
         self._released: list[int] = []
         self._lost = False
-        self._presence = Presence()
+        self._liveness = JobLiveness()
         self.token_ms = 5.0
-        self.trust = Trust()
+        self.trust = ConfidenceCalibration()
 
     # -- what comes in -------------------------------------------------------------------------
 
-    def open(self, event: SessionOpened, following: Following, beside: bool) -> None:
+    def open(self, event: SessionOpened, following: DraftRules, beside: bool) -> None:
         """A session wants guesses; one that is known already is brought up to date."""
         known = self.drafts.get(event.session)
         if known is not None:
@@ -49,11 +49,11 @@ class DrafterCore:
             self.accept(event.job, 0, event.tokens)
             return
         self.close_job(event.job)
-        draft = Draft(
+        draft = DraftState(
             session=event.session,
             job=event.job,
             accepted=list(event.tokens),
-            picker=following.picker,
+            sampler=following.sampler,
             prompt_tokens=event.prompt_tokens,
             ahead=following.ahead,
             credit=event.credit,
@@ -71,7 +71,7 @@ class DrafterCore:
             return
         if self.by_job.get(draft.job) is draft:
             del self.by_job[draft.job]
-            self._presence.forget(draft.job)
+            self._liveness.forget(draft.job)
         if draft.slot >= 0:
             self._released.append(draft.slot)
 
@@ -104,10 +104,10 @@ class DrafterCore:
     def heard(self, job: JobId, now: float) -> None:
         """Something was said of a job; others that fell silent have ended, and would keep their slots for ever."""
         if job in self.by_job:
-            self._presence.hear(job, now)
-        elif self._presence.returns(job):
+            self._liveness.hear(job, now)
+        elif self._liveness.returns(job):
             self._lost = True
-        for silent in self._presence.give_up(now):
+        for silent in self._liveness.give_up(now):
             self.close_job(silent)
 
     def take_lost(self) -> bool:
@@ -117,13 +117,13 @@ class DrafterCore:
 
     # -- what to compute -----------------------------------------------------------------------
 
-    def waiting(self) -> list[Draft]:
+    def waiting(self) -> list[DraftState]:
         """Sessions without a slot, as many as there are slots for."""
         busy = sum(draft.slot >= 0 for draft in self.drafts.values()) + len(self._released)
         without = [draft for draft in self.drafts.values() if draft.slot < 0 and not draft.resting]
         return without[: max(0, self.slots - busy)]
 
-    def opened(self, draft: Draft, slot: int, cached: int) -> None:
+    def opened(self, draft: DraftState, slot: int, cached: int) -> None:
         """The engine holds a session's first tokens."""
         draft.slot = slot
         draft.kept = draft.accepted[:cached]
@@ -133,13 +133,13 @@ class DrafterCore:
         slots, self._released = self._released, []
         return slots
 
-    def plan(self) -> list[tuple[Draft, Window]]:
+    def plan(self) -> list[tuple[DraftState, Window]]:
         """One token for every session that may run on, or several where its text comes again; a prompt is read in
         chunks first.
 
         A session at rest uses the time for branches: what follows if its least certain guess is wrong.
         """
-        steps: list[tuple[Draft, Window]] = []
+        steps: list[tuple[DraftState, Window]] = []
         for draft in self.drafts.values():
             if draft.slot < 0 or draft.length + 1 >= self.ctx_size:
                 continue
@@ -148,7 +148,7 @@ class DrafterCore:
             steps.append((draft, self._window(draft)))
         return steps if self._cost is None else self._with_copies(steps, self._cost)
 
-    def _with_copies(self, steps: list[tuple[Draft, Window]], cost: Cost) -> list[tuple[Draft, Window]]:
+    def _with_copies(self, steps: list[tuple[DraftState, Window]], cost: Cost) -> list[tuple[DraftState, Window]]:
         """The same steps, with more rows where what stood in the text before is worth a try."""
         rows = sum(len(window.tokens) for _, window in steps)
         wider = []
@@ -160,7 +160,7 @@ class DrafterCore:
             wider.append((draft, replace(window, tokens=(*window.tokens, *copies[:cut]))))
         return wider
 
-    def _copies(self, draft: Draft, window: Window) -> tuple[list[int], float]:
+    def _copies(self, draft: DraftState, window: Window) -> tuple[list[int], float]:
         room = min(
             COPIES_MAX,
             draft.credit - len(draft.guesses) - 1,
@@ -171,13 +171,13 @@ class DrafterCore:
             return [], 0.0
         return draft.copies(room)
 
-    def _window(self, draft: Draft) -> Window:
+    def _window(self, draft: DraftState) -> Window:
         start, end = draft.fed, draft.length
         tokens = draft.span(start, min(end, start + CHUNK))
         last = start + len(tokens) == end
         return Window(draft.slot, 0, start, tokens, None, picks=last, committed=len(tokens))
 
-    def computed(self, draft: Draft, window: Window, guesses: Sequence[Guess], spent_ms: float) -> None:
+    def computed(self, draft: DraftState, window: Window, guesses: Sequence[Guess], spent_ms: float) -> None:
         """A step is done; nothing was told to the core in between. A prompt that is read on in brings no guess; a step
         with copies one more than copies were right."""
         del draft.kept[window.at :]

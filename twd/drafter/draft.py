@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from twd.drafter.trust import Trust
-from twd.engine.slots import common_prefix
-from twd.engine.window import Picker
-from twd.guess.ahead import Ahead
-from twd.guess.ngram import NgramIndex
+from twd.decoding.slots import common_prefix
+from twd.decoding.window import Sampler
+from twd.drafter.trust import ConfidenceCalibration
+from twd.drafting.continuation import KnownContinuation
+from twd.drafting.ngram import NgramIndex
 from twd.wire.base import InstanceId, JobId, SessionId
 from twd.wire.draft import DraftProposed
 from twd.wire.prefix import extend, prefix_hash
@@ -31,11 +31,11 @@ class Guess:
 
 
 @dataclass(frozen=True, slots=True)
-class Following:
+class DraftRules:
     """With what one text is followed: who chooses its tokens, and what must come in it."""
 
-    picker: Picker
-    ahead: Ahead | None = None
+    sampler: Sampler
+    ahead: KnownContinuation | None = None
 
 
 @dataclass(slots=True)
@@ -48,17 +48,17 @@ class Branch:
 
 
 @dataclass(slots=True)
-class Draft:
+class DraftState:
     """The state of one session; the core moves it."""
 
     session: SessionId
     job: JobId
     accepted: list[int]
-    picker: Picker
+    sampler: Sampler
     credit: int
     floor: float
     beside: bool
-    trust: Trust
+    trust: ConfidenceCalibration
     slot: int = -1
     kept: list[int] = field(default_factory=list)
     """What the engine's slot holds."""
@@ -69,7 +69,7 @@ class Draft:
     spent_ms: float = 0.0
     told_rest: bool = False
     prompt_tokens: int = 0
-    ahead: Ahead | None = None
+    ahead: KnownContinuation | None = None
     known: NgramIndex = field(default_factory=NgramIndex)
     """The accepted text, as far as copies were looked for in it."""
     copied_sure: float = 0.0

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from twd.drafter.draft import Following, Guess
+from twd.decoding.cost import CostCurve
+from twd.decoding.window import Logits, Target
+from twd.drafter.draft import DraftRules, Guess
 from twd.drafter.runner import Judge
-from twd.drafter.service import Drafter, Load
-from twd.engine.cost import CostCurve
+from twd.drafter.service import DrafterService, Load
 from twd.engine.loading import LoadPlan, NativeModel, load_native
-from twd.engine.window import Logits, Target
-from twd.kit.compute import wanted_layers
-from twd.kit.home import Home
-from twd.kit.paths import path_of
 from twd.kit.progress import Progress
-from twd.kit.service import Surroundings
-from twd.kit.settings import Drafter as DrafterSettings
-from twd.kit.settings import Settings
+from twd.kit.service import ServiceContext
+from twd.process.compute import wanted_layers
+from twd.process.home import StateFolder
+from twd.settings.model import DrafterConfig as DrafterSettings
+from twd.settings.model import Settings
+from twd.settings.paths import path_of
 from twd.wire.base import ModelId
 from twd.wire.draft import DeviceKind, SessionOpened
 from twd.wire.model import VocabFingerprint
@@ -73,13 +73,13 @@ class NativeDraftModel:
         """How sure it is of a guess, and what it would have said instead."""
         return judge
 
-    def follow(self, event: SessionOpened) -> Following:
+    def follow(self, event: SessionOpened) -> DraftRules:
         """The same choice as the target's, on this model's logits."""
-        pickers, grammar = self.native.pickers, event.grammar
-        picker = pickers.picker(
+        samplers, grammar = self.native.samplers, event.grammar
+        sampler = samplers.sampler(
             event.sampling, event.seed, prompt_len=event.prompt_tokens, grammar=grammar, ignore_eos=event.ignore_eos
         )
-        return Following(picker, None if grammar is None else pickers.ahead(grammar))
+        return DraftRules(sampler, None if grammar is None else samplers.ahead(grammar))
 
     def close(self) -> None:
         """Give the memory back."""
@@ -111,11 +111,11 @@ def loader(name: ModelId, drafter: DrafterSettings, ctx_size: int, memory: Path)
     return load
 
 
-def native_drafter(ground: Surroundings, settings: Settings, number: int, ctx_size: int = 0) -> Drafter:
+def native_drafter(ctx: ServiceContext, settings: Settings, number: int, ctx_size: int = 0) -> DrafterService:
     """The drafter of one configured draft model; `number` counts `drafters` from 0. Without `ctx_size` it has the
     largest context of the settings' models."""
     drafter = settings.drafters[number]
     name = ModelId(drafter.name or Path(drafter.path).stem)
     sizes = [model.ctx_size for model in settings.models.values()]
-    load = loader(name, drafter, ctx_size or max(sizes, default=0), Home(settings.home_dir).cache)
-    return Drafter(ground, name, load, drafter.for_model)
+    load = loader(name, drafter, ctx_size or max(sizes, default=0), StateFolder(settings.home_dir).cache)
+    return DrafterService(ctx, name, load, drafter.for_model)

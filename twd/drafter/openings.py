@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from twd.drafter.draft import Following
+from twd.drafter.draft import DraftRules
 from twd.wire.base import SessionId
 from twd.wire.draft import SessionOpened
 
@@ -14,35 +14,35 @@ CLOSING_S: Final = 5.0
 
 
 @dataclass(slots=True, eq=False)
-class Opening:
+class PendingSession:
     """A session that waits, as it was told last."""
 
     event: SessionOpened
 
 
-class Openings:
+class PendingSessions:
     """One grammar at a time; whoever is dropped meanwhile is not followed any more."""
 
-    def __init__(self, follow: Callable[[SessionOpened], Following]) -> None:
+    def __init__(self, follow: Callable[[SessionOpened], DraftRules]) -> None:
         self._follow = follow
-        self._waiting: dict[SessionId, Opening] = {}
+        self._waiting: dict[SessionId, PendingSession] = {}
         self._making = asyncio.Lock()
 
-    def take(self, event: SessionOpened) -> Opening | None:
+    def take(self, event: SessionOpened) -> PendingSession | None:
         """What to begin with: a session that is new, where not too many wait. One that waits is brought up to date."""
         waiting = self._waiting.get(event.session)
         if waiting is not None:
             waiting.event = event
         if waiting is not None or len(self._waiting) >= WAITING_MAX:
             return None
-        opening = self._waiting[event.session] = Opening(event)
+        opening = self._waiting[event.session] = PendingSession(event)
         return opening
 
     def drop(self, session: SessionId) -> None:
         """It is over."""
         self._waiting.pop(session, None)
 
-    async def following(self, opening: Opening) -> Following | None:
+    async def following(self, opening: PendingSession) -> DraftRules | None:
         """With what a session is followed; None when it was dropped meanwhile, be it that it was told anew."""
         try:
             async with self._making:
@@ -52,7 +52,7 @@ class Openings:
             if self._wanted(opening):
                 self.drop(opening.event.session)
 
-    def _wanted(self, opening: Opening) -> bool:
+    def _wanted(self, opening: PendingSession) -> bool:
         return self._waiting.get(opening.event.session) is opening
 
     async def close(self) -> bool:

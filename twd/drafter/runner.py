@@ -5,11 +5,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from twd.decoding.cost import CostCurve
+from twd.decoding.turns import Wait, WaitForPass, WaitForPost
+from twd.decoding.window import ConformingSampler, Logits, Target, VerifyResult, Window
 from twd.drafter.core import DrafterCore
-from twd.drafter.draft import Draft, Guess
-from twd.engine.cost import CostCurve
-from twd.engine.turns import Compute, Rest, Wait
-from twd.engine.window import Conforms, Logits, Target, Verdict, Window
+from twd.drafter.draft import DraftState, Guess
 from twd.wire.draft import DraftProposed
 from twd.wire.failures import TwdError
 from twd.wire.job import TokenLogprob, TopToken
@@ -70,7 +70,9 @@ class DraftRunner:
     def _main(self) -> None:
         try:
             for wait in self.turns():
-                if isinstance(wait, Rest) and not self._stopping:  # what wakes it may have been read before the rest
+                if (
+                    isinstance(wait, WaitForPost) and not self._stopping
+                ):  # what wakes it may have been read before the rest
                     self._inbox.get()(self._core)
         except BaseException as error:  # noqa: BLE001 - handed to the service, which ends with it
             self._failed(error)
@@ -94,12 +96,12 @@ class DraftRunner:
                 self._target.submit([window for _, window in steps])
             self._send()
             if not steps:
-                yield Rest()
+                yield WaitForPost()
                 continue
-            yield Compute(len(steps))
+            yield WaitForPass(len(steps))
             self._collect(steps, began)
 
-    def _collect(self, steps: Sequence[tuple[Draft, Window]], began: float) -> None:
+    def _collect(self, steps: Sequence[tuple[DraftState, Window]], began: float) -> None:
         verdicts = {verdict.slot: verdict for verdict in self._target.collect()}
         spent_ms = (self._clock() - began) * 1000
         if self._cost is not None and all(window.committed == 1 for _, window in steps):
@@ -111,8 +113,8 @@ class DraftRunner:
                 continue
             self._core.computed(draft, window, _guesses(verdict), spent_ms)
 
-    def _open(self, draft: Draft) -> None:
-        conformed = draft.picker.conformed if isinstance(draft.picker, Conforms) else _as_they_are
+    def _open(self, draft: DraftState) -> None:
+        conformed = draft.sampler.conformed if isinstance(draft.sampler, ConformingSampler) else _as_they_are
 
         def report(logits: Logits, token: int) -> TokenLogprob:
             guess = self._judge(conformed(logits), token, not draft.beside)
@@ -121,7 +123,7 @@ class DraftRunner:
             return TokenLogprob(token=token, text="", logprob=guess.confidence, top=top)
 
         try:
-            slot, cached = self._target.open(draft.accepted, draft.picker, report)
+            slot, cached = self._target.open(draft.accepted, draft.sampler, report)
         except TwdError:
             self._core.close(draft.session)
             return
@@ -145,7 +147,7 @@ def _as_they_are(logits: Logits) -> Logits:
     return logits
 
 
-def _guesses(verdict: Verdict) -> list[Guess]:
+def _guesses(verdict: VerifyResult) -> list[Guess]:
     """What `report` wrote down, as the core wants it."""
     return [_guess(said) for said in verdict.logprobs]
 

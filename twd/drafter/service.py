@@ -4,16 +4,16 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from twd.decoding.cost import CostCurve
+from twd.decoding.window import Target
 from twd.drafter.core import DrafterCore
-from twd.drafter.draft import Following
-from twd.drafter.openings import Opening, Openings
+from twd.drafter.draft import DraftRules
+from twd.drafter.openings import PendingSession, PendingSessions
 from twd.drafter.runner import DraftRunner, Judge
-from twd.engine.cost import CostCurve
-from twd.engine.window import Target
-from twd.guess.doubts import Doubts
+from twd.drafting.unprofitable_targets import UnprofitableTargets
 from twd.kit.model_service import ModelService
 from twd.kit.progress import Progress
-from twd.kit.service import Effects, Surroundings
+from twd.kit.service import Effects, ServiceContext
 from twd.kit.tasks import soon
 from twd.wire.base import ModelId, SessionId
 from twd.wire.draft import (
@@ -34,7 +34,7 @@ from twd.wire.model import ModelFailed, ModelReady, VocabFingerprint
 _READY = "ready"
 
 
-class LoadedDraftModel(Protocol):
+class DraftModel(Protocol):
     """What the service needs of a draft model in memory."""
 
     @property
@@ -62,7 +62,7 @@ class LoadedDraftModel(Protocol):
         """How sure it is of a guess, and what it would have said instead."""
         ...
 
-    def follow(self, event: SessionOpened) -> Following:
+    def follow(self, event: SessionOpened) -> DraftRules:
         """What makes the same choices as the target, on this model's logits. From any thread, and it may take long
         where the text has a grammar."""
         ...
@@ -72,10 +72,10 @@ class LoadedDraftModel(Protocol):
         ...
 
 
-Load = Callable[[Progress], LoadedDraftModel]
+Load = Callable[[Progress], DraftModel]
 
 
-class Drafter(ModelService[LoadedDraftModel]):
+class DrafterService(ModelService[DraftModel]):
     """Guesses ahead of every session whose model speaks its tokens."""
 
     name = "drafter"
@@ -91,25 +91,25 @@ class Drafter(ModelService[LoadedDraftModel]):
     )
     writes = (DraftProposed, DrafterAttached, DrafterDetached, ModelFailed)
 
-    def __init__(self, ground: Surroundings, model: ModelId, load: Load, for_model: str = "") -> None:
-        super().__init__(ground, model)
+    def __init__(self, ctx: ServiceContext, model: ModelId, load: Load, for_model: str = "") -> None:
+        super().__init__(ctx, model)
         self.for_model = for_model
         self._load = load
-        self._loaded: LoadedDraftModel | None = None
+        self._loaded: DraftModel | None = None
         self._runner: DraftRunner | None = None
         self._core: DrafterCore | None = None
-        self._openings: Openings | None = None
-        self._doubts = Doubts()
+        self._openings: PendingSessions | None = None
+        self._unprofitable = UnprofitableTargets()
         self._proposed = 0
 
     async def loader(self) -> Load:
         """What loads the draft model."""
         return self._load
 
-    async def open_for_work(self, loaded: LoadedDraftModel) -> None:
+    async def open_for_work(self, loaded: DraftModel) -> None:
         """Draft for whoever speaks its tokens."""
         loop = asyncio.get_running_loop()
-        self._loaded, self._openings = loaded, Openings(loaded.follow)
+        self._loaded, self._openings = loaded, PendingSessions(loaded.follow)
         target, cost = loaded.target, loaded.cost
         tries = cost.ms if target.can_rollback else None
         core = self._core = DrafterCore(self.instance, target.n_slots, target.ctx_size, tries, target.window_max)
@@ -124,7 +124,7 @@ class Drafter(ModelService[LoadedDraftModel]):
             cost=cost,
         )
         self._runner.start()
-        self.is_ready(self._doubts.text or _READY)
+        self.is_ready(self._unprofitable.text or _READY)
         await self.renew_lease()
         self._attach()
 
@@ -134,7 +134,7 @@ class Drafter(ModelService[LoadedDraftModel]):
         self.emit(
             DrafterAttached(
                 drafter=self.instance,
-                node=self.ground.node,
+                node=self.ctx.node,
                 model=self.model,
                 vocab=self._loaded.vocab,
                 device=self._loaded.device,
@@ -154,7 +154,7 @@ class Drafter(ModelService[LoadedDraftModel]):
             "model": self.model,
             "ready": self._core is not None,
             "for_model": self.for_model,
-            "doubt": self._doubts.text,
+            "doubt": self._unprofitable.text,
         }
         if self._core is not None:
             facts |= {
@@ -187,8 +187,8 @@ class Drafter(ModelService[LoadedDraftModel]):
     def on_drafter_checked(self, event: DrafterChecked) -> Effects:
         """A speculator tells whether the pair pays."""
         if event.drafter == self.instance:
-            self._doubts.hear(event)
-            self.note = self._doubts.text or _READY
+            self._unprofitable.hear(event)
+            self.note = self._unprofitable.text or _READY
             if not event.pays:
                 self.log.warning("drafting for %s will not pay: %s", event.target, event.advice)
         return None
@@ -206,13 +206,13 @@ class Drafter(ModelService[LoadedDraftModel]):
             self.tasks.start(f"open {event.session}", self._open_later(self._openings, opening))
         return None
 
-    def _open_at_once(self, event: SessionOpened, loaded: LoadedDraftModel) -> Effects:
+    def _open_at_once(self, event: SessionOpened, loaded: DraftModel) -> Effects:
         try:
             return self._open(event, loaded.follow(event))
         except TwdError as error:
             return self._cannot_draft(event, error)
 
-    async def _open_later(self, openings: Openings, opening: Opening) -> None:
+    async def _open_later(self, openings: PendingSessions, opening: PendingSession) -> None:
         """A grammar takes a moment, a model's first one a second; what is said meanwhile will be told anew."""
         try:
             following = await openings.following(opening)
@@ -226,9 +226,9 @@ class Drafter(ModelService[LoadedDraftModel]):
         self.log.warning("cannot draft for job %s: %s", event.job, error)
         return None
 
-    def _open(self, event: SessionOpened, following: Following) -> Effects:
+    def _open(self, event: SessionOpened, following: DraftRules) -> Effects:
         assert self._loaded is not None
-        beside = share_device(self.ground.node, self._loaded.device, event)
+        beside = share_device(self.ctx.node, self._loaded.device, event)
         now = self.clock.now()
 
         def opened(core: DrafterCore) -> None:

@@ -12,7 +12,7 @@ _UNSURE: Final = 1e-4
 
 
 @dataclass(slots=True)
-class Trust:
+class ConfidenceCalibration:
     """What came of guesses over all sessions, beside what the model thought of them.
 
     The chance that a guess holds is taken as a power of the model's confidence. The exponent is learned: 1 where the

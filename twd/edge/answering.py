@@ -8,20 +8,20 @@ from typing import Protocol
 import msgspec
 from msgspec import UNSET
 
-from twd.edge import sse
+from twd.chat.thoughts import CHANNELS
+from twd.chat.tool_calls.deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
 from twd.edge.channels import ChannelStream
-from twd.edge.openai_answers import (
+from twd.edge.http import sse
+from twd.edge.openai.answers import (
     ChatChunk,
     CompletionDetails,
+    CompletionUsage,
     DrafterFacts,
     PromptDetails,
     TextCompletion,
     TwdFacts,
-    Usage,
 )
-from twd.edge.reading import PlainReader, Reader, ThoughtStream, in_one
-from twd.engine.calls.deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
-from twd.engine.thoughts import CHANNELS
+from twd.edge.reading import AnswerParser, PlainAnswerParser, ThoughtStream, in_one
 from twd.wire.failures import Failure
 from twd.wire.job import (
     FinishReason,
@@ -39,7 +39,7 @@ News = JobStarted | TokensAccepted | JobFinished
 
 
 @dataclass
-class Call:
+class AnswerToolCall:
     """A tool call, as far as it has come."""
 
     id: str
@@ -48,16 +48,16 @@ class Call:
 
 
 @dataclass
-class Choice:
+class AnswerChoice:
     """One job of an answer, as far as it has come."""
 
     index: int
     prompt: int
     job: JobSubmitted
-    reader: Reader = field(default_factory=PlainReader)
+    reader: AnswerParser = field(default_factory=PlainAnswerParser)
     started: JobStarted | None = None
     text: list[str] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
+    calls: list[AnswerToolCall] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
     thought_tokens: int = 0
     apart: bool = True
@@ -145,7 +145,7 @@ class Choice:
                 case ThoughtDelta(text):
                     self.thoughts.append(text)
                 case ToolCallStart(index, name):
-                    self.calls.append(Call(f"call_{self.job.job.removeprefix('job-')}_{index}", name))
+                    self.calls.append(AnswerToolCall(f"call_{self.job.job.removeprefix('job-')}_{index}", name))
                 case ToolCallArguments(index, text):
                     self.calls[index].arguments.append(text)
         return deltas
@@ -164,11 +164,11 @@ def _parts(news: TokensAccepted) -> list[tuple[int, str]]:
     return [(1, news.text[start:end]) for start, end in pairwise(ends)]
 
 
-class Answer(Protocol):
+class ApiAnswer(Protocol):
     """A flavour of answer. Streams take `hear` and `end` as bytes; others read `whole` when all has come."""
 
     stream: bool
-    choices: list[Choice]
+    choices: list[AnswerChoice]
     prompt_field: str
     """What its requests call their prompt, of which a model may say that it does not fit."""
 
@@ -186,14 +186,20 @@ class Answer(Protocol):
 
 
 def choices_of(
-    jobs: list[JobSubmitted], n: int = 1, new_reader: Callable[[], Reader] = PlainReader, *, apart: bool = True
-) -> list[Choice]:
+    jobs: list[JobSubmitted],
+    n: int = 1,
+    new_reader: Callable[[], AnswerParser] = PlainAnswerParser,
+    *,
+    apart: bool = True,
+) -> list[AnswerChoice]:
     """The choices behind jobs that come prompt by prompt, `n` of each; thoughts `apart` from what is answered, or as a
     part of it."""
-    return [Choice(index=i, prompt=i // n, job=job, reader=new_reader(), apart=apart) for i, job in enumerate(jobs)]
+    return [
+        AnswerChoice(index=i, prompt=i // n, job=job, reader=new_reader(), apart=apart) for i, job in enumerate(jobs)
+    ]
 
 
-def stream_end(head: ChatChunk | TextCompletion, choices: Iterable[Choice], *, with_usage: bool) -> bytes:
+def stream_end(head: ChatChunk | TextCompletion, choices: Iterable[AnswerChoice], *, with_usage: bool) -> bytes:
     """The last bytes of a stream that went well: usage where it was asked for, then the mark."""
     if not with_usage:
         return sse.DONE
@@ -202,14 +208,14 @@ def stream_end(head: ChatChunk | TextCompletion, choices: Iterable[Choice], *, w
     return sse.event(head) + sse.DONE
 
 
-def finish_reason(choice: Choice) -> str:
+def finish_reason(choice: AnswerChoice) -> str:
     """Why a choice ended, in OpenAI's words."""
     if choice.cut:
         return "length"
     return "tool_calls" if choice.calls else "stop"
 
 
-def usage_of(choices: Iterable[Choice]) -> Usage:
+def usage_of(choices: Iterable[AnswerChoice]) -> CompletionUsage:
     """Tokens of all choices; a prompt counts once, however many choices it has."""
     prompts: dict[int, tuple[int, int]] = {}
     completion = predicted = foretold = thought = 0
@@ -227,7 +233,7 @@ def usage_of(choices: Iterable[Choice]) -> Usage:
         accepted_prediction_tokens=foretold,
         rejected_prediction_tokens=max(0, predicted - foretold),
     )
-    return Usage(
+    return CompletionUsage(
         prompt_tokens=prompt,
         completion_tokens=completion,
         total_tokens=prompt + completion,
@@ -236,7 +242,7 @@ def usage_of(choices: Iterable[Choice]) -> Usage:
     )
 
 
-def facts_of(choices: list[Choice], mode: str) -> TwdFacts:
+def facts_of(choices: list[AnswerChoice], mode: str) -> TwdFacts:
     """What speculation did, summed over all choices."""
     first = choices[0]
     facts = TwdFacts(job=first.job.job, mode=mode, seed=first.seed)
@@ -251,7 +257,7 @@ def facts_of(choices: list[Choice], mode: str) -> TwdFacts:
     return facts
 
 
-def _add(facts: TwdFacts, choice: Choice) -> None:
+def _add(facts: TwdFacts, choice: AnswerChoice) -> None:
     facts.workers_replaced += choice.workers_replaced
     if choice.finished is None:
         return

@@ -7,13 +7,13 @@ names the function (`to=functions.NAME`), and the turn ends with it.
 import re
 from typing import Final
 
-from twd.engine.calls.deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
-from twd.engine.calls.reader import Beginnings
+from twd.chat.tool_calls.deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
+from twd.chat.tool_calls.reader import MarkFinder
 
 _MESSAGE: Final = "<|message|>"
 _ENDS: Final = ("<|end|>", "<|start|>", "<|channel|>")
 """What ends a message, or begins the next one where its end was left out."""
-_ENDINGS: Final = Beginnings(*_ENDS)
+_ENDINGS: Final = MarkFinder(*_ENDS)
 _END: Final = re.compile("|".join(map(re.escape, _ENDS)))
 _CHANNEL: Final = re.compile(r"<\|channel\|>\s*(\w+)")
 _CALLED: Final = re.compile(r"to=functions\.([\w.\-]{1,128})")

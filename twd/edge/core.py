@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from twd.edge.base_types import TwdOptions
-from twd.edge.openai_types import GenerationRequest, JsonFormat, ResponseFormat, SchemaFormat
-from twd.edge.validation import is_number, read_value
-from twd.engine.calls.formats import ToolFormat
+from twd.chat.tool_calls.formats import ToolFormat
+from twd.edge.http.base_types import TwdOptions
+from twd.edge.http.validation import is_number, read_value
+from twd.edge.openai.types import GenerationRequest, JsonFormat, ResponseFormat, SchemaFormat
 from twd.wire.base import InstanceId, JobId, ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, Grammar, GrammarKind, JobSubmitted, Prompt, Sampling, Speculation
@@ -24,7 +24,7 @@ MODES = {"speculate", "direct"}
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class ServerLimits:
     """What the house allows, and what it assumes where a request says nothing."""
 
     max_tokens_limit: int
@@ -33,12 +33,12 @@ class House:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class RequestContext:
     """What one request gets from the house: names, a seed, and the wishes of its headers."""
 
     model: ModelId
     owner: InstanceId
-    house: House
+    house: ServerLimits
     options: TwdOptions
     fresh_seed: int
     new_job: Callable[[], JobId]
@@ -82,7 +82,7 @@ def merge_options(body: TwdOptions | None, headers: TwdOptions) -> TwdOptions:
     return msgspec.structs.replace(headers, **named)
 
 
-def check_options(terms: Terms) -> None:
+def check_options(terms: RequestContext) -> None:
     """Refuse a wish that nobody here can fulfil."""
     if terms.mode not in MODES:
         raise TwdError(FailureCode.UNSUPPORTED, f"mode {terms.mode!r} has no service here yet", "twd.mode")
@@ -91,7 +91,7 @@ def check_options(terms: Terms) -> None:
         raise TwdError(FailureCode.UNSUPPORTED, f"model {terms.model!r} {state}", "twd.exact")
 
 
-def speculation_of(terms: Terms, prediction: str = "") -> Speculation:
+def speculation_of(terms: RequestContext, prediction: str = "") -> Speculation:
     """How much this job may guess ahead, and what its client expects."""
     wish = terms.options.speculation
     if terms.mode == "direct" or wish in ("off", 0):
@@ -121,7 +121,7 @@ def seed_for(asked: int | None, fresh: int, choice: int) -> int:
     return ((fresh if asked is None else asked) + choice) % SEEDS
 
 
-def limit_of(asked: int | None, field: str, house: House) -> int | None:
+def limit_of(asked: int | None, field: str, house: ServerLimits) -> int | None:
     """The most tokens, within what the house allows."""
     if asked is not None and asked > house.max_tokens_limit:
         text = f"{field} is {asked}; at most {house.max_tokens_limit} are allowed (edge.max_tokens_limit)"
@@ -176,7 +176,7 @@ def schema_grammar(schema: dict[str, Any], field: str) -> Grammar:
 def jobs_for(
     request: GenerationRequest,
     prompts: list[Prompt],
-    terms: Terms,
+    terms: RequestContext,
     *,
     max_tokens: int | None,
     at_most: bool = False,
@@ -222,7 +222,7 @@ def _size_of(prompt: Prompt) -> int:
     return len(msgspec.json.encode(prompt))
 
 
-def deadline_ms(terms: Terms) -> int:
+def deadline_ms(terms: RequestContext) -> int:
     """The shorter of the client's deadline and the house's."""
     asked = terms.options.deadline_s
     return max(1, int(1000 * (terms.house.deadline_s if asked is None else min(asked, terms.house.deadline_s))))

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from twd.edge.openai_answers import ModelCard, ModelList
-from twd.engine.calls.formats import ToolFormat
-from twd.kit.settings import DEFAULT_NAMES
+from twd.chat.tool_calls.formats import ToolFormat
+from twd.edge.openai.answers import ModelCard, ModelList
+from twd.settings.model import DEFAULT_NAMES
 from twd.wire.base import InstanceId, ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded

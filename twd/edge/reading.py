@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from twd.engine.calls.deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments
-from twd.engine.calls.reader import Beginnings
+from twd.chat.tool_calls.deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments
+from twd.chat.tool_calls.reader import MarkFinder
 from twd.wire.job import Thoughts
 
 
-class Reader(Protocol):
+class AnswerParser(Protocol):
     """Tells the parts of an answer from each other."""
 
     def feed(self, text: str) -> list[Delta]:
@@ -34,7 +34,7 @@ def in_one(deltas: list[Delta]) -> list[Delta]:
     return found
 
 
-class PlainReader:
+class PlainAnswerParser:
     """No tools were offered: all is text."""
 
     def feed(self, text: str) -> list[Delta]:
@@ -52,9 +52,9 @@ class ThoughtStream:
     White space around thoughts is layout and left out. An answer without thoughts is passed on letter by letter.
     """
 
-    def __init__(self, marks: Thoughts, reader: Reader) -> None:
+    def __init__(self, marks: Thoughts, reader: AnswerParser) -> None:
         self._marks = marks
-        self._endings = Beginnings(marks.ends)
+        self._endings = MarkFinder(marks.ends)
         self._reader = reader
         self._held = ""
         self._read: Callable[[], list[Delta]] | None = self._thought if marks.open else self._start

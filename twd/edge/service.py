@@ -4,24 +4,24 @@ from collections.abc import Callable
 from functools import partial
 
 from twd.bus.base import BusError, Leases, NoResponders
-from twd.edge.calls import Desk, JobEvent
-from twd.edge.door import Door, check_bind
-from twd.edge.embeddings import Embeddings
-from twd.edge.errors import unasked
-from twd.edge.feed import Feed
-from twd.edge.front import Front
-from twd.edge.keys import KeyRing, KeyStore
+from twd.edge.auth.access_policy import AccessPolicy, check_bind
+from twd.edge.auth.keys import KeyRing, KeyStore
+from twd.edge.auth.middleware import AuthMiddleware
+from twd.edge.http.errors import unasked
+from twd.edge.http.generation_handlers import GenerationHandlers
+from twd.edge.http.pages import Pages
+from twd.edge.http.server import HttpServer
+from twd.edge.inflight_requests import JobEvent, RequestTracker
 from twd.edge.models import ModelDirectory
-from twd.edge.observe import Observatory
-from twd.edge.pages import Pages
-from twd.edge.records import Records
-from twd.edge.server import HttpServer
-from twd.edge.threshold import Threshold
-from twd.kit.addresses import is_loopback
-from twd.kit.roster import Roster
-from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroundings
-from twd.kit.settings import Settings
+from twd.edge.monitoring.feed import EventFeed
+from twd.edge.monitoring.history import HistoryHandlers
+from twd.edge.monitoring.observe import StatusHandlers
+from twd.edge.openai.embeddings import EmbeddingHandlers
+from twd.kit.instance_tracker import InstanceTracker
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, ServiceContext
 from twd.kit.tasks import every
+from twd.net.addresses import is_loopback
+from twd.settings.model import Settings
 from twd.wire.base import Event
 from twd.wire.codec import Rejected
 from twd.wire.embedding import EmbeddingRequested
@@ -36,7 +36,7 @@ from twd.wire.trace import HistoryRequested, MetricsRequested, TraceRequested
 REFRESH_S = 2.0
 
 
-class Edge(Service):
+class EdgeService(Service):
     """Clients meet twd here: OpenAI's APIs over HTTP, jobs over the bus."""
 
     name = "edge"
@@ -60,30 +60,32 @@ class Edge(Service):
     )
     writes = (JobSubmitted, JobCancelled, EmbeddingRequested, TraceRequested, HistoryRequested, MetricsRequested)
 
-    def __init__(self, ground: Surroundings, settings: Settings) -> None:
-        super().__init__(ground)
+    def __init__(self, ctx: ServiceContext, settings: Settings) -> None:
+        super().__init__(ctx)
         self.settings = settings
-        self.models = ModelDirectory(tuple(settings.served()), settings.default_model, ground.node)
-        self.desk = Desk(self.clock, self._submit, self.emit, self._guarded, coming=self.models.coming)
-        self.front = Front(settings, self.desk, self.models, self.clock, ground.ids, self.instance, self._gate)
+        self.models = ModelDirectory(tuple(settings.served()), settings.default_model, ctx.node)
+        self.tracker = RequestTracker(self.clock, self._submit, self.emit, self._guarded, coming=self.models.coming)
+        self.front = GenerationHandlers(
+            settings, self.tracker, self.models, self.clock, ctx.ids, self.instance, self._gate
+        )
         self.keys = KeyStore(settings.home_dir)
         self.threshold = self._build_door()
-        self.watch = Observatory(
-            self.front, self.bus, ground.node, self.clock.wall_ms(), lambda: self.health, self.threshold.is_known
+        self.watch = StatusHandlers(
+            self.front, self.bus, ctx.node, self.clock.wall_ms(), lambda: self.health, self.threshold.is_known
         )
-        self.records = Records(Feed(self.bus), self.ask, settings.edge.keepalive_s, settings.log.show_text)
+        self.records = HistoryHandlers(EventFeed(self.bus), self.ask, settings.edge.keepalive_s, settings.log.show_text)
         self.server = HttpServer(settings.edge, self.threshold, self.front.counters, self.log)
-        self._roster = Roster()
+        self._instances = InstanceTracker()
         self._registry: Leases | None = None
 
-    def _build_door(self) -> Threshold:
+    def _build_door(self) -> AuthMiddleware:
         edge = self.settings.edge
         ring = KeyRing(self.keys.load(), edge.token)
         check_bind(edge.host, ring, edge.allow_unauthenticated)
-        own = frozenset({edge.host, self.ground.node, *edge.allowed_hosts})
+        own = frozenset({edge.host, self.ctx.node, *edge.allowed_hosts})
         origins = tuple(origin.lower() for origin in edge.cors_origins)
-        door = Door(ring, not (is_loopback(edge.host) or edge.allow_unauthenticated), own, origins)
-        return Threshold(door, self.clock.now, self.ground.ids.secret, bool(edge.tls.cert))
+        door = AccessPolicy(ring, not (is_loopback(edge.host) or edge.allow_unauthenticated), own, origins)
+        return AuthMiddleware(door, self.clock.now, self.ctx.ids.secret, bool(edge.tls.cert))
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -91,7 +93,7 @@ class Edge(Service):
         """Open the registry and the port."""
         self._registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
         await self._refresh()
-        embeddings = Embeddings(self.front, lambda event, timeout_s: self.ask(event, timeout_s=timeout_s))
+        embeddings = EmbeddingHandlers(self.front, lambda event, timeout_s: self.ask(event, timeout_s=timeout_s))
         parts = (self.front, embeddings, self.watch, self.records, self.threshold, Pages())
         await self.server.open([route for part in parts for route in part.routes()])
         self.tasks.start("registry", every(REFRESH_S, self._refresh))
@@ -111,7 +113,7 @@ class Edge(Service):
     async def teardown(self) -> None:
         """End what is still open with an error that says so, then close the port."""
         self.records.feed.close()
-        self.desk.fail_all(Failure(code=FailureCode.DRAINING, message="this edge is stopping"))
+        self.tracker.fail_all(Failure(code=FailureCode.DRAINING, message="this edge is stopping"))
         await self.server.close()
 
     @property
@@ -121,7 +123,7 @@ class Edge(Service):
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """What others read in its lease."""
-        return {"url": self.url, "port": self.server.port, "jobs": len(self.desk)}
+        return {"url": self.url, "port": self.server.port, "jobs": len(self.tracker)}
 
     # -- jobs ----------------------------------------------------------------------------------
 
@@ -130,9 +132,9 @@ class Edge(Service):
 
     def _answered(self, job: JobSubmitted, answer: Event | Rejected | BusError) -> None:
         if isinstance(answer, JobQueued | JobFailed):
-            self.desk.hear(answer)
+            self.tracker.hear(answer)
         else:
-            self.desk.unanswered(job, self._why_unanswered(job, answer))
+            self.tracker.unanswered(job, self._why_unanswered(job, answer))
 
     def _why_unanswered(self, job: JobSubmitted, answer: Event | Rejected | BusError) -> Failure:
         if isinstance(answer, NoResponders):
@@ -150,7 +152,7 @@ class Edge(Service):
             self.fail(error, "timer")
 
     def _job_event(self, event: JobEvent) -> Effects:
-        self.desk.hear(event)
+        self.tracker.hear(event)
         return None
 
     def on_job_started(self, event: JobStarted) -> Effects:
@@ -161,7 +163,7 @@ class Edge(Service):
         """A job's text grew."""
         if event.source in self.watch.pools.speculators:
             self.watch.pools.hear(event, self.clock.now())
-        self.desk.hear(event)
+        self.tracker.hear(event)
         return None
 
     def on_job_finished(self, event: JobFinished) -> Effects:
@@ -215,7 +217,7 @@ class Edge(Service):
     def on_model_ready(self, event: ModelReady) -> Effects:
         """A model can be asked for."""
         self.models.ready(event, self.clock.now())
-        self.desk.came(event.facts.model)
+        self.tracker.came(event.facts.model)
         return None
 
     def on_model_measured(self, event: ModelMeasured) -> Effects:
@@ -235,16 +237,16 @@ class Edge(Service):
 
     def on_change_told(self, event: ChangeTold) -> Effects:
         """This machine serves other models from now on."""
-        if event.node == self.ground.node:
+        if event.node == self.ctx.node:
             self.models.told(event.models, event.default, event.at_ms)
             self.models.changing = event.step not in (ChangeStep.DONE, ChangeStep.FAILED)
         return None
 
     def _service_event(self, event: Event) -> Effects:
-        gone = self._roster.hear(event)
+        gone = self._instances.hear(event)
         if gone is not None:
             self.models.gone(gone)
-            self.desk.gone(gone)
+            self.tracker.gone(gone)
         return None
 
     def on_service_started(self, event: ServiceStarted) -> Effects:

@@ -5,11 +5,11 @@ from typing import Any
 
 import msgspec
 
-from twd.edge.openai_types import NamedTool, ResponseFormat, SchemaFormat, Tool
-from twd.edge.reading import PlainReader, Reader
-from twd.engine.calls.deltas import ContentDelta, Delta, ThoughtDelta
-from twd.engine.calls.formats import ToolFormat, function_schemas, strict_calls, tool_grammar
-from twd.engine.calls.stream import ToolCallStream
+from twd.chat.tool_calls.deltas import ContentDelta, Delta, ThoughtDelta
+from twd.chat.tool_calls.formats import ToolFormat, function_schemas, strict_calls, tool_grammar
+from twd.chat.tool_calls.stream import ToolCallStream
+from twd.edge.openai.types import NamedTool, ResponseFormat, SchemaFormat, Tool
+from twd.edge.reading import AnswerParser, PlainAnswerParser
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Grammar, GrammarKind
 
@@ -93,9 +93,9 @@ def _without_more_calls(deltas: list[Delta]) -> list[Delta]:
     return [delta for delta in deltas if isinstance(delta, ContentDelta | ThoughtDelta) or delta.index == 0]
 
 
-def reader_for(tools: list[msgspec.Raw], parallel: bool) -> Callable[[], Reader]:
+def reader_for(tools: list[msgspec.Raw], parallel: bool) -> Callable[[], AnswerParser]:
     """Makes what reads an answer: it looks for calls where tools were offered."""
     if not tools:
-        return PlainReader
+        return PlainAnswerParser
     schemas = function_schemas(tools)
     return (lambda: ToolCallStream(schemas)) if parallel else (lambda: FirstCallOnly(ToolCallStream(schemas)))

@@ -10,11 +10,11 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from twd.engine.host_memory.limits import require_memory
 from twd.engine.library import last_errors, llama
-from twd.engine.memory import require_memory
-from twd.engine.model import Model, load_error
+from twd.engine.model import LoadedGguf, load_error
 from twd.gguf_tools.constants import GGMLQuantizationType
-from twd.kit.cores import usable_cores
+from twd.process.cores import usable_cores
 from twd.wire.failures import FailureCode, TwdError
 
 Logits = npt.NDArray[np.float32]
@@ -25,7 +25,7 @@ EXACT_ROWS, FAST_ROWS = 64, 512
 _NO_ROOM, _ABORTED = 1, 2
 
 
-class Layout(enum.StrEnum):
+class CacheLayout(enum.StrEnum):
     """How sequences lie in the KV cache.
 
     STREAMS gives each its own buffer: what others do never moves its cells, so logits stay bit-identical.
@@ -44,7 +44,7 @@ class ContextSettings:
 
     ctx_size: int = 4096
     parallel: int = 1
-    layout: Layout = Layout.STREAMS
+    layout: CacheLayout = CacheLayout.STREAMS
     branches: int = 0
     type_k: str = "q8_0"
     type_v: str = "f16"
@@ -57,7 +57,7 @@ class ContextSettings:
     @property
     def sequences(self) -> int:
         """Sessions and the branches of their trees."""
-        return self.parallel + (self.branches if self.layout is Layout.TREE else 0)
+        return self.parallel + (self.branches if self.layout is CacheLayout.TREE else 0)
 
     @property
     def cells(self) -> int:
@@ -66,7 +66,7 @@ class ContextSettings:
 
 
 @dataclass(slots=True)
-class Rows:
+class BatchTokens:
     """What one decode is fed, row by row. `shared` names further sequences of a row that several branches share."""
 
     tokens: list[int] = field(default_factory=list)
@@ -112,7 +112,7 @@ class _Batch:
         self.struct.seq_id = self.id_rows.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)))
         self.struct.logits = self.outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
 
-    def fill(self, rows: Rows, states: Logits | None = None) -> ctypes.Structure:
+    def fill(self, rows: BatchTokens, states: Logits | None = None) -> ctypes.Structure:
         count = len(rows)
         self.struct.n_tokens = count
         self.tokens[:count] = rows.tokens
@@ -131,7 +131,7 @@ class _Batch:
 class Context:
     """A KV cache for some sequences of one model, and the means to compute on it."""
 
-    def __init__(self, model: Model, settings: ContextSettings) -> None:
+    def __init__(self, model: LoadedGguf, settings: ContextSettings) -> None:
         self.model = model
         self.settings = settings
         self.threads = settings.threads or usable_cores()
@@ -156,7 +156,7 @@ class Context:
         parameters.n_seq_max = settings.sequences
         parameters.n_batch = parameters.n_ubatch = settings.ubatch
         parameters.n_threads = parameters.n_threads_batch = self.threads
-        parameters.kv_unified = settings.layout is not Layout.STREAMS
+        parameters.kv_unified = settings.layout is not CacheLayout.STREAMS
         enabled, disabled = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED, llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
         parameters.flash_attn_type = enabled if settings.flash_attention else disabled
         parameters.type_k, parameters.type_v = self._types
@@ -166,7 +166,7 @@ class Context:
         parameters.no_perf = True
         return parameters  # type: ignore[no-any-return]
 
-    def decode(self, rows: Rows, states: Logits | None = None) -> None:
+    def decode(self, rows: BatchTokens, states: Logits | None = None) -> None:
         """One forward pass. Where it fails, no row of it stands in the KV cache that `rollback` cannot remove.
 
         `states` (contiguous, one row of `n_embd` floats for each row) take the place of the tokens' embeddings.
@@ -239,7 +239,7 @@ def kv_type(name: str) -> int:
         ) from None
 
 
-def _kv_bytes(model: Model, settings: ContextSettings) -> int:
+def _kv_bytes(model: LoadedGguf, settings: ContextSettings) -> int:
     if model.offloads:
         return 0
     return model.info.kv_bytes_per_token(settings.type_k, settings.type_v) * settings.cells

@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from twd.engine.context import Context, ContextSettings, Layout, Rows
-from twd.engine.model import Model
+from twd.engine.context import BatchTokens, CacheLayout, Context, ContextSettings
+from twd.engine.model import LoadedGguf
 from twd.wire.failures import FailureCode, TwdError
 
 ROWS: Final = 64
@@ -19,9 +19,11 @@ Vector = npt.NDArray[np.float32]
 class Embedder:
     """Makes vectors; callers from several threads take turns. Its context exists from the first call on."""
 
-    def __init__(self, model: Model, settings: ContextSettings) -> None:
+    def __init__(self, model: LoadedGguf, settings: ContextSettings) -> None:
         self._model = model
-        self._settings = replace(settings, parallel=1, branches=0, layout=Layout.UNIFIED, ubatch=ROWS, embeddings=True)
+        self._settings = replace(
+            settings, parallel=1, branches=0, layout=CacheLayout.UNIFIED, ubatch=ROWS, embeddings=True
+        )
         self._turn = threading.Lock()
         self._context: Context | None = None
         self._closed = False
@@ -60,7 +62,7 @@ class Embedder:
         total = np.zeros(self.dimensions)
         self._open().clear(0)
         for at in range(0, len(tokens), ROWS):
-            context, rows = self._open(), Rows()
+            context, rows = self._open(), BatchTokens()
             rows.add(0, at, tokens[at : at + ROWS])
             context.decode(rows)
             for row in range(len(rows)):

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from twd.engine.context import ContextSettings, Layout
+from twd.decoding.window import Logits, Window
+from twd.engine.context import CacheLayout, ContextSettings
 from twd.engine.kernels import has_attention, one_row_like_many
-from twd.engine.model import Model
+from twd.engine.model import LoadedGguf
 from twd.engine.target import LocalTarget
-from twd.engine.window import Logits, Window
 from twd.gguf_tools.inspect import GgufInfo, floats
 from twd.wire.failures import TwdError
 from twd.wire.model import CostPoint, Exactness
@@ -47,7 +47,7 @@ class ExactPlan:
 
 
 def exact_plan(
-    model: Model,
+    model: LoadedGguf,
     wanted: ContextSettings,
     exact: bool,
     *,
@@ -69,9 +69,9 @@ def exact_plan(
     if not exact:
         return ExactPlan(wanted)
     if model.offloads and not on_cpus:
-        return _on_devices(wanted) if insist and wanted.layout is not Layout.TREE else ExactPlan(wanted)
+        return _on_devices(wanted) if insist and wanted.layout is not CacheLayout.TREE else ExactPlan(wanted)
     info = model.info
-    layout = wanted.layout if wanted.layout is Layout.TREE else Layout.STREAMS
+    layout = wanted.layout if wanted.layout is CacheLayout.TREE else CacheLayout.STREAMS
     settings = replace(wanted, flash_attention=True, layout=layout)
     attention = kernels and has_attention(info.key_length, info.value_length)
     if not attention:
@@ -84,7 +84,7 @@ def exact_plan(
 
 
 def _on_devices(wanted: ContextSettings) -> ExactPlan:
-    settings = replace(wanted, flash_attention=True, layout=Layout.STREAMS, ubatch=max(wanted.ubatch, _FIXED_MAX))
+    settings = replace(wanted, flash_attention=True, layout=CacheLayout.STREAMS, ubatch=max(wanted.ubatch, _FIXED_MAX))
     return ExactPlan(settings, fixed=True)
 
 
@@ -145,24 +145,24 @@ class _Probe:
     def __init__(self, target: LocalTarget, tokens: list[int]) -> None:
         self._target = target
         self._tokens = tokens
-        self._picker = _Forced(tokens)
+        self._sampler = _Forced(tokens)
         self._singles: dict[int, Logits] = {}
         self._in_company: dict[int, Logits] = {}
         self._windows: dict[int, Logits] = {}
-        self._slots = [target.open(tokens[:1], self._picker)[0]]
+        self._slots = [target.open(tokens[:1], self._sampler)[0]]
         if target.n_slots > 1:
             self._slots.append(target.open(tokens[:1], _Forced(tokens))[0])
 
     def compare(self, depth: int) -> None:
         """Over the stretch at `depth`, where the slot stands: by steps, by steps beside another session, by windows."""
         slot, tokens = self._slots[0], self._tokens
-        self._picker.seen = self._singles
+        self._sampler.seen = self._singles
         for at in range(depth, depth + _RUN):
             self._run(Window(slot, 0, at, (tokens[at],)))
-        self._picker.seen = self._in_company
+        self._sampler.seen = self._in_company
         for at in range(depth, depth + _FEW):
             self._run(Window(slot, 0, at, (tokens[at],)), beside=1)
-        self._picker.seen = self._windows
+        self._sampler.seen = self._windows
         at = depth
         for width in _WIDTHS:
             wrong = (tokens[at + width] + 1) % self._target.context.model.vocab.size

@@ -21,7 +21,7 @@ with bare("llama_cpp"):
 __all__ = [
     "FOLDER",
     "LIBRARIES",
-    "Device",
+    "EngineDevice",
     "device_named",
     "devices",
     "find_ggml",
@@ -184,7 +184,7 @@ def find_ggml(name: str, arguments: Sequence[type], result: type | None) -> Call
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class EngineDevice:
     """Something that llama.cpp can compute on."""
 
     name: str
@@ -203,13 +203,13 @@ class Device:
 _KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accelerator"}
 
 
-def describe_device(handle: int) -> Device:
+def describe_device(handle: int) -> EngineDevice:
     """What ggml knows of one device."""
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     text = [ctypes.c_void_p]
     sizes: list[type] = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t)]
     ggml("ggml_backend_dev_memory", sizes, None)(handle, ctypes.byref(free), ctypes.byref(total))
-    return Device(
+    return EngineDevice(
         name=ggml("ggml_backend_dev_name", text, ctypes.c_char_p)(handle).decode("utf-8", "replace"),
         description=ggml("ggml_backend_dev_description", text, ctypes.c_char_p)(handle).decode("utf-8", "replace"),
         kind=_KINDS.get(ggml("ggml_backend_dev_type", text, ctypes.c_int)(handle), "other"),
@@ -233,19 +233,19 @@ class _Properties(ctypes.Structure):
     ]
 
 
-def place_of(device: Device) -> str:
+def place_of(device: EngineDevice) -> str:
     """Where a device is on this computer's PCI bus, whichever backend sees it; empty where that is not known."""
     return (_properties(device).place or b"").decode("ascii", "replace")
 
 
-def _properties(device: Device) -> _Properties:
+def _properties(device: EngineDevice) -> _Properties:
     told = _Properties()
     ask = ggml("ggml_backend_dev_get_props", [ctypes.c_void_p, ctypes.POINTER(_Properties)], None)
     ask(device.handle, ctypes.byref(told))
     return told
 
 
-def device_named(name: str) -> Device:
+def device_named(name: str) -> EngineDevice:
     """A device of this machine; raises where there is no such."""
     here = {device.name: device for device in devices()}
     if name not in here:
@@ -253,7 +253,7 @@ def device_named(name: str) -> Device:
     return here[name]
 
 
-def devices() -> list[Device]:
+def devices() -> list[EngineDevice]:
     """Every device that llama.cpp sees here, the CPU included."""
     start()
     count = ggml("ggml_backend_dev_count", [], ctypes.c_size_t)()

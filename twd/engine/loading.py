@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from twd.engine.chat_template import ChatTemplate
-from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, Context, ContextSettings, Layout
-from twd.engine.cost import CostCurve, measure_cost
+from twd.chat.template import ChatTemplate
+from twd.decoding.batches import WidthPadding
+from twd.decoding.cost import CostCurve, measure_cost
+from twd.decoding.sampler import SamplerFactory
+from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, CacheLayout, Context, ContextSettings
 from twd.engine.embedding import Embedder
 from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test
-from twd.engine.model import Model, ModelSettings
-from twd.engine.passes import Detours
-from twd.engine.pick import Pickers
+from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.engine.probe import can_rollback
 from twd.engine.remembered import Measurement, circumstances, farther
-from twd.engine.rpc_pool import HEAD, PoolPlan, gpu_layers, open_devices, tensor_split
+from twd.engine.rpc.pool import HEAD, PoolPlan, gpu_layers, open_devices, tensor_split
 from twd.engine.target import LocalTarget
-from twd.kit.kept import recall, remember
+from twd.kit.json_cache import recall, remember
 from twd.kit.progress import Progress
 from twd.wire.base import ModelId
 from twd.wire.draft import DeviceKind
@@ -75,10 +75,10 @@ class LoadPlan:
 class NativeModel:
     """A model in this process's memory, ready to work."""
 
-    model: Model
+    model: LoadedGguf
     target: LocalTarget
     template: ChatTemplate
-    pickers: Pickers
+    samplers: SamplerFactory
     embedder: Embedder
     cost: CostCurve
     exactness: Exactness
@@ -121,10 +121,10 @@ def load_native(plan: LoadPlan, progress: Progress) -> NativeModel:
     return _load(plan, replace(settings, use_extra_bufts=False), progress)
 
 
-def _load(plan: LoadPlan, settings: ModelSettings, progress: Progress) -> NativeModel:
+def _load(plan: LoadPlan, settings: ModelLoadOptions, progress: Progress) -> NativeModel:
     began = time.monotonic()
     progress(0.0, "reading weights")
-    model = Model.load(settings, lambda share: progress(0.8 * share, "reading weights"))
+    model = LoadedGguf.load(settings, lambda share: progress(0.8 * share, "reading weights"))
     try:
         return _set_up(plan, model, progress, began)
     except BaseException:
@@ -132,11 +132,11 @@ def _load(plan: LoadPlan, settings: ModelSettings, progress: Progress) -> Native
         raise
 
 
-def _model_settings(plan: LoadPlan) -> ModelSettings:
+def _model_settings(plan: LoadPlan) -> ModelLoadOptions:
     """Over a pool no weights are repacked: workers do not, and a text must not change with the placement."""
     if plan.pool is None:
-        return ModelSettings(path=plan.path, gpu_layers=plan.gpu_layers, use_mmap=plan.use_mmap)
-    return ModelSettings(
+        return ModelLoadOptions(path=plan.path, gpu_layers=plan.gpu_layers, use_mmap=plan.use_mmap)
+    return ModelLoadOptions(
         path=plan.path,
         gpu_layers=gpu_layers(plan.pool),
         use_mmap=plan.use_mmap,
@@ -157,7 +157,7 @@ class _Ready:
     cost: CostCurve
 
 
-def _set_up(plan: LoadPlan, model: Model, progress: Progress, began: float) -> NativeModel:
+def _set_up(plan: LoadPlan, model: LoadedGguf, progress: Progress, began: float) -> NativeModel:
     ready = _prepare(plan, model, progress)
     if ready.plan.ours and plan.test and not ready.exactness.exact:
         ready.target.shutdown()
@@ -181,7 +181,7 @@ def _set_up(plan: LoadPlan, model: Model, progress: Progress, began: float) -> N
         model=model,
         target=target,
         template=template,
-        pickers=Pickers(model.vocab),
+        samplers=SamplerFactory(model.vocab),
         embedder=Embedder(model, ready.plan.settings),
         cost=ready.cost,
         exactness=ready.exactness,
@@ -190,7 +190,7 @@ def _set_up(plan: LoadPlan, model: Model, progress: Progress, began: float) -> N
     )
 
 
-def _prepare(plan: LoadPlan, model: Model, progress: Progress, *, kernels: bool = True) -> _Ready:
+def _prepare(plan: LoadPlan, model: LoadedGguf, progress: Progress, *, kernels: bool = True) -> _Ready:
     """A context and its measurements; `kernels` says whether our own may be counted on."""
     exact = exact_plan(
         model, _wanted(plan, model), plan.exact, on_cpus=plan.on_cpus, insist=plan.insist, kernels=kernels
@@ -206,13 +206,13 @@ def _prepare(plan: LoadPlan, model: Model, progress: Progress, *, kernels: bool 
     return _Ready(exact, target, exactness, cost)
 
 
-def _wanted(plan: LoadPlan, model: Model) -> ContextSettings:
+def _wanted(plan: LoadPlan, model: LoadedGguf) -> ContextSettings:
     trained = model.ctx_train or CTX_SIZE_MAX
     exact = plan.exact and (plan.insist or plan.on_cpus or not model.offloads)
     return ContextSettings(
         ctx_size=min(plan.ctx_size or CTX_SIZE_MAX, trained),
         parallel=1 if plan.tree else plan.parallel,
-        layout=Layout.TREE if plan.tree else Layout.STREAMS,
+        layout=CacheLayout.TREE if plan.tree else CacheLayout.STREAMS,
         branches=plan.branches if plan.tree else 0,
         type_k=plan.type_k or "f16",
         type_v=plan.type_v or "f16",
@@ -259,9 +259,9 @@ def _use_cost(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, points: Seq
         target.fix_rows(rows)
         ms = CostCurve(points).ms(rows)
         return CostCurve([CostPoint(width=many * rows, ms=many * ms) for many in (1, 2)])
-    detours = Detours(tuple(points), target.window_max if plan.away else 0)
-    cost = CostCurve(detours.costs())
-    target.planner.use_cost(cost.ms, detours)
+    padding = WidthPadding(tuple(points), target.window_max if plan.away else 0)
+    cost = CostCurve(padding.costs())
+    target.planner.use_cost(cost.ms, padding)
     return cost
 
 

@@ -7,10 +7,10 @@ from types import TracebackType
 from typing import Self
 
 from twd.engine.build import has_amx
+from twd.engine.host_memory.limits import require_memory
 from twd.engine.kernels import need_no_repacking
-from twd.engine.library import Device, devices, last_errors, llama, start
-from twd.engine.memory import require_memory
-from twd.engine.rpc_pool import keep_on_host
+from twd.engine.library import EngineDevice, devices, last_errors, llama, start
+from twd.engine.rpc.pool import keep_on_host
 from twd.engine.vocab import Vocab
 from twd.gguf_tools.inspect import GgufInfo, inspect
 from twd.gguf_tools.slice_layout import facts_of
@@ -21,7 +21,7 @@ from twd.wire.model import ModelFacts
 
 
 @dataclass(frozen=True, slots=True)
-class ModelSettings:
+class ModelLoadOptions:
     """How to load a model. `gpu_layers` -1 means all; no `devices` means every device that llama.cpp sees."""
 
     path: Path
@@ -29,7 +29,7 @@ class ModelSettings:
     use_mmap: bool = True
     use_extra_bufts: bool = True
     vocab_only: bool = False
-    devices: tuple[Device, ...] = ()
+    devices: tuple[EngineDevice, ...] = ()
     tensor_split: tuple[float, ...] = ()
     host_tensors: tuple[bytes, ...] = ()
     """Patterns of tensors that stay in this machine's memory, whatever layer they belong to."""
@@ -37,10 +37,10 @@ class ModelSettings:
     """The weights need not fit in memory: they are read from the mapped file as they are needed, and never copied."""
 
 
-class Model:
+class LoadedGguf:
     """Weights and vocabulary. Contexts made from it must be closed before it."""
 
-    def __init__(self, handle: int, info: GgufInfo, settings: ModelSettings) -> None:
+    def __init__(self, handle: int, info: GgufInfo, settings: ModelLoadOptions) -> None:
         self.handle = handle
         self.info = info
         self.settings = settings
@@ -55,7 +55,7 @@ class Model:
         self.repacked = repacks(settings, info)
 
     @classmethod
-    def load(cls, settings: ModelSettings, on_progress: Share = unheard) -> Self:
+    def load(cls, settings: ModelLoadOptions, on_progress: Share = unheard) -> Self:
         """Load a model; raises TwdError with MODEL_LOAD or OUT_OF_MEMORY."""
         start()
         info = inspect(settings.path)
@@ -94,19 +94,19 @@ class Model:
         self.close()
 
 
-def offloads(settings: ModelSettings) -> bool:
+def offloads(settings: ModelLoadOptions) -> bool:
     """Whether layers leave this machine's RAM: asked for, and there is a device to take them."""
     found = settings.devices or devices() if settings.gpu_layers else ()
     return any(device.is_gpu for device in found)
 
 
-def repacks(settings: ModelSettings, info: GgufInfo) -> bool:
+def repacks(settings: ModelLoadOptions, info: GgufInfo) -> bool:
     """Whether llama.cpp may lay out weights anew for its own kernels."""
     free = settings.use_extra_bufts and not settings.from_disk and not has_amx()
     return free and not need_no_repacking(facts_of(info).blocks)
 
 
-def _bytes_in_ram(info: GgufInfo, settings: ModelSettings) -> int:
+def _bytes_in_ram(info: GgufInfo, settings: ModelLoadOptions) -> int:
     if settings.vocab_only or settings.from_disk:
         return 0
     if not offloads(settings):
@@ -117,7 +117,7 @@ def _bytes_in_ram(info: GgufInfo, settings: ModelSettings) -> int:
     return info.other_bytes + sum(info.layer_bytes[:kept])
 
 
-def _load(settings: ModelSettings, info: GgufInfo, on_progress: Share) -> int:
+def _load(settings: ModelLoadOptions, info: GgufInfo, on_progress: Share) -> int:
     raised: list[Exception] = []
 
     def report(progress: float, _: object) -> bool:
@@ -149,7 +149,7 @@ def load_error(what: str) -> TwdError:
     return TwdError(FailureCode.OUT_OF_MEMORY if memory else FailureCode.MODEL_LOAD, f"{what}: {reason}")
 
 
-def _parameters(settings: ModelSettings, info: GgufInfo) -> tuple[ctypes.Structure, list[object]]:
+def _parameters(settings: ModelLoadOptions, info: GgufInfo) -> tuple[ctypes.Structure, list[object]]:
     """llama.cpp's parameters, and what must stay alive while it reads them."""
     parameters = llama.llama_model_default_params()
     parameters.n_gpu_layers = settings.gpu_layers

@@ -1,6 +1,6 @@
 """What a model can take back: found out by trying, not by its name."""
 
-from twd.engine.context import Context, Rows
+from twd.engine.context import BatchTokens, Context
 
 
 def can_rollback(context: Context) -> bool:
@@ -8,7 +8,7 @@ def can_rollback(context: Context) -> bool:
 
     Recurrent and hybrid models keep a running state instead of cells: they refuse, or would keep the token.
     """
-    rows = Rows()
+    rows = BatchTokens()
     rows.add(0, 0, [0, 0], output_from=2)
     context.decode(rows)
     possible = context.rollback(0, 1) and context.end(0) == 1

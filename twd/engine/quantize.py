@@ -8,7 +8,7 @@ from pathlib import Path
 
 from twd.engine.library import last_errors, llama, start
 from twd.gguf_tools.inspect import inspect
-from twd.kit.cores import usable_cores
+from twd.process.cores import usable_cores
 from twd.wire.failures import FailureCode, TwdError
 
 _log = logging.getLogger("twd.engine.quantize")

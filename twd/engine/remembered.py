@@ -10,8 +10,8 @@ import msgspec
 from twd import __version__
 from twd.engine.context import ContextSettings
 from twd.engine.library import LIBRARIES, devices, llama, start, version
-from twd.kit.cores import usable_cores
-from twd.kit.kept import file_name
+from twd.kit.json_cache import file_name
+from twd.process.cores import usable_cores
 from twd.wire.model import CostPoint, Exactness
 
 LEAST_MS: Final = 0.01

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from twd.engine.context import Context, Layout, Rows
-from twd.engine.passes import Pass, PassRules, Planner
-from twd.engine.slots import Slots, common_prefix, worth_copying
-from twd.engine.tree import TreeLayout, lay_out
-from twd.engine.window import Logits, Picker, Report, Verdict, Window, check, check_prompt, walk
+from twd.decoding.batches import BatchPlanner, BatchRules, ForwardBatch
+from twd.decoding.slots import Slots, common_prefix, worth_copying
+from twd.decoding.tree import TreeLayout, lay_out
+from twd.decoding.window import Logits, Report, Sampler, VerifyResult, Window, check, check_prompt, verify_window
+from twd.engine.context import BatchTokens, CacheLayout, Context
 from twd.wire.failures import FailureCode, TwdError
 
 _PADDING_TOKEN = 0
@@ -15,7 +15,7 @@ _PADDING_TOKEN = 0
 
 @dataclass(frozen=True, slots=True)
 class _Session:
-    picker: Picker
+    sampler: Sampler
     report: Report | None
 
 
@@ -54,11 +54,11 @@ class LocalTarget:
         self.n_slots = settings.parallel
         self.ctx_size = settings.ctx_size
         self.window_max = settings.ubatch
-        self.trees = settings.layout is Layout.TREE and can_rollback
+        self.trees = settings.layout is CacheLayout.TREE and can_rollback
         self.can_rollback = can_rollback
         self._branches_max = settings.sequences - settings.parallel + 1
-        rules = PassRules(settings.ubatch, settings.layout is Layout.STREAMS, can_rollback, rows_min)
-        self.planner = Planner(rules)
+        rules = BatchRules(settings.ubatch, settings.layout is CacheLayout.STREAMS, can_rollback, rows_min)
+        self.planner = BatchPlanner(rules)
         self._slots = Slots(self.n_slots, worth_copying(settings.ctx_size) if can_rollback else None)
         self._fed = [0] * self.n_slots
         self._sessions: dict[int, _Session] = {}
@@ -74,7 +74,7 @@ class LocalTarget:
         """Have the rows of each pass told before it begins: one `collect` may take many, to feed what was forgotten."""
         self.context.on_pass = told
 
-    def open(self, tokens: Sequence[int], picker: Picker, report: Report | None = None) -> tuple[int, int]:
+    def open(self, tokens: Sequence[int], sampler: Sampler, report: Report | None = None) -> tuple[int, int]:
         """Take a slot for a prompt; raises BUSY, or CONTEXT_OVERFLOW before any work begins."""
         check_prompt(tokens, ctx_size=self.ctx_size)
         place = self._slots.open(tokens, whole_only=not self.can_rollback)
@@ -82,7 +82,7 @@ class LocalTarget:
             self.context.clear(place.slot)
             self.context.copy(place.source, place.slot)
             self._fed[place.slot] = self._fed[place.source]
-        self._sessions[place.slot] = _Session(picker, report)
+        self._sessions[place.slot] = _Session(sampler, report)
         self._rewind(place.slot, place.common)
         return place.slot, self._fed[place.slot]
 
@@ -98,9 +98,9 @@ class LocalTarget:
         """Hand in windows for the next step."""
         self._pending += windows
 
-    def collect(self) -> list[Verdict]:
+    def collect(self) -> list[VerifyResult]:
         """Compute what was submitted. A failure ends its own window only."""
-        verdicts: list[Verdict] = []
+        verdicts: list[VerifyResult] = []
         pending, self._pending = self._pending, []
         while pending:
             jobs, pending = self._prepare(pending, verdicts)
@@ -117,7 +117,7 @@ class LocalTarget:
         self._sessions.clear()
         self.context.close()
 
-    def _prepare(self, windows: list[Window], verdicts: list[Verdict]) -> tuple[dict[int, _Job], list[Window]]:
+    def _prepare(self, windows: list[Window], verdicts: list[VerifyResult]) -> tuple[dict[int, _Job], list[Window]]:
         """One job a slot; further windows of a slot wait for the next round."""
         jobs: dict[int, _Job] = {}
         later: list[Window] = []
@@ -161,7 +161,7 @@ class LocalTarget:
 
     def _feed(self, slot: int, at: int, tokens: list[int]) -> None:
         """A pass of one slot for the KV cache alone."""
-        rows = Rows()
+        rows = BatchTokens()
         padding = [_PADDING_TOKEN] * self.planner.missing(len(tokens))
         rows.add(slot, at, [*tokens, *padding], output_from=len(tokens) + len(padding))
         self._decode(rows)
@@ -169,7 +169,7 @@ class LocalTarget:
         if padding:
             self._settle(slot)
 
-    def _run(self, one: Pass, jobs: dict[int, _Job]) -> list[Verdict]:
+    def _run(self, one: ForwardBatch, jobs: dict[int, _Job]) -> list[VerifyResult]:
         """One forward pass over some slots, and what comes of it."""
         rows, starts, ends = self._rows(one, jobs)
         active = [jobs[part.slot] for part in one.parts if part.rows]
@@ -185,9 +185,9 @@ class LocalTarget:
                 self._settle(slot)
         return verdicts
 
-    def _rows(self, one: Pass, jobs: dict[int, _Job]) -> tuple[Rows, dict[int, int], dict[int, int]]:
+    def _rows(self, one: ForwardBatch, jobs: dict[int, _Job]) -> tuple[BatchTokens, dict[int, int], dict[int, int]]:
         """The rows of a pass, at which row each slot begins, and at which position it ends."""
-        rows, starts, ends = Rows(), {}, {}
+        rows, starts, ends = BatchTokens(), {}, {}
         for part in one.parts:
             slot, at = part.slot, self._fed[part.slot]
             starts[slot] = len(rows)
@@ -199,7 +199,7 @@ class LocalTarget:
             ends[slot] = at + part.padding
         return rows, starts, ends
 
-    def _decode(self, rows: Rows) -> None:
+    def _decode(self, rows: BatchTokens) -> None:
         rules = self.planner.rules
         if rules.rows_fixed and any(rows.outputs):
             rows.outputs = [True] * len(rows)
@@ -207,17 +207,17 @@ class LocalTarget:
             rows.outputs[rows.outputs.index(False)] = True
         self.context.decode(rows)
 
-    def _judge(self, job: _Job, first_row: int) -> Verdict:
+    def _judge(self, job: _Job, first_row: int) -> VerifyResult:
         """Decide how much of a computed window stands; the KV cache is put in order afterwards."""
         return self._verdict(job.window, lambda node: self.context.logits(first_row + node))
 
-    def _verdict(self, window: Window, logits_of: Callable[[int], Logits]) -> Verdict:
+    def _verdict(self, window: Window, logits_of: Callable[[int], Logits]) -> VerifyResult:
         tokens, session = self._slots[window.slot].tokens, self._sessions[window.slot]
-        verdict = Verdict(window.slot, window.epoch, window.at)
+        verdict = VerifyResult(window.slot, window.epoch, window.at)
         tokens += window.tokens[: window.committed] if window.picks else window.tokens
         try:
             if window.picks:
-                walk(window, verdict, logits_of, tokens, session.picker, session.report, self._end_tokens)
+                verify_window(window, verdict, logits_of, tokens, session.sampler, session.report, self._end_tokens)
             else:
                 verdict.path = list(range(len(window.tokens)))
         except TwdError as error:
@@ -226,7 +226,7 @@ class LocalTarget:
         self._fed[window.slot] = len(tokens)
         return verdict
 
-    def _run_tree(self, job: _Job) -> Verdict:
+    def _run_tree(self, job: _Job) -> VerifyResult:
         """One pass over a token tree. Only the likeliest branch may stay: the cells of another would lie elsewhere
         than without a tree, so its tokens are fed again with the next window."""
         window = job.window
@@ -248,9 +248,9 @@ class LocalTarget:
         self._settle(window.slot)
         return verdict
 
-    def _tree_rows(self, job: _Job, layout: TreeLayout) -> tuple[Rows, dict[int, int]]:
+    def _tree_rows(self, job: _Job, layout: TreeLayout) -> tuple[BatchTokens, dict[int, int]]:
         """The rows of a tree in decode order, and the row of each of its tokens."""
-        rows, row_of, window = Rows(), {}, job.window
+        rows, row_of, window = BatchTokens(), {}, job.window
         for index in range(job.before):
             rows.add_shared(range(layout.branches), job.at + index, job.feed[index], output=False)
         for node in layout.nodes:
@@ -270,5 +270,5 @@ class LocalTarget:
             self._fed[slot] = 0
 
 
-def _failed(window: Window, error: TwdError) -> Verdict:
-    return Verdict(window.slot, window.epoch, window.at, failure=error.failure)
+def _failed(window: Window, error: TwdError) -> VerifyResult:
+    return VerifyResult(window.slot, window.epoch, window.at, failure=error.failure)

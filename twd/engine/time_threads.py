@@ -4,9 +4,9 @@ import json
 import sys
 from pathlib import Path
 
+from twd.decoding.cost import measure_cost
 from twd.engine.context import Context, ContextSettings
-from twd.engine.cost import measure_cost
-from twd.engine.model import Model, ModelSettings
+from twd.engine.model import LoadedGguf, ModelLoadOptions
 
 _CTX_SIZE = 256
 _BUDGET_S = 1.0
@@ -15,7 +15,7 @@ _BUDGET_S = 1.0
 def time_threads(path: Path, counts: list[int]) -> dict[int, float]:
     """Milliseconds for one token by the number of threads; every count is tried in a context of its own."""
     found: dict[int, float] = {}
-    with Model.load(ModelSettings(path=path)) as model:
+    with LoadedGguf.load(ModelLoadOptions(path=path)) as model:
         for count in counts:
             context = Context(model, ContextSettings(ctx_size=_CTX_SIZE, parallel=1, threads=count))
             try:

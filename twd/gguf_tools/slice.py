@@ -14,10 +14,10 @@ from twd.gguf_tools.encode import encode_start, encode_tensor
 from twd.gguf_tools.header import aligned, read_header
 from twd.gguf_tools.inspect import shards_of
 from twd.gguf_tools.model_file import file_hash
-from twd.gguf_tools.slice_layout import Bytes, SliceFacts, SliceLayout, lay_out, require_sliceable
-from twd.gguf_tools.slice_rules import Cuts, cuts_of
-from twd.kit.platform import disk_bytes
+from twd.gguf_tools.slice_layout import FileRange, SliceFacts, SliceLayout, lay_out, require_sliceable
+from twd.gguf_tools.slice_rules import CutPoints, cuts_of
 from twd.kit.progress import Share, unheard
+from twd.process.platform import disk_bytes
 from twd.wire.failures import FailureCode, TwdError
 
 PARTIAL: Final = ".partial"
@@ -26,7 +26,7 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenSlice:
     """A slice on disk. Zeros are holes where the file system has such, so `disk_bytes` may be less than the size."""
 
     path: Path
@@ -49,14 +49,16 @@ def plan_slice(source: Path, first: int, end: int, *, head: bool) -> SliceLayout
     return lay_out(shards, file_hash(source), first, end, head=head)
 
 
-def read_cuts(source: Path) -> Cuts:
+def read_cuts(source: Path) -> CutPoints:
     """Where a model may be cut; raises TwdError where it cannot be."""
     shards = [read_header(shard) for shard in shards_of(source)]
     require_sliceable(shards)
     return cuts_of(shards[0])
 
 
-def write_slice(source: Path, first: int, end: int, target: Path, *, head: bool, progress: Share = unheard) -> Written:
+def write_slice(
+    source: Path, first: int, end: int, target: Path, *, head: bool, progress: Share = unheard
+) -> WrittenSlice:
     """Write layers `first` to `end` (not included) of `source` to `target`; `head` adds the output matrix."""
     layout = plan_slice(source, first, end, head=head)
     if target.exists() and any(target.samefile(shard) for shard in shards_of(source)):
@@ -65,7 +67,7 @@ def write_slice(source: Path, first: int, end: int, target: Path, *, head: bool,
         _require_room(target, layout)
         _write(file, layout, progress)
     stat = target.stat()
-    return Written(target, layout.facts, stat.st_size, disk_bytes(stat))
+    return WrittenSlice(target, layout.facts, stat.st_size, disk_bytes(stat))
 
 
 @contextmanager
@@ -135,12 +137,12 @@ class _Sources:
         self._open: dict[Path, BinaryIO] = {}
         self._buffer = memoryview(bytearray(_CHUNK_BYTES))
 
-    def copy(self, stretch: Bytes, into: BinaryIO) -> None:
+    def copy(self, stretch: FileRange, into: BinaryIO) -> None:
         """Append a stretch of a file to another."""
         for _ in self.pieces(stretch, into):
             pass
 
-    def pieces(self, stretch: Bytes, into: BinaryIO) -> Iterator[int]:
+    def pieces(self, stretch: FileRange, into: BinaryIO) -> Iterator[int]:
         """The same, saying after each piece how large it was."""
         file = self._open.get(stretch.path)
         if file is None:

@@ -12,8 +12,8 @@ from twd.gguf_tools.header import read_header
 from twd.gguf_tools.inspect import shards_of
 from twd.gguf_tools.slice import PARTIAL, DiskFull, plan_slice, write_slice
 from twd.gguf_tools.slice_layout import SliceFacts, read_facts
-from twd.kit.platform import disk_bytes
 from twd.kit.progress import Share, unheard
+from twd.process.platform import disk_bytes
 from twd.wire.failures import TwdError
 
 _log = logging.getLogger("twd.gguf_tools.slice")

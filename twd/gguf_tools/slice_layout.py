@@ -15,7 +15,16 @@ from twd.gguf_tools.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGU
 from twd.gguf_tools.encode import encode_field
 from twd.gguf_tools.header import ArrayField, GgufHeader, Scalar, TensorInfo
 from twd.gguf_tools.inspect import GgufInfo, block_kinds, floats, layer_of
-from twd.gguf_tools.slice_rules import INSTEAD, PER_LAYER, RULES, Output, SliceRule, can_slice, cuts_of, odd_tensor
+from twd.gguf_tools.slice_rules import (
+    INSTEAD,
+    PER_LAYER,
+    RULES,
+    OutputTensor,
+    SliceRule,
+    can_slice,
+    cuts_of,
+    odd_tensor,
+)
 from twd.wire.failures import FailureCode, TwdError
 
 FORMAT: Final = 2
@@ -55,7 +64,7 @@ class SliceFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Bytes:
+class FileRange:
     """A stretch of a file."""
 
     path: Path
@@ -71,7 +80,7 @@ class SliceTensor:
     shape: tuple[int, ...]
     kind: GGMLQuantizationType
     size: int
-    source: Bytes | None
+    source: FileRange | None
 
 
 @dataclass(slots=True)
@@ -80,7 +89,7 @@ class SliceLayout:
 
     facts: SliceFacts
     alignment: int
-    fields: list[bytes | Bytes] = field(default_factory=list)
+    fields: list[bytes | FileRange] = field(default_factory=list)
     tensors: list[SliceTensor] = field(default_factory=list)
 
 
@@ -195,7 +204,7 @@ class _Layout:
         if facts.tail:
             self._like.append(max(facts.end - 1, 0))
         self._sources = {
-            tensor.name: (tensor, Bytes(shard.path, shard.data_offset + tensor.offset, tensor.size_bytes))
+            tensor.name: (tensor, FileRange(shard.path, shard.data_offset + tensor.offset, tensor.size_bytes))
             for shard in shards
             for tensor in shard.tensors
         }
@@ -221,7 +230,7 @@ class _Layout:
         for key, (start, end) in self._header.spans.items():
             dropped = key in written or key.startswith(("split.", _PREFIX))
             if not dropped and (self._facts.ends or not key.startswith("tokenizer.")):
-                self._layout.fields.append(Bytes(self._header.path, start, end - start))
+                self._layout.fields.append(FileRange(self._header.path, start, end - start))
         self._layout.fields += [encode_field(key, *value) for key, value in written.items()]
 
     def _rewritten(self) -> _Fields:
@@ -271,7 +280,7 @@ class _Layout:
         facts, tied = self._facts, "output.weight" not in self._sources
         if not facts.ends:
             self._zeros("token_embd.weight", _STAND_IN_ROWS)
-            if self._rule.output is Output.REQUIRED:
+            if self._rule.output is OutputTensor.REQUIRED:
                 self._zeros("output.weight", _STAND_IN_ROWS)
             return
         if facts.first == 0 or tied:
@@ -282,7 +291,7 @@ class _Layout:
             for name, (tensor, source) in self._sources.items():
                 if name.startswith("output."):
                     self._keep(name, tensor, source)
-        elif self._rule.output is not Output.TIED:
+        elif self._rule.output is not OutputTensor.TIED:
             self._zeros("output.weight", self._vocabulary)
 
     def _add_layer(self, number: int, layer: int, *, empty: bool) -> None:
@@ -292,7 +301,7 @@ class _Layout:
                 zero = empty and rest not in self._rule.alive
                 self._keep(f"blk.{number}.{rest}", tensor, None if zero else source)
 
-    def _keep(self, name: str, tensor: TensorInfo, source: Bytes | None) -> None:
+    def _keep(self, name: str, tensor: TensorInfo, source: FileRange | None) -> None:
         self._layout.tensors.append(SliceTensor(name, tensor.shape, tensor.kind, tensor.size_bytes, source))
 
     def _zeros(self, name: str, rows: int) -> None:

@@ -16,7 +16,7 @@ from twd.gguf_tools.inspect import layer_of
 INSTEAD: Final = "`pool.engine: rpc` pools it without cutting it"
 
 
-class Output(enum.Enum):
+class OutputTensor(enum.Enum):
     """How llama.cpp finds the output matrix of an architecture."""
 
     OPTIONAL = "its own, else the embedding"
@@ -38,7 +38,7 @@ class SliceRule:
     """States that come in are scaled as embeddings are, so the engine puts them back in place behind the scaling."""
     dense_lead: bool = False
     """The first layers have no experts, and the file counts them."""
-    output: Output = Output.OPTIONAL
+    output: OutputTensor = OutputTensor.OPTIONAL
     first_multiple: int = 1
     """Layers differ by their number: a slice begins at a multiple of this."""
     odd_counts: frozenset[int] = frozenset()
@@ -50,7 +50,7 @@ class SliceRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Cuts:
+class CutPoints:
     """Where one model may be cut."""
 
     architecture: str = ""
@@ -79,7 +79,7 @@ class Cuts:
         return self.refusal(first, count) or (self.refusal(first, count + 1) if self.tails else "")
 
 
-ANYWHERE: Final = Cuts()
+ANYWHERE: Final = CutPoints()
 
 RULES: Final[dict[str, SliceRule]] = {
     "llama": SliceRule(layer_inputs=True),
@@ -87,23 +87,23 @@ RULES: Final[dict[str, SliceRule]] = {
     "qwen3": SliceRule(layer_inputs=True),
     "qwen3moe": SliceRule(layer_inputs=True),
     "phi3": SliceRule(),
-    "gpt-oss": SliceRule(layer_inputs=True, window_period=2, output=Output.REQUIRED),
-    "gemma": SliceRule(rescales_states=True, output=Output.TIED),
-    "gemma2": SliceRule(rescales_states=True, window_period=2, output=Output.TIED, odd_counts=frozenset({46})),
+    "gpt-oss": SliceRule(layer_inputs=True, window_period=2, output=OutputTensor.REQUIRED),
+    "gemma": SliceRule(rescales_states=True, output=OutputTensor.TIED),
+    "gemma2": SliceRule(rescales_states=True, window_period=2, output=OutputTensor.TIED, odd_counts=frozenset({46})),
     "gemma3": SliceRule(window_period=6, odd_counts=frozenset({62})),
     "granite": SliceRule(embedding_scale=True, unless=("deepstack_mapping",)),
     "deepseek2": SliceRule(dense_lead=True, odd_counts=frozenset({26, 27, 47, 48})),
-    "internlm2": SliceRule(output=Output.REQUIRED),
+    "internlm2": SliceRule(output=OutputTensor.REQUIRED),
     "mistral3": SliceRule(),
     "smollm3": SliceRule(first_multiple=4),
     "seed_oss": SliceRule(),
     "starcoder2": SliceRule(),
-    "olmo2": SliceRule(window_period=4, output=Output.REQUIRED),
-    "olmoe": SliceRule(output=Output.REQUIRED),
-    "qwen2moe": SliceRule(output=Output.REQUIRED, alive=("ffn_norm.weight", "ffn_gate_inp_shexp.weight")),
+    "olmo2": SliceRule(window_period=4, output=OutputTensor.REQUIRED),
+    "olmoe": SliceRule(output=OutputTensor.REQUIRED),
+    "qwen2moe": SliceRule(output=OutputTensor.REQUIRED, alive=("ffn_norm.weight", "ffn_gate_inp_shexp.weight")),
     "granitemoe": SliceRule(embedding_scale=True),
-    "command-r": SliceRule(output=Output.TIED, odd_counts=frozenset(range(64, 513))),
-    "cohere2": SliceRule(window_period=4, output=Output.TIED),
+    "command-r": SliceRule(output=OutputTensor.TIED, odd_counts=frozenset(range(64, 513))),
+    "cohere2": SliceRule(window_period=4, output=OutputTensor.TIED),
     "exaone4": SliceRule(odd_counts=frozenset({64})),
 }
 
@@ -134,11 +134,11 @@ def can_slice(header: GgufHeader) -> str:
     return next(_obstacles(header, architecture, rule), "")
 
 
-def cuts_of(header: GgufHeader) -> Cuts:
+def cuts_of(header: GgufHeader) -> CutPoints:
     """Where a model may be cut whose architecture is in the table."""
     architecture = header.text("general.architecture")
     rule, layers = RULES[architecture], header.number(f"{architecture}.block_count")
-    return Cuts(
+    return CutPoints(
         architecture=architecture,
         layers=layers,
         multiple=rule.first_multiple,

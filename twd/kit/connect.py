@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from twd.bus.address import BusAddress, Tls
-from twd.bus.nats_bus import NatsBus
-from twd.kit.settings import Bus as BusSettings
-from twd.kit.settings import Settings
+from twd.bus.nats.bus import NatsBus
+from twd.settings.model import BusConfig as BusSettings
+from twd.settings.model import Settings
 
 CONNECT_S = 10.0
 GATHER_S = {"metrics": 0.25}

@@ -11,8 +11,8 @@ from typing import Any, Final, TextIO
 import msgspec
 from msgspec import inspect as shape
 
-from twd.kit.settings import Log
-from twd.kit.settings_values import plain
+from twd.settings.model import LogConfig
+from twd.settings.values import plain
 
 MASK: Final = "***"
 _BEARER: Final = re.compile(r"(?i)(bearer\s+|token[=:]\s*|password[=:]\s*)[^\s,;\"']+")
@@ -21,7 +21,7 @@ _COLOURS: Final = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;
 _SHORTEST_SECRET: Final = 4
 
 
-def set_up(log: Log, *, secrets: Iterable[str] = (), stream: TextIO | None = None, about: dict[str, Any]) -> None:
+def set_up(log: LogConfig, *, secrets: Iterable[str] = (), stream: TextIO | None = None, about: dict[str, Any]) -> None:
     """Send all logging of this process to one stream; `about` goes with every JSON line."""
     stream = stream or sys.stderr
     human = log.format == "human" or (log.format == "auto" and stream.isatty())

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import twd
-from twd.bus.base import Hearing, Message
+from twd.bus.base import BusMessage, SubscriptionOptions
 from twd.wire.routes import ROUTE_OF
 
 if TYPE_CHECKING:
@@ -21,16 +21,16 @@ class MicroEndpoints:
         self._name = f"twd-{service.name}"
         self._id = service.instance.rsplit(".", 1)[-1]
 
-    def hearings(self) -> list[Hearing]:
+    def hearings(self) -> list[SubscriptionOptions]:
         """What to listen to: the nine subjects of the convention."""
         return [
-            Hearing(subject, self._answerer(verb))
+            SubscriptionOptions(subject, self._answerer(verb))
             for verb in ("PING", "INFO", "STATS")
             for subject in (f"$SRV.{verb}", f"$SRV.{verb}.{self._name}", f"$SRV.{verb}.{self._name}.{self._id}")
         ]
 
     def _answerer(self, verb: str) -> Any:
-        def answer(message: Message) -> None:
+        def answer(message: BusMessage) -> None:
             if message.reply:
                 body = self._identity(verb) | (self._details(verb))
                 self._service.bus.publish(message.reply, json.dumps(body).encode())
@@ -43,7 +43,7 @@ class MicroEndpoints:
             "name": self._name,
             "id": self._id,
             "version": twd.__version__,
-            "metadata": {"instance": self._service.instance, "node": self._service.ground.node},
+            "metadata": {"instance": self._service.instance, "node": self._service.ctx.node},
         }
 
     def _details(self, verb: str) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
+from twd.kit.load_retry import until_loaded
 from twd.kit.progress import Progress
-from twd.kit.service import Service, Surroundings
+from twd.kit.service import Service, ServiceContext
 from twd.kit.tasks import soon
-from twd.kit.tries import until_loaded
 from twd.wire.base import ModelId
 from twd.wire.failures import TwdError
 from twd.wire.model import ModelFailed
@@ -23,8 +23,8 @@ STEP: Final = 0.05
 class ModelService(Service, Generic[T]):
     """Loads `T` beside the loop; what fails is told and tried again."""
 
-    def __init__(self, ground: Surroundings, model: ModelId) -> None:
-        super().__init__(ground)
+    def __init__(self, ctx: ServiceContext, model: ModelId) -> None:
+        super().__init__(ctx)
         self.model = model
         self.settled = asyncio.Event()
         """Set when loading has ended for the first time, well or badly."""
@@ -86,4 +86,4 @@ class ModelService(Service, Generic[T]):
         self.settled.set()
         if new:
             self.log.error("%s cannot be loaded: %s (%s); tried again", self.model, error, error.failure.advice)
-            self.emit(ModelFailed(model=self.model, node=self.ground.node, failure=error.failure))
+            self.emit(ModelFailed(model=self.model, node=self.ctx.node, failure=error.failure))

@@ -18,12 +18,12 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 import twd
-from twd.bus.base import Bus, BusError, Hearing, Leases, Message, Subscription
-from twd.kit.asking import NotUnderstood, read_answer
+from twd.bus.base import Bus, BusError, BusMessage, Leases, Subscription, SubscriptionOptions
 from twd.kit.clock import Clock
 from twd.kit.effects import Do, Effect, Note, Publish, WakeAt
 from twd.kit.ids import Ids
 from twd.kit.micro import MicroEndpoints
+from twd.kit.reply_decoding import NotUnderstood, read_answer
 from twd.kit.tasks import TaskGroup, every
 from twd.wire.base import Event, EventId, NodeId
 from twd.wire.codec import Rejected, decode_as, encode
@@ -48,7 +48,7 @@ Effects = Iterable[Effect] | None
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class ServiceContext:
     """What a service is given to stand on."""
 
     bus: Bus
@@ -76,12 +76,12 @@ class Service:
 
     ALWAYS_WRITES: Final = (ServiceStarted, ServiceStopped, ServiceFaulted, MessageRejected, MessageDropped)
 
-    def __init__(self, ground: Surroundings) -> None:
-        self.ground = ground
-        self.bus = ground.bus
-        self.clock = ground.clock
-        self.instance = ground.ids.instance(self.name, ground.node)
-        self.log = ground.log.getChild(self.name)
+    def __init__(self, ctx: ServiceContext) -> None:
+        self.ctx = ctx
+        self.bus = ctx.bus
+        self.clock = ctx.clock
+        self.instance = ctx.ids.instance(self.name, ctx.node)
+        self.log = ctx.log.getChild(self.name)
         self.tasks = TaskGroup(self.name, self._task_failed)
         self.health = Health.STARTING
         self.note = ""
@@ -168,7 +168,7 @@ class Service:
     def _stamp(self, event: Event, cause: EventId | None) -> Event:
         return msgspec.structs.replace(
             event,
-            id=event.id or self.ground.ids.event(),
+            id=event.id or self.ctx.ids.event(),
             cause=event.cause or (self._cause if cause is None else cause),
             source=self.instance,
             at_ms=self.clock.wall_ms(),
@@ -203,17 +203,17 @@ class Service:
 
     # -- hearing -------------------------------------------------------------------------------
 
-    async def listen(self, event_types: Iterable[type[Event]], also: Iterable[Hearing] = ()) -> None:
+    async def listen(self, event_types: Iterable[type[Event]], also: Iterable[SubscriptionOptions] = ()) -> None:
         """Hear these events from now on, with one way to the broker; `reads` are listened to by start."""
         self._subscriptions += await self.bus.subscribe_all([*map(self._hearing, event_types), *also])
 
-    def _hearing(self, event_type: type[Event]) -> Hearing:
+    def _hearing(self, event_type: type[Event]) -> SubscriptionOptions:
         route = ROUTE_OF[event_type]
         handle = getattr(self, handler_name(event_type))
         handler = partial(self._receive, route, handle)
-        return Hearing(self.pattern(event_type), handler, route.group, when_full=route.when_full)
+        return SubscriptionOptions(self.pattern(event_type), handler, route.group, when_full=route.when_full)
 
-    def _receive(self, route: Route, handle: Callable[..., Effects], message: Message) -> None:
+    def _receive(self, route: Route, handle: Callable[..., Effects], message: BusMessage) -> None:
         if not self._running:
             return
         event = decode_as(route.event, message.data)
@@ -241,7 +241,7 @@ class Service:
 
         return reply
 
-    def _reject(self, message: Message, reason: str) -> None:
+    def _reject(self, message: BusMessage, reason: str) -> None:
         count = self.rejected[message.subject] = self.rejected.get(message.subject, 0) + 1
         if len(self.rejected) > 1000:
             self.rejected.clear()
@@ -269,9 +269,7 @@ class Service:
         if self.health is Health.STARTING:
             self.health = Health.OK
         await self.renew_lease()
-        self.emit(
-            ServiceStarted(service=self.name, node=self.ground.node, pid=self.ground.pid, version=twd.__version__)
-        )
+        self.emit(ServiceStarted(service=self.name, node=self.ctx.node, pid=self.ctx.pid, version=twd.__version__))
         self.tasks.start("lease", every(LEASE_RENEW_S, self._renew))
         if self.tick_s is not None:
             self.tasks.start("tick", every(self.tick_s, self._ticked))
@@ -304,8 +302,8 @@ class Service:
         return ServiceLease(
             service=self.name,
             instance=self.instance,
-            node=self.ground.node,
-            pid=self.ground.pid,
+            node=self.ctx.node,
+            pid=self.ctx.pid,
             version=twd.__version__,
             started_ms=self._started_ms,
             renewed_ms=self.clock.wall_ms(),
@@ -353,7 +351,7 @@ class Service:
         try:
             if self._leases is not None:
                 await self._leases.delete(self.instance)
-            self.emit(ServiceStopped(service=self.name, node=self.ground.node, reason=reason))
+            self.emit(ServiceStopped(service=self.name, node=self.ctx.node, reason=reason))
             await self.bus.flush(2.0)
         except BusError as error:
             self.log.warning("could not say goodbye: %s", error)
@@ -372,7 +370,7 @@ class Service:
         """Publish a fault with its cause; whether the service goes on is its own affair."""
         self.log.error("fault in %s: %s", during, "".join(traceback.format_exception(error)))
         failure = error.failure if isinstance(error, TwdError) else internal(error)
-        self.emit(ServiceFaulted(service=self.name, node=self.ground.node, failure=failure, during=during))
+        self.emit(ServiceFaulted(service=self.name, node=self.ctx.node, failure=failure, during=during))
 
     def give_up(self, error: TwdError, reason: str) -> None:
         """End over a failure that was told already; whoever supervises this service tries again."""
@@ -399,7 +397,7 @@ async def _awaited(action: Callable[[], Any]) -> None:
     await action()
 
 
-def _rejection(message: Message, reason: str, count: int = 1) -> MessageRejected:
+def _rejection(message: BusMessage, reason: str, count: int = 1) -> MessageRejected:
     return MessageRejected(
         subject=message.subject[:512], reason=reason[:1024], size_bytes=len(message.data), repeated=count
     )

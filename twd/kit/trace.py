@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from twd.kit.words import count
+from twd.kit.wording import count
 from twd.wire.base import Event
 from twd.wire.draft import DrafterAttached, DrafterChecked, DraftGranted, DraftProposed, SessionOpened
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobStarted, JobSubmitted, TokensAccepted
@@ -21,7 +21,7 @@ from twd.wire.service import (
 
 
 @dataclass(frozen=True)
-class Step:
+class TraceStep:
     """One event of a story. Times are in milliseconds: since the story began, and since the step before."""
 
     at_ms: int
@@ -31,21 +31,23 @@ class Step:
     what: str
 
 
-def tell(events: Iterable[Event]) -> list[Step]:
+def tell(events: Iterable[Event]) -> list[TraceStep]:
     """A story in order of time."""
     ordered = sorted(events, key=lambda event: event.at_ms)
     began = ordered[0].at_ms if ordered else 0
-    steps: list[Step] = []
+    steps: list[TraceStep] = []
     for event, before in zip(ordered, [None, *ordered], strict=False):
         after = event.at_ms - before.at_ms if before else 0
-        steps.append(Step(event.at_ms - began, after, kind_of(event), event.source, describe(event)))
+        steps.append(TraceStep(event.at_ms - began, after, kind_of(event), event.source, describe(event)))
     return steps
 
 
-def merge_runs(steps: Sequence[Step], kinds: Iterable[str] = ("tokens.accepted", "draft.proposed")) -> list[Step]:
+def merge_runs(
+    steps: Sequence[TraceStep], kinds: Iterable[str] = ("tokens.accepted", "draft.proposed")
+) -> list[TraceStep]:
     """The same story with runs of like steps as one line each: how many, and how long they took."""
-    merged: list[Step] = []
-    run: list[Step] = []
+    merged: list[TraceStep] = []
+    run: list[TraceStep] = []
     wanted = frozenset(kinds)
     for step in [*steps, None]:
         if step is not None and step.kind in wanted:
@@ -58,13 +60,13 @@ def merge_runs(steps: Sequence[Step], kinds: Iterable[str] = ("tokens.accepted",
     return merged
 
 
-def _as_one(run: Sequence[Step]) -> list[Step]:
+def _as_one(run: Sequence[TraceStep]) -> list[TraceStep]:
     if len(run) <= 2:
         return list(run)
     counts = {kind: sum(step.kind == kind for step in run) for kind in dict.fromkeys(step.kind for step in run)}
     took = run[-1].at_ms - run[0].at_ms
     what = ", ".join(f"{count} x {kind}" for kind, count in counts.items()) + f" in {took} ms; last: {run[-1].what}"
-    return [Step(run[0].at_ms, run[0].after_ms, "...", run[0].source, what)]
+    return [TraceStep(run[0].at_ms, run[0].after_ms, "...", run[0].source, what)]
 
 
 def kind_of(event: Event) -> str:

@@ -16,7 +16,7 @@ SESSIONS_MAX: Final = 4096
 
 
 @dataclass(slots=True)
-class Story:
+class JobStory:
     """The events of one job: how it began, and how it went lately."""
 
     head: list[bytes] = field(default_factory=list)
@@ -49,14 +49,14 @@ class Story:
         return [*self.head, *self.tail]
 
 
-class Memory:
+class JobMemory:
     """The stories of the last jobs, and how the last jobs ended."""
 
     def __init__(self, jobs_max: int, bytes_max: int = STORIES_BYTES_MAX) -> None:
         self._jobs_max = jobs_max
         self._bytes_max = bytes_max
         self._bytes = 0
-        self._stories: OrderedDict[JobId, Story] = OrderedDict()
+        self._stories: OrderedDict[JobId, JobStory] = OrderedDict()
         self._sessions: OrderedDict[SessionId, JobId] = OrderedDict()
         self._ended: OrderedDict[JobId, bytes] = OrderedDict()
 
@@ -65,7 +65,7 @@ class Memory:
         job = self._job_of(event)
         if job is None:
             return
-        self._bytes += self._stories.setdefault(job, Story()).add(data)
+        self._bytes += self._stories.setdefault(job, JobStory()).add(data)
         self._stories.move_to_end(job)
         if isinstance(event, JobFinished | JobFailed):
             self.recall(event, data)
@@ -96,9 +96,9 @@ class Memory:
             _, oldest = self._stories.popitem(last=False)
             self._bytes -= oldest.size
 
-    def story(self, job: JobId) -> Story:
+    def story(self, job: JobId) -> JobStory:
         """What is remembered of one job; empty when nothing is."""
-        return self._stories.get(job, Story())
+        return self._stories.get(job, JobStory())
 
     def history(self, limit: int) -> list[bytes]:
         """How the last jobs ended, newest first."""

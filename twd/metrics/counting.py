@@ -6,11 +6,11 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from twd.kit.job_owner import LOSSES
+from twd.kit.jobs.owner import LOSSES
 from twd.metrics import families as f
-from twd.metrics.families import Figures, Names
-from twd.metrics.lives import Life, Lives
-from twd.metrics.rings import Rings
+from twd.metrics.families import LabelValues, MetricValues
+from twd.metrics.lives import JobLife, JobLives
+from twd.metrics.rings import RingCounters
 from twd.wire.base import Event, ModelId
 from twd.wire.draft import DrafterAttached, DraftProposed
 from twd.wire.failures import FailureCode
@@ -34,16 +34,16 @@ POSITIONS_MAX: Final = 16
 DRAFTERS_KEPT: Final = 1024
 
 
-class Counting:
+class EventCounter:
     """The counters and histograms of everything that was heard. Jobs that only measure drafters are left out."""
 
     def __init__(self, models: Iterable[str] = ()) -> None:
-        self.figures = Figures()
-        self.lives = Lives()
-        self.models = Names(NAMES_MAX, models)
-        self.rings = Rings(self.figures, self.models)
-        self.services = Names(SERVICES_MAX)
-        self._drafter_labels = Names(NAMES_MAX, ["ngram", "prediction", "grammar", "recall"])
+        self.figures = MetricValues()
+        self.lives = JobLives()
+        self.models = LabelValues(NAMES_MAX, models)
+        self.rings = RingCounters(self.figures, self.models)
+        self.services = LabelValues(SERVICES_MAX)
+        self._drafter_labels = LabelValues(NAMES_MAX, ["ngram", "prediction", "grammar", "recall"])
         self._drafters: OrderedDict[str, str] = OrderedDict()
 
     def drafter(self, instance: str) -> str:
@@ -147,11 +147,11 @@ class Counting:
         else:
             self._ended(life, FailureCode(code))
 
-    def _ended(self, life: Life, code: FailureCode) -> None:
+    def _ended(self, life: JobLife, code: FailureCode) -> None:
         outcome = "cancelled" if code is FailureCode.CANCELLED else "failed"
         self.figures.add(f.JOBS, life.model, outcome, code.value)
 
-    def _times(self, life: Life, event: JobFinished | JobFailed) -> None:
+    def _times(self, life: JobLife, event: JobFinished | JobFailed) -> None:
         """By the worker's own clock; by stamps where several workers had the job."""
         stats = event.stats
         queued, first = stats.queued_ms, stats.queued_ms + stats.prefill_ms
@@ -163,7 +163,7 @@ class Counting:
         if stats.completion_tokens:
             self.figures.observe(f.FIRST_TOKEN, life.model, value=first / 1000)
 
-    def _work(self, life: Life, stats: JobStats) -> None:
+    def _work(self, life: JobLife, stats: JobStats) -> None:
         model = life.model
         self.figures.add(f.TOKENS, model, by=stats.completion_tokens - life.tokens)  # those told only in the end
         self.figures.add(f.PASSES, model, by=stats.passes)

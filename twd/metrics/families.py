@@ -13,7 +13,7 @@ OTHER: Final = "other"
 Labels = tuple[str, ...]
 
 
-class Kind(enum.StrEnum):
+class MetricKind(enum.StrEnum):
     """What may be done with a metric."""
 
     COUNTER = "counter"
@@ -22,26 +22,26 @@ class Kind(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # each is one of a kind: to find it costs no look into its fields
-class Family:
+class MetricFamily:
     """One metric; every combination of label values is a series of its own."""
 
     name: str
-    kind: Kind
+    kind: MetricKind
     about: str
     labels: Labels = ()
     buckets: tuple[float, ...] = ()
 
 
-def _counter(name: str, about: str, *labels: str) -> Family:
-    return Family(name, Kind.COUNTER, about, labels)
+def _counter(name: str, about: str, *labels: str) -> MetricFamily:
+    return MetricFamily(name, MetricKind.COUNTER, about, labels)
 
 
-def _gauge(name: str, about: str, *labels: str) -> Family:
-    return Family(name, Kind.GAUGE, about, labels)
+def _gauge(name: str, about: str, *labels: str) -> MetricFamily:
+    return MetricFamily(name, MetricKind.GAUGE, about, labels)
 
 
-def _seconds(name: str, about: str, *buckets: float) -> Family:
-    return Family(name, Kind.HISTOGRAM, about, ("model",), buckets)
+def _seconds(name: str, about: str, *buckets: float) -> MetricFamily:
+    return MetricFamily(name, MetricKind.HISTOGRAM, about, ("model",), buckets)
 
 
 JOBS = _counter("twd_jobs_total", "Jobs that ended, and why.", "model", "outcome", "code")
@@ -113,10 +113,10 @@ LEASES = _gauge("twd_leases", "Live services by the state that they tell.", "ser
 UNREAD = _counter("twd_metrics_unread_total", "Messages that the metrics service itself could not read.")
 BUILD = _gauge("twd_build_info", "Always 1; the version is in the label.", "version")
 
-FAMILIES: Final = tuple(value for value in list(globals().values()) if isinstance(value, Family))
+FAMILIES: Final = tuple(value for value in list(globals().values()) if isinstance(value, MetricFamily))
 
 
-class Names:
+class LabelValues:
     """Values of one label, bounded: a name that a stranger makes up must not become a series without end."""
 
     def __init__(self, limit: int, known: Iterable[str] = ()) -> None:
@@ -140,7 +140,7 @@ def clean(name: str) -> str:
 
 
 @dataclass(slots=True)
-class Spread:
+class HistogramSeries:
     """One series of a histogram: how many values lay in each bucket, the last one without a bound."""
 
     counts: list[int]
@@ -148,32 +148,32 @@ class Spread:
 
 
 @dataclass
-class Figures:
+class MetricValues:
     """All series of all metrics."""
 
-    values: dict[Family, dict[Labels, float]] = field(default_factory=dict)
-    spreads: dict[Family, dict[Labels, Spread]] = field(default_factory=dict)
+    values: dict[MetricFamily, dict[Labels, float]] = field(default_factory=dict)
+    spreads: dict[MetricFamily, dict[Labels, HistogramSeries]] = field(default_factory=dict)
 
-    def add(self, family: Family, *labels: str, by: float = 1.0) -> None:
+    def add(self, family: MetricFamily, *labels: str, by: float = 1.0) -> None:
         """Count; what is negative or none is no count."""
         if by > 0:
             series = self.values.setdefault(family, {})
             series[labels] = series.get(labels, 0.0) + by
 
-    def put(self, family: Family, series: dict[Labels, float]) -> None:
+    def put(self, family: MetricFamily, series: dict[Labels, float]) -> None:
         """Replace all series of a gauge: what is gone is not shown any more."""
         self.values[family] = series
 
-    def observe(self, family: Family, *labels: str, value: float) -> None:
+    def observe(self, family: MetricFamily, *labels: str, value: float) -> None:
         """Put a value into its bucket."""
         series = self.spreads.setdefault(family, {})
         spread = series.get(labels)
         if spread is None:
-            spread = series[labels] = Spread([0] * (len(family.buckets) + 1))
+            spread = series[labels] = HistogramSeries([0] * (len(family.buckets) + 1))
         value = max(0.0, value)
         spread.counts[bisect.bisect_left(family.buckets, value)] += 1
         spread.total += value
 
-    def value(self, family: Family, *labels: str) -> float:
+    def value(self, family: MetricFamily, *labels: str) -> float:
         """One series' value; 0 where nothing was counted."""
         return self.values.get(family, {}).get(labels, 0.0)

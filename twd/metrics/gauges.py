@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from twd.kit.board import stage_of
 from twd.metrics import families as f
-from twd.metrics.counting import Counting
+from twd.metrics.counting import EventCounter
 from twd.metrics.families import Labels
+from twd.process.process_table import stage_of
 from twd.wire.draft import read_paces
 from twd.wire.model import single_step_ms
 from twd.wire.service import ServiceLease
@@ -21,7 +21,7 @@ SUMMED = {
 """Gauges that are the sum of one fact over all workers of a model."""
 
 
-def refresh(counting: Counting, leases: Sequence[ServiceLease], version: str) -> None:
+def refresh(counting: EventCounter, leases: Sequence[ServiceLease], version: str) -> None:
     """Put all gauges as the leases have them."""
     speculators = [lease for lease in leases if lease.service == "speculator" and "model" in lease.facts]
     for speculator in speculators:
@@ -42,11 +42,11 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _model(counting: Counting, lease: ServiceLease) -> str:
+def _model(counting: EventCounter, lease: ServiceLease) -> str:
     return counting.models.of(str(lease.facts["model"]))
 
 
-def _sums(counting: Counting, speculators: Sequence[ServiceLease], fact: str) -> Series:
+def _sums(counting: EventCounter, speculators: Sequence[ServiceLease], fact: str) -> Series:
     series: Series = {}
     for lease in speculators:
         value = _number(lease.facts.get(fact))
@@ -56,7 +56,7 @@ def _sums(counting: Counting, speculators: Sequence[ServiceLease], fact: str) ->
     return series
 
 
-def _worst(counting: Counting, speculators: Sequence[ServiceLease]) -> Series:
+def _worst(counting: EventCounter, speculators: Sequence[ServiceLease]) -> Series:
     series: Series = {}
     for lease in speculators:
         exact = _number(lease.facts.get("exact"))
@@ -66,7 +66,7 @@ def _worst(counting: Counting, speculators: Sequence[ServiceLease]) -> Series:
     return series
 
 
-def _steps(counting: Counting, speculators: Sequence[ServiceLease]) -> Series:
+def _steps(counting: EventCounter, speculators: Sequence[ServiceLease]) -> Series:
     series: Series = {}
     for lease in speculators:
         if step_ms := single_step_ms(lease.facts):
@@ -74,7 +74,7 @@ def _steps(counting: Counting, speculators: Sequence[ServiceLease]) -> Series:
     return series
 
 
-def _of_drafters(counting: Counting, speculators: Sequence[ServiceLease], name: str, scale: float) -> Series:
+def _of_drafters(counting: EventCounter, speculators: Sequence[ServiceLease], name: str, scale: float) -> Series:
     return {
         (_model(counting, lease), counting.drafter(pace.drafter)): getattr(pace, name) * scale
         for lease in speculators
@@ -82,7 +82,7 @@ def _of_drafters(counting: Counting, speculators: Sequence[ServiceLease], name: 
     }
 
 
-def _leases(counting: Counting, leases: Sequence[ServiceLease]) -> Series:
+def _leases(counting: EventCounter, leases: Sequence[ServiceLease]) -> Series:
     series: Series = {}
     for lease in leases:
         labels = (counting.services.of(lease.service), stage_of(lease).value)
@@ -90,7 +90,7 @@ def _leases(counting: Counting, leases: Sequence[ServiceLease]) -> Series:
     return series
 
 
-def in_progress(counting: Counting) -> Series:
+def in_progress(counting: EventCounter) -> Series:
     """Jobs that started and have not ended, by model."""
     series: Series = {}
     for life in counting.lives.open.values():

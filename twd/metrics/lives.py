@@ -18,7 +18,7 @@ SILENT_S: Final = 900.0
 
 
 @dataclass(slots=True)
-class Life:
+class JobLife:
     """One job. Stamps are milliseconds of its workers' clocks; `heard` is our own time in seconds."""
 
     model: str
@@ -37,13 +37,13 @@ class Life:
 
 
 @dataclass
-class Lives:
+class JobLives:
     """All jobs that have started and not ended, and the names of some that have."""
 
-    open: OrderedDict[JobId, Life] = field(default_factory=OrderedDict)
+    open: OrderedDict[JobId, JobLife] = field(default_factory=OrderedDict)
     _ended: OrderedDict[JobId, None] = field(default_factory=OrderedDict)
 
-    def start(self, event: JobStarted, model: str, now: float) -> tuple[Life | None, bool]:
+    def start(self, event: JobStarted, model: str, now: float) -> tuple[JobLife | None, bool]:
         """A job starts, or goes on elsewhere; None for what is known already. Second: whether it was taken over."""
         if event.job in self._ended:
             return None, False
@@ -51,14 +51,14 @@ class Lives:
         if life is None:
             if len(self.open) >= OPEN_MAX:
                 self.open.popitem(last=False)
-            life = self.open[event.job] = Life(model, event.attempt, event.at_ms, now)
+            life = self.open[event.job] = JobLife(model, event.attempt, event.at_ms, now)
             return life, False
         if event.attempt <= life.attempt:
             return None, False
         life.attempt, life.lost, life.heard, life.resumed = event.attempt, None, now, life.tokens
         return life, True
 
-    def grow(self, event: TokensAccepted, now: float) -> tuple[Life, int, int | None] | None:
+    def grow(self, event: TokensAccepted, now: float) -> tuple[JobLife, int, int | None] | None:
         """The job, how many tokens are new, and the pause before them in ms, which the first has none of."""
         life = self.open.get(event.job)
         end = event.index + (len(event.tokens) or int(event.text != ""))
@@ -70,14 +70,14 @@ class Lives:
         life.tokens, life.first_ms = life.tokens + new, life.first_ms or event.at_ms
         return life, new, pause
 
-    def end(self, job: JobId, attempt: int) -> Life | None:
+    def end(self, job: JobId, attempt: int) -> JobLife | None:
         """A job is over; None where that was known, or an earlier attempt's end does not count."""
         life = self.open.get(job)
         if job in self._ended or (life is not None and attempt < life.attempt):
             return None
         self.open.pop(job, None)
         self._remember(job)
-        return life or Life("", attempt, 0, 0.0)
+        return life or JobLife("", attempt, 0, 0.0)
 
     def lose(self, job: JobId, attempt: int, code: FailureCode, now: float) -> None:
         """An attempt broke off; another worker may go on."""
@@ -90,7 +90,7 @@ class Lives:
         if not event.attempts and (life := self.open.get(event.job)) is not None:
             life.lost, life.heard = FailureCode.CANCELLED, now
 
-    def sweep(self, now: float) -> Iterator[tuple[Life, FailureCode]]:
+    def sweep(self, now: float) -> Iterator[tuple[JobLife, FailureCode]]:
         """Jobs that nobody went on with, or that were never heard of again."""
         for job, life in list(self.open.items()):
             patience = SILENT_S if life.lost is None else GRACE_S

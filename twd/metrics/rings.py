@@ -4,7 +4,7 @@ from collections import OrderedDict
 from typing import Final
 
 from twd.metrics import families as f
-from twd.metrics.families import Figures, Labels, Names
+from twd.metrics.families import Labels, LabelValues, MetricValues
 from twd.wire.base import InstanceId
 from twd.wire.ring import RingMeasured
 
@@ -14,13 +14,13 @@ SLICES_MAX: Final = 50
 PEERS: Final = frozenset({"home", "previous", "next"})
 
 
-class Rings:
+class RingCounters:
     """Counts reports; links count their bytes from the beginning of each ring."""
 
-    def __init__(self, figures: Figures, models: Names) -> None:
+    def __init__(self, figures: MetricValues, models: LabelValues) -> None:
         self._figures = figures
         self._models = models
-        self._slices = Names(SLICES_MAX)
+        self._slices = LabelValues(SLICES_MAX)
         self._sent: OrderedDict[InstanceId, tuple[str, dict[str, int]]] = OrderedDict()
         self._rtts: dict[Labels, tuple[float, float]] = {}
 

@@ -5,16 +5,16 @@ import asyncio
 import msgspec
 
 import twd
-from twd.bus.base import BusError, Hearing, Leases, Message
-from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
-from twd.kit.settings import Settings
+from twd.bus.base import BusError, BusMessage, Leases, SubscriptionOptions
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, ServiceContext
 from twd.kit.tasks import every
 from twd.metrics import gauges
-from twd.metrics.core import Memory
-from twd.metrics.counting import Counting
+from twd.metrics.core import JobMemory
+from twd.metrics.counting import EventCounter
 from twd.metrics.exposition import Exposition
 from twd.metrics.families import IN_PROGRESS, UNREAD
 from twd.metrics.job_log import JobLog
+from twd.settings.model import Settings
 from twd.wire.base import Event
 from twd.wire.codec import Rejected, decode, encode
 from twd.wire.draft import SessionOpened
@@ -34,7 +34,7 @@ LOOK_S = 3.0
 """Pause between two looks into the registry."""
 
 
-class Metrics(Service):
+class MetricsService(Service):
     """Remembers jobs, tells their stories, and counts."""
 
     name = "metrics"
@@ -42,10 +42,10 @@ class Metrics(Service):
     writes = (TraceReported, HistoryReported, MetricsReported)
     tick_s = 5.0
 
-    def __init__(self, ground: Surroundings, settings: Settings) -> None:
-        super().__init__(ground)
-        self.memory = Memory(settings.metrics.history)
-        self.counting = Counting(settings.served())
+    def __init__(self, ctx: ServiceContext, settings: Settings) -> None:
+        super().__init__(ctx)
+        self.memory = JobMemory(settings.metrics.history)
+        self.counting = EventCounter(settings.served())
         self._exposition = Exposition(self.counting.figures)
         self._job_log = JobLog(settings.home_dir / "history", settings.metrics.history)
         self._unwritten: list[bytes] = []
@@ -56,7 +56,9 @@ class Metrics(Service):
         """Listen to every broadcast."""
         self._recall()
         self._registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
-        await self.bus.subscribe_all([Hearing(one.pattern, self._hear, when_full=one.when_full) for one in BROADCASTS])
+        await self.bus.subscribe_all(
+            [SubscriptionOptions(one.pattern, self._hear, when_full=one.when_full) for one in BROADCASTS]
+        )
         await self._look()
         self.tasks.start("look", every(LOOK_S, self._look))
 
@@ -73,7 +75,7 @@ class Metrics(Service):
             named = self.counting.named(end)
             self.memory.recall(named, encode(named))
 
-    def _hear(self, message: Message) -> None:
+    def _hear(self, message: BusMessage) -> None:
         event = decode(message.data)
         if isinstance(event, Rejected):
             self.counting.figures.add(UNREAD)

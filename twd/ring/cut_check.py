@@ -4,9 +4,9 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from twd.engine.stage_check import PASSES, check_passes
-from twd.ring.frames import Close, Item, Open, Outcome, Pass, SessionSpec
-from twd.ring.home import Home
+from twd.engine.slices.check import PASSES, check_passes
+from twd.ring.frames import Close, ItemOutcome, Open, PassFrame, SessionSpec, WindowItem
+from twd.ring.home import RingDriver
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Sampling, TokenLogprob
 
@@ -15,19 +15,19 @@ ANSWER_S: Final = 300.0
 _SLOT: Final = 0
 
 
-def takes_check(home: Home) -> bool:
+def takes_check(home: RingDriver) -> bool:
     """Whether the ring's windows and context are large enough for the text."""
     return home.bounds.window_max > max(PASSES) and home.bounds.ctx_size > sum(PASSES)
 
 
-def run_check(home: Home, vocabulary: int) -> list[TokenLogprob]:
+def run_check(home: RingDriver, vocabulary: int) -> list[TokenLogprob]:
     """A report for each token of the text; before each pass wrong tokens are fed and taken back."""
     home.send(Open(_SLOT, SessionSpec(Sampling(), 0, 0, ignore_eos=True, check=True)))
     reports: list[TokenLogprob] = []
     epoch = 0
     for at, tokens in check_passes(vocabulary):
-        _ask(home, Item(_SLOT, epoch, at, _wrong(tokens), committed=len(tokens) + 1, picks=False))
-        answer = _ask(home, Item(_SLOT, epoch + 1, at, tokens))
+        _ask(home, WindowItem(_SLOT, epoch, at, _wrong(tokens), committed=len(tokens) + 1, picks=False))
+        answer = _ask(home, WindowItem(_SLOT, epoch + 1, at, tokens))
         if answer.standing != len(tokens) or len(answer.logprobs) != len(tokens):
             raise TwdError(FailureCode.BACKEND_BROKEN, "the last stage left the text of the check")
         reports += answer.logprobs
@@ -40,8 +40,8 @@ def _wrong(tokens: Sequence[int]) -> list[int]:
     return [*reversed(tokens), tokens[0]]
 
 
-def _ask(home: Home, item: Item) -> Outcome:
-    home.send(Pass(item.epoch, [item]))
+def _ask(home: RingDriver, item: WindowItem) -> ItemOutcome:
+    home.send(PassFrame(item.epoch, [item]))
     end = time.monotonic() + ANSWER_S
     while home.over is None and (left := end - time.monotonic()) > 0:
         for answer in home.answers(left):

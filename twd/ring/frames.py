@@ -50,34 +50,34 @@ class LinkClosedError(TwdError):
         super().__init__(FailureCode.WORKER_LOST, message)
 
 
-class Role(enum.StrEnum):
+class LinkRole(enum.StrEnum):
     """Who opens a link to a stage."""
 
     HOME = "home"
     CHAIN = "chain"
 
 
-class Message(msgspec.Struct, frozen=True, array_like=True):
+class RingMessage(msgspec.Struct, frozen=True, array_like=True):
     """Base of all messages: written as arrays, so that a token costs few bytes."""
 
 
-class Challenge(Message, frozen=True, array_like=True):
+class Challenge(RingMessage, frozen=True, array_like=True):
     """A stage speaks first: whoever connected must prove that it knows the ring's secret."""
 
     nonce: Secret
 
 
-class Hello(Message, frozen=True, array_like=True):
+class Hello(RingMessage, frozen=True, array_like=True):
     """The answer: who it is, and the proof."""
 
-    role: Role
+    role: LinkRole
     ring: Name
     sender: Name
     nonce: Secret
     proof: Secret
 
 
-class Welcome(Message, frozen=True, array_like=True):
+class Welcome(RingMessage, frozen=True, array_like=True):
     """The link stands, and so does the chain behind the stage. `credits` passes may be in flight."""
 
     proof: Secret
@@ -88,7 +88,7 @@ class Welcome(Message, frozen=True, array_like=True):
     window_max: Rows
 
 
-class SessionSpec(Message, frozen=True, array_like=True):
+class SessionSpec(RingMessage, frozen=True, array_like=True):
     """What the last stage needs to pick a session's tokens. `logprobs` None: none are wanted. `check`: it stays on the
     check's text instead, and reports on the logits."""
 
@@ -101,27 +101,27 @@ class SessionSpec(Message, frozen=True, array_like=True):
     check: bool = False
 
 
-class Open(Message, frozen=True, array_like=True):
+class Open(RingMessage, frozen=True, array_like=True):
     """A session takes a slot; what the slot holds stays, for the session's first window says where it begins."""
 
     slot: Slot
     spec: SessionSpec
 
 
-class Copy(Message, frozen=True, array_like=True):
+class Copy(RingMessage, frozen=True, array_like=True):
     """Make one slot's cache equal to another's."""
 
     source: Slot
     target: Slot
 
 
-class Close(Message, frozen=True, array_like=True):
+class Close(RingMessage, frozen=True, array_like=True):
     """A session is over; its cache stays until the slot is used again."""
 
     slot: Slot
 
 
-class Item(Message, frozen=True, array_like=True):
+class WindowItem(RingMessage, frozen=True, array_like=True):
     """A window as it travels: one slot's tokens from position `at` on, where the slot is rolled back to first.
 
     The first `committed` tokens are decided; those behind are drafts. Without `picks` nothing is judged. Padding does
@@ -136,7 +136,7 @@ class Item(Message, frozen=True, array_like=True):
     picks: bool = True
 
 
-class Outcome(Message, frozen=True, array_like=True):
+class ItemOutcome(RingMessage, frozen=True, array_like=True):
     """What came of one item: the picked tokens, and how many of the item's own stand. Or why nothing came of it."""
 
     slot: Slot
@@ -148,14 +148,14 @@ class Outcome(Message, frozen=True, array_like=True):
     failure: Failure | None = None
 
 
-class Mark(Message, frozen=True, array_like=True):
+class StageTiming(RingMessage, frozen=True, array_like=True):
     """How long a pass waited at a stage, and how long it was computed there, in microseconds."""
 
     queue_us: Annotated[int, Meta(ge=0)]
     compute_us: Annotated[int, Meta(ge=0)]
 
 
-class Pass(Message, frozen=True, array_like=True):
+class PassFrame(RingMessage, frozen=True, array_like=True):
     """Windows of some slots, one a slot, that are computed together. From the second stage on their states follow,
     row by row.
 
@@ -163,9 +163,9 @@ class Pass(Message, frozen=True, array_like=True):
     """
 
     id: Annotated[int, Meta(ge=0, lt=2**53)]
-    items: Annotated[list[Item], Meta(max_length=SLOTS_MAX)]
-    refused: Annotated[list[Outcome], Meta(max_length=SLOTS_MAX)] = []
-    trail: Annotated[list[Mark], Meta(max_length=1024)] = []
+    items: Annotated[list[WindowItem], Meta(max_length=SLOTS_MAX)]
+    refused: Annotated[list[ItemOutcome], Meta(max_length=SLOTS_MAX)] = []
+    trail: Annotated[list[StageTiming], Meta(max_length=1024)] = []
 
     @property
     def rows(self) -> int:
@@ -173,34 +173,34 @@ class Pass(Message, frozen=True, array_like=True):
         return sum(len(item.tokens) for item in self.items)
 
 
-class Verdicts(Message, frozen=True, array_like=True):
+class PassResults(RingMessage, frozen=True, array_like=True):
     """The one answer to a pass, and a credit back; items without an outcome were of a dead epoch."""
 
     id: Annotated[int, Meta(ge=0, lt=2**53)]
-    outcomes: Annotated[list[Outcome], Meta(max_length=SLOTS_MAX)] = []
-    trail: Annotated[list[Mark], Meta(max_length=1024)] = []
+    outcomes: Annotated[list[ItemOutcome], Meta(max_length=SLOTS_MAX)] = []
+    trail: Annotated[list[StageTiming], Meta(max_length=1024)] = []
 
 
-class Void(Message, frozen=True, array_like=True):
+class VoidEpochs(RingMessage, frozen=True, array_like=True):
     """All windows of a slot whose epoch is below `epoch` are dead. Overtakes what is queued."""
 
     slot: Slot
     epoch: Epoch
 
 
-class Probe(Message, frozen=True, array_like=True):
+class LinkProbe(RingMessage, frozen=True, array_like=True):
     """Are you there? A payload makes it a measure of bandwidth."""
 
     id: Annotated[int, Meta(ge=0, lt=2**53)]
 
 
-class Pong(Message, frozen=True, array_like=True):
+class LinkPong(RingMessage, frozen=True, array_like=True):
     """I am."""
 
     id: Annotated[int, Meta(ge=0, lt=2**53)]
 
 
-class Broken(Message, frozen=True, array_like=True):
+class LinkBroken(RingMessage, frozen=True, array_like=True):
     """The last word on a link: why it is being closed."""
 
     failure: Failure
@@ -208,7 +208,7 @@ class Broken(Message, frozen=True, array_like=True):
 
 class _Kind(NamedTuple):
     number: int
-    message: type[Message]
+    message: type[RingMessage]
     header_max: int
     payload_max: int | None = 0
     """None: as much as the link's largest pass."""
@@ -222,12 +222,12 @@ _KINDS: Final = (
     _Kind(4, Open, 4 << 20),
     _Kind(5, Copy, 32),
     _Kind(6, Close, 32),
-    _Kind(7, Pass, 1 << 20, None),
-    _Kind(8, Void, 32),
-    _Kind(9, Verdicts, 4 << 20),
-    _Kind(10, Probe, 32, BULK_PROBE),
-    _Kind(11, Pong, 32),
-    _Kind(12, Broken, 16 << 10),
+    _Kind(7, PassFrame, 1 << 20, None),
+    _Kind(8, VoidEpochs, 32),
+    _Kind(9, PassResults, 4 << 20),
+    _Kind(10, LinkProbe, 32, BULK_PROBE),
+    _Kind(11, LinkPong, 32),
+    _Kind(12, LinkBroken, 16 << 10),
 )
 _BY_NUMBER: Final = {kind.number: kind for kind in _KINDS}
 _BY_MESSAGE: Final = {kind.message: kind for kind in _KINDS}
@@ -238,11 +238,11 @@ _encoder: Final = msgspec.msgpack.Encoder()
 class Frame(NamedTuple):
     """A message and the bytes behind it."""
 
-    message: Message
+    message: RingMessage
     payload: bytes = b""
 
 
-def encode(message: Message, payload: bytes | memoryview = b"") -> bytes:
+def encode(message: RingMessage, payload: bytes | memoryview = b"") -> bytes:
     """A frame as bytes."""
     kind = _BY_MESSAGE[type(message)]
     header = _encoder.encode(message)
@@ -251,7 +251,7 @@ def encode(message: Message, payload: bytes | memoryview = b"") -> bytes:
     return b"".join((HEADER.pack(MAGIC, VERSION, kind.number, len(header), len(payload)), header, payload))
 
 
-class FrameReader:
+class RingFrameReader:
     """Frames out of a stream. `receive` gives some bytes, at most so many, and none at the end.
 
     `payload_max` bounds the states of a pass; 0 where none may come.
@@ -299,7 +299,7 @@ class FrameReader:
             self._buffer += more
 
 
-def _decoded(kind: _Kind, header: bytes) -> Message:
+def _decoded(kind: _Kind, header: bytes) -> RingMessage:
     try:
         return _DECODERS[kind.number].decode(header)
     except (*NONSENSE, ValueError) as error:

@@ -9,26 +9,26 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from twd.ring.frames import (
-    Broken,
     Challenge,
     FrameError,
-    FrameReader,
     Hello,
+    LinkBroken,
     LinkClosedError,
-    Message,
-    Role,
+    LinkRole,
+    RingFrameReader,
+    RingMessage,
     Welcome,
     encode,
 )
 from twd.ring.transport import TlsTransport, Transport
-from twd.ring.trust import Trust, fresh_nonce
+from twd.ring.trust import RingTrust, fresh_nonce
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.ring import FrameFault
 
 _AGAIN_S: Final = 0.02
 _GUEST, _HOST = "guest", "host"
 
-M = TypeVar("M", bound=Message)
+M = TypeVar("M", bound=RingMessage)
 
 
 class RefusedError(TwdError):
@@ -36,26 +36,26 @@ class RefusedError(TwdError):
 
 
 @dataclass(slots=True)
-class Connection:
+class PendingConnection:
     """A link in the making."""
 
     transport: Transport
-    reader: FrameReader
+    reader: RingFrameReader
 
-    def send(self, message: Message) -> None:
+    def send(self, message: RingMessage) -> None:
         """One frame."""
         self.transport.send(encode(message))
 
     def refuse(self, error: TwdError) -> None:
         """Say why this goes no further, and end it."""
         with contextlib.suppress(LinkClosedError):
-            self.send(Broken(error.failure))
+            self.send(LinkBroken(error.failure))
         self.transport.free()
 
 
 def open_connection(
     sock: socket.socket, context: ssl.SSLContext | None, deadline: float, *, server: bool
-) -> Connection:
+) -> PendingConnection:
     """Make a socket a connection, encrypted if there is a context for it."""
 
     def patience() -> float:
@@ -70,22 +70,22 @@ def open_connection(
         except TwdError:
             transport.free()
             raise
-    return Connection(transport, FrameReader(transport.receive))
+    return PendingConnection(transport, RingFrameReader(transport.receive))
 
 
 @dataclass(frozen=True, slots=True)
-class Guest:
+class VerifiedPeer:
     """Somebody who proved to be of the ring."""
 
     hello: Hello
     nonce: bytes
 
-    def welcome_proof(self, trust: Trust) -> bytes:
+    def welcome_proof(self, trust: RingTrust) -> bytes:
         """Shows the guest that we are of the ring, too."""
         return trust.proof(_HOST, self.hello.nonce, self.nonce)
 
 
-def admit(connection: Connection, trust: Trust, pinned: dict[Role, bytes]) -> Guest:
+def admit(connection: PendingConnection, trust: RingTrust, pinned: dict[LinkRole, bytes]) -> VerifiedPeer:
     """Challenge whoever connected; raises FrameError unless it is of this ring. `pinned`: each role's certificate."""
     nonce = fresh_nonce()
     connection.send(Challenge(nonce))
@@ -98,7 +98,7 @@ def admit(connection: Connection, trust: Trust, pinned: dict[Role, bytes]) -> Gu
         raise FrameError(FrameFault.WRONG_KEY, f"{hello.sender[:80]!r} does not know the ring's secret")
     if trust.encrypted and connection.transport.peer_certificate != pinned.get(hello.role):
         raise FrameError(FrameFault.WRONG_KEY, f"{hello.sender[:80]!r} shows a certificate of another role")
-    return Guest(hello, nonce)
+    return VerifiedPeer(hello, nonce)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,22 +114,22 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Dialed:
+class DialedLink:
     """A connection that was welcomed."""
 
-    connection: Connection
+    connection: PendingConnection
     welcome: Welcome
 
 
 def dial(
     to: Endpoint,
-    trust: Trust,
+    trust: RingTrust,
     context: ssl.SSLContext | None,
-    role: Role,
+    role: LinkRole,
     sender: str,
     deadline: float,
     wanted: Callable[[], bool] = lambda: True,
-) -> Dialed:
+) -> DialedLink:
     """Connect to a stage, again and again until the deadline or until it is not `wanted` any more: the stage may not
     listen, or not be wired, yet."""
     while True:
@@ -144,8 +144,8 @@ def dial(
 
 
 def dial_once(
-    to: Endpoint, trust: Trust, context: ssl.SSLContext | None, role: Role, sender: str, deadline: float
-) -> Dialed:
+    to: Endpoint, trust: RingTrust, context: ssl.SSLContext | None, role: LinkRole, sender: str, deadline: float
+) -> DialedLink:
     """Connect to a stage; raises TwdError, or OSError where nobody listens."""
     left = max(deadline - time.monotonic(), 0.001)
     sock = socket.create_connection((to.host, to.port), timeout=left)
@@ -161,12 +161,12 @@ def dial_once(
     except TwdError:
         connection.transport.free()
         raise
-    return Dialed(connection, welcome)
+    return DialedLink(connection, welcome)
 
 
-def _read(connection: Connection, kind: type[M]) -> M:
+def _read(connection: PendingConnection, kind: type[M]) -> M:
     message = connection.reader.read().message
-    if isinstance(message, Broken):
+    if isinstance(message, LinkBroken):
         raise RefusedError(message.failure.code, message.failure.message)
     if not isinstance(message, kind):
         raise FrameError(FrameFault.UNEXPECTED, f"a {type(message).__name__} where a {kind.__name__} was due")

@@ -7,23 +7,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from twd.ring.frames import Frame, FrameError, LinkClosedError, Message, Role, Verdicts, Void, Welcome
-from twd.ring.handshake import Dialed, Endpoint, dial
-from twd.ring.links import Link, Pace
-from twd.ring.trust import Identity, Trust, client_context
+from twd.ring.frames import Frame, FrameError, LinkClosedError, LinkRole, PassResults, RingMessage, VoidEpochs, Welcome
+from twd.ring.handshake import DialedLink, Endpoint, dial
+from twd.ring.links import ProbePace, RingLink
+from twd.ring.trust import LinkIdentity, RingTrust, client_context
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.ring import FrameFault, HopFacts, StageReady
 
 
-class Answer(NamedTuple):
+class PassAnswer(NamedTuple):
     """What came of a pass, and when it came."""
 
-    verdicts: Verdicts
+    verdicts: PassResults
     at: float
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class RingLimits:
     """What all stages of a ring can take."""
 
     slots: int
@@ -32,7 +32,7 @@ class Bounds:
     credits: int
 
     @classmethod
-    def of(cls, welcomes: Sequence[Welcome]) -> "Bounds":
+    def of(cls, welcomes: Sequence[Welcome]) -> "RingLimits":
         """The least of each."""
         return cls(
             slots=min(one.slots for one in welcomes),
@@ -42,24 +42,25 @@ class Bounds:
         )
 
 
-class Home:
+class RingDriver:
     """A ring that stands, until any of its links is lost; then it is over for good.
 
     Answers are collected here; `wake` is called, from any thread, for each of them and once when the ring is over.
     """
 
-    def __init__(self, dialed: Sequence[Dialed], names: Sequence[str], pace: Pace) -> None:
-        self.bounds = Bounds.of([one.welcome for one in dialed])
+    def __init__(self, dialed: Sequence[DialedLink], names: Sequence[str], pace: ProbePace) -> None:
+        self.bounds = RingLimits.of([one.welcome for one in dialed])
         self.stages = len(dialed)
         self.wake: Callable[[], None] = lambda: None
         self.ended: Callable[[TwdError], None] = lambda reason: None
         """Called once, from any thread, when the ring is over."""
         self.over: TwdError | None = None
         """Why the ring is over."""
-        self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[PassAnswer | None] = queue.SimpleQueue()
         """None: the ring is over, and nobody need wait for more."""
         self._links = [
-            Link(one.connection, name, self._take, self._lost, pace) for one, name in zip(dialed, names, strict=True)
+            RingLink(one.connection, name, self._take, self._lost, pace)
+            for one, name in zip(dialed, names, strict=True)
         ]
         for link in self._links:
             link.start()
@@ -68,18 +69,18 @@ class Home:
     def connect(
         cls,
         stages: Sequence[StageReady],
-        trust: Trust,
-        identity: Identity,
+        trust: RingTrust,
+        identity: LinkIdentity,
         name: str,
         deadline: float,
-        pace: Pace,
-    ) -> "Home":
+        pace: ProbePace,
+    ) -> "RingDriver":
         """Reach all stages, which were told their places; blocks until each stands, at most until `deadline`."""
 
-        def reach(stage: StageReady) -> Dialed:
+        def reach(stage: StageReady) -> DialedLink:
             context = client_context(identity, stage.certificate) if trust.encrypted else None
             to = Endpoint(stage.host, stage.port, stage.stage)
-            return dial(to, trust, context, Role.HOME, name, deadline)
+            return dial(to, trust, context, LinkRole.HOME, name, deadline)
 
         with ThreadPoolExecutor(len(stages), thread_name_prefix="dial") as pool:
             reached = [pool.submit(reach, stage) for stage in stages]
@@ -91,18 +92,18 @@ class Home:
             raise failed[0]
         return cls([one.result() for one in reached], [stage.stage for stage in stages], pace)
 
-    def send(self, message: Message) -> None:
+    def send(self, message: RingMessage) -> None:
         """Down the chain, in order; a ring that is over takes it and does nothing."""
         self._send(self._links[0], message)
 
     def void(self, slot: int, epoch: int) -> None:
         """All epochs of a slot below this one are dead; overtakes what is queued."""
         for link in self._links:
-            self._send(link, Void(slot, epoch))
+            self._send(link, VoidEpochs(slot, epoch))
 
-    def answers(self, timeout_s: float = 0.0) -> list[Answer]:
+    def answers(self, timeout_s: float = 0.0) -> list[PassAnswer]:
         """What has come, in order; waits for a first one so long, or until the ring is over."""
-        found: list[Answer] = []
+        found: list[PassAnswer] = []
         wait = timeout_s > 0.0 and self.over is None
         try:
             while (answer := self._answers.get(wait and not found, timeout_s)) is not None:
@@ -126,19 +127,19 @@ class Home:
         ended = [link.join(max(0.0, end - time.monotonic())) for link in self._links]
         return all(ended)
 
-    def _send(self, link: Link, message: Message) -> None:
+    def _send(self, link: RingLink, message: RingMessage) -> None:
         try:
             link.send(message)
         except LinkClosedError as error:
             link.close(error)  # its own thread tells that the ring is over
 
     def _take(self, frame: Frame) -> None:
-        if not isinstance(frame.message, Verdicts):
+        if not isinstance(frame.message, PassResults):
             raise FrameError(FrameFault.UNEXPECTED, f"a {type(frame.message).__name__} does not belong here")
-        self._answers.put(Answer(frame.message, time.monotonic()))
+        self._answers.put(PassAnswer(frame.message, time.monotonic()))
         self.wake()
 
-    def _lost(self, link: Link, reason: TwdError) -> None:
+    def _lost(self, link: RingLink, reason: TwdError) -> None:
         if self.over is None:
             self.over = TwdError(FailureCode.WORKER_LOST, f"the ring lost stage {link.peer}: {reason}")
             self.close(LinkClosedError("another stage of this ring is lost"))

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from twd.ring.frames import Broken, Frame, LinkClosedError, Message, Pong, Probe, encode
-from twd.ring.handshake import Connection, RefusedError
-from twd.ring.pulse import Pulse
+from twd.ring.frames import Frame, LinkBroken, LinkClosedError, LinkPong, LinkProbe, RingMessage, encode
+from twd.ring.handshake import PendingConnection, RefusedError
+from twd.ring.pulse import LinkPulse
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.ring import HopFacts
 
@@ -19,14 +19,14 @@ _LAST_WORD_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class ProbePace:
     """How often a link is probed, and how long a silence means that the other end is gone."""
 
     probe_s: float = 0.4
     silence_s: float = 2.0
 
 
-class Link:
+class RingLink:
     """One connection after its handshake. `handle` gets every frame but probes, `closed` the reason, once.
 
     Both are called on the link's own receiving thread. What `handle` raises closes the link.
@@ -34,11 +34,11 @@ class Link:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: PendingConnection,
         peer: str,
         handle: Callable[[Frame], None],
-        closed: Callable[["Link", TwdError], None],
-        pace: Pace = Pace(),
+        closed: Callable[["RingLink", TwdError], None],
+        pace: ProbePace = ProbePace(),
     ) -> None:
         self.peer = peer
         self._transport = transport = connection.transport
@@ -46,7 +46,7 @@ class Link:
         self._handle = handle
         self._closed = closed
         self._reason: TwdError | None = None
-        self._pulse = Pulse(pace.probe_s, lambda: transport.sent_bytes)
+        self._pulse = LinkPulse(pace.probe_s, lambda: transport.sent_bytes)
         transport.heard = time.monotonic()
         transport.patience = lambda: pace.silence_s - (time.monotonic() - transport.heard)
         self._receiver = threading.Thread(target=self._receive, name=f"link {peer}", daemon=True)
@@ -66,7 +66,7 @@ class Link:
         """Whether neither end has closed it."""
         return self._reason is None
 
-    def send(self, message: Message, payload: bytes = b"") -> None:
+    def send(self, message: RingMessage, payload: bytes = b"") -> None:
         """One frame; waits while the other end does not read. Raises LinkClosedError."""
         self._transport.send(encode(message, payload))
 
@@ -121,11 +121,11 @@ class Link:
 
     def _take(self, frame: Frame) -> None:
         match frame.message:
-            case Probe(id=number):
+            case LinkProbe(id=number):
                 self._pulse.owe(number)
-            case Pong(id=number):
+            case LinkPong(id=number):
                 self._pulse.answered(number)
-            case Broken(failure=failure):
+            case LinkBroken(failure=failure):
                 raise RefusedError(failure.code, failure.message)
             case _ if self.is_open:
                 self._handle(frame)
@@ -136,5 +136,5 @@ class Link:
                 for message, payload in due:
                     self.send(message, payload)
             if self._reason is not None and not isinstance(self._reason, RefusedError):
-                self.send(Broken(self._reason.failure))
+                self.send(LinkBroken(self._reason.failure))
             self._transport.finish()

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from twd.ring.frames import BULK_PROBE, Message, Pong, Probe
+from twd.ring.frames import BULK_PROBE, LinkPong, LinkProbe, RingMessage
 
 _PROBES_KEPT: Final = 64
 _OWED_MAX: Final = 64
@@ -16,10 +16,10 @@ _QUIET_BYTES: Final = 512
 _SMOOTH: Final = 0.2
 _NOISE: Final = 0.1
 
-Due = list[tuple[Message, bytes]]
+Due = list[tuple[RingMessage, bytes]]
 
 
-class Pulse:
+class LinkPulse:
     """Probes at a steady pace and pongs at once; every so often, on a quiet link, a long probe for the bandwidth."""
 
     def __init__(self, probe_s: float, sent_bytes: Callable[[], int]) -> None:
@@ -53,7 +53,7 @@ class Pulse:
         """Wait for what must be sent next; None when stopped."""
         with self._change:
             while not self._stopped:
-                pongs: Due = [(Pong(number), b"") for number in self._owed]
+                pongs: Due = [(LinkPong(number), b"") for number in self._owed]
                 self._owed.clear()
                 left = self._next_at - time.monotonic()
                 if left <= 0:
@@ -77,7 +77,7 @@ class Pulse:
             self.rtt_s += (took - self.rtt_s) * (_SMOOTH if self.rtt_s else 1.0)
             self.rtt_min_s = min(took, self.rtt_min_s or took)
 
-    def _probe(self) -> tuple[Message, bytes]:
+    def _probe(self) -> tuple[RingMessage, bytes]:
         now, sent = time.monotonic(), self._sent_bytes()
         quiet = sent - self._sent_before < _QUIET_BYTES
         self._number += 1
@@ -87,4 +87,4 @@ class Pulse:
         if len(self._out) > _PROBES_KEPT:
             self._out.popitem(last=False)
         self._next_at = now + self._probe_s
-        return Probe(self._number), bytes(size)
+        return LinkProbe(self._number), bytes(size)

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from twd.decoding.pipeline import PipelineState
+from twd.decoding.slots import Slots, worth_copying
+from twd.decoding.window import Report, Sampler, VerifyResult, Window, check, check_prompt
 from twd.engine.context import Logits
-from twd.engine.pipe import Pipe
-from twd.engine.slots import Slots, worth_copying
-from twd.engine.window import Picker, Report, Verdict, Window, check, check_prompt
-from twd.ring.frames import Close, Copy, Item, Mark, Open, Outcome, Pass, SessionSpec, Verdicts
-from twd.ring.home import Answer, Home
+from twd.ring.frames import Close, Copy, ItemOutcome, Open, PassFrame, PassResults, SessionSpec, StageTiming, WindowItem
+from twd.ring.home import PassAnswer, RingDriver
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import TokenLogprob
 
 
-class SpecPicker:
+class RemoteSpecSampler:
     """A session's way to pick tokens, told to the last stage, which picks."""
 
     def __init__(self, spec: SessionSpec) -> None:
@@ -28,7 +28,7 @@ class SpecPicker:
         raise TwdError(FailureCode.INTERNAL, "over a ring the last stage picks")
 
 
-class SpecReport:
+class RemoteSpecReport:
     """How many alternatives to report with each token; the last stage does it."""
 
     def __init__(self, top: int) -> None:
@@ -65,7 +65,7 @@ class RingTarget:
     trees = False
     can_rollback = True
 
-    def __init__(self, home: Home, pipe: Pipe, *, vocabulary: int, in_flight: int = 32) -> None:
+    def __init__(self, home: RingDriver, pipe: PipelineState, *, vocabulary: int, in_flight: int = 32) -> None:
         self.pipe = pipe
         self.in_flight = in_flight
         self.n_slots = home.bounds.slots
@@ -79,13 +79,13 @@ class RingTarget:
         self.rows_kept = 0
         """Positions that became text or prompt; the rest was computed, if at all, in vain."""
         self._number = 0
-        self._offered: deque[tuple[Home, Pipe | None]] = deque()
+        self._offered: deque[tuple[RingDriver, PipelineState | None]] = deque()
         """By other threads; each is taken up in its turn, as its pipe may be what a later one goes by."""
         self._adopt(home)
 
     # -- which ring ------------------------------------------------------------------------------
 
-    def rewire(self, home: Home, pipe: Pipe | None = None) -> None:
+    def rewire(self, home: RingDriver, pipe: PipelineState | None = None) -> None:
         """Go on with another ring; from any thread. Raises TwdError where it is smaller than the first one was.
 
         `pipe`: what its stages say of themselves, where they are not those of before.
@@ -110,7 +110,7 @@ class RingTarget:
             self._adopt(home)
         return self.generation_number if self.home.over is None else 0
 
-    def _adopt(self, home: Home) -> None:
+    def _adopt(self, home: RingDriver) -> None:
         self.home = home
         self.generation_number += 1
         self._slots = Slots(self.n_slots, worth_copying(self.ctx_size))
@@ -118,7 +118,7 @@ class RingTarget:
         self._flights: dict[int, _Flight] = {}
         self._largest = 0
         """Rows of the largest pass that these stages computed."""
-        self._refused: list[Verdict] = []
+        self._refused: list[VerifyResult] = []
         self.pipe.reset(home.bounds.credits)
 
     def on_ready(self, call: Callable[[], None]) -> None:
@@ -127,16 +127,18 @@ class RingTarget:
 
     # -- sessions --------------------------------------------------------------------------------
 
-    def open(self, tokens: Sequence[int], picker: Picker, report: Report | None = None) -> tuple[int, int]:
+    def open(self, tokens: Sequence[int], sampler: Sampler, report: Report | None = None) -> tuple[int, int]:
         """Take a slot for a prompt; raises BUSY, or CONTEXT_OVERFLOW before any work begins."""
-        if not isinstance(picker, SpecPicker):
+        if not isinstance(sampler, RemoteSpecSampler):
             raise TwdError(FailureCode.INTERNAL, "a ring wants to be told how a session picks")
         check_prompt(tokens, ctx_size=self.ctx_size)
         place = self._slots.open(tokens)
         if place.source is not None:
             self.home.send(Copy(place.source, place.slot))
         spec = (
-            msgspec.structs.replace(picker.spec, logprobs=report.top) if isinstance(report, SpecReport) else picker.spec
+            msgspec.structs.replace(sampler.spec, logprobs=report.top)
+            if isinstance(report, RemoteSpecReport)
+            else sampler.spec
         )
         self.home.send(Open(place.slot, spec))
         self._lines[place.slot] = _Line()
@@ -178,7 +180,7 @@ class RingTarget:
                 self._check(window, rows)
             except TwdError as error:
                 rows -= len(window.tokens)
-                self._refused.append(Verdict(window.slot, window.epoch, window.at, failure=error.failure))
+                self._refused.append(VerifyResult(window.slot, window.epoch, window.at, failure=error.failure))
                 self._wake()
             else:
                 sent[window.slot] = window
@@ -191,7 +193,7 @@ class RingTarget:
             self._lines[slot].flying.append((self._number, window))
         self.rows_sent += rows
         self.pipe.sent(rows, now)
-        self.home.send(Pass(self._number, [_item(window) for window in sent.values()]))
+        self.home.send(PassFrame(self._number, [_item(window) for window in sent.values()]))
 
     def _check(self, window: Window, rows: int) -> None:
         check(window, vocabulary=self._vocabulary, ctx_size=self.ctx_size, trees=False)
@@ -200,14 +202,14 @@ class RingTarget:
         if rows > self.window_max:
             raise TwdError(FailureCode.INTERNAL, f"stages take {self.window_max} tokens in a pass, not {rows}")
 
-    def collect(self) -> list[Verdict]:
+    def collect(self) -> list[VerifyResult]:
         """What has come since the last call; never waits."""
         verdicts, self._refused = self._refused, []
         for answer in self.home.answers():
             verdicts += self._answered(answer)
         return verdicts
 
-    def _answered(self, answer: Answer) -> list[Verdict]:
+    def _answered(self, answer: PassAnswer) -> list[VerifyResult]:
         flight = self._flights.pop(answer.verdicts.id, None)
         if flight is None:
             return []
@@ -218,17 +220,17 @@ class RingTarget:
         found = (self._judged(outcome, flight) for outcome in answer.verdicts.outcomes)
         return [verdict for verdict in found if verdict is not None]
 
-    def _is_whole(self, flight: _Flight, told: Verdicts) -> bool:
+    def _is_whole(self, flight: _Flight, told: PassResults) -> bool:
         """Whether every stage computed all of a pass; one that was dropped or aborted on its way tells no time."""
         judged = sum(outcome.failure is None for outcome in told.outcomes)
         return len(told.trail) == self.home.stages and judged == len(flight.windows)
 
-    def _learn(self, flight: _Flight, trail: Sequence[Mark], at: float) -> None:
+    def _learn(self, flight: _Flight, trail: Sequence[StageTiming], at: float) -> None:
         queued_ms = sum(mark.queue_us for mark in trail) / 1000
         computed_ms = [mark.compute_us / 1000 for mark in trail]
         self.pipe.observe(flight.rows, (at - flight.sent_at) * 1000, queued_ms, computed_ms)
 
-    def _judged(self, outcome: Outcome, flight: _Flight) -> Verdict | None:
+    def _judged(self, outcome: ItemOutcome, flight: _Flight) -> VerifyResult | None:
         """An outcome as a verdict; None where the session is gone or goes on elsewhere."""
         slot, epoch = outcome.slot, outcome.epoch
         line, window = self._lines.get(slot), flight.windows.get(slot)
@@ -245,9 +247,9 @@ class RingTarget:
         if outcome.failure is not None or not self._goes_on(outcome, window, line):
             self._void(slot, line)
         path = list(range(outcome.standing))
-        return Verdict(slot, epoch, outcome.at, list(outcome.tokens), path, outcome.logprobs, outcome.failure)
+        return VerifyResult(slot, epoch, outcome.at, list(outcome.tokens), path, outcome.logprobs, outcome.failure)
 
-    def _goes_on(self, outcome: Outcome, window: Window, line: _Line) -> bool:
+    def _goes_on(self, outcome: ItemOutcome, window: Window, line: _Line) -> bool:
         """Whether what flies behind a window stands on what was picked."""
         if not window.picks or not line.flying:
             return True
@@ -265,5 +267,5 @@ class RingTarget:
         self.home.close()
 
 
-def _item(window: Window) -> Item:
-    return Item(window.slot, window.epoch, window.at, list(window.tokens), window.committed, window.picks)
+def _item(window: Window) -> WindowItem:
+    return WindowItem(window.slot, window.epoch, window.at, list(window.tokens), window.committed, window.picks)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from twd.engine.pipe import Pipe
-from twd.engine.window import FIRST_EPOCH, Verdict, Window
+from twd.decoding.pipeline import PipelineState
+from twd.decoding.window import FIRST_EPOCH, VerifyResult, Window
 from twd.ring.cut_check import ANSWER_S
 from twd.ring.frames import SessionSpec
-from twd.ring.home import Home
-from twd.ring.target import RingTarget, SpecPicker
+from twd.ring.home import RingDriver
+from twd.ring.target import RemoteSpecSampler, RingTarget
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Sampling
 from twd.wire.model import CostPoint, Exactness
@@ -23,7 +23,7 @@ _TOP: Final = 20
 _GUESS_MS: Final = 5.0
 
 
-def pipe_of(stages: Sequence[StageReady], room: int) -> Pipe:
+def pipe_of(stages: Sequence[StageReady], room: int) -> PipelineState:
     """What the stages measured each for itself, as one pipe; the links are learned from the first passes."""
     widths = sorted(set.intersection(*({point.width for point in stage.cost} for stage in stages)) or {1})
     times = [{point.width: point.ms for point in stage.cost} for stage in stages]
@@ -33,14 +33,14 @@ def pipe_of(stages: Sequence[StageReady], room: int) -> Pipe:
 
     slowest = [CostPoint(width=width, ms=max(ms(width))) for width in widths]
     whole = [CostPoint(width=width, ms=sum(ms(width))) for width in widths]
-    return Pipe(slowest, whole, 0.0, room)
+    return PipelineState(slowest, whole, 0.0, room)
 
 
 @dataclass(slots=True)
-class Trial:
+class RingTrial:
     """One session on an idle ring, for which everything is asked twice."""
 
-    home: Home
+    home: RingDriver
     target: RingTarget
     tokens: list[int]
     slot: int = -1
@@ -50,7 +50,7 @@ class Trial:
         """Single steps, then windows with wrong guesses at their ends over the same stretch; all log probabilities
         that were asked for must be equal to the last bit."""
         spec = SessionSpec(Sampling(), 0, len(self.tokens), ignore_eos=True, logprobs=_TOP)
-        self.slot, _ = self.target.open(self.tokens, SpecPicker(spec))
+        self.slot, _ = self.target.open(self.tokens, RemoteSpecSampler(spec))
         try:
             self._feed()
             singles = self._singles()
@@ -77,26 +77,26 @@ class Trial:
             chunk = tuple(prompt[at : at + self.target.window_max])
             self._ask(Window(self.slot, self.epoch, at, chunk, picks=False, committed=len(chunk)))
 
-    def _singles(self) -> list[Verdict]:
+    def _singles(self) -> list[VerifyResult]:
         made = []
         for _ in range(_RUN):
             made.append(self._ask(Window(self.slot, self.epoch, len(self.tokens) - 1, (self.tokens[-1],))))
             self.tokens += made[-1].tokens
         return made
 
-    def _windows(self, singles: Sequence[Verdict]) -> list[Verdict]:
-        made: list[Verdict] = []
+    def _windows(self, singles: Sequence[VerifyResult]) -> list[VerifyResult]:
+        made: list[VerifyResult] = []
         at = len(self.tokens) - 1 - len(singles)
         for width in _WIDTHS:
             self.epoch += 1
             wrong = (self.tokens[at + width] + 1) % 2
             verdict = self._ask(Window(self.slot, self.epoch, at, (*self.tokens[at : at + width], wrong)))
             for token, logprob in zip(verdict.tokens[:width], verdict.logprobs[:width], strict=True):
-                made.append(Verdict(self.slot, self.epoch, at, [token], logprobs=[logprob]))
+                made.append(VerifyResult(self.slot, self.epoch, at, [token], logprobs=[logprob]))
             at += len(verdict.tokens[:width])
         return made[: len(singles)]
 
-    def _ask(self, window: Window) -> Verdict:
+    def _ask(self, window: Window) -> VerifyResult:
         came = threading.Event()
         self.target.on_ready(came.set)
         self.target.submit([window])

@@ -26,14 +26,14 @@ NONCE_BYTES: Final = 32
 
 
 @dataclass(frozen=True)
-class Identity:
+class LinkIdentity:
     """A process's own certificate and key, both in PEM; the key never leaves the process."""
 
     certificate: str
     key: bytes = field(repr=False)
 
 
-def make_identity(name: str) -> Identity:
+def make_identity(name: str) -> LinkIdentity:
     """A fresh key and a certificate that it signs itself."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64] or "twd")])
@@ -49,22 +49,22 @@ def make_identity(name: str) -> Identity:
     )
     plain = serialization.NoEncryption()
     private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-    return Identity(certificate.public_bytes(serialization.Encoding.PEM).decode(), private)
+    return LinkIdentity(certificate.public_bytes(serialization.Encoding.PEM).decode(), private)
 
 
-def server_context(identity: Identity, peers: Sequence[str]) -> ssl.SSLContext:
+def server_context(identity: LinkIdentity, peers: Sequence[str]) -> ssl.SSLContext:
     """TLS 1.3 that lets in the holders of these certificates alone."""
     context = _context(ssl.PROTOCOL_TLS_SERVER, identity, peers)
     context.num_tickets = 0
     return context
 
 
-def client_context(identity: Identity, peer: str) -> ssl.SSLContext:
+def client_context(identity: LinkIdentity, peer: str) -> ssl.SSLContext:
     """TLS 1.3 that speaks to the holder of this certificate alone."""
     return _context(ssl.PROTOCOL_TLS_CLIENT, identity, [peer])
 
 
-def _context(protocol: int, identity: Identity, peers: Sequence[str]) -> ssl.SSLContext:
+def _context(protocol: int, identity: LinkIdentity, peers: Sequence[str]) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
@@ -88,7 +88,7 @@ def der(certificate: str) -> bytes:
 
 
 @dataclass(frozen=True)
-class Trust:
+class RingTrust:
     """What the members of one ring know: its name, its secret, and how links are protected."""
 
     ring: str
@@ -98,7 +98,7 @@ class Trust:
     encrypted: bool = True
 
     @classmethod
-    def of(cls, wired: RingWired, key: str = "") -> "Trust":
+    def of(cls, wired: RingWired, key: str = "") -> "RingTrust":
         """The trust that a wiring gives to its stage."""
         return cls(wired.ring, wired.nonce, key, wired.encrypted)
 

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Final
 
-from twd.kit.addresses import bare_host
-from twd.kit.keep_alive import notice_lost_peers
 from twd.kit.tasks import TaskGroup
-from twd.ring.trust import Identity, client_context, server_context
+from twd.net.addresses import bare_host
+from twd.net.keep_alive import notice_lost_peers
+from twd.ring.trust import LinkIdentity, client_context, server_context
 from twd.wire.failures import TwdError
 
 CHUNK: Final = 256 * 1024
@@ -77,10 +77,10 @@ class _End(ABC):
             await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
 
 
-class Exit(_End):
+class TunnelExit(_End):
     """The end at the worker: lets in those whose certificates it was told of."""
 
-    def __init__(self, identity: Identity, host: str, target_port: int) -> None:
+    def __init__(self, identity: LinkIdentity, host: str, target_port: int) -> None:
         super().__init__("tunnel exit")
         self._host = host
         self._target_port = target_port
@@ -105,10 +105,10 @@ class Exit(_End):
         return await asyncio.open_connection(LOOPBACK, self._target_port, limit=CHUNK)
 
 
-class Entry(_End):
+class TunnelEntry(_End):
     """The end at the client: a port on loopback that leads to a worker elsewhere."""
 
-    def __init__(self, identity: Identity, host: str, port: int, certificate: str) -> None:
+    def __init__(self, identity: LinkIdentity, host: str, port: int, certificate: str) -> None:
         super().__init__("tunnel entry")
         self._to = (host, port)
         self._context = client_context(identity, certificate)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from twd.ring.trust import Trust
+from twd.ring.trust import RingTrust
 from twd.wire.base import InstanceId
 from twd.wire.ring import RingWired, StageReady, StateFormat
 
@@ -14,7 +14,7 @@ def of_other_files(stages: Sequence[StageReady], file_hash: str) -> list[StageRe
 
 def wirings(
     stages: Sequence[StageReady],
-    trust: Trust,
+    trust: RingTrust,
     home: InstanceId,
     home_certificate: str,
     states: StateFormat,
@@ -26,7 +26,7 @@ def wirings(
 def _wiring(
     stages: Sequence[StageReady],
     index: int,
-    trust: Trust,
+    trust: RingTrust,
     home: InstanceId,
     home_certificate: str,
     states: StateFormat,

@@ -10,15 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from twd.engine.cost import CostCurve
-from twd.engine.pipe import Pipeline
-from twd.engine.turns import Compute, Rest, Wait
-from twd.engine.window import Target, TellsPasses, Verdict, Window
+from twd.decoding.cost import CostCurve
+from twd.decoding.pipeline import PipelinedTarget
+from twd.decoding.turns import Wait, WaitForPass, WaitForPost
+from twd.decoding.window import ReportsPasses, Target, VerifyResult, Window
 from twd.kit.effects import Effect
-from twd.speculator.core import SpeculatorCore
-from twd.speculator.hanging import Pace
-from twd.speculator.planning import Plan
-from twd.speculator.session import Session
+from twd.speculator.core.batch_planning import NextStep
+from twd.speculator.core.core import SpeculatorCore
+from twd.speculator.core.session import Session
+from twd.speculator.targets.decode_watchdog import PassTimes
 from twd.wire.failures import TwdError
 
 Command = Callable[[SpeculatorCore, float], None]
@@ -58,10 +58,10 @@ class Runner:
         """When the work that is under way now began; it may take several passes."""
         self.busy_rows = 0
         """Of that work."""
-        self.pace = Pace()
+        self.pace = PassTimes()
         """A pass that does not end is a hung device."""
-        self._tells_passes = isinstance(target, TellsPasses)
-        if isinstance(target, TellsPasses):
+        self._tells_passes = isinstance(target, ReportsPasses)
+        if isinstance(target, ReportsPasses):
             target.tell_passes(lambda rows: self.pace.begins(rows, self._clock()))
         self._timed: tuple[Window, float] | None = None
         """A window that left alone, and when: its answer tells what such a pass costs."""
@@ -99,7 +99,9 @@ class Runner:
     def _work(self) -> None:
         try:
             for wait in self.turns():
-                if isinstance(wait, Rest) and not self._stopping:  # what wakes it may have been read before the rest
+                if (
+                    isinstance(wait, WaitForPost) and not self._stopping
+                ):  # what wakes it may have been read before the rest
                     self._rest(wait.seconds)
         finally:
             self._read_inbox()  # what was posted before the stop is still done, so that no job ends in silence
@@ -107,9 +109,9 @@ class Runner:
 
     def turns(self) -> Iterator[Wait]:
         """Work, turn by turn, until told to stop; yields what is to be waited for."""
-        return self._pipe_turns(self._target) if isinstance(self._target, Pipeline) else self._pass_turns()
+        return self._pipe_turns(self._target) if isinstance(self._target, PipelinedTarget) else self._pass_turns()
 
-    def _pipe_turns(self, target: Pipeline) -> Iterator[Wait]:
+    def _pipe_turns(self, target: PipelinedTarget) -> Iterator[Wait]:
         """Every turn takes what has come and sends what can leave; what comes later is posted, and ends the rest."""
         target.on_ready(lambda: self._put(_nothing))
         while not self._stopping:
@@ -118,9 +120,9 @@ class Runner:
             wake_at = self._pipe_turn(target)
             self._flush()
             if not self._heard:
-                yield Rest(None if wake_at is None else max(0.0, wake_at - self._clock()))
+                yield WaitForPost(None if wake_at is None else max(0.0, wake_at - self._clock()))
 
-    def _pipe_turn(self, target: Pipeline) -> float | None:
+    def _pipe_turn(self, target: PipelinedTarget) -> float | None:
         """One turn; returns until when nothing is to be done unless something comes, or came in the middle of it."""
         generation = target.generation()
         if generation != self._generation:
@@ -152,25 +154,25 @@ class Runner:
             if plan.windows:
                 self._submit(plan)
             if plan.under_way:
-                yield Compute(plan.rows)
+                yield WaitForPass(plan.rows)
                 self._collect()
             self._close_slots()
             self._flush()
             if not plan.under_way and not self._has_work():
-                yield Rest(None if plan.wake_at is None else max(0.0, plan.wake_at - self._clock()))
+                yield WaitForPost(None if plan.wake_at is None else max(0.0, plan.wake_at - self._clock()))
 
     def _has_work(self) -> bool:
         return bool(self._core.queue) and len(self._core.sessions) < self._target.n_slots
 
     def _open(self, session: Session, now: float) -> None:
         try:
-            slot, cached = self._target.open(session.tokens, session.picker, session.report)
+            slot, cached = self._target.open(session.tokens, session.sampler, session.report)
         except TwdError as error:
             self._core.fail_job(session.job.job, error.failure, now)
             return
         self._core.opened(session, slot, cached, now)
 
-    def _submit(self, plan: Plan) -> None:
+    def _submit(self, plan: NextStep) -> None:
         self.busy_rows = plan.rows
         began = self.busy_since = self._clock()
         if not self._tells_passes:
@@ -189,7 +191,7 @@ class Runner:
         self._learn_cost(verdicts, now)
         self._core.verdicts(verdicts, now)
 
-    def _learn_cost(self, verdicts: Sequence[Verdict], now: float) -> None:
+    def _learn_cost(self, verdicts: Sequence[VerifyResult], now: float) -> None:
         if self._timed is None:
             return
         window, began = self._timed

@@ -7,25 +7,25 @@ from typing import ClassVar
 import msgspec
 
 from twd.bus.base import BusError
-from twd.engine.pipe import Pipeline
-from twd.kit.compute import crowding, effort
+from twd.decoding.pipeline import PipelinedTarget
 from twd.kit.effects import Do, Effect, Publish
 from twd.kit.model_service import ModelService
-from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Surroundings
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, ServiceContext
 from twd.kit.tasks import soon
-from twd.speculator.bounds import Identity
-from twd.speculator.core import SpeculatorCore
-from twd.speculator.embeddings import Embeddings
-from twd.speculator.hanging import Watch, patience_s
-from twd.speculator.intake import Intake
-from twd.speculator.lanes import Preparation
-from twd.speculator.links import Drafter
-from twd.speculator.loaded import Load, LoadedModel
-from twd.speculator.offers import Offers, pace_of, refusal, taken_for
-from twd.speculator.owners import Owners
-from twd.speculator.ram_care import Reclaimed, outcome_of
+from twd.process.compute import crowding, effort
+from twd.speculator.admission.job_dedup import JobDedup
+from twd.speculator.admission.job_ownership import JobOwnership
+from twd.speculator.admission.tokenize_queue import TokenizeQueue
+from twd.speculator.core.core import SpeculatorCore
+from twd.speculator.core.limits import SpeculatorIdentity
+from twd.speculator.drafters.calibration import DrafterTrials
+from twd.speculator.drafters.drafter_link import AttachedDrafter
+from twd.speculator.drafters.registry import DrafterRegistry, pace_of, refusal, taken_for
 from twd.speculator.runner import Runner
-from twd.speculator.trials import Trials
+from twd.speculator.targets.decode_watchdog import DecodeWatchdog, patience_s
+from twd.speculator.targets.embeddings import EmbeddingQueue
+from twd.speculator.targets.loaded import Load, LoadedModel
+from twd.speculator.targets.memory_care import ReclaimedMemory, outcome_of
 from twd.wire.base import Event, InstanceId, JobId, ModelId, SessionId
 from twd.wire.draft import (
     DeviceKind,
@@ -59,7 +59,7 @@ _ENDS = (JobFinished, JobFailed)
 _LEASE_CHECK_S = 5.0
 
 
-class Speculator(ModelService[LoadedModel]):
+class SpeculatorService(ModelService[LoadedModel]):
     """Serves one model: takes its jobs from the queue group, checks drafts, tells what is accepted."""
 
     name = "speculator"
@@ -97,23 +97,23 @@ class Speculator(ModelService[LoadedModel]):
     tick_s = 1.0
 
     def __init__(
-        self, ground: Surroundings, model: ModelId, load: Load, reclaim: Callable[[], Reclaimed] | None = None
+        self, ctx: ServiceContext, model: ModelId, load: Load, reclaim: Callable[[], ReclaimedMemory] | None = None
     ) -> None:
-        super().__init__(ground, model)
+        super().__init__(ctx, model)
         self._load = load
         self._reclaim = reclaim
         self.loaded: LoadedModel | None = None
         self._runner: Runner | None = None
         self._core: SpeculatorCore | None = None
-        self._intake = Intake()
-        self._embeddings: Embeddings | None = None
-        self._preparation: Preparation | None = None
+        self._job_dedup = JobDedup()
+        self._embeddings: EmbeddingQueue | None = None
+        self._preparation: TokenizeQueue | None = None
         self._posted = 0
         """Prepared jobs that the engine's thread has not seen yet."""
-        self._owners = Owners()
-        self._offers = Offers()
-        self._trials = Trials(model, self.instance)
-        self._watch = Watch()
+        self._owners = JobOwnership()
+        self._drafter_registry = DrafterRegistry()
+        self._trials = DrafterTrials(model, self.instance)
+        self._watch = DecodeWatchdog()
         self._look_at_leases_at = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -132,20 +132,20 @@ class Speculator(ModelService[LoadedModel]):
 
     def told_progress(self, share: float, stage: str) -> None:
         """So much is loaded."""
-        self.emit(ModelLoading(model=self.model, node=self.ground.node, progress=share, stage=stage))
+        self.emit(ModelLoading(model=self.model, node=self.ctx.node, progress=share, stage=stage))
 
     async def open_for_work(self, loaded: LoadedModel) -> None:
         """Take jobs."""
         self.loaded = loaded
         loop = asyncio.get_running_loop()
-        identity = Identity(
+        identity = SpeculatorIdentity(
             model=self.model,
             speculator=self.instance,
-            node=self.ground.node,
+            node=self.ctx.node,
             vocab=loaded.facts.vocab,
             fingerprint=f"twd-{loaded.facts.vocab.hash[:8]}-{loaded.exactness.settings}"[:64],
         )
-        pipe = loaded.target.pipe if isinstance(loaded.target, Pipeline) else None
+        pipe = loaded.target.pipe if isinstance(loaded.target, PipelinedTarget) else None
         cost = loaded.cost.ms if pipe is None else pipe.trip_ms
         self._core = SpeculatorCore(identity, loaded.limits, cost, loaded.render, pipe)
         self._runner = Runner(
@@ -156,24 +156,22 @@ class Speculator(ModelService[LoadedModel]):
             failed=lambda error: soon(loop, self.fail, error, "engine"),
         )
         self._runner.start()
-        self._embeddings = Embeddings(loaded)
-        self._preparation = Preparation(loaded, self.clock.now)
+        self._embeddings = EmbeddingQueue(loaded)
+        self._preparation = TokenizeQueue(loaded, self.clock.now)
         self.is_ready("exact" if loaded.exactness.exact else "not exact on this device")
         self.emit(
-            ModelMeasured(
-                model=self.model, node=self.ground.node, exactness=loaded.exactness, cost=loaded.cost.points()
-            )
+            ModelMeasured(model=self.model, node=self.ctx.node, exactness=loaded.exactness, cost=loaded.cost.points())
         )
         await self.listen(self.reads_later)
         await self.renew_lease()
         facts = msgspec.structs.replace(loaded.facts, tool_format=loaded.tool_format)
-        self.emit(ModelReady(node=self.ground.node, facts=facts, load_ms=loaded.load_ms))
+        self.emit(ModelReady(node=self.ctx.node, facts=facts, load_ms=loaded.load_ms))
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """What `twd status` and the edge read of this speculator."""
         if self.loaded is None or self._core is None:
             return {"model": self.model, "ready": False}
-        facts, records = self.loaded.facts, self._core.crew.calibrations
+        facts, records = self.loaded.facts, self._core.drafter_pool.calibrations
         return {
             "model": self.model,
             "ready": self.health is Health.OK,
@@ -190,7 +188,9 @@ class Speculator(ModelService[LoadedModel]):
             "waiting": len(self._core.queue),
             "kv_tokens": sum(len(session.tokens) for session in list(self._core.sessions.values())),
             "kv_tokens_max": facts.ctx_size * facts.parallel,
-            "drafters": [pace_of(one, records.get(one.name)) for one in list(self._core.crew.drafters.values())],
+            "drafters": [
+                pace_of(one, records.get(one.name)) for one in list(self._core.drafter_pool.drafters.values())
+            ],
             "cost_ms": told_costs(self.loaded.cost.points()),
             "tool_format": self.loaded.tool_format,
             "in_flight": self.loaded.limits.in_flight,
@@ -212,7 +212,7 @@ class Speculator(ModelService[LoadedModel]):
         if not await self._is_at_rest():
             self.log.error("a thread that works with the model did not end")
         elif self.loaded is not None:
-            self.emit(ModelUnloaded(model=self.model, node=self.ground.node))
+            self.emit(ModelUnloaded(model=self.model, node=self.ctx.node))
             self.loaded.close()
 
     async def _is_at_rest(self) -> bool:
@@ -232,22 +232,22 @@ class Speculator(ModelService[LoadedModel]):
         """Refuse at once what cannot be queued; prepare the rest beside the loop."""
         if self._core is None or self._runner is None:
             return None
-        new, ahead = self._intake.is_new(event), 0
+        new, ahead = self._job_dedup.is_new(event), 0
         try:
             if new:
-                ahead = self._core.check(event, len(self._intake) + self._posted)
+                ahead = self._core.check(event, len(self._job_dedup) + self._posted)
         except TwdError as error:
             reply(JobFailed(job=event.job, attempt=event.attempt, failure=error.failure))
             return None
         reply(JobQueued(job=event.job, attempt=event.attempt, speculator=self.instance, ahead=ahead))
         if new:
-            session = self.ground.ids.session()
+            session = self.ctx.ids.session()
             self._owners.take(event, session)
             self._take(event, session)
         return None
 
     def _take(self, job: JobSubmitted, session: SessionId) -> None:
-        earlier = self._intake.take(job)
+        earlier = self._job_dedup.take(job)
         if earlier is not None:
             self._drop(earlier)
         self._idle.clear()
@@ -261,7 +261,7 @@ class Speculator(ModelService[LoadedModel]):
         try:
             opening = await self._preparation.prepared(job, session, arrived)
         except TwdError as error:
-            if self._intake.prepared(job):
+            if self._job_dedup.prepared(job):
                 self._refuse(job, error.failure)
             return
         if opening is None:
@@ -271,7 +271,7 @@ class Speculator(ModelService[LoadedModel]):
             core.submit(job, opening, min(arrived, now))
             soon(loop, self._arrived)
 
-        if self._intake.prepared(job):
+        if self._job_dedup.prepared(job):
             self._posted += 1
             self._runner.post(submit)
 
@@ -297,7 +297,7 @@ class Speculator(ModelService[LoadedModel]):
         return None
 
     def _cancel(self, job: JobId, reason: str, attempts: int = 0) -> None:
-        coming = self._intake.cancel(job, attempts)
+        coming = self._job_dedup.cancel(job, attempts)
         if coming is not None:
             self._drop(coming)
             self._refuse(coming, Failure(code=FailureCode.CANCELLED, message=reason or "cancelled"))
@@ -326,10 +326,10 @@ class Speculator(ModelService[LoadedModel]):
 
     def _look_idle(self) -> None:
         """With nothing else to do, drafters are tried out, one after the other."""
-        if self._core is None or not self._core.idle or self._intake or self._posted:
+        if self._core is None or not self._core.idle or self._job_dedup or self._posted:
             return
         if self._trials and not (self._core.draining or self._stopping):
-            self._take(self._trials.begin(self.ground.ids.job()), self.ground.ids.session())
+            self._take(self._trials.begin(self.ctx.ids.job()), self.ctx.ids.session())
         else:
             self._idle.set()
 
@@ -337,11 +337,11 @@ class Speculator(ModelService[LoadedModel]):
 
     def on_reclaim_wanted(self, event: ReclaimWanted) -> Effects:
         """Give back memory that is not needed, and tell what that brought."""
-        if event.node != self.ground.node or event.model not in ("", self.model):
+        if event.node != self.ctx.node or event.model not in ("", self.model):
             return None
         reclaim = self._reclaim
         told = MemoryReclaimed(
-            node=self.ground.node, model=self.model, rss_before=0, rss_after=0, cached_before=0, cached_after=0
+            node=self.ctx.node, model=self.model, rss_before=0, rss_after=0, cached_before=0, cached_after=0
         )
         if reclaim is None:
             return [Publish(msgspec.structs.replace(told, problem="its weights are not in this process"))]
@@ -349,7 +349,7 @@ class Speculator(ModelService[LoadedModel]):
             return [Publish(msgspec.structs.replace(told, problem="it is not loaded yet"))]
         return [Do("reclaim", lambda: self._tell_reclaimed(reclaim, told))]
 
-    async def _tell_reclaimed(self, reclaim: Callable[[], Reclaimed], told: MemoryReclaimed) -> None:
+    async def _tell_reclaimed(self, reclaim: Callable[[], ReclaimedMemory], told: MemoryReclaimed) -> None:
         self.emit(await asyncio.to_thread(outcome_of, reclaim, told))
 
     # -- drafters ------------------------------------------------------------------------------
@@ -364,21 +364,21 @@ class Speculator(ModelService[LoadedModel]):
         refused = refusal(event, facts)
         if refused is not None:
             return [Publish(refused)]
-        drafter = taken_for(event, facts, beside=share_device(self.ground.node, self.loaded.limits.device, event))
-        new = self._offers.take(drafter)
+        drafter = taken_for(event, facts, beside=share_device(self.ctx.node, self.loaded.limits.device, event))
+        new = self._drafter_registry.take(drafter)
         self._attach(drafter)
         if new:
             self._trials.want(drafter.name)
             self._look_idle()
         return None
 
-    def _attach(self, drafter: Drafter) -> None:
+    def _attach(self, drafter: AttachedDrafter) -> None:
         if self._runner is not None:
             self._runner.post(lambda core, now: core.attach(drafter, now))
 
     def on_drafter_detached(self, event: DrafterDetached) -> Effects:
         """Wait for nothing more from it."""
-        self._offers.left(event.drafter)
+        self._drafter_registry.left(event.drafter)
         self._detach(event.drafter)
         return None
 
@@ -397,7 +397,7 @@ class Speculator(ModelService[LoadedModel]):
 
     def on_service_stopped(self, event: ServiceStopped) -> Effects:
         """A drafter that ended, or the owner of jobs that nobody will read."""
-        self._offers.left(event.source)
+        self._drafter_registry.left(event.source)
         self._forget(event.source)
         return None
 
@@ -416,9 +416,9 @@ class Speculator(ModelService[LoadedModel]):
         self._look_whether_hung(self._runner, self.loaded, now)
         since = self._runner.busy_since
         in_long_pass = since is not None and now - since > self.loaded.limits.keepalive_s
-        for sign in self._owners.signs_of_life(None if in_long_pass else self._intake.coming):
+        for sign in self._owners.signs_of_life(None if in_long_pass else self._job_dedup.coming):
             self.emit(sign)  # of what it computes, and of what is not there yet, the engine's thread tells nothing
-        if (self._owners or self._offers) and now >= self._look_at_leases_at:
+        if (self._owners or self._drafter_registry) and now >= self._look_at_leases_at:
             self._look_at_leases_at = now + _LEASE_CHECK_S
             self.tasks.start("leases", self._check_leases())
         return None
@@ -438,7 +438,7 @@ class Speculator(ModelService[LoadedModel]):
 
     async def _check_leases(self) -> None:
         """Owners and drafters that were killed say nothing of it; a drafter that was only cut off comes back."""
-        counted_on = self._owners.instances | self._offers.here
+        counted_on = self._owners.instances | self._drafter_registry.here
         try:
             leases = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
             alive = {InstanceId(entry.key) for entry in await leases.entries()}
@@ -448,7 +448,7 @@ class Speculator(ModelService[LoadedModel]):
             return
         for gone in counted_on - alive:
             self.log.warning("%s is gone; its jobs are cancelled, and its guesses are waited for no more", gone)
-            self._offers.lost(gone)
+            self._drafter_registry.lost(gone)
             self._forget(gone)
-        for drafter in self._offers.returned(alive):
+        for drafter in self._drafter_registry.returned(alive):
             self._attach(drafter)

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from twd.engine.window import Logits, Picker, Report, Verdict, Window, walk
-from twd.ring.frames import Item, Outcome
+from twd.decoding.window import Logits, Report, Sampler, VerifyResult, Window, verify_window
+from twd.ring.frames import ItemOutcome, WindowItem
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.ring import FrameFault
 
@@ -16,7 +16,7 @@ _CODE_OF = {
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class StageLimits:
     """What a stage can take. `vocabulary` 0: it never looks at tokens."""
 
     slots: int
@@ -25,13 +25,13 @@ class Bounds:
     vocabulary: int = 0
 
 
-class Epochs:
+class SlotEpochs:
     """Which epochs of each slot are over. Its owner sees to it that one thread at a time uses it."""
 
     def __init__(self) -> None:
         self._alive_from: dict[int, int] = {}
 
-    def bury(self, slot: int, below: int) -> None:
+    def invalidate(self, slot: int, below: int) -> None:
         """All epochs below this one are over; older news change nothing."""
         if below > self._alive_from.get(slot, 0):
             self._alive_from[slot] = below
@@ -42,12 +42,12 @@ class Epochs:
 
 
 @dataclass(slots=True)
-class Sifted:
+class FilteredBatch:
     """A pass's items: those to compute, how many were dropped, and those refused, with what was wrong."""
 
-    live: list[Item] = field(default_factory=list)
+    live: list[WindowItem] = field(default_factory=list)
     dropped: int = 0
-    refused: list[Outcome] = field(default_factory=list)
+    refused: list[ItemOutcome] = field(default_factory=list)
     faults: list[tuple[FrameFault, str]] = field(default_factory=list)
 
 
@@ -68,7 +68,7 @@ class _Line:
     epoch: int = -1
     next_at: int = -1
     pick: int | None = None
-    picker: Picker | None = None
+    sampler: Sampler | None = None
     report: Report | None = None
     problem: Failure | None = None
     """Why nothing can be picked for this session."""
@@ -79,7 +79,7 @@ class _Line:
 class StageCore:
     """The sessions of one ring as one stage sees them: where each slot's cache ends, and which slots are open."""
 
-    def __init__(self, bounds: Bounds, epochs: Epochs, head: "Head | None" = None) -> None:
+    def __init__(self, bounds: StageLimits, epochs: SlotEpochs, head: "OutputStage | None" = None) -> None:
         self.bounds = bounds
         self.epochs = epochs
         self.head = head
@@ -117,43 +117,43 @@ class StageCore:
         """The cache was brought to this length."""
         self._ends[slot] = end
 
-    def sift(self, items: Sequence[Item], finite: Callable[[int], bool]) -> Sifted:
+    def sift(self, items: Sequence[WindowItem], finite: Callable[[int], bool]) -> FilteredBatch:
         """Decide about each item of a pass; `finite` says whether the states of the item so numbered are numbers."""
-        sifted = Sifted()
+        filtered = FilteredBatch()
         slots: set[int] = set()
         for number, item in enumerate(items):
             try:
                 self._check(item, slots)
                 if self._is_dead(item):
-                    sifted.dropped += 1
+                    filtered.dropped += 1
                     continue
                 self._check_place(item)
                 if not finite(number):
                     raise RefusedItem("states that are not finite numbers", FrameFault.NOT_NUMBERS)
             except RefusedItem as refusal:
-                self._refuse(item, refusal, sifted)
+                self._refuse(item, refusal, filtered)
                 continue
-            self.epochs.bury(item.slot, item.epoch)
-            sifted.live.append(item)
-        return sifted
+            self.epochs.invalidate(item.slot, item.epoch)
+            filtered.live.append(item)
+        return filtered
 
-    def _is_dead(self, item: Item) -> bool:
+    def _is_dead(self, item: WindowItem) -> bool:
         if self.epochs.is_dead(item.slot, item.epoch):
             return True
         if self.head is None or self.head.goes_on(item):
             return False
-        self.epochs.bury(item.slot, item.epoch + 1)
+        self.epochs.invalidate(item.slot, item.epoch + 1)
         return True
 
-    def _refuse(self, item: Item, refusal: RefusedItem, sifted: Sifted) -> None:
+    def _refuse(self, item: WindowItem, refusal: RefusedItem, filtered: FilteredBatch) -> None:
         """What follows in its epoch would follow on nothing, so it is dropped."""
         if refusal.fault is not None:
-            sifted.faults.append((refusal.fault, str(refusal)))
+            filtered.faults.append((refusal.fault, str(refusal)))
         if item.slot < self.bounds.slots:
-            self.epochs.bury(item.slot, item.epoch + 1)
-        sifted.refused.append(failed(item, refusal.code, str(refusal)))
+            self.epochs.invalidate(item.slot, item.epoch + 1)
+        filtered.refused.append(failed(item, refusal.code, str(refusal)))
 
-    def _check(self, item: Item, slots: set[int]) -> None:
+    def _check(self, item: WindowItem, slots: set[int]) -> None:
         rows, bounds = len(item.tokens), self.bounds
         if item.slot >= bounds.slots or item.slot in slots:
             raise RefusedItem(f"slot {item.slot} of {bounds.slots}, or twice in a pass", FrameFault.OUT_OF_RANGE)
@@ -167,7 +167,7 @@ class StageCore:
         if bounds.vocabulary and max(item.tokens) >= bounds.vocabulary:
             raise RefusedItem(f"token {max(item.tokens)} of {bounds.vocabulary}", FrameFault.OUT_OF_RANGE)
 
-    def _check_place(self, item: Item) -> None:
+    def _check_place(self, item: WindowItem) -> None:
         known = self._ends[item.slot]
         if self.head is not None:
             problem = self.head.problem(item.slot)
@@ -186,17 +186,17 @@ class StageCore:
             raise RefusedItem(f"slot {slot} of {self.bounds.slots}", FrameFault.OUT_OF_RANGE)
 
 
-class Head:
+class OutputStage:
     """The last stage's part: the texts, and what of each window stands."""
 
     def __init__(self, slots: int, end_tokens: frozenset[int]) -> None:
         self._lines = [_Line() for _ in range(slots)]
         self._end_tokens = end_tokens
 
-    def open(self, slot: int, picker: Picker, report: Report | None, *, ends: bool = True) -> None:
+    def open(self, slot: int, sampler: Sampler, report: Report | None, *, ends: bool = True) -> None:
         """A session's tokens are picked so from now on; `ends`: nothing follows an end token."""
         line = self._lines[slot]
-        line.picker, line.report, line.problem, line.ends = picker, report, None, ends
+        line.sampler, line.report, line.problem, line.ends = sampler, report, None, ends
 
     def cannot_open(self, slot: int, problem: Failure) -> None:
         """A session's windows will be refused with this."""
@@ -214,14 +214,14 @@ class Head:
         """How many tokens of a slot's text stand."""
         return len(self._lines[slot].history)
 
-    def goes_on(self, item: Item) -> bool:
+    def goes_on(self, item: WindowItem) -> bool:
         """Whether a window follows on what stands: of a new epoch always, else where the last one led."""
         line = self._lines[item.slot]
         if item.epoch != line.epoch:
             return item.epoch > line.epoch
         return item.at == line.next_at and (line.pick is None or item.tokens[0] == line.pick)
 
-    def judge(self, item: Item, logits_of: Callable[[int], Logits], epochs: Epochs) -> Outcome:
+    def judge(self, item: WindowItem, logits_of: Callable[[int], Logits], epochs: SlotEpochs) -> ItemOutcome:
         """Decide how much of a computed window stands; its epoch is over unless all of it does."""
         line = self._lines[item.slot]
         window = Window(item.slot, item.epoch, item.at, tuple(item.tokens), picks=item.picks, committed=item.committed)
@@ -229,30 +229,30 @@ class Head:
         line.epoch, line.next_at, line.pick = item.epoch, item.at + len(item.tokens), None
         if not item.picks:
             line.history += item.tokens
-            return Outcome(item.slot, item.epoch, item.at, standing=len(item.tokens))
+            return ItemOutcome(item.slot, item.epoch, item.at, standing=len(item.tokens))
         try:
             verdict = self._walk(line, window, logits_of)
         except TwdError as error:
             del line.history[item.at :]
-            epochs.bury(item.slot, item.epoch + 1)
+            epochs.invalidate(item.slot, item.epoch + 1)
             return failed(item, error.code, str(error))
         line.pick = verdict.tokens[-1]
         if len(verdict.path) < len(item.tokens) or line.pick in self._ends(line):
-            epochs.bury(item.slot, item.epoch + 1)
-        return Outcome(item.slot, item.epoch, item.at, verdict.tokens, len(verdict.path), verdict.logprobs)
+            epochs.invalidate(item.slot, item.epoch + 1)
+        return ItemOutcome(item.slot, item.epoch, item.at, verdict.tokens, len(verdict.path), verdict.logprobs)
 
-    def _walk(self, line: _Line, window: Window, logits_of: Callable[[int], Logits]) -> Verdict:
-        verdict = Verdict(window.slot, window.epoch, window.at)
-        if line.picker is None:
+    def _walk(self, line: _Line, window: Window, logits_of: Callable[[int], Logits]) -> VerifyResult:
+        verdict = VerifyResult(window.slot, window.epoch, window.at)
+        if line.sampler is None:
             raise TwdError(FailureCode.INTERNAL, f"no session has slot {window.slot}")
         line.history += window.tokens[: window.committed]
-        walk(window, verdict, logits_of, line.history, line.picker, line.report, self._ends(line))
+        verify_window(window, verdict, logits_of, line.history, line.sampler, line.report, self._ends(line))
         return verdict
 
     def _ends(self, line: _Line) -> frozenset[int]:
         return self._end_tokens if line.ends else frozenset()
 
 
-def failed(item: Item, code: FailureCode, message: str) -> Outcome:
+def failed(item: WindowItem, code: FailureCode, message: str) -> ItemOutcome:
     """The outcome of a window of which nothing came."""
-    return Outcome(item.slot, item.epoch, item.at, failure=Failure(code=code, message=message[:4096]))
+    return ItemOutcome(item.slot, item.epoch, item.at, failure=Failure(code=code, message=message[:4096]))

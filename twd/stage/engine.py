@@ -6,11 +6,11 @@ from typing import Protocol
 
 import numpy as np
 
-from twd.engine.context import Logits, Rows
-from twd.engine.passes import Part, PassRules, Planner
-from twd.engine.stage_abort import AbortFlag
-from twd.engine.window import Picker, Report
-from twd.ring.frames import Item, SessionSpec, States
+from twd.decoding.batches import BatchPart, BatchPlanner, BatchRules
+from twd.decoding.window import Report, Sampler
+from twd.engine.context import BatchTokens, Logits
+from twd.engine.slices.abort import AbortFlag
+from twd.ring.frames import SessionSpec, States, WindowItem
 
 _PADDING_TOKEN = 0
 
@@ -34,7 +34,7 @@ class SliceEngine(Protocol):
         """Those that end a text; known where the head is."""
         ...
 
-    def decode(self, rows: Rows, states: States | None = None, aborted: AbortFlag | None = None) -> States:
+    def decode(self, rows: BatchTokens, states: States | None = None, aborted: AbortFlag | None = None) -> States:
         """One pass: the states behind the slice, or with the head nothing but `logits`. Aborted, it is CANCELLED."""
         ...
 
@@ -42,7 +42,7 @@ class SliceEngine(Protocol):
         """The logits of a row of the last pass."""
         ...
 
-    def session(self, spec: SessionSpec) -> tuple[Picker, Report | None]:
+    def session(self, spec: SessionSpec) -> tuple[Sampler, Report | None]:
         """What picks a session's tokens, and what reports on them; with the head only."""
         ...
 
@@ -64,10 +64,10 @@ class SliceEngine(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class StageItem:
     """An item to compute and the states of its rows; the first stage has none."""
 
-    item: Item
+    item: WindowItem
     states: States | None = None
 
     @property
@@ -77,35 +77,37 @@ class Job:
 
 
 @dataclass(slots=True)
-class Block:
+class ComputeBlock:
     """What the engine computes at once: neighbouring slots with equally many rows, padded where need be."""
 
-    rows: Rows
+    rows: BatchTokens
     states: States | None
-    jobs: list[Job]
+    jobs: list[StageItem]
     starts: dict[int, int]
     """The row at which each job's slot begins."""
     padded: list[int]
     """Slots that hold throw-away rows afterwards."""
 
 
-class Layout:
+class BlockLayout:
     """Makes blocks of jobs."""
 
     def __init__(self, engine: SliceEngine) -> None:
-        rules = PassRules(engine.window_max, streams=True, can_pad=True, rows_min=engine.rows_min)
-        self._planner = Planner(rules)
+        rules = BatchRules(engine.window_max, streams=True, can_pad=True, rows_min=engine.rows_min)
+        self._planner = BatchPlanner(rules)
         self._n_embd = engine.n_embd
 
-    def blocks(self, jobs: Sequence[Job], end_of: Callable[[int], int]) -> Iterator[Block]:
+    def blocks(self, jobs: Sequence[StageItem], end_of: Callable[[int], int]) -> Iterator[ComputeBlock]:
         """The fewest and smallest blocks; `end_of` says where slots that are padding alone stand."""
         by_slot = {job.item.slot: job for job in jobs}
         shape = tuple((slot, len(by_slot[slot].item.tokens)) for slot in sorted(by_slot))
         for one in self._planner.plan(shape) if shape else ():
             yield self._block(one.parts, by_slot, end_of)
 
-    def _block(self, parts: Sequence[Part], by_slot: dict[int, Job], end_of: Callable[[int], int]) -> Block:
-        block = Block(Rows(), None, [], {}, [part.slot for part in parts if part.padding])
+    def _block(
+        self, parts: Sequence[BatchPart], by_slot: dict[int, StageItem], end_of: Callable[[int], int]
+    ) -> ComputeBlock:
+        block = ComputeBlock(BatchTokens(), None, [], {}, [part.slot for part in parts if part.padding])
         pieces: list[States] = []
         for part in parts:
             job = by_slot.get(part.slot)

@@ -13,7 +13,7 @@ _NO_FAULT: Final = frozenset({FrameFault.SILENT, FrameFault.CUT})
 """The way of the world: told, but nobody did anything wrong."""
 
 
-class Faults:
+class FrameFaults:
     """From any thread; `tell` gets the fault, the peer, what was wrong and how often that fault was seen."""
 
     def __init__(self, tell: Tell) -> None:

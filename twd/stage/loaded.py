@@ -5,17 +5,17 @@ from dataclasses import dataclass
 
 from twd.kit.progress import Progress
 from twd.stage.engine import SliceEngine
-from twd.stage.server import Slice
-from twd.stage.timing import Timing
+from twd.stage.server import HeldSlice
+from twd.stage.timing import SliceTiming
 
 
 @dataclass(frozen=True)
 class LoadedSlice:
     """A slice that is ready to work."""
 
-    held: Slice
+    held: HeldSlice
     engine: SliceEngine
-    timing: Timing
+    timing: SliceTiming
     build: str = ""
     settings: str = ""
     load_ms: int = 0

@@ -6,22 +6,22 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from twd.decoding.window import Report, Sampler
 from twd.engine.build import engine_build
-from twd.engine.stage_engine import StageEngine, StagePlan
-from twd.engine.stage_report import CheckedText
-from twd.engine.window import Picker, Report
+from twd.engine.slices.engine import StageEngine, StagePlan
+from twd.engine.slices.report import CheckedText
 from twd.gguf_tools.inspect import inspect
 from twd.gguf_tools.model_file import file_hash
 from twd.gguf_tools.slice_cache import cached_slice
-from twd.kit.home import Home
 from twd.kit.progress import Progress
-from twd.kit.service import Surroundings
-from twd.kit.settings import Settings
+from twd.kit.service import ServiceContext
+from twd.process.home import StateFolder
 from twd.ring.frames import SessionSpec
 from twd.ring.links import SWITCH_S
+from twd.settings.model import Settings
 from twd.stage.loaded import Load, LoadedSlice
-from twd.stage.server import Rules, Slice
-from twd.stage.service import Address, Stage
+from twd.stage.server import HeldSlice, LinkRules
+from twd.stage.service import StageAddress, StageService
 from twd.stage.timing import measure, remembered
 from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
@@ -38,7 +38,7 @@ class NativeSlice(StageEngine):
 
     def prepare_grammars_later(self) -> None:
         """A model's first grammar takes a second, in which other sessions would wait; the start need not."""
-        self._preparing = threading.Timer(_GRAMMARS_AFTER_S, self.pickers.grammars.prepare)
+        self._preparing = threading.Timer(_GRAMMARS_AFTER_S, self.samplers.grammars.prepare)
         self._preparing.daemon = True
         self._preparing.start()
 
@@ -54,15 +54,15 @@ class NativeSlice(StageEngine):
         """Those that end a text; known where the head is."""
         return self.model.vocab.end_tokens if self.head else frozenset()
 
-    def session(self, spec: SessionSpec) -> tuple[Picker, Report | None]:
+    def session(self, spec: SessionSpec) -> tuple[Sampler, Report | None]:
         """What picks a session's tokens, and what reports on them."""
         if spec.check:
             checked = CheckedText(self.vocab_size)
             return checked, checked
-        picker = self.pickers.picker(
+        sampler = self.samplers.sampler(
             spec.sampling, spec.seed, prompt_len=spec.prompt_len, grammar=spec.grammar, ignore_eos=spec.ignore_eos
         )
-        return picker, None if spec.logprobs is None else self.pickers.reporter(spec.logprobs)
+        return sampler, None if spec.logprobs is None else self.samplers.reporter(spec.logprobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def load_slice(plan: SlicePlan, progress: Progress) -> LoadedSlice:
         replace(wanted, path=path), lambda share, stage: progress(_CUT + (_LOADED - _CUT) * share, stage)
     )
     try:
-        held = Slice(plan.model, hash_, wanted.first, wanted.end, layers, wanted.head)
+        held = HeldSlice(plan.model, hash_, wanted.first, wanted.end, layers, wanted.head)
         progress(_LOADED, "timing passes")
         where = f"{wanted.gpu_layers} {wanted.device}".strip()
         about = (hash_, engine.settings, str(wanted.threads), where, engine_build())
@@ -123,9 +123,9 @@ def loader(plan: SlicePlan) -> Load:
     return lambda progress: load_slice(plan, progress)
 
 
-def native_stage(ground: Surroundings, settings: Settings, plan: SlicePlan, address: Address) -> Stage:
+def native_stage(ctx: ServiceContext, settings: Settings, plan: SlicePlan, address: StageAddress) -> StageService:
     """A stage as the settings want its links."""
-    plan = plan if plan.folder else replace(plan, folder=Home(settings.home_dir).cache / "slices")
+    plan = plan if plan.folder else replace(plan, folder=StateFolder(settings.home_dir).cache / "slices")
     sys.setswitchinterval(SWITCH_S)
-    rules = Rules(key=settings.pool.key, trusted_lan=settings.pool.trusted_lan)
-    return Stage(ground, plan.model, loader(plan), address, rules)
+    rules = LinkRules(key=settings.pool.key, trusted_lan=settings.pool.trusted_lan)
+    return StageService(ctx, plan.model, loader(plan), address, rules)

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from twd.kit.addresses import bare_host
-from twd.ring.frames import Role
+from twd.net.addresses import bare_host
+from twd.ring.frames import LinkRole
 from twd.ring.handshake import admit, open_connection
-from twd.ring.links import Pace
-from twd.ring.trust import Identity, Trust, client_context, der, server_context
+from twd.ring.links import ProbePace
+from twd.ring.trust import LinkIdentity, RingTrust, client_context, der, server_context
 from twd.stage.engine import SliceEngine
-from twd.stage.faults import Faults, Tell
-from twd.stage.seat import Means, Seat
-from twd.stage.worker import Worker
+from twd.stage.faults import FrameFaults, Tell
+from twd.stage.membership import RingMembership, StageResources
+from twd.stage.worker import StageWorker
 from twd.wire.base import InstanceId, ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.ring import FrameFault, RingWired
@@ -28,7 +28,7 @@ _CREDITS_MIN, _CREDITS_A_SLOT, _CREDITS_MAX = 16, 8, 256
 
 
 @dataclass(frozen=True)
-class Slice:
+class HeldSlice:
     """Which part of which model this stage holds."""
 
     model: ModelId
@@ -43,7 +43,7 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Hooks:
+class StageHooks:
     """Whom a stage tells what; each may be called from any of its threads."""
 
     fault: Tell = lambda fault, peer, detail, count: None
@@ -54,12 +54,12 @@ class Hooks:
 
 
 @dataclass(frozen=True)
-class Rules:
+class LinkRules:
     """What the settings say of links."""
 
     key: str = field(default="", repr=False)
     trusted_lan: bool = False
-    pace: Pace = field(default_factory=Pace)
+    pace: ProbePace = field(default_factory=ProbePace)
 
 
 class StageServer:
@@ -68,24 +68,24 @@ class StageServer:
     def __init__(
         self,
         name: InstanceId,
-        held: Slice,
+        held: HeldSlice,
         engine: SliceEngine,
-        identity: Identity,
-        rules: Rules = Rules(),
-        hooks: Hooks = Hooks(),
+        identity: LinkIdentity,
+        rules: LinkRules = LinkRules(),
+        hooks: StageHooks = StageHooks(),
     ) -> None:
         self.name = name
         self.held = held
         self.engine = engine
         self.identity = identity
-        self.faults = Faults(hooks.fault)
-        self.worker = Worker(engine, hooks.failed)
+        self.faults = FrameFaults(hooks.fault)
+        self.worker = StageWorker(engine, hooks.failed)
         self._rules = rules
         self._hooks = hooks
         credits = min(_CREDITS_MAX, max(_CREDITS_MIN, _CREDITS_A_SLOT * engine.n_slots))
-        self._means = Means(engine, self.worker, self.faults, credits, rules.pace)
+        self._means = StageResources(engine, self.worker, self.faults, credits, rules.pace)
         self._lock = threading.Lock()
-        self._seat: Seat | None = None
+        self._membership: RingMembership | None = None
         self._closing = threading.Event()
         self._guests = threading.BoundedSemaphore(_GUESTS_MAX)
         self._listener: socket.socket | None = None
@@ -103,32 +103,32 @@ class StageServer:
         return int(self._listener.getsockname()[1])
 
     @property
-    def seat(self) -> Seat | None:
+    def membership(self) -> RingMembership | None:
         """The place in the ring that stands, or is being made."""
-        seat = self._seat
-        return seat if seat is not None and seat.is_open else None
+        membership = self._membership
+        return membership if membership is not None and membership.is_open else None
 
     def wire(self, wired: RingWired) -> None:
         """Take a place in a ring; raises TwdError where it does not fit. An older ring is over with it."""
         self._check(wired)
-        trust = Trust.of(wired, self._rules.key)
+        trust = RingTrust.of(wired, self._rules.key)
         encrypts = wired.encrypted and wired.index < wired.count - 1
         context = client_context(self.identity, wired.next_certificate) if encrypts else None
         entrance = server_context(self.identity, _peers(wired)) if wired.encrypted else None
-        seat = Seat(
+        membership = RingMembership(
             wired, trust, self._means, (entrance, context), lambda reason: self._hooks.ring_over(wired.ring, reason)
         )
         with self._lock:
-            old, self._seat = self._seat, seat
+            old, self._membership = self._membership, membership
         if old is not None:
             old.close(TwdError(FailureCode.WORKER_LOST, f"{self.name} was wired for another ring"))
-        seat.start()
+        membership.start()
 
     def unwire(self, reason: str) -> None:
         """Leave the ring, if there is one."""
-        seat = self._seat
-        if seat is not None:
-            seat.close(TwdError(FailureCode.WORKER_LOST, f"{self.name}: {reason}"))
+        membership = self._membership
+        if membership is not None:
+            membership.close(TwdError(FailureCode.WORKER_LOST, f"{self.name}: {reason}"))
 
     def close(self) -> None:
         """Leave, listen no more, and give the memory back."""
@@ -173,7 +173,7 @@ class StageServer:
                     return
                 continue  # out of descriptors, perhaps; this passes
             peer = f"{address[0]}:{address[1]}"
-            if self._seat is None:
+            if self._membership is None:
                 sock.close()  # nobody is expected; whoever is of a ring tries again
                 continue
             if not self._guests.acquire(blocking=False):
@@ -189,20 +189,20 @@ class StageServer:
             self._guests.release()
 
     def _let_in(self, sock: socket.socket, peer: str) -> None:
-        seat = self._seat
-        assert seat is not None
-        wired, deadline = seat.wired, time.monotonic() + _ADMIT_S
+        membership = self._membership
+        assert membership is not None
+        wired, deadline = membership.wired, time.monotonic() + _ADMIT_S
         try:
-            connection = open_connection(sock, seat.entrance, deadline, server=True)
+            connection = open_connection(sock, membership.entrance, deadline, server=True)
         except (TwdError, OSError) as error:
             if isinstance(error.__cause__, ssl.SSLError):  # others only looked whether somebody listens
                 self.faults.note(FrameFault.WRONG_KEY, peer, str(error))
             sock.close()
             return
         try:
-            if not seat.is_open:
+            if not membership.is_open:
                 raise TwdError(FailureCode.WORKER_LOST, "this stage is not wired for a ring")
-            seat.welcome(connection, admit(connection, seat.trust, _pinned(wired)))
+            membership.welcome(connection, admit(connection, membership.trust, _pinned(wired)))
         except TwdError as error:
             self.faults.note_error(error, peer)
             connection.refuse(error)
@@ -212,9 +212,9 @@ def _peers(wired: RingWired) -> list[str]:
     return [one for one in (wired.home_certificate, wired.previous_certificate) if one]
 
 
-def _pinned(wired: RingWired) -> dict[Role, bytes]:
-    pinned = {Role.HOME: der(wired.home_certificate)}
-    return pinned if wired.index == 0 else {**pinned, Role.CHAIN: der(wired.previous_certificate)}
+def _pinned(wired: RingWired) -> dict[LinkRole, bytes]:
+    pinned = {LinkRole.HOME: der(wired.home_certificate)}
+    return pinned if wired.index == 0 else {**pinned, LinkRole.CHAIN: der(wired.previous_certificate)}
 
 
 def _shut(listener: socket.socket) -> None:

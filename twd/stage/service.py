@@ -6,12 +6,12 @@ from typing import Final
 
 import msgspec
 
-from twd.kit.service import Effects, Reply, Service, Surroundings
+from twd.kit.service import Effects, Reply, Service, ServiceContext
 from twd.kit.tasks import in_a_thread_of_its_own, soon
 from twd.ring.trust import make_identity
 from twd.stage.loaded import Load, LoadedSlice
-from twd.stage.server import Hooks, Rules, StageServer
-from twd.stage.worker import Counters
+from twd.stage.server import LinkRules, StageHooks, StageServer
+from twd.stage.worker import StageCounters
 from twd.wire.base import Event, InstanceId, ModelId
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.model import ModelFailed, ModelLoading
@@ -36,7 +36,7 @@ _PROGRESS: Final = 0.1
 
 
 @dataclass(frozen=True)
-class Address:
+class StageAddress:
     """Where a stage listens (port 0: a free one), and the name under which others reach it."""
 
     host: str = "127.0.0.1"
@@ -44,7 +44,7 @@ class Address:
     told: str = ""
 
 
-class Stage(Service):
+class StageService(Service):
     """One slice of a model, for rings that speculators make."""
 
     name = "stage"
@@ -52,8 +52,10 @@ class Stage(Service):
     writes = (StageReady, StageGone, RingMeasured, FrameRefused, ModelLoading, ModelFailed)
     tick_s = _TICK_S
 
-    def __init__(self, ground: Surroundings, model: ModelId, load: Load, address: Address, rules: Rules) -> None:
-        super().__init__(ground)
+    def __init__(
+        self, ctx: ServiceContext, model: ModelId, load: Load, address: StageAddress, rules: LinkRules
+    ) -> None:
+        super().__init__(ctx)
         self.model = model
         self.settled = asyncio.Event()
         """Set when loading has ended, well or badly."""
@@ -62,7 +64,7 @@ class Stage(Service):
         self._rules = rules
         self._server: StageServer | None = None
         self._ready: StageReady | None = None
-        self._told = Counters()
+        self._told = StageCounters()
         self._told_at = 0.0
         self._silent_ticks = 0
         self._told_share = 0.0
@@ -92,7 +94,7 @@ class Stage(Service):
         except TwdError as error:
             self.log.error("%s cannot be loaded: %s (%s)", self.model, error, error.failure.advice)
             self.health, self.note = Health.DEGRADED, error.failure.with_advice
-            self.emit(ModelFailed(model=self.model, node=self.ground.node, failure=error.failure))
+            self.emit(ModelFailed(model=self.model, node=self.ctx.node, failure=error.failure))
             self.give_up(error, "cannot load")
         else:
             self.health, self.note, self._ready = Health.OK, "ready", ready
@@ -105,7 +107,7 @@ class Stage(Service):
         if self.ended.is_set():
             loaded.engine.close()
             raise TwdError(FailureCode.DRAINING, "told to stop while it loaded")
-        hooks = Hooks(
+        hooks = StageHooks(
             fault=lambda fault, peer, detail, count: soon(loop, self._tell_fault, fault, peer, detail, count),
             ring_over=lambda ring, reason: soon(loop, self._ring_over, ring, reason),
             failed=lambda error: soon(loop, self.fail, error, "engine"),
@@ -124,7 +126,7 @@ class Stage(Service):
         held, engine, timing = loaded.held, loaded.engine, loaded.timing
         return StageReady(
             stage=InstanceId(self.instance),
-            node=self.ground.node,
+            node=self.ctx.node,
             model=held.model,
             file_hash=held.file_hash,
             first=held.first,
@@ -150,7 +152,7 @@ class Stage(Service):
         self.note = f"{stage} {share:.0%}"
         if share >= self._told_share + _PROGRESS:
             self._told_share = share
-            self.emit(ModelLoading(model=self.model, node=self.ground.node, progress=min(share, 1.0), stage=stage))
+            self.emit(ModelLoading(model=self.model, node=self.ctx.node, progress=min(share, 1.0), stage=stage))
 
     # -- events --------------------------------------------------------------------------------
 
@@ -180,17 +182,15 @@ class Stage(Service):
     def _tell_fault(self, fault: FrameFault, peer: str, detail: str, count: int) -> None:
         self.log.warning("%s from %s (%d times): %s", fault, peer, count, detail)
         here = InstanceId(self.instance)
-        self.emit(
-            FrameRefused(stage=here, node=self.ground.node, fault=fault, peer=peer, detail=detail, repeated=count)
-        )
+        self.emit(FrameRefused(stage=here, node=self.ctx.node, fault=fault, peer=peer, detail=detail, repeated=count))
 
     # -- figures -------------------------------------------------------------------------------
 
     def tick(self, now: float) -> Effects:
         """Tell what the ring did since the last time."""
         self._look_whether_idle()
-        server, seat = self._server, self._server.seat if self._server is not None else None
-        if server is None or seat is None:
+        server, membership = self._server, self._server.membership if self._server is not None else None
+        if server is None or membership is None:
             return None
         counters, told = server.worker.counters, self._told
         self._silent_ticks = 0 if counters.passes != told.passes else self._silent_ticks + 1
@@ -198,13 +198,13 @@ class Stage(Service):
             return None
         self._told, seconds = replace(counters), now - self._told_at if self._told_at else _TICK_S
         self._told_at = now
-        passes, wired = counters.passes - told.passes, seat.wired
+        passes, wired = counters.passes - told.passes, membership.wired
         compute_s, queue_s = counters.compute_s - told.compute_s, counters.queue_s - told.queue_s
         self.emit(
             RingMeasured(
                 ring=wired.ring,
                 stage=InstanceId(self.instance),
-                node=self.ground.node,
+                node=self.ctx.node,
                 model=self.model,
                 index=wired.index,
                 count=wired.count,
@@ -220,8 +220,8 @@ class Stage(Service):
                 compute_ms=round(compute_s * 1000 / passes, 3) if passes else 0.0,
                 queue_ms=round(queue_s * 1000 / passes, 3) if passes else 0.0,
                 busy=round(compute_s / seconds, 3) if seconds > 0 else 0.0,
-                sessions=seat.core.sessions,
-                hops=seat.hops(),
+                sessions=membership.core.sessions,
+                hops=membership.hops(),
             )
         )
         return None
@@ -231,17 +231,17 @@ class Stage(Service):
         facts: dict[str, str | int | float | bool | list[str]] = {"model": self.model}
         if self._ready is None or self._server is None:
             return facts
-        seat = self._server.seat
-        way = seat.way_on() if seat else None
+        membership = self._server.membership
+        way = membership.way_on() if membership else None
         return facts | {
             NEXT_FACT: msgspec.json.encode(way).decode() if way else "",
             READY_FACT: msgspec.json.encode(self._ready).decode(),
             "layers": str(self._server.held),
             "host": self._ready.host,
             "port": self._ready.port,
-            "ring": seat.wired.ring if seat else "",
-            "home": seat.wired.home if seat else "",
-            "sessions": seat.core.sessions if seat else 0,
+            "ring": membership.wired.ring if membership else "",
+            "home": membership.wired.home if membership else "",
+            "sessions": membership.core.sessions if membership else 0,
             "passes": self._server.worker.counters.passes,
             "faults": self._server.faults.total,
         }
@@ -254,8 +254,8 @@ class Stage(Service):
         await self._idle.wait()
 
     def _look_whether_idle(self) -> None:
-        seat = self._server.seat if self._server is not None else None
-        if seat is None or not seat.core.sessions:
+        membership = self._server.membership if self._server is not None else None
+        if membership is None or not membership.core.sessions:
             self._idle.set()
         else:
             self._idle.clear()
@@ -263,6 +263,6 @@ class Stage(Service):
     async def teardown(self) -> None:
         """Leave the ring, and give the memory back."""
         if self._ready is not None:
-            self.emit(StageGone(stage=InstanceId(self.instance), node=self.ground.node, model=self.model))
+            self.emit(StageGone(stage=InstanceId(self.instance), node=self.ctx.node, model=self.model))
         if self._server is not None:
             await asyncio.to_thread(self._server.close)

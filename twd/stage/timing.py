@@ -9,10 +9,10 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from twd.engine.context import Rows
-from twd.kit.kept import file_name, recall, remember
+from twd.engine.context import BatchTokens
+from twd.kit.json_cache import file_name, recall, remember
 from twd.stage.engine import SliceEngine
-from twd.stage.server import Slice
+from twd.stage.server import HeldSlice
 from twd.wire.model import CostPoint
 
 _WIDTHS: Final = (1, 2, 4, 8, 16, 32, 64)
@@ -24,7 +24,7 @@ _KERNELS_BUDGET_S: Final = 1.5
 """The same where a device makes its kernels for a width when it is used first."""
 
 
-class Timing(msgspec.Struct, frozen=True):
+class SliceTiming(msgspec.Struct, frozen=True):
     """Measured times of a slice of so many layers, with the head or without."""
 
     layers: int = 0
@@ -33,7 +33,7 @@ class Timing(msgspec.Struct, frozen=True):
     head_ms: float = 0.0
     cost: list[CostPoint] = []
 
-    def of(self, held: Slice) -> "Timing | None":
+    def of(self, held: HeldSlice) -> "SliceTiming | None":
         """What another slice of the same model takes here by that; None where its head was never timed."""
         if not self.layers or (held.head and not self.head):
             return None
@@ -42,12 +42,12 @@ class Timing(msgspec.Struct, frozen=True):
         wanted_ms = self.layer_ms * layers + (self.head_ms if held.head else 0.0)
         share = wanted_ms / whole_ms if whole_ms else 1.0
         cost = [CostPoint(width=point.width, ms=round(point.ms * share, 4)) for point in self.cost]
-        return Timing(layers, held.head, self.layer_ms, self.head_ms if held.head else 0.0, cost)
+        return SliceTiming(layers, held.head, self.layer_ms, self.head_ms if held.head else 0.0, cost)
 
 
 def measure(
-    engine: SliceEngine, held: Slice, clock: Callable[[], float] = time.perf_counter, *, makes_kernels: bool = False
-) -> Timing:
+    engine: SliceEngine, held: HeldSlice, clock: Callable[[], float] = time.perf_counter, *, makes_kernels: bool = False
+) -> SliceTiming:
     """Time passes of all widths in turn, twice and again while the budget lasts; of each width the quickest counts.
 
     In turn, because what else runs on the machine for a moment then disturbs no width each time. Half of the budget
@@ -74,16 +74,16 @@ def measure(
     silent = min(passes.silent_ms, least)
     layers = held.end - held.first
     cost = [CostPoint(width=width, ms=round(passes.ms[width], 4)) for width in widths]
-    return Timing(layers, held.head, round(silent / max(layers, 1), 4), round(least - silent, 4), cost)
+    return SliceTiming(layers, held.head, round(silent / max(layers, 1), 4), round(least - silent, 4), cost)
 
 
-def remembered(folder: Path, about: tuple[str, ...], held: Slice, take: Callable[[], Timing]) -> Timing:
+def remembered(folder: Path, about: tuple[str, ...], held: HeldSlice, take: Callable[[], SliceTiming]) -> SliceTiming:
     """What was measured under the same circumstances before, of this slice or else of another one of the model; or is
     measured now. A stage that takes a lost one's place must be quick, and one that changes its layers disturbs who is
     served meanwhile."""
     own, any_slice = (folder / file_name("stage", parts) for parts in ((*about, str(held)), about))
-    timing = recall(own, Timing)
-    if timing is None and (other := recall(any_slice, Timing)) is not None:
+    timing = recall(own, SliceTiming)
+    if timing is None and (other := recall(any_slice, SliceTiming)) is not None:
         timing = other.of(held)
     if timing is None:
         timing = take()
@@ -100,7 +100,7 @@ def _widths(engine: SliceEngine) -> list[int]:
 class _Passes:
     """Passes over a slice, and the quickest of each width."""
 
-    def __init__(self, engine: SliceEngine, held: Slice, clock: Callable[[], float]) -> None:
+    def __init__(self, engine: SliceEngine, held: HeldSlice, clock: Callable[[], float]) -> None:
         self._engine = engine
         self._first = held.first == 0
         self._clock = clock
@@ -110,7 +110,7 @@ class _Passes:
 
     def time(self, width: int, *, output: bool = True) -> None:
         """One pass, whose rows are forgotten again."""
-        rows = Rows()
+        rows = BatchTokens()
         rows.add(0, 0, [1] * width, 0 if output else width)
         states = None if self._first else np.full((width, self._engine.n_embd), 0.01, np.float32)
         began = self._clock()

@@ -9,36 +9,36 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from twd.engine.stage_abort import AbortFlag
+from twd.engine.slices.abort import AbortFlag
 from twd.ring.frames import (
     Close,
     Copy,
     Frame,
-    Item,
-    Mark,
-    Message,
+    ItemOutcome,
     Open,
-    Outcome,
-    Pass,
+    PassFrame,
+    PassResults,
+    RingMessage,
+    StageTiming,
     States,
-    Verdicts,
+    WindowItem,
     are_numbers,
     pack_states,
     unpack_states,
 )
-from twd.stage.core import RefusedItem, Sifted, StageCore, failed
-from twd.stage.engine import Block, Job, Layout, SliceEngine
+from twd.stage.core import FilteredBatch, RefusedItem, StageCore, failed
+from twd.stage.engine import BlockLayout, ComputeBlock, SliceEngine, StageItem
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.ring import FrameFault, StateFormat
 
 
-class Place(Protocol):
+class WorkerSeat(Protocol):
     """A stage's place in one ring, as the engine's thread sees it."""
 
     core: StageCore
     lock: threading.Lock
     """Guards the core's epochs and `running`."""
-    running: list[Item] | None
+    running: list[WindowItem] | None
     first: bool
     last: bool
     format: StateFormat
@@ -48,11 +48,11 @@ class Place(Protocol):
         """Whether the ring still stands."""
         ...
 
-    def forward(self, message: Message, payload: bytes = b"") -> None:
+    def forward(self, message: RingMessage, payload: bytes = b"") -> None:
         """Send down the chain."""
         ...
 
-    def answer(self, verdicts: Verdicts) -> None:
+    def answer(self, verdicts: PassResults) -> None:
         """Send home."""
         ...
 
@@ -70,7 +70,7 @@ class Place(Protocol):
 
 
 @dataclass(slots=True)
-class Counters:
+class StageCounters:
     """What this stage did since it began; written by the engine's thread alone."""
 
     passes: int = 0
@@ -84,21 +84,21 @@ class Counters:
 
 
 class _Work(NamedTuple):
-    place: Place
+    place: WorkerSeat
     frame: Frame
     came_at: float
 
 
-class Worker:
+class StageWorker:
     """Owns the engine. Frames come in by `take`, in the order in which they are to be done."""
 
     def __init__(self, engine: SliceEngine, failed: Callable[[BaseException], None]) -> None:
-        self.counters = Counters()
+        self.counters = StageCounters()
         self._engine = engine
-        self._layout = Layout(engine)
+        self._layout = BlockLayout(engine)
         self._failed = failed
         self._flag = AbortFlag()
-        self._serving: Place | None = None
+        self._serving: WorkerSeat | None = None
         self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._main, name="stage-engine", daemon=True)
 
@@ -106,7 +106,7 @@ class Worker:
         """Begin to work."""
         self._thread.start()
 
-    def take(self, place: Place, frame: Frame) -> None:
+    def take(self, place: WorkerSeat, frame: Frame) -> None:
         """Have a frame worked on; whoever calls sees to it that not too many wait."""
         self._inbox.put(_Work(place, frame, time.perf_counter()))
 
@@ -120,7 +120,7 @@ class Worker:
         """Whether the pass that runs was told to stop."""
         return self._flag.is_set
 
-    def abort_if_dead(self, place: Place) -> None:
+    def abort_if_dead(self, place: WorkerSeat) -> None:
         """Stop the pass that runs if nothing of it is worth computing any more. The caller holds the place's lock."""
         running = place.running
         epochs = place.core.epochs
@@ -149,7 +149,7 @@ class Worker:
         place, message = work.place, work.frame.message
         if place is not self._serving:
             self._begin(place)
-        if isinstance(message, Pass):
+        if isinstance(message, PassFrame):
             try:
                 self._pass(place, message, work)
             finally:
@@ -163,13 +163,13 @@ class Worker:
         if not place.last:
             place.forward(message)
 
-    def _begin(self, place: Place) -> None:
+    def _begin(self, place: WorkerSeat) -> None:
         """Another ring: its slots are empty, so what the last ring left in the engine must go."""
         self._serving = place
         for slot in range(self._engine.n_slots):
             self._engine.clear(slot)
 
-    def _control(self, place: Place, message: Message) -> None:
+    def _control(self, place: WorkerSeat, message: RingMessage) -> None:
         core = place.core
         match message:
             case Open(slot=slot, spec=spec):
@@ -189,14 +189,14 @@ class Worker:
 
     # -- passes --------------------------------------------------------------------------------
 
-    def _pass(self, place: Place, message: Pass, work: _Work) -> None:
+    def _pass(self, place: WorkerSeat, message: PassFrame, work: _Work) -> None:
         began = time.perf_counter()
         states = (
             None if place.first else unpack_states(work.frame.payload, message.rows, self._engine.n_embd, place.format)
         )
-        jobs, sifted = self._sift(place, message, states)
-        made: list[tuple[Item, States | None]] = []
-        outcomes = [*message.refused, *sifted.refused]
+        jobs, filtered = self._sift(place, message, states)
+        made: list[tuple[WindowItem, States | None]] = []
+        outcomes = [*message.refused, *filtered.refused]
         try:
             for block in self._layout.blocks(jobs, place.core.end):
                 self._run(place, block, made, outcomes)
@@ -204,25 +204,33 @@ class Worker:
             with place.lock:
                 place.running = None
         ended = time.perf_counter()
-        self._count(message, sifted, began - work.came_at, ended - began)
+        self._count(message, filtered, began - work.came_at, ended - began)
         if not place.is_open:  # what was stopped in the middle because the ring is over has not failed
             return
-        trail = [*message.trail, Mark(int((began - work.came_at) * 1e6), int((ended - began) * 1e6))]
+        trail = [*message.trail, StageTiming(int((began - work.came_at) * 1e6), int((ended - began) * 1e6))]
         self._send_on(place, message.id, made, outcomes, trail)
 
-    def _sift(self, place: Place, message: Pass, states: States | None) -> tuple[list[Job], Sifted]:
+    def _sift(
+        self, place: WorkerSeat, message: PassFrame, states: States | None
+    ) -> tuple[list[StageItem], FilteredBatch]:
         pieces = _cut(message.items, states)
         with place.lock:
-            sifted = place.core.sift(message.items, lambda number: _finite(pieces[number]))
-            place.running = list(sifted.live)
+            filtered = place.core.sift(message.items, lambda number: _finite(pieces[number]))
+            place.running = list(filtered.live)
             self._flag.clear()
-        for fault, detail in sifted.faults:
+        for fault, detail in filtered.faults:
             place.refused(fault, detail)
         known = zip(reversed(message.items), reversed(pieces), strict=True)
         piece_of = {item.slot: piece for item, piece in known}  # of a slot that comes twice the first one is live
-        return [Job(item, piece_of[item.slot]) for item in sifted.live], sifted
+        return [StageItem(item, piece_of[item.slot]) for item in filtered.live], filtered
 
-    def _run(self, place: Place, block: Block, made: list[tuple[Item, States | None]], outcomes: list[Outcome]) -> None:
+    def _run(
+        self,
+        place: WorkerSeat,
+        block: ComputeBlock,
+        made: list[tuple[WindowItem, States | None]],
+        outcomes: list[ItemOutcome],
+    ) -> None:
         """One decode, and what comes of it: states to send on, or verdicts."""
         core = place.core
         try:
@@ -246,7 +254,7 @@ class Worker:
         for slot in block.padded:
             self._settle(core, slot)
 
-    def _judge(self, core: StageCore, item: Item, start: int, outcomes: list[Outcome]) -> None:
+    def _judge(self, core: StageCore, item: WindowItem, start: int, outcomes: list[ItemOutcome]) -> None:
         assert core.head is not None
         if core.epochs.is_dead(item.slot, item.epoch):
             self.counters.dropped += 1
@@ -255,7 +263,7 @@ class Worker:
         outcomes.append(outcome)
         self.counters.kept += outcome.standing
 
-    def _rewind(self, core: StageCore, item: Item) -> None:
+    def _rewind(self, core: StageCore, item: WindowItem) -> None:
         if core.end(item.slot) <= item.at:
             return
         core.stands_at(item.slot, item.at)
@@ -269,7 +277,7 @@ class Worker:
             self._engine.clear(slot)
             core.stands_at(slot, 0)
 
-    def _undo(self, place: Place, block: Block, error: TwdError, outcomes: list[Outcome]) -> None:
+    def _undo(self, place: WorkerSeat, block: ComputeBlock, error: TwdError, outcomes: list[ItemOutcome]) -> None:
         core = place.core
         cancelled = error.code is FailureCode.CANCELLED
         self.counters.aborted += cancelled
@@ -278,7 +286,7 @@ class Worker:
             core.stands_at(item.slot, min(item.at, core.end(item.slot)))
             self._settle(core, item.slot)
             with place.lock:
-                core.epochs.bury(item.slot, item.epoch + 1)
+                core.epochs.invalidate(item.slot, item.epoch + 1)
             if not cancelled:
                 outcomes.append(failed(item, error.code, str(error)))
         for slot in block.padded:
@@ -286,34 +294,34 @@ class Worker:
 
     def _send_on(
         self,
-        place: Place,
+        place: WorkerSeat,
         number: int,
-        made: list[tuple[Item, States | None]],
-        outcomes: list[Outcome],
-        trail: list[Mark],
+        made: list[tuple[WindowItem, States | None]],
+        outcomes: list[ItemOutcome],
+        trail: list[StageTiming],
     ) -> None:
         """Down the chain what is still wanted there; home where this is the end of it."""
         with place.lock:
             epochs = place.core.epochs
             made = [one for one in made if not epochs.is_dead(one[0].slot, one[0].epoch)]
         if place.last or not made:
-            place.answer(Verdicts(number, outcomes, trail))
+            place.answer(PassResults(number, outcomes, trail))
             return
         states = [piece for _, piece in made if piece is not None]
         payload = pack_states(states[0] if len(states) == 1 else np.concatenate(states), place.format)
-        place.forward(Pass(number, [item for item, _ in made], outcomes, trail), payload)
+        place.forward(PassFrame(number, [item for item, _ in made], outcomes, trail), payload)
 
-    def _count(self, message: Pass, sifted: Sifted, queued_s: float, computed_s: float) -> None:
+    def _count(self, message: PassFrame, filtered: FilteredBatch, queued_s: float, computed_s: float) -> None:
         counters = self.counters
         counters.passes += 1
-        counters.rows += sum(len(item.tokens) for item in sifted.live)
-        counters.dropped += sifted.dropped
-        counters.refused += len(sifted.refused)
+        counters.rows += sum(len(item.tokens) for item in filtered.live)
+        counters.dropped += filtered.dropped
+        counters.refused += len(filtered.refused)
         counters.queue_s += queued_s
         counters.compute_s += computed_s
 
 
-def _cut(items: list[Item], states: States | None) -> list[States | None]:
+def _cut(items: list[WindowItem], states: States | None) -> list[States | None]:
     """Each item's own rows of a pass's states."""
     if states is None:
         return [None] * len(items)

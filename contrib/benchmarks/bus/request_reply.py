@@ -18,9 +18,9 @@ import nats
 import uvloop
 from nats.aio.msg import Msg
 
-from twd.bus.base import Message
+from twd.bus.base import BusMessage
 from twd.bus.broker import EmbeddedBroker
-from twd.bus.nats_bus import NatsBus
+from twd.bus.nats.bus import NatsBus
 
 SIZES = (64, 1024, 4096, 16384)
 BURSTS = 40
@@ -47,7 +47,7 @@ async def our_bus(broker: EmbeddedBroker) -> Ask:
     """The same through NatsBus."""
     asker, helper = [await NatsBus.connect(broker.address, name=name) for name in ("asker", "helper")]
 
-    def answer(message: Message) -> None:
+    def answer(message: BusMessage) -> None:
         helper.publish(message.reply, message.data)
 
     await helper.subscribe("ours", answer)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import aiohttp
 
-from twd.kit.ports import free_port
+from twd.net.ports import free_port
 
 HERE = Path(__file__).parent
 TALK = [{"role": "user", "content": "hello"}]

@@ -18,15 +18,15 @@ from typing import Any
 import aiohttp
 import psutil
 
-from twd.cli.api_address import ApiAddress
-from twd.cli.chat_client import ChatClient
-from twd.cli.context import Ground
-from twd.kit.home import Instance
+from twd.cli.chat.client import ChatClient
+from twd.cli.common.api_address import ApiAddress
+from twd.cli.common.context import CliContext
+from twd.process.home import RunningInstance
 
 Times = dict[str, float]
 
 
-def times(instance: Instance) -> Times:
+def times(instance: RunningInstance) -> Times:
     """Seconds of CPU that each process has used, its children included."""
     return {name: _spent(pid) for name, pid in {"supervisor": instance.pid, **instance.processes}.items()}
 
@@ -36,15 +36,15 @@ def _spent(pid: int) -> float:
     return float(spent.user + spent.system)
 
 
-def running() -> Instance:
+def running() -> RunningInstance:
     """The installation in TWD_HOME."""
-    instance = Ground().home.running()
+    instance = CliContext().home.running()
     if instance is None:
         raise SystemExit("nothing runs in TWD_HOME; start it with: twd up -d --demo")
     return instance
 
 
-async def idle(instance: Instance, seconds: float) -> Times:
+async def idle(instance: RunningInstance, seconds: float) -> Times:
     """CPU seconds that each process spends in a second without requests."""
     before = times(instance)
     await asyncio.sleep(seconds)
@@ -53,7 +53,7 @@ async def idle(instance: Instance, seconds: float) -> Times:
 
 
 async def cost(
-    client: ChatClient, instance: Instance, body: dict[str, Any], count: int, calm: Times
+    client: ChatClient, instance: RunningInstance, body: dict[str, Any], count: int, calm: Times
 ) -> tuple[Times, float]:
     """CPU seconds of each process for so many requests, one after another; and the tokens of one."""
     tokens, began = 0, time.monotonic()
@@ -97,7 +97,7 @@ async def measure(options: argparse.Namespace) -> None:
         print(f"{name:28} {per_request:10.0f} {per_token:22.1f}")
 
 
-async def whole_cost(api: str, body: dict[str, Any], instance: Instance, count: int, clients: int) -> Times:
+async def whole_cost(api: str, body: dict[str, Any], instance: RunningInstance, count: int, clients: int) -> Times:
     """CPU seconds of each process for so many whole answers, asked for by so many clients."""
     left = count
 

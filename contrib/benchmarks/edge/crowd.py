@@ -35,11 +35,11 @@ async def serve(streams: int) -> None:
     """The edge and its model; the port goes to stdout."""
     import msgspec
 
-    from tests.edge.conftest import ground
+    from tests.edge.conftest import ctx
     from tests.edge.fake_speculator import FakeSpeculator, Script
-    from twd.bus.memory_bus import MemoryBroker
-    from twd.edge.service import Edge
-    from twd.kit.settings import Settings
+    from twd.bus.memory.bus import MemoryBroker
+    from twd.edge.service import EdgeService
+    from twd.settings.model import Settings
     from twd.wire.base import SessionId
     from twd.wire.job import JobSubmitted, TokensAccepted
 
@@ -69,7 +69,7 @@ async def serve(streams: int) -> None:
     with tempfile.TemporaryDirectory(prefix="twd-crowd-") as home:
         broker = MemoryBroker()
         settings = msgspec.convert({"home": home, "edge": {"port": 0, "max_queue": 2 * streams}}, Settings)
-        model, edge = Model(ground(broker, 2)), Edge(ground(broker, 3), settings)
+        model, edge = Model(ctx(broker, 2)), EdgeService(ctx(broker, 3), settings)
         await model.start()
         await edge.start()
         print(edge.server.port, flush=True)

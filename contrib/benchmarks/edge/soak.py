@@ -24,9 +24,9 @@ from typing import Any
 import aiohttp
 import psutil
 
-from twd.cli.context import Ground
-from twd.kit.home import Instance
+from twd.cli.common.context import CliContext
 from twd.kit.tasks import TaskGroup
+from twd.process.home import RunningInstance
 
 FILES_MORE = 24
 """Connections come and go; more open files than this beyond the first row are a leak."""
@@ -124,7 +124,7 @@ class Figures:
     files: int
 
 
-def look(instance: Instance) -> dict[str, Figures]:
+def look(instance: RunningInstance) -> dict[str, Figures]:
     """Every process of the installation; what a process started itself counts with it."""
     return {name: _figures(pid) for name, pid in {"supervisor": instance.pid, **instance.processes}.items()}
 
@@ -151,11 +151,11 @@ def verdicts(first: dict[str, Figures], last: dict[str, Figures], grow: float) -
     return wrong
 
 
-def running(ground: Ground) -> Instance:
+def running(ctx: CliContext) -> RunningInstance:
     """The installation that runs in TWD_HOME."""
-    instance = ground.home.running()
+    instance = ctx.home.running()
     if instance is None or "api" not in instance.addresses:
-        raise SystemExit(f"nothing runs in {ground.home.path}; start it with: twd up -d --demo")
+        raise SystemExit(f"nothing runs in {ctx.home.path}; start it with: twd up -d --demo")
     return instance
 
 
@@ -167,24 +167,24 @@ def row(minutes: float, figures: dict[str, Figures], done: int) -> None:
 
 async def soak(options: argparse.Namespace) -> int:
     """Load, look, and judge."""
-    ground = Ground()
+    ctx = CliContext()
     began = time.monotonic()
     timeout = aiohttp.ClientTimeout(total=120)
     async with aiohttp.ClientSession(timeout=timeout) as session:
-        load = Load(running(ground).addresses["api"], session)
+        load = Load(running(ctx).addresses["api"], session)
         clients = TaskGroup("soak", lambda name, error: sys.exit(f"{name}: {error!r}"))
         for seed in range(options.clients):
             clients.start(f"client {seed}", load.client(seed))
         first: dict[str, Figures] = {}
         while (passed := (time.monotonic() - began) / 60) < options.minutes:
             await asyncio.sleep(min(options.every, options.minutes * 6))
-            figures = look(running(ground))
+            figures = look(running(ctx))
             row((time.monotonic() - began) / 60, figures, load.ends.total())
             if passed * 3 >= options.minutes:
                 first = first or figures
         await clients.close()
     await asyncio.sleep(2)
-    last = look(running(ground))
+    last = look(running(ctx))
     row((time.monotonic() - began) / 60, last, load.ends.total())
     print(json.dumps(dict(sorted(load.ends.items()))))
     wrong = verdicts(first or last, last, options.grow)

@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from twd.decoding.window import Logits, Window
 from twd.engine.context import Context, ContextSettings
 from twd.engine.demo_model import demo_model
 from twd.engine.exactness import ExactPlan, exact_plan
-from twd.engine.model import Model, ModelSettings
+from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.engine.target import LocalTarget
-from twd.engine.window import Logits, Window
-from twd.kit.cores import usable_cores
+from twd.process.cores import usable_cores
 
 PROMPT = 16
 SESSIONS = 16
@@ -50,7 +50,7 @@ class Setup:
     gpu_layers: int = 0
 
 
-def ours(model: Model, plan: ExactPlan, rows_min: int, sessions: int, setup: Setup) -> float:
+def ours(model: LoadedGguf, plan: ExactPlan, rows_min: int, sessions: int, setup: Setup) -> float:
     """Tokens per second over all sessions: the best run."""
     with Context(model, replace(plan.settings, parallel=sessions)) as context:
         target = LocalTarget(context, rows_min=rows_min)
@@ -104,7 +104,7 @@ def _output(setup: Setup, program: str, *arguments: str | int) -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=600).stdout
 
 
-def our_cpu_ms(model: Model, plan: ExactPlan, sessions: int, setup: Setup) -> float:
+def our_cpu_ms(model: LoadedGguf, plan: ExactPlan, sessions: int, setup: Setup) -> float:
     """CPU milliseconds of one step over all sessions."""
 
     def spent(tokens: int) -> float:
@@ -135,7 +135,7 @@ def wanted_settings(setup: Setup, tokens: int) -> ContextSettings:
 
 def compare_cpu_time(setup: Setup, rounds: int) -> None:
     wanted = wanted_settings(setup, 2 * setup.tokens)
-    with Model.load(ModelSettings(setup.path, gpu_layers=setup.gpu_layers)) as model:
+    with LoadedGguf.load(ModelLoadOptions(setup.path, gpu_layers=setup.gpu_layers)) as model:
         plan = exact_plan(model, wanted, exact=True)
         for sessions, program in ((1, their_single), (SESSIONS, their_batch)):
             turns = [(our_cpu_ms(model, plan, sessions, setup), their_cpu_ms(program, setup)) for _ in range(rounds)]
@@ -149,7 +149,7 @@ def compare_cpu_time(setup: Setup, rounds: int) -> None:
 
 def compare(setup: Setup, rounds: int) -> None:
     wanted = wanted_settings(setup, setup.tokens)
-    with Model.load(ModelSettings(setup.path, gpu_layers=setup.gpu_layers)) as model:
+    with LoadedGguf.load(ModelLoadOptions(setup.path, gpu_layers=setup.gpu_layers)) as model:
         plan = exact_plan(model, wanted, exact=True)
         sides: dict[str, Measure] = {
             "single, llama-bench": partial(their_single, setup),

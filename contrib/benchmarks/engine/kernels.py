@@ -20,7 +20,7 @@ from pathlib import Path
 from random_model import random_model
 
 from twd.engine.demo_model import demo_model
-from twd.kit.cores import usable_cores
+from twd.process.cores import usable_cores
 
 _AS_IT_COMES = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP_", "GGML_"))}
 """What our engine sets for itself is not for llama-bench."""

@@ -8,8 +8,8 @@ import argparse
 import time
 from pathlib import Path
 
-from twd.engine.context import Context, ContextSettings, Layout, Rows
-from twd.engine.model import Model, ModelSettings
+from twd.engine.context import BatchTokens, CacheLayout, Context, ContextSettings
+from twd.engine.model import LoadedGguf, ModelLoadOptions
 
 PROMPT = 100
 
@@ -19,7 +19,7 @@ def best_ms(context: Context, rows: int, rounds: int) -> float:
     best = float("inf")
     for _ in range(rounds):
         context.rollback(0, PROMPT)
-        given = Rows()
+        given = BatchTokens()
         given.add(0, PROMPT, [1000 + row for row in range(rows)], output_from=0)
         began = time.perf_counter()
         context.decode(given)
@@ -30,11 +30,11 @@ def best_ms(context: Context, rows: int, rounds: int) -> float:
 
 def measure(path: Path, rounds: int, gpu_layers: int) -> str:
     """One line of the table."""
-    with Model.load(ModelSettings(path=path, gpu_layers=gpu_layers)) as model:
+    with LoadedGguf.load(ModelLoadOptions(path=path, gpu_layers=gpu_layers)) as model:
         settings = ContextSettings(
             ctx_size=2048,
             parallel=1,
-            layout=Layout.STREAMS,
+            layout=CacheLayout.STREAMS,
             ubatch=64,
             threads=2,
             type_k="f16" if gpu_layers else "q8_0",
@@ -42,7 +42,7 @@ def measure(path: Path, rounds: int, gpu_layers: int) -> str:
         context = Context(model, settings)
         try:
             for at in range(0, PROMPT, 50):
-                prompt = Rows()
+                prompt = BatchTokens()
                 prompt.add(0, at, list(range(500 + at, 550 + at)), output_from=50)
                 context.decode(prompt)
             figures = [best_ms(context, rows, rounds) for rows in (1, 2, 4, 8, 16, 64)]

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from twd.engine.context import Context, ContextSettings, Layout, Rows
-from twd.engine.model import Model, ModelSettings
+from twd.engine.context import BatchTokens, CacheLayout, Context, ContextSettings
+from twd.engine.model import LoadedGguf, ModelLoadOptions
 
 BASES = (1, 2, 3, 4, 8, 16, 24, 32)
 WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 24, 32)
@@ -39,7 +39,7 @@ class Bench:
 
     def run(self, at: int, tokens: Sequence[int], padding: int) -> list[bytes]:
         """The logits of a pass, as bytes; rows of padding are computed and taken back."""
-        rows = Rows()
+        rows = BatchTokens()
         rows.add(0, at, [*tokens, *([tokens[-1]] * padding)])
         self.context.decode(rows)
         found = [self.context.logits(row).tobytes() for row in range(len(tokens))]
@@ -62,14 +62,14 @@ class Bench:
         return found
 
 
-def lines(model: Model, depths: Sequence[int]) -> Iterator[str]:
+def lines(model: LoadedGguf, depths: Sequence[int]) -> Iterator[str]:
     """One line for each setting, depth and base."""
     text = model.vocab.tokenize(TEXT, parse_special=False, add_bos=True)
     tokens = (text * (max(depths) // len(text) + 4))[: max(depths) + RUN + max(BASES)]
     kinds = (True, "f16"), *(((True, "q8_0"),) if not model.offloads else ()), (False, "f16")
     for flash, type_k in kinds:
         settings = ContextSettings(
-            ctx_size=len(tokens) + CHUNK, layout=Layout.STREAMS, flash_attention=flash, type_k=type_k, ubatch=CHUNK
+            ctx_size=len(tokens) + CHUNK, layout=CacheLayout.STREAMS, flash_attention=flash, type_k=type_k, ubatch=CHUNK
         )
         with Context(model, settings) as context:
             for depth in depths:
@@ -82,7 +82,7 @@ def lines(model: Model, depths: Sequence[int]) -> Iterator[str]:
                     yield f"{name:<18} depth {depth:4} base {base}: {told}"
 
 
-def difference(model: Model) -> str:
+def difference(model: LoadedGguf) -> str:
     """How far single steps and windows of eight are apart where they differ."""
     text = model.vocab.tokenize(TEXT, parse_special=False, add_bos=True) * 8
     with Context(model, ContextSettings(ctx_size=512, type_k="f16")) as context:
@@ -99,7 +99,7 @@ if __name__ == "__main__":
     parser.add_argument("--depths", type=int, nargs="+", default=[48, 240, 600, 1265])
     given = parser.parse_args()
     for file in given.files:
-        with Model.load(ModelSettings(path=file, gpu_layers=given.gpu_layers)) as loaded:
+        with LoadedGguf.load(ModelLoadOptions(path=file, gpu_layers=given.gpu_layers)) as loaded:
             for line in lines(loaded, given.depths):
                 print(line, flush=True)
             print(loaded.info.quantization, difference(loaded), flush=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from twd.engine.context import Context, ContextSettings, Rows
+from twd.engine.context import BatchTokens, Context, ContextSettings
 from twd.engine.demo_model import demo_model
-from twd.engine.model import Model, ModelSettings
+from twd.engine.model import LoadedGguf, ModelLoadOptions
 
 TEXT = Path(__file__).with_name("text.txt")
 PAIRS = "f16/f16,q8_0/f16,bf16/f16,f16/q8_0,q8_0/q8_0"
@@ -39,7 +39,7 @@ class Line:
 
 
 def decode(context: Context, at: int, tokens: list[int], output_from: int = 0) -> None:
-    rows = Rows()
+    rows = BatchTokens()
     rows.add(0, at, tokens, output_from)
     context.decode(rows)
 
@@ -68,7 +68,7 @@ def best_of(context: Context, depth: int, rows: int, tokens: list[int], repeats:
 
 
 def measure(
-    model: Model, pair: list[str], tokens: list[int], truth: list[Logs] | None, repeats: int, threads: int
+    model: LoadedGguf, pair: list[str], tokens: list[int], truth: list[Logs] | None, repeats: int, threads: int
 ) -> tuple[Line, list[Logs]]:
     settings = ContextSettings(ctx_size=len(tokens) + 64, type_k=pair[0], type_v=pair[1], threads=threads)
     with Context(model, settings) as context:
@@ -114,7 +114,7 @@ def main() -> None:
     options = parser.parse_args()
     paths = [options.model] if options.model else [demo_model(options.cache, kind) for kind in options.kinds.split(",")]
     for path in paths:
-        with Model.load(ModelSettings(path)) as model:
+        with LoadedGguf.load(ModelLoadOptions(path)) as model:
             tokens = model.vocab.tokenize(options.text.read_text(encoding="utf-8"), parse_special=False, add_bos=True)
             truth = None
             for pair in options.pairs.split(","):

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from llama_cpp import llama_cpp as llama
 
+from twd.decoding.noise import Logits
+from twd.decoding.sampler import TokenSampler
 from twd.engine import library
 from twd.engine.demo_model import packaged_model
-from twd.engine.grammar import Grammars, GrammarWalk
-from twd.engine.model import Model, ModelSettings
-from twd.engine.noise import Logits
-from twd.engine.pick import TokenPicker
+from twd.engine.model import LoadedGguf, ModelLoadOptions
+from twd.structured_output.state import GrammarCache, GrammarState
 from twd.wire.job import Grammar, GrammarKind, Sampling
 
 SIZE = 151_936
@@ -61,9 +61,9 @@ def drawn() -> list[object]:
     return [llama.llama_sampler_init_temp(0.8), llama.llama_sampler_init_dist(1)]
 
 
-def penalties(repeat: float, presence: float) -> object:
+def penalties(repeat: float, liveness: float) -> object:
     """llama.cpp's penalties over the last 64 tokens."""
-    return llama.llama_sampler_init_penalties(SIZE, 64, repeat, 0.0, presence)
+    return llama.llama_sampler_init_penalties(SIZE, 64, repeat, 0.0, liveness)
 
 
 def dry() -> object:
@@ -123,7 +123,7 @@ def main() -> None:
     arguments = parser.parse_args()
     library.start()
     print_picks()
-    with Model.load(ModelSettings(arguments.model or packaged_model(), vocab_only=True)) as model:
+    with LoadedGguf.load(ModelLoadOptions(arguments.model or packaged_model(), vocab_only=True)) as model:
         print_grammars(model)
 
 
@@ -134,8 +134,8 @@ def print_picks() -> None:
     rows = Rows(SIZE)
     print(f"{f'pick of {SIZE:,}':26}{'median':>9}{'p95':>9}{'limit':>9}{'llama.cpp':>11}{'ratio':>8}")
     for case in CASES:
-        picker, chain = TokenPicker(case.sampling, 7, NoText()), chain_of(case.samplers(), history)
-        ours = spans_ms(partial(nth_pick, picker, logits, history))
+        sampler, chain = TokenSampler(case.sampling, 7, NoText()), chain_of(case.samplers(), history)
+        ours = spans_ms(partial(nth_pick, sampler, logits, history))
         theirs = spans_ms(partial(nth_of_theirs, rows, chain, logits))
         llama.llama_sampler_free(chain)
         median, slow, other = statistics.median(ours), statistics.quantiles(ours, n=20)[18], statistics.median(theirs)
@@ -152,9 +152,9 @@ def peaked_logits() -> list[Logits]:
     return found
 
 
-def nth_pick(picker: TokenPicker, logits: list[Logits], history: list[int], index: int) -> object:
+def nth_pick(sampler: TokenSampler, logits: list[Logits], history: list[int], index: int) -> object:
     """Ours, of one row among sixteen."""
-    return picker.pick(logits[index % 16], history)
+    return sampler.pick(logits[index % 16], history)
 
 
 def nth_of_theirs(rows: Rows, chain: object, logits: list[Logits], index: int) -> None:
@@ -184,14 +184,14 @@ def span_ms(work: Callable[[], object]) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def print_grammars(model: Model) -> None:
+def print_grammars(model: LoadedGguf) -> None:
     """The check of one token and the mask of all along a JSON text, beside llama.cpp's grammar sampler."""
-    grammars = Grammars(model.vocab)
+    grammars = GrammarCache(model.vocab)
     print(f"\ngrammar over {model.vocab.size:,} tokens")
     print(f"  once for the vocabulary{span_ms(grammars.prepare):9.3f} ms")
     grammar = Grammar(kind=GrammarKind.GBNF, text=JSON_GRAMMAR)
     print(f"  once for the grammar   {span_ms(lambda: grammars.compiled(grammar)):9.3f} ms")
-    walk, rows = GrammarWalk(grammars.compiled(grammar)), Rows(model.vocab.size)
+    walk, rows = GrammarState(grammars.compiled(grammar)), Rows(model.vocab.size)
     sampler = llama.llama_sampler_init_grammar(
         llama.llama_model_get_vocab(model.handle), JSON_GRAMMAR.encode(), b"root"
     )

@@ -15,11 +15,11 @@ from typing import Final
 
 import msgspec
 
-from twd.coordinator.core import plan
-from twd.coordinator.placement import Shape
-from twd.coordinator.processes import WantedModel
-from twd.coordinator.state import Decide, Observed, Start, Stop, Wanted
-from twd.kit.settings import Pool
+from twd.coordinator.core.placement import ModelShape
+from twd.coordinator.core.plan import plan
+from twd.coordinator.core.processes import WantedModel
+from twd.coordinator.core.state import DecidePlacement, ObservedState, StartProcess, StopProcess, WantedState
+from twd.settings.model import PoolConfig
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import CpuFacts, GpuFacts, MemoryFacts, ModelFile, NodeFacts, ProcessFacts
 
@@ -46,18 +46,18 @@ def machine(dice: random.Random, name: str, small: bool) -> NodeFacts:
     )
 
 
-def wanting(engine: str, spares: int) -> Wanted:
+def wanting(engine: str, spares: int) -> WantedState:
     """A big model and a small one."""
     shapes = (
-        Shape("big", (GIB,) * 80, GIB, GIB, 8192, 128_000, 4096, 8192),
-        Shape("small", (GIB // 8,) * 12, GIB // 16, GIB // 16, 1024, 32_000, 1024, 8192),
+        ModelShape("big", (GIB,) * 80, GIB, GIB, 8192, 128_000, 4096, 8192),
+        ModelShape("small", (GIB // 8,) * 12, GIB // 16, GIB // 16, 1024, 32_000, 1024, 8192),
     )
     models = tuple(WantedModel(shape.name, 4096, 4, shape, file=FILE) for shape in shapes)
-    pool = Pool(engine=engine, trusted_lan=True, standby=spares)  # type: ignore[arg-type]
-    return Wanted(HOME, InstanceId("coordinator.home.x"), pool, models)
+    pool = PoolConfig(engine=engine, trusted_lan=True, standby=spares)  # type: ignore[arg-type]
+    return WantedState(HOME, InstanceId("coordinator.home.x"), pool, models)
 
 
-def settle(wanted: Wanted, observed: Observed, now: float) -> Iterator[float]:
+def settle(wanted: WantedState, observed: ObservedState, now: float) -> Iterator[float]:
     """What each plan took, until there is nothing to do."""
     while True:
         began = time.process_time()
@@ -66,17 +66,17 @@ def settle(wanted: Wanted, observed: Observed, now: float) -> Iterator[float]:
         match action:
             case None:
                 return
-            case Decide(decision, basis):
+            case DecidePlacement(decision, basis):
                 observed.decided[decision.place], observed.basis[decision.place] = decision, basis
-            case Start(wish):
+            case StartProcess(wish):
                 new = ProcessFacts(process=wish.process, kind=wish.kind, state="ready")
                 _set(observed, wish.node, [*observed.nodes[wish.node].processes, new])
-            case Stop(wish):
+            case StopProcess(wish):
                 left = [known for known in observed.nodes[wish.node].processes if known.process != wish.process]
                 _set(observed, wish.node, left)
 
 
-def _set(observed: Observed, node: NodeId, processes: list[ProcessFacts]) -> None:
+def _set(observed: ObservedState, node: NodeId, processes: list[ProcessFacts]) -> None:
     observed.nodes = {**observed.nodes, node: msgspec.structs.replace(observed.nodes[node], processes=processes)}
 
 
@@ -84,7 +84,7 @@ def measure(engine: str, spares: int, count: int, options: argparse.Namespace) -
     """One line of the table: machines all come at once, settle, and each in twenty leaves."""
     dice, wanted = random.Random(options.seed), wanting(engine, spares)
     names = ["home", *(f"n{number:04}" for number in range(count - 1))]
-    observed = Observed(nodes={NodeId(name): machine(dice, name, options.small) for name in names})
+    observed = ObservedState(nodes={NodeId(name): machine(dice, name, options.small) for name in names})
     first = list(settle(wanted, observed, 0.0))
     observed = replace(observed, nodes={n: f for n, f in observed.nodes.items() if n == HOME or dice.random() > 0.05})
     again = list(settle(wanted, observed, 60.0))

@@ -23,9 +23,9 @@ from pathlib import Path
 
 from twd.bench.ring import RingBench, RingBenchRun, rendered_prompts
 from twd.engine.demo_model import demo_model
-from twd.engine.model import Model, ModelSettings
-from twd.kit.delay_proxy import DelayProxy
-from twd.kit.ports import free_port
+from twd.engine.model import LoadedGguf, ModelLoadOptions
+from twd.net.delay_proxy import DelayProxy
+from twd.net.ports import free_port
 
 CACHE = Path.home() / ".cache" / "twd-bench"
 READY_S, ANSWER_S = 60.0, 300.0
@@ -157,7 +157,7 @@ def measure_us(args: argparse.Namespace, rtt_ms: float) -> dict[str, float]:
 
 def main(args: argparse.Namespace) -> None:
     """One table."""
-    with Model.load(ModelSettings(path=demo_model(CACHE, args.target), vocab_only=True)) as model:
+    with LoadedGguf.load(ModelLoadOptions(path=demo_model(CACHE, args.target), vocab_only=True)) as model:
         prompts = rendered_prompts(model, args.texts)
     rows = []
     for rtt_ms in args.rtts:

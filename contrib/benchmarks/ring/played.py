@@ -13,8 +13,8 @@ from collections.abc import Callable
 from itertools import pairwise
 from statistics import mean
 
-from twd.bench.pipeline import FixedRing, Line
-from twd.bench.played_ring import PlayedRing
+from twd.bench.pipeline import FixedRing, PipelineSpec
+from twd.bench.played_ring import SimulatedRing
 from twd.bench.rates import rate_together
 
 SEEDS = (1, 2, 3)
@@ -36,16 +36,16 @@ def pace(points: list[tuple[int, float]]) -> Callable[[int], float]:
     return ms
 
 
-def fixed(line: Line, wrong: float, width: int, flying: int, tokens: int) -> float:
+def fixed(line: PipelineSpec, wrong: float, width: int, flying: int, tokens: int) -> float:
     """Tokens per second with windows of this width, so many of them in flight."""
     return mean(FixedRing(line, wrong, width, flying, tokens, seed).run().rate for seed in SEEDS)
 
 
-def row(line: Line, rtt_ms: float, wrong: float, tokens: int) -> str:
+def row(line: PipelineSpec, rtt_ms: float, wrong: float, tokens: int) -> str:
     """One line of the table."""
     one = max(fixed(line, wrong, width, 1, tokens) for width in WIDTHS)
     best = max(fixed(line, wrong, width, flying, tokens) for width, flying in itertools.product(WIDTHS, IN_FLIGHT))
-    own = [PlayedRing(line, wrong, tokens=tokens, seed=seed).run() for seed in SEEDS]
+    own = [SimulatedRing(line, wrong, tokens=tokens, seed=seed).run() for seed in SEEDS]
     rate, waste = mean(ring.rate for ring in own), mean(ring.waste for ring in own)
     return (
         f"| {rtt_ms:g} | {wrong:.0%} | {one:.1f} | {best:.1f} ({best / one:.2f}x) | {rate:.1f} ({rate / one:.2f}x) "
@@ -53,9 +53,9 @@ def row(line: Line, rtt_ms: float, wrong: float, tokens: int) -> str:
     )
 
 
-def together(line: Line, count: int, tokens: int) -> float:
+def together(line: PipelineSpec, count: int, tokens: int) -> float:
     """Tokens per second of so many sessions without guesses, while all of them run."""
-    ring = PlayedRing(line, sessions=count, drafts=False, tokens=tokens, prompt=60)
+    ring = SimulatedRing(line, sessions=count, drafts=False, tokens=tokens, prompt=60)
     ring.run()
     return rate_together(list(ring.times.values()))
 
@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> None:
     """Two tables."""
     points = [(int(rows), float(ms)) for rows, ms in (part.split(":") for part in args.passes.split(","))]
     stages = (pace(points),) * args.stages
-    lines = {rtt_ms: Line(stages, rtt_ms / 2, rows_min=points[0][0]) for rtt_ms in args.rtts}
+    lines = {rtt_ms: PipelineSpec(stages, rtt_ms / 2, rows_min=points[0][0]) for rtt_ms in args.rtts}
     print("| RTT ms | wrong | one | fixed | own | waste |\n|---|---|---|---|---|---|")
     for (rtt_ms, line), wrong in itertools.product(lines.items(), args.wrong):
         print(row(line, rtt_ms, wrong, args.tokens), flush=True)

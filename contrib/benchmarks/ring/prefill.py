@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from twd.bench.ring import even_cuts
-from twd.bench.ring_lab import RingDesk, RingLab, RingPlan
+from twd.bench.ring_lab import RingClient, RingLab, RingPlan
 from twd.engine.demo_model import demo_model
-from twd.engine.model import Model, ModelSettings
+from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.gguf_tools.inspect import inspect
 
 CACHE = Path.home() / ".cache" / "twd-bench"
@@ -27,7 +27,7 @@ WORDS = range(1000, 20_000)
 """Plain tokens of the demo model."""
 
 
-def prompt_ms(desk: RingDesk, prompt: Sequence[int]) -> tuple[float, list[int]]:
+def prompt_ms(desk: RingClient, prompt: Sequence[int]) -> tuple[float, list[int]]:
     """Until the first token of an answer is known, and the answer."""
     (spoken,) = desk.speak([prompt], 4, [None])
     return spoken.first_ms, spoken.tokens
@@ -36,7 +36,7 @@ def prompt_ms(desk: RingDesk, prompt: Sequence[int]) -> tuple[float, list[int]]:
 def compare(source: Path, stages: int, args: argparse.Namespace) -> tuple[float, float]:
     """The best time of one thread, and of the stages."""
     layers = inspect(source).layers
-    with Model.load(ModelSettings(path=source, vocab_only=True)) as model:
+    with LoadedGguf.load(ModelLoadOptions(path=source, vocab_only=True)) as model:
         vocabulary = model.vocab.size
     folder = Path(tempfile.gettempdir()) / "twd-bench-slices"
     alone, shared = (

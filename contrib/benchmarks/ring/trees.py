@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Iterator
 from statistics import mean
 
-from twd.bench.pipeline import FixedRing, Flying, Line
+from twd.bench.pipeline import FixedRing, PassInFlight, PipelineSpec
 
 SEEDS = (1, 2)
 WIDTHS = (1, 2, 3, 4, 6, 8, 12)
@@ -33,15 +33,22 @@ class TreeRing(FixedRing):
     """The same with a second guess at the first places of each window."""
 
     def __init__(
-        self, line: Line, wrong: float, width: int, in_flight: int, seed: int, side: tuple[int, int], second: float
+        self,
+        line: PipelineSpec,
+        wrong: float,
+        width: int,
+        in_flight: int,
+        seed: int,
+        side: tuple[int, int],
+        second: float,
     ) -> None:
         self._places, self._depth = min(side[0], width), side[1]
         rows = self._places * self._depth
         stages = tuple(lambda own, stage=stage: stage(own + rows) for stage in line.stages)
-        super().__init__(Line(stages, line.link_ms), wrong, width, in_flight, TOKENS, seed)
+        super().__init__(PipelineSpec(stages, line.link_ms), wrong, width, in_flight, TOKENS, seed)
         self._chance, self._right, self._second = random.Random(seed), 1.0 - wrong, second
 
-    def _answered(self, one: Flying) -> None:
+    def _answered(self, one: PassInFlight) -> None:
         before = self._epoch
         super()._answered(one)
         if self._epoch == before:
@@ -61,14 +68,14 @@ def best(rates: Iterator[tuple[float, str]]) -> tuple[float, str]:
     return max(rates)
 
 
-def chains(line: Line, wrong: float) -> Iterator[tuple[float, str]]:
+def chains(line: PipelineSpec, wrong: float) -> Iterator[tuple[float, str]]:
     """Windows without side branches."""
     for width, flying in itertools.product(WIDTHS, IN_FLIGHT):
         rates = [FixedRing(line, wrong, width, flying, TOKENS, seed).run().rate for seed in SEEDS]
         yield mean(rates), f"{flying} of {width}"
 
 
-def trees(line: Line, wrong: float, second: float) -> Iterator[tuple[float, str]]:
+def trees(line: PipelineSpec, wrong: float, second: float) -> Iterator[tuple[float, str]]:
     """Windows with them."""
     for width, flying, side in itertools.product(WIDTHS, IN_FLIGHT, SIDES):
         if side[0] <= width:
@@ -84,7 +91,7 @@ def main(args: argparse.Namespace) -> None:
         "\n|---|---|---|---|---|---|---|"
     )
     for (name, stage), rtt_ms in itertools.product(STAGES.items(), args.rtts):
-        line = Line((stage, stage), rtt_ms / 2)
+        line = PipelineSpec((stage, stage), rtt_ms / 2)
         chain, chain_told = best(chains(line, args.wrong))
         tree, tree_told = best(trees(line, args.wrong, args.second))
         row = f"| {name} | {rtt_ms:g} | {chain:.0f} | {chain_told} | {tree:.0f} | {tree_told} | {tree / chain:.2f} |"

@@ -10,17 +10,17 @@ from pathlib import Path
 from harness import MODEL, System, spoken
 
 from twd.bench.prompts import BenchPrompt
-from twd.bench.recorded import PlayedModel, confidence, write_down
-from twd.drafter.draft import Following
+from twd.bench.recorded import ReplayedModel, confidence, write_down
+from twd.chat.template import render_tokens
+from twd.decoding.cost import CostCurve
+from twd.drafter.draft import DraftRules
 from twd.drafter.runner import Judge
-from twd.drafter.service import Drafter
-from twd.engine.chat_template import render_tokens
-from twd.engine.cost import CostCurve
+from twd.drafter.service import DrafterService
 from twd.engine.loading import LoadPlan, load_native
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
-from twd.kit.service import Surroundings
-from twd.speculator.trials import CALIBRATION_TEXT, CALIBRATION_TOKENS
+from twd.kit.service import ServiceContext
+from twd.speculator.drafters.calibration import CALIBRATION_TEXT, CALIBRATION_TOKENS
 from twd.wire.base import ModelId, NodeId
 from twd.wire.draft import DeviceKind, SessionOpened
 from twd.wire.job import Prompt
@@ -35,7 +35,7 @@ class RecordedDrafts:
 
     vocab: VocabFingerprint
     cost: CostCurve
-    target: PlayedModel
+    target: ReplayedModel
     device: DeviceKind = DeviceKind.CPU
 
     @property
@@ -43,9 +43,9 @@ class RecordedDrafts:
         """As sure as the model was."""
         return confidence
 
-    def follow(self, event: SessionOpened) -> Following:
+    def follow(self, event: SessionOpened) -> DraftRules:
         """What was written down is chosen already."""
-        return Following(self.target)
+        return DraftRules(self.target)
 
     def close(self) -> None:
         """There is nothing to give back."""
@@ -59,7 +59,7 @@ def recorded(target: Path, draft: Path, prompts: Sequence[BenchPrompt], count: i
     try:
         pace = CostCurve(native.cost.points())  # the drafter learns from what is played: that must not change it
         told = replace(write_down(native, begun, texts), cost=pace.ms)
-        return RecordedDrafts(native.facts.vocab, native.cost, PlayedModel(told))
+        return RecordedDrafts(native.facts.vocab, native.cost, ReplayedModel(told))
     finally:
         native.close()
 
@@ -77,9 +77,9 @@ def _answers(target: Path, asked: Sequence[tuple[Prompt, int]]) -> tuple[list[li
 @asynccontextmanager
 async def drafting(system: System, model: str, drafts: RecordedDrafts) -> AsyncIterator[None]:
     """The drafter's own service, on the system's bus, on a machine that nobody else is on."""
-    async with system.ground().bus("drafter") as bus:
-        ground = Surroundings(bus=bus, node=NodeId("far"), clock=SystemClock(), ids=Ids())
-        drafter = Drafter(ground, ModelId(model), lambda _: drafts)
+    async with system.ctx().bus("drafter") as bus:
+        ctx = ServiceContext(bus=bus, node=NodeId("far"), clock=SystemClock(), ids=Ids())
+        drafter = DrafterService(ctx, ModelId(model), lambda _: drafts)
         await drafter.start()
         try:
             yield

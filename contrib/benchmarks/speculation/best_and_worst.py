@@ -21,15 +21,15 @@ from statistics import median
 
 from harness import MODEL, System, client_of, until, weights
 
-from twd.bench.client import Ask, BenchClient
-from twd.bench.lab import Hostile
+from twd.bench.client import BenchClient, BenchRequest
+from twd.bench.lab import LyingDrafter
 from twd.bench.prompts import PROMPTS, BenchPrompt
 from twd.bench.session import find_speculator
-from twd.engine.model import Model, ModelSettings
+from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.kit.clock import SystemClock
-from twd.kit.cores import usable_cores
 from twd.kit.ids import Ids
-from twd.kit.service import Surroundings
+from twd.kit.service import ServiceContext
+from twd.process.cores import usable_cores
 from twd.wire.base import NodeId
 from twd.wire.draft import read_paces
 from twd.wire.job import ChatMessage, Speculation
@@ -115,7 +115,7 @@ def copied(prompt: BenchPrompt, answer: str) -> float:
 
 
 async def compare(
-    client: BenchClient, prompts: Sequence[BenchPrompt], rounds: int, how: Ask, drafted: Ask
+    client: BenchClient, prompts: Sequence[BenchPrompt], rounds: int, how: BenchRequest, drafted: BenchRequest
 ) -> list[Row]:
     """Each prompt in turn, plain, drafted and plain in turn."""
     rows = []
@@ -133,9 +133,9 @@ async def compare(
     return rows
 
 
-def asks(max_tokens: int, *, ignore_eos: bool) -> tuple[Ask, Ask]:
+def asks(max_tokens: int, *, ignore_eos: bool) -> tuple[BenchRequest, BenchRequest]:
     """How to ask, plain and drafted."""
-    plain, drafted = (Ask(how, max_tokens, ignore_eos=ignore_eos) for how in (PLAIN, DRAFTED))
+    plain, drafted = (BenchRequest(how, max_tokens, ignore_eos=ignore_eos) for how in (PLAIN, DRAFTED))
     return plain, drafted
 
 
@@ -149,17 +149,17 @@ async def served(target: Path, ngram: bool, threads: int) -> AsyncIterator[tuple
     try:
         async with client_of(system) as client:
             for speculation in (PLAIN, DRAFTED):
-                await client.answer(MODEL, PROMPTS[0], Ask(speculation, 24))
+                await client.answer(MODEL, PROMPTS[0], BenchRequest(speculation, 24))
             yield system, client
     finally:
         system.stop()
 
 
 @asynccontextmanager
-async def liar(system: System, client: BenchClient, vocab: VocabFingerprint) -> AsyncIterator[Hostile]:
+async def liar(system: System, client: BenchClient, vocab: VocabFingerprint) -> AsyncIterator[LyingDrafter]:
     """A drafter of random tokens, as if on another machine."""
-    async with system.ground().bus("drafter") as bus:
-        hostile = Hostile(Surroundings(bus=bus, node=NodeId("far"), clock=SystemClock(), ids=Ids()), seed=1)
+    async with system.ctx().bus("drafter") as bus:
+        hostile = LyingDrafter(ServiceContext(bus=bus, node=NodeId("far"), clock=SystemClock(), ids=Ids()), seed=1)
         await hostile.start()
         hostile.attach(vocab)
 
@@ -183,7 +183,7 @@ async def at_best(target: Path, args: argparse.Namespace) -> list[Row]:
 
 async def at_worst(target: Path, args: argparse.Namespace) -> list[Row]:
     """A liar's drafts alone."""
-    loaded = Model.load(ModelSettings(target, vocab_only=True))
+    loaded = LoadedGguf.load(ModelLoadOptions(target, vocab_only=True))
     vocab = loaded.vocab.fingerprint()
     loaded.close()
     async with served(target, ngram=False, threads=args.threads) as (system, client), liar(system, client, vocab):

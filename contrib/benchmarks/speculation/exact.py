@@ -15,9 +15,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
-from twd.bench.client import Answer, Ask
+from twd.bench.client import BenchRequest, MeasuredAnswer
 from twd.bench.exact_cases import ExactCase, draw_cases
-from twd.bench.lab import MODEL, Lab, lab
+from twd.bench.lab import MODEL, InProcessSystem, lab
 from twd.engine.demo_model import demo_model
 from twd.kit.service import Service
 from twd.wire.job import Speculation
@@ -27,7 +27,7 @@ TOLD_EVERY = 25
 
 
 async def compare(
-    room: Lab, cases: Mapping[int, ExactCase], name: str, meanwhile: Callable[[int], Awaitable[None]]
+    room: InProcessSystem, cases: Mapping[int, ExactCase], name: str, meanwhile: Callable[[int], Awaitable[None]]
 ) -> Counter[str]:
     """Ask each case plain and drafted; count what was equal."""
     count: Counter[str] = Counter()
@@ -46,8 +46,10 @@ async def compare(
     return count
 
 
-async def ask(room: Lab, case: ExactCase, speculation: Speculation) -> Answer:
-    how = Ask(speculation, case.max_tokens, case.sampling, ignore_eos=False, stop=case.stop, grammar=case.grammar)
+async def ask(room: InProcessSystem, case: ExactCase, speculation: Speculation) -> MeasuredAnswer:
+    how = BenchRequest(
+        speculation, case.max_tokens, case.sampling, ignore_eos=False, stop=case.stop, grammar=case.grammar
+    )
     return await room.client.answer(MODEL, case.prompt, how)
 
 

@@ -14,15 +14,15 @@ from typing import Any
 
 import yaml
 
-from twd.bench.client import Answer, Ask, BenchClient
+from twd.bench.client import BenchClient, BenchRequest, MeasuredAnswer
 from twd.bench.prompts import BenchPrompt
-from twd.cli.context import Ground
+from twd.cli.common.context import CliContext
+from twd.decoding.window import Window
 from twd.engine.demo_model import demo_model
 from twd.engine.loading import NativeModel
-from twd.engine.window import Window
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
-from twd.kit.service import Surroundings
+from twd.kit.service import ServiceContext
 from twd.wire.base import ModelId
 from twd.wire.job import Sampling
 
@@ -38,8 +38,8 @@ def weights(kind: str) -> Path:
 
 def spoken(native: NativeModel, tokens: Sequence[int], count: int) -> Iterator[int]:
     """The bare engine loop: what the model says after these tokens, one by one, past the end of an answer."""
-    picker = native.pickers.picker(Sampling(), 0, prompt_len=len(tokens), ignore_eos=True)
-    slot, at = native.target.open(tokens, picker)
+    sampler = native.samplers.sampler(Sampling(), 0, prompt_len=len(tokens), ignore_eos=True)
+    slot, at = native.target.open(tokens, sampler)
     feed = tuple(tokens[at:])
     for _ in range(count):
         native.target.submit([Window(slot, 0, at, feed, None, committed=len(feed))])
@@ -80,9 +80,9 @@ class System:
         """All processes that were started here."""
         return [one["pid"] for one in self.told["processes"].values()] + [one.pid for one in self._others]
 
-    def ground(self) -> Ground:
+    def ctx(self) -> CliContext:
         """The system as a command sees it."""
-        return Ground(str(self.file), self.environment)
+        return CliContext(str(self.file), self.environment)
 
     def also(self, *arguments: str, cores: set[int] | None = None, **environment: str) -> "subprocess.Popen[bytes]":
         """One more process of twd beside it."""
@@ -107,9 +107,9 @@ class System:
 @asynccontextmanager
 async def client_of(system: System) -> AsyncIterator[BenchClient]:
     """Somebody who asks, on the system's bus."""
-    ground = system.ground()
-    async with ground.bus("bench") as bus:
-        client = BenchClient(Surroundings(bus=bus, node=ground.node, clock=SystemClock(), ids=Ids()))
+    ctx = system.ctx()
+    async with ctx.bus("bench") as bus:
+        client = BenchClient(ServiceContext(bus=bus, node=ctx.node, clock=SystemClock(), ids=Ids()))
         await client.start()
         try:
             yield client
@@ -123,12 +123,12 @@ def give_cores(pid: int, cores: set[int]) -> None:
         os.sched_setaffinity(int(task.name), cores)
 
 
-async def ask_all(client: BenchClient, prompts: list[BenchPrompt], how: Ask) -> list[Answer]:
+async def ask_all(client: BenchClient, prompts: list[BenchPrompt], how: BenchRequest) -> list[MeasuredAnswer]:
     """One after the other."""
     return [await client.answer(MODEL, prompt, how) for prompt in prompts]
 
 
-def rate(answers: list[Answer]) -> float:
+def rate(answers: list[MeasuredAnswer]) -> float:
     """Tokens per second over some answers, after the first token of each."""
     tokens = sum(max(0, len(answer.tokens) - 1) for answer in answers)
     return 1000 * tokens / sum(answer.stats.decode_ms for answer in answers)

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from harness import MODEL, System, ask_all, client_of, give_cores, rate, until, weights
 
-from twd.bench.analytic import Setting, best_continuous, plain_rate
-from twd.bench.client import Ask, BenchClient
+from twd.bench.analytic import SpeculationSetting, best_continuous, plain_rate
+from twd.bench.client import BenchClient, BenchRequest
 from twd.bench.prompts import PROMPTS, BenchPrompt
 from twd.bench.report import percentile
 from twd.bench.session import find_speculator
-from twd.engine.cost import CostCurve
-from twd.kit.delay_proxy import DelayProxy
+from twd.decoding.cost import CostCurve
+from twd.net.delay_proxy import DelayProxy
 from twd.wire.draft import read_paces
 from twd.wire.job import Speculation
 from twd.wire.model import read_costs
@@ -34,11 +34,11 @@ async def main(args: argparse.Namespace) -> None:
     system = System(home, {"models": {str(MODEL): model}, "speculation": {"ngram": {"enabled": False}}})
     system.start()
     own, far_core = ({core} for core in sorted(os.sched_getaffinity(0))[:2])
-    link = DelayProxy("127.0.0.1", int(system.ground().with_bus().bus.url.rsplit(":", 1)[1]), 0.0)
+    link = DelayProxy("127.0.0.1", int(system.ctx().with_bus().bus.url.rsplit(":", 1)[1]), 0.0)
     try:
         give_cores(system.pid("speculator"), own)
         port = await link.start()
-        token = system.ground().with_bus().bus.token
+        token = system.ctx().with_bus().bus.token
         far = {"TWD_BUS_URL": f"nats://127.0.0.1:{port}", "TWD_BUS_TOKEN": token, "TWD_NODE": "far"}
         system.also("run", "drafter", "--model", str(weights(args.draft)), cores=far_core, OMP_NUM_THREADS="1", **far)
         async with client_of(system) as client:
@@ -60,12 +60,12 @@ async def measure(
     link.delay_s = rtt_ms / 2000
     modes = {"plain": Speculation(enabled=False), "continuous": Speculation()}
     modes |= {f"turns of {k}": Speculation(window=k) for k in args.windows}
-    await ask_all(client, prompts[:2], Ask(Speculation(), args.max_tokens))
+    await ask_all(client, prompts[:2], BenchRequest(Speculation(), args.max_tokens))
     rates: dict[str, list[float]] = {name: [] for name in modes}
     texts: dict[str, list[list[int]]] = {}
     for _ in range(args.rounds):
         for name, speculation in modes.items():
-            answers = await ask_all(client, prompts, Ask(speculation, args.max_tokens))
+            answers = await ask_all(client, prompts, BenchRequest(speculation, args.max_tokens))
             rates[name].append(rate(answers))
             texts[name] = [answer.tokens for answer in answers]
     median = {name: percentile(sorted(values), 0.5) for name, values in rates.items()}
@@ -73,7 +73,7 @@ async def measure(
     (pace,) = read_paces(lease.facts)
     curve = CostCurve(read_costs(lease.facts))
     scale = 1000 / median["plain"] / curve.ms(1)
-    setting = Setting(lambda rows: scale * curve.ms(rows), pace.token_ms, pace.agreement, rtt_ms)
+    setting = SpeculationSetting(lambda rows: scale * curve.ms(rows), pace.token_ms, pace.agreement, rtt_ms)
     best_turns = max(value for name, value in median.items() if name.startswith("turns"))
     row: dict[str, object] = {
         "rtt_ms": rtt_ms,

@@ -27,13 +27,13 @@ from best_and_worst import COPIES, copied
 from harness import System, client_of, give_cores, rate, until, weights
 from peers import measure_server, server
 
-from twd.bench.client import Ask, BenchClient
+from twd.bench.client import BenchClient, BenchRequest
 from twd.bench.prompts import PROMPTS, BenchPrompt
 from twd.bench.rpc_plain import rpc_workers, slow_links
 from twd.bench.session import find_speculator
-from twd.kit.cores import usable_cores
-from twd.kit.ports import free_port
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
+from twd.net.ports import free_port
+from twd.process.cores import usable_cores
 from twd.wire.base import ModelId
 from twd.wire.draft import read_paces
 from twd.wire.failures import TwdError
@@ -43,7 +43,7 @@ WORKERS = 2
 SERVED = ModelId("target")
 COPIED = 0.6
 """The share of an answer's words that continue what stood before, from which on the model copied."""
-WORKER = "twd.engine.rpc_worker"
+WORKER = "twd.engine.rpc.worker"
 SERVICES = ("edge", "metrics", "agent")
 """The others come when all machines are there, so that the first decision is the last."""
 PATIENCE_S = 120.0
@@ -126,7 +126,7 @@ async def measure_twd(args: argparse.Namespace, prompts: Sequence[BenchPrompt], 
             for name, speculation in (("plain", Speculation(enabled=False)), (kind, Speculation())):
                 if name in found:
                     continue
-                how = Ask(speculation, args.max_tokens)
+                how = BenchRequest(speculation, args.max_tokens)
                 for prompt in prompts:  # paces and costs are learned from what is done; what counts comes after that
                     await client.answer(SERVED, prompt, how)
                 answers = [await client.answer(SERVED, prompt, how) for prompt in prompts]
@@ -143,8 +143,8 @@ async def measure_copies(args: argparse.Namespace, rtt_ms: float) -> list[float]
     ratios = []
     async with measured(args, rtt_ms) as client:
         for prompt in COPIES:
-            plain = await client.answer(SERVED, prompt, Ask(Speculation(enabled=False), args.max_tokens))
-            drafted = await client.answer(SERVED, prompt, Ask(Speculation(), args.max_tokens))
+            plain = await client.answer(SERVED, prompt, BenchRequest(Speculation(enabled=False), args.max_tokens))
+            drafted = await client.answer(SERVED, prompt, BenchRequest(Speculation(), args.max_tokens))
             if plain.tokens != drafted.tokens:
                 raise SystemExit("n-gram drafts changed a text: that must not be")
             if copied(prompt, plain.text) >= COPIED:

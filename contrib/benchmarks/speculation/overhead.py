@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 from harness import MODEL, System, spoken, weights
 
 from twd.bench.prompts import PROMPTS
-from twd.engine.chat_template import render_tokens
+from twd.chat.template import render_tokens
 from twd.engine.loading import LoadPlan, NativeModel, load_native
-from twd.kit.cores import usable_cores
+from twd.process.cores import usable_cores
 from twd.wire.job import ChatMessage, Prompt
 
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import aiohttp
 from harness import MODEL, System, client_of, rate, until, weights
 
-from twd.bench.client import Ask
+from twd.bench.client import BenchRequest
 from twd.bench.prompts import PROMPTS, BenchPrompt
-from twd.kit.cores import usable_cores
+from twd.process.cores import usable_cores
 from twd.wire.job import Speculation
 
 PORT = 18_777
@@ -81,7 +81,7 @@ async def measure_twd(
         try:
             async with client_of(system) as client:
                 for mode, speculation in (("plain", Speculation(enabled=False)), (name, Speculation())):
-                    how = Ask(speculation, max_tokens)
+                    how = BenchRequest(speculation, max_tokens)
                     await client.answer(MODEL, prompts[0], how)
                     found[f"twd, {mode}"] = rate([await client.answer(MODEL, prompt, how) for prompt in prompts])
         finally:

@@ -14,9 +14,9 @@ from statistics import median
 from best_and_worst import served
 from harness import MODEL, weights
 
-from twd.bench.client import Ask, BenchClient
+from twd.bench.client import BenchClient, BenchRequest
 from twd.bench.prompts import PROMPTS, BenchPrompt
-from twd.kit.cores import usable_cores
+from twd.process.cores import usable_cores
 from twd.wire.job import Speculation
 
 WAYS = ("n-gram alone", "predicted", "mostly predicted")
@@ -30,10 +30,10 @@ def changed(text: str, every: int) -> str:
 
 async def compare(client: BenchClient, prompt: BenchPrompt, args: argparse.Namespace) -> tuple[list[float], bool]:
     """How many times as fast as plain a prompt is in each way, and whether all texts were equal."""
-    plain = Ask(Speculation(enabled=False), args.max_tokens, ignore_eos=True)
+    plain = BenchRequest(Speculation(enabled=False), args.max_tokens, ignore_eos=True)
     text = (await client.answer(MODEL, prompt, plain)).text
     expected = ("", text, changed(text, args.change))
-    guessed = [Ask(Speculation(prediction=one), args.max_tokens, ignore_eos=True) for one in expected]
+    guessed = [BenchRequest(Speculation(prediction=one), args.max_tokens, ignore_eos=True) for one in expected]
     turns = [[await client.answer(MODEL, prompt, way) for way in (plain, *guessed)] for _ in range(args.rounds)]
     rates = [median(answer.rate for answer in way) for way in zip(*turns, strict=True)]
     equal = len({tuple(answer.tokens) for turn in turns for answer in turn}) == 1

@@ -14,9 +14,9 @@ from statistics import median
 from best_and_worst import served
 from harness import MODEL, weights
 
-from twd.bench.client import Ask, BenchClient
+from twd.bench.client import BenchClient, BenchRequest
 from twd.bench.prompts import BenchPrompt
-from twd.kit.cores import usable_cores
+from twd.process.cores import usable_cores
 from twd.wire.job import ChatMessage, Speculation
 
 KINDS = {
@@ -46,8 +46,10 @@ WAYS = ("its own text", "earlier answers, too")
 async def compare(client: BenchClient, kind: str, question: str, max_tokens: int) -> tuple[list[float], bool]:
     """How many times as fast as plain a request is in each way, and whether all texts were equal."""
     prompt = BenchPrompt(kind, (ChatMessage(role="user", content=question),))
-    plain = await client.answer(MODEL, prompt, Ask(Speculation(enabled=False), max_tokens))
-    drafted = [await client.answer(MODEL, prompt, Ask(Speculation(), max_tokens, recall=way)) for way in (False, True)]
+    plain = await client.answer(MODEL, prompt, BenchRequest(Speculation(enabled=False), max_tokens))
+    drafted = [
+        await client.answer(MODEL, prompt, BenchRequest(Speculation(), max_tokens, recall=way)) for way in (False, True)
+    ]
     ratios = [answer.rate / plain.rate for answer in drafted]
     return ratios, all(answer.tokens == plain.tokens for answer in drafted)
 

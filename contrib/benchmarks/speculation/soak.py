@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 from harness import MODEL, System, client_of, until, weights
 
-from twd.bench.client import Ask, BenchClient
+from twd.bench.client import BenchClient, BenchRequest
 from twd.bench.exact_cases import ExactCase, draw_cases
 from twd.bench.prompts import BenchPrompt
 from twd.bench.session import find_speculator
@@ -38,7 +38,7 @@ def figures(system: System) -> dict[str, tuple[float, int]]:
 
 async def ask(client: BenchClient, case: ExactCase) -> None:
     """One request of any kind."""
-    how = Ask(Speculation(window=case.window), case.max_tokens, case.sampling, False, case.stop, case.grammar)
+    how = BenchRequest(Speculation(window=case.window), case.max_tokens, case.sampling, False, case.stop, case.grammar)
     await client.answer(MODEL, case.prompt, how)
 
 
@@ -48,7 +48,7 @@ async def fill(client: BenchClient) -> bool:
     def long(place: int) -> BenchPrompt:
         return BenchPrompt("long", (ChatMessage(role="user", content=f"{place}" + " the" * FILLING),))
 
-    how = Ask(Speculation(), max_tokens=8)
+    how = BenchRequest(Speculation(), max_tokens=8)
     answers = await asyncio.gather(*(client.answer(MODEL, long(place), how) for place in range(PLACES)))
     used = [answer.stats.prompt_tokens for answer in answers]
     print(f"{PLACES} contexts of {CONTEXT} at once, with prompts of {', '.join(map(str, used))} tokens: room for all")

@@ -12,12 +12,12 @@ from statistics import median
 
 from harness import MODEL, System, client_of, weights
 
-from twd.bench.client import Ask, BenchClient
+from twd.bench.client import BenchClient, BenchRequest
 from twd.bench.prompts import PROMPTS
 from twd.wire.job import Speculation
 
 
-async def together(client: BenchClient, streams: int, how: Ask) -> tuple[float, float, float]:
+async def together(client: BenchClient, streams: int, how: BenchRequest) -> tuple[float, float, float]:
     """Total tokens per second after all have begun, and the longest and the median pause of any stream."""
     began = time.perf_counter()
     answers = await asyncio.gather(*(client.answer(MODEL, PROMPTS[i % len(PROMPTS)], how) for i in range(streams)))
@@ -36,8 +36,8 @@ async def main(args: argparse.Namespace) -> None:
             for name, speculation in (("plain", Speculation(enabled=False)), ("drafted (n-gram)", Speculation())):
                 alone = 0.0
                 for streams in args.streams:
-                    how = Ask(speculation, args.max_tokens)
-                    await together(client, streams, Ask(speculation, 8))
+                    how = BenchRequest(speculation, args.max_tokens)
+                    await together(client, streams, BenchRequest(speculation, 8))
                     runs = [await together(client, streams, how) for _ in range(args.rounds)]
                     rate = median(run[0] for run in runs)
                     alone = alone or rate

@@ -20,10 +20,10 @@ from typing import Any
 
 from harness import MODEL, System, client_of, until, weights
 
-from twd.bench.client import Ask, BenchClient
+from twd.bench.client import BenchClient, BenchRequest
 from twd.bench.prompts import PROMPTS, BenchPrompt
 from twd.bench.session import find_speculator
-from twd.kit.cores import usable_cores
+from twd.process.cores import usable_cores
 from twd.wire.draft import read_paces
 from twd.wire.job import ChatMessage, Grammar, GrammarKind, Speculation
 
@@ -84,7 +84,8 @@ async def compare(client: BenchClient, kind: str, grammar: Grammar, questions: l
     for question in questions:
         prompt = BenchPrompt(kind, (ChatMessage(role="user", content=question),), grammar)
         drafted, plain = [
-            await client.answer(MODEL, prompt, Ask(how, max_tokens, ignore_eos=False)) for how in (DRAFTED, PLAIN)
+            await client.answer(MODEL, prompt, BenchRequest(how, max_tokens, ignore_eos=False))
+            for how in (DRAFTED, PLAIN)
         ]
         rates.append(plain.rate)
         row = Row([*row.ratios, drafted.rate / plain.rate], row.equal and drafted.tokens == plain.tokens)
@@ -115,7 +116,7 @@ async def run(drafter: str, args: argparse.Namespace) -> list[Row]:
 
             await until(attached, "the drafter is attached")
             for how in (PLAIN, DRAFTED, DRAFTED):
-                await client.answer(MODEL, PROMPTS[-1], Ask(how, 32))
+                await client.answer(MODEL, PROMPTS[-1], BenchRequest(how, 32))
             print(f"{drafter} as drafter:" if drafter else "no draft model:", flush=True)
             return [
                 await compare(client, kind, grammar_of(schema), questions, args.max_tokens)

@@ -1,0 +1,428 @@
+"""An owner brings its job to exactly one end, whatever workers and network do."""
+
+import random
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from twd.kit.jobs.owner import Deliver, Fail, Finish, JobOwner, OwnerAction, OwnerPolicy, Release, Submit
+from twd.wire.base import Event, InstanceId, JobId, ModelId, SessionId
+from twd.wire.failures import Failure, FailureCode
+from twd.wire.job import (
+    FinishReason,
+    JobFailed,
+    JobFinished,
+    JobQueued,
+    JobStarted,
+    JobStats,
+    JobSubmitted,
+    Prompt,
+    Sampling,
+    TokensAccepted,
+)
+
+JOB = JobId("j")
+ONE, TWO = InstanceId("speculator.a.1"), InstanceId("speculator.b.2")
+POLICY = OwnerPolicy()
+
+
+def submitted(**changes: object) -> JobSubmitted:
+    fields: dict[str, object] = {"sampling": Sampling(seed=7), "deadline_ms": 60_000, **changes}
+    return JobSubmitted(
+        job=JOB,
+        model=ModelId("m"),
+        owner=InstanceId("edge.a.1"),
+        prompt=Prompt(text="hi"),
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+def queued(attempt: int = 1, speculator: InstanceId = ONE) -> JobQueued:
+    return JobQueued(job=JOB, attempt=attempt, speculator=speculator, source=speculator)
+
+
+def tokens(
+    index: int, ids: list[int], *, attempt: int = 1, text: str | None = None, session: str = ""
+) -> TokensAccepted:
+    return TokensAccepted(
+        job=JOB,
+        attempt=attempt,
+        session=SessionId(session or f"s{attempt}"),
+        at=index + 3,
+        index=index,
+        tokens=ids,
+        text="".join(f"<{i}>" for i in ids) if text is None else text,
+        source=ONE,
+    )
+
+
+def finished(count: int, attempt: int = 1) -> JobFinished:
+    stats = JobStats(completion_tokens=count)
+    return JobFinished(
+        job=JOB, attempt=attempt, reason=FinishReason.STOP, stats=stats, session=SessionId(f"s{attempt}")
+    )
+
+
+def failed(code: FailureCode, attempt: int = 1) -> JobFailed:
+    return JobFailed(job=JOB, attempt=attempt, failure=Failure(code=code, message="as told"))
+
+
+def owner(**changes: object) -> JobOwner:
+    one = JobOwner(submitted(**changes), POLICY, now=0.0)
+    assert [type(action) for action in one.begin(0.0)] == [Submit]
+    return one
+
+
+def running() -> JobOwner:
+    one = owner()
+    assert one.handle(queued(), 0.0) == []
+    return one
+
+
+def submission(actions: Iterable[OwnerAction]) -> JobSubmitted:
+    [found] = [action.job for action in actions if isinstance(action, Submit)]
+    return found
+
+
+def failure(actions: Iterable[OwnerAction]) -> Failure:
+    [found] = [action.failure for action in actions if isinstance(action, Fail)]
+    return found
+
+
+def test_a_job_that_goes_well() -> None:
+    one = running()
+    first, second = tokens(0, [1, 2]), tokens(2, [3])
+    assert one.handle(first, 1.0) == [Deliver(first)]
+    assert one.handle(second, 2.0) == [Deliver(second)]
+    end = finished(3)
+    assert one.handle(end, 2.5) == [Finish(end)]
+    assert one.ended
+    assert one.handle(end, 2.6) == []
+    assert one.tick(1e9) == []
+    assert one.cancel("late", 3.0) == []
+
+
+def test_a_job_without_a_seed_is_refused() -> None:
+    with pytest.raises(ValueError, match="seed"):
+        JobOwner(submitted(sampling=Sampling()), POLICY, now=0.0)
+
+
+def test_repeats_and_other_jobs_are_ignored() -> None:
+    one = running()
+    event = tokens(0, [1, 2])
+    one.handle(event, 1.0)
+    assert one.handle(event, 1.1) == []
+    assert one.handle(tokens(0, [1]), 1.1) == []
+    other = TokensAccepted(job=JobId("other"), attempt=1, session=SessionId("s"), at=0, index=2, tokens=[9])
+    assert one.handle(other, 1.1) == []
+    assert one.tokens == [1, 2]
+
+
+def test_reordered_pieces_are_delivered_in_order() -> None:
+    one = running()
+    early, late = tokens(2, [3]), tokens(0, [1, 2])
+    assert one.handle(early, 1.0) == []
+    assert one.handle(finished(3), 1.1) == []
+    actions = one.handle(late, 1.2)
+    assert actions == [Deliver(late), Deliver(early), Finish(finished(3))]
+
+
+def test_a_hole_that_stays_is_filled_by_another_worker() -> None:
+    one = running()
+    one.handle(tokens(0, [1]), 1.0)
+    one.handle(tokens(5, [6]), 1.1)
+    assert one.due == pytest.approx(1.1 + POLICY.gap_s)
+    actions = one.tick(one.due)
+    assert isinstance(actions[0], Release)
+    assert actions[0].event.attempts == 1
+    again = submission(actions)
+    assert (again.attempt, again.resume, again.sampling.seed) == (2, [1], 7)
+
+
+def test_an_end_whose_text_is_not_whole_is_no_end() -> None:
+    one = running()
+    one.handle(tokens(0, [1]), 1.0)
+    assert one.handle(finished(3), 1.1) == []
+    again = submission(one.tick(one.due))
+    assert again.resume == [1]
+    one.handle(tokens(1, [2, 3], attempt=2), 2.0)
+    assert one.handle(finished(3, attempt=2), 2.1) == [Finish(finished(3, attempt=2))]
+
+
+def test_a_silent_worker_is_replaced_and_the_deadline_shrinks() -> None:
+    one = running()
+    one.handle(tokens(0, [1, 2]), 10.0)
+    assert one.tick(13.9) == []
+    again = submission(one.tick(14.0))
+    assert (again.attempt, again.resume, again.deadline_ms) == (2, [1, 2], 46_000)
+    assert one.handle(tokens(2, [3], attempt=1), 14.1) == []
+    assert one.handle(finished(2, attempt=1), 14.1) == []
+    assert not one.ended
+
+
+def test_news_without_tokens_keeps_a_worker_alive() -> None:
+    one = running()
+    for second in range(1, 20):
+        assert one.handle(tokens(0, [], text=""), float(second)) == []
+        assert one.tick(second + 0.9) == []
+    assert one.attempt == 1
+
+
+def test_a_worker_that_is_gone_is_replaced_at_once() -> None:
+    one = running()
+    assert one.worker_gone(TWO, 1.0) == []
+    assert submission(one.worker_gone(ONE, 1.0)).attempt == 2
+    assert one.worker_gone(ONE, 1.1) == []
+
+
+def test_the_worker_is_known_from_its_events_when_its_answer_was_lost() -> None:
+    one = owner()
+    one.handle(tokens(0, [1]), 0.5)
+    lost = Failure(code=FailureCode.DEADLINE, message="no answer")
+    assert one.unanswered(1, lost, 1.0) == []
+    assert submission(one.worker_gone(ONE, 2.0)).resume == [1]
+
+
+@pytest.mark.parametrize("code", [FailureCode.BUSY, FailureCode.NOBODY_HOME, FailureCode.DRAINING])
+def test_a_job_that_nobody_takes_is_offered_again_for_a_while(code: FailureCode) -> None:
+    one = owner()
+    now, seen = 0.0, []
+    actions: list[OwnerAction] = one.handle(failed(code), now)
+    while not one.ended:
+        now = one.due
+        actions = one.tick(now)
+        if isinstance(actions[-1], Submit):
+            seen.append(now)
+            actions = one.handle(failed(code, actions[-1].job.attempt), now)
+    assert failure(actions).code is code
+    assert seen == pytest.approx([0.25, 0.75, 1.75, 3.75])
+
+
+def test_only_a_worker_that_takes_the_job_over_counts() -> None:
+    one, now = running(), 1.0
+    one.worker_gone(ONE, now)
+    assert one.taken_over == 0
+    for _ in range(3):
+        one.unanswered(one.attempt, Failure(code=FailureCode.NOBODY_HOME, message="nobody"), now)
+        now = one.due
+        assert submission(one.tick(now)).attempt == one.attempt
+    assert (one.attempt, one.taken_over) == (5, 0)
+    one.handle(queued(one.attempt, TWO), now)
+    one.handle(tokens(0, [1], attempt=one.attempt), now)
+    assert one.taken_over == 1
+
+
+def test_a_worker_that_comes_ends_the_wait_for_the_next_try() -> None:
+    one = owner()
+    assert one.somebody_home(0.5) == []
+    one.unanswered(1, Failure(code=FailureCode.NOBODY_HOME, message="nobody"), 1.0)
+    assert one.due > 1.1
+    assert submission(one.somebody_home(1.1)).attempt == 2
+    assert one.somebody_home(1.2) == []
+    one.cancel("the client left", 1.3)
+    assert one.somebody_home(1.4) == []
+
+
+def test_an_unanswered_request_counts_as_a_refusal() -> None:
+    one = owner()
+    nobody = Failure(code=FailureCode.NOBODY_HOME, message="nobody")
+    [release] = one.unanswered(1, nobody, 1.0)
+    assert isinstance(release, Release)
+    assert one.unanswered(1, nobody, 1.0) == []
+    assert submission(one.tick(one.due)).attempt == 2
+    assert one.handle(queued(1), 1.5) == []
+    assert one.handle(queued(2), 1.5) == []
+    assert one.worker == ONE
+
+
+@pytest.mark.parametrize("code", [FailureCode.TOO_LARGE, FailureCode.BACKEND_BROKEN, FailureCode.FORBIDDEN])
+def test_a_request_that_cannot_be_asked_ends_the_job_at_once(code: FailureCode) -> None:
+    one = owner()
+    actions = one.unanswered(1, Failure(code=code, message="as told"), 1.0)
+    assert failure(actions) == Failure(code=code, message="as told")
+    assert one.ended
+
+
+def test_a_failure_that_stays_a_failure_ends_the_job() -> None:
+    one = running()
+    actions = one.handle(failed(FailureCode.CONTEXT_OVERFLOW), 1.0)
+    assert failure(actions) == Failure(code=FailureCode.CONTEXT_OVERFLOW, message="as told")
+    assert one.ended
+
+
+@pytest.mark.parametrize("code", [FailureCode.WORKER_LOST, FailureCode.BACKEND_DOWN, FailureCode.CANCELLED])
+def test_a_worker_that_gives_up_is_replaced_at_once(code: FailureCode) -> None:
+    one = running()
+    one.handle(tokens(0, [1]), 1.0)
+    assert submission(one.handle(failed(code), 2.0)).resume == [1]
+
+
+def test_a_job_that_kills_its_workers_is_given_up() -> None:
+    one = owner()
+    now, losses = 0.0, 0
+    while not one.ended:
+        one.handle(queued(one.attempt), now)
+        actions = one.worker_gone(ONE, now)
+        losses += 1
+        while not one.ended and not any(isinstance(action, Submit) for action in actions):
+            now = one.due
+            actions = one.tick(now)
+    assert failure(actions).code is FailureCode.WORKER_LOST
+    assert losses == POLICY.losses + 1
+
+
+def test_new_tokens_refill_the_budget_of_losses() -> None:
+    one = running()
+    now = 0.0
+    for place in range(20):
+        one.handle(tokens(place, [place], attempt=one.attempt), now)
+        now += 1.0
+        assert submission(one.worker_gone(ONE, now)).resume == list(range(place + 1))
+
+
+def test_the_deadline_ends_a_job_that_still_runs() -> None:
+    one = owner(deadline_ms=2_000)
+    one.handle(queued(), 0.0)
+    assert one.due == 2.0
+    actions = one.tick(2.0)
+    assert isinstance(actions[0], Release)
+    assert actions[0].event.attempts == 0
+    assert failure(actions).code is FailureCode.DEADLINE
+
+
+def test_cancelling_is_the_end_and_tells_the_worker() -> None:
+    one = running()
+    actions = one.cancel("client went away", 1.0)
+    assert isinstance(actions[0], Release)
+    assert failure(actions).code is FailureCode.CANCELLED
+    assert one.handle(finished(0), 1.1) == []
+
+
+def test_a_second_session_of_the_same_attempt_is_not_mixed_in() -> None:
+    one = running()
+    one.handle(JobStarted(job=JOB, attempt=1, session=SessionId("a"), model=ModelId("m"), prompt_tokens=3), 0.5)
+    assert one.started is not None
+    assert one.handle(tokens(0, [9], session="b"), 1.0) == []
+    mine = tokens(0, [1], session="a")
+    assert one.handle(mine, 1.0) == [Deliver(mine)]
+
+
+def test_pieces_that_overlap_are_not_believed() -> None:
+    one = running()
+    one.handle(tokens(0, [1, 2]), 1.0)
+    assert submission(one.handle(tokens(1, [2, 3]), 1.1)).resume == [1, 2]
+
+
+def test_a_held_back_tail_is_delivered_with_the_end() -> None:
+    one = running()
+    one.handle(tokens(0, [1]), 1.0)
+    end = msgspec.structs.replace(finished(1), tail="tail")
+    deliver, finish = one.handle(end, 1.1)
+    assert isinstance(deliver, Deliver)
+    assert (deliver.event.text, deliver.event.tokens, deliver.event.index) == ("tail", [], 1)
+    assert finish == Finish(end)
+
+
+def test_a_text_without_tokens_cannot_change_hands() -> None:
+    one = running()
+    chunk = tokens(0, [], text="once upon")
+    assert one.handle(chunk, 1.0) == [Deliver(chunk)]
+    actions = one.worker_gone(ONE, 2.0)
+    assert failure(actions).code is FailureCode.WORKER_LOST
+
+
+def test_a_flood_of_early_pieces_is_bounded() -> None:
+    one = running()
+    actions: list[OwnerAction] = []
+    for place in range(1, 400):
+        actions = one.handle(tokens(place, [place]), 1.0)
+        if actions:
+            break
+    assert submission(actions).resume == []
+    assert place < 300
+
+
+class Adversary:
+    """Workers and a network that do as they like; the truth is `truth`."""
+
+    def __init__(self, seed: int, length: int, deadline_ms: int) -> None:
+        self.dice = random.Random(seed)
+        self.truth = [self.dice.randrange(50) for _ in range(length)]
+        self.now = 0.0
+        self.owner = JobOwner(submitted(deadline_ms=deadline_ms), POLICY, self.now)
+        self.sent: dict[int, list[Event]] = {}
+        self.delivered: list[int] = []
+        self.ends: list[Finish | Fail] = []
+        self.attempts: list[int] = []
+
+    def take(self, actions: list[OwnerAction]) -> None:
+        for action in actions:
+            assert not self.ends, "nothing follows the end"
+            match action:
+                case Submit(job):
+                    assert job.resume == self.delivered
+                    self.attempts.append(job.attempt)
+                    self.sent[job.attempt] = self.events_of(job)
+                case Deliver(event):
+                    self.delivered += event.tokens
+                case Finish() | Fail():
+                    self.ends.append(action)
+                case Release():
+                    pass
+
+    def events_of(self, job: JobSubmitted) -> list[Event]:
+        events: list[Event] = [queued(job.attempt)]
+        place = len(job.resume)
+        while place < len(self.truth):
+            step = self.dice.randint(1, 5)
+            events.append(tokens(place, self.truth[place : place + step], attempt=job.attempt))
+            place += step
+        return [*events, finished(len(self.truth), job.attempt)]
+
+    def step(self) -> None:
+        attempt = self.dice.choice(self.attempts[-3:])
+        waiting = self.sent[attempt]
+        roll = self.dice.random()
+        if roll < 0.6 and waiting:
+            place = 0 if self.dice.random() < 0.9 else self.dice.randrange(len(waiting))
+            event = waiting[place] if self.dice.random() < 0.1 else waiting.pop(place)
+            if self.dice.random() > 0.05:
+                self.take(self.owner.handle(event, self.now))
+        elif roll < 0.65:
+            code = self.dice.choice(list(FailureCode))
+            self.take(self.owner.unanswered(attempt, Failure(code=code, message="x"), self.now))
+        elif roll < 0.7:
+            self.take(self.owner.worker_gone(ONE, self.now))
+        elif roll < 0.71:
+            self.take(self.owner.handle(failed(self.dice.choice(list(FailureCode)), attempt), self.now))
+        else:
+            self.now += self.dice.choice((0.01, 0.1, 0.3, 1.0))
+            self.take(self.owner.tick(self.now))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    length=st.integers(0, 60),
+    deadline_ms=st.sampled_from([500, 5_000, 60_000]),
+    steps=st.sampled_from([0, 10, 40, 400]),
+)
+def test_exactly_one_end_and_never_a_wrong_text(seed: int, length: int, deadline_ms: int, steps: int) -> None:
+    world = Adversary(seed, length, deadline_ms)
+    world.take(world.owner.begin(0.0))
+    for _ in range(steps):
+        world.step()
+    while not world.owner.ended:
+        assert world.owner.due > world.now
+        world.now = world.owner.due
+        before = world.owner.due
+        world.take(world.owner.tick(world.now))
+        assert world.owner.ended or world.owner.due > before, "a tick moves on"
+    assert len(world.ends) == 1
+    assert world.delivered == world.truth[: len(world.delivered)]
+    assert world.attempts == sorted(set(world.attempts))
+    if isinstance(world.ends[0], Finish):
+        assert world.delivered == world.truth

@@ -1,0 +1,406 @@
+"""Changes of models without processes: the order of things, what is told, and what is taken back."""
+
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.coordinator.machines import DESK, machine
+from tests.gguf_tools.test_inspect import write
+from tests.waiting import until
+from twd.bus.base import LeaseEntry
+from twd.kit.clock import SystemClock
+from twd.kit.tasks import TaskGroup
+from twd.process.process_table import ProcessRow, ProcessTable, StartPhase
+from twd.process.supervisor import ProcessSpec
+from twd.settings.model import DrafterConfig, ModelConfig, PoolConfig, Settings
+from twd.supervisor import memory_check as room
+from twd.supervisor import model_life
+from twd.supervisor.model_changes import MemoryRoom, serving
+from twd.supervisor.model_life import ModelLife
+from twd.supervisor.process_group import ProcessGroup
+from twd.supervisor.service import Wish
+from twd.wire.base import EventId
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.life import ChangeStep, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
+from twd.wire.node import MemoryFacts, ModelFile
+
+
+class FakeCrew:
+    """A crew without processes: what is taken is ready at once, or fails as it was told to."""
+
+    def __init__(self, table: ProcessTable) -> None:
+        self.table = table
+        self.story: list[str] = []
+        self.bad: set[str] = set()
+        self.slow: set[str] = set()
+        self.arguments: dict[str, tuple[str, ...]] = {}
+
+    def take(self, spec: ProcessSpec) -> None:
+        stage, note = StartPhase.READY, ""
+        if spec.name in self.bad:
+            stage, note = StartPhase.FAILED, "llama.cpp cannot load it"
+        elif spec.name in self.slow:
+            stage, note = StartPhase.LOADING, "waits for machines"
+        self.table.rows[spec.name] = ProcessRow(name=spec.name, stage=stage, note=note)
+        self.story.append(f"+{spec.name}")
+        self.arguments[spec.name] = spec.argv
+
+    async def end(self, names: Sequence[str]) -> None:
+        for name in names:
+            if self.table.rows.pop(name, None) is not None:
+                self.story.append(f"-{name}")
+
+    def pids(self, names: Sequence[str]) -> list[int]:
+        return []
+
+
+class House:
+    """One installation with its models."""
+
+    def __init__(self, settings: Settings, wanted: Sequence[str], tasks: TaskGroup) -> None:
+        self.table = ProcessTable()
+        self.process_group = FakeCrew(self.table)
+        self.told: list[ChangeTold] = []
+        self.kept: list[Settings] = []
+        self.life = ModelLife(
+            as_crew(self.process_group),
+            self.table,
+            serving(settings, wanted),
+            node=DESK,
+            clock=SystemClock(),
+            keep=self._keep,
+            tell=self._tell,
+            entries=self._entries,
+            tasks=tasks,
+        )
+        for name in wanted:
+            self.process_group.take(ProcessSpec(f"speculator.{name}", ("x",)))
+        self.process_group.story.clear()
+        self.free = 1 << 40
+        self.looks_left = 0
+        self.full_at: Collection[int] = ()
+        self.found = Path("found.gguf")
+
+    def _keep(self, settings: Settings) -> None:
+        if len(self.kept) in self.full_at:
+            raise TwdError(FailureCode.MODEL_LOAD, "the disk is full")
+        self.kept.append(settings)
+
+    async def _entries(self) -> list[LeaseEntry]:
+        self.looks_left -= 1
+        facts = msgspec.structs.replace(
+            machine(DESK),
+            memory=MemoryFacts(total=self.free, available=self.free),
+            models=[ModelFile(name="found", path=str(self.found), size_bytes=1)] if self.looks_left < 0 else [],
+            looking=self.looks_left >= 0,
+        )
+        return [LeaseEntry(facts.instance, msgspec.json.encode(facts), 1, 0.0)]
+
+    def _tell(self, told: ChangeTold) -> None:
+        self.told.append(told)
+        self.process_group.story.append(f"{told.step} {told.default}")
+
+    async def change(self, wish: Wish) -> ChangeTold | None:
+        """Begin, and wait for the end; None when there was nothing to do."""
+        before = len(self.told)
+        answer = await self.life.begin(wish)
+        if not answer.change:
+            return None
+        ends = (ChangeStep.DONE, ChangeStep.FAILED)
+        await until(lambda: len(self.told) > before and self.told[-1].step in ends, "the change has ended")
+        return self.told[-1]
+
+
+def as_crew(process_group: object) -> ProcessGroup:
+    assert isinstance(process_group, FakeCrew)
+    return process_group  # type: ignore[return-value]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    models = {name: ModelConfig(path=str(write(tmp_path / f"{name}.gguf"))) for name in ("old", "new", "other")}
+    return Settings(models=models, drafters=(DrafterConfig(path="d.gguf", name="d", for_model="new"),))
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[MemoryRoom], None]:
+    def say(found: MemoryRoom) -> None:
+        monkeypatch.setattr(room, "room_for", lambda *_: found)
+
+    say(MemoryRoom(1, 100))
+    return say
+
+
+@asynccontextmanager
+async def house(settings: Settings, *wanted: str) -> AsyncIterator[House]:
+    def fault(name: str, error: BaseException) -> None:
+        raise AssertionError(f"{name}: {error!r}")
+
+    tasks = TaskGroup("test", fault)
+    try:
+        yield House(settings, wanted, tasks)
+    finally:
+        await tasks.close()
+
+
+def swap(model: str, instead_of: str = "") -> SwapWanted:
+    return SwapWanted(id=EventId("c1"), node=DESK, model=model, instead_of=instead_of)
+
+
+def wanted(model: str) -> ModelWanted:
+    return ModelWanted(id=EventId("c1"), node=DESK, model=model)
+
+
+async def test_the_new_model_serves_before_the_old_one_goes(
+    settings: Settings, memory: Callable[[MemoryRoom], None]
+) -> None:
+    async with house(settings, "old") as here:
+        told = await here.change(swap("new"))
+        assert here.process_group.story == [
+            *("loading old", "+speculator.new", "+drafter.d", "draining new", "-speculator.old", "done new")
+        ]
+        assert told is not None
+        assert (told.models, told.default, told.failure) == (["new"], "new", None)
+        assert here.kept[0].default_model == "old"
+        assert here.kept[-1].default_model == "new"
+
+
+async def test_without_room_for_both_the_old_one_goes_first(
+    settings: Settings, memory: Callable[[MemoryRoom], None]
+) -> None:
+    memory(MemoryRoom(90, 50, 60))
+    async with house(settings, "old") as here:
+        await here.change(swap("new"))
+        assert here.process_group.story == [
+            *("draining new", "-speculator.old", "loading new", "+speculator.new", "+drafter.d", "done new")
+        ]
+
+
+async def test_a_model_that_does_not_load_leaves_the_old_one_alone(
+    settings: Settings, memory: Callable[[MemoryRoom], None]
+) -> None:
+    async with house(settings, "old") as here:
+        here.process_group.bad = {"speculator.new"}
+        told = await here.change(swap("new"))
+        assert told is not None
+        assert told.failure is not None
+        assert told.failure.code is FailureCode.MODEL_LOAD
+        assert "llama.cpp cannot load it" in told.failure.message
+        assert (told.models, told.default, told.note) == (["old"], "old", "old serves as before")
+        assert "speculator.old" in here.table.rows
+        assert not {"speculator.new", "drafter.d"} & set(here.table.rows)
+        assert here.kept[-1] == settings
+
+
+async def test_a_failure_after_the_old_one_has_gone_brings_it_back(
+    settings: Settings, memory: Callable[[MemoryRoom], None]
+) -> None:
+    memory(MemoryRoom(90, 50, 60))
+    async with house(settings, "old") as here:
+        here.process_group.bad = {"speculator.new"}
+        told = await here.change(swap("new"))
+        assert told is not None
+        assert told.note == "old serves again"
+        assert told.default == "old"
+        assert list(here.table.rows) == ["speculator.old"]
+        assert [one.step for one in here.told][-2:] == [ChangeStep.ROLLING_BACK, ChangeStep.FAILED]
+
+
+@pytest.mark.parametrize("name", ["nothing", "/no/such/file.gguf"])
+async def test_a_wrong_name_changes_nothing(
+    settings: Settings, memory: Callable[[MemoryRoom], None], name: str
+) -> None:
+    async with house(settings, "old") as here:
+        with pytest.raises(TwdError):
+            await here.life.begin(swap(name))
+        with pytest.raises(TwdError, match="served are: old"):
+            await here.life.begin(swap("new", "other"))
+        assert here.process_group.story == []
+        assert here.kept == []
+        assert await here.change(swap("new")) is not None  # nothing is left under way
+
+
+async def test_a_broken_file_is_refused_before_anything_happens(
+    settings: Settings, memory: Callable[[MemoryRoom], None], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF no more")
+    async with house(settings, "old") as here:
+        with pytest.raises(TwdError, match=r"broken\.gguf"):
+            await here.life.begin(swap(str(broken)))
+        assert here.process_group.story == []
+
+
+async def test_one_change_at_a_time(settings: Settings, memory: Callable[[MemoryRoom], None]) -> None:
+    async with house(settings, "old") as here:
+        await here.life.begin(swap("new"))
+        with pytest.raises(TwdError, match="new loads beside old") as refused:
+            await here.life.begin(wanted("other"))
+        assert refused.value.code is FailureCode.BUSY
+
+
+async def test_start_and_stop(settings: Settings, memory: Callable[[MemoryRoom], None]) -> None:
+    async with house(settings, "old") as here:
+        assert await here.change(wanted("old")) is None
+        told = await here.change(wanted("other"))
+        assert told is not None
+        assert (told.models, told.default) == (["old", "other"], "old")
+        told = await here.change(ModelUnwanted(id=EventId("c2"), node=DESK, model="old"))
+        assert told is not None
+        assert (told.models, told.default) == (["other"], "other")
+        told = await here.change(ModelUnwanted(id=EventId("c3"), node=DESK))
+        assert told is not None
+        assert (told.models, told.default) == ([], "")
+        assert here.table.rows == {}
+        assert await here.change(ModelUnwanted(id=EventId("c4"), node=DESK)) is None
+
+
+async def test_a_model_that_has_no_room_beside_the_others_is_not_started(
+    settings: Settings, memory: Callable[[MemoryRoom], None]
+) -> None:
+    memory(MemoryRoom(90, 50, 60))
+    async with house(settings, "old") as here:
+        with pytest.raises(TwdError, match="twd swap") as refused:
+            await here.life.begin(wanted("new"))
+        assert refused.value.code is FailureCode.OUT_OF_MEMORY
+
+
+async def test_where_nothing_is_served_there_is_nobody_to_wait_for(
+    settings: Settings, memory: Callable[[MemoryRoom], None]
+) -> None:
+    memory(MemoryRoom(90, 0, certain=False))
+    async with house(settings) as here:
+        told = await here.change(wanted("new"))
+        assert told is not None
+        assert told.models == ["new"]
+
+
+async def test_a_pooled_model_starts_stops_and_comes_back(settings: Settings) -> None:
+    pooled = msgspec.structs.replace(settings, mode="combined", pool=PoolConfig(engine="rpc"))
+    async with house(pooled, "old") as here:
+        for wish in (wanted("new"), ModelUnwanted(id=EventId("c2"), node=DESK), wanted("old")):
+            told = await here.change(wish)
+            assert told is not None
+            assert told.step is ChangeStep.DONE
+        assert here.life.models == ["old"]
+        here.free = 1 << 12
+        with pytest.raises(TwdError, match="the pool has no place for new"):
+            await here.life.begin(wanted("new"))
+
+
+async def test_an_agent_that_looks_round_yet_is_waited_for(
+    settings: Settings, memory: Callable[[MemoryRoom], None], tmp_path: Path
+) -> None:
+    async with house(settings) as here:
+        here.looks_left = 1
+        here.found = write(tmp_path / "found.gguf")
+        told = await here.change(wanted("found"))
+        assert told is not None
+        assert told.models == ["found"]
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+async def test_on_a_full_disk_a_change_is_taken_back(
+    settings: Settings, memory: Callable[[MemoryRoom], None], writes: int
+) -> None:
+    async with house(settings, "old") as here:
+        here.full_at = (writes,)
+        told = await here.change(swap("new"))
+        assert told is not None
+        assert told.failure is not None
+        assert told.failure.message == "the disk is full"
+        assert (told.models, told.default, told.note) == (["old"], "old", "old serves as before")
+        assert list(here.table.rows) == ["speculator.old"]
+        here.full_at = ()
+        told = await here.change(swap("new"))
+        assert told is not None
+        assert told.models == ["new"]
+
+
+async def test_a_fault_of_ours_changes_nothing_and_is_told(
+    settings: Settings, memory: Callable[[MemoryRoom], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults: list[str] = []
+
+    async def broken(change: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    async with house(settings, "old") as here:
+        monkeypatch.setattr(here.life._tasks, "_on_error", lambda name, error: faults.append(str(error)))
+        monkeypatch.setattr(here.life, "_drain", broken)
+        told = await here.change(swap("new"))
+        assert told is not None
+        assert told.failure is not None
+        assert (told.failure.code, told.models) == (FailureCode.INTERNAL, ["old"])
+        await until(lambda: faults == ["a fault of ours"], "the fault is told where faults go")
+        assert list(here.table.rows) == ["speculator.old"]
+
+
+async def test_swapping_to_one_that_serves_already_only_ends_the_other(
+    settings: Settings, memory: Callable[[MemoryRoom], None]
+) -> None:
+    async with house(settings, "old", "other") as here:
+        told = await here.change(swap("other"))
+        assert here.process_group.story == ["draining other", "-speculator.old", "done other"]
+        assert told is not None
+        assert told.models == ["other"]
+        assert await here.change(swap("other")) is None
+
+
+async def test_how_a_model_comes_into_memory_can_be_said(
+    settings: Settings, memory: Callable[[MemoryRoom], None]
+) -> None:
+    async with house(settings) as here:
+        wish = ModelWanted(id=EventId("c1"), node=DESK, model="old", ram_reclaim="on", prewarm=False)
+        await here.change(wish)
+        assert here.process_group.arguments["speculator.old"][-3:] == ("--ram-reclaim", "on", "--no-prewarm")
+
+
+async def test_a_model_with_jobs_is_waited_for(settings: Settings, memory: Callable[[MemoryRoom], None]) -> None:
+    async with house(settings, "old") as here:
+        here.table.rows["speculator.old"].facts = {"sessions": 1, "waiting": 0}
+        await here.life.begin(ModelUnwanted(id=EventId("c1"), node=DESK, model="old"))
+        await until(lambda: bool(here.told), "it drains")
+        here.life.news.set()
+        await until(lambda: not here.life.news.is_set(), "it looks again")
+        assert "-speculator.old" not in here.process_group.story
+        here.table.rows["speculator.old"].facts = {"sessions": 0, "waiting": 0}
+        here.life.news.set()
+        await until(lambda: here.told[-1].step is ChangeStep.DONE, "it is gone")
+
+
+async def test_the_coordinator_of_a_pool_plans_anew(settings: Settings, memory: Callable[[MemoryRoom], None]) -> None:
+    pooled = msgspec.structs.replace(settings, mode="combined", pool=PoolConfig(engine="rpc"))
+    async with house(pooled, "old") as here:
+        here.process_group.take(ProcessSpec("coordinator", ("x",)))
+        here.process_group.story.clear()
+        await here.change(swap("new"))
+        assert here.process_group.story[:2] == ["-coordinator", "+coordinator"]
+        served = [name for name, model in here.kept[-1].models.items() if model.serve]
+        assert served == ["new"]
+
+
+async def test_a_model_that_gets_no_further_is_taken_back(
+    settings: Settings, memory: Callable[[MemoryRoom], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_life, "STALLED_S", 0.0)
+    async with house(settings, "old") as here:
+        here.process_group.slow = {"speculator.new"}
+        told = await here.change(swap("new"))
+        assert told is not None
+        assert told.failure is not None
+        assert "waits for machines" in told.failure.message
+        assert told.models == ["old"]
+
+
+async def test_a_pool_may_be_told_to_mind_no_versions(settings: Settings, memory: Callable[[MemoryRoom], None]) -> None:
+    pooled = msgspec.structs.replace(settings, mode="combined", pool=PoolConfig(engine="rpc"))
+    async with house(pooled) as here:
+        here.process_group.take(ProcessSpec("coordinator", ("x",)))
+        await here.change(ModelWanted(id=EventId("c1"), node=DESK, model="old", skip_version_check=True))
+        assert here.kept[-1].pool.skip_version_check
+        assert "+coordinator" in here.process_group.story[1:], "the one who decides is told"
+        assert here.life.serving.settings.pool.skip_version_check, "what starts later goes by it, too"

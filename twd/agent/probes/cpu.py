@@ -1,0 +1,65 @@
+"""The processor and the memory of this machine."""
+
+import platform
+import re
+import time
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from twd.engine.host_memory.limits import available_bytes, total_bytes
+from twd.wire.node import CpuFacts, MemoryFacts
+
+CPUINFO: Final = Path("/proc/cpuinfo")
+FEATURES: Final = (
+    *("sse3", "ssse3", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile"),
+    *("amx_int8", "neon", "asimd", "asimddp", "fphp", "i8mm", "sve", "sve2"),
+)
+"""Those that llama.cpp has kernels for."""
+_SAMPLE_BYTES: Final = 32 * 1024 * 1024
+_SAMPLES: Final = 3
+
+
+def parse_cpuinfo(text: str) -> tuple[str, list[str]]:
+    """The name and the features in /proc/cpuinfo."""
+    name = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    found = set(flags[1].split()) if flags else set()
+    return (name[1].strip() if name else ""), [feature for feature in FEATURES if feature in found]
+
+
+def cpu_facts(bandwidth: int = 0) -> CpuFacts:
+    """The processor as it is; `bandwidth` was measured before."""
+    name, features = parse_cpuinfo(CPUINFO.read_text("utf-8", "replace")) if CPUINFO.exists() else ("", [])
+    threads = psutil.cpu_count() or 1
+    return CpuFacts(
+        name=name or platform.processor() or platform.machine(),
+        cores=psutil.cpu_count(logical=False) or threads,
+        threads=threads,
+        features=features,
+        bandwidth=bandwidth,
+    )
+
+
+def memory_facts() -> MemoryFacts:
+    """Memory and swap now."""
+    swap = psutil.swap_memory()
+    return MemoryFacts(
+        total=total_bytes(),
+        available=available_bytes(),
+        swap_total=swap.total,
+        swap_free=swap.free,
+        host_available=int(psutil.virtual_memory().available),
+    )
+
+
+def measure_bandwidth() -> int:
+    """Bytes a second that one thread can read, to two digits; takes some ten milliseconds."""
+    sample = b"\1" * _SAMPLE_BYTES
+    best = float("inf")
+    for _ in range(_SAMPLES):
+        began = time.perf_counter()
+        sample.find(b"\0")  # the library's search reads as fast as memory gives
+        best = min(best, time.perf_counter() - began)
+    return int(float(f"{_SAMPLE_BYTES / max(best, 1e-6):.1e}"))

@@ -1,0 +1,1 @@
+"""Chat templates, and what models write: thoughts, text."""

@@ -1,0 +1,96 @@
+"""What every command stands on: the settings, the state folder, the way to the running system."""
+
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from twd.kit.errors import CommandError
+from twd.kit.exit_codes import ExitCode
+from twd.kit.ids import node_id
+from twd.process.home import RESOLVED_VARIABLE, RunningInstance, StateFolder, Unrecorded
+from twd.settings.model import Settings
+from twd.wire.base import NodeId
+
+if TYPE_CHECKING:
+    from twd.bus.nats.bus import NatsBus
+    from twd.settings.load import Loaded
+
+OWN_VARIABLES: Final = frozenset({RESOLVED_VARIABLE, "TWD_DEBUG"})
+BUS_WAIT_S: Final = 3.0
+
+
+class CliContext:
+    """One command's view of the installation."""
+
+    def __init__(self, config: str | None = None, environment: Mapping[str, str] = os.environ) -> None:
+        self.config = config
+        self.environment = {name: value for name, value in environment.items() if name not in OWN_VARIABLES}
+        self._resolved = environment.get(RESOLVED_VARIABLE)
+
+    @cached_property
+    def loaded(self) -> "Loaded":
+        """The settings and where they come from."""
+        from twd.settings.load import load_settings
+
+        return load_settings(self.config, self.environment, Path.cwd(), Path.home())
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings; a supervisor's child reads what its supervisor resolved."""
+        if self._resolved and self.config is None:
+            return msgspec.json.decode(Path(self._resolved).read_bytes(), type=Settings)
+        return self.loaded.settings
+
+    @cached_property
+    def home(self) -> StateFolder:
+        """The state folder."""
+        return StateFolder(self.settings.home_dir)
+
+    @property
+    def node(self) -> NodeId:
+        """This machine's name on the bus."""
+        return node_id(self.settings.node or socket.gethostname())
+
+    @property
+    def here(self) -> NodeId:
+        """The same, as what runs here says it: another terminal may have started that with other settings."""
+        instance = self.instance()
+        return NodeId(instance.node) if instance else self.node
+
+    def instance(self) -> RunningInstance | None:
+        """What runs here now."""
+        try:
+            return self.home.running()
+        except Unrecorded as error:
+            raise CommandError(ExitCode.FAULT, str(error)) from None
+
+    def with_bus(self) -> Settings:
+        """The settings with a bus to go to: the configured one, else that of the instance which runs here."""
+        settings = self.settings
+        if settings.bus.url:
+            return settings
+        instance = self.instance()
+        if instance is None:
+            raise CommandError(ExitCode.NOTHING_RUNS, f"nothing runs in {self.home.path}; `twd up` starts it")
+        if not instance.bus_url:
+            text = f"twd has just started in {self.home.path} ({instance.named()}); try again in a moment"
+            raise CommandError(ExitCode.UNHEALTHY, text)
+        bus = msgspec.structs.replace(settings.bus, url=instance.bus_url, token=instance.bus_token)
+        return msgspec.structs.replace(settings, bus=bus)
+
+    @asynccontextmanager
+    async def bus(self, role: str = "watcher") -> AsyncIterator["NatsBus"]:
+        """A connection to the running system."""
+        from twd.kit.connect import connect
+
+        bus = await connect(self.with_bus(), role, self.node, BUS_WAIT_S)
+        try:
+            yield bus
+        finally:
+            await bus.close()

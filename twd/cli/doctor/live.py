@@ -1,0 +1,177 @@
+"""Checks of what runs: the bus, the services, the API, speculation, clocks, and servers elsewhere."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from twd.cli.doctor.findings import Finding, bad, good, odd, skipped
+from twd.process.process_table import WELL, StartPhase, stage_of
+from twd.wire.draft import read_paces
+from twd.wire.model import single_step_ms
+from twd.wire.node import NodeFacts
+from twd.wire.service import ServiceLease
+
+RTT_SLOW_MS: Final = 10.0
+"""Above this a link is probably Wi-Fi, and drafts over it come late."""
+SKEW_S: Final = 2.0
+AGREEMENT_LOW: Final = 0.3
+COMPARED_ENOUGH: Final = 50
+DRAFT_COST_HIGH: Final = 0.8
+"""A guess that costs this share of a token of the target brings little at best."""
+
+Aged = tuple[ServiceLease, float]
+"""A lease and how many seconds ago it was renewed."""
+
+
+@dataclass(frozen=True, slots=True)
+class BusProbe:
+    """What a visit to the bus found; `problem` where nobody let us in."""
+
+    rtt_ms: float = 0.0
+    leases: Sequence[Aged] = ()
+    problem: str = ""
+    nodes: Sequence[NodeFacts] = ()
+    """Machines with an agent."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiProbe:
+    """What the API said of itself."""
+
+    url: str
+    reasons: Sequence[str] = ()
+    """Why it would not answer now."""
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerProbe:
+    """A server or machine elsewhere, and how it answered."""
+
+    name: str
+    url: str
+    use: str = ""
+    answer_ms: float = 0.0
+    problem: str = ""
+    needed: bool = True
+    """Whether requests fail without it."""
+    mend: str = ""
+    slow_ms: float = 1000.0
+    architecture: str = ""
+    """The family of its model, where it tells."""
+
+
+def check_bus(look: BusProbe | None, address: str, outside: bool) -> Finding:
+    """Whether messages travel, and how fast. None: there is no bus to look at."""
+    if look is None:
+        return skipped("bus", "nothing runs here", "twd up")
+    if look.problem:
+        mend = "twd config show --changed  # look at bus.url and how it signs in" if outside else "twd logs broker"
+        return bad("bus", look.problem, mend)
+    detail = f"{address}, there and back in {look.rtt_ms:.1f} ms"
+    if look.rtt_ms > RTT_SLOW_MS:
+        return odd("bus", f"{detail}: slow, as over Wi-Fi", "use a cable, or a broker that is nearer")
+    return good("bus", detail)
+
+
+def check_services(leases: Sequence[Aged], missing: Sequence[str]) -> list[Finding]:
+    """Whether every service is there and well, by its own word and by its supervisor's."""
+    found = [_service(lease) for lease, _ in leases]
+    found += [bad(name, "its process runs or restarts, but holds no lease", f"twd logs {name}") for name in missing]
+    if not leases and not missing:
+        return [bad("services", "the broker runs, but no service does", "twd up")]
+    versions = {lease.version for lease, _ in leases}
+    if len(versions) > 1:
+        newest = max(versions, key=_numbers)
+        nodes = ", ".join(sorted({lease.node for lease, _ in leases if lease.version != newest}))
+        found.append(odd("versions", f"{nodes} not at {newest}", f"pip install --upgrade twd=={newest}"))
+    return found
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part.isdecimal()]
+
+
+def _service(lease: ServiceLease) -> Finding:
+    name = f"{lease.service} on {lease.node}"
+    stage = stage_of(lease)
+    told = f"{stage}: {lease.note}" if lease.note not in ("", stage) else str(stage)
+    if stage in WELL:
+        return good(name, told)
+    mend = "twd watch model  # it still loads" if stage is StartPhase.LOADING else f"twd logs {lease.service}"
+    return bad(name, told, mend) if stage is StartPhase.FAILED else odd(name, told, mend)
+
+
+def check_clocks(leases: Sequence[Aged], now_ms: int) -> list[Finding]:
+    """Whether the machines agree on the time; stamps of stories and rules of templates need it."""
+    skews: dict[str, float] = {}
+    for lease, age_s in leases:
+        skew = (now_ms - lease.renewed_ms) / 1000 - age_s
+        skews[lease.node] = min(skew, skews.get(lease.node, skew), key=abs)
+    found = []
+    for node, skew in sorted(skews.items()):
+        if abs(skew) > SKEW_S:
+            way = "behind" if skew > 0 else "ahead of"
+            text = f"the clock of {node} is {abs(skew):.0f} s {way} this machine's"
+            found.append(odd("clock", text, "sudo timedatectl set-ntp true"))
+    return found
+
+
+def check_api(look: ApiProbe | None) -> Finding:
+    """Whether a request would be answered now. None: no API is to be expected."""
+    if look is None:
+        return skipped("API", "no API runs here", "twd up")
+    if look.problem:
+        return bad("API", f"{look.url}: {look.problem}", "twd logs edge")
+    if look.reasons:
+        return bad("API", f"{look.url} does not answer requests: {'; '.join(look.reasons)}", "twd status")
+    return good("API", f"{look.url} answers")
+
+
+def check_speculation(leases: Sequence[Aged]) -> list[Finding]:
+    """Whether drafts leave texts alone, as measured, and which drafters do not pay."""
+    found: list[Finding] = []
+    for lease, _ in leases:
+        if lease.service == "speculator" and lease.facts.get("ready"):
+            found += [_exactness(lease), *_drafters(lease)]
+        doubt = lease.facts.get("doubt") if lease.service == "drafter" and stage_of(lease) is StartPhase.READY else ""
+        if doubt:
+            text = f"its target says that it will not pay: {doubt}"
+            found.append(odd(f"drafter {lease.facts.get('model', '')}", text, "twd bench"))
+    return found
+
+
+def _exactness(lease: ServiceLease) -> Finding:
+    name = f"exactness of {lease.facts.get('model')}"
+    settings = lease.facts.get("settings", "")
+    if lease.facts.get("exact"):
+        return good(name, f"drafts leave its texts alone ({settings})")
+    text = f"measured: drafts may change its texts on this device ({settings})"
+    return odd(name, text, "set `exact: true` for this model: on a GPU that is asked for by name, since it costs speed")
+
+
+def _drafters(lease: ServiceLease) -> list[Finding]:
+    step_ms = single_step_ms(lease.facts)
+    found = []
+    for pace in read_paces(lease.facts):
+        name = f"drafter {pace.model} for {lease.facts.get('model')}"
+        cost = f"{pace.token_ms:.1f} ms a guess against {step_ms:.1f} ms a token"
+        held = f"{pace.agreement:.0%} of {pace.compared} guesses held"
+        if pace.compared >= COMPARED_ENOUGH and pace.agreement < AGREEMENT_LOW:
+            found.append(odd(name, f"{held}: it does not pay", "use a draft model of the same family; `twd bench`"))
+        elif step_ms and pace.token_ms > DRAFT_COST_HIGH * step_ms:
+            found.append(odd(name, f"{cost}: it hardly pays", "use a smaller draft model, or another machine for it"))
+        else:
+            found.append(good(name, f"{held}, {cost}"))
+    return found
+
+
+def check_server(look: ServerProbe) -> Finding:
+    """Whether a server elsewhere can be used, and for what."""
+    if look.problem:
+        say = bad if look.needed else odd
+        return say(look.name, look.problem, look.mend)
+    detail = f"{look.use}, in {look.answer_ms:.0f} ms"
+    if look.answer_ms > look.slow_ms:
+        return odd(look.name, f"{detail}: slow", look.mend)
+    return good(look.name, detail)

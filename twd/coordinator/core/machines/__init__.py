@@ -1,0 +1,1 @@
+"""What machines offer: devices, computers, hosts without an agent."""

@@ -1,0 +1,98 @@
+"""Devices that the settings name. How large they are stands there; what others take of them was found, where it was."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from twd.coordinator.core.machines.device_names import GIVEN, device_name, usable
+from twd.net.addresses import bare_host
+from twd.settings.model import GpuConfig, PoolConfig
+from twd.wire.base import NodeId
+from twd.wire.node import GpuFacts, NodeFacts
+
+GIB: Final = 1024**3
+
+
+def all_given(nodes: Mapping[NodeId, NodeFacts], pool: PoolConfig, home: NodeId) -> Mapping[NodeId, NodeFacts]:
+    """Machines with the devices that the settings name, besides those that were found there."""
+    return {node: with_given(facts, pool, home) for node, facts in nodes.items()}
+
+
+def with_given(facts: NodeFacts, pool: PoolConfig, home: NodeId) -> NodeFacts:
+    """The same of one machine; harmless when repeated."""
+    named = () if facts.guest or given(facts) else _configured(facts, pool, home)
+    if not named:
+        return facts
+    seen = _seen(usable(facts), named)
+    gpus = [_as_facts(gpu, index, seen.get(index)) for index, gpu in enumerate(named)]
+    return msgspec.structs.replace(facts, gpus=[*facts.gpus, *gpus])
+
+
+def given(facts: NodeFacts) -> list[GpuFacts]:
+    """The devices of a machine that the settings name: where there are any, no others count."""
+    return [gpu for gpu in facts.gpus if gpu.backend == GIVEN]
+
+
+def doubts(facts: NodeFacts) -> list[str]:
+    """Where the settings name more memory than any device was found to have."""
+    largest = max((gpu.total for gpu in facts.gpus if gpu.backend != GIVEN), default=0)
+    larger = [gpu for gpu in given(facts) if largest and gpu.total > largest * 1.05]
+    return [_doubt(facts.node, gpu, largest) for gpu in larger]
+
+
+def _doubt(node: NodeId, gpu: GpuFacts, largest: int) -> str:
+    size = f"{gpu.total / GIB:g} GB"
+    return (
+        f"{node}: the settings give {gpu.name} {size}, but the largest found has {largest / GIB:.1f}; the settings win"
+    )
+
+
+def _configured(facts: NodeFacts, pool: PoolConfig, home: NodeId) -> tuple[GpuConfig, ...]:
+    if facts.node == home:
+        return pool.gpus
+    if not pool.workers:
+        return ()
+    names = names_of(facts)
+    return next((worker.gpus for worker in pool.workers if worker.host.lower() in names), ())
+
+
+def names_of(facts: NodeFacts) -> set[str]:
+    """The hosts of the settings that a machine answers for."""
+    return {facts.node.lower(), facts.hostname.lower(), _host_of(facts.peer_url)}
+
+
+def _host_of(url: str) -> str:
+    found = re.match(r"https?://(\[[^]]*\]|[^:/]*)", url)
+    return bare_host(found[1]).lower() if found else ""
+
+
+def bytes_of(gpu: GpuConfig) -> int:
+    """The memory that the settings give a device."""
+    return int(gpu.vram_gb * GIB)
+
+
+def _seen(found: Sequence[GpuFacts], named: Sequence[GpuConfig]) -> dict[int, GpuFacts]:
+    """Of which devices that were found the settings speak: of the only one of that name, else of the next in order;
+    those with memory of their own come first."""
+    rest = sorted(found, key=lambda gpu: gpu.shared)
+    seen: dict[int, GpuFacts] = {}
+    for index, gpu in enumerate(named):
+        called = [one for one in rest if gpu.name and gpu.name.casefold() in one.name.casefold()]
+        if len(called) == 1:
+            seen[index] = called[0]
+            rest.remove(called[0])
+    others = (index for index in range(len(named)) if index not in seen)
+    return seen | dict(zip(others, rest, strict=False))
+
+
+def _as_facts(gpu: GpuConfig, index: int, seen: GpuFacts | None) -> GpuFacts:
+    """It goes by the name that the engine of its machine knows, where it was found there."""
+    total = bytes_of(gpu)
+    if seen is None:
+        return GpuFacts(name=f"{gpu.name or 'GPU'} #{index}", backend=GIVEN, index=index, total=total, free=total)
+    whole = max(total, seen.total)  # a share of a card leaves the rest of it to others
+    free = max(0, min(total, whole - (seen.total - seen.free)))
+    name = device_name(seen)
+    return GpuFacts(name=name, backend=GIVEN, index=index, total=total, free=free, bandwidth=seen.bandwidth)

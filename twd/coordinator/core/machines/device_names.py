@@ -1,0 +1,45 @@
+"""What a device is called in plans, and by llama.cpp."""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from twd.process.compute import CMAKE
+from twd.wire.node import GpuFacts, NodeFacts
+
+GIVEN: Final = "settings"
+"""In place of a backend, of a device that the settings name."""
+_NAMES: Final = {"cuda": "CUDA", "hip": "ROCm", "metal": "MTL", "vulkan": "Vulkan"}
+
+
+def device_name(gpu: GpuFacts) -> str:
+    """As llama.cpp calls it; of a device that only the settings know, as they do."""
+    if gpu.backend == GIVEN:
+        return gpu.name
+    return f"{_NAMES.get(gpu.backend, gpu.backend)}{gpu.index}"
+
+
+def can_compute(facts: NodeFacts, gpu: GpuFacts) -> bool:
+    """Whether a machine's own engine was built for a device; where nobody knows of the engine, it counts as such."""
+    engine = next((build for build in facts.builds if build.name == "engine"), None)
+    return engine is None or not engine.backends or gpu.backend == GIVEN or _kind(gpu) in engine.backends
+
+
+def usable(facts: NodeFacts) -> list[GpuFacts]:
+    """The devices of a machine that its own engine can compute on."""
+    return [gpu for gpu in facts.gpus if can_compute(facts, gpu)]
+
+
+def unbuilt(facts: NodeFacts) -> Iterator[tuple[str, str, str]]:
+    """Devices that could compute if a machine's engine were built for them, where none else does: the name, what the
+    build lacks, and the command that mends it."""
+    found = [gpu for gpu in facts.gpus if gpu.backend != GIVEN]
+    if any(can_compute(facts, gpu) for gpu in found):
+        return
+    for gpu in found:
+        kind = _kind(gpu)
+        yield gpu.name, kind, f"CMAKE_ARGS=-D{CMAKE.get(gpu.backend, kind)}=on make setup"
+
+
+def _kind(gpu: GpuFacts) -> str:
+    return re.sub(r"\d+$", "", device_name(gpu))

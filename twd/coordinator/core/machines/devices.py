@@ -1,0 +1,134 @@
+"""From machines, as agents tell of them, to devices that can hold layers. What the settings say wins."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from twd.coordinator.core.machines.computers import told_once
+from twd.coordinator.core.machines.configured_devices import doubts, given, with_given
+from twd.coordinator.core.machines.device_names import GIVEN, device_name, unbuilt, usable
+from twd.coordinator.core.placement import PlacementDevice
+from twd.settings.model import PoolConfig
+from twd.wire.base import NodeId
+from twd.wire.node import CPU, GpuFacts, NodeFacts
+
+CPU_SPEED: Final = 15e9
+CPU_WINDOW: Final = 3.0
+GPU_SPEEDS: Final = {"cuda": 400e9, "hip": 400e9, "metal": 150e9, "vulkan": 200e9, GIVEN: 400e9}
+SHARED_SPEED: Final = 60e9
+GPU_WINDOW: Final = 1.2
+"""Estimates where nothing was measured: bytes of weights read a second, and what a window of 8 costs."""
+GPU_SHARE: Final = 0.6
+"""What a step reads of what a GPU's memory gives: its kernels are short, and each has to start."""
+THREADS_HELP: Final = 2.0
+"""One thread rarely reads as much as memory gives; several do about twice as well."""
+SHARED_FOR_HOME: Final = 0.1
+
+
+@dataclass(frozen=True)
+class UsableDevices:
+    """What can be used, and what is left out and why."""
+
+    devices: tuple[PlacementDevice, ...]
+    homes: Mapping[str, PlacementDevice]
+    """The processor of each machine."""
+    notes: tuple[str, ...] = ()
+
+
+def find_devices(nodes: Iterable[NodeFacts], pool: PoolConfig, home: NodeId) -> UsableDevices:
+    """Every device, the home machine's first; machines that may not be used are told in the notes."""
+    known = (with_given(facts, pool, home) for facts in nodes)
+    ordered = sorted(known, key=lambda facts: (facts.node != home, facts.node))
+    at_home = next((facts for facts in ordered if facts.node == home), None)
+    devices: list[PlacementDevice] = []
+    notes: list[str] = []
+    homes: dict[str, PlacementDevice] = {}
+    for facts in ordered:
+        homes[facts.node] = processor(facts)
+        if facts.guest:
+            devices += _lent(facts)
+            notes += [f"{facts.node} is left out: {one.note}" for one in facts.processes if one.note]
+            continue
+        why = "" if facts.node == home else unusable(facts, pool, at_home)
+        if why:
+            notes.append(f"{facts.node} is left out: {why}")
+            continue
+        named = given(facts)
+        devices += _given(facts.node, named) if named else _detected(facts, homes[facts.node])
+        notes += [*doubts(facts), *_unbuilt(facts)]
+    notes += told_once(ordered)
+    return UsableDevices(tuple(devices), homes, tuple(notes))
+
+
+def _unbuilt(facts: NodeFacts) -> Iterator[str]:
+    for name, lacks, mend in unbuilt(facts):
+        yield f"{name} of {facts.node} is left out: llama.cpp there was built without {lacks} ({mend})"
+
+
+def processor(facts: NodeFacts) -> PlacementDevice:
+    """A machine's own processor and memory."""
+    free = facts.memory.available
+    if any(gpu.shared for gpu in usable(facts)):
+        free = int(free * SHARED_FOR_HOME)
+    speed = facts.cpu.bandwidth * THREADS_HELP or CPU_SPEED
+    return PlacementDevice(facts.node, CPU, free, speed, CPU_WINDOW)
+
+
+def _detected(facts: NodeFacts, own: PlacementDevice) -> Iterator[PlacementDevice]:
+    gpus = usable(facts)
+    for gpu in gpus:
+        if gpu.shared:
+            rest = int(facts.memory.available * (1 - SHARED_FOR_HOME))
+            yield PlacementDevice(facts.node, device_name(gpu), min(gpu.free, rest), _speed(gpu), GPU_WINDOW)
+        else:
+            yield PlacementDevice(facts.node, device_name(gpu), gpu.free, _speed(gpu), GPU_WINDOW)
+    if not any(gpu.shared for gpu in gpus):
+        yield own
+
+
+def _lent(facts: NodeFacts) -> Iterator[PlacementDevice]:
+    """A guest's devices, each with the worker that lends it; one with the machine's own memory is its processor."""
+    holders = {device: process.process for process in facts.processes for device in process.devices}
+    for gpu in facts.gpus:
+        name = device_name(gpu)
+        if name in holders:
+            speed, window = (CPU_SPEED, CPU_WINDOW) if gpu.shared else (_speed(gpu), GPU_WINDOW)
+            yield PlacementDevice(facts.node, name, gpu.free, speed, window, holders[name])
+
+
+def _speed(gpu: GpuFacts) -> float:
+    estimate = SHARED_SPEED if gpu.shared else GPU_SPEEDS.get(gpu.backend, 100e9)
+    return gpu.bandwidth * GPU_SHARE or estimate
+
+
+def _given(node: str, gpus: Iterable[GpuFacts]) -> Iterator[PlacementDevice]:
+    for gpu in gpus:
+        yield PlacementDevice(node, device_name(gpu), gpu.free, _speed(gpu), GPU_WINDOW)
+
+
+def unusable(facts: NodeFacts, pool: PoolConfig, at_home: NodeFacts | None) -> str:
+    """Why another machine may not hold layers; empty when it may."""
+    beside = at_home is not None and at_home.machine == facts.machine
+    if not beside and not facts.lends:
+        return (
+            "its workers and stages listen for itself alone. Set pool.host there to its address in the LAN, or to "
+            "0.0.0.0; the way there is encrypted unless pool.trusted_lan says otherwise"
+        )
+    if pool.engine == "ring":
+        return ""
+    ours, theirs = rpc_version(at_home) if at_home else "", rpc_version(facts)
+    if ours and theirs and not _can_talk(ours, theirs) and not pool.skip_version_check:
+        return f"its engine speaks RPC {theirs}, the one at home {ours}; update twd on both to the same version"
+    return ""
+
+
+def rpc_version(facts: NodeFacts) -> str:
+    """The RPC protocol of a machine's own engine."""
+    return next((build.rpc for build in facts.builds if build.name == "engine"), "")
+
+
+def _can_talk(client: str, worker: str) -> bool:
+    """By llama.cpp's own rule; what is no version is no match."""
+    ours, theirs = (re.fullmatch(r"(\d{1,4})\.(\d{1,4})\.\d{1,4}", version) for version in (client, worker))
+    return bool(ours and theirs and ours[1] == theirs[1] and int(theirs[2]) <= int(ours[2]))

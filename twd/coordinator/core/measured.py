@@ -1,0 +1,97 @@
+"""How fast devices are by what was measured on them, in place of estimates. Plain values in and out.
+
+A stage tells what its layers cost. Devices on which none runs yet count as so much slower or quicker than estimated as
+the measured ones of their kind are: else a machine would look better only because nobody has tried it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+import msgspec
+
+from twd.coordinator.core.placement import WINDOW, Key, ModelShape, PlacementDevice
+from twd.wire.node import CPU
+from twd.wire.placement import PlacementDecided, Slice
+from twd.wire.ring import StageReady
+
+WORTH_TELLING = 0.1
+"""A forecast that is off by less than this share is left as it is."""
+LEAST_MS = 0.001
+"""Times are told no finer."""
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePace:
+    """What one device was measured to do: bytes of weights a second, and what a window of 8 costs."""
+
+    speed: float
+    window_factor: float = 1.0
+
+
+Paces = Mapping[Key, DevicePace]
+
+
+def paces_of(stages: Iterable[StageReady], decided: Iterable[PlacementDecided]) -> dict[Key, DevicePace]:
+    """The devices of a decision on which stages have measured their slices."""
+    told = {(stage.node, stage.model, stage.first, stage.end): stage for stage in stages}
+    found: dict[Key, DevicePace] = {}
+    for decision in decided:
+        for piece in (*decision.slices, *decision.spares):
+            stage = told.get((piece.node, decision.model, piece.first, piece.end))
+            if stage is not None and (pace := _pace(stage, piece)) is not None:
+                found[piece.node, piece.device] = pace
+    return found
+
+
+def _pace(stage: StageReady, piece: Slice) -> DevicePace | None:
+    taken_ms = stage.layer_ms * (stage.end - stage.first)
+    if taken_ms <= 0 or not piece.weight_bytes:
+        return None
+    costs = {point.width: point.ms for point in stage.cost}
+    wide = min((width for width in costs if width >= WINDOW), default=0)
+    factor = max(1.0, costs[wide] / costs[1]) if wide and costs.get(1) else 1.0
+    return DevicePace(piece.weight_bytes / (taken_ms / 1000), factor)
+
+
+def with_paces(devices: Sequence[PlacementDevice], paces: Paces) -> tuple[PlacementDevice, ...]:
+    """The devices as they were measured, the others in proportion to those of their kind."""
+    if not paces:
+        return tuple(devices)
+    ratios: dict[bool, list[float]] = {True: [], False: []}
+    for device in devices:
+        if device.key in paces:
+            ratios[device.name == CPU].append(paces[device.key].speed / device.speed)
+    usual = {kind: median(found) if found else 1.0 for kind, found in ratios.items()}
+    return tuple(_as_measured(device, paces.get(device.key), usual[device.name == CPU]) for device in devices)
+
+
+def _as_measured(device: PlacementDevice, pace: DevicePace | None, usual: float) -> PlacementDevice:
+    if pace is None:
+        return replace(device, speed=device.speed * usual)
+    return replace(device, speed=pace.speed, window_factor=pace.window_factor)
+
+
+def retimed(decision: PlacementDecided, shape: ModelShape, paces: Paces) -> PlacementDecided:
+    """The same places with the times that were measured there; the same decision where it foretold them well."""
+    slices = [_retimed(piece, shape, paces) for piece in decision.slices]
+    before, now = (sum(piece.ms for piece in pieces) for pieces in (decision.slices, slices))
+    if not before or not decision.plain_tok_s or abs(now - before) < WORTH_TELLING * before:
+        return decision
+    token_ms = 1000 / decision.plain_tok_s
+    way_ms = max(0.0, token_ms - before)  # the rate was rounded
+    better = token_ms / max(way_ms + now, LEAST_MS)
+    return msgspec.structs.replace(
+        decision,
+        slices=slices,
+        plain_tok_s=round(decision.plain_tok_s * better, 2),
+        speculative_tok_s=round(decision.speculative_tok_s * better, 2),
+    )
+
+
+def _retimed(piece: Slice, shape: ModelShape, paces: Paces) -> Slice:
+    pace = paces.get((piece.node, piece.device))
+    if pace is None:
+        return piece
+    read = piece.weight_bytes + (shape.head_bytes if piece.head else 0)
+    return msgspec.structs.replace(piece, ms=round(read / pace.speed * 1000, 3))

@@ -1,0 +1,102 @@
+"""What the registry shows a coordinator: machines that have settled, and processes that serve models."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from twd.bus.base import LeaseEntry
+from twd.coordinator.core.machines.agentless_hosts import held
+from twd.coordinator.core.measured import paces_of
+from twd.coordinator.core.state import ObservedState
+from twd.coordinator.links import LinkTable
+from twd.wire.base import NodeId
+from twd.wire.node import NodeFacts
+from twd.wire.placement import PLACE_FACT, GuestUse, Way, read_guests, read_ways
+from twd.wire.ring import read_stage, read_stage_way
+from twd.wire.service import ServiceLease, read_lease
+
+SETTLE_S: Final = 0.7
+"""Machines that come one after the other, as at the start of a house, are planned with together."""
+JOIN_S: Final = 0.2
+"""The same for those that join others: what is decided too early for them costs a process that is not needed."""
+LOOKING_S: Final = 8.0
+"""So long a machine that looks round yet is waited for, before others that joined are planned with."""
+
+
+@dataclass
+class JoinTimes:
+    """When machines came."""
+
+    since: dict[NodeId, float] = field(default_factory=dict)
+    until: float | None = None
+    """When those that joined will have been waited for long enough; None: nobody is waited for."""
+
+    def settled(
+        self, found: Sequence[NodeFacts], known: Mapping[NodeId, NodeFacts], now: float
+    ) -> dict[NodeId, NodeFacts]:
+        """Machines to plan with. One whose agent has just come back counts as it was known before."""
+        self.since = {facts.node: self.since.get(facts.node, now) for facts in found}
+        new = [facts for facts in found if facts.node not in known]
+        patience = {True: LOOKING_S, False: JOIN_S if known else SETTLE_S}
+        self.until = max((self.since[facts.node] + patience[facts.looking] for facts in new), default=None)
+        if self.until is not None and self.until <= now:
+            self.until = None
+        joined = [facts for facts in new if not facts.looking] if self.until is None else []
+        return {
+            **{facts.node: _as_before(facts, known[facts.node]) for facts in found if facts.node in known},
+            **{facts.node: facts for facts in joined},
+        }
+
+
+def _as_before(now: NodeFacts, before: NodeFacts) -> NodeFacts:
+    """What is known of a machine whose agent has just come back, until that has looked round."""
+    if not now.looking:
+        return now
+    return msgspec.structs.replace(before, instance=now.instance, pid=now.pid, processes=now.processes)
+
+
+def take_in(observed: ObservedState, links: LinkTable, entries: Sequence[LeaseEntry]) -> dict[str, list[GuestUse]]:
+    """What services tell in the registry of what they serve, hold and measured; returns the use of guests, by place."""
+    serving, stages = speculators(entries), stage_leases(entries)
+    observed.served = {place_served(lease) for lease in serving if lease.facts.get("ready")}
+    observed.homes = {place_served(lease): lease.node for lease in serving}
+    uses = {place_served(lease): read_guests(lease.facts) for lease in serving}
+    observed.held = held(uses)
+    for lease in serving:
+        links.learn(read_ways(lease.facts))
+    links.learn_between(ways_between(stages))
+    measured = [stage for lease in stages if (stage := read_stage(lease.facts)) is not None]
+    observed.paces = paces_of(measured, observed.decided.values())
+    return uses
+
+
+def speculators(entries: Sequence[LeaseEntry]) -> list[ServiceLease]:
+    """Processes that serve a model, or will; the oldest last, so that of several it counts as the home."""
+    return sorted(_leases(entries, "speculator."), key=lambda lease: -lease.started_ms)
+
+
+def stage_leases(entries: Sequence[LeaseEntry]) -> list[ServiceLease]:
+    """Processes that hold slices."""
+    return list(_leases(entries, "stage."))
+
+
+def _leases(entries: Sequence[LeaseEntry], prefix: str) -> Iterator[ServiceLease]:
+    read = (read_lease(entry.value) for entry in entries if entry.key.startswith(prefix))
+    return (lease for lease in read if lease is not None)
+
+
+def place_served(lease: ServiceLease) -> str:
+    """The model, or the replica of one, that a process serves."""
+    return str(lease.facts.get(PLACE_FACT) or lease.facts.get("model"))
+
+
+def ways_between(stages: Sequence[ServiceLease]) -> list[tuple[NodeId, Way]]:
+    """The ways from machine to machine that stages measured along their rings."""
+    nodes = {lease.instance: lease.node for lease in stages}
+    told = ((lease.node, way) for lease in stages if (way := read_stage_way(lease.facts)) is not None)
+    found = [(node, way, nodes[way.to]) for node, way in told if way.to in nodes]
+    return [
+        (node, Way(node=far, rtt_ms=way.rtt_ms, bandwidth=way.bandwidth)) for node, way, far in found if far != node
+    ]

@@ -1,0 +1,122 @@
+"""The coordinator's mind: wanted and observed in, the next action out, or None when all is as it should be.
+
+Level-triggered: nothing is remembered between calls but what `ObservedState` holds, so that lost, doubled and late
+messages heal at the next look.
+"""
+
+import hashlib
+
+import msgspec
+
+from twd.coordinator.core import process_reconciler as due
+from twd.coordinator.core.measured import retimed
+from twd.coordinator.core.memory_ledger import overdrawn, promised
+from twd.coordinator.core.model_placement import decide, file_problem, home_of, with_spares
+from twd.coordinator.core.processes import WantedModel
+from twd.coordinator.core.readers import holders
+from twd.coordinator.core.standby import carried, promoted, trimmed, wants_more
+from twd.coordinator.core.state import Action, DecidePlacement, ObservedState, WantedState
+from twd.settings.model import PoolConfig
+from twd.wire.base import NodeId
+from twd.wire.placement import PlacementDecided, Slice
+
+
+def plan(wanted: WantedState, observed: ObservedState, now: float) -> Action | None:
+    """The one next thing to do."""
+    return (
+        _decide(wanted, observed)
+        or _stand_by(wanted, observed)
+        or _retime(wanted, observed)
+        or due.stop(wanted, observed, now)
+        or due.start(wanted, observed, now)
+    )
+
+
+def _decide(wanted: WantedState, observed: ObservedState) -> DecidePlacement | None:
+    for model in wanted.models if observed.nodes else ():  # with nobody there yet, nothing can be said
+        known, home = observed.decided.get(model.name), home_of(wanted, observed, model)
+        if known is not None and fits(known) and (home not in observed.nodes or model.shape is None):
+            # Its agent comes back, or its speculator turns up elsewhere; or only another coordinator can read its file.
+            continue  # nothing is torn down for that
+        if known is None or observed.basis.get(model.name) != basis_of(model, observed, known, home, wanted.pool):
+            decision = _taken_over(wanted, observed, model, home) or carried(decide(wanted, observed, model), known)
+            return DecidePlacement(decision, basis_of(model, observed, decision, home, wanted.pool))
+    return None
+
+
+def _taken_over(
+    wanted: WantedState, observed: ObservedState, model: WantedModel, home: NodeId
+) -> PlacementDecided | None:
+    """Where machines left, and spares are ready for all that they held: these serve, and nothing else moves."""
+    known = observed.decided.get(model.name)
+    if known is None or known.home != home or model.name not in observed.basis:
+        return None
+    kept = promoted(known, observed.nodes)
+    whole = all(piece.node in observed.nodes for piece in kept.slices)
+    return kept if whole and {piece.node for piece in known.slices} - observed.nodes.keys() else None
+
+
+def _stand_by(wanted: WantedState, observed: ObservedState) -> DecidePlacement | None:
+    """The spares of what is decided. There are none while any model has no place: it may need their room."""
+    placed = [observed.decided.get(model.name) for model in wanted.models if model.shape is not None]
+    whole = all(decision is not None and fits(decision) for decision in placed)
+    count = wanted.pool.standby if wanted.pool.engine == "ring" and whole else 0
+    full = overdrawn(observed.nodes, observed.decided)
+    for model in wanted.models:
+        known = observed.decided.get(model.name)
+        if known is None or not fits(known) or known.home not in observed.nodes:
+            continue
+        better = trimmed(promoted(known, observed.nodes), observed.nodes, count, full)
+        if wants_more(better, count):
+            better = with_spares(wanted, observed, model, better)
+        if better != known:
+            return DecidePlacement(better, observed.basis.get(model.name, ""))
+    return None
+
+
+def _retime(wanted: WantedState, observed: ObservedState) -> DecidePlacement | None:
+    """What was foretold, corrected by what was measured since; nothing moves for that."""
+    for model in wanted.models if observed.paces else ():
+        known = observed.decided.get(model.name)
+        if known is None or model.shape is None:
+            continue
+        better = retimed(known, model.shape, observed.paces)
+        if better is not known:
+            return DecidePlacement(better, observed.basis.get(model.name, ""))
+    return None
+
+
+def moved(before: PlacementDecided, now: PlacementDecided) -> bool:
+    """Whether anything goes elsewhere, and not only other figures are told."""
+    return [_where(piece) for piece in before.slices] != [_where(piece) for piece in now.slices]
+
+
+def _where(piece: Slice) -> tuple[NodeId, str, str, int, int, bool]:
+    return (piece.node, piece.device, piece.process, piece.first, piece.end, piece.head)
+
+
+def fits(decision: PlacementDecided) -> bool:
+    """Whether the model has a place."""
+    return not decision.missing_bytes
+
+
+def basis_of(
+    model: WantedModel, observed: ObservedState, known: PlacementDecided, home: NodeId, pool: PoolConfig
+) -> str:
+    """What a decision rests on. Free memory moves while a model loads, and other models' places while they move: these
+    count only while the model has no place."""
+    told = msgspec.structs.replace(pool, key="")
+    placed, decided = fits(known), observed.decided
+    others = {} if placed else promised({name: decided[name] for name in decided if name != model.name})
+    held = [] if placed else sorted(worker for worker, place in observed.held.items() if place != model.name)
+    copies = _copies(model, observed, known) if pool.engine == "ring" else []
+    if model.shape is None:
+        copies = holders(model, observed.nodes)
+    asked = (home, model.ctx, model.sessions, model.problem, model.shape, told, sorted(others.items()), held, copies)
+    return hashlib.sha256(f"{observed.machines(not placed)} {asked!r}".encode()).hexdigest()[:32]
+
+
+def _copies(model: WantedModel, observed: ObservedState, known: PlacementDecided) -> list[NodeId]:
+    """Machines that have the model's file. One that has its slice may lose the file: what serves goes on."""
+    serving, file = {piece.node for piece in (*known.slices, *known.spares)}, model.file
+    return sorted(n for n, facts in observed.nodes.items() if file and (n in serving or not file_problem(facts, file)))

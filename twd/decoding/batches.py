@@ -1,0 +1,195 @@
+"""Which windows share a forward pass.
+
+Over separate KV streams llama.cpp computes together only neighbouring sequences with equally many rows, and makes a
+pass of its own for every remainder. So windows are grouped and padded here, by what rows and passes cost.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from operator import attrgetter
+
+from twd.wire.model import CostPoint
+
+Shape = tuple[tuple[int, int], ...]
+"""(slot, rows) of each window, by rising slot."""
+_CHEAPER = 0.9
+"""Throw-away rows must make a pass that much cheaper: less may be noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPart:
+    """One slot's share of a pass: its window's rows and throw-away rows behind them (no window: only those)."""
+
+    slot: int
+    rows: int
+    padding: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardBatch:
+    """Slots that are computed together."""
+
+    parts: tuple[BatchPart, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows computed, padding included."""
+        return sum(part.rows + part.padding for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRules:
+    """What a context can do: `streams` as in Layout, and whether rows can be taken back after a pass.
+
+    `rows_fixed`: every pass has so many rows and one window, so that a device takes the same kernels for all of them.
+    """
+
+    capacity: int
+    streams: bool = True
+    can_pad: bool = True
+    rows_min: int = 1
+    rows_fixed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WidthPadding:
+    """Where more rows than asked for are computed sooner: some devices change kernels at some widths, and over RPC each
+    width that was never used before costs a dozen ways there and back.
+    """
+
+    points: tuple[CostPoint, ...] = ()
+    widest: int = 0
+    """Over RPC: lone windows have one of the measured widths, or else this one."""
+
+    def rows(self, rows: int, unit: int = 1) -> int:
+        """The number of rows, a multiple of `unit`, at which so many are computed soonest."""
+        if self.widest and unit == 1 and rows <= self.widest:
+            known = [point for point in self.points if point.width >= rows]
+            return min(known, key=attrgetter("ms")).width if known else self.widest
+        if not self.points or rows > self.points[-1].width:
+            return rows
+        places = (-(-point.width // unit) * unit for point in self.points if point.width > rows)
+        best = min((place for place in places if place <= self.points[-1].width), key=self._ms, default=rows)
+        return best if self._ms(best) < _CHEAPER * self._ms(rows) else rows
+
+    def costs(self) -> list[CostPoint]:
+        """What passes cost, detours taken."""
+        return [CostPoint(width=point.width, ms=self._ms(self.rows(point.width))) for point in self.points]
+
+    def _ms(self, rows: int) -> float:
+        left = max(
+            (point for point in self.points if point.width <= rows), key=attrgetter("width"), default=self.points[0]
+        )
+        right = min((point for point in self.points if point.width >= rows), key=attrgetter("width"))
+        span = right.width - left.width
+        return left.ms + (right.ms - left.ms) * (rows - left.width) / span if span > 0 else right.ms
+
+
+def guessed_cost(rows: int) -> float:
+    """The cost of a pass before it was measured, in units of one more row."""
+    return 3.0 + rows
+
+
+@dataclass(slots=True)
+class BatchPlanner:
+    """Groups windows into passes; remembers what it found for shapes that come again."""
+
+    rules: BatchRules
+    cost: Callable[[int], float] = guessed_cost
+    padding: WidthPadding = field(default_factory=WidthPadding)
+    _plan: Callable[[Shape], list[ForwardBatch]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._plan = lru_cache(maxsize=512)(self._find)
+
+    def use_cost(self, cost: Callable[[int], float], padding: WidthPadding | None = None) -> None:
+        """Plan by measured times from now on."""
+        self.cost, self.padding = cost, padding or WidthPadding()
+        self._plan = lru_cache(maxsize=512)(self._find)
+
+    def fix_rows(self, rows: int) -> None:
+        """Give every pass so many rows from now on."""
+        self.rules = replace(self.rules, rows_fixed=rows)
+        self._plan = lru_cache(maxsize=512)(self._find)
+
+    def missing(self, rows: int) -> int:
+        """How many throw-away rows a pass of one slot gets."""
+        if not self.rules.can_pad:
+            return 0
+        return (self.rules.rows_fixed or max(self.rules.rows_min, self.padding.rows(rows))) - rows
+
+    def plan(self, shape: Shape) -> list[ForwardBatch]:
+        """The cheapest passes found; every window lies whole in one of them."""
+        return self._plan(shape)
+
+    def _find(self, shape: Shape) -> list[ForwardBatch]:
+        if self.rules.rows_fixed:
+            return [self._filled((item,)) for item in shape]
+        if not self.rules.streams:
+            return [self._filled(group) for group in _fill(shape, self.rules.capacity)]
+        plans = [self._intervals(shape)]
+        for limit in sorted({rows for _, rows in shape})[:-1]:
+            narrow = tuple(item for item in shape if item[1] <= limit)
+            wide = tuple(item for item in shape if item[1] > limit)
+            plans.append(self._intervals(narrow) + self._intervals(wide))
+        return min(plans, key=lambda passes: sum(self.cost(one.rows) for one in passes))
+
+    def _intervals(self, shape: Shape) -> list[ForwardBatch]:
+        """The cheapest cut of the windows into runs of neighbours, each padded to its widest window."""
+        best: list[tuple[float, int]] = [(0.0, 0)]
+        for end in range(1, len(shape) + 1):
+            best.append(min((best[start][0] + self._price(shape[start:end]), start) for start in range(end)))
+        passes: list[ForwardBatch] = []
+        end = len(shape)
+        while end:
+            start = best[end][1]
+            passes.append(self._block(shape[start:end]))
+            end = start
+        return passes[::-1]
+
+    def _price(self, run: Shape) -> float:
+        width = max(rows for _, rows in run)
+        slots = run[-1][0] - run[0][0] + 1
+        if len(run) > 1:
+            even = slots == len(run) and all(rows == width for _, rows in run)
+            if slots * width > self.rules.capacity or not (even or self.rules.can_pad):
+                return float("inf")
+        return self.cost(max(slots * width, self.rules.rows_min))
+
+    def _block(self, run: Shape) -> ForwardBatch:
+        width = max(rows for _, rows in run)
+        rows_of = dict(run)
+        first, last = run[0][0], run[-1][0]
+        slots = last - first + 1
+        if self.rules.can_pad:
+            width = self.padding.rows(slots * width, slots) // slots
+        parts = tuple(
+            BatchPart(slot, rows_of.get(slot, 0), width - rows_of.get(slot, 0)) for slot in range(first, last + 1)
+        )
+        return self._at_least(parts)
+
+    def _filled(self, group: Shape) -> ForwardBatch:
+        return self._at_least(tuple(BatchPart(slot, rows) for slot, rows in group))
+
+    def _at_least(self, parts: tuple[BatchPart, ...]) -> ForwardBatch:
+        missing = self.missing(ForwardBatch(parts).rows)
+        head = parts[0]
+        return (
+            ForwardBatch((BatchPart(head.slot, head.rows, head.padding + missing), *parts[1:]))
+            if missing
+            else ForwardBatch(parts)
+        )
+
+
+def _fill(shape: Sequence[tuple[int, int]], capacity: int) -> list[Shape]:
+    """Windows of any width, in order, as many to a pass as fit."""
+    groups: list[list[tuple[int, int]]] = []
+    free = 0
+    for slot, rows in shape:
+        if not groups or rows > free:
+            groups.append([])
+            free = capacity
+        groups[-1].append((slot, rows))
+        free -= rows
+    return [tuple(group) for group in groups]

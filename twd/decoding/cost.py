@@ -1,0 +1,126 @@
+"""What a pass over n rows costs: measured at load, corrected by every pass that follows."""
+
+import time
+from bisect import bisect_left
+from collections.abc import Iterable
+from math import exp, log
+
+from twd.engine.context import BatchTokens, Context
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.model import CostPoint
+
+WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+_DEPTH = 32
+_TURNS_MAX = 7
+_SCALE_WEIGHT = 0.1
+_POINT_WEIGHT = 0.05
+_OUTLIER = 2.0
+_FADE = 0.995
+_SLOPE_KEPT = 0.5
+
+
+class CostCurve:
+    """Milliseconds of a pass by its rows: measured points, straight lines between them, never falling.
+
+    An observed time moves the whole curve a little (the machine is busier now) and its own place a little more;
+    one hiccup counts as at most twice the expected time. What places learned of themselves fades, and they never bend
+    the curve so far that more rows seem to cost next to nothing: that would be found out only by computing them.
+    """
+
+    def __init__(self, points: Iterable[CostPoint]) -> None:
+        ordered = sorted(points, key=lambda point: point.width)
+        if not ordered or ordered[0].width < 1:
+            raise TwdError(FailureCode.INTERNAL, "a cost curve needs at least one point of width 1 or more")
+        self._widths = [point.width for point in ordered]
+        self._measured: list[float] = []
+        for point in ordered:
+            self._measured.append(max(point.ms, 1e-3, *self._measured[-1:]))
+        self._bends = [0.0] * len(ordered)
+        """Logarithms of what the points' times were found to be of those measured."""
+        self._times = list(self._measured)
+        self._scale = 1.0
+        self._places: dict[int, tuple[int, int, float]] = {}
+
+    def ms(self, rows: int) -> float:
+        """The expected time of a pass over `rows` rows."""
+        left, right, share = self._places.get(rows) or self._place(rows)
+        times = self._times
+        return self._scale * (times[left] * (1.0 - share) + times[right] * share)
+
+    def observe(self, rows: int, ms: float) -> None:
+        """Learn from a pass that took `ms`."""
+        ratio = min(max(ms / self.ms(rows), 1 / _OUTLIER), _OUTLIER)
+        self._scale *= ratio**_SCALE_WEIGHT
+        left, right, share = self._place(rows)
+        self._bends = [bend * _FADE for bend in self._bends]
+        for point, weight in ((left, 1.0 - share), (right, share)):
+            if 0.0 < weight <= 1.0:
+                self._bends[point] += _POINT_WEIGHT * weight * log(ratio)
+        self._times = self._bent()
+
+    def points(self) -> list[CostPoint]:
+        """The curve as it is now."""
+        return [CostPoint(width=width, ms=round(self.ms(width), 4)) for width in self._widths]
+
+    def _place(self, rows: int) -> tuple[int, int, float]:
+        """Two points, and how much the second counts; beyond the last one the last slope goes on."""
+        place = bisect_left(self._widths, rows)
+        if place == 0 or len(self._widths) == 1:
+            found = (0, 0, 0.0)
+        else:
+            right = min(place, len(self._widths) - 1)
+            left = right - 1
+            found = (left, right, (rows - self._widths[left]) / (self._widths[right] - self._widths[left]))
+        self._places[rows] = found
+        return found
+
+    def _bent(self) -> list[float]:
+        times: list[float] = []
+        before = self._measured[0]
+        for measured, bend in zip(self._measured, self._bends, strict=True):
+            least = times[-1] + _SLOPE_KEPT * (measured - before) if times else 0.0
+            times.append(max(measured * exp(bend), least))
+            before = measured
+        return times
+
+
+def measure_cost(context: Context, *, rows_min: int = 1, budget_s: float = 1.5, away: bool = False) -> list[CostPoint]:
+    """Time passes of several widths on the first sequence, which must be free; it is empty again afterwards.
+
+    Every width is timed at least once, and again in turn while the budget lasts. The fastest time counts: what else ran
+    on the machine can only have made the others slower, and `CostCurve.observe` follows the load from then on. With
+    workers `away`, every width is used once before: the first time takes many times as long.
+    """
+    room = min(context.settings.ubatch, context.settings.ctx_size - _DEPTH)
+    widths = [width for width in WIDTHS if width <= room]
+    taken: dict[int, list[float]] = {width: [] for width in widths}
+    _pass(context, 0, min(_DEPTH, context.settings.ubatch))
+    depth = context.end(0)
+    for width in widths if away else (1,):
+        _time_pass(context, depth, max(width, rows_min))
+    end = time.perf_counter() + budget_s
+    for turn in range(_TURNS_MAX):
+        if turn and time.perf_counter() > end:
+            break
+        for width in widths:
+            taken[width].append(_time_pass(context, depth, max(width, rows_min)))
+    context.clear(0)
+    return [CostPoint(width=width, ms=round(min(times), 4)) for width, times in taken.items()]
+
+
+def _time_pass(context: Context, depth: int, rows: int) -> float:
+    began = time.perf_counter()
+    _pass(context, depth, rows)
+    context.logits(rows - 1)
+    spent = (time.perf_counter() - began) * 1000
+    if not context.rollback(0, depth):
+        context.clear(0)
+        _pass(context, 0, depth)
+    return spent
+
+
+def _pass(context: Context, at: int, count: int) -> None:
+    rows = BatchTokens()
+    vocabulary = context.model.vocab.size
+    rows.add(0, at, [(at + index) * 7919 % vocabulary for index in range(count)])
+    context.decode(rows)

@@ -1,0 +1,244 @@
+"""Calls in progress: each has jobs with their owners, and news that its client has yet to be given."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from twd.edge.answering import News
+from twd.kit.clock import Clock
+from twd.kit.jobs.owner import Deliver, Fail, Finish, JobOwner, OwnerAction, OwnerPolicy, Release, Submit
+from twd.wire.base import Event, InstanceId, JobId, ModelId
+from twd.wire.failures import Failure
+from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
+
+NEWS_MAX = 8192
+"""News that may wait for a client that reads slowly; then its call is given up."""
+
+COMING_S = 60.0
+"""How long a job waits for a model that is about to be served."""
+
+_ENDS: Final = (JobFinished, Failure)
+
+JobEvent = JobQueued | JobStarted | TokensAccepted | JobFinished | JobFailed
+
+
+class InFlightRequest:
+    """What one client waits for: the news of its jobs, in order."""
+
+    def __init__(self) -> None:
+        self.news: deque[tuple[int, News | Failure]] = deque()
+        self.lines: list[TrackedJob] = []
+        self.at_once: Callable[[], bool] | None = None
+        """Takes news where they arrive, while their reader waits for more; False when the reader is to do it."""
+        self._waiter: asyncio.Future[None] | None = None
+        self._enough = 1
+        self._alarm: asyncio.TimerHandle | None = None
+        self._sent_at = 0.0
+
+    @property
+    def ended(self) -> bool:
+        """Whether no job of it runs any more."""
+        return all(line.owner.ended for line in self.lines)
+
+    def put(self, index: int, item: News | Failure) -> None:
+        """Add news, and have them taken at once or wake the reader, if it is worth it."""
+        self.news.append((index, item))
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        if _is_end(item) or (len(self.news) >= self._enough and not self._taken_at_once(waiter)):
+            waiter.set_result(None)
+
+    def _taken_at_once(self, waiter: asyncio.Future[None]) -> bool:
+        if self.at_once is None:
+            return False
+        try:
+            return self.at_once()
+        except Exception as error:  # noqa: BLE001 - it is the reader's, who answers for it
+            waiter.set_exception(error)
+            return True
+
+    def begin_anew(self) -> None:
+        """Its reader has sent what was taken at once: the time to wait counts from now."""
+        self._sent_at = asyncio.get_running_loop().time()
+
+    async def wait(self, timeout_s: float, enough: int = 1) -> bool:
+        """Until there is so much news, or some job's end; False when nothing came, or nothing was sent, for so long."""
+        if len(self.news) >= enough or any(_is_end(item) for _, item in self.news):
+            return True
+        self._enough = enough
+        loop = asyncio.get_running_loop()
+        self._waiter, self._sent_at = loop.create_future(), loop.time()
+        self._alarm = loop.call_later(timeout_s, self._ring, self._waiter, timeout_s)
+        try:
+            await self._waiter
+        finally:
+            self._alarm.cancel()
+            self._waiter = None
+        return bool(self.news)
+
+    def _ring(self, waiter: asyncio.Future[None], timeout_s: float) -> None:
+        """The time is over, unless it began anew."""
+        loop = waiter.get_loop()
+        left = self._sent_at + timeout_s - loop.time()
+        if waiter.done():
+            return
+        if left > 0:
+            self._alarm = loop.call_later(left, self._ring, waiter, timeout_s)
+        else:
+            waiter.set_result(None)
+
+
+@dataclass(eq=False)
+class TrackedJob:
+    """One job of a call."""
+
+    call: InFlightRequest
+    index: int
+    owner: JobOwner
+    announced: bool = False
+    timer: asyncio.TimerHandle | None = None
+    timer_at: float = float("inf")
+
+
+class RequestTracker:
+    """All calls: hands events to the owners of the jobs they are about, and does what the owners want."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        submit: Callable[[JobSubmitted, float], None],
+        publish: Callable[[Event], None],
+        guard: Callable[[Callable[[], None]], None],
+        policy: OwnerPolicy | None = None,
+        coming: Callable[[ModelId], bool] = lambda model: False,
+    ) -> None:
+        self._clock = clock
+        self._submit = submit
+        self._publish = publish
+        self._guard = guard
+        self._policy = policy or OwnerPolicy()
+        self._coming = coming
+        self._lines: dict[JobId, TrackedJob] = {}
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def open(self, jobs: Iterable[JobSubmitted]) -> InFlightRequest:
+        """Submit jobs; their news come through the call."""
+        call = InFlightRequest()
+        now = self._clock.now()
+        for index, job in enumerate(jobs):
+            line = TrackedJob(call, index, JobOwner(job, self._policy_for(job.model), now))
+            call.lines.append(line)
+            self._lines[job.job] = line
+        for line in call.lines:
+            self._act(line, line.owner.begin(now))
+        return call
+
+    def _policy_for(self, model: ModelId) -> OwnerPolicy:
+        """A model that takes another's place may need its memory first: its jobs wait in line."""
+        return replace(self._policy, patience_s=COMING_S) if self._coming(model) else self._policy
+
+    def close(self, call: InFlightRequest, reason: str) -> None:
+        """Nobody waits for this call any more: what still runs is cancelled."""
+        now = self._clock.now()
+        for line in call.lines:
+            self._act(line, line.owner.cancel(reason, now))
+            self._drop(line)
+        call.news.clear()
+
+    def fail_all(self, failure: Failure) -> None:
+        """The edge is going away: every call gets this as its end."""
+        for line in list(self._lines.values()):
+            line.owner.cancel(failure.message, self._clock.now())
+            self._publish(JobCancelled(job=line.owner.job.job, reason=failure.code.value))
+            line.call.put(line.index, failure)
+            self._drop(line)
+
+    # -- what happens --------------------------------------------------------------------------
+
+    def hear(self, event: JobEvent) -> None:
+        """An event of some job, perhaps of ours."""
+        line = self._lines.get(event.job)
+        if line is None:
+            return
+        actions = line.owner.handle(event, self._clock.now())
+        if not line.announced and isinstance(event, JobStarted) and line.owner.started is event:
+            line.announced = True
+            line.call.put(line.index, event)
+        self._act(line, actions)
+
+    def unanswered(self, job: JobSubmitted, failure: Failure) -> None:
+        """A submission had no answer."""
+        line = self._lines.get(job.job)
+        if line is not None:
+            self._act(line, line.owner.unanswered(job.attempt, failure, self._clock.now()))
+
+    def came(self, model: ModelId) -> None:
+        """A worker for this model is ready; jobs that had none are offered to it at once."""
+        now = self._clock.now()
+        for line in list(self._lines.values()):
+            if line.owner.job.model == model:
+                self._act(line, line.owner.somebody_home(now))
+
+    def gone(self, instance: InstanceId) -> None:
+        """A worker ended; whose jobs it had go elsewhere."""
+        now = self._clock.now()
+        for line in list(self._lines.values()):
+            self._act(line, line.owner.worker_gone(instance, now))
+
+    def _tick(self, line: TrackedJob) -> None:
+        line.timer, line.timer_at = None, float("inf")
+        self._act(line, line.owner.tick(self._clock.now()))
+
+    # -- what the owners want ------------------------------------------------------------------
+
+    def _act(self, line: TrackedJob, actions: list[OwnerAction]) -> None:
+        for action in actions:
+            match action:
+                case Submit(job, timeout_s):
+                    self._submit(job, timeout_s)
+                case Release(event):
+                    self._publish(event)
+                case Deliver(event):
+                    line.call.put(line.index, event)
+                case Finish(event):
+                    line.call.put(line.index, event)
+                case Fail(failure):
+                    line.call.put(line.index, failure)
+        if line.owner.ended:
+            self._drop(line)
+        elif len(line.call.news) > NEWS_MAX:
+            self._give_up(line)
+        else:
+            self._arm(line)
+
+    def _give_up(self, line: TrackedJob) -> None:
+        line.call.news.clear()
+        text = f"the client left {NEWS_MAX} pieces of its answer unread"
+        self._act(line, line.owner.cancel(text, self._clock.now()))
+
+    def _arm(self, line: TrackedJob) -> None:
+        """See that the owner's clock rings: at `due`, or earlier and then again."""
+        due = line.owner.due
+        if due >= line.timer_at:
+            return
+        if line.timer is not None:
+            line.timer.cancel()
+        delay = max(0.0, due - self._clock.now())
+        loop = asyncio.get_running_loop()
+        line.timer_at = due
+        line.timer = loop.call_later(delay, self._guard, lambda: self._tick(line))
+
+    def _drop(self, line: TrackedJob) -> None:
+        if line.timer is not None:
+            line.timer.cancel()
+            line.timer = None
+        self._lines.pop(line.owner.job.job, None)
+
+
+def _is_end(item: News | Failure) -> bool:
+    return isinstance(item, _ENDS)

@@ -1,0 +1,1 @@
+"""What the API tells of the system: status, events, history, metrics."""

@@ -1,0 +1,121 @@
+"""Live events for browsers: what the bus tells, bounded and coalesced for each watcher."""
+
+import asyncio
+from typing import Any
+
+from twd.bus.base import PAYLOAD_BYTES_MAX, Bus, BusMessage, Subscription, SubscriptionOptions
+from twd.edge.monitoring.redact import redacted
+from twd.wire.draft import DraftGranted, DraftProposed
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.job import TokensAccepted
+from twd.wire.model import ModelLoading
+from twd.wire.routes import BROADCASTS, ROUTE_OF, route_of_subject
+
+PENDING_MAX = 1024
+PENDING_BYTES_MAX = PAYLOAD_BYTES_MAX
+"""Of all that waits for one watcher: the largest message alone has room."""
+WATCHERS_MAX = 64
+NEWEST_ONLY = {ROUTE_OF[event].tag for event in (TokensAccepted, DraftProposed, DraftGranted, ModelLoading)}
+"""Of these only the newest of each job, session or model is kept while a watcher is busy."""
+
+
+def topic_of(tag: str) -> str:
+    """`twd.v1.job.started` is about a job."""
+    return tag.split(".")[2]
+
+
+TOPICS = frozenset(topic_of(route.tag) for route in BROADCASTS)
+
+
+class FeedWatcher:
+    """One browser that looks on. When it cannot keep up, the oldest news give way and are counted."""
+
+    def __init__(self, topics: frozenset[str], job: str) -> None:
+        self._topics = topics
+        self._job = job
+        self._pending: dict[object, tuple[str, bytes]] = {}
+        self._count = 0
+        self._bytes = 0
+        self.dropped = 0
+        self.closed = False
+        self.stirred = asyncio.Event()
+
+    def offer(self, tag: str, message: BusMessage) -> None:
+        """Keep a message for this watcher, if it wants it."""
+        if self._topics and topic_of(tag) not in self._topics:
+            return
+        self._count += 1
+        key: object = message.subject if tag in NEWEST_ONLY else self._count
+        if key in self._pending:
+            self._forget(key)
+        self._pending[key] = (tag, message.data)
+        self._bytes += len(message.data)
+        while len(self._pending) > PENDING_MAX or self._bytes > PENDING_BYTES_MAX:
+            self._forget(next(iter(self._pending)))
+            self.dropped += 1
+        self.stirred.set()
+
+    def _forget(self, key: object) -> None:
+        self._bytes -= len(self._pending.pop(key)[1])
+
+    def take(self) -> list[tuple[str, dict[str, Any]]]:
+        """Everything that waits, oldest first, by type and without anybody's words."""
+        waiting, self._pending, self._bytes = list(self._pending.values()), {}, 0
+        self.stirred.clear()
+        events = [(tag, redacted(data)) for tag, data in waiting]
+        return [(tag, event) for tag, event in events if event and self._job in ("", event.get("job"))]
+
+    def close(self) -> None:
+        """No more will come."""
+        self.closed = True
+        self.stirred.set()
+
+
+class EventFeed:
+    """All watchers; the bus is listened to only while there are some."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._watchers: set[FeedWatcher] = set()
+        self._subscriptions: list[Subscription] = []
+        self._lock = asyncio.Lock()
+        self._closed = False
+
+    async def attach(self, topics: frozenset[str], job: str = "") -> FeedWatcher:
+        """A new watcher; raises TwdError where there are too many."""
+        watcher = FeedWatcher(topics, job)
+        async with self._lock:
+            if len(self._watchers) >= WATCHERS_MAX:
+                text = f"{WATCHERS_MAX} clients watch live events already; close one of them, or come back later"
+                raise TwdError(FailureCode.BUSY, text)
+            if not self._subscriptions:
+                self._subscriptions = await self._bus.subscribe_all(
+                    [SubscriptionOptions(one.pattern, self._hear) for one in BROADCASTS]
+                )
+            self._watchers.add(watcher)
+        if self._closed:
+            watcher.close()
+        return watcher
+
+    async def detach(self, watcher: FeedWatcher) -> None:
+        """A watcher left; after the last one nothing is heard any more."""
+        async with self._lock:
+            self._watchers.discard(watcher)
+            if self._watchers:
+                return
+            for subscription in self._subscriptions:
+                await subscription.close()
+            self._subscriptions = []
+
+    def close(self) -> None:
+        """End all watchers: the edge drains."""
+        self._closed = True
+        for watcher in self._watchers:
+            watcher.close()
+
+    def _hear(self, message: BusMessage) -> None:
+        route = route_of_subject(message.subject)
+        if route is None:
+            return
+        for watcher in self._watchers:
+            watcher.offer(route.tag, message)

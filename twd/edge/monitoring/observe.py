@@ -1,0 +1,122 @@
+"""The HTTP handlers that only look: models, health, status."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+import twd
+from twd.bus.base import Bus
+from twd.edge.http.generation_handlers import GenerationHandlers
+from twd.edge.http.openapi import document
+from twd.edge.http.replies import json_reply
+from twd.edge.monitoring.status_types import EdgeState, HealthReply, ServiceState, SystemStatus
+from twd.pools.view import PoolsView
+from twd.wire.service import Health, ServiceLease
+
+
+@dataclass
+class StatusHandlers:
+    """What the edge shows of itself and of the others."""
+
+    front: GenerationHandlers
+    bus: Bus
+    node: str
+    started_ms: int
+    health: Callable[[], Health]
+    may_see: Callable[[web.Request], bool]
+    services: list[ServiceLease] = field(default_factory=list)
+    pools: PoolsView = field(default_factory=PoolsView)
+
+    def routes(self) -> list[web.RouteDef]:
+        """The paths that it answers."""
+        return [
+            web.get("/v1/models", self.models),
+            web.get("/v1/models/{model:.+}", self.model),
+            web.get("/v1/twd/status", self.status),
+            web.get("/healthz", self.healthz),
+            web.get("/readyz", self.readyz),
+            web.get("/openapi.json", self.openapi),
+        ]
+
+    async def models(self, request: web.Request) -> web.Response:
+        """GET /v1/models."""
+        return json_reply(self.front.models.cards())
+
+    async def model(self, request: web.Request) -> web.Response:
+        """GET /v1/models/{id}."""
+        directory = self.front.models
+        return json_reply(directory.card(directory.resolve(request.match_info["model"])))
+
+    async def healthz(self, request: web.Request) -> web.Response:
+        """Whether this process works."""
+        return json_reply(HealthReply(status=self.health().value))
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        """Whether a request would be answered now."""
+        reasons = self.not_ready()
+        told = reasons if self.may_see(request) else []
+        return json_reply(HealthReply(status="no" if reasons else "ready", reasons=told), 503 if reasons else 200)
+
+    async def openapi(self, request: web.Request) -> web.Response:
+        """GET /openapi.json."""
+        return json_reply(document())
+
+    def not_ready(self) -> list[str]:
+        """Why requests would not be answered now; empty when they would."""
+        reasons = []
+        if self.health() in (Health.STARTING, Health.DRAINING):
+            reasons.append(f"the edge is {self.health().value}")
+        if not self.bus.connected:
+            reasons.append("the message bus is away")
+        default = self.front.models.default_model
+        if not default:
+            reasons.append("no model is configured and none is loaded")
+        elif default not in self.front.models.live:
+            reasons.append(self.front.models.why_nobody(self.front.models.resolve(default)))
+        return reasons
+
+    async def status(self, request: web.Request) -> web.Response:
+        """GET /v1/twd/status."""
+        directory = self.front.models
+        return json_reply(
+            SystemStatus(
+                edge=self._edge(),
+                default_model=directory.default_model,
+                models=directory.cards().data,
+                services=[self._service(lease) for lease in self.services],
+                pools=self.pools.states(self.front.clock.now()),
+                warnings=self.not_ready(),
+            )
+        )
+
+    def _edge(self) -> EdgeState:
+        front, stats = self.front, self.bus.stats
+        return EdgeState(
+            instance=front.instance,
+            node=self.node,
+            version=twd.__version__,
+            health=self.health().value,
+            uptime_s=round((front.clock.wall_ms() - self.started_ms) / 1000, 1),
+            jobs=len(front.tracker),
+            in_flight=front.counters.in_flight,
+            max_queue=front.settings.edge.max_queue,
+            requests=front.counters.requests,
+            refused=front.counters.refused,
+            bus_connected=self.bus.connected,
+            bus_reconnects=stats.reconnects,
+            bus_dropped=stats.dropped,
+        )
+
+    def _service(self, lease: ServiceLease) -> ServiceState:
+        return ServiceState(
+            service=lease.service,
+            instance=lease.instance,
+            node=lease.node,
+            pid=lease.pid,
+            version=lease.version,
+            health=lease.health.value,
+            note=lease.note,
+            age_s=round((self.front.clock.wall_ms() - lease.renewed_ms) / 1000, 1),
+            facts=dict(lease.facts),
+        )

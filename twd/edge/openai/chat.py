@@ -1,0 +1,115 @@
+"""/v1/chat/completions: a conversation to jobs."""
+
+import msgspec
+
+from twd.edge.core import RequestContext, grammar_of, jobs_for, limit_of, take_prefill
+from twd.edge.http.validation import text_only
+from twd.edge.openai.types import (
+    AssistantMessage,
+    ChatRequest,
+    Content,
+    Message,
+    RefusalPart,
+    TextPart,
+    ToolMessage,
+)
+from twd.edge.tool_use import check_tools, grammar_for, raw_tools
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.job import PREDICTION_MAX, ChatMessage, Grammar, JobSubmitted, Prompt, ToolCall
+
+
+def chat_jobs(request: ChatRequest, terms: RequestContext) -> list[JobSubmitted]:
+    """The jobs that a chat request asks for."""
+    if request.top_logprobs is not None and not request.logprobs:
+        raise TwdError(FailureCode.BAD_REQUEST, "top_logprobs needs logprobs: true", "top_logprobs")
+    check_tools(request.tools, request.tool_choice)
+    prompt = chat_prompt(request)
+    return jobs_for(
+        request,
+        [prompt],
+        terms,
+        max_tokens=_limit(request, terms),
+        grammar=_grammar(request, prompt, terms),
+        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        prediction=_prediction(request),
+    )
+
+
+def _prediction(request: ChatRequest) -> str:
+    if request.prediction is None:
+        return ""
+    text = plain_text(request.prediction.content, "prediction.content")
+    if len(text) > PREDICTION_MAX:
+        message = f"the prediction has {len(text)} characters; at most {PREDICTION_MAX}"
+        raise TwdError(FailureCode.BAD_REQUEST, message, "prediction.content")
+    return text
+
+
+def _grammar(request: ChatRequest, prompt: Prompt, terms: RequestContext) -> Grammar | None:
+    asked = grammar_of(request.grammar, request.response_format)
+    parallel = request.parallel_tool_calls is not False
+    return grammar_for(prompt.tools, request.tool_choice, parallel, terms.tool_format, request.response_format, asked)
+
+
+def _limit(request: ChatRequest, terms: RequestContext) -> int | None:
+    newer = limit_of(request.max_completion_tokens, "max_completion_tokens", terms.house)
+    older = limit_of(request.max_tokens, "max_tokens", terms.house)
+    return older if newer is None else newer
+
+
+def chat_prompt(request: ChatRequest) -> Prompt:
+    """The conversation as the model's template will get it; a last assistant message is continued."""
+    messages = [wire_message(message, f"messages[{i}]") for i, message in enumerate(request.messages)]
+    prefill = take_prefill(messages)
+    return Prompt(
+        messages=messages,
+        tools=raw_tools(request.tools, request.tool_choice),
+        template_args=template_args(request),
+        prefill=prefill,
+    )
+
+
+def template_args(request: ChatRequest) -> dict[str, str | int | float | bool]:
+    """What goes to the chat template by name."""
+    args = dict(request.chat_template_kwargs or {})
+    if request.reasoning_effort is not None:
+        args.setdefault("reasoning_effort", request.reasoning_effort)
+    return args
+
+
+def wire_message(message: Message, path: str) -> ChatMessage:
+    """One turn, with its content joined to plain text."""
+    content, thoughts = plain_text(message.content, f"{path}.content"), ""
+    calls: list[ToolCall] = []
+    if isinstance(message, AssistantMessage):
+        content = content or message.refusal or ""
+        thoughts = message.reasoning_content or message.reasoning or ""
+        calls = [
+            ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
+            for call in message.tool_calls or ()
+        ]
+    return ChatMessage(
+        role=message.__struct_config__.tag,  # type: ignore[arg-type]
+        content=content,
+        name=message.name or "",
+        tool_calls=calls,
+        tool_call_id=message.tool_call_id if isinstance(message, ToolMessage) else "",
+        thoughts=thoughts,
+    )
+
+
+def plain_text(content: Content | None, path: str) -> str:
+    """Content parts as one text, a line break between parts; anything but text is refused."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "\n".join(_part_text(part, f"{path}[{i}]") for i, part in enumerate(content))
+
+
+def _part_text(part: msgspec.Struct, path: str) -> str:
+    match part:
+        case TextPart(text=text):
+            return text
+        case RefusalPart(refusal=refusal):
+            return refusal
+        case _:
+            raise text_only(part, path)

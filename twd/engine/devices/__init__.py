@@ -1,0 +1,1 @@
+"""The devices that llama.cpp computes on."""

@@ -1,0 +1,1 @@
+"""The memory of this machine: limits, page cache, how files are loaded."""

@@ -1,0 +1,1 @@
+"""Models over llama.cpp's RPC."""

@@ -1,0 +1,1 @@
+"""One slice of a model's layers in llama.cpp."""

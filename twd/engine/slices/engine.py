@@ -1,0 +1,257 @@
+"""One slice of a model at work: tokens or hidden states in, hidden states or logits out. For one thread only."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from twd.decoding.sampler import SamplerFactory
+from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, BatchTokens, ContextSettings, Logits
+from twd.engine.exactness import ExactPlan, exact_plan
+from twd.engine.kernels import one_row_like_many, repacked_unevenly
+from twd.engine.library import device_named
+from twd.engine.model import LoadedGguf, ModelLoadOptions
+from twd.engine.slices.abort import AbortFlag, watch
+from twd.engine.slices.states import CallbackStates, LayerInput, SliceStates, StageContext
+from twd.gguf_tools.inspect import inspect
+from twd.gguf_tools.slice_layout import SliceFacts, facts_of
+from twd.gguf_tools.slice_rules import RULES
+from twd.kit.progress import Progress, unheard
+from twd.wire.failures import FailureCode, TwdError
+
+_STAND_IN = rb"^output\.weight$"
+"""The output matrix of a slice without the head: zeros that need not take a GPU's memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """What a stage holds and how it computes; zeros and empty strings leave the choice to the engine.
+
+    `path` is a slice of layers `first` to `end` (not included) of a model of `layers`, or the whole model's file.
+    """
+
+    path: Path
+    first: int
+    end: int
+    layers: int
+    head: bool
+    ctx_size: int = 0
+    parallel: int = 4
+    gpu_layers: int = 0
+    device: str = ""
+    """Which device those layers go to, by its name; empty: all that llama.cpp sees."""
+    threads: int = 0
+    type_k: str = ""
+    type_v: str = ""
+    flash_attention: bool = True
+    exact: bool = True
+    use_mmap: bool = True
+    use_extra_bufts: bool = True
+    from_disk: bool = False
+    """Slow, and close instead of exact, but the weights need not fit in memory."""
+
+
+class StageEngine:
+    """The layers of a slice over a KV cache of their own; rows and positions are those of the whole model."""
+
+    def __init__(self, model: LoadedGguf, facts: SliceFacts, context: StageContext, exact: ExactPlan) -> None:
+        settings = context.settings
+        self.facts = facts
+        self.first, self.head = facts.first == 0, facts.head
+        self.n_embd = model.n_embd
+        self.n_slots = settings.parallel
+        self.ctx_size = settings.ctx_size
+        self.window_max = settings.ubatch
+        self.rows_min = exact.rows_min
+        self.settings = exact.describe() + (", on a GPU" if model.offloads else "")
+        self.model = model
+        self.context = context
+        self._states = context.states
+        self._flag: AbortFlag | None = None
+        self._samplers = SamplerFactory(model.vocab) if facts.head else None
+
+    @classmethod
+    def load(cls, plan: StagePlan, progress: Progress = unheard) -> Self:
+        """Load a slice; everything that can go wrong is a TwdError."""
+        progress(0.0, "reading weights")
+        uneven = plan.exact and repacked_unevenly(facts_of(inspect(plan.path)).blocks)
+        settings = ModelLoadOptions(
+            plan.path,
+            gpu_layers=plan.gpu_layers,
+            devices=(device_named(plan.device),) if plan.device else (),
+            use_mmap=plan.use_mmap,
+            use_extra_bufts=plan.use_extra_bufts and not uneven,
+            from_disk=plan.from_disk,
+            host_tensors=(_STAND_IN,) if plan.gpu_layers and not plan.head else (),
+        )
+        model = LoadedGguf.load(settings, lambda share: progress(0.9 * share, "reading weights"))
+        try:
+            facts = _facts(model, plan)
+            exact = _exact_plan(model, facts, plan)
+            progress(0.95, "making room")
+            context = StageContext(model, exact.settings, _states(model, facts, exact.settings))
+        except BaseException:
+            model.close()
+            raise
+        progress(1.0, "ready")
+        return cls(model, facts, context, exact)
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens the first stage takes and the head knows; other stages have none."""
+        return self.model.vocab.size if self.facts.ends else 0
+
+    @property
+    def samplers(self) -> SamplerFactory:
+        """What picks tokens, where the head is."""
+        if self._samplers is None:
+            raise TwdError(FailureCode.INTERNAL, "only the stage with the head picks tokens")
+        return self._samplers
+
+    def decode(self, rows: BatchTokens, states: Logits | None = None, aborted: AbortFlag | None = None) -> Logits:
+        """One forward pass over rows of some slots: neighbouring ones, with equally many rows each.
+
+        The first stage reads the rows' tokens, the others take `states` instead, one row of `n_embd` floats each.
+        Gives the states of all rows; with the head nothing, but `logits(row)` for the rows that ask for them. A pass
+        that fails or is aborted (CANCELLED) leaves no row behind.
+        """
+        _require_block(rows, self.n_slots, self.window_max)
+        states = self._incoming(rows, states)
+        if aborted is not self._flag:
+            watch(self.context.handle, aborted)
+            self._flag = aborted
+        if self._states is not None:
+            self._states.begin(states)
+        try:
+            self.context.decode(replace(rows, outputs=self._outputs(rows)), states)
+            if self.head or self._states is None:
+                return np.empty((0, self.n_embd), np.float32)
+            return self._states.of_pass(len(rows))
+        except TwdError:
+            self._forget(rows)
+            raise
+
+    def logits(self, row: int) -> Logits:
+        """The logits of a row of the last pass: a view that the next pass overwrites."""
+        return self.context.logits(row)
+
+    def rollback(self, slot: int, position: int) -> bool:
+        """Forget everything of a slot from `position` on; false where this model cannot do that."""
+        return self.context.rollback(slot, position)
+
+    def copy(self, source: int, target: int) -> None:
+        """Make one slot equal to another."""
+        self.context.clear(target)
+        self.context.copy(source, target)
+
+    def clear(self, slot: int) -> None:
+        """Forget a whole slot."""
+        self.context.clear(slot)
+
+    def end(self, slot: int) -> int:
+        """The position after a slot's last row; 0 where it is empty."""
+        return self.context.end(slot)
+
+    def close(self) -> None:
+        """Give the memory back; harmless when repeated."""
+        self.context.close()
+        self.model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _incoming(self, rows: BatchTokens, states: Logits | None) -> Logits | None:
+        if self.first:
+            if states is not None:
+                raise TwdError(FailureCode.BAD_REQUEST, "the first stage takes tokens, not states")
+            return None
+        if states is None or states.shape != (len(rows), self.n_embd):
+            shape = "none" if states is None else f"{states.shape}"
+            raise TwdError(FailureCode.BAD_REQUEST, f"{len(rows)} rows need {self.n_embd} floats each, not {shape}")
+        return np.ascontiguousarray(states, np.float32)
+
+    def _outputs(self, rows: BatchTokens) -> list[bool]:
+        """Where states are wanted, what catches them says which rows are outputs. Of float weights, a single output
+        would go through another kernel than two."""
+        if not self.head and self._states is not None:
+            return [self._states.outputs] * len(rows)
+        if self.rows_min > 1 and len(rows) > 1 and sum(rows.outputs) == 1:
+            outputs = list(rows.outputs)
+            outputs[outputs.index(False)] = True
+            return outputs
+        return rows.outputs
+
+    def _forget(self, rows: BatchTokens) -> None:
+        begins: dict[int, int] = {}
+        for slot, position in zip(rows.sequences, rows.positions, strict=True):
+            begins[slot] = min(position, begins.get(slot, position))
+        for slot, position in begins.items():
+            if not self.rollback(slot, position):
+                self.clear(slot)
+
+
+def _require_block(rows: BatchTokens, slots: int, most: int) -> None:
+    """llama.cpp takes rows of one pass together only in this order; otherwise states would come out in another."""
+    order: list[int] = []
+    counts: dict[int, int] = {}
+    for slot in rows.sequences:
+        if slot not in counts:
+            order.append(slot)
+        elif order[-1] != slot:
+            order = []
+            break
+        counts[slot] = counts.get(slot, 0) + 1
+    even = order and order == list(range(order[0], order[0] + len(order))) and len(set(counts.values())) == 1
+    if not even or order[0] < 0 or order[-1] >= slots or len(rows) > most or rows.shared:
+        raise TwdError(
+            FailureCode.BAD_REQUEST,
+            f"a pass takes 1 to {most} rows, equally many for each of some neighbouring slots below {slots}",
+        )
+
+
+def _facts(model: LoadedGguf, plan: StagePlan) -> SliceFacts:
+    """What the file holds; raises where the plan says something else."""
+    facts = facts_of(model.info)
+    held = (facts.first, facts.end, facts.layers, facts.head)
+    if held != (plan.first, plan.end, plan.layers, plan.head):
+        raise TwdError(
+            FailureCode.MODEL_LOAD,
+            f"{plan.path.name} holds layers {facts.first}-{facts.end} of {facts.layers}"
+            f"{' and the head' if facts.head else ''}, not {plan.first}-{plan.end} of {plan.layers}"
+            f"{' and the head' if plan.head else ''}",
+        )
+    return facts
+
+
+def _exact_plan(model: LoadedGguf, facts: SliceFacts, plan: StagePlan) -> ExactPlan:
+    """As for the whole model: so the same text comes out."""
+    wanted = ContextSettings(
+        ctx_size=min(plan.ctx_size or CTX_SIZE_MAX, model.ctx_train or CTX_SIZE_MAX),
+        parallel=plan.parallel,
+        type_k=plan.type_k or "f16",
+        type_v=plan.type_v or "f16",
+        flash_attention=plan.flash_attention,
+        threads=plan.threads,
+        ubatch=EXACT_ROWS if plan.exact else FAST_ROWS,
+    )
+    exact = exact_plan(model, wanted, plan.exact)
+    padded = plan.exact and not model.offloads and facts.floats and not one_row_like_many(model.info.tensors)
+    return replace(exact, rows_min=2 if padded else 1)
+
+
+def _states(model: LoadedGguf, facts: SliceFacts, settings: ContextSettings) -> SliceStates | None:
+    """The cheapest way to have the states; none where tokens go in and logits come out."""
+    rule = RULES.get(model.info.architecture)
+    restores = rule is not None and rule.rescales_states and facts.first > 0
+    last = model.n_layer - 1
+    if facts.head:
+        return CallbackStates(None, model.n_embd, settings.ubatch, tail=True, restores=True) if restores else None
+    if facts.tail and rule is not None and rule.layer_inputs and not restores and LayerInput.available():
+        return LayerInput(last, model.n_embd)
+    at = last - 1 if facts.tail else last
+    return CallbackStates(at, model.n_embd, settings.ubatch, tail=facts.tail, restores=restores)

@@ -1,0 +1,45 @@
+"""What a stage with the head tells of the check's text: it stays on that text whatever it would pick, and reports on
+the logits, which never leave it."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from twd.decoding.window import Logits
+from twd.engine.slices.check import RecordedLogits, best_tokens, check_passes
+from twd.wire.job import TokenLogprob, TopToken
+
+
+class CheckedText:
+    """Picker and report of a check in one: each report has the best logits of its row, and a digest of all so far."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self._text = [token for _, tokens in check_passes(vocab_size) for token in tokens]
+        self._digest = hashlib.sha256()
+
+    def pick(self, logits: Logits, history: Sequence[int]) -> int:
+        """The text's own next token."""
+        return self._text[len(history)] if len(history) < len(self._text) else self._text[0]
+
+    def __call__(self, logits: Logits, token: int) -> TokenLogprob:
+        """Logits instead of log probabilities: they are compared to the last bit."""
+        self._digest.update(np.ascontiguousarray(logits, np.float32).tobytes())
+        return TokenLogprob(
+            token=token,
+            text=self._digest.hexdigest(),
+            logprob=float(logits[token]),
+            top=[TopToken(token=int(one), text="", logprob=float(logits[one])) for one in best_tokens(logits)],
+        )
+
+
+def recorded_of(reports: Sequence[TokenLogprob], *, model: str, build: str, settings: str) -> RecordedLogits:
+    """The reports of a whole check, as what is compared with the whole model."""
+    return RecordedLogits(
+        model=model,
+        build=build,
+        settings=settings,
+        best=[[one.token for one in report.top] for report in reports],
+        logits=[[one.logprob for one in report.top] for report in reports],
+        digest=reports[-1].text if reports else "",
+    )

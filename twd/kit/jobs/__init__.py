@@ -1,0 +1,1 @@
+"""Jobs on the bus: their owner, and which are still alive."""

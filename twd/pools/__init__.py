@@ -1,0 +1,1 @@
+"""Pools as the registry shows them."""

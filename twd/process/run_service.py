@@ -1,0 +1,94 @@
+"""One service in one process: connect, start, work, drain when told to, end with a code that says why."""
+
+import asyncio
+import gc
+import logging
+import os
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from twd.bus.base import Bus
+from twd.kit.clock import SystemClock
+from twd.kit.exit_codes import ExitCode, exit_code_of
+from twd.kit.ids import Ids
+from twd.kit.service import Service, ServiceContext
+from twd.kit.tasks import TaskGroup
+from twd.process import platform
+from twd.wire.base import NodeId
+from twd.wire.failures import TwdError
+
+DRAIN_S: Final = 25.0
+"""Below the supervisor's patience, so that a service ends by itself."""
+
+log = logging.getLogger("twd.run")
+
+MakeService = Callable[[ServiceContext], Service]
+Connect = Callable[[], Coroutine[Any, Any, Bus]]
+T = TypeVar("T")
+
+
+class StopRequests:
+    """Counts Ctrl-C and SIGTERM: the first asks to drain, the second ends at once."""
+
+    def __init__(self, on_second: Callable[[], None]) -> None:
+        self.asked = asyncio.Event()
+        self._on_second = on_second
+
+    def watch(self) -> None:
+        """Take the signals of this process from now on."""
+        platform.on_stop_signals(asyncio.get_running_loop(), self.request)
+
+    def request(self) -> None:
+        """What a signal does."""
+        if self.asked.is_set():
+            self._on_second()
+        self.asked.set()
+
+
+async def run_service(make: MakeService, connect: Connect, node: NodeId) -> ExitCode:
+    """Run a service until it ends or a signal asks it to."""
+    stop = StopRequests(lambda: os._exit(ExitCode.INTERRUPTED))
+    stop.watch()
+    bus = await unless(stop.asked, connect())
+    if bus is None:
+        return ExitCode.OK
+    try:
+        service = make(ServiceContext(bus=bus, node=node, clock=SystemClock(), ids=Ids()))
+        return await _serve(service, stop)
+    finally:
+        await bus.close()
+
+
+async def _serve(service: Service, stop: StopRequests) -> ExitCode:
+    try:
+        await unless(stop.asked, service.start())
+    except TwdError as error:
+        log.error("%s cannot start: %s", service.name, error)
+        await service.stop("cannot start")
+        return exit_code_of(error.code)
+    except Exception as error:  # noqa: BLE001 - the edge: logged with its story, and fatal
+        service.fail(error, "start")
+    _settle()
+    await unless(stop.asked, service.ended.wait())
+    await service.drain(DRAIN_S)
+    if service.fault is None:
+        return ExitCode.OK
+    return exit_code_of(service.fault.code) if isinstance(service.fault, TwdError) else ExitCode.FAULT
+
+
+def _settle() -> None:
+    """What a service is made of stays; the collector need not look through it again and again, or while it is made."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`, or None when `stop` came first; then `work` is cancelled."""
+    tasks = TaskGroup("run", lambda name, error: None)  # the error of `work` is raised here
+    task, stopped = tasks.start("work", work), tasks.start("stop", stop.wait())
+    try:
+        await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        await tasks.close()

@@ -1,0 +1,1 @@
+"""Settings: the model of them, and reading them from files and variables."""

@@ -1,0 +1,1 @@
+"""The speculator's decisions. No clock, no thread, no bus."""

@@ -1,0 +1,213 @@
+"""What the next pass checks: windows of running sessions, chunks of new prompts, or a short wait for better guesses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from twd.decoding.window import Window
+from twd.drafting.history_ngram import HistoryNgram
+from twd.drafting.window_value import Cost, best_cut
+from twd.speculator.core.draft_tree import DraftNode, lay_out
+from twd.speculator.core.limits import SpeculatorLimits
+from twd.speculator.core.session import GRAMMAR, NGRAM, PREDICTION, RECALL, InFlightWindow, Session
+from twd.speculator.core.window_size import common_width, expected_tokens, worth_waiting
+from twd.speculator.drafters.drafter_link import LATE, AttachedDrafter, DrafterLink
+from twd.speculator.drafters.pool import DrafterPool
+
+ROWS_TOGETHER = 96
+"""Rows of one pass that several sessions share at the most."""
+PROMPT_ROWS, PROMPT_MS = 64, 80.0
+"""Beside running texts, prompts are read in passes of so many rows, or of more that take no longer than this."""
+
+
+@dataclass(slots=True)
+class NextStep:
+    """What to do next: a pass, or wait until something comes or `wake_at` is reached."""
+
+    windows: list[Window] = field(default_factory=list)
+    rows: int = 0
+    wake_at: float | None = None
+    under_way: bool = False
+    """Whether something is to be collected: the answers to these windows, or late ones to earlier windows."""
+
+
+class StepPlanner:
+    """Reads the sessions and sends windows off; what comes back is the core's business."""
+
+    def __init__(
+        self, limits: SpeculatorLimits, cost: Cost, sessions: dict[int, Session], drafter_pool: DrafterPool
+    ) -> None:
+        self._limits = limits
+        self.recall = HistoryNgram(limits.recall_tokens)
+        self._cost = cost
+        self._sessions = sessions
+        self._drafter_pool = drafter_pool
+
+    def plan(self, now: float) -> NextStep:
+        """The windows of the next pass, or none and until when to wait for guesses."""
+        plan = NextStep()
+        here = [session for session in self._sessions.values() if not session.inflight_windows]
+        ready = [session for session in here if not session.prefilling]
+        self._plan_running(plan, ready, now)
+        if len(ready) < len(here):
+            self._plan_prefill(plan, here)
+        plan.under_way = any(session.inflight_windows for session in self._sessions.values())
+        return plan
+
+    def _plan_running(self, plan: NextStep, ready: list[Session], now: float) -> None:
+        if len(ready) > 1:
+            self._plan_together(plan, ready)
+            return
+        for session in ready:
+            nodes, parents, wake_at = self._choose(session, now, alone=len(self._sessions) == 1)
+            if wake_at is not None:
+                plan.wake_at = wake_at if plan.wake_at is None else min(wake_at, plan.wake_at)
+            else:
+                self._launch(plan, session, nodes, parents)
+
+    def _plan_together(self, plan: NextStep, ready: list[Session]) -> None:
+        """Several sessions share the pass: windows of one width, so that the weights are read once."""
+        limit = min(self._limits.max_window, max(0, ROWS_TOGETHER // len(ready) - 1))
+        paths = [self._candidates(session, limit) for session in ready]
+        chances = [[chance for _, chance in path] for path in paths]
+        width = common_width(chances, self._cost, limit)
+        for session, path in zip(ready, paths, strict=True):
+            self._launch(plan, session, [node for node, _ in path[: width - 1]], None)
+
+    def _candidates(
+        self, session: Session, limit: int, start: DraftNode | None = None
+    ) -> list[tuple[DraftNode, float]]:
+        if not session.speculates:
+            return []
+        root = session.tree.root
+        ahead = start.at - root.at if start is not None else 0
+        room = min(session.remaining - 1, self._limits.ctx_size - len(session.tokens) - 1) - ahead
+        limit = min(limit, room)
+        if limit <= 0 or not self._limits.can_rollback:
+            return []
+        self._guess(session, ahead + limit)
+        self._guess_forced(session, start or root, limit)
+        if self._limits.tree and start is None and len(self._sessions) == 1:
+            path = session.tree.likeliest(session.believe, limit, self._limits.branches)
+        else:
+            path = session.tree.chain(session.believe, limit, start)
+        return [guess for guess in path if guess[1]] if session.plain else path
+
+    def _guess(self, session: Session, limit: int) -> None:
+        """What can be guessed here, without a model: what stood in the text before, or in answers to others, and what
+        the client expects."""
+        guesses = {PREDICTION: session.prediction.propose(limit)}
+        if self._limits.ngram:
+            guesses[NGRAM] = session.ngram.propose(limit)
+        if session.recalls:
+            guesses[RECALL] = self.recall.propose(session.answer_end, limit)
+        root = session.tree.root
+        for author, (tokens, confidence) in guesses.items():
+            if tokens:
+                session.tree.add(author, root.at + 1, root.hash, tokens, [confidence] * len(tokens))
+
+    def _guess_forced(self, session: Session, start: DraftNode, limit: int) -> None:
+        """What the grammar leaves no choice about, from `start` on and behind what others guess there."""
+        if session.ahead is None:
+            return
+        before = session.tree.path_to(start)
+        end, length = start, -1
+        chain: list[tuple[DraftNode, float]] = []
+        while length < len(chain) < limit:
+            length = len(chain)
+            tokens, sure = session.ahead.propose(limit - length, [*before, *(node.token for node, _ in chain)])
+            session.tree.add(GRAMMAR, end.at + 1, end.hash, tokens, sure)
+            chain = session.tree.chain(session.believe, limit, start)
+            end = chain[-1][0] if chain else start
+
+    def _choose(
+        self, session: Session, now: float, alone: bool
+    ) -> tuple[list[DraftNode], list[int] | None, float | None]:
+        """The guesses to check now, or until when to wait for more."""
+        if not session.speculates:
+            return [], None, None
+        fixed = session.job.speculation.window
+        path = self._candidates(session, fixed or self._limits.max_window)
+        chances = [chance for _, chance in path]
+        waited_ms = (now - session.accepted_at) * 1000
+        if alone:
+            wake_at = self._linger(session, chances, waited_ms, fixed, now)
+            if wake_at is not None:
+                return [], None, wake_at
+        cut = len(path) if fixed else best_cut(chances, self._cost, waited_ms)[0]
+        nodes = [node for node, _ in path[:cut]]
+        if self._limits.tree and alone:
+            nodes, parents = lay_out(nodes, session.tree.root)
+            if any(parent != i for i, parent in enumerate(parents)):
+                return nodes, [-1, *parents], None
+        return nodes, None, None
+
+    def _linger(
+        self, session: Session, chances: Sequence[float], waited_ms: float, fixed: int, now: float
+    ) -> float | None:
+        for name, link in session.links.items():
+            drafter = self._drafter_pool.drafters.get(name)
+            if drafter is None:
+                continue
+            depth = session.tree.depth(name)
+            coming = link.expected(drafter, depth, session.beliefs.typical(name), now)
+            if coming is None:
+                self._note_lateness(link, drafter, depth, now)
+                continue
+            if fixed:
+                wanted = len(chances) < fixed
+            elif drafter.beside:  # its credit was set so that waiting for it pays; meanwhile the cores are its own
+                wanted = sum(chances) < expected_tokens(coming.chance, coming.tokens)
+            else:
+                wanted = worth_waiting(
+                    chances, self._cost, waited_ms, coming, self._drafter_pool.race_of(session).usual_rate
+                )
+            if wanted:
+                return link.patience(drafter, depth)
+        return None
+
+    def _note_lateness(self, link: DrafterLink, drafter: AttachedDrafter, depth: int, now: float) -> None:
+        overdue = not link.resting and depth < link.credit and now >= link.patience(drafter, depth)
+        if overdue and link.heard_at <= link.told_at and link.late < LATE:
+            link.late += 1
+            drafter.silent = link.late >= LATE
+
+    def _launch(self, plan: NextStep, session: Session, nodes: list[DraftNode], parents: list[int] | None) -> None:
+        guesses = tuple(node.token for node in nodes)
+        if session.guessing:
+            at, tokens = nodes[0].at, guesses
+        else:
+            at, tokens = len(session.tokens) - 1, (session.tokens[-1], *guesses)
+        plan.windows.append(Window(session.slot, session.epoch, at, tokens, tuple(parents) if parents else None))
+        plan.rows += len(tokens)
+        session.inflight_windows.append(InFlightWindow(at, nodes, parents))
+        session.spec_stats.passes += 1
+
+    def _plan_prefill(self, plan: NextStep, sessions: Sequence[Session]) -> None:
+        """Read on in the prompts, oldest first, a bounded number of rows a pass: half of them are for prompts, however
+        wide the windows of the others are."""
+        rows = self._prefill_rows()
+        budget = max(rows // 2, rows - plan.rows)
+        for session in sorted(sessions, key=lambda s: s.opened_at):
+            if budget > 0 and session.prefilling:
+                budget -= self._read_on(plan, session, budget)
+
+    def _prefill_rows(self) -> int:
+        """How many rows a pass may have: as many as there is room for, unless others would wait long for its end."""
+        rows = self._limits.prefill_rows
+        if all(session.prefilling for session in self._sessions.values()):
+            return rows
+        while rows > PROMPT_ROWS and self._cost(rows) > PROMPT_MS:
+            rows = max(PROMPT_ROWS, rows // 2)
+        return rows
+
+    def _read_on(self, plan: NextStep, session: Session, rows: int) -> int:
+        """The next so many tokens of a prompt; the last chunk also picks. Returns how many there were."""
+        count = min(rows, session.unfed + 1)
+        last = count > session.unfed
+        chunk = tuple(session.tokens[session.fed : session.fed + count])
+        plan.windows.append(Window(session.slot, session.epoch, session.fed, chunk, None, picks=last, committed=count))
+        session.inflight_windows.append(InFlightWindow(session.fed, [], None, picks=last))
+        session.fed += count if not last else session.unfed
+        session.spec_stats.passes += last
+        plan.rows += count
+        return count

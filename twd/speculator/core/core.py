@@ -1,0 +1,460 @@
+"""The speculator's decisions: which sessions run, what the next pass checks, what became text.
+
+No clock, no engine, no bus: time comes in as an argument, passes go out as windows, and what is to
+be told goes out as effects. One window a session may be in flight, or several where the target is a
+pipeline: window i+1 then leaves on the assumption that window i holds, and a mismatch opens a new
+epoch in which everything still in flight is void.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+
+from msgspec.structs import replace
+
+from twd.decoding.pipeline import PipelineState
+from twd.decoding.window import FIRST_EPOCH, VerifyResult
+from twd.drafting.window_value import Cost
+from twd.kit.effects import Effect, Publish
+from twd.speculator.core.batch_planning import NextStep, StepPlanner
+from twd.speculator.core.draft_tree import DraftNode
+from twd.speculator.core.limits import SpeculatorIdentity, SpeculatorLimits
+from twd.speculator.core.output_coalescing import add, may_wait
+from twd.speculator.core.pipelining import PipelinePlanner
+from twd.speculator.core.session import NGRAM, PreparedRequest, Session
+from twd.speculator.drafters.drafter_link import AttachedDrafter
+from twd.speculator.drafters.pool import DrafterPool
+from twd.wire.base import Event, InstanceId, JobId, SessionId
+from twd.wire.draft import DraftProposed, SessionClosed, SessionOpened
+from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.job import (
+    FinishReason,
+    Grammar,
+    JobFailed,
+    JobFinished,
+    JobStarted,
+    JobSubmitted,
+    TokensAccepted,
+)
+
+GRAMMAR_MAX = 65_536
+"""Characters of a grammar that drafters are told; without it they guess as they can."""
+_NO_DRAFTER = (
+    "no drafter is there, and speculation.fallback_on_draft_failure is off: "
+    "start one (`twd run drafter`), or set it to true"
+)
+
+Render = Callable[[Sequence[int]], str]
+"""Tokens as text with control tokens spelled out, for drafters that work on text."""
+
+
+class SpeculatorCore:
+    """All sessions of one target."""
+
+    def __init__(
+        self,
+        identity: SpeculatorIdentity,
+        limits: SpeculatorLimits,
+        cost: Cost,
+        render: Render = lambda tokens: "",
+        pipe: PipelineState | None = None,
+    ) -> None:
+        """`cost`: the time from a pass to its verdicts; `pipe`: where the target is a pipeline."""
+        self.identity = identity
+        self.limits = limits
+        self.cost = cost
+        self.render = render
+        self.queue: deque[Session] = deque()
+        self.sessions: dict[int, Session] = {}
+        self.by_job: dict[JobId, Session] = {}
+        self.by_id: dict[SessionId, Session] = {}
+        self.drafter_pool = DrafterPool(identity, limits, cost, self.sessions)
+        self._planner: StepPlanner = (
+            StepPlanner(limits, cost, self.sessions, self.drafter_pool)
+            if pipe is None
+            else PipelinePlanner(limits, pipe, self.sessions, self.drafter_pool)
+        )
+        self.draining = False
+        self._epochs = FIRST_EPOCH
+        self._released: list[int] = []
+        self._effects: list[Effect] = []
+
+    # -- what comes in -------------------------------------------------------------------------
+
+    def check(self, job: JobSubmitted, coming: int = 0) -> int:
+        """Refuse a job that cannot be queued; returns how many wait before it, `coming` ones included."""
+        if self.draining:
+            raise TwdError(FailureCode.DRAINING, "this speculator is shutting down")
+        if self._lacks_drafters(job):
+            raise TwdError(FailureCode.BACKEND_DOWN, _NO_DRAFTER)
+        waiting = len(self.queue) + coming
+        if waiting >= self.limits.max_queue:
+            raise TwdError(FailureCode.BUSY, f"{waiting} jobs are waiting for {self.identity.model} already")
+        return waiting
+
+    def submit(self, job: JobSubmitted, opening: PreparedRequest, now: float) -> None:
+        """Queue a job whose prompt is tokenized; one that cannot fit ends here."""
+        old = self.by_job.get(job.job)
+        if old is not None:
+            if old.job.attempt >= job.attempt:
+                return
+            self._drop(old)
+        session = Session(self._bounded(job), opening, self.drafter_pool.calibrations, now, self.limits.ngram_match)
+        self.by_job[job.job] = session
+        self.by_id[session.id] = session
+        problem = self._overflow(session)
+        if problem:
+            field = "prompt" if session.prompt_len >= self.limits.ctx_size else "max_tokens"
+            self._fail(session, Failure(code=FailureCode.CONTEXT_OVERFLOW, message=problem, field=field), now)
+            return
+        ended = session.ended_before(self.limits.ctx_size) if job.resume else None
+        if ended is not None:
+            self._finish(session, ended, now)
+            return
+        self.queue.append(session)
+
+    def _bounded(self, job: JobSubmitted) -> JobSubmitted:
+        """The job, with no wider windows than this target takes."""
+        if job.speculation.window <= self.limits.max_window:
+            return job
+        return replace(job, speculation=replace(job.speculation, window=self.limits.max_window))
+
+    def _overflow(self, session: Session) -> str:
+        size, prompt = self.limits.ctx_size, session.prompt_len
+        if prompt >= size:
+            return f"the prompt has {prompt} tokens and the context holds {size}"
+        wanted = session.job.max_tokens
+        if wanted is not None and not session.job.at_most and prompt + wanted > size:
+            return f"{prompt} prompt tokens and max_tokens {wanted} are more than the context of {size}"
+        return ""
+
+    def cancel(self, job: JobId, now: float, reason: str = "", attempts: int = 0) -> None:
+        """The owner wants no more of this job, or of its attempts up to this one."""
+        session = self.by_job.get(job)
+        if session is not None and (not attempts or session.job.attempt <= attempts):
+            self._fail(session, Failure(code=FailureCode.CANCELLED, message=reason or "cancelled"), now)
+
+    def fail_all(self, failure: Failure, now: float) -> None:
+        """The target is lost: every job ends with this failure."""
+        for session in list(self.by_job.values()):
+            self._fail(session, failure, now)
+
+    def fail_job(self, job: JobId, failure: Failure, now: float) -> None:
+        """One job cannot go on."""
+        session = self.by_job.get(job)
+        if session is not None:
+            self._fail(session, failure, now)
+
+    def attach(self, drafter: AttachedDrafter, now: float) -> None:
+        """A drafter offers itself; it is told of the sessions that run."""
+        self._say_all(now)
+        self.drafter_pool.attach(drafter)
+        for session in self.sessions.values():
+            if session.speculates:
+                self._tell_open(session, now)
+
+    def detach(self, name: InstanceId, now: float) -> None:
+        """A drafter left."""
+        self.drafter_pool.detach(name)
+        failure = Failure(code=FailureCode.BACKEND_DOWN, message=_NO_DRAFTER)
+        for session in [one for one in self.by_job.values() if self._lacks_drafters(one.job)]:
+            self._fail(session, failure, now)
+
+    def _lacks_drafters(self, job: JobSubmitted) -> bool:
+        return self.limits.needs_drafters and job.speculation.enabled and not self.drafter_pool.drafters
+
+    def assess(self, name: InstanceId) -> None:
+        """Tell whether a drafter pays here, when enough is known, and it is news."""
+        found = self.drafter_pool.assess(name)
+        if found is not None:
+            self._tell(found)
+
+    def draft(self, event: DraftProposed, tokens: Sequence[int], now: float) -> None:
+        """Guesses came in; they are kept if they continue the text, and dropped otherwise."""
+        self.drafter_pool.lives(event.drafter)
+        session = self.by_id.get(event.session)
+        if session is None or session.opened_at < 0 or not session.speculates:
+            return
+        link = session.links.get(event.drafter)
+        if link is not None and link.ignored(session.generated):
+            return
+        depth = session.tree.depth(event.drafter)
+        self._hang(session, event, tokens)
+        self.drafter_pool.hear(session, event, session.tree.depth(event.drafter) > depth, now)
+
+    def _hang(self, session: Session, event: DraftProposed, tokens: Sequence[int]) -> None:
+        at, prefix, confidence = event.at, event.prefix, list(event.confidence)
+        size = self.identity.vocab.tokens
+        tokens = list(takewhile(lambda token: token < size, tokens))  # one that the target lacks would fail its window
+        if at <= len(session.tokens):
+            known = session.place(at, prefix, tokens)
+            if known is None:
+                session.tree.stale += 1
+                return
+            at, prefix = len(session.tokens), session.hashes[-1]
+            tokens, confidence = tokens[known:], confidence[known:]
+        session.tree.add(event.drafter, at, prefix, tokens, confidence)
+
+    # -- slots ---------------------------------------------------------------------------------
+
+    def admit(self, now: float) -> list[Session]:
+        """Sessions that should get a slot of the target now, oldest first."""
+        self._expire(now)
+        free = self.limits.slots - len(self.sessions) - len(self._released)
+        return [self.queue.popleft() for _ in range(min(free, len(self.queue)))]
+
+    def opened(self, session: Session, slot: int, cached: int, now: float) -> None:
+        """The target gave a session a slot whose cache holds its first `cached` tokens."""
+        self._say_all(now)
+        session.slot, session.fed, session.read_from = slot, cached, cached
+        session.epoch = self._next_epoch()
+        session.spoke_at = session.accepted_at = now
+        self.sessions[slot] = session
+        if session.opened_at < 0:
+            self._start(session, cached, now)
+
+    def _start(self, session: Session, cached: int, now: float) -> None:
+        session.opened_at, session.cached = now, min(cached, session.prompt_len)
+        session.unsaid.append(
+            JobStarted(
+                job=session.job.job,
+                attempt=session.job.attempt,
+                session=session.id,
+                model=self.identity.model,
+                prompt_tokens=session.prompt_len,
+                cached_tokens=session.cached,
+                seed=session.seed,
+                fingerprint=self.identity.fingerprint,
+                thoughts=session.thoughts,
+            )
+        )
+        rows = session.unfed + 1
+        if rows > self.limits.prefill_rows or self.cost(rows) > self.limits.stream_ms:
+            self._say(session, now)
+        if session.job.max_tokens == 0:
+            self._finish(session, FinishReason.LENGTH, now)
+        elif session.speculates and self.drafter_pool.drafters:
+            self._tell_open(session, now)
+
+    def replay(self) -> None:
+        """The target was built anew and knows nothing: running sessions wait for a slot again, before all others,
+        and are read in from their own tokens. Nothing is told twice, for nothing told is computed again."""
+        running = sorted(self.sessions.values(), key=lambda session: session.opened_at)
+        for session in reversed(running):
+            self._say(session, session.accepted_at)
+            session.inflight_windows.clear()
+            session.slot = -1
+            self.queue.appendleft(session)
+        self.sessions.clear()
+        self._released.clear()
+
+    def _next_epoch(self) -> int:
+        """Epochs are unique over all sessions: an answer to a session that is gone fits no other in its slot."""
+        self._epochs += 1
+        return self._epochs
+
+    def _tell_open(self, session: Session, now: float) -> None:
+        session.told_open = True
+        credit = self.drafter_pool.join(session, now)
+        self._tell(
+            SessionOpened(
+                job=session.job.job,
+                session=session.id,
+                model=self.identity.model,
+                speculator=self.identity.speculator,
+                node=self.identity.node,
+                tokens=list(session.tokens),
+                vocab=self.identity.vocab,
+                sampling=session.job.sampling,
+                seed=session.seed,
+                credit=credit,
+                device=self.limits.device,
+                text=self.render(session.tokens) if self.drafter_pool.wants_text else "",
+                prompt_tokens=session.prompt_len,
+                grammar=_if_short(session.grammar),
+                ignore_eos=session.job.ignore_eos,
+            )
+        )
+        self._effects += [Publish(grant) for grant in self.drafter_pool.less_than(credit, session)]
+
+    def released(self) -> list[int]:
+        """Slots whose sessions ended; the target keeps their tokens for the next prompt."""
+        slots, self._released = self._released, []
+        return slots
+
+    # -- the next pass -------------------------------------------------------------------------
+
+    def plan(self, now: float) -> NextStep:
+        """Choose the windows of the next pass, or until when to wait."""
+        plan = self._planner.plan(now)
+        if not plan.windows:
+            wakes = [session.deadline for session in self.by_job.values()]
+            wakes += [plan.wake_at] if plan.wake_at is not None else []
+            plan.wake_at = min(wakes, default=None)
+        return plan
+
+    # -- what came back ------------------------------------------------------------------------
+
+    def verdicts(self, verdicts: Sequence[VerifyResult], now: float) -> None:
+        """The target answered some windows."""
+        for verdict in verdicts:
+            session = self.sessions.get(verdict.slot)
+            if session is None or verdict.epoch != session.epoch or not session.inflight_windows:
+                continue
+            self._judge(session, verdict, now)
+        self._keep_alive(now)
+
+    def _judge(self, session: Session, verdict: VerifyResult, now: float) -> None:
+        inflight = session.inflight_windows.popleft()
+        if verdict.failure is not None:
+            self._fail(session, verdict.failure, now)
+            return
+        if not inflight.picks:
+            return
+        held = len(verdict.tokens) - 1
+        guessed = [self._author(session, node) for node in inflight.nodes]
+        if session.first_at < 0:
+            session.first_at = now
+        place = (len(session.tokens), session.generated)
+        kept, shown, end = session.take(verdict.tokens)
+        taken = min(held, len(kept))  # what was guessed behind the end became no text
+        judged = guessed[: held + 1] if inflight.parents is None else [guessed[i - 1] for i in verdict.path[1:]]
+        session.spec_stats.count(judged if taken == held else judged[:taken], taken)
+        session.fed = len(session.tokens) - 1
+        if place[1]:
+            self.drafter_pool.measure(session, len(kept), (now - session.accepted_at) * 1000, guessed)
+        session.accepted_at = now
+        if held < len(inflight.nodes) or not self._goes_on(session, verdict.tokens[-1]):
+            self._void(session)
+        if len(session.tokens) >= self.limits.ctx_size and end is None:
+            end = session.cut()
+        if end is None:
+            self._effects += [Publish(grant) for grant in self.drafter_pool.grant(session, now)]
+        accepted = session.accepted(*place, kept, shown, verdict.logprobs[: len(kept)])
+        drafter = guessed[0] if taken else ""
+        self._speak(session, replace(accepted, checked=len(inflight.nodes), taken=taken, drafter=drafter), now)
+        if end is not None:
+            self._finish(session, end, now)
+
+    def _author(self, session: Session, node: DraftNode) -> str:
+        return node.best_vote(session.beliefs.chance)[0] if node.votes else NGRAM
+
+    def _goes_on(self, session: Session, last: int) -> bool:
+        """Whether what is still in flight stands on what was picked."""
+        if not session.inflight_windows:
+            return True
+        following = session.inflight_windows[0]
+        if following.at != len(session.tokens) - 1 or following.nodes[0].token != last:
+            return False
+        following.nodes = following.nodes[1:]
+        return True
+
+    def _void(self, session: Session) -> None:
+        """A guess was wrong: a new epoch begins, and what is still in flight is of a dead one."""
+        session.epoch = self._next_epoch()
+        session.inflight_windows.clear()
+
+    def _speak(self, session: Session, event: TokensAccepted, now: float) -> None:
+        """Tell what became text, unless it may travel with the next: drafters at work need each at once."""
+        add(session.unsaid, event)
+        others_read = any(other.prefilling for other in self.sessions.values())
+        if session.first_at == now or session.drafted or others_read:
+            self._say(session, now)
+            return
+        since_ms, next_ms = (now - session.spoke_at) * 1000, self.cost(len(self.sessions))
+        if not may_wait(since_ms, next_ms, self.limits.stream_ms, whole=session.job.whole):
+            self._say(session, now)
+
+    def _say(self, session: Session, now: float) -> None:
+        for event in session.unsaid:
+            self._tell(event)
+            session.spoke_at = now
+        session.unsaid.clear()
+
+    def _say_all(self, now: float) -> None:
+        """Let nothing wait any longer: the next pass may take its time."""
+        for session in self.sessions.values():
+            self._say(session, now)
+
+    # -- ends ----------------------------------------------------------------------------------
+
+    def _finish(self, session: Session, reason: FinishReason, now: float) -> None:
+        self._say(session, now)
+        self._drop(session)
+        if session.recalls:
+            self._planner.recall.remember(session.answer)
+        stop = session.text.hit.stop if session.text.hit is not None else ""
+        self._tell(
+            JobFinished(
+                job=session.job.job,
+                attempt=session.job.attempt,
+                reason=reason,
+                stats=session.stats(now),
+                seed=session.seed,
+                tail=session.tail,
+                stop=stop,
+                session=session.id,
+            )
+        )
+        for verdict in self.drafter_pool.text_ended():
+            self._tell(verdict)
+
+    def _fail(self, session: Session, failure: Failure, now: float) -> None:
+        self._say(session, now)
+        self._drop(session)
+        self._tell(
+            JobFailed(
+                job=session.job.job,
+                attempt=session.job.attempt,
+                failure=failure,
+                stats=session.stats(now),
+                session=session.id,
+            )
+        )
+
+    def _drop(self, session: Session) -> None:
+        self.by_job.pop(session.job.job, None)
+        self.by_id.pop(session.id, None)
+        if session in self.queue:
+            self.queue.remove(session)
+        if session.slot >= 0 and self.sessions.pop(session.slot, None) is not None:
+            self._released.append(session.slot)
+        if session.told_open:
+            self._tell(SessionClosed(job=session.job.job, session=session.id))
+
+    def _expire(self, now: float) -> None:
+        for session in list(self.by_job.values()):
+            if now >= session.deadline:
+                seconds = session.job.deadline_ms / 1000
+                message = f"the job was not done within {seconds:g} s"
+                self._fail(session, Failure(code=FailureCode.DEADLINE, message=message), now)
+
+    def tick(self, now: float) -> None:
+        """Once a second: end what is overdue, show life where nothing was said for long."""
+        self._expire(now)
+        self._keep_alive(now)
+
+    def _keep_alive(self, now: float) -> None:
+        for session in self.by_job.values():
+            if now - session.spoke_at >= self.limits.keepalive_s:
+                add(session.unsaid, session.accepted(len(session.tokens), session.generated, [], []))
+                self._say(session, now)
+
+    # -- what goes out -------------------------------------------------------------------------
+
+    def _tell(self, event: Event) -> None:
+        self._effects.append(Publish(event))
+
+    def effects(self) -> list[Effect]:
+        """What is to be told since the last call."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    @property
+    def idle(self) -> bool:
+        """Whether no job is in hand."""
+        return not self.by_job
+
+
+def _if_short(grammar: Grammar | None) -> Grammar | None:
+    return grammar if grammar is not None and len(grammar.text) <= GRAMMAR_MAX else None

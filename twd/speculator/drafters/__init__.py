@@ -1,0 +1,1 @@
+"""The drafters of one speculator."""

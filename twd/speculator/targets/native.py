@@ -1,0 +1,165 @@
+"""A speculator over llama.cpp in this process, from the settings of one model."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from twd.decoding.cost import CostCurve
+from twd.decoding.window import Target
+from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.kit.progress import Progress
+from twd.kit.service import ServiceContext
+from twd.process.compute import gpu_layers, wanted_layers
+from twd.process.home import StateFolder
+from twd.settings.model import ModelConfig, Settings
+from twd.settings.paths import path_of
+from twd.speculator.admission.request_preprocessor import RequestPreprocessor, given_template
+from twd.speculator.core.batch_planning import PROMPT_ROWS
+from twd.speculator.core.limits import SpeculatorLimits, usual_limits
+from twd.speculator.core.session import PreparedRequest
+from twd.speculator.service import SpeculatorService
+from twd.speculator.targets.embeddings import Embedding
+from twd.speculator.targets.loaded import Load
+from twd.speculator.targets.memory_care import MemoryCare
+from twd.wire.base import ModelId, SessionId
+from twd.wire.embedding import EmbeddingRequested
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.job import JobSubmitted
+from twd.wire.model import Exactness, ModelFacts
+
+
+@dataclass(slots=True)
+class NativeTarget:
+    """A loaded model as the service wants it."""
+
+    native: NativeModel
+    preparer: RequestPreprocessor
+    bounds: SpeculatorLimits
+
+    @property
+    def limits(self) -> SpeculatorLimits:
+        """The bounds of the core."""
+        return self.bounds
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What others must know of it."""
+        return self.native.facts
+
+    @property
+    def exactness(self) -> Exactness:
+        """What the self-test found."""
+        return self.native.exactness
+
+    @property
+    def target(self) -> Target:
+        """Checks windows."""
+        return self.native.target
+
+    @property
+    def cost(self) -> CostCurve:
+        """Times of windows."""
+        return self.native.cost
+
+    @property
+    def load_ms(self) -> int:
+        """How long loading took."""
+        return self.native.load_ms
+
+    @property
+    def tool_format(self) -> str:
+        """How the model was taught to write calls."""
+        return self.native.template.tool_format.value
+
+    @property
+    def local(self) -> bool:
+        """Jobs are prepared here."""
+        return True
+
+    def prepare(self, job: JobSubmitted, session: SessionId) -> PreparedRequest:
+        """Tokens, picker and seed of a job."""
+        return self.preparer.prepare(job, session)
+
+    def embed(self, request: EmbeddingRequested) -> Embedding:
+        """The vector of a text."""
+        embedder, wanted = self.native.embedder, request.dimensions
+        if wanted not in (0, embedder.dimensions):
+            message = f"{request.model} makes vectors of {embedder.dimensions} numbers; they cannot be cut to {wanted}"
+            raise TwdError(FailureCode.UNSUPPORTED, message, "dimensions")
+        tokens = self.preparer.tokens(request.prompt)
+        return Embedding(embedder.embed(tokens).astype("<f4").tobytes(), len(tokens))
+
+    def tokenize(self, text: str) -> list[int]:
+        """A drafter's text as this model's tokens."""
+        return self.native.tokenize(text)
+
+    def render(self, tokens: Sequence[int]) -> str:
+        """Tokens as text, control tokens spelled out."""
+        return self.native.render(tokens)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.native.close()
+
+
+def load_plan(name: ModelId, model: ModelConfig, memory: Path | None = None) -> LoadPlan:
+    """What the settings ask for; `auto` becomes the engine's own choice."""
+    return LoadPlan(
+        model=name,
+        path=path_of(model.path),
+        ctx_size=model.ctx_size,
+        parallel=model.parallel,
+        exact=bool(model.exact),
+        insist=model.exact is True,
+        gpu_layers=wanted_layers(model.gpu_layers),
+        threads=0 if model.threads == "auto" else model.threads,
+        use_mmap=model.mmap != "off",
+        type_k="" if model.cache_type_k == "auto" else model.cache_type_k,
+        type_v="" if model.cache_type_v == "auto" else model.cache_type_v,
+        flash_attention=model.flash_attn != "off",
+        template=given_template(model),
+        memory=memory,
+    )
+
+
+def limits_of(native: NativeModel, model: ModelConfig, settings: Settings) -> SpeculatorLimits:
+    """The bounds of a speculator over this model."""
+    target = native.target
+    return replace(
+        usual_limits(target, native.facts.model, model, settings),
+        prefill_rows=max(PROMPT_ROWS, target.window_max),
+        tree=target.trees,
+        can_rollback=target.can_rollback,
+        device=native.device,
+    )
+
+
+def preparer_of(native: NativeModel, draw_seed: Callable[[], int]) -> RequestPreprocessor:
+    """What prepares the jobs of a model in this process."""
+    return RequestPreprocessor(native.model.vocab, native.template, native.samplers, draw_seed, native.target.ctx_size)
+
+
+def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> Load:
+    """What loads this model, on a thread of the service's choice."""
+
+    def load(progress: Progress) -> NativeTarget:
+        memory, model = StateFolder(settings.home_dir).cache, settings.models[name]
+        layers = gpu_layers(settings, model)
+        plan, care = replace(load_plan(name, model, memory), gpu_layers=layers), MemoryCare(model, settings)
+        care.prepare(progress)
+        native = load_native(replace(plan, use_mmap=care.plan.mapped), care.watch(progress))
+        care.finish()
+        return NativeTarget(native, preparer_of(native, draw_seed), limits_of(native, model, settings))
+
+    return load
+
+
+def native_speculator(ctx: ServiceContext, settings: Settings, name: str) -> SpeculatorService:
+    """The speculator of one configured model."""
+    model = ModelId(name)
+    return SpeculatorService(
+        ctx,
+        model,
+        loader(model, settings, ctx.ids.seed),
+        reclaim=lambda: MemoryCare(settings.models[name], settings).reclaim(),
+    )

@@ -1,0 +1,49 @@
+"""What the registry tells of one pooled model or replica: the decision about it, machines and processes, stages."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from twd.bus.base import LeaseEntry, Leases
+from twd.speculator.targets.pool_core import PlacementHistory, PoolAssembly, assemble
+from twd.wire.base import NodeId
+from twd.wire.node import GUEST_KEYS, NodeFacts, read_node
+from twd.wire.placement import PlacementDecided, placement_key, read_placement
+from twd.wire.ring import StageReady, read_stage
+from twd.wire.service import read_lease
+
+AGENTS: Final = "agent."
+STAGES: Final = "stage."
+
+
+class PoolView:
+    """Looks, and remembers the last decision: while no coordinator renews it, it still holds."""
+
+    def __init__(self, registry: Leases, place: str, lease_s: float) -> None:
+        self._registry = registry
+        self._place = place
+        self._lease_s = lease_s
+        self.placement: PlacementDecided | None = None
+        self.habit = PlacementHistory()
+
+    async def look(self) -> PoolAssembly:
+        """How things stand; raises BusError while the registry is away."""
+        entries = await self._registry.entries()
+        key = placement_key(self._place)
+        kept = next((read_placement(entry.value) for entry in entries if entry.key == key), None)
+        self.placement = kept or self.placement
+        return assemble(self.placement, _nodes(entries, self._lease_s), _stages(entries), self.habit)
+
+
+def _nodes(entries: Iterable[LeaseEntry], lease_s: float) -> dict[NodeId, NodeFacts]:
+    """Those whose agents were heard lately, and guests: that no coordinator tells of these now says nothing of them."""
+    heard = [entry for entry in entries if entry.key.startswith(AGENTS) and entry.age_s <= lease_s]
+    guests = [entry for entry in entries if entry.key.startswith(GUEST_KEYS)]
+    found = [facts for entry in (*guests, *heard) if (facts := read_node(entry.value)) is not None]
+    return {facts.node: facts for facts in found}
+
+
+def _stages(entries: Iterable[LeaseEntry]) -> dict[tuple[NodeId, int], StageReady]:
+    """Stages with their slices in memory, by machine and process."""
+    leases = [read_lease(entry.value) for entry in entries if entry.key.startswith(STAGES)]
+    told = [(lease, read_stage(lease.facts)) for lease in leases if lease is not None]
+    return {(lease.node, lease.pid): stage for lease, stage in told if stage is not None}

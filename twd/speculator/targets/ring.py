@@ -1,0 +1,287 @@
+"""The speculator of a model that lies on a ring of stages: it wires them, and wires others when one is lost.
+
+Sessions stay here while a ring is lost: their tokens are read in again by the next one, and the texts go on.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from twd.bus.base import BusError
+from twd.gguf_tools.model_file import file_hash
+from twd.kit.progress import Progress
+from twd.kit.service import Effects, ServiceContext
+from twd.kit.tasks import heard, in_a_thread_of_its_own, soon
+from twd.ring.home import RingDriver
+from twd.ring.links import SWITCH_S, ProbePace
+from twd.ring.trial import pipe_of
+from twd.ring.trust import RingTrust, make_identity, ring_nonce
+from twd.ring.wiring import wirings
+from twd.settings.model import Settings
+from twd.settings.paths import path_of
+from twd.speculator.service import SpeculatorService
+from twd.speculator.targets.decode_watchdog import until_known_s
+from twd.speculator.targets.loaded import Load, LoadedModel
+from twd.speculator.targets.pool_core import shown_piece
+from twd.speculator.targets.ring_model import RingModel, load_ring
+from twd.wire.base import InstanceId, ModelId, NodeId
+from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.ring import RingWired, StageAnswered, StageGone, StageReady, StateFormat
+from twd.wire.service import Health
+
+AGAIN_S: Final = 0.05
+"""After a ring that could not be made another is tried, and twice as long after each that fails, up to a second."""
+LOOK_S: Final = 1.0
+WIRE_S: Final = 0.3
+"""A stage answers so quickly, if it lives; one that has just died may leave a question without any. Twice as long after
+each try."""
+WIRE_MOST_S: Final = 2.4
+JOIN_S: Final = 5.0
+PASS_S: Final = 3.0
+PASS_FACTOR: Final = 8.0
+"""A pass that is under way for so much longer than expected, and this on top, is not waited for any more."""
+GIVE_UP_S: Final = 60.0
+"""After so long without a ring that serves this process ends: another takes what there is then."""
+
+
+class StageFinder(Protocol):
+    """Knows which stages there are."""
+
+    async def stages(self, file_hash: str) -> Sequence[StageReady]:
+        """Those of this file that should make the ring now, in ring order; raises TwdError, saying what is missing."""
+        ...
+
+    def lost(self, stage: InstanceId, reason: str) -> None:
+        """A stage could not be reached, or took the ring down with it."""
+        ...
+
+    def reached(self, stages: Sequence[StageReady]) -> None:
+        """These make a ring now, whatever was said of them before."""
+        ...
+
+
+class RingSpeculator(SpeculatorService):
+    """Serves one model over a ring of stages."""
+
+    reads = (*SpeculatorService.reads, StageReady, StageGone)
+
+    def __init__(
+        self, ctx: ServiceContext, model: ModelId, settings: Settings, finder: StageFinder | None = None
+    ) -> None:
+        super().__init__(ctx, model, _never)
+        self._settings = settings
+        self._finder = finder
+        self._identity = make_identity(self.instance)
+        self._path = path_of(settings.models[model].path)
+        self._file_hash = ""
+        self._stages: Sequence[StageReady] = ()
+        self._home: RingDriver | None = None
+        self._rings = 0
+        self._lost_at: float | None = None
+        self._news = asyncio.Event()
+        """Something may be otherwise than when it was looked at last."""
+        self.pace = ProbePace()
+
+    async def setup(self) -> None:
+        """Links have threads of their own, which are to come to their turn soon."""
+        sys.setswitchinterval(SWITCH_S)
+        await super().setup()
+
+    # -- a ring ----------------------------------------------------------------------------------
+
+    async def loader(self) -> Load:
+        """Wait until a ring stands and has passed its trial; one that breaks meanwhile is made anew."""
+        loop = asyncio.get_running_loop()
+        self._file_hash = await asyncio.to_thread(_hash_of, self._path)
+
+        def progress(share: float, stage: str) -> None:
+            soon(loop, self.tell_progress, share, stage)
+
+        while True:
+            home = await self._find_ring()
+            try:
+                model = await in_a_thread_of_its_own(lambda home=home: self._load_over(home, progress))  # type: ignore[misc]
+            except TwdError as error:
+                home.close(error)
+                if home.over is None or error.code is not FailureCode.WORKER_LOST:
+                    raise
+                self._wait_for(str(error))
+            else:
+                return lambda _: model
+
+    def _load_over(self, home: RingDriver, progress: Progress) -> LoadedModel:
+        return load_ring(self.model, self._settings, home, self._stages, self.ctx.ids.seed, progress)
+
+    async def open_for_work(self, loaded: LoadedModel) -> None:
+        await super().open_for_work(loaded)
+        if self._home is not None and self._home.over is not None:
+            self._ring_over(self._home, self._home.over)
+
+    async def _find_ring(self) -> RingDriver:
+        assert self._finder is not None
+        pause_s, wire_s = AGAIN_S, WIRE_S
+        while True:
+            self._news.clear()
+            stages: Sequence[StageReady] = ()
+            try:
+                stages = await self._finder.stages(self._file_hash)
+                home = await self._join(stages, wire_s)
+            except (TwdError, BusError) as error:
+                self._wait_for(str(error))
+                wire_s = min(WIRE_MOST_S, 2 * wire_s) if stages else wire_s
+                told = await heard(self._news, pause_s if stages else LOOK_S)
+                pause_s = AGAIN_S if told else min(LOOK_S, 2 * pause_s)
+                continue
+            self._finder.reached(stages)
+            self._stages, self._home = stages, home
+            return home
+
+    def on_stage_ready(self, event: StageReady) -> Effects:
+        """There may be a ring now."""
+        return self._stage_news(event)
+
+    def on_stage_gone(self, event: StageGone) -> Effects:
+        """Another may have to take its place."""
+        return self._stage_news(event)
+
+    def _stage_news(self, event: StageReady | StageGone) -> Effects:
+        if event.model == self.model:
+            self._stir()
+        return None
+
+    def _stir(self) -> None:
+        """Look again now."""
+        self._news.set()
+
+    async def _join(self, stages: Sequence[StageReady], wire_s: float) -> RingDriver:
+        """Tell the stages their places, and open the links."""
+        assert self._finder is not None
+        pool = self._settings.pool
+        self._rings += 1
+        ring = f"{self.instance}.{self._rings}.{self.clock.wall_ms()}"
+        trust = RingTrust(ring, ring_nonce(), pool.key, not pool.trusted_lan)
+        told = wirings(stages, trust, self.instance, self._identity.certificate, StateFormat(pool.states))
+        answers = await asyncio.gather(*(self._wire(one, wire_s) for one in told))
+        for stage, failure in zip(stages, answers, strict=True):
+            if failure is not None:
+                self._finder.lost(stage.stage, failure.message)
+                raise TwdError(failure.code, f"stage {stage.stage} did not take its place: {failure.message}")
+        loop = asyncio.get_running_loop()
+        deadline = time.monotonic() + JOIN_S
+        home = await in_a_thread_of_its_own(
+            lambda: RingDriver.connect(stages, trust, self._identity, self.instance, deadline, self.pace)
+        )
+        home.ended = lambda reason: soon(loop, self._ring_over, home, reason)
+        if home.over is not None:
+            raise home.over
+        return home
+
+    async def _wire(self, wired: RingWired, answer_s: float) -> Failure | None:
+        try:
+            answer = await self.ask(wired, timeout_s=answer_s)
+        except BusError as error:
+            return Failure(code=error.code, message=str(error))
+        if not isinstance(answer, StageAnswered):
+            return Failure(code=FailureCode.BACKEND_BROKEN, message=f"{wired.stage} answered something else")
+        return answer.failure
+
+    def _wait_for(self, what: str) -> None:
+        note = f"waits for its ring: {what}"[:1000]
+        if note != self.note:
+            self.note = note
+            self.log.info("%s: %s", self.model, note)
+            self.tasks.start("tell", self.renew_lease())
+
+    # -- its loss --------------------------------------------------------------------------------
+
+    def _ring_over(self, home: RingDriver, reason: TwdError) -> None:
+        if not isinstance(self.loaded, RingModel) or self._home is not home or self._lost_at is not None:
+            return
+        if self._stopping:
+            return
+        self._lost_at = self.clock.now()
+        self.log.warning("%s; its %d sessions wait for another ring", reason, len(self._owners))
+        self.health = Health.DEGRADED
+        self.tasks.start("rewire", self._rewire(self.loaded))
+
+    async def _rewire(self, loaded: RingModel) -> None:
+        assert self._lost_at is not None
+        before, until = _cut(self._stages), self._lost_at + GIVE_UP_S
+        while True:
+            try:
+                home = await asyncio.wait_for(self._find_ring(), max(0.0, until - self.clock.now()))
+            except TimeoutError:
+                message = f"no ring for {GIVE_UP_S:g} s: {self.note}"
+                raise TwdError(FailureCode.WORKER_LOST, message) from None
+            try:
+                await in_a_thread_of_its_own(lambda home=home: loaded.recheck(home, self._stages))  # type: ignore[misc]
+                same = _cut(self._stages) == before
+                loaded.target.rewire(home, None if same else pipe_of(self._stages, home.bounds.credits))
+            except TwdError as error:
+                home.close(error)
+                if error.code is FailureCode.MODEL_LOAD:
+                    raise  # it computes something else, and would again
+                self._wait_for(str(error))
+                await asyncio.sleep(2 * AGAIN_S)
+                continue
+            break
+        took, self._lost_at = self.clock.now() - self._lost_at, None
+        self.health, self.note = Health.OK, f"rewired after {took:.2f} s"
+        self.log.info("a ring of %d stages stands again after %.2f s", len(self._stages), took)
+        await self.renew_lease()
+        if home.over is not None:
+            self._ring_over(home, home.over)
+
+    def tick(self, now: float) -> Effects:
+        """Look, besides, whether the ring hangs although its links are alive."""
+        if isinstance(self.loaded, RingModel) and self._lost_at is None:
+            target = self.loaded.target
+            waited_s, familiar = target.oldest(time.monotonic())
+            usual = PASS_S + PASS_FACTOR * target.pipe.trip_ms(target.window_max) / 1000
+            limit = until_known_s(usual, familiar=familiar)
+            if waited_s > limit:
+                target.home.close(TwdError(FailureCode.WORKER_LOST, f"a pass is under way for over {limit:.1f} s"))
+        return super().tick(now)
+
+    # -- what others see -------------------------------------------------------------------------
+
+    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        """Besides, the ring's stages and links."""
+        facts = {
+            **super().facts(),
+            "engine": "ring",
+            "pool": [shown_piece(stage.node, stage) for stage in self._stages],
+        }
+        if not isinstance(self.loaded, RingModel):
+            return facts
+        target, pipe = self.loaded.target, self.loaded.target.pipe
+        return facts | {
+            "links": [
+                f"{hop.to} {hop.rtt_ms:g} ms, {hop.sent_bytes} bytes there, {hop.received_bytes} back"
+                for hop in target.home.hops()
+            ],
+            "ring": target.generation_number,
+            "step_ms": round(pipe.step_ms(1), 3),
+            "trip_ms": round(pipe.trip_ms(1), 3),
+            "waste": round(target.rows_sent / max(1, target.rows_kept), 3),
+        }
+
+
+def _cut(stages: Sequence[StageReady]) -> list[tuple[NodeId, int, int]]:
+    """Which layers lie where."""
+    return [(stage.node, stage.first, stage.end) for stage in stages]
+
+
+def _hash_of(path: Path) -> str:
+    try:
+        return file_hash(path)
+    except OSError as error:
+        text = f"{path} cannot be read: {error.strerror}; the machine that serves a model needs a copy, too"
+        raise TwdError(FailureCode.MODEL_NOT_FOUND, text) from error
+
+
+def _never(progress: object) -> LoadedModel:
+    raise AssertionError("a model on a ring is loaded when the ring stands")

@@ -1,0 +1,226 @@
+"""A model over a ring, as the service wants it: here are only the vocabulary, the template and the links."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import msgspec
+
+from twd.chat.template import ChatTemplate
+from twd.decoding.cost import CostCurve
+from twd.decoding.sampler import SamplerFactory
+from twd.decoding.window import Report, Sampler
+from twd.drafting.continuation import KnownContinuation
+from twd.engine.model import LoadedGguf, ModelLoadOptions
+from twd.kit.progress import Progress
+from twd.ring.frames import SessionSpec
+from twd.ring.home import RingDriver
+from twd.ring.target import RemoteSpecReport, RemoteSpecSampler, RingTarget
+from twd.ring.trial import RingTrial, pipe_of
+from twd.settings.model import ModelConfig as ModelEntry
+from twd.settings.model import Settings
+from twd.settings.paths import path_of
+from twd.speculator.admission.request_preprocessor import RequestPreprocessor, given_template
+from twd.speculator.core.limits import SpeculatorLimits, usual_limits
+from twd.speculator.core.session import PreparedRequest
+from twd.speculator.targets.embeddings import Embedding
+from twd.speculator.targets.ring_check import CutCheck
+from twd.wire.base import ModelId, SessionId
+from twd.wire.draft import DeviceKind
+from twd.wire.embedding import EmbeddingRequested
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.job import Grammar, JobSubmitted, Sampling
+from twd.wire.model import Exactness, ModelFacts
+from twd.wire.ring import StageReady, StateFormat
+
+_IN_FLIGHT_MAX: Final = 32
+_AHEAD: Final = 128
+_TEXT: Final = "In a harbour there were 4 ships; each had a name, a captain, and a reason to stay."
+
+
+class SpecSamplerFactory:
+    """Pickers that only carry what the last stage needs; what is wrong with a job is still found here."""
+
+    def __init__(self, samplers: SamplerFactory) -> None:
+        self._samplers = samplers
+
+    def sampler(
+        self,
+        sampling: Sampling,
+        seed: int,
+        *,
+        prompt_len: int,
+        grammar: Grammar | None = None,
+        ignore_eos: bool = False,
+    ) -> Sampler:
+        """What to tell the last stage; raises as the real one would."""
+        self._samplers.sampler(sampling, seed, prompt_len=prompt_len, grammar=grammar, ignore_eos=ignore_eos)
+        return RemoteSpecSampler(SessionSpec(sampling, seed, prompt_len, grammar, ignore_eos))
+
+    def ahead(self, grammar: Grammar, *, binding: bool = True) -> KnownContinuation:
+        """It guesses here, whoever picks."""
+        return self._samplers.ahead(grammar, binding=binding)
+
+    def reporter(self, top: int) -> Report:
+        """How many alternatives the last stage should report."""
+        return RemoteSpecReport(top)
+
+
+@dataclass(slots=True)
+class RingModel:
+    """A `LoadedModel` over a ring."""
+
+    model: LoadedGguf
+    template: ChatTemplate
+    preparer: RequestPreprocessor
+    ring: RingTarget
+    bounds: SpeculatorLimits
+    facts: ModelFacts
+    exactness: Exactness
+    load_ms: int
+    check: CutCheck
+
+    def recheck(self, home: RingDriver, stages: Sequence[StageReady]) -> None:
+        """Have another ring prove itself before it serves."""
+        doubt = self.check.run(home, stages, self.model.vocab.size)
+        if doubt and self.exactness.exact:
+            self.exactness = msgspec.structs.replace(self.exactness, exact=False, settings=doubt)
+
+    @property
+    def limits(self) -> SpeculatorLimits:
+        """The bounds of the core."""
+        return self.bounds
+
+    @property
+    def target(self) -> RingTarget:
+        """Checks windows."""
+        return self.ring
+
+    @property
+    def cost(self) -> CostCurve:
+        """Times of passes around the ring, as they are now."""
+        return CostCurve(self.ring.pipe.points())
+
+    @property
+    def tool_format(self) -> str:
+        """How the model was taught to write calls."""
+        return self.template.tool_format.value
+
+    @property
+    def local(self) -> bool:
+        """Jobs are prepared here."""
+        return True
+
+    def prepare(self, job: JobSubmitted, session: SessionId) -> PreparedRequest:
+        """Tokens, picker and seed of a job."""
+        return self.preparer.prepare(job, session)
+
+    def embed(self, request: EmbeddingRequested) -> Embedding:
+        """Over a ring there are none."""
+        raise TwdError(FailureCode.UNSUPPORTED, f"{request.model} lies on several machines and gives no embeddings")
+
+    def tokenize(self, text: str) -> list[int]:
+        """A drafter's text as this model's tokens."""
+        return self.model.vocab.plain(text)
+
+    def render(self, tokens: Sequence[int]) -> str:
+        """Tokens as text, control tokens spelled out."""
+        return self.model.vocab.spelled(tokens)
+
+    def close(self) -> None:
+        """Give the memory back; the thread that ran the target has ended."""
+        self.ring.shutdown()
+        self.ring.home.join()
+        self.model.close()
+
+
+def load_ring(
+    name: ModelId,
+    settings: Settings,
+    home: RingDriver,
+    stages: Sequence[StageReady],
+    draw_seed: Callable[[], int],
+    progress: Progress,
+) -> RingModel:
+    """The vocabulary from this machine's copy of the file, and a trial of the ring."""
+    began = time.monotonic()
+    entry = settings.models[name]
+    given = given_template(entry)
+    progress(0.1, "reading the vocabulary")
+    model = LoadedGguf.load(ModelLoadOptions(path=path_of(entry.path), vocab_only=True))
+    try:
+        template = ChatTemplate.of(given or model.chat_template, model.vocab)
+        model.vocab.warm()
+        target = RingTarget(
+            home,
+            pipe_of(stages, home.bounds.credits),
+            vocabulary=model.vocab.size,
+            in_flight=_in_flight(settings),
+        )
+        check = CutCheck(name, settings)
+        doubt = check.run(home, stages, model.vocab.size, progress)
+        progress(0.6, "trying the ring")
+        exactness = _exactness(home, target, model, stages, settings, doubt)
+    except BaseException:
+        model.close()
+        raise
+    progress(1.0, "ready")
+    samplers = SpecSamplerFactory(SamplerFactory(model.vocab))
+    return RingModel(
+        model=model,
+        template=template,
+        preparer=RequestPreprocessor(model.vocab, template, samplers, draw_seed, target.ctx_size),
+        ring=target,
+        bounds=_limits(target, name, settings),
+        facts=_facts(model, name, entry, target, stages),
+        exactness=exactness,
+        load_ms=int((time.monotonic() - began) * 1000),
+        check=check,
+    )
+
+
+def _in_flight(settings: Settings) -> int:
+    wanted = settings.speculation.windows_in_flight
+    return _IN_FLIGHT_MAX if wanted == "auto" else wanted
+
+
+def _limits(target: RingTarget, name: ModelId, settings: Settings) -> SpeculatorLimits:
+    return replace(
+        usual_limits(target, name, settings.models[name], settings),
+        prefill_rows=target.window_max,
+        in_flight=target.in_flight,
+        ahead=_AHEAD,
+        device=DeviceKind.ELSEWHERE,
+    )
+
+
+def _facts(
+    model: LoadedGguf, name: ModelId, entry: ModelEntry, target: RingTarget, stages: Sequence[StageReady]
+) -> ModelFacts:
+    facts = model.facts(name, ctx_size=target.ctx_size, parallel=target.n_slots)
+    cut = ", ".join(f"{one.first}-{one.end}{'+head' if one.head else ''}" for one in stages)
+    return msgspec.structs.replace(facts, backend="ring", note=f"a ring of {len(stages)} stages: layers {cut}")
+
+
+def _exactness(
+    home: RingDriver,
+    target: RingTarget,
+    model: LoadedGguf,
+    stages: Sequence[StageReady],
+    settings: Settings,
+    doubt: str,
+) -> Exactness:
+    """What the trial found; never exact where the check of the cut left a doubt, states are rounded on their way, or
+    the stages are of unlike builds."""
+    vocab = model.vocab
+    text = vocab.tokenize(_TEXT, parse_special=False, add_bos=True) if vocab.kind != "none" else list(range(1, 30))
+    told = f"{stages[-1].settings or 'unknown settings'}, a ring of {len(stages)}"
+    found = RingTrial(home, target, text).run(told)
+    if StateFormat(settings.pool.states) is StateFormat.F16:
+        return msgspec.structs.replace(found, exact=False, settings=f"{told}, states in f16")
+    if len({one.build for one in stages}) > 1:
+        return msgspec.structs.replace(found, exact=False, settings=f"{told}, stages of unlike builds")
+    if doubt:
+        return msgspec.structs.replace(found, exact=False, settings=f"{told}, {doubt}")
+    return found

@@ -1,0 +1,1 @@
+"""What a request demands of the text while it is decoded: grammars, forced tokens."""

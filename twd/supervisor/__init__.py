@@ -1,0 +1,1 @@
+"""One running installation: which processes it needs, started and kept alive."""

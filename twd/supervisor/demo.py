@@ -1,0 +1,79 @@
+"""The demo: a real model and a quicker copy of it that drafts, prepared once; and a first measurement."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from twd.kit.clock import SystemClock
+from twd.kit.connect import connect
+from twd.kit.errors import CommandError
+from twd.kit.exit_codes import ExitCode
+from twd.kit.ids import Ids
+from twd.kit.service import ServiceContext
+from twd.private_file import write_private
+from twd.process.home import StateFolder
+from twd.settings.model import DrafterConfig, ModelConfig, Settings
+from twd.supervisor.own_command import own_command
+from twd.wire.base import NodeId
+
+MODEL = "smollm2-135m"
+TARGET, DRAFT = "f32", "q8_0"
+"""The slow weights stand for a big model, the quick ones for its small relative; both are exact."""
+PREPARE = (
+    "import sys, pathlib; from twd.engine.demo_model import demo_model; "
+    "print(*(demo_model(pathlib.Path(sys.argv[1]), kind) for kind in sys.argv[2:]), sep=chr(10))"
+)
+MEASURED_KINDS = ("edit", "creative")
+MEASURED_TOKENS = 64
+
+
+def demo_settings(settings: Settings, target: Path, draft: Path) -> Settings:
+    """The settings, with the demo's model in place of configured ones."""
+    model = ModelConfig(path=str(target), default=True, ctx_size=2048, parallel=4)
+    drafter = DrafterConfig(name=f"{MODEL}-quick", path=str(draft))
+    return msgspec.structs.replace(settings, models={MODEL: model}, backends={}, drafters=(drafter,))
+
+
+def prepare_demo(home: StateFolder) -> tuple[Path, Path]:
+    """The demo's model files; the first time they are made, in a process of its own."""
+    marker = home.cache / "demo-models"
+    made = [Path(line) for line in marker.read_text().splitlines()] if marker.exists() else []
+    if len(made) != 2 or not all(path.is_file() for path in made):
+        made = _make(home)
+        write_private(marker, "\n".join(str(path) for path in made).encode())
+    return made[0], made[1]
+
+
+def _make(home: StateFolder) -> list[Path]:
+    command = [sys.executable, "-P", "-c", PREPARE, str(home.cache), TARGET, DRAFT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason given"
+        raise CommandError(ExitCode.CANNOT_START, f"the demo's model cannot be made: {reason}")
+    return [Path(line) for line in done.stdout.strip().splitlines()[-2:]]
+
+
+async def measure(settings: Settings, node: NodeId) -> str:
+    """What drafts bring here and now, in one line: the same questions without them and with them."""
+    from twd.bench.client import BenchClient
+    from twd.bench.prompts import PROMPTS
+    from twd.bench.report import summarize
+    from twd.bench.session import BenchPlan, find_speculator, run_bench
+
+    bus = await connect(settings, "admin", node)
+    client = BenchClient(ServiceContext(bus=bus, node=node, clock=SystemClock(), ids=Ids()))
+    try:
+        await client.start()
+        plan = BenchPlan([prompt for prompt in PROMPTS if prompt.kind in MEASURED_KINDS][1:4], MEASURED_TOKENS)
+        result = await run_bench(client, await find_speculator(client, MODEL), plan, lambda *_: None)
+    finally:
+        await client.stop("measured")
+        await bus.close()
+    whole = summarize(result.pairs)[-1]
+    same = "the same text" if whole.equal == whole.answers else "DIFFERENT TEXT"
+    return (
+        f"measured on {whole.answers} questions: {whole.plain_rate:.0f} tok/s alone, {whole.drafted_rate:.0f} tok/s "
+        f"with drafts ({whole.ratio:.2f}x), {same}; `{own_command()} bench` measures more"
+    )

@@ -1,0 +1,388 @@
+"""One running installation: home lock, broker, services, the record of it all, and an orderly end."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+import msgspec
+
+import twd
+from twd.bus.base import LeaseEntry
+from twd.bus.broker import EmbeddedBroker
+from twd.kit.clock import SystemClock
+from twd.kit.connect import address_of, connect
+from twd.kit.errors import CommandError
+from twd.kit.exit_codes import ExitCode
+from twd.kit.ids import Ids
+from twd.kit.service import ServiceContext
+from twd.kit.tasks import TaskGroup, every
+from twd.private_file import write_private
+from twd.process import platform
+from twd.process.fork_server import ForkServer, ForkServerHandle
+from twd.process.home import RESOLVED_VARIABLE, RunningInstance, StateFolder
+from twd.process.log_files import LogFile
+from twd.process.process_table import ProcessRow, ProcessTable, StartPhase
+from twd.process.run_service import StopRequests, unless
+from twd.process.supervisor import Backoff, ChildProcess, ProcessExit, ProcessSpec, ProcessState, Supervisor
+from twd.settings.model import Settings
+from twd.supervisor.model_changes import serving
+from twd.supervisor.model_life import ModelLife
+from twd.supervisor.process_group import DRAIN_S, ProcessGroup
+from twd.supervisor.processes import served_by
+from twd.supervisor.service import SupervisorService
+from twd.supervisor.start_display import StartSnapshot, StartView
+from twd.wire.base import NodeId
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.life import ChangeTold
+
+BROKER_WAIT_S: Final = 10.0
+BROKER_LOOK_S: Final = 0.02
+BROKER: Final = "broker"
+OWN_LOG: Final = "supervisor"
+ROTATE_S: Final = 60.0
+DISK: Final = "disk"
+FAULT: Final = "fault"
+FAULT_TOLD_S: Final = 600.0
+"""A fault of our own, that everything outlived, stands in the status for so long."""
+
+log = logging.getLogger("twd.up")
+
+
+class Installation:
+    """What `twd up` runs until it is told to end."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        home: StateFolder,
+        node: NodeId,
+        specs: Sequence[ProcessSpec],
+        view: StartView,
+        measured: bool = False,
+        forks: ForkServerHandle | None = None,
+    ) -> None:
+        """`measured`: when all is ready, find out what drafts bring, and say so. `forks`: what brings up processes."""
+        self._settings = settings
+        self._home = home
+        self._node = node
+        self._specs = specs
+        self._view = view
+        self._measured = measured
+        self._clock = SystemClock()
+        self._table = ProcessTable(
+            {spec.name: ProcessRow(name=spec.name, node=spec.node) for spec in specs}, self._clock.wall_ms()
+        )
+        self._addresses: dict[str, str] = {}
+        self._ready_ms = 0
+        self._note = ""
+        self._problem = ""
+        """Why the state folder is not as it should be."""
+        self._fault = ""
+        """What the supervisor itself did wrong, until this is told for long enough."""
+        self._fault_at = 0.0
+        self._kept = False
+        self._exit_code = ExitCode.OK
+        self._log_file = LogFile(home.logs, OWN_LOG)
+        self._born = platform.born(os.getpid()) or 0.0
+        self._tasks = TaskGroup("up", self._faulted)
+        self._fork_server = ForkServer(forks, self._environment(), self._faulted)
+        self._embedded: EmbeddedBroker | None = None
+        self._broker_up = asyncio.Event()
+        self._broker: Supervisor | None = None
+        self._process_group: ProcessGroup | None = None
+        self._life: ModelLife | None = None
+        self._supervisor_service: SupervisorService | None = None
+        self._stop = StopRequests(self._kill)
+
+    async def run(self, broker: EmbeddedBroker | None) -> ExitCode:
+        """Start everything, keep it alive, end it in order. The caller holds the home's lock."""
+        self._stop.watch()
+        await self._fork_server.open()
+        try:
+            if broker is not None:
+                await unless(self._stop.asked, self._start_broker(broker))
+            if not self._stop.asked.is_set():
+                await self._live()
+        finally:
+            await self._end()
+        return self._exit_code
+
+    # -- start -----------------------------------------------------------------------------------
+
+    async def _start_broker(self, broker: EmbeddedBroker) -> None:
+        self._embedded = broker
+        self._table.rows = {BROKER: ProcessRow(name=BROKER, leased=False), **self._table.rows}
+        process = ProcessSpec(
+            BROKER, tuple(broker.argv), foreign=True, prepare=broker.prepare, environment=broker.environment
+        )
+        self._broker = self._supervise([process])
+        self._broker.start()
+        try:
+            await asyncio.wait_for(self._broker_up.wait(), BROKER_WAIT_S)
+        except TimeoutError:
+            words = self._broker.children[BROKER].last_words
+            raise CommandError(ExitCode.BUS_DOWN, f"the broker does not start: {words}") from None
+        for note in broker.notes:
+            self._tell(note)
+        bus = msgspec.structs.replace(self._settings.bus, url=broker.address.url, token=broker.address.token)
+        self._settings = msgspec.structs.replace(self._settings, bus=bus)
+
+    async def _broker_comes(self, broker: EmbeddedBroker, child: ChildProcess) -> None:
+        pid = child.pid
+        while child.pid == pid and child.state is ProcessState.RUNNING:
+            if await broker.ready():
+                self._table.works(BROKER, self._clock.wall_ms())
+                self._broker_up.set()
+                return self._changed()
+            await asyncio.sleep(BROKER_LOOK_S)
+        return None
+
+    async def _rotate(self) -> None:
+        self._log_file.rotate_if_big()
+        if self._problem:
+            self._write_state()
+        if self._clock.now() - self._fault_at > FAULT_TOLD_S:
+            self._fault = ""
+            self._ails(FAULT, "")
+
+    async def _live(self) -> None:
+        self._write_state()
+        if self._problem:  # nothing could start without the settings
+            raise CommandError(ExitCode.CANNOT_START, self._problem)
+        self._addresses["bus"] = address_of(self._settings.bus).shown
+        self._process_group = ProcessGroup(
+            self._table, self._tasks, self._supervise, self._changed, self._clock.wall_ms
+        )
+        self._life = self._make_life(self._process_group)
+        self._process_group.start(self._specs)
+        self._tasks.keep("rotate", partial(every, ROTATE_S, self._rotate))
+        self._write_state()
+        bus = await unless(self._stop.asked, connect(self._settings, "supervisor", self._node, BROKER_WAIT_S))
+        if bus is None:
+            return
+        try:
+            ctx = ServiceContext(bus=bus, node=self._node, clock=self._clock, ids=Ids())
+            await self._new_supervisor_service(ctx)  # a bus that is of no use shows here, before anybody relies on it
+            self._tasks.keep("overseer", partial(self._oversee, ctx))
+            await self._stop.asked.wait()
+            await self._drain()
+        finally:
+            await self._supervisor_service_leaves()
+            await bus.close()
+
+    async def _oversee(self, ctx: ServiceContext) -> None:
+        """Raises what an overseer ended over; the next one looks after the same processes."""
+        supervisor_service = self._supervisor_service
+        if supervisor_service is None or supervisor_service.ended.is_set():
+            supervisor_service = await self._new_supervisor_service(ctx)
+        await supervisor_service.ended.wait()
+        if supervisor_service.fault is not None:
+            raise supervisor_service.fault
+
+    async def _new_supervisor_service(self, ctx: ServiceContext) -> SupervisorService:
+        supervisor_service = self._supervisor_service = SupervisorService(ctx, self._table, self._changed, self._life)
+        try:
+            await supervisor_service.start()
+        except BaseException:
+            await supervisor_service.stop()
+            raise
+        supervisor_service.ails(FAULT, self._fault)
+        return supervisor_service
+
+    def _supervise(self, specs: Sequence[ProcessSpec]) -> Supervisor:
+        return Supervisor(
+            specs,
+            self._home.logs,
+            self._clock,
+            on_start=self._started,
+            on_exit=self._exited,
+            on_fault=self._faulted,
+            environment=self._environment(),
+            backoff=Backoff(),
+            fork_server=self._fork_server,
+        )
+
+    def _make_life(self, process_group: ProcessGroup) -> ModelLife:
+        return ModelLife(
+            process_group,
+            self._table,
+            serving(self._settings, served_by(self._specs)),
+            node=self._node,
+            clock=self._clock,
+            keep=self._keep_settings,
+            tell=self._tell_change,
+            entries=self._entries,
+            tasks=self._tasks,
+        )
+
+    def _keep_settings(self, settings: Settings) -> None:
+        """For processes that start from now on; what cannot be written now is written when that is possible."""
+        self._settings, self._kept = settings, False
+        try:
+            self._write_settings()
+        except OSError as error:
+            raise TwdError(FailureCode.MODEL_LOAD, self._in_words(error)) from error
+
+    def _write_settings(self) -> None:
+        if not self._kept:
+            write_private(self._home.settings_file, msgspec.json.encode(self._settings))
+            self._kept = True
+
+    def _in_words(self, error: OSError) -> str:
+        return f"nothing can be written in {self._home.path}: {error.strerror}; make room there"
+
+    def _tell_change(self, told: ChangeTold) -> None:
+        if self._supervisor_service is not None:
+            self._supervisor_service.emit(told)
+        why = f": {told.failure.message}" if told.failure else ""
+        self._tell(f"{told.model}: {told.step.replace('_', ' ')}{why}; {told.note}")
+        self._changed()
+
+    async def _entries(self) -> list[LeaseEntry]:
+        return await self._supervisor_service.entries() if self._supervisor_service is not None else []
+
+    def _environment(self) -> dict[str, str]:
+        """For children: the settings come from one file, so single overrides must not come on top."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("TWD_") or name == "TWD_DEBUG"}
+        return {**kept, RESOLVED_VARIABLE: str(self._home.settings_file), "PYTHONFAULTHANDLER": "1"}
+
+    # -- what happens meanwhile --------------------------------------------------------------------
+
+    def _started(self, child: ChildProcess) -> None:
+        self._table.started(child.spec.name, child.pid)
+        if child.spec.name == BROKER and self._embedded is not None:
+            self._tasks.keep(BROKER, partial(self._broker_comes, self._embedded, child))
+        elif self._process_group is not None:
+            self._process_group.started(child)
+        self._changed()
+
+    def _exited(self, gone: ProcessExit) -> None:
+        log.warning(
+            "%s (pid %d) ended with exit code %d; again in %g s", gone.name, gone.pid, gone.code, gone.retry_in_s
+        )
+        self._table.exited(gone.name, gone.code, gone.restarts, gone.retry_in_s, gone.problem)
+        if self._supervisor_service is not None:
+            self._supervisor_service.tell_exit(gone)
+        self._changed()
+
+    def _faulted(self, task: str, error: BaseException) -> None:
+        """A fault of the supervisor itself is told, and ends none of the processes in its care."""
+        log.error("fault in %s", task, exc_info=error)
+        self._fault, self._fault_at = f"a fault in {task}: {error!r}; everything runs on", self._clock.now()
+        if self._supervisor_service is not None:
+            self._supervisor_service.tell_fault(error, task)
+        self._ails(FAULT, self._fault)
+        with contextlib.suppress(Exception):  # it may be the view that failed
+            self._tell(self._fault)
+
+    def _changed(self) -> None:
+        for row in self._table.rows.values():
+            if url := row.facts.get("url"):
+                self._addresses["api" if row.name == "edge" else row.name] = str(url)
+        if self._table.ready and not self._ready_ms:
+            self._ready_ms = max(1, self._clock.wall_ms() - self._table.began_ms)
+            if self._measured:
+                self._tasks.start("measure", self._measure())
+        if self._life is not None:
+            self._life.news.set()
+        self._write_state()
+        self._show()
+
+    async def _measure(self) -> None:
+        from twd.supervisor.demo import measure
+
+        self._tell("measuring what drafts bring ...")
+        try:
+            self._tell(await measure(self._settings, self._node))
+        except TwdError as error:
+            self._tell(f"the measurement did not succeed: {error}")
+
+    def _tell(self, note: str) -> None:
+        log.info("%s", note)
+        self._note = note
+        self._show()
+
+    def _show(self) -> None:
+        self._view.show(self.picture())
+
+    def picture(self) -> StartSnapshot:
+        """How things stand."""
+        return StartSnapshot(
+            home=str(self._home.path),
+            pid=os.getpid(),
+            rows=list(self._table.rows.values()),
+            addresses=self._addresses,
+            ready_ms=self._ready_ms,
+            note=self._note,
+        )
+
+    def _write_state(self) -> None:
+        """What other commands read. A full disk makes it old, and is told; everything runs on."""
+        try:
+            self._write_settings()
+            self._home.write_instance(self._record())
+        except OSError as error:
+            self._disk_ails(self._in_words(error))
+        else:
+            self._disk_ails("")
+
+    def _disk_ails(self, problem: str) -> None:
+        if problem and problem != self._problem:
+            self._tell(problem)
+        self._problem = problem
+        self._ails(DISK, problem)
+
+    def _ails(self, what: str, problem: str) -> None:
+        if self._supervisor_service is not None:
+            self._supervisor_service.ails(what, problem)
+
+    def _record(self) -> RunningInstance:
+        return RunningInstance(
+            pid=os.getpid(),
+            born=self._born,
+            started_ms=self._table.began_ms,
+            version=twd.__version__,
+            node=self._node,
+            bus_url=self._settings.bus.url,
+            bus_token=self._settings.bus.token,
+            addresses=self._addresses,
+            processes={row.name: row.pid for row in self._table.rows.values()},
+            leaseless=tuple(row.name for row in self._table.rows.values() if not row.leased),
+            ready=bool(self._ready_ms),
+        )
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        self._table.ends(StartPhase.DRAINING)
+        self._tell("ending; a second Ctrl-C kills")
+        if self._process_group is not None:
+            late = await self._process_group.supervisor.stop(DRAIN_S)
+            if late:
+                self._tell(f"killed after {DRAIN_S:g} s: {', '.join(late)}")
+
+    async def _supervisor_service_leaves(self) -> None:
+        if self._supervisor_service is not None:
+            await self._supervisor_service.stop()
+
+    async def _end(self) -> None:
+        for supervisor in self._supervisors():
+            await supervisor.stop(DRAIN_S)
+        await self._fork_server.close()
+        await self._tasks.close()
+        self._table.ends(StartPhase.ENDED)
+        self._tell("ended")
+        self._view.close()
+
+    def _kill(self) -> None:
+        self._exit_code = ExitCode.INTERRUPTED
+        for supervisor in self._supervisors():
+            supervisor.kill()
+
+    def _supervisors(self) -> list[Supervisor]:
+        services = self._process_group.supervisor if self._process_group is not None else None
+        return [supervisor for supervisor in (services, self._broker) if supervisor is not None]

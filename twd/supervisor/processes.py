@@ -1,0 +1,121 @@
+"""Which processes an installation needs: settings in, process descriptions out."""
+
+import re
+import socket
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+
+from twd.agent.environment import environment_here
+from twd.kit.ids import node_id
+from twd.process.compute import backend_of
+from twd.process.fork_server import OURS
+from twd.process.supervisor import ProcessSpec
+from twd.settings.model import DrafterConfig, Settings
+from twd.supervisor.outside_engine import ENGINE, KEY_VARIABLE, command_line, key_of, outside, url_of
+
+RUN = (*OURS, "run")
+
+
+def wanted_processes(settings: Settings, only: Collection[str] = ()) -> list[ProcessSpec]:
+    """Everything that `twd up` starts besides the broker; `only` names services, and then nothing else starts."""
+    specs = _with_names_of_their_own(
+        [*_always(settings), *_speculators(settings), *_relays(settings), *_drafters(settings)]
+    )
+    return [spec for spec in specs if not only or spec.name.split(".")[0] in only or spec.name in only]
+
+
+def serving_processes(settings: Settings, model: str) -> list[ProcessSpec]:
+    """Those that exist for the sake of one model."""
+    return [spec for spec in wanted_processes(settings) if spec.serves == model]
+
+
+def served_by(specs: Iterable[ProcessSpec]) -> list[str]:
+    """The models that these processes serve."""
+    servers = [spec for spec in specs if spec.name.split(".")[0] in ("speculator", "relay")]
+    return list(dict.fromkeys(spec.serves for spec in servers))
+
+
+def _always(settings: Settings) -> Iterator[ProcessSpec]:
+    pooled = ("coordinator",) if settings.mode == "combined" else ()  # it has nothing to decide on one machine alone
+    for name in ("edge", "metrics", "agent", *pooled):
+        yield ProcessSpec(name, (*RUN, name))
+
+
+def _speculators(settings: Settings) -> Iterator[ProcessSpec]:
+    for model, entry in settings.models.items():
+        environment = environment_here(settings, backend_of(settings, entry))
+        if outside(settings):
+            yield from _outside(settings, model, environment)
+            continue
+        for replica in range(entry.replicas):
+            name = f"speculator.{_word(model)}" + (f".{replica + 1}" if entry.replicas > 1 else "")
+            which = ("--number", str(replica)) if replica else ()
+            argv = (*RUN, "speculator", "--model", model, *which)
+            yield ProcessSpec(name, argv, environment=environment, serves=model)
+
+
+def _outside(settings: Settings, model: str, environment: Mapping[str, str]) -> Iterator[ProcessSpec]:
+    """llama-server, and a relay that comes as soon as it works."""
+    server = f"{ENGINE}.{_word(model)}"
+    key = {KEY_VARIABLE: key_of(settings)} if key_of(settings) else {}
+    yield ProcessSpec(
+        server,
+        command_line(settings, model),
+        foreign=True,
+        environment={**environment, **key},
+        serves=model,
+        health_url=f"{url_of(settings, model)}/health",
+    )
+    yield ProcessSpec(f"relay.{_word(model)}", (*RUN, "relay", "--model", model), serves=model, after=server)
+
+
+def _relays(settings: Settings) -> Iterator[ProcessSpec]:
+    for backend in settings.backends:
+        yield ProcessSpec(f"relay.{_word(backend)}", (*RUN, "relay", "--model", backend), serves=backend)
+
+
+def _drafters(settings: Settings) -> Iterator[ProcessSpec]:
+    for number, drafter in enumerate(settings.drafters):
+        if runs_elsewhere(settings, drafter):
+            continue
+        name = f"drafter.{_word(drafter_name(drafter))}"
+        argv = (*RUN, "drafter", "--number", str(number))
+        environment = environment_here(settings, settings.engine.backend)
+        yield ProcessSpec(name, argv, environment=environment, serves=drafter.for_model)
+
+
+def runs_elsewhere(settings: Settings, drafter: DrafterConfig) -> str:
+    """Why a drafter is not started beside the others; empty when it is."""
+    name = drafter_name(drafter)
+    if settings.mode == "combined" and drafter.path:
+        return f"drafter {name} is started by the agent of the machine that the coordinator chooses"
+    here = node_id(settings.node or socket.gethostname())
+    if not drafter.node or node_id(drafter.node) == here:
+        return ""
+    how = f" with `twd run drafter --model {drafter.path}`" if drafter.path else ""
+    return f"drafter {name} is not started on {here}, since its node is {drafter.node}: start it there{how}"
+
+
+def drafters_missing_here(settings: Settings) -> list[str]:
+    """What to tell of drafters that nobody starts: those of other machines, where no coordinator sees to them."""
+    told = [drafter for drafter in settings.drafters if not (settings.mode == "combined" and drafter.path)]
+    return [text for drafter in told if (text := runs_elsewhere(settings, drafter))]
+
+
+def drafter_name(drafter: DrafterConfig) -> str:
+    """What to call a drafter: its own name, else its model's."""
+    return drafter.name or drafter.model_name or re.sub(r".*[/\\]|\.gguf$", "", drafter.path) or "server"
+
+
+def _with_names_of_their_own(specs: list[ProcessSpec]) -> list[ProcessSpec]:
+    """A name is also a log's name, so like names are told apart by a number."""
+    seen: dict[str, int] = {}
+    made: list[ProcessSpec] = []
+    for spec in specs:
+        count = seen[spec.name] = seen.get(spec.name, 0) + 1
+        made.append(spec if count == 1 else replace(spec, name=f"{spec.name}.{count}"))
+    return made
+
+
+def _word(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-").lower() or "model"

@@ -1,0 +1,209 @@
+"""The supervisor's face on the bus: tells how processes end, and hears how far they have come."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from twd.bus.base import BusError, LeaseEntry, Leases
+from twd.kit.effects import Do
+from twd.kit.instance_tracker import InstanceTracker
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, ServiceContext, internal
+from twd.kit.tasks import heard
+from twd.process.process_table import ProcessTable
+from twd.process.supervisor import ProcessExit
+from twd.wire.base import Event, InstanceId
+from twd.wire.draft import DrafterAttached
+from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.life import ChangeAnswered, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
+from twd.wire.model import ModelFailed, ModelLoading, ModelReady
+from twd.wire.routes import subject_token
+from twd.wire.service import Health, ServiceExited, ServiceStarted, ServiceStopped, read_lease
+
+LOOK_WHILE_STARTING_S: Final = 1.0
+LOOK_S: Final = 5.0
+LOOK_OUT: Final = "look-out"
+
+Wish = ModelWanted | ModelUnwanted | SwapWanted
+WISHES: Final = (ModelWanted, ModelUnwanted, SwapWanted)
+
+
+class ChangesModels(Protocol):
+    """Whoever can change which models are served."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether other models are served than the settings say."""
+        ...
+
+    @property
+    def models(self) -> list[str]:
+        """Those that are served, or on their way."""
+        ...
+
+    @property
+    def default(self) -> str:
+        """The one behind `default`."""
+        ...
+
+    async def begin(self, wish: Wish) -> ChangeAnswered:
+        """Check a wish and begin with it; raises TwdError where it cannot be."""
+        ...
+
+
+class SupervisorService(Service):
+    """Publishes ServiceExited, clears the leases of dead processes, keeps the board."""
+
+    name = "supervisor"
+    reads = (ServiceStarted, ServiceStopped, ModelLoading, ModelReady, ModelFailed, DrafterAttached, *WISHES)
+    writes = (ServiceExited, ChangeAnswered, ChangeTold)
+
+    def __init__(
+        self, ctx: ServiceContext, table: ProcessTable, changed: Callable[[], None], life: ChangesModels | None = None
+    ) -> None:
+        super().__init__(ctx)
+        self._life = life
+        self._table = table
+        self._changed = changed
+        self._instances = InstanceTracker()
+        self._registry: Leases | None = None
+        self._news = asyncio.Event()
+        self._problems: dict[str, str] = {}
+
+    async def setup(self) -> None:
+        """Open the registry and keep looking into it."""
+        self._registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+        self.tasks.keep(LOOK_OUT, self._keep_looking, told=self._look_failed)
+
+    def pattern(self, event_type: type[Event]) -> str:
+        """Only wishes for this machine."""
+        pattern = super().pattern(event_type)
+        return pattern.replace("*", subject_token(self.ctx.node)) if event_type in WISHES else pattern
+
+    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        """What the edge of this machine goes by: a lease outlives a message that was missed."""
+        if self._life is None or not self._life.changed:
+            return {}
+        return {"models": self._life.models, "default_model": self._life.default}
+
+    def ails(self, what: str, problem: str) -> None:
+        """What keeps one part of the supervisor from its work; empty: nothing does."""
+        self._problems[what] = problem
+        self.note = "; ".join(filter(None, self._problems.values()))
+        if self.health in (Health.OK, Health.DEGRADED):
+            self.health = Health.DEGRADED if self.note else Health.OK
+
+    async def entries(self) -> list[LeaseEntry]:
+        """What stands in the registry now."""
+        return await self._registry.entries() if self._registry is not None else []
+
+    async def _keep_looking(self) -> None:
+        while True:
+            self._news.clear()
+            await self._look()
+            self.ails(LOOK_OUT, "")
+            await heard(self._news, LOOK_S if self._table.ready else LOOK_WHILE_STARTING_S)
+
+    def _look_failed(self, name: str, error: BaseException) -> None:
+        """Those who are looked after go on, and so does the looking."""
+        self.tell_fault(error, name)
+        self.ails(LOOK_OUT, f"a fault in the {name}: {error!r}; it begins anew")
+
+    async def _look(self) -> None:
+        assert self._registry is not None
+        try:
+            entries = await self._registry.entries()
+        except BusError as error:
+            self.log.warning("the registry could not be read: %s", error)
+            return
+        leases = [lease for entry in entries if (lease := read_lease(entry.value)) is not None]
+        nodes = {self.ctx.node, *(row.node for row in self._table.rows.values())}
+        here = [lease for lease in leases if lease.node in nodes]
+        if self._table.see(here, self.clock.wall_ms()):
+            self._changed()
+
+    def tell_exit(self, gone: ProcessExit) -> None:
+        """Publish the end of a process, and take its lease away."""
+        event = ServiceExited(
+            service=gone.name,
+            node=self.ctx.node,
+            pid=gone.pid,
+            exit_code=gone.code,
+            restarts=gone.restarts,
+            retry_in_ms=int(gone.retry_in_s * 1000),
+            last_words=gone.last_words[-4096:],
+        )
+        instance = self._instances.hear(event)
+        self.emit(event)
+        if instance is not None and self._registry is not None and not self.ended.is_set():
+            self.tasks.start("clear", self._clear(self._registry, instance))
+
+    async def _clear(self, registry: Leases, instance: InstanceId) -> None:
+        try:
+            await registry.delete(instance)
+        except BusError as error:
+            self.log.warning("the lease of %s is left to age away: %s", instance, error)
+
+    # -- wishes --------------------------------------------------------------------------------
+
+    def on_model_wanted(self, event: ModelWanted, reply: Reply) -> Effects:
+        """Serve one more model."""
+        return self._wished(event, reply)
+
+    def on_model_unwanted(self, event: ModelUnwanted, reply: Reply) -> Effects:
+        """Serve one model less."""
+        return self._wished(event, reply)
+
+    def on_swap_wanted(self, event: SwapWanted, reply: Reply) -> Effects:
+        """Serve one model in place of another."""
+        return self._wished(event, reply)
+
+    def _wished(self, wish: Wish, reply: Reply) -> Effects:
+        return [Do(f"answer {wish.id}", lambda: self._answer(wish, reply))]
+
+    async def _answer(self, wish: Wish, reply: Reply) -> None:
+        try:
+            if self._life is None:
+                raise TwdError(FailureCode.UNSUPPORTED, "this supervisor changes no models")
+            answer = await self._life.begin(wish)
+        except TwdError as error:
+            answer = ChangeAnswered(node=self.ctx.node, failure=error.failure)
+        except OSError as error:
+            problem = Failure(code=FailureCode.MODEL_LOAD, message=f"the file cannot be read: {error}")
+            answer = ChangeAnswered(node=self.ctx.node, failure=problem)
+        except Exception as error:  # noqa: BLE001 - told; who asked waits for an answer
+            self.tell_fault(error, type(wish).__name__)
+            answer = ChangeAnswered(node=self.ctx.node, failure=internal(error))
+        reply(answer)
+
+    # -- events --------------------------------------------------------------------------------
+
+    def _look_now(self, event: Event) -> Effects:
+        self._instances.hear(event)
+        self._news.set()
+        return None
+
+    def on_service_started(self, event: ServiceStarted) -> Effects:
+        """A process of ours, or of somebody else, says that it works."""
+        return self._look_now(event)
+
+    def on_service_stopped(self, event: ServiceStopped) -> Effects:
+        """A service left in good order."""
+        return self._look_now(event)
+
+    def on_model_loading(self, event: ModelLoading) -> Effects:
+        """A model is on its way."""
+        self._table.loading(event.model, event.progress, event.stage)
+        self._changed()
+        return None
+
+    def on_model_ready(self, event: ModelReady) -> Effects:
+        """A model can be used."""
+        return self._look_now(event)
+
+    def on_model_failed(self, event: ModelFailed) -> Effects:
+        """A model cannot be used."""
+        return self._look_now(event)
+
+    def on_drafter_attached(self, event: DrafterAttached) -> Effects:
+        """A draft model can be used."""
+        return self._look_now(event)

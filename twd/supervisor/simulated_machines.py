@@ -1,0 +1,67 @@
+"""A pool on one machine: agents that play machines of their own, behind links that are as slow as one likes."""
+
+from typing import Final, NamedTuple
+
+import msgspec
+
+from twd.kit.errors import CommandError
+from twd.kit.exit_codes import ExitCode
+from twd.process.home import StateFolder
+from twd.process.supervisor import ProcessSpec
+from twd.settings.model import Settings
+from twd.supervisor.processes import RUN
+
+NODES_MAX: Final = 16
+NODES: Final = "nodes"
+
+
+class SimulatedMachines(NamedTuple):
+    """So many machines, so far away, and the engine that joins them."""
+
+    engine: str
+    machines: int
+    rtt_ms: float
+
+    @classmethod
+    def asked(cls, rpc: int, ring: int, rtt_ms: float) -> "SimulatedMachines | None":
+        """What the options of `twd up` ask for, if anything."""
+        if rpc and ring:
+            raise CommandError(ExitCode.USAGE, "--rpc and --ring exclude each other: keep one")
+        if not rpc and not ring:
+            return None
+        if not 1 <= rpc + ring <= NODES_MAX or rtt_ms < 0:
+            text = f"one machine plays 1 to {NODES_MAX} others, and no link is quicker than 0 ms"
+            raise CommandError(ExitCode.USAGE, text)
+        return cls("rpc" if rpc else "ring", rpc or ring, rtt_ms)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The same as options."""
+        return (f"--{self.engine}={self.machines}", f"--link-rtt={self.rtt_ms:g}")
+
+    def settings(self, settings: Settings, home: StateFolder) -> Settings:
+        """The demo's settings, with its model spread evenly over these machines."""
+        pool = msgspec.structs.replace(settings.pool, engine=self.engine, split="even", layers_at_home=False)
+        agent = msgspec.structs.replace(settings.agent, model_dirs=(*settings.agent.model_dirs, str(home.cache)))
+        return msgspec.structs.replace(settings, mode="combined", pool=pool, agent=agent)
+
+    def agents(self) -> list[ProcessSpec]:
+        """An agent for each."""
+        link = ("--link-rtt", f"{self.rtt_ms:g}")
+        names = [f"node-{number}" for number in range(1, self.machines + 1)]
+        return [ProcessSpec(f"agent.{name}", (*RUN, "agent", "--node", name, *link), node=name) for name in names]
+
+
+def homes_of_played(home: StateFolder) -> list[StateFolder]:
+    """Where machines that were played here keep what is theirs."""
+    return [StateFolder(folder) for folder in sorted((home.path / NODES).glob("*"))]
+
+
+def as_node(settings: Settings, name: str) -> Settings:
+    """The settings of a machine that is played here: its own name, folder and ports."""
+    home = StateFolder(settings.home_dir / NODES / name)
+    home.prepare()
+    models = (str(settings.home_dir / "models"), *settings.agent.model_dirs)
+    agent = msgspec.structs.replace(settings.agent, port=0, model_dirs=models, counts_alone=True)
+    pool = msgspec.structs.replace(settings.pool, stage_port=0)
+    return msgspec.structs.replace(settings, node=name, home=str(home.path), agent=agent, pool=pool)
