@@ -8,6 +8,8 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["tests.model_fixtures", "tests.installation_fixtures"]
+
 settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("no clock")
 """A crowded machine is slow, and right all the same."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.backends.rigs import read, text_of, wish
-from tests.engine.conftest import model_cache as model_cache
+from tests.model_fixtures import model_cache as model_cache
 from twd.backends.clients.detection import open_backend
 from twd.backends.clients.llama_server import LlamaServerClient
 from twd.engine.demo_model import demo_model

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.conftest import model_cache, q4_path
+from tests.model_fixtures import model_cache, q4_path
 from twd.bench.recorded import RecordedText, Recording, ReplayedModel, confidence, write_down
 from twd.bench.ring_drafter import DraftPlan, LocalDraftModel
 from twd.decoding.window import Logits, Window

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.engine.conftest import model_cache, q4_path
+from tests.model_fixtures import model_cache, q4_path
 from twd.bench.rates import rate_together
 from twd.bench.ring import RingBench, RingBenchRun, even_cuts
 

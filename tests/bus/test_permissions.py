@@ -115,9 +115,8 @@ def test_the_table_agrees_with_the_kit() -> None:
 
 def services_of(role: str) -> list[type[Service]]:
     """The service of a role, and the kinds of it that its room knows besides."""
-    names = {"supervisor": ["twd.supervisor.service"], "relay": ["twd.backends.relay.service"]}.get(role) or modules_of(
-        f"twd.{role}"
-    )
+    elsewhere = {"supervisor": ["twd.supervisor.service"], "relay": ["twd.backends.relay.service"]}
+    names = elsewhere.get(role) or modules_of(f"twd.{role}")
     members = [member for name in names for member in vars(importlib.import_module(name)).values()]
     return [m for m in members if inspect.isclass(m) and issubclass(m, Service) and getattr(m, "name", "") == role]
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twd.decoding.slots import Slots, common_prefix
+from twd.decoding.slots import Slots
+from twd.kit.sequences import common_prefix
 from twd.wire.failures import FailureCode, TwdError
 
 few = st.lists(st.integers(0, 2), max_size=12)

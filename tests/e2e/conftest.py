@@ -7,7 +7,7 @@ import pytest
 from openai import OpenAI
 
 from tests.cli.running import Installed, running
-from tests.engine.conftest import model_cache
+from tests.model_fixtures import model_cache
 
 __all__ = ["client", "client_of", "demo", "model_cache"]
 

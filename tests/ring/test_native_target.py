@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.conftest import model_cache, q4_path
 from tests.engine.driving import PROMPTS
+from tests.model_fixtures import model_cache, q4_path
 from tests.ring.homes import Guess, described, desk, go_home, in_background, knowing, liar
 from tests.ring.rings import Ring, native_ring
 from twd.decoding.window import Window

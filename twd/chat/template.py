@@ -1,12 +1,12 @@
 """From a prompt to tokens: the model's own chat template, with no control tokens but the template's own."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 import msgspec
 
@@ -28,9 +28,6 @@ from twd.chat.thoughts import ANSWER_CHANNEL, CHANNELS, detect_thoughts
 from twd.chat.tool_calls.formats import ToolFormat, detect_format
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, Prompt, Thoughts
-
-if TYPE_CHECKING:
-    from twd.engine.vocab import Vocab
 
 CHATML = (
     "{% for message in messages %}"
@@ -67,6 +64,21 @@ class RenderedPrompt:
         return "".join(self.pieces)
 
 
+class ChatVocabulary(Protocol):
+    """What a template needs to know of a model's vocabulary."""
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]: ...
+    @property
+    def end_tokens(self) -> Collection[int]: ...
+    @property
+    def bos(self) -> int | None: ...
+    @property
+    def eos(self) -> int | None: ...
+    def piece(self, token: int) -> bytes: ...
+    def special_text(self, token: int) -> str: ...
+
+
 class ChatTemplate:
     """A model's template. Without a source: ChatML where the vocabulary has its tokens, else `role: text` lines.
 
@@ -83,7 +95,7 @@ class ChatTemplate:
         self._harmless = self._controls.harmless(self._template.words)
 
     @classmethod
-    def of(cls, source: str, vocab: "Vocab") -> Self:
+    def of(cls, source: str, vocab: ChatVocabulary) -> Self:
         """The template for a loaded vocabulary."""
         special, ends = vocab.special_tokens.items(), vocab.end_tokens
         control = [text for text, token in special if token in ends or not vocab.piece(token)]

@@ -1,17 +1,12 @@
 """What a pass over n rows costs: measured at load, corrected by every pass that follows."""
 
-import time
 from bisect import bisect_left
 from collections.abc import Iterable
 from math import exp, log
 
-from twd.engine.context import BatchTokens, Context
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.model import CostPoint
 
-WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-_DEPTH = 32
-_TURNS_MAX = 7
 _SCALE_WEIGHT = 0.1
 _POINT_WEIGHT = 0.05
 _OUTLIER = 2.0
@@ -82,45 +77,3 @@ class CostCurve:
             times.append(max(measured * exp(bend), least))
             before = measured
         return times
-
-
-def measure_cost(context: Context, *, rows_min: int = 1, budget_s: float = 1.5, away: bool = False) -> list[CostPoint]:
-    """Time passes of several widths on the first sequence, which must be free; it is empty again afterwards.
-
-    Every width is timed at least once, and again in turn while the budget lasts. The fastest time counts: what else ran
-    on the machine can only have made the others slower, and `CostCurve.observe` follows the load from then on. With
-    workers `away`, every width is used once before: the first time takes many times as long.
-    """
-    room = min(context.settings.ubatch, context.settings.ctx_size - _DEPTH)
-    widths = [width for width in WIDTHS if width <= room]
-    taken: dict[int, list[float]] = {width: [] for width in widths}
-    _pass(context, 0, min(_DEPTH, context.settings.ubatch))
-    depth = context.end(0)
-    for width in widths if away else (1,):
-        _time_pass(context, depth, max(width, rows_min))
-    end = time.perf_counter() + budget_s
-    for turn in range(_TURNS_MAX):
-        if turn and time.perf_counter() > end:
-            break
-        for width in widths:
-            taken[width].append(_time_pass(context, depth, max(width, rows_min)))
-    context.clear(0)
-    return [CostPoint(width=width, ms=round(min(times), 4)) for width, times in taken.items()]
-
-
-def _time_pass(context: Context, depth: int, rows: int) -> float:
-    began = time.perf_counter()
-    _pass(context, depth, rows)
-    context.logits(rows - 1)
-    spent = (time.perf_counter() - began) * 1000
-    if not context.rollback(0, depth):
-        context.clear(0)
-        _pass(context, 0, depth)
-    return spent
-
-
-def _pass(context: Context, at: int, count: int) -> None:
-    rows = BatchTokens()
-    vocabulary = context.model.vocab.size
-    rows.add(0, at, [(at + index) * 7919 % vocabulary for index in range(count)])
-    context.decode(rows)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from twd.kit.sequences import common_prefix
 from twd.wire.failures import FailureCode, TwdError
 
 _COPY_FROM = 64
@@ -91,19 +92,3 @@ class Slots:
 def worth_copying(ctx_size: int) -> int:
     """How many tokens a copy from another slot must save."""
     return max(_COPY_FROM, ctx_size // _CELLS_PER_TOKEN)
-
-
-def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many leading tokens two sequences share; found by halves, since comparing slices is fast."""
-    one, other = list(one), list(other)
-    limit = min(len(one), len(other))
-    if one[:limit] == other[:limit]:
-        return limit
-    low, high = 0, limit  # equal before `low`, unequal before `high`
-    while high - low > 1:
-        middle = (low + high) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low

@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from twd.decoding.slots import common_prefix
 from twd.decoding.window import Sampler
 from twd.drafter.trust import ConfidenceCalibration
 from twd.drafting.continuation import KnownContinuation
 from twd.drafting.ngram import NgramIndex
+from twd.kit.sequences import common_prefix
 from twd.wire.base import InstanceId, JobId, SessionId
 from twd.wire.draft import DraftProposed
 from twd.wire.prefix import extend, prefix_hash

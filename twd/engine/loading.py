@@ -8,11 +8,12 @@ from pathlib import Path
 
 from twd.chat.template import ChatTemplate
 from twd.decoding.batches import WidthPadding
-from twd.decoding.cost import CostCurve, measure_cost
+from twd.decoding.cost import CostCurve
 from twd.decoding.sampler import SamplerFactory
 from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, CacheLayout, Context, ContextSettings
 from twd.engine.embedding import Embedder
 from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test
+from twd.engine.measure_cost import measure_cost
 from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.engine.probe import can_rollback
 from twd.engine.remembered import Measurement, circumstances, farther

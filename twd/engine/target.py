@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from twd.decoding.batches import BatchPlanner, BatchRules, ForwardBatch
-from twd.decoding.slots import Slots, common_prefix, worth_copying
+from twd.decoding.slots import Slots, worth_copying
 from twd.decoding.tree import TreeLayout, lay_out
 from twd.decoding.window import Logits, Report, Sampler, VerifyResult, Window, check, check_prompt, verify_window
 from twd.engine.context import BatchTokens, CacheLayout, Context
+from twd.kit.sequences import common_prefix
 from twd.wire.failures import FailureCode, TwdError
 
 _PADDING_TOKEN = 0

@@ -4,8 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-from twd.decoding.cost import measure_cost
 from twd.engine.context import Context, ContextSettings
+from twd.engine.measure_cost import measure_cost
 from twd.engine.model import LoadedGguf, ModelLoadOptions
 
 _CTX_SIZE = 256

@@ -8,10 +8,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from twd.decoding.slots import common_prefix
 from twd.grammar.automaton import DEAD
 from twd.grammar.rules import bad_grammar
 from twd.grammar.token_trie import TokenTrie
+from twd.kit.sequences import common_prefix
 from twd.structured_output.compiled import CompiledGrammar, GrammarVocabulary
 from twd.structured_output.marked import MarkedGrammar
 from twd.wire.failures import TwdError

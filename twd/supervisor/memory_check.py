@@ -6,7 +6,6 @@ from typing import Final
 
 import psutil
 
-from twd.cli.doctor.models import weights_of
 from twd.coordinator.core.machines.configured_devices import all_given
 from twd.coordinator.core.machines.device_names import usable
 from twd.coordinator.core.model_placement import decide
@@ -17,6 +16,7 @@ from twd.gguf_tools.inspect import inspect
 from twd.settings.model import Settings
 from twd.settings.paths import path_of
 from twd.supervisor.model_changes import MemoryRoom, ReplacementOrder
+from twd.supervisor.model_weights import weights_of
 from twd.supervisor.pool_registry import without
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.failures import FailureCode, TwdError

@@ -14,6 +14,7 @@ from twd.cli.doctor.programs import EngineBuild, NeededPort
 from twd.process.home import RunningInstance, StateFolder
 from twd.settings.model import Settings
 from twd.settings.show import check_settings
+from twd.supervisor.model_weights import read_weights
 
 GIB = 1 << 30
 CPU = EngineBuild("0.3.36", rpc=True, devices=["CPU"])
@@ -206,7 +207,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_whole_model(tiny: Path) -> None:
     settings = made(models={"m": {"path": str(tiny), "ctx_size": 1024, "parallel": 2, "chat_template": "t.jinja"}})
-    (weights,) = models.read_weights(settings)
+    (weights,) = read_weights(settings)
     (finding,) = models.check_weights(weights)
     assert finding.verdict is Severity.PASS
     assert "llama, F32" in finding.detail
@@ -215,7 +216,7 @@ def test_a_whole_model(tiny: Path) -> None:
 
 
 def test_models_that_do_not_fit_their_settings(tiny: Path) -> None:
-    (weights,) = models.read_weights(made(models={"m": {"path": str(tiny), "ctx_size": 9000}}))
+    (weights,) = read_weights(made(models={"m": {"path": str(tiny), "ctx_size": 9000}}))
     found = models.check_weights(weights)
     assert verdicts(found) == [Severity.PASS, Severity.WARN, Severity.WARN]
     assert found[1].mend == "models.m.ctx_size: 4096"
@@ -226,7 +227,7 @@ def test_models_that_are_gone_or_cut_short(tiny: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(tiny.read_bytes()[:-1000])
     settings = made(models={"m": {"path": str(tmp_path / "gone.gguf")}}, drafters=[{"path": str(cut)}])
-    gone, short = (models.check_weights(one)[0] for one in models.read_weights(settings))
+    gone, short = (models.check_weights(one)[0] for one in read_weights(settings))
     assert (gone.verdict, short.verdict) == (Severity.FAIL, Severity.FAIL)
     assert "no such file" in gone.detail
     assert "cut short" in short.detail
@@ -234,17 +235,17 @@ def test_models_that_are_gone_or_cut_short(tiny: Path, tmp_path: Path) -> None:
 
 def test_drafters_of_other_tokens(tiny: Path) -> None:
     settings = made(models={"m": {"path": str(tiny)}}, drafters=[{"path": str(tiny), "name": "d"}])
-    target, drafter = models.read_weights(settings)
+    target, drafter = read_weights(settings)
     assert models.check_pairs([target, drafter]) == []
     assert drafter.info is not None
     other = replace(drafter, info=replace(drafter.info, vocabulary=99))
     assert verdicts(models.check_pairs([target, other])) == [Severity.WARN]
     elsewhere = made(drafters=[{"path": "far.gguf", "node": "box"}, {"url": "http://x:1"}])
-    assert models.read_weights(elsewhere) == []
+    assert read_weights(elsewhere) == []
 
 
 def test_memory(tiny: Path) -> None:
-    weights = models.read_weights(made(models={"m": {"path": str(tiny)}}))
+    weights = read_weights(made(models={"m": {"path": str(tiny)}}))
     needed = sum(one.needed for one in weights)
     assert models.check_memory([], GIB, GIB, running=False, accelerated=False).verdict is Severity.SKIP
     assert models.check_memory(weights, needed, GIB, running=False, accelerated=False).verdict is Severity.PASS

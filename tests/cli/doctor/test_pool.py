@@ -10,11 +10,11 @@ from tests.gguf_tools.test_inspect import write
 from twd.cli.doctor import pool
 from twd.cli.doctor.findings import Severity
 from twd.cli.doctor.live import ServerProbe
-from twd.cli.doctor.models import read_weights
 from twd.cli.doctor.probes import _ask_peer, _ask_worker, guest_look, look_elsewhere, program_versions
 from twd.cli.tune.proposal import MachineFacts
 from twd.engine.rpc.probe import OURS
 from twd.settings.model import PoolConfig, Settings, WorkerConfig
+from twd.supervisor.model_weights import read_weights
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import Build, GpuFacts, ModelFile, NodeFacts, ProcessFacts, ProcessKind
 

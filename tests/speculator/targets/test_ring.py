@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.conftest import model_cache, q4_path
+from tests.model_fixtures import model_cache, q4_path
 from tests.waiting import until
 from twd.bench.client import BenchClient, BenchRequest, MeasuredAnswer
 from twd.bench.prompts import PROMPTS

@@ -11,8 +11,8 @@ from twd.backends.clients.base import UNKNOWN, Backend, CompletionWish, whole_gr
 from twd.backends.drafter.continuous_stream import ContinuousStream
 from twd.backends.verifier.loop_thread import LoopThread
 from twd.backends.verifier.token_texts import END, PieceReader, TokenTexts
-from twd.decoding.slots import common_prefix
 from twd.decoding.window import Logits, Report, Sampler, VerifyResult, Window
+from twd.kit.sequences import common_prefix
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import Grammar, JobSubmitted, Prompt, Sampling
 

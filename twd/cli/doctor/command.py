@@ -23,6 +23,7 @@ from twd.kit.exit_codes import ExitCode
 from twd.process.home import RunningInstance, StateFolder, Unrecorded
 from twd.settings.model import Settings
 from twd.settings.show import check_settings
+from twd.supervisor.model_weights import ModelWeights, read_weights
 from twd.wire.failures import TwdError
 
 WORDS: Final = {
@@ -64,7 +65,7 @@ def examine(ctx: CliContext) -> list[FindingSection]:
     embedded = not report.loaded.settings.bus.url
     settings_findings += [checks.check_served(settings), *checks.check_door(settings)]
     build = probes.llama_build()
-    weights = models.read_weights(settings)
+    weights = read_weights(settings)
     return [
         FindingSection("Settings", settings_findings),
         FindingSection("This machine", [*_machine(ctx), _memory(weights, instance, build)]),
@@ -95,13 +96,11 @@ def _machine(ctx: CliContext) -> list[Finding]:
     ]
 
 
-def _models(weights: Sequence[models.Weights]) -> list[Finding]:
+def _models(weights: Sequence[ModelWeights]) -> list[Finding]:
     return [*(found for one in weights for found in models.check_weights(one)), *models.check_pairs(weights)]
 
 
-def _memory(
-    weights: Sequence[models.Weights], instance: RunningInstance | None, build: programs.EngineBuild
-) -> Finding:
+def _memory(weights: Sequence[ModelWeights], instance: RunningInstance | None, build: programs.EngineBuild) -> Finding:
     import psutil
 
     from twd.engine.host_memory.limits import available_bytes
@@ -125,13 +124,13 @@ def _ports(settings: Settings, instance: RunningInstance | None, embedded: bool)
     return [programs.check_port(port, own) for port in probes.needed_ports(settings, embedded and instance is None)]
 
 
-def _tuning(weights: Sequence[models.Weights], settings: Settings, instance: RunningInstance | None) -> list[Finding]:
+def _tuning(weights: Sequence[ModelWeights], settings: Settings, instance: RunningInstance | None) -> list[Finding]:
     """What `twd tune` would urge; models that are loaded have found their room."""
     return [] if instance is not None else pool.check_tuning(weights, settings, look(None, measure=False))
 
 
 async def _living(
-    ctx: CliContext, settings: Settings, instance: RunningInstance | None, weights: Sequence[models.Weights]
+    ctx: CliContext, settings: Settings, instance: RunningInstance | None, weights: Sequence[ModelWeights]
 ) -> list[FindingSection]:
     """What runs, here and elsewhere, all asked at once."""
     outside = bool(ctx.settings.bus.url)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from twd.cli.doctor.findings import Finding, bad, good, odd
 from twd.cli.doctor.live import ServerProbe
-from twd.cli.doctor.models import Weights
 from twd.cli.tune.proposal import MachineFacts, ModelNeed, proposals
 from twd.coordinator.core.machines.computers import told_once
 from twd.coordinator.core.machines.device_names import unbuilt
 from twd.kit.wording import count
 from twd.settings.model import Settings
 from twd.settings.paths import path_of
+from twd.supervisor.model_weights import ModelWeights
 from twd.wire.node import ModelFile, NodeFacts
 
 ENGINE = "engine"
@@ -111,7 +111,7 @@ def check_programs(settings: Settings, versions: dict[str, str]) -> list[Finding
     return [good("llama-server", versions.get(program) or program)]
 
 
-def check_tuning(weights: Sequence[Weights], settings: Settings, machine: MachineFacts) -> list[Finding]:
+def check_tuning(weights: Sequence[ModelWeights], settings: Settings, machine: MachineFacts) -> list[Finding]:
     """Whether a model's settings fit this machine's memory, as `twd tune` sees it."""
     found = []
     for name, model in settings.models.items():
@@ -126,7 +126,7 @@ def check_tuning(weights: Sequence[Weights], settings: Settings, machine: Machin
     return found
 
 
-def check_families(settings: Settings, weights: Sequence[Weights], looks: Sequence[ServerProbe]) -> list[Finding]:
+def check_families(settings: Settings, weights: Sequence[ModelWeights], looks: Sequence[ServerProbe]) -> list[Finding]:
     """Whether servers that guess are of the family of the models that they guess for."""
     kinds = {one.name.removeprefix("models."): one.info.architecture for one in weights if one.info is not None}
     kinds |= {look.name.removeprefix("backends."): look.architecture for look in looks if look.architecture}

@@ -117,8 +117,8 @@ def find_files(folders: Sequence[Path]) -> tuple[list[FoundModel], list[str]]:
 
 
 def _file(model: ModelFile) -> FoundModel:
-    from twd.cli.doctor.models import weights_of
     from twd.gguf_tools.inspect import inspect
+    from twd.supervisor.model_weights import weights_of
 
     if model.problem:
         return FoundModel(model.name, path=model.path, problem=model.problem)

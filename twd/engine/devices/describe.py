@@ -1,4 +1,4 @@
-"""What our engine is and what it can compute on, as JSON on stdout: `python -m twd.engine.devices.describe [--measure]`.
+"""The build of our engine and its devices, as JSON on stdout: `python -m twd.engine.devices.describe [--measure]`.
 
 A process of its own, because a driver that is asked for its devices keeps memory until the process ends, and may fail
 where the memory of its devices is to be measured.

@@ -1,4 +1,4 @@
-"""Real models for the engine's tests: written once to a cache folder, loaded once for all tests."""
+"""Real models for tests: written once to a cache folder, loaded once for all tests."""
 
 import os
 from collections.abc import Iterator
