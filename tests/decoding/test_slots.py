@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twd.decoding.slots import Slots
-from twd.kit.sequences import common_prefix
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.prefix import common_prefix
 
 few = st.lists(st.integers(0, 2), max_size=12)
 prompts = st.lists(st.integers(0, 2), min_size=1, max_size=12)

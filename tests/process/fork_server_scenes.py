@@ -1,4 +1,4 @@
-"""What happens between a nursery and whoever asks it, in a process with one thread: `python -m ... SCENE FOLDER`."""
+"""Scenes between a fork server and its client, in a process with one thread: `python -m ... SCENE FOLDER`."""
 
 import asyncio
 import os

@@ -59,7 +59,7 @@ def run_command(
     with asyncio.Runner(loop_factory=platform.new_event_loop) as runner:
         return runner.run(
             run_service(
-                lambda surroundings: made.make(surroundings, settings, choice),
+                lambda context: made.make(context, settings, choice),
                 lambda: connect(settings, made.role, here),
                 here,
             )

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from twd.kit.sequences import common_prefix
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.prefix import common_prefix
 
 _COPY_FROM = 64
 _CELLS_PER_TOKEN = 256

@@ -8,10 +8,9 @@ from twd.decoding.window import Sampler
 from twd.drafter.trust import ConfidenceCalibration
 from twd.drafting.continuation import KnownContinuation
 from twd.drafting.ngram import NgramIndex
-from twd.kit.sequences import common_prefix
 from twd.wire.base import InstanceId, JobId, SessionId
 from twd.wire.draft import DraftProposed
-from twd.wire.prefix import extend, prefix_hash
+from twd.wire.prefix import common_prefix, extend, prefix_hash
 
 FLOOR = 0.3
 FLOOR_BESIDE = 0.45

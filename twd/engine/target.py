@@ -8,8 +8,8 @@ from twd.decoding.slots import Slots, worth_copying
 from twd.decoding.tree import TreeLayout, lay_out
 from twd.decoding.window import Logits, Report, Sampler, VerifyResult, Window, check, check_prompt, verify_window
 from twd.engine.context import BatchTokens, CacheLayout, Context
-from twd.kit.sequences import common_prefix
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.prefix import common_prefix
 
 _PADDING_TOKEN = 0
 

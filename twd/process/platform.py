@@ -24,7 +24,7 @@ STOP_SIGNALS: Final = tuple(
 )
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
-_LEASH: Final = str(Path(__file__).with_name("exec_tied_to_parent.py"))
+_PARENT_TIE: Final = str(Path(__file__).with_name("exec_tied_to_parent.py"))
 
 
 class Lifeline:
@@ -136,7 +136,7 @@ def tied_to_parent(argv: tuple[str, ...]) -> tuple[str, ...]:
     """A command line that runs a foreign program so that it, too, ends with its parent."""
     if IS_WINDOWS:
         return argv
-    return (sys.executable, "-I", "-S", _LEASH, *argv)
+    return (sys.executable, "-I", "-S", _PARENT_TIE, *argv)
 
 
 def spawn_options() -> dict[str, Any]:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from twd.grammar.automaton import DEAD
 from twd.grammar.rules import bad_grammar
 from twd.grammar.token_trie import TokenTrie
-from twd.kit.sequences import common_prefix
 from twd.structured_output.compiled import CompiledGrammar, GrammarVocabulary
 from twd.structured_output.marked import MarkedGrammar
 from twd.wire.failures import TwdError
 from twd.wire.job import Grammar
+from twd.wire.prefix import common_prefix
 
 _GRAMMARS_KEPT = 8
 

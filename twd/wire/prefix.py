@@ -1,6 +1,6 @@
-"""A running hash of a token sequence: how a draft says which text it continues."""
+"""Beginnings of token sequences: the hash by which a draft says which text it continues, and how much two share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _MASK = 2**53 - 1
 EMPTY = 0x1B873593
@@ -17,3 +17,19 @@ def extend(prefix: int, tokens: Iterable[int]) -> int:
 def prefix_hash(tokens: Iterable[int]) -> int:
     """The hash of a whole sequence."""
     return extend(EMPTY, tokens)
+
+
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many leading tokens two sequences share; found by halves, since comparing slices is fast."""
+    one, other = list(one), list(other)
+    limit = min(len(one), len(other))
+    if one[:limit] == other[:limit]:
+        return limit
+    low, high = 0, limit  # equal before `low`, unequal before `high`
+    while high - low > 1:
+        middle = (low + high) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low

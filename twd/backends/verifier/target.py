@@ -12,9 +12,9 @@ from twd.backends.drafter.continuous_stream import ContinuousStream
 from twd.backends.verifier.loop_thread import LoopThread
 from twd.backends.verifier.token_texts import END, PieceReader, TokenTexts
 from twd.decoding.window import Logits, Report, Sampler, VerifyResult, Window
-from twd.kit.sequences import common_prefix
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import Grammar, JobSubmitted, Prompt, Sampling
+from twd.wire.prefix import common_prefix
 
 CHUNK: Final = 256
 """Tokens of one request where no guesses are checked."""
