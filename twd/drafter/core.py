@@ -42,10 +42,14 @@ class DrafterCore:
     # -- what comes in -------------------------------------------------------------------------
 
     def open(self, event: SessionOpened, following: Following, beside: bool) -> None:
-        """A session wants guesses; one that is known already is brought up to date."""
+        """A session wants guesses; one that is known already is brought up to date.
+
+        `beside`: it computes on the target's own device, and so waits until that has read the prompt.
+        """
         known = self.drafts.get(event.session)
         if known is not None:
             known.credit = max(known.credit, event.credit)
+            known.waits = known.waits and event.reading
             self.accept(event.job, 0, event.tokens)
             return
         self.close_job(event.job)
@@ -60,6 +64,7 @@ class DrafterCore:
             floor=FLOOR_BESIDE if beside else FLOOR,
             beside=beside,
             trust=self.trust,
+            waits=beside and event.reading,
         )
         self.drafts[event.session] = draft
         self.by_job[event.job] = draft
@@ -204,7 +209,7 @@ class DrafterCore:
         enough = max(1, round(_FLIGHT_MS / max(self.token_ms, 0.1)))
         for draft in self.drafts.values():
             fresh = len(draft.guesses) - draft.sent
-            resting = draft.resting and not draft.told_rest
+            resting = draft.resting and not draft.told_rest and not draft.waits
             if resting or (fresh >= enough and not draft.beside):
                 messages.append(draft.proposal(self.name))
             messages += draft.branch_proposals(self.name)

@@ -13,6 +13,8 @@ from twd.engine.cost import CostCurve
 from twd.engine.loading import LoadPlan, NativeModel, load_native
 from twd.engine.window import Logits, Target
 from twd.kit.compute import wanted_layers
+from twd.kit.core_board import OwnCores
+from twd.kit.core_plan import Part
 from twd.kit.home import Home
 from twd.kit.paths import path_of
 from twd.kit.progress import Progress
@@ -118,4 +120,5 @@ def native_drafter(ground: Surroundings, settings: Settings, number: int, ctx_si
     name = ModelId(drafter.name or Path(drafter.path).stem)
     sizes = [model.ctx_size for model in settings.models.values()]
     load = loader(name, drafter, ctx_size or max(sizes, default=0), Home(settings.home_dir).cache)
-    return Drafter(ground, name, load, drafter.for_model)
+    cores = OwnCores(Part.DRAFTER, name, 0 if drafter.threads == "auto" else drafter.threads)
+    return Drafter(ground, name, load, drafter.for_model, cores)

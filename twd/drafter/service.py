@@ -9,9 +9,12 @@ from twd.drafter.draft import Following
 from twd.drafter.openings import Opening, Openings
 from twd.drafter.runner import DraftRunner, Judge
 from twd.engine.cost import CostCurve
-from twd.engine.window import Target
+from twd.engine.window import Target, UsesThreads
 from twd.guess.doubts import Doubts
+from twd.kit.core_board import OwnCores
+from twd.kit.core_plan import CoreShare
 from twd.kit.model_service import ModelService
+from twd.kit.platform import yield_to_others
 from twd.kit.progress import Progress
 from twd.kit.service import Effects, Surroundings
 from twd.kit.tasks import soon
@@ -32,6 +35,8 @@ from twd.wire.job import JobFailed, JobFinished, TokensAccepted
 from twd.wire.model import ModelFailed, ModelReady, VocabFingerprint
 
 _READY = "ready"
+YIELDING_RANK = 19
+"""Of a drafter on cores of others; the lowest that there is."""
 
 
 class LoadedDraftModel(Protocol):
@@ -91,8 +96,14 @@ class Drafter(ModelService[LoadedDraftModel]):
     )
     writes = (DraftProposed, DrafterAttached, DrafterDetached, ModelFailed)
 
-    def __init__(self, ground: Surroundings, model: ModelId, load: Load, for_model: str = "") -> None:
+    tick_s = 1.0
+
+    def __init__(
+        self, ground: Surroundings, model: ModelId, load: Load, for_model: str = "", cores: OwnCores | None = None
+    ) -> None:
+        """`cores`: its place among all who compute on this computer; None: it uses no processor that others use."""
         super().__init__(ground, model)
+        self._cores = cores
         self.for_model = for_model
         self._load = load
         self._loaded: LoadedDraftModel | None = None
@@ -123,10 +134,37 @@ class Drafter(ModelService[LoadedDraftModel]):
             lost=lambda: soon(loop, self._attach),
             cost=cost,
         )
+        if self._cores is not None and loaded.device is DeviceKind.CPU:
+            self._take_share(self._cores.enter(self.instance))
         self._runner.start()
         self.is_ready(self._doubts.text or _READY)
         await self.renew_lease()
         self._attach()
+
+    def tick(self, now: float) -> Effects:
+        """Look who computes on the same cores by now."""
+        self._look_at_cores()
+        return None
+
+    def _look_at_cores(self) -> None:
+        share = self._cores.look() if self._cores is not None else None
+        if share is not None:
+            self._take_share(share)
+            self._attach()  # what is known of its pace is of other circumstances
+
+    def _take_share(self, share: CoreShare) -> None:
+        """Draft with these threads from the next pass on; the engine's own thread has to do that."""
+        assert self._runner is not None
+        assert self._loaded is not None
+        target = self._loaded.target
+        self.log.info("drafts with %d threads; beside it: %s", share.threads, ", ".join(share.beside) or "nobody")
+
+        def use(core: DrafterCore) -> None:
+            yield_to_others(YIELDING_RANK if share.yields else 0)
+            if isinstance(target, UsesThreads):
+                target.use_threads(share.threads)
+
+        self._runner.post(use)
 
     def _attach(self) -> None:
         if self._loaded is None or self._core is None:
@@ -162,10 +200,12 @@ class Drafter(ModelService[LoadedDraftModel]):
                 "token_ms": round(self._core.token_ms, 2),
                 "proposed": self._proposed,
             }
-        return facts
+        return facts | (self._cores.facts() if self._cores is not None else {})
 
     async def teardown(self) -> None:
         """Leave: sessions go on without these guesses."""
+        if self._cores is not None:
+            self._cores.leave()
         if self._runner is not None:
             self.emit(DrafterDetached(drafter=self.instance, reason="stopped"))
             if not await asyncio.to_thread(self._runner.stop):
@@ -228,6 +268,7 @@ class Drafter(ModelService[LoadedDraftModel]):
 
     def _open(self, event: SessionOpened, following: Following) -> Effects:
         assert self._loaded is not None
+        self._look_at_cores()
         beside = share_device(self.ground.node, self._loaded.device, event)
         now = self.clock.now()
 

@@ -20,7 +20,8 @@ os.environ["GOMP_SPINCOUNT"] = "10000"  # in place of what the engine of a paren
 from twd.engine.library import Device, devices, ggml, listen, require_rpc
 from twd.engine.tensor_cache import TensorCache
 from twd.kit import platform
-from twd.kit.cores import usable_cores
+from twd.kit.core_board import OwnCores
+from twd.kit.core_plan import Part
 from twd.kit.keep_alive import notice_lost_peers
 from twd.kit.ports import listening_socket
 
@@ -101,8 +102,10 @@ def main() -> None:
     parser.add_argument("--cache-bytes", type=int, default=0, help="its size at most; 0: a quarter of the disk")
     given = parser.parse_args()
     kept = keep_weights(given.cache, given.cache_bytes) if given.cache else None
-    serve(f"{given.host}:{given.port}", given.threads or usable_cores(), given.device, kept)
-    raise SystemExit(f"the worker ended: {given.host}:{given.port} cannot be listened on, or was closed")
+    place = f"{given.host}:{given.port}"
+    share = OwnCores(Part.WORKER, "", given.threads).enter(f"rpc {place}")
+    serve(place, share.threads, given.device, kept)
+    raise SystemExit(f"the worker ended: {place} cannot be listened on, or was closed")
 
 
 if __name__ == "__main__":

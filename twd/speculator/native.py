@@ -8,6 +8,8 @@ from twd.engine.cost import CostCurve
 from twd.engine.loading import LoadPlan, NativeModel, load_native
 from twd.engine.window import Target
 from twd.kit.compute import gpu_layers, wanted_layers
+from twd.kit.core_board import OwnCores
+from twd.kit.core_plan import Part
 from twd.kit.home import Home
 from twd.kit.paths import path_of
 from twd.kit.progress import Progress
@@ -156,10 +158,11 @@ def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> L
 
 def native_speculator(ground: Surroundings, settings: Settings, name: str) -> Speculator:
     """The speculator of one configured model."""
-    model = ModelId(name)
+    model, told = ModelId(name), settings.models[name].threads
     return Speculator(
         ground,
         model,
         loader(model, settings, ground.ids.seed),
         reclaim=lambda: RamCare(settings.models[name], settings).reclaim(),
+        cores=OwnCores(Part.TARGET, model, 0 if told == "auto" else told),
     )

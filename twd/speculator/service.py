@@ -9,6 +9,7 @@ import msgspec
 from twd.bus.base import BusError
 from twd.engine.pipe import Pipeline
 from twd.kit.compute import crowding, effort
+from twd.kit.core_board import OwnCores
 from twd.kit.effects import Do, Effect, Publish
 from twd.kit.model_service import ModelService
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Surroundings
@@ -97,9 +98,16 @@ class Speculator(ModelService[LoadedModel]):
     tick_s = 1.0
 
     def __init__(
-        self, ground: Surroundings, model: ModelId, load: Load, reclaim: Callable[[], Reclaimed] | None = None
+        self,
+        ground: Surroundings,
+        model: ModelId,
+        load: Load,
+        reclaim: Callable[[], Reclaimed] | None = None,
+        cores: OwnCores | None = None,
     ) -> None:
+        """`cores`: its place among all who compute on this computer; None: nothing is computed in this process."""
         super().__init__(ground, model)
+        self._cores = cores
         self._load = load
         self._reclaim = reclaim
         self.loaded: LoadedModel | None = None
@@ -155,6 +163,8 @@ class Speculator(ModelService[LoadedModel]):
             deliver=lambda effects: soon(loop, self._deliver, effects),
             failed=lambda error: soon(loop, self.fail, error, "engine"),
         )
+        if self._cores is not None and loaded.limits.device is not DeviceKind.GPU:
+            self._cores.enter(self.instance)
         self._runner.start()
         self._embeddings = Embeddings(loaded)
         self._preparation = Preparation(loaded, self.clock.now)
@@ -174,7 +184,8 @@ class Speculator(ModelService[LoadedModel]):
         if self.loaded is None or self._core is None:
             return {"model": self.model, "ready": False}
         facts, records = self.loaded.facts, self._core.crew.calibrations
-        return {
+        shares = self._cores.facts() if self._cores is not None else {}
+        return shares | {
             "model": self.model,
             "ready": self.health is Health.OK,
             "file": facts.file,
@@ -207,6 +218,8 @@ class Speculator(ModelService[LoadedModel]):
 
     async def teardown(self) -> None:
         """Free the model, unless a thread still works with it: the end of the process gives that memory back."""
+        if self._cores is not None:
+            self._cores.leave()
         if self._loading is not None:
             self._loading.cancel()  # it would go on to take jobs of what is being freed
         if not await self._is_at_rest():
@@ -412,6 +425,8 @@ class Speculator(ModelService[LoadedModel]):
         """Show life, and look whether the device hangs and whether owners and drafters live."""
         if self._runner is None or self.loaded is None:
             return None
+        if self._cores is not None:
+            self._cores.look()
         self._runner.post(lambda core, at: core.tick(at), droppable=True)
         self._look_whether_hung(self._runner, self.loaded, now)
         since = self._runner.busy_since

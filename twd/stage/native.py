@@ -13,6 +13,8 @@ from twd.engine.window import Picker, Report
 from twd.gguf_tools.inspect import inspect
 from twd.gguf_tools.model_file import file_hash
 from twd.gguf_tools.slice_cache import cached_slice
+from twd.kit.core_board import OwnCores
+from twd.kit.core_plan import Part
 from twd.kit.home import Home
 from twd.kit.progress import Progress
 from twd.kit.service import Surroundings
@@ -115,7 +117,7 @@ def load_slice(plan: SlicePlan, progress: Progress) -> LoadedSlice:
         raise
     progress(1.0, "ready")
     load_ms = int((time.monotonic() - began) * 1000)
-    return LoadedSlice(held, engine, timing, engine_build(), engine.settings, load_ms)
+    return LoadedSlice(held, engine, timing, engine_build(), engine.settings, load_ms, engine.model.offloads)
 
 
 def loader(plan: SlicePlan) -> Load:
@@ -128,4 +130,5 @@ def native_stage(ground: Surroundings, settings: Settings, plan: SlicePlan, addr
     plan = plan if plan.folder else replace(plan, folder=Home(settings.home_dir).cache / "slices")
     sys.setswitchinterval(SWITCH_S)
     rules = Rules(key=settings.pool.key, trusted_lan=settings.pool.trusted_lan)
-    return Stage(ground, plan.model, loader(plan), address, rules)
+    cores = OwnCores(Part.STAGE, plan.model, plan.stage.threads)
+    return Stage(ground, plan.model, loader(plan), address, rules, cores)

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from twd.kit.core_board import OwnCores
 from twd.kit.service import Effects, Reply, Service, Surroundings
 from twd.kit.tasks import in_a_thread_of_its_own, soon
 from twd.ring.trust import make_identity
@@ -52,8 +53,18 @@ class Stage(Service):
     writes = (StageReady, StageGone, RingMeasured, FrameRefused, ModelLoading, ModelFailed)
     tick_s = _TICK_S
 
-    def __init__(self, ground: Surroundings, model: ModelId, load: Load, address: Address, rules: Rules) -> None:
+    def __init__(
+        self,
+        ground: Surroundings,
+        model: ModelId,
+        load: Load,
+        address: Address,
+        rules: Rules,
+        cores: OwnCores | None = None,
+    ) -> None:
+        """`cores`: its place among all who compute on this computer; None: it uses no processor that others use."""
         super().__init__(ground)
+        self._cores = cores
         self.model = model
         self.settled = asyncio.Event()
         """Set when loading has ended, well or badly."""
@@ -118,6 +129,8 @@ class Stage(Service):
             loaded.engine.close()
             raise
         self._server = server
+        if self._cores is not None and not loaded.offloads:
+            self._cores.enter(self.instance)
         return self._description(loaded, identity.certificate, port)
 
     def _description(self, loaded: LoadedSlice, certificate: str, port: int) -> StageReady:
@@ -188,6 +201,8 @@ class Stage(Service):
 
     def tick(self, now: float) -> Effects:
         """Tell what the ring did since the last time."""
+        if self._cores is not None:
+            self._cores.look()
         self._look_whether_idle()
         server, seat = self._server, self._server.seat if self._server is not None else None
         if server is None or seat is None:
@@ -229,6 +244,7 @@ class Stage(Service):
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """What others may read of this stage, whenever they come."""
         facts: dict[str, str | int | float | bool | list[str]] = {"model": self.model}
+        facts |= self._cores.facts() if self._cores is not None else {}
         if self._ready is None or self._server is None:
             return facts
         seat = self._server.seat
@@ -262,6 +278,8 @@ class Stage(Service):
 
     async def teardown(self) -> None:
         """Leave the ring, and give the memory back."""
+        if self._cores is not None:
+            self._cores.leave()
         if self._ready is not None:
             self.emit(StageGone(stage=InstanceId(self.instance), node=self.ground.node, model=self.model))
         if self._server is not None:

@@ -57,6 +57,8 @@ class SessionOpened(Event, frozen=True, tag="twd.v1.session.opened"):
     grammar: Grammar | None = None
     """What the text behind the prompt must look like; left out where it is long."""
     ignore_eos: bool = False
+    reading: bool = False
+    """The target has not read the prompt yet: who computes on its cores waits for the first token."""
 
 
 class SessionClosed(Event, frozen=True, tag="twd.v1.session.closed"):
