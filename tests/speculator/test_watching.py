@@ -146,10 +146,9 @@ def test_sessions_that_share_passes_are_not_watched() -> None:
     assert race.drafted.cycles == cycles
 
 
-@pytest.mark.parametrize("window", [0, 3])
-def test_a_pipeline_with_windows_in_flight_and_windows_of_a_fixed_size_are_not_watched(window: int) -> None:
-    driver = driven(FakeTarget() if window else FakePipeline())
-    session = start(driver, speculation=Speculation(window=window))
+def test_windows_of_a_fixed_size_are_not_watched() -> None:
+    driver = driven(FakeTarget())
+    session = start(driver, speculation=Speculation(window=3))
     losing(driver.core.crew.race)
     while not driver.core.idle:
         driver.turn()

@@ -11,7 +11,7 @@ _QUICKER, _SLOWER = 0.5, 0.1
 little: what really comes out is measured too."""
 _SLACK_MS = 3.0
 _FLOOR_S = 0.05
-_PATIENCE_MAX_S = 2.0
+_PATIENCE_MAX_S, _READING_MAX_S = 2.0, 10.0
 WARMING = 3
 LATE = 2
 """Guesses that did not come so many times in a row are waited for no more."""
@@ -33,6 +33,8 @@ class Drafter:
     token_ms: float = 5.0
     lead_ms: float = 1.0
     """From telling it what was accepted to hearing its next guesses, less the drafting itself."""
+    read_ms: float = 0.5
+    """For one token of a prompt."""
     silent: bool = False
     """It did not come when it was waited for, and was not heard of since."""
     pays: bool | None = None
@@ -58,6 +60,11 @@ class Drafter:
         self.turns += self.pays is not None
         self.pays, self.settled = pays, 2**self.turns if self.turns else 0
         return True
+
+    def observe_reading(self, tokens: int, spent_ms: float) -> None:
+        """It took so long until it had read these tokens, while the target waited for it."""
+        if tokens > 0:
+            self.read_ms += _SMOOTH * (min(max(0.0, spent_ms) / tokens, _PACE_MS_MAX) - self.read_ms)
 
     def observe_lead(self, waited_ms: float, drafted_ms: float) -> None:
         """Its first guesses after an acceptance came this much later."""
@@ -85,6 +92,10 @@ class Link:
     """It rests since it does not pay, and that is worked out anew when so many tokens are made."""
     warming: int = WARMING
     """Cycles that do not count yet: a drafter that starts reads the text first, which is no measure of its pace."""
+    unread: int = 0
+    """So many tokens it has to read before its first guess, as far as is known; 0: it was heard."""
+    awaited: bool = True
+    """Where it reads on the target's own cores: whether that is worth a pause of the text."""
     patient: bool = False
     """Its guesses are waited for in any case: windows of a fixed size."""
 
@@ -95,7 +106,7 @@ class Link:
     def expected(self, drafter: Drafter, depth: int, chance: float, now: float) -> Expected | None:
         """What it will bring next, or None when nothing is to be waited for."""
         coming = self.credit - depth
-        if self.resting or coming <= 0 or self.late >= LATE:
+        if self.resting or self.reads_aside(drafter) or coming <= 0 or self.late >= LATE:
             return None
         due = self.due(drafter, depth)
         if now >= self.patience(drafter, depth):
@@ -104,6 +115,10 @@ class Link:
         if drafter.beside:
             return Expected(first_ms, 0.0, chance, coming)
         return Expected(first_ms, drafter.token_ms, chance, coming)
+
+    def reads_aside(self, drafter: Drafter) -> bool:
+        """Whether it reads the text while the target goes on without it."""
+        return drafter.beside and self.unread > 0 and not self.awaited and not self.patient
 
     def due(self, drafter: Drafter, depth: int) -> float:
         """When its next guesses should be here."""
@@ -114,12 +129,16 @@ class Link:
 
     def patience(self, drafter: Drafter, depth: int) -> float:
         """Until when to wait for guesses that are worth waiting for; a trickle does not extend it for ever."""
-        return min(self._patience(drafter, depth), self.told_at + _PATIENCE_MAX_S)
+        longest = (
+            _PATIENCE_MAX_S if not drafter.beside else max(_PATIENCE_MAX_S, 2 * self.unread * drafter.read_ms / 1000)
+        )
+        return min(self._patience(drafter, depth), self.told_at + min(longest, _READING_MAX_S))
 
     def _patience(self, drafter: Drafter, depth: int) -> float:
         whole_run = (drafter.lead_ms + self.credit * drafter.token_ms) / 1000
         if self.patient or drafter.beside:
-            return self.told_at + max(_FLOOR_S, 4 * whole_run)
+            reading = 2 * self.unread * drafter.read_ms / 1000
+            return self.told_at + reading + max(_FLOOR_S, 4 * whole_run)
         slack = _slack_s(drafter)
         return min(self.due(drafter, depth) + slack, self.told_at + 1.5 * whole_run + slack)
 

@@ -138,9 +138,11 @@ class Planner:
     def _linger(
         self, session: Session, chances: Sequence[float], waited_ms: float, fixed: int, now: float
     ) -> float | None:
+        if session.first_at < 0:
+            return None  # the first token waits for nobody
         for name, link in session.links.items():
             drafter = self._crew.drafters.get(name)
-            if drafter is None:
+            if drafter is None or link.reads_aside(drafter):
                 continue
             depth = session.tree.depth(name)
             coming = link.expected(drafter, depth, session.beliefs.typical(name), now)
@@ -152,7 +154,7 @@ class Planner:
             elif drafter.beside:  # its credit was set so that waiting for it pays; meanwhile the cores are its own
                 wanted = sum(chances) < expected_tokens(coming.chance, coming.tokens)
             else:
-                wanted = worth_waiting(chances, self._cost, waited_ms, coming, self._crew.race_of(session).usual_rate)
+                wanted = worth_waiting(chances, self._cost, waited_ms, coming, self._crew.usual_rate(session))
             if wanted:
                 return link.patience(drafter, depth)
         return None
