@@ -1,8 +1,7 @@
 """Drafters elsewhere are watched too: what counts as drafted, what as plain, and what as neither."""
 
-import pytest
 
-from tests.speculator.fakes import Driver, FakePipeline, FakeTarget, job, make_core, text_of
+from tests.speculator.fakes import Driver, FakeTarget, job, make_core, text_of
 from twd.speculator.core import SpeculatorCore
 from twd.speculator.links import Drafter
 from twd.speculator.rates import SAMPLE_EVERY, SAMPLE_STEPS, Race

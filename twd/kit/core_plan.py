@@ -39,7 +39,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     """How many threads pay on these: one for each physical core."""
     asked: Amount = 0
     """So many threads were asked for in the settings, or by whoever planned its pool; 0: as many as is best."""
-    pid: Amount = 0
+    pid: Annotated[int, Meta(ge=0)] = 0
 
 
 class CoreShare(msgspec.Struct, frozen=True, kw_only=True):
