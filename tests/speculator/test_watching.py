@@ -1,6 +1,5 @@
 """Drafters elsewhere are watched too: what counts as drafted, what as plain, and what as neither."""
 
-
 from tests.speculator.fakes import Driver, FakeTarget, job, make_core, text_of
 from twd.speculator.core import SpeculatorCore
 from twd.speculator.links import Drafter

@@ -37,6 +37,7 @@ class DrafterCore:
         self._lost = False
         self._presence = Presence()
         self.token_ms = 5.0
+        self._pace_known = False
         self.trust = Trust()
 
     # -- what comes in -------------------------------------------------------------------------
@@ -198,7 +199,12 @@ class DrafterCore:
             token_ms = min(token_ms, self.token_ms)
         for guess in guesses:
             draft.add(guess, token_ms)
-            self.token_ms += _PACE_SMOOTH * (token_ms - self.token_ms)
+            self.token_ms += (_PACE_SMOOTH if self._pace_known else 1.0) * (token_ms - self.token_ms)
+            self._pace_known = True
+
+    def doubt_pace(self) -> None:
+        """It was measured among other processes than now: the next step counts alone."""
+        self._pace_known = False
 
     # -- what to send --------------------------------------------------------------------------
 

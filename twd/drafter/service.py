@@ -112,6 +112,8 @@ class Drafter(ModelService[LoadedDraftModel]):
         self._openings: Openings | None = None
         self._doubts = Doubts()
         self._proposed = 0
+        self._plan = 0
+        """How often its share of the cores has changed."""
 
     async def loader(self) -> Load:
         """What loads the draft model."""
@@ -149,6 +151,7 @@ class Drafter(ModelService[LoadedDraftModel]):
     def _look_at_cores(self) -> None:
         share = self._cores.look() if self._cores is not None else None
         if share is not None:
+            self._plan += 1
             self._take_share(share)
             self._attach()  # what is known of its pace is of other circumstances
 
@@ -161,6 +164,7 @@ class Drafter(ModelService[LoadedDraftModel]):
 
         def use(core: DrafterCore) -> None:
             yield_to_others(YIELDING_RANK if share.yields else 0)
+            core.doubt_pace()
             if isinstance(target, UsesThreads):
                 target.use_threads(share.threads)
 
@@ -178,6 +182,7 @@ class Drafter(ModelService[LoadedDraftModel]):
                 device=self._loaded.device,
                 token_ms=round(self._core.token_ms, 3),
                 for_model=ModelId(self.for_model),
+                plan=self._plan,
             )
         )
 

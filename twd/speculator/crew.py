@@ -5,15 +5,17 @@ from collections.abc import Iterator, Sequence
 from twd.guess.calibration import Calibration
 from twd.guess.cut import Cost
 from twd.speculator.bounds import Identity, Limits
-from twd.speculator.links import LATE, WARMING, Drafter, Link
+from twd.speculator.links import LATE, PROBE_GAP, WARMING, Drafter, Link
 from twd.speculator.rates import Race
 from twd.speculator.session import OWN, Session
 from twd.speculator.window import predicted_rate, useful_credit
 from twd.wire.base import InstanceId
 from twd.wire.draft import DrafterChecked, DraftGranted, DraftProposed
 
-_LOOK_AGAIN, _LOOK_AGAIN_MAX = 48, 1024
-"""Tokens after which a drafter that did not pay is tried again, and the longest such pause."""
+_LOOK_AGAIN_MAX = 1024
+"""The longest pause, in tokens, before a drafter that did not pay is tried again."""
+STALE_S = 60.0
+"""After so long without a text, drafters that lost are tried again at once: other things may run by now."""
 _LOOK_EVERY = 8
 """Tokens after which it is worked out anew whether somebody pays who rests, where little can change meanwhile."""
 _HOPELESS = 0.15
@@ -44,6 +46,8 @@ class Crew:
         self.race, self.race_by_grammar = Race(), Race.in_bursts()
         self._answer_tokens = ANSWER_TOKENS
         """How long answers usually are."""
+        self._joined_at = 0.0
+        """When the last session began."""
         self._stirred_ms = 0.0
         """So long drafters may go on after they were told to rest."""
 
@@ -87,10 +91,20 @@ class Crew:
         return [verdict for verdict in told if verdict is not None]
 
     def attach(self, drafter: Drafter) -> None:
-        """A drafter offers itself, for the first time or again."""
-        if self.drafters.setdefault(drafter.name, drafter) is drafter:
-            self.race.try_again()
-            self.race_by_grammar.try_again()
+        """A drafter offers itself, for the first time or again; with another share of its cores it is as good as new."""
+        known = self.drafters.setdefault(drafter.name, drafter)
+        if known is drafter:
+            self._race_anew()
+        elif known.plan != drafter.plan:
+            known.begins_anew(drafter)
+            for link in (session.links.get(drafter.name) for session in self.sessions.values()):
+                if link is not None:
+                    link.try_again()
+            self._race_anew()
+
+    def _race_anew(self) -> None:
+        self.race.try_again()
+        self.race_by_grammar.try_again()
 
     def detach(self, name: InstanceId) -> None:
         """A drafter left; what it guessed stays usable, nothing more is waited for."""
@@ -101,6 +115,9 @@ class Crew:
     def join(self, session: Session, now: float) -> int:
         """Link every drafter to a session; returns how far they may run at first."""
         self._forget_strangers()
+        if now - self._joined_at > STALE_S:
+            self._race_anew()
+        self._joined_at = now
         if not session.links:
             session.plain = self._races(session) and self.race_of(session).is_plain
         for name, drafter in self.drafters.items():
@@ -294,7 +311,7 @@ class Crew:
         if session.plain or useful is None:
             return 0
         if useful:
-            link.probe_gap = _LOOK_AGAIN
+            link.probe_gap = PROBE_GAP
         elif session.generated < link.probe_at:
             return 0
         else:

@@ -13,6 +13,8 @@ _SLACK_MS = 3.0
 _FLOOR_S = 0.05
 _PATIENCE_MAX_S, _READING_MAX_S = 2.0, 10.0
 WARMING = 3
+PROBE_GAP = 48
+"""Tokens after which a drafter that did not pay is tried again; longer after each try."""
 LATE = 2
 """Guesses that did not come so many times in a row are waited for no more."""
 _PACE_MS_MAX = 2000.0
@@ -37,6 +39,8 @@ class Drafter:
     """For one token of a prompt."""
     silent: bool = False
     """It did not come when it was waited for, and was not heard of since."""
+    plan: int = 0
+    """How often its share of the cores had changed when its pace was measured."""
     pays: bool | None = None
     """What it was told of that; None: nothing yet."""
     turns: int = 0
@@ -46,6 +50,10 @@ class Drafter:
 
     def __post_init__(self) -> None:
         self.token_ms = min(self.token_ms, _PACE_MS_MAX)
+
+    def begins_anew(self, told: "Drafter") -> None:
+        """Others compute beside it than before: what was measured is forgotten."""
+        self.plan, self.token_ms, self.silent = told.plan, told.token_ms, False
 
     def observe_pace(self, tokens: int, draft_ms: float) -> None:
         """It told how long these tokens took."""
@@ -84,7 +92,7 @@ class Link:
     late: int = 0
     tried: int = 0
     """Cycles in which it was heard."""
-    probe_gap: int = 48
+    probe_gap: int = PROBE_GAP
     probe_at: int = 0
     useful: int | None = 0
     """How far it should run by what was predicted last; None: it gives way to others."""
@@ -98,6 +106,10 @@ class Link:
     """Where it reads on the target's own cores: whether that is worth a pause of the text."""
     patient: bool = False
     """Its guesses are waited for in any case: windows of a fixed size."""
+
+    def try_again(self) -> None:
+        """Whatever made it rest may be over."""
+        self.probe_gap, self.probe_at, self.look_at, self.late = PROBE_GAP, 0, 0, 0
 
     def ignored(self, generated: int) -> bool:
         """Whether it rests for a while: what it sends all the same is not even looked at."""

@@ -110,6 +110,8 @@ class DrafterAttached(Event, frozen=True, tag="twd.v1.drafter.attached"):
     token_ms: Annotated[float, Meta(ge=0)] = 0.0
     for_model: ModelId = ModelId("")
     """The only model that it drafts for; empty: every one."""
+    plan: Count = 0
+    """How often its share of the cores has changed: what was measured before tells nothing of now."""
 
 
 def share_device(node: NodeId, device: DeviceKind, other: SessionOpened | DrafterAttached) -> bool:
