@@ -21,6 +21,7 @@ from twd.cli import doctor_probes as probes
 from twd.cli import doctor_programs as programs
 from twd.cli.api_address import find_api, running_settings
 from twd.cli.context import Ground
+from twd.cli.core_lines import check_cores
 from twd.cli.doctor_findings import Finding, Section, Verdict, document, fixable, passed
 from twd.cli.tune import look
 from twd.kit.connect import address_of
@@ -152,7 +153,7 @@ async def _living(
         found += live.check_clocks(leases, time.time_ns() // 1_000_000)
     return [
         Section("Services", [*found, live.check_api(api)]),
-        Section("Speculation", live.check_speculation(leases)),
+        Section("Speculation", [*live.check_speculation(leases), *check_cores(lease for lease, _ in leases)]),
         Section("Machines", pool.check_machines(bus.nodes if bus else ())),
         Section(
             "Elsewhere",

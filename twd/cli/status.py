@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from twd.cli.context import Ground
+from twd.cli.core_lines import shared_lines
 from twd.cli.errors import CommandError
 from twd.kit.board import WELL, Stage, stage_of
 from twd.kit.exit_codes import ExitCode
@@ -130,6 +131,8 @@ def _print(found: list[tuple[ServiceLease, float]], missing: list[str], addresse
     for lease, _ in found:
         for line in _pool(lease):
             console().print(line, highlight=False)
+    for line in shared_lines(lease for lease, _ in found):
+        console().print(f"[dim]cores[/] {escape(line)}", highlight=False)
     for name, address in addresses.items():
         console().print(f"[dim]{name:8}[/] {escape(address)}")
 

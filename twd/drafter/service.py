@@ -112,6 +112,8 @@ class Drafter(ModelService[LoadedDraftModel]):
         self._openings: Openings | None = None
         self._doubts = Doubts()
         self._proposed = 0
+        self._alone_ms = 0.0
+        """A guess, as it was measured before anybody wanted one."""
         self._plan = 0
         """How often its share of the cores has changed."""
 
@@ -126,7 +128,7 @@ class Drafter(ModelService[LoadedDraftModel]):
         target, cost = loaded.target, loaded.cost
         tries = cost.ms if target.can_rollback else None
         core = self._core = DrafterCore(self.instance, target.n_slots, target.ctx_size, tries, target.window_max)
-        core.token_ms = cost.ms(1)
+        core.token_ms = self._alone_ms = cost.ms(1)
         self._runner = DraftRunner(
             core,
             target,
@@ -203,6 +205,7 @@ class Drafter(ModelService[LoadedDraftModel]):
             facts |= {
                 "sessions": len(self._core.drafts),
                 "token_ms": round(self._core.token_ms, 2),
+                "alone_ms": round(self._alone_ms, 2),
                 "proposed": self._proposed,
             }
         return facts | (self._cores.facts() if self._cores is not None else {})

@@ -91,7 +91,7 @@ class Crew:
         return [verdict for verdict in told if verdict is not None]
 
     def attach(self, drafter: Drafter) -> None:
-        """A drafter offers itself, for the first time or again; with another share of its cores it is as good as new."""
+        """A drafter offers itself, for the first time or again; with another share of its cores it counts as new."""
         known = self.drafters.setdefault(drafter.name, drafter)
         if known is drafter:
             self._race_anew()
