@@ -155,13 +155,14 @@ LOWEST_RANK: Final = 19
 
 
 def yield_to_others(rank: int = LOWEST_RANK) -> None:
-    """Let this thread, and those that it starts, run mostly while nobody else wants the processor.
+    """Let this thread, and those that it starts, run so many ranks below the process.
 
     0 takes that back, where the system allows it. Where threads have no rank of their own, nothing happens.
     """
     if IS_LINUX:
+        usual = os.getpriority(os.PRIO_PROCESS, os.getpid())
         with contextlib.suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), rank)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(LOWEST_RANK, usual + rank))
 
 
 def born(pid: int) -> float | None:
