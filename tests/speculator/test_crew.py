@@ -3,7 +3,7 @@
 from tests.speculator.fakes import Driver, FakeTarget, job, make_core, text_of
 from twd.guess.calibration import Calibration
 from twd.kit.effects import Publish
-from twd.speculator.crew import RECORDS_MAX
+from twd.speculator.crew import RECORDS_MAX, STALE_S
 from twd.speculator.links import WARMING, Drafter, Link
 from twd.speculator.rates import SAMPLE_STEPS
 from twd.speculator.session import Session
@@ -168,3 +168,31 @@ def test_who_rests_is_not_woken_by_what_is_told_to_all() -> None:
     assert isinstance(opened, SessionOpened)
     assert opened.credit == link.credit
     assert granted == DraftGranted(session=both.session.id, drafter=NAME, credit=0)
+
+
+def test_one_whose_share_of_the_cores_changed_is_tried_anew() -> None:
+    both = Beside()
+    drafter, link, race = both.core.crew.drafters[NAME], both.link, both.core.crew.race
+    drafter.token_ms, drafter.silent, link.look_at, link.late = 500.0, True, 10_000, 2
+    for _ in range(50):
+        race.add(True, 1, 1000.0)
+    assert race.lost
+    both.core.attach(Drafter(NAME, NodeId("here"), beside=True, token_ms=PACE_MS), both.driver.now)
+    assert race.lost, "it only says again that it is there"
+    assert drafter.token_ms == 500.0
+    both.core.attach(Drafter(NAME, NodeId("here"), beside=True, token_ms=PACE_MS, plan=1), both.driver.now)
+    assert not race.lost
+    assert (drafter.token_ms, drafter.silent, link.late) == (PACE_MS, False, 0)
+    both.core.crew.grant(both.session, both.driver.now)
+    assert link.credit
+
+
+def test_after_a_long_rest_who_lost_is_tried_again() -> None:
+    both = Beside()
+    crew = both.core.crew
+    for _ in range(50):
+        crew.race.add(True, 1, 1000.0)
+    crew.join(both.session, both.driver.now + STALE_S / 2)
+    assert crew.race.lost
+    crew.join(both.session, both.driver.now + 2 * STALE_S)
+    assert not crew.race.lost

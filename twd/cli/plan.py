@@ -39,6 +39,8 @@ def plan(ground: Ground, model: str, ctx: int, sessions: int, as_json: bool) -> 
     """
     import msgspec
 
+    from twd.cli.plan_cores import planned_lines
+
     entries = asyncio.run(_entries(ground))
     standing = _standing(ground, model or ground.settings.default_model, entries)
     if standing is not None:
@@ -58,6 +60,8 @@ def plan(ground: Ground, model: str, ctx: int, sessions: int, as_json: bool) -> 
         _print_decision(decision, len(nodes))
         for line in forecast:
             click.echo(line)
+        for line in planned_lines(decision, {facts.node: facts for facts in nodes}, ground.settings.drafters):
+            click.echo(f"cores: {line}")
     return ExitCode.UNHEALTHY if decision.missing_bytes else ExitCode.OK
 
 
