@@ -5,7 +5,7 @@ from twd.guess.calibration import Calibration
 from twd.kit.effects import Publish
 from twd.speculator.crew import RECORDS_MAX, STALE_S
 from twd.speculator.links import WARMING, Drafter, Link
-from twd.speculator.rates import SAMPLE_STEPS
+from twd.speculator.rates import SAMPLE_STEPS, Race
 from twd.speculator.session import Session
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.draft import DraftGranted, DraftProposed, SessionOpened
@@ -170,13 +170,18 @@ def test_who_rests_is_not_woken_by_what_is_told_to_all() -> None:
     assert granted == DraftGranted(session=both.session.id, drafter=NAME, credit=0)
 
 
+def lose(race: Race) -> None:
+    for _ in range(50):
+        race.add(True, 1, 1000.0)
+    race.add(False, 1, 10.0)
+    assert race.lost
+
+
 def test_one_whose_share_of_the_cores_changed_is_tried_anew() -> None:
     both = Beside()
     drafter, link, race = both.core.crew.drafters[NAME], both.link, both.core.crew.race
     drafter.token_ms, drafter.silent, link.look_at, link.late = 500.0, True, 10_000, 2
-    for _ in range(50):
-        race.add(True, 1, 1000.0)
-    assert race.lost
+    lose(race)
     both.core.attach(Drafter(NAME, NodeId("here"), beside=True, token_ms=PACE_MS), both.driver.now)
     assert race.lost, "it only says again that it is there"
     assert drafter.token_ms == 500.0
@@ -190,8 +195,7 @@ def test_one_whose_share_of_the_cores_changed_is_tried_anew() -> None:
 def test_after_a_long_rest_who_lost_is_tried_again() -> None:
     both = Beside()
     crew = both.core.crew
-    for _ in range(50):
-        crew.race.add(True, 1, 1000.0)
+    lose(crew.race)
     crew.join(both.session, both.driver.now + STALE_S / 2)
     assert crew.race.lost
     crew.join(both.session, both.driver.now + 2 * STALE_S)
