@@ -189,7 +189,7 @@ def test_one_whose_share_of_the_cores_changed_is_tried_anew() -> None:
     assert not race.lost
     assert (drafter.token_ms, drafter.silent, link.late) == (PACE_MS, False, 0)
     both.core.crew.grant(both.session, both.driver.now)
-    assert link.credit
+    assert link.useful
 
 
 def test_after_a_long_rest_who_lost_is_tried_again() -> None:
