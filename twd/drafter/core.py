@@ -13,6 +13,8 @@ from twd.wire.base import InstanceId, JobId, SessionId
 from twd.wire.draft import DraftGranted, DraftProposed, SessionOpened
 
 CHUNK = 64
+READ_AT_ONCE = 96
+"""A prompt of so many tokens is no long one."""
 COPIES_MAX = 8
 _FLIGHT_MS = 6.0
 _PACE_SMOOTH = 0.1
@@ -42,10 +44,12 @@ class DrafterCore:
 
     # -- what comes in -------------------------------------------------------------------------
 
-    def open(self, event: SessionOpened, following: Following, beside: bool) -> None:
+    def open(self, event: SessionOpened, following: Following, beside: bool, yields: bool = False) -> None:
         """A session wants guesses; one that is known already is brought up to date.
 
-        `beside`: it computes on the target's own device, and so waits until that has read the prompt.
+        `beside`: it computes on the target's own device, and so waits until that has read the prompt. `yields`: it
+        computes on cores of stages or workers. A short prompt is read while these wait for the network, a long one
+        keeps them busy.
         """
         known = self.drafts.get(event.session)
         if known is not None:
@@ -65,7 +69,7 @@ class DrafterCore:
             floor=FLOOR_BESIDE if beside else FLOOR,
             beside=beside,
             trust=self.trust,
-            waits=beside and event.reading,
+            waits=event.reading and (beside or (yields and len(event.tokens) > READ_AT_ONCE)),
         )
         self.drafts[event.session] = draft
         self.by_job[event.job] = draft

@@ -278,10 +278,11 @@ class Drafter(ModelService[LoadedDraftModel]):
         assert self._loaded is not None
         self._look_at_cores()
         beside = share_device(self.ground.node, self._loaded.device, event)
-        now = self.clock.now()
+        share = self._cores.share if self._cores is not None else None
+        now, yields = self.clock.now(), share is not None and share.yields
 
         def opened(core: DrafterCore) -> None:
-            core.open(event, following, beside)
+            core.open(event, following, beside, yields)
             core.heard(event.job, now)
 
         return self._post(opened)

@@ -14,6 +14,7 @@ import msgspec
 
 from twd.bus.base import BusError
 from twd.kit.compute import crowding
+from twd.kit.core_board import OwnCores
 from twd.kit.effects import Effect, Publish
 from twd.kit.exit_codes import ExitCode
 from twd.kit.progress import Progress
@@ -71,8 +72,9 @@ class PooledSpeculator(Speculator):
         load: Assembled,
         leave: Callable[[int], None] = os._exit,
         replica: int = 1,
+        cores: OwnCores | None = None,
     ) -> None:
-        super().__init__(ground, model, _never)
+        super().__init__(ground, model, _never, cores=cores)
         self._place = place_of(model, replica)
         self._settings = settings
         self._assembled = load

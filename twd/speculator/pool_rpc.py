@@ -10,6 +10,8 @@ import msgspec
 from twd.engine.library import leave_on_abort_with
 from twd.engine.loading import load_native
 from twd.engine.rpc_probe import OURS, RpcMismatch, RpcUnusable, probe, require_match
+from twd.kit.core_board import OwnCores
+from twd.kit.core_plan import Part
 from twd.kit.exit_codes import ExitCode
 from twd.kit.home import Home
 from twd.kit.progress import Progress
@@ -129,5 +131,7 @@ def rpc_speculator(ground: Surroundings, settings: Settings, name: str, replica:
 
         return load
 
-    speculator = PooledSpeculator(ground, model, settings, assembled, replica=replica)
+    told = settings.models[name].threads
+    cores = OwnCores(Part.WORKER, name, 0 if told == "auto" else told)  # its part of a pass is computed in turn, too
+    speculator = PooledSpeculator(ground, model, settings, assembled, replica=replica, cores=cores)
     return speculator
