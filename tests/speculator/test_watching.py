@@ -1,6 +1,6 @@
 """Drafters elsewhere are watched too: what counts as drafted, what as plain, and what as neither."""
 
-from tests.speculator.fakes import Driver, FakeTarget, job, make_core, text_of
+from tests.speculator.fakes import Driver, FakePipeline, FakeTarget, job, make_core, text_of
 from twd.speculator.core import SpeculatorCore
 from twd.speculator.links import Drafter
 from twd.speculator.rates import SAMPLE_EVERY, SAMPLE_STEPS, Race
@@ -202,3 +202,33 @@ def test_what_a_liar_sends_counts_only_when_it_is_tried_again() -> None:
         driver.turn()
     propose(driver.core, session, driver.now)
     assert len(session.tree) == AHEAD
+
+
+def test_over_a_pipeline_who_loses_rests_too_and_the_text_is_the_same() -> None:
+    driver = driven(FakePipeline())
+    session = start(driver)
+    losing(driver.core.crew.race)
+    until_plain(driver, session)
+    assert not session.links[NAME].credit
+    while session.plain:
+        driver.turn()
+    assert session.links[NAME].credit, "it is tried again"
+    driver.run()
+    assert driver.tokens("j") == text_of(PROMPT, 400)
+
+
+def test_over_a_pipeline_windows_still_on_their_way_are_neither_plain_nor_drafted() -> None:
+    driver = driven(FakePipeline())
+    session = start(driver)
+    race = driver.core.crew.race
+    while not any(flight.nodes for flight in session.flights):
+        driver.turn()
+    for link in session.links.values():
+        link.credit = 0
+    driver.core.crew._stirred_ms = 0.0
+    session.plain = True
+    known = (race.drafted.cycles, race.plain.cycles)
+    driver.core.crew.measure(session, 3, 30.0, [NAME, NAME])
+    assert (race.drafted.cycles, race.plain.cycles) == known
+    driver.core.crew.measure(session, 1, 30.0, [])
+    assert (race.drafted.cycles, race.plain.cycles) == (known[0], known[1] + 1)

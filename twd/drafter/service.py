@@ -35,8 +35,8 @@ from twd.wire.job import JobFailed, JobFinished, TokensAccepted
 from twd.wire.model import ModelFailed, ModelReady, VocabFingerprint
 
 _READY = "ready"
-YIELDING_RANK = 10
-"""So far below its process a drafter runs on cores of others: it gets a tenth of a core that they want, too."""
+YIELDING_RANK = 15
+"""So far below its process a drafter runs on cores of others: of a core that they want, too, it gets 3 %."""
 
 
 class LoadedDraftModel(Protocol):
