@@ -8,8 +8,9 @@ from twd.drafter.core import DrafterCore
 from twd.drafter.draft import Following
 from twd.drafter.openings import Opening, Openings
 from twd.drafter.runner import DraftRunner, Judge
+from twd.drafter.thread_choice import ThreadChoice
 from twd.engine.cost import CostCurve
-from twd.engine.window import Target, UsesThreads
+from twd.engine.window import Target
 from twd.guess.doubts import Doubts
 from twd.kit.core_board import OwnCores
 from twd.kit.core_plan import CoreShare
@@ -160,17 +161,16 @@ class Drafter(ModelService[LoadedDraftModel]):
     def _take_share(self, share: CoreShare) -> None:
         """Draft with these threads from the next pass on; the engine's own thread has to do that."""
         assert self._runner is not None
-        assert self._loaded is not None
-        target = self._loaded.target
+        assert self._cores is not None
+        runner, choice = self._runner, ThreadChoice.of(share.threads, *self._cores.limits)
         self.log.info("drafts with %d threads; beside it: %s", share.threads, ", ".join(share.beside) or "nobody")
 
         def use(core: DrafterCore) -> None:
             yield_to_others(YIELDING_RANK if share.yields else 0)
             core.doubt_pace()
-            if isinstance(target, UsesThreads):
-                target.use_threads(share.threads)
+            runner.use_threads(choice)
 
-        self._runner.post(use)
+        runner.post(use)
 
     def _attach(self) -> None:
         if self._loaded is None or self._core is None:
@@ -208,7 +208,14 @@ class Drafter(ModelService[LoadedDraftModel]):
                 "alone_ms": round(self._alone_ms, 2),
                 "proposed": self._proposed,
             }
-        return facts | (self._cores.facts() if self._cores is not None else {})
+        return facts | self._shared_facts()
+
+    def _shared_facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        """Its share of the cores, and with how many threads it is quickest there."""
+        if self._cores is None:
+            return {}
+        choice = self._runner.choice if self._runner is not None else None
+        return self._cores.facts() | ({"threads": choice.now} if choice is not None else {})
 
     async def teardown(self) -> None:
         """Leave: sessions go on without these guesses."""

@@ -140,6 +140,11 @@ class OwnCores:
         self.share = share
         return share
 
+    @property
+    def limits(self) -> tuple[int, int]:
+        """How many threads there is room for, and how many were asked for; 0: as many as is best."""
+        return usable_cores(), self._asked
+
     def look(self) -> CoreShare | None:
         """The share, if it is another than at the last look."""
         share = self._board.share()
