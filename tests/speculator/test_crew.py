@@ -171,6 +171,7 @@ def test_who_rests_is_not_woken_by_what_is_told_to_all() -> None:
 
 
 def lose(race: Race) -> None:
+    """Drafters make the text slower than plain steps."""
     for _ in range(50):
         race.add(True, 1, 1000.0)
     race.add(False, 1, 10.0)
@@ -183,8 +184,7 @@ def test_one_whose_share_of_the_cores_changed_is_tried_anew() -> None:
     drafter.token_ms, drafter.silent, link.look_at, link.late = 500.0, True, 10_000, 2
     lose(race)
     both.core.attach(Drafter(NAME, NodeId("here"), beside=True, token_ms=PACE_MS), both.driver.now)
-    assert race.lost, "it only says again that it is there"
-    assert drafter.token_ms == 500.0
+    assert drafter.token_ms == 500.0, "it only says again that it is there"
     both.core.attach(Drafter(NAME, NodeId("here"), beside=True, token_ms=PACE_MS, plan=1), both.driver.now)
     assert not race.lost
     assert (drafter.token_ms, drafter.silent, link.late) == (PACE_MS, False, 0)

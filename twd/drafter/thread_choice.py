@@ -1,4 +1,4 @@
-"""With how many threads a drafter is quickest as things are: the planned number first, others tried at a bounded cost."""
+"""With how many threads a drafter is quickest as things are: the planned number first, others tried at little cost."""
 
 from dataclasses import dataclass, field
 from statistics import median
