@@ -178,7 +178,7 @@ class Drafter(Section, frozen=True):
     for_model: Annotated[str, about("Name of the model that it drafts for; empty: every model.")] = ""
     fallback: Annotated[bool, about("Draft only while the other drafters fail.")] = False
     node: Annotated[str, about("Machine that runs it; empty: the coordinator chooses.")] = ""
-    threads: Annotated[Auto | Positive, about("CPU threads of its engine.")] = "auto"
+    threads: Annotated[Auto | Positive, about("CPU threads of its engine; auto: what texts leave over.")] = "auto"
     gpu_layers: Annotated[Auto | Count, about("Layers on the GPU.")] = "auto"
 
     def __post_init__(self) -> None:
