@@ -13,8 +13,6 @@ from twd.wire.base import InstanceId, JobId, SessionId
 from twd.wire.draft import DraftGranted, DraftProposed, SessionOpened
 
 CHUNK = 64
-READ_AT_ONCE = 96
-"""A prompt of so many tokens is no long one."""
 COPIES_MAX = 8
 _FLIGHT_MS = 6.0
 _PACE_SMOOTH = 0.1
@@ -47,9 +45,8 @@ class DrafterCore:
     def open(self, event: SessionOpened, following: Following, beside: bool, yields: bool = False) -> None:
         """A session wants guesses; one that is known already is brought up to date.
 
-        `beside`: it computes on the target's own device, and so waits until that has read the prompt. `yields`: it
-        computes on cores of stages or workers. A short prompt is read while these wait for the network, a long one
-        keeps them busy.
+        `beside`: it computes on the target's own device. `yields`: on cores of targets, stages or workers. Both wait
+        until the prompt is read there.
         """
         known = self.drafts.get(event.session)
         if known is not None:
@@ -69,7 +66,7 @@ class DrafterCore:
             floor=FLOOR_BESIDE if beside else FLOOR,
             beside=beside,
             trust=self.trust,
-            waits=event.reading and (beside or (yields and len(event.tokens) > READ_AT_ONCE)),
+            waits=event.reading and (beside or yields),
         )
         self.drafts[event.session] = draft
         self.by_job[event.job] = draft
