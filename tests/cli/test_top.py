@@ -26,12 +26,12 @@ n1       15-29 + head  ready  6.00  4.00     0.50      6%    1.50   9        hom
 def test_a_pool_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     pools = ring()
     busy(pools)
-    _print(pools.states(3.0), as_json=False)
-    assert capsys.readouterr().out == SEEN
-    _print(pools.states(3.0), as_json=True)
+    _print(pools.states(3.0), ["a drafter"], as_json=False)
+    assert capsys.readouterr().out == f"{SEEN}cores: a drafter\n"
+    _print(pools.states(3.0), [], as_json=True)
     (told,) = json.loads(capsys.readouterr().out)["pools"]
     assert [stage["bytes_per_token"] for stage in told["stages"]] == [2310.0, 46.2]
-    _print([], as_json=False)
+    _print([], [], as_json=False)
     assert capsys.readouterr().out == f"{NOTHING}\n"
 
 
@@ -53,7 +53,7 @@ def test_without_pools_it_says_how_to_see_one(installed: Installed) -> None:
     installed.up("metrics")
     done = installed.twd("top", "--seconds", "0.1")
     assert (done.returncode, done.stdout.strip()) == (0, NOTHING)
-    assert json.loads(installed.twd("top", "--json", "--seconds", "0").stdout) == {"pools": []}
+    assert json.loads(installed.twd("top", "--json", "--seconds", "0").stdout) == {"pools": [], "cores": []}
     ours, theirs = pty.openpty()
     with subprocess.Popen([*TWD, "top"], env={**installed.env, "TERM": "xterm"}, stdin=theirs, stdout=theirs) as live:
         os.close(theirs)

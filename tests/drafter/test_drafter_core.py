@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from tests.speculator.fakes import TruePicker, text_of
 from twd.decoding.window import Window
-from twd.drafter.core import DrafterCore
+from twd.drafter.core import READ_AT_ONCE, DrafterCore
 from twd.drafter.draft import DraftRules, DraftState, Guess
 from twd.drafting.window_value import Cost
 from twd.kit.jobs.liveness import SILENCE_S
@@ -387,3 +387,43 @@ def test_what_a_grammar_demands_is_drafted_several_tokens_a_step() -> None:
     core.accept(JobId("j-s"), 5, [22, 23])
     core.plan()
     assert ahead.text == [20, 21, 22, 23]
+
+
+def test_beside_a_target_that_reads_it_waits_for_the_first_token() -> None:
+    core = DrafterCore(ME, slots=2, ctx_size=256)
+    core.open(replace(opened([5, 6, 7]), reading=True), DraftRules(TruePicker()), beside=True)
+    assert not core.waiting(), "it takes no slot, so nothing is read"
+    assert not core.plan()
+    assert not core.proposals()
+    core.accept(JobId("j-s"), 3, text_of([5, 6, 7], 1))
+    give_slots(core)
+    for _ in range(4):
+        step(core)
+    assert tokens(core) == text_of([5, 6, 7], 5)[1:]
+
+
+def test_elsewhere_it_reads_while_the_target_reads() -> None:
+    core = DrafterCore(ME, slots=2, ctx_size=256)
+    core.open(replace(opened([5, 6, 7]), reading=True), DraftRules(TruePicker()), beside=False)
+    assert core.waiting()
+
+
+def test_a_pace_of_other_circumstances_is_forgotten_at_once() -> None:
+    core = core_with([5, 6, 7], credit=32)
+    core.token_ms = 40.0
+    core.doubt_pace()
+    step(core)
+    assert core.token_ms == 5.0
+    core.token_ms = 40.0
+    step(core)
+    assert 5.0 < core.token_ms < 40.0, "one step alone says little"
+
+
+@pytest.mark.parametrize(("prompt", "waits"), [(READ_AT_ONCE, False), (READ_AT_ONCE + 1, True)])
+def test_on_cores_of_stages_only_a_long_prompt_is_read_after_the_first_token(prompt: int, waits: bool) -> None:
+    core = DrafterCore(ME, slots=2, ctx_size=256)
+    event = replace(opened([5] * prompt), reading=True)
+    core.open(event, DraftRules(TruePicker()), beside=False, yields=True)
+    assert bool(core.waiting()) is not waits
+    core.accept(event.job, prompt, [7])
+    assert core.waiting()

@@ -41,6 +41,21 @@ def test_text_makes_sense(q4: LoadedGguf, plain: dict[str, tuple[list[int], Gree
     assert "Python" in q4.vocab.text(plain[PROMPTS[0]][0])
 
 
+def test_a_living_target_computes_the_same_with_other_threads(
+    q4: LoadedGguf, plain: dict[str, tuple[list[int], Greedy]]
+) -> None:
+    truth, record = plain[PROMPTS[0]]
+    target, sampler = make(q4), Greedy(record=True)
+
+    def other_threads(out: list[int]) -> list[int]:
+        target.use_threads(1 + len(out) // 4 % 2)
+        return []
+
+    assert generate(target, prompt_tokens(q4, PROMPTS[0]), COUNT, other_threads, sampler) == truth
+    assert same_logits(sampler.seen, record.seen)
+    target.shutdown()
+
+
 @pytest.mark.parametrize("width", [1, 3, 8, 31])
 @pytest.mark.parametrize("quality", [0.0, 0.8, 1.0])
 def test_drafts_change_neither_text_nor_logits(

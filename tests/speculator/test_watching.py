@@ -1,7 +1,5 @@
 """Drafters elsewhere are watched too: what counts as drafted, what as plain, and what as neither."""
 
-import pytest
-
 from tests.speculator.fakes import Driver, FakePipeline, FakeTarget, job, make_core, text_of
 from twd.speculator.core.ab_test import SAMPLE_EVERY, SAMPLE_STEPS, SpeculationABTest
 from twd.speculator.core.core import SpeculatorCore
@@ -146,10 +144,9 @@ def test_sessions_that_share_passes_are_not_watched() -> None:
     assert race.drafted.cycles == cycles
 
 
-@pytest.mark.parametrize("window", [0, 3])
-def test_a_pipeline_with_windows_in_flight_and_windows_of_a_fixed_size_are_not_watched(window: int) -> None:
-    driver = driven(FakeTarget() if window else FakePipeline())
-    session = start(driver, speculation=Speculation(window=window))
+def test_windows_of_a_fixed_size_are_not_watched() -> None:
+    driver = driven(FakeTarget())
+    session = start(driver, speculation=Speculation(window=3))
     losing(driver.core.drafter_pool.race)
     while not driver.core.idle:
         driver.turn()
@@ -205,3 +202,33 @@ def test_what_a_liar_sends_counts_only_when_it_is_tried_again() -> None:
         driver.turn()
     propose(driver.core, session, driver.now)
     assert len(session.tree) == AHEAD
+
+
+def test_over_a_pipeline_who_loses_rests_too_and_the_text_is_the_same() -> None:
+    driver = driven(FakePipeline())
+    session = start(driver)
+    losing(driver.core.drafter_pool.race)
+    until_plain(driver, session)
+    assert not session.links[NAME].credit
+    while session.plain:
+        driver.turn()
+    assert session.links[NAME].credit, "it is tried again"
+    driver.run()
+    assert driver.tokens("j") == text_of(PROMPT, 400)
+
+
+def test_over_a_pipeline_windows_still_on_their_way_are_neither_plain_nor_drafted() -> None:
+    driver = driven(FakePipeline())
+    session = start(driver)
+    race = driver.core.drafter_pool.race
+    while not any(inflight.nodes for inflight in session.inflight_windows):
+        driver.turn()
+    for link in session.links.values():
+        link.credit = 0
+    driver.core.drafter_pool._stirred_ms = 0.0
+    session.plain = True
+    known = (race.drafted.cycles, race.plain.cycles)
+    driver.core.drafter_pool.measure(session, 3, 30.0, [NAME, NAME])
+    assert (race.drafted.cycles, race.plain.cycles) == known
+    driver.core.drafter_pool.measure(session, 1, 30.0, [])
+    assert (race.drafted.cycles, race.plain.cycles) == (known[0], known[1] + 1)

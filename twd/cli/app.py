@@ -34,7 +34,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "logs": ("twd.cli.logs:logs", "What the processes wrote."),
     "run": ("twd.cli.run:run_command", "One service alone, in this process."),
     "doctor": ("twd.cli.doctor.command:doctor", "Look at everything, and say what mends what is wrong."),
-    "plan": ("twd.cli.plan:plan", "Which layers of a model would go where."),
+    "plan": ("twd.cli.plan.command:plan", "Which layers of a model would go where."),
     "slice": ("twd.cli.slice:slice_command", "Cut layers out of a model, for a stage of a ring."),
     "config": ("twd.cli.config:config", "Show the settings, or check them."),
     "key": ("twd.cli.key:key", "Who may enter: make, list and revoke keys."),

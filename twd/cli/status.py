@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from twd.cli.common.context import CliContext
+from twd.cli.common.core_lines import shared_lines
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.pools.state import PoolState, forecast
@@ -130,6 +131,8 @@ def _print(found: list[tuple[ServiceLease, float]], missing: list[str], addresse
     for lease, _ in found:
         for line in _pool(lease):
             console().print(line, highlight=False)
+    for line in shared_lines(lease for lease, _ in found):
+        console().print(f"[dim]cores[/] {escape(line)}", highlight=False)
     for name, address in addresses.items():
         console().print(f"[dim]{name:8}[/] {escape(address)}")
 

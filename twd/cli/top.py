@@ -4,12 +4,14 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from twd.bus.base import Bus, BusError, BusMessage, Leases
+from twd.bus.base import Bus, BusError, BusMessage, LeaseEntry, Leases
 from twd.cli.common.context import CliContext
+from twd.cli.common.core_lines import shared_lines
 from twd.cli.common.numbers import SECONDS
 from twd.kit.exit_codes import ExitCode
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
@@ -24,6 +26,7 @@ from twd.wire.job import TokensAccepted
 from twd.wire.node import READY
 from twd.wire.ring import FrameRefused, RingMeasured
 from twd.wire.routes import ROUTE_OF
+from twd.wire.service import read_lease
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -58,9 +61,9 @@ async def _once(ctx: CliContext, as_json: bool, seconds: float) -> ExitCode:
         pools = PoolsView()
         registry = await _listen(bus, pools)
         await asyncio.sleep(max(0.0, seconds))
-        pools.look(await registry.entries())
+        cores = _look_at(await registry.entries(), pools)
         states = pools.states(time.monotonic())
-    _print(states, as_json)
+    _print(states, cores, as_json)
     return ExitCode.OK
 
 
@@ -76,18 +79,24 @@ async def _live(ctx: CliContext) -> ExitCode:
         registry = await _listen(bus, pools)
         with Live(console=console(), auto_refresh=False, screen=True) as screen:
             while not stop.asked.is_set():
-                note = await _look(registry, pools)
-                screen.update(drawn(pools.states(time.monotonic()), note), refresh=True)
+                note, cores = await _look(registry, pools)
+                screen.update(drawn(pools.states(time.monotonic()), note, cores), refresh=True)
                 await heard(stop.asked, LOOK_S)
     return ExitCode.OK
 
 
-async def _look(registry: Leases, pools: PoolsView) -> str:
+async def _look(registry: Leases, pools: PoolsView) -> tuple[str, list[str]]:
+    """What is wrong with the registry, and who shares cores."""
     try:
-        pools.look(await registry.entries())
+        return "", _look_at(await registry.entries(), pools)
     except BusError as error:
-        return f"the registry cannot be read: {error}"
-    return ""
+        return f"the registry cannot be read: {error}", []
+
+
+def _look_at(entries: Sequence[LeaseEntry], pools: PoolsView) -> list[str]:
+    pools.look(entries)
+    leases = (read_lease(entry.value) for entry in entries)
+    return shared_lines(lease for lease in leases if lease is not None)
 
 
 async def _listen(bus: Bus, pools: PoolsView) -> Leases:
@@ -108,7 +117,7 @@ async def _listen(bus: Bus, pools: PoolsView) -> Leases:
 # -- drawing ---------------------------------------------------------------------------------------------
 
 
-def drawn(states: list[PoolState], note: str = "") -> "Group":
+def drawn(states: list[PoolState], note: str = "", cores: Sequence[str] = ()) -> "Group":
     """All pools for a terminal."""
     from rich.console import Group
     from rich.text import Text
@@ -118,17 +127,18 @@ def drawn(states: list[PoolState], note: str = "") -> "Group":
         parts += [Text(headline(pool), style="bold"), stages_table(pool)]
         parts += [Text(f"! {warning}", style="yellow") for warning in pool.warnings]
         parts.append(Text(""))
+    parts += [Text(f"cores: {line}", style="dim") for line in (cores if states else ())]
     return Group(*(parts or [Text(NOTHING)]))
 
 
 NOTHING: Final = "no model lies on several machines; `twd up --demo --ring 2` shows one that does"
 
 
-def _print(states: list[PoolState], as_json: bool) -> None:
+def _print(states: list[PoolState], cores: Sequence[str], as_json: bool) -> None:
     import msgspec
 
     if as_json:
-        click.echo(msgspec.json.encode({"pools": [msgspec.to_builtins(pool) for pool in states]}))
+        click.echo(msgspec.json.encode({"pools": [msgspec.to_builtins(pool) for pool in states], "cores": list(cores)}))
         return
     from twd.kit.terminal import show
 
@@ -137,6 +147,8 @@ def _print(states: list[PoolState], as_json: bool) -> None:
         show(stages_table(pool))
         for warning in pool.warnings:
             click.echo(f"! {warning}")
+    for line in cores if states else ():
+        click.echo(f"cores: {line}")
     if not states:
         click.echo(NOTHING)
 

@@ -118,6 +118,15 @@ class ReportsPasses(Protocol):
         ...
 
 
+@runtime_checkable
+class UsesThreads(Protocol):
+    """A target that can compute with another number of threads while it lives."""
+
+    def use_threads(self, threads: int) -> None:
+        """With so many from the next pass on; for the thread that owns the target."""
+        ...
+
+
 def verify_window(
     window: Window,
     verdict: VerifyResult,

@@ -13,6 +13,8 @@ from twd.wire.base import InstanceId, JobId, SessionId
 from twd.wire.draft import DraftGranted, DraftProposed, SessionOpened
 
 CHUNK = 64
+READ_AT_ONCE = 96
+"""A prompt of so many tokens is no long one."""
 COPIES_MAX = 8
 _FLIGHT_MS = 6.0
 _PACE_SMOOTH = 0.1
@@ -37,15 +39,22 @@ class DrafterCore:
         self._lost = False
         self._liveness = JobLiveness()
         self.token_ms = 5.0
+        self._pace_known = False
         self.trust = ConfidenceCalibration()
 
     # -- what comes in -------------------------------------------------------------------------
 
-    def open(self, event: SessionOpened, following: DraftRules, beside: bool) -> None:
-        """A session wants guesses; one that is known already is brought up to date."""
+    def open(self, event: SessionOpened, following: DraftRules, beside: bool, yields: bool = False) -> None:
+        """A session wants guesses; one that is known already is brought up to date.
+
+        `beside`: it computes on the target's own device, and so waits until that has read the prompt. `yields`: it
+        computes on cores of stages or workers. A short prompt is read while these wait for the network, a long one
+        keeps them busy.
+        """
         known = self.drafts.get(event.session)
         if known is not None:
             known.credit = max(known.credit, event.credit)
+            known.waits = known.waits and event.reading
             self.accept(event.job, 0, event.tokens)
             return
         self.close_job(event.job)
@@ -60,6 +69,7 @@ class DrafterCore:
             floor=FLOOR_BESIDE if beside else FLOOR,
             beside=beside,
             trust=self.trust,
+            waits=event.reading and (beside or (yields and len(event.tokens) > READ_AT_ONCE)),
         )
         self.drafts[event.session] = draft
         self.by_job[event.job] = draft
@@ -193,7 +203,12 @@ class DrafterCore:
             token_ms = min(token_ms, self.token_ms)
         for guess in guesses:
             draft.add(guess, token_ms)
-            self.token_ms += _PACE_SMOOTH * (token_ms - self.token_ms)
+            self.token_ms += (_PACE_SMOOTH if self._pace_known else 1.0) * (token_ms - self.token_ms)
+            self._pace_known = True
+
+    def doubt_pace(self) -> None:
+        """It was measured among other processes than now: the next step counts alone."""
+        self._pace_known = False
 
     # -- what to send --------------------------------------------------------------------------
 
@@ -204,7 +219,7 @@ class DrafterCore:
         enough = max(1, round(_FLIGHT_MS / max(self.token_ms, 0.1)))
         for draft in self.drafts.values():
             fresh = len(draft.guesses) - draft.sent
-            resting = draft.resting and not draft.told_rest
+            resting = draft.resting and not draft.told_rest and not draft.waits
             if resting or (fresh >= enough and not draft.beside):
                 messages.append(draft.proposal(self.name))
             messages += draft.branch_proposals(self.name)

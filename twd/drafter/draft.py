@@ -67,6 +67,8 @@ class DraftState:
     sent: int = 0
     spent_ms: float = 0.0
     told_rest: bool = False
+    waits: bool = False
+    """The target reads the prompt on the same cores: nothing is computed before it has chosen the first token."""
     prompt_tokens: int = 0
     ahead: KnownContinuation | None = None
     known: NgramIndex = field(default_factory=NgramIndex)
@@ -95,7 +97,7 @@ class DraftState:
     @property
     def resting(self) -> bool:
         """Whether the main line should not run on before more is accepted."""
-        if len(self.guesses) >= self.credit:
+        if self.waits or len(self.guesses) >= self.credit:
             return True
         return self.trust.chance(math.prod(guess.confidence for guess in self.guesses)) < self.floor
 
@@ -147,7 +149,7 @@ class DraftState:
         """Go on with a branch, or open the most promising one; False when none is worth the time."""
         if self.on_branch is not None:
             return True
-        if self.beside or not self.credit or len(self.branches) >= BRANCHES:
+        if self.beside or self.waits or not self.credit or len(self.branches) >= BRANCHES:
             return False
         taken = {branch.index for branch in self.branches}
         held, best, best_worth = 1.0, -1, BRANCH_WORTH
@@ -170,7 +172,7 @@ class DraftState:
         for index, guess in enumerate(self.guesses[: min(right + 1, len(news))]):
             self.trust.learn(guess.confidence, index < right)
         self.accepted += news
-        self.told_rest, self.on_branch = False, None
+        self.told_rest, self.waits, self.on_branch = False, False, None
         if right == len(news):
             del self.guesses[:right]
             self.sent = max(0, self.sent - right)

@@ -15,6 +15,8 @@ from twd.engine.loading import LoadPlan, NativeModel, load_native
 from twd.kit.progress import Progress
 from twd.kit.service import ServiceContext
 from twd.process.compute import wanted_layers
+from twd.process.core_plan import EngineRole
+from twd.process.core_registry import OwnCores
 from twd.process.home import StateFolder
 from twd.settings.model import DrafterConfig as DrafterSettings
 from twd.settings.model import Settings
@@ -118,4 +120,5 @@ def native_drafter(ctx: ServiceContext, settings: Settings, number: int, ctx_siz
     name = ModelId(drafter.name or Path(drafter.path).stem)
     sizes = [model.ctx_size for model in settings.models.values()]
     load = loader(name, drafter, ctx_size or max(sizes, default=0), StateFolder(settings.home_dir).cache)
-    return DrafterService(ctx, name, load, drafter.for_model)
+    cores = OwnCores(EngineRole.DRAFTER, name, 0 if drafter.threads == "auto" else drafter.threads)
+    return DrafterService(ctx, name, load, drafter.for_model, cores)

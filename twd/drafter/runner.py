@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from twd.decoding.cost import CostCurve
 from twd.decoding.turns import Wait, WaitForPass, WaitForPost
-from twd.decoding.window import ConformingSampler, Logits, Target, VerifyResult, Window
+from twd.decoding.window import ConformingSampler, Logits, Target, UsesThreads, VerifyResult, Window
 from twd.drafter.core import DrafterCore
 from twd.drafter.draft import DraftState, Guess
+from twd.drafter.thread_choice import ThreadChoice
 from twd.wire.draft import DraftProposed
 from twd.wire.failures import TwdError
 from twd.wire.job import TokenLogprob, TopToken
@@ -43,6 +44,8 @@ class DraftRunner:
         self._cost = cost
         self._clock = clock
         self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self.choice: ThreadChoice | None = None
+        """Where the number of threads is ours to choose."""
         self._dropped = False
         """Whether something was not taken in, so that all sessions must be told anew."""
         self._stopping = False
@@ -104,6 +107,8 @@ class DraftRunner:
     def _collect(self, steps: Sequence[tuple[DraftState, Window]], began: float) -> None:
         verdicts = {verdict.slot: verdict for verdict in self._target.collect()}
         spent_ms = (self._clock() - began) * 1000
+        if sum(len(window.tokens) for _, window in steps) == 1:
+            self._choose_threads(spent_ms)
         if self._cost is not None and all(window.committed == 1 for _, window in steps):
             self._cost.observe(sum(len(window.tokens) for _, window in steps), spent_ms)
         for draft, window in steps:
@@ -112,6 +117,20 @@ class DraftRunner:
                 self._core.close(draft.session)  # this session goes on without our guesses
                 continue
             self._core.computed(draft, window, _guesses(verdict), spent_ms)
+
+    def use_threads(self, choice: ThreadChoice) -> None:
+        """Begin with what is planned, and find out what is quickest; on the engine's own thread."""
+        if isinstance(self._target, UsesThreads):
+            self.choice = choice
+            self._target.use_threads(choice.now)
+
+    def _choose_threads(self, step_ms: float) -> None:
+        """A step of one row ended: the next one may try another number of threads."""
+        if self.choice is None or not isinstance(self._target, UsesThreads):
+            return
+        before, now = self.choice.now, self.choice.observe(step_ms)
+        if now != before:
+            self._target.use_threads(now)
 
     def _open(self, draft: DraftState) -> None:
         conformed = draft.sampler.conformed if isinstance(draft.sampler, ConformingSampler) else _as_they_are

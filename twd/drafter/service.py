@@ -10,11 +10,15 @@ from twd.drafter.core import DrafterCore
 from twd.drafter.draft import DraftRules
 from twd.drafter.openings import PendingSession, PendingSessions
 from twd.drafter.runner import DraftRunner, Judge
+from twd.drafter.thread_choice import ThreadChoice
 from twd.drafting.unprofitable_targets import UnprofitableTargets
 from twd.kit.model_service import ModelService
 from twd.kit.progress import Progress
 from twd.kit.service import Effects, ServiceContext
 from twd.kit.tasks import soon
+from twd.process.core_plan import CoreShare
+from twd.process.core_registry import OwnCores
+from twd.process.platform import yield_to_others
 from twd.wire.base import ModelId, SessionId
 from twd.wire.draft import (
     DeviceKind,
@@ -32,6 +36,8 @@ from twd.wire.job import JobFailed, JobFinished, TokensAccepted
 from twd.wire.model import ModelFailed, ModelReady, VocabFingerprint
 
 _READY = "ready"
+YIELDING_RANK = 15
+"""So far below its process a drafter runs on cores of others: of a core that they want, too, it gets 3 %."""
 
 
 class DraftModel(Protocol):
@@ -91,8 +97,14 @@ class DrafterService(ModelService[DraftModel]):
     )
     writes = (DraftProposed, DrafterAttached, DrafterDetached, ModelFailed)
 
-    def __init__(self, ctx: ServiceContext, model: ModelId, load: Load, for_model: str = "") -> None:
+    tick_s = 1.0
+
+    def __init__(
+        self, ctx: ServiceContext, model: ModelId, load: Load, for_model: str = "", cores: OwnCores | None = None
+    ) -> None:
+        """`cores`: its place among all who compute on this computer; None: it uses no processor that others use."""
         super().__init__(ctx, model)
+        self._cores = cores
         self.for_model = for_model
         self._load = load
         self._loaded: DraftModel | None = None
@@ -101,6 +113,10 @@ class DrafterService(ModelService[DraftModel]):
         self._openings: PendingSessions | None = None
         self._unprofitable = UnprofitableTargets()
         self._proposed = 0
+        self._alone_ms = 0.0
+        """A guess, as it was measured before anybody wanted one."""
+        self._plan = 0
+        """How often its share of the cores has changed."""
 
     async def loader(self) -> Load:
         """What loads the draft model."""
@@ -113,7 +129,7 @@ class DrafterService(ModelService[DraftModel]):
         target, cost = loaded.target, loaded.cost
         tries = cost.ms if target.can_rollback else None
         core = self._core = DrafterCore(self.instance, target.n_slots, target.ctx_size, tries, target.window_max)
-        core.token_ms = cost.ms(1)
+        core.token_ms = self._alone_ms = cost.ms(1)
         self._runner = DraftRunner(
             core,
             target,
@@ -123,10 +139,38 @@ class DrafterService(ModelService[DraftModel]):
             lost=lambda: soon(loop, self._attach),
             cost=cost,
         )
+        if self._cores is not None and loaded.device is DeviceKind.CPU:
+            self._take_share(self._cores.enter(self.instance))
         self._runner.start()
         self.is_ready(self._unprofitable.text or _READY)
         await self.renew_lease()
         self._attach()
+
+    def tick(self, now: float) -> Effects:
+        """Look who computes on the same cores by now."""
+        self._look_at_cores()
+        return None
+
+    def _look_at_cores(self) -> None:
+        share = self._cores.look() if self._cores is not None else None
+        if share is not None:
+            self._plan += 1
+            self._take_share(share)
+            self._attach()  # what is known of its pace is of other circumstances
+
+    def _take_share(self, share: CoreShare) -> None:
+        """Draft with these threads from the next pass on; the engine's own thread has to do that."""
+        assert self._runner is not None
+        assert self._cores is not None
+        runner, choice = self._runner, ThreadChoice.of(share.threads, *self._cores.limits)
+        self.log.info("drafts with %d threads; beside it: %s", share.threads, ", ".join(share.beside) or "nobody")
+
+        def use(core: DrafterCore) -> None:
+            yield_to_others(YIELDING_RANK if share.yields else 0)
+            core.doubt_pace()
+            runner.use_threads(choice)
+
+        runner.post(use)
 
     def _attach(self) -> None:
         if self._loaded is None or self._core is None:
@@ -140,6 +184,7 @@ class DrafterService(ModelService[DraftModel]):
                 device=self._loaded.device,
                 token_ms=round(self._core.token_ms, 3),
                 for_model=ModelId(self.for_model),
+                plan=self._plan,
             )
         )
 
@@ -160,12 +205,22 @@ class DrafterService(ModelService[DraftModel]):
             facts |= {
                 "sessions": len(self._core.drafts),
                 "token_ms": round(self._core.token_ms, 2),
+                "alone_ms": round(self._alone_ms, 2),
                 "proposed": self._proposed,
             }
-        return facts
+        return facts | self._shared_facts()
+
+    def _shared_facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        """Its share of the cores, and with how many threads it is quickest there."""
+        if self._cores is None:
+            return {}
+        choice = self._runner.choice if self._runner is not None else None
+        return self._cores.facts() | ({"threads": choice.now} if choice is not None else {})
 
     async def teardown(self) -> None:
         """Leave: sessions go on without these guesses."""
+        if self._cores is not None:
+            self._cores.leave()
         if self._runner is not None:
             self.emit(DrafterDetached(drafter=self.instance, reason="stopped"))
             if not await asyncio.to_thread(self._runner.stop):
@@ -228,11 +283,13 @@ class DrafterService(ModelService[DraftModel]):
 
     def _open(self, event: SessionOpened, following: DraftRules) -> Effects:
         assert self._loaded is not None
+        self._look_at_cores()
         beside = share_device(self.ctx.node, self._loaded.device, event)
-        now = self.clock.now()
+        share = self._cores.share if self._cores is not None else None
+        now, yields = self.clock.now(), share is not None and share.yields
 
         def opened(core: DrafterCore) -> None:
-            core.open(event, following, beside)
+            core.open(event, following, beside, yields)
             core.heard(event.job, now)
 
         return self._post(opened)

@@ -166,6 +166,11 @@ class Context:
         parameters.no_perf = True
         return parameters  # type: ignore[no-any-return]
 
+    def use_threads(self, threads: int) -> None:
+        """Compute with so many threads from the next pass on; not while one is under way."""
+        self.threads = threads
+        llama.llama_set_n_threads(self.handle, threads, threads)
+
     def decode(self, rows: BatchTokens, states: Logits | None = None) -> None:
         """One forward pass. Where it fails, no row of it stands in the KV cache that `rollback` cannot remove.
 

@@ -71,6 +71,10 @@ class LocalTarget:
         self.window_max = rows
         self.planner.fix_rows(rows)
 
+    def use_threads(self, threads: int) -> None:
+        """Compute with so many threads from the next pass on."""
+        self.context.use_threads(threads)
+
     def tell_passes(self, told: Callable[[int], None]) -> None:
         """Have the rows of each pass told before it begins: one `collect` may take many, to feed what was forgotten."""
         self.context.on_pass = told

@@ -151,10 +151,18 @@ def disk_bytes(stat: os.stat_result) -> int:
     return getattr(stat, "st_blocks", 0) * 512 or stat.st_size
 
 
-def yield_to_others() -> None:
-    """Let this thread run only while nobody else wants the processor; where threads have no such rank, nothing."""
+LOWEST_RANK: Final = 19
+
+
+def yield_to_others(rank: int = LOWEST_RANK) -> None:
+    """Let this thread, and those that it starts, run so many ranks below the process.
+
+    0 takes that back, where the system allows it. Where threads have no rank of their own, nothing happens.
+    """
     if IS_LINUX:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        usual = os.getpriority(os.PRIO_PROCESS, os.getpid())
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(LOWEST_RANK, usual + rank))
 
 
 def born(pid: int) -> float | None:

@@ -13,6 +13,7 @@ from twd.kit.model_service import ModelService
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, ServiceContext
 from twd.kit.tasks import soon
 from twd.process.compute import crowding, effort
+from twd.process.core_registry import OwnCores
 from twd.speculator.admission.job_dedup import JobDedup
 from twd.speculator.admission.job_ownership import JobOwnership
 from twd.speculator.admission.tokenize_queue import TokenizeQueue
@@ -97,9 +98,16 @@ class SpeculatorService(ModelService[LoadedModel]):
     tick_s = 1.0
 
     def __init__(
-        self, ctx: ServiceContext, model: ModelId, load: Load, reclaim: Callable[[], ReclaimedMemory] | None = None
+        self,
+        ctx: ServiceContext,
+        model: ModelId,
+        load: Load,
+        reclaim: Callable[[], ReclaimedMemory] | None = None,
+        cores: OwnCores | None = None,
     ) -> None:
+        """`cores`: its place among all who compute on this computer; None: nothing is computed in this process."""
         super().__init__(ctx, model)
+        self._cores = cores
         self._load = load
         self._reclaim = reclaim
         self.loaded: LoadedModel | None = None
@@ -155,6 +163,8 @@ class SpeculatorService(ModelService[LoadedModel]):
             deliver=lambda effects: soon(loop, self._deliver, effects),
             failed=lambda error: soon(loop, self.fail, error, "engine"),
         )
+        if self._cores is not None and loaded.limits.device is not DeviceKind.GPU:
+            self._cores.enter(self.instance)
         self._runner.start()
         self._embeddings = EmbeddingQueue(loaded)
         self._preparation = TokenizeQueue(loaded, self.clock.now)
@@ -172,7 +182,8 @@ class SpeculatorService(ModelService[LoadedModel]):
         if self.loaded is None or self._core is None:
             return {"model": self.model, "ready": False}
         facts, records = self.loaded.facts, self._core.drafter_pool.calibrations
-        return {
+        shares = self._cores.facts() if self._cores is not None else {}
+        return shares | {
             "model": self.model,
             "ready": self.health is Health.OK,
             "file": facts.file,
@@ -207,6 +218,8 @@ class SpeculatorService(ModelService[LoadedModel]):
 
     async def teardown(self) -> None:
         """Free the model, unless a thread still works with it: the end of the process gives that memory back."""
+        if self._cores is not None:
+            self._cores.leave()
         if self._loading is not None:
             self._loading.cancel()  # it would go on to take jobs of what is being freed
         if not await self._is_at_rest():
@@ -412,6 +425,8 @@ class SpeculatorService(ModelService[LoadedModel]):
         """Show life, and look whether the device hangs and whether owners and drafters live."""
         if self._runner is None or self.loaded is None:
             return None
+        if self._cores is not None:
+            self._cores.look()
         self._runner.post(lambda core, at: core.tick(at), droppable=True)
         self._look_whether_hung(self._runner, self.loaded, now)
         since = self._runner.busy_since

@@ -19,6 +19,8 @@ class LoadedSlice:
     build: str = ""
     settings: str = ""
     load_ms: int = 0
+    offloads: bool = False
+    """It lies on devices of its own, not on the processor."""
 
 
 Load = Callable[[Progress], LoadedSlice]

@@ -15,6 +15,8 @@ from twd.gguf_tools.model_file import file_hash
 from twd.gguf_tools.slice_cache import cached_slice
 from twd.kit.progress import Progress
 from twd.kit.service import ServiceContext
+from twd.process.core_plan import EngineRole
+from twd.process.core_registry import OwnCores
 from twd.process.home import StateFolder
 from twd.ring.frames import SessionSpec
 from twd.ring.links import SWITCH_S
@@ -115,7 +117,7 @@ def load_slice(plan: SlicePlan, progress: Progress) -> LoadedSlice:
         raise
     progress(1.0, "ready")
     load_ms = int((time.monotonic() - began) * 1000)
-    return LoadedSlice(held, engine, timing, engine_build(), engine.settings, load_ms)
+    return LoadedSlice(held, engine, timing, engine_build(), engine.settings, load_ms, engine.model.offloads)
 
 
 def loader(plan: SlicePlan) -> Load:
@@ -128,4 +130,5 @@ def native_stage(ctx: ServiceContext, settings: Settings, plan: SlicePlan, addre
     plan = plan if plan.folder else replace(plan, folder=StateFolder(settings.home_dir).cache / "slices")
     sys.setswitchinterval(SWITCH_S)
     rules = LinkRules(key=settings.pool.key, trusted_lan=settings.pool.trusted_lan)
-    return StageService(ctx, plan.model, loader(plan), address, rules)
+    cores = OwnCores(EngineRole.STAGE, plan.model, plan.stage.threads)
+    return StageService(ctx, plan.model, loader(plan), address, rules, cores)

@@ -8,6 +8,7 @@ import msgspec
 
 from twd.kit.service import Effects, Reply, Service, ServiceContext
 from twd.kit.tasks import in_a_thread_of_its_own, soon
+from twd.process.core_registry import OwnCores
 from twd.ring.trust import make_identity
 from twd.stage.loaded import Load, LoadedSlice
 from twd.stage.server import LinkRules, StageHooks, StageServer
@@ -53,9 +54,17 @@ class StageService(Service):
     tick_s = _TICK_S
 
     def __init__(
-        self, ctx: ServiceContext, model: ModelId, load: Load, address: StageAddress, rules: LinkRules
+        self,
+        ctx: ServiceContext,
+        model: ModelId,
+        load: Load,
+        address: StageAddress,
+        rules: LinkRules,
+        cores: OwnCores | None = None,
     ) -> None:
+        """`cores`: its place among all who compute on this computer; None: it uses no processor that others use."""
         super().__init__(ctx)
+        self._cores = cores
         self.model = model
         self.settled = asyncio.Event()
         """Set when loading has ended, well or badly."""
@@ -120,6 +129,8 @@ class StageService(Service):
             loaded.engine.close()
             raise
         self._server = server
+        if self._cores is not None and not loaded.offloads:
+            self._cores.enter(self.instance)
         return self._description(loaded, identity.certificate, port)
 
     def _description(self, loaded: LoadedSlice, certificate: str, port: int) -> StageReady:
@@ -188,6 +199,8 @@ class StageService(Service):
 
     def tick(self, now: float) -> Effects:
         """Tell what the ring did since the last time."""
+        if self._cores is not None:
+            self._cores.look()
         self._look_whether_idle()
         server, membership = self._server, self._server.membership if self._server is not None else None
         if server is None or membership is None:
@@ -229,6 +242,7 @@ class StageService(Service):
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """What others may read of this stage, whenever they come."""
         facts: dict[str, str | int | float | bool | list[str]] = {"model": self.model}
+        facts |= self._cores.facts() if self._cores is not None else {}
         if self._ready is None or self._server is None:
             return facts
         membership = self._server.membership
@@ -262,6 +276,8 @@ class StageService(Service):
 
     async def teardown(self) -> None:
         """Leave the ring, and give the memory back."""
+        if self._cores is not None:
+            self._cores.leave()
         if self._ready is not None:
             self.emit(StageGone(stage=InstanceId(self.instance), node=self.ctx.node, model=self.model))
         if self._server is not None:

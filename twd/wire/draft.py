@@ -57,6 +57,8 @@ class SessionOpened(Event, frozen=True, tag="twd.v1.session.opened"):
     grammar: Grammar | None = None
     """What the text behind the prompt must look like; left out where it is long."""
     ignore_eos: bool = False
+    reading: bool = False
+    """The target has not read the prompt yet: who computes on its cores waits for the first token."""
 
 
 class SessionClosed(Event, frozen=True, tag="twd.v1.session.closed"):
@@ -108,6 +110,8 @@ class DrafterAttached(Event, frozen=True, tag="twd.v1.drafter.attached"):
     token_ms: Annotated[float, Meta(ge=0)] = 0.0
     for_model: ModelId = ModelId("")
     """The only model that it drafts for; empty: every one."""
+    plan: Count = 0
+    """How often its share of the cores has changed: what was measured before tells nothing of now."""
 
 
 def share_device(node: NodeId, device: DeviceKind, other: SessionOpened | DrafterAttached) -> bool:

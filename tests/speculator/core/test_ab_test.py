@@ -1,5 +1,7 @@
 """Drafters or none: the outcome decides, and plain steps are tried as often as it is open."""
 
+from itertools import pairwise
+
 import pytest
 
 from twd.speculator.core.ab_test import (
@@ -113,8 +115,22 @@ def test_who_lost_rests_and_is_tried_again_ever_more_rarely() -> None:
     for _ in range(8):
         pauses.append(sample(race))
         draft(race, 0.5, 10)
-    assert pauses[:4] == [PAUSE, 2 * PAUSE, 4 * PAUSE, 8 * PAUSE]
+    assert pauses[0] == PAUSE, "the first time it is tried again soon"
+    assert all(later >= min(PAUSE_MAX, 2 * earlier) for earlier, later in pairwise(pauses))
     assert pauses[-1] == PAUSE_MAX
+
+
+@pytest.mark.parametrize("lead", [0.3, 0.5, 0.8, 0.9])
+def test_tries_of_who_loses_cost_a_bounded_share_of_the_time(lead: float) -> None:
+    race = raced(lead)
+    sample(race)
+    tried = rested = 0
+    for _ in range(6):
+        while not race.wants_plain():
+            race.add(True, 1, PLAIN_MS / lead)
+            tried += 1
+        rested += sample(race)
+    assert tried * (1 / lead - 1) <= 0.05 * rested
 
 
 def test_who_wins_again_is_no_longer_under_suspicion() -> None:

@@ -52,7 +52,7 @@ def test_a_verdict_that_was_wrong_is_taken_back_and_ever_more_rarely_changed() -
 
     def told_after(texts: int, token_ms: float) -> list[bool]:
         one.token_ms = token_ms
-        return [verdict.pays for _ in range(texts) for verdict in drafter_pool.text_ended()]
+        return [verdict.pays for _ in range(texts) for verdict in drafter_pool.text_ended(8)]
 
     slow, quick = 2000.0, 2.0
     assert told_after(1, slow) == [False]

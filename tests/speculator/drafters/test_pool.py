@@ -3,10 +3,10 @@
 from tests.speculator.fakes import Driver, FakeTarget, job, make_core, text_of
 from twd.drafting.calibration import Calibration
 from twd.kit.effects import Publish
-from twd.speculator.core.ab_test import SAMPLE_STEPS
+from twd.speculator.core.ab_test import SAMPLE_STEPS, SpeculationABTest
 from twd.speculator.core.session import Session
 from twd.speculator.drafters.drafter_link import WARMING, AttachedDrafter, DrafterLink
-from twd.speculator.drafters.pool import RECORDS_MAX
+from twd.speculator.drafters.pool import RECORDS_MAX, STALE_S
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.draft import DraftGranted, DraftProposed, SessionOpened
 from twd.wire.prefix import prefix_hash
@@ -172,3 +172,35 @@ def test_who_rests_is_not_woken_by_what_is_told_to_all() -> None:
     assert isinstance(opened, SessionOpened)
     assert opened.credit == link.credit
     assert granted == DraftGranted(session=both.session.id, drafter=NAME, credit=0)
+
+
+def lose(race: SpeculationABTest) -> None:
+    """Drafters make the text slower than plain steps."""
+    for _ in range(50):
+        race.add(True, 1, 1000.0)
+    race.add(False, 1, 10.0)
+    assert race.lost
+
+
+def test_one_whose_share_of_the_cores_changed_is_tried_anew() -> None:
+    both = Beside()
+    drafter, link, race = both.core.drafter_pool.drafters[NAME], both.link, both.core.drafter_pool.race
+    drafter.token_ms, drafter.silent, link.look_at, link.late = 500.0, True, 10_000, 2
+    lose(race)
+    both.core.attach(AttachedDrafter(NAME, NodeId("here"), beside=True, token_ms=PACE_MS), both.driver.now)
+    assert drafter.token_ms == 500.0, "it only says again that it is there"
+    both.core.attach(AttachedDrafter(NAME, NodeId("here"), beside=True, token_ms=PACE_MS, plan=1), both.driver.now)
+    assert not race.lost
+    assert (drafter.token_ms, drafter.silent, link.late) == (PACE_MS, False, 0)
+    both.core.drafter_pool.grant(both.session, both.driver.now)
+    assert link.useful
+
+
+def test_after_a_long_rest_who_lost_is_tried_again() -> None:
+    both = Beside()
+    drafter_pool = both.core.drafter_pool
+    lose(drafter_pool.race)
+    drafter_pool.join(both.session, both.driver.now + STALE_S / 2)
+    assert drafter_pool.race.lost
+    drafter_pool.join(both.session, both.driver.now + 2 * STALE_S)
+    assert not drafter_pool.race.lost

@@ -15,6 +15,7 @@ import click
 
 from twd.cli.common.api_address import find_api, running_settings
 from twd.cli.common.context import CliContext
+from twd.cli.common.core_lines import check_cores
 from twd.cli.doctor import checks, live, models, pool, probes, programs
 from twd.cli.doctor.findings import Finding, FindingSection, Severity, document, fixable, passed
 from twd.cli.tune.command import look
@@ -148,7 +149,7 @@ async def _living(
         found += live.check_clocks(leases, time.time_ns() // 1_000_000)
     return [
         FindingSection("Services", [*found, live.check_api(api)]),
-        FindingSection("Speculation", live.check_speculation(leases)),
+        FindingSection("Speculation", [*live.check_speculation(leases), *check_cores(lease for lease, _ in leases)]),
         FindingSection("Machines", pool.check_machines(bus.nodes if bus else ())),
         FindingSection(
             "Elsewhere",

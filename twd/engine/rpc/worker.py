@@ -22,7 +22,8 @@ from twd.engine.rpc.tensor_cache import TensorCache
 from twd.net.keep_alive import notice_lost_peers
 from twd.net.ports import listening_socket
 from twd.process import platform
-from twd.process.cores import usable_cores
+from twd.process.core_plan import EngineRole
+from twd.process.core_registry import OwnCores
 
 LOOK_S: Final = 0.01
 
@@ -101,8 +102,10 @@ def main() -> None:
     parser.add_argument("--cache-bytes", type=int, default=0, help="its size at most; 0: a quarter of the disk")
     given = parser.parse_args()
     kept = keep_weights(given.cache, given.cache_bytes) if given.cache else None
-    serve(f"{given.host}:{given.port}", given.threads or usable_cores(), given.device, kept)
-    raise SystemExit(f"the worker ended: {given.host}:{given.port} cannot be listened on, or was closed")
+    place = f"{given.host}:{given.port}"
+    share = OwnCores(EngineRole.WORKER, "", given.threads).enter(f"rpc {place}")
+    serve(place, share.threads, given.device, kept)
+    raise SystemExit(f"the worker ended: {place} cannot be listened on, or was closed")
 
 
 if __name__ == "__main__":

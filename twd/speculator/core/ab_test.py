@@ -31,6 +31,8 @@ DOUBT = 2.0
 """By so much divided by the cycles seen the truth may be better than it looks: few cycles tell only of great losses."""
 PAUSE, PAUSE_MAX = 48, 1024
 """Tokens after which drafters that lost are tried again, and the longest such pause."""
+TRY_COSTS = 50
+"""Drafters that lost rest for so many times as long as their last try took longer than plain steps."""
 _PROVEN = 32
 """Cycles after which a lead is no luck."""
 
@@ -115,7 +117,14 @@ class SpeculationABTest:
         just_lost = self._rested == 0 and self.lost
         if just_lost or (self._left == 0 and self._since >= SAMPLE_EVERY and self._since >= self._between(restart_ms)):
             self._left, self._since = self.steps, 0
+        if just_lost and self._pause > PAUSE:  # the first time it is tried again soon
+            self._pause = min(PAUSE_MAX, max(self._pause, int(TRY_COSTS * self._lost_tokens)))
         return self.is_plain
+
+    @property
+    def _lost_tokens(self) -> float:
+        """How many more tokens plain steps would have made in the time of the drafted ones."""
+        return max(0.0, self.drafted.ms * self.plain.value - self.drafted.tokens)
 
     @property
     def is_plain(self) -> bool:

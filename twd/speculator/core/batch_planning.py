@@ -144,9 +144,11 @@ class StepPlanner:
     def _linger(
         self, session: Session, chances: Sequence[float], waited_ms: float, fixed: int, now: float
     ) -> float | None:
+        if session.first_at < 0:
+            return None  # the first token waits for nobody
         for name, link in session.links.items():
             drafter = self._drafter_pool.drafters.get(name)
-            if drafter is None:
+            if drafter is None or link.reads_aside(drafter):
                 continue
             depth = session.tree.depth(name)
             coming = link.expected(drafter, depth, session.beliefs.typical(name), now)
@@ -158,9 +160,7 @@ class StepPlanner:
             elif drafter.beside:  # its credit was set so that waiting for it pays; meanwhile the cores are its own
                 wanted = sum(chances) < expected_tokens(coming.chance, coming.tokens)
             else:
-                wanted = worth_waiting(
-                    chances, self._cost, waited_ms, coming, self._drafter_pool.race_of(session).usual_rate
-                )
+                wanted = worth_waiting(chances, self._cost, waited_ms, coming, self._drafter_pool.usual_rate(session))
             if wanted:
                 return link.patience(drafter, depth)
         return None

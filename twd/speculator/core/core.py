@@ -273,6 +273,7 @@ class SpeculatorCore:
                 prompt_tokens=session.prompt_len,
                 grammar=_if_short(session.grammar),
                 ignore_eos=session.job.ignore_eos,
+                reading=session.first_at < 0,
             )
         )
         self._effects += [Publish(grant) for grant in self.drafter_pool.less_than(credit, session)]
@@ -396,7 +397,7 @@ class SpeculatorCore:
                 session=session.id,
             )
         )
-        for verdict in self.drafter_pool.text_ended():
+        for verdict in self.drafter_pool.text_ended(session.generated):
             self._tell(verdict)
 
     def _fail(self, session: Session, failure: Failure, now: float) -> None:

@@ -11,8 +11,10 @@ _QUICKER, _SLOWER = 0.5, 0.1
 little: what really comes out is measured too."""
 _SLACK_MS = 3.0
 _FLOOR_S = 0.05
-_PATIENCE_MAX_S = 2.0
+_PATIENCE_MAX_S, _READING_MAX_S = 2.0, 10.0
 WARMING = 3
+PROBE_GAP = 48
+"""Tokens after which a drafter that did not pay is tried again; longer after each try."""
 LATE = 2
 """Guesses that did not come so many times in a row are waited for no more."""
 _PACE_MS_MAX = 2000.0
@@ -33,8 +35,12 @@ class AttachedDrafter:
     token_ms: float = 5.0
     lead_ms: float = 1.0
     """From telling it what was accepted to hearing its next guesses, less the drafting itself."""
+    read_ms: float = 0.5
+    """For one token of a prompt."""
     silent: bool = False
     """It did not come when it was waited for, and was not heard of since."""
+    plan: int = 0
+    """How often its share of the cores had changed when its pace was measured."""
     pays: bool | None = None
     """What it was told of that; None: nothing yet."""
     turns: int = 0
@@ -44,6 +50,10 @@ class AttachedDrafter:
 
     def __post_init__(self) -> None:
         self.token_ms = min(self.token_ms, _PACE_MS_MAX)
+
+    def begins_anew(self, told: "AttachedDrafter") -> None:
+        """Others compute beside it than before: what was measured is forgotten."""
+        self.plan, self.token_ms, self.silent = told.plan, told.token_ms, False
 
     def observe_pace(self, tokens: int, draft_ms: float) -> None:
         """It told how long these tokens took."""
@@ -58,6 +68,11 @@ class AttachedDrafter:
         self.turns += self.pays is not None
         self.pays, self.settled = pays, 2**self.turns if self.turns else 0
         return True
+
+    def observe_reading(self, tokens: int, spent_ms: float) -> None:
+        """It took so long until it had read these tokens, while the target waited for it."""
+        if tokens > 0:
+            self.read_ms += _SMOOTH * (min(max(0.0, spent_ms) / tokens, _PACE_MS_MAX) - self.read_ms)
 
     def observe_lead(self, waited_ms: float, drafted_ms: float) -> None:
         """Its first guesses after an acceptance came this much later."""
@@ -77,7 +92,7 @@ class DrafterLink:
     late: int = 0
     tried: int = 0
     """Cycles in which it was heard."""
-    probe_gap: int = 48
+    probe_gap: int = PROBE_GAP
     probe_at: int = 0
     useful: int | None = 0
     """How far it should run by what was predicted last; None: it gives way to others."""
@@ -85,8 +100,16 @@ class DrafterLink:
     """It rests since it does not pay, and that is worked out anew when so many tokens are made."""
     warming: int = WARMING
     """Cycles that do not count yet: a drafter that starts reads the text first, which is no measure of its pace."""
+    unread: int = 0
+    """So many tokens it has to read before its first guess, as far as is known; 0: it was heard."""
+    awaited: bool = True
+    """Where it reads on the target's own cores: whether that is worth a pause of the text."""
     patient: bool = False
     """Its guesses are waited for in any case: windows of a fixed size."""
+
+    def try_again(self) -> None:
+        """Whatever made it rest may be over."""
+        self.probe_gap, self.probe_at, self.look_at, self.late = PROBE_GAP, 0, 0, 0
 
     def ignored(self, generated: int) -> bool:
         """Whether it rests for a while: what it sends all the same is not even looked at."""
@@ -95,7 +118,7 @@ class DrafterLink:
     def expected(self, drafter: AttachedDrafter, depth: int, chance: float, now: float) -> ExpectedDrafts | None:
         """What it will bring next, or None when nothing is to be waited for."""
         coming = self.credit - depth
-        if self.resting or coming <= 0 or self.late >= LATE:
+        if self.resting or self.reads_aside(drafter) or coming <= 0 or self.late >= LATE:
             return None
         due = self.due(drafter, depth)
         if now >= self.patience(drafter, depth):
@@ -104,6 +127,10 @@ class DrafterLink:
         if drafter.beside:
             return ExpectedDrafts(first_ms, 0.0, chance, coming)
         return ExpectedDrafts(first_ms, drafter.token_ms, chance, coming)
+
+    def reads_aside(self, drafter: AttachedDrafter) -> bool:
+        """Whether it reads the text while the target goes on without it."""
+        return drafter.beside and self.unread > 0 and not self.awaited and not self.patient
 
     def due(self, drafter: AttachedDrafter, depth: int) -> float:
         """When its next guesses should be here."""
@@ -114,12 +141,16 @@ class DrafterLink:
 
     def patience(self, drafter: AttachedDrafter, depth: int) -> float:
         """Until when to wait for guesses that are worth waiting for; a trickle does not extend it for ever."""
-        return min(self._patience(drafter, depth), self.told_at + _PATIENCE_MAX_S)
+        longest = (
+            _PATIENCE_MAX_S if not drafter.beside else max(_PATIENCE_MAX_S, 2 * self.unread * drafter.read_ms / 1000)
+        )
+        return min(self._patience(drafter, depth), self.told_at + min(longest, _READING_MAX_S))
 
     def _patience(self, drafter: AttachedDrafter, depth: int) -> float:
         whole_run = (drafter.lead_ms + self.credit * drafter.token_ms) / 1000
         if self.patient or drafter.beside:
-            return self.told_at + max(_FLOOR_S, 4 * whole_run)
+            reading = 2 * self.unread * drafter.read_ms / 1000
+            return self.told_at + reading + max(_FLOOR_S, 4 * whole_run)
         slack = _slack_s(drafter)
         return min(self.due(drafter, depth) + slack, self.told_at + 1.5 * whole_run + slack)
 

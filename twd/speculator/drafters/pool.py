@@ -8,12 +8,14 @@ from twd.speculator.core.ab_test import SpeculationABTest
 from twd.speculator.core.limits import SpeculatorIdentity, SpeculatorLimits
 from twd.speculator.core.session import OWN, Session
 from twd.speculator.core.window_size import predicted_rate, useful_credit
-from twd.speculator.drafters.drafter_link import LATE, WARMING, AttachedDrafter, DrafterLink
+from twd.speculator.drafters.drafter_link import LATE, PROBE_GAP, WARMING, AttachedDrafter, DrafterLink
 from twd.wire.base import InstanceId
 from twd.wire.draft import DrafterChecked, DraftGranted, DraftProposed
 
-_LOOK_AGAIN, _LOOK_AGAIN_MAX = 48, 1024
-"""Tokens after which a drafter that did not pay is tried again, and the longest such pause."""
+_LOOK_AGAIN_MAX = 1024
+"""The longest pause, in tokens, before a drafter that did not pay is tried again."""
+STALE_S = 60.0
+"""After so long without a text, drafters that lost are tried again at once: other things may run by now."""
 _LOOK_EVERY = 8
 """Tokens after which it is worked out anew whether somebody pays who rests, where little can change meanwhile."""
 _HOPELESS = 0.15
@@ -24,6 +26,9 @@ WINDOWS_AHEAD = 2
 """One window is checked while the next is drafted."""
 RECORDS_MAX = 256
 """Names are many where drafters restart, or anybody guesses."""
+ANSWER_TOKENS = 64.0
+"""So long answers are taken to be before any has ended."""
+_ANSWER_WEIGHT = 0.2
 ENOUGH_TO_TELL = 16
 """So many guesses must have been checked before a drafter is judged."""
 
@@ -41,6 +46,10 @@ class DrafterPool:
         self.drafters: dict[InstanceId, AttachedDrafter] = {}
         self.calibrations: dict[str, Calibration] = {}
         self.race, self.race_by_grammar = SpeculationABTest(), SpeculationABTest.in_bursts()
+        self._answer_tokens = ANSWER_TOKENS
+        """How long answers usually are."""
+        self._joined_at = 0.0
+        """When the last session began."""
         self._stirred_ms = 0.0
         """So long drafters may go on after they were told to rest."""
 
@@ -74,8 +83,9 @@ class DrafterPool:
             advice=advice,
         )
 
-    def text_ended(self) -> list[DrafterChecked]:
-        """What real work has shown of drafters by now, for the first time or other than before."""
+    def text_ended(self, tokens: int) -> list[DrafterChecked]:
+        """A text of so many tokens ended: what real work has shown of drafters, where that is new."""
+        self._answer_tokens += _ANSWER_WEIGHT * (tokens - self._answer_tokens)
         for drafter in self.drafters.values():
             drafter.settled = max(0, drafter.settled - 1)
         seen = {name for name, record in self.calibrations.items() if record.weight >= ENOUGH_TO_TELL}
@@ -83,10 +93,20 @@ class DrafterPool:
         return [verdict for verdict in told if verdict is not None]
 
     def attach(self, drafter: AttachedDrafter) -> None:
-        """A drafter offers itself, for the first time or again."""
-        if self.drafters.setdefault(drafter.name, drafter) is drafter:
-            self.race.try_again()
-            self.race_by_grammar.try_again()
+        """A drafter offers itself, for the first time or again; with another share of its cores it counts as new."""
+        known = self.drafters.setdefault(drafter.name, drafter)
+        if known is drafter:
+            self._race_anew()
+        elif known.plan != drafter.plan:
+            known.begins_anew(drafter)
+            for link in (session.links.get(drafter.name) for session in self.sessions.values()):
+                if link is not None:
+                    link.try_again()
+            self._race_anew()
+
+    def _race_anew(self) -> None:
+        self.race.try_again()
+        self.race_by_grammar.try_again()
 
     def detach(self, name: InstanceId) -> None:
         """A drafter left; what it guessed stays usable, nothing more is waited for."""
@@ -97,11 +117,15 @@ class DrafterPool:
     def join(self, session: Session, now: float) -> int:
         """Link every drafter to a session; returns how far they may run at first."""
         self._forget_strangers()
+        if now - self._joined_at > STALE_S:
+            self._race_anew()
+        self._joined_at = now
         if not session.links:
             session.plain = self._races(session) and self.race_of(session).is_plain
         for name, drafter in self.drafters.items():
             if name not in session.links:
                 link = DrafterLink(credit=0, told_at=now, patient=bool(session.job.speculation.window))
+                link.unread = len(session.tokens)
                 link.late = LATE if drafter.silent else 0
                 session.links[name] = link
                 link.credit = self._credit(session, link, self._useful(session, drafter))
@@ -139,10 +163,17 @@ class DrafterPool:
             link.warming = min(link.warming, 1)
             if link.heard_at <= link.told_at:
                 spent = event.draft_ms or len(event.tokens) * drafter.token_ms
-                drafter.observe_lead((now - link.told_at) * 1000, spent)
-            link.heard_at = now
+                self._learn_delay(link, drafter, (now - link.told_at) * 1000, spent)
+            link.heard_at, link.unread = now, 0
         if event.at >= len(session.tokens):  # else it did not know yet what was accepted meanwhile, and will go on
             link.resting = not event.more
+
+    def _learn_delay(self, link: DrafterLink, drafter: AttachedDrafter, waited_ms: float, drafted_ms: float) -> None:
+        """Before its first guess it reads the whole text, which says nothing of how soon it answers later."""
+        if not link.unread:
+            drafter.observe_lead(waited_ms, drafted_ms)
+        elif drafter.beside and link.awaited:
+            drafter.observe_reading(link.unread, waited_ms - drafted_ms - drafter.lead_ms)
 
     @property
     def _computing(self) -> bool:
@@ -160,12 +191,17 @@ class DrafterPool:
         warming = [link for link in drafting if link.warming]
         for link in warming:
             link.warming -= 1
-        if warming or not self._races(session):
+        if warming or not self._races(session) or self._reads_aside(session):
             return
         if drafting:
             self.race_of(session).add(True, tokens, ms)
-        elif not stirred and (session.plain or OWN.issuperset(authors)):
+        elif not stirred and OWN.issuperset(authors):
             self.race_of(session).add(False, tokens, ms)
+
+    def _reads_aside(self, session: Session) -> bool:
+        """Whether somebody reads the text while the target goes on: such a cycle is neither plain nor drafted."""
+        links = ((link, self.drafters.get(name)) for name, link in session.links.items() if link.credit)
+        return any(drafter is not None and link.reads_aside(drafter) for link, drafter in links)
 
     def race_of(self, session: Session) -> SpeculationABTest:
         """What is known of texts like this one: what a grammar demands comes without drafters, too."""
@@ -173,15 +209,21 @@ class DrafterPool:
         return self.race if grammar is None or grammar.begins else self.race_by_grammar
 
     def _races(self, session: Session) -> bool:
-        """Whether the outcome is measured: windows that overlap, and passes that others share, tell nothing of it."""
-        one_window = self.limits.in_flight == 1 and not session.job.speculation.window
-        return one_window and len(self.sessions) == 1 and bool(self.drafters) and session.speculates
+        """Whether the outcome is measured: passes that others share tell nothing of it."""
+        alone = len(self.sessions) == 1 and not session.job.speculation.window
+        return alone and bool(self.drafters) and session.speculates
+
+    def usual_rate(self, session: Session) -> float:
+        """Tokens per millisecond that a wait has to beat; 0: not known, or no wait keeps windows from leaving."""
+        return self.race_of(session).usual_rate if self.limits.in_flight == 1 else 0.0
 
     def grant(self, session: Session, now: float) -> list[DraftGranted]:
         """How far each drafter may run, now that more is known of what its guesses are worth; only what is new."""
         grants = []
         links = {name: link for name, link in session.links.items() if name in self.drafters}
         for name, link in links.items():
+            if link.unread and self.drafters[name].beside:
+                link.awaited = self._worth_reading(session, self.drafters[name], link)
             if not link.ignored(session.generated):
                 link.useful = self._useful(session, self.drafters[name])
         useful = any(link.useful for link in links.values())
@@ -197,6 +239,16 @@ class DrafterPool:
                 link.credit = credit
                 grants.append(DraftGranted(session=session.id, drafter=name, credit=credit))
         return grants
+
+    def _worth_reading(self, session: Session, drafter: AttachedDrafter, link: DrafterLink) -> bool:
+        """Whether the rest of the text will win the time that a drafter takes to read it on the target's own cores.
+
+        A text that is longer than usual already is taken to go on for as long again.
+        """
+        left = min(session.remaining, max(self._answer_tokens - session.generated, session.generated))
+        rate = self._predicted(session, drafter)
+        won_ms = self.cost(1) - 1.0 / rate if rate > 0.0 else 0.0
+        return left * won_ms > link.unread * drafter.read_ms
 
     def _is_hopeless(self, session: Session, name: InstanceId, link: DrafterLink) -> bool:
         """Whether somebody who rests will not pay at the next token either: it lost, or is nearly always wrong."""
@@ -261,7 +313,7 @@ class DrafterPool:
         if session.plain or useful is None:
             return 0
         if useful:
-            link.probe_gap = _LOOK_AGAIN
+            link.probe_gap = PROBE_GAP
         elif session.generated < link.probe_at:
             return 0
         else:

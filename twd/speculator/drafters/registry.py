@@ -68,6 +68,7 @@ def taken_for(event: DrafterAttached, facts: ModelFacts, *, beside: bool) -> Att
         architecture=event.vocab.architecture,
         by_text=event.vocab.hash != facts.vocab.hash,
         token_ms=event.token_ms or 5.0,
+        plan=event.plan,
     )
 
 

@@ -10,6 +10,8 @@ from twd.engine.loading import LoadPlan, NativeModel, load_native
 from twd.kit.progress import Progress
 from twd.kit.service import ServiceContext
 from twd.process.compute import gpu_layers, wanted_layers
+from twd.process.core_plan import EngineRole
+from twd.process.core_registry import OwnCores
 from twd.process.home import StateFolder
 from twd.settings.model import ModelConfig, Settings
 from twd.settings.paths import path_of
@@ -156,10 +158,11 @@ def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> L
 
 def native_speculator(ctx: ServiceContext, settings: Settings, name: str) -> SpeculatorService:
     """The speculator of one configured model."""
-    model = ModelId(name)
+    model, told = ModelId(name), settings.models[name].threads
     return SpeculatorService(
         ctx,
         model,
         loader(model, settings, ctx.ids.seed),
         reclaim=lambda: MemoryCare(settings.models[name], settings).reclaim(),
+        cores=OwnCores(EngineRole.TARGET, model, 0 if told == "auto" else told),
     )

@@ -20,6 +20,7 @@ from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, ServiceContext
 from twd.kit.tasks import heard
 from twd.net.tcp_info import LinkCount, count_links
 from twd.process.compute import crowding
+from twd.process.core_registry import OwnCores
 from twd.settings.model import Settings
 from twd.speculator.service import SpeculatorService
 from twd.speculator.targets.loaded import Load, LoadedModel
@@ -79,8 +80,9 @@ class PooledSpeculator(SpeculatorService):
         load: Assembled,
         leave: Callable[[int], None] = os._exit,
         replica: int = 1,
+        cores: OwnCores | None = None,
     ) -> None:
-        super().__init__(ctx, model, _never)
+        super().__init__(ctx, model, _never, cores=cores)
         self._place = place_of(model, replica)
         self._settings = settings
         self._assembled = load

@@ -13,6 +13,8 @@ from twd.engine.rpc.probe import OURS, RpcMismatch, RpcUnusable, probe, require_
 from twd.kit.exit_codes import ExitCode
 from twd.kit.progress import Progress
 from twd.kit.service import ServiceContext
+from twd.process.core_plan import EngineRole
+from twd.process.core_registry import OwnCores
 from twd.process.home import StateFolder
 from twd.settings.model import Settings
 from twd.speculator.targets.embeddings import Embedding
@@ -129,5 +131,9 @@ def rpc_speculator(ctx: ServiceContext, settings: Settings, name: str, replica: 
 
         return load
 
-    speculator = PooledSpeculator(ctx, model, settings, assembled, replica=replica)
+    told = settings.models[name].threads
+    cores = OwnCores(
+        EngineRole.WORKER, name, 0 if told == "auto" else told
+    )  # its part of a pass is computed in turn, too
+    speculator = PooledSpeculator(ctx, model, settings, assembled, replica=replica, cores=cores)
     return speculator

@@ -39,6 +39,8 @@ def plan(command_context: CliContext, model: str, ctx: int, sessions: int, as_js
     """
     import msgspec
 
+    from twd.cli.plan.cores import planned_lines
+
     entries = asyncio.run(_entries(command_context))
     standing = _standing(command_context, model or command_context.settings.default_model, entries)
     if standing is not None:
@@ -58,6 +60,8 @@ def plan(command_context: CliContext, model: str, ctx: int, sessions: int, as_js
         _print_decision(decision, len(nodes))
         for line in forecast:
             click.echo(line)
+        for line in planned_lines(decision, {facts.node: facts for facts in nodes}, command_context.settings.drafters):
+            click.echo(f"cores: {line}")
     return ExitCode.UNHEALTHY if decision.missing_bytes else ExitCode.OK
 
 

@@ -11,7 +11,7 @@ from tests.engine.tiny_models import write_llama, write_mamba
 from twd.bus.base import LeaseEntry
 from twd.cli.app import run
 from twd.cli.common.context import CliContext
-from twd.cli.plan import _decide, _wanted_model, _ways
+from twd.cli.plan.command import _decide, _wanted_model, _ways
 from twd.gguf_tools.model_file import read_model
 from twd.kit.exit_codes import ExitCode
 from twd.settings.model import ModelConfig, Settings

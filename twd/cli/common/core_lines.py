@@ -1,0 +1,73 @@
+"""Who shares processors with whom, in words: for `twd status`, `top`, `plan` and `doctor`."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from twd.cli.doctor.findings import Finding, good, odd
+from twd.kit.wording import count
+from twd.process.core_plan import CoreShare
+from twd.wire.service import ServiceLease
+
+SLOWED: Final = 2.0
+"""From here on a drafter loses more to the others than it is likely to bring."""
+
+
+def share_of(lease: ServiceLease) -> CoreShare | None:
+    """What a process says of its cores; None where it computes nothing, or tells nothing that makes sense."""
+    threads, beside, yields = (lease.facts.get(key) for key in ("threads", "cores_with", "yields"))
+    if not isinstance(threads, int) or not isinstance(beside, list):
+        return None
+    return CoreShare(threads=threads, beside=tuple(map(str, beside)), yields=bool(yields))
+
+
+def shared_lines(leases: Iterable[ServiceLease]) -> list[str]:
+    """One line for each process that shares its cores."""
+    found = ((lease, share_of(lease)) for lease in leases)
+    return [
+        f"{_named(lease)}: {in_words(share)}{_cost(lease)}"
+        for lease, share in found
+        if share is not None and share.beside
+    ]
+
+
+def check_cores(leases: Iterable[ServiceLease]) -> list[Finding]:
+    """Whether drafters that share cores with texts still draft quickly."""
+    found = []
+    for lease in leases:
+        share = share_of(lease)
+        if share is None or not share.yields:
+            continue
+        text = f"{in_words(share)}{_cost(lease)}"
+        alone, now = _paces(lease)
+        if alone and now > SLOWED * alone:
+            mend = "twd run drafter  # on another machine, or give it cores of its own with `taskset`"
+            found.append(odd(f"cores of {_named(lease)}", text, mend))
+        else:
+            found.append(good(f"cores of {_named(lease)}", text))
+    return found
+
+
+def in_words(share: CoreShare) -> str:
+    """A share as people say it."""
+    with_whom = f", on the cores of {_listed(share.beside)}" if share.beside else ""
+    return f"{count(share.threads, 'thread')}{with_whom}{', to whom it gives way' if share.yields else ''}"
+
+
+def _listed(beside: Sequence[str]) -> str:
+    return ", ".join(f"{many} x {who}" if many > 1 else who for who, many in Counter(beside).items())
+
+
+def _named(lease: ServiceLease) -> str:
+    return f"{lease.service} {lease.facts.get('model', '')} on {lease.node}"
+
+
+def _cost(lease: ServiceLease) -> str:
+    alone, now = _paces(lease)
+    return f"; a guess takes {now:.1f} ms, {alone:.1f} where nobody else computes" if alone and now else ""
+
+
+def _paces(lease: ServiceLease) -> tuple[float, float]:
+    """Milliseconds of a guess where a drafter was alone, and now; zeros are not known."""
+    alone, now = lease.facts.get("alone_ms"), lease.facts.get("token_ms")
+    return (float(alone), float(now)) if isinstance(alone, int | float) and isinstance(now, int | float) else (0.0, 0.0)

@@ -1,0 +1,166 @@
+"""Where the engines of one computer and one user find each other, whatever installation they belong to.
+
+Each process that computes keeps one small file in a common folder, and a lock on it. The lock ends with the process, so
+what is not locked is left over. Where there is no such folder, an engine knows of itself alone.
+"""
+
+import contextlib
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from twd.process import platform
+from twd.process.core_plan import CoreShare, Engine, EngineRole, plan_cores
+from twd.process.cores import usable_cores
+
+ENTRIES_MAX: Final = 256
+ENTRY_BYTES_MAX: Final = 65_536
+SHOWN_MAX: Final = 16
+_log = logging.getLogger("twd.process.cores")
+
+
+class CoreRegistry:
+    """The engines that compute on this computer, and this process among them."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder or usual_folder()
+        self._held: int | None = None
+        self._path: Path | None = None
+        self.own: Engine | None = None
+
+    def enter(self, engine: Engine) -> None:
+        """Be known to others from now on; a folder that cannot be used is told in the log."""
+        self.leave()
+        self.own = engine
+        try:
+            _make_private(self._folder)
+            self._hold(self._folder / f"{engine.pid}-{os.urandom(4).hex()}.json", msgspec.json.encode(engine))
+        except OSError as error:
+            _log.info("engines of other installations are not known: %s", error)
+
+    def _hold(self, path: Path, value: bytes) -> None:
+        """Written and locked under another name first: nobody may find it without its lock."""
+        hidden = path.with_suffix(".new")
+        self._held = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.write(self._held, value)
+        platform.try_lock(self._held)
+        hidden.rename(path)
+        self._path = path
+
+    def leave(self) -> None:
+        """Compute no more; harmless when repeated."""
+        held, self._held, path, self._path, self.own = self._held, None, self._path, None, None
+        if path is not None:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        if held is not None:
+            os.close(held)
+
+    def engines(self) -> list[Engine]:
+        """Who computes here now, this process included."""
+        return engines_of(self._folder, self._path) + ([self.own] if self.own is not None else [])
+
+    def share(self) -> CoreShare | None:
+        """What this process gets as things are now; None before it entered."""
+        return None if self.own is None else plan_cores(self.engines())[self.own.name]
+
+
+def engines_of(folder: Path, without: Path | None = None) -> list[Engine]:
+    """The engines whose processes live; what was left behind is taken away."""
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".json" and path != without)
+    except OSError:
+        return []
+    found = (_read(path) for path in paths[:ENTRIES_MAX])
+    return [engine for engine in found if engine is not None]
+
+
+def _read(path: Path) -> Engine | None:
+    try:
+        entry = os.open(path, os.O_RDWR | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return None
+    try:
+        if platform.try_lock(entry):
+            path.unlink(missing_ok=True)
+            return None
+        return msgspec.json.decode(os.read(entry, ENTRY_BYTES_MAX), type=Engine)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    finally:
+        os.close(entry)
+
+
+def usual_folder() -> Path:
+    """One for each user of this computer."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    return Path(tempfile.gettempdir()) / f"twd-cores-{user}"
+
+
+def _make_private(folder: Path) -> None:
+    """Raises where the folder belongs to somebody else, who could tell us anything."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if hasattr(os, "getuid") and (folder.is_symlink() or found.st_uid != os.getuid()):
+        raise PermissionError(f"{folder} belongs to somebody else")
+
+
+def this_engine(name: str, part: EngineRole, model: str, asked: int) -> Engine:
+    """This process, as it tells of itself."""
+    return Engine(
+        name=name, part=part, model=model, cores=allowed_cores(), room=usable_cores(), asked=asked, pid=os.getpid()
+    )
+
+
+def allowed_cores() -> tuple[int, ...]:
+    """The processors on which this process may run."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+class OwnCores:
+    """The place of this process among those that compute on this computer; from the moment when its model is loaded."""
+
+    def __init__(self, part: EngineRole, model: str, asked: int = 0, board: CoreRegistry | None = None) -> None:
+        self._part, self._model, self._asked = part, model, asked
+        self._board = board or CoreRegistry()
+        self.share: CoreShare | None = None
+        """What it had at the last look; None: it computes nothing yet."""
+
+    def enter(self, name: str) -> CoreShare:
+        """Compute from now on."""
+        self._board.enter(this_engine(name, self._part, self._model, self._asked))
+        share = self._board.share()
+        assert share is not None
+        self.share = share
+        return share
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """How many threads there is room for, and how many were asked for; 0: as many as is best."""
+        return usable_cores(), self._asked
+
+    def look(self) -> CoreShare | None:
+        """The share, if it is another than at the last look."""
+        share = self._board.share()
+        if share is None or share == self.share:
+            return None
+        self.share = share
+        return share
+
+    def leave(self) -> None:
+        """Compute no more; harmless when repeated."""
+        self._board.leave()
+        self.share = None
+
+    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        """For the lease."""
+        share = self.share
+        if share is None:
+            return {}
+        return {"threads": share.threads, "cores_with": list(share.beside[:SHOWN_MAX]), "yields": share.yields}
