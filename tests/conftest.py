@@ -30,7 +30,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _this_process_is_not_forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands that run in the process of the tests find that they cannot have a nursery."""
+    """Commands that run in the process of the tests find that they cannot have a fork server."""
     monkeypatch.setattr("twd.cli.fork_server.fork_off", lambda: None)
 
 

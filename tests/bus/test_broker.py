@@ -159,7 +159,7 @@ class Child:
 
 
 class LeashedChild(Child):
-    """The same where a leash stays beside the server, as it does off Linux."""
+    """The same where a parent process stays beside the server, as it does off Linux."""
 
     def __init__(self, broker: EmbeddedBroker) -> None:
         super().__init__(broker)

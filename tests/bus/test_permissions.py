@@ -126,7 +126,7 @@ def modules_of(room: str) -> list[str]:
     found = importlib.util.find_spec(room)
     if found is None or found.submodule_search_locations is None:
         return []
-    return [f"{room}.{module.name}" for module in pkgutil.iter_modules(found.submodule_search_locations)]
+    return [module.name for module in pkgutil.walk_packages(found.submodule_search_locations, f"{room}.")]
 
 
 @pytest.mark.parametrize("role", [role for role in ROLES if role.is_service], ids=lambda role: role.name)

@@ -1,4 +1,4 @@
-"""What happens between a nursery and whoever asks it, in a process with one thread: `python -m ... SCENE FOLDER`."""
+"""What happens between a fork server and whoever asks it, in a process with one thread: `python -m ... SCENE FOLDER`."""
 
 import asyncio
 import os

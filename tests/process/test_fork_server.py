@@ -11,7 +11,7 @@ from twd.process import platform
 from twd.process.fork_server import OURS, ForkServer
 
 
-@pytest.mark.skipif(not platform.can_adopt(), reason="no nursery on this system")
+@pytest.mark.skipif(not platform.can_adopt(), reason="no fork server on this system")
 @pytest.mark.parametrize("scene", SCENES)
 def test_in_a_process_of_its_own(scene: str, tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "tests.process.fork_server_scenes", scene, str(tmp_path)]

@@ -15,11 +15,11 @@ from twd.process import platform
 
 PARENT = """
 import subprocess, sys, time
-from twd.kit import platform
+from twd.process import platform
 lifeline = platform.Lifeline(use_pipe=sys.argv[1] == "pipe")
 import os
 kind, program = sys.argv[2], sys.argv[3:]
-argv = platform.leashed(tuple(program)) if kind == "foreign" else (sys.executable, "-c", {child!r})
+argv = platform.tied_to_parent(tuple(program)) if kind == "foreign" else (sys.executable, "-c", {child!r})
 child = subprocess.Popen(
     argv, env={{**os.environ, **lifeline.environment}}, pass_fds=lifeline.inherited, stdout=subprocess.PIPE,
     **platform.spawn_options(),
@@ -31,7 +31,7 @@ print("ready", flush=True)
 time.sleep(600)
 """
 OWN = """
-from twd.kit import platform
+from twd.process import platform
 import time
 platform.hold_on_to_parent()
 print("held", flush=True)
@@ -39,13 +39,13 @@ time.sleep(600)
 """
 EARLY = """
 import os, signal, subprocess, sys
-from twd.kit import leash
+from twd.process import exec_tied_to_parent
 start = subprocess.Popen
 def too_late(program):
     os.kill(os.getpid(), signal.SIGTERM)
     return start(program)
 subprocess.Popen = too_late
-sys.exit(leash.stay_beside([sys.executable, "-c", "import time; time.sleep(600)"], int(sys.argv[1])))
+sys.exit(exec_tied_to_parent.stay_beside([sys.executable, "-c", "import time; time.sleep(600)"], int(sys.argv[1])))
 """
 
 

@@ -133,7 +133,7 @@ class EmbeddedBroker:
     def read_port(self) -> int | None:
         """The port on which the server listens, once it has said so.
 
-        Its file is named by the server's own process id, which nobody here knows where a leash stays beside it.
+        Its file is named by the server's own process id, which nobody here knows where a parent process stays beside it.
         """
         try:
             (file,) = self.folder.glob(_PORTS_FILES)

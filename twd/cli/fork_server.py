@@ -1,4 +1,4 @@
-"""What a nursery does: it imports what processes of this program need, and forks them.
+"""What a fork server does: it imports what processes of this program need, and forks them.
 
 It has one thread, runs no event loop and opens no file or device, so that a fork of it is as good as a start. Each
 child is forked twice, and the one in between ends at once: so it belongs to whoever asked for it, and outlives us.
@@ -40,7 +40,7 @@ GO: Final = b"."
 
 
 def fork_off() -> ForkServerHandle | None:
-    """A nursery of our own; to be asked for before the first thread and the event loop. None where there can be none.
+    """A fork server of our own; to be asked for before the first thread and the event loop. None where there can be none.
 
     In each process that is born this does what its command line says, and never returns.
     """
@@ -71,7 +71,7 @@ def fork_off() -> ForkServerHandle | None:
 
 def serve(orders: socket.socket) -> ForkRequest | None:
     """Do what is asked until nobody can ask any more; in each process that is born: what it shall be."""
-    be_called("twd nursery")
+    be_called("twd fork server")
     gc.disable()  # nothing is garbage that an import leaves
     faulthandler.enable()
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's library would start others while it is loaded

@@ -1,4 +1,4 @@
-"""Run a foreign program so that it ends with the process that started us: `python -I -S leash.py PROGRAM ARG...`.
+"""Run a foreign program so that it ends with the process that started us: `python -I -S exec_tied_to_parent.py PROGRAM ARG...`.
 
 A script that stands alone and imports little, because it runs before every start of the broker.
 On Linux it becomes the program, which then is killed by the kernel when the parent ends, and whose timers may

@@ -1,7 +1,7 @@
 """Processes of this program that are born, not started: a process that has imported everything forks them.
 
 Half of what a start takes is imports; what is forked has them already, and shares their memory. Whatever is wrong with
-the nursery, a process starts in the usual way, as it does on systems that have none (`platform.can_adopt`).
+the fork server, a process starts in the usual way, as it does on systems that have none (`platform.can_adopt`).
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from twd.kit.tasks import OnError, TaskGroup, every
 from twd.process import platform
 
 OURS: Final = (sys.executable, "-P", "-m", "twd")
-"""How command lines begin that a nursery can bring up."""
+"""How command lines begin that a fork server can bring up."""
 BIRTH_S: Final = 10.0
 """Imports on a slow machine that does much else are in it."""
 REAP_S: Final = 1.0
@@ -49,7 +49,7 @@ class ForkReply(msgspec.Struct, frozen=True):
 
 
 class ForkServerHandle(NamedTuple):
-    """A nursery that was forked off before this process began its work."""
+    """A fork server that was forked off before this process began its work."""
 
     orders: socket.socket
     pid: int
@@ -91,7 +91,7 @@ class ForkServer:
         """
         self._forks = forks
         self._environment = _not_ours(environment)
-        self._tasks = TaskGroup("nursery", on_fault)
+        self._tasks = TaskGroup("fork server", on_fault)
         self._one_at_a_time = asyncio.Lock()
         self._process: ForkedChild | None = None
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None

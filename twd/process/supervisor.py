@@ -31,7 +31,7 @@ class ProcessSpec:
     name: str
     argv: tuple[str, ...]
     foreign: bool = False
-    """Not our own program: it needs a leash to end with us."""
+    """Not our own program: it must be tied to this process to end with it."""
     environment: Mapping[str, str] = field(default_factory=dict)
     prepare: Callable[[], None] | None = None
     """What to do before each start."""
