@@ -305,12 +305,6 @@ struct Head {
 // Whether the heads or streams of one tensor are shared evenly by those of another.
 bool divides(int64_t part, int64_t whole) { return part > 0 && whole % part == 0; }
 
-// Whether rows of a tensor begin where its elements may.
-bool strides_fit(const ggml_tensor * of) {
-    const size_t element = ggml_type_size(of->type);
-    return of->nb[0] == element && of->nb[1] % element == 0 && of->nb[2] % element == 0 && of->nb[3] % element == 0;
-}
-
 // Stops at an operation that no kernel could compute without reading or writing outside of its tensors. The graph may
 // come from another machine, which tells the shapes.
 void require_sound(const Attention & of) {
@@ -322,6 +316,7 @@ void require_sound(const Attention & of) {
     }
     GGML_ASSERT(of.q->ne[0] == of.key_length && of.q->nb[0] == ggml_type_size(of.q->type));
     GGML_ASSERT(of.out->type == GGML_TYPE_F32 && ggml_is_contiguous(of.out));
+    GGML_ASSERT(of.out->nb[1] == of.value_length * sizeof(float)); // with a single head, nothing else tells
     GGML_ASSERT(of.out->ne[0] == of.value_length && of.out->ne[1] == of.heads);
     GGML_ASSERT(of.out->ne[2] == of.n && of.out->ne[3] == of.streams);
     if (of.mask != nullptr) {

@@ -64,14 +64,9 @@ ggml_type inputs_for(int type) {
     }
 }
 
-// Whether the rows of a tensor are as many of its elements apart as no kernel here minds.
-bool rows_follow(const struct ggml_tensor * of) {
-    return of->nb[1] % ggml_type_size(of->type) == 0 && int64_t(of->nb[1]) >= int64_t(ggml_row_size(of->type, of->ne[0]));
-}
-
-// Whether each row of results begins where a float may.
-bool aligned(const struct ggml_tensor * of) {
-    return of->nb[1] % sizeof(float) == 0 && of->nb[2] % sizeof(float) == 0 && of->nb[3] % sizeof(float) == 0;
+// Whether the rows of a tensor do not overlap: the kernels here ask for weights some rows ahead.
+bool rows_apart(const struct ggml_tensor * of) {
+    return int64_t(of->nb[1]) >= int64_t(ggml_row_size(of->type, of->ne[0]));
 }
 
 // Stops at a product that no kernel could compute without reading or writing outside of its tensors. The graph may come
@@ -81,9 +76,9 @@ bool aligned(const struct ggml_tensor * of) {
     const struct ggml_tensor * inputs = dst->src[1];
     GGML_ASSERT(weights != nullptr && inputs != nullptr && dst->type == GGML_TYPE_F32);
     GGML_ASSERT(weights->ne[0] == inputs->ne[0] && dst->ne[0] == weights->ne[1] && dst->ne[2] == inputs->ne[2]);
-    GGML_ASSERT(weights->nb[0] == ggml_type_size(weights->type) && inputs->nb[0] == ggml_type_size(inputs->type));
+    GGML_ASSERT(strides_fit(weights) && strides_fit(inputs) && strides_fit(dst));
     GGML_ASSERT(ggml_blck_size(weights->type) > 0 && weights->ne[0] % ggml_blck_size(weights->type) == 0);
-    GGML_ASSERT(dst->nb[0] == sizeof(float) && dst->nb[0] <= dst->nb[1] && dst->nb[1] <= dst->nb[2] && dst->nb[2] <= dst->nb[3]);
+    GGML_ASSERT(dst->nb[0] <= dst->nb[1] && dst->nb[1] <= dst->nb[2] && dst->nb[2] <= dst->nb[3]);
 }
 
 // The same for one matrix, or one for each of several batches.
@@ -218,7 +213,7 @@ bool ggml_compute_forward_mul_mat_tiled(const struct ggml_compute_params * param
     const struct ggml_tensor * inputs = dst->src[1];
     if (twd_few_rows(weights->type, weights->ne[0], weights->ne[1])) {
         const bool scattered = inputs->type == inputs_for(weights->type) && !ggml_is_contiguous(inputs) &&
-                               rows_follow(weights) && aligned(dst);
+                               rows_apart(weights);
         if (scattered) {
             multiply_scattered(params, dst);
         }
@@ -237,7 +232,7 @@ bool ggml_compute_forward_mul_mat_id_tiled(const struct ggml_compute_params * pa
     const struct ggml_tensor * inputs = dst->src[1];
     const ggml_type wanted = inputs_for(weights->type);
     const bool converted = inputs->type != wanted; // then ggml has put them, converted, one after the other
-    const bool free = weights->extra == nullptr && !params->use_ref && rows_follow(weights) && aligned(dst);
+    const bool free = weights->extra == nullptr && !params->use_ref && rows_apart(weights);
     if (free && twd_few_rows(weights->type, weights->ne[0], weights->ne[1])) {
         const char * from = (const char *) (converted ? params->wdata : inputs->data);
         const int64_t input_bytes = converted ? ggml_row_size(wanted, weights->ne[0]) : inputs->nb[1];

@@ -119,6 +119,6 @@ inline void spoil(Operation & op, Random & random) {
         case 5: of->nb[at] = size_t(other_number(random, int64_t(of->nb[at]))); break;
         case 6: of->type = random.one_of(WEIGHTS); break;
         case 7: op.result->op_params[random.upto(3) - 1] = int32_t(random.next()); break;
-        default: op.result->src[random.upto(5) - 1] = random.one_in(2) ? nullptr : op.tensors[0];
+        default: op.result->src[2 + random.upto(2)] = random.one_in(2) ? nullptr : op.tensors[0]; // the mask or the sinks
     }
 }
