@@ -11,6 +11,7 @@ import click
 from twd.bus.base import Message, matches
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
+from twd.cli.output import printable
 from twd.kit import platform
 from twd.kit.exit_codes import ExitCode
 from twd.kit.run_service import StopRequests
@@ -88,7 +89,7 @@ async def _watch(
         if stop.asked.is_set() or not passes(message.data, filters):
             return
         try:
-            click.echo(message.data if as_json else _line(message))
+            click.echo(printable(message.data.decode(errors="backslashreplace")) if as_json else _line(message))
             sys.stdout.flush()
         except BrokenPipeError:
             stop.request()
@@ -106,12 +107,13 @@ async def _watch(
 def _line(message: Message) -> str:
     event = decode(message.data)
     if isinstance(event, Rejected):
-        return click.style(f"{message.subject}: {event.reason}", fg="yellow")
+        return click.style(printable(f"{message.subject}: {event.reason}"), fg="yellow")
     at = _time_of_day(event.at_ms)
     kind = kind_of(event)
     colour = COLOURS.get(kind.rsplit(".", 1)[-1])
     job = f"{_job(event)}  " if _job(event) else ""
-    return f"{at}  {click.style(f'{kind:18}', fg=colour)}  {event.source.split('.')[0]:10}  {job}{describe(event)}"
+    told = printable(f"{event.source.split('.')[0]:10}  {job}{describe(event)}")
+    return f"{at}  {click.style(f'{printable(kind):18}', fg=colour)}  {told}"
 
 
 def _time_of_day(at_ms: int) -> str:

@@ -16,6 +16,7 @@ from twd.edge.front import Front
 from twd.edge.openai_answers import Out
 from twd.edge.openai_completions import prompts_of
 from twd.edge.replies import json_reply
+from twd.edge.threshold import visitor_of
 from twd.wire.base import Event
 from twd.wire.codec import Rejected
 from twd.wire.embedding import EmbeddingMade, EmbeddingRequested
@@ -76,11 +77,14 @@ class Embeddings:
         """POST /v1/embeddings."""
         asked = await self._front.read(request, EmbeddingsRequest)
         terms = self._front.terms(request, asked.model, None)
-        prompts = inputs_of(asked)
+        prompts, key = inputs_of(asked), visitor_of(request).key
         with self._front.counted(request, 1) as use:
             until = self._front.clock.now() + deadline_ms(terms) / 1000
-            made = [await self._made(prompt, asked.dimensions or 0, terms, until) for prompt in prompts]
-            use.tokens = sum(one.prompt_tokens for one in made)
+            made = []
+            for prompt in prompts:
+                self._front.meter.require_left(key, use.tokens, self._front.clock.wall_ms())
+                made.append(await self._made(prompt, asked.dimensions or 0, terms, until))
+                use.tokens += made[-1].prompt_tokens
         return json_reply(listed(asked, terms, made))
 
     async def _made(self, prompt: Prompt, dimensions: int, terms: Terms, until: float) -> EmbeddingMade:

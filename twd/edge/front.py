@@ -19,6 +19,7 @@ from twd.edge.chat_answer import ChatAnswer
 from twd.edge.core import House, Terms, header_options, merge_options
 from twd.edge.generate import Delivery, prompt_tokens
 from twd.edge.meter import Meter
+from twd.edge.owned import OwnedJobs
 from twd.edge.models import ModelDirectory
 from twd.edge.openai_chat import chat_jobs
 from twd.edge.openai_completions import CompletionAnswer, completion_jobs
@@ -80,6 +81,7 @@ class Front:
         self._in_progress = 0
         """Jobs and embeddings of requests that were let in and have not ended."""
         self.meter = Meter()
+        self.owned = OwnedJobs()
         self.house = House(settings.edge.max_tokens_limit, settings.edge.deadline_s, settings.mode)
 
     def routes(self) -> list[web.RouteDef]:
@@ -161,6 +163,7 @@ class Front:
     def opened(self, request: web.Request, jobs: list[JobSubmitted], answer: Answer | None = None) -> Iterator[Call]:
         """Jobs in progress, counted for their key; what still runs in the end, as a client left, is cancelled."""
         with self.counted(request, len(jobs)) as use:
+            self.owned.note(visitor_of(request).key, [job.job for job in jobs])
             call = self.desk.open(jobs)
             try:
                 yield call

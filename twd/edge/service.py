@@ -71,7 +71,9 @@ class Edge(Service):
         self.watch = Observatory(
             self.front, self.bus, ground.node, self.clock.wall_ms(), lambda: self.health, self.threshold.is_known
         )
-        self.records = Records(Feed(self.bus), self.ask, settings.edge.keepalive_s, settings.log.show_text)
+        self.records = Records(
+            Feed(self.bus), self.front.owned, self.ask, settings.edge.keepalive_s, settings.log.show_text
+        )
         self.server = HttpServer(settings.edge, self.threshold, self.front.counters, self.log)
         self._roster = Roster()
         self._registry: Leases | None = None

@@ -2,30 +2,51 @@
 
 import { copy, make } from "./dom.js";
 
-const INLINE = /(`+)([\s\S]*?[^`])\1(?!`)|\*\*([^*\n]+(?:\*[^*\n]+)*)\*\*|\*([^*\s][^*\n]*)\*|\[([^\]\n]*)\]\(([^)\s]+)\)|(https?:\/\/[^\s<>()"']+)/;
+const INLINE = /(`+)|\*\*([^*\n]+(?:\*[^*\n]+)*)\*\*|\*([^*\s][^*\n]*)\*|\[([^[\]\n]{0,500})\]\((https?:\/\/[^)\s]{1,2000})\)|(https?:\/\/[^\s<>()"']+)/;
 
 export function inline(text) {
   const nodes = [];
-  let rest = text;
-  for (let found = INLINE.exec(rest); found; found = INLINE.exec(rest)) {
-    if (found.index) nodes.push(rest.slice(0, found.index));
-    nodes.push(element(found));
-    rest = rest.slice(found.index + found[0].length);
+  const closing = runs(text);
+  const pattern = new RegExp(INLINE, "gi");
+  let from = 0;
+  for (let found = pattern.exec(text); found; found = pattern.exec(text)) {
+    const code = found[1] && codeSpan(text, found, closing);
+    if (found[1] && !code) continue;
+    if (found.index > from) nodes.push(text.slice(from, found.index));
+    nodes.push(code ? make("code", {}, code.trim() || code) : element(found));
+    from = pattern.lastIndex += code ? code.length + found[1].length : 0;
   }
-  if (rest) nodes.push(rest);
+  if (from < text.length) nodes.push(text.slice(from));
   return nodes;
 }
 
-function element([whole, , code, strong, emphasis, label, target, url]) {
-  if (code !== undefined) return make("code", {}, code.trim() || code);
+// Where runs of so many backticks begin, by their length. Looked up for each opening one: a search of the rest of the
+// text for each would take its square.
+function runs(text) {
+  const found = new Map();
+  for (const { 0: run, index } of text.matchAll(/`+/g)) {
+    if (!found.has(run.length)) found.set(run.length, { places: [], next: 0 });
+    found.get(run.length).places.push(index);
+  }
+  return found;
+}
+
+// What stands between an opening run and the next one of its length; nothing where there is none.
+function codeSpan(text, { 1: opening, index }, closing) {
+  const same = closing.get(opening.length);
+  while (same.places[same.next] <= index) same.next += 1;
+  const end = same.places[same.next];
+  return end === undefined ? "" : text.slice(index + opening.length, end);
+}
+
+function element([, , strong, emphasis, label, target, url]) {
   if (strong !== undefined) return make("strong", {}, ...inline(strong));
   if (emphasis !== undefined) return make("em", {}, ...inline(emphasis));
-  if (target !== undefined) return link(target, label) ?? whole;
+  if (target !== undefined) return link(target, label);
   return link(url, url);
 }
 
 function link(target, label) {
-  if (!/^https?:\/\//i.test(target)) return null;
   return make("a", { href: target, rel: "noopener noreferrer", target: "_blank" }, label || target);
 }
 
