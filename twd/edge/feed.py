@@ -33,7 +33,11 @@ class Watcher:
     """One browser that looks on. When it cannot keep up, the oldest news give way and are counted."""
 
     def __init__(
-        self, topics: frozenset[str], job: str, owner: str = "", may_see: Callable[[Mapping[str, Any]], bool] | None = None
+        self,
+        topics: frozenset[str],
+        job: str,
+        owner: str = "",
+        may_see: Callable[[Mapping[str, Any]], bool] | None = None,
     ) -> None:
         self.owner = owner
         self._topics = topics

@@ -19,11 +19,11 @@ from twd.edge.chat_answer import ChatAnswer
 from twd.edge.core import House, Terms, header_options, merge_options
 from twd.edge.generate import Delivery, prompt_tokens
 from twd.edge.meter import Meter
-from twd.edge.owned import OwnedJobs
 from twd.edge.models import ModelDirectory
 from twd.edge.openai_chat import chat_jobs
 from twd.edge.openai_completions import CompletionAnswer, completion_jobs
 from twd.edge.openai_types import ChatRequest, CompletionRequest
+from twd.edge.owned import OwnedJobs
 from twd.edge.replies import json_reply
 from twd.edge.responses_answer import ResponseAnswer
 from twd.edge.responses_input import response_jobs

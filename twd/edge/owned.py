@@ -49,5 +49,7 @@ def _model_of(event: Mapping[str, Any]) -> object:
 def require_whole_view(key: Key | None, what: str) -> None:
     """Refuse a limited key what tells of all models together."""
     if key is not None and key.models:
-        text = f"key {key.name!r} is limited to some models, and {what} tell of all of them; use a key without this limit"
+        text = (
+            f"key {key.name!r} is limited to some models, and {what} tell of all of them; use a key without this limit"
+        )
         raise TwdError(FailureCode.FORBIDDEN, text)

@@ -91,7 +91,7 @@ def serve(line: socket.socket) -> None:
 
     send(line, timed(compiled))
     while templates:
-        variables, now = pickle.loads(receive(line, MEMORY_BYTES))  # noqa: S301 - our parent's own
+        variables, now = pickle.loads(receive(line, MEMORY_BYTES))
         send(line, timed(rendered))
 
 
