@@ -35,7 +35,7 @@ async def test_who_says_nothing_is_sent_away(port: int, guests: Guests) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(GREETING[:10])
     async with asyncio.timeout(20):
-        with pytest.raises(ConnectionError):
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await reader.readexactly(1)
     writer.close()
     assert not guests._silent
@@ -57,8 +57,7 @@ async def test_one_address_has_so_many_places(port: int, guests: Guests) -> None
         assert b"200" in await reader.readline()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     async with asyncio.timeout(20):
-        with pytest.raises(ConnectionError):
-            writer.write(GREETING)
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await reader.readexactly(1)
     for _, one in (*streams, (reader, writer)):
         one.close()

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator
 
-SHARED = "{%% set ns = namespace(a=[1], b=[1]) %%}{%% for i in range(40) %%}{%% set ns.a = [ns.a, ns.a] %%}{%% set ns.b = [ns.b, ns.b] %%}{%% endfor %%}%s"
+SHARED = (
+    "{%% set ns = namespace(a=[1], b=[1]) %%}{%% for i in range(40) %%}"
+    "{%% set ns.a = [ns.a, ns.a] %%}{%% set ns.b = [ns.b, ns.b] %%}{%% endfor %%}%s"
+)
 """Two values that are small in memory and huge to whoever goes through them."""
 TUPLES = SHARED.replace("[1]", "(1,)").replace("[ns.a, ns.a]", "(ns.a, ns.a)").replace("[ns.b, ns.b]", "(ns.b, ns.b)")
 MAPS = SHARED.replace("[ns.a, ns.a]", "{1: ns.a, 2: ns.a}").replace("[ns.b, ns.b]", "{1: ns.b, 2: ns.b}")

@@ -1,4 +1,4 @@
-"""What a graph from outside says of its tensors is checked: whoever spoils a shape stops the process, and writes nothing.
+"""What a graph from outside says of its tensors is checked: one with a spoilt shape stops the process.
 
 Each case runs in a process of its own, which an assertion ends.
 """

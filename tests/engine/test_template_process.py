@@ -1,4 +1,4 @@
-"""Templates in a process with limits: the same text, and whatever one does, an end, a message, and no one else waits."""
+"""Templates in a process with limits: the same text, and whatever one does, it ends with a message."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -56,7 +56,7 @@ def test_what_does_not_compile_fails_the_load() -> None:
 )
 def test_what_the_accounting_does_not_see_is_ended(source: str) -> None:
     template = ConfinedTemplate(source)
-    with pytest.raises(TwdError, match="does too much|fails on this conversation: MemoryError"):
+    with pytest.raises(TwdError, match=r"does too much|fails on this conversation: MemoryError"):
         template.render({}, NOW)
 
 

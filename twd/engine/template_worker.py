@@ -23,7 +23,7 @@ LENGTH: Final = struct.Struct("<I")
 TEXT, FACTS, FAILURE = b"T", b"F", b"E"
 """How an answer begins."""
 CPU_S: Final = 0.9
-"""Of one rendering, or of compiling the source. The process has nobody else's work, so this is not a share of others'."""
+"""Of a processor, for one rendering or for compiling the source."""
 MEMORY_BYTES: Final = 256 * 1024**2
 """Of the whole process."""
 
