@@ -67,6 +67,7 @@ Outcome one(Random & random) {
     std::vector<uint8_t> work;
     ggml_context * context = ggml_init({room.size(), room.data(), true});
     Outcome outcome = REFUSED;
+    volatile bool spoilt = false;
     if (sigsetjmp(refused, 1) == 0) {
         Operation op(context);
         switch (random.upto(3)) {
@@ -74,7 +75,7 @@ Outcome one(Random & random) {
             case 2: make_expert_product(op, random); break;
             default: make_attention(op, random);
         }
-        const bool spoilt = random.one_in(2);
+        spoilt = random.one_in(2);
         for (int64_t left = spoilt ? random.upto(2) : 0; left > 0; --left) {
             spoil(op, random);
         }
@@ -90,6 +91,11 @@ Outcome one(Random & random) {
         }
     }
     ggml_free(context);
+    if (outcome == REFUSED && !spoilt) {
+        fprintf(stderr, "a sound shape was refused: %s\n", last.c_str());
+        tell();
+        exit(1);
+    }
     return outcome;
 }
 

@@ -40,8 +40,8 @@ function codeSpan(text, { 1: opening, index }, closing) {
 }
 
 function element([, , strong, emphasis, label, target, url]) {
-  if (strong !== undefined) return make("strong", {}, ...inline(strong));
-  if (emphasis !== undefined) return make("em", {}, ...inline(emphasis));
+  if (strong !== undefined) return make("strong", {}, inline(strong));
+  if (emphasis !== undefined) return make("em", {}, inline(emphasis));
   if (target !== undefined) return link(target, label);
   return link(url, url);
 }
@@ -78,10 +78,10 @@ function blocks(lines, depth) {
     else if (FENCE.test(line)) found.push(fence());
     else if (HEADING.test(line)) found.push(heading(lines[at++]));
     else if (RULE.test(line)) found.push(rule());
-    else if (QUOTE.test(line)) found.push(make("blockquote", {}, ...blocks(take((l) => QUOTE.test(l)).map((l) => QUOTE.exec(l)[1]), depth + 1)));
+    else if (QUOTE.test(line)) found.push(make("blockquote", {}, blocks(take((l) => QUOTE.test(l)).map((l) => QUOTE.exec(l)[1]), depth + 1)));
     else if (ROW.test(line) && /^[\s|:-]+$/.test(lines[at + 1] ?? "")) found.push(table(take((l) => ROW.test(l))));
     else if (BULLET.test(line)) found.push(list(take((l) => BULLET.test(l) || /^\s+\S/.test(l)), depth));
-    else found.push(make("p", {}, ...inline(take(isText).join("\n"))));
+    else found.push(make("p", {}, inline(take(isText).join("\n"))));
   }
   return found;
 
@@ -104,7 +104,7 @@ function isText(line) {
 
 function heading(line) {
   const [, marks, text] = HEADING.exec(line);
-  return make(`h${Math.min(6, marks.length + 2)}`, {}, ...inline(text));
+  return make(`h${Math.min(6, marks.length + 2)}`, {}, inline(text));
 }
 
 function codeBlock(code, language) {
@@ -125,18 +125,18 @@ function list(lines, depth) {
     if (found && found[1].length <= indent.length) items.push([found[3]]);
     else items.at(-1).push(line.slice(Math.min(line.search(/\S/), indent.length + 2)));
   }
-  const made = make(number ? "ol" : "ul", {}, ...items.map((lines) => item(lines, depth + 1)));
+  const made = make(number ? "ol" : "ul", {}, items.map((lines) => item(lines, depth + 1)));
   if (number && Number(number) !== 1) made.start = Number(number);
   return made;
 }
 
 function item([first, ...more], depth) {
-  return make("li", {}, ...inline(first), ...blocks(more, depth));
+  return make("li", {}, inline(first), blocks(more, depth));
 }
 
 function table(lines) {
   const cells = (line) => line.trim().replace(/^\||\|$/g, "").split("|").map((cell) => cell.trim());
   const [head, , ...body] = lines;
-  const row = (tag) => (line) => make("tr", {}, ...cells(line).map((cell) => make(tag, {}, ...inline(cell))));
-  return make("div", { className: "table" }, make("table", {}, make("thead", {}, row("th")(head)), make("tbody", {}, ...body.map(row("td")))));
+  const row = (tag) => (line) => make("tr", {}, cells(line).map((cell) => make(tag, {}, inline(cell))));
+  return make("div", { className: "table" }, make("table", {}, make("thead", {}, row("th")(head)), make("tbody", {}, body.map(row("td")))));
 }
