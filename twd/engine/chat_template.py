@@ -107,7 +107,9 @@ class ChatTemplate:
         control = [text for text, token in special if token in ends or not vocab.piece(token)]
         bos, eos = ("" if token is None else vocab.special_text(token) for token in (vocab.bos, vocab.eos))
         apart = bool(source) and sys.platform != "win32"  # there a process knows no such limits
-        return cls(source, bos, eos, control, ConfinedTemplate if apart else SandboxedTemplate)
+        made = cls(source, bos, eos, control, ConfinedTemplate if apart else SandboxedTemplate)
+        made.abilities  # noqa: B018 - found out here, on the thread that loads: it may take seconds
+        return made
 
     @cached_property
     def abilities(self) -> Abilities:

@@ -42,7 +42,9 @@ class _Worker:
     def __init__(self, source: str) -> None:
         self.line, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(ARGV, stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                ARGV, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
         self._end = weakref.finalize(self, _end, self._process, self.line)
         self.line.settimeout(START_S)
         try:
