@@ -4,7 +4,6 @@ Each case runs in a process of its own, which an assertion ends.
 """
 
 import ctypes
-import signal
 import subprocess
 import sys
 
@@ -86,5 +85,5 @@ def tensor(graph: _Graph, kind: int, name: str) -> int:
 def test_what_a_graph_says_of_its_tensors_is_checked(work: str, name: str, at: int, value: int) -> None:
     script = f"from tests.engine.test_kernel_checks import {work}; {work}({name!r}, {at}, {value})"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
-    assert ended.returncode == -signal.SIGABRT, ended.stderr
-    assert "GGML_ASSERT" in ended.stderr or "Assertion" in ended.stderr
+    assert ended.returncode, "it was computed"
+    assert "GGML_ASSERT" in ended.stderr or "Assertion" in ended.stderr, ended.stderr
