@@ -54,3 +54,9 @@ def test_filters_compare_values_inside_too() -> None:
     assert passes(b"{", [])
     with pytest.raises(CommandError, match="FIELD=VALUE"):
         parse_filter("model")
+
+
+def test_a_terminal_obeys_nothing_that_a_machine_tells() -> None:
+    event = ServiceStopped(service="edge\x1b[2J\x9b", node=NodeId("n\u202e"), at_ms=1)
+    assert _line(BusMessage(subject_of(event), encode(event))).replace("\x1b[0m", "").isprintable()
+    assert _line(BusMessage("twd.v1.\x1b[2J", b"\x1b[2J")).replace("\x1b[33m", "").replace("\x1b[0m", "").isprintable()

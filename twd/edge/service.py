@@ -73,7 +73,9 @@ class EdgeService(Service):
         self.watch = StatusHandlers(
             self.front, self.bus, ctx.node, self.clock.wall_ms(), lambda: self.health, self.threshold.is_known
         )
-        self.records = HistoryHandlers(EventFeed(self.bus), self.ask, settings.edge.keepalive_s, settings.log.show_text)
+        self.records = HistoryHandlers(
+            EventFeed(self.bus), self.front.owned, self.ask, settings.edge.keepalive_s, settings.log.show_text
+        )
         self.server = HttpServer(settings.edge, self.threshold, self.front.counters, self.log)
         self._instances = InstanceTracker()
         self._registry: Leases | None = None

@@ -176,6 +176,40 @@ def test_text_nested_without_end_is_shown(mark: str) -> None:
     """)
 
 
+@needs_node
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a `b` c", ["a ", ["code", "b"], " c"]),
+        ("``a`b`` `c``", [["code", "a`b"], " `c``"]),
+        ("`open **x `y` z**", [["code", "open **x"], "y` z**"]),
+        ("[a](HTTP://b) [c](javascript:d)", [["a", "a"], " [c](javascript:d)"]),
+    ],
+)
+def test_code_and_links(text: str, parts: list[Any]) -> None:
+    told = in_node(f"""
+      const {{ inline }} = await import("{(FOLDER / "markdown.js").as_uri()}");
+      const shown = (one) => typeof one === "string" ? one : [one.tag, ...one.children];
+      console.log(JSON.stringify(inline({json.dumps(text)}).map(shown)));
+    """)
+    assert [part if isinstance(part, str) else [part[0], part[1].strip()] for part in told] == [
+        part if isinstance(part, str) else [part[0], part[1].strip()] for part in parts
+    ]
+
+
+@needs_node
+@pytest.mark.parametrize("piece", ["`", "[", "[](", "[](http://", "**a*", "*a ", "| ", "- ", "`a``b"])
+def test_no_text_takes_the_square_of_its_length(piece: str) -> None:
+    """Where it did, these would take longer than the script may."""
+    text = f"{json.dumps(piece)}.repeat({300_000 // len(piece)})"
+    if piece == "`":
+        text = "Array.from({ length: 700 }, (_, n) => '`'.repeat(n + 1)).join('a')"
+    assert in_node(f"""
+      const {{ render }} = await import("{(FOLDER / "markdown.js").as_uri()}");
+      console.log(render({text}).length);
+    """)
+
+
 async def ask(tab: Tab, house: House, words: str) -> None:
     """Type a question on the chat page."""
     await tab.open(house.edge.url + "/")

@@ -12,6 +12,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from twd.agent.core import RateLimiter
 from twd.agent.rest.access_policy import PeerAccessPolicy, check_bind
+from twd.agent.rest.connection_limits import BETWEEN_REQUESTS_S, ConnectionLimits, GuardedSite
 from twd.kit.clock import Clock
 from twd.net.addresses import bare_host, bracketed, is_loopback, told_host
 from twd.settings.model import AgentConfig as AgentSettings
@@ -42,6 +43,7 @@ class PeerServer:
         self._log = log
         self._door = PeerAccessPolicy(settings.token)
         self._limiter = RateLimiter()
+        self._guests = ConnectionLimits()
         self._runner: web.AppRunner | None = None
         self.port = 0
 
@@ -55,20 +57,26 @@ class PeerServer:
         check_bind(self._settings.host, self._settings.token)
         app = web.Application(middlewares=[self._middleware()], client_max_size=BODY_MAX)
         app.add_routes(routes)
-        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=CLOSING_S)
+        self._runner = web.AppRunner(
+            app,
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=CLOSING_S,
+            keepalive_timeout=BETWEEN_REQUESTS_S,
+        )
         await self._runner.setup()
         await self._listen(self._runner)
 
     async def _listen(self, runner: web.AppRunner) -> None:
         host, port = bare_host(self._settings.host), self._settings.port
         try:
-            await web.TCPSite(runner, host, port).start()
+            await GuardedSite(runner, host, port, self._guests).start()
         except OSError as error:
             if not port or not is_loopback(host):
                 text = f"the agent cannot listen on {host}:{port}: {error.strerror}. Set another agent.port."
                 raise TwdError(FailureCode.BAD_REQUEST, text, "agent.port") from None
             self._log.warning("port %d is taken; the peer API takes a free one", port)
-            await web.TCPSite(runner, host, 0).start()
+            await GuardedSite(runner, host, 0, self._guests).start()
         self.port = runner.addresses[0][1]
 
     async def close(self) -> None:
@@ -79,6 +87,7 @@ class PeerServer:
     def _middleware(self) -> Middleware:
         @web.middleware
         async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
+            self._guests.served(request.transport)
             try:
                 self._let_in(request)
                 return await handler(request)
