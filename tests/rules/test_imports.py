@@ -8,6 +8,7 @@ from tests.rules.source import imports, modules, room_of
 LAYERS = {
     "lean_import": 0,
     "private_file": 0,
+    "own_certificate": 0,
     "wire": 0,
     "bus": 1,
     "kit": 2,

@@ -25,6 +25,13 @@ OWN_VARIABLES: Final = frozenset({RESOLVED_VARIABLE, "TWD_DEBUG"})
 BUS_WAIT_S: Final = 3.0
 
 
+def with_broker(settings: Settings, url: str, token: str, fingerprint: str) -> Settings:
+    """The settings with this broker as the bus."""
+    tls = msgspec.structs.replace(settings.bus.tls, fingerprint=fingerprint)
+    bus = msgspec.structs.replace(settings.bus, url=url, token=token, tls=tls)
+    return msgspec.structs.replace(settings, bus=bus)
+
+
 class Ground:
     """One command's view of the installation."""
 
@@ -81,8 +88,7 @@ class Ground:
         if not instance.bus_url:
             text = f"twd has just started in {self.home.path} ({instance.named()}); try again in a moment"
             raise CommandError(ExitCode.UNHEALTHY, text)
-        bus = msgspec.structs.replace(settings.bus, url=instance.bus_url, token=instance.bus_token)
-        return msgspec.structs.replace(settings, bus=bus)
+        return with_broker(settings, instance.bus_url, instance.bus_token, instance.bus_fingerprint)
 
     @asynccontextmanager
     async def bus(self, role: str = "watcher") -> AsyncIterator["NatsBus"]:

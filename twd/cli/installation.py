@@ -13,6 +13,7 @@ import msgspec
 import twd
 from twd.bus.base import LeaseEntry
 from twd.bus.broker import EmbeddedBroker
+from twd.cli.context import with_broker
 from twd.cli.crew import DRAIN_S, Crew
 from twd.cli.errors import CommandError
 from twd.cli.life_core import serving
@@ -126,8 +127,8 @@ class Installation:
             raise CommandError(ExitCode.BUS_DOWN, f"the broker does not start: {words}") from None
         for note in broker.notes:
             self._tell(note)
-        bus = msgspec.structs.replace(self._settings.bus, url=broker.address.url, token=broker.address.token)
-        self._settings = msgspec.structs.replace(self._settings, bus=bus)
+        address = broker.address
+        self._settings = with_broker(self._settings, address.url, address.token, address.tls.fingerprint)
 
     async def _broker_comes(self, broker: EmbeddedBroker, child: Child) -> None:
         pid = child.pid
@@ -345,6 +346,7 @@ class Installation:
             node=self._node,
             bus_url=self._settings.bus.url,
             bus_token=self._settings.bus.token,
+            bus_fingerprint=self._settings.bus.tls.fingerprint,
             addresses=self._addresses,
             processes={row.name: row.pid for row in self._board.rows.values()},
             leaseless=tuple(row.name for row in self._board.rows.values() if not row.leased),

@@ -18,6 +18,7 @@ from twd.cli.picture import Picture, View, choose_view
 from twd.cli.played import Played
 from twd.kit.exit_codes import ExitCode, exit_code_of
 from twd.kit.home import AlreadyRunning, Home, Instance
+from twd.kit.in_clear import ways_in_clear
 from twd.kit.nursery import Inherited
 from twd.kit.ports import bindable_port
 from twd.kit.settings import Settings
@@ -65,6 +66,8 @@ def up(
     if not report:
         for hint in ground.loaded.hints:
             click.echo(f"hint: {hint}", err=True)
+        for way in ways_in_clear(ground.settings):
+            click.echo(f"in the clear: {way.text}; {way.mend}", err=True)
     if detach:
         from twd.cli.detach import start_detached
 
@@ -143,7 +146,9 @@ def _live(
     from twd.kit import platform
 
     bus = settings.bus
-    broker = None if bus.url else EmbeddedBroker(ground.home.path, bus.host, bus.port, bus.token)
+    broker = (
+        None if bus.url else EmbeddedBroker(ground.home.path, bus.host, bus.port, bus.token, encrypted=bus.encrypted)
+    )
 
     async def live() -> ExitCode:
         return await Installation(settings, ground.home, ground.node, specs, view, measured, forks).run(broker)

@@ -11,6 +11,7 @@ from twd.kit.settings import Settings
 from twd.kit.settings_check import Checker
 from twd.kit.settings_env import overrides
 from twd.kit.settings_errors import ConfigError, Place, Problem
+from twd.kit.settings_join import joined
 from twd.kit.settings_legacy import old_variables, translate
 from twd.kit.settings_tree import Node, put_node
 from twd.kit.settings_unused import unused_hints
@@ -44,6 +45,7 @@ def load_settings(path: str | None, env: Mapping[str, str], cwd: Path, home: Pat
         raise ConfigError(sorted(problems, key=lambda problem: (problem.place.source in env, problem.place.line)))
     if "home" not in checker.given:
         settings = msgspec.structs.replace(settings, home=str(home / ".twd"))
+    settings = joined(settings, checker.given)
     return Loaded(
         settings=settings,
         source=source,
