@@ -119,7 +119,7 @@ class Agent(Service):
         await asyncio.to_thread(import_module, "twd.agent.peer_server")  # a web server takes long to import
         from twd.agent.peer_server import PeerServer
 
-        self._server = PeerServer(self._settings.agent, self.clock, self.log)
+        self._server = PeerServer(self._settings.agent, self._settings.home_dir, self.clock, self.log)
         await self._server.open(self._api().routes())
         self.log.info("peer API at %s", self._server.url)
 
