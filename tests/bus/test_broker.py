@@ -260,6 +260,8 @@ async def test_who_has_not_the_whole_join_string_is_told_what_to_ask_for(
 
 
 async def test_a_broker_with_another_certificate_hears_no_secret(tmp_path: Path) -> None:
+    for home in ("a", "b"):
+        (tmp_path / home).mkdir()
     mine, theirs = read_or_make_certificate(tmp_path / "a", []), read_or_make_certificate(tmp_path / "b", [])
     heard, all_of_it = bytearray(), asyncio.Event()
 

@@ -98,14 +98,14 @@ class EmbeddedBroker:
     @property
     def address(self) -> BusAddress:
         """Where clients connect; known for sure once `ready` said yes."""
+        return self._address_at(self._fixed_port or self.port)
+
+    def _address_at(self, port: int) -> BusAddress:
         host = near_host(self.host)
         host = f"[{host}]" if ":" in host else host
         scheme = "tls" if self.encrypted else "nats"
-        return BusAddress(f"{scheme}://{host}:{self._fixed_port or self.port}", token=self.token, tls=self._tls)
-
-    @property
-    def _tls(self) -> Tls:
-        return Tls(fingerprint=self._certificate.fingerprint if self._certificate else "")
+        tls = Tls(fingerprint=self._certificate.fingerprint if self._certificate else "")
+        return BusAddress(f"{scheme}://{host}:{port}", token=self.token, tls=tls)
 
     def prepare(self) -> None:
         """Make folders, token and configuration."""
@@ -163,7 +163,7 @@ class EmbeddedBroker:
     async def ready(self) -> bool:
         """Whether the server takes our token now; from then on the port stays."""
         port = self.read_port()
-        if port is None or not await _greets(near_host(self.host), port, self.address):
+        if port is None or not await _greets(near_host(self.host), port, self._address_at(port)):
             return False
         self._fixed_port = port
         return True

@@ -1,5 +1,6 @@
 """Who a speculator is and what it may hold."""
 
+import hashlib
 from dataclasses import dataclass
 
 from twd.engine.window import Target
@@ -10,6 +11,11 @@ from twd.wire.draft import DeviceKind
 from twd.wire.model import VocabFingerprint
 
 _WINDOW_MAX = 32
+
+
+def fingerprint_of(vocabulary: str, settings: str) -> str:
+    """`system_fingerprint` of answers: the same as long as vocabulary and settings are, which the status shows."""
+    return f"fp_{hashlib.sha256(f'{vocabulary} {settings}'.encode()).hexdigest()[:10]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from twd.kit.effects import Do, Effect, Publish
 from twd.kit.model_service import ModelService
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Surroundings
 from twd.kit.tasks import soon
-from twd.speculator.bounds import Identity
+from twd.speculator.bounds import Identity, fingerprint_of
 from twd.speculator.core import SpeculatorCore
 from twd.speculator.embeddings import Embeddings
 from twd.speculator.hanging import Watch, patience_s
@@ -143,7 +143,7 @@ class Speculator(ModelService[LoadedModel]):
             speculator=self.instance,
             node=self.ground.node,
             vocab=loaded.facts.vocab,
-            fingerprint=f"twd-{loaded.facts.vocab.hash[:8]}-{loaded.exactness.settings}"[:64],
+            fingerprint=fingerprint_of(loaded.facts.vocab.hash, loaded.exactness.settings),
         )
         pipe = loaded.target.pipe if isinstance(loaded.target, Pipeline) else None
         cost = loaded.cost.ms if pipe is None else pipe.trip_ms
@@ -186,6 +186,7 @@ class Speculator(ModelService[LoadedModel]):
             "vocab": facts.vocab.hash,
             "exact": self.loaded.exactness.exact,
             "settings": self.loaded.exactness.settings,
+            "fingerprint": fingerprint_of(facts.vocab.hash, self.loaded.exactness.settings),
             "sessions": len(self._core.sessions),
             "waiting": len(self._core.queue),
             "kv_tokens": sum(len(session.tokens) for session in list(self._core.sessions.values())),
