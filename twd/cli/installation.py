@@ -21,6 +21,7 @@ from twd.cli.model_life import ModelLife
 from twd.cli.picture import Picture, View
 from twd.cli.wanted import served_by
 from twd.kit import platform
+from twd.kit.addresses import is_loopback
 from twd.kit.board import Board, Row, Stage
 from twd.kit.clock import SystemClock
 from twd.kit.connect import address_of, connect
@@ -127,6 +128,9 @@ class Installation:
             raise CommandError(ExitCode.BUS_DOWN, f"the broker does not start: {words}") from None
         for note in broker.notes:
             self._tell(note)
+        if not is_loopback(broker.host):
+            how = "by TLS" if broker.encrypted else "in the clear"
+            self._tell(f"the broker listens on {broker.host} {how}; `twd invite` prints what lets another machine in")
         address = broker.address
         self._settings = with_broker(self._settings, address.url, address.token, address.tls.fingerprint)
 
