@@ -270,7 +270,7 @@ class Agent(Service):
     async def _leave_claim(self) -> None:
         claim, self._claim = self._claim, None
         try:
-            if claim is not None:
+            if claim is not None and self.bus.connected:  # without the bus it ends by itself
                 await claim.release(_value(self._facts()))
         except BusError as error:
             self.log.warning("the machine's key could not be given up: %s", error)

@@ -84,7 +84,8 @@ class Ground:
             return settings
         instance = self.instance()
         if instance is None:
-            raise CommandError(ExitCode.NOTHING_RUNS, f"nothing runs in {self.home.path}; `twd up` starts it")
+            text = f"nothing runs in {self.home.path}; `twd up` starts it, and TWD_BUS_JOIN joins another machine's"
+            raise CommandError(ExitCode.NOTHING_RUNS, f"{text} (`twd invite` prints it there)")
         if not instance.bus_url:
             text = f"twd has just started in {self.home.path} ({instance.named()}); try again in a moment"
             raise CommandError(ExitCode.UNHEALTHY, text)

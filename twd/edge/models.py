@@ -27,8 +27,6 @@ SHOWN = frozenset(
         "exact",
         "file",
         "fingerprint",
-        "settings",
-        "vocab",
         "parallel",
         "parameters",
         "quantization",

@@ -143,7 +143,7 @@ class Speculator(ModelService[LoadedModel]):
             speculator=self.instance,
             node=self.ground.node,
             vocab=loaded.facts.vocab,
-            fingerprint=fingerprint_of(loaded.facts.vocab.hash, loaded.exactness.settings),
+            fingerprint=fingerprint_of(loaded.facts, loaded.exactness.settings),
         )
         pipe = loaded.target.pipe if isinstance(loaded.target, Pipeline) else None
         cost = loaded.cost.ms if pipe is None else pipe.trip_ms
@@ -186,7 +186,7 @@ class Speculator(ModelService[LoadedModel]):
             "vocab": facts.vocab.hash,
             "exact": self.loaded.exactness.exact,
             "settings": self.loaded.exactness.settings,
-            "fingerprint": fingerprint_of(facts.vocab.hash, self.loaded.exactness.settings),
+            "fingerprint": fingerprint_of(facts, self.loaded.exactness.settings),
             "sessions": len(self._core.sessions),
             "waiting": len(self._core.queue),
             "kv_tokens": sum(len(session.tokens) for session in list(self._core.sessions.values())),
