@@ -13,6 +13,8 @@ from tests.readme.machines import Machine, two_machines, until_it_says
 from tests.readme.printed import block_commands, spoken_commands, twd_arguments, yaml_block
 from tests.waiting import wait_until
 from twd.cli.app import app
+from twd.cli.demo import DRAFT as DEMO_DRAFT
+from twd.cli.demo import TARGET as DEMO_TARGET
 from twd.engine.demo_model import demo_model
 
 __all__ = ["model_cache"]
@@ -28,10 +30,19 @@ NOT_RUN = {
     "make demo": "sets up the environment in which the tests run; `twd up --demo` is in tests/e2e",
     "make test": "it is this",
     "twd bench": "asks for minutes; tests/cli/test_bench_command.py has it with short answers",
-    "twd up --demo --ring 2 --link-rtt 20": "tests/e2e/test_pool.py has it with other ports",
-    "twd top": "tests/cli/test_top.py has it beside a pool",
 }
-RUN = {INVITE, LET_IN, DRAFTER, POOL, LENDS, "twd up", *(line for line in CHANGES if line != "twd stop MODEL")}
+PLAYED = "twd up --demo --ring 2 --link-rtt 20"
+RUN = {
+    INVITE,
+    LET_IN,
+    DRAFTER,
+    POOL,
+    LENDS,
+    PLAYED,
+    "twd top",
+    "twd up",
+    *(line for line in CHANGES if line != "twd stop MODEL"),
+}
 SPLIT = {"TWD_POOL_SPLIT": "even"}
 """So small a model would stay on one machine: the way costs more than the other's cores bring."""
 TARGET = "qwen3-32b-q4_k_m.gguf"
@@ -120,3 +131,18 @@ def test_other_models_while_it_runs(machines: tuple[Machine, Machine]) -> None:
         served.append({card["id"] for card in listed if card["twd"]["ready"] and "alias_of" not in card["twd"]})
     small = OTHER.removesuffix(".gguf")
     assert served == [{small}, {"big", small}, {"big"}, {"big", small}]
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_a_ring_that_is_played(machines: tuple[Machine, Machine], model_cache: Path) -> None:
+    first, _ = machines
+    (first.folder / "twd.yaml").unlink()
+    cache = first.folder / ".twd" / "cache"
+    cache.mkdir(parents=True)
+    for kind in (DEMO_TARGET, DEMO_DRAFT):
+        made = demo_model(model_cache, kind)
+        (cache / made.name).symlink_to(made)
+    until_it_says(first.start(PLAYED), "ready in")
+    assert answer(first)["choices"][0]["text"].strip()
+    assert "node-2" in first.run("twd top")

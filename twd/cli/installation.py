@@ -43,6 +43,7 @@ from twd.wire.life import ChangeTold
 
 BROKER_WAIT_S: Final = 10.0
 BROKER_LOOK_S: Final = 0.02
+MEASURING_ENDS_S: Final = 2.0
 BROKER: Final = "broker"
 OWN_LOG: Final = "supervisor"
 ROTATE_S: Final = 60.0
@@ -85,6 +86,7 @@ class Installation:
         """What the supervisor itself did wrong, until this is told for long enough."""
         self._fault_at = 0.0
         self._kept = False
+        self._measuring: asyncio.Task[None] | None = None
         self._exit_code = ExitCode.OK
         self._log_file = LogFile(home.logs, OWN_LOG)
         self._born = platform.born(os.getpid()) or 0.0
@@ -287,7 +289,7 @@ class Installation:
         if self._board.ready and not self._ready_ms:
             self._ready_ms = max(1, self._clock.wall_ms() - self._board.began_ms)
             if self._measured:
-                self._tasks.start("measure", self._measure())
+                self._measuring = self._tasks.start("measure", self._measure())
         if self._life is not None:
             self._life.news.set()
         self._write_state()
@@ -362,6 +364,9 @@ class Installation:
     async def _drain(self) -> None:
         self._board.ends(Stage.DRAINING)
         self._tell("ending; a second Ctrl-C kills")
+        if self._measuring is not None:  # nobody waits for its questions, and a drain would
+            self._measuring.cancel()
+            await asyncio.wait({self._measuring}, timeout=MEASURING_ENDS_S)
         if self._crew is not None:
             late = await self._crew.supervisor.stop(DRAIN_S)
             if late:
