@@ -7,6 +7,7 @@ from tests.rules.source import imports, modules, room_of
 
 LAYERS = (
     ("lean_import", "private_file", "wire"),
+    ("own_certificate",),
     ("net",),
     ("bus",),
     ("settings",),

@@ -137,6 +137,7 @@ NEAT = [
     "/v1",
     "A_B",
     "m:8b",
+    f"tls://token@10.0.0.9:4222?sha256={'0a' * 32}",
     "",
 ]
 TEXTS = st.sampled_from(NASTY) | st.text(max_size=8).map(lambda text: UNSOUND.sub("", text))
@@ -153,11 +154,14 @@ def values(kind: Plain) -> st.SearchStrategy[Any]:
             return st.integers(low, high)
         case shape.FloatType(ge=low, gt=above, le=high):
             return st.floats(low if low is not None else above, high or 1e6, exclude_min=above is not None)
+        case shape.StrType(pattern=None) if (fits := kind.check) is not None:
+            return st.sampled_from([text for text in NEAT if fits(text)])
         case shape.StrType(pattern=None, min_length=least):
             return TEXTS.map(lambda text: text or "x" * (least or 0))
         case shape.StrType(pattern=str() as pattern):
-            fits = kind.check or (lambda text: True)
-            return st.sampled_from([text for text in NEAT if re.search(pattern, text) and fits(text)])
+            return st.sampled_from(
+                [text for text in NEAT if re.search(pattern, text) and (not kind.check or kind.check(text))]
+            )
         case shape.VarTupleType(item_type=item):
             return st.lists(values(plain(item)), max_size=2).map(tuple)
         case shape.DictType(key_type=name, value_type=item):

@@ -119,7 +119,7 @@ class AgentService(Service):
         await asyncio.to_thread(import_module, "twd.agent.rest.server")  # a web server takes long to import
         from twd.agent.rest.server import PeerServer
 
-        self._server = PeerServer(self._settings.agent, self.clock, self.log)
+        self._server = PeerServer(self._settings.agent, self._settings.home_dir, self.clock, self.log)
         await self._server.open(self._api().routes())
         self.log.info("peer API at %s", self._server.url)
 
@@ -270,7 +270,7 @@ class AgentService(Service):
     async def _leave_claim(self) -> None:
         claim, self._claim = self._claim, None
         try:
-            if claim is not None:
+            if claim is not None and self.bus.connected:  # without the bus it ends by itself
                 await claim.release(_value(self._facts()))
         except BusError as error:
             self.log.warning("the machine's key could not be given up: %s", error)

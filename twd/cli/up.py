@@ -19,6 +19,7 @@ from twd.process.fork_server import ForkServerHandle
 from twd.process.home import AlreadyRunning, RunningInstance, StateFolder
 from twd.process.supervisor import ProcessSpec
 from twd.settings.model import Settings
+from twd.supervisor.in_clear import ways_in_clear
 from twd.supervisor.model_changes import skipping_version_check, with_served
 from twd.supervisor.simulated_machines import SimulatedMachines
 from twd.supervisor.start_display import StartSnapshot, StartView, choose_view
@@ -65,6 +66,8 @@ def up(
     if not report:
         for hint in ctx.loaded.hints:
             click.echo(f"hint: {hint}", err=True)
+        for way in ways_in_clear(ctx.settings):
+            click.echo(f"in the clear: {way.text}; {way.mend}", err=True)
     if detach:
         from twd.cli.detach import start_detached
 
@@ -143,7 +146,7 @@ def _live(
     from twd.supervisor.installation import Installation
 
     bus = settings.bus
-    broker = None if bus.url else EmbeddedBroker(ctx.home.path, bus.host, bus.port, bus.token)
+    broker = None if bus.url else EmbeddedBroker(ctx.home.path, bus.host, bus.port, bus.token, encrypted=bus.encrypted)
 
     async def live() -> ExitCode:
         return await Installation(settings, ctx.home, ctx.node, specs, view, measured, forks).run(broker)

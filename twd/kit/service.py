@@ -348,6 +348,9 @@ class Service:
         await self._leave(reason)
 
     async def _leave(self, reason: str) -> None:
+        if not self.bus.connected:  # the lease ends by itself; nobody waits here for a broker that may never come back
+            self.log.warning("could not say goodbye: the bus is away")
+            return
         try:
             if self._leases is not None:
                 await self._leases.delete(self.instance)

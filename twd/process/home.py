@@ -29,6 +29,8 @@ class RunningInstance(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     bus_url: str = ""
     bus_token: str = ""
+    bus_fingerprint: str = ""
+    """Of the broker's certificate, where it speaks TLS."""
     addresses: dict[str, str] = {}
     processes: dict[str, int] = {}
     leaseless: tuple[str, ...] = ("broker",)

@@ -5,6 +5,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
+from twd.net.addresses import is_loopback
 from twd.settings.paths import path_of
 from twd.settings.types import (
     Auto,
@@ -14,9 +15,11 @@ from twd.settings.types import (
     Compute,
     Count,
     FilePath,
+    Fingerprint,
     FreePort,
     Host,
     HttpUrl,
+    JoinString,
     MaybeUrl,
     Mode,
     ModelName,
@@ -44,6 +47,9 @@ class BusTlsConfig(SettingSection, frozen=True):
     ca: Annotated[FilePath, about("File of the authority that signed the broker's certificate.")] = ""
     cert: Annotated[FilePath, about("This client's certificate, where the broker asks for one.")] = ""
     key: Annotated[FilePath, about("The key of that certificate.")] = ""
+    fingerprint: Annotated[
+        Fingerprint, about("SHA-256 of the broker's certificate, which is then asked for no authority.")
+    ] = ""
 
     def __post_init__(self) -> None:
         if bool(self.cert) != bool(self.key):
@@ -54,7 +60,9 @@ class BusConfig(SettingSection, frozen=True):
     """The NATS broker. Without `url`, twd starts its own."""
 
     url: Annotated[BusUrl, about("Outside broker or cluster; empty: an embedded one.")] = ""
-    host: Annotated[Host, about("Where the embedded broker listens.")] = "127.0.0.1"
+    join: Annotated[JoinString, about("What `twd invite` prints on the machine whose broker this one joins.")] = ""
+    join_file: Annotated[FilePath, about("File that holds such a line.")] = ""
+    host: Annotated[Host, about("Where the embedded broker listens; off loopback it speaks TLS alone.")] = "127.0.0.1"
     port: Annotated[Port, about("Port of the embedded broker; a free one if it is taken.")] = 4222
     token: Annotated[Secret, about("Token of the broker; the embedded one draws its own if this is empty.")] = ""
     user: Annotated[str, about("User name at the outside broker.")] = ""
@@ -62,7 +70,13 @@ class BusConfig(SettingSection, frozen=True):
     nkey_file: Annotated[FilePath, about("File with an nkey seed for the outside broker.")] = ""
     nkey_dir: Annotated[FilePath, about("Folder with a seed for each role (`edge.nk`, ...), which takes its own.")] = ""
     creds_file: Annotated[FilePath, about("Credentials file for the outside broker.")] = ""
+    allow_plaintext: Annotated[bool, about("Embedded broker: off loopback without TLS, which others can read.")] = False
     tls: Annotated[BusTlsConfig, about("TLS towards the outside broker.")] = BusTlsConfig()
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the embedded broker speaks TLS."""
+        return not (is_loopback(self.host) or self.allow_plaintext)
 
     def __post_init__(self) -> None:
         if bool(self.user) != bool(self.password):
@@ -70,6 +84,11 @@ class BusConfig(SettingSection, frozen=True):
         ways = [name for name in ("token", "user", "nkey_file", "nkey_dir", "creds_file") if getattr(self, name)]
         if len(ways) > 1:
             raise ValueError(f"{' and '.join(ways)} exclude each other: keep one way to sign in")
+        joins = [name for name in ("join", "join_file") if getattr(self, name)]
+        others = [name for name in ("url", *ways) if getattr(self, name)]
+        if joins and len(joins + others) > 1:
+            names = " and ".join(joins + others)
+            raise ValueError(f"{names} exclude each other: a join string holds the address and the way to sign in")
 
 
 class EdgeTlsConfig(SettingSection, frozen=True):
@@ -291,14 +310,20 @@ class BinariesConfig(SettingSection, frozen=True):
 class AgentConfig(SettingSection, frozen=True):
     """The service that looks after one machine, and its REST API."""
 
-    host: Annotated[Host, about("Where its API listens; off loopback it wants a token.")] = "127.0.0.1"
+    host: Annotated[Host, about("Where its API listens; off loopback by HTTPS and with a token.")] = "127.0.0.1"
     port: Annotated[FreePort, about("Port of its API; 0 takes a free one.")] = 9191
     token: Annotated[Secret, about("Bearer token of its API.")] = ""
+    allow_plaintext: Annotated[bool, about("Off loopback without TLS, so that others can read along.")] = False
     model_dirs: Annotated[tuple[RequiredPath, ...], about("Folders with GGUF files besides `models` in `home`.")] = ()
     binaries: Annotated[BinariesConfig, about("Programs that it may start.")] = BinariesConfig()
     counts_alone: Annotated[
         bool, about("Planned with as a computer of its own, though other agents run on the same one.")
     ] = False
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether its API speaks HTTPS, by this installation's own certificate."""
+        return not (is_loopback(self.host) or self.allow_plaintext)
 
 
 class CoordinatorConfig(SettingSection, frozen=True):

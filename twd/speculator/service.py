@@ -18,7 +18,7 @@ from twd.speculator.admission.job_dedup import JobDedup
 from twd.speculator.admission.job_ownership import JobOwnership
 from twd.speculator.admission.tokenize_queue import TokenizeQueue
 from twd.speculator.core.core import SpeculatorCore
-from twd.speculator.core.limits import SpeculatorIdentity
+from twd.speculator.core.limits import SpeculatorIdentity, fingerprint_of
 from twd.speculator.drafters.calibration import DrafterTrials
 from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.speculator.drafters.registry import DrafterRegistry, pace_of, refusal, taken_for
@@ -151,7 +151,7 @@ class SpeculatorService(ModelService[LoadedModel]):
             speculator=self.instance,
             node=self.ctx.node,
             vocab=loaded.facts.vocab,
-            fingerprint=f"twd-{loaded.facts.vocab.hash[:8]}-{loaded.exactness.settings}"[:64],
+            fingerprint=fingerprint_of(loaded.facts, loaded.exactness.settings),
         )
         pipe = loaded.target.pipe if isinstance(loaded.target, PipelinedTarget) else None
         cost = loaded.cost.ms if pipe is None else pipe.trip_ms
@@ -195,6 +195,7 @@ class SpeculatorService(ModelService[LoadedModel]):
             "vocab": facts.vocab.hash,
             "exact": self.loaded.exactness.exact,
             "settings": self.loaded.exactness.settings,
+            "fingerprint": fingerprint_of(facts, self.loaded.exactness.settings),
             "sessions": len(self._core.sessions),
             "waiting": len(self._core.queue),
             "kv_tokens": sum(len(session.tokens) for session in list(self._core.sessions.values())),

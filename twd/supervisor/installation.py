@@ -20,6 +20,7 @@ from twd.kit.exit_codes import ExitCode
 from twd.kit.ids import Ids
 from twd.kit.service import ServiceContext
 from twd.kit.tasks import TaskGroup, every
+from twd.net.addresses import is_loopback
 from twd.private_file import write_private
 from twd.process import platform
 from twd.process.fork_server import ForkServer, ForkServerHandle
@@ -28,6 +29,7 @@ from twd.process.log_files import LogFile
 from twd.process.process_table import ProcessRow, ProcessTable, StartPhase
 from twd.process.run_service import StopRequests, unless
 from twd.process.supervisor import Backoff, ChildProcess, ProcessExit, ProcessSpec, ProcessState, Supervisor
+from twd.settings.broker import with_broker
 from twd.settings.model import Settings
 from twd.supervisor.model_changes import serving
 from twd.supervisor.model_life import ModelLife
@@ -41,6 +43,7 @@ from twd.wire.life import ChangeTold
 
 BROKER_WAIT_S: Final = 10.0
 BROKER_LOOK_S: Final = 0.02
+MEASURING_ENDS_S: Final = 2.0
 BROKER: Final = "broker"
 OWN_LOG: Final = "supervisor"
 ROTATE_S: Final = 60.0
@@ -85,6 +88,7 @@ class Installation:
         """What the supervisor itself did wrong, until this is told for long enough."""
         self._fault_at = 0.0
         self._kept = False
+        self._measuring: asyncio.Task[None] | None = None
         self._exit_code = ExitCode.OK
         self._log_file = LogFile(home.logs, OWN_LOG)
         self._born = platform.born(os.getpid()) or 0.0
@@ -128,8 +132,11 @@ class Installation:
             raise CommandError(ExitCode.BUS_DOWN, f"the broker does not start: {words}") from None
         for note in broker.notes:
             self._tell(note)
-        bus = msgspec.structs.replace(self._settings.bus, url=broker.address.url, token=broker.address.token)
-        self._settings = msgspec.structs.replace(self._settings, bus=bus)
+        if not is_loopback(broker.host):
+            how = "by TLS" if broker.encrypted else "in the clear"
+            self._tell(f"the broker listens on {broker.host} {how}; `twd invite` prints what lets another machine in")
+        address = broker.address
+        self._settings = with_broker(self._settings, address.url, address.token, address.tls.fingerprint)
 
     async def _broker_comes(self, broker: EmbeddedBroker, child: ChildProcess) -> None:
         pid = child.pid
@@ -286,7 +293,7 @@ class Installation:
         if self._table.ready and not self._ready_ms:
             self._ready_ms = max(1, self._clock.wall_ms() - self._table.began_ms)
             if self._measured:
-                self._tasks.start("measure", self._measure())
+                self._measuring = self._tasks.start("measure", self._measure())
         if self._life is not None:
             self._life.news.set()
         self._write_state()
@@ -349,6 +356,7 @@ class Installation:
             node=self._node,
             bus_url=self._settings.bus.url,
             bus_token=self._settings.bus.token,
+            bus_fingerprint=self._settings.bus.tls.fingerprint,
             addresses=self._addresses,
             processes={row.name: row.pid for row in self._table.rows.values()},
             leaseless=tuple(row.name for row in self._table.rows.values() if not row.leased),
@@ -360,6 +368,9 @@ class Installation:
     async def _drain(self) -> None:
         self._table.ends(StartPhase.DRAINING)
         self._tell("ending; a second Ctrl-C kills")
+        if self._measuring is not None:  # nobody waits for its questions, and a drain would
+            self._measuring.cancel()
+            await asyncio.wait({self._measuring}, timeout=MEASURING_ENDS_S)
         if self._process_group is not None:
             late = await self._process_group.supervisor.stop(DRAIN_S)
             if late:

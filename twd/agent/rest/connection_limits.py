@@ -1,6 +1,7 @@
 """Connections to the agent's port: so many from one address, and none that says nothing for long."""
 
 import asyncio
+import ssl
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
@@ -85,8 +86,15 @@ class _Guarded(asyncio.Protocol):
 class GuardedSite(web.TCPSite):
     """A port whose connections are counted."""
 
-    def __init__(self, runner: web.AppRunner, host: str, port: int, guests: ConnectionLimits) -> None:
-        super().__init__(runner, host, port)
+    def __init__(
+        self,
+        runner: web.AppRunner,
+        host: str,
+        port: int,
+        guests: ConnectionLimits,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        super().__init__(runner, host, port, ssl_context=ssl_context)
         self._guests = guests
 
     async def start(self) -> None:
@@ -96,5 +104,10 @@ class GuardedSite(web.TCPSite):
         assert server is not None
         made: Callable[[], asyncio.Protocol] = lambda: _Guarded(server(), self._guests)  # noqa: E731
         self._server = await asyncio.get_running_loop().create_server(
-            made, self._host, self._port, backlog=self._backlog, reuse_address=self._reuse_address
+            made,
+            self._host,
+            self._port,
+            ssl=self._ssl_context,
+            backlog=self._backlog,
+            reuse_address=self._reuse_address,
         )

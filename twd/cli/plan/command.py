@@ -8,7 +8,7 @@ import click
 
 from twd.cli.common.api_address import running_settings
 from twd.cli.common.context import CliContext
-from twd.cli.models import file_of
+from twd.cli.models.command import file_of
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.kit.wording import count, figure

@@ -53,7 +53,7 @@ def _need(ctx: CliContext, name: str) -> "ModelNeed | None":
     name = name or settings.default_model
     if not name:
         return None
-    from twd.cli.models import file_of
+    from twd.cli.models.command import file_of
     from twd.cli.tune.proposal import ModelNeed
     from twd.gguf_tools.inspect import inspect
 

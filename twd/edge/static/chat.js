@@ -201,7 +201,8 @@ function bindSettings() {
 }
 
 async function showModels() {
-  const { data } = await getJson("/v1/models");
+  const { data: named } = await getJson("/v1/models");
+  const data = named.filter((card) => !card.twd.alias_of);
   const model = byId("model");
   model.replaceChildren(...data.map((card) => make("option", { value: card.id }, card.twd.ready ? card.id : `${card.id} (not ready)`)));
   const preferred = data.find((card) => card.id === settings.model) ?? data.find((card) => card.twd.default);

@@ -10,7 +10,7 @@ import click
 
 from twd.cli.common.api_address import running_settings
 from twd.cli.common.context import CliContext
-from twd.cli.models import change, file_of, local_name, reclaim_option, start_house, timeout_option
+from twd.cli.models.command import change, file_of, local_name, reclaim_option, start_house, timeout_option
 from twd.engine.host_memory.limits import gib
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode

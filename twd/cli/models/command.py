@@ -72,16 +72,24 @@ def start(
 
 @click.command()
 @click.argument("model", required=False, default="")
+@click.option("-m", "--model", "named", default="", help="The same, as `twd start` takes it.")
 @node_option
 @timeout_option
 @json_option
 @click.pass_obj
-def stop(ctx: CliContext, model: str, node: str, timeout: float, as_json: bool) -> ExitCode:
-    """Serve a model no longer, when its jobs are done; without a name, none of them. `twd down` ends everything."""
+def stop(ctx: CliContext, model: str, named: str, node: str, timeout: float, as_json: bool) -> ExitCode:
+    """Serve a model no longer, when its jobs are done; without a name, none of them. `twd down` ends everything.
+
+    MODEL is what `twd start -m` took: a name or a file.
+    """
+    if model and named:
+        raise CommandError(ExitCode.USAGE, f"both {model!r} and -m {named!r}: give one of them")
+    model = model or named
     if not ctx.settings.bus.url and ctx.instance() is None:
         click.echo('{"done": true, "note": "nothing runs"}' if as_json else f"nothing runs in {ctx.home.path}")
         return ExitCode.OK
-    return change(ctx, ModelUnwanted(node=NodeId(node) or ctx.here, model=model), timeout, as_json)
+    name = local_name(model, node) if model else ""
+    return change(ctx, ModelUnwanted(node=NodeId(node) or ctx.here, model=name), timeout, as_json)
 
 
 @click.command()
@@ -93,7 +101,8 @@ def stop(ctx: CliContext, model: str, node: str, timeout: float, as_json: bool) 
 @click.pass_obj
 def swap(ctx: CliContext, model: str, instead_of: str, node: str, timeout: float, as_json: bool) -> ExitCode:
     """Serve a model in place of another. The new one is loaded first where both fit; a failure changes nothing."""
-    wish = SwapWanted(node=NodeId(node) or ctx.here, model=local_name(model, node), instead_of=instead_of)
+    old = local_name(instead_of, node) if instead_of else ""
+    wish = SwapWanted(node=NodeId(node) or ctx.here, model=local_name(model, node), instead_of=old)
     return change(ctx, wish, timeout, as_json)
 
 
