@@ -112,6 +112,7 @@ def test_in_the_foreground_a_signal_drains(installed: Installed, number: int) ->
 
 
 def test_a_second_signal_kills(installed: Installed) -> None:
+    installed.env["TWD_HANG_S"] = "0"
     with installed.foreground() as process:
         assert process.stdout is not None
         assert any(line.startswith("ready in ") for line in iter(process.stdout.readline, ""))

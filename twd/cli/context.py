@@ -12,6 +12,7 @@ import msgspec
 
 from twd.cli.errors import CommandError
 from twd.kit.exit_codes import ExitCode
+from twd.kit.heartbeat import VARIABLE
 from twd.kit.home import RESOLVED_VARIABLE, Home, Instance, Unrecorded
 from twd.kit.ids import node_id
 from twd.kit.settings import Settings
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from twd.bus.nats_bus import NatsBus
     from twd.kit.settings_load import Loaded
 
-OWN_VARIABLES: Final = frozenset({RESOLVED_VARIABLE, "TWD_DEBUG"})
+OWN_VARIABLES: Final = frozenset({RESOLVED_VARIABLE, VARIABLE, "TWD_DEBUG"})
 BUS_WAIT_S: Final = 3.0
 
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from twd.cli.doctor_findings import Finding, bad, good, odd, skipped
 from twd.kit.board import WELL, Stage, stage_of
+from twd.kit.hung_log import FACT as HUNG_FACT
 from twd.wire.draft import read_paces
 from twd.wire.model import single_step_ms
 from twd.wire.node import NodeFacts
@@ -77,6 +78,7 @@ def check_bus(look: BusLook | None, address: str, outside: bool) -> Finding:
 def check_services(leases: Sequence[Aged], missing: Sequence[str]) -> list[Finding]:
     """Whether every service is there and well, by its own word and by its supervisor's."""
     found = [_service(lease) for lease, _ in leases]
+    found += [finding for lease, _ in leases for finding in _hung(lease)]
     found += [bad(name, "its process runs or restarts, but holds no lease", f"twd logs {name}") for name in missing]
     if not leases and not missing:
         return [bad("services", "the broker runs, but no service does", "twd up")]
@@ -100,6 +102,13 @@ def _service(lease: ServiceLease) -> Finding:
         return good(name, told)
     mend = "twd watch model  # it still loads" if stage is Stage.LOADING else f"twd logs {lease.service}"
     return bad(name, told, mend) if stage is Stage.FAILED else odd(name, told, mend)
+
+
+def _hung(lease: ServiceLease) -> list[Finding]:
+    """Processes that were ended because they showed no life, as whoever ended them tells."""
+    told = lease.facts.get(HUNG_FACT)
+    lines = told if isinstance(told, list) else []
+    return [odd(f"hung on {lease.node}", line, f"twd logs {line.partition(':')[0]}") for line in lines]
 
 
 def check_clocks(leases: Sequence[Aged], now_ms: int) -> list[Finding]:

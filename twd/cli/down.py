@@ -12,6 +12,7 @@ from twd.cli.errors import CommandError
 from twd.cli.numbers import SECONDS
 from twd.kit import platform
 from twd.kit.exit_codes import ExitCode
+from twd.kit.hang import Run
 from twd.kit.home import Home, Instance
 
 PATIENCE_S: Final = 45.0
@@ -35,11 +36,13 @@ def down(ground: Ground, timeout: float, as_json: bool) -> ExitCode:
     _check(home, instance)
     began = time.monotonic()
     platform.ask_to_stop(instance.pid)
+    if platform.run_of(instance.pid) is Run.STOPPED:  # it hears nobody
+        timeout = 0.0
     in_time = _wait(home, timeout, tells=not as_json and sys.stderr.isatty())
     if not in_time:
         _kill(home, instance.pid)
     took = time.monotonic() - began
-    how = "ended" if in_time else f"killed after {timeout:g} s"
+    how = "ended" if in_time else f"killed after {timeout:g} s" if timeout else "killed"
     _report(as_json, {"ended": True, "killed": not in_time, "pid": instance.pid, "took_s": round(took, 2)}, how)
     return ExitCode.OK
 

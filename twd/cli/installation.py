@@ -24,6 +24,7 @@ from twd.kit.board import Board, Row, Stage
 from twd.kit.clock import SystemClock
 from twd.kit.connect import address_of, connect
 from twd.kit.exit_codes import ExitCode
+from twd.kit.hang import policy_of
 from twd.kit.home import RESOLVED_VARIABLE, Home, Instance
 from twd.kit.ids import Ids
 from twd.kit.log_files import LogFile
@@ -115,7 +116,12 @@ class Installation:
         self._embedded = broker
         self._board.rows = {BROKER: Row(name=BROKER, leased=False), **self._board.rows}
         process = ProcessSpec(
-            BROKER, tuple(broker.argv), foreign=True, prepare=broker.prepare, environment=broker.environment
+            BROKER,
+            tuple(broker.argv),
+            foreign=True,
+            prepare=broker.prepare,
+            environment=broker.environment,
+            answers=broker.ready,
         )
         self._broker = self._supervise([process])
         self._broker.start()
@@ -180,7 +186,8 @@ class Installation:
             raise overseer.fault
 
     async def _new_overseer(self, ground: Surroundings) -> Overseer:
-        overseer = self._overseer = Overseer(ground, self._board, self._changed, self._life)
+        hung = self._overseer.hung if self._overseer is not None else None
+        overseer = self._overseer = Overseer(ground, self._board, self._changed, self._life, hung)
         try:
             await overseer.start()
         except BaseException:
@@ -200,6 +207,7 @@ class Installation:
             environment=self._environment(),
             backoff=Backoff(),
             nursery=self._nursery,
+            hang=policy_of(self._settings.hang_s),
         )
 
     def _make_life(self, crew: Crew) -> ModelLife:

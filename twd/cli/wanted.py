@@ -4,10 +4,12 @@ import re
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 from twd.agent.environment import environment_here
 from twd.cli.outside_engine import ENGINE, KEY_VARIABLE, command_line, key_of, outside, url_of
 from twd.kit.compute import backend_of
+from twd.kit.health import answers
 from twd.kit.ids import node_id
 from twd.kit.nursery import OURS
 from twd.kit.settings import Drafter, Settings
@@ -58,13 +60,15 @@ def _outside(settings: Settings, model: str, environment: Mapping[str, str]) -> 
     """llama-server, and a relay that comes as soon as it works."""
     server = f"{ENGINE}.{_word(model)}"
     key = {KEY_VARIABLE: key_of(settings)} if key_of(settings) else {}
+    health = f"{url_of(settings, model)}/health"
     yield ProcessSpec(
         server,
         command_line(settings, model),
         foreign=True,
         environment={**environment, **key},
         serves=model,
-        health_url=f"{url_of(settings, model)}/health",
+        health_url=health,
+        answers=partial(answers, health),
     )
     yield ProcessSpec(f"relay.{_word(model)}", (*RUN, "relay", "--model", model), serves=model, after=server)
 

@@ -7,6 +7,7 @@ from typing import Final, Protocol
 from twd.bus.base import BusError, LeaseEntry, Leases
 from twd.kit.board import Board
 from twd.kit.effects import Do
+from twd.kit.hung_log import HungLog
 from twd.kit.roster import Roster
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings, internal
 from twd.kit.supervisor import Exit
@@ -58,8 +59,14 @@ class Overseer(Service):
     writes = (ServiceExited, ChangeAnswered, ChangeTold)
 
     def __init__(
-        self, ground: Surroundings, board: Board, changed: Callable[[], None], life: Life | None = None
+        self,
+        ground: Surroundings,
+        board: Board,
+        changed: Callable[[], None],
+        life: Life | None = None,
+        hung: HungLog | None = None,
     ) -> None:
+        """`hung`: what was noted of hung processes before this overseer began."""
         super().__init__(ground)
         self._life = life
         self._board = board
@@ -68,6 +75,7 @@ class Overseer(Service):
         self._registry: Leases | None = None
         self._news = asyncio.Event()
         self._problems: dict[str, str] = {}
+        self.hung = HungLog() if hung is None else hung
 
     async def setup(self) -> None:
         """Open the registry and keep looking into it."""
@@ -81,9 +89,10 @@ class Overseer(Service):
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """What the edge of this machine goes by: a lease outlives a message that was missed."""
+        hung = self.hung.facts()
         if self._life is None or not self._life.changed:
-            return {}
-        return {"models": self._life.models, "default_model": self._life.default}
+            return hung
+        return hung | {"models": self._life.models, "default_model": self._life.default}
 
     def ails(self, what: str, problem: str) -> None:
         """What keeps one part of the supervisor from its work; empty: nothing does."""
@@ -131,7 +140,9 @@ class Overseer(Service):
             restarts=gone.restarts,
             retry_in_ms=int(gone.retry_in_s * 1000),
             last_words=gone.last_words[-4096:],
+            hung=gone.hung,
         )
+        self.hung.note(gone.name, gone.hung, self.clock.wall_ms())
         instance = self._roster.hear(event)
         self.emit(event)
         if instance is not None and self._registry is not None and not self.ended.is_set():

@@ -11,6 +11,7 @@ from twd.bus.base import Bus
 from twd.kit import platform
 from twd.kit.clock import SystemClock
 from twd.kit.exit_codes import ExitCode, exit_code_of
+from twd.kit.heartbeat import Heartbeat, beating
 from twd.kit.ids import Ids
 from twd.kit.service import Service, Surroundings
 from twd.kit.tasks import TaskGroup
@@ -47,6 +48,11 @@ class StopRequests:
 
 async def run_service(make: MakeService, connect: Connect, node: NodeId) -> ExitCode:
     """Run a service until it ends or a signal asks it to."""
+    async with beating(Heartbeat.inherited()):
+        return await _run(make, connect, node)
+
+
+async def _run(make: MakeService, connect: Connect, node: NodeId) -> ExitCode:
     stop = StopRequests(lambda: os._exit(ExitCode.INTERRUPTED))
     stop.watch()
     bus = await unless(stop.asked, connect())

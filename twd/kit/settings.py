@@ -366,6 +366,10 @@ class Settings(Section, frozen=True):
         "auto"
     )
     prewarm: Annotated[bool, about("Read a file ahead when it nearly fills the free memory.")] = True
+    hang_s: Annotated[
+        Auto | Annotated[float, Meta(ge=0, le=86_400)],
+        about("A process without a sign of life for so many seconds is started anew; auto: 10; 0: never."),
+    ] = "auto"
     bus: Annotated[Bus, about("The NATS broker.")] = Bus()
     edge: Annotated[Edge, about("The HTTP API and pages.")] = Edge()
     engine: Annotated[Engine, about("Engine processes of this machine.")] = Engine()
