@@ -1,6 +1,5 @@
 """The agent on the bus: tells its machine, holds its name, keeps workers alive."""
 
-import asyncio
 import os
 import signal
 import sys

@@ -89,8 +89,21 @@ async def stopped(nursery: Nursery, folder: Path) -> None:
     pid = nursery.pid
     os.kill(pid, signal.SIGSTOP)
     assert await nursery.birth(VERSION, environment(folder), folder / "log") is None
-    assert not alive(pid)
+    await until(lambda: not alive(pid), "it is ended")
     assert not (folder / "log").exists(), "nobody does it a second time"
+
+
+async def replaced(nursery: Nursery, folder: Path) -> None:
+    nursery.prepare((*OURS, "run", "stage"))
+    for blow in (signal.SIGKILL, signal.SIGSTOP):
+        pid = nursery.pid
+        os.kill(pid, blow)
+        await until(lambda pid=pid: nursery.pid not in (0, pid), "there is another one")  # type: ignore[misc]
+        assert not alive(pid)
+        it = await nursery.birth(VERSION, environment(folder), folder / "log")
+        assert it is not None
+        assert await it.wait() == 0
+        assert psutil.Process(nursery.pid).num_threads() == 1
 
 
 async def nobody_waits(nursery: Nursery, folder: Path) -> None:
@@ -143,6 +156,7 @@ SCENES: dict[str, Callable[[Nursery, Path], Awaitable[None]]] = {
         what_it_does_not_bring_up,
         lost,
         stopped,
+        replaced,
         nobody_waits,
         orphans,
         supervised,

@@ -17,6 +17,7 @@ from twd.kit.clock import SystemClock
 from twd.kit.exit_codes import ExitCode
 from twd.kit.hang import USUAL, HangPolicy
 from twd.kit.supervisor import NO_PROGRAM, Backoff, Child, Exit, ProcessSpec, State, Supervisor
+from twd.kit.tasks import TaskGroup
 
 PYTHON = (sys.executable, "-S", "-c")
 FOR_EVER = (*PYTHON, "import time; print('up', flush=True); time.sleep(600)")
@@ -156,7 +157,8 @@ async def test_a_stopped_process_is_killed_too(tmp_path: Path) -> None:
 async def test_one_that_is_stopped_while_it_ends_is_not_waited_for(tmp_path: Path) -> None:
     async with supervised(tmp_path, ProcessSpec("deaf", DEAF), hang=EAGER) as (supervisor, told):
         await until_written(tmp_path / "deaf.log", "up")
-        ending = asyncio.ensure_future(supervisor.stop(60))
+        tasks = TaskGroup("test", fault)
+        ending = tasks.start("stop", supervisor.stop(60))
         await asyncio.sleep(0)  # it is asked
         psutil.Process(told.starts[0][1]).suspend()
         assert await ending == []

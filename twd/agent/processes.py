@@ -88,7 +88,7 @@ class Processes:
         self._running: dict[str, Running] = {}
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """By process; each as long as somebody holds it or waits for it."""
-        self._nursery = Nursery(forks, os.environ, on_fault)
+        self._nursery = Nursery(forks, os.environ, on_fault, policy_of(settings.hang_s))
 
     @cached_property
     def _identity(self) -> "Identity":

@@ -88,7 +88,7 @@ class Installation:
         self._log_file = LogFile(home.logs, OWN_LOG)
         self._born = platform.born(os.getpid()) or 0.0
         self._tasks = TaskGroup("up", self._faulted)
-        self._nursery = Nursery(forks, self._environment(), self._faulted)
+        self._nursery = Nursery(forks, self._environment(), self._faulted, policy_of(settings.hang_s))
         self._embedded: EmbeddedBroker | None = None
         self._broker_up = asyncio.Event()
         self._broker: Supervisor | None = None
