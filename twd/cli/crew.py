@@ -41,7 +41,7 @@ class Crew:
 
     def take(self, spec: ProcessSpec) -> None:
         """One more process; it starts now, or as soon as the one that it follows works."""
-        self._board.rows[spec.name] = Row(name=spec.name, leased=not spec.health_url, node=spec.node)
+        self._board.rows[spec.name] = Row(name=spec.name, leased=not spec.health_url, node=spec.node, need=spec.need)
         leader = self._board.rows.get(spec.after)
         if leader is None or leader.stage is Stage.READY:
             self.supervisor.add(spec)

@@ -2,6 +2,7 @@
 
 import asyncio
 import subprocess
+from collections.abc import Sequence
 from typing import Final
 
 import click
@@ -13,11 +14,10 @@ from twd.cli.output import let_go_of_stdout
 from twd.cli.picture import Picture, View
 from twd.cli.run import twd_command
 from twd.kit import platform
-from twd.kit.board import Row, Stage
+from twd.kit.board import DONE, hopeless
 from twd.kit.exit_codes import ExitCode
 from twd.kit.log_files import LogFile
 
-HOPELESS_RESTARTS: Final = 5
 ENDING_S: Final = 40.0
 
 
@@ -38,12 +38,14 @@ def start_detached(
 
 
 async def _watch(supervisor: "subprocess.Popen[bytes]", log: LogFile, view: View, timeout_s: float) -> ExitCode:
+    seen: list[Picture] = []
     try:
         async with asyncio.timeout(timeout_s):
-            await _until_ready(supervisor, view, log)
+            await _until_ready(supervisor, view, log, seen)
     except TimeoutError:
         await _end(supervisor)
-        raise CommandError(ExitCode.CANNOT_START, f"not ready within {timeout_s:g} s; it was ended again") from None
+        text = f"not ready within {timeout_s:g} s{_why(seen)}; it was ended again"
+        raise CommandError(ExitCode.CANNOT_START, text) from None
     except BaseException:
         await _end(supervisor)
         raise
@@ -52,10 +54,20 @@ async def _watch(supervisor: "subprocess.Popen[bytes]", log: LogFile, view: View
     return ExitCode.OK
 
 
-async def _until_ready(supervisor: "subprocess.Popen[bytes]", view: View, log: LogFile) -> None:
+def _why(seen: Sequence[Picture]) -> str:
+    """What was waited for, as the last picture shows it."""
+    if not seen:
+        return ""
+    waited = [f"{row.name} is {row.stage}: {row.note}" for row in seen[-1].rows if row.stage not in DONE and row.note]
+    return "".join(f", {text}" for text in waited or filter(None, [seen[-1].note]))
+
+
+async def _until_ready(supervisor: "subprocess.Popen[bytes]", view: View, log: LogFile, seen: list[Picture]) -> None:
+    """`seen` holds the last picture."""
     assert supervisor.stdout is not None
     while line := await asyncio.to_thread(supervisor.stdout.readline):
         picture = msgspec.json.decode(line, type=Picture)
+        seen[:] = [picture]
         if picture.exit_code >= 0:
             await asyncio.to_thread(supervisor.wait)
             raise CommandError(ExitCode(picture.exit_code), picture.note)
@@ -65,15 +77,10 @@ async def _until_ready(supervisor: "subprocess.Popen[bytes]", view: View, log: L
             let_go_of_stdout()
         if picture.ready_ms:
             return
-        for row in picture.rows:
-            if _hopeless(row):
-                raise CommandError(ExitCode.CANNOT_START, f"{row.name} cannot start: {row.note}")
+        if row := hopeless(picture.rows):
+            raise CommandError(ExitCode.CANNOT_START, f"{row.name} cannot start: {row.note}")
     code = await asyncio.to_thread(supervisor.wait)
     raise CommandError(ExitCode.CANNOT_START, f"the supervisor ended with exit code {code}: {log.last_words()[-500:]}")
-
-
-def _hopeless(row: Row) -> bool:
-    return row.stage is Stage.FAILED or (row.restarts >= HOPELESS_RESTARTS and not row.ready_ms)
 
 
 async def _end(supervisor: "subprocess.Popen[bytes]") -> None:

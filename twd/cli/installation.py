@@ -17,10 +17,11 @@ from twd.cli.crew import DRAIN_S, Crew
 from twd.cli.errors import CommandError
 from twd.cli.life_core import serving
 from twd.cli.model_life import ModelLife
+from twd.cli.outside_broker import outside_broker
 from twd.cli.picture import Picture, View
 from twd.cli.wanted import served_by
 from twd.kit import platform
-from twd.kit.board import Board, Row, Stage
+from twd.kit.board import Board, Row, Stage, Wait
 from twd.kit.clock import SystemClock
 from twd.kit.connect import address_of, connect
 from twd.kit.exit_codes import ExitCode
@@ -65,6 +66,7 @@ class Installation:
         view: View,
         measured: bool = False,
         forks: Inherited | None = None,
+        wait: Wait = Wait.SOME,
     ) -> None:
         """`measured`: when all is ready, find out what drafts bring, and say so. `forks`: what brings up processes."""
         self._settings = settings
@@ -74,7 +76,8 @@ class Installation:
         self._view = view
         self._measured = measured
         self._clock = SystemClock()
-        self._board = Board({spec.name: Row(name=spec.name, node=spec.node) for spec in specs}, self._clock.wall_ms())
+        rows = {spec.name: Row(name=spec.name, node=spec.node, need=spec.need) for spec in specs}
+        self._board = Board(rows, self._clock.wall_ms(), wait=wait)
         self._addresses: dict[str, str] = {}
         self._ready_ms = 0
         self._note = ""
@@ -160,10 +163,16 @@ class Installation:
         self._addresses["bus"] = address_of(self._settings.bus).shown
         self._crew = Crew(self._board, self._tasks, self._supervise, self._changed, self._clock.wall_ms)
         self._life = self._make_life(self._crew)
+        way = partial(connect, self._settings, "supervisor", self._node, BROKER_WAIT_S)
+        bus = None
+        if self._embedded is None:  # nobody could do anything without it
+            bus = await unless(self._stop.asked, outside_broker(way, self._tell))
+        if self._stop.asked.is_set():
+            return
         self._crew.start(self._specs)
         self._tasks.keep("rotate", partial(every, ROTATE_S, self._rotate))
         self._write_state()
-        bus = await unless(self._stop.asked, connect(self._settings, "supervisor", self._node, BROKER_WAIT_S))
+        bus = bus or await unless(self._stop.asked, way())
         if bus is None:
             return
         try:
@@ -357,6 +366,7 @@ class Installation:
             processes={row.name: row.pid for row in self._board.rows.values()},
             leaseless=tuple(row.name for row in self._board.rows.values() if not row.leased),
             ready=bool(self._ready_ms),
+            missing=self._board.missing,
         )
 
     # -- the end -----------------------------------------------------------------------------------

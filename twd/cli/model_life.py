@@ -233,7 +233,7 @@ class ModelLife:
 
     @staticmethod
     def _check(model: str, row: Row) -> None:
-        if row.stage is Stage.FAILED or row.restarts >= CRASHES_MAX:
+        if row.stage in (Stage.FAILED, Stage.MISSING) or row.restarts >= CRASHES_MAX:
             raise TwdError(FailureCode.MODEL_LOAD, f"{model} cannot be served: {row.note or row.stage}", "model")
 
     async def _wait(self) -> None:

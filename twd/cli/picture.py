@@ -17,6 +17,7 @@ STYLES = {
     Stage.READY: "green",
     Stage.DEGRADED: "yellow",
     Stage.SILENT: "yellow",
+    Stage.MISSING: "yellow",
     Stage.FAILED: "bold red",
     Stage.RESTARTING: "red",
 }
@@ -219,6 +220,8 @@ def closing_lines(picture: Picture) -> list[str]:
     """Where everything is, and what to try."""
     lines = ["", f"ready in {picture.ready_ms / 1000:.1f} s"]
     lines += [f"  {name:8} {address}" for name, address in picture.addresses.items()]
+    missing = [row for row in picture.rows if row.stage is Stage.MISSING]
+    lines += [f"  without {row.name}, which is taken in when it comes: {row.note}" for row in missing]
     api = picture.addresses.get("api")
     models = picture.summary()["models"]
     if api and models:

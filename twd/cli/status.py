@@ -10,13 +10,14 @@ import click
 
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
-from twd.kit.board import WELL, Stage, stage_of
+from twd.kit.board import WELL, Stage, shown_stage, stage_of
 from twd.kit.exit_codes import ExitCode
 from twd.kit.pool_state import PoolState, forecast
 from twd.kit.pools import Pools
 from twd.wire.service import ServiceLease
 
-STYLES: Final = {Stage.READY: "green", Stage.DEGRADED: "yellow", Stage.FAILED: "red"}
+NO_LEASE: Final = "its process runs or restarts, but it holds no lease"
+STYLES: Final = {Stage.READY: "green", Stage.DEGRADED: "yellow", Stage.MISSING: "yellow", Stage.FAILED: "red"}
 
 
 @click.command()
@@ -56,13 +57,16 @@ async def _leases(ground: Ground) -> tuple[list[tuple[ServiceLease, float]], lis
     return order, [pool for pool in pools.states(time.monotonic()) if pool.predicted_ms]
 
 
-def _missing(ground: Ground, found: list[tuple[ServiceLease, float]]) -> list[str]:
-    """Processes of this machine's supervisor that hold no lease; some may play machines of their own."""
+def _missing(ground: Ground, found: list[tuple[ServiceLease, float]]) -> dict[str, str]:
+    """Processes of this machine's supervisor that hold no lease, and why; some may play machines of their own."""
     instance = ground.instance()
     processes, here = (instance.processes, instance.node) if instance else ({}, "")
     pids = {lease.pid for lease, _ in found if lease.node == here or f"agent.{lease.node}" in processes}
     leaseless = instance.leaseless if instance else ()
-    return [name for name, pid in processes.items() if pid not in pids and name not in leaseless]
+    told = instance.missing if instance else {}
+    return {
+        name: told.get(name) or NO_LEASE for name, pid in processes.items() if pid not in pids and name not in leaseless
+    }
 
 
 def _addresses(ground: Ground) -> dict[str, str]:
@@ -70,11 +74,14 @@ def _addresses(ground: Ground) -> dict[str, str]:
     return instance.addresses if instance else {}
 
 
-def _as_json(found: list[tuple[ServiceLease, float]], missing: list[str], addresses: dict[str, str]) -> dict[str, Any]:
+def _as_json(
+    found: list[tuple[ServiceLease, float]], missing: dict[str, str], addresses: dict[str, str]
+) -> dict[str, Any]:
     return {
         "healthy": bool(found) and not missing and all(stage_of(lease) in WELL for lease, _ in found),
         "addresses": addresses,
-        "missing": missing,
+        "missing": list(missing),
+        "causes": missing,
         "nodes": sorted({lease.node for lease, _ in found}),
         "services": [_service_json(lease, age_s) for lease, age_s in found],
     }
@@ -100,7 +107,7 @@ def _service_json(lease: ServiceLease, age_s: float) -> dict[str, Any]:
         "pid": lease.pid,
         "version": lease.version,
         "health": lease.health.value,
-        "state": stage_of(lease).value,
+        "state": shown_stage(lease).value,
         "note": lease.note,
         "started_ms": lease.started_ms,
         "seen_s": round(age_s, 1),
@@ -108,7 +115,7 @@ def _service_json(lease: ServiceLease, age_s: float) -> dict[str, Any]:
     }
 
 
-def _print(found: list[tuple[ServiceLease, float]], missing: list[str], addresses: dict[str, str]) -> None:
+def _print(found: list[tuple[ServiceLease, float]], missing: dict[str, str], addresses: dict[str, str]) -> None:
     from rich.markup import escape
 
     from twd.cli.output import console, show, table
@@ -117,15 +124,13 @@ def _print(found: list[tuple[ServiceLease, float]], missing: list[str], addresse
         raise CommandError(ExitCode.NOTHING_RUNS, "the broker runs, but no service does")
     rows = table("node", "service", "state", "seen", "up", "pid", "")
     for lease, age_s in found:
-        stage = stage_of(lease)
+        stage = shown_stage(lease)
         up = short_time(time.time() - lease.started_ms / 1000)
         state = f"[{STYLES[stage]}]{stage}[/]" if stage in STYLES else str(stage)
         who = escape(lease.node), escape(lease.service)
         rows.add_row(*who, state, f"{age_s:.0f} s ago", up, str(lease.pid), _details(lease))
-    for name in missing:
-        rows.add_row(
-            "", escape(name), "[red]missing[/]", "", "", "", "its process runs or restarts, but it holds no lease"
-        )
+    for name, why in missing.items():
+        rows.add_row("", escape(name), "[red]missing[/]", "", "", "", escape(why))
     show(rows)
     for lease, _ in found:
         for line in _pool(lease):

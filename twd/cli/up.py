@@ -16,6 +16,7 @@ from twd.cli.life_core import skipping_version_check, with_served
 from twd.cli.numbers import SECONDS, Within
 from twd.cli.picture import Picture, View, choose_view
 from twd.cli.played import Played
+from twd.kit.board import Wait
 from twd.kit.exit_codes import ExitCode, exit_code_of
 from twd.kit.home import AlreadyRunning, Home, Instance
 from twd.kit.nursery import Inherited
@@ -38,6 +39,13 @@ READY_S: Final = 600.0
 @click.option("--skip-version-check", is_flag=True, help="Use machines of the pool whose engine does not match.")
 @click.option("-d", "--detach", is_flag=True, help="Return when all is ready; `twd down` ends it.")
 @click.option("--json", "as_json", is_flag=True, help="Print addresses and processes as JSON when all is ready.")
+@click.option(
+    "--wait",
+    type=click.Choice([wait.value for wait in Wait]),
+    default=Wait.SOME.value,
+    show_default=True,
+    help="Ready is when all works that can, and what is missing is told (some), or when everything works (all).",
+)
 @click.option("--timeout", default=READY_S, show_default=True, type=SECONDS, help="Seconds until -d gives up.")
 @click.option("--report", is_flag=True, hidden=True)
 @click.pass_obj
@@ -53,6 +61,7 @@ def up(
     skip_version_check: bool,
     detach: bool,
     as_json: bool,
+    wait: str,
     timeout: float,
     report: bool,
 ) -> ExitCode:
@@ -70,6 +79,7 @@ def up(
 
         more = (*(f"--model={name}" for name in models), *(("--no-models",) if no_models else ()))
         more += (*(played.options if played else ()), *(("--skip-version-check",) if skip_version_check else ()))
+        more += (f"--wait={wait}",)
         return start_detached(ground, services, demo, choose_view(as_json, False), timeout, more)
     from twd.cli.nursery import fork_off
 
@@ -78,7 +88,8 @@ def up(
     try:
         if skip_version_check:
             ground.settings = skipping_version_check(ground.settings)
-        return _run(ground, home, services, demo, played, None if not (models or no_models) else models, view, forks)
+        chosen = None if not (models or no_models) else models
+        return _run(ground, home, services, demo, played, chosen, view, forks, Wait(wait))
     except TwdError as error:
         if report:
             code = error.exit_code if isinstance(error, CommandError) else exit_code_of(error.code)
@@ -95,6 +106,7 @@ def _run(
     models: tuple[str, ...] | None,
     view: View,
     forks: Inherited | None,
+    wait: Wait,
 ) -> ExitCode:
     with _holding(ground, home):
         settings = ground.settings
@@ -106,7 +118,7 @@ def _run(
         specs = _only_models(settings, _specs(settings, services), models)
         settings = settings if models is None else with_served(settings, models)
         specs += played.agents() if played else []
-        return _live(ground, settings, specs, view, demo and not services and view.talks, forks)
+        return _live(ground, settings, specs, view, demo and not services and view.talks, forks, wait)
 
 
 @contextmanager
@@ -137,6 +149,7 @@ def _live(
     view: View,
     measured: bool,
     forks: Inherited | None,
+    wait: Wait,
 ) -> ExitCode:
     from twd.bus.broker import EmbeddedBroker
     from twd.cli.installation import Installation
@@ -146,7 +159,8 @@ def _live(
     broker = None if bus.url else EmbeddedBroker(ground.home.path, bus.host, bus.port, bus.token)
 
     async def live() -> ExitCode:
-        return await Installation(settings, ground.home, ground.node, specs, view, measured, forks).run(broker)
+        installation = Installation(settings, ground.home, ground.node, specs, view, measured, forks, wait)
+        return await installation.run(broker)
 
     with asyncio.Runner(loop_factory=platform.new_event_loop) as runner:
         return runner.run(live())

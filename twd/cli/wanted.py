@@ -8,6 +8,7 @@ from functools import partial
 
 from twd.agent.environment import environment_here
 from twd.cli.outside_engine import ENGINE, KEY_VARIABLE, command_line, key_of, outside, url_of
+from twd.kit.board import Need
 from twd.kit.compute import backend_of
 from twd.kit.health import answers
 from twd.kit.ids import node_id
@@ -44,19 +45,20 @@ def _always(settings: Settings) -> Iterator[ProcessSpec]:
 
 
 def _speculators(settings: Settings) -> Iterator[ProcessSpec]:
+    need = Need.ONE if len(settings.models) > 1 else Need.ALWAYS
     for model, entry in settings.models.items():
         environment = environment_here(settings, backend_of(settings, entry))
         if outside(settings):
-            yield from _outside(settings, model, environment)
+            yield from _outside(settings, model, environment, need)
             continue
         for replica in range(entry.replicas):
             name = f"speculator.{_word(model)}" + (f".{replica + 1}" if entry.replicas > 1 else "")
             which = ("--number", str(replica)) if replica else ()
             argv = (*RUN, "speculator", "--model", model, *which)
-            yield ProcessSpec(name, argv, environment=environment, serves=model)
+            yield ProcessSpec(name, argv, environment=environment, serves=model, need=need)
 
 
-def _outside(settings: Settings, model: str, environment: Mapping[str, str]) -> Iterator[ProcessSpec]:
+def _outside(settings: Settings, model: str, environment: Mapping[str, str], need: Need) -> Iterator[ProcessSpec]:
     """llama-server, and a relay that comes as soon as it works."""
     server = f"{ENGINE}.{_word(model)}"
     key = {KEY_VARIABLE: key_of(settings)} if key_of(settings) else {}
@@ -69,13 +71,14 @@ def _outside(settings: Settings, model: str, environment: Mapping[str, str]) -> 
         serves=model,
         health_url=health,
         answers=partial(answers, health),
+        need=need,
     )
-    yield ProcessSpec(f"relay.{_word(model)}", (*RUN, "relay", "--model", model), serves=model, after=server)
+    yield ProcessSpec(f"relay.{_word(model)}", (*RUN, "relay", "--model", model), serves=model, after=server, need=need)
 
 
 def _relays(settings: Settings) -> Iterator[ProcessSpec]:
     for backend in settings.backends:
-        yield ProcessSpec(f"relay.{_word(backend)}", (*RUN, "relay", "--model", backend), serves=backend)
+        yield ProcessSpec(f"relay.{_word(backend)}", (*RUN, "relay", "--model", backend), serves=backend, need=Need.NOT)
 
 
 def _drafters(settings: Settings) -> Iterator[ProcessSpec]:
@@ -85,7 +88,7 @@ def _drafters(settings: Settings) -> Iterator[ProcessSpec]:
         name = f"drafter.{_word(drafter_name(drafter))}"
         argv = (*RUN, "drafter", "--number", str(number))
         environment = environment_here(settings, settings.engine.backend)
-        yield ProcessSpec(name, argv, environment=environment, serves=drafter.for_model)
+        yield ProcessSpec(name, argv, environment=environment, serves=drafter.for_model, need=Need.NOT)
 
 
 def runs_elsewhere(settings: Settings, drafter: Drafter) -> str:

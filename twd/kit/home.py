@@ -34,6 +34,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     leaseless: tuple[str, ...] = ("broker",)
     """Those of them that are no services, and so hold no lease."""
     ready: bool = False
+    missing: dict[str, str] = {}
+    """Processes without which the others go on, and why they cannot work now."""
 
     def named(self) -> str:
         """The one line that tells people which instance this is."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
 
 from twd.kit import platform
+from twd.kit.board import Need
 from twd.kit.clock import Clock
 from twd.kit.exit_codes import REFUSED, ExitCode
 from twd.kit.hang import USUAL, HangPolicy, Run, Silence
@@ -49,6 +50,8 @@ class ProcessSpec:
     """Where a program that holds no lease says whether it works."""
     after: str = ""
     """The process that must work before this one starts."""
+    need: Need = Need.ALWAYS
+    """Whether an installation starts without it."""
     answers: Callable[[], Awaitable[bool]] | None = None
     """How to ask a program without a heartbeat whether it still answers anybody."""
 
