@@ -18,7 +18,7 @@ import msgspec
 
 from twd.kit import platform
 from twd.kit.hang import USUAL, HangPolicy, Silence
-from twd.kit.tasks import AGAIN_MAX_S, WELL_S, OnError, TaskGroup, every
+from twd.kit.tasks import WELL_S, OnError, TaskGroup, every
 
 OURS: Final = (sys.executable, "-P", "-m", "twd")
 """How command lines begin that a nursery can bring up."""
@@ -26,7 +26,8 @@ BIRTH_S: Final = 10.0
 """Imports on a slow machine that does much else are in it."""
 REAP_S: Final = 1.0
 LOOK_S: Final = 0.5
-AGAIN_S: Final = 2.0
+AGAIN_S: Final = 0.5
+AGAIN_MAX_S: Final = 5.0
 """Between the loss of the fork server and the start of another one; it grows while they are lost at once."""
 PROGRAM: Final = (sys.executable, "-P", "-m", "twd.cli.nursery")
 """A fork server that is started by a process that cannot fork it off: the number of its socket comes behind."""
@@ -155,8 +156,9 @@ class Nursery:
         while True:
             began = clock()
             await self._lost.wait()
-            pause_s = AGAIN_S if clock() - began > WELL_S else min(AGAIN_MAX_S, 2 * pause_s)
+            pause_s = AGAIN_S if clock() - began > WELL_S else pause_s
             await asyncio.sleep(pause_s)
+            pause_s = min(AGAIN_MAX_S, 2 * pause_s)
             await self._take(_start(self._environment))
             self._prepare_again()
 
