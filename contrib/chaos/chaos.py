@@ -92,7 +92,7 @@ def parts(instance: Instance) -> dict[str, int]:
 
 def kind_of(title: str) -> str:
     """What a process is, by its title."""
-    kinds = {"twd fork server": "fork server", "run stage": "stage", "rpc_worker": "rpc worker"}
+    kinds = {"fork server": "fork server", "run stage": "stage", "run drafter": "drafter", "rpc_worker": "rpc worker"}
     return next((kind for part, kind in kinds.items() if part in title), "")
 
 

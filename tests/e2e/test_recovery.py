@@ -57,6 +57,25 @@ def test_a_killed_broker_comes_back_and_the_stream_goes_on(demo: Installed, clie
     served_again(demo)
 
 
+@pytest.mark.parametrize("victim", ["speculator", "broker"])
+def test_what_is_stopped_for_good_is_replaced_and_the_stream_goes_on(
+    demo: Installed, client: OpenAI, undisturbed: str, victim: str
+) -> None:
+    before = process(demo, victim)
+    assert struck(client, before, signal.SIGSTOP) == undisturbed
+    served_again(demo)
+    assert process(demo, victim) != before
+    assert "it was stopped" in demo.twd("doctor").stdout
+
+
+def test_an_edge_that_is_stopped_for_good_is_replaced(demo: Installed, client: OpenAI, undisturbed: str) -> None:
+    before = process(demo, "edge")
+    os.kill(before, signal.SIGSTOP)
+    wait_until(lambda: process(demo, "edge") not in (0, before), "there is another one")
+    served_again(demo)
+    assert "".join(stream(client)) == undisturbed
+
+
 def test_a_client_that_leaves_frees_its_session(demo: Installed, client: OpenAI) -> None:
     answer = client.chat.completions.create(**{**OPTIONS, "max_tokens": 1000}, stream=True)  # type: ignore[call-overload]
     job = next(iter(answer)).id.removeprefix("chatcmpl-")

@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twd.kit.hang import AUTO_S, FIRST_S, LOOKS_AT_ONCE, HangPolicy, Run, Silence, policy_of
+from twd.kit.hang import (
+    AUTO_S,
+    FIRST_S,
+    LOOKS_AT_ONCE,
+    UNHEARD_LOOKS,
+    HangPolicy,
+    Run,
+    Silence,
+    Unheard,
+    policy_of,
+)
 
 POLICY = HangPolicy(silence_s=10.0, look_s=0.5)
 
@@ -81,3 +91,20 @@ def test_a_clock_that_stands_or_goes_back_counts_nothing(jump: float) -> None:
     silence.look(100.0, Run.RUNS, 1)
     for turn in range(100):
         assert silence.look(100.0 + jump * turn, Run.RUNS, 1) == ""
+
+
+def test_one_that_others_hear_no_more_is_hung_and_told_once() -> None:
+    unheard = Unheard()
+    told = [unheard.look(["edge"], 3) for _ in range(3 * UNHEARD_LOOKS)]
+    assert [bool(one) for one in told].count(True) == 1
+    assert told[UNHEARD_LOOKS - 1] == ["edge"]
+
+
+def test_where_nobody_is_heard_or_somebody_is_again_nobody_is_hung() -> None:
+    unheard = Unheard()
+    for _ in range(100):
+        assert unheard.look(["edge", "metrics"], 2) == []
+        assert unheard.look(["edge"], 2) == []
+    for _ in range(100):
+        assert unheard.look(["edge"], 2) in ([], ["edge"])
+        assert unheard.look([], 2) == []

@@ -196,7 +196,7 @@ class Installation:
 
     async def _new_overseer(self, ground: Surroundings) -> Overseer:
         hung = self._overseer.hung if self._overseer is not None else None
-        overseer = self._overseer = Overseer(ground, self._board, self._changed, self._life, hung)
+        overseer = self._overseer = Overseer(ground, self._board, self._changed, self._life, hung, self._end_hung)
         try:
             await overseer.start()
         except BaseException:
@@ -204,6 +204,10 @@ class Installation:
             raise
         overseer.ails(FAULT, self._fault)
         return overseer
+
+    def _end_hung(self, name: str, why: str) -> None:
+        if self._crew is not None and policy_of(self._settings.hang_s).watches:
+            self._crew.supervisor.end_hung(name, why)
 
     def _supervise(self, specs: Sequence[ProcessSpec]) -> Supervisor:
         return Supervisor(

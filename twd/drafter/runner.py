@@ -46,6 +46,8 @@ class DraftRunner:
         self._dropped = False
         """Whether something was not taken in, so that all sessions must be told anew."""
         self._stopping = False
+        self.under_way: float | None = None
+        """When the step began that is computed now."""
         self._thread = threading.Thread(target=self._main, name="draft-engine", daemon=True)
 
     def start(self) -> None:
@@ -100,7 +102,9 @@ class DraftRunner:
             self._collect(steps, began)
 
     def _collect(self, steps: Sequence[tuple[Draft, Window]], began: float) -> None:
+        self.under_way = began
         verdicts = {verdict.slot: verdict for verdict in self._target.collect()}
+        self.under_way = None
         spent_ms = (self._clock() - began) * 1000
         if self._cost is not None and all(window.committed == 1 for _, window in steps):
             self._cost.observe(sum(len(window.tokens) for _, window in steps), spent_ms)

@@ -106,6 +106,10 @@ class Drafter(ModelService[LoadedDraftModel]):
         """What loads the draft model."""
         return self._load
 
+    def under_way(self) -> float | None:
+        """The step that is computed now."""
+        return self._runner.under_way if self._runner is not None else None
+
     async def open_for_work(self, loaded: LoadedDraftModel) -> None:
         """Draft for whoever speaks its tokens."""
         loop = asyncio.get_running_loop()

@@ -1,10 +1,11 @@
-"""When a process counts as hung: it was stopped, or it has shown no sign of life for too long. Pure.
+"""When a process counts as hung: it was stopped, or has shown no sign of life for too long. Pure.
 
 Time is counted look by look, and each look counts for little: a machine that slept, or a supervisor that was stopped
 itself, finds nobody silent when it goes on.
 """
 
 import enum
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -16,6 +17,8 @@ LOOK_S: Final = 0.5
 LOOKS_AT_ONCE: Final = 2.0
 """However much later than planned a look is, it counts as no more than so many."""
 STOPPED_LOOKS: Final = 2
+UNHEARD_LOOKS: Final = 7
+"""Looks, a second apart, at a lease that ran out although its process beats."""
 DOUBLINGS_MAX: Final = 3
 
 
@@ -85,3 +88,18 @@ class Silence:
         since = 0.0 if self._looked_at is None else now - self._looked_at
         self._looked_at = now
         return max(0.0, min(since, LOOKS_AT_ONCE * self._policy.look_s))
+
+
+class Unheard:
+    """Which processes beat, but have long ceased to renew their leases: their loops turn and read nothing."""
+
+    def __init__(self) -> None:
+        self._looks: dict[str, int] = {}
+
+    def look(self, silent: Collection[str], leased: int) -> list[str]:
+        """Those that count as hung now, of `leased` processes; where all are silent, the broker is to blame."""
+        if len(silent) >= leased:
+            self._looks.clear()
+            return []
+        self._looks = {name: self._looks.get(name, 0) + 1 for name in silent}
+        return [name for name, looks in self._looks.items() if looks == UNHEARD_LOOKS]

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from twd.bus.base import BusError, LeaseEntry, Leases
-from twd.kit.board import Board
+from twd.kit.board import Board, Stage
 from twd.kit.effects import Do
+from twd.kit.hang import Unheard
 from twd.kit.hung_log import HungLog
 from twd.kit.roster import Roster
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings, internal
@@ -65,8 +66,9 @@ class Overseer(Service):
         changed: Callable[[], None],
         life: Life | None = None,
         hung: HungLog | None = None,
+        end_hung: Callable[[str, str], None] | None = None,
     ) -> None:
-        """`hung`: what was noted of hung processes before this overseer began."""
+        """`hung`: what was noted of hung processes before this overseer began. `end_hung` ends one, and says why."""
         super().__init__(ground)
         self._life = life
         self._board = board
@@ -75,6 +77,8 @@ class Overseer(Service):
         self._registry: Leases | None = None
         self._news = asyncio.Event()
         self._problems: dict[str, str] = {}
+        self._end_hung = end_hung
+        self._unheard = Unheard()
         self.hung = HungLog() if hung is None else hung
 
     async def setup(self) -> None:
@@ -129,6 +133,13 @@ class Overseer(Service):
         here = [lease for lease in leases if lease.node in nodes]
         if self._board.see(here, self.clock.wall_ms()):
             self._changed()
+        self._look_for_unheard()
+
+    def _look_for_unheard(self) -> None:
+        rows = [row for row in self._board.rows.values() if row.leased]
+        for name in self._unheard.look([row.name for row in rows if row.stage is Stage.SILENT], len(rows)):
+            if self._end_hung is not None:
+                self._end_hung(name, "it has not been heard on the bus since its lease ran out")
 
     def tell_exit(self, gone: Exit) -> None:
         """Publish the end of a process, and take its lease away."""

@@ -14,12 +14,15 @@ from twd.kit.exit_codes import ExitCode, exit_code_of
 from twd.kit.heartbeat import Heartbeat, beating
 from twd.kit.ids import Ids
 from twd.kit.service import Service, Surroundings
-from twd.kit.tasks import TaskGroup
+from twd.kit.standstill import LOOK_S, Standstill, hung_work
+from twd.kit.tasks import TaskGroup, heard
 from twd.wire.base import NodeId
 from twd.wire.failures import TwdError
 
 DRAIN_S: Final = 25.0
 """Below the supervisor's patience, so that a service ends by itself."""
+FAREWELL_S: Final = 1.0
+"""So long a service with a hung thread may take to say so."""
 
 log = logging.getLogger("twd.run")
 
@@ -48,11 +51,12 @@ class StopRequests:
 
 async def run_service(make: MakeService, connect: Connect, node: NodeId) -> ExitCode:
     """Run a service until it ends or a signal asks it to."""
-    async with beating(Heartbeat.inherited()):
-        return await _run(make, connect, node)
+    heart = Heartbeat.inherited()
+    async with beating(heart):
+        return await _run(make, connect, node, watched=heart is not None)
 
 
-async def _run(make: MakeService, connect: Connect, node: NodeId) -> ExitCode:
+async def _run(make: MakeService, connect: Connect, node: NodeId, watched: bool) -> ExitCode:
     stop = StopRequests(lambda: os._exit(ExitCode.INTERRUPTED))
     stop.watch()
     bus = await unless(stop.asked, connect())
@@ -60,12 +64,12 @@ async def _run(make: MakeService, connect: Connect, node: NodeId) -> ExitCode:
         return ExitCode.OK
     try:
         service = make(Surroundings(bus=bus, node=node, clock=SystemClock(), ids=Ids()))
-        return await _serve(service, stop)
+        return await _serve(service, stop, watched)
     finally:
         await bus.close()
 
 
-async def _serve(service: Service, stop: StopRequests) -> ExitCode:
+async def _serve(service: Service, stop: StopRequests, watched: bool) -> ExitCode:
     try:
         await unless(stop.asked, service.start())
     except TwdError as error:
@@ -75,11 +79,23 @@ async def _serve(service: Service, stop: StopRequests) -> ExitCode:
     except Exception as error:  # noqa: BLE001 - the edge: logged with its story, and fatal
         service.fail(error, "start")
     _settle()
-    await unless(stop.asked, service.ended.wait())
+    await unless(stop.asked, _until_end(service) if watched else service.ended.wait())
     await service.drain(DRAIN_S)
     if service.fault is None:
         return ExitCode.OK
     return exit_code_of(service.fault.code) if isinstance(service.fault, TwdError) else ExitCode.FAULT
+
+
+async def _until_end(service: Service) -> bool:
+    """Until a service ends, or a thread of it hangs: nothing waits for that thread then."""
+    watch = Standstill()
+    while not await heard(service.ended, LOOK_S):
+        hung = hung_work(watch, service.under_way(), service.clock.now())
+        if hung is not None:
+            service.fail(hung, "a pass")
+            await heard(service.ended, FAREWELL_S)
+            os._exit(ExitCode.WORKER_LOST)
+    return True
 
 
 def _settle() -> None:

@@ -16,7 +16,7 @@ from twd.kit.tasks import soon
 from twd.speculator.bounds import Identity
 from twd.speculator.core import SpeculatorCore
 from twd.speculator.embeddings import Embeddings
-from twd.speculator.hanging import Watch, patience_s
+from twd.speculator.hanging import UnderWay, Watch, patience_s
 from twd.speculator.intake import Intake
 from twd.speculator.lanes import Preparation
 from twd.speculator.links import Drafter
@@ -422,6 +422,12 @@ class Speculator(ModelService[LoadedModel]):
             self._look_at_leases_at = now + _LEASE_CHECK_S
             self.tasks.start("leases", self._check_leases())
         return None
+
+    def under_way(self) -> UnderWay | None:
+        """The pass that this machine's processor computes now; other devices are watched by what passes take there."""
+        if self._runner is None or self.loaded is None or self.loaded.limits.device is not DeviceKind.CPU:
+            return None
+        return self._runner.pace.now
 
     def _look_whether_hung(self, runner: Runner, loaded: LoadedModel, now: float) -> None:
         """Raises when a pass has taken so long that its device must hang."""

@@ -184,6 +184,10 @@ class Stage(Service):
             FrameRefused(stage=here, node=self.ground.node, fault=fault, peer=peer, detail=detail, repeated=count)
         )
 
+    def under_way(self) -> float | None:
+        """The decode that is computed now."""
+        return self._server.worker.under_way if self._server is not None else None
+
     # -- figures -------------------------------------------------------------------------------
 
     def tick(self, now: float) -> Effects:
