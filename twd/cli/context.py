@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from twd.cli.errors import CommandError
+from twd.cli.guard import NOBODY
 from twd.kit.exit_codes import ExitCode
 from twd.kit.heartbeat import VARIABLE
 from twd.kit.home import RESOLVED_VARIABLE, Home, Instance, Unrecorded
@@ -33,6 +34,8 @@ class Ground:
         self.config = config
         self.environment = {name: value for name, value in environment.items() if name not in OWN_VARIABLES}
         self._resolved = environment.get(RESOLVED_VARIABLE)
+        self.guard = NOBODY
+        """The process that guards this one."""
 
     @cached_property
     def loaded(self) -> "Loaded":

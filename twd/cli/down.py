@@ -40,15 +40,18 @@ def down(ground: Ground, timeout: float, as_json: bool) -> ExitCode:
         timeout = 0.0
     in_time = _wait(home, timeout, tells=not as_json and sys.stderr.isatty())
     if not in_time:
-        _kill(home, instance.pid)
+        _kill(home, instance)
     took = time.monotonic() - began
     how = "ended" if in_time else f"killed after {timeout:g} s" if timeout else "killed"
     _report(as_json, {"ended": True, "killed": not in_time, "pid": instance.pid, "took_s": round(took, 2)}, how)
     return ExitCode.OK
 
 
-def _kill(home: Home, pid: int) -> None:
+def _kill(home: Home, instance: Instance) -> None:
     """Everything at once; a supervisor that a script started leads no group, and what it started ends with it."""
+    pid = instance.pid
+    if instance.guard:  # first, so that it starts no other one
+        platform.kill(instance.guard)
     platform.kill_group(pid)
     platform.kill(pid)
     if not _wait(home, KILLED_S):

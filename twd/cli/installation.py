@@ -15,6 +15,7 @@ from twd.bus.base import LeaseEntry
 from twd.bus.broker import EmbeddedBroker
 from twd.cli.crew import DRAIN_S, Crew
 from twd.cli.errors import CommandError
+from twd.cli.guard import NOBODY, Guard
 from twd.cli.life_core import serving
 from twd.cli.model_life import ModelLife
 from twd.cli.outside_broker import outside_broker
@@ -27,6 +28,7 @@ from twd.kit.connect import address_of, connect
 from twd.kit.exit_codes import ExitCode
 from twd.kit.hang import policy_of
 from twd.kit.home import RESOLVED_VARIABLE, Home, Instance
+from twd.kit.hung_log import HungLog
 from twd.kit.ids import Ids
 from twd.kit.log_files import LogFile
 from twd.kit.nursery import Inherited, Nursery
@@ -67,6 +69,7 @@ class Installation:
         measured: bool = False,
         forks: Inherited | None = None,
         wait: Wait = Wait.SOME,
+        guard: Guard = NOBODY,
     ) -> None:
         """`measured`: when all is ready, find out what drafts bring, and say so. `forks`: what brings up processes."""
         self._settings = settings
@@ -76,6 +79,9 @@ class Installation:
         self._view = view
         self._measured = measured
         self._clock = SystemClock()
+        self._guard = guard
+        self._hung = HungLog()
+        self._hung.note(OWN_LOG, guard.before, self._clock.wall_ms())
         rows = {spec.name: Row(name=spec.name, node=spec.node, need=spec.need) for spec in specs}
         self._board = Board(rows, self._clock.wall_ms(), wait=wait)
         self._addresses: dict[str, str] = {}
@@ -195,8 +201,7 @@ class Installation:
             raise overseer.fault
 
     async def _new_overseer(self, ground: Surroundings) -> Overseer:
-        hung = self._overseer.hung if self._overseer is not None else None
-        overseer = self._overseer = Overseer(ground, self._board, self._changed, self._life, hung, self._end_hung)
+        overseer = self._overseer = Overseer(ground, self._board, self._changed, self._life, self._hung, self._end_hung)
         try:
             await overseer.start()
         except BaseException:
@@ -364,6 +369,7 @@ class Installation:
             started_ms=self._board.began_ms,
             version=twd.__version__,
             node=self._node,
+            guard=self._guard.pid,
             bus_url=self._settings.bus.url,
             bus_token=self._settings.bus.token,
             addresses=self._addresses,

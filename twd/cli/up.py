@@ -18,6 +18,7 @@ from twd.cli.picture import Picture, View, choose_view
 from twd.cli.played import Played
 from twd.kit.board import Wait
 from twd.kit.exit_codes import ExitCode, exit_code_of
+from twd.kit.hang import policy_of
 from twd.kit.home import AlreadyRunning, Home, Instance
 from twd.kit.nursery import Inherited
 from twd.kit.ports import bindable_port
@@ -81,6 +82,10 @@ def up(
         more += (*(played.options if played else ()), *(("--skip-version-check",) if skip_version_check else ()))
         more += (f"--wait={wait}",)
         return start_detached(ground, services, demo, choose_view(as_json, False), timeout, more)
+    if report:
+        from twd.cli.guard import guard
+
+        ground.guard = guard(policy_of(ground.settings.hang_s))
     from twd.cli.nursery import fork_off
 
     forks = fork_off()
@@ -135,7 +140,11 @@ def _holding(ground: Ground, home: Home) -> Iterator[None]:
         click.echo(stale, err=True)
     pid, now_ms = os.getpid(), time.time_ns() // 1_000_000
     born = platform.born(pid) or 0.0
-    home.write_instance(Instance(pid=pid, born=born, started_ms=now_ms, version=twd.__version__, node=ground.node))
+    home.write_instance(
+        Instance(
+            pid=pid, born=born, started_ms=now_ms, version=twd.__version__, node=ground.node, guard=ground.guard.pid
+        )
+    )
     try:
         yield
     finally:
@@ -154,13 +163,17 @@ def _live(
     from twd.bus.broker import EmbeddedBroker
     from twd.cli.installation import Installation
     from twd.kit import platform
+    from twd.kit.heartbeat import Heartbeat, beating
 
     bus = settings.bus
     broker = None if bus.url else EmbeddedBroker(ground.home.path, bus.host, bus.port, bus.token)
 
     async def live() -> ExitCode:
-        installation = Installation(settings, ground.home, ground.node, specs, view, measured, forks, wait)
-        return await installation.run(broker)
+        installation = Installation(
+            settings, ground.home, ground.node, specs, view, measured, forks, wait, ground.guard
+        )
+        async with beating(Heartbeat.inherited()):
+            return await installation.run(broker)
 
     with asyncio.Runner(loop_factory=platform.new_event_loop) as runner:
         return runner.run(live())

@@ -27,6 +27,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     started_ms: int
     version: str
     node: str
+    guard: int = 0
+    """The process that starts another supervisor if this one is killed; 0: none does."""
     bus_url: str = ""
     bus_token: str = ""
     addresses: dict[str, str] = {}
