@@ -1,6 +1,5 @@
 """The agent on the bus: tells its machine, holds its name, keeps workers alive."""
 
-import asyncio
 import os
 import signal
 import sys
@@ -242,21 +241,6 @@ async def test_a_worker_that_was_stopped_is_ended_and_comes_back(broker: MemoryB
     await until(lambda: agent._processes.facts()[0].restarts, "another one was started")
     await until(lambda: agent._processes.facts()[0].state == "ready", "it answers")
     assert not alive(facts.pid)
-
-
-async def test_stopped_ones_are_looked_for_only_while_anything_runs(
-    broker: MemoryBroker, start_agent: StartAgent
-) -> None:
-    agent = await start_agent()
-    waiting = agent.tasks.start("first", agent._processes.wait_for_one())
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    await ask(broker, wish())
-    await asyncio.wait_for(waiting, 5.0)
-    await ask(broker, ProcessUnwanted(node=DESK, process="rpc.test"))
-    again = agent.tasks.start("second", agent._processes.wait_for_one())
-    await asyncio.sleep(0)
-    assert not again.done()
 
 
 async def test_a_stage_of_another_file_is_refused_with_both_hashes(

@@ -305,9 +305,9 @@ def test_who_holds_the_home_says_so_from_the_first_moment_on(tmp_path: Path, mon
 
 HOLD = """
 import pathlib, signal, sys
-from twd.process.home import Home
+from twd.process.home import StateFolder
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-Home(pathlib.Path(sys.argv[1])).acquire()
+StateFolder(pathlib.Path(sys.argv[1])).acquire()
 print("held", flush=True)
 signal.pause()
 """

@@ -72,6 +72,7 @@ def test_a_killed_process_is_in_the_logs_and_status_is_well_again(installed: Ins
 
 
 def test_status_tells_of_a_process_that_is_silent(installed: Installed) -> None:
+    installed.env["TWD_HANG_S"] = "0"
     installed.up()
     pid = installed.pids()["metrics"]
     os.kill(pid, signal.SIGSTOP)

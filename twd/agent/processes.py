@@ -32,6 +32,7 @@ from twd.net.delay_proxy import DelayProxy
 from twd.net.ports import bindable_port
 from twd.private_file import write_private
 from twd.process.fork_server import OURS, ForkServer, ForkServerHandle
+from twd.process.hang import policy_of
 from twd.process.home import RESOLVED_VARIABLE, StateFolder
 from twd.process.supervisor import Backoff, ProcessExit, ProcessSpec, Supervisor
 from twd.settings.model import Settings
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 READY_S: Final = 30.0
 LOOK_S: Final = 0.1
+LOOK_FOR_HUNG_S: Final = 0.2
+"""A process that was stopped answers nobody and closes no link, so it is looked for this often."""
 STOP_S: Final = 5.0
 PROCESSES_MAX: Final = 32
 ADMITTED_MAX: Final = 64
@@ -83,11 +86,9 @@ class ManagedProcesses:
         self._admitted: tuple[str, ...] = ()
         self._exits: WeakSet[TunnelExit] = WeakSet()
         self._running: dict[str, ManagedProcess] = {}
-        self._some = asyncio.Event()
-        """Set while anything runs."""
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """By process; each as long as somebody holds it or waits for it."""
-        self._fork_server = ForkServer(forks, os.environ, on_fault)
+        self._fork_server = ForkServer(forks, os.environ, on_fault, policy_of(settings.hang_s))
 
     @cached_property
     def _identity(self) -> "LinkIdentity":
@@ -166,7 +167,6 @@ class ManagedProcesses:
     async def _launch(self, wanted: ProcessWanted) -> ProcessFacts:
         running = self._prepare(wanted)
         self._running[wanted.process] = running
-        self._some.set()
         running.supervisor.start()
         try:
             await running.open_fronts()
@@ -179,10 +179,7 @@ class ManagedProcesses:
         return running.facts()
 
     def _forget(self, process: str) -> ManagedProcess | None:
-        running = self._running.pop(process, None)
-        if not self._running:
-            self._some.clear()
-        return running
+        return self._running.pop(process, None)
 
     def _prepare(self, wanted: ProcessWanted) -> ManagedProcess:
         if wanted.kind is ProcessKind.STAGE:
@@ -294,6 +291,7 @@ class ManagedProcesses:
             on_fault=self._on_fault,
             backoff=Backoff(healthy_s=HEALTHY_S),
             fork_server=self._fork_server,
+            hang=policy_of(self._settings.hang_s, LOOK_FOR_HUNG_S),
         )
 
     def _exited(self, gone: ProcessExit) -> None:
@@ -326,14 +324,6 @@ class ManagedProcesses:
         why = running.note or f"nobody listens on port {running.port}"
         text = f"{running.wanted.process} runs, but did not answer within {READY_S:g} s: {why}"
         raise TwdError(FailureCode.DEADLINE, text)
-
-    async def wait_for_one(self) -> None:
-        """Until anything runs."""
-        await self._some.wait()
-
-    def end_stopped(self) -> list[str]:
-        """End what was stopped: another one starts in its place. Returns what was ended so."""
-        return [running.wanted.process for running in self._running.values() if running.end_if_stopped()]
 
     async def watch(self) -> None:
         """Ask again those that were restarted."""

@@ -19,6 +19,7 @@ from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, 
 from twd.kit.tasks import every, heard
 from twd.process import platform
 from twd.process.fork_server import ForkServerHandle
+from twd.process.hung_log import HungLog
 from twd.process.supervisor import ProcessExit
 from twd.settings.model import Settings
 from twd.wire.base import Event
@@ -49,8 +50,6 @@ LOOK_S: Final = 10.0
 WATCH_S: Final = 1.0
 UNSETTLED_S: Final = 0.05
 """While a process is on its way back somebody waits for it."""
-STOPPED_S: Final = 0.2
-"""A process that was stopped answers nobody and closes no link: it is looked for this often."""
 ADMIT_S: Final = 1.0
 BEATS: Final = 3
 """Renewals of the machine's key within the time after which it counts as gone."""
@@ -85,6 +84,7 @@ class AgentService(Service):
             link_s=link_s,
             forks=forks,
         )
+        self._hung = HungLog()
         self._stirred = asyncio.Event()
         """Set when a process ended or started."""
         self._server: PeerServer | None = None
@@ -102,7 +102,6 @@ class AgentService(Service):
         await self._take_claim(self._seen)
         self._first_look = self.tasks.start("look round", self._detector.look(self.clock.now()))
         self.tasks.start("watch", self._keep_watching())
-        self.tasks.start("look for stopped ones", self._keep_ending_stopped())
         await self._processes.open()
         self.tasks.start("beat", every(max(0.3, self._settings.coordinator.lease_s / BEATS), self._beat))
 
@@ -165,6 +164,7 @@ class AgentService(Service):
             "gpus": [f"{gpu.name} ({gpu.backend}, {gpu.total} bytes)" for gpu in seen.gpus],
             "models": len(seen.models),
             "processes": [facts.process for facts in seen.processes],
+            **self._hung.facts(),
         }
 
     # -- the machine ---------------------------------------------------------------------------
@@ -197,13 +197,6 @@ class AgentService(Service):
         if self._processes.facts():
             await self._processes.watch()
             await self._tell()
-
-    async def _keep_ending_stopped(self) -> None:
-        while True:
-            await self._processes.wait_for_one()
-            await asyncio.sleep(STOPPED_S)
-            for name in self._processes.end_stopped():
-                self.log.warning("%s was stopped and answers nobody; it is ended and started again", name)
 
     async def _admit(self) -> None:
         """Speculators tell their certificates in their leases: those may use the workers here."""
@@ -330,8 +323,12 @@ class AgentService(Service):
                 restarts=gone.restarts,
                 retry_in_ms=round(gone.retry_in_s * 1000),
                 last_words=gone.last_words,
+                hung=gone.hung,
             )
         )
+        if gone.hung:
+            self.log.warning("%s was hung: %s; it was ended and is started again", gone.name, gone.hung)
+        self._hung.note(gone.name, gone.hung, self.clock.wall_ms())
         self.tasks.start(f"tell of {gone.name}", self._tell())
 
 

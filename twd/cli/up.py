@@ -16,7 +16,9 @@ from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode, exit_code_of
 from twd.net.ports import bindable_port
 from twd.process.fork_server import ForkServerHandle
+from twd.process.hang import policy_of
 from twd.process.home import AlreadyRunning, RunningInstance, StateFolder
+from twd.process.process_table import Wait
 from twd.process.supervisor import ProcessSpec
 from twd.settings.model import Settings
 from twd.supervisor.in_clear import ways_in_clear
@@ -39,6 +41,13 @@ READY_S: Final = 600.0
 @click.option("--skip-version-check", is_flag=True, help="Use machines of the pool whose engine does not match.")
 @click.option("-d", "--detach", is_flag=True, help="Return when all is ready; `twd down` ends it.")
 @click.option("--json", "as_json", is_flag=True, help="Print addresses and processes as JSON when all is ready.")
+@click.option(
+    "--wait",
+    type=click.Choice([wait.value for wait in Wait]),
+    default=Wait.SOME.value,
+    show_default=True,
+    help="Ready is when all works that can, and what is missing is told (some), or when everything works (all).",
+)
 @click.option("--timeout", default=READY_S, show_default=True, type=SECONDS, help="Seconds until -d gives up.")
 @click.option("--report", is_flag=True, hidden=True)
 @click.pass_obj
@@ -54,6 +63,7 @@ def up(
     skip_version_check: bool,
     detach: bool,
     as_json: bool,
+    wait: str,
     timeout: float,
     report: bool,
 ) -> ExitCode:
@@ -73,7 +83,12 @@ def up(
 
         more = (*(f"--model={name}" for name in models), *(("--no-models",) if no_models else ()))
         more += (*(played.options if played else ()), *(("--skip-version-check",) if skip_version_check else ()))
+        more += (f"--wait={wait}",)
         return start_detached(ctx, services, demo, choose_view(as_json, False), timeout, more)
+    if report:
+        from twd.supervisor.guard import guard
+
+        ctx.guard = guard(policy_of(ctx.settings.hang_s))
     from twd.cli.fork_server import fork_off
 
     forks = fork_off()
@@ -81,7 +96,8 @@ def up(
     try:
         if skip_version_check:
             ctx.settings = skipping_version_check(ctx.settings)
-        return _run(ctx, home, services, demo, played, None if not (models or no_models) else models, view, forks)
+        chosen = None if not (models or no_models) else models
+        return _run(ctx, home, services, demo, played, chosen, view, forks, Wait(wait))
     except TwdError as error:
         if report:
             code = error.exit_code if isinstance(error, CommandError) else exit_code_of(error.code)
@@ -98,6 +114,7 @@ def _run(
     models: tuple[str, ...] | None,
     view: StartView,
     forks: ForkServerHandle | None,
+    wait: Wait,
 ) -> ExitCode:
     with _holding(ctx, home):
         settings = ctx.settings
@@ -109,7 +126,7 @@ def _run(
         specs = _only_models(settings, _specs(settings, services), models)
         settings = settings if models is None else with_served(settings, models)
         specs += played.agents() if played else []
-        return _live(ctx, settings, specs, view, demo and not services and view.talks, forks)
+        return _live(ctx, settings, specs, view, demo and not services and view.talks, forks, wait)
 
 
 @contextmanager
@@ -126,7 +143,11 @@ def _holding(ctx: CliContext, home: StateFolder) -> Iterator[None]:
         click.echo(stale, err=True)
     pid, now_ms = os.getpid(), time.time_ns() // 1_000_000
     born = platform.born(pid) or 0.0
-    home.write_instance(RunningInstance(pid=pid, born=born, started_ms=now_ms, version=twd.__version__, node=ctx.node))
+    home.write_instance(
+        RunningInstance(
+            pid=pid, born=born, started_ms=now_ms, version=twd.__version__, node=ctx.node, guard=ctx.guard.pid
+        )
+    )
     try:
         yield
     finally:
@@ -140,16 +161,20 @@ def _live(
     view: StartView,
     measured: bool,
     forks: ForkServerHandle | None,
+    wait: Wait,
 ) -> ExitCode:
     from twd.bus.broker import EmbeddedBroker
     from twd.process import platform
+    from twd.process.heartbeat import Heartbeat, beating
     from twd.supervisor.installation import Installation
 
     bus = settings.bus
     broker = None if bus.url else EmbeddedBroker(ctx.home.path, bus.host, bus.port, bus.token, encrypted=bus.encrypted)
 
     async def live() -> ExitCode:
-        return await Installation(settings, ctx.home, ctx.node, specs, view, measured, forks).run(broker)
+        installation = Installation(settings, ctx.home, ctx.node, specs, view, measured, forks, wait, ctx.guard)
+        async with beating(Heartbeat.inherited()):
+            return await installation.run(broker)
 
     with asyncio.Runner(loop_factory=platform.new_event_loop) as runner:
         return runner.run(live())

@@ -122,6 +122,10 @@ class DrafterService(ModelService[DraftModel]):
         """What loads the draft model."""
         return self._load
 
+    def under_way(self) -> float | None:
+        """The step that is computed now."""
+        return self._runner.under_way if self._runner is not None else None
+
     async def open_for_work(self, loaded: DraftModel) -> None:
         """Draft for whoever speaks its tokens."""
         loop = asyncio.get_running_loop()

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Final
@@ -117,6 +117,13 @@ class Service:
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """What others may read in this service's lease."""
         return {}
+
+    def under_way(self) -> Hashable | None:
+        """What a thread of this service computes now, by a name that no other piece of work has; None: nothing.
+
+        Work that waits for other machines is no such work: they may take long while nothing moves here.
+        """
+        return None
 
     def pattern(self, event_type: type[Event]) -> str:
         """The subject to listen on for one event; narrower than everything where a service wants less."""

@@ -27,6 +27,8 @@ class RunningInstance(msgspec.Struct, frozen=True, kw_only=True):
     started_ms: int
     version: str
     node: str
+    guard: int = 0
+    """The process that starts another supervisor if this one is killed; 0: none does."""
     bus_url: str = ""
     bus_token: str = ""
     bus_fingerprint: str = ""
@@ -36,6 +38,8 @@ class RunningInstance(msgspec.Struct, frozen=True, kw_only=True):
     leaseless: tuple[str, ...] = ("broker",)
     """Those of them that are no services, and so hold no lease."""
     ready: bool = False
+    missing: dict[str, str] = {}
+    """Processes without which the others go on, and why they cannot work now."""
 
     def named(self) -> str:
         """The one line that tells people which instance this is."""

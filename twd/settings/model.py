@@ -391,6 +391,10 @@ class Settings(SettingSection, frozen=True):
         "auto"
     )
     prewarm: Annotated[bool, about("Read a file ahead when it nearly fills the free memory.")] = True
+    hang_s: Annotated[
+        Auto | Annotated[float, Meta(ge=0, le=86_400)],
+        about("A process without a sign of life for so many seconds is started anew; auto: 10; 0: never."),
+    ] = "auto"
     bus: Annotated[BusConfig, about("The NATS broker.")] = BusConfig()
     edge: Annotated[EdgeConfig, about("The HTTP API and pages.")] = EdgeConfig()
     engine: Annotated[EngineConfig, about("Engine processes of this machine.")] = EngineConfig()

@@ -23,7 +23,7 @@ from twd.speculator.drafters.calibration import DrafterTrials
 from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.speculator.drafters.registry import DrafterRegistry, pace_of, refusal, taken_for
 from twd.speculator.runner import Runner
-from twd.speculator.targets.decode_watchdog import DecodeWatchdog, patience_s
+from twd.speculator.targets.decode_watchdog import DecodeWatchdog, PassUnderWay, patience_s
 from twd.speculator.targets.embeddings import EmbeddingQueue
 from twd.speculator.targets.loaded import Load, LoadedModel
 from twd.speculator.targets.memory_care import ReclaimedMemory, outcome_of
@@ -438,6 +438,12 @@ class SpeculatorService(ModelService[LoadedModel]):
             self._look_at_leases_at = now + _LEASE_CHECK_S
             self.tasks.start("leases", self._check_leases())
         return None
+
+    def under_way(self) -> PassUnderWay | None:
+        """The pass that this machine's processor computes now; other devices are watched by what passes take there."""
+        if self._runner is None or self.loaded is None or self.loaded.limits.device is not DeviceKind.CPU:
+            return None
+        return self._runner.pace.now
 
     def _look_whether_hung(self, runner: Runner, loaded: LoadedModel, now: float) -> None:
         """Raises when a pass has taken so long that its device must hang."""

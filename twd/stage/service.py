@@ -195,6 +195,10 @@ class StageService(Service):
         here = InstanceId(self.instance)
         self.emit(FrameRefused(stage=here, node=self.ctx.node, fault=fault, peer=peer, detail=detail, repeated=count))
 
+    def under_way(self) -> float | None:
+        """The decode that is computed now."""
+        return self._server.worker.under_way if self._server is not None else None
+
     # -- figures -------------------------------------------------------------------------------
 
     def tick(self, now: float) -> Effects:

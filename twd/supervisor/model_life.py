@@ -249,7 +249,7 @@ class ModelLife:
 
     @staticmethod
     def _check(model: str, row: ProcessRow) -> None:
-        if row.stage is StartPhase.FAILED or row.restarts >= CRASHES_MAX:
+        if row.stage in (StartPhase.FAILED, StartPhase.MISSING) or row.restarts >= CRASHES_MAX:
             raise TwdError(FailureCode.MODEL_LOAD, f"{model} cannot be served: {row.note or row.stage}", "model")
 
     async def _wait(self) -> None:

@@ -75,6 +75,8 @@ class ServiceExited(Event, frozen=True, tag="twd.v1.service.exited"):
     restarts: Count
     retry_in_ms: int = -1
     last_words: Annotated[str, Meta(max_length=4096)] = ""
+    hung: Annotated[str, Meta(max_length=1024)] = ""
+    """Why the supervisor ended it as hung; empty for one that ended by itself."""
 
 
 class MessageDropped(Event, frozen=True, tag="twd.v1.message.dropped"):

@@ -13,16 +13,18 @@ import msgspec
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.kit.ids import node_id
+from twd.process.heartbeat import VARIABLE
 from twd.process.home import RESOLVED_VARIABLE, RunningInstance, StateFolder, Unrecorded
 from twd.settings.broker import with_broker
 from twd.settings.model import Settings
+from twd.supervisor.guard import NOBODY
 from twd.wire.base import NodeId
 
 if TYPE_CHECKING:
     from twd.bus.nats.bus import NatsBus
     from twd.settings.load import Loaded
 
-OWN_VARIABLES: Final = frozenset({RESOLVED_VARIABLE, "TWD_DEBUG"})
+OWN_VARIABLES: Final = frozenset({RESOLVED_VARIABLE, VARIABLE, "TWD_DEBUG"})
 BUS_WAIT_S: Final = 3.0
 
 
@@ -33,6 +35,8 @@ class CliContext:
         self.config = config
         self.environment = {name: value for name, value in environment.items() if name not in OWN_VARIABLES}
         self._resolved = environment.get(RESOLVED_VARIABLE)
+        self.guard = NOBODY
+        """The process that guards this one."""
 
     @cached_property
     def loaded(self) -> "Loaded":
