@@ -13,13 +13,14 @@ import os
 import tempfile
 from pathlib import Path
 
-from harness import MODEL, System, ask_all, client_of, give_cores, rate, until, weights
+from harness import MODEL, System, ask_all, client_of, rate, until, weights
 
 from twd.bench.analytic import Setting, best_continuous, plain_rate
 from twd.bench.client import Ask, BenchClient
 from twd.bench.prompts import PROMPTS, BenchPrompt
 from twd.bench.report import percentile
 from twd.bench.session import find_speculator
+from twd.bench.whole_system import give_cores
 from twd.engine.cost import CostCurve
 from twd.kit.delay_proxy import DelayProxy
 from twd.wire.draft import read_paces
