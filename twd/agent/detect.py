@@ -17,10 +17,12 @@ from twd.agent.disk_probe import disk_facts
 from twd.agent.environment import environment_here
 from twd.agent.gpu_probe import engine_facts, vendor_gpus
 from twd.agent.model_scan import ModelScan
+from twd.engine.measured_steps import known_steps
+from twd.kit.home import Home
 from twd.kit.paths import path_of
 from twd.kit.settings import Settings
 from twd.wire.base import InstanceId, NodeId
-from twd.wire.node import Build, CpuFacts, GpuFacts, ModelFile, NodeFacts
+from twd.wire.node import Build, CpuFacts, GpuFacts, MeasuredStep, ModelFile, NodeFacts
 
 ENGINE_EVERY_S: Final = 60.0
 """Only a machine with devices that the engine sees is asked again, and one whose engine gave no answer."""
@@ -42,6 +44,7 @@ class Detector:
     pid: int
     notes: list[str] = field(default_factory=list)
     _cpu: CpuFacts | None = None
+    _steps: list[MeasuredStep] = field(default_factory=list)
     _models: list[ModelFile] = field(default_factory=list)
     _engine: Build | None = None
     _programs: list[Build] | None = None
@@ -66,6 +69,7 @@ class Detector:
         notes: list[str] = []
         if self._cpu is None:  # first, and alone: what else runs would make memory look slow
             self._cpu = cpu_facts(measure_bandwidth())
+        self._steps = await asyncio.to_thread(known_steps, Home(self.settings.home_dir).cache)
         vendors, *_ = await asyncio.gather(
             self._ask_vendors(notes), self._ask_engine(now, notes), self._find_programs(), self._scan_models(now)
         )
@@ -85,7 +89,7 @@ class Detector:
             hostname=platform.node(),
             platform=f"{platform.system().lower()}-{platform.machine()}",
             version=twd.__version__,
-            cpu=self._cpu or cpu_facts(),
+            cpu=replace(self._cpu or cpu_facts(), measured=self._steps),
             memory=memory_facts(),
             disks=disk_facts((self.settings.home_dir, *self.model_dirs)),
             models=self._models,

@@ -10,6 +10,7 @@ from twd.cli.api_address import running_settings
 from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.cli.life_core import is_path
+from twd.cli.measured_speed import beside_measured, measured_tok_s
 from twd.cli.models import file_of
 from twd.kit.exit_codes import ExitCode
 from twd.kit.words import count, figure
@@ -42,12 +43,17 @@ def plan(ground: Ground, model: str, ctx: int, sessions: int, as_json: bool) -> 
     entries = asyncio.run(_entries(ground))
     standing = _standing(ground, model or ground.settings.default_model, entries)
     if standing is not None:
-        return _show_standing(standing, as_json)
+        return _show_standing(standing, measured_tok_s(entries, standing.model), as_json)
     wanted = _wanted_model(ground, model or ground.settings.default_model, ctx, sessions)
     nodes = asyncio.run(_nodes(ground, entries))
     decision, forecast = _decide(ground, wanted, nodes, entries)
     if as_json:
-        told = {"nodes": [facts.node for facts in nodes], "forecast": forecast, **msgspec.to_builtins(decision)}
+        told = {
+            "nodes": [facts.node for facts in nodes],
+            "forecast": forecast,
+            "measured_tok_s": measured_tok_s(entries, decision.model),
+            **msgspec.to_builtins(decision),
+        }
         click.echo(msgspec.json.encode(told))
     else:
         shape = wanted.shape
@@ -56,7 +62,7 @@ def plan(ground: Ground, model: str, ctx: int, sessions: int, as_json: bool) -> 
             f"{wanted.name}: {count(layers, 'layer')}, {count(wanted.sessions, 'session')} of {wanted.ctx} tokens"
         )
         _print_decision(decision, len(nodes))
-        for line in forecast:
+        for line in (*forecast, *beside_measured(decision, measured_tok_s(entries, decision.model))):
             click.echo(line)
     return ExitCode.UNHEALTHY if decision.missing_bytes else ExitCode.OK
 
@@ -98,18 +104,20 @@ def _standing(ground: Ground, name: str, entries: "list[LeaseEntry]") -> "Placem
     return found[0] if len(found) == 1 else None
 
 
-def _show_standing(decision: "PlacementDecided", as_json: bool) -> ExitCode:
+def _show_standing(decision: "PlacementDecided", measured: float, as_json: bool) -> ExitCode:
     import msgspec
 
     from twd.coordinator.forecast import bottleneck
 
     if as_json:
-        click.echo(msgspec.json.encode({"forecast": [bottleneck(decision)], **msgspec.to_builtins(decision)}))
+        told = {"forecast": [bottleneck(decision)], "measured_tok_s": measured, **msgspec.to_builtins(decision)}
+        click.echo(msgspec.json.encode(told))
     else:
         click.echo(f"{decision.model}: as it was decided; `twd top` shows how it works")
         _print_decision(decision, len({piece.node for piece in decision.slices}))
-        if line := bottleneck(decision):
-            click.echo(line)
+        for line in (bottleneck(decision), *beside_measured(decision, measured)):
+            if line:
+                click.echo(line)
     return ExitCode.UNHEALTHY if decision.missing_bytes else ExitCode.OK
 
 

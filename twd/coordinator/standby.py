@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from twd.coordinator.placement import Device, Key, Shape
+from twd.coordinator.pass_time import seconds
+from twd.coordinator.placement import Device, Key, Shape, reading
 from twd.coordinator.taken import is_ready, is_there, total
 from twd.wire.base import NodeId
 from twd.wire.node import NodeFacts
@@ -118,11 +119,11 @@ class _Filling:
 
 
 def _spare(piece: Slice, device: Device, shape: Shape) -> Slice:
-    read = piece.weight_bytes + (shape.head_bytes if piece.head else 0)
+    read = reading(shape, piece.end - piece.first, piece.weight_bytes, piece.head)
     return msgspec.structs.replace(
         piece,
         node=NodeId(device.node),
         device=device.name,
         free_bytes=device.free,
-        ms=round(read / device.speed * 1000, 3),
+        ms=round(seconds(read, device.pace) * 1000, 3),
     )

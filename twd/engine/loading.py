@@ -11,6 +11,7 @@ from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, Context, Con
 from twd.engine.cost import CostCurve, measure_cost
 from twd.engine.embedding import Embedder
 from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test
+from twd.engine.measured_steps import keep_step
 from twd.engine.model import Model, ModelSettings
 from twd.engine.passes import Detours
 from twd.engine.pick import Pickers
@@ -249,6 +250,8 @@ def _measured(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: P
         return farther(known, way_ms)
     found = _measure_now(plan, exact, target, progress)
     remember(kept, farther(found, -way_ms))
+    if plan.pool is None and not plan.gpu_layers:  # else cards or other machines took part
+        keep_step(plan.memory, plan.path, found.cost)
     return found
 
 
