@@ -12,13 +12,13 @@ from typing import Final
 FORECAST_TOKENS: Final = 256
 """Forecasts are for texts of this length; longer ones read more of the cache."""
 CPU_KINDS: Final = (
-    ("F32", 1.0), ("F16", 1.0), ("BF16", 1.0), ("Q8_0", 0.95), ("Q5_0", 0.75), ("Q4_0", 0.85), ("IQ4_NL", 0.8),
+    ("F32", 1.0), ("F16", 1.0), ("BF16", 1.0), ("Q8_0", 1.0), ("Q5_0", 0.8), ("Q4_0", 0.9), ("IQ4_NL", 0.8),
     ("Q6_K", 0.75), ("Q5_K", 0.75), ("Q4_K", 0.8), ("Q3_K", 0.6), ("Q2_K", 0.6), ("IQ4_XS", 0.7),
 )  # fmt: skip
 """How much of the memory's speed a processor's kernels reach."""
 OTHER_KIND: Final = 0.5
 """The same of kinds for which only general kernels are there."""
-CPU_LAYER_S: Final = 60e-6
+CPU_LAYER_S: Final = 50e-6
 CPU_TOKEN_S: Final = 0.8e-3
 """Of each token at home: choosing it, and handing it on."""
 

@@ -22,8 +22,8 @@ def slower_because(pool: "PoolState") -> str:
         return _of_the_way(pool)
     return (
         f"likely {slowest.node} ({slowest.layers}), which computes {slowest.ms:.1f} ms where "
-        f"{slowest.predicted_ms:.1f} were planned: something else uses its cores, or it has too many threads or too few; there "
-        f"`twd tune {pool.model} --measure` finds the best, and `twd doctor` tells who shares the machine"
+        f"{slowest.predicted_ms:.1f} were planned: something else uses its cores, or its threads do not suit; "
+        f"there `twd tune {pool.model} --measure` finds the best, and `twd doctor` tells who shares the machine"
     )
 
 
