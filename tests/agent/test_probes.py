@@ -16,9 +16,10 @@ from tests.typed_json import JSON
 from tests.waiting import alive, until
 from twd.agent import gpu_probe
 from twd.agent.builds import find_builds, parse_backends, parse_version
-from twd.agent.cpu_probe import cpu_facts, measure_bandwidth, memory_facts, parse_cpuinfo
+from twd.agent.cpu_probe import cpu_facts, memory_facts, parse_cpuinfo
 from twd.agent.disk_probe import disk_facts
 from twd.agent.programs import NoAnswer, output_of
+from twd.engine.memory_speed import measure_bandwidth
 from twd.kit.settings import Binaries
 from twd.wire.node import GpuFacts
 

@@ -1,19 +1,13 @@
 """The processor and the memory of this machine."""
 
-import ctypes
-import os
 import platform
 import re
-import threading
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import psutil
 
 from twd.engine.memory import available_bytes, total_bytes
-from twd.kit.cores import usable_cores
 from twd.wire.node import CpuFacts, MemoryFacts
 
 CPUINFO: Final = Path("/proc/cpuinfo")
@@ -22,10 +16,6 @@ FEATURES: Final = (
     *("amx_int8", "neon", "asimd", "asimddp", "fphp", "i8mm", "sve", "sve2"),
 )
 """Those that llama.cpp has kernels for."""
-_SAMPLE_BYTES: Final = 32 * 1024 * 1024
-_SAMPLES: Final = 6
-_MEMCHR: Final = ctypes.CDLL(None if os.name != "nt" else "msvcrt").memchr
-_MEMCHR.argtypes, _MEMCHR.restype = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t], ctypes.c_void_p
 
 
 def parse_cpuinfo(text: str) -> tuple[str, list[str]]:
@@ -59,33 +49,3 @@ def memory_facts() -> MemoryFacts:
         swap_free=swap.free,
         host_available=int(psutil.virtual_memory().available),
     )
-
-
-def measure_bandwidth(threads: int = 0) -> int:
-    """Bytes a second that all cores together can read, to two digits; takes some ten milliseconds.
-
-    The cores share what memory gives, so they are measured together, as an engine uses them.
-    """
-    samples = [
-        ctypes.create_string_buffer(b"\1" * _SAMPLE_BYTES, _SAMPLE_BYTES) for _ in range(threads or usable_cores())
-    ]
-    best = min(_read_together(samples) for _ in range(_SAMPLES))
-    return int(float(f"{_SAMPLE_BYTES * len(samples) / max(best, 1e-6):.1e}"))
-
-
-def _read_together(samples: Sequence["ctypes.Array[ctypes.c_char]"]) -> float:
-    """Seconds until the last of them was read."""
-    ready = threading.Barrier(len(samples) + 1)
-
-    def read(sample: "ctypes.Array[ctypes.c_char]") -> None:
-        ready.wait()
-        _MEMCHR(sample, 0, len(sample))  # the library's search reads as fast as memory gives, and lets others run
-
-    readers = [threading.Thread(target=read, args=(sample,), name="read-memory") for sample in samples]
-    for reader in readers:
-        reader.start()
-    ready.wait()
-    began = time.perf_counter()
-    for reader in readers:
-        reader.join()
-    return time.perf_counter() - began

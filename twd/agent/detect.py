@@ -12,12 +12,13 @@ from msgspec.structs import replace
 import twd
 from twd.agent.builds import find_builds
 from twd.agent.core import merge_gpus
-from twd.agent.cpu_probe import cpu_facts, measure_bandwidth, memory_facts
+from twd.agent.cpu_probe import cpu_facts, memory_facts
 from twd.agent.disk_probe import disk_facts
 from twd.agent.environment import environment_here
 from twd.agent.gpu_probe import engine_facts, vendor_gpus
 from twd.agent.model_scan import ModelScan
 from twd.engine.measured_steps import known_steps
+from twd.engine.memory_speed import measure_bandwidth
 from twd.kit.home import Home
 from twd.kit.paths import path_of
 from twd.kit.settings import Settings

@@ -63,8 +63,9 @@ def _need(ground: Ground, name: str) -> "Need | None":
 
 def look(need: "Need | None", measure: bool) -> "Machine":
     """The facts of this machine now."""
-    from twd.agent.cpu_probe import cpu_facts, measure_bandwidth, memory_facts
+    from twd.agent.cpu_probe import cpu_facts, memory_facts
     from twd.cli.tune_core import Machine
+    from twd.engine.memory_speed import measure_bandwidth
 
     cpu, memory = cpu_facts(), memory_facts()
     return Machine(

@@ -42,8 +42,8 @@ def head_bytes(info: GgufInfo) -> int:
 
 
 def _head_kind(info: GgufInfo) -> str:
-    kinds = {tensor.name: tensor.kind.name for tensor in info.tensors}
-    return kinds.get(_OUTPUT) or kinds.get(EMBEDDING, "")
+    kinds: dict[str, str] = {tensor.name: str(tensor.kind.name) for tensor in info.tensors}
+    return kinds.get(_OUTPUT, kinds.get(EMBEDDING, ""))
 
 
 def _share_of_experts(info: GgufInfo) -> float:
