@@ -60,13 +60,10 @@ def contestants(case: Case, options: Options) -> list[Contestant]:
     if options.programs is None:
         return found
     draft = str(weights(case.draft)) if case.draft else ""
-    settings = best_settings(draft, options.windows, options.ngrams, case.engine is Engine.RPC)
-    if case.engine is Engine.RING:
-        settings = best_settings(draft, options.windows, options.ngrams, pooled=True)
-    for setting, extra in settings.items():
-        found.append(
-            Contestant(f"{PEER}, {setting}", partial(measure_peer, case, options, f"{PEER}, {setting}", extra))
-        )
+    pooled = case.engine is not Engine.ALONE
+    for setting, extra in best_settings(draft, options.windows, options.ngrams, pooled).items():
+        name = f"{PEER}, {setting}"
+        found.append(Contestant(name, partial(measure_peer, case, options, name, extra)))
     return found
 
 
