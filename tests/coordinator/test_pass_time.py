@@ -2,11 +2,15 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.coordinator.machines import machine
+from twd.coordinator.devices import processor
 from twd.coordinator.pass_time import CPU_KINDS, OTHER_KIND, Measured, Reading, Speed, learned, main_kind, seconds
+from twd.wire.node import MeasuredStep, WeightShare
 
 GB = 10**9
 CPU = Speed(20 * GB, CPU_KINDS, 50e-6)
@@ -44,3 +48,16 @@ def test_nothing_measured_changes_nothing() -> None:
     assert learned(CPU, []) == CPU
     assert learned(CPU, [Measured(Q8, 0.0)]) == CPU
     assert main_kind(()) == ""
+
+
+def test_a_machines_processor_is_as_quick_as_its_models_were() -> None:
+    kinds = [WeightShare(kind=kind, share=share) for kind, share in Q8.kinds]
+    step = MeasuredStep(
+        layers=Q8.layers, weight_bytes=GB, kinds=kinds, head_bytes=Q8.head_bytes, head_kind="Q8_0", ms=80.0, window=1.6
+    )
+    facts = machine("desk", 64)
+    before = processor(facts)
+    known = processor(msgspec.structs.replace(facts, cpu=msgspec.structs.replace(facts.cpu, measured=[step])))
+    assert seconds(Q8, before.pace) != pytest.approx(0.08)
+    assert seconds(Q8, known.pace) == pytest.approx(0.08)
+    assert known.window_factor == 1.6
