@@ -44,8 +44,11 @@ def plan(ground: Ground, model: str, ctx: int, sessions: int, as_json: bool) -> 
     standing = _standing(ground, model or ground.settings.default_model, entries)
     if standing is not None:
         return _show_standing(standing, measured_tok_s(entries, standing.model), as_json)
+    from twd.cli.live_steps import with_live_steps
+
     wanted = _wanted_model(ground, model or ground.settings.default_model, ctx, sessions)
     nodes = asyncio.run(_nodes(ground, entries))
+    nodes = with_live_steps(nodes, entries, wanted.name, wanted.shape)
     decision, forecast = _decide(ground, wanted, nodes, entries)
     if as_json:
         told = {
