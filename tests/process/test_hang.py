@@ -10,7 +10,7 @@ from twd.process.hang import (
     LOOKS_AT_ONCE,
     UNHEARD_LOOKS,
     HangPolicy,
-    Run,
+    RunState,
     Silence,
     Unheard,
     policy_of,
@@ -19,7 +19,9 @@ from twd.process.hang import (
 POLICY = HangPolicy(silence_s=10.0, look_s=0.5)
 
 
-def looks(silence: Silence, seconds: float, run: Run = Run.RUNS, beats: int | None = 1, start: float = 0.0) -> str:
+def looks(
+    silence: Silence, seconds: float, run: RunState = RunState.RUNS, beats: int | None = 1, start: float = 0.0
+) -> str:
     """Look twice a second for so long; the first word of a hang."""
     for look in range(int(seconds / 0.5) + 1):
         if hung := silence.look(start + look * 0.5, run, beats):
@@ -47,19 +49,19 @@ def test_the_first_beat_may_take_longer() -> None:
 def test_one_that_shows_no_beats_is_only_ended_when_it_was_stopped() -> None:
     silence = Silence(POLICY)
     assert looks(silence, 10_000.0, beats=None) == ""
-    assert silence.look(0.0, Run.STOPPED, None) == ""
-    assert silence.look(0.5, Run.STOPPED, None) == "it was stopped"
+    assert silence.look(0.0, RunState.STOPPED, None) == ""
+    assert silence.look(0.5, RunState.STOPPED, None) == "it was stopped"
 
 
 def test_a_stop_that_is_over_at_the_next_look_is_none() -> None:
     silence = Silence(POLICY)
     for turn in range(100):
-        assert silence.look(turn, Run.STOPPED if turn % 2 else Run.RUNS, turn) == ""
+        assert silence.look(turn, RunState.STOPPED if turn % 2 else RunState.RUNS, turn) == ""
 
 
 def test_under_a_debugger_nothing_counts() -> None:
     silence = Silence(POLICY)
-    assert looks(silence, 1000.0, Run.TRACED) == ""
+    assert looks(silence, 1000.0, RunState.TRACED) == ""
     assert looks(silence, 10.0, start=1000.5) == ""
 
 
@@ -72,25 +74,25 @@ def test_a_look_counts_for_little_however_late_it_is(pauses: list[float]) -> Non
     silence, now = Silence(HangPolicy(silence_s=LOOKS_AT_ONCE * 0.5 * 100, look_s=0.5)), 0.0
     for pause in pauses:
         now += pause
-        assert silence.look(now, Run.RUNS, 7) == ""
+        assert silence.look(now, RunState.RUNS, 7) == ""
 
 
-@given(st.lists(st.tuples(st.floats(0, 100), st.sampled_from(Run)), max_size=50))
-def test_one_that_beats_is_hung_only_if_it_is_stopped(seen: list[tuple[float, Run]]) -> None:
+@given(st.lists(st.tuples(st.floats(0, 100), st.sampled_from(RunState)), max_size=50))
+def test_one_that_beats_is_hung_only_if_it_is_stopped(seen: list[tuple[float, RunState]]) -> None:
     silence, now = Silence(POLICY), 0.0
     for number, (pause, run) in enumerate(seen):
         now += pause
         hung = silence.look(now, run, number)
         assert hung in ("", "it was stopped")
-        assert not hung or run is Run.STOPPED
+        assert not hung or run is RunState.STOPPED
 
 
 @pytest.mark.parametrize("jump", [0.0, -5.0])
 def test_a_clock_that_stands_or_goes_back_counts_nothing(jump: float) -> None:
     silence = Silence(POLICY)
-    silence.look(100.0, Run.RUNS, 1)
+    silence.look(100.0, RunState.RUNS, 1)
     for turn in range(100):
-        assert silence.look(100.0 + jump * turn, Run.RUNS, 1) == ""
+        assert silence.look(100.0 + jump * turn, RunState.RUNS, 1) == ""
 
 
 def test_one_that_others_hear_no_more_is_hung_and_told_once() -> None:

@@ -12,7 +12,7 @@ from twd.cli.common.numbers import SECONDS
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.process import platform
-from twd.process.hang import Run
+from twd.process.hang import RunState
 from twd.process.home import RunningInstance, StateFolder
 
 PATIENCE_S: Final = 45.0
@@ -36,7 +36,7 @@ def down(ctx: CliContext, timeout: float, as_json: bool) -> ExitCode:
     _check(home, instance)
     began = time.monotonic()
     platform.ask_to_stop(instance.pid)
-    if platform.run_of(instance.pid) is Run.STOPPED:  # it hears nobody
+    if platform.run_of(instance.pid) is RunState.STOPPED:  # it hears nobody
         timeout = 0.0
     in_time = _wait(home, timeout, tells=not as_json and sys.stderr.isatty())
     if not in_time:

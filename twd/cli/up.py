@@ -35,8 +35,8 @@ READY_S: Final = 600.0
 @click.option("--demo", is_flag=True, help="With a small real model, so that there is something to talk to.")
 @click.option("-m", "--model", "models", multiple=True, help="Serve only this model of the settings; more than once.")
 @click.option("--no-models", is_flag=True, help="Serve no model yet: `twd start` adds them.")
-@click.option("--rpc", default=0, help="With --demo: its model over so many RPC workers, as if on other machines.")
-@click.option("--ring", default=0, help="With --demo: its model over a ring of so many stages.")
+@click.option("--rpc", default=0, help="The models over so many RPC workers here, as if on other machines.")
+@click.option("--ring", default=0, help="The models over a ring of so many stages here.")
 @click.option("--link-rtt", default=0.0, type=NumberRange(0.0, 60_000), help="Milliseconds to and from each of them.")
 @click.option("--skip-version-check", is_flag=True, help="Use machines of the pool whose engine does not match.")
 @click.option("-d", "--detach", is_flag=True, help="Return when all is ready; `twd down` ends it.")
@@ -69,8 +69,6 @@ def up(
 ) -> ExitCode:
     """Start broker and services, and keep them alive. The first Ctrl-C drains, the second kills."""
     played = SimulatedMachines.asked(rpc, ring, link_rtt)
-    if played and not demo:
-        raise CommandError(ExitCode.USAGE, "--rpc and --ring go with --demo; elsewhere pool.engine says which it is")
     home = ctx.home
     home.prepare()
     if not report:
@@ -122,7 +120,7 @@ def _run(
             from twd.supervisor.demo import demo_settings, prepare_demo
 
             settings = demo_settings(settings, *prepare_demo(home))
-            settings = played.settings(settings, home) if played else settings
+        settings = played.settings(settings) if played else settings
         specs = _only_models(settings, _specs(settings, services), models)
         settings = settings if models is None else with_served(settings, models)
         specs += played.agents() if played else []

@@ -22,7 +22,7 @@ UNHEARD_LOOKS: Final = 7
 DOUBLINGS_MAX: Final = 3
 
 
-class Run(enum.Enum):
+class RunState(enum.Enum):
     """What the system says of a process."""
 
     RUNS = "runs"
@@ -68,13 +68,13 @@ class Silence:
         self._silent_s = 0.0
         self._stopped = 0
 
-    def look(self, now: float, run: Run, beats: int | None, hangs: int = 0) -> str:
+    def look(self, now: float, run: RunState, beats: int | None, hangs: int = 0) -> str:
         """Why the process counts as hung, in words; empty while it does not. `beats` is None where it shows none."""
         seconds = self._seconds(now)
-        if run is Run.TRACED:
+        if run is RunState.TRACED:
             self._silent_s, self._stopped = 0.0, 0
             return ""
-        self._stopped = self._stopped + 1 if run is Run.STOPPED else 0
+        self._stopped = self._stopped + 1 if run is RunState.STOPPED else 0
         if self._stopped >= STOPPED_LOOKS:
             return "it was stopped"
         if beats is None or beats != self._beats:

@@ -14,7 +14,7 @@ from twd.kit.exit_codes import REFUSED, ExitCode
 from twd.kit.tasks import TaskGroup, every
 from twd.process import platform
 from twd.process.fork_server import OURS, ForkedChild, ForkServer
-from twd.process.hang import USUAL, HangPolicy, Run, Silence
+from twd.process.hang import USUAL, HangPolicy, RunState, Silence
 from twd.process.heartbeat import VARIABLE, Beats
 from twd.process.log_files import LogFile
 from twd.process.process_table import Need
@@ -369,7 +369,11 @@ class Supervisor:
     # -- the end ---------------------------------------------------------------------------------
 
     def _ask(self, child: ChildProcess) -> None:
-        if child.state is ProcessState.RUNNING and self._hang.watches and platform.run_of(child.pid) is Run.STOPPED:
+        if (
+            child.state is ProcessState.RUNNING
+            and self._hang.watches
+            and platform.run_of(child.pid) is RunState.STOPPED
+        ):
             platform.kill_group(child.pid)  # it hears nobody
         elif child.state is ProcessState.RUNNING:
             platform.ask_to_stop(child.pid)

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from twd.kit.exit_codes import ExitCode
 from twd.process import platform
-from twd.process.hang import HangPolicy, Run, Silence
+from twd.process.hang import HangPolicy, RunState, Silence
 from twd.process.heartbeat import VARIABLE, Beats
 
 CALM_S: Final = 1.0
@@ -72,7 +72,7 @@ def _watch(pid: int, beats: Beats, policy: HangPolicy) -> tuple[int, str]:
     handle = os.pidfd_open(pid)
     ended.register(handle, select.POLLIN)
     while not ended.poll(policy.look_s * 1000):
-        run = Run.TRACED if platform.run_of(pid) is Run.TRACED else Run.RUNS
+        run = RunState.TRACED if platform.run_of(pid) is RunState.TRACED else RunState.RUNS
         hung = silence.look(time.monotonic(), run, beats.read() or None) or hung
         if hung:
             platform.kill(pid)

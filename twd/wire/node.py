@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from twd.wire.base import Count, Event, InstanceId, Name, NodeId, Part
+from twd.wire.base import Count, Event, InstanceId, Name, NodeId, Part, Share
 from twd.wire.failures import Failure
 from twd.wire.reading import read_as
 
@@ -16,14 +16,37 @@ CPU: Final = "CPU"
 """A machine's own memory and cores, where devices are named."""
 
 
+class WeightShare(Part, frozen=True):
+    """The share of a model's layers that is of one kind of weights."""
+
+    kind: Name
+    share: Share
+
+
+class MeasuredStep(Part, frozen=True):
+    """A whole model on the processor, and what one token took there without drafts."""
+
+    layers: Count
+    weight_bytes: Count
+    """Of its layers."""
+    kinds: Annotated[list[WeightShare], Meta(max_length=16)] = []
+    head_bytes: Count = 0
+    head_kind: str = ""
+    ms: Annotated[float, Meta(ge=0)] = 0.0
+    window: Annotated[float, Meta(ge=0)] = 0.0
+    """How many times as long eight tokens took together; 0: not measured."""
+
+
 class CpuFacts(Part, frozen=True):
-    """The processor. `bandwidth` is what was measured of its memory, in bytes a second; 0: not measured."""
+    """The processor. `bandwidth` is what all cores together read of memory, in bytes a second; 0: not measured."""
 
     name: Text = ""
     cores: Count = 1
     threads: Count = 1
     features: list[str] = []
     bandwidth: Count = 0
+    measured: Annotated[list[MeasuredStep], Meta(max_length=32)] = []
+    """What models took here, as loading them showed."""
 
 
 class MemoryFacts(Part, frozen=True):

@@ -90,6 +90,18 @@ def test_figures_and_savings() -> None:
 
 
 @needs_node
+def test_the_gain_is_of_jobs_with_drafts_to_jobs_without() -> None:
+    script = f"""
+      import {{ gain }} from "{(FOLDER / "figures.js").as_uri()}";
+      const job = (checked, completion_tokens, decode_ms) => ({{stats: {{checked, completion_tokens, decode_ms}}}});
+      const failed = {{failure: {{code: "busy"}}, stats: {{checked: 0, completion_tokens: 1, decode_ms: 9999}}}};
+      const plain = [job(0, 10, 500), job(0, 30, 1500)];
+      console.log(JSON.stringify([gain([...plain, job(20, 40, 1000), failed]), gain(plain), gain([])]));
+    """
+    assert in_node(script) == [2, None, None]
+
+
+@needs_node
 def test_drafters_are_known_by_model_and_machine_over_their_restarts() -> None:
     script = f"""
       import * as f from "{(FOLDER / "figures.js").as_uri()}";

@@ -1,11 +1,11 @@
-"""`python -m twd.engine.time_threads FILE N...`: the time of one token with so many threads, as JSON."""
+"""`python -m twd.engine.measuring.time_threads FILE N...`: the time of one token with so many threads, as JSON."""
 
 import json
 import sys
 from pathlib import Path
 
 from twd.engine.context import Context, ContextSettings
-from twd.engine.measure_cost import measure_cost
+from twd.engine.measuring.cost import measure_cost
 from twd.engine.model import LoadedGguf, ModelLoadOptions
 
 _CTX_SIZE = 256

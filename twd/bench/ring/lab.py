@@ -100,7 +100,7 @@ class RingLab:
             "threads": plan.threads,
             "plain": plan.plain,
         }
-        command = [sys.executable, "-m", "twd.bench.ring_stage", json.dumps(wanted)]
+        command = [sys.executable, "-m", "twd.bench.ring.stage", json.dumps(wanted)]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def _line(self, number: int) -> bytes:

@@ -11,8 +11,8 @@ from typing import Any, Final, Self
 from twd.bench.prompts import PROMPTS
 from twd.bench.rates import rate_together
 from twd.bench.recorded import Recording, write_down
-from twd.bench.ring_drafter import DraftPlan, Guesser, LocalDraftModel, RecordedModel, RingDrafter
-from twd.bench.ring_lab import Guess, MeasuredText, RingClient, RingLab, RingPlan
+from twd.bench.ring.drafter import DraftPlan, Guesser, LocalDraftModel, RecordedModel, RingDrafter
+from twd.bench.ring.lab import Guess, MeasuredText, RingClient, RingLab, RingPlan
 from twd.bench.rpc_plain import RpcBaseline
 from twd.chat.template import ChatTemplate, render_tokens
 from twd.engine.model import LoadedGguf, ModelLoadOptions

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from twd.bench.recorded import Recording, ReplayedModel, confidence
-from twd.bench.ring_lab import RingClient
+from twd.bench.ring.lab import RingClient
 from twd.decoding.window import Sampler, Target
 from twd.drafter.core import DrafterCore
 from twd.drafter.draft import DraftRules
