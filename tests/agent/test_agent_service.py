@@ -59,7 +59,7 @@ async def ask(broker: MemoryBroker, event: ProcessWanted | ProcessUnwanted) -> P
 
 async def registered(broker: MemoryBroker) -> list[NodeFacts]:
     leases = await broker.connect("reader").leases(LEASE_BUCKET, LEASE_TTL_S)
-    return [facts for entry in await leases.entries() if (facts := read_node(entry.value)) is not None]
+    return [facts for entry in await leases.entries() if (facts := read_node(entry.value, entry.key)) is not None]
 
 
 async def test_a_machine_is_told_once_and_stands_in_the_registry(

@@ -117,7 +117,9 @@ async def test_a_lease_that_nobody_can_read_is_nobodys_fault() -> None:
     leases = await broker.connect("stranger").leases(LEASE_BUCKET, LEASE_TTL_S)
     await leases.put("stranger", b'{"note": "\xff"}')
     await overseer._look()
-    assert [read_lease(entry.value) for entry in await overseer.entries() if entry.key == "stranger"] == [None]
+    assert [read_lease(entry.value, entry.key) for entry in await overseer.entries() if entry.key == "stranger"] == [
+        None
+    ]
     assert overseer.fault is None
     await overseer.stop()
 

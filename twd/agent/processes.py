@@ -38,8 +38,8 @@ from twd.kit.supervisor import Backoff, Exit, ProcessSpec, Supervisor
 from twd.private_file import write_private
 from twd.wire.base import NodeId
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.names import subject_token
 from twd.wire.node import ModelFile, ProcessFacts, ProcessKind, ProcessWanted
-from twd.wire.routes import subject_token
 
 if TYPE_CHECKING:
     from twd.ring.trust import Identity

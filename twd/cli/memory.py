@@ -168,7 +168,10 @@ async def _collect(bus: "NatsBus", wish: ReclaimWanted, waiting: set[InstanceId]
                 all_here.set()
 
     await bus.subscribe(ROUTE_OF[MemoryReclaimed].pattern, hear)
-    bus.publish(subject_of(wish), encode(wish))
+    from twd.kit.heard import stamp
+
+    signed = stamp(wish, bus.name)
+    bus.publish(subject_of(signed), encode(signed))
     try:
         async with asyncio.timeout(ANSWERS_S):
             await all_here.wait()
@@ -187,5 +190,5 @@ async def _leases(bus: "NatsBus") -> list[ServiceLease]:
     from twd.wire.service import read_lease
 
     entries = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
-    leases = [lease for entry in entries if (lease := read_lease(entry.value)) is not None]
+    leases = [lease for entry in entries if (lease := read_lease(entry.value, entry.key)) is not None]
     return [lease for lease in leases if lease.service == "speculator" and "file" in lease.facts]

@@ -115,7 +115,7 @@ class ModelLife:
         if isinstance(wish, ModelUnwanted):
             return self._plan_stop(wish)
         entries = await self._known()
-        here = [facts for entry in entries if (facts := read_node(entry.value)) and facts.node == self._node]
+        here = [facts for entry in entries if (facts := read_node(entry.value, entry.key)) and facts.node == self._node]
         files = [file for facts in here for file in facts.models]
         settings, name = find_model(self.serving.settings, files, wish.model)
         if isinstance(wish, ModelWanted) and wish.skip_version_check:
@@ -139,7 +139,10 @@ class ModelLife:
         """The registry; agents that look round yet are given time, since until then a machine seems to have nothing."""
         give_up = self._clock.now() + LOOKING_S
         entries = await self._entries()
-        while any((facts := read_node(one.value)) and facts.looking for one in entries) and self._clock.now() < give_up:
+        while (
+            any((facts := read_node(one.value, one.key)) and facts.looking for one in entries)
+            and self._clock.now() < give_up
+        ):
             await self._wait()
             entries = await self._entries()
         return entries

@@ -211,17 +211,16 @@ async def _change(
 
 async def ask(bus: "NatsBus", wish: Wish) -> ChangeAnswered:
     """Send a wish to the supervisor of its machine."""
-    import msgspec
 
     from twd.bus.base import NoResponders
     from twd.kit.asking import read_answer
-    from twd.kit.ids import Ids
+    from twd.kit.heard import stamp
     from twd.wire.codec import encode
     from twd.wire.routes import subject_of
 
-    stamped = msgspec.structs.replace(wish, id=Ids().event())
+    stamped = stamp(wish, bus.name)
     try:
-        data = await bus.request(subject_of(wish), encode(stamped), timeout_s=ANSWER_S)
+        data = await bus.request(subject_of(stamped), encode(stamped), timeout_s=ANSWER_S)
     except NoResponders:
         text = f"no supervisor answers on machine {wish.node!r}; `twd up` starts one, `twd status` lists machines"
         raise CommandError(ExitCode.NOTHING_RUNS, text) from None

@@ -11,11 +11,12 @@ from twd.drafter.runner import DraftRunner, Judge
 from twd.engine.cost import CostCurve
 from twd.engine.window import Target
 from twd.guess.doubts import Doubts
+from twd.guess.session_models import SessionModels, drafters_pattern
 from twd.kit.model_service import ModelService
 from twd.kit.progress import Progress
 from twd.kit.service import Effects, Surroundings
 from twd.kit.tasks import soon
-from twd.wire.base import ModelId, SessionId
+from twd.wire.base import Event, ModelId, SessionId
 from twd.wire.draft import (
     DeviceKind,
     DrafterAttached,
@@ -91,6 +92,10 @@ class Drafter(ModelService[LoadedDraftModel]):
     )
     writes = (DraftProposed, DrafterAttached, DrafterDetached, ModelFailed)
 
+    def pattern(self, event_type: type[Event]) -> str:
+        """Only what is for this drafter, or for all who draft for its model."""
+        return drafters_pattern(event_type, self.instance, self.for_model)
+
     def __init__(self, ground: Surroundings, model: ModelId, load: Load, for_model: str = "") -> None:
         super().__init__(ground, model)
         self.for_model = for_model
@@ -101,6 +106,7 @@ class Drafter(ModelService[LoadedDraftModel]):
         self._openings: Openings | None = None
         self._doubts = Doubts()
         self._proposed = 0
+        self._models = SessionModels()
 
     async def loader(self) -> Load:
         """What loads the draft model."""
@@ -146,7 +152,7 @@ class Drafter(ModelService[LoadedDraftModel]):
     def _propose(self, proposals: list[DraftProposed]) -> None:
         for proposal in proposals:
             self._proposed += len(proposal.tokens)
-            self.emit(proposal)
+            self.emit(self._models.of(proposal))
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """What `twd status` shows of this drafter."""
@@ -199,6 +205,7 @@ class Drafter(ModelService[LoadedDraftModel]):
             return None
         if self.for_model and event.model != self.for_model:
             return None
+        self._models.hear(event)
         if event.grammar is None:
             return self._open_at_once(event, self._loaded)
         opening = self._openings.take(event) if self._openings is not None else None
@@ -239,6 +246,7 @@ class Drafter(ModelService[LoadedDraftModel]):
 
     def on_session_closed(self, event: SessionClosed) -> Effects:
         """Forget it."""
+        self._models.forget(event.session)
         self._drop_opening(event.session)
         return self._post(lambda core: core.close(event.session))
 

@@ -57,6 +57,8 @@ class SessionOpened(Event, frozen=True, tag="twd.v1.session.opened"):
     grammar: Grammar | None = None
     """What the text behind the prompt must look like; left out where it is long."""
     ignore_eos: bool = False
+    drafter: InstanceId = InstanceId("")
+    """For whom it is: a prompt is told to the drafters of its session, each by name, and to nobody else."""
 
 
 class SessionClosed(Event, frozen=True, tag="twd.v1.session.closed"):
@@ -64,6 +66,7 @@ class SessionClosed(Event, frozen=True, tag="twd.v1.session.closed"):
 
     job: JobId
     session: SessionId
+    model: ModelId = ModelId("")
 
 
 class DraftProposed(Event, frozen=True, tag="twd.v1.draft.proposed"):
@@ -82,6 +85,8 @@ class DraftProposed(Event, frozen=True, tag="twd.v1.draft.proposed"):
     text: Annotated[str, Meta(max_length=4096)] = ""
     more: bool = True
     draft_ms: Annotated[float, Meta(ge=0)] = 0.0
+    model: ModelId = ModelId("")
+    """Of the session."""
 
 
 class DraftGranted(Event, frozen=True, tag="twd.v1.draft.granted"):
@@ -94,6 +99,7 @@ class DraftGranted(Event, frozen=True, tag="twd.v1.draft.granted"):
     drafter: InstanceId
     credit: Credit
     floor: Share = 0.3
+    model: ModelId = ModelId("")
 
 
 class DrafterAttached(Event, frozen=True, tag="twd.v1.drafter.attached"):
