@@ -78,7 +78,7 @@ async def test_the_end_of_a_process_is_told_and_its_lease_goes() -> None:
         assert isinstance(event, Event)
         heard.append(event)
 
-    await broker.connect("watcher").subscribe("twd.v1.service.exited", hear)
+    await broker.connect("watcher").subscribe("twd.v1.service.exited.>", hear)
     overseer, _, _ = await start(broker)
     worker = Worker(ground(broker, 7))
     await worker.start()
@@ -102,7 +102,7 @@ async def test_after_its_end_it_says_nothing() -> None:
     broker = MemoryBroker()
     overseer, _, _ = await start(broker)
     watcher, heard = broker.connect("watcher"), list[str]()
-    await watcher.subscribe("twd.v1.service.exited", lambda message: heard.append("an end"))
+    await watcher.subscribe("twd.v1.service.exited.>", lambda message: heard.append("an end"))
     await watcher.subscribe("later", lambda message: heard.append("later"))
     await overseer.stop()
     overseer.tell_exit(gone(7))
@@ -138,7 +138,7 @@ class BrokenBoard(Board):
 async def test_a_fault_in_the_look_out_is_told_and_the_look_out_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "AGAIN_S", 0.0)
     broker, heard = MemoryBroker(), list[Event]()
-    await broker.connect("watcher").subscribe("twd.v1.service.faulted", lambda one: heard.append(decoded(one.data)))
+    await broker.connect("watcher").subscribe("twd.v1.service.faulted.>", lambda one: heard.append(decoded(one.data)))
     board = BrokenBoard({"worker": Row(name="worker")})
     board.started("worker", 7)
     overseer, worker = Overseer(ground(broker, 1), board, lambda: None), Worker(ground(broker, 7))

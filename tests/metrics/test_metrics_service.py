@@ -109,7 +109,7 @@ async def test_an_unknown_job_has_an_empty_story(tmp_path: Path) -> None:
 async def test_nonsense_is_counted_and_told(tmp_path: Path) -> None:
     broker = MemoryBroker()
     metrics = await start(broker, tmp_path)
-    broker.connect("other").publish("twd.v1.job.started.j", b"{")
+    broker.connect("other").publish("twd.v1.job.started.speculator.n.x.m.j", b"{")
     await until(lambda: metrics.facts()["unread"] == 1, "nonsense is heard")
     await until(lambda: metrics.counting.figures.value(REJECTED, "job.started") == 1, "it is told as well")
     await metrics.stop()

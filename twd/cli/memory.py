@@ -155,13 +155,14 @@ async def _reclaim(ground: Ground, model: str) -> tuple[list[MemoryReclaimed], l
 
 async def _collect(bus: "NatsBus", wish: ReclaimWanted, waiting: set[InstanceId], told: list[MemoryReclaimed]) -> None:
     """Ask, and listen until everybody has answered or the time is up."""
-    from twd.wire.codec import decode, encode
+    from twd.kit.heard import heard_event
+    from twd.wire.codec import encode
     from twd.wire.routes import ROUTE_OF, subject_of
 
     all_here = asyncio.Event()
 
     def hear(message: "Message") -> None:
-        event = decode(message.data)
+        event = heard_event(message)
         if isinstance(event, MemoryReclaimed) and event.source in waiting:
             told.append(event)
             if len(told) >= len(waiting):

@@ -251,10 +251,10 @@ class Follower:
             await self._bus.subscribe(ROUTE_OF[event].pattern, self._hear)
 
     def _hear(self, message: "Message") -> None:
-        from twd.wire.codec import decode
+        from twd.kit.heard import heard_event
         from twd.wire.model import ModelLoading
 
-        event = decode(message.data)
+        event = heard_event(message)
         if isinstance(event, ChangeTold):
             self._told.append(event)
             self._news.set()

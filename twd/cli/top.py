@@ -13,13 +13,14 @@ from twd.cli.context import Ground
 from twd.cli.numbers import SECONDS
 from twd.kit import platform
 from twd.kit.exit_codes import ExitCode
+from twd.kit.heard import heard_event
 from twd.kit.pool_state import PoolState, StageState, forecast
 from twd.kit.pools import Pools
 from twd.kit.run_service import StopRequests
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.kit.tasks import heard
 from twd.kit.words import count
-from twd.wire.codec import Rejected, decode
+from twd.wire.codec import Rejected
 from twd.wire.job import TokensAccepted
 from twd.wire.node import READY
 from twd.wire.ring import FrameRefused, RingMeasured
@@ -96,7 +97,7 @@ async def _listen(bus: Bus, pools: Pools) -> Leases:
     pools.look(await registry.entries())
 
     def hear(message: Message) -> None:
-        event = decode(message.data)
+        event = heard_event(message)
         if not isinstance(event, Rejected):
             pools.hear(event, time.monotonic())
 

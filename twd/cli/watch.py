@@ -13,10 +13,11 @@ from twd.cli.context import Ground
 from twd.cli.errors import CommandError
 from twd.kit import platform
 from twd.kit.exit_codes import ExitCode
+from twd.kit.heard import heard_event
 from twd.kit.run_service import StopRequests
 from twd.kit.trace import describe, kind_of
 from twd.wire.base import Event
-from twd.wire.codec import Rejected, decode
+from twd.wire.codec import Rejected
 from twd.wire.routes import EVERYTHING, ROUTES, Delivery, route_of_subject
 
 COLOURS: Final = {"failed": "red", "faulted": "red", "exited": "red", "rejected": "yellow", "dropped": "yellow"}
@@ -104,7 +105,7 @@ async def _watch(
 
 
 def _line(message: Message) -> str:
-    event = decode(message.data)
+    event = heard_event(message)
     if isinstance(event, Rejected):
         return click.style(f"{message.subject}: {event.reason}", fg="yellow")
     at = _time_of_day(event.at_ms)
