@@ -182,7 +182,7 @@ class Relay(Service):
         held = self._lines.get(event.job)
         if held is not None and held.relayed.job.owner != event.owner:
             text = f"another client has a job with the name {event.job!r} in hand"
-            failure = Failure(code=FailureCode.BAD_REQUEST, message=text)
+            failure = Failure(code=FailureCode.BUSY, message=text)
             reply(JobFailed(job=event.job, attempt=event.attempt, failure=failure))
             return None
         if held is not None and held.relayed.job.attempt >= event.attempt:

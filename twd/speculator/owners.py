@@ -32,7 +32,7 @@ class Owners:
     def check(self, job: JobSubmitted) -> None:
         """Refuse a job under the name of another owner's: it would take the place of that one."""
         if self.owner_of(job.job) not in ("", job.owner):
-            raise TwdError(FailureCode.BAD_REQUEST, f"another client has a job with the name {job.job!r} in hand")
+            raise TwdError(FailureCode.BUSY, f"another client has a job with the name {job.job!r} in hand")
 
     @property
     def instances(self) -> set[InstanceId]:
