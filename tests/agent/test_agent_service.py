@@ -13,6 +13,7 @@ import pytest
 
 from tests.agent.conftest import Heard, StartAgent
 from tests.engine.tiny_models import write_llama
+from tests.signed import signed
 from tests.waiting import alive, until
 from twd.agent.cpu_probe import memory_facts
 from twd.agent.service import Agent
@@ -51,7 +52,7 @@ def wish(**fields: Any) -> ProcessWanted:
 
 
 async def ask(broker: MemoryBroker, event: ProcessWanted | ProcessUnwanted) -> ProcessAnswered:
-    data = await broker.connect("asker").request(subject_of(event), encode(event), timeout_s=60)
+    data = await broker.connect("asker").request(subject_of(signed(event)), encode(signed(event)), timeout_s=60)
     answer = decode(data)
     assert isinstance(answer, ProcessAnswered)
     return answer

@@ -11,6 +11,7 @@ import pytest
 
 from tests.edge.conftest import House, OpenHouse, ground
 from tests.edge.fake_speculator import Script
+from tests.signed import signed
 from tests.waiting import until
 from twd.bus.base import Hearing, Message, Subscription
 from twd.edge.feed import PENDING_BYTES_MAX, PENDING_MAX, Watcher
@@ -146,7 +147,7 @@ async def test_topics_are_those_of_what_is_broadcast(house: House) -> None:
 
 
 def message(event: Any) -> Message:
-    return Message(subject_of(event), encode(event))
+    return Message(subject_of(signed(event)), encode(signed(event)))
 
 
 def test_a_busy_watcher_gets_the_newest_of_each_job() -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.kit.test_overseer import ground
+from tests.signed import signed
 from twd.bus.base import NoResponders
 from twd.bus.memory_bus import MemoryBroker
 from twd.kit.board import Board
@@ -36,7 +37,7 @@ class Life:
 
 async def ask(broker: MemoryBroker, wish: Wish) -> ChangeAnswered:
     bus = broker.connect("cli")
-    answer = decode(await bus.request(subject_of(wish), encode(wish), timeout_s=5.0))
+    answer = decode(await bus.request(subject_of(signed(wish)), encode(signed(wish)), timeout_s=5.0))
     assert isinstance(answer, ChangeAnswered)
     return answer
 

@@ -14,7 +14,7 @@ from twd.wire.placement import PlacementDecided, Slice
 from twd.wire.ring import READY_FACT, FrameFault, FrameRefused, HopFacts, RingMeasured, StageReady
 from twd.wire.service import ServiceLease
 
-HOME = InstanceId("speculator.m.desk.x")
+HOME = InstanceId("speculator.desk.x")
 CUTS = ((0, 15, False), (15, 30, True))
 
 
