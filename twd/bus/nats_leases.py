@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TIMEOUT_S: Final = 3.0
 LEASE_BYTES_MAX: Final = 512 * 1024
 """Of one value; a machine with many files of models tells the most."""
-BUCKET_BYTES_MAX: Final = 48 * 1024 * 1024
+BUCKET_BYTES_MAX: Final = 16 * 1024 * 1024
 REPLICAS_IN_CLUSTER: Final = 3
 MORE_COPIES_EVERY_S: Final = 5.0
 _WRONG_REVISION: Final = (10071, 10164)
