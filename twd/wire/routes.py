@@ -2,7 +2,7 @@
 
 import enum
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final
 
 from twd.wire.base import Event
@@ -108,8 +108,8 @@ class Route:
 
     def subject(self, event: Event) -> str:
         """The subject of one message."""
-        parts = [self.tag, origin_of(event.source), *(subject_token(getattr(event, key)) for key in self.keys)]
-        return ".".join([*parts, origin_of(getattr(event, self.to))] if self.to else parts)
+        keys = tuple([getattr(event, key) for key in self.keys])
+        return _joined(self.tag, event.source, keys, getattr(event, self.to) if self.to else None)
 
     def disagreement(self, subject: str, event: Event) -> str:
         """What an event says of its publisher or its keys that its subject does not; empty when all agrees."""
@@ -124,6 +124,12 @@ class Route:
             if told not in (event.source, machine_of(event.source)):
                 return f"its {name} is {told}, but it is from {event.source}"
         return ""
+
+
+@lru_cache(4096)  # a job's tokens all go to the same subject
+def _joined(tag: str, source: str, keys: tuple[str, ...], to: str | None) -> str:
+    parts = [tag, origin_of(source), *map(subject_token, keys)]
+    return ".".join(parts if to is None else [*parts, origin_of(to)])
 
 
 def origin_in(subject: str) -> tuple[str, str]:
