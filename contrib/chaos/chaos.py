@@ -163,7 +163,7 @@ class Chaos:
         now = instance.processes.get(target) or parts(instance).get(target, 0)
         if gone and now in (0, gone):
             return False
-        leased = {lease.pid for entry in await self._leases() if (lease := read_lease(entry.value))}
+        leased = {lease.pid for entry in await self._leases() if (lease := read_lease(entry.value, entry.key))}
         return all(pid in leased for name, pid in instance.processes.items() if name not in instance.leaseless)
 
     async def _leases(self) -> list[LeaseEntry]:
@@ -180,7 +180,7 @@ class Chaos:
         children = psutil.Process(instance.pid).children(recursive=True)
         found = [f"process {child.pid}: {' '.join(child.cmdline())}" for child in children if child.pid not in expected]
         for entry in await self._leases():
-            lease = read_lease(entry.value)
+            lease = read_lease(entry.value, entry.key)
             if lease and lease.pid not in expected:
                 found.append(f"lease of {lease.instance}, pid {lease.pid}")
         files = psutil.Process(instance.pid).num_fds()

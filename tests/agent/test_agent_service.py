@@ -12,6 +12,7 @@ import pytest
 
 from tests.agent.conftest import Heard, StartAgent
 from tests.engine.tiny_models import write_llama
+from tests.signed import signed
 from tests.waiting import alive, until
 from twd.agent.probes.cpu import memory_facts
 from twd.agent.service import AgentService
@@ -50,7 +51,7 @@ def wish(**fields: Any) -> ProcessWanted:
 
 
 async def ask(broker: MemoryBroker, event: ProcessWanted | ProcessUnwanted) -> ProcessAnswered:
-    data = await broker.connect("asker").request(subject_of(event), encode(event), timeout_s=60)
+    data = await broker.connect("asker").request(subject_of(signed(event)), encode(signed(event)), timeout_s=60)
     answer = decode(data)
     assert isinstance(answer, ProcessAnswered)
     return answer
@@ -58,7 +59,7 @@ async def ask(broker: MemoryBroker, event: ProcessWanted | ProcessUnwanted) -> P
 
 async def registered(broker: MemoryBroker) -> list[NodeFacts]:
     leases = await broker.connect("reader").leases(LEASE_BUCKET, LEASE_TTL_S)
-    return [facts for entry in await leases.entries() if (facts := read_node(entry.value)) is not None]
+    return [facts for entry in await leases.entries() if (facts := read_node(entry.value, entry.key)) is not None]
 
 
 async def test_a_machine_is_told_once_and_stands_in_the_registry(

@@ -18,10 +18,11 @@ from twd.process import run_service as run_service_module
 from twd.process.compute import ProcessEffort
 from twd.process.heartbeat import VARIABLE, Beats
 from twd.process.run_service import StopRequests, run_service, unless
-from twd.wire.base import JobId, NodeId
+from twd.wire.base import InstanceId, JobId, NodeId
 from twd.wire.codec import encode
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import JobCancelled
+from twd.wire.routes import subject_of
 
 HERE = NodeId("desk")
 
@@ -98,7 +99,8 @@ class Stage:
         return self.service is not None and (self.service._running or self.kind is Slow)
 
     def cancel(self, job: str) -> None:
-        self.broker.connect("edge").publish(f"twd.v1.job.cancelled.{job}", encode(JobCancelled(job=JobId(job))))
+        event = JobCancelled(job=JobId(job), source=InstanceId("edge.desk.x"))
+        self.broker.connect("edge").publish(subject_of(event), encode(event))
 
 
 def terminate() -> None:

@@ -39,8 +39,8 @@ from twd.settings.model import Settings
 from twd.settings.paths import path_of
 from twd.wire.base import NodeId
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.names import subject_token
 from twd.wire.node import ModelFile, ProcessFacts, ProcessKind, ProcessWanted
-from twd.wire.routes import subject_token
 
 if TYPE_CHECKING:
     from twd.ring.trust import LinkIdentity

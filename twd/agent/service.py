@@ -24,6 +24,7 @@ from twd.process.supervisor import ProcessExit
 from twd.settings.model import Settings
 from twd.wire.base import Event
 from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.names import subject_token
 from twd.wire.node import (
     READY,
     ModelFile,
@@ -36,10 +37,11 @@ from twd.wire.node import (
     ProcessStopped,
     ProcessUnwanted,
     ProcessWanted,
+    node_key,
     read_node,
 )
 from twd.wire.placement import CERTIFICATE_FACT
-from twd.wire.routes import subject_token
+from twd.wire.routes import ROUTE_OF
 from twd.wire.service import ServiceExited, read_lease
 
 if TYPE_CHECKING:
@@ -206,7 +208,7 @@ class AgentService(Service):
         except BusError as error:
             self.log.warning("the registry could not be read: %s", error)
             return
-        told = (read_lease(entry.value) for entry in entries if entry.key.startswith("speculator."))
+        told = (read_lease(entry.value, entry.key) for entry in entries if entry.key.startswith("speculator."))
         certificates = [str(lease.facts.get(CERTIFICATE_FACT, "")) for lease in told if lease is not None]
         self._processes.admit([one for one in certificates if one])
 
@@ -239,12 +241,12 @@ class AgentService(Service):
         self._claim = claim
 
     def _is_mine(self, value: bytes) -> bool:
-        holder = read_node(value)
+        holder = read_node(value, node_key(self.ctx.node))
         return holder is not None and holder.instance == self.instance
 
     @staticmethod
     def _refusal(entry: LeaseEntry, facts: NodeFacts) -> str:
-        holder = read_node(entry.value)
+        holder = read_node(entry.value, entry.key)
         return refusal(holder, facts, holder is not None and platform.born(holder.pid) is not None)
 
     async def _beat(self) -> None:
@@ -272,7 +274,7 @@ class AgentService(Service):
 
     def pattern(self, event_type: type[Event]) -> str:
         """Only wishes for this machine."""
-        return super().pattern(event_type).replace("*", subject_token(self.ctx.node))
+        return ROUTE_OF[event_type].pattern_for(node=self.ctx.node)
 
     def on_process_wanted(self, event: ProcessWanted, reply: Reply) -> Effects:
         """Start it, and answer when it does its work."""

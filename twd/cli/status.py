@@ -56,7 +56,7 @@ async def _leases(ctx: CliContext) -> tuple[list[tuple[ServiceLease, float]], li
 
     async with ctx.bus("status") as bus:
         entries = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
-    leases = [(lease, entry.age_s) for entry in entries if (lease := read_lease(entry.value)) is not None]
+    leases = [(lease, entry.age_s) for entry in entries if (lease := read_lease(entry.value, entry.key)) is not None]
     pools = PoolsView()
     pools.look(entries)
     order = sorted(leases, key=lambda pair: (pair[0].node, pair[0].service, pair[0].started_ms))

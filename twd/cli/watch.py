@@ -12,12 +12,13 @@ from twd.bus.base import BusMessage, matches
 from twd.cli.common.context import CliContext
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
+from twd.kit.jobs.heard_events import heard_event
 from twd.kit.terminal import printable
 from twd.kit.trace import describe, kind_of
 from twd.process import platform
 from twd.process.run_service import StopRequests
 from twd.wire.base import Event
-from twd.wire.codec import Rejected, decode
+from twd.wire.codec import Rejected
 from twd.wire.routes import EVERYTHING, ROUTES, Delivery, route_of_subject
 
 COLOURS: Final = {"failed": "red", "faulted": "red", "exited": "red", "rejected": "yellow", "dropped": "yellow"}
@@ -105,7 +106,7 @@ async def _watch(
 
 
 def _line(message: BusMessage) -> str:
-    event = decode(message.data)
+    event = heard_event(message)
     if isinstance(event, Rejected):
         return click.style(printable(f"{message.subject}: {event.reason}"), fg="yellow")
     at = _time_of_day(event.at_ms)

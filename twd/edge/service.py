@@ -134,7 +134,7 @@ class EdgeService(Service):
 
     def _answered(self, job: JobSubmitted, answer: Event | Rejected | BusError) -> None:
         if isinstance(answer, JobQueued | JobFailed):
-            self.tracker.hear(answer)
+            self.tracker.answered(answer)
         else:
             self.tracker.unanswered(job, self._why_unanswered(job, answer))
 
@@ -188,7 +188,7 @@ class EdgeService(Service):
         except BusError as error:
             self.log.warning("the registry could not be read: %s", error)
             return
-        self.watch.services = [lease for entry in entries if (lease := read_lease(entry.value)) is not None]
+        self.watch.services = [lease for entry in entries if (lease := read_lease(entry.value, entry.key)) is not None]
         self.watch.pools.look(entries)
         self.models.see_leases(self.watch.services, self.clock.now())
 

@@ -53,7 +53,7 @@ from twd.wire.job import (
 from twd.wire.life import MemoryReclaimed, ReclaimWanted
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded, told_costs
 from twd.wire.ring import FrameRefused, RingWired
-from twd.wire.routes import ROUTE_OF, subject_token
+from twd.wire.routes import ROUTE_OF
 from twd.wire.service import Health, ServiceStopped
 
 _ENDS = (JobFinished, JobFailed)
@@ -127,10 +127,9 @@ class SpeculatorService(ModelService[LoadedModel]):
         self._idle.set()
 
     def pattern(self, event_type: type[Event]) -> str:
-        """Only the jobs of this speculator's model."""
-        if event_type in self.reads_later:
-            return f"{ROUTE_OF[event_type].tag}.{subject_token(self.model)}"
-        return super().pattern(event_type)
+        """Only what is about this speculator's model."""
+        route = ROUTE_OF[event_type]
+        return route.pattern_for(model=self.model) if "model" in route.keys else super().pattern(event_type)
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -248,6 +247,7 @@ class SpeculatorService(ModelService[LoadedModel]):
             return None
         new, ahead = self._job_dedup.is_new(event), 0
         try:
+            self._owners.check(event)
             if new:
                 ahead = self._core.check(event, len(self._job_dedup) + self._posted)
         except TwdError as error:
@@ -306,8 +306,9 @@ class SpeculatorService(ModelService[LoadedModel]):
         return None
 
     def on_job_cancelled(self, event: JobCancelled) -> Effects:
-        """The owner no longer wants it."""
-        self._cancel(event.job, event.reason, event.attempts)
+        """The owner no longer wants it; anybody else is not asked."""
+        if self._owners.owner_of(event.job) in ("", event.source):
+            self._cancel(event.job, event.reason, event.attempts)
         return None
 
     def _cancel(self, job: JobId, reason: str, attempts: int = 0) -> None:

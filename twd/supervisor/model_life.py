@@ -147,14 +147,17 @@ class ModelLife:
         """The registry; agents that look round yet are given time, since until then a machine seems to have nothing."""
         give_up = self._clock.now() + LOOKING_S
         entries = await self._entries()
-        while any((facts := read_node(one.value)) and facts.looking for one in entries) and self._clock.now() < give_up:
+        while (
+            any((facts := read_node(one.value, one.key)) and facts.looking for one in entries)
+            and self._clock.now() < give_up
+        ):
             await self._wait()
             entries = await self._entries()
         return entries
 
     def _files(self, entries: Sequence[LeaseEntry]) -> list[ModelFile]:
         """What the agent of this machine found."""
-        here = [facts for entry in entries if (facts := read_node(entry.value)) and facts.node == self._node]
+        here = [facts for entry in entries if (facts := read_node(entry.value, entry.key)) and facts.node == self._node]
         return [file for facts in here for file in facts.models]
 
     def _plan_stop(self, wish: ModelUnwanted, files: Sequence[ModelFile]) -> ModelChange:

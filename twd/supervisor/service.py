@@ -18,7 +18,7 @@ from twd.wire.draft import DrafterAttached
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.life import ChangeAnswered, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
 from twd.wire.model import ModelFailed, ModelLoading, ModelReady
-from twd.wire.routes import subject_token
+from twd.wire.routes import ROUTE_OF
 from twd.wire.service import Health, ServiceExited, ServiceStarted, ServiceStopped, read_lease
 
 LOOK_WHILE_STARTING_S: Final = 1.0
@@ -88,8 +88,9 @@ class SupervisorService(Service):
 
     def pattern(self, event_type: type[Event]) -> str:
         """Only wishes for this machine."""
-        pattern = super().pattern(event_type)
-        return pattern.replace("*", subject_token(self.ctx.node)) if event_type in WISHES else pattern
+        if event_type in WISHES:
+            return ROUTE_OF[event_type].pattern_for(node=self.ctx.node)
+        return super().pattern(event_type)
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """What the edge of this machine goes by: a lease outlives a message that was missed."""
@@ -128,7 +129,7 @@ class SupervisorService(Service):
         except BusError as error:
             self.log.warning("the registry could not be read: %s", error)
             return
-        leases = [lease for entry in entries if (lease := read_lease(entry.value)) is not None]
+        leases = [lease for entry in entries if (lease := read_lease(entry.value, entry.key)) is not None]
         nodes = {self.ctx.node, *(row.node for row in self._table.rows.values())}
         here = [lease for lease in leases if lease.node in nodes]
         if self._table.see(here, self.clock.wall_ms()):

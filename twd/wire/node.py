@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from twd.wire.base import Count, Event, InstanceId, Name, NodeId, Part, Share
 from twd.wire.failures import Failure
+from twd.wire.names import subject_token
 from twd.wire.reading import read_as
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -271,6 +272,14 @@ GUEST_KEYS: Final = "coordinator.guest."
 """So begin the registry's keys of machines that a coordinator tells of."""
 
 
-def read_node(value: bytes) -> NodeFacts | None:
-    """A machine's facts as they stand in the registry; None for anything else."""
-    return read_as(NodeFacts, value)
+def node_key(node: str) -> str:
+    """Where the registry keeps what an agent tells of its machine."""
+    return f"agent.{subject_token(node)}.claim"
+
+
+def read_node(value: bytes, key: str) -> NodeFacts | None:
+    """A machine's facts as they stand in the registry under its name; None for anything else."""
+    facts = read_as(NodeFacts, value)
+    if facts is None or key not in (node_key(facts.node), f"{GUEST_KEYS}{facts.node}"):
+        return None
+    return facts

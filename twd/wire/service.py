@@ -34,9 +34,12 @@ class ServiceLease(Part, frozen=True):
     facts: dict[str, str | Figure | float | bool | list[str]] = {}
 
 
-def read_lease(value: bytes) -> ServiceLease | None:
-    """A lease as it stands in the registry; None for anything else there."""
-    return read_as(ServiceLease, value)
+def read_lease(value: bytes, key: str) -> ServiceLease | None:
+    """A lease as it stands in the registry under its instance's name; None for anything else there."""
+    lease = read_as(ServiceLease, value)
+    if lease is None or lease.instance != key or not key.startswith(f"{lease.service}.{lease.node}."):
+        return None
+    return lease
 
 
 class ServiceStarted(Event, frozen=True, tag="twd.v1.service.started"):

@@ -12,6 +12,7 @@ import pytest
 
 from tests.edge.conftest import House, OpenHouse, ctx
 from tests.edge.fake_speculator import Script
+from tests.signed import signed
 from tests.waiting import until
 from twd.bus.base import BusMessage, Subscription, SubscriptionOptions
 from twd.edge.auth.keys import ApiKey, KeyStore, digest
@@ -151,7 +152,7 @@ async def test_topics_are_those_of_what_is_broadcast(house: House) -> None:
 
 
 def message(event: Any) -> BusMessage:
-    return BusMessage(subject_of(event), encode(event))
+    return BusMessage(subject_of(signed(event)), encode(signed(event)))
 
 
 def test_a_busy_watcher_gets_the_newest_of_each_job() -> None:

@@ -16,7 +16,7 @@ def measured_tok_s(entries: "Iterable[LeaseEntry]", model: str) -> float:
     from twd.wire.service import read_lease
 
     for entry in entries:
-        lease = read_lease(entry.value)
+        lease = read_lease(entry.value, entry.key)
         if lease is not None and lease.service == "speculator" and lease.facts.get("model") == model:
             trip = lease.facts.get("trip_ms", 0)
             ms = float(trip) if isinstance(trip, int | float) and trip else single_step_ms(lease.facts)

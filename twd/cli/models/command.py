@@ -220,17 +220,16 @@ async def _change(
 
 async def ask(bus: "NatsBus", wish: Wish) -> ChangeAnswered:
     """Send a wish to the supervisor of its machine."""
-    import msgspec
 
     from twd.bus.base import NoResponders
-    from twd.kit.ids import Ids
+    from twd.kit.jobs.heard_events import stamp
     from twd.kit.reply_decoding import read_answer
     from twd.wire.codec import encode
     from twd.wire.routes import subject_of
 
-    stamped = msgspec.structs.replace(wish, id=Ids().event())
+    stamped = stamp(wish, bus.name)
     try:
-        data = await bus.request(subject_of(wish), encode(stamped), timeout_s=ANSWER_S)
+        data = await bus.request(subject_of(stamped), encode(stamped), timeout_s=ANSWER_S)
     except NoResponders:
         text = f"no supervisor answers on machine {wish.node!r}; `twd up` starts one, `twd status` lists machines"
         raise CommandError(ExitCode.NOTHING_RUNS, text) from None
@@ -261,10 +260,10 @@ class ProgressFollower:
             await self._bus.subscribe(ROUTE_OF[event].pattern, self._hear)
 
     def _hear(self, message: "BusMessage") -> None:
-        from twd.wire.codec import decode
+        from twd.kit.jobs.heard_events import heard_event
         from twd.wire.model import ModelLoading
 
-        event = decode(message.data)
+        event = heard_event(message)
         if isinstance(event, ChangeTold):
             self._told.append(event)
             self._news.set()

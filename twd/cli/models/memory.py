@@ -155,20 +155,24 @@ async def _reclaim(ctx: CliContext, model: str) -> tuple[list[MemoryReclaimed], 
 
 async def _collect(bus: "NatsBus", wish: ReclaimWanted, waiting: set[InstanceId], told: list[MemoryReclaimed]) -> None:
     """Ask, and listen until everybody has answered or the time is up."""
-    from twd.wire.codec import decode, encode
+    from twd.kit.jobs.heard_events import heard_event
+    from twd.wire.codec import encode
     from twd.wire.routes import ROUTE_OF, subject_of
 
     all_here = asyncio.Event()
 
     def hear(message: "BusMessage") -> None:
-        event = decode(message.data)
+        event = heard_event(message)
         if isinstance(event, MemoryReclaimed) and event.source in waiting:
             told.append(event)
             if len(told) >= len(waiting):
                 all_here.set()
 
     await bus.subscribe(ROUTE_OF[MemoryReclaimed].pattern, hear)
-    bus.publish(subject_of(wish), encode(wish))
+    from twd.kit.jobs.heard_events import stamp
+
+    signed = stamp(wish, bus.name)
+    bus.publish(subject_of(signed), encode(signed))
     try:
         async with asyncio.timeout(ANSWERS_S):
             await all_here.wait()
@@ -187,5 +191,5 @@ async def _leases(bus: "NatsBus") -> list[ServiceLease]:
     from twd.wire.service import read_lease
 
     entries = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
-    leases = [lease for entry in entries if (lease := read_lease(entry.value)) is not None]
+    leases = [lease for entry in entries if (lease := read_lease(entry.value, entry.key)) is not None]
     return [lease for lease in leases if lease.service == "speculator" and "file" in lease.facts]

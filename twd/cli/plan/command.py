@@ -108,7 +108,7 @@ def _standing(command_context: CliContext, name: str, entries: "list[LeaseEntry]
 
     if name in command_context.settings.models or (name and is_path(name)):
         return None
-    read = (read_placement(entry.value) for entry in entries)
+    read = (read_placement(entry.value, entry.key) for entry in entries)
     found = [one for one in read if one is not None and name in ("", one.model) and one.replica == 1]
     return found[0] if len(found) == 1 else None
 

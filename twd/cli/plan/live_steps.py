@@ -16,7 +16,7 @@ def with_live_steps(
     nodes: Iterable[NodeFacts], entries: Iterable[LeaseEntry], model: str, shape: ModelShape | None
 ) -> list[NodeFacts]:
     """The machines, with what a token of this model takes now on the one that serves it alone and without a card."""
-    leases = (read_lease(entry.value) for entry in entries)
+    leases = (read_lease(entry.value, entry.key) for entry in entries)
     serving = {one.node: one for one in leases if one is not None and shape and _serves_alone(one, model)}
     return [_with(facts, serving[facts.node], shape) if facts.node in serving and shape else facts for facts in nodes]
 
