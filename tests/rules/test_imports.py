@@ -15,6 +15,7 @@ LAYERS = {
     "gguf_tools": 3,
     "guess": 3,
     "ring": 4,
+    "pieces": 4,
     "bench": 6,
     "cli": 7,
 }
