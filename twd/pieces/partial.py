@@ -39,6 +39,7 @@ class PartialFile:
         self.path, self._bitmap_path = part_of(target), bitmap_of(target)
         self.have = Bitmap(len(checks))
         self._lock = threading.Lock()
+        self._closing = threading.Lock()
         self._bits = os.open(self._bitmap_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self.descriptor = -1
         try:
@@ -123,8 +124,15 @@ class PartialFile:
 
     def sync(self) -> None:
         """Bring it to the disk, the bitmap behind the bytes."""
-        os.fdatasync(self.descriptor)
-        os.fdatasync(self._bits)
+        with self._closing:
+            if self.descriptor >= 0:
+                os.fdatasync(self.descriptor)
+                os.fdatasync(self._bits)
+
+    def forget(self) -> None:
+        """Nothing of it counts any more: all is fetched again."""
+        self.have = Bitmap(len(self.checks))
+        os.pwrite(self._bits, bytes(self.have.data), _HEAD_BYTES)
 
     def finish(self) -> None:
         """All is there: give it its name."""
@@ -155,17 +163,18 @@ class PartialFile:
         os.pwrite(self._bits, head.ljust(_HEAD_BYTES), 0)
 
     def _let_go(self) -> None:
-        for one in (self.descriptor, self._bits):
-            if one >= 0:
-                os.close(one)
-        self.descriptor = self._bits = -1
+        with self._closing:
+            for one in (self.descriptor, self._bits):
+                if one >= 0:
+                    os.close(one)
+            self.descriptor = self._bits = -1
 
 
 class DiskFull(TwdError):
     """There is no room for the file."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(FailureCode.OUT_OF_MEMORY, text)
+        super().__init__(FailureCode.DISK_FULL, text)
 
 
 def sync_folder(folder: Path) -> None:
