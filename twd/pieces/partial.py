@@ -190,3 +190,16 @@ def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+def look(target: Path) -> tuple[int, int, str] | None:
+    """Of a partial file: units that are there, all units, and its root; None where there is none."""
+    try:
+        raw = bitmap_of(target).read_bytes()
+    except OSError:
+        return None
+    head = read_as(_Head, raw[:_HEAD_BYTES].rstrip(b"\0 \n"))
+    if head is None or head.unit < 1:
+        return None
+    units = -(-head.size // head.unit)
+    return Bitmap(units, raw[_HEAD_BYTES:]).count, units, head.name

@@ -1,0 +1,67 @@
+"""`twd swarm status`: how much of a file is here, and what this machine shares."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from twd.cli.context import Ground
+from twd.cli.errors import CommandError
+from twd.kit.exit_codes import ExitCode
+from twd.kit.paths import path_of
+
+
+@click.command()
+@click.argument("file", default="")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.pass_obj
+def status(ground: Ground, file: str, as_json: bool) -> ExitCode:
+    """How much of FILE is here; without FILE: all models and partial files in the folders of this machine."""
+    from twd.pieces.names import BITMAP, MANIFEST
+
+    if file:
+        told = [_state(path_of(file))]
+    else:
+        folders = (ground.home.models, *(path_of(one) for one in ground.settings.agent.model_dirs))
+        beside = {one for folder in folders for end in (MANIFEST, BITMAP) for one in folder.glob(f"*{end}")}
+        named = {one.with_name(one.name.removesuffix(MANIFEST).removesuffix(BITMAP)) for one in beside}
+        told = [_state(one) for one in sorted(named)]
+    if as_json:
+        click.echo(msgspec.json.encode(told[0] if file else told).decode())
+        return ExitCode.OK
+    _print(told)
+    return ExitCode.OK
+
+
+def _state(path: Path) -> dict[str, Any]:
+    """What is known of one file from what lies beside it."""
+    from twd.pieces.making import known_manifest
+    from twd.pieces.names import bitmap_of
+    from twd.pieces.partial import look
+
+    found = look(path)
+    if found is not None:
+        have, units, name = found
+        return {"file": str(path), "state": "partial", "have_mib": have, "missing_mib": units - have, "root": name}
+    if not path.is_file():
+        text = f"there is neither {path} nor a part of it ({bitmap_of(path).name})"
+        raise CommandError(ExitCode.NOT_FOUND, text)
+    manifest = known_manifest(path)
+    units = -(-path.stat().st_size // (1 << 20))
+    state = "whole" if manifest is not None else "without a manifest"
+    root = manifest.name if manifest is not None else ""
+    return {"file": str(path), "state": state, "have_mib": units, "missing_mib": 0, "root": root}
+
+
+def _print(told: list[dict[str, Any]]) -> None:
+    from twd.cli.output import show, table
+
+    if not told:
+        click.echo("nothing is shared or pulled here; `twd swarm pull` fetches, `twd swarm seed` shares")
+        return
+    rows = table("file", "state", "here", "missing", "root")
+    for one in told:
+        mib = f"{one['have_mib']:,} MiB", f"{one['missing_mib']:,} MiB"
+        rows.add_row(Path(one["file"]).name, one["state"], *mib, str(one["root"])[:16])
+    show(rows)
