@@ -79,7 +79,7 @@ async def test_only_some_bytes_are_fetched(tmp_path: Path) -> None:
     source = Scripted("a", path.read_bytes())
     transfer.pull.add(source)
     await transfer.run()
-    assert look(tmp_path / "copy") == (3, 9, manifest.root)
+    assert look(tmp_path / "copy") == (3, 9, manifest.root, True)
     assert sum(length for _, length in source.asked) == 3 * UNIT
     again = PartialFile(tmp_path / "copy", manifest.name, Checks.of(manifest))
     assert again.read(3 * UNIT - 1, 2) == path.read_bytes()[3 * UNIT - 1 : 3 * UNIT + 1]

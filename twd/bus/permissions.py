@@ -44,6 +44,15 @@ from twd.wire.service import (
     ServiceStarted,
     ServiceStopped,
 )
+from twd.wire.swarm import (
+    PeerBanned,
+    PullFailed,
+    PullFinished,
+    PullProgressed,
+    PullUnwanted,
+    PullWanted,
+    SeedChanged,
+)
 from twd.wire.trace import (
     HistoryReported,
     HistoryRequested,
@@ -173,7 +182,12 @@ ROLES: Final[tuple[Role, ...]] = (
         writes=(JobQueued, JobSubmitted, JobCancelled, *_ANSWERS),
         registry=Registry.READ,
     ),
-    Role("swarm", reads=_MODELS, registry=Registry.READ),
+    Role(
+        "swarm",
+        reads=(PullWanted, PullUnwanted, NodeChanged),
+        writes=(PullProgressed, PullFinished, PullFailed, SeedChanged, PeerBanned),
+        registry=Registry.READ,
+    ),
     Role(
         "metrics",
         reads=(TraceRequested, HistoryRequested, MetricsRequested),

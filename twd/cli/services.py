@@ -126,6 +126,12 @@ def _drafter_alone(choice: Choice) -> Drafter:
     )
 
 
+def _swarm(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
+    from twd.swarm.service import Swarm
+
+    return Swarm(ground, settings)
+
+
 def _stage(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
     from twd.cli.run_stage import stage_of
 
@@ -199,6 +205,7 @@ SERVICES: Final[dict[str, Factory]] = {
     "relay": _relay,
     "agent": _agent,
     "coordinator": _coordinator,
+    "swarm": _swarm,
 }
 
 

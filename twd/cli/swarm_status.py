@@ -42,8 +42,14 @@ def _state(path: Path) -> dict[str, Any]:
 
     found = look(path)
     if found is not None:
-        have, units, name = found
-        return {"file": str(path), "state": "partial", "have_mib": have, "missing_mib": units - have, "root": name}
+        missing = found.units - found.have
+        return {
+            "file": str(path),
+            "state": "partial",
+            "have_mib": found.have,
+            "missing_mib": missing,
+            "root": found.name,
+        }
     if not path.is_file():
         text = f"there is neither {path} nor a part of it ({bitmap_of(path).name})"
         raise CommandError(ExitCode.NOT_FOUND, text)

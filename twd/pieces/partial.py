@@ -6,7 +6,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -28,14 +28,25 @@ class _Head(msgspec.Struct, frozen=True):
     size: int
     unit: int
     mtime_ns: int = 0
+    some: bool = False
+    """Only some bytes of it were wanted: nobody fetches the rest unasked."""
+
+
+class Found(NamedTuple):
+    """What lies of a file on this machine: units that are there, all units, its root, and whether all are wanted."""
+
+    have: int
+    units: int
+    name: str
+    some: bool
 
 
 class PartialFile:
     """Bytes in `FILE.twd.part`, the bitmap in `FILE.twd.pieces`. Its methods may be called from several threads."""
 
-    def __init__(self, target: Path, name: str, checks: Checks) -> None:
+    def __init__(self, target: Path, name: str, checks: Checks, *, some: bool = False) -> None:
         """Go on with what is there, or begin; raises TwdError or OSError, and leaves what it found as it was."""
-        self.target, self.name, self.checks = target, name, checks
+        self.target, self.name, self.checks, self._some = target, name, checks, some
         self.path, self._bitmap_path = part_of(target), bitmap_of(target)
         self.have = Bitmap(len(checks))
         self._lock = threading.Lock()
@@ -159,7 +170,7 @@ class PartialFile:
         self._bitmap_path.unlink(missing_ok=True)
 
     def _write_head(self, mtime_ns: int) -> None:
-        head = msgspec.json.encode(_Head(self.name, self.checks.size, self.checks.unit, mtime_ns))
+        head = msgspec.json.encode(_Head(self.name, self.checks.size, self.checks.unit, mtime_ns, self._some))
         os.pwrite(self._bits, head.ljust(_HEAD_BYTES), 0)
 
     def _let_go(self) -> None:
@@ -192,8 +203,8 @@ def _umask() -> int:
     return mask
 
 
-def look(target: Path) -> tuple[int, int, str] | None:
-    """Of a partial file: units that are there, all units, and its root; None where there is none."""
+def look(target: Path) -> Found | None:
+    """Of a partial file what there is; None where there is none."""
     try:
         raw = bitmap_of(target).read_bytes()
     except OSError:
@@ -202,4 +213,4 @@ def look(target: Path) -> tuple[int, int, str] | None:
     if head is None or head.unit < 1:
         return None
     units = -(-head.size // head.unit)
-    return Bitmap(units, raw[_HEAD_BYTES:]).count, units, head.name
+    return Found(Bitmap(units, raw[_HEAD_BYTES:]).count, units, head.name, head.some)

@@ -19,6 +19,7 @@ from twd.wire.reading import NONSENSE
 
 CONNECT_S: Final = 5.0
 ANSWER_S: Final = 20.0
+READING_S: Final = 1800.0
 LINE_BYTES_MAX: Final = 8 * 1024 * 1024
 READ_BYTES: Final = 1 << 20
 MOST: Final = 4
@@ -50,9 +51,9 @@ class Peers:
         if self._session is not None:
             await self._session.close()
 
-    async def manifest(self, url: str, context: ssl.SSLContext | None = None) -> Manifest:
-        """The manifest at an address; raises SourceError or BadManifest."""
-        async with self.get(url, context=context) as response:
+    async def manifest(self, url: str, context: ssl.SSLContext | None = None, patient: bool = False) -> Manifest:
+        """The manifest at an address; raises SourceError or BadManifest. `patient`: the file is read for it first."""
+        async with self.get(url, context=context, silent_s=READING_S if patient else ANSWER_S) as response:
             data = await response.content.read(MANIFEST_BYTES_MAX + 1)
             while len(data) <= MANIFEST_BYTES_MAX and (more := await response.content.read(MANIFEST_BYTES_MAX)):
                 data += more
@@ -66,11 +67,16 @@ class Peers:
         *,
         context: ssl.SSLContext | None = None,
         status: int = 200,
+        silent_s: float = ANSWER_S,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """One answer, if it has the status that must be; raises SourceError for everything else."""
         try:
             async with self.session.get(
-                url, headers=headers, allow_redirects=False, ssl=context if context is not None else True
+                url,
+                headers=headers,
+                allow_redirects=False,
+                ssl=context if context is not None else True,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=silent_s),
             ) as response:
                 if response.status != status:
                     raise await _refusal(url, response)

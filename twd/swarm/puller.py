@@ -116,6 +116,10 @@ class Pull:
         self.picker.join(source.name, defines=source.defines, most=source.most, near_s=near_s)
         self._tasks.start(f"news of {source.name}", self._listen(source))
 
+    def names(self) -> list[str]:
+        """The sources that are asked now."""
+        return list(self._sources)
+
     def drop(self, name: str) -> None:
         """It is gone for good."""
         if self._sources.pop(name, None) is not None:

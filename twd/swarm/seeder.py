@@ -4,7 +4,7 @@ import asyncio
 import base64
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +13,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from twd.kit.addresses import bare_host
 from twd.pieces.bitmap import Bitmap
+from twd.pieces.manifest import Manifest, encode_manifest
 from twd.pieces.source import News
 from twd.swarm.door import Door
 from twd.swarm.library import Library
@@ -41,8 +42,14 @@ class Seeder:
     """Answers for one library; `sent` is told the bytes that went out."""
 
     def __init__(
-        self, library: Library, upload_mib_s: float = 0.0, sent: Callable[[Shared, int], None] | None = None
+        self,
+        library: Library,
+        upload_mib_s: float = 0.0,
+        sent: Callable[[Shared, int], None] | None = None,
+        make: Callable[[str], Awaitable[Manifest]] | None = None,
     ) -> None:
+        """`make`: the manifest of a file with this quick hash, which may have to be read for that."""
+        self._make = make
         self._library = library
         self._pace = Pace(upload_mib_s)
         self._slots = Slots(SLOTS)
@@ -60,6 +67,7 @@ class Seeder:
             app.router.add_get(f"{prefix}/pieces/{{piece}}", self._piece)
             app.router.add_get(f"{prefix}/health", self._health)
         app.router.add_get(ROOT, self._list)
+        app.router.add_get(f"{ROOT}/by-hash/{{hash}}", self._by_hash)
         app.router.add_get(f"{ROOT}/{{root}}/file", self._file)
         app.router.add_get(f"{ROOT}/{{root}}/have", self._have)
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=CLOSING_S)
@@ -87,6 +95,13 @@ class Seeder:
 
     async def _manifest(self, request: web.Request) -> web.Response:
         return web.Response(body=self._of(request).manifest_bytes, content_type="application/json")
+
+    async def _by_hash(self, request: web.Request) -> web.Response:
+        """A model that nobody asked for yet is read first; who asks waits."""
+        if self._make is None:
+            raise TwdError(FailureCode.MODEL_NOT_FOUND, "here files are asked for by their roots alone")
+        made = await asyncio.shield(self._make(request.match_info["hash"]))
+        return web.Response(body=encode_manifest(made), content_type="application/json")
 
     async def _bitfield(self, request: web.Request) -> web.Response:
         return _json({"have": self._of(request).pieces()})

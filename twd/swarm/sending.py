@@ -47,9 +47,10 @@ async def send_range(request: web.Request, descriptor: int, begin: int, end: int
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("the client hung up")
-    transport.set_write_buffer_limits(0)
     keep = is_cached(descriptor, begin)
     encrypted = transport.get_extra_info("sslcontext") is not None
+    if not encrypted:  # the headers must be gone before the file follows them by another handle
+        transport.set_write_buffer_limits(0)
     at = begin
     sending = None if encrypted else _Plain(transport.get_extra_info("socket"))
     try:

@@ -57,7 +57,7 @@ class Transfer:
     ) -> None:
         self.manifest, self.target, self._library = manifest, target, library
         try:
-            self.file = PartialFile(target, manifest.name, Checks.of(manifest))
+            self.file = PartialFile(target, manifest.name, Checks.of(manifest), some=ranges is not None)
         except OSError as error:
             text = f"{target.parent} may not be written to ({error.strerror}); name another DEST"
             raise TwdError(FailureCode.BAD_REQUEST, text) from None

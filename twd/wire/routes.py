@@ -38,6 +38,16 @@ from twd.wire.service import (
     ServiceStarted,
     ServiceStopped,
 )
+from twd.wire.swarm import (
+    PeerBanned,
+    PullAnswered,
+    PullFailed,
+    PullFinished,
+    PullProgressed,
+    PullUnwanted,
+    PullWanted,
+    SeedChanged,
+)
 from twd.wire.trace import (
     HistoryReported,
     HistoryRequested,
@@ -151,6 +161,14 @@ ROUTES: tuple[Route, ...] = (
     Route(DrafterAttached, _B, _OLD),
     Route(DrafterChecked, _B, _OLD),
     Route(DrafterDetached, _B, _OLD),
+    Route(PullWanted, _R, _NO, key="node", group="swarms"),
+    Route(PullUnwanted, _R, _NO, key="node", group="swarms"),
+    Route(PullAnswered, _A, _NO),
+    Route(PullProgressed, _B, _OLD),
+    Route(PullFinished, _B, _OLD),
+    Route(PullFailed, _B, _OLD),
+    Route(SeedChanged, _B, _OLD),
+    Route(PeerBanned, _B, _OLD),
     Route(TraceRequested, _R, _NO, group="metrics"),
     Route(TraceReported, _A, _NO),
     Route(HistoryRequested, _R, _NO, group="metrics"),
