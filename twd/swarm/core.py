@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -235,9 +236,9 @@ class Picker:
         ready = [source for source in self.sources.values() if source.ready(now)]
         if len(ready) <= SOURCES_MAX:
             return ready
-        wanted = [source for source in ready if (source.have & self._missing).any()]
-        wanted.sort(key=lambda one: (not one.requests, -one.pace, one.near_s))
-        return wanted[:SOURCES_MAX]
+        ready.sort(key=lambda one: (not one.requests, -one.pace, one.near_s))
+        useful = (source for source in ready if (source.have & self._missing).any())
+        return list(islice(useful, SOURCES_MAX))
 
     def _ask(self, source: Known, sources: int, now: float) -> Request | None:
         can = source.have & self._missing & ~self._judged
