@@ -209,5 +209,6 @@ def check_counts(one: Picker) -> None:
             for index in () if request.silent else request.open:
                 asked[index] += 1
     assert list(one._asked) == asked
-    holders = sum((source.have | source.coming).astype(int) for source in one.sources.values())
-    assert list(one._holders) == list(holders)
+    for index in range(one.units):
+        holders = sum(bool(source.have[index] or source.coming[index]) for source in one.sources.values())
+        assert one._holders[index] == holders

@@ -31,6 +31,7 @@ class Asked(NamedTuple):
     verify: bool
     host: str
     port: int | None
+    stay: bool
 
 
 @click.command()
@@ -42,6 +43,7 @@ class Asked(NamedTuple):
 @click.option("--verify", is_flag=True, help="Read the whole file once more in the end, and compare its SHA-256.")
 @click.option("--host", default="", help="With --port: where others may take what came already.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Give to others, too, while it comes; 0: a free port.")
+@click.option("--stay", is_flag=True, help="With --port: go on giving when all is here, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Progress as lines of JSON, as on a pipe.")
 @click.pass_obj
 def pull(
@@ -54,6 +56,7 @@ def pull(
     verify: bool,
     host: str,
     port: int | None,
+    stay: bool,
     as_json: bool,
 ) -> ExitCode:
     """Pull a model to DEST, a file or a folder. Without --peer, the service here finds machines that have it."""
@@ -62,16 +65,8 @@ def pull(
     from twd.kit import platform
 
     settings = ground.settings.swarm
-    asked = Asked(
-        dest,
-        manifest,
-        peers,
-        parallel or settings.parallel,
-        token or settings.token,
-        verify,
-        host or settings.host,
-        port,
-    )
+    token, host = token or settings.token, host or settings.host
+    asked = Asked(dest, manifest, peers, parallel or settings.parallel, token, verify, host, port, stay)
     as_json = as_json or not sys.stdout.isatty()
     if not peers and not manifest.startswith(("http://", "https://")):
         from twd.cli.swarm_ask import pull_by_service
@@ -93,10 +88,20 @@ async def _pull(asked: Asked, settings: "Swarm", as_json: bool) -> ExitCode:
         for manifest in [first, *await _others(peers, asked, first)]:
             check_signer(manifest, settings.signers)
             await _one(peers, library, asked, settings, manifest, as_json)
+        if asked.stay and asked.port is not None:
+            await _until_stopped()
     finally:
         await peers.close()
         library.close()
     return ExitCode.OK
+
+
+async def _until_stopped() -> None:
+    from twd.kit.run_service import StopRequests
+
+    stop = StopRequests(lambda: None)
+    stop.watch()
+    await stop.asked.wait()
 
 
 def _urls(asked: Asked) -> list[str]:
