@@ -63,9 +63,9 @@ def make_manifest(
     path: Path, piece_bytes: int = PIECE_BYTES, *, with_inspection: bool = True, progress: Share = unheard
 ) -> Manifest:
     """Read one file and hash it in every way that is asked for later."""
-    check_name(path.name)
-    header = _header(path) if with_inspection else None
     with open_model(path) as file:
+        check_name(path.name)
+        header = _header(path) if with_inspection else None
         before = os.fstat(file.fileno())
         size = before.st_size
         if not size:
