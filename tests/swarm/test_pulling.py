@@ -349,3 +349,15 @@ def test_another_file_of_that_name_stays(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(TwdError, match="folder"):
         is_here(tmp_path / "folder", manifest)
+
+
+async def test_a_client_that_hangs_up_leaves_no_traceback(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, manifest = model(tmp_path, 32)
+    async with seeding(path, manifest) as url:
+        for where in ("file", "have", "file"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+            writer.write(f"GET /v1/swarm/{manifest.root}/{where} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+            await reader.read(100)
+            writer.transport.abort()
+        await pulled(manifest, tmp_path / "copy", [url])
+    assert not caplog.records

@@ -242,10 +242,12 @@ def _middleware(door: Door) -> Middleware:
             if "Content-Range" in error.headers:
                 reply.headers["Content-Range"] = error.headers["Content-Range"]
             return reply
-        except (ConnectionError, asyncio.CancelledError):
+        except asyncio.CancelledError:
             raise
-        except TimeoutError:  # the client took nothing for too long
-            raise ConnectionResetError("the client is too slow") from None
+        except (ConnectionError, TimeoutError):  # it hung up, or took nothing for too long: nobody to tell
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response(status=499)
         except Exception as error:  # the edge: logged, and told without its details
             log.exception("fault while answering %s %s", request.method, request.path)
             text = f"{type(error).__name__} inside the seeder; its log has the story"
