@@ -46,6 +46,7 @@ from twd.wire.service import (
 )
 from twd.wire.swarm import (
     PeerBanned,
+    PullAnswered,
     PullFailed,
     PullFinished,
     PullProgressed,
@@ -185,7 +186,7 @@ ROLES: Final[tuple[Role, ...]] = (
     Role(
         "swarm",
         reads=(PullWanted, PullUnwanted, NodeChanged),
-        writes=(PullProgressed, PullFinished, PullFailed, SeedChanged, PeerBanned),
+        writes=(PullAnswered, PullProgressed, PullFinished, PullFailed, SeedChanged, PeerBanned),
         registry=Registry.READ,
     ),
     Role(
