@@ -53,6 +53,7 @@ def test_a_file_has_as_many_units_as_it_needs() -> None:
     assert [units_of(size) for size in (1, UNIT, UNIT + 1)] == [1, 1, 2]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_libtorrent_finds_the_same_roots(tmp_path: object) -> None:
     libtorrent = pytest.importorskip("libtorrent")
     from pathlib import Path

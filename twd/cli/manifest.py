@@ -68,7 +68,7 @@ def _write_torrent(ground: Ground, path: Path, made: object, web_seeds: tuple[st
     assert isinstance(made, Manifest)
     swarm = ground.settings.swarm
     here = f"http://{bracketed(told_host(host_for(swarm.host, swarm.token)))}:{swarm.port}"
-    seeds = [f"{one.rstrip('/')}/v1/swarm/{made.root}/file" for one in web_seeds or (here,)]
+    seeds = [f"{one.rstrip('/')}/v1/swarm/{made.root}/file/" for one in web_seeds or (here,)]
     target = path.with_name(path.name + ".torrent")
     target.write_bytes(torrent_of(made, seeds))
     return target

@@ -18,7 +18,7 @@ from twd.gguf_tools.model_file import quick_hash
 from twd.kit.progress import Share, unheard
 from twd.pieces.manifest import Manifest, Piece, Shard, TensorPlace, load_manifest, write_manifest
 from twd.pieces.names import check_name, manifest_of, old_manifest_of
-from twd.pieces.page_care import is_cached, let_go
+from twd.pieces.page_care import let_go, warm_units
 from twd.pieces.tree import UNIT, root_of, unit_hash
 from twd.wire.failures import FailureCode, TwdError
 
@@ -100,14 +100,14 @@ def make_manifest(
 
 def _read(descriptor: int, size: int, hashes: Sequence[Any], progress: Share) -> None:
     """Read once; all hashes of a batch are computed at the same time, while the next batch is read."""
+    warm = warm_units(descriptor, size)
     buffers = [memoryview(bytearray(min(BATCH, size))) for _ in range(2)]
     with ThreadPoolExecutor(len(hashes), "hash") as pool:
         waiting: list[Any] = []
         for number, at in enumerate(range(0, size, BATCH)):
             view = buffers[number % 2][: min(BATCH, size - at)]
-            keep = is_cached(descriptor, at)
             _fill(descriptor, view, at)
-            if not keep:
+            if at // UNIT not in warm:
                 let_go(descriptor, at, len(view))
             for one in waiting:
                 one.result()

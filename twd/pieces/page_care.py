@@ -3,18 +3,16 @@
 import os
 from typing import Final
 
-CAN_ASK: Final = hasattr(os, "RWF_NOWAIT") and hasattr(os, "preadv")
+from twd.engine.page_cache import warm_parts
+from twd.pieces.bitmap import Bitmap
+from twd.pieces.tree import UNIT, units_of
+
 CAN_DROP: Final = hasattr(os, "posix_fadvise")
 
 
-def is_cached(descriptor: int, offset: int) -> bool:
-    """Whether a place of a file is in memory already; it is not read for that. True where nobody can tell."""
-    if not CAN_ASK:
-        return True
-    try:
-        return os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT) > 0
-    except OSError:  # not in memory, or a file system that does not tell
-        return False
+def warm_units(descriptor: int, size: int) -> Bitmap:
+    """The units of a file that are in memory now, whole or in part; none is read for that."""
+    return Bitmap.of(units_of(size), warm_parts(descriptor, size, UNIT))
 
 
 def let_go(descriptor: int, offset: int, length: int) -> None:

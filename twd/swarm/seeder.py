@@ -69,6 +69,7 @@ class Seeder:
         app.router.add_get(ROOT, self._list)
         app.router.add_get(f"{ROOT}/by-hash/{{hash}}", self._by_hash)
         app.router.add_get(f"{ROOT}/{{root}}/file", self._file)
+        app.router.add_get(f"{ROOT}/{{root}}/file/{{name}}", self._file)
         app.router.add_get(f"{ROOT}/{{root}}/have", self._have)
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=CLOSING_S)
         await runner.setup()
@@ -142,7 +143,11 @@ class Seeder:
     # -- what it gives ---------------------------------------------------------------------------
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
+        """BitTorrent clients put the file's name behind a web seed's address."""
         shared = self._of(request)
+        name = shared.manifest.filename
+        if request.match_info.get("name", name) != name:
+            raise TwdError(FailureCode.MODEL_NOT_FOUND, f"the file with this root is called {name}")
         begin, end = _range(request, shared.manifest.total_size)
         return await self._give(request, shared, begin, end)
 
@@ -178,7 +183,7 @@ class Seeder:
                 raise ConnectionResetError("the client hung up")
             await response.prepare(request)
             if request.method != "HEAD":
-                self._sent(shared, await send_range(request, shared.descriptor, begin, end, self._pace))
+                self._sent(shared, await send_range(request, shared, begin, end, self._pace))
                 # aiohttp counts what passes through its writer, and these bytes did not
                 response._payload_writer.length = 0  # type: ignore[union-attr]
         await response.write_eof()

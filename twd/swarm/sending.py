@@ -9,13 +9,17 @@ from typing import Final
 
 from aiohttp import web
 
-from twd.pieces.page_care import is_cached, let_go
 from twd.swarm.pace import Pace
+from twd.swarm.shared import Shared
 from twd.wire.failures import FailureCode, TwdError
 
 STALL_S: Final = 20.0
 """A client that takes nothing for so long is hung up on."""
 WAITING_MAX: Final = 256
+READ_AHEAD: Final = 256 * 1024
+"""So much more the system may have read on its own account."""
+LET_GO_S: Final = 1.0
+"""Until then the connection has let go of the pages, which cannot leave the memory before."""
 TLS_STEP: Final = 256 * 1024
 
 
@@ -42,12 +46,13 @@ class Slots:
             self._free.release()
 
 
-async def send_range(request: web.Request, descriptor: int, begin: int, end: int, pace: Pace) -> int:
+async def send_range(request: web.Request, shared: Shared, begin: int, end: int, pace: Pace) -> int:
     """Send what the headers promised; returns the bytes sent."""
+    descriptor = shared.descriptor
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("the client hung up")
-    keep = is_cached(descriptor, begin)
+    keep = shared.was_warm(begin)
     encrypted = transport.get_extra_info("sslcontext") is not None
     if not encrypted:  # the headers must be gone before the file follows them by another handle
         transport.set_write_buffer_limits(0)
@@ -67,7 +72,7 @@ async def send_range(request: web.Request, descriptor: int, begin: int, end: int
         if sending is not None:
             sending.close()
         if not keep:
-            let_go(descriptor, begin, at - begin)
+            asyncio.get_running_loop().call_later(LET_GO_S, shared.let_go, begin, at - begin + READ_AHEAD)
     return at - begin
 
 

@@ -13,8 +13,10 @@ from twd.pieces.bitmap import Bitmap
 from twd.pieces.checks import Checks
 from twd.pieces.making import open_model
 from twd.pieces.manifest import Manifest, encode_manifest
+from twd.pieces.page_care import let_go, warm_units
 from twd.pieces.partial import PartialFile
 from twd.pieces.source import News
+from twd.pieces.tree import UNIT
 from twd.wire.failures import FailureCode, TwdError
 
 NEWS_S: Final = 0.05
@@ -46,9 +48,10 @@ class Shared:
         self.manifest, self.path, self.descriptor, self.have = manifest, path, descriptor, have
         self.checks = Checks.of(manifest)
         self.coming: set[int] = set()
-        self.changed = False
+        self.changed = self.closed = False
         self._followers: set[_Follower] = set()
         self._stat = self._look()
+        self._warm: Bitmap | None = None
 
     @classmethod
     def whole(cls, manifest: Manifest, path: Path) -> "Shared":
@@ -86,6 +89,22 @@ class Shared:
         if self.have.complete and not self.coming and self._stat != self._look():
             self.changed = True
         return not self.changed
+
+    def was_warm(self, begin: int) -> bool:
+        """Whether this part lay in memory before it was read for others: somebody here works with it then.
+
+        Parts of a file that still comes stay: the next one to ask is not far. The first call looks at the whole file.
+        """
+        if not self.have.complete:
+            return True
+        if self._warm is None:
+            self._warm = warm_units(self.descriptor, self.checks.size)
+        return begin // UNIT in self._warm
+
+    def let_go(self, begin: int, length: int) -> None:
+        """What was read for others leaves the memory."""
+        if not self.closed:
+            let_go(self.descriptor, begin, length)
 
     def settled(self, path: Path) -> None:
         """It is whole now, and has its name."""
@@ -143,7 +162,7 @@ class Shared:
 
     def close(self) -> None:
         """Serve it no more."""
-        self.changed = True
+        self.changed = self.closed = True
         os.close(self.descriptor)
         for one in self._followers:
             one.stirred.set()
