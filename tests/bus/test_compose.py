@@ -17,7 +17,7 @@ from twd.kit.settings_env import variables
 
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-EXPECTED = ("broker", "agent", "coordinator", "speculator", "drafter", "edge", "metrics")
+EXPECTED = ("broker", "agent", "coordinator", "speculator", "drafter", "edge", "metrics", "swarm")
 each_service = pytest.mark.parametrize("name", EXPECTED)
 
 

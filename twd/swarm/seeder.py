@@ -23,7 +23,7 @@ from twd.swarm.shared import Shared
 from twd.wire.failures import Failure, FailureCode, TwdError
 
 ROOT: Final = "/v1/swarm"
-SLOTS: Final = 8
+SLOTS: Final = 4
 CLOSING_S: Final = 1.0
 FOLLOWERS_MAX: Final = 512
 log = logging.getLogger("twd.swarm.seeder")
