@@ -1,6 +1,7 @@
 """A file from seeder to puller over real connections: whole, in parts, while it comes, and from liars."""
 
 import asyncio
+import errno
 import os
 import random
 from pathlib import Path
@@ -361,3 +362,41 @@ async def test_a_client_that_hangs_up_leaves_no_traceback(tmp_path: Path, caplog
             writer.transport.abort()
         await pulled(manifest, tmp_path / "copy", [url])
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "cause"),
+    [(errno.ENOSPC, FailureCode.DISK_FULL, "make room"), (errno.EROFS, FailureCode.BAD_REQUEST, "another DEST")],
+)
+async def test_a_disk_that_takes_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: FailureCode, cause: str
+) -> None:
+    path, manifest = model(tmp_path)
+    transfer = Transfer(manifest, tmp_path / "copy")
+    transfer.pull.add(Scripted("a", path.read_bytes()))
+    put = transfer.file.put
+
+    def full(index: int, data: bytes) -> bool:
+        if transfer.file.have.count == 2:
+            raise OSError(number, os.strerror(number))
+        return put(index, data)
+
+    monkeypatch.setattr(transfer.file, "put", full)
+    with pytest.raises(TwdError, match=cause) as ended:
+        await transfer.run()
+    assert ended.value.code is code
+    found = look(tmp_path / "copy")
+    assert found is not None
+    assert found.have == 2
+
+
+async def test_a_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, manifest = model(tmp_path)
+
+    def refused(*_: object, **__: object) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as read_only:
+        read_only.setattr(os, "open", refused)
+        with pytest.raises(TwdError, match="may not be written to"):
+            Transfer(manifest, tmp_path / "copy")

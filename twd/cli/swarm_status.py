@@ -1,7 +1,8 @@
 """`twd swarm status`: how much of a file is here, and what this machine shares."""
 
+import asyncio
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -11,13 +12,16 @@ from twd.cli.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.kit.paths import path_of
 
+if TYPE_CHECKING:
+    from twd.wire.swarm import SharedFile
+
 
 @click.command()
 @click.argument("file", default="")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_obj
 def status(ground: Ground, file: str, as_json: bool) -> ExitCode:
-    """How much of FILE is here; without FILE: all models and partial files in the folders of this machine."""
+    """How much of FILE is here; without FILE: what is in its folders, and what machines of the bus share."""
     from twd.pieces.names import BITMAP, MANIFEST
 
     if file:
@@ -27,11 +31,39 @@ def status(ground: Ground, file: str, as_json: bool) -> ExitCode:
         beside = {one for folder in folders for end in (MANIFEST, BITMAP) for one in folder.glob(f"*{end}")}
         named = {one.with_name(one.name.removesuffix(MANIFEST).removesuffix(BITMAP)) for one in beside}
         told = [_state(one) for one in sorted(named)]
+        told += _elsewhere(ground)
     if as_json:
         click.echo(msgspec.json.encode(told[0] if file else told).decode())
         return ExitCode.OK
     _print(told)
     return ExitCode.OK
+
+
+def _elsewhere(ground: Ground) -> list[dict[str, Any]]:
+    """What machines of the bus share, this one too, as their leases tell; nothing where no bus runs."""
+    if not ground.settings.bus.url and ground.instance() is None:
+        return []
+    return asyncio.run(_on_the_bus(ground))
+
+
+async def _on_the_bus(ground: Ground) -> list[dict[str, Any]]:
+    from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
+    from twd.swarm.machines import machines_of
+
+    async with ground.bus("status") as bus:
+        leases = await bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+        machines = machines_of(await leases.entries(), "")
+    return [_shared(machine.node, one) for machine in machines for one in machine.files]
+
+
+def _shared(node: str, one: "SharedFile") -> dict[str, Any]:
+    if not one.root:
+        mib = -(-one.size // (1 << 20))
+        return {"file": one.file, "node": node, "state": "not read yet", "have_mib": mib, "missing_mib": 0, "root": ""}
+    state, missing = "shared whole" if one.have == one.units else "partial", one.units - one.have
+    return {
+        "file": one.file, "node": node, "state": state, "have_mib": one.have, "missing_mib": missing, "root": one.root
+    }  # fmt: skip
 
 
 def _state(path: Path) -> dict[str, Any]:
@@ -66,8 +98,8 @@ def _print(told: list[dict[str, Any]]) -> None:
     if not told:
         click.echo("nothing is shared or pulled here; `twd swarm pull` fetches, `twd swarm seed` shares")
         return
-    rows = table("file", "state", "here", "missing", "root")
+    rows = table("file", "where", "state", "there", "missing", "root")
     for one in told:
         mib = f"{one['have_mib']:,} MiB", f"{one['missing_mib']:,} MiB"
-        rows.add_row(Path(one["file"]).name, one["state"], *mib, str(one["root"])[:16])
+        rows.add_row(Path(one["file"]).name, one.get("node", "this disk"), one["state"], *mib, str(one["root"])[:16])
     show(rows)
