@@ -14,7 +14,10 @@ from twd.pieces.signing import check_signer, sign
 from twd.pieces.torrent import bencode, torrent_of
 from twd.pieces.tree import UNIT
 from twd.swarm.door import Door, check_bind, host_for
+from twd.swarm.library import Library
 from twd.swarm.pace import BURST_S, Pace
+from twd.swarm.shared import Shared
+from twd.swarm.transfer import Transfer
 from twd.wire.failures import TwdError
 
 SEED = nkeys.encode_seed(bytes(range(32)), nkeys.PREFIX_BYTE_USER)
@@ -148,3 +151,30 @@ async def test_what_is_read_for_others_leaves_the_page_cache(tmp_path: Path) -> 
             await pulled(manifest, tmp_path / "again", [url])
             await until(lambda: warm_units(one, size).count == 1, "what others read has left the memory")
         assert 2 in warm_units(one, size)
+
+
+async def test_a_file_whose_last_unit_just_came_is_still_shared(tmp_path: Path) -> None:
+    path, manifest = model(tmp_path)
+    library = Library()
+    transfer = Transfer(manifest, tmp_path / "copy", library=library)
+    for index in range(7):
+        transfer.file.put(index, path.read_bytes()[index * UNIT : (index + 1) * UNIT])
+    os.utime(transfer.file.path, (1, 1))
+    assert library.get(manifest.root) is transfer.shared
+    transfer.file.finish()
+    transfer.shared.settled(transfer.target)
+    assert library.get(manifest.root) is transfer.shared
+    os.utime(transfer.target, (2, 2))
+    with pytest.raises(TwdError, match="changed while it was shared"):
+        library.get(manifest.root)
+    assert not len(library)
+    library.close()
+
+
+async def test_a_descriptor_in_use_is_closed_when_the_use_ends(tmp_path: Path) -> None:
+    path, manifest = model(tmp_path)
+    shared = Shared.whole(manifest, path)
+    with shared.in_use():
+        shared.close()
+        assert os.pread(shared.descriptor, 4, 0) == path.read_bytes()[:4]
+    assert shared.descriptor == -1

@@ -19,8 +19,11 @@ class Library:
         return len(self._files)
 
     def add(self, shared: Shared) -> None:
-        """Share one more; another copy of the same file takes the place of the one before."""
+        """Share one more. A whole copy that is shared already stays; else the new one takes its place."""
         before = self._files.get(shared.name)
+        if before is not None and before is not shared and before.have.complete and before.fit():
+            shared.close()
+            return
         self._files[shared.name] = shared
         if before is not None and before is not shared:
             before.close()
@@ -47,7 +50,7 @@ class Library:
             text = f"no file with root {root[:64]!r} is shared here; /v1/swarm lists what is"
             raise TwdError(FailureCode.MODEL_NOT_FOUND, text)
         if not found.fit():
-            self._files.pop(root, None)
+            self.drop(found)
             text = f"{found.path.name} changed while it was shared; its seeder must make the manifest again"
             raise TwdError(FailureCode.WRONG_BYTES, text)
         return found

@@ -179,11 +179,14 @@ class Seeder:
         if partly:
             response.headers["Content-Range"] = f"bytes {begin - base}-{end - base - 1}/{whole}"
         async with self._slots.one():
+            if shared.closed:
+                raise TwdError(FailureCode.MODEL_NOT_FOUND, f"{shared.manifest.filename} is shared no more")
             if request.transport is None or request.transport.is_closing():
                 raise ConnectionResetError("the client hung up")
             await response.prepare(request)
             if request.method != "HEAD":
-                self._sent(shared, await send_range(request, shared, begin, end, self._pace))
+                with shared.in_use():
+                    self._sent(shared, await send_range(request, shared, begin, end, self._pace))
                 # aiohttp counts what passes through its writer, and these bytes did not
                 response._payload_writer.length = 0  # type: ignore[union-attr]
         await response.write_eof()

@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -49,8 +50,10 @@ class Shared:
         self.checks = Checks.of(manifest)
         self.coming: set[int] = set()
         self.changed = self.closed = False
+        self._users = 0
         self._followers: set[_Follower] = set()
-        self._stat = self._look()
+        self._stat: tuple[int, int] | None = None
+        """Size and time of a whole file; None while it comes."""
         self._warm: Bitmap | None = None
 
     @classmethod
@@ -63,7 +66,9 @@ class Shared:
             os.close(descriptor)
             text = f"{path} has another size than its manifest says; make the manifest again"
             raise TwdError(FailureCode.WRONG_BYTES, text)
-        return cls(manifest, path, descriptor, Bitmap.full(len(Checks.of(manifest))))
+        shared = cls(manifest, path, descriptor, Bitmap.full(len(Checks.of(manifest))))
+        shared.settled(path)
+        return shared
 
     @classmethod
     def partial(cls, manifest: Manifest, file: PartialFile) -> "Shared":
@@ -86,7 +91,7 @@ class Shared:
 
     def fit(self) -> bool:
         """Whether the file is still what the manifest says; a whole file that changed is served no more."""
-        if self.have.complete and not self.coming and self._stat != self._look():
+        if self._stat is not None and not self.closed and self._stat != self._look():
             self.changed = True
         return not self.changed
 
@@ -153,16 +158,33 @@ class Shared:
         try:
             while True:
                 yield one.take()
-                if self.have.complete and not one.stirred.is_set():
+                if self.closed or (self.have.complete and not one.stirred.is_set()):
                     return
                 if await heard(one.stirred, ALIVE_S):
                     await asyncio.sleep(NEWS_S)
         finally:
             self._followers.discard(one)
 
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While bytes are sent the descriptor stays what it is, even if the file is shared no more."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            self._close_unused()
+
     def close(self) -> None:
         """Serve it no more."""
+        if self.closed:
+            return
         self.changed = self.closed = True
-        os.close(self.descriptor)
         for one in self._followers:
             one.stirred.set()
+        self._close_unused()
+
+    def _close_unused(self) -> None:
+        if self.closed and not self._users and self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
