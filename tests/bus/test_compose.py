@@ -22,7 +22,7 @@ from twd.wire.service import Health, ServiceLease
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 MACHINES: dict[str, dict[str, Any]] = yaml.safe_load((DEPLOY / "machines.yaml").read_text())
-EXPECTED = ("broker", "agent", "coordinator", "speculator", "drafter", "edge", "metrics")
+EXPECTED = ("broker", "agent", "coordinator", "speculator", "drafter", "edge", "metrics", "swarm")
 each_service = pytest.mark.parametrize("name", EXPECTED)
 
 
@@ -61,7 +61,7 @@ def test_it_waits_for_the_broker_and_signs_in_with_its_own_key(name: str) -> Non
     keys = {secret for secret in given if secret.endswith(".nk")}
     children = {"stage.nk", "drafter.nk"} if name == "agent" else set()
     assert keys == {f"{name}.nk"} | children, "its own key, and no second one"
-    assert SERVICES[name]["hostname"] == name, "its keys are for this machine"
+    assert SERVICES[name]["hostname"] == {"swarm": "agent"}.get(name, name), "its keys are for this machine"
     assert set(env) <= {*variables(), "TWD_CONFIG"}
     assert "TOKEN" not in " ".join(env), "secrets come as files"
 

@@ -19,7 +19,7 @@ def test_up_is_ready_and_down_ends_it_all(installed: Installed) -> None:
     answer = installed.up()
     assert answer["ready"]
     assert answer["addresses"]["api"] == f"http://127.0.0.1:{installed.port}"
-    assert set(answer["processes"]) == {"broker", "edge", "metrics", "agent"}
+    assert set(answer["processes"]) == {"broker", "edge", "metrics", "agent", "swarm"}
     pids = installed.pids()
     assert {name: process["pid"] for name, process in answer["processes"].items()}.items() <= pids.items()
 

@@ -79,13 +79,13 @@ def test_a_check_lists_problems(tmp_path: Path) -> None:
 
 
 def test_a_check_warns_of_missing_files_and_open_doors(tmp_path: Path) -> None:
-    text = "edge: {host: 0.0.0.0}\nswarm: {host: 0.0.0.0, token: x}\nmodels: {a: {path: no.gguf}, b: {path: twd.yaml}}"
+    text = "edge: {host: 0.0.0.0}\ngate: {max_retries: 2}\nmodels: {a: {path: no.gguf}, b: {path: twd.yaml}}"
     (tmp_path / "twd.yaml").write_text(text)
     report = check_settings(None, {"TWD_LATER": "1"}, tmp_path, tmp_path)
     assert report.problems == ()
     assert [warning.key for warning in report.warnings] == ["models.a.path", "edge.host"]
     assert "no such file" in str(report.warnings[0])
-    later, unused = "TWD_LATER is no setting; twd does not read it", "swarm: checked, but nothing uses it yet"
+    later, unused = "TWD_LATER is no setting; twd does not read it", "gate: checked, but nothing uses it yet"
     assert report.hints == (later, unused)
     told = check_settings(None, {"TWD_EDGE_ALLOW_UNAUTHENTICATED": "yes"}, tmp_path, tmp_path)
     assert [warning.key for warning in told.warnings] == ["models.a.path"]

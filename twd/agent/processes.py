@@ -190,6 +190,9 @@ class ManagedProcesses:
             host, port = "", 0  # it is found over the bus alone
             argv = drafter_argv(wanted, find_draft_model(wanted, self._models(), self._draft_paths()))
             supervisor = self._supervisor(wanted, argv, environment=self._service_environment())
+        elif wanted.kind is ProcessKind.SWARM:
+            host, port = "", 0  # its lease says where it gives files
+            supervisor = self._supervisor(wanted, (*OURS, "run", "swarm"), environment=self._service_environment())
         else:
             foreign = wanted.program != ENGINE
             program = resolve(wanted.program, self._settings.agent.binaries) if foreign else ""

@@ -89,7 +89,7 @@ class ManagedProcess:
 
     async def check(self) -> bool:
         """Ask whether it does its work; its version is kept, and what is wrong with it."""
-        if self.wanted.kind is ProcessKind.DRAFTER:  # its lease says how it is
+        if self.wanted.kind in (ProcessKind.DRAFTER, ProcessKind.SWARM):  # their leases say how they are
             self.version, self.note = twd.__version__, ""
             return True
         if self.ours and not listens_on(self.child.pid, self.port):

@@ -297,7 +297,7 @@ class AgentService(Service):
         reply(ProcessAnswered(node=self.ctx.node, process=event.process, facts=facts, failure=failure))
 
     async def _start(self, wanted: ProcessWanted) -> ProcessFacts:
-        if wanted.kind is not ProcessKind.RPC and self._first_look is not None:
+        if wanted.kind not in (ProcessKind.RPC, ProcessKind.SWARM) and self._first_look is not None:
             await asyncio.wait({self._first_look})  # only then it can tell which models are here
         facts, new = await self._processes.start(wanted)
         if new:

@@ -46,6 +46,16 @@ from twd.wire.service import (
     ServiceStarted,
     ServiceStopped,
 )
+from twd.wire.swarm import (
+    PeerBanned,
+    PullAnswered,
+    PullFailed,
+    PullFinished,
+    PullProgressed,
+    PullUnwanted,
+    PullWanted,
+    SeedChanged,
+)
 from twd.wire.trace import (
     HistoryReported,
     HistoryRequested,
@@ -186,7 +196,12 @@ ROLES: Final[tuple[BusRole, ...]] = (
         writes=(JobQueued, JobSubmitted, JobCancelled, *_ANSWERS),
         registry=RegistryAccess.READ,
     ),
-    BusRole("swarm", reads=_MODELS, registry=RegistryAccess.READ),
+    BusRole(
+        "swarm",
+        reads=(PullWanted, PullUnwanted, NodeChanged),
+        writes=(PullAnswered, PullProgressed, PullFinished, PullFailed, SeedChanged, PeerBanned),
+        registry=RegistryAccess.READ,
+    ),
     BusRole(
         "metrics",
         reads=(TraceRequested, HistoryRequested, MetricsRequested),

@@ -35,6 +35,11 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("twd.cli.run:run_command", "One service alone, in this process."),
     "doctor": ("twd.cli.doctor.command:doctor", "Look at everything, and say what mends what is wrong."),
     "plan": ("twd.cli.plan.command:plan", "Which layers of a model would go where."),
+    "manifest": (
+        "twd.cli.swarm.manifest:manifest",
+        "The hashes by which a model is shared and checked.",
+    ),
+    "swarm": ("twd.cli.swarm.command.command:swarm", "Models from machine to machine: seed, pull, status."),
     "slice": ("twd.cli.slice:slice_command", "Cut layers out of a model, for a stage of a ring."),
     "config": ("twd.cli.config:config", "Show the settings, or check them."),
     "invite": ("twd.cli.invite:invite", "The line by which another machine joins."),

@@ -20,6 +20,7 @@ from twd.settings.types import (
     Host,
     HttpUrl,
     JoinString,
+    MaybeHost,
     MaybeUrl,
     Mode,
     ModelName,
@@ -355,14 +356,32 @@ class GateConfig(SettingSection, frozen=True):
 
 
 class SwarmConfig(SettingSection, frozen=True):
-    """Models that travel from peer to peer in pieces. Nothing uses it yet."""
+    """Models that travel from machine to machine, every MiB checked."""
 
-    host: Annotated[Host, about("Where the seeder listens; off loopback it wants a token.")] = "127.0.0.1"
+    host: Annotated[MaybeHost, about("Where the seeder listens; empty: everywhere with a token, else on loopback.")] = (
+        ""
+    )
     port: Annotated[FreePort, about("Port of the seeder; 0 takes a free one.")] = 9080
     token: Annotated[Secret, about("Bearer token between peers.")] = ""
     allowed_ips: Annotated[tuple[Cidr, ...], about("Addresses that may pull; empty: all with the token.")] = ()
-    piece_size_mib: Annotated[Annotated[int, Meta(ge=1, le=1024)], about("Size of a piece in MiB.")] = 64
-    parallel: Annotated[Annotated[int, Meta(ge=1, le=64)], about("Pieces pulled at once.")] = 4
+    piece_size_mib: Annotated[
+        Annotated[int, Meta(ge=1, le=1024)], about("Size of a piece of manifests in MiB; a power of two.")
+    ] = 64
+    parallel: Annotated[Annotated[int, Meta(ge=1, le=64)], about("Requests of one pull at the same time.")] = 4
+    upload_mib_s: Annotated[
+        Annotated[float, Meta(ge=0)], about("Most MiB a second to other machines, all together; 0: no limit.")
+    ] = 110.0
+    download_mib_s: Annotated[
+        Annotated[float, Meta(ge=0)], about("Most MiB a second from other machines, all together; 0: no limit.")
+    ] = 0.0
+    signers: Annotated[
+        tuple[str, ...], about("Public nkeys whose signed manifests alone are believed; empty: all manifests.")
+    ] = ()
+    accept: Annotated[bool, about("Take models in when asked to, though this machine lends nothing to a pool.")] = False
+
+    def __post_init__(self) -> None:
+        if self.piece_size_mib & (self.piece_size_mib - 1):
+            raise ValueError(f"swarm.piece_size_mib is {self.piece_size_mib}, which is no power of two: take 64")
 
 
 class MetricsConfig(SettingSection, frozen=True):

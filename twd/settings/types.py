@@ -24,6 +24,9 @@ def about(description: str, **extra: Any) -> Meta:
 NAME = r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?"
 """Of a host: looking up any other one is no mere failure."""
 Host = Annotated[str, Meta(pattern=rf"^({NAME}|{IPV6})\Z", title="a host name or IP address without a port")]
+MaybeHost = Annotated[
+    str, Meta(pattern=rf"^({NAME}|{IPV6})?\Z", title="a host name or IP address without a port, or nothing")
+]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 FreePort = Annotated[int, Meta(ge=0, le=65535)]
 HttpUrl = Annotated[str, Meta(pattern=r"^https?://[^\s/]\S*\Z", title="a URL that starts with http:// or https://")]

@@ -40,7 +40,7 @@ def served_by(specs: Iterable[ProcessSpec]) -> list[str]:
 
 def _always(settings: Settings) -> Iterator[ProcessSpec]:
     pooled = ("coordinator",) if settings.mode == "combined" else ()  # it has nothing to decide on one machine alone
-    for name in ("edge", "metrics", "agent", *pooled):
+    for name in ("edge", "metrics", "agent", "swarm", *pooled):
         yield ProcessSpec(name, (*RUN, name))
 
 

@@ -123,6 +123,8 @@ class ProcessKind(enum.StrEnum):
     """A slice of a model's layers in a ring."""
     DRAFTER = "drafter"
     """A draft model, which guesses ahead of other machines' models."""
+    SWARM = "swarm"
+    """What gives models to other machines and takes them from there; one on each machine is enough."""
 
 
 READY: Final = "ready"

@@ -39,6 +39,16 @@ from twd.wire.service import (
     ServiceStarted,
     ServiceStopped,
 )
+from twd.wire.swarm import (
+    PeerBanned,
+    PullAnswered,
+    PullFailed,
+    PullFinished,
+    PullProgressed,
+    PullUnwanted,
+    PullWanted,
+    SeedChanged,
+)
 from twd.wire.trace import (
     HistoryReported,
     HistoryRequested,
@@ -189,6 +199,14 @@ ROUTES: tuple[Route, ...] = (
     Route(DrafterAttached, _B, _OLD, own=("drafter", "node")),
     Route(DrafterChecked, _B, _OLD),
     Route(DrafterDetached, _B, _OLD, own=("drafter",)),
+    Route(PullWanted, _R, _NO, keys=("node",), group="swarms"),
+    Route(PullUnwanted, _R, _NO, keys=("node",), group="swarms"),
+    Route(PullAnswered, _A, _NO, own=("node",)),
+    Route(PullProgressed, _B, _OLD, own=("node",)),
+    Route(PullFinished, _B, _OLD, own=("node",)),
+    Route(PullFailed, _B, _OLD, own=("node",)),
+    Route(SeedChanged, _B, _OLD, own=("node",)),
+    Route(PeerBanned, _B, _OLD, own=("node",)),
     Route(TraceRequested, _R, _NO, group="metrics"),
     Route(TraceReported, _A, _NO),
     Route(HistoryRequested, _R, _NO, group="metrics"),
