@@ -22,6 +22,7 @@ from twd.wire.draft import (
 )
 from twd.wire.embedding import EmbeddingMade, EmbeddingRequested
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
+from twd.wire.judging import AnswerAudited, AnswerJudged, ModeClosed, TokensAgreed
 from twd.wire.life import (
     ChangeAnswered,
     ChangeTold,
@@ -163,14 +164,14 @@ ROLES: Final[tuple[Role, ...]] = (
     ),
     Role(
         "racer",
-        reads=(JobSubmitted, JobCancelled, *_ANSWERS, *_DRAFTING),
-        writes=(JobQueued, JobSubmitted, JobCancelled, *_ANSWERS, SessionOpened, SessionClosed, DraftGranted),
+        reads=(*_DRAFTING, ModelReady, TokensAccepted),
+        writes=(TokensAgreed,),
         registry=Registry.READ,
     ),
     Role(
         "gate",
-        reads=(JobSubmitted, JobCancelled, *_ANSWERS),
-        writes=(JobQueued, JobSubmitted, JobCancelled, *_ANSWERS),
+        reads=(JobSubmitted, JobCancelled, *_ANSWERS, ModelReady, *_SERVICES),
+        writes=(JobQueued, JobSubmitted, JobCancelled, *_ANSWERS, AnswerJudged, AnswerAudited, ModeClosed),
         registry=Registry.READ,
     ),
     Role("swarm", reads=_MODELS, registry=Registry.READ),

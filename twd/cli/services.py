@@ -14,7 +14,7 @@ from twd.kit.exit_codes import ExitCode
 from twd.kit.nursery import Inherited
 from twd.kit.paths import path_of
 from twd.kit.service import Service, Surroundings
-from twd.kit.settings import Drafter, Model, Settings
+from twd.kit.settings import Backend, Drafter, Model, Settings
 from twd.wire.failures import TwdError
 
 
@@ -153,6 +153,8 @@ def _relaying(settings: Settings, choice: Choice) -> Made:
 
     if outside(settings) and choice.model in settings.models:
         return Made("relay", _relay)
+    if choice.model.endswith("@gate"):
+        return Made("relay", _agent_relay)
     if choice.model not in settings.backends:
         known = ", ".join(settings.backends) or "none"
         message = f"there is no backend {choice.model!r} in the settings (there are: {known})"
@@ -190,6 +192,26 @@ def _file(name: str) -> Path:
     return path
 
 
+def _gate(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
+    from twd.gate.members import members_of
+    from twd.gate.service import Gate
+
+    if not members_of(settings):
+        text = "nobody is there to write for a gate: name served models under gate.fleet, or servers under gate.agents"
+        raise CommandError(ExitCode.USAGE, text)
+    return Gate(ground, settings)
+
+
+def _agent_relay(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
+    """A server that only writes for the gate."""
+    from twd.backends.making import relay_of
+    from twd.gate.members import agent_names
+
+    server = agent_names(settings)[choice.model]
+    backend = Backend(**{name: getattr(server, name) for name in server.__struct_fields__})
+    return relay_of(ground, msgspec.structs.replace(settings, backends={choice.model: backend}), choice.model)
+
+
 SERVICES: Final[dict[str, Factory]] = {
     "edge": _edge,
     "metrics": _metrics,
@@ -197,6 +219,7 @@ SERVICES: Final[dict[str, Factory]] = {
     "stage": _stage,
     "drafter": _drafter,
     "relay": _relay,
+    "gate": _gate,
     "agent": _agent,
     "coordinator": _coordinator,
 }

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from twd.agent.environment import environment_here
 from twd.cli.outside_engine import ENGINE, KEY_VARIABLE, command_line, key_of, outside, url_of
+from twd.gate.members import agent_names, members_of
 from twd.kit.compute import backend_of
 from twd.kit.ids import node_id
 from twd.kit.nursery import OURS
@@ -19,7 +20,7 @@ RUN = (*OURS, "run")
 def wanted_processes(settings: Settings, only: Collection[str] = ()) -> list[ProcessSpec]:
     """Everything that `twd up` starts besides the broker; `only` names services, and then nothing else starts."""
     specs = _with_names_of_their_own(
-        [*_always(settings), *_speculators(settings), *_relays(settings), *_drafters(settings)]
+        [*_always(settings), *_speculators(settings), *_relays(settings), *_drafters(settings), *_gate(settings)]
     )
     return [spec for spec in specs if not only or spec.name.split(".")[0] in only or spec.name in only]
 
@@ -82,6 +83,15 @@ def _drafters(settings: Settings) -> Iterator[ProcessSpec]:
         argv = (*RUN, "drafter", "--number", str(number))
         environment = environment_here(settings, settings.engine.backend)
         yield ProcessSpec(name, argv, environment=environment, serves=drafter.for_model)
+
+
+def _gate(settings: Settings) -> Iterator[ProcessSpec]:
+    """The gate, and a relay for each server that only writes for it."""
+    if not members_of(settings):
+        return
+    for name in agent_names(settings):
+        yield ProcessSpec(f"relay.{_word(name)}", (*RUN, "relay", "--model", name))
+    yield ProcessSpec("gate", (*RUN, "gate"))
 
 
 def runs_elsewhere(settings: Settings, drafter: Drafter) -> str:

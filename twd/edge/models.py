@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from twd.edge.modes import SUFFIXES, full_name, split
 from twd.edge.openai_answers import ModelCard, ModelList
 from twd.engine.calls.formats import ToolFormat
 from twd.kit.settings import DEFAULT_NAMES
@@ -51,6 +52,9 @@ class ModelDirectory:
     _servers: dict[InstanceId, _Server] = field(default_factory=dict)
     _exact: dict[ModelId, bool] = field(default_factory=dict)
     _notes: dict[ModelId, str] = field(default_factory=dict)
+    _gates: frozenset[str] = frozenset()
+    """Models that judge what others write."""
+    _racers: bool = False
 
     # -- what happens --------------------------------------------------------------------------
 
@@ -105,16 +109,21 @@ class ModelDirectory:
     def see_leases(self, leases: Iterable[ServiceLease], now: float) -> None:
         """Compare with the registry: processes that started before us appear, dead ones vanish."""
         alive: set[InstanceId] = set()
+        gates: set[str] = set()
+        racers = False
         for lease in leases:
             alive.add(lease.instance)
+            gates |= _gates_of(lease)
+            racers = racers or lease.service == "racer"
             if lease.service == "supervisor" and lease.node == self.node:
                 self._supervised(lease)
             model = lease.facts.get("model")
-            if isinstance(model, str) and model and lease.service not in HELPERS:
+            if isinstance(model, str) and model and lease.service not in HELPERS and not model.endswith("@gate"):
                 self._lease(lease, ModelId(model), now)
         for instance, server in list(self._servers.items()):
             if instance not in alive and now - server.heard > SETTLE_S:
                 del self._servers[instance]
+        self._gates, self._racers = frozenset(gates), racers
 
     def _supervised(self, lease: ServiceLease) -> None:
         models, default = lease.facts.get("models"), lease.facts.get("default_model")
@@ -170,6 +179,16 @@ class ModelDirectory:
         """Whether a model that nobody serves now is about to be served: it is worth waiting for."""
         return self.changing and model in self.configured and model not in self.live
 
+    def serves(self, model: ModelId, mode: str) -> bool:
+        """Whether a model can be asked for in a mode that may change text."""
+        return model in self._gates if mode == "gate" else self._racers
+
+    def why_no_gate(self, model: ModelId) -> str:
+        """What to tell where nobody judges for a model."""
+        if self._gates:
+            return f"no gate judges by {model!r}; it can judge by {', '.join(sorted(self._gates))}"
+        return "no gate runs: name who writes under gate.fleet or gate.agents, then `twd gate start` or `twd up`"
+
     def exact(self, model: ModelId) -> bool | None:
         """Whether the model was measured to be exact; None before that."""
         return self._exact.get(model)
@@ -198,6 +217,9 @@ class ModelDirectory:
 
     def card(self, name: str) -> ModelCard:
         """One model as /v1/models shows it."""
+        base, mode = split(name)
+        if mode and name not in self.known:
+            return self._mode_card(self.card(base), mode)
         servers = [server for server in self._servers.values() if server.model == name]
         facts: Facts = {}
         for server in servers:
@@ -213,4 +235,18 @@ class ModelDirectory:
     def cards(self) -> ModelList:
         """All models; `default` can be asked for by that name."""
         cards = [self.card(name) for name in self.known]
+        cards += [self._mode_card(card, mode) for card in cards for mode in SUFFIXES if self._shows(card.id, mode)]
         return ModelList(data=cards, models=[{"name": card.id, "model": card.id} for card in cards])
+
+    def _shows(self, name: str, mode: str) -> bool:
+        return self.serves(ModelId(name), mode) and name in self.live
+
+    def _mode_card(self, card: ModelCard, mode: str) -> ModelCard:
+        """A model in a mode that may change text, as a model of its own."""
+        facts = {**card.twd, "mode": mode, "default": False, "approximate": True}
+        return ModelCard(id=full_name(ModelId(card.id), mode), created=card.created, twd=facts)
+
+
+def _gates_of(lease: ServiceLease) -> set[str]:
+    told = lease.facts.get("gates") if lease.service == "gate" else None
+    return set(told) if isinstance(told, list) else set()

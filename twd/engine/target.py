@@ -7,7 +7,7 @@ from twd.engine.context import Context, Layout, Rows
 from twd.engine.passes import Pass, PassRules, Planner
 from twd.engine.slots import Slots, common_prefix, worth_copying
 from twd.engine.tree import TreeLayout, lay_out
-from twd.engine.window import Logits, Picker, Report, Verdict, Window, check, check_prompt, walk
+from twd.engine.window import Logits, Picker, Report, Verdict, Window, check, check_prompt, score, walk
 from twd.wire.failures import FailureCode, TwdError
 
 _PADDING_TOKEN = 0
@@ -140,7 +140,7 @@ class LocalTarget:
             raise TwdError(
                 FailureCode.INTERNAL, f"a window of more than {self.window_max} tokens does not fit one pass"
             )
-        if not self.can_rollback and len(window.tokens) > window.committed:
+        if not self.can_rollback and len(window.tokens) > window.committed and not window.scores:
             raise TwdError(FailureCode.UNSUPPORTED, "this model cannot take tokens back, so it checks no drafts")
         self._rewind(window.slot, window.at)
         at = self._fed[window.slot]
@@ -216,7 +216,9 @@ class LocalTarget:
         verdict = Verdict(window.slot, window.epoch, window.at)
         tokens += window.tokens[: window.committed] if window.picks else window.tokens
         try:
-            if window.picks:
+            if window.scores:
+                score(window, verdict, logits_of, tokens, session.picker, self._end_tokens)
+            elif window.picks:
                 walk(window, verdict, logits_of, tokens, session.picker, session.report, self._end_tokens)
             else:
                 verdict.path = list(range(len(window.tokens)))

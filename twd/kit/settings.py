@@ -317,12 +317,42 @@ class Consensus(Section, frozen=True):
     ] = "off"
 
 
+class GateRoute(Section, frozen=True):
+    """Requests that are served in another mode than the house's."""
+
+    mode: Annotated[Literal["speculate", "direct", "gate", "consensus"], about("How they are served.")]
+    key: Annotated[str, about("Name of the key that they come with; empty: any.")] = ""
+    max_tokens_from: Annotated[Count, about("They ask for at least so many tokens.")] = 0
+    max_tokens_to: Annotated[Count, about("They ask for at most so many tokens; 0: any number.")] = 0
+
+
 class Gate(Section, frozen=True):
-    """A fleet drafts whole answers, the target judges each. Nothing uses it yet."""
+    """Others write whole answers, the target judges each: model NAME+gate. Exact until it is calibrated."""
 
     agents: Annotated[tuple[Server, ...], about("Servers that write the answers.")] = ()
-    verifier: Annotated[str, about("Name of the model that judges; empty: the default model.")] = ""
-    routing: Annotated[Literal["round_robin", "random"], about("Which agent gets the next request.")] = "round_robin"
+    fleet: Annotated[tuple[str, ...], about("Names of served models that write the answers, too.")] = ()
+    ask: Annotated[Annotated[int, Meta(ge=1, le=8)], about("So many of them write at once.")] = 1
+    routes: Annotated[tuple[GateRoute, ...], about("Requests that name no mode; the first that fits counts.")] = ()
+    judge: Annotated[
+        Literal["auto", "score", "prompt"],
+        about("How the target judges: by scores of each token, or in words; auto: in words if it cannot score."),
+    ] = "auto"
+    hold: Annotated[
+        Literal["answer"] | Annotated[int, Meta(ge=1, le=4096)],
+        about("Tokens that are judged behind a piece of a stream before it leaves; answer: all."),
+    ] = 48
+    patience_s: Annotated[Seconds, about("Silence after which a member is given up.")] = 20.0
+    audit: Annotated[
+        Annotated[float, Meta(ge=0.0, le=1.0)], about("Share of passed answers that the target writes, too.")
+    ] = 0.05
+    record: Annotated[bool, about("Keep requests in a private file, to calibrate on them.")] = False
+    economy: Annotated[
+        bool, about("Ask nobody where judging takes as much of the target's time as writing with drafts.")
+    ] = True
+    verifier: Annotated[str, about("Name of the model behind `gate`; empty: the default model.")] = ""
+    routing: Annotated[Literal["round_robin", "random", "adaptive"], about("Which of them writes the next answer.")] = (
+        "round_robin"
+    )
     verification_prompt: Annotated[str, about("Instruction for verifiers that can only judge in words.")] = ""
     max_retries: Annotated[Annotated[int, Meta(ge=0, le=10)], about("New tries after a rejected answer.")] = 1
     cache_identical: Annotated[bool, about("Remember verdicts on the same request and answer.")] = True
@@ -395,7 +425,8 @@ class Settings(Section, frozen=True):
 
     def _check_references(self) -> None:
         wanted = [("drafters.for_model", drafter.for_model) for drafter in self.drafters]
-        for key, name in [*wanted, ("gate.verifier", self.gate.verifier)]:
+        fleet = [("gate.fleet", name) for name in self.gate.fleet]
+        for key, name in [*wanted, ("gate.verifier", self.gate.verifier), *fleet]:
             if name and name not in self.served():
                 known = ", ".join(self.served()) or "none is configured"
                 raise ValueError(f"{key} names {name!r}, which is neither under models nor under backends ({known})")

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 UNUSED: Final = (
-    ("gate", r"gate\b"),
     ("swarm", r"swarm\b"),
     ("consensus", r"consensus\b"),
     ("moe_placement and moe_hot_profile of models", r"models\..+\.moe_"),

@@ -47,6 +47,8 @@ class Limits:
     """Pieces of a text that would come sooner than this one after the other travel together."""
     device: DeviceKind = DeviceKind.CPU
     """On what the target computes; drafters on the same device take turns with it."""
+    score_rows: int = 0
+    """Rows of a pass that scores given tokens; 0: the target cannot."""
     needs_drafters: bool = False
     """A job that may speculate fails where no drafter is there, instead of going on without."""
 

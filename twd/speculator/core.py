@@ -35,6 +35,7 @@ from twd.wire.job import (
     JobStarted,
     JobSubmitted,
     TokensAccepted,
+    TokenScore,
 )
 
 GRAMMAR_MAX = 65_536
@@ -85,6 +86,8 @@ class SpeculatorCore:
         """Refuse a job that cannot be queued; returns how many wait before it, `coming` ones included."""
         if self.draining:
             raise TwdError(FailureCode.DRAINING, "this speculator is shutting down")
+        if job.judge is not None and not self.limits.score_rows:
+            raise TwdError(FailureCode.UNSUPPORTED, f"{self.identity.model} cannot score given tokens", "judge")
         if self._lacks_drafters(job):
             raise TwdError(FailureCode.BACKEND_DOWN, _NO_DRAFTER)
         waiting = len(self.queue) + coming
@@ -161,7 +164,8 @@ class SpeculatorCore:
             self._fail(session, failure, now)
 
     def _lacks_drafters(self, job: JobSubmitted) -> bool:
-        return self.limits.needs_drafters and job.speculation.enabled and not self.crew.drafters
+        wants = job.speculation.enabled and job.judge is None
+        return self.limits.needs_drafters and wants and not self.crew.drafters
 
     def assess(self, name: InstanceId) -> None:
         """Tell whether a drafter pays here, when enough is known, and it is news."""
@@ -231,7 +235,7 @@ class SpeculatorCore:
         rows = session.unfed + 1
         if rows > self.limits.prefill_rows or self.cost(rows) > self.limits.stream_ms:
             self._say(session, now)
-        if session.job.max_tokens == 0:
+        if session.job.max_tokens == 0 or session.scored:
             self._finish(session, FinishReason.LENGTH, now)
         elif session.speculates and self.crew.drafters:
             self._tell_open(session, now)
@@ -309,6 +313,9 @@ class SpeculatorCore:
         if verdict.failure is not None:
             self._fail(session, verdict.failure, now)
             return
+        if session.judged is not None:
+            self._score(session, verdict, now)
+            return
         if not flight.picks:
             return
         held = len(verdict.tokens) - 1
@@ -335,6 +342,27 @@ class SpeculatorCore:
         self._speak(session, replace(accepted, checked=len(flight.nodes), taken=taken, drafter=drafter), now)
         if end is not None:
             self._finish(session, end, now)
+
+    def _score(self, session: Session, verdict: Verdict, now: float) -> None:
+        """Some tokens of a given answer are scored; the prompt may have been read, too."""
+        assert session.judged is not None
+        assert session.job.judge is not None
+        session.first_at = now if session.first_at < 0 and verdict.scores else session.first_at
+        place = (len(session.tokens), session.generated)
+        for _ in verdict.tokens:
+            session.judged.popleft()
+        kept, shown, end = session.take(verdict.tokens)
+        scores = [TokenScore(gap=one.gap, logprob=one.logprob, entropy=one.entropy) for one in verdict.scores]
+        if len(scores) > len(verdict.tokens) and end is None:
+            session.end_score = scores[-1]
+        session.fed = len(session.tokens) - 1
+        most = session.job.judge.stop_above
+        above = most is not None and any(one.gap > most for one in scores)
+        if kept:
+            self._say(session, now)
+            add(session.unsaid, replace(session.accepted(*place, kept, shown), scores=scores[: len(kept)]))
+        if end is not None or above or session.scored or len(session.tokens) >= self.limits.ctx_size:
+            self._finish(session, end or FinishReason.STOP, now)
 
     def _author(self, session: Session, node: Node) -> str:
         return node.best_vote(session.beliefs.chance)[0] if node.votes else NGRAM
@@ -394,6 +422,7 @@ class SpeculatorCore:
                 tail=session.tail,
                 stop=stop,
                 session=session.id,
+                end_score=session.end_score,
             )
         )
         for verdict in self.crew.text_ended():

@@ -130,6 +130,7 @@ def limits_of(native: NativeModel, model: Model, settings: Settings) -> Limits:
         prefill_rows=max(PROMPT_ROWS, target.window_max),
         tree=target.trees,
         can_rollback=target.can_rollback,
+        score_rows=target.window_max,
         device=native.device,
     )
 

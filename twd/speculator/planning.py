@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from twd.engine.window import Window
 from twd.guess.cut import Cost, best_cut
@@ -194,6 +195,8 @@ class Planner:
 
     def _read_on(self, plan: Plan, session: Session, rows: int) -> int:
         """The next so many tokens of a prompt; the last chunk also picks. Returns how many there were."""
+        if session.judged is not None and rows > session.unfed:
+            return self._score(plan, session, rows)
         count = min(rows, session.unfed + 1)
         last = count > session.unfed
         chunk = tuple(session.tokens[session.fed : session.fed + count])
@@ -203,3 +206,27 @@ class Planner:
         session.tally.passes += last
         plan.rows += count
         return count
+
+    def _score(self, plan: Plan, session: Session, rows: int) -> int:
+        """The rest of the prompt, and the next tokens of the given answer behind it."""
+        assert session.judged is not None
+        read = tuple(session.tokens[session.fed :])
+        room = max(0, min(rows, self._limits.score_rows) - len(read))
+        given = tuple(islice(session.judged, min(room, self._limits.ctx_size - len(session.tokens))))
+        ends = session.ends_behind(len(given))
+        window = Window(
+            session.slot,
+            session.epoch,
+            session.fed,
+            (*read, *given),
+            picks=bool(given) or ends,
+            committed=len(read),
+            scores=bool(given) or ends,
+            ends=ends,
+        )
+        plan.windows.append(window)
+        session.flights.append(Flight(session.fed, [], None, picks=window.picks))
+        session.fed = len(session.tokens) - 1
+        session.tally.passes += 1
+        plan.rows += len(window.tokens)
+        return len(window.tokens)
