@@ -5,7 +5,7 @@ leaves as soon as it may, and what the target writes leaves as it comes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp
 from typing import Final
 
@@ -302,11 +302,18 @@ class GateJob:
     def _give_up(self, answer: Answer, why: str, now: float) -> list[Action]:
         """A member failed. Of text that has left, the target writes the rest."""
         if answer is self._judging and self._said:
-            decision = Decision(AnswerVerdict.CORRECT, min(len(answer.tokens), max(self._said, 0)), 0.0, 0)
-            return [Found(answer.member, 0.0, "failed"), *self._correct(answer, decision)]
+            return [*self._correct(answer, self._so_far(answer)), Found(answer.member, 0.0, "failed")]
+        stopped: list[Action] = []
         if answer is self._judging:
-            self._judging = None
-        return [Found(answer.member, 0.0, "failed"), *self._another(f"{answer.member}: {why}", now)]
+            stopped = [Stop(self._judge)] if self._judge else []
+            self._judging, self._judge = None, 0
+        failed = Found(answer.member, 0.0, "failed")
+        return [*stopped, failed, *self._another(f"{answer.member}: {why}", now)]
+
+    def _so_far(self, answer: Answer) -> Decision:
+        """What stands of an answer of which no more will be judged."""
+        found = decide(answer.gaps, len(answer.tokens), self._rule_of(answer), self._said)
+        return replace(found, verdict=AnswerVerdict.CORRECT)
 
     def _another(self, why: str, now: float) -> list[Action]:
         """Judge another answer, wait for one, ask for one; else the target writes."""
@@ -362,8 +369,7 @@ class GateJob:
         if self.terms.fail_open and answer is not None and answer.finished is not None and not self._said:
             return self._passed_whole(answer, AnswerVerdict.UNJUDGED, why)
         if answer is not None and self._said:
-            decision = Decision(AnswerVerdict.CORRECT, self._said, 0.0, 0)
-            return self._correct(answer, decision)
+            return self._correct(answer, self._so_far(answer))
         self._best = answer.text if answer is not None else ""
         return self._write(why)
 
