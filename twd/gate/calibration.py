@@ -8,6 +8,7 @@ first that fails ends it: so, however many there are, the chance that a wrong on
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from math import sqrt
 from typing import Final
 
 from twd.gate.binomial import interval, trials_needed, upper_bound
@@ -143,18 +144,16 @@ def calibrate(seen: Sequence[Observation], max_error: float, confidence: float =
     need = trials_needed(0, max_error, confidence)
     if len(prove) < need:
         return Calibrated(None, _too_few(need, max_error, confidence, len(prove), len(seen)), counts=counts)
-    aurocs = {kind: auroc(fit, kind) for kind in STATISTICS}
+    aurocs: dict[str, float] = {kind: auroc(fit, kind) for kind in STATISTICS}
     kind = max(STATISTICS, key=lambda one: (aurocs[one], -STATISTICS.index(one)))
     errors = sum(one.wrong for one in fit)
     if errors and errors < len(fit) and not _tells(aurocs[kind], errors, len(fit) - errors):
         text = f"scores do not tell wrong answers from right ones (AUROC {aurocs[kind]:.2f}): chance would do as well"
-        return Calibrated(None, text, auroc=aurocs[kind], aurocs=dict(aurocs), counts=counts)
+        return Calibrated(None, text, auroc=aurocs[kind], aurocs=aurocs, counts=counts)
     tried = _prove(prove, _thresholds(fit, prove, kind, max_error, confidence), kind, max_error, confidence)
     held = [one for one in tried if one.holds]
     if not held:
-        return Calibrated(
-            None, _why_none(tried, max_error, confidence), tried, aurocs[kind], dict(aurocs), counts=counts
-        )
+        return Calibrated(None, _why_none(tried, max_error, confidence), tried, aurocs[kind], aurocs, counts=counts)
     rule = Rule(kind, held[-1].tolerance)
     kinds = sorted({one.kind for one in report})
     return Calibrated(
@@ -162,7 +161,7 @@ def calibrate(seen: Sequence[Observation], max_error: float, confidence: float =
         "",
         tried,
         aurocs[kind],
-        dict(aurocs),
+        aurocs,
         held_out=rate_at(report, rule),
         all_passes=Rate(len(report), sum(one.wrong for one in report), len(report)),
         by_kind={name: rate_at([one for one in report if one.kind == name], rule) for name in kinds},
@@ -172,7 +171,7 @@ def calibrate(seen: Sequence[Observation], max_error: float, confidence: float =
 
 def _tells(area: float, wrong: int, right: int) -> bool:
     """Whether an area under the curve is above a half beyond chance (the normal bound of Mann and Whitney)."""
-    spread = ((wrong + right + 1) / (12 * wrong * right)) ** 0.5
+    spread = sqrt((wrong + right + 1) / (12 * wrong * right))
     return area - 1.645 * spread > 0.5
 
 

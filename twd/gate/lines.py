@@ -80,7 +80,10 @@ class Read:
 
 def read_lines(text: Iterable[str]) -> Read:
     """All prompts of a file; broken lines are told with their number, doubled ones count once."""
-    lines, broken, seen, doubled = [], [], set(), 0
+    lines: list[Line] = []
+    broken: list[str] = []
+    seen: set[bytes] = set()
+    doubled = 0
     for number, row in enumerate(text, 1):
         if not row.strip():
             continue

@@ -1,21 +1,24 @@
 """The gate on the bus: takes jobs of NAME+gate, has others write and the target judge. Decisions are in core.py."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from msgspec.structs import replace
 
 from twd.bus.base import BusError, Hearing, Leases, NoResponders
 from twd.gate.actions import Found
+from twd.gate.auditing import AuditRun
 from twd.gate.core import GateJob, Terms
 from twd.gate.counts import Counts
 from twd.gate.economy import Economy
 from twd.gate.members import members_of, targets_of
 from twd.gate.parts import Parts, cancelled_by
+from twd.gate.record import record
 from twd.gate.request import Request
 from twd.gate.routing import Fleet
+from twd.gate.trust import AuditTask, Trust
 from twd.kit.roster import Roster
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, Surroundings
 from twd.kit.settings import Settings
@@ -24,6 +27,7 @@ from twd.wire.base import Event, InstanceId, JobId, ModelId
 from twd.wire.codec import Rejected
 from twd.wire.failures import Failure, FailureCode
 from twd.wire.job import (
+    AnswerVerdict,
     JobCancelled,
     JobFailed,
     JobFinished,
@@ -92,6 +96,8 @@ class Gate(Service):
         self.parts = Parts(self.clock.now, self._submit, self.emit)
         self.economy: dict[ModelId, Economy] = {}
         self.counts = Counts(self.clock.now())
+        self.trust = Trust(settings.home_dir, str(settings.gate.hold), settings.gate.audit)
+        self._auditing: AuditRun | None = None
         self._dice = dice
         self._requests: dict[JobId, Request] = {}
         self._roster = Roster()
@@ -131,6 +137,7 @@ class Gate(Service):
             return
         self._seen = [lease for entry in entries if (lease := read_lease(entry.value)) is not None]
         self._look_for_owners()
+        self.trust.reload(self.targets, self.fleet.members)
 
     def _look_for_owners(self) -> None:
         """Owners and workers that were killed say nothing of it."""
@@ -151,6 +158,8 @@ class Gate(Service):
             "resting": [one.name for one in self.fleet.members.values() if one.resting],
             "verifier": self.settings.gate.verifier or self.settings.default_model,
             "requests": len(self._requests),
+            "calibrated": [f"{target} {member}" for target, member in self.trust.standing],
+            "stale": [f"{target} {member}: {why}" for (target, member), why in self.trust.stale.items()],
             "ready": self.health is Health.OK,
             **{f"stats_{name}": value for name, value in told.items()},
         }
@@ -203,7 +212,9 @@ class Gate(Service):
         if job.sampling.seed is None:
             job = replace(job, sampling=replace(job.sampling, seed=self.ground.ids.seed()))
         names = self.fleet.order(job, self._dice, barred=(target,))
-        core = GateJob(job, self._terms(job, target), names, now)
+        if self.settings.gate.record:
+            record(self.settings.home_dir, job)
+        core = GateJob(job, self._terms(job, target, names), names, now)
         request = Request(job, core, target, self.ground.ids.session(), self, now, spoke_at=now, index=len(job.resume))
         self._requests[job.job] = request
         if self._steps_aside(job, target):
@@ -211,9 +222,10 @@ class Gate(Service):
         else:
             request.run(core.begin)
 
-    def _terms(self, job: JobSubmitted, target: ModelId) -> Terms:
+    def _terms(self, job: JobSubmitted, target: ModelId, members: Sequence[str]) -> Terms:
         gate = self.settings.gate
         return Terms(
+            rules=self.trust.rules(job, target, members, self._facts_of),
             hold=0 if job.whole or gate.hold == "answer" else gate.hold,
             ask=gate.ask,
             retries=gate.max_retries,
@@ -225,6 +237,9 @@ class Gate(Service):
     def _in_words(self, target: ModelId) -> bool:
         judge = self.settings.gate.judge
         return judge == "prompt" or (judge == "auto" and self._scores(target) is False)
+
+    def _facts_of(self, model: str) -> dict[str, Any] | None:
+        return next((lease.facts for lease in self._seen if lease.facts.get("model") == model), None)
 
     def _scores(self, target: ModelId) -> bool | None:
         """Whether a model can score given tokens; None where nobody serves it now."""
@@ -289,6 +304,9 @@ class Gate(Service):
         self.counts.ended(core, finished)
         if finished is None or finished.judged is None:
             return
+        if finished.judged.approximate and finished.judged.verdict is AnswerVerdict.APPROVE:
+            text = "".join(request.text) + finished.tail
+            self.trust.passed(request.job, request.target, finished.judged.member, text, self._dice())
         economy = self.economy.setdefault(request.target, Economy())
         tokens = finished.stats.completion_tokens
         way = economy.judged if core.asked else economy.exact
@@ -311,6 +329,37 @@ class Gate(Service):
                 rejected=core.rejected,
             )
         )
+
+    # -- audits --------------------------------------------------------------------------------
+
+    def _audit_next(self) -> None:
+        """While nobody waits for an answer, one that passed is written by the target, too."""
+        if self._auditing is None and self.trust.waiting and not self._requests and not self._draining:
+            self._auditing = AuditRun(self.trust.waiting.popleft(), self.parts, self.instance, self._audited)
+            self._auditing.begin()
+
+    def _audited(self, task: AuditTask, wrong: bool | None, target_ms: float) -> None:
+        self._auditing = None
+        if wrong is None or (task.target, task.member) not in self.trust.standing:
+            return
+        audit, closed = self.trust.audited(task, wrong)
+        model = ModelId(task.target + GATE)
+        self.emit(
+            AnswerAudited(
+                job=task.job.job,
+                model=model,
+                member=task.member,
+                wrong=wrong,
+                audits=audit.audits,
+                errors=audit.errors,
+                low=audit.low,
+                high=audit.high,
+                target_ms=round(target_ms, 3),
+            )
+        )
+        if closed:
+            self.log.warning("%s by %s is exact from now on: %s", model, task.member, closed)
+            self.emit(ModeClosed(model=model, mode="gate", member=task.member, why=closed[:1024]))
 
     # -- events --------------------------------------------------------------------------------
 
@@ -376,6 +425,7 @@ class Gate(Service):
     def tick(self, now: float) -> Effects:
         """Deadlines of parts, members that are late, signs of life."""
         self.parts.tick()
+        self._audit_next()
         for request in list(self._requests.values()):
             late_s = max((self.fleet.late_s(name) for name in request.core.asked), default=0.0)
             request.run(lambda at, request=request, late_s=late_s: request.core.tick(at, late_s))  # type: ignore[misc]

@@ -195,6 +195,7 @@ class Speculator(ModelService[LoadedModel]):
             "tool_format": self.loaded.tool_format,
             "in_flight": self.loaded.limits.in_flight,
             "window_max": self.loaded.limits.max_window,
+            "template": facts.vocab.template_hash,
             "judges": self.loaded.limits.score_rows > 0,
         }
 
