@@ -1,6 +1,7 @@
 """Bounds and calibration, by example and by simulation with known error rates."""
 
 import random
+from itertools import combinations
 
 import pytest
 
@@ -44,7 +45,7 @@ def test_conversations_are_in_one_part_alone() -> None:
     seen = [Observation(f"c{number // 3}", (1.0,), False) for number in range(90)]
     parts = parts_of(seen)
     names = [{one.conversation for one in part} for part in parts]
-    assert not names[0] & names[1] and not names[1] & names[2] and not names[0] & names[2]
+    assert not any(one & other for one, other in combinations(names, 2))
     assert sum(map(len, parts)) == 90
 
 

@@ -35,6 +35,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("twd.cli.run:run_command", "One service alone, in this process."),
     "doctor": ("twd.cli.doctor:doctor", "Look at everything, and say what mends what is wrong."),
     "plan": ("twd.cli.plan:plan", "Which layers of a model would go where."),
+    "gate": ("twd.cli.gate:gate", "The quality gate: start it, look at it, calibrate it."),
     "slice": ("twd.cli.slice:slice_command", "Cut layers out of a model, for a stage of a ring."),
     "config": ("twd.cli.config:config", "Show the settings, or check them."),
     "key": ("twd.cli.key:key", "Who may enter: make, list and revoke keys."),

@@ -224,6 +224,6 @@ def _why_none(tried: Sequence[Tried], max_error: float, confidence: float) -> st
     first = tried[0]
     needed = trials_needed(first.found.errors, max_error, confidence)
     return (
-        f"the strictest threshold passes {first.found.passes} answers, {first.found.errors} of them wrong: the rate may "
-        f"be {first.bound:.1%}, above {max_error:.0%}; with so many errors it takes {needed} passes"
+        f"the strictest threshold passes {first.found.passes} answers, {first.found.errors} of them wrong: the rate "
+        f"may be {first.bound:.1%}, above {max_error:.0%}; with so many errors it takes {needed} passes"
     )

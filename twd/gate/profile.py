@@ -1,4 +1,4 @@
-"""What a calibration proved, kept in a file: which rule, for whom, under which conditions. Pure but for reading files."""
+"""What a calibration proved, kept in a file: which rule, for whom, under which conditions."""
 
 from hashlib import sha256
 from pathlib import Path
