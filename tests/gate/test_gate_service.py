@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,7 +111,7 @@ class Client(Service):
         self.owner = JobOwner(job, OwnerPolicy(), self.clock.now())
         self._act(self.owner.begin(self.clock.now()))
 
-    def _act(self, actions: list[object]) -> None:  # type: ignore[type-arg]
+    def _act(self, actions: Sequence[object]) -> None:
         for action in actions:
             match action:
                 case Submit(job, timeout_s):
@@ -255,3 +255,12 @@ async def test_the_judge_goes_on_after_a_gate_was_lost(rig: Rig) -> None:
     end = await rig.answer(resume=[0, 1, 2])
     assert rig.client.text == "".join(TRUTH[3:])
     assert end.stats.completion_tokens == len(TRUTH)
+
+
+async def test_the_same_answer_is_scored_once(rig: Rig) -> None:
+    for _ in range(3):
+        await rig.answer()
+        assert rig.client.text == "".join(TRUTH)
+    scored = [job for job in rig.judge.jobs if job.judge is not None and job.judge.text]
+    assert len(scored) == 1
+    assert rig.gate.cache.hits == 2

@@ -146,7 +146,7 @@ class Processes:
     async def open(self) -> None:
         """Begin. Where stages may be wanted, none should have to wait for imports."""
         await self._nursery.open()
-        if self.lends or self._settings.mode == "combined":
+        if self.lends or self._settings.pooled:
             self._nursery.prepare((*OURS, "run", "stage"))
 
     def _lock(self, process: str) -> asyncio.Lock:

@@ -172,7 +172,7 @@ class ModelLife:
         from twd.coordinator.links import Links
 
         settings, machines = change.after.settings, nodes_of(entries)
-        if settings.mode == "combined" and change.starts in settings.models:
+        if settings.pooled and change.starts in settings.models:
             seen = observed_of(entries, machines, Links(), self._node)
             return pool_manner(settings, change.starts, change.before.wanted, change.stops, self._node, seen)
         pids = self._crew.pids([spec.name for name in change.stops for spec in self._specs(change.before, name)])

@@ -76,11 +76,11 @@ def _speculator(ground: Surroundings, settings: Settings, choice: Choice) -> Ser
 
 def _speculator_of(ground: Surroundings, settings: Settings, name: str, replica: int) -> Service:
     """Over the pool, where the settings say so; else in this process alone."""
-    if settings.mode == "combined" and settings.pool.engine == "rpc":
+    if settings.pooled and settings.pool.engine == "rpc":
         from twd.speculator.pool_rpc import rpc_speculator
 
         return rpc_speculator(ground, settings, name, replica)
-    if settings.mode == "combined" and settings.pool.engine == "ring":
+    if settings.pooled and settings.pool.engine == "ring":
         from twd.speculator.pool_ring import placed_ring
 
         return placed_ring(ground, settings, name, replica)

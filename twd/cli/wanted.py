@@ -37,7 +37,7 @@ def served_by(specs: Iterable[ProcessSpec]) -> list[str]:
 
 
 def _always(settings: Settings) -> Iterator[ProcessSpec]:
-    pooled = ("coordinator",) if settings.mode == "combined" else ()  # it has nothing to decide on one machine alone
+    pooled = ("coordinator",) if settings.pooled else ()  # it has nothing to decide on one machine alone
     for name in ("edge", "metrics", "agent", *pooled):
         yield ProcessSpec(name, (*RUN, name))
 
@@ -97,7 +97,7 @@ def _gate(settings: Settings) -> Iterator[ProcessSpec]:
 def runs_elsewhere(settings: Settings, drafter: Drafter) -> str:
     """Why a drafter is not started beside the others; empty when it is."""
     name = drafter_name(drafter)
-    if settings.mode == "combined" and drafter.path:
+    if settings.pooled and drafter.path:
         return f"drafter {name} is started by the agent of the machine that the coordinator chooses"
     here = node_id(settings.node or socket.gethostname())
     if not drafter.node or node_id(drafter.node) == here:
@@ -108,7 +108,7 @@ def runs_elsewhere(settings: Settings, drafter: Drafter) -> str:
 
 def drafters_missing_here(settings: Settings) -> list[str]:
     """What to tell of drafters that nobody starts: those of other machines, where no coordinator sees to them."""
-    told = [drafter for drafter in settings.drafters if not (settings.mode == "combined" and drafter.path)]
+    told = [drafter for drafter in settings.drafters if not (settings.pooled and drafter.path)]
     return [text for drafter in told if (text := runs_elsewhere(settings, drafter))]
 
 

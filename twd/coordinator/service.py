@@ -75,7 +75,7 @@ class Coordinator(Service):
         self._wanted = Wanted(ground.node, self.instance, settings.pool)
         self._observed = Observed()
         self._links = Links()
-        pooled = settings.pool if settings.mode == "combined" else Pool()
+        pooled = settings.pool if settings.pooled else Pool()
         self._guests = GuestWatch(pooled, self.instance, ground.pid, self.clock)
         self._news = asyncio.Event()
         self._registry: Leases | None = None
@@ -378,7 +378,7 @@ class Coordinator(Service):
 
 def wanted_models(settings: Settings) -> tuple[WantedModel, ...]:
     """The models that are to run over the pool; blocks while it reads their headers."""
-    if settings.mode != "combined":
+    if not settings.pooled:
         return ()
     served = (name for name, model in settings.models.items() if model.serve)
     return tuple(replica for name in served for replica in wanted_replicas(settings, name))
@@ -424,7 +424,7 @@ def wanted_of(name: str, model: Model, shape: Shape) -> WantedModel:
 
 def wanted_drafters(settings: Settings) -> tuple[WantedDrafter, ...]:
     """The draft models that machines of the pool run; blocks while it reads their headers."""
-    if settings.mode != "combined":
+    if not settings.pooled:
         return ()
     resting = {name for name, model in settings.models.items() if not model.serve}
     listed = enumerate(settings.drafters)

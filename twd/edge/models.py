@@ -15,6 +15,7 @@ from twd.wire.service import Health, ServiceLease
 
 HELPERS = frozenset({"drafter", "stage"})
 """Services that know a model, but answer nobody for it."""
+NO_RACER = "no racer counts the votes of drafters: `twd run racer`, or consensus.policy in the settings"
 SETTLE_S = 15.0
 """A model told by an event counts for so long before its process must have a lease."""
 NOTES_MAX = 256
@@ -210,6 +211,16 @@ class ModelDirectory:
         listed = ", ".join(self.known[:20]) or "none"
         text = f"model {name[:100]!r} does not exist; known: {listed}, and `default` for {self.default_model or 'none'}"
         raise TwdError(FailureCode.MODEL_NOT_FOUND, text, "model")
+
+    def full(self, name: str) -> ModelId:
+        """The same with the mode that the name tells; one that is not there does not exist."""
+        base, mode = ("", "") if name in self.known else split(name)
+        model = self.resolve(base or name)
+        if mode and not self.serves(model, mode):
+            raise TwdError(
+                FailureCode.MODEL_NOT_FOUND, self.why_no_gate(model) if mode == "gate" else NO_RACER, "model"
+            )
+        return full_name(model, mode)
 
     def why_nobody(self, model: ModelId) -> str:
         """What to tell when nobody takes a job of this model."""

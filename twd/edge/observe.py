@@ -46,7 +46,7 @@ class Observatory:
     async def model(self, request: web.Request) -> web.Response:
         """GET /v1/models/{id}."""
         directory = self.front.models
-        return json_reply(directory.card(directory.resolve(request.match_info["model"])))
+        return json_reply(directory.card(directory.full(request.match_info["model"])))
 
     async def healthz(self, request: web.Request) -> web.Response:
         """Whether this process works."""

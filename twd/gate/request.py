@@ -7,6 +7,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from twd.gate.actions import Action, Ask, AskJudge, Begin, Break, End, Found, Say, Score, Stop, Write
+from twd.gate.cache import Cache, Scored
 from twd.gate.core import GateJob
 from twd.gate.parts import MEMBER, TARGET, Parts
 from twd.gate.prompt_judge import question
@@ -31,6 +32,10 @@ class House(Protocol):
     parts: Parts
     instance: InstanceId
     instruction: str
+    cache: Cache
+
+    def score_key(self, job: JobSubmitted, target: ModelId) -> bytes:
+        """Under what a verdict is remembered; empty: not at all."""
 
     def emit_for(self, event: Event) -> None:
         """Tell an event."""
@@ -66,6 +71,8 @@ class Request:
     jobs: dict[int, JobId] = field(default_factory=dict)
     members: dict[int, tuple[str, float]] = field(default_factory=dict)
     """Who was asked under a number, and when."""
+    scoring: dict[int, tuple[bytes, list[TokensAccepted]]] = field(default_factory=dict)
+    """What the target tells of texts under way, and under which key that is remembered."""
     prompt_tokens: int = 0
     index: int = 0
     text: list[str] = field(default_factory=list)
@@ -84,11 +91,14 @@ class Request:
 
     def text_of(self, number: int, event: TokensAccepted) -> None:
         """A part brings text."""
+        if number in self.scoring:
+            self.scoring[number][1].append(event)
         self.run(lambda now: self.core.text(number, event, now))
 
     def finished(self, number: int, event: JobFinished) -> None:
         """A part is done."""
         self.jobs.pop(number, None)
+        self._keep_scores(number, event)
         if number in self.members:
             member, asked_at = self.members[number]
             self.house.wrote(self, member, self.house.now() - asked_at)
@@ -108,7 +118,7 @@ class Request:
                 self._open(number, ModelId(member), self._plain(), MEMBER)
             case Score(number, judge, resume):
                 job = replace(self._plain(), judge=judge, resume=resume, speculation=Speculation(enabled=False))
-                self._open(number, self.target, job, TARGET)
+                self._score(number, job)
             case AskJudge(number, answer):
                 grammar = self.house.grammars(self.target)
                 self._open(
@@ -129,6 +139,23 @@ class Request:
                 self._end(replace(finished, judged=judged))
             case Break(failure):
                 self._break(failure)
+
+    def _score(self, number: int, job: JobSubmitted) -> None:
+        """Have a text scored, unless the same was scored before."""
+        key = self.house.score_key(job, self.target)
+        known = self.house.cache.find(key) if job.judge is not None and job.judge.text else None
+        if known is None:
+            self.scoring[number] = (key, [])
+            self._open(number, self.target, job, TARGET)
+            return
+        for piece in known.pieces:
+            self.text_of(number, piece)
+        self.finished(number, known.finished)
+
+    def _keep_scores(self, number: int, finished: JobFinished) -> None:
+        key, pieces = self.scoring.pop(number, (b"", []))
+        if key and pieces:
+            self.house.cache.keep(key, Scored(tuple(pieces), finished))
 
     def _stop(self, number: int) -> None:
         job = self.jobs.pop(number, None)

@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 from msgspec.structs import replace
 
 from twd.bus.base import BusError, Hearing, Leases, NoResponders
+from twd.gate import profile
 from twd.gate.actions import Found
 from twd.gate.auditing import AuditRun
+from twd.gate.cache import Cache, key_of
 from twd.gate.core import GateJob, Terms
 from twd.gate.counts import Counts
 from twd.gate.economy import Economy
@@ -95,6 +97,7 @@ class Gate(Service):
         self.targets = [ModelId(name) for name in targets_of(settings)]
         self.parts = Parts(self.clock.now, self._submit, self.emit)
         self.economy: dict[ModelId, Economy] = {}
+        self.cache = Cache()
         self.counts = Counts(self.clock.now())
         self.trust = Trust(settings.home_dir, str(settings.gate.hold), settings.gate.audit)
         self._auditing: AuditRun | None = None
@@ -151,6 +154,7 @@ class Gate(Service):
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """What `twd status` and the edge read of this gate."""
+        self.counts.cache_hits = self.cache.hits
         told = self.counts.told(self.clock.now())
         return {
             "gates": [str(name) for name in self.targets],
@@ -280,6 +284,12 @@ class Gate(Service):
     def emit_for(self, event: Event) -> None:
         """Tell an event of a request."""
         self.emit(event)
+
+    def score_key(self, job: JobSubmitted, target: ModelId) -> bytes:
+        """Under what a verdict is remembered; empty: not at all."""
+        if not self.settings.gate.cache_identical:
+            return b""
+        return key_of(job, target, profile.identity(self._facts_of(target) or {}))
 
     def found(self, request: Request, found: Found) -> None:
         """A verdict on a member counts in its record."""

@@ -389,9 +389,10 @@ class Settings(Section, frozen=True):
 
     home: Annotated[RequiredPath, about("Folder for state, logs, keys and models.")] = "~/.twd"
     node: Annotated[str, about("This machine's name on the bus; empty: its host name.")] = ""
-    mode: Annotated[Mode, about("How requests that name no mode are served; combined: speculation over a pool.")] = (
-        "speculate"
-    )
+    mode: Annotated[
+        Mode,
+        about("How requests are served that name no mode; combined: over a pool."),
+    ] = "speculate"
     ram_reclaim: Annotated[Switch, about("Give page cache back after loading; auto: above half of free memory.")] = (
         "auto"
     )
@@ -434,6 +435,11 @@ class Settings(Section, frozen=True):
     def served(self) -> dict[str, Model | Backend]:
         """Every configured model by name, those that twd runs first."""
         return {**self.models, **self.backends}
+
+    @property
+    def pooled(self) -> bool:
+        """Whether models are spread over several machines."""
+        return self.mode.startswith("combined")
 
     @property
     def default_model(self) -> str:
