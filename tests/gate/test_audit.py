@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from twd.gate.audit import Audit, due, log_stake
+from twd.gate.audit import due
+from twd.guess.betting import Audit, log_stake
 
 
 def stream(dice: random.Random, rate: float, audits: int, max_error: float = 0.05) -> int | None:

@@ -116,6 +116,7 @@ ROLES: Final[tuple[Role, ...]] = (
             DraftProposed,
             DrafterAttached,
             DrafterDetached,
+            TokensAgreed,
             ReclaimWanted,
             ServiceStopped,
             PlacementDecided,
@@ -164,7 +165,7 @@ ROLES: Final[tuple[Role, ...]] = (
     ),
     Role(
         "racer",
-        reads=(*_DRAFTING, ModelReady, TokensAccepted),
+        reads=(SessionOpened, SessionClosed, DraftProposed, TokensAccepted),
         writes=(TokensAgreed,),
         registry=Registry.READ,
     ),

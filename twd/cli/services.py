@@ -212,6 +212,12 @@ def _agent_relay(ground: Surroundings, settings: Settings, choice: Choice) -> Se
     return relay_of(ground, msgspec.structs.replace(settings, backends={choice.model: backend}), choice.model)
 
 
+def _racer(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
+    from twd.racer.service import Racer
+
+    return Racer(ground)
+
+
 SERVICES: Final[dict[str, Factory]] = {
     "edge": _edge,
     "metrics": _metrics,
@@ -220,6 +226,7 @@ SERVICES: Final[dict[str, Factory]] = {
     "drafter": _drafter,
     "relay": _relay,
     "gate": _gate,
+    "racer": _racer,
     "agent": _agent,
     "coordinator": _coordinator,
 }

@@ -20,7 +20,7 @@ RUN = (*OURS, "run")
 def wanted_processes(settings: Settings, only: Collection[str] = ()) -> list[ProcessSpec]:
     """Everything that `twd up` starts besides the broker; `only` names services, and then nothing else starts."""
     specs = _with_names_of_their_own(
-        [*_always(settings), *_speculators(settings), *_relays(settings), *_drafters(settings), *_gate(settings)]
+        [*_always(settings), *_speculators(settings), *_relays(settings), *_drafters(settings), *_judges(settings)]
     )
     return [spec for spec in specs if not only or spec.name.split(".")[0] in only or spec.name in only]
 
@@ -85,8 +85,10 @@ def _drafters(settings: Settings) -> Iterator[ProcessSpec]:
         yield ProcessSpec(name, argv, environment=environment, serves=drafter.for_model)
 
 
-def _gate(settings: Settings) -> Iterator[ProcessSpec]:
-    """The gate, and a relay for each server that only writes for it."""
+def _judges(settings: Settings) -> Iterator[ProcessSpec]:
+    """The racer, the gate, and a relay for each server that only writes for that."""
+    if settings.consensus.policy != "off":
+        yield ProcessSpec("racer", (*RUN, "racer"))
     if not members_of(settings):
         return
     for name in agent_names(settings):

@@ -54,6 +54,8 @@ class Window:
     committed: int = 1
     scores: bool = False
     """All tokens stand, whatever the target would have picked; the verdict tells how well each fits."""
+    goes_on: bool = False
+    """With `scores`: what follows the last token is picked."""
     ends: bool = False
     """With `scores`: the text is to end behind the last token, and that is scored, too."""
 
@@ -183,6 +185,8 @@ def score(
         verdict.scores.append(_score_of(logits_of(place - 1), picker, history, (token,)))
         verdict.tokens.append(token)
         history.append(token)
+    if window.goes_on:
+        verdict.tokens.append(picker.pick(logits_of(len(window.tokens) - 1), history))
     if window.ends:
         logits = logits_of(len(window.tokens) - 1)
         verdict.scores.append(_score_of(logits, picker, history, sorted(end_tokens)))

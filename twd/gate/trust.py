@@ -9,9 +9,10 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from twd.gate import profile
-from twd.gate.audit import Audit, due
+from twd.gate.audit import due
 from twd.gate.profile import Conditions, Profile
 from twd.gate.verdict import Rule
+from twd.guess.betting import Audit
 from twd.wire.job import JobSubmitted
 
 FIRST: Final = 100

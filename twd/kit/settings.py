@@ -310,11 +310,19 @@ class Coordinator(Section, frozen=True):
 
 
 class Consensus(Section, frozen=True):
-    """Drafters that vote on tokens. Agreement skips the target, so the text is approximate. Nothing uses it yet."""
+    """Drafters that vote on tokens. Agreement skips the target, so the text is approximate: model NAME+consensus."""
 
     policy: Annotated[
-        Literal["off", "strict", "majority", "any_disagree"], about("When drafters may decide a token alone.")
+        Literal["off", "strict", "majority", "any_disagree"],
+        about("When drafters may decide tokens alone."),
     ] = "off"
+    unread: Annotated[
+        Annotated[int, Meta(ge=1, le=256)], about("So many tokens at most stand before the target reads them.")
+    ] = 64
+    max_error: Annotated[
+        Annotated[float, Meta(gt=0.0, lt=1.0)],
+        about("Where more of the agreed tokens than this are shown to be wrong, texts are exact again."),
+    ] = 0.05
 
 
 class GateRoute(Section, frozen=True):

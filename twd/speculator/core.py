@@ -8,6 +8,7 @@ epoch in which everything still in flight is void.
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace as replace_limits
 from itertools import takewhile
 
 from msgspec.structs import replace
@@ -17,6 +18,7 @@ from twd.engine.window import FIRST_EPOCH, Verdict
 from twd.guess.cut import Cost
 from twd.kit.effects import Effect, Publish
 from twd.speculator.bounds import Identity, Limits
+from twd.speculator.consensus import Consensus
 from twd.speculator.crew import Crew
 from twd.speculator.links import Drafter
 from twd.speculator.pipelining import PipePlanner
@@ -37,7 +39,10 @@ from twd.wire.job import (
     TokensAccepted,
     TokenScore,
 )
+from twd.wire.judging import TokensAgreed
 
+CONSENSUS = InstanceId("consensus")
+"""The author of tokens on which drafters agreed."""
 GRAMMAR_MAX = 65_536
 """Characters of a grammar that drafters are told; without it they guess as they can."""
 _NO_DRAFTER = (
@@ -70,8 +75,9 @@ class SpeculatorCore:
         self.by_job: dict[JobId, Session] = {}
         self.by_id: dict[SessionId, Session] = {}
         self.crew = Crew(identity, limits, cost, self.sessions)
+        self.consensus = Consensus(limits if pipe is None else replace_limits(limits, consensus=""))
         self._planner: Planner = (
-            Planner(limits, cost, self.sessions, self.crew)
+            Planner(limits, cost, self.sessions, self.crew, self.consensus)
             if pipe is None
             else PipePlanner(limits, pipe, self.sessions, self.crew)
         )
@@ -277,6 +283,8 @@ class SpeculatorCore:
                 prompt_tokens=session.prompt_len,
                 grammar=_if_short(session.grammar),
                 ignore_eos=session.job.ignore_eos,
+                consensus=self.limits.consensus if self.consensus.wanted(session) else "",
+                voters=self.crew.voters if self.consensus.wanted(session) else [],
             )
         )
         self._effects += [Publish(grant) for grant in self.crew.less_than(credit, session)]
@@ -314,10 +322,15 @@ class SpeculatorCore:
             self._fail(session, verdict.failure, now)
             return
         if session.judged is not None:
-            self._score(session, verdict, now)
+            if flight.picks:
+                self._score(session, verdict, now)
+            elif session.scored:
+                self._finish(session, FinishReason.STOP, now)
             return
         if not flight.picks:
             return
+        if session.unread:
+            self._read(session, verdict)
         held = len(verdict.tokens) - 1
         guessed = [self._author(session, node) for node in flight.nodes]
         if session.first_at < 0:
@@ -342,6 +355,10 @@ class SpeculatorCore:
         self._speak(session, replace(accepted, checked=len(flight.nodes), taken=taken, drafter=drafter), now)
         if end is not None:
             self._finish(session, end, now)
+            return
+        vote, session.vote = session.vote, None
+        if vote is not None and not session.flights and self.consensus.applies(session):
+            self._take_agreed(session, vote, now)
 
     def _score(self, session: Session, verdict: Verdict, now: float) -> None:
         """Some tokens of a given answer are scored; the prompt may have been read, too."""
@@ -363,6 +380,48 @@ class SpeculatorCore:
             add(session.unsaid, replace(session.accepted(*place, kept, shown), scores=scores[: len(kept)]))
         if end is not None or above or session.scored or len(session.tokens) >= self.limits.ctx_size:
             self._finish(session, end or FinishReason.STOP, now)
+
+    def _read(self, session: Session, verdict: Verdict) -> None:
+        """What drafters agreed on has been read; only what follows it is new."""
+        unread = session.unread
+        self.consensus.read(session, [one.gap for one in verdict.scores])
+        session.fed = len(session.tokens) - 1
+        del verdict.tokens[:unread]
+
+    def agree(self, event: TokensAgreed, now: float) -> None:
+        """Drafters agree on tokens: they stand, if they fit and were asked for."""
+        session = self.by_id.get(event.session)
+        if session is None or session.opened_at < 0 or not self.consensus.wanted(session):
+            self.consensus.refused += 1
+            return
+        self.consensus.heard = True
+        session.misses = 0
+        if session.job.whole or session.first_at < 0:
+            tokens = event.tokens
+            draft = DraftProposed(
+                session=event.session, drafter=CONSENSUS, at=event.at, prefix=event.prefix, tokens=tokens
+            )
+            self._hang(session, draft, tokens)
+        elif session.flights:
+            session.vote = event
+        else:
+            self._take_agreed(session, event, now)
+
+    def _take_agreed(self, session: Session, event: TokensAgreed, now: float) -> None:
+        tokens = self.consensus.fitting(session, event, self.identity.vocab.tokens)
+        if not tokens:
+            return
+        place = (len(session.tokens), session.generated)
+        kept, shown, end = session.take(tokens)
+        session.unread += len(kept)
+        session.agreed += len(kept)
+        session.accepted_at = now
+        if end is None:
+            self._effects += [Publish(grant) for grant in self.crew.grant(session, now)]
+        accepted = session.accepted(*place, kept, shown)
+        self._speak(session, replace(accepted, taken=len(kept), drafter=CONSENSUS), now)
+        if end is not None:
+            self._finish(session, end, now)
 
     def _author(self, session: Session, node: Node) -> str:
         return node.best_vote(session.beliefs.chance)[0] if node.votes else NGRAM
@@ -423,6 +482,7 @@ class SpeculatorCore:
                 stop=stop,
                 session=session.id,
                 end_score=session.end_score,
+                judged=self.consensus.judged(session),
             )
         )
         for verdict in self.crew.text_ended():

@@ -8,6 +8,7 @@ from twd.engine.window import Window
 from twd.guess.cut import Cost, best_cut
 from twd.guess.recall import Recall
 from twd.speculator.bounds import Limits
+from twd.speculator.consensus import Consensus
 from twd.speculator.crew import Crew
 from twd.speculator.links import LATE, Drafter, Link
 from twd.speculator.session import GRAMMAR, NGRAM, PREDICTION, RECALL, Flight, Session
@@ -34,23 +35,47 @@ class Plan:
 class Planner:
     """Reads the sessions and sends windows off; what comes back is the core's business."""
 
-    def __init__(self, limits: Limits, cost: Cost, sessions: dict[int, Session], crew: Crew) -> None:
+    def __init__(
+        self, limits: Limits, cost: Cost, sessions: dict[int, Session], crew: Crew, consensus: Consensus | None = None
+    ) -> None:
         self._limits = limits
         self.recall = Recall(limits.recall_tokens)
         self._cost = cost
         self._sessions = sessions
         self._crew = crew
+        self._consensus = consensus
 
     def plan(self, now: float) -> Plan:
         """The windows of the next pass, or none and until when to wait for guesses."""
         plan = Plan()
         here = [session for session in self._sessions.values() if not session.flights]
         ready = [session for session in here if not session.prefilling]
-        self._plan_running(plan, ready, now)
+        self._plan_running(plan, [session for session in ready if not self._votes_first(plan, session, now)], now)
         if len(ready) < len(here):
             self._plan_prefill(plan, here)
         plan.under_way = any(session.flights for session in self._sessions.values())
         return plan
+
+    def _votes_first(self, plan: Plan, session: Session, now: float) -> bool:
+        """Whether a session waits for drafters to agree, or has what they agreed on read."""
+        if self._consensus is None or not session.job.speculation.consensus:
+            return False
+        until = self._consensus.wait_until(session, self._cost(1))
+        if until is not None and now < until:
+            plan.wake_at = until if plan.wake_at is None else min(until, plan.wake_at)
+            return True
+        session.misses += until is not None
+        if session.unread:
+            self._read_unread(plan, session)
+        return bool(session.flights)
+
+    def _read_unread(self, plan: Plan, session: Session) -> None:
+        """The target reads what stands unread, tells how well it fits, and picks what follows."""
+        tokens = tuple(session.tokens[session.fed :])
+        plan.windows.append(Window(session.slot, session.epoch, session.fed, tokens, scores=True, goes_on=True))
+        session.flights.append(Flight(session.fed, [], None))
+        session.tally.passes += 1
+        plan.rows += len(tokens)
 
     def _plan_running(self, plan: Plan, ready: list[Session], now: float) -> None:
         if len(ready) > 1:

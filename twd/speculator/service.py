@@ -49,6 +49,7 @@ from twd.wire.job import (
     JobSubmitted,
     TokensAccepted,
 )
+from twd.wire.judging import TokensAgreed
 from twd.wire.life import MemoryReclaimed, ReclaimWanted
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded, told_costs
 from twd.wire.ring import FrameRefused, RingWired
@@ -70,6 +71,7 @@ class Speculator(ModelService[LoadedModel]):
         DraftProposed,
         DrafterAttached,
         DrafterDetached,
+        TokensAgreed,
         ReclaimWanted,
         ServiceStopped,
     )
@@ -395,6 +397,12 @@ class Speculator(ModelService[LoadedModel]):
             return None
         tokens = event.tokens or (self.loaded.tokenize(event.text) if event.text else [])
         self._runner.post(lambda core, now: core.draft(event, tokens, now), droppable=True)
+        return None
+
+    def on_tokens_agreed(self, event: TokensAgreed) -> Effects:
+        """Drafters agree on tokens."""
+        if self._runner is not None:
+            self._runner.post(lambda core, now: core.agree(event, now), droppable=True)
         return None
 
     def on_service_stopped(self, event: ServiceStopped) -> Effects:

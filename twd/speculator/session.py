@@ -27,6 +27,7 @@ from twd.wire.job import (
     TokensAccepted,
     TokenScore,
 )
+from twd.wire.judging import TokensAgreed
 from twd.wire.prefix import EMPTY, extend
 
 NGRAM, PREDICTION, GRAMMAR, RECALL = "ngram", "prediction", "grammar", "recall"
@@ -125,6 +126,16 @@ class Session:
         self.prompt_len = len(opening.tokens)
         self.judged = _left_to_judge(job, opening.judged)
         """What is still to be scored of the answer that was given, if one was."""
+        self.unread = 0
+        """Tokens at the end on which drafters agreed, and which the target has not read yet."""
+        self.agreed = 0
+        """All tokens on which drafters agreed."""
+        self.unlike = 0
+        """Those of them that the target would not have picked."""
+        self.misses = 0
+        """How often in a row agreement was waited for in vain."""
+        self.vote: TokensAgreed | None = None
+        """What came while a pass was under way."""
         self.end_score: TokenScore | None = None
         self.text = TextStream(opening.piece, [*job.stop, *opening.stops])
         self.text.feed(job.resume)
@@ -189,7 +200,7 @@ class Session:
     @property
     def prefilling(self) -> bool:
         """Whether the target still reads what it did not write."""
-        return self.unfed > 0 or self.judged is not None
+        return self.unfed > self.unread or self.judged is not None
 
     def ends_behind(self, given: int) -> bool:
         """Whether the end is scored together with so many tokens of a given answer: they are its last, and room is
