@@ -342,5 +342,5 @@ def test_settings_that_nothing_uses_yet_are_told(tmp_path: Path) -> None:
     file.write_text("gate: {max_retries: 2}\nmodels: {a: {path: a.gguf, moe_placement: balanced}}\nedge: {port: 1}\n")
     loaded = load_settings(str(file), {"TWD_SWARM_PORT": "9081"}, tmp_path, tmp_path)
     assert [hint.partition(":")[0] for hint in loaded.hints] == [
-        *("gate", "swarm", "moe_placement and moe_hot_profile of models")
+        *("swarm", "moe_placement and moe_hot_profile of models")
     ]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twd.bus.base import check_subject, matches
-from twd.wire import draft, embedding, failures, job, life, model, node, placement, ring, service, trace
+from twd.wire import draft, embedding, failures, job, judging, life, model, node, placement, ring, service, trace
 from twd.wire.base import Event, JobId
 from twd.wire.failures import ADVICE, FailureCode
 from twd.wire.job import JobCancelled
@@ -15,7 +15,7 @@ from twd.wire.routes import ROUTE_OF_TAG, ROUTES, Delivery, Route, route_of_subj
 
 
 def test_every_event_has_one_route() -> None:
-    modules = (draft, embedding, job, life, model, node, placement, ring, service, trace)
+    modules = (draft, embedding, job, judging, life, model, node, placement, ring, service, trace)
     events = {v for m in modules for v in vars(m).values() if isinstance(v, type) and issubclass(v, Event)} - {Event}
     assert events == {route.event for route in ROUTES}
     assert len(ROUTE_OF_TAG) == len(ROUTES)

@@ -8,6 +8,7 @@ from aiohttp import web
 import twd
 from twd.bus.base import Bus
 from twd.edge.front import Front
+from twd.edge.judges import gate_facts, gate_stats, votes, wins
 from twd.edge.openapi import document
 from twd.edge.replies import json_reply
 from twd.edge.status_types import EdgeState, Probe, ServiceState, Status
@@ -78,9 +79,18 @@ class Observatory:
 
     async def status(self, request: web.Request) -> web.Response:
         """GET /v1/twd/status."""
-        directory = self.front.models
+        directory, settings = self.front.models, self.front.settings
+        gate, (agreed, fallback) = gate_facts(self.services), votes(self.services)
         return json_reply(
             Status(
+                mode=settings.mode,
+                stats=gate_stats(self.services),
+                agents=[str(name) for name in gate.get("agents", ())],
+                verifier=str(gate.get("verifier", "")),
+                consensus_mode=settings.consensus.policy,
+                consensus_accepted=agreed,
+                consensus_fallback=fallback,
+                wins=wins(gate),
                 edge=self._edge(),
                 default_model=directory.default_model,
                 models=directory.cards().data,

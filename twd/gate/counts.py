@@ -23,6 +23,32 @@ class Counts:
     verify_ms: float = 0.0
     asked: int = 0
     used_target: int = 0
+    target_ms: float = 0.0
+    exact_ms: float = 0.0
+    """What exact speculation would have taken of the target for the same answers, as far as that is known."""
+    compared_ms: float = 0.0
+    """What those took of which that is known."""
+    audit_ms: float = 0.0
+    kept: int = 0
+    """Tokens that members wrote."""
+
+    def compare(self, target_ms: float, exact_ms: float | None, kept: int) -> None:
+        """One more answer took so long, and would have taken so long."""
+        self.target_ms += target_ms
+        self.kept += kept
+        if exact_ms is not None:
+            self.exact_ms += exact_ms
+            self.compared_ms += target_ms
+
+    def saved(self) -> dict[str, float]:
+        """Seconds of the target: what was spent, and what that saved, audits taken off; losses are below zero."""
+        return {
+            "target_s": round(self.target_ms / 1000, 2),
+            "audit_s": round(self.audit_ms / 1000, 2),
+            "fleet_s": round(self.agent_ms / 1000, 2),
+            "saved_s": round((self.exact_ms - self.compared_ms - self.audit_ms) / 1000, 2),
+            "kept_tokens": self.kept,
+        }
 
     def ended(self, core: GateJob, finished: JobFinished | None) -> None:
         """One more request is over."""

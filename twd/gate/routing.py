@@ -63,6 +63,12 @@ class Member:
             self.recent.clear()
 
     @property
+    def useless(self) -> bool:
+        """Whether it was tried often enough, and nothing came of it."""
+        judged = self.approved + self.corrected + self.rejected
+        return judged >= RECENT and self.approved + self.corrected < REST_BELOW * judged
+
+    @property
     def resting(self) -> bool:
         """Whether it is not asked now."""
         return self.rests > 0 or self.gone

@@ -162,9 +162,14 @@ class Gate(Service):
             "resting": [one.name for one in self.fleet.members.values() if one.resting],
             "verifier": self.settings.gate.verifier or self.settings.default_model,
             "requests": len(self._requests),
+            "wins": [f"{one.approved} {one.name}" for one in self.fleet.members.values()],
+            "useless": [one.name for one in self.fleet.members.values() if one.useless],
+            "cannot_score": [str(name) for name in self.targets if self._scores(name) is False],
             "calibrated": [f"{target} {member}" for target, member in self.trust.standing],
             "stale": [f"{target} {member}: {why}" for (target, member), why in self.trust.stale.items()],
             "ready": self.health is Health.OK,
+            "audited": self.trust.told,
+            **self.counts.saved(),
             **{f"stats_{name}": value for name, value in told.items()},
         }
 
@@ -323,6 +328,8 @@ class Gate(Service):
         if not request.job.resume and tokens:
             way.learn(spent.target_ms, tokens)
         exact = economy.exact.token_ms
+        would = None if exact is None else exact * tokens
+        self.counts.compare(spent.target_ms, would, finished.judged.kept)
         self.emit(
             AnswerJudged(
                 job=request.job.job,
@@ -333,7 +340,7 @@ class Gate(Service):
                     member_ms=round(spent.member_ms, 3),
                     judge_ms=round(spent.judge_ms, 3),
                     tokens=tokens,
-                    exact_ms=None if exact is None else round(exact * tokens, 3),
+                    exact_ms=None if would is None else round(would, 3),
                 ),
                 asked=core.asked,
                 rejected=core.rejected,
@@ -352,6 +359,7 @@ class Gate(Service):
         self._auditing = None
         if wrong is None or (task.target, task.member) not in self.trust.standing:
             return
+        self.counts.audit_ms += target_ms
         audit, closed = self.trust.audited(task, wrong)
         model = ModelId(task.target + GATE)
         self.emit(

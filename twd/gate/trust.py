@@ -106,6 +106,14 @@ class Trust:
         if due(standing.passed, self.share, FIRST, chance):
             self.waiting.append(AuditTask(job, target, member, text, standing.profile.error))
 
+    @property
+    def told(self) -> list[str]:
+        """What audits say, in words."""
+        return [
+            f"{target} {member}: {audit.errors} of {audit.audits} wrong, {audit.low:.1%} to {audit.high:.1%}"
+            for (target, member), audit in ((pair, one.audit) for pair, one in self.standing.items())
+        ]
+
     def audited(self, task: AuditTask, wrong: bool) -> tuple[Audit, str]:
         """One more audit; returns what is known now, and why the member may deviate no longer, if that is so."""
         standing = self.standing[task.target, task.member]

@@ -343,7 +343,7 @@ class Gate(Section, frozen=True):
     routes: Annotated[tuple[GateRoute, ...], about("Requests that name no mode; the first that fits counts.")] = ()
     judge: Annotated[
         Literal["auto", "score", "prompt"],
-        about("How the target judges: by scores of each token, or in words; auto: in words if it cannot score."),
+        about("By scores of each token, or in words; auto: in words where it cannot score."),
     ] = "auto"
     hold: Annotated[
         Literal["answer"] | Annotated[int, Meta(ge=1, le=4096)],

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from twd.kit.job_owner import LOSSES
 from twd.metrics import families as f
 from twd.metrics.families import Figures, Names
+from twd.metrics.judging import Judgements
 from twd.metrics.lives import Life, Lives
 from twd.metrics.rings import Rings
 from twd.wire.base import Event, ModelId
@@ -23,6 +24,7 @@ from twd.wire.job import (
     JobStats,
     TokensAccepted,
 )
+from twd.wire.judging import AnswerAudited, AnswerJudged, ModeClosed
 from twd.wire.model import ModelFailed
 from twd.wire.ring import FrameRefused, RingMeasured
 from twd.wire.routes import route_of_subject
@@ -42,6 +44,7 @@ class Counting:
         self.lives = Lives()
         self.models = Names(NAMES_MAX, models)
         self.rings = Rings(self.figures, self.models)
+        self.judgements = Judgements(self.figures, self.models)
         self.services = Names(SERVICES_MAX)
         self._drafter_labels = Names(NAMES_MAX, ["ngram", "prediction", "grammar", "recall"])
         self._drafters: OrderedDict[str, str] = OrderedDict()
@@ -87,6 +90,8 @@ class Counting:
                 self.figures.add(f.MODEL_FAILURES, self.models.of(event.model), event.failure.code)
             case RingMeasured():
                 self.rings.hear(event, now)
+            case AnswerJudged() | AnswerAudited() | ModeClosed():
+                self.judgements.hear(event)
             case _:
                 self._house(event)
 
@@ -144,6 +149,7 @@ class Counting:
         self._work(life, event.stats)
         if isinstance(event, JobFinished):
             self.figures.add(f.JOBS, life.model, "finished", code)
+            self.judgements.ended(event, life.model)
         else:
             self._ended(life, FailureCode(code))
 

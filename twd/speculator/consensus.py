@@ -25,6 +25,10 @@ class Consensus:
     audit: Audit = field(init=False)
     heard: bool = False
     """Whether somebody counts votes at all."""
+    accepted: int = 0
+    """Tokens on which drafters agreed, of texts that ended."""
+    fallback: int = 0
+    """Tokens of such texts that the target decided."""
     refused: int = 0
     """Agreements that fitted nowhere, or that nobody asked for."""
 
@@ -76,6 +80,8 @@ class Consensus:
         """How an answer came about."""
         if not session.job.speculation.consensus:
             return None
+        self.accepted += session.agreed
+        self.fallback += session.generated - session.agreed
         if not session.agreed:
             return Judged(verdict=AnswerVerdict.EXACT)
         return Judged(

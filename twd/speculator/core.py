@@ -25,26 +25,20 @@ from twd.speculator.pipelining import PipePlanner
 from twd.speculator.planning import Plan, Planner
 from twd.speculator.session import NGRAM, Opening, Session
 from twd.speculator.speech import add, may_wait
+from twd.speculator.telling import failed, finished, opened, started, take_scores
 from twd.speculator.tree import Node
 from twd.wire.base import Event, InstanceId, JobId, SessionId
-from twd.wire.draft import DraftProposed, SessionClosed, SessionOpened
+from twd.wire.draft import DraftProposed, SessionClosed
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import (
     FinishReason,
-    Grammar,
-    JobFailed,
-    JobFinished,
-    JobStarted,
     JobSubmitted,
     TokensAccepted,
-    TokenScore,
 )
 from twd.wire.judging import TokensAgreed
 
 CONSENSUS = InstanceId("consensus")
 """The author of tokens on which drafters agreed."""
-GRAMMAR_MAX = 65_536
-"""Characters of a grammar that drafters are told; without it they guess as they can."""
 _NO_DRAFTER = (
     "no drafter is there, and speculation.fallback_on_draft_failure is off: "
     "start one (`twd run drafter`), or set it to true"
@@ -225,19 +219,7 @@ class SpeculatorCore:
 
     def _start(self, session: Session, cached: int, now: float) -> None:
         session.opened_at, session.cached = now, min(cached, session.prompt_len)
-        session.unsaid.append(
-            JobStarted(
-                job=session.job.job,
-                attempt=session.job.attempt,
-                session=session.id,
-                model=self.identity.model,
-                prompt_tokens=session.prompt_len,
-                cached_tokens=session.cached,
-                seed=session.seed,
-                fingerprint=self.identity.fingerprint,
-                thoughts=session.thoughts,
-            )
-        )
+        session.unsaid.append(started(session, self.identity))
         rows = session.unfed + 1
         if rows > self.limits.prefill_rows or self.cost(rows) > self.limits.stream_ms:
             self._say(session, now)
@@ -266,27 +248,11 @@ class SpeculatorCore:
     def _tell_open(self, session: Session, now: float) -> None:
         session.told_open = True
         credit = self.crew.join(session, now)
-        self._tell(
-            SessionOpened(
-                job=session.job.job,
-                session=session.id,
-                model=self.identity.model,
-                speculator=self.identity.speculator,
-                node=self.identity.node,
-                tokens=list(session.tokens),
-                vocab=self.identity.vocab,
-                sampling=session.job.sampling,
-                seed=session.seed,
-                credit=credit,
-                device=self.limits.device,
-                text=self.render(session.tokens) if self.crew.wants_text else "",
-                prompt_tokens=session.prompt_len,
-                grammar=_if_short(session.grammar),
-                ignore_eos=session.job.ignore_eos,
-                consensus=self.limits.consensus if self.consensus.wanted(session) else "",
-                voters=self.crew.voters if self.consensus.wanted(session) else [],
-            )
-        )
+        text = self.render(session.tokens) if self.crew.wants_text else ""
+        event = opened(session, self.identity, credit, self.limits.device, text)
+        if self.consensus.wanted(session):
+            event = replace(event, consensus=self.limits.consensus, voters=self.crew.voters)
+        self._tell(event)
         self._effects += [Publish(grant) for grant in self.crew.less_than(credit, session)]
 
     def released(self) -> list[int]:
@@ -362,24 +328,12 @@ class SpeculatorCore:
 
     def _score(self, session: Session, verdict: Verdict, now: float) -> None:
         """Some tokens of a given answer are scored; the prompt may have been read, too."""
-        assert session.judged is not None
-        assert session.job.judge is not None
-        session.first_at = now if session.first_at < 0 and verdict.scores else session.first_at
-        place = (len(session.tokens), session.generated)
-        for _ in verdict.tokens:
-            session.judged.popleft()
-        kept, shown, end = session.take(verdict.tokens)
-        scores = [TokenScore(gap=one.gap, logprob=one.logprob, entropy=one.entropy) for one in verdict.scores]
-        if len(scores) > len(verdict.tokens) and end is None:
-            session.end_score = scores[-1]
-        session.fed = len(session.tokens) - 1
-        most = session.job.judge.stop_above
-        above = most is not None and any(one.gap > most for one in scores)
-        if kept:
+        piece, end = take_scores(session, verdict, now, self.limits.ctx_size)
+        if piece is not None:
             self._say(session, now)
-            add(session.unsaid, replace(session.accepted(*place, kept, shown), scores=scores[: len(kept)]))
-        if end is not None or above or session.scored or len(session.tokens) >= self.limits.ctx_size:
-            self._finish(session, end or FinishReason.STOP, now)
+            add(session.unsaid, piece)
+        if end is not None:
+            self._finish(session, end, now)
 
     def _read(self, session: Session, verdict: Verdict) -> None:
         """What drafters agreed on has been read; only what follows it is new."""
@@ -470,36 +424,14 @@ class SpeculatorCore:
         self._drop(session)
         if session.recalls:
             self._planner.recall.remember(session.answer)
-        stop = session.text.hit.stop if session.text.hit is not None else ""
-        self._tell(
-            JobFinished(
-                job=session.job.job,
-                attempt=session.job.attempt,
-                reason=reason,
-                stats=session.stats(now),
-                seed=session.seed,
-                tail=session.tail,
-                stop=stop,
-                session=session.id,
-                end_score=session.end_score,
-                judged=self.consensus.judged(session),
-            )
-        )
+        self._tell(finished(session, reason, now, self.consensus.judged(session)))
         for verdict in self.crew.text_ended():
             self._tell(verdict)
 
     def _fail(self, session: Session, failure: Failure, now: float) -> None:
         self._say(session, now)
         self._drop(session)
-        self._tell(
-            JobFailed(
-                job=session.job.job,
-                attempt=session.job.attempt,
-                failure=failure,
-                stats=session.stats(now),
-                session=session.id,
-            )
-        )
+        self._tell(failed(session, failure, now))
 
     def _drop(self, session: Session) -> None:
         self.by_job.pop(session.job.job, None)
@@ -543,7 +475,3 @@ class SpeculatorCore:
     def idle(self) -> bool:
         """Whether no job is in hand."""
         return not self.by_job
-
-
-def _if_short(grammar: Grammar | None) -> Grammar | None:
-    return grammar if grammar is not None and len(grammar.text) <= GRAMMAR_MAX else None

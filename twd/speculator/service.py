@@ -197,6 +197,8 @@ class Speculator(ModelService[LoadedModel]):
             "tool_format": self.loaded.tool_format,
             "in_flight": self.loaded.limits.in_flight,
             "window_max": self.loaded.limits.max_window,
+            "consensus_accepted": self._core.consensus.accepted,
+            "consensus_fallback": self._core.consensus.fallback,
             "template": facts.vocab.template_hash,
             "judges": self.loaded.limits.score_rows > 0,
         }

@@ -137,17 +137,17 @@ class Judge(Part, frozen=True):
     """So many tokens of `resume` stand before the text; the others are its own, and were scored already."""
     ends: bool = False
     """The answer is to end behind the text."""
-    stop_above: Annotated[float, Meta(ge=0.0)] | None = None
+    stop_above: Annotated[float, Meta(ge=0)] | None = None
     """No more is scored where a token's gap is above this."""
 
 
 class TokenScore(Part, frozen=True):
     """How well a given token fits."""
 
-    gap: Annotated[float, Meta(ge=0.0)]
+    gap: Annotated[float, Meta(ge=0)]
     """How much the logit of the target's own choice is above that of the token; 0 where they are the same."""
-    logprob: Annotated[float, Meta(le=0.0)]
-    entropy: Annotated[float, Meta(ge=0.0)]
+    logprob: Annotated[float, Meta(le=0)]
+    entropy: Annotated[float, Meta(ge=0)]
 
 
 class AnswerVerdict(enum.StrEnum):
