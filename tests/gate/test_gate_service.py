@@ -12,6 +12,8 @@ import pytest
 from tests.edge.fake_speculator import FakeSpeculator, Script
 from tests.waiting import until
 from twd.bus.memory_bus import MemoryBroker
+from twd.gate import profile
+from twd.gate.profile import Profile
 from twd.gate.service import Gate
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
@@ -34,7 +36,7 @@ from twd.wire.job import (
     TokensAccepted,
     TokenScore,
 )
-from twd.wire.judging import AnswerJudged
+from twd.wire.judging import AnswerAudited, AnswerJudged, ModeClosed
 
 TRUTH = ["The ", "sea ", "is ", "blue ", "and ", "wide ", "and ", "deep "]
 
@@ -87,7 +89,7 @@ class Client(Service):
     """Owns the jobs of a test."""
 
     name = "edge"
-    reads = (JobStarted, TokensAccepted, JobFinished, JobFailed, AnswerJudged)
+    reads = (JobStarted, TokensAccepted, JobFinished, JobFailed, AnswerJudged, AnswerAudited, ModeClosed)
     writes = (JobSubmitted, JobCancelled)
 
     def __init__(self, ground: Surroundings) -> None:
@@ -96,6 +98,8 @@ class Client(Service):
         self.text = ""
         self.end: JobFinished | Fail | None = None
         self.told: list[AnswerJudged] = []
+        self.audited: list[AnswerAudited] = []
+        self.closed: list[ModeClosed] = []
         self.over = asyncio.Event()
 
     def ask_for(self, **fields: object) -> None:
@@ -148,6 +152,14 @@ class Client(Service):
     def on_job_failed(self, event: JobFailed) -> Effects:
         return self._hear(event)
 
+    def on_answer_audited(self, event: AnswerAudited) -> Effects:
+        self.audited.append(event)
+        return None
+
+    def on_mode_closed(self, event: ModeClosed) -> Effects:
+        self.closed.append(event)
+        return None
+
     def on_answer_judged(self, event: AnswerJudged) -> Effects:
         self.told.append(event)
         return None
@@ -178,7 +190,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
         {
             "home": str(tmp_path),
             "models": {"big": {"path": "x"}, "a": {"path": "x"}, "b": {"path": "x"}},
-            "gate": {"fleet": ["a", "b"], "economy": False, "audit": 0.0},
+            "gate": {"fleet": ["a", "b"], "economy": False, "audit": 0.5},
         },
         Settings,
     )
@@ -264,3 +276,57 @@ async def test_the_same_answer_is_scored_once(rig: Rig) -> None:
     scored = [job for job in rig.judge.jobs if job.judge is not None and job.judge.text]
     assert len(scored) == 1
     assert rig.gate.cache.hits == 2
+
+
+async def calibrated(rig: Rig, **changed: object) -> None:
+    """A profile for the first member, as a calibration would have written it."""
+    gate = rig.gate
+    await gate._look()
+    job = JobSubmitted(job=JobId("x"), model=ModelId("big+gate"), owner=gate.instance, prompt=Prompt(text="say"))
+    made = Profile(
+        conditions=gate.trust.conditions(job, "big", "a", gate._facts_of),
+        statistic="token",
+        tolerance=2.0,
+        max_error=0.05,
+        confidence=0.95,
+        passes=100,
+        errors=0,
+        bound=0.03,
+        prompts="p",
+        error="same",
+    )
+    profile.write(gate.settings.home_dir, msgspec.structs.replace(made, **changed))
+    gate.trust.reload(gate.targets, gate.fleet.members)
+
+
+async def test_a_calibrated_member_may_deviate_until_audits_forbid_it(rig: Rig) -> None:
+    await calibrated(rig)
+    rig.gate.fleet.members["b"].gone = True
+    rig.members[0].script.words = [*TRUTH[:3], "green ", *TRUTH[4:]]
+    end = await rig.answer()
+    assert rig.client.text == "".join(rig.members[0].script.words)
+    assert end.judged is not None
+    assert (end.judged.verdict, end.judged.approximate, end.judged.unlike) == (AnswerVerdict.APPROVE, True, 1)
+    while not rig.client.closed:
+        audits = len(rig.client.audited)
+        await rig.answer()
+        await until(lambda audits=audits: len(rig.client.audited) > audits or rig.client.closed)  # type: ignore[misc]
+        assert audits < 20
+    assert rig.client.audited[-1].low > 0.05
+    end = await rig.answer()
+    assert rig.client.text == "".join(TRUTH)
+    assert end.judged is not None
+    assert not end.judged.approximate
+    assert "audited" in rig.gate.trust.stale["big", "a"]
+
+
+async def test_a_profile_of_another_judge_allows_nothing(rig: Rig) -> None:
+    await calibrated(rig)
+    found = rig.gate.trust.standing["big", "a"].profile
+    other = msgspec.structs.replace(found.conditions, judge_is="another")
+    await calibrated(rig, conditions=other)
+    rig.members[0].script.words = [*TRUTH[:3], "green ", *TRUTH[4:]]
+    end = await rig.answer()
+    assert rig.client.text == "".join(TRUTH)
+    assert end.judged is not None
+    assert not end.judged.approximate

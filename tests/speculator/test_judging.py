@@ -146,7 +146,7 @@ def test_agreed_tokens_stand_before_the_target_reads_them() -> None:
     _, end = ended(one, job("vote"))
     assert said(one) == text_of(PROMPT, 40)
     assert end.judged is not None
-    assert (end.judged.approximate, end.judged.kept, end.judged.unlike) == (True, 5, 0)
+    assert (end.judged.approximate, end.judged.kept, end.judged.unlike) == (False, 5, 0)
 
 
 def test_what_was_wrong_is_counted_when_it_is_read() -> None:
@@ -157,7 +157,7 @@ def test_what_was_wrong_is_counted_when_it_is_read() -> None:
     one.core.agree(votes(one, [3 if truth != 3 else 4]), one.now)
     _, end = ended(one, job("vote"))
     assert end.judged is not None
-    assert end.judged.unlike == 1
+    assert (end.judged.approximate, end.judged.unlike) == (True, 1)
     assert said(one) != text_of(PROMPT, 40)
 
 

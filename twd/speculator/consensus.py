@@ -86,7 +86,7 @@ class Consensus:
             return Judged(verdict=AnswerVerdict.EXACT)
         return Judged(
             verdict=AnswerVerdict.UNJUDGED,
-            approximate=True,
+            approximate=bool(session.unlike or session.unread),
             member="consensus",
             kept=session.agreed,
             unlike=session.unlike,

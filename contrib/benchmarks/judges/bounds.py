@@ -1,6 +1,6 @@
 """Calibrations and audits played with known error rates: how often a bound that was proved does not hold.
 
-    python contrib/benchmarks/judges/bounds.py
+python contrib/benchmarks/judges/bounds.py
 """
 
 import math
@@ -81,9 +81,13 @@ def main() -> None:
     """Print all figures."""
     for error, sharp in SETS:
         over, found = exceeding(error, sharp)
-        print(f"calibrations, {error:.0%} wrong, sharpness {sharp}: {over:.1%} exceed their bound, {found:.0%} find a rule")
+        print(
+            f"calibrations, {error:.0%} wrong, sharpness {sharp}: {over:.1%} exceed their bound, {found:.0%} find a rule"
+        )
     for error, sharp in SETS[1:]:
-        print(f"passes beside hindsight, {error:.0%} wrong: {share_of_hindsight(error, sharp):.2f} (median of {SPLITS})")
+        print(
+            f"passes beside hindsight, {error:.0%} wrong: {share_of_hindsight(error, sharp):.2f} (median of {SPLITS})"
+        )
     share, _ = closed(BOUND, STREAMS)
     print(f"audits at the bound: {share:.1%} of {STREAMS} streams of {AUDITS} close")
     _, half = closed(3 * BOUND, STREAMS)

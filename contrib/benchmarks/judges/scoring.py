@@ -1,6 +1,6 @@
 """What it costs a target to score 200 tokens, beside writing them one by one, and beside what its passes allow.
 
-    python contrib/benchmarks/judges/scoring.py F32.gguf [F16.gguf ...]
+python contrib/benchmarks/judges/scoring.py F32.gguf [F16.gguf ...]
 """
 
 import statistics
