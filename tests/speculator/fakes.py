@@ -114,6 +114,7 @@ class FakeTarget:
 
     def _score(self, window: Window, verdict: Verdict, kept: list[int]) -> Verdict:
         picker = self.pickers[window.slot]
+        verdict.path = list(range(len(window.tokens)))
         for token in window.tokens[window.committed :]:
             choice = picker.pick(None, kept)  # type: ignore[arg-type]
             verdict.scores.append(Score(0.0 if choice == token else 2.0, -1.0, 1.0))

@@ -5,7 +5,7 @@ from dataclasses import replace as with_fields
 import pytest
 from msgspec.structs import replace
 
-from tests.speculator.fakes import END, Driver, FakeTarget, job, make_core, opening, text_of
+from tests.speculator.fakes import END, Driver, FakePipeline, FakeTarget, job, make_core, opening, text_of
 from twd.speculator.links import Drafter
 from twd.speculator.session import Opening
 from twd.wire.base import InstanceId, NodeId, SessionId
@@ -53,6 +53,22 @@ def test_each_token_of_a_given_answer_is_scored() -> None:
     assert gaps[:5] == [0.0] * 5
     assert gaps[5] > 0.0
     assert end.stats.completion_tokens == len(given)
+
+
+def test_a_pipeline_scores_as_a_model_in_this_process_does() -> None:
+    target = FakePipeline(n_slots=2)
+    one = Driver(make_core(target, score_rows=12, prefill_rows=12), target)
+    truth = text_of(PROMPT, 30)
+    one.submit(job("plain"), PROMPT)
+    given = [*truth[:20], 7 if truth[20] != 7 else 8, *truth[21:]]
+    pieces, end = judged(one, given, ends=True)
+    assert [token for piece in pieces for token in piece.tokens] == given
+    gaps = [score.gap for piece in pieces for score in piece.scores]
+    assert gaps[:20] == [0.0] * 20
+    assert gaps[20] > 0.0
+    assert end.end_score is not None
+    ended(one, job("plain"))
+    assert one.tokens("plain") == text_of(PROMPT, 40)
 
 
 def test_the_end_is_scored_where_it_is_given() -> None:

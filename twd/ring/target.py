@@ -10,7 +10,7 @@ import msgspec
 from twd.engine.context import Logits
 from twd.engine.pipe import Pipe
 from twd.engine.slots import Slots, worth_copying
-from twd.engine.window import Picker, Report, Verdict, Window, check, check_prompt
+from twd.engine.window import Picker, Report, Score, Verdict, Window, check, check_prompt
 from twd.ring.frames import Close, Copy, Item, Mark, Open, Outcome, Pass, SessionSpec, Verdicts
 from twd.ring.home import Answer, Home
 from twd.wire.failures import FailureCode, TwdError
@@ -245,7 +245,8 @@ class RingTarget:
         if outcome.failure is not None or not self._goes_on(outcome, window, line):
             self._void(slot, line)
         path = list(range(outcome.standing))
-        return Verdict(slot, epoch, outcome.at, list(outcome.tokens), path, outcome.logprobs, outcome.failure)
+        scores = [Score(fit.gap, fit.logprob, fit.entropy) for fit in outcome.scores]
+        return Verdict(slot, epoch, outcome.at, list(outcome.tokens), path, outcome.logprobs, outcome.failure, scores)
 
     def _goes_on(self, outcome: Outcome, window: Window, line: _Line) -> bool:
         """Whether what flies behind a window stands on what was picked."""
@@ -266,4 +267,7 @@ class RingTarget:
 
 
 def _item(window: Window) -> Item:
-    return Item(window.slot, window.epoch, window.at, list(window.tokens), window.committed, window.picks)
+    tokens = list(window.tokens)
+    return Item(
+        window.slot, window.epoch, window.at, tokens, window.committed, window.picks, window.scores, window.ends
+    )

@@ -329,6 +329,7 @@ class SpeculatorCore:
     def _score(self, session: Session, verdict: Verdict, now: float) -> None:
         """Some tokens of a given answer are scored; the prompt may have been read, too."""
         piece, end = take_scores(session, verdict, now, self.limits.ctx_size)
+        self._void(session)  # its last token is fed once more with the next ones
         if piece is not None:
             self._say(session, now)
             add(session.unsaid, piece)

@@ -81,9 +81,7 @@ def main() -> None:
     """Print all figures."""
     for error, sharp in SETS:
         over, found = exceeding(error, sharp)
-        print(
-            f"calibrations, {error:.0%} wrong, sharpness {sharp}: {over:.1%} exceed their bound, {found:.0%} find a rule"
-        )
+        print(f"calibrations, {error:.0%} wrong, {sharp} apart: {over:.1%} exceed their bound, {found:.0%} find a rule")
     for error, sharp in SETS[1:]:
         print(
             f"passes beside hindsight, {error:.0%} wrong: {share_of_hindsight(error, sharp):.2f} (median of {SPLITS})"
