@@ -207,9 +207,13 @@ def _agent_relay(ground: Surroundings, settings: Settings, choice: Choice) -> Se
     from twd.backends.making import relay_of
     from twd.gate.members import agent_names
 
-    server = agent_names(settings)[choice.model]
+    server = agent_names(settings).get(choice.model)
+    if server is None:
+        known = ", ".join(agent_names(settings)) or "none"
+        raise CommandError(ExitCode.NOT_FOUND, f"no server {choice.model!r} writes for the gate (there are: {known})")
     backend = Backend(**{name: getattr(server, name) for name in server.__struct_fields__})
-    return relay_of(ground, msgspec.structs.replace(settings, backends={choice.model: backend}), choice.model)
+    backends = {**settings.backends, choice.model: backend}
+    return relay_of(ground, msgspec.structs.replace(settings, backends=backends), choice.model)
 
 
 def _racer(ground: Surroundings, settings: Settings, choice: Choice) -> Service:
