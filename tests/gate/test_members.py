@@ -55,6 +55,6 @@ async def test_they_are_made_from_the_settings() -> None:
     assert isinstance(relay, Relay)
     assert relay.model == "m@gate"
     assert isinstance(made_by("gate", SETTINGS, Choice()).make(ground(MemoryBroker(), 2), SETTINGS, Choice()), Gate)
+    unknown = Choice(model="x@gate")
     with pytest.raises(CommandError, match="no server"):
-        unknown = Choice(model="x@gate")
         made_by("relay", SETTINGS, unknown).make(ground(MemoryBroker(), 3), SETTINGS, unknown)
