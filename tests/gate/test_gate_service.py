@@ -234,6 +234,8 @@ async def test_streams_leave_before_the_member_is_done(rig: Rig) -> None:
     assert rig.client.text == "".join(rig.judge.script.words)
     assert end.judged is not None
     assert end.judged.verdict is AnswerVerdict.CORRECT
+    await until(lambda: len(rig.client.told) == 1)
+    assert rig.client.told[0].cost.member_ms > 0.0
 
 
 async def test_members_that_fail_or_are_empty_change_nothing(rig: Rig) -> None:

@@ -159,8 +159,11 @@ class Request:
 
     def _stop(self, number: int) -> None:
         job = self.jobs.pop(number, None)
-        if job is not None:
-            self.house.parts.stop(job, "another answer was taken")
+        if job is None:
+            return
+        self.house.parts.stop(job, "another answer was taken")
+        if number in self.members:  # it tells nothing of its time any more
+            self.core.spent.member_ms += (self.house.now() - self.members[number][1]) * 1000
 
     def _plain(self) -> JobSubmitted:
         """The client's job for somebody who need not go on with anything."""
