@@ -99,3 +99,12 @@ async def test_models_are_listed_by_all_their_names(house: House) -> None:
     assert [one["id"] for one in listed["data"]] == ["small", "small+gate"]
     one = await (await house.http.get(house.edge.url + "/v1/models/small+gate")).json()
     assert one["twd"]["mode"] == "gate"
+
+
+async def test_where_a_gate_is_lost_the_model_itself_goes_on(house: House) -> None:
+    judge(house)
+    answer = await (await house.chat(model="small+gate")).json()
+    assert answer["choices"][0]["message"]["content"] == "Hello, wörld 👋!"
+    assert [job.model for job in house.speculator.jobs] == ["small"]
+    assert "went on itself" in answer["twd"]["why"]
+    assert answer["twd"]["mode"] == "gate"

@@ -68,6 +68,8 @@ class Choice:
     tokens: int = 0
     finished: JobFinished | None = None
     workers_replaced: int = 0
+    lent: bool = False
+    """Whether a member of a gate wrote a part of it."""
     opened: bool = False
     """Whether its stream has begun."""
 
@@ -119,6 +121,7 @@ class Choice:
                 return []
             case TokensAccepted():
                 self.logprobs += news.logprobs
+                self.lent = self.lent or (bool(news.drafter) and news.source.startswith("gate."))
                 self.tokens += _count(news)
                 return self._keep(self._read(news))
             case JobFinished():
@@ -264,6 +267,9 @@ def _add(facts: TwdFacts, choice: Choice) -> None:
     stats = choice.finished.stats
     if choice.finished.judged is not None:
         _add_judged(facts, choice.finished.judged)
+    elif choice.job.model.endswith(GATE):  # nobody knows any more how well that part fitted
+        facts.approximate = facts.approximate or choice.lent
+        facts.why = "the gate was lost; the model went on itself"
     facts.checked += stats.checked
     facts.taken += stats.taken
     facts.passes += stats.passes

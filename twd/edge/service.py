@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from functools import partial
 
+from msgspec.structs import replace
+
 from twd.bus.base import BusError, Leases, NoResponders
 from twd.edge.calls import Desk, JobEvent
 from twd.edge.door import Door, check_bind
@@ -22,11 +24,12 @@ from twd.kit.roster import Roster
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Surroundings
 from twd.kit.settings import Settings
 from twd.kit.tasks import every
-from twd.wire.base import Event
+from twd.wire.base import Event, ModelId
 from twd.wire.codec import Rejected
 from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
+from twd.wire.judging import GATE
 from twd.wire.life import ChangeStep, ChangeTold
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.ring import FrameRefused, RingMeasured
@@ -126,6 +129,8 @@ class Edge(Service):
     # -- jobs ----------------------------------------------------------------------------------
 
     def _submit(self, job: JobSubmitted, timeout_s: float) -> None:
+        if job.attempt > 1:  # a gate was lost or refused: the model itself goes on, at once and exactly
+            job = replace(job, model=ModelId(job.model.removesuffix(GATE)))
         self.ask_then(job, partial(self._answered, job), timeout_s=timeout_s)
 
     def _answered(self, job: JobSubmitted, answer: Event | Rejected | BusError) -> None:

@@ -9,7 +9,7 @@ from twd.wire.base import Event, InstanceId, JobId, ModelId
 from twd.wire.failures import Failure
 from twd.wire.job import JobCancelled, JobFinished, JobStarted, JobSubmitted, TokensAccepted
 
-MEMBER: Final = OwnerPolicy(losses=1, patience_s=1.0, recovery_s=5.0)
+MEMBER: Final = OwnerPolicy(losses=0, patience_s=1.0, recovery_s=1.0)
 """Another member can write instead, so nobody waits long for one."""
 TARGET: Final = OwnerPolicy()
 
