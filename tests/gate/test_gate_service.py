@@ -173,6 +173,7 @@ class Rig:
     judge: FakeJudge
     members: list[FakeSpeculator]
     client: Client
+    broker: MemoryBroker
     services: list[Service] = field(default_factory=list)
 
     async def answer(self, **fields: object) -> JobFinished:
@@ -203,7 +204,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     services: list[Service] = [judge, *members, client, gate]
     for service in services:
         await service.start()
-    yield Rig(gate, judge, members, client)
+    yield Rig(gate, judge, members, client, broker)
     for service in reversed(services):
         await service.stop()
         assert service.fault is None
@@ -332,3 +333,11 @@ async def test_a_profile_of_another_judge_allows_nothing(rig: Rig) -> None:
     assert rig.client.text == "".join(TRUTH)
     assert end.judged is not None
     assert not end.judged.approximate
+
+
+async def test_models_that_come_later_judge_too(rig: Rig) -> None:
+    late = FakeJudge(ground(rig.broker, 20), Script(words=list(TRUTH)), ModelId("late"))
+    await late.start()
+    await rig.gate._look()
+    assert rig.gate.targets == ["big", "late"]
+    await late.stop()

@@ -15,7 +15,7 @@ from twd.gate.cache import Cache, key_of
 from twd.gate.core import GateJob, Terms
 from twd.gate.counts import Counts
 from twd.gate.economy import Economy
-from twd.gate.members import members_of, targets_of
+from twd.gate.members import BEHIND, members_of, targets_of
 from twd.gate.parts import Parts, cancelled_by
 from twd.gate.record import record
 from twd.gate.request import Request
@@ -108,6 +108,7 @@ class Gate(Service):
         self._seen: list[ServiceLease] = []
         self._missed: dict[InstanceId, int] = {}
         self._draining = False
+        self._listens = False
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -122,6 +123,7 @@ class Gate(Service):
         await super().start()
         if not self.ended.is_set():
             await self.listen((), [self._hearing_of(name) for name in self.targets])
+            self._listens = True
 
     def _hearing_of(self, target: ModelId) -> Hearing:
         route = ROUTE_OF[JobSubmitted]
@@ -140,7 +142,17 @@ class Gate(Service):
             return
         self._seen = [lease for entry in entries if (lease := read_lease(entry.value)) is not None]
         self._look_for_owners()
+        await self._take_new_targets()
         self.trust.reload(self.targets, self.fleet.members)
+
+    async def _take_new_targets(self) -> None:
+        """Models that came later judge, too."""
+        served = (lease.facts.get("model") for lease in self._seen if lease.service in ("speculator", "relay"))
+        names = {ModelId(name) for name in served if isinstance(name, str) and not name.endswith(BEHIND)}
+        new = sorted(names - set(self.targets) - {ModelId(name) for name in self.fleet.members})
+        if self._listens and new:
+            self.targets += new
+            await self.listen((), [self._hearing_of(name) for name in new])
 
     def _look_for_owners(self) -> None:
         """Owners and workers that were killed say nothing of it."""
