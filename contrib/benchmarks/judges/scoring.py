@@ -61,7 +61,7 @@ def main() -> None:
         with Model.load(ModelSettings(Path(name))) as model:
             target = LocalTarget(Context(model, ContextSettings(ctx_size=1024, parallel=1)), rows_min=2)
             pickers = Pickers(model.vocab)
-            prompt = model.vocab.tokenize(PROMPT, parse_special=False)
+            prompt = model.vocab.tokenize(PROMPT, parse_special=False, add_bos=True)
             rounds = []
             for _ in range(ROUNDS):
                 tokens, plain = write(target, pickers, prompt)
