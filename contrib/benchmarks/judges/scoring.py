@@ -34,7 +34,7 @@ def write(target: LocalTarget, pickers: Pickers, prompt: list[int]) -> tuple[lis
 
 
 def score(target: LocalTarget, pickers: Pickers, prompt: list[int], given: list[int]) -> tuple[float, float, int]:
-    """The time to score the tokens, that of the same passes without scores, and how many were not the target's."""
+    """The time to score the tokens, that of the same passes without logits, and how many were not the target's."""
     times = []
     unlike = 0
     for scores in (False, True):
@@ -70,7 +70,7 @@ def main() -> None:
             ratio, allowed = (statistics.median(one[place] for one in rounds) for place in (0, 1))
             print(
                 f"{Path(name).name}: writing {rounds[-1][2]:.0f} ms, scoring {rounds[-1][3]:.0f} ms: {ratio:.1f}x "
-                f"cheaper, {allowed:.2f} of what the passes allow; {rounds[-1][4]} tokens unlike its own"
+                f"cheaper, {allowed:.2f} of passes without logits; {rounds[-1][4]} tokens unlike its own"
             )
             target.shutdown()
 
