@@ -173,7 +173,6 @@ async def test_bodies_that_are_no_request(house: House, path: str) -> None:
 async def test_headers_that_are_no_wish(house: House) -> None:
     for name, value in [
         ("x-twd-mode", "warp"),
-        ("x-twd-mode", "gate"),
         ("x-twd-speculation", "fast"),
         ("x-twd-speculation", "-1"),
         ("x-twd-speculation", "1" * 400),

@@ -11,9 +11,11 @@ from tests.engine.driving import PROMPTS
 from tests.model_fixtures import model_cache, q4_path
 from tests.ring.homes import Guess, described, desk, go_home, in_background, knowing, liar
 from tests.ring.rings import Ring, native_ring
-from twd.decoding.window import Window
+from tests.waiting import wait_until
+from twd.decoding.window import Sampler, Score, Target, VerifyResult, Window
 from twd.engine.loading import LoadPlan, NativeModel, load_native
-from twd.ring.target import RingTarget
+from twd.ring.frames import SessionSpec
+from twd.ring.target import RemoteSpecSampler, RingTarget
 from twd.ring.trial import RingTrial, pipe_of
 from twd.wire.base import ModelId
 from twd.wire.job import JobFinished, Sampling
@@ -110,3 +112,36 @@ def test_the_trial_finds_windows_exact(whole: NativeModel, ring: Ring) -> None:
     assert (found.exact, found.compared, found.flipped) == (True, 10, 0)
     target.shutdown()
     assert home.join()
+
+
+def test_given_tokens_are_scored_as_the_whole_model_does(whole: NativeModel, ring: Ring) -> None:
+    prompt = prompt_of(whole, PROMPTS[0])
+    truth = alone(whole, prompt, Sampling())
+    given = [*truth[:10], truth[3], *truth[11:30]]
+    home = go_home(ring)
+    target = RingTarget(home, pipe_of(described(ring), home.bounds.credits), vocabulary=whole.model.vocab.size)
+    spec = SessionSpec(sampling=Sampling(), seed=0, prompt_len=len(prompt))
+    sampler = whole.samplers.sampler(Sampling(), 0, prompt_len=len(prompt))
+    try:
+        assert scores(target, RemoteSpecSampler(spec), prompt, given) == scores(whole.target, sampler, prompt, given)
+    finally:
+        target.shutdown()
+        assert home.join()
+
+
+def scores(target: Target, sampler: Sampler, prompt: list[int], given: list[int]) -> list[Score]:
+    """How well tokens fit behind a prompt, eight in a window."""
+    slot, cached = target.open(prompt, sampler)
+    found: list[Score] = []
+    at, read, epoch = cached, prompt[cached:], 1000
+    for start in range(0, len(given), 8):
+        piece, epoch = given[start : start + 8], epoch + 1
+        last = start + 8 >= len(given)
+        target.submit([Window(slot, epoch, at, (*read, *piece), committed=len(read), scores=True, ends=last)])
+        verdicts: list[VerifyResult] = []
+        wait_until(lambda verdicts=verdicts: verdicts.extend(target.collect()) or verdicts, "it is scored")  # type: ignore[misc]
+        assert verdicts[0].failure is None
+        found += verdicts[0].scores
+        at, read = at + len(read) + len(piece) - 1, piece[-1:]
+    target.close(slot)
+    return found

@@ -19,7 +19,7 @@ LAYERS = (
     ("gguf_tools",),
     ("engine",),
     ("ring", "pieces"),
-    ("agent", "backends", "coordinator", "drafter", "edge", "metrics", "speculator", "stage", "swarm"),
+    ("agent", "backends", "coordinator", "drafter", "edge", "gate", "metrics", "racer", "speculator", "stage", "swarm"),
     ("bench",),
     ("supervisor",),
     ("cli",),

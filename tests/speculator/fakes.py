@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from twd.decoding.pipeline import PipelineState
-from twd.decoding.window import Report, Sampler, VerifyResult, Window
+from twd.decoding.window import Report, Sampler, Score, VerifyResult, Window
 from twd.kit.effects import Publish
 from twd.speculator.core.core import SpeculatorCore
 from twd.speculator.core.limits import SpeculatorIdentity, SpeculatorLimits
@@ -88,6 +88,8 @@ class FakeTarget:
         kept += window.tokens[: window.committed] if window.picks else window.tokens
         if not window.picks:
             return verdict
+        if window.scores:
+            return self._score(window, verdict, kept)
         parents = window.parents or tuple(range(-1, len(window.tokens) - 1))
         node: int | None = window.committed - 1
         verdict.path = list(range(window.committed))
@@ -108,6 +110,21 @@ class FakeTarget:
             if node is not None:
                 verdict.path.append(node)
                 kept.append(token)
+        return verdict
+
+    def _score(self, window: Window, verdict: VerifyResult, kept: list[int]) -> VerifyResult:
+        sampler = self.samplers[window.slot]
+        verdict.path = list(range(len(window.tokens)))
+        for token in window.tokens[window.committed :]:
+            choice = sampler.pick(None, kept)  # type: ignore[arg-type]
+            verdict.scores.append(Score(0.0 if choice == token else 2.0, -1.0, 1.0))
+            verdict.tokens.append(token)
+            kept.append(token)
+        if window.goes_on:
+            verdict.tokens.append(sampler.pick(None, kept))  # type: ignore[arg-type]
+        if window.ends:
+            ended = sampler.pick(None, kept) == END  # type: ignore[arg-type]
+            verdict.scores.append(Score(0.0 if ended else 3.0, -1.0, 1.0))
         return verdict
 
     def close(self, slot: int) -> None:

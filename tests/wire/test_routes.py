@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twd.bus.base import check_subject, matches
-from twd.wire import draft, embedding, failures, job, life, model, node, placement, ring, service, swarm, trace
+from twd.wire import draft, embedding, failures, job, judging, life, model, node, placement, ring, service, swarm, trace
 from twd.wire.base import Event, InstanceId, JobId
 from twd.wire.failures import ADVICE, FailureCode
 from twd.wire.job import JobCancelled
@@ -16,7 +16,7 @@ from twd.wire.routes import ROUTE_OF_TAG, ROUTES, Delivery, Route, route_of_subj
 
 
 def test_every_event_has_one_route() -> None:
-    modules = (draft, embedding, job, life, model, node, placement, ring, service, swarm, trace)
+    modules = (draft, embedding, job, judging, life, model, node, placement, ring, service, swarm, trace)
     events = {v for m in modules for v in vars(m).values() if isinstance(v, type) and issubclass(v, Event)} - {Event}
     assert events == {route.event for route in ROUTES}
     assert len(ROUTE_OF_TAG) == len(ROUTES)

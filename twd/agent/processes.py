@@ -147,7 +147,7 @@ class ManagedProcesses:
     async def open(self) -> None:
         """Begin. Where stages may be wanted, none should have to wait for imports."""
         await self._fork_server.open()
-        if self.lends or self._settings.mode == "combined":
+        if self.lends or self._settings.pooled:
             self._fork_server.prepare((*OURS, "run", "stage"))
 
     def _lock(self, process: str) -> asyncio.Lock:

@@ -23,6 +23,7 @@ from twd.wire.draft import (
 )
 from twd.wire.embedding import EmbeddingMade, EmbeddingRequested
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
+from twd.wire.judging import RACERS, AnswerAudited, AnswerJudged, ModeClosed, TokensAgreed
 from twd.wire.life import (
     ChangeAnswered,
     ChangeTold,
@@ -106,6 +107,8 @@ class BusRole:
     """A key of this role may be for some models only: it hears and says nothing of the others."""
     keys: tuple[str, ...] = ()
     """What it may tell in the registry besides its own lease, as patterns; `{machine}` stands for its machine."""
+    addressed: str = ""
+    """A name that all of this role hear besides their own."""
     claims: tuple[str, ...] = ()
     """What it may claim there. A name has no wildcard, so that one key can store no more than these."""
 
@@ -135,6 +138,7 @@ ROLES: Final[tuple[BusRole, ...]] = (
             DraftProposed,
             DrafterAttached,
             DrafterDetached,
+            TokensAgreed,
             ReclaimWanted,
             ServiceStopped,
             PlacementDecided,
@@ -186,14 +190,15 @@ ROLES: Final[tuple[BusRole, ...]] = (
     ),
     BusRole(
         "racer",
-        reads=(JobSubmitted, JobCancelled, *_ANSWERS, *_DRAFTING),
-        writes=(JobQueued, JobSubmitted, JobCancelled, *_ANSWERS, SessionOpened, SessionClosed, DraftGranted),
+        addressed=RACERS,
+        reads=(SessionOpened, SessionClosed, DraftProposed, TokensAccepted),
+        writes=(TokensAgreed,),
         registry=RegistryAccess.READ,
     ),
     BusRole(
         "gate",
-        reads=(JobSubmitted, JobCancelled, *_ANSWERS),
-        writes=(JobQueued, JobSubmitted, JobCancelled, *_ANSWERS),
+        reads=(JobSubmitted, JobCancelled, *_ANSWERS, ModelReady, *_SERVICES),
+        writes=(JobQueued, JobSubmitted, JobCancelled, *_ANSWERS, AnswerJudged, AnswerAudited, ModeClosed),
         registry=RegistryAccess.READ,
     ),
     BusRole(
@@ -336,9 +341,9 @@ def _subscribes(role: BusRole, credential: Credential) -> Iterator[str]:
         yield EVERYTHING
     for event in role.reads:
         route = ROUTE_OF[event]
-        to = credential.origin if route.to else ANYBODY
-        for pattern in _patterns(route, role, credential, to=to):
-            yield f"{pattern} {route.group}" if route.group else pattern
+        for to in filter(None, (credential.origin, role.addressed)) if route.to else (ANYBODY,):
+            for pattern in _patterns(route, role, credential, to=to):
+                yield f"{pattern} {route.group}" if route.group else pattern
     if role.is_service:
         yield ROLL_CALL
         yield f"$KV.{REGISTRY}.{role.name}.{machine}.>"

@@ -75,7 +75,7 @@ class CoordinatorService(Service):
         self._wanted = WantedState(ctx.node, self.instance, settings.pool)
         self._observed = ObservedState()
         self._links = LinkTable()
-        pooled = settings.pool if settings.mode == "combined" else PoolConfig()
+        pooled = settings.pool if settings.pooled else PoolConfig()
         self._agentless_hosts = AgentlessWatch(pooled, self.instance, ctx.pid, self.clock)
         self._news = asyncio.Event()
         self._registry: Leases | None = None
@@ -382,7 +382,7 @@ class CoordinatorService(Service):
 
 def wanted_models(settings: Settings) -> tuple[WantedModel, ...]:
     """The models that are to run over the pool; blocks while it reads their headers."""
-    if settings.mode != "combined":
+    if not settings.pooled:
         return ()
     served = (name for name, model in settings.models.items() if model.serve)
     return tuple(replica for name in served for replica in wanted_replicas(settings, name))
@@ -428,7 +428,7 @@ def wanted_of(name: str, model: ModelConfig, shape: ModelShape) -> WantedModel:
 
 def wanted_drafters(settings: Settings) -> tuple[WantedDrafter, ...]:
     """The draft models that machines of the pool run; blocks while it reads their headers."""
-    if settings.mode != "combined":
+    if not settings.pooled:
         return ()
     resting = {name for name, model in settings.models.items() if not model.serve}
     listed = enumerate(settings.drafters)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,25 @@ class Window:
     parents: tuple[int, ...] | None = None
     picks: bool = True
     committed: int = 1
+    scores: bool = False
+    """All tokens stand, whatever the target would have picked; the verdict tells how well each fits."""
+    goes_on: bool = False
+    """With `scores`: what follows the last token is picked."""
+    ends: bool = False
+    """With `scores`: the text is to end behind the last token, and that is scored, too."""
+
+
+class Score(NamedTuple):
+    """How well one given token fits."""
+
+    gap: float
+    """How much the logit of the target's own choice is above that of the token; 0 where they are the same."""
+    logprob: float
+    entropy: float
+
+
+LEAST_GAP: Final = 1e-6
+"""The gap of a token that was not chosen is never less, even if noise or penalties decided against it."""
 
 
 @dataclass(slots=True)
@@ -69,6 +88,8 @@ class VerifyResult:
     path: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     failure: Failure | None = None
+    scores: list[Score] = field(default_factory=list)
+    """Of a window that is scored: of each token behind the committed ones, and of the end where that is scored."""
 
 
 class Target(Protocol):
@@ -153,6 +174,45 @@ def verify_window(
         if node is not None:
             verdict.path.append(node)
             history.append(token)
+
+
+def score(
+    window: Window,
+    verdict: VerifyResult,
+    logits_of: Callable[[int], Logits],
+    history: list[int],
+    sampler: Sampler,
+    end_tokens: frozenset[int],
+) -> None:
+    """Compare each token behind the committed ones with the target's own choice at its place; fills in the verdict.
+
+    `history` ends with the committed tokens; all others are appended to it.
+    """
+    verdict.path = list(range(len(window.tokens)))
+    for place in range(window.committed, len(window.tokens)):
+        token = window.tokens[place]
+        verdict.scores.append(_score_of(logits_of(place - 1), sampler, history, (token,)))
+        verdict.tokens.append(token)
+        history.append(token)
+    if window.goes_on:
+        verdict.tokens.append(sampler.pick(logits_of(len(window.tokens) - 1), history))
+    if window.ends:
+        logits = logits_of(len(window.tokens) - 1)
+        verdict.scores.append(_score_of(logits, sampler, history, sorted(end_tokens)))
+
+
+def _score_of(logits: Logits, sampler: Sampler, history: Sequence[int], given: Sequence[int]) -> Score:
+    """`given`: tokens any of which would do."""
+    choice = sampler.pick(logits, history)
+    best = max(given, key=lambda token: float(logits[token]), default=choice)
+    gap = 0.0 if choice in given else max(LEAST_GAP, float(logits[choice]) - float(logits[best]))
+    shifted = logits - logits.max()
+    weights = np.exp(shifted)
+    total = float(weights.sum())
+    level = float(np.log(total))
+    possible = np.maximum(shifted, np.float32(-1e4))  # an impossible token adds nothing, instead of 0 times infinity
+    entropy = level - float(weights.dot(possible)) / total
+    return Score(gap, max(-1e4, float(shifted[best]) - level), max(0.0, entropy))
 
 
 def _children(window: Window) -> Callable[[int, int], int | None]:

@@ -29,10 +29,12 @@ from twd.wire.job import (
     JobStarted,
     JobStats,
     JobSubmitted,
+    Judged,
     Thoughts,
     TokenLogprob,
     TokensAccepted,
 )
+from twd.wire.judging import GATE
 
 News = JobStarted | TokensAccepted | JobFinished
 """What a running job tells its client; a failure ends the whole answer."""
@@ -66,6 +68,8 @@ class AnswerChoice:
     tokens: int = 0
     finished: JobFinished | None = None
     workers_replaced: int = 0
+    lent: bool = False
+    """Whether a member of a gate wrote a part of it."""
     opened: bool = False
     """Whether its stream has begun."""
 
@@ -117,6 +121,7 @@ class AnswerChoice:
                 return []
             case TokensAccepted():
                 self.logprobs += news.logprobs
+                self.lent = self.lent or (bool(news.drafter) and news.source.startswith("gate."))
                 self.tokens += _count(news)
                 return self._keep(self._read(news))
             case JobFinished():
@@ -245,6 +250,10 @@ def usage_of(choices: Iterable[AnswerChoice]) -> CompletionUsage:
 def facts_of(choices: list[AnswerChoice], mode: str) -> TwdFacts:
     """What speculation did, summed over all choices."""
     first = choices[0]
+    if mode == "gate" and not first.job.model.endswith(GATE):
+        mode = "speculate"  # what must be exact is asked of the model itself
+    if mode == "consensus" and not first.job.speculation.consensus:
+        mode = "speculate"
     facts = TwdFacts(job=first.job.job, mode=mode, seed=first.seed)
     if len(choices) > 1:
         facts.jobs = [choice.job.job for choice in choices]
@@ -262,6 +271,11 @@ def _add(facts: TwdFacts, choice: AnswerChoice) -> None:
     if choice.finished is None:
         return
     stats = choice.finished.stats
+    if choice.finished.judged is not None:
+        _add_judged(facts, choice.finished.judged)
+    elif choice.job.model.endswith(GATE):  # nobody knows any more how well that part fitted
+        facts.approximate = facts.approximate or choice.lent
+        facts.why = "the gate was lost; the model went on itself"
     facts.checked += stats.checked
     facts.taken += stats.taken
     facts.passes += stats.passes
@@ -273,11 +287,26 @@ def _add(facts: TwdFacts, choice: AnswerChoice) -> None:
     ]
 
 
+def _add_judged(facts: TwdFacts, judged: Judged) -> None:
+    """Of several choices, the last one's verdict is told, and what may be wrong of all."""
+    facts.approximate = facts.approximate or judged.approximate
+    facts.verdict = judged.verdict.value
+    facts.unlike = (facts.unlike or 0) + judged.unlike
+    facts.member = judged.member or UNSET
+    facts.score = UNSET if judged.score is None else judged.score
+    facts.why = judged.why or UNSET
+
+
 def fact_headers(facts: TwdFacts) -> dict[str, str]:
     """The same facts as `x-twd-*` headers."""
     headers = {"x-twd-job": facts.job, "x-twd-mode": facts.mode, "x-twd-seed": str(facts.seed)}
     if facts.acceptance is not None:
         headers["x-twd-acceptance"] = f"{facts.acceptance:g}"
+    if facts.verdict is not UNSET:
+        headers |= {"x-twd-approximate": str(facts.approximate).lower(), "x-twd-verdict": str(facts.verdict)}
+        headers |= {
+            f"x-twd-{name}": str(told) for name in ("member", "score", "unlike") if (told := getattr(facts, name))
+        }
     if facts.tokens_per_pass is not None:
         headers["x-twd-tokens-per-pass"] = f"{facts.tokens_per_pass:g}"
     return headers

@@ -15,12 +15,14 @@ from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, Grammar, GrammarKind, JobSubmitted, Prompt, Sampling, Speculation
 
 SEEDS = 2**53
+NO_MODEL = ModelId("")
 MAX_CHOICES = 128
 CHOICES_BYTES_MAX = 8 * 1024 * 1024
 """A prompt travels once for each choice; much more at once would overrun whoever reads it."""
 GRAMMAR_MAX = 262_144
 DEFAULT_TEMPERATURE = 1.0
-MODES = {"speculate", "direct"}
+MODES = {"speculate", "direct", "gate", "consensus"}
+EXACT_MODES = {"speculate", "direct"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +50,18 @@ class RequestContext:
     """Whether the model is known to be exact; None when nobody measured."""
     tool_format: ToolFormat = ToolFormat.BARE
     """How the model writes calls."""
+    base: ModelId = NO_MODEL
+    """The model itself, where `model` names a mode, too."""
+    chosen: str = ""
+    """The mode that the model's name or the house's routes mean."""
 
     @property
     def mode(self) -> str:
         """How this request is served."""
         options = self.options
-        if options.mode is None and options.speculation == "off":
+        if options.mode is None and options.speculation == "off" and self.chosen in ("", *EXACT_MODES):
             return "direct"
-        return options.mode or (self.house.mode if self.house.mode in MODES else "speculate")
+        return self.chosen or options.mode or (self.house.mode if self.house.mode in MODES else "speculate")
 
 
 def header_options(headers: Mapping[str, str]) -> TwdOptions:
@@ -86,6 +92,9 @@ def check_options(terms: RequestContext) -> None:
     """Refuse a wish that nobody here can fulfil."""
     if terms.mode not in MODES:
         raise TwdError(FailureCode.UNSUPPORTED, f"mode {terms.mode!r} has no service here yet", "twd.mode")
+    if terms.options.exact and terms.mode not in EXACT_MODES:
+        text = f"mode {terms.mode!r} may change the text; leave out twd.exact, or ask for the model without it"
+        raise TwdError(FailureCode.UNSUPPORTED, text, "twd.exact")
     if terms.options.exact and not terms.exact:
         state = "was not measured to be exact yet" if terms.exact is None else "is not exact on these settings"
         raise TwdError(FailureCode.UNSUPPORTED, f"model {terms.model!r} {state}", "twd.exact")
@@ -96,7 +105,14 @@ def speculation_of(terms: RequestContext, prediction: str = "") -> Speculation:
     wish = terms.options.speculation
     if terms.mode == "direct" or wish in ("off", 0):
         return Speculation(enabled=False)
-    return Speculation(window=wish if isinstance(wish, int) else 0, prediction=prediction)
+    consensus = terms.mode == "consensus"
+    return Speculation(window=wish if isinstance(wish, int) else 0, prediction=prediction, consensus=consensus)
+
+
+def model_for(terms: RequestContext, prompt: Prompt, grammar: Grammar | None, logprobs: int | None) -> ModelId:
+    """Who gets a job: a gate, unless the answer must be exact."""
+    exact = bool(prompt.tools) or grammar is not None or logprobs is not None
+    return terms.model if terms.mode == "gate" and not exact else terms.base or terms.model
 
 
 def sampling_of(request: GenerationRequest, seed: int) -> Sampling:
@@ -198,7 +214,7 @@ def jobs_for(
     return [
         JobSubmitted(
             job=terms.new_job(),
-            model=terms.model,
+            model=model_for(terms, prompt, grammar, logprobs),
             owner=terms.owner,
             prompt=prompt,
             sampling=sampling_of(request, seed_for(request.seed, terms.fresh_seed, choice)),
@@ -209,13 +225,19 @@ def jobs_for(
             logprobs=logprobs,
             ignore_eos=bool(request.ignore_eos),
             whole=not request.stream,
-            speculation=speculation_of(terms, prediction),
+            speculation=_speculation_for(prompt, grammar, logprobs, speculation_of(terms, prediction)),
             deadline_ms=deadline_ms(terms),
             created_ms=terms.created_ms,
         )
         for prompt in prompts
         for choice in range(n)
     ]
+
+
+def _speculation_for(prompt: Prompt, grammar: Grammar | None, logprobs: int | None, wanted: Speculation) -> Speculation:
+    """Answers that must be exact are never voted on."""
+    exact = bool(prompt.tools) or grammar is not None or logprobs is not None
+    return msgspec.structs.replace(wanted, consensus=wanted.consensus and not exact)
 
 
 def _size_of(prompt: Prompt) -> int:

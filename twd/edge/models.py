@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from twd.chat.tool_calls.formats import ToolFormat
+from twd.edge.modes import SUFFIXES, full_name, split
 from twd.edge.openai.answers import ModelCard, ModelList
 from twd.settings.model import DEFAULT_NAMES
 from twd.wire.base import InstanceId, ModelId
@@ -14,6 +15,7 @@ from twd.wire.service import Health, ServiceLease
 
 HELPERS = frozenset({"drafter", "stage"})
 """Services that know a model, but answer nobody for it."""
+NO_RACER = "no racer counts the votes of drafters: `twd run racer`, or consensus.policy in the settings"
 SETTLE_S = 15.0
 """A model told by an event counts for so long before its process must have a lease."""
 NOTES_MAX = 256
@@ -62,6 +64,9 @@ class ModelDirectory:
     _servers: dict[InstanceId, _Server] = field(default_factory=dict)
     _exact: dict[ModelId, bool] = field(default_factory=dict)
     _notes: dict[ModelId, str] = field(default_factory=dict)
+    _gates: frozenset[str] = frozenset()
+    """Models that judge what others write."""
+    _racers: bool = False
 
     # -- what happens --------------------------------------------------------------------------
 
@@ -116,16 +121,21 @@ class ModelDirectory:
     def see_leases(self, leases: Iterable[ServiceLease], now: float) -> None:
         """Compare with the registry: processes that started before us appear, dead ones vanish."""
         alive: set[InstanceId] = set()
+        gates: set[str] = set()
+        racers = False
         for lease in leases:
             alive.add(lease.instance)
+            gates |= _gates_of(lease)
+            racers = racers or lease.service == "racer"
             if lease.service == "supervisor" and lease.node == self.node:
                 self._supervised(lease)
             model = lease.facts.get("model")
-            if isinstance(model, str) and model and lease.service not in HELPERS:
+            if isinstance(model, str) and model and lease.service not in HELPERS and not model.endswith("@gate"):
                 self._lease(lease, ModelId(model), now)
         for instance, server in list(self._servers.items()):
             if instance not in alive and now - server.heard > SETTLE_S:
                 del self._servers[instance]
+        self._gates, self._racers = frozenset(gates), racers
 
     def _supervised(self, lease: ServiceLease) -> None:
         models, default = lease.facts.get("models"), lease.facts.get("default_model")
@@ -181,6 +191,16 @@ class ModelDirectory:
         """Whether a model that nobody serves now is about to be served: it is worth waiting for."""
         return self.changing and model in self.configured and model not in self.live
 
+    def serves(self, model: ModelId, mode: str) -> bool:
+        """Whether a model can be asked for in a mode that may change text."""
+        return model in self._gates if mode == "gate" else self._racers
+
+    def why_no_gate(self, model: ModelId) -> str:
+        """What to tell where nobody judges for a model."""
+        if self._gates:
+            return f"no gate judges by {model!r}; it can judge by {', '.join(sorted(self._gates))}"
+        return "no gate runs: name who writes under gate.fleet or gate.agents, then `twd gate start` or `twd up`"
+
     def exact(self, model: ModelId) -> bool | None:
         """Whether the model was measured to be exact; None before that."""
         return self._exact.get(model)
@@ -203,12 +223,25 @@ class ModelDirectory:
         text = f"model {name[:100]!r} does not exist; known: {listed}, and `default` for {self.default_model or 'none'}"
         raise TwdError(FailureCode.MODEL_NOT_FOUND, text, "model")
 
+    def full(self, name: str) -> ModelId:
+        """The same with the mode that the name tells; one that is not there does not exist."""
+        base, mode = ("", "") if name in self.known else split(name)
+        model = self.resolve(base or name)
+        if mode and not self.serves(model, mode):
+            raise TwdError(
+                FailureCode.MODEL_NOT_FOUND, self.why_no_gate(model) if mode == "gate" else NO_RACER, "model"
+            )
+        return full_name(model, mode)
+
     def why_nobody(self, model: ModelId) -> str:
         """What to tell when nobody takes a job of this model."""
         return f"model {model!r} {self._notes.get(model, 'is served by no process now')}"
 
     def card(self, name: str) -> ModelCard:
         """One model as /v1/models shows it."""
+        base, mode = split(name)
+        if mode and name not in self.known:
+            return self._mode_card(self.card(base), mode)
         servers = [server for server in self._servers.values() if server.model == name]
         facts: Facts = {}
         for server in servers:
@@ -228,6 +261,7 @@ class ModelDirectory:
     def listed(self) -> ModelList:
         """Every name that requests may use: those of the models, then the other names of the default one."""
         cards = self.cards()
+        cards += [self._mode_card(card, mode) for card in cards for mode in SUFFIXES if self._shows(card.id, mode)]
         for alias in DEFAULT_NAMES:
             if self.default_model and alias not in self.known:
                 cards.append(self.card_of(alias))
@@ -235,8 +269,21 @@ class ModelDirectory:
 
     def card_of(self, name: str) -> ModelCard:
         """The card of what a client's name means, under that name."""
-        model = self.resolve(name)
+        model = self.full(name)
         card = self.card(model)
         if name != model:
             card.id, card.twd["alias_of"] = name, model
         return card
+
+    def _shows(self, name: str, mode: str) -> bool:
+        return self.serves(ModelId(name), mode) and name in self.live
+
+    def _mode_card(self, card: ModelCard, mode: str) -> ModelCard:
+        """A model in a mode that may change text, as a model of its own."""
+        facts = {**card.twd, "mode": mode, "default": False, "approximate": True}
+        return ModelCard(id=full_name(ModelId(card.id), mode), created=card.created, twd=facts)
+
+
+def _gates_of(lease: ServiceLease) -> set[str]:
+    told = lease.facts.get("gates") if lease.service == "gate" else None
+    return set(told) if isinstance(told, list) else set()

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from functools import partial
 
+from msgspec.structs import replace
+
 from twd.bus.base import BusError, Leases, NoResponders
 from twd.edge.auth.access_policy import AccessPolicy, check_bind
 from twd.edge.auth.keys import KeyRing, KeyStore
@@ -22,11 +24,12 @@ from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Service
 from twd.kit.tasks import every
 from twd.net.addresses import is_loopback
 from twd.settings.model import Settings
-from twd.wire.base import Event
+from twd.wire.base import Event, ModelId
 from twd.wire.codec import Rejected
 from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
+from twd.wire.judging import GATE
 from twd.wire.life import ChangeStep, ChangeTold
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.ring import FrameRefused, RingMeasured
@@ -130,6 +133,8 @@ class EdgeService(Service):
     # -- jobs ----------------------------------------------------------------------------------
 
     def _submit(self, job: JobSubmitted, timeout_s: float) -> None:
+        if job.attempt > 1:  # a gate was lost or refused: the model itself goes on, at once and exactly
+            job = replace(job, model=ModelId(job.model.removesuffix(GATE)))
         self.ask_then(job, partial(self._answered, job), timeout_s=timeout_s)
 
     def _answered(self, job: JobSubmitted, answer: Event | Rejected | BusError) -> None:

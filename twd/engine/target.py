@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from twd.decoding.batches import BatchPlanner, BatchRules, ForwardBatch
 from twd.decoding.slots import Slots, worth_copying
 from twd.decoding.tree import TreeLayout, lay_out
-from twd.decoding.window import Logits, Report, Sampler, VerifyResult, Window, check, check_prompt, verify_window
+from twd.decoding.window import Logits, Report, Sampler, VerifyResult, Window, check, check_prompt, score, verify_window
 from twd.engine.context import BatchTokens, CacheLayout, Context
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.prefix import common_prefix
@@ -145,7 +145,7 @@ class LocalTarget:
             raise TwdError(
                 FailureCode.INTERNAL, f"a window of more than {self.window_max} tokens does not fit one pass"
             )
-        if not self.can_rollback and len(window.tokens) > window.committed:
+        if not self.can_rollback and len(window.tokens) > window.committed and not window.scores:
             raise TwdError(FailureCode.UNSUPPORTED, "this model cannot take tokens back, so it checks no drafts")
         self._rewind(window.slot, window.at)
         at = self._fed[window.slot]
@@ -221,7 +221,9 @@ class LocalTarget:
         verdict = VerifyResult(window.slot, window.epoch, window.at)
         tokens += window.tokens[: window.committed] if window.picks else window.tokens
         try:
-            if window.picks:
+            if window.scores:
+                score(window, verdict, logits_of, tokens, session.sampler, self._end_tokens)
+            elif window.picks:
                 verify_window(window, verdict, logits_of, tokens, session.sampler, session.report, self._end_tokens)
             else:
                 verdict.path = list(range(len(window.tokens)))

@@ -8,6 +8,7 @@ from twd.kit.wording import count
 from twd.wire.base import Event
 from twd.wire.draft import DrafterAttached, DrafterChecked, DraftGranted, DraftProposed, SessionOpened
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobStarted, JobSubmitted, TokensAccepted
+from twd.wire.judging import AnswerAudited, AnswerJudged, ModeClosed, TokensAgreed
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.routes import ROUTE_OF
 from twd.wire.service import (
@@ -134,6 +135,21 @@ def _measured(e: ModelMeasured) -> str:
     return f"{e.model}: {found} with {e.exactness.settings}"
 
 
+def _judged(e: AnswerJudged) -> str:
+    judged, cost = e.judged, e.cost
+    who = f" of {judged.member}" if judged.member else ""
+    kept = f", {count(judged.kept, 'token')} of it stand" if judged.kept else ""
+    unlike = f", {judged.unlike} unlike the target's own" if judged.unlike else ""
+    why = f" ({judged.why})" if judged.why else ""
+    exact = "" if cost.exact_ms is None else f" instead of {cost.exact_ms:.0f}"
+    return f"{judged.verdict}{who}{kept}{unlike}; {cost.target_ms:.0f} ms of the target{exact}{why}"
+
+
+def _audited(e: AnswerAudited) -> str:
+    found = "wrong" if e.wrong else "right"
+    return f"{e.member} was {found}; {e.errors} of {e.audits} wrong so far, {e.low:.1%} to {e.high:.1%}"
+
+
 _DESCRIBERS: dict[type[Event], Callable[[Any], str]] = {
     JobSubmitted: _submitted,
     JobStarted: _started,
@@ -146,6 +162,10 @@ _DESCRIBERS: dict[type[Event], Callable[[Any], str]] = {
     DraftGranted: lambda e: f"{e.drafter} may run {count(e.credit, 'token')} ahead",
     DrafterAttached: lambda e: f"{e.drafter} drafts with {e.model}, {e.token_ms:g} ms a token",
     DrafterChecked: _checked,
+    AnswerJudged: _judged,
+    AnswerAudited: _audited,
+    ModeClosed: lambda e: f"{e.model} is exact from now on: {e.why}",
+    TokensAgreed: lambda e: f"{count(len(e.tokens), 'token')} from {e.at} on, {e.votes} of {e.asked} votes",
     ModelLoading: lambda e: f"{e.model} on {e.node}: {e.stage} {e.progress:.0%}",
     ModelReady: lambda e: f"{e.facts.model} on {e.node} after {e.load_ms} ms",
     ModelMeasured: _measured,

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from twd.kit.jobs.owner import LOSSES
 from twd.metrics import families as f
 from twd.metrics.families import LabelValues, MetricValues
+from twd.metrics.judging import Judgements
 from twd.metrics.lives import JobLife, JobLives
 from twd.metrics.rings import RingCounters
 from twd.wire.base import Event, ModelId
@@ -23,6 +24,7 @@ from twd.wire.job import (
     JobStats,
     TokensAccepted,
 )
+from twd.wire.judging import AnswerAudited, AnswerJudged, ModeClosed
 from twd.wire.model import ModelFailed
 from twd.wire.ring import FrameRefused, RingMeasured
 from twd.wire.routes import route_of_subject
@@ -43,6 +45,7 @@ class EventCounter:
         self.lives = JobLives()
         self.models = LabelValues(NAMES_MAX, models)
         self.rings = RingCounters(self.figures, self.models)
+        self.judgements = Judgements(self.figures, self.models)
         self.services = LabelValues(SERVICES_MAX)
         self.nodes = LabelValues(SERVICES_MAX)
         self._drafter_labels = LabelValues(NAMES_MAX, ["ngram", "prediction", "grammar", "recall"])
@@ -89,6 +92,8 @@ class EventCounter:
                 self.figures.add(f.MODEL_FAILURES, self.models.of(event.model), event.failure.code)
             case RingMeasured():
                 self.rings.hear(event, now)
+            case AnswerJudged() | AnswerAudited() | ModeClosed():
+                self.judgements.hear(event)
             case _:
                 self._house(event)
 
@@ -146,6 +151,7 @@ class EventCounter:
         self._work(life, event.stats)
         if isinstance(event, JobFinished):
             self.figures.add(f.JOBS, life.model, "finished", code)
+            self.judgements.ended(event, life.model)
         else:
             self._ended(life, FailureCode(code))
 

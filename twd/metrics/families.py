@@ -81,6 +81,21 @@ PULLED_BYTES = _counter("twd_swarm_pulled_bytes_total", "Bytes that machines too
 PULL_WASTE = _counter("twd_swarm_wasted_bytes_total", "Bytes that came twice or were wrong.", "node")
 PEERS_BANNED = _counter("twd_swarm_peers_banned_total", "Machines that were banned for wrong bytes.", "node")
 FRAMES_REFUSED = _counter("twd_ring_frames_refused_total", "What came over links and made no sense.", "fault")
+VERDICTS = _counter("twd_gate_verdicts_total", "Answers that a gate judged.", "model", "member", "verdict")
+GATE_SECONDS = _counter("twd_gate_target_seconds_total", "The target's time for requests to a gate.", "model")
+GATE_EXACT_SECONDS = _counter(
+    "twd_gate_exact_seconds_total", "What exact speculation would have taken for them, as far as known.", "model"
+)
+GATE_MEMBER_SECONDS = _counter("twd_gate_member_seconds_total", "The members' time for them.", "model")
+UNLIKE = _counter("twd_gate_unlike_tokens_total", "Passed tokens that the target would not have picked.", "model")
+AUDITS = _counter("twd_gate_audits_total", "Passed answers that the target wrote, too.", "model", "member", "outcome")
+AUDITED_ERROR = _gauge("twd_gate_audited_error_ratio", "Audited error rate and its interval.", "model", "member", "end")
+MODES_CLOSED = _counter("twd_modes_closed_total", "Modes that became exact over errors.", "model", "mode")
+AGREED = _counter("twd_consensus_accepted_total", "Tokens on which drafters agreed, and that stood unread.", "model")
+FALLBACK = _counter("twd_consensus_fallback_total", "Tokens of consensus answers that the target decided.", "model")
+AGREED_WRONG = _counter(
+    "twd_consensus_unlike_tokens_total", "Agreed tokens that the target would not have picked.", "model"
+)
 
 FIRST_TOKEN = _seconds(
     "twd_time_to_first_token_seconds",

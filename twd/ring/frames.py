@@ -134,6 +134,18 @@ class WindowItem(RingMessage, frozen=True, array_like=True):
     tokens: Annotated[list[Token], Meta(min_length=1, max_length=ROWS_MAX)]
     committed: Rows = 1
     picks: bool = True
+    scores: bool = False
+    """All tokens stand, and the outcome tells how well each fits."""
+    ends: bool = False
+    """With `scores`: the end behind them is scored, too."""
+
+
+class TokenFit(RingMessage, frozen=True, array_like=True):
+    """How well one given token fits."""
+
+    gap: float
+    logprob: float
+    entropy: float
 
 
 class ItemOutcome(RingMessage, frozen=True, array_like=True):
@@ -146,6 +158,7 @@ class ItemOutcome(RingMessage, frozen=True, array_like=True):
     standing: Rows = 0
     logprobs: list[TokenLogprob] = []
     failure: Failure | None = None
+    scores: list[TokenFit] = []
 
 
 class StageTiming(RingMessage, frozen=True, array_like=True):

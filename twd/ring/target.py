@@ -9,7 +9,7 @@ import msgspec
 
 from twd.decoding.pipeline import PipelineState
 from twd.decoding.slots import Slots, worth_copying
-from twd.decoding.window import Report, Sampler, VerifyResult, Window, check, check_prompt
+from twd.decoding.window import Report, Sampler, Score, VerifyResult, Window, check, check_prompt
 from twd.engine.context import Logits
 from twd.ring.frames import Close, Copy, ItemOutcome, Open, PassFrame, PassResults, SessionSpec, StageTiming, WindowItem
 from twd.ring.home import PassAnswer, RingDriver
@@ -247,7 +247,10 @@ class RingTarget:
         if outcome.failure is not None or not self._goes_on(outcome, window, line):
             self._void(slot, line)
         path = list(range(outcome.standing))
-        return VerifyResult(slot, epoch, outcome.at, list(outcome.tokens), path, outcome.logprobs, outcome.failure)
+        scores = [Score(fit.gap, fit.logprob, fit.entropy) for fit in outcome.scores]
+        return VerifyResult(
+            slot, epoch, outcome.at, list(outcome.tokens), path, outcome.logprobs, outcome.failure, scores
+        )
 
     def _goes_on(self, outcome: ItemOutcome, window: Window, line: _Line) -> bool:
         """Whether what flies behind a window stands on what was picked."""
@@ -268,4 +271,7 @@ class RingTarget:
 
 
 def _item(window: Window) -> WindowItem:
-    return WindowItem(window.slot, window.epoch, window.at, list(window.tokens), window.committed, window.picks)
+    tokens = list(window.tokens)
+    return WindowItem(
+        window.slot, window.epoch, window.at, tokens, window.committed, window.picks, window.scores, window.ends
+    )

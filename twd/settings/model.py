@@ -6,6 +6,10 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from twd.net.addresses import is_loopback
+from twd.settings.judges import ConsensusConfig as ConsensusConfig
+from twd.settings.judges import GateConfig as GateConfig
+from twd.settings.judges import GateRoute as GateRoute
+from twd.settings.judges import ServerConfig as ServerConfig
 from twd.settings.paths import path_of
 from twd.settings.types import (
     Auto,
@@ -18,7 +22,6 @@ from twd.settings.types import (
     Fingerprint,
     FreePort,
     Host,
-    HttpUrl,
     JoinString,
     MaybeHost,
     MaybeUrl,
@@ -165,17 +168,6 @@ class ModelConfig(SettingSection, frozen=True):
         """The number formats of both caches to reckon with; `auto` counts as the largest one that it becomes."""
         type_k, type_v = ("f16" if kind == "auto" else kind for kind in (self.cache_type_k, self.cache_type_v))
         return type_k, type_v
-
-
-class ServerConfig(SettingSection, frozen=True):
-    """Another program's HTTP server that runs a model."""
-
-    url: Annotated[HttpUrl, about("Its address.")]
-    kind: Annotated[ServerKind, about("What it is; auto: ask it.")] = "auto"
-    model_name: Annotated[str, about("The model's name there; empty: the first it lists.")] = ""
-    api_key: Annotated[Secret, about("Key that it asks for.")] = ""
-    base_path: Annotated[UrlPath, about("Path before its API, such as /api/v1; empty: the usual one of its kind.")] = ""
-    timeout_s: Annotated[Seconds, about("Silence after which it counts as hung.")] = 120.0
 
 
 class BackendConfig(ServerConfig, frozen=True):
@@ -335,26 +327,6 @@ class CoordinatorConfig(SettingSection, frozen=True):
     ] = 5.0  # no more than LEASE_TTL_S: the registry forgets a key then
 
 
-class ConsensusConfig(SettingSection, frozen=True):
-    """Drafters that vote on tokens. Agreement skips the target, so the text is approximate. Nothing uses it yet."""
-
-    policy: Annotated[
-        Literal["off", "strict", "majority", "any_disagree"], about("When drafters may decide a token alone.")
-    ] = "off"
-
-
-class GateConfig(SettingSection, frozen=True):
-    """A fleet drafts whole answers, the target judges each. Nothing uses it yet."""
-
-    agents: Annotated[tuple[ServerConfig, ...], about("Servers that write the answers.")] = ()
-    verifier: Annotated[str, about("Name of the model that judges; empty: the default model.")] = ""
-    routing: Annotated[Literal["round_robin", "random"], about("Which agent gets the next request.")] = "round_robin"
-    verification_prompt: Annotated[str, about("Instruction for verifiers that can only judge in words.")] = ""
-    max_retries: Annotated[Annotated[int, Meta(ge=0, le=10)], about("New tries after a rejected answer.")] = 1
-    cache_identical: Annotated[bool, about("Remember verdicts on the same request and answer.")] = True
-    fail_open: Annotated[bool, about("Let an answer pass when no verdict can be had.")] = False
-
-
 class SwarmConfig(SettingSection, frozen=True):
     """Models that travel from machine to machine, every MiB checked."""
 
@@ -403,9 +375,10 @@ class Settings(SettingSection, frozen=True):
 
     home: Annotated[RequiredPath, about("Folder for state, logs, keys and models.")] = "~/.twd"
     node: Annotated[str, about("This machine's name on the bus; empty: its host name.")] = ""
-    mode: Annotated[Mode, about("How requests that name no mode are served; combined: speculation over a pool.")] = (
-        "speculate"
-    )
+    mode: Annotated[
+        Mode,
+        about("How requests are served that name no mode; combined: over a pool."),
+    ] = "speculate"
     ram_reclaim: Annotated[Switch, about("Give page cache back after loading; auto: above half of free memory.")] = (
         "auto"
     )
@@ -443,7 +416,8 @@ class Settings(SettingSection, frozen=True):
 
     def _check_references(self) -> None:
         wanted = [("drafters.for_model", drafter.for_model) for drafter in self.drafters]
-        for key, name in [*wanted, ("gate.verifier", self.gate.verifier)]:
+        fleet = [("gate.fleet", name) for name in self.gate.fleet]
+        for key, name in [*wanted, ("gate.verifier", self.gate.verifier), *fleet]:
             if name and name not in self.served():
                 known = ", ".join(self.served()) or "none is configured"
                 raise ValueError(f"{key} names {name!r}, which is neither under models nor under backends ({known})")
@@ -451,6 +425,11 @@ class Settings(SettingSection, frozen=True):
     def served(self) -> dict[str, ModelConfig | BackendConfig]:
         """Every configured model by name, those that twd runs first."""
         return {**self.models, **self.backends}
+
+    @property
+    def pooled(self) -> bool:
+        """Whether models are spread over several machines."""
+        return self.mode.startswith("combined")
 
     @property
     def default_model(self) -> str:

@@ -70,7 +70,7 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Auto = Literal["auto"]
 Switch = Literal["auto", "on", "off"]
 
-Mode = Literal["speculate", "direct", "combined", "consensus", "gate"]
+Mode = Literal["speculate", "direct", "combined", "consensus", "gate", "combined+consensus", "combined+gate"]
 Compute = Literal["auto", "cuda", "hip", "metal", "vulkan", "cpu"]
 ServerKind = Literal["auto", "llamacpp", "ollama", "openai", "vllm", "sglang"]
 CacheType = Literal["auto", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]

@@ -5,8 +5,6 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 UNUSED: Final = (
-    ("gate", r"gate\b"),
-    ("consensus", r"consensus\b"),
     ("moe_placement and moe_hot_profile of models", r"models\..+\.moe_"),
     ("ssh_user and model_dir of pool.workers", r"pool\.workers\b.*\.(ssh_user|model_dir)$"),
 )

@@ -50,6 +50,7 @@ from twd.wire.job import (
     JobSubmitted,
     TokensAccepted,
 )
+from twd.wire.judging import TokensAgreed
 from twd.wire.life import MemoryReclaimed, ReclaimWanted
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded, told_costs
 from twd.wire.ring import FrameRefused, RingWired
@@ -71,6 +72,7 @@ class SpeculatorService(ModelService[LoadedModel]):
         DraftProposed,
         DrafterAttached,
         DrafterDetached,
+        TokensAgreed,
         ReclaimWanted,
         ServiceStopped,
     )
@@ -206,6 +208,10 @@ class SpeculatorService(ModelService[LoadedModel]):
             "tool_format": self.loaded.tool_format,
             "in_flight": self.loaded.limits.in_flight,
             "window_max": self.loaded.limits.max_window,
+            "consensus_accepted": self._core.consensus.accepted,
+            "consensus_fallback": self._core.consensus.fallback,
+            "template": facts.vocab.template_hash,
+            "judges": self.loaded.limits.score_rows > 0,
         }
 
     async def quiesce(self) -> None:
@@ -408,6 +414,12 @@ class SpeculatorService(ModelService[LoadedModel]):
             return None
         tokens = event.tokens or (self.loaded.tokenize(event.text) if event.text else [])
         self._runner.post(lambda core, now: core.draft(event, tokens, now), droppable=True)
+        return None
+
+    def on_tokens_agreed(self, event: TokensAgreed) -> Effects:
+        """Drafters agree on tokens."""
+        if self._runner is not None:
+            self._runner.post(lambda core, now: core.agree(event, now), droppable=True)
         return None
 
     def on_service_stopped(self, event: ServiceStopped) -> Effects:

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from twd.decoding.window import Logits, Report, Sampler, VerifyResult, Window, verify_window
-from twd.ring.frames import ItemOutcome, WindowItem
+from twd.decoding.window import Logits, Report, Sampler, VerifyResult, Window, score, verify_window
+from twd.ring.frames import ItemOutcome, TokenFit, WindowItem
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.ring import FrameFault
 
@@ -224,13 +224,15 @@ class OutputStage:
     def judge(self, item: WindowItem, logits_of: Callable[[int], Logits], epochs: SlotEpochs) -> ItemOutcome:
         """Decide how much of a computed window stands; its epoch is over unless all of it does."""
         line = self._lines[item.slot]
-        window = Window(item.slot, item.epoch, item.at, tuple(item.tokens), picks=item.picks, committed=item.committed)
+        window = _window(item)
         del line.history[item.at :]
         line.epoch, line.next_at, line.pick = item.epoch, item.at + len(item.tokens), None
         if not item.picks:
             line.history += item.tokens
             return ItemOutcome(item.slot, item.epoch, item.at, standing=len(item.tokens))
         try:
+            if item.scores:
+                return self._scored(line, window, logits_of)
             verdict = self._walk(line, window, logits_of)
         except TwdError as error:
             del line.history[item.at :]
@@ -240,6 +242,17 @@ class OutputStage:
         if len(verdict.path) < len(item.tokens) or line.pick in self._ends(line):
             epochs.invalidate(item.slot, item.epoch + 1)
         return ItemOutcome(item.slot, item.epoch, item.at, verdict.tokens, len(verdict.path), verdict.logprobs)
+
+    def _scored(self, line: _Line, window: Window, logits_of: Callable[[int], Logits]) -> ItemOutcome:
+        """Tell how well given tokens fit; all of them stand."""
+        verdict = VerifyResult(window.slot, window.epoch, window.at)
+        if line.sampler is None:
+            raise TwdError(FailureCode.INTERNAL, f"no session has slot {window.slot}")
+        line.history += window.tokens[: window.committed]
+        score(window, verdict, logits_of, line.history, line.sampler, self._ends(line))
+        fits = [TokenFit(one.gap, one.logprob, one.entropy) for one in verdict.scores]
+        standing = len(window.tokens)
+        return ItemOutcome(window.slot, window.epoch, window.at, verdict.tokens, standing, scores=fits)
 
     def _walk(self, line: _Line, window: Window, logits_of: Callable[[int], Logits]) -> VerifyResult:
         verdict = VerifyResult(window.slot, window.epoch, window.at)
@@ -251,6 +264,19 @@ class OutputStage:
 
     def _ends(self, line: _Line) -> frozenset[int]:
         return self._end_tokens if line.ends else frozenset()
+
+
+def _window(item: WindowItem) -> Window:
+    return Window(
+        item.slot,
+        item.epoch,
+        item.at,
+        tuple(item.tokens),
+        picks=item.picks,
+        committed=item.committed,
+        scores=item.scores,
+        ends=item.ends,
+    )
 
 
 def failed(item: WindowItem, code: FailureCode, message: str) -> ItemOutcome:

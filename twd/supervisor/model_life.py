@@ -189,7 +189,7 @@ class ModelLife:
         from twd.supervisor.pool_registry import nodes_of, observed_of
 
         settings, machines = change.after.settings, nodes_of(entries)
-        if settings.mode == "combined" and change.starts in settings.models:
+        if settings.pooled and change.starts in settings.models:
             seen = observed_of(entries, machines, LinkTable(), self._node)
             return pool_manner(settings, change.starts, change.before.wanted, change.stops, self._node, seen)
         pids = self._process_group.pids(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from twd.agent.environment import environment_here
+from twd.gate.members import agent_names, members_of
 from twd.kit.ids import node_id
 from twd.process.compute import backend_of
 from twd.process.fork_server import OURS
@@ -22,7 +23,7 @@ RUN = (*OURS, "run")
 def wanted_processes(settings: Settings, only: Collection[str] = ()) -> list[ProcessSpec]:
     """Everything that `twd up` starts besides the broker; `only` names services, and then nothing else starts."""
     specs = _with_names_of_their_own(
-        [*_always(settings), *_speculators(settings), *_relays(settings), *_drafters(settings)]
+        [*_always(settings), *_speculators(settings), *_relays(settings), *_drafters(settings), *_judges(settings)]
     )
     return [spec for spec in specs if not only or spec.name.split(".")[0] in only or spec.name in only]
 
@@ -39,7 +40,7 @@ def served_by(specs: Iterable[ProcessSpec]) -> list[str]:
 
 
 def _always(settings: Settings) -> Iterator[ProcessSpec]:
-    pooled = ("coordinator",) if settings.mode == "combined" else ()  # it has nothing to decide on one machine alone
+    pooled = ("coordinator",) if settings.pooled else ()  # it has nothing to decide on one machine alone
     for name in ("edge", "metrics", "agent", "swarm", *pooled):
         yield ProcessSpec(name, (*RUN, name))
 
@@ -91,10 +92,21 @@ def _drafters(settings: Settings) -> Iterator[ProcessSpec]:
         yield ProcessSpec(name, argv, environment=environment, serves=drafter.for_model, need=Need.NOT)
 
 
+def _judges(settings: Settings) -> Iterator[ProcessSpec]:
+    """The racer, the gate, and a relay for each server that only writes for that."""
+    if settings.consensus.policy != "off":
+        yield ProcessSpec("racer", (*RUN, "racer"))
+    if not members_of(settings):
+        return
+    for name in agent_names(settings):
+        yield ProcessSpec(f"relay.{_word(name)}", (*RUN, "relay", "--model", name))
+    yield ProcessSpec("gate", (*RUN, "gate"))
+
+
 def runs_elsewhere(settings: Settings, drafter: DrafterConfig) -> str:
     """Why a drafter is not started beside the others; empty when it is."""
     name = drafter_name(drafter)
-    if settings.mode == "combined" and drafter.path:
+    if settings.pooled and drafter.path:
         return f"drafter {name} is started by the agent of the machine that the coordinator chooses"
     here = node_id(settings.node or socket.gethostname())
     if not drafter.node or node_id(drafter.node) == here:
@@ -105,7 +117,7 @@ def runs_elsewhere(settings: Settings, drafter: DrafterConfig) -> str:
 
 def drafters_missing_here(settings: Settings) -> list[str]:
     """What to tell of drafters that nobody starts: those of other machines, where no coordinator sees to them."""
-    told = [drafter for drafter in settings.drafters if not (settings.mode == "combined" and drafter.path)]
+    told = [drafter for drafter in settings.drafters if not (settings.pooled and drafter.path)]
     return [text for drafter in told if (text := runs_elsewhere(settings, drafter))]
 
 

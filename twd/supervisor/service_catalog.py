@@ -11,7 +11,7 @@ from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.kit.service import Service, ServiceContext
 from twd.process.fork_server import ForkServerHandle
-from twd.settings.model import DrafterConfig, ModelConfig, Settings
+from twd.settings.model import BackendConfig, DrafterConfig, ModelConfig, Settings
 from twd.settings.paths import path_of
 from twd.supervisor.model_changes import is_path
 from twd.supervisor.stage_options import StageChoice
@@ -76,11 +76,11 @@ def _speculator(context: ServiceContext, settings: Settings, choice: ServiceChoi
 
 def _speculator_of(context: ServiceContext, settings: Settings, name: str, replica: int) -> Service:
     """Over the pool, where the settings say so; else in this process alone."""
-    if settings.mode == "combined" and settings.pool.engine == "rpc":
+    if settings.pooled and settings.pool.engine == "rpc":
         from twd.speculator.targets.pool_rpc import rpc_speculator
 
         return rpc_speculator(context, settings, name, replica)
-    if settings.mode == "combined" and settings.pool.engine == "ring":
+    if settings.pooled and settings.pool.engine == "ring":
         from twd.speculator.targets.pool_ring import placed_ring
 
         return placed_ring(context, settings, name, replica)
@@ -159,6 +159,8 @@ def _relaying(settings: Settings, choice: ServiceChoice) -> ServiceRecipe:
 
     if outside(settings) and choice.model in settings.models:
         return ServiceRecipe("relay", _relay)
+    if choice.model.endswith("@gate"):
+        return ServiceRecipe("relay", _agent_relay)
     if choice.model not in settings.backends:
         known = ", ".join(settings.backends) or "none"
         message = f"there is no backend {choice.model!r} in the settings (there are: {known})"
@@ -196,6 +198,36 @@ def _file(name: str) -> Path:
     return path
 
 
+def _gate(context: ServiceContext, settings: Settings, choice: ServiceChoice) -> Service:
+    from twd.gate.members import members_of
+    from twd.gate.service import Gate
+
+    if not members_of(settings):
+        text = "nobody is there to write for a gate: name served models under gate.fleet, or servers under gate.agents"
+        raise CommandError(ExitCode.USAGE, text)
+    return Gate(context, settings)
+
+
+def _agent_relay(context: ServiceContext, settings: Settings, choice: ServiceChoice) -> Service:
+    """A server that only writes for the gate."""
+    from twd.backends.factory import relay_of
+    from twd.gate.members import agent_names
+
+    server = agent_names(settings).get(choice.model)
+    if server is None:
+        known = ", ".join(agent_names(settings)) or "none"
+        raise CommandError(ExitCode.NOT_FOUND, f"no server {choice.model!r} writes for the gate (there are: {known})")
+    backend = BackendConfig(**{name: getattr(server, name) for name in server.__struct_fields__})
+    backends = {**settings.backends, choice.model: backend}
+    return relay_of(context, msgspec.structs.replace(settings, backends=backends), choice.model)
+
+
+def _racer(context: ServiceContext, settings: Settings, choice: ServiceChoice) -> Service:
+    from twd.racer.service import Racer
+
+    return Racer(context)
+
+
 SERVICES: Final[dict[str, Factory]] = {
     "edge": _edge,
     "metrics": _metrics,
@@ -203,6 +235,8 @@ SERVICES: Final[dict[str, Factory]] = {
     "stage": _stage,
     "drafter": _drafter,
     "relay": _relay,
+    "gate": _gate,
+    "racer": _racer,
     "agent": _agent,
     "coordinator": _coordinator,
     "swarm": _swarm,

@@ -36,6 +36,13 @@ class DeviceKind(enum.StrEnum):
     """On other nodes, in another process, or nobody knows where."""
 
 
+class Voter(Part, frozen=True):
+    """A drafter whose vote counts; all that draft with one file have one vote."""
+
+    drafter: InstanceId
+    model: str
+
+
 class SessionOpened(Event, frozen=True, tag="twd.v1.session.opened"):
     """A text is being made; drafters may run ahead of it. Repeated for drafters that come late."""
 
@@ -61,6 +68,9 @@ class SessionOpened(Event, frozen=True, tag="twd.v1.session.opened"):
     """The target has not read the prompt yet: who computes on its cores waits for the first token."""
     drafter: InstanceId = InstanceId("")
     """For whom it is: a prompt is told to the drafters of its session, each by name, and to nobody else."""
+    consensus: str = ""
+    """By which policy drafters may agree on tokens that the target has not read; empty: they may not."""
+    voters: list[Voter] = []
 
 
 class SessionClosed(Event, frozen=True, tag="twd.v1.session.closed"):

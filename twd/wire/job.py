@@ -122,6 +122,64 @@ class Speculation(Part, frozen=True):
     """What the client expects as the answer, or most of it."""
     recall: bool = True
     """Whether answers to other jobs are looked into for this one, and this one for others."""
+    consensus: bool = False
+    """Tokens on which drafters agree may stand unread: the text is approximate."""
+
+
+class Judge(Part, frozen=True):
+    """A text that somebody else wrote as the answer: the target tells how well each of its tokens fits.
+
+    Nothing is written. Without a text and an end the prompt is read, and no more.
+    """
+
+    text: Annotated[str, Meta(max_length=PREDICTION_MAX)] = ""
+    behind: Count = 0
+    """So many tokens of `resume` stand before the text; the others are its own, and were scored already."""
+    ends: bool = False
+    """The answer is to end behind the text."""
+    stop_above: Annotated[float, Meta(ge=0)] | None = None
+    """No more is scored where a token's gap is above this."""
+
+
+class TokenScore(Part, frozen=True):
+    """How well a given token fits."""
+
+    gap: Annotated[float, Meta(ge=0)]
+    """How much the logit of the target's own choice is above that of the token; 0 where they are the same."""
+    logprob: Annotated[float, Meta(le=0)]
+    entropy: Annotated[float, Meta(ge=0)]
+
+
+class AnswerVerdict(enum.StrEnum):
+    """What became of an answer that was judged."""
+
+    APPROVE = "approve"
+    CORRECT = "correct"
+    """Its beginning stands, the target wrote the rest."""
+    REJECT = "reject"
+    """The target wrote all of it."""
+    UNJUDGED = "unjudged"
+    """It was passed on without a verdict."""
+    EXACT = "exact"
+    """Nobody else was asked."""
+
+
+class Judged(Part, frozen=True):
+    """How an answer came about that others than its model may have written."""
+
+    verdict: AnswerVerdict
+    approximate: bool = False
+    """The text need not be the target's own."""
+    member: str = ""
+    """Who wrote what stands of it."""
+    score: float | None = None
+    """What was compared with the tolerance, or the chance of approval where a judge answers in words."""
+    kept: Count = 0
+    """Tokens that the member wrote."""
+    unlike: Count = 0
+    """Those that the target would not have picked."""
+    why: str = ""
+    """Why nobody else was asked, or why it was not approved."""
 
 
 class JobSubmitted(Event, frozen=True, tag="twd.v1.job.submitted"):
@@ -143,6 +201,7 @@ class JobSubmitted(Event, frozen=True, tag="twd.v1.job.submitted"):
     whole: bool = False
     """Nobody reads the text before its end, so pieces of it that come close together may travel together."""
     speculation: Speculation = Speculation()
+    judge: Judge | None = None
     resume: Tokens = []
     created_ms: Count = 0
     """When the request came in; templates that write the date use this, the same for every attempt."""
@@ -217,6 +276,8 @@ class TokensAccepted(Event, frozen=True, tag="twd.v1.tokens.accepted"):
     lengths: list[Count] = []
     """How much of the text is each token's, where the answer may hold thoughts: these are counted in tokens."""
     model: ModelId = ModelId("")
+    scores: list[TokenScore] = []
+    """How well each of the tokens fits, where they were given to be judged."""
 
 
 class JobCancelled(Event, frozen=True, tag="twd.v1.job.cancelled"):
@@ -276,6 +337,10 @@ class JobFinished(Event, frozen=True, tag="twd.v1.job.finished"):
     session: SessionId = SessionId("")
     model: ModelId = ModelId("")
     """Filled in where it is published."""
+    """Filled in by who remembers how jobs ended."""
+    end_score: TokenScore | None = None
+    """How well the end fits, where a text was given to be judged up to its end."""
+    judged: Judged | None = None
 
 
 class JobFailed(Event, frozen=True, tag="twd.v1.job.failed"):

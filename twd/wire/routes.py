@@ -17,6 +17,7 @@ from twd.wire.draft import (
 )
 from twd.wire.embedding import EmbeddingMade, EmbeddingRequested
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
+from twd.wire.judging import AnswerAudited, AnswerJudged, ModeClosed, TokensAgreed
 from twd.wire.life import (
     ChangeAnswered,
     ChangeTold,
@@ -207,6 +208,10 @@ ROUTES: tuple[Route, ...] = (
     Route(PullFailed, _B, _OLD, own=("node",)),
     Route(SeedChanged, _B, _OLD, own=("node",)),
     Route(PeerBanned, _B, _OLD, own=("node",)),
+    Route(TokensAgreed, _B, _OLD, keys=("session",), own=("racer",)),
+    Route(AnswerJudged, _B, _OLD),
+    Route(AnswerAudited, _B, _OLD),
+    Route(ModeClosed, _B, _OLD),
     Route(TraceRequested, _R, _NO, group="metrics"),
     Route(TraceReported, _A, _NO),
     Route(HistoryRequested, _R, _NO, group="metrics"),

@@ -148,6 +148,8 @@ def check_speculation(leases: Sequence[Aged]) -> list[Finding]:
     for lease, _ in leases:
         if lease.service == "speculator" and lease.facts.get("ready"):
             found += [_exactness(lease), *_drafters(lease)]
+        if lease.service == "gate":
+            found += _gate(lease)
         doubt = lease.facts.get("doubt") if lease.service == "drafter" and stage_of(lease) is StartPhase.READY else ""
         if doubt:
             text = f"its target says that it will not pay: {doubt}"
@@ -177,6 +179,26 @@ def _drafters(lease: ServiceLease) -> list[Finding]:
             found.append(odd(name, f"{cost}: it hardly pays", "use a smaller draft model, or another machine for it"))
         else:
             found.append(good(name, f"{held}, {cost}"))
+    return found
+
+
+def _gate(lease: ServiceLease) -> list[Finding]:
+    """Whose profiles count no more, who brings nothing, who cannot judge by scores."""
+
+    def told(name: str) -> list[str]:
+        value = lease.facts.get(name)
+        return value if isinstance(value, list) else []
+
+    found = []
+    for stale in told("stale"):
+        pair, _, why = stale.partition(": ")
+        found.append(odd(f"gate {pair}", f"answers must be exact: {why}", "twd gate calibrate FILE.jsonl"))
+    for name in told("useless"):
+        text = "next to nothing of its answers stands"
+        found.append(odd(f"gate member {name}", text, "take it out of gate.fleet or gate.agents"))
+    for name in told("cannot_score"):
+        text = "it cannot score given tokens, so it judges in words"
+        found.append(odd(f"gate judge {name}", text, "serve it as a GGUF file of this machine, or ask it itself"))
     return found
 
 

@@ -26,9 +26,13 @@ class Principal:
         """The key's name, for logs."""
         return self.key.name if self.key else ""
 
+    def may_use(self, model: str) -> bool:
+        """Whether this key opens a model, by its full name."""
+        return self.key is None or not self.key.models or model in self.key.models
+
     def check_model(self, model: str) -> None:
         """Refuse a model that this key may not use."""
-        if self.key is not None and self.key.models and model not in self.key.models:
+        if self.key is not None and not self.may_use(model):
             allowed = ", ".join(self.key.models)
             text = f"key {self.key.name!r} may not use model {model!r}; it may use {allowed}"
             raise TwdError(FailureCode.FORBIDDEN, text, "model")

@@ -23,6 +23,7 @@ from twd.edge.http.streaming import AnswerDelivery, prompt_tokens
 from twd.edge.http.validation import read_request
 from twd.edge.inflight_requests import InFlightRequest, RequestTracker
 from twd.edge.models import ModelDirectory
+from twd.edge.modes import Chosen, choose, full_name, house_mode, routed, split
 from twd.edge.openai.chat import chat_jobs
 from twd.edge.openai.chat_answer import ChatAnswer
 from twd.edge.openai.completions import CompletionAnswer, completion_jobs
@@ -33,7 +34,7 @@ from twd.edge.responses.types import ResponsesRequest
 from twd.kit.clock import Clock
 from twd.kit.ids import Ids
 from twd.settings.model import Settings
-from twd.wire.base import InstanceId
+from twd.wire.base import InstanceId, ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import JobSubmitted
 
@@ -97,35 +98,35 @@ class GenerationHandlers:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/chat/completions."""
         asked = await self.read(request, ChatRequest)
-        terms = self.terms(request, asked.model, asked.twd)
+        terms = self.terms(request, asked.model, asked.twd, asked.max_completion_tokens or asked.max_tokens)
         jobs = chat_jobs(asked, terms)
         return await self.deliver(request, jobs, ChatAnswer(asked, jobs, terms, self.now_s()), terms)
 
     async def completion(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/completions."""
         asked = await self.read(request, CompletionRequest)
-        terms = self.terms(request, asked.model, asked.twd)
+        terms = self.terms(request, asked.model, asked.twd, asked.max_tokens)
         jobs = completion_jobs(asked, terms)
         return await self.deliver(request, jobs, CompletionAnswer(asked, jobs, terms, self.now_s()), terms)
 
     async def responses(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/responses."""
         asked = await self.read(request, ResponsesRequest)
-        terms = self.terms(request, asked.model, asked.twd)
+        terms = self.terms(request, asked.model, asked.twd, asked.max_output_tokens)
         jobs = response_jobs(asked, terms)
         return await self.deliver(request, jobs, ResponseAnswer(asked, jobs, terms, self.now_s), terms)
 
     async def messages(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/messages."""
         asked = await self.read(request, MessagesRequest)
-        terms = self.terms(request, asked.model, asked.twd)
+        terms = self.terms(request, asked.model, asked.twd, asked.max_tokens)
         jobs = message_jobs(asked, terms)
         return await self.deliver(request, jobs, MessageAnswer(asked, jobs, terms), terms)
 
     async def count_tokens(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/messages/count_tokens: the model itself counts; its job ends before it writes."""
         asked = await self.read(request, CountTokensRequest)
-        terms = self.terms(request, asked.model, None)
+        terms = self.terms(request, asked.model, TwdOptions(mode="speculate"))
         with self.opened(request, counting_jobs(asked, terms)) as call:
             return json_reply(TokenCount(input_tokens=await prompt_tokens(call)))
 
@@ -136,21 +137,46 @@ class GenerationHandlers:
         edge = self.settings.edge
         return read_request(model, await read_body(request, edge.max_body_size, edge.read_timeout_s))
 
-    def terms(self, request: web.Request, model_name: str, options: TwdOptions | None) -> RequestContext:
+    def terms(
+        self, request: web.Request, model_name: str, options: TwdOptions | None, max_tokens: int | None = None
+    ) -> RequestContext:
         """What this request gets from the house."""
-        model = self.models.resolve(model_name)
-        principal_of(request).check_model(model)
+        name, named = ("", "") if model_name in self.models.known else split(model_name)
+        base = self.models.resolve(name or model_name)
+        wishes = merge_options(options, header_options(request.headers))
+        mode = self._mode(request, base, wishes, named, max_tokens)
         return RequestContext(
-            model=model,
+            model=full_name(base, mode),
+            base=base,
+            chosen=mode,
             owner=self.instance,
             house=self.house,
-            options=merge_options(options, header_options(request.headers)),
+            options=wishes,
             fresh_seed=self.ids.seed(),
             new_job=self.ids.job,
             created_ms=self.clock.wall_ms(),
-            exact=self.models.exact(model),
-            tool_format=self.models.tool_format(model),
+            exact=self.models.exact(base),
+            tool_format=self.models.tool_format(base),
         )
+
+    def _mode(self, request: web.Request, base: ModelId, wishes: TwdOptions, named: str, max_tokens: int | None) -> str:
+        """The mode of a request. One that nobody asked for by name gives way where it is not there, or not open to
+        this key: the answer is exact then."""
+        principal = principal_of(request)
+        wish = wishes.mode or ("direct" if wishes.speculation == "off" and not named else None)
+        route = routed(self.settings.gate.routes, principal.name, max_tokens)
+        chosen = choose(wish, named, route, house_mode(self.house.mode))
+        full = full_name(base, chosen.mode)
+        if (
+            full != base
+            and not chosen.asked
+            and not (self.models.serves(base, chosen.mode) and principal.may_use(full))
+        ):
+            chosen, full = Chosen("speculate"), base
+        principal.check_model(full)
+        if chosen.mode == "gate" and not self.models.serves(base, "gate"):
+            raise TwdError(FailureCode.NOBODY_HOME, self.models.why_no_gate(base), "model")
+        return chosen.mode
 
     async def deliver(
         self, request: web.Request, jobs: list[JobSubmitted], answer: ApiAnswer, terms: RequestContext

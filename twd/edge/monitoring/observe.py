@@ -10,6 +10,7 @@ from twd.bus.base import Bus
 from twd.edge.http.generation_handlers import GenerationHandlers
 from twd.edge.http.openapi import document
 from twd.edge.http.replies import json_reply
+from twd.edge.monitoring.judges import gate_facts, gate_stats, votes, wins
 from twd.edge.monitoring.status_types import EdgeState, HealthReply, ServiceState, SystemStatus
 from twd.pools.view import PoolsView
 from twd.wire.service import Health, ServiceLease
@@ -77,9 +78,18 @@ class StatusHandlers:
 
     async def status(self, request: web.Request) -> web.Response:
         """GET /v1/twd/status."""
-        directory = self.front.models
+        directory, settings = self.front.models, self.front.settings
+        gate, (agreed, fallback) = gate_facts(self.services), votes(self.services)
         return json_reply(
             SystemStatus(
+                mode=settings.mode,
+                stats=gate_stats(self.services),
+                agents=[str(name) for name in gate.get("agents", ())],
+                verifier=str(gate.get("verifier", "")),
+                consensus_mode=settings.consensus.policy,
+                consensus_accepted=agreed,
+                consensus_fallback=fallback,
+                wins=wins(gate),
                 edge=self._edge(),
                 default_model=directory.default_model,
                 models=directory.cards(),

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from twd.edge.openai.answers import ModelCard, ResponsePart
 from twd.pools.state import PoolState
 
@@ -38,8 +40,36 @@ class EdgeState(ResponsePart, kw_only=True):
     bus_dropped: int
 
 
+class GateStats(ResponsePart, kw_only=True):
+    """What a gate did since it started."""
+
+    total_requests: int = 0
+    approved: int = 0
+    corrected: int = 0
+    rejected: int = 0
+    errors: int = 0
+    approve_rate: float = 0.0
+    gpu_usage_rate: float = 0.0
+    cache_hits: int = 0
+    avg_agent_ms: float = 0.0
+    avg_verify_ms: float = 0.0
+    uptime_seconds: float = 0.0
+
+
 class SystemStatus(ResponsePart, kw_only=True):
     """Everything that one look should show."""
+
+    mode: str = "speculate"
+    """How requests are served that name no mode."""
+    stats: GateStats = msgspec.field(default_factory=GateStats)
+    agents: list[str] = []
+    """Who writes for the gate."""
+    verifier: str = ""
+    consensus_mode: str = "off"
+    consensus_accepted: int = 0
+    consensus_fallback: int = 0
+    wins: dict[str, int] = {}
+    """Approved answers by who wrote them."""
 
     edge: EdgeState
     default_model: str

@@ -60,6 +60,14 @@ class TwdFacts(ResponsePart, kw_only=True):
     decode_ms: float = 0.0
     tokens_per_second: float | None = None
     workers_replaced: int = 0
+    approximate: bool = False
+    """The text need not be the one that the model would have written."""
+    verdict: str | UnsetType = UNSET
+    member: str | UnsetType = UNSET
+    score: float | UnsetType = UNSET
+    unlike: int | UnsetType = UNSET
+    """Tokens that the model would not have picked."""
+    why: str | UnsetType = UNSET
 
 
 class TopLogprob(ResponsePart, kw_only=True):

@@ -42,11 +42,29 @@ function drawStatus(status) {
   )));
   byId("pools-section").classList.toggle("hidden", !status.pools.length);
   byId("pools").replaceChildren(...status.pools.map(poolBlock));
+  drawGate(status);
   drawFigures(edge);
 }
 
 function times(value) {
   return value === null ? "–" : `${value.toFixed(2)}x`;
+}
+
+function drawGate({ services, stats, wins, consensus_mode, consensus_accepted, consensus_fallback }) {
+  const gate = services.find((one) => one.service === "gate")?.facts;
+  const voted = consensus_mode !== "off";
+  byId("gate-section").classList.toggle("hidden", !gate && !voted);
+  const rows = gate ? {
+    "Approved, corrected, rejected": `${stats.approved}, ${stats.corrected}, ${stats.rejected} of ${stats.total_requests}`,
+    "Approved by member": Object.entries(wins).map(([name, count]) => `${name} ${count}`).join(", ") || "none",
+    "Resting": gate.resting?.join(", ") || "nobody",
+    "Audited": gate.audited?.join("; ") || "nothing: texts are exact",
+    "Target's time": `${round(gate.target_s, 1)} s, audits ${round(gate.audit_s, 1)} s, fleet ${round(gate.fleet_s, 1)} s`,
+    "Saved beside exact speculation": `${round(gate.saved_s, 1)} s of the target`,
+    "Tokens written by members": `${gate.kept_tokens}`,
+  } : {};
+  if (voted) rows["Agreed by drafters"] = `${consensus_accepted} tokens, the target decided ${consensus_fallback}`;
+  byId("gate").replaceChildren(...Object.entries(rows).map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
 }
 
 function drawFigures(edge) {

@@ -133,6 +133,7 @@ class RequestPreprocessor:
             ahead=self._ahead(job, grammar),
             grammar=grammar,
             thoughts=thoughts,
+            judged=None if job.judge is None else tuple(self.vocab.continued(job.judge.text)),
         )
 
     def _piece(self, job: JobSubmitted) -> Callable[[int], bytes]:

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from twd.decoding.window import Window
 from twd.drafting.history_ngram import HistoryNgram
 from twd.drafting.window_value import Cost, best_cut
+from twd.speculator.core.consensus import Consensus
 from twd.speculator.core.draft_tree import DraftNode, lay_out
 from twd.speculator.core.limits import SpeculatorLimits
 from twd.speculator.core.session import GRAMMAR, NGRAM, PREDICTION, RECALL, InFlightWindow, Session
@@ -34,24 +36,51 @@ class StepPlanner:
     """Reads the sessions and sends windows off; what comes back is the core's business."""
 
     def __init__(
-        self, limits: SpeculatorLimits, cost: Cost, sessions: dict[int, Session], drafter_pool: DrafterPool
+        self,
+        limits: SpeculatorLimits,
+        cost: Cost,
+        sessions: dict[int, Session],
+        drafter_pool: DrafterPool,
+        consensus: Consensus | None = None,
     ) -> None:
         self._limits = limits
         self.recall = HistoryNgram(limits.recall_tokens)
         self._cost = cost
         self._sessions = sessions
         self._drafter_pool = drafter_pool
+        self._consensus = consensus
 
     def plan(self, now: float) -> NextStep:
         """The windows of the next pass, or none and until when to wait for guesses."""
         plan = NextStep()
         here = [session for session in self._sessions.values() if not session.inflight_windows]
         ready = [session for session in here if not session.prefilling]
-        self._plan_running(plan, ready, now)
+        self._plan_running(plan, [session for session in ready if not self._votes_first(plan, session, now)], now)
         if len(ready) < len(here):
             self._plan_prefill(plan, here)
         plan.under_way = any(session.inflight_windows for session in self._sessions.values())
         return plan
+
+    def _votes_first(self, plan: NextStep, session: Session, now: float) -> bool:
+        """Whether a session waits for drafters to agree, or has what they agreed on read."""
+        if self._consensus is None or not session.job.speculation.consensus:
+            return False
+        until = self._consensus.wait_until(session, self._cost(1))
+        if until is not None and now < until:
+            plan.wake_at = until if plan.wake_at is None else min(until, plan.wake_at)
+            return True
+        session.misses += until is not None
+        if session.unread:
+            self._read_unread(plan, session)
+        return bool(session.inflight_windows)
+
+    def _read_unread(self, plan: NextStep, session: Session) -> None:
+        """The target reads what stands unread, tells how well it fits, and picks what follows."""
+        tokens = tuple(session.tokens[session.fed :])
+        plan.windows.append(Window(session.slot, session.epoch, session.fed, tokens, scores=True, goes_on=True))
+        session.inflight_windows.append(InFlightWindow(session.fed, [], None))
+        session.spec_stats.passes += 1
+        plan.rows += len(tokens)
 
     def _plan_running(self, plan: NextStep, ready: list[Session], now: float) -> None:
         if len(ready) > 1:
@@ -202,6 +231,8 @@ class StepPlanner:
 
     def _read_on(self, plan: NextStep, session: Session, rows: int) -> int:
         """The next so many tokens of a prompt; the last chunk also picks. Returns how many there were."""
+        if session.judged is not None and rows > session.unfed:
+            return self._score(plan, session, rows)
         count = min(rows, session.unfed + 1)
         last = count > session.unfed
         chunk = tuple(session.tokens[session.fed : session.fed + count])
@@ -211,3 +242,27 @@ class StepPlanner:
         session.spec_stats.passes += last
         plan.rows += count
         return count
+
+    def _score(self, plan: NextStep, session: Session, rows: int) -> int:
+        """The rest of the prompt, and the next tokens of the given answer behind it."""
+        assert session.judged is not None
+        read = tuple(session.tokens[session.fed :])
+        room = max(0, min(rows, self._limits.score_rows) - len(read))
+        given = tuple(islice(session.judged, min(room, self._limits.ctx_size - len(session.tokens))))
+        ends = session.ends_behind(len(given))
+        window = Window(
+            session.slot,
+            session.epoch,
+            session.fed,
+            (*read, *given),
+            picks=bool(given) or ends,
+            committed=len(read),
+            scores=bool(given) or ends,
+            ends=ends,
+        )
+        plan.windows.append(window)
+        session.inflight_windows.append(InFlightWindow(session.fed, [], None, picks=window.picks))
+        session.fed = len(session.tokens) - 1
+        session.spec_stats.passes += 1
+        plan.rows += len(window.tokens)
+        return len(window.tokens)

@@ -8,6 +8,7 @@ epoch in which everything still in flight is void.
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace as replace_limits
 from itertools import takewhile
 
 from msgspec.structs import replace
@@ -17,28 +18,27 @@ from twd.decoding.window import FIRST_EPOCH, VerifyResult
 from twd.drafting.window_value import Cost
 from twd.kit.effects import Effect, Publish
 from twd.speculator.core.batch_planning import NextStep, StepPlanner
+from twd.speculator.core.consensus import Consensus
 from twd.speculator.core.draft_tree import DraftNode
 from twd.speculator.core.limits import SpeculatorIdentity, SpeculatorLimits
 from twd.speculator.core.output_coalescing import add, may_wait
 from twd.speculator.core.pipelining import PipelinePlanner
 from twd.speculator.core.session import NGRAM, PreparedRequest, Session
+from twd.speculator.core.telling import failed, finished, opened, started, take_scores
 from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.speculator.drafters.pool import DrafterPool
-from twd.wire.base import Event, InstanceId, JobId, SessionId, Token
-from twd.wire.draft import DraftProposed, SessionClosed, SessionOpened
+from twd.wire.base import Event, InstanceId, JobId, SessionId
+from twd.wire.draft import DraftProposed, SessionClosed
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import (
     FinishReason,
-    Grammar,
-    JobFailed,
-    JobFinished,
-    JobStarted,
     JobSubmitted,
     TokensAccepted,
 )
+from twd.wire.judging import RACERS, TokensAgreed
 
-GRAMMAR_MAX = 65_536
-"""Characters of a grammar that drafters are told; without it they guess as they can."""
+CONSENSUS = InstanceId("consensus")
+"""The author of tokens on which drafters agreed."""
 _NO_DRAFTER = (
     "no drafter is there, and speculation.fallback_on_draft_failure is off: "
     "start one (`twd run drafter`), or set it to true"
@@ -69,8 +69,9 @@ class SpeculatorCore:
         self.by_job: dict[JobId, Session] = {}
         self.by_id: dict[SessionId, Session] = {}
         self.drafter_pool = DrafterPool(identity, limits, cost, self.sessions)
+        self.consensus = Consensus(limits if pipe is None else replace_limits(limits, consensus=""))
         self._planner: StepPlanner = (
-            StepPlanner(limits, cost, self.sessions, self.drafter_pool)
+            StepPlanner(limits, cost, self.sessions, self.drafter_pool, self.consensus)
             if pipe is None
             else PipelinePlanner(limits, pipe, self.sessions, self.drafter_pool)
         )
@@ -85,6 +86,8 @@ class SpeculatorCore:
         """Refuse a job that cannot be queued; returns how many wait before it, `coming` ones included."""
         if self.draining:
             raise TwdError(FailureCode.DRAINING, "this speculator is shutting down")
+        if job.judge is not None and not self.limits.score_rows:
+            raise TwdError(FailureCode.UNSUPPORTED, f"{self.identity.model} cannot score given tokens", "judge")
         if self._lacks_drafters(job):
             raise TwdError(FailureCode.BACKEND_DOWN, _NO_DRAFTER)
         waiting = len(self.queue) + coming
@@ -161,7 +164,8 @@ class SpeculatorCore:
             self._fail(session, failure, now)
 
     def _lacks_drafters(self, job: JobSubmitted) -> bool:
-        return self.limits.needs_drafters and job.speculation.enabled and not self.drafter_pool.drafters
+        wants = job.speculation.enabled and job.judge is None
+        return self.limits.needs_drafters and wants and not self.drafter_pool.drafters
 
     def assess(self, name: InstanceId) -> None:
         """Tell whether a drafter pays here, when enough is known, and it is news."""
@@ -215,23 +219,11 @@ class SpeculatorCore:
 
     def _start(self, session: Session, cached: int, now: float) -> None:
         session.opened_at, session.cached = now, min(cached, session.prompt_len)
-        session.unsaid.append(
-            JobStarted(
-                job=session.job.job,
-                attempt=session.job.attempt,
-                session=session.id,
-                model=self.identity.model,
-                prompt_tokens=session.prompt_len,
-                cached_tokens=session.cached,
-                seed=session.seed,
-                fingerprint=self.identity.fingerprint,
-                thoughts=session.thoughts,
-            )
-        )
+        session.unsaid.append(started(session, self.identity))
         rows = session.unfed + 1
         if rows > self.limits.prefill_rows or self.cost(rows) > self.limits.stream_ms:
             self._say(session, now)
-        if session.job.max_tokens == 0:
+        if session.job.max_tokens == 0 or session.scored:
             self._finish(session, FinishReason.LENGTH, now)
         elif session.speculates and self.drafter_pool.drafters:
             self._tell_open(session, now)
@@ -257,40 +249,15 @@ class SpeculatorCore:
         """Each drafter is told by name, so that nobody else reads the prompt."""
         session.told_open = True
         self.drafter_pool.join(session, now)
-        tokens, grammar = list(session.tokens), _if_short(session.grammar)
         text = self.render(session.tokens) if self.drafter_pool.wants_text else ""
+        device = self.limits.device
         for name, link in session.links.items():
-            self._tell(self._opening(session, name, link.credit, tokens, text, grammar))
-
-    def _opening(
-        self,
-        session: Session,
-        drafter: InstanceId,
-        credit: int,
-        tokens: list[Token],
-        text: str,
-        grammar: Grammar | None,
-    ) -> SessionOpened:
-        by_text = drafter in self.drafter_pool.drafters and self.drafter_pool.drafters[drafter].by_text
-        return SessionOpened(
-            job=session.job.job,
-            session=session.id,
-            model=self.identity.model,
-            speculator=self.identity.speculator,
-            node=self.identity.node,
-            tokens=tokens,
-            vocab=self.identity.vocab,
-            sampling=session.job.sampling,
-            seed=session.seed,
-            credit=credit,
-            device=self.limits.device,
-            text=text if by_text else "",
-            prompt_tokens=session.prompt_len,
-            grammar=grammar,
-            ignore_eos=session.job.ignore_eos,
-            reading=session.first_at < 0,
-            drafter=drafter,
-        )
+            drafter = self.drafter_pool.drafters.get(name)
+            shown = text if drafter is not None and drafter.by_text else ""
+            self._tell(opened(session, self.identity, name, link.credit, device, shown))
+        if self.consensus.wanted(session):
+            event = opened(session, self.identity, RACERS, 0, device, "")
+            self._tell(replace(event, consensus=self.limits.consensus, voters=self.drafter_pool.voters))
 
     def released(self) -> list[int]:
         """Slots whose sessions ended; the target keeps their tokens for the next prompt."""
@@ -324,8 +291,16 @@ class SpeculatorCore:
         if verdict.failure is not None:
             self._fail(session, verdict.failure, now)
             return
+        if session.judged is not None:
+            if inflight.picks:
+                self._score(session, verdict, now)
+            elif session.scored:
+                self._finish(session, FinishReason.STOP, now)
+            return
         if not inflight.picks:
             return
+        if session.unread:
+            self._read(session, verdict)
         held = len(verdict.tokens) - 1
         guessed = [self._author(session, node) for node in inflight.nodes]
         if session.first_at < 0:
@@ -348,6 +323,62 @@ class SpeculatorCore:
         accepted = session.accepted(*place, kept, shown, verdict.logprobs[: len(kept)])
         drafter = guessed[0] if taken else ""
         self._speak(session, replace(accepted, checked=len(inflight.nodes), taken=taken, drafter=drafter), now)
+        if end is not None:
+            self._finish(session, end, now)
+            return
+        vote, session.vote = session.vote, None
+        if vote is not None and not session.inflight_windows and self.consensus.applies(session):
+            self._take_agreed(session, vote, now)
+
+    def _score(self, session: Session, verdict: VerifyResult, now: float) -> None:
+        """Some tokens of a given answer are scored; the prompt may have been read, too."""
+        piece, end = take_scores(session, verdict, now, self.limits.ctx_size)
+        self._void(session)  # its last token is fed once more with the next ones
+        if piece is not None:
+            self._say(session, now)
+            add(session.unsaid, piece)
+        if end is not None:
+            self._finish(session, end, now)
+
+    def _read(self, session: Session, verdict: VerifyResult) -> None:
+        """What drafters agreed on has been read; only what follows it is new."""
+        unread = session.unread
+        self.consensus.read(session, [one.gap for one in verdict.scores])
+        session.fed = len(session.tokens) - 1
+        del verdict.tokens[:unread]
+
+    def agree(self, event: TokensAgreed, now: float) -> None:
+        """Drafters agree on tokens: they stand, if they fit and were asked for."""
+        session = self.by_id.get(event.session)
+        if session is None or session.opened_at < 0 or not self.consensus.wanted(session):
+            self.consensus.refused += 1
+            return
+        self.consensus.heard = True
+        session.misses = 0
+        if session.job.whole or session.first_at < 0:
+            tokens = event.tokens
+            draft = DraftProposed(
+                session=event.session, drafter=CONSENSUS, at=event.at, prefix=event.prefix, tokens=tokens
+            )
+            self._hang(session, draft, tokens)
+        elif session.inflight_windows:
+            session.vote = event
+        else:
+            self._take_agreed(session, event, now)
+
+    def _take_agreed(self, session: Session, event: TokensAgreed, now: float) -> None:
+        tokens = self.consensus.fitting(session, event, self.identity.vocab.tokens)
+        if not tokens:
+            return
+        place = (len(session.tokens), session.generated)
+        kept, shown, end = session.take(tokens)
+        session.unread += len(kept)
+        session.agreed += len(kept)
+        session.accepted_at = now
+        if end is None:
+            self._effects += [Publish(grant) for grant in self.drafter_pool.grant(session, now)]
+        accepted = session.accepted(*place, kept, shown)
+        self._speak(session, replace(accepted, taken=len(kept), drafter=CONSENSUS), now)
         if end is not None:
             self._finish(session, end, now)
 
@@ -398,34 +429,14 @@ class SpeculatorCore:
         self._drop(session)
         if session.recalls:
             self._planner.recall.remember(session.answer)
-        stop = session.text.hit.stop if session.text.hit is not None else ""
-        self._tell(
-            JobFinished(
-                job=session.job.job,
-                attempt=session.job.attempt,
-                reason=reason,
-                stats=session.stats(now),
-                seed=session.seed,
-                tail=session.tail,
-                stop=stop,
-                session=session.id,
-            )
-        )
+        self._tell(finished(session, reason, now, self.consensus.judged(session)))
         for verdict in self.drafter_pool.text_ended(session.generated):
             self._tell(verdict)
 
     def _fail(self, session: Session, failure: Failure, now: float) -> None:
         self._say(session, now)
         self._drop(session)
-        self._tell(
-            JobFailed(
-                job=session.job.job,
-                attempt=session.job.attempt,
-                failure=failure,
-                stats=session.stats(now),
-                session=session.id,
-            )
-        )
+        self._tell(failed(session, failure, now))
 
     def _drop(self, session: Session) -> None:
         self.by_job.pop(session.job.job, None)
@@ -469,7 +480,3 @@ class SpeculatorCore:
     def idle(self) -> bool:
         """Whether no job is in hand."""
         return not self.by_job
-
-
-def _if_short(grammar: Grammar | None) -> Grammar | None:
-    return grammar if grammar is not None and len(grammar.text) <= GRAMMAR_MAX else None

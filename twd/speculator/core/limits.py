@@ -54,6 +54,13 @@ class SpeculatorLimits:
     """Pieces of a text that would come sooner than this one after the other travel together."""
     device: DeviceKind = DeviceKind.CPU
     """On what the target computes; drafters on the same device take turns with it."""
+    score_rows: int = 0
+    """Rows of a pass that scores given tokens; 0: the target cannot."""
+    consensus: str = ""
+    """By which policy drafters may agree on tokens that are not read at once; empty: they may not."""
+    unread: int = 0
+    """So many tokens may stand unread."""
+    max_error: float = 0.05
     needs_drafters: bool = False
     """A job that may speculate fails where no drafter is there, instead of going on without."""
 

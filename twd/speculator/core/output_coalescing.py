@@ -32,4 +32,5 @@ def joined(first: TokensAccepted, then: TokensAccepted) -> TokensAccepted:
         drafter=then.drafter or first.drafter,
         logprobs=first.logprobs + then.logprobs,
         lengths=first.lengths + then.lengths,
+        scores=first.scores + then.scores,
     )

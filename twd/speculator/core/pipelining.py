@@ -228,7 +228,8 @@ class PipelinePlanner(StepPlanner):
     def _read_prompts(self, plan: NextStep, running: list[Session], now: float) -> None:
         """A chunk of the oldest prompt; beside running sessions a short one, for they wait while it is computed, but
         the longer the more prompts there are for each of them."""
-        waiting = [session for session in self._sessions.values() if session.prefilling]
+        reading = [session for session in self._sessions.values() if session.prefilling]
+        waiting = [session for session in reading if session.judged is None or not session.inflight_windows]
         if not waiting:
             return
         session = min(waiting, key=lambda one: one.opened_at)

@@ -25,7 +25,9 @@ from twd.wire.job import (
     Thoughts,
     TokenLogprob,
     TokensAccepted,
+    TokenScore,
 )
+from twd.wire.judging import TokensAgreed
 from twd.wire.prefix import EMPTY, extend
 
 NGRAM, PREDICTION, GRAMMAR, RECALL = "ngram", "prediction", "grammar", "recall"
@@ -52,6 +54,8 @@ class PreparedRequest:
     """What holds the text, where that is not the job's grammar as it stands."""
     thoughts: Thoughts | None = None
     """How the answer may begin to think."""
+    judged: tuple[int, ...] | None = None
+    """The given answer that is only scored."""
 
 
 @dataclass(slots=True)
@@ -120,6 +124,19 @@ class Session:
         self.end_tokens: frozenset[int] = frozenset() if job.ignore_eos else opening.end_tokens
         self.tokens = [*opening.tokens, *job.resume]
         self.prompt_len = len(opening.tokens)
+        self.judged = _left_to_judge(job, opening.judged)
+        """What is still to be scored of the answer that was given, if one was."""
+        self.unread = 0
+        """Tokens at the end on which drafters agreed, and which the target has not read yet."""
+        self.agreed = 0
+        """All tokens on which drafters agreed."""
+        self.unlike = 0
+        """Those of them that the target would not have picked."""
+        self.misses = 0
+        """How often in a row agreement was waited for in vain."""
+        self.vote: TokensAgreed | None = None
+        """What came while a pass was under way."""
+        self.end_score: TokenScore | None = None
         self.text = Detokenizer(opening.piece, [*job.stop, *opening.stops])
         self.text.feed(job.resume)
         self.tail = ""
@@ -182,8 +199,24 @@ class Session:
 
     @property
     def prefilling(self) -> bool:
-        """Whether the target still reads the prompt."""
-        return self.unfed > 0
+        """Whether the target still reads what it did not write."""
+        return self.unfed > self.unread or self.judged is not None
+
+    def ends_behind(self, given: int) -> bool:
+        """Whether the end is scored together with so many tokens of a given answer: they are its last, and room is
+        left for more."""
+        judge = self.job.judge
+        last = self.judged is not None and len(self.judged) == given and self.remaining > given
+        return last and judge is not None and judge.ends
+
+    @property
+    def scored(self) -> bool:
+        """Whether nothing is left to do for an answer that was given."""
+        return self.judged is not None and not self.judged and self.unfed == 0 and self._end_is_scored
+
+    @property
+    def _end_is_scored(self) -> bool:
+        return self.end_score is not None or self.job.judge is None or not self.job.judge.ends
 
     @property
     def guessing(self) -> bool:
@@ -213,7 +246,7 @@ class Session:
     @property
     def speculates(self) -> bool:
         """Whether guesses are wanted at all."""
-        return self.job.speculation.enabled
+        return self.job.speculation.enabled and self.judged is None
 
     def believe(self, drafter: str, confidence: float) -> float:
         """The chance of a guess that may be checked now."""
@@ -289,7 +322,7 @@ class Session:
             tokens=tokens,
             text="".join(shown),
             logprobs=list(logprobs),
-            lengths=[len(text) for text in shown] if self.thoughts is not None else [],
+            lengths=[len(text) for text in shown] if self.thoughts is not None or self.judged is not None else [],
         )
 
     def stats(self, now: float) -> JobStats:
@@ -315,3 +348,10 @@ class Session:
             prefill_ms=round((first - opened) * 1000, 3),
             decode_ms=round((now - first) * 1000, 3),
         )
+
+
+def _left_to_judge(job: JobSubmitted, answer: tuple[int, ...] | None) -> deque[int] | None:
+    """What of a given answer an earlier attempt has not scored."""
+    if answer is None or job.judge is None:
+        return None
+    return deque(answer[max(0, len(job.resume) - job.judge.behind) :])

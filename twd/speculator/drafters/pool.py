@@ -10,7 +10,7 @@ from twd.speculator.core.session import OWN, Session
 from twd.speculator.core.window_size import predicted_rate, useful_credit
 from twd.speculator.drafters.drafter_link import LATE, PROBE_GAP, WARMING, AttachedDrafter, DrafterLink
 from twd.wire.base import InstanceId
-from twd.wire.draft import DrafterChecked, DraftGranted, DraftProposed
+from twd.wire.draft import DrafterChecked, DraftGranted, DraftProposed, Voter
 
 _LOOK_AGAIN_MAX = 1024
 """The longest pause, in tokens, before a drafter that did not pay is tried again."""
@@ -57,6 +57,12 @@ class DrafterPool:
     def wants_text(self) -> bool:
         """Whether somebody drafts by text."""
         return any(drafter.by_text for drafter in self.drafters.values())
+
+    @property
+    def voters(self) -> list[Voter]:
+        """Whose votes count: guesses by text are none."""
+        able = [one for one in self.drafters.values() if not one.by_text]
+        return [Voter(drafter=one.name, model=one.model or one.name) for one in able]
 
     def assess(self, name: InstanceId) -> DrafterChecked | None:
         """Say whether a drafter pays here, from what was measured so far, and if that is new."""

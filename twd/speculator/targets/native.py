@@ -132,6 +132,10 @@ def limits_of(native: NativeModel, model: ModelConfig, settings: Settings) -> Sp
         prefill_rows=max(PROMPT_ROWS, target.window_max),
         tree=target.trees,
         can_rollback=target.can_rollback,
+        score_rows=target.window_max,
+        consensus="" if settings.consensus.policy == "off" or not target.can_rollback else settings.consensus.policy,
+        unread=min(settings.consensus.unread, target.window_max - 1),
+        max_error=settings.consensus.max_error,
         device=native.device,
     )
 

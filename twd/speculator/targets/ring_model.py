@@ -189,6 +189,7 @@ def _limits(target: RingTarget, name: ModelId, settings: Settings) -> Speculator
     return replace(
         usual_limits(target, name, settings.models[name], settings),
         prefill_rows=target.window_max,
+        score_rows=target.window_max,
         in_flight=target.in_flight,
         ahead=_AHEAD,
         device=DeviceKind.ELSEWHERE,

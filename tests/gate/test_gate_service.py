@@ -1,0 +1,343 @@
+"""The gate on a bus, with scripted members and a scripted judge."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.edge.fake_speculator import FakeSpeculator, Script
+from tests.waiting import until
+from twd.bus.memory.bus import MemoryBroker
+from twd.gate.calibration import profile
+from twd.gate.calibration.profile import Profile
+from twd.gate.service import Gate
+from twd.kit.clock import SystemClock
+from twd.kit.ids import Ids
+from twd.kit.jobs.owner import Deliver, Fail, Finish, JobOwner, OwnerPolicy, Release, Submit
+from twd.kit.service import Effects, Service, ServiceContext
+from twd.settings.model import Settings
+from twd.wire.base import Event, JobId, ModelId, NodeId, SessionId
+from twd.wire.job import (
+    AnswerVerdict,
+    FinishReason,
+    JobCancelled,
+    JobFailed,
+    JobFinished,
+    JobQueued,
+    JobStarted,
+    JobStats,
+    JobSubmitted,
+    Prompt,
+    Sampling,
+    TokensAccepted,
+    TokenScore,
+)
+from twd.wire.judging import AnswerAudited, AnswerJudged, ModeClosed
+
+TRUTH = ["The ", "sea ", "is ", "blue ", "and ", "wide ", "and ", "deep "]
+
+
+def ctx(broker: MemoryBroker, seed: int) -> ServiceContext:
+    return ServiceContext(bus=broker.connect("n"), node=NodeId("n"), clock=SystemClock(), ids=Ids(random.Random(seed)))
+
+
+class FakeJudge(FakeSpeculator):
+    """Scores words by whether they are the truth's, and writes the truth."""
+
+    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        return {**super().facts(), "judges": True}
+
+    async def _play(self, job: JobSubmitted, script: Script) -> None:
+        if job.judge is None:
+            await super()._play(job, script)
+            return
+        session, words = SessionId(f"s-{job.job}"), [word + " " for word in job.judge.text.split()]
+        at = len(job.resume)
+        self.emit(JobStarted(job=job.job, attempt=1, session=session, model=self.model, prompt_tokens=5))
+        gaps = [float(self.script.words[at + i : at + i + 1] != [word]) for i, word in enumerate(words)]
+        self.emit(
+            TokensAccepted(
+                job=job.job,
+                attempt=1,
+                session=session,
+                at=5 + at,
+                index=at,
+                tokens=list(range(at, at + len(words))),
+                text="".join(words),
+                lengths=[len(word) for word in words],
+                scores=[TokenScore(gap=gap, logprob=-gap, entropy=0.1) for gap in gaps],
+            )
+        )
+        end = TokenScore(gap=float(at + len(words) != len(self.script.words)), logprob=0.0, entropy=0.0)
+        self.emit(
+            JobFinished(
+                job=job.job,
+                attempt=1,
+                reason=FinishReason.STOP,
+                stats=JobStats(completion_tokens=at + len(words), passes=1, decode_ms=5.0),
+                session=session,
+                end_score=end if job.judge.ends else None,
+            )
+        )
+
+
+class Client(Service):
+    """Owns the jobs of a test."""
+
+    name = "edge"
+    reads = (JobStarted, TokensAccepted, JobFinished, JobFailed, AnswerJudged, AnswerAudited, ModeClosed)
+    writes = (JobSubmitted, JobCancelled)
+
+    def __init__(self, ctx: ServiceContext) -> None:
+        super().__init__(ctx)
+        self.owner: JobOwner | None = None
+        self.text = ""
+        self.end: JobFinished | Fail | None = None
+        self.told: list[AnswerJudged] = []
+        self.audited: list[AnswerAudited] = []
+        self.closed: list[ModeClosed] = []
+        self.over = asyncio.Event()
+
+    def ask_for(self, **fields: object) -> None:
+        given: dict[str, object] = {"prompt": Prompt(text="say"), "sampling": Sampling(seed=3), "whole": True} | fields
+        job = JobSubmitted(
+            job=self.ctx.ids.job(),
+            model=ModelId("big+gate"),
+            owner=self.instance,
+            **given,  # type: ignore[arg-type]
+        )
+        self.over.clear()
+        self.text, self.end = "", None
+        self.owner = JobOwner(job, OwnerPolicy(), self.clock.now())
+        self._act(self.owner.begin(self.clock.now()))
+
+    def _act(self, actions: Sequence[object]) -> None:
+        for action in actions:
+            match action:
+                case Submit(job, timeout_s):
+                    self.ask_then(job, self._answered, timeout_s=timeout_s)
+                case Deliver(event):
+                    self.text += event.text
+                case Finish(event):
+                    self.end = event
+                    self.over.set()
+                case Fail():
+                    self.end = action
+                    self.over.set()
+                case Release(event):
+                    self.emit(event)
+
+    def _answered(self, answer: object) -> None:
+        assert isinstance(answer, JobQueued | JobFailed), answer
+        self._hear(answer)
+
+    def _hear(self, event: Event) -> Effects:
+        if self.owner is not None:
+            self._act(list(self.owner.handle(event, self.clock.now())))
+        return None
+
+    def on_job_started(self, event: JobStarted) -> Effects:
+        return self._hear(event)
+
+    def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
+        return self._hear(event)
+
+    def on_job_finished(self, event: JobFinished) -> Effects:
+        return self._hear(event)
+
+    def on_job_failed(self, event: JobFailed) -> Effects:
+        return self._hear(event)
+
+    def on_answer_audited(self, event: AnswerAudited) -> Effects:
+        self.audited.append(event)
+        return None
+
+    def on_mode_closed(self, event: ModeClosed) -> Effects:
+        self.closed.append(event)
+        return None
+
+    def on_answer_judged(self, event: AnswerJudged) -> Effects:
+        self.told.append(event)
+        return None
+
+
+@dataclass
+class Rig:
+    """A gate with two members, a judge and a client."""
+
+    gate: Gate
+    judge: FakeJudge
+    members: list[FakeSpeculator]
+    client: Client
+    broker: MemoryBroker
+    services: list[Service] = field(default_factory=list)
+
+    async def answer(self, **fields: object) -> JobFinished:
+        self.client.ask_for(**fields)
+        async with asyncio.timeout(10):
+            await self.client.over.wait()
+        assert isinstance(self.client.end, JobFinished), self.client.end
+        return self.client.end
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    broker = MemoryBroker()
+    settings = msgspec.convert(
+        {
+            "home": str(tmp_path),
+            "models": {"big": {"path": "x"}, "a": {"path": "x"}, "b": {"path": "x"}},
+            "gate": {"fleet": ["a", "b"], "economy": False, "audit": 0.5},
+        },
+        Settings,
+    )
+    judge = FakeJudge(ctx(broker, 1), Script(words=list(TRUTH)), ModelId("big"))
+    members = [
+        FakeSpeculator(ctx(broker, 2 + n), Script(words=list(TRUTH)), ModelId(name)) for n, name in enumerate("ab")
+    ]
+    client = Client(ctx(broker, 8))
+    gate = Gate(ctx(broker, 9), settings, dice=random.Random(1).random)
+    services: list[Service] = [judge, *members, client, gate]
+    for service in services:
+        await service.start()
+    yield Rig(gate, judge, members, client, broker)
+    for service in reversed(services):
+        await service.stop()
+        assert service.fault is None
+
+
+async def test_an_approved_answer_is_the_members_and_exact(rig: Rig) -> None:
+    end = await rig.answer()
+    assert rig.client.text == "".join(TRUTH)
+    assert end.judged is not None
+    assert (end.judged.verdict, end.judged.member) == (AnswerVerdict.APPROVE, "a")
+    assert end.stats.completion_tokens == len(TRUTH)
+    await until(lambda: len(rig.client.told) == 1)
+    assert not [job for job in rig.judge.jobs if job.judge is None]
+
+
+async def test_a_wrong_answer_becomes_the_targets_text(rig: Rig) -> None:
+    rig.members[0].script.words = [*TRUTH[:4], "wrong ", "words "]
+    end = await rig.answer()
+    assert rig.client.text == "".join(TRUTH)
+    assert end.judged is not None
+    assert (end.judged.verdict, end.judged.kept) == (AnswerVerdict.CORRECT, 4)
+
+
+async def test_streams_leave_before_the_member_is_done(rig: Rig) -> None:
+    rig.judge.script.words = [f"word{n} " for n in range(120)]
+    rig.members[0].script.words = [*rig.judge.script.words[:100], "bad ", *rig.judge.script.words[101:]]
+    end = await rig.answer(whole=False)
+    assert rig.client.text == "".join(rig.judge.script.words)
+    assert end.judged is not None
+    assert end.judged.verdict is AnswerVerdict.CORRECT
+    await until(lambda: len(rig.client.told) == 1)
+    assert rig.client.told[0].cost.member_ms > 0.0
+
+
+async def test_members_that_fail_or_are_empty_change_nothing(rig: Rig) -> None:
+    rig.members[0].script.fail_after = 2
+    rig.members[1].script.words = [" "]
+    await rig.answer()
+    assert rig.client.text == "".join(TRUTH)
+    assert rig.gate.fleet.members["a"].failed == 1
+
+
+async def test_without_members_the_target_writes(rig: Rig) -> None:
+    for member in rig.members:
+        await member.stop()
+    end = await rig.answer()
+    assert rig.client.text == "".join(TRUTH)
+    assert end.judged is not None
+    assert end.judged.verdict is AnswerVerdict.EXACT
+
+
+async def test_a_client_that_leaves_ends_the_jobs_of_members_and_judge(rig: Rig) -> None:
+    rig.members[0].script.hang_after = 2
+    rig.client.ask_for()
+    await until(lambda: len(rig.members[0].jobs) == 1 and len(rig.judge.jobs) == 1)
+    assert rig.client.owner is not None
+    rig.client._act(list(rig.client.owner.cancel("left", rig.client.clock.now())))
+    await until(lambda: JobId(rig.members[0].jobs[0].job) in rig.members[0].cancelled)
+    await until(lambda: not rig.gate._requests and not len(rig.gate.parts))
+
+
+async def test_the_judge_goes_on_after_a_gate_was_lost(rig: Rig) -> None:
+    end = await rig.answer(resume=[0, 1, 2])
+    assert rig.client.text == "".join(TRUTH[3:])
+    assert end.stats.completion_tokens == len(TRUTH)
+
+
+async def test_the_same_answer_is_scored_once(rig: Rig) -> None:
+    for _ in range(3):
+        await rig.answer()
+        assert rig.client.text == "".join(TRUTH)
+    scored = [job for job in rig.judge.jobs if job.judge is not None and job.judge.text]
+    assert len(scored) == 1
+    assert rig.gate.cache.hits == 2
+
+
+async def calibrated(rig: Rig, **changed: object) -> None:
+    """A profile for the first member, as a calibration would have written it."""
+    gate = rig.gate
+    await gate._look()
+    job = JobSubmitted(job=JobId("x"), model=ModelId("big+gate"), owner=gate.instance, prompt=Prompt(text="say"))
+    made = Profile(
+        conditions=gate.trust.conditions(job, "big", "a", gate._facts_of),
+        statistic="token",
+        tolerance=2.0,
+        max_error=0.05,
+        confidence=0.95,
+        passes=100,
+        errors=0,
+        bound=0.03,
+        prompts="p",
+        error="same",
+    )
+    profile.write(gate.settings.home_dir, msgspec.structs.replace(made, **changed))
+    gate.trust.reload(gate.targets, gate.fleet.members)
+
+
+async def test_a_calibrated_member_may_deviate_until_audits_forbid_it(rig: Rig) -> None:
+    await calibrated(rig)
+    rig.gate.fleet.members["b"].gone = True
+    rig.members[0].script.words = [*TRUTH[:3], "green ", *TRUTH[4:]]
+    end = await rig.answer()
+    assert rig.client.text == "".join(rig.members[0].script.words)
+    assert end.judged is not None
+    assert (end.judged.verdict, end.judged.approximate, end.judged.unlike) == (AnswerVerdict.APPROVE, True, 1)
+    while not rig.client.closed:
+        audits = len(rig.client.audited)
+        await rig.answer()
+        await until(lambda audits=audits: len(rig.client.audited) > audits or rig.client.closed)  # type: ignore[misc]
+        assert audits < 20
+    assert rig.client.audited[-1].low > 0.05
+    end = await rig.answer()
+    assert rig.client.text == "".join(TRUTH)
+    assert end.judged is not None
+    assert not end.judged.approximate
+    assert "audited" in rig.gate.trust.stale["big", "a"]
+
+
+async def test_a_profile_of_another_judge_allows_nothing(rig: Rig) -> None:
+    await calibrated(rig)
+    found = rig.gate.trust.standing["big", "a"].profile
+    other = msgspec.structs.replace(found.conditions, judge_is="another")
+    await calibrated(rig, conditions=other)
+    rig.members[0].script.words = [*TRUTH[:3], "green ", *TRUTH[4:]]
+    end = await rig.answer()
+    assert rig.client.text == "".join(TRUTH)
+    assert end.judged is not None
+    assert not end.judged.approximate
+
+
+async def test_models_that_come_later_judge_too(rig: Rig) -> None:
+    late = FakeJudge(ctx(rig.broker, 20), Script(words=list(TRUTH)), ModelId("late"))
+    await late.start()
+    await rig.gate._look()
+    assert rig.gate.targets == ["big", "late"]
+    await late.stop()

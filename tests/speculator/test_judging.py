@@ -1,0 +1,245 @@
+"""Given answers are scored, and tokens on which drafters agree stand until they are read."""
+
+from dataclasses import replace as with_fields
+
+import pytest
+from msgspec.structs import replace
+
+from tests.speculator.fakes import END, Driver, FakePipeline, FakeTarget, job, make_core, opening, text_of
+from twd.speculator.core.session import PreparedRequest
+from twd.speculator.drafters.drafter_link import AttachedDrafter
+from twd.wire.base import InstanceId, NodeId, SessionId
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.job import FinishReason, JobFinished, JobSubmitted, Judge, Speculation, TokensAccepted
+from twd.wire.judging import TokensAgreed
+from twd.wire.prefix import prefix_hash
+
+PROMPT = list(range(2, 32))
+
+
+def judged(driver: Driver, given: list[int], **judge: object) -> tuple[list[TokensAccepted], JobFinished]:
+    name = f"j{len(driver.told)}"
+    asked = job(name, judge=Judge(text="x", **judge), max_tokens=40)  # type: ignore[arg-type]
+    submit(driver, asked, with_fields(opening(name, PROMPT), judged=tuple(given)))
+    return ended(driver, asked)
+
+
+def submit(driver: Driver, asked: JobSubmitted, prepared: PreparedRequest) -> None:
+    driver.core.check(asked)
+    driver.core.submit(asked, prepared, driver.now)
+    driver.read()
+
+
+def ended(driver: Driver, asked: JobSubmitted) -> tuple[list[TokensAccepted], JobFinished]:
+    while not any(isinstance(one, JobFinished) and one.job == asked.job for one in driver.told):
+        driver.turn()
+    told = [one for one in driver.told if getattr(one, "job", "") == asked.job]
+    end = next(one for one in told if isinstance(one, JobFinished))
+    return [one for one in told if isinstance(one, TokensAccepted) and one.tokens], end
+
+
+def driver(**limits: object) -> Driver:
+    target = FakeTarget()
+    core = make_core(target, score_rows=target.window_max, **limits)  # type: ignore[arg-type]
+    return Driver(core, target)
+
+
+def test_each_token_of_a_given_answer_is_scored() -> None:
+    truth = text_of(PROMPT, 12)
+    given = [*truth[:5], 7 if truth[5] != 7 else 8, *truth[6:]]
+    pieces, end = judged(driver(), given)
+    assert [token for piece in pieces for token in piece.tokens] == given
+    gaps = [score.gap for piece in pieces for score in piece.scores]
+    assert gaps[:5] == [0.0] * 5
+    assert gaps[5] > 0.0
+    assert end.stats.completion_tokens == len(given)
+
+
+def test_a_pipeline_scores_as_a_model_in_this_process_does() -> None:
+    target = FakePipeline(n_slots=2)
+    one = Driver(make_core(target, score_rows=12, prefill_rows=12), target)
+    truth = text_of(PROMPT, 30)
+    one.submit(job("plain"), PROMPT)
+    given = [*truth[:20], 7 if truth[20] != 7 else 8, *truth[21:]]
+    pieces, end = judged(one, given, ends=True)
+    assert [token for piece in pieces for token in piece.tokens] == given
+    gaps = [score.gap for piece in pieces for score in piece.scores]
+    assert gaps[:20] == [0.0] * 20
+    assert gaps[20] > 0.0
+    assert end.end_score is not None
+    ended(one, job("plain"))
+    assert one.tokens("plain") == text_of(PROMPT, 40)
+
+
+def test_the_end_is_scored_where_it_is_given() -> None:
+    _, end = judged(driver(), text_of(PROMPT, 6), ends=True)
+    assert end.end_score is not None
+    assert (end.end_score.gap, end.reason) == (3.0, FinishReason.STOP)
+
+
+def test_no_more_is_scored_than_is_asked_for() -> None:
+    pieces, _ = judged(driver(prefill_rows=8), [9, 9, 9, *text_of(PROMPT, 30)], stop_above=0.0)
+    assert sum(len(piece.tokens) for piece in pieces) < 20
+
+
+def test_without_a_text_the_prompt_is_read() -> None:
+    one = driver()
+    pieces, end = judged(one, [])
+    assert not pieces
+    assert end.stats.completion_tokens == 0
+    assert one.target.rows == len(PROMPT)
+
+
+def test_what_an_earlier_attempt_scored_is_not_scored_again() -> None:
+    one, truth = driver(), text_of(PROMPT, 10)
+    asked = job("again", judge=Judge(text="x", behind=0), resume=truth[:4])
+    submit(one, asked, with_fields(opening("again", PROMPT), judged=tuple(truth)))
+    pieces, _ = ended(one, asked)
+    assert [token for piece in pieces for token in piece.tokens] == truth[4:]
+
+
+def test_who_cannot_score_says_so() -> None:
+    with pytest.raises(TwdError) as refused:
+        make_core(FakeTarget()).check(job("j", judge=Judge(text="x")))
+    assert refused.value.code is FailureCode.UNSUPPORTED
+
+
+def test_running_texts_are_the_same_beside_a_judged_one() -> None:
+    one, truth = driver(), text_of(PROMPT, 40)
+    one.submit(job("plain"), PROMPT)
+    asked = job("judged", judge=Judge(text="x"))
+    submit(one, asked, with_fields(opening("judged", PROMPT), judged=tuple(truth[:20])))
+    ended(one, asked)
+    pieces, _ = ended(one, job("plain"))
+    assert [token for piece in pieces for token in piece.tokens] == truth
+
+
+# -- agreement -------------------------------------------------------------------------------------
+
+
+def voting(**limits: object) -> Driver:
+    return driver(consensus="majority", unread=16, **limits)
+
+
+def begin(one: Driver, name: str = "vote", **fields: object) -> None:
+    for voter in ("a", "b", "c"):
+        one.core.attach(AttachedDrafter(InstanceId(voter), NodeId("n"), beside=False, model=voter), one.now)
+    one.submit(job(name, speculation=Speculation(consensus=True), **fields), PROMPT)
+    while not any(isinstance(event, TokensAccepted) and event.tokens for event in one.told):
+        one.turn()
+
+
+def votes(one: Driver, agreed: list[int], **fields: object) -> TokensAgreed:
+    session = one.core.by_id[SessionId("s-vote")]
+    place = fields.get("at", len(session.tokens))
+    assert isinstance(place, int)
+    prefix = prefix_hash(session.tokens[:place])
+    made = TokensAgreed(
+        session=session.id, racer=InstanceId("r"), at=place, prefix=prefix, tokens=agreed, votes=2, asked=3
+    )
+    return replace(made, **fields)
+
+
+def said(one: Driver) -> list[int]:
+    return [token for event in one.told if isinstance(event, TokensAccepted) for token in event.tokens]
+
+
+def settle(one: Driver) -> None:
+    session = one.core.by_id[SessionId("s-vote")]
+    while session.inflight_windows:
+        one.turn()
+
+
+def test_agreed_tokens_stand_before_the_target_reads_them() -> None:
+    one = voting()
+    begin(one)
+    settle(one)
+    before = len(said(one))
+    following = text_of([*PROMPT, *said(one)], 5)
+    one.core.agree(votes(one, following), one.now)
+    one.read()
+    assert said(one)[before:] == following
+    _, end = ended(one, job("vote"))
+    assert said(one) == text_of(PROMPT, 40)
+    assert end.judged is not None
+    assert (end.judged.approximate, end.judged.kept, end.judged.unlike) == (False, 5, 0)
+
+
+def test_what_was_wrong_is_counted_when_it_is_read() -> None:
+    one = voting()
+    begin(one)
+    settle(one)
+    truth = text_of([*PROMPT, *said(one)], 1)[0]
+    one.core.agree(votes(one, [3 if truth != 3 else 4]), one.now)
+    _, end = ended(one, job("vote"))
+    assert end.judged is not None
+    assert (end.judged.approximate, end.judged.unlike) == (True, 1)
+    assert said(one) != text_of(PROMPT, 40)
+
+
+def test_unstreamed_answers_stay_exact() -> None:
+    one = voting()
+    begin(one, whole=True)
+    settle(one)
+    one.core.agree(votes(one, [3, 3, 3]), one.now)
+    _, end = ended(one, job("vote"))
+    assert said(one) == text_of(PROMPT, 40)
+    assert end.judged is not None
+    assert not end.judged.approximate
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"votes": 1},
+        {"votes": 2, "asked": 4},
+        {"votes": 9},
+        {"prefix": 1},
+        {"at": 2},
+        {"at": 500},
+        {"session": SessionId("nobody")},
+        {"tokens": [END]},
+        {"tokens": [10**6]},
+    ],
+)
+def test_what_does_not_fit_changes_nothing(wrong: dict[str, object]) -> None:
+    one = voting()
+    begin(one)
+    settle(one)
+    before = len(said(one))
+    one.core.agree(votes(one, [3], **wrong), one.now)
+    one.read()
+    assert len(said(one)) == before
+    ended(one, job("vote"))
+    assert said(one) == text_of(PROMPT, 40)
+
+
+def test_no_more_stands_unread_than_may() -> None:
+    one = voting()
+    begin(one)
+    settle(one)
+    one.core.agree(votes(one, [3] * 100), one.now)
+    assert one.core.by_id[SessionId("s-vote")].unread == 16
+
+
+def test_sessions_that_did_not_ask_are_exact() -> None:
+    one = voting()
+    one.submit(job("vote"), PROMPT)
+    while not said(one):
+        one.turn()
+    settle(one)
+    one.core.agree(votes(one, [3]), one.now)
+    _, end = ended(one, job("vote"))
+    assert said(one) == text_of(PROMPT, 40)
+    assert end.judged is None
+
+
+def test_where_too_much_was_wrong_texts_are_exact_again() -> None:
+    one = voting()
+    for _ in range(60):
+        one.core.consensus.audit.learn(True)
+    begin(one)
+    settle(one)
+    one.core.agree(votes(one, [3]), one.now)
+    ended(one, job("vote"))
+    assert said(one) == text_of(PROMPT, 40)

@@ -1,0 +1,278 @@
+"""`twd gate`: start it, look at it, and calibrate it on one's own prompts."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from twd.cli.common.context import CliContext
+from twd.kit.errors import CommandError
+from twd.kit.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from twd.gate.calibration.lines import Read
+    from twd.gate.calibration.profile import Conditions
+    from twd.gate.calibration.search import Calibrated, Observation
+    from twd.gate.observing import Failed, Task
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_SHARE = click.FloatRange(0.0, 1.0, min_open=True, max_open=True)
+
+
+@click.group()
+def gate() -> None:
+    """The quality gate: others write whole answers, the target judges them."""
+
+
+@gate.command()
+@click.pass_context
+def start(ctx: click.Context) -> ExitCode:
+    """Run the gate in this terminal, until a signal ends it; `twd up` starts it, too, where somebody writes for it."""
+    from twd.cli.run import run_command
+
+    done: ExitCode = ctx.invoke(run_command, service="gate")
+    return done
+
+
+@gate.command()
+@_as_json
+@click.pass_obj
+def status(command_context: CliContext, as_json: bool) -> ExitCode:
+    """What the gate did since it started, who writes, and whose answers may deviate."""
+    import msgspec
+
+    facts = asyncio.run(_gate_facts(command_context))
+    if facts is None:
+        raise CommandError(ExitCode.NOTHING_RUNS, "no gate runs: `twd up` or `twd gate start` starts it")
+    if as_json:
+        click.echo(msgspec.json.encode(facts))
+        return ExitCode.OK
+    for name, told in facts.items():
+        click.echo(f"{name.removeprefix('stats_'):16} {', '.join(told) or '-' if isinstance(told, list) else told}")
+    return ExitCode.OK
+
+
+async def _gate_facts(command_context: CliContext) -> dict[str, Any] | None:
+    from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
+    from twd.wire.service import read_lease
+
+    async with command_context.bus("admin") as bus:
+        registry = await bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+        leases = [read_lease(entry.value, entry.key) for entry in await registry.entries()]
+    return next((dict(lease.facts) for lease in leases if lease is not None and lease.service == "gate"), None)
+
+
+def _measured(command: Any) -> Any:
+    """The options of both commands that ask a running system."""
+    options = (
+        click.argument("file", type=_FILE),
+        click.option("--judge", "-m", default="", help="Who judges; without: gate.verifier, or the default model."),
+        click.option("--member", default="", help="Who writes; without: the first member of the gate."),
+        click.option(
+            "--error",
+            default="check",
+            type=click.Choice(["check", "same", "judge"]),
+            show_default=True,
+            help="What an error is: a check that fails, another text, or what a model likes less in both orders.",
+        ),
+        click.option("--arbiter", default="", help="With --error judge: the model that compares; without: the judge."),
+        click.option("--max-error", default=0.05, type=_SHARE, show_default=True, help="The error rate to stay below."),
+        click.option("--confidence", default=0.95, type=_SHARE, show_default=True, help="How sure that is."),
+        click.option("--temperature", default=0.0, type=click.FloatRange(0.0, 2.0), help="Of the answers."),
+        click.option(
+            "--max-tokens", default=256, type=click.IntRange(1, 8192), help="Of an answer, unless its line says it."
+        ),
+        _as_json,
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@gate.command()
+@_measured
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write the ROC curve there, as SVG.")
+@click.pass_obj
+def calibrate(command_context: CliContext, /, file: Path, plot: Path | None, as_json: bool, **how: Any) -> ExitCode:
+    """Find how far a member's answers to the prompts of FILE may be off, and prove it.
+
+    FILE holds JSON lines: chats (`{"messages": [...], "check": {"contains": "Paris"}}`), lines of OpenAI batches, or
+    what `gate.record` kept. With too few prompts nothing is written; exit code 10 says so.
+    """
+    from twd.gate.calibration import profile
+    from twd.gate.calibration.search import calibrate as find
+
+    read, seen, failed, conditions = asyncio.run(_observe(command_context, _text_of(file), as_json, **how))
+    found = find(seen, how["max_error"], how["confidence"])
+    if plot is not None and seen:
+        plot.write_text(_curve(seen), "utf-8")
+    if found.rule is not None:
+        made = _profile(found, conditions, how, read)
+        path = profile.write(command_context.settings.home_dir, made)
+        _show(found, seen, read, failed, as_json, f"written to {path}")
+        return ExitCode.OK
+    _show(found, seen, read, failed, as_json, f"nothing is written: {found.missing}")
+    return ExitCode.DIFFERENT
+
+
+@gate.command("eval")
+@_measured
+@click.pass_obj
+def evaluate(command_context: CliContext, /, file: Path, as_json: bool, **how: Any) -> ExitCode:
+    """Measure the calibrated gate on other prompts; changes nothing."""
+    from twd.gate.calibration import profile
+    from twd.gate.calibration.search import Calibrated, Rate, auroc, rate_at
+
+    read, seen, failed, conditions = asyncio.run(_observe(command_context, _text_of(file), as_json, **how))
+    kept = profile.read(profile.path_of(command_context.settings.home_dir, conditions.judge, conditions.member))
+    if isinstance(kept, str):
+        raise CommandError(ExitCode.CONFIG, f"{conditions.member} by {conditions.judge}: {kept}")
+    kinds = sorted({one.kind for one in seen})
+    found = Calibrated(
+        kept.rule,
+        "",
+        auroc=auroc(seen, kept.statistic),
+        held_out=rate_at(seen, kept.rule),
+        all_passes=Rate(len(seen), sum(one.wrong for one in seen), len(seen)),
+        by_kind={name: rate_at([one for one in seen if one.kind == name], kept.rule) for name in kinds},
+    )
+    stale = kept.stale(conditions)
+    _show(found, seen, read, failed, as_json, f"the profile is stale, {stale}" if stale else "the profile counts")
+    return ExitCode.OK
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise click.UsageError(f"{file} is no UTF-8; give JSON lines") from None
+
+
+async def _observe(
+    command_context: CliContext, text: str, quiet: bool, **how: Any
+) -> "tuple[Read, list[Observation], list[Failed], Conditions]":
+    from twd.gate.asking import Asker
+    from twd.gate.calibration.lines import read_lines
+    from twd.gate.observing import observe
+    from twd.kit.clock import SystemClock
+    from twd.kit.ids import Ids
+    from twd.kit.service import ServiceContext
+
+    read = read_lines(text.splitlines())
+    async with command_context.bus("admin") as bus:
+        asker = Asker(ServiceContext(bus=bus, node=command_context.node, clock=SystemClock(), ids=Ids()))
+        await asker.start()
+        try:
+            task, conditions = await _task(command_context, asker, **how)
+            seen, failed = await observe(asker, read.lines, task, _silent if quiet else _tell)
+        finally:
+            await asker.stop("done")
+    return read, seen, failed, conditions
+
+
+async def _task(command_context: CliContext, asker: Any, **how: Any) -> "tuple[Task, Conditions]":
+    from twd.gate.calibration import profile
+    from twd.gate.members import members_of
+    from twd.gate.observing import Task
+    from twd.wire.job import Sampling
+    from twd.wire.model import single_step_ms
+
+    settings = command_context.settings
+    judge = how["judge"] or settings.gate.verifier or settings.default_model
+    member = how["member"] or next(iter(members_of(settings)), "")
+    if not member:
+        raise CommandError(ExitCode.CONFIG, "nobody writes for a gate: name models under gate.fleet, or give --member")
+    leases = {str(lease.facts["model"]): dict(lease.facts) for lease in await asker.leases() if "model" in lease.facts}
+    for name in (judge, member):
+        if name not in leases:
+            raise CommandError(
+                ExitCode.NOT_FOUND, f"nobody serves {name!r} now; there are: {', '.join(leases) or 'none'}"
+            )
+    if not leases[judge].get("judges"):
+        raise CommandError(ExitCode.USAGE, f"{judge} cannot score given tokens; only a judge by scores is calibrated")
+    sampling = Sampling(temperature=how["temperature"], seed=0)
+    task = Task(
+        judge,
+        member,
+        sampling,
+        how["max_tokens"],
+        how["error"],
+        how["arbiter"],
+        single_step_ms(leases[judge]),
+    )
+    conditions = profile.Conditions(
+        judge=judge,
+        member=member,
+        judge_is=profile.identity(leases[judge]),
+        member_is=profile.identity(leases[member]),
+        sampling=profile.sampling_hash(sampling),
+        hold=str(settings.gate.hold),
+    )
+    return task, conditions
+
+
+def _profile(found: "Calibrated", conditions: "Conditions", how: dict[str, Any], read: "Read") -> Any:
+    import time
+
+    from twd.gate.calibration.profile import Profile
+
+    assert found.rule is not None
+    last = [one for one in found.tried if one.holds][-1]
+    return Profile(
+        conditions=conditions,
+        statistic=found.rule.statistic,
+        tolerance=found.rule.tolerance,
+        max_error=how["max_error"],
+        confidence=how["confidence"],
+        passes=last.found.passes,
+        errors=last.found.errors,
+        bound=last.bound,
+        prompts=read.hash,
+        error=how["error"],
+        made_ms=time.time_ns() // 1_000_000,
+    )
+
+
+def _silent(number: int, total: int) -> None:
+    """JSON alone goes to stdout."""
+
+
+def _tell(number: int, total: int) -> None:
+    if number % 20 == 0 or number == total:
+        click.echo(f"{number}/{total}")
+
+
+def _curve(seen: "list[Observation]") -> str:
+    from twd.bench.plot import lines
+    from twd.gate.calibration.search import auroc, roc
+    from twd.gate.verdict import STATISTICS
+
+    kind = max(STATISTICS, key=lambda one: auroc(seen, one))
+    points = [(0.0, 0.0, 0.0), *roc(seen, kind)]
+    title = f"ROC of the {kind} gap: AUROC {auroc(seen, kind):.3f}"
+    wrong = [100 * one[2] for one in points]
+    series = [("right answers that pass", [100 * one[1] for one in points]), ("chance", wrong)]
+    return lines(title, wrong, series, "% of wrong answers that pass", "%")
+
+
+def _show(
+    found: "Calibrated", seen: "list[Observation]", read: "Read", failed: "list[Failed]", as_json: bool, outcome: str
+) -> None:
+    import msgspec
+
+    from twd.gate.calibration.report import rows, summary
+
+    told = {**summary(found, seen), "outcome": outcome, "broken": read.broken, "doubled": read.doubled}
+    told["failed"] = [{"line": one.line, "why": one.why} for one in failed]
+    if as_json:
+        click.echo(msgspec.json.encode(told))
+        return
+    for problem in read.broken[:10]:
+        click.echo(problem)
+    for one in failed[:10]:
+        click.echo(f"prompt {one.line}: {one.why}")
+    for row in rows(found, seen):
+        click.echo(row)
+    click.echo(outcome)

@@ -1,0 +1,1 @@
+"""Others write whole answers, the target judges them."""

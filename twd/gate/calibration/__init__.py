@@ -1,0 +1,1 @@
+"""Finding a tolerance on recorded answers, with exact bounds."""

@@ -1,0 +1,55 @@
+"""Exact bounds of an error rate from counted errors (Clopper and Pearson). Pure arithmetic."""
+
+from functools import lru_cache
+from math import exp, inf, lgamma, log
+from typing import Final
+
+_STEPS: Final = 60
+
+
+def at_most(errors: int, trials: int, rate: float) -> float:
+    """The chance of so few errors in so many trials at this rate."""
+    if errors >= trials or rate <= 0.0:
+        return 1.0
+    if rate >= 1.0:
+        return 0.0
+    return min(1.0, sum(exp(_log_chance(count, trials, rate)) for count in range(errors + 1)))
+
+
+def _log_chance(count: int, trials: int, rate: float) -> float:
+    ways = lgamma(trials + 1) - lgamma(count + 1) - lgamma(trials - count + 1)
+    return ways + count * log(rate) + (trials - count) * log(1.0 - rate) if 0.0 < rate < 1.0 else -inf
+
+
+@lru_cache(maxsize=65_536)
+def upper_bound(errors: int, trials: int, confidence: float) -> float:
+    """The rate is not above this, with this confidence."""
+    if trials == 0 or errors >= trials:
+        return 1.0
+    low, high = errors / trials, 1.0
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if at_most(errors, trials, middle) > 1.0 - confidence else (low, middle)
+    return high
+
+
+def lower_bound(errors: int, trials: int, confidence: float) -> float:
+    """The rate is not below this, with this confidence."""
+    return 1.0 - upper_bound(trials - errors, trials, confidence)
+
+
+def interval(errors: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Both bounds; together they hold with this confidence."""
+    each = (1.0 + confidence) / 2
+    return lower_bound(errors, trials, each), upper_bound(errors, trials, each)
+
+
+def trials_needed(errors: int, rate: float, confidence: float) -> int:
+    """How many trials with so many errors show that the rate is not above this."""
+    low, high = errors, max(16, errors + 1)
+    while at_most(errors, high, rate) > 1.0 - confidence:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if at_most(errors, middle, rate) > 1.0 - confidence else (low, middle)
+    return high

@@ -1,0 +1,131 @@
+"""The jobs that a gate owns for its requests, and their owners."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from twd.kit.jobs.owner import Deliver, Fail, Finish, JobOwner, OwnerAction, OwnerPolicy, Release, Submit
+from twd.wire.base import Event, InstanceId, JobId, ModelId
+from twd.wire.failures import Failure
+from twd.wire.job import JobCancelled, JobFinished, JobStarted, JobSubmitted, TokensAccepted
+
+MEMBER: Final = OwnerPolicy(losses=0, patience_s=1.0, recovery_s=1.0)
+"""Another member can write instead, so nobody waits long for one."""
+TARGET: Final = OwnerPolicy()
+
+
+class Reader(Protocol):
+    """Whoever is told what a part brings."""
+
+    def started(self, number: int, event: JobStarted) -> None:
+        """It has begun."""
+
+    def text(self, number: int, event: TokensAccepted) -> None:
+        """It brings text."""
+
+    def finished(self, number: int, event: JobFinished) -> None:
+        """It is done."""
+
+    def failed(self, number: int, failure: Failure) -> None:
+        """It cannot go on."""
+
+
+@dataclass(eq=False)
+class PromptSplit:
+    """One job and what it is for."""
+
+    number: int
+    owner: JobOwner
+    reader: Reader
+    told: bool = False
+
+
+class Parts:
+    """All of them; hands events to their owners and does what these want."""
+
+    def __init__(
+        self,
+        now: Callable[[], float],
+        submit: Callable[[JobSubmitted, float], None],
+        publish: Callable[[Event], None],
+    ) -> None:
+        self._now = now
+        self._submit = submit
+        self._publish = publish
+        self._parts: dict[JobId, PromptSplit] = {}
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def open(self, number: int, job: JobSubmitted, reader: Reader, policy: OwnerPolicy) -> None:
+        """Submit a job for a part."""
+        part = PromptSplit(number, JobOwner(job, policy, self._now()), reader)
+        self._parts[job.job] = part
+        self._act(part, part.owner.begin(self._now()))
+
+    def stop(self, job: JobId, why: str) -> None:
+        """Nobody needs it any more."""
+        part = self._parts.get(job)
+        if part is None:
+            return
+        for action in part.owner.cancel(why, self._now()):
+            if isinstance(action, Release):
+                self._publish(action.event)
+        self._parts.pop(job, None)
+
+    def hear(self, event: Event) -> None:
+        """An event of some job, perhaps of ours."""
+        part = self._parts.get(getattr(event, "job", JobId("")))
+        if part is None:
+            return
+        actions = part.owner.handle(event, self._now())
+        if isinstance(event, JobStarted) and not part.told and part.owner.started is event:
+            part.told = True
+            part.reader.started(part.number, event)
+        self._act(part, actions)
+
+    def unanswered(self, job: JobSubmitted, failure: Failure) -> None:
+        """A submission had no answer."""
+        part = self._parts.get(job.job)
+        if part is not None:
+            self._act(part, part.owner.unanswered(job.attempt, failure, self._now()))
+
+    def came(self, model: ModelId) -> None:
+        """A worker for this model is ready."""
+        for part in list(self._parts.values()):
+            if part.owner.job.model == model:
+                self._act(part, part.owner.somebody_home(self._now()))
+
+    def gone(self, instance: InstanceId) -> None:
+        """A worker ended."""
+        for part in list(self._parts.values()):
+            self._act(part, part.owner.worker_gone(instance, self._now()))
+
+    def tick(self) -> None:
+        """Deadlines, silences, next tries."""
+        now = self._now()
+        for part in list(self._parts.values()):
+            if part.owner.due <= now:
+                self._act(part, part.owner.tick(now))
+
+    def _act(self, part: PromptSplit, actions: list[OwnerAction]) -> None:
+        if part.owner.ended:
+            self._parts.pop(part.owner.job.job, None)
+        ends = [action for action in actions if isinstance(action, Finish)]
+        for action in actions:
+            match action:
+                case Submit(job, timeout_s):
+                    self._submit(job, timeout_s)
+                case Release(event):
+                    self._publish(event)
+                case Deliver(event) if event.tokens or not ends or event.text != ends[0].event.tail:
+                    part.reader.text(part.number, event)
+                case Finish(event):
+                    part.reader.finished(part.number, event)
+                case Fail(failure):
+                    part.reader.failed(part.number, failure)
+
+
+def cancelled_by(event: JobCancelled, attempt: int) -> bool:
+    """Whether a cancellation is meant for this attempt."""
+    return not event.attempts or attempt <= event.attempts

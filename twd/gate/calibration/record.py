@@ -1,0 +1,31 @@
+"""Requests that a gate keeps, to calibrate on: a private file that never grows beyond its bound."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from twd.wire.job import JobSubmitted
+
+RECORD_MAX: Final = 16 * 1024 * 1024
+FILE: Final = "record.jsonl"
+
+
+def record(home: Path, job: JobSubmitted) -> bool:
+    """Keep one conversation; False where there is no more room, or nothing to keep."""
+    messages = job.prompt.messages
+    if not messages:
+        return False
+    path = home / "gate" / FILE
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    told = [{"role": one.role, "content": one.content} for one in messages]
+    line = msgspec.json.encode({"messages": told, "max_tokens": job.max_tokens or 256}) + b"\n"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        if os.fstat(descriptor).st_size + len(line) > RECORD_MAX:
+            return False
+        os.write(descriptor, line)
+    finally:
+        os.close(descriptor)
+    return True

@@ -1,0 +1,90 @@
+"""What a gate counts for its status. Pure."""
+
+from dataclasses import dataclass
+
+from twd.gate.core import GateJob
+from twd.wire.job import AnswerVerdict, JobFinished
+
+
+@dataclass
+class GateCounts:
+    """Requests by how they ended, and what they took."""
+
+    began: float
+    total_requests: int = 0
+    approved: int = 0
+    corrected: int = 0
+    rejected: int = 0
+    errors: int = 0
+    cache_hits: int = 0
+    exact: int = 0
+    unjudged: int = 0
+    agent_ms: float = 0.0
+    verify_ms: float = 0.0
+    asked: int = 0
+    used_target: int = 0
+    target_ms: float = 0.0
+    exact_ms: float = 0.0
+    """What exact speculation would have taken of the target for the same answers, as far as that is known."""
+    compared_ms: float = 0.0
+    """What those took of which that is known."""
+    audit_ms: float = 0.0
+    kept: int = 0
+    """Tokens that members wrote."""
+
+    def compare(self, target_ms: float, exact_ms: float | None, kept: int) -> None:
+        """One more answer took so long, and would have taken so long."""
+        self.target_ms += target_ms
+        self.kept += kept
+        if exact_ms is not None:
+            self.exact_ms += exact_ms
+            self.compared_ms += target_ms
+
+    def saved(self) -> dict[str, float]:
+        """Seconds of the target: what was spent, and what that saved, audits taken off; losses are below zero."""
+        return {
+            "target_s": round(self.target_ms / 1000, 2),
+            "audit_s": round(self.audit_ms / 1000, 2),
+            "fleet_s": round(self.agent_ms / 1000, 2),
+            "saved_s": round((self.exact_ms - self.compared_ms - self.audit_ms) / 1000, 2),
+            "kept_tokens": self.kept,
+        }
+
+    def ended(self, core: GateJob, finished: JobFinished | None) -> None:
+        """One more request is over."""
+        self.total_requests += 1
+        if finished is None or finished.judged is None:
+            self.errors += 1
+            return
+        match finished.judged.verdict:
+            case AnswerVerdict.APPROVE:
+                self.approved += 1
+            case AnswerVerdict.CORRECT:
+                self.corrected += 1
+            case AnswerVerdict.REJECT:
+                self.rejected += 1
+            case AnswerVerdict.UNJUDGED:
+                self.unjudged += 1
+            case AnswerVerdict.EXACT:
+                self.exact += 1
+        self.asked += bool(core.asked)
+        self.agent_ms += core.spent.member_ms
+        self.verify_ms += core.spent.judge_ms
+        self.used_target += finished.judged.verdict not in (AnswerVerdict.APPROVE, AnswerVerdict.UNJUDGED)
+
+    def told(self, now: float) -> dict[str, int | float]:
+        """The figures of `/v1/twd/status`."""
+        asked, total = max(1, self.asked), max(1, self.total_requests)
+        return {
+            "total_requests": self.total_requests,
+            "approved": self.approved,
+            "corrected": self.corrected,
+            "rejected": self.rejected,
+            "errors": self.errors,
+            "approve_rate": round(self.approved / asked, 4),
+            "gpu_usage_rate": round(self.used_target / total, 4),
+            "cache_hits": self.cache_hits,
+            "avg_agent_ms": round(self.agent_ms / asked, 2),
+            "avg_verify_ms": round(self.verify_ms / asked, 2),
+            "uptime_seconds": round(now - self.began, 1),
+        }

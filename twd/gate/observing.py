@@ -1,0 +1,106 @@
+"""From prompts to observations: a member answers, the judge scores, the target answers, and errors are found."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from twd.gate.asking import Asker, Told
+from twd.gate.calibration.lines import Line
+from twd.gate.calibration.search import Observation
+from twd.gate.prompt_judge import comparison
+from twd.wire.base import JobId, ModelId
+from twd.wire.failures import TwdError
+from twd.wire.job import (
+    FinishReason,
+    JobSubmitted,
+    Judge,
+    Prompt,
+    Sampling,
+    Speculation,
+)
+
+ErrorBy = Literal["check", "same", "judge"]
+_PLAIN: Final = Speculation(enabled=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Who writes, who judges, and what an error is."""
+
+    judge: str
+    member: str
+    sampling: Sampling
+    max_tokens: int = 256
+    error: ErrorBy = "check"
+    arbiter: str = ""
+    """Who compares answers, where errors are found in words."""
+    step_ms: float = 0.0
+    """What a token takes the target without drafts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A prompt of which nothing was learned."""
+
+    line: int
+    why: str
+
+
+async def observe(
+    asker: Asker, lines: Sequence[Line], task: Task, tell: Callable[[int, int], None]
+) -> tuple[list[Observation], list[Failed]]:
+    """Ask for each prompt; those that fail are told."""
+    seen: list[Observation] = []
+    failed: list[Failed] = []
+    for number, line in enumerate(lines, 1):
+        tell(number, len(lines))
+        if task.error == "check" and line.check is None:
+            failed.append(Failed(number, "it has no check; give one, or --error same"))
+            continue
+        try:
+            seen.append(await _one(asker, line, task))
+        except TwdError as error:
+            failed.append(Failed(number, str(error)))
+    return seen, failed
+
+
+async def _one(asker: Asker, line: Line, task: Task) -> Observation:
+    prompt = Prompt(messages=list(line.messages))
+    most = line.max_tokens or task.max_tokens
+    answer = await asker.run(task.member, prompt, task.sampling, most)
+    ends = answer.finished is not None and answer.finished.reason is FinishReason.STOP
+    judge = Judge(text=answer.text, ends=ends)
+    scored = await asker.run(task.judge, prompt, task.sampling, most, judge=judge, speculation=_PLAIN)
+    own = await asker.run(task.judge, prompt, task.sampling, most)
+    return Observation(
+        conversation=line.conversation,
+        gaps=tuple(scored.gaps),
+        wrong=await _is_wrong(asker, line, task, answer, own),
+        kind=line.kind,
+        tokens=len(scored.tokens),
+        judge_ms=scored.ms,
+        plain_ms=task.step_ms * own.stats.completion_tokens,
+        exact_ms=own.ms,
+    )
+
+
+async def _is_wrong(asker: Asker, line: Line, task: Task, answer: Told, own: Told) -> bool:
+    """Whether an answer fails where the target's own does not."""
+    match task.error:
+        case "same":
+            return answer.text != own.text
+        case "check":
+            return line.check is not None and line.check.holds(own.text) and not line.check.holds(answer.text)
+        case "judge":
+            if answer.text == own.text:
+                return False
+            first = await _better(asker, task, line, own.text, answer.text)
+            second = await _better(asker, task, line, answer.text, own.text)
+            return first == "A" and second == "B"
+
+
+async def _better(asker: Asker, task: Task, line: Line, one: str, other: str) -> str:
+    """Which of two answers a model prefers; it is not told whose they are."""
+    asked = Prompt(messages=list(line.messages))
+    job = comparison(JobSubmitted(job=JobId(""), model=ModelId(""), owner=asker.instance, prompt=asked), one, other)
+    return (await asker.run(task.arbiter or task.judge, job.prompt, job.sampling, 4)).text.strip()

@@ -1,0 +1,463 @@
+"""The gate on the bus: takes jobs of NAME+gate, has others write and the target judge. Decisions are in core.py."""
+
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+from msgspec.structs import replace
+
+from twd.bus.base import BusError, Leases, NoResponders, SubscriptionOptions
+from twd.gate.actions import FoundAnswer
+from twd.gate.auditing import AuditRun
+from twd.gate.cache import Cache, key_of
+from twd.gate.calibration import profile
+from twd.gate.calibration.parts import Parts, cancelled_by
+from twd.gate.calibration.record import record
+from twd.gate.core import GateJob, Terms
+from twd.gate.counts import GateCounts
+from twd.gate.economy import Economy
+from twd.gate.members import BEHIND, members_of, targets_of
+from twd.gate.request import GateRequest
+from twd.gate.routing import Fleet
+from twd.gate.trust import AuditTask, Trust
+from twd.kit.instance_tracker import InstanceTracker
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, ServiceContext
+from twd.kit.tasks import every
+from twd.settings.model import Settings
+from twd.wire.base import Event, InstanceId, JobId, ModelId
+from twd.wire.codec import Rejected
+from twd.wire.failures import Failure, FailureCode
+from twd.wire.job import (
+    AnswerVerdict,
+    JobCancelled,
+    JobFailed,
+    JobFinished,
+    JobQueued,
+    JobStarted,
+    JobSubmitted,
+    TokensAccepted,
+)
+from twd.wire.judging import GATE, AnswerAudited, AnswerJudged, GateCost, ModeClosed
+from twd.wire.model import ModelReady
+from twd.wire.routes import ROUTE_OF
+from twd.wire.service import (
+    Health,
+    ServiceExited,
+    ServiceFaulted,
+    ServiceLease,
+    ServiceStarted,
+    ServiceStopped,
+    read_lease,
+)
+
+JOBS_MAX = 256
+LOOK_S = 2.0
+SETTLE = 3
+"""Looks at the registry that must miss an instance before it counts as gone."""
+
+
+class Gate(Service):
+    """Serves NAME+gate for every model that may judge."""
+
+    name = "gate"
+    reads = (
+        JobSubmitted,
+        JobCancelled,
+        JobStarted,
+        TokensAccepted,
+        JobFinished,
+        JobFailed,
+        ModelReady,
+        ServiceStarted,
+        ServiceStopped,
+        ServiceFaulted,
+        ServiceExited,
+    )
+    reads_later: ClassVar[tuple[type[Event], ...]] = (JobSubmitted,)
+    writes = (
+        JobQueued,
+        JobSubmitted,
+        JobCancelled,
+        JobStarted,
+        TokensAccepted,
+        JobFinished,
+        JobFailed,
+        AnswerJudged,
+        AnswerAudited,
+        ModeClosed,
+    )
+    tick_s = 0.1
+
+    def __init__(self, ctx: ServiceContext, settings: Settings, dice: Callable[[], float] = random.random) -> None:
+        super().__init__(ctx)
+        self.settings = settings
+        self.instruction = settings.gate.verification_prompt
+        self.fleet = Fleet(members_of(settings), settings.gate.routing)
+        self.targets = [ModelId(name) for name in targets_of(settings)]
+        self.parts = Parts(self.clock.now, self._submit, self.emit)
+        self.economy: dict[ModelId, Economy] = {}
+        self.cache = Cache()
+        self.counts = GateCounts(self.clock.now())
+        self.trust = Trust(settings.home_dir, str(settings.gate.hold), settings.gate.audit)
+        self._auditing: AuditRun | None = None
+        self._dice = dice
+        self._requests: dict[JobId, GateRequest] = {}
+        self._instances = InstanceTracker()
+        self._registry: Leases | None = None
+        self._seen: list[ServiceLease] = []
+        self._missed: dict[InstanceId, int] = {}
+        self._draining = False
+        self._listens = False
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def setup(self) -> None:
+        """Look who is there."""
+        self._registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+        await self._look()
+        self.tasks.start("registry", every(LOOK_S, self._look))
+
+    async def start(self) -> None:
+        """Take the jobs of all models that may judge."""
+        await super().start()
+        if not self.ended.is_set():
+            await self.listen((), [self._hearing_of(name) for name in self.targets])
+            self._listens = True
+
+    def _hearing_of(self, target: ModelId) -> SubscriptionOptions:
+        route = ROUTE_OF[JobSubmitted]
+        subject = route.pattern_for(model=target + GATE)
+        return SubscriptionOptions(
+            subject, partial(self._receive, route, self.on_job_submitted), route.group, when_full=route.when_full
+        )
+
+    async def _look(self) -> None:
+        if self._registry is None:
+            return
+        try:
+            entries = await self._registry.entries()
+        except BusError as error:
+            self.log.warning("the registry could not be read: %s", error)
+            return
+        self._seen = [lease for entry in entries if (lease := read_lease(entry.value, entry.key)) is not None]
+        self._look_for_owners()
+        await self._take_new_targets()
+        self.trust.reload(self.targets, self.fleet.members)
+
+    async def _take_new_targets(self) -> None:
+        """Models that came later judge, too."""
+        served = (lease.facts.get("model") for lease in self._seen if lease.service in ("speculator", "relay"))
+        names = {ModelId(name) for name in served if isinstance(name, str) and not name.endswith(BEHIND)}
+        new = sorted(names - set(self.targets) - {ModelId(name) for name in self.fleet.members})
+        if self._listens and new:
+            self.targets += new
+            await self.listen((), [self._hearing_of(name) for name in new])
+
+    def _look_for_owners(self) -> None:
+        """Owners and workers that were killed say nothing of it."""
+        alive = {lease.instance for lease in self._seen}
+        owners = {request.job.owner for request in self._requests.values()}
+        for owner in owners:
+            self._missed[owner] = 0 if owner in alive else self._missed.get(owner, 0) + 1
+            if self._missed[owner] >= SETTLE:
+                self._owner_gone(owner)
+        self._missed = {owner: count for owner, count in self._missed.items() if owner in owners}
+
+    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        """What `twd status` and the edge read of this gate."""
+        self.counts.cache_hits = self.cache.hits
+        told = self.counts.told(self.clock.now())
+        return {
+            "gates": [str(name) for name in self.targets],
+            "agents": list(self.fleet.members),
+            "resting": [one.name for one in self.fleet.members.values() if one.resting],
+            "verifier": self.settings.gate.verifier or self.settings.default_model,
+            "requests": len(self._requests),
+            "wins": [f"{one.approved} {one.name}" for one in self.fleet.members.values()],
+            "useless": [one.name for one in self.fleet.members.values() if one.useless],
+            "cannot_score": [str(name) for name in self.targets if self._scores(name) is False],
+            "calibrated": [f"{target} {member}" for target, member in self.trust.standing],
+            "stale": [f"{target} {member}: {why}" for (target, member), why in self.trust.stale.items()],
+            "ready": self.health is Health.OK,
+            "audited": self.trust.told,
+            **self.counts.saved(),
+            **{f"stats_{name}": value for name, value in told.items()},
+        }
+
+    async def quiesce(self) -> None:
+        """Take no more jobs; those in hand go on elsewhere, from what their clients have."""
+        self._draining = True
+
+    async def teardown(self) -> None:
+        """Requests in hand end with a failure that their owners act on."""
+        failure = Failure(code=FailureCode.WORKER_LOST, message="the gate is shutting down")
+        for request in list(self._requests.values()):
+            for job in list(request.jobs.values()):
+                self.parts.stop(job, "the gate is shutting down")
+            job, attempt = request.job.job, request.job.attempt
+            self.emit(JobFailed(job=job, attempt=attempt, failure=failure, session=request.session))
+        self._requests.clear()
+
+    # -- jobs ----------------------------------------------------------------------------------
+
+    def on_job_submitted(self, event: JobSubmitted, reply: Reply) -> Effects:
+        """Take a request, or refuse it at once."""
+        held = self._requests.get(event.job)
+        if held is not None and held.job.attempt >= event.attempt:
+            reply(JobQueued(job=event.job, attempt=event.attempt, speculator=self.instance))
+            return None
+        refusal = self._refusal(event)
+        if refusal is not None:
+            reply(JobFailed(job=event.job, attempt=event.attempt, failure=refusal))
+            return None
+        reply(JobQueued(job=event.job, attempt=event.attempt, speculator=self.instance))
+        if held is not None:
+            self._drop(held, "a newer attempt")
+        self._begin(event)
+        return None
+
+    def _refusal(self, job: JobSubmitted) -> Failure | None:
+        if self._draining:
+            return Failure(code=FailureCode.DRAINING, message="this gate is shutting down")
+        if len(self._requests) >= JOBS_MAX:
+            return Failure(code=FailureCode.BUSY, message=f"{len(self._requests)} requests are judged already")
+        if job.grammar is not None or job.logprobs is not None or job.judge is not None:
+            text = f"{job.model} takes no grammar, logprobs or judge: ask the model itself"
+            return Failure(code=FailureCode.UNSUPPORTED, message=text)
+        return None
+
+    def _begin(self, event: JobSubmitted) -> None:
+        now, target = self.clock.now(), ModelId(event.model.removesuffix(GATE))
+        job = event
+        if job.sampling.seed is None:
+            job = replace(job, sampling=replace(job.sampling, seed=self.ctx.ids.seed()))
+        names = self.fleet.order(job, self._dice, barred=(target,))
+        if self.settings.gate.record:
+            record(self.settings.home_dir, job)
+        core = GateJob(job, self._terms(job, target, names), names, now)
+        request = GateRequest(job, core, target, self.ctx.ids.session(), self, now, spoke_at=now, index=len(job.resume))
+        self._requests[job.job] = request
+        if self._steps_aside(job, target):
+            request.run(lambda _: core.pass_through("writing takes the target no longer than judging"))
+        else:
+            request.run(core.begin)
+
+    def _terms(self, job: JobSubmitted, target: ModelId, members: Sequence[str]) -> Terms:
+        gate = self.settings.gate
+        return Terms(
+            rules=self.trust.rules(job, target, members, self._facts_of),
+            hold=0 if job.whole or gate.hold == "answer" else gate.hold,
+            ask=gate.ask,
+            retries=gate.max_retries,
+            patience_s=gate.patience_s,
+            in_words=self._in_words(target),
+            fail_open=gate.fail_open,
+        )
+
+    def _in_words(self, target: ModelId) -> bool:
+        judge = self.settings.gate.judge
+        return judge == "prompt" or (judge == "auto" and self._scores(target) is False)
+
+    def _facts_of(self, model: str) -> dict[str, Any] | None:
+        return next((lease.facts for lease in self._seen if lease.facts.get("model") == model), None)
+
+    def _scores(self, target: ModelId) -> bool | None:
+        """Whether a model can score given tokens; None where nobody serves it now."""
+        told = [lease.facts.get("judges", False) for lease in self._seen if lease.facts.get("model") == target]
+        return any(told) if told else None
+
+    def _steps_aside(self, job: JobSubmitted, target: ModelId) -> bool:
+        if not self.settings.gate.economy or job.resume or self._in_words(target):
+            return False
+        return not self.economy.setdefault(target, Economy()).judging()
+
+    def grammars(self, model: ModelId) -> bool:
+        """Whether a model keeps to a grammar: all do that run here."""
+        return model in self.settings.models
+
+    def on_job_cancelled(self, event: JobCancelled) -> Effects:
+        """The client wants no more."""
+        request = self._requests.get(event.job)
+        if request is not None and cancelled_by(event, request.job.attempt):
+            request.run(lambda now: request.core.cancel(event.reason))
+        return None
+
+    def _drop(self, request: GateRequest, why: str) -> None:
+        for job in list(request.jobs.values()):
+            self.parts.stop(job, why)
+        self._requests.pop(request.job.job, None)
+
+    def _owner_gone(self, owner: InstanceId) -> None:
+        for request in [one for one in self._requests.values() if one.job.owner == owner]:
+            request.run(lambda now, request=request: request.core.cancel("its owner is gone"))  # type: ignore[misc]
+
+    # -- the house of requests -----------------------------------------------------------------
+
+    def now(self) -> float:
+        """The time."""
+        return self.clock.now()
+
+    def emit_for(self, event: Event) -> None:
+        """Tell an event of a request."""
+        self.emit(event)
+
+    def score_key(self, job: JobSubmitted, target: ModelId) -> bytes:
+        """Under what a verdict is remembered; empty: not at all."""
+        if not self.settings.gate.cache_identical:
+            return b""
+        return key_of(job, target, profile.identity(self._facts_of(target) or {}))
+
+    def found(self, request: GateRequest, found: FoundAnswer) -> None:
+        """A verdict on a member counts in its record."""
+        member = self.fleet.members[found.member]
+        if found.verdict == "failed":
+            member.failed += 1
+            return
+        member.judged(found.kept)
+        member.approved += found.verdict == "approve"
+        member.corrected += found.verdict == "correct"
+        member.rejected += found.verdict == "reject"
+
+    def wrote(self, request: GateRequest, name: str, seconds: float) -> None:
+        """A member wrote an answer in this time."""
+        self.fleet.members[name].took(seconds)
+        self.fleet.wrote(request.job, name)
+
+    def over(self, request: GateRequest, finished: JobFinished | None) -> None:
+        """A request is over: count it, and tell what became of it."""
+        self._requests.pop(request.job.job, None)
+        core, spent = request.core, request.core.spent
+        self.counts.ended(core, finished)
+        if finished is None or finished.judged is None:
+            return
+        if finished.judged.approximate and finished.judged.verdict is AnswerVerdict.APPROVE:
+            text = "".join(request.text) + finished.tail
+            self.trust.passed(request.job, request.target, finished.judged.member, text, self._dice())
+        economy = self.economy.setdefault(request.target, Economy())
+        tokens = finished.stats.completion_tokens
+        way = economy.judged if core.asked else economy.exact
+        if not request.job.resume and tokens:
+            way.learn(spent.target_ms, tokens)
+        exact = economy.exact.token_ms
+        would = None if exact is None else exact * tokens
+        self.counts.compare(spent.target_ms, would, finished.judged.kept)
+        self.emit(
+            AnswerJudged(
+                job=request.job.job,
+                model=request.job.model,
+                judged=finished.judged,
+                cost=GateCost(
+                    target_ms=round(spent.target_ms, 3),
+                    member_ms=round(spent.member_ms, 3),
+                    judge_ms=round(spent.judge_ms, 3),
+                    tokens=tokens,
+                    exact_ms=None if would is None else round(would, 3),
+                ),
+                asked=core.asked,
+                rejected=core.rejected,
+            )
+        )
+
+    # -- audits --------------------------------------------------------------------------------
+
+    def _audit_next(self) -> None:
+        """While nobody waits for an answer, one that passed is written by the target, too."""
+        if self._auditing is None and self.trust.waiting and not self._requests and not self._draining:
+            self._auditing = AuditRun(self.trust.waiting.popleft(), self.parts, self.instance, self._audited)
+            self._auditing.begin()
+
+    def _audited(self, task: AuditTask, wrong: bool | None, target_ms: float) -> None:
+        self._auditing = None
+        if wrong is None or (task.target, task.member) not in self.trust.standing:
+            return
+        self.counts.audit_ms += target_ms
+        audit, closed = self.trust.audited(task, wrong)
+        model = ModelId(task.target + GATE)
+        self.emit(
+            AnswerAudited(
+                job=task.job.job,
+                model=model,
+                member=task.member,
+                wrong=wrong,
+                audits=audit.audits,
+                errors=audit.errors,
+                low=audit.low,
+                high=audit.high,
+                target_ms=round(target_ms, 3),
+            )
+        )
+        if closed:
+            self.log.warning("%s by %s is exact from now on: %s", model, task.member, closed)
+            self.emit(ModeClosed(model=model, mode="gate", member=task.member, why=closed[:1024]))
+
+    # -- events --------------------------------------------------------------------------------
+
+    def _submit(self, job: JobSubmitted, timeout_s: float) -> None:
+        self.ask_then(job, partial(self._answered, job), timeout_s=timeout_s)
+
+    def _answered(self, job: JobSubmitted, answer: Event | Rejected | BusError) -> None:
+        if isinstance(answer, JobQueued | JobFailed):
+            self.parts.hear(answer)
+            return
+        code = FailureCode.NOBODY_HOME if isinstance(answer, NoResponders) else FailureCode.WORKER_LOST
+        text = f"nobody serves {job.model} now" if isinstance(answer, NoResponders) else f"no answer: {answer}"
+        self.parts.unanswered(job, Failure(code=code, message=text[:4096]))
+
+    def _hear(self, event: Event) -> Effects:
+        self.parts.hear(event)
+        return None
+
+    def on_job_started(self, event: JobStarted) -> Effects:
+        """A part has begun."""
+        return self._hear(event)
+
+    def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
+        """A part brings text."""
+        return self._hear(event)
+
+    def on_job_finished(self, event: JobFinished) -> Effects:
+        """A part is done."""
+        return self._hear(event)
+
+    def on_job_failed(self, event: JobFailed) -> Effects:
+        """A part cannot go on."""
+        return self._hear(event)
+
+    def on_model_ready(self, event: ModelReady) -> Effects:
+        """A model can be asked."""
+        self.parts.came(event.facts.model)
+        return None
+
+    def _service_event(self, event: Event) -> Effects:
+        gone = self._instances.hear(event)
+        if gone is not None:
+            self.parts.gone(gone)
+            self._owner_gone(gone)
+        return None
+
+    def on_service_started(self, event: ServiceStarted) -> Effects:
+        """A process came."""
+        return self._service_event(event)
+
+    def on_service_stopped(self, event: ServiceStopped) -> Effects:
+        """A process left in good order."""
+        return self._service_event(event)
+
+    def on_service_faulted(self, event: ServiceFaulted) -> Effects:
+        """A process left with a fault."""
+        return self._service_event(event)
+
+    def on_service_exited(self, event: ServiceExited) -> Effects:
+        """A supervisor saw a process end."""
+        return self._service_event(event)
+
+    def tick(self, now: float) -> Effects:
+        """Deadlines of parts, members that are late, signs of life."""
+        self.parts.tick()
+        self._audit_next()
+        for request in list(self._requests.values()):
+            late_s = max((self.fleet.late_s(name) for name in request.core.asked), default=0.0)
+            request.run(lambda at, request=request, late_s=late_s: request.core.tick(at, late_s))  # type: ignore[misc]
+            request.keep_alive(now)
+        return None

@@ -1,0 +1,130 @@
+"""Which members may deviate how far, by their profiles; and what audits say of them since. No clock, no bus."""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from twd.drafting.betting import Audit
+from twd.gate.audit import due
+from twd.gate.calibration import profile
+from twd.gate.calibration.profile import Conditions, Profile
+from twd.gate.verdict import Rule
+from twd.wire.job import JobSubmitted
+
+FIRST: Final = 100
+"""So many answers that pass by a new profile are all audited."""
+WAITING_MAX: Final = 256
+Facts = Callable[[str], dict[str, Any] | None]
+"""What a model's lease tells; None where nobody serves it."""
+
+
+@dataclass(slots=True)
+class Standing:
+    """A profile, and what audits say since."""
+
+    profile: Profile
+    audit: Audit
+    passed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AuditTask:
+    """A passed answer that the target is to write, too."""
+
+    job: JobSubmitted
+    target: str
+    member: str
+    text: str
+    error: str
+
+
+@dataclass
+class Trust:
+    """All profiles of one gate."""
+
+    home: Path
+    hold: str
+    share: float
+    standing: dict[tuple[str, str], Standing] = field(default_factory=dict)
+    waiting: deque[AuditTask] = field(default_factory=lambda: deque(maxlen=WAITING_MAX))
+    stale: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Why a pair has no rule."""
+
+    def reload(self, targets: Iterable[str], members: Iterable[str]) -> None:
+        """Read the profiles anew; one that was made meanwhile counts from now on."""
+        names = list(members)
+        for target in targets:
+            for member in names:
+                self._reload(target, member)
+
+    def _reload(self, target: str, member: str) -> None:
+        key, found = (target, member), profile.read(profile.path_of(self.home, target, member))
+        if isinstance(found, str):
+            self.standing.pop(key, None)
+            self.stale[key] = found
+            return
+        known = self.standing.get(key)
+        if known is None or known.profile.checksum != found.checksum:
+            self.standing[key] = Standing(found, Audit(found.max_error))
+
+    def rules(self, job: JobSubmitted, target: str, members: Iterable[str], facts: Facts) -> dict[str, Rule]:
+        """What each member may deviate for this request; of who is missing, every token must be the target's own."""
+        found: dict[str, Rule] = {}
+        for member in members:
+            standing = self.standing.get((target, member))
+            if standing is None:
+                continue
+            why = standing.profile.stale(self.conditions(job, target, member, facts))
+            if why:
+                self.stale[target, member] = why
+            else:
+                self.stale.pop((target, member), None)
+                found[member] = standing.profile.rule
+        return found
+
+    def conditions(self, job: JobSubmitted, target: str, member: str, facts: Facts) -> Conditions:
+        """Under which a request is served."""
+        return Conditions(
+            judge=target,
+            member=member,
+            judge_is=profile.identity(facts(target) or {}),
+            member_is=profile.identity(facts(member) or {}),
+            sampling=profile.sampling_hash(job.sampling),
+            hold=self.hold,
+        )
+
+    def passed(self, job: JobSubmitted, target: str, member: str, text: str, chance: float) -> None:
+        """An answer passed that the target need not have written: perhaps it is audited."""
+        standing = self.standing.get((target, member))
+        if standing is None:
+            return
+        standing.passed += 1
+        if due(standing.passed, self.share, FIRST, chance):
+            self.waiting.append(AuditTask(job, target, member, text, standing.profile.error))
+
+    @property
+    def told(self) -> list[str]:
+        """What audits say, in words."""
+        return [
+            f"{target} {member}: {audit.errors} of {audit.audits} wrong, {audit.low:.1%} to {audit.high:.1%}"
+            for (target, member), audit in ((pair, one.audit) for pair, one in self.standing.items())
+        ]
+
+    def audited(self, task: AuditTask, wrong: bool) -> tuple[Audit, str]:
+        """One more audit; returns what is known now, and why the member may deviate no longer, if that is so."""
+        standing = self.standing[task.target, task.member]
+        audit = standing.audit
+        audit.learn(wrong)
+        if not audit.broken or standing.profile.closed:
+            return audit, ""
+        why = (
+            f"{audit.errors} of {audit.audits} audited answers were wrong: above the {audit.max_error:.1%} that was "
+            "proved; calibrate anew"
+        )
+        standing.profile = replace(standing.profile, closed=why).sealed
+        profile.write(self.home, standing.profile)
+        return audit, why

@@ -1,0 +1,1 @@
+"""Drafters vote: what enough of them agree on may stand without the target."""

@@ -1,0 +1,139 @@
+"""What drafters propose in the sessions that want votes, and what is to be told of it. No clock, no bus.
+
+A path is what one drafter says that follows the accepted text. It is kept by absolute place and by the hash of what
+stands before it, so what is late, doubled or foreign fits nowhere.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from twd.racer.votes import Agreed, Policy, agree
+from twd.wire.base import InstanceId, SessionId
+from twd.wire.draft import DraftProposed, SessionOpened
+from twd.wire.job import TokensAccepted
+from twd.wire.judging import TokensAgreed
+from twd.wire.prefix import EMPTY, extend
+
+SESSIONS_MAX: Final = 1024
+PATH_MAX: Final = 256
+POLICIES: Final[dict[str, Policy]] = {"strict": "strict", "majority": "majority", "any_disagree": "any_disagree"}
+
+
+@dataclass(slots=True)
+class Path:
+    """Tokens from `at` on, and the hash before each of them and behind the last."""
+
+    at: int
+    hashes: list[int]
+    tokens: list[int] = field(default_factory=list)
+
+    def add(self, at: int, prefix: int, tokens: list[int]) -> bool:
+        """Go on from `at`, if what stands before is what this path says."""
+        place = at - self.at
+        if not 0 <= place < len(self.hashes) or self.hashes[place] != prefix:
+            return False
+        del self.tokens[place:], self.hashes[place + 1 :]
+        for token in tokens[: PATH_MAX - place]:
+            self.tokens.append(token)
+            self.hashes.append(extend(self.hashes[-1], (token,)))
+        return True
+
+    def behind(self, at: int, prefix: int) -> list[int]:
+        """What it says behind this place; nothing where it says something else before."""
+        place = at - self.at
+        return self.tokens[place:] if 0 <= place < len(self.hashes) and self.hashes[place] == prefix else []
+
+
+@dataclass(slots=True)
+class Race:
+    """One session."""
+
+    policy: Policy
+    at: int
+    prefix: int
+    voters: dict[InstanceId, str]
+    """Who was asked, and with which file each drafts."""
+    paths: dict[InstanceId, Path] = field(default_factory=dict)
+    told_to: int = 0
+
+    @property
+    def asked(self) -> int:
+        """So many votes there are: one for all copies of a file."""
+        return len(set(self.voters.values()))
+
+    def ballots(self) -> dict[str, list[int]]:
+        """What each file's drafters say next; of several copies, the one that is furthest."""
+        found: dict[str, list[int]] = {}
+        for voter, path in self.paths.items():
+            says, name = path.behind(self.at, self.prefix), self.voters[voter]
+            if says and len(says) > len(found.get(name, [])):
+                found[name] = says
+        return found
+
+
+class RacerCore:
+    """All sessions that want votes."""
+
+    def __init__(self, racer: InstanceId) -> None:
+        self.racer = racer
+        self.races: dict[SessionId, Race] = {}
+
+    def opened(self, event: SessionOpened) -> None:
+        """A session begins, or is told again."""
+        policy = POLICIES.get(event.consensus)
+        if policy is None:
+            return
+        prefix = extend(EMPTY, event.tokens)
+        voters = {one.drafter: one.model for one in event.voters}
+        known = self.races.get(event.session)
+        if known is not None and known.at >= len(event.tokens):
+            known.voters = voters
+            known.paths = {voter: path for voter, path in known.paths.items() if voter in voters}
+            return
+        self.races[event.session] = Race(policy, len(event.tokens), prefix, voters)
+        if len(self.races) > SESSIONS_MAX:
+            self.races.pop(next(iter(self.races)))
+
+    def closed(self, session: SessionId) -> None:
+        """It is over."""
+        self.races.pop(session, None)
+
+    def proposed(self, event: DraftProposed) -> TokensAgreed | None:
+        """A drafter votes. Guesses by text are no votes, and neither are those of who was not asked."""
+        race = self.races.get(event.session)
+        if race is None or event.drafter not in race.voters or not event.tokens:
+            return None
+        path = race.paths.get(event.drafter)
+        if path is None or not path.add(event.at, event.prefix, event.tokens):
+            path = Path(race.at, [race.prefix])
+            if not path.add(event.at, event.prefix, event.tokens):
+                return None
+            race.paths[event.drafter] = path
+        return self._told(event.session, race)
+
+    def accepted(self, event: TokensAccepted) -> TokensAgreed | None:
+        """The text grew."""
+        race = self.races.get(event.session)
+        if race is None or event.at != race.at or not event.tokens:
+            if race is not None and event.at > race.at:
+                self.closed(event.session)  # a piece is missing: what stands before is not known any more
+            return None
+        race.at += len(event.tokens)
+        race.prefix = extend(race.prefix, event.tokens)
+        return self._told(event.session, race)
+
+    def _told(self, session: SessionId, race: Race) -> TokensAgreed | None:
+        agreed: Agreed = agree(race.ballots(), race.asked, race.policy)
+        end = race.at + len(agreed.tokens)
+        if end <= race.told_to or not agreed.tokens:
+            return None
+        race.told_to = end
+        return TokensAgreed(
+            session=session,
+            racer=self.racer,
+            at=race.at,
+            prefix=race.prefix,
+            tokens=agreed.tokens[:PATH_MAX],
+            votes=agreed.votes,
+            asked=race.asked,
+        )

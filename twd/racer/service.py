@@ -1,0 +1,56 @@
+"""The racer on the bus: hears drafts, tells on what drafters agree. Decisions are in core.py."""
+
+from twd.kit.effects import Publish
+from twd.kit.service import Effects, Service, ServiceContext
+from twd.racer.core import RacerCore
+from twd.wire.base import Event
+from twd.wire.draft import DraftProposed, SessionClosed, SessionOpened
+from twd.wire.job import TokensAccepted
+from twd.wire.judging import RACERS, TokensAgreed
+from twd.wire.routes import ROUTE_OF
+
+
+class Racer(Service):
+    """Counts the votes of drafters."""
+
+    name = "racer"
+    reads = (SessionOpened, SessionClosed, DraftProposed, TokensAccepted)
+    writes = (TokensAgreed,)
+
+    def __init__(self, ctx: ServiceContext) -> None:
+        super().__init__(ctx)
+        self.core = RacerCore(self.instance)
+        self.agreed = 0
+
+    def pattern(self, event_type: type[Event]) -> str:
+        """Openings that are told to racers, and what concerns sessions."""
+        route = ROUTE_OF[event_type]
+        return route.pattern_for(to=RACERS) if route.to else route.pattern
+
+    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        """What `twd status` reads of it."""
+        return {"sessions": len(self.core.races), "agreed": self.agreed, "ready": True}
+
+    def on_session_opened(self, event: SessionOpened) -> Effects:
+        """A text begins."""
+        self.core.opened(event)
+        return None
+
+    def on_session_closed(self, event: SessionClosed) -> Effects:
+        """It is over."""
+        self.core.closed(event.session)
+        return None
+
+    def on_draft_proposed(self, event: DraftProposed) -> Effects:
+        """A vote."""
+        return self._tell(self.core.proposed(event))
+
+    def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
+        """The text grew."""
+        return self._tell(self.core.accepted(event))
+
+    def _tell(self, agreed: TokensAgreed | None) -> Effects:
+        if agreed is None:
+            return None
+        self.agreed += len(agreed.tokens)
+        return [Publish(agreed)]

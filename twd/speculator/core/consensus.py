@@ -1,0 +1,94 @@
+"""Tokens on which drafters agreed: which may stand unread, how long to wait for them, and how often they were wrong.
+
+No clock: time comes in as an argument.
+"""
+
+from dataclasses import dataclass, field
+
+from twd.drafting.betting import Audit
+from twd.speculator.core.limits import SpeculatorLimits
+from twd.speculator.core.session import Session
+from twd.wire.job import AnswerVerdict, Judged
+from twd.wire.judging import TokensAgreed
+
+PATIENCE_PASSES = 1.5
+"""Agreement is waited for as long as so many plain steps of the target take."""
+MISSES = 3
+"""It did not come so many times in a row: this session waits for it no more."""
+
+
+@dataclass
+class Consensus:
+    """Votes on all sessions of one target."""
+
+    limits: SpeculatorLimits
+    audit: Audit = field(init=False)
+    heard: bool = False
+    """Whether somebody counts votes at all."""
+    accepted: int = 0
+    """Tokens on which drafters agreed, of texts that ended."""
+    fallback: int = 0
+    """Tokens of such texts that the target decided."""
+    refused: int = 0
+    """Agreements that fitted nowhere, or that nobody asked for."""
+
+    def __post_init__(self) -> None:
+        self.audit = Audit(self.limits.max_error)
+
+    def applies(self, session: Session) -> bool:
+        """Whether tokens may stand unread. Of an answer that is read when it is whole none need to: it stays exact."""
+        return self.wanted(session) and not session.job.whole
+
+    def wanted(self, session: Session) -> bool:
+        """Whether votes are counted for a session."""
+        asks = session.job.speculation.consensus and session.speculates and session.grammar is None
+        return bool(self.limits.consensus) and asks and session.report is None and not self.audit.broken
+
+    def fitting(self, session: Session, event: TokensAgreed, vocabulary: int) -> list[int]:
+        """Which of the agreed tokens come next; none where they contradict the text, or too few agree."""
+        known = session.place(event.at, event.prefix, event.tokens)
+        if known is None or event.at > len(session.tokens) or not self._enough(event):
+            self.refused += 1
+            return []
+        tokens = event.tokens[known:]
+        bad = (place for place, one in enumerate(tokens) if one >= vocabulary or one in session.end_tokens)
+        tokens = tokens[: next(bad, len(tokens))]
+        room = min(self.limits.unread - session.unread, self.limits.ctx_size - len(session.tokens) - 1)
+        return tokens[: max(0, room)]
+
+    def _enough(self, event: TokensAgreed) -> bool:
+        if event.votes < 2 or event.votes > event.asked:
+            return False
+        return 2 * event.votes > event.asked if self.limits.consensus == "majority" else event.votes == event.asked
+
+    def wait_until(self, session: Session, step_ms: float) -> float | None:
+        """Until when to wait for agreement instead of a pass; None: not at all."""
+        if not self.heard or not self.applies(session) or session.unread >= self.limits.unread:
+            return None
+        if session.misses >= MISSES or len(session.links) < 2:
+            return None
+        return session.accepted_at + PATIENCE_PASSES * step_ms / 1000
+
+    def read(self, session: Session, gaps: list[float]) -> None:
+        """The target has read what stood unread."""
+        for gap in gaps:
+            self.audit.learn(gap > 0.0)
+        session.unlike += sum(gap > 0.0 for gap in gaps)
+        session.unread = 0
+
+    def judged(self, session: Session) -> Judged | None:
+        """How an answer came about."""
+        if not session.job.speculation.consensus:
+            return None
+        self.accepted += session.agreed
+        self.fallback += session.generated - session.agreed
+        if not session.agreed:
+            return Judged(verdict=AnswerVerdict.EXACT)
+        return Judged(
+            verdict=AnswerVerdict.UNJUDGED,
+            approximate=bool(session.unlike or session.unread),
+            member="consensus",
+            kept=session.agreed,
+            unlike=session.unlike,
+            why=f"drafters agreed on {session.agreed} tokens; {session.unread} of them were never read",
+        )
