@@ -4,7 +4,7 @@ import json
 import sys
 import types
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -114,6 +114,8 @@ class LlguidanceFollower:
 
     def mask(self) -> int:
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        if self._matcher.is_error():
+            raise RuntimeError(self._matcher.get_error())
         return int(np.unpackbits(bits).sum())
 
     def forced(self) -> list[int]:
@@ -129,6 +131,8 @@ class LlguidanceFollower:
 class LlguidanceEngine:
     """llguidance, as vLLM, SGLang and llama.cpp use it."""
 
+    options: ClassVar[dict[str, Any]] = {}
+
     def __init__(self, vocab: Any) -> None:
         import llguidance
 
@@ -139,16 +143,24 @@ class LlguidanceEngine:
         from llguidance.gbnf_to_lark import any_to_lark
 
         maker = self._library.LLMatcher
+        options = self.options
         try:
-            made = (
-                maker.grammar_from_json_schema(text) if kind == "json" else maker.grammar_from_lark(any_to_lark(text))
-            )
+            if kind == "json":
+                made = maker.grammar_from_json_schema(text, overrides=options)
+            else:
+                made = maker.grammar_from_lark(any_to_lark(text))
         except Exception as error:  # noqa: BLE001 - whatever it raises is a refusal
             raise Refused(str(error)) from None
         matcher = maker(self._tokenizer, made, log_level=0)
         if matcher.is_error():
             raise Refused(matcher.get_error())
         return LlguidanceFollower(matcher)
+
+
+class LlguidanceFixedBlanks(LlguidanceEngine):
+    """llguidance where a schema also says which blanks stand in the text."""
+
+    options: ClassVar[dict[str, Any]] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 def _of_llama(vocab: Vocab) -> Any:
@@ -215,7 +227,12 @@ def _empty(name: str) -> types.ModuleType:
     return module
 
 
-ENGINES = {"twd": TwdEngine, "llguidance": LlguidanceEngine, "xgrammar": XgrammarEngine}
+ENGINES = {
+    "twd": TwdEngine,
+    "llguidance": LlguidanceEngine,
+    "llguidance, fixed blanks": LlguidanceFixedBlanks,
+    "xgrammar": XgrammarEngine,
+}
 
 
 def takes(follower: Follower, tokens: Iterable[int]) -> bool:
