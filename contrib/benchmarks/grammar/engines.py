@@ -3,7 +3,7 @@
 import json
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Protocol
 from unittest.mock import MagicMock
 
@@ -227,7 +227,7 @@ def _empty(name: str) -> types.ModuleType:
     return module
 
 
-ENGINES = {
+ENGINES: dict[str, Callable[[Any], GrammarEngine]] = {
     "twd": TwdEngine,
     "llguidance": LlguidanceEngine,
     "llguidance, fixed blanks": LlguidanceFixedBlanks,
