@@ -15,7 +15,7 @@ settings.load_profile("no clock")
 """A crowded machine is slow, and right all the same."""
 
 
-WHOLE = ("tests/e2e/", "tests/cli/")
+WHOLE = ("tests/e2e/", "tests/cli/", "tests/readme/")
 """Where tests start whole installations, many processes each."""
 
 

@@ -1,17 +1,19 @@
-"""Kill and freeze every process of a running installation, again and again, under load; report recoveries.
+"""Kill, freeze and hang every process of a running installation, again and again, under load; report recoveries.
 
     TWD_HOME=... twd up -d --demo
     TWD_HOME=... python contrib/chaos/chaos.py --times 20
 
-For each process that `twd up` started, the broker included: `kill -9`, and SIGSTOP for a while, as often as asked.
-After each fault it measures from the fault's end until the first job that was sent later has its whole text
-(`jobs`), and until every process is there again with a fresh lease (`services`). At the end it looks for processes,
-leases and open files that are too many. The exit code is 0 when all recoveries were within `--within`, no job ended in
-silence, and nothing was left over.
+For each process of it, the broker, the fork servers and the stages or workers of a pool included: `kill -9`, SIGSTOP
+for good (`hang`), and, where `--faults` asks for it, SIGSTOP for a while (`stop`), as often as asked.
+After each fault it measures from the fault's end (for `hang`: its beginning) until the first job that was sent later
+has its whole text (`jobs`), and until every process is there again with a fresh lease (`services`). At the end it looks
+for processes, leases and open files that are too many. The exit code is 0 when all recoveries were within `--within`
+(`--within-hang`), all whole texts were equal, no job ended in silence, and nothing was left over.
 """
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -46,6 +48,7 @@ class Load:
     api: str
     tokens: int
     ends: Counter[str] = field(default_factory=Counter)
+    texts: Counter[str] = field(default_factory=Counter)
     last_good_sent: float = 0.0
     """When the youngest job was sent that came back whole."""
 
@@ -70,8 +73,27 @@ class Load:
         except (aiohttp.ClientError, ConnectionError, json.JSONDecodeError):
             return "connection lost"  # what a client sees of a killed edge
         if response.status == 200:
+            self.texts[answer["choices"][0]["message"]["content"]] += 1
             return "whole"
         return f"{response.status} {answer.get('error', {}).get('code', '')}"
+
+
+def parts(instance: RunningInstance) -> dict[str, int]:
+    """What the processes of an installation started themselves: fork servers, stages, workers."""
+    names = {pid: name for name, pid in instance.processes.items()} | {instance.pid: "supervisor"}
+    found: dict[str, int] = {}
+    for child in psutil.Process(instance.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            kind = kind_of(" ".join(child.cmdline()))
+            if kind and child.pid not in names:
+                found[f"{kind} of {names.get(child.ppid(), 'nobody')}"] = child.pid
+    return found
+
+
+def kind_of(title: str) -> str:
+    """What a process is, by its title."""
+    kinds = {"fork server": "fork server", "run stage": "stage", "run drafter": "drafter", "rpc_worker": "rpc worker"}
+    return next((kind for part, kind in kinds.items() if part in title), "")
 
 
 @dataclass(frozen=True)
@@ -104,19 +126,20 @@ class Chaos:
     def pid_of(self, target: str) -> int:
         """The process behind a name, now."""
         instance = self.instance()
-        return instance.pid if target == "supervisor" else instance.processes[target]
+        if target == "supervisor":
+            return instance.pid
+        return instance.processes[target] if target in instance.processes else parts(instance)[target]
 
     async def strike(self, fault: str, target: str) -> None:
         """One fault, and the wait until it is over."""
         pid = self.pid_of(target)
-        if fault == "kill":
-            os.kill(pid, signal.SIGKILL)
-        else:
-            os.kill(pid, signal.SIGSTOP)
+        os.kill(pid, signal.SIGKILL if fault == "kill" else signal.SIGSTOP)
+        if fault == "stop":
             await asyncio.sleep(self.stop_s)
-            os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):  # it was taken for hung
+                os.kill(pid, signal.SIGCONT)
         ended = time.monotonic()
-        gone = pid if fault == "kill" else 0
+        gone = 0 if fault == "stop" else pid
         jobs_s, services_s = await asyncio.gather(self._jobs_flow(ended), self._services_back(ended, target, gone))
         self.recoveries.append(Recovery(fault, target, jobs_s, services_s))
         print(f"{fault:5} {target:24} jobs after {jobs_s:5.2f} s, services after {services_s:5.2f} s", flush=True)
@@ -137,10 +160,11 @@ class Chaos:
 
     async def _all_there(self, target: str, gone: int) -> bool:
         instance = self.instance()
-        if gone and instance.processes.get(target) in (0, gone):
+        now = instance.processes.get(target) or parts(instance).get(target, 0)
+        if gone and now in (0, gone):
             return False
-        leased = {lease.pid for entry in await self._leases() if (lease := read_lease(entry.value))}
-        return all(pid in leased for name, pid in instance.processes.items() if name != "broker")
+        leased = {lease.pid for entry in await self._leases() if (lease := read_lease(entry.value, entry.key))}
+        return all(pid in leased for name, pid in instance.processes.items() if name not in instance.leaseless)
 
     async def _leases(self) -> list[LeaseEntry]:
         try:
@@ -152,18 +176,18 @@ class Chaos:
         """What there is too much of after all faults."""
         await asyncio.sleep(LEASE_TTL_S + 1)
         instance = self.instance()
-        expected = {instance.pid, *instance.processes.values()}
+        expected = {instance.pid, *instance.processes.values(), *parts(instance).values()}
         children = psutil.Process(instance.pid).children(recursive=True)
         found = [f"process {child.pid}: {' '.join(child.cmdline())}" for child in children if child.pid not in expected]
         for entry in await self._leases():
-            lease = read_lease(entry.value)
+            lease = read_lease(entry.value, entry.key)
             if lease and lease.pid not in expected:
                 found.append(f"lease of {lease.instance}, pid {lease.pid}")
         files = psutil.Process(instance.pid).num_fds()
         return [*found, *([f"{files - files_before} more open files"] if files > files_before + 5 else [])]
 
 
-def report(chaos: Chaos, within_s: float) -> bool:
+def report(chaos: Chaos, within_s: dict[str, float]) -> bool:
     """Print the table; returns whether every recovery was quick enough."""
     print(f"\n{'fault':5} {'target':24} {'n':>3} {'jobs: median':>13} {'worst':>7} {'services: median':>17} worst")
     groups: dict[tuple[str, str], list[Recovery]] = {}
@@ -176,7 +200,9 @@ def report(chaos: Chaos, within_s: float) -> bool:
             f" {statistics.median(services):15.2f} s {max(services):5.2f} s"
         )
     print("jobs ended:", ", ".join(f"{count} x {end}" for end, count in chaos.load.ends.most_common()))
-    return all(max(m.jobs_s, m.services_s) <= within_s for m in chaos.recoveries)
+    print(f"whole texts: {sum(chaos.load.texts.values())}, {len(chaos.load.texts)} different")
+    quick = all(max(m.jobs_s, m.services_s) <= within_s[m.fault] for m in chaos.recoveries)
+    return quick and len(chaos.load.texts) == 1
 
 
 @asynccontextmanager
@@ -201,14 +227,15 @@ async def run(options: argparse.Namespace) -> int:
     load = Load(instance.addresses["api"], options.tokens)
     async with ctx.bus() as bus:
         chaos = Chaos(ctx.home, bus, load, options.stop_s)
-        targets = [name for name in (*instance.processes, "supervisor") if not options.only or name in options.only]
+        everything = (*instance.processes, *parts(instance), "supervisor")
+        targets = [name for name in everything if not options.only or any(one in name for one in options.only)]
         files = psutil.Process(instance.pid).num_fds()
         async with under_load(load, options.clients):
             for target in targets:
-                for fault in ("stop",) if target == "supervisor" else ("kill", "stop"):
+                for fault in ("stop",) if target == "supervisor" else options.faults:
                     for _ in range(options.times):
                         await chaos.strike(fault, target)
-        quick = report(chaos, options.within)
+        quick = report(chaos, {"kill": options.within, "stop": options.within, "hang": options.within_hang})
         left = await chaos.leftovers(files)
     for line in left:
         print("left over:", line)
@@ -219,11 +246,13 @@ def main() -> None:
     """Read the options and go."""
     parser = argparse.ArgumentParser(description="Kill and freeze what `twd up` started, under load.")
     parser.add_argument("--times", type=int, default=20, help="how often for each process and kind of fault")
-    parser.add_argument("--only", nargs="*", default=[], help="only these processes")
+    parser.add_argument("--only", nargs="*", default=[], help="only processes with these words in their names")
+    parser.add_argument("--faults", nargs="*", default=["kill", "hang"], choices=["kill", "hang", "stop"])
     parser.add_argument("--clients", type=int, default=2, help="clients that ask all the time")
     parser.add_argument("--tokens", type=int, default=16, help="tokens of each answer")
     parser.add_argument("--stop-s", type=float, default=3.0, help="how long a frozen process stays so")
     parser.add_argument("--within", type=float, default=5.0, help="seconds within which all must be back")
+    parser.add_argument("--within-hang", type=float, default=15.0, help="the same for what is stopped for good")
     sys.exit(asyncio.run(run(parser.parse_args())))
 
 

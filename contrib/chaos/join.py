@@ -102,7 +102,7 @@ async def machine(ctx: CliContext, name: str, rtt_ms: float) -> AsyncIterator[No
 async def lies_on(bus: Bus, node: str) -> bool:
     """Whether the model is served over a machine now, by its speculator's own word."""
     entries: list[LeaseEntry] = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
-    leases = [read_lease(entry.value) for entry in entries if entry.key.startswith("speculator.")]
+    leases = [read_lease(entry.value, entry.key) for entry in entries if entry.key.startswith("speculator.")]
     pools = [lease.facts.get("pool") for lease in leases if lease is not None and lease.facts.get("ready")]
     shown = [str(part) for pool in pools if isinstance(pool, list) for part in pool]
     return any(part.startswith((f"{node}/", f"{node} ")) for part in shown)

@@ -302,6 +302,38 @@ struct Head {
     }
 };
 
+// Whether the heads or streams of one tensor are shared evenly by those of another.
+bool divides(int64_t part, int64_t whole) { return part > 0 && whole % part == 0; }
+
+// Stops at an operation that no kernel could compute without reading or writing outside of its tensors. The graph may
+// come from another machine, which tells the shapes.
+void require_sound(const Attention & of) {
+    for (const ggml_tensor * cache : {of.k, of.v}) {
+        GGML_ASSERT(cache->ne[1] == of.keys && of.keys >= 0 && of.keys <= INT32_MAX);
+        GGML_ASSERT(divides(cache->ne[2], of.heads) && divides(cache->ne[3], of.streams));
+        GGML_ASSERT(cache->nb[0] == ggml_type_size(cache->type) && ggml_blck_size(cache->type) > 0);
+        GGML_ASSERT(cache->ne[0] % ggml_blck_size(cache->type) == 0);
+    }
+    GGML_ASSERT(of.q->ne[0] == of.key_length && of.q->nb[0] == ggml_type_size(of.q->type));
+    GGML_ASSERT(of.out->type == GGML_TYPE_F32 && ggml_is_contiguous(of.out));
+    GGML_ASSERT(of.out->nb[1] == of.value_length * sizeof(float)); // with a single head, nothing else tells
+    GGML_ASSERT(of.out->ne[0] == of.value_length && of.out->ne[1] == of.heads);
+    GGML_ASSERT(of.out->ne[2] == of.n && of.out->ne[3] == of.streams);
+    if (of.mask != nullptr) {
+        GGML_ASSERT(of.mask->ne[0] >= of.keys && of.mask->ne[1] >= of.n && ggml_is_contiguous(of.mask));
+        GGML_ASSERT(of.mask->type == GGML_TYPE_F16 && of.mask->ne[2] > 0 && of.mask->ne[3] > 0);
+    }
+    if (of.sinks != nullptr) {
+        GGML_ASSERT(of.sinks->type == GGML_TYPE_F32 && of.sinks->ne[0] == of.heads && of.sinks->nb[0] == sizeof(float));
+    }
+}
+
+// Whether it can be unpacked here.
+bool has_rows(const ggml_tensor * of) {
+    const bool floats = of->type == GGML_TYPE_F16 || of->type == GGML_TYPE_F32;
+    return strides_fit(of) && (floats || ggml_get_type_traits(of->type)->to_float != nullptr);
+}
+
 // Some queries of one head of one stream, from the first block to their results.
 void attend(const Attention & of, int64_t stream, int64_t head, int64_t first, int64_t end) {
     static thread_local std::vector<Sight> sights;
@@ -363,9 +395,10 @@ bool twd_attention(int64_t key_length, int64_t value_length) {
 
 void ggml_compute_forward_flash_attn_ext(const struct ggml_compute_params * params, struct ggml_tensor * dst) {
 #if defined(FEW_ROWS_FLOATS)
+    GGML_ASSERT(dst->src[0] != nullptr && dst->src[1] != nullptr && dst->src[2] != nullptr);
     const Attention of(dst);
-    const bool plain = of.q->type == GGML_TYPE_F32 && of.q->nb[0] == sizeof(float) && dst->nb[0] == sizeof(float) &&
-                       (of.mask == nullptr || of.mask->type == GGML_TYPE_F16);
+    require_sound(of);
+    const bool plain = of.q->type == GGML_TYPE_F32 && strides_fit(of.q) && has_rows(of.k) && has_rows(of.v);
     if (plain && twd_attention(of.key_length, of.value_length)) {
         const int64_t parts = (of.n + ROWS - 1) / ROWS;
         share(params, of.streams * of.heads * parts, [&](int64_t number) {

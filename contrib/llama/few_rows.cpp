@@ -64,6 +64,41 @@ ggml_type inputs_for(int type) {
     }
 }
 
+// Whether the rows of a tensor do not overlap: the kernels here ask for weights some rows ahead.
+bool rows_apart(const struct ggml_tensor * of) {
+    return int64_t(of->nb[1]) >= int64_t(ggml_row_size(of->type, of->ne[0]));
+}
+
+// Stops at a product that no kernel could compute without reading or writing outside of its tensors. The graph may come
+// from another machine, which tells the shapes; ggml looks at them only after it has asked us.
+[[maybe_unused]] void require_layout(const struct ggml_tensor * dst) {
+    const struct ggml_tensor * weights = dst->src[0];
+    const struct ggml_tensor * inputs = dst->src[1];
+    GGML_ASSERT(weights != nullptr && inputs != nullptr && dst->type == GGML_TYPE_F32);
+    GGML_ASSERT(weights->ne[0] == inputs->ne[0] && dst->ne[0] == weights->ne[1] && dst->ne[2] == inputs->ne[2]);
+    GGML_ASSERT(strides_fit(weights) && strides_fit(inputs) && strides_fit(dst));
+    GGML_ASSERT(ggml_blck_size(weights->type) > 0 && weights->ne[0] % ggml_blck_size(weights->type) == 0);
+    GGML_ASSERT(dst->nb[0] <= dst->nb[1] && dst->nb[1] <= dst->nb[2] && dst->nb[2] <= dst->nb[3]);
+}
+
+// The same for one matrix, or one for each of several batches.
+[[maybe_unused]] void require_product(const struct ggml_tensor * dst) {
+    require_layout(dst);
+    const int64_t * weights = dst->src[0]->ne;
+    const int64_t * inputs = dst->src[1]->ne;
+    GGML_ASSERT(dst->ne[1] == inputs[1] && dst->ne[3] == inputs[3]);
+    GGML_ASSERT(weights[2] > 0 && weights[3] > 0 && inputs[2] % weights[2] == 0 && inputs[3] % weights[3] == 0);
+}
+
+// The same for one of several experts, chosen by the rows of inputs.
+[[maybe_unused]] void require_expert_product(const struct ggml_tensor * dst, int64_t expert) {
+    require_layout(dst);
+    const struct ggml_tensor * chosen = dst->src[2];
+    const int64_t * inputs = dst->src[1]->ne;
+    GGML_ASSERT(chosen != nullptr && chosen->type == GGML_TYPE_I32 && expert >= 0 && expert < dst->src[0]->ne[2]);
+    GGML_ASSERT(dst->ne[1] == chosen->ne[0] && inputs[2] == chosen->ne[1] && inputs[1] > 0 && inputs[3] == 1);
+}
+
 // Where a row of inputs lies, and where its results go.
 using Placed = std::pair<const void *, float *>;
 
@@ -154,7 +189,7 @@ bool llamafile_sgemm(const struct ggml_compute_params * params, int64_t m, int64
                      int64_t lda, const void * B, int64_t ldb, void * C, int64_t ldc, int a_type, int b_type,
                      int c_type) {
 #if defined(FEW_ROWS_FLOATS)
-    const bool sound = m >= 1 && n >= 1 && c_type == GGML_TYPE_F32 && b_type == inputs_for(a_type);
+    const bool sound = m >= 1 && n >= 1 && k >= 1 && lda >= k && c_type == GGML_TYPE_F32 && b_type == inputs_for(a_type);
     const bool as_good = a_type == GGML_TYPE_F32 && n > AT_ONCE; // llama.cpp's own
     if (sound && !as_good && twd_few_rows(a_type, k * ggml_blck_size(ggml_type(a_type)), m)) {
         const int64_t input_bytes = ldb * int64_t(ggml_type_size(ggml_type(b_type)));
@@ -173,10 +208,12 @@ bool llamafile_sgemm(const struct ggml_compute_params * params, int64_t m, int64
 // other, and whether they do may depend on how many there are: a single one always does.
 bool ggml_compute_forward_mul_mat_tiled(const struct ggml_compute_params * params, struct ggml_tensor * dst) {
 #if defined(FEW_ROWS_FLOATS)
+    require_product(dst);
     const struct ggml_tensor * weights = dst->src[0];
     const struct ggml_tensor * inputs = dst->src[1];
     if (twd_few_rows(weights->type, weights->ne[0], weights->ne[1])) {
-        const bool scattered = inputs->type == inputs_for(weights->type) && !ggml_is_contiguous(inputs);
+        const bool scattered = inputs->type == inputs_for(weights->type) && !ggml_is_contiguous(inputs) &&
+                               rows_apart(weights);
         if (scattered) {
             multiply_scattered(params, dst);
         }
@@ -190,11 +227,12 @@ bool ggml_compute_forward_mul_mat_tiled(const struct ggml_compute_params * param
 bool ggml_compute_forward_mul_mat_id_tiled(const struct ggml_compute_params * params, struct ggml_tensor * dst,
                                            int64_t expert, int64_t count, const int32_t * places, char * scratch) {
 #if defined(FEW_ROWS_FLOATS)
+    require_expert_product(dst, expert);
     const struct ggml_tensor * weights = dst->src[0];
     const struct ggml_tensor * inputs = dst->src[1];
     const ggml_type wanted = inputs_for(weights->type);
     const bool converted = inputs->type != wanted; // then ggml has put them, converted, one after the other
-    const bool free = weights->extra == nullptr && !params->use_ref;
+    const bool free = weights->extra == nullptr && !params->use_ref && rows_apart(weights);
     if (free && twd_few_rows(weights->type, weights->ne[0], weights->ne[1])) {
         const char * from = (const char *) (converted ? params->wdata : inputs->data);
         const int64_t input_bytes = converted ? ggml_row_size(wanted, weights->ne[0]) : inputs->nb[1];

@@ -16,6 +16,12 @@
 
 namespace {
 
+// Whether the elements of each row of a tensor follow one another, and rows begin where an element may.
+inline bool strides_fit(const ggml_tensor * of) {
+    const size_t element = ggml_type_size(of->type);
+    return of->nb[0] == element && of->nb[1] % element == 0 && of->nb[2] % element == 0 && of->nb[3] % element == 0;
+}
+
 // Calls work(number) for all numbers below count, on all threads of the operation, each where one is free.
 template <class Work>
 inline void share(const ggml_compute_params * params, int64_t count, const Work & work) {

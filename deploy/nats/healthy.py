@@ -1,18 +1,29 @@
 #!/usr/bin/env python3
 """Whether a service works, as a container's health check: healthy.py SERVICE
 
-It looks for a lease that the service renewed lately, with the key of the `status` role; `broker` and `edge` are asked
-over HTTP. The exit code is 0 when all is well, and the reason is printed when not.
+It signs in with the service's own key, and waits for the lease that the service renews every few seconds; `broker` and
+`edge` are asked over HTTP. The exit code is 0 when all is well, and the reason is printed when not.
 """
 
-import json
+import asyncio
 import os
-import subprocess
 import sys
 import urllib.request
+from pathlib import Path
+
+from twd.bus.base import BusError, BusMessage
+from twd.kit.connect import connect
+from twd.kit.ids import node_id
+from twd.kit.service import LEASE_BUCKET
+from twd.process.process_table import StartPhase, stage_of
+from twd.settings.load import load_settings
+from twd.wire.failures import TwdError
+from twd.wire.service import ServiceLease, read_lease
 
 PROBES = {"broker": "http://127.0.0.1:8222/healthz", "edge": "http://127.0.0.1:8088/healthz"}
-WORKING = ("ready", "loading", "draining")
+WORKING = (StartPhase.READY, StartPhase.LOADING, StartPhase.DRAINING)
+WAIT_S = 8.0
+"""Above the time between two renewals."""
 
 
 def answers(url: str) -> str:
@@ -24,20 +35,40 @@ def answers(url: str) -> str:
         return f"{url}: {error}"
 
 
-def holds_lease(service: str) -> str:
-    """What is wrong with a service by its lease; nothing is the good answer."""
-    told = subprocess.run(["twd", "status", "--json"], capture_output=True, text=True, timeout=10, check=False)
+async def next_lease(service: str) -> ServiceLease:
+    """What the service says of itself when it renews its lease."""
+    settings = load_settings(None, os.environ, Path.cwd(), Path.home()).settings
+    node = node_id(settings.node or os.uname().nodename)
+    bus = await connect(settings, service, node, WAIT_S)
     try:
-        services = json.loads(told.stdout)["services"]
-    except (ValueError, LookupError, TypeError):
-        return told.stderr.strip() or "twd status says nothing"
-    states = {one["state"] for one in services if one["service"] == service and one["node"] == os.uname().nodename}
-    return "" if states & set(WORKING) else f"{service}: {', '.join(sorted(states)) or 'no lease'}"
+        told: asyncio.Queue[ServiceLease] = asyncio.Queue(1)
+        prefix = f"$KV.{LEASE_BUCKET}."
+
+        def hear(message: BusMessage) -> None:
+            lease = read_lease(message.data, message.subject[len(prefix) :])
+            if lease is not None and told.empty():
+                told.put_nowait(lease)
+
+        await bus.subscribe(f"{prefix}{service}.{node}.>", hear)
+        return await asyncio.wait_for(told.get(), WAIT_S)
+    finally:
+        await bus.close()
+
+
+def judged(service: str) -> str:
+    """What is wrong with a service by its lease; nothing is the good answer."""
+    try:
+        stage = stage_of(asyncio.run(next_lease(service)))
+    except TimeoutError:
+        return f"{service}: no lease within {WAIT_S:g} s"
+    except (BusError, TwdError) as error:
+        return f"{service}: {error}"
+    return "" if stage in WORKING else f"{service}: {stage.value}"
 
 
 def main(service: str) -> int:
     """Look, and say what is wrong."""
-    wrong = answers(PROBES[service]) if service in PROBES else holds_lease(service)
+    wrong = answers(PROBES[service]) if service in PROBES else judged(service)
     sys.stdout.write(f"{wrong}\n" if wrong else "")
     return 1 if wrong else 0
 

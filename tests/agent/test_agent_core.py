@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from twd.agent.core import RateLimiter, TokenBucket, is_news, merge_gpus, refusal
 from twd.wire.base import InstanceId, NodeId
-from twd.wire.node import GpuFacts, MemoryFacts, NodeFacts, read_node
+from twd.wire.node import GpuFacts, MemoryFacts, NodeFacts, node_key, read_node
 
 GIB = 1024**3
 
@@ -103,8 +103,9 @@ def test_what_the_engine_was_not_built_for_is_listed_and_counts_once() -> None:
 
 @given(st.binary(max_size=200))
 def test_nothing_in_the_registry_confuses_a_reader(value: bytes) -> None:
-    assert read_node(value) is None
-    assert read_node(msgspec.json.encode(node())) == node()
+    assert read_node(value, node_key(node().node)) is None
+    assert read_node(msgspec.json.encode(node()), node_key(node().node)) == node()
+    assert read_node(msgspec.json.encode(node()), node_key("other")) is None
 
 
 @given(st.lists(st.floats(0, 2), max_size=100))

@@ -1,6 +1,5 @@
 """The agent on the bus: tells its machine, holds its name, keeps workers alive."""
 
-import asyncio
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ import pytest
 
 from tests.agent.conftest import Heard, StartAgent
 from tests.engine.tiny_models import write_llama
+from tests.signed import signed
 from tests.waiting import alive, until
 from twd.agent.probes.cpu import memory_facts
 from twd.agent.service import AgentService
@@ -51,7 +51,7 @@ def wish(**fields: Any) -> ProcessWanted:
 
 
 async def ask(broker: MemoryBroker, event: ProcessWanted | ProcessUnwanted) -> ProcessAnswered:
-    data = await broker.connect("asker").request(subject_of(event), encode(event), timeout_s=60)
+    data = await broker.connect("asker").request(subject_of(signed(event)), encode(signed(event)), timeout_s=60)
     answer = decode(data)
     assert isinstance(answer, ProcessAnswered)
     return answer
@@ -59,7 +59,7 @@ async def ask(broker: MemoryBroker, event: ProcessWanted | ProcessUnwanted) -> P
 
 async def registered(broker: MemoryBroker) -> list[NodeFacts]:
     leases = await broker.connect("reader").leases(LEASE_BUCKET, LEASE_TTL_S)
-    return [facts for entry in await leases.entries() if (facts := read_node(entry.value)) is not None]
+    return [facts for entry in await leases.entries() if (facts := read_node(entry.value, entry.key)) is not None]
 
 
 async def test_a_machine_is_told_once_and_stands_in_the_registry(
@@ -242,21 +242,6 @@ async def test_a_worker_that_was_stopped_is_ended_and_comes_back(broker: MemoryB
     await until(lambda: agent._processes.facts()[0].restarts, "another one was started")
     await until(lambda: agent._processes.facts()[0].state == "ready", "it answers")
     assert not alive(facts.pid)
-
-
-async def test_stopped_ones_are_looked_for_only_while_anything_runs(
-    broker: MemoryBroker, start_agent: StartAgent
-) -> None:
-    agent = await start_agent()
-    waiting = agent.tasks.start("first", agent._processes.wait_for_one())
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    await ask(broker, wish())
-    await asyncio.wait_for(waiting, 5.0)
-    await ask(broker, ProcessUnwanted(node=DESK, process="rpc.test"))
-    again = agent.tasks.start("second", agent._processes.wait_for_one())
-    await asyncio.sleep(0)
-    assert not again.done()
 
 
 async def test_a_stage_of_another_file_is_refused_with_both_hashes(

@@ -16,9 +16,10 @@ from tests.typed_json import JSON
 from tests.waiting import alive, until
 from twd.agent.builds import find_builds, parse_backends, parse_version
 from twd.agent.probes import gpu as gpu_probe
-from twd.agent.probes.cpu import cpu_facts, measure_bandwidth, memory_facts, parse_cpuinfo
+from twd.agent.probes.cpu import cpu_facts, memory_facts, parse_cpuinfo
 from twd.agent.probes.disk import disk_facts
 from twd.agent.programs import ProgramFailed, output_of
+from twd.engine.measuring.memory_speed import measure_bandwidth
 from twd.settings.model import BinariesConfig
 from twd.wire.node import GpuFacts
 

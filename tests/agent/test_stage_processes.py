@@ -154,3 +154,16 @@ async def test_a_stage_whose_port_was_taken_comes_up_on_another(
             assert (await start(broker, agent, 0)).port == taken
         await until(lambda: agent._processes.facts()[0].state == "ready", "it listens")
         assert agent._processes.facts()[0].port != taken
+
+
+async def test_a_swarm_service_is_started_when_it_is_wished_for(
+    broker: MemoryBroker, start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twd.agent.processes.OURS", (*PYTHON, LOADS))
+    agent = await start_agent(agent=AgentSettings(port=0))
+    answer = await ask(broker, wish(process="swarm", kind=ProcessKind.SWARM))
+    assert answer.failure is None
+    assert answer.facts is not None
+    await until(lambda: agent._facts().processes[0].pid, "the process runs")
+    command = psutil.Process(agent._facts().processes[0].pid).cmdline()
+    assert command[-2:] == ["run", "swarm"]

@@ -4,6 +4,7 @@ import asyncio
 import random
 from typing import TypeVar
 
+from tests.signed import signed
 from tests.waiting import until
 from twd.bus.memory.bus import MemoryBroker
 from twd.kit.clock import SystemClock
@@ -82,13 +83,13 @@ class Listener:
 
     async def submit(self, wanted: JobSubmitted) -> JobQueued | JobFailed:
         """Hand in a job; returns the answer."""
-        answer = decode(await self.bus.request(subject_of(wanted), encode(wanted), timeout_s=5.0))
+        answer = decode(await self.bus.request(subject_of(signed(wanted)), encode(signed(wanted)), timeout_s=5.0))
         assert isinstance(answer, JobQueued | JobFailed), answer
         return answer
 
     async def publish(self, event: Event) -> None:
         """Tell everybody."""
-        self.bus.publish(subject_of(event), encode(event))
+        self.bus.publish(subject_of(signed(event)), encode(signed(event)))
         await asyncio.sleep(0)
 
     async def run(self, wanted: JobSubmitted, timeout_s: float = 10.0) -> tuple[str, JobFinished | Failure]:

@@ -7,8 +7,8 @@ from statistics import mean
 import pytest
 
 from twd.bench.pipeline import FixedRing, PipelineSpec
-from twd.bench.played_ring import SimulatedRing
 from twd.bench.rates import rate_together
+from twd.bench.ring.simulated import SimulatedRing
 from twd.decoding.pipeline import PipelineState
 from twd.wire.model import CostPoint
 

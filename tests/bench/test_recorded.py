@@ -6,7 +6,7 @@ import pytest
 
 from tests.model_fixtures import model_cache, q4_path
 from twd.bench.recorded import RecordedText, Recording, ReplayedModel, confidence, write_down
-from twd.bench.ring_drafter import DraftPlan, LocalDraftModel
+from twd.bench.ring.drafter import DraftPlan, LocalDraftModel
 from twd.decoding.window import Logits, Window
 from twd.drafter.draft import Guess
 from twd.wire.failures import TwdError

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.model_fixtures import model_cache, q4_path
 from twd.bench.rates import rate_together
-from twd.bench.ring import RingBench, RingBenchRun, even_cuts
+from twd.bench.ring.run import RingBench, RingBenchRun, even_cuts
 
 __all__ = ["model_cache", "q4_path"]
 

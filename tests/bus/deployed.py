@@ -12,8 +12,18 @@ from tests.bus.conftest import wait_for_ports
 from twd.bus.address import BusAddress, Tls
 from twd.bus.broker import server_binary
 from twd.bus.nats.bus import NatsBus, OnEvent, log_event
+from twd.bus.permissions import ROLE_NAMES
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "nats"
+
+
+NODES = ("node1", "node2")
+"""Machine by machine, every role; on the second, for model `b` alone."""
+OF_MODEL = ("speculator", "relay", "drafter")
+MACHINES = "".join(
+    f"{node}:\n" + "".join(f"  {role}: [{model}]\n" if role in OF_MODEL else f"  {role}:\n" for role in ROLE_NAMES)
+    for node, model in zip(NODES, ("a", "b"), strict=True)
+)
 
 
 class Deployment:
@@ -23,6 +33,7 @@ class Deployment:
         self.folder = folder
         self.processes: list[subprocess.Popen[bytes]] = []
         shutil.copytree(DEPLOY, folder, ignore=shutil.ignore_patterns("keys", "certs", "store"), dirs_exist_ok=True)
+        (folder / "machines.yaml").write_text(MACHINES)
         subprocess.run([sys.executable, "make_keys.py"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
         subprocess.run(["./make_certs.sh"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
 
@@ -58,17 +69,25 @@ class Deployment:
             process.kill()
             process.wait(10)
 
-    def address(self, role: str, port: int, scheme: str = "tls") -> BusAddress:
-        """Where and how a role signs in."""
+    def make_buckets(self, port: int) -> None:
+        """What is done once, with the admin's key."""
+        address = self.address("admin", port)
+        env = {"TWD_BUS_URL": address.url, "TWD_BUS_TLS_CA": address.tls.ca, "TWD_BUS_NKEY_FILE": address.nkey_file}
+        done = [sys.executable, "make_buckets.py"]
+        env |= {"TWD_NODE": "node1", "TWD_HOME": str(self.folder / "home")}
+        subprocess.run(done, cwd=self.folder, check=True, stdout=subprocess.DEVNULL, env={**os.environ, **env})
+
+    def address(self, role: str, port: int, scheme: str = "tls", node: str = "node1") -> BusAddress:
+        """Where and how a role of a machine signs in."""
         return BusAddress(
             f"{scheme}://127.0.0.1:{port}",
-            nkey_file=str(self.folder / "keys" / f"{role}.nk"),
+            nkey_file=str(self.folder / "keys" / node / f"{role}.nk"),
             tls=Tls(ca=str(self.folder / "certs" / "ca.pem")),
         )
 
-    async def connect(self, role: str, port: int, on_event: OnEvent = log_event) -> NatsBus:
+    async def connect(self, role: str, port: int, on_event: OnEvent = log_event, node: str = "node1") -> NatsBus:
         """A connection of a role, named as a service names it."""
-        return await NatsBus.connect(self.address(role, port), name=f"{role}.node1.x", on_event=on_event)
+        return await NatsBus.connect(self.address(role, port, node=node), name=f"{role}.{node}", on_event=on_event)
 
 
 def free_ports(count: int) -> list[int]:

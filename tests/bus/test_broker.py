@@ -4,20 +4,26 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.waiting import until
-from twd.bus.address import BusAddress
+from twd.bus.address import BusAddress, Tls
 from twd.bus.base import BusError
 from twd.bus.broker import EmbeddedBroker, read_or_make_token, server_binary
 from twd.bus.nats.bus import NatsBus
+from twd.own_certificate import read_or_make_certificate
 from twd.process import platform
+from twd.wire.failures import FailureCode
 
 posix = pytest.mark.skipif(os.name == "nt", reason="file modes are POSIX")
 
@@ -201,6 +207,84 @@ async def test_it_runs_with_its_token_on_loopback_and_comes_back_on_the_same_por
     await until(lambda: bus.connected)
     await leases.put("k", b"2")
     await bus.close()
+
+
+@pytest.mark.nats
+async def test_off_loopback_it_speaks_tls_alone_by_a_certificate_that_stays(tmp_path: Path) -> None:
+    child = Child(EmbeddedBroker(tmp_path, port=0, encrypted=True))
+    try:
+        await child.start()
+        address = child.broker.address
+        assert address.url.startswith("tls://")
+        bus = await NatsBus.connect(address)
+        async with asyncio.timeout(20):
+            await bus.flush()
+        reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(address.url).port)
+        await reader.readline()
+        writer.write(b'CONNECT {"auth_token": "' + address.token.encode() + b'"}\r\nPING\r\n')
+        async with asyncio.timeout(20):
+            assert b"PONG" not in await reader.read()
+        writer.close()
+        child.end()
+        await until(lambda: not bus.connected)
+        await child.start()
+        assert child.broker.address == address
+        await until(lambda: bus.connected)
+        await bus.close()
+    finally:
+        child.end()
+
+
+@pytest.mark.nats
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"tls": Tls(fingerprint="0" * 64)}, "its certificate is another one"),
+        ({"tls": Tls()}, "joined by bus.join"),
+        ({"token": ""}, "twd invite"),
+        ({"token": "wrong"}, "twd invite"),
+    ],
+)
+async def test_who_has_not_the_whole_join_string_is_told_what_to_ask_for(
+    tmp_path: Path, changed: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    child = Child(EmbeddedBroker(tmp_path, port=0, encrypted=True))
+    try:
+        await child.start()
+        with pytest.raises(BusError, match=told) as refused:
+            await NatsBus.connect(replace(child.broker.address, **changed), wait_s=60)
+        assert refused.value.code is FailureCode.UNAUTHENTICATED
+        assert not caplog.records
+    finally:
+        child.end()
+
+
+async def test_a_broker_with_another_certificate_hears_no_secret(tmp_path: Path) -> None:
+    for home in ("a", "b"):
+        (tmp_path / home).mkdir()
+    mine, theirs = read_or_make_certificate(tmp_path / "a", []), read_or_make_certificate(tmp_path / "b", [])
+    heard, all_of_it = bytearray(), asyncio.Event()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"max_payload": 1000, "headers": true, "auth_required": true, "tls_required": true}\r\n')
+        await writer.start_tls(server)
+        heard.extend(await reader.read())
+        all_of_it.set()
+        writer.close()
+
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(theirs.file)
+    stranger = await asyncio.start_server(listen, "127.0.0.1", 0)
+    address = BusAddress(
+        f"tls://127.0.0.1:{stranger.sockets[0].getsockname()[1]}",
+        token="secret",
+        tls=Tls(fingerprint=mine.fingerprint),
+    )
+    with pytest.raises(BusError, match="nothing secret was sent"):
+        await NatsBus.connect(address, wait_s=60)
+    await asyncio.wait_for(all_of_it.wait(), 60)
+    assert heard == b""
+    stranger.close()
 
 
 @pytest.mark.nats

@@ -11,8 +11,8 @@ from tests.bus.deployed import Deployment, free_ports
 from tests.waiting import until
 from twd.bus.address import BusAddress, Tls
 from twd.bus.base import BusError
+from twd.bus.followed_leases import make_claims
 from twd.bus.nats.bus import NatsBus
-from twd.bus.nats.leases import NatsLeases
 from twd.bus.permissions import ADMIN, REGISTRY
 from twd.wire.failures import FailureCode
 
@@ -107,25 +107,29 @@ async def test_three_nodes_pass_messages_and_outlive_one(deployment: Deployment)
     ports = start_cluster(deployment)
     edge, speculator = await deployment.connect("edge", ports[0]), await deployment.connect("speculator", ports[1])
     await speculator.subscribe(
-        "twd.v1.job.submitted.m", lambda message: speculator.publish(message.reply, b"taken"), queue="speculators"
+        "twd.v1.job.submitted.*.*.*.a", lambda message: speculator.publish(message.reply, b"taken"), queue="speculators"
     )
 
-    leases = await edge.leases(REGISTRY, 60.0)
-    assert isinstance(leases, NatsLeases)
+    coordinator = await deployment.connect("coordinator", ports[1])
+    admin = await deployment.connect(ADMIN, ports[2])
+    leases, claims = await edge.leases(REGISTRY, 60.0), await coordinator.leases(REGISTRY, 60.0)
 
     async def job_is_taken() -> bool:
-        return await edge.request("twd.v1.job.submitted.m", b"{}", timeout_s=1) == b"taken"
+        return await edge.request("twd.v1.job.submitted.edge.node1.x.a", b"{}", timeout_s=1) == b"taken"
 
-    async def lease_is_kept_thrice() -> bool:
-        return await leases.put("edge.node1.x", b"1") > 0 and leases.copies == 3
+    async def claims_are_kept_thrice() -> bool:
+        return await make_claims(admin, REGISTRY, 60.0) == 3
 
     await in_the_end(job_is_taken)
-    await in_the_end(lease_is_kept_thrice)
+    await in_the_end(claims_are_kept_thrice)
     assert edge.clustered
+    revision = await claims.create("coordinator.active.claim", b"1")
+    assert revision is not None
+    await admin.close()
 
     urls = ",".join(f"tls://127.0.0.1:{port}" for port in (ports[2], ports[0]))
     files = deployment.address(ADMIN, ports[2])
-    admin = await NatsBus.connect(BusAddress(urls, nkey_file=files.nkey_file, tls=files.tls), name=ADMIN)
+    admin = await NatsBus.connect(BusAddress(urls, nkey_file=files.nkey_file, tls=files.tls), name=f"{ADMIN}.node1")
     seen = await admin.leases(REGISTRY, 60.0)
 
     async def lease_is_seen() -> bool:
@@ -136,7 +140,12 @@ async def test_three_nodes_pass_messages_and_outlive_one(deployment: Deployment)
     await until(lambda: admin.stats.reconnects >= 1, timeout_s=30.0)
     await in_the_end(job_is_taken)
     await in_the_end(lease_is_seen)
-    for bus in (edge, speculator, admin):
+
+    async def claim_is_renewed() -> bool:
+        return await claims.update("coordinator.active.claim", b"2", revision) is not None
+
+    await in_the_end(claim_is_renewed)
+    for bus in (edge, speculator, coordinator, admin):
         await bus.close()
 
 

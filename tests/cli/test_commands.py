@@ -176,7 +176,7 @@ def test_a_fault_of_ours_is_a_line_and_with_debug_a_traceback(
     def broken(self: object) -> None:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr("twd.process.home.Home.held", broken)
+    monkeypatch.setattr("twd.process.home.StateFolder.held", broken)
     assert run(["down"]) == ExitCode.FAULT
     told = capsys.readouterr().err
     assert "ZeroDivisionError: planted" in told
@@ -190,7 +190,7 @@ def test_a_full_disk_is_no_fault_of_ours(monkeypatch: pytest.MonkeyPatch, capsys
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("twd.process.home.Home.held", full)
+    monkeypatch.setattr("twd.process.home.StateFolder.held", full)
     assert run(["down"]) == ExitCode.CANNOT_START
     shown = capsys.readouterr().err
     assert "the disk is full" in shown
@@ -205,7 +205,7 @@ def test_what_belongs_to_another_user_is_no_fault_of_ours(
     def closed(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "/state/run/lock")
 
-    monkeypatch.setattr("twd.process.home.Home.held", closed)
+    monkeypatch.setattr("twd.process.home.StateFolder.held", closed)
     assert run(["down"]) == ExitCode.CANNOT_START
     shown = capsys.readouterr().err
     assert "'/state/run/lock'" in shown
@@ -305,9 +305,9 @@ def test_who_holds_the_home_says_so_from_the_first_moment_on(tmp_path: Path, mon
 
 HOLD = """
 import pathlib, signal, sys
-from twd.process.home import Home
+from twd.process.home import StateFolder
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-Home(pathlib.Path(sys.argv[1])).acquire()
+StateFolder(pathlib.Path(sys.argv[1])).acquire()
 print("held", flush=True)
 signal.pause()
 """

@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from tests.cli.running import TWD, Installed
+from tests.signed import signed
 from tests.waiting import wait_until
 from twd.bus.address import BusAddress
 from twd.bus.nats.bus import NatsBus
@@ -33,7 +34,7 @@ async def tell(installed: Installed, watcher: "subprocess.Popen[str]", event: Ev
     try:
         async with asyncio.timeout(60):
             while watcher.poll() is None:
-                bus.publish(subject_of(event), encode(event))
+                bus.publish(subject_of(signed(event)), encode(signed(event)))
                 await asyncio.sleep(0.05)
     finally:
         await bus.close()
@@ -72,6 +73,7 @@ def test_a_killed_process_is_in_the_logs_and_status_is_well_again(installed: Ins
 
 
 def test_status_tells_of_a_process_that_is_silent(installed: Installed) -> None:
+    installed.env["TWD_HANG_S"] = "0"
     installed.up()
     pid = installed.pids()["metrics"]
     os.kill(pid, signal.SIGSTOP)

@@ -137,3 +137,14 @@ def _says(following: "subprocess.Popen[str]", log: IO[str]) -> bool:
     log.write("tick\n")
     log.flush()
     return bool(select.select([following.stdout], [], [], 0.2)[0])
+
+
+def test_a_terminal_obeys_nothing_that_a_log_holds(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "\x1b]0;title\x07 \x9b31m \u202e end"
+    entry = json.loads(LINE) | {"text": evil}
+    (logs / "edge.log").write_text(f"{evil}\n{json.dumps(entry, ensure_ascii=False)}\n", "utf-8")
+    for how in ([], ["--json"]):
+        assert run(["logs", "edge", *how]) == 0
+        shown = capsys.readouterr().out
+        assert shown.replace("\n", "").isprintable()
+        assert shown.count("\\u001b]0;title\\u0007 \\u009b31m \\u202e end") == 2

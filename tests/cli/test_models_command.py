@@ -9,7 +9,7 @@ import pytest
 from tests.cli.running import Installed
 from tests.supervisor.test_service import ctx
 from twd.bus.memory.bus import MemoryBroker
-from twd.cli import models
+from twd.cli.models import command as models
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.kit.tasks import TaskGroup

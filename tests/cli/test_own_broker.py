@@ -54,7 +54,7 @@ def configure(installed: Installed, broker: tuple[Deployment, int], *roles: str)
 
 async def there(leases: Leases) -> list[tuple[str, int]]:
     """Service and process of each lease."""
-    found = [read_lease(entry.value) for entry in await leases.entries()]
+    found = [read_lease(entry.value, entry.key) for entry in await leases.entries()]
     return [(one.service, one.pid) for one in found if one is not None]
 
 

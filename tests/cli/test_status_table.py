@@ -16,7 +16,7 @@ def test_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
         service="[/]s", instance=InstanceId("i"), node=NodeId("[/]n"), pid=1, version="1", started_ms=1, renewed_ms=1,
         facts=facts,  # type: ignore[arg-type]
     )  # fmt: skip
-    _print([(lease, 1.0)], ["[/]gone"], {"api": "[/]here"})
+    _print([(lease, 1.0)], {"[/]gone": "[/]why"}, {"api": "[/]here"})
     shown = capsys.readouterr().out
     for name in ("[/]s", "[/]n", "[/]m", "[bold]", "[/]part", "[/]link", "[/]gone", "[/]here"):
         assert name in shown

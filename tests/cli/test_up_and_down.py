@@ -19,7 +19,7 @@ def test_up_is_ready_and_down_ends_it_all(installed: Installed) -> None:
     answer = installed.up()
     assert answer["ready"]
     assert answer["addresses"]["api"] == f"http://127.0.0.1:{installed.port}"
-    assert set(answer["processes"]) == {"broker", "edge", "metrics", "agent"}
+    assert set(answer["processes"]) == {"broker", "edge", "metrics", "agent", "swarm"}
     pids = installed.pids()
     assert {name: process["pid"] for name, process in answer["processes"].items()}.items() <= pids.items()
 
@@ -74,12 +74,27 @@ def test_two_installations_run_side_by_side(installations: Callable[[], Installe
 def test_nobody_outlives_a_killed_supervisor_and_the_next_one_starts(installed: Installed) -> None:
     installed.up()
     pids = installed.pids()
-    os.kill(pids["supervisor"], signal.SIGKILL)
+    os.kill(installed.record["guard"], signal.SIGKILL)
     all_gone(pids)
     assert installed.twd("status").returncode == 4
     installed.up()
     assert installed.pids()["supervisor"] != pids["supervisor"]
     assert installed.twd("down").returncode == 0
+
+
+def test_a_killed_supervisor_is_replaced_with_all_it_kept_and_down_ends_the_new_one(installed: Installed) -> None:
+    installed.up("metrics")
+    pids = installed.pids()
+    os.kill(pids["supervisor"], signal.SIGKILL)
+    all_gone(pids)
+    wait_until(lambda: installed.twd("status").returncode == 0, "another one is there", timeout_s=60)
+    after = installed.pids()
+    assert after["supervisor"] != pids["supervisor"]
+    guard = installed.record["guard"]
+    assert "supervisor: it ended with code -9" in installed.twd("doctor").stdout
+    os.kill(after["supervisor"], signal.SIGSTOP)
+    assert json.loads(installed.twd("down", "--json").stdout)["killed"] is True
+    all_gone({**after, "guard": guard})
 
 
 @pytest.mark.parametrize("name", ["edge", "broker"])
@@ -112,6 +127,7 @@ def test_in_the_foreground_a_signal_drains(installed: Installed, number: int) ->
 
 
 def test_a_second_signal_kills(installed: Installed) -> None:
+    installed.env["TWD_HANG_S"] = "0"
     with installed.foreground() as process:
         assert process.stdout is not None
         assert any(line.startswith("ready in ") for line in iter(process.stdout.readline, ""))

@@ -5,7 +5,7 @@ import pytest
 from twd.bus.base import BusMessage
 from twd.cli.watch import _line, parse_filter, passes, patterns_for
 from twd.kit.errors import CommandError
-from twd.wire.base import NodeId
+from twd.wire.base import InstanceId, NodeId
 from twd.wire.codec import encode
 from twd.wire.routes import EVERYTHING, ROUTES, Delivery, Route, subject_of
 from twd.wire.service import ServiceStopped
@@ -18,9 +18,9 @@ def test_everything_is_every_broadcast_and_no_request() -> None:
 
 
 def test_a_part_is_only_its_events() -> None:
-    assert "twd.v1.job.started.*" in patterns_for("twd.v1.job.>")
+    assert "twd.v1.job.started.*.*.*.*.*" in patterns_for("twd.v1.job.>")
     assert not any(pattern.startswith("twd.v1.session") for pattern in patterns_for("twd.v1.job.>"))
-    assert patterns_for("twd.v1.*.finished.*") == ["twd.v1.job.finished.*"]
+    assert patterns_for("twd.v1.*.finished.>") == ["twd.v1.job.finished.*.*.*.*.*"]
 
 
 def test_one_subject_is_taken_as_it_stands() -> None:
@@ -34,7 +34,7 @@ def test_a_tag_is_all_its_subjects(route: Route) -> None:
 
 
 def test_a_stamp_that_is_no_time_is_shown_as_none() -> None:
-    event = ServiceStopped(service="edge", node=NodeId("n"), at_ms=2**62)
+    event = ServiceStopped(service="edge", node=NodeId("n"), at_ms=2**62, source=InstanceId("edge.n.x"))
     shown = _line(BusMessage(subject_of(event), encode(event)))
     assert shown.startswith("no time ")
     assert "service.stopped" in shown
@@ -54,3 +54,9 @@ def test_filters_compare_values_inside_too() -> None:
     assert passes(b"{", [])
     with pytest.raises(CommandError, match="FIELD=VALUE"):
         parse_filter("model")
+
+
+def test_a_terminal_obeys_nothing_that_a_machine_tells() -> None:
+    event = ServiceStopped(service="edge\x1b[2J\x9b", node=NodeId("n\u202e"), at_ms=1)
+    assert _line(BusMessage(subject_of(event), encode(event))).replace("\x1b[0m", "").isprintable()
+    assert _line(BusMessage("twd.v1.\x1b[2J", b"\x1b[2J")).replace("\x1b[33m", "").replace("\x1b[0m", "").isprintable()

@@ -22,7 +22,7 @@ def machine(name: str, ram: float = 8, gpu: float = 0, processes: tuple[str, ...
         pid=1,
         lends=True,
         hostname=name,
-        cpu=CpuFacts(bandwidth=int(10e9)),
+        cpu=CpuFacts(bandwidth=int(20e9)),
         memory=MemoryFacts(total=int(ram * GIB), available=int(ram * GIB)),
         gpus=[GpuFacts(name="g", backend="cuda", total=int(gpu * GIB), free=int(gpu * GIB))] if gpu else [],
         processes=[ProcessFacts(process=process, kind=ProcessKind.RPC, state="ready") for process in processes],

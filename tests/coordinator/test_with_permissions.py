@@ -30,6 +30,7 @@ MakeGround = Callable[[str, str], Awaitable[ServiceContext]]
 async def rights(tmp_path: Path) -> AsyncIterator[tuple[MakeGround, list[str]]]:
     deployment = Deployment(tmp_path / "broker")
     port = deployment.start("nats-server.conf")
+    deployment.make_buckets(port)
     denials: list[str] = []
     contexts: list[ServiceContext] = []
 
@@ -38,7 +39,7 @@ async def rights(tmp_path: Path) -> AsyncIterator[tuple[MakeGround, list[str]]]:
             denials.append(detail)
 
     async def make(role: str, node: str) -> ServiceContext:
-        bus = await deployment.connect(role, port, on_event)
+        bus = await deployment.connect(role, port, on_event, node)
         contexts.append(ServiceContext(bus, NodeId(node), SystemClock(), Ids(random.Random(len(contexts)))))
         return contexts[-1]
 
@@ -61,13 +62,13 @@ async def test_a_pool_forms_loses_its_worker_and_is_given_up(
             engine="rpc",
             trusted_lan=True,
             gpus=(GpuConfig(vram_gb=0.01),),  # nothing fits at home, so a worker is needed
-            workers=(WorkerConfig(host="attic", gpus=(GpuConfig(vram_gb=1),)),),
+            workers=(WorkerConfig(host="node2", gpus=(GpuConfig(vram_gb=1),)),),
         ),
         models={"tiny": ModelConfig(path=str(write_llama(tmp_path / "tiny.gguf")), ctx_size=512, parallel=1)},
     )
-    home = AgentService(await make("agent", "desk"), settings)
-    attic = AgentService(await make("agent", "attic"), settings)
-    coordinator = CoordinatorService(await make("coordinator", "desk"), settings)
+    home = AgentService(await make("agent", "node1"), settings)
+    attic = AgentService(await make("agent", "node2"), settings)
+    coordinator = CoordinatorService(await make("coordinator", "node1"), settings)
     services = (home, attic, coordinator)
     for service in services:
         await service.start()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from twd.decoding.cost import CostCurve
 from twd.engine.context import Context, ContextSettings
-from twd.engine.measure_cost import WIDTHS, measure_cost
+from twd.engine.measuring.cost import WIDTHS, measure_cost
 from twd.engine.model import LoadedGguf
 from twd.wire.failures import TwdError
 from twd.wire.model import CostPoint

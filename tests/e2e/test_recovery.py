@@ -46,17 +46,34 @@ def test_a_killed_drafter_goes_unnoticed(demo: Installed, client: OpenAI, undist
 
 def test_a_stopped_drafter_is_not_waited_for(demo: Installed, client: OpenAI, undisturbed: str) -> None:
     drafter = process(demo, "drafter")
-    os.kill(drafter, signal.SIGSTOP)
-    try:
-        assert "".join(stream(client)) == undisturbed
-    finally:
-        os.kill(drafter, signal.SIGCONT)
+    os.kill(drafter, signal.SIGSTOP)  # for good: another one takes its place
+    assert "".join(stream(client)) == undisturbed
     served_again(demo)
+    assert process(demo, "drafter") != drafter
 
 
 def test_a_killed_broker_comes_back_and_the_stream_goes_on(demo: Installed, client: OpenAI, undisturbed: str) -> None:
     assert struck(client, process(demo, "broker")) == undisturbed
     served_again(demo)
+
+
+@pytest.mark.parametrize("victim", ["speculator", "broker"])
+def test_what_is_stopped_for_good_is_replaced_and_the_stream_goes_on(
+    demo: Installed, client: OpenAI, undisturbed: str, victim: str
+) -> None:
+    before = process(demo, victim)
+    assert struck(client, before, signal.SIGSTOP) == undisturbed
+    served_again(demo)
+    assert process(demo, victim) != before
+    assert "it was stopped" in demo.twd("doctor").stdout
+
+
+def test_an_edge_that_is_stopped_for_good_is_replaced(demo: Installed, client: OpenAI, undisturbed: str) -> None:
+    before = process(demo, "edge")
+    os.kill(before, signal.SIGSTOP)
+    wait_until(lambda: process(demo, "edge") not in (0, before), "there is another one")
+    served_again(demo)
+    assert "".join(stream(client)) == undisturbed
 
 
 def test_a_client_that_leaves_frees_its_session(demo: Installed, client: OpenAI) -> None:

@@ -25,6 +25,7 @@ from twd.wire.job import (
     TopToken,
 )
 from twd.wire.model import ModelFacts, ModelReady, VocabFingerprint
+from twd.wire.routes import ROUTE_OF
 from twd.wire.service import MessageRejected
 
 MODEL = ModelId("small")
@@ -85,7 +86,8 @@ class FakeSpeculator(Service):
         self.release = asyncio.Event()
 
     def pattern(self, event_type: type) -> str:
-        return f"twd.v1.job.submitted.{self.model}" if event_type is JobSubmitted else super().pattern(event_type)
+        route = ROUTE_OF[event_type]
+        return route.pattern_for(model=self.model) if event_type is JobSubmitted else route.pattern
 
     async def start(self) -> None:
         await super().start()

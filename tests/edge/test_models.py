@@ -6,6 +6,7 @@ import pytest
 from tests.edge.fake_speculator import FACTS, MODEL
 from twd.chat.tool_calls.formats import ToolFormat
 from twd.edge.models import SETTLE_S, ModelDirectory
+from twd.settings.model import DEFAULT_NAMES
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.model import Exactness, ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
@@ -49,6 +50,26 @@ def test_a_model_comes_by_event_and_goes() -> None:
     assert directory.live == []
     assert directory.resolve(MODEL) == MODEL
     assert "no process" in directory.why_nobody(MODEL)
+
+
+def test_every_name_that_requests_may_use_is_listed() -> None:
+    directory = ModelDirectory()
+    assert directory.listed().data == []
+    directory.ready(ready(), 0.0)
+    listed = directory.listed().data
+    assert [card.id for card in listed] == [MODEL, *DEFAULT_NAMES]
+    assert all(directory.resolve(card.id) == card.twd.get("alias_of", card.id) for card in listed)
+    assert [card.id for card in directory.cards()] == [MODEL]
+    assert directory.card_of("default").id == "default"
+
+
+def test_a_model_with_an_aliass_name_is_itself() -> None:
+    directory = ModelDirectory(configured=("big", "default"), default="big")
+    assert [(card.id, card.twd.get("alias_of")) for card in directory.listed().data] == [
+        ("big", None),
+        ("default", None),
+        ("twd", "big"),
+    ]
 
 
 def test_an_edge_that_came_later_reads_leases() -> None:

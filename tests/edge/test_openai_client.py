@@ -94,8 +94,8 @@ async def test_completions(house: House) -> None:
 
 async def test_models(house: House) -> None:
     async with client(house) as openai:
-        assert [model.id async for model in openai.models.list()] == ["small"]
-        assert (await openai.models.retrieve("default")).id == "small"
+        assert [model.id async for model in openai.models.list()] == ["small", "default", "twd"]
+        assert (await openai.models.retrieve("default")).id == "default"
 
 
 async def test_errors_are_typed(open_house: OpenHouse) -> None:

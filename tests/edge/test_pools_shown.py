@@ -9,6 +9,7 @@ import pytest
 from tests.edge.browser import CHROMIUM, open_tab
 from tests.edge.conftest import House
 from tests.pools.test_view import measured, placement, speculator, stage
+from tests.signed import signed
 from tests.waiting import until
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.wire.codec import encode
@@ -27,7 +28,7 @@ async def with_a_pool(house: House) -> None:
     await until(lambda: bool(house.edge.watch.pools.states(0.0)))
     for number in (0, 1):
         told = measured(number, passes=10, rows=50, kept=20 * number, compute_ms=5.0, busy=0.95)
-        bus.publish(subject_of(told), encode(told))
+        bus.publish(subject_of(signed(told)), encode(signed(told)))
     await until(lambda: shown(house)[0].waste > 0)
     await bus.close()
 

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from twd.engine import loading, remembered
+from twd.engine import loading
 from twd.engine.context import ContextSettings
 from twd.engine.library import EngineDevice
 from twd.engine.loading import LoadPlan, load_native
-from twd.engine.remembered import LEAST_MS, Measurement, circumstances, farther
+from twd.engine.measuring import remembered
+from twd.engine.measuring.remembered import LEAST_MS, Measurement, circumstances, farther
 from twd.wire.base import ModelId
 from twd.wire.model import CostPoint, Exactness
 

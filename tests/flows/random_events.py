@@ -6,11 +6,14 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from twd.wire.base import Event
+from twd.wire.base import Event, InstanceId
 from twd.wire.codec import encode
 from twd.wire.routes import ROUTES, Route
 
 _WORDS = ("", "a", "m", "s-1", "job-1", "speculator.n.abc", "ü€😀", "x" * 300, "..", "*", ">", "\x00", "d")
+
+
+LIAR = InstanceId("edge.n.x")
 
 
 class EventMaker:
@@ -28,6 +31,9 @@ class EventMaker:
     def message(self) -> tuple[str, bytes]:
         """A subject and the bytes on it: mostly valid, sometimes cut, swapped or made of noise."""
         route, event = self.event()
+        if self._dice.random() < 0.8:  # as their publisher would sign it: others are left aside before they are read
+            named = {name: "n" if name == "node" else LIAR for name in route.own}
+            event = msgspec.structs.replace(event, source=LIAR, **named)
         data, subject = encode(event), route.subject(event)
         match self._dice.randrange(12):
             case 0:

@@ -12,7 +12,7 @@ from gguf.constants import GGMLQuantizationType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from twd.gguf_tools.header import BrokenGguf, read_header
+from twd.gguf_tools.header import FIELDS_MAX, ITEMS_MAX, NUMBERS_MAX, TENSORS_MAX, BrokenGguf, read_header
 from twd.wire.failures import FailureCode
 
 COUNTS = st.tuples(*[st.sampled_from([0, 1, 2**64 - 1]) | st.integers(0, 2**64 - 1)] * 2)
@@ -121,3 +121,54 @@ def test_a_missing_folder_an_empty_file_a_folder_and_a_pipe(tmp_path: Path) -> N
     ):
         with pytest.raises(BrokenGguf, match=words):
             read_header(path)
+
+
+def header_of(fields: int, tensors: int, body: bytes) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", 3, tensors, fields) + body
+
+
+def sparse(path: Path, start: bytes, size: int) -> Path:
+    """A file that is as long as it claims and takes no room on the disk."""
+    with path.open("wb") as file:
+        file.write(start)
+        file.truncate(size)
+    return path
+
+
+def array_field(key: bytes, kind: int, length: int) -> bytes:
+    return struct.pack("<Q", len(key)) + key + struct.pack("<IIQ", 9, kind, length)
+
+
+@pytest.mark.parametrize(
+    ("start", "size", "why"),
+    [
+        (header_of(FIELDS_MAX + 1, 0, b""), 1 << 30, "fields"),
+        (header_of(0, TENSORS_MAX + 1, b""), 1 << 30, "tensors"),
+        (header_of(1, 0, array_field(b"tokenizer.ggml.tokens", 8, ITEMS_MAX + 1)), 1 << 30, "strings"),
+        (header_of(1, 0, array_field(b"a", 9, ITEMS_MAX + 1)), 1 << 30, "arrays"),
+        (header_of(1, 0, struct.pack("<Q", 70_000)), 1 << 20, "bytes of text"),
+        (header_of(1, 0, struct.pack("<Q", 1) + b"a" + struct.pack("<IQ", 8, 1 << 29)), 1 << 30, "bytes of text"),
+    ],
+)
+def test_counts_are_bounded_before_anything_is_read(tmp_path: Path, start: bytes, size: int, why: str) -> None:
+    with pytest.raises(BrokenGguf, match=f"more than|{why}"):
+        read_header(sparse(tmp_path / "huge.gguf", start, size))
+
+
+def test_many_small_arrays_of_strings_count_together(tmp_path: Path) -> None:
+    each = ITEMS_MAX // 4
+    strings = bytes(8 * each)
+    body = b"".join(array_field(b"%d" % number, 8, each) + strings for number in range(5))
+    with pytest.raises(BrokenGguf, match="strings"):
+        read_header(sparse(tmp_path / "many.gguf", header_of(5, 0, body), 1 << 26))
+
+
+@pytest.mark.parametrize("length", [NUMBERS_MAX + 1, 1 << 29])
+def test_no_number_is_made_of_a_huge_array(tmp_path: Path, length: int) -> None:
+    start = header_of(1, 0, array_field(b"llama.block_count", 0, length))
+    header = read_header(sparse(tmp_path / "huge.gguf", start, 1 << 30))
+    with pytest.raises(BrokenGguf, match="elements"):
+        header.number("llama.block_count")
+    if length > ITEMS_MAX:
+        with pytest.raises(BrokenGguf, match="elements"):
+            header.array("llama.block_count")

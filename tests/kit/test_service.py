@@ -6,7 +6,7 @@ import random
 import msgspec
 import pytest
 
-from twd.bus.base import PAYLOAD_BYTES_MAX, RequestTimeout
+from twd.bus.base import PAYLOAD_BYTES_MAX, BusMessage, RequestTimeout
 from twd.bus.memory.bus import MemoryBroker
 from twd.kit.clock import SystemClock
 from twd.kit.effects import Publish
@@ -16,8 +16,12 @@ from twd.kit.service import LEASE_BUCKET, Effects, Reply, Service, ServiceContex
 from twd.wire.base import Event, EventId, InstanceId, JobId, ModelId, NodeId
 from twd.wire.codec import decode, encode
 from twd.wire.job import JobCancelled, JobQueued, JobSubmitted, Prompt
-from twd.wire.routes import EVERYTHING
+from twd.wire.routes import EVERYTHING, ROUTE_OF
 from twd.wire.service import MessageDropped, MessageRejected, ServiceFaulted, ServiceStarted, ServiceStopped
+
+OWNER = InstanceId("edge.n.o")
+SUBMITTED = "twd.v1.job.submitted.edge.n.o"
+CANCELLED = "twd.v1.job.cancelled.edge.n.o"
 
 
 class Echo(Service):
@@ -59,14 +63,14 @@ async def settle() -> None:
 
 
 def submit() -> JobSubmitted:
-    return JobSubmitted(job=JobId("j"), model=ModelId("m"), owner=InstanceId("o"), prompt=Prompt(text="hi"))
+    return JobSubmitted(job=JobId("j"), model=ModelId("m"), owner=OWNER, prompt=Prompt(text="hi"), source=OWNER)
 
 
 async def test_answers_requests_and_names_the_cause() -> None:
     broker = MemoryBroker()
     service = Echo(ctx(broker))
     await service.start()
-    answer = decode(await broker.connect().request("twd.v1.job.submitted.m", encode(submit()), timeout_s=1))
+    answer = decode(await broker.connect().request(f"{SUBMITTED}.m", encode(submit()), timeout_s=1))
     assert isinstance(answer, JobQueued)
     assert answer.source == service.instance
     await service.stop()
@@ -78,7 +82,8 @@ async def test_what_is_too_long_for_the_broker_is_no_fault() -> None:
     service = Echo(ctx(broker))
     await service.start()
     long = JobId("j" * PAYLOAD_BYTES_MAX)
-    service._replier("_INBOX.someone", EventId("cause"))(JobQueued(job=long, attempt=1, speculator=service.instance))
+    asked = BusMessage(f"{SUBMITTED}.m", b"", "_INBOX.edge.n.1")
+    service._replier(asked, EventId("cause"))(JobQueued(job=long, attempt=1, speculator=service.instance))
     service.emit(JobQueued(job=long, attempt=1, speculator=service.instance))
     await settle()
     assert service.fault is None
@@ -104,8 +109,8 @@ async def test_a_fault_is_published_and_ends_the_service() -> None:
     heard = await listen(broker)
     service = Echo(ctx(broker))
     await service.start()
-    event = JobCancelled(job=JobId("bad"))
-    broker.connect().publish("twd.v1.job.cancelled.bad", encode(event))
+    event = JobCancelled(job=JobId("bad"), source=OWNER)
+    broker.connect().publish(f"{CANCELLED}.bad", encode(event))
     await asyncio.wait_for(service.ended.wait(), 5)
     await settle()
     assert isinstance(service.fault, ValueError)
@@ -121,12 +126,12 @@ async def test_nonsense_is_counted_and_told_without_a_flood() -> None:
     await service.start()
     stranger = broker.connect()
     for _ in range(9):
-        stranger.publish("twd.v1.job.cancelled.x", b"{")
-    stranger.publish("twd.v1.job.cancelled.x", b'{"type":"twd.v1.job.cancelled","job":5}')
+        stranger.publish(f"{CANCELLED}.x", b"{")
+    stranger.publish(f"{CANCELLED}.x", b'{"type":"twd.v1.job.cancelled","job":5}')
     await settle()
     rejected = [event.repeated for event in heard if isinstance(event, MessageRejected)]
     assert rejected == [1, 2, 4, 8]
-    assert service.rejected["twd.v1.job.cancelled.x"] == 10
+    assert service.rejected[f"{CANCELLED}.x"] == 10
     await service.stop()
 
 
@@ -134,10 +139,50 @@ async def test_a_request_that_cannot_be_read_is_answered_with_the_reason() -> No
     broker = MemoryBroker()
     service = Echo(ctx(broker))
     await service.start()
-    answer = decode(await broker.connect().request("twd.v1.job.submitted.m", b'{"job":5}', timeout_s=1))
+    answer = decode(await broker.connect().request(f"{SUBMITTED}.m", b'{"job":5}', timeout_s=1))
     assert isinstance(answer, MessageRejected)
-    assert (answer.subject, answer.size_bytes, answer.source) == ("twd.v1.job.submitted.m", 9, service.instance)
+    assert (answer.subject, answer.size_bytes, answer.source) == (f"{SUBMITTED}.m", 9, service.instance)
     assert "`$.job`" in answer.reason
+    await service.stop()
+
+
+@pytest.mark.parametrize("source", ["", "edge.n.other", "edge.m.o", "speculator.n.o"])
+async def test_an_event_whose_subject_names_another_source_is_left_aside(source: str) -> None:
+    broker = MemoryBroker()
+    heard = await listen(broker)
+    service = Echo(ctx(broker))
+    await service.start()
+    event = JobCancelled(job=JobId("bad"), source=InstanceId(source))
+    broker.connect().publish(f"{CANCELLED}.bad", encode(event))
+    broker.connect().publish(f"{CANCELLED}.x", encode(JobCancelled(job=JobId("bad"), source=OWNER)))
+    await settle()
+    assert service.fault is None
+    assert [event.subject for event in heard if isinstance(event, MessageRejected)] == [
+        f"{CANCELLED}.bad",
+        f"{CANCELLED}.x",
+    ]
+    await service.stop()
+
+
+async def test_who_says_that_another_stopped_is_not_believed() -> None:
+    route = ROUTE_OF[ServiceStopped]
+    event = ServiceStopped(service="speculator", node=NodeId("m"), source=InstanceId("drafter.n.x"))
+    assert route.disagreement(route.subject(event), event)
+    assert not route.disagreement(route.subject(event), msgspec.structs.replace(event, node=NodeId("n")))
+
+
+@pytest.mark.parametrize("inbox", ["_INBOX.edge.m.1", "_INBOX.relay.n.1", "_INBOX.1", "twd.v1.tokens.accepted", ""])
+async def test_an_answer_goes_to_who_asked_and_nowhere_else(inbox: str) -> None:
+    broker = MemoryBroker()
+    service = Echo(ctx(broker))
+    await service.start()
+    said: list[str] = []
+    broker.observers.append(lambda node, message: said.append(message.subject))
+    stranger = broker.connect()
+    stranger.publish(f"{SUBMITTED}.m", encode(submit()), reply=inbox)
+    stranger.publish(f"{SUBMITTED}.m", encode(submit()), reply="_INBOX.edge.n.1")
+    await settle()
+    assert said[2:] == ["_INBOX.edge.n.1"]
     await service.stop()
 
 
@@ -146,7 +191,7 @@ async def test_only_requests_are_answered() -> None:
     service = Echo(ctx(broker))
     await service.start()
     with pytest.raises(RequestTimeout):
-        await broker.connect().request("twd.v1.job.cancelled.x", b"{", timeout_s=0.01)
+        await broker.connect().request(f"{CANCELLED}.x", b"{", timeout_s=0.01)
     await service.stop()
 
 
@@ -210,7 +255,7 @@ async def test_a_service_told_to_stop_while_it_sets_up_never_appears() -> None:
     await settle()
     assert heard == []
     assert service.torn_down == 2
-    assert len(broker.interest.in_subject("twd.v1.job.submitted.m").groups) == 0
+    assert len(broker.interest.in_subject(f"{SUBMITTED}.m").groups) == 0
     assert await (await broker.connect().leases(LEASE_BUCKET, 10)).entries() == []
 
 

@@ -20,6 +20,7 @@ from twd.wire.job import CALIBRATION, JobCancelled, JobStats
 from twd.wire.model import ModelFailed, VocabFingerprint
 from twd.wire.ring import FrameFault, FrameRefused, HopFacts, RingMeasured
 from twd.wire.service import MessageDropped, MessageRejected, ServiceExited, ServiceFaulted, ServiceStarted
+from twd.wire.swarm import PeerBanned, PullFailed, PullFinished
 
 
 def heard(*events: Event, now: float = 0.0) -> EventCounter:
@@ -257,3 +258,15 @@ def test_refused_frames_are_counted_by_what_was_wrong_with_them() -> None:
     stage, node = InstanceId("stage.a.1"), NodeId("a")
     refused = [FrameRefused(stage=stage, node=node, fault=FrameFault.GARBAGE, repeated=n) for n in (1, 2, 4, 8)]
     assert counts(heard(*refused), f.FRAMES_REFUSED) == {("garbage",): 8}
+
+
+def test_files_that_came_from_other_machines_are_counted() -> None:
+    counting, node, root = EventCounter(), NodeId("shelf"), "a" * 64
+    where: dict[str, Any] = {"node": node, "root": root, "file": "m.gguf"}
+    counting.hear(PullFinished(**where, path="/m.gguf", total_bytes=10, fetched_bytes=12, wasted_bytes=2), 0.0)
+    counting.hear(PullFailed(**where, failure=Failure(code=FailureCode.NO_SOURCE, message="gone")), 0.0)
+    counting.hear(PeerBanned(**where, peer="http://liar", reason="wrong bytes"), 0.0)
+    figures = counting.figures
+    assert figures.value(f.PULLS, "shelf", "finished") == figures.value(f.PULLS, "shelf", "no_source") == 1
+    assert (figures.value(f.PULLED_BYTES, "shelf"), figures.value(f.PULL_WASTE, "shelf")) == (12, 2)
+    assert figures.value(f.PEERS_BANNED, "shelf") == 1

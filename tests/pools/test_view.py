@@ -14,7 +14,7 @@ from twd.wire.placement import PlacementDecided, Slice
 from twd.wire.ring import READY_FACT, FrameFault, FrameRefused, HopFacts, RingMeasured, StageReady
 from twd.wire.service import ServiceLease
 
-HOME = InstanceId("speculator.m.desk.x")
+HOME = InstanceId("speculator.desk.x")
 CUTS = ((0, 15, False), (15, 30, True))
 
 
@@ -150,7 +150,7 @@ def test_warnings_say_what_is_wrong() -> None:
     pools = PoolsView()
     process = ProcessFacts(process="p1", kind=ProcessKind.STAGE, state="restarting")
     node = NodeFacts(node=NodeId("n1"), instance=InstanceId("agent.n1.x"), machine="n1", pid=1, processes=[process])
-    pools.look([placement(), speculator(exact=False, trip_ms=90.0), stage(0), entry("agent.n1.x", node)])
+    pools.look([placement(), speculator(exact=False, trip_ms=90.0), stage(0), entry("agent.n1.claim", node)])
     pools.hear(measured(0, passes=10, rows=50, busy=0.97), 0.0)
     refused = FrameRefused(stage=name(0), node=NodeId("n0"), fault=FrameFault.GARBAGE, repeated=4)
     pools.hear(refused, 0.5)
@@ -203,7 +203,7 @@ def test_rpc_workers_show_what_their_links_carry() -> None:
     links = ["n1 20.5 ms, 2400 bytes there and 196608 back a token", "nonsense"]
     pools = PoolsView()
     told = {"engine": "rpc", "links": links, "cost_ms": ["1:25.500", "2:26.0"], "trip_ms": 0}
-    pools.look([placement(engine="rpc", slices=slices), speculator(**told), entry("agent.n1.x", node)])
+    pools.look([placement(engine="rpc", slices=slices), speculator(**told), entry("agent.n1.claim", node)])
     (pool,) = pools.states(0.0)
     assert [(stage.node, stage.state, stage.rtt_ms) for stage in pool.stages] == [
         ("desk", "ready", 0.0),

@@ -89,8 +89,21 @@ async def stopped(fork_server: ForkServer, folder: Path) -> None:
     pid = fork_server.pid
     os.kill(pid, signal.SIGSTOP)
     assert await fork_server.birth(VERSION, environment(folder), folder / "log") is None
-    assert not alive(pid)
+    await until(lambda: not alive(pid), "it is ended")
     assert not (folder / "log").exists(), "nobody does it a second time"
+
+
+async def replaced(fork_server: ForkServer, folder: Path) -> None:
+    fork_server.prepare((*OURS, "run", "stage"))
+    for blow in (signal.SIGKILL, signal.SIGSTOP):
+        pid = fork_server.pid
+        os.kill(pid, blow)
+        await until(lambda pid=pid: fork_server.pid not in (0, pid), "there is another one")  # type: ignore[misc]
+        assert not alive(pid)
+        it = await fork_server.birth(VERSION, environment(folder), folder / "log")
+        assert it is not None
+        assert await it.wait() == 0
+        assert psutil.Process(fork_server.pid).num_threads() == 1
 
 
 async def nobody_waits(fork_server: ForkServer, folder: Path) -> None:
@@ -143,6 +156,7 @@ SCENES: dict[str, Callable[[ForkServer, Path], Awaitable[None]]] = {
         what_it_does_not_bring_up,
         lost,
         stopped,
+        replaced,
         nobody_waits,
         orphans,
         supervised,

@@ -12,8 +12,8 @@ from twd.wire.failures import TwdError
 
 HOLD = """
 import sys, pathlib
-from twd.process.home import Home
-home = Home(pathlib.Path(sys.argv[1]))
+from twd.process.home import StateFolder
+home = StateFolder(pathlib.Path(sys.argv[1]))
 home.prepare()
 home.acquire()
 print("held", flush=True)

@@ -1,8 +1,20 @@
 """What the supervisor's table says, from what processes and their leases say."""
 
+import msgspec
 import pytest
 
-from twd.process.process_table import ProcessRow, ProcessTable, StartPhase, stage_of
+from twd.kit.exit_codes import ExitCode
+from twd.process.process_table import (
+    HOPELESS_RESTARTS,
+    Need,
+    ProcessRow,
+    ProcessTable,
+    StartPhase,
+    Wait,
+    hopeless,
+    shown_stage,
+    stage_of,
+)
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.service import Health, ServiceLease
 
@@ -117,3 +129,73 @@ def test_what_waits_for_mending_says_why_and_counts_no_more_once_all_end() -> No
     table.ends(StartPhase.DRAINING)
     assert not table.see([lease(1), lease(2)], 0)
     assert {row.stage for row in table.rows.values()} == {StartPhase.DRAINING}
+
+
+def needs(**needed: Need) -> ProcessTable:
+    made = board(*needed)
+    for name, need in needed.items():
+        made.rows[name].need = need
+    return made
+
+
+AWAY = {"health": Health.DEGRADED, "ready": False, "note": "connection refused"}
+
+
+def test_others_go_on_without_what_is_optional_and_it_is_taken_in_when_it_comes() -> None:
+    table = needs(edge=Need.ALWAYS, drafter=Need.NOT)
+    table.see([lease(1), lease(2, **AWAY)], 0)  # type: ignore[arg-type]
+    assert ready(table)
+    assert table.missing == {"drafter": "connection refused"}
+    assert hopeless(list(table.rows.values())) is None
+    table.wait = Wait.ALL
+    assert not ready(table)
+    table.see([lease(1), lease(2)], 0)
+    assert ready(table)
+    assert table.missing == {}
+
+
+def test_what_is_optional_and_ends_is_missing_until_it_has_worked_once() -> None:
+    table = needs(drafter=Need.NOT)
+    table.exited("drafter", ExitCode.CANNOT_START, 7, 10.0, "connection refused")
+    assert table.missing == {"drafter": "exit code 7, again in 10 s: connection refused"}
+    table.started("drafter", 1)
+    table.see([lease(1)], 1)
+    table.exited("drafter", -9, 8, 0.1, "")
+    assert stage(table, "drafter") is StartPhase.RESTARTING
+
+
+def test_one_of_several_models_is_enough_and_none_is_not() -> None:
+    table = needs(big=Need.ONE, small=Need.ONE)
+    table.see([lease(1, **AWAY), lease(2)], 0)  # type: ignore[arg-type]
+    assert ready(table)
+    assert hopeless(list(table.rows.values())) is None
+    table.see([lease(1, **AWAY), lease(2, **AWAY)], 0)  # type: ignore[arg-type]
+    assert not ready(table)
+    over = hopeless(list(table.rows.values()))
+    assert over is not None
+    assert (over.name, over.note) == ("big", "connection refused")
+
+
+@pytest.mark.parametrize(
+    ("need", "code", "restarts", "over"),
+    [
+        (Need.ALWAYS, ExitCode.FAULT, 0, False),
+        (Need.ALWAYS, ExitCode.FAULT, HOPELESS_RESTARTS, True),
+        (Need.ALWAYS, ExitCode.BUS_DOWN, 100, False),
+        (Need.ALWAYS, ExitCode.CONFIG, 0, True),
+        (Need.NOT, ExitCode.FAULT, 100, False),
+        (Need.NOT, ExitCode.CONFIG, 0, True),
+    ],
+)
+def test_over_what_a_start_is_given_up(need: Need, code: ExitCode, restarts: int, over: bool) -> None:
+    table = needs(it=need)
+    table.exited("it", code, restarts, 1.0, "")
+    assert (hopeless(list(table.rows.values())) is not None) == over
+    table.rows["it"].ready_ms = 1
+    assert hopeless(list(table.rows.values())) is None
+
+
+def test_people_read_that_a_drafter_is_missing_and_that_a_model_failed() -> None:
+    away = lease(1, **AWAY)  # type: ignore[arg-type]
+    assert shown_stage(away) is StartPhase.FAILED
+    assert shown_stage(msgspec.structs.replace(away, service="drafter")) is StartPhase.MISSING

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
+from typing import NoReturn
 
 import pytest
 
@@ -12,12 +13,16 @@ from twd.bus.base import Bus, BusError
 from twd.bus.memory.bus import MemoryBroker
 from twd.kit.exit_codes import MEANING, ExitCode, exit_code_of
 from twd.kit.service import Effects, Service, ServiceContext
-from twd.process import platform
+from twd.process import platform, standstill
+from twd.process import run_service as run_service_module
+from twd.process.compute import ProcessEffort
+from twd.process.heartbeat import VARIABLE, Beats
 from twd.process.run_service import StopRequests, run_service, unless
-from twd.wire.base import JobId, NodeId
+from twd.wire.base import InstanceId, JobId, NodeId
 from twd.wire.codec import encode
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import JobCancelled
+from twd.wire.routes import subject_of
 
 HERE = NodeId("desk")
 
@@ -94,7 +99,8 @@ class Stage:
         return self.service is not None and (self.service._running or self.kind is Slow)
 
     def cancel(self, job: str) -> None:
-        self.broker.connect("edge").publish(f"twd.v1.job.cancelled.{job}", encode(JobCancelled(job=JobId(job))))
+        event = JobCancelled(job=JobId(job), source=InstanceId("edge.desk.x"))
+        self.broker.connect("edge").publish(subject_of(event), encode(event))
 
 
 def terminate() -> None:
@@ -132,6 +138,35 @@ async def test_a_bus_that_is_not_there_is_an_error() -> None:
 
     with pytest.raises(BusError, match="nobody there"):
         await run_service(Stage().make, connect, HERE)
+
+
+class Stuck(Worker):
+    """Has a thread that computes for ever, and an event loop that turns."""
+
+    def under_way(self) -> str:
+        return "a pass"
+
+
+class Left(BaseException):
+    """The process would be gone."""
+
+
+async def test_a_service_whose_work_stands_still_says_so_and_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(code: int) -> NoReturn:
+        raise Left(code)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(run_service_module, "LOOK_S", 0.001)
+    monkeypatch.setattr(standstill, "effort", ProcessEffort)
+    monkeypatch.setattr(standstill, "STILL_S", 0.01)
+    beats, stage = Beats(), Stage(Stuck)
+    monkeypatch.setenv(VARIABLE, beats.path)
+    with pytest.raises(Left) as left:
+        await run_service(stage.make, stage.connect, HERE)
+    assert left.value.args == (ExitCode.WORKER_LOST,)
+    assert stage.service is not None
+    assert "stood still" in str(stage.service.fault)
+    beats.close()
 
 
 async def test_unless_gives_the_result_or_nothing() -> None:

@@ -15,12 +15,38 @@ from hypothesis import strategies as st
 from tests.waiting import alive, until
 from twd.kit.clock import SystemClock
 from twd.kit.exit_codes import ExitCode
+from twd.kit.tasks import TaskGroup
+from twd.process.hang import USUAL, HangPolicy
 from twd.process.supervisor import NO_PROGRAM, Backoff, ChildProcess, ProcessExit, ProcessSpec, ProcessState, Supervisor
 
 PYTHON = (sys.executable, "-S", "-c")
 FOR_EVER = (*PYTHON, "import time; print('up', flush=True); time.sleep(600)")
 DEAF = (*PYTHON, "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)")
 QUICK = Backoff(first_s=0.001, longest_s=0.002)
+EAGER = HangPolicy(look_s=0.05)
+
+
+class Beating(ProcessSpec):
+    """A process that is expected to show a heartbeat."""
+
+    @property
+    def beats(self) -> bool:
+        return True
+
+
+def beating(name: str, times: int) -> ProcessSpec:
+    """One that says so often that it lives, and then stands still."""
+    script = f"""
+import time
+from twd.process.heartbeat import Heartbeat
+heart = Heartbeat.inherited()
+print("nobody counts" if heart is None else "counted", flush=True)
+for _ in range({times} if heart else 0):
+    heart.beat()
+    time.sleep(0.05)
+time.sleep(600)
+"""
+    return Beating(name, (sys.executable, "-c", script))
 
 
 class Told:
@@ -56,11 +82,18 @@ def broken(news: object) -> None:
 
 @asynccontextmanager
 async def supervised(
-    folder: Path, *specs: ProcessSpec, backoff: Backoff = QUICK, drain_s: float = 5.0
+    folder: Path, *specs: ProcessSpec, backoff: Backoff = QUICK, drain_s: float = 5.0, hang: HangPolicy = USUAL
 ) -> AsyncIterator[tuple[Supervisor, Told]]:
     told = Told()
     supervisor = Supervisor(
-        specs, folder, SystemClock(), on_start=told.started, on_exit=told.exited, on_fault=fault, backoff=backoff
+        specs,
+        folder,
+        SystemClock(),
+        on_start=told.started,
+        on_exit=told.exited,
+        on_fault=fault,
+        backoff=backoff,
+        hang=hang,
     )
     supervisor.start()
     try:
@@ -117,8 +150,58 @@ async def test_a_stopped_process_is_killed_too(tmp_path: Path) -> None:
         frozen = psutil.Process(told.starts[0][1])
         frozen.suspend()
         await until(lambda: frozen.status() == psutil.STATUS_STOPPED, "it stands still")
-        assert await supervisor.stop(0.5) == ["frozen"]
+        assert await supervisor.stop(10) == []
         assert not alive(frozen.pid)
+
+
+async def test_one_that_is_stopped_while_it_ends_is_not_waited_for(tmp_path: Path) -> None:
+    async with supervised(tmp_path, ProcessSpec("deaf", DEAF), hang=EAGER) as (supervisor, told):
+        await until_written(tmp_path / "deaf.log", "up")
+        tasks = TaskGroup("test", fault)
+        ending = tasks.start("stop", supervisor.stop(60))
+        await asyncio.sleep(0)  # it is asked
+        psutil.Process(told.starts[0][1]).suspend()
+        assert await ending == []
+
+
+async def test_a_stopped_process_is_ended_and_another_one_starts(tmp_path: Path) -> None:
+    async with supervised(tmp_path, ProcessSpec("frozen", FOR_EVER), hang=EAGER) as (_, told):
+        await until_written(tmp_path / "frozen.log", "up")
+        psutil.Process(told.starts[0][1]).suspend()
+        await told.until(lambda: len(told.starts) == 2)
+    assert (told.exits[0].code, told.exits[0].hung, told.exits[0].problem) == (-9, "it was stopped", "it was stopped")
+
+
+async def test_a_service_whose_heart_stops_is_hung_and_one_whose_heart_beats_is_not(tmp_path: Path) -> None:
+    specs = [beating("still", 1), beating("lively", 10_000)]
+    async with supervised(tmp_path, *specs, hang=HangPolicy(silence_s=0.5, look_s=0.05)) as (supervisor, told):
+        await told.until(lambda: len(told.exits) > 1)
+        assert supervisor.children["lively"].restarts == 0
+    assert {gone.name for gone in told.exits} == {"still"}
+    assert told.exits[0].hung.startswith("it showed no sign of life for ")
+
+
+async def test_a_program_that_answered_and_does_so_no_more_is_hung(tmp_path: Path) -> None:
+    asked: list[bool] = []
+
+    async def answers() -> bool:
+        asked.append(True)
+        return len(asked) == 2
+
+    spec = ProcessSpec("server", FOR_EVER, foreign=True, answers=answers)
+    async with supervised(tmp_path, spec, hang=HangPolicy(silence_s=0.1, look_s=0.05)) as (_, told):
+        await told.until(lambda: len(told.exits) == 1)
+    assert "no sign of life" in told.exits[0].hung
+
+
+async def test_who_is_told_to_watch_nobody_ends_nobody(tmp_path: Path) -> None:
+    spec = beating("still", 1)
+    async with supervised(tmp_path, spec, hang=HangPolicy(silence_s=0.0)) as (supervisor, told):
+        await told.until(lambda: len(told.starts) == 1)
+        child = supervisor.children["still"]
+        await until_written(tmp_path / "still.log", "nobody counts")
+        assert child.beats is None
+    assert told.exits == []
 
 
 async def test_what_a_process_started_ends_with_it(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.model_fixtures import model_cache, q4_path
-from twd.bench.ring_lab import RingClient, RingLab, RingPlan
+from twd.bench.ring.lab import RingClient, RingLab, RingPlan
 from twd.wire.base import Event
 from twd.wire.job import TokensAccepted
 

@@ -7,6 +7,7 @@ from tests.rules.source import imports, modules, room_of
 
 LAYERS = (
     ("lean_import", "private_file", "wire"),
+    ("own_certificate",),
     ("net",),
     ("bus",),
     ("settings",),
@@ -17,8 +18,8 @@ LAYERS = (
     ("decoding",),
     ("gguf_tools",),
     ("engine",),
-    ("ring",),
-    ("agent", "backends", "coordinator", "drafter", "edge", "metrics", "speculator", "stage"),
+    ("ring", "pieces"),
+    ("agent", "backends", "coordinator", "drafter", "edge", "metrics", "speculator", "stage", "swarm"),
     ("bench",),
     ("supervisor",),
     ("cli",),

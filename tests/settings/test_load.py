@@ -208,7 +208,7 @@ def test_variables_that_are_not_set_are_named(folder: Path) -> None:
         ("edge:\n  port:", "2:8: edge.port: found nothing; expected a whole number from 0 to 65535"),
         ("edge:\n  prot: 1", "2:3: edge.prot: unknown key; did you mean edge.port?"),
         ("edgy: {}", "1:1: edgy: unknown key; did you mean edge?"),
-        ("bus:\n  zzz: 1", "2:3: bus.zzz: unknown key; expected one of url, host, port, token, user, password, "),
+        ("bus:\n  zzz: 1", "2:3: bus.zzz: unknown key; expected one of url, join, join_file, host, port, "),
         ("edge: 5", "1:7: edge: found 5; expected a section"),
         ("edge: [1]", "1:7: edge: found a list; expected a section"),
         ("drafters: {}", "1:11: drafters: found a section; expected a list of sections"),
@@ -342,5 +342,5 @@ def test_settings_that_nothing_uses_yet_are_told(tmp_path: Path) -> None:
     file.write_text("gate: {max_retries: 2}\nmodels: {a: {path: a.gguf, moe_placement: balanced}}\nedge: {port: 1}\n")
     loaded = load_settings(str(file), {"TWD_SWARM_PORT": "9081"}, tmp_path, tmp_path)
     assert [hint.partition(":")[0] for hint in loaded.hints] == [
-        *("gate", "swarm", "moe_placement and moe_hot_profile of models")
+        *("gate", "moe_placement and moe_hot_profile of models")
     ]

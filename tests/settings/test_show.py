@@ -79,13 +79,13 @@ def test_a_check_lists_problems(tmp_path: Path) -> None:
 
 
 def test_a_check_warns_of_missing_files_and_open_doors(tmp_path: Path) -> None:
-    text = "edge: {host: 0.0.0.0}\nswarm: {host: 0.0.0.0, token: x}\nmodels: {a: {path: no.gguf}, b: {path: twd.yaml}}"
+    text = "edge: {host: 0.0.0.0}\ngate: {max_retries: 2}\nmodels: {a: {path: no.gguf}, b: {path: twd.yaml}}"
     (tmp_path / "twd.yaml").write_text(text)
     report = check_settings(None, {"TWD_LATER": "1"}, tmp_path, tmp_path)
     assert report.problems == ()
     assert [warning.key for warning in report.warnings] == ["models.a.path", "edge.host"]
     assert "no such file" in str(report.warnings[0])
-    later, unused = "TWD_LATER is no setting; twd does not read it", "swarm: checked, but nothing uses it yet"
+    later, unused = "TWD_LATER is no setting; twd does not read it", "gate: checked, but nothing uses it yet"
     assert report.hints == (later, unused)
     told = check_settings(None, {"TWD_EDGE_ALLOW_UNAUTHENTICATED": "yes"}, tmp_path, tmp_path)
     assert [warning.key for warning in told.warnings] == ["models.a.path"]
@@ -137,6 +137,7 @@ NEAT = [
     "/v1",
     "A_B",
     "m:8b",
+    f"tls://token@10.0.0.9:4222?sha256={'0a' * 32}",
     "",
 ]
 TEXTS = st.sampled_from(NASTY) | st.text(max_size=8).map(lambda text: UNSOUND.sub("", text))
@@ -153,11 +154,14 @@ def values(kind: Plain) -> st.SearchStrategy[Any]:
             return st.integers(low, high)
         case shape.FloatType(ge=low, gt=above, le=high):
             return st.floats(low if low is not None else above, high or 1e6, exclude_min=above is not None)
+        case shape.StrType(pattern=None) if (fits := kind.check) is not None:
+            return st.sampled_from([text for text in NEAT if fits(text)])
         case shape.StrType(pattern=None, min_length=least):
             return TEXTS.map(lambda text: text or "x" * (least or 0))
         case shape.StrType(pattern=str() as pattern):
-            fits = kind.check or (lambda text: True)
-            return st.sampled_from([text for text in NEAT if re.search(pattern, text) and fits(text)])
+            return st.sampled_from(
+                [text for text in NEAT if re.search(pattern, text) and (not kind.check or kind.check(text))]
+            )
         case shape.VarTupleType(item_type=item):
             return st.lists(values(plain(item)), max_size=2).map(tuple)
         case shape.DictType(key_type=name, value_type=item):

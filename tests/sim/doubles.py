@@ -8,7 +8,7 @@ from typing import ClassVar
 from tests.sim import truth
 from twd.chat.text import Detokenizer
 from twd.kit.service import Effects, Reply, Service, ServiceContext
-from twd.wire.base import JobId, SessionId
+from twd.wire.base import JobId, ModelId, SessionId
 from twd.wire.draft import DraftProposed, SessionClosed, SessionOpened
 from twd.wire.failures import Failure, FailureCode
 from twd.wire.job import (
@@ -61,6 +61,7 @@ class FakeSpeculator(Service):
     name = "speculator"
     reads = (JobSubmitted, JobCancelled, DraftProposed)
     writes = (JobStarted, TokensAccepted, JobFinished, JobFailed, SessionOpened, SessionClosed)
+    model = ModelId("m")
     slots: ClassVar[int] = 3
     queue_max: ClassVar[int] = 16
     load_s: ClassVar[tuple[float, float]] = (0.1, 1.5)
@@ -95,7 +96,9 @@ class FakeSpeculator(Service):
 
     def on_job_cancelled(self, event: JobCancelled) -> Effects:
         work = self.works.get(event.job)
-        if work is not None and (event.attempts == 0 or work.job.attempt <= event.attempts):
+        if work is None or work.job.owner != event.source:
+            return None
+        if event.attempts == 0 or work.job.attempt <= event.attempts:
             self._fail(work, FailureCode.CANCELLED, event.reason)
         return None
 

@@ -202,7 +202,7 @@ class Submitter(Edge):
             return
         if isinstance(answer, Rejected):
             raise AssertionError(f"a speculator answered nonsense: {answer.reason}")
-        self._settle(owner, owner.handle(answer, self.clock.now()))
+        self._settle(owner, owner.answer(answer, self.clock.now()))
 
     def _settle(self, owner: JobOwner, actions: list[OwnerAction]) -> None:
         self.run_effects(self._carry_out(owner, actions))
@@ -259,7 +259,7 @@ class DeskEdge(Edge):
             return
         if not isinstance(answer, JobQueued | JobFailed):
             raise AssertionError(f"a speculator answered nonsense: {answer}")
-        self.desk.hear(answer)
+        self.desk.answered(answer)
 
     def _guarded(self, action: Callable[[], None]) -> None:
         try:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import msgspec
 import pytest
 
+from tests.signed import signed
 from tests.sim.doubles import POISON, FakeSpeculator, Work
 from tests.sim.edges import Submitter
 from tests.sim.plan import draw_plan
@@ -46,7 +47,7 @@ class SpeaksAfterItsEnd(FakeSpeculator):
     async def stop(self, reason: str = "stopped") -> None:
         await super().stop(reason)
         late = ServiceStopped(source=self.instance, service=self.name, node=self.ctx.node, reason="again")
-        self.bus.publish(subject_of(late), encode(late))
+        self.bus.publish(subject_of(signed(late)), encode(signed(late)))
 
 
 class BelievesDrafts(FakeSpeculator):

@@ -125,7 +125,7 @@ class Keeper:
 
     def _tell(self, unit: Unit, backoff: float) -> None:
         event = ServiceExited(
-            source=InstanceId(self.process.name),
+            source=InstanceId(f"keeper.{self.node}.x"),
             service=unit.name.split("-", 1)[0],
             node=NodeId(self.node),
             pid=unit.pid,

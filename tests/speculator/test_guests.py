@@ -88,7 +88,7 @@ class House:
     async def told(self) -> list[GuestUse]:
         leases = await self.broker.connect("reader").leases(LEASE_BUCKET, LEASE_TTL_S)
         entry = await leases.get(self.speculator.instance)
-        lease = read_lease(entry.value) if entry else None
+        lease = read_lease(entry.value, entry.key) if entry else None
         return read_guests(lease.facts) if lease else []
 
 

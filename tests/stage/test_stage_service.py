@@ -16,6 +16,7 @@ import pytest
 from tests.ring.fake_slices import LAYERS, FakeSlice, fake_text
 from tests.ring.rings import HOME, WAIT_S
 from tests.ring.test_fake_rings import PROMPT, spec
+from tests.signed import signed
 from tests.waiting import until
 from twd.bus.base import BusMessage
 from twd.bus.memory.bus import MemoryBroker, MemoryBus
@@ -100,7 +101,7 @@ class World:
         trust = RingTrust(f"r{random.random()}", ring_nonce())
         answers = []
         for wired in wirings(ready, trust, HOME, self.identity.certificate, StateFormat.F32):
-            answer = decode(await self.bus.request(subject_of(wired), encode(wired)))
+            answer = decode(await self.bus.request(subject_of(signed(wired)), encode(signed(wired))))
             assert isinstance(answer, StageAnswered)
             answers.append(answer)
         return trust, answers

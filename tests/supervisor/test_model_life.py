@@ -168,6 +168,21 @@ async def test_the_new_model_serves_before_the_old_one_goes(
         assert here.kept[-1].default_model == "new"
 
 
+async def test_a_model_is_stopped_by_what_it_was_started_with(
+    settings: Settings, memory: Callable[[MemoryRoom], None], tmp_path: Path
+) -> None:
+    file = str(write(tmp_path / "another.gguf"))
+    async with house(settings, "old") as here:
+        await here.change(wanted(file))
+        assert "speculator.another" in here.table.rows
+        told = await here.change(ModelUnwanted(id=EventId("c1"), node=DESK, model=file))
+        assert told is not None
+        assert (told.models, told.model) == (["old"], "another")
+        told = await here.change(ModelUnwanted(id=EventId("c1"), node=DESK, model=settings.models["old"].path))
+        assert told is not None
+        assert told.models == []
+
+
 async def test_without_room_for_both_the_old_one_goes_first(
     settings: Settings, memory: Callable[[MemoryRoom], None]
 ) -> None:

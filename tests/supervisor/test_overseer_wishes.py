@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.signed import signed
 from tests.supervisor.test_service import ctx
 from twd.bus.base import NoResponders
 from twd.bus.memory.bus import MemoryBroker
@@ -36,7 +37,7 @@ class Life:
 
 async def ask(broker: MemoryBroker, wish: Wish) -> ChangeAnswered:
     bus = broker.connect("cli")
-    answer = decode(await bus.request(subject_of(wish), encode(wish), timeout_s=5.0))
+    answer = decode(await bus.request(subject_of(signed(wish)), encode(signed(wish)), timeout_s=5.0))
     assert isinstance(answer, ChangeAnswered)
     return answer
 

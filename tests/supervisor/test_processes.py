@@ -16,11 +16,11 @@ def names(settings: Settings, *only: str) -> list[str]:
 
 
 def test_nothing_configured_needs_edge_metrics_and_agent() -> None:
-    assert names(Settings()) == ["edge", "metrics", "agent"]
+    assert names(Settings()) == ["edge", "metrics", "agent", "swarm"]
 
 
 def test_a_pool_needs_somebody_who_decides() -> None:
-    assert names(Settings(mode="combined")) == ["edge", "metrics", "agent", "coordinator"]
+    assert names(Settings(mode="combined")) == ["edge", "metrics", "agent", "swarm", "coordinator"]
 
 
 def test_each_model_replica_and_drafter_has_its_process() -> None:
@@ -37,6 +37,7 @@ def test_each_model_replica_and_drafter_has_its_process() -> None:
         "edge",
         "metrics",
         "agent",
+        "swarm",
         "speculator.llama.1",
         "speculator.llama.2",
         "speculator.qwen-2-5",
@@ -87,7 +88,7 @@ def test_the_demo_has_a_target_and_a_drafter() -> None:
         Settings(models={"mine": ModelConfig(path="a.gguf")}), Path("/cache/demo.gguf"), Path("/cache/draft.gguf")
     )
     assert settings.default_model == MODEL
-    assert names(settings) == ["edge", "metrics", "agent", f"speculator.{MODEL}", f"drafter.{MODEL}-quick"]
+    assert names(settings) == ["edge", "metrics", "agent", "swarm", f"speculator.{MODEL}", f"drafter.{MODEL}-quick"]
 
 
 def test_drafters_of_other_machines_are_not_started_and_named() -> None:

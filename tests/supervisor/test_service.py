@@ -78,7 +78,7 @@ async def test_the_end_of_a_process_is_told_and_its_lease_goes() -> None:
         assert isinstance(event, Event)
         heard.append(event)
 
-    await broker.connect("watcher").subscribe("twd.v1.service.exited", hear)
+    await broker.connect("watcher").subscribe("twd.v1.service.exited.>", hear)
     supervisor_service, _, _ = await start(broker)
     worker = Worker(ctx(broker, 7))
     await worker.start()
@@ -104,7 +104,7 @@ async def test_after_its_end_it_says_nothing() -> None:
     broker = MemoryBroker()
     supervisor_service, _, _ = await start(broker)
     watcher, heard = broker.connect("watcher"), list[str]()
-    await watcher.subscribe("twd.v1.service.exited", lambda message: heard.append("an end"))
+    await watcher.subscribe("twd.v1.service.exited.>", lambda message: heard.append("an end"))
     await watcher.subscribe("later", lambda message: heard.append("later"))
     await supervisor_service.stop()
     supervisor_service.tell_exit(gone(7))
@@ -119,9 +119,9 @@ async def test_a_lease_that_nobody_can_read_is_nobodys_fault() -> None:
     leases = await broker.connect("stranger").leases(LEASE_BUCKET, LEASE_TTL_S)
     await leases.put("stranger", b'{"note": "\xff"}')
     await supervisor_service._look()
-    assert [read_lease(entry.value) for entry in await supervisor_service.entries() if entry.key == "stranger"] == [
-        None
-    ]
+    assert [
+        read_lease(entry.value, entry.key) for entry in await supervisor_service.entries() if entry.key == "stranger"
+    ] == [None]
     assert supervisor_service.fault is None
     await supervisor_service.stop()
 
@@ -140,7 +140,7 @@ class BrokenBoard(ProcessTable):
 async def test_a_fault_in_the_look_out_is_told_and_the_look_out_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "AGAIN_S", 0.0)
     broker, heard = MemoryBroker(), list[Event]()
-    await broker.connect("watcher").subscribe("twd.v1.service.faulted", lambda one: heard.append(decoded(one.data)))
+    await broker.connect("watcher").subscribe("twd.v1.service.faulted.>", lambda one: heard.append(decoded(one.data)))
     table = BrokenBoard({"worker": ProcessRow(name="worker")})
     table.started("worker", 7)
     supervisor_service, worker = SupervisorService(ctx(broker, 1), table, lambda: None), Worker(ctx(broker, 7))

@@ -6,8 +6,7 @@ import pytest
 
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
-from twd.process.home import StateFolder
-from twd.settings.model import PoolConfig, Settings
+from twd.settings.model import ModelConfig, PoolConfig, Settings
 from twd.supervisor.simulated_machines import SimulatedMachines, as_node
 
 
@@ -27,12 +26,13 @@ def test_each_machine_has_an_agent_of_its_own_behind_its_link(tmp_path: Path) ->
         ("agent.node-1", "node-1", ("--node", "node-1", "--link-rtt", "20")),
         ("agent.node-2", "node-2", ("--node", "node-2", "--link-rtt", "20")),
     ]
-    home = StateFolder(tmp_path)
-    settings = played.settings(Settings(home=str(tmp_path), pool=PoolConfig(stage_port=45100)), home)
+    models = {"one": ModelConfig(path=str(tmp_path / "one.gguf"))}
+    settings = played.settings(Settings(home=str(tmp_path), models=models, pool=PoolConfig(stage_port=45100)))
     assert (settings.mode, settings.pool.engine, settings.pool.split) == ("combined", "ring", "even")
     assert not settings.pool.layers_at_home
     node = as_node(settings, "node-1")
     assert (node.node, node.home_dir, node.agent.port) == ("node-1", tmp_path / "nodes" / "node-1", 0)
     assert node.agent.counts_alone
     assert node.pool.stage_port == 0, "played machines share the ports of one"
-    assert {str(tmp_path / "models"), str(home.cache)} <= set(node.agent.model_dirs)
+    assert str(tmp_path / "models") in node.agent.model_dirs
+    assert node.models == models, "their agents find the files where the settings name them"

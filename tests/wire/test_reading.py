@@ -3,15 +3,17 @@
 import json
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from twd.coordinator.lease import read_coordinator
+from twd.wire.base import InstanceId, NodeId
 from twd.wire.model import CostPoint, read_costs, single_step_ms, told_costs
 from twd.wire.node import read_node
 from twd.wire.placement import read_placement, read_ways
 from twd.wire.reading import read_as
 from twd.wire.ring import read_stage
-from twd.wire.service import read_lease
+from twd.wire.service import ServiceLease, read_lease
 
 NONSENSE = {
     "no JSON": b"{",
@@ -23,27 +25,48 @@ NONSENSE = {
 }
 
 
-@pytest.mark.parametrize("read", [read_lease, read_node, read_placement, read_coordinator])
+@pytest.mark.parametrize("read", [read_lease, read_node, read_placement])
 @pytest.mark.parametrize("value", NONSENSE.values(), ids=NONSENSE)
-def test_nonsense_in_the_registry_is_left_aside(read: Callable[[bytes], object], value: bytes) -> None:
-    assert read(value) is None
+def test_nonsense_in_the_registry_is_left_aside(read: Callable[[bytes, str], object], value: bytes) -> None:
+    assert read(value, "edge.n.i") is None
+    assert read_coordinator(value) is None
+
+
+def test_what_stands_under_another_name_is_left_aside() -> None:
+    lease = ServiceLease(
+        service="edge",
+        instance=InstanceId("edge.n.i"),
+        node=NodeId("n"),
+        pid=1,
+        version="1",
+        started_ms=1,
+        renewed_ms=1,
+    )
+    value = msgspec.json.encode(lease)
+    assert read_lease(value, "edge.n.i") == lease
+    for key in ("edge.n.j", "drafter.n.i", "edge.m.i"):
+        assert read_lease(value, key) is None
+    forger = msgspec.structs.replace(lease, service="drafter")
+    for forged in (forger, msgspec.structs.replace(lease, node=NodeId("m"))):
+        assert read_lease(msgspec.json.encode(forged), "edge.n.i") is None
 
 
 @pytest.mark.parametrize("field", ["pid", "started_ms"])
 @pytest.mark.parametrize("number", [2**63, 10**400])
 def test_a_number_that_nobody_can_compute_with_is_left_aside(field: str, number: int) -> None:
+    name = "edge.n.i"
     usual = {
         "service": "edge",
-        "instance": "i",
+        "instance": name,
         "node": "n",
         "pid": 1,
         "version": "1",
         "started_ms": 1,
         "renewed_ms": 1,
     }
-    assert read_lease(json.dumps(usual).encode()) is not None
-    assert read_lease(json.dumps(usual | {field: number}).encode()) is None
-    assert read_lease(json.dumps(usual | {"facts": {"sessions": number}}).encode()) is None
+    assert read_lease(json.dumps(usual).encode(), name) is not None
+    assert read_lease(json.dumps(usual | {field: number}).encode(), name) is None
+    assert read_lease(json.dumps(usual | {"facts": {"sessions": number}}).encode(), name) is None
 
 
 def test_nonsense_within_a_lease_is_left_aside() -> None:

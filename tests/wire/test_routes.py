@@ -7,15 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twd.bus.base import check_subject, matches
-from twd.wire import draft, embedding, failures, job, life, model, node, placement, ring, service, trace
-from twd.wire.base import Event, JobId
+from twd.wire import draft, embedding, failures, job, life, model, node, placement, ring, service, swarm, trace
+from twd.wire.base import Event, InstanceId, JobId
 from twd.wire.failures import ADVICE, FailureCode
 from twd.wire.job import JobCancelled
-from twd.wire.routes import ROUTE_OF_TAG, ROUTES, Delivery, Route, route_of_subject, subject_of, subject_token
+from twd.wire.names import subject_token
+from twd.wire.routes import ROUTE_OF_TAG, ROUTES, Delivery, Route, route_of_subject, subject_of
 
 
 def test_every_event_has_one_route() -> None:
-    modules = (draft, embedding, job, life, model, node, placement, ring, service, trace)
+    modules = (draft, embedding, job, life, model, node, placement, ring, service, swarm, trace)
     events = {v for m in modules for v in vars(m).values() if isinstance(v, type) and issubclass(v, Event)} - {Event}
     assert events == {route.event for route in ROUTES}
     assert len(ROUTE_OF_TAG) == len(ROUTES)
@@ -27,13 +28,13 @@ def test_names_are_one_name(route: Route) -> None:
     domain, verb = route.tag.split(".")[2:]
     assert [domain, verb] == [words[0].lower(), words[1].lower()]
     assert route.event.__doc__
-    assert not route.key or route.key in route.event.__struct_fields__
+    assert {*route.keys, *route.own, *filter(None, [route.to])} <= set(route.event.__struct_fields__)
     assert (route.delivery is Delivery.REQUEST) == bool(route.group)
 
 
 @given(st.text(max_size=50))
 def test_any_id_makes_a_subject_that_finds_its_route(name: str) -> None:
-    subject = subject_of(JobCancelled(job=JobId(name)))
+    subject = subject_of(JobCancelled(job=JobId(name), source=InstanceId(name)))
     check_subject(subject)
     route = route_of_subject(subject)
     assert route is not None

@@ -14,13 +14,16 @@ from twd.agent.builds import find_builds
 from twd.agent.core import merge_gpus
 from twd.agent.environment import environment_here
 from twd.agent.model_scan import ModelScan
-from twd.agent.probes.cpu import cpu_facts, measure_bandwidth, memory_facts
+from twd.agent.probes.cpu import cpu_facts, memory_facts
 from twd.agent.probes.disk import disk_facts
 from twd.agent.probes.gpu import engine_facts, vendor_gpus
+from twd.engine.measuring.memory_speed import measure_bandwidth
+from twd.engine.measuring.steps import known_steps
+from twd.process.home import StateFolder
 from twd.settings.model import Settings
 from twd.settings.paths import path_of
 from twd.wire.base import InstanceId, NodeId
-from twd.wire.node import Build, CpuFacts, GpuFacts, ModelFile, NodeFacts
+from twd.wire.node import Build, CpuFacts, GpuFacts, MeasuredStep, ModelFile, NodeFacts
 
 ENGINE_EVERY_S: Final = 60.0
 """Only a machine with devices that the engine sees is asked again, and one whose engine gave no answer."""
@@ -42,6 +45,7 @@ class MachineDetector:
     pid: int
     notes: list[str] = field(default_factory=list)
     _cpu: CpuFacts | None = None
+    _steps: list[MeasuredStep] = field(default_factory=list)
     _models: list[ModelFile] = field(default_factory=list)
     _engine: Build | None = None
     _programs: list[Build] | None = None
@@ -66,6 +70,7 @@ class MachineDetector:
         notes: list[str] = []
         if self._cpu is None:  # first, and alone: what else runs would make memory look slow
             self._cpu = cpu_facts(measure_bandwidth())
+        self._steps = await asyncio.to_thread(known_steps, StateFolder(self.settings.home_dir).cache)
         vendors, *_ = await asyncio.gather(
             self._ask_vendors(notes), self._ask_engine(now, notes), self._find_programs(), self._scan_models(now)
         )
@@ -85,7 +90,7 @@ class MachineDetector:
             hostname=platform.node(),
             platform=f"{platform.system().lower()}-{platform.machine()}",
             version=twd.__version__,
-            cpu=self._cpu or cpu_facts(),
+            cpu=replace(self._cpu or cpu_facts(), measured=self._steps),
             memory=memory_facts(),
             disks=disk_facts((self.settings.home_dir, *self.model_dirs)),
             models=self._models,

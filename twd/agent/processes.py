@@ -32,14 +32,15 @@ from twd.net.delay_proxy import DelayProxy
 from twd.net.ports import bindable_port
 from twd.private_file import write_private
 from twd.process.fork_server import OURS, ForkServer, ForkServerHandle
+from twd.process.hang import policy_of
 from twd.process.home import RESOLVED_VARIABLE, StateFolder
 from twd.process.supervisor import Backoff, ProcessExit, ProcessSpec, Supervisor
 from twd.settings.model import Settings
 from twd.settings.paths import path_of
 from twd.wire.base import NodeId
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.names import subject_token
 from twd.wire.node import ModelFile, ProcessFacts, ProcessKind, ProcessWanted
-from twd.wire.routes import subject_token
 
 if TYPE_CHECKING:
     from twd.ring.trust import LinkIdentity
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 READY_S: Final = 30.0
 LOOK_S: Final = 0.1
+LOOK_FOR_HUNG_S: Final = 0.2
+"""A process that was stopped answers nobody and closes no link, so it is looked for this often."""
 STOP_S: Final = 5.0
 PROCESSES_MAX: Final = 32
 ADMITTED_MAX: Final = 64
@@ -83,11 +86,9 @@ class ManagedProcesses:
         self._admitted: tuple[str, ...] = ()
         self._exits: WeakSet[TunnelExit] = WeakSet()
         self._running: dict[str, ManagedProcess] = {}
-        self._some = asyncio.Event()
-        """Set while anything runs."""
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """By process; each as long as somebody holds it or waits for it."""
-        self._fork_server = ForkServer(forks, os.environ, on_fault)
+        self._fork_server = ForkServer(forks, os.environ, on_fault, policy_of(settings.hang_s))
 
     @cached_property
     def _identity(self) -> "LinkIdentity":
@@ -166,7 +167,6 @@ class ManagedProcesses:
     async def _launch(self, wanted: ProcessWanted) -> ProcessFacts:
         running = self._prepare(wanted)
         self._running[wanted.process] = running
-        self._some.set()
         running.supervisor.start()
         try:
             await running.open_fronts()
@@ -179,10 +179,7 @@ class ManagedProcesses:
         return running.facts()
 
     def _forget(self, process: str) -> ManagedProcess | None:
-        running = self._running.pop(process, None)
-        if not self._running:
-            self._some.clear()
-        return running
+        return self._running.pop(process, None)
 
     def _prepare(self, wanted: ProcessWanted) -> ManagedProcess:
         if wanted.kind is ProcessKind.STAGE:
@@ -193,6 +190,9 @@ class ManagedProcesses:
             host, port = "", 0  # it is found over the bus alone
             argv = drafter_argv(wanted, find_draft_model(wanted, self._models(), self._draft_paths()))
             supervisor = self._supervisor(wanted, argv, environment=self._service_environment())
+        elif wanted.kind is ProcessKind.SWARM:
+            host, port = "", 0  # its lease says where it gives files
+            supervisor = self._supervisor(wanted, (*OURS, "run", "swarm"), environment=self._service_environment())
         else:
             foreign = wanted.program != ENGINE
             program = resolve(wanted.program, self._settings.agent.binaries) if foreign else ""
@@ -294,6 +294,7 @@ class ManagedProcesses:
             on_fault=self._on_fault,
             backoff=Backoff(healthy_s=HEALTHY_S),
             fork_server=self._fork_server,
+            hang=policy_of(self._settings.hang_s, LOOK_FOR_HUNG_S),
         )
 
     def _exited(self, gone: ProcessExit) -> None:
@@ -326,14 +327,6 @@ class ManagedProcesses:
         why = running.note or f"nobody listens on port {running.port}"
         text = f"{running.wanted.process} runs, but did not answer within {READY_S:g} s: {why}"
         raise TwdError(FailureCode.DEADLINE, text)
-
-    async def wait_for_one(self) -> None:
-        """Until anything runs."""
-        await self._some.wait()
-
-    def end_stopped(self) -> list[str]:
-        """End what was stopped: another one starts in its place. Returns what was ended so."""
-        return [running.wanted.process for running in self._running.values() if running.end_if_stopped()]
 
     async def watch(self) -> None:
         """Ask again those that were restarted."""

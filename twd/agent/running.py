@@ -5,19 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-import psutil
-
 import twd
 from twd.agent.launch import ENGINE
 from twd.engine.rpc.probe import OURS, RpcMismatch, RpcUnusable, probe
 from twd.net.ports import listens_on
-from twd.process import platform
 from twd.process.supervisor import ChildProcess, ProcessState, Supervisor
 from twd.wire.node import READY, ProcessFacts, ProcessKind, ProcessWanted
 
 PROBE_S: Final = 2.0
-STOPPED_LOOKS: Final = 2
-"""So many looks in a row must find a process stopped before it counts as hung."""
 
 
 class PortForward(Protocol):
@@ -47,7 +42,6 @@ class ManagedProcess:
     cert: str = ""
     version: str = ""
     note: str = ""
-    stopped: int = 0
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -95,7 +89,7 @@ class ManagedProcess:
 
     async def check(self) -> bool:
         """Ask whether it does its work; its version is kept, and what is wrong with it."""
-        if self.wanted.kind is ProcessKind.DRAFTER:  # its lease says how it is
+        if self.wanted.kind in (ProcessKind.DRAFTER, ProcessKind.SWARM):  # their leases say how they are
             self.version, self.note = twd.__version__, ""
             return True
         if self.ours and not listens_on(self.child.pid, self.port):
@@ -111,16 +105,3 @@ class ManagedProcess:
         mismatch = None if OURS.can_talk_to(version) else RpcMismatch(f"{self.host}:{self.port}", version, OURS)
         self.version, self.note = str(version), str(mismatch or "")
         return True
-
-    def end_if_stopped(self) -> bool:
-        """A process that was stopped answers nobody and ends for nobody: it is killed, and another one starts."""
-        try:
-            stopped = self.alive and psutil.Process(self.child.pid).status() == psutil.STATUS_STOPPED
-        except psutil.Error:  # it ended just now
-            stopped = False
-        self.stopped = self.stopped + 1 if stopped else 0
-        if self.stopped >= STOPPED_LOOKS:
-            self.stopped = 0
-            platform.kill_group(self.child.pid)
-            return True
-        return False

@@ -19,10 +19,12 @@ from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, 
 from twd.kit.tasks import every, heard
 from twd.process import platform
 from twd.process.fork_server import ForkServerHandle
+from twd.process.hung_log import HungLog
 from twd.process.supervisor import ProcessExit
 from twd.settings.model import Settings
 from twd.wire.base import Event
 from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.names import subject_token
 from twd.wire.node import (
     READY,
     ModelFile,
@@ -35,10 +37,11 @@ from twd.wire.node import (
     ProcessStopped,
     ProcessUnwanted,
     ProcessWanted,
+    node_key,
     read_node,
 )
 from twd.wire.placement import CERTIFICATE_FACT
-from twd.wire.routes import subject_token
+from twd.wire.routes import ROUTE_OF
 from twd.wire.service import ServiceExited, read_lease
 
 if TYPE_CHECKING:
@@ -49,8 +52,6 @@ LOOK_S: Final = 10.0
 WATCH_S: Final = 1.0
 UNSETTLED_S: Final = 0.05
 """While a process is on its way back somebody waits for it."""
-STOPPED_S: Final = 0.2
-"""A process that was stopped answers nobody and closes no link: it is looked for this often."""
 ADMIT_S: Final = 1.0
 BEATS: Final = 3
 """Renewals of the machine's key within the time after which it counts as gone."""
@@ -85,6 +86,7 @@ class AgentService(Service):
             link_s=link_s,
             forks=forks,
         )
+        self._hung = HungLog()
         self._stirred = asyncio.Event()
         """Set when a process ended or started."""
         self._server: PeerServer | None = None
@@ -102,7 +104,6 @@ class AgentService(Service):
         await self._take_claim(self._seen)
         self._first_look = self.tasks.start("look round", self._detector.look(self.clock.now()))
         self.tasks.start("watch", self._keep_watching())
-        self.tasks.start("look for stopped ones", self._keep_ending_stopped())
         await self._processes.open()
         self.tasks.start("beat", every(max(0.3, self._settings.coordinator.lease_s / BEATS), self._beat))
 
@@ -119,7 +120,7 @@ class AgentService(Service):
         await asyncio.to_thread(import_module, "twd.agent.rest.server")  # a web server takes long to import
         from twd.agent.rest.server import PeerServer
 
-        self._server = PeerServer(self._settings.agent, self.clock, self.log)
+        self._server = PeerServer(self._settings.agent, self._settings.home_dir, self.clock, self.log)
         await self._server.open(self._api().routes())
         self.log.info("peer API at %s", self._server.url)
 
@@ -165,6 +166,7 @@ class AgentService(Service):
             "gpus": [f"{gpu.name} ({gpu.backend}, {gpu.total} bytes)" for gpu in seen.gpus],
             "models": len(seen.models),
             "processes": [facts.process for facts in seen.processes],
+            **self._hung.facts(),
         }
 
     # -- the machine ---------------------------------------------------------------------------
@@ -198,13 +200,6 @@ class AgentService(Service):
             await self._processes.watch()
             await self._tell()
 
-    async def _keep_ending_stopped(self) -> None:
-        while True:
-            await self._processes.wait_for_one()
-            await asyncio.sleep(STOPPED_S)
-            for name in self._processes.end_stopped():
-                self.log.warning("%s was stopped and answers nobody; it is ended and started again", name)
-
     async def _admit(self) -> None:
         """Speculators tell their certificates in their leases: those may use the workers here."""
         try:
@@ -213,7 +208,7 @@ class AgentService(Service):
         except BusError as error:
             self.log.warning("the registry could not be read: %s", error)
             return
-        told = (read_lease(entry.value) for entry in entries if entry.key.startswith("speculator."))
+        told = (read_lease(entry.value, entry.key) for entry in entries if entry.key.startswith("speculator."))
         certificates = [str(lease.facts.get(CERTIFICATE_FACT, "")) for lease in told if lease is not None]
         self._processes.admit([one for one in certificates if one])
 
@@ -246,12 +241,12 @@ class AgentService(Service):
         self._claim = claim
 
     def _is_mine(self, value: bytes) -> bool:
-        holder = read_node(value)
+        holder = read_node(value, node_key(self.ctx.node))
         return holder is not None and holder.instance == self.instance
 
     @staticmethod
     def _refusal(entry: LeaseEntry, facts: NodeFacts) -> str:
-        holder = read_node(entry.value)
+        holder = read_node(entry.value, entry.key)
         return refusal(holder, facts, holder is not None and platform.born(holder.pid) is not None)
 
     async def _beat(self) -> None:
@@ -270,7 +265,7 @@ class AgentService(Service):
     async def _leave_claim(self) -> None:
         claim, self._claim = self._claim, None
         try:
-            if claim is not None:
+            if claim is not None and self.bus.connected:  # without the bus it ends by itself
                 await claim.release(_value(self._facts()))
         except BusError as error:
             self.log.warning("the machine's key could not be given up: %s", error)
@@ -279,7 +274,7 @@ class AgentService(Service):
 
     def pattern(self, event_type: type[Event]) -> str:
         """Only wishes for this machine."""
-        return super().pattern(event_type).replace("*", subject_token(self.ctx.node))
+        return ROUTE_OF[event_type].pattern_for(node=self.ctx.node)
 
     def on_process_wanted(self, event: ProcessWanted, reply: Reply) -> Effects:
         """Start it, and answer when it does its work."""
@@ -302,7 +297,7 @@ class AgentService(Service):
         reply(ProcessAnswered(node=self.ctx.node, process=event.process, facts=facts, failure=failure))
 
     async def _start(self, wanted: ProcessWanted) -> ProcessFacts:
-        if wanted.kind is not ProcessKind.RPC and self._first_look is not None:
+        if wanted.kind not in (ProcessKind.RPC, ProcessKind.SWARM) and self._first_look is not None:
             await asyncio.wait({self._first_look})  # only then it can tell which models are here
         facts, new = await self._processes.start(wanted)
         if new:
@@ -330,8 +325,12 @@ class AgentService(Service):
                 restarts=gone.restarts,
                 retry_in_ms=round(gone.retry_in_s * 1000),
                 last_words=gone.last_words,
+                hung=gone.hung,
             )
         )
+        if gone.hung:
+            self.log.warning("%s was hung: %s; it was ended and is started again", gone.name, gone.hung)
+        self._hung.note(gone.name, gone.hung, self.clock.wall_ms())
         self.tasks.start(f"tell of {gone.name}", self._tell())
 
 

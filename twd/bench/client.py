@@ -87,6 +87,9 @@ class BenchClient(Service):
         try:
             await self._submit(job, model, prompt, how)
             return await asyncio.wait_for(done, how.timeout_s)
+        except asyncio.CancelledError:
+            self.emit(JobCancelled(job=job, reason="nobody waits for it"))
+            raise
         except TimeoutError:
             self.emit(JobCancelled(job=job, reason="bench timeout"))
             raise TwdError(FailureCode.DEADLINE, f"no whole answer within {how.timeout_s:g} s") from None

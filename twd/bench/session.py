@@ -64,7 +64,7 @@ class BenchResult:
 async def find_speculator(client: BenchClient, model: str) -> ServiceLease:
     """The lease of the speculator that serves `model`, or of the first there is."""
     leases = await client.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
-    found = [lease for entry in await leases.entries() if (lease := read_lease(entry.value)) is not None]
+    found = [lease for entry in await leases.entries() if (lease := read_lease(entry.value, entry.key)) is not None]
     ready = [lease for lease in found if lease.service == "speculator" and lease.facts.get("ready")]
     if not ready:
         raise TwdError(FailureCode.NOBODY_HOME, "no model is loaded; start one, for example with `twd up --demo`")

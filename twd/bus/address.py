@@ -1,5 +1,6 @@
 """Where the broker is and how to sign in there."""
 
+import hashlib
 import os
 import ssl
 from dataclasses import dataclass, field
@@ -12,12 +13,15 @@ from twd.wire.failures import FailureCode
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Files for TLS towards the broker; `hostname` is the name on its certificate where the URL has another."""
+    """TLS towards the broker: whom to trust, and as whom to sign in there."""
 
     ca: str = ""
     cert: str = ""
     key: str = ""
     hostname: str = ""
+    """The name on the broker's certificate where the URL has another."""
+    fingerprint: str = ""
+    """The SHA-256 of the broker's certificate, in hex: then no authority is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,8 @@ class BusAddress:
     @property
     def wants_tls(self) -> bool:
         """Whether a connection without TLS is out of the question."""
-        return bool(self.tls.ca or self.tls.cert) or any(url.startswith("tls://") for url in self.urls)
+        named = self.tls.ca or self.tls.cert or self.tls.fingerprint
+        return bool(named) or any(url.startswith("tls://") for url in self.urls)
 
     def check_files(self) -> None:
         """Refuse a missing or unreadable file before any connection is tried."""
@@ -71,7 +76,10 @@ class BusAddress:
             _check_seed("bus.creds_file", self.creds_file, parts[2].lstrip().partition(b"\n")[0])
 
     def tls_context(self) -> ssl.SSLContext:
-        """A context that verifies the broker's certificate, by our own CA where one is named."""
+        """A context that verifies the broker's certificate, by our own CA where one is named.
+
+        One that is known by its fingerprint is verified after the handshake: see `is_trusted`.
+        """
         try:
             context = ssl.create_default_context(cafile=self.tls.ca or None)
             if self.tls.cert:
@@ -79,7 +87,17 @@ class BusAddress:
         except (ssl.SSLError, OSError) as error:
             raise BusError(f"the files of bus.tls cannot be used: {error}", _BAD) from error
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self.tls.fingerprint:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
         return context
+
+    def is_trusted(self, connection: ssl.SSLObject | None) -> bool:
+        """Whether nothing but the broker with the right fingerprint can be at the other end, where one is known."""
+        if not self.tls.fingerprint:
+            return True
+        shown = connection.getpeercert(binary_form=True) if connection else None
+        return shown is not None and hashlib.sha256(shown).hexdigest() == self.tls.fingerprint
 
 
 _BAD = FailureCode.BAD_REQUEST

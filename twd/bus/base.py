@@ -10,6 +10,7 @@ import msgspec
 
 from twd.wire.codec import MAX_MESSAGE_BYTES
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.names import subject_token
 from twd.wire.routes import WhenFull
 
 PAYLOAD_BYTES_MAX: Final = MAX_MESSAGE_BYTES
@@ -217,6 +218,12 @@ def check_size(subject: str, data: bytes, limit: int = PAYLOAD_BYTES_MAX) -> Non
     """Refuse a message that is too big for the broker."""
     if len(data) > limit:
         raise TooLarge(subject, len(data), limit)
+
+
+def inbox_of(name: str) -> str:
+    """Below this subject answers arrive for who is connected as `<role>.<machine>`."""
+    role, _, rest = name.partition(".")
+    return f"{INBOX_PREFIX}.{subject_token(role)}.{subject_token(rest.split('.')[0])}"
 
 
 def safe_reply(reply: str) -> str:

@@ -1,4 +1,5 @@
-"""The embedded broker: a nats-server on this machine with a token of its own. Somebody else runs the process."""
+"""The embedded broker: a nats-server on this machine with a token of its own, and a certificate of its own where other
+machines reach it. Somebody else runs the process."""
 
 import asyncio
 import json
@@ -7,23 +8,26 @@ import re
 import secrets
 import shutil
 import socket
-import stat
 import sys
 import sysconfig
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from twd.bus.address import BusAddress
+from twd.bus.address import BusAddress, Tls
 from twd.bus.base import PAYLOAD_BYTES_MAX, BusError
 from twd.bus.urls import near_host
-from twd.private_file import create_private, write_private
+from twd.private_file import create_private, set_aside_if_unfit, write_private
+
+if TYPE_CHECKING:
+    from twd.own_certificate import OwnCertificate
 
 DEFAULT_PORT: Final = 4222
 CORES_PER_THREAD: Final = 8
 TIMER_SLACK_NS: Final = 1_000_000
 READY_TIMEOUT_S: Final = 1.0
+TLS_TIMEOUT_S: Final = 5
+"""How long a client of a busy machine may take for a handshake."""
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{32,128}")
 _PORTS_FILES: Final = "*.ports"
 
@@ -51,9 +55,12 @@ class EmbeddedBroker:
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     token: str = field(default="", repr=False)
+    encrypted: bool = False
+    """Nobody gets in without TLS."""
     notes: list[str] = field(default_factory=list)
     """What was found and put right, for the log."""
     _fixed_port: int = 0
+    _certificate: "OwnCertificate | None" = None
 
     def __post_init__(self) -> None:
         self.host = self.host.strip("[]")
@@ -91,9 +98,14 @@ class EmbeddedBroker:
     @property
     def address(self) -> BusAddress:
         """Where clients connect; known for sure once `ready` said yes."""
+        return self._address_at(self._fixed_port or self.port)
+
+    def _address_at(self, port: int) -> BusAddress:
         host = near_host(self.host)
         host = f"[{host}]" if ":" in host else host
-        return BusAddress(f"nats://{host}:{self._fixed_port or self.port}", token=self.token)
+        scheme = "tls" if self.encrypted else "nats"
+        tls = Tls(fingerprint=self._certificate.fingerprint if self._certificate else "")
+        return BusAddress(f"{scheme}://{host}:{port}", token=self.token, tls=tls)
 
     def prepare(self) -> None:
         """Make folders, token and configuration."""
@@ -103,6 +115,10 @@ class EmbeddedBroker:
             stale.unlink(missing_ok=True)
         if not self.token:
             self.token = read_or_make_token(self.home / "broker.token", self.notes)
+        if self.encrypted:
+            from twd.own_certificate import read_or_make_certificate  # slow to import, and seldom needed
+
+            self._certificate = read_or_make_certificate(self.home, self.notes)
         write_private(self.config_file, self._config(self._choose_port()).encode())
 
     def _choose_port(self) -> int:
@@ -116,7 +132,7 @@ class EmbeddedBroker:
 
     def _config(self, port: int) -> str:
         folder = self.folder
-        lines = {
+        lines: dict[str, object] = {
             "host": self.host,
             "port": port,
             "server_name": "twd",
@@ -128,6 +144,9 @@ class EmbeddedBroker:
             "authorization": {"token": self.token},
             "jetstream": {"store_dir": str(folder / "jetstream"), "max_memory_store": 64 << 20, "max_file_store": 0},
         }
+        if self._certificate:
+            file = str(self._certificate.file)
+            lines["tls"] = {"cert_file": file, "key_file": file, "min_version": "1.3", "timeout": TLS_TIMEOUT_S}
         return json.dumps(lines, indent=2, ensure_ascii=False) + "\n"
 
     def read_port(self) -> int | None:
@@ -144,7 +163,7 @@ class EmbeddedBroker:
     async def ready(self) -> bool:
         """Whether the server takes our token now; from then on the port stays."""
         port = self.read_port()
-        if port is None or not await _greets(near_host(self.host), port, self.token):
+        if port is None or not await _greets(near_host(self.host), port, self._address_at(port)):
             return False
         self._fixed_port = port
         return True
@@ -152,30 +171,10 @@ class EmbeddedBroker:
 
 def read_or_make_token(path: Path, notes: list[str]) -> str:
     """The token in a file that only its owner can read; what is no such file is moved aside and reported."""
-    fault = _token_fault(path)
-    if fault:
-        aside = path.with_name(f"{path.name}.{fault.replace(' ', '-')}.{time.time_ns()}")
-        path.rename(aside)
-        notes.append(f"{path} was {fault}: moved to {aside.name}, and a new token was drawn")
+    set_aside_if_unfit(path, lambda text: bool(_TOKEN.fullmatch(text)), "a new token was drawn", notes)
     if not path.exists():
         create_private(path, secrets.token_urlsafe(32).encode() + b"\n")
     return path.read_text().strip()
-
-
-def _token_fault(path: Path) -> str:
-    try:
-        facts = path.lstat()
-    except FileNotFoundError:
-        return ""
-    if not stat.S_ISREG(facts.st_mode):
-        return "no plain file"
-    if os.name != "nt" and (facts.st_mode & 0o077 or facts.st_uid != os.getuid()):
-        return "open to others"
-    try:
-        text = path.read_text().strip()
-    except (OSError, UnicodeDecodeError):
-        return "unreadable"
-    return "" if _TOKEN.fullmatch(text) else "corrupt"
 
 
 def _is_free(host: str, port: int) -> bool:
@@ -190,23 +189,27 @@ def _is_free(host: str, port: int) -> bool:
     return True
 
 
-async def _greets(host: str, port: int, token: str) -> bool:
+async def _greets(host: str, port: int, address: BusAddress) -> bool:
     """Whether a nats-server with JetStream answers there, and lets the token in."""
     try:
         async with asyncio.timeout(READY_TIMEOUT_S):
             reader, writer = await asyncio.open_connection(host, port)
             try:
-                return await _sign_in(reader, writer, token)
+                return await _sign_in(reader, writer, address)
             finally:
                 writer.close()
     except (OSError, TimeoutError, ValueError):
         return False
 
 
-async def _sign_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, token: str) -> bool:
+async def _sign_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: BusAddress) -> bool:
     info = (await reader.readline()).partition(b" ")
     if info[0] != b"INFO" or not json.loads(info[2]).get("jetstream"):
         return False
-    sign_in = {"auth_token": token, "verbose": False, "pedantic": False, "lang": "twd", "version": "1"}
+    if address.wants_tls:
+        await writer.start_tls(address.tls_context())
+        if not address.is_trusted(writer.get_extra_info("ssl_object")):
+            return False
+    sign_in = {"auth_token": address.token, "verbose": False, "pedantic": False, "lang": "twd", "version": "1"}
     writer.write(b"CONNECT " + json.dumps(sign_in).encode() + b"\r\nPING\r\n")
     return (await reader.readline()).startswith(b"PONG")

@@ -1,15 +1,16 @@
-"""Who may say and hear what: one table of roles, and from it the permissions of a broker's users.
+"""Who may say and hear what: one table of roles, and from it the rights of one key: a role on a machine, for models.
 
-`python -m twd.bus.permissions` prints them for `deploy/nats/permissions.conf`.
+A subject begins with the name of who publishes on it (`twd/wire/routes.py`), so a key's rights name its own role and
+machine there, and its models where the subject has one. `deploy/nats/make_keys.py` writes them for a broker.
 """
 
 import enum
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from twd.bus.base import INBOX_PREFIX
+from twd.bus.followed_leases import CLAIMS, ROLL_CALL
 from twd.wire.base import Event
 from twd.wire.draft import (
     DrafterAttached,
@@ -32,10 +33,11 @@ from twd.wire.life import (
     SwapWanted,
 )
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
+from twd.wire.names import subject_token
 from twd.wire.node import NodeChanged, ProcessAnswered, ProcessStarted, ProcessStopped, ProcessUnwanted, ProcessWanted
 from twd.wire.placement import PlacementDecided
 from twd.wire.ring import FrameRefused, RingMeasured, RingWired, StageGone, StageReady
-from twd.wire.routes import EVERYTHING, ROUTE_OF, ROUTES, Delivery
+from twd.wire.routes import ANYBODY, EVERYTHING, ROUTE_OF, ROUTES, Delivery, Route
 from twd.wire.service import (
     MessageDropped,
     MessageRejected,
@@ -43,6 +45,16 @@ from twd.wire.service import (
     ServiceFaulted,
     ServiceStarted,
     ServiceStopped,
+)
+from twd.wire.swarm import (
+    PeerBanned,
+    PullAnswered,
+    PullFailed,
+    PullFinished,
+    PullProgressed,
+    PullUnwanted,
+    PullWanted,
+    SeedChanged,
 )
 from twd.wire.trace import (
     HistoryReported,
@@ -66,14 +78,13 @@ _DRAFTING: Final[Events] = (SessionOpened, SessionClosed, DraftProposed, Drafter
 
 
 class RegistryAccess(enum.IntEnum):
-    """What a role may do in the registry of leases; each includes what stands before it."""
+    """What a role may do in the registry of leases; each includes what stands before it. No role may wipe it."""
 
     OWN_LEASE = 0
     READ = 1
-    MAKE = 2
-    """Make it where it is missing."""
-    CLEAR = 3
-    """Take away the leases of others, whose processes it saw end."""
+    """Hear the leases of all, and call the roll."""
+    CLEAR = 2
+    """Take away the leases of others on its own machine, whose processes it saw end."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,12 @@ class BusRole:
     asks_services: bool = False
     inboxes: tuple[str, ...] = ()
     """Names under which it may hear answers, besides its own."""
+    of_models: bool = False
+    """A key of this role may be for some models only: it hears and says nothing of the others."""
+    keys: tuple[str, ...] = ()
+    """What it may tell in the registry besides its own lease, as patterns; `{machine}` stands for its machine."""
+    claims: tuple[str, ...] = ()
+    """What it may claim there. A name has no wildcard, so that one key can store no more than these."""
 
 
 ROLES: Final[tuple[BusRole, ...]] = (
@@ -98,13 +115,16 @@ ROLES: Final[tuple[BusRole, ...]] = (
         "agent",
         reads=(ProcessWanted, ProcessUnwanted),
         writes=(NodeChanged, ProcessAnswered, ProcessStarted, ProcessStopped, ServiceExited),
-        registry=RegistryAccess.MAKE,
+        registry=RegistryAccess.READ,
+        claims=("agent.{machine}.claim",),
     ),
     BusRole(
         "coordinator",
         reads=(NodeChanged, ProcessStarted, ProcessStopped, ServiceStarted, ServiceExited),
         writes=(PlacementDecided, ProcessWanted, ProcessUnwanted),
-        registry=RegistryAccess.MAKE,
+        registry=RegistryAccess.READ,
+        keys=("coordinator.placement.>", "coordinator.guest.>"),
+        claims=("coordinator.active.claim",),
     ),
     BusRole(
         "speculator",
@@ -135,12 +155,14 @@ ROLES: Final[tuple[BusRole, ...]] = (
             RingWired,
             FrameRefused,
         ),
-        registry=RegistryAccess.MAKE,
+        registry=RegistryAccess.READ,
+        of_models=True,
     ),
     BusRole(
         "relay",
         reads=(JobSubmitted, JobCancelled),
         writes=(JobQueued, *_ANSWERS, ModelReady, ModelFailed, ModelUnloaded),
+        of_models=True,
     ),
     BusRole(
         "stage",
@@ -160,6 +182,7 @@ ROLES: Final[tuple[BusRole, ...]] = (
             ModelReady,
         ),
         writes=(DraftProposed, DrafterAttached, DrafterDetached, ModelFailed),
+        of_models=True,
     ),
     BusRole(
         "racer",
@@ -173,7 +196,12 @@ ROLES: Final[tuple[BusRole, ...]] = (
         writes=(JobQueued, JobSubmitted, JobCancelled, *_ANSWERS),
         registry=RegistryAccess.READ,
     ),
-    BusRole("swarm", reads=_MODELS, registry=RegistryAccess.READ),
+    BusRole(
+        "swarm",
+        reads=(PullWanted, PullUnwanted, NodeChanged),
+        writes=(PullAnswered, PullProgressed, PullFinished, PullFailed, SeedChanged, PeerBanned),
+        registry=RegistryAccess.READ,
+    ),
     BusRole(
         "metrics",
         reads=(TraceRequested, HistoryRequested, MetricsRequested),
@@ -185,7 +213,7 @@ ROLES: Final[tuple[BusRole, ...]] = (
         "edge",
         reads=(*_ANSWERS, *_MODELS, *_SERVICES, ChangeTold, *_POOLS),
         writes=(JobSubmitted, JobCancelled, EmbeddingRequested, TraceRequested, HistoryRequested, MetricsRequested),
-        registry=RegistryAccess.MAKE,
+        registry=RegistryAccess.READ,
     ),
     BusRole(
         "supervisor",
@@ -214,8 +242,14 @@ ROLES: Final[tuple[BusRole, ...]] = (
     BusRole("watcher", is_service=False, hears_everything=True),
 )
 ADMIN: Final = "admin"
-"""May do whatever can be done with twd's own subjects; it is no row of the table."""
+"""May do whatever can be done with twd's own subjects, under any name; it is no row of the table."""
+ROLE_OF: Final = {role.name: role for role in ROLES}
 ROLE_NAMES: Final = (*(role.name for role in ROLES), ADMIN)
+
+
+ANY_MODEL: Final = "*"
+_SHARED: Final = (Delivery.REQUEST, Delivery.DIRECT)
+"""What is not for all: it may hold prompts and secrets."""
 
 
 @dataclass(frozen=True)
@@ -224,94 +258,132 @@ class Permissions:
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
-    never_heard: tuple[str, ...]
+    never_heard: tuple[str, ...] = ()
     """Not even by a wildcard."""
-    answers: bool
-    """May answer each request that it was given, once."""
 
 
-def permissions_of(role: BusRole) -> Permissions:
-    """What a role's table row means in subjects."""
+@dataclass(frozen=True)
+class Credential:
+    """What one key is for: a role on a machine, and for which models."""
+
+    role: str
+    machine: str
+    models: tuple[str, ...] = (ANY_MODEL,)
+
+    @property
+    def origin(self) -> str:
+        """How the subjects of what it publishes begin, behind the event's tag."""
+        return f"{self.role}.{subject_token(self.machine)}.*"
+
+
+def permissions_of(credential: Credential) -> Permissions:
+    """What a key may do: its role's row, with its machine and models put in."""
+    if credential.role == ADMIN:
+        return _admin()
+    role = ROLE_OF[credential.role]
     return Permissions(
-        publish=_unique(_publishes(role)),
-        subscribe=_unique(_subscribes(role)),
-        never_heard=_requests_but(role.reads) if role.hears_everything else (),
-        answers=role.is_service,
+        publish=_unique(_publishes(role, credential)),
+        subscribe=_unique(_subscribes(role, credential)),
+        never_heard=_not_for_all(role.reads) if role.hears_everything else (),
     )
 
 
-def admin_permissions() -> Permissions:
-    """The same for the role that may do everything but look into the broker itself."""
+def _admin() -> Permissions:
     return Permissions(
-        publish=(EVERYTHING, "$SRV.>", "$JS.API.>", "$KV.>"),
-        subscribe=(EVERYTHING, "$SRV.>", "$KV.>", f"{INBOX_PREFIX}.>"),
-        never_heard=_requests_but(()),
-        answers=True,
+        publish=(EVERYTHING, "$SRV.>", "$JS.API.>", "$KV.>", ROLL_CALL, f"{INBOX_PREFIX}.>"),
+        subscribe=(EVERYTHING, "$SRV.>", "$KV.>", ROLL_CALL, f"{INBOX_PREFIX}.{ADMIN}.>"),
+        never_heard=_not_for_all(()),
     )
 
 
-def _publishes(role: BusRole) -> Iterator[str]:
+def _publishes(role: BusRole, credential: Credential) -> Iterator[str]:
     for event in (*role.writes, *(LIFE if role.is_service else ())):
         if ROUTE_OF[event].delivery is not Delivery.REPLY:
-            yield ROUTE_OF[event].pattern
+            yield from _patterns(ROUTE_OF[event], role, credential, origin=credential.origin)
+    for asker in _askers(role):
+        yield f"{INBOX_PREFIX}.{asker}.>"
+    machine = subject_token(credential.machine)
     if role.is_service:
-        yield f"$KV.{REGISTRY}.{role.name}.>"
-    if role.registry >= RegistryAccess.CLEAR:
-        yield f"$KV.{REGISTRY}.>"
-    if role.registry >= RegistryAccess.MAKE:
-        yield f"$JS.API.STREAM.CREATE.KV_{REGISTRY}"
-        yield f"$JS.API.STREAM.UPDATE.KV_{REGISTRY}"
+        yield f"$KV.{REGISTRY}.{role.name}.{machine}.>"
+    for key in (*role.keys, *role.claims):
+        yield f"$KV.{REGISTRY}.{key.format(machine=machine)}"
+    for key in role.claims:
+        yield f"$KV.{REGISTRY}{CLAIMS}.{key.format(machine=machine)}"
     if role.registry >= RegistryAccess.READ:
-        yield f"$JS.API.STREAM.INFO.KV_{REGISTRY}"
-        yield f"$JS.API.DIRECT.GET.KV_{REGISTRY}.>"
+        yield ROLL_CALL
+    if role.registry >= RegistryAccess.CLEAR:
+        yield f"$KV.{REGISTRY}.*.{machine}.>"
     if role.asks_services:
         yield "$SRV.>"
 
 
-def _subscribes(role: BusRole) -> Iterator[str]:
+def _askers(role: BusRole) -> Iterator[str]:
+    """Whose requests this role answers: it may publish to their inboxes, of which nobody can guess a name."""
+    if not role.is_service:
+        return
+    yield ADMIN
+    for other in ROLES:
+        asks = any(ROUTE_OF[event].delivery is Delivery.REQUEST and event in role.reads for event in other.writes)
+        if asks or other.asks_services:
+            yield other.name
+
+
+def _subscribes(role: BusRole, credential: Credential) -> Iterator[str]:
+    machine = subject_token(credential.machine)
     for name in (role.name, *role.inboxes):
-        yield f"{INBOX_PREFIX}.{name}.>"
+        yield f"{INBOX_PREFIX}.{name}.{machine}.>"
     if role.hears_everything:
         yield EVERYTHING
     for event in role.reads:
         route = ROUTE_OF[event]
-        yield f"{route.pattern} {route.group}" if route.group else route.pattern
+        to = credential.origin if route.to else ANYBODY
+        for pattern in _patterns(route, role, credential, to=to):
+            yield f"{pattern} {route.group}" if route.group else pattern
     if role.is_service:
+        yield ROLL_CALL
+        yield f"$KV.{REGISTRY}.{role.name}.{machine}.>"
         yield "$SRV.*"
         yield f"$SRV.*.twd-{role.name}"
         yield f"$SRV.*.twd-{role.name}.*"
+    if role.registry >= RegistryAccess.READ:
+        yield f"$KV.{REGISTRY}.>"
 
 
-def _requests_but(read: Events) -> tuple[str, ...]:
-    requests = [route for route in ROUTES if route.delivery is Delivery.REQUEST]
-    return tuple(route.pattern for route in requests if route.event not in read)
+def _patterns(
+    route: Route, role: BusRole, credential: Credential, origin: str = ANYBODY, to: str = ANYBODY
+) -> Iterator[str]:
+    """The subjects of one event that concern a key: of its models, and of requests those to its machine."""
+    keys = {}
+    if "node" in route.keys and origin == ANYBODY:
+        keys["node"] = credential.machine
+    by_model = role.of_models and "model" in route.keys
+    for model in credential.models if by_model else (ANY_MODEL,):
+        of_model = {"model": model} if model != ANY_MODEL else {}
+        yield route.pattern_for(origin, to, **keys, **of_model)
+
+
+def _not_for_all(read: Events) -> tuple[str, ...]:
+    shared = [route for route in ROUTES if route.delivery in _SHARED]
+    return tuple(f"{route.tag}.>" for route in shared if route.event not in read)
 
 
 def _unique(subjects: Iterator[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(subjects))
 
 
-def render() -> str:
-    """The whole table in the language of nats-server's configuration."""
-    blocks = [_block(role.name, permissions_of(role)) for role in ROLES]
-    head = "# Generated by `python -m twd.bus.permissions` from the table there; do not edit.\n"
-    return "\n".join([head, *blocks, _block(ADMIN, admin_permissions())])
-
-
-def _block(name: str, allowed: Permissions) -> str:
-    publish = f"publish: {_list(allowed.publish)}" if allowed.publish else 'publish: { deny: [">"] }'
+def render_user(public_key: str, credential: Credential) -> str:
+    """One user in the language of nats-server's configuration."""
+    allowed = permissions_of(credential)
+    publish = _list(allowed.publish) if allowed.publish else '{ deny: [">"] }'
     subscribe = _list(allowed.subscribe)
     if allowed.never_heard:
         subscribe = f"{{ allow: {subscribe}, deny: {_list(allowed.never_heard)} }}"
-    lines = [publish, f"subscribe: {subscribe}"]
-    if allowed.answers:
-        lines.append('allow_responses: { max: 1, expires: "2m" }')
-    return "\n".join([f"{name}_permissions: {{", *(f"  {line}" for line in lines), "}", ""])
+    models = "" if credential.models == (ANY_MODEL,) else f" for {', '.join(credential.models)}"
+    return (
+        f"# {credential.role} on {credential.machine}{models}\n"
+        f"{{ nkey: {public_key}, permissions: {{\n  publish: {publish}\n  subscribe: {subscribe}\n}} }}\n"
+    )
 
 
 def _list(subjects: tuple[str, ...]) -> str:
     return "\n".join(["[", *(f'    "{subject}"' for subject in subjects), "  ]"])
-
-
-if __name__ == "__main__":
-    sys.stdout.write(render())

@@ -1,5 +1,6 @@
 """Our own requests that wait for an answer."""
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,12 +21,14 @@ class PendingRequest:
 
 
 class PendingRequests:
-    """All open requests of one connection; answers come to subjects below `prefix`."""
+    """All open requests of one connection; answers come to subjects below `prefix`.
+
+    Whoever gets a request learns where its answer goes, and must not learn from that where other answers go.
+    """
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self._open: dict[str, PendingRequest] = {}
-        self._count = 0
 
     @property
     def waiting(self) -> bool:
@@ -34,8 +37,7 @@ class PendingRequests:
 
     def put(self, subject: str, answered: Answered) -> PendingRequest:
         """A new request."""
-        self._count += 1
-        question = PendingRequest(subject, f"{self.prefix}{self._count}", answered)
+        question = PendingRequest(subject, f"{self.prefix}{secrets.token_hex(8)}", answered)
         self._open[question.answer_to] = question
         return question
 

@@ -1,7 +1,8 @@
 """From a prompt to tokens: the model's own chat template, with no control tokens but the template's own."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from twd.chat.messages import (
     one_call_a_turn,
     shorten_ids,
 )
+from twd.chat.template_process import ConfinedTemplate
 from twd.chat.template_sandbox import SandboxedTemplate
 from twd.chat.thoughts import ANSWER_CHANNEL, CHANNELS, detect_thoughts
 from twd.chat.tool_calls.formats import ToolFormat, detect_format
@@ -49,6 +51,15 @@ class Tokenize(Protocol):
     """How `Vocab.tokenize` is called."""
 
     def __call__(self, text: str, *, parse_special: bool, add_bos: bool) -> list[int]: ...
+
+
+class Template(Protocol):
+    """A compiled template: `SandboxedTemplate` in this process, `ConfinedTemplate` in one with limits."""
+
+    words: frozenset[str]
+    names: frozenset[str]
+
+    def render(self, variables: Mapping[str, Any], now: datetime) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +96,32 @@ class ChatTemplate:
     `control_strings` are the texts of the vocabulary's control tokens: user text never makes one of them.
     """
 
-    def __init__(self, source: str, bos: str = "", eos: str = "", control_strings: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        source: str,
+        bos: str = "",
+        eos: str = "",
+        control_strings: Iterable[str] = (),
+        compiled: Callable[[str], Template] = SandboxedTemplate,
+    ) -> None:
         controls = list(control_strings)
         self.source = source or (CHATML if {"<|im_start|>", "<|im_end|>"} <= set(controls) else PLAIN)
         self.stops = _PLAIN_STOPS if self.source == PLAIN else ()
         self._bos, self._eos = bos, eos
         self._controls = ControlStrings(controls)
-        self._template = SandboxedTemplate(self.source)
+        self._template = compiled(self.source)
         self._harmless = self._controls.harmless(self._template.words)
 
     @classmethod
     def of(cls, source: str, vocab: ChatVocabulary) -> Self:
-        """The template for a loaded vocabulary."""
+        """The template for a loaded vocabulary. One that came with a model file may be hostile: it runs apart."""
         special, ends = vocab.special_tokens.items(), vocab.end_tokens
         control = [text for text, token in special if token in ends or not vocab.piece(token)]
         bos, eos = ("" if token is None else vocab.special_text(token) for token in (vocab.bos, vocab.eos))
-        return cls(source, bos, eos, control)
+        apart = bool(source) and sys.platform != "win32"  # there a process knows no such limits
+        made = cls(source, bos, eos, control, ConfinedTemplate if apart else SandboxedTemplate)
+        made.abilities  # noqa: B018 - found out here, on the thread that loads: it may take seconds
+        return made
 
     @cached_property
     def abilities(self) -> TemplateAbilities:

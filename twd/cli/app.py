@@ -21,11 +21,11 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "init": ("twd.cli.init.command:init", "Look round, and write a configuration."),
     "up": ("twd.cli.up:up", "Start what this machine needs, in one terminal."),
     "down": ("twd.cli.down:down", "End what `twd up` started here."),
-    "start": ("twd.cli.models:start", "Serve one more model."),
-    "stop": ("twd.cli.models:stop", "Serve a model no longer."),
-    "swap": ("twd.cli.models:swap", "Serve one model in place of another."),
-    "load": ("twd.cli.memory:load", "Serve a model, and show what it does to memory."),
-    "reclaim": ("twd.cli.memory:reclaim", "Give back memory that models do not need."),
+    "start": ("twd.cli.models.command:start", "Serve one more model."),
+    "stop": ("twd.cli.models.command:stop", "Serve a model no longer."),
+    "swap": ("twd.cli.models.command:swap", "Serve one model in place of another."),
+    "load": ("twd.cli.models.memory:load", "Serve a model, and show what it does to memory."),
+    "reclaim": ("twd.cli.models.memory:reclaim", "Give back memory that models do not need."),
     "tune": ("twd.cli.tune.command:tune", "Settings that fit this machine and a model."),
     "status": ("twd.cli.status:status", "Services, nodes, models and their health."),
     "top": ("twd.cli.top:top", "Models on several machines, as they work."),
@@ -35,8 +35,14 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("twd.cli.run:run_command", "One service alone, in this process."),
     "doctor": ("twd.cli.doctor.command:doctor", "Look at everything, and say what mends what is wrong."),
     "plan": ("twd.cli.plan.command:plan", "Which layers of a model would go where."),
+    "manifest": (
+        "twd.cli.swarm.manifest:manifest",
+        "The hashes by which a model is shared and checked.",
+    ),
+    "swarm": ("twd.cli.swarm.command.command:swarm", "Models from machine to machine: seed, pull, status."),
     "slice": ("twd.cli.slice:slice_command", "Cut layers out of a model, for a stage of a ring."),
     "config": ("twd.cli.config:config", "Show the settings, or check them."),
+    "invite": ("twd.cli.invite:invite", "The line by which another machine joins."),
     "key": ("twd.cli.key:key", "Who may enter: make, list and revoke keys."),
     "chat": ("twd.cli.chat.command:chat", "Talk to a model, and see what drafts did."),
     "bench": ("twd.cli.bench.command:bench", "What drafts bring, measured; or played for given numbers."),
@@ -48,6 +54,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 SAY_IT_THEMSELVES: Final = (FailureCode.BAD_REQUEST, FailureCode.MODEL_NOT_FOUND, FailureCode.MODEL_LOAD)
 """Failures whose messages name what to do at a command line; their advice is for clients of the API."""
+
+NOT_FOR_THE_BUS: Final = (FailureCode.UNAUTHENTICATED, FailureCode.FORBIDDEN, FailureCode.BUS_DOWN)
 
 
 class LazyGroup(click.Group):
@@ -113,7 +121,7 @@ def run(arguments: list[str]) -> int:
         _tell(str(error))
         return error.exit_code
     except TwdError as error:
-        _tell(str(error), "" if error.code in SAY_IT_THEMSELVES else error.failure.advice)
+        _tell(str(error), _advice(error))
         return exit_code_of(error.code)
     except PermissionError as error:
         _tell(
@@ -127,6 +135,14 @@ def run(arguments: list[str]) -> int:
         return ExitCode.CANNOT_START
     except Exception as error:  # noqa: BLE001 - the edge: the user gets a line, not a traceback
         return _fault(error)
+
+
+def _advice(error: TwdError) -> str:
+    """What to do, where the message does not say it: an advice is for clients of the API, and the bus is none."""
+    from twd.bus.base import BusError
+
+    says_it = error.code in SAY_IT_THEMSELVES or (isinstance(error, BusError) and error.code in NOT_FOR_THE_BUS)
+    return "" if says_it else error.failure.advice
 
 
 def _fill_streams() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import subprocess
+from collections.abc import Sequence
 from typing import Final
 
 import click
@@ -14,10 +15,9 @@ from twd.kit.exit_codes import ExitCode
 from twd.kit.terminal import let_go_of_stdout
 from twd.process import platform
 from twd.process.log_files import LogFile
-from twd.process.process_table import ProcessRow, StartPhase
+from twd.process.process_table import DONE, hopeless
 from twd.supervisor.start_display import StartSnapshot, StartView
 
-HOPELESS_RESTARTS: Final = 5
 ENDING_S: Final = 40.0
 
 
@@ -43,12 +43,14 @@ def start_detached(
 
 
 async def _watch(supervisor: "subprocess.Popen[bytes]", log: LogFile, view: StartView, timeout_s: float) -> ExitCode:
+    seen: list[StartSnapshot] = []
     try:
         async with asyncio.timeout(timeout_s):
-            await _until_ready(supervisor, view, log)
+            await _until_ready(supervisor, view, log, seen)
     except TimeoutError:
         await _end(supervisor)
-        raise CommandError(ExitCode.CANNOT_START, f"not ready within {timeout_s:g} s; it was ended again") from None
+        text = f"not ready within {timeout_s:g} s{_why(seen)}; it was ended again"
+        raise CommandError(ExitCode.CANNOT_START, text) from None
     except BaseException:
         await _end(supervisor)
         raise
@@ -57,10 +59,22 @@ async def _watch(supervisor: "subprocess.Popen[bytes]", log: LogFile, view: Star
     return ExitCode.OK
 
 
-async def _until_ready(supervisor: "subprocess.Popen[bytes]", view: StartView, log: LogFile) -> None:
+def _why(seen: Sequence[StartSnapshot]) -> str:
+    """What was waited for, as the last picture shows it."""
+    if not seen:
+        return ""
+    waited = [f"{row.name} is {row.stage}: {row.note}" for row in seen[-1].rows if row.stage not in DONE and row.note]
+    return "".join(f", {text}" for text in waited or filter(None, [seen[-1].note]))
+
+
+async def _until_ready(
+    supervisor: "subprocess.Popen[bytes]", view: StartView, log: LogFile, seen: list[StartSnapshot]
+) -> None:
+    """`seen` holds the last picture."""
     assert supervisor.stdout is not None
     while line := await asyncio.to_thread(supervisor.stdout.readline):
         picture = msgspec.json.decode(line, type=StartSnapshot)
+        seen[:] = [picture]
         if picture.exit_code >= 0:
             await asyncio.to_thread(supervisor.wait)
             raise CommandError(ExitCode(picture.exit_code), picture.note)
@@ -70,15 +84,10 @@ async def _until_ready(supervisor: "subprocess.Popen[bytes]", view: StartView, l
             let_go_of_stdout()
         if picture.ready_ms:
             return
-        for row in picture.rows:
-            if _hopeless(row):
-                raise CommandError(ExitCode.CANNOT_START, f"{row.name} cannot start: {row.note}")
+        if row := hopeless(picture.rows):
+            raise CommandError(ExitCode.CANNOT_START, f"{row.name} cannot start: {row.note}")
     code = await asyncio.to_thread(supervisor.wait)
     raise CommandError(ExitCode.CANNOT_START, f"the supervisor ended with exit code {code}: {log.last_words()[-500:]}")
-
-
-def _hopeless(row: ProcessRow) -> bool:
-    return row.stage is StartPhase.FAILED or (row.restarts >= HOPELESS_RESTARTS and not row.ready_ms)
 
 
 async def _end(supervisor: "subprocess.Popen[bytes]") -> None:

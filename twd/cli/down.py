@@ -12,6 +12,7 @@ from twd.cli.common.numbers import SECONDS
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.process import platform
+from twd.process.hang import RunState
 from twd.process.home import RunningInstance, StateFolder
 
 PATIENCE_S: Final = 45.0
@@ -35,17 +36,22 @@ def down(ctx: CliContext, timeout: float, as_json: bool) -> ExitCode:
     _check(home, instance)
     began = time.monotonic()
     platform.ask_to_stop(instance.pid)
+    if platform.run_of(instance.pid) is RunState.STOPPED:  # it hears nobody
+        timeout = 0.0
     in_time = _wait(home, timeout, tells=not as_json and sys.stderr.isatty())
     if not in_time:
-        _kill(home, instance.pid)
+        _kill(home, instance)
     took = time.monotonic() - began
-    how = "ended" if in_time else f"killed after {timeout:g} s"
+    how = "ended" if in_time else f"killed after {timeout:g} s" if timeout else "killed"
     _report(as_json, {"ended": True, "killed": not in_time, "pid": instance.pid, "took_s": round(took, 2)}, how)
     return ExitCode.OK
 
 
-def _kill(home: StateFolder, pid: int) -> None:
+def _kill(home: StateFolder, instance: RunningInstance) -> None:
     """Everything at once; a supervisor that a script started leads no group, and what it started ends with it."""
+    pid = instance.pid
+    if instance.guard:  # first, so that it starts no other one
+        platform.kill(instance.guard)
     platform.kill_group(pid)
     platform.kill(pid)
     if not _wait(home, KILLED_S):

@@ -10,9 +10,9 @@ import gc
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from importlib import import_module
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 
@@ -52,12 +52,17 @@ def fork_off() -> ForkServerHandle | None:
     if pid := os.fork():
         theirs.close()
         return ForkServerHandle(ours, pid)
+    ours.close()
+    return live(theirs, {platform.PARENT_VARIABLE: str(parent)})
+
+
+def live(orders: socket.socket, environment: MutableMapping[str, str]) -> NoReturn:
+    """What a fork server does until nobody asks it any more, and what each process does that it forks."""
     try:
-        ours.close()
         os.setsid()
-        platform.hold_on_to_parent({platform.PARENT_VARIABLE: str(parent)})
+        platform.hold_on_to_parent(environment)
         write_to(os.devnull)
-        birth = serve(theirs)
+        birth = serve(orders)
     except BaseException:  # noqa: BLE001 - whoever asks hears no answer, and starts processes in the usual way
         os._exit(1)
     if birth is None:
@@ -154,3 +159,8 @@ def write_to(log: str) -> None:
         os.dup2(here, there)
     os.close(into)
     os.close(nothing)
+
+
+if __name__ == "__main__":
+    gc.disable()
+    live(socket.socket(fileno=int(sys.argv[1])), os.environ)

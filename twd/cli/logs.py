@@ -12,6 +12,7 @@ import click
 from twd.cli.common.context import CliContext
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
+from twd.kit.terminal import printable
 
 LOOK_S: Final = 1.0
 LAST_BYTES: Final = 256 * 1024
@@ -113,17 +114,18 @@ def _whole_lines(stream: IO[str]) -> Iterator[str]:
 
 def _show(name: str, line: str, as_json: bool) -> None:
     prefix = f"{name}: " if name and not as_json else ""
-    click.echo(prefix + (line.rstrip("\n") if as_json else readable(line)))
+    click.echo(prefix + (printable(line.rstrip("\n")) if as_json else readable(line)))
 
 
 def readable(line: str) -> str:
-    """A line of JSON as people like it; any other line as it is."""
+    """A line of JSON as people like it; any other line as it is. Of neither a terminal obeys anything."""
     line = line.rstrip("\n")
     if not line.startswith('{"at"'):
-        return line
+        return printable(line)
     try:
         entry = json.loads(line)
         text = f"{entry['at'][11:23]} {entry['level']:7} {entry['logger'].removeprefix('twd.')}: {entry['text']}"
     except (ValueError, KeyError, TypeError):
-        return line
+        return printable(line)
+    text = printable(text)
     return click.style(text, fg=COLOURS[entry["level"]]) if entry["level"] in COLOURS else text

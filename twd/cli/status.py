@@ -14,10 +14,16 @@ from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.pools.state import PoolState, forecast
 from twd.pools.view import PoolsView
-from twd.process.process_table import WELL, StartPhase, stage_of
+from twd.process.process_table import WELL, StartPhase, shown_stage, stage_of
 from twd.wire.service import ServiceLease
 
-STYLES: Final = {StartPhase.READY: "green", StartPhase.DEGRADED: "yellow", StartPhase.FAILED: "red"}
+NO_LEASE: Final = "its process runs or restarts, but it holds no lease"
+STYLES: Final = {
+    StartPhase.READY: "green",
+    StartPhase.DEGRADED: "yellow",
+    StartPhase.MISSING: "yellow",
+    StartPhase.FAILED: "red",
+}
 
 
 @click.command()
@@ -50,20 +56,23 @@ async def _leases(ctx: CliContext) -> tuple[list[tuple[ServiceLease, float]], li
 
     async with ctx.bus("status") as bus:
         entries = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
-    leases = [(lease, entry.age_s) for entry in entries if (lease := read_lease(entry.value)) is not None]
+    leases = [(lease, entry.age_s) for entry in entries if (lease := read_lease(entry.value, entry.key)) is not None]
     pools = PoolsView()
     pools.look(entries)
     order = sorted(leases, key=lambda pair: (pair[0].node, pair[0].service, pair[0].started_ms))
     return order, [pool for pool in pools.states(time.monotonic()) if pool.predicted_ms]
 
 
-def _missing(ctx: CliContext, found: list[tuple[ServiceLease, float]]) -> list[str]:
-    """Processes of this machine's supervisor that hold no lease; some may play machines of their own."""
+def _missing(ctx: CliContext, found: list[tuple[ServiceLease, float]]) -> dict[str, str]:
+    """Processes of this machine's supervisor that hold no lease, and why; some may play machines of their own."""
     instance = ctx.instance()
     processes, here = (instance.processes, instance.node) if instance else ({}, "")
     pids = {lease.pid for lease, _ in found if lease.node == here or f"agent.{lease.node}" in processes}
     leaseless = instance.leaseless if instance else ()
-    return [name for name, pid in processes.items() if pid not in pids and name not in leaseless]
+    told = instance.missing if instance else {}
+    return {
+        name: told.get(name) or NO_LEASE for name, pid in processes.items() if pid not in pids and name not in leaseless
+    }
 
 
 def _addresses(ctx: CliContext) -> dict[str, str]:
@@ -71,11 +80,14 @@ def _addresses(ctx: CliContext) -> dict[str, str]:
     return instance.addresses if instance else {}
 
 
-def _as_json(found: list[tuple[ServiceLease, float]], missing: list[str], addresses: dict[str, str]) -> dict[str, Any]:
+def _as_json(
+    found: list[tuple[ServiceLease, float]], missing: dict[str, str], addresses: dict[str, str]
+) -> dict[str, Any]:
     return {
         "healthy": bool(found) and not missing and all(stage_of(lease) in WELL for lease, _ in found),
         "addresses": addresses,
-        "missing": missing,
+        "missing": list(missing),
+        "causes": missing,
         "nodes": sorted({lease.node for lease, _ in found}),
         "services": [_service_json(lease, age_s) for lease, age_s in found],
     }
@@ -101,7 +113,7 @@ def _service_json(lease: ServiceLease, age_s: float) -> dict[str, Any]:
         "pid": lease.pid,
         "version": lease.version,
         "health": lease.health.value,
-        "state": stage_of(lease).value,
+        "state": shown_stage(lease).value,
         "note": lease.note,
         "started_ms": lease.started_ms,
         "seen_s": round(age_s, 1),
@@ -109,7 +121,7 @@ def _service_json(lease: ServiceLease, age_s: float) -> dict[str, Any]:
     }
 
 
-def _print(found: list[tuple[ServiceLease, float]], missing: list[str], addresses: dict[str, str]) -> None:
+def _print(found: list[tuple[ServiceLease, float]], missing: dict[str, str], addresses: dict[str, str]) -> None:
     from rich.markup import escape
 
     from twd.kit.terminal import console, show, table
@@ -118,15 +130,13 @@ def _print(found: list[tuple[ServiceLease, float]], missing: list[str], addresse
         raise CommandError(ExitCode.NOTHING_RUNS, "the broker runs, but no service does")
     rows = table("node", "service", "state", "seen", "up", "pid", "")
     for lease, age_s in found:
-        stage = stage_of(lease)
+        stage = shown_stage(lease)
         up = short_time(time.time() - lease.started_ms / 1000)
         state = f"[{STYLES[stage]}]{stage}[/]" if stage in STYLES else str(stage)
         who = escape(lease.node), escape(lease.service)
         rows.add_row(*who, state, f"{age_s:.0f} s ago", up, str(lease.pid), _details(lease))
-    for name in missing:
-        rows.add_row(
-            "", escape(name), "[red]missing[/]", "", "", "", "its process runs or restarts, but it holds no lease"
-        )
+    for name, why in missing.items():
+        rows.add_row("", escape(name), "[red]missing[/]", "", "", "", escape(why))
     show(rows)
     for lease, _ in found:
         for line in _pool(lease):

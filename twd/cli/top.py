@@ -14,6 +14,7 @@ from twd.cli.common.context import CliContext
 from twd.cli.common.core_lines import shared_lines
 from twd.cli.common.numbers import SECONDS
 from twd.kit.exit_codes import ExitCode
+from twd.kit.jobs.heard_events import heard_event
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.kit.tasks import heard
 from twd.kit.wording import count
@@ -21,7 +22,7 @@ from twd.pools.state import PoolState, StageState, forecast
 from twd.pools.view import PoolsView
 from twd.process import platform
 from twd.process.run_service import StopRequests
-from twd.wire.codec import Rejected, decode
+from twd.wire.codec import Rejected
 from twd.wire.job import TokensAccepted
 from twd.wire.node import READY
 from twd.wire.ring import FrameRefused, RingMeasured
@@ -95,7 +96,7 @@ async def _look(registry: Leases, pools: PoolsView) -> tuple[str, list[str]]:
 
 def _look_at(entries: Sequence[LeaseEntry], pools: PoolsView) -> list[str]:
     pools.look(entries)
-    leases = (read_lease(entry.value) for entry in entries)
+    leases = (read_lease(entry.value, entry.key) for entry in entries)
     return shared_lines(lease for lease in leases if lease is not None)
 
 
@@ -105,7 +106,7 @@ async def _listen(bus: Bus, pools: PoolsView) -> Leases:
     pools.look(await registry.entries())
 
     def hear(message: BusMessage) -> None:
-        event = decode(message.data)
+        event = heard_event(message)
         if not isinstance(event, Rejected):
             pools.hear(event, time.monotonic())
 

@@ -12,10 +12,11 @@ import msgspec
 from twd.cli.common.context import CliContext
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
+from twd.kit.jobs.heard_events import stamp
 from twd.kit.reply_decoding import read_answer
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.kit.trace import TraceStep, merge_runs, tell
-from twd.wire.base import Event, EventId, InstanceId, JobId
+from twd.wire.base import Event, JobId
 from twd.wire.codec import Rejected, decode, encode
 from twd.wire.job import JobFailed, JobFinished
 from twd.wire.routes import subject_of
@@ -59,8 +60,8 @@ async def _ask(ctx: CliContext, question: Event) -> Event | Rejected:
 
 
 async def _answer(bus: "NatsBus", question: Event) -> Event | Rejected:
-    stamped = msgspec.structs.replace(question, id=EventId("ask"), source=InstanceId("cli"))
-    return read_answer(await bus.request(subject_of(question), encode(stamped), timeout_s=ANSWER_S))
+    stamped = stamp(question, bus.name)
+    return read_answer(await bus.request(subject_of(stamped), encode(stamped), timeout_s=ANSWER_S))
 
 
 async def _ask_story(ctx: CliContext, job: JobId) -> tuple[Event | Rejected, dict[str, str]]:
@@ -68,7 +69,7 @@ async def _ask_story(ctx: CliContext, job: JobId) -> tuple[Event | Rejected, dic
     async with ctx.bus("admin") as bus:
         answer = await _answer(bus, TraceRequested(job=job))
         entries = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
-    leases = [lease for entry in entries if (lease := read_lease(entry.value)) is not None]
+    leases = [lease for entry in entries if (lease := read_lease(entry.value, entry.key)) is not None]
     drafters = [lease for lease in leases if lease.service == "drafter" and lease.facts.get("model")]
     return answer, {lease.instance: f"{lease.facts['model']}@{lease.node}" for lease in drafters}
 

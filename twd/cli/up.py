@@ -16,9 +16,12 @@ from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode, exit_code_of
 from twd.net.ports import bindable_port
 from twd.process.fork_server import ForkServerHandle
+from twd.process.hang import policy_of
 from twd.process.home import AlreadyRunning, RunningInstance, StateFolder
+from twd.process.process_table import Wait
 from twd.process.supervisor import ProcessSpec
 from twd.settings.model import Settings
+from twd.supervisor.in_clear import ways_in_clear
 from twd.supervisor.model_changes import skipping_version_check, with_served
 from twd.supervisor.simulated_machines import SimulatedMachines
 from twd.supervisor.start_display import StartSnapshot, StartView, choose_view
@@ -32,12 +35,19 @@ READY_S: Final = 600.0
 @click.option("--demo", is_flag=True, help="With a small real model, so that there is something to talk to.")
 @click.option("-m", "--model", "models", multiple=True, help="Serve only this model of the settings; more than once.")
 @click.option("--no-models", is_flag=True, help="Serve no model yet: `twd start` adds them.")
-@click.option("--rpc", default=0, help="With --demo: its model over so many RPC workers, as if on other machines.")
-@click.option("--ring", default=0, help="With --demo: its model over a ring of so many stages.")
+@click.option("--rpc", default=0, help="The models over so many RPC workers here, as if on other machines.")
+@click.option("--ring", default=0, help="The models over a ring of so many stages here.")
 @click.option("--link-rtt", default=0.0, type=NumberRange(0.0, 60_000), help="Milliseconds to and from each of them.")
 @click.option("--skip-version-check", is_flag=True, help="Use machines of the pool whose engine does not match.")
 @click.option("-d", "--detach", is_flag=True, help="Return when all is ready; `twd down` ends it.")
 @click.option("--json", "as_json", is_flag=True, help="Print addresses and processes as JSON when all is ready.")
+@click.option(
+    "--wait",
+    type=click.Choice([wait.value for wait in Wait]),
+    default=Wait.SOME.value,
+    show_default=True,
+    help="Ready is when all works that can, and what is missing is told (some), or when everything works (all).",
+)
 @click.option("--timeout", default=READY_S, show_default=True, type=SECONDS, help="Seconds until -d gives up.")
 @click.option("--report", is_flag=True, hidden=True)
 @click.pass_obj
@@ -53,24 +63,30 @@ def up(
     skip_version_check: bool,
     detach: bool,
     as_json: bool,
+    wait: str,
     timeout: float,
     report: bool,
 ) -> ExitCode:
     """Start broker and services, and keep them alive. The first Ctrl-C drains, the second kills."""
     played = SimulatedMachines.asked(rpc, ring, link_rtt)
-    if played and not demo:
-        raise CommandError(ExitCode.USAGE, "--rpc and --ring go with --demo; elsewhere pool.engine says which it is")
     home = ctx.home
     home.prepare()
     if not report:
         for hint in ctx.loaded.hints:
             click.echo(f"hint: {hint}", err=True)
+        for way in ways_in_clear(ctx.settings):
+            click.echo(f"in the clear: {way.text}; {way.mend}", err=True)
     if detach:
         from twd.cli.detach import start_detached
 
         more = (*(f"--model={name}" for name in models), *(("--no-models",) if no_models else ()))
         more += (*(played.options if played else ()), *(("--skip-version-check",) if skip_version_check else ()))
+        more += (f"--wait={wait}",)
         return start_detached(ctx, services, demo, choose_view(as_json, False), timeout, more)
+    if report:
+        from twd.supervisor.guard import guard
+
+        ctx.guard = guard(policy_of(ctx.settings.hang_s))
     from twd.cli.fork_server import fork_off
 
     forks = fork_off()
@@ -78,7 +94,8 @@ def up(
     try:
         if skip_version_check:
             ctx.settings = skipping_version_check(ctx.settings)
-        return _run(ctx, home, services, demo, played, None if not (models or no_models) else models, view, forks)
+        chosen = None if not (models or no_models) else models
+        return _run(ctx, home, services, demo, played, chosen, view, forks, Wait(wait))
     except TwdError as error:
         if report:
             code = error.exit_code if isinstance(error, CommandError) else exit_code_of(error.code)
@@ -95,6 +112,7 @@ def _run(
     models: tuple[str, ...] | None,
     view: StartView,
     forks: ForkServerHandle | None,
+    wait: Wait,
 ) -> ExitCode:
     with _holding(ctx, home):
         settings = ctx.settings
@@ -102,11 +120,11 @@ def _run(
             from twd.supervisor.demo import demo_settings, prepare_demo
 
             settings = demo_settings(settings, *prepare_demo(home))
-            settings = played.settings(settings, home) if played else settings
+        settings = played.settings(settings) if played else settings
         specs = _only_models(settings, _specs(settings, services), models)
         settings = settings if models is None else with_served(settings, models)
         specs += played.agents() if played else []
-        return _live(ctx, settings, specs, view, demo and not services and view.talks, forks)
+        return _live(ctx, settings, specs, view, demo and not services and view.talks, forks, wait)
 
 
 @contextmanager
@@ -123,7 +141,11 @@ def _holding(ctx: CliContext, home: StateFolder) -> Iterator[None]:
         click.echo(stale, err=True)
     pid, now_ms = os.getpid(), time.time_ns() // 1_000_000
     born = platform.born(pid) or 0.0
-    home.write_instance(RunningInstance(pid=pid, born=born, started_ms=now_ms, version=twd.__version__, node=ctx.node))
+    home.write_instance(
+        RunningInstance(
+            pid=pid, born=born, started_ms=now_ms, version=twd.__version__, node=ctx.node, guard=ctx.guard.pid
+        )
+    )
     try:
         yield
     finally:
@@ -137,16 +159,20 @@ def _live(
     view: StartView,
     measured: bool,
     forks: ForkServerHandle | None,
+    wait: Wait,
 ) -> ExitCode:
     from twd.bus.broker import EmbeddedBroker
     from twd.process import platform
+    from twd.process.heartbeat import Heartbeat, beating
     from twd.supervisor.installation import Installation
 
     bus = settings.bus
-    broker = None if bus.url else EmbeddedBroker(ctx.home.path, bus.host, bus.port, bus.token)
+    broker = None if bus.url else EmbeddedBroker(ctx.home.path, bus.host, bus.port, bus.token, encrypted=bus.encrypted)
 
     async def live() -> ExitCode:
-        return await Installation(settings, ctx.home, ctx.node, specs, view, measured, forks).run(broker)
+        installation = Installation(settings, ctx.home, ctx.node, specs, view, measured, forks, wait, ctx.guard)
+        async with beating(Heartbeat.inherited()):
+            return await installation.run(broker)
 
     with asyncio.Runner(loop_factory=platform.new_event_loop) as runner:
         return runner.run(live())

@@ -12,11 +12,13 @@ from twd.bus.base import BusMessage, matches
 from twd.cli.common.context import CliContext
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
+from twd.kit.jobs.heard_events import heard_event
+from twd.kit.terminal import printable
 from twd.kit.trace import describe, kind_of
 from twd.process import platform
 from twd.process.run_service import StopRequests
 from twd.wire.base import Event
-from twd.wire.codec import Rejected, decode
+from twd.wire.codec import Rejected
 from twd.wire.routes import EVERYTHING, ROUTES, Delivery, route_of_subject
 
 COLOURS: Final = {"failed": "red", "faulted": "red", "exited": "red", "rejected": "yellow", "dropped": "yellow"}
@@ -88,7 +90,7 @@ async def _watch(
         if stop.asked.is_set() or not passes(message.data, filters):
             return
         try:
-            click.echo(message.data if as_json else _line(message))
+            click.echo(printable(message.data.decode(errors="backslashreplace")) if as_json else _line(message))
             sys.stdout.flush()
         except BrokenPipeError:
             stop.request()
@@ -104,14 +106,15 @@ async def _watch(
 
 
 def _line(message: BusMessage) -> str:
-    event = decode(message.data)
+    event = heard_event(message)
     if isinstance(event, Rejected):
-        return click.style(f"{message.subject}: {event.reason}", fg="yellow")
+        return click.style(printable(f"{message.subject}: {event.reason}"), fg="yellow")
     at = _time_of_day(event.at_ms)
     kind = kind_of(event)
     colour = COLOURS.get(kind.rsplit(".", 1)[-1])
     job = f"{_job(event)}  " if _job(event) else ""
-    return f"{at}  {click.style(f'{kind:18}', fg=colour)}  {event.source.split('.')[0]:10}  {job}{describe(event)}"
+    told = printable(f"{event.source.split('.')[0]:10}  {job}{describe(event)}")
+    return f"{at}  {click.style(f'{printable(kind):18}', fg=colour)}  {told}"
 
 
 def _time_of_day(at_ms: int) -> str:

@@ -68,7 +68,7 @@ class AgentlessWatch:
         kept = [entry for entry in entries if entry.key.startswith(GUEST_KEYS)]
         self._told, self._met = {entry.key for entry in kept}, False
         now = self._clock.now()
-        for facts in filter(None, (read_node(entry.value) for entry in kept)):
+        for facts in filter(None, (read_node(entry.value, entry.key) for entry in kept)):
             self._seen |= {(facts.node, process): seen for process, seen in remembered(facts, now).items()}
 
     def lose(self, key: WorkerKey, why: str) -> None:

@@ -1,17 +1,15 @@
 """The sizes of a model's parts, read from its file."""
 
-import re
 from dataclasses import replace
 
+from twd.coordinator.core.pass_time import FORECAST_TOKENS
 from twd.coordinator.core.placement import ModelShape
 from twd.gguf_tools.inspect import GgufInfo, inspect
 from twd.gguf_tools.slice import read_cuts
+from twd.gguf_tools.step_reads import EMBEDDING, step_reads
 from twd.settings.model import ModelConfig
 from twd.settings.paths import path_of
 from twd.wire.failures import FailureCode, TwdError
-
-_HEAD = re.compile(r"^(output|output_norm)\.")
-_EMBEDDING = "token_embd.weight"
 
 
 def read_shape(name: str, model: ModelConfig, engine: str) -> ModelShape:
@@ -26,17 +24,20 @@ def shape_of(name: str, info: GgufInfo, type_k: str = "f16", type_v: str = "f16"
     if not info.layers:
         raise TwdError(FailureCode.MODEL_LOAD, f"{info.path} tells of no layers; it is no language model")
     sizes = {tensor.name: tensor.size_bytes for tensor in info.tensors}
-    embedding = sizes.get(_EMBEDDING, 0)
-    own_head = sum(size for tensor, size in sizes.items() if _HEAD.match(tensor))
-    head = own_head if "output.weight" in sizes else own_head + embedding
+    embedding = sizes.get(EMBEDDING, 0)
+    reads = step_reads(info)
+    own_head = reads.head_bytes if "output.weight" in sizes else reads.head_bytes - embedding
     counted = embedding + own_head
     return ModelShape(
         name=name,
         layer_bytes=tuple(info.layer_bytes),
-        head_bytes=head,
+        head_bytes=reads.head_bytes,
         embedding_bytes=embedding + max(0, info.other_bytes - counted),
         embedding=info.embedding,
         vocabulary=info.vocabulary,
         kv_layer=-(-info.kv_bytes_per_token(type_k, type_v) // info.layers),
         ctx_size=info.context_length,
+        reads=reads.kinds,
+        head_kind=reads.head_kind,
+        read_tokens=FORECAST_TOKENS,
     )

@@ -178,7 +178,7 @@ class CoordinatorService(Service):
         """Whether another coordinator plans what this one does, and models whose files cannot be read here."""
         self._left_to, lacking = "", unable(self._wanted.models)
         if lacking:
-            leases = (read_lease(entry.value) for entry in await self._entries())
+            leases = (read_lease(entry.value, entry.key) for entry in await self._entries())
             there = better(self._wanted.models, [one for one in leases if one is not None and one.service == self.name])
             if there is not None:
                 self._left_to = f"{STANDS_BY}: {there} can plan more models; {', '.join(lacking)} cannot be read here"
@@ -216,7 +216,7 @@ class CoordinatorService(Service):
         found: dict[str, PlacementDecided] = {}
         for model in self._wanted.models:
             entry = await self._registry.get(placement_key(model.name))
-            decision = read_placement(entry.value) if entry is not None else None
+            decision = read_placement(entry.value, entry.key) if entry is not None else None
             if decision is not None:
                 found[model.name] = decision
         return found
@@ -286,7 +286,7 @@ class CoordinatorService(Service):
         """Machines whose agents were heard lately, each once."""
         entries = await self._entries()
         fresh = [entry for entry in entries if entry.key.startswith(AGENT_KEYS) and entry.age_s <= self._lease_s]
-        found = [facts for entry in fresh if (facts := read_node(entry.value)) is not None]
+        found = [facts for entry in fresh if (facts := read_node(entry.value, entry.key)) is not None]
         uses = take_in(self._observed, self._links, entries)
         for worker, why in losses(uses, self._observed.decided):
             self._agentless_hosts.lose(worker, why)

@@ -49,6 +49,8 @@ class DraftRunner:
         self._dropped = False
         """Whether something was not taken in, so that all sessions must be told anew."""
         self._stopping = False
+        self.under_way: float | None = None
+        """When the step began that is computed now."""
         self._thread = threading.Thread(target=self._main, name="draft-engine", daemon=True)
 
     def start(self) -> None:
@@ -105,7 +107,9 @@ class DraftRunner:
             self._collect(steps, began)
 
     def _collect(self, steps: Sequence[tuple[DraftState, Window]], began: float) -> None:
+        self.under_way = began
         verdicts = {verdict.slot: verdict for verdict in self._target.collect()}
+        self.under_way = None
         spent_ms = (self._clock() - began) * 1000
         if sum(len(window.tokens) for _, window in steps) == 1:
             self._choose_threads(spent_ms)

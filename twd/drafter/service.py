@@ -11,6 +11,7 @@ from twd.drafter.draft import DraftRules
 from twd.drafter.openings import PendingSession, PendingSessions
 from twd.drafter.runner import DraftRunner, Judge
 from twd.drafter.thread_choice import ThreadChoice
+from twd.drafting.session_models import SessionModels, drafters_pattern
 from twd.drafting.unprofitable_targets import UnprofitableTargets
 from twd.kit.model_service import ModelService
 from twd.kit.progress import Progress
@@ -19,7 +20,7 @@ from twd.kit.tasks import soon
 from twd.process.core_plan import CoreShare
 from twd.process.core_registry import OwnCores
 from twd.process.platform import yield_to_others
-from twd.wire.base import ModelId, SessionId
+from twd.wire.base import Event, ModelId, SessionId
 from twd.wire.draft import (
     DeviceKind,
     DrafterAttached,
@@ -99,6 +100,10 @@ class DrafterService(ModelService[DraftModel]):
 
     tick_s = 1.0
 
+    def pattern(self, event_type: type[Event]) -> str:
+        """Only what is for this drafter, or for all who draft for its model."""
+        return drafters_pattern(event_type, self.instance, self.for_model)
+
     def __init__(
         self, ctx: ServiceContext, model: ModelId, load: Load, for_model: str = "", cores: OwnCores | None = None
     ) -> None:
@@ -117,10 +122,15 @@ class DrafterService(ModelService[DraftModel]):
         """A guess, as it was measured before anybody wanted one."""
         self._plan = 0
         """How often its share of the cores has changed."""
+        self._models = SessionModels()
 
     async def loader(self) -> Load:
         """What loads the draft model."""
         return self._load
+
+    def under_way(self) -> float | None:
+        """The step that is computed now."""
+        return self._runner.under_way if self._runner is not None else None
 
     async def open_for_work(self, loaded: DraftModel) -> None:
         """Draft for whoever speaks its tokens."""
@@ -191,7 +201,7 @@ class DrafterService(ModelService[DraftModel]):
     def _propose(self, proposals: list[DraftProposed]) -> None:
         for proposal in proposals:
             self._proposed += len(proposal.tokens)
-            self.emit(proposal)
+            self.emit(self._models.of(proposal))
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """What `twd status` shows of this drafter."""
@@ -254,6 +264,7 @@ class DrafterService(ModelService[DraftModel]):
             return None
         if self.for_model and event.model != self.for_model:
             return None
+        self._models.hear(event)
         if event.grammar is None:
             return self._open_at_once(event, self._loaded)
         opening = self._openings.take(event) if self._openings is not None else None
@@ -296,6 +307,7 @@ class DrafterService(ModelService[DraftModel]):
 
     def on_session_closed(self, event: SessionClosed) -> Effects:
         """Forget it."""
+        self._models.forget(event.session)
         self._drop_opening(event.session)
         return self._post(lambda core: core.close(event.session))
 

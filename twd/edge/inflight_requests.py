@@ -163,12 +163,20 @@ class RequestTracker:
     def hear(self, event: JobEvent) -> None:
         """An event of some job, perhaps of ours."""
         line = self._lines.get(event.job)
-        if line is None:
-            return
-        actions = line.owner.handle(event, self._clock.now())
-        if not line.announced and isinstance(event, JobStarted) and line.owner.started is event:
+        if line is not None:
+            self._heard(line, line.owner.handle(event, self._clock.now()))
+
+    def answered(self, event: JobQueued | JobFailed) -> None:
+        """The answer to a submission."""
+        line = self._lines.get(event.job)
+        if line is not None:
+            self._heard(line, line.owner.answer(event, self._clock.now()))
+
+    def _heard(self, line: TrackedJob, actions: list[OwnerAction]) -> None:
+        started = line.owner.started
+        if not line.announced and started is not None:
             line.announced = True
-            line.call.put(line.index, event)
+            line.call.put(line.index, started)
         self._act(line, actions)
 
     def unanswered(self, job: JobSubmitted, failure: Failure) -> None:

@@ -20,7 +20,18 @@ NOTES_MAX = 256
 
 Facts = dict[str, Any]
 SHOWN = frozenset(
-    ("architecture", "backend", "ctx_size", "exact", "file", "parallel", "parameters", "quantization", "tool_format")
+    (
+        "architecture",
+        "backend",
+        "ctx_size",
+        "exact",
+        "file",
+        "fingerprint",
+        "parallel",
+        "parameters",
+        "quantization",
+        "tool_format",
+    )
 )
 """What a model's card tells of it; the rest of a lease is in the status."""
 
@@ -210,7 +221,22 @@ class ModelDirectory:
         created = min((server.since_ms for server in servers), default=0) // 1000
         return ModelCard(id=name, created=created, twd=facts)
 
-    def cards(self) -> ModelList:
-        """All models; `default` can be asked for by that name."""
-        cards = [self.card(name) for name in self.known]
+    def cards(self) -> list[ModelCard]:
+        """All models, each by its own name."""
+        return [self.card(name) for name in self.known]
+
+    def listed(self) -> ModelList:
+        """Every name that requests may use: those of the models, then the other names of the default one."""
+        cards = self.cards()
+        for alias in DEFAULT_NAMES:
+            if self.default_model and alias not in self.known:
+                cards.append(self.card_of(alias))
         return ModelList(data=cards, models=[{"name": card.id, "model": card.id} for card in cards])
+
+    def card_of(self, name: str) -> ModelCard:
+        """The card of what a client's name means, under that name."""
+        model = self.resolve(name)
+        card = self.card(model)
+        if name != model:
+            card.id, card.twd["alias_of"] = name, model
+        return card

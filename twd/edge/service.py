@@ -73,7 +73,9 @@ class EdgeService(Service):
         self.watch = StatusHandlers(
             self.front, self.bus, ctx.node, self.clock.wall_ms(), lambda: self.health, self.threshold.is_known
         )
-        self.records = HistoryHandlers(EventFeed(self.bus), self.ask, settings.edge.keepalive_s, settings.log.show_text)
+        self.records = HistoryHandlers(
+            EventFeed(self.bus), self.front.owned, self.ask, settings.edge.keepalive_s, settings.log.show_text
+        )
         self.server = HttpServer(settings.edge, self.threshold, self.front.counters, self.log)
         self._instances = InstanceTracker()
         self._registry: Leases | None = None
@@ -132,7 +134,7 @@ class EdgeService(Service):
 
     def _answered(self, job: JobSubmitted, answer: Event | Rejected | BusError) -> None:
         if isinstance(answer, JobQueued | JobFailed):
-            self.tracker.hear(answer)
+            self.tracker.answered(answer)
         else:
             self.tracker.unanswered(job, self._why_unanswered(job, answer))
 
@@ -186,7 +188,7 @@ class EdgeService(Service):
         except BusError as error:
             self.log.warning("the registry could not be read: %s", error)
             return
-        self.watch.services = [lease for entry in entries if (lease := read_lease(entry.value)) is not None]
+        self.watch.services = [lease for entry in entries if (lease := read_lease(entry.value, entry.key)) is not None]
         self.watch.pools.look(entries)
         self.models.see_leases(self.watch.services, self.clock.now())
 

@@ -13,10 +13,11 @@ from twd.decoding.sampler import SamplerFactory
 from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, CacheLayout, Context, ContextSettings
 from twd.engine.embedding import Embedder
 from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test
-from twd.engine.measure_cost import measure_cost
+from twd.engine.measuring.cost import measure_cost
+from twd.engine.measuring.remembered import Measurement, circumstances, farther
+from twd.engine.measuring.steps import keep_step
 from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.engine.probe import can_rollback
-from twd.engine.remembered import Measurement, circumstances, farther
 from twd.engine.rpc.pool import HEAD, PoolPlan, gpu_layers, open_devices, tensor_split
 from twd.engine.target import LocalTarget
 from twd.kit.json_cache import recall, remember
@@ -250,6 +251,8 @@ def _measured(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: P
         return farther(known, way_ms)
     found = _measure_now(plan, exact, target, progress)
     remember(kept, farther(found, -way_ms))
+    if plan.pool is None and not plan.gpu_layers:  # else cards or other machines took part
+        keep_step(plan.memory, plan.path, found.cost)
     return found
 
 

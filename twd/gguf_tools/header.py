@@ -30,6 +30,15 @@ _FEWEST_BYTES_OF_A_KEY = 13
 _FEWEST_BYTES_OF_A_TENSOR = 24
 _DIMENSIONS_MAX = 8
 _DEPTH_MAX = 4
+FIELDS_MAX = 16_384
+TENSORS_MAX = 131_072
+ITEMS_MAX = 4_000_000
+"""Fields, tensors, strings and nested arrays of one header, each of which is looked at: four large vocabularies."""
+NAME_BYTES_MAX = 65_535
+TEXT_BYTES_MAX = 64 * 1024**2
+"""All strings that are kept of one header."""
+NUMBERS_MAX = 65_536
+"""Elements of an array that stands for one number, such as one for each layer."""
 
 
 class BrokenGguf(TwdError):
@@ -88,6 +97,7 @@ class GgufHeader:
         if not isinstance(where, ArrayField) or where.kind is GGUFValueType.ARRAY:
             return []
         with _open(self.path) as cursor:
+            cursor.require(where.length, ITEMS_MAX, f"elements of {key!r}")
             cursor.at = where.offset
             return [cursor.value(where.kind) for _ in range(where.length)]
 
@@ -99,6 +109,8 @@ class GgufHeader:
     def number(self, key: str, default: int = 0) -> int:
         """A whole-number field; of a field given layer by layer, the largest."""
         value = self.metadata.get(key, default)
+        if isinstance(value, ArrayField) and value.length > NUMBERS_MAX:
+            raise BrokenGguf(self.path, f"corrupt header: {key!r} has {value.length} elements; fetch it again")
         given = self.array(key) if isinstance(value, ArrayField) else [value]
         try:
             return max((int(x) for x in given if not isinstance(x, str)), default=default)
@@ -114,6 +126,8 @@ class _Cursor:
     data: mmap.mmap
     at: int = 0
     end: int = field(init=False)
+    items: int = 0
+    text_bytes: int = 0
 
     def __post_init__(self) -> None:
         self.end = len(self.data)
@@ -121,6 +135,17 @@ class _Cursor:
     def need(self, count: int, size: int) -> None:
         if count < 0 or count * size > self.end - self.at:
             raise BrokenGguf(self.path, "the file is cut short or corrupt (its header does not fit); fetch it again")
+
+    def require(self, count: int, most: int, what: str) -> None:
+        """Refuse what nobody could mean, before it is gone through."""
+        if count > most:
+            raise BrokenGguf(self.path, f"corrupt header: {count} {what}, more than {most}; fetch it again")
+
+    def count(self, items: int, size: int, what: str) -> None:
+        """The same for items of so many bytes at least, that each take time."""
+        self.items += items
+        self.require(self.items, ITEMS_MAX, what)
+        self.need(items, size)
 
     def number(self, layout: str) -> int | float | bool:
         size = struct.calcsize(layout)
@@ -132,9 +157,12 @@ class _Cursor:
     def integer(self, layout: str) -> int:
         return int(self.number(layout))
 
-    def string(self) -> str:
+    def string(self, most: int = TEXT_BYTES_MAX) -> str:
         length = self.integer("<Q")
         self.need(length, 1)
+        self.text_bytes += length
+        self.require(length, most, "bytes of text")
+        self.require(self.text_bytes, TEXT_BYTES_MAX, "bytes of text")
         raw = self.data[self.at : self.at + length]
         self.at += length
         return raw.decode("utf-8", "replace")
@@ -168,7 +196,7 @@ class _Cursor:
         return ArrayField(kind, length, start)
 
     def skip_strings(self, count: int) -> None:
-        self.need(count, 8)
+        self.count(count, 8, "strings")
         data, at, end, length_of = self.data, self.at, self.end, struct.Struct("<Q").unpack_from
         for _ in range(count):
             if at + 8 > end:
@@ -178,14 +206,14 @@ class _Cursor:
         self.need(at - self.at, 1)
 
     def skip_arrays(self, count: int, depth: int) -> None:
-        self.need(count, 12)
+        self.count(count, 12, "arrays")
         if depth > _DEPTH_MAX:
             raise BrokenGguf(self.path, "corrupt header: arrays nested too deep; fetch it again")
         for _ in range(count):
             self.array(depth)
 
     def tensor(self) -> TensorInfo:
-        name = self.string()
+        name = self.string(NAME_BYTES_MAX)
         dimensions = self.integer("<I")
         if dimensions > _DIMENSIONS_MAX:
             raise BrokenGguf(self.path, f"corrupt header: tensor {name!r} has {dimensions} dimensions; fetch it again")
@@ -243,15 +271,17 @@ def _read(cursor: _Cursor) -> GgufHeader:
     if version not in _VERSIONS:
         raise BrokenGguf(path, f"GGUF version {version} cannot be read here; convert the model again")
     tensor_count, field_count = cursor.integer("<Q"), cursor.integer("<Q")
-    cursor.need(field_count, _FEWEST_BYTES_OF_A_KEY)
+    cursor.require(field_count, FIELDS_MAX, "fields")
+    cursor.count(field_count, _FEWEST_BYTES_OF_A_KEY, "fields")
     metadata: dict[str, Scalar | ArrayField] = {}
     spans: dict[str, tuple[int, int]] = {}
     for _ in range(field_count):
         start = cursor.at
-        key = cursor.string()
+        key = cursor.string(NAME_BYTES_MAX)
         metadata[key] = cursor.field()
         spans[key] = start, cursor.at
-    cursor.need(tensor_count, _FEWEST_BYTES_OF_A_TENSOR)
+    cursor.require(tensor_count, TENSORS_MAX, "tensors")
+    cursor.count(tensor_count, _FEWEST_BYTES_OF_A_TENSOR, "tensors")
     tensors = [cursor.tensor() for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1:

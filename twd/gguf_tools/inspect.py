@@ -11,6 +11,7 @@ from twd.gguf_tools.header import ArrayField, BrokenGguf, GgufHeader, Scalar, Te
 
 _LAYER = re.compile(r"^blk\.(\d+)\.")
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
+SHARDS_MAX = 1024
 _MATRIX = 2
 _COUNT_MAX = 2**31 - 1
 _EXPERTS = ":experts"
@@ -120,6 +121,8 @@ def shards_of(path: Path) -> list[Path]:
     count = int(match["count"]) if match is not None else 0
     if match is None or not count:
         return [path]
+    if count > SHARDS_MAX:
+        raise BrokenGguf(path, f"claims to be one of {count} parts, more than {SHARDS_MAX}; rename it")
     names = [f"{match['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
     if path.name != names[0]:
         raise BrokenGguf(path, f"is a later part of a model in {count} parts; name the first one, {names[0]}")

@@ -22,7 +22,7 @@ def address_of(bus: BusSettings, role: str = "") -> BusAddress:
         password=bus.password,
         nkey_file=bus.nkey_file or own_key,
         creds_file=bus.creds_file,
-        tls=Tls(ca=bus.tls.ca, cert=bus.tls.cert, key=bus.tls.key),
+        tls=Tls(ca=bus.tls.ca, cert=bus.tls.cert, key=bus.tls.key, fingerprint=bus.tls.fingerprint),
     )
 
 

@@ -55,6 +55,9 @@ _OF_FAILURE: Final[dict[FailureCode, ExitCode]] = {
     FailureCode.UNAUTHENTICATED: ExitCode.BUS_DOWN,
     FailureCode.FORBIDDEN: ExitCode.BUS_DOWN,
     FailureCode.DEADLINE: ExitCode.NOTHING_RUNS,
+    FailureCode.NO_SOURCE: ExitCode.NOTHING_RUNS,
+    FailureCode.DISK_FULL: ExitCode.CANNOT_START,
+    FailureCode.WRONG_BYTES: ExitCode.DIFFERENT,
 }
 
 

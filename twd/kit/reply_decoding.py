@@ -4,6 +4,7 @@ from twd.bus.base import BusError
 from twd.wire.base import Event
 from twd.wire.codec import Rejected, decode
 from twd.wire.failures import FailureCode
+from twd.wire.routes import ROUTE_OF
 from twd.wire.service import MessageRejected
 
 
@@ -22,4 +23,5 @@ def read_answer(data: bytes) -> Event | Rejected:
     answer = decode(data)
     if isinstance(answer, MessageRejected):
         raise NotUnderstood(answer.reason)
-    return answer
+    wrong = "" if isinstance(answer, Rejected) else ROUTE_OF[type(answer)].misnamed(answer)
+    return Rejected(wrong) if wrong else answer

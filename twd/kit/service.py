@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Final
@@ -22,11 +22,12 @@ from twd.bus.base import Bus, BusError, BusMessage, Leases, Subscription, Subscr
 from twd.kit.clock import Clock
 from twd.kit.effects import Do, Effect, Note, Publish, WakeAt
 from twd.kit.ids import Ids
+from twd.kit.jobs.heard_events import decode_heard, inbox_of_asker
 from twd.kit.micro import MicroEndpoints
 from twd.kit.reply_decoding import NotUnderstood, read_answer
 from twd.kit.tasks import TaskGroup, every
-from twd.wire.base import Event, EventId, NodeId
-from twd.wire.codec import Rejected, decode_as, encode
+from twd.wire.base import Event, EventId, ModelId, NodeId
+from twd.wire.codec import Rejected, encode
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.routes import ROUTE_OF, Delivery, Route
 from twd.wire.service import (
@@ -73,6 +74,8 @@ class Service:
     """Those of `reads` that the service starts to hear by itself, with `listen`, when it is ready for them."""
     writes: ClassVar[tuple[type[Event], ...]] = ()
     tick_s: ClassVar[float | None] = None
+    model: ModelId = ModelId("")
+    """The one that it works for, where it works for one: what it tells of jobs and sessions is about this one."""
 
     ALWAYS_WRITES: Final = (ServiceStarted, ServiceStopped, ServiceFaulted, MessageRejected, MessageDropped)
 
@@ -118,6 +121,13 @@ class Service:
         """What others may read in this service's lease."""
         return {}
 
+    def under_way(self) -> Hashable | None:
+        """What a thread of this service computes now, by a name that no other piece of work has; None: nothing.
+
+        Work that waits for other machines is no such work: they may take long while nothing moves here.
+        """
+        return None
+
     def pattern(self, event_type: type[Event]) -> str:
         """The subject to listen on for one event; narrower than everything where a service wants less."""
         return ROUTE_OF[event_type].pattern
@@ -130,7 +140,8 @@ class Service:
             raise AssertionError(f"{self.name} does not declare that it writes {type(event).__name__}")
         if not self._running:
             return
-        self._publish(ROUTE_OF[type(event)].subject(event), self._stamp(event, cause))
+        stamped = self._stamp(event, cause)
+        self._publish(ROUTE_OF[type(event)].subject(stamped), stamped)
 
     def _publish(self, subject: str, event: Event) -> None:
         """A message that the broker would not take, as one over its limit, is lost like any other, and no fault."""
@@ -142,7 +153,7 @@ class Service:
     async def ask(self, event: Event, *, timeout_s: float = 5.0) -> Event | Rejected:
         """Send a request and read its answer; raises a BusError where none came, or none that was asked for."""
         stamped = self._stamp(event, None)
-        subject = ROUTE_OF[type(event)].subject(event)
+        subject = ROUTE_OF[type(event)].subject(stamped)
         return read_answer(await self.bus.request(subject, encode(stamped), timeout_s=timeout_s))
 
     def ask_then(
@@ -159,19 +170,21 @@ class Service:
                 self.fail(error, f"answer to {type(event).__name__}")
 
         stamped = self._stamp(event, None)
-        subject = ROUTE_OF[type(event)].subject(event)
+        subject = ROUTE_OF[type(event)].subject(stamped)
         try:
             self.bus.inquire(subject, encode(stamped), answered, timeout_s=timeout_s)
         except BusError as error:
             asyncio.get_running_loop().call_soon(answered, error)
 
     def _stamp(self, event: Event, cause: EventId | None) -> Event:
+        of_model = {"model": self.model} if getattr(event, "model", None) == "" else {}
         return msgspec.structs.replace(
             event,
             id=event.id or self.ctx.ids.event(),
             cause=event.cause or (self._cause if cause is None else cause),
             source=self.instance,
             at_ms=self.clock.wall_ms(),
+            **of_model,
         )
 
     def run_effects(self, effects: Effects) -> None:
@@ -216,16 +229,16 @@ class Service:
     def _receive(self, route: Route, handle: Callable[..., Effects], message: BusMessage) -> None:
         if not self._running:
             return
-        event = decode_as(route.event, message.data)
+        event = decode_heard(route, message)
         if isinstance(event, Rejected):
             self._reject(message, event.reason)
             if route.delivery is Delivery.REQUEST:
-                self._replier(message.reply, EventId(""))(_rejection(message, event.reason))
+                self._replier(message, EventId(""))(_rejection(message, event.reason))
             return
         self._cause = event.id
         try:
             if route.delivery is Delivery.REQUEST:
-                self.run_effects(handle(event, self._replier(message.reply, event.id)))
+                self.run_effects(handle(event, self._replier(message, event.id)))
             else:
                 self.run_effects(handle(event))
             self.handled += 1
@@ -234,10 +247,12 @@ class Service:
         finally:
             self._cause = EventId("")
 
-    def _replier(self, subject: str, cause: EventId) -> Reply:
+    def _replier(self, message: BusMessage, cause: EventId) -> Reply:
+        inbox = inbox_of_asker(message)
+
         def reply(event: Event) -> None:
-            if subject and self._running:
-                self._publish(subject, self._stamp(event, cause))
+            if inbox and self._running:
+                self._publish(inbox, self._stamp(event, cause))
 
         return reply
 
@@ -348,6 +363,9 @@ class Service:
         await self._leave(reason)
 
     async def _leave(self, reason: str) -> None:
+        if not self.bus.connected:  # the lease ends by itself; nobody waits here for a broker that may never come back
+            self.log.warning("could not say goodbye: the bus is away")
+            return
         try:
             if self._leases is not None:
                 await self._leases.delete(self.instance)

@@ -1,6 +1,7 @@
 """Output for people: coloured tables in a terminal, plain text in a pipe."""
 
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -10,6 +11,17 @@ if TYPE_CHECKING:
 
 ROW_MOST: Final = 100_000
 """A row of a table is one line where a program reads it, however long what a service tells of itself is."""
+
+
+_CONTROLS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """A text of a model, a client or another machine, for a terminal: control characters are spelled as JSON does.
+
+    A terminal would obey them: clear the screen, change its title, answer as if somebody typed.
+    """
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def let_go_of_stdout() -> None:

@@ -27,6 +27,7 @@ from twd.wire.model import ModelFailed
 from twd.wire.ring import FrameRefused, RingMeasured
 from twd.wire.routes import route_of_subject
 from twd.wire.service import MessageDropped, MessageRejected, ServiceExited, ServiceFaulted, ServiceStarted
+from twd.wire.swarm import PeerBanned, PullFailed, PullFinished
 
 NAMES_MAX: Final = 50
 SERVICES_MAX: Final = 100
@@ -43,6 +44,7 @@ class EventCounter:
         self.models = LabelValues(NAMES_MAX, models)
         self.rings = RingCounters(self.figures, self.models)
         self.services = LabelValues(SERVICES_MAX)
+        self.nodes = LabelValues(SERVICES_MAX)
         self._drafter_labels = LabelValues(NAMES_MAX, ["ngram", "prediction", "grammar", "recall"])
         self._drafters: OrderedDict[str, str] = OrderedDict()
 
@@ -194,10 +196,24 @@ class EventCounter:
                 figures.add(f.EXITS, self.services.of(event.service))
                 if event.retry_in_ms >= 0:
                     figures.add(f.RESTARTS, self.services.of(event.service))
+            case PullFinished() | PullFailed() | PeerBanned():
+                self._swarm(event)
             case FrameRefused():
                 figures.add(f.FRAMES_REFUSED, event.fault, by=event.repeated - event.repeated // 2)
             case _:
                 return
+
+    def _swarm(self, event: PullFinished | PullFailed | PeerBanned) -> None:
+        node = self.nodes.of(event.node)
+        match event:
+            case PullFinished():
+                self.figures.add(f.PULLS, node, "finished")
+                self.figures.add(f.PULLED_BYTES, node, by=event.fetched_bytes)
+                self.figures.add(f.PULL_WASTE, node, by=event.wasted_bytes)
+            case PullFailed():
+                self.figures.add(f.PULLS, node, event.failure.code.value)
+            case PeerBanned():
+                self.figures.add(f.PEERS_BANNED, node)
 
 
 def position(place: int) -> str:

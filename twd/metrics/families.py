@@ -76,6 +76,10 @@ RING_BYTES = _counter(
     "twd_ring_sent_bytes_total", "What stages sent on their links, by whom it went to.", "model", "layers", "to"
 )
 RING_RTT = _gauge("twd_ring_rtt_seconds", "Round trip of stages' links, lately.", "model", "layers", "to")
+PULLS = _counter("twd_swarm_pulls_total", "Files that were to come from other machines.", "node", "outcome")
+PULLED_BYTES = _counter("twd_swarm_pulled_bytes_total", "Bytes that machines took from others.", "node")
+PULL_WASTE = _counter("twd_swarm_wasted_bytes_total", "Bytes that came twice or were wrong.", "node")
+PEERS_BANNED = _counter("twd_swarm_peers_banned_total", "Machines that were banned for wrong bytes.", "node")
 FRAMES_REFUSED = _counter("twd_ring_frames_refused_total", "What came over links and made no sense.", "fault")
 
 FIRST_TOKEN = _seconds(

@@ -6,6 +6,7 @@ import msgspec
 
 import twd
 from twd.bus.base import BusError, BusMessage, Leases, SubscriptionOptions
+from twd.kit.jobs.heard_events import heard_event
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, ServiceContext
 from twd.kit.tasks import every
 from twd.metrics import gauges
@@ -15,9 +16,7 @@ from twd.metrics.exposition import Exposition
 from twd.metrics.families import IN_PROGRESS, UNREAD
 from twd.metrics.job_log import JobLog
 from twd.settings.model import Settings
-from twd.wire.base import Event
-from twd.wire.codec import Rejected, decode, encode
-from twd.wire.draft import SessionOpened
+from twd.wire.codec import Rejected, encode
 from twd.wire.job import CALIBRATION, JobFailed, JobFinished
 from twd.wire.routes import BROADCASTS
 from twd.wire.service import Health, read_lease
@@ -76,7 +75,7 @@ class MetricsService(Service):
             self.memory.recall(named, encode(named))
 
     def _hear(self, message: BusMessage) -> None:
-        event = decode(message.data)
+        event = heard_event(message)
         if isinstance(event, Rejected):
             self.counting.figures.add(UNREAD)
             self._reject(message, event.reason)  # not every broadcast has another reader who would tell
@@ -86,7 +85,7 @@ class MetricsService(Service):
             self.memory.hear(kept, encode(kept))
             self._keep(kept)
         else:
-            self.memory.hear(event, _lean(event, message.data))
+            self.memory.hear(event, message.data)
         self.counting.hear(event, self.clock.now())
 
     def _keep(self, event: JobFinished | JobFailed) -> None:
@@ -122,7 +121,7 @@ class MetricsService(Service):
         except BusError as error:
             self.log.warning("the registry could not be read: %s", error)
             return
-        leases = [lease for entry in entries if (lease := read_lease(entry.value)) is not None]
+        leases = [lease for entry in entries if (lease := read_lease(entry.value, entry.key)) is not None]
         gauges.refresh(self.counting, leases, twd.__version__)
 
     def tick(self, now: float) -> Effects:
@@ -152,8 +151,3 @@ class MetricsService(Service):
         self.counting.figures.put(IN_PROGRESS, gauges.in_progress(self.counting))
         reply(MetricsReported(text=self._exposition.text()))
         return None
-
-
-def _lean(event: Event, data: bytes) -> bytes:
-    """A prompt is long, and is no part of the story."""
-    return encode(msgspec.structs.replace(event, tokens=[], text="")) if isinstance(event, SessionOpened) else data

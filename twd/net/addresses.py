@@ -1,5 +1,6 @@
 """Addresses as people write them: which host is meant, and who can reach it."""
 
+import contextlib
 import ipaddress
 import socket
 from typing import Final
@@ -31,7 +32,19 @@ def is_loopback(host: str) -> bool:
 
 def told_host(host: str) -> str:
     """Where other machines find what listens at `host`; an address without brackets, which belong into URLs alone."""
-    return socket.gethostname() if host in EVERYWHERE else bare_host(host)
+    return lan_address() or socket.gethostname() if host in EVERYWHERE else bare_host(host)
+
+
+def lan_address() -> str:
+    """This machine's address on the way to others: on its default route, else of its first network; empty if alone."""
+    for family, far in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        with socket.socket(family, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+            probe.connect((far, 9))  # of a datagram socket, this sends nothing
+            return str(probe.getsockname()[0])
+    import psutil  # slow to import, and seldom needed
+
+    own = [one for many in psutil.net_if_addrs().values() for one in many if one.family == socket.AF_INET]
+    return next((one.address for one in own if not is_loopback(one.address)), "")
 
 
 def bare_host(host: str) -> str:

@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 
+from twd.pools.slower import slower_because
 from twd.wire.node import READY
 
 WASTE_MAX: Final = 2.0
@@ -100,4 +101,5 @@ def _warnings(pool: PoolState) -> Iterator[str]:
     if refused:
         yield f"{refused} windows or frames were refused lately"
     if pool.predicted_ms and pool.token_ms > OFF_FACTOR * pool.predicted_ms:
-        yield f"slower than planned: {forecast(pool)}"
+        why = slower_because(pool)
+        yield f"slower than planned: {forecast(pool)}" + (f"; {why}" if why else "")

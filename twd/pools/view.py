@@ -65,24 +65,24 @@ class PoolsView:
         """Read the registry; what is gone from it is forgotten."""
         self.speculators, self._stages, self._placements, self._nodes = {}, {}, {}, {}
         for entry in entries:
-            self._read(entry.value)
+            self._read(entry.value, entry.key)
         for known in (self._told, self._refused):
             for stage in known.keys() - self._stages.keys():
                 del known[stage]
         for speculator in self._tokens.keys() - self.speculators.keys():
             del self._tokens[speculator]
 
-    def _read(self, value: bytes) -> None:
-        placement, facts = read_placement(value), read_node(value)
+    def _read(self, value: bytes, key: str) -> None:
+        placement, facts = read_placement(value, key), read_node(value, key)
         if placement is not None:
             self._placements[placement.place] = placement
         elif facts is not None:
             self._nodes[facts.node] = facts
         else:
-            self._read_service(value)
+            self._read_service(value, key)
 
-    def _read_service(self, value: bytes) -> None:
-        lease = read_lease(value)
+    def _read_service(self, value: bytes, key: str) -> None:
+        lease = read_lease(value, key)
         if lease is None:
             return  # another kind of key, or one of a later version
         if lease.service == "speculator" and "model" in lease.facts and lease.facts.get("engine") in ENGINES:

@@ -16,14 +16,21 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from twd.kit.tasks import OnError, TaskGroup, every
+from twd.kit.tasks import WELL_S, OnError, TaskGroup, every
 from twd.process import platform
+from twd.process.hang import USUAL, HangPolicy, Silence
 
 OURS: Final = (sys.executable, "-P", "-m", "twd")
 """How command lines begin that a fork server can bring up."""
 BIRTH_S: Final = 10.0
 """Imports on a slow machine that does much else are in it."""
 REAP_S: Final = 1.0
+LOOK_S: Final = 0.5
+AGAIN_S: Final = 0.5
+AGAIN_MAX_S: Final = 5.0
+"""Between the loss of the fork server and the start of another one; it grows while they are lost at once."""
+PROGRAM: Final = (sys.executable, "-P", "-m", "twd.cli.fork_server")
+"""A fork server that is started by a process that cannot fork it off: the number of its socket comes behind."""
 _log = logging.getLogger("twd.process.fork_server")
 
 
@@ -82,20 +89,31 @@ class ForkedChild:
 
 
 class ForkServer:
-    """The process that forks, as the one that wants processes sees it."""
+    """The fork server, as the one that wants processes sees it. One that is stopped or killed is replaced."""
 
-    def __init__(self, forks: ForkServerHandle | None, environment: Mapping[str, str], on_fault: OnError) -> None:
+    def __init__(
+        self,
+        forks: ForkServerHandle | None,
+        environment: Mapping[str, str],
+        on_fault: OnError,
+        hang: HangPolicy = USUAL,
+    ) -> None:
         """`environment`: what nearly all processes see; one that sees other variables starts in the usual way.
 
         Libraries read theirs when they are loaded, and that is before anybody is born. TWD's own may differ.
         """
         self._forks = forks
         self._environment = _not_ours(environment)
+        self._hang = hang
+        self._lost = asyncio.Event()
         self._tasks = TaskGroup("fork server", on_fault)
         self._one_at_a_time = asyncio.Lock()
         self._process: ForkedChild | None = None
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._silence = Silence(hang)
         self._orphans: set[int] = set()
+        self._prepared: dict[tuple[str, ...], None] = {}
+        """What each fork server imports before anybody waits for it."""
 
     @property
     def pid(self) -> int:
@@ -105,14 +123,53 @@ class ForkServer:
     async def open(self) -> None:
         """Begin; what it brings up will be ours."""
         if self._forks is not None and platform.adopt_orphans():
-            self._process = ForkedChild(self._forks.pid)
-            self._streams = await asyncio.open_unix_connection(sock=self._forks.orders)
+            await self._take(self._forks)
             self._tasks.keep("reap", partial(every, REAP_S, self._reap_orphans))
+            self._tasks.keep("replace", self._keep_replacing)
+            if self._hang.watches:
+                self._tasks.keep("look", partial(every, LOOK_S, self._look))
+
+    async def _take(self, forks: ForkServerHandle) -> None:
+        self._lost.clear()
+        process, self._silence = ForkedChild(forks.pid), Silence(self._hang)
+        self._streams = await asyncio.open_unix_connection(sock=forks.orders)
+        self._process = process
+        self._tasks.start("notice its end", self._notice_end(process))
+
+    async def _notice_end(self, process: ForkedChild) -> None:
+        await process.wait()
+        if self._process is process:
+            await self._let_go()
+
+    async def _look(self) -> None:
+        """A fork server that was stopped would keep everybody waiting who asks it."""
+        if self._process is None:
+            return
+        now = asyncio.get_running_loop().time()
+        if self._silence.look(now, platform.run_of(self._process.pid), None):
+            _log.warning("the fork server (pid %d) was stopped; it is ended and another one starts", self._process.pid)
+            await self._let_go()
+
+    async def _keep_replacing(self) -> None:
+        """Meanwhile processes start in the usual way."""
+        clock, pause_s = asyncio.get_running_loop().time, AGAIN_S
+        while True:
+            began = clock()
+            await self._lost.wait()
+            pause_s = AGAIN_S if clock() - began > WELL_S else pause_s
+            await asyncio.sleep(pause_s)
+            pause_s = min(AGAIN_MAX_S, 2 * pause_s)
+            await self._take(_start(self._environment))
+            self._prepare_again()
 
     def prepare(self, argv: Sequence[str]) -> None:
         """Have it import what such a process needs."""
-        if self._streams is not None:
-            self._tasks.start("prepare", self._ask(PreloadRequest(list(argv[len(OURS) :]))))
+        self._prepared[tuple(argv[len(OURS) :])] = None
+        self._prepare_again()
+
+    def _prepare_again(self) -> None:
+        for arguments in self._prepared if self._streams is not None else ():
+            self._tasks.start("prepare", self._ask(PreloadRequest(list(arguments))))
 
     async def birth(self, argv: Sequence[str], environment: Mapping[str, str], log: Path) -> ForkedChild | None:
         """A process with this command line; None: it must be started in the usual way."""
@@ -143,8 +200,9 @@ class ForkServer:
                     if done.pid:
                         writer.write(b"\n")  # whoever is not told to begin will not
             except (OSError, TimeoutError, ValueError) as error:
-                _log.warning("processes start in the usual way from now on: %r", error)
-                await self._let_go()
+                _log.warning("processes start in the usual way until there is another fork server: %r", error)
+                if self._streams is not None and self._streams[1] is writer:
+                    await self._let_go()
                 return None
         if done.problem:
             _log.warning("twd %s starts in the usual way: %s", " ".join(order.arguments), done.problem)
@@ -152,9 +210,10 @@ class ForkServer:
 
     async def _let_go(self) -> None:
         process, streams, self._process, self._streams = self._process, self._streams, None, None
+        self._lost.set()
         if streams is not None:
             streams[1].close()
-        if process is not None:
+        if process is not None and process.returncode is None:
             platform.kill_group(process.pid)
             await process.wait()
 
@@ -163,6 +222,20 @@ class ForkServer:
         seen = platform.ended_children()
         platform.reap(seen & self._orphans)
         self._orphans = seen - self._orphans
+
+
+def _start(environment: Mapping[str, str]) -> ForkServerHandle:
+    """A new fork server, in an interpreter of its own: a process with threads and a loop cannot fork one off."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.set_inheritable(True)
+        variables = {**environment, platform.PARENT_VARIABLE: str(os.getpid())}
+        try:
+            pid = os.posix_spawn(sys.executable, (*PROGRAM, str(theirs.fileno())), variables)
+        except OSError:
+            ours.close()
+            raise
+    return ForkServerHandle(ours, pid)
 
 
 def _not_ours(environment: Mapping[str, str]) -> dict[str, str]:

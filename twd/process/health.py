@@ -20,6 +20,15 @@ async def ask_health(url: str, timeout_s: float = ANSWER_S) -> tuple[bool, str]:
     return status == 200, "it loads" if status == 503 else f"it answers with status {status}"
 
 
+async def answers(url: str, timeout_s: float = ANSWER_S) -> bool:
+    """Whether anything at all comes back from this http:// address: a program that still loads answers, too."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _status(url) > 0
+    except (OSError, ValueError, TimeoutError):
+        return False
+
+
 async def _status(url: str) -> int:
     place = urlsplit(url)
     reader, writer = await asyncio.open_connection(place.hostname, place.port or 80, limit=LINE_BYTES)

@@ -27,13 +27,19 @@ class RunningInstance(msgspec.Struct, frozen=True, kw_only=True):
     started_ms: int
     version: str
     node: str
+    guard: int = 0
+    """The process that starts another supervisor if this one is killed; 0: none does."""
     bus_url: str = ""
     bus_token: str = ""
+    bus_fingerprint: str = ""
+    """Of the broker's certificate, where it speaks TLS."""
     addresses: dict[str, str] = {}
     processes: dict[str, int] = {}
     leaseless: tuple[str, ...] = ("broker",)
     """Those of them that are no services, and so hold no lease."""
     ready: bool = False
+    missing: dict[str, str] = {}
+    """Processes without which the others go on, and why they cannot work now."""
 
     def named(self) -> str:
         """The one line that tells people which instance this is."""

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
+from twd.process.hang import RunState
+
 IS_LINUX: Final = sys.platform.startswith("linux")
 IS_WINDOWS: Final = sys.platform == "win32"
 
@@ -173,6 +175,28 @@ def born(pid: int) -> float | None:
         return float(psutil.Process(pid).create_time())
     except psutil.Error:
         return None
+
+
+def run_of(pid: int) -> RunState:
+    """Whether the system lets a process run; one that is gone, or of which nothing is told, counts as running."""
+    if not IS_LINUX:
+        return _run_by_psutil(pid)
+    try:
+        status = Path(f"/proc/{pid}/status").read_bytes()
+    except OSError:
+        return RunState.RUNS
+    if b"\nTracerPid:\t0\n" not in status:
+        return RunState.TRACED
+    return RunState.STOPPED if b"\nState:\tT" in status else RunState.RUNS
+
+
+def _run_by_psutil(pid: int) -> RunState:
+    import psutil
+
+    try:
+        return RunState.STOPPED if psutil.Process(pid).status() == psutil.STATUS_STOPPED else RunState.RUNS
+    except psutil.Error:
+        return RunState.RUNS
 
 
 def ask_to_stop(pid: int) -> None:

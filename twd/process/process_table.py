@@ -1,11 +1,13 @@
 """What a supervisor knows of its processes, told as one table: plain values in, a judgement out."""
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
+from twd.kit.exit_codes import ExitCode
 from twd.wire.service import Health, ServiceLease
 
 Facts = dict[str, str | int | float | bool | list[str]]
@@ -21,10 +23,33 @@ class StartPhase(enum.StrEnum):
     FAILED = "failed"
     RESTARTING = "restarting"
     SILENT = "silent"
+    MISSING = "missing"
+    """It cannot work now, and the others go on without it; it is taken in when it comes."""
     DRAINING = "draining"
     ENDED = "ended"
 
 
+class Need(enum.StrEnum):
+    """What the start of an installation does without."""
+
+    ALWAYS = "always"
+    ONE = "one"
+    """One of several models is enough."""
+    NOT = "not"
+
+
+class Wait(enum.StrEnum):
+    """What has to work before an installation counts as ready."""
+
+    SOME = "some"
+    ALL = "all"
+
+
+HOPELESS_RESTARTS: Final = 5
+WRONG_SETTING: Final = frozenset({ExitCode.USAGE, ExitCode.CONFIG})
+"""A process that ends so will do so again until somebody changes the settings."""
+OPTIONAL_SERVICES: Final = frozenset({"drafter", "relay"})
+"""Those without which an installation starts."""
 DONE = (StartPhase.READY, StartPhase.DEGRADED)
 WELL = (StartPhase.READY, StartPhase.DRAINING)
 """As it should be."""
@@ -42,6 +67,9 @@ class ProcessRow(msgspec.Struct, kw_only=True):
     leased: bool = True
     node: str = ""
     """The machine that it plays, where that is not this one."""
+    need: Need = Need.ALWAYS
+    exit_code: int = 0
+    """Of its last run."""
     facts: Facts = {}
 
 
@@ -52,6 +80,7 @@ class ProcessTable:
     rows: dict[str, ProcessRow] = field(default_factory=dict)
     began_ms: int = 0
     ending: bool = False
+    wait: Wait = Wait.SOME
 
     def started(self, name: str, pid: int) -> None:
         """A process runs; it has not said anything yet."""
@@ -66,7 +95,9 @@ class ProcessTable:
     def exited(self, name: str, code: int, restarts: int, retry_in_s: float, problem: str) -> None:
         """A process ended, and will be started again."""
         row = self.rows.setdefault(name, ProcessRow(name=name))
-        row.stage, row.restarts, row.pid = StartPhase.RESTARTING, restarts + 1, 0
+        spared = row.need is not Need.ALWAYS and not row.ready_ms
+        row.stage, row.restarts, row.pid = StartPhase.MISSING if spared else StartPhase.RESTARTING, restarts + 1, 0
+        row.exit_code = code
         again = f"again in {retry_in_s:g} s" if retry_in_s else "again at once"
         row.note = f"exit code {code}, {again}" + (f": {problem[:200]}" if problem else "")
 
@@ -91,6 +122,8 @@ class ProcessTable:
 
     def _see(self, row: ProcessRow, lease: ServiceLease, now_ms: int) -> None:
         stage = stage_of(lease)
+        if stage is StartPhase.FAILED and row.need is not Need.ALWAYS:
+            stage = StartPhase.MISSING
         if stage in DONE and not row.ready_ms:
             row.ready_ms = max(1, now_ms - self.began_ms)
         row.stage, row.note, row.facts = stage, lease.note, lease.facts
@@ -103,8 +136,39 @@ class ProcessTable:
 
     @property
     def ready(self) -> bool:
-        """Whether every process can work."""
-        return bool(self.rows) and all(row.stage in DONE for row in self.rows.values())
+        """Whether every process can work, but for those that may be missing."""
+        rows = self.rows.values()
+        settled = DONE if self.wait is Wait.ALL else (*DONE, StartPhase.MISSING)
+        return bool(rows) and all(row.stage in settled for row in rows) and not _all_missing(rows)
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Those without which the others go on, and why they are missing."""
+        return {row.name: row.note for row in self.rows.values() if row.stage is StartPhase.MISSING}
+
+
+def _all_missing(rows: Iterable[ProcessRow]) -> bool:
+    """Whether there is none of those of which one is enough."""
+    stages = [row.stage for row in rows if row.need is Need.ONE]
+    return bool(stages) and all(stage is StartPhase.MISSING for stage in stages)
+
+
+def hopeless(rows: Sequence[ProcessRow]) -> ProcessRow | None:
+    """The process over which a start is given up; None while there is hope, or the others can do without it."""
+    for row in rows:
+        if _is_hopeless(row):
+            return row
+    return next((row for row in rows if row.need is Need.ONE), None) if _all_missing(rows) else None
+
+
+def _is_hopeless(row: ProcessRow) -> bool:
+    if row.ready_ms:
+        return False
+    if row.exit_code in WRONG_SETTING:
+        return True
+    if row.need is not Need.ALWAYS or row.exit_code == ExitCode.BUS_DOWN:
+        return False
+    return row.stage is StartPhase.FAILED or row.restarts >= HOPELESS_RESTARTS
 
 
 def stage_of(lease: ServiceLease) -> StartPhase:
@@ -118,3 +182,9 @@ def stage_of(lease: ServiceLease) -> StartPhase:
         case Health.DEGRADED:
             return StartPhase.DEGRADED if works else StartPhase.FAILED
     return StartPhase.READY if works else StartPhase.LOADING
+
+
+def shown_stage(lease: ServiceLease) -> StartPhase:
+    """The same for people: others go on without a drafter or a server elsewhere."""
+    stage = stage_of(lease)
+    return StartPhase.MISSING if stage is StartPhase.FAILED and lease.service in OPTIONAL_SERVICES else stage

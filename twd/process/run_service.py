@@ -12,13 +12,17 @@ from twd.kit.clock import SystemClock
 from twd.kit.exit_codes import ExitCode, exit_code_of
 from twd.kit.ids import Ids
 from twd.kit.service import Service, ServiceContext
-from twd.kit.tasks import TaskGroup
+from twd.kit.tasks import TaskGroup, heard
 from twd.process import platform
+from twd.process.heartbeat import Heartbeat, beating
+from twd.process.standstill import LOOK_S, Standstill, hung_work
 from twd.wire.base import NodeId
 from twd.wire.failures import TwdError
 
 DRAIN_S: Final = 25.0
 """Below the supervisor's patience, so that a service ends by itself."""
+FAREWELL_S: Final = 1.0
+"""So long a service with a hung thread may take to say so."""
 
 log = logging.getLogger("twd.run")
 
@@ -47,6 +51,12 @@ class StopRequests:
 
 async def run_service(make: MakeService, connect: Connect, node: NodeId) -> ExitCode:
     """Run a service until it ends or a signal asks it to."""
+    heart = Heartbeat.inherited()
+    async with beating(heart):
+        return await _run(make, connect, node, watched=heart is not None)
+
+
+async def _run(make: MakeService, connect: Connect, node: NodeId, watched: bool) -> ExitCode:
     stop = StopRequests(lambda: os._exit(ExitCode.INTERRUPTED))
     stop.watch()
     bus = await unless(stop.asked, connect())
@@ -54,12 +64,12 @@ async def run_service(make: MakeService, connect: Connect, node: NodeId) -> Exit
         return ExitCode.OK
     try:
         service = make(ServiceContext(bus=bus, node=node, clock=SystemClock(), ids=Ids()))
-        return await _serve(service, stop)
+        return await _serve(service, stop, watched)
     finally:
         await bus.close()
 
 
-async def _serve(service: Service, stop: StopRequests) -> ExitCode:
+async def _serve(service: Service, stop: StopRequests, watched: bool) -> ExitCode:
     try:
         await unless(stop.asked, service.start())
     except TwdError as error:
@@ -69,11 +79,23 @@ async def _serve(service: Service, stop: StopRequests) -> ExitCode:
     except Exception as error:  # noqa: BLE001 - the edge: logged with its story, and fatal
         service.fail(error, "start")
     _settle()
-    await unless(stop.asked, service.ended.wait())
+    await unless(stop.asked, _until_end(service) if watched else service.ended.wait())
     await service.drain(DRAIN_S)
     if service.fault is None:
         return ExitCode.OK
     return exit_code_of(service.fault.code) if isinstance(service.fault, TwdError) else ExitCode.FAULT
+
+
+async def _until_end(service: Service) -> bool:
+    """Until a service ends, or a thread of it hangs: nothing waits for that thread then."""
+    watch = Standstill()
+    while not await heard(service.ended, LOOK_S):
+        hung = hung_work(watch, service.under_way(), service.clock.now())
+        if hung is not None:
+            service.fail(hung, "a pass")
+            await heard(service.ended, FAREWELL_S)
+            os._exit(ExitCode.WORKER_LOST)
+    return True
 
 
 def _settle() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import enum
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,19 @@ from twd.kit.clock import Clock
 from twd.kit.exit_codes import REFUSED, ExitCode
 from twd.kit.tasks import TaskGroup, every
 from twd.process import platform
-from twd.process.fork_server import ForkedChild, ForkServer
+from twd.process.fork_server import OURS, ForkedChild, ForkServer
+from twd.process.hang import USUAL, HangPolicy, RunState, Silence
+from twd.process.heartbeat import VARIABLE, Beats
 from twd.process.log_files import LogFile
+from twd.process.process_table import Need
 
 ROTATE_S: Final = 10.0
 KILLED_S: Final = 5.0
 NO_PROGRAM: Final = 127
+ASK_S: Final = 1.0
+"""Between two questions to a program that shows no heartbeat."""
+SERVICE: Final = (*OURS, "run")
+"""How the command lines of processes begin that show a heartbeat."""
 SETTLED_S: Final = 2.0
 """A process that ends on purpose after so long, to begin anew, is not failing."""
 T = TypeVar("T")
@@ -43,6 +50,15 @@ class ProcessSpec:
     """Where a program that holds no lease says whether it works."""
     after: str = ""
     """The process that must work before this one starts."""
+    need: Need = Need.ALWAYS
+    """Whether an installation starts without it."""
+    answers: Callable[[], Awaitable[bool]] | None = None
+    """How to ask a program without a heartbeat whether it still answers anybody."""
+
+    @property
+    def beats(self) -> bool:
+        """Whether it shows a heartbeat."""
+        return not self.foreign and self.argv[: len(SERVICE)] == SERVICE
 
 
 @dataclass(frozen=True)
@@ -89,6 +105,36 @@ class ChildProcess:
     """It was told to end for good, while others go on."""
     obstacle: str = ""
     """Why it could not be started the last time."""
+    beats: Beats | None = None
+    answers: int = 0
+    """How often it answered since it began."""
+    silence: Silence | None = None
+    hung: str = ""
+    """Why it was ended as hung; empty for one that ended by itself."""
+    hangs: int = 0
+    """So often in a row."""
+
+    @property
+    def signs(self) -> int | None:
+        """A number that grows while it lives; None where it shows none."""
+        if self.beats is not None:
+            return self.beats.read()
+        return self.answers or None
+
+    def begins(self, policy: HangPolicy, now: float) -> None:
+        """It is started once more."""
+        self.log.begin_run()
+        self.started_at, self.obstacle, self.hung, self.answers = now, "", "", 0
+        self.close()
+        self.silence = Silence(policy)
+        if self.spec.beats and policy.watches:
+            self.beats = Beats()
+
+    def close(self) -> None:
+        """It ended."""
+        if self.beats is not None:
+            self.beats.close()
+        self.beats = None
 
     @property
     def last_words(self) -> str:
@@ -109,6 +155,8 @@ class ProcessExit:
     last_words: str
     problem: str
     """The one line of them that matters most."""
+    hung: str = ""
+    """Why it was ended, if it was for being hung."""
 
 
 class Supervisor:
@@ -126,8 +174,12 @@ class Supervisor:
         environment: Mapping[str, str] = os.environ,
         backoff: Backoff = Backoff(),
         fork_server: ForkServer | None = None,
+        hang: HangPolicy = USUAL,
     ) -> None:
-        """`fork_server`: where processes of this program are born; without, they start in the usual way."""
+        """`fork_server`: where processes of this program are born; without, they start in the usual way.
+
+        `hang`: when a process counts as hung; it is ended then, and started again.
+        """
         self._logs = logs
         self.children = {spec.name: ChildProcess(spec, LogFile(logs, spec.name)) for spec in specs}
         self._clock = clock
@@ -136,6 +188,9 @@ class Supervisor:
         self._on_fault = on_fault
         self._backoff = backoff
         self._fork_server = fork_server
+        self._hang = hang
+        self._heartbeats_work = False
+        """Whether any was ever seen: where the system lets nobody open them, none is waited for."""
         self._lifeline = platform.Lifeline()
         self._environment = {**environment, **self._lifeline.environment}
         self._tasks = TaskGroup("supervisor", on_fault)
@@ -147,6 +202,8 @@ class Supervisor:
         for name in self.children:
             self.start_one(name)
         self._tasks.keep("rotate", partial(every, ROTATE_S, self._rotate))
+        if self._hang.watches:
+            self._tasks.keep("look for hung ones", partial(every, self._hang.look_s, self._look))
 
     def start_one(self, name: str) -> None:
         """Start one process and keep it."""
@@ -205,9 +262,8 @@ class Supervisor:
         return child.unwanted or self._stop_asked.is_set()
 
     async def _run_once(self, child: ChildProcess) -> int:
-        child.log.begin_run()
-        child.started_at, child.obstacle = self._clock.now(), ""
         try:
+            child.begins(self._hang, self._clock.now())
             process = await self._spawn(child)
         except OSError as error:
             return self._cannot_start(child, error.strerror or str(error))
@@ -218,6 +274,7 @@ class Supervisor:
             platform.ask_to_stop(child.pid)
         code = await process.wait()
         platform.kill_group(child.pid)  # whatever it left behind
+        child.close()
         return code
 
     def _cannot_start(self, child: ChildProcess, why: str) -> int:
@@ -229,11 +286,14 @@ class Supervisor:
         spec = child.spec
         if spec.prepare is not None:
             spec.prepare()
-        environment = {**self._environment, **spec.environment}
+        beats = {VARIABLE: child.beats.path} if child.beats is not None else {}
+        environment = {**self._environment, **spec.environment, **beats}
         with child.log.path.open("ab") as log:
             process = await self._born(child, environment) or await self._create(child, environment, log)
         child.pid = process.pid
         child.state = ProcessState.RUNNING
+        if spec.answers is not None and self._hang.watches:
+            self._tasks.start(f"ask {spec.name}", self._keep_asking(child, child.pid, spec.answers))
         self._tell(self._on_start, child)
         return process
 
@@ -263,9 +323,11 @@ class Supervisor:
         was_well = expected or (ran_s >= self._backoff.healthy_s and not refused)
         child.failures = 1 if was_well else child.failures + 1
         child.state = ProcessState.WAITING
+        child.hangs = child.hangs + 1 if child.hung else 0
         delay = 0.0 if was_well else self._backoff.delay(child.failures, refused=refused)
-        problem = child.obstacle or child.log.last_problem()
-        gone = ProcessExit(child.spec.name, child.pid, code, ran_s, child.restarts, delay, child.last_words, problem)
+        problem = child.hung or child.obstacle or child.log.last_problem()
+        name, words = child.spec.name, child.last_words
+        gone = ProcessExit(name, child.pid, code, ran_s, child.restarts, delay, words, problem, child.hung)
         self._tell(self._on_exit, gone)
         return delay
 
@@ -276,10 +338,44 @@ class Supervisor:
         except Exception as error:  # noqa: BLE001 - told where faults go
             self._on_fault("news", error)
 
+    # -- hung ones -------------------------------------------------------------------------------
+
+    async def _look(self) -> None:
+        for child in list(self.children.values()):
+            if child.state is ProcessState.RUNNING and child.silence is not None:
+                self._look_at(child, child.silence)
+
+    def _look_at(self, child: ChildProcess, silence: Silence) -> None:
+        signs = child.signs
+        self._heartbeats_work = self._heartbeats_work or (child.beats is not None and bool(signs))
+        if not self._heartbeats_work and child.beats is not None:
+            signs = None
+        hung = silence.look(self._clock.now(), platform.run_of(child.pid), signs, child.hangs)
+        if hung:
+            self.end_hung(child.spec.name, hung)
+
+    def end_hung(self, name: str, why: str) -> None:
+        """End a process at once because it is hung; another one starts in its place."""
+        child = self.children.get(name)
+        if child is not None and child.state is ProcessState.RUNNING:
+            child.hung, child.silence = why, Silence(self._hang)
+            platform.kill_group(child.pid)
+
+    async def _keep_asking(self, child: ChildProcess, pid: int, answers: Callable[[], Awaitable[bool]]) -> None:
+        while child.pid == pid and child.state is ProcessState.RUNNING:
+            child.answers += await answers()
+            await asyncio.sleep(ASK_S)
+
     # -- the end ---------------------------------------------------------------------------------
 
     def _ask(self, child: ChildProcess) -> None:
-        if child.state is ProcessState.RUNNING:
+        if (
+            child.state is ProcessState.RUNNING
+            and self._hang.watches
+            and platform.run_of(child.pid) is RunState.STOPPED
+        ):
+            platform.kill_group(child.pid)  # it hears nobody
+        elif child.state is ProcessState.RUNNING:
             platform.ask_to_stop(child.pid)
         elif child.state is ProcessState.WAITING:
             self._keepers[child.spec.name].cancel()

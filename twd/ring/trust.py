@@ -1,6 +1,5 @@
 """Whom a link lets in: certificates made at start and pinned by the wiring, and a proof of the ring's secret."""
 
-import datetime
 import hashlib
 import hmac
 import secrets
@@ -12,44 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
+from twd.own_certificate import LinkIdentity as LinkIdentity
+from twd.own_certificate import make_identity as make_identity
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.ring import RingWired
 
-_ALWAYS: Final = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC), datetime.datetime(2099, 1, 1, tzinfo=datetime.UTC)
-"""Trust is by the certificate itself, so that a machine whose clock is wrong is no stranger."""
 NONCE_BYTES: Final = 32
-
-
-@dataclass(frozen=True)
-class LinkIdentity:
-    """A process's own certificate and key, both in PEM; the key never leaves the process."""
-
-    certificate: str
-    key: bytes = field(repr=False)
-
-
-def make_identity(name: str) -> LinkIdentity:
-    """A fresh key and a certificate that it signs itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64] or "twd")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(_ALWAYS[0])
-        .not_valid_after(_ALWAYS[1])
-        .sign(key, hashes.SHA256())
-    )
-    plain = serialization.NoEncryption()
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-    return LinkIdentity(certificate.public_bytes(serialization.Encoding.PEM).decode(), private)
 
 
 def server_context(identity: LinkIdentity, peers: Sequence[str]) -> ssl.SSLContext:

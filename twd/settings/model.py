@@ -5,6 +5,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
+from twd.net.addresses import is_loopback
 from twd.settings.paths import path_of
 from twd.settings.types import (
     Auto,
@@ -14,9 +15,12 @@ from twd.settings.types import (
     Compute,
     Count,
     FilePath,
+    Fingerprint,
     FreePort,
     Host,
     HttpUrl,
+    JoinString,
+    MaybeHost,
     MaybeUrl,
     Mode,
     ModelName,
@@ -44,6 +48,9 @@ class BusTlsConfig(SettingSection, frozen=True):
     ca: Annotated[FilePath, about("File of the authority that signed the broker's certificate.")] = ""
     cert: Annotated[FilePath, about("This client's certificate, where the broker asks for one.")] = ""
     key: Annotated[FilePath, about("The key of that certificate.")] = ""
+    fingerprint: Annotated[
+        Fingerprint, about("SHA-256 of the broker's certificate, which is then asked for no authority.")
+    ] = ""
 
     def __post_init__(self) -> None:
         if bool(self.cert) != bool(self.key):
@@ -54,7 +61,9 @@ class BusConfig(SettingSection, frozen=True):
     """The NATS broker. Without `url`, twd starts its own."""
 
     url: Annotated[BusUrl, about("Outside broker or cluster; empty: an embedded one.")] = ""
-    host: Annotated[Host, about("Where the embedded broker listens.")] = "127.0.0.1"
+    join: Annotated[JoinString, about("What `twd invite` prints on the machine whose broker this one joins.")] = ""
+    join_file: Annotated[FilePath, about("File that holds such a line.")] = ""
+    host: Annotated[Host, about("Where the embedded broker listens; off loopback it speaks TLS alone.")] = "127.0.0.1"
     port: Annotated[Port, about("Port of the embedded broker; a free one if it is taken.")] = 4222
     token: Annotated[Secret, about("Token of the broker; the embedded one draws its own if this is empty.")] = ""
     user: Annotated[str, about("User name at the outside broker.")] = ""
@@ -62,7 +71,13 @@ class BusConfig(SettingSection, frozen=True):
     nkey_file: Annotated[FilePath, about("File with an nkey seed for the outside broker.")] = ""
     nkey_dir: Annotated[FilePath, about("Folder with a seed for each role (`edge.nk`, ...), which takes its own.")] = ""
     creds_file: Annotated[FilePath, about("Credentials file for the outside broker.")] = ""
+    allow_plaintext: Annotated[bool, about("Embedded broker: off loopback without TLS, which others can read.")] = False
     tls: Annotated[BusTlsConfig, about("TLS towards the outside broker.")] = BusTlsConfig()
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the embedded broker speaks TLS."""
+        return not (is_loopback(self.host) or self.allow_plaintext)
 
     def __post_init__(self) -> None:
         if bool(self.user) != bool(self.password):
@@ -70,6 +85,11 @@ class BusConfig(SettingSection, frozen=True):
         ways = [name for name in ("token", "user", "nkey_file", "nkey_dir", "creds_file") if getattr(self, name)]
         if len(ways) > 1:
             raise ValueError(f"{' and '.join(ways)} exclude each other: keep one way to sign in")
+        joins = [name for name in ("join", "join_file") if getattr(self, name)]
+        others = [name for name in ("url", *ways) if getattr(self, name)]
+        if joins and len(joins + others) > 1:
+            names = " and ".join(joins + others)
+            raise ValueError(f"{names} exclude each other: a join string holds the address and the way to sign in")
 
 
 class EdgeTlsConfig(SettingSection, frozen=True):
@@ -291,14 +311,20 @@ class BinariesConfig(SettingSection, frozen=True):
 class AgentConfig(SettingSection, frozen=True):
     """The service that looks after one machine, and its REST API."""
 
-    host: Annotated[Host, about("Where its API listens; off loopback it wants a token.")] = "127.0.0.1"
+    host: Annotated[Host, about("Where its API listens; off loopback by HTTPS and with a token.")] = "127.0.0.1"
     port: Annotated[FreePort, about("Port of its API; 0 takes a free one.")] = 9191
     token: Annotated[Secret, about("Bearer token of its API.")] = ""
+    allow_plaintext: Annotated[bool, about("Off loopback without TLS, so that others can read along.")] = False
     model_dirs: Annotated[tuple[RequiredPath, ...], about("Folders with GGUF files besides `models` in `home`.")] = ()
     binaries: Annotated[BinariesConfig, about("Programs that it may start.")] = BinariesConfig()
     counts_alone: Annotated[
         bool, about("Planned with as a computer of its own, though other agents run on the same one.")
     ] = False
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether its API speaks HTTPS, by this installation's own certificate."""
+        return not (is_loopback(self.host) or self.allow_plaintext)
 
 
 class CoordinatorConfig(SettingSection, frozen=True):
@@ -330,14 +356,32 @@ class GateConfig(SettingSection, frozen=True):
 
 
 class SwarmConfig(SettingSection, frozen=True):
-    """Models that travel from peer to peer in pieces. Nothing uses it yet."""
+    """Models that travel from machine to machine, every MiB checked."""
 
-    host: Annotated[Host, about("Where the seeder listens; off loopback it wants a token.")] = "127.0.0.1"
+    host: Annotated[MaybeHost, about("Where the seeder listens; empty: everywhere with a token, else on loopback.")] = (
+        ""
+    )
     port: Annotated[FreePort, about("Port of the seeder; 0 takes a free one.")] = 9080
     token: Annotated[Secret, about("Bearer token between peers.")] = ""
     allowed_ips: Annotated[tuple[Cidr, ...], about("Addresses that may pull; empty: all with the token.")] = ()
-    piece_size_mib: Annotated[Annotated[int, Meta(ge=1, le=1024)], about("Size of a piece in MiB.")] = 64
-    parallel: Annotated[Annotated[int, Meta(ge=1, le=64)], about("Pieces pulled at once.")] = 4
+    piece_size_mib: Annotated[
+        Annotated[int, Meta(ge=1, le=1024)], about("Size of a piece of manifests in MiB; a power of two.")
+    ] = 64
+    parallel: Annotated[Annotated[int, Meta(ge=1, le=64)], about("Requests of one pull at the same time.")] = 4
+    upload_mib_s: Annotated[
+        Annotated[float, Meta(ge=0)], about("Most MiB a second to other machines, all together; 0: no limit.")
+    ] = 110.0
+    download_mib_s: Annotated[
+        Annotated[float, Meta(ge=0)], about("Most MiB a second from other machines, all together; 0: no limit.")
+    ] = 0.0
+    signers: Annotated[
+        tuple[str, ...], about("Public nkeys whose signed manifests alone are believed; empty: all manifests.")
+    ] = ()
+    accept: Annotated[bool, about("Take models in when asked to, though this machine lends nothing to a pool.")] = False
+
+    def __post_init__(self) -> None:
+        if self.piece_size_mib & (self.piece_size_mib - 1):
+            raise ValueError(f"swarm.piece_size_mib is {self.piece_size_mib}, which is no power of two: take 64")
 
 
 class MetricsConfig(SettingSection, frozen=True):
@@ -366,6 +410,10 @@ class Settings(SettingSection, frozen=True):
         "auto"
     )
     prewarm: Annotated[bool, about("Read a file ahead when it nearly fills the free memory.")] = True
+    hang_s: Annotated[
+        Auto | Annotated[float, Meta(ge=0, le=86_400)],
+        about("A process without a sign of life for so many seconds is started anew; auto: 10; 0: never."),
+    ] = "auto"
     bus: Annotated[BusConfig, about("The NATS broker.")] = BusConfig()
     edge: Annotated[EdgeConfig, about("The HTTP API and pages.")] = EdgeConfig()
     engine: Annotated[EngineConfig, about("Engine processes of this machine.")] = EngineConfig()

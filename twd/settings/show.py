@@ -133,7 +133,7 @@ def _open_doors(loaded: Loaded) -> Iterator[Problem]:
         ("swarm", settings.swarm, "swarm.token"),
     ):
         told = name == "edge" and settings.edge.allow_unauthenticated
-        if not section.token and not told and not is_loopback(section.host):
+        if not section.token and not told and section.host and not is_loopback(section.host):
             place = loaded.places.get(f"{name}.host", SettingPlace("default"))
             yield Problem(place=place, key=f"{name}.host", found=f"{section.host} without a token", expected=advice)
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from twd.bus.join import may_join
 from twd.bus.urls import all_usable
 
 INT_MAX = 2**53
@@ -23,6 +24,9 @@ def about(description: str, **extra: Any) -> Meta:
 NAME = r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?"
 """Of a host: looking up any other one is no mere failure."""
 Host = Annotated[str, Meta(pattern=rf"^({NAME}|{IPV6})\Z", title="a host name or IP address without a port")]
+MaybeHost = Annotated[
+    str, Meta(pattern=rf"^({NAME}|{IPV6})?\Z", title="a host name or IP address without a port, or nothing")
+]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 FreePort = Annotated[int, Meta(ge=0, le=65535)]
 HttpUrl = Annotated[str, Meta(pattern=r"^https?://[^\s/]\S*\Z", title="a URL that starts with http:// or https://")]
@@ -34,6 +38,12 @@ BusUrl = Annotated[
         title="nats://HOST:PORT or tls://HOST:PORT, with commas between them",
         extra={"check": all_usable},
     ),
+]
+JoinString = Annotated[
+    str, Meta(title="the line that `twd invite` printed on another machine", extra={"secret": True, "check": may_join})
+]
+Fingerprint = Annotated[
+    str, Meta(pattern=r"^([0-9a-f]{64})?\Z", title="the SHA-256 of a certificate: 64 small hex digits")
 ]
 Origin = Annotated[
     str, Meta(pattern=r"^(\*|https?://[^\s/]+)\Z", title='an origin such as https://chat.example, or "*"')

@@ -6,7 +6,6 @@ from typing import Final
 
 UNUSED: Final = (
     ("gate", r"gate\b"),
-    ("swarm", r"swarm\b"),
     ("consensus", r"consensus\b"),
     ("moe_placement and moe_hot_profile of models", r"models\..+\.moe_"),
     ("ssh_user and model_dir of pool.workers", r"pool\.workers\b.*\.(ssh_user|model_dir)$"),

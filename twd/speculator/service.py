@@ -18,12 +18,12 @@ from twd.speculator.admission.job_dedup import JobDedup
 from twd.speculator.admission.job_ownership import JobOwnership
 from twd.speculator.admission.tokenize_queue import TokenizeQueue
 from twd.speculator.core.core import SpeculatorCore
-from twd.speculator.core.limits import SpeculatorIdentity
+from twd.speculator.core.limits import SpeculatorIdentity, fingerprint_of
 from twd.speculator.drafters.calibration import DrafterTrials
 from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.speculator.drafters.registry import DrafterRegistry, pace_of, refusal, taken_for
 from twd.speculator.runner import Runner
-from twd.speculator.targets.decode_watchdog import DecodeWatchdog, patience_s
+from twd.speculator.targets.decode_watchdog import DecodeWatchdog, PassUnderWay, patience_s
 from twd.speculator.targets.embeddings import EmbeddingQueue
 from twd.speculator.targets.loaded import Load, LoadedModel
 from twd.speculator.targets.memory_care import ReclaimedMemory, outcome_of
@@ -53,7 +53,7 @@ from twd.wire.job import (
 from twd.wire.life import MemoryReclaimed, ReclaimWanted
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded, told_costs
 from twd.wire.ring import FrameRefused, RingWired
-from twd.wire.routes import ROUTE_OF, subject_token
+from twd.wire.routes import ROUTE_OF
 from twd.wire.service import Health, ServiceStopped
 
 _ENDS = (JobFinished, JobFailed)
@@ -127,10 +127,9 @@ class SpeculatorService(ModelService[LoadedModel]):
         self._idle.set()
 
     def pattern(self, event_type: type[Event]) -> str:
-        """Only the jobs of this speculator's model."""
-        if event_type in self.reads_later:
-            return f"{ROUTE_OF[event_type].tag}.{subject_token(self.model)}"
-        return super().pattern(event_type)
+        """Only what is about this speculator's model."""
+        route = ROUTE_OF[event_type]
+        return route.pattern_for(model=self.model) if "model" in route.keys else super().pattern(event_type)
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -151,7 +150,7 @@ class SpeculatorService(ModelService[LoadedModel]):
             speculator=self.instance,
             node=self.ctx.node,
             vocab=loaded.facts.vocab,
-            fingerprint=f"twd-{loaded.facts.vocab.hash[:8]}-{loaded.exactness.settings}"[:64],
+            fingerprint=fingerprint_of(loaded.facts, loaded.exactness.settings),
         )
         pipe = loaded.target.pipe if isinstance(loaded.target, PipelinedTarget) else None
         cost = loaded.cost.ms if pipe is None else pipe.trip_ms
@@ -195,6 +194,7 @@ class SpeculatorService(ModelService[LoadedModel]):
             "vocab": facts.vocab.hash,
             "exact": self.loaded.exactness.exact,
             "settings": self.loaded.exactness.settings,
+            "fingerprint": fingerprint_of(facts, self.loaded.exactness.settings),
             "sessions": len(self._core.sessions),
             "waiting": len(self._core.queue),
             "kv_tokens": sum(len(session.tokens) for session in list(self._core.sessions.values())),
@@ -247,6 +247,7 @@ class SpeculatorService(ModelService[LoadedModel]):
             return None
         new, ahead = self._job_dedup.is_new(event), 0
         try:
+            self._owners.check(event)
             if new:
                 ahead = self._core.check(event, len(self._job_dedup) + self._posted)
         except TwdError as error:
@@ -305,8 +306,9 @@ class SpeculatorService(ModelService[LoadedModel]):
         return None
 
     def on_job_cancelled(self, event: JobCancelled) -> Effects:
-        """The owner no longer wants it."""
-        self._cancel(event.job, event.reason, event.attempts)
+        """The owner no longer wants it; anybody else is not asked."""
+        if self._owners.owner_of(event.job) in ("", event.source):
+            self._cancel(event.job, event.reason, event.attempts)
         return None
 
     def _cancel(self, job: JobId, reason: str, attempts: int = 0) -> None:
@@ -437,6 +439,12 @@ class SpeculatorService(ModelService[LoadedModel]):
             self._look_at_leases_at = now + _LEASE_CHECK_S
             self.tasks.start("leases", self._check_leases())
         return None
+
+    def under_way(self) -> PassUnderWay | None:
+        """The pass that this machine's processor computes now; other devices are watched by what passes take there."""
+        if self._runner is None or self.loaded is None or self.loaded.limits.device is not DeviceKind.CPU:
+            return None
+        return self._runner.pace.now
 
     def _look_whether_hung(self, runner: Runner, loaded: LoadedModel, now: float) -> None:
         """Raises when a pass has taken so long that its device must hang."""

@@ -4,6 +4,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -23,6 +24,8 @@ from twd.wire.ring import FrameFault, RingWired
 
 _ADMIT_S: Final = 5.0
 _GUESTS_MAX: Final = 32
+_GUESTS_OF_ONE_MAX: Final = 8
+"""At once from one address: whoever fills the places keeps no other machine out."""
 _BREATH_S: Final = 0.1
 _CREDITS_MIN, _CREDITS_A_SLOT, _CREDITS_MAX = 16, 8, 256
 
@@ -87,7 +90,8 @@ class StageServer:
         self._lock = threading.Lock()
         self._membership: RingMembership | None = None
         self._closing = threading.Event()
-        self._guests = threading.BoundedSemaphore(_GUESTS_MAX)
+        self._guests: Counter[str] = Counter()
+        """Those that are not let in yet, by address."""
         self._listener: socket.socket | None = None
         self._accepter = threading.Thread(target=self._accept, name="stage-accept", daemon=True)
 
@@ -176,17 +180,28 @@ class StageServer:
             if self._membership is None:
                 sock.close()  # nobody is expected; whoever is of a ring tries again
                 continue
-            if not self._guests.acquire(blocking=False):
+            if not self._has_room(address[0]):
                 self.faults.note(FrameFault.TOO_MANY, peer, "too many connections at once")
                 sock.close()
                 continue
-            threading.Thread(target=self._receive, args=(sock, peer), name="stage-guest", daemon=True).start()
+            guest = (sock, peer, address[0])
+            threading.Thread(target=self._receive, args=guest, name="stage-guest", daemon=True).start()
 
-    def _receive(self, sock: socket.socket, peer: str) -> None:
+    def _has_room(self, host: str) -> bool:
+        """Count one more guest of an address, unless there are too many."""
+        with self._lock:
+            if self._guests[host] >= _GUESTS_OF_ONE_MAX or self._guests.total() >= _GUESTS_MAX:
+                return False
+            self._guests[host] += 1
+            return True
+
+    def _receive(self, sock: socket.socket, peer: str, host: str) -> None:
         try:
             self._let_in(sock, peer)
         finally:
-            self._guests.release()
+            with self._lock:
+                self._guests[host] -= 1
+                self._guests += Counter()  # forget who has none
 
     def _let_in(self, sock: socket.socket, peer: str) -> None:
         membership = self._membership

@@ -16,6 +16,7 @@ from twd.stage.worker import StageCounters
 from twd.wire.base import Event, InstanceId, ModelId
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.model import ModelFailed, ModelLoading
+from twd.wire.names import origin_of
 from twd.wire.ring import (
     NEXT_FACT,
     READY_FACT,
@@ -27,7 +28,7 @@ from twd.wire.ring import (
     StageGone,
     StageReady,
 )
-from twd.wire.routes import ROUTE_OF, subject_token
+from twd.wire.routes import ROUTE_OF
 from twd.wire.service import Health
 
 _TICK_S: Final = 1.0
@@ -81,7 +82,7 @@ class StageService(Service):
 
     def pattern(self, event_type: type[Event]) -> str:
         """Wirings of this stage alone."""
-        return f"{ROUTE_OF[event_type].tag}.{subject_token(self.instance)}"
+        return ROUTE_OF[event_type].pattern_for(to=origin_of(self.instance))
 
     # -- loading -------------------------------------------------------------------------------
 
@@ -194,6 +195,10 @@ class StageService(Service):
         self.log.warning("%s from %s (%d times): %s", fault, peer, count, detail)
         here = InstanceId(self.instance)
         self.emit(FrameRefused(stage=here, node=self.ctx.node, fault=fault, peer=peer, detail=detail, repeated=count))
+
+    def under_way(self) -> float | None:
+        """The decode that is computed now."""
+        return self._server.worker.under_way if self._server is not None else None
 
     # -- figures -------------------------------------------------------------------------------
 

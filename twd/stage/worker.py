@@ -99,6 +99,8 @@ class StageWorker:
         self._failed = failed
         self._flag = AbortFlag()
         self._serving: WorkerSeat | None = None
+        self.under_way: float | None = None
+        """When the decode began that is computed now."""
         self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._main, name="stage-engine", daemon=True)
 
@@ -236,10 +238,13 @@ class StageWorker:
         try:
             for job in block.jobs:
                 self._rewind(core, job.item)
+            self.under_way = time.perf_counter()
             out = self._engine.decode(block.rows, block.states, self._flag)
         except TwdError as error:
             self._undo(place, block, error, outcomes)
             return
+        finally:
+            self.under_way = None
         for job in block.jobs:
             item, start = job.item, block.starts[job.item.slot]
             core.stands_at(item.slot, item.at + len(item.tokens))

@@ -20,17 +20,23 @@ from twd.kit.exit_codes import ExitCode
 from twd.kit.ids import Ids
 from twd.kit.service import ServiceContext
 from twd.kit.tasks import TaskGroup, every
+from twd.net.addresses import is_loopback
 from twd.private_file import write_private
 from twd.process import platform
 from twd.process.fork_server import ForkServer, ForkServerHandle
+from twd.process.hang import policy_of
 from twd.process.home import RESOLVED_VARIABLE, RunningInstance, StateFolder
+from twd.process.hung_log import HungLog
 from twd.process.log_files import LogFile
-from twd.process.process_table import ProcessRow, ProcessTable, StartPhase
+from twd.process.process_table import ProcessRow, ProcessTable, StartPhase, Wait
 from twd.process.run_service import StopRequests, unless
 from twd.process.supervisor import Backoff, ChildProcess, ProcessExit, ProcessSpec, ProcessState, Supervisor
+from twd.settings.broker import with_broker
 from twd.settings.model import Settings
+from twd.supervisor.guard import NOBODY, Guard
 from twd.supervisor.model_changes import serving
 from twd.supervisor.model_life import ModelLife
+from twd.supervisor.outside_broker import outside_broker
 from twd.supervisor.process_group import DRAIN_S, ProcessGroup
 from twd.supervisor.processes import served_by
 from twd.supervisor.service import SupervisorService
@@ -41,6 +47,7 @@ from twd.wire.life import ChangeTold
 
 BROKER_WAIT_S: Final = 10.0
 BROKER_LOOK_S: Final = 0.02
+MEASURING_ENDS_S: Final = 2.0
 BROKER: Final = "broker"
 OWN_LOG: Final = "supervisor"
 ROTATE_S: Final = 60.0
@@ -64,6 +71,8 @@ class Installation:
         view: StartView,
         measured: bool = False,
         forks: ForkServerHandle | None = None,
+        wait: Wait = Wait.SOME,
+        guard: Guard = NOBODY,
     ) -> None:
         """`measured`: when all is ready, find out what drafts bring, and say so. `forks`: what brings up processes."""
         self._settings = settings
@@ -73,9 +82,11 @@ class Installation:
         self._view = view
         self._measured = measured
         self._clock = SystemClock()
-        self._table = ProcessTable(
-            {spec.name: ProcessRow(name=spec.name, node=spec.node) for spec in specs}, self._clock.wall_ms()
-        )
+        self._guard = guard
+        self._hung = HungLog()
+        self._hung.note(OWN_LOG, guard.before, self._clock.wall_ms())
+        rows = {spec.name: ProcessRow(name=spec.name, node=spec.node, need=spec.need) for spec in specs}
+        self._table = ProcessTable(rows, self._clock.wall_ms(), wait=wait)
         self._addresses: dict[str, str] = {}
         self._ready_ms = 0
         self._note = ""
@@ -85,11 +96,12 @@ class Installation:
         """What the supervisor itself did wrong, until this is told for long enough."""
         self._fault_at = 0.0
         self._kept = False
+        self._measuring: asyncio.Task[None] | None = None
         self._exit_code = ExitCode.OK
         self._log_file = LogFile(home.logs, OWN_LOG)
         self._born = platform.born(os.getpid()) or 0.0
         self._tasks = TaskGroup("up", self._faulted)
-        self._fork_server = ForkServer(forks, self._environment(), self._faulted)
+        self._fork_server = ForkServer(forks, self._environment(), self._faulted, policy_of(settings.hang_s))
         self._embedded: EmbeddedBroker | None = None
         self._broker_up = asyncio.Event()
         self._broker: Supervisor | None = None
@@ -117,7 +129,12 @@ class Installation:
         self._embedded = broker
         self._table.rows = {BROKER: ProcessRow(name=BROKER, leased=False), **self._table.rows}
         process = ProcessSpec(
-            BROKER, tuple(broker.argv), foreign=True, prepare=broker.prepare, environment=broker.environment
+            BROKER,
+            tuple(broker.argv),
+            foreign=True,
+            prepare=broker.prepare,
+            environment=broker.environment,
+            answers=broker.ready,
         )
         self._broker = self._supervise([process])
         self._broker.start()
@@ -128,8 +145,11 @@ class Installation:
             raise CommandError(ExitCode.BUS_DOWN, f"the broker does not start: {words}") from None
         for note in broker.notes:
             self._tell(note)
-        bus = msgspec.structs.replace(self._settings.bus, url=broker.address.url, token=broker.address.token)
-        self._settings = msgspec.structs.replace(self._settings, bus=bus)
+        if not is_loopback(broker.host):
+            how = "by TLS" if broker.encrypted else "in the clear"
+            self._tell(f"the broker listens on {broker.host} {how}; `twd invite` prints what lets another machine in")
+        address = broker.address
+        self._settings = with_broker(self._settings, address.url, address.token, address.tls.fingerprint)
 
     async def _broker_comes(self, broker: EmbeddedBroker, child: ChildProcess) -> None:
         pid = child.pid
@@ -158,10 +178,16 @@ class Installation:
             self._table, self._tasks, self._supervise, self._changed, self._clock.wall_ms
         )
         self._life = self._make_life(self._process_group)
+        way = partial(connect, self._settings, "supervisor", self._node, BROKER_WAIT_S)
+        bus = None
+        if self._embedded is None:  # nobody could do anything without it
+            bus = await unless(self._stop.asked, outside_broker(way, self._tell))
+        if self._stop.asked.is_set():
+            return
         self._process_group.start(self._specs)
         self._tasks.keep("rotate", partial(every, ROTATE_S, self._rotate))
         self._write_state()
-        bus = await unless(self._stop.asked, connect(self._settings, "supervisor", self._node, BROKER_WAIT_S))
+        bus = bus or await unless(self._stop.asked, way())
         if bus is None:
             return
         try:
@@ -184,7 +210,9 @@ class Installation:
             raise supervisor_service.fault
 
     async def _new_supervisor_service(self, ctx: ServiceContext) -> SupervisorService:
-        supervisor_service = self._supervisor_service = SupervisorService(ctx, self._table, self._changed, self._life)
+        supervisor_service = self._supervisor_service = SupervisorService(
+            ctx, self._table, self._changed, self._life, self._hung, self._end_hung
+        )
         try:
             await supervisor_service.start()
         except BaseException:
@@ -192,6 +220,10 @@ class Installation:
             raise
         supervisor_service.ails(FAULT, self._fault)
         return supervisor_service
+
+    def _end_hung(self, name: str, why: str) -> None:
+        if self._process_group is not None and policy_of(self._settings.hang_s).watches:
+            self._process_group.supervisor.end_hung(name, why)
 
     def _supervise(self, specs: Sequence[ProcessSpec]) -> Supervisor:
         return Supervisor(
@@ -204,6 +236,7 @@ class Installation:
             environment=self._environment(),
             backoff=Backoff(),
             fork_server=self._fork_server,
+            hang=policy_of(self._settings.hang_s),
         )
 
     def _make_life(self, process_group: ProcessGroup) -> ModelLife:
@@ -286,7 +319,7 @@ class Installation:
         if self._table.ready and not self._ready_ms:
             self._ready_ms = max(1, self._clock.wall_ms() - self._table.began_ms)
             if self._measured:
-                self._tasks.start("measure", self._measure())
+                self._measuring = self._tasks.start("measure", self._measure())
         if self._life is not None:
             self._life.news.set()
         self._write_state()
@@ -347,12 +380,15 @@ class Installation:
             started_ms=self._table.began_ms,
             version=twd.__version__,
             node=self._node,
+            guard=self._guard.pid,
             bus_url=self._settings.bus.url,
             bus_token=self._settings.bus.token,
+            bus_fingerprint=self._settings.bus.tls.fingerprint,
             addresses=self._addresses,
             processes={row.name: row.pid for row in self._table.rows.values()},
             leaseless=tuple(row.name for row in self._table.rows.values() if not row.leased),
             ready=bool(self._ready_ms),
+            missing=self._table.missing,
         )
 
     # -- the end -----------------------------------------------------------------------------------
@@ -360,6 +396,9 @@ class Installation:
     async def _drain(self) -> None:
         self._table.ends(StartPhase.DRAINING)
         self._tell("ending; a second Ctrl-C kills")
+        if self._measuring is not None:  # nobody waits for its questions, and a drain would
+            self._measuring.cancel()
+            await asyncio.wait({self._measuring}, timeout=MEASURING_ENDS_S)
         if self._process_group is not None:
             late = await self._process_group.supervisor.stop(DRAIN_S)
             if late:

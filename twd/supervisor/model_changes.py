@@ -86,6 +86,17 @@ def find_model(settings: Settings, files: Sequence[ModelFile], name: str) -> tup
     return with_file(settings, path)
 
 
+def served_name(serving: ServedModels, files: Sequence[ModelFile], name: str) -> str:
+    """The served model that a name means, whatever `find_model` would take for it; empty where none is served."""
+    if name in serving.wanted:
+        return name
+    try:
+        _, found = find_model(serving.settings, files, name)
+    except TwdError:
+        return ""
+    return found if found in serving.wanted else ""
+
+
 def is_path(name: str) -> bool:
     """Whether a name is that of a file."""
     return name.endswith(".gguf") or "/" in name or "\\" in name

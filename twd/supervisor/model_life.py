@@ -12,14 +12,21 @@ from twd.kit.tasks import TaskGroup, heard
 from twd.process.process_table import DONE, ProcessRow, ProcessTable, StartPhase
 from twd.process.supervisor import ProcessSpec
 from twd.settings.model import Settings
-from twd.supervisor.model_changes import ReplacementOrder, ServedModels, find_model, manner_of, skipping_version_check
+from twd.supervisor.model_changes import (
+    ReplacementOrder,
+    ServedModels,
+    find_model,
+    manner_of,
+    served_name,
+    skipping_version_check,
+)
 from twd.supervisor.process_group import ProcessGroup
 from twd.supervisor.processes import serving_processes, wanted_processes
 from twd.supervisor.service import Wish
 from twd.wire.base import ModelId, NodeId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.life import ChangeAnswered, ChangeStep, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
-from twd.wire.node import read_node
+from twd.wire.node import ModelFile, read_node
 
 START_S: Final = 1800.0
 """How long a model may take to load."""
@@ -113,15 +120,14 @@ class ModelLife:
 
     async def _plan(self, wish: Wish) -> ModelChange:
         if isinstance(wish, ModelUnwanted):
-            return self._plan_stop(wish)
+            return self._plan_stop(wish, self._files(await self._entries()))
         entries = await self._known()
-        here = [facts for entry in entries if (facts := read_node(entry.value)) and facts.node == self._node]
-        files = [file for facts in here for file in facts.models]
+        files = self._files(entries)
         settings, name = find_model(self.serving.settings, files, wish.model)
         if isinstance(wish, ModelWanted) and wish.skip_version_check:
             settings = skipping_version_check(settings)
         known = replace(self.serving, settings=settings)
-        old = self._replaced(wish) if isinstance(wish, SwapWanted) else ""
+        old = self._replaced(wish, files) if isinstance(wish, SwapWanted) else ""
         if name == old or (name in self.serving.wanted and not old):
             return ModelChange(self.serving, self.serving, name)
         default = name if old and old == self.serving.default else ""
@@ -141,24 +147,33 @@ class ModelLife:
         """The registry; agents that look round yet are given time, since until then a machine seems to have nothing."""
         give_up = self._clock.now() + LOOKING_S
         entries = await self._entries()
-        while any((facts := read_node(one.value)) and facts.looking for one in entries) and self._clock.now() < give_up:
+        while (
+            any((facts := read_node(one.value, one.key)) and facts.looking for one in entries)
+            and self._clock.now() < give_up
+        ):
             await self._wait()
             entries = await self._entries()
         return entries
 
-    def _plan_stop(self, wish: ModelUnwanted) -> ModelChange:
-        names = self.serving.wanted if not wish.model else (self._served(wish.model),)
-        return ModelChange(self.serving, self.serving.without(names), wish.model or ", ".join(names), stops=names)
+    def _files(self, entries: Sequence[LeaseEntry]) -> list[ModelFile]:
+        """What the agent of this machine found."""
+        here = [facts for entry in entries if (facts := read_node(entry.value, entry.key)) and facts.node == self._node]
+        return [file for facts in here for file in facts.models]
 
-    def _replaced(self, wish: SwapWanted) -> str:
-        return self._served(wish.instead_of) if wish.instead_of else self.serving.default
+    def _plan_stop(self, wish: ModelUnwanted, files: Sequence[ModelFile]) -> ModelChange:
+        names = self.serving.wanted if not wish.model else (self._served(wish.model, files),)
+        return ModelChange(self.serving, self.serving.without(names), ", ".join(names), stops=names)
 
-    def _served(self, name: str) -> str:
-        if name not in self.serving.wanted:
+    def _replaced(self, wish: SwapWanted, files: Sequence[ModelFile]) -> str:
+        return self._served(wish.instead_of, files) if wish.instead_of else self.serving.default
+
+    def _served(self, name: str, files: Sequence[ModelFile]) -> str:
+        found = served_name(self.serving, files, name)
+        if not found:
             served = ", ".join(self.serving.wanted) or "none"
             text = f"{name[:200]!r} is not served on this machine; served are: {served}"
             raise TwdError(FailureCode.MODEL_NOT_FOUND, text, "model")
-        return name
+        return found
 
     async def _manner(self, change: ModelChange, entries: Sequence[LeaseEntry]) -> ReplacementOrder:
         manner = await asyncio.to_thread(self._choose_manner, change, entries)
@@ -237,7 +252,7 @@ class ModelLife:
 
     @staticmethod
     def _check(model: str, row: ProcessRow) -> None:
-        if row.stage is StartPhase.FAILED or row.restarts >= CRASHES_MAX:
+        if row.stage in (StartPhase.FAILED, StartPhase.MISSING) or row.restarts >= CRASHES_MAX:
             raise TwdError(FailureCode.MODEL_LOAD, f"{model} cannot be served: {row.note or row.stage}", "model")
 
     async def _wait(self) -> None:

@@ -16,14 +16,14 @@ from twd.wire.placement import read_placement
 
 def nodes_of(entries: Iterable[LeaseEntry]) -> list[NodeFacts]:
     """The machines on the bus, as their agents describe them, and guests."""
-    return [facts for entry in entries if (facts := read_node(entry.value)) is not None]
+    return [facts for entry in entries if (facts := read_node(entry.value, entry.key)) is not None]
 
 
 def observed_of(
     entries: Sequence[LeaseEntry], nodes: Iterable[NodeFacts], links: LinkTable, here: NodeId
 ) -> ObservedState:
     """These machines with what is decided, loaded and measured on them."""
-    standing = [one for entry in entries if (one := read_placement(entry.value)) is not None]
+    standing = [one for entry in entries if (one := read_placement(entry.value, entry.key)) is not None]
     observed = ObservedState({facts.node: facts for facts in nodes}, decided={one.place: one for one in standing})
     take_in(observed, links, entries)
     observed.links = links.known

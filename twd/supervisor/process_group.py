@@ -41,7 +41,9 @@ class ProcessGroup:
 
     def take(self, spec: ProcessSpec) -> None:
         """One more process; it starts now, or as soon as the one that it follows works."""
-        self._table.rows[spec.name] = ProcessRow(name=spec.name, leased=not spec.health_url, node=spec.node)
+        self._table.rows[spec.name] = ProcessRow(
+            name=spec.name, leased=not spec.health_url, node=spec.node, need=spec.need
+        )
         leader = self._table.rows.get(spec.after)
         if leader is None or leader.stage is StartPhase.READY:
             self.supervisor.add(spec)

@@ -4,11 +4,14 @@ import re
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 from twd.agent.environment import environment_here
 from twd.kit.ids import node_id
 from twd.process.compute import backend_of
 from twd.process.fork_server import OURS
+from twd.process.health import answers
+from twd.process.process_table import Need
 from twd.process.supervisor import ProcessSpec
 from twd.settings.model import DrafterConfig, Settings
 from twd.supervisor.outside_engine import ENGINE, KEY_VARIABLE, command_line, key_of, outside, url_of
@@ -37,41 +40,45 @@ def served_by(specs: Iterable[ProcessSpec]) -> list[str]:
 
 def _always(settings: Settings) -> Iterator[ProcessSpec]:
     pooled = ("coordinator",) if settings.mode == "combined" else ()  # it has nothing to decide on one machine alone
-    for name in ("edge", "metrics", "agent", *pooled):
+    for name in ("edge", "metrics", "agent", "swarm", *pooled):
         yield ProcessSpec(name, (*RUN, name))
 
 
 def _speculators(settings: Settings) -> Iterator[ProcessSpec]:
+    need = Need.ONE if len(settings.models) > 1 else Need.ALWAYS
     for model, entry in settings.models.items():
         environment = environment_here(settings, backend_of(settings, entry))
         if outside(settings):
-            yield from _outside(settings, model, environment)
+            yield from _outside(settings, model, environment, need)
             continue
         for replica in range(entry.replicas):
             name = f"speculator.{_word(model)}" + (f".{replica + 1}" if entry.replicas > 1 else "")
             which = ("--number", str(replica)) if replica else ()
             argv = (*RUN, "speculator", "--model", model, *which)
-            yield ProcessSpec(name, argv, environment=environment, serves=model)
+            yield ProcessSpec(name, argv, environment=environment, serves=model, need=need)
 
 
-def _outside(settings: Settings, model: str, environment: Mapping[str, str]) -> Iterator[ProcessSpec]:
+def _outside(settings: Settings, model: str, environment: Mapping[str, str], need: Need) -> Iterator[ProcessSpec]:
     """llama-server, and a relay that comes as soon as it works."""
     server = f"{ENGINE}.{_word(model)}"
     key = {KEY_VARIABLE: key_of(settings)} if key_of(settings) else {}
+    health = f"{url_of(settings, model)}/health"
     yield ProcessSpec(
         server,
         command_line(settings, model),
         foreign=True,
         environment={**environment, **key},
         serves=model,
-        health_url=f"{url_of(settings, model)}/health",
+        health_url=health,
+        answers=partial(answers, health),
+        need=need,
     )
-    yield ProcessSpec(f"relay.{_word(model)}", (*RUN, "relay", "--model", model), serves=model, after=server)
+    yield ProcessSpec(f"relay.{_word(model)}", (*RUN, "relay", "--model", model), serves=model, after=server, need=need)
 
 
 def _relays(settings: Settings) -> Iterator[ProcessSpec]:
     for backend in settings.backends:
-        yield ProcessSpec(f"relay.{_word(backend)}", (*RUN, "relay", "--model", backend), serves=backend)
+        yield ProcessSpec(f"relay.{_word(backend)}", (*RUN, "relay", "--model", backend), serves=backend, need=Need.NOT)
 
 
 def _drafters(settings: Settings) -> Iterator[ProcessSpec]:
@@ -81,7 +88,7 @@ def _drafters(settings: Settings) -> Iterator[ProcessSpec]:
         name = f"drafter.{_word(drafter_name(drafter))}"
         argv = (*RUN, "drafter", "--number", str(number))
         environment = environment_here(settings, settings.engine.backend)
-        yield ProcessSpec(name, argv, environment=environment, serves=drafter.for_model)
+        yield ProcessSpec(name, argv, environment=environment, serves=drafter.for_model, need=Need.NOT)
 
 
 def runs_elsewhere(settings: Settings, drafter: DrafterConfig) -> str:

@@ -9,14 +9,16 @@ from twd.kit.effects import Do
 from twd.kit.instance_tracker import InstanceTracker
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, ServiceContext, internal
 from twd.kit.tasks import heard
-from twd.process.process_table import ProcessTable
+from twd.process.hang import Unheard
+from twd.process.hung_log import HungLog
+from twd.process.process_table import ProcessTable, StartPhase
 from twd.process.supervisor import ProcessExit
 from twd.wire.base import Event, InstanceId
 from twd.wire.draft import DrafterAttached
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.life import ChangeAnswered, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
 from twd.wire.model import ModelFailed, ModelLoading, ModelReady
-from twd.wire.routes import subject_token
+from twd.wire.routes import ROUTE_OF
 from twd.wire.service import Health, ServiceExited, ServiceStarted, ServiceStopped, read_lease
 
 LOOK_WHILE_STARTING_S: Final = 1.0
@@ -58,8 +60,15 @@ class SupervisorService(Service):
     writes = (ServiceExited, ChangeAnswered, ChangeTold)
 
     def __init__(
-        self, ctx: ServiceContext, table: ProcessTable, changed: Callable[[], None], life: ChangesModels | None = None
+        self,
+        ctx: ServiceContext,
+        table: ProcessTable,
+        changed: Callable[[], None],
+        life: ChangesModels | None = None,
+        hung: HungLog | None = None,
+        end_hung: Callable[[str, str], None] | None = None,
     ) -> None:
+        """`hung`: what was noted of hung processes before this overseer began. `end_hung` ends one, and says why."""
         super().__init__(ctx)
         self._life = life
         self._table = table
@@ -68,6 +77,9 @@ class SupervisorService(Service):
         self._registry: Leases | None = None
         self._news = asyncio.Event()
         self._problems: dict[str, str] = {}
+        self._end_hung = end_hung
+        self._unheard = Unheard()
+        self.hung = HungLog() if hung is None else hung
 
     async def setup(self) -> None:
         """Open the registry and keep looking into it."""
@@ -76,14 +88,16 @@ class SupervisorService(Service):
 
     def pattern(self, event_type: type[Event]) -> str:
         """Only wishes for this machine."""
-        pattern = super().pattern(event_type)
-        return pattern.replace("*", subject_token(self.ctx.node)) if event_type in WISHES else pattern
+        if event_type in WISHES:
+            return ROUTE_OF[event_type].pattern_for(node=self.ctx.node)
+        return super().pattern(event_type)
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """What the edge of this machine goes by: a lease outlives a message that was missed."""
+        hung = self.hung.facts()
         if self._life is None or not self._life.changed:
-            return {}
-        return {"models": self._life.models, "default_model": self._life.default}
+            return hung
+        return hung | {"models": self._life.models, "default_model": self._life.default}
 
     def ails(self, what: str, problem: str) -> None:
         """What keeps one part of the supervisor from its work; empty: nothing does."""
@@ -115,11 +129,18 @@ class SupervisorService(Service):
         except BusError as error:
             self.log.warning("the registry could not be read: %s", error)
             return
-        leases = [lease for entry in entries if (lease := read_lease(entry.value)) is not None]
+        leases = [lease for entry in entries if (lease := read_lease(entry.value, entry.key)) is not None]
         nodes = {self.ctx.node, *(row.node for row in self._table.rows.values())}
         here = [lease for lease in leases if lease.node in nodes]
         if self._table.see(here, self.clock.wall_ms()):
             self._changed()
+        self._look_for_unheard()
+
+    def _look_for_unheard(self) -> None:
+        rows = [row for row in self._table.rows.values() if row.leased]
+        for name in self._unheard.look([row.name for row in rows if row.stage is StartPhase.SILENT], len(rows)):
+            if self._end_hung is not None:
+                self._end_hung(name, "it has not been heard on the bus since its lease ran out")
 
     def tell_exit(self, gone: ProcessExit) -> None:
         """Publish the end of a process, and take its lease away."""
@@ -131,7 +152,9 @@ class SupervisorService(Service):
             restarts=gone.restarts,
             retry_in_ms=int(gone.retry_in_s * 1000),
             last_words=gone.last_words[-4096:],
+            hung=gone.hung,
         )
+        self.hung.note(gone.name, gone.hung, self.clock.wall_ms())
         instance = self._instances.hear(event)
         self.emit(event)
         if instance is not None and self._registry is not None and not self.ended.is_set():

@@ -126,6 +126,12 @@ def _drafter_alone(choice: ServiceChoice) -> DrafterConfig:
     )
 
 
+def _swarm(context: ServiceContext, settings: Settings, choice: ServiceChoice) -> Service:
+    from twd.swarm.service import Swarm
+
+    return Swarm(context, settings)
+
+
 def _stage(context: ServiceContext, settings: Settings, choice: ServiceChoice) -> Service:
     from twd.supervisor.stage_options import stage_of
 
@@ -199,6 +205,7 @@ SERVICES: Final[dict[str, Factory]] = {
     "relay": _relay,
     "agent": _agent,
     "coordinator": _coordinator,
+    "swarm": _swarm,
 }
 
 

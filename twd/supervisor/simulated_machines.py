@@ -39,11 +39,10 @@ class SimulatedMachines(NamedTuple):
         """The same as options."""
         return (f"--{self.engine}={self.machines}", f"--link-rtt={self.rtt_ms:g}")
 
-    def settings(self, settings: Settings, home: StateFolder) -> Settings:
-        """The demo's settings, with its model spread evenly over these machines."""
+    def settings(self, settings: Settings) -> Settings:
+        """The settings, with the models spread evenly over these machines, which find the files where they are."""
         pool = msgspec.structs.replace(settings.pool, engine=self.engine, split="even", layers_at_home=False)
-        agent = msgspec.structs.replace(settings.agent, model_dirs=(*settings.agent.model_dirs, str(home.cache)))
-        return msgspec.structs.replace(settings, mode="combined", pool=pool, agent=agent)
+        return msgspec.structs.replace(settings, mode="combined", pool=pool)
 
     def agents(self) -> list[ProcessSpec]:
         """An agent for each."""

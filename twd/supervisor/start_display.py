@@ -17,6 +17,7 @@ STYLES = {
     StartPhase.READY: "green",
     StartPhase.DEGRADED: "yellow",
     StartPhase.SILENT: "yellow",
+    StartPhase.MISSING: "yellow",
     StartPhase.FAILED: "bold red",
     StartPhase.RESTARTING: "red",
 }
@@ -219,6 +220,8 @@ def closing_lines(picture: StartSnapshot) -> list[str]:
     """Where everything is, and what to try."""
     lines = ["", f"ready in {picture.ready_ms / 1000:.1f} s"]
     lines += [f"  {name:8} {address}" for name, address in picture.addresses.items()]
+    missing = [row for row in picture.rows if row.stage is StartPhase.MISSING]
+    lines += [f"  without {row.name}, which is taken in when it comes: {row.note}" for row in missing]
     api = picture.addresses.get("api")
     models = picture.summary()["models"]
     if api and models:

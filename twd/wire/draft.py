@@ -59,6 +59,8 @@ class SessionOpened(Event, frozen=True, tag="twd.v1.session.opened"):
     ignore_eos: bool = False
     reading: bool = False
     """The target has not read the prompt yet: who computes on its cores waits for the first token."""
+    drafter: InstanceId = InstanceId("")
+    """For whom it is: a prompt is told to the drafters of its session, each by name, and to nobody else."""
 
 
 class SessionClosed(Event, frozen=True, tag="twd.v1.session.closed"):
@@ -66,6 +68,7 @@ class SessionClosed(Event, frozen=True, tag="twd.v1.session.closed"):
 
     job: JobId
     session: SessionId
+    model: ModelId = ModelId("")
 
 
 class DraftProposed(Event, frozen=True, tag="twd.v1.draft.proposed"):
@@ -84,6 +87,8 @@ class DraftProposed(Event, frozen=True, tag="twd.v1.draft.proposed"):
     text: Annotated[str, Meta(max_length=4096)] = ""
     more: bool = True
     draft_ms: Annotated[float, Meta(ge=0)] = 0.0
+    model: ModelId = ModelId("")
+    """Of the session."""
 
 
 class DraftGranted(Event, frozen=True, tag="twd.v1.draft.granted"):
@@ -96,6 +101,7 @@ class DraftGranted(Event, frozen=True, tag="twd.v1.draft.granted"):
     drafter: InstanceId
     credit: Credit
     floor: Share = 0.3
+    model: ModelId = ModelId("")
 
 
 class DrafterAttached(Event, frozen=True, tag="twd.v1.drafter.attached"):

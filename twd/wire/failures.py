@@ -30,6 +30,9 @@ class FailureCode(enum.StrEnum):
     BACKEND_DOWN = "backend_down"
     BACKEND_BROKEN = "backend_broken"
     BUS_DOWN = "bus_down"
+    NO_SOURCE = "no_source"
+    DISK_FULL = "disk_full"
+    WRONG_BYTES = "wrong_bytes"
     DRAINING = "draining"
     INTERNAL = "internal"
 
@@ -64,6 +67,9 @@ ADVICE: dict[FailureCode, Advice] = {
     FailureCode.BACKEND_DOWN: Advice(502, "The backend does not answer; check its URL and that it runs.", True),
     FailureCode.BACKEND_BROKEN: Advice(502, "The backend's answer makes no sense; check its version.", False),
     FailureCode.BUS_DOWN: Advice(503, "The message bus is away; it reconnects by itself.", True),
+    FailureCode.NO_SOURCE: Advice(503, "Start a machine that has the file; what came is kept, so pull again.", True),
+    FailureCode.DISK_FULL: Advice(507, "Make room on that disk; what came is kept, so pull again.", False),
+    FailureCode.WRONG_BYTES: Advice(502, "The file is another one than its hashes say; get its manifest again.", False),
     FailureCode.DRAINING: Advice(503, "This process is shutting down; try again.", True),
     FailureCode.INTERNAL: Advice(500, "A fault in twd; `twd trace JOB` and the log have the story.", False),
 }

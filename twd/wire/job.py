@@ -216,6 +216,7 @@ class TokensAccepted(Event, frozen=True, tag="twd.v1.tokens.accepted"):
     logprobs: list[TokenLogprob] = []
     lengths: list[Count] = []
     """How much of the text is each token's, where the answer may hold thoughts: these are counted in tokens."""
+    model: ModelId = ModelId("")
 
 
 class JobCancelled(Event, frozen=True, tag="twd.v1.job.cancelled"):
@@ -274,7 +275,7 @@ class JobFinished(Event, frozen=True, tag="twd.v1.job.finished"):
     stop: str = ""
     session: SessionId = SessionId("")
     model: ModelId = ModelId("")
-    """Filled in by who remembers how jobs ended."""
+    """Filled in where it is published."""
 
 
 class JobFailed(Event, frozen=True, tag="twd.v1.job.failed"):
@@ -286,4 +287,4 @@ class JobFailed(Event, frozen=True, tag="twd.v1.job.failed"):
     stats: JobStats = JobStats()
     session: SessionId = SessionId("")
     model: ModelId = ModelId("")
-    """Filled in by who remembers how jobs ended."""
+    """Filled in where it is published."""

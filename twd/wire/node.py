@@ -5,8 +5,9 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from twd.wire.base import Count, Event, InstanceId, Name, NodeId, Part
+from twd.wire.base import Count, Event, InstanceId, Name, NodeId, Part, Share
 from twd.wire.failures import Failure
+from twd.wire.names import subject_token
 from twd.wire.reading import read_as
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -16,14 +17,37 @@ CPU: Final = "CPU"
 """A machine's own memory and cores, where devices are named."""
 
 
+class WeightShare(Part, frozen=True):
+    """The share of a model's layers that is of one kind of weights."""
+
+    kind: Name
+    share: Share
+
+
+class MeasuredStep(Part, frozen=True):
+    """A whole model on the processor, and what one token took there without drafts."""
+
+    layers: Count
+    weight_bytes: Count
+    """Of its layers."""
+    kinds: Annotated[list[WeightShare], Meta(max_length=16)] = []
+    head_bytes: Count = 0
+    head_kind: str = ""
+    ms: Annotated[float, Meta(ge=0)] = 0.0
+    window: Annotated[float, Meta(ge=0)] = 0.0
+    """How many times as long eight tokens took together; 0: not measured."""
+
+
 class CpuFacts(Part, frozen=True):
-    """The processor. `bandwidth` is what was measured of its memory, in bytes a second; 0: not measured."""
+    """The processor. `bandwidth` is what all cores together read of memory, in bytes a second; 0: not measured."""
 
     name: Text = ""
     cores: Count = 1
     threads: Count = 1
     features: list[str] = []
     bandwidth: Count = 0
+    measured: Annotated[list[MeasuredStep], Meta(max_length=32)] = []
+    """What models took here, as loading them showed."""
 
 
 class MemoryFacts(Part, frozen=True):
@@ -99,6 +123,8 @@ class ProcessKind(enum.StrEnum):
     """A slice of a model's layers in a ring."""
     DRAFTER = "drafter"
     """A draft model, which guesses ahead of other machines' models."""
+    SWARM = "swarm"
+    """What gives models to other machines and takes them from there; one on each machine is enough."""
 
 
 READY: Final = "ready"
@@ -248,6 +274,14 @@ GUEST_KEYS: Final = "coordinator.guest."
 """So begin the registry's keys of machines that a coordinator tells of."""
 
 
-def read_node(value: bytes) -> NodeFacts | None:
-    """A machine's facts as they stand in the registry; None for anything else."""
-    return read_as(NodeFacts, value)
+def node_key(node: str) -> str:
+    """Where the registry keeps what an agent tells of its machine."""
+    return f"agent.{subject_token(node)}.claim"
+
+
+def read_node(value: bytes, key: str) -> NodeFacts | None:
+    """A machine's facts as they stand in the registry under its name; None for anything else."""
+    facts = read_as(NodeFacts, value)
+    if facts is None or key not in (node_key(facts.node), f"{GUEST_KEYS}{facts.node}"):
+        return None
+    return facts

@@ -65,9 +65,10 @@ class PlacementDecided(Event, frozen=True, tag="twd.v1.placement.decided"):
         return place_of(self.model, self.replica)
 
 
-def read_placement(value: bytes) -> PlacementDecided | None:
-    """A decision as it stands in the registry; None for anything else."""
-    return read_as(PlacementDecided, value)
+def read_placement(value: bytes, key: str) -> PlacementDecided | None:
+    """A decision as it stands in the registry under its place's name; None for anything else."""
+    decided = read_as(PlacementDecided, value)
+    return decided if decided is not None and key == placement_key(decided.place) else None
 
 
 class Way(Part, frozen=True):

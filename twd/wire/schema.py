@@ -9,7 +9,7 @@ import msgspec
 
 from twd.wire.codec import Rejected, decode
 from twd.wire.failures import ADVICE
-from twd.wire.routes import ROUTES, Route
+from twd.wire.routes import ROUTES, Delivery, Route
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -43,7 +43,7 @@ def render_index() -> dict[str, Any]:
             route.tag: {
                 "class": route.event.__name__,
                 "schema": schema_path(route),
-                "subject": route.tag + (f".{{{route.key}}}" if route.key else ""),
+                "subject": _subject(route),
                 "delivery": route.delivery.value,
                 "queue_group": route.group,
                 "when_full": route.when_full.value,
@@ -55,6 +55,15 @@ def render_index() -> dict[str, Any]:
             for code, advice in ADVICE.items()
         },
     }
+
+
+def _subject(route: Route) -> str:
+    """Who publishes it is part of a subject; answers go to the inbox of who asked."""
+    if route.delivery is Delivery.REPLY:
+        return "_INBOX.{role}.{machine}.{...}"
+    keys = [f"{{{key}}}" for key in route.keys]
+    to = [f"{{{route.to}: role}}", "{machine}", "{copy}"] if route.to else []
+    return ".".join([route.tag, "{source: role}", "{machine}", "{copy}", *keys, *to])
 
 
 def render_all() -> dict[str, str]:

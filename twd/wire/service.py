@@ -34,9 +34,12 @@ class ServiceLease(Part, frozen=True):
     facts: dict[str, str | Figure | float | bool | list[str]] = {}
 
 
-def read_lease(value: bytes) -> ServiceLease | None:
-    """A lease as it stands in the registry; None for anything else there."""
-    return read_as(ServiceLease, value)
+def read_lease(value: bytes, key: str) -> ServiceLease | None:
+    """A lease as it stands in the registry under its instance's name; None for anything else there."""
+    lease = read_as(ServiceLease, value)
+    if lease is None or lease.instance != key or not key.startswith(f"{lease.service}.{lease.node}."):
+        return None
+    return lease
 
 
 class ServiceStarted(Event, frozen=True, tag="twd.v1.service.started"):
@@ -75,6 +78,8 @@ class ServiceExited(Event, frozen=True, tag="twd.v1.service.exited"):
     restarts: Count
     retry_in_ms: int = -1
     last_words: Annotated[str, Meta(max_length=4096)] = ""
+    hung: Annotated[str, Meta(max_length=1024)] = ""
+    """Why the supervisor ended it as hung; empty for one that ended by itself."""
 
 
 class MessageDropped(Event, frozen=True, tag="twd.v1.message.dropped"):

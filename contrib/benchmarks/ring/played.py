@@ -14,8 +14,8 @@ from itertools import pairwise
 from statistics import mean
 
 from twd.bench.pipeline import FixedRing, PipelineSpec
-from twd.bench.played_ring import SimulatedRing
 from twd.bench.rates import rate_together
+from twd.bench.ring.simulated import SimulatedRing
 
 SEEDS = (1, 2, 3)
 WIDTHS = (2, 3, 4, 5, 6, 8, 12, 16)

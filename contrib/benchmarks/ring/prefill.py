@@ -14,8 +14,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from twd.bench.ring import even_cuts
-from twd.bench.ring_lab import RingClient, RingLab, RingPlan
+from twd.bench.ring.lab import RingClient, RingLab, RingPlan
+from twd.bench.ring.run import even_cuts
 from twd.engine.demo_model import demo_model
 from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.gguf_tools.inspect import inspect

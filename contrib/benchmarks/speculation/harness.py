@@ -1,20 +1,17 @@
 """What the benchmarks share: a system of real processes, cores given out, a link with delay."""
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from twd.bench.client import BenchClient, BenchRequest, MeasuredAnswer
+from twd.bench.product.whole_system import TWD, WholeSystem
 from twd.bench.prompts import BenchPrompt
 from twd.cli.common.context import CliContext
 from twd.decoding.window import Window
@@ -28,7 +25,6 @@ from twd.wire.job import Sampling
 
 CACHE = Path.home() / ".cache" / "twd-bench"
 MODEL = ModelId("target")
-TWD = (sys.executable, "-P", "-m", "twd")
 
 
 def weights(kind: str) -> Path:
@@ -50,35 +46,16 @@ def spoken(native: NativeModel, tokens: Sequence[int], count: int) -> Iterator[i
     native.target.close(slot)
 
 
-class System:
-    """One `twd up -d` with a state folder of its own; `more` are further words of that command."""
+class System(WholeSystem):
+    """A system beside which further processes run, and on whose bus one can ask."""
 
     def __init__(self, home: Path, settings: dict[str, Any], more: Sequence[str] = ()) -> None:
-        self.home, self._more = home, more
-        home.mkdir(parents=True, exist_ok=True)
-        self.file = home / "bench.yaml"
-        self.file.write_text(yaml.safe_dump(settings), "utf-8")
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("TWD_")}
-        own = {"TWD_HOME": str(home), "TWD_CONFIG": str(self.file), "TWD_EDGE_PORT": "0", "NO_COLOR": "1"}
-        self.environment = {**kept, **own}
-        self.told: dict[str, Any] = {}
+        super().__init__(home, settings, more)
         self._others: list[subprocess.Popen[bytes]] = []
-
-    def start(self) -> None:
-        """Return when everything is ready."""
-        command = [*TWD, "-c", str(self.file), "up", "-d", "--json", *self._more]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"the system does not start: {done.stdout}{done.stderr}")
-        self.told = json.loads(done.stdout)
-
-    def pid(self, prefix: str) -> int:
-        """The process whose name begins so."""
-        return int(next(one["pid"] for name, one in self.told["processes"].items() if name.startswith(prefix)))
 
     def pids(self) -> list[int]:
         """All processes that were started here."""
-        return [one["pid"] for one in self.told["processes"].values()] + [one.pid for one in self._others]
+        return [*self.processes().values(), *(one.pid for one in self._others)]
 
     def ctx(self) -> CliContext:
         """The system as a command sees it."""
@@ -101,7 +78,7 @@ class System:
         for process in self._others:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
-        subprocess.run([*TWD, "down"], env=self.environment, capture_output=True, check=False)
+        super().stop()
 
 
 @asynccontextmanager
@@ -115,12 +92,6 @@ async def client_of(system: System) -> AsyncIterator[BenchClient]:
             yield client
         finally:
             await client.stop("done")
-
-
-def give_cores(pid: int, cores: set[int]) -> None:
-    """Keep all threads of a process on these cores."""
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setaffinity(int(task.name), cores)
 
 
 async def ask_all(client: BenchClient, prompts: list[BenchPrompt], how: BenchRequest) -> list[MeasuredAnswer]:

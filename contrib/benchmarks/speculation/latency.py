@@ -13,10 +13,11 @@ import os
 import tempfile
 from pathlib import Path
 
-from harness import MODEL, System, ask_all, client_of, give_cores, rate, until, weights
+from harness import MODEL, System, ask_all, client_of, rate, until, weights
 
 from twd.bench.analytic import SpeculationSetting, best_continuous, plain_rate
 from twd.bench.client import BenchClient, BenchRequest
+from twd.bench.product.whole_system import give_cores
 from twd.bench.prompts import PROMPTS, BenchPrompt
 from twd.bench.report import percentile
 from twd.bench.session import find_speculator

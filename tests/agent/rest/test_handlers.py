@@ -13,6 +13,7 @@ from tests.engine.tiny_models import write_llama
 from twd.agent.log_tail import tail
 from twd.agent.moe_profile import profile
 from twd.agent.service import AgentService
+from twd.own_certificate import read_or_make_certificate
 from twd.settings.model import AgentConfig as AgentSettings
 from twd.wire.failures import FailureCode, TwdError
 
@@ -182,6 +183,27 @@ async def test_off_loopback_it_wants_a_token(start_agent: StartAgent) -> None:
         await start_agent(agent=AgentSettings(host="0.0.0.0", port=0))
     assert told.value.code is FailureCode.FORBIDDEN
     await start_agent("desk", agent=AgentSettings(host="0.0.0.0", port=0, token="s3cret"))
+
+
+async def test_off_loopback_it_speaks_https_by_a_certificate_of_its_own(
+    http: aiohttp.ClientSession, start_agent: StartAgent
+) -> None:
+    agent = await start_agent(agent=AgentSettings(host="0.0.0.0", port=0, token="s3cret"))
+    assert agent._peer_url.startswith("https://")
+    here = f"127.0.0.1:{agent._peer_url.rpartition(':')[2]}/v1/peer/health"
+    pin = read_or_make_certificate(agent._settings.home_dir, []).fingerprint
+    bearer = {"Authorization": "Bearer s3cret"}
+    async with http.get(f"https://{here}", ssl=aiohttp.Fingerprint(bytes.fromhex(pin)), headers=bearer) as reply:
+        assert reply.status == 200
+    with pytest.raises(aiohttp.ClientError):
+        await http.get(f"http://{here}", headers=bearer)
+
+
+async def test_it_goes_without_only_where_that_is_said(http: aiohttp.ClientSession, start_agent: StartAgent) -> None:
+    agent = await start_agent(agent=AgentSettings(host="0.0.0.0", port=0, token="s3cret", allow_plaintext=True))
+    here = f"http://127.0.0.1:{agent._peer_url.rpartition(':')[2]}/v1/peer/health"
+    async with http.get(here, headers={"Authorization": "Bearer s3cret"}) as reply:
+        assert reply.status == 200
 
 
 async def test_a_taken_port_on_loopback_costs_only_the_number(start_agent: StartAgent) -> None:

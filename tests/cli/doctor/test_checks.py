@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -58,6 +59,26 @@ def test_an_open_door_without_tls() -> None:
     (finding,) = checks.check_door(made(edge={"host": "0.0.0.0"}))
     assert finding.verdict is Severity.WARN
     assert checks.check_door(made(edge={"host": "0.0.0.0", "tls": {"cert": "c", "key": "k"}})) == []
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ({"bus": {"host": "0.0.0.0"}, "agent": {"host": "::", "token": "t"}}, ""),
+        ({"bus": {"host": "localhost", "allow_plaintext": True}, "agent": {"allow_plaintext": True}}, ""),
+        ({"bus": {"host": "0.0.0.0", "allow_plaintext": True}}, "broker's token and all texts"),
+        ({"agent": {"host": "0.0.0.0", "token": "t", "allow_plaintext": True}}, "agent.token travels"),
+        ({"bus": {"url": "nats://10.0.0.1:4222,127.0.0.1:4222"}}, "bus.url is nats://10.0.0.1:4222"),
+        ({"bus": {"url": "nats://127.0.0.1:4222,[::1]:4222,localhost"}}, ""),
+        ({"bus": {"url": "tls://10.0.0.1:4222"}}, ""),
+        ({"bus": {"url": "10.0.0.1:4222", "tls": {"fingerprint": "0" * 64}}}, ""),
+    ],
+)
+def test_nothing_goes_in_the_clear_unless_it_is_asked_for_and_then_it_is_told(
+    written: dict[str, Any], told: str
+) -> None:
+    found = checks.check_door(made(**written))
+    assert [told in finding.detail for finding in found] == ([True] if told else [])
 
 
 def test_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:

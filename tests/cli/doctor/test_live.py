@@ -65,22 +65,38 @@ def test_bus() -> None:
     ],
 )
 def test_services(given: ServiceLease, verdict: Severity, mend: str) -> None:
-    (finding,) = live.check_services([(given, 1.0)], [])
+    (finding,) = live.check_services([(given, 1.0)], {})
     assert finding.verdict is verdict
     assert finding.mend.startswith(mend)
     assert given.note in finding.detail
 
 
 def test_services_that_are_not_there() -> None:
-    (finding,) = live.check_services([], [])
+    (finding,) = live.check_services([], {})
     assert (finding.verdict, finding.mend) == (Severity.FAIL, "twd up")
-    (finding,) = live.check_services([], ["drafter.tiny"])
+    (finding,) = live.check_services([], {"drafter.tiny": ""})
     assert (finding.verdict, finding.mend) == (Severity.FAIL, "twd logs drafter.tiny")
+
+
+def test_what_the_others_go_on_without_is_something_to_look_at() -> None:
+    (finding,) = live.check_services([], {"drafter.tiny": "nobody listens there"})
+    assert (finding.verdict, finding.mend) == (Severity.WARN, "twd logs drafter.tiny")
+    assert finding.detail == "missing: nobody listens there"
+    away = lease("drafter", Health.DEGRADED, facts={"ready": False}, note="connection refused")
+    (finding,) = live.check_services([(away, 1.0)], {})
+    assert (finding.verdict, finding.detail) == (Severity.WARN, "missing: connection refused")
+
+
+def test_what_was_hung_is_told() -> None:
+    told = lease("agent", facts={"hung": ["stage-1: it was stopped (at 12:00:00); it was ended and started again"]})
+    _, finding = live.check_services([(told, 1.0)], {})
+    assert (finding.verdict, finding.name, finding.mend) == (Severity.WARN, f"hung on {told.node}", "twd logs stage-1")
+    assert "it was stopped" in finding.detail
 
 
 def test_versions_that_differ() -> None:
     newer = lease(version="1.10.0", node=NodeId("new"))
-    *_, finding = live.check_services([(lease(), 1.0), (newer, 1.0)], [])
+    *_, finding = live.check_services([(lease(), 1.0), (newer, 1.0)], {})
     assert finding.verdict is Severity.WARN
     assert finding.detail == "box not at 1.10.0"
     assert finding.mend == "pip install --upgrade twd==1.10.0"

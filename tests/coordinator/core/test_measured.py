@@ -12,7 +12,7 @@ from twd.coordinator.links import LinkTable
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.codec import encode
 from twd.wire.model import CostPoint
-from twd.wire.placement import PlacementDecided, Slice, Way, read_placement
+from twd.wire.placement import PlacementDecided, Slice, Way, placement_key, read_placement
 from twd.wire.ring import StageReady
 
 ATTIC = NodeId("attic")
@@ -72,7 +72,7 @@ def test_a_forecast_that_was_far_too_slow_becomes_no_nonsense() -> None:
     slow = msgspec.structs.replace(decided(), slices=[msgspec.structs.replace(piece, ms=22_000.0)], plain_tok_s=0.05)
     after = retimed(slow, SHAPE, {(piece.node, piece.device): DevicePace(piece.weight_bytes / 0.5)})
     assert after.plain_tok_s == pytest.approx(2.0, rel=0.1), "its rate was rounded"
-    assert read_placement(encode(after)) == after
+    assert read_placement(encode(after), placement_key(after.place)) == after
 
 
 def test_the_coordinator_tells_the_better_forecast() -> None:

@@ -90,6 +90,18 @@ def test_figures_and_savings() -> None:
 
 
 @needs_node
+def test_the_gain_is_of_jobs_with_drafts_to_jobs_without() -> None:
+    script = f"""
+      import {{ gain }} from "{(FOLDER / "figures.js").as_uri()}";
+      const job = (checked, completion_tokens, decode_ms) => ({{stats: {{checked, completion_tokens, decode_ms}}}});
+      const failed = {{failure: {{code: "busy"}}, stats: {{checked: 0, completion_tokens: 1, decode_ms: 9999}}}};
+      const plain = [job(0, 10, 500), job(0, 30, 1500)];
+      console.log(JSON.stringify([gain([...plain, job(20, 40, 1000), failed]), gain(plain), gain([])]));
+    """
+    assert in_node(script) == [2, None, None]
+
+
+@needs_node
 def test_drafters_are_known_by_model_and_machine_over_their_restarts() -> None:
     script = f"""
       import * as f from "{(FOLDER / "figures.js").as_uri()}";
@@ -173,6 +185,40 @@ def test_text_nested_without_end_is_shown(mark: str) -> None:
       const {{ render }} = await import("{(FOLDER / "markdown.js").as_uri()}");
       const lines = Array.from({{ length: 300 }}, (_, depth) => "  ".repeat(depth) + {json.dumps(mark)} + "a");
       console.log(JSON.stringify([render({json.dumps(mark)}.repeat(8000)).length, render(lines.join("\\n")).length]));
+    """)
+
+
+@needs_node
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a `b` c", ["a ", ["code", "b"], " c"]),
+        ("``a`b`` `c``", [["code", "a`b"], " `c``"]),
+        ("`open **x `y` z**", [["code", "open **x"], "y` z**"]),
+        ("[a](HTTP://b) [c](javascript:d)", [["a", "a"], " [c](javascript:d)"]),
+    ],
+)
+def test_code_and_links(text: str, parts: list[Any]) -> None:
+    told = in_node(f"""
+      const {{ inline }} = await import("{(FOLDER / "markdown.js").as_uri()}");
+      const shown = (one) => typeof one === "string" ? one : [one.tag, ...one.children];
+      console.log(JSON.stringify(inline({json.dumps(text)}).map(shown)));
+    """)
+    assert [part if isinstance(part, str) else [part[0], part[1].strip()] for part in told] == [
+        part if isinstance(part, str) else [part[0], part[1].strip()] for part in parts
+    ]
+
+
+@needs_node
+@pytest.mark.parametrize("piece", ["`", "[", "[](", "[](http://", "**a*", "*a ", "| ", "- ", "`a``b"])
+def test_no_text_takes_the_square_of_its_length(piece: str) -> None:
+    """Where it did, these would take longer than the script may."""
+    text = f"{json.dumps(piece)}.repeat({300_000 // len(piece)})"
+    if piece == "`":
+        text = "Array.from({ length: 700 }, (_, n) => '`'.repeat(n + 1)).join('a')"
+    assert in_node(f"""
+      const {{ render }} = await import("{(FOLDER / "markdown.js").as_uri()}");
+      console.log(render({text}).length);
     """)
 
 

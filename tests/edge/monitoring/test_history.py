@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -11,14 +12,18 @@ import pytest
 
 from tests.edge.conftest import House, OpenHouse, ctx
 from tests.edge.fake_speculator import Script
+from tests.signed import signed
 from tests.waiting import until
 from twd.bus.base import BusMessage, Subscription, SubscriptionOptions
+from twd.edge.auth.keys import ApiKey, KeyStore, digest
 from twd.edge.http.openapi import OPERATIONS, document
 from twd.edge.monitoring.feed import PENDING_BYTES_MAX, PENDING_MAX, FeedWatcher
 from twd.edge.monitoring.redact import redacted
 from twd.kit.service import Effects, Reply, Service
+from twd.metrics.service import MetricsService
 from twd.wire.base import InstanceId, JobId, ModelId, SessionId
 from twd.wire.codec import encode
+from twd.wire.failures import TwdError
 from twd.wire.job import FinishReason, JobFinished, JobStats, JobSubmitted, Prompt, Speculation, TokensAccepted
 from twd.wire.routes import ROUTE_OF, subject_of
 from twd.wire.trace import HistoryReported, HistoryRequested, TraceReported, TraceRequested
@@ -104,9 +109,10 @@ async def test_who_leaves_while_attaching_leaves_nothing_behind(house: House, mo
 
     monkeypatch.setattr(feed._bus, "subscribe_all", breaks_off)
     with pytest.raises(asyncio.CancelledError):
-        await feed.attach(frozenset())
+        await feed.attach(FeedWatcher(frozenset(), ""))
     monkeypatch.undo()
-    watcher = await feed.attach(frozenset({"job"}))
+    watcher = FeedWatcher(frozenset({"job"}), "")
+    await feed.attach(watcher)
     await house.chat()
     tags = [tag for tag, _ in watcher.take()]
     assert len(tags) == len(set(tags))
@@ -146,7 +152,7 @@ async def test_topics_are_those_of_what_is_broadcast(house: House) -> None:
 
 
 def message(event: Any) -> BusMessage:
-    return BusMessage(subject_of(event), encode(event))
+    return BusMessage(subject_of(signed(event)), encode(signed(event)))
 
 
 def test_a_busy_watcher_gets_the_newest_of_each_job() -> None:
@@ -203,6 +209,63 @@ async def test_one_watcher_too_many_is_told_so(house: House, monkeypatch: pytest
     assert third.status == 200
     second.close()
     third.close()
+
+
+async def test_who_has_most_places_gives_one_to_who_has_fewest(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twd.edge.monitoring.feed.WATCHERS_MAX", 4)
+    feed = house.edge.records.feed
+    greedy = [FeedWatcher(frozenset(), "", "greedy") for _ in range(4)]
+    modest = [FeedWatcher(frozenset(), "", "modest") for _ in range(3)]
+    for watcher in (*greedy, *modest[:2]):
+        await feed.attach(watcher)
+    assert [watcher.closed for watcher in greedy] == [True, True, False, False]
+    for one_more in (modest[2], FeedWatcher(frozenset(), "", "greedy")):
+        with pytest.raises(TwdError, match="4 clients watch"):
+            await feed.attach(one_more)
+    for watcher in (*greedy, *modest):
+        await feed.detach(watcher)
+    assert not feed._subscriptions
+
+
+LIMITED, OTHER, WHOLE = ({"Authorization": f"Bearer twd_{word}"} for word in ("limited", "other", "whole"))
+
+
+def save_keys(home: Path) -> None:
+    both = [ApiKey(name=name, sha256=digest(f"twd_{name}"), models=["small"]) for name in ("limited", "other")]
+    KeyStore(home).save([*both, ApiKey(name="whole", sha256=digest("twd_whole"))])
+
+
+async def test_a_key_limited_to_a_model_sees_its_own_jobs_alone(open_house: OpenHouse, tmp_path: Path) -> None:
+    save_keys(tmp_path)
+    house = await open_house()
+    metrics = MetricsService(ctx(house.broker, 8), house.edge.settings)
+    await metrics.start()
+    url = house.edge.url
+    asked = {"model": "small", "messages": [{"role": "user", "content": "Hi"}]}
+    watching = {
+        who["Authorization"]: await house.http.get(url + "/v1/twd/events", headers=who) for who in (OTHER, WHOLE)
+    }
+    answer = await house.http.post(url + "/v1/chat/completions", json=asked, headers=LIMITED)
+    job = answer.headers["x-twd-job"]
+
+    async def sees(who: dict[str, str]) -> tuple[int, int]:
+        history = await (await house.http.get(url + "/v1/twd/history", headers=who)).json()
+        trace = await house.http.get(url + f"/v1/twd/jobs/{job}", headers=who)
+        return len(history["jobs"]), trace.status
+
+    assert await sees(LIMITED) == await sees(WHOLE) == (1, 200)
+    assert await sees(OTHER) == (0, 404)
+    for who, status in ((LIMITED, 403), (OTHER, 403), (WHOLE, 200)):
+        assert (await house.http.get(url + "/metrics", headers=who)).status == status
+    heard = watching[WHOLE["Authorization"]].content
+    async with asyncio.timeout(20):
+        while job.encode() not in await heard.readline():
+            pass
+    house.edge.records.feed.close()
+    unheard = await watching[OTHER["Authorization"]].content.read()
+    assert b"twd events" in unheard
+    assert job.encode() not in unheard
+    await metrics.stop()
 
 
 def test_what_is_no_event_is_left_out() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import struct
 from base64 import b64decode
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tests.edge.conftest import House, OpenHouse, ctx
 from tests.edge.fake_speculator import MODEL
 from tests.waiting import until
 from twd.bus.base import PAYLOAD_BYTES_MAX, RequestTimeout
+from twd.edge.auth.keys import ApiKey, KeyStore, digest
 from twd.kit.service import Effects, Reply, Service
 from twd.wire.embedding import EmbeddingMade, EmbeddingRequested
 from twd.wire.failures import Failure, FailureCode
@@ -149,3 +151,21 @@ async def test_a_model_that_makes_none_is_told_apart_from_one_that_is_away(house
     await house.speculator.stop()
     assert (await ask(house))[0] in (503, 404)
     assert (await ask(house, model="nothing"))[0] == 404
+
+
+async def test_what_a_key_may_use_counts_as_the_vectors_come(
+    open_house: OpenHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    KeyStore(tmp_path).save([ApiKey(name="k", sha256=digest("twd_k"), tokens_per_day=10)])
+    house = await open_house()
+    one = FakeEmbedder(ctx(house.broker, 4))
+    await one.start()
+    refused = await house.http.post(
+        house.edge.url + "/v1/embeddings",
+        json={"model": MODEL, "input": ["12345"] * 100},
+        headers={"Authorization": "Bearer twd_k"},
+    )
+    assert refused.status == 429
+    assert one.handled == 2
+    assert house.edge.front.meter._uses["k"].tokens == 10
+    await one.stop()

@@ -148,6 +148,7 @@ def test_an_end_whose_text_is_not_whole_is_no_end() -> None:
     assert one.handle(finished(3), 1.1) == []
     again = submission(one.tick(one.due))
     assert again.resume == [1]
+    one.handle(queued(2), 2.0)
     one.handle(tokens(1, [2, 3], attempt=2), 2.0)
     assert one.handle(finished(3, attempt=2), 2.1) == [Finish(finished(3, attempt=2))]
 
@@ -178,12 +179,29 @@ def test_a_worker_that_is_gone_is_replaced_at_once() -> None:
     assert one.worker_gone(ONE, 1.1) == []
 
 
-def test_the_worker_is_known_from_its_events_when_its_answer_was_lost() -> None:
+def test_events_that_overtake_the_answer_count_when_it_says_that_they_are_from_the_worker() -> None:
+    one, first = owner(), tokens(0, [1])
+    forged = msgspec.structs.replace(first, text="forged", source=TWO)
+    assert one.handle(forged, 0.5) == []
+    assert one.handle(first, 0.5) == []
+    assert one.answer(queued(), 0.6) == [Deliver(first)]
+    assert submission(one.worker_gone(ONE, 2.0)).resume == [1]
+
+
+def test_nobody_but_the_worker_ends_a_job_or_adds_to_it() -> None:
+    one = running()
+    for event in (tokens(0, [9]), finished(0), failed(FailureCode.INTERNAL)):
+        assert one.handle(msgspec.structs.replace(event, source=TWO), 1.0) == []
+    assert not one.ended
+    assert one.place == 0
+
+
+def test_without_the_answer_nobody_is_believed_and_the_job_is_offered_again() -> None:
     one = owner()
     one.handle(tokens(0, [1]), 0.5)
     lost = Failure(code=FailureCode.DEADLINE, message="no answer")
-    assert one.unanswered(1, lost, 1.0) == []
-    assert submission(one.worker_gone(ONE, 2.0)).resume == [1]
+    assert isinstance(one.unanswered(1, lost, 1.0)[0], Release)
+    assert submission(one.tick(one.due)).resume == []
 
 
 @pytest.mark.parametrize("code", [FailureCode.BUSY, FailureCode.NOBODY_HOME, FailureCode.DRAINING])
@@ -278,6 +296,7 @@ def test_new_tokens_refill_the_budget_of_losses() -> None:
     one = running()
     now = 0.0
     for place in range(20):
+        one.handle(queued(one.attempt), now)
         one.handle(tokens(place, [place], attempt=one.attempt), now)
         now += 1.0
         assert submission(one.worker_gone(ONE, now)).resume == list(range(place + 1))

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from tests.coordinator.machines import machine
+from tests.signed import signed
 from tests.sim.engines import PlayedModel
 from tests.speculator.fakes import job
 from tests.waiting import until
@@ -39,7 +40,7 @@ from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import NodeChanged, NodeFacts, ProcessFacts, ProcessKind
 from twd.wire.placement import PlacementDecided, Slice, placement_key
 from twd.wire.ring import READY_FACT, StageReady
-from twd.wire.routes import ROUTE_OF
+from twd.wire.routes import subject_of
 from twd.wire.service import ServiceLease
 
 DESK, ATTIC, CELLAR = NodeId("desk"), NodeId("attic"), NodeId("cellar")
@@ -137,10 +138,10 @@ async def tell_stage(leases: Leases, node: NodeId, file: str = "h") -> None:
     await leases.put(f"agent.{node}.claim", msgspec.json.encode(spared(node)))
     stage = msgspec.structs.replace(stage_on(node), file_hash=file)
     told = ServiceLease(
-        service="stage", instance=InstanceId(f"stage.{node}"), node=node, pid=7, version="1", started_ms=1,
+        service="stage", instance=InstanceId(f"stage.{node}.x"), node=node, pid=7, version="1", started_ms=1,
         renewed_ms=1, facts={READY_FACT: msgspec.json.encode(stage).decode()},
     )  # fmt: skip
-    await leases.put(f"stage.{node}", msgspec.json.encode(told))
+    await leases.put(f"stage.{node}.x", msgspec.json.encode(told))
 
 
 def test_a_spare_serves_while_its_original_does_not_and_then_goes_on() -> None:
@@ -259,7 +260,7 @@ class House:
 
     async def emit(self, event: Event) -> None:
         bus = self.broker.connect("teller")
-        bus.publish(ROUTE_OF[type(event)].subject(event), encode(event))
+        bus.publish(subject_of(signed(event)), encode(signed(event)))
         await bus.flush()
 
     async def settled(self, note: str) -> None:

@@ -2,7 +2,6 @@
 
 import platform
 import re
-import time
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +16,6 @@ FEATURES: Final = (
     *("amx_int8", "neon", "asimd", "asimddp", "fphp", "i8mm", "sve", "sve2"),
 )
 """Those that llama.cpp has kernels for."""
-_SAMPLE_BYTES: Final = 32 * 1024 * 1024
-_SAMPLES: Final = 3
 
 
 def parse_cpuinfo(text: str) -> tuple[str, list[str]]:
@@ -52,14 +49,3 @@ def memory_facts() -> MemoryFacts:
         swap_free=swap.free,
         host_available=int(psutil.virtual_memory().available),
     )
-
-
-def measure_bandwidth() -> int:
-    """Bytes a second that one thread can read, to two digits; takes some ten milliseconds."""
-    sample = b"\1" * _SAMPLE_BYTES
-    best = float("inf")
-    for _ in range(_SAMPLES):
-        began = time.perf_counter()
-        sample.find(b"\0")  # the library's search reads as fast as memory gives
-        best = min(best, time.perf_counter() - began)
-    return int(float(f"{_SAMPLE_BYTES / max(best, 1e-6):.1e}"))

@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import math
+import ssl
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
@@ -12,8 +14,10 @@ from aiohttp.typedefs import Handler, Middleware
 
 from twd.agent.core import RateLimiter
 from twd.agent.rest.access_policy import PeerAccessPolicy, check_bind
+from twd.agent.rest.connection_limits import BETWEEN_REQUESTS_S, ConnectionLimits, GuardedSite
 from twd.kit.clock import Clock
 from twd.net.addresses import bare_host, bracketed, is_loopback, told_host
+from twd.own_certificate import read_or_make_certificate
 from twd.settings.model import AgentConfig as AgentSettings
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.reading import NONSENSE
@@ -36,39 +40,60 @@ class TooManyRequests(TwdError):
 class PeerServer:
     """Listens for one agent."""
 
-    def __init__(self, settings: AgentSettings, clock: Clock, log: logging.Logger) -> None:
+    def __init__(self, settings: AgentSettings, home: Path, clock: Clock, log: logging.Logger) -> None:
+        """`home`: where the certificate is that it shows off loopback."""
         self._settings = settings
+        self._home = home
         self._clock = clock
         self._log = log
         self._door = PeerAccessPolicy(settings.token)
         self._limiter = RateLimiter()
+        self._guests = ConnectionLimits()
         self._runner: web.AppRunner | None = None
         self.port = 0
 
     @property
     def url(self) -> str:
         """Where others find it; from afar only when it listens there."""
-        return f"http://{bracketed(told_host(self._settings.host))}:{self.port}"
+        scheme = "https" if self._settings.encrypted else "http"
+        return f"{scheme}://{bracketed(told_host(self._settings.host))}:{self.port}"
 
     async def open(self, routes: Iterable[web.AbstractRouteDef]) -> None:
         """Bind the port and answer."""
         check_bind(self._settings.host, self._settings.token)
         app = web.Application(middlewares=[self._middleware()], client_max_size=BODY_MAX)
         app.add_routes(routes)
-        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=CLOSING_S)
+        self._runner = web.AppRunner(
+            app,
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=CLOSING_S,
+            keepalive_timeout=BETWEEN_REQUESTS_S,
+        )
         await self._runner.setup()
-        await self._listen(self._runner)
+        context = await asyncio.to_thread(self._tls_context) if self._settings.encrypted else None
+        await self._listen(self._runner, context)
 
-    async def _listen(self, runner: web.AppRunner) -> None:
+    def _tls_context(self) -> ssl.SSLContext:
+        notes: list[str] = []
+        own = read_or_make_certificate(self._home, notes)
+        for note in notes:
+            self._log.warning("%s", note)
+        self._log.info("the peer API shows the certificate with SHA-256 %s", own.fingerprint)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(own.file)
+        return context
+
+    async def _listen(self, runner: web.AppRunner, context: ssl.SSLContext | None) -> None:
         host, port = bare_host(self._settings.host), self._settings.port
         try:
-            await web.TCPSite(runner, host, port).start()
+            await GuardedSite(runner, host, port, self._guests, ssl_context=context).start()
         except OSError as error:
             if not port or not is_loopback(host):
                 text = f"the agent cannot listen on {host}:{port}: {error.strerror}. Set another agent.port."
                 raise TwdError(FailureCode.BAD_REQUEST, text, "agent.port") from None
             self._log.warning("port %d is taken; the peer API takes a free one", port)
-            await web.TCPSite(runner, host, 0).start()
+            await GuardedSite(runner, host, 0, self._guests, ssl_context=context).start()
         self.port = runner.addresses[0][1]
 
     async def close(self) -> None:
@@ -79,6 +104,7 @@ class PeerServer:
     def _middleware(self) -> Middleware:
         @web.middleware
         async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
+            self._guests.served(request.transport)
             try:
                 self._let_in(request)
                 return await handler(request)

@@ -9,10 +9,11 @@ from twd.backends.clients.circuit_breaker import BreakerState, CircuitBreaker
 from twd.backends.clients.facts import fingerprint
 from twd.backends.drafter.sessions import DraftSessions
 from twd.bus.base import BusError
+from twd.drafting.session_models import SessionModels, drafters_pattern
 from twd.drafting.unprofitable_targets import UnprofitableTargets
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, ServiceContext
 from twd.kit.tasks import every
-from twd.wire.base import ModelId
+from twd.wire.base import Event, ModelId
 from twd.wire.draft import (
     DeviceKind,
     DrafterAttached,
@@ -26,8 +27,7 @@ from twd.wire.draft import (
 from twd.wire.failures import TwdError
 from twd.wire.job import JobFailed, JobFinished, Prompt, TokensAccepted
 from twd.wire.model import ModelFailed, ModelReady
-from twd.wire.reading import read_as
-from twd.wire.service import Health, ServiceLease
+from twd.wire.service import Health, ServiceLease, read_lease
 
 WATCH_S: Final = 1.0
 COMPARE_MIN: Final = 12
@@ -78,7 +78,8 @@ class RemoteDrafter(Service):
         self._backend: Backend | None = None
         self._can: Capabilities | None = None
         self._breaker = CircuitBreaker(failures, cooldown_s, PARDON)
-        self._drafting = DraftSessions(self.instance, self.clock, self.tasks, self.emit, self._ended)
+        self._models = SessionModels()
+        self._drafting = DraftSessions(self.instance, self.clock, self.tasks, self._propose, self._ended)
         self._speaks: dict[str, bool] = {}
         self._unprofitable = UnprofitableTargets()
         self._attached = False
@@ -86,6 +87,13 @@ class RemoteDrafter(Service):
         self._token_ms = 0.0
         self._told = ""
         self.note = "asking the server what it can"
+
+    def pattern(self, event_type: type[Event]) -> str:
+        """Only what is for this drafter, or for all who draft for its model."""
+        return drafters_pattern(event_type, self.instance, self.for_model)
+
+    def _propose(self, proposal: DraftProposed) -> None:
+        self.emit(self._models.of(proposal))
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -155,7 +163,7 @@ class RemoteDrafter(Service):
             entries = await leases.entries()
         except BusError:
             return self._standing_by
-        others = (read_as(ServiceLease, entry.value) for entry in entries if entry.key != self.instance)
+        others = (read_lease(entry.value, entry.key) for entry in entries if entry.key != self.instance)
         return any(other is not None and self._is_better(other) for other in others)
 
     def _is_better(self, lease: ServiceLease) -> bool:
@@ -251,6 +259,7 @@ class RemoteDrafter(Service):
         """Run ahead of it."""
         if not self._attached or (self.for_model and event.model != self.for_model):
             return None
+        self._models.hear(event)
         speaks = self._speaks.get(event.vocab.hash)
         if speaks is None and event.text and len(event.tokens) >= COMPARE_MIN:
             self._speaks[event.vocab.hash] = False  # until the comparison says otherwise
@@ -272,6 +281,7 @@ class RemoteDrafter(Service):
 
     def on_session_closed(self, event: SessionClosed) -> Effects:
         """Forget it."""
+        self._models.forget(event.session)
         self._drafting.close(event.session)
         return None
 

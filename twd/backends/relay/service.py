@@ -24,7 +24,7 @@ from twd.wire.job import (
     TokensAccepted,
 )
 from twd.wire.model import ModelFailed, ModelReady, ModelUnloaded
-from twd.wire.routes import ROUTE_OF, subject_token
+from twd.wire.routes import ROUTE_OF
 from twd.wire.service import Health
 
 JOBS_MAX: Final = 256
@@ -77,7 +77,7 @@ class RelayService(Service):
     def pattern(self, event_type: type[Event]) -> str:
         """Only the jobs of this model."""
         if event_type is JobSubmitted:
-            return f"{ROUTE_OF[JobSubmitted].tag}.{subject_token(self.model)}"
+            return ROUTE_OF[JobSubmitted].pattern_for(model=self.model)
         return super().pattern(event_type)
 
     # -- life ----------------------------------------------------------------------------------
@@ -180,6 +180,11 @@ class RelayService(Service):
     def on_job_submitted(self, event: JobSubmitted, reply: Reply) -> Effects:
         """Refuse at once what cannot be served; pass the rest on. What comes again, or too late, is in hand already."""
         held = self._lines.get(event.job)
+        if held is not None and held.relayed.job.owner != event.owner:
+            text = f"another client has a job with the name {event.job!r} in hand"
+            failure = Failure(code=FailureCode.BUSY, message=text)
+            reply(JobFailed(job=event.job, attempt=event.attempt, failure=failure))
+            return None
         if held is not None and held.relayed.job.attempt >= event.attempt:
             reply(JobQueued(job=event.job, attempt=event.attempt, speculator=self.instance))
             return None
@@ -228,7 +233,9 @@ class RelayService(Service):
     def on_job_cancelled(self, event: JobCancelled) -> Effects:
         """The owner no longer wants it: hang up, so that the server stops to compute."""
         line = self._lines.get(event.job)
-        if line is not None and (not event.attempts or line.relayed.job.attempt <= event.attempts):
+        if line is None or line.relayed.job.owner != event.source:
+            return None
+        if not event.attempts or line.relayed.job.attempt <= event.attempts:
             failure = Failure(code=FailureCode.CANCELLED, message=event.reason or "cancelled")
             self._tell(line.relayed.fail(failure, self.clock.now()))
             self._let_go(line)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from twd.bus.base import (
+    INBOX_PREFIX,
     BusError,
     BusMessage,
     BusStats,
@@ -30,7 +31,7 @@ from twd.bus.base import (
 from twd.bus.inbox import Inbox, Listener
 from twd.bus.interest import InterestTable
 from twd.bus.memory.leases import ClientLeases, MemoryLeases
-from twd.wire.routes import WhenFull
+from twd.wire.routes import WhenFull, origin_in
 
 OVERTAKEN_S: Final = 0.1
 """A reordered message comes up to so much later than the ones behind it."""
@@ -74,10 +75,10 @@ class MemoryBroker:
         self.clients.append(client)
         return client
 
-    def inbox(self) -> str:
-        """A fresh subject for answers."""
+    def inbox(self, subject: str) -> str:
+        """A fresh subject for answers to a question on `subject`, below the name of who asks."""
         self._inboxes += 1
-        return f"_INBOX.{self._inboxes}"
+        return ".".join(filter(None, (INBOX_PREFIX, *origin_in(subject), str(self._inboxes))))
 
     def route(self, sender: "MemoryBus", message: BusMessage) -> int:
         """Hand a message to every matching subscription, one of each queue group; returns how many."""
@@ -245,7 +246,7 @@ class MemoryBus:
     ) -> Callable[[], None]:
         """Ask; returns what withdraws the question."""
         self._check(subject, data)
-        loop, inbox = asyncio.get_running_loop(), self.broker.inbox()
+        loop, inbox = asyncio.get_running_loop(), self.broker.inbox(subject)
         waiting = True
 
         def settle(answer: bytes | BusError) -> None:

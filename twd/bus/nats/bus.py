@@ -11,7 +11,6 @@ from typing import Any, Final
 
 from twd.bus.address import BusAddress
 from twd.bus.base import (
-    INBOX_PREFIX,
     PAYLOAD_BYTES_MAX,
     BusError,
     BusMessage,
@@ -25,8 +24,10 @@ from twd.bus.base import (
     check_pattern,
     check_size,
     check_subject,
+    inbox_of,
     safe_reply,
 )
+from twd.bus.followed_leases import FollowedLeases
 from twd.bus.inbox import Inbox, Listener
 from twd.bus.nats.dial import Dialer
 from twd.bus.nats.frames import StatusReply, publish_frame, subscribe_frame, unsubscribe_frame
@@ -108,7 +109,7 @@ class NatsBus:
         self._outbox = Outbox(self.stats, outbox_bytes)
         self._listeners: dict[int, Listener] = {}
         self._number = _ANSWERS
-        self._questions = PendingRequests(f"{INBOX_PREFIX}.{name.split('.')[0]}.{secrets.token_hex(11)}.")
+        self._questions = PendingRequests(f"{inbox_of(name)}.{secrets.token_hex(11)}.")
         self._asked: set[_Asked] = set()
         self._dialer = Dialer(address, name, ping_interval_s, self._deliver, self._deny, self._greet)
         self._link: NatsLink | None = None
@@ -117,6 +118,7 @@ class NatsBus:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._closed = asyncio.Event()
+        self._followed: dict[str, FollowedLeases] = {}
 
     @classmethod
     async def connect(
@@ -132,8 +134,8 @@ class NatsBus:
     ) -> "NatsBus":
         """Connect within `wait_s`, or raise a BusError that says why not; later losses are mended for ever.
 
-        The first word of `name` is the role: answers arrive under `_INBOX.<role>.`, so that a broker can
-        keep the roles apart. A dead peer is noticed after three ping intervals. Who listens to much and is in
+        `name` is `<role>.<machine>`: answers arrive under `_INBOX.<role>.<machine>.`, so that a broker can
+        keep them apart. A dead peer is noticed after three ping intervals. Who listens to much and is in
         no hurry lets messages gather for `gather_s`: waking up for each of them costs more than handling it.
         """
         check_subject(name)
@@ -380,8 +382,15 @@ class NatsBus:
             self._questions.fail(BusError(denial.text, FailureCode.FORBIDDEN), denial.subject)
 
     async def leases(self, bucket: str, ttl_s: float) -> Leases:
-        """Open a lease registry: a key-value bucket in the broker's memory, made when it is first written."""
-        return NatsLeases(self, bucket, ttl_s)
+        """Open a lease registry: a key-value bucket in the broker's memory, made when it is first written.
+
+        Where we sign in by a key, a broker gives rights by role, and nobody may make or read a bucket.
+        """
+        if not (self.address.nkey_file or self.address.creds_file):
+            return NatsLeases(self, bucket, ttl_s)
+        if bucket not in self._followed:
+            self._followed[bucket] = FollowedLeases(self, bucket, ttl_s)
+        return self._followed[bucket]
 
     # -- the connection ------------------------------------------------------------------------
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from twd.bus.nats.bus import NatsBus
 
 TIMEOUT_S: Final = 3.0
+LEASE_BYTES_MAX: Final = 512 * 1024
+"""Of one value; a machine with many files of models tells the most."""
+BUCKET_BYTES_MAX: Final = 16 * 1024 * 1024
 REPLICAS_IN_CLUSTER: Final = 3
 MORE_COPIES_EVERY_S: Final = 5.0
 _WRONG_REVISION: Final = (10071, 10164)
@@ -42,6 +45,7 @@ class NatsLeases:
         self._broker_clock: float | None = None  # its time minus our monotonic one
         self.copies = 0  # of the bucket in the cluster, once known
         self._makes_it = False
+        self._storage = "memory"
         self._next_try = 0.0
 
     async def put(self, key: str, value: bytes) -> int:
@@ -107,6 +111,14 @@ class NatsLeases:
             return None
         raise self._error(error)
 
+    async def make(self, storage: str) -> int:
+        """Make the bucket, or bring it up to date, with the admin's key; returns how many copies of it there are."""
+        self._storage = storage
+        await self._make_bucket()
+        with contextlib.suppress(BusError):  # fewer than three are up
+            await self._set_up("UPDATE", REPLICAS_IN_CLUSTER if self._bus.clustered else 1)
+        return self.copies
+
     async def _make_bucket(self) -> None:
         self._makes_it = True
         wanted = REPLICAS_IN_CLUSTER if self._bus.clustered else 1
@@ -133,7 +145,7 @@ class NatsLeases:
         wanted = {
             "name": self._stream,
             "subjects": [f"{self._prefix}>"],
-            "storage": "memory",
+            "storage": self._storage,
             "retention": "limits",
             "discard": "new",
             "max_msgs_per_subject": 1,
@@ -141,8 +153,11 @@ class NatsLeases:
             "duplicate_window": window_ns,
             "num_replicas": copies,
             "allow_direct": True,
-            "allow_rollup_hdrs": True,
+            "allow_rollup_hdrs": False,
             "deny_delete": True,
+            "deny_purge": True,
+            "max_msg_size": LEASE_BYTES_MAX,
+            "max_bytes": BUCKET_BYTES_MAX if self._storage == "file" else -1,
         }
         reply = await self._api(f"STREAM.{verb}", wanted)
         if reply is None:

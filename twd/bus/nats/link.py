@@ -122,7 +122,7 @@ async def open_link(
     url: str, address: BusAddress, name: str, ping_interval_s: float, deliver: Deliver, denied: Callable[[Denial], None]
 ) -> NatsLink:
     """Connect and sign in, or raise a LinkError that says why not."""
-    client = _Client(deliver, denied, wants_tls=address.wants_tls)
+    client = _Client(deliver, denied, address)
     try:
         await client.connect(
             servers=[url],
@@ -170,13 +170,16 @@ def _explained(error: Exception, url: str) -> LinkError:
         return error
     if _REFUSED.search(text):
         return LinkError(
-            f"the broker at {where} refuses to let us in; check bus.token, bus.user or the key file",
+            f"the broker at {where} refuses to let us in. `twd invite` on its machine prints what opens it, for "
+            "bus.join (TWD_BUS_JOIN); of an outside broker check bus.token, bus.user or the key file",
             FailureCode.UNAUTHENTICATED,
             final=True,
         )
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return LinkError(
-            f"the certificate of the broker at {where} cannot be trusted; name its authority as bus.tls.ca ({text})",
+            f"the certificate of the broker at {where} cannot be trusted. A broker that twd started on another machine "
+            "is joined by bus.join (TWD_BUS_JOIN), which `twd invite` prints there; for others name the authority as "
+            f"bus.tls.ca ({text})",
             FailureCode.UNAUTHENTICATED,
             final=True,
         )
@@ -193,7 +196,7 @@ _DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"
 class _Client(Client):  # type: ignore[misc]
     """nats-py's client cut down to what NatsLink needs; the names with an underscore override its own."""
 
-    def __init__(self, deliver: Deliver, denied: Callable[[Denial], None], *, wants_tls: bool) -> None:
+    def __init__(self, deliver: Deliver, denied: Callable[[Denial], None], address: BusAddress) -> None:
         super().__init__()
         self._frames = NatsFrameReader(deliver, self._told)
         self._gathered: list[bytes] = []
@@ -202,7 +205,7 @@ class _Client(Client):  # type: ignore[misc]
         self.came = 0
         """Bytes that were read last."""
         self._denied = denied
-        self._wants_tls = wants_tls
+        self._address = address
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     @property
@@ -297,14 +300,26 @@ class _Client(Client):  # type: ignore[misc]
         await self._connect_to_server(self._current_server)
 
     def _connect_command(self) -> bytes:
-        if self._wants_tls and not self._server_info.get("tls_required"):
-            raise LinkError(
-                "the broker offers no TLS, but bus.url or bus.tls asks for it; nothing secret was sent",
-                FailureCode.UNAUTHENTICATED,
-                final=True,
-            )
+        problem = self._distrust()
+        if problem:
+            raise LinkError(f"{problem}; nothing secret was sent", FailureCode.UNAUTHENTICATED, final=True)
         command: bytes = super()._connect_command()
         return command
+
+    def _distrust(self) -> str:
+        """Why what answers there may not see our secrets; empty where it may."""
+        where = self._address.shown
+        if self._address.wants_tls and not self._server_info.get("tls_required"):
+            return f"the broker at {where} offers no TLS, but bus.url, bus.tls or bus.join asks for it"
+        protocol = self.stream_writer.transport.get_protocol()
+        if self._address.wants_tls and isinstance(protocol, asyncio.StreamReaderProtocol):
+            setattr(protocol, "_over_ssl", True)  # noqa: B010 - nats-py does not tell it, and then it warns at a refusal
+        if not self._address.is_trusted(self.stream_writer.get_extra_info("ssl_object")):
+            return (
+                f"what answers at {where} is not the broker that was named: its certificate is another one. Where that "
+                "broker was set up anew, `twd invite` there makes a new join string"
+            )
+        return ""
 
     async def _read_loop(self) -> None:
         """Take over from nats-py's reader as soon as it has handed out all that it holds."""

@@ -13,7 +13,7 @@ from twd.kit.terminal import console
 from twd.process.home import StateFolder
 
 if TYPE_CHECKING:
-    from twd.bench.ring import DistanceFigures, DraftedFigures, RingFigures
+    from twd.bench.ring.run import DistanceFigures, DraftedFigures, RingFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class RingBenchOptions:
 
 def show_ring(ctx: CliContext, wanted: RingBenchOptions, as_json: bool, plot: str | None) -> ExitCode:
     """Measure and show."""
-    from twd.bench.ring import RingBench, RingBenchRun
+    from twd.bench.ring.run import RingBench, RingBenchRun
     from twd.engine.demo_model import demo_model
 
     home = StateFolder(ctx.settings.home_dir)

@@ -23,6 +23,12 @@ BODY_BYTES_MAX: Final = 1024 * 1024
 OnText = Callable[[str], None]
 
 
+def _is_alias(card: dict[str, Any]) -> bool:
+    """Whether a card is another name of a model that has a card of its own."""
+    own = card.get("twd")
+    return isinstance(own, dict) and "alias_of" in own
+
+
 class ChatClient:
     """Talks to one server over one connection that is kept."""
 
@@ -45,7 +51,7 @@ class ChatClient:
         cards = listed.get("data") if isinstance(listed, dict) else None
         if not isinstance(cards, list):
             raise no_sense("its /v1/models lists no models")
-        return [str(card["id"]) for card in cards if isinstance(card, dict) and "id" in card]
+        return [str(card["id"]) for card in cards if isinstance(card, dict) and "id" in card and not _is_alias(card)]
 
     async def ask(
         self, body: dict[str, Any], on_text: OnText, on_thought: OnText = lambda text: None

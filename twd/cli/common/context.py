@@ -13,15 +13,18 @@ import msgspec
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.kit.ids import node_id
+from twd.process.heartbeat import VARIABLE
 from twd.process.home import RESOLVED_VARIABLE, RunningInstance, StateFolder, Unrecorded
+from twd.settings.broker import with_broker
 from twd.settings.model import Settings
+from twd.supervisor.guard import NOBODY
 from twd.wire.base import NodeId
 
 if TYPE_CHECKING:
     from twd.bus.nats.bus import NatsBus
     from twd.settings.load import Loaded
 
-OWN_VARIABLES: Final = frozenset({RESOLVED_VARIABLE, "TWD_DEBUG"})
+OWN_VARIABLES: Final = frozenset({RESOLVED_VARIABLE, VARIABLE, "TWD_DEBUG"})
 BUS_WAIT_S: Final = 3.0
 
 
@@ -32,6 +35,8 @@ class CliContext:
         self.config = config
         self.environment = {name: value for name, value in environment.items() if name not in OWN_VARIABLES}
         self._resolved = environment.get(RESOLVED_VARIABLE)
+        self.guard = NOBODY
+        """The process that guards this one."""
 
     @cached_property
     def loaded(self) -> "Loaded":
@@ -77,12 +82,12 @@ class CliContext:
             return settings
         instance = self.instance()
         if instance is None:
-            raise CommandError(ExitCode.NOTHING_RUNS, f"nothing runs in {self.home.path}; `twd up` starts it")
+            text = f"nothing runs in {self.home.path}; `twd up` starts it, and TWD_BUS_JOIN joins another machine's"
+            raise CommandError(ExitCode.NOTHING_RUNS, f"{text} (`twd invite` prints it there)")
         if not instance.bus_url:
             text = f"twd has just started in {self.home.path} ({instance.named()}); try again in a moment"
             raise CommandError(ExitCode.UNHEALTHY, text)
-        bus = msgspec.structs.replace(settings.bus, url=instance.bus_url, token=instance.bus_token)
-        return msgspec.structs.replace(settings, bus=bus)
+        return with_broker(settings, instance.bus_url, instance.bus_token, instance.bus_fingerprint)
 
     @asynccontextmanager
     async def bus(self, role: str = "watcher") -> AsyncIterator["NatsBus"]:

@@ -9,10 +9,10 @@ from typing import Final
 
 from twd.cli.doctor.findings import Finding, Severity, bad, good, odd, skipped
 from twd.engine.host_memory.limits import gib
-from twd.net.addresses import is_loopback
 from twd.process.home import StateFolder
 from twd.settings.model import Settings
 from twd.settings.show import Report
+from twd.supervisor.in_clear import ways_in_clear
 
 DISK_LOW: Final = 2 << 30
 DISK_FULL: Final = 200 << 20
@@ -39,12 +39,8 @@ def check_served(settings: Settings) -> Finding:
 
 
 def check_door(settings: Settings) -> list[Finding]:
-    """Whether keys travel in the clear."""
-    edge = settings.edge
-    if is_loopback(edge.host) or edge.tls.cert:
-        return []
-    text = f"edge.host is {edge.host} without TLS: keys and texts travel in the clear"
-    return [odd("door", text, "set edge.tls.cert and edge.tls.key, or put a TLS proxy before it")]
+    """Whether keys and texts travel in the clear."""
+    return [odd(*way) for way in ways_in_clear(settings)]
 
 
 def check_home(home: StateFolder, uid: int | None) -> list[Finding]:
@@ -77,6 +73,7 @@ def _owned(home: StateFolder, uid: int | None) -> Finding:
 
 def _private(home: StateFolder) -> Iterator[Finding]:
     secrets = [home.path / "broker.token", home.path / "keys.json", home.path / "chat_history", home.settings_file]
+    secrets.append(home.path / "own_certificate.pem")
     secrets += [*home.run.glob("*.json"), *(home.path / "broker").glob("*.conf"), *(home.path / "history").glob("*")]
     for path, wanted in [(home.path, 0o700), *((path, 0o600) for path in dict.fromkeys(secrets))]:
         if path.exists() and (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:

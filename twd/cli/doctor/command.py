@@ -144,7 +144,8 @@ async def _living(
         pids = {lease.pid for lease, _ in leases}
         processes = instance.processes.items() if instance else ()
         leaseless = instance.leaseless if instance else ()
-        missing = [name for name, pid in processes if pid not in pids and name not in leaseless]
+        told = instance.missing if instance else {}
+        missing = {name: told.get(name, "") for name, pid in processes if pid not in pids and name not in leaseless}
         found += live.check_services(leases, missing)
         found += live.check_clocks(leases, time.time_ns() // 1_000_000)
     return [

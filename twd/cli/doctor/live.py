@@ -1,11 +1,12 @@
 """Checks of what runs: the bus, the services, the API, speculation, clocks, and servers elsewhere."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from twd.cli.doctor.findings import Finding, bad, good, odd, skipped
-from twd.process.process_table import WELL, StartPhase, stage_of
+from twd.process.hung_log import FACT as HUNG_FACT
+from twd.process.process_table import WELL, StartPhase, shown_stage, stage_of
 from twd.wire.draft import read_paces
 from twd.wire.model import single_step_ms
 from twd.wire.node import NodeFacts
@@ -74,10 +75,12 @@ def check_bus(look: BusProbe | None, address: str, outside: bool) -> Finding:
     return good("bus", detail)
 
 
-def check_services(leases: Sequence[Aged], missing: Sequence[str]) -> list[Finding]:
+def check_services(leases: Sequence[Aged], missing: Mapping[str, str]) -> list[Finding]:
     """Whether every service is there and well, by its own word and by its supervisor's."""
     found = [_service(lease) for lease, _ in leases]
-    found += [bad(name, "its process runs or restarts, but holds no lease", f"twd logs {name}") for name in missing]
+    found += [finding for lease, _ in leases for finding in _hung(lease)]
+    for name, why in missing.items():
+        found.append(odd(name, f"missing: {why}", f"twd logs {name}") if why else _leaseless(name))
     if not leases and not missing:
         return [bad("services", "the broker runs, but no service does", "twd up")]
     versions = {lease.version for lease, _ in leases}
@@ -94,12 +97,23 @@ def _numbers(version: str) -> list[int]:
 
 def _service(lease: ServiceLease) -> Finding:
     name = f"{lease.service} on {lease.node}"
-    stage = stage_of(lease)
+    stage = shown_stage(lease)
     told = f"{stage}: {lease.note}" if lease.note not in ("", stage) else str(stage)
     if stage in WELL:
         return good(name, told)
     mend = "twd watch model  # it still loads" if stage is StartPhase.LOADING else f"twd logs {lease.service}"
     return bad(name, told, mend) if stage is StartPhase.FAILED else odd(name, told, mend)
+
+
+def _leaseless(name: str) -> Finding:
+    return bad(name, "its process runs or restarts, but holds no lease", f"twd logs {name}")
+
+
+def _hung(lease: ServiceLease) -> list[Finding]:
+    """Processes that were ended because they showed no life, as whoever ended them tells."""
+    told = lease.facts.get(HUNG_FACT)
+    lines = told if isinstance(told, list) else []
+    return [odd(f"hung on {lease.node}", line, f"twd logs {line.partition(':')[0]}") for line in lines]
 
 
 def check_clocks(leases: Sequence[Aged], now_ms: int) -> list[Finding]:

@@ -160,8 +160,8 @@ async def look_at_bus(settings: Settings, node: str) -> BusProbe:
         return BusProbe(problem=str(error))
     finally:
         await bus.close()
-    leases = [(lease, entry.age_s) for entry in entries if (lease := read_lease(entry.value)) is not None]
-    nodes = [facts for entry in entries if (facts := read_node(entry.value)) is not None]
+    leases = [(lease, entry.age_s) for entry in entries if (lease := read_lease(entry.value, entry.key)) is not None]
+    nodes = [facts for entry in entries if (facts := read_node(entry.value, entry.key)) is not None]
     return BusProbe(
         rtt_s * 1000,
         sorted(leases, key=lambda pair: (pair[0].node, pair[0].service)),

@@ -158,7 +158,7 @@ async def find_peers(ctx: CliContext) -> list[FoundMachine]:
         return []
     async with ctx.bus("status") as bus:
         entries = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
-    machines = {facts.node: facts for entry in entries if (facts := read_node(entry.value)) is not None}
+    machines = {facts.node: facts for entry in entries if (facts := read_node(entry.value, entry.key)) is not None}
     return [
         FoundMachine(
             one.node, one.memory.available, sum(gpu.free for gpu in usable(one) if not gpu.shared), len(one.models)

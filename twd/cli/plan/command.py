@@ -8,7 +8,8 @@ import click
 
 from twd.cli.common.api_address import running_settings
 from twd.cli.common.context import CliContext
-from twd.cli.models import file_of
+from twd.cli.common.measured_speed import beside_measured, measured_tok_s
+from twd.cli.models.command import file_of
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.kit.wording import count, figure
@@ -44,12 +45,20 @@ def plan(command_context: CliContext, model: str, ctx: int, sessions: int, as_js
     entries = asyncio.run(_entries(command_context))
     standing = _standing(command_context, model or command_context.settings.default_model, entries)
     if standing is not None:
-        return _show_standing(standing, as_json)
+        return _show_standing(standing, measured_tok_s(entries, standing.model), as_json)
+    from twd.cli.plan.live_steps import with_live_steps
+
     wanted = _wanted_model(command_context, model or command_context.settings.default_model, ctx, sessions)
     nodes = asyncio.run(_nodes(command_context, entries))
+    nodes = with_live_steps(nodes, entries, wanted.name, wanted.shape)
     decision, forecast = _decide(command_context, wanted, nodes, entries)
     if as_json:
-        told = {"nodes": [facts.node for facts in nodes], "forecast": forecast, **msgspec.to_builtins(decision)}
+        told = {
+            "nodes": [facts.node for facts in nodes],
+            "forecast": forecast,
+            "measured_tok_s": measured_tok_s(entries, decision.model),
+            **msgspec.to_builtins(decision),
+        }
         click.echo(msgspec.json.encode(told))
     else:
         shape = wanted.shape
@@ -58,7 +67,7 @@ def plan(command_context: CliContext, model: str, ctx: int, sessions: int, as_js
             f"{wanted.name}: {count(layers, 'layer')}, {count(wanted.sessions, 'session')} of {wanted.ctx} tokens"
         )
         _print_decision(decision, len(nodes))
-        for line in forecast:
+        for line in (*forecast, *beside_measured(decision, measured_tok_s(entries, decision.model))):
             click.echo(line)
         for line in planned_lines(decision, {facts.node: facts for facts in nodes}, command_context.settings.drafters):
             click.echo(f"cores: {line}")
@@ -99,23 +108,25 @@ def _standing(command_context: CliContext, name: str, entries: "list[LeaseEntry]
 
     if name in command_context.settings.models or (name and is_path(name)):
         return None
-    read = (read_placement(entry.value) for entry in entries)
+    read = (read_placement(entry.value, entry.key) for entry in entries)
     found = [one for one in read if one is not None and name in ("", one.model) and one.replica == 1]
     return found[0] if len(found) == 1 else None
 
 
-def _show_standing(decision: "PlacementDecided", as_json: bool) -> ExitCode:
+def _show_standing(decision: "PlacementDecided", measured: float, as_json: bool) -> ExitCode:
     import msgspec
 
     from twd.coordinator.core.forecast import bottleneck
 
     if as_json:
-        click.echo(msgspec.json.encode({"forecast": [bottleneck(decision)], **msgspec.to_builtins(decision)}))
+        told = {"forecast": [bottleneck(decision)], "measured_tok_s": measured, **msgspec.to_builtins(decision)}
+        click.echo(msgspec.json.encode(told))
     else:
         click.echo(f"{decision.model}: as it was decided; `twd top` shows how it works")
         _print_decision(decision, len({piece.node for piece in decision.slices}))
-        if line := bottleneck(decision):
-            click.echo(line)
+        for line in (bottleneck(decision), *beside_measured(decision, measured)):
+            if line:
+                click.echo(line)
     return ExitCode.UNHEALTHY if decision.missing_bytes else ExitCode.OK
 
 

@@ -53,7 +53,7 @@ def _need(ctx: CliContext, name: str) -> "ModelNeed | None":
     name = name or settings.default_model
     if not name:
         return None
-    from twd.cli.models import file_of
+    from twd.cli.models.command import file_of
     from twd.cli.tune.proposal import ModelNeed
     from twd.gguf_tools.inspect import inspect
 
@@ -63,8 +63,9 @@ def _need(ctx: CliContext, name: str) -> "ModelNeed | None":
 
 def look(need: "ModelNeed | None", measure: bool) -> "MachineFacts":
     """The facts of this machine now."""
-    from twd.agent.probes.cpu import cpu_facts, measure_bandwidth, memory_facts
+    from twd.agent.probes.cpu import cpu_facts, memory_facts
     from twd.cli.tune.proposal import MachineFacts
+    from twd.engine.measuring.memory_speed import measure_bandwidth
 
     cpu, memory = cpu_facts(), memory_facts()
     return MachineFacts(
@@ -100,7 +101,7 @@ def _device_bytes() -> int:
 
 def _times(path: Path, cores: int, threads: int) -> dict[int, float]:
     counts = sorted({1, max(1, cores // 2), cores, threads})
-    argv = [sys.executable, "-P", "-m", "twd.engine.time_threads", str(path), *map(str, counts)]
+    argv = [sys.executable, "-P", "-m", "twd.engine.measuring.time_threads", str(path), *map(str, counts)]
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=MEASURE_S, check=False)
     except subprocess.TimeoutExpired:

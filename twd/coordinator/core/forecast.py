@@ -44,7 +44,8 @@ def bottleneck(decision: PlacementDecided) -> str:
         return ""
     slowest = max(decision.slices, key=lambda piece: piece.ms)
     computing, way = token_ms(decision) - way_ms(decision), way_ms(decision)
-    spent = f"one token: {figure(token_ms(decision))} ms, {figure(computing)} computing and {figure(way)} on the way"
+    whole, parts = figure(token_ms(decision)), f"{figure(computing)} computing and {figure(way)} on the way"
+    spent = f"one token: {whole} ms, {parts} or choosing it"
     if way > computing:
         return f"{spent}; the bottleneck is the way, which windows in flight and more sessions hide"
     held = f"the bottleneck is {_named(slowest)} with {figure(slowest.ms)} ms"

@@ -7,6 +7,7 @@ the measured ones of their kind are: else a machine would look better only becau
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import Any, Final
 
 import msgspec
 
@@ -30,6 +31,8 @@ class DevicePace:
 
 
 Paces = Mapping[Key, DevicePace]
+_ALL_IN: Final[dict[str, Any]] = {"kinds": (), "layer_s": 0.0, "slower": (), "usually": 1.0}
+"""A measured speed has all of this in it."""
 
 
 def paces_of(stages: Iterable[StageReady], decided: Iterable[PlacementDecided]) -> dict[Key, DevicePace]:
@@ -69,7 +72,7 @@ def with_paces(devices: Sequence[PlacementDevice], paces: Paces) -> tuple[Placem
 def _as_measured(device: PlacementDevice, pace: DevicePace | None, usual: float) -> PlacementDevice:
     if pace is None:
         return replace(device, speed=device.speed * usual)
-    return replace(device, speed=pace.speed, window_factor=pace.window_factor)
+    return replace(device, speed=pace.speed, window_factor=pace.window_factor, **_ALL_IN)
 
 
 def retimed(decision: PlacementDecided, shape: ModelShape, paces: Paces) -> PlacementDecided:
@@ -93,5 +96,5 @@ def _retimed(piece: Slice, shape: ModelShape, paces: Paces) -> Slice:
     pace = paces.get((piece.node, piece.device))
     if pace is None:
         return piece
-    read = piece.weight_bytes + (shape.head_bytes if piece.head else 0)
+    read = piece.weight_bytes + (shape.head_bytes if piece.head else 0)  # a measured speed has all else in it
     return msgspec.structs.replace(piece, ms=round(read / pace.speed * 1000, 3))

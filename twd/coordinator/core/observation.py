@@ -83,7 +83,7 @@ def stage_leases(entries: Sequence[LeaseEntry]) -> list[ServiceLease]:
 
 
 def _leases(entries: Sequence[LeaseEntry], prefix: str) -> Iterator[ServiceLease]:
-    read = (read_lease(entry.value) for entry in entries if entry.key.startswith(prefix))
+    read = (read_lease(entry.value, entry.key) for entry in entries if entry.key.startswith(prefix))
     return (lease for lease in read if lease is not None)
 
 

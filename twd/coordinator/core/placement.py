@@ -11,6 +11,8 @@ from itertools import combinations, islice, pairwise
 from typing import Final
 
 from twd.coordinator.core.layers import as_asked, as_they_fit, quotas, refused
+from twd.coordinator.core.pass_time import Kinds, Reading, Speed
+from twd.coordinator.core.pass_time import seconds as pass_seconds
 from twd.gguf_tools.slice_rules import ANYWHERE, CutPoints
 
 MIB: Final = 1024**2
@@ -47,6 +49,20 @@ class PlacementDevice:
     """How much longer a window of 8 takes than one token."""
     process: str = ""
     """The worker that lends it, where nobody needs to start one."""
+    kinds: Kinds = ()
+    """The share of its speed that kernels of each kind of weights reach."""
+    layer_s: float = 0.0
+    """What every layer takes besides."""
+    token_s: float = 0.0
+    """What every token takes besides where this is home."""
+    slower: Kinds = ()
+    usually: float = 1.0
+    """How many times as long as foretold models were measured to take here, by their kind of weights, and others."""
+
+    @property
+    def pace(self) -> Speed:
+        """How fast it is."""
+        return Speed(self.speed, self.kinds, self.layer_s, self.slower, self.usually)
 
     @property
     def key(self) -> Key:
@@ -92,6 +108,11 @@ class ModelShape:
     ctx_size: int = 0
     cuts: CutPoints = ANYWHERE
     """Where the engine may cut it: a ring makes models of its slices."""
+    reads: Kinds = ()
+    """The share of its layers' bytes that one token reads, by kind of weights; empty: all of them."""
+    head_kind: str = ""
+    read_tokens: int = 0
+    """Forecasts are for texts of this length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,15 +434,22 @@ def _timed(
     link_s = _way(placement, shape, links, demand, 1)
     return replace(
         placement,
-        pass_s=compute + link_s,
-        window_s=window + _way(placement, shape, links, demand, WINDOW + 1),
+        pass_s=compute + link_s + demand.home.token_s,
+        window_s=window + _way(placement, shape, links, demand, WINDOW + 1) + demand.home.token_s,
         link_s=link_s,
     )
 
 
 def seconds(piece: DeviceShare, shape: ModelShape) -> float:
     """One token's pass over what a device holds."""
-    return (piece.weight_bytes + (shape.head_bytes if piece.head else 0)) / piece.device.speed
+    read = reading(shape, piece.end - piece.first, piece.weight_bytes, piece.head)
+    return pass_seconds(read, piece.device.pace)
+
+
+def reading(shape: ModelShape, layers: int, weight_bytes: int, head: bool) -> Reading:
+    """What one token reads of some of a model's layers, and of the head."""
+    cache = shape.kv_layer * shape.read_tokens * layers
+    return Reading(layers, weight_bytes, shape.reads, cache, shape.head_bytes if head else 0, shape.head_kind)
 
 
 def _way(

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from twd.coordinator.core.memory_ledger import is_ready, is_there, total
-from twd.coordinator.core.placement import Key, ModelShape, PlacementDevice
+from twd.coordinator.core.pass_time import seconds
+from twd.coordinator.core.placement import Key, ModelShape, PlacementDevice, reading
 from twd.wire.base import NodeId
 from twd.wire.node import NodeFacts
 from twd.wire.placement import PlacementDecided, Slice
@@ -118,11 +119,11 @@ class _Filling:
 
 
 def _spare(piece: Slice, device: PlacementDevice, shape: ModelShape) -> Slice:
-    read = piece.weight_bytes + (shape.head_bytes if piece.head else 0)
+    read = reading(shape, piece.end - piece.first, piece.weight_bytes, piece.head)
     return msgspec.structs.replace(
         piece,
         node=NodeId(device.node),
         device=device.name,
         free_bytes=device.free,
-        ms=round(read / device.speed * 1000, 3),
+        ms=round(seconds(read, device.pace) * 1000, 3),
     )

@@ -39,9 +39,7 @@ class UsageMeter:
         if key is None:
             return
         use = self._use(key, now, wall_ms)
-        if key.tokens_per_day and use.tokens >= key.tokens_per_day:
-            left_s = (DAY_MS - wall_ms % DAY_MS) / 1000
-            raise RateLimited(f"key {key.name!r} has used its {key.tokens_per_day} tokens of today (UTC)", left_s)
+        self.require_left(key, 0, wall_ms)
         if key.concurrent and jobs > key.concurrent:
             text = f"{jobs} answers were asked for at once; key {key.name!r} may have {key.concurrent} in progress"
             raise TwdError(FailureCode.BAD_REQUEST, text, "n")
@@ -53,6 +51,16 @@ class UsageMeter:
                 raise RateLimited(f"key {key.name!r} may send {key.requests_per_minute} requests a minute", wait_s)
             use.allowance -= 1
         use.running += jobs
+
+    def require_left(self, key: ApiKey | None, tokens: int, wall_ms: int) -> None:
+        """Refuse to go on once a request that has used so many tokens has reached what its key may use today."""
+        if key is None or not key.tokens_per_day:
+            return
+        use = self._uses.get(key.name)
+        before = use.tokens if use is not None and use.day == wall_ms // DAY_MS else 0
+        if before + tokens >= key.tokens_per_day:
+            left_s = (DAY_MS - wall_ms % DAY_MS) / 1000
+            raise RateLimited(f"key {key.name!r} has used its {key.tokens_per_day} tokens of today (UTC)", left_s)
 
     def leave(self, key: ApiKey | None, jobs: int, tokens: int, now: float, wall_ms: int) -> None:
         """A request has ended; `tokens` is what it used."""

@@ -12,6 +12,7 @@ from twd.edge.answering import ApiAnswer, usage_of
 from twd.edge.anthropic.answer import MessageAnswer
 from twd.edge.anthropic.messages import counting_jobs, message_jobs
 from twd.edge.anthropic.types import CountTokensRequest, MessagesRequest, TokenCount
+from twd.edge.auth.job_owners import OwnedJobs
 from twd.edge.auth.middleware import principal_of
 from twd.edge.auth.rate_limits import UsageMeter
 from twd.edge.core import RequestContext, ServerLimits, header_options, merge_options
@@ -80,6 +81,7 @@ class GenerationHandlers:
         self._in_progress = 0
         """Jobs and embeddings of requests that were let in and have not ended."""
         self.meter = UsageMeter()
+        self.owned = OwnedJobs()
         self.house = ServerLimits(settings.edge.max_tokens_limit, settings.edge.deadline_s, settings.mode)
 
     def routes(self) -> list[web.RouteDef]:
@@ -163,6 +165,7 @@ class GenerationHandlers:
     ) -> Iterator[InFlightRequest]:
         """Jobs in progress, counted for their key; what still runs in the end, as a client left, is cancelled."""
         with self.counted(request, len(jobs)) as use:
+            self.owned.note(principal_of(request).key, [job.job for job in jobs])
             call = self.tracker.open(jobs)
             try:
                 yield call

@@ -48,7 +48,8 @@ def read_request(model: type[B], body: bytes) -> B:
     except msgspec.ValidationError as error:
         raise explain(str(error), model) from None
     except NONSENSE as error:
-        raise TwdError(FailureCode.BAD_REQUEST, f"the body is not JSON: {error}") from None
+        text = f"the body is not JSON: {error}" if body.strip() else "the body is empty; send a JSON object"
+        raise TwdError(FailureCode.BAD_REQUEST, text) from None
 
 
 def read_value(model: Any, value: Any, field: str) -> Any:

@@ -1,6 +1,8 @@
 """Live events for browsers: what the bus tells, bounded and coalesced for each watcher."""
 
 import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twd.bus.base import PAYLOAD_BYTES_MAX, Bus, BusMessage, Subscription, SubscriptionOptions
@@ -30,9 +32,17 @@ TOPICS = frozenset(topic_of(route.tag) for route in BROADCASTS)
 class FeedWatcher:
     """One browser that looks on. When it cannot keep up, the oldest news give way and are counted."""
 
-    def __init__(self, topics: frozenset[str], job: str) -> None:
+    def __init__(
+        self,
+        topics: frozenset[str],
+        job: str,
+        owner: str = "",
+        may_see: Callable[[Mapping[str, Any]], bool] | None = None,
+    ) -> None:
+        self.owner = owner
         self._topics = topics
         self._job = job
+        self._may_see = may_see or (lambda event: True)
         self._pending: dict[object, tuple[str, bytes]] = {}
         self._count = 0
         self._bytes = 0
@@ -63,7 +73,10 @@ class FeedWatcher:
         waiting, self._pending, self._bytes = list(self._pending.values()), {}, 0
         self.stirred.clear()
         events = [(tag, redacted(data)) for tag, data in waiting]
-        return [(tag, event) for tag, event in events if event and self._job in ("", event.get("job"))]
+        return [(tag, event) for tag, event in events if event and self._wants(event)]
+
+    def _wants(self, event: Mapping[str, Any]) -> bool:
+        return self._job in ("", event.get("job")) and self._may_see(event)
 
     def close(self) -> None:
         """No more will come."""
@@ -76,31 +89,39 @@ class EventFeed:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._watchers: set[FeedWatcher] = set()
+        self._watchers: dict[FeedWatcher, None] = {}
         self._subscriptions: list[Subscription] = []
         self._lock = asyncio.Lock()
         self._closed = False
 
-    async def attach(self, topics: frozenset[str], job: str = "") -> FeedWatcher:
-        """A new watcher; raises TwdError where there are too many."""
-        watcher = FeedWatcher(topics, job)
+    async def attach(self, watcher: FeedWatcher) -> None:
+        """Let a watcher hear; raises TwdError where there are too many."""
         async with self._lock:
             if len(self._watchers) >= WATCHERS_MAX:
-                text = f"{WATCHERS_MAX} clients watch live events already; close one of them, or come back later"
-                raise TwdError(FailureCode.BUSY, text)
+                self._make_room(watcher.owner)
             if not self._subscriptions:
                 self._subscriptions = await self._bus.subscribe_all(
                     [SubscriptionOptions(one.pattern, self._hear) for one in BROADCASTS]
                 )
-            self._watchers.add(watcher)
+            self._watchers[watcher] = None
         if self._closed:
             watcher.close()
-        return watcher
+
+    def _make_room(self, owner: str) -> None:
+        """Places are shared: whoever has most of them gives one to an owner who would have fewer even then."""
+        places = Counter(watcher.owner for watcher in self._watchers)
+        largest, most = places.most_common(1)[0]
+        if most <= places[owner] + 1:
+            text = f"{WATCHERS_MAX} clients watch live events already; close one of them, or come back later"
+            raise TwdError(FailureCode.BUSY, text)
+        oldest = next(watcher for watcher in self._watchers if watcher.owner == largest)
+        self._watchers.pop(oldest)
+        oldest.close()
 
     async def detach(self, watcher: FeedWatcher) -> None:
         """A watcher left; after the last one nothing is heard any more."""
         async with self._lock:
-            self._watchers.discard(watcher)
+            self._watchers.pop(watcher, None)
             if self._watchers:
                 return
             for subscription in self._subscriptions:

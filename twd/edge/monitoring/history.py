@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from twd.bus.base import NoResponders
+from twd.edge.auth.job_owners import OwnedJobs, require_whole_view
+from twd.edge.auth.middleware import principal_of
 from twd.edge.http import sse
 from twd.edge.http.replies import end_stream, json_reply, open_stream, write
 from twd.edge.http.validation import is_number
@@ -31,6 +34,8 @@ PACE_S = 0.1
 """Pause between two batches of live events."""
 COMPLETION_PREFIXES = ("chatcmpl-", "cmpl-", "resp_", "msg_")
 
+LIMIT_MAX = 1000
+
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Ask = Callable[[Event], Awaitable[Event | Rejected]]
@@ -39,8 +44,9 @@ Ask = Callable[[Event], Awaitable[Event | Rejected]]
 class HistoryHandlers:
     """What happened, for people."""
 
-    def __init__(self, feed: EventFeed, ask: Ask, keepalive_s: float, keep_words: bool) -> None:
+    def __init__(self, feed: EventFeed, owned: OwnedJobs, ask: Ask, keepalive_s: float, keep_words: bool) -> None:
         self.feed = feed
+        self._owned = owned
         self._ask = ask
         self._keepalive_s = keepalive_s
         self._keep_words = keep_words
@@ -58,7 +64,14 @@ class HistoryHandlers:
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/twd/events: `topics=job,model` and `job=ID` narrow it down."""
-        watcher = await self.feed.attach(_topics(request.query.get("topics", "")), request.query.get("job", ""))
+        principal = principal_of(request)
+        watcher = FeedWatcher(
+            _topics(request.query.get("topics", "")),
+            request.query.get("job", ""),
+            principal.name or request.remote or "",
+            partial(self._owned.may_see, principal.key),
+        )
+        await self.feed.attach(watcher)
         try:
             return await self._stream(request, watcher)
         finally:
@@ -80,16 +93,20 @@ class HistoryHandlers:
 
     async def history(self, request: web.Request) -> web.Response:
         """GET /v1/twd/history: ended jobs, newest first."""
-        answer = await self._asked(HistoryRequested(limit=_limit(request.query.get("limit", "50"))))
+        limit, key = _limit(request.query.get("limit", "50")), principal_of(request).key
+        answer = await self._asked(HistoryRequested(limit=LIMIT_MAX if key is not None and key.models else limit))
         if not isinstance(answer, HistoryReported):
             raise _no_sense(answer)
-        return json_reply(JobHistory(jobs=[self._shown(event) for event in answer.events]))
+        jobs = [job for event in answer.events if self._owned.may_see(key, job := self._shown(event))]
+        return json_reply(JobHistory(jobs=jobs[:limit]))
 
     async def trace(self, request: web.Request) -> web.Response:
         """GET /v1/twd/jobs/{id}: every event of one job; the id of an answer will do."""
         job = request.match_info["job"][:200]
         for prefix in COMPLETION_PREFIXES:
             job = job.removeprefix(prefix)
+        if not self._owned.may_see_job(principal_of(request).key, job):
+            raise NotRemembered(job)
         answer = await self._asked(TraceRequested(job=JobId(job)))
         if not isinstance(answer, TraceReported):
             raise _no_sense(answer)
@@ -99,6 +116,7 @@ class HistoryHandlers:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """GET /metrics: all counters and gauges, for Prometheus."""
+        require_whole_view(principal_of(request).key, "the metrics")
         answer = await self._asked(MetricsRequested())
         if not isinstance(answer, MetricsReported):
             raise _no_sense(answer)
@@ -139,8 +157,8 @@ def _topics(text: str) -> frozenset[str]:
 
 
 def _limit(text: str) -> int:
-    if not is_number(text) or not 1 <= int(text) <= 1000:
-        raise TwdError(FailureCode.BAD_REQUEST, "limit must be a number from 1 to 1000", "limit")
+    if not is_number(text) or not 1 <= int(text) <= LIMIT_MAX:
+        raise TwdError(FailureCode.BAD_REQUEST, f"limit must be a number from 1 to {LIMIT_MAX}", "limit")
     return int(text)
 
 

@@ -41,12 +41,11 @@ class StatusHandlers:
 
     async def models(self, request: web.Request) -> web.Response:
         """GET /v1/models."""
-        return json_reply(self.front.models.cards())
+        return json_reply(self.front.models.listed())
 
     async def model(self, request: web.Request) -> web.Response:
         """GET /v1/models/{id}."""
-        directory = self.front.models
-        return json_reply(directory.card(directory.resolve(request.match_info["model"])))
+        return json_reply(self.front.models.card_of(request.match_info["model"]))
 
     async def healthz(self, request: web.Request) -> web.Response:
         """Whether this process works."""
@@ -83,7 +82,7 @@ class StatusHandlers:
             SystemStatus(
                 edge=self._edge(),
                 default_model=directory.default_model,
-                models=directory.cards().data,
+                models=directory.cards(),
                 services=[self._service(lease) for lease in self.services],
                 pools=self.pools.states(self.front.clock.now()),
                 warnings=self.not_ready(),

@@ -9,6 +9,7 @@ from aiohttp import web
 from msgspec import Meta
 
 from twd.bus.base import BusError, NoResponders, RequestTimeout
+from twd.edge.auth.middleware import principal_of
 from twd.edge.core import RequestContext, deadline_ms
 from twd.edge.http.base_types import ModelName, RequestBody, ShortText, TokenId
 from twd.edge.http.errors import unasked
@@ -76,11 +77,14 @@ class EmbeddingHandlers:
         """POST /v1/embeddings."""
         asked = await self._front.read(request, EmbeddingsRequest)
         terms = self._front.terms(request, asked.model, None)
-        prompts = inputs_of(asked)
+        prompts, key = inputs_of(asked), principal_of(request).key
         with self._front.counted(request, 1) as use:
             until = self._front.clock.now() + deadline_ms(terms) / 1000
-            made = [await self._made(prompt, asked.dimensions or 0, terms, until) for prompt in prompts]
-            use.tokens = sum(one.prompt_tokens for one in made)
+            made = []
+            for prompt in prompts:
+                self._front.meter.require_left(key, use.tokens, self._front.clock.wall_ms())
+                made.append(await self._made(prompt, asked.dimensions or 0, terms, until))
+                use.tokens += made[-1].prompt_tokens
         return json_reply(listed(asked, terms, made))
 
     async def _made(self, prompt: Prompt, dimensions: int, terms: RequestContext, until: float) -> EmbeddingMade:

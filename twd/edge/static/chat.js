@@ -1,7 +1,7 @@
 // The chat page: one conversation on screen, its turns, and the answer that is on its way.
 
 import { enter, events, getJson, leave, postJson } from "./api.js";
-import { byId, copy, make, percent, round } from "./dom.js";
+import { appendAll, byId, copy, make, percent, round } from "./dom.js";
 import { render } from "./markdown.js";
 import { conversations, forget, newConversation, saveConversations, saveSettings, settings } from "./store.js";
 
@@ -39,8 +39,8 @@ function fill(element, turn) {
   const marked = settings.marks && turn.marks?.length;
   element.classList.toggle("raw", Boolean(marked));
   if (turn.role === "user") element.replaceChildren(turn.text);
-  else if (marked) element.replaceChildren(...turn.marks.map(markElement));
-  else element.replaceChildren(...render(turn.text));
+  else if (marked) (element.replaceChildren(), appendAll(element, turn.marks.map(markElement)));
+  else (element.replaceChildren(), appendAll(element, render(turn.text)));
   if (turn.thought) element.prepend(thoughtElement(turn));
   if (turn.error) element.append(make("p", { className: "error", role: "alert" }, turn.error));
 }
@@ -201,7 +201,8 @@ function bindSettings() {
 }
 
 async function showModels() {
-  const { data } = await getJson("/v1/models");
+  const { data: named } = await getJson("/v1/models");
+  const data = named.filter((card) => !card.twd.alias_of);
   const model = byId("model");
   model.replaceChildren(...data.map((card) => make("option", { value: card.id }, card.twd.ready ? card.id : `${card.id} (not ready)`)));
   const preferred = data.find((card) => card.id === settings.model) ?? data.find((card) => card.twd.default);

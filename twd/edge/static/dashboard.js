@@ -2,7 +2,7 @@
 
 import { enter, getJson, leave } from "./api.js";
 import { byId, make, percent, round } from "./dom.js";
-import { acceptance, asked, byDrafter, byPosition, drafterNames, failed, firstToken, overall, perPass, savings, speed, tone } from "./figures.js";
+import { acceptance, asked, byDrafter, byPosition, drafterNames, failed, firstToken, gain, overall, perPass, savings, speed, tone } from "./figures.js";
 import { poolBlock } from "./pools.js";
 
 const STATUS_MS = 3000;
@@ -45,11 +45,16 @@ function drawStatus(status) {
   drawFigures(edge);
 }
 
+function times(value) {
+  return value === null ? "–" : `${value.toFixed(2)}x`;
+}
+
 function drawFigures(edge) {
   const all = overall(jobs);
   const figures = {
     "Jobs now": `${edge.jobs} of ${edge.max_queue}`,
     "Tokens/s, median": round(all.speed),
+    "With drafts, to plain": times(gain(jobs)),
     "Tokens a pass": round(all.perPass, 2),
     "Guesses right": percent(all.acceptance),
     "First token, median": `${round(all.firstToken, 0)} ms`,

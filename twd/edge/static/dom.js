@@ -8,7 +8,12 @@ export function make(tag, options = {}, ...children) {
     } else if (name in element) element[name] = value;
     else element.setAttribute(name, value);
   }
-  element.append(...children);
+  return appendAll(element, children.flat());
+}
+
+// One by one: a list may be longer than a call has room for.
+export function appendAll(element, children) {
+  for (const child of children) element.append(child);
   return element;
 }
 

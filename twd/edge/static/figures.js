@@ -45,6 +45,15 @@ export function tone(state) {
 const sum = (values) => values.reduce((total, value) => total + (value ?? 0), 0);
 const stat = (jobs, name) => sum(jobs.map((job) => job.stats?.[name]));
 
+/** Tokens a second with drafts to those without, of jobs that ended here; null until both are known. */
+export function gain(jobs) {
+  const finished = jobs.filter((job) => !job.failure && speed(job));
+  const rate = (some) => sum(some.map((job) => job.stats.completion_tokens)) / sum(some.map((job) => job.stats.decode_ms));
+  const drafted = finished.filter((job) => job.stats.checked);
+  const plain = finished.filter((job) => !job.stats.checked);
+  return drafted.length && plain.length ? rate(drafted) / rate(plain) : null;
+}
+
 export function overall(jobs) {
   const finished = jobs.filter((job) => !job.failure);
   const checked = stat(jobs, "checked");

@@ -2,30 +2,51 @@
 
 import { copy, make } from "./dom.js";
 
-const INLINE = /(`+)([\s\S]*?[^`])\1(?!`)|\*\*([^*\n]+(?:\*[^*\n]+)*)\*\*|\*([^*\s][^*\n]*)\*|\[([^\]\n]*)\]\(([^)\s]+)\)|(https?:\/\/[^\s<>()"']+)/;
+const INLINE = /(`+)|\*\*([^*\n]+(?:\*[^*\n]+)*)\*\*|\*([^*\s][^*\n]*)\*|\[([^[\]\n]{0,500})\]\((https?:\/\/[^)\s]{1,2000})\)|(https?:\/\/[^\s<>()"']+)/;
 
 export function inline(text) {
   const nodes = [];
-  let rest = text;
-  for (let found = INLINE.exec(rest); found; found = INLINE.exec(rest)) {
-    if (found.index) nodes.push(rest.slice(0, found.index));
-    nodes.push(element(found));
-    rest = rest.slice(found.index + found[0].length);
+  const closing = runs(text);
+  const pattern = new RegExp(INLINE, "gi");
+  let from = 0;
+  for (let found = pattern.exec(text); found; found = pattern.exec(text)) {
+    const code = found[1] && codeSpan(text, found, closing);
+    if (found[1] && !code) continue;
+    if (found.index > from) nodes.push(text.slice(from, found.index));
+    nodes.push(code ? make("code", {}, code.trim() || code) : element(found));
+    from = pattern.lastIndex += code ? code.length + found[1].length : 0;
   }
-  if (rest) nodes.push(rest);
+  if (from < text.length) nodes.push(text.slice(from));
   return nodes;
 }
 
-function element([whole, , code, strong, emphasis, label, target, url]) {
-  if (code !== undefined) return make("code", {}, code.trim() || code);
-  if (strong !== undefined) return make("strong", {}, ...inline(strong));
-  if (emphasis !== undefined) return make("em", {}, ...inline(emphasis));
-  if (target !== undefined) return link(target, label) ?? whole;
+// Where runs of so many backticks begin, by their length. Looked up for each opening one: a search of the rest of the
+// text for each would take its square.
+function runs(text) {
+  const found = new Map();
+  for (const { 0: run, index } of text.matchAll(/`+/g)) {
+    if (!found.has(run.length)) found.set(run.length, { places: [], next: 0 });
+    found.get(run.length).places.push(index);
+  }
+  return found;
+}
+
+// What stands between an opening run and the next one of its length; nothing where there is none.
+function codeSpan(text, { 1: opening, index }, closing) {
+  const same = closing.get(opening.length);
+  while (same.places[same.next] <= index) same.next += 1;
+  const end = same.places[same.next];
+  return end === undefined ? "" : text.slice(index + opening.length, end);
+}
+
+function element([, , strong, emphasis, label, target, url]) {
+  if (strong !== undefined) return make("strong", {}, inline(strong));
+  if (emphasis !== undefined) return make("em", {}, inline(emphasis));
+  if (target !== undefined) return link(target, label);
   return link(url, url);
 }
 
 function link(target, label) {
-  if (!/^https?:\/\//i.test(target)) return null;
   return make("a", { href: target, rel: "noopener noreferrer", target: "_blank" }, label || target);
 }
 
@@ -57,10 +78,10 @@ function blocks(lines, depth) {
     else if (FENCE.test(line)) found.push(fence());
     else if (HEADING.test(line)) found.push(heading(lines[at++]));
     else if (RULE.test(line)) found.push(rule());
-    else if (QUOTE.test(line)) found.push(make("blockquote", {}, ...blocks(take((l) => QUOTE.test(l)).map((l) => QUOTE.exec(l)[1]), depth + 1)));
+    else if (QUOTE.test(line)) found.push(make("blockquote", {}, blocks(take((l) => QUOTE.test(l)).map((l) => QUOTE.exec(l)[1]), depth + 1)));
     else if (ROW.test(line) && /^[\s|:-]+$/.test(lines[at + 1] ?? "")) found.push(table(take((l) => ROW.test(l))));
     else if (BULLET.test(line)) found.push(list(take((l) => BULLET.test(l) || /^\s+\S/.test(l)), depth));
-    else found.push(make("p", {}, ...inline(take(isText).join("\n"))));
+    else found.push(make("p", {}, inline(take(isText).join("\n"))));
   }
   return found;
 
@@ -83,7 +104,7 @@ function isText(line) {
 
 function heading(line) {
   const [, marks, text] = HEADING.exec(line);
-  return make(`h${Math.min(6, marks.length + 2)}`, {}, ...inline(text));
+  return make(`h${Math.min(6, marks.length + 2)}`, {}, inline(text));
 }
 
 function codeBlock(code, language) {
@@ -104,18 +125,18 @@ function list(lines, depth) {
     if (found && found[1].length <= indent.length) items.push([found[3]]);
     else items.at(-1).push(line.slice(Math.min(line.search(/\S/), indent.length + 2)));
   }
-  const made = make(number ? "ol" : "ul", {}, ...items.map((lines) => item(lines, depth + 1)));
+  const made = make(number ? "ol" : "ul", {}, items.map((lines) => item(lines, depth + 1)));
   if (number && Number(number) !== 1) made.start = Number(number);
   return made;
 }
 
 function item([first, ...more], depth) {
-  return make("li", {}, ...inline(first), ...blocks(more, depth));
+  return make("li", {}, inline(first), blocks(more, depth));
 }
 
 function table(lines) {
   const cells = (line) => line.trim().replace(/^\||\|$/g, "").split("|").map((cell) => cell.trim());
   const [head, , ...body] = lines;
-  const row = (tag) => (line) => make("tr", {}, ...cells(line).map((cell) => make(tag, {}, ...inline(cell))));
-  return make("div", { className: "table" }, make("table", {}, make("thead", {}, row("th")(head)), make("tbody", {}, ...body.map(row("td")))));
+  const row = (tag) => (line) => make("tr", {}, cells(line).map((cell) => make(tag, {}, inline(cell))));
+  return make("div", { className: "table" }, make("table", {}, make("thead", {}, row("th")(head)), make("tbody", {}, body.map(row("td")))));
 }

@@ -49,8 +49,22 @@ def _cached(path: Path) -> int:
         return sum(_resident(file.fileno(), at, min(_STRETCH, size - at)) for at in range(0, size, _STRETCH))
 
 
+def warm_parts(descriptor: int, size: int, part: int) -> list[int]:
+    """Of an open file in parts of so many bytes (a power of two): those of which something lies in memory."""
+    if not CAN_MEASURE:
+        return list(range(-(-size // part)))
+    pages = b"".join(_pages(descriptor, at, min(_STRETCH, size - at)) for at in range(0, size, _STRETCH))
+    each = max(1, part // mmap.PAGESIZE)
+    return [at // each for at in range(0, len(pages), each) if any(page & 1 for page in pages[at : at + each : 16])]
+
+
 def _resident(descriptor: int, at: int, length: int) -> int:
-    """Bytes of one stretch that are in memory; mapping it brings nothing in."""
+    """Bytes of one stretch that are in memory."""
+    return min(length, mmap.PAGESIZE * sum(page & 1 for page in _pages(descriptor, at, length)))
+
+
+def _pages(descriptor: int, at: int, length: int) -> bytes:
+    """One byte for each page of a stretch, odd where it is in memory; mapping it brings nothing in."""
     libc = _libc()
     address = libc.mmap(None, length, _PROT_READ, _MAP_SHARED, descriptor, at)
     if address in (None, _FAILED):
@@ -59,7 +73,7 @@ def _resident(descriptor: int, at: int, length: int) -> int:
         pages = (ctypes.c_ubyte * -(-length // mmap.PAGESIZE))()
         if libc.mincore(ctypes.c_void_p(address), length, pages):
             raise OSError(ctypes.get_errno(), "mincore failed")
-        return min(length, mmap.PAGESIZE * sum(page & 1 for page in bytes(pages)))
+        return bytes(pages)
     finally:
         libc.munmap(ctypes.c_void_p(address), length)
 

@@ -17,7 +17,7 @@ import numpy as np
 from twd.decoding.filters import Indices
 from twd.engine.build import engine_build
 from twd.engine.context import BatchTokens, Logits
-from twd.engine.remembered import build_id
+from twd.engine.measuring.remembered import build_id
 from twd.engine.slices.engine import StageEngine, StagePlan
 from twd.gguf_tools.inspect import inspect
 from twd.gguf_tools.model_file import file_hash

@@ -123,6 +123,8 @@ class JobOwner:
         self._early: dict[Position, TokensAccepted] = {}
         self._finished: JobFinished | None = None
         self._untokened = False
+        self._unvouched: list[Event] = []
+        """What came before it was known who has the job."""
 
     # -- what happens --------------------------------------------------------------------------
 
@@ -130,16 +132,38 @@ class JobOwner:
         """The first submission."""
         return self._submit(now)
 
-    def handle(self, event: Event, now: float) -> list[OwnerAction]:
-        """A reply to Submit, or an event of this job from the bus; what does not fit is ignored."""
+    def answer(self, event: Event, now: float) -> list[OwnerAction]:
+        """A reply to Submit: it came to where only who took the job could send it, and says who that is."""
         if self.ended or not self._is_current(event):
             return []
-        self._heard, self._alive, self.worker = now, True, event.source or self.worker
+        actions = self._take(event, now)
+        if not isinstance(event, JobQueued):
+            return actions
+        self.worker, early = event.speculator, self._unvouched
+        self._unvouched = []
+        for one in early:
+            actions += self.handle(one, now)
+        return actions
+
+    def handle(self, event: Event, now: float) -> list[OwnerAction]:
+        """An event of this job from the bus; what does not fit, or is not from its worker, is ignored."""
+        if isinstance(event, JobQueued):  # only ever a reply
+            return self.answer(event, now)
+        if self.ended or not self._is_current(event):
+            return []
+        if event.source and not self.worker:  # the reply that says who the worker is was overtaken
+            self._unvouched = [*self._unvouched, event][-EARLY_MAX:]
+            return []
+        if event.source and event.source != self.worker:
+            return []
+        return self._take(event, now)
+
+    def _take(self, event: Event, now: float) -> list[OwnerAction]:
+        self._heard, self._alive = now, True
         if not isinstance(event, JobFailed):
             self._took()
         match event:
             case JobQueued():
-                self.worker = event.speculator
                 return []
             case JobStarted():
                 self._session, self.started = event.session, event
@@ -295,7 +319,7 @@ class JobOwner:
         if self._retry_at is not None:
             self.attempt += 1
         self._retry_at, self._alive, self._heard = None, False, now
-        self.worker, self._session = InstanceId(""), SessionId("")
+        self.worker, self._session, self._unvouched = InstanceId(""), SessionId(""), []
         left_ms = max(1, int((self._deadline - now) * 1000))
         job = msgspec.structs.replace(self.job, attempt=self.attempt, resume=list(self.tokens), deadline_ms=left_ms)
         return [Submit(job, min(self.policy.answer_s, left_ms / 1000))]

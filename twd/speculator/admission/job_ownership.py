@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from twd.wire.base import InstanceId, JobId, SessionId
+from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import JobSubmitted, TokensAccepted
 
 
@@ -23,6 +24,15 @@ class JobOwnership:
         """An attempt is over; a later one that was taken meanwhile is not."""
         if job in self._held and self._held[job][0].attempt <= attempt:
             del self._held[job]
+
+    def owner_of(self, job: JobId) -> str:
+        """Who waits for it; empty: it is not in hand."""
+        return self._held[job][0].owner if job in self._held else ""
+
+    def check(self, job: JobSubmitted) -> None:
+        """Refuse a job under the name of another owner's: it would take the place of that one."""
+        if self.owner_of(job.job) not in ("", job.owner):
+            raise TwdError(FailureCode.BUSY, f"another client has a job with the name {job.job!r} in hand")
 
     @property
     def instances(self) -> set[InstanceId]:

@@ -22,8 +22,8 @@ from twd.wire.base import SessionId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, Grammar, JobSubmitted, Prompt, Sampling, Thoughts
 
-QUICK_MESSAGES, QUICK_CHARACTERS = 16, 4096
-"""A prompt up to this size is prepared in about a millisecond, so it is not worth a thread's waking up."""
+QUICK_CHARACTERS = 4096
+"""A text up to this size is prepared in about a millisecond, so it is not worth a thread's waking up."""
 CALLS_MAX = 32_768
 """Characters of tools; for more it would take long to make ready what guesses their calls."""
 MARK_TOKENS_MAX = 32
@@ -33,9 +33,11 @@ ROOM_PART = 8
 
 
 def is_quick(job: JobSubmitted) -> bool:
-    """Whether preparing a job takes next to no time: no grammar to compile, no tools to write out, a short prompt."""
-    prompt = job.prompt
-    if job.grammar is not None or prompt.tools or len(prompt.messages or ()) > QUICK_MESSAGES:
+    """Whether preparing a job takes next to no time: no grammar to compile, no chat template to wait for, a short text.
+
+    A template may be hostile, and may be slow for some conversations alone.
+    """
+    if job.grammar is not None or job.prompt.messages is not None or job.prompt.tools:
         return False
     return characters_of(job) <= QUICK_CHARACTERS
 

@@ -24,7 +24,7 @@ from twd.speculator.core.pipelining import PipelinePlanner
 from twd.speculator.core.session import NGRAM, PreparedRequest, Session
 from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.speculator.drafters.pool import DrafterPool
-from twd.wire.base import Event, InstanceId, JobId, SessionId
+from twd.wire.base import Event, InstanceId, JobId, SessionId, Token
 from twd.wire.draft import DraftProposed, SessionClosed, SessionOpened
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import (
@@ -254,29 +254,43 @@ class SpeculatorCore:
         return self._epochs
 
     def _tell_open(self, session: Session, now: float) -> None:
+        """Each drafter is told by name, so that nobody else reads the prompt."""
         session.told_open = True
-        credit = self.drafter_pool.join(session, now)
-        self._tell(
-            SessionOpened(
-                job=session.job.job,
-                session=session.id,
-                model=self.identity.model,
-                speculator=self.identity.speculator,
-                node=self.identity.node,
-                tokens=list(session.tokens),
-                vocab=self.identity.vocab,
-                sampling=session.job.sampling,
-                seed=session.seed,
-                credit=credit,
-                device=self.limits.device,
-                text=self.render(session.tokens) if self.drafter_pool.wants_text else "",
-                prompt_tokens=session.prompt_len,
-                grammar=_if_short(session.grammar),
-                ignore_eos=session.job.ignore_eos,
-                reading=session.first_at < 0,
-            )
+        self.drafter_pool.join(session, now)
+        tokens, grammar = list(session.tokens), _if_short(session.grammar)
+        text = self.render(session.tokens) if self.drafter_pool.wants_text else ""
+        for name, link in session.links.items():
+            self._tell(self._opening(session, name, link.credit, tokens, text, grammar))
+
+    def _opening(
+        self,
+        session: Session,
+        drafter: InstanceId,
+        credit: int,
+        tokens: list[Token],
+        text: str,
+        grammar: Grammar | None,
+    ) -> SessionOpened:
+        by_text = drafter in self.drafter_pool.drafters and self.drafter_pool.drafters[drafter].by_text
+        return SessionOpened(
+            job=session.job.job,
+            session=session.id,
+            model=self.identity.model,
+            speculator=self.identity.speculator,
+            node=self.identity.node,
+            tokens=tokens,
+            vocab=self.identity.vocab,
+            sampling=session.job.sampling,
+            seed=session.seed,
+            credit=credit,
+            device=self.limits.device,
+            text=text if by_text else "",
+            prompt_tokens=session.prompt_len,
+            grammar=grammar,
+            ignore_eos=session.job.ignore_eos,
+            reading=session.first_at < 0,
+            drafter=drafter,
         )
-        self._effects += [Publish(grant) for grant in self.drafter_pool.less_than(credit, session)]
 
     def released(self) -> list[int]:
         """Slots whose sessions ended; the target keeps their tokens for the next prompt."""

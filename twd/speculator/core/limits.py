@@ -1,5 +1,6 @@
 """Who a speculator is and what it may hold."""
 
+import hashlib
 from dataclasses import dataclass
 
 from twd.decoding.window import Target
@@ -7,9 +8,15 @@ from twd.drafting.ngram import MIN_MATCH
 from twd.settings.model import ModelConfig, Settings
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.draft import DeviceKind
-from twd.wire.model import VocabFingerprint
+from twd.wire.model import ModelFacts, VocabFingerprint
 
 _WINDOW_MAX = 32
+
+
+def fingerprint_of(facts: ModelFacts, settings: str) -> str:
+    """`system_fingerprint` of answers: the same as long as all of this is, which the status shows beside it."""
+    parts = (facts.file, facts.quantization, facts.vocab.hash, settings)
+    return f"fp_{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:10]}"
 
 
 @dataclass(frozen=True, slots=True)

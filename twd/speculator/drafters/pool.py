@@ -114,8 +114,8 @@ class DrafterPool:
         for session in self.sessions.values():
             session.links.pop(name, None)
 
-    def join(self, session: Session, now: float) -> int:
-        """Link every drafter to a session; returns how far they may run at first."""
+    def join(self, session: Session, now: float) -> None:
+        """Link every drafter to a session, each with how far it may run at first."""
         self._forget_strangers()
         if now - self._joined_at > STALE_S:
             self._race_anew()
@@ -129,15 +129,6 @@ class DrafterPool:
                 link.late = LATE if drafter.silent else 0
                 session.links[name] = link
                 link.credit = self._credit(session, link, self._useful(session, drafter))
-        return max((link.credit for link in session.links.values()), default=0)
-
-    def less_than(self, credit: int, session: Session) -> list[DraftGranted]:
-        """For those who may not run as far as a session that is told to all of them lets the best run."""
-        return [
-            DraftGranted(session=session.id, drafter=name, credit=link.credit)
-            for name, link in session.links.items()
-            if link.credit < credit
-        ]
 
     def _forget_strangers(self) -> None:
         """The oldest records go first, and never those of who is here."""

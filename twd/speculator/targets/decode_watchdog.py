@@ -10,8 +10,8 @@ from twd.decoding.cost import CostCurve
 from twd.process.compute import ProcessEffort
 from twd.wire.draft import DeviceKind
 
-LEAST_S: Final = 30.0
-FACTOR: Final = 20.0
+LEAST_S: Final = 15.0
+FACTOR: Final = 4.0
 """A pass that takes so many times what it should is not slow any more."""
 UNKNOWN_S: Final = 300.0
 """For what was never measured here: at its first passes a device makes its kernels, and processors swap."""

@@ -104,6 +104,9 @@ class PooledSpeculator(SpeculatorService):
         self.guests: list[GuestUse] = []
         """Workers of guests that this process holds, or could not use."""
 
+    def under_way(self) -> None:
+        """Passes wait for other machines; `_keep_guarding` watches them."""
+
     async def setup(self) -> None:
         """Open the registry."""
         await super().setup()

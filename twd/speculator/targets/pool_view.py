@@ -29,7 +29,7 @@ class PoolView:
         """How things stand; raises BusError while the registry is away."""
         entries = await self._registry.entries()
         key = placement_key(self._place)
-        kept = next((read_placement(entry.value) for entry in entries if entry.key == key), None)
+        kept = next((read_placement(entry.value, entry.key) for entry in entries if entry.key == key), None)
         self.placement = kept or self.placement
         return assemble(self.placement, _nodes(entries, self._lease_s), _stages(entries), self.habit)
 
@@ -38,12 +38,12 @@ def _nodes(entries: Iterable[LeaseEntry], lease_s: float) -> dict[NodeId, NodeFa
     """Those whose agents were heard lately, and guests: that no coordinator tells of these now says nothing of them."""
     heard = [entry for entry in entries if entry.key.startswith(AGENTS) and entry.age_s <= lease_s]
     guests = [entry for entry in entries if entry.key.startswith(GUEST_KEYS)]
-    found = [facts for entry in (*guests, *heard) if (facts := read_node(entry.value)) is not None]
+    found = [facts for entry in (*guests, *heard) if (facts := read_node(entry.value, entry.key)) is not None]
     return {facts.node: facts for facts in found}
 
 
 def _stages(entries: Iterable[LeaseEntry]) -> dict[tuple[NodeId, int], StageReady]:
     """Stages with their slices in memory, by machine and process."""
-    leases = [read_lease(entry.value) for entry in entries if entry.key.startswith(STAGES)]
+    leases = [read_lease(entry.value, entry.key) for entry in entries if entry.key.startswith(STAGES)]
     told = [(lease, read_stage(lease.facts)) for lease in leases if lease is not None]
     return {(lease.node, lease.pid): stage for lease, stage in told if stage is not None}

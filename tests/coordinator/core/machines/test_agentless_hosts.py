@@ -283,7 +283,7 @@ async def test_a_guest_is_visited_and_told_and_vanishes_when_its_agent_comes() -
         assert not await watch.visit(set)
         assert guest.visits == 1, "its turn is later"
     (entry,) = await registry.entries()
-    facts = read_node(entry.value)
+    facts = read_node(entry.value, entry.key)
     assert facts is not None
     assert (entry.key, facts.guest, facts.looking) == (f"{GUEST_KEYS}127-0-0-1", True, False)
     states = {one.port: (one.state, bool(one.note)) for one in facts.processes}

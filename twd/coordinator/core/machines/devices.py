@@ -2,16 +2,18 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median
 from typing import Final
 
 from twd.coordinator.core.machines.computers import told_once
 from twd.coordinator.core.machines.configured_devices import doubts, given, with_given
 from twd.coordinator.core.machines.device_names import GIVEN, device_name, unbuilt, usable
+from twd.coordinator.core.pass_time import CPU_KINDS, CPU_LAYER_S, CPU_TOKEN_S, Measured, Reading, learned
 from twd.coordinator.core.placement import PlacementDevice
 from twd.settings.model import PoolConfig
 from twd.wire.base import NodeId
-from twd.wire.node import CPU, GpuFacts, NodeFacts
+from twd.wire.node import CPU, GpuFacts, MeasuredStep, NodeFacts
 
 CPU_SPEED: Final = 15e9
 CPU_WINDOW: Final = 3.0
@@ -21,8 +23,6 @@ GPU_WINDOW: Final = 1.2
 """Estimates where nothing was measured: bytes of weights read a second, and what a window of 8 costs."""
 GPU_SHARE: Final = 0.6
 """What a step reads of what a GPU's memory gives: its kernels are short, and each has to start."""
-THREADS_HELP: Final = 2.0
-"""One thread rarely reads as much as memory gives; several do about twice as well."""
 SHARED_FOR_HOME: Final = 0.1
 
 
@@ -71,8 +71,21 @@ def processor(facts: NodeFacts) -> PlacementDevice:
     free = facts.memory.available
     if any(gpu.shared for gpu in usable(facts)):
         free = int(free * SHARED_FOR_HOME)
-    speed = facts.cpu.bandwidth * THREADS_HELP or CPU_SPEED
-    return PlacementDevice(facts.node, CPU, free, speed, CPU_WINDOW)
+    device = PlacementDevice(facts.node, CPU, free, facts.cpu.bandwidth or CPU_SPEED, CPU_WINDOW)
+    return _by_experience(replace(device, kinds=CPU_KINDS, layer_s=CPU_LAYER_S, token_s=CPU_TOKEN_S), facts)
+
+
+def _by_experience(device: PlacementDevice, facts: NodeFacts) -> PlacementDevice:
+    """What models were measured to take on this processor corrects what is foretold of others."""
+    known = learned(device.pace, [_measured(one) for one in facts.cpu.measured])
+    windows = [one.window for one in facts.cpu.measured if one.window >= 1.0]
+    factor = median(windows) if windows else device.window_factor
+    return replace(device, slower=known.slower, usually=known.usually, window_factor=factor)
+
+
+def _measured(one: MeasuredStep) -> Measured:
+    kinds = tuple((kind.kind, kind.share) for kind in one.kinds)
+    return Measured(Reading(one.layers, one.weight_bytes, kinds, 0.0, one.head_bytes, one.head_kind), one.ms / 1000)
 
 
 def _detected(facts: NodeFacts, own: PlacementDevice) -> Iterator[PlacementDevice]:

@@ -1,0 +1,1 @@
+"""Measuring the product as users start it."""

@@ -1,0 +1,1 @@
+"""Measuring a ring of local stages."""

@@ -1,0 +1,216 @@
+"""The lease registry where a broker gives rights by role: heard, not looked up.
+
+Asking a broker's JetStream for a value makes the broker itself publish that value wherever the asker names. So here
+nobody may ask it. Leases are messages that everybody who may read them hears and remembers for their time to live; who
+comes late calls the roll, and every holder tells its leases again. Only claims, which one process holds at a time, are
+kept by the broker: one key each, in a bucket that is made once, with the admin's key.
+"""
+
+import asyncio
+import json
+import re
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+from twd.bus.base import BusError, BusMessage, LeaseEntry, NoResponders, check_key
+from twd.bus.nats.leases import LEASE_BYTES_MAX, TIMEOUT_S, NatsLeases
+from twd.wire.failures import FailureCode
+from twd.wire.routes import WhenFull
+
+if TYPE_CHECKING:
+    from twd.bus.nats.bus import NatsBus
+
+ROLL_CALL: Final = "twd.registry.wanted"
+"""On this subject a reader asks every holder of leases to tell them again."""
+CLAIMS: Final = "_claims"
+"""So ends the name of the bucket with a registry's claims."""
+SETTLE_S: Final = 0.3
+"""So long the answers to a roll call are waited for."""
+RETELL_S: Final = 0.2
+"""Leases are not told more often than this, however often the roll is called."""
+SILENCE_S: Final = 3.5
+"""A claim whose holder is not heard of for so long, though the roll was called, may be taken: holders renew sooner."""
+KEYS_MAX: Final = 256
+"""Of one role on one machine. What is more is not remembered: nobody can crowd the others out."""
+TRIES: Final = 4
+_ACKNOWLEDGEMENT: Final = b'{"stream":'
+"""So begins what a broker sends wherever the writer of a claim names; nobody's lease does."""
+_WRONG_REVISION: Final = (10071, 10164)
+_LAST: Final = re.compile(r"sequence: (\d+)")
+
+
+class FollowedLeases:
+    """One registry as its readers hear it; satisfies the Leases protocol."""
+
+    def __init__(self, bus: "NatsBus", bucket: str, ttl_s: float) -> None:
+        self._bus = bus
+        self._prefix = f"$KV.{bucket}."
+        self._claims = f"$KV.{bucket}{CLAIMS}."
+        self._ttl_s = ttl_s
+        self._seen: dict[str, tuple[bytes, float]] = {}
+        self._revisions: dict[str, int] = {}
+        """Of claims: the last that the broker told."""
+        self._own: dict[str, bytes] = {}
+        self._answers_calls = False
+        self._retelling: asyncio.TimerHandle | None = None
+        self._follows_since = -1
+        """How often the connection had been made anew when the roll was called last; -1: it never was."""
+        self._turn = asyncio.Lock()
+
+    async def put(self, key: str, value: bytes) -> int:
+        """Tell or renew a lease."""
+        check_key(key)
+        self._own[key] = bytes(value)
+        await self._answer_roll_calls()
+        self._tell(key, value)
+        return 0
+
+    async def create(self, key: str, value: bytes) -> int | None:
+        """Claim a key that nobody holds."""
+        revision = await self._write_after(key, value, 0)
+        if revision is not None or await self._is_held(key):
+            return revision
+        for _ in range(TRIES):
+            revision = await self._write_after(key, value, self._revisions[key])
+            if revision is not None or await self.get(key) is not None:
+                return revision
+        return await self._write_after(key, value, None)  # its place is written over and over by nobody who is heard
+
+    async def update(self, key: str, value: bytes, revision: int) -> int | None:
+        """Renew a claim, or take it from the holder who had it at `revision`.
+
+        An acknowledgement that somebody lets the broker send to a claim's place takes the claim from nobody: it is
+        still ours as long as no other holder is heard.
+        """
+        ours = self._own.get(key)
+        renewed = await self._write_after(key, value, revision)
+        for _ in range(TRIES):
+            if renewed is not None or ours is None or not await self._is_ours(key, ours):
+                return renewed
+            renewed = await self._write_after(key, value, self._revisions[key])
+        return renewed or await self._write_after(key, value, None)
+
+    async def _is_ours(self, key: str, value: bytes) -> bool:
+        await self._settle()
+        return self._seen.get(key, (value, 0.0))[0] == value
+
+    async def delete(self, key: str) -> None:
+        """Give a key up."""
+        check_key(key)
+        self._own.pop(key, None)
+        self._tell(key, b"")
+        if key in self._revisions:
+            await self._ask(key, b"", {"KV-Operation": "DEL"})
+
+    async def get(self, key: str) -> LeaseEntry | None:
+        """Read one live key."""
+        check_key(key)
+        return next((entry for entry in await self.entries() if entry.key == key), None)
+
+    async def entries(self) -> list[LeaseEntry]:
+        """All live keys."""
+        await self._settle()
+        now = time.monotonic()
+        self._seen = {key: seen for key, seen in self._seen.items() if now - seen[1] < self._ttl_s}
+        return [
+            LeaseEntry(key, value, self._revisions.get(key, 0), now - heard)
+            for key, (value, heard) in sorted(self._seen.items())
+        ]
+
+    # -- leases ----------------------------------------------------------------------------------
+
+    def _tell(self, key: str, value: bytes) -> None:
+        self._bus.publish(f"{self._prefix}{key}", value)
+        self._remember(key, value)
+
+    async def _answer_roll_calls(self) -> None:
+        if not self._answers_calls:
+            self._answers_calls = True
+            await self._bus.subscribe(ROLL_CALL, self._called, limit=1)
+
+    def _called(self, message: BusMessage) -> None:
+        if self._retelling is None:
+            self._retelling = asyncio.get_running_loop().call_later(RETELL_S, self._let_retell)
+            for key, value in self._own.items():
+                self._tell(key, value)
+
+    def _let_retell(self) -> None:
+        self._retelling = None
+
+    def _hear(self, message: BusMessage) -> None:
+        self._remember(message.subject[len(self._prefix) :], message.data)
+
+    def _remember(self, key: str, value: bytes) -> None:
+        if not value:
+            self._seen.pop(key, None)
+        elif value.startswith(_ACKNOWLEDGEMENT):
+            return
+        elif len(value) <= LEASE_BYTES_MAX and (key in self._seen or self._has_room(key)):
+            self._seen[key] = (bytes(value), time.monotonic())
+
+    def _has_room(self, key: str) -> bool:
+        return Counter(map(_holder, self._seen))[_holder(key)] < KEYS_MAX
+
+    async def _settle(self) -> None:
+        """Follow from now on; after a new connection, call the roll and wait for the answers."""
+        async with self._turn:
+            if not self._bus.connected:
+                raise BusError("the bus is away")
+            if self._follows_since == self._bus.stats.reconnects:
+                return
+            if self._follows_since < 0:
+                await self._bus.subscribe(f"{self._prefix}>", self._hear, when_full=WhenFull.DROP_OLDEST)
+            self._follows_since = self._bus.stats.reconnects
+            self._bus.publish(ROLL_CALL, b"")
+            await asyncio.sleep(SETTLE_S)
+
+    # -- claims ----------------------------------------------------------------------------------
+
+    async def _is_held(self, key: str) -> bool:
+        """Whether somebody is heard who holds this claim."""
+        give_up = time.monotonic() + SILENCE_S
+        while await self.get(key) is None:
+            if time.monotonic() >= give_up:
+                return False
+            self._bus.publish(ROLL_CALL, b"")
+            await asyncio.sleep(SETTLE_S)
+        return True
+
+    async def _write_after(self, key: str, value: bytes, revision: int | None) -> int | None:
+        """The new revision, or None when the broker has another one than `revision`, if one is given."""
+        expected = {} if revision is None else {"Nats-Expected-Last-Subject-Sequence": str(revision)}
+        reply = await self._ask(key, value, expected)
+        error = reply.get("error")
+        if error is None:
+            self._revisions[key] = int(reply["seq"])
+            await self.put(key, value)
+            return self._revisions[key]
+        if error.get("err_code") not in _WRONG_REVISION:
+            raise BusError(f"the broker's registry says of the claim {key}: {error.get('description', error)}")
+        last = _LAST.search(str(error.get("description", "")))
+        self._revisions[key] = int(last[1]) if last else 0
+        return None
+
+    async def _ask(self, key: str, value: bytes, headers: dict[str, str]) -> dict[str, Any]:
+        check_key(key)
+        try:
+            answer = await self._bus.ask(f"{self._claims}{key}", value, headers=headers, timeout_s=TIMEOUT_S)
+        except NoResponders:
+            text = "the broker has no bucket for claims; make it once with the admin's key: deploy/nats/make_buckets.py"
+            raise BusError(text, FailureCode.UNSUPPORTED) from None
+        try:
+            reply: dict[str, Any] = json.loads(answer.data)
+        except ValueError:
+            raise BusError("the broker's registry answers in no language that we know") from None
+        return reply
+
+
+def _holder(key: str) -> str:
+    """Role and machine of who tells this key."""
+    return ".".join(key.split(".", 2)[:2])
+
+
+async def make_claims(bus: "NatsBus", bucket: str, ttl_s: float) -> int:
+    """Make the bucket for claims, or bring it up to date, and return how many copies of it there are."""
+    return await NatsLeases(bus, f"{bucket}{CLAIMS}", ttl_s).make("file")

@@ -1,0 +1,139 @@
+"""A model's chat template, rendered by a process with limits (`template_worker`).
+
+Model files come from strangers. Whatever a template does ends within a second and 256 MiB, without this process's
+memory or its interpreter lock. The process is started with the model and kept, so that a chat does not wait for it.
+"""
+
+import json
+import pickle
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from twd.chat.template_sandbox import MAX_SOURCE
+from twd.chat.template_worker import CPU_S, FACTS, FAILURE, MEMORY_BYTES, TEXT, receive, send
+from twd.wire.failures import FailureCode, TwdError
+
+ARGV: Final = (sys.executable, "-P", "-m", "twd.chat.template_worker")
+AT_ONCE: Final = 2
+"""So a short conversation does not wait for a long one."""
+START_S: Final = 20.0
+"""Python and its imports, on a slow machine that does much else."""
+PATIENCE_S: Final = 5.0
+"""CPU_S, on a machine that has little time for it."""
+FREE_CHARACTERS: Final = 1_000_000
+TIMES_GIVEN: Final = 4
+"""A template may write this much, and this many times as much as it is given."""
+HOPELESS: Final = 2
+"""A template that was ended so often and never made a text is not tried again."""
+
+
+class _Worker:
+    """One process."""
+
+    def __init__(self, source: str) -> None:
+        self.line, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                ARGV, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+        self._end = weakref.finalize(self, _end, self._process, self.line)
+        self.line.settimeout(START_S)
+        try:
+            self.facts = self.ask(source.encode("utf-8", "surrogatepass"))
+        except BaseException:
+            self.end()
+            raise
+        self.line.settimeout(PATIENCE_S)
+
+    def ask(self, body: bytes) -> bytes:
+        """The answer to one frame; raises OSError or EOFError where none comes."""
+        send(self.line, body)
+        return receive(self.line, MEMORY_BYTES)
+
+    def end(self) -> None:
+        """Kill and reap it."""
+        self._end()
+
+
+def _end(process: "subprocess.Popen[bytes]", line: socket.socket) -> None:
+    process.kill()
+    line.close()
+    process.wait()
+
+
+class ConfinedTemplate:
+    """What `SandboxedTemplate` is, in other processes; of this one, threads may render at once."""
+
+    def __init__(self, source: str) -> None:
+        if len(source) > MAX_SOURCE:
+            raise TwdError(FailureCode.MODEL_LOAD, f"The model's chat template is longer than {MAX_SOURCE} characters.")
+        self._source = source
+        self._turns = threading.BoundedSemaphore(AT_ONCE)
+        self._idle: list[_Worker] = []
+        self._ended = self._made = 0
+        with self._worker(FailureCode.MODEL_LOAD) as worker:
+            words, names = msgspec.convert(json.loads(_content(worker.facts, FACTS)), tuple[list[str], list[str]])
+        self.words, self.names = frozenset(words), frozenset(names)
+
+    def render(self, variables: Mapping[str, Any], now: datetime) -> str:
+        """The text that the template makes; raises TwdError where it refuses, fails or goes over a bound."""
+        if self._ended >= HOPELESS and not self._made:
+            raise _too_much(FailureCode.BAD_REQUEST)
+        body = pickle.dumps((dict(variables), now), pickle.HIGHEST_PROTOCOL)
+        with self._worker(FailureCode.BAD_REQUEST) as worker:
+            answer = worker.ask(body)
+        made = _content(answer, TEXT)
+        if len(made) > FREE_CHARACTERS + TIMES_GIVEN * len(body):
+            text = f"The model's chat template makes {len(made)} bytes of a conversation of {len(body)}."
+            raise TwdError(FailureCode.BAD_REQUEST, text, "messages")
+        self._made += 1
+        return made.decode("utf-8", "surrogatepass")
+
+    def close(self) -> None:
+        """End the processes that wait; one that renders ends when nobody holds it."""
+        while self._idle:
+            self._idle.pop().end()
+
+    def _waiting(self) -> _Worker | None:
+        with suppress(IndexError):
+            return self._idle.pop()
+        return None
+
+    @contextmanager
+    def _worker(self, code: FailureCode) -> Iterator[_Worker]:
+        """A process for one turn. One that fails to answer is not used again."""
+        with self._turns:
+            worker = None
+            try:
+                worker = self._waiting() or _Worker(self._source)
+                yield worker
+            except (OSError, EOFError) as error:
+                self._ended += 1
+                if worker is not None:
+                    worker.end()
+                raise _too_much(code) from error
+            self._idle.append(worker)
+
+
+def _content(answer: bytes, kind: bytes) -> bytes:
+    """What stands in an answer of this kind; raises the failure that it tells of instead."""
+    if answer[:1] == FAILURE:
+        code, message, field = msgspec.convert(json.loads(answer[1:]), tuple[str, str, str])
+        raise TwdError(FailureCode(code), message, field)
+    if answer[:1] != kind:
+        raise TwdError(FailureCode.BAD_REQUEST, "The model's chat template got out of order.", "messages")
+    return answer[1:]
+
+
+def _too_much(code: FailureCode) -> TwdError:
+    bounds = f"{CPU_S:g} s of a processor or {MEMORY_BYTES >> 20} MiB"
+    return TwdError(code, f"The model's chat template does too much: it was ended at {bounds}.", "messages")

@@ -1,0 +1,31 @@
+"""What a running model was measured to do, beside what was foretold of it."""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from twd.kit.wording import figure
+
+if TYPE_CHECKING:
+    from twd.bus.base import LeaseEntry
+    from twd.wire.placement import PlacementDecided
+
+
+def measured_tok_s(entries: "Iterable[LeaseEntry]", model: str) -> float:
+    """Tokens a second without drafts, of the process that serves the model; 0 where nobody does."""
+    from twd.wire.model import single_step_ms
+    from twd.wire.service import read_lease
+
+    for entry in entries:
+        lease = read_lease(entry.value, entry.key)
+        if lease is not None and lease.service == "speculator" and lease.facts.get("model") == model:
+            trip = lease.facts.get("trip_ms", 0)
+            ms = float(trip) if isinstance(trip, int | float) and trip else single_step_ms(lease.facts)
+            return round(1000 / ms, 2) if ms else 0.0
+    return 0.0
+
+
+def beside_measured(decision: "PlacementDecided", measured: float) -> Iterator[str]:
+    """Both in one line, where both are known."""
+    if measured and decision.plain_tok_s:
+        share = measured / decision.plain_tok_s
+        yield f"measured while it serves: {figure(measured)} tokens/s plain, {figure(share)} of the estimate"

@@ -1,0 +1,1 @@
+"""`twd start`, `stop`, `swap`, `load` and `reclaim`."""

@@ -1,0 +1,1 @@
+"""`twd swarm` and `twd manifest`."""

@@ -1,0 +1,245 @@
+"""`twd swarm pull`: a model from other machines, by the service that runs here, or by the command itself."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from twd.cli.common.context import CliContext
+from twd.cli.swarm.transfer_bar import TransferView
+from twd.kit.errors import CommandError
+from twd.kit.exit_codes import ExitCode
+from twd.settings.paths import path_of
+
+if TYPE_CHECKING:
+    from twd.pieces.manifest import Manifest
+    from twd.settings.model import SwarmConfig
+    from twd.swarm.library import Library
+    from twd.swarm.peer import Peers
+    from twd.swarm.transfer import Transfer
+
+
+class Asked(NamedTuple):
+    """What the command line says."""
+
+    dest: str
+    manifest: str
+    peers: tuple[str, ...]
+    parallel: int
+    token: str
+    verify: bool
+    host: str
+    port: int | None
+    stay: bool
+
+
+@click.command()
+@click.argument("dest")
+@click.option("--manifest", default="", metavar="URL|FILE|NAME", help="What to pull; without: the only file of a peer.")
+@click.option("--peer", "peers", multiple=True, metavar="URL", help="A seeder; give it for each.")
+@click.option("--parallel", type=click.IntRange(1, 64), help="Requests at the same time.  [default: swarm.parallel]")
+@click.option("--token", default="", help="Bearer token of the seeders.  [default: swarm.token]")
+@click.option("--verify", is_flag=True, help="Read the whole file once more in the end, and compare its SHA-256.")
+@click.option("--host", default="", help="With --port: where others may take what came already.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Give to others, too, while it comes; 0: a free port.")
+@click.option("--stay", is_flag=True, help="With --port: go on giving when all is here, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Progress as lines of JSON, as on a pipe.")
+@click.pass_obj
+def pull(
+    ctx: CliContext,
+    dest: str,
+    manifest: str,
+    peers: tuple[str, ...],
+    parallel: int | None,
+    token: str,
+    verify: bool,
+    host: str,
+    port: int | None,
+    stay: bool,
+    as_json: bool,
+) -> ExitCode:
+    """Pull a model to DEST, a file or a folder. Without --peer, the service here finds machines that have it."""
+    import sys
+
+    from twd.process import platform
+
+    settings = ctx.settings.swarm
+    token, host = token or settings.token, host or settings.host
+    asked = Asked(dest, manifest, peers, parallel or settings.parallel, token, verify, host, port, stay)
+    as_json = as_json or not sys.stdout.isatty()
+    if not peers and not manifest.startswith(("http://", "https://")):
+        from twd.cli.swarm.ask import pull_by_service
+
+        return pull_by_service(ctx, asked, as_json)
+    with asyncio.Runner(loop_factory=platform.new_event_loop) as runner:
+        return runner.run(_pull(asked, settings, as_json))
+
+
+async def _pull(asked: Asked, settings: "SwarmConfig", as_json: bool) -> ExitCode:
+    from twd.pieces.signing import check_signer
+    from twd.swarm.library import Library
+    from twd.swarm.peer import Peers
+
+    peers, library = Peers(asked.token), Library()
+    try:
+        first = await _find(peers, asked)
+        await _serve(library, asked, settings)
+        for manifest in [first, *await _others(peers, asked, first)]:
+            check_signer(manifest, settings.signers)
+            await _one(peers, library, asked, settings, manifest, as_json)
+        if asked.stay and asked.port is not None:
+            await _until_stopped()
+    finally:
+        await peers.close()
+        library.close()
+    return ExitCode.OK
+
+
+async def _until_stopped() -> None:
+    from twd.process.run_service import StopRequests
+
+    stop = StopRequests(lambda: None)
+    stop.watch()
+    await stop.asked.wait()
+
+
+def _urls(asked: Asked) -> list[str]:
+    """The seeders: those that are named, else the one that gave the manifest."""
+    if asked.peers:
+        return [one.rstrip("/") for one in asked.peers]
+    return [asked.manifest.removesuffix("/manifest").split("/v1/swarm")[0].rstrip("/")]
+
+
+async def _find(peers: "Peers", asked: Asked) -> "Manifest":
+    """The manifest, wherever it is."""
+    from twd.pieces.manifest import load_manifest
+
+    if asked.manifest.startswith(("http://", "https://")):
+        return await peers.manifest(asked.manifest)
+    if asked.manifest and path_of(asked.manifest).is_file():
+        return load_manifest(path_of(asked.manifest))
+    return await _by_name(peers, asked)
+
+
+async def _by_name(peers: "Peers", asked: Asked) -> "Manifest":
+    from twd.pieces.source import SourceError
+    from twd.swarm.peer import files_at
+
+    found: dict[str, str] = {}
+    names: dict[str, str] = {}
+    problems = []
+    for url in _urls(asked):
+        try:
+            for root, name in await files_at(peers, url):
+                names[root] = name
+                if not asked.manifest or asked.manifest in (name, name.removesuffix(".gguf"), root):
+                    found.setdefault(root, url)
+        except SourceError as error:
+            problems.append(str(error))
+    if len(found) == 1:
+        root, url = found.popitem()
+        return await peers.manifest(f"{url}/v1/swarm/{root}/manifest")
+    raise _none_or_several(asked, found, names, problems)
+
+
+def _none_or_several(asked: Asked, found: dict[str, str], names: dict[str, str], problems: list[str]) -> CommandError:
+    if found:
+        listed = ", ".join(f"{names[root]} ({root[:12]}…)" for root in found)
+        return CommandError(ExitCode.USAGE, f"several files could be meant: {listed}; give --manifest with a root")
+    if names:
+        import difflib
+
+        near = difflib.get_close_matches(asked.manifest, list(names.values()), n=3, cutoff=0.3) or list(names.values())
+        text = f"no peer has {asked.manifest!r}; there is: {', '.join(near[:5])}"
+        return CommandError(ExitCode.NOT_FOUND, text)
+    return CommandError(ExitCode.NOTHING_RUNS, "; ".join(problems) or "the peers share nothing")
+
+
+async def _others(peers: "Peers", asked: Asked, first: "Manifest") -> "list[Manifest]":
+    """The manifests of the other files of a split model, where DEST can take them."""
+    if not first.shards or not path_of(asked.dest).is_dir():
+        return []
+    wanted = [shard.root for shard in first.shards if shard.root and shard.root != first.root]
+    url = _urls(asked)[0]
+    return [await peers.manifest(f"{url}/v1/swarm/{root}/manifest") for root in wanted]
+
+
+async def _serve(library: "Library", asked: Asked, settings: "SwarmConfig") -> None:
+    """Let others take what came already, if that is wished."""
+    from twd.swarm.door import Door, check_bind, host_for
+    from twd.swarm.seeder import Seeder
+
+    if asked.port is None:
+        return
+    host = host_for(asked.host, asked.token)
+    check_bind(host, asked.token)
+    bound = await Seeder(library, settings.upload_mib_s).listen(
+        host, asked.port, Door(asked.token, settings.allowed_ips)
+    )
+    click.echo(f"gives at port {bound}", err=True)
+
+
+async def _one(
+    peers: "Peers", library: "Library", asked: Asked, settings: "SwarmConfig", manifest: "Manifest", as_json: bool
+) -> None:
+    from twd.swarm.pace import Pace
+    from twd.swarm.peer import Peer
+    from twd.swarm.puller import Hooks
+    from twd.swarm.transfer import Transfer, is_here, target_in
+
+    target = target_in(path_of(asked.dest), manifest.filename)
+    if await asyncio.to_thread(is_here, target, manifest):
+        click.echo(f"{target} is here already", err=True)
+        return
+    hooks = Hooks(banned=lambda name, reason, unit: click.echo(f"\nbanned: {reason}", err=True))
+    pace = Pace(settings.download_mib_s)
+    transfer = Transfer(manifest, target, library=library, parallel=asked.parallel, pace=pace, hooks=hooks)
+    for url in _urls(asked):
+        transfer.pull.add(Peer(peers, url, manifest.name, manifest.total_size))
+    await _watched(transfer, TransferView(manifest.filename, as_json))
+    if asked.verify:
+        await asyncio.to_thread(_verify, target, manifest)
+    if not as_json:
+        click.echo(str(target))
+
+
+async def _watched(transfer: "Transfer", view: TransferView) -> None:
+    """Run it, and show how far it is."""
+    from twd.process.run_service import StopRequests, unless
+
+    stop = StopRequests(lambda: None)
+    stop.watch()
+    showing = asyncio.get_running_loop().call_later(0.0, lambda: None)
+
+    def show() -> None:
+        nonlocal showing
+        view.show(transfer.pull.progress())
+        showing = asyncio.get_running_loop().call_later(0.5, show)
+
+    show()
+    try:
+        await unless(stop.asked, transfer.run())
+    finally:
+        showing.cancel()
+        counts, done = transfer.pull.counts, transfer.target.exists()
+        more = {
+            "fetched_bytes": counts.fetched_bytes,
+            "wasted_bytes": counts.wasted_bytes,
+            "by_source": counts.by_source,
+        }
+        view.end(transfer.pull.progress(), "finished" if done else "stopped", path=str(transfer.target), **more)
+    if stop.asked.is_set() and not transfer.target.exists():
+        raise CommandError(ExitCode.INTERRUPTED, "stopped; what came is kept, and the same command goes on from there")
+
+
+def _verify(target: Path, manifest: "Manifest") -> None:
+    import hashlib
+
+    if not manifest.sha256:
+        raise CommandError(ExitCode.DIFFERENT, "this manifest tells no SHA-256 of the whole; all its pieces were right")
+    with target.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != manifest.sha256:
+        text = f"{target} has SHA-256 {digest}, and its manifest says {manifest.sha256}; pull it again"
+        raise CommandError(ExitCode.DIFFERENT, text)

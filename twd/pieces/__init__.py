@@ -1,0 +1,1 @@
+"""Models in checked pieces: manifests, hash trees, bitmaps, partial files, and what a source of bytes is."""

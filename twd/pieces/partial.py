@@ -1,0 +1,216 @@
+"""A file on its way: its bytes so far, and beside them which units of it are there and were checked."""
+
+import fcntl
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from twd.pieces.bitmap import Bitmap
+from twd.pieces.checks import Bytes, Checks
+from twd.pieces.names import bitmap_of, part_of
+from twd.wire.failures import FailureCode, TwdError
+from twd.wire.reading import read_as
+
+_HEAD_BYTES: Final = 512
+ROOM_LEFT: Final = 64 * 1024 * 1024
+"""So much of a disk stays free."""
+
+
+class _Head(msgspec.Struct, frozen=True):
+    """The begin of a bitmap's file. `mtime_ns` is that of the bytes when they were closed in good order, else 0."""
+
+    name: str
+    size: int
+    unit: int
+    mtime_ns: int = 0
+    some: bool = False
+    """Only some bytes of it were wanted: nobody fetches the rest unasked."""
+
+
+class Found(NamedTuple):
+    """What lies of a file on this machine: units that are there, all units, its root, and whether all are wanted."""
+
+    have: int
+    units: int
+    name: str
+    some: bool
+
+
+class PartialFile:
+    """Bytes in `FILE.twd.part`, the bitmap in `FILE.twd.pieces`. Its methods may be called from several threads."""
+
+    def __init__(self, target: Path, name: str, checks: Checks, *, some: bool = False) -> None:
+        """Go on with what is there, or begin; raises TwdError or OSError, and leaves what it found as it was."""
+        self.target, self.name, self.checks, self._some = target, name, checks, some
+        self.path, self._bitmap_path = part_of(target), bitmap_of(target)
+        self.have = Bitmap(len(checks))
+        self._lock = threading.Lock()
+        self._closing = threading.Lock()
+        self._bits = os.open(self._bitmap_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.descriptor = -1
+        try:
+            self._begin()
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _begin(self) -> None:
+        try:
+            fcntl.flock(self._bits, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            text = f"{self.target.name} is pulled by another process already; wait for it, or end that one"
+            raise TwdError(FailureCode.BUSY, text) from None
+        raw = os.pread(self._bits, _HEAD_BYTES + len(self.have.data), 0)
+        head = read_as(_Head, raw[:_HEAD_BYTES].rstrip(b"\0 \n"))
+        if head is not None:
+            self._check_same(head)
+        self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        found = os.fstat(self.descriptor)
+        self._check_room(found.st_blocks * 512)
+        if head is not None and found.st_size == self.checks.size:
+            self.have = Bitmap(len(self.checks), raw[_HEAD_BYTES:])
+            if found.st_mtime_ns != head.mtime_ns:
+                self._recheck()
+        os.ftruncate(self.descriptor, self.checks.size)
+        self._write_head(0)
+        os.pwrite(self._bits, bytes(self.have.data), _HEAD_BYTES)
+
+    def _check_same(self, head: _Head) -> None:
+        if (head.name, head.size, head.unit) != (self.name, self.checks.size, self.checks.unit):
+            text = (
+                f"{self.path} holds part of another file (root {head.name[:12]}, here {self.name[:12]}); "
+                f"remove it and {self._bitmap_path.name}, or pull to another name"
+            )
+            raise TwdError(FailureCode.BAD_REQUEST, text)
+
+    def _check_room(self, taken: int) -> None:
+        free, needed = shutil.disk_usage(self.target.parent).free, self.checks.size - taken
+        if needed > max(0, free - ROOM_LEFT):
+            text = (
+                f"{self.target.name} needs {needed} bytes more, and {self.target.parent} has {free} free; "
+                "make room there, or pull to another disk"
+            )
+            raise NoRoomForFile(text)
+
+    def _recheck(self) -> None:
+        """It was not closed in good order, or somebody wrote to it: what is marked is read and judged again."""
+        for index in list(self.have):
+            begin, length = self.checks.place(index)
+            if not self.checks.holds(index, os.pread(self.descriptor, length, begin)):
+                self.have.discard(index)
+
+    # -- units ---------------------------------------------------------------------------------
+
+    def put(self, index: int, data: Bytes) -> bool:
+        """Write a unit that was judged already, and mark it; whether it is new."""
+        begin, _ = self.checks.place(index)
+        if index in self.have:
+            return False
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self.descriptor, view, begin)
+            view, begin = view[written:], begin + written
+        with self._lock:
+            self.have.add(index)
+            at = index >> 3
+            os.pwrite(self._bits, self.have.data[at : at + 1], _HEAD_BYTES + at)
+        return True
+
+    def read(self, begin: int, length: int) -> bytes:
+        """Checked bytes; raises where some of them are not there."""
+        if not self.have.has_all(self.checks.of_range(begin, begin + length)):
+            raise TwdError(FailureCode.MODEL_NOT_FOUND, f"{self.path.name} does not have these bytes yet")
+        return os.pread(self.descriptor, length, begin)
+
+    def missing(self) -> Iterator[int]:
+        """The units that are not there."""
+        return (index for index in range(len(self.checks)) if index not in self.have)
+
+    # -- on the disk -----------------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """Bring it to the disk, the bitmap behind the bytes."""
+        with self._closing:
+            if self.descriptor >= 0:
+                os.fdatasync(self.descriptor)
+                os.fdatasync(self._bits)
+
+    def forget(self) -> None:
+        """Nothing of it counts any more: all is fetched again."""
+        self.have = Bitmap(len(self.checks))
+        os.pwrite(self._bits, bytes(self.have.data), _HEAD_BYTES)
+
+    def finish(self) -> None:
+        """All is there: give it its name."""
+        assert self.have.complete
+        os.fsync(self.descriptor)
+        os.fchmod(self.descriptor, 0o644 & ~_umask())
+        self.path.replace(self.target)
+        self._bitmap_path.unlink(missing_ok=True)
+        sync_folder(self.target.parent)
+        self._let_go()
+
+    def close(self) -> None:
+        """Leave it for another time."""
+        if self.descriptor >= 0:
+            os.fsync(self.descriptor)
+            self._write_head(os.fstat(self.descriptor).st_mtime_ns)
+            os.fdatasync(self._bits)
+        self._let_go()
+
+    def remove(self) -> None:
+        """Throw it away."""
+        self._let_go()
+        self.path.unlink(missing_ok=True)
+        self._bitmap_path.unlink(missing_ok=True)
+
+    def _write_head(self, mtime_ns: int) -> None:
+        head = msgspec.json.encode(_Head(self.name, self.checks.size, self.checks.unit, mtime_ns, self._some))
+        os.pwrite(self._bits, head.ljust(_HEAD_BYTES), 0)
+
+    def _let_go(self) -> None:
+        with self._closing:
+            for one in (self.descriptor, self._bits):
+                if one >= 0:
+                    os.close(one)
+            self.descriptor = self._bits = -1
+
+
+class NoRoomForFile(TwdError):
+    """There is no room for the file."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(FailureCode.DISK_FULL, text)
+
+
+def sync_folder(folder: Path) -> None:
+    """A new name is on the disk, too, and not in memory alone."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def look(target: Path) -> Found | None:
+    """Of a partial file what there is; None where there is none."""
+    try:
+        raw = bitmap_of(target).read_bytes()
+    except OSError:
+        return None
+    head = read_as(_Head, raw[:_HEAD_BYTES].rstrip(b"\0 \n"))
+    if head is None or head.unit < 1:
+        return None
+    units = -(-head.size // head.unit)
+    return Found(Bitmap(units, raw[_HEAD_BYTES:]).count, units, head.name, head.some)

@@ -1,0 +1,1 @@
+"""The service that carries model files from machine to machine."""

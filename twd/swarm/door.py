@@ -1,0 +1,73 @@
+"""Who may take bytes here: with the token, from allowed addresses; without a token, this machine alone."""
+
+import hmac
+import ipaddress
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from twd.net.addresses import host_name, is_address, is_loopback
+from twd.wire.failures import FailureCode, TwdError
+
+
+def host_for(host: str, token: str) -> str:
+    """Where to listen: all addresses with a token, else loopback; a host that is named wins."""
+    return host or ("0.0.0.0" if token else "127.0.0.1")
+
+
+def check_bind(host: str, token: str, allowed: Sequence[str] = ()) -> None:
+    """Refuse to give files to a network without a token."""
+    if not is_loopback(host) and not token:
+        text = (
+            f"the seeder would give files to everybody who reaches {host}, and no token is set. Give --token "
+            "(swarm.token, TWD_SWARM_TOKEN), the same on all machines, or listen on 127.0.0.1"
+        )
+        raise TwdError(FailureCode.FORBIDDEN, text, "swarm.token")
+
+
+@dataclass(frozen=True)
+class Door:
+    """Decides on each request by its headers and its address."""
+
+    token: str = ""
+    allowed: Sequence[str] = ()
+    open: bool = False
+    """For a port that lets in known certificates alone, or a network that is trusted."""
+
+    def check(self, headers: Mapping[str, str], remote: str) -> None:
+        """Raise what the caller is told, or let it pass."""
+        if "Origin" in headers:
+            raise TwdError(FailureCode.FORBIDDEN, "web pages may not take files here")
+        if self.open:
+            return
+        if self.token:
+            self._check_token(headers.get("Authorization", ""))
+        else:
+            _check_host(headers.get("Host", ""))
+        if self.allowed and not _within(remote, self.allowed):
+            text = f"{remote or 'this address'} is not among swarm.allowed_ips (--allowed-ips) of this seeder"
+            raise TwdError(FailureCode.FORBIDDEN, text)
+
+    def _check_token(self, given: str) -> None:
+        scheme, _, secret = given.partition(" ")
+        if not given:
+            raise TwdError(FailureCode.UNAUTHENTICATED, "a token is needed: send 'Authorization: Bearer TOKEN'")
+        said = secret.strip().encode("utf-8", "surrogateescape")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(said, self.token.encode()):
+            raise TwdError(FailureCode.UNAUTHENTICATED, "this token is wrong; it must be the one of this seeder")
+
+
+def _check_host(host: str) -> None:
+    """A web page that DNS led to this address comes with its own name."""
+    name = host_name(host)
+    if name and name != "localhost" and not name.endswith(".localhost") and not is_address(name):
+        raise TwdError(FailureCode.FORBIDDEN, f"host {host[:100]!r} is not this machine's name")
+
+
+def _within(remote: str, allowed: Sequence[str]) -> bool:
+    try:
+        address = ipaddress.ip_address(remote.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return any(address in ipaddress.ip_network(one, strict=False) for one in allowed)

@@ -1,0 +1,61 @@
+"""The files that this machine shares, by root."""
+
+from collections.abc import Iterator
+
+from twd.swarm.shared import Shared
+from twd.wire.failures import FailureCode, TwdError
+
+
+class Library:
+    """All shared files; the first one also answers at the addresses that name no root."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, Shared] = {}
+
+    def __iter__(self) -> Iterator[Shared]:
+        return iter(list(self._files.values()))
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def add(self, shared: Shared) -> None:
+        """Share one more. A whole copy that is shared already stays; else the new one takes its place."""
+        before = self._files.get(shared.name)
+        if before is not None and before is not shared and before.have.complete and before.fit():
+            shared.close()
+            return
+        self._files[shared.name] = shared
+        if before is not None and before is not shared:
+            before.close()
+
+    def drop(self, shared: Shared) -> None:
+        """Share it no more."""
+        if self._files.get(shared.name) is shared:
+            del self._files[shared.name]
+            shared.close()
+
+    def find(self, root: str) -> Shared | None:
+        """By root."""
+        return self._files.get(root)
+
+    def get(self, root: str) -> Shared:
+        """By root; empty: the only one. Raises what the caller is told."""
+        if not root and len(self._files) == 1:
+            return next(iter(self._files.values()))
+        if not root:
+            text = f"{len(self._files)} files are shared here; name one: /v1/swarm lists them"
+            raise TwdError(FailureCode.MODEL_NOT_FOUND, text)
+        found = self._files.get(root)
+        if found is None:
+            text = f"no file with root {root[:64]!r} is shared here; /v1/swarm lists what is"
+            raise TwdError(FailureCode.MODEL_NOT_FOUND, text)
+        if not found.fit():
+            self.drop(found)
+            text = f"{found.path.name} changed while it was shared; its seeder must make the manifest again"
+            raise TwdError(FailureCode.WRONG_BYTES, text)
+        return found
+
+    def close(self) -> None:
+        """Share nothing more."""
+        for shared in self:
+            self.drop(shared)

@@ -1,0 +1,37 @@
+"""How the service knows a command of its own machine's owner: both read a key in the state folder."""
+
+import hmac
+import secrets
+from pathlib import Path
+
+from twd.private_file import write_private
+
+
+def _file(home: Path) -> Path:
+    return home / "run" / "swarm.key"
+
+
+def make_key(home: Path) -> bytes:
+    """A fresh key, for this user alone."""
+    key = secrets.token_hex(32).encode()
+    _file(home).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_private(_file(home), key)
+    return key
+
+
+def proof_of(key: bytes, *parts: str) -> str:
+    """Shows that one has read the key."""
+    return hmac.digest(key, "\0".join(parts).encode(), "sha256").hex()
+
+
+def proof_here(home: Path, *parts: str) -> str:
+    """The same for a command; empty where there is no key that it may read."""
+    try:
+        return proof_of(_file(home).read_bytes(), *parts)
+    except OSError:
+        return ""
+
+
+def proves(key: bytes, proof: str, *parts: str) -> bool:
+    """Whether a proof holds."""
+    return hmac.compare_digest(proof_of(key, *parts).encode(), proof.encode("utf-8", "replace"))

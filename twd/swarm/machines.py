@@ -1,0 +1,86 @@
+"""The other machines of the bus: where they give files, by which certificates, and what they have."""
+
+import ssl
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from twd.bus.base import LeaseEntry
+from twd.net.addresses import bracketed
+from twd.ring.trust import LinkIdentity, client_context, server_context
+from twd.wire.base import NodeId
+from twd.wire.failures import TwdError
+from twd.wire.service import read_lease
+from twd.wire.swarm import SharedFile, SwarmDoor, read_door, read_files
+
+SERVICE = "swarm."
+
+
+class Machine(NamedTuple):
+    """One swarm service elsewhere."""
+
+    node: NodeId
+    door: SwarmDoor
+    files: list[SharedFile]
+
+    @property
+    def url(self) -> str:
+        """Where it is asked."""
+        scheme = "https" if self.door.certificate else "http"
+        return f"{scheme}://{bracketed(self.door.host)}:{self.door.port}"
+
+    def has(self, root: str) -> bool:
+        """Whether it has a file, or part of it."""
+        return any(one.root == root for one in self.files)
+
+
+def machines_of(entries: Iterable[LeaseEntry], own_instance: str) -> list[Machine]:
+    """From the registry; leases of others that make no sense are left aside."""
+    found = []
+    for entry in entries:
+        lease = read_lease(entry.value, entry.key) if entry.key.startswith(SERVICE) else None
+        door = read_door(lease.facts) if lease is not None else None
+        if lease is not None and door is not None and lease.instance != own_instance:
+            found.append(Machine(lease.node, door, read_files(lease.facts)))
+    return found
+
+
+def find_file(machines: Iterable[Machine], root: str, name: str, quick: str) -> list[tuple[Machine, SharedFile]]:
+    """Who has the file that is meant: by root, else by quick hash, else by name."""
+    listed = [(machine, one) for machine in machines for one in machine.files]
+    if root:
+        return [pair for pair in listed if pair[1].root == root]
+    if quick:
+        return [pair for pair in listed if pair[1].hash == quick]
+    return [pair for pair in listed if name in (pair[1].file, pair[1].file.removesuffix(".gguf"), pair[1].root)]
+
+
+class Certificates:
+    """Which certificates are let in at our port, and how those of others are known."""
+
+    def __init__(self, identity: LinkIdentity) -> None:
+        self.identity = identity
+        self.server = server_context(identity, [identity.certificate])
+        self._admitted: set[str] = set()
+        self._clients: dict[str, ssl.SSLContext] = {}
+
+    def admit(self, machines: Iterable[Machine]) -> None:
+        """Let these in from now on; a key never outlives its process, so none need be taken back."""
+        for machine in machines:
+            certificate = machine.door.certificate
+            if certificate and certificate not in self._admitted:
+                self._admitted.add(certificate)
+                try:
+                    self.server.load_verify_locations(cadata=certificate)
+                except (ssl.SSLError, ValueError):
+                    continue
+
+    def client(self, certificate: str) -> ssl.SSLContext | None:
+        """How the holder of this certificate is reached; None where the way is plain, or it cannot be read."""
+        if not certificate:
+            return None
+        if certificate not in self._clients:
+            try:
+                self._clients[certificate] = client_context(self.identity, certificate)
+            except TwdError:
+                return None
+        return self._clients[certificate]

@@ -1,0 +1,130 @@
+"""Bytes of a file to a client: by sendfile where the way is plain, at the pace that is allowed, in few slots."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from aiohttp import web
+
+from twd.swarm.pace import Pace
+from twd.swarm.shared import Shared
+from twd.wire.failures import FailureCode, TwdError
+
+STALL_S: Final = 20.0
+"""A client that takes nothing for so long is hung up on."""
+WAITING_MAX: Final = 256
+READ_AHEAD: Final = 256 * 1024
+"""So much more the system may have read on its own account."""
+LET_GO_S: Final = 1.0
+"""Until then the connection has let go of the pages, which cannot leave the memory before."""
+TLS_STEP: Final = 256 * 1024
+
+
+class TransferSlots:
+    """So many transfers go on at once; some more wait for their turn, in order."""
+
+    def __init__(self, count: int) -> None:
+        self._free = asyncio.Semaphore(count)
+        self.waiting = 0
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """A turn; raises where too many wait already."""
+        if self.waiting >= WAITING_MAX:
+            raise TwdError(FailureCode.BUSY, "too many wait here already; ask again in a moment")
+        self.waiting += 1
+        try:
+            await self._free.acquire()
+        finally:
+            self.waiting -= 1
+        try:
+            yield
+        finally:
+            self._free.release()
+
+
+async def send_range(request: web.Request, shared: Shared, begin: int, end: int, pace: Pace) -> int:
+    """Send what the headers promised; returns the bytes sent."""
+    descriptor = shared.descriptor
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("the client hung up")
+    keep = shared.was_warm(begin)
+    encrypted = transport.get_extra_info("sslcontext") is not None
+    if not encrypted:  # the headers must be gone before the file follows them by another handle
+        transport.set_write_buffer_limits(0)
+    at = begin
+    sending = None if encrypted else _Plain(transport.get_extra_info("socket"))
+    try:
+        await asyncio.wait_for(request.writer.drain(), STALL_S)
+        while at < end:
+            step = min(pace.step, end - at)
+            if sending is not None:
+                await sending.send(descriptor, at, step)
+            else:
+                await _write(request, descriptor, at, step)
+            at += step
+            await pace.passed(step)
+    finally:
+        if sending is not None:
+            sending.close()
+        if not keep:
+            asyncio.get_running_loop().call_later(LET_GO_S, shared.let_go, begin, at - begin + READ_AHEAD)
+    return at - begin
+
+
+async def _write(request: web.Request, descriptor: int, at: int, length: int) -> None:
+    for begin in range(at, at + length, TLS_STEP):
+        data = os.pread(descriptor, min(TLS_STEP, at + length - begin), begin)
+        await asyncio.wait_for(_written(request, data), STALL_S)
+
+
+async def _written(request: web.Request, data: bytes) -> None:
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("the client hung up")
+    transport.write(data)
+    await request.writer.drain()
+
+
+class _Plain:
+    """sendfile on a second handle of the connection: the loop watches that one for us."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._descriptor = os.dup(sock.fileno())
+        self._loop = asyncio.get_running_loop()
+
+    def close(self) -> None:
+        """Give the handle back."""
+        self._loop.remove_writer(self._descriptor)
+        os.close(self._descriptor)
+
+    async def send(self, descriptor: int, at: int, length: int) -> None:
+        """Send all of it; raises where the client hung up or takes nothing."""
+        end = at + length
+        while at < end:
+            try:
+                sent = os.sendfile(self._descriptor, descriptor, at, end - at)
+            except BlockingIOError:
+                await asyncio.wait_for(self._writable(), STALL_S)
+                continue
+            if not sent:
+                raise ConnectionResetError("the file became shorter")
+            at += sent
+        await asyncio.sleep(0)  # a quick client must not keep all others waiting
+
+    async def _writable(self) -> None:
+        ready = self._loop.create_future()
+        self._loop.add_writer(self._descriptor, _set, ready)
+        try:
+            await ready
+        finally:
+            self._loop.remove_writer(self._descriptor)
+
+
+def _set(ready: "asyncio.Future[None]") -> None:
+    if not ready.done():
+        ready.set_result(None)

@@ -1,0 +1,289 @@
+"""The swarm on the bus: gives this machine's models to others, and fetches what is wanted here."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from twd.bus.base import BusError
+from twd.kit.effects import Do
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, ServiceContext
+from twd.kit.tasks import every
+from twd.net.addresses import is_loopback, told_host
+from twd.pieces.making import files_of, known_manifest, manifest_for
+from twd.pieces.manifest import Manifest, check_piece_size
+from twd.ring.trust import make_identity
+from twd.settings.model import Settings
+from twd.settings.paths import path_of
+from twd.swarm.door import Door, check_bind, host_for
+from twd.swarm.library import Library
+from twd.swarm.local_key import make_key, proves
+from twd.swarm.machines import Certificates, Machine, machines_of
+from twd.swarm.pace import Pace
+from twd.swarm.peer import Peers
+from twd.swarm.pulls import Pulls
+from twd.swarm.seeder import Seeder
+from twd.swarm.shared import Shared
+from twd.wire.base import Event, NodeId
+from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.node import ModelFile, NodeChanged, read_node
+from twd.wire.routes import ROUTE_OF
+from twd.wire.swarm import (
+    DOOR_FACT,
+    FILES_FACT,
+    PeerBanned,
+    PullAnswered,
+    PullFailed,
+    PullFinished,
+    PullProgressed,
+    PullUnwanted,
+    PullWanted,
+    SeedChanged,
+    SharedFile,
+    SwarmDoor,
+    written,
+)
+
+LOOK_S: Final = 1.0
+TELL_S: Final = 0.5
+
+
+class Swarm(Service):
+    """One on each machine."""
+
+    name = "swarm"
+    reads = (PullWanted, PullUnwanted, NodeChanged)
+    writes = (PullAnswered, PullProgressed, PullFinished, PullFailed, SeedChanged, PeerBanned)
+
+    def __init__(self, ctx: ServiceContext, settings: Settings) -> None:
+        super().__init__(ctx)
+        self._settings = settings
+        self._library = Library()
+        self._certificates = Certificates(make_identity(f"swarm.{ctx.node}"))
+        self._door: SwarmDoor | None = None
+        self._unread: dict[str, ModelFile] = {}
+        """Models of this machine without a manifest, by their quick hash."""
+        self._machines: list[Machine] = []
+        self._reading = asyncio.Lock()
+        self._key = b""
+        self.url = ""
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def setup(self) -> None:
+        """Open both ports, and find out what is here."""
+        home = self._settings.home_dir
+        self._key = make_key(home)
+        (home / "models").mkdir(parents=True, exist_ok=True, mode=0o700)
+        swarm = self._settings.swarm
+        self._seeder = Seeder(self._library, swarm.upload_mib_s, make=self._made)
+        self._peers = Peers(swarm.token)
+        self._pulls = Pulls(self._library, self._peers, self._certificates, swarm, Pace(swarm.download_mib_s), self)
+        await self._open_ports()
+        await self._look()
+        await self._read_models()
+        self.tasks.start("look", every(LOOK_S, self._look))
+        self.tasks.start("tell", every(TELL_S, self._tell))
+        self._pulls.go_on(self._folders())
+
+    async def _open_ports(self) -> None:
+        """One for whoever has the token, one for machines of this bus."""
+        swarm, pool = self._settings.swarm, self._settings.pool
+        host = host_for(swarm.host, swarm.token)
+        check_bind(host, swarm.token)
+        door = Door(swarm.token, swarm.allowed_ips)
+        try:
+            port = await self._seeder.listen(host, swarm.port, door)
+        except TwdError:
+            if not swarm.port or not is_loopback(host):
+                raise
+            self.log.warning("port %d is taken; the seeder takes a free one", swarm.port)
+            port = await self._seeder.listen(host, 0, door)
+        self.url = f"http://{told_host(host)}:{port}"
+        plain = pool.trusted_lan
+        context = None if plain else self._certificates.server
+        between = await self._seeder.listen(pool.host, 0, Door(open=True), context)
+        certificate = "" if plain else self._certificates.identity.certificate
+        self._door = SwarmDoor(host=told_host(pool.host), port=between, certificate=certificate)
+
+    async def teardown(self) -> None:
+        """Stop fetching, hang up."""
+        await self._pulls.close()
+        await self._peers.close()
+        await self._seeder.close()
+        self._library.close()
+
+    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+        """Where this machine gives files, and which."""
+        door = {DOOR_FACT: written(self._door)} if self._door is not None else {}
+        pulling = [one.manifest.filename for one in self._pulls.running]
+        return {"url": self.url, "pulling": pulling, FILES_FACT: written(self._files()), **door}
+
+    def _files(self) -> list[SharedFile]:
+        read = [
+            SharedFile(
+                file=shared.manifest.filename,
+                size=shared.manifest.total_size,
+                root=shared.name,
+                have=shared.have.count,
+                units=len(shared.have),
+                hash=shared.manifest.quick_hash,
+            )
+            for shared in self._library
+        ]
+        unread = [
+            SharedFile(file=Path(one.path).name, size=one.size_bytes, hash=one.hash) for one in self._unread.values()
+        ]
+        return read + unread
+
+    # -- what is here ------------------------------------------------------------------------------
+
+    def _folders(self) -> list[Path]:
+        return [self._settings.home_dir / "models", *map(path_of, self._settings.agent.model_dirs)]
+
+    async def _read_models(self) -> None:
+        """What this machine's agent lists, if it did so already."""
+        try:
+            leases = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+            entries = await leases.entries()
+        except BusError:
+            return
+        facts = [read_node(entry.value, entry.key) for entry in entries if entry.key.startswith("agent.")]
+        own = [one for one in facts if one is not None and one.node == self.ctx.node]
+        for one in own:
+            await self._share(one.models)
+
+    def on_node_changed(self, event: NodeChanged) -> Effects:
+        """The agent here found other models."""
+        if event.node != self.ctx.node:
+            return None
+        return [Do("share", lambda: self._share(event.facts.models))]
+
+    async def _share(self, models: Sequence[ModelFile]) -> None:
+        """Files with a manifest at once; the others when somebody asks for them."""
+        known = {shared.path for shared in self._library}
+        for model in models:
+            path = Path(model.path)
+            if model.problem or path in known:
+                continue
+            for part in await asyncio.to_thread(files_of, path):
+                manifest = await asyncio.to_thread(known_manifest, part)
+                if manifest is not None:
+                    self._add(manifest, part)
+                elif model.shards == 1:
+                    self._unread[model.hash] = model
+        await self.renew_lease()
+
+    def _add(self, manifest: Manifest, path: Path) -> None:
+        try:
+            shared = Shared.whole(manifest, path)
+        except TwdError as error:
+            self.log.warning("%s is not shared: %s", path, error)
+            return
+        self._library.add(shared)
+        self.tell_seed(shared)
+
+    def tell_seed(self, shared: Shared) -> None:
+        """Others hear what there is of a file."""
+        self._unread.pop(shared.manifest.quick_hash, None)
+        self.emit(
+            SeedChanged(
+                node=self.ctx.node,
+                root=shared.name,
+                file=shared.manifest.filename,
+                have=shared.have.count,
+                units=len(shared.have),
+            )
+        )
+
+    async def _made(self, quick: str) -> Manifest:
+        """The manifest of a model that was not read yet; the first who asks waits for the reading."""
+        async with self._reading:
+            for shared in self._library:
+                if shared.manifest.quick_hash == quick:
+                    return shared.manifest
+            model = self._unread.get(quick)
+            if model is None:
+                raise TwdError(FailureCode.MODEL_NOT_FOUND, "there is no model with this hash here")
+            piece = check_piece_size(self._settings.swarm.piece_size_mib)
+            made = await asyncio.to_thread(manifest_for, Path(model.path), piece)
+            self._add(made, Path(model.path))
+            await self.renew_lease()
+            return made
+
+    # -- the others --------------------------------------------------------------------------------
+
+    async def _look(self) -> None:
+        """Who is there: let them in, and ask them for what is on its way here."""
+        try:
+            leases = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+            self._machines = machines_of(await leases.entries(), self.instance)
+        except BusError as error:
+            self.log.warning("the registry could not be read: %s", error)
+            return
+        self._certificates.admit(self._machines)
+        self._pulls.meet(self._machines)
+
+    async def _tell(self) -> None:
+        for progressed in self._pulls.progressed():
+            self.emit(progressed)
+
+    def said(self, event: Event) -> None:
+        """A pull has something to tell."""
+        self.emit(event)
+        if isinstance(event, PullFinished | PullFailed):
+            self.tasks.start("renew", self.renew_lease())
+
+    @property
+    def node(self) -> NodeId:
+        """This machine."""
+        return self.ctx.node
+
+    # -- wishes ------------------------------------------------------------------------------------
+
+    def pattern(self, event_type: type[Event]) -> str:
+        """Only wishes for this machine."""
+        if event_type is NodeChanged:
+            return super().pattern(event_type)
+        return ROUTE_OF[event_type].pattern_for(node=self.ctx.node)
+
+    def on_pull_wanted(self, event: PullWanted, reply: Reply) -> Effects:
+        """Begin, and answer when that is done, or why not."""
+        return [Do(f"pull {event.file or event.root[:12]}", lambda: self._answer(event, reply))]
+
+    def on_pull_unwanted(self, event: PullUnwanted, reply: Reply) -> Effects:
+        """Stop fetching."""
+
+        async def stop() -> None:
+            await self._pulls.stop(event.root)
+            reply(PullAnswered(node=self.ctx.node, root=event.root))
+
+        return [Do(f"stop {event.root[:12]}", stop)]
+
+    async def _answer(self, event: PullWanted, reply: Reply) -> None:
+        try:
+            folder = self._check(event)
+            await self._look()
+            answer = await self._pulls.begin(event, folder, self._machines)
+            await self.renew_lease()
+        except TwdError as error:
+            answer = PullAnswered(node=self.ctx.node, root=event.root, file=event.file, failure=error.failure)
+        except OSError as error:
+            failure = Failure(code=FailureCode.BAD_REQUEST, message=f"{event.dest or event.file}: {error}")
+            answer = PullAnswered(node=self.ctx.node, root=event.root, file=event.file, failure=failure)
+        reply(answer)
+
+    def _check(self, event: PullWanted) -> Path:
+        """Where the file goes; raises where this machine takes none, or none there."""
+        told = path_of(event.dest) if event.dest else self._settings.home_dir / "models"
+        if event.proof and proves(self._key, event.proof, event.root, event.file, event.dest):
+            return told
+        lends = not is_loopback(self._settings.pool.host)
+        if not lends and not self._settings.swarm.accept:
+            text = f"{self.ctx.node} lends nothing (pool.host) and does not accept models (swarm.accept: true)"
+            raise TwdError(FailureCode.FORBIDDEN, text)
+        folder = told if told.is_dir() else told.parent
+        if folder.resolve() not in [one.resolve() for one in self._folders()]:
+            text = f"{told} is in no folder of models of {self.ctx.node} (agent.model_dirs)"
+            raise TwdError(FailureCode.FORBIDDEN, text, "dest")
+        return told

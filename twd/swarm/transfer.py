@@ -1,0 +1,94 @@
+"""One file from manifest to name: the partial file, the pull, and the share that others take from meanwhile."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from twd.pieces.checks import Checks
+from twd.pieces.making import known_manifest, make_manifest
+from twd.pieces.manifest import Manifest, write_manifest
+from twd.pieces.names import manifest_of
+from twd.pieces.partial import PartialFile
+from twd.swarm.library import Library
+from twd.swarm.pace import Pace
+from twd.swarm.puller import Hooks, Pull
+from twd.swarm.shared import Shared
+from twd.wire.failures import FailureCode, TwdError
+
+
+def target_in(dest: Path, filename: str) -> Path:
+    """The file that is meant: DEST itself, or the manifest's name in the folder DEST; raises where it cannot be."""
+    target = dest / filename if dest.is_dir() else dest
+    if not target.parent.is_dir():
+        text = f"there is no folder {target.parent}; make it, or name another DEST"
+        raise TwdError(FailureCode.MODEL_NOT_FOUND, text)
+    return target
+
+
+def is_here(target: Path, manifest: Manifest) -> bool:
+    """Whether the file is there already; raises where another one has its name."""
+    if not target.exists():
+        return False
+    if target.is_dir():
+        raise TwdError(FailureCode.BAD_REQUEST, f"{target} is a folder; name another DEST")
+    found = None
+    if target.stat().st_size == manifest.total_size:
+        found = known_manifest(target) or make_manifest(target, manifest.piece_size, with_inspection=False)
+    if found is not None and (found.root == manifest.root or [*found.pieces] == [*manifest.pieces] != []):
+        return True
+    text = f"{target} is there and is another file than the one that is wanted; move it away, or name another DEST"
+    raise TwdError(FailureCode.BAD_REQUEST, text)
+
+
+class Transfer:
+    """Begins where the partial file stands. Raises TwdError or OSError where it cannot begin."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        target: Path,
+        *,
+        library: Library | None = None,
+        parallel: int = 4,
+        pace: Pace | None = None,
+        hooks: Hooks | None = None,
+        ranges: Sequence[tuple[int, int]] | None = None,
+        patience_s: float = 30.0,
+    ) -> None:
+        self.manifest, self.target, self._library = manifest, target, library
+        try:
+            self.file = PartialFile(target, manifest.name, Checks.of(manifest), some=ranges is not None)
+        except OSError as error:
+            text = f"{target.parent} may not be written to ({error.strerror}); name another DEST"
+            raise TwdError(FailureCode.BAD_REQUEST, text) from None
+        write_manifest(manifest_of(target), manifest)
+        self.shared = Shared.partial(manifest, self.file)
+        if library is not None:
+            library.add(self.shared)
+        self.pull = Pull(
+            self.file,
+            shared=self.shared,
+            parallel=parallel,
+            pace=pace,
+            hooks=hooks,
+            ranges=ranges,
+            patience_s=patience_s,
+        )
+
+    async def run(self) -> None:
+        """Until the file has its name, or all ranges are there; raises why not."""
+        try:
+            await self.pull.run()
+        except BaseException:
+            self._unshare()
+            raise
+        if self.target.exists():
+            await asyncio.to_thread(write_manifest, manifest_of(self.target), self.manifest)
+        if self._library is None:
+            self.shared.close()
+
+    def _unshare(self) -> None:
+        if self._library is not None:
+            self._library.drop(self.shared)
+        else:
+            self.shared.close()

@@ -1,0 +1,152 @@
+"""Models on their way from machine to machine: who wants which file, how far it is, who has what."""
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from twd.wire.base import Count, Event, Name, NodeId, Part
+from twd.wire.failures import Failure
+from twd.wire.reading import read_as
+
+Root = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")]
+Url = Annotated[str, Meta(max_length=2048)]
+Rate = Annotated[float, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0)]
+
+
+class PullWanted(Event, frozen=True, tag="twd.v1.pull.wanted"):
+    """A machine is asked to have a file; asking twice changes nothing."""
+
+    node: NodeId
+    root: Root = ""
+    """The file's root in the swarm; empty: `file` names it."""
+    file: Annotated[str, Meta(max_length=256)] = ""
+    hash: Annotated[str, Meta(max_length=64)] = ""
+    """Its quick hash, as agents list it, where no root is known."""
+    dest: Annotated[str, Meta(max_length=4096)] = ""
+    """A file or folder on that machine; empty: its folder of models."""
+    ranges: Annotated[list[tuple[Count, Count]], Meta(max_length=65_536)] = []
+    """Only the units that hold these bytes, as [begin, end); empty: the whole file."""
+    proof: Annotated[str, Meta(max_length=128)] = ""
+    """Shows that who asks may read that machine's state folder: only he names other places than folders of models."""
+
+
+class PullUnwanted(Event, frozen=True, tag="twd.v1.pull.unwanted"):
+    """A machine is asked to stop fetching a file; what came is kept."""
+
+    node: NodeId
+    root: Root
+
+
+class PullAnswered(Event, frozen=True, tag="twd.v1.pull.answered"):
+    """What became of a wish: the file is on its way, or there already, or why it is not."""
+
+    node: NodeId
+    root: Root = ""
+    file: Annotated[str, Meta(max_length=256)] = ""
+    path: Annotated[str, Meta(max_length=4096)] = ""
+    total_bytes: Count = 0
+    done: bool = False
+    failure: Failure | None = None
+
+
+class PullProgressed(Event, frozen=True, tag="twd.v1.pull.progressed"):
+    """How far a file is; at most twice a second for each."""
+
+    node: NodeId
+    root: Root
+    file: Name
+    done_bytes: Count
+    total_bytes: Count
+    bytes_s: Rate = 0.0
+    eta_s: Seconds | None = None
+    """None: nothing comes."""
+    sources: Count = 0
+    banned: Count = 0
+
+
+class PullFinished(Event, frozen=True, tag="twd.v1.pull.finished"):
+    """A file is whole and has its name, or the ranges that were wanted are there."""
+
+    node: NodeId
+    root: Root
+    file: Name
+    path: Annotated[str, Meta(max_length=4096)]
+    total_bytes: Count
+    fetched_bytes: Count = 0
+    wasted_bytes: Count = 0
+    """Came twice, or was wrong."""
+    ms: Count = 0
+
+
+class PullFailed(Event, frozen=True, tag="twd.v1.pull.failed"):
+    """A file did not come: no source, a full disk, wrong bytes; what came is kept."""
+
+    node: NodeId
+    root: Root
+    file: Name
+    failure: Failure
+
+
+class SeedChanged(Event, frozen=True, tag="twd.v1.seed.changed"):
+    """A machine began to share a file, has it whole now, or shares it no more (`units` is 0 then)."""
+
+    node: NodeId
+    root: Root
+    file: Name
+    have: Count
+    units: Count
+
+
+class PeerBanned(Event, frozen=True, tag="twd.v1.peer.banned"):
+    """A machine sent bytes that are not what their hash says; it is not asked for this file again."""
+
+    node: NodeId
+    """Who banned it."""
+    root: Root
+    file: Name
+    peer: Url
+    reason: Annotated[str, Meta(max_length=1024)]
+    unit: Count = 0
+    """Which MiB it was."""
+
+
+class SharedFile(Part, frozen=True):
+    """What a machine has of a file, as its swarm's lease tells it; one without a root was not read yet."""
+
+    file: Name
+    size: Count
+    root: Root = ""
+    have: Count = 0
+    units: Count = 0
+    hash: Annotated[str, Meta(max_length=64)] = ""
+
+
+class SwarmDoor(Part, frozen=True):
+    """Where other machines of the bus take bytes, and by which certificate they know that it is this one."""
+
+    host: Name
+    port: Annotated[int, Meta(ge=1, le=65535)]
+    certificate: Annotated[str, Meta(max_length=16_384)] = ""
+    """In PEM; empty where the way is not encrypted."""
+
+
+DOOR_FACT = "door"
+FILES_FACT = "files"
+"""Under these names a swarm's lease keeps its SwarmDoor and its list of SharedFile, as JSON."""
+
+
+def read_door(facts: dict[str, Any]) -> SwarmDoor | None:
+    """Where a machine gives files."""
+    return read_as(SwarmDoor, str(facts.get(DOOR_FACT, "")))
+
+
+def read_files(facts: dict[str, Any]) -> list[SharedFile]:
+    """Which files it has."""
+    return read_as(list[SharedFile], str(facts.get(FILES_FACT, ""))) or []
+
+
+def written(value: object) -> str:
+    """A fact as it stands in a lease."""
+    return msgspec.json.encode(value).decode()
