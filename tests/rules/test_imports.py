@@ -17,6 +17,7 @@ LAYERS = (
     ("decoding",),
     ("gguf_tools",),
     ("engine",),
+    ("moe",),
     ("ring",),
     ("agent", "backends", "coordinator", "drafter", "edge", "metrics", "speculator", "stage"),
     ("bench",),

@@ -36,6 +36,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "doctor": ("twd.cli.doctor.command:doctor", "Look at everything, and say what mends what is wrong."),
     "plan": ("twd.cli.plan.command:plan", "Which layers of a model would go where."),
     "slice": ("twd.cli.slice:slice_command", "Cut layers out of a model, for a stage of a ring."),
+    "moe": ("twd.cli.moe.command:moe", "Mixtures of experts: look, convert, profile, plan."),
     "config": ("twd.cli.config:config", "Show the settings, or check them."),
     "key": ("twd.cli.key:key", "Who may enter: make, list and revoke keys."),
     "chat": ("twd.cli.chat.command:chat", "Talk to a model, and see what drafts did."),
