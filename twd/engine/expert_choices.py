@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from twd.engine.context import Context, ContextSettings
+from twd.engine.context import BatchTokens, Context, ContextSettings, Logits
 from twd.engine.library import ggml, llama
 from twd.engine.model import LoadedGguf
 
@@ -33,6 +33,7 @@ class ExpertListener:
 
     def __init__(self, heard: Heard) -> None:
         self._heard = heard
+        self._pass: dict[int, list[list[int]]] = {}
         self._name = ggml("ggml_get_name", [ctypes.c_void_p], ctypes.c_void_p)
         stretch = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
         self._read = ggml("ggml_backend_tensor_get", stretch, None)
@@ -44,9 +45,17 @@ class ExpertListener:
             return name.startswith(_TOP)
         layer = name[len(_TOP) :]
         if layer.isdigit():
-            for chosen in self._rows(tensor):
-                self._heard(int(layer), chosen)
+            self._pass[int(layer)] = list(self._rows(tensor))
         return True
+
+    def tell(self) -> None:
+        """Tell the choices of the last pass token by token. A layer that saw some tokens only saw the last ones."""
+        most = max(map(len, self._pass.values()), default=0)
+        for back in range(most, 0, -1):
+            for layer, rows in sorted(self._pass.items()):
+                if back <= len(rows):
+                    self._heard(layer, rows[-back])
+        self._pass.clear()
 
     def _rows(self, tensor: int) -> Iterator[list[int]]:
         """One row for each token; rows of this view do not follow each other closely."""
@@ -68,3 +77,8 @@ class ListeningContext(Context):
         parameters = super()._parameters()
         parameters.cb_eval = self._listener.callback
         return parameters
+
+    def decode(self, rows: BatchTokens, states: Logits | None = None) -> None:
+        super().decode(rows, states)
+        self.synchronize()
+        self._listener.tell()

@@ -1,6 +1,5 @@
 """A mixture of experts as its file describes it, checked before anything is computed from it."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -54,15 +53,6 @@ class MixtureFile:
     def size_bytes(self) -> int:
         """The size of all files together."""
         return sum(header.file_bytes for header in self.headers)
-
-    def per_expert(self) -> Iterator[tuple[ExpertTensor, int, int]]:
-        """Each expert tensor of the model: what it is, of which expert, and its bytes."""
-        for key, tensor in self.fused.items():
-            for expert in range(self.experts):
-                yield key, expert, tensor.info.size_bytes // self.experts
-        for key, tensors in self.indexed.items():
-            for expert, tensor in tensors.items():
-                yield key, expert, tensor.info.size_bytes
 
 
 def read_mixture(path: Path) -> MixtureFile:

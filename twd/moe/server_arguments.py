@@ -29,3 +29,9 @@ def override_arguments(plan: MixturePlan, devices: Sequence[DeviceScore]) -> lis
 def shell_line(arguments: Sequence[str]) -> str:
     """One line for a shell: names of RPC devices hold brackets, which some shells would take for a pattern."""
     return " ".join(f"'{one}'" if _NEEDS_QUOTES & set(one) else one for one in arguments)
+
+
+def rpc_arguments(devices: Sequence[DeviceScore]) -> list[str]:
+    """`--rpc` with the address of each worker."""
+    addresses = dict.fromkeys(name.partition("[")[2].rstrip("]") for name in (one.name for one in devices) if "[" in name)
+    return ["--rpc", ",".join(addresses)] if addresses else []
