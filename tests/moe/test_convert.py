@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -21,7 +22,12 @@ from twd.moe.model import NotAMixture, read_mixture
 from twd.wire.failures import TwdError
 
 Usage = namedtuple("Usage", "total used free")
-ODD = {"plain": {}, "gate_up": {"gate_up": True}, "biases": {"biases": True}, "shared": {"shared": True}}
+ODD: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "gate_up": {"gate_up": True},
+    "biases": {"biases": True},
+    "shared": {"shared": True},
+}
 
 
 def weights(path: Path) -> dict[str, tuple[gguf.GGMLQuantizationType, np.ndarray]]:
@@ -84,7 +90,7 @@ def test_any_shape_comes_back(
     tmp_path_factory: pytest.TempPathFactory, experts: int, layers: int, inner: int, gate_up: bool, biases: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("shape")
-    shape = {"experts": experts, "layers": layers, "inner": inner, "gate_up": gate_up, "biases": biases}
+    shape: dict[str, Any] = {"experts": experts, "layers": layers, "inner": inner, "gate_up": gate_up, "biases": biases}
     fused = write_random(folder / "fused.gguf", width=5, **shape)
     convert(fused, folder / "single.gguf", "defuse")
     assert convert(folder / "single.gguf", folder / "back.gguf", "fuse").path.read_bytes() == fused.read_bytes()
@@ -153,7 +159,7 @@ def test_what_cannot_be_done_is_refused_and_leaves_nothing(tmp_path: Path) -> No
 def test_a_full_disk_is_said_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fused = write_random(tmp_path / "fused.gguf")
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(10, 5, 5))
-    with pytest.raises(TwdError, match="no room for out.gguf: it needs .* MiB, and 0 MiB are free"):
+    with pytest.raises(TwdError, match=r"no room for out\.gguf: it needs .* MiB, and 0 MiB are free"):
         convert(fused, tmp_path / "out.gguf", "defuse")
     assert not (tmp_path / "out.gguf").exists()
 
@@ -169,7 +175,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     assert [path.name for path in tmp_path.iterdir()] == ["fused.gguf"]
 
 
-WRONG = {
+WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "an expert is missing": ({"blk.1.ffn_up.2.weight": None}, {}, "1 of 4 experts are missing: blk.1.ffn_up.2.weight"),
     "another shape": (
         {"blk.0.ffn_gate.3.weight": np.zeros((32, 32), np.float16)},

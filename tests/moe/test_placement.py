@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from twd.moe.placement import DeviceScore, layer_ranges, place
 from twd.moe.profile import ExpertProfile
-from twd.moe.server_arguments import override_arguments, rpc_arguments, shell_line
+from twd.moe.server_arguments import server_arguments, shell_line
 from twd.moe.summary import LayerBytes, MixtureSummary
 
 MIB = 1 << 20
@@ -25,6 +25,7 @@ def mixture(layers: int = LAYERS, expert: int = 64 * MIB) -> MixtureSummary:
         layers=tuple(LayerBytes(number, 10 * MIB, 0, expert) for number in range(layers)),
         outside=20 * MIB,
         looked_up=10 * MIB,
+        embedding=10 * MIB,
         size_bytes=0,
         slots=8 * layers,
     )
@@ -45,7 +46,7 @@ def test_a_machine_without_cards_holds_all() -> None:
     assert plan.shares[0].hits == 1
     reads = 20 + 80 + 8 * 64 / 4 - 10
     assert abs(plan.token_ms - reads * MIB / 10e9 * 1000) < 0.01
-    assert override_arguments(plan, [host()]) == ["-ngl", "0"]
+    assert server_arguments(plan, [host()]) == ["-ngl", "0"]
 
 
 def test_the_quickest_device_takes_dense_weights_and_experts_while_they_fit() -> None:
@@ -56,34 +57,40 @@ def test_the_quickest_device_takes_dense_weights_and_experts_while_they_fit() ->
     assert len(quick.expert_layers) == 2
     assert quick.dense_bytes + quick.expert_bytes <= 300 * MIB
     assert len(slow.expert_layers) == 6
-    arguments = override_arguments(plan, devices)
+    arguments = server_arguments(plan, devices)
     assert arguments[:2] == ["-ngl", "9"]
-    assert arguments[2::2] == ["-ot"] * 6
-    assert arguments[3] == f"blk.{slow.expert_layers[0]}.ffn_.+_exps=CPU"
-    assert not set(shell_line(arguments)) & set("|()[]*?'\"\\$&;<>~#!{}")
+    assert arguments[2:] == ["-ot", ",".join(f"blk.{layer}.ffn_.+_exps=CPU" for layer in slow.expert_layers)]
+    line = shell_line(arguments)
+    assert line.endswith('=CPU"')
+    assert not set(line) & set("|()*?'\\$`&;<>~#!{}%^")
 
 
 def test_all_fits_on_a_large_card() -> None:
     plan = place(mixture(), [card(4096), host()])
-    assert [share.device.name for share in plan.shares] == ["CUDA0"]
-    assert override_arguments(plan, [card(4096), host()]) == ["-ngl", "9"]
+    assert [share.expert_layers for share in plan.shares] == [tuple(range(LAYERS)), ()]
+    assert server_arguments(plan, [card(4096), host()]) == ["-ngl", "9"]
 
 
 def test_two_cards_share_as_llama_cpp_splits() -> None:
     devices = [card(70, "CUDA0"), card(90, "CUDA1", 400e9), host()]
     plan = place(mixture(), devices)
     assert {share.device.name: share.dense_layers for share in plan.shares if not share.device.host} == {
-        "CUDA0": (0, 1),
-        "CUDA1": (2, 3, 4, 5, 6, 7),
+        "CUDA0": (0,),
+        "CUDA1": (1, 2, 3, 4, 5, 6, 7),
     }
-    assert override_arguments(plan, devices)[:4] == ["-ngl", "9", "-ts", "2,7"]
+    assert server_arguments(plan, devices)[:4] == ["-ngl", "9", "-ts", "1,8"]
+
+
+def slow_worker() -> DeviceScore:
+    return DeviceScore("RPC0[10.0.0.3:50052]", 4096 * MIB, 1e9, 1e-2)
 
 
 def test_an_rpc_worker_is_named_with_its_address() -> None:
     devices = [DeviceScore("RPC0[10.0.0.2:50052]", 200 * MIB, 100e9, 1e-4), card(120), host()]
     plan = place(mixture(), devices)
-    assert rpc_arguments(devices) == ["--rpc", "10.0.0.2:50052"]
-    assert shell_line(["a", "x=RPC0[10.0.0.2:50052]"]) == "a 'x=RPC0[10.0.0.2:50052]'"
+    assert server_arguments(plan, devices)[:2] == ["--rpc", "10.0.0.2:50052"]
+    assert "--rpc" not in server_arguments(place(mixture(), [slow_worker(), host()]), [slow_worker(), host()])
+    assert shell_line(["a", "x=RPC0[10.0.0.2:50052]"]) == 'a "x=RPC0[10.0.0.2:50052]"'
     assert plan.token_ms <= place(mixture(), devices[1:]).token_ms
 
 

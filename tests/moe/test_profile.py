@@ -59,7 +59,7 @@ def test_old_hits_fade_and_workers_add_up() -> None:
 
 def test_profiles_of_different_models_are_kept_apart() -> None:
     one, other = ExpertProfile(model="a" * 32, name="a"), ExpertProfile(model="b" * 32, name="b")
-    with pytest.raises(TwdError, match="different models: a .aaaaaaaa., b"):
+    with pytest.raises(TwdError, match=r"different models: a \(aaaaaaaa\), b"):
         merged([one, other], 0.0)
 
 

@@ -30,7 +30,7 @@ class DeviceScore:
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceShare:
+class ExpertDeviceShare:
     """What one device would hold, and what it costs a token."""
 
     device: DeviceScore
@@ -51,7 +51,7 @@ class MixturePlan:
     """A whole placement. `missing` bytes of dense weights and caches fit nowhere."""
 
     strategy: str
-    shares: tuple[DeviceShare, ...]
+    shares: tuple[ExpertDeviceShare, ...]
     outside: str
     """The device of the output matrix."""
     missing: int = 0
@@ -135,9 +135,11 @@ def _filled(model: MixtureSummary, devices: Sequence[DeviceScore], kv_bytes: int
     """As llama.cpp splits: layers in a row, the output matrix with the last, and the first ones on the first device."""
     queue = list(reversed(devices))
     rooms = {device.name: _room(device) for device in queue}
+    for device in queue[1:]:
+        rooms[device.name] -= model.embedding if device.host else 0
     sizes = {layer.layer: _dense_size(model, layer, kv_bytes) for layer in model.layers}
     places: dict[int, DeviceScore] = {}
-    for number, size in [(-1, model.outside), *sorted(sizes.items(), reverse=True)]:
+    for number, size in [(-1, _with_output(model, queue[0])), *sorted(sizes.items(), reverse=True)]:
         while queue and rooms[queue[0].name] < size:
             queue.pop(0)
         if not queue:
@@ -151,11 +153,24 @@ def _dense_size(model: MixtureSummary, layer: LayerBytes, kv_bytes: int) -> int:
     return layer.dense + layer.shared + kv_bytes // max(len(model.layers), 1)
 
 
+def _with_output(model: MixtureSummary, device: DeviceScore) -> int:
+    """What lies outside of layers on the device of the output matrix: elsewhere the embedding is only looked up."""
+    return model.outside if device.host else model.outside - model.looked_up
+
+
+def _outside(state: _State, device: DeviceScore) -> int:
+    """The embedding stays in this machine's memory; a card with the output matrix has a copy where it is the same."""
+    if state.dense[-1] is device:
+        return _with_output(state.model, device)
+    return state.model.embedding if device.host else 0
+
+
 def _rooms_left(state: _State) -> dict[str, int]:
     rooms = {device.name: _room(device) for device in state.devices}
     for layer in state.model.layers:
         rooms[state.dense[layer.layer].name] -= _dense_size(state.model, layer, state.kv_bytes)
-    rooms[state.dense[-1].name] -= state.model.outside
+    for device in state.devices:
+        rooms[device.name] -= _outside(state, device)
     for layer in state.model.expert_layers:
         if layer.layer in state.experts:
             rooms[state.experts[layer.layer].name] -= layer.expert
@@ -201,25 +216,25 @@ def _token_ms(state: _State) -> float:
     return sum(share.ms + share.disk_ms for share in _shares(state))
 
 
-def _shares(state: _State) -> list[DeviceShare]:
+def _shares(state: _State) -> list[ExpertDeviceShare]:
     rooms = _rooms_left(state)
     return [_share(state, device, rooms[device.name]) for device in state.devices]
 
 
-def _share(state: _State, device: DeviceScore, room: int) -> DeviceShare:
+def _share(state: _State, device: DeviceScore, room: int) -> ExpertDeviceShare:
     model = state.model
     dense = [one for one in model.layers if state.dense[one.layer] is device]
     experts = [one for one in model.expert_layers if state.experts[one.layer] is device]
-    outside = model.outside if state.dense[-1] is device else 0
-    looked_up = model.looked_up if outside else 0
+    outside = _outside(state, device)
+    output = model.outside - model.looked_up if state.dense[-1] is device else 0
     dense_bytes = sum(_dense_size(model, one, state.kv_bytes) for one in dense) + outside
     expert_bytes = sum(one.expert for one in experts)
     on_disk = min(max(-room, 0), expert_bytes) if device.host else 0
     held = _held_share(state, experts, expert_bytes - on_disk, expert_bytes)
     read = sum(one.expert for one in experts) * model.used / model.experts
-    weights = sum(one.dense + one.shared for one in dense) + outside - looked_up
+    weights = sum(one.dense + one.shared for one in dense) + output
     seconds = (weights + read) / max(device.speed, 1.0) + _way(state, device)
-    return DeviceShare(
+    return ExpertDeviceShare(
         device=device,
         dense_layers=tuple(one.layer for one in dense),
         expert_layers=tuple(one.layer for one in experts),

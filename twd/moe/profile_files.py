@@ -133,9 +133,7 @@ def _imatrix(path: Path, header: GgufHeader) -> ExpertProfile:
     """The counts of experts; all matrices of an expert are counted alike, so one of them is enough."""
     if header.text("general.type") != "imatrix":
         raise BrokenProfile(path, "is a model, not a profile; name a profile, a log or an imatrix file")
-    counted = {
-        tensor.name.removesuffix(_COUNTS): tensor for tensor in header.tensors if tensor.name.endswith(_COUNTS)
-    }
+    counted = {tensor.name.removesuffix(_COUNTS): tensor for tensor in header.tensors if tensor.name.endswith(_COUNTS)}
     found: dict[tuple[str, int], list[tuple[int, float]]] = {}
     with path.open("rb") as file:
         for name, tensor in counted.items():

@@ -4,34 +4,39 @@ from collections.abc import Sequence
 
 from twd.moe.placement import DeviceScore, MixturePlan
 
-_NEEDS_QUOTES = frozenset("[]")
+_NEEDS_QUOTES = frozenset("[],")
 
 
-def override_arguments(plan: MixturePlan, devices: Sequence[DeviceScore]) -> list[str]:
-    """`-ngl`, `-ts`, and one `-ot` for each layer whose experts do not lie with its dense weights.
+def server_arguments(plan: MixturePlan, devices: Sequence[DeviceScore]) -> list[str]:
+    """`--rpc`, `-ngl`, `-ts`, and `-ot` with the layers whose experts do not lie with their dense weights.
 
-    `devices` stand in llama.cpp's order. The patterns hold letters, digits, dots, `_` and `+` only: a dot matches the
-    dot that stands there, and no shell needs quotes for them.
+    `devices` stand in llama.cpp's order. The patterns need nothing that a shell changes: a dot matches the dot that
+    stands there. Workers that hold nothing are left out.
     """
-    cards = [device.name for device in devices if not device.host]
+    addresses = list(dict.fromkeys(_address(share.device) for share in plan.shares if _address(share.device)))
+    addresses = [one for one in dict.fromkeys(map(_address, devices)) if one in addresses]
+    cards = [one.name for one in devices if not one.host and (not _address(one) or _address(one) in addresses)]
+    return [*(["--rpc", ",".join(addresses)] if addresses else []), *_split(plan, cards), *_overrides(plan)]
+
+
+def _address(device: DeviceScore) -> str:
+    """Where an RPC worker is; empty for other devices."""
+    return device.name.partition("[")[2].rstrip("]")
+
+
+def _split(plan: MixturePlan, cards: Sequence[str]) -> list[str]:
+    dense = [share.device.name for share in plan.shares for _ in share.dense_layers]
+    counts = [dense.count(card) + (plan.outside == card) for card in cards]
+    return ["-ngl", str(sum(counts)), *(["-ts", ",".join(map(str, counts))] if len(cards) > 1 else [])]
+
+
+def _overrides(plan: MixturePlan) -> list[str]:
     dense = {layer: share.device.name for share in plan.shares for layer in share.dense_layers}
-    counts = [sum(1 for name in dense.values() if name == card) + (plan.outside == card) for card in cards]
-    arguments = ["-ngl", str(sum(counts))]
-    if len(cards) > 1:
-        arguments += ["-ts", ",".join(map(str, counts))]
-    for share in plan.shares:
-        for layer in share.expert_layers:
-            if dense[layer] != share.device.name:
-                arguments += ["-ot", f"blk.{layer}.ffn_.+_exps={share.device.name}"]
-    return arguments
+    away = sorted((layer, one.device.name) for one in plan.shares for layer in one.expert_layers)
+    patterns = [f"blk.{layer}.ffn_.+_exps={name}" for layer, name in away if dense[layer] != name]
+    return ["-ot", ",".join(patterns)] if patterns else []
 
 
 def shell_line(arguments: Sequence[str]) -> str:
-    """One line for a shell: names of RPC devices hold brackets, which some shells would take for a pattern."""
-    return " ".join(f"'{one}'" if _NEEDS_QUOTES & set(one) else one for one in arguments)
-
-
-def rpc_arguments(devices: Sequence[DeviceScore]) -> list[str]:
-    """`--rpc` with the address of each worker."""
-    addresses = dict.fromkeys(name.partition("[")[2].rstrip("]") for name in (one.name for one in devices) if "[" in name)
-    return ["--rpc", ",".join(addresses)] if addresses else []
+    """One line for a shell. Brackets and commas mean something to some; between double quotes they do to none."""
+    return " ".join(f'"{one}"' if _NEEDS_QUOTES & set(one) else one for one in arguments)

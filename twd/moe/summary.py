@@ -1,7 +1,7 @@
 """What a mixture weighs: dense, shared and expert bytes by layer, what a token reads, and what must fit in memory."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from twd.gguf_tools.inspect import layer_of
 from twd.moe.model import MixtureFile, StoredTensor
@@ -38,7 +38,9 @@ class MixtureSummary:
     looked_up: int
     """Of `outside`, the embedding where it is not the output matrix, too: a token reads one row of it."""
     size_bytes: int
-    slots: int = field(default=0)
+    embedding: int = 0
+    """The embedding alone, which llama.cpp keeps in this machine's memory."""
+    slots: int = 0
     """Experts of all layers together."""
 
     @property
@@ -108,6 +110,7 @@ def summarize(model: MixtureFile) -> MixtureSummary:
         outside=outside,
         looked_up=names.get("token_embd.weight", 0) if "output.weight" in names else 0,
         size_bytes=model.size_bytes,
+        embedding=names.get("token_embd.weight", 0),
         slots=model.experts * sum(1 for layer in layers.values() if layer.expert),
     )
 

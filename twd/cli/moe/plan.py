@@ -28,13 +28,21 @@ if TYPE_CHECKING:
     type=click.Choice(["balanced", "profile-guided"]),
     help="profile-guided: busy experts first, as a profile tells. [default: as the settings say, else balanced]",
 )
-@click.option("--hot-profile", default="", metavar="FILE", help="The profile; else the one that is kept for this model.")
+@click.option(
+    "--hot-profile", default="", metavar="FILE", help="The profile; else the one that is kept for this model."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.option("--emit-ot", is_flag=True, help="Print arguments for llama-server, and nothing else.")
 @click.option("--refresh", is_flag=True, help="Measure the devices again; otherwise that is done once a day.")
 @click.pass_obj
 def plan_command(
-    ctx: CliContext, file: str, strategy: "Strategy | None", hot_profile: str, as_json: bool, emit_ot: bool, refresh: bool
+    ctx: CliContext,
+    file: str,
+    strategy: "Strategy | None",
+    hot_profile: str,
+    as_json: bool,
+    emit_ot: bool,
+    refresh: bool,
 ) -> ExitCode:
     """Place a mixture on this machine's devices and on the RPC workers of the settings; starts nothing.
 
@@ -98,13 +106,13 @@ def _too_small(facts: "MixtureSummary", plan: "MixturePlan", devices: "list[Devi
 
 
 def _emit(plan: "MixturePlan", devices: "list[DeviceScore]") -> None:
-    from twd.moe.server_arguments import override_arguments, rpc_arguments, shell_line
+    from twd.moe.server_arguments import server_arguments, shell_line
 
-    click.echo(shell_line([*rpc_arguments(devices), *override_arguments(plan, devices)]))
+    click.echo(shell_line(server_arguments(plan, devices)))
 
 
 def _document(path: Path, facts: "MixtureSummary", plan: "MixturePlan", devices: "list[DeviceScore]") -> dict[str, Any]:
-    from twd.moe.server_arguments import override_arguments, rpc_arguments
+    from twd.moe.server_arguments import server_arguments
 
     shares = [
         {
@@ -133,7 +141,7 @@ def _document(path: Path, facts: "MixtureSummary", plan: "MixturePlan", devices:
         "tok_s": plan.tok_s,
         "token_reads_bytes": facts.token_reads,
         "more_memory": [{"memory_bytes": memory, "tok_s": rate} for memory, rate in plan.more],
-        "arguments": [*rpc_arguments(devices), *override_arguments(plan, devices)],
+        "arguments": server_arguments(plan, devices),
     }
 
 

@@ -27,7 +27,9 @@ _ANSWER_MAX: Final = 16 << 20
 @click.option("--from-log", "logs", multiple=True, metavar="FILE", help="A log, a table, an imatrix file or a profile.")
 @click.option("--follow-coord", is_flag=True, help="Ask the agent of this machine.")
 @click.option("--follow-peer", default="", metavar="HOST:PORT", help="Ask the agent there.")
-@click.option("--rpc-port", default=0, type=click.IntRange(0, 65535), help="The port of the process that it is asked of.")
+@click.option(
+    "--rpc-port", default=0, type=click.IntRange(0, 65535), help="The port of the process that it is asked of."
+)
 @click.option("-o", "--output", default="", metavar="FILE", help="Where to keep it; what is there already fades.")
 @click.pass_obj
 def profile_command(
@@ -42,9 +44,9 @@ def profile_command(
 ) -> ExitCode:
     """Count which experts a model uses. No text is kept.
 
-    With --model alone the model is loaded here, and writes for --duration seconds; that is what is counted. Otherwise the
-    counts come from files (--from-log, more than once) or from an agent, which reads the logs of its processes for lines
-    of LLAMA_LOG_MOE. A profile that is there already is added: after a week its hits count half.
+    With --model alone the model is loaded here, and writes for --duration seconds; that is what is counted. Otherwise
+    the counts come from files (--from-log, more than once) or from an agent, which reads the logs of its processes for
+    lines of LLAMA_LOG_MOE. A profile that is there already is added: after a week its hits count half.
     """
     from twd.moe.profile import merged
     from twd.moe.profile_files import read_profile, write_profile
@@ -63,7 +65,9 @@ def profile_command(
         before = [read_profile(target)] if target.exists() else []
         whole = merged([*before, *found], time.time())
         write_profile(target, whole)
-    click.echo(f"{target}: {sum(one.choices for one in found):.0f} choices counted, {whole.choices:.0f} with those before")
+    click.echo(
+        f"{target}: {sum(one.choices for one in found):.0f} choices counted, {whole.choices:.0f} with those before"
+    )
     return ExitCode.OK
 
 

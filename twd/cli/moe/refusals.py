@@ -13,6 +13,8 @@ def refused() -> Iterator[None]:
     """A request that makes no sense is a wrong argument here, not a wrong configuration."""
     try:
         yield
+    except CommandError:
+        raise
     except TwdError as error:
         wrong = error.code in (FailureCode.BAD_REQUEST, FailureCode.UNSUPPORTED)
         raise CommandError(ExitCode.USAGE if wrong else exit_code_of(error.code), str(error)) from None

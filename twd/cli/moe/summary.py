@@ -28,8 +28,8 @@ SHARES: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 def summary(ctx: CliContext, file: str, top: int, as_json: bool) -> ExitCode:
     """Of a GGUF file, or a model in the settings: layout, experts, bytes by layer, what a token reads, least memory.
 
-    Of a profile (`twd moe profile`, a log, a table of layer,expert,count or an imatrix file): the busiest experts, skew,
-    overlap of neighbours, and the share of choices that each amount of memory would hold.
+    Of a profile (`twd moe profile`, a log, a table of layer,expert,count or an imatrix file): the busiest experts,
+    skew, overlap of neighbours, and the share of choices that each amount of memory would hold.
     """
     with refused():
         path = model_path(ctx, file)
@@ -108,7 +108,9 @@ def _show_model(facts: "MixtureSummary") -> None:
     rows.add_row("all", gib(facts.dense), gib(facts.shared), gib(facts.expert), "")
     show(rows)
     click.echo(f"a token reads {gib(facts.token_reads)}, of it {gib(facts.chosen)} of experts")
-    click.echo(f"least memory {gib(facts.least_memory)}: all but the experts, and one layer's choice; caches come on top")
+    click.echo(
+        f"least memory {gib(facts.least_memory)}: all but the experts, and one layer's choice; caches come on top"
+    )
     if facts.layout != "fused":
         click.echo("llama.cpp does not load single experts: `twd moe fuse IN OUT` writes a file that it loads")
 
