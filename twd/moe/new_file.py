@@ -13,9 +13,7 @@ from twd.wire.failures import FailureCode, TwdError
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NAMELESS: Final = getattr(os, "O_TMPFILE", 0)
-_BUFFER_BYTES: Final = 4 << 20
-_COPY_BYTES: Final = 64 << 20
-_NO_KERNEL_COPY: Final = frozenset({errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
+_BUFFER_BYTES: Final = 1 << 20
 
 
 @contextmanager
@@ -76,12 +74,15 @@ def disk_errors(target: Path) -> Iterator[None]:
 
 
 class FileCopier:
-    """Copies ranges of files to the end of another, in the kernel where the file systems can."""
+    """Copies ranges of files to the end of another, by way of a buffer that fits the processor's cache.
+
+    `copy_file_range` was not quicker: the ranges of experts do not begin where pages do.
+    """
 
     def __init__(self, into: int) -> None:
         self._into = into
         self._open: dict[Path, int] = {}
-        self._kernel = hasattr(os, "copy_file_range")
+        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
 
     def copy(self, path: Path, offset: int, size: int) -> Iterator[int]:
         """Append a range; says after each piece how large it was."""
@@ -96,16 +97,9 @@ class FileCopier:
             yield count
 
     def _piece(self, source: int, offset: int, size: int) -> int:
-        if self._kernel:
-            try:
-                return os.copy_file_range(source, self._into, min(size, _COPY_BYTES), offset)
-            except OSError as error:
-                if error.errno not in _NO_KERNEL_COPY:
-                    raise
-                self._kernel = False
-        data = os.pread(source, min(size, _BUFFER_BYTES), offset)
-        write_all(self._into, data)
-        return len(data)
+        count = os.preadv(source, [self._buffer[:size]], offset)
+        write_all(self._into, self._buffer[:count])
+        return count
 
     def __enter__(self) -> "FileCopier":
         return self
@@ -115,7 +109,7 @@ class FileCopier:
             os.close(handle)
 
 
-def write_all(handle: int, data: bytes) -> None:
+def write_all(handle: int, data: bytes | memoryview) -> None:
     """Write all of it, however many calls that takes."""
     view = memoryview(data)
     while view:
