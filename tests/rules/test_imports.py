@@ -18,6 +18,7 @@ LAYERS = (
     ("decoding",),
     ("gguf_tools",),
     ("engine",),
+    ("moe",),
     ("ring", "pieces"),
     ("agent", "backends", "coordinator", "drafter", "edge", "gate", "metrics", "racer", "speculator", "stage", "swarm"),
     ("bench",),

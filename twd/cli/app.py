@@ -42,6 +42,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "swarm": ("twd.cli.swarm.command:swarm", "Models from machine to machine: seed, pull, status."),
     "gate": ("twd.cli.gate:gate", "The quality gate: start it, look at it, calibrate it."),
     "slice": ("twd.cli.slice:slice_command", "Cut layers out of a model, for a stage of a ring."),
+    "moe": ("twd.cli.moe.command:moe", "Mixtures of experts: look, convert, profile, plan."),
     "config": ("twd.cli.config:config", "Show the settings, or check them."),
     "invite": ("twd.cli.invite:invite", "The line by which another machine joins."),
     "key": ("twd.cli.key:key", "Who may enter: make, list and revoke keys."),

@@ -238,6 +238,13 @@ def place_of(device: EngineDevice) -> str:
     return (_properties(device).place or b"").decode("ascii", "replace")
 
 
+def buffer_name(device: EngineDevice) -> str:
+    """What llama-server's `-ot` calls the memory of a device."""
+    kind = ggml("ggml_backend_dev_buffer_type", [ctypes.c_void_p], ctypes.c_void_p)(device.handle)
+    name: bytes = ggml("ggml_backend_buft_name", [ctypes.c_void_p], ctypes.c_char_p)(kind)
+    return name.decode("utf-8", "replace")
+
+
 def _properties(device: EngineDevice) -> _Properties:
     told = _Properties()
     ask = ggml("ggml_backend_dev_get_props", [ctypes.c_void_p, ctypes.POINTER(_Properties)], None)

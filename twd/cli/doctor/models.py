@@ -4,7 +4,8 @@ import shlex
 from collections.abc import Sequence
 
 from twd.cli.doctor.findings import Finding, bad, good, odd, skipped
-from twd.engine.host_memory.limits import gib
+from twd.engine.host_memory.limits import gib, total_bytes
+from twd.moe.advice import advice_for
 from twd.supervisor.model_weights import ModelWeights
 
 
@@ -19,6 +20,8 @@ def check_weights(weights: ModelWeights) -> list[Finding]:
     if info.context_length and weights.ctx_size > info.context_length:
         text = f"ctx_size is {weights.ctx_size}, and it was made for {info.context_length}"
         found.append(odd(weights.name, text, f"{weights.name}.ctx_size: {info.context_length}"))
+    about = advice_for(weights.path, total_bytes())  # of all memory: it may be loaded already
+    found += [odd(weights.name, one.text, one.command) for one in about]
     if weights.chats and not info.chat_template:
         text = "it has no chat template, so conversations are written down in a plain way"
         found.append(odd(weights.name, text, f"{weights.name}.chat_template: FILE"))

@@ -127,9 +127,14 @@ def start_house(ctx: CliContext, node: str, quiet: bool, timeout_s: float, more:
 
 def _check_model(ctx: CliContext, name: str) -> None:
     """Refuse here what the supervisor would refuse, before a whole installation is started for it."""
+    from twd.engine.host_memory.limits import available_bytes
     from twd.gguf_tools.inspect import inspect
+    from twd.moe.advice import advice_for
 
-    inspect(Path(file_of(ctx.settings, ctx.node, name)[1].path))
+    path = Path(file_of(ctx.settings, ctx.node, name)[1].path)
+    inspect(path)
+    for advice in advice_for(path, available_bytes()):
+        click.echo(f"{path.name}: {advice.text}; {advice.command}", err=True)
 
 
 def file_of(settings: "Settings", node: NodeId, name: str) -> "tuple[str, ModelConfig]":

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from twd.bus.base import LeaseEntry
     from twd.coordinator.core.processes import WantedModel
+    from twd.settings.model import Settings
     from twd.wire.node import NodeFacts
     from twd.wire.placement import PlacementDecided, Slice
 
@@ -71,6 +72,8 @@ def plan(command_context: CliContext, model: str, ctx: int, sessions: int, as_js
             click.echo(line)
         for line in planned_lines(decision, {facts.node: facts for facts in nodes}, command_context.settings.drafters):
             click.echo(f"cores: {line}")
+        for line in _about_experts(command_context, model, nodes):
+            click.echo(line)
     return ExitCode.UNHEALTHY if decision.missing_bytes else ExitCode.OK
 
 
@@ -82,9 +85,7 @@ def _wanted_model(command_context: CliContext, name: str, ctx: int, sessions: in
     from twd.coordinator.service import wanted_of
     from twd.wire.failures import FailureCode, TwdError
 
-    settings = (
-        command_context.settings if name in command_context.settings.models else running_settings(command_context)
-    )
+    settings = _settings_with(command_context, name)
     name = name or settings.default_model
     if not name:
         raise CommandError(ExitCode.USAGE, "the settings name no model; give a GGUF file with `twd plan FILE`")
@@ -100,6 +101,24 @@ def _wanted_model(command_context: CliContext, name: str, ctx: int, sessions: in
     if called not in command_context.settings.models:
         wanted = replace(wanted, file=None)  # no machine was to have a copy yet
     return replace(wanted, ctx=ctx or min(model.ctx_size or most, most), sessions=sessions or model.parallel)
+
+
+def _about_experts(command_context: CliContext, name: str, nodes: "list[NodeFacts]") -> list[str]:
+    """What a mixture lacks on these machines together."""
+    from pathlib import Path
+
+    from twd.moe.advice import advice_for
+
+    settings = _settings_with(command_context, name)
+    path = Path(file_of(settings, command_context.node, name or settings.default_model)[1].path)
+    free = sum(facts.memory.available + sum(gpu.free for gpu in facts.gpus if not gpu.shared) for facts in nodes)
+    return [f"experts: {one.text}; {one.command}" for one in advice_for(path, free)]
+
+
+def _settings_with(command_context: CliContext, name: str) -> "Settings":
+    """Those that name the model: this folder's, else those of what runs."""
+    here = command_context.settings
+    return here if name in here.models else running_settings(command_context)
 
 
 def _standing(command_context: CliContext, name: str, entries: "list[LeaseEntry]") -> "PlacementDecided | None":

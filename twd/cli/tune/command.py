@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -56,9 +57,11 @@ def _need(ctx: CliContext, name: str) -> "ModelNeed | None":
     from twd.cli.models.command import file_of
     from twd.cli.tune.proposal import ModelNeed
     from twd.gguf_tools.inspect import inspect
+    from twd.moe.advice import advice_for
 
     key, model = file_of(settings, ctx.node, name)
-    return ModelNeed(key, inspect(Path(model.path)), model, ctx.settings.ram_reclaim)
+    path = Path(model.path)
+    return ModelNeed(key, inspect(path), model, ctx.settings.ram_reclaim, partial(advice_for, path))
 
 
 def look(need: "ModelNeed | None", measure: bool) -> "MachineFacts":

@@ -1,12 +1,13 @@
 """Settings that fit a machine and a model: facts in, proposals out. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from twd.engine.host_memory.limits import gib
 from twd.engine.host_memory.load_plan import RECLAIM_SHARE
 from twd.gguf_tools.inspect import GgufInfo
+from twd.moe.advice import MixtureAdvice
 from twd.settings.model import ModelConfig
 
 GIB: Final = 1 << 30
@@ -56,6 +57,8 @@ class ModelNeed:
     info: GgufInfo
     model: ModelConfig
     ram_reclaim: str = "auto"
+    experts: Callable[[int], Sequence[MixtureAdvice]] = lambda free: ()
+    """What to know of a mixture where so many bytes are free."""
 
     @property
     def ctx_size(self) -> int:
@@ -73,7 +76,19 @@ def proposals(machine: MachineFacts, need: ModelNeed | None) -> list[TuneProposa
     """What would be better than it is now."""
     if need is None:
         return [*_swap_in_general(machine), *_swappiness(machine)]
-    return [*_threads(machine, need), *_memory(machine, need), *_reclaim(machine, need), *_swap(machine, need)]
+    return [
+        *_experts(machine, need),
+        *_threads(machine, need),
+        *_memory(machine, need),
+        *_reclaim(machine, need),
+        *_swap(machine, need),
+    ]
+
+
+def _experts(machine: MachineFacts, need: ModelNeed) -> Iterator[TuneProposal]:
+    free = max(machine.available, machine.device_bytes)
+    for one in need.experts(free):
+        yield TuneProposal(one.text, command=one.command, urgent=True)
 
 
 def _threads(machine: MachineFacts, need: ModelNeed) -> Iterator[TuneProposal]:

@@ -1,0 +1,1 @@
+"""`twd moe`: mixtures of experts."""

@@ -1,0 +1,149 @@
+"""The devices that a mixture could lie on, with measured speeds; those are kept for a day."""
+
+import asyncio
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from twd.cli.common.context import CliContext
+from twd.kit.json_cache import file_name, recall, remember
+from twd.moe.placement import DeviceScore
+
+if TYPE_CHECKING:
+    from twd.engine.library import EngineDevice
+    from twd.settings.model import WorkerConfig
+
+FRESH_S: Final = 86_400.0
+"""After so long, speeds are measured again."""
+DISK_SAMPLES: Final = 24
+DISK_PIECE: Final = 2 << 20
+RTT_SAMPLES: Final = 5
+CONNECT_S: Final = 2.0
+CARD_RTT_S: Final = 20e-6
+"""There and back to a card of this machine; assumed."""
+ASSUMED_CARD: Final = 200e9
+"""Bytes a second of a card whose memory has no room to be measured."""
+
+
+class MeasuredSpeeds(msgspec.Struct, frozen=True):
+    """What was measured, and when (seconds since 1970). Workers by address: seconds there and back."""
+
+    at: float
+    memory: float
+    disk: float
+    cards: dict[str, float] = {}
+    workers: dict[str, float] = {}
+
+
+def find_devices(ctx: CliContext, model: Path, *, refresh: bool) -> list[DeviceScore]:
+    """RPC workers of the settings, cards, and this machine's memory, in the order in which llama.cpp lists them."""
+    from twd.engine.host_memory.limits import available_bytes
+    from twd.engine.library import buffer_name, devices
+
+    cards = [device for device in devices() if device.is_gpu]
+    workers = _open_workers(ctx.settings.pool.workers)
+    speeds = _speeds(ctx, model, cards, [address for address, *_ in workers], refresh)
+    away = [
+        DeviceScore(f"RPC{number}[{address}]", memory, speeds.memory, speeds.workers.get(address, 1e-3))
+        for number, address, memory in workers_in_order(workers)
+    ]
+    here = [
+        DeviceScore(buffer_name(card), card.free_bytes, speeds.cards.get(card.name) or ASSUMED_CARD, CARD_RTT_S)
+        for card in cards
+    ]
+    return [*away, *here, DeviceScore("CPU", available_bytes(), speeds.memory, disk=speeds.disk)]
+
+
+def workers_in_order(workers: list[tuple[str, list[int]]]) -> list[tuple[int, str, int]]:
+    """Each device of each worker: llama.cpp counts them within their worker."""
+    return [(number, address, memory) for address, lent in workers for number, memory in enumerate(lent)]
+
+
+def _open_workers(workers: "tuple[WorkerConfig, ...]") -> list[tuple[str, list[int]]]:
+    """Addresses of the workers that answer, and the memory of their devices; the settings win."""
+    return [found for found in (asyncio.run(_looked(one)) for one in workers) if found is not None]
+
+
+async def _looked(worker: "WorkerConfig") -> tuple[str, list[int]] | None:
+    from twd.engine.rpc.probe import RpcUnusable, look
+
+    try:
+        facts = await look(worker.host, worker.rpc_port)
+    except (OSError, RpcUnusable):
+        return None
+    lent = [memory.free for memory in facts.devices]
+    given = [int(gpu.vram_gb * 2**30) for gpu in worker.gpus]
+    return f"{worker.host}:{worker.rpc_port}", given[: len(lent)] or lent
+
+
+def _speeds(
+    ctx: CliContext, model: Path, cards: "list[EngineDevice]", workers: list[str], refresh: bool
+) -> MeasuredSpeeds:
+    about = [sorted(card.name for card in cards), workers, model.stat().st_dev]
+    path = ctx.home.cache / file_name("moe-device-scores", about)
+    kept = None if refresh else recall(path, MeasuredSpeeds)
+    if kept is not None and 0 <= time.time() - kept.at < FRESH_S:
+        return kept
+    from twd.engine.devices.speed import memory_speed
+
+    found = MeasuredSpeeds(
+        at=time.time(),
+        memory=_memory_speed(),
+        disk=disk_speed(model),
+        cards={card.name: float(memory_speed(card)) for card in cards},
+        workers={address: asyncio.run(_round_trip(address)) for address in workers},
+    )
+    remember(path, found)
+    return found
+
+
+def _memory_speed() -> float:
+    """What all cores together read; a token's weights pass through all of them."""
+    import numpy as np
+
+    from twd.process.cores import usable_cores
+
+    sample = np.ones(4 << 20, np.float64)
+    rounds = 4
+
+    def read() -> None:
+        for _ in range(rounds):
+            sample.max()
+
+    threads = [threading.Thread(target=read) for _ in range(usable_cores())]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sample.nbytes * rounds * len(threads) / max(time.perf_counter() - began, 1e-6)
+
+
+def disk_speed(model: Path) -> float:
+    """Bytes a second of pieces read here and there in the model's file, without the system's copy of them."""
+    size = model.stat().st_size
+    pieces = [size * number // DISK_SAMPLES for number in range(DISK_SAMPLES)]
+    with model.open("rb", buffering=0) as file:
+        read, began = 0, time.perf_counter()
+        for offset in pieces[::2] + pieces[1::2]:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), offset, DISK_PIECE, os.POSIX_FADV_DONTNEED)
+            read += len(os.pread(file.fileno(), DISK_PIECE, offset))
+    return read / max(time.perf_counter() - began, 1e-6)
+
+
+async def _round_trip(address: str) -> float:
+    """The mean of some connections without the slowest."""
+    host, _, port = address.rpartition(":")
+    times = []
+    for _ in range(RTT_SAMPLES):
+        began = time.perf_counter()
+        async with asyncio.timeout(CONNECT_S):
+            _, writer = await asyncio.open_connection(host, int(port))
+        times.append(time.perf_counter() - began)
+        writer.close()
+    return sum(sorted(times)[:-1]) / (RTT_SAMPLES - 1)
