@@ -34,7 +34,9 @@ QUICK = 500
 CHUNKS = [
     range(start, min(start + CHUNK, FIRST + WORLDS)) for start in range(max(FIRST, COUNTED), FIRST + WORLDS, CHUNK)
 ]
-MARKED = [pytest.param(seeds, marks=pytest.mark.thorough) if seeds.start >= FIRST + QUICK else seeds for seeds in CHUNKS]
+MARKED = [
+    pytest.param(seeds, marks=pytest.mark.thorough) if seeds.start >= FIRST + QUICK else seeds for seeds in CHUNKS
+]
 REPOSITORY = Path(__file__).parents[2]
 
 
