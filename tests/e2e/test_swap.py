@@ -75,7 +75,7 @@ def test_nobody_waits_for_a_swap(house: Installed, client: OpenAI) -> None:
     assert set(seen) <= {"first", "quick"}
     assert seen == sorted(seen)  # first, and then never again
     listed = [model.id for model in client.models.list().data]
-    assert listed == ["quick"]
+    assert listed == ["quick", "default", "twd"]
     with pytest.raises(APIStatusError) as gone:
         ask(client, "first")
     assert gone.value.status_code == 404
