@@ -1,4 +1,4 @@
-# make demo | test | check: each alone is enough on a fresh machine with Python 3.11, a C++ compiler and make.
+# make demo | test | test-all | check: each alone is enough on a fresh machine with Python 3.11, a C++ compiler and make.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -8,15 +8,17 @@ LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashe
 TESTS ?= tests
 SCRIPTS := $(sort $(patsubst %/,%,$(dir $(wildcard contrib/benchmarks/*/*.py contrib/chaos/*.py contrib/fuzz/*.py contrib/ring/*.py))))
 WORKERS ?= auto
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 # pytest rewrites each file of tests, in each of its processes anew where it may not keep what came of it.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test check lock clean
+.PHONY: help setup demo test test-all check lock clean
 
 help:
 	@echo "make demo    set everything up and start the real system with a small model"
-	@echo "make test    set everything up and run the tests (TESTS=tests/kit for some of them)"
+	@echo "make test    set everything up and run the quick tests, about five minutes (TESTS=tests/kit for some of them)"
+	@echo "make test-all  the same, and then the thorough tests: 10,000 worlds, kills in every place, wide sweeps"
 	@echo "make check   format, types, schemas and house rules"
 	@echo "make setup   only make .venv      make lock   renew requirements/*.txt      make clean   remove what was built"
 
@@ -28,9 +30,11 @@ demo: setup
 	@$(BIN)/twd up --demo
 
 test: setup
-	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(TESTS) || { \
-		echo "test: once more, alone, what failed beside the others; what fails again fails"; \
-		$(BIN)/pytest --last-failed --last-failed-no-failures none $(TESTS); }
+	@$(PYTEST) $(TESTS)
+
+# Exit code 5 of pytest: none of TESTS is thorough.
+test-all: test
+	@$(PYTEST) -m thorough $(TESTS) || test $$? -eq 5
 
 check: setup
 	$(BIN)/ruff format --check .

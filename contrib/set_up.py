@@ -40,6 +40,8 @@ CARDS = {"nvidia-smi": "GGML_CUDA", "rocm-smi": "GGML_HIP"}
 BUILD_LOG = VENV / "build.log"
 OF_BUILD = ("      [std", " " * 9)
 """How the lines begin that the installer repeats of a build that failed."""
+COMPILES = re.compile(r"^build [^:]+: C(?:XX)?_COMPILER__", re.MULTILINE)
+"""A line of ninja's plan that makes an object file."""
 WRONG = re.compile(r": (fatal )?error: |CMake Error|ninja: error|No space left|Killed|internal compiler error")
 AS_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "replace"}
 RPC_CHECK = "import llama_cpp; raise SystemExit(0 if llama_cpp.llama_supports_rpc() else 1)"
@@ -133,22 +135,31 @@ def run(argv: list[str], doing: str) -> None:
 
 
 def run_long(argv: list[str], doing: str) -> None:
-    """Run a step of minutes: say now and then that it goes on, and of a build that fails no more than why."""
+    """Run a step of minutes: say now and then how far it is, and of a build that fails no more than why."""
+    with tempfile.TemporaryDirectory(prefix="twd-build-", ignore_cleanup_errors=True) as folder:
+        code, wrong = run_in(Path(folder), argv, doing)
+    if code and wrong:
+        print("\n".join(f"  {line[:300]}" for line in wrong[:10]), file=sys.stderr)
+        fail(f"{doing} failed (exit code {code}) while llama.cpp was built; all that was said: {BUILD_LOG}")
+    if code:
+        fail(f"{doing} failed (exit code {code}); the lines above say why")
+
+
+def run_in(folder: Path, argv: list[str], doing: str) -> tuple[int, list[str]]:
+    """Run it with `folder` for temporary files, where the build's plan and log can be found: exit code and errors."""
     began, ended = time.monotonic(), threading.Event()
-    threading.Thread(target=beat, args=(doing, ended, began), daemon=True).start()
+    threading.Thread(target=beat, args=(doing, folder, ended, began), daemon=True).start()
+    temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
+    piped: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE, **AS_TEXT}
     with (
-        subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, **AS_TEXT) as child,
+        subprocess.Popen(argv, cwd=ROOT, env={**os.environ, **temporary}, **piped) as child,
         BUILD_LOG.open("w", encoding="utf-8") as kept,
     ):
         assert child.stderr is not None
         wrong = list(sift(child.stderr, kept))
         code = child.wait()
     ended.set()
-    if code and wrong:
-        print("\n".join(f"  {line[:300]}" for line in wrong[:10]), file=sys.stderr)
-        fail(f"{doing} failed (exit code {code}) while llama.cpp was built; all that was said: {BUILD_LOG}")
-    if code:
-        fail(f"{doing} failed (exit code {code}); the lines above say why")
+    return code, wrong
 
 
 def sift(lines: Iterable[str], kept: TextIO) -> Iterator[str]:
@@ -165,10 +176,25 @@ def sift(lines: Iterable[str], kept: TextIO) -> Iterator[str]:
             goes_on = bool(wrong) and "CMake" in line
 
 
-def beat(doing: str, ended: threading.Event, began: float) -> None:
-    """Tell every now and then that a long step goes on."""
+def beat(doing: str, folder: Path, ended: threading.Event, began: float) -> None:
+    """Tell every now and then how far a long step is."""
     while not ended.wait(HEARTBEAT_S):
-        say(f"{doing}: {time.monotonic() - began:.0f} s so far")
+        done = compiled(folder)
+        share = "" if done is None else f"llama.cpp is {done:.0%} compiled, "
+        say(f"{doing}: {share}{time.monotonic() - began:.0f} s so far")
+
+
+def compiled(folder: Path) -> float | None:
+    """Which part of the object files is there, by ninja's plan and log; None where no build with ninja runs."""
+    for plan in folder.glob("*/build/build.ninja"):
+        try:
+            planned = len(COMPILES.findall(plan.read_text(**AS_TEXT)))
+            entries = [line.split("\t") for line in (plan.parent / ".ninja_log").read_text(**AS_TEXT).splitlines()]
+        except OSError:  # not written yet, or removed at this moment
+            continue
+        made = {entry[3] for entry in entries if len(entry) == 5 and entry[3].endswith((".o", ".obj"))}
+        return len(made) / planned if planned else None
+    return None
 
 
 def make_venv() -> None:

@@ -1,6 +1,7 @@
 """For all tests: no settings leak in from outside, and no process is left behind."""
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator, Iterator
 
@@ -40,6 +41,7 @@ def _this_process_is_not_forked(monkeypatch: pytest.MonkeyPatch) -> None:
 def _no_process_is_left_behind() -> Iterator[None]:
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     yield
+    gc.collect()  # what nobody holds any more ends its process
     left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
     _, alive = psutil.wait_procs(left, timeout=5)
     names = [" ".join(child.cmdline())[:200] for child in alive if child.status() != psutil.STATUS_ZOMBIE]

@@ -218,7 +218,7 @@ async def test_other_machines_come_to_a_worker_by_an_encrypted_way(
     await entry.close()
     lease = ServiceLease(
         service="speculator",
-        instance=InstanceId("speculator.x.y"),
+        instance=InstanceId(f"speculator.{DESK}.y"),
         node=DESK,
         pid=1,
         version="1",
@@ -227,7 +227,7 @@ async def test_other_machines_come_to_a_worker_by_an_encrypted_way(
         facts={CERTIFICATE_FACT: home.certificate},
     )
     leases = await broker.connect("speculator").leases(LEASE_BUCKET, LEASE_TTL_S)
-    await leases.put("speculator.x.y", msgspec.json.encode(lease))
+    await leases.put(lease.instance, msgspec.json.encode(lease))
     await until(lambda: home.certificate in agent._processes._admitted, "its certificate is known")
     entry = TunnelEntry(home, facts.host, facts.port, facts.cert)
     assert await probe("127.0.0.1", await entry.start()) == OURS

@@ -29,11 +29,11 @@ MACHINES = "".join(
 class Deployment:
     """A copy of the folder with fresh keys and certificates, and the servers started from it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, machines: str = MACHINES) -> None:
         self.folder = folder
         self.processes: list[subprocess.Popen[bytes]] = []
         shutil.copytree(DEPLOY, folder, ignore=shutil.ignore_patterns("keys", "certs", "store"), dirs_exist_ok=True)
-        (folder / "machines.yaml").write_text(MACHINES)
+        (folder / "machines.yaml").write_text(machines)
         subprocess.run([sys.executable, "make_keys.py"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
         subprocess.run(["./make_certs.sh"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
 
@@ -69,12 +69,12 @@ class Deployment:
             process.kill()
             process.wait(10)
 
-    def make_buckets(self, port: int) -> None:
+    def make_buckets(self, port: int, node: str = "node1") -> None:
         """What is done once, with the admin's key."""
-        address = self.address("admin", port)
+        address = self.address("admin", port, node=node)
         env = {"TWD_BUS_URL": address.url, "TWD_BUS_TLS_CA": address.tls.ca, "TWD_BUS_NKEY_FILE": address.nkey_file}
         done = [sys.executable, "make_buckets.py"]
-        env |= {"TWD_NODE": "node1", "TWD_HOME": str(self.folder / "home")}
+        env |= {"TWD_NODE": node, "TWD_HOME": str(self.folder / "home")}
         subprocess.run(done, cwd=self.folder, check=True, stdout=subprocess.DEVNULL, env={**os.environ, **env})
 
     def address(self, role: str, port: int, scheme: str = "tls", node: str = "node1") -> BusAddress:

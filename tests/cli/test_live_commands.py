@@ -53,7 +53,7 @@ async def test_events_are_watched_as_lines_or_as_they_are(installed: Installed) 
 
     with watching(installed, "twd.v1.service.>", "--json", "-n", "1", "--filter", "service=toaster") as watcher:
         line = await tell(installed, watcher, event)
-    assert decode(line.encode()) == event
+    assert decode(line.encode()) == signed(event)
     assert installed.twd("down").returncode == 0
 
 

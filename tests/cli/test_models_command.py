@@ -96,6 +96,7 @@ async def test_one_whose_supervisor_is_there_is_followed_to_its_end(monkeypatch:
     await supervisor_service.stop()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_house_without_models(installed: Installed) -> None:
     (installed.home.parent / "twd.yaml").write_text("models: {gone: {path: gone.gguf}}\nagent: {port: 0}\n")

@@ -68,6 +68,7 @@ def test_a_drafter_and_a_backend_whose_servers_are_away_are_missing_until_they_c
     all_gone(pids)
 
 
+@pytest.mark.thorough
 def test_whoever_wants_all_waits_for_all_and_hears_what_is_missing(installed: Installed) -> None:
     configured(installed, "drafters: [{name: d1, url: 'http://127.0.0.1:9'}]\n")
     done = installed.twd("up", "-d", "--wait", "all", "--timeout", "8")

@@ -21,14 +21,18 @@ from twd.supervisor.service_catalog import SERVICES, ServiceChoice, made_by
 from twd.wire.service import read_lease
 
 DENIED = "does not let this user"
+NODE = "desk"
+MACHINE = f"{NODE}:\n" + "".join(f"  {role}:\n" for role in ROLE_NAMES)
 AWAY = "http://127.0.0.1:1"
 OPTIONS = {"speculator": ["--model", "tiny"], "relay": ["--model", "away"], "stage": ["--model", "tiny"]}
 
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deployment, int]]:
-    deployment = Deployment(tmp_path_factory.mktemp("deployed"))
-    yield deployment, deployment.start("nats-server.conf")
+    deployment = Deployment(tmp_path_factory.mktemp("deployed"), MACHINE)
+    port = deployment.start("nats-server.conf")
+    deployment.make_buckets(port, NODE)
+    yield deployment, port
     deployment.end()
 
 
@@ -39,9 +43,10 @@ def configure(installed: Installed, broker: tuple[Deployment, int], *roles: str)
     keys = folder / "keys"
     keys.mkdir()
     for role in roles:
-        shutil.copy(deployment.folder / "keys" / f"{role}.nk", keys)
+        shutil.copy(deployment.folder / "keys" / NODE / f"{role}.nk", keys)
     model = str(write_llama(folder / "tiny.gguf"))
     settings: dict[str, Any] = {
+        "node": NODE,
         "bus": {"url": f"tls://127.0.0.1:{port}", "nkey_dir": str(keys)},
         "agent": {"port": 0},
         "models": {"tiny": {"path": model, "ctx_size": 512, "parallel": 1}},
@@ -84,7 +89,7 @@ async def test_a_service_runs_with_the_key_of_its_role_alone(
 ) -> None:
     configure(installed, broker, service)
     deployment, port = broker
-    admin = await deployment.connect(ADMIN, port)
+    admin = await deployment.connect(ADMIN, port, node=NODE)
     leases = await admin.leases(REGISTRY, LEASE_TTL_S)
     told = installed.home.parent / "told"
     with told.open("wb") as out:

@@ -59,6 +59,7 @@ def test_the_second_is_refused_and_the_first_goes_on(installed: Installed) -> No
     assert installed.twd("down").returncode == 0
 
 
+@pytest.mark.thorough
 def test_two_installations_run_side_by_side(installations: Callable[[], Installed]) -> None:
     one, other = installations(), installations()
     one.up()
@@ -97,7 +98,7 @@ def test_a_killed_supervisor_is_replaced_with_all_it_kept_and_down_ends_the_new_
     all_gone({**after, "guard": guard})
 
 
-@pytest.mark.parametrize("name", ["edge", "broker"])
+@pytest.mark.parametrize("name", ["edge", pytest.param("broker", marks=pytest.mark.thorough)])
 def test_a_killed_process_comes_back(installed: Installed, name: str) -> None:
     installed.up()
     before = installed.pids()
@@ -112,7 +113,14 @@ def test_a_killed_process_comes_back(installed: Installed, name: str) -> None:
     assert installed.twd("down").returncode == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.thorough),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.thorough),
+    ],
+)
 def test_in_the_foreground_a_signal_drains(installed: Installed, number: int) -> None:
     with installed.foreground() as process:
         assert process.stdout is not None
@@ -126,6 +134,7 @@ def test_in_the_foreground_a_signal_drains(installed: Installed, number: int) ->
     all_gone(pids)
 
 
+@pytest.mark.thorough
 def test_a_second_signal_kills(installed: Installed) -> None:
     installed.env["TWD_HANG_S"] = "0"
     with installed.foreground() as process:

@@ -1,7 +1,11 @@
 """`twd watch` listens to what it should, and only that."""
 
+import re
+
+import msgspec
 import pytest
 
+from tests.signed import signed
 from twd.bus.base import BusMessage
 from twd.cli.watch import _line, parse_filter, passes, patterns_for
 from twd.kit.errors import CommandError
@@ -57,6 +61,10 @@ def test_filters_compare_values_inside_too() -> None:
 
 
 def test_a_terminal_obeys_nothing_that_a_machine_tells() -> None:
-    event = ServiceStopped(service="edge\x1b[2J\x9b", node=NodeId("n\u202e"), at_ms=1)
-    assert _line(BusMessage(subject_of(event), encode(event))).replace("\x1b[0m", "").isprintable()
+    event = signed(ServiceStopped(service="edge\x1b[2J\x9b", node=NodeId("n"), reason="\u202e", at_ms=1))
+    forged = msgspec.structs.replace(event, node=NodeId("m\u202e"))
+    for heard, told in ((event, "service.stopped"), (forged, "its node is m")):
+        line = _line(BusMessage(subject_of(event), encode(heard)))
+        assert told in line
+        assert re.sub(r"\x1b\[\d*m", "", line).isprintable()
     assert _line(BusMessage("twd.v1.\x1b[2J", b"\x1b[2J")).replace("\x1b[33m", "").replace("\x1b[0m", "").isprintable()

@@ -35,7 +35,7 @@ from twd.wire.node import (
     ProcessWanted,
 )
 from twd.wire.placement import PlacementDecided, placement_key
-from twd.wire.routes import EVERYTHING
+from twd.wire.routes import EVERYTHING, ROUTE_OF
 
 StartCoordinator = Callable[..., Awaitable[CoordinatorService]]
 
@@ -57,7 +57,7 @@ class FakeAgent(Service):
         self.asked: list[Event] = []
 
     def pattern(self, event_type: type[Event]) -> str:
-        return super().pattern(event_type).replace("*", self.ctx.node)
+        return ROUTE_OF[event_type].pattern_for(node=self.ctx.node)
 
     async def setup(self) -> None:
         await self.keep_beating()

@@ -31,7 +31,7 @@ async def same(room: InProcessSystem, cases: list[ExactCase]) -> int:
     return checked
 
 
-@pytest.mark.parametrize("weights", ["q4_0", "f32"])
+@pytest.mark.parametrize("weights", ["q4_0", pytest.param("f32", marks=pytest.mark.thorough)])
 async def test_texts_are_equal_whatever_drafts(model_cache: object, weights: str) -> None:
     path, draft = demo_model(model_cache, weights), demo_model(model_cache, "q8_0")  # type: ignore[arg-type]
     cases = draw_cases(24, seed=7, max_tokens=16)

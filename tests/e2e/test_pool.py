@@ -67,7 +67,7 @@ def test_the_text_is_the_one_of_the_model_alone(client: OpenAI, alone: str) -> N
     assert "".join(stream(client)) == alone
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.thorough)])
 def test_a_worker_that_dies_or_hangs_in_mid_stream_changes_nothing(
     pool: Installed, client: OpenAI, alone: str, how: signal.Signals
 ) -> None:
@@ -75,6 +75,7 @@ def test_a_worker_that_dies_or_hangs_in_mid_stream_changes_nothing(
     well_again(pool)
 
 
+@pytest.mark.thorough
 def test_a_killed_coordinator_goes_unnoticed(pool: Installed, client: OpenAI, alone: str) -> None:
     before = pool.pids()["speculator.smollm2-135m"]
     assert struck(client, pool.pids()["coordinator"], signal.SIGKILL) == alone
@@ -82,6 +83,7 @@ def test_a_killed_coordinator_goes_unnoticed(pool: Installed, client: OpenAI, al
     assert pool.pids()["speculator.smollm2-135m"] == before
 
 
+@pytest.mark.thorough
 def test_a_killed_agent_takes_its_worker_along_and_both_come_back(pool: Installed, client: OpenAI, alone: str) -> None:
     assert struck(client, pool.pids()["agent.node-2"], signal.SIGKILL) == alone
     well_again(pool)

@@ -72,6 +72,7 @@ def test_a_machine_that_is_lost_in_mid_stream_is_replaced_by_its_spare(pool: Ins
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_stage_that_dies_or_hangs_is_no_end(pool: Installed, client: OpenAI, how: signal.Signals) -> None:
     with_spares(pool)

@@ -31,7 +31,9 @@ def served_again(demo: Installed) -> None:
     wait_until(lambda: demo.status().get("healthy", False), "the system is healthy again", timeout_s=60)
 
 
-@pytest.mark.parametrize("after", [0, 2, 4])
+@pytest.mark.parametrize(
+    "after", [pytest.param(0, marks=pytest.mark.thorough), 2, pytest.param(4, marks=pytest.mark.thorough)]
+)
 def test_a_killed_speculator_changes_nothing_in_the_text(
     demo: Installed, client: OpenAI, undisturbed: str, after: int
 ) -> None:
@@ -44,6 +46,7 @@ def test_a_killed_drafter_goes_unnoticed(demo: Installed, client: OpenAI, undist
     served_again(demo)
 
 
+@pytest.mark.thorough
 def test_a_stopped_drafter_is_not_waited_for(demo: Installed, client: OpenAI, undisturbed: str) -> None:
     drafter = process(demo, "drafter")
     os.kill(drafter, signal.SIGSTOP)  # for good: another one takes its place
@@ -57,7 +60,7 @@ def test_a_killed_broker_comes_back_and_the_stream_goes_on(demo: Installed, clie
     served_again(demo)
 
 
-@pytest.mark.parametrize("victim", ["speculator", "broker"])
+@pytest.mark.parametrize("victim", ["speculator", pytest.param("broker", marks=pytest.mark.thorough)])
 def test_what_is_stopped_for_good_is_replaced_and_the_stream_goes_on(
     demo: Installed, client: OpenAI, undisturbed: str, victim: str
 ) -> None:
@@ -68,6 +71,7 @@ def test_what_is_stopped_for_good_is_replaced_and_the_stream_goes_on(
     assert "it was stopped" in demo.twd("doctor").stdout
 
 
+@pytest.mark.thorough
 def test_an_edge_that_is_stopped_for_good_is_replaced(demo: Installed, client: OpenAI, undisturbed: str) -> None:
     before = process(demo, "edge")
     os.kill(before, signal.SIGSTOP)

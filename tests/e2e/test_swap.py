@@ -75,7 +75,7 @@ def test_nobody_waits_for_a_swap(house: Installed, client: OpenAI) -> None:
     assert set(seen) <= {"first", "quick"}
     assert seen == sorted(seen)  # first, and then never again
     listed = [model.id for model in client.models.list().data]
-    assert listed == ["quick"]
+    assert listed == ["quick", "default", "twd"]
     with pytest.raises(APIStatusError) as gone:
         ask(client, "first")
     assert gone.value.status_code == 404
@@ -93,6 +93,7 @@ def test_what_cannot_be_changes_nothing(house: Installed, client: OpenAI, tmp_pa
     assert ask(client) == before
 
 
+@pytest.mark.thorough
 def test_models_come_and_go(house: Installed, client: OpenAI) -> None:
     serve(house, client, "quick")
     quick = ask(client)
@@ -113,6 +114,7 @@ def test_models_come_and_go(house: Installed, client: OpenAI) -> None:
     wait_until(lambda: house.status().get("healthy", False), "all is well")
 
 
+@pytest.mark.thorough
 def test_memory_is_given_back(house: Installed, client: OpenAI) -> None:
     serve(house, client, "first")
     before = ask(client)

@@ -276,13 +276,15 @@ async def test_logprobs_in_completions(house: House) -> None:
 
 async def test_models_and_their_cards(house: House) -> None:
     body = await (await house.http.get(house.edge.url + "/v1/models")).json()
-    assert [card["id"] for card in body["data"]] == ["small"]
-    card = body["data"][0]
+    card, *aliases = body["data"]
+    assert card["id"] == "small"
+    assert [(alias["id"], alias["twd"]["alias_of"]) for alias in aliases] == [("default", "small"), ("twd", "small")]
     assert card["twd"]["ready"] is True
     assert card["twd"]["ctx_size"] == 8192
     for name in ("small", "default", "twd"):
         one = await (await house.http.get(house.edge.url + f"/v1/models/{name}")).json()
-        assert one["id"] == "small"
+        assert one["id"] == name
+        assert one["twd"].get("alias_of", name) == "small"
     missing = await house.http.get(house.edge.url + "/v1/models/nope")
     assert missing.status == 404
 

@@ -253,6 +253,7 @@ async def test_stopping_while_it_waits_for_the_next_try_is_quick(tmp_path: Path)
         assert await supervisor.stop(10) == []
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 async def test_a_thousand_restarts_leave_nothing_behind(tmp_path: Path) -> None:
     me = psutil.Process()

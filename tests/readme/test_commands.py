@@ -104,7 +104,7 @@ def test_a_drafter_on_another_machine(machines: tuple[Machine, Machine]) -> None
 
 @pytest.mark.e2e
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["ring", "rpc"])
+@pytest.mark.parametrize("engine", ["ring", pytest.param("rpc", marks=pytest.mark.thorough)])
 def test_a_model_on_two_machines(machines: tuple[Machine, Machine], engine: str) -> None:
     first, second = machines
     first.run(POOL, TWD_POOL_ENGINE=engine, **SPLIT)
@@ -118,6 +118,7 @@ def test_a_model_on_two_machines(machines: tuple[Machine, Machine], engine: str)
     wait_until(both_make_text, "a text comes from layers on both machines", 240)
 
 
+@pytest.mark.thorough
 @pytest.mark.e2e
 @pytest.mark.slow
 def test_other_models_while_it_runs(machines: tuple[Machine, Machine]) -> None:
@@ -133,6 +134,7 @@ def test_other_models_while_it_runs(machines: tuple[Machine, Machine]) -> None:
     assert served == [{small}, {"big", small}, {"big"}, {"big", small}]
 
 
+@pytest.mark.thorough
 @pytest.mark.e2e
 @pytest.mark.slow
 def test_a_ring_that_is_played(machines: tuple[Machine, Machine], model_cache: Path) -> None:

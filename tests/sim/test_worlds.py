@@ -1,6 +1,7 @@
 """Thousands of worlds from thousands of seeds, all invariants in each.
 
 `TWD_SIM_WORLDS` says how many worlds (10000 where it is not set), `TWD_SIM_FIRST` from which seed on.
+The first 500 are quick tests, the others thorough ones (`pytest -m thorough`).
 A broken world prints its seed; `TWD_SIM_SEED=N pytest tests/sim/test_worlds.py` plays that one again.
 """
 
@@ -29,8 +30,12 @@ REAL_EVERY = 8
 SEEDS = [int(seed) for seed in os.environ.get("TWD_SIM_SEED", "").split(",") if seed]
 COUNTED = 200
 """The first worlds, in which is also counted what happens; that does for them."""
+QUICK = 500
 CHUNKS = [
     range(start, min(start + CHUNK, FIRST + WORLDS)) for start in range(max(FIRST, COUNTED), FIRST + WORLDS, CHUNK)
+]
+MARKED = [
+    pytest.param(seeds, marks=pytest.mark.thorough) if seeds.start >= FIRST + QUICK else seeds for seeds in CHUNKS
 ]
 REPOSITORY = Path(__file__).parents[2]
 
@@ -50,7 +55,7 @@ def play(seed: int) -> World:
 
 
 @pytest.mark.skipif(bool(SEEDS), reason="only the seeds of TWD_SIM_SEED are played")
-@pytest.mark.parametrize("seeds", CHUNKS, ids=lambda seeds: f"{seeds.start}-{seeds.stop - 1}")
+@pytest.mark.parametrize("seeds", MARKED, ids=lambda seeds: f"{seeds.start}-{seeds.stop - 1}")
 def test_all_invariants_hold(seeds: range) -> None:
     play_many(seeds, play)
 

@@ -25,7 +25,7 @@ from twd.supervisor.service import Wish
 from twd.wire.base import EventId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.life import ChangeStep, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
-from twd.wire.node import MemoryFacts, ModelFile
+from twd.wire.node import MemoryFacts, ModelFile, node_key
 
 
 class FakeCrew:
@@ -97,7 +97,7 @@ class House:
             models=[ModelFile(name="found", path=str(self.found), size_bytes=1)] if self.looks_left < 0 else [],
             looking=self.looks_left >= 0,
         )
-        return [LeaseEntry(facts.instance, msgspec.json.encode(facts), 1, 0.0)]
+        return [LeaseEntry(node_key(facts.node), msgspec.json.encode(facts), 1, 0.0)]
 
     def _tell(self, told: ChangeTold) -> None:
         self.told.append(told)

@@ -7,7 +7,7 @@ from twd.bus.base import LeaseEntry
 from twd.coordinator.links import LinkTable
 from twd.supervisor.pool_registry import nodes_of, observed_of, without
 from twd.wire.base import InstanceId, ModelId
-from twd.wire.node import MemoryFacts
+from twd.wire.node import MemoryFacts, node_key
 from twd.wire.placement import PlacementDecided, Slice, placement_key
 from twd.wire.service import Health, ServiceLease
 
@@ -31,7 +31,7 @@ def registry() -> list[LeaseEntry]:
         for name, process in (("held", ""), ("promised", "rpc.pool.promised"))
     ]  # fmt: skip
     kept = [entry(placement_key(one.place), one) for one in decided]
-    return [entry(desk.instance, desk), entry(lease.instance, lease), *kept, LeaseEntry("odd", b"{", 1, 0.0)]
+    return [entry(node_key(DESK), desk), entry(lease.instance, lease), *kept, LeaseEntry("odd", b"{", 1, 0.0)]
 
 
 def test_what_stands_there_is_what_a_coordinator_would_observe() -> None:

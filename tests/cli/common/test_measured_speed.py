@@ -15,7 +15,7 @@ def lease(service: str = "speculator", **facts: str | float | bool | list[str]) 
         instance=InstanceId(f"{service}.desk.x"), service=service, node=NodeId("desk"), pid=1, version="1",
         facts={"model": "m", **facts}, started_ms=1, renewed_ms=1,
     )  # fmt: skip
-    return LeaseEntry(key=f"{service}.x", value=msgspec.json.encode(told), revision=1, age_s=0.0)
+    return LeaseEntry(key=told.instance, value=msgspec.json.encode(told), revision=1, age_s=0.0)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from twd.kit.exit_codes import ExitCode
 from twd.settings.model import ModelConfig, Settings
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.node import CpuFacts, MemoryFacts, NodeFacts, ProcessFacts, ProcessKind
-from twd.wire.placement import PlacementDecided, Slice
+from twd.wire.placement import PlacementDecided, Slice, placement_key
 
 
 @pytest.fixture
@@ -113,5 +113,5 @@ def test_what_a_serving_model_holds_may_be_planned_again(model: str) -> None:
     standing = PlacementDecided(model=ModelId("tiny"), coordinator=InstanceId("c"), slices=[held], home=home)
     wanted = _wanted_model(ctx, model, 256, 1)
     assert _decide(ctx, wanted, [machine], [])[0].missing_bytes
-    entries = [LeaseEntry("placement.tiny", msgspec.json.encode(standing), 1, 0.0)]
+    entries = [LeaseEntry(placement_key(standing.place), msgspec.json.encode(standing), 1, 0.0)]
     assert [piece.node for piece in _decide(ctx, wanted, [machine], entries)[0].slices] == [home]

@@ -22,7 +22,7 @@ def lease(**facts: str | float | bool | list[str]) -> LeaseEntry:
         service="speculator", instance=InstanceId("speculator.desk.x"), node=DESK.node, pid=1, version="1",
         started_ms=1, renewed_ms=1, facts={"model": "m", "cost_ms": ["1:200.000", "8:300.000"], **facts},
     )  # fmt: skip
-    return LeaseEntry(key="speculator.x", value=msgspec.json.encode(told), revision=1, age_s=0.0)
+    return LeaseEntry(key=told.instance, value=msgspec.json.encode(told), revision=1, age_s=0.0)
 
 
 def test_what_a_token_takes_now_is_foretold() -> None:

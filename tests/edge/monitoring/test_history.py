@@ -340,7 +340,11 @@ async def test_answers_follow_the_document(house: House) -> None:
     check("ChatCompletion", await (await house.chat(n=2, logprobs=True, top_logprobs=1)).json())
     check("TextCompletion", await (await house.post("/v1/completions", {"prompt": "x", "logprobs": 1})).json())
     check("ErrorEnvelope", await (await house.chat(n=0)).json())
-    for path, name in [("/v1/models", "ModelList"), ("/v1/models/small", "ModelCard"), ("/v1/twd/status", "Status")]:
+    for path, name in [
+        ("/v1/models", "ModelList"),
+        ("/v1/models/small", "ModelCard"),
+        ("/v1/twd/status", "SystemStatus"),
+    ]:
         check(name, await (await house.http.get(house.edge.url + path)).json())
     described = spec["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]["content"]["text/event-stream"]
     event = jsonschema.Draft202012Validator({**described["schema"], "components": spec["components"]})

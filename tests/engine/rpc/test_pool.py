@@ -109,6 +109,7 @@ def loaded(path: Path, plan: PoolPlan) -> str:
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.thorough
 @pytest.mark.model
 @pytest.mark.slow
 def test_a_worker_that_has_seen_a_model_reads_the_large_tensors_from_its_own_disk(

@@ -9,6 +9,7 @@ import pytest
 
 from tests.speculator.fakes import job, opening
 from tests.waiting import until
+from twd.speculator.admission.request_preprocessor import QUICK_CHARACTERS
 from twd.speculator.admission.tokenize_queue import LONG_CHARACTERS, QueueLane, TokenizeQueue
 from twd.speculator.core.session import PreparedRequest
 from twd.speculator.targets.loaded import LoadedModel
@@ -48,7 +49,9 @@ class Bench:
         self.tasks: dict[str, asyncio.Task[PreparedRequest | None]] = {}
 
     async def put(self, name: str, size: int, **fields: Any) -> None:
-        prompt = Prompt(messages=[ChatMessage(role="user", content="x" * size)])
+        said = "x" * size
+        quick = size <= QUICK_CHARACTERS
+        prompt = Prompt(text=said) if quick else Prompt(messages=[ChatMessage(role="user", content=said)])
         self.jobs[name] = one = job(name, prompt=prompt, **fields)
         work = self.preparation.prepared(one, SessionId(name), self.now)
         self.tasks[name] = asyncio.ensure_future(work)  # noqa: TID251 - a hand of the test
