@@ -72,7 +72,7 @@ def profile_command(
 
 
 def _model(ctx: CliContext, name: str) -> Path:
-    from twd.cli.models import file_of
+    from twd.cli.models.command import file_of
 
     path = path_of(name)
     return path if path.is_file() else Path(file_of(ctx.settings, ctx.node, name)[1].path)
