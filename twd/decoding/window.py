@@ -69,6 +69,8 @@ class VerifyResult:
     path: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     failure: Failure | None = None
+    replay: int = 0
+    """How many tokens that stand must be computed again with the next window."""
 
 
 class Target(Protocol):

@@ -17,7 +17,7 @@ from twd.engine.measuring.cost import measure_cost
 from twd.engine.measuring.remembered import Measurement, circumstances, farther
 from twd.engine.measuring.steps import keep_step
 from twd.engine.model import LoadedGguf, ModelLoadOptions
-from twd.engine.probe import can_rollback
+from twd.engine.rollback.find import FoundUndo, open_undoable
 from twd.engine.rpc.pool import HEAD, PoolPlan, gpu_layers, open_devices, tensor_split
 from twd.engine.target import LocalTarget
 from twd.kit.json_cache import recall, remember
@@ -53,6 +53,8 @@ class LoadPlan:
     branches: int = 7
     template: str = ""
     """A Jinja template in place of the model's own."""
+    drafts_max: int = 16
+    """Of one window: snapshots of a recurrent state are kept for so many where there is memory for them."""
     test: bool = True
     """Compare windows with single steps and measure what passes cost."""
     timed: bool = False
@@ -86,6 +88,8 @@ class NativeModel:
     exactness: Exactness
     facts: ModelFacts
     load_ms: int
+    undo: FoundUndo
+    """How it takes tokens back."""
 
     @property
     def device(self) -> DeviceKind:
@@ -157,6 +161,7 @@ class _Ready:
     target: LocalTarget
     exactness: Exactness
     cost: CostCurve
+    undo: FoundUndo
 
 
 def _set_up(plan: LoadPlan, model: LoadedGguf, progress: Progress, began: float) -> NativeModel:
@@ -171,7 +176,7 @@ def _set_up(plan: LoadPlan, model: LoadedGguf, progress: Progress, began: float)
             ctx_size=target.ctx_size,
             parallel=target.n_slots,
             can_rollback=target.can_rollback,
-            note="" if target.can_rollback else "this model cannot take tokens back, so it takes no drafts",
+            note=ready.undo.describe(),
         )
         template = ChatTemplate.of(plan.template or model.chat_template, model.vocab)
         model.vocab.warm()
@@ -189,6 +194,7 @@ def _set_up(plan: LoadPlan, model: LoadedGguf, progress: Progress, began: float)
         exactness=ready.exactness,
         facts=facts,
         load_ms=int((time.monotonic() - began) * 1000),
+        undo=ready.undo,
     )
 
 
@@ -198,14 +204,15 @@ def _prepare(plan: LoadPlan, model: LoadedGguf, progress: Progress, *, kernels: 
         model, _wanted(plan, model), plan.exact, on_cpus=plan.on_cpus, insist=plan.insist, kernels=kernels
     )
     progress(0.85, "making room")
-    context = Context(model, exact.settings)
+    context, undo = open_undoable(model, exact.settings, plan.drafts_max)
+    exact = replace(exact, settings=context.settings)
     try:
-        target = LocalTarget(context, rows_min=exact.rows_min, can_rollback=can_rollback(context))
+        target = LocalTarget(context, rows_min=exact.rows_min, can_rollback=undo.works, undo=undo.undo)
         exactness, cost = _measure(plan, exact, target, progress)
     except BaseException:
         context.close()
         raise
-    return _Ready(exact, target, exactness, cost)
+    return _Ready(exact, target, exactness, cost, undo)
 
 
 def _wanted(plan: LoadPlan, model: LoadedGguf) -> ContextSettings:

@@ -68,7 +68,8 @@ class SpeculatorCore:
         self.sessions: dict[int, Session] = {}
         self.by_job: dict[JobId, Session] = {}
         self.by_id: dict[SessionId, Session] = {}
-        self.drafter_pool = DrafterPool(identity, limits, cost, self.sessions)
+        usual = limits.undo.usual(cost) if limits.undo is not None else cost
+        self.drafter_pool = DrafterPool(identity, limits, usual, self.sessions)
         self._planner: StepPlanner = (
             StepPlanner(limits, cost, self.sessions, self.drafter_pool)
             if pipe is None
@@ -326,6 +327,7 @@ class SpeculatorCore:
             return
         if not inflight.picks:
             return
+        session.replay = verdict.replay
         held = len(verdict.tokens) - 1
         guessed = [self._author(session, node) for node in inflight.nodes]
         if session.first_at < 0:
