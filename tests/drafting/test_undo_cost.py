@@ -28,9 +28,7 @@ def test_while_tokens_are_computed_again_the_old_checkpoint_serves() -> None:
     assert dear.best_cut(chances, lambda _: 10.0, replay=1) > 0
 
 
-@given(
-    st.floats(0.0, 500.0), st.floats(0.0, 500.0), st.floats(0.0, 1.0), st.integers(0, 16), st.integers(0, 20)
-)
+@given(st.floats(0.0, 500.0), st.floats(0.0, 500.0), st.floats(0.0, 1.0), st.integers(0, 16), st.integers(0, 20))
 def test_a_chosen_window_is_expected_to_beat_a_plain_step(
     save: float, load: float, chance: float, drafts: int, replay: int
 ) -> None:

@@ -10,7 +10,7 @@ from twd.chat.template import ChatTemplate
 from twd.decoding.batches import WidthPadding
 from twd.decoding.cost import CostCurve
 from twd.decoding.sampler import SamplerFactory
-from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, CacheLayout, Context, ContextSettings
+from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, CacheLayout, ContextSettings
 from twd.engine.embedding import Embedder
 from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test
 from twd.engine.measuring.cost import measure_cost
@@ -30,6 +30,8 @@ _log = logging.getLogger("twd.engine")
 
 _UNMEASURED = (CostPoint(width=1, ms=5.0), CostPoint(width=32, ms=50.0))
 _TIMING_S = 0.3
+_ONE_SESSION = ("kimi-linear",)
+"""Of these llama.cpp gives up, and ends the process, where a context is for several sessions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +222,7 @@ def _wanted(plan: LoadPlan, model: LoadedGguf) -> ContextSettings:
     exact = plan.exact and (plan.insist or plan.on_cpus or not model.offloads)
     return ContextSettings(
         ctx_size=min(plan.ctx_size or CTX_SIZE_MAX, trained),
-        parallel=1 if plan.tree else plan.parallel,
+        parallel=1 if plan.tree or model.info.architecture in _ONE_SESSION else plan.parallel,
         layout=CacheLayout.TREE if plan.tree else CacheLayout.STREAMS,
         branches=plan.branches if plan.tree else 0,
         type_k=plan.type_k or "f16",

@@ -72,7 +72,9 @@ class LocalTarget:
         self.planner = BatchPlanner(rules)
         self._fed = [0] * self.n_slots
         copy_from = worth_copying(settings.ctx_size) if can_rollback else None
-        self._slots = Slots(self.n_slots, copy_from, lambda slot, common: self._undo.reach(slot, self._fed[slot], common))
+        self._slots = Slots(
+            self.n_slots, copy_from, lambda slot, common: self._undo.reach(slot, self._fed[slot], common)
+        )
         self._stops: list[list[int]] = [[] for _ in range(self.n_slots)]
         self._sessions: dict[int, _Session] = {}
         self._pending: list[Window] = []

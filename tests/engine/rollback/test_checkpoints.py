@@ -68,9 +68,7 @@ def test_states_are_saved_at_distances_that_grow_and_where_prompts_part() -> Non
     assert stops([1] * 60, 0, 0, frozenset(), 64) == []
 
 
-@given(
-    st.lists(st.sampled_from([1, 2, MARK]), min_size=1, max_size=3000), st.integers(0, 2999), st.integers(0, 2999)
-)
+@given(st.lists(st.sampled_from([1, 2, MARK]), min_size=1, max_size=3000), st.integers(0, 2999), st.integers(0, 2999))
 def test_stops_are_few_rise_and_lie_within_what_is_read(prompt: list[int], cached: int, parted: int) -> None:
     cached = min(cached, len(prompt) - 1)
     found = stops(prompt, cached, parted, MARKS, 64)

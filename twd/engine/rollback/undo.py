@@ -172,9 +172,13 @@ class StateUndo:
 
     def _load(self, slot: int, found: Checkpoint | None) -> int:
         """The state of a checkpoint, and no cells behind it; an empty slot where there is none."""
-        if found is not None and self._context.load_state(slot, found.state):
-            if self._context.rollback(slot, found.position) and self._context.end(slot) == found.position:
-                return found.position
+        if found is not None and self._stands(slot, found):
+            return found.position
         self._context.clear(slot)
         self._forget(slot, 0)
         return 0
+
+    def _stands(self, slot: int, found: Checkpoint) -> bool:
+        context, position = self._context, found.position
+        loaded = context.load_state(slot, found.state) and context.rollback(slot, position)
+        return loaded and context.end(slot) == position

@@ -166,7 +166,9 @@ class StepPlanner:
             elif drafter.beside:  # its credit was set so that waiting for it pays; meanwhile the cores are its own
                 wanted = sum(chances) < expected_tokens(coming.chance, coming.tokens)
             else:
-                wanted = worth_waiting(chances, self._drafter_pool.cost, waited_ms, coming, self._drafter_pool.usual_rate(session))
+                wanted = worth_waiting(
+                    chances, self._drafter_pool.cost, waited_ms, coming, self._drafter_pool.usual_rate(session)
+                )
             if wanted:
                 return link.patience(drafter, depth)
         return None

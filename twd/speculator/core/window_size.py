@@ -18,9 +18,7 @@ def expected_tokens(chance: float, drafts: int) -> float:
     return chance * (1.0 - chance**drafts) / (1.0 - chance) if chance < 1.0 else float(drafts)
 
 
-def common_width(
-    chances: Sequence[Sequence[float]], cost: Cost, limit: int, undo: UndoCost | None = None
-) -> int:
+def common_width(chances: Sequence[Sequence[float]], cost: Cost, limit: int, undo: UndoCost | None = None) -> int:
     """The width of window, the same for all sessions of a pass, at which the pass yields most per millisecond.
 
     Windows of unequal width would make the engine run the same weights more than once.
