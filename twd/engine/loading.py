@@ -30,6 +30,7 @@ _log = logging.getLogger("twd.engine")
 
 _UNMEASURED = (CostPoint(width=1, ms=5.0), CostPoint(width=32, ms=50.0))
 _TIMING_S = 0.3
+_UNLIKE = "windows of drafts give this model other logits than single steps, so it takes no drafts"
 _ONE_SESSION = ("kimi-linear",)
 """Of these llama.cpp gives up, and ends the process, where a context is for several sessions."""
 
@@ -165,6 +166,11 @@ class _Ready:
     cost: CostCurve
     undo: FoundUndo
 
+    def refuses_drafts(self, plan: LoadPlan) -> bool:
+        """Whether drafts would change the text of a model that needs a state saved or kept to take any."""
+        by_state = self.undo.state_bytes > 0
+        return by_state and plan.exact and plan.test and not self.exactness.exact
+
 
 def _set_up(plan: LoadPlan, model: LoadedGguf, progress: Progress, began: float) -> NativeModel:
     ready = _prepare(plan, model, progress)
@@ -177,8 +183,8 @@ def _set_up(plan: LoadPlan, model: LoadedGguf, progress: Progress, began: float)
             plan.model,
             ctx_size=target.ctx_size,
             parallel=target.n_slots,
-            can_rollback=target.can_rollback,
-            note=ready.undo.describe(),
+            can_rollback=target.can_rollback and not ready.refuses_drafts(plan),
+            note=_UNLIKE if ready.refuses_drafts(plan) else ready.undo.describe(),
         )
         template = ChatTemplate.of(plan.template or model.chat_template, model.vocab)
         model.vocab.warm()

@@ -134,7 +134,7 @@ def limits_of(native: NativeModel, model: ModelConfig, settings: Settings) -> Sp
         undo=undo.cost,
         prefill_rows=max(PROMPT_ROWS, target.window_max),
         tree=target.trees,
-        can_rollback=target.can_rollback,
+        can_rollback=native.facts.can_rollback,
         device=native.device,
     )
 
