@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.driving import Greedy
+from tests.engine.tiny_hybrids import write_jamba
 from twd.engine import exactness, loading
 from twd.engine.loading import LoadPlan, load_native
 from twd.engine.model import LoadedGguf
@@ -69,3 +70,18 @@ def test_where_the_kernels_are_not_enough_it_does_without_them(q4_path: Path, mo
         assert "K q8_0, V f16" in native.exactness.settings
     finally:
         native.close()
+
+
+def test_a_recurrent_model_takes_drafts_only_where_windows_are_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = LoadPlan(model=MODEL, path=write_jamba(tmp_path / "jamba.gguf"), ctx_size=256, parallel=1, threads=1)
+    exact = load_native(plan, lambda *_: None)
+    exact.close()
+    assert exact.facts.can_rollback
+    assert "checkpoint" in exact.facts.note
+    monkeypatch.setattr(loading, "self_test", lambda _, settings: Exactness(exact=False, settings=settings))
+    near = load_native(plan, lambda *_: None)
+    near.close()
+    assert not near.facts.can_rollback
+    assert "takes no drafts" in near.facts.note

@@ -11,8 +11,12 @@ _HEADS, _KV_HEADS = 4, 2
 _INNER = 2 * _EMBEDDING
 
 
-class _Writer:
-    def __init__(self, path: Path, architecture: str, layers: int, width: int = _EMBEDDING) -> None:
+class TinyWriter:
+    """Keys and tensors that every architecture has."""
+
+    def __init__(
+        self, path: Path, architecture: str, layers: int, width: int = _EMBEDDING, norm: str = "output_norm.weight"
+    ) -> None:
         self.gguf = gguf.GGUFWriter(path, architecture)
         self._dice = np.random.default_rng(0)
         self.gguf.add_tokenizer_model("no_vocab")
@@ -22,7 +26,7 @@ class _Writer:
         self.gguf.add_block_count(layers)
         self.gguf.add_layer_norm_rms_eps(1e-5)
         self.random("token_embd.weight", VOCABULARY, width, scale=1.0)
-        self.ones("output_norm.weight", width)
+        self.ones(norm, width)
 
     def random(self, name: str, *shape: int, scale: float = 0.0) -> None:
         spread = scale or 1.0 / np.sqrt(shape[-1])
@@ -41,7 +45,7 @@ class _Writer:
 def write_llama(path: Path, layers: int = 2, width: int = _EMBEDDING) -> Path:
     """Attention as in Llama, float weights."""
     inner = 2 * width
-    writer = _Writer(path, "llama", layers, width)
+    writer = TinyWriter(path, "llama", layers, width)
     writer.gguf.add_feed_forward_length(inner)
     writer.gguf.add_head_count(_HEADS)
     writer.gguf.add_head_count_kv(_KV_HEADS)
@@ -63,7 +67,7 @@ def write_llama(path: Path, layers: int = 2, width: int = _EMBEDDING) -> Path:
 def write_mamba(path: Path, layers: int = 2) -> Path:
     """A recurrent model: it keeps a running state, and cannot take a token back."""
     state, rank, kernel = 16, 8, 4
-    writer = _Writer(path, "mamba", layers)
+    writer = TinyWriter(path, "mamba", layers)
     writer.gguf.add_ssm_conv_kernel(kernel)
     writer.gguf.add_ssm_inner_size(_INNER)
     writer.gguf.add_ssm_state_size(state)

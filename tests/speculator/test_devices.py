@@ -10,6 +10,7 @@ from tests.speculator.fakes import Driver, FakeTarget, job, make_core, opening
 from twd.bus.memory.bus import MemoryBroker
 from twd.drafter.native import NativeDraftModel
 from twd.engine.loading import NativeModel
+from twd.engine.rollback.find import FoundUndo
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.service import ServiceContext
@@ -29,7 +30,8 @@ NAME = InstanceId("d")
 def native(*, offloads: bool) -> NativeModel:
     target = SimpleNamespace(n_slots=1, ctx_size=64, window_max=8, trees=False, can_rollback=True)
     made: Any = NativeModel.__new__(NativeModel)
-    made.model, made.target, made.facts = SimpleNamespace(offloads=offloads), target, SimpleNamespace(model="m")
+    made.model, made.target = SimpleNamespace(offloads=offloads), target
+    made.facts, made.undo = SimpleNamespace(model="m", can_rollback=True), FoundUndo(None)
     return made  # type: ignore[no-any-return]
 
 

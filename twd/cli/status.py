@@ -141,6 +141,10 @@ def _print(found: list[tuple[ServiceLease, float]], missing: dict[str, str], add
     for lease, _ in found:
         for line in _pool(lease):
             console().print(line, highlight=False)
+    for lease, _ in found:
+        if "rollback" in lease.facts:
+            told = f"{lease.facts.get('model')}: {lease.facts['rollback']}"
+            console().print(f"[dim]rollback[/] {escape(told)}", highlight=False)
     for line in shared_lines(lease for lease, _ in found):
         console().print(f"[dim]cores[/] {escape(line)}", highlight=False)
     for name, address in addresses.items():

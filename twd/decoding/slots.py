@@ -1,6 +1,6 @@
 """Which slot serves a new prompt: the one that remembers most of it, at least loss to the others."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from twd.wire.failures import FailureCode, TwdError
@@ -28,13 +28,21 @@ class SlotChoice:
     slot: int
     common: int
     source: int | None = None
+    alike: int = 0
+    """How many tokens a slot has in common with the prompt, whether or not it can go back to them."""
 
 
 class Slots:
     """Pure bookkeeping; the caller moves the KV cells accordingly."""
 
-    def __init__(self, count: int, copy_from: int | None = None) -> None:
-        """`copy_from`: how many tokens a copy from another slot must save to be worth it; None: never copy."""
+    def __init__(
+        self, count: int, copy_from: int | None = None, reach: Callable[[int, int], int] = lambda slot, common: common
+    ) -> None:
+        """`copy_from`: how many tokens a copy from another slot must save to be worth it; None: never copy.
+
+        `reach` tells to which token a slot can go back, at most the given one.
+        """
+        self._reach = reach
         self._slots = [Slot(number) for number in range(count)]
         self._copy_from = copy_from
         self._clock = 0
@@ -68,21 +76,22 @@ class Slots:
         idle = [slot for slot in self._slots if not slot.busy]
         if not idle:
             raise TwdError(FailureCode.BUSY, f"all {len(self._slots)} sessions of this model are in use; try again")
-        common = {slot.number: self._reusable(slot, prompt, whole_only) for slot in self._slots}
+        alike = {slot.number: common_prefix(slot.tokens, prompt[:-1]) for slot in self._slots}
+        common = {slot.number: self._reusable(slot, alike[slot.number], whole_only) for slot in self._slots}
+        most = max(alike.values())
         home = max(idle, key=lambda slot: (self._worth(slot, common[slot.number]), -slot.used_at, -slot.number))
         source = max(self._slots, key=lambda slot: common[slot.number])
         gain = common[source.number] - common[home.number]
         if self._copy_from is not None and not whole_only and gain >= max(self._copy_from, 1):
-            return SlotChoice(home.number, common[source.number], source.number)
-        return SlotChoice(home.number, common[home.number])
+            return SlotChoice(home.number, common[source.number], source.number, most)
+        return SlotChoice(home.number, common[home.number], None, most)
 
     def _worth(self, slot: Slot, common: int) -> int:
         """A shared beginning alone must not cost a long conversation: what would mostly be lost counts as nothing."""
         return common if 2 * common >= len(slot.tokens) else 0
 
-    def _reusable(self, slot: Slot, prompt: Sequence[int], whole_only: bool) -> int:
-        common = common_prefix(slot.tokens, prompt[:-1])
-        return 0 if whole_only and common < len(slot.tokens) else common
+    def _reusable(self, slot: Slot, alike: int, whole_only: bool) -> int:
+        return 0 if whole_only and alike < len(slot.tokens) else self._reach(slot.number, alike)
 
     def _touch(self, slot: Slot) -> None:
         self._clock += 1

@@ -90,6 +90,8 @@ class VerifyResult:
     failure: Failure | None = None
     scores: list[Score] = field(default_factory=list)
     """Of a window that is scored: of each token behind the committed ones, and of the end where that is scored."""
+    replay: int = 0
+    """How many tokens that stand must be computed again with the next window."""
 
 
 class Target(Protocol):

@@ -18,11 +18,13 @@ from twd.process.cores import usable_cores
 from twd.wire.failures import FailureCode, TwdError
 
 Logits = npt.NDArray[np.float32]
+SavedState = npt.NDArray[np.uint8]
 CTX_SIZE_MAX = 8192
 """Where nobody asks for another size."""
 EXACT_ROWS, FAST_ROWS = 64, 512
 """Of one pass: the same for a whole model and for its slices, so that the same text comes out."""
 _NO_ROOM, _ABORTED = 1, 2
+_PARTIAL = llama.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 
 
 class CacheLayout(enum.StrEnum):
@@ -53,6 +55,8 @@ class ContextSettings:
     ubatch: int = 64
     embeddings: bool = False
     """Whether passes give the last hidden states instead of logits."""
+    snapshots: int = 0
+    """How many tokens back a recurrent state is kept for each sequence, where the architecture can do that."""
 
     @property
     def sequences(self) -> int:
@@ -156,6 +160,7 @@ class Context:
         parameters.n_seq_max = settings.sequences
         parameters.n_batch = parameters.n_ubatch = settings.ubatch
         parameters.n_threads = parameters.n_threads_batch = self.threads
+        parameters.n_rs_seq = settings.snapshots
         parameters.kv_unified = settings.layout is not CacheLayout.STREAMS
         enabled, disabled = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED, llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
         parameters.flash_attn_type = enabled if settings.flash_attention else disabled
@@ -215,6 +220,38 @@ class Context:
     def end(self, sequence: int) -> int:
         """The position after the last token of a sequence; 0 where it is empty."""
         return int(llama.llama_memory_seq_pos_max(self._memory, sequence)) + 1
+
+    @property
+    def snapshots(self) -> int:
+        """How many tokens back each recurrent state is really kept; 0 where the architecture cannot do that."""
+        return int(llama.llama_n_rs_seq(self.handle))
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether some layers keep a running state instead of cells for each token."""
+        model = self.model.handle
+        return bool(llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model))
+
+    def state_bytes(self, sequence: int) -> int:
+        """The size of what `save_state` would save now."""
+        return int(llama.llama_state_seq_get_size_ext(self.handle, sequence, _PARTIAL))
+
+    def save_state(self, sequence: int, into: SavedState | None = None) -> SavedState | None:
+        """The running state of a sequence, without its cells for single tokens; None where it cannot be saved.
+
+        `into` is overwritten if it has the right size: new memory of that size costs as much as saving.
+        """
+        size = self.state_bytes(sequence)
+        saved = into if into is not None and into.size == size else np.empty(size, np.uint8)
+        pointer = saved.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        done = llama.llama_state_seq_get_data_ext(self.handle, pointer, saved.size, sequence, _PARTIAL)
+        return saved if saved.size and done == saved.size else None
+
+    def load_state(self, sequence: int, saved: SavedState) -> bool:
+        """Give a sequence the running state that was saved; its cells for single tokens stay as they are."""
+        pointer = saved.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        done = llama.llama_state_seq_set_data_ext(self.handle, pointer, saved.size, sequence, _PARTIAL)
+        return bool(done == saved.size)
 
     def synchronize(self) -> None:
         """Wait until the last pass is computed."""

@@ -10,14 +10,14 @@ from twd.chat.template import ChatTemplate
 from twd.decoding.batches import WidthPadding
 from twd.decoding.cost import CostCurve
 from twd.decoding.sampler import SamplerFactory
-from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, CacheLayout, Context, ContextSettings
+from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, CacheLayout, ContextSettings
 from twd.engine.embedding import Embedder
 from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test
 from twd.engine.measuring.cost import measure_cost
 from twd.engine.measuring.remembered import Measurement, circumstances, farther
 from twd.engine.measuring.steps import keep_step
 from twd.engine.model import LoadedGguf, ModelLoadOptions
-from twd.engine.probe import can_rollback
+from twd.engine.rollback.find import FoundUndo, open_undoable
 from twd.engine.rpc.pool import HEAD, PoolPlan, gpu_layers, open_devices, tensor_split
 from twd.engine.target import LocalTarget
 from twd.kit.json_cache import recall, remember
@@ -30,6 +30,9 @@ _log = logging.getLogger("twd.engine")
 
 _UNMEASURED = (CostPoint(width=1, ms=5.0), CostPoint(width=32, ms=50.0))
 _TIMING_S = 0.3
+_UNLIKE = "windows of drafts give this model other logits than single steps, so it takes no drafts"
+_ONE_SESSION = ("kimi-linear",)
+"""Of these llama.cpp gives up, and ends the process, where a context is for several sessions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class LoadPlan:
     branches: int = 7
     template: str = ""
     """A Jinja template in place of the model's own."""
+    drafts_max: int = 16
+    """Of one window: snapshots of a recurrent state are kept for so many where there is memory for them."""
     test: bool = True
     """Compare windows with single steps and measure what passes cost."""
     timed: bool = False
@@ -86,6 +91,8 @@ class NativeModel:
     exactness: Exactness
     facts: ModelFacts
     load_ms: int
+    undo: FoundUndo
+    """How it takes tokens back."""
 
     @property
     def device(self) -> DeviceKind:
@@ -157,6 +164,12 @@ class _Ready:
     target: LocalTarget
     exactness: Exactness
     cost: CostCurve
+    undo: FoundUndo
+
+    def refuses_drafts(self, plan: LoadPlan) -> bool:
+        """Whether drafts would change the text of a model that needs a state saved or kept to take any."""
+        by_state = self.undo.state_bytes > 0
+        return by_state and plan.exact and plan.test and not self.exactness.exact
 
 
 def _set_up(plan: LoadPlan, model: LoadedGguf, progress: Progress, began: float) -> NativeModel:
@@ -170,8 +183,8 @@ def _set_up(plan: LoadPlan, model: LoadedGguf, progress: Progress, began: float)
             plan.model,
             ctx_size=target.ctx_size,
             parallel=target.n_slots,
-            can_rollback=target.can_rollback,
-            note="" if target.can_rollback else "this model cannot take tokens back, so it takes no drafts",
+            can_rollback=target.can_rollback and not ready.refuses_drafts(plan),
+            note=_UNLIKE if ready.refuses_drafts(plan) else ready.undo.describe(),
         )
         template = ChatTemplate.of(plan.template or model.chat_template, model.vocab)
         model.vocab.warm()
@@ -189,6 +202,7 @@ def _set_up(plan: LoadPlan, model: LoadedGguf, progress: Progress, began: float)
         exactness=ready.exactness,
         facts=facts,
         load_ms=int((time.monotonic() - began) * 1000),
+        undo=ready.undo,
     )
 
 
@@ -198,14 +212,15 @@ def _prepare(plan: LoadPlan, model: LoadedGguf, progress: Progress, *, kernels: 
         model, _wanted(plan, model), plan.exact, on_cpus=plan.on_cpus, insist=plan.insist, kernels=kernels
     )
     progress(0.85, "making room")
-    context = Context(model, exact.settings)
+    context, undo = open_undoable(model, exact.settings, plan.drafts_max)
+    exact = replace(exact, settings=context.settings)
     try:
-        target = LocalTarget(context, rows_min=exact.rows_min, can_rollback=can_rollback(context))
+        target = LocalTarget(context, rows_min=exact.rows_min, can_rollback=undo.works, undo=undo.undo)
         exactness, cost = _measure(plan, exact, target, progress)
     except BaseException:
         context.close()
         raise
-    return _Ready(exact, target, exactness, cost)
+    return _Ready(exact, target, exactness, cost, undo)
 
 
 def _wanted(plan: LoadPlan, model: LoadedGguf) -> ContextSettings:
@@ -213,7 +228,7 @@ def _wanted(plan: LoadPlan, model: LoadedGguf) -> ContextSettings:
     exact = plan.exact and (plan.insist or plan.on_cpus or not model.offloads)
     return ContextSettings(
         ctx_size=min(plan.ctx_size or CTX_SIZE_MAX, trained),
-        parallel=1 if plan.tree else plan.parallel,
+        parallel=1 if plan.tree or model.info.architecture in _ONE_SESSION else plan.parallel,
         layout=CacheLayout.TREE if plan.tree else CacheLayout.STREAMS,
         branches=plan.branches if plan.tree else 0,
         type_k=plan.type_k or "f16",

@@ -8,6 +8,7 @@ from twd.decoding.slots import Slots, worth_copying
 from twd.decoding.tree import TreeLayout, lay_out
 from twd.decoding.window import Logits, Report, Sampler, VerifyResult, Window, check, check_prompt, score, verify_window
 from twd.engine.context import BatchTokens, CacheLayout, Context
+from twd.engine.rollback.undo import CellUndo, Undo
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.prefix import common_prefix
 
@@ -34,6 +35,11 @@ class _Job:
         return len(self.feed) - len(self.window.tokens)
 
     @property
+    def drafts(self) -> int:
+        """How many of the fed tokens may have to be taken back."""
+        return len(self.window.tokens) - self.window.committed if self.window.picks else 0
+
+    @property
     def output_from(self) -> int:
         """The first fed token whose logits are wanted."""
         return self.before + self.window.committed - 1 if self.window.picks else len(self.feed)
@@ -44,24 +50,32 @@ class LocalTarget:
 
     `rows_min` 2 keeps float weights exact where a pass of one row would go through another kernel than all others.
     Devices have kernels for many widths; there `fix_rows` does the same.
+    `undo` takes back what does not stand; what it takes too much is fed again with the next window.
     A model that cannot roll back takes no drafts, and reuses a slot only for a prompt that continues it.
     """
 
     in_flight = 1
 
-    def __init__(self, context: Context, *, rows_min: int = 1, can_rollback: bool = True) -> None:
+    def __init__(
+        self, context: Context, *, rows_min: int = 1, can_rollback: bool = True, undo: Undo | None = None
+    ) -> None:
         settings = context.settings
         self.context = context
         self.n_slots = settings.parallel
         self.ctx_size = settings.ctx_size
         self.window_max = settings.ubatch
-        self.trees = settings.layout is CacheLayout.TREE and can_rollback
+        self._undo: Undo = undo or CellUndo(context, padding=can_rollback)
+        self.trees = settings.layout is CacheLayout.TREE and can_rollback and self._undo.padding
         self.can_rollback = can_rollback
         self._branches_max = settings.sequences - settings.parallel + 1
-        rules = BatchRules(settings.ubatch, settings.layout is CacheLayout.STREAMS, can_rollback, rows_min)
+        rules = BatchRules(settings.ubatch, settings.layout is CacheLayout.STREAMS, self._undo.padding, rows_min)
         self.planner = BatchPlanner(rules)
-        self._slots = Slots(self.n_slots, worth_copying(settings.ctx_size) if can_rollback else None)
         self._fed = [0] * self.n_slots
+        copy_from = worth_copying(settings.ctx_size) if can_rollback else None
+        self._slots = Slots(
+            self.n_slots, copy_from, lambda slot, common: self._undo.reach(slot, self._fed[slot], common)
+        )
+        self._stops: list[list[int]] = [[] for _ in range(self.n_slots)]
         self._sessions: dict[int, _Session] = {}
         self._pending: list[Window] = []
         self._end_tokens = context.model.vocab.end_tokens
@@ -84,11 +98,11 @@ class LocalTarget:
         check_prompt(tokens, ctx_size=self.ctx_size)
         place = self._slots.open(tokens, whole_only=not self.can_rollback)
         if place.source is not None:
-            self.context.clear(place.slot)
-            self.context.copy(place.source, place.slot)
-            self._fed[place.slot] = self._fed[place.source]
+            fed = self._fed[place.source]
+            self._fed[place.slot] = self._undo.copy(place.source, place.slot, fed, place.common)
         self._sessions[place.slot] = _Session(sampler, report)
         self._rewind(place.slot, place.common)
+        self._stops[place.slot] = self._undo.stops(tokens, self._fed[place.slot], place.alike)
         return place.slot, self._fed[place.slot]
 
     def close(self, slot: int) -> None:
@@ -151,11 +165,23 @@ class LocalTarget:
         at = self._fed[window.slot]
         feed = [*tokens[at:], *window.tokens]
         wanted = len(window.tokens) - window.committed + 1 if window.picks else 1
-        while len(feed) > self.window_max:
-            count = min(self.window_max, len(feed) - wanted)
-            self._feed(window.slot, at, feed[:count])
-            at, feed = at + count, feed[count:]
+        stops = self._stops_until(window.slot, at, at + len(feed) - wanted)
+        while stops or len(feed) > self.window_max:
+            count = min(self.window_max, len(feed) - wanted, *(stop - at for stop in stops[:1]))
+            if count:
+                self._feed(window.slot, at, feed[:count])
+                at, feed = at + count, feed[count:]
+            if stops and stops[0] == at:
+                self._undo.keep(window.slot, stops.pop(0))
         return _Job(window, at, feed)
+
+    def _stops_until(self, slot: int, at: int, end: int) -> list[int]:
+        """Where to stop on the way from `at` to `end`; what comes later stays for later windows."""
+        wanted = self._stops[slot]
+        if not wanted:
+            return []
+        self._stops[slot] = [stop for stop in wanted if stop > end]
+        return [stop for stop in wanted if at <= stop <= end]
 
     def _rewind(self, slot: int, position: int) -> None:
         """Make a slot stand at `position`; what cannot be taken back is forgotten whole and fed again."""
@@ -168,8 +194,13 @@ class LocalTarget:
         """A pass of one slot for the KV cache alone."""
         rows = BatchTokens()
         padding = [_PADDING_TOKEN] * self.planner.missing(len(tokens))
+        self._undo.before(slot, at, len(tokens) + len(padding), 0)
         rows.add(slot, at, [*tokens, *padding], output_from=len(tokens) + len(padding))
-        self._decode(rows)
+        try:
+            self._decode(rows)
+        except TwdError:
+            self._fed[slot] = self._undo.repair(slot, at)
+            raise
         self._fed[slot] = at + len(tokens)
         if padding:
             self._settle(slot)
@@ -178,16 +209,20 @@ class LocalTarget:
         """One forward pass over some slots, and what comes of it."""
         rows, starts, ends = self._rows(one, jobs)
         active = [jobs[part.slot] for part in one.parts if part.rows]
+        for job in active:
+            self._undo.before(job.window.slot, self._fed[job.window.slot], len(job.feed), job.drafts)
         try:
             self._decode(rows)
         except TwdError as error:
             for part in one.parts:
-                self._settle(part.slot)
+                self._fed[part.slot] = self._undo.repair(part.slot, self._fed[part.slot])
             return [_failed(job.window, error) for job in active]
         verdicts = [self._judge(job, starts[job.window.slot] + job.before) for job in active]
         for slot, end in ends.items():
             if end > self._fed[slot]:
                 self._settle(slot)
+        for verdict in verdicts:
+            verdict.replay = len(self._slots[verdict.slot].tokens) - self._fed[verdict.slot]
         return verdicts
 
     def _rows(self, one: ForwardBatch, jobs: dict[int, _Job]) -> tuple[BatchTokens, dict[int, int], dict[int, int]]:
@@ -271,10 +306,8 @@ class LocalTarget:
         return rows, row_of
 
     def _settle(self, slot: int) -> None:
-        """Take out of the KV cache what does not stand; a model that cannot do that starts over."""
-        if not self.context.rollback(slot, self._fed[slot]):
-            self.context.clear(slot)
-            self._fed[slot] = 0
+        """Take out of the cache what does not stand, and perhaps more, which is fed again later."""
+        self._fed[slot] = self._undo.back(slot, self._fed[slot])
 
 
 def _failed(window: Window, error: TwdError) -> VerifyResult:

@@ -192,6 +192,7 @@ class SpeculatorService(ModelService[LoadedModel]):
             "quantization": facts.quantization,
             "parameters": facts.parameters,
             "ctx_size": facts.ctx_size,
+            "rollback": facts.note or "rejected drafts: their cells are removed",
             "parallel": facts.parallel,
             "vocab": facts.vocab.hash,
             "exact": self.loaded.exactness.exact,

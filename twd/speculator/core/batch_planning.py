@@ -98,7 +98,7 @@ class StepPlanner:
         limit = min(self._limits.max_window, max(0, ROWS_TOGETHER // len(ready) - 1))
         paths = [self._candidates(session, limit) for session in ready]
         chances = [[chance for _, chance in path] for path in paths]
-        width = common_width(chances, self._cost, limit)
+        width = common_width(chances, self._cost, limit, self._limits.undo)
         for session, path in zip(ready, paths, strict=True):
             self._launch(plan, session, [node for node, _ in path[: width - 1]], None)
 
@@ -162,13 +162,19 @@ class StepPlanner:
             wake_at = self._linger(session, chances, waited_ms, fixed, now)
             if wake_at is not None:
                 return [], None, wake_at
-        cut = len(path) if fixed else best_cut(chances, self._cost, waited_ms)[0]
+        cut = len(path) if fixed else self._cut(session, chances, waited_ms)
         nodes = [node for node, _ in path[:cut]]
         if self._limits.tree and alone:
             nodes, parents = lay_out(nodes, session.tree.root)
             if any(parent != i for i, parent in enumerate(parents)):
                 return nodes, [-1, *parents], None
         return nodes, None, None
+
+    def _cut(self, session: Session, chances: Sequence[float], waited_ms: float) -> int:
+        undo = self._limits.undo
+        if undo is None:
+            return best_cut(chances, self._cost, waited_ms)[0]
+        return undo.best_cut(chances, self._cost, waited_ms, session.replay)
 
     def _linger(
         self, session: Session, chances: Sequence[float], waited_ms: float, fixed: int, now: float
@@ -189,7 +195,9 @@ class StepPlanner:
             elif drafter.beside:  # its credit was set so that waiting for it pays; meanwhile the cores are its own
                 wanted = sum(chances) < expected_tokens(coming.chance, coming.tokens)
             else:
-                wanted = worth_waiting(chances, self._cost, waited_ms, coming, self._drafter_pool.usual_rate(session))
+                wanted = worth_waiting(
+                    chances, self._drafter_pool.cost, waited_ms, coming, self._drafter_pool.usual_rate(session)
+                )
             if wanted:
                 return link.patience(drafter, depth)
         return None

@@ -68,7 +68,8 @@ class SpeculatorCore:
         self.sessions: dict[int, Session] = {}
         self.by_job: dict[JobId, Session] = {}
         self.by_id: dict[SessionId, Session] = {}
-        self.drafter_pool = DrafterPool(identity, limits, cost, self.sessions)
+        usual = limits.undo.usual(cost) if limits.undo is not None else cost
+        self.drafter_pool = DrafterPool(identity, limits, usual, self.sessions)
         self.consensus = Consensus(limits if pipe is None else replace_limits(limits, consensus=""))
         self._planner: StepPlanner = (
             StepPlanner(limits, cost, self.sessions, self.drafter_pool, self.consensus)
@@ -299,6 +300,7 @@ class SpeculatorCore:
             return
         if not inflight.picks:
             return
+        session.replay = verdict.replay
         if session.unread:
             self._read(session, verdict)
         held = len(verdict.tokens) - 1

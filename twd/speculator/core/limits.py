@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from twd.decoding.window import Target
 from twd.drafting.ngram import MIN_MATCH
+from twd.drafting.undo_cost import UndoCost
 from twd.settings.model import ModelConfig, Settings
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.draft import DeviceKind
@@ -45,6 +46,8 @@ class SpeculatorLimits:
     tree: bool = False
     branches: int = 8
     can_rollback: bool = True
+    undo: UndoCost | None = None
+    """What it costs to check drafts, where that is more than a pass."""
     ngram: bool = True
     ngram_match: int = MIN_MATCH
     recall_tokens: int = 0

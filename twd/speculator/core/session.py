@@ -157,6 +157,8 @@ class Session:
         self.plain = False
         """Drafters rest and their guesses are left alone, to see how quick it is without them."""
         self.inflight_windows: deque[InFlightWindow] = deque()
+        self.replay = 0
+        """How many tokens of the text the target must compute again with the next window."""
         self.slot = -1
         self.epoch = 0
         self.fed = 0

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from twd.drafting.undo_cost import UndoCost
 from twd.drafting.window_value import Cost, best_cut, held_in_a_row
 
 PAYS = 1.02
@@ -17,7 +18,7 @@ def expected_tokens(chance: float, drafts: int) -> float:
     return chance * (1.0 - chance**drafts) / (1.0 - chance) if chance < 1.0 else float(drafts)
 
 
-def common_width(chances: Sequence[Sequence[float]], cost: Cost, limit: int) -> int:
+def common_width(chances: Sequence[Sequence[float]], cost: Cost, limit: int, undo: UndoCost | None = None) -> int:
     """The width of window, the same for all sessions of a pass, at which the pass yields most per millisecond.
 
     Windows of unequal width would make the engine run the same weights more than once.
@@ -30,10 +31,17 @@ def common_width(chances: Sequence[Sequence[float]], cost: Cost, limit: int) -> 
         if not gained:
             break
         expected += gained
-        rate = expected / cost(sessions * width)
+        extra_ms = undo_ms(chances, cost, width, undo) if undo is not None else 0.0
+        rate = expected / (cost(sessions * width) + extra_ms)
         if rate > best_rate * PAYS:
             best, best_rate = width, rate
     return best
+
+
+def undo_ms(chances: Sequence[Sequence[float]], cost: Cost, width: int, undo: UndoCost) -> float:
+    """What saving the states of all sessions costs, and loading those whose drafts do not all hold."""
+    cuts = [path[: width - 1] for path in chances]
+    return sum(undo.extra_ms(cut[-1], 1.0 + sum(cut), cost) for cut in cuts if cut)
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,14 +126,17 @@ def load_plan(name: ModelId, model: ModelConfig, memory: Path | None = None) -> 
 
 def limits_of(native: NativeModel, model: ModelConfig, settings: Settings) -> SpeculatorLimits:
     """The bounds of a speculator over this model."""
-    target = native.target
+    target, undo = native.target, native.undo
+    usual = usual_limits(target, native.facts.model, model, settings)
     return replace(
-        usual_limits(target, native.facts.model, model, settings),
+        usual,
+        max_window=min(usual.max_window, undo.drafts_max or usual.max_window),
+        undo=undo.cost,
         prefill_rows=max(PROMPT_ROWS, target.window_max),
         tree=target.trees,
-        can_rollback=target.can_rollback,
+        can_rollback=native.facts.can_rollback,
         score_rows=target.window_max,
-        consensus="" if settings.consensus.policy == "off" or not target.can_rollback else settings.consensus.policy,
+        consensus=settings.consensus.policy if settings.consensus.policy != "off" and undo.cost is None else "",
         unread=min(settings.consensus.unread, target.window_max - 1),
         max_error=settings.consensus.max_error,
         device=native.device,
