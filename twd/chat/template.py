@@ -241,6 +241,11 @@ class ChatTemplate:
         }
         return self._template.render(variables, now)
 
+    def close(self) -> None:
+        """End the processes that render, where it has some."""
+        if isinstance(self._template, ConfinedTemplate):
+            self._template.close()
+
     @staticmethod
     def _by_other_names(tools: list[Any] | None, now: datetime) -> dict[str, Any]:
         """As templates from before there were `tools` expect them, such as Firefunction's."""

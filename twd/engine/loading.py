@@ -109,6 +109,7 @@ class NativeModel:
 
     def close(self) -> None:
         """Give the memory back; the thread that ran the target has ended."""
+        self.template.close()
         self.embedder.close()
         self.target.shutdown()
         self.model.close()

@@ -132,6 +132,7 @@ class RingModel:
         """Give the memory back; the thread that ran the target has ended."""
         self.ring.shutdown()
         self.ring.home.join()
+        self.template.close()
         self.model.close()
 
 
