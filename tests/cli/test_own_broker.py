@@ -4,7 +4,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -36,7 +36,11 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deploymen
     deployment.end()
 
 
-def configure(installed: Installed, broker: tuple[Deployment, int], *roles: str) -> None:
+NEEDS: Final[dict[str, dict[str, Any]]] = {"gate": {"gate": {"fleet": ["away"]}}}
+"""Settings without which a service has nothing to do."""
+
+
+def configure(installed: Installed, broker: tuple[Deployment, int], *roles: str, **more: Any) -> None:
     """Write the settings, and a folder with the keys of these roles."""
     deployment, port = broker
     folder = installed.home.parent
@@ -52,6 +56,7 @@ def configure(installed: Installed, broker: tuple[Deployment, int], *roles: str)
         "models": {"tiny": {"path": model, "ctx_size": 512, "parallel": 1}},
         "backends": {"away": {"url": AWAY}},
         "drafters": [{"path": model, "for_model": "tiny"}],
+        **more,
     }
     settings["bus"]["tls"] = {"ca": str(deployment.folder / "certs" / "ca.pem")}
     (folder / "twd.yaml").write_text(json.dumps(settings))
@@ -87,7 +92,7 @@ def test_a_relay_signs_in_as_what_its_server_makes_of_it(
 async def test_a_service_runs_with_the_key_of_its_role_alone(
     installed: Installed, broker: tuple[Deployment, int], service: str
 ) -> None:
-    configure(installed, broker, service)
+    configure(installed, broker, service, **NEEDS.get(service, {}))
     deployment, port = broker
     admin = await deployment.connect(ADMIN, port, node=NODE)
     leases = await admin.leases(REGISTRY, LEASE_TTL_S)

@@ -24,7 +24,7 @@ def test_everything_is_every_broadcast_and_no_request() -> None:
 def test_a_part_is_only_its_events() -> None:
     assert "twd.v1.job.started.*.*.*.*.*" in patterns_for("twd.v1.job.>")
     assert not any(pattern.startswith("twd.v1.session") for pattern in patterns_for("twd.v1.job.>"))
-    assert patterns_for("twd.v1.*.finished.>") == ["twd.v1.job.finished.*.*.*.*.*"]
+    assert patterns_for("twd.v1.*.finished.>") == ["twd.v1.job.finished.*.*.*.*.*", "twd.v1.pull.finished.*.*.*"]
 
 
 def test_one_subject_is_taken_as_it_stands() -> None:
@@ -45,7 +45,7 @@ def test_a_stamp_that_is_no_time_is_shown_as_none() -> None:
 
 
 def test_nonsense_is_refused() -> None:
-    with pytest.raises(CommandError, match=r"no message travels.*; there are change, draft, .*job"):
+    with pytest.raises(CommandError, match=r"no message travels.*; there are answer, change, draft, .*job"):
         patterns_for("twd.v1.nonsense.>")
 
 

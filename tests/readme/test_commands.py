@@ -25,10 +25,23 @@ DRAFTER = "TWD_BUS_JOIN_FILE=join.txt twd run drafter --model ~/models/qwen3-1.7
 POOL = "TWD_MODE=combined TWD_BUS_HOST=0.0.0.0 TWD_POOL_HOST=0.0.0.0 twd up -d"
 LENDS = "TWD_BUS_JOIN_FILE=join.txt TWD_POOL_HOST=0.0.0.0 TWD_AGENT_MODEL_DIRS=~/models twd up -d agent"
 CHANGES = ("twd swap MODEL", "twd load MODEL", "twd stop MODEL", "twd start -m MODEL")
+PULL = (
+    "twd swarm pull ~/models --manifest http://first:9080/manifest --peer http://first:9080 --token SECRET --port 9080"
+)
+CALIBRATE = "twd gate calibrate prompts.jsonl --max-error 0.05 --confidence 0.95"
+MOE = "needs a mixture of experts; tests/cli/moe runs it on tiny ones"
+SWARM = "tests/cli/swarm runs it with ports of its own"
 NOT_RUN = {
     "git clone <this repository> twd && cd twd": "the repository has no one address",
     "make demo": "sets up the environment in which the tests run; `twd up --demo` is in tests/e2e",
     "make test": "it is this",
+    "twd moe summary FILE": MOE,
+    "twd moe profile -m FILE": MOE,
+    "twd moe plan FILE": MOE,
+    "twd moe fuse IN OUT": MOE,
+    "twd swarm seed big.gguf --token SECRET": SWARM,
+    PULL: SWARM,
+    CALIBRATE: "asks hundreds of prompts; tests/gate has its parts",
     "twd bench": "asks for minutes; tests/cli/bench/test_bench_command.py has it with short answers",
 }
 PLAYED = "twd up --demo --ring 2 --link-rtt 20"

@@ -387,7 +387,7 @@ async def test_a_disk_that_takes_no_more(
     assert ended.value.code is code
     found = look(tmp_path / "copy")
     assert found is not None
-    assert found.have == 2
+    assert 2 <= found.have < found.units, "a MiB that was on its way when the disk filled up may have been written"
 
 
 async def test_a_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
