@@ -14,8 +14,7 @@ from twd.bus.memory.bus import MemoryBroker
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.service import ServiceContext
-from twd.settings.model import AgentConfig as AgentSettings
-from twd.settings.model import Settings
+from twd.settings.model import AgentConfig, Settings
 from twd.wire.base import Event, NodeId
 from twd.wire.codec import decode
 from twd.wire.routes import EVERYTHING
@@ -65,7 +64,7 @@ async def start_agent(broker: MemoryBroker, tmp_path: Path) -> AsyncIterator[Sta
         if pid:
             ctx = ServiceContext(ctx.bus, ctx.node, ctx.clock, ctx.ids, pid=pid)
         made = Settings(home=str(tmp_path / f"home{len(started)}"))
-        made = msgspec.structs.replace(made, **{"agent": AgentSettings(port=0), **settings})
+        made = msgspec.structs.replace(made, **{"agent": AgentConfig(port=0), **settings})
         agent = AgentService(ctx, made)
         started.append(agent)
         await agent.start()

@@ -21,8 +21,7 @@ from twd.engine.rpc.probe import OURS, probe
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.ring.trust import make_identity
 from twd.ring.tunnel import TunnelEntry
-from twd.settings.model import AgentConfig as AgentSettings
-from twd.settings.model import BinariesConfig, PoolConfig
+from twd.settings.model import AgentConfig, BinariesConfig, PoolConfig
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.codec import decode, encode
 from twd.wire.failures import FailureCode, TwdError
@@ -165,7 +164,7 @@ async def test_what_cannot_be_run_is_refused_with_the_reason(
     broken.write_text("#!/bin/sh\nexit 3\n")
     broken.chmod(0o755)
     binaries = BinariesConfig(rpc_server=str(tmp_path / "rpc-server"), allow=(str(broken),))
-    agent = await start_agent(agent=AgentSettings(port=0, binaries=binaries))
+    agent = await start_agent(agent=AgentConfig(port=0, binaries=binaries))
     for fields, code, text in REFUSED:
         answer = await ask(broker, wish(**fields))
         assert answer.facts is None
@@ -186,7 +185,7 @@ async def test_workers_are_the_program_that_the_settings_name(
     server = tmp_path / "rpc-server"
     server.write_text(OURS_AS_THEIRS.format(python=sys.executable))
     server.chmod(0o755)
-    await start_agent(agent=AgentSettings(port=0, binaries=BinariesConfig(rpc_server=str(server))))
+    await start_agent(agent=AgentConfig(port=0, binaries=BinariesConfig(rpc_server=str(server))))
     theirs = await ask(broker, wish())
     assert theirs.facts is not None, theirs.failure
     assert (theirs.facts.program, theirs.facts.state) == (str(server), "ready")
@@ -248,7 +247,7 @@ async def test_a_stage_of_another_file_is_refused_with_both_hashes(
     broker: MemoryBroker, start_agent: StartAgent, tmp_path: Path
 ) -> None:
     path = write_llama(tmp_path / "tiny.gguf")
-    await start_agent(agent=AgentSettings(port=0, model_dirs=(str(tmp_path),)))
+    await start_agent(agent=AgentConfig(port=0, model_dirs=(str(tmp_path),)))
     stage = StageWanted(model="tiny", file="tiny", hash="f" * 32, end=1)
     answer = await ask(broker, wish(process="stage.pool.tiny.0-1", kind=ProcessKind.STAGE, stage=stage))
     assert answer.failure is not None
@@ -274,7 +273,7 @@ async def test_a_drafter_runs_over_this_machines_copy_and_is_started_again(
 
     monkeypatch.setattr("twd.agent.processes.drafter_argv", told)
     path = write_llama(tmp_path / "tiny.gguf")
-    agent = await start_agent(agent=AgentSettings(port=0, model_dirs=(str(tmp_path),)))
+    agent = await start_agent(agent=AgentConfig(port=0, model_dirs=(str(tmp_path),)))
     await until(lambda: agent._facts().models, "the file is found")
     drafter = DrafterWanted(name="tiny", path="/elsewhere/tiny.gguf", hash=agent._facts().models[0].hash)
     answer = await ask(broker, wish(process="drafter.pool.tiny.0", kind=ProcessKind.DRAFTER, drafter=drafter))

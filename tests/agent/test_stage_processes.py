@@ -17,8 +17,7 @@ from tests.waiting import until
 from twd.agent.service import AgentService
 from twd.bus.memory.bus import MemoryBroker
 from twd.process.compute import SEVERAL_HIP
-from twd.settings.model import AgentConfig as AgentSettings
-from twd.settings.model import EngineConfig, PoolConfig
+from twd.settings.model import AgentConfig, EngineConfig, PoolConfig
 from twd.wire.node import ProcessFacts, ProcessKind, ProcessWanted, StageWanted
 
 PYTHON = (sys.executable, "-S", "-c")
@@ -46,7 +45,7 @@ async def agent_of(start_agent: StartAgent, tmp_path: Path) -> AgentOf:
 
     async def agent_of(**settings: Any) -> AgentService:
         write_llama(tmp_path / "tiny.gguf")
-        agent = await start_agent(agent=AgentSettings(port=0, model_dirs=(str(tmp_path),)), **settings)
+        agent = await start_agent(agent=AgentConfig(port=0, model_dirs=(str(tmp_path),)), **settings)
         await until(lambda: agent._facts().models, "the file is found")
         return agent
 
@@ -160,7 +159,7 @@ async def test_a_swarm_service_is_started_when_it_is_wished_for(
     broker: MemoryBroker, start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("twd.agent.processes.OURS", (*PYTHON, LOADS))
-    agent = await start_agent(agent=AgentSettings(port=0))
+    agent = await start_agent(agent=AgentConfig(port=0))
     answer = await ask(broker, wish(process="swarm", kind=ProcessKind.SWARM))
     assert answer.failure is None
     assert answer.facts is not None

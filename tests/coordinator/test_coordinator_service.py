@@ -21,8 +21,7 @@ from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, ServiceContext
 from twd.kit.tasks import every
-from twd.settings.model import CoordinatorConfig as CoordinatorSettings
-from twd.settings.model import DrafterConfig, ModelConfig, PoolConfig, Settings
+from twd.settings.model import CoordinatorConfig, DrafterConfig, ModelConfig, PoolConfig, Settings
 from twd.wire.base import Event, ModelId, NodeId
 from twd.wire.codec import decode, encode
 from twd.wire.node import (
@@ -113,7 +112,7 @@ async def start(broker: MemoryBroker, tmp_path: Path) -> AsyncIterator[StartCoor
         settings = Settings(
             mode=mode,  # type: ignore[arg-type]
             pool=pool,
-            coordinator=CoordinatorSettings(lease_s=1.0),
+            coordinator=CoordinatorConfig(lease_s=1.0),
             models={"tiny": ModelConfig(path=str(path), ctx_size=512, parallel=1)},
         )
         coordinator = CoordinatorService(ctx(broker, node, len(started)), settings)
@@ -199,10 +198,10 @@ async def test_what_was_decided_meanwhile_is_not_overwritten_with_what_was_decid
 
 
 def test_no_silence_is_borne_for_longer_than_the_registry_remembers() -> None:
-    longest = msgspec.convert({"lease_s": LEASE_TTL_S}, CoordinatorSettings)
+    longest = msgspec.convert({"lease_s": LEASE_TTL_S}, CoordinatorConfig)
     assert longest.lease_s / BEATS < LEASE_TTL_S, "an agent renews its key before that is forgotten"
     with pytest.raises(msgspec.ValidationError):
-        msgspec.convert({"lease_s": LEASE_TTL_S + 1}, CoordinatorSettings)
+        msgspec.convert({"lease_s": LEASE_TTL_S + 1}, CoordinatorConfig)
 
 
 async def test_a_pooled_model_gets_its_place_and_its_workers(
@@ -299,7 +298,7 @@ async def test_an_unreadable_model_has_no_place_and_says_why(
 
 def over_a_pool(ctx: ServiceContext, *paths: Path) -> CoordinatorService:
     models = {path.parent.name: ModelConfig(path=str(path), ctx_size=512, parallel=1) for path in paths}
-    wanted = Settings(mode="combined", pool=RPC, coordinator=CoordinatorSettings(lease_s=1.0), models=models)
+    wanted = Settings(mode="combined", pool=RPC, coordinator=CoordinatorConfig(lease_s=1.0), models=models)
     return CoordinatorService(ctx, wanted)
 
 

@@ -16,9 +16,15 @@ from twd.engine.rpc.probe import OURS
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.service import ServiceContext
-from twd.settings.model import AgentConfig as AgentSettings
-from twd.settings.model import CoordinatorConfig as CoordinatorSettings
-from twd.settings.model import GpuConfig, ModelConfig, PoolConfig, Settings, WorkerConfig
+from twd.settings.model import (
+    AgentConfig,
+    CoordinatorConfig,
+    GpuConfig,
+    ModelConfig,
+    PoolConfig,
+    Settings,
+    WorkerConfig,
+)
 from twd.wire.base import NodeId
 
 pytestmark = pytest.mark.nats
@@ -56,8 +62,8 @@ async def test_a_pool_forms_loses_its_worker_and_is_given_up(
     settings = Settings(
         home=str(tmp_path / "home"),
         mode="combined",
-        agent=AgentSettings(port=0),
-        coordinator=CoordinatorSettings(lease_s=2.0),
+        agent=AgentConfig(port=0),
+        coordinator=CoordinatorConfig(lease_s=2.0),
         pool=PoolConfig(
             engine="rpc",
             trusted_lan=True,

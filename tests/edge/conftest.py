@@ -17,8 +17,7 @@ from twd.edge.service import EdgeService
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.service import ServiceContext
-from twd.settings.model import EdgeConfig as EdgeSettings
-from twd.settings.model import Settings
+from twd.settings.model import EdgeConfig, Settings
 from twd.wire.base import NodeId
 
 
@@ -60,7 +59,7 @@ async def open_house(tmp_path: Path) -> AsyncIterator[OpenHouse]:
     async def open_one(script: Script | None = None, **edge: object) -> House:
         broker = MemoryBroker()
         settings = msgspec.convert({"home": str(tmp_path), "edge": {"port": 0, **edge}}, Settings)
-        assert isinstance(settings.edge, EdgeSettings)
+        assert isinstance(settings.edge, EdgeConfig)
         speculator = FakeSpeculator(ctx(broker, 2), script)
         service = EdgeService(ctx(broker, 3), settings)
         await speculator.start()

@@ -20,8 +20,7 @@ from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, ServiceContext
 from twd.pieces.manifest import Manifest
 from twd.pieces.names import manifest_of
 from twd.pieces.tree import UNIT
-from twd.settings.model import PoolConfig, Settings
-from twd.settings.model import SwarmConfig as SwarmSettings
+from twd.settings.model import PoolConfig, Settings, SwarmConfig
 from twd.swarm.local_key import proof_here
 from twd.swarm.service import Swarm
 from twd.wire.base import Event, InstanceId, NodeId
@@ -69,7 +68,7 @@ class World:
         """One more service."""
         (self.home(node) / "models").mkdir(parents=True, exist_ok=True)
         settings = Settings(
-            home=str(self.home(node)), swarm=SwarmSettings(port=0, accept=accept), pool=PoolConfig(trusted_lan=trusted)
+            home=str(self.home(node)), swarm=SwarmConfig(port=0, accept=accept), pool=PoolConfig(trusted_lan=trusted)
         )
         bus = self.broker.connect(node)
         ctx = ServiceContext(bus=bus, node=NodeId(node), clock=SystemClock(), ids=Ids(random.Random(node)))

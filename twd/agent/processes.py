@@ -44,7 +44,7 @@ from twd.wire.node import ModelFile, ProcessFacts, ProcessKind, ProcessWanted
 
 if TYPE_CHECKING:
     from twd.ring.trust import LinkIdentity
-    from twd.ring.tunnel import TunnelExit as TunnelExit
+    from twd.ring.tunnel import TunnelExit
 
 READY_S: Final = 30.0
 LOOK_S: Final = 0.1
@@ -229,7 +229,7 @@ class ManagedProcesses:
         return self.lends and not self._settings.pool.trusted_lan
 
     def _exit(self, port: int) -> "TunnelExit":
-        from twd.ring.tunnel import TunnelExit as TunnelExit
+        from twd.ring.tunnel import TunnelExit
 
         end = TunnelExit(self._identity, self._settings.pool.host, port)
         end.admit(self._admitted)

@@ -13,8 +13,7 @@ from twd.drafter.service import DrafterService
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.service import Effects, Service, ServiceContext
-from twd.settings.model import DrafterConfig as DrafterSettings
-from twd.settings.model import ModelConfig, Settings
+from twd.settings.model import DrafterConfig, ModelConfig, Settings
 from twd.speculator.service import SpeculatorService
 from twd.speculator.targets.native import native_speculator
 from twd.wire.base import ModelId, NodeId, SessionId
@@ -108,7 +107,7 @@ class InProcessSystem:
 
     async def drafter(self, path: Path, node: str = "a", threads: int = 0) -> DrafterService:
         """Attach a draft model."""
-        entry = DrafterSettings(path=str(path), threads=threads or "auto")
+        entry = DrafterConfig(path=str(path), threads=threads or "auto")
         settings = Settings(models=self._settings.models, drafters=(entry,))
         drafter = native_drafter(self._ctx(node), settings, 0)
         self._services.append(drafter)

@@ -18,8 +18,7 @@ from twd.process.compute import wanted_layers
 from twd.process.core_plan import EngineRole
 from twd.process.core_registry import OwnCores
 from twd.process.home import StateFolder
-from twd.settings.model import DrafterConfig as DrafterSettings
-from twd.settings.model import Settings
+from twd.settings.model import DrafterConfig, Settings
 from twd.settings.paths import path_of
 from twd.wire.base import ModelId
 from twd.wire.draft import DeviceKind, SessionOpened
@@ -88,7 +87,7 @@ class NativeDraftModel:
         self.native.close()
 
 
-def load_plan(name: ModelId, drafter: DrafterSettings, ctx_size: int, memory: Path) -> LoadPlan:
+def load_plan(name: ModelId, drafter: DrafterConfig, ctx_size: int, memory: Path) -> LoadPlan:
     """A draft model needs no exactness: its guesses are checked."""
     return LoadPlan(
         model=name,
@@ -104,7 +103,7 @@ def load_plan(name: ModelId, drafter: DrafterSettings, ctx_size: int, memory: Pa
     )
 
 
-def loader(name: ModelId, drafter: DrafterSettings, ctx_size: int, memory: Path) -> Load:
+def loader(name: ModelId, drafter: DrafterConfig, ctx_size: int, memory: Path) -> Load:
     """What loads this draft model, on a thread of the service's choice."""
 
     def load(progress: Progress) -> NativeDraftModel:

@@ -4,15 +4,14 @@ from pathlib import Path
 
 from twd.bus.address import BusAddress, Tls
 from twd.bus.nats.bus import NatsBus
-from twd.settings.model import BusConfig as BusSettings
-from twd.settings.model import Settings
+from twd.settings.model import BusConfig, Settings
 
 CONNECT_S = 10.0
 GATHER_S = {"metrics": 0.25}
 """Who hears every token and is in no hurry: how long its messages gather."""
 
 
-def address_of(bus: BusSettings, role: str = "") -> BusAddress:
+def address_of(bus: BusConfig, role: str = "") -> BusAddress:
     """Where the settings say the broker is, and how this role signs in there."""
     own_key = str(Path(bus.nkey_dir) / f"{role}.nk") if bus.nkey_dir and role else ""
     return BusAddress(

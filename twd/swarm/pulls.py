@@ -12,7 +12,7 @@ from twd.pieces.manifest import Manifest, load_manifest
 from twd.pieces.names import BITMAP, manifest_of
 from twd.pieces.partial import look
 from twd.pieces.signing import check_signer
-from twd.settings.model import SwarmConfig as SwarmSettings
+from twd.settings.model import SwarmConfig
 from twd.swarm.library import Library
 from twd.swarm.machines import Certificates, Machine, find_file
 from twd.swarm.pace import Pace
@@ -57,7 +57,7 @@ class Pulls:
         library: Library,
         peers: Peers,
         certificates: Certificates,
-        settings: SwarmSettings,
+        settings: SwarmConfig,
         pace: Pace,
         teller: Teller,
     ) -> None:

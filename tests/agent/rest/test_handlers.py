@@ -14,7 +14,7 @@ from twd.agent.log_tail import tail
 from twd.agent.moe_profile import profile
 from twd.agent.service import AgentService
 from twd.own_certificate import read_or_make_certificate
-from twd.settings.model import AgentConfig as AgentSettings
+from twd.settings.model import AgentConfig
 from twd.wire.failures import FailureCode, TwdError
 
 
@@ -43,7 +43,7 @@ async def test_it_tells_what_the_machine_is(
 ) -> None:
     (tmp_path / "models").mkdir()
     write_llama(tmp_path / "models" / "tiny.gguf")
-    agent = await start_agent(agent=AgentSettings(port=0, model_dirs=(str(tmp_path / "models"),)))
+    agent = await start_agent(agent=AgentConfig(port=0, model_dirs=(str(tmp_path / "models"),)))
     status, version = await get(http, agent, "version")
     assert status == 200
     assert {"twd_version", "llama_server_version", "platform", "machine", "hostname", "builds"} <= version.keys()
@@ -159,14 +159,14 @@ async def test_bad_questions_are_told_so(http: aiohttp.ClientSession, start_agen
 
 
 async def test_with_a_token_nobody_enters_without(http: aiohttp.ClientSession, start_agent: StartAgent) -> None:
-    agent = await start_agent(agent=AgentSettings(port=0, token="s3cret"))
+    agent = await start_agent(agent=AgentConfig(port=0, token="s3cret"))
     assert (await get(http, agent, "version"))[0] == 401
     assert (await get(http, agent, "version", headers={"Authorization": "Bearer wrong"}))[0] == 401
     assert (await get(http, agent, "version", headers={"Authorization": "Bearer s3cret"}))[0] == 200
 
 
 async def test_guessing_tokens_is_slowed_down(http: aiohttp.ClientSession, start_agent: StartAgent) -> None:
-    agent = await start_agent(agent=AgentSettings(port=0, token="s3cret"))
+    agent = await start_agent(agent=AgentConfig(port=0, token="s3cret"))
     found = [(await get(http, agent, "version", headers={"Authorization": f"Bearer {i}"}))[0] for i in range(12)]
     assert set(found) == {401, 429}
 
@@ -180,15 +180,15 @@ async def test_web_pages_are_turned_away(http: aiohttp.ClientSession, start_agen
 
 async def test_off_loopback_it_wants_a_token(start_agent: StartAgent) -> None:
     with pytest.raises(TwdError, match="no token is set") as told:
-        await start_agent(agent=AgentSettings(host="0.0.0.0", port=0))
+        await start_agent(agent=AgentConfig(host="0.0.0.0", port=0))
     assert told.value.code is FailureCode.FORBIDDEN
-    await start_agent("desk", agent=AgentSettings(host="0.0.0.0", port=0, token="s3cret"))
+    await start_agent("desk", agent=AgentConfig(host="0.0.0.0", port=0, token="s3cret"))
 
 
 async def test_off_loopback_it_speaks_https_by_a_certificate_of_its_own(
     http: aiohttp.ClientSession, start_agent: StartAgent
 ) -> None:
-    agent = await start_agent(agent=AgentSettings(host="0.0.0.0", port=0, token="s3cret"))
+    agent = await start_agent(agent=AgentConfig(host="0.0.0.0", port=0, token="s3cret"))
     assert agent._peer_url.startswith("https://")
     here = f"127.0.0.1:{agent._peer_url.rpartition(':')[2]}/v1/peer/health"
     pin = read_or_make_certificate(agent._settings.home_dir, []).fingerprint
@@ -200,7 +200,7 @@ async def test_off_loopback_it_speaks_https_by_a_certificate_of_its_own(
 
 
 async def test_it_goes_without_only_where_that_is_said(http: aiohttp.ClientSession, start_agent: StartAgent) -> None:
-    agent = await start_agent(agent=AgentSettings(host="0.0.0.0", port=0, token="s3cret", allow_plaintext=True))
+    agent = await start_agent(agent=AgentConfig(host="0.0.0.0", port=0, token="s3cret", allow_plaintext=True))
     here = f"http://127.0.0.1:{agent._peer_url.rpartition(':')[2]}/v1/peer/health"
     async with http.get(here, headers={"Authorization": "Bearer s3cret"}) as reply:
         assert reply.status == 200
@@ -211,7 +211,7 @@ async def test_a_taken_port_on_loopback_costs_only_the_number(start_agent: Start
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        agent = await start_agent(agent=AgentSettings(port=port))
+        agent = await start_agent(agent=AgentConfig(port=port))
         assert agent._server is not None
         assert agent._server.port not in (0, port)
 

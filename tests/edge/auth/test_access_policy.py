@@ -22,8 +22,7 @@ from twd.edge.auth.sessions import LIFETIME_S, BrowserSessions
 from twd.edge.service import EdgeService
 from twd.kit.ids import Ids
 from twd.net.addresses import is_loopback
-from twd.settings.model import EdgeConfig as EdgeSettings
-from twd.settings.model import Settings
+from twd.settings.model import EdgeConfig, Settings
 from twd.wire.failures import FailureCode, TwdError
 
 ENTROPY = Ids(random.Random(4)).secret()
@@ -252,7 +251,7 @@ async def test_limits_of_a_key(open_house: OpenHouse, tmp_path: Path) -> None:
     ],
 )
 def test_others_may_come_only_with_a_key_or_by_decree(host: str, options: dict[str, Any], opens: bool) -> None:
-    settings = EdgeSettings(host=host, **options)
+    settings = EdgeConfig(host=host, **options)
     if opens:
         check_bind(host, KeyRing([], settings.token), settings.allow_unauthenticated)
         return
@@ -261,14 +260,14 @@ def test_others_may_come_only_with_a_key_or_by_decree(host: str, options: dict[s
 
 
 async def test_an_edge_that_may_not_open_does_not_start(tmp_path: Path) -> None:
-    settings = Settings(home=str(tmp_path), edge=EdgeSettings(host="0.0.0.0", port=0))
+    settings = Settings(home=str(tmp_path), edge=EdgeConfig(host="0.0.0.0", port=0))
     with pytest.raises(TwdError, match="allow_unauthenticated"):
         EdgeService(ctx(MemoryBroker()), settings)
 
 
 async def test_a_taken_port_is_told(house: House, tmp_path: Path) -> None:
     second = EdgeService(
-        ctx(house.broker, 9), Settings(home=str(tmp_path), edge=EdgeSettings(port=house.edge.server.port))
+        ctx(house.broker, 9), Settings(home=str(tmp_path), edge=EdgeConfig(port=house.edge.server.port))
     )
     with pytest.raises(TwdError, match="TWD_EDGE_PORT"):
         await second.start()

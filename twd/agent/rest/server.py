@@ -18,7 +18,7 @@ from twd.agent.rest.connection_limits import BETWEEN_REQUESTS_S, ConnectionLimit
 from twd.kit.clock import Clock
 from twd.net.addresses import bare_host, bracketed, is_loopback, told_host
 from twd.own_certificate import read_or_make_certificate
-from twd.settings.model import AgentConfig as AgentSettings
+from twd.settings.model import AgentConfig
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.reading import NONSENSE
 
@@ -40,7 +40,7 @@ class TooManyRequests(TwdError):
 class PeerServer:
     """Listens for one agent."""
 
-    def __init__(self, settings: AgentSettings, home: Path, clock: Clock, log: logging.Logger) -> None:
+    def __init__(self, settings: AgentConfig, home: Path, clock: Clock, log: logging.Logger) -> None:
         """`home`: where the certificate is that it shows off loopback."""
         self._settings = settings
         self._home = home

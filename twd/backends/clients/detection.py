@@ -12,8 +12,7 @@ from twd.backends.clients.openai_compatible import ListedModels, OpenAiClient
 from twd.backends.clients.sglang import SglangClient
 from twd.backends.clients.upstream import KeyRefused, UpstreamServer
 from twd.backends.clients.vllm import VllmClient
-from twd.settings.model import DrafterConfig as DrafterSettings
-from twd.settings.model import ServerConfig
+from twd.settings.model import DrafterConfig, ServerConfig
 from twd.wire.failures import FailureCode, TwdError
 
 ADAPTERS: Final[dict[str, type[OpenAiClient] | type[OllamaClient]]] = {
@@ -79,6 +78,6 @@ async def _has(upstream: UpstreamServer, path: str) -> bool:
         return False
 
 
-def server_of(drafter: DrafterSettings) -> ServerConfig:
+def server_of(drafter: DrafterConfig) -> ServerConfig:
     """The server behind a drafter that is not ours."""
     return msgspec.convert({name: getattr(drafter, name) for name in ServerConfig.__struct_fields__}, ServerConfig)

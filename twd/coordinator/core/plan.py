@@ -8,7 +8,7 @@ import hashlib
 
 import msgspec
 
-from twd.coordinator.core import process_reconciler as due
+from twd.coordinator.core import process_reconciler
 from twd.coordinator.core.measured import retimed
 from twd.coordinator.core.memory_ledger import overdrawn, promised
 from twd.coordinator.core.model_placement import decide, file_problem, home_of, with_spares
@@ -27,8 +27,8 @@ def plan(wanted: WantedState, observed: ObservedState, now: float) -> Action | N
         _decide(wanted, observed)
         or _stand_by(wanted, observed)
         or _retime(wanted, observed)
-        or due.stop(wanted, observed, now)
-        or due.start(wanted, observed, now)
+        or process_reconciler.stop(wanted, observed, now)
+        or process_reconciler.start(wanted, observed, now)
     )
 
 

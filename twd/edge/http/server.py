@@ -15,7 +15,7 @@ from twd.edge.http.error_middleware import quiet_about_bad_http, reply_or_failur
 from twd.edge.http.generation_handlers import EdgeCounters
 from twd.edge.http.replies import sent_if_large
 from twd.net.addresses import bare_host, bracketed
-from twd.settings.model import EdgeConfig as EdgeSettings
+from twd.settings.model import EdgeConfig
 from twd.wire.failures import FailureCode, TwdError
 
 CLOSING_S = 2.0
@@ -26,7 +26,7 @@ class HttpServer:
     """Listens for one edge. A handler whose client leaves is cancelled."""
 
     def __init__(
-        self, settings: EdgeSettings, threshold: AuthMiddleware, counters: EdgeCounters, log: logging.Logger
+        self, settings: EdgeConfig, threshold: AuthMiddleware, counters: EdgeCounters, log: logging.Logger
     ) -> None:
         self.port = settings.port
         self._settings = settings

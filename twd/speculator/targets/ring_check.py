@@ -9,7 +9,7 @@ from twd.engine.slices.check import RecordedLogits, checked_cut, recorded_logits
 from twd.engine.slices.report import recorded_of
 from twd.gguf_tools.model_file import file_hash
 from twd.kit.progress import Progress, unheard
-from twd.process.home import StateFolder as HomeFolder
+from twd.process.home import StateFolder
 from twd.ring.cut_check import run_check, takes_check
 from twd.ring.home import RingDriver
 from twd.settings.model import Settings
@@ -31,7 +31,7 @@ class CutCheck:
 
     @property
     def _folder(self) -> Path:
-        return HomeFolder(self.settings.home_dir).cache / "checks"
+        return StateFolder(self.settings.home_dir).cache / "checks"
 
     @property
     def _path(self) -> Path:

@@ -18,8 +18,7 @@ from twd.ring.frames import SessionSpec
 from twd.ring.home import RingDriver
 from twd.ring.target import RemoteSpecReport, RemoteSpecSampler, RingTarget
 from twd.ring.trial import RingTrial, pipe_of
-from twd.settings.model import ModelConfig as ModelEntry
-from twd.settings.model import Settings
+from twd.settings.model import ModelConfig, Settings
 from twd.settings.paths import path_of
 from twd.speculator.admission.request_preprocessor import RequestPreprocessor, given_template
 from twd.speculator.core.limits import SpeculatorLimits, usual_limits
@@ -198,7 +197,7 @@ def _limits(target: RingTarget, name: ModelId, settings: Settings) -> Speculator
 
 
 def _facts(
-    model: LoadedGguf, name: ModelId, entry: ModelEntry, target: RingTarget, stages: Sequence[StageReady]
+    model: LoadedGguf, name: ModelId, entry: ModelConfig, target: RingTarget, stages: Sequence[StageReady]
 ) -> ModelFacts:
     facts = model.facts(name, ctx_size=target.ctx_size, parallel=target.n_slots)
     cut = ", ".join(f"{one.first}-{one.end}{'+head' if one.head else ''}" for one in stages)

@@ -45,8 +45,7 @@ from twd.engine.rpc.probe import OURS, LentMemory, RpcUnusable, RpcVersion, RpcW
 from twd.kit.clock import SystemClock
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.net.ports import free_port
-from twd.settings.model import GpuConfig, ModelConfig, PoolConfig, Settings
-from twd.settings.model import WorkerConfig as WorkerSettings
+from twd.settings.model import GpuConfig, ModelConfig, PoolConfig, Settings, WorkerConfig
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.failures import FailureCode
 from twd.wire.node import GUEST_KEYS, ModelFile, NodeFacts, read_node
@@ -60,7 +59,7 @@ DOOR = RpcEndpoint("10.0.0.9", 50052)
 FINE = RpcWorkerFacts(OURS, (LentMemory(24 * GIB, 25 * GIB),), 0.002)
 
 
-def pool(*workers: WorkerSettings, **fields: object) -> PoolConfig:
+def pool(*workers: WorkerConfig, **fields: object) -> PoolConfig:
     return msgspec.structs.replace(RPC, workers=workers, **fields)
 
 
@@ -75,7 +74,7 @@ def facts_of(guest: AgentlessHost = GUEST, found: RpcWorkerFacts | RpcUnusable =
 
 
 def test_a_machine_of_the_settings_is_a_guest_unless_an_agent_answers_for_it() -> None:
-    told = pool(WorkerSettings(host="attic"), WorkerSettings(host="10.0.0.9"), WorkerSettings(host="127.0.0.1"))
+    told = pool(WorkerConfig(host="attic"), WorkerConfig(host="10.0.0.9"), WorkerConfig(host="127.0.0.1"))
     agents = [machine("attic"), msgspec.structs.replace(machine("desk"), peer_url="http://127.0.0.1:9191")]
     assert [guest.host for guest in agentless_hosts_of(told, agents)] == ["10.0.0.9", "127.0.0.1"]
     assert [guest.host for guest in agentless_hosts_of(told, [])] == ["attic", "10.0.0.9", "127.0.0.1"]
@@ -85,7 +84,7 @@ def test_a_machine_of_the_settings_is_a_guest_unless_an_agent_answers_for_it() -
 def test_a_machine_that_is_named_in_several_ways_is_one_guest_and_no_agents() -> None:
     hosts = ("localhost", "127.0.0.1", "LocalHost", "Rig", "rig")
     agents = [msgspec.structs.replace(machine("localhost"), hostname="localhost")]
-    found = agentless_hosts_of(pool(*(WorkerSettings(host=host) for host in hosts)), agents)
+    found = agentless_hosts_of(pool(*(WorkerConfig(host=host) for host in hosts)), agents)
     assert [(guest.node, [door.port for door in guest.doors]) for guest in found] == [
         ("127-0-0-1", [50052]),
         ("rig", [50052]),
@@ -94,7 +93,7 @@ def test_a_machine_that_is_named_in_several_ways_is_one_guest_and_no_agents() ->
 
 def test_a_guest_has_one_door_for_each_port_and_devices_share_them() -> None:
     gpus = (GpuConfig(vram_gb=8), GpuConfig(vram_gb=6, rpc_port=7), GpuConfig(vram_gb=4))
-    told = pool(WorkerSettings(host="10.0.0.9", gpus=gpus), WorkerSettings(host="10.0.0.9", rpc_port=9))
+    told = pool(WorkerConfig(host="10.0.0.9", gpus=gpus), WorkerConfig(host="10.0.0.9", rpc_port=9))
     (guest,) = agentless_hosts_of(told, [])
     assert guest.node == "10-0-0-9", "the whole address"
     doors = {door.port: [gpu.vram_gb for gpu in door.gpus] for door in guest.doors}
@@ -267,7 +266,7 @@ def test_a_drafter_is_never_asked_of_a_guest() -> None:
 
 
 def watching(*ports: int) -> AgentlessWatch:
-    workers = tuple(WorkerSettings(host="127.0.0.1", rpc_port=port) for port in ports)
+    workers = tuple(WorkerConfig(host="127.0.0.1", rpc_port=port) for port in ports)
     watch = AgentlessWatch(pool(*workers, trusted_lan=False), ME, 1, SystemClock())
     (facts,) = watch.meet([machine("desk")])
     assert facts.looking
@@ -316,7 +315,7 @@ async def test_a_guest_that_nobody_may_reach_in_the_clear_is_not_visited() -> No
         raise AssertionError("nobody may go there")
 
     watch = AgentlessWatch(
-        PoolConfig(engine="rpc", workers=(WorkerSettings(host="10.0.0.9"),)), ME, 1, SystemClock(), never
+        PoolConfig(engine="rpc", workers=(WorkerConfig(host="10.0.0.9"),)), ME, 1, SystemClock(), never
     )
     watch.meet([machine("desk")])
     await watch.visit(set)
@@ -334,7 +333,7 @@ async def test_what_the_last_coordinator_told_is_taken_over() -> None:
         second.restore(await registry.entries())
         assert second.facts() == first.facts()
         assert guest.visits == 1
-        third = AgentlessWatch(pool(WorkerSettings(host="127.0.0.1", rpc_port=guest.port)), ME, 1, SystemClock())
+        third = AgentlessWatch(pool(WorkerConfig(host="127.0.0.1", rpc_port=guest.port)), ME, 1, SystemClock())
         told = await registry.entries()
         third.restore(told)
         await third.publish(registry)
@@ -368,7 +367,7 @@ async def test_a_guest_is_found_placed_lost_and_found_again(tmp_path: Path, monk
     registry = await desk.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
     path = str(write_llama(tmp_path / "tiny.gguf"))
     async with FakeGuest() as guest:
-        workers = (WorkerSettings(host="127.0.0.1", rpc_port=guest.port),)
+        workers = (WorkerConfig(host="127.0.0.1", rpc_port=guest.port),)
         settings = Settings(
             mode="combined",
             pool=PoolConfig(engine="rpc", workers=workers, layers_at_home=False),
