@@ -37,8 +37,8 @@ from twd.wire.job import JobFailed, JobFinished, TokensAccepted
 from twd.wire.model import ModelFailed, ModelReady, VocabFingerprint
 
 _READY = "ready"
-YIELDING_RANK = 15
-"""So far below its process a drafter runs on cores of others: of a core that they want, too, it gets 3 %."""
+YIELDING_RANK = 5
+"""Nice levels that a drafter adds on cores it shares: it gets a quarter of a core that others want, too."""
 
 
 class DraftModel(Protocol):
