@@ -85,7 +85,8 @@ class SpeculatorCore:
     # -- what comes in -------------------------------------------------------------------------
 
     def check(self, job: JobSubmitted, coming: int = 0) -> int:
-        """Raise TwdError for a job that cannot be queued. Returns how many jobs wait before it, with `coming` ones."""
+        """Raise TwdError for a job that cannot be queued. Returns how many jobs wait before it, including `coming`
+        ones."""
         if self.draining:
             raise TwdError(FailureCode.DRAINING, "this speculator is shutting down")
         if job.judge is not None and not self.limits.score_rows:

@@ -202,7 +202,7 @@ class Session:
 
     @property
     def prefilling(self) -> bool:
-        """Whether the target still reads the prompt, or scores a given answer."""
+        """Whether the target still reads the prompt (after a rebuild also the text), or scores a given answer."""
         return self.unfed > self.unread or self.judged is not None
 
     def ends_behind(self, given: int) -> bool:
