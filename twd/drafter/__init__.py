@@ -1,1 +1,1 @@
-"""Drafters: they hear a session open, run ahead of it, and never wait; wrong or late, they cost no correctness."""
+"""Drafters: they draft ahead of open sessions and never wait; a wrong or late draft never changes the text."""

@@ -1,4 +1,4 @@
-"""What to draft next, for which sessions, and when to send it. No engine, no clock, no bus."""
+"""Decides what to draft next, for which sessions, and when to send it. No engine, no clock, no bus."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,19 +14,19 @@ from twd.wire.draft import DraftGranted, DraftProposed, SessionOpened
 
 CHUNK = 64
 READ_AT_ONCE = 96
-"""A prompt of so many tokens is no long one."""
+"""A prompt of up to this many tokens counts as short."""
 COPIES_MAX = 8
 _FLIGHT_MS = 6.0
 _PACE_SMOOTH = 0.1
 
 
 class DrafterCore:
-    """All sessions that one drafter works for."""
+    """All sessions for which one drafter drafts."""
 
     def __init__(
         self, name: InstanceId, slots: int, ctx_size: int, cost: Cost | None = None, window_max: int = 1
     ) -> None:
-        """`cost`: what passes of so many rows take; with it, a step also tries what stood in the text before."""
+        """`cost`: milliseconds of a pass by its rows. With it, a step also tries copies: drafts from earlier text."""
         self.name = name
         self._cost = cost
         self._window_max = window_max
@@ -45,11 +45,11 @@ class DrafterCore:
     # -- what comes in -------------------------------------------------------------------------
 
     def open(self, event: SessionOpened, following: DraftRules, beside: bool, yields: bool = False) -> None:
-        """A session wants guesses; one that is known already is brought up to date.
+        """Open a session for drafting; a known session is brought up to date.
 
-        `beside`: it computes on the target's own device, and so waits until that has read the prompt. `yields`: it
-        computes on cores of stages or workers. A short prompt is read while these wait for the network, a long one
-        keeps them busy.
+        `beside`: this drafter computes on the target's device, so it waits until the target has read the prompt.
+        `yields`: it computes on cores of stages or workers. It reads a short prompt while these wait for the network;
+        a long prompt keeps them busy, so it waits.
         """
         known = self.drafts.get(event.session)
         if known is not None:
@@ -75,7 +75,7 @@ class DrafterCore:
         self.by_job[event.job] = draft
 
     def close(self, session: SessionId) -> None:
-        """No more guesses are wanted."""
+        """Close a session and release its slot."""
         draft = self.drafts.pop(session, None)
         if draft is None:
             return
@@ -86,24 +86,24 @@ class DrafterCore:
             self._released.append(draft.slot)
 
     def close_job(self, job: JobId) -> None:
-        """The job ended, or another attempt at it began."""
+        """Close the session of a job that ended, or of which another attempt began."""
         draft = self.by_job.get(job)
         if draft is not None:
             self.close(draft.session)
 
     def grant(self, event: DraftGranted) -> None:
-        """The speculator says how far to run."""
+        """Take the credit that the speculator grants."""
         draft = self.drafts.get(event.session)
         if draft is not None and event.drafter == self.name:
             draft.credit, draft.floor = event.credit, min(draft.floor, event.floor)
             draft.told_rest = False
 
     def accept(self, job: JobId, at: int, tokens: Sequence[int]) -> None:
-        """The target decided: keep what agrees with it, forget what does not."""
+        """Take accepted tokens: keep the drafts that agree and drop the others."""
         draft = self.by_job.get(job)
         if draft is None or not tokens:
             return
-        if at > len(draft.accepted):  # a message was lost: guesses from here on would be for another text
+        if at > len(draft.accepted):  # a message was lost: drafts from here on would be for another text
             self._lost = True
             draft.give_up()
             return
@@ -112,7 +112,8 @@ class DrafterCore:
             draft.settle(news)
 
     def heard(self, job: JobId, now: float) -> None:
-        """Something was said of a job; others that fell silent have ended, and would keep their slots for ever."""
+        """Record a sign of life of a job. Close the sessions of jobs without one for long: they have ended, and would
+        keep their slots."""
         if job in self.by_job:
             self._liveness.hear(job, now)
         elif self._liveness.returns(job):
@@ -121,33 +122,33 @@ class DrafterCore:
             self.close_job(silent)
 
     def take_lost(self) -> bool:
-        """Whether some session must be told anew, since the last call."""
+        """Returns whether, since the last call, the text of a session was lost, so that it must be published again."""
         lost, self._lost = self._lost, False
         return lost
 
     # -- what to compute -----------------------------------------------------------------------
 
     def waiting(self) -> list[DraftState]:
-        """Sessions without a slot, as many as there are slots for."""
+        """Returns the sessions that should get a slot now, at most as many as slots are free."""
         busy = sum(draft.slot >= 0 for draft in self.drafts.values()) + len(self._released)
         without = [draft for draft in self.drafts.values() if draft.slot < 0 and not draft.resting]
         return without[: max(0, self.slots - busy)]
 
     def opened(self, draft: DraftState, slot: int, cached: int) -> None:
-        """The engine holds a session's first tokens."""
+        """Record that a session has a slot whose cache holds its first `cached` tokens."""
         draft.slot = slot
         draft.kept = draft.accepted[:cached]
 
     def released(self) -> list[int]:
-        """Slots that are free again."""
+        """Returns the slots that are free again."""
         slots, self._released = self._released, []
         return slots
 
     def plan(self) -> list[tuple[DraftState, Window]]:
-        """One token for every session that may run on, or several where its text comes again; a prompt is read in
-        chunks first.
+        """Returns the next step: one token for every session with credit left, or several with copies. A prompt is
+        first read in chunks.
 
-        A session at rest uses the time for branches: what follows if its least certain guess is wrong.
+        A resting session uses the time for branches: what follows if its least certain draft is wrong.
         """
         steps: list[tuple[DraftState, Window]] = []
         for draft in self.drafts.values():
@@ -159,7 +160,7 @@ class DrafterCore:
         return steps if self._cost is None else self._with_copies(steps, self._cost)
 
     def _with_copies(self, steps: list[tuple[DraftState, Window]], cost: Cost) -> list[tuple[DraftState, Window]]:
-        """The same steps, with more rows where what stood in the text before is worth a try."""
+        """Returns the same steps, with more rows where copies of earlier text are worth a try."""
         rows = sum(len(window.tokens) for _, window in steps)
         wider = []
         for draft, window in steps:
@@ -188,8 +189,8 @@ class DrafterCore:
         return Window(draft.slot, 0, start, tokens, None, picks=last, committed=len(tokens))
 
     def computed(self, draft: DraftState, window: Window, guesses: Sequence[Guess], spent_ms: float) -> None:
-        """A step is done; nothing was told to the core in between. A prompt that is read on in brings no guess; a step
-        with copies one more than copies were right."""
+        """Take the results of a step; no event came in between. A chunk that does not end the prompt gives no draft; a
+        step with copies gives one more draft than copies were right."""
         del draft.kept[window.at :]
         right = max(0, len(guesses) - 1)
         draft.kept += window.tokens[: window.committed + right]
@@ -199,7 +200,7 @@ class DrafterCore:
         for place in range(min(right + 1, copies)):
             self._record.learn(draft.copied_sure, place < right)
         token_ms = spent_ms / len(guesses)
-        if window.committed > 1:  # reading on in the text is no measure of how fast it drafts
+        if window.committed > 1:  # reading the text is no measure of the drafting speed
             token_ms = min(token_ms, self.token_ms)
         for guess in guesses:
             draft.add(guess, token_ms)
@@ -207,14 +208,14 @@ class DrafterCore:
             self._pace_known = True
 
     def doubt_pace(self) -> None:
-        """It was measured among other processes than now: the next step counts alone."""
+        """Forget the measured pace, because other processes ran then: the next step counts alone."""
         self._pace_known = False
 
     # -- what to send --------------------------------------------------------------------------
 
     def proposals(self) -> list[DraftProposed]:
-        """Guesses that should travel now. One beside the target sends its whole run at once, one
-        elsewhere sends as soon as a message is worth its flight."""
+        """Returns the drafts to send now. A drafter beside the target sends its whole run at once; one elsewhere sends
+        as soon as a message is worth its delay."""
         messages = []
         enough = max(1, round(_FLIGHT_MS / max(self.token_ms, 0.1)))
         for draft in self.drafts.values():

@@ -1,4 +1,4 @@
-"""One session as a drafter sees it: what is accepted, what it guessed beyond, and branches off that path."""
+"""One session as a drafter sees it: the accepted text, the drafts beyond it, and branches off them."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ BRANCH_WORTH = 0.04
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """A drafted token, how sure the drafter was, and what it would have said instead."""
+    """A drafted token, its confidence, and the second choice with its confidence."""
 
     token: int
     confidence: float
@@ -31,7 +31,7 @@ class Guess:
 
 @dataclass(frozen=True, slots=True)
 class DraftRules:
-    """With what one text is followed: who chooses its tokens, and what must come in it."""
+    """What is needed to draft for one text: its sampler, and the forced tokens of its grammar."""
 
     sampler: Sampler
     ahead: KnownContinuation | None = None
@@ -39,7 +39,7 @@ class DraftRules:
 
 @dataclass(slots=True)
 class Branch:
-    """What follows if the guess at `index` is wrong and the drafter's second choice is right."""
+    """The drafts that follow if the draft at `index` is wrong and the drafter's second choice is right."""
 
     index: int
     guesses: list[Guess]
@@ -48,7 +48,7 @@ class Branch:
 
 @dataclass(slots=True)
 class DraftState:
-    """The state of one session; the core moves it."""
+    """The state of one session; only the core changes it."""
 
     session: SessionId
     job: JobId
@@ -60,7 +60,7 @@ class DraftState:
     trust: ConfidenceCalibration
     slot: int = -1
     kept: list[int] = field(default_factory=list)
-    """What the engine's slot holds."""
+    """The tokens in the engine's slot."""
     guesses: list[Guess] = field(default_factory=list)
     branches: list[Branch] = field(default_factory=list)
     on_branch: Branch | None = None
@@ -68,20 +68,21 @@ class DraftState:
     spent_ms: float = 0.0
     told_rest: bool = False
     waits: bool = False
-    """The target reads the prompt on the same cores: nothing is computed before it has chosen the first token."""
+    """True: the target reads the prompt on the same cores, so nothing is computed before it has picked the first
+    token."""
     prompt_tokens: int = 0
     ahead: KnownContinuation | None = None
     known: NgramIndex = field(default_factory=NgramIndex)
-    """The accepted text, as far as copies were looked for in it."""
+    """The part of the accepted text that is indexed for copies."""
     copied_sure: float = 0.0
-    """How sure the copies of the step under way are."""
+    """The confidence of the copies in the current step."""
     _hash: int = 0
     _hashed: int = -1
     _sure: int = 0
 
     @property
     def path(self) -> list[int]:
-        """The guessed tokens that are being continued: the main line, or a branch off it."""
+        """The drafted tokens that are being continued: the main line, or a branch off it."""
         branch = self.on_branch
         if branch is None:
             return [guess.token for guess in self.guesses]
@@ -89,21 +90,22 @@ class DraftState:
 
     @property
     def length(self) -> int:
-        """Accepted tokens and the path."""
+        """The number of accepted tokens and tokens of the path."""
         branch = self.on_branch
         beyond = len(self.guesses) if branch is None else branch.index + len(branch.guesses)
         return len(self.accepted) + beyond
 
     @property
     def resting(self) -> bool:
-        """Whether the main line should not run on before more is accepted."""
+        """Whether the main line must not go on before more tokens are accepted."""
         if self.waits or len(self.guesses) >= self.credit:
             return True
         return self.trust.chance(math.prod(guess.confidence for guess in self.guesses)) < self.floor
 
     @property
     def fed(self) -> int:
-        """How many tokens of accepted text and path the slot holds; the last one is fed again for its logits."""
+        """How many tokens of accepted text and path the slot holds. The last token never counts: it is computed again
+        for its logits."""
         known, limit = len(self.accepted), min(len(self.kept), self.length - 1)
         at = min(self._sure, limit)
         while at < min(known, limit) and self.kept[at] == self.accepted[at]:
@@ -117,12 +119,13 @@ class DraftState:
         return at
 
     def span(self, start: int, end: int) -> tuple[int, ...]:
-        """The tokens of some positions of accepted text and path."""
+        """Returns the tokens of accepted text and path from position `start` to before `end`."""
         known = len(self.accepted)
         return (*self.accepted[start:end], *self.path[max(0, start - known) : max(0, end - known)])
 
     def copies(self, room: int) -> tuple[list[int], float]:
-        """What may follow the path without a thought: what the grammar demands, or what stood in the text before."""
+        """Returns what may follow the path without a model, and its confidence: forced tokens of the grammar, or
+        copies of earlier text."""
         known = len(self.known)
         news = self.accepted[known:]
         self.known.extend(news)
@@ -136,7 +139,7 @@ class DraftState:
     # -- moving ----------------------------------------------------------------------------------
 
     def add(self, guess: Guess, spent_ms: float) -> None:
-        """One more guess on the path that is being continued."""
+        """Add a draft to the path that is being continued."""
         if self.on_branch is None:
             self.guesses.append(guess)
             self.spent_ms += spent_ms
@@ -146,7 +149,7 @@ class DraftState:
             self.on_branch = None
 
     def choose_branch(self) -> bool:
-        """Go on with a branch, or open the most promising one; False when none is worth the time."""
+        """Continue a branch, or open the most promising one; returns False when none is worth the time."""
         if self.on_branch is not None:
             return True
         if self.beside or self.waits or not self.credit or len(self.branches) >= BRANCHES:
@@ -166,7 +169,7 @@ class DraftState:
         return True
 
     def settle(self, news: Sequence[int]) -> None:
-        """Tokens were accepted: the guesses that agree move into the text, a branch that does becomes the main line."""
+        """Take accepted tokens. Drafts that agree become text; a branch that agrees becomes the main line."""
         right = common_prefix([guess.token for guess in self.guesses], news)
         branch = self._branch_for(right, news)
         for index, guess in enumerate(self.guesses[: min(right + 1, len(news))]):
@@ -190,13 +193,13 @@ class DraftState:
         return None
 
     def give_up(self) -> None:
-        """A part of the text is missing: guess nothing until it is told anew."""
+        """Drop all drafts: a part of the text is missing until the session is opened again."""
         self.guesses, self.branches, self.on_branch, self.sent, self.credit = [], [], None, 0, 0
 
     # -- telling ---------------------------------------------------------------------------------
 
     def _prefix(self) -> int:
-        """The hash of the accepted text."""
+        """Returns the hash of the accepted text."""
         if self._hashed < 0:
             self._hash = prefix_hash(self.accepted)
         else:
@@ -205,14 +208,14 @@ class DraftState:
         return self._hash
 
     def proposal(self, drafter: InstanceId) -> DraftProposed:
-        """The guesses of the main line that were not sent yet."""
+        """Returns the drafts of the main line that were not sent yet."""
         message = self._message(drafter, self.sent, self.guesses[self.sent :], self.spent_ms)
         self.sent, self.spent_ms = len(self.guesses), 0.0
         self.told_rest = self.resting
         return message
 
     def branch_proposals(self, drafter: InstanceId) -> list[DraftProposed]:
-        """Branches that are finished and not sent yet."""
+        """Returns the branches that are finished and not sent yet."""
         ready = [branch for branch in self.branches if not branch.sent and branch is not self.on_branch]
         for branch in ready:
             branch.sent = True

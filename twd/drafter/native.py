@@ -1,4 +1,4 @@
-"""A drafter over llama.cpp in this process, from the settings of one draft model."""
+"""A drafter with llama.cpp in this process, from the settings of one draft model."""
 
 import math
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _SESSIONS = 4
 
 
 def judge(logits: Logits, token: int, with_other: bool) -> Guess:
-    """How likely the draft model held its own guess, and its second choice where one is wanted."""
+    """Returns a draft with its confidence, and the second choice where one is wanted."""
     highest = float(logits.max())
     total = float(np.exp(logits - np.float32(highest)).sum())
 
@@ -45,37 +45,37 @@ def judge(logits: Logits, token: int, with_other: bool) -> Guess:
 
 @dataclass(slots=True)
 class NativeDraftModel:
-    """A loaded draft model as the service wants it."""
+    """A loaded draft model as the service needs it."""
 
     native: NativeModel
 
     @property
     def vocab(self) -> VocabFingerprint:
-        """Which tokens it speaks."""
+        """The vocabulary of its tokens."""
         return self.native.facts.vocab
 
     @property
     def target(self) -> Target:
-        """Makes its guesses."""
+        """The model that computes its drafts."""
         return self.native.target
 
     @property
     def cost(self) -> CostCurve:
-        """Time of a pass by its rows."""
+        """The cost curve of passes."""
         return self.native.cost
 
     @property
     def device(self) -> DeviceKind:
-        """On what it computes."""
+        """The kind of device on which it computes."""
         return self.native.device
 
     @property
     def judge(self) -> Judge:
-        """How sure it is of a guess, and what it would have said instead."""
+        """The function that gives the confidence of a draft, and the second choice."""
         return judge
 
     def follow(self, event: SessionOpened) -> DraftRules:
-        """The same choice as the target's, on this model's logits."""
+        """Returns what makes the target's choices on this model's logits."""
         samplers, grammar = self.native.samplers, event.grammar
         sampler = samplers.sampler(
             event.sampling, event.seed, prompt_len=event.prompt_tokens, grammar=grammar, ignore_eos=event.ignore_eos
@@ -83,12 +83,12 @@ class NativeDraftModel:
         return DraftRules(sampler, None if grammar is None else samplers.ahead(grammar))
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self.native.close()
 
 
 def load_plan(name: ModelId, drafter: DrafterConfig, ctx_size: int, memory: Path) -> LoadPlan:
-    """A draft model needs no exactness: its guesses are checked."""
+    """Returns the load plan of a draft model. It needs no exactness, because its drafts are verified."""
     return LoadPlan(
         model=name,
         path=path_of(drafter.path),
@@ -104,7 +104,7 @@ def load_plan(name: ModelId, drafter: DrafterConfig, ctx_size: int, memory: Path
 
 
 def loader(name: ModelId, drafter: DrafterConfig, ctx_size: int, memory: Path) -> Load:
-    """What loads this draft model, on a thread of the service's choice."""
+    """Returns the function that loads this draft model; the service runs it on a thread."""
 
     def load(progress: Progress) -> NativeDraftModel:
         return NativeDraftModel(load_native(load_plan(name, drafter, ctx_size, memory), progress))
@@ -113,8 +113,8 @@ def loader(name: ModelId, drafter: DrafterConfig, ctx_size: int, memory: Path) -
 
 
 def native_drafter(ctx: ServiceContext, settings: Settings, number: int, ctx_size: int = 0) -> DrafterService:
-    """The drafter of one configured draft model; `number` counts `drafters` from 0. Without `ctx_size` it has the
-    largest context of the settings' models."""
+    """Returns the drafter of one configured draft model; `number` counts `drafters` from 0. Without `ctx_size` it has
+    the largest context of the settings' models."""
     drafter = settings.drafters[number]
     name = ModelId(drafter.name or Path(drafter.path).stem)
     sizes = [model.ctx_size for model in settings.models.values()]

@@ -1,4 +1,4 @@
-"""Sessions that cannot be followed at once, since their grammar must be made ready on a thread first."""
+"""Sessions that cannot be drafted for at once, because their grammar must first be prepared on a thread."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,13 +15,13 @@ CLOSING_S: Final = 5.0
 
 @dataclass(slots=True, eq=False)
 class PendingSession:
-    """A session that waits, as it was told last."""
+    """A waiting session, with its latest event."""
 
     event: SessionOpened
 
 
 class PendingSessions:
-    """One grammar at a time; whoever is dropped meanwhile is not followed any more."""
+    """Prepares one grammar at a time; a session that is dropped meanwhile is not opened."""
 
     def __init__(self, follow: Callable[[SessionOpened], DraftRules]) -> None:
         self._follow = follow
@@ -29,7 +29,8 @@ class PendingSessions:
         self._making = asyncio.Lock()
 
     def take(self, event: SessionOpened) -> PendingSession | None:
-        """What to begin with: a session that is new, where not too many wait. One that waits is brought up to date."""
+        """Returns a new session to prepare; None if too many wait, or if it waits already and only its event was
+        updated."""
         waiting = self._waiting.get(event.session)
         if waiting is not None:
             waiting.event = event
@@ -39,11 +40,12 @@ class PendingSessions:
         return opening
 
     def drop(self, session: SessionId) -> None:
-        """It is over."""
+        """Forget a session that ended."""
         self._waiting.pop(session, None)
 
     async def following(self, opening: PendingSession) -> DraftRules | None:
-        """With what a session is followed; None when it was dropped meanwhile, be it that it was told anew."""
+        """Returns what is needed to draft for a session; None: it was dropped meanwhile, even if it was opened again
+        since."""
         try:
             async with self._making:
                 found = await asyncio.to_thread(self._follow, opening.event) if self._wanted(opening) else None
@@ -56,7 +58,7 @@ class PendingSessions:
         return self._waiting.get(opening.event.session) is opening
 
     async def close(self) -> bool:
-        """Begin nothing more; whether what is under way has ended in time."""
+        """Begin nothing more; returns whether the running preparation ended in time."""
         self._waiting.clear()
         try:
             async with asyncio.timeout(CLOSING_S), self._making:

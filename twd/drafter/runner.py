@@ -1,4 +1,4 @@
-"""The thread that owns a draft model: it drafts for all sessions at once and never waits for an answer."""
+"""The thread that owns a draft model: it drafts for all sessions at once and never waits for the target's results."""
 
 import queue
 import threading
@@ -17,12 +17,12 @@ from twd.wire.job import TokenLogprob, TopToken
 
 Command = Callable[[DrafterCore], None]
 Judge = Callable[[Logits, int, bool], Guess]
-"""logits, the token chosen, whether a second choice is wanted -> how sure that is"""
+"""logits, the chosen token, whether a second choice is wanted -> the draft with its confidence"""
 INBOX_MAX = 4096
 
 
 class DraftRunner:
-    """Feeds the core what comes in, runs its steps, hands out its proposals."""
+    """Passes commands to the core, runs its steps, and hands out its drafts."""
 
     def __init__(
         self,
@@ -45,27 +45,27 @@ class DraftRunner:
         self._clock = clock
         self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self.choice: ThreadChoice | None = None
-        """Where the number of threads is ours to choose."""
+        """The choice of the number of threads; None: it is fixed."""
         self._dropped = False
-        """Whether something was not taken in, so that all sessions must be told anew."""
+        """True: a command was dropped, so all sessions must be opened again."""
         self._stopping = False
         self.under_way: float | None = None
-        """When the step began that is computed now."""
+        """When the current step began; None: no step runs."""
         self._thread = threading.Thread(target=self._main, name="draft-engine", daemon=True)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
 
     def post(self, command: Command) -> None:
-        """Have something done on the engine's thread; what comes while too much waits for a step to end is dropped."""
+        """Run a command on the engine's thread; it is dropped when too many wait."""
         if self._inbox.qsize() >= INBOX_MAX:
             self._dropped = True
             return
         self._inbox.put(command)
 
     def stop(self, timeout_s: float = 10.0) -> bool:
-        """End after the step that runs now; returns whether the thread ended in time."""
+        """Stop after the running step; returns whether the thread ended in time."""
         self._stopping = True
         self._inbox.put(lambda core: None)
         if self._thread.ident is not None:
@@ -77,7 +77,7 @@ class DraftRunner:
             for wait in self.turns():
                 if (
                     isinstance(wait, WaitForPost) and not self._stopping
-                ):  # what wakes it may have been read before the rest
+                ):  # the command that wakes it may have been read before this wait
                     self._inbox.get()(self._core)
         except BaseException as error:  # noqa: BLE001 - handed to the service, which ends with it
             self._failed(error)
@@ -85,7 +85,7 @@ class DraftRunner:
             self._target.shutdown()
 
     def turns(self) -> Iterator[Wait]:
-        """Draft, step by step, until told to stop; yields what is to be waited for."""
+        """Draft step by step until told to stop; yields what to wait for."""
         while not self._stopping:
             self._read_inbox()
             if self._core.take_lost() or self._dropped:
@@ -118,18 +118,18 @@ class DraftRunner:
         for draft, window in steps:
             verdict = verdicts.get(window.slot)
             if verdict is None or verdict.failure is not None:
-                self._core.close(draft.session)  # this session goes on without our guesses
+                self._core.close(draft.session)  # this session goes on without our drafts
                 continue
             self._core.computed(draft, window, _guesses(verdict), spent_ms)
 
     def use_threads(self, choice: ThreadChoice) -> None:
-        """Begin with what is planned, and find out what is quickest; on the engine's own thread."""
+        """Use the planned number of threads and then find the fastest; call it on the engine's thread."""
         if isinstance(self._target, UsesThreads):
             self.choice = choice
             self._target.use_threads(choice.now)
 
     def _choose_threads(self, step_ms: float) -> None:
-        """A step of one row ended: the next one may try another number of threads."""
+        """Take the time of a step of one row; the next one may use another number of threads."""
         if self.choice is None or not isinstance(self._target, UsesThreads):
             return
         before, now = self.choice.now, self.choice.observe(step_ms)
@@ -171,7 +171,7 @@ def _as_they_are(logits: Logits) -> Logits:
 
 
 def _guesses(verdict: VerifyResult) -> list[Guess]:
-    """What `report` wrote down, as the core wants it."""
+    """Returns the drafts that `report` recorded, as the core needs them."""
     return [_guess(said) for said in verdict.logprobs]
 
 

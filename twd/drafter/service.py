@@ -1,4 +1,5 @@
-"""A drafter on the bus, with a draft model of its own. Decisions are in core.py, the engine's thread is runner.py."""
+"""A drafter with a draft model of its own, on the bus. The decisions are in core.py, the engine's thread in
+runner.py."""
 
 import asyncio
 from collections.abc import Callable
@@ -46,36 +47,36 @@ class DraftModel(Protocol):
 
     @property
     def vocab(self) -> VocabFingerprint:
-        """Which tokens it speaks."""
+        """The vocabulary of its tokens."""
         ...
 
     @property
     def target(self) -> Target:
-        """Makes its guesses."""
+        """The model that computes its drafts."""
         ...
 
     @property
     def cost(self) -> CostCurve:
-        """Time of a pass by its rows."""
+        """The cost curve of passes."""
         ...
 
     @property
     def device(self) -> DeviceKind:
-        """On what it computes."""
+        """The kind of device on which it computes."""
         ...
 
     @property
     def judge(self) -> Judge:
-        """How sure it is of a guess, and what it would have said instead."""
+        """The function that gives the confidence of a draft, and the second choice."""
         ...
 
     def follow(self, event: SessionOpened) -> DraftRules:
-        """What makes the same choices as the target, on this model's logits. From any thread, and it may take long
+        """Returns what makes the target's choices on this model's logits. Call it from any thread; it may take long
         where the text has a grammar."""
         ...
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         ...
 
 
@@ -83,7 +84,7 @@ Load = Callable[[Progress], DraftModel]
 
 
 class DrafterService(ModelService[DraftModel]):
-    """Guesses ahead of every session whose model speaks its tokens."""
+    """Drafts for every session whose model has the same vocabulary."""
 
     name = "drafter"
     reads = (
@@ -101,13 +102,13 @@ class DrafterService(ModelService[DraftModel]):
     tick_s = 1.0
 
     def pattern(self, event_type: type[Event]) -> str:
-        """Only what is for this drafter, or for all who draft for its model."""
+        """Returns the subject pattern of an event: only what is for this drafter, or for all drafters of its model."""
         return drafters_pattern(event_type, self.instance, self.for_model)
 
     def __init__(
         self, ctx: ServiceContext, model: ModelId, load: Load, for_model: str = "", cores: OwnCores | None = None
     ) -> None:
-        """`cores`: its place among all who compute on this computer; None: it uses no processor that others use."""
+        """`cores`: this process in the core registry of the computer; None: it uses no CPU cores that others use."""
         super().__init__(ctx, model)
         self._cores = cores
         self.for_model = for_model
@@ -119,21 +120,21 @@ class DrafterService(ModelService[DraftModel]):
         self._unprofitable = UnprofitableTargets()
         self._proposed = 0
         self._alone_ms = 0.0
-        """A guess, as it was measured before anybody wanted one."""
+        """Milliseconds for one draft, measured before the first session."""
         self._plan = 0
         """How often its share of the cores has changed."""
         self._models = SessionModels()
 
     async def loader(self) -> Load:
-        """What loads the draft model."""
+        """Returns what loads the draft model."""
         return self._load
 
     def under_way(self) -> float | None:
-        """The step that is computed now."""
+        """Returns when the current step began; None: no step runs."""
         return self._runner.under_way if self._runner is not None else None
 
     async def open_for_work(self, loaded: DraftModel) -> None:
-        """Draft for whoever speaks its tokens."""
+        """Start the engine's thread and offer drafts to speculators with the same vocabulary."""
         loop = asyncio.get_running_loop()
         self._loaded, self._openings = loaded, PendingSessions(loaded.follow)
         target, cost = loaded.target, loaded.cost
@@ -157,7 +158,7 @@ class DrafterService(ModelService[DraftModel]):
         self._attach()
 
     def tick(self, now: float) -> Effects:
-        """Look who computes on the same cores by now."""
+        """Check which processes use the same cores now."""
         self._look_at_cores()
         return None
 
@@ -166,10 +167,10 @@ class DrafterService(ModelService[DraftModel]):
         if share is not None:
             self._plan += 1
             self._take_share(share)
-            self._attach()  # what is known of its pace is of other circumstances
+            self._attach()  # the measured pace is from other circumstances
 
     def _take_share(self, share: CoreShare) -> None:
-        """Draft with these threads from the next pass on; the engine's own thread has to do that."""
+        """Draft with these threads from the next pass on; the change is made on the engine's thread."""
         assert self._runner is not None
         assert self._cores is not None
         runner, choice = self._runner, ThreadChoice.of(share.threads, *self._cores.limits)
@@ -204,7 +205,7 @@ class DrafterService(ModelService[DraftModel]):
             self.emit(self._models.of(proposal))
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        """What `twd status` shows of this drafter."""
+        """Returns what `twd status` shows of this drafter."""
         facts: dict[str, str | int | float | bool | list[str]] = {
             "model": self.model,
             "ready": self._core is not None,
@@ -221,14 +222,14 @@ class DrafterService(ModelService[DraftModel]):
         return facts | self._shared_facts()
 
     def _shared_facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        """Its share of the cores, and with how many threads it is quickest there."""
+        """Returns its share of the cores, and its current number of threads."""
         if self._cores is None:
             return {}
         choice = self._runner.choice if self._runner is not None else None
         return self._cores.facts() | ({"threads": choice.now} if choice is not None else {})
 
     async def teardown(self) -> None:
-        """Leave: sessions go on without these guesses."""
+        """Detach and free the model; sessions go on without these drafts."""
         if self._cores is not None:
             self._cores.leave()
         if self._runner is not None:
@@ -245,12 +246,12 @@ class DrafterService(ModelService[DraftModel]):
     # -- events --------------------------------------------------------------------------------
 
     def on_model_ready(self, event: ModelReady) -> Effects:
-        """A speculator has come up: it does not know us yet."""
+        """Offer drafts to a speculator that has started and does not know this drafter."""
         self._attach()
         return None
 
     def on_drafter_checked(self, event: DrafterChecked) -> Effects:
-        """A speculator tells whether the pair pays."""
+        """Take a speculator's report whether this drafter pays."""
         if event.drafter == self.instance:
             self._unprofitable.hear(event)
             self.note = self._unprofitable.text or _READY
@@ -259,7 +260,7 @@ class DrafterService(ModelService[DraftModel]):
         return None
 
     def on_session_opened(self, event: SessionOpened) -> Effects:
-        """Run ahead of it, if it speaks our tokens."""
+        """Draft for a session, if it has the same vocabulary."""
         if self._runner is None or self._loaded is None or event.vocab.hash != self._loaded.vocab.hash:
             return None
         if self.for_model and event.model != self.for_model:
@@ -279,7 +280,8 @@ class DrafterService(ModelService[DraftModel]):
             return self._cannot_draft(event, error)
 
     async def _open_later(self, openings: PendingSessions, opening: PendingSession) -> None:
-        """A grammar takes a moment, a model's first one a second; what is said meanwhile will be told anew."""
+        """Open a session after its grammar is prepared: that takes a moment, for a model's first grammar a second.
+        Events missed meanwhile are published again."""
         try:
             following = await openings.following(opening)
         except TwdError as error:
@@ -306,7 +308,7 @@ class DrafterService(ModelService[DraftModel]):
         return self._post(opened)
 
     def on_session_closed(self, event: SessionClosed) -> Effects:
-        """Forget it."""
+        """Forget a session."""
         self._models.forget(event.session)
         self._drop_opening(event.session)
         return self._post(lambda core: core.close(event.session))
@@ -326,7 +328,7 @@ class DrafterService(ModelService[DraftModel]):
             self._openings.drop(session)
 
     def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
-        """Go on from there, or back."""
+        """Pass accepted tokens to the core, which continues its drafts or drops them."""
         now = self.clock.now()
 
         def accepted(core: DrafterCore) -> None:
@@ -336,7 +338,7 @@ class DrafterService(ModelService[DraftModel]):
         return self._post(accepted)
 
     def on_draft_granted(self, event: DraftGranted) -> Effects:
-        """Run farther, or less far."""
+        """Take a new credit."""
         return self._post(lambda core: core.grant(event)) if event.drafter == self.instance else None
 
     def _post(self, command: Callable[[DrafterCore], None]) -> Effects:

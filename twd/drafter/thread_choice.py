@@ -1,4 +1,5 @@
-"""With how many threads a drafter is quickest as things are: the planned number first, others tried at little cost."""
+"""Finds the number of threads with which a drafter is fastest now: first the planned number; others are tried at
+little cost."""
 
 from dataclasses import dataclass, field
 from statistics import median
@@ -6,33 +7,33 @@ from typing import Final, Self
 
 TRY_STEPS: Final = 5
 FIRST: Final = 48
-"""Steps before the first try, and the least between two."""
+"""Steps before the first try, and the fewest steps between two tries."""
 LONGEST: Final = 8192
 COSTS: Final = 50
-"""Between two tries lies so many times the time that the last one lost."""
+"""Between two tries lies this many times the time that the last try lost."""
 HOPELESS: Final = 2.5
-"""A try with a step that took so many times as long ends at once."""
+"""A try ends at once at a step that takes this many times the usual time."""
 BETTER: Final = 0.9
-"""So much quicker must another number of threads be to take over."""
+"""Another number of threads takes over if its steps take less than this share of the usual time."""
 
 
 @dataclass(slots=True)
 class ThreadChoice:
-    """Told how long each step of one row took; says with how many threads the next is to be computed."""
+    """Takes the time of each step of one row; returns the number of threads for the next."""
 
     counts: tuple[int, ...]
-    """What may be used, the planned number first."""
+    """The numbers of threads that may be used, the planned one first."""
     now: int
     _best: int
     _wait: int = FIRST
     _next: int = 1
     _taken: list[float] = field(default_factory=list)
     _usual: float = 0.0
-    """A step with the best number, when the try began."""
+    """Milliseconds of a step with the best number, when the try began."""
 
     @classmethod
     def of(cls, planned: int, room: int, asked: int) -> Self:
-        """What was asked for is not tried against anything."""
+        """Returns a choice with the planned number; other numbers are tried only if the settings asked for none."""
         others = () if asked else tuple(sorted({1, room} - {planned}))
         return cls((planned, *others), planned, planned)
 
@@ -41,7 +42,7 @@ class ThreadChoice:
         return self.now != self._best
 
     def observe(self, ms: float) -> int:
-        """One more step with `now` threads ended; with how many to go on."""
+        """Take the time of a step with `now` threads; returns the number of threads to go on with."""
         self._taken.append(ms)
         if not self._trying:
             del self._taken[:-FIRST]

@@ -1,1 +1,1 @@
-"""What whoever guesses ahead and whoever checks it both need: text that comes again, records of what was right."""
+"""Code that drafters and the speculator both need: repeated text, and records of how often drafts were right."""

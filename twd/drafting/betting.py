@@ -1,8 +1,8 @@
-"""What audits say of an error rate, in an interval that holds at every look: by betting against each rate. Pure.
+"""Bounds of an error rate from audits, in an interval that is valid at every look. It bets against each rate. Pure.
 
-Whoever bets that errors are more frequent than a rate m multiplies his stake by a likelihood ratio at each audit. If
-the rate is m or less, the chance that the stake ever grows 1/alpha-fold is at most alpha (Ville). So all rates against
-which a stake has grown so far are too low, now and at any later look.
+A bettor who bets that the error rate is above m multiplies the stake by a likelihood ratio at each audit. If the rate
+is m or less, the chance that the stake ever grows 1/alpha-fold is at most alpha (Ville's inequality). So each rate
+against which a stake has grown that far is too low, now and at any later look.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,13 @@ from typing import Final
 
 ALPHA: Final = 0.05
 _RATIOS: Final = ((1.6, 0.15), (2.5, 0.35), (4.0, 0.35), (8.0, 0.15))
-"""By what factor the true rate may be above the one that is bet against, and the part of the stake on each."""
+"""The odds of the true rate may be this many times those of the rate that is bet against, and the part of the stake on
+each factor."""
 _STEPS: Final = 40
 
 
 def log_stake(audits: int, errors: int, rate: float) -> float:
-    """The logarithm of what a stake of 1 against this rate has become."""
+    """Returns the logarithm of what a stake of 1 against this rate has become."""
     if rate <= 0.0:
         return inf if errors else 0.0
     return _log_sum(
@@ -29,7 +30,7 @@ def log_stake(audits: int, errors: int, rate: float) -> float:
 
 
 def _above(rate: float, ratio: float) -> float:
-    """A rate whose odds are so many times as high."""
+    """Returns the rate whose odds are `ratio` times as high."""
     odds = ratio * rate / (1.0 - rate) if rate < 1.0 else inf
     return odds / (1.0 + odds) if odds < inf else 1.0
 
@@ -43,7 +44,7 @@ def _log_sum(logs: list[float]) -> float:
 
 @dataclass(slots=True)
 class Audit:
-    """Audited answers of one member, and between what their error rate is."""
+    """The audited answers of one member, and the bounds of their error rate."""
 
     max_error: float
     audits: int = 0
@@ -51,10 +52,10 @@ class Audit:
     low: float = 0.0
     high: float = 1.0
     broken: bool = False
-    """The rate has been shown to be above `max_error`."""
+    """True: the error rate is shown to be above `max_error`."""
 
     def learn(self, wrong: bool) -> None:
-        """One more answer was audited."""
+        """Add one audited answer."""
         self.audits += 1
         self.errors += wrong
         if log_stake(self.audits, self.errors, self.max_error) >= -log(ALPHA):
@@ -64,7 +65,7 @@ class Audit:
 
 
 def _lowest(audits: int, errors: int) -> float:
-    """The lowest rate against which the stake has not grown so far that it is ruled out."""
+    """Returns the lowest rate that is not ruled out: the stake against it has not grown far enough."""
     low, high = 0.0, errors / audits
     if not errors or log_stake(audits, errors, 1e-9) < -log(ALPHA / 2):
         return 0.0

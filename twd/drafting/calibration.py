@@ -1,4 +1,4 @@
-"""What somebody's guesses of each confidence turned out to be worth."""
+"""How often drafts of each confidence were right."""
 
 from dataclasses import dataclass, field
 
@@ -11,21 +11,22 @@ _RATE_WEIGHT = 2.0
 
 @dataclass(slots=True)
 class Calibration:
-    """A record over all texts: what share of the guesses of each confidence was right."""
+    """A record over all texts: the share of right drafts for each confidence."""
 
     taken: list[float] = field(default_factory=lambda: [0.0] * BINS)
     checked: list[float] = field(default_factory=lambda: [0.0] * BINS)
     firsts: float = 0.0
-    """First choices that were checked: a branch off them is no guess of what comes next."""
+    """First choices that were verified. Branches do not count, as they do not guess the likeliest token."""
     firsts_taken: float = 0.0
 
     def chance(self, confidence: float) -> float:
-        """The measured chance of a guess of this confidence; a stranger's word counts, but never for certainty."""
+        """Returns the measured chance of a draft of this confidence. Of an unknown drafter the reported confidence
+        counts, but only up to PRIOR_CHANCE."""
         i = _bin(confidence)
         return (self.taken[i] + _PRIOR_WEIGHT * min(confidence, PRIOR_CHANCE)) / (self.checked[i] + _PRIOR_WEIGHT)
 
     def learn(self, confidence: float, right: bool, first: bool = True) -> None:
-        """A guess was checked, everything before it having held."""
+        """Learn from a verified draft; all drafts before it were accepted."""
         i = _bin(confidence)
         self.taken[i] = self.taken[i] * _DECAY + right
         self.checked[i] = self.checked[i] * _DECAY + 1.0
@@ -35,17 +36,17 @@ class Calibration:
 
     @property
     def rate(self) -> float:
-        """The share of its first choices that was right."""
+        """The share of first choices that was right, with a prior."""
         return (self.firsts_taken + PRIOR_CHANCE * _RATE_WEIGHT) / (self.firsts + _RATE_WEIGHT)
 
     @property
     def agreement(self) -> float:
-        """The same without any prior belief."""
+        """The same share without a prior."""
         return self.firsts_taken / self.firsts if self.firsts else 0.0
 
     @property
     def weight(self) -> float:
-        """How many first choices the record rests on."""
+        """How many first choices the record counts, with their decay."""
         return self.firsts
 
 

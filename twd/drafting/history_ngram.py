@@ -1,4 +1,4 @@
-"""Answers that were given lately: what followed in them where the end of a new one stands, too."""
+"""Drafts from recent answers: what followed in them after the same tokens as at the end of the new answer."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -7,15 +7,15 @@ from typing import Final
 from twd.drafting.ngram import MAX_DRAFT, confidence
 
 MIN_MATCH: Final = 5
-"""So many tokens must agree: another answer tells less of this one than its own beginning does."""
+"""This many tokens must match. It is more than in the same text, because other answers tell less about this one."""
 MAX_MATCH: Final = 32
 _PLACES: Final = 4
 _Place = tuple[int, int]
-"""The number of an answer, and where in it the match ends."""
+"""The number of an answer, and the position in it where the match ends."""
 
 
 class HistoryNgram:
-    """The latest answers of one model, up to so many tokens; 0 remembers nothing."""
+    """The latest answers of one model, at most `tokens_max` tokens; 0: none."""
 
     def __init__(self, tokens_max: int) -> None:
         self._tokens_max = tokens_max
@@ -28,7 +28,7 @@ class HistoryNgram:
         return self._count
 
     def remember(self, answer: Sequence[int]) -> None:
-        """An answer is whole. Of one that is longer than all that may be kept, the beginning is."""
+        """Keep a complete answer. If it is longer than the limit, only its beginning is kept."""
         kept = list(answer[: self._tokens_max])
         if len(kept) <= MIN_MATCH:
             return
@@ -54,7 +54,7 @@ class HistoryNgram:
                 self._places.pop(key, None)
 
     def propose(self, answer: Sequence[int], limit: int = MAX_DRAFT) -> tuple[list[int], float]:
-        """The tokens that followed the longest match of the answer's end, and how sure that is."""
+        """Returns the tokens that followed the longest match of the answer's end, and the confidence."""
         end = answer[-MAX_MATCH:]
         if not self._places or len(end) < MIN_MATCH or limit <= 0:
             return [], 0.0

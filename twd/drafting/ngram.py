@@ -1,16 +1,16 @@
-"""A drafter without a model: what followed when the last tokens stood in this text before."""
+"""A drafter without a model: it proposes what followed the last tokens earlier in this text."""
 
 from collections.abc import Sequence
 
 MAX_DRAFT = 24
 MIN_MATCH = 3
-"""So many tokens must agree before what followed them is proposed."""
+"""This many tokens must match before what followed them is proposed."""
 _PLACES = 8
 _MAX_MATCH = 32
 
 
 class NgramIndex:
-    """Finds the longest earlier match of the text's end, in microseconds, and proposes what followed it."""
+    """Finds the longest earlier match of the end of the text, in microseconds, and proposes what followed it."""
 
     def __init__(self, min_match: int = MIN_MATCH) -> None:
         self._min_match = min_match
@@ -21,7 +21,7 @@ class NgramIndex:
         return len(self._tokens)
 
     def extend(self, tokens: Sequence[int]) -> None:
-        """Take more of the text."""
+        """Take the next tokens of the text."""
         key = self._min_match
         for token in tokens:
             self._tokens.append(token)
@@ -33,9 +33,9 @@ class NgramIndex:
                     del places[0]
 
     def propose(self, limit: int = MAX_DRAFT, beyond: Sequence[int] = ()) -> tuple[list[int], float]:
-        """The tokens that followed the longest match, at most twice its length, and how sure that is.
+        """Returns the tokens that followed the longest match, at most twice its length, and the confidence.
 
-        `beyond`: tokens that may follow the text; what is proposed follows them.
+        `beyond`: tokens that may follow the text; the proposal follows them.
         """
         end = (*self._tokens[-_MAX_MATCH:], *beyond)
         if len(end) < self._min_match or limit <= 0:
@@ -58,12 +58,13 @@ class NgramIndex:
         return length
 
     def _copy(self, place: int, count: int, beyond: Sequence[int]) -> list[int]:
-        """Read on from a match; a text that repeats itself is read round and round."""
+        """Returns the tokens behind a match. If they reach the end of the text, they are repeated from the match
+        on."""
         following = [*self._tokens[place : place + count], *beyond][:count]
         period = len(following)
         return [following[i % period] for i in range(count)]
 
 
 def confidence(match: int) -> float:
-    """A first guess of how sure a match of this length is; calibration soon knows better."""
+    """Returns a first estimate of the confidence of a match of this length; the calibration replaces it soon."""
     return 1.0 - 1.0 / (1.0 + 0.45 * (match - 1))

@@ -1,4 +1,5 @@
-"""A text that the client expects as the answer, or most of it: guessed from where the answer stands in it."""
+"""Drafts from a text that the client expects as the answer, or most of it: what follows the place that the answer
+reached in it."""
 
 from bisect import bisect_left
 from collections import deque
@@ -8,13 +9,13 @@ from typing import Final
 from twd.drafting.ngram import MAX_DRAFT, confidence
 
 MIN_MATCH: Final = 2
-"""So many tokens must agree before the answer is held to be back in the expected text."""
+"""This many tokens must match before the answer counts as back in the expected text."""
 _GIVEN: Final = 16
-"""The client's word counts as a match of this length, until the answer first says something else."""
+"""The expected text counts as a match of this length until the answer first differs from it."""
 
 
 class Prediction:
-    """Where an answer stands in the text that was expected, and what follows there."""
+    """The place of an answer in the expected text, and what follows there."""
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self._tokens = list(tokens)
@@ -24,15 +25,15 @@ class Prediction:
         self._latest: deque[int] = deque(maxlen=MIN_MATCH)
         self._at = 0
         self._match = _GIVEN
-        """How many tokens agree up to there; 0: the answer left the expected text."""
+        """How many tokens match up to there; 0: the answer left the expected text."""
         self.held = 0
-        """Tokens of the answer that were foretold."""
+        """How many tokens of the answer were predicted."""
 
     def __len__(self) -> int:
         return len(self._tokens)
 
     def extend(self, tokens: Sequence[int]) -> None:
-        """The answer goes on."""
+        """Take the next tokens of the answer."""
         for token in tokens:
             self._latest.append(token)
             if self._match and self._at < len(self._tokens) and self._tokens[self._at] == token:
@@ -43,7 +44,7 @@ class Prediction:
                 self._find()
 
     def _find(self) -> None:
-        """Go to where the last tokens stand: the nearest place ahead, or else the first."""
+        """Move to where the last tokens stand: the nearest place ahead, or else the first place."""
         places = self._places.get(tuple(self._latest), [])
         ahead = bisect_left(places, self._at)
         self._match = MIN_MATCH if places else 0
@@ -51,7 +52,7 @@ class Prediction:
             self._at = places[ahead] if ahead < len(places) else places[0]
 
     def propose(self, limit: int = MAX_DRAFT) -> tuple[list[int], float]:
-        """What follows, and how sure that is."""
+        """Returns the tokens that follow, and their confidence."""
         count = min(limit, MAX_DRAFT) if self._match else 0
         following = self._tokens[self._at : self._at + count] if count > 0 else []
         return (following, confidence(self._match)) if following else ([], 0.0)

@@ -1,4 +1,4 @@
-"""What targets said against a drafter, until they say otherwise."""
+"""Which targets reported that a drafter does not pay, until they report otherwise."""
 
 from typing import Final
 
@@ -10,13 +10,13 @@ _LENGTH_MAX: Final = 200
 
 
 class UnprofitableTargets:
-    """The last verdict of each target that holds that a drafter will not pay."""
+    """The advice of each target whose last report was that a drafter does not pay."""
 
     def __init__(self) -> None:
         self._by_target: dict[ModelId, str] = {}
 
     def hear(self, event: DrafterChecked) -> None:
-        """A target judged, perhaps otherwise than before."""
+        """Take the report of a target; it may differ from the one before."""
         self._by_target.pop(event.target, None)
         if not event.pays:
             self._by_target[event.target] = event.advice[:_LENGTH_MAX]
@@ -25,5 +25,5 @@ class UnprofitableTargets:
 
     @property
     def text(self) -> str:
-        """What the latest doubter said; empty: nobody doubts."""
+        """The advice of the latest such target; empty: there is none."""
         return next(reversed(self._by_target.values()), "")

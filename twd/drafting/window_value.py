@@ -1,4 +1,4 @@
-"""How many guesses are worth a check."""
+"""How many drafts are worth verifying."""
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate, repeat
@@ -11,10 +11,10 @@ Cost = Callable[[int], float]
 def best_cut(
     chances: Sequence[float], cost: Cost, spent_ms: float = 0.0, *, rows: int = 1, sure: float = 1.0
 ) -> tuple[int, float]:
-    """How many of these drafts to check so that tokens per millisecond are highest, and that rate.
+    """Returns how many of these drafts to verify for the most tokens per millisecond, and that rate.
 
-    `chances[i]` is the chance that drafts 0..i all hold; on a tree, that node i is reached. `sure` tokens come of the
-    pass anyway, from `rows` rows.
+    `chances[i]` is the chance that drafts 0..i are all accepted; on a tree, that node i is reached. Without drafts,
+    the pass has `rows` rows and yields `sure` tokens.
     """
     expected = sure
     best, best_rate = 0, sure / (spent_ms + cost(rows))
@@ -27,5 +27,5 @@ def best_cut(
 
 
 def held_in_a_row(chance: float, drafts: int) -> list[float]:
-    """The chance that the first draft holds, that the first two do, and so on."""
+    """Returns the chance that the first draft is accepted, that the first two are, and so on."""
     return list(accumulate(repeat(chance, drafts), mul))

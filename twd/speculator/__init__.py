@@ -1,1 +1,1 @@
-"""The speculator: one loaded target; it alone decides the text, drafts only make it faster."""
+"""The speculator: one loaded target, which alone decides the text; drafts only make it faster."""

@@ -1,7 +1,7 @@
-"""The thread that owns the target: it feeds the core, runs the passes, and hands effects to the loop.
+"""The thread that owns the target: it feeds the core, runs the passes and passes effects to the event loop.
 
-The core lives on this thread, so between two passes nothing waits for the event loop: drafts and jobs
-come in through an inbox, what became text goes out while the next pass already computes.
+The core lives on this thread, so nothing waits for the event loop between two passes. Drafts and jobs come in through
+an inbox; accepted tokens go out while the next pass already computes.
 """
 
 import logging
@@ -53,35 +53,36 @@ class Runner:
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
         self._generation = 0
         self._heard = False
-        """Whether something was posted in the middle of a turn: it may be that there is more to collect."""
+        """True: something was posted in the middle of a turn, so there may be more results to collect."""
         self.busy_since: float | None = None
-        """When the work that is under way now began; it may take several passes."""
+        """When the current work began, in seconds of the clock; None: no work. It may take several passes."""
         self.busy_rows = 0
-        """Of that work."""
+        """The rows of that work."""
         self.pace = PassTimes()
-        """A pass that does not end is a hung device."""
+        """The times of passes, to detect a device that hangs."""
         self._tells_passes = isinstance(target, ReportsPasses)
         if isinstance(target, ReportsPasses):
             target.tell_passes(lambda rows: self.pace.begins(rows, self._clock()))
         self._timed: tuple[Window, float] | None = None
-        """A window that left alone, and when: its answer tells what such a pass costs."""
+        """A window that was the only one of its pass, and when it left: its result shows what such a pass costs."""
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
 
     def post(self, command: Command, *, droppable: bool = False) -> None:
-        """Have something done on the engine's thread; what may be lost is, when too much waits."""
+        """Run a command on the engine's thread. A `droppable` command is dropped when too many wait."""
         if droppable and self._inbox.qsize() >= INBOX_MAX:
             return
         self._put(command)
 
     def _put(self, command: Command) -> None:
-        """With the time: it may be read only when a pass is over, and how quick somebody was counts from here."""
+        """Put a command with the current time: it may be read only after the pass, but arrival times count from
+        here."""
         self._inbox.put((command, self._clock()))
 
     def stop(self, timeout_s: float = 10.0) -> bool:
-        """End after the pass that runs now; returns whether the thread ended in time."""
+        """Stop after the running pass; returns whether the thread ended in time."""
         self._stopping = True
         self._put(_nothing)
         if self._thread.ident is not None:
@@ -101,18 +102,18 @@ class Runner:
             for wait in self.turns():
                 if (
                     isinstance(wait, WaitForPost) and not self._stopping
-                ):  # what wakes it may have been read before the rest
+                ):  # the command that wakes it may have been read before this wait
                     self._rest(wait.seconds)
         finally:
-            self._read_inbox()  # what was posted before the stop is still done, so that no job ends in silence
+            self._read_inbox()  # commands posted before the stop still run, so that every job gets its end event
             self._flush()
 
     def turns(self) -> Iterator[Wait]:
-        """Work, turn by turn, until told to stop; yields what is to be waited for."""
+        """Work turn by turn until told to stop; yields what to wait for."""
         return self._pipe_turns(self._target) if isinstance(self._target, PipelinedTarget) else self._pass_turns()
 
     def _pipe_turns(self, target: PipelinedTarget) -> Iterator[Wait]:
-        """Every turn takes what has come and sends what can leave; what comes later is posted, and ends the rest."""
+        """Each turn collects results and sends the next windows. What arrives later is posted and ends the wait."""
         target.on_ready(lambda: self._put(_nothing))
         while not self._stopping:
             self._read_inbox()
@@ -123,7 +124,7 @@ class Runner:
                 yield WaitForPost(None if wake_at is None else max(0.0, wake_at - self._clock()))
 
     def _pipe_turn(self, target: PipelinedTarget) -> float | None:
-        """One turn; returns until when nothing is to be done unless something comes, or came in the middle of it."""
+        """Run one turn. Returns until when to wait if nothing arrives; None: no time limit."""
         generation = target.generation()
         if generation != self._generation:
             self._generation = generation
@@ -132,7 +133,7 @@ class Runner:
         if verdicts:
             self._core.verdicts(verdicts, self._clock())
             self._flush()
-            self._heard = self._read_inbox()  # whoever guesses in this process has done so by now
+            self._heard = self._read_inbox()  # drafters in this process have sent their drafts by now
         self._close_slots()
         if not generation:
             return None
@@ -186,7 +187,7 @@ class Runner:
         verdicts = self._target.collect()
         self.busy_since = None
         self.pace.ends(self._clock())
-        self._read_inbox()  # guesses that came meanwhile are judged by what this pass tells
+        self._read_inbox()  # drafts that arrived during the pass are judged by its result
         now = self._clock()
         self._learn_cost(verdicts, now)
         self._core.verdicts(verdicts, now)
@@ -204,7 +205,7 @@ class Runner:
             self._target.close(slot)
 
     def _read_inbox(self) -> bool:
-        """Do what was posted; returns whether something was."""
+        """Run the posted commands; returns whether there were any."""
         for count in range(INBOX_MAX):
             try:
                 command, posted = self._inbox.get_nowait()
@@ -227,4 +228,4 @@ class Runner:
 
 
 def _nothing(core: SpeculatorCore, now: float) -> None:
-    """Wakes the thread."""
+    """Do nothing: the command only wakes the thread."""

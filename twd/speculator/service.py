@@ -1,4 +1,5 @@
-"""The speculator on the bus: jobs in, text out. Decisions are in core.py, the engine's thread is runner.py."""
+"""The speculator on the bus: it takes jobs and publishes text. The decisions are in core.py, the engine's thread in
+runner.py."""
 
 import asyncio
 from collections.abc import Callable
@@ -62,7 +63,7 @@ _LEASE_CHECK_S = 5.0
 
 
 class SpeculatorService(ModelService[LoadedModel]):
-    """Serves one model: takes its jobs from the queue group, checks drafts, tells what is accepted."""
+    """Serves one model: it takes jobs from the queue group, verifies drafts and publishes accepted tokens."""
 
     name = "speculator"
     reads: ClassVar[tuple[type[Event], ...]] = (
@@ -107,7 +108,7 @@ class SpeculatorService(ModelService[LoadedModel]):
         reclaim: Callable[[], ReclaimedMemory] | None = None,
         cores: OwnCores | None = None,
     ) -> None:
-        """`cores`: its place among all who compute on this computer; None: nothing is computed in this process."""
+        """`cores`: this process in the core registry of the computer; None: this process computes nothing itself."""
         super().__init__(ctx, model)
         self._cores = cores
         self._load = load
@@ -119,7 +120,7 @@ class SpeculatorService(ModelService[LoadedModel]):
         self._embeddings: EmbeddingQueue | None = None
         self._preparation: TokenizeQueue | None = None
         self._posted = 0
-        """Prepared jobs that the engine's thread has not seen yet."""
+        """How many prepared jobs the engine's thread has not taken yet."""
         self._owners = JobOwnership()
         self._drafter_registry = DrafterRegistry()
         self._trials = DrafterTrials(model, self.instance)
@@ -129,22 +130,22 @@ class SpeculatorService(ModelService[LoadedModel]):
         self._idle.set()
 
     def pattern(self, event_type: type[Event]) -> str:
-        """Only what is about this speculator's model."""
+        """Returns the subject pattern of an event, limited to this speculator's model."""
         route = ROUTE_OF[event_type]
         return route.pattern_for(model=self.model) if "model" in route.keys else super().pattern(event_type)
 
     # -- life ----------------------------------------------------------------------------------
 
     async def loader(self) -> Load:
-        """What loads the model, when everything is there that it needs."""
+        """Returns the function that loads the model, when everything that it needs is there."""
         return self._load
 
     def told_progress(self, share: float, stage: str) -> None:
-        """So much is loaded."""
+        """Publish which share of the model is loaded."""
         self.emit(ModelLoading(model=self.model, node=self.ctx.node, progress=share, stage=stage))
 
     async def open_for_work(self, loaded: LoadedModel) -> None:
-        """Take jobs."""
+        """Start the engine's thread and take jobs."""
         self.loaded = loaded
         loop = asyncio.get_running_loop()
         identity = SpeculatorIdentity(
@@ -179,7 +180,7 @@ class SpeculatorService(ModelService[LoadedModel]):
         self.emit(ModelReady(node=self.ctx.node, facts=facts, load_ms=loaded.load_ms))
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        """What `twd status` and the edge read of this speculator."""
+        """Returns what `twd status` and the edge read of this speculator."""
         if self.loaded is None or self._core is None:
             return {"model": self.model, "ready": False}
         facts, records = self.loaded.facts, self._core.drafter_pool.calibrations
@@ -216,7 +217,7 @@ class SpeculatorService(ModelService[LoadedModel]):
         }
 
     async def quiesce(self) -> None:
-        """Take no more jobs, and finish those in hand."""
+        """Take no more jobs, and wait until those in hand have ended."""
         if self._core is not None:
             self._core.draining = True
         await self._idle.wait()
@@ -224,11 +225,11 @@ class SpeculatorService(ModelService[LoadedModel]):
             await self._embeddings.done()
 
     async def teardown(self) -> None:
-        """Free the model, unless a thread still works with it: the end of the process gives that memory back."""
+        """Free the model, unless a thread still works with it. Then the memory is freed when the process ends."""
         if self._cores is not None:
             self._cores.leave()
         if self._loading is not None:
-            self._loading.cancel()  # it would go on to take jobs of what is being freed
+            self._loading.cancel()  # otherwise it would take jobs for a model that is being freed
         if not await self._is_at_rest():
             self.log.error("a thread that works with the model did not end")
         elif self.loaded is not None:
@@ -236,7 +237,8 @@ class SpeculatorService(ModelService[LoadedModel]):
             self.loaded.close()
 
     async def _is_at_rest(self) -> bool:
-        """Stop all threads, and tell whether they ended; jobs still in hand fail so that their owners act on it."""
+        """Stop all threads; returns whether they ended. Jobs still in hand fail, so that their owners submit them
+        again."""
         if self._runner is not None:
             failure = Failure(code=FailureCode.WORKER_LOST, message="the speculator is shutting down")
             self._runner.post(lambda core, now: core.fail_all(failure, now))
@@ -249,7 +251,7 @@ class SpeculatorService(ModelService[LoadedModel]):
     # -- jobs ----------------------------------------------------------------------------------
 
     def on_job_submitted(self, event: JobSubmitted, reply: Reply) -> Effects:
-        """Refuse at once what cannot be queued; prepare the rest beside the loop."""
+        """Refuse at once a job that cannot be queued; prepare the others beside the event loop."""
         if self._core is None or self._runner is None:
             return None
         new, ahead = self._job_dedup.is_new(event), 0
@@ -301,19 +303,19 @@ class SpeculatorService(ModelService[LoadedModel]):
         self._look_idle()
 
     def _refuse(self, job: JobSubmitted, failure: Failure) -> None:
-        """End a job that never reached the core."""
+        """Fail a job that never reached the core."""
         self.emit(JobFailed(job=job.job, attempt=job.attempt, failure=failure), cause=job.id)
         self._ended(job.job, job.attempt)
         self._look_idle()
 
     def on_embedding_requested(self, event: EmbeddingRequested, reply: Reply) -> Effects:
-        """A text wanted as a vector: computed beside the jobs."""
+        """Answer a request for an embedding, beside the jobs."""
         if self._embeddings is not None:
             self.tasks.start(f"embed {event.job}", self._embeddings.answer(event, reply))
         return None
 
     def on_job_cancelled(self, event: JobCancelled) -> Effects:
-        """The owner no longer wants it; anybody else is not asked."""
+        """Cancel a job. Only its owner may do that; cancels from others are ignored."""
         if self._owners.owner_of(event.job) in ("", event.source):
             self._cancel(event.job, event.reason, event.attempts)
         return None
@@ -347,7 +349,7 @@ class SpeculatorService(ModelService[LoadedModel]):
             self._runner.post(lambda core, now: core.assess(drafter))
 
     def _look_idle(self) -> None:
-        """With nothing else to do, drafters are tried out, one after the other."""
+        """If there is no other job, start the next trial of a drafter, one after the other."""
         if self._core is None or not self._core.idle or self._job_dedup or self._posted:
             return
         if self._trials and not (self._core.draining or self._stopping):
@@ -358,7 +360,7 @@ class SpeculatorService(ModelService[LoadedModel]):
     # -- memory --------------------------------------------------------------------------------
 
     def on_reclaim_wanted(self, event: ReclaimWanted) -> Effects:
-        """Give back memory that is not needed, and tell what that brought."""
+        """Free memory that is not needed, and publish how much that was."""
         if event.node != self.ctx.node or event.model not in ("", self.model):
             return None
         reclaim = self._reclaim
@@ -377,7 +379,7 @@ class SpeculatorService(ModelService[LoadedModel]):
     # -- drafters ------------------------------------------------------------------------------
 
     def on_drafter_attached(self, event: DrafterAttached) -> Effects:
-        """Take a drafter whose guesses can be used, and say why not otherwise."""
+        """Attach a drafter whose drafts can be used; otherwise publish why they cannot."""
         if self._core is None or self._runner is None or self.loaded is None:
             return None
         if event.for_model not in ("", self.model):
@@ -399,7 +401,7 @@ class SpeculatorService(ModelService[LoadedModel]):
             self._runner.post(lambda core, now: core.attach(drafter, now))
 
     def on_drafter_detached(self, event: DrafterDetached) -> Effects:
-        """Wait for nothing more from it."""
+        """Detach a drafter that left."""
         self._drafter_registry.left(event.drafter)
         self._detach(event.drafter)
         return None
@@ -410,7 +412,7 @@ class SpeculatorService(ModelService[LoadedModel]):
             self._runner.post(lambda core, now: core.detach(drafter, now))
 
     def on_draft_proposed(self, event: DraftProposed) -> Effects:
-        """Guesses go to the engine's thread; too many at once are dropped there."""
+        """Pass drafts to the engine's thread, which drops them if too many wait."""
         if self._runner is None or self.loaded is None:
             return None
         tokens = event.tokens or (self.loaded.tokenize(event.text) if event.text else [])
@@ -418,13 +420,13 @@ class SpeculatorService(ModelService[LoadedModel]):
         return None
 
     def on_tokens_agreed(self, event: TokensAgreed) -> Effects:
-        """Drafters agree on tokens."""
+        """Pass tokens on which drafters agree to the engine's thread."""
         if self._runner is not None:
             self._runner.post(lambda core, now: core.agree(event, now), droppable=True)
         return None
 
     def on_service_stopped(self, event: ServiceStopped) -> Effects:
-        """A drafter that ended, or the owner of jobs that nobody will read."""
+        """Forget a service that stopped: a drafter, or the owner of jobs, which are cancelled."""
         self._drafter_registry.left(event.source)
         self._forget(event.source)
         return None
@@ -437,7 +439,7 @@ class SpeculatorService(ModelService[LoadedModel]):
     # -- time ----------------------------------------------------------------------------------
 
     def tick(self, now: float) -> Effects:
-        """Show life, and look whether the device hangs and whether owners and drafters live."""
+        """Send signs of life, and check whether the device hangs and whether owners and drafters are alive."""
         if self._runner is None or self.loaded is None:
             return None
         if self._cores is not None:
@@ -447,20 +449,21 @@ class SpeculatorService(ModelService[LoadedModel]):
         since = self._runner.busy_since
         in_long_pass = since is not None and now - since > self.loaded.limits.keepalive_s
         for sign in self._owners.signs_of_life(None if in_long_pass else self._job_dedup.coming):
-            self.emit(sign)  # of what it computes, and of what is not there yet, the engine's thread tells nothing
+            self.emit(sign)  # the engine's thread sends no sign of life during a long pass, or for jobs in preparation
         if (self._owners or self._drafter_registry) and now >= self._look_at_leases_at:
             self._look_at_leases_at = now + _LEASE_CHECK_S
             self.tasks.start("leases", self._check_leases())
         return None
 
     def under_way(self) -> PassUnderWay | None:
-        """The pass that this machine's processor computes now; other devices are watched by what passes take there."""
+        """Returns the pass that the CPU of this machine computes now; None for other devices, which are watched by
+        their usual pass times."""
         if self._runner is None or self.loaded is None or self.loaded.limits.device is not DeviceKind.CPU:
             return None
         return self._runner.pace.now
 
     def _look_whether_hung(self, runner: Runner, loaded: LoadedModel, now: float) -> None:
-        """Raises when a pass has taken so long that its device must hang."""
+        """Raise TwdError when a pass takes so long that its device must hang."""
         under_way, device = runner.pace.now, loaded.limits.device
         waited_s = self._watch.look(under_way, now, effort(), device)
         if under_way is None:
@@ -473,13 +476,14 @@ class SpeculatorService(ModelService[LoadedModel]):
             raise TwdError(FailureCode.WORKER_LOST, f"a pass has not ended for {waited_s:.0f} s, {usual}; it hangs")
 
     async def _check_leases(self) -> None:
-        """Owners and drafters that were killed say nothing of it; a drafter that was only cut off comes back."""
+        """Forget owners and drafters whose lease is gone: they were killed and could not say so. A drafter that was
+        only cut off is attached again when its lease is back."""
         counted_on = self._owners.instances | self._drafter_registry.here
         try:
             leases = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
             alive = {InstanceId(entry.key) for entry in await leases.entries()}
         except BusError:
-            return  # nobody can be told gone while the registry is away
+            return  # without the registry it is not known who is gone
         if self.instance not in alive:
             return
         for gone in counted_on - alive:

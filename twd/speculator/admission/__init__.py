@@ -1,1 +1,1 @@
-"""Requests on their way into the speculator."""
+"""What happens to a request before it reaches the core of the speculator."""

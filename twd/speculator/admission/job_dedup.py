@@ -1,4 +1,4 @@
-"""Jobs on their way to the core: each attempt is taken once, and a cancel finds it while it is prepared."""
+"""Jobs on their way to the core: each attempt is taken once, and a cancel also finds a job in preparation."""
 
 from collections.abc import Collection
 from typing import Final
@@ -10,7 +10,7 @@ REMEMBERED_MAX: Final = 4096
 
 
 class JobDedup:
-    """What was taken lately, and what is being prepared now."""
+    """The attempts that were taken lately, and the jobs in preparation."""
 
     def __init__(self) -> None:
         self._latest: dict[JobId, int] = {}
@@ -21,15 +21,16 @@ class JobDedup:
 
     @property
     def coming(self) -> Collection[JobId]:
-        """What is being prepared now."""
+        """The jobs in preparation."""
         return self._coming.keys()
 
     def is_new(self, job: JobSubmitted) -> bool:
-        """Whether this attempt, or a later one, was not taken before: networks repeat and reorder."""
+        """Returns whether neither this attempt nor a later one was taken: networks repeat and reorder messages."""
         return job.attempt > self._latest.get(job.job, 0)
 
     def take(self, job: JobSubmitted) -> JobSubmitted | None:
-        """A job begins to be prepared; returns an earlier attempt that still is, and that nobody wants now."""
+        """Record that the preparation of a job begins; returns an earlier attempt that is still in preparation and not
+        wanted any more."""
         self._latest.pop(job.job, None)
         if len(self._latest) >= REMEMBERED_MAX:
             del self._latest[next(iter(self._latest))]
@@ -38,14 +39,14 @@ class JobDedup:
         return earlier
 
     def prepared(self, job: JobSubmitted) -> bool:
-        """A job is prepared; whether it is still wanted."""
+        """Record that a job is prepared; returns whether it is still wanted."""
         if self._coming.get(job.job) is not job:
             return False
         del self._coming[job.job]
         return True
 
     def cancel(self, job: JobId, attempts: int = 0) -> JobSubmitted | None:
-        """Let go of a job that is being prepared, or of its attempts up to this one; returns it."""
+        """Remove a job in preparation and return it. `attempts`: only attempts up to this number; 0: any attempt."""
         coming = self._coming.get(job)
         if coming is None or (attempts and coming.attempt > attempts):
             return None

@@ -1,4 +1,5 @@
-"""From a job to what the core needs of it: tokens, a picker, a seed. All that can be refused is refused here."""
+"""Turns a job into what the core needs: tokens, a sampler, a seed. Every refusal because of its content happens
+here."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,19 +24,20 @@ from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, Grammar, JobSubmitted, Prompt, Sampling, Thoughts
 
 QUICK_CHARACTERS = 4096
-"""A text up to this size is prepared in about a millisecond, so it is not worth a thread's waking up."""
+"""A text of up to this many characters is prepared in about a millisecond, so waking a thread does not pay."""
 CALLS_MAX = 32_768
-"""Characters of tools; for more it would take long to make ready what guesses their calls."""
+"""Most characters of the tools' grammar: for more it would take long to prepare the drafts of calls."""
 MARK_TOKENS_MAX = 32
-"""No mark of a thought has more tokens, the white space behind it included."""
+"""Most tokens of a mark around thoughts, with the white space behind it."""
 ROOM_PART = 8
-"""Where turns must be left out and no length of the answer is asked for, this part of the context is kept for it."""
+"""Where turns must be left out and the job names no length of the answer, this part of the context is kept for it."""
 
 
 def is_quick(job: JobSubmitted) -> bool:
-    """Whether preparing a job takes next to no time: no grammar to compile, no chat template to wait for, a short text.
+    """Returns whether preparing a job takes almost no time: no grammar to compile, no chat template to run, a short
+    text.
 
-    A template may be hostile, and may be slow for some conversations alone.
+    A template may be hostile, or slow for some conversations only.
     """
     if job.grammar is not None or job.prompt.messages is not None or job.prompt.tools:
         return False
@@ -43,7 +45,7 @@ def is_quick(job: JobSubmitted) -> bool:
 
 
 def characters_of(job: JobSubmitted) -> int:
-    """How much there is to read in a job; a token counts as a character."""
+    """Returns how many characters there are to read in a job; a token counts as a character."""
     prompt = job.prompt
     said = sum(_length_of(message) for message in prompt.messages or ())
     beside = sum(len(tool) for tool in prompt.tools) + len(job.grammar.text if job.grammar else "")
@@ -57,7 +59,7 @@ def _length_of(message: ChatMessage) -> int:
 
 
 def given_template(model: ModelConfig) -> str:
-    """The template that the settings name in place of the model's own; empty where they name none."""
+    """Returns the template that the settings name instead of the model's own; empty: they name none."""
     if not model.chat_template:
         return ""
     path = path_of(model.chat_template)
@@ -70,7 +72,7 @@ def given_template(model: ModelConfig) -> str:
 
 
 class MakesSamplers(Protocol):
-    """Makes what picks a session's tokens."""
+    """Makes the samplers of sessions."""
 
     def sampler(
         self,
@@ -81,21 +83,21 @@ class MakesSamplers(Protocol):
         grammar: Grammar | None = None,
         ignore_eos: bool = False,
     ) -> Sampler:
-        """Raises where the job asks for what cannot be."""
+        """Returns the sampler of a session; raises TwdError where the job asks for something impossible."""
         ...
 
     def ahead(self, grammar: Grammar, *, binding: bool = True) -> KnownContinuation:
-        """What tells what a grammar leaves no choice about; or would, where it is not binding."""
+        """Returns what gives the forced tokens of a grammar; or the tokens it would force, where it is not binding."""
         ...
 
     def reporter(self, top: int) -> Report:
-        """What reports log probabilities with so many alternatives."""
+        """Returns what reports log probabilities with `top` alternatives."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class RequestPreprocessor:
-    """Tokenizes prompts and builds pickers for one model; used from a thread of its own."""
+    """Tokenizes prompts and makes samplers for one model; used from a thread of its own."""
 
     vocab: Vocab
     template: ChatTemplate
@@ -104,7 +106,7 @@ class RequestPreprocessor:
     ctx_size: int
 
     def prepare(self, job: JobSubmitted, session: SessionId) -> PreparedRequest:
-        """Everything about a job that needs the model but not its engine."""
+        """Returns everything of a job that needs the model but not its engine."""
         tokens = self._fitting(job)
         if not tokens:
             raise TwdError(FailureCode.BAD_REQUEST, "the prompt is empty; send at least one character", "prompt")
@@ -112,7 +114,7 @@ class RequestPreprocessor:
         seed = job.sampling.seed if job.sampling.seed is not None else self.draw_seed()
         piece = self._piece(job)
         thoughts, grammar = self._thoughts(job, tokens, piece), job.grammar
-        if grammar is not None and not grammar.begins and thoughts is not None:  # it knows nothing of thoughts
+        if grammar is not None and not grammar.begins and thoughts is not None:  # the grammar does not allow thoughts
             if thoughts == CHANNELS:
                 tokens = [*tokens, *self.vocab.tokenize(ANSWER_CHANNEL, parse_special=True, add_bos=False)]
                 thoughts = None
@@ -137,15 +139,15 @@ class RequestPreprocessor:
         )
 
     def _piece(self, job: JobSubmitted) -> Callable[[int], bytes]:
-        """How tokens become text; in a chat the marks around thoughts are shown, too, and where tools are offered
-        those around calls."""
+        """Returns the function that turns tokens into text. In a chat it also shows the marks around thoughts, and
+        with tools the marks around calls."""
         marks, thoughts = self.template.call_markers if job.prompt.tools else (), self.template.thoughts
         if thoughts is not None and job.prompt.messages is not None:
             marks = (*marks, *markers_of(thoughts))
         return showing_markers(self.vocab.piece, self.vocab.special_tokens, marks) if marks else self.vocab.piece
 
     def _thoughts(self, job: JobSubmitted, tokens: Sequence[int], piece: Callable[[int], bytes]) -> Thoughts | None:
-        """How the answer may begin to think."""
+        """Returns how the answer may begin with thoughts."""
         marks, prefill = self.template.thoughts, job.prompt.prefill
         if marks is None or job.prompt.messages is None:
             return None
@@ -154,14 +156,14 @@ class RequestPreprocessor:
         return thoughts_after(end.removesuffix(prefill), prefill, marks)
 
     def _prediction(self, job: JobSubmitted) -> Prediction | None:
-        """What the client expects, as far as there could be room for it."""
+        """Returns the text that the client expects as the answer, cut to the size of the context."""
         text = job.speculation.prediction
         if not text or not job.speculation.enabled:
             return None
         return Prediction(self.vocab.plain(text)[: self.ctx_size])
 
     def _ahead(self, job: JobSubmitted, grammar: Grammar | None) -> KnownContinuation | None:
-        """What its grammar demands; or else what a call of its tools would have to look like."""
+        """Returns what gives the forced tokens of the job's grammar, or else of a call of its tools."""
         if not job.speculation.enabled:
             return None
         if grammar is not None:
@@ -173,11 +175,12 @@ class RequestPreprocessor:
             if usual is None or len(usual.text) > CALLS_MAX:
                 return None
             return self.samplers.ahead(usual, binding=False)
-        except TwdError:  # no grammar can say what these tools take, and none was asked for
+        except TwdError:  # no grammar can describe the input of these tools, and the job asked for none
             return None
 
     def _fitting(self, job: JobSubmitted) -> list[int]:
-        """The prompt; of one that may be truncated, so many of its last turns as leave room for the answer."""
+        """Returns the tokens of the prompt; if it may be truncated, with as many of its last turns as leave room for
+        the answer."""
         prompt, messages = job.prompt, job.prompt.messages
         if not prompt.truncate or not messages:
             return self.tokens(prompt, job.created_ms)
@@ -186,7 +189,7 @@ class RequestPreprocessor:
             return whole
         limit = self.ctx_size - (job.max_tokens or self.ctx_size // ROOM_PART)
         turns = left_out_first(messages)
-        fewest, most = 1, len(turns)  # of what must go
+        fewest, most = 1, len(turns)  # how many turns must be left out
         while fewest < most:
             middle = (fewest + most) // 2
             if self._within(limit, _without(prompt, messages, turns[:middle]), job.created_ms) is None:
@@ -205,7 +208,7 @@ class RequestPreprocessor:
         return tokens if len(tokens) <= limit else None
 
     def tokens(self, prompt: Prompt, created_ms: int = 0) -> list[int]:
-        """A prompt of any kind as tokens."""
+        """Returns the tokens of a prompt of any kind."""
         given = [part for part in (prompt.messages, prompt.text, prompt.tokens) if part is not None]
         if len(given) != 1:
             raise TwdError(FailureCode.BAD_REQUEST, "give messages, a text or tokens: exactly one of them", "prompt")
@@ -218,7 +221,7 @@ class RequestPreprocessor:
         return tokens
 
     def _check_size(self, prompt: Prompt) -> None:
-        """Refuse what cannot fit before it is rendered: that takes long for a text of many megabytes."""
+        """Refuse a prompt that cannot fit before it is rendered: rendering many megabytes takes long."""
         size = _least_bytes(prompt)
         if size > self.ctx_size and size > self.ctx_size * self.vocab.longest_piece:
             message = f"the prompt has {size} bytes, which cannot fit in the {self.ctx_size} tokens of the context"
@@ -244,7 +247,8 @@ def _without(prompt: Prompt, messages: list[ChatMessage], turns: Sequence[Turns]
 
 
 def _least_bytes(prompt: Prompt) -> int:
-    """What is surely a part of the rendered prompt: of the assistant's own turns templates leave out the thoughts."""
+    """Returns the bytes that are surely part of the rendered prompt. The assistant's messages do not count: templates
+    leave out their thoughts."""
     said = (message.content for message in prompt.messages or () if message.role != "assistant")
     return sum(
         len(text.encode("utf-8", "replace")) for text in (*said, prompt.text or "", prompt.prefill, prompt.suffix)

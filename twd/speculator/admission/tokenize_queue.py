@@ -1,4 +1,5 @@
-"""The line before preparation: a long prompt takes a core, and memory many times its size, from sessions that run."""
+"""The queue before preparation. It limits how many prompts are prepared at once: a long prompt takes a core and many
+times its size of memory from running sessions."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,22 +14,22 @@ from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import JobSubmitted
 
 LONG_CHARACTERS: Final = 65_536
-"""What is longer has a lane of its own: a short prompt never waits behind a long one."""
+"""Longer jobs have a lane of their own: a short prompt never waits behind a long one."""
 ASKED_AT_ONCE: Final = 8
-"""Where another server does the work, and here somebody only waits for it."""
+"""Jobs prepared at once where another server does the work and this process only waits."""
 
 Key = tuple[JobId, int]
 
 
 class QueueLane:
-    """So many at once; who came first is next, and who is dropped waits no more."""
+    """Lets `at_once` jobs in at a time, in order of arrival; a dropped job waits no more."""
 
     def __init__(self, at_once: int) -> None:
         self._at_once = self._free = at_once
         self._line: dict[Key, asyncio.Future[bool]] = {}
 
     async def enter(self, key: Key) -> bool:
-        """Wait for one's turn; False when dropped. Whoever had a turn must `leave`."""
+        """Wait for a turn; returns False when dropped. Whoever had a turn must call `leave`."""
         if self._free:
             self._free -= 1
             return True
@@ -37,12 +38,13 @@ class QueueLane:
             mine: bool = await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.result():
-                self.leave()  # its turn came at the very moment in which it was called off
+                self.leave()  # its turn came just when it was cancelled
             raise
         return mine
 
     def leave(self) -> None:
-        """The turn is over; the next one's begins when the loop has had one, for many may have come together."""
+        """End a turn. The next one begins after the event loop has run once, because many jobs may have come
+        together."""
         asyncio.get_running_loop().call_soon(self._next)
 
     def _next(self) -> None:
@@ -54,21 +56,22 @@ class QueueLane:
         self._free += 1
 
     async def close(self) -> None:
-        """Take all turns for good: who has one ends first, and nobody comes after."""
+        """Take all turns for ever: running turns end first, and no new one begins."""
         for key in list(self._line):
             self.drop(key)
         for place in range(self._at_once):
             await self.enter((JobId(""), place))
 
     def drop(self, key: Key) -> None:
-        """Let go of one that waits."""
+        """Drop a job that waits."""
         turn = self._line.pop(key, None)
         if turn is not None and not turn.done():
             turn.set_result(False)
 
 
 class TokenizeQueue:
-    """Prepares the jobs of one model beside the loop, one long and one short at a time; quick ones on it."""
+    """Prepares the jobs of one model beside the event loop, one long and one short at a time; quick ones on the
+    loop."""
 
     def __init__(self, loaded: LoadedModel, now: Callable[[], float]) -> None:
         self._loaded = loaded
@@ -77,7 +80,7 @@ class TokenizeQueue:
         self._quick, self._short, self._long = QueueLane(1), QueueLane(at_once), QueueLane(at_once)
 
     async def prepared(self, job: JobSubmitted, session: SessionId, arrived: float) -> PreparedRequest | None:
-        """What the core needs of a job, without holding up the loop for long; None when it was dropped meanwhile."""
+        """Returns what the core needs of a job, without blocking the loop for long; None: it was dropped meanwhile."""
         lane = self._lane_of(job)
         if not await lane.enter(_key(job)):
             return None
@@ -97,12 +100,12 @@ class TokenizeQueue:
         return self._long if characters_of(job) > LONG_CHARACTERS else self._short
 
     def drop(self, job: JobSubmitted) -> None:
-        """Nobody wants it any more: it need not wait for its turn."""
+        """Drop a job that nobody wants any more."""
         for lane in (self._quick, self._short, self._long):
             lane.drop(_key(job))
 
     async def close(self) -> bool:
-        """Prepare nothing more; whether what is under way has ended in time."""
+        """Prepare nothing more; returns whether running preparations ended in time."""
         try:
             async with asyncio.timeout(CLOSING_S):
                 await asyncio.gather(self._quick.close(), self._short.close(), self._long.close())

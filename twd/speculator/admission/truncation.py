@@ -1,17 +1,18 @@
-"""What may be left out of a conversation that does not fit its context: whole exchanges, the oldest first."""
+"""What may be left out of a conversation that does not fit the context: whole exchanges, the oldest first."""
 
 from collections.abc import Sequence
 
 from twd.wire.job import ChatMessage
 
 Turns = list[int]
-"""Places of messages that belong together: a template refuses answers without their question."""
+"""Indexes of messages that belong together: a template refuses answers without their question."""
 
 
 def left_out_first(messages: Sequence[ChatMessage]) -> list[Turns]:
-    """What can go, in this order: never instructions, nor what the user said last, nor what the model answers to.
+    """Returns what can be left out, in this order. Instructions, the user's last message and what the model answers to
+    always stay.
 
-    Exchanges with the user go first; then, of a long run of calls after the user's last words, the early ones.
+    Exchanges with the user go first; then the early ones of a long run of calls after the user's last message.
     """
     said = [place for place, message in enumerate(messages) if message.role not in ("system", "developer")]
     last = max((place for place in said if messages[place].role == "user"), default=-1)
@@ -30,6 +31,6 @@ def _runs(messages: Sequence[ChatMessage], places: Turns, opener: str) -> list[T
 
 
 def without(messages: Sequence[ChatMessage], left_out: Sequence[Turns]) -> list[ChatMessage]:
-    """The messages that stay."""
+    """Returns the messages that stay."""
     gone = {place for turns in left_out for place in turns}
     return [message for place, message in enumerate(messages) if place not in gone]

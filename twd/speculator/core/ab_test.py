@@ -1,45 +1,47 @@
-"""Which is really quicker here and now: with drafters at work, or without them.
+"""Measures whether text comes faster with drafters or without them.
 
-Costs and chances predict it; but cores, devices and links that others use too make fools of predictions. So
-the outcome itself is measured, with a few plain steps now and then for comparison.
+Costs and chances predict it, but the predictions are wrong where others use the same cores, devices and links. So the
+real rate is measured, with a few plain steps (without drafters) from time to time for comparison.
 """
 
 from dataclasses import dataclass, field
 from typing import Self
 
 _STEADY, _BRISK = 0.99, 0.9
-"""What drafters bring comes in bursts, so many cycles count; plain steps are alike, and slower as the text grows."""
+"""Decay of the rates. Drafters bring tokens in bursts, so many cycles count. Plain steps are alike, but get slower as
+the text grows."""
 _ENOUGH = 4
-"""Cycles before which nothing is known of drafters: they come one after the other."""
+"""Cycles with drafters that must be measured before their rate counts."""
 SAMPLE_STEPS, SAMPLE_LEAST = 4, 2
-"""Plain steps in a row to compare with, and how many show a great lead."""
+"""Plain steps in a row for one comparison, and how many are enough where drafters lead by far."""
 BURSTS = 12
-"""So many of them where they bring several tokens at a time, or one."""
+"""Plain steps for one comparison where a plain step may bring several tokens or one."""
 _QUICKER, _QUICKER_TIMES = 0.8, 4
-"""A GPU needs some steps alike to be as quick as it can: while a plain step is that much quicker than the one before,
-the earlier ones count for nothing, and as many more are taken."""
+"""A GPU gets fast only after some similar steps. While a plain step takes less than this share of the one before, the
+earlier steps are discarded and the comparison starts again, at most this many times."""
 SAMPLE_EVERY = 192
 _FIRST = 32
-"""Tokens before the first of them: a session's start is no time to rest."""
+"""Tokens before the first comparison: drafters should not rest at the start of a session."""
 GREAT, CLEAR = 2.0, 1.25
 SELDOM = {GREAT: 16, CLEAR: 4}
-"""From which lead of the drafters on plain steps are tried how many times more seldom."""
+"""Lead of the drafters (factor) -> how many times rarer plain steps are tried."""
 _DEAR = 100
-"""Getting drafters going again costs no more than one part in so many of the time."""
+"""Restarting drafters may cost at most one part in this many of the time."""
 MARGIN = 0.98
 DOUBT = 2.0
-"""By so much divided by the cycles seen the truth may be better than it looks: few cycles tell only of great losses."""
+"""Doubt: this number divided by the measured cycles. The true rate may be better by that much, so few cycles show only
+great losses."""
 PAUSE, PAUSE_MAX = 48, 1024
 """Tokens after which drafters that lost are tried again, and the longest such pause."""
 TRY_COSTS = 50
-"""Drafters that lost rest for so many times as long as their last try took longer than plain steps."""
+"""Drafters that lost rest this many times as long as their last try took longer than plain steps."""
 _PROVEN = 32
-"""Cycles after which a lead is no luck."""
+"""Cycles after which a lead is not chance."""
 
 
 @dataclass(slots=True)
 class TokenRate:
-    """Tokens per millisecond, the latest counting most."""
+    """Tokens per millisecond; the latest cycles count most."""
 
     decay: float
     tokens: float = 0.0
@@ -47,23 +49,23 @@ class TokenRate:
     cycles: int = 0
 
     def add(self, tokens: int, ms: float) -> None:
-        """One more cycle, from one acceptance to the next."""
+        """Add one cycle, from one acceptance to the next."""
         self.tokens = self.tokens * self.decay + tokens
         self.ms = self.ms * self.decay + ms
         self.cycles += 1
 
     @property
     def value(self) -> float:
-        """The rate."""
+        """Tokens per millisecond; 0: nothing measured."""
         return self.tokens / self.ms if self.ms else 0.0
 
 
 @dataclass(slots=True)
 class SpeculationABTest:
-    """Both ways, measured in turn."""
+    """The measured rates with drafters and without, and when to measure which."""
 
     decay: float = _BRISK
-    """Of what is known of plain steps."""
+    """Decay of the rate of plain steps."""
     steps: int = SAMPLE_STEPS
     least: int = SAMPLE_LEAST
     drafted: TokenRate = field(default_factory=lambda: TokenRate(_STEADY))
@@ -80,11 +82,11 @@ class SpeculationABTest:
 
     @classmethod
     def in_bursts(cls) -> Self:
-        """For texts of which much is known without drafters, too, so that plain steps are not alike either."""
+        """A test for texts of which much is known without drafters: there plain steps are not alike either."""
         return cls(_STEADY, BURSTS, BURSTS // 2)
 
     def add(self, with_drafters: bool, tokens: int, ms: float) -> None:
-        """One cycle ended."""
+        """Add a cycle that ended: its tokens and its milliseconds."""
         if not with_drafters and tokens == 1:
             self._warm_up(ms)
         (self.drafted if with_drafters else self.plain).add(tokens, ms)
@@ -108,9 +110,9 @@ class SpeculationABTest:
         self._step_ms = ms
 
     def wants_plain(self, restart_ms: float = 0.0) -> bool:
-        """Whether the next step should be plain: drafters lost, or there must be something to compare with.
+        """Returns whether the next step should be plain: drafters lost, or a comparison is due.
 
-        After it, it takes `restart_ms` until drafters are heard again.
+        `restart_ms`: the time after plain steps until drafts arrive again.
         """
         if self._rested >= self._pause and self.lost:
             self._look_again()
@@ -123,7 +125,7 @@ class SpeculationABTest:
 
     @property
     def _lost_tokens(self) -> float:
-        """How many more tokens plain steps would have made in the time of the drafted ones."""
+        """How many more tokens plain steps would have made in the time of the steps with drafters."""
         return max(0.0, self.drafted.ms * self.plain.value - self.drafted.tokens)
 
     @property
@@ -132,26 +134,26 @@ class SpeculationABTest:
         return self._left > 0 or (self._rested < self._pause and self.lost)
 
     def _look_again(self) -> None:
-        """What made drafters slow may be over; some cycles show it anew, ever more rarely."""
+        """Measure drafters anew: what made them slow may be over. The pause until the next try doubles."""
         self.drafted, self._since, self._rested = TokenRate(_STEADY), 0, 0
         self._pause = min(PAUSE_MAX, 2 * self._pause)
 
     def try_again(self) -> None:
-        """Somebody new drafts: how it went so far tells nothing of that."""
+        """Forget the measured rate with drafters, because a new drafter is there."""
         self.drafted, self._pause = TokenRate(_STEADY), PAUSE
 
     @property
     def usual_rate(self) -> float:
-        """Tokens per millisecond with drafters at work; 0 while that is not known."""
+        """Tokens per millisecond with drafters; 0: not known yet."""
         return self.drafted.value if self.drafted.cycles >= _ENOUGH else 0.0
 
     @property
     def lost(self) -> bool:
-        """Whether drafters make the text slower, as far as was measured."""
+        """Whether drafters make the text slower, as far as it was measured."""
         return self._known and not self._ahead(MARGIN - DOUBT / self.drafted.cycles)
 
     def _between(self, restart_ms: float) -> float:
-        """Tokens from one comparison to the next; SAMPLE_EVERY is the least."""
+        """Returns the tokens from one comparison to the next, at least SAMPLE_EVERY."""
         if not self.plain.cycles:
             return SAMPLE_EVERY
         most = SELDOM[GREAT] * SAMPLE_EVERY

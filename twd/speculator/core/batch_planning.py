@@ -1,4 +1,5 @@
-"""What the next pass checks: windows of running sessions, chunks of new prompts, or a short wait for better guesses."""
+"""What the next pass computes: windows of running sessions, chunks of new prompts, or nothing while better drafts are
+awaited."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,24 +17,25 @@ from twd.speculator.drafters.drafter_link import LATE, AttachedDrafter, DrafterL
 from twd.speculator.drafters.pool import DrafterPool
 
 ROWS_TOGETHER = 96
-"""Rows of one pass that several sessions share at the most."""
+"""Most rows of one pass that several sessions share."""
 PROMPT_ROWS, PROMPT_MS = 64, 80.0
-"""Beside running texts, prompts are read in passes of so many rows, or of more that take no longer than this."""
+"""While other sessions run, a pass has at most this many rows with prompts, or more if it takes no longer than
+this."""
 
 
 @dataclass(slots=True)
 class NextStep:
-    """What to do next: a pass, or wait until something comes or `wake_at` is reached."""
+    """The next pass, or no pass and the time `wake_at` until which to wait."""
 
     windows: list[Window] = field(default_factory=list)
     rows: int = 0
     wake_at: float | None = None
     under_way: bool = False
-    """Whether something is to be collected: the answers to these windows, or late ones to earlier windows."""
+    """Whether results are to be collected, of these windows or of earlier ones."""
 
 
 class StepPlanner:
-    """Reads the sessions and sends windows off; what comes back is the core's business."""
+    """Chooses the windows of the next pass and records them in the sessions. The core handles the results."""
 
     def __init__(
         self,
@@ -51,7 +53,7 @@ class StepPlanner:
         self._consensus = consensus
 
     def plan(self, now: float) -> NextStep:
-        """The windows of the next pass, or none and until when to wait for guesses."""
+        """Returns the windows of the next pass, or none and until when to wait for drafts."""
         plan = NextStep()
         here = [session for session in self._sessions.values() if not session.inflight_windows]
         ready = [session for session in here if not session.prefilling]
@@ -62,7 +64,8 @@ class StepPlanner:
         return plan
 
     def _votes_first(self, plan: NextStep, session: Session, now: float) -> bool:
-        """Whether a session waits for drafters to agree, or has what they agreed on read."""
+        """Returns whether a session waits for drafters to agree, or has a window that reads the tokens they agreed
+        on."""
         if self._consensus is None or not session.job.speculation.consensus:
             return False
         until = self._consensus.wait_until(session, self._cost(1))
@@ -75,7 +78,7 @@ class StepPlanner:
         return bool(session.inflight_windows)
 
     def _read_unread(self, plan: NextStep, session: Session) -> None:
-        """The target reads what stands unread, tells how well it fits, and picks what follows."""
+        """Add a window in which the target reads the unread tokens, scores them and picks the next token."""
         tokens = tuple(session.tokens[session.fed :])
         plan.windows.append(Window(session.slot, session.epoch, session.fed, tokens, scores=True, goes_on=True))
         session.inflight_windows.append(InFlightWindow(session.fed, [], None))
@@ -94,7 +97,7 @@ class StepPlanner:
                 self._launch(plan, session, nodes, parents)
 
     def _plan_together(self, plan: NextStep, ready: list[Session]) -> None:
-        """Several sessions share the pass: windows of one width, so that the weights are read once."""
+        """Several sessions share the pass. All windows have one width, so that the weights are read once."""
         limit = min(self._limits.max_window, max(0, ROWS_TOGETHER // len(ready) - 1))
         paths = [self._candidates(session, limit) for session in ready]
         chances = [[chance for _, chance in path] for path in paths]
@@ -122,7 +125,7 @@ class StepPlanner:
         return [guess for guess in path if guess[1]] if session.plain else path
 
     def _guess(self, session: Session, limit: int) -> None:
-        """What can be guessed here, without a model: what stood in the text before, or in answers to others, and what
+        """Add drafts that need no model: from earlier text of the session, from other answers, and from the text that
         the client expects."""
         guesses = {PREDICTION: session.prediction.propose(limit)}
         if self._limits.ngram:
@@ -135,7 +138,7 @@ class StepPlanner:
                 session.tree.add(author, root.at + 1, root.hash, tokens, [confidence] * len(tokens))
 
     def _guess_forced(self, session: Session, start: DraftNode, limit: int) -> None:
-        """What the grammar leaves no choice about, from `start` on and behind what others guess there."""
+        """Add forced tokens of the grammar, from `start` on and also behind the drafts of others."""
         if session.ahead is None:
             return
         before = session.tree.path_to(start)
@@ -151,7 +154,7 @@ class StepPlanner:
     def _choose(
         self, session: Session, now: float, alone: bool
     ) -> tuple[list[DraftNode], list[int] | None, float | None]:
-        """The guesses to check now, or until when to wait for more."""
+        """Returns the drafts to verify now with their parents, or until when to wait for more drafts."""
         if not session.speculates:
             return [], None, None
         fixed = session.job.speculation.window
@@ -180,7 +183,7 @@ class StepPlanner:
         self, session: Session, chances: Sequence[float], waited_ms: float, fixed: int, now: float
     ) -> float | None:
         if session.first_at < 0:
-            return None  # the first token waits for nobody
+            return None  # the first token waits for no drafts
         for name, link in session.links.items():
             drafter = self._drafter_pool.drafters.get(name)
             if drafter is None or link.reads_aside(drafter):
@@ -192,7 +195,7 @@ class StepPlanner:
                 continue
             if fixed:
                 wanted = len(chances) < fixed
-            elif drafter.beside:  # its credit was set so that waiting for it pays; meanwhile the cores are its own
+            elif drafter.beside:  # its credit was set so that waiting pays; meanwhile it has the cores for itself
                 wanted = sum(chances) < expected_tokens(coming.chance, coming.tokens)
             else:
                 wanted = worth_waiting(
@@ -220,8 +223,8 @@ class StepPlanner:
         session.spec_stats.passes += 1
 
     def _plan_prefill(self, plan: NextStep, sessions: Sequence[Session]) -> None:
-        """Read on in the prompts, oldest first, a bounded number of rows a pass: half of them are for prompts, however
-        wide the windows of the others are."""
+        """Add chunks of the prompts, oldest first. At least half of the rows of a pass are for prompts, however wide
+        the windows of the other sessions are."""
         rows = self._prefill_rows()
         budget = max(rows // 2, rows - plan.rows)
         for session in sorted(sessions, key=lambda s: s.opened_at):
@@ -229,7 +232,8 @@ class StepPlanner:
                 budget -= self._read_on(plan, session, budget)
 
     def _prefill_rows(self) -> int:
-        """How many rows a pass may have: as many as there is room for, unless others would wait long for its end."""
+        """Returns how many rows a pass may have: the limit, or fewer while other sessions would wait long for its
+        end."""
         rows = self._limits.prefill_rows
         if all(session.prefilling for session in self._sessions.values()):
             return rows
@@ -238,7 +242,8 @@ class StepPlanner:
         return rows
 
     def _read_on(self, plan: NextStep, session: Session, rows: int) -> int:
-        """The next so many tokens of a prompt; the last chunk also picks. Returns how many there were."""
+        """Add the next `rows` tokens of a prompt; the last chunk also picks a token. Returns how many tokens were
+        added."""
         if session.judged is not None and rows > session.unfed:
             return self._score(plan, session, rows)
         count = min(rows, session.unfed + 1)
@@ -252,7 +257,8 @@ class StepPlanner:
         return count
 
     def _score(self, plan: NextStep, session: Session, rows: int) -> int:
-        """The rest of the prompt, and the next tokens of the given answer behind it."""
+        """Add the rest of the prompt and the next tokens of the given answer behind it. Returns how many tokens were
+        added."""
         assert session.judged is not None
         read = tuple(session.tokens[session.fed :])
         room = max(0, min(rows, self._limits.score_rows) - len(read))

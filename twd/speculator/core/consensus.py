@@ -1,6 +1,7 @@
-"""Tokens on which drafters agreed: which may stand unread, how long to wait for them, and how often they were wrong.
+"""Tokens on which drafters agreed: which of them may stand unread, how long to wait for them, how often they were
+wrong.
 
-No clock: time comes in as an argument.
+There is no clock here: time comes in as an argument.
 """
 
 from dataclasses import dataclass, field
@@ -12,40 +13,41 @@ from twd.wire.job import AnswerVerdict, Judged
 from twd.wire.judging import TokensAgreed
 
 PATIENCE_PASSES = 1.5
-"""Agreement is waited for as long as so many plain steps of the target take."""
+"""Agreement is awaited for as long as this many plain steps of the target take."""
 MISSES = 3
-"""It did not come so many times in a row: this session waits for it no more."""
+"""After this many waits in a row without agreement, the session waits no more."""
 
 
 @dataclass
 class Consensus:
-    """Votes on all sessions of one target."""
+    """The rules and counters of agreement for all sessions of one target."""
 
     limits: SpeculatorLimits
     audit: Audit = field(init=False)
     heard: bool = False
-    """Whether somebody counts votes at all."""
+    """Whether any agreement was ever received."""
     accepted: int = 0
-    """Tokens on which drafters agreed, of texts that ended."""
+    """Tokens on which drafters agreed, in texts that ended."""
     fallback: int = 0
-    """Tokens of such texts that the target decided."""
+    """Tokens that the target decided, in the same texts."""
     refused: int = 0
-    """Agreements that fitted nowhere, or that nobody asked for."""
+    """Agreements that did not fit the text, or that no job asked for."""
 
     def __post_init__(self) -> None:
         self.audit = Audit(self.limits.max_error)
 
     def applies(self, session: Session) -> bool:
-        """Whether tokens may stand unread. Of an answer that is read when it is whole none need to: it stays exact."""
+        """Returns whether agreed tokens may stand unread. Not in an answer that the client reads only when it is
+        complete: it stays exact."""
         return self.wanted(session) and not session.job.whole
 
     def wanted(self, session: Session) -> bool:
-        """Whether votes are counted for a session."""
+        """Returns whether drafters vote on this session."""
         asks = session.job.speculation.consensus and session.speculates and session.grammar is None
         return bool(self.limits.consensus) and asks and session.report is None and not self.audit.broken
 
     def fitting(self, session: Session, event: TokensAgreed, vocabulary: int) -> list[int]:
-        """Which of the agreed tokens come next; none where they contradict the text, or too few agree."""
+        """Returns the agreed tokens that come next; none if they contradict the text or too few drafters agree."""
         known = session.place(event.at, event.prefix, event.tokens)
         if known is None or event.at > len(session.tokens) or not self._enough(event):
             self.refused += 1
@@ -62,7 +64,7 @@ class Consensus:
         return 2 * event.votes > event.asked if self.limits.consensus == "majority" else event.votes == event.asked
 
     def wait_until(self, session: Session, step_ms: float) -> float | None:
-        """Until when to wait for agreement instead of a pass; None: not at all."""
+        """Returns until when to wait for agreement before a pass; None: do not wait."""
         if not self.heard or not self.applies(session) or session.unread >= self.limits.unread:
             return None
         if session.misses >= MISSES or len(session.links) < 2:
@@ -70,14 +72,14 @@ class Consensus:
         return session.accepted_at + PATIENCE_PASSES * step_ms / 1000
 
     def read(self, session: Session, gaps: list[float]) -> None:
-        """The target has read what stood unread."""
+        """Record that the target has read all unread tokens. A gap above 0: it would have picked another token."""
         for gap in gaps:
             self.audit.learn(gap > 0.0)
         session.unlike += sum(gap > 0.0 for gap in gaps)
         session.unread = 0
 
     def judged(self, session: Session) -> Judged | None:
-        """How an answer came about."""
+        """Returns how an answer was decided; None: the job did not ask for agreement."""
         if not session.job.speculation.consensus:
             return None
         self.accepted += session.agreed

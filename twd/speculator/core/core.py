@@ -1,9 +1,9 @@
-"""The speculator's decisions: which sessions run, what the next pass checks, what became text.
+"""The decisions of the speculator: which sessions run, what the next pass verifies, which tokens are accepted.
 
-No clock, no engine, no bus: time comes in as an argument, passes go out as windows, and what is to
-be told goes out as effects. One window a session may be in flight, or several where the target is a
-pipeline: window i+1 then leaves on the assumption that window i holds, and a mismatch opens a new
-epoch in which everything still in flight is void.
+There is no clock, no engine and no bus here. Time comes in as an argument, passes leave as windows, and events leave
+as effects. A session has one window in flight; where the target is a pipeline, it can have several. Window i+1 then
+leaves on the assumption that all drafts of window i are accepted. A mismatch starts a new epoch, and all windows in
+flight of the old epoch become void.
 """
 
 from collections import deque
@@ -38,7 +38,7 @@ from twd.wire.job import (
 from twd.wire.judging import RACERS, TokensAgreed
 
 CONSENSUS = InstanceId("consensus")
-"""The author of tokens on which drafters agreed."""
+"""The name under which tokens are reported on which drafters agreed."""
 _NO_DRAFTER = (
     "no drafter is there, and speculation.fallback_on_draft_failure is off: "
     "start one (`twd run drafter`), or set it to true"
@@ -59,7 +59,8 @@ class SpeculatorCore:
         render: Render = lambda tokens: "",
         pipe: PipelineState | None = None,
     ) -> None:
-        """`cost`: the time from a pass to its verdicts; `pipe`: where the target is a pipeline."""
+        """`cost`: milliseconds from a pass to its results, by its number of tokens. `pipe`: set where the target is a
+        pipeline."""
         self.identity = identity
         self.limits = limits
         self.cost = cost
@@ -84,7 +85,8 @@ class SpeculatorCore:
     # -- what comes in -------------------------------------------------------------------------
 
     def check(self, job: JobSubmitted, coming: int = 0) -> int:
-        """Refuse a job that cannot be queued; returns how many wait before it, `coming` ones included."""
+        """Raise TwdError for a job that cannot be queued. Returns how many jobs wait before it, including `coming`
+        ones."""
         if self.draining:
             raise TwdError(FailureCode.DRAINING, "this speculator is shutting down")
         if job.judge is not None and not self.limits.score_rows:
@@ -97,7 +99,7 @@ class SpeculatorCore:
         return waiting
 
     def submit(self, job: JobSubmitted, opening: PreparedRequest, now: float) -> None:
-        """Queue a job whose prompt is tokenized; one that cannot fit ends here."""
+        """Queue a job whose prompt is tokenized. A job that does not fit the context fails here."""
         old = self.by_job.get(job.job)
         if old is not None:
             if old.job.attempt >= job.attempt:
@@ -118,7 +120,7 @@ class SpeculatorCore:
         self.queue.append(session)
 
     def _bounded(self, job: JobSubmitted) -> JobSubmitted:
-        """The job, with no wider windows than this target takes."""
+        """Returns the job with its window limited to what this target takes."""
         if job.speculation.window <= self.limits.max_window:
             return job
         return replace(job, speculation=replace(job.speculation, window=self.limits.max_window))
@@ -133,24 +135,24 @@ class SpeculatorCore:
         return ""
 
     def cancel(self, job: JobId, now: float, reason: str = "", attempts: int = 0) -> None:
-        """The owner wants no more of this job, or of its attempts up to this one."""
+        """Cancel a job because its owner asked. `attempts`: only attempts up to this number; 0: any attempt."""
         session = self.by_job.get(job)
         if session is not None and (not attempts or session.job.attempt <= attempts):
             self._fail(session, Failure(code=FailureCode.CANCELLED, message=reason or "cancelled"), now)
 
     def fail_all(self, failure: Failure, now: float) -> None:
-        """The target is lost: every job ends with this failure."""
+        """Fail every job with this failure, because the target is lost."""
         for session in list(self.by_job.values()):
             self._fail(session, failure, now)
 
     def fail_job(self, job: JobId, failure: Failure, now: float) -> None:
-        """One job cannot go on."""
+        """Fail one job."""
         session = self.by_job.get(job)
         if session is not None:
             self._fail(session, failure, now)
 
     def attach(self, drafter: AttachedDrafter, now: float) -> None:
-        """A drafter offers itself; it is told of the sessions that run."""
+        """Attach a drafter and tell it the running sessions."""
         self._say_all(now)
         self.drafter_pool.attach(drafter)
         for session in self.sessions.values():
@@ -158,7 +160,7 @@ class SpeculatorCore:
                 self._tell_open(session, now)
 
     def detach(self, name: InstanceId, now: float) -> None:
-        """A drafter left."""
+        """Detach a drafter. Jobs that need drafters fail if none is left."""
         self.drafter_pool.detach(name)
         failure = Failure(code=FailureCode.BACKEND_DOWN, message=_NO_DRAFTER)
         for session in [one for one in self.by_job.values() if self._lacks_drafters(one.job)]:
@@ -169,13 +171,13 @@ class SpeculatorCore:
         return self.limits.needs_drafters and wants and not self.drafter_pool.drafters
 
     def assess(self, name: InstanceId) -> None:
-        """Tell whether a drafter pays here, when enough is known, and it is news."""
+        """Publish whether a drafter speeds up this target, if enough was measured and the answer is new."""
         found = self.drafter_pool.assess(name)
         if found is not None:
             self._tell(found)
 
     def draft(self, event: DraftProposed, tokens: Sequence[int], now: float) -> None:
-        """Guesses came in; they are kept if they continue the text, and dropped otherwise."""
+        """Take the drafts of a drafter. Drafts that do not continue the text are dropped."""
         self.drafter_pool.lives(event.drafter)
         session = self.by_id.get(event.session)
         if session is None or session.opened_at < 0 or not session.speculates:
@@ -190,7 +192,7 @@ class SpeculatorCore:
     def _hang(self, session: Session, event: DraftProposed, tokens: Sequence[int]) -> None:
         at, prefix, confidence = event.at, event.prefix, list(event.confidence)
         size = self.identity.vocab.tokens
-        tokens = list(takewhile(lambda token: token < size, tokens))  # one that the target lacks would fail its window
+        tokens = list(takewhile(lambda token: token < size, tokens))  # others fail the window
         if at <= len(session.tokens):
             known = session.place(at, prefix, tokens)
             if known is None:
@@ -203,7 +205,7 @@ class SpeculatorCore:
     # -- slots ---------------------------------------------------------------------------------
 
     def admit(self, now: float) -> list[Session]:
-        """Sessions that should get a slot of the target now, oldest first."""
+        """Returns the sessions that should get a slot of the target now, oldest first."""
         self._expire(now)
         free = self.limits.slots - len(self.sessions) - len(self._released)
         return [self.queue.popleft() for _ in range(min(free, len(self.queue)))]
@@ -230,8 +232,8 @@ class SpeculatorCore:
             self._tell_open(session, now)
 
     def replay(self) -> None:
-        """The target was built anew and knows nothing: running sessions wait for a slot again, before all others,
-        and are read in from their own tokens. Nothing is told twice, for nothing told is computed again."""
+        """The target was rebuilt and has an empty cache. Running sessions wait for a slot again, before all others,
+        and the target reads their tokens again. No token is published twice."""
         running = sorted(self.sessions.values(), key=lambda session: session.opened_at)
         for session in reversed(running):
             self._say(session, session.accepted_at)
@@ -242,12 +244,13 @@ class SpeculatorCore:
         self._released.clear()
 
     def _next_epoch(self) -> int:
-        """Epochs are unique over all sessions: an answer to a session that is gone fits no other in its slot."""
+        """Returns a new epoch, unique over all sessions. So a late result of an ended session never matches the next
+        session in the same slot."""
         self._epochs += 1
         return self._epochs
 
     def _tell_open(self, session: Session, now: float) -> None:
-        """Each drafter is told by name, so that nobody else reads the prompt."""
+        """Publish the session to each drafter by name, so that nobody else receives the prompt."""
         session.told_open = True
         self.drafter_pool.join(session, now)
         text = self.render(session.tokens) if self.drafter_pool.wants_text else ""
@@ -261,14 +264,14 @@ class SpeculatorCore:
             self._tell(replace(event, consensus=self.limits.consensus, voters=self.drafter_pool.voters))
 
     def released(self) -> list[int]:
-        """Slots whose sessions ended; the target keeps their tokens for the next prompt."""
+        """Returns the slots whose sessions ended. The target keeps their tokens for the next prompt."""
         slots, self._released = self._released, []
         return slots
 
     # -- the next pass -------------------------------------------------------------------------
 
     def plan(self, now: float) -> NextStep:
-        """Choose the windows of the next pass, or until when to wait."""
+        """Returns the windows of the next pass, or the time until which to wait."""
         plan = self._planner.plan(now)
         if not plan.windows:
             wakes = [session.deadline for session in self.by_job.values()]
@@ -279,7 +282,7 @@ class SpeculatorCore:
     # -- what came back ------------------------------------------------------------------------
 
     def verdicts(self, verdicts: Sequence[VerifyResult], now: float) -> None:
-        """The target answered some windows."""
+        """Take the results of some windows."""
         for verdict in verdicts:
             session = self.sessions.get(verdict.slot)
             if session is None or verdict.epoch != session.epoch or not session.inflight_windows:
@@ -309,7 +312,7 @@ class SpeculatorCore:
             session.first_at = now
         place = (len(session.tokens), session.generated)
         kept, shown, end = session.take(verdict.tokens)
-        taken = min(held, len(kept))  # what was guessed behind the end became no text
+        taken = min(held, len(kept))  # drafts behind the end became no text
         judged = guessed[: held + 1] if inflight.parents is None else [guessed[i - 1] for i in verdict.path[1:]]
         session.spec_stats.count(judged if taken == held else judged[:taken], taken)
         session.fed = len(session.tokens) - 1
@@ -333,9 +336,10 @@ class SpeculatorCore:
             self._take_agreed(session, vote, now)
 
     def _score(self, session: Session, verdict: VerifyResult, now: float) -> None:
-        """Some tokens of a given answer are scored; the prompt may have been read, too."""
+        """Record the scores of some tokens of a given answer. The same pass may also have read the end of the
+        prompt."""
         piece, end = take_scores(session, verdict, now, self.limits.ctx_size)
-        self._void(session)  # its last token is fed once more with the next ones
+        self._void(session)  # the last token is computed again with the next ones
         if piece is not None:
             self._say(session, now)
             add(session.unsaid, piece)
@@ -343,14 +347,14 @@ class SpeculatorCore:
             self._finish(session, end, now)
 
     def _read(self, session: Session, verdict: VerifyResult) -> None:
-        """What drafters agreed on has been read; only what follows it is new."""
+        """The target has read the tokens on which drafters agreed. Only the tokens behind them are new."""
         unread = session.unread
         self.consensus.read(session, [one.gap for one in verdict.scores])
         session.fed = len(session.tokens) - 1
         del verdict.tokens[:unread]
 
     def agree(self, event: TokensAgreed, now: float) -> None:
-        """Drafters agree on tokens: they stand, if they fit and were asked for."""
+        """Take tokens on which drafters agree: they become text if they fit and the job allows it."""
         session = self.by_id.get(event.session)
         if session is None or session.opened_at < 0 or not self.consensus.wanted(session):
             self.consensus.refused += 1
@@ -388,7 +392,7 @@ class SpeculatorCore:
         return node.best_vote(session.beliefs.chance)[0] if node.votes else NGRAM
 
     def _goes_on(self, session: Session, last: int) -> bool:
-        """Whether what is still in flight stands on what was picked."""
+        """Returns whether the next window in flight starts with the token that was picked."""
         if not session.inflight_windows:
             return True
         following = session.inflight_windows[0]
@@ -398,12 +402,13 @@ class SpeculatorCore:
         return True
 
     def _void(self, session: Session) -> None:
-        """A guess was wrong: a new epoch begins, and what is still in flight is of a dead one."""
+        """A draft was wrong: start a new epoch and drop all windows in flight."""
         session.epoch = self._next_epoch()
         session.inflight_windows.clear()
 
     def _speak(self, session: Session, event: TokensAccepted, now: float) -> None:
-        """Tell what became text, unless it may travel with the next: drafters at work need each at once."""
+        """Publish accepted tokens, or keep them to publish with the next ones. With drafters at work they are
+        published at once, because the drafters need them."""
         add(session.unsaid, event)
         others_read = any(other.prefilling for other in self.sessions.values())
         if session.first_at == now or session.drafted or others_read:
@@ -420,7 +425,7 @@ class SpeculatorCore:
         session.unsaid.clear()
 
     def _say_all(self, now: float) -> None:
-        """Let nothing wait any longer: the next pass may take its time."""
+        """Publish all accepted tokens that wait, because the next pass may take long."""
         for session in self.sessions.values():
             self._say(session, now)
 
@@ -458,7 +463,7 @@ class SpeculatorCore:
                 self._fail(session, Failure(code=FailureCode.DEADLINE, message=message), now)
 
     def tick(self, now: float) -> None:
-        """Once a second: end what is overdue, show life where nothing was said for long."""
+        """Run once a second: fail overdue jobs, and send a sign of life where nothing was published for long."""
         self._expire(now)
         self._keep_alive(now)
 
@@ -474,11 +479,11 @@ class SpeculatorCore:
         self._effects.append(Publish(event))
 
     def effects(self) -> list[Effect]:
-        """What is to be told since the last call."""
+        """Returns the effects since the last call."""
         effects, self._effects = self._effects, []
         return effects
 
     @property
     def idle(self) -> bool:
-        """Whether no job is in hand."""
+        """Whether there is no job, neither queued nor running."""
         return not self.by_job

@@ -1,7 +1,7 @@
-"""The drafts of one session, merged: a tree of guessed tokens that hangs on the accepted text.
+"""The drafts of all drafters of one session, as one draft tree behind the accepted text.
 
-Every draft says where it starts and the hash of all tokens before that; so a late, doubled,
-reordered or foreign draft finds no place here and is dropped, with no handshake.
+Each draft names its start position and the hash of all tokens before it. So a late, repeated, reordered or foreign
+draft finds no node to hang on and is dropped, without a handshake.
 """
 
 import heapq
@@ -19,7 +19,7 @@ Chance = Callable[[str, float], float]
 
 @dataclass(slots=True, eq=False)
 class DraftNode:
-    """One guessed token, who guessed it and how sure they were."""
+    """One drafted token, with the drafters that proposed it and their confidence."""
 
     token: int
     at: int
@@ -29,11 +29,11 @@ class DraftNode:
     children: dict[int, "DraftNode"] = field(default_factory=dict)
 
     def chance(self, believe: Chance) -> float:
-        """The chance of the best vote: drafters often fail together, so votes are not multiplied."""
+        """Returns the chance of the best vote. Votes are not combined, because drafters often fail together."""
         return max(believe(drafter, confidence) for drafter, confidence in self.votes.items())
 
     def best_vote(self, believe: Chance) -> tuple[str, float]:
-        """The drafter whose word counts most here, and its confidence."""
+        """Returns the drafter whose vote has the highest chance, and its confidence."""
         return max(self.votes.items(), key=lambda vote: believe(*vote))
 
 
@@ -47,7 +47,7 @@ class _Waiting:
 
 
 class DraftTree:
-    """Guesses beyond the accepted text of one session."""
+    """Drafts beyond the accepted text of one session."""
 
     def __init__(self, at: int, prefix: int) -> None:
         self._root = DraftNode(token=-1, at=at - 1, hash=prefix, parent=None)
@@ -64,9 +64,9 @@ class DraftTree:
         return len(self._by_hash) - 1
 
     def add(self, drafter: str, at: int, prefix: int, tokens: Sequence[int], confidence: Sequence[float] = ()) -> int:
-        """Hang a draft on the node that its prefix names; returns how many guesses found a place.
+        """Hang a draft on the node that its prefix names; returns how many drafted tokens found a place.
 
-        A draft whose place is not known yet may have overtaken the one before it, so a few are kept.
+        A draft without a known place may have arrived before the draft that it follows, so a few such drafts are kept.
         """
         parent = self._by_hash.get(prefix)
         if parent is None or parent.at != at - 1:
@@ -106,7 +106,7 @@ class DraftTree:
         return placed
 
     def advance(self, token: int) -> bool:
-        """One more token is accepted; returns whether some draft had guessed it."""
+        """Move the root to one more accepted token; returns whether some draft had proposed it."""
         child = self._root.children.get(token)
         if child is None:
             self._reset(DraftNode(-1, self._root.at + 1, extend(self._root.hash, (token,)), None))
@@ -134,7 +134,8 @@ class DraftTree:
             stack.extend(gone.children.values())
 
     def chain(self, believe: Chance, limit: int, start: DraftNode | None = None) -> list[tuple[DraftNode, float]]:
-        """The likeliest path from `start` (the root), each node with the chance that all up to it hold."""
+        """Returns the likeliest path from `start` (default: the root), each node with the chance that all nodes up to
+        it are accepted."""
         path: list[tuple[DraftNode, float]] = []
         node, whole = start or self._root, 1.0
         while node.children and len(path) < limit:
@@ -145,7 +146,8 @@ class DraftTree:
         return path
 
     def likeliest(self, believe: Chance, limit: int, branches: int) -> list[tuple[DraftNode, float]]:
-        """The `limit` nodes that are likeliest to be reached, parents before children, in at most so many branches."""
+        """Returns the `limit` nodes that are likeliest to be reached, parents before children, in at most `branches`
+        branches."""
         heap: list[tuple[float, int, DraftNode]] = []
         order, leaves = 0, 1
         chosen: list[tuple[DraftNode, float]] = []
@@ -170,7 +172,7 @@ class DraftTree:
         return chosen
 
     def path_to(self, node: DraftNode) -> list[int]:
-        """The guesses from the accepted text up to this one."""
+        """Returns the drafted tokens from the accepted text up to this node."""
         path = []
         while node is not self._root and node.parent is not None:
             path.append(node.token)
@@ -178,7 +180,7 @@ class DraftTree:
         return path[::-1]
 
     def depth(self, drafter: str) -> int:
-        """How far beyond the accepted text a drafter's guesses reach."""
+        """Returns how many tokens beyond the accepted text a drafter's drafts reach."""
         return max((node.at - self._root.at for node in self._nodes() if drafter in node.votes), default=0)
 
     def _nodes(self) -> Iterator[DraftNode]:
@@ -186,7 +188,7 @@ class DraftTree:
 
 
 def lay_out(nodes: Sequence[DraftNode], root: DraftNode) -> tuple[list[DraftNode], list[int]]:
-    """Order chosen nodes for a window, the likeliest branch first and each after its parent.
+    """Order the chosen nodes for a window: the likeliest branch first, each node after its parent.
 
     Returns the nodes and, for each, its parent's index in the window (0 is the accepted token).
     """

@@ -1,4 +1,4 @@
-"""Who a speculator is and what it may hold."""
+"""The identity and the limits of a speculator."""
 
 import hashlib
 from dataclasses import dataclass
@@ -15,14 +15,15 @@ _WINDOW_MAX = 32
 
 
 def fingerprint_of(facts: ModelFacts, settings: str) -> str:
-    """`system_fingerprint` of answers: the same as long as all of this is, which the status shows beside it."""
+    """Returns the `system_fingerprint` of answers. It changes only when the file, quantization, vocabulary or settings
+    change."""
     parts = (facts.file, facts.quantization, facts.vocab.hash, settings)
     return f"fp_{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:10]}"
 
 
 @dataclass(frozen=True, slots=True)
 class SpeculatorIdentity:
-    """Whose decisions these are."""
+    """The names of a speculator, its machine and its model."""
 
     model: ModelId
     speculator: InstanceId
@@ -33,43 +34,43 @@ class SpeculatorIdentity:
 
 @dataclass(frozen=True, slots=True)
 class SpeculatorLimits:
-    """Bounds of one speculator; every queue has one."""
+    """Limits of one speculator; every queue has a limit."""
 
     slots: int
     ctx_size: int
     max_queue: int = 64
     max_window: int = 32
     ahead: int = 0
-    """How far guesses may run ahead of the text, where several windows fly; 0: as far as one window needs."""
+    """Most tokens that drafts may run ahead where several windows are in flight; 0: as many as one window needs."""
     prefill_rows: int = 64
     in_flight: int = 1
     tree: bool = False
     branches: int = 8
     can_rollback: bool = True
     undo: UndoCost | None = None
-    """What it costs to check drafts, where that is more than a pass."""
+    """The cost of undoing wrong drafts, where that costs more than a pass; None: nothing."""
     ngram: bool = True
     ngram_match: int = MIN_MATCH
     recall_tokens: int = 0
-    """So many tokens of the latest answers are remembered."""
+    """How many tokens of the latest answers are kept for drafts."""
     keepalive_s: float = 1.0
     stream_ms: float = 0.0
-    """Pieces of a text that would come sooner than this one after the other travel together."""
+    """Pieces of a text that follow each other within this time are sent together."""
     device: DeviceKind = DeviceKind.CPU
-    """On what the target computes; drafters on the same device take turns with it."""
+    """The kind of device of the target. Drafters on the same device take turns with it."""
     score_rows: int = 0
-    """Rows of a pass that scores given tokens; 0: the target cannot."""
+    """Most rows of a pass that scores given tokens; 0: the target cannot score."""
     consensus: str = ""
-    """By which policy drafters may agree on tokens that are not read at once; empty: they may not."""
+    """The policy by which drafters may agree on tokens that the target reads only later; empty: they may not."""
     unread: int = 0
-    """So many tokens may stand unread."""
+    """Most tokens that may stand unread by the target."""
     max_error: float = 0.05
     needs_drafters: bool = False
-    """A job that may speculate fails where no drafter is there, instead of going on without."""
+    """True: a job with speculation fails where no drafter is attached, instead of running without."""
 
 
 def usual_limits(target: Target, name: ModelId, model: ModelConfig, settings: Settings) -> SpeculatorLimits:
-    """The bounds of whatever checks guesses for a model, as far as the settings and the target's size tell them."""
+    """Returns the limits of a model's speculator, as far as the settings and the target give them."""
     ngram = settings.speculation.ngram
     return SpeculatorLimits(
         slots=target.n_slots,
@@ -85,14 +86,14 @@ def usual_limits(target: Target, name: ModelId, model: ModelConfig, settings: Se
 
 
 def window_limit(settings: Settings, window_max: int) -> int:
-    """Most guesses in one window of a target that takes `window_max` tokens; 0 where none are to be checked."""
+    """Returns the most drafts in one window of a target that takes `window_max` tokens; 0: nothing is drafted."""
     speculation = settings.speculation
     wanted = _WINDOW_MAX if speculation.max_draft_tokens == "auto" else speculation.max_draft_tokens
     return max(0, min(wanted, window_max - 1)) if speculation.enabled else 0
 
 
 def needs_drafters(settings: Settings, model: str) -> bool:
-    """Whether a job of this model is to fail where its drafters do."""
+    """Returns whether a job of this model must fail where no drafter is attached."""
     speculation = settings.speculation
     has_drafters = any(drafter.for_model in ("", model) for drafter in settings.drafters)
     return speculation.enabled and has_drafters and not speculation.fallback_on_draft_failure

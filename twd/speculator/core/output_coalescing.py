@@ -1,20 +1,21 @@
-"""When a piece of text leaves: at once, or with the next one, where both come sooner than anybody reads."""
+"""When a piece of text is sent: at once, or together with the next piece if both come faster than anybody reads."""
 
 from msgspec.structs import replace
 
 from twd.wire.job import JobStarted, TokensAccepted
 
 WHOLE = 5
-"""An answer that is read when it is over is told in pieces that come so many times as seldom."""
+"""The pieces of an answer that the client reads only when it is complete may wait this many times as long."""
 
 
 def may_wait(since_ms: float, next_ms: float, stream_ms: float, *, whole: bool) -> bool:
-    """Whether a piece may travel with the next: the last one left so long ago, and the next comes then."""
+    """Returns whether a piece may wait for the next one. `since_ms`: since the last piece was sent; `next_ms`: until
+    the next comes."""
     return since_ms + next_ms <= stream_ms * (WHOLE if whole else 1)
 
 
 def add(unsaid: list[JobStarted | TokensAccepted], piece: TokensAccepted) -> None:
-    """One more piece to tell; with the one that waits, it is one."""
+    """Add a piece to those that wait; it is joined with the last waiting piece of text."""
     if unsaid and isinstance(last := unsaid[-1], TokensAccepted):
         unsaid[-1] = joined(last, piece)
     else:
@@ -22,7 +23,7 @@ def add(unsaid: list[JobStarted | TokensAccepted], piece: TokensAccepted) -> Non
 
 
 def joined(first: TokensAccepted, then: TokensAccepted) -> TokensAccepted:
-    """Two pieces of one text as one."""
+    """Returns two pieces of one text as one."""
     return replace(
         first,
         tokens=first.tokens + then.tokens,

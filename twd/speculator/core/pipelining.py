@@ -1,7 +1,9 @@
-"""What to send into a pipeline next: other sessions first, then new prompts, then guesses on guesses.
+"""What to send into a pipeline next: windows of idle sessions first, then prompts, then drafts behind unverified
+drafts.
 
-One pass leaves at a time, when the slowest stage is about to be idle: earlier it would only wait there, and later
-more is known. So how many windows are in flight follows from the pipe's length and need not be chosen.
+One pass leaves at a time, just before the slowest stage would be idle. Earlier it would only wait at that stage; later
+more drafts and results are known. So the number of windows in flight follows from the length of the pipeline and is
+not a setting.
 """
 
 from collections.abc import Sequence
@@ -17,11 +19,11 @@ from twd.speculator.core.session import InFlightWindow, Session
 from twd.speculator.drafters.pool import DrafterPool
 
 WORTH = 0.02
-"""Tokens that a following window must be expected to win for each row that it computes, perhaps in vain."""
+"""A following window must be expected to win this many tokens for each row that it computes."""
 VAIN = 0.95
-"""So much of what a run of right guesses brings may be computed in vain when it ends."""
+"""When a run of right drafts ends, the rows computed in vain may be this share of what the run won."""
 _RUN = 10.0
-"""Runs that are shorter count as so many tokens: windows in flight pay there, too."""
+"""Runs of right drafts that are shorter count as this many tokens: windows in flight pay there, too."""
 _BESIDE_MS = 25.0
 _PATIENCE_STEPS = 0.5
 _SURE = 0.999
@@ -29,9 +31,10 @@ _BETTER, _MUCH_BETTER = 0.98, 0.93
 
 
 def sessions_together(slots: Sequence[int], pipe: PipelineState, held: int = 0) -> int:
-    """How many sessions should share a pass: as few as keep the slowest stage from being the bottleneck.
+    """Returns how many sessions should share a pass: as few as possible without making the slowest stage the
+    bottleneck.
 
-    To group them anew costs each of them a wait, so `held`, as many as there were, stays while it is nearly as good.
+    Regrouping costs each session a wait. So `held`, the number until now, stays while it is nearly as good.
     """
     running = tuple(sorted(slots))
 
@@ -48,15 +51,16 @@ def sessions_together(slots: Sequence[int], pipe: PipelineState, held: int = 0) 
 
 
 def groups(slots: Sequence[int], size: int) -> list[list[int]]:
-    """Slots that share their passes: about `size` of them, as near to each other as can be.
+    """Returns groups of about `size` slots that share their passes, with slots of a group as near to each other as
+    possible.
 
-    Only neighbours are computed at once, so a pass has a row for every slot between them, too.
+    A pass computes one contiguous range of slots, so it also has a row for every slot between them.
     """
     return [list(group) for group in _groups(tuple(sorted(slots)), size)]
 
 
 def span(group: Sequence[int]) -> int:
-    """The slots from the first to the last of a group."""
+    """Returns how many slots lie from the first to the last of a group, both included."""
     return group[-1] - group[0] + 1
 
 
@@ -70,7 +74,7 @@ def _groups(order: tuple[int, ...], size: int) -> list[tuple[int, ...]]:
 
 
 def _no_wider(order: tuple[int, ...], widest: int) -> list[tuple[int, ...]]:
-    """As few groups as there can be of this span."""
+    """Returns the fewest groups in which no group spans more than `widest` slots."""
     found: list[tuple[int, ...]] = []
     first = 0
     for place, slot in enumerate(order):
@@ -81,8 +85,8 @@ def _no_wider(order: tuple[int, ...], widest: int) -> list[tuple[int, ...]]:
 
 
 def chunk_rows(tokens: int, most: int, pipe: PipelineState) -> int:
-    """The chunk in which so much of prompts is read soonest: short, so that all stages have some of it, but not in so
-    many passes that these cost more than that wins. From the first to the last, or stages wait for each other."""
+    """Returns the chunk size in rows at which `tokens` prompt tokens are read soonest. Short chunks keep all stages
+    busy, but each more pass costs time. All chunks have this size, otherwise stages wait for each other."""
 
     def spent_ms(rows: int) -> float:
         return (tokens / rows - 1) * pipe.step_ms(rows) + pipe.trip_ms(rows) if rows < tokens else pipe.trip_ms(tokens)
@@ -93,7 +97,7 @@ def chunk_rows(tokens: int, most: int, pipe: PipelineState) -> int:
 
 @dataclass(frozen=True, slots=True)
 class WindowWidth:
-    """Rows of a window, the first included, and the time that a token takes with such windows."""
+    """Rows of a window, including the accepted token, and the milliseconds for each token with such windows."""
 
     rows: int
     token_ms: float
@@ -102,11 +106,12 @@ class WindowWidth:
 def best_width(
     held: Sequence[float], pipe: PipelineState, *, together: int = 1, passes: int = 1, follows: bool = True
 ) -> WindowWidth:
-    """The quickest width of windows.
+    """Returns the window width with the least time for each token.
 
-    `held[i]` is the chance that guesses 0..i all hold. A run up to the first wrong guess makes the same tokens with any
-    width; what differs is its time: the first window's way, then a step for each window that held, or a new
-    way where no window may follow. `passes` of `together` sessions share the pipe.
+    `held[i]` is the chance that drafts 0..i are all accepted. A run up to the first wrong draft gives the same tokens
+    with any width; only its time differs: one trip through the pipeline for the first window, then one step for each
+    accepted window, or a whole trip where no window may follow. `passes` passes of `together` sessions each share the
+    pipeline.
     """
     best, best_ms = WindowWidth(1, pipe.trip_ms(together)), float("inf")
     for width in range(1, len(held) + 2):
@@ -121,14 +126,15 @@ def best_width(
 
 
 def _held(held: Sequence[float], count: int) -> float:
-    """The chance that so many guesses hold; beyond those at hand, as likely as these."""
+    """Returns the chance that `count` drafts are all accepted. Drafts beyond the known ones are taken to be as good as
+    those."""
     if not held:
         return 0.0
     return held[count - 1] if count <= len(held) else held[-1] ** (count / len(held))
 
 
 class PipelinePlanner(StepPlanner):
-    """Plans for a target that is a pipeline: each plan is one pass."""
+    """Plans the passes of a pipeline target: each plan is one pass."""
 
     def __init__(
         self, limits: SpeculatorLimits, pipe: PipelineState, sessions: dict[int, Session], drafter_pool: DrafterPool
@@ -138,10 +144,10 @@ class PipelinePlanner(StepPlanner):
         self._prompts_turn = False
         self._together = 0
         self._rows_max = min(ROWS_TOGETHER, limits.prefill_rows)
-        """Of one pass, whose ever its rows are: stages take no more than of a prompt at once."""
+        """Rows of one pass, over all its sessions: a stage takes no more rows than a prompt chunk has."""
 
     def plan(self, now: float) -> NextStep:
-        """The next pass, or until when to wait; nothing to wait for means that the next answer decides."""
+        """Returns the next pass, or until when to wait. If both are empty, the next result decides."""
         plan = NextStep()
         if self._pipe.full:
             return plan
@@ -159,13 +165,14 @@ class PipelinePlanner(StepPlanner):
         return plan
 
     def _only_reads(self) -> bool:
-        """Whether there are prompts alone: nothing more will be known later, so one pass may wait for the stages."""
+        """Whether all sessions still read their prompts. Nothing more will be known later, so one pass may already
+        wait in front of the stages."""
         rows = self._limits.prefill_rows
         fills = self._pipe.trip_ms(rows) / self._pipe.step_ms(rows)
         return self._pipe.flying <= fills and all(session.prefilling for session in self._sessions.values())
 
     def _start(self, plan: NextStep, running: list[Session], now: float) -> None:
-        """Windows of sessions that have none under way."""
+        """Add windows of sessions that have none in flight."""
         group = self._group(running)
         if not group:
             return
@@ -182,9 +189,10 @@ class PipelinePlanner(StepPlanner):
         self._prompts_turn = True
 
     def _group(self, running: list[Session]) -> list[Session]:
-        """Those who waited longest of the sessions that share a pass, or nobody while others of it are on their way.
+        """Returns the group of sessions that waited longest and whose members are all back; empty if there is none.
 
-        Sessions that make a token a pass stay together so; one that guesses comes back when nobody knows.
+        So sessions that make one token a pass stay together. A session with drafts comes back at a time that is not
+        known, so the others do not wait for it.
         """
         sessions = {session.slot: session for session in running}
         if all(session.guessing for session in running):
@@ -213,7 +221,8 @@ class PipelinePlanner(StepPlanner):
         return best_width(held, self._pipe, together=len(group), passes=passes, follows=follows).rows
 
     def _wait(self, session: Session, path: list[tuple[DraftNode, float]], now: float) -> float | None:
-        """A moment for first guesses that are about to come; where they may follow, it is a short one."""
+        """Returns until when to wait for the first drafts; None: do not wait. Where windows may follow, the wait is
+        short."""
         waited_ms = (now - session.accepted_at) * 1000
         latest = session.accepted_at + _PATIENCE_STEPS * self._pipe.step_ms(1) / 1000
         if self._limits.in_flight > 1 and now >= latest:
@@ -226,8 +235,8 @@ class PipelinePlanner(StepPlanner):
             session.inflight_windows[-1].due = self._pipe.arrival(plan.rows, now)
 
     def _read_prompts(self, plan: NextStep, running: list[Session], now: float) -> None:
-        """A chunk of the oldest prompt; beside running sessions a short one, for they wait while it is computed, but
-        the longer the more prompts there are for each of them."""
+        """Add a chunk of the oldest prompt. With running sessions the chunk is short, because they wait while it is
+        computed; it is longer if many prompts wait for each running session."""
         reading = [session for session in self._sessions.values() if session.prefilling]
         waiting = [session for session in reading if session.judged is None or not session.inflight_windows]
         if not waiting:
@@ -243,7 +252,7 @@ class PipelinePlanner(StepPlanner):
         self._prompts_turn = False
 
     def _follow(self, plan: NextStep, running: list[Session], now: float) -> None:
-        """A window on the assumption that those under way hold, of the session that wins most by it."""
+        """Add a window that assumes that all drafts in flight are accepted, for the session that wins most by it."""
         best: tuple[float, Session, list[DraftNode]] | None = None
         for session in running:
             if session.guessing and len(session.inflight_windows) < self._limits.in_flight and session.speculates:
@@ -255,19 +264,20 @@ class PipelinePlanner(StepPlanner):
             self._due(plan, [best[1]], now)
 
     def _room(self, under_way: int, reached: float) -> float:
-        """How many guesses may be under way for a session; their chance says how soon one will be wrong.
+        """Returns how many drafts may be in flight for a session. Their chance `reached` tells how soon one will be
+        wrong.
 
-        What follows a wrong guess is computed by each stage until it hears of that; the last one, which finds it out,
-        computes none.
+        Each stage computes what follows a wrong draft until it hears of the error. The last stage finds the error, so
+        it computes nothing in vain.
         """
         vain = 1.0 - self._pipe.step_ms(1) / self._pipe.whole_ms(1)
         wrong: float = 1.0 - reached ** (1.0 / max(1, under_way))
         return VAIN * max(_RUN, 1.0 / max(wrong, 1e-3)) / max(vain, 1e-3)
 
     def _following(self, session: Session, passes: int, now: float) -> tuple[float, list[DraftNode]]:
-        """Guesses beyond those under way, and how many tokens each of their rows is expected to win.
+        """Returns how many tokens each row of a following window is expected to win, and its drafts.
 
-        The alternative is to wait for the next verdict: that costs time, if all under way holds.
+        The alternative is to wait for the next result. That costs time if all drafts in flight are accepted.
         """
         under_way, reached = sum(len(inflight.nodes) for inflight in session.inflight_windows), self._reached(session)
         if under_way >= self._room(under_way, reached):
@@ -281,13 +291,13 @@ class PipelinePlanner(StepPlanner):
         nodes = [node for node, _ in path[: fixed or width.rows]]
         step_ms = self._pipe.step_ms(len(nodes))
         verdict = next(inflight.due for inflight in session.inflight_windows if inflight.picks)
-        waiting_ms = max(step_ms, (verdict - now) * 1000)  # one that is late already is not here for that
+        waiting_ms = max(step_ms, (verdict - now) * 1000)  # a late result is still not here
         won = reached * first * waiting_ms / width.token_ms
         lost = (passes - 1) * step_ms**2 / (2 * self._pipe.trip_ms(1) * width.token_ms)
         return (won - lost) / len(nodes), nodes
 
     def _reached(self, session: Session) -> float:
-        """The chance that all guesses under way hold."""
+        """Returns the chance that all drafts in flight are accepted."""
         believe, chance = session.beliefs.chance, 1.0
         for inflight in session.inflight_windows:
             for node in inflight.nodes:
@@ -296,10 +306,11 @@ class PipelinePlanner(StepPlanner):
 
 
 def in_step(session: Session) -> bool:
-    """Whether a session is sure to be ready when the only pass that it is part of is back."""
+    """Whether a session has exactly one window in flight and that window has no drafts: it is ready as soon as this
+    pass is back."""
     return len(session.inflight_windows) == 1 and not session.inflight_windows[0].nodes
 
 
 def end_of(inflight: InFlightWindow) -> DraftNode | None:
-    """The guess on which a following window goes on; None where that is the end of the text."""
+    """Returns the last draft of a window, behind which the next window goes on; None: the window has no drafts."""
     return inflight.nodes[-1] if inflight.nodes else None

@@ -1,4 +1,4 @@
-"""One text in the making: its tokens, the guesses beyond them, and how it ends."""
+"""One session: its tokens, the drafts beyond them, and how it ends."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -32,12 +32,12 @@ from twd.wire.prefix import EMPTY, extend
 
 NGRAM, PREDICTION, GRAMMAR, RECALL = "ngram", "prediction", "grammar", "recall"
 OWN = frozenset([NGRAM, PREDICTION, GRAMMAR, RECALL])
-"""Who guesses here, for next to nothing."""
+"""Draft sources inside the speculator, which cost almost nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedRequest:
-    """What the shell worked out for a job before it reaches the core."""
+    """What was prepared for a job before it reaches the core."""
 
     session: SessionId
     tokens: list[int]
@@ -49,30 +49,31 @@ class PreparedRequest:
     stops: tuple[str, ...] = ()
     prediction: Prediction | None = None
     ahead: KnownContinuation | None = None
-    """Tells what the job's grammar leaves no choice about, or what a call of its tools looks like."""
+    """Gives the forced tokens of the job's grammar, or the usual form of a call of its tools."""
     grammar: Grammar | None = None
-    """What holds the text, where that is not the job's grammar as it stands."""
+    """The grammar in force, where it is not the job's grammar unchanged."""
     thoughts: Thoughts | None = None
-    """How the answer may begin to think."""
+    """How the answer may begin with thoughts."""
     judged: tuple[int, ...] | None = None
     """The given answer that is only scored."""
 
 
 @dataclass(slots=True)
 class InFlightWindow:
-    """One window on its way, with its guesses in order; a chunk of the prompt has none and picks nothing."""
+    """One window in flight, with its drafts in order. A chunk of the prompt has no drafts; only the last chunk picks a
+    token."""
 
     at: int
     nodes: list[DraftNode]
     parents: list[int] | None
     picks: bool = True
     due: float = 0.0
-    """When its verdict should be here, as far as that is known."""
+    """When its result should arrive, in seconds of the clock; 0: not known."""
 
 
 @dataclass(slots=True)
 class SpeculationStats:
-    """What speculation did in one session, counted."""
+    """Counters of speculation in one session."""
 
     passes: int = 0
     checked_at: list[int] = field(default_factory=list)
@@ -80,7 +81,7 @@ class SpeculationStats:
     by_drafter: dict[str, list[int]] = field(default_factory=dict)
 
     def count(self, drafters: Sequence[str], taken: int) -> None:
-        """A window was checked: its guesses' drafters in order, and how many held."""
+        """Count one verified window: the drafters of its drafts in order, and how many drafts were accepted."""
         while len(self.checked_at) < len(drafters):
             self.checked_at.append(0)
             self.taken_at.append(0)
@@ -94,17 +95,17 @@ class SpeculationStats:
 
     @property
     def checked(self) -> int:
-        """Guesses that went through the target."""
+        """Drafts that the target verified."""
         return sum(self.checked_at)
 
     @property
     def taken(self) -> int:
-        """Guesses that became text."""
+        """Drafts that were accepted."""
         return sum(self.taken_at)
 
 
 class Session:
-    """The state of one job; the core moves it."""
+    """The state of one job. Only the core changes it."""
 
     def __init__(
         self,
@@ -125,23 +126,23 @@ class Session:
         self.tokens = [*opening.tokens, *job.resume]
         self.prompt_len = len(opening.tokens)
         self.judged = _left_to_judge(job, opening.judged)
-        """What is still to be scored of the answer that was given, if one was."""
+        """The tokens of the given answer that are not scored yet; None: no answer was given."""
         self.unread = 0
-        """Tokens at the end on which drafters agreed, and which the target has not read yet."""
+        """Number of tokens at the end on which drafters agreed and which the target has not read yet."""
         self.agreed = 0
-        """All tokens on which drafters agreed."""
+        """Number of all tokens on which drafters agreed."""
         self.unlike = 0
-        """Those of them that the target would not have picked."""
+        """How many of them the target would not have picked."""
         self.misses = 0
-        """How often in a row agreement was waited for in vain."""
+        """How often in a row the wait for agreement ended without one."""
         self.vote: TokensAgreed | None = None
-        """What came while a pass was under way."""
+        """An agreement that came while a pass was in flight."""
         self.end_score: TokenScore | None = None
         self.text = Detokenizer(opening.piece, [*job.stop, *opening.stops])
         self.text.feed(job.resume)
         self.tail = ""
-        """What the text held back when it ended."""
-        known = self.tokens if self.speculates else []  # what follows serves guesses alone
+        """Text that was held back until the end."""
+        known = self.tokens if self.speculates else []  # all of the following is only for drafts
         self.hashes = [EMPTY]
         self._extend_hashes(known)
         self.tree = DraftTree(len(known), self.hashes[-1])
@@ -155,15 +156,15 @@ class Session:
         self.beliefs = AcceptanceEstimates(calibrations)
         self.links: dict[InstanceId, DrafterLink] = {}
         self.plain = False
-        """Drafters rest and their guesses are left alone, to see how quick it is without them."""
+        """True: drafters stop and their drafts are not used, to measure the speed without them."""
         self.inflight_windows: deque[InFlightWindow] = deque()
         self.replay = 0
-        """How many tokens of the text the target must compute again with the next window."""
+        """How many accepted tokens the target must compute again with the next window."""
         self.slot = -1
         self.epoch = 0
         self.fed = 0
         self.read_from = 0
-        """Where the target began to read, behind what it had kept."""
+        """The position at which the target began to read, behind the cached tokens."""
         self.cached = 0
         self.told_open = False
         self.submitted_at = now
@@ -173,7 +174,7 @@ class Session:
         self.accepted_at = now
         self.spoke_at = now
         self.unsaid: list[JobStarted | TokensAccepted] = []
-        """What waits for more to tell, so that it travels together."""
+        """Events that wait to be published together with later ones."""
         self.spec_stats = SpeculationStats()
 
     def _extend_hashes(self, tokens: Sequence[int]) -> None:
@@ -196,24 +197,24 @@ class Session:
 
     @property
     def unfed(self) -> int:
-        """Accepted tokens, but the last, that the target has not seen."""
+        """How many accepted tokens the target has not read, without the last one."""
         return len(self.tokens) - 1 - self.fed
 
     @property
     def prefilling(self) -> bool:
-        """Whether the target still reads what it did not write."""
+        """Whether the target still reads the prompt (after a rebuild also the text), or scores a given answer."""
         return self.unfed > self.unread or self.judged is not None
 
     def ends_behind(self, given: int) -> bool:
-        """Whether the end is scored together with so many tokens of a given answer: they are its last, and room is
-        left for more."""
+        """Returns whether the end of the answer is scored together with the next `given` tokens: they are its last
+        ones, and there is room for one more token."""
         judge = self.job.judge
         last = self.judged is not None and len(self.judged) == given and self.remaining > given
         return last and judge is not None and judge.ends
 
     @property
     def scored(self) -> bool:
-        """Whether nothing is left to do for an answer that was given."""
+        """Whether a given answer is completely scored."""
         return self.judged is not None and not self.judged and self.unfed == 0 and self._end_is_scored
 
     @property
@@ -222,12 +223,12 @@ class Session:
 
     @property
     def guessing(self) -> bool:
-        """Whether a window is under way of which it is not known how it ends; chunks of the prompt leave no doubt."""
+        """Whether a window is in flight whose result is not known. Prompt chunks that pick nothing do not count."""
         return bool(self.inflight_windows) and self.inflight_windows[-1].picks
 
     @property
     def drafted(self) -> bool:
-        """Whether a drafter may run ahead of it."""
+        """Whether a drafter has credit for this session."""
         return any(link.credit for link in self.links.values())
 
     @property
@@ -237,45 +238,47 @@ class Session:
 
     @property
     def answer_end(self) -> list[int]:
-        """The last of them, as many as comparing needs."""
+        """The last tokens of the answer, as many as matching needs."""
         return self.tokens[max(self.prompt_len, len(self.tokens) - MAX_MATCH) :]
 
     @property
     def recalls(self) -> bool:
-        """Whether other answers are looked into for it, and it for others."""
+        """Whether drafts may come from other answers, and this answer is kept for others."""
         return self.speculates and self.job.speculation.recall
 
     @property
     def speculates(self) -> bool:
-        """Whether guesses are wanted at all."""
+        """Whether drafts are used for this job."""
         return self.job.speculation.enabled and self.judged is None
 
     def believe(self, drafter: str, confidence: float) -> float:
-        """The chance of a guess that may be checked now."""
+        """Returns the chance that a draft is accepted; 0 if it must not be used now."""
         return 0.0 if self.plain and drafter not in OWN else self.beliefs.chance(drafter, confidence)
 
     def place(self, at: int, prefix: int, tokens: Sequence[int]) -> int | None:
-        """How many of a draft's tokens the accepted text already holds; None when it contradicts the text."""
+        """Returns how many of a draft's tokens the accepted text already holds; None: the draft contradicts the
+        text."""
         if not 0 <= at < len(self.hashes) or self.hashes[at] != prefix:
             return None
         known = self.tokens[at : at + len(tokens)]
         return len(known) if list(tokens[: len(known)]) == known else None
 
     def ended_before(self, ctx_size: int) -> FinishReason | None:
-        """Why a text that was taken over is whole already: then only its end was lost."""
+        """Returns why a resumed text is already complete, so that only its end event was lost; None: it goes on."""
         if self.text.hit is not None:
             return FinishReason.STOP
         return self.cut() if self.remaining <= 0 or len(self.tokens) >= ctx_size else None
 
     def cut(self) -> FinishReason:
-        """There is no room for more: what was held back becomes the tail."""
+        """End the text because there is no room. Text that was held back becomes the tail. Returns the reason."""
         self.tail = self.text.finish()
         return FinishReason.STOP if self.text.hit is not None else FinishReason.LENGTH
 
     def take(self, tokens: Sequence[int]) -> tuple[list[int], list[str], FinishReason | None]:
-        """Accept what the target chose: the tokens that count, the text of each, and the end if it is one.
+        """Accept tokens that the target chose. Returns the tokens that count, the text of each, and the reason of the
+        end or None.
 
-        The text of a token is the same whichever worker says it; what was held back to the end becomes the tail.
+        The text of a token does not depend on the worker. Text that is held back until the end becomes the tail.
         """
         kept: list[int] = []
         shown: list[str] = []
@@ -314,7 +317,7 @@ class Session:
     def accepted(
         self, at: int, index: int, tokens: list[int], shown: Sequence[str], logprobs: Sequence[TokenLogprob] = ()
     ) -> TokensAccepted:
-        """What to tell of tokens that the target chose."""
+        """Returns the event for accepted tokens."""
         return TokensAccepted(
             job=self.job.job,
             attempt=self.job.attempt,
@@ -328,7 +331,7 @@ class Session:
         )
 
     def stats(self, now: float) -> JobStats:
-        """What the job cost so far."""
+        """Returns the counters and times of the job so far."""
         opened = self.opened_at if self.opened_at >= 0 else now
         first = self.first_at if self.first_at >= 0 else now
         return JobStats(
@@ -353,7 +356,7 @@ class Session:
 
 
 def _left_to_judge(job: JobSubmitted, answer: tuple[int, ...] | None) -> deque[int] | None:
-    """What of a given answer an earlier attempt has not scored."""
+    """Returns the tokens of a given answer that no earlier attempt has scored; None: no answer was given."""
     if answer is None or job.judge is None:
         return None
     return deque(answer[max(0, len(job.resume) - job.judge.behind) :])

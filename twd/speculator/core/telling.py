@@ -1,4 +1,4 @@
-"""What is told of one session: that it began, what of a given answer was scored, how it ended."""
+"""The events of one session: it started, tokens of a given answer were scored, it ended."""
 
 from twd.decoding.window import VerifyResult
 from twd.speculator.core.limits import SpeculatorIdentity
@@ -18,11 +18,11 @@ from twd.wire.job import (
 )
 
 GRAMMAR_MAX = 65_536
-"""Characters of a grammar that drafters are told; without it they guess as they can."""
+"""Longest grammar, in characters, that is sent to drafters. Without it they draft without the grammar."""
 
 
 def started(session: Session, identity: SpeculatorIdentity) -> JobStarted:
-    """The prompt is read from now on."""
+    """Returns the event that the session started to read its prompt."""
     return JobStarted(
         job=session.job.job,
         attempt=session.job.attempt,
@@ -39,7 +39,7 @@ def started(session: Session, identity: SpeculatorIdentity) -> JobStarted:
 def opened(
     session: Session, identity: SpeculatorIdentity, drafter: InstanceId, credit: int, device: DeviceKind, text: str
 ) -> SessionOpened:
-    """This drafter may run ahead of it; nobody else hears that."""
+    """Returns the event that opens the session for one drafter; it is addressed to that drafter only."""
     grammar = session.grammar
     return SessionOpened(
         job=session.job.job,
@@ -69,7 +69,8 @@ def _if_short(grammar: Grammar | None) -> Grammar | None:
 def take_scores(
     session: Session, verdict: VerifyResult, now: float, ctx_size: int
 ) -> tuple[TokensAccepted | None, FinishReason | None]:
-    """Some tokens of a given answer are scored: what to tell of them, and whether nothing is left to do."""
+    """Take the scores of some tokens of a given answer. Returns the event to publish or None, and the reason if the
+    job is done."""
     assert session.judged is not None
     assert session.job.judge is not None
     if session.first_at < 0 and verdict.scores:
@@ -103,7 +104,7 @@ def take_scores(
 
 
 def finished(session: Session, reason: FinishReason, now: float, judged: Judged | None) -> JobFinished:
-    """The text is whole."""
+    """Returns the event that the text is complete."""
     return JobFinished(
         job=session.job.job,
         attempt=session.job.attempt,
@@ -119,7 +120,7 @@ def finished(session: Session, reason: FinishReason, now: float, judged: Judged 
 
 
 def failed(session: Session, failure: Failure, now: float) -> JobFailed:
-    """The text ends without being whole."""
+    """Returns the event that the job failed before its text was complete."""
     return JobFailed(
         job=session.job.job,
         attempt=session.job.attempt,

@@ -1,4 +1,4 @@
-"""How much to check now, and whether to wait for more: plain arithmetic on measured costs."""
+"""How many drafts to verify now, and whether to wait for more, computed from measured costs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,20 +8,21 @@ from twd.drafting.window_value import Cost, best_cut, held_in_a_row
 
 PAYS = 1.02
 WORKS = 1.05
-"""By how much a drafter at work must bring more than plain steps: its messages take time from whoever computes."""
+"""A drafter must bring this many times the rate of plain steps: handling its messages also costs time."""
 EAGER = 1.12
-"""By how much more than the usual a wait must bring: played, this was best for passes of 8 to 200 ms."""
+"""A wait must bring this many times the usual rate. In simulations this was best for passes of 8 to 200 ms."""
 
 
 def expected_tokens(chance: float, drafts: int) -> float:
-    """How many of so many drafts will hold, each with this chance if those before it do."""
+    """Returns the expected number of accepted drafts out of `drafts`; `chance` is the chance of each if those before
+    it are accepted."""
     return chance * (1.0 - chance**drafts) / (1.0 - chance) if chance < 1.0 else float(drafts)
 
 
 def common_width(chances: Sequence[Sequence[float]], cost: Cost, limit: int, undo: UndoCost | None = None) -> int:
-    """The width of window, the same for all sessions of a pass, at which the pass yields most per millisecond.
+    """Returns the window width, the same for all sessions of a pass, with the most tokens per millisecond.
 
-    Windows of unequal width would make the engine run the same weights more than once.
+    Windows of unequal width would make the engine read the same weights more than once.
     """
     sessions = len(chances)
     expected = float(sessions)
@@ -39,14 +40,16 @@ def common_width(chances: Sequence[Sequence[float]], cost: Cost, limit: int, und
 
 
 def undo_ms(chances: Sequence[Sequence[float]], cost: Cost, width: int, undo: UndoCost) -> float:
-    """What saving the states of all sessions costs, and loading those whose drafts do not all hold."""
+    """Returns the milliseconds to save the states of all sessions, and to load those whose drafts are not all
+    accepted."""
     cuts = [path[: width - 1] for path in chances]
     return sum(undo.extra_ms(cut[-1], 1.0 + sum(cut), cost) for cut in cuts if cut)
 
 
 @dataclass(frozen=True, slots=True)
 class ExpectedDrafts:
-    """What a drafter is expected to bring next: when, how fast, and how good."""
+    """What a drafter is expected to bring next: milliseconds until the first draft and for each more, the chance of
+    each, and how many."""
 
     first_ms: float
     token_ms: float
@@ -57,10 +60,10 @@ class ExpectedDrafts:
 def worth_waiting(
     chances: Sequence[float], cost: Cost, waited_ms: float, coming: ExpectedDrafts, usual_rate: float = 0.0
 ) -> bool:
-    """Whether the next drafts bring more tokens into this pass than the time until they are here is worth.
+    """Returns whether the next drafts bring more tokens into this pass than the waiting time is worth.
 
-    It is worth what this pass yields without them, or what the text usually comes at if that is more: what is guessed
-    while the pass is under way is checked by the next one.
+    The time is worth what this pass yields without them, or the usual rate if that is higher: drafts made during this
+    pass are verified by the next one.
     """
     cut, rate = best_cut(chances, cost, waited_ms)
     if cut < len(chances) or coming.tokens <= 0:
@@ -82,10 +85,10 @@ def worth_waiting(
 def useful_credit(
     cost: Cost, chance: float, token_ms: float, round_trip_ms: float, beside: bool, window: int, ahead: int = 0
 ) -> int:
-    """How far a drafter should run ahead; 0 when its guesses cannot pay.
+    """Returns the credit of a drafter in tokens; 0: its drafts cannot pay.
 
-    A drafter `beside` the target shares its cores, so its time is the target's time and it should
-    draft one `window` and rest. One elsewhere never rests: it drafts through the pass and the way back, up to `ahead`.
+    A drafter `beside` the target shares its cores, so its time is the target's time: it drafts one `window` and rests.
+    A drafter elsewhere never rests: it drafts during the pass and the way back, up to `ahead` tokens.
     """
     chances = held_in_a_row(chance, window)
     if beside:
@@ -103,7 +106,8 @@ def _beside_credit(chances: Sequence[float], cost: Cost, token_ms: float) -> int
 
 
 def _best_turn(chances: Sequence[float], cost: Cost, token_ms: float) -> tuple[int, float]:
-    """The cut, and its rate, where guesses are made before the pass, on the same cores."""
+    """Returns the best number of drafts, and its tokens per millisecond, where drafts are made before the pass on the
+    same cores."""
     expected = 1.0
     best, best_rate = 0, 0.0
     for i, chance in enumerate(chances):
@@ -117,8 +121,8 @@ def _best_turn(chances: Sequence[float], cost: Cost, token_ms: float) -> tuple[i
 def predicted_rate(
     cost: Cost, chance: float, token_ms: float, round_trip_ms: float, beside: bool, window: int
 ) -> float:
-    """Tokens per millisecond with such a drafter alone. One elsewhere drafts while passes are under way, and is heard
-    of a round trip later whenever it was wrong."""
+    """Returns the expected tokens per millisecond with this drafter alone. A drafter elsewhere drafts during passes;
+    after a wrong draft its next one comes a round trip later."""
     if beside:
         return _best_turn(held_in_a_row(chance, window), cost, token_ms)[1]
     rates = (

@@ -1,4 +1,4 @@
-"""Drafters on trial: each writes along on a fixed text, to show what its guesses are worth; one at a time."""
+"""Trials of drafters: each new drafter drafts for a fixed text, to measure its drafts; one drafter at a time."""
 
 from twd.wire.base import InstanceId, JobId, ModelId
 from twd.wire.job import CALIBRATION, JobSubmitted, Prompt, Speculation
@@ -12,7 +12,7 @@ CALIBRATION_WINDOW = 4
 
 
 class DrafterTrials:
-    """Who still waits for a trial, and whose trial which job is."""
+    """The drafters that wait for a trial, and the drafter of each running trial job."""
 
     def __init__(self, model: ModelId, owner: InstanceId) -> None:
         self._model = model
@@ -21,20 +21,20 @@ class DrafterTrials:
         self._running: dict[JobId, InstanceId] = {}
 
     def __len__(self) -> int:
-        """How many wait."""
+        """How many drafters wait for a trial."""
         return len(self._waiting)
 
     def want(self, drafter: InstanceId) -> None:
-        """Somebody new."""
+        """Put a new drafter on the list, unless its trial runs."""
         if drafter not in self._running.values():
             self._waiting[drafter] = None
 
     def spare(self, drafter: InstanceId) -> None:
-        """It left, or is judged by other work."""
+        """Take a drafter off the list: it left, or was measured in other jobs."""
         self._waiting.pop(drafter, None)
 
     def begin(self, job: JobId) -> JobSubmitted:
-        """The trial of who waits longest."""
+        """Returns the trial job of the drafter that waits longest."""
         drafter = next(iter(self._waiting))
         del self._waiting[drafter]
         trial = JobSubmitted(
@@ -51,5 +51,5 @@ class DrafterTrials:
         return trial
 
     def end(self, job: JobId) -> InstanceId | None:
-        """Whose trial ended, if this job was one."""
+        """Returns the drafter whose trial ended; None: this job was no trial."""
         return self._running.pop(job, None)

@@ -1,4 +1,4 @@
-"""Drafters as the speculator sees them: who they are, how fast they are, what they were told."""
+"""The speculator's view of drafters: their names, their measured speed, and what each does in each session."""
 
 from dataclasses import dataclass
 
@@ -7,18 +7,18 @@ from twd.wire.base import InstanceId, NodeId
 
 _SMOOTH = 0.2
 _QUICKER, _SLOWER = 0.5, 0.1
-"""A drafter can be held up by anything; that it was quick once shows what it can do. Believing too well of it costs
-little: what really comes out is measured too."""
+"""Smoothing of the pace, for a faster and for a slower measurement. Anything can delay a drafter, but one fast draft
+shows what it can do. Too high an estimate costs little, because the real rate is measured too."""
 _SLACK_MS = 3.0
 _FLOOR_S = 0.05
 _PATIENCE_MAX_S, _READING_MAX_S = 2.0, 10.0
 WARMING = 3
 PROBE_GAP = 48
-"""Tokens after which a drafter that did not pay is tried again; longer after each try."""
+"""Tokens after which a drafter that did not pay is tried again; the gap doubles after each try."""
 LATE = 2
-"""Guesses that did not come so many times in a row are waited for no more."""
+"""After drafts were missing this many times in a row, they are awaited no more."""
 _PACE_MS_MAX = 2000.0
-"""What drafters say of themselves is believed up to here: a pace that was made up must not hold the target up."""
+"""Most milliseconds for a token that a drafter is believed: a false value must not delay the target."""
 
 
 @dataclass(slots=True)
@@ -28,41 +28,42 @@ class AttachedDrafter:
     name: InstanceId
     node: NodeId
     beside: bool
-    """It computes on the device that the target computes on: its time is the target's time."""
+    """True: it computes on the target's device, so its time is the target's time."""
     model: str = ""
     architecture: str = ""
     by_text: bool = False
     token_ms: float = 5.0
     lead_ms: float = 1.0
-    """From telling it what was accepted to hearing its next guesses, less the drafting itself."""
+    """Milliseconds from sending it the accepted tokens until its next drafts arrive, without the drafting itself."""
     read_ms: float = 0.5
-    """For one token of a prompt."""
+    """Milliseconds to read one token of a prompt."""
     silent: bool = False
-    """It did not come when it was waited for, and was not heard of since."""
+    """True: its drafts were awaited in vain, and nothing came from it since."""
     plan: int = 0
-    """How often its share of the cores had changed when its pace was measured."""
+    """The number of the core plan under which its pace was measured; it rises when its share of the cores changes."""
     pays: bool | None = None
-    """What it was told of that; None: nothing yet."""
+    """Whether it was last told that it pays; None: it was told nothing yet."""
     turns: int = 0
-    """How often it was told the contrary of before."""
+    """How often this answer was reversed."""
     settled: int = 0
-    """So many texts more must end before it may be told the contrary."""
+    """How many more texts must end before the answer may be reversed."""
 
     def __post_init__(self) -> None:
         self.token_ms = min(self.token_ms, _PACE_MS_MAX)
 
     def begins_anew(self, told: "AttachedDrafter") -> None:
-        """Others compute beside it than before: what was measured is forgotten."""
+        """Forget the measured pace, because other processes now share its cores."""
         self.plan, self.token_ms, self.silent = told.plan, told.token_ms, False
 
     def observe_pace(self, tokens: int, draft_ms: float) -> None:
-        """It told how long these tokens took."""
+        """Learn the pace from the time that it reports for these tokens."""
         if tokens > 0 and draft_ms > 0:
             change = min(draft_ms / tokens, _PACE_MS_MAX) - self.token_ms
             self.token_ms += (_SLOWER if change > 0 else _QUICKER) * change
 
     def learns(self, pays: bool) -> bool:
-        """Whether to tell it so: when it is new, and the oftener it changed, the more rarely it may change again."""
+        """Record whether it pays. Returns whether to tell it: the answer is new, and the last reversal is long enough
+        ago. After each reversal the next one must wait for twice as many texts."""
         if pays == self.pays or self.settled:
             return False
         self.turns += self.pays is not None
@@ -70,53 +71,53 @@ class AttachedDrafter:
         return True
 
     def observe_reading(self, tokens: int, spent_ms: float) -> None:
-        """It took so long until it had read these tokens, while the target waited for it."""
+        """Learn the reading pace: it took `spent_ms` to read these tokens while the target waited."""
         if tokens > 0:
             self.read_ms += _SMOOTH * (min(max(0.0, spent_ms) / tokens, _PACE_MS_MAX) - self.read_ms)
 
     def observe_lead(self, waited_ms: float, drafted_ms: float) -> None:
-        """Its first guesses after an acceptance came this much later."""
+        """Learn the delay of its first drafts after an acceptance."""
         lead = max(0.0, waited_ms - drafted_ms)
         self.lead_ms += _SMOOTH * (min(lead, _PACE_MS_MAX) - self.lead_ms)
 
 
 @dataclass(slots=True)
 class DrafterLink:
-    """One drafter's part in one session."""
+    """The state of one drafter in one session."""
 
     credit: int
     told_at: float
-    """When it last heard what is accepted."""
+    """When the accepted tokens were last sent to it."""
     heard_at: float = -1.0
     resting: bool = False
     late: int = 0
     tried: int = 0
-    """Cycles in which it was heard."""
+    """Cycles in which its drafts arrived."""
     probe_gap: int = PROBE_GAP
     probe_at: int = 0
     useful: int | None = 0
-    """How far it should run by what was predicted last; None: it gives way to others."""
+    """Its credit by the last prediction; None: it must rest, so that others can compute."""
     look_at: int = 0
-    """It rests since it does not pay, and that is worked out anew when so many tokens are made."""
+    """It rests because it does not pay; that is computed again when this many tokens are made."""
     warming: int = WARMING
-    """Cycles that do not count yet: a drafter that starts reads the text first, which is no measure of its pace."""
+    """Cycles that are not measured yet: a drafter that starts reads the text first, which does not show its pace."""
     unread: int = 0
-    """So many tokens it has to read before its first guess, as far as is known; 0: it was heard."""
+    """How many tokens it must read before its first draft, as far as known; 0: a draft has arrived."""
     awaited: bool = True
-    """Where it reads on the target's own cores: whether that is worth a pause of the text."""
+    """Where it reads on the target's own cores: whether the target waits for it meanwhile."""
     patient: bool = False
-    """Its guesses are waited for in any case: windows of a fixed size."""
+    """True: its drafts are always awaited, because the job asks for windows of a fixed size."""
 
     def try_again(self) -> None:
-        """Whatever made it rest may be over."""
+        """Try the drafter again soon: the reason for its rest may be over."""
         self.probe_gap, self.probe_at, self.look_at, self.late = PROBE_GAP, 0, 0, 0
 
     def ignored(self, generated: int) -> bool:
-        """Whether it rests for a while: what it sends all the same is not even looked at."""
+        """Returns whether it rests for now: drafts that it sends anyway are dropped."""
         return not self.credit and generated < self.look_at
 
     def expected(self, drafter: AttachedDrafter, depth: int, chance: float, now: float) -> ExpectedDrafts | None:
-        """What it will bring next, or None when nothing is to be waited for."""
+        """Returns the drafts that it should bring next; None: there is nothing to wait for."""
         coming = self.credit - depth
         if self.resting or self.reads_aside(drafter) or coming <= 0 or self.late >= LATE:
             return None
@@ -129,18 +130,18 @@ class DrafterLink:
         return ExpectedDrafts(first_ms, drafter.token_ms, chance, coming)
 
     def reads_aside(self, drafter: AttachedDrafter) -> bool:
-        """Whether it reads the text while the target goes on without it."""
+        """Returns whether it reads the text while the target goes on without it."""
         return drafter.beside and self.unread > 0 and not self.awaited and not self.patient
 
     def due(self, drafter: AttachedDrafter, depth: int) -> float:
-        """When its next guesses should be here."""
+        """Returns when its next drafts should arrive."""
         tokens = max(1, self.credit - depth) if drafter.beside else 1
         if self.heard_at > self.told_at:
             return self.heard_at + tokens * drafter.token_ms / 1000
         return self.told_at + (drafter.lead_ms + tokens * drafter.token_ms) / 1000
 
     def patience(self, drafter: AttachedDrafter, depth: int) -> float:
-        """Until when to wait for guesses that are worth waiting for; a trickle does not extend it for ever."""
+        """Returns until when to wait for useful drafts. A slow trickle of drafts cannot extend this without limit."""
         longest = (
             _PATIENCE_MAX_S if not drafter.beside else max(_PATIENCE_MAX_S, 2 * self.unread * drafter.read_ms / 1000)
         )

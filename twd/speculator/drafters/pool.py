@@ -1,4 +1,4 @@
-"""The drafters of one speculator: what is known of them, and how far each may run in each session."""
+"""The drafters of one speculator: what was measured of them, and the credit of each in each session."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,28 +13,29 @@ from twd.wire.base import InstanceId
 from twd.wire.draft import DrafterChecked, DraftGranted, DraftProposed, Voter
 
 _LOOK_AGAIN_MAX = 1024
-"""The longest pause, in tokens, before a drafter that did not pay is tried again."""
+"""Longest pause, in tokens, before a drafter that did not pay is tried again."""
 STALE_S = 60.0
-"""After so long without a text, drafters that lost are tried again at once: other things may run by now."""
+"""After so many seconds without a new session, drafters that lost are tried again at once: the load of the machines
+may have changed."""
 _LOOK_EVERY = 8
-"""Tokens after which it is worked out anew whether somebody pays who rests, where little can change meanwhile."""
+"""Tokens after which the credit of a resting drafter is computed again, where little can change meanwhile."""
 _HOPELESS = 0.15
-"""Of guesses that hold more seldom: no other cost, and no other pace, makes them pay soon."""
+"""If the chance of its drafts is below this, no change of costs or pace makes a drafter pay soon."""
 _SETTLE_MS_MAX = 200.0
-"""However slow and far drafters are, what comes later after they were told to rest counts as plain."""
+"""Longest time that drafters are taken to work on after they were told to rest; later cycles count as plain."""
 WINDOWS_AHEAD = 2
-"""One window is checked while the next is drafted."""
+"""A drafter may be this many windows ahead: one window is verified while the next is drafted."""
 RECORDS_MAX = 256
-"""Names are many where drafters restart, or anybody guesses."""
+"""Most records that are kept: there can be many names where drafters restart or strangers send drafts."""
 ANSWER_TOKENS = 64.0
-"""So long answers are taken to be before any has ended."""
+"""The expected length of answers, in tokens, before any answer has ended."""
 _ANSWER_WEIGHT = 0.2
 ENOUGH_TO_TELL = 16
-"""So many guesses must have been checked before a drafter is judged."""
+"""This many drafts must have been verified before a drafter is told whether it pays."""
 
 
 class DrafterPool:
-    """Everybody who drafts for this target."""
+    """All drafters of this target."""
 
     def __init__(
         self, identity: SpeculatorIdentity, limits: SpeculatorLimits, cost: Cost, sessions: dict[int, Session]
@@ -47,25 +48,25 @@ class DrafterPool:
         self.calibrations: dict[str, Calibration] = {}
         self.race, self.race_by_grammar = SpeculationABTest(), SpeculationABTest.in_bursts()
         self._answer_tokens = ANSWER_TOKENS
-        """How long answers usually are."""
+        """The usual length of answers in tokens."""
         self._joined_at = 0.0
-        """When the last session began."""
+        """When the last session began, in seconds of the clock."""
         self._stirred_ms = 0.0
-        """So long drafters may go on after they were told to rest."""
+        """How many milliseconds drafters may still work after they were told to rest."""
 
     @property
     def wants_text(self) -> bool:
-        """Whether somebody drafts by text."""
+        """Whether a drafter works on text instead of tokens."""
         return any(drafter.by_text for drafter in self.drafters.values())
 
     @property
     def voters(self) -> list[Voter]:
-        """Whose votes count: guesses by text are none."""
+        """The drafters whose votes count: not those that work on text."""
         able = [one for one in self.drafters.values() if not one.by_text]
         return [Voter(drafter=one.name, model=one.model or one.name) for one in able]
 
     def assess(self, name: InstanceId) -> DrafterChecked | None:
-        """Say whether a drafter pays here, from what was measured so far, and if that is new."""
+        """Returns whether a drafter pays here, from what was measured so far; None: unknown, or nothing new."""
         drafter, record = self.drafters.get(name), self.calibrations.get(name)
         if drafter is None:
             return None
@@ -90,7 +91,7 @@ class DrafterPool:
         )
 
     def text_ended(self, tokens: int) -> list[DrafterChecked]:
-        """A text of so many tokens ended: what real work has shown of drafters, where that is new."""
+        """Take the end of a text of `tokens` tokens. Returns the new verdicts on drafters."""
         self._answer_tokens += _ANSWER_WEIGHT * (tokens - self._answer_tokens)
         for drafter in self.drafters.values():
             drafter.settled = max(0, drafter.settled - 1)
@@ -99,7 +100,7 @@ class DrafterPool:
         return [verdict for verdict in told if verdict is not None]
 
     def attach(self, drafter: AttachedDrafter) -> None:
-        """A drafter offers itself, for the first time or again; with another share of its cores it counts as new."""
+        """Attach a drafter, for the first time or again. If its share of the cores changed, it is measured anew."""
         known = self.drafters.setdefault(drafter.name, drafter)
         if known is drafter:
             self._race_anew()
@@ -115,13 +116,13 @@ class DrafterPool:
         self.race_by_grammar.try_again()
 
     def detach(self, name: InstanceId) -> None:
-        """A drafter left; what it guessed stays usable, nothing more is waited for."""
+        """Detach a drafter. Its drafts stay usable, but no more are awaited."""
         self.drafters.pop(name, None)
         for session in self.sessions.values():
             session.links.pop(name, None)
 
     def join(self, session: Session, now: float) -> None:
-        """Link every drafter to a session, each with how far it may run at first."""
+        """Link every drafter to a session, each with its first credit."""
         self._forget_strangers()
         if now - self._joined_at > STALE_S:
             self._race_anew()
@@ -137,19 +138,20 @@ class DrafterPool:
                 link.credit = self._credit(session, link, self._useful(session, drafter))
 
     def _forget_strangers(self) -> None:
-        """The oldest records go first, and never those of who is here."""
+        """Drop the oldest records, but never those of attached drafters."""
         if (excess := len(self.calibrations) - RECORDS_MAX) > 0:
             gone = [name for name in self.calibrations if name not in OWN and name not in self.drafters]
             for name in gone[:excess]:
                 del self.calibrations[name]
 
     def lives(self, name: InstanceId) -> None:
-        """It sent something, be it for a text that has ended meanwhile."""
+        """Record that a drafter is alive: it sent something, even if for a text that has ended."""
         if name in self.drafters:
             self.drafters[name].silent = False
 
     def hear(self, session: Session, event: DraftProposed, fresh: bool, now: float) -> None:
-        """Note when it came. Even guesses that came too late show that the drafter lives, and how fast it is."""
+        """Record the arrival of drafts. Even drafts that came too late show that the drafter is alive and how fast it
+        is."""
         drafter, link = self.drafters.get(event.drafter), session.links.get(event.drafter)
         if drafter is None or link is None:
             return
@@ -162,11 +164,12 @@ class DrafterPool:
                 spent = event.draft_ms or len(event.tokens) * drafter.token_ms
                 self._learn_delay(link, drafter, (now - link.told_at) * 1000, spent)
             link.heard_at, link.unread = now, 0
-        if event.at >= len(session.tokens):  # else it did not know yet what was accepted meanwhile, and will go on
+        if event.at >= len(session.tokens):  # an older draft came before it knew the accepted tokens, so it will go on
             link.resting = not event.more
 
     def _learn_delay(self, link: DrafterLink, drafter: AttachedDrafter, waited_ms: float, drafted_ms: float) -> None:
-        """Before its first guess it reads the whole text, which says nothing of how soon it answers later."""
+        """Learn the delay of a draft. Before its first draft a drafter reads the whole text; that delay does not show
+        how soon it answers later."""
         if not link.unread:
             drafter.observe_lead(waited_ms, drafted_ms)
         elif drafter.beside and link.awaited:
@@ -174,13 +177,14 @@ class DrafterPool:
 
     @property
     def _computing(self) -> bool:
-        """Whether a pass is under way: who drafts on the same cores meanwhile is slower than it would be alone."""
+        """Whether a pass is in flight. A drafter on the same cores is then slower than it would be alone."""
         return any(session.inflight_windows for session in self.sessions.values())
 
     def measure(self, session: Session, tokens: int, ms: float, authors: Sequence[str]) -> None:
-        """A cycle of a session ended, with guesses of these authors: quick or slow, with drafters at work or without.
+        """Measure a cycle of a session, with drafters or without; `authors`: the sources of its drafts.
 
-        Drafters that were told to rest work on until they hear that; what ends before is neither.
+        Drafters that were told to rest still work until they receive that. Cycles that end before count for neither
+        rate.
         """
         drafting = [link for link in session.links.values() if link.credit]
         stirred = self._stirred_ms > 0
@@ -196,26 +200,29 @@ class DrafterPool:
             self.race_of(session).add(False, tokens, ms)
 
     def _reads_aside(self, session: Session) -> bool:
-        """Whether somebody reads the text while the target goes on: such a cycle is neither plain nor drafted."""
+        """Returns whether a drafter reads the text while the target goes on: such a cycle is neither plain nor
+        drafted."""
         links = ((link, self.drafters.get(name)) for name, link in session.links.items() if link.credit)
         return any(drafter is not None and link.reads_aside(drafter) for link, drafter in links)
 
     def race_of(self, session: Session) -> SpeculationABTest:
-        """What is known of texts like this one: what a grammar demands comes without drafters, too."""
+        """Returns the measurement for texts like this one. Texts with a grammar have their own, because forced tokens
+        come without drafters."""
         grammar = session.grammar
         return self.race if grammar is None or grammar.begins else self.race_by_grammar
 
     def _races(self, session: Session) -> bool:
-        """Whether the outcome is measured: passes that others share tell nothing of it."""
+        """Returns whether this session is measured: not in passes that several sessions share, because these show
+        nothing of it."""
         alone = len(self.sessions) == 1 and not session.job.speculation.window
         return alone and bool(self.drafters) and session.speculates
 
     def usual_rate(self, session: Session) -> float:
-        """Tokens per millisecond that a wait has to beat; 0: not known, or no wait keeps windows from leaving."""
+        """Returns the tokens per millisecond that a wait must beat; 0: not known, or waits do not delay windows."""
         return self.race_of(session).usual_rate if self.limits.in_flight == 1 else 0.0
 
     def grant(self, session: Session, now: float) -> list[DraftGranted]:
-        """How far each drafter may run, now that more is known of what its guesses are worth; only what is new."""
+        """Compute the credit of each drafter anew; returns the grants that changed."""
         grants = []
         links = {name: link for name, link in session.links.items() if name in self.drafters}
         for name, link in links.items():
@@ -238,9 +245,10 @@ class DrafterPool:
         return grants
 
     def _worth_reading(self, session: Session, drafter: AttachedDrafter, link: DrafterLink) -> bool:
-        """Whether the rest of the text will win the time that a drafter takes to read it on the target's own cores.
+        """Returns whether a drafter saves more time in the rest of the text than it takes to read it on the target's
+        own cores.
 
-        A text that is longer than usual already is taken to go on for as long again.
+        A text that is longer than usual is expected to go on for the same length again.
         """
         left = min(session.remaining, max(self._answer_tokens - session.generated, session.generated))
         rate = self._predicted(session, drafter)
@@ -248,7 +256,8 @@ class DrafterPool:
         return left * won_ms > link.unread * drafter.read_ms
 
     def _is_hopeless(self, session: Session, name: InstanceId, link: DrafterLink) -> bool:
-        """Whether somebody who rests will not pay at the next token either: it lost, or is nearly always wrong."""
+        """Returns whether a resting drafter will not pay at the next token either: it lost the comparison, or is
+        nearly always wrong."""
         if session.plain:
             return self.race_of(session).lost
         return session.beliefs.hoped(name, link.tried) < _HOPELESS
@@ -263,7 +272,7 @@ class DrafterPool:
         return max((drafter.lead_ms for drafter in self.drafters.values() if not drafter.beside), default=0.0)
 
     def _useful(self, session: Session, drafter: AttachedDrafter) -> int | None:
-        """How far it should run by what is predicted; None: it gives way, whatever its guesses are worth."""
+        """Returns its credit by prediction; None: it must rest whatever its drafts are worth."""
         if session.job.speculation.window:
             return session.job.speculation.window
         if self._gives_way(session, drafter):
@@ -275,7 +284,7 @@ class DrafterPool:
         return credit
 
     def _pays(self, drafter: AttachedDrafter, chance: float) -> int:
-        """How far it should run if its guesses have this chance."""
+        """Returns its credit if each draft has this chance; 0: it does not pay."""
         window = self.limits.max_window
         return useful_credit(
             self.cost,
@@ -288,8 +297,8 @@ class DrafterPool:
         )
 
     def _gives_way(self, session: Session, drafter: AttachedDrafter) -> bool:
-        """Sessions that share a pass use the device better than a drafter on it would, and so does the target alone
-        where somebody elsewhere guesses as well."""
+        """Returns whether a drafter on the target's device must rest. It must if several sessions share the passes,
+        because these use the device better, or if a drafter elsewhere is at least as good."""
         if not drafter.beside or len(self.sessions) > 1:
             return drafter.beside
         elsewhere = [self._predicted(session, other) for other in self._heard_elsewhere(session)]
@@ -306,7 +315,8 @@ class DrafterPool:
         return predicted_rate(self.cost, chance, drafter.token_ms, drafter.lead_ms, drafter.beside, window)
 
     def _credit(self, session: Session, link: DrafterLink, useful: int | None) -> int:
-        """How far it may run; one that does not pay is tried again, ever more rarely, for a text can become easier."""
+        """Returns its credit in tokens. A drafter that does not pay is tried again, with growing pauses, because a
+        text can become easier."""
         if session.plain or useful is None:
             return 0
         if useful:

@@ -1,4 +1,4 @@
-"""Drafters that offer themselves: what they are taken for, why one is refused, and who of them is still here."""
+"""The known drafters: how the speculator describes one, why it refuses one, and which are still alive."""
 
 from collections.abc import Collection
 from typing import Final
@@ -15,7 +15,8 @@ AWAY_MAX: Final = 64
 
 
 class DrafterRegistry:
-    """By their leases: one whose lease is gone is away, and when the lease comes back so does the drafter."""
+    """The attached drafters, by their leases. A drafter whose lease is gone is away; it is attached again when the
+    lease is back."""
 
     def __init__(self) -> None:
         self._here: dict[InstanceId, AttachedDrafter] = {}
@@ -26,23 +27,23 @@ class DrafterRegistry:
 
     @property
     def here(self) -> set[InstanceId]:
-        """Who is counted on."""
+        """The drafters whose lease is there."""
         return set(self._here)
 
     def take(self, drafter: AttachedDrafter) -> bool:
-        """One offers itself; whether it is new."""
+        """Attach a drafter; returns whether it is new."""
         new = drafter.name not in self._here and drafter.name not in self._away
         self._away.pop(drafter.name, None)
         self._here[drafter.name] = drafter
         return new
 
     def left(self, name: InstanceId) -> None:
-        """It said so."""
+        """Forget a drafter that said that it leaves."""
         self._here.pop(name, None)
         self._away.pop(name, None)
 
     def lost(self, name: InstanceId) -> None:
-        """Its lease is gone: it is dead, or cut off."""
+        """Mark a drafter as away, because its lease is gone: it is dead or cut off."""
         drafter = self._here.pop(name, None)
         if drafter is None:
             return
@@ -51,7 +52,7 @@ class DrafterRegistry:
             del self._away[next(iter(self._away))]
 
     def returned(self, alive: Collection[InstanceId]) -> list[AttachedDrafter]:
-        """Who was away and has a lease again."""
+        """Returns the drafters that were away and have a lease again, and attaches them."""
         back = [drafter for name, drafter in self._away.items() if name in alive]
         for drafter in back:
             self.take(drafter)
@@ -59,7 +60,7 @@ class DrafterRegistry:
 
 
 def taken_for(event: DrafterAttached, facts: ModelFacts, *, beside: bool) -> AttachedDrafter:
-    """A drafter, as the target's side sees it."""
+    """Returns the speculator's record of a drafter that offers itself."""
     return AttachedDrafter(
         name=event.drafter,
         node=event.node,
@@ -73,7 +74,7 @@ def taken_for(event: DrafterAttached, facts: ModelFacts, *, beside: bool) -> Att
 
 
 def refusal(event: DrafterAttached, facts: ModelFacts) -> DrafterChecked | None:
-    """Why its guesses cannot be used."""
+    """Returns why the drafts of a drafter cannot be used; None: they can."""
     if event.by_text or event.vocab.hash == facts.vocab.hash:
         return None
     return DrafterChecked(
@@ -90,7 +91,7 @@ def refusal(event: DrafterAttached, facts: ModelFacts) -> DrafterChecked | None:
 
 
 def pace_of(drafter: AttachedDrafter, record: Calibration | None) -> str:
-    """What was measured of a drafter, for a lease."""
+    """Returns what was measured of a drafter, as JSON for the lease."""
     pace = DrafterPace(
         drafter=drafter.name,
         model=drafter.model,

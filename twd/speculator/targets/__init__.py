@@ -1,1 +1,1 @@
-"""What a speculator decodes with: a model here, over RPC, or over a ring."""
+"""The targets of a speculator: a model in this process, over RPC, or over a ring."""

@@ -1,4 +1,4 @@
-"""Requests for vectors: one after another on a thread of their own, beside the engine's."""
+"""Requests for embeddings: computed one after another on a thread beside the engine's thread."""
 
 import asyncio
 from typing import Final, NamedTuple, Protocol
@@ -10,26 +10,26 @@ from twd.wire.job import JobFailed
 
 WAITING_MAX: Final = 256
 CLOSING_S: Final = 5.0
-"""Who works beside the loop has so long to end what is under way."""
+"""Seconds that work beside the event loop may take to end when the service closes."""
 
 
 class Embedding(NamedTuple):
-    """A vector as it travels, and how many tokens were read for it."""
+    """The bytes of a vector, and how many tokens were read for it."""
 
     vector: bytes
     tokens: int
 
 
 class EmbeddingModel(Protocol):
-    """What makes vectors."""
+    """A model that computes embeddings."""
 
     def embed(self, request: EmbeddingRequested) -> Embedding:
-        """One vector; blocks while it computes."""
+        """Returns one embedding; blocks while it computes."""
         ...
 
 
 class EmbeddingQueue:
-    """The queue in front of a model that makes vectors."""
+    """The queue in front of a model that computes embeddings."""
 
     def __init__(self, model: EmbeddingModel) -> None:
         self._model = model
@@ -38,7 +38,7 @@ class EmbeddingQueue:
         self._closed = False
 
     async def answer(self, request: EmbeddingRequested, reply: Reply) -> None:
-        """Compute when it is this request's turn."""
+        """Compute the embedding when it is this request's turn, and reply."""
         try:
             made = await self._compute(request)
         except TwdError as error:
@@ -59,12 +59,12 @@ class EmbeddingQueue:
             self._waiting -= 1
 
     async def done(self) -> None:
-        """Until everything that waits now is answered."""
+        """Wait until all requests that wait now are answered."""
         async with self._turn:
             return
 
     async def close(self) -> bool:
-        """Compute nothing more; whether what is under way has ended in time."""
+        """Compute nothing more; returns whether the running request ended in time."""
         self._closed = True
         try:
             await asyncio.wait_for(self._turn.acquire(), CLOSING_S)

@@ -20,64 +20,64 @@ class LoadedModel(Protocol):
 
     @property
     def facts(self) -> ModelFacts:
-        """What others must know of it."""
+        """What other services must know of the model."""
         ...
 
     @property
     def exactness(self) -> Exactness:
-        """What the self-test found."""
+        """The result of the self-test."""
         ...
 
     @property
     def target(self) -> Target:
-        """Checks windows."""
+        """The target that verifies windows."""
         ...
 
     @property
     def cost(self) -> CostCurve:
-        """Times of windows."""
+        """The cost curve of passes."""
         ...
 
     @property
     def limits(self) -> SpeculatorLimits:
-        """The bounds of the core."""
+        """The limits of the core."""
         ...
 
     @property
     def load_ms(self) -> int:
-        """How long loading took."""
+        """Milliseconds that loading took."""
         ...
 
     @property
     def tool_format(self) -> str:
-        """How the model was taught to write calls."""
+        """The format in which the model writes tool calls."""
         ...
 
     @property
     def local(self) -> bool:
-        """Whether jobs are prepared in this process, asking nobody else."""
+        """Whether jobs are prepared in this process, without another server."""
         ...
 
     def prepare(self, job: JobSubmitted, session: SessionId) -> PreparedRequest:
-        """Tokens, picker and seed of a job."""
+        """Returns the tokens, sampler and seed of a job."""
         ...
 
     def render(self, tokens: Sequence[int]) -> str:
-        """Tokens as text, control tokens spelled out."""
+        """Returns tokens as text, with control tokens spelled out."""
         ...
 
     def tokenize(self, text: str) -> list[int]:
-        """A drafter's text as this model's tokens."""
+        """Returns a drafter's text as tokens of this model."""
         ...
 
     def embed(self, request: EmbeddingRequested) -> Embedding:
-        """The vector of a text; blocks while it computes."""
+        """Returns the embedding of a text; blocks while it computes."""
         ...
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         ...
 
 
 Load = Callable[[Progress], LoadedModel]
-"""Loads the model, telling its progress; runs on a thread of its own."""
+"""Loads the model and reports its progress; runs on a thread of its own."""

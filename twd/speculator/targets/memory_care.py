@@ -1,4 +1,4 @@
-"""Brings a model's file into memory with care for the rest of the machine, and gives back what is not needed."""
+"""Loads a model's file without taking more memory from other programs than needed, and frees what is not needed."""
 
 import logging
 from collections.abc import Callable
@@ -22,14 +22,14 @@ _STEP = 0.05
 
 @dataclass(frozen=True, slots=True)
 class ReclaimedMemory:
-    """What giving memory back has brought."""
+    """Memory before and after it was freed."""
 
     before: Footprint
     after: Footprint
 
 
 def outcome_of(reclaim: Callable[[], ReclaimedMemory], told: MemoryReclaimed) -> MemoryReclaimed:
-    """What giving memory back has brought, or why it could not be done, in what is told of it."""
+    """Returns the event `told` with the freed memory, or with the reason why nothing was freed."""
     try:
         done = reclaim()
     except (TwdError, OSError) as error:
@@ -45,7 +45,7 @@ def outcome_of(reclaim: Callable[[], ReclaimedMemory], told: MemoryReclaimed) ->
 
 
 class MemoryCare:
-    """The care for one model's files."""
+    """Memory handling for one model's files."""
 
     def __init__(self, model: ModelConfig, settings: Settings) -> None:
         self.paths = shards_of(path_of(model.path))
@@ -56,12 +56,12 @@ class MemoryCare:
         self._dropped = 0.0
 
     def prepare(self, progress: Progress) -> None:
-        """Before loading: read ahead what would otherwise be read page by page."""
+        """Before loading: read the files ahead, if they would otherwise be read page by page."""
         if self.plan.prewarm:
             read_ahead(self.paths, lambda share: progress(0.0, f"reading ahead {share:.0%}"))
 
     def watch(self, progress: Progress) -> Progress:
-        """Progress that also lets the system forget what has been read."""
+        """Returns a progress function that also drops from the page cache what has been read."""
         if not self.plan.drop or self.plan.mapped or not CAN_DROP:
             return progress
 
@@ -74,7 +74,7 @@ class MemoryCare:
         return told
 
     def finish(self) -> None:
-        """After loading: give back what is left."""
+        """After loading: free what is left in the page cache."""
         if not self.plan.drop or not CAN_DROP:
             return
         done = self.reclaim()
@@ -86,7 +86,7 @@ class MemoryCare:
         )
 
     def reclaim(self) -> ReclaimedMemory:
-        """Give back now what is not needed: mapped pages, which come back when they are read, and the cache."""
+        """Free what is not needed: mapped pages, which are loaded again when they are read, and the page cache."""
         before = footprint(self.paths)
         release_mapped(self.paths)
         drop(self.paths)

@@ -1,4 +1,4 @@
-"""A speculator over llama.cpp in this process, from the settings of one model."""
+"""A speculator with llama.cpp in this process, from the settings of one model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +32,7 @@ from twd.wire.model import Exactness, ModelFacts
 
 @dataclass(slots=True)
 class NativeTarget:
-    """A loaded model as the service wants it."""
+    """A loaded model as the service needs it."""
 
     native: NativeModel
     preparer: RequestPreprocessor
@@ -40,50 +40,50 @@ class NativeTarget:
 
     @property
     def limits(self) -> SpeculatorLimits:
-        """The bounds of the core."""
+        """The limits of the core."""
         return self.bounds
 
     @property
     def facts(self) -> ModelFacts:
-        """What others must know of it."""
+        """What other services must know of the model."""
         return self.native.facts
 
     @property
     def exactness(self) -> Exactness:
-        """What the self-test found."""
+        """The result of the self-test."""
         return self.native.exactness
 
     @property
     def target(self) -> Target:
-        """Checks windows."""
+        """The target that verifies windows."""
         return self.native.target
 
     @property
     def cost(self) -> CostCurve:
-        """Times of windows."""
+        """The cost curve of passes."""
         return self.native.cost
 
     @property
     def load_ms(self) -> int:
-        """How long loading took."""
+        """Milliseconds that loading took."""
         return self.native.load_ms
 
     @property
     def tool_format(self) -> str:
-        """How the model was taught to write calls."""
+        """The format in which the model writes tool calls."""
         return self.native.template.tool_format.value
 
     @property
     def local(self) -> bool:
-        """Jobs are prepared here."""
+        """True: jobs are prepared in this process."""
         return True
 
     def prepare(self, job: JobSubmitted, session: SessionId) -> PreparedRequest:
-        """Tokens, picker and seed of a job."""
+        """Returns the tokens, sampler and seed of a job."""
         return self.preparer.prepare(job, session)
 
     def embed(self, request: EmbeddingRequested) -> Embedding:
-        """The vector of a text."""
+        """Returns the embedding of a text."""
         embedder, wanted = self.native.embedder, request.dimensions
         if wanted not in (0, embedder.dimensions):
             message = f"{request.model} makes vectors of {embedder.dimensions} numbers; they cannot be cut to {wanted}"
@@ -92,20 +92,20 @@ class NativeTarget:
         return Embedding(embedder.embed(tokens).astype("<f4").tobytes(), len(tokens))
 
     def tokenize(self, text: str) -> list[int]:
-        """A drafter's text as this model's tokens."""
+        """Returns a drafter's text as tokens of this model."""
         return self.native.tokenize(text)
 
     def render(self, tokens: Sequence[int]) -> str:
-        """Tokens as text, control tokens spelled out."""
+        """Returns tokens as text, with control tokens spelled out."""
         return self.native.render(tokens)
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self.native.close()
 
 
 def load_plan(name: ModelId, model: ModelConfig, memory: Path | None = None) -> LoadPlan:
-    """What the settings ask for; `auto` becomes the engine's own choice."""
+    """Returns the load plan of the settings; with `auto` the engine chooses."""
     return LoadPlan(
         model=name,
         path=path_of(model.path),
@@ -125,7 +125,7 @@ def load_plan(name: ModelId, model: ModelConfig, memory: Path | None = None) -> 
 
 
 def limits_of(native: NativeModel, model: ModelConfig, settings: Settings) -> SpeculatorLimits:
-    """The bounds of a speculator over this model."""
+    """Returns the limits of a speculator with this model."""
     target, undo = native.target, native.undo
     usual = usual_limits(target, native.facts.model, model, settings)
     return replace(
@@ -144,12 +144,12 @@ def limits_of(native: NativeModel, model: ModelConfig, settings: Settings) -> Sp
 
 
 def preparer_of(native: NativeModel, draw_seed: Callable[[], int]) -> RequestPreprocessor:
-    """What prepares the jobs of a model in this process."""
+    """Returns what prepares the jobs of a model in this process."""
     return RequestPreprocessor(native.model.vocab, native.template, native.samplers, draw_seed, native.target.ctx_size)
 
 
 def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> Load:
-    """What loads this model, on a thread of the service's choice."""
+    """Returns the function that loads this model; the service runs it on a thread."""
 
     def load(progress: Progress) -> NativeTarget:
         memory, model = StateFolder(settings.home_dir).cache, settings.models[name]
@@ -164,7 +164,7 @@ def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> L
 
 
 def native_speculator(ctx: ServiceContext, settings: Settings, name: str) -> SpeculatorService:
-    """The speculator of one configured model."""
+    """Returns the speculator of one configured model."""
     model, told = ModelId(name), settings.models[name].threads
     return SpeculatorService(
         ctx,

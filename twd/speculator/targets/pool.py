@@ -1,8 +1,8 @@
-"""The speculator of a model that lies on several machines: it waits for its parts, watches them, and comes back.
+"""The speculator of a pooled model: it waits for its parts, watches them, and restarts if one is lost.
 
-llama.cpp ends the process when a worker dies, and hangs when one hangs. Both are answered in the same way: this
-process ends, its supervisor starts it again, it loads with what is there then, and the owners of its jobs submit them
-again from the tokens they have.
+llama.cpp ends the process when a worker dies, and hangs when one hangs. Both have the same answer: this process ends,
+its supervisor starts it again, it loads with the parts that are there then, and the owners submit their jobs again
+from the tokens that they have.
 """
 
 import asyncio
@@ -51,24 +51,24 @@ from twd.wire.placement import (
 from twd.wire.service import ServiceFaulted
 
 LOOK_S: Final = 1.0
-"""Between two looks while nothing is heard; an engine that is overdue before is looked at just then."""
+"""Seconds between two checks while no event comes; a pass that becomes overdue earlier is checked then."""
 OVERDUE_S: Final = 0.01
 LOADING_S: Final = 120.0
-"""A load without any progress for so long hangs."""
+"""A load without progress for this many seconds counts as hung."""
 SUSPECT_S: Final = 1.0
-"""A pass that takes longer, while a worker is gone by its agent's word, is waited for no more."""
+"""A pass may take this many seconds while a worker is reported as gone."""
 CHANGE_S: Final = 30.0
-"""A better placement waits so long for a moment without jobs."""
+"""A better placement waits at most this many seconds for a moment without jobs."""
 GOODBYE_S: Final = 0.3
 ENOUGH_BYTES: Final = 4 * 1024**2
-"""What went over a link must be this much before it tells the link's bandwidth."""
+"""A link must have carried this many bytes before its bandwidth is reported."""
 
 Assembled = Callable[[PoolAssembly], Awaitable[Load]]
-"""From parts that are all there to what loads the model; raises TwdError where one cannot be used after all."""
+"""Returns what loads the model from complete parts; raises TwdError where a part cannot be used."""
 
 
 class PooledSpeculator(SpeculatorService):
-    """Serves one model over the machines that the coordinator chose."""
+    """Serves one model on the machines that the coordinator chose."""
 
     reads = (*SpeculatorService.reads, PlacementDecided, NodeChanged)
 
@@ -91,21 +91,21 @@ class PooledSpeculator(SpeculatorService):
         self._news = asyncio.Event()
         self._looked = asyncio.Event()
         self._stirred = asyncio.Event()
-        """There is something to guard against, or to follow."""
+        """Set when the parts must be checked again."""
         self._now = PoolAssembly()
         self._over: PoolAssembly | None = None
-        """What the model was loaded over."""
+        """The assembly with which the model was loaded."""
         self._progress_at = 0.0
         self._better_since: float | None = None
         self._leaving = False
         self._traffic = LinkTraffic()
         self.certificate = ""
-        """With which this process comes to workers that are reached by an encrypted way."""
+        """The certificate that this process shows to workers behind an encrypted connection."""
         self.guests: list[GuestUse] = []
-        """Workers of guests that this process holds, or could not use."""
+        """Workers of agentless hosts that this process holds, or could not use."""
 
     def under_way(self) -> None:
-        """Passes wait for other machines; `_keep_guarding` watches them."""
+        """Returns None: passes wait for other machines, and `_keep_guarding` watches them."""
 
     async def setup(self) -> None:
         """Open the registry."""
@@ -114,14 +114,14 @@ class PooledSpeculator(SpeculatorService):
         self._view = PoolView(registry, self._place, self._settings.coordinator.lease_s)
 
     async def start(self) -> None:
-        """Start, and watch the parts from now on."""
+        """Start the service and the tasks that watch the parts."""
         await super().start()
         if not self.ended.is_set():
             self.tasks.start("look", self._keep_looking())
             self.tasks.start("guard", self._keep_guarding())
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        """Besides, where the model lies and what its links carried."""
+        """Returns the facts of any speculator, and where the model lies and what its links carried."""
         over = self._over or self._now
         engine = self._settings.pool.engine
         told = {**super().facts(), CERTIFICATE_FACT: self.certificate, "engine": engine, PLACE_FACT: self._place}
@@ -139,7 +139,8 @@ class PooledSpeculator(SpeculatorService):
         }
 
     async def tell_guests(self, uses: list[GuestUse]) -> None:
-        """A guest's worker that is held is visited by nobody else, and one that cannot be used is planned without."""
+        """Publish the workers of agentless hosts: nobody else connects to one that is held, and plans leave out one
+        that cannot be used."""
         if uses != self.guests:
             self.guests = uses
             await self.renew_lease()
@@ -160,14 +161,14 @@ class PooledSpeculator(SpeculatorService):
     # -- looking -------------------------------------------------------------------------------
 
     def on_placement_decided(self, event: PlacementDecided) -> Effects:
-        """Where the model goes now."""
+        """Take the coordinator's decision for this model."""
         if event.place == self._place and self._view is not None:
             self._view.placement = event
             self._news.set()
         return None
 
     def on_node_changed(self, event: NodeChanged) -> Effects:
-        """A machine of ours may have changed."""
+        """Check the parts again, because a machine of this pool may have changed."""
         placement = self._view.placement if self._view is not None else None
         if placement is None or any(piece.node == event.node for piece in placement.slices):
             self._news.set()
@@ -194,7 +195,7 @@ class PooledSpeculator(SpeculatorService):
     # -- loading -------------------------------------------------------------------------------
 
     async def loader(self) -> Load:
-        """Wait until every part is there and answers."""
+        """Wait until every part is there and answers. Returns what loads the model."""
         while True:
             now = self._now
             if now.complete:
@@ -212,8 +213,8 @@ class PooledSpeculator(SpeculatorService):
                 await self._looked.wait()
 
     def cannot_load(self, error: TwdError, new: bool) -> None:
-        """A try failed."""
-        self._over = None  # until it is tried again, there is nothing to guard
+        """Handle a failed load."""
+        self._over = None  # until the next try there is nothing to watch
         super().cannot_load(error, new)
 
     def _tell_waiting(self, note: str) -> None:
@@ -223,14 +224,15 @@ class PooledSpeculator(SpeculatorService):
             self.tasks.start("tell", self.renew_lease())
 
     def tell_progress(self, share: float, stage: str) -> None:
-        """So much is loaded."""
+        """Publish which share of the model is loaded."""
         self._progress_at = self.clock.now()
         super().tell_progress(share, stage)
 
     # -- guarding ------------------------------------------------------------------------------
 
     async def _keep_guarding(self) -> None:
-        """After each look, and when the engine is overdue: a broker that is away keeps nobody from finding that."""
+        """Check the parts after each look at the registry and when a pass is overdue. This also works while the broker
+        is away."""
         while True:
             self._stirred.clear()
             await self._guard()
@@ -243,7 +245,7 @@ class PooledSpeculator(SpeculatorService):
         return min(LOOK_S, max(0.0, since + limit - self.clock.now()) + OVERDUE_S)
 
     async def _guard(self) -> None:
-        """Is everything there that the model was loaded over, and does the engine go on?"""
+        """Check that all parts of the loaded model are there and that the engine makes progress."""
         over, now = self._over, self.clock.now()
         if over is None or self._leaving:
             return
@@ -257,7 +259,7 @@ class PooledSpeculator(SpeculatorService):
         await self._look_for_better(over, now)
 
     def _under_way(self) -> tuple[float | None, float]:
-        """Since when a pass or a load is under way, and how long it may take before something must hang."""
+        """Returns since when a pass or load is running, and how many seconds it may take before it counts as hung."""
         runner, over = self._runner, self._over
         if runner is None or self.loaded is None:
             since, limit = (self._progress_at if self.loaded is None else None), LOADING_S
@@ -275,10 +277,10 @@ class PooledSpeculator(SpeculatorService):
     def _look_idle(self) -> None:
         super()._look_idle()
         if self._better_since is not None and not self._owners:
-            self._stirred.set()  # what waited for this moment need not wait any longer
+            self._stirred.set()  # a better placement may have waited for this moment
 
     async def _look_for_better(self, over: PoolAssembly, now: float) -> None:
-        """Another placement is taken when its parts are there, and nobody waits or it has waited long enough."""
+        """Change to another placement when its parts are there, and no job runs or it has waited long enough."""
         if not self._now.complete or self._now.signature == over.signature:
             self._better_since = None
             return
@@ -287,7 +289,7 @@ class PooledSpeculator(SpeculatorService):
             await self._come_back("the model goes elsewhere: " + ", ".join(member.name for member in self._now.members))
 
     async def _come_back(self, why: str) -> None:
-        """End this process: its supervisor starts another at once, and the jobs' owners go on with that."""
+        """End this process. Its supervisor starts another at once, and the owners submit their jobs to that one."""
         if self._leaving:
             return
         self._leaving = True
@@ -310,31 +312,31 @@ def _shown(member: RingMember) -> str:
 
 
 def hung_up(over: PoolAssembly) -> str:
-    """Which guest's worker has closed its connection: no agent would tell. Empty where none has."""
+    """Returns which agentless host's worker has closed its connection; empty: none. No agent would report that."""
     guests = {member.address: member.name for member in over.processes.values() if member.is_guest}
     closed = [guests[at] for at, count in count_links(set(guests)).items() if count.hung_up]
     return f"{closed[0]} hung up" if closed else ""
 
 
 class LinkTraffic:
-    """What the links carried since the model was loaded, for each token that came out."""
+    """What the links carried since the model was loaded, for each accepted token."""
 
     def __init__(self) -> None:
         self.tokens = 0
         self._before: dict[tuple[str, int], LinkCount] = {}
 
     def begin(self, over: PoolAssembly) -> None:
-        """From now on; what loading took is left out."""
+        """Start to count; the bytes of loading are left out."""
         self.tokens, self._before = 0, count_links({member.address for member in over.processes.values()})
 
     def shown(self, over: PoolAssembly, placement: PlacementDecided) -> list[str]:
-        """Each machine's link: its round trip, and what went over it."""
+        """Returns in words each machine's link: its round trip and the bytes for each token."""
         addresses = {member.address: member.slice.node for member in over.processes.values()}
         counts = count_links(set(addresses))
         return [self._line(node, counts.get(at), at, placement.links.get(node, 0.0)) for at, node in addresses.items()]
 
     def ways(self, over: PoolAssembly) -> list[Way]:
-        """What is known of them after the weights were sent."""
+        """Returns the round trip and bandwidth of each link; the bandwidth is known after the weights were sent."""
         addresses = {member.address: member.slice.node for member in over.processes.values()}
         counts = count_links(set(addresses))
         return [

@@ -1,4 +1,4 @@
-"""What a pooled model waits for, and where its parts are: the coordinator's decision and the agents' leases in one."""
+"""What a pooled model waits for and where its parts are, from the coordinator's decision and the agents' leases."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from twd.wire.ring import StageReady
 
 PASS_S: Final = 2.5
 PASS_FACTOR: Final = 4.0
-"""A pass that takes so much longer than expected hangs."""
+"""A pass that takes this many times longer than expected counts as hung."""
 
 CROWDED_MOST: Final = 4.0
 
@@ -25,37 +25,37 @@ Signature = tuple[tuple[str, str, str, int, int, bool], ...]
 
 @dataclass(frozen=True, slots=True)
 class RingMember:
-    """One slice, and the process that holds it; none where the process that serves the model does so itself."""
+    """One slice and the process that holds it; no process where the serving process holds it itself."""
 
     slice: Slice
     process: ProcessFacts | None = None
     stage: StageReady | None = None
-    """What a ring's stage says of itself, with the address where others reach it."""
+    """What the stage of a ring reports of itself, with the address at which others reach it."""
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it is reached."""
+        """Host and port of its process."""
         return (self.process.host, self.process.port) if self.process else ("", 0)
 
     @property
     def key(self) -> tuple[NodeId, str]:
-        """Its machine and its process."""
+        """The names of its machine and its process."""
         return (self.slice.node, self.slice.process)
 
     @property
     def is_guest(self) -> bool:
-        """Whether its worker was there already, and serves whoever comes first."""
+        """Whether its worker belongs to an agentless host: it ran already and serves whoever connects first."""
         return self.process is not None and bool(self.process.devices)
 
     @property
     def name(self) -> str:
-        """In status and messages."""
+        """Its name in status and messages."""
         return f"{self.slice.node}/{self.slice.device}"
 
 
 @dataclass(frozen=True, slots=True)
 class PlacementHistory:
-    """Which processes the model was served over until now, and which stages could not be reached."""
+    """The processes that served the model until now, and the stages that could not be reached."""
 
     held: Collection[tuple[NodeId, str]] = ()
     lost: Collection[InstanceId] = ()
@@ -63,14 +63,14 @@ class PlacementHistory:
 
 @dataclass(frozen=True, slots=True)
 class PoolAssembly:
-    """A placement with everything that is there of it."""
+    """A placement, and the parts of it that are there."""
 
     placement: PlacementDecided | None = None
     members: tuple[RingMember, ...] = ()
     waits_for: tuple[str, ...] = ()
-    """In words; empty when all is there."""
+    """What is missing, in words; empty when all parts are there."""
     device: DeviceKind = DeviceKind.ELSEWHERE
-    """On what of the machine that serves the model its layers are computed."""
+    """The kind of device on the serving machine that computes layers of the model."""
 
     @property
     def complete(self) -> bool:
@@ -79,18 +79,18 @@ class PoolAssembly:
 
     @property
     def signature(self) -> Signature:
-        """Equal for assemblies between which nothing has to be done."""
+        """A value that is equal for two assemblies if nothing must change between them."""
         pieces = (member.slice for member in self.members)
         return tuple((s.node, s.device, s.process, s.first, s.end, s.head) for s in pieces)
 
     @property
     def stages(self) -> list[StageReady]:
-        """Those of a ring, in its order."""
+        """The stages of a ring, in ring order."""
         return [member.stage for member in self.members if member.stage is not None]
 
     @property
     def processes(self) -> dict[str, RingMember]:
-        """The members that are processes of their own, each once."""
+        """The members with a process of their own, each once."""
         return {f"{m.slice.node} {m.slice.process}": m for m in self.members if m.process is not None}
 
 
@@ -100,7 +100,8 @@ def assemble(
     stages: Mapping[tuple[NodeId, int], StageReady] | None = None,
     habit: PlacementHistory = PlacementHistory(),
 ) -> PoolAssembly:
-    """Find the process of each slice, or of a spare of it; say what is missing. `stages` by machine and process id."""
+    """Find the process of each slice, or of a spare of it. Returns them and what is missing. `stages`: by machine and
+    process id."""
     if placement is None:
         return PoolAssembly(waits_for=("the coordinator's decision",))
     if placement.missing_bytes:
@@ -112,7 +113,7 @@ def assemble(
 
 
 def _device_here(placement: PlacementDecided, nodes: Mapping[NodeId, NodeFacts]) -> DeviceKind:
-    """Played machines are the one that serves the model, too."""
+    """Returns the kind of device here. Simulated machines on the serving machine count as it."""
     home = nodes.get(placement.home)
     alike = {node for node, facts in nodes.items() if home is not None and facts.machine == home.machine}
     devices = {one.device for one in placement.slices if one.end > one.first and one.node in {placement.home, *alike}}
@@ -128,7 +129,8 @@ def _chosen(
     stages: Mapping[tuple[NodeId, int], StageReady],
     habit: PlacementHistory,
 ) -> RingMember:
-    """Who holds a slice: the one that did until now, else its own process, else a spare; whichever is ready."""
+    """Returns the member for a slice, among those that are ready: the one used until now, else its own process, else a
+    spare."""
     copies = (piece, *(one for one in spares if one.process == piece.process))
     candidates = [_member(one, nodes, stages) for one in copies]
     ready = [member for member in candidates if not _waits_for(member, nodes)]
@@ -158,7 +160,7 @@ def _waits_for(member: RingMember, nodes: Mapping[NodeId, NodeFacts]) -> str:
     what = "stage" if process is not None and process.kind is ProcessKind.STAGE else "worker"
     if process is None:
         return f"{piece.node}'s {what}"
-    if member.stage is not None:  # this very process says so, and its agent need not have looked yet
+    if member.stage is not None:  # the process itself reports this, even if its agent does not know it yet
         return ""
     if process.state != READY:
         return f"{piece.node}'s {what} ({process.state}{': ' + process.note if process.note else ''})"
@@ -168,9 +170,9 @@ def _waits_for(member: RingMember, nodes: Mapping[NodeId, NodeFacts]) -> str:
 
 
 def replaced(loaded: PoolAssembly, now: PoolAssembly) -> str:
-    """Which process of a loaded model is another one by now, by its agent's word; empty when none is.
+    """Returns which process of a loaded model was replaced, as its agent reports; empty: none.
 
-    A machine of which nothing is heard is no such case: the broker may just have come back with an empty registry.
+    A machine without any report does not count: the broker may just have come back with an empty registry.
     """
     for key, member in loaded.processes.items():
         before, current = member.process, now.processes.get(key)
@@ -181,20 +183,22 @@ def replaced(loaded: PoolAssembly, now: PoolAssembly) -> str:
 
 
 def silent(loaded: PoolAssembly, now: PoolAssembly) -> str:
-    """Which machine of a loaded model nothing is heard of; empty when all are there."""
+    """Returns which machine of a loaded model is not in the registry any more; empty: none."""
     away = [member for key, member in loaded.processes.items() if key not in now.processes]
     return f"nothing is heard of {away[0].slice.node}" if away else ""
 
 
 def uses_of(members: Iterable[RingMember], before: Iterable[GuestUse]) -> list[GuestUse]:
-    """The guests' workers that a model is about to hold; one that could not be used counts so until it can."""
+    """Returns the workers of agentless hosts that a model is about to use. A known problem of a worker stays until it
+    can be used."""
     known = {(use.node, use.process): use for use in before}
     keys = [member.key for member in members if member.is_guest]
     return [known.get(key) or GuestUse(node=key[0], process=key[1]) for key in keys]
 
 
 def after_reaching(uses: Iterable[GuestUse], problems: Mapping[tuple[NodeId, str], str]) -> list[GuestUse]:
-    """What is told of guests' workers after the handshakes: where one part of a pool is missing, none is held."""
+    """Returns what to publish about the workers of agentless hosts after the handshakes. If any failed, only the
+    failed ones are listed and none is held."""
     told = [
         GuestUse(node=use.node, process=use.process, problem=problems.get((use.node, use.process), "")) for use in uses
     ]
@@ -202,29 +206,31 @@ def after_reaching(uses: Iterable[GuestUse], problems: Mapping[tuple[NodeId, str
 
 
 def still_placed(uses: Sequence[GuestUse], now: PoolAssembly) -> list[GuestUse]:
-    """What was told of guests' workers, without those that the model does not need any more."""
+    """Returns what was published about those workers, without those that the model does not need any more."""
     slices = now.placement.slices if now.placement else []
     needed = {(piece.node, piece.process) for piece in slices}
     return [use for use in uses if (use.node, use.process) in needed]
 
 
 def pass_deadline_s(expected_ms: float, crowding: float = 1.0, *, familiar: bool = True) -> float:
-    """How long a pass may take before a worker counts as hung: longer where so many processes share each core.
+    """Returns how many seconds a pass may take before a worker counts as hung; more if `crowding` processes share each
+    core.
 
-    Devices that have computed none of its size yet make their kernels first: these are waited for.
+    Devices that have not computed a pass of this size yet first build their kernels, so they get more time.
     """
     usual = max(PASS_S, 1.0 + PASS_FACTOR * expected_ms / 1000) * min(CROWDED_MOST, max(1.0, crowding))
     return until_known_s(usual, familiar=familiar)
 
 
 def _number(member: RingMember) -> int | None:
-    """Which device of its worker a slice is for; a worker that an agent started lends just those that are needed."""
+    """Returns the number of the worker's device for a slice; None for a worker that an agent started, which offers
+    only the needed devices."""
     lent = member.process.devices if member.process else []
     return lent.index(member.slice.device) if member.slice.device in lent else None
 
 
 def rpc_plan(assembly: PoolAssembly, endpoints: Mapping[str, str]) -> PoolPlan:
-    """An assembly in the engine's words; `endpoints` says where each member's process is reached from here."""
+    """Returns the assembly as a plan for the engine. `endpoints`: the address of each member's process."""
     placement = assembly.placement
     assert placement is not None
     shares: list[tuple[bool, LayerShare]] = []
@@ -244,6 +250,6 @@ def rpc_plan(assembly: PoolAssembly, endpoints: Mapping[str, str]) -> PoolPlan:
 
 
 def shown_piece(holder: str, piece: Slice | StageReady) -> str:
-    """Who holds which layers, in words."""
+    """Returns in words who holds which layers."""
     layers = f"layers {piece.first}-{piece.end - 1}" if piece.end > piece.first else "no layers"
     return f"{holder} {layers}{', head' if piece.head else ''}"

@@ -1,4 +1,4 @@
-"""A pooled model over a ring: its stages are those of the coordinator's decision, in whichever process they are now."""
+"""A pooled model over a ring: it uses the stages that the coordinator decided, in whatever process they run now."""
 
 import asyncio
 from collections.abc import Sequence
@@ -23,19 +23,19 @@ from twd.wire.ring import StageReady
 
 LOST_MAX: Final = 64
 CHANGE_S: Final = 10.0
-"""A better placement waits so long for a moment without jobs."""
+"""A better placement waits at most this many seconds for a moment without jobs."""
 
 
 class PlacedStages:
-    """Finds the stages that were decided."""
+    """Finds the stages that the coordinator decided."""
 
     def __init__(self, view: PoolView) -> None:
         self._view = view
         self.over = PoolAssembly()
-        """What was found last."""
+        """The assembly that was found last."""
 
     async def stages(self, file_hash: str) -> Sequence[StageReady]:
-        """All of them, or in words what is missing."""
+        """Returns all stages in ring order; raises TwdError that says what is missing."""
         now = await self._view.look()
         if not now.complete:
             raise TwdError(FailureCode.NOBODY_HOME, "; ".join(now.waits_for))
@@ -51,19 +51,21 @@ class PlacedStages:
         return now.stages
 
     def lost(self, stage: InstanceId, reason: str) -> None:
-        """Rather a spare of it; else its agent starts another one, or the coordinator decides anew."""
+        """Remember a lost stage: a spare is preferred from now on. Without one, its agent starts another or the
+        coordinator decides again."""
         lost = [*self._view.habit.lost, stage][-LOST_MAX:]
         self._view.habit = replace(self._view.habit, lost=lost)
 
     def reached(self, stages: Sequence[StageReady]) -> None:
-        """One that was only slow to answer is not left for its spare, or the ring would be made twice."""
+        """Forget that these stages were lost. Otherwise a stage that was only slow would be replaced by its spare, and
+        the ring made twice."""
         there = {stage.stage for stage in stages}
         lost = [stage for stage in self._view.habit.lost if stage not in there]
         self._view.habit = replace(self._view.habit, lost=lost)
 
 
 class PlacedRingSpeculator(RingSpeculator):
-    """Goes with the coordinator's decisions."""
+    """A ring speculator that follows the coordinator's decisions."""
 
     reads = (*RingSpeculator.reads, PlacementDecided, NodeChanged)
 
@@ -73,29 +75,29 @@ class PlacedRingSpeculator(RingSpeculator):
         self._view: PoolView | None = None
         self._better_since: float | None = None
         self._stirred = asyncio.Event()
-        """There may be better places."""
+        """Set when there may be a better placement."""
 
     async def setup(self) -> None:
-        """Look for the decided stages, not for any."""
+        """Use the decided stages, not any stages."""
         registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
         self._view = PoolView(registry, self._place, self._settings.coordinator.lease_s)
         self._finder = self._placed = PlacedStages(self._view)
         await super().setup()
 
     async def start(self) -> None:
-        """Start, and look for better places from now on."""
+        """Start the service and the task that looks for better placements."""
         await super().start()
         if not self.ended.is_set():
             self.tasks.start("look for better", self._keep_looking())
 
     def on_placement_decided(self, event: PlacementDecided) -> Effects:
-        """Where the model goes now."""
+        """Take the coordinator's decision for this model."""
         if event.place == self._place:
             self._stir()
         return None
 
     def on_node_changed(self, event: NodeChanged) -> Effects:
-        """A machine of ours may have changed."""
+        """Look again, because a machine of this pool may have changed."""
         decided = self._view.placement if self._view is not None else None
         if decided is None or any(piece.node == event.node for piece in (*decided.slices, *decided.spares)):
             self._stir()
@@ -111,7 +113,7 @@ class PlacedRingSpeculator(RingSpeculator):
             self._stirred.set()
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        """Besides, which replica it is, and how far its stages are."""
+        """Returns the facts of any ring, and which replica it is and the links to its stages."""
         told = {**super().facts(), PLACE_FACT: self._place}
         if self._home is None:
             return told
@@ -128,7 +130,7 @@ class PlacedRingSpeculator(RingSpeculator):
             await heard(self._stirred, LOOK_S)
 
     async def _look_for_better(self) -> None:
-        """Another decision is followed when its stages are there, and nobody waits or it has waited long enough."""
+        """Follow another decision when its stages are there, and no job runs or it has waited long enough."""
         assert self._view is not None
         if self._home is None or self._lost_at is not None:
             return
@@ -150,5 +152,6 @@ class PlacedRingSpeculator(RingSpeculator):
 
 
 def placed_ring(ctx: ServiceContext, settings: Settings, name: str, replica: int = 1) -> PlacedRingSpeculator:
-    """The speculator of one configured model, or of one of its replicas, over the ring that the coordinator decides."""
+    """Returns the speculator of one configured model, or of one of its replicas, over the ring that the coordinator
+    decides."""
     return PlacedRingSpeculator(ctx, ModelId(name), settings, replica)

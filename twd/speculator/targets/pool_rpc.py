@@ -1,4 +1,4 @@
-"""A pooled model over llama.cpp's RPC workers: shake hands first, then load with their devices."""
+"""A pooled model over llama.cpp's RPC workers: first the handshakes, then the load with their devices."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 
 
 class RpcTarget(NativeTarget):
-    """A model over workers as the service wants it."""
+    """A model over RPC workers as the service needs it."""
 
     def embed(self, request: EmbeddingRequested) -> Embedding:
-        """A worker talks to one thread at a time, and that is the engine's."""
+        """Raise TwdError: a worker serves one thread at a time, and that is the engine's."""
         raise TwdError(FailureCode.UNSUPPORTED, f"{request.model} lies on RPC workers and gives no embeddings")
 
 
 class WorkerRoutes:
-    """How this process comes to workers: straight, or through a tunnel where they show a certificate."""
+    """How this process reaches workers: directly, or through a tunnel where they show a certificate."""
 
     def __init__(self, settings: Settings, name: str, shows: Callable[[str], Awaitable[None]]) -> None:
-        """`shows`: tells others the certificate with which this process comes."""
+        """`shows`: publishes the certificate of this process."""
         self._check = not settings.pool.skip_version_check
         self._name = name
         self._shows = shows
@@ -51,7 +51,8 @@ class WorkerRoutes:
         self._entries: dict[tuple[str, int], TunnelEntry] = {}
 
     async def reach(self, member: RingMember) -> str:
-        """The endpoint of a member's worker, after it shook hands; raises where llama.cpp would abort or hang."""
+        """Returns the endpoint of a member's worker after the handshake; raises TwdError where llama.cpp would abort
+        or hang."""
         host, port = await self._door(member)
         try:
             await self._shake_hands(host, port, patient=member.is_guest)
@@ -61,7 +62,7 @@ class WorkerRoutes:
         return f"{host}:{port}"
 
     async def _shake_hands(self, host: str, port: int, patient: bool) -> None:
-        """A guest's worker may compute yet what our last process asked it for: it is asked twice."""
+        """Do the handshake, twice with the worker of an agentless host: it may still compute for our last process."""
         for last in (not patient, True):
             try:
                 await (require_match(host, port, OURS) if self._check else probe(host, port))
@@ -75,7 +76,7 @@ class WorkerRoutes:
         certificate = member.process.cert if member.process else ""
         if not certificate:
             return member.address
-        from twd.ring.tunnel import LOOPBACK, TunnelEntry  # encryption takes long to import: only where it is needed
+        from twd.ring.tunnel import LOOPBACK, TunnelEntry  # encryption is slow to import: only where it is needed
 
         identity = await self._known()
         old = self._entries.pop(member.address, None)
@@ -94,7 +95,7 @@ class WorkerRoutes:
 
 
 async def reach_all(ways: WorkerRoutes, members: Sequence[RingMember], speculator: PooledSpeculator) -> list[str]:
-    """The endpoints of all; what befalls guests is told, as nobody else asks them meanwhile."""
+    """Returns the endpoints of all members, and publishes the state of agentless hosts, which no agent reports."""
     await speculator.tell_guests(uses_of(members, speculator.guests))
     reached = await asyncio.gather(*(ways.reach(member) for member in members), return_exceptions=True)
     problems = {member.key: str(end) for member, end in zip(members, reached, strict=True) if isinstance(end, TwdError)}
@@ -106,7 +107,7 @@ async def reach_all(ways: WorkerRoutes, members: Sequence[RingMember], speculato
 
 
 def rpc_speculator(ctx: ServiceContext, settings: Settings, name: str, replica: int = 1) -> PooledSpeculator:
-    """The speculator of one configured model, or of one of its replicas, over RPC workers."""
+    """Returns the speculator of one configured model, or of one of its replicas, over RPC workers."""
     model = ModelId(name)
 
     async def show(certificate: str) -> None:
@@ -134,6 +135,6 @@ def rpc_speculator(ctx: ServiceContext, settings: Settings, name: str, replica: 
     told = settings.models[name].threads
     cores = OwnCores(
         EngineRole.WORKER, name, 0 if told == "auto" else told
-    )  # its part of a pass is computed in turn, too
+    )  # its part of a pass is also computed in turn
     speculator = PooledSpeculator(ctx, model, settings, assembled, replica=replica, cores=cores)
     return speculator

@@ -1,4 +1,4 @@
-"""What the registry tells of one pooled model or replica: the decision about it, machines and processes, stages."""
+"""The registry's view of one pooled model or replica: its placement, machines, processes and stages."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -16,7 +16,7 @@ STAGES: Final = "stage."
 
 
 class PoolView:
-    """Looks, and remembers the last decision: while no coordinator renews it, it still holds."""
+    """Reads the registry and keeps the last placement, which stays valid while no coordinator renews it."""
 
     def __init__(self, registry: Leases, place: str, lease_s: float) -> None:
         self._registry = registry
@@ -26,7 +26,7 @@ class PoolView:
         self.habit = PlacementHistory()
 
     async def look(self) -> PoolAssembly:
-        """How things stand; raises BusError while the registry is away."""
+        """Returns the current assembly; raises BusError while the registry is away."""
         entries = await self._registry.entries()
         key = placement_key(self._place)
         kept = next((read_placement(entry.value, entry.key) for entry in entries if entry.key == key), None)
@@ -35,7 +35,7 @@ class PoolView:
 
 
 def _nodes(entries: Iterable[LeaseEntry], lease_s: float) -> dict[NodeId, NodeFacts]:
-    """Those whose agents were heard lately, and guests: that no coordinator tells of these now says nothing of them."""
+    """Returns the machines whose agents reported lately, and all agentless hosts, whatever the age of their entry."""
     heard = [entry for entry in entries if entry.key.startswith(AGENTS) and entry.age_s <= lease_s]
     guests = [entry for entry in entries if entry.key.startswith(GUEST_KEYS)]
     found = [facts for entry in (*guests, *heard) if (facts := read_node(entry.value, entry.key)) is not None]
@@ -43,7 +43,7 @@ def _nodes(entries: Iterable[LeaseEntry], lease_s: float) -> dict[NodeId, NodeFa
 
 
 def _stages(entries: Iterable[LeaseEntry]) -> dict[tuple[NodeId, int], StageReady]:
-    """Stages with their slices in memory, by machine and process."""
+    """Returns the stages that have loaded their slices, by machine and process."""
     leases = [read_lease(entry.value, entry.key) for entry in entries if entry.key.startswith(STAGES)]
     told = [(lease, read_stage(lease.facts)) for lease in leases if lease is not None]
     return {(lease.node, lease.pid): stage for lease, stage in told if stage is not None}

@@ -1,4 +1,4 @@
-"""A cut proves itself before it serves: the ring's logits are compared with those of the whole model."""
+"""Checks a cut before it serves: the ring's logits are compared with those of the whole model."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _CANNOT_RECORD: Final = (FailureCode.OUT_OF_MEMORY, FailureCode.UNSUPPORTED)
 
 @dataclass(slots=True)
 class CutCheck:
-    """Knows the whole model; what it gives, and verdicts on cuts, are kept on disk."""
+    """Checks cuts of one model; the logits of the whole model and the results of checks are kept on disk."""
 
     model: ModelId
     settings: Settings
@@ -38,9 +38,9 @@ class CutCheck:
         return path_of(self.settings.models[self.model].path)
 
     def run(self, home: RingDriver, stages: Sequence[StageReady], vocabulary: int, progress: Progress = unheard) -> str:
-        """Why the ring's text may differ from the whole model's; empty where it is the same bit for bit.
+        """Returns why the ring's text may differ from the whole model's; empty: they are equal bit by bit.
 
-        Raises where the ring computes something else.
+        Raises TwdError where the ring computes something else.
         """
         if not takes_check(home):
             return "the context is too small to check the cut"
@@ -75,12 +75,12 @@ class CutCheck:
 
 
 def _kinds(ways: Collection[tuple[str, str]], states: str) -> str:
-    """In how many ways it is computed: builds with their settings, and how states travel."""
+    """Returns the ways in which it is computed, as one string: builds with their settings, and how states are sent."""
     return repr((sorted(ways), str(states)))
 
 
 def told(stages: Sequence[StageReady]) -> str:
-    """A cut in words, with its stages."""
+    """Returns a cut in words, with its stages."""
     pieces = [
         f"{stage.first}-{stage.end}{' with the head' if stage.head else ''} on {stage.node} ({stage.stage})"
         for stage in stages

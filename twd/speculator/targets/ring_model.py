@@ -1,4 +1,4 @@
-"""A model over a ring, as the service wants it: here are only the vocabulary, the template and the links."""
+"""A model over a ring, as the service needs it: this process has only the vocabulary, the template and the links."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ _TEXT: Final = "In a harbour there were 4 ships; each had a name, a captain, and
 
 
 class SpecSamplerFactory:
-    """Pickers that only carry what the last stage needs; what is wrong with a job is still found here."""
+    """Samplers that only carry the parameters for the output stage. Errors in a job are still found here."""
 
     def __init__(self, samplers: SamplerFactory) -> None:
         self._samplers = samplers
@@ -53,16 +53,16 @@ class SpecSamplerFactory:
         grammar: Grammar | None = None,
         ignore_eos: bool = False,
     ) -> Sampler:
-        """What to tell the last stage; raises as the real one would."""
+        """Returns the parameters for the output stage; raises as the real sampler would."""
         self._samplers.sampler(sampling, seed, prompt_len=prompt_len, grammar=grammar, ignore_eos=ignore_eos)
         return RemoteSpecSampler(SessionSpec(sampling, seed, prompt_len, grammar, ignore_eos))
 
     def ahead(self, grammar: Grammar, *, binding: bool = True) -> KnownContinuation:
-        """It guesses here, whoever picks."""
+        """Returns what gives the forced tokens of a grammar; it runs here, although the output stage samples."""
         return self._samplers.ahead(grammar, binding=binding)
 
     def reporter(self, top: int) -> Report:
-        """How many alternatives the last stage should report."""
+        """Returns how many alternatives the output stage should report."""
         return RemoteSpecReport(top)
 
 
@@ -81,54 +81,54 @@ class RingModel:
     check: CutCheck
 
     def recheck(self, home: RingDriver, stages: Sequence[StageReady]) -> None:
-        """Have another ring prove itself before it serves."""
+        """Check another ring before it serves; it raises if the ring computes something else."""
         doubt = self.check.run(home, stages, self.model.vocab.size)
         if doubt and self.exactness.exact:
             self.exactness = msgspec.structs.replace(self.exactness, exact=False, settings=doubt)
 
     @property
     def limits(self) -> SpeculatorLimits:
-        """The bounds of the core."""
+        """The limits of the core."""
         return self.bounds
 
     @property
     def target(self) -> RingTarget:
-        """Checks windows."""
+        """The target that verifies windows."""
         return self.ring
 
     @property
     def cost(self) -> CostCurve:
-        """Times of passes around the ring, as they are now."""
+        """The cost curve of passes around the ring, as measured now."""
         return CostCurve(self.ring.pipe.points())
 
     @property
     def tool_format(self) -> str:
-        """How the model was taught to write calls."""
+        """The format in which the model writes tool calls."""
         return self.template.tool_format.value
 
     @property
     def local(self) -> bool:
-        """Jobs are prepared here."""
+        """True: jobs are prepared in this process."""
         return True
 
     def prepare(self, job: JobSubmitted, session: SessionId) -> PreparedRequest:
-        """Tokens, picker and seed of a job."""
+        """Returns the tokens, sampler and seed of a job."""
         return self.preparer.prepare(job, session)
 
     def embed(self, request: EmbeddingRequested) -> Embedding:
-        """Over a ring there are none."""
+        """Raise TwdError: a ring gives no embeddings."""
         raise TwdError(FailureCode.UNSUPPORTED, f"{request.model} lies on several machines and gives no embeddings")
 
     def tokenize(self, text: str) -> list[int]:
-        """A drafter's text as this model's tokens."""
+        """Returns a drafter's text as tokens of this model."""
         return self.model.vocab.plain(text)
 
     def render(self, tokens: Sequence[int]) -> str:
-        """Tokens as text, control tokens spelled out."""
+        """Returns tokens as text, with control tokens spelled out."""
         return self.model.vocab.spelled(tokens)
 
     def close(self) -> None:
-        """Give the memory back; the thread that ran the target has ended."""
+        """Free the memory; the thread that ran the target has ended."""
         self.ring.shutdown()
         self.ring.home.join()
         self.template.close()
@@ -143,7 +143,8 @@ def load_ring(
     draw_seed: Callable[[], int],
     progress: Progress,
 ) -> RingModel:
-    """The vocabulary from this machine's copy of the file, and a trial of the ring."""
+    """Returns the model over a ring: the vocabulary is read from this machine's copy of the file, and the ring is
+    checked and tried."""
     began = time.monotonic()
     entry = settings.models[name]
     given = given_template(entry)
@@ -212,8 +213,8 @@ def _exactness(
     settings: Settings,
     doubt: str,
 ) -> Exactness:
-    """What the trial found; never exact where the check of the cut left a doubt, states are rounded on their way, or
-    the stages are of unlike builds."""
+    """Returns what the trial of the ring found. It is never exact if the check of the cut left a doubt, if states are
+    sent as f16, or if the stages have different builds."""
     vocab = model.vocab
     text = vocab.tokenize(_TEXT, parse_special=False, add_bos=True) if vocab.kind != "none" else list(range(1, 30))
     told = f"{stages[-1].settings or 'unknown settings'}, a ring of {len(stages)}"
