@@ -1,6 +1,6 @@
-"""The speculator of a model that lies on a ring of stages: it wires them, and wires others when one is lost.
+"""The speculator of a model on a ring of stages: it connects the stages, and connects others when one is lost.
 
-Sessions stay here while a ring is lost: their tokens are read in again by the next one, and the texts go on.
+Sessions stay here while a ring is lost: the next ring reads their tokens again, and their texts go on.
 """
 
 import asyncio
@@ -33,33 +33,35 @@ from twd.wire.ring import RingWired, StageAnswered, StageGone, StageReady, State
 from twd.wire.service import Health
 
 AGAIN_S: Final = 0.05
-"""After a ring that could not be made another is tried, and twice as long after each that fails, up to a second."""
+"""Seconds before the next try after a ring could not be made; doubled after each failure, up to a second."""
 LOOK_S: Final = 1.0
 WIRE_S: Final = 0.3
-"""A stage answers so quickly, if it lives; one that has just died may leave a question without any. Twice as long after
+"""Seconds to wait for a stage's answer: a living stage is faster, one that just died may never answer. Doubled after
 each try."""
 WIRE_MOST_S: Final = 2.4
 JOIN_S: Final = 5.0
 PASS_S: Final = 3.0
 PASS_FACTOR: Final = 8.0
-"""A pass that is under way for so much longer than expected, and this on top, is not waited for any more."""
+"""A pass that takes this many times longer than expected, plus `PASS_S` seconds, counts as hung."""
 GIVE_UP_S: Final = 60.0
-"""After so long without a ring that serves this process ends: another takes what there is then."""
+"""After this many seconds without a working ring this process ends: another one takes the stages that are there
+then."""
 
 
 class StageFinder(Protocol):
-    """Knows which stages there are."""
+    """Finds the stages for a ring."""
 
     async def stages(self, file_hash: str) -> Sequence[StageReady]:
-        """Those of this file that should make the ring now, in ring order; raises TwdError, saying what is missing."""
+        """Returns the stages of this file that should form the ring now, in ring order; raises TwdError that says what
+        is missing."""
         ...
 
     def lost(self, stage: InstanceId, reason: str) -> None:
-        """A stage could not be reached, or took the ring down with it."""
+        """Record a stage that could not be reached, or that broke the ring."""
         ...
 
     def reached(self, stages: Sequence[StageReady]) -> None:
-        """These make a ring now, whatever was said of them before."""
+        """Record that these stages form a ring now, whatever was recorded of them before."""
         ...
 
 
@@ -82,18 +84,18 @@ class RingSpeculator(SpeculatorService):
         self._rings = 0
         self._lost_at: float | None = None
         self._news = asyncio.Event()
-        """Something may be otherwise than when it was looked at last."""
+        """Set when something may have changed since the last look."""
         self.pace = ProbePace()
 
     async def setup(self) -> None:
-        """Links have threads of their own, which are to come to their turn soon."""
+        """Shorten the thread switch interval, because links have threads of their own that must run soon."""
         sys.setswitchinterval(SWITCH_S)
         await super().setup()
 
     # -- a ring ----------------------------------------------------------------------------------
 
     async def loader(self) -> Load:
-        """Wait until a ring stands and has passed its trial; one that breaks meanwhile is made anew."""
+        """Wait until a ring is connected and has passed its trial; a ring that breaks meanwhile is made again."""
         loop = asyncio.get_running_loop()
         self._file_hash = await asyncio.to_thread(_hash_of, self._path)
 
@@ -140,11 +142,11 @@ class RingSpeculator(SpeculatorService):
             return home
 
     def on_stage_ready(self, event: StageReady) -> Effects:
-        """There may be a ring now."""
+        """Look again: a ring may be possible now."""
         return self._stage_news(event)
 
     def on_stage_gone(self, event: StageGone) -> Effects:
-        """Another may have to take its place."""
+        """Look again: another stage may have to replace this one."""
         return self._stage_news(event)
 
     def _stage_news(self, event: StageReady | StageGone) -> Effects:
@@ -153,11 +155,11 @@ class RingSpeculator(SpeculatorService):
         return None
 
     def _stir(self) -> None:
-        """Look again now."""
+        """Wake the search for a ring."""
         self._news.set()
 
     async def _join(self, stages: Sequence[StageReady], wire_s: float) -> RingDriver:
-        """Tell the stages their places, and open the links."""
+        """Tell the stages their places in the ring and open the links. Returns the connected ring."""
         assert self._finder is not None
         pool = self._settings.pool
         self._rings += 1
@@ -223,7 +225,7 @@ class RingSpeculator(SpeculatorService):
             except TwdError as error:
                 home.close(error)
                 if error.code is FailureCode.MODEL_LOAD:
-                    raise  # it computes something else, and would again
+                    raise  # it computes something else, and would do so again
                 self._wait_for(str(error))
                 await asyncio.sleep(2 * AGAIN_S)
                 continue
@@ -236,7 +238,7 @@ class RingSpeculator(SpeculatorService):
             self._ring_over(home, home.over)
 
     def tick(self, now: float) -> Effects:
-        """Look, besides, whether the ring hangs although its links are alive."""
+        """Run the usual checks, and check whether the ring hangs although its links are alive."""
         if isinstance(self.loaded, RingModel) and self._lost_at is None:
             target = self.loaded.target
             waited_s, familiar = target.oldest(time.monotonic())
@@ -249,7 +251,7 @@ class RingSpeculator(SpeculatorService):
     # -- what others see -------------------------------------------------------------------------
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        """Besides, the ring's stages and links."""
+        """Returns the facts of any speculator, and the ring's stages and links."""
         facts = {
             **super().facts(),
             "engine": "ring",
@@ -271,7 +273,7 @@ class RingSpeculator(SpeculatorService):
 
 
 def _cut(stages: Sequence[StageReady]) -> list[tuple[NodeId, int, int]]:
-    """Which layers lie where."""
+    """Returns which machine holds which layers."""
     return [(stage.node, stage.first, stage.end) for stage in stages]
 
 
