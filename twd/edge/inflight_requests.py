@@ -56,7 +56,7 @@ class InFlightRequest:
             return False
         try:
             return self.at_once()
-        except Exception as error:  # noqa: BLE001 - it is the reader's, who answers for it
+        except Exception as error:  # noqa: BLE001 - raised in the reader, which handles it
             waiter.set_exception(error)
             return True
 

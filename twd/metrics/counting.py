@@ -175,9 +175,7 @@ class EventCounter:
 
     def _work(self, life: JobLife, stats: JobStats) -> None:
         model = life.model
-        self.figures.add(
-            f.TOKENS, model, by=stats.completion_tokens - life.tokens
-        )  # tokens that were reported only at the end
+        self.figures.add(f.TOKENS, model, by=stats.completion_tokens - life.tokens)  # those reported only at the end
         self.figures.add(f.PASSES, model, by=stats.passes)
         self.figures.add(f.DECODED_TOKENS, model, by=stats.completion_tokens - life.resumed)
         self.figures.add(f.DECODE_SECONDS, model, by=stats.decode_ms / 1000)

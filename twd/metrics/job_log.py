@@ -16,7 +16,7 @@ End = JobFinished | JobFailed
 
 
 class JobLog:
-    """Append-only. A file that cannot be read is moved aside, not deleted."""
+    """An append-only file. Lines that cannot be read are moved to another file, not deleted."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.file = folder / FILE_NAME
@@ -65,7 +65,7 @@ class JobLog:
         self._lines = len(lines)
 
     def _set_aside(self, lines: list[bytes]) -> Path:
-        """Move the file to a new name; files that were moved earlier stay as they are."""
+        """Write bad lines to a new file; earlier files of this kind stay as they are."""
         number = 1
         while (aside := self.file.with_name(f"{FILE_NAME}.bad-{number}")).exists():
             number += 1

@@ -107,7 +107,7 @@ class OpenAiClient(Backend):
         return {self._renamed.get(name, name): value for name, value in body.items() if name not in self._left_out}
 
     def _learn(self, error: TwdError, sent: dict[str, Any]) -> bool:
-        """Whether a refusal names a field that can be left out or renamed."""
+        """Whether a refusal names a field that can be left out or renamed; remembers it for the next requests."""
         if error.code is not FailureCode.BAD_REQUEST:
             return False
         said = error.failure.message

@@ -44,7 +44,8 @@ Open = Callable[[], Awaitable[Backend]]
 class RemoteDrafter(Service):
     """Guesses by text, or by tokens where the server turns out to speak the target's. Nobody ever waits for it.
 
-    It asks for the likeliest text, whatever the temperature: without the target's own noise, no other guess is better.
+    It always requests the most likely text, at any temperature: the target's random numbers are not known here, so no
+    other guess is better.
     """
 
     name = "drafter"
@@ -302,7 +303,7 @@ class RemoteDrafter(Service):
     def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
         """Continue after the accepted tokens; drop a draft that was wrong."""
         if not self._drafting.accept(event) and self._can is not None:
-            self._tell_attached(self._can)  # the speculator then tells its sessions again
+            self._tell_attached(self._can)  # the speculator then announces its sessions again
         return None
 
     def on_draft_granted(self, event: DraftGranted) -> Effects:
