@@ -128,7 +128,7 @@ class GateJob:
     # -- events of the parts ------------------------------------------------------------------
 
     def started(self, number: int, event: JobStarted) -> list[Action]:
-        """A part has started. The first start event that fits tells the client about its prompt."""
+        """A part has started. The first suitable start event is passed on to the client."""
         if self._begun or (number in self._answers) is not self.terms.in_words:
             return []  # a judge that replies in words gets another prompt, so its start event does not fit
         self._begun = True

@@ -174,7 +174,7 @@ class MetricValues:
     spreads: dict[MetricFamily, dict[Labels, HistogramSeries]] = field(default_factory=dict)
 
     def add(self, family: MetricFamily, *labels: str, by: float = 1.0) -> None:
-        """Add to a counter; negative or invalid numbers are ignored."""
+        """Add to a counter; a number that is not positive is ignored."""
         if by > 0:
             series = self.values.setdefault(family, {})
             series[labels] = series.get(labels, 0.0) + by

@@ -21,7 +21,7 @@ from twd.wire.ring import FrameRefused, HopFacts, RingMeasured, StageReady, read
 from twd.wire.service import ServiceLease, read_lease
 
 SPAN_S: Final = 10.0
-"""Figures cover the last so many seconds."""
+"""Figures cover the last SPAN_S seconds."""
 REFUSALS_KEPT: Final = 1024
 """The most refusals that are kept for each stage, because a stage may report any number."""
 ENGINES: Final = ("ring", "rpc", "llama-server")

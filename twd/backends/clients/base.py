@@ -80,7 +80,7 @@ class TokenUsage:
 
 
 def counted(prompt: int | None, completion: int | None, cached: int | None = 0) -> TokenUsage:
-    """A token count of the server, limited to the range that the bus allows."""
+    """The token counts of a server as TokenUsage, limited to the range that the bus allows."""
     return TokenUsage(*(min(max(0, count or 0), INT64_MAX) for count in (prompt, completion, cached)))
 
 

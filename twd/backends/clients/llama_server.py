@@ -89,7 +89,7 @@ class LlamaServerClient(OpenAiClient):
         )
 
     def no_such_model(self, models: list[ListedModel]) -> ListedModel:
-        """It serves its one model under any name, so this is not an error."""
+        """If the list has only one model, return it, because the server serves it under any name; else raise."""
         return models[0] if len(models) == 1 else super().no_such_model(models)
 
     async def _tokenizes(self) -> bool:

@@ -80,7 +80,7 @@ class OpenAiClient(Backend):
         return self.no_such_model(models)
 
     def no_such_model(self, models: list[ListedModel]) -> ListedModel:
-        """Called if our model is not in the list."""
+        """Called if our model is not in the list: raises, or returns another model in subclasses."""
         names = ", ".join(listed.id for listed in models[:20]) or "none"
         raise self.upstream.broken(f"has no model {self.model!r}; it lists {clean(names)}")
 

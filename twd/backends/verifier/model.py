@@ -93,7 +93,7 @@ class VerifyingModel:
         )
 
     def tokenize(self, text: str) -> list[int]:
-        """A drafter's text as tokens that are known already; no request is made for a guess."""
+        """A drafter's text as known tokens; no request is made for a guess."""
         return self.texts.draft(text)
 
     def render(self, tokens: Sequence[int]) -> str:

@@ -25,7 +25,7 @@ log = logging.getLogger("twd.backends")
 
 
 class PromptTexts:
-    """Keeps the latest texts. Several threads prepare jobs, another one opens sessions."""
+    """Keeps the texts of the latest prompts. Several threads prepare jobs; another one opens sessions."""
 
     def __init__(self, backend: Backend, texts: TokenTexts, loop: LoopThread) -> None:
         self._backend = backend
@@ -43,7 +43,7 @@ class PromptTexts:
             concurrent.futures.wait([reading], WAIT_S)
 
     def of(self, tokens: Sequence[int]) -> str:
-        """The text of tokens that begin with a prompt, without waiting; empty if it is not known yet."""
+        """The text of tokens that begin with a known prompt, without waiting; empty if it is not known yet."""
         self._wanted, whole = True, tuple(tokens)
         with self._lock:
             known = [(start, reading) for start, reading in self._readings.items() if whole[: len(start)] == start]
