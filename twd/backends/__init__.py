@@ -1,1 +1,1 @@
-"""Other people's servers: asked what they can do, then used as targets or as drafters."""
+"""Other programs' servers: probed, then used as targets or as drafters."""

@@ -1,4 +1,4 @@
-"""Services over other people's servers, from the settings."""
+"""Creates the services that use other programs' servers, from the settings."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -41,7 +41,7 @@ def text_drafter_of(ctx: ServiceContext, settings: Settings, drafter: DrafterCon
 
 
 def verifying_loader(settings: Settings, name: str) -> Callable[[Progress], VerifyingModel]:
-    """What connects a backend that checks guesses; it blocks."""
+    """Returns a function that connects a backend that verifies drafts; that function blocks."""
     allowed = settings.edge.allow_private_upstream
     return lambda progress: open_verifying(
         settings.backends[name], ModelId(name), allow_private=allowed, progress=progress
@@ -49,7 +49,9 @@ def verifying_loader(settings: Settings, name: str) -> Callable[[Progress], Veri
 
 
 def checks_guesses(server: ServerConfig, *, allow_private: bool = True) -> bool:
-    """Whether a server can be a target whose guesses are checked. Asks it, and blocks; raises while it is away."""
+    """Whether a server can be a target that verifies drafts. Asks the server and blocks; raises if it
+    does not answer.
+    """
     return asyncio.run(_checks(server, allow_private))
 
 

@@ -1,1 +1,1 @@
-"""The edge: HTTP in front, the bus behind; a request becomes a job, its events become an answer."""
+"""The edge: HTTP for clients, the bus behind it. A request becomes a job, and the job's events become the answer."""

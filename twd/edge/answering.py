@@ -1,4 +1,4 @@
-"""What every flavour of answer keeps while its jobs run: texts, counts, ends."""
+"""The state of an answer while its jobs run: texts, counts and ends. All APIs share it."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -37,12 +37,12 @@ from twd.wire.job import (
 from twd.wire.judging import GATE
 
 News = JobStarted | TokensAccepted | JobFinished
-"""What a running job tells its client; a failure ends the whole answer."""
+"""The events of a running job for its client. A failure ends the whole answer."""
 
 
 @dataclass
 class AnswerToolCall:
-    """A tool call, as far as it has come."""
+    """A tool call, as far as it has arrived."""
 
     id: str
     name: str
@@ -51,7 +51,7 @@ class AnswerToolCall:
 
 @dataclass
 class AnswerChoice:
-    """One job of an answer, as far as it has come."""
+    """One choice (one job) of an answer, as far as it has arrived."""
 
     index: int
     prompt: int
@@ -63,7 +63,7 @@ class AnswerChoice:
     thoughts: list[str] = field(default_factory=list)
     thought_tokens: int = 0
     apart: bool = True
-    """Whether thoughts are told apart from the answer."""
+    """Whether thoughts are separated from the answer."""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     tokens: int = 0
     finished: JobFinished | None = None
@@ -75,32 +75,32 @@ class AnswerChoice:
 
     @property
     def seed(self) -> int:
-        """The seed that makes this choice again."""
+        """The seed that reproduces this choice."""
         return self.job.sampling.seed or 0
 
     @property
     def content(self) -> str:
-        """The text so far, without calls."""
+        """The text so far, without tool calls."""
         return "".join(self.text)
 
     @property
     def thinking(self) -> bool:
-        """Whether it is in the midst of a thought."""
+        """Whether a thought is open."""
         return isinstance(self.reader, ThoughtStream | ChannelStream) and self.reader.thinking
 
     @property
     def thought(self) -> str:
-        """What the model thought before it answered."""
+        """The model's thoughts before the answer."""
         return "".join(self.thoughts)
 
     @property
     def cut(self) -> bool:
-        """Whether it ended for want of tokens."""
+        """Whether it ended at its token limit."""
         return self.finished is not None and self.finished.reason is FinishReason.LENGTH
 
     @property
     def prompt_counts(self) -> tuple[int, int]:
-        """Tokens of its prompt, and how many of them were in the cache; a relay knows both only at the end."""
+        """The tokens of its prompt, and how many of them were cached; a relay knows both only at the end."""
         told: JobStarted | JobStats | None = self.started
         if self.finished is not None and not (self.started and self.started.prompt_tokens):
             told = self.finished.stats
@@ -108,11 +108,11 @@ class AnswerChoice:
 
     @property
     def completion_tokens(self) -> int:
-        """Tokens of its text, calls included."""
+        """The tokens of its text, including tool calls."""
         return self.finished.stats.completion_tokens if self.finished else self.tokens
 
     def hear(self, news: News) -> list[Delta]:
-        """Take in what its job tells; returns what that means for the client."""
+        """Add an event of its job; returns the deltas for the client."""
         match news:
             case JobStarted():
                 if self.started is None and self.apart and news.thoughts is not None:
@@ -134,7 +134,7 @@ class AnswerChoice:
         return ThoughtStream(thoughts, self.reader)
 
     def _read(self, news: TokensAccepted) -> list[Delta]:
-        """What a piece of text means; of thoughts, the tokens are counted."""
+        """The deltas of a piece of text; tokens of thoughts are counted."""
         deltas: list[Delta] = []
         for count, text in _parts(news):
             thinking = self.thinking
@@ -157,12 +157,12 @@ class AnswerChoice:
 
 
 def _count(news: TokensAccepted) -> int:
-    """How many tokens a piece counts for; those of a target without tokens count for one."""
+    """How many tokens a piece counts as; a piece of text without token ids counts as one."""
     return len(news.tokens) or int(news.text != "")
 
 
 def _parts(news: TokensAccepted) -> list[tuple[int, str]]:
-    """The text of each token by itself, where that is known, and how many tokens it is."""
+    """The number of tokens and the text, for each token if the lengths are known, else for the whole piece."""
     if len(news.lengths) != len(news.tokens) or sum(news.lengths) != len(news.text):
         return [(_count(news), news.text)]
     ends = list(accumulate(news.lengths, initial=0))
@@ -170,24 +170,26 @@ def _parts(news: TokensAccepted) -> list[tuple[int, str]]:
 
 
 class ApiAnswer(Protocol):
-    """A flavour of answer. Streams take `hear` and `end` as bytes; others read `whole` when all has come."""
+    """An answer of one API. A stream sends the bytes of `hear` and `end`; without a stream, `whole` is
+    read at the end.
+    """
 
     stream: bool
     choices: list[AnswerChoice]
     prompt_field: str
-    """What its requests call their prompt, of which a model may say that it does not fit."""
+    """The name of the prompt's field in its requests, for errors such as a prompt that is too long."""
 
     def hear(self, index: int, news: News) -> bytes:
-        """Take in news of a choice; returns what a stream sends now."""
+        """Add an event of a choice; returns the bytes that a stream sends now."""
 
     def end(self) -> bytes:
-        """The last bytes of a stream that went well."""
+        """The last bytes of a stream that succeeded."""
 
     def broken(self, failure: Failure) -> bytes:
-        """The last bytes of a stream that failed midway."""
+        """The last bytes of a stream that failed after its beginning."""
 
     def whole(self) -> msgspec.Struct:
-        """The answer in one piece."""
+        """The complete answer."""
 
 
 def choices_of(
@@ -197,15 +199,16 @@ def choices_of(
     *,
     apart: bool = True,
 ) -> list[AnswerChoice]:
-    """The choices behind jobs that come prompt by prompt, `n` of each; thoughts `apart` from what is answered, or as a
-    part of it."""
+    """The choices of jobs that are ordered by prompt, `n` for each prompt. `apart`: separate thoughts
+    from the answer.
+    """
     return [
         AnswerChoice(index=i, prompt=i // n, job=job, reader=new_reader(), apart=apart) for i, job in enumerate(jobs)
     ]
 
 
 def stream_end(head: ChatChunk | TextCompletion, choices: Iterable[AnswerChoice], *, with_usage: bool) -> bytes:
-    """The last bytes of a stream that went well: usage where it was asked for, then the mark."""
+    """The last bytes of a stream that succeeded: the usage if it was requested, then the end mark."""
     if not with_usage:
         return sse.DONE
     head.choices = []
@@ -214,14 +217,14 @@ def stream_end(head: ChatChunk | TextCompletion, choices: Iterable[AnswerChoice]
 
 
 def finish_reason(choice: AnswerChoice) -> str:
-    """Why a choice ended, in OpenAI's words."""
+    """Why a choice ended, as OpenAI's `finish_reason`."""
     if choice.cut:
         return "length"
     return "tool_calls" if choice.calls else "stop"
 
 
 def usage_of(choices: Iterable[AnswerChoice]) -> CompletionUsage:
-    """Tokens of all choices; a prompt counts once, however many choices it has."""
+    """The tokens of all choices; a prompt counts once, even with several choices."""
     prompts: dict[int, tuple[int, int]] = {}
     completion = predicted = foretold = thought = 0
     for choice in choices:
@@ -248,10 +251,10 @@ def usage_of(choices: Iterable[AnswerChoice]) -> CompletionUsage:
 
 
 def facts_of(choices: list[AnswerChoice], mode: str) -> TwdFacts:
-    """What speculation did, summed over all choices."""
+    """The speculation figures, summed over all choices."""
     first = choices[0]
     if mode == "gate" and not first.job.model.endswith(GATE):
-        mode = "speculate"  # what must be exact is asked of the model itself
+        mode = "speculate"  # an answer that must be exact was submitted to the model itself
     if mode == "consensus" and not first.job.speculation.consensus:
         mode = "speculate"
     facts = TwdFacts(job=first.job.job, mode=mode, seed=first.seed)
@@ -273,7 +276,7 @@ def _add(facts: TwdFacts, choice: AnswerChoice) -> None:
     stats = choice.finished.stats
     if choice.finished.judged is not None:
         _add_judged(facts, choice.finished.judged)
-    elif choice.job.model.endswith(GATE):  # nobody knows any more how well that part fitted
+    elif choice.job.model.endswith(GATE):  # the gate's verdict on that part is lost
         facts.approximate = facts.approximate or choice.lent
         facts.why = "the gate was lost; the model went on itself"
     facts.checked += stats.checked
@@ -288,7 +291,9 @@ def _add(facts: TwdFacts, choice: AnswerChoice) -> None:
 
 
 def _add_judged(facts: TwdFacts, judged: Judged) -> None:
-    """Of several choices, the last one's verdict is told, and what may be wrong of all."""
+    """Add a verdict. With several choices, the last one's verdict is shown; `approximate` is true if any choice is
+    approximate.
+    """
     facts.approximate = facts.approximate or judged.approximate
     facts.verdict = judged.verdict.value
     facts.unlike = (facts.unlike or 0) + judged.unlike

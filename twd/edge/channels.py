@@ -1,7 +1,8 @@
-"""Reads models that write in channels, as gpt-oss does: thoughts, calls and the answer are messages of one turn.
+"""Reads the output of models that write in channels, such as gpt-oss: thoughts, tool calls and the answer are messages
+of one turn.
 
-`<|channel|>analysis<|message|>THOUGHT<|end|><|start|>assistant<|channel|>final<|message|>ANSWER`; a call's header also
-names the function (`to=functions.NAME`), and the turn ends with it.
+`<|channel|>analysis<|message|>THOUGHT<|end|><|start|>assistant<|channel|>final<|message|>ANSWER`; the header of a call
+also names the function (`to=functions.NAME`), and a call ends the turn.
 """
 
 import re
@@ -12,7 +13,7 @@ from twd.chat.tool_calls.reader import MarkFinder
 
 _MESSAGE: Final = "<|message|>"
 _ENDS: Final = ("<|end|>", "<|start|>", "<|channel|>")
-"""What ends a message, or begins the next one where its end was left out."""
+"""Marks that end a message, or begin the next one if the end mark is missing."""
 _ENDINGS: Final = MarkFinder(*_ENDS)
 _END: Final = re.compile("|".join(map(re.escape, _ENDS)))
 _CHANNEL: Final = re.compile(r"<\|channel\|>\s*(\w+)")
@@ -22,15 +23,15 @@ _HEADER_MAX: Final = 512
 
 
 class ChannelStream:
-    """Feed it a turn as it comes. A turn without headers is all answer."""
+    """Reads the text of a turn as it comes. A turn without headers is all answer."""
 
     def __init__(self, *, calls: bool) -> None:
-        """`calls`: whether functions were offered; else a call is a part of the answer."""
+        """`calls`: whether functions were offered; if not, a call is part of the answer."""
         self._offered = calls
         self._held = ""
         self._in_header = True
         self._kind = ""
-        """Of the open message: `thought`, `call` or `answer`; empty before the first."""
+        """The kind of the open message: `thought`, `call` or `answer`; empty before the first one."""
         self._calls = 0
         self._written = False
         """Whether the open message has any text."""
@@ -38,11 +39,11 @@ class ChannelStream:
 
     @property
     def thinking(self) -> bool:
-        """Whether nothing of the answer has come yet, or it thinks again."""
+        """Whether the model is thinking: before the answer starts, or again later."""
         return self._kind in ("", "thought")
 
     def feed(self, text: str) -> list[Delta]:
-        """Take more text; returns what is certain by now."""
+        """Add text; returns the deltas that are certain now."""
         self._held += text
         deltas: list[Delta] = []
         while self._header(deltas) if self._in_header else self._message(deltas):
@@ -50,7 +51,7 @@ class ChannelStream:
         return deltas
 
     def finish(self) -> list[Delta]:
-        """No more text will come; returns the rest."""
+        """The text has ended; returns the remaining deltas."""
         deltas: list[Delta] = []
         if self._in_header and not self._kind and not self._held.startswith("<|"):
             self._open("answer", deltas)
@@ -60,7 +61,7 @@ class ChannelStream:
         return deltas
 
     def _header(self, deltas: list[Delta]) -> bool:
-        """Take what stands before a message; whether there may be more to do."""
+        """Read the header of a message; returns whether there may be more to read."""
         held = self._held
         if not self._kind and held and not held.startswith(_HEADER_STARTS):
             if not any(start.startswith(held) for start in _HEADER_STARTS):
@@ -80,7 +81,7 @@ class ChannelStream:
         return True
 
     def _message(self, deltas: list[Delta]) -> bool:
-        """Pass on what a message says; whether there may be more to do."""
+        """Read the text of a message; returns whether there may be more to read."""
         end = _END.search(self._held)
         if end is None:
             certain = len(self._held) - _ENDINGS.at_end(self._held)

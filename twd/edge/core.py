@@ -1,4 +1,4 @@
-"""From a request to jobs: what every API flavour needs to decide, without I/O."""
+"""From a request to jobs: the decisions that all APIs share. No I/O."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ SEEDS = 2**53
 NO_MODEL = ModelId("")
 MAX_CHOICES = 128
 CHOICES_BYTES_MAX = 8 * 1024 * 1024
-"""A prompt travels once for each choice; much more at once would overrun whoever reads it."""
+"""Bytes. The prompt is sent once for each choice; more than this at once would overload the reader."""
 GRAMMAR_MAX = 262_144
 DEFAULT_TEMPERATURE = 1.0
 MODES = {"speculate", "direct", "gate", "consensus"}
@@ -27,7 +27,7 @@ EXACT_MODES = {"speculate", "direct"}
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """What the house allows, and what it assumes where a request says nothing."""
+    """The limits of this server, and its defaults for requests."""
 
     max_tokens_limit: int
     deadline_s: float
@@ -36,7 +36,7 @@ class ServerLimits:
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """What one request gets from the house: names, a seed, and the wishes of its headers."""
+    """What the server gives one request: ids, a seed, limits, and the options of its headers."""
 
     model: ModelId
     owner: InstanceId
@@ -45,19 +45,19 @@ class RequestContext:
     fresh_seed: int
     new_job: Callable[[], JobId]
     created_ms: int
-    """When the request came; templates that write the date take it from there."""
+    """When the request came; chat templates that print the date use it."""
     exact: bool | None = None
-    """Whether the model is known to be exact; None when nobody measured."""
+    """Whether the model is known to be exact; None if it was not measured."""
     tool_format: ToolFormat = ToolFormat.BARE
-    """How the model writes calls."""
+    """The format in which the model writes tool calls."""
     base: ModelId = NO_MODEL
-    """The model itself, where `model` names a mode, too."""
+    """The model itself, if `model` also names a mode."""
     chosen: str = ""
-    """The mode that the model's name or the house's routes mean."""
+    """The mode that the model's name or the routes in the settings give."""
 
     @property
     def mode(self) -> str:
-        """How this request is served."""
+        """The mode in which this request is served."""
         options = self.options
         if options.mode is None and options.speculation == "off" and self.chosen in ("", *EXACT_MODES):
             return "direct"
@@ -81,7 +81,7 @@ def _header_value(header: str, name: str, value: str) -> Any:
 
 
 def merge_options(body: TwdOptions | None, headers: TwdOptions) -> TwdOptions:
-    """Wishes of the body win over those of the headers."""
+    """The options of both; the body's win over the headers'."""
     if body is None:
         return headers
     named = {f: getattr(body, f) for f in body.__struct_fields__ if getattr(body, f) is not None}
@@ -89,7 +89,7 @@ def merge_options(body: TwdOptions | None, headers: TwdOptions) -> TwdOptions:
 
 
 def check_options(terms: RequestContext) -> None:
-    """Refuse a wish that nobody here can fulfil."""
+    """Raise if an option cannot be fulfilled here."""
     if terms.mode not in MODES:
         raise TwdError(FailureCode.UNSUPPORTED, f"mode {terms.mode!r} has no service here yet", "twd.mode")
     if terms.options.exact and terms.mode not in EXACT_MODES:
@@ -101,7 +101,7 @@ def check_options(terms: RequestContext) -> None:
 
 
 def speculation_of(terms: RequestContext, prediction: str = "") -> Speculation:
-    """How much this job may guess ahead, and what its client expects."""
+    """The speculation options of a job: how far to guess ahead, and the text that the client expects."""
     wish = terms.options.speculation
     if terms.mode == "direct" or wish in ("off", 0):
         return Speculation(enabled=False)
@@ -110,13 +110,13 @@ def speculation_of(terms: RequestContext, prediction: str = "") -> Speculation:
 
 
 def model_for(terms: RequestContext, prompt: Prompt, grammar: Grammar | None, logprobs: int | None) -> ModelId:
-    """Who gets a job: a gate, unless the answer must be exact."""
+    """The model name to submit a job to: that of a gate, unless the answer must be exact."""
     exact = bool(prompt.tools) or grammar is not None or logprobs is not None
     return terms.model if terms.mode == "gate" and not exact else terms.base or terms.model
 
 
 def sampling_of(request: GenerationRequest, seed: int) -> Sampling:
-    """OpenAI's defaults where the request is silent."""
+    """The sampling parameters, with OpenAI's defaults."""
     given = {
         name: value
         for name in ("top_k", "top_p", "min_p", "typical_p", "repeat_penalty", "repeat_last_n")
@@ -133,12 +133,12 @@ def sampling_of(request: GenerationRequest, seed: int) -> Sampling:
 
 
 def seed_for(asked: int | None, fresh: int, choice: int) -> int:
-    """Each choice has its own seed; the first has the one that was asked for."""
+    """The seed of a choice. Each choice has its own; the first one has the requested seed."""
     return ((fresh if asked is None else asked) + choice) % SEEDS
 
 
 def limit_of(asked: int | None, field: str, house: ServerLimits) -> int | None:
-    """The most tokens, within what the house allows."""
+    """The maximum number of tokens, at most the server's limit."""
     if asked is not None and asked > house.max_tokens_limit:
         text = f"{field} is {asked}; at most {house.max_tokens_limit} are allowed (edge.max_tokens_limit)"
         raise TwdError(FailureCode.BAD_REQUEST, text, field)
@@ -146,7 +146,7 @@ def limit_of(asked: int | None, field: str, house: ServerLimits) -> int | None:
 
 
 def take_prefill(messages: list[ChatMessage]) -> str:
-    """A last assistant message is taken out: it is continued, and something must be left to answer."""
+    """Remove a last assistant message, which the model continues; raises if no other message is left."""
     last = messages[-1]
     prefill = messages.pop().content if last.role == "assistant" and not last.tool_calls else ""
     if not messages:
@@ -155,7 +155,7 @@ def take_prefill(messages: list[ChatMessage]) -> str:
 
 
 def stops_of(stop: str | list[str] | None) -> list[str]:
-    """Stop strings as a list without repeats."""
+    """The stop strings as a list without duplicates."""
     if stop is None:
         return []
     return list(dict.fromkeys([stop] if isinstance(stop, str) else stop))
@@ -164,7 +164,7 @@ def stops_of(stop: str | list[str] | None) -> list[str]:
 def grammar_of(
     gbnf: str | None, answer: ResponseFormat | None, schema_field: str = "response_format.json_schema.schema"
 ) -> Grammar | None:
-    """What the answer must look like; a mistake in a schema is told of the field that it came in."""
+    """The grammar for the answer; an error in a schema names the field of the request."""
     wanted = format_grammar(answer, schema_field)
     if gbnf is None:
         return wanted
@@ -174,7 +174,7 @@ def grammar_of(
 
 
 def format_grammar(answer: ResponseFormat | None, schema_field: str) -> Grammar | None:
-    """The grammar behind a response_format."""
+    """The grammar of a response_format."""
     match answer:
         case JsonFormat():
             return Grammar(kind=GrammarKind.JSON)
@@ -185,7 +185,7 @@ def format_grammar(answer: ResponseFormat | None, schema_field: str) -> Grammar 
 
 
 def schema_grammar(schema: dict[str, Any], field: str) -> Grammar:
-    """A JSON schema as a grammar."""
+    """The grammar of a JSON schema."""
     return Grammar(kind=GrammarKind.JSON_SCHEMA, text=msgspec.json.encode(schema).decode(), field=field)
 
 
@@ -235,7 +235,7 @@ def jobs_for(
 
 
 def _speculation_for(prompt: Prompt, grammar: Grammar | None, logprobs: int | None, wanted: Speculation) -> Speculation:
-    """Answers that must be exact are never voted on."""
+    """The speculation options of a choice; drafters never vote on answers that must be exact."""
     exact = bool(prompt.tools) or grammar is not None or logprobs is not None
     return msgspec.structs.replace(wanted, consensus=wanted.consensus and not exact)
 
@@ -245,6 +245,6 @@ def _size_of(prompt: Prompt) -> int:
 
 
 def deadline_ms(terms: RequestContext) -> int:
-    """The shorter of the client's deadline and the house's."""
+    """The shorter one of the client's and the server's deadline, in milliseconds."""
     asked = terms.options.deadline_s
     return max(1, int(1000 * (terms.house.deadline_s if asked is None else min(asked, terms.house.deadline_s))))

@@ -1,4 +1,4 @@
-"""Calls in progress: each has jobs with their owners, and news that its client has yet to be given."""
+"""Calls in progress: their jobs with owners, and the events that their clients have not got yet."""
 
 import asyncio
 from collections import deque
@@ -14,10 +14,10 @@ from twd.wire.failures import Failure
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
 
 NEWS_MAX = 8192
-"""News that may wait for a client that reads slowly; then its call is given up."""
+"""The most events that may wait for a slow client; with more, its call is cancelled."""
 
 COMING_S = 60.0
-"""How long a job waits for a model that is about to be served."""
+"""The seconds that a job waits for a model that is about to be served."""
 
 _ENDS: Final = (JobFinished, Failure)
 
@@ -25,13 +25,13 @@ JobEvent = JobQueued | JobStarted | TokensAccepted | JobFinished | JobFailed
 
 
 class InFlightRequest:
-    """What one client waits for: the news of its jobs, in order."""
+    """One client's call: the events of its jobs, in order."""
 
     def __init__(self) -> None:
         self.news: deque[tuple[int, News | Failure]] = deque()
         self.lines: list[TrackedJob] = []
         self.at_once: Callable[[], bool] | None = None
-        """Takes news where they arrive, while their reader waits for more; False when the reader is to do it."""
+        """Takes events when they arrive while the reader waits. Returns False if the reader must take them."""
         self._waiter: asyncio.Future[None] | None = None
         self._enough = 1
         self._alarm: asyncio.TimerHandle | None = None
@@ -39,11 +39,11 @@ class InFlightRequest:
 
     @property
     def ended(self) -> bool:
-        """Whether no job of it runs any more."""
+        """Whether all its jobs have ended."""
         return all(line.owner.ended for line in self.lines)
 
     def put(self, index: int, item: News | Failure) -> None:
-        """Add news, and have them taken at once or wake the reader, if it is worth it."""
+        """Add an event; it is taken at once, or the reader is woken if enough events wait."""
         self.news.append((index, item))
         waiter = self._waiter
         if waiter is None or waiter.done():
@@ -56,16 +56,18 @@ class InFlightRequest:
             return False
         try:
             return self.at_once()
-        except Exception as error:  # noqa: BLE001 - it is the reader's, who answers for it
+        except Exception as error:  # noqa: BLE001 - raised in the reader, which handles it
             waiter.set_exception(error)
             return True
 
     def begin_anew(self) -> None:
-        """Its reader has sent what was taken at once: the time to wait counts from now."""
+        """Events taken at once were sent to the client: the timeout starts again now."""
         self._sent_at = asyncio.get_running_loop().time()
 
     async def wait(self, timeout_s: float, enough: int = 1) -> bool:
-        """Until there is so much news, or some job's end; False when nothing came, or nothing was sent, for so long."""
+        """Wait until `enough` events are there or a job has ended. False if nothing arrived and nothing was sent for
+        `timeout_s` seconds.
+        """
         if len(self.news) >= enough or any(_is_end(item) for _, item in self.news):
             return True
         self._enough = enough
@@ -80,7 +82,7 @@ class InFlightRequest:
         return bool(self.news)
 
     def _ring(self, waiter: asyncio.Future[None], timeout_s: float) -> None:
-        """The time is over, unless it began anew."""
+        """End the wait if the timeout is over; if it started again, set a new timer."""
         loop = waiter.get_loop()
         left = self._sent_at + timeout_s - loop.time()
         if waiter.done():
@@ -104,7 +106,7 @@ class TrackedJob:
 
 
 class RequestTracker:
-    """All calls: hands events to the owners of the jobs they are about, and does what the owners want."""
+    """All calls: hands events to the owners of their jobs, and does the actions that the owners return."""
 
     def __init__(
         self,
@@ -127,7 +129,7 @@ class RequestTracker:
         return len(self._lines)
 
     def open(self, jobs: Iterable[JobSubmitted]) -> InFlightRequest:
-        """Submit jobs; their news come through the call."""
+        """Submit jobs; their events arrive in the returned call."""
         call = InFlightRequest()
         now = self._clock.now()
         for index, job in enumerate(jobs):
@@ -139,11 +141,11 @@ class RequestTracker:
         return call
 
     def _policy_for(self, model: ModelId) -> OwnerPolicy:
-        """A model that takes another's place may need its memory first: its jobs wait in line."""
+        """The owner policy. A model that replaces another one may wait for memory, so its jobs wait longer."""
         return replace(self._policy, patience_s=COMING_S) if self._coming(model) else self._policy
 
     def close(self, call: InFlightRequest, reason: str) -> None:
-        """Nobody waits for this call any more: what still runs is cancelled."""
+        """The client does not wait for this call any more: cancel what still runs."""
         now = self._clock.now()
         for line in call.lines:
             self._act(line, line.owner.cancel(reason, now))
@@ -151,7 +153,7 @@ class RequestTracker:
         call.news.clear()
 
     def fail_all(self, failure: Failure) -> None:
-        """The edge is going away: every call gets this as its end."""
+        """The edge stops: end every call with this failure."""
         for line in list(self._lines.values()):
             line.owner.cancel(failure.message, self._clock.now())
             self._publish(JobCancelled(job=line.owner.job.job, reason=failure.code.value))
@@ -161,13 +163,13 @@ class RequestTracker:
     # -- what happens --------------------------------------------------------------------------
 
     def hear(self, event: JobEvent) -> None:
-        """An event of some job, perhaps of ours."""
+        """Handle an event of a job; events of other jobs are ignored."""
         line = self._lines.get(event.job)
         if line is not None:
             self._heard(line, line.owner.handle(event, self._clock.now()))
 
     def answered(self, event: JobQueued | JobFailed) -> None:
-        """The answer to a submission."""
+        """A submission was answered."""
         line = self._lines.get(event.job)
         if line is not None:
             self._heard(line, line.owner.answer(event, self._clock.now()))
@@ -180,20 +182,20 @@ class RequestTracker:
         self._act(line, actions)
 
     def unanswered(self, job: JobSubmitted, failure: Failure) -> None:
-        """A submission had no answer."""
+        """A submission got no answer."""
         line = self._lines.get(job.job)
         if line is not None:
             self._act(line, line.owner.unanswered(job.attempt, failure, self._clock.now()))
 
     def came(self, model: ModelId) -> None:
-        """A worker for this model is ready; jobs that had none are offered to it at once."""
+        """A worker of this model is ready: submit the jobs that wait for one."""
         now = self._clock.now()
         for line in list(self._lines.values()):
             if line.owner.job.model == model:
                 self._act(line, line.owner.somebody_home(now))
 
     def gone(self, instance: InstanceId) -> None:
-        """A worker ended; whose jobs it had go elsewhere."""
+        """A worker has ended: its jobs are submitted elsewhere."""
         now = self._clock.now()
         for line in list(self._lines.values()):
             self._act(line, line.owner.worker_gone(instance, now))
@@ -202,7 +204,7 @@ class RequestTracker:
         line.timer, line.timer_at = None, float("inf")
         self._act(line, line.owner.tick(self._clock.now()))
 
-    # -- what the owners want ------------------------------------------------------------------
+    # -- actions of the owners -----------------------------------------------------------------
 
     def _act(self, line: TrackedJob, actions: list[OwnerAction]) -> None:
         for action in actions:
@@ -230,7 +232,7 @@ class RequestTracker:
         self._act(line, line.owner.cancel(text, self._clock.now()))
 
     def _arm(self, line: TrackedJob) -> None:
-        """See that the owner's clock rings: at `due`, or earlier and then again."""
+        """Set the timer for the owner's `due` time; it may fire earlier and is then set again."""
         due = line.owner.due
         if due >= line.timer_at:
             return

@@ -1,4 +1,4 @@
-"""Which models there are: configured, loading, ready; and what a name means. Pure."""
+"""The models and their states (configured, loading, ready), and which model a name means. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,10 +14,10 @@ from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady,
 from twd.wire.service import Health, ServiceLease
 
 HELPERS = frozenset({"drafter", "stage"})
-"""Services that know a model, but answer nobody for it."""
+"""Services that have a model but serve no jobs for it."""
 NO_RACER = "no racer counts the votes of drafters: `twd run racer`, or consensus.policy in the settings"
 SETTLE_S = 15.0
-"""A model told by an event counts for so long before its process must have a lease."""
+"""A server known only from an event is removed if it has no lease after this many seconds."""
 NOTES_MAX = 256
 
 Facts = dict[str, Any]
@@ -35,7 +35,7 @@ SHOWN = frozenset(
         "tool_format",
     )
 )
-"""What a model's card tells of it; the rest of a lease is in the status."""
+"""The facts on a model's card; the status shows the rest of the lease."""
 
 
 @dataclass
@@ -50,28 +50,28 @@ class _Server:
 
 @dataclass
 class ModelDirectory:
-    """What the edge knows of models, from the settings, from events and from leases."""
+    """What the edge knows about models, from settings, events and leases."""
 
     configured: tuple[str, ...] = ()
     default: str = ""
     node: str = ""
-    """This machine, whose supervisor may be told to serve other models than the settings name."""
+    """This machine. Its supervisor may be told to serve other models than the settings name."""
     changing: bool = False
-    """This machine is on its way to serve other models."""
+    """Whether this machine is changing to other models."""
     _told_ms: int = 0
     _retired: set[str] = field(default_factory=set)
-    """Models that this machine was told to serve no longer: nobody waits for them."""
+    """Models that this machine no longer serves; no request waits for them."""
     _servers: dict[InstanceId, _Server] = field(default_factory=dict)
     _exact: dict[ModelId, bool] = field(default_factory=dict)
     _notes: dict[ModelId, str] = field(default_factory=dict)
     _gates: frozenset[str] = frozenset()
-    """Models that judge what others write."""
+    """Models that a gate judges with."""
     _racers: bool = False
 
-    # -- what happens --------------------------------------------------------------------------
+    # -- events --------------------------------------------------------------------------------
 
     def ready(self, event: ModelReady, now: float) -> None:
-        """A process says that it serves a model."""
+        """A process serves a model now."""
         facts = event.facts
         told = {
             "ctx_size": facts.ctx_size,
@@ -86,7 +86,7 @@ class ModelDirectory:
         self._notes.pop(facts.model, None)
 
     def loading(self, event: ModelLoading) -> None:
-        """A model is on its way."""
+        """A model is being loaded."""
         self._note(event.model, f"is loading ({event.progress:.0%})")
 
     def failed(self, event: ModelFailed) -> None:
@@ -95,17 +95,17 @@ class ModelDirectory:
         self._note(event.model, f"failed on {event.node}: {event.failure.message[:200]}")
 
     def unloaded(self, event: ModelUnloaded) -> None:
-        """A process serves its model no more."""
+        """A process does not serve its model any more."""
         self.gone(event.source)
 
     def measured(self, event: ModelMeasured) -> None:
-        """Whether a model is exact is known now."""
+        """It was measured whether a model is exact."""
         self._exact[event.model] = event.exactness.exact
 
     def told(self, models: Iterable[str], default: str, at_ms: int) -> None:
-        """This machine serves these models since then; others are no longer to be expected."""
+        """This machine serves these models since `at_ms`; other ones are not expected any more."""
         if at_ms < self._told_ms:
-            return  # a lease is read as it was at its last renewal
+            return  # a lease shows the state of its last renewal, which may be older
         before, self._told_ms = set(self.configured), at_ms
         self.configured, self.default = tuple(models), default
         self._retired = (self._retired | before) - set(self.configured)
@@ -113,13 +113,13 @@ class ModelDirectory:
             self._notes.pop(ModelId(name), None)
 
     def gone(self, instance: InstanceId) -> None:
-        """A process ended; its model may come back with the next one."""
+        """A process has ended; another one may serve its model later."""
         server = self._servers.pop(instance, None)
         if server is not None and server.model not in self.live:
             self._note(server.model, "is served by no process now")
 
     def see_leases(self, leases: Iterable[ServiceLease], now: float) -> None:
-        """Compare with the registry: processes that started before us appear, dead ones vanish."""
+        """Compare with the registry: add processes that started before this edge, remove those without a lease."""
         alive: set[InstanceId] = set()
         gates: set[str] = set()
         racers = False
@@ -162,7 +162,7 @@ class ModelDirectory:
             self._servers[lease.instance] = _Server(model, told, now, lease.started_ms)
 
     def _note(self, model: ModelId, state: str) -> None:
-        """Why a model is not there; the oldest notes give way."""
+        """Remember why a model is not available; the oldest notes are removed."""
         self._notes.pop(model, None)
         if model in self._retired:
             return
@@ -174,39 +174,39 @@ class ModelDirectory:
 
     @property
     def live(self) -> list[ModelId]:
-        """Models that somebody serves now."""
+        """Models that are served now."""
         return sorted({server.model for server in self._servers.values()})
 
     @property
     def known(self) -> list[str]:
-        """Every model that may be asked for, the configured ones first; some may be loading or lost."""
+        """Every model that a request may name, the configured ones first; some may be loading or lost."""
         return list(dict.fromkeys([*self.configured, *self.live, *self._notes]))
 
     @property
     def default_model(self) -> str:
-        """The name behind `default`."""
+        """The model that `default` means."""
         return self.default or next(iter(self.known), "")
 
     def coming(self, model: ModelId) -> bool:
-        """Whether a model that nobody serves now is about to be served: it is worth waiting for."""
+        """Whether a model that is not served now will be served soon, so that a job should wait."""
         return self.changing and model in self.configured and model not in self.live
 
     def serves(self, model: ModelId, mode: str) -> bool:
-        """Whether a model can be asked for in a mode that may change text."""
+        """Whether a model can be used in a mode that may change the text."""
         return model in self._gates if mode == "gate" else self._racers
 
     def why_no_gate(self, model: ModelId) -> str:
-        """What to tell where nobody judges for a model."""
+        """The error text if no gate judges with a model."""
         if self._gates:
             return f"no gate judges by {model!r}; it can judge by {', '.join(sorted(self._gates))}"
         return "no gate runs: name who writes under gate.fleet or gate.agents, then `twd gate start` or `twd up`"
 
     def exact(self, model: ModelId) -> bool | None:
-        """Whether the model was measured to be exact; None before that."""
+        """Whether the model was measured to be exact; None if it was not measured."""
         return self._exact.get(model)
 
     def tool_format(self, model: ModelId) -> ToolFormat:
-        """How the model writes calls, if its process says so."""
+        """The format in which the model writes tool calls, if its process reports it."""
         told = [server.facts.get("tool_format") for server in self._servers.values() if server.model == model]
         known = [ToolFormat(name) for name in told if isinstance(name, str) and name in set(ToolFormat)]
         return known[0] if known else ToolFormat.BARE
@@ -224,7 +224,7 @@ class ModelDirectory:
         raise TwdError(FailureCode.MODEL_NOT_FOUND, text, "model")
 
     def full(self, name: str) -> ModelId:
-        """The same with the mode that the name tells; one that is not there does not exist."""
+        """Like `resolve`, with the mode of the name; raises if the mode is not available."""
         base, mode = ("", "") if name in self.known else split(name)
         model = self.resolve(base or name)
         if mode and not self.serves(model, mode):
@@ -234,7 +234,7 @@ class ModelDirectory:
         return full_name(model, mode)
 
     def why_nobody(self, model: ModelId) -> str:
-        """What to tell when nobody takes a job of this model."""
+        """The error text if no worker takes a job of this model."""
         return f"model {model!r} {self._notes.get(model, 'is served by no process now')}"
 
     def card(self, name: str) -> ModelCard:
@@ -255,11 +255,11 @@ class ModelDirectory:
         return ModelCard(id=name, created=created, twd=facts)
 
     def cards(self) -> list[ModelCard]:
-        """All models, each by its own name."""
+        """The cards of all models, without other names."""
         return [self.card(name) for name in self.known]
 
     def listed(self) -> ModelList:
-        """Every name that requests may use: those of the models, then the other names of the default one."""
+        """Every name that requests may use: the models, their modes, then the other names of the default model."""
         cards = self.cards()
         cards += [self._mode_card(card, mode) for card in cards for mode in SUFFIXES if self._shows(card.id, mode)]
         for alias in DEFAULT_NAMES:
@@ -268,7 +268,7 @@ class ModelDirectory:
         return ModelList(data=cards, models=[{"name": card.id, "model": card.id} for card in cards])
 
     def card_of(self, name: str) -> ModelCard:
-        """The card of what a client's name means, under that name."""
+        """The card of the model that a name means, under that name."""
         model = self.full(name)
         card = self.card(model)
         if name != model:
@@ -279,7 +279,7 @@ class ModelDirectory:
         return self.serves(ModelId(name), mode) and name in self.live
 
     def _mode_card(self, card: ModelCard, mode: str) -> ModelCard:
-        """A model in a mode that may change text, as a model of its own."""
+        """The card of a model in a mode that may change the text."""
         facts = {**card.twd, "mode": mode, "default": False, "approximate": True}
         return ModelCard(id=full_name(ModelId(card.id), mode), created=card.created, twd=facts)
 

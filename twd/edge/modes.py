@@ -1,4 +1,4 @@
-"""How a request is served: by what it asks for, by its model's name, by the house's routes. Pure."""
+"""The mode of a request: from the request, its model's name, the routes, or the server's default. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from twd.wire.base import ModelId
 from twd.wire.judging import CONSENSUS, GATE
 
 SUFFIXES: Final = {"gate": GATE, "consensus": CONSENSUS}
-"""Modes that may change text; each is a name of its own."""
+"""Modes that may change the text, and the suffix of their model names."""
 GATE_ALIAS: Final = "gate"
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A mode, and whether somebody asked for it by name."""
+    """A mode, and whether the client asked for it by name."""
 
     mode: str
     asked: bool = False
 
 
 def split(name: str) -> tuple[str, str]:
-    """A model's name without the mode behind it, and that mode, if there is one."""
+    """A model's name without the mode suffix, and that mode; the mode is empty if there is none."""
     for mode, suffix in SUFFIXES.items():
         if name.endswith(suffix) and len(name) > len(suffix):
             return name.removesuffix(suffix), mode
@@ -35,7 +35,7 @@ def full_name(model: ModelId, mode: str) -> ModelId:
 
 
 def routed(routes: Iterable[GateRoute], key: str, max_tokens: int | None) -> str:
-    """The mode of the first route that fits; empty where none does."""
+    """The mode of the first route that matches; empty if none does."""
     for route in routes:
         asked = max_tokens or 0
         if route.key not in ("", key) or asked < route.max_tokens_from:
@@ -47,7 +47,7 @@ def routed(routes: Iterable[GateRoute], key: str, max_tokens: int | None) -> str
 
 
 def choose(wish: str | None, named: str, route: str, house: str) -> Chosen:
-    """The request's own word counts most, then its model's name, then the house's routes, then the house."""
+    """The mode: first what the request says, then its model's name, then the routes, then the server's default."""
     if wish:
         return Chosen(wish, asked=True)
     if named:
@@ -56,5 +56,7 @@ def choose(wish: str | None, named: str, route: str, house: str) -> Chosen:
 
 
 def house_mode(setting: str) -> str:
-    """What `mode` in the settings means for requests; a pool is how a model is loaded, and no mode of requests."""
+    """The mode of requests for the `mode` of the settings. A pool only says how a model is loaded; it is not a mode of
+    requests.
+    """
     return {"combined": "speculate"}.get(setting, setting.removeprefix("combined+"))

@@ -1,4 +1,4 @@
-"""Reads what models write, as they write: what is thought, what is called, what is answered."""
+"""Splits the text of a model, as it comes, into thoughts, tool calls and the answer."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -9,17 +9,17 @@ from twd.wire.job import Thoughts
 
 
 class AnswerParser(Protocol):
-    """Tells the parts of an answer from each other."""
+    """Splits the text of an answer into deltas."""
 
     def feed(self, text: str) -> list[Delta]:
-        """Take more text; returns what is certain by now."""
+        """Add text; returns the deltas that are certain now."""
 
     def finish(self) -> list[Delta]:
-        """No more text will come; returns the rest."""
+        """The text has ended; returns the remaining deltas."""
 
 
 def in_one(deltas: list[Delta]) -> list[Delta]:
-    """The same with what goes on as one where it came in pieces."""
+    """The same deltas, with neighbours of the same kind joined."""
     found: list[Delta] = []
     for delta in deltas:
         match (found[-1] if found else None), delta:
@@ -35,21 +35,21 @@ def in_one(deltas: list[Delta]) -> list[Delta]:
 
 
 class PlainAnswerParser:
-    """No tools were offered: all is text."""
+    """For requests without tools: everything is text."""
 
     def feed(self, text: str) -> list[Delta]:
-        """The text as it is."""
+        """The text unchanged."""
         return [ContentDelta(text)] if text else []
 
     def finish(self) -> list[Delta]:
-        """Nothing is ever held back."""
+        """Empty, because no text is held back."""
         return []
 
 
 class ThoughtStream:
-    """Feed it an answer as it comes: thoughts stand at its beginning, once, and `reader` reads what follows them.
+    """Reads an answer as it comes. Thoughts may stand once, at its beginning; `reader` reads what follows them.
 
-    White space around thoughts is layout and left out. An answer without thoughts is passed on letter by letter.
+    White space around thoughts is removed. An answer without thoughts is passed on unchanged.
     """
 
     def __init__(self, marks: Thoughts, reader: AnswerParser) -> None:
@@ -58,7 +58,7 @@ class ThoughtStream:
         self._reader = reader
         self._held = ""
         self._read: Callable[[], list[Delta]] | None = self._thought if marks.open else self._start
-        """What is to be done with the text that is held; None: the reader has all."""
+        """The method that reads the held text next; None: everything goes to the reader."""
         self._said = False
 
     @property
@@ -67,21 +67,21 @@ class ThoughtStream:
         return self._read == self._thought
 
     def feed(self, text: str) -> list[Delta]:
-        """Take more text; returns what is certain by now."""
+        """Add text; returns the deltas that are certain now."""
         if self._read is None:
             return self._reader.feed(text)
         self._held += text
         return self._read()
 
     def finish(self) -> list[Delta]:
-        """No more text will come; returns the rest."""
+        """The text has ended; returns the remaining deltas."""
         held, self._held = self._held, ""
         if self.thinking:
             return [*self._told(held.rstrip()), *self._reader.finish()]
         return [*(self._reader.feed(held) if held and self._read == self._start else ()), *self._reader.finish()]
 
     def _start(self) -> list[Delta]:
-        """A thought begins, or the answer."""
+        """Find out whether the text begins with a thought or with the answer."""
         start = self._held.lstrip()
         if self._marks.begins.startswith(start):
             if start != self._marks.begins:
@@ -106,7 +106,7 @@ class ThoughtStream:
         return [ThoughtDelta(text)] if text else []
 
     def _behind(self) -> list[Delta]:
-        """The answer begins with its first letter."""
+        """After a thought: skip white space, then pass the answer on."""
         self._held = self._held.lstrip()
         return self._pass_on() if self._held else []
 

@@ -95,7 +95,7 @@ class EdgeService(Service):
     # -- life ----------------------------------------------------------------------------------
 
     async def setup(self) -> None:
-        """Open the registry and the port."""
+        """Open the registry and the HTTP port."""
         self._registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
         await self._refresh()
         embeddings = EmbeddingHandlers(self.front, lambda event, timeout_s: self.ask(event, timeout_s=timeout_s))
@@ -104,36 +104,36 @@ class EdgeService(Service):
         self.tasks.start("registry", every(REFRESH_S, self._refresh))
 
     def _gate(self) -> None:
-        """Refuse generation while starting or draining."""
+        """Refuse generation while the edge starts or drains."""
         if self.health is Health.DRAINING:
             raise TwdError(FailureCode.DRAINING, "this edge finishes its streams and takes no new requests")
         if self.health is Health.STARTING:
             raise TwdError(FailureCode.NOBODY_HOME, "the edge is starting")
 
     async def quiesce(self) -> None:
-        """Finish the streams that are open; new requests get a 503."""
+        """Finish the open streams; new requests get a 503."""
         self.records.feed.close()
         await self.server.quiet()
 
     async def teardown(self) -> None:
-        """End what is still open with an error that says so, then close the port."""
+        """End open requests with an error that gives the reason, then close the port."""
         self.records.feed.close()
         self.tracker.fail_all(Failure(code=FailureCode.DRAINING, message="this edge is stopping"))
         await self.server.close()
 
     @property
     def url(self) -> str:
-        """Where clients on this machine find it."""
+        """The URL for clients on this machine."""
         return self.server.url
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        """What others read in its lease."""
+        """The facts in its lease."""
         return {"url": self.url, "port": self.server.port, "jobs": len(self.tracker)}
 
     # -- jobs ----------------------------------------------------------------------------------
 
     def _submit(self, job: JobSubmitted, timeout_s: float) -> None:
-        if job.attempt > 1:  # a gate was lost or refused: the model itself goes on, at once and exactly
+        if job.attempt > 1:  # a gate was lost or refused: the model itself continues, exactly
             job = replace(job, model=ModelId(job.model.removesuffix(GATE)))
         self.ask_then(job, partial(self._answered, job), timeout_s=timeout_s)
 
@@ -163,29 +163,29 @@ class EdgeService(Service):
         return None
 
     def on_job_started(self, event: JobStarted) -> Effects:
-        """A job's prompt is being read."""
+        """The prompt of a job is being read."""
         return self._job_event(event)
 
     def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
-        """A job's text grew."""
+        """A job got more text."""
         if event.source in self.watch.pools.speculators:
             self.watch.pools.hear(event, self.clock.now())
         self.tracker.hear(event)
         return None
 
     def on_job_finished(self, event: JobFinished) -> Effects:
-        """A job's text is whole."""
+        """A job has finished."""
         return self._job_event(event)
 
     def on_job_failed(self, event: JobFailed) -> Effects:
-        """A job ended early."""
+        """A job has failed."""
         return self._job_event(event)
 
     # -- pools, models and services -------------------------------------------------------------------
 
     async def _refresh(self) -> None:
-        """Read the keys, and the registry: who is there, and with which models."""
-        self._reload_keys()  # first: what was revoked counts no more, with the bus or without
+        """Read the key file and the registry: which services run, with which models."""
+        self._reload_keys()  # first, so that revoked keys are refused even without the bus
         if self._registry is None:
             return
         try:
@@ -198,7 +198,7 @@ class EdgeService(Service):
         self.models.see_leases(self.watch.services, self.clock.now())
 
     def _reload_keys(self) -> None:
-        """Keys that were added or revoked count at the next turn; a broken file changes nothing."""
+        """Use keys that were added and drop keys that were revoked; a broken file changes nothing."""
         if not self.keys.changed():
             return
         try:
@@ -207,43 +207,43 @@ class EdgeService(Service):
             self.log.warning("%s", error)
 
     def on_ring_measured(self, event: RingMeasured) -> Effects:
-        """A stage of a pool tells its figures."""
+        """A stage of a ring sent its figures."""
         self.watch.pools.hear(event, self.clock.now())
         return None
 
     def on_frame_refused(self, event: FrameRefused) -> Effects:
-        """Something of a ring's links made no sense."""
+        """A stage got invalid data on a link of its ring."""
         self.watch.pools.hear(event, self.clock.now())
         return None
 
     def on_model_loading(self, event: ModelLoading) -> Effects:
-        """A model is on its way."""
+        """A model is being loaded."""
         self.models.loading(event)
         return None
 
     def on_model_ready(self, event: ModelReady) -> Effects:
-        """A model can be asked for."""
+        """A model is ready."""
         self.models.ready(event, self.clock.now())
         self.tracker.came(event.facts.model)
         return None
 
     def on_model_measured(self, event: ModelMeasured) -> Effects:
-        """A model's self-test is known."""
+        """The self-test of a model is done."""
         self.models.measured(event)
         return None
 
     def on_model_failed(self, event: ModelFailed) -> Effects:
-        """A model is lost."""
+        """A model has failed."""
         self.models.failed(event)
         return None
 
     def on_model_unloaded(self, event: ModelUnloaded) -> Effects:
-        """A model left."""
+        """A model was unloaded."""
         self.models.unloaded(event)
         return None
 
     def on_change_told(self, event: ChangeTold) -> Effects:
-        """This machine serves other models from now on."""
+        """This machine changes to other models."""
         if event.node == self.ctx.node:
             self.models.told(event.models, event.default, event.at_ms)
             self.models.changing = event.step not in (ChangeStep.DONE, ChangeStep.FAILED)
@@ -257,15 +257,15 @@ class EdgeService(Service):
         return None
 
     def on_service_started(self, event: ServiceStarted) -> Effects:
-        """A process came."""
+        """A process started."""
         return self._service_event(event)
 
     def on_service_stopped(self, event: ServiceStopped) -> Effects:
-        """A process left in good order."""
+        """A process stopped normally."""
         return self._service_event(event)
 
     def on_service_faulted(self, event: ServiceFaulted) -> Effects:
-        """A process left with a fault."""
+        """A process stopped because of an error."""
         return self._service_event(event)
 
     def on_service_exited(self, event: ServiceExited) -> Effects:

@@ -1,4 +1,4 @@
-"""Tools in a request: which are offered, what makes the model call, and who reads the calls."""
+"""Tools in a request: which ones are offered, what forces the model to call, and which parser reads the calls."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ ToolChoice = str | NamedTool | None
 
 
 def raw_tools(tools: list[Tool] | None, choice: ToolChoice) -> list[msgspec.Raw]:
-    """The tools that the model gets to see, in OpenAI's shape; none where it may not call."""
+    """The tools that the model sees, in OpenAI's form; empty if it may not call any."""
     if choice == "none":
         return []
     return [msgspec.Raw(msgspec.json.encode(_plain(tool))) for tool in tools or ()]
@@ -29,7 +29,7 @@ def _plain(tool: Tool) -> dict[str, Any]:
 
 
 def check_tools(tools: list[Tool] | None, choice: ToolChoice) -> None:
-    """Refuse names that come twice, and a choice without tools."""
+    """Raise for tool names that occur twice, and for a tool choice without tools."""
     names = [tool.function.name for tool in tools or ()]
     for index, name in enumerate(names):
         if name in names[:index]:
@@ -46,14 +46,15 @@ def grammar_for(
     answer: ResponseFormat | None = None,
     asked: Grammar | None = None,
 ) -> Grammar | None:
-    """What the answer must follow: calls where the choice demands one, the shape that was asked for, or, in calls that
-    the model may make, the schemas of strict tools."""
+    """The grammar for the answer: forced calls if the tool choice demands one, else the requested format, or the
+    schemas of strict tools in optional calls.
+    """
     forced = _call_grammar(tools, choice, parallel, found)
     return forced or _with_format(tools, answer, asked, found) or strict_calls(tools, found)
 
 
 def _call_grammar(tools: list[msgspec.Raw], choice: ToolChoice, parallel: bool, found: ToolFormat) -> Grammar | None:
-    """What makes the model call, where the choice says that it must."""
+    """The grammar that forces a call, if the tool choice demands one."""
     if isinstance(choice, NamedTool):
         return tool_grammar(tools, choice.function.name, False, found)
     return tool_grammar(tools, "required", parallel, found) if choice == "required" else None
@@ -62,7 +63,7 @@ def _call_grammar(tools: list[msgspec.Raw], choice: ToolChoice, parallel: bool, 
 def _with_format(
     tools: list[msgspec.Raw], answer: ResponseFormat | None, grammar: Grammar | None, found: ToolFormat
 ) -> Grammar | None:
-    """A schema for the answer and tools that may be called: either is allowed, nothing else."""
+    """A schema for the answer together with optional tools: the answer is either of them, nothing else."""
     if grammar is None or not tools or not isinstance(answer, SchemaFormat):
         return grammar
     calls = msgspec.json.decode(tool_grammar(tools, "required", False, found).text)
@@ -75,17 +76,17 @@ def _with_format(
 
 
 class FirstCallOnly:
-    """Reads calls, and tells the first: the client wants no others beside it."""
+    """Reads tool calls but returns only the first one: the client does not want parallel calls."""
 
     def __init__(self, calls: ToolCallStream) -> None:
         self._calls = calls
 
     def feed(self, text: str) -> list[Delta]:
-        """Take more text; returns what is certain by now."""
+        """Add text; returns the deltas that are certain now."""
         return _without_more_calls(self._calls.feed(text))
 
     def finish(self) -> list[Delta]:
-        """No more text will come; returns the rest."""
+        """The text has ended; returns the remaining deltas."""
         return _without_more_calls(self._calls.finish())
 
 
@@ -94,7 +95,7 @@ def _without_more_calls(deltas: list[Delta]) -> list[Delta]:
 
 
 def reader_for(tools: list[msgspec.Raw], parallel: bool) -> Callable[[], AnswerParser]:
-    """Makes what reads an answer: it looks for calls where tools were offered."""
+    """A function that creates the parser of an answer; the parser looks for calls if tools were offered."""
     if not tools:
         return PlainAnswerParser
     schemas = function_schemas(tools)

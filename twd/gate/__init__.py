@@ -1,1 +1,1 @@
-"""Others write whole answers, the target judges them."""
+"""Members write whole answers, and the target judges them."""

@@ -1,4 +1,4 @@
-"""What the decisions of a gate ask its service to do."""
+"""The actions that the decisions of a gate ask its service to do."""
 
 import msgspec
 
@@ -8,14 +8,14 @@ from twd.wire.job import JobFinished, JobStarted, Judge, Judged, TokenScore
 
 
 class Ask(msgspec.Struct, frozen=True):
-    """Have a member write an answer."""
+    """Let a member write an answer."""
 
     number: int
     member: str
 
 
 class ScoreAnswer(msgspec.Struct, frozen=True):
-    """Have the target score a text behind these tokens; without a text, have it read the prompt."""
+    """Let the target score a text that follows these tokens; without a text, let it read the prompt."""
 
     number: int
     judge: Judge
@@ -23,14 +23,14 @@ class ScoreAnswer(msgspec.Struct, frozen=True):
 
 
 class AskJudge(msgspec.Struct, frozen=True):
-    """Ask a model in words about an answer."""
+    """Ask a model for a verdict on an answer, with a prompt."""
 
     number: int
     answer: str
 
 
 class Write(msgspec.Struct, frozen=True):
-    """Have the target write on behind these tokens; it may expect this text."""
+    """Let the target continue after these tokens; `prediction` is a text that it may expect."""
 
     number: int
     resume: Tokens = []
@@ -38,19 +38,19 @@ class Write(msgspec.Struct, frozen=True):
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """Nobody needs this part any more."""
+    """Cancel this part."""
 
     number: int
 
 
 class BeginAnswer(msgspec.Struct, frozen=True):
-    """The client may be told that its job has started."""
+    """Tell the client that its job has started."""
 
     started: JobStarted
 
 
 class Say(msgspec.Struct, frozen=True):
-    """The next piece of the answer."""
+    """Send the next piece of the answer."""
 
     tokens: Tokens
     text: str
@@ -59,20 +59,20 @@ class Say(msgspec.Struct, frozen=True):
 
 
 class End(msgspec.Struct, frozen=True):
-    """The answer is whole."""
+    """The answer is complete."""
 
     finished: JobFinished
     judged: Judged
 
 
 class Break(msgspec.Struct, frozen=True):
-    """The answer cannot be given."""
+    """The request failed."""
 
     failure: Failure
 
 
 class FoundAnswer(msgspec.Struct, frozen=True):
-    """What a verdict tells of a member: the part of its answer that stood."""
+    """A verdict on a member: the share of its answer that was kept."""
 
     member: str
     kept: float

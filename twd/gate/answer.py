@@ -1,4 +1,4 @@
-"""One member's answer: what came of it, and what of it is scored. Pure."""
+"""The answer of one member: its text, and what of it is scored. Pure."""
 
 import re
 from dataclasses import dataclass, field
@@ -9,13 +9,13 @@ from twd.wire.job import FinishReason, JobFinished, Judge, TokensAccepted
 
 CHARACTERS_A_TOKEN: Final = 4
 TEXT_MAX: Final = 200_000
-"""Characters; a member that writes more does not end."""
+"""Characters; a member that writes more has failed."""
 _WORD: Final = re.compile(r"\s+\S")
 
 
 @dataclass(slots=True)
 class Answer:
-    """What a member wrote so far, and what the target thinks of it."""
+    """What a member has written so far, and the target's scores."""
 
     number: int
     member: str
@@ -25,24 +25,24 @@ class Answer:
     finished: JobFinished | None = None
     failed: bool = False
     sent: int = 0
-    """Characters that were handed to the judge."""
+    """The number of characters that the judge has got."""
     tokens: list[int] = field(default_factory=list)
     shown: list[str] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
     tail: str = ""
     cut: FinishReason | None = None
-    """The judge found its end before the member did: by a stop string, or for want of tokens."""
+    """The judge found the end before the member did: a stop string, or no tokens left."""
     stop: str = ""
     whole: bool = False
-    """All of it is scored, up to the end or to what cannot stand."""
+    """It is fully scored: up to its end, or up to a token that the rule does not allow."""
 
     def hear(self, event: TokensAccepted, now: float) -> None:
-        """The next piece of text."""
+        """Add the next piece of text."""
         self.text += event.text
         self.heard = now if event.text else self.heard
 
     def end(self, event: JobFinished, now: float) -> None:
-        """The member is done. A stop string that ended its text belongs to what is judged."""
+        """The member has finished. A stop string that ended its text is judged with the text."""
         self.finished, self.heard = event, now
         self.text += event.stop
 
@@ -53,11 +53,13 @@ class Answer:
 
     @property
     def endless(self) -> bool:
-        """Whether it is longer than anything that is judged."""
+        """Whether it is longer than TEXT_MAX characters."""
         return len(self.text) > TEXT_MAX
 
     def next_piece(self, least: int) -> Judge | None:
-        """What to score next: all of an answer that is whole, else at least so many characters, up to a word's end."""
+        """The next piece to score: all the rest of a finished answer, else at least `least` characters up to the end of
+        a word.
+        """
         if self.finished is not None:
             ends = self.finished.reason is FinishReason.STOP and not self.finished.stop
             piece = Judge(text=self.text[self.sent :], behind=len(self.tokens), ends=ends)
@@ -73,13 +75,13 @@ class Answer:
         return piece
 
     def scored(self, event: TokensAccepted) -> None:
-        """The judge tells of some tokens."""
+        """Add scored tokens."""
         self.tokens += event.tokens
         self.shown += texts_of(event)
         self.gaps += [score.gap for score in event.scores]
 
     def judged_to(self, event: JobFinished, stop_above: float | None) -> None:
-        """The judge has done what was asked of it last; `tail` is what it held back."""
+        """The judge has finished the last piece; `tail` is text that it held back."""
         if event.end_score is not None:
             self.gaps.append(event.end_score.gap)
         if event.stop or event.reason is FinishReason.LENGTH:
@@ -89,7 +91,7 @@ class Answer:
         self.whole = over or self.cut is not None or (self.finished is not None and self.sent == len(self.text))
 
     def rest_behind(self, keep: int) -> str:
-        """What the member wrote behind so many of its tokens."""
+        """The member's text after its first `keep` tokens."""
         before = "".join(self.shown[:keep])
         return self.text[len(before) :] if self.text.startswith(before) else ""
 

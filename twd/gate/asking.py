@@ -1,4 +1,4 @@
-"""Asks members, judges and targets of a running system, one after the other, to calibrate by their answers."""
+"""Sends jobs to members, judges and targets of a running system, one at a time, for a calibration."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ TIMEOUT_S = 300.0
 
 @dataclass(slots=True)
 class Told:
-    """What a job brought."""
+    """The result of a job."""
 
     text: str = ""
     tokens: list[int] = field(default_factory=list)
@@ -35,12 +35,12 @@ class Told:
 
     @property
     def stats(self) -> JobStats:
-        """What it cost."""
+        """The statistics of the job."""
         return self.finished.stats if self.finished is not None else JobStats()
 
     @property
     def ms(self) -> float:
-        """The time that it took where it ran."""
+        """Milliseconds that the worker spent on it."""
         return self.stats.prefill_ms + self.stats.decode_ms
 
 
@@ -56,7 +56,7 @@ class Asker(Service):
         self._open: dict[JobId, tuple[Told, asyncio.Future[Told]]] = {}
 
     async def leases(self) -> list[ServiceLease]:
-        """Who is there."""
+        """The leases of all services."""
         registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
         found = [read_lease(entry.value, entry.key) for entry in await registry.entries()]
         return [lease for lease in found if lease is not None]
@@ -70,7 +70,7 @@ class Asker(Service):
         judge: Judge | None = None,
         speculation: Speculation | None = None,
     ) -> Told:
-        """One job to its end; raises TwdError when it fails."""
+        """Run one job to its end and return its result; raises TwdError if it fails."""
         job = JobSubmitted(
             job=self.ctx.ids.job(),
             model=ModelId(model),
@@ -105,7 +105,7 @@ class Asker(Service):
             raise TwdError(reply.failure.code, reply.failure.message)
 
     def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
-        """The next piece."""
+        """Add the next piece of text."""
         held = self._open.get(event.job)
         if held is not None:
             held[0].text += event.text
@@ -114,7 +114,7 @@ class Asker(Service):
         return None
 
     def on_job_finished(self, event: JobFinished) -> Effects:
-        """The answer is whole."""
+        """The answer is complete."""
         held = self._open.get(event.job)
         if held is not None and not held[1].done():
             told, done = held
@@ -124,7 +124,7 @@ class Asker(Service):
         return None
 
     def on_job_failed(self, event: JobFailed) -> Effects:
-        """There is no answer."""
+        """The job failed, so there is no answer."""
         held = self._open.get(event.job)
         if held is not None and not held[1].done():
             held[1].set_exception(TwdError(event.failure.code, event.failure.message))

@@ -1,6 +1,6 @@
-"""Which passed answers the target writes, too. Pure; what that tells is in `twd.drafting.betting`."""
+"""Which passed answers are audited. Pure; the statistics of audits are in `twd.drafting.betting`."""
 
 
 def due(passed: int, share: float, first: int, chance: float) -> bool:
-    """Whether the answer that passed as number `passed` is audited: the first ones all, then a share of them."""
+    """Whether the passed answer number `passed` is audited: all of the first ones, then a random share."""
     return share > 0.0 and (passed <= first or chance < share)

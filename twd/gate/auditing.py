@@ -1,4 +1,4 @@
-"""One audit: the target writes an answer that passed, too, and where the texts differ, is asked which is better."""
+"""One audit: the target writes a passed answer itself. If the texts differ, it is asked which one is better."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,12 +13,12 @@ from twd.wire.failures import Failure
 from twd.wire.job import JobFinished, JobStarted, JobSubmitted, TokensAccepted
 
 Done = Callable[[AuditTask, bool | None, float], None]
-"""Whether the answer was wrong, None where that is not known, and the target's time."""
+"""Takes the task, whether the answer was wrong (None: not known), and the target's milliseconds."""
 
 
 @dataclass
 class AuditRun:
-    """Reads the parts of one audit."""
+    """Runs the parts of one audit."""
 
     task: AuditTask
     parts: Parts
@@ -28,7 +28,7 @@ class AuditRun:
     target_ms: float = 0.0
 
     def begin(self) -> None:
-        """Have the target write."""
+        """Let the target write."""
         self._open(1, replace(self.task.job, speculation=replace(self.task.job.speculation, prediction=self.task.text)))
 
     def _open(self, number: int, job: JobSubmitted) -> None:
@@ -38,14 +38,14 @@ class AuditRun:
         self.parts.open(number, part, self, TARGET)
 
     def started(self, number: int, event: JobStarted) -> None:
-        """A part has begun."""
+        """A part has started; nothing to do."""
 
     def text(self, number: int, event: TokensAccepted) -> None:
-        """A part brings text."""
+        """A part sent text."""
         self.texts.setdefault(number, []).append(event.text)
 
     def finished(self, number: int, event: JobFinished) -> None:
-        """A part is done: compare, or ask."""
+        """A part has finished: compare the texts, or start the next part."""
         self.texts.setdefault(number, []).append(event.tail)
         self.target_ms += event.stats.prefill_ms + event.stats.decode_ms
         own = self._said(1)
@@ -59,7 +59,7 @@ class AuditRun:
             self.done(self.task, self._said(2) == "A" and self._said(3) == "B", self.target_ms)
 
     def failed(self, number: int, failure: Failure) -> None:
-        """Nothing is learned from it."""
+        """A part failed, so the audit has no result."""
         self.done(self.task, None, self.target_ms)
 
     def _said(self, number: int) -> str:

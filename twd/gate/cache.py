@@ -1,4 +1,4 @@
-"""Verdicts on answers with the same words to the same request: they need not be scored again. Pure."""
+"""A cache of the target's scores: the same answer to the same request is not scored again. Pure."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ VERDICTS_MAX: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What the target told of an answer."""
+    """The scores of one answer."""
 
     pieces: tuple[TokensAccepted, ...]
     finished: JobFinished
 
 
 class Cache:
-    """The latest verdicts; the oldest give way."""
+    """The latest scores; the least recently used ones are removed."""
 
     def __init__(self, most: int = VERDICTS_MAX) -> None:
         self._most = most
@@ -32,7 +32,7 @@ class Cache:
         return len(self._kept)
 
     def find(self, key: bytes) -> Scored | None:
-        """What was told of the same answer."""
+        """The scores of the same answer, or None."""
         found = self._kept.get(key)
         if found is not None:
             self._kept.move_to_end(key)
@@ -40,7 +40,7 @@ class Cache:
         return found
 
     def keep(self, key: bytes, scored: Scored) -> None:
-        """Remember it."""
+        """Store scores."""
         self._kept[key] = scored
         self._kept.move_to_end(key)
         if len(self._kept) > self._most:
@@ -48,6 +48,6 @@ class Cache:
 
 
 def key_of(job: JobSubmitted, target: str, target_is: str) -> bytes:
-    """The request, how it is drawn, and the text that is judged, by this very model."""
+    """A hash of the request, its sampling parameters, the judged text and the identity of the model."""
     told = (target, target_is, job.prompt, job.sampling, job.stop, job.max_tokens, job.judge, job.resume)
     return sha256(msgspec.json.encode(told)).digest()

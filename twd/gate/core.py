@@ -1,7 +1,8 @@
-"""One request to a gate: who is asked, what is judged, what leaves, how it ends. No clock, no bus.
+"""The decisions of one request: whom to ask, what to judge, what to send and how it ends. No clock, no bus.
 
-The gate owns one job for each member that it asks and one for what the target does; they are numbered. A judged text
-leaves as soon as it may, and what the target writes leaves as it comes.
+A request consists of numbered parts. Each part is one job that the gate owns: one for each member that is asked, and
+one for each thing that the target does. A member's text is sent as soon as the rules allow it; the target's own text is
+sent at once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,29 +29,29 @@ from twd.wire.job import (
 )
 
 PIECE_MIN: Final = 64
-"""Characters; less is not worth a pass while a text still grows."""
+"""Characters. While a text still grows, a shorter piece is not worth a forward pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """By what rules one request is served."""
+    """The rules for one request."""
 
     rules: Mapping[str, Rule] = field(default_factory=dict)
-    """By member; of others every token must be the target's own."""
+    """The rule of each member. Without a rule, every token must be the target's own choice."""
     hold: int = 0
-    """Tokens that must be judged behind a piece before it leaves; 0: the whole answer."""
+    """A piece is sent only when this many tokens after it are judged, too; 0: only the whole answer is sent."""
     ask: int = 1
     retries: int = 1
     patience_s: float = 20.0
-    """A member that says nothing for so long is given up."""
+    """A member that sends nothing for this many seconds has failed."""
     in_words: bool = False
-    """The judge is asked in words."""
+    """The judge gets a prompt and replies with a word; it does not score tokens."""
     fail_open: bool = False
 
 
 @dataclass(slots=True)
 class Spent:
-    """What the parts of a request took."""
+    """Time (milliseconds), passes and tokens that the parts of a request took."""
 
     target_ms: float = 0.0
     judge_ms: float = 0.0
@@ -78,25 +79,25 @@ class GateJob:
         self._answers: dict[int, Answer] = {}
         self._judging: Answer | None = None
         self._judge = 0
-        """The number of the part in which something is scored; 0: none."""
+        """The number of the part that scores or judges an answer; 0: none runs."""
         self._reading = 0
         self._writer = 0
         self._wrote: Answer | None = None
-        """Whose beginning stands, where the target goes on."""
+        """The member's answer whose beginning was kept when the target writes the rest."""
         self._said = 0
         self._place = len(job.resume)
         self._retries = terms.retries
         self._begun = False
         self._words: list[str] = []
         self._chance: float | None = None
-        """Of the first token of a judge's words."""
+        """The probability of the first token of the judge's reply."""
         self._best = ""
-        """The best text that was refused: the target may expect it."""
+        """The member's text that the target gets as a prediction."""
 
     # -- the beginning -------------------------------------------------------------------------
 
     def begin(self, now: float) -> list[Action]:
-        """Ask the first members, and have the target read the prompt meanwhile."""
+        """Ask the first members. Meanwhile the target reads the prompt."""
         if self.job.resume:
             return self._write("it goes on with a text that was begun elsewhere")
         if not self._left:
@@ -110,7 +111,7 @@ class GateJob:
         return actions
 
     def pass_through(self, why: str) -> list[Action]:
-        """Ask nobody: the target writes."""
+        """Ask no member: the target writes the answer."""
         return self._write(why)
 
     def _number(self) -> int:
@@ -124,18 +125,18 @@ class GateJob:
         self.asked.append(member)
         return [Ask(number, member)]
 
-    # -- what the parts tell -------------------------------------------------------------------
+    # -- events of the parts ------------------------------------------------------------------
 
     def started(self, number: int, event: JobStarted) -> list[Action]:
-        """A part has begun; the first of the target tells the client about its prompt."""
+        """A part has started. The first suitable start event is passed on to the client."""
         if self._begun or (number in self._answers) is not self.terms.in_words:
-            return []  # a judge that is asked in words reads another prompt
+            return []  # a judge that replies in words gets another prompt, so its start event does not fit
         self._begun = True
         self.spent.prompt_tokens, self.spent.cached_tokens = event.prompt_tokens, event.cached_tokens
         return [BeginAnswer(event)]
 
     def text(self, number: int, event: TokensAccepted, now: float) -> list[Action]:
-        """A part brings text, or scores of a text."""
+        """A part sent text, or the scores of a text."""
         if self.ended:
             return []
         if number in self._answers:
@@ -152,7 +153,7 @@ class GateJob:
         return []
 
     def finished(self, number: int, event: JobFinished, now: float) -> list[Action]:
-        """A part is done."""
+        """A part has finished."""
         if self.ended:
             return []
         self._count(number, event.stats)
@@ -173,7 +174,7 @@ class GateJob:
         return self._look(answer, now)
 
     def failed(self, number: int, failure: Failure, now: float) -> list[Action]:
-        """A part cannot go on."""
+        """A part has failed."""
         if self.ended:
             return []
         if number in self._answers:
@@ -201,7 +202,7 @@ class GateJob:
     # -- time ----------------------------------------------------------------------------------
 
     def tick(self, now: float, late_s: float) -> list[Action]:
-        """Ask another where those who were asked are late; give up those who say nothing."""
+        """Ask one more member if all that were asked are late; give up members that are silent or never end."""
         if self.ended or self._writer or self._judge:
             return []
         actions: list[Action] = []
@@ -219,9 +220,9 @@ class GateJob:
     # -- judging -------------------------------------------------------------------------------
 
     def _judge_next(self, now: float) -> list[Action]:
-        """Have something scored, if nothing is under way and something is there."""
+        """Start to judge an answer if no judging runs and some text is ready for it."""
         if self._judge or self._reading or self._writer or self.ended:
-            return []  # while the prompt is still being read, another session would have to read it again
+            return []  # the prompt is still being read: a second session would read it again
         answer = self._judging or self._candidate()
         if answer is None:
             return []
@@ -239,7 +240,7 @@ class GateJob:
         return [ScoreAnswer(self._judge, judge, list(answer.tokens))]
 
     def _candidate(self) -> Answer | None:
-        """Whose answer to judge: one that is whole, or, where pieces may leave, the longest."""
+        """The answer to judge next: a finished one, or, where pieces may be sent, the longest one."""
         live = [one for one in self._answers.values() if not one.failed]
         whole = [one for one in live if one.finished is not None]
         if whole or not self.terms.hold:
@@ -247,7 +248,7 @@ class GateJob:
         return max(live, key=lambda one: len(one.text), default=None)
 
     def _look(self, answer: Answer, now: float) -> list[Action]:
-        """What the scores so far mean."""
+        """Decide by the scores so far: a verdict if the answer is fully scored, else which tokens may be sent."""
         rule = self._rule_of(answer)
         if answer.whole:
             return self._decided(answer, decide(answer.gaps, len(answer.tokens), rule, self._said), now)
@@ -300,7 +301,7 @@ class GateJob:
         return [*found, *self._another(why, now)]
 
     def _give_up(self, answer: Answer, why: str, now: float) -> list[Action]:
-        """A member failed. Of text that has left, the target writes the rest."""
+        """A member failed. If a part of its text was sent already, the target writes the rest."""
         if answer is self._judging and self._said:
             return [*self._correct(answer, self._so_far(answer)), FoundAnswer(answer.member, 0.0, "failed")]
         stopped: list[Action] = []
@@ -311,12 +312,12 @@ class GateJob:
         return [*stopped, failed, *self._another(f"{answer.member}: {why}", now)]
 
     def _so_far(self, answer: Answer) -> Decision:
-        """What stands of an answer of which no more will be judged."""
+        """The decision on an answer that is not judged further: which of its tokens stay."""
         found = decide(answer.gaps, len(answer.tokens), self._rule_of(answer), self._said)
         return replace(found, verdict=AnswerVerdict.CORRECT)
 
     def _another(self, why: str, now: float) -> list[Action]:
-        """Judge another answer, wait for one, ask for one; else the target writes."""
+        """Judge another answer, or wait for one, or ask one more member; if none is left, the target writes."""
         following = self._judge_next(now)
         if following or any(not one.failed for one in self._answers.values()):
             return following
@@ -363,7 +364,7 @@ class GateJob:
                 return self._unjudged("the judge gave no verdict")
 
     def _unjudged(self, why: str) -> list[Action]:
-        """No verdict can be had: the target writes, unless such answers may pass."""
+        """No verdict is possible: the target writes, or, with `fail_open`, the answer is sent unjudged."""
         answer = self._judging
         self._judge = 0
         if self.terms.fail_open and answer is not None and answer.finished is not None and not self._said:
@@ -374,7 +375,7 @@ class GateJob:
         return self._write(why)
 
     def _passed_whole(self, answer: Answer, verdict: AnswerVerdict, why: str) -> list[Action]:
-        """An answer of which no tokens are known leaves as it is."""
+        """Send a whole answer as text: its tokens are not known."""
         assert answer.finished is not None
         score = self._chance if verdict is AnswerVerdict.APPROVE else None
         self.judged = Judged(verdict=verdict, approximate=True, member=answer.member, score=score, why=why)
@@ -387,10 +388,10 @@ class GateJob:
         found = FoundAnswer(answer.member, 1.0, verdict)
         return [found, *self._stop_all(but=0), Say([], text, author=answer.member), *self._end(end)]
 
-    # -- what leaves ---------------------------------------------------------------------------
+    # -- what is sent --------------------------------------------------------------------------
 
     def _say_kept(self, answer: Answer, up_to: int) -> list[Action]:
-        """Let so many tokens of a member's answer leave."""
+        """Send the tokens of a member's answer up to the token number `up_to`."""
         if up_to <= self._said:
             return []
         tokens, shown = answer.tokens[self._said : up_to], answer.shown[self._said : up_to]
@@ -406,14 +407,14 @@ class GateJob:
         return [Say(event.tokens, event.text, lengths)]
 
     def _write(self, why: str, *, keep_verdict: bool = False) -> list[Action]:
-        """The target writes all, or all the rest."""
+        """The target writes the whole answer, or continues the tokens of an earlier attempt."""
         if not keep_verdict and self.judged.verdict is not AnswerVerdict.REJECT:
             self.judged = Judged(verdict=AnswerVerdict.EXACT, why=why)
         number = self._writer = self._number()
         return [*self._stop_all(but=number), Write(number, list(self.job.resume), self._best)]
 
     def _stop_all(self, but: int) -> list[Action]:
-        """All other parts end."""
+        """Stop all running parts except `but`."""
         parts = [one.number for one in self._answers.values() if one.finished is None]
         parts += [number for number in (self._judge, self._reading) if number]
         self._judge = self._reading = 0
@@ -430,7 +431,7 @@ class GateJob:
         return [*self._stop_all(but=0), Break(failure)]
 
     def cancel(self, why: str) -> list[Action]:
-        """The client wants no more."""
+        """Stop everything: the client does not want the answer any more."""
         if self.ended:
             return []
         parts = [Stop(self._writer)] if self._writer else []
@@ -438,11 +439,11 @@ class GateJob:
 
     @property
     def tokens_told(self) -> bool:
-        """Whether the client gets tokens, and not only text."""
+        """Whether the client got tokens, and not only text."""
         return self._place > 0
 
     def stats(self, decode_ms: float) -> JobStats:
-        """What the request cost, as its client is told."""
+        """The statistics that the client gets."""
         kept, scored = self.judged.kept, max((len(one.tokens) for one in self._answers.values()), default=0)
         shares = [DrafterShare(drafter=self.judged.member, checked=scored, taken=kept)] if kept else []
         return JobStats(

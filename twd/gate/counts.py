@@ -1,4 +1,4 @@
-"""What a gate counts for its status. Pure."""
+"""The counts of a gate for its status. Pure."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from twd.wire.job import AnswerVerdict, JobFinished
 
 @dataclass
 class GateCounts:
-    """Requests by how they ended, and what they took."""
+    """Requests by their verdict, and the milliseconds that they took."""
 
     began: float
     total_requests: int = 0
@@ -25,15 +25,15 @@ class GateCounts:
     used_target: int = 0
     target_ms: float = 0.0
     exact_ms: float = 0.0
-    """What exact speculation would have taken of the target for the same answers, as far as that is known."""
+    """What exact speculation would have taken of the target for the same answers, as far as it is known."""
     compared_ms: float = 0.0
-    """What those took of which that is known."""
+    """What the answers took for which `exact_ms` is known."""
     audit_ms: float = 0.0
     kept: int = 0
-    """Tokens that members wrote."""
+    """Tokens that members wrote and that were kept."""
 
     def compare(self, target_ms: float, exact_ms: float | None, kept: int) -> None:
-        """One more answer took so long, and would have taken so long."""
+        """Add one answer: the milliseconds that it took, and those that exact speculation would have taken."""
         self.target_ms += target_ms
         self.kept += kept
         if exact_ms is not None:
@@ -41,7 +41,7 @@ class GateCounts:
             self.compared_ms += target_ms
 
     def saved(self) -> dict[str, float]:
-        """Seconds of the target: what was spent, and what that saved, audits taken off; losses are below zero."""
+        """Seconds of the target: spent and saved. Audits are subtracted; a loss is negative."""
         return {
             "target_s": round(self.target_ms / 1000, 2),
             "audit_s": round(self.audit_ms / 1000, 2),
@@ -51,7 +51,7 @@ class GateCounts:
         }
 
     def ended(self, core: GateJob, finished: JobFinished | None) -> None:
-        """One more request is over."""
+        """Count one request that ended."""
         self.total_requests += 1
         if finished is None or finished.judged is None:
             self.errors += 1

@@ -1,47 +1,47 @@
-"""Whether judging is cheaper than exact speculation: by what both took of the target's time. Pure."""
+"""Whether judging is cheaper than exact speculation, by the target's milliseconds for each. Pure."""
 
 from dataclasses import dataclass, field
 from typing import Final
 
 TRIES: Final = 6
-"""Answers of each way that are measured before one is preferred."""
+"""Answers of each kind that are measured before one kind is preferred."""
 AGAIN: Final = 24
-"""The way that costs more is taken once in so many requests, to see whether that still holds."""
+"""One request in this many uses the more expensive kind, to measure it again."""
 _DECAY: Final = 0.95
 _MARGIN: Final = 0.98
-"""Judging must be cheaper by this much: where it is not, texts are exact for the same price."""
+"""Judging must cost less than this share of exact speculation. At the same price, exact texts are better."""
 
 
 @dataclass(slots=True)
 class ServingWay:
-    """What answers of one way took of the target."""
+    """The target's milliseconds and the tokens of one kind of answers."""
 
     count: int = 0
     ms: float = 0.0
     tokens: float = 0.0
 
     def learn(self, ms: float, tokens: int) -> None:
-        """One more answer."""
+        """Add one answer."""
         self.count += 1
         self.ms = self.ms * _DECAY + ms
         self.tokens = self.tokens * _DECAY + tokens
 
     @property
     def token_ms(self) -> float | None:
-        """Of the target's time, for a token; None before anything is known."""
+        """The target's milliseconds for a token; None before anything is known."""
         return self.ms / self.tokens if self.tokens else None
 
 
 @dataclass(slots=True)
 class Economy:
-    """Judged answers beside exact ones, of one target."""
+    """The cost of judged and of exact answers, for one target."""
 
     judged: ServingWay = field(default_factory=ServingWay)
     exact: ServingWay = field(default_factory=ServingWay)
     _asked: int = 0
 
     def judging(self) -> bool:
-        """Whether the next answer is to be judged rather than written by the target."""
+        """Whether the next answer is to be judged instead of written by the target."""
         self._asked += 1
         if self.judged.count < TRIES or self.exact.count < TRIES:
             return self.judged.count <= self.exact.count

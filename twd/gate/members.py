@@ -1,4 +1,4 @@
-"""Who writes for a gate, and for which models it judges: from the settings."""
+"""From the settings: which models write for a gate, and which models judge."""
 
 from typing import Final
 
@@ -9,7 +9,7 @@ BEHIND: Final = "@gate"
 
 
 def agent_names(settings: Settings) -> dict[str, ServerConfig]:
-    """The servers under `gate.agents`, by the names that they get here."""
+    """The servers under `gate.agents`, by the names that they have here."""
     names: dict[str, ServerConfig] = {}
     for number, server in enumerate(settings.gate.agents, 1):
         name = server.model_name or f"agent-{number}"
@@ -18,11 +18,13 @@ def agent_names(settings: Settings) -> dict[str, ServerConfig]:
 
 
 def members_of(settings: Settings) -> list[str]:
-    """All who write for the gate."""
+    """The names of all models that write for the gate."""
     return [*settings.gate.fleet, *agent_names(settings)]
 
 
 def targets_of(settings: Settings) -> list[str]:
-    """The models that judge: all that are served and do not write for the gate, `gate.verifier` in any case."""
+    """The names of the models that judge: all that are served and do not write for the gate, and always
+    `gate.verifier`.
+    """
     fleet = set(settings.gate.fleet)
     return [name for name in settings.served() if name not in fleet or name == settings.gate.verifier]

@@ -1,4 +1,4 @@
-"""From prompts to observations: a member answers, the judge scores, the target answers, and errors are found."""
+"""Makes observations from prompts: a member answers, the judge scores, the target answers, and errors are found."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _PLAIN: Final = Speculation(enabled=False)
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Who writes, who judges, and what an error is."""
+    """Who writes, who judges, and what counts as an error."""
 
     judge: str
     member: str
@@ -33,14 +33,14 @@ class Task:
     max_tokens: int = 256
     error: ErrorBy = "check"
     arbiter: str = ""
-    """Who compares answers, where errors are found in words."""
+    """The model that compares answers if `error` is "judge"; empty: the judge."""
     step_ms: float = 0.0
-    """What a token takes the target without drafts."""
+    """Milliseconds of the target for one token without drafts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A prompt of which nothing was learned."""
+    """A prompt that gave no observation."""
 
     line: int
     why: str
@@ -49,7 +49,7 @@ class Failed:
 async def observe(
     asker: Asker, lines: Sequence[Line], task: Task, tell: Callable[[int, int], None]
 ) -> tuple[list[Observation], list[Failed]]:
-    """Ask for each prompt; those that fail are told."""
+    """Run all prompts; returns the observations, and the prompts that failed."""
     seen: list[Observation] = []
     failed: list[Failed] = []
     for number, line in enumerate(lines, 1):
@@ -85,7 +85,7 @@ async def _one(asker: Asker, line: Line, task: Task) -> Observation:
 
 
 async def _is_wrong(asker: Asker, line: Line, task: Task, answer: Told, own: Told) -> bool:
-    """Whether an answer fails where the target's own does not."""
+    """Whether the member's answer is wrong and the target's own is not."""
     match task.error:
         case "same":
             return answer.text != own.text
@@ -100,7 +100,7 @@ async def _is_wrong(asker: Asker, line: Line, task: Task, answer: Told, own: Tol
 
 
 async def _better(asker: Asker, task: Task, line: Line, one: str, other: str) -> str:
-    """Which of two answers a model prefers; it is not told whose they are."""
+    """Which of two answers a model prefers: "A", "B" or another text. It is not told who wrote them."""
     asked = Prompt(messages=list(line.messages))
     job = comparison(JobSubmitted(job=JobId(""), model=ModelId(""), owner=asker.instance, prompt=asked), one, other)
     return (await asker.run(task.arbiter or task.judge, job.prompt, job.sampling, 4)).text.strip()

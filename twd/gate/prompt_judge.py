@@ -1,4 +1,4 @@
-"""A judge that answers in words, for targets that cannot score: what it is asked, and what its reply means. Pure."""
+"""A judge that replies with a word, for targets that cannot score: its prompt, and how to read its reply. Pure."""
 
 import enum
 from typing import Final
@@ -18,7 +18,7 @@ VERDICT_TOKENS: Final = 8
 
 
 class InWords(enum.StrEnum):
-    """What a judge said."""
+    """The verdict that a judge replied."""
 
     APPROVE = "APPROVE"
     CORRECT = "CORRECT"
@@ -27,13 +27,13 @@ class InWords(enum.StrEnum):
 
 
 def read_verdict(reply: str) -> InWords:
-    """The verdict, if the whole reply is one of the words; prose is none."""
+    """The verdict if the whole reply is one of the words; any other reply is NOTHING."""
     word = reply.strip()
     return InWords(word) if word in WORDS else InWords.NOTHING
 
 
 def question(job: JobSubmitted, answer: str, instruction: str, *, grammar: bool) -> JobSubmitted:
-    """The job that asks a judge about an answer."""
+    """The job that asks a judge for a verdict on an answer."""
     told = f"{instruction or INSTRUCTION}\n\n<request>\n{_request(job)}\n</request>\n\n<answer>\n{answer}\n</answer>"
     return replace(
         job,
@@ -63,7 +63,7 @@ COMPARE: Final = (
 
 
 def comparison(job: JobSubmitted, one: str, other: str) -> JobSubmitted:
-    """The job that asks which of two answers is better; whose they are is not told."""
+    """The job that asks which of two answers is better; it does not say who wrote them."""
     told = f"{COMPARE}\n\n<request>\n{_request(job)}\n</request>\n<A>\n{one}\n</A>\n<B>\n{other}\n</B>"
     return replace(
         job,

@@ -1,4 +1,4 @@
-"""One request under way: does what its decisions ask for, and tells its client."""
+"""One running request of the gate: does the actions of its decisions and sends events to its client."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ KEEPALIVE_S = 1.0
 
 
 class House(Protocol):
-    """What a request needs of the gate."""
+    """What a request needs from the gate."""
 
     parts: Parts
     instance: InstanceId
@@ -35,30 +35,30 @@ class House(Protocol):
     cache: Cache
 
     def score_key(self, job: JobSubmitted, target: ModelId) -> bytes:
-        """Under what a verdict is remembered; empty: not at all."""
+        """The cache key of a verdict; empty if verdicts are not cached."""
 
     def emit_for(self, event: Event) -> None:
-        """Tell an event."""
+        """Publish an event."""
 
     def now(self) -> float:
-        """The time."""
+        """The clock's time, in seconds."""
 
     def found(self, request: "GateRequest", found: FoundAnswer) -> None:
-        """A verdict on a member."""
+        """A verdict on a member's answer."""
 
     def over(self, request: "GateRequest", finished: JobFinished | None) -> None:
-        """The request is over."""
+        """The request has ended."""
 
     def wrote(self, request: "GateRequest", name: str, seconds: float) -> None:
-        """A member wrote an answer in this time."""
+        """A member took this many seconds to write an answer."""
 
     def grammars(self, model: ModelId) -> bool:
-        """Whether a model keeps to a grammar."""
+        """Whether a model obeys a grammar."""
 
 
 @dataclass
 class GateRequest:
-    """A client's job, its decisions, and its parts by number."""
+    """A client's job, its decisions, and its parts by their numbers."""
 
     job: JobSubmitted
     core: GateJob
@@ -70,33 +70,33 @@ class GateRequest:
     spoke_at: float = 0.0
     jobs: dict[int, JobId] = field(default_factory=dict)
     members: dict[int, tuple[str, float]] = field(default_factory=dict)
-    """Who was asked under a number, and when."""
+    """By part number: the member that was asked, and when."""
     scoring: dict[int, tuple[bytes, list[TokensAccepted]]] = field(default_factory=dict)
-    """What the target tells of texts under way, and under which key that is remembered."""
+    """By part number: the cache key and the scores that came so far."""
     prompt_tokens: int = 0
     index: int = 0
     text: list[str] = field(default_factory=list)
-    """What was said."""
+    """The text that was sent to the client, in pieces."""
 
     def run(self, step: Callable[[float], list[Action]]) -> None:
-        """Take one step of the decisions, and do what it asks for."""
+        """Take one step of the decisions and do the actions that it returns."""
         for action in step(self.house.now()):
             self._do(action)
 
-    # -- what the parts tell -------------------------------------------------------------------
+    # -- events of the parts ------------------------------------------------------------------
 
     def started(self, number: int, event: JobStarted) -> None:
-        """A part has begun."""
+        """A part has started."""
         self.run(lambda now: self.core.started(number, event))
 
     def text_of(self, number: int, event: TokensAccepted) -> None:
-        """A part brings text."""
+        """A part sent text."""
         if number in self.scoring:
             self.scoring[number][1].append(event)
         self.run(lambda now: self.core.text(number, event, now))
 
     def finished(self, number: int, event: JobFinished) -> None:
-        """A part is done."""
+        """A part has finished."""
         self.jobs.pop(number, None)
         self._keep_scores(number, event)
         if number in self.members:
@@ -105,11 +105,11 @@ class GateRequest:
         self.run(lambda now: self.core.finished(number, event, now))
 
     def failed(self, number: int, failure: Failure) -> None:
-        """A part cannot go on."""
+        """A part has failed."""
         self.jobs.pop(number, None)
         self.run(lambda now: self.core.failed(number, failure, now))
 
-    # -- what the decisions ask for ------------------------------------------------------------
+    # -- actions of the decisions --------------------------------------------------------------
 
     def _do(self, action: Action) -> None:
         match action:
@@ -141,7 +141,7 @@ class GateRequest:
                 self._break(failure)
 
     def _score(self, number: int, job: JobSubmitted) -> None:
-        """Have a text scored, unless the same was scored before."""
+        """Have the target score a text; use the cached scores if the same text was scored before."""
         key = self.house.score_key(job, self.target)
         known = self.house.cache.find(key) if job.judge is not None and job.judge.text else None
         if known is None:
@@ -162,11 +162,11 @@ class GateRequest:
         if job is None:
             return
         self.house.parts.stop(job, "another answer was taken")
-        if number in self.members:  # it tells nothing of its time any more
+        if number in self.members:  # a stopped part sends no statistics, so its time is measured here
             self.core.spent.member_ms += (self.house.now() - self.members[number][1]) * 1000
 
     def _plain(self) -> JobSubmitted:
-        """The client's job for somebody who need not go on with anything."""
+        """The client's job without what only the target needs: earlier tokens and logprobs."""
         return replace(self.job, resume=[], logprobs=None, at_most=True, whole=not self.core.terms.hold)
 
     def _open(self, number: int, model: ModelId, job: JobSubmitted, policy: OwnerPolicy) -> None:
@@ -176,7 +176,7 @@ class GateRequest:
         part = replace(job, job=name, model=model, owner=self.house.instance, attempt=1, deadline_ms=left_ms)
         self.house.parts.open(number, part, _Reader(self), policy)
 
-    # -- what the client is told ---------------------------------------------------------------
+    # -- events for the client ------------------------------------------------------------------
 
     def _begin(self, told: JobStarted) -> None:
         self.prompt_tokens = told.prompt_tokens
@@ -208,7 +208,7 @@ class GateRequest:
         )
 
     def keep_alive(self, now: float) -> None:
-        """Show life where nothing was said for long."""
+        """Send an empty event if nothing was sent for KEEPALIVE_S seconds."""
         if not self.core.ended and now - self.spoke_at >= KEEPALIVE_S:
             self._tell(self._piece([], "", [], ""))
 
@@ -243,7 +243,7 @@ class GateRequest:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """A request as its parts know it."""
+    """Passes the events of parts on to the request."""
 
     request: GateRequest
 

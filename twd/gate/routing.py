@@ -1,4 +1,4 @@
-"""Which members write the next answer: by turns, by chance or by record. No clock and no chance of its own."""
+"""Which members write the next answer: in turn, at random or by their record. Takes random numbers as an argument."""
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Sequence
@@ -12,21 +12,21 @@ from twd.wire.job import JobSubmitted
 
 Routing = Literal["round_robin", "random", "adaptive"]
 RECENT: Final = 16
-"""Judged answers that tell whether a member is worth asking."""
+"""The number of judged answers that decide whether a member is worth asking."""
 REST_BELOW: Final = 0.1
-"""A member rests where less than this part of its latest tokens stood."""
+"""A member rests if less than this share of its latest answers was kept."""
 REST_ANSWERS: Final = 200
-"""So many requests pass before it is tried again."""
+"""A resting member is asked again after this many requests."""
 EXPLORE: Final = 0.1
 CONVERSATIONS_MAX: Final = 4096
 SLOW: Final = 2.0
-"""An answer is late when it takes so many times as long as this member's usual one."""
+"""An answer is late after this many times the member's usual time."""
 LATE_AT_LEAST_S: Final = 1.0
 
 
 @dataclass(slots=True)
 class Member:
-    """The record of one who writes answers."""
+    """The record of one member that writes answers."""
 
     name: str
     asked: int = 0
@@ -36,27 +36,27 @@ class Member:
     failed: int = 0
     usual_s: float = 0.0
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
-    """The part of each of its latest answers that stood."""
+    """The kept share of each of its latest answers."""
     rests: int = 0
-    """Requests that still pass before it is asked again."""
+    """The number of requests until it is asked again."""
     gone: bool = False
 
     @property
     def kept(self) -> float:
-        """The mean part of its answers that stood, as far as known; strangers count for a half."""
+        """The mean kept share of its latest answers; starts at a half while nothing is known."""
         return (sum(self.recent) + 0.5) / (len(self.recent) + 1)
 
     @property
     def worth(self) -> float:
-        """What it brings in a second."""
+        """The kept share divided by its usual seconds for an answer."""
         return self.kept / max(self.usual_s, 0.05)
 
     def took(self, seconds: float) -> None:
-        """It wrote an answer in this time."""
+        """It took this many seconds to write an answer."""
         self.usual_s = seconds if not self.usual_s else 0.8 * self.usual_s + 0.2 * seconds
 
     def judged(self, kept: float) -> None:
-        """This part of an answer stood. A member of which next to nothing stands, rests."""
+        """This share of an answer was kept. A member of which almost nothing is kept rests."""
         self.recent.append(kept)
         if len(self.recent) >= RECENT and sum(self.recent) / len(self.recent) < REST_BELOW:
             self.rests = REST_ANSWERS
@@ -64,18 +64,18 @@ class Member:
 
     @property
     def useless(self) -> bool:
-        """Whether it was tried often enough, and nothing came of it."""
+        """Whether enough of its answers were judged and almost all were rejected."""
         judged = self.approved + self.corrected + self.rejected
         return judged >= RECENT and self.approved + self.corrected < REST_BELOW * judged
 
     @property
     def resting(self) -> bool:
-        """Whether it is not asked now."""
+        """Whether it is not asked at present."""
         return self.rests > 0 or self.gone
 
 
 class Fleet:
-    """All members, and who wrote for which conversation."""
+    """All members, and which member wrote for which conversation."""
 
     def __init__(self, names: Sequence[str], routing: Routing) -> None:
         self.members = {name: Member(name) for name in names}
@@ -84,7 +84,7 @@ class Fleet:
         self._homes: OrderedDict[bytes, str] = OrderedDict()
 
     def order(self, job: JobSubmitted, dice: Callable[[], float], barred: Collection[str] = ()) -> list[str]:
-        """Members to ask for this job, the first first; those that rest are left out."""
+        """The members to ask for this job, in order; resting ones are left out."""
         for member in self.members.values():
             member.rests = max(0, member.rests - 1)
         able = [one for one in self.members.values() if not one.resting and one.name not in barred]
@@ -115,7 +115,7 @@ class Fleet:
         return self._homes.get(conversation_of(job), "") if goes_on(job) else ""
 
     def wrote(self, job: JobSubmitted, name: str) -> None:
-        """The conversation of this job goes on with this member: the beginning is in its cache."""
+        """Remember that this member continues the conversation: its cache holds the beginning."""
         key = conversation_of(job)
         self._homes[key] = name
         self._homes.move_to_end(key)
@@ -123,7 +123,7 @@ class Fleet:
             self._homes.popitem(last=False)
 
     def late_s(self, name: str) -> float:
-        """After what time an answer of this member is late."""
+        """The number of seconds after which an answer of this member is late."""
         usual = self.members[name].usual_s
         return max(LATE_AT_LEAST_S, SLOW * usual) if usual else 4 * LATE_AT_LEAST_S
 
@@ -134,7 +134,7 @@ def goes_on(job: JobSubmitted) -> bool:
 
 
 def conversation_of(job: JobSubmitted) -> bytes:
-    """What all turns of one conversation have in common: how it begins."""
+    """A hash of the beginning of the conversation, which is the same for all its turns."""
     messages = job.prompt.messages or []
     first = next((place for place, one in enumerate(messages) if one.role == "user"), -1)
     beginning = messages[: first + 1] if first >= 0 else [job.prompt.text or ""]

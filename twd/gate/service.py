@@ -1,4 +1,6 @@
-"""The gate on the bus: takes jobs of NAME+gate, has others write and the target judge. Decisions are in core.py."""
+"""The gate service: takes jobs for NAME+gate, lets members write answers and lets the target judge them. The decisions
+are in core.py.
+"""
 
 import random
 from collections.abc import Callable, Sequence
@@ -54,7 +56,7 @@ from twd.wire.service import (
 JOBS_MAX = 256
 LOOK_S = 2.0
 SETTLE = 3
-"""Looks at the registry that must miss an instance before it counts as gone."""
+"""An owner counts as gone when it is missing from this many registry reads in a row."""
 
 
 class Gate(Service):
@@ -110,16 +112,16 @@ class Gate(Service):
         self._draining = False
         self._listens = False
 
-    # -- life ----------------------------------------------------------------------------------
+    # -- start and stop ------------------------------------------------------------------------
 
     async def setup(self) -> None:
-        """Look who is there."""
+        """Read the registry once, and then again every LOOK_S seconds."""
         self._registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
         await self._look()
         self.tasks.start("registry", every(LOOK_S, self._look))
 
     async def start(self) -> None:
-        """Take the jobs of all models that may judge."""
+        """Subscribe to the jobs of all models that may judge."""
         await super().start()
         if not self.ended.is_set():
             await self.listen((), [self._hearing_of(name) for name in self.targets])
@@ -146,7 +148,7 @@ class Gate(Service):
         self.trust.reload(self.targets, self.fleet.members)
 
     async def _take_new_targets(self) -> None:
-        """Models that came later judge, too."""
+        """Subscribe to the jobs of models that appeared in the registry after the start."""
         served = (lease.facts.get("model") for lease in self._seen if lease.service in ("speculator", "relay"))
         names = {ModelId(name) for name in served if isinstance(name, str) and not name.endswith(BEHIND)}
         new = sorted(names - set(self.targets) - {ModelId(name) for name in self.fleet.members})
@@ -155,7 +157,7 @@ class Gate(Service):
             await self.listen((), [self._hearing_of(name) for name in new])
 
     def _look_for_owners(self) -> None:
-        """Owners and workers that were killed say nothing of it."""
+        """Cancel requests whose owner is missing from the registry: a killed process sends no event."""
         alive = {lease.instance for lease in self._seen}
         owners = {request.job.owner for request in self._requests.values()}
         for owner in owners:
@@ -165,7 +167,7 @@ class Gate(Service):
         self._missed = {owner: count for owner, count in self._missed.items() if owner in owners}
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        """What `twd status` and the edge read of this gate."""
+        """What `twd status` and the edge read about this gate."""
         self.counts.cache_hits = self.cache.hits
         told = self.counts.told(self.clock.now())
         return {
@@ -186,11 +188,13 @@ class Gate(Service):
         }
 
     async def quiesce(self) -> None:
-        """Take no more jobs; those in hand go on elsewhere, from what their clients have."""
+        """Take no new jobs. When the gate stops, owners submit the running jobs elsewhere, with the text
+        already sent.
+        """
         self._draining = True
 
     async def teardown(self) -> None:
-        """Requests in hand end with a failure that their owners act on."""
+        """End the running requests with WORKER_LOST, so that their owners submit them again."""
         failure = Failure(code=FailureCode.WORKER_LOST, message="the gate is shutting down")
         for request in list(self._requests.values()):
             for job in list(request.jobs.values()):
@@ -202,7 +206,7 @@ class Gate(Service):
     # -- jobs ----------------------------------------------------------------------------------
 
     def on_job_submitted(self, event: JobSubmitted, reply: Reply) -> Effects:
-        """Take a request, or refuse it at once."""
+        """Accept a request or refuse it at once. A newer attempt of a running job replaces the older one."""
         held = self._requests.get(event.job)
         if held is not None and held.job.attempt >= event.attempt:
             reply(JobQueued(job=event.job, attempt=event.attempt, speculator=self.instance))
@@ -263,7 +267,7 @@ class Gate(Service):
         return next((lease.facts for lease in self._seen if lease.facts.get("model") == model), None)
 
     def _scores(self, target: ModelId) -> bool | None:
-        """Whether a model can score given tokens; None where nobody serves it now."""
+        """Whether a model can score given tokens; None if no worker serves it now."""
         told = [lease.facts.get("judges", False) for lease in self._seen if lease.facts.get("model") == target]
         return any(told) if told else None
 
@@ -273,11 +277,11 @@ class Gate(Service):
         return not self.economy.setdefault(target, Economy()).judging()
 
     def grammars(self, model: ModelId) -> bool:
-        """Whether a model keeps to a grammar: all do that run here."""
+        """Whether a model obeys a grammar. All models that run here do."""
         return model in self.settings.models
 
     def on_job_cancelled(self, event: JobCancelled) -> Effects:
-        """The client wants no more."""
+        """Cancel the request: its client does not want it any more."""
         request = self._requests.get(event.job)
         if request is not None and cancelled_by(event, request.job.attempt):
             request.run(lambda now: request.core.cancel(event.reason))
@@ -292,24 +296,24 @@ class Gate(Service):
         for request in [one for one in self._requests.values() if one.job.owner == owner]:
             request.run(lambda now, request=request: request.core.cancel("its owner is gone"))  # type: ignore[misc]
 
-    # -- the house of requests -----------------------------------------------------------------
+    # -- what requests call (see House in request.py) ---------------------------------------
 
     def now(self) -> float:
-        """The time."""
+        """The clock's time, in seconds."""
         return self.clock.now()
 
     def emit_for(self, event: Event) -> None:
-        """Tell an event of a request."""
+        """Publish an event for a request."""
         self.emit(event)
 
     def score_key(self, job: JobSubmitted, target: ModelId) -> bytes:
-        """Under what a verdict is remembered; empty: not at all."""
+        """The cache key of a verdict; empty if verdicts are not cached."""
         if not self.settings.gate.cache_identical:
             return b""
         return key_of(job, target, profile.identity(self._facts_of(target) or {}))
 
     def found(self, request: GateRequest, found: FoundAnswer) -> None:
-        """A verdict on a member counts in its record."""
+        """Add a verdict to the record of the member."""
         member = self.fleet.members[found.member]
         if found.verdict == "failed":
             member.failed += 1
@@ -320,12 +324,12 @@ class Gate(Service):
         member.rejected += found.verdict == "reject"
 
     def wrote(self, request: GateRequest, name: str, seconds: float) -> None:
-        """A member wrote an answer in this time."""
+        """Note how many seconds a member took to write an answer."""
         self.fleet.members[name].took(seconds)
         self.fleet.wrote(request.job, name)
 
     def over(self, request: GateRequest, finished: JobFinished | None) -> None:
-        """A request is over: count it, and tell what became of it."""
+        """Remove a request that ended, count it and publish its verdict and cost."""
         self._requests.pop(request.job.job, None)
         core, spent = request.core, request.core.spent
         self.counts.ended(core, finished)
@@ -362,7 +366,7 @@ class Gate(Service):
     # -- audits --------------------------------------------------------------------------------
 
     def _audit_next(self) -> None:
-        """While nobody waits for an answer, one that passed is written by the target, too."""
+        """Start an audit if no request is running: the target writes an answer that passed, to compare."""
         if self._auditing is None and self.trust.waiting and not self._requests and not self._draining:
             self._auditing = AuditRun(self.trust.waiting.popleft(), self.parts, self.instance, self._audited)
             self._auditing.begin()
@@ -409,23 +413,23 @@ class Gate(Service):
         return None
 
     def on_job_started(self, event: JobStarted) -> Effects:
-        """A part has begun."""
+        """A part has started."""
         return self._hear(event)
 
     def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
-        """A part brings text."""
+        """A part sent text."""
         return self._hear(event)
 
     def on_job_finished(self, event: JobFinished) -> Effects:
-        """A part is done."""
+        """A part has finished."""
         return self._hear(event)
 
     def on_job_failed(self, event: JobFailed) -> Effects:
-        """A part cannot go on."""
+        """A part has failed."""
         return self._hear(event)
 
     def on_model_ready(self, event: ModelReady) -> Effects:
-        """A model can be asked."""
+        """A model is ready, so parts that wait for it may be submitted."""
         self.parts.came(event.facts.model)
         return None
 
@@ -437,15 +441,15 @@ class Gate(Service):
         return None
 
     def on_service_started(self, event: ServiceStarted) -> Effects:
-        """A process came."""
+        """A process started."""
         return self._service_event(event)
 
     def on_service_stopped(self, event: ServiceStopped) -> Effects:
-        """A process left in good order."""
+        """A process stopped normally."""
         return self._service_event(event)
 
     def on_service_faulted(self, event: ServiceFaulted) -> Effects:
-        """A process left with a fault."""
+        """A process stopped because of an error."""
         return self._service_event(event)
 
     def on_service_exited(self, event: ServiceExited) -> Effects:
@@ -453,7 +457,7 @@ class Gate(Service):
         return self._service_event(event)
 
     def tick(self, now: float) -> Effects:
-        """Deadlines of parts, members that are late, signs of life."""
+        """Check the deadlines of parts, start an audit, look for late members and send keep-alives."""
         self.parts.tick()
         self._audit_next()
         for request in list(self._requests.values()):

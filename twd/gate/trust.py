@@ -1,4 +1,4 @@
-"""Which members may deviate how far, by their profiles; and what audits say of them since. No clock, no bus."""
+"""How far each member may deviate, by its profile, and what the audits have found since. No clock, no bus."""
 
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -16,15 +16,15 @@ from twd.gate.verdict import Rule
 from twd.wire.job import JobSubmitted
 
 FIRST: Final = 100
-"""So many answers that pass by a new profile are all audited."""
+"""With a new profile, this many passed answers are all audited."""
 WAITING_MAX: Final = 256
 Facts = Callable[[str], dict[str, Any] | None]
-"""What a model's lease tells; None where nobody serves it."""
+"""Returns the facts of a model's lease; None if no worker serves it."""
 
 
 @dataclass(slots=True)
 class Standing:
-    """A profile, and what audits say since."""
+    """A profile, and what the audits have found since."""
 
     profile: Profile
     audit: Audit
@@ -33,7 +33,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class AuditTask:
-    """A passed answer that the target is to write, too."""
+    """A passed answer that the target will write again, to compare."""
 
     job: JobSubmitted
     target: str
@@ -52,10 +52,10 @@ class Trust:
     standing: dict[tuple[str, str], Standing] = field(default_factory=dict)
     waiting: deque[AuditTask] = field(default_factory=lambda: deque(maxlen=WAITING_MAX))
     stale: dict[tuple[str, str], str] = field(default_factory=dict)
-    """Why a pair has no rule."""
+    """Why a pair of target and member has no rule."""
 
     def reload(self, targets: Iterable[str], members: Iterable[str]) -> None:
-        """Read the profiles anew; one that was made meanwhile counts from now on."""
+        """Read the profiles again; a new profile is valid from now on."""
         names = list(members)
         for target in targets:
             for member in names:
@@ -72,7 +72,9 @@ class Trust:
             self.standing[key] = Standing(found, Audit(found.max_error))
 
     def rules(self, job: JobSubmitted, target: str, members: Iterable[str], facts: Facts) -> dict[str, Rule]:
-        """What each member may deviate for this request; of who is missing, every token must be the target's own."""
+        """The rule of each member for this request. For a member without a rule, every token must be the
+        target's own.
+        """
         found: dict[str, Rule] = {}
         for member in members:
             standing = self.standing.get((target, member))
@@ -87,7 +89,7 @@ class Trust:
         return found
 
     def conditions(self, job: JobSubmitted, target: str, member: str, facts: Facts) -> Conditions:
-        """Under which a request is served."""
+        """The conditions of a request, to compare with those of a profile."""
         return Conditions(
             judge=target,
             member=member,
@@ -98,7 +100,7 @@ class Trust:
         )
 
     def passed(self, job: JobSubmitted, target: str, member: str, text: str, chance: float) -> None:
-        """An answer passed that the target need not have written: perhaps it is audited."""
+        """A member's answer passed with tokens that are not the target's own; choose whether to audit it."""
         standing = self.standing.get((target, member))
         if standing is None:
             return
@@ -108,14 +110,14 @@ class Trust:
 
     @property
     def told(self) -> list[str]:
-        """What audits say, in words."""
+        """The results of the audits, as text."""
         return [
             f"{target} {member}: {audit.errors} of {audit.audits} wrong, {audit.low:.1%} to {audit.high:.1%}"
             for (target, member), audit in ((pair, one.audit) for pair, one in self.standing.items())
         ]
 
     def audited(self, task: AuditTask, wrong: bool) -> tuple[Audit, str]:
-        """One more audit; returns what is known now, and why the member may deviate no longer, if that is so."""
+        """Add the result of an audit; returns the audit counts, and why the profile is closed, or an empty text."""
         standing = self.standing[task.target, task.member]
         audit = standing.audit
         audit.learn(wrong)

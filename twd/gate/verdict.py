@@ -1,4 +1,4 @@
-"""Whether an answer stands: a pure function of how well its tokens fit."""
+"""Decides whether an answer is kept: a pure function of the gaps of its tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,42 +10,42 @@ from twd.wire.job import AnswerVerdict
 Statistic = Literal["token", "window", "mean", "quantile"]
 STATISTICS: Final[tuple[Statistic, ...]] = ("token", "window", "mean", "quantile")
 WINDOW: Final = 16
-"""Tokens whose mean gap counts, where the worst window decides."""
+"""The number of tokens in a window of the "window" statistic, which takes the worst window's mean gap."""
 QUANTILE: Final = 0.95
 KEEP_MIN: Final = 0.1
-"""An answer of which less than this part would stand is rejected."""
+"""An answer is rejected if a smaller share of its tokens would be kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What is compared, and with what."""
+    """Which statistic is compared, and with which tolerance."""
 
     statistic: Statistic = "token"
     tolerance: float = 0.0
 
     @property
     def stop_above(self) -> float | None:
-        """The gap behind which no more need be scored; None where all gaps count."""
+        """Scoring may stop after a gap above this; None if all gaps count."""
         return self.tolerance if self.statistic == "token" else None
 
 
 EXACT: Final = Rule()
-"""Every token must be the one that the target would have picked."""
+"""Every token must be the target's own choice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What becomes of an answer, and how many of its tokens stand."""
+    """The verdict on an answer, and how many of its tokens are kept."""
 
     verdict: AnswerVerdict
     keep: int
     score: float
     unlike: int
-    """Of the tokens that stand, those that the target would not have picked."""
+    """How many of the kept tokens are not the target's own choice."""
 
 
 def statistic_of(kind: Statistic, gaps: Sequence[float]) -> float:
-    """One number for how badly the worst, or all, of some tokens fit."""
+    """One number for the gaps of an answer; higher means that its tokens fit worse."""
     if not gaps:
         return 0.0
     match kind:
@@ -69,8 +69,8 @@ def _worst_window(gaps: Sequence[float]) -> float:
 
 
 def decide(gaps: Sequence[float], tokens: int, rule: Rule, said: int = 0) -> Decision:
-    """Judge an answer of so many tokens. `gaps` has one number for each that was scored, and one for the end if that
-    was; what was not scored is refused. Text that has left already (`said` tokens) stands in any case.
+    """Judge an answer of `tokens` tokens. `gaps` has one number for each scored token, and one for the end if that was
+    scored. Tokens that were not scored are refused. The `said` tokens were sent already and are kept in any case.
     """
     score = statistic_of(rule.statistic, gaps)
     if len(gaps) >= tokens and score <= rule.tolerance:
@@ -84,7 +84,9 @@ def decide(gaps: Sequence[float], tokens: int, rule: Rule, said: int = 0) -> Dec
 
 
 def may_leave(gaps: Sequence[float], rule: Rule, hold: int) -> int:
-    """How many tokens of a text that still grows may leave: so many were judged behind them, and all fit."""
+    """How many tokens of a growing text may be sent: those with at least `hold` judged tokens after them, if all fit;
+    else 0.
+    """
     if statistic_of(rule.statistic, gaps) > rule.tolerance:
         return 0
     return max(0, len(gaps) - hold)

@@ -1,1 +1,1 @@
-"""The service that remembers: what happened to each job, and which jobs ended lately."""
+"""The metrics service: keeps the events of each job, the history of ended jobs, and counters."""

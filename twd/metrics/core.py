@@ -1,4 +1,4 @@
-"""What is remembered of jobs, within bounds: events in, stories and history out."""
+"""Keeps the events of jobs and how jobs ended, within size limits."""
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
@@ -10,14 +10,14 @@ from twd.wire.job import CALIBRATION, JobFailed, JobFinished
 HEAD_EVENTS: Final = 64
 TAIL_EVENTS: Final = 448
 STORY_BYTES_MAX: Final = 4 * 1024 * 1024
-"""Of one story: it is told in one message, and the bus takes none of more than twice that."""
+"""Bytes of one story. A story is sent in one message, and the bus refuses messages of more than twice this size."""
 STORIES_BYTES_MAX: Final = 32 * 1024 * 1024
 SESSIONS_MAX: Final = 4096
 
 
 @dataclass(slots=True)
 class JobStory:
-    """The events of one job: how it began, and how it went lately."""
+    """The events of one job: the first ones and the latest ones."""
 
     head: list[bytes] = field(default_factory=list)
     tail: deque[bytes] = field(default_factory=deque)
@@ -25,7 +25,7 @@ class JobStory:
     size: int = 0
 
     def add(self, data: bytes) -> int:
-        """Remember one more; returns by how many bytes the story grew."""
+        """Add one event; returns by how many bytes the story grew."""
         before = self.size
         self.size += len(data)
         if self._begins:
@@ -39,18 +39,18 @@ class JobStory:
 
     @property
     def _begins(self) -> bool:
-        """Whether what comes now still belongs to the beginning."""
+        """Whether the next event still belongs to the first part."""
         full = len(self.head) >= HEAD_EVENTS or self.size > STORY_BYTES_MAX // 2
         return not full and not self.tail and not self.forgotten
 
     @property
     def events(self) -> list[bytes]:
-        """All that is remembered, oldest first."""
+        """All events that are kept, oldest first."""
         return [*self.head, *self.tail]
 
 
 class JobMemory:
-    """The stories of the last jobs, and how the last jobs ended."""
+    """The stories of the latest jobs, and how the latest jobs ended."""
 
     def __init__(self, jobs_max: int, bytes_max: int = STORIES_BYTES_MAX) -> None:
         self._jobs_max = jobs_max
@@ -61,7 +61,7 @@ class JobMemory:
         self._ended: OrderedDict[JobId, bytes] = OrderedDict()
 
     def hear(self, event: Event, data: bytes) -> None:
-        """Remember an event, if it belongs to a job."""
+        """Keep an event if it belongs to a job."""
         job = self._job_of(event)
         if job is None:
             return
@@ -72,7 +72,7 @@ class JobMemory:
         self._make_room()
 
     def recall(self, event: JobFinished | JobFailed, data: bytes) -> None:
-        """A job ended, now or in an earlier run. One that only measured a drafter is nobody's."""
+        """Keep the end of a job of this run or of an earlier one. Jobs that only measured a drafter are left out."""
         if event.job.startswith(CALIBRATION):
             return
         self._ended[event.job] = data
@@ -97,14 +97,14 @@ class JobMemory:
             self._bytes -= oldest.size
 
     def story(self, job: JobId) -> JobStory:
-        """What is remembered of one job; empty when nothing is."""
+        """The story of one job; empty if nothing is kept."""
         return self._stories.get(job, JobStory())
 
     def history(self, limit: int) -> list[bytes]:
-        """How the last jobs ended, newest first."""
+        """The last events of ended jobs, newest first."""
         return list(reversed(self._ended.values()))[:limit]
 
     @property
     def sizes(self) -> dict[str, int]:
-        """How much is remembered."""
+        """How many entries are kept."""
         return {"stories": len(self._stories), "bytes": self._bytes, "ended": len(self._ended)}

@@ -1,4 +1,4 @@
-"""From events to figures: what each thing that happened adds to which metric."""
+"""Turns events into metrics: what each event adds to which metric."""
 
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -38,7 +38,7 @@ DRAFTERS_KEPT: Final = 1024
 
 
 class EventCounter:
-    """The counters and histograms of everything that was heard. Jobs that only measure drafters are left out."""
+    """Counters and histograms of all events. Jobs that only measure drafters are left out."""
 
     def __init__(self, models: Iterable[str] = ()) -> None:
         self.figures = MetricValues()
@@ -52,7 +52,7 @@ class EventCounter:
         self._drafters: OrderedDict[str, str] = OrderedDict()
 
     def drafter(self, instance: str) -> str:
-        """A drafter as people know it: its model and machine, and not a name that changes with every start."""
+        """The label of a drafter: its model and machine, because its instance name changes with every start."""
         known = self._drafters.get(instance)
         if known is None:
             service, _, node = instance.rpartition(".")[0].partition(".")
@@ -60,14 +60,16 @@ class EventCounter:
         return self._drafter_labels.of(known)
 
     def meet(self, instance: str, model: str) -> None:
-        """A drafter tells what it drafts with."""
+        """A drafter announces its model."""
         _, _, node = instance.rpartition(".")[0].partition(".")
         self._drafters[instance] = f"{model}@{node}" if node else model
         if len(self._drafters) > DRAFTERS_KEPT:
             self._drafters.popitem(last=False)
 
     def named(self, event: JobFinished | JobFailed) -> JobFinished | JobFailed:
-        """The end of a job as it is kept: with names of its model and drafters that outlive their processes."""
+        """The end of a job as it is kept: with names of its model and drafters that stay valid after their processes
+        end.
+        """
         shares = [replace(share, drafter=self._lasting(share.drafter)) for share in event.stats.drafters]
         life = self.lives.open.get(event.job)
         model = event.model or ModelId(life.model if life else "")
@@ -98,7 +100,7 @@ class EventCounter:
                 self._house(event)
 
     def sweep(self, now: float) -> None:
-        """Count the jobs of which nothing more will be heard."""
+        """Count jobs that ended without an event."""
         for life, code in self.lives.sweep(now):
             self._ended(life, code)
         self.figures.put(f.RING_RTT, self.rings.rtts(now))
@@ -160,7 +162,7 @@ class EventCounter:
         self.figures.add(f.JOBS, life.model, outcome, code.value)
 
     def _times(self, life: JobLife, event: JobFinished | JobFailed) -> None:
-        """By the worker's own clock; by stamps where several workers had the job."""
+        """Use the worker's own times; if several workers had the job, use the time stamps of its events."""
         stats = event.stats
         queued, first = stats.queued_ms, stats.queued_ms + stats.prefill_ms
         whole = first + stats.decode_ms
@@ -173,7 +175,7 @@ class EventCounter:
 
     def _work(self, life: JobLife, stats: JobStats) -> None:
         model = life.model
-        self.figures.add(f.TOKENS, model, by=stats.completion_tokens - life.tokens)  # those told only in the end
+        self.figures.add(f.TOKENS, model, by=stats.completion_tokens - life.tokens)  # those reported only at the end
         self.figures.add(f.PASSES, model, by=stats.passes)
         self.figures.add(f.DECODED_TOKENS, model, by=stats.completion_tokens - life.resumed)
         self.figures.add(f.DECODE_SECONDS, model, by=stats.decode_ms / 1000)
@@ -184,13 +186,13 @@ class EventCounter:
             for place, count in enumerate(counts):
                 self.figures.add(family, model, position(place), by=count)
 
-    # -- the house -----------------------------------------------------------------------------
+    # -- the system -----------------------------------------------------------------------------
 
     def _house(self, event: Event) -> None:
         figures = self.figures
         match event:
             case MessageRejected():
-                # told at 1, 2, 4, 8 ...: each tells of all since the one before
+                # sent at 1, 2, 4, 8 ...: each event counts all since the one before
                 figures.add(f.REJECTED, event_name(event.subject), by=event.repeated - event.repeated // 2)
             case MessageDropped():
                 figures.add(f.DROPPED, event_name(event.subject), by=event.count)
@@ -223,11 +225,11 @@ class EventCounter:
 
 
 def position(place: int) -> str:
-    """A place in a window, from 1; those far out are one."""
+    """A position in a window, from 1; all far positions share one label."""
     return str(place + 1) if place < POSITIONS_MAX else f"{POSITIONS_MAX + 1}+"
 
 
 def event_name(subject: str) -> str:
-    """The event that travels on a subject, as `job.started`; subjects themselves may be anything."""
+    """The name of the event on a subject, such as `job.started`; a subject may contain anything."""
     route = route_of_subject(subject)
     return route.tag.split(".", 2)[2] if route else f.OTHER

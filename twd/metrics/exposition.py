@@ -1,4 +1,4 @@
-"""The figures in the text format that Prometheus reads."""
+"""The metrics in the text format that Prometheus reads."""
 
 from collections.abc import Iterator
 from itertools import accumulate
@@ -12,7 +12,7 @@ from twd.metrics.families import FAMILIES, HistogramSeries, MetricFamily, Metric
 
 
 class Exposition(Collector):
-    """Shows figures that are kept elsewhere; metrics without any series are shown by name."""
+    """Shows metrics that are kept elsewhere; metrics without any series are shown by name."""
 
     def __init__(self, figures: MetricValues) -> None:
         self._figures = figures
@@ -20,11 +20,11 @@ class Exposition(Collector):
         self._registry.register(self)
 
     def text(self) -> str:
-        """Everything, now."""
+        """All metrics as text, with their values now."""
         return generate_latest(self._registry).decode()
 
     def collect(self) -> Iterator[Metric]:
-        """Called by the registry."""
+        """Called by the Prometheus registry."""
         for family in FAMILIES:
             yield self._histogram(family) if family.kind is MetricKind.HISTOGRAM else self._plain(family)
 

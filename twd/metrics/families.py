@@ -1,4 +1,4 @@
-"""Every metric by name, kind, labels and meaning; and the figures behind them, as plain values."""
+"""Every metric with its name, kind, labels and meaning; and the values, as plain numbers."""
 
 import bisect
 import enum
@@ -8,22 +8,22 @@ from typing import Final
 
 NAME_LENGTH_MAX: Final = 80
 OTHER: Final = "other"
-"""Stands for all names that came after there were too many."""
+"""The label value for all names after the limit was reached."""
 
 Labels = tuple[str, ...]
 
 
 class MetricKind(enum.StrEnum):
-    """What may be done with a metric."""
+    """The kind of a metric."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
     HISTOGRAM = "histogram"
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # each is one of a kind: to find it costs no look into its fields
+@dataclass(frozen=True, slots=True, eq=False)  # compared by identity, so that finding one does not hash its fields
 class MetricFamily:
-    """One metric; every combination of label values is a series of its own."""
+    """One metric; each combination of label values is a separate series."""
 
     name: str
     kind: MetricKind
@@ -136,14 +136,14 @@ FAMILIES: Final = tuple(value for value in list(globals().values()) if isinstanc
 
 
 class LabelValues:
-    """Values of one label, bounded: a name that a stranger makes up must not become a series without end."""
+    """The values of one label, limited in number: names from outside must not create any number of series."""
 
     def __init__(self, limit: int, known: Iterable[str] = ()) -> None:
         self._limit = limit
         self._seen = {clean(name) for name in known}
 
     def of(self, name: str) -> str:
-        """The label for this name: itself, while there is room."""
+        """The label value for this name: the name itself while the limit is not reached, else OTHER."""
         name = clean(name)
         if name in self._seen:
             return name
@@ -154,13 +154,13 @@ class LabelValues:
 
 
 def clean(name: str) -> str:
-    """A name without what does not print, of bounded length."""
+    """A name without unprintable characters, of limited length."""
     return "".join(letter for letter in name[:NAME_LENGTH_MAX] if letter.isprintable()) or "unknown"
 
 
 @dataclass(slots=True)
 class HistogramSeries:
-    """One series of a histogram: how many values lay in each bucket, the last one without a bound."""
+    """One series of a histogram: how many values are in each bucket; the last bucket has no upper bound."""
 
     counts: list[int]
     total: float = 0.0
@@ -174,17 +174,17 @@ class MetricValues:
     spreads: dict[MetricFamily, dict[Labels, HistogramSeries]] = field(default_factory=dict)
 
     def add(self, family: MetricFamily, *labels: str, by: float = 1.0) -> None:
-        """Count; what is negative or none is no count."""
+        """Add to a counter; a number that is not positive is ignored."""
         if by > 0:
             series = self.values.setdefault(family, {})
             series[labels] = series.get(labels, 0.0) + by
 
     def put(self, family: MetricFamily, series: dict[Labels, float]) -> None:
-        """Replace all series of a gauge: what is gone is not shown any more."""
+        """Replace all series of a gauge; series that are not given disappear."""
         self.values[family] = series
 
     def observe(self, family: MetricFamily, *labels: str, value: float) -> None:
-        """Put a value into its bucket."""
+        """Add a value to its bucket of a histogram."""
         series = self.spreads.setdefault(family, {})
         spread = series.get(labels)
         if spread is None:
@@ -194,5 +194,5 @@ class MetricValues:
         spread.total += value
 
     def value(self, family: MetricFamily, *labels: str) -> float:
-        """One series' value; 0 where nothing was counted."""
+        """The value of one series; 0 if nothing was counted."""
         return self.values.get(family, {}).get(labels, 0.0)

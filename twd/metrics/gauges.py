@@ -1,4 +1,4 @@
-"""What the registry of leases tells now, as gauges: the latest word of each service, and nothing of those gone."""
+"""Gauges from the leases in the registry: the latest facts of each service; services that are gone are not shown."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ SUMMED = {
 
 
 def refresh(counting: EventCounter, leases: Sequence[ServiceLease], version: str) -> None:
-    """Put all gauges as the leases have them."""
+    """Set all gauges from the leases."""
     speculators = [lease for lease in leases if lease.service == "speculator" and "model" in lease.facts]
     for speculator in speculators:
         for pace in read_paces(speculator.facts):
@@ -91,7 +91,7 @@ def _leases(counting: EventCounter, leases: Sequence[ServiceLease]) -> Series:
 
 
 def in_progress(counting: EventCounter) -> Series:
-    """Jobs that started and have not ended, by model."""
+    """The number of jobs that started and have not ended, by model."""
     series: Series = {}
     for life in counting.lives.open.values():
         series[(life.model,)] = series.get((life.model,), 0.0) + 1

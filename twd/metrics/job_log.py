@@ -1,4 +1,4 @@
-"""How the last jobs ended, in a file that outlives this process: one JSON line each, bounded."""
+"""A file with the ends of the latest jobs, which is kept across restarts: one JSON line each, limited in size."""
 
 import os
 from pathlib import Path
@@ -10,23 +10,23 @@ from twd.wire.job import JobFailed, JobFinished
 
 FILE_NAME: Final = "jobs.jsonl"
 SPARE: Final = 2
-"""The file may grow to so many times what is kept before it is written anew."""
+"""The file may grow to this many times what is kept before it is rewritten."""
 
 End = JobFinished | JobFailed
 
 
 class JobLog:
-    """Append-only; what cannot be read is moved aside, never lost and never in the way."""
+    """An append-only file. Lines that cannot be read are moved to another file, not deleted."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.file = folder / FILE_NAME
         self._keep = keep
         self._lines = 0
         self.ends: list[End] = []
-        """What the file held when it was loaded, oldest first."""
+        """The entries of the file when it was loaded, oldest first."""
 
     def load(self) -> str:
-        """Read what is there; returns in words what was wrong with it, if anything was."""
+        """Read the file; returns a text about what was wrong with it, or an empty text."""
         self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         lines = [(line, _end(line)) for line in self._read()]
         bad = [line for line, end in lines if end is None]
@@ -40,7 +40,7 @@ class JobLog:
         return f"{len(bad)} lines of {self.file} made no sense; moved to {aside.name}" if aside else ""
 
     def append(self, *lines: bytes) -> None:
-        """Write more of them, in one go."""
+        """Write several entries at once."""
         if not self._keep or not lines:
             return
         lines = lines[-self._keep :]
@@ -65,7 +65,7 @@ class JobLog:
         self._lines = len(lines)
 
     def _set_aside(self, lines: list[bytes]) -> Path:
-        """Each time another file: what was put aside before stays as it is."""
+        """Write bad lines to a new file; earlier files of this kind stay as they are."""
         number = 1
         while (aside := self.file.with_name(f"{FILE_NAME}.bad-{number}")).exists():
             number += 1

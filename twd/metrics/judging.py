@@ -1,4 +1,4 @@
-"""From verdicts, audits and votes to figures."""
+"""Metrics of verdicts, audits and votes."""
 
 from typing import Final
 
@@ -13,7 +13,7 @@ MEMBERS_MAX: Final = 50
 
 
 class Judgements:
-    """Counts what gates and racers did."""
+    """Counts the events of gates and racers."""
 
     def __init__(self, figures: MetricValues, models: LabelValues) -> None:
         self._figures = figures
@@ -22,7 +22,7 @@ class Judgements:
         self._errors: dict[f.Labels, float] = {}
 
     def hear(self, event: Event) -> None:
-        """Count one event, if it is one of these."""
+        """Count one event if it is from a gate or a racer."""
         match event:
             case AnswerJudged():
                 self._judged(event)
@@ -51,7 +51,7 @@ class Judgements:
         self._figures.put(f.AUDITED_ERROR, dict(self._errors))
 
     def ended(self, event: JobFinished, model: str) -> None:
-        """A text ended in which drafters may have voted."""
+        """A job ended in which drafters may have voted."""
         judged = event.judged
         if judged is None or judged.member != CONSENSUS:
             return

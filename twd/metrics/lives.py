@@ -1,4 +1,6 @@
-"""Jobs in progress as a listener sees them: which attempt counts, what is new, and when a job is over."""
+"""Jobs in progress, as an observer sees them: which attempt is current, which tokens are new, and
+when a job has ended.
+"""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -12,25 +14,29 @@ from twd.wire.job import JobCancelled, JobStarted, TokensAccepted
 OPEN_MAX: Final = 4096
 ENDED_MAX: Final = 4096
 GRACE_S: Final = 60.0
-"""Time that another worker has to take over a job, before it counts as failed."""
+"""Seconds for another worker to take over a job before it counts as failed."""
 SILENT_S: Final = 900.0
-"""A job that is not heard of for so long is over, however it ended."""
+"""A job without any event for this many seconds counts as ended."""
 
 
 @dataclass(slots=True)
 class JobLife:
-    """One job. Stamps are milliseconds of its workers' clocks; `heard` is our own time in seconds."""
+    """One job. Fields that end in `_ms` are milliseconds of its workers' clocks; `heard` is seconds of
+    our own clock.
+    """
 
     model: str
     attempt: int
     started_ms: int
     heard: float
     place: int = 0
-    """Where the next piece belongs; pieces without tokens, as other servers send them, count one."""
+    """The index where the next piece belongs; a piece without tokens, as other programs' servers send them, counts as
+    one.
+    """
     tokens: int = 0
-    """Tokens that were counted."""
+    """The number of tokens that were counted."""
     resumed: int = 0
-    """How many of them earlier attempts made."""
+    """How many of them came from earlier attempts."""
     first_ms: int = 0
     last_ms: int = 0
     lost: FailureCode | None = None
@@ -44,7 +50,9 @@ class JobLives:
     _ended: OrderedDict[JobId, None] = field(default_factory=OrderedDict)
 
     def start(self, event: JobStarted, model: str, now: float) -> tuple[JobLife | None, bool]:
-        """A job starts, or goes on elsewhere; None for what is known already. Second: whether it was taken over."""
+        """A job starts, or another worker takes it over. Returns the job, or None if the event is not new, and whether
+        it was taken over.
+        """
         if event.job in self._ended:
             return None, False
         life = self.open.get(event.job)
@@ -59,7 +67,9 @@ class JobLives:
         return life, True
 
     def grow(self, event: TokensAccepted, now: float) -> tuple[JobLife, int, int | None] | None:
-        """The job, how many tokens are new, and the pause before them in ms, which the first has none of."""
+        """A job got tokens. Returns the job, the number of new tokens, and the pause before them in milliseconds (None
+        for the first ones); None if the event is not new.
+        """
         life = self.open.get(event.job)
         end = event.index + (len(event.tokens) or int(event.text != ""))
         if life is None or event.attempt != life.attempt or end <= life.place:
@@ -71,7 +81,7 @@ class JobLives:
         return life, new, pause
 
     def end(self, job: JobId, attempt: int) -> JobLife | None:
-        """A job is over; None where that was known, or an earlier attempt's end does not count."""
+        """A job has ended; None if that was known, or if an earlier attempt ended."""
         life = self.open.get(job)
         if job in self._ended or (life is not None and attempt < life.attempt):
             return None
@@ -80,18 +90,18 @@ class JobLives:
         return life or JobLife("", attempt, 0, 0.0)
 
     def lose(self, job: JobId, attempt: int, code: FailureCode, now: float) -> None:
-        """An attempt broke off; another worker may go on."""
+        """An attempt failed; another worker may take the job over."""
         life = self.open.get(job)
         if life is not None and attempt >= life.attempt:
             life.lost, life.heard = code, now
 
     def cancel(self, event: JobCancelled, now: float) -> None:
-        """Its owner wants it no more; its worker may still tell what it cost."""
+        """The owner cancelled the job; its worker may still send what it cost."""
         if not event.attempts and (life := self.open.get(event.job)) is not None:
             life.lost, life.heard = FailureCode.CANCELLED, now
 
     def sweep(self, now: float) -> Iterator[tuple[JobLife, FailureCode]]:
-        """Jobs that nobody went on with, or that were never heard of again."""
+        """Remove and yield jobs that no worker took over, and jobs without any event for too long."""
         for job, life in list(self.open.items()):
             patience = SILENT_S if life.lost is None else GRACE_S
             if now - life.heard > patience:

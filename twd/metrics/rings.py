@@ -1,4 +1,4 @@
-"""What stages tell of their rings, as counters, and the round trips of their links."""
+"""Metrics of rings: counters from the reports of stages, and the round trip times of their links."""
 
 from collections import OrderedDict
 from typing import Final
@@ -15,7 +15,7 @@ PEERS: Final = frozenset({"home", "previous", "next"})
 
 
 class RingCounters:
-    """Counts reports; links count their bytes from the beginning of each ring."""
+    """Counts reports. Links report their bytes since the start of each ring."""
 
     def __init__(self, figures: MetricValues, models: LabelValues) -> None:
         self._figures = figures
@@ -41,7 +41,9 @@ class RingCounters:
                 self._rtts[model, layers, hop.to] = now, hop.rtt_ms / 1000
 
     def _new_bytes(self, event: RingMeasured) -> dict[str, int]:
-        """Sent since the stage's last report; of a stage that is new here nothing, since it may have sent for long."""
+        """Bytes sent since the stage's last report. Empty for a stage that is new here, because it may have run for a
+        long time.
+        """
         sent = {hop.to: hop.sent_bytes for hop in event.hops if hop.to in PEERS}
         known = self._sent.pop(event.stage, None)
         self._sent[event.stage] = event.ring, sent
@@ -53,6 +55,6 @@ class RingCounters:
         return {to: count - before.get(to, 0) for to, count in sent.items()}
 
     def rtts(self, now: float) -> dict[Labels, float]:
-        """Of links that were heard of lately."""
+        """The round trip times of links that were reported lately, in seconds."""
         self._rtts = {labels: told for labels, told in self._rtts.items() if now - told[0] <= LATELY_S}
         return {labels: rtt for labels, (_, rtt) in self._rtts.items()}

@@ -1,4 +1,4 @@
-"""Hears everything that is broadcast, remembers what belongs to jobs, counts the rest, answers who asks."""
+"""The metrics service: reads every broadcast event, keeps those of jobs, counts them, and answers requests for them."""
 
 import asyncio
 
@@ -30,7 +30,7 @@ from twd.wire.trace import (
 )
 
 LOOK_S = 3.0
-"""Pause between two looks into the registry."""
+"""Seconds between two reads of the registry."""
 
 
 class MetricsService(Service):
@@ -52,7 +52,7 @@ class MetricsService(Service):
         self._registry: Leases | None = None
 
     async def setup(self) -> None:
-        """Listen to every broadcast."""
+        """Load the history and subscribe to every broadcast."""
         self._recall()
         self._registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
         await self.bus.subscribe_all(
@@ -62,7 +62,7 @@ class MetricsService(Service):
         self.tasks.start("look", every(LOOK_S, self._look))
 
     def _recall(self) -> None:
-        """Read how the jobs of earlier runs ended."""
+        """Load how the jobs of earlier runs ended."""
         try:
             self.note = self._job_log.load()
         except OSError as error:
@@ -78,7 +78,7 @@ class MetricsService(Service):
         event = heard_event(message)
         if isinstance(event, Rejected):
             self.counting.figures.add(UNREAD)
-            self._reject(message, event.reason)  # not every broadcast has another reader who would tell
+            self._reject(message, event.reason)  # some broadcasts have no other reader that would report it
             return
         if isinstance(event, JobFinished | JobFailed) and not event.job.startswith(CALIBRATION):
             kept = self.counting.named(event)
@@ -91,7 +91,7 @@ class MetricsService(Service):
     def _keep(self, event: JobFinished | JobFailed) -> None:
         if isinstance(event, JobFinished) and not self._keep_words:
             event = msgspec.structs.replace(event, tail="", stop="")
-        if not self._unwritten:  # what ends together is written together
+        if not self._unwritten:  # jobs that end together are written together
             asyncio.get_running_loop().call_soon(self._write_down)
         self._unwritten.append(encode(event))
 
@@ -103,17 +103,17 @@ class MetricsService(Service):
             self._cannot_keep(error)
 
     async def teardown(self) -> None:
-        """Nothing that was heard is lost."""
+        """Write everything that is not written yet."""
         self._write_down()
 
     def _cannot_keep(self, error: OSError) -> None:
-        """A full or read-only disk: history goes on in memory, and everybody can see why."""
+        """The disk is full or read-only: history is kept in memory only, and the note says so."""
         if self.health is not Health.DEGRADED:
             self.health, self.note = Health.DEGRADED, f"the history of jobs cannot be kept: {error}"
             self.log.warning("%s", self.note)
 
     async def _look(self) -> None:
-        """Read the registry: what each service tells of itself."""
+        """Read the facts of all services from the registry."""
         if self._registry is None:
             return
         try:
@@ -125,16 +125,16 @@ class MetricsService(Service):
         gauges.refresh(self.counting, leases, twd.__version__)
 
     def tick(self, now: float) -> Effects:
-        """Count the jobs of which nothing more will be heard."""
+        """Count jobs that ended without an event."""
         self.counting.sweep(now)
         return None
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        """How much it remembers."""
+        """How many entries are kept."""
         return {**self.memory.sizes, "unread": int(self.counting.figures.value(UNREAD))}
 
     def on_trace_requested(self, event: TraceRequested, reply: Reply) -> Effects:
-        """Tell one job's story."""
+        """Return the events of one job."""
         story = self.memory.story(event.job)
         reply(
             TraceReported(job=event.job, events=[msgspec.Raw(data) for data in story.events], forgotten=story.forgotten)
@@ -142,12 +142,12 @@ class MetricsService(Service):
         return None
 
     def on_history_requested(self, event: HistoryRequested, reply: Reply) -> Effects:
-        """List the jobs that ended lately."""
+        """Return the jobs that ended lately."""
         reply(HistoryReported(events=[msgspec.Raw(data) for data in self.memory.history(event.limit)]))
         return None
 
     def on_metrics_requested(self, event: MetricsRequested, reply: Reply) -> Effects:
-        """Show all figures."""
+        """Return all metrics."""
         self.counting.figures.put(IN_PROGRESS, gauges.in_progress(self.counting))
         reply(MetricsReported(text=self._exposition.text()))
         return None

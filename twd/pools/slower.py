@@ -1,4 +1,4 @@
-"""Why a pool is slower than planned: the likely cause, and the command against it. Plain values in and out."""
+"""Why a pool is slower than planned: the likely cause, and a command that helps. No I/O."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -6,11 +6,11 @@ if TYPE_CHECKING:
     from twd.pools.state import PoolState, StageState
 
 CLEAR: Final = 0.5
-"""The share of the lost time that a stage must have lost itself to be the cause."""
+"""Stages are the cause if they lost at least this share of the lost time."""
 
 
 def slower_because(pool: "PoolState") -> str:
-    """One sentence; empty where a pool is not slower, or nothing is known of its stages."""
+    """The reason as text; empty if the pool is not slower than planned."""
     lost = pool.token_ms - pool.predicted_ms
     known = [stage for stage in pool.stages if stage.ms and stage.predicted_ms]
     if lost <= 0 or not pool.predicted_ms:
@@ -32,7 +32,7 @@ def _lost_ms(stage: "StageState") -> float:
 
 
 def _of_the_way(pool: "PoolState") -> str:
-    """The stages compute as planned, so the time is lost between them, or at home."""
+    """The stages compute as planned, so the time is lost on the links between them or on the driver."""
     far = max(pool.stages, key=lambda stage: stage.rtt_ms)
     way = f" (the longest: {far.node} to {far.to}, {far.rtt_ms:.1f} ms there and back)" if far.rtt_ms else ""
     return (

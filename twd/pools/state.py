@@ -1,4 +1,4 @@
-"""One moment of a pool, as `twd top`, the edge and the dashboard show it, and what in it deserves a warning."""
+"""The state of a pool at one moment, as `twd top`, the edge and the dashboard show it, and its warnings."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -14,7 +14,7 @@ OFF_FACTOR: Final = 1.5
 
 
 class StageState(msgspec.Struct, frozen=True, kw_only=True):
-    """One machine's part of a model. Times are means of the last passes; zeros are not known."""
+    """One machine's part of a model. Times are means of the last passes; 0 means not known."""
 
     node: str
     first: int
@@ -23,28 +23,28 @@ class StageState(msgspec.Struct, frozen=True, kw_only=True):
     state: str = READY
     process: str = ""
     predicted_ms: float = 0.0
-    """Of one token, as the plan had it."""
+    """Milliseconds for one token, as planned."""
     ms: float = 0.0
-    """Computing a pass."""
+    """Milliseconds that a pass computes."""
     queue_ms: float = 0.0
     busy: float = 0.0
     passes: int = 0
     rows: int = 0
     waste: float = 0.0
-    """Positions computed here for each that stands."""
+    """Positions computed here for each position that is kept."""
     dropped: int = 0
     aborted: int = 0
     refused: int = 0
     sessions: int = 0
     to: str = ""
-    """Where its link leads: next, home; between RPC workers and home, home."""
+    """The other end of its link: "next" or "home"; for RPC workers always "home"."""
     rtt_ms: float = 0.0
     bytes_per_token: float = 0.0
-    """Sent on for each token computed."""
+    """Bytes sent for each computed token."""
 
     @property
     def layers(self) -> str:
-        """In words."""
+        """The layers as text."""
         held = f"{self.first}-{self.end - 1}" if self.end > self.first else "none"
         return f"{held} + head" if self.head else held
 
@@ -63,16 +63,16 @@ class PoolState(msgspec.Struct, frozen=True, kw_only=True):
     tok_s: float = 0.0
     waste: float = 0.0
     predicted_ms: float = 0.0
-    """One token without drafts, as the plan had it."""
+    """Milliseconds for one token without drafts, as planned."""
     token_ms: float = 0.0
-    """The same, as it was measured."""
+    """Milliseconds for one token without drafts, as measured."""
     warnings: list[str] = []
     notes: list[str] = []
-    """What the plan remarks, such as machines that it leaves out."""
+    """Remarks of the plan, such as machines that it does not use."""
 
 
 def forecast(pool: PoolState) -> str:
-    """The prediction beside what was measured; empty without a prediction."""
+    """The predicted and the measured time as text; empty without a prediction."""
     if not pool.predicted_ms:
         return ""
     told = f"predicted {pool.predicted_ms:.1f} ms a token"
@@ -82,7 +82,7 @@ def forecast(pool: PoolState) -> str:
 
 
 def with_warnings(pool: PoolState, reasons: list[str]) -> PoolState:
-    """The pool with everything that somebody should look at."""
+    """A copy of the pool with `reasons` and its own warnings."""
     return msgspec.structs.replace(pool, warnings=[*reasons, *_warnings(pool)])
 
 

@@ -1,4 +1,4 @@
-"""What leases, placements and events tell of pools, gathered into one picture of each. Plain values in and out."""
+"""Collects the leases, placements and events of pools into one state for each pool. No I/O."""
 
 import re
 from collections import deque
@@ -21,16 +21,16 @@ from twd.wire.ring import FrameRefused, HopFacts, RingMeasured, StageReady, read
 from twd.wire.service import ServiceLease, read_lease
 
 SPAN_S: Final = 10.0
-"""Figures are those of the last so many seconds."""
+"""Figures cover the last SPAN_S seconds."""
 REFUSALS_KEPT: Final = 1024
-"""Of each stage; what a stage tells may be any number."""
+"""The most refusals that are kept for each stage, because a stage may report any number."""
 ENGINES: Final = ("ring", "rpc", "llama-server")
 _LINK: Final = re.compile(r"(\S+) ([0-9.]+) ms(?:, (\d+) bytes there and (\d+) back a token)?")
 
 
 @dataclass(slots=True)
 class _Told:
-    """What one stage told lately, and when."""
+    """The latest measurements of one stage, with their times."""
 
     events: deque[tuple[float, RingMeasured]] = field(default_factory=deque)
 
@@ -47,11 +47,11 @@ class _Told:
 
 
 class PoolsView:
-    """Hears and looks; `states` is the picture."""
+    """Reads leases and events; `states` returns the state of all pools."""
 
     def __init__(self) -> None:
         self.speculators: dict[InstanceId, ServiceLease] = {}
-        """Those whose models run on a pool."""
+        """Speculators whose models run on a pool."""
         self._stages: dict[InstanceId, tuple[ServiceLease, StageReady]] = {}
         self._placements: dict[str, PlacementDecided] = {}
         self._nodes: dict[NodeId, NodeFacts] = {}
@@ -62,7 +62,7 @@ class PoolsView:
     # -- what comes in -----------------------------------------------------------------------------
 
     def look(self, entries: Iterable[LeaseEntry]) -> None:
-        """Read the registry; what is gone from it is forgotten."""
+        """Read the registry; what is no longer in it is removed."""
         self.speculators, self._stages, self._placements, self._nodes = {}, {}, {}, {}
         for entry in entries:
             self._read(entry.value, entry.key)
@@ -91,7 +91,7 @@ class PoolsView:
             self._stages[lease.instance] = lease, ready
 
     def hear(self, event: Event, now: float) -> None:
-        """One event; others than those of pools change nothing."""
+        """Handle one event; events that do not concern pools are ignored."""
         match event:
             case RingMeasured():
                 self._told.setdefault(event.stage, _Told()).hear(event, now)
@@ -103,10 +103,10 @@ class PoolsView:
             case _:
                 return
 
-    # -- the picture -------------------------------------------------------------------------------
+    # -- the states ---------------------------------------------------------------------------------
 
     def states(self, now: float) -> list[PoolState]:
-        """All pools, by model."""
+        """The states of all pools, sorted by model."""
         for told in self._told.values():
             told.forget(now)
         pooled = self.speculators.values()
@@ -116,7 +116,7 @@ class PoolsView:
         return sorted(found, key=lambda pool: (pool.model, pool.home))
 
     def _waiting(self, placement: PlacementDecided) -> PoolState:
-        """A pool that was decided, but nobody serves it yet."""
+        """A pool that was planned but that no speculator serves yet."""
         state = "does not fit" if placement.missing_bytes else "no speculator serves it"
         pool = PoolState(
             model=placement.model,
@@ -125,7 +125,7 @@ class PoolsView:
             state=state,
             stages=[self._planned(piece) for piece in placement.slices],
             predicted_ms=_ms_of(placement),
-            notes=[] if placement.missing_bytes else placement.notes,  # then they are warnings
+            notes=[] if placement.missing_bytes else placement.notes,  # otherwise they are shown as warnings
         )
         return with_warnings(pool, [*placement.notes, *placement.helps] if placement.missing_bytes else [])
 
@@ -153,7 +153,7 @@ class PoolsView:
         return with_warnings(pool, [lease.note] if lease.note and pool.state != READY else [])
 
     def _tok_s(self, speculator: InstanceId, now: float) -> float:
-        """Tokens of the last seconds; right after a beginning, over the time since then."""
+        """Tokens per second over the last seconds; just after a start, over the time since the start."""
         heard = [(at, count) for at, count in self._tokens.get(speculator, ()) if now - at <= SPAN_S / 2]
         if not heard or now - heard[-1][0] > SPAN_S / 5:
             return 0.0
@@ -171,7 +171,7 @@ class PoolsView:
         for one, ready in wired:
             key = (one.node, ready.first, ready.end)
             piece = pieces.pop(key, None)
-            if piece is None and (piece := spares.get(key)) is not None:  # it serves in its original's place
+            if piece is None and (piece := spares.get(key)) is not None:  # it replaces the original
                 pieces = {at: other for at, other in pieces.items() if other.process != piece.process}
             stage = StageState(
                 node=one.node,
@@ -229,7 +229,7 @@ class PoolsView:
         return shown
 
     def _planned(self, piece: Slice, otherwise: str = "") -> StageState:
-        """A part as it was decided, and how its process is."""
+        """The planned stage, with the state of its process."""
         node = self._nodes.get(piece.node)
         process = next((one for one in (node.processes if node else []) if one.process == piece.process), None)
         state = otherwise or READY
@@ -256,13 +256,13 @@ def _ms_of(placement: PlacementDecided) -> float:
 
 
 def _outward(event: RingMeasured) -> HopFacts | None:
-    """The link on which a stage sends what it computed."""
+    """The link on which a stage sends its results."""
     by_name = {hop.to: hop for hop in event.hops}
     return by_name.get("next") or by_name.get("home")
 
 
 def _per_token(events: Sequence[RingMeasured]) -> float:
-    """Bytes sent on for each token; only between two busy reports, since an idle link carries probes alone."""
+    """Bytes sent per token. Only intervals between two busy reports count: an idle link carries nothing but probes."""
     sent = rows = 0
     for before, after in pairwise(events):
         one, other = _outward(before), _outward(after)

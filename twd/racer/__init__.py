@@ -1,1 +1,1 @@
-"""Drafters vote: what enough of them agree on may stand without the target."""
+"""Drafters vote: tokens that enough of them agree on may be accepted without the target."""

@@ -1,7 +1,7 @@
-"""What drafters propose in the sessions that want votes, and what is to be told of it. No clock, no bus.
+"""What drafters propose in the sessions that want votes, and which agreed tokens to publish. No clock, no bus.
 
-A path is what one drafter says that follows the accepted text. It is kept by absolute place and by the hash of what
-stands before it, so what is late, doubled or foreign fits nowhere.
+A path is what one drafter proposes after the accepted text. It is stored with its absolute position and the hash of all
+tokens before it. So a late, repeated or foreign proposal does not match.
 """
 
 from dataclasses import dataclass, field
@@ -21,14 +21,14 @@ POLICIES: Final[dict[str, Policy]] = {"strict": "strict", "majority": "majority"
 
 @dataclass(slots=True)
 class Path:
-    """Tokens from `at` on, and the hash before each of them and behind the last."""
+    """Tokens from position `at` on. `hashes` has the prefix hash before each token and after the last one."""
 
     at: int
     hashes: list[int]
     tokens: list[int] = field(default_factory=list)
 
     def add(self, at: int, prefix: int, tokens: list[int]) -> bool:
-        """Go on from `at`, if what stands before is what this path says."""
+        """Continue from position `at` if the prefix hash matches this path; returns whether it does."""
         place = at - self.at
         if not 0 <= place < len(self.hashes) or self.hashes[place] != prefix:
             return False
@@ -39,30 +39,30 @@ class Path:
         return True
 
     def behind(self, at: int, prefix: int) -> list[int]:
-        """What it says behind this place; nothing where it says something else before."""
+        """The tokens from position `at` on; empty if the prefix hash does not match."""
         place = at - self.at
         return self.tokens[place:] if 0 <= place < len(self.hashes) and self.hashes[place] == prefix else []
 
 
 @dataclass(slots=True)
 class Race:
-    """One session."""
+    """The votes of one session."""
 
     policy: Policy
     at: int
     prefix: int
     voters: dict[InstanceId, str]
-    """Who was asked, and with which file each drafts."""
+    """The drafters that were asked, and the model file of each."""
     paths: dict[InstanceId, Path] = field(default_factory=dict)
     told_to: int = 0
 
     @property
     def asked(self) -> int:
-        """So many votes there are: one for all copies of a file."""
+        """The number of votes: all drafters with the same file have one vote together."""
         return len(set(self.voters.values()))
 
     def ballots(self) -> dict[str, list[int]]:
-        """What each file's drafters say next; of several copies, the one that is furthest."""
+        """The proposal of each file; of several drafters with the same file, the longest proposal."""
         found: dict[str, list[int]] = {}
         for voter, path in self.paths.items():
             says, name = path.behind(self.at, self.prefix), self.voters[voter]
@@ -79,7 +79,7 @@ class RacerCore:
         self.races: dict[SessionId, Race] = {}
 
     def opened(self, event: SessionOpened) -> None:
-        """A session begins, or is told again."""
+        """A session was opened, or announced again."""
         policy = POLICIES.get(event.consensus)
         if policy is None:
             return
@@ -95,11 +95,11 @@ class RacerCore:
             self.races.pop(next(iter(self.races)))
 
     def closed(self, session: SessionId) -> None:
-        """It is over."""
+        """A session was closed."""
         self.races.pop(session, None)
 
     def proposed(self, event: DraftProposed) -> TokensAgreed | None:
-        """A drafter votes. Guesses by text are no votes, and neither are those of who was not asked."""
+        """A drafter votes. Text drafts do not count, nor do drafters that were not asked."""
         race = self.races.get(event.session)
         if race is None or event.drafter not in race.voters or not event.tokens:
             return None
@@ -112,11 +112,11 @@ class RacerCore:
         return self._told(event.session, race)
 
     def accepted(self, event: TokensAccepted) -> TokensAgreed | None:
-        """The text grew."""
+        """The target accepted tokens."""
         race = self.races.get(event.session)
         if race is None or event.at != race.at or not event.tokens:
             if race is not None and event.at > race.at:
-                self.closed(event.session)  # a piece is missing: what stands before is not known any more
+                self.closed(event.session)  # tokens are missing, so the prefix is not known any more
             return None
         race.at += len(event.tokens)
         race.prefix = extend(race.prefix, event.tokens)

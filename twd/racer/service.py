@@ -1,4 +1,4 @@
-"""The racer on the bus: hears drafts, tells on what drafters agree. Decisions are in core.py."""
+"""The racer service: reads drafts and publishes tokens that drafters agree on. The decisions are in core.py."""
 
 from twd.kit.effects import Publish
 from twd.kit.service import Effects, Service, ServiceContext
@@ -23,30 +23,30 @@ class Racer(Service):
         self.agreed = 0
 
     def pattern(self, event_type: type[Event]) -> str:
-        """Openings that are told to racers, and what concerns sessions."""
+        """SessionOpened events that are sent to racers, and all other events of sessions."""
         route = ROUTE_OF[event_type]
         return route.pattern_for(to=RACERS) if route.to else route.pattern
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        """What `twd status` reads of it."""
+        """What `twd status` reads about it."""
         return {"sessions": len(self.core.races), "agreed": self.agreed, "ready": True}
 
     def on_session_opened(self, event: SessionOpened) -> Effects:
-        """A text begins."""
+        """A session was opened."""
         self.core.opened(event)
         return None
 
     def on_session_closed(self, event: SessionClosed) -> Effects:
-        """It is over."""
+        """A session was closed."""
         self.core.closed(event.session)
         return None
 
     def on_draft_proposed(self, event: DraftProposed) -> Effects:
-        """A vote."""
+        """A drafter votes."""
         return self._tell(self.core.proposed(event))
 
     def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
-        """The text grew."""
+        """The target accepted tokens."""
         return self._tell(self.core.accepted(event))
 
     def _tell(self, agreed: TokensAgreed | None) -> Effects:

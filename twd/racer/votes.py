@@ -1,4 +1,4 @@
-"""On what drafters agree: a pure count of votes."""
+"""Counts the votes of drafters. Pure."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ VOTES_MIN: Final = 2
 
 
 class Agreed(NamedTuple):
-    """Tokens, and how many votes the least wanted of them has."""
+    """The agreed tokens, and the lowest number of votes that one of them has."""
 
     tokens: list[int]
     votes: int
@@ -19,10 +19,11 @@ NOTHING: Final = Agreed([], 0)
 
 
 def agree(ballots: Mapping[str, Sequence[int]], asked: int, policy: Policy) -> Agreed:
-    """What stands of the ballots. Whoever was asked and says nothing, or is late, votes for nothing.
+    """The tokens that the drafters agree on. A drafter that proposes nothing, or proposes too late, does not vote.
 
-    strict: all who were asked agree on the whole span that all of them have. majority: more than half of those asked
-    agree on each token, and on all before it. any_disagree: what all agree on, up to the first difference.
+    strict: all drafters that were asked agree on the whole span that all of them have. majority: for each token, more
+    than half of the drafters asked agree on it and on all tokens before it. any_disagree: all agree, up to the first
+    difference.
     """
     if asked < VOTES_MIN or len(ballots) < VOTES_MIN:
         return NOTHING

@@ -1,1 +1,1 @@
-"""Clients for other people's servers."""
+"""Clients for other programs' servers."""

@@ -1,4 +1,4 @@
-"""What every backend offers, whatever server is behind it: probe, continue a text, and more where it can."""
+"""The interface of every backend: probe, continue a text, and optional methods such as scoring and tokenizing."""
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
@@ -13,18 +13,18 @@ from twd.wire.job import FinishReason, Grammar, JobSubmitted, Prompt, Sampling, 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a server was found to be and to be able to do. Probed, never assumed."""
+    """What a server is and what it can do. Always probed, never assumed."""
 
     kind: str
     model: str
     chat: bool = True
     text: bool = True
     tokens: bool = False
-    """It takes token ids, gives them, and tokenizes."""
+    """It accepts token ids, returns them, and can tokenize."""
     score: bool = False
-    """It tells in one pass what the model would choose at each place of a given text."""
+    """It returns, in one pass, the model's choice at each position of a given text."""
     renders: bool = False
-    """It turns a conversation into tokens by the model's own template."""
+    """It turns a conversation into tokens with the model's own chat template."""
     context: int = 0
     slots: int = 0
     architecture: str = ""
@@ -38,12 +38,12 @@ class Capabilities:
 
     @property
     def can_verify(self) -> bool:
-        """Whether it can be a target whose guesses are checked."""
+        """Whether it can be a target that verifies drafts."""
         return self.score and self.renders
 
     @property
     def use(self) -> str:
-        """The line for status and doctor: how this server will be used, and why."""
+        """A line for status and doctor: how this server is used, and why."""
         if self.can_verify:
             how = "can check guesses: it scores given tokens in one pass"
         elif self.score:
@@ -59,7 +59,7 @@ _GREEDY: Final = Sampling()
 
 @dataclass(frozen=True, slots=True)
 class CompletionWish:
-    """A text to be continued, and how."""
+    """A text to continue, and the parameters."""
 
     prompt: Prompt
     sampling: Sampling = _GREEDY
@@ -72,7 +72,7 @@ class CompletionWish:
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Tokens as the server counted them."""
+    """Token counts of the server."""
 
     prompt: int = 0
     completion: int = 0
@@ -80,13 +80,13 @@ class TokenUsage:
 
 
 def counted(prompt: int | None, completion: int | None, cached: int | None = 0) -> TokenUsage:
-    """What a server says that it counted, as far as the bus takes it."""
+    """The token counts of a server as TokenUsage, limited to the range that the bus allows."""
     return TokenUsage(*(min(max(0, count or 0), INT64_MAX) for count in (prompt, completion, cached)))
 
 
 @dataclass(slots=True)
 class TextPiece:
-    """The next bit of a text; the last one has `end`, and counts where the server gives them."""
+    """The next piece of a text. The last piece has `end`, and the token counts if the server sends them."""
 
     text: str = ""
     tokens: list[int] = field(default_factory=list)
@@ -97,70 +97,69 @@ class TextPiece:
 
 
 Pieces = AsyncGenerator[TextPiece, None]
-"""Close it to hang up: the server then stops to compute."""
+"""A stream of pieces. Closing it closes the connection, so that the server stops computing."""
 
 
 class Backend(ABC):
-    """One server and one of its models. Subclasses speak its dialect."""
+    """One server and one of its models. Subclasses implement its API."""
 
     kind = ""
 
     def __init__(self, upstream: UpstreamServer, model: str = "") -> None:
         self.upstream = upstream
         self.model = model
-        """The model's name there; found by `probe` if the settings name none."""
+        """The model's name on the server; `probe` finds it if the settings give none."""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The server's name in messages."""
         return f"{self.kind} at {self.upstream.name}"
 
     @abstractmethod
     async def probe(self) -> Capabilities:
-        """Ask what is there; raises where nothing usable answers."""
+        """Ask what the server is and can do; raises if no usable server answers."""
 
     @abstractmethod
     def stream(self, wish: CompletionWish) -> Pieces:
-        """Continue a text, piece by piece as it comes. Ends with exactly one piece that has `end`, or raises."""
+        """Continue a text; yields pieces as they come. Ends with exactly one piece that has `end`, or raises."""
 
     def continue_tokens(self, tokens: Sequence[int], wish: CompletionWish) -> Pieces:
-        """The same from tokens as `tokenize` and `score` know them; the pieces tell theirs."""
+        """Like `stream`, but from the token ids that `tokenize` and `score` use; the pieces contain token ids."""
         return self.stream(replace(wish, prompt=Prompt(tokens=list(tokens))))
 
     async def score(self, tokens: Sequence[int], first: int) -> list[int]:
-        """What the model would choose after each of the prefixes `tokens[:first + 1]` ... `tokens`, in one pass.
-
-        UNKNOWN stands where the server did not tell; the last choice is always known.
+        """The model's choice after each of the prefixes `tokens[:first + 1]` ... `tokens`, in one pass. UNKNOWN means
+        that the server did not return it; the last choice is always known.
         """
         raise self.cannot("score given tokens")
 
     async def is_end(self, tokens: Sequence[int], token: int) -> bool:
-        """Whether the text ends when the model chooses `token` after these tokens."""
+        """Whether the text ends if the model chooses `token` after these tokens."""
         raise self.cannot("score given tokens")
 
     async def tokenize(self, text: str, *, special: bool = False) -> list[int]:
-        """A text as the model's tokens; with `special`, control tokens that are spelled out become tokens."""
+        """The tokens of a text; with `special`, spelled-out control tokens become tokens."""
         raise self.cannot("tokenize")
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
-        """The text of some tokens."""
+        """The text of tokens."""
         raise self.cannot("turn tokens into text")
 
     async def render(self, prompt: Prompt) -> list[int]:
-        """A prompt as the model's tokens, by its own chat template."""
+        """The tokens of a prompt, by the model's own chat template."""
         raise self.cannot("turn a conversation into tokens")
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         await self.upstream.close()
 
     def cannot(self, what: str, field: str = "") -> TwdError:
-        """The error for something that this server has no way to do."""
+        """The error for something that this server cannot do."""
         return TwdError(FailureCode.UNSUPPORTED, f"{self.name} cannot {what}", field)
 
 
 def wish_of(job: JobSubmitted) -> CompletionWish:
-    """What a job asks of a backend."""
+    """The CompletionWish of a job."""
     return CompletionWish(
         prompt=job.prompt,
         sampling=job.sampling,
@@ -173,5 +172,7 @@ def wish_of(job: JobSubmitted) -> CompletionWish:
 
 
 def whole_grammar(job: JobSubmitted) -> Grammar | None:
-    """What the whole answer must follow; to hold tool calls to their schemas is for the server that gets the tools."""
+    """The grammar for the whole answer. Schemas of tool calls are not included: the server gets the tools and enforces
+    them itself.
+    """
     return None if job.grammar is not None and job.grammar.begins else job.grammar

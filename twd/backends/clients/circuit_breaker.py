@@ -1,11 +1,11 @@
-"""A circuit breaker: after some failures a server is left alone for a while."""
+"""A circuit breaker: after some failures a server gets no requests for a while."""
 
 import enum
 from math import inf
 
 
 class BreakerState(enum.StrEnum):
-    """Whether calls go through."""
+    """Whether calls are allowed."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -13,14 +13,14 @@ class BreakerState(enum.StrEnum):
 
 
 class BreakerPermit:
-    """Leave for one call; by it the one that tries again is told from older ones, which end late."""
+    """The permit of one call. It tells the trial call from older calls that end late."""
 
 
 class CircuitBreaker:
-    """Counts failures. While it is open nothing is asked; after the cool-down one call at a time tries again.
+    """Counts failures. While it is open, no call is allowed; after the cool-down one trial call at a time is allowed.
 
-    A success makes up for `pardon` failures: for all of them, so that only some in a row open it, or for a half, so
-    that in the long run one call in three may fail.
+    A success makes up for `pardon` failures. With infinity, only failures in a row open the breaker; with 0.5, about
+    one call in three may fail in the long run.
     """
 
     def __init__(self, failures: int, cooldown_s: float, pardon: float = inf) -> None:
@@ -31,16 +31,16 @@ class CircuitBreaker:
         self._open_until: float | None = None
         self._trying: BreakerPermit | None = None
         self.why = ""
-        """What went wrong last."""
+        """The last failure."""
 
     def state(self, now: float) -> BreakerState:
-        """Closed, open, or open for one try."""
+        """Closed, open, or trying (one trial call is allowed)."""
         if self._open_until is None:
             return BreakerState.CLOSED
         return BreakerState.OPEN if now < self._open_until else BreakerState.TRYING
 
     def enter(self, now: float) -> BreakerPermit | None:
-        """Leave for a call, if one may be made; it must end with `succeeded`, `failed` or `abandoned`."""
+        """A permit for a call, or None. Each permit must end with `succeeded`, `failed` or `abandoned`."""
         state, call = self.state(now), BreakerPermit()
         if state is BreakerState.TRYING and self._trying is None:
             self._trying = call
@@ -48,14 +48,16 @@ class CircuitBreaker:
         return call if state is BreakerState.CLOSED else None
 
     def succeeded(self) -> None:
-        """A call went well: that closes it, or makes up for failures."""
+        """A call succeeded: this closes an open breaker, or makes up for failures."""
         still = self._failures - self._pardon if self._open_until is None else 0.0
         if still <= 0:
             still, self.why = 0.0, ""
         self._failures, self._open_until, self._trying = still, None, None
 
     def failed(self, now: float, why: str, call: BreakerPermit | None = None) -> bool:
-        """A call went wrong; returns whether the breaker opened by it. Without leave it was made while all was well."""
+        """A call failed; returns whether this opened the breaker. Without a permit, it counts as an ordinary call, not
+        as the trial.
+        """
         self.why = why
         self._failures += 1
         tried = call is not None and call is self._trying
@@ -65,6 +67,6 @@ class CircuitBreaker:
         return True
 
     def abandoned(self, call: BreakerPermit | None) -> None:
-        """A call ended without telling anything of the server: where it was the try, another one may be made."""
+        """A call ended without a result about the server: if it was the trial call, another one is allowed."""
         if call is self._trying:
             self._trying = None

@@ -1,4 +1,4 @@
-"""Finds out what kind of server answers at an address, and makes the adapter that speaks to it."""
+"""Finds out what kind of server answers at an address, and creates the client for it."""
 
 from typing import Any, Final
 
@@ -23,13 +23,13 @@ ADAPTERS: Final[dict[str, type[OpenAiClient] | type[OllamaClient]]] = {
     "vllm": VllmClient,
 }
 _OWNERS: Final = {"llamacpp": "llamacpp", "library": "ollama", "sglang": "sglang", "vllm": "vllm"}
-"""What servers write as the owner of their models."""
+"""What each kind of server writes as `owned_by` of its models."""
 _SIGNS: Final = (("/api/version", "ollama"), ("/props", "llamacpp"), ("/get_model_info", "sglang"))
-"""Paths that only one kind has, for servers whose list of models tells nothing."""
+"""Paths that only one kind of server has, for servers whose model list does not identify them."""
 
 
 async def open_backend(server: ServerConfig, *, allow_private: bool = True) -> Backend:
-    """The adapter for a configured server; `auto` asks the server what it is. It is not probed yet."""
+    """The client for a configured server; for `auto` the server is asked what it is. It is not probed yet."""
     upstream = UpstreamServer(
         server.url, api_key=server.api_key, timeout_s=server.timeout_s, allow_private=allow_private
     )
@@ -42,7 +42,9 @@ async def open_backend(server: ServerConfig, *, allow_private: bool = True) -> B
 
 
 async def find_kind(upstream: UpstreamServer, base_path: str = "") -> str:
-    """What answers there. A server that cannot be reached is an error; one that only knows OpenAI's API is that."""
+    """The kind of server that answers. Raises if it cannot be reached; a server that only knows OpenAI's API is of that
+    kind.
+    """
     owners = await _owners(upstream, f"{base_path}/v1/models")
     if owners is None and base_path:
         owners = await _owners(upstream, f"{base_path}/models")
@@ -79,5 +81,5 @@ async def _has(upstream: UpstreamServer, path: str) -> bool:
 
 
 def server_of(drafter: DrafterConfig) -> ServerConfig:
-    """The server behind a drafter that is not ours."""
+    """The server of a drafter that is another program's."""
     return msgspec.convert({name: getattr(drafter, name) for name in ServerConfig.__struct_fields__}, ServerConfig)

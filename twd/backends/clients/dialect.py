@@ -1,4 +1,4 @@
-"""From a wish to the body of an OpenAI-shaped request, in the dialect of each server. Pure."""
+"""Turns a CompletionWish into the body of an OpenAI-style request, in each server's dialect. Pure."""
 
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,28 +11,28 @@ from twd.wire.job import ChatMessage, Grammar, GrammarKind, Sampling
 from twd.wire.reading import NONSENSE
 
 SEEDS: Final = 2**31
-"""Below every server's limit; some count in 32 bits, and -1 draws a new seed."""
+"""Lower than every server's limit: some use 32 bits, and -1 means a random seed."""
 _PLAIN: Final = Sampling()
 _DRY: Final = ("dry_multiplier", "dry_base", "dry_allowed_length")
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What a server calls the wishes that OpenAI's API has no name for; empty: it cannot do that."""
+    """The server's field names for features that OpenAI's API lacks; empty: the server lacks the feature."""
 
     sampling: dict[str, str] = field(default_factory=dict)
-    """Our name of a sampling parameter -> its name."""
+    """From our name of a sampling parameter to the server's name."""
     template_args: str = ""
     ignore_eos: bool = False
     gbnf: str = ""
     prefill: dict[str, Any] | None = None
-    """What continues a last message of the assistant; None where nothing does."""
+    """Fields that make the server continue a last assistant message; None if it cannot."""
     developer_role: bool = False
     stops_max: int = 64
     no_top_k: int = 0
-    """What `top_k` is where it is off."""
+    """The value of `top_k` that turns it off."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Goes into every request."""
+    """Fields that every request has."""
 
 
 LLAMA_SAMPLING: Final = {
@@ -59,7 +59,7 @@ GPU_SERVER: Final = Dialect(
 
 
 def unsupported(what: str, field_name: str) -> TwdError:
-    """The refusal of a wish that would otherwise be ignored in silence."""
+    """The error for a wish that the server would silently ignore."""
     return TwdError(FailureCode.UNSUPPORTED, f"this backend has no {what}; leave it out", field_name)
 
 
@@ -91,13 +91,13 @@ def text_body(model: str, wish: CompletionWish, dialect: Dialect) -> dict[str, A
 
 
 def common_body(model: str, wish: CompletionWish, dialect: Dialect) -> dict[str, Any]:
-    """What both have in common."""
+    """The fields that both bodies have."""
     body: dict[str, Any] = {"model": model, "stream": True, "stream_options": {"include_usage": True}}
     body |= dialect.extra | sampling_body(wish.sampling, dialect)
     if wish.max_tokens is not None:
         body["max_tokens"] = wish.max_tokens
     if wish.stop:
-        body["stop"] = list(wish.stop[: dialect.stops_max])  # the relay watches for all of them
+        body["stop"] = list(wish.stop[: dialect.stops_max])  # the relay itself checks all stop strings
     if wish.ignore_eos:
         if not dialect.ignore_eos:
             raise unsupported("way to ignore the end of a text", "ignore_eos")
@@ -108,7 +108,7 @@ def common_body(model: str, wish: CompletionWish, dialect: Dialect) -> dict[str,
 
 
 def sampling_body(sampling: Sampling, dialect: Dialect) -> dict[str, Any]:
-    """How tokens are chosen; what has no name there is refused unless it changes nothing."""
+    """The sampling parameters. One that the server has no name for is refused, unless it changes nothing."""
     body: dict[str, Any] = {"temperature": sampling.temperature}
     if sampling.seed is not None:
         body["seed"] = sampling.seed % SEEDS
@@ -124,7 +124,9 @@ def sampling_body(sampling: Sampling, dialect: Dialect) -> dict[str, Any]:
 
 
 def special_sampling(sampling: Sampling, names: dict[str, str]) -> dict[str, Any]:
-    """The parameters that only some servers know, by their names there; all of them, for their defaults are others."""
+    """Parameters that only some servers know, by the server's names. All are sent, because servers have
+    other defaults.
+    """
     body: dict[str, Any] = {}
     for name in ("top_k", "min_p", "typical_p", "repeat_penalty", "repeat_last_n", *_DRY):
         value = getattr(sampling, name)
@@ -146,7 +148,7 @@ def _matters(name: str, sampling: Sampling) -> bool:
 
 
 def grammar_body(grammar: Grammar, dialect: Dialect) -> dict[str, Any]:
-    """What the answer must look like."""
+    """The fields for the grammar of the answer."""
     if grammar.kind is GrammarKind.GBNF:
         if not dialect.gbnf:
             raise unsupported("GBNF grammars", "grammar")
@@ -158,7 +160,7 @@ def grammar_body(grammar: Grammar, dialect: Dialect) -> dict[str, Any]:
 
 
 def json_of(text: str, field_name: str) -> Any:
-    """JSON that travelled as text, checked before it goes out."""
+    """Decode JSON that was sent as text; checked before it is sent on."""
     try:
         return msgspec.json.decode(text)
     except NONSENSE as error:

@@ -1,4 +1,6 @@
-"""Servers that echo a prompt with log probabilities: their tokens have no ids, so the texts of tokens get ids here."""
+"""Servers that echo a prompt with log probabilities. Their tokens have no ids, so this client gives an id to each token
+text.
+"""
 
 import re
 from collections.abc import Sequence
@@ -22,17 +24,17 @@ _WORDS = re.compile(r"\s*\S+|\s+")
 
 @dataclass(frozen=True, slots=True)
 class _Echo:
-    """Where the server's tokens begin in a prompt, and the likeliest one at each place."""
+    """Where the server's tokens begin in a prompt, and the most likely token at each position."""
 
     starts: list[int]
     likeliest: list[str | None]
     written: str
-    """What the model wrote behind the prompt."""
+    """What the model generated after the prompt."""
     stopped: bool
 
 
 class EchoClient(OpenAiClient):
-    """OpenAI's API; where it echoes, it can check guesses."""
+    """OpenAI's API; if the server echoes prompts, it can verify drafts."""
 
     def __init__(self, *args: Any, **fields: Any) -> None:
         super().__init__(*args, **fields)
@@ -40,7 +42,7 @@ class EchoClient(OpenAiClient):
         self._ids: dict[str, int] = {}
 
     async def probe(self) -> Capabilities:
-        """As any such server; whether it echoes is tried."""
+        """Like any OpenAI server, plus a test whether it echoes."""
         listed = await self.find_model()
         scores = await self._echoes()
         note = "its tokens are known by their texts" if scores else ""
@@ -55,24 +57,24 @@ class EchoClient(OpenAiClient):
             return False
 
     async def tokenize(self, text: str, *, special: bool = False) -> list[int]:
-        """As the server cuts it, or else by words: the ids stand for texts, so any cut will do."""
+        """Split as the server does, or else into words: the ids stand for texts, so any split works."""
         echo = await self._echo(text)
         edges = sorted({start for start in echo.starts if start >= 0} | {len(text)})
         words = _WORDS.findall(text[: edges[0]])
         return [self._id(piece) for piece in (*words, *(text[a:b] for a, b in pairwise(edges)))]
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
-        """The texts that the ids stand for."""
+        """The texts of the ids."""
         return "".join(map(self._text, tokens))
 
     async def render(self, prompt: Prompt) -> list[int]:
-        """Texts only: such a server does not tell how it writes a conversation."""
+        """Only for texts: such a server does not show how it formats a conversation."""
         if prompt.text is None:
             raise self.cannot("turn a conversation into tokens", "messages")
         return await self.tokenize(prompt.text)
 
     def continue_tokens(self, tokens: Sequence[int], wish: CompletionWish) -> Pieces:
-        """By text, for that is what the ids stand for; each piece that comes is a token."""
+        """Continue the text of the ids; each piece that comes is a token."""
         return self._numbered(self.stream(replace(wish, prompt=Prompt(text="".join(map(self._text, tokens))))))
 
     async def _numbered(self, pieces: Pieces) -> Pieces:
@@ -82,7 +84,7 @@ class EchoClient(OpenAiClient):
                 yield piece
 
     async def score(self, tokens: Sequence[int], first: int) -> list[int]:
-        """One request. A place where the server cut the text elsewhere is UNKNOWN."""
+        """One request. A position where the server splits the text differently is UNKNOWN."""
         pieces = list(map(self._text, tokens))
         text = "".join(pieces)
         echo = await self._echo(text)
@@ -94,7 +96,7 @@ class EchoClient(OpenAiClient):
         return [*choices, await self._following(text, echo)]
 
     async def is_end(self, tokens: Sequence[int], token: int) -> bool:
-        """The end of a text has an id of its own."""
+        """The end of a text has its own id."""
         return token == 0
 
     # -- inside --------------------------------------------------------------------------------
@@ -114,7 +116,7 @@ class EchoClient(OpenAiClient):
         return _Echo(places(told.tokens, text, written), likeliest, written, choice.finish_reason == "stop")
 
     async def _following(self, text: str, echo: _Echo) -> int:
-        """What the model wrote behind the prompt; a part of a character is completed first."""
+        """What the model generated after the prompt; an incomplete character is completed first."""
         if echo.written and _HALF not in echo.written:
             return self._id(echo.written)
         if echo.stopped and not echo.written:
@@ -153,10 +155,9 @@ class EchoClient(OpenAiClient):
 
 
 def places(tokens: Sequence[str], text: str, written: str) -> list[int]:
-    """Where tokens begin in the prompt, as far back from its end as that is certain; -1 elsewhere.
-
-    Parts of a character have no text of their own, so before them nothing is certain. What the model wrote behind the
-    prompt begins at its end.
+    """Where each token begins in the prompt, counted as far back from the end as it is certain; -1 elsewhere. Parts of
+    a character have no text of their own, so positions before them are not certain. What the model generated begins at
+    the end of the prompt.
     """
     starts = [-1] * len(tokens)
     at, index = len(text), len(tokens)

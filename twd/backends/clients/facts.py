@@ -1,4 +1,4 @@
-"""What the others are told of a model that another program runs."""
+"""What other services are told about a model of another program."""
 
 import hashlib
 
@@ -12,14 +12,14 @@ UNKNOWN_VOCABULARY = 2**31 - 1
 
 
 def passed_through(can: Capabilities) -> str:
-    """How a relay serves a model, and why."""
+    """How a relay serves a model, and why, as text."""
     if not can.can_verify:
         return can.use
     return f"{can.kind} {can.model!r}: passed through as it comes, though it could check guesses"
 
 
 def fingerprint(can: Capabilities) -> VocabFingerprint:
-    """What a server tells of its vocabulary; no hash, for it shows no tokens."""
+    """What is known of a server's vocabulary; without a hash, because the server does not list its tokens."""
     return VocabFingerprint(
         hash="",
         tokens=can.vocabulary,
@@ -29,7 +29,7 @@ def fingerprint(can: Capabilities) -> VocabFingerprint:
 
 
 def relayed_facts(name: ModelId, backend: Backend, can: Capabilities) -> ModelFacts:
-    """A model that is passed through."""
+    """The facts of a relayed model."""
     return ModelFacts(
         model=name,
         file=place(backend),
@@ -49,7 +49,7 @@ def relayed_facts(name: ModelId, backend: Backend, can: Capabilities) -> ModelFa
 
 
 def verified_facts(name: ModelId, backend: Backend, can: Capabilities, ctx_size: int, slots: int) -> ModelFacts:
-    """A model whose guesses are checked there."""
+    """The facts of a model that verifies drafts on its server."""
     vocab = VocabFingerprint(
         hash=f"{can.kind}:{can.model}", tokens=can.vocabulary or UNKNOWN_VOCABULARY, architecture=can.architecture
     )
@@ -66,5 +66,5 @@ def verified_facts(name: ModelId, backend: Backend, can: Capabilities, ctx_size:
 
 
 def place(backend: Backend) -> str:
-    """Where the model is, without anything secret."""
+    """The server's address without secrets."""
     return f"{backend.upstream.base.scheme}://{backend.upstream.name}#{backend.model}"

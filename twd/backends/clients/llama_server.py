@@ -1,4 +1,4 @@
-"""llama-server (llama.cpp): token ids in and out, its own tokenizer, chats by its own template."""
+"""llama-server (llama.cpp): token ids in and out, its own tokenizer, chats with the model's own template."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -47,7 +47,7 @@ class _Timings(msgspec.Struct):
 
 
 class _Bit(msgspec.Struct):
-    """One event of /completion; the last one has `stop` and the counts."""
+    """One event of /completion; the last one has `stop` and the token counts."""
 
     content: str = ""
     tokens: list[Token] = []
@@ -62,13 +62,13 @@ class _Bit(msgspec.Struct):
 
 
 class LlamaServerClient(OpenAiClient):
-    """Drafts with token ids where the vocabularies agree; as a target it is passed through."""
+    """Drafts with token ids if the vocabularies are equal; as a target it is relayed."""
 
     kind = "llamacpp"
     dialect = LLAMACPP
 
     async def probe(self) -> Capabilities:
-        """Health, properties, and whether its tokenizer answers."""
+        """Check health and properties, and whether its tokenizer answers."""
         await self.upstream.get(f"{self.root}/health", _Health)
         props = await self.upstream.get(f"{self.root}/props", _Props)
         listed = await self.find_model()
@@ -89,7 +89,7 @@ class LlamaServerClient(OpenAiClient):
         )
 
     def no_such_model(self, models: list[ListedModel]) -> ListedModel:
-        """It serves its one model under any name."""
+        """If the list has only one model, return it, because the server serves it under any name; else raise."""
         return models[0] if len(models) == 1 else super().no_such_model(models)
 
     async def _tokenizes(self) -> bool:
@@ -99,7 +99,7 @@ class LlamaServerClient(OpenAiClient):
             return False
 
     def stream(self, wish: CompletionWish) -> Pieces:
-        """Chats go to the OpenAI side; texts and tokens to the native one."""
+        """Chats use the OpenAI endpoint; texts and tokens use the native one."""
         if wish.prompt.messages is not None:
             return super().stream(wish)
         return self._complete(self._body(wish))
@@ -145,7 +145,9 @@ class LlamaServerClient(OpenAiClient):
         return (await self.upstream.post(f"{self.root}/detokenize", {"tokens": list(tokens)}, _Text)).content
 
     async def render(self, prompt: Prompt) -> list[int]:
-        """POST /apply-template, then tokenize; as in its own chats, spelled-out control tokens become such."""
+        """POST /apply-template, then tokenize. As in the server's own chats, spelled-out control tokens
+        become tokens.
+        """
         messages = [{"role": message.role, "content": message.content} for message in prompt.messages or ()]
         rendered = await self.upstream.post(f"{self.root}/apply-template", {"messages": messages}, _Rendered)
         return await self.tokenize(rendered.prompt + prompt.prefill, special=True)

@@ -1,4 +1,4 @@
-"""Ollama by its own API: raw texts, chats, and what it knows of its models."""
+"""Ollama through its own API: raw texts, chats, and the facts of its models."""
 
 from typing import Any
 
@@ -68,7 +68,7 @@ class _Line(msgspec.Struct):
 
 
 class OllamaClient(Backend):
-    """Text only: it neither takes nor gives token ids."""
+    """Text only: it neither accepts nor returns token ids."""
 
     kind = "ollama"
 
@@ -77,7 +77,7 @@ class OllamaClient(Backend):
         self.root = base_path
 
     async def probe(self) -> Capabilities:
-        """Its version, its models, and what it tells of ours."""
+        """Read its version, its models, and the facts of our model."""
         version = (await self.upstream.get(f"{self.root}/api/version", _Version)).version
         tag = await self._find_model()
         shown = await self.upstream.post(f"{self.root}/api/show", {"model": self.model}, _Shown)
@@ -115,9 +115,9 @@ class OllamaClient(Backend):
         raise self.upstream.broken(f"has no model {self.model!r}; it lists {clean(names)}")
 
     def stream(self, wish: CompletionWish) -> Pieces:
-        """Chat by the model's template, or continue a raw text."""
+        """Chat with the model's template, or continue a raw text."""
         body: dict[str, Any] = {"model": self.model, "stream": True, "options": _options(wish)}
-        body |= {"truncate": False, "shift": False}  # an error is better than a prompt cut in silence
+        body |= {"truncate": False, "shift": False}  # an error is better than a prompt that is cut silently
         if wish.logprobs is not None:
             raise unsupported("log probabilities", "logprobs")
         if wish.grammar is not None:
@@ -148,7 +148,7 @@ class OllamaClient(Backend):
 
 
 def _chunk(line: _Line) -> CompletionChunk:
-    """A line in the shape that OpenAI's servers use."""
+    """A line converted to the form of OpenAI's servers."""
     message = line.message or _Message(content=line.response, thinking=line.thinking)
     delta = ChunkDelta(content=message.content, reasoning_content=message.thinking, tool_calls=message.tool_calls)
     reason = (line.done_reason or "stop") if line.done else None
@@ -207,7 +207,7 @@ def _message(message: ChatMessage) -> dict[str, Any]:
 
 
 def _parameter(parameters: str, name: str) -> int:
-    """A number from the lines of a Modelfile's parameters."""
+    """A number from the parameter lines of a Modelfile."""
     for line in parameters.splitlines():
         key, _, value = line.strip().partition(" ")
         if key == name and value.strip().isdecimal():

@@ -1,4 +1,4 @@
-"""What OpenAI-shaped servers send, chunk by chunk, turned into pieces of text. Pure."""
+"""Turns the chunks of OpenAI-style servers into pieces of text. Pure."""
 
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ from twd.wire.base import Token
 from twd.wire.job import FinishReason, TokenLogprob, TopToken
 
 GIVEN_UP: Final = ("abort", "error")
-"""What servers call the end of a text that is not whole."""
+"""Finish reasons that mean that the text is not complete."""
 _THINK, _THOUGHT = "<think>\n", "\n</think>\n\n"
 _CALL, _NOTHING, _CALLED = '<tool_call>\n{"name": ', "{}", "}\n</tool_call>"
 
@@ -38,7 +38,7 @@ class ChunkDelta(msgspec.Struct):
 
 
 class TopLogprobEntry(msgspec.Struct):
-    """A token and its log probability, as chats have it."""
+    """A token and its log probability, as in chat answers."""
 
     token: str
     logprob: float | None = None
@@ -47,13 +47,13 @@ class TopLogprobEntry(msgspec.Struct):
 
 
 class LogprobEntry(TopLogprobEntry):
-    """The same with its alternatives."""
+    """The same, with alternatives."""
 
     top_logprobs: list[TopLogprobEntry] | None = None
 
 
 class ChunkLogprobs(msgspec.Struct):
-    """Log probabilities in either of the two shapes in use."""
+    """Log probabilities in either of the two usual forms."""
 
     content: list[LogprobEntry] | None = None
     tokens: list[str] | None = None
@@ -75,13 +75,13 @@ class ChunkChoice(msgspec.Struct):
 
 
 class CachedTokens(msgspec.Struct):
-    """How many of the tokens came from a cache."""
+    """How many prompt tokens came from a cache."""
 
     cached_tokens: int | None = None
 
 
 class ChunkUsage(msgspec.Struct):
-    """Counted tokens."""
+    """Token counts."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -89,7 +89,7 @@ class ChunkUsage(msgspec.Struct):
 
 
 class CompletionChunk(msgspec.Struct):
-    """A stream's chunk or a whole answer."""
+    """A chunk of a stream, or a whole answer."""
 
     choices: list[ChunkChoice] = []
     usage: ChunkUsage | None = None
@@ -97,19 +97,19 @@ class CompletionChunk(msgspec.Struct):
 
 
 class ChunkReader:
-    """Turns chunks into pieces. Thoughts and tool calls are written out the way models write them themselves."""
+    """Turns chunks into pieces. Thoughts and tool calls are written as text, as models write them."""
 
     def __init__(self) -> None:
         self._thinking = False
         self._call: int | None = None
         self._argued = False
-        """Whether the open call has arguments."""
+        """Whether the open tool call has arguments."""
         self.end: FinishReason | None = None
         self.stop = ""
         self.usage: TokenUsage | None = None
 
     def feed(self, chunk: CompletionChunk) -> TextPiece | None:
-        """The new text of a chunk, if it has any."""
+        """The new text of a chunk, or None."""
         if chunk.usage is not None:
             self.usage = _usage(chunk.usage)
         if not chunk.choices:
@@ -161,7 +161,7 @@ class ChunkReader:
         return text
 
     def _close(self) -> str:
-        """End what is open: a thought or a call; to one without arguments some servers send nothing at all."""
+        """Close an open thought or tool call. Some servers send no arguments at all for a call without arguments."""
         called = _CALLED if self._argued else _NOTHING + _CALLED
         closing = (_THOUGHT if self._thinking else "") + (called if self._call is not None else "")
         self._thinking, self._call = False, None
@@ -181,7 +181,7 @@ def _usage(counts: ChunkUsage) -> TokenUsage:
 
 
 def read_logprobs(logprobs: ChunkLogprobs) -> list[TokenLogprob]:
-    """Log probabilities as the wire has them; servers that tell no ids leave them 0."""
+    """Log probabilities as our events have them; the id is 0 if the server sends none."""
     if logprobs.content is not None:
         return [_chat_logprob(entry) for entry in logprobs.content]
     tops = logprobs.top_logprobs or []

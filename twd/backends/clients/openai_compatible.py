@@ -1,4 +1,6 @@
-"""Any server with OpenAI's API: LM Studio, clouds, and the base of those that can more."""
+"""Any server with OpenAI's API, such as LM Studio or cloud services; also the base class of clients
+that can do more.
+"""
 
 from contextlib import aclosing
 from typing import Any
@@ -14,7 +16,7 @@ from twd.wire.failures import FailureCode, TwdError
 
 
 class ModelMeta(msgspec.Struct):
-    """What llama-server tells of a model in the list."""
+    """What llama-server adds to a model in its list."""
 
     n_vocab: int = 0
     n_params: int = 0
@@ -34,7 +36,7 @@ class ListedModel(msgspec.Struct):
 
     @property
     def context(self) -> int:
-        """Tokens of context, if the server tells them."""
+        """The context size in tokens, if the server reports it."""
         return self.max_model_len or self.context_length or self.max_context_length or 0
 
 
@@ -45,7 +47,7 @@ class ListedModels(msgspec.Struct):
 
 
 class OpenAiClient(Backend):
-    """Chats and completions; what such a server can beyond that is not assumed."""
+    """Chats and completions; other features are not assumed."""
 
     kind = "openai"
     dialect = OPENAI
@@ -53,7 +55,7 @@ class OpenAiClient(Backend):
     def __init__(self, upstream: UpstreamServer, model: str = "", base_path: str = "") -> None:
         super().__init__(upstream, model)
         self.root = base_path
-        """The path before what is not OpenAI's API."""
+        """The path prefix of endpoints that are not part of OpenAI's API."""
         self.api = base_path if base_path and self.kind == "openai" else f"{base_path}/v1"
         self.context = 0
         self._renamed: dict[str, str] = {}
@@ -65,7 +67,7 @@ class OpenAiClient(Backend):
         return Capabilities(kind=self.kind, model=self.model, context=listed.context)
 
     async def find_model(self) -> ListedModel:
-        """Our model in the server's list; the first one where the settings name none."""
+        """Our model in the server's list; the first one if the settings give no name."""
         models = (await self.upstream.get(f"{self.api}/models", ListedModels)).data
         if not self.model and models:
             self.model = models[0].id
@@ -78,18 +80,18 @@ class OpenAiClient(Backend):
         return self.no_such_model(models)
 
     def no_such_model(self, models: list[ListedModel]) -> ListedModel:
-        """What to do when the list has not our model."""
+        """Called if our model is not in the list: raises, or returns another model in subclasses."""
         names = ", ".join(listed.id for listed in models[:20]) or "none"
         raise self.upstream.broken(f"has no model {self.model!r}; it lists {clean(names)}")
 
     def stream(self, wish: CompletionWish) -> Pieces:
-        """Chat or complete."""
+        """Send a chat or a completion."""
         if wish.prompt.messages is not None:
             return self.continue_text(f"{self.api}/chat/completions", chat_body(self.model, wish, self.dialect))
         return self.continue_text(f"{self.api}/completions", text_body(self.model, wish, self.dialect))
 
     async def continue_text(self, path: str, body: dict[str, Any]) -> Pieces:
-        """Send a request and read its stream; a field that the server does not know is left out or renamed once."""
+        """Send a request and read its stream. If the server refuses a field, the field is left out or renamed once."""
         while True:
             sent = self._adapted(body)
             try:
@@ -105,7 +107,7 @@ class OpenAiClient(Backend):
         return {self._renamed.get(name, name): value for name, value in body.items() if name not in self._left_out}
 
     def _learn(self, error: TwdError, sent: dict[str, Any]) -> bool:
-        """Whether a refusal names a field that we can do without, or under another name."""
+        """Whether a refusal names a field that can be left out or renamed; remembers it for the next requests."""
         if error.code is not FailureCode.BAD_REQUEST:
             return False
         said = error.failure.message
@@ -119,7 +121,7 @@ class OpenAiClient(Backend):
 
     async def _read(self, answer: UpstreamResponse) -> Pieces:
         reader = ChunkReader()
-        if answer.content_type == "application/json":  # it does not stream, or it is an error
+        if answer.content_type == "application/json":  # a whole answer instead of a stream, or an error
             piece = self._piece(reader, await answer.body(BODY_BYTES_MAX))
             if piece is not None:
                 yield piece

@@ -1,4 +1,4 @@
-"""SGLang: as vLLM, but scores through its native /generate, from a given place on."""
+"""SGLang: like vLLM, but it scores through its native /generate, from a given position on."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -18,7 +18,7 @@ from twd.wire.job import FinishReason
 _UNKNOWN_ROOM: Final = 2048
 
 Scored = tuple[float | None, Token, str | None]
-"""A log probability, its token, and the token's text where it was asked for."""
+"""A log probability, its token id, and the token's text if it was requested."""
 
 
 class _Info(msgspec.Struct):
@@ -49,12 +49,12 @@ class _Generated(msgspec.Struct):
 
 
 class SglangClient(VllmClient):
-    """A target that checks guesses by `logprob_start_len`."""
+    """A target that verifies drafts with `logprob_start_len`."""
 
     kind = "sglang"
 
     async def version(self) -> str:
-        """What it calls itself; older ones tell no version."""
+        """Its version; empty for old servers that do not report it."""
         try:
             return (await self.upstream.get(f"{self.root}/get_server_info", _Info)).version
         except TwdError as error:
@@ -63,7 +63,7 @@ class SglangClient(VllmClient):
             return ""
 
     def stream(self, wish: CompletionWish) -> Pieces:
-        """Given tokens go to the native endpoint, which tells the ids of new ones."""
+        """Given tokens are sent to the native endpoint, which returns the ids of new tokens."""
         plain = wish.grammar is None and wish.logprobs is None and not wish.sampling.logit_bias
         if wish.prompt.tokens is None or not plain:
             return super().stream(wish)
@@ -102,7 +102,7 @@ class SglangClient(VllmClient):
         raise self.upstream.broken("broke off in the middle of its answer")
 
     async def score(self, tokens: Sequence[int], first: int) -> list[int]:
-        """One request; only the places from `first` on are told."""
+        """One request; only the positions from `first` on are returned."""
         answer = await self._choose(tokens, return_logprob=True, logprob_start_len=first, top_logprobs_num=1)
         meta, wanted = answer.meta_info, len(tokens) - 1 - first
         stood, tops = meta.input_token_logprobs or [], meta.input_top_logprobs or []
@@ -114,7 +114,7 @@ class SglangClient(VllmClient):
         return [*map(self._first, tops[len(tops) - wanted :]), self._chosen(answer)]
 
     async def is_end(self, tokens: Sequence[int], token: int) -> bool:
-        """Let it choose once more and see whether it stops."""
+        """Let it choose once more and check whether it stops."""
         answer = await self._choose(tokens, return_logprob=True, logprob_start_len=-1)
         finish = answer.meta_info.finish_reason
         return finish is not None and finish.type == "stop" and self._chosen(answer) == token
@@ -139,7 +139,7 @@ class SglangClient(VllmClient):
 
 
 def _repeats(step: _Generated, shown: str) -> bool:
-    """Whether an event holds the whole text so far, and not only what is new."""
+    """Whether events contain the whole text so far instead of only the new part."""
     if step.output_ids:
         return len(step.output_ids) >= step.meta_info.completion_tokens
     return step.text.startswith(shown)

@@ -1,4 +1,4 @@
-"""From bytes as they come to lines and server-sent events, whatever pieces they come in; bounded."""
+"""Splits incoming bytes into lines and server-sent events, with size limits."""
 
 from typing import Final
 
@@ -6,11 +6,11 @@ LINE_BYTES_MAX: Final = 1 << 20
 
 
 class TooLong(Exception):
-    """A line or an event has no end in sight."""
+    """A line or an event is longer than the limit."""
 
 
 class LineSplitter:
-    """Cuts a byte stream into lines that end with LF, CRLF or CR."""
+    """Splits a byte stream into lines that end with LF, CRLF or CR."""
 
     def __init__(self, limit: int = LINE_BYTES_MAX) -> None:
         self._limit = limit
@@ -18,26 +18,26 @@ class LineSplitter:
         self._skip_lf = False
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The lines that are complete now, without their ends."""
+        """The lines that are complete now, without line ends."""
         if self._skip_lf and data[:1] == b"\n":
             data = data[1:]
         elif not data:
             return []
         lines = (self._rest + data).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        self._skip_lf = data[-1:] == b"\r"  # its LF may come with the next piece
+        self._skip_lf = data[-1:] == b"\r"  # its LF may come with the next bytes
         self._rest = lines.pop()
         if len(self._rest) > self._limit or any(len(line) > self._limit for line in lines):
             raise TooLong(f"a line of more than {self._limit} bytes")
         return lines
 
     def rest(self) -> bytes:
-        """What came after the last line end."""
+        """The bytes after the last line end."""
         rest, self._rest = self._rest, b""
         return rest
 
 
 class EventParser:
-    """Reads the data of server-sent events; names, ids and comments do not matter here."""
+    """Reads the data of server-sent events; event names, ids and comments are ignored."""
 
     def __init__(self, limit: int = LINE_BYTES_MAX) -> None:
         self._lines = LineSplitter(limit)
@@ -58,7 +58,7 @@ class EventParser:
         return events
 
     def finish(self) -> list[bytes]:
-        """The stream is over: an event whose empty line never came counts if its data did."""
+        """The stream has ended: an event without its empty line counts if its data arrived."""
         line = self._lines.rest()
         if line.startswith(b"data:"):
             self._add(line[6:] if line[5:6] == b" " else line[5:])

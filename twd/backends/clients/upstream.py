@@ -1,4 +1,4 @@
-"""The one HTTP client for all backends: every wait has an end, every answer a bound, every error a code."""
+"""The HTTP client for all backends: every wait has a time limit, every answer a size limit, every error a code."""
 
 import asyncio
 import ipaddress
@@ -21,13 +21,13 @@ from twd.wire.reading import NONSENSE
 
 BODY_BYTES_MAX: Final = 8 << 20
 SCORES_BYTES_MAX: Final = 64 << 20
-"""Of an answer that tells the chances at every place of a long prompt."""
+"""Bytes of an answer with the scores of every position of a long prompt."""
 ERROR_BYTES_MAX: Final = 64 << 10
 STREAM_BYTES_MAX: Final = 256 << 20
 CONNECT_S: Final = 10.0
 SETTLE_S: Final = 0.05
 STALE_MAX: Final = 2
-"""So many kept connections may turn out to be closed before a request gives up."""
+"""A request fails after this many kept connections turned out to be closed."""
 _CONNECTIONS_MAX: Final = 256
 _READ_BYTES: Final = 64 << 10
 
@@ -35,11 +35,11 @@ T = TypeVar("T")
 
 
 class KeyRefused(TwdError):
-    """The server is there and lets nobody in with this key."""
+    """The server answers, but refuses our key."""
 
 
 class _RefusedAddress(OSError):
-    """A name led to an address that must not be opened."""
+    """A host name resolved to an address that must not be opened."""
 
     def __init__(self, error: TwdError) -> None:
         super().__init__(str(error))
@@ -47,7 +47,7 @@ class _RefusedAddress(OSError):
 
 
 class CheckedResolver(AbstractResolver):
-    """Resolves a name once; the connection goes to the very addresses that were checked here."""
+    """Resolves a host name once; the connection uses exactly the addresses that were checked here."""
 
     def __init__(self, *, allow_private: bool) -> None:
         self._allow_private = allow_private
@@ -55,7 +55,7 @@ class CheckedResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """The addresses of a name; raises where one of them must not be opened."""
+        """The addresses of a host name; raises if one of them must not be opened."""
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
         results = [_result(host, port, info) for info in found]
         for result in results:
@@ -68,7 +68,7 @@ class CheckedResolver(AbstractResolver):
             raise _RefusedAddress(refused(host, address, why))
 
     async def close(self) -> None:
-        """Nothing is kept."""
+        """Nothing to close."""
 
 
 def _result(host: str, port: int, info: Any) -> ResolveResult:
@@ -78,7 +78,7 @@ def _result(host: str, port: int, info: Any) -> ResolveResult:
 
 
 class UpstreamServer:
-    """One server. Its key goes into the header of every request and nowhere else."""
+    """One server. Its key is sent in the header of each request and nowhere else."""
 
     def __init__(
         self,
@@ -100,11 +100,11 @@ class UpstreamServer:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The server's name in messages."""
         return self.base.authority
 
     async def get(self, path: str, as_type: type[T], *, limit: int = BODY_BYTES_MAX) -> T:
-        """GET a JSON value of a known shape."""
+        """GET a JSON value of a known type."""
         async with self.open("GET", path, None) as answer:
             return self.decode(await answer.body(limit), as_type)
 
@@ -115,7 +115,9 @@ class UpstreamServer:
 
     @asynccontextmanager
     async def open(self, method: str, path: str, payload: object) -> AsyncIterator["UpstreamResponse"]:
-        """Send a request; the body is read piece by piece. Leaving the context hangs up on what is unread."""
+        """Send a request; the body is read piece by piece. Leaving the context closes the connection if the body was
+        not fully read.
+        """
         response = await self._request(method, path, payload)
         answer = UpstreamResponse(self, response)
         try:
@@ -130,18 +132,18 @@ class UpstreamServer:
                 response.close()
 
     def decode(self, data: bytes, as_type: type[T]) -> T:
-        """JSON of a known shape; anything else is a broken backend."""
+        """Decode JSON of a known type; anything else is a BACKEND_BROKEN error."""
         try:
             return msgspec.json.decode(data, type=as_type)
         except NONSENSE as error:
             raise self.broken(f"answered with something else than expected: {error}") from None
 
     def broken(self, what: str) -> TwdError:
-        """The error for an answer that makes no sense."""
+        """The error for an invalid answer."""
         return TwdError(FailureCode.BACKEND_BROKEN, f"{self.name} {what}")
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -193,7 +195,7 @@ class UpstreamServer:
             raise self.broken(f"compresses its answers ({encoding[:20]}), which was not asked for")
 
     def trouble(self, error: BaseException, *, begun: bool) -> TwdError:
-        """What an error of the network means; after the first byte a lost connection cannot be mended."""
+        """The error for a network failure; after the first byte a lost connection cannot be retried."""
         refused_address = getattr(error, "os_error", None)
         if isinstance(refused_address, _RefusedAddress):
             return refused_address.error
@@ -215,11 +217,11 @@ class UpstreamResponse:
         self._response = response
         self.content_type = response.content_type
         self.complete = False
-        """Set by a reader who knows that nothing of interest will follow."""
+        """The reader sets it when it knows that nothing useful will follow."""
         self._size = 0
 
     async def read(self, limit: int = STREAM_BYTES_MAX) -> bytes:
-        """What came of the body since the last time; empty at its end."""
+        """The bytes of the body that came since the last call; empty at the end."""
         try:
             piece = await self._response.content.readany()
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
@@ -230,7 +232,7 @@ class UpstreamResponse:
         return piece
 
     async def body(self, limit: int, *, cut: bool = False) -> bytes:
-        """The whole body; one that is too big is an error, or cut."""
+        """The whole body; one that is too large is an error, or is cut."""
         parts: list[bytes] = []
         while piece := await self.read(limit if not cut else STREAM_BYTES_MAX):
             parts.append(piece)
@@ -248,24 +250,26 @@ class UpstreamResponse:
             return  # it is closed then
 
     def events(self) -> AsyncIterator[bytes]:
-        """The data of server-sent events, one by one, as they come."""
+        """Yield the data of server-sent events as they come."""
         parser = EventParser()
         return _Parts(self, parser.feed, parser.finish)
 
     def lines(self) -> AsyncIterator[bytes]:
-        """Lines that hold something, one by one, as they come."""
+        """Yield lines that are not empty, as they come."""
         splitter = LineSplitter()
         return _Parts(
             self, lambda piece: [line for line in splitter.feed(piece) if line.strip()], lambda: _full(splitter.rest())
         )
 
     def broken(self, what: str) -> TwdError:
-        """The error for a body that makes no sense."""
+        """The error for an invalid body."""
         return self._upstream.broken(what)
 
 
 class _Parts(AsyncIterator[bytes]):
-    """The parts of a body. Not a generator: those that are left before their end cost a task each."""
+    """Iterates over the parts of a body. It is not a generator, because an unfinished async generator costs a task to
+    close.
+    """
 
     def __init__(
         self, answer: UpstreamResponse, feed: Callable[[bytes], list[bytes]], finish: Callable[[], list[bytes]]
@@ -294,7 +298,7 @@ def _full(line: bytes) -> list[bytes]:
 
 
 def _was_stale(error: BaseException) -> bool:
-    """Whether a kept connection turned out to be closed by the server; no request here does harm when repeated."""
+    """Whether a kept connection turned out to be closed by the server; all requests here are safe to repeat."""
     broken = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
     return broken and not isinstance(error, aiohttp.ClientConnectorError)
 

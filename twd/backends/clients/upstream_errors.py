@@ -1,4 +1,4 @@
-"""What a server says when it refuses: read from any of the shapes in use, made fit for a message."""
+"""Reads the error message of a server, in any of the usual forms, and makes it fit for our messages."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ _LENGTH = 300
 
 
 def read_trouble(body: bytes, secret: str = "") -> str:
-    """The words of an error body in one clean line that never repeats the key."""
+    """The message of an error body as one clean line that never contains the key."""
     try:
         value = msgspec.json.decode(body)
     except NONSENSE:
@@ -19,7 +19,7 @@ def read_trouble(body: bytes, secret: str = "") -> str:
 
 
 def words_of(value: Any, depth: int = 6) -> str:
-    """The message inside an error value, whatever its shape."""
+    """The message inside an error value of any form."""
     if isinstance(value, str):
         return value
     if not depth:
@@ -33,7 +33,7 @@ def words_of(value: Any, depth: int = 6) -> str:
 
 
 def clean(text: str, secret: str = "") -> str:
-    """One printable line of bounded length, never an empty one."""
+    """One printable line of limited length; never empty."""
     if secret:
         text = text.replace(secret, "…")
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * _LENGTH]).split())

@@ -1,4 +1,4 @@
-"""vLLM: chats and completions, token ids, and the choices of the model at every place of a prompt."""
+"""vLLM: chats and completions, token ids, and the model's choices at every position of a prompt."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -31,13 +31,13 @@ class _Text(msgspec.Struct):
 
 
 class VllmClient(OpenAiClient):
-    """A target that checks guesses by `prompt_logprobs`."""
+    """A target that verifies drafts with `prompt_logprobs`."""
 
     kind = "vllm"
     dialect = GPU_SERVER
 
     async def probe(self) -> Capabilities:
-        """Its model and its version; scoring and tokenizing are tried, not believed."""
+        """Read its model and version; scoring and tokenizing are tested, not assumed."""
         listed = await self.find_model()
         version = await self.version()
         return Capabilities(
@@ -52,7 +52,7 @@ class VllmClient(OpenAiClient):
         )
 
     async def version(self) -> str:
-        """What it calls itself."""
+        """The version that it reports."""
         return (await self.upstream.get(f"{self.root}/version", _Version)).version
 
     async def _works(self, attempt: Any) -> bool:
@@ -71,13 +71,13 @@ class VllmClient(OpenAiClient):
         return await self._works(attempt())
 
     def stream(self, wish: CompletionWish) -> Pieces:
-        """As any such server; texts come with their token ids."""
+        """Like any OpenAI server; texts come with their token ids."""
         if wish.prompt.messages is not None:
             return super().stream(wish)
         body = text_body(self.model, wish, self.dialect) | {"return_token_ids": True}
         if wish.prompt.tokens is not None:
             body["add_special_tokens"] = False
-        body.setdefault("max_tokens", None)  # as far as the context reaches, not 16
+        body.setdefault("max_tokens", None)  # up to the end of the context; the server's default is 16
         return self.continue_text(f"{self.api}/completions", body)
 
     async def score(self, tokens: Sequence[int], first: int) -> list[int]:
@@ -90,7 +90,7 @@ class VllmClient(OpenAiClient):
         return [*within, self._generated(choice)]
 
     async def is_end(self, tokens: Sequence[int], token: int) -> bool:
-        """Let it choose once more and see whether it stops."""
+        """Let it choose once more and check whether it stops."""
         choice = await self._one_more(tokens)
         return choice.finish_reason == "stop" and self._generated(choice) == token
 
@@ -112,7 +112,7 @@ class VllmClient(OpenAiClient):
         return answer.choices[0]
 
     def _likeliest(self, told: dict[str, Any] | None, token: int) -> int:
-        """The first of the tokens that were told for a place; the token that stands there must be among them."""
+        """The most likely of the tokens returned for a position; the token of the text itself must be among them."""
         try:
             chances = {int(name): float(entry["logprob"]) for name, entry in (told or {}).items()}
         except (TypeError, ValueError, KeyError, OverflowError):
@@ -130,7 +130,7 @@ class VllmClient(OpenAiClient):
         return int(names[0][len(_ID) :])
 
     async def tokenize(self, text: str, *, special: bool = False) -> list[int]:
-        """POST /tokenize. This server always reads spelled-out control tokens as such."""
+        """POST /tokenize. This server always turns spelled-out control tokens into tokens."""
         body = {"model": self.model, "prompt": text, "add_special_tokens": False}
         return (await self.upstream.post(f"{self.root}/tokenize", body, _Tokens)).tokens
 
@@ -152,12 +152,12 @@ class VllmClient(OpenAiClient):
         return (await self.upstream.post(f"{self.root}/tokenize", body, _Tokens)).tokens
 
     def conversation(self, prompt: Prompt) -> dict[str, Any]:
-        """The fields of a chat request that decide what its template makes of it."""
+        """The fields of a chat request that affect what its chat template renders."""
         body = chat_body(self.model, CompletionWish(prompt=prompt), self.dialect)
         names = ("messages", "tools", "chat_template_kwargs", "continue_final_message", "add_generation_prompt")
         return {"add_generation_prompt": True} | {name: body[name] for name in names if name in body}
 
     async def _with_start(self, text: str) -> list[int]:
-        """A raw text with the token that this model wants in front, if it wants one."""
+        """A raw text with the beginning-of-text token in front, if this model uses one."""
         body = {"model": self.model, "prompt": text, "add_special_tokens": True}
         return (await self.upstream.post(f"{self.root}/tokenize", body, _Tokens)).tokens

@@ -1,1 +1,1 @@
-"""Another server as a drafter."""
+"""Another program's server as a drafter."""

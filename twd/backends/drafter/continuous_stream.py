@@ -1,4 +1,4 @@
-"""A server that writes on by itself: its tokens are taken from one stream as long as the text is the one it writes."""
+"""Takes the next tokens from one long stream of a server, as long as the stream agrees with the text."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import FinishReason
 
 CATCH_UP_MAX: Final = 4
-"""So many tokens behind, a stream is left for a new one."""
+"""A stream that is more than this many tokens behind is replaced by a new one."""
 
 
 class ContinuousStream:
-    """The next tokens of one session without drafts: a request for many of them, not one for each."""
+    """The next tokens of one session without drafts: one request for many tokens, not one request for each."""
 
     def __init__(self, backend: Backend, wish: CompletionWish, room: int, chunk: int | None) -> None:
         self._backend = backend
         self._wish = wish
         self._room = room
         self._chunk = chunk
-        """Tokens of one request; None: all that the context holds, where a new request would choose differently."""
+        """Tokens of one request. None: as many as the context holds, because a new request would choose differently."""
         self._tasks = TaskGroup("ahead", lambda name, error: self._failed(error))
         self._task: asyncio.Task[None] | None = None
         self._base: list[int] = []
@@ -34,11 +34,11 @@ class ContinuousStream:
         self._error: BaseException | None = None
 
     def ready(self, tokens: Sequence[int]) -> list[int]:
-        """What is here already of that which follows these tokens."""
+        """The tokens that follow these and have arrived already."""
         return self._got[len(tokens) - len(self._base) :] if self._fits(tokens) else []
 
     async def next(self, tokens: Sequence[int]) -> int:
-        """The token that follows these; END where the text ends."""
+        """The token that follows these; END if the text ends."""
         while True:
             if not self._fits(tokens) or self._spent(tokens):
                 self.stop()
@@ -54,7 +54,7 @@ class ContinuousStream:
                 raise self._error
 
     def stop(self) -> None:
-        """Hang up."""
+        """Close the stream."""
         if self._task is not None:
             self._task.cancel()
             self._task = None

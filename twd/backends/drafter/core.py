@@ -1,7 +1,7 @@
-"""What a drafter behind another program's server asks for next and proposes. No network, no clock, no bus.
+"""Decides what a drafter that uses another program's server requests next and proposes. No network, no clock, no bus.
 
-It works on units: characters of the text, or tokens where the server speaks the target's own. Either way a stream of
-units runs ahead of what is accepted; what contradicts the accepted text is dropped, and the stream with it.
+It works on units: characters of the text, or tokens if the server has the target's vocabulary. A stream of units runs
+ahead of the accepted text. If it differs from the accepted text, the guess and the stream are dropped.
 """
 
 from abc import abstractmethod
@@ -16,19 +16,20 @@ from twd.wire.prefix import extend, prefix_hash
 Units = TypeVar("Units", str, tuple[int, ...])
 
 MARGIN: Final = 8
-"""Tokens asked for beyond the credit, so that the next request is not needed at once."""
+"""Tokens requested beyond the credit, so that the next request is not needed at once."""
 BEHIND_MAX: Final = 16
-"""So many tokens behind the target, a stream is given up for one that starts where the text is now."""
+"""A stream that is more than this many tokens behind the target is replaced by one that starts at the end of the text.
+"""
 CREDIT_MAX: Final = 64
 TEXT_MAX: Final = 2048
 TOKENS_MAX: Final = 256
 _CHARACTERS: Final = 4.0
-"""Characters of a token, about."""
+"""Mean characters per token, roughly."""
 
 
 @dataclass(frozen=True, slots=True)
 class DraftRequest(Generic[Units]):
-    """Continue this for some tokens. `number` names the stream that brings it."""
+    """A request to continue these units for some tokens. `number` is the number of its stream."""
 
     number: int
     units: Units
@@ -36,16 +37,16 @@ class DraftRequest(Generic[Units]):
 
 
 class RemoteDraft(Generic[Units]):
-    """One session: what is accepted, what is guessed beyond it, and the stream that guesses on."""
+    """One session: the accepted units, the guess that follows them, and the stream that extends the guess."""
 
     per_token = 1.0
-    """Units of a token."""
+    """Units per token."""
 
     def __init__(self, event: SessionOpened, drafter: InstanceId) -> None:
         self.session, self.job = event.session, event.job
         self.credit = min(event.credit, CREDIT_MAX)
         self.stream = 0
-        """The number of the stream that runs; 0: none does."""
+        """The number of the running stream; 0: none runs."""
         self.known: Units = self.opened(event)
         self.guess: Units = self.known[:0]
         self._drafter = drafter
@@ -61,12 +62,12 @@ class RemoteDraft(Generic[Units]):
 
     @abstractmethod
     def opened(self, event: SessionOpened) -> Units:
-        """The units of a session as it is told."""
+        """The units of a session, from its event."""
 
     # -- what comes in -------------------------------------------------------------------------
 
     def follow(self, event: SessionOpened) -> None:
-        """The session is told again: messages may have been lost, so take it as it stands there."""
+        """The session was announced again because messages may have been lost: take over its state."""
         self.credit = min(event.credit, CREDIT_MAX)
         if len(event.tokens) <= self._tokens:
             return
@@ -79,24 +80,26 @@ class RemoteDraft(Generic[Units]):
             self._restart()
 
     def accept(self, at: int, tokens: Sequence[int], units: Units) -> bool:
-        """The target decided; False when messages were lost, so that the session must be told again."""
+        """The target accepted tokens. Returns False if messages were lost, so that the session must be
+        announced again.
+        """
         if at + len(tokens) <= self._tokens:
             return True
         if at != self._tokens:
             self._restart()
             self.credit = 0
             return False
-        self._lagging = not units  # text that may begin a stop string is held back: where it ends is not known now
+        self._lagging = not units  # text that may begin a stop string is held back: the end is unknown
         self._tokens += len(tokens)
         self._hash = extend(self._hash, tokens)
         self._settle(units)
         return True
 
     def _settle(self, news: Units) -> None:
-        """Move the border between accepted and guessed; drop the guess if it was wrong."""
+        """Move the border between accepted units and the guess; drop the guess if it was wrong."""
         common = min(len(news), len(self.guess))
         right = self.guess[:common] == news[:common]
-        over = self._ended and common < len(news)  # the target writes on where the guess ended the text
+        over = self._ended and common < len(news)  # the target continues where the guess ended the text
         self.known = self.known + news
         self.guess = self.guess[common:]
         self._told_rest = False
@@ -110,13 +113,13 @@ class RemoteDraft(Generic[Units]):
         self._sent = min(self._sent, len(self.known))
 
     def grant(self, credit: int) -> None:
-        """The speculator says how far to run; 0 is a rest."""
+        """Set how many tokens to run ahead; 0 pauses the session."""
         self.credit = min(credit, CREDIT_MAX)
         if not self.credit:
             self.stream = 0
 
     def take(self, number: int, units: Units, ms: float) -> None:
-        """The stream brought more; it may have to catch up with the target first."""
+        """The stream sent more units. A stream that is behind must first repeat the accepted text."""
         if number != self.stream or not units:
             return
         self._spent_ms += ms
@@ -128,7 +131,7 @@ class RemoteDraft(Generic[Units]):
         self.guess = self.guess + units[behind:]
 
     def finish(self, number: int, *, by_itself: bool) -> None:
-        """The stream is over: it had its fill, or the model ended the text."""
+        """The stream has ended: at its token limit, or because the model ended the text (`by_itself`)."""
         if number != self.stream:
             return
         self.stream, self._ended = 0, by_itself
@@ -139,19 +142,19 @@ class RemoteDraft(Generic[Units]):
 
     @property
     def due(self) -> bool:
-        """Whether a request should be made now."""
+        """Whether a request should be sent now."""
         ahead = len(self.guess) / self.per_token
         return not self.stream and not self._ended and self.credit > 0 and ahead <= self.credit / 2
 
     def ask(self) -> DraftRequest[Units]:
-        """The next request; its stream goes on where the guess ends."""
+        """The next request; its stream continues where the guess ends."""
         self._numbers += 1
         self.stream, self._tip = self._numbers, len(self.known) + len(self.guess)
         wanted = round(self.credit + MARGIN - len(self.guess) / self.per_token)
         return DraftRequest(self.stream, self.known + self.guess, max(1, wanted))
 
     def proposal(self) -> DraftProposed | None:
-        """What should travel now: new guesses, or the word that none will come before more is accepted."""
+        """The message to send now, or None: new guesses, or that none will follow before more is accepted."""
         start, end = max(0, self._sent - len(self.known)), self.certain()
         resting = not self.stream
         if self._lagging or (end <= start and (self._told_rest or not resting or not self.credit)):
@@ -162,29 +165,31 @@ class RemoteDraft(Generic[Units]):
         return self.propose(start, max(start, end), more=not resting, draft_ms=round(spent, 2))
 
     def certain(self) -> int:
-        """How many units of the guess will stay the same tokens when more of it comes."""
+        """How many units of the guess will keep their tokens when more units follow."""
         return len(self.guess)
 
     @abstractmethod
     def propose(self, start: int, end: int, *, more: bool, draft_ms: float) -> DraftProposed:
-        """These units of the guess as a message."""
+        """A message with these units of the guess."""
 
 
 class RemoteTextDraft(RemoteDraft[str]):
-    """By text: positions are known only where the accepted text ends, so each proposal tells the guess from there."""
+    """A draft as text. Token positions are known only at the end of the accepted text, so each proposal
+    starts there.
+    """
 
     per_token = _CHARACTERS
 
     def opened(self, event: SessionOpened) -> str:
-        """The text, control tokens spelled out."""
+        """The text, with control tokens spelled out."""
         return event.text
 
     def certain(self) -> int:
-        """All words but the last, which may go on; all of it where nothing follows."""
+        """All words except the last one, which may continue; the whole guess if no stream runs."""
         return last_word(self.guess) if self.stream else len(self.guess)
 
     def propose(self, start: int, end: int, *, more: bool, draft_ms: float) -> DraftProposed:
-        """The guess as text."""
+        """A message with the guess as text."""
         text = self.guess[: min(end, TEXT_MAX)] if end > start else ""
         return DraftProposed(
             session=self.session,
@@ -198,14 +203,14 @@ class RemoteTextDraft(RemoteDraft[str]):
 
 
 class RemoteTokenDraft(RemoteDraft[tuple[int, ...]]):
-    """By tokens: only what is new travels."""
+    """A draft as tokens: only new tokens are sent."""
 
     def opened(self, event: SessionOpened) -> tuple[int, ...]:
         """The tokens."""
         return tuple(event.tokens)
 
     def propose(self, start: int, end: int, *, more: bool, draft_ms: float) -> DraftProposed:
-        """New tokens of the guess."""
+        """A message with new tokens of the guess."""
         return DraftProposed(
             session=self.session,
             drafter=self._drafter,
@@ -218,7 +223,7 @@ class RemoteTokenDraft(RemoteDraft[tuple[int, ...]]):
 
 
 def last_word(text: str) -> int:
-    """Where the last word begins, the space before it included: what stands before that is complete."""
+    """The index where the last word begins, with the space before it; everything before that index is complete."""
     at = len(text)
     while at > 0 and not text[at - 1].isspace():
         at -= 1

@@ -1,4 +1,4 @@
-"""Another program's server as a drafter: it hears what is accepted and lets the server run ahead of it."""
+"""Another program's server as a drafter: it reads the accepted text and lets the server generate ahead of it."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -31,9 +31,11 @@ from twd.wire.service import Health, ServiceLease, read_lease
 
 WATCH_S: Final = 1.0
 COMPARE_MIN: Final = 12
-"""So many tokens must agree before a server is believed to speak the target's."""
+"""At least this many tokens must be equal before a server is taken to have the target's vocabulary."""
 PARDON: Final = 0.5
-"""Whoever fails every second time brings little; but unlike a target it may rest, for the texts go on without it."""
+"""A success makes up for this many failures. A drafter that fails half of the time helps little, and it may pause:
+sessions run on without it.
+"""
 _TRIAL: Final = CompletionWish(prompt=Prompt(text="Once upon a time there was a little"), max_tokens=24)
 
 Open = Callable[[], Awaitable[Backend]]
@@ -42,7 +44,8 @@ Open = Callable[[], Awaitable[Backend]]
 class RemoteDrafter(Service):
     """Guesses by text, or by tokens where the server turns out to speak the target's. Nobody ever waits for it.
 
-    It asks for the likeliest text, whatever the temperature: without the target's own noise, no other guess is better.
+    It always requests the most likely text, at any temperature: the target's random numbers are not known here, so no
+    other guess is better.
     """
 
     name = "drafter"
@@ -89,7 +92,7 @@ class RemoteDrafter(Service):
         self.note = "asking the server what it can"
 
     def pattern(self, event_type: type[Event]) -> str:
-        """Only what is for this drafter, or for all who draft for its model."""
+        """Only events for this drafter, or for all drafters of its model."""
         return drafters_pattern(event_type, self.instance, self.for_model)
 
     def _propose(self, proposal: DraftProposed) -> None:
@@ -98,7 +101,7 @@ class RemoteDrafter(Service):
     # -- life ----------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Be there at once, and look after the server from now on."""
+        """Start at once, and then check the server regularly."""
         await super().start()
         if self.ended.is_set():
             return
@@ -110,7 +113,9 @@ class RemoteDrafter(Service):
         await every(WATCH_S, self._look)
 
     async def _look(self) -> None:
-        """Compare what is with what should be: a server that answers, and nobody better where it is a fallback."""
+        """Attach if the server answers and, for a fallback, no better drafter works; detach a fallback that is not
+        needed.
+        """
         if self._can is None or self._breaker.state(self.clock.now()) is BreakerState.TRYING:
             await self._probe()
         if self.fallback:
@@ -141,7 +146,7 @@ class RemoteDrafter(Service):
             self.health, self.note = Health.OK, f"{can.kind} {can.model!r} stands by while others draft"
 
     async def _measure(self, backend: Backend) -> float:
-        """Milliseconds of a token, from a short text; raises where the server does not continue raw texts."""
+        """Milliseconds for a token, measured on a short text; raises if the server cannot continue raw texts."""
         times = []
         async with aclosing(backend.stream(_TRIAL)) as pieces:
             async for piece in pieces:
@@ -157,7 +162,7 @@ class RemoteDrafter(Service):
             self.emit(ModelFailed(model=self.model, node=self.ctx.node, failure=error.failure))
 
     async def _others_draft(self) -> bool:
-        """Whether a drafter that is no fallback works for the same model now."""
+        """Whether a drafter that is not a fallback works for the same model now."""
         try:
             leases = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
             entries = await leases.entries()
@@ -199,7 +204,7 @@ class RemoteDrafter(Service):
         )
 
     async def _detach(self, reason: str) -> None:
-        """Leave the sessions alone; they go on without these guesses."""
+        """Stop drafting; the sessions run on without these drafts."""
         if not self._attached:
             return
         self._attached = False
@@ -208,13 +213,13 @@ class RemoteDrafter(Service):
         await self.renew_lease()
 
     async def teardown(self) -> None:
-        """Leave."""
+        """Detach and close the connection."""
         await self._detach("stopped")
         if self._backend is not None:
             await self._backend.close()
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        """What `twd status` and other drafters read of this one."""
+        """What `twd status` and other drafters read about this one."""
         facts: dict[str, str | int | float | bool | list[str]] = {
             "model": self.model,
             "ready": self._attached,
@@ -234,13 +239,13 @@ class RemoteDrafter(Service):
     # -- events --------------------------------------------------------------------------------
 
     def on_model_ready(self, event: ModelReady) -> Effects:
-        """A speculator has come up: it does not know us yet."""
+        """A speculator has started: it does not know this drafter yet."""
         if self._attached and self._can is not None:
             self._tell_attached(self._can)
         return None
 
     def on_drafter_checked(self, event: DrafterChecked) -> Effects:
-        """A speculator tells whether the pair pays."""
+        """A speculator says whether this drafter makes its target faster."""
         if event.drafter == self.instance:
             self._unprofitable.hear(event)
             if self._attached and self._can is not None:
@@ -250,13 +255,13 @@ class RemoteDrafter(Service):
         return None
 
     def on_drafter_detached(self, event: DrafterDetached) -> Effects:
-        """Somebody else left: a fallback looks at once whether it is needed."""
+        """Another drafter left: a fallback checks at once whether it is needed."""
         if self.fallback and event.drafter != self.instance and self._can is not None:
             self.tasks.start("look", self._look())
         return None
 
     def on_session_opened(self, event: SessionOpened) -> Effects:
-        """Run ahead of it."""
+        """Start drafting for a session."""
         if not self._attached or (self.for_model and event.model != self.for_model):
             return None
         self._models.hear(event)
@@ -268,7 +273,7 @@ class RemoteDrafter(Service):
         return None
 
     async def _compare(self, event: SessionOpened) -> None:
-        """Whether the server makes the same tokens of a text as the target; later sessions then go by tokens."""
+        """Whether the server splits a text into the same tokens as the target. If so, later sessions work on tokens."""
         if self._backend is None or self._can is None or not self._can.tokens:
             return
         try:
@@ -280,35 +285,35 @@ class RemoteDrafter(Service):
         self._speaks[event.vocab.hash] = tokens == list(event.tokens)
 
     def on_session_closed(self, event: SessionClosed) -> Effects:
-        """Forget it."""
+        """Stop drafting for a session."""
         self._models.forget(event.session)
         self._drafting.close(event.session)
         return None
 
     def on_job_finished(self, event: JobFinished) -> Effects:
-        """Its SessionClosed may have been lost."""
+        """Close the job's session, in case SessionClosed was lost."""
         self._drafting.close_job(event.job)
         return None
 
     def on_job_failed(self, event: JobFailed) -> Effects:
-        """Its SessionClosed may have been lost."""
+        """Close the job's session, in case SessionClosed was lost."""
         self._drafting.close_job(event.job)
         return None
 
     def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
-        """Go on from there, or back."""
+        """Continue after the accepted tokens; drop a draft that was wrong."""
         if not self._drafting.accept(event) and self._can is not None:
-            self._tell_attached(self._can)  # the speculator then tells its sessions again
+            self._tell_attached(self._can)  # the speculator then announces its sessions again
         return None
 
     def on_draft_granted(self, event: DraftGranted) -> Effects:
-        """Run farther, or less far."""
+        """The speculator changed the credit of a session."""
         if event.drafter == self.instance:
             self._drafting.grant(event.session, event.credit)
         return None
 
     def _ended(self, error: TwdError | None) -> None:
-        """A request ended. A failure costs speed; many of them, and the server is left alone for a while."""
+        """A request ended. A failure only costs speed; after many failures the server gets no requests for a while."""
         if error is None:
             self._breaker.succeeded()
             return

@@ -16,16 +16,16 @@ from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import FinishReason, Prompt, TokensAccepted
 
 SESSIONS_MAX: Final = 8
-"""Sessions that one server drafts for at once; more would only slow each other down."""
+"""The most sessions that one server drafts for at once; with more, each gets slower."""
 _OF_ITS_TEXT: Final = {FailureCode.BAD_REQUEST, FailureCode.CONTEXT_OVERFLOW, FailureCode.TOO_LARGE}
-"""The server is well and will not take this text, nor a longer one; others it will."""
+"""Failures that concern this text or a longer one; the server still works for other texts."""
 
 AnyDraft = RemoteDraft[str] | RemoteDraft[tuple[int, ...]]
 AnyAsk = DraftRequest[str] | DraftRequest[tuple[int, ...]]
 
 
 class DraftSessions:
-    """Moves each session's draft along: what is of no use is stopped, what is due is asked for, what is new is told."""
+    """Runs the drafts of all sessions: stops useless requests, starts requests that are due, publishes new guesses."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class DraftSessions:
         self._tasks = tasks
         self._propose = propose
         self._outcome = outcome
-        """Told how each request ended: with an error of the server's, or well."""
+        """Called when a request ended, with the server's error or None."""
         self.backend: Backend | None = None
         self._drafts: dict[SessionId, AnyDraft] = {}
         self._sessions: dict[JobId, SessionId] = {}
@@ -54,7 +54,7 @@ class DraftSessions:
     # -- sessions ------------------------------------------------------------------------------
 
     def open(self, event: SessionOpened, *, by_tokens: bool) -> None:
-        """Run ahead of a session; one that is known is followed to where it is now."""
+        """Start drafting for a session; a known session is updated."""
         for silent in self._liveness.give_up(self._clock.now()):
             self.close_job(silent)
         draft = self._drafts.get(event.session)
@@ -71,7 +71,7 @@ class DraftSessions:
         self._move(draft)
 
     def accept(self, event: TokensAccepted) -> bool:
-        """The target decided; False when messages about this session were lost."""
+        """The target accepted tokens; False if messages about this session were lost."""
         draft = self._drafts.get(self._sessions.get(event.job, SessionId("")))
         if draft is None:
             return not self._liveness.returns(event.job)
@@ -87,14 +87,14 @@ class DraftSessions:
         return whole
 
     def grant(self, session: SessionId, credit: int) -> None:
-        """Run farther, or less far."""
+        """Set how many tokens to run ahead."""
         draft = self._drafts.get(session)
         if draft is not None:
             draft.grant(credit)
             self._move(draft)
 
     def close(self, session: SessionId) -> None:
-        """No more guesses are wanted."""
+        """Stop drafting for a session."""
         draft = self._drafts.pop(session, None)
         if draft is None:
             return
@@ -106,11 +106,11 @@ class DraftSessions:
             running[1].cancel()
 
     def close_job(self, job: JobId) -> None:
-        """The job ended, or another attempt at it began."""
+        """Close the session of a job that ended."""
         self.close(self._sessions.get(job, SessionId("")))
 
     def close_all(self) -> None:
-        """Leave them all alone."""
+        """Stop drafting for all sessions."""
         for session in list(self._drafts):
             self.close(session)
 
@@ -131,7 +131,7 @@ class DraftSessions:
             self._propose(proposal)
 
     async def _run(self, backend: Backend, draft: AnyDraft, ask: AnyAsk) -> None:
-        """One request from its start to its end."""
+        """Run one request from its start to its end."""
         try:
             async with aclosing(backend.stream(_wish(ask))) as pieces:
                 since, came = self._clock.now(), False
@@ -161,7 +161,7 @@ def _wish(ask: AnyAsk) -> CompletionWish:
 
 
 def _feed(draft: AnyDraft, number: int, text: str, tokens: list[int], ms: float) -> bool:
-    """Hand over a piece; returns whether it brought anything."""
+    """Add a piece to a draft; returns whether the piece had any units."""
     if isinstance(draft, RemoteTokenDraft):
         draft.take(number, tuple(tokens), ms)
         return bool(tokens)

@@ -1,1 +1,1 @@
-"""Another server as a model: jobs are passed through."""
+"""Serves another program's server as a model: jobs are relayed to it."""

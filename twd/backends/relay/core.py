@@ -1,4 +1,4 @@
-"""One passed-through job: pieces of text in, events out, exactly one end. No clock, no network, no bus."""
+"""One relayed job: takes pieces of text and returns events, with exactly one end. No clock, no network, no bus."""
 
 from collections.abc import Sequence
 
@@ -22,9 +22,9 @@ KEEPALIVE_S = 1.0
 
 
 class RelayedJob:
-    """The text of one job as it comes; what is told at once takes one place, because it has no tokens of its own.
+    """The text of one job as it comes. Each event with text counts as one position, because its tokens are not known.
 
-    A server often sends several pieces in one go: `take` gathers them, and `flush` tells them together.
+    A server often sends several pieces at once: `take` collects them, and `flush` returns them in one event.
     """
 
     def __init__(self, job: JobSubmitted, session: SessionId, model: ModelId, now: float) -> None:
@@ -41,11 +41,11 @@ class RelayedJob:
         self._queued_at = now
         self._sent_at = self._first_at = self._spoke_at = now
         self.begun = False
-        """Whether anything of the text was told: from then on nothing can be tried again."""
+        """Whether any text was published: after that the request cannot be tried again."""
         self.ended = False
 
     def start(self, now: float) -> list[Event]:
-        """The request is on its way to the server."""
+        """The request is being sent to the server."""
         self._sent_at = self._first_at = self._spoke_at = now
         return [
             JobStarted(
@@ -60,7 +60,9 @@ class RelayedJob:
         ]
 
     def take(self, piece: TextPiece, now: float) -> list[Event]:
-        """The next piece of text; told at once is the one that ends it, or completes a stop string, with all before."""
+        """Add the next piece of text. A piece that ends the text or completes a stop string is returned at once, with
+        all text before it.
+        """
         if self.ended:
             return []
         self._first_at = self._first_at if self._tokens else now
@@ -78,21 +80,21 @@ class RelayedJob:
 
     @property
     def waits(self) -> bool:
-        """Whether something was taken and not told yet."""
+        """Whether there is text or a logprob that was taken but not returned yet."""
         return not self.ended and bool(self._gathered or self._logprobs)
 
     def flush(self, now: float) -> list[Event]:
-        """Everything that was taken since the last time, in one event."""
+        """Everything that was taken since the last call, in one event."""
         return [self._accepted(now)] if self.waits else []
 
     def keep_alive(self, now: float) -> list[Event]:
-        """Show life where nothing was said for long."""
+        """An event if none was returned for KEEPALIVE_S seconds."""
         if self.ended or now - self._spoke_at < KEEPALIVE_S:
             return []
         return [self._accepted(now)]
 
     def fail(self, failure: Failure, now: float) -> list[Event]:
-        """The text ends here, not whole."""
+        """The job ends with a failure; the text is not complete."""
         if self.ended:
             return []
         told = self.flush(now)
@@ -152,5 +154,5 @@ class RelayedJob:
 
 
 def pauses(tries: int) -> Sequence[float]:
-    """How long to wait before each new try of a request of which nothing came yet."""
+    """The seconds to wait before each retry of a request that has not returned anything yet."""
     return [min(2.0, 0.2 * 2.0**index) for index in range(tries)]

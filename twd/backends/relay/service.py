@@ -1,4 +1,4 @@
-"""A configured backend as a model: jobs go there, its text comes back piece by piece as it is made."""
+"""Serves a configured backend as a model: sends jobs to it and publishes its text piece by piece."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -32,17 +32,19 @@ PROBE_S: Final = 2.0
 LOOK_AGAIN_S: Final = 30.0
 RETRIES: Final = 2
 GATHER_S: Final = 0.01
-"""So long the pieces of a text that nobody reads before its end wait for each other."""
+"""If the client reads only the whole answer, pieces of text are collected for this many seconds before they are
+published.
+"""
 
 Open = Callable[[], Awaitable[Backend]]
-"""Finds out what the server is; may raise while it is away."""
+"""Finds out what the server is; may raise while the server cannot be reached."""
 
 _SERVERS_FAULT: Final = {FailureCode.BACKEND_DOWN, FailureCode.BACKEND_BROKEN, FailureCode.DEADLINE}
 
 
 @dataclass
 class _Line:
-    """A job in hand and the task that reads its text."""
+    """A running job, the task that reads its text, and its permit from the circuit breaker."""
 
     relayed: RelayedJob
     task: asyncio.Task[None]
@@ -83,7 +85,7 @@ class RelayService(Service):
     # -- life ----------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Be there at once, and keep looking whether the server is."""
+        """Start at once, and keep checking whether the server answers."""
         await super().start()
         if self.ended.is_set():
             return
@@ -91,7 +93,7 @@ class RelayService(Service):
         self.tasks.start("look", self._look())
 
     async def _look(self) -> None:
-        """Probe until the server is there; afterwards now and then, and when the breaker wants to try."""
+        """Probe until the server answers; then every LOOK_AGAIN_S seconds, and when the breaker allows a try."""
         while True:
             ready = await self._probe()
             await asyncio.sleep(LOOK_AGAIN_S if ready else min(PROBE_S, self._cooldown_s))
@@ -99,7 +101,7 @@ class RelayService(Service):
     async def _probe(self) -> bool:
         now = self.clock.now()
         if self._can is not None and self._breaker.state(now) is BreakerState.CLOSED and self._lines:
-            return True  # jobs in hand tell more than a probe would
+            return True  # the running jobs show the state of the server better than a probe
         call = self._breaker.enter(now) if self._can is not None else None
         if self._can is not None and call is None:
             return False
@@ -129,7 +131,7 @@ class RelayService(Service):
             self.emit(ModelReady(node=self.ctx.node, facts=relayed_facts(self.model, backend, can)))
 
     def _away(self, failure: Failure) -> None:
-        """The server does not answer; told once for each reason."""
+        """The server does not answer; each reason is published once."""
         if not self._draining:
             self.health = Health.DEGRADED
         self.note = failure.with_advice
@@ -139,7 +141,7 @@ class RelayService(Service):
             self.emit(ModelFailed(model=self.model, node=self.ctx.node, failure=failure))
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        """What `twd status`, doctor and the edge read of this relay."""
+        """What `twd status`, doctor and the edge read about this relay."""
         facts: dict[str, str | int | float | bool | list[str]] = {
             "model": self.model,
             "ready": self._can is not None and self.health is Health.OK,
@@ -160,12 +162,12 @@ class RelayService(Service):
         return facts
 
     async def quiesce(self) -> None:
-        """Take no more jobs, and finish those in hand."""
+        """Take no new jobs, and wait until the running ones end."""
         self._draining = True
         await self._idle.wait()
 
     async def teardown(self) -> None:
-        """Hang up; jobs still in hand end with a failure that their owners act on."""
+        """Close the connection. Jobs that still run end with WORKER_LOST, and their owners submit them again."""
         failure = Failure(code=FailureCode.WORKER_LOST, message="the relay is shutting down")
         for line in list(self._lines.values()):
             self._tell(line.relayed.fail(failure, self.clock.now()))
@@ -178,7 +180,9 @@ class RelayService(Service):
     # -- jobs ----------------------------------------------------------------------------------
 
     def on_job_submitted(self, event: JobSubmitted, reply: Reply) -> Effects:
-        """Refuse at once what cannot be served; pass the rest on. What comes again, or too late, is in hand already."""
+        """Refuse at once what cannot be served; send the rest to the server. If this attempt or a newer one runs
+        already, only confirm it.
+        """
         held = self._lines.get(event.job)
         if held is not None and held.relayed.job.owner != event.owner:
             text = f"another client has a job with the name {event.job!r} in hand"
@@ -231,7 +235,7 @@ class RelayService(Service):
         return Failure(code=FailureCode.BACKEND_DOWN, message=text[:4096])
 
     def on_job_cancelled(self, event: JobCancelled) -> Effects:
-        """The owner no longer wants it: hang up, so that the server stops to compute."""
+        """The owner cancels its job: close the connection, so that the server stops computing."""
         line = self._lines.get(event.job)
         if line is None or line.relayed.job.owner != event.source:
             return None
@@ -242,14 +246,14 @@ class RelayService(Service):
         return None
 
     def _let_go(self, line: _Line) -> None:
-        """Stop reading. A task that has not begun yet would do nothing of this by itself."""
+        """Stop reading. All is cleaned up here, because a task that has not begun would not run its own clean-up."""
         line.relayed.ended = True
         line.task.cancel()
         self._breaker.abandoned(line.call)
         self._forget(line.relayed)
 
     def tick(self, now: float) -> Effects:
-        """Show life for jobs that wait for their next piece."""
+        """Send keep-alives for jobs that wait for their next piece."""
         for line in self._lines.values():
             self._tell(line.relayed.keep_alive(now))
         return None
@@ -275,7 +279,7 @@ class RelayService(Service):
             self._forget(relayed)
 
     def _judge(self, error: TwdError, call: BreakerPermit) -> None:
-        """What a failure tells of the server."""
+        """Tell the circuit breaker whether a failure is the server's fault."""
         if error.code not in _SERVERS_FAULT:
             self._breaker.abandoned(call)
         elif self._breaker.failed(self.clock.now(), str(error), call):
@@ -292,7 +296,7 @@ class RelayService(Service):
             self._idle.set()
 
     async def _with_retries(self, relayed: RelayedJob) -> None:
-        """Try again what never reached the server; nothing of which a part has been told."""
+        """Try again if the server could not be reached and no text was published yet."""
         if relayed.job.max_tokens == 0:
             self._tell(relayed.take(TextPiece(end=FinishReason.LENGTH), self.clock.now()))
             return
@@ -323,7 +327,7 @@ class RelayService(Service):
         raise self._backend.upstream.broken("ended without an end")
 
     def _flush_soon(self, relayed: RelayedJob) -> asyncio.Handle:
-        """Pieces that came together go on together."""
+        """Publish pieces that came together as one event."""
         loop = asyncio.get_running_loop()
         if relayed.job.whole:
             return loop.call_later(GATHER_S, self._flush, relayed)

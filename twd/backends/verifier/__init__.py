@@ -1,1 +1,1 @@
-"""Another server as a target that checks drafts."""
+"""Uses another program's server as a target that verifies drafts."""

@@ -1,4 +1,4 @@
-"""An event loop on a thread of its own, for callers that must block, such as a thread that drives a target."""
+"""An event loop on its own thread, for callers that must block, such as the thread that drives a target."""
 
 import asyncio
 import concurrent.futures
@@ -22,11 +22,11 @@ class LoopThread:
         self._ready.wait(START_S)
 
     def start(self, work: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
-        """Begin something; its result can be waited for."""
+        """Start a coroutine; returns a future of its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def run(self, work: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
-        """Do something and wait for its result; what takes too long is cancelled."""
+        """Run a coroutine and return its result; it is cancelled if it takes too long."""
         future = self.start(work)
         try:
             return future.result(timeout_s)
@@ -35,7 +35,7 @@ class LoopThread:
             raise
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """End the loop and what still runs on it."""
+        """Stop the loop and cancel what still runs on it."""
         if self._loop.is_closed():
             return
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -1,4 +1,4 @@
-"""A remote model made ready to be a target: probed, measured, and able to turn jobs into tokens."""
+"""A remote model prepared as a target: probed, measured, and able to turn jobs into tokens."""
 
 import time
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ _STREAM_TOKENS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class PreparedRemoteJob:
-    """What a job comes to at a remote target."""
+    """A job prepared for a remote target."""
 
     tokens: list[int]
     sampler: RemoteSampler
@@ -41,7 +41,7 @@ class PreparedRemoteJob:
 
 
 class VerifyingModel:
-    """A server that scores, as a target. Whoever drives it blocks; its requests run on a thread of their own."""
+    """A server that can score, as a target. Calls block; the requests run on a separate thread."""
 
     def __init__(self, loop: LoopThread, backend: Backend, can: Capabilities, name: ModelId, slots: int) -> None:
         self._loop = loop
@@ -69,11 +69,11 @@ class VerifyingModel:
 
     @property
     def facts(self) -> ModelFacts:
-        """What others must know of it."""
+        """The facts that other services need."""
         return verified_facts(self.name, self.backend, self.can, self.ctx_size, self.target.n_slots)
 
     def prepare(self, job: JobSubmitted, seed: int) -> PreparedRemoteJob:
-        """A job's tokens by the server's own tokenizer and template; refuses what cannot be done."""
+        """The tokens of a job by the server's own tokenizer and template; raises if the job cannot be served."""
         if job.logprobs is not None:
             raise TwdError(FailureCode.UNSUPPORTED, "log probabilities of a remote target are not told", "logprobs")
         if job.prompt.truncate:
@@ -93,16 +93,17 @@ class VerifyingModel:
         )
 
     def tokenize(self, text: str) -> list[int]:
-        """A drafter's text as tokens that were met before; no request is made for a guess."""
+        """A drafter's text as known tokens; no request is made for a guess."""
         return self.texts.draft(text)
 
     def render(self, tokens: Sequence[int]) -> str:
-        """Tokens as text, for drafters that work on text; none where the server has not told it, for whoever asks has
-        all sessions in its hands."""
+        """The text of tokens, for drafters that work on text. Empty if it is not known: the caller drives all sessions,
+        so it must not wait for a request.
+        """
         return self._prompts.of(tokens)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         self._loop.run(self.backend.close())
         self._loop.stop()
 
@@ -110,7 +111,7 @@ class VerifyingModel:
 def open_verifying(
     server: ServerConfig, name: ModelId, *, allow_private: bool = True, slots: int = 16, progress: Progress = unheard
 ) -> VerifyingModel:
-    """Connect, probe and measure; raises UNSUPPORTED where the server cannot check guesses. Blocks."""
+    """Connect, probe and measure; raises UNSUPPORTED if the server cannot verify drafts. Blocks."""
     loop = LoopThread("remote-target")
     backend: Backend | None = None
     try:
@@ -131,7 +132,9 @@ def open_verifying(
 
 
 async def measure(backend: Backend, can: Capabilities) -> tuple[bool, list[CostPoint]]:
-    """Whether its streams tell token ids, and what a pass costs: a token of a stream, and checks of several widths."""
+    """Measure whether its streams contain token ids, and milliseconds of a stream's token and of passes of several
+    widths.
+    """
     tokens = await backend.render(Prompt(text=_SAMPLE))
     room = can.context or CONTEXT_DEFAULT
     streams, one_ms = await _streamed(backend, tokens, room)
@@ -146,7 +149,7 @@ async def measure(backend: Backend, can: Capabilities) -> tuple[bool, list[CostP
 
 
 async def _streamed(backend: Backend, tokens: list[int], room: int) -> tuple[bool, float]:
-    """Milliseconds of a token in a stream; False where the stream tells no ids."""
+    """Milliseconds of a token in a stream; False if the stream has no token ids."""
     ahead, text, began = (
         ContinuousStream(backend, CompletionWish(Prompt(tokens=[])), room, _STREAM_TOKENS),
         list(tokens),
@@ -168,7 +171,7 @@ async def _streamed(backend: Backend, tokens: list[int], room: int) -> tuple[boo
 
 
 async def _timed(backend: Backend, tokens: list[int], width: int) -> float:
-    """The faster of two checks of this width."""
+    """The shorter time of two passes of this width."""
     times = []
     for _ in range(2):
         began = time.monotonic()

@@ -1,4 +1,6 @@
-"""The texts of prompts, asked of a server while their jobs are prepared: whoever opens a session waits for nothing."""
+"""The texts of prompts. They are requested from the server while a job is prepared, so that opening a session never
+waits.
+"""
 
 import concurrent.futures
 import logging
@@ -13,7 +15,7 @@ from twd.backends.verifier.token_texts import TokenTexts
 from twd.wire.failures import TwdError
 
 WAIT_S: Final = 1.0
-"""A job waits so long for the text of its own prompt, where drafters work on texts."""
+"""The most seconds that a job waits for the text of its prompt, if drafters work on text."""
 KEPT_MAX: Final = 64
 
 Tokens = tuple[int, ...]
@@ -23,7 +25,7 @@ log = logging.getLogger("twd.backends")
 
 
 class PromptTexts:
-    """Remembers the latest. Jobs are prepared on several threads, sessions opened on another."""
+    """Keeps the texts of the latest prompts. Several threads prepare jobs; another one opens sessions."""
 
     def __init__(self, backend: Backend, texts: TokenTexts, loop: LoopThread) -> None:
         self._backend = backend
@@ -32,16 +34,16 @@ class PromptTexts:
         self._readings: OrderedDict[Tokens, Reading] = OrderedDict()
         self._lock = threading.Lock()
         self._wanted = False
-        """Whether anybody has asked for a text yet."""
+        """Whether any caller has asked for a text yet."""
 
     def prepare(self, tokens: Sequence[int]) -> None:
-        """Ask for the text of a prompt; blocks a while where texts are wanted."""
+        """Request the text of a prompt; blocks for a limited time if texts are needed."""
         reading = self._read(tuple(tokens))
         if self._wanted:
             concurrent.futures.wait([reading], WAIT_S)
 
     def of(self, tokens: Sequence[int]) -> str:
-        """The text of tokens that begin with a prompt, told at once; empty where it is not known, or not yet."""
+        """The text of tokens that begin with a known prompt, without waiting; empty if it is not known yet."""
         self._wanted, whole = True, tuple(tokens)
         with self._lock:
             known = [(start, reading) for start, reading in self._readings.items() if whole[: len(start)] == start]
@@ -50,7 +52,7 @@ class PromptTexts:
             rest = self._texts.joined_if_known(whole[len(start) :]) if begun else None
             if rest is not None:
                 return begun + rest
-        self._read(whole)  # so that it is there when somebody asks again
+        self._read(whole)  # so that it is known at the next call
         return ""
 
     def _read(self, tokens: Tokens) -> Reading:

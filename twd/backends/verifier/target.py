@@ -1,4 +1,4 @@
-"""A remote server as a target: windows of guesses are checked by scores, each in one request."""
+"""A remote server as a target: each window of drafts is verified by scores, with one request."""
 
 import concurrent.futures
 from collections.abc import Sequence
@@ -17,35 +17,35 @@ from twd.wire.job import Grammar, JobSubmitted, Prompt, Sampling
 from twd.wire.prefix import common_prefix
 
 CHUNK: Final = 256
-"""Tokens of one request where no guesses are checked."""
+"""Tokens of one request if no drafts are verified."""
 PATIENCE_S: Final = 0.25
-"""After so long an answer is late: the other sessions go on without it."""
+"""An answer that takes longer than this many seconds is late: other sessions continue without it."""
 _PLAIN: Final = Sampling()
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteSampler:
-    """How the server is to choose. It has the logits, so nothing is picked here."""
+    """The sampling parameters for the server. The server has the logits, so it chooses the tokens."""
 
     sampling: Sampling
     pieces: PieceReader
-    """Reads what was chosen."""
+    """Reads the text of chosen tokens."""
     grammar: Grammar | None = None
     ignore_eos: bool = False
 
     def pick(self, logits: Logits, history: Sequence[int]) -> int:
-        """Never asked."""
+        """Never called."""
         raise TwdError(FailureCode.INTERNAL, "the logits of a remote target are not here")
 
     @property
     def checks(self) -> bool:
-        """Whether guesses can be checked: scores tell the likeliest token, and no other way to choose."""
+        """Whether drafts can be verified. Scores give only the most likely token, so no other way of choosing works."""
         plain = all(getattr(self.sampling, name) == getattr(_PLAIN, name) for name in _MATTERS)
         return plain and self.grammar is None and not self.ignore_eos
 
     @property
     def wish(self) -> CompletionWish:
-        """The same as a request."""
+        """The same parameters as a request."""
         return CompletionWish(Prompt(tokens=[]), self.sampling, grammar=self.grammar, ignore_eos=self.ignore_eos)
 
 
@@ -61,7 +61,7 @@ _MATTERS: Final = (
 
 
 def sampler_for(job: JobSubmitted, seed: int, pieces: PieceReader) -> RemoteSampler:
-    """The way a job wants its tokens chosen."""
+    """The sampler of a job."""
     return RemoteSampler(msgspec.structs.replace(job.sampling, seed=seed), pieces, whole_grammar(job), job.ignore_eos)
 
 
@@ -79,10 +79,10 @@ class _Session:
 
 
 class RemoteTarget:
-    """A `Target` whose passes are requests: those of all sessions at once. For the thread that drives it.
+    """A `Target` whose passes are requests, sent for all sessions at once. Used by the thread that drives it.
 
-    Texts that are chosen in other ways than the likeliest token are passed through: the server writes them in one
-    stream, and guesses for them are ignored.
+    If a job does not choose the most likely token, its text is relayed: the server writes it in one stream, and drafts
+    for it are ignored.
     """
 
     in_flight = 1
@@ -112,7 +112,7 @@ class RemoteTarget:
         self._late: list[_Request] = []
 
     def open(self, tokens: Sequence[int], sampler: Sampler, report: Report | None = None) -> tuple[int, int]:
-        """Take a slot. What the server has in its cache is its own affair."""
+        """Take a slot. The server manages its own cache."""
         if not isinstance(sampler, RemoteSampler):
             raise TwdError(FailureCode.INTERNAL, "a remote target chooses by itself; give it a RemotePicker")
         if report is not None:
@@ -134,7 +134,7 @@ class RemoteTarget:
                 self._sent.append(_Request(window, self._loop.start(self._check(session, window))))
 
     def collect(self) -> list[VerifyResult]:
-        """Wait for the answers, but not long: late ones come from a later call. A failure ends its own window only."""
+        """Wait a limited time for the answers; a later call returns late ones. A failure ends only its own window."""
         if self._sent:
             _wait(self._sent, concurrent.futures.ALL_COMPLETED)
         else:
@@ -145,7 +145,7 @@ class RemoteTarget:
         return [_answer(request) for request in ready]
 
     def close(self, slot: int) -> None:
-        """The session is over: the server stops to write it."""
+        """Close the session: the server stops writing it."""
         session = self._sessions.pop(slot, None)
         if session is not None:
             self._hang_up(slot)
@@ -158,11 +158,11 @@ class RemoteTarget:
                 requests.remove(request)
 
     def shutdown(self) -> None:
-        """Hang up."""
+        """Close all sessions."""
         for slot in list(self._sessions):
             self.close(slot)
 
-    # -- on the loop ---------------------------------------------------------------------------
+    # -- on the loop's thread ------------------------------------------------------------------
 
     async def _check(self, session: _Session, window: Window) -> VerifyResult:
         verdict = VerifyResult(window.slot, window.epoch, window.at)
@@ -189,13 +189,13 @@ class RemoteTarget:
         return verdict
 
     async def _choose(self, session: _Session, before: list[int], drafts: Sequence[int]) -> list[int]:
-        """The guesses that stand, then the server's own choice."""
+        """The drafts that are accepted, then the server's own choice."""
         if not session.sampler.checks:
             return [await self._stream(session, before, None)]
         known = session.ahead.ready(before) if session.ahead is not None else []
         standing = common_prefix(known, drafts)
         if standing < len(known):
-            return known[: standing + 1]  # the stream says it all, without a request
+            return known[: standing + 1]  # the stream has the answer already, so no request is needed
         if drafts:
             return await self._score(before, drafts)
         if self._streams:
@@ -208,7 +208,7 @@ class RemoteTarget:
         return await session.ahead.next(before)
 
     async def _score(self, before: list[int], drafts: Sequence[int]) -> list[int]:
-        """One request for the whole window; where the server did not tell a place, one more for that."""
+        """One request for the whole window; for a position that the server did not return, one more request."""
         choices = await self._backend.score([*before, *drafts], len(before) - 1)
         chosen: list[int] = []
         for place, choice in enumerate(choices):

@@ -1,4 +1,4 @@
-"""What a remote server's tokens look like as text, learnt token by token and kept."""
+"""The texts of a remote server's tokens, learnt token by token and kept."""
 
 import asyncio
 import re
@@ -9,7 +9,7 @@ from typing import Final
 from twd.backends.clients.base import Backend
 
 END: Final = 2**31 - 1
-"""Stands for whichever token ends a text; servers have several, and tell them only when they meet them."""
+"""Stands for any token that ends a text. Servers have several, and which ones is learnt only when they occur."""
 _ANCHOR: Final = "a"
 _HALF = "\ufffd"
 _SPECIAL = re.compile(r"<[^<>\s]{1,60}>|\[[A-Z_/]{2,40}\]|")
@@ -17,25 +17,26 @@ _HALVES_MAX = 8
 
 
 class TokenTexts:
-    """The text that each token adds behind others, and which tokens end a text.
+    """The text that each token adds after other tokens, and which tokens end a text.
 
-    A token is looked at behind a plain one: alone, many tokenizers would swallow the space before a word.
+    A token is detokenized after a plain one: alone, many tokenizers would drop the space before a word.
     """
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._texts: dict[int, str] = {END: ""}
         self._ids: dict[str, int] = {}
-        """Only ever added to: a service's loop drafts from it while the server's thread learns."""
+        """Entries are only added: the service's loop drafts from it while the server's thread learns."""
         self._longest = 0
         self._ends = {END}
         self._doubtful: set[int] = set()
-        """They look like ends, and never came where that could be tried."""
+        """Tokens that look like an end and could not be tested yet."""
         self._anchor: list[int] | None = None
 
     async def learn(self, tokens: Sequence[int], before: Sequence[int] = ()) -> None:
-        """See that the texts of tokens are known and, of those that look like an end, whether they are one: that is
-        tried where the model itself chose them, all in a row behind `before`."""
+        """Learn the texts of tokens. If a token looks like an end, test whether it is one: this is done where the model
+        itself chose the tokens, in a row after `before`.
+        """
         news = [token for token in dict.fromkeys(tokens) if token not in self._texts]
         texts = await asyncio.gather(*(self.joined([token]) for token in news))
         for token, text in zip(news, texts, strict=True):
@@ -51,32 +52,32 @@ class TokenTexts:
                 self._doubtful.discard(token)
 
     async def joined(self, tokens: Sequence[int]) -> str:
-        """The text that tokens add behind a plain one."""
+        """The text that tokens add after a plain one."""
         if self._anchor is None:
             self._anchor = await self._backend.tokenize(_ANCHOR)
         whole = await self._backend.detokenize([*self._anchor, *tokens])
         return whole.removeprefix(_ANCHOR)
 
     def text(self, token: int) -> str:
-        """A known token's text."""
+        """The text of a known token."""
         return self._texts[token]
 
     def joined_if_known(self, tokens: Sequence[int]) -> str | None:
-        """The text of tokens behind others, told without a request; None where it is not known."""
+        """The text of tokens, without a request; None if it is not known."""
         texts = [self._texts.get(token, _HALF) for token in tokens]
         return None if any(_HALF in text for text in texts) else "".join(texts)
 
     def ended(self, token: int) -> int:
-        """END for a token that ends texts; others stay as they are."""
+        """END for a token that ends texts; other tokens stay the same."""
         return END if token in self._ends else token
 
     def cut(self, tokens: Sequence[int]) -> list[int]:
-        """Tokens up to the first that ends a text: what was guessed behind it, and held, is of no text."""
+        """The tokens up to the first one that ends the text; accepted drafts after it do not belong to the text."""
         ended = [self.ended(token) for token in tokens]
         return ended[: ended.index(END) + 1] if END in ended else ended
 
     def draft(self, text: str, limit: int = 64) -> list[int]:
-        """Tokens that may make up a text, from those known by now: good enough for a guess, and no request."""
+        """Known tokens that form a text: good enough for a guess, and no request is made."""
         ids, longest = self._ids, self._longest
         tokens: list[int] = []
         at = 0
@@ -90,7 +91,8 @@ class TokenTexts:
 
 
 class PieceReader:
-    """The bytes of a text's tokens, in order: read from the server as they are chosen, and told later without it.
+    """The bytes of a text's tokens, in order. They are read from the server when tokens are chosen, and returned later
+    without a request.
 
     Tokens that are parts of a character are joined before they are read.
     """
@@ -101,13 +103,13 @@ class PieceReader:
         self._read: deque[bytes] = deque()
 
     async def read(self, tokens: Sequence[int]) -> None:
-        """The text goes on with these."""
+        """The text continues with these tokens."""
         await self._texts.learn(tokens)
         for token in tokens:
             self._read.append(await self._completed(token))
 
     def __call__(self, token: int) -> bytes:
-        """What the next token completes, which is this one; nothing while a character is still in parts."""
+        """The bytes that the next token completes; empty while a character is incomplete. Calls must be in order."""
         return self._read.popleft()
 
     async def _completed(self, token: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The news of a job as Anthropic's message, streamed or whole."""
+"""Turns the events of a job into Anthropic's message, streamed or whole."""
 
 from twd.chat.tool_calls.deltas import ContentDelta, Delta, ThoughtDelta, ToolCallArguments, ToolCallStart
 from twd.edge.answering import AnswerChoice, News, choices_of, facts_of
@@ -25,7 +25,7 @@ class MessageAnswer:
         self._model = terms.model
         self._blocks = 0
         self._open: int | str | None = None
-        """Which call the open block is, or its type; None while none is open."""
+        """The call index of the open block, or its type; None if no block is open."""
 
     @property
     def _choice(self) -> AnswerChoice:
@@ -34,7 +34,7 @@ class MessageAnswer:
     # -- streamed ------------------------------------------------------------------------------
 
     def hear(self, index: int, news: News) -> bytes:
-        """Take in news of the job; returns what a stream sends now."""
+        """Add an event of the job; returns the bytes that a stream sends now."""
         deltas = self._choice.hear(news)
         if not self.stream:
             return b""
@@ -84,17 +84,17 @@ class MessageAnswer:
         return _event(StreamEvent(type="message_delta", delta=delta, usage=self._usage(), twd=facts))
 
     def end(self) -> bytes:
-        """Everything was said with the last news."""
+        """Empty: the last event of the job has sent everything."""
         return b""
 
     def broken(self, failure: Failure) -> bytes:
-        """The last bytes of a stream that failed midway."""
+        """The last bytes of a stream that failed after its beginning."""
         return sse.event(anthropic_envelope(failure), "error")
 
     # -- whole ---------------------------------------------------------------------------------
 
     def whole(self) -> MessageOut:
-        """The answer in one piece."""
+        """The complete answer."""
         choice = self._choice
         blocks = [BlockOut(type="thinking", thinking=choice.thought, signature="")] if choice.thought else []
         if choice.content or not choice.calls:
@@ -112,7 +112,7 @@ class MessageAnswer:
 
     @property
     def _stop_sequence(self) -> str | None:
-        """The stop string that ended the text, if the client named it: a template has some of its own."""
+        """The stop string that ended the text, if the client gave it; chat templates have stop strings of their own."""
         stop = self._choice.finished.stop if self._choice.finished else ""
         return stop if stop in self._choice.job.stop else None
 
@@ -142,6 +142,6 @@ def _tool_id(call_id: str) -> str:
 
 
 def _object(text: str) -> dict[str, object]:
-    """A call's arguments; those that broke off or are no object are kept as text."""
+    """The arguments of a call; incomplete arguments, or ones that are not an object, are kept as text."""
     arguments = read_as(dict[str, object], text or "{}")
     return {"arguments": text} if arguments is None else arguments

@@ -1,4 +1,4 @@
-"""/v1/messages: Anthropic's conversations to jobs."""
+"""/v1/messages: turns Anthropic's conversations into jobs."""
 
 import msgspec
 
@@ -32,7 +32,7 @@ from twd.wire.job import ChatMessage, JobSubmitted, Prompt, ToolCall
 
 
 def message_jobs(request: MessagesRequest, terms: RequestContext) -> list[JobSubmitted]:
-    """The job that a request asks for."""
+    """The job of a request."""
     prompt = message_prompt(request)
     parallel, choice = allows_parallel_calls(request), openai_choice(request)
     answer, where = message_format(request)
@@ -48,7 +48,7 @@ def message_jobs(request: MessagesRequest, terms: RequestContext) -> list[JobSub
         wishes,
         [prompt],
         terms,
-        max_tokens=min(request.max_tokens, terms.house.max_tokens_limit),  # a must here, so clients name the most
+        max_tokens=min(request.max_tokens, terms.house.max_tokens_limit),  # required here: clients send the maximum
         at_most=True,
         grammar=grammar_for(prompt.tools, choice, parallel, terms.tool_format, answer, grammar_of(None, answer, where)),
         logprobs=None,
@@ -56,7 +56,7 @@ def message_jobs(request: MessagesRequest, terms: RequestContext) -> list[JobSub
 
 
 def allows_parallel_calls(request: MessagesRequest) -> bool:
-    """Whether the answer may hold several calls."""
+    """Whether the answer may contain several calls."""
     return not getattr(request.tool_choice, "disable_parallel_tool_use", None)
 
 
@@ -84,7 +84,7 @@ def message_prompt(request: CountTokensRequest) -> Prompt:
 
 
 def template_args(request: CountTokensRequest) -> dict[str, str | int | float | bool]:
-    """What goes to the chat template by name."""
+    """The named arguments of the chat template."""
     args: dict[str, str | int | float | bool] = {}
     if request.thinking is not None:
         args["enable_thinking"] = request.thinking.type != "disabled"
@@ -94,7 +94,7 @@ def template_args(request: CountTokensRequest) -> dict[str, str | int | float | 
 
 
 def message_format(request: MessagesRequest) -> tuple[SchemaFormat | None, str]:
-    """The answer's shape as chats have it, and where its schema stands."""
+    """The answer's format in the form of chat requests, and the path of its schema."""
     asked, where = request.output_config.format if request.output_config else None, "output_config.format.schema"
     if asked is None:
         asked, where = request.output_format, "output_format.schema"
@@ -103,13 +103,13 @@ def message_format(request: MessagesRequest) -> tuple[SchemaFormat | None, str]:
 
 
 def openai_tool(tool: ToolParam) -> Tool:
-    """A tool in OpenAI's shape, which is the one that chat templates know."""
+    """A tool in OpenAI's form, which chat templates use."""
     spec = FunctionSpec(name=tool.name, description=tool.description, parameters=tool.input_schema, strict=tool.strict)
     return Tool(function=spec)
 
 
 def openai_choice(request: CountTokensRequest) -> str | NamedTool | None:
-    """The tool choice in OpenAI's words."""
+    """The tool choice in OpenAI's form."""
     match request.tool_choice:
         case None | AutoChoice():
             return "auto" if request.tools else None
@@ -127,7 +127,7 @@ def _system(system: str | list[SystemBlock] | None) -> list[ChatMessage]:
 
 
 def _turns(message: MessageParam, path: str) -> list[ChatMessage]:
-    """One message; tool results become turns of their own, before the user's words."""
+    """One message as one or several; tool results become separate messages before the user's text."""
     if isinstance(message.content, str):
         return [ChatMessage(role=message.role, content=message.content)]
     texts: list[str] = []

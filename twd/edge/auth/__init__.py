@@ -1,1 +1,1 @@
-"""Who may use the API, and how much."""
+"""Which clients may use the API, and how much."""

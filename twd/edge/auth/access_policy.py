@@ -1,4 +1,4 @@
-"""Who may come in: keys, hosts, origins. Decisions only; the middleware asks."""
+"""Decides who has access: keys, host names, origins. The middleware asks it for each request."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,13 +11,13 @@ COOKIE = "twd_session"
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/login", "/logout"})
 PAGES = frozenset({"/", "/dashboard"})
 STATIC = "/static/"
-"""Pages, and what they are made of, hold no secrets: they may load, and ask for a key then."""
+"""The pages and their files contain no secrets: they load without a key, and then ask for one."""
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks. Nobody in particular where the door is open."""
+    """The client of a request: its key, or no key where none is needed."""
 
     key: ApiKey | None = None
 
@@ -27,11 +27,11 @@ class Principal:
         return self.key.name if self.key else ""
 
     def may_use(self, model: str) -> bool:
-        """Whether this key opens a model, by its full name."""
+        """Whether this key may use a model, by its full name."""
         return self.key is None or not self.key.models or model in self.key.models
 
     def check_model(self, model: str) -> None:
-        """Refuse a model that this key may not use."""
+        """Raise FORBIDDEN for a model that this key may not use."""
         if self.key is not None and not self.may_use(model):
             allowed = ", ".join(self.key.models)
             text = f"key {self.key.name!r} may not use model {model!r}; it may use {allowed}"
@@ -40,19 +40,19 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class RequestCredentials:
-    """A request as far as the door looks at it."""
+    """The parts of a request that the access policy checks."""
 
     method: str
     path: str
     headers: Mapping[str, str]
     scheme: str = "http"
     session: str = ""
-    """The name of the key that this browser logged in with."""
+    """The name of the key with which this browser logged in."""
 
 
 @dataclass
 class AccessPolicy:
-    """The rules of one edge."""
+    """The access rules of one edge."""
 
     ring: KeyRing
     must_have_key: bool
@@ -69,7 +69,7 @@ class AccessPolicy:
         return self.must_have_key or self.ring.wanted
 
     def open_for(self, credentials: RequestCredentials) -> Principal:
-        """Who comes in; raises what the client is told otherwise."""
+        """The principal of a request; raises TwdError if access is refused."""
         secret = bearer(credentials.headers)
         key = None if secret is None else self.ring.find(secret)
         if key is None:
@@ -95,7 +95,7 @@ class AccessPolicy:
         raise TwdError(FailureCode.UNAUTHENTICATED, "a key is needed: send 'Authorization: Bearer KEY'")
 
     def _check_host(self, credentials: RequestCredentials) -> None:
-        """A page that was rebound to this address by DNS comes with its own name, never with an address."""
+        """Refuse foreign host names: a DNS rebinding attack sends the attacker's host name, never an IP address."""
         host = credentials.headers.get("Host", "")
         name = host_name(host)
         if not name or name in self.names or name.endswith(".localhost") or is_address(name):
@@ -113,12 +113,12 @@ class AccessPolicy:
         raise TwdError(FailureCode.FORBIDDEN, text)
 
     def allows_origin(self, origin: str) -> bool:
-        """Whether the configuration lets pages of this origin in."""
+        """Whether the settings allow pages of this origin."""
         return "*" in self.origins or origin.lower() in self.origins
 
 
 def bearer(headers: Mapping[str, str]) -> str | None:
-    """The secret that a request brings: as a bearer, or where Anthropic's clients put it."""
+    """The secret of a request: the bearer token, or `x-api-key`, which Anthropic's clients send; None without one."""
     given = headers.get("Authorization")
     if given is None:
         return headers.get("x-api-key")
@@ -127,12 +127,12 @@ def bearer(headers: Mapping[str, str]) -> str | None:
 
 
 def is_page(credentials: RequestCredentials) -> bool:
-    """Whether this is one of the pages, or what they are made of."""
+    """Whether the request is for a page or one of its files."""
     return credentials.method in SAFE_METHODS and (credentials.path in PAGES or credentials.path.startswith(STATIC))
 
 
 def check_bind(host: str, ring: KeyRing, allow_unauthenticated: bool) -> None:
-    """Refuse to serve others without a key, unless told to in as many words."""
+    """Raise if other machines could use the server without a key, unless the settings allow it explicitly."""
     if is_loopback(host) or ring.wanted or allow_unauthenticated:
         return
     text = (

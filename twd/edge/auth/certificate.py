@@ -1,4 +1,4 @@
-"""The certificate of the API, where it speaks HTTPS."""
+"""The TLS certificate of the API, if it uses HTTPS."""
 
 import ssl
 
@@ -8,7 +8,7 @@ from twd.wire.failures import FailureCode, TwdError
 
 
 def tls_context(tls: EdgeTlsConfig) -> ssl.SSLContext | None:
-    """With what the API speaks HTTPS; None where it does not. Raises where the files are of no use."""
+    """The TLS context of the API; None without HTTPS. Raises if the files cannot be used."""
     if not tls.cert:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

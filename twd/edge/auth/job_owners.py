@@ -1,4 +1,4 @@
-"""Which jobs a key that is limited to some models asked for: it sees those, and nothing of others'. Pure."""
+"""Which jobs belong to a key that is limited to some models: such a key sees only its own jobs. Pure."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -10,17 +10,17 @@ from twd.wire.base import JobId
 from twd.wire.failures import FailureCode, TwdError
 
 REMEMBERED: Final = 20_000
-"""Of all limited keys together; it starts from nothing with each edge."""
+"""The most jobs that are remembered for all limited keys together. A restart of the edge forgets them."""
 
 
 @dataclass
 class OwnedJobs:
-    """The jobs of limited keys. Keys without such a limit see everything, so nothing is kept for them."""
+    """The jobs of limited keys. Keys without a model limit see everything, so their jobs are not stored."""
 
     _key_of: OrderedDict[str, str] = field(default_factory=OrderedDict)
 
     def note(self, key: ApiKey | None, jobs: Iterable[JobId]) -> None:
-        """A key asked for these; the oldest are forgotten when there are too many."""
+        """Remember that a key submitted these jobs; the oldest are forgotten beyond the limit."""
         if key is None or not key.models:
             return
         for job in jobs:
@@ -29,11 +29,11 @@ class OwnedJobs:
             self._key_of.popitem(last=False)
 
     def may_see_job(self, key: ApiKey | None, job: str) -> bool:
-        """Whether this job is the key's own."""
+        """Whether a key may see this job."""
         return key is None or not key.models or self._key_of.get(job) == key.name
 
     def may_see(self, key: ApiKey | None, event: Mapping[str, Any]) -> bool:
-        """Whether an event tells of the key's own job, or of nobody's job and one of its models."""
+        """Whether a key may see an event: it is about one of the key's jobs, or about no job and one of its models."""
         if key is None or not key.models:
             return True
         if job := event.get("job"):
@@ -47,7 +47,7 @@ def _model_of(event: Mapping[str, Any]) -> object:
 
 
 def require_whole_view(key: ApiKey | None, what: str) -> None:
-    """Refuse a limited key what tells of all models together."""
+    """Raise FORBIDDEN if a limited key asks for information about all models."""
     if key is not None and key.models:
         text = (
             f"key {key.name!r} is limited to some models, and {what} tell of all of them; use a key without this limit"

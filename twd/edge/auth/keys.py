@@ -1,4 +1,4 @@
-"""Named keys, hashed at rest: the file, and finding the key that a secret belongs to."""
+"""Named API keys, stored as hashes in a file, and the search for the key of a secret."""
 
 import hashlib
 import hmac
@@ -19,39 +19,39 @@ from twd.wire.reading import NONSENSE
 
 KEY_PREFIX = "twd_"
 TOKEN_NAME = "TWD_TOKEN"
-"""What the one token of the settings goes by. A key of this name would pass for it once its browser has logged in."""
+"""The name of the token from the settings. A key with this name would pass for the token after a browser login."""
 FILE_NAME = "keys.json"
 LOCK_PATIENCE_S: Final = 5.0
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One key. The secret is 256 random bits, so a plain hash of it cannot be turned round."""
+    """One key. Its secret is 256 random bits, so a plain hash cannot be reversed."""
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
     created_ms: int = 0
     revoked: bool = False
     models: list[str] = []
-    """Models that it may use; empty: all."""
+    """Models that it may use; empty: all models."""
     requests_per_minute: Annotated[int, Meta(ge=0)] = 0
     concurrent: Annotated[int, Meta(ge=0)] = 0
     tokens_per_day: Annotated[int, Meta(ge=0)] = 0
-    """Limits; 0: none."""
+    """Limits; 0: no limit."""
 
 
 class KeyFile(msgspec.Struct, frozen=True, kw_only=True):
-    """What is written down."""
+    """The content of the key file."""
 
     keys: list[ApiKey] = []
 
 
 def digest(secret: str) -> str:
-    """The hash under which a secret is kept; any text has one, also what is no valid Unicode."""
+    """The hash of a secret; works for any text, also for invalid Unicode."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def new_key(name: str, entropy: str, now_ms: int, **limits: object) -> tuple[str, ApiKey]:
-    """A secret to show once, and the key to keep."""
+    """A new secret, to be shown once, and the key to store."""
     if name == TOKEN_NAME:
         raise TwdError(FailureCode.BAD_REQUEST, f"{name} is what edge.token is called: name the key otherwise", "name")
     secret = KEY_PREFIX + entropy
@@ -63,7 +63,7 @@ def new_key(name: str, entropy: str, now_ms: int, **limits: object) -> tuple[str
 
 
 class KeyRing:
-    """The keys that count now."""
+    """The keys that are valid now."""
 
     def __init__(self, keys: list[ApiKey] | None = None, token: str = "") -> None:
         self.keys = keys or []
@@ -71,11 +71,13 @@ class KeyRing:
 
     @property
     def wanted(self) -> bool:
-        """Whether somebody set up a key, even one that is revoked since: then nobody enters without one."""
+        """Whether a key or token was ever set up. If so, no client has access without one, even if all keys are
+        revoked.
+        """
         return bool(self.keys) or self._token is not None
 
     def find(self, secret: str) -> ApiKey | None:
-        """The key that this secret belongs to, compared with all of them in constant time."""
+        """The valid key of this secret, or None; all keys are compared in constant time."""
         presented, found = digest(secret), None
         for key in [*self.keys, *([self._token] if self._token else [])]:
             if hmac.compare_digest(presented, key.sha256):
@@ -83,21 +85,21 @@ class KeyRing:
         return None if found is None or found.revoked else found
 
     def named(self, name: str) -> ApiKey | None:
-        """A key that still counts, by name."""
+        """The valid key with this name, or None."""
         if self._token is not None and name == self._token.name:
             return self._token
         return next((key for key in self.keys if key.name == name and not key.revoked), None)
 
 
 class KeyStore:
-    """The file with the keys of one installation."""
+    """The key file of one installation."""
 
     def __init__(self, home: Path) -> None:
         self.path = home / FILE_NAME
         self._seen: tuple[int, int, int] | None = None
 
     def load(self) -> list[ApiKey]:
-        """All keys; none where no file is."""
+        """All keys; empty if there is no file."""
         try:
             self._seen = self._stamp()
             return msgspec.json.decode(self.path.read_bytes(), type=KeyFile).keys
@@ -108,15 +110,15 @@ class KeyStore:
             raise TwdError(FailureCode.FORBIDDEN, text) from None
 
     def changed(self) -> bool:
-        """Whether the file is another one than at the last load."""
+        """Whether the file has changed since the last load."""
         return self._stamp() != self._seen
 
     def save(self, keys: list[ApiKey]) -> None:
-        """Write all keys, for this user only."""
+        """Write all keys to a file that only this user can read."""
         write_private(self.path, msgspec.json.format(msgspec.json.encode(KeyFile(keys=keys)), indent=2))
 
     def add(self, key: ApiKey) -> None:
-        """Add a key with a name of its own."""
+        """Add a key; its name must be new."""
         with self._alone():
             keys = self.load()
             if any(other.name == key.name for other in keys):
@@ -124,7 +126,7 @@ class KeyStore:
             self.save([*keys, key])
 
     def revoke(self, name: str) -> None:
-        """End a key; its record stays, so that the name tells what happened."""
+        """Revoke a key; its record stays in the file."""
         with self._alone():
             keys = self.load()
             if not any(key.name == name and not key.revoked for key in keys):
@@ -134,7 +136,7 @@ class KeyStore:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Nobody else changes the file meanwhile: of two changes at once both are kept."""
+        """Lock the file, so that two changes at the same time are both kept."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(self.path.with_name(f".{FILE_NAME}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -150,6 +152,6 @@ class KeyStore:
     def _stamp(self) -> tuple[int, int, int] | None:
         try:
             stat = self.path.stat()
-        except OSError:  # not there; or not to be seen, which the next `load` tells
+        except OSError:  # it is missing, or cannot be read: then the next `load` raises
             return None
         return stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -1,4 +1,6 @@
-"""The door in front of the handlers: asks it about every request, logs browsers in, answers preflights."""
+"""The access middleware: checks every request with the access policy, logs browsers in and answers
+preflight requests.
+"""
 
 from collections.abc import Callable
 
@@ -33,7 +35,7 @@ class LoginState(msgspec.Struct, frozen=True):
 
 
 class AuthMiddleware:
-    """One edge's door and the browsers that came through it."""
+    """The access policy of one edge and its logged-in browsers."""
 
     def __init__(self, door: AccessPolicy, now: Callable[[], float], fresh: Callable[[], str], secure: bool) -> None:
         self.door = door
@@ -43,18 +45,18 @@ class AuthMiddleware:
         self._sessions = BrowserSessions()
 
     def routes(self) -> list[web.RouteDef]:
-        """The paths that it answers."""
+        """The routes of these handlers."""
         return [web.get("/login", self.state), web.post("/login", self.login), web.post("/logout", self.logout)]
 
     async def pass_through(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Let a request in, or raise what its client is told."""
+        """Run the handler if the request has access; raises TwdError if not."""
         if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
             return self._preflight(request)
         request[_VISITOR] = self.door.open_for(self._credentials(request))
         return await handler(request)
 
     def is_known(self, request: web.Request) -> bool:
-        """Whether a request on an open path may see more than others."""
+        """Whether a request on an open path has a valid key, or no key is needed."""
         return not self.door.closed or principal_of(request).key is not None
 
     def _credentials(self, request: web.Request) -> RequestCredentials:
@@ -70,12 +72,12 @@ class AuthMiddleware:
     # -- browsers ------------------------------------------------------------------------------
 
     async def state(self, request: web.Request) -> web.Response:
-        """GET /login: what a page must know before it asks for a key."""
+        """GET /login: what a page needs to know before it asks for a key."""
         name = self.door.ring.named(self._credentials(request).session)
         return json_reply(LoginState(needed=self.door.closed, name=name.name if name else ""))
 
     async def login(self, request: web.Request) -> web.Response:
-        """POST /login: a key for a cookie."""
+        """POST /login: check a key and set a cookie."""
         asked = read_request(Login, await read_body(request, LOGIN_BODY_MAX, LOGIN_TIMEOUT_S))
         key = self.door.ring.find(asked.key)
         if key is None:
@@ -89,7 +91,7 @@ class AuthMiddleware:
         return response
 
     async def logout(self, request: web.Request) -> web.Response:
-        """POST /logout: forget the cookie."""
+        """POST /logout: delete the cookie."""
         self._sessions.end(request.cookies.get(COOKIE, ""))
         response = json_reply(LoginState(needed=self.door.closed, name=""))
         response.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict", secure=self._secure)
@@ -112,7 +114,7 @@ class AuthMiddleware:
         )
 
     async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
-        """What every response carries."""
+        """Add the headers of every response."""
         headers = response.headers
         headers["Server"] = "twd"
         headers["X-Content-Type-Options"] = "nosniff"
@@ -131,5 +133,5 @@ class AuthMiddleware:
 
 
 def principal_of(request: web.Request) -> Principal:
-    """Who sent a request that came through the door."""
+    """The principal of a request that passed the middleware."""
     return request.get(_VISITOR) or Principal()

@@ -1,4 +1,4 @@
-"""What each key used up: requests a minute, jobs at once, tokens a day. Pure; time comes in."""
+"""The use of each key: requests per minute, jobs at once, tokens per day. Pure; the time is an argument."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ DAY_MS = 86_400_000
 
 
 class RateLimited(TwdError):
-    """A key is over one of its limits; `wait_s` says when to come back."""
+    """A key has reached one of its limits; `wait_s` is the number of seconds to wait."""
 
     def __init__(self, message: str, wait_s: float) -> None:
         super().__init__(FailureCode.RATE_LIMITED, message)
@@ -19,7 +19,7 @@ class RateLimited(TwdError):
 
 @dataclass
 class _Use:
-    """One key's use. `allowance` is how many requests may come at once now."""
+    """The use of one key. `allowance` is how many requests may come at once now."""
 
     allowance: float
     at: float
@@ -30,12 +30,12 @@ class _Use:
 
 @dataclass
 class UsageMeter:
-    """The use of all keys that have limits; it starts from nothing with each edge."""
+    """The use of all keys; a restart of the edge resets it."""
 
     _uses: dict[str, _Use] = field(default_factory=dict)
 
     def enter(self, key: ApiKey | None, jobs: int, now: float, wall_ms: int) -> None:
-        """Count a request in, or refuse it."""
+        """Count a request that begins, or raise if a limit is reached."""
         if key is None:
             return
         use = self._use(key, now, wall_ms)
@@ -53,7 +53,7 @@ class UsageMeter:
         use.running += jobs
 
     def require_left(self, key: ApiKey | None, tokens: int, wall_ms: int) -> None:
-        """Refuse to go on once a request that has used so many tokens has reached what its key may use today."""
+        """Raise if the key has reached its tokens of today; `tokens` are those of a request in progress."""
         if key is None or not key.tokens_per_day:
             return
         use = self._uses.get(key.name)
@@ -63,7 +63,7 @@ class UsageMeter:
             raise RateLimited(f"key {key.name!r} has used its {key.tokens_per_day} tokens of today (UTC)", left_s)
 
     def leave(self, key: ApiKey | None, jobs: int, tokens: int, now: float, wall_ms: int) -> None:
-        """A request has ended; `tokens` is what it used."""
+        """A request has ended; `tokens` is the number of tokens that it used."""
         if key is None:
             return
         use = self._use(key, now, wall_ms)

@@ -1,4 +1,4 @@
-"""Logged-in browsers: a random cookie for a key's name. Kept in memory; a restart asks for the key again."""
+"""Logged-in browsers: random cookies for key names. Kept in memory; after a restart browsers must log in again."""
 
 from dataclasses import dataclass, field
 
@@ -8,18 +8,18 @@ MOST = 10_000
 
 @dataclass
 class BrowserSessions:
-    """Cookies and the names of the keys behind them."""
+    """Cookies and the names of their keys."""
 
     _open: dict[str, tuple[str, float]] = field(default_factory=dict)
 
     def begin(self, cookie: str, key_name: str, now: float) -> None:
-        """Remember a fresh cookie; the oldest gives way when there are too many."""
+        """Store a new cookie; the oldest one is removed beyond the limit."""
         if len(self._open) >= MOST:
             self._open.pop(next(iter(self._open)))
         self._open[cookie] = (key_name, now + LIFETIME_S)
 
     def key_name(self, cookie: str, now: float) -> str:
-        """The key that a cookie stands for; empty when it is unknown or old."""
+        """The key name of a cookie; empty if it is unknown or expired."""
         name, until = self._open.get(cookie, ("", 0.0))
         if name and now >= until:
             self.end(cookie)
@@ -27,5 +27,5 @@ class BrowserSessions:
         return name
 
     def end(self, cookie: str) -> None:
-        """Forget a cookie."""
+        """Delete a cookie."""
         self._open.pop(cookie, None)

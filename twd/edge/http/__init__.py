@@ -1,1 +1,1 @@
-"""HTTP: reading requests, writing replies."""
+"""HTTP: reads requests and writes replies."""

@@ -1,4 +1,4 @@
-"""A request's body, counted while it comes in."""
+"""Reads a request's body and counts its bytes while it arrives."""
 
 import asyncio
 
@@ -8,19 +8,19 @@ from twd.wire.failures import FailureCode, TwdError
 
 
 class SlowClient(TwdError):
-    """The body did not come in time; answered with 408."""
+    """The body did not arrive in time; answered with 408."""
 
     def __init__(self, timeout_s: float) -> None:
         super().__init__(FailureCode.BAD_REQUEST, f"the request's body did not come within {timeout_s:g} s")
 
 
 async def read_body(request: web.Request, limit: int, timeout_s: float) -> bytes:
-    """The whole body, at most `limit` bytes, with or without a Content-Length."""
+    """The whole body, at most `limit` bytes, with or without a Content-Length header."""
     if (request.content_length or 0) > limit:
         raise _too_large(limit)
     content = request.content
     if content.is_eof() and content.total_bytes <= limit:
-        return await content.read()  # all of it is here, as it mostly is: nothing is waited for
+        return await content.read()  # usually the whole body is here already: no wait
     pieces: list[bytes] = []
     size = 0
     try:

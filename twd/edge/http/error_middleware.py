@@ -1,4 +1,4 @@
-"""The middleware around every handler: whatever goes wrong inside becomes a reply in the right shape."""
+"""The middleware around every handler: turns each error into a reply in the right form."""
 
 import logging
 
@@ -14,7 +14,7 @@ from twd.wire.failures import Failure, FailureCode, TwdError
 
 
 async def reply_or_failure(request: web.Request, handler: Handler, log: logging.Logger) -> web.StreamResponse:
-    """Run a handler; its errors become envelopes, never a traceback."""
+    """Run a handler; an error becomes an error reply, never a traceback."""
     path = request.path
     try:
         return await handler(request)
@@ -36,14 +36,14 @@ async def reply_or_failure(request: web.Request, handler: Handler, log: logging.
     except Exception as error:
         log.exception("fault while answering %s %s", request.method, path)
         if request.writer.output_size:
-            hang_up(request)  # part of an answer is out: another one after it would look like more of the same
+            hang_up(request)  # part of the answer was sent already: an error after it would look like more of it
             raise ConnectionResetError("the answer broke off") from error
         fault = Failure(code=FailureCode.INTERNAL, message=f"{type(error).__name__} inside the edge")
         return failure_reply(fault, path)
 
 
 def _http_error(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
-    """aiohttp's own refusals (404, 405, bad paths) in the usual envelope."""
+    """The usual error reply for aiohttp's own errors (404, 405, bad paths)."""
     if error.status < 400:
         raise error
     text = f"{request.method} {request.path[:200]}: {error.reason}"
@@ -54,13 +54,15 @@ def _http_error(request: web.Request, error: web.HTTPException) -> web.StreamRes
 
 
 def _closing(reply: web.Response) -> web.Response:
-    """The rest of the body is not read, so the connection cannot be used again."""
+    """Mark the reply so that the connection closes: the rest of the body is not read, so it cannot be used again."""
     reply.force_close()
     return reply
 
 
 def quiet_about_bad_http(log: logging.Logger) -> logging.Logger:
-    """What is not HTTP, and clients that leave midway, are no faults of ours: a line at debug level, no traceback."""
+    """Log invalid HTTP and clients that leave early with one line at debug level, without a traceback: they are not our
+    errors.
+    """
 
     def soften(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None

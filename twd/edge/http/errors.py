@@ -1,4 +1,4 @@
-"""Failures as clients know them: the envelope, the status, when to come back."""
+"""Failures for clients: the error body, the status, and when to retry."""
 
 from twd.bus.base import BusError, RequestTimeout, TooLarge
 from twd.edge.anthropic.types import AnthropicEnvelope, AnthropicError
@@ -20,24 +20,24 @@ CODES = {
     FailureCode.RATE_LIMITED: "rate_limit_exceeded",
     FailureCode.BUSY: "server_busy",
 }
-"""Codes that clients look for by OpenAI's name."""
+"""Codes that clients know by OpenAI's name."""
 
 RETRY_AFTER_S = {FailureCode.BUSY: 1, FailureCode.RATE_LIMITED: 10, FailureCode.DRAINING: 5, FailureCode.NOBODY_HOME: 5}
 
 
 def error_type(status: int) -> str:
-    """OpenAI's type of an error."""
+    """OpenAI's error type of a failure."""
     return TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
 
 
 def advice(failure: Failure, status: int | None) -> str:
-    """What the reader can do about it; where the address is wrong, no field is."""
+    """What the client can do about the failure; if the path is wrong, no field is named."""
     wrong_address = failure.code is FailureCode.BAD_REQUEST and status in (404, 405)
     return "Check method and path; /openapi.json lists them all." if wrong_address else failure.advice
 
 
 def envelope(failure: Failure, status: int | None = None) -> ErrorEnvelope:
-    """A failure in OpenAI's shape."""
+    """A failure as an error in OpenAI's form."""
     return ErrorEnvelope(
         error=ErrorBody(
             message=failure.message,
@@ -61,7 +61,7 @@ ANTHROPIC_TYPES = {
 
 
 def anthropic_envelope(failure: Failure, status: int | None = None) -> AnthropicEnvelope:
-    """A failure in Anthropic's shape."""
+    """A failure as an error in Anthropic's form."""
     status = status or failure.status
     kind = ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
     where = f"{failure.field}: " if failure.field and failure.field not in failure.message else ""
@@ -71,7 +71,7 @@ def anthropic_envelope(failure: Failure, status: int | None = None) -> Anthropic
 
 
 def unasked(model: ModelId, error: BusError) -> Failure:
-    """Why a model could not be asked, in words of a client, who knows of no bus."""
+    """The failure if a job could not be submitted, in words for clients, who do not know the bus."""
     match error:
         case TooLarge(size=size, limit=limit):
             text = f"the prompt with all that goes with it has {size} bytes; at most {limit} reach a model: shorten it"
@@ -83,5 +83,5 @@ def unasked(model: ModelId, error: BusError) -> Failure:
 
 
 def retry_after(failure: Failure) -> int | None:
-    """Seconds to wait before trying again, where that may help."""
+    """Seconds to wait before a retry; None if a retry does not help."""
     return RETRY_AFTER_S.get(failure.code, 2) if failure.retry else None

@@ -1,4 +1,4 @@
-"""The HTTP handlers of the generating APIs: each reads a request, opens a call, delivers its answer."""
+"""HTTP handlers of the generating APIs: each reads a request, opens a call and sends its answer."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,23 +43,23 @@ B = TypeVar("B", bound=msgspec.Struct)
 
 @dataclass
 class EdgeCounters:
-    """What the edge counts for its status."""
+    """The edge's counts for its status."""
 
     requests: int = 0
     refused: int = 0
-    """Not let in: the edge drains, its queue is full, or the key is over a limit."""
+    """Requests that were refused: the edge drains, its queue is full, or the key has reached a limit."""
     in_flight: int = 0
 
 
 @dataclass
 class RequestUsage:
-    """What one request used up."""
+    """What one request used."""
 
     tokens: int = 0
 
 
 class GenerationHandlers:
-    """Requests in, answers out; what runs in between is the desk's."""
+    """Turns requests into jobs and sends their answers; the RequestTracker runs the jobs."""
 
     def __init__(
         self,
@@ -80,13 +80,13 @@ class GenerationHandlers:
         self.instance = instance
         self.counters = EdgeCounters()
         self._in_progress = 0
-        """Jobs and embeddings of requests that were let in and have not ended."""
+        """The number of jobs and embeddings of accepted requests that have not ended."""
         self.meter = UsageMeter()
         self.owned = OwnedJobs()
         self.house = ServerLimits(settings.edge.max_tokens_limit, settings.edge.deadline_s, settings.mode)
 
     def routes(self) -> list[web.RouteDef]:
-        """The paths that it answers."""
+        """The routes of these handlers."""
         return [
             web.post("/v1/chat/completions", self.chat),
             web.post("/v1/completions", self.completion),
@@ -124,7 +124,7 @@ class GenerationHandlers:
         return await self.deliver(request, jobs, MessageAnswer(asked, jobs, terms), terms)
 
     async def count_tokens(self, request: web.Request) -> web.StreamResponse:
-        """POST /v1/messages/count_tokens: the model itself counts; its job ends before it writes."""
+        """POST /v1/messages/count_tokens: the model counts; its job is stopped before it generates."""
         asked = await self.read(request, CountTokensRequest)
         terms = self.terms(request, asked.model, TwdOptions(mode="speculate"))
         with self.opened(request, counting_jobs(asked, terms)) as call:
@@ -133,14 +133,14 @@ class GenerationHandlers:
     # -- steps ---------------------------------------------------------------------------------
 
     async def read(self, request: web.Request, model: type[B]) -> B:
-        """The request's body as a checked model."""
+        """The request's body as a validated value of this type."""
         edge = self.settings.edge
         return read_request(model, await read_body(request, edge.max_body_size, edge.read_timeout_s))
 
     def terms(
         self, request: web.Request, model_name: str, options: TwdOptions | None, max_tokens: int | None = None
     ) -> RequestContext:
-        """What this request gets from the house."""
+        """The context of this request: model, mode, options and limits."""
         name, named = ("", "") if model_name in self.models.known else split(model_name)
         base = self.models.resolve(name or model_name)
         wishes = merge_options(options, header_options(request.headers))
@@ -160,8 +160,9 @@ class GenerationHandlers:
         )
 
     def _mode(self, request: web.Request, base: ModelId, wishes: TwdOptions, named: str, max_tokens: int | None) -> str:
-        """The mode of a request. One that nobody asked for by name gives way where it is not there, or not open to
-        this key: the answer is exact then."""
+        """The mode of a request. If the client did not ask for the mode by name, and it is not available or this key
+        may not use it, the exact mode is used instead.
+        """
         principal = principal_of(request)
         wish = wishes.mode or ("direct" if wishes.speculation == "off" and not named else None)
         route = routed(self.settings.gate.routes, principal.name, max_tokens)
@@ -181,7 +182,7 @@ class GenerationHandlers:
     async def deliver(
         self, request: web.Request, jobs: list[JobSubmitted], answer: ApiAnswer, terms: RequestContext
     ) -> web.StreamResponse:
-        """Run the jobs and send what they tell."""
+        """Run the jobs and send their answer."""
         with self.opened(request, jobs, answer) as call:
             return await AnswerDelivery(request, call, answer, terms.mode, self.settings.edge.keepalive_s).run()
 
@@ -189,7 +190,9 @@ class GenerationHandlers:
     def opened(
         self, request: web.Request, jobs: list[JobSubmitted], answer: ApiAnswer | None = None
     ) -> Iterator[InFlightRequest]:
-        """Jobs in progress, counted for their key; what still runs in the end, as a client left, is cancelled."""
+        """Submit jobs and count them for their key. At the end, jobs that still run are cancelled, because the client
+        left.
+        """
         with self.counted(request, len(jobs)) as use:
             self.owned.note(principal_of(request).key, [job.job for job in jobs])
             call = self.tracker.open(jobs)
@@ -201,7 +204,7 @@ class GenerationHandlers:
 
     @contextmanager
     def counted(self, request: web.Request, jobs: int) -> Iterator[RequestUsage]:
-        """A request that is let in, and what it uses up of its key's limits."""
+        """Admit a request, and count what it uses of its key's limits; raises TwdError if it is refused."""
         key, use = principal_of(request).key, RequestUsage()
         try:
             self._gate()
@@ -224,5 +227,5 @@ class GenerationHandlers:
             raise TwdError(FailureCode.BUSY, text)
 
     def now_s(self) -> int:
-        """The time as OpenAI's `created`."""
+        """The time for OpenAI's `created`, in seconds."""
         return self.clock.wall_ms() // 1000

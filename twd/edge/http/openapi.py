@@ -1,4 +1,4 @@
-"""GET /openapi.json: the API described from the very models that validate requests."""
+"""GET /openapi.json: describes the API, from the same types that validate requests."""
 
 import re
 from dataclasses import dataclass
@@ -44,12 +44,12 @@ class Operation:
     answer: Any = None
     body: Any = None
     chunk: Any = None
-    """The type of a stream's events, where the operation can stream."""
+    """The type of a stream's events, if the operation can stream."""
     query: tuple[tuple[str, Json], ...] = ()
     open: bool = False
-    """Whether it needs no key."""
+    """Whether no key is needed."""
     text: bool = False
-    """Whether it answers in plain text."""
+    """Whether the answer is plain text."""
 
 
 LIMIT = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}
@@ -83,7 +83,7 @@ OPERATIONS: tuple[Operation, ...] = (
 
 
 def document() -> Json:
-    """The whole document."""
+    """The whole OpenAPI document."""
     types = [t for op in OPERATIONS for t in (op.answer, op.body, op.chunk) if t is not None] + [
         ErrorEnvelope,
         AnthropicEnvelope,
@@ -136,7 +136,7 @@ def _content(operation: Operation, schema_of: dict[str, Json]) -> Json:
 
 
 def _event(chunk: Json) -> Json:
-    """One event of a stream, as tools that read OpenAPI before 3.2 expect it: its fields, not the stream's text."""
+    """One event of a stream in the form that tools for OpenAPI before 3.2 expect: its fields, not the stream's text."""
     data = {"type": "string", "contentMediaType": "application/json", "contentSchema": chunk}
     return {
         "type": "object",

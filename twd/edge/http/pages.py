@@ -1,4 +1,4 @@
-"""The chat page and the dashboard: a fixed set of files, read once, with a policy that lets nothing else in."""
+"""The chat page and the dashboard: a fixed set of files, read once, with a content policy that allows nothing else."""
 
 import hashlib
 from dataclasses import dataclass
@@ -29,13 +29,13 @@ class StaticFile:
 
 
 class Pages:
-    """Sends the pages. Only names that were found at the start exist: a path cannot lead elsewhere."""
+    """Sends the pages. Only files that were found at the start exist, so a path cannot lead anywhere else."""
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self._files = {path.name: _load(path) for path in sorted(folder.iterdir()) if path.suffix in TYPES}
 
     def routes(self) -> list[web.RouteDef]:
-        """The paths that it answers."""
+        """The routes of these handlers."""
         return [
             web.get("/", self.chat),
             web.get("/dashboard", self.dashboard),
@@ -51,7 +51,7 @@ class Pages:
         return self._send(request, "dashboard.html")
 
     async def file(self, request: web.Request) -> web.StreamResponse:
-        """GET /static/{name}: what the pages are made of."""
+        """GET /static/{name}: a file of the pages."""
         return self._send(request, request.match_info["name"])
 
     def _send(self, request: web.Request, name: str) -> web.StreamResponse:

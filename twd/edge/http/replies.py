@@ -1,4 +1,4 @@
-"""Answers on their way out: JSON, error envelopes, streams."""
+"""Sends replies: JSON, errors, streams."""
 
 import asyncio
 from collections.abc import Coroutine, Mapping
@@ -16,18 +16,18 @@ STREAM_HEADERS = {
     "X-Accel-Buffering": "no",
 }
 STALL_S = 60.0
-"""A client that takes nothing for so long is dropped."""
+"""A client that reads nothing for this many seconds is disconnected."""
 _LARGE_BYTES = 1 << 16
 _encoder = msgspec.json.Encoder()
 
 
 def json_reply(payload: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Any msgspec value as a JSON response."""
+    """A JSON response with any msgspec value."""
     return web.Response(body=_encoder.encode(payload), status=status, content_type="application/json", headers=headers)
 
 
 def failure_reply(failure: Failure, path: str, status: int | None = None) -> web.Response:
-    """A failure as a JSON response with its status, in the shape that the path's clients read."""
+    """A failure as a JSON response with its status, in the form of the path's API."""
     headers = {}
     wait = retry_after(failure)
     if wait is not None:
@@ -39,19 +39,19 @@ def failure_reply(failure: Failure, path: str, status: int | None = None) -> web
 
 
 async def open_stream(request: web.Request, headers: Mapping[str, str]) -> web.StreamResponse:
-    """Send the head of a stream; what follows is written by the caller."""
+    """Send the head of a stream; the caller writes the rest."""
     response = web.StreamResponse(headers={**STREAM_HEADERS, **headers})
     await response.prepare(request)
     return response
 
 
 async def write(request: web.Request, response: web.StreamResponse, piece: bytes) -> None:
-    """Send a piece to a client that reads; one that does not is dropped."""
+    """Send a piece; a client that does not read is disconnected."""
     await _unless_stalled(request, response.write(piece))
 
 
 async def end_stream(request: web.Request, response: web.StreamResponse) -> None:
-    """Nothing more follows; the end waits for its reader as every piece does."""
+    """End a stream; a client that does not read is disconnected."""
     await _unless_stalled(request, response.write_eof())
 
 
@@ -65,7 +65,7 @@ async def _unless_stalled(request: web.Request, sending: Coroutine[Any, Any, Non
 
 
 async def sent_if_large(request: web.Request, reply: web.StreamResponse) -> web.StreamResponse:
-    """A large body, sent piece by piece: aiohttp would wait for ever for a client that does not read."""
+    """Send a large body piece by piece: aiohttp would wait forever for a client that does not read."""
     body = reply.body if isinstance(reply, web.Response) else None
     if not isinstance(body, bytes) or len(body) <= _LARGE_BYTES or request.method == "HEAD":
         return reply
@@ -79,6 +79,6 @@ async def sent_if_large(request: web.Request, reply: web.StreamResponse) -> web.
 
 
 def hang_up(request: web.Request) -> None:
-    """Drop a connection at once: what waits to be sent is thrown away."""
+    """Close a connection at once; data that waits to be sent is dropped."""
     if request.transport is not None:
         request.transport.abort()

@@ -23,7 +23,7 @@ IDLE_CONNECTION_S = 75.0
 
 
 class HttpServer:
-    """Listens for one edge. A handler whose client leaves is cancelled."""
+    """The HTTP server of one edge. If a client leaves, its handler is cancelled."""
 
     def __init__(
         self, settings: EdgeConfig, threshold: AuthMiddleware, counters: EdgeCounters, log: logging.Logger
@@ -39,12 +39,12 @@ class HttpServer:
 
     @property
     def url(self) -> str:
-        """Where clients on this machine find it."""
+        """The URL for clients on this machine."""
         host = bracketed(near_host(self._settings.host))
         return f"{'https' if self._settings.tls.cert else 'http'}://{host}:{self.port}"
 
     async def open(self, routes: Iterable[web.AbstractRouteDef]) -> None:
-        """Bind the port and answer."""
+        """Bind the port and start to serve."""
         app = web.Application(middlewares=[self._middleware()])
         app.add_routes(routes)
         app.on_response_prepare.append(self._threshold.add_headers)
@@ -94,10 +94,10 @@ class HttpServer:
             self._quiet.set()
 
     async def quiet(self) -> None:
-        """Until no request is in progress."""
+        """Wait until no request is in progress."""
         await self._quiet.wait()
 
     async def close(self) -> None:
-        """Let handlers write their last words, then hang up."""
+        """Let handlers send their last data, then close all connections."""
         if self._runner is not None:
             await self._runner.cleanup()

@@ -1,4 +1,4 @@
-"""Server-sent events: the framing, and nothing else."""
+"""The format of server-sent events."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ KEEP_ALIVE = b": keep-alive\n\n"
 
 
 def event(payload: msgspec.Struct | Mapping[str, Any], name: str = "") -> bytes:
-    """One event. JSON has no raw line breaks, so one data line holds it; `name` is one plain word."""
+    """One event. Its JSON has no line breaks, so one data line is enough; `name` must be one plain word."""
     data = _encoder.encode(payload)
     if name:
         return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"

@@ -1,4 +1,4 @@
-"""The way of one generation: wait for news of its jobs, and write them to the client as they come."""
+"""Sends one generated answer: waits for events of its jobs, and writes them to the client as they come."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,16 @@ from twd.wire.failures import Failure, TwdError
 from twd.wire.job import JobFinished, JobStarted
 
 MANY_NEWS = 64
-"""Where nothing is shown before the end, this many are taken at once."""
+"""If the client does not stream, this many events are read at once."""
 PROMPT_FIELDS = frozenset({"prompt", "messages"})
-"""What models call what they are given."""
+"""Field names that models use for the prompt in their failures."""
 SMALL_BYTES = 16 * 1024
-"""So much is taken without waiting by a connection to which nothing is left to send."""
+"""A piece smaller than this is sent without waiting if nothing else waits to be sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerDelivery:
-    """One call and the answer that is made of its news."""
+    """One call and the answer that is made from its events."""
 
     request: web.Request
     call: InFlightRequest
@@ -31,11 +31,11 @@ class AnswerDelivery:
     keepalive_s: float
 
     async def run(self) -> web.StreamResponse:
-        """Stream or collect, as the client asked."""
+        """Stream the answer or collect it, as the client asked."""
         return await (self._stream() if self.answer.stream else self._collect())
 
     def _take(self) -> tuple[bytes, Failure | None]:
-        """All news that wait, as bytes to send, and the failure that ends them if one does."""
+        """All waiting events, as bytes to send, and the failure that ends the answer, if there is one."""
         pieces: list[bytes] = []
         news = self.call.news
         while news:
@@ -47,7 +47,7 @@ class AnswerDelivery:
         return b"".join(pieces), None
 
     def _told(self, failure: Failure) -> Failure:
-        """A failure in the words of its request, which a model does not know."""
+        """The failure with the field name of this API, which the model does not know."""
         return replace(failure, field=self.answer.prompt_field) if failure.field in PROMPT_FIELDS else failure
 
     @property
@@ -81,7 +81,9 @@ class AnswerDelivery:
         return response
 
     def _pass_on(self) -> bool:
-        """Send the news that wait to a client that keeps up. No task wakes up for it: that costs more than all else."""
+        """Send the waiting events to a client that keeps up; returns False if it does not. This avoids waking a task,
+        which would cost more than all the rest.
+        """
         transport = self.request.transport
         if transport is None or transport.is_closing() or transport.get_write_buffer_size():
             return False
@@ -96,13 +98,15 @@ class AnswerDelivery:
             return
         transport = self.request.transport
         if len(piece) < SMALL_BYTES and transport is not None and not transport.get_write_buffer_size():
-            await response.write(piece)  # it does not wait
+            await response.write(piece)  # returns at once
             return
         await write(self.request, response, piece)
 
 
 async def prompt_tokens(call: InFlightRequest) -> int:
-    """How long the prompt of a call's job is: known when the job starts, to a relay when it ends."""
+    """The number of tokens in the prompt of a call's job. It is known when the job starts; for a relay,
+    when it ends.
+    """
     while True:
         while not call.news:
             await call.wait(STALL_S)
@@ -116,7 +120,7 @@ async def prompt_tokens(call: InFlightRequest) -> int:
 
 
 class DeliveryFailed(TwdError):
-    """The jobs failed before anything was sent: the client gets a status."""
+    """The jobs failed before anything was sent, so the client gets an error status."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.code, failure.message, failure.field)

@@ -1,4 +1,4 @@
-"""A request's bytes to a request's model, or an error that names the field's path."""
+"""Decodes a request and validates it; errors name the path of the wrong field."""
 
 import re
 from functools import cache
@@ -34,7 +34,7 @@ HINTS = {
     "context_management": 'twd compacts no conversations; shorten `input`, or send `truncation`: "auto"',
     "moderation": "twd moderates nothing",
 }
-"""Fields that some clients know and twd does not: what to do instead."""
+"""Fields that other servers know and twd does not: what to use instead."""
 
 _AT = re.compile(r" - at (?:`key` in )?`\$(.*?)`$", re.DOTALL)
 _UNKNOWN = re.compile(r"^Object contains unknown field `(.*?)`", re.DOTALL)
@@ -53,7 +53,7 @@ def read_request(model: type[B], body: bytes) -> B:
 
 
 def read_value(model: Any, value: Any, field: str) -> Any:
-    """Check a value that did not come as JSON, such as a header's."""
+    """Validate a value that was not JSON, such as a header."""
     try:
         return msgspec.convert(value, model, strict=False)
     except UnicodeEncodeError:
@@ -63,7 +63,7 @@ def read_value(model: Any, value: Any, field: str) -> Any:
 
 
 def is_number(text: str) -> bool:
-    """Whether a header or query parameter is a whole number: digits as JSON has them, not those of other scripts."""
+    """Whether a header or query parameter is a whole number in ASCII digits."""
     return text.isascii() and text.isdecimal() and len(text) < 10
 
 
@@ -73,7 +73,9 @@ def _decoder(model: type[msgspec.Struct]) -> msgspec.json.Decoder[Any]:
 
 
 def explain(message: str, model: type[msgspec.Struct], inside: str = "") -> TwdError:
-    """Turn msgspec's words into an error with a path such as `messages[0].role`; `inside` is where it begins."""
+    """Turn msgspec's error into a TwdError with a path such as `messages[0].role`; `inside` is the
+    start of the path.
+    """
     found = _AT.search(message)
     path = (inside + (found.group(1) if found else "")).lstrip(".")
     what = message[: found.start()] if found else message
@@ -89,7 +91,7 @@ def explain(message: str, model: type[msgspec.Struct], inside: str = "") -> TwdE
 
 
 def text_only(part: msgspec.Struct, path: str) -> TwdError:
-    """A part of a message is no text, but a picture, say."""
+    """The error for a message part that is not text, such as a picture."""
     kind = part.__struct_config__.tag
     return TwdError(FailureCode.UNSUPPORTED, f"{path}: this model reads text only, not {kind}", f"{path}.type")
 
@@ -98,7 +100,7 @@ def _unknown_field(name: str, path: str, model: type[msgspec.Struct]) -> TwdErro
     field = _join(path, name[:80])
     advice = HINTS.get(name)
     if advice is None and not path:
-        import difflib  # seldom needed, and slow to import
+        import difflib  # rarely needed, and slow to import
 
         near = difflib.get_close_matches(name[:80], model.__struct_fields__, 1)
         advice = f"did you mean `{near[0]}`?" if near else None

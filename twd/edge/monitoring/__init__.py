@@ -1,1 +1,1 @@
-"""What the API tells of the system: status, events, history, metrics."""
+"""API endpoints about the system: status, events, history, metrics."""

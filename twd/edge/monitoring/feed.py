@@ -1,4 +1,4 @@
-"""Live events for browsers: what the bus tells, bounded and coalesced for each watcher."""
+"""Live events for browsers: events from the bus, limited and merged for each watcher."""
 
 import asyncio
 from collections import Counter
@@ -15,14 +15,14 @@ from twd.wire.routes import BROADCASTS, ROUTE_OF, route_of_subject
 
 PENDING_MAX = 1024
 PENDING_BYTES_MAX = PAYLOAD_BYTES_MAX
-"""Of all that waits for one watcher: the largest message alone has room."""
+"""The most bytes that wait for one watcher; the largest possible message fits."""
 WATCHERS_MAX = 64
 NEWEST_ONLY = {ROUTE_OF[event].tag for event in (TokensAccepted, DraftProposed, DraftGranted, ModelLoading)}
-"""Of these only the newest of each job, session or model is kept while a watcher is busy."""
+"""Of these events, only the newest for each job, session or model is kept while a watcher is slow."""
 
 
 def topic_of(tag: str) -> str:
-    """`twd.v1.job.started` is about a job."""
+    """The topic of an event: `twd.v1.job.started` has the topic `job`."""
     return tag.split(".")[2]
 
 
@@ -30,7 +30,7 @@ TOPICS = frozenset(topic_of(route.tag) for route in BROADCASTS)
 
 
 class FeedWatcher:
-    """One browser that looks on. When it cannot keep up, the oldest news give way and are counted."""
+    """One browser that watches live events. If it is too slow, the oldest events are dropped and counted."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class FeedWatcher:
         self.stirred = asyncio.Event()
 
     def offer(self, tag: str, message: BusMessage) -> None:
-        """Keep a message for this watcher, if it wants it."""
+        """Keep a message for this watcher if its topics include it."""
         if self._topics and topic_of(tag) not in self._topics:
             return
         self._count += 1
@@ -69,7 +69,7 @@ class FeedWatcher:
         self._bytes -= len(self._pending.pop(key)[1])
 
     def take(self) -> list[tuple[str, dict[str, Any]]]:
-        """Everything that waits, oldest first, by type and without anybody's words."""
+        """All waiting events, oldest first, with their type; texts and tokens are removed."""
         waiting, self._pending, self._bytes = list(self._pending.values()), {}, 0
         self.stirred.clear()
         events = [(tag, redacted(data)) for tag, data in waiting]
@@ -79,13 +79,13 @@ class FeedWatcher:
         return self._job in ("", event.get("job")) and self._may_see(event)
 
     def close(self) -> None:
-        """No more will come."""
+        """No more events will come."""
         self.closed = True
         self.stirred.set()
 
 
 class EventFeed:
-    """All watchers; the bus is listened to only while there are some."""
+    """All watchers. The bus subscription exists only while there are watchers."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -95,7 +95,7 @@ class EventFeed:
         self._closed = False
 
     async def attach(self, watcher: FeedWatcher) -> None:
-        """Let a watcher hear; raises TwdError where there are too many."""
+        """Add a watcher; raises TwdError if there are too many."""
         async with self._lock:
             if len(self._watchers) >= WATCHERS_MAX:
                 self._make_room(watcher.owner)
@@ -108,7 +108,9 @@ class EventFeed:
             watcher.close()
 
     def _make_room(self, owner: str) -> None:
-        """Places are shared: whoever has most of them gives one to an owner who would have fewer even then."""
+        """The places are shared fairly: the owner with the most places loses its oldest one, if it still has at least
+        as many as the new owner would have.
+        """
         places = Counter(watcher.owner for watcher in self._watchers)
         largest, most = places.most_common(1)[0]
         if most <= places[owner] + 1:
@@ -119,7 +121,7 @@ class EventFeed:
         oldest.close()
 
     async def detach(self, watcher: FeedWatcher) -> None:
-        """A watcher left; after the last one nothing is heard any more."""
+        """Remove a watcher; after the last one the subscription is closed."""
         async with self._lock:
             self._watchers.pop(watcher, None)
             if self._watchers:
@@ -129,7 +131,7 @@ class EventFeed:
             self._subscriptions = []
 
     def close(self) -> None:
-        """End all watchers: the edge drains."""
+        """Close all watchers, because the edge drains."""
         self._closed = True
         for watcher in self._watchers:
             watcher.close()

@@ -1,4 +1,4 @@
-"""The HTTP handlers that tell what happens and what happened: live events, history, traces, metrics."""
+"""HTTP handlers for live events, history, traces and metrics."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -31,7 +31,7 @@ from twd.wire.trace import (
 )
 
 PACE_S = 0.1
-"""Pause between two batches of live events."""
+"""Seconds between two batches of live events."""
 COMPLETION_PREFIXES = ("chatcmpl-", "cmpl-", "resp_", "msg_")
 
 LIMIT_MAX = 1000
@@ -42,7 +42,7 @@ Ask = Callable[[Event], Awaitable[Event | Rejected]]
 
 
 class HistoryHandlers:
-    """What happened, for people."""
+    """Live and past events."""
 
     def __init__(self, feed: EventFeed, owned: OwnedJobs, ask: Ask, keepalive_s: float, keep_words: bool) -> None:
         self.feed = feed
@@ -52,7 +52,7 @@ class HistoryHandlers:
         self._keep_words = keep_words
 
     def routes(self) -> list[web.RouteDef]:
-        """The paths that it answers."""
+        """The routes of these handlers."""
         return [
             web.get("/v1/twd/events", self.events, allow_head=False),
             web.get("/v1/twd/history", self.history),
@@ -63,7 +63,7 @@ class HistoryHandlers:
     # -- live ----------------------------------------------------------------------------------
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """GET /v1/twd/events: `topics=job,model` and `job=ID` narrow it down."""
+        """GET /v1/twd/events: live events; `topics=job,model` and `job=ID` filter them."""
         principal = principal_of(request)
         watcher = FeedWatcher(
             _topics(request.query.get("topics", "")),
@@ -101,7 +101,7 @@ class HistoryHandlers:
         return json_reply(JobHistory(jobs=jobs[:limit]))
 
     async def trace(self, request: web.Request) -> web.Response:
-        """GET /v1/twd/jobs/{id}: every event of one job; the id of an answer will do."""
+        """GET /v1/twd/jobs/{id}: every event of one job; the id of an answer works, too."""
         job = request.match_info["job"][:200]
         for prefix in COMPLETION_PREFIXES:
             job = job.removeprefix(prefix)
@@ -134,7 +134,7 @@ class HistoryHandlers:
 
 
 class NotRemembered(TwdError):
-    """No event of this job is known; answered with 404."""
+    """No event of this job is kept; answered with 404."""
 
     def __init__(self, job: str) -> None:
         super().__init__(FailureCode.BAD_REQUEST, f"nothing is remembered of job {job!r}", "job")

@@ -1,4 +1,4 @@
-"""What the status tells of gates and votes, from their leases. Pure."""
+"""What the status shows about gates and votes, from their leases. Pure."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +12,7 @@ _PREFIX = "stats_"
 
 
 def gate_stats(leases: Iterable[ServiceLease]) -> GateStats:
-    """The figures of the gate; of several, of the one that has served most."""
+    """The figures of the gate; with several gates, of the one with the most requests."""
     told = [_stats(lease.facts) for lease in leases if lease.service == "gate"]
     return max(told, key=lambda one: one.total_requests, default=GateStats())
 
@@ -21,23 +21,23 @@ def _stats(facts: dict[str, Any]) -> GateStats:
     given = {name: facts[_PREFIX + name] for name in GateStats.__struct_fields__ if _PREFIX + name in facts}
     try:
         return msgspec.convert(given, GateStats)
-    except msgspec.ValidationError:  # another version told them otherwise
+    except msgspec.ValidationError:  # another version of twd has other fields
         return GateStats()
 
 
 def gate_facts(leases: Iterable[ServiceLease]) -> dict[str, Any]:
-    """What else a gate tells."""
+    """Other facts of the gate."""
     return next((dict(lease.facts) for lease in leases if lease.service == "gate"), {})
 
 
 def wins(facts: dict[str, Any]) -> dict[str, int]:
-    """Approved answers by member."""
+    """The number of approved answers by member."""
     pairs = (str(one).partition(" ") for one in facts.get("wins", ()))
     return {name: int(count) for count, _, name in pairs if count.isdecimal() and name}
 
 
 def votes(leases: Iterable[ServiceLease]) -> tuple[int, int]:
-    """Tokens on which drafters agreed, and tokens of such answers that targets decided."""
+    """How many tokens drafters agreed on, and how many tokens of such answers targets decided."""
     facts = [lease.facts for lease in leases if lease.service == "speculator"]
     return _sum(facts, "consensus_accepted"), _sum(facts, "consensus_fallback")
 

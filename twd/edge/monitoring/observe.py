@@ -1,4 +1,4 @@
-"""The HTTP handlers that only look: models, health, status."""
+"""Read-only HTTP handlers: models, health, status."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from twd.wire.service import Health, ServiceLease
 
 @dataclass
 class StatusHandlers:
-    """What the edge shows of itself and of the others."""
+    """Shows the state of the edge and of other services."""
 
     front: GenerationHandlers
     bus: Bus
@@ -30,7 +30,7 @@ class StatusHandlers:
     pools: PoolsView = field(default_factory=PoolsView)
 
     def routes(self) -> list[web.RouteDef]:
-        """The paths that it answers."""
+        """The routes of these handlers."""
         return [
             web.get("/v1/models", self.models),
             web.get("/v1/models/{model:.+}", self.model),
@@ -49,11 +49,11 @@ class StatusHandlers:
         return json_reply(self.front.models.card_of(request.match_info["model"]))
 
     async def healthz(self, request: web.Request) -> web.Response:
-        """Whether this process works."""
+        """GET /healthz: whether this process works."""
         return json_reply(HealthReply(status=self.health().value))
 
     async def readyz(self, request: web.Request) -> web.Response:
-        """Whether a request would be answered now."""
+        """GET /readyz: whether a request would be answered now."""
         reasons = self.not_ready()
         told = reasons if self.may_see(request) else []
         return json_reply(HealthReply(status="no" if reasons else "ready", reasons=told), 503 if reasons else 200)
@@ -63,7 +63,7 @@ class StatusHandlers:
         return json_reply(document())
 
     def not_ready(self) -> list[str]:
-        """Why requests would not be answered now; empty when they would."""
+        """Why requests would not be answered now; empty if they would."""
         reasons = []
         if self.health() in (Health.STARTING, Health.DRAINING):
             reasons.append(f"the edge is {self.health().value}")

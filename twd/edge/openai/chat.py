@@ -1,4 +1,4 @@
-"""/v1/chat/completions: a conversation to jobs."""
+"""/v1/chat/completions: turns a conversation into jobs."""
 
 import msgspec
 
@@ -19,7 +19,7 @@ from twd.wire.job import PREDICTION_MAX, ChatMessage, Grammar, JobSubmitted, Pro
 
 
 def chat_jobs(request: ChatRequest, terms: RequestContext) -> list[JobSubmitted]:
-    """The jobs that a chat request asks for."""
+    """The jobs of a chat request."""
     if request.top_logprobs is not None and not request.logprobs:
         raise TwdError(FailureCode.BAD_REQUEST, "top_logprobs needs logprobs: true", "top_logprobs")
     check_tools(request.tools, request.tool_choice)
@@ -58,7 +58,7 @@ def _limit(request: ChatRequest, terms: RequestContext) -> int | None:
 
 
 def chat_prompt(request: ChatRequest) -> Prompt:
-    """The conversation as the model's template will get it; a last assistant message is continued."""
+    """The conversation for the model's chat template; a last assistant message is continued."""
     messages = [wire_message(message, f"messages[{i}]") for i, message in enumerate(request.messages)]
     prefill = take_prefill(messages)
     return Prompt(
@@ -70,7 +70,7 @@ def chat_prompt(request: ChatRequest) -> Prompt:
 
 
 def template_args(request: ChatRequest) -> dict[str, str | int | float | bool]:
-    """What goes to the chat template by name."""
+    """The named arguments of the chat template."""
     args = dict(request.chat_template_kwargs or {})
     if request.reasoning_effort is not None:
         args.setdefault("reasoning_effort", request.reasoning_effort)
@@ -78,7 +78,7 @@ def template_args(request: ChatRequest) -> dict[str, str | int | float | bool]:
 
 
 def wire_message(message: Message, path: str) -> ChatMessage:
-    """One turn, with its content joined to plain text."""
+    """One message, with its content joined into plain text."""
     content, thoughts = plain_text(message.content, f"{path}.content"), ""
     calls: list[ToolCall] = []
     if isinstance(message, AssistantMessage):
@@ -99,7 +99,7 @@ def wire_message(message: Message, path: str) -> ChatMessage:
 
 
 def plain_text(content: Content | None, path: str) -> str:
-    """Content parts as one text, a line break between parts; anything but text is refused."""
+    """Content parts joined into one text with line breaks; raises for parts that are not text."""
     if content is None or isinstance(content, str):
         return content or ""
     return "\n".join(_part_text(part, f"{path}[{i}]") for i, part in enumerate(content))

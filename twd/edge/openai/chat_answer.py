@@ -1,4 +1,4 @@
-"""The news of chat jobs as chat completions, streamed or whole."""
+"""Turns the events of chat jobs into chat completions, streamed or whole."""
 
 from msgspec import UNSET
 
@@ -60,7 +60,7 @@ class ChatAnswer:
     # -- streamed ------------------------------------------------------------------------------
 
     def hear(self, index: int, news: News) -> bytes:
-        """Take in news of a choice; returns what a stream sends now."""
+        """Add an event of a choice; returns the bytes that a stream sends now."""
         choice = self.choices[index]
         deltas = choice.hear(news)
         if isinstance(news, JobStarted):
@@ -85,7 +85,9 @@ class ChatAnswer:
         return pieces
 
     def _pieces(self, choice: AnswerChoice, deltas: list[Delta], logprobs: list[TokenLogprob]) -> bytes:
-        """One chunk a delta; log probabilities go with the first, and alone where there is none."""
+        """One chunk for each delta. Log probabilities are in the first chunk, or in a separate chunk if there is no
+        delta.
+        """
         if not self._logprobs:
             return b"".join([self._chunk(choice, _chat_delta(choice, delta)) for delta in deltas])
         if not deltas:
@@ -112,17 +114,17 @@ class ChatAnswer:
         return sse.event(self._head)
 
     def end(self) -> bytes:
-        """The last bytes of a stream that went well."""
+        """The last bytes of a stream that succeeded."""
         return stream_end(self._head, self.choices, with_usage=self._with_usage)
 
     def broken(self, failure: Failure) -> bytes:
-        """The last bytes of a stream that failed midway."""
+        """The last bytes of a stream that failed after its beginning."""
         return sse.event(envelope(failure)) + sse.DONE
 
     # -- whole ---------------------------------------------------------------------------------
 
     def whole(self) -> ChatCompletion:
-        """The answer in one piece."""
+        """The complete answer."""
         return ChatCompletion(
             id=self._head.id,
             created=self._head.created,

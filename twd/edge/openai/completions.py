@@ -1,4 +1,4 @@
-"""/v1/completions: a text to continue to jobs, their news to an answer."""
+"""/v1/completions: turns a text to continue into jobs, and their events into an answer."""
 
 from typing import cast
 
@@ -18,7 +18,7 @@ from twd.wire.job import JobFinished, JobStarted, JobSubmitted, Prompt, TokensAc
 
 
 def completion_jobs(request: CompletionRequest, terms: RequestContext) -> list[JobSubmitted]:
-    """The jobs that a completion request asks for."""
+    """The jobs of a completion request."""
     prompts = [msgspec.structs.replace(prompt, suffix=request.suffix or "") for prompt in prompts_of(request.prompt)]
     _refuse_unsupported(request, prompts)
     return jobs_for(
@@ -48,7 +48,7 @@ def _refuse_unsupported(request: CompletionRequest, prompts: list[Prompt]) -> No
 def prompts_of(
     prompt: str | list[str | int | list[int]], field: str = "prompt", at_most: int = MAX_CHOICES
 ) -> list[Prompt]:
-    """One text, one list of token ids, or several of either kind."""
+    """The prompts: one text, one list of token ids, or several of either kind."""
     if isinstance(prompt, str):
         return [Prompt(text=prompt)]
     kinds = {type(item) for item in prompt}
@@ -94,7 +94,7 @@ class CompletionAnswer:
             self._head.usage = None
 
     def hear(self, index: int, news: News) -> bytes:
-        """Take in news of a choice; returns what a stream sends now."""
+        """Add an event of a choice; returns the bytes that a stream sends now."""
         choice = self.choices[index]
         choice.hear(news)
         if isinstance(news, JobStarted):
@@ -110,7 +110,7 @@ class CompletionAnswer:
                 return self._finish(choice)
 
     def _opening(self, choice: AnswerChoice) -> str:
-        """What comes before the first token: the prompt, where an echo is wanted."""
+        """What is sent before the first token: the prompt, if `echo` was requested."""
         if choice.opened or not self._echo:
             return ""
         choice.opened = True
@@ -137,15 +137,15 @@ class CompletionAnswer:
         return sse.event(self._head)
 
     def end(self) -> bytes:
-        """The last bytes of a stream that went well."""
+        """The last bytes of a stream that succeeded."""
         return stream_end(self._head, self.choices, with_usage=self._with_usage)
 
     def broken(self, failure: Failure) -> bytes:
-        """The last bytes of a stream that failed midway."""
+        """The last bytes of a stream that failed after its beginning."""
         return sse.event(envelope(failure)) + sse.DONE
 
     def whole(self) -> TextCompletion:
-        """The answer in one piece."""
+        """The complete answer."""
         self._head.choices = [self._whole_choice(choice) for choice in self.choices]
         self._head.usage = usage_of(self.choices)
         self._head.twd = facts_of(self.choices, self._mode)

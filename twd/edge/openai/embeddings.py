@@ -1,4 +1,4 @@
-"""/v1/embeddings: texts to vectors, one question on the bus for each."""
+"""/v1/embeddings: turns texts into vectors, with one request on the bus for each text."""
 
 import struct
 from base64 import b64encode
@@ -63,14 +63,14 @@ class EmbeddingList(ResponsePart, kw_only=True):
 
 
 class EmbeddingHandlers:
-    """The embeddings API: the house's terms are the front's, the vectors come from whoever serves the model."""
+    """The embeddings API. Limits are those of the generating APIs; the model's worker computes the vectors."""
 
     def __init__(self, front: GenerationHandlers, ask: Ask) -> None:
         self._front = front
         self._ask = ask
 
     def routes(self) -> list[web.RouteDef]:
-        """The path that it answers."""
+        """The routes of this handler."""
         return [web.post("/v1/embeddings", self.embed)]
 
     async def embed(self, request: web.Request) -> web.StreamResponse:
@@ -115,7 +115,7 @@ class EmbeddingHandlers:
 
 
 def inputs_of(asked: EmbeddingsRequest) -> list[Prompt]:
-    """What is to become vectors; nothing has no direction, so it has none."""
+    """The inputs to embed; raises for an empty one, because it has no vector."""
     prompts = prompts_of(asked.input, "input", INPUTS_MAX)
     for index, prompt in enumerate(prompts):
         if not (prompt.text or prompt.tokens):
@@ -125,7 +125,7 @@ def inputs_of(asked: EmbeddingsRequest) -> list[Prompt]:
 
 
 def listed(asked: EmbeddingsRequest, terms: RequestContext, made: list[EmbeddingMade]) -> EmbeddingList:
-    """The answer in the encoding that was asked for."""
+    """The answer in the requested encoding."""
     write = _base64 if asked.encoding_format == "base64" else _floats
     tokens = sum(one.prompt_tokens for one in made)
     return EmbeddingList(

@@ -1,4 +1,4 @@
-"""Log probabilities in the two shapes that OpenAI's APIs have."""
+"""Log probabilities in the two forms of OpenAI's APIs."""
 
 from twd.edge.openai.answers import ChatLogprobs, ContentLogprob, TextLogprobs, TopLogprob
 from twd.wire.job import TokenLogprob, TopToken
@@ -9,7 +9,7 @@ def _bytes(token: TokenLogprob | TopToken) -> list[int]:
 
 
 def chat_logprobs(tokens: list[TokenLogprob]) -> ChatLogprobs:
-    """The shape of /v1/chat/completions."""
+    """The form of /v1/chat/completions."""
     return ChatLogprobs(
         content=[
             ContentLogprob(
@@ -24,7 +24,7 @@ def chat_logprobs(tokens: list[TokenLogprob]) -> ChatLogprobs:
 
 
 def text_logprobs(tokens: list[TokenLogprob], offset: int) -> TextLogprobs:
-    """The shape of /v1/completions; `offset` is where the first token's text begins."""
+    """The form of /v1/completions; `offset` is where the first token's text begins."""
     offsets: list[int] = []
     for token in tokens:
         offsets.append(offset)
@@ -39,12 +39,12 @@ def text_logprobs(tokens: list[TokenLogprob], offset: int) -> TextLogprobs:
 
 
 def characters_in(token: TokenLogprob) -> int:
-    """How many characters of the answer begin with a token: one may be spread over several, whose texts are none."""
+    """How many characters begin in a token. A character may be spread over several tokens, whose texts are empty."""
     return sum(byte & 0xC0 != 0x80 for byte in _bytes(token))
 
 
 def _by_text(tops: list[TopToken]) -> dict[str, float]:
-    """The alternatives by their text; of those that read alike, as parts of characters do, the likeliest."""
+    """The alternatives by their text. If texts are equal, as with parts of characters, the most likely one counts."""
     found: dict[str, float] = {}
     for top in tops:
         found[top.text] = max(top.logprob, found.get(top.text, top.logprob))

@@ -1,4 +1,4 @@
-"""The news of a job as a response, streamed as typed events or whole."""
+"""Turns the events of a job into a response, streamed as typed events or whole."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -48,7 +48,7 @@ class ResponseAnswer:
     # -- streamed ------------------------------------------------------------------------------
 
     def hear(self, index: int, news: News) -> bytes:
-        """Take in news of the job; returns what a stream sends now."""
+        """Add an event of the job; returns the bytes that a stream sends now."""
         pieces = [] if self._choice.opened else self._begin()
         pieces += [piece for delta in self._choice.hear(news) for piece in self._follow(delta)]
         if isinstance(news, JobFinished):
@@ -119,7 +119,7 @@ class ResponseAnswer:
         return [*ended, self._event("response.output_item.added", output_index=self._place, item=item)]
 
     def _end_item(self) -> list[bytes]:
-        """Say that the open item is whole."""
+        """The events that complete the open item."""
         item = self._open
         if item is None:
             return []
@@ -152,11 +152,11 @@ class ResponseAnswer:
         return sse.event(event, kind)
 
     def end(self) -> bytes:
-        """Everything was said with the last news."""
+        """Empty: the last event of the job has sent everything."""
         return b""
 
     def broken(self, failure: Failure) -> bytes:
-        """The last bytes of a stream that failed midway, or before its first news: a beginning it has, too."""
+        """The last bytes of a stream that failed; if nothing was sent before, they include the first events."""
         begun = [] if self._choice.opened else self._begin()
         code = CODES.get(failure.code, failure.code.value)
         error = self._event("error", code=code, message=failure.message, param=failure.field or None)
@@ -170,7 +170,7 @@ class ResponseAnswer:
     # -- whole ---------------------------------------------------------------------------------
 
     def whole(self) -> ResponseOut:
-        """The answer in one piece."""
+        """The complete answer."""
         response = self._response
         response.status = "incomplete" if self._choice.cut else "completed"
         response.incomplete_details = {"reason": "max_output_tokens"} if self._choice.cut else None
@@ -193,7 +193,7 @@ class ResponseAnswer:
 
 
 def _head(request: ResponsesRequest, terms: RequestContext, name: str, created: int) -> ResponseOut:
-    """The response before anything was said: what was asked, with the defaults filled in."""
+    """The response before any output: the request's options, with defaults filled in."""
     wanted = request.tool_choice or "auto"
     reasoning, text = request.reasoning, request.text
     return ResponseOut(

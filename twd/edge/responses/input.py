@@ -1,4 +1,4 @@
-"""/v1/responses: input items to jobs."""
+"""/v1/responses: turns input items into jobs."""
 
 from typing import Any, TypeVar
 
@@ -40,7 +40,7 @@ B = TypeVar("B", bound=msgspec.Struct)
 
 
 def response_jobs(request: ResponsesRequest, terms: RequestContext) -> list[JobSubmitted]:
-    """The job that a request asks for."""
+    """The job of a request."""
     if "message.output_text.logprobs" in (request.include or ()):
         raise TwdError(
             FailureCode.UNSUPPORTED,
@@ -65,7 +65,7 @@ def response_jobs(request: ResponsesRequest, terms: RequestContext) -> list[JobS
 
 
 def response_prompt(request: ResponsesRequest) -> Prompt:
-    """The conversation; an empty input is an empty user message, as probes send it."""
+    """The conversation; an empty input becomes an empty user message, because some clients send one as a probe."""
     tools, choice = function_tools(request), openai_choice(request)
     check_tools(tools, choice)
     messages = [ChatMessage(role="system", content=request.instructions)] if request.instructions else []
@@ -85,7 +85,7 @@ def response_prompt(request: ResponsesRequest) -> Prompt:
 
 
 def _joined(items: list[dict[str, Any]]) -> list[ChatMessage]:
-    """Items as turns; calls in a row belong to one turn of the assistant's, as templates want them."""
+    """The items as messages; calls in a row are joined into one assistant message, because chat templates need that."""
     messages: list[ChatMessage] = []
     thoughts = ""
     for index, item in enumerate(items):
@@ -105,7 +105,7 @@ def _joined(items: list[dict[str, Any]]) -> list[ChatMessage]:
 
 
 def _thoughts(item: ReasoningItem) -> str:
-    """What the model thought, where its own words are there: no summary and nothing sealed."""
+    """The text of a reasoning item's own words; summaries and encrypted content are ignored."""
     return "\n".join(part.text for part in item.content or ())
 
 
@@ -147,7 +147,7 @@ def _part(part: Part, path: str) -> str:
 
 
 def function_tools(request: ResponsesRequest) -> list[Tool]:
-    """The functions among the tools; kinds that only their makers can run are passed over."""
+    """The functions among the tools; tools that only their vendors can run are ignored."""
     found: list[Tool] = []
     for index, tool in enumerate(request.tools or ()):
         if tool.get("type", "function") == "function":
@@ -160,14 +160,14 @@ def function_tools(request: ResponsesRequest) -> list[Tool]:
 
 
 def openai_choice(request: ResponsesRequest) -> ToolChoice:
-    """The tool choice as chats have it."""
+    """The tool choice in the form of chat requests."""
     if isinstance(request.tool_choice, NamedFunction):
         return NamedTool(function=ToolName(name=request.tool_choice.name))
     return request.tool_choice
 
 
 def response_format(request: ResponsesRequest) -> ResponseFormat | None:
-    """The answer's shape as chats have it."""
+    """The answer's format in the form of chat requests."""
     match request.text.format if request.text else None:
         case NamedSchema() as named:
             return SchemaFormat(json_schema=SchemaSpec(name=named.name, schema=named.schema))

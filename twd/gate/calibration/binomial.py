@@ -8,7 +8,7 @@ _STEPS: Final = 60
 
 
 def at_most(errors: int, trials: int, rate: float) -> float:
-    """The chance of so few errors in so many trials at this rate."""
+    """The probability of at most `errors` errors in `trials` trials at this error rate."""
     if errors >= trials or rate <= 0.0:
         return 1.0
     if rate >= 1.0:
@@ -23,7 +23,7 @@ def _log_chance(count: int, trials: int, rate: float) -> float:
 
 @lru_cache(maxsize=65_536)
 def upper_bound(errors: int, trials: int, confidence: float) -> float:
-    """The rate is not above this, with this confidence."""
+    """The highest error rate that is still possible at this confidence."""
     if trials == 0 or errors >= trials:
         return 1.0
     low, high = errors / trials, 1.0
@@ -34,18 +34,18 @@ def upper_bound(errors: int, trials: int, confidence: float) -> float:
 
 
 def lower_bound(errors: int, trials: int, confidence: float) -> float:
-    """The rate is not below this, with this confidence."""
+    """The lowest error rate that is still possible at this confidence."""
     return 1.0 - upper_bound(trials - errors, trials, confidence)
 
 
 def interval(errors: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Both bounds; together they hold with this confidence."""
+    """The lower and the upper bound; together they hold at this confidence."""
     each = (1.0 + confidence) / 2
     return lower_bound(errors, trials, each), upper_bound(errors, trials, each)
 
 
 def trials_needed(errors: int, rate: float, confidence: float) -> int:
-    """How many trials with so many errors show that the rate is not above this."""
+    """The smallest number of trials with `errors` errors that proves that the error rate is at most `rate`."""
     low, high = errors, max(16, errors + 1)
     while at_most(errors, high, rate) > 1.0 - confidence:
         low, high = high, 2 * high

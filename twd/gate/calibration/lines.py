@@ -1,4 +1,6 @@
-"""Prompts to calibrate on: JSON lines as chats, as OpenAI's batches have them, or as a gate kept them. Pure."""
+"""Reads prompts for a calibration from JSON lines: chats, OpenAI batch lines, or requests that a
+gate recorded. Pure.
+"""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -16,7 +18,7 @@ _NUMBER: Final = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a right answer looks like; all that is given must hold."""
+    """What a right answer looks like; every given condition must hold."""
 
     equals: str | None = None
     contains: str | None = None
@@ -65,7 +67,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What a file holds, and what of it is of no use."""
+    """The prompts of a file, its broken lines and the number of duplicates."""
 
     lines: list[Line]
     broken: list[str]
@@ -73,13 +75,15 @@ class Read:
 
     @property
     def hash(self) -> str:
-        """The prompts, whatever their order."""
+        """A hash of all prompts; their order does not matter."""
         each = sorted(msgspec.json.encode(line.messages) for line in self.lines)
         return sha256(b"\n".join(each)).hexdigest()[:16]
 
 
 def read_lines(text: Iterable[str]) -> Read:
-    """All prompts of a file; broken lines are told with their number, doubled ones count once."""
+    """Read all prompts of a file. Broken lines are returned with their number; a prompt that occurs
+    twice counts once.
+    """
     lines: list[Line] = []
     broken: list[str] = []
     seen: set[bytes] = set()
@@ -140,7 +144,7 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
 
 
 def _fits(value: Any, schema: dict[str, Any]) -> bool:
-    """Whether a value has the types, fields and choices that a schema names; other demands are not looked at."""
+    """Whether a value has the types, fields and enum values of a schema; other keywords are ignored."""
     if value is msgspec.UNSET:
         return False
     kind = schema.get("type")

@@ -1,4 +1,4 @@
-"""The jobs that a gate owns for its requests, and their owners."""
+"""The jobs that a gate submits for its requests, and the owners of these jobs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,29 +10,29 @@ from twd.wire.failures import Failure
 from twd.wire.job import JobCancelled, JobFinished, JobStarted, JobSubmitted, TokensAccepted
 
 MEMBER: Final = OwnerPolicy(losses=0, patience_s=1.0, recovery_s=1.0)
-"""Another member can write instead, so nobody waits long for one."""
+"""For jobs of members. Another member can write instead, so the gate does not wait long for one."""
 TARGET: Final = OwnerPolicy()
 
 
 class Reader(Protocol):
-    """Whoever is told what a part brings."""
+    """Receives the events of a part."""
 
     def started(self, number: int, event: JobStarted) -> None:
-        """It has begun."""
+        """It has started."""
 
     def text(self, number: int, event: TokensAccepted) -> None:
-        """It brings text."""
+        """It sent text."""
 
     def finished(self, number: int, event: JobFinished) -> None:
-        """It is done."""
+        """It has finished."""
 
     def failed(self, number: int, failure: Failure) -> None:
-        """It cannot go on."""
+        """It has failed."""
 
 
 @dataclass(eq=False)
 class PromptSplit:
-    """One job and what it is for."""
+    """One part: a job, its owner, and the reader of its events."""
 
     number: int
     owner: JobOwner
@@ -41,7 +41,7 @@ class PromptSplit:
 
 
 class Parts:
-    """All of them; hands events to their owners and does what these want."""
+    """All parts of a gate: hands events to the job owners and does the actions that they return."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Parts:
         self._act(part, part.owner.begin(self._now()))
 
     def stop(self, job: JobId, why: str) -> None:
-        """Nobody needs it any more."""
+        """Cancel a job that is not needed any more."""
         part = self._parts.get(job)
         if part is None:
             return
@@ -74,7 +74,7 @@ class Parts:
         self._parts.pop(job, None)
 
     def hear(self, event: Event) -> None:
-        """An event of some job, perhaps of ours."""
+        """Handle an event of a job; events of other jobs are ignored."""
         part = self._parts.get(getattr(event, "job", JobId("")))
         if part is None:
             return
@@ -85,24 +85,24 @@ class Parts:
         self._act(part, actions)
 
     def unanswered(self, job: JobSubmitted, failure: Failure) -> None:
-        """A submission had no answer."""
+        """A submission got no answer."""
         part = self._parts.get(job.job)
         if part is not None:
             self._act(part, part.owner.unanswered(job.attempt, failure, self._now()))
 
     def came(self, model: ModelId) -> None:
-        """A worker for this model is ready."""
+        """A worker of this model is ready."""
         for part in list(self._parts.values()):
             if part.owner.job.model == model:
                 self._act(part, part.owner.somebody_home(self._now()))
 
     def gone(self, instance: InstanceId) -> None:
-        """A worker ended."""
+        """A worker has ended."""
         for part in list(self._parts.values()):
             self._act(part, part.owner.worker_gone(instance, self._now()))
 
     def tick(self) -> None:
-        """Deadlines, silences, next tries."""
+        """Handle deadlines, silent workers and retries that are due."""
         now = self._now()
         for part in list(self._parts.values()):
             if part.owner.due <= now:

@@ -1,4 +1,4 @@
-"""What a calibration proved, kept in a file: which rule, for whom, under which conditions."""
+"""The file of a calibration: the rule that was proved, for which judge and member, and under which conditions."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -13,12 +13,12 @@ from twd.wire.job import Sampling
 
 FOLDER: Final = "gate"
 JUDGE_FACTS: Final = ("file", "architecture", "quantization", "parameters", "vocab", "settings", "template")
-"""Of a model's lease; any change makes a profile stale."""
+"""Facts of a model's lease. If one of them changes, the profile is stale."""
 FILE_MAX: Final = 1 << 20
 
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True):
-    """Under which a profile counts."""
+    """A profile is valid only under these conditions."""
 
     judge: str
     member: str
@@ -29,7 +29,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """One member's calibration by one judge."""
+    """The calibration of one member by one judge."""
 
     conditions: Conditions
     statistic: Statistic
@@ -40,21 +40,21 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     errors: int
     bound: float
     prompts: str
-    """The hash of the prompts that it rests on."""
+    """The hash of the prompts that were used."""
     error: str = "check"
     made_ms: int = 0
     closed: str = ""
-    """Why it counts no more."""
+    """Why the profile is not valid any more; empty while it is."""
     checksum: str = ""
 
     @property
     def rule(self) -> Rule:
-        """What it allows."""
+        """The rule that the profile allows."""
         return Rule(self.statistic, self.tolerance)
 
     @property
     def sealed(self) -> "Profile":
-        """The same with its checksum."""
+        """A copy with its checksum."""
         return msgspec.structs.replace(self, checksum=self._sum)
 
     @property
@@ -63,7 +63,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         return sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()
 
     def stale(self, now: Conditions) -> str:
-        """What has changed since; empty when nothing has."""
+        """What has changed since the calibration; empty if nothing has."""
         if self.closed:
             return self.closed
         pairs = ((name, getattr(self.conditions, name), getattr(now, name)) for name in now.__struct_fields__)
@@ -72,24 +72,24 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def identity(facts: dict[str, Any]) -> str:
-    """A model as a profile knows it: its file, its template, its settings."""
+    """A hash that identifies a model: its file, its template, its settings."""
     told = {name: facts.get(name) for name in JUDGE_FACTS}
     return sha256(msgspec.json.encode(told, order="sorted")).hexdigest()[:16]
 
 
 def sampling_hash(sampling: Sampling) -> str:
-    """How texts are drawn, whatever the seed."""
+    """A hash of the sampling parameters without the seed."""
     return sha256(msgspec.json.encode(msgspec.structs.replace(sampling, seed=None))).hexdigest()[:16]
 
 
 def path_of(home: Path, judge: str, member: str) -> Path:
-    """Where a profile is kept."""
+    """The path of a profile."""
     name = sha256(f"{judge}\n{member}".encode()).hexdigest()[:16]
     return home / FOLDER / f"profile-{name}.json"
 
 
 def write(home: Path, profile: Profile) -> Path:
-    """Keep a profile."""
+    """Write a profile to its file; returns the path."""
     path = path_of(home, profile.conditions.judge, profile.conditions.member)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_private(path, msgspec.json.format(msgspec.json.encode(profile.sealed)))
@@ -97,7 +97,7 @@ def write(home: Path, profile: Profile) -> Path:
 
 
 def read(path: Path) -> Profile | str:
-    """A profile, or why the file is none."""
+    """The profile of a file, or a text that says why there is none."""
     try:
         if path.stat().st_size > FILE_MAX:
             return f"{path.name} is too large to be a profile"

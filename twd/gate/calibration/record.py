@@ -1,4 +1,4 @@
-"""Requests that a gate keeps, to calibrate on: a private file that never grows beyond its bound."""
+"""Records requests for a calibration, in a private file of limited size."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ FILE: Final = "record.jsonl"
 
 
 def record(home: Path, job: JobSubmitted) -> bool:
-    """Keep one conversation; False where there is no more room, or nothing to keep."""
+    """Write one conversation to the file; False if the file is full or the job has no messages."""
     messages = job.prompt.messages
     if not messages:
         return False

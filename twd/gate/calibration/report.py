@@ -1,4 +1,4 @@
-"""What a calibration found, for people and programs. Pure."""
+"""The result of a calibration, as text and as a dictionary. Pure."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from twd.gate.calibration.search import Calibrated, Observation, Rate
 
 
 def summary(found: Calibrated, seen: Sequence[Observation]) -> dict[str, Any]:
-    """All figures."""
+    """All figures as a dictionary."""
     return {
         "rule": None if found.rule is None else {"statistic": found.rule.statistic, "tolerance": found.rule.tolerance},
         "answers": len(seen),
@@ -38,7 +38,7 @@ def _rate(rate: Rate) -> dict[str, Any]:
 
 
 def cost(found: Calibrated, seen: Sequence[Observation]) -> dict[str, float]:
-    """The target's time for an answer: judged, written with drafts, written plainly."""
+    """The target's mean milliseconds for an answer: judged, written with drafts, written without drafts."""
     if not seen:
         return {}
     rule, count = found.rule, len(seen)
@@ -54,7 +54,7 @@ def cost(found: Calibrated, seen: Sequence[Observation]) -> dict[str, float]:
 
 
 def rows(found: Calibrated, seen: Sequence[Observation]) -> Iterator[str]:
-    """The same as lines of text."""
+    """The figures as lines of text."""
     wrong = sum(one.wrong for one in seen)
     yield f"{len(seen)} answers, {wrong} of them wrong where the target's own is not; parts of {found.counts}"
     if found.aurocs:

@@ -1,8 +1,9 @@
-"""How far a member's answers may be off before they are wrong too often: found and proved on a user's own prompts.
+"""Finds how large a member's gaps may be before its answers are wrong too often, using the user's own prompts.
 
-Three parts of the observations, conversations whole: one chooses the statistic and the thresholds to try, one proves
-the loosest threshold whose exact bound holds, one only reports. Thresholds are tried from the strictest on, and the
-first that fails ends it: so, however many there are, the chance that a wrong one passes stays 1 - confidence.
+The observations are split into three parts; a conversation is never divided. The first part chooses the statistic and
+the thresholds to try. The second proves the loosest threshold whose exact bound holds. The third only reports.
+Thresholds are tried from the strictest to the loosest, and the first that fails ends the search. So the chance that a
+wrong threshold passes stays at 1 - confidence, however many are tried.
 """
 
 from collections.abc import Sequence
@@ -16,14 +17,15 @@ from twd.gate.verdict import STATISTICS, Rule, Statistic, statistic_of
 
 THRESHOLDS: Final = 12
 SPARE_ERRORS: Final = 3
-"""Where there are answers enough, the strictest threshold that is tried passes so many that as few errors are forgiven:
-one unlucky answer must not end it."""
+"""If there are enough answers, the strictest threshold that is tried must pass so many of them that this many errors
+are allowed. Then one unlucky answer does not end the search.
+"""
 MARGIN: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One answer of a member, how well its tokens fit, and whether it was wrong where the target was not."""
+    """One answer of a member: the gaps of its tokens, and whether it was wrong where the target's answer was not."""
 
     conversation: str
     gaps: tuple[float, ...]
@@ -35,13 +37,13 @@ class Observation:
     exact_ms: float = 0.0
 
     def value(self, kind: Statistic) -> float:
-        """The statistic that is compared with a threshold."""
+        """The value of the statistic, to compare with a threshold."""
         return statistic_of(kind, self.gaps)
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Errors among answers that passed."""
+    """Errors among the answers that passed."""
 
     passes: int
     errors: int
@@ -49,23 +51,23 @@ class Rate:
 
     @property
     def share(self) -> float:
-        """How many pass."""
+        """The share of answers that passed."""
         return self.passes / self.of if self.of else 0.0
 
     @property
     def rate(self) -> float:
-        """How many of those are wrong."""
+        """The share of the passed answers that are wrong."""
         return self.errors / self.passes if self.passes else 0.0
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The interval of the error rate."""
+        """The confidence interval of the error rate."""
         return interval(self.errors, self.passes) if self.passes else (0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One threshold on the part that proves."""
+    """The result of one threshold on the part that proves."""
 
     tolerance: float
     found: Rate
@@ -75,7 +77,7 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """What came of it: a rule, or why there is none."""
+    """The result of a calibration: a rule, or the reason why there is none."""
 
     rule: Rule | None
     missing: str
@@ -84,26 +86,26 @@ class Calibrated:
     aurocs: dict[str, float] = field(default_factory=dict)
     held_out: Rate = Rate(0, 0, 0)
     all_passes: Rate = Rate(0, 0, 0)
-    """What a pass by chance would bring: all answers of the part that reports."""
+    """The result if every answer of the reporting part passed; a random choice would have the same error rate."""
     by_kind: dict[str, Rate] = field(default_factory=dict)
     counts: tuple[int, int, int] = (0, 0, 0)
 
 
 def parts_of(seen: Sequence[Observation], salt: str = "") -> tuple[list[Observation], ...]:
-    """Three parts of about the same size; a conversation is in one alone."""
+    """Three parts of about the same size; each conversation is in only one of them."""
     order = sorted({one.conversation for one in seen}, key=lambda name: sha256((salt + name).encode()).digest())
     place = {name: number % 3 for number, name in enumerate(order)}
     return tuple([one for one in seen if place[one.conversation] == part] for part in range(3))
 
 
 def rate_at(seen: Sequence[Observation], rule: Rule) -> Rate:
-    """What passes by a rule, and how much of that is wrong."""
+    """How many answers pass by a rule, and how many of those are wrong."""
     passed = [one for one in seen if one.value(rule.statistic) <= rule.tolerance]
     return Rate(len(passed), sum(one.wrong for one in passed), len(seen))
 
 
 def auroc(seen: Sequence[Observation], kind: Statistic) -> float:
-    """The chance that a wrong answer fits worse than a right one."""
+    """The chance that a wrong answer has a higher value of the statistic than a right one."""
     ranked = sorted(((one.value(kind), one.wrong) for one in seen), key=lambda one: one[0])
     wrong = sum(is_wrong for _, is_wrong in ranked)
     right = len(ranked) - wrong
@@ -113,7 +115,9 @@ def auroc(seen: Sequence[Observation], kind: Statistic) -> float:
 
 
 def _rank_sum(ranked: Sequence[tuple[float, bool]]) -> float:
-    """Pairs in which the wrong one has the higher value; equal ones count for a half."""
+    """The number of pairs of a wrong and a right answer in which the wrong one has the higher value; equal values count
+    as a half.
+    """
     total, below, start = 0.0, 0, 0
     while start < len(ranked):
         end = start
@@ -138,7 +142,7 @@ def roc(seen: Sequence[Observation], kind: Statistic) -> list[tuple[float, float
 
 
 def calibrate(seen: Sequence[Observation], max_error: float, confidence: float = 0.95, salt: str = "") -> Calibrated:
-    """Find the loosest rule of which the proof holds."""
+    """Find the loosest rule that the second part proves."""
     fit, prove, report = parts_of(seen, salt)
     counts = (len(fit), len(prove), len(report))
     need = trials_needed(0, max_error, confidence)
@@ -170,7 +174,7 @@ def calibrate(seen: Sequence[Observation], max_error: float, confidence: float =
 
 
 def _tells(area: float, wrong: int, right: int) -> bool:
-    """Whether an area under the curve is above a half beyond chance (the normal bound of Mann and Whitney)."""
+    """Whether an area under the curve is above 0.5 by more than chance (the normal bound of Mann and Whitney)."""
     spread = sqrt((wrong + right + 1) / (12 * wrong * right))
     return area - 1.645 * spread > 0.5
 
@@ -178,7 +182,9 @@ def _tells(area: float, wrong: int, right: int) -> bool:
 def _thresholds(
     fit: Sequence[Observation], prove: Sequence[Observation], kind: Statistic, max_error: float, confidence: float
 ) -> list[float]:
-    """What to try, the strictest first. It is chosen without a look at which answers of the proving part are wrong."""
+    """The thresholds to try, the strictest first. The choice does not use which answers of the proving
+    part are wrong.
+    """
     values = sorted(one.value(kind) for one in fit)
     places = sorted({round(step * (len(values) - 1) / THRESHOLDS) for step in range(THRESHOLDS + 1)})
     grid = sorted({values[place] + MARGIN for place in places})
@@ -191,7 +197,7 @@ def _thresholds(
 
 
 def _promises(fit: Sequence[Observation], rule: Rule, max_error: float) -> bool:
-    """Whether, by the part that chooses, so loose a threshold is not hopeless from the start."""
+    """Whether the error rate of this threshold is low enough in the part that chooses."""
     return rate_at(fit, rule).rate <= max_error
 
 
