@@ -113,7 +113,7 @@ class MachineDetector:
         problems: list[str] = []
         found = [] if self._on_processor else await vendor_gpus(problems)
         notes += problems
-        self._vendors = self._vendors or found if problems else found  # a tool that failed says nothing about the GPUs: keep the last answer
+        self._vendors = self._vendors or found if problems else found  # a failed tool says nothing of a GPU
         return self._vendors
 
     async def _ask_engine(self, now: float, notes: list[str]) -> None:
