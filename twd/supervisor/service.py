@@ -195,7 +195,7 @@ class SupervisorService(Service):
         except OSError as error:
             problem = Failure(code=FailureCode.MODEL_LOAD, message=f"the file cannot be read: {error}")
             answer = ChangeAnswered(node=self.ctx.node, failure=problem)
-        except Exception as error:  # noqa: BLE001 - told; who asked waits for an answer
+        except Exception as error:  # noqa: BLE001 - reported; the asker waits for an answer
             self.tell_fault(error, type(wish).__name__)
             answer = ChangeAnswered(node=self.ctx.node, failure=internal(error))
         reply(answer)
