@@ -58,7 +58,7 @@ AGENT_KEYS: Final = f"{AGENT}."
 STANDS_BY: Final = "stands by"
 KEEP_S: Final = LEASE_TTL_S / 3
 READ_AGAIN_S: Final = 10.0
-"""Seconds between attempts to read a model file: it may be still in copying, or its disk may come back."""
+"""Seconds between attempts to read a model file: somebody may still be copying it, or its disk may come back."""
 
 
 class CoordinatorService(Service):
@@ -96,7 +96,7 @@ class CoordinatorService(Service):
         return held and may_act(self.clock.now(), self._renewed_at, self._lease_s)
 
     async def setup(self) -> None:
-        """Read the models, open the registry, and take the lease or wait for it."""
+        """Read the models, open the registry, and try to take the lease; as long as another one holds it, stand by."""
         models = await asyncio.to_thread(wanted_models, self._settings)
         drafters = await asyncio.to_thread(wanted_drafters, self._settings)
         self._wanted = replace(self._wanted, models=models, drafters=drafters)
@@ -225,7 +225,7 @@ class CoordinatorService(Service):
 
     async def _keep_decisions(self) -> None:
         for place in list(self._observed.decided):
-            decision = self._observed.decided.get(place)  # read late: the loop may have waited
+            decision = self._observed.decided.get(place)  # it may have changed during an earlier write
             if decision is not None and self.active:
                 await self._keep(decision)
 
@@ -384,7 +384,7 @@ class CoordinatorService(Service):
 
 
 def wanted_models(settings: Settings) -> tuple[WantedModel, ...]:
-    """The models that are to run over the pool; blocks while it reads their headers."""
+    """Return the models that must run over the pool; blocks while it reads their headers."""
     if not settings.pooled:
         return ()
     served = (name for name, model in settings.models.items() if model.serve)
@@ -430,7 +430,7 @@ def wanted_of(name: str, model: ModelConfig, shape: ModelShape) -> WantedModel:
 
 
 def wanted_drafters(settings: Settings) -> tuple[WantedDrafter, ...]:
-    """The draft models that machines of the pool run; blocks while it reads their headers."""
+    """Return the draft models that machines of the pool run; blocks while it reads their headers."""
     if not settings.pooled:
         return ()
     resting = {name for name, model in settings.models.items() if not model.serve}
