@@ -1,1 +1,1 @@
-"""Looks after one machine: what it is and has, and the processes that run there for others."""
+"""The agent of one machine: reports the machine's facts, and runs processes there for others."""

@@ -1,4 +1,4 @@
-"""Builds of llama.cpp on this machine besides our engine's: programs, with what they say of their version."""
+"""Builds of llama.cpp on this machine, besides our engine: programs with the version that they report."""
 
 import asyncio
 import os
@@ -24,12 +24,12 @@ def parse_version(text: str) -> str:
 
 
 def parse_backends(text: str) -> list[str]:
-    """The backends that a program names while it starts."""
+    """Return the backends that a program names in its start output."""
     return [name for sign, name in _BACKENDS if sign in text]
 
 
 async def find_builds(binaries: BinariesConfig) -> list[Build]:
-    """llama-server and the RPC workers that are there; each is asked for its version once."""
+    """Return llama-server and the RPC workers that are installed here; llama-server is asked once for its version."""
     asked = (_ask(path, tells_version="llama-server" in os.path.basename(path)) for path in _paths(binaries))
     return await asyncio.gather(*asked)
 
@@ -41,7 +41,7 @@ def _paths(binaries: BinariesConfig) -> list[str]:
 
 
 async def _ask(path: str, tells_version: bool) -> Build:
-    """RPC workers know no --version: their protocol is asked of them when they run."""
+    """Describe one program. RPC workers have no --version: their protocol version is read when they run."""
     name = os.path.basename(path).removesuffix(".exe")
     if not tells_version:
         return Build(name=name, path=path)

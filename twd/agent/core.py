@@ -1,4 +1,5 @@
-"""What an agent decides: which changes are news, who may look after a machine, how many requests are too many."""
+"""Decisions of an agent: which changes to publish at once, who may manage a machine, and how many requests are too
+many."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,11 +10,11 @@ import msgspec
 from twd.wire.node import GpuFacts, MemoryFacts, NodeFacts
 
 NEWS_SHARE = 0.05
-"""Free memory that moves by less than this share of the whole is no news."""
+"""Publish a change of free memory at once only if it is more than this share of the total."""
 
 
 def is_news(before: NodeFacts | None, after: NodeFacts) -> bool:
-    """Whether others should hear of it at once; the registry tells them the rest in time."""
+    """Whether to publish a change at once; smaller changes reach the registry when the lease is renewed."""
     if before is None or _still(before) != _still(after):
         return True
     if _moved(before.memory.available, after.memory.available, after.memory.total):
@@ -22,7 +23,7 @@ def is_news(before: NodeFacts | None, after: NodeFacts) -> bool:
 
 
 def _still(facts: NodeFacts) -> NodeFacts:
-    """The facts without what moves all the time."""
+    """Return the facts without the values that change all the time."""
     return msgspec.structs.replace(
         facts,
         memory=MemoryFacts(total=facts.memory.total, swap_total=facts.memory.swap_total),
@@ -40,7 +41,7 @@ def _moved(before: int, after: int, total: int) -> bool:
 
 
 def refusal(holder: NodeFacts | None, mine: NodeFacts, holder_lives: bool) -> str:
-    """Why this agent may not look after its machine; empty when it may take over from whoever did."""
+    """Return why this agent may not manage its machine; empty when it may take over from the last holder."""
     if holder is None or holder.instance == mine.instance:
         return ""
     if holder.machine != mine.machine:
@@ -54,9 +55,10 @@ def refusal(holder: NodeFacts | None, mine: NodeFacts, holder_lives: bool) -> st
 
 
 def merge_gpus(vendors: Sequence[GpuFacts], engine: Sequence[GpuFacts]) -> list[GpuFacts]:
-    """Every device once: those that the engine sees, by its numbers, with what their makers' tools tell of them.
+    """Return every device once: the engine's devices in its order, with details from the vendors' tools.
 
-    These may count them in another order, or see more than it does. What it has no backend for is listed, too.
+    The tools may number devices in another order, or see more of them than the engine does. Devices that the engine has
+    no backend for are listed, too.
     """
     pairs = list(zip(engine, _told(vendors, engine), strict=True))
     names = {_plain(gpu.name) for gpu, own in pairs if own is not None}
@@ -67,8 +69,9 @@ def merge_gpus(vendors: Sequence[GpuFacts], engine: Sequence[GpuFacts]) -> list[
 
 
 def _told(vendors: Sequence[GpuFacts], engine: Sequence[GpuFacts]) -> list[GpuFacts | None]:
-    """What a maker's tool tells of each of the engine's devices: that of its name, else, where they are equally many of
-    a backend, that in its place. Where it knows more of one name than the engine sees, only the engine knows which."""
+    """For each of the engine's devices return the one of a vendor's tool, or None. They match by backend and name; else
+    by position, where both sides have equally many unmatched devices of a backend. Where the tool knows more devices of
+    one name than the engine sees, the engine's own facts are taken."""
     left, told = list(vendors), list[GpuFacts | None]()
     known, seen = Counter(map(_kind, vendors)), Counter(map(_kind, engine))
     for gpu in engine:
@@ -88,7 +91,8 @@ def _told(vendors: Sequence[GpuFacts], engine: Sequence[GpuFacts]) -> list[GpuFa
 
 
 def _joined(gpu: GpuFacts, own: GpuFacts | None) -> GpuFacts:
-    """Of a chip in the machine's own memory its maker tells what is set aside, the engine what it may use."""
+    """Join both views of a device. For a GPU in the machine's own memory the vendor's tool tells only the part set
+    aside, so the engine's sizes count."""
     if own is None:
         return gpu
     if gpu.shared:
@@ -117,7 +121,7 @@ class TokenBucket:
         self.level = self.burst
 
     def wait_s(self, now: float, cost: float = 1.0) -> float:
-        """0: go on; otherwise how long to wait. A refused request costs nothing."""
+        """Return 0 if the request may go on, otherwise the seconds to wait. A refused request costs nothing."""
         self.level = min(self.burst, self.level + (now - self.at) * self.per_s)
         self.at = now
         if self.level < cost:
@@ -128,7 +132,7 @@ class TokenBucket:
 
 @dataclass
 class RateLimiter:
-    """A bucket for each address; the oldest are forgotten."""
+    """One bucket for each address; the addresses that were not used for longest are forgotten."""
 
     per_s: float = 20.0
     burst: float = 40.0
@@ -136,7 +140,7 @@ class RateLimiter:
     buckets: dict[str, TokenBucket] = field(default_factory=dict)
 
     def wait_s(self, who: str, now: float, cost: float = 1.0) -> float:
-        """As Bucket.wait_s, for one address."""
+        """Like `TokenBucket.wait_s`, for one address."""
         bucket = self.buckets.pop(who, None) or TokenBucket(self.per_s, self.burst, at=now)
         self.buckets[who] = bucket
         if len(self.buckets) > self.known_max:

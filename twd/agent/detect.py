@@ -1,4 +1,4 @@
-"""One machine's facts, put together from the probes; each is asked as seldom as its answer changes."""
+"""Collects one machine's facts from the probes; a probe whose answer seldom changes is seldom asked."""
 
 import asyncio
 import platform
@@ -26,18 +26,18 @@ from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import Build, CpuFacts, GpuFacts, MeasuredStep, ModelFile, NodeFacts
 
 ENGINE_EVERY_S: Final = 60.0
-"""Only a machine with devices that the engine sees is asked again, and one whose engine gave no answer."""
+"""Seconds between questions to the engine; it is asked again only if it sees devices or gave no answer yet."""
 MODELS_EVERY_S: Final = 30.0
 NOTE_MAX: Final = 1024
-"""Characters that others read of a note: one about a path may be longer."""
+"""Characters of a note that others receive; a longer one, for example with a path, is cut."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _DRAWN: Final = 1 << 40
-"""This bit of a network address says that it was drawn by chance."""
+"""This bit of a network address marks one that was chosen at random."""
 
 
 @dataclass
 class MachineDetector:
-    """Asks the machine. `look` is cheap: some milliseconds, and tens where there are GPUs."""
+    """Collects the facts of this machine. `look` is cheap: some milliseconds, and tens where there are GPUs."""
 
     settings: Settings
     node: NodeId
@@ -60,15 +60,16 @@ class MachineDetector:
 
     @property
     def model_dirs(self) -> tuple[Path, ...]:
-        """Where models are looked for."""
+        """The folders that are searched for models."""
         home = self.settings.home_dir / "models"
         named = (path_of(folder) for folder in self.settings.agent.model_dirs)
         return (*((home,) if home.is_dir() else ()), *named)
 
     async def look(self, now: float) -> NodeFacts:
-        """The facts now; what is asked seldom comes from the last time. All are asked side by side."""
+        """Return the facts now; values that are asked seldom come from the last time. The probes run at the same
+        time."""
         notes: list[str] = []
-        if self._cpu is None:  # first, and alone: what else runs would make memory look slow
+        if self._cpu is None:  # measured first and alone: other work at the same time would make memory look slow
             self._cpu = cpu_facts(measure_bandwidth())
         self._steps = await asyncio.to_thread(known_steps, StateFolder(self.settings.home_dir).cache)
         vendors, *_ = await asyncio.gather(
@@ -79,7 +80,7 @@ class MachineDetector:
         return replace(self.glance(), gpus=gpus, notes=self.notes[:16], looking=False)
 
     def glance(self) -> NodeFacts:
-        """What can be told at once."""
+        """Return the facts that need no slow probe; `looking` is True in them."""
         machine = machine_name()
         return NodeFacts(
             node=self.node,
@@ -100,19 +101,19 @@ class MachineDetector:
 
     @property
     def _environment(self) -> dict[str, str]:
-        """That of the processes that compute: what it hides is not there for plans either."""
+        """The environment of processes that compute: a device that it hides must not be in plans either."""
         return environment_here(self.settings, self.settings.engine.backend)
 
     @property
     def _on_processor(self) -> bool:
-        """Whether cards are left alone here."""
+        """Whether this machine computes on the CPU only and ignores its GPUs."""
         return self.settings.engine.backend == "cpu"
 
     async def _ask_vendors(self, notes: list[str]) -> list[GpuFacts]:
         problems: list[str] = []
         found = [] if self._on_processor else await vendor_gpus(problems)
         notes += problems
-        self._vendors = self._vendors or found if problems else found  # a busy tool says nothing of a card
+        self._vendors = self._vendors or found if problems else found  # a failed tool says nothing of a GPU
         return self._vendors
 
     async def _ask_engine(self, now: float, notes: list[str]) -> None:
@@ -121,14 +122,14 @@ class MachineDetector:
         if first or (unsure and now - self._engine_at >= ENGINE_EVERY_S):
             self._engine_at = now
             build, gpus = await self._measured(notes) if first else await engine_facts(notes, self._environment)
-            if build is None:  # a machine under load: what is there has not changed for that
+            if build is None:  # no answer, perhaps under load: keep the last facts
                 return
             speeds = {(gpu.backend, gpu.index): gpu.bandwidth for gpu in (*gpus, *self._engine_gpus) if gpu.bandwidth}
             self._engine = build
             self._engine_gpus = [replace(gpu, bandwidth=speeds.get((gpu.backend, gpu.index), 0)) for gpu in gpus]
 
     async def _measured(self, notes: list[str]) -> tuple[Build | None, list[GpuFacts]]:
-        """The first time, with measurements; a driver that fails at them is asked again without."""
+        """Ask the engine for the first time, with measurements; if these fail, ask again without them."""
         problems: list[str] = []
         build, gpus = await engine_facts(problems, self._environment, measure=True)
         if build is None:
@@ -147,8 +148,9 @@ class MachineDetector:
 
 
 def machine_name(boot_id: Path = _BOOT_ID) -> str:
-    """Tells machines apart that call themselves the same; all processes of one machine find the same."""
+    """Return a name that differs between machines with the same host name; it is the same in all processes of a
+    machine."""
     address = uuid.getnode()
-    if address & _DRAWN and boot_id.exists():  # no network card, so Python draws a number, another in each process
+    if address & _DRAWN and boot_id.exists():  # no network card: Python's random number differs in each process
         return f"{platform.node()}-{boot_id.read_text().strip()}"
     return f"{platform.node()}-{address:012x}"

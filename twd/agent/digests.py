@@ -1,4 +1,5 @@
-"""SHA-256 of whole models: a file is read once for all who ask, one file at a time, and only while somebody waits."""
+"""SHA-256 of whole models: each file is read once for all who wait, one file at a time, and only while somebody
+waits."""
 
 import asyncio
 import threading
@@ -17,7 +18,7 @@ class _Reading:
 
 
 class FileDigests:
-    """Reads in a thread of its own; what was read is remembered by the scan."""
+    """Reads files in a thread of its own; the scan remembers the digests."""
 
     def __init__(self, scan: ModelScan) -> None:
         self._scan = scan
@@ -25,7 +26,7 @@ class FileDigests:
         self._thread = ThreadPoolExecutor(1, "digest")
 
     async def of(self, name: str) -> str:
-        """The digest of a listed model (of its first file, where it has several)."""
+        """Return the digest of a listed model; that of its first file, where it has several."""
         path = self._scan.find(name)
         reading = self._readings.get(path) or self._read(path)
         reading.waiting += 1

@@ -6,5 +6,5 @@ from twd.settings.model import Settings
 
 
 def environment_here(settings: Settings, backend: str) -> dict[str, str]:
-    """What the settings and the cards of this machine ask for."""
+    """Return the environment variables that the settings and the GPUs of this machine need."""
     return engine_environment(settings, backend, amd_cards() if backend == "hip" else 0)

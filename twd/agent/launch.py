@@ -1,4 +1,4 @@
-"""What this agent may start, and with which command line. Nothing else is ever started."""
+"""Which programs this agent may start, and with which command lines. Nothing else is ever started."""
 
 import os
 import re
@@ -22,7 +22,7 @@ Which = Callable[[str], str | None]
 
 
 def allowed(binaries: BinariesConfig) -> dict[str, str]:
-    """Every program of the allow-list by the names under which it may be asked for."""
+    """Return every program of the allow-list, keyed by each name under which it may be requested."""
     listed = (binaries.rpc_server, binaries.llama_server, *RPC_PROGRAMS, *binaries.allow)
     names: dict[str, str] = {}
     for program in filter(None, listed):
@@ -48,7 +48,7 @@ def resolve(program: str, binaries: BinariesConfig, which: Which = shutil.which)
 
 
 def check_process_name(name: str) -> None:
-    """A process's name is also its log's."""
+    """Raise where a process's name is not valid: it is also the name of its log."""
     if _PROCESS.fullmatch(name) is None:
         text = f"{name[:100]!r} is no name for a process: use letters, digits, dots, dashes"
         raise TwdError(FailureCode.BAD_REQUEST, text, "process")
@@ -57,9 +57,9 @@ def check_process_name(name: str) -> None:
 def rpc_argv(
     program: str, host: str, port: int, threads: int, devices: Sequence[str] = (), cache: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """The command line of an RPC worker; `program` is empty for our own engine, else a resolved path.
+    """Return the command line of an RPC worker; `program` is empty for our own engine, else a resolved path.
 
-    `cache` is for our own alone: llama.cpp's worker believes whatever its disk holds.
+    `cache` is for our own worker alone: llama.cpp's worker does not verify what its disk cache holds.
     """
     lent = [part for device in devices for part in ("--device", device)]
     own = (sys.executable, "-P", "-m", "twd.engine.rpc.worker", "--host", host, "--port", str(port), *lent, *cache)
@@ -68,8 +68,8 @@ def rpc_argv(
 
 
 def cache_argv(folder: Path, pool: PoolConfig) -> tuple[str, ...]:
-    """Where a worker keeps weights, and how much of the disk they may take."""
-    if not pool.worker_cache or platform.IS_WINDOWS:  # there nobody may move a file that is open
+    """Return the options of a worker's weight cache: its folder, and its size in bytes at most (0: automatic)."""
+    if not pool.worker_cache or platform.IS_WINDOWS:  # Windows cannot move a file that is open
         return ()
     size = 0 if pool.worker_cache == "auto" else round(pool.worker_cache * GIB)
     return ("--cache", str(folder), "--cache-bytes", str(size))
@@ -104,7 +104,7 @@ def drafter_argv(wanted: ProcessWanted, path: str) -> tuple[str, ...]:
 
 
 def find_draft_model(wanted: ProcessWanted, models: Sequence[ModelFile], named: Collection[str]) -> str:
-    """The path of a drafter's file here; `named` are those that this machine's own settings name for drafters."""
+    """Return the path of a drafter's model on this machine; `named` are the draft models that its own settings name."""
     drafter = wanted.drafter
     if drafter is None:
         raise TwdError(FailureCode.BAD_REQUEST, "a drafter needs to know its model", "drafter")
@@ -121,7 +121,7 @@ def find_draft_model(wanted: ProcessWanted, models: Sequence[ModelFile], named: 
 
 
 def find_model(wanted: ProcessWanted, models: Sequence[ModelFile]) -> ModelFile:
-    """This machine's copy of a stage's model; raises where there is none, or only another file of that name."""
+    """Return this machine's copy of a stage's model; raises where there is none, or only another file of that name."""
     stage = wanted.stage
     if stage is None:
         raise TwdError(FailureCode.BAD_REQUEST, "a stage needs to know its slice", "stage")

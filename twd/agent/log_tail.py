@@ -18,7 +18,7 @@ def log_names(folder: Path) -> list[str]:
 
 
 def log_path(folder: Path, name: str) -> Path:
-    """The log of a process; raises where the name is none, or there is no log of it."""
+    """Return the path of a process's log; raises where the name is not valid, or has no log."""
     path = folder / f"{name}.log"
     if _NAME.fullmatch(name) is None or not path.is_file():
         known = ", ".join(log_names(folder)) or "none"
@@ -27,7 +27,7 @@ def log_path(folder: Path, name: str) -> Path:
 
 
 def tail(path: Path, count: int) -> list[str]:
-    """The last lines, at most `count`, out of the last megabytes."""
+    """Return the last lines, at most `count`, out of the last TAIL_BYTES of the file."""
     with path.open("rb") as file:
         end = file.seek(0, 2)
         file.seek(max(0, end - TAIL_BYTES))

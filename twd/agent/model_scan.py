@@ -26,13 +26,13 @@ class ModelScan:
 
     folders: Sequence[Path]
     files: Sequence[Path] = ()
-    """Models outside of the folders, as far as they are there."""
+    """Model files outside of the folders; missing ones are skipped."""
     notes: list[str] = field(default_factory=list)
     _known: dict[Path, tuple[Stamp, ModelFile]] = field(default_factory=dict)
     _digests: dict[Path, tuple[Stamp, str]] = field(default_factory=dict)
 
     def scan(self) -> list[ModelFile]:
-        """All models now; blocks while it reads headers of new files."""
+        """Return all models that are there now; blocks while it reads headers of new files."""
         self.notes = []
         named = (path for path in self.files if os.path.isfile(path) and is_first_part(path.name))
         found = sorted({*named, *(path for folder in self.folders for path in self._files(folder))})
@@ -43,7 +43,7 @@ class ModelScan:
         return listed
 
     def _files(self, folder: Path) -> Iterator[Path]:
-        if not os.path.isdir(folder):  # unlike a path's own question it minds nothing where it may not look
+        if not os.path.isdir(folder):  # unlike Path.is_dir, it does not raise where access is denied
             self.notes.append(f"{folder} is no folder, or may not be entered: correct agent.model_dirs")
             return
         seen = 0
@@ -60,7 +60,7 @@ class ModelScan:
     def _look(self, path: Path) -> ModelFile | None:
         try:
             why, stamp = _why_not(path), _stamp(path)
-        except OSError:  # it went away since it was found
+        except OSError:  # the file was removed after it was found
             return None
         if why:
             self.notes.append(f"{shown(path)} is left out: {why}")
@@ -79,7 +79,8 @@ class ModelScan:
         return path
 
     def full_digest(self, path: Path, left: Callable[[], bool] = lambda: False) -> str:
-        """The SHA-256 of a whole file; blocks for long. Empty where everybody `left` before the end."""
+        """Return the SHA-256 of a whole file; blocks for long. Empty if `left` says before the end that nobody
+        waits."""
         stamp = _stamp(path)
         known = self._digests.get(path)
         if known is not None and known[0] == stamp:
@@ -91,7 +92,7 @@ class ModelScan:
 
 
 def is_first_part(name: str) -> bool:
-    """Whether a file is a model, or the first part of one; parts are counted from 00001."""
+    """Whether a file name is that of a model or of its first part; parts are counted from 00001."""
     if not name.endswith(".gguf") or name.startswith("."):
         return False
     parts = name.removesuffix(".gguf").rsplit("-of-", 1)
@@ -99,7 +100,7 @@ def is_first_part(name: str) -> bool:
 
 
 def _why_not(path: Path) -> str:
-    """Why something that is called like a model cannot be listed; empty when it can."""
+    """Return why a file with the name of a model cannot be listed; empty when it can."""
     if shown(path) != str(path):
         return "its name is no UTF-8; rename it"
     return "" if stat.S_ISREG(path.stat().st_mode) else "it is no file"
@@ -111,7 +112,7 @@ def shown(path: Path) -> str:
 
 
 def sha256_of(path: Path, left: Callable[[], bool] = lambda: False) -> str:
-    """Of every byte; empty where everybody `left` before."""
+    """Return the SHA-256 of a file in hex; empty if `left` says before the end that nobody waits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(CHUNK_BYTES):

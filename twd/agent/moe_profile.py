@@ -1,4 +1,4 @@
-"""Which experts a model used, counted from the lines that a worker wrote about them."""
+"""How often a model used each expert, counted from the lines that a worker logged."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,6 +25,6 @@ def profile(lines: Iterable[str]) -> dict[str, Any] | None:
 
 
 def profile_of(log: Path) -> dict[str, Any] | None:
-    """The same for a whole log; blocks while it reads."""
+    """Return the counts for a whole log; blocks while it reads."""
     with log.open(encoding="utf-8", errors="replace") as lines:
         return profile(lines)

@@ -49,12 +49,12 @@ if TYPE_CHECKING:
 READY_S: Final = 30.0
 LOOK_S: Final = 0.1
 LOOK_FOR_HUNG_S: Final = 0.2
-"""A process that was stopped answers nobody and closes no link, so it is looked for this often."""
+"""Seconds between checks for hung processes; short, since a stopped process answers nobody and closes no link."""
 STOP_S: Final = 5.0
 PROCESSES_MAX: Final = 32
 ADMITTED_MAX: Final = 64
 HEALTHY_S: Final = 3.0
-"""A worker that was killed after so long is back at once, however often that happens."""
+"""A worker that ran for so many seconds before it was killed is restarted at once, however often that happens."""
 
 
 class ManagedProcesses:
@@ -72,9 +72,10 @@ class ManagedProcesses:
         link_s: float = 0.0,
         forks: ForkServerHandle | None = None,
     ) -> None:
-        """`forks`: what brings up processes of our own.
+        """`forks`: the fork server that starts processes of our own.
 
-        `link_s`: the round trip of a link that is put before every process, to play a distant machine.
+        `link_s`: the round-trip time in seconds of a slow link in front of every process, to simulate a distant
+        machine.
         """
         self._settings = settings
         self._models = models
@@ -87,31 +88,33 @@ class ManagedProcesses:
         self._exits: WeakSet[TunnelExit] = WeakSet()
         self._running: dict[str, ManagedProcess] = {}
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        """By process; each as long as somebody holds it or waits for it."""
+        """One lock for each process name; it exists while somebody holds it or waits for it."""
         self._fork_server = ForkServer(forks, os.environ, on_fault, policy_of(settings.hang_s))
 
     @cached_property
     def _identity(self) -> "LinkIdentity":
-        """With which workers are reached by an encrypted way; what that needs takes long to import."""
+        """The identity for encrypted connections to workers; made late, since what it needs takes long to import."""
         from twd.ring.trust import make_identity
 
         return make_identity(self._settings.node or "agent")
 
     def facts(self) -> list[ProcessFacts]:
-        """What runs now."""
+        """Return the facts of all processes that run now."""
         return [running.facts() for running in self._running.values()]
 
     def find(self, port: int, kind: ProcessKind | None = None) -> str | None:
-        """The process, of that kind if one is named, that is reached on a port, or listens there behind a front."""
+        """Return the name of the process that listens on a port, or whose front does; only of that kind, if one is
+        given."""
         some = ((name, one) for name, one in self._running.items() if kind in (None, one.wanted.kind))
         return next((name for name, one in some if port and port in (one.port, one.front_port)), None)
 
     def free_port(self) -> int:
-        """One on which an RPC worker can listen."""
+        """Return a free port for an RPC worker."""
         return _free_port(self.rpc_host, 0, self._promised)
 
     async def start(self, wanted: ProcessWanted) -> tuple[ProcessFacts, bool]:
-        """The process, running and answering, and whether this call started it; raises why it does not."""
+        """Return the process's facts, and whether this call started it; raises the reason where it does not start. An
+        RPC worker has answered before this returns."""
         check_process_name(wanted.process)
         wanted = self._with_program(wanted)
         async with self._lock(wanted.process):
@@ -125,14 +128,15 @@ class ManagedProcesses:
             return await self._launch(wanted), True
 
     def _with_program(self, wanted: ProcessWanted) -> ProcessWanted:
-        """A worker for which nobody named a program is the one that this machine's settings name, else our own."""
+        """Return the request with an RPC worker's program filled in: the requested one, else that of the settings, else
+        our own."""
         if wanted.kind is not ProcessKind.RPC:
             return wanted
         program = wanted.program or self._settings.agent.binaries.rpc_server or ENGINE
         return msgspec.structs.replace(wanted, program=program)
 
     async def stop(self, process: str) -> bool:
-        """End a process; whether there was one."""
+        """End a process; return whether there was one."""
         async with self._lock(process):
             running = self._forget(process)
             if running is not None:
@@ -140,12 +144,12 @@ class ManagedProcesses:
         return running is not None
 
     async def stop_all(self) -> None:
-        """End everything."""
+        """End all processes and the fork server."""
         await asyncio.gather(*(self.stop(name) for name in list(self._running)))
         await self._fork_server.close()
 
     async def open(self) -> None:
-        """Begin. Where stages may be wanted, none should have to wait for imports."""
+        """Open the fork server. Where stages may be requested, import their code now, so that none waits for it."""
         await self._fork_server.open()
         if self.lends or self._settings.pooled:
             self._fork_server.prepare((*OURS, "run", "stage"))
@@ -170,7 +174,7 @@ class ManagedProcesses:
         running.supervisor.start()
         try:
             await running.open_fronts()
-            if wanted.kind is ProcessKind.RPC:  # others may load for minutes: they tell when they are ready
+            if wanted.kind is ProcessKind.RPC:  # others load for minutes, and report when they are ready
                 await self._until_it_answers(running)
         except BaseException:
             self._forget(wanted.process)
@@ -187,11 +191,11 @@ class ManagedProcesses:
             argv = stage_argv(wanted, find_model(wanted, self._models()), host, port)
             supervisor = self._supervisor(wanted, argv, environment=self._service_environment())
         elif wanted.kind is ProcessKind.DRAFTER:
-            host, port = "", 0  # it is found over the bus alone
+            host, port = "", 0  # others reach it over the bus only
             argv = drafter_argv(wanted, find_draft_model(wanted, self._models(), self._draft_paths()))
             supervisor = self._supervisor(wanted, argv, environment=self._service_environment())
         elif wanted.kind is ProcessKind.SWARM:
-            host, port = "", 0  # its lease says where it gives files
+            host, port = "", 0  # its lease says where it serves files
             supervisor = self._supervisor(wanted, (*OURS, "run", "swarm"), environment=self._service_environment())
         else:
             foreign = wanted.program != ENGINE
@@ -210,22 +214,23 @@ class ManagedProcesses:
         return running
 
     def _weights_folder(self, process: str) -> Path:
-        """Where a worker keeps them; agents that play several machines share a home."""
+        """Return the folder of a worker's cached weights; it has the node's name, as simulated machines share a
+        home."""
         return StateFolder(self._settings.home_dir).weights / f"{subject_token(self._settings.node)}.{process}"
 
     def _draft_paths(self) -> set[str]:
-        """Draft models that the owner of this machine named in its settings."""
+        """Return the paths of draft models that the owner named in this machine's settings."""
         paths = {drafter.path for drafter in self._settings.drafters if drafter.path}
         return {str(path_of(path)) for path in paths}
 
     @property
     def lends(self) -> bool:
-        """Whether other machines reach workers and stages of this one."""
+        """Whether other machines can reach the workers and stages of this one."""
         return not is_loopback(self._settings.pool.host)
 
     @property
     def _tunnelled(self) -> bool:
-        """Whether they reach workers by an encrypted way alone."""
+        """Whether other machines reach workers only through an encrypted tunnel."""
         return self.lends and not self._settings.pool.trusted_lan
 
     def _exit(self, port: int) -> "TunnelExit":
@@ -237,18 +242,18 @@ class ManagedProcesses:
         return end
 
     def admit(self, certificates: Sequence[str]) -> None:
-        """Let these use the workers of this machine."""
+        """Let the holders of these certificates use the workers of this machine."""
         self._admitted = tuple(dict.fromkeys((*self._admitted[-ADMITTED_MAX:], *certificates)))
         for end in self._exits:
             end.admit(certificates)
 
     @property
     def _promised(self) -> set[int]:
-        """The ports of processes, some of which load for minutes before they listen."""
+        """The ports that processes have, or will have: some load for minutes before they listen."""
         return {running.port for running in self._running.values()}
 
     def _stage_port(self) -> int:
-        """The first free one of the configured range, or any."""
+        """Return the first free port of the configured range, or else any free one."""
         host, first = self._settings.pool.host, self._settings.pool.stage_port
         for port in range(first, first + PROCESSES_MAX) if first else ():
             try:
@@ -258,7 +263,7 @@ class ManagedProcesses:
         return _free_port(host, 0, self._promised)
 
     def _service_environment(self) -> dict[str, str]:
-        """A service reads the settings as this agent resolved them."""
+        """Return the environment of a service; it reads the settings from a file, as this agent resolved them."""
         file = _made(self._settings.home_dir / "run") / "agent-settings.json"
         write_private(file, msgspec.json.encode(self._settings))
         return {**self._environment(), RESOLVED_VARIABLE: str(file)}
@@ -268,7 +273,8 @@ class ManagedProcesses:
 
     @property
     def rpc_host(self) -> str:
-        """llama.cpp's RPC has no security of its own: others reach it only where the owner trusts the LAN."""
+        """The address where RPC workers listen. llama.cpp's RPC has no security: others reach it directly only where
+        the owner trusts the LAN."""
         pool = self._settings.pool
         return pool.host if pool.trusted_lan or is_loopback(pool.host) else "127.0.0.1"
 
@@ -306,7 +312,7 @@ class ManagedProcesses:
         self._on_exit(gone)
 
     def _leave_taken_port(self, running: ManagedProcess) -> None:
-        """Somebody else may have taken a stage's port while it loaded; it starts again on another one then."""
+        """If another program took a stage's port while it loaded, choose another one for its next start."""
         try:
             _bound(running.host, running.port)
         except TwdError:
@@ -315,7 +321,7 @@ class ManagedProcesses:
                 running.child.spec = replace(running.child.spec, argv=on_port(running.child.spec.argv, running.port))
 
     async def _until_it_answers(self, running: ManagedProcess) -> None:
-        """A worker counts as started when it shakes hands, not before."""
+        """Wait until a worker completes the RPC handshake: only then it counts as started. Raises where it does not."""
         give_up = self._clock.now() + READY_S
         while self._clock.now() < give_up:
             if running.child.failures:
@@ -329,20 +335,21 @@ class ManagedProcesses:
         raise TwdError(FailureCode.DEADLINE, text)
 
     async def watch(self) -> None:
-        """Ask again those that were restarted."""
+        """Check the processes again that run but have not answered since they were restarted."""
         watched = list(self._running.values())
         await asyncio.gather(*(running.check() for running in watched if running.alive and not running.version))
 
 
 def rpc_wanted(node: str, port: int, program: str = "", threads: int = 0) -> ProcessWanted:
-    """The wish for an RPC worker on one port, as the peer API makes it."""
+    """Return the request for an RPC worker on one port, as the peer API makes it."""
     return ProcessWanted(
         node=NodeId(node), process=f"rpc.{port}", kind=ProcessKind.RPC, port=port, program=program, threads=threads
     )
 
 
 def _free_port(host: str, port: int, promised: Collection[int]) -> int:
-    """The port that is asked for, or a free one for 0; raises when somebody else has it, or will have it."""
+    """Return the requested port, or a free one for 0; raises where it is in use, or belongs to a process that
+    starts."""
     while (found := _bound(host, port)) in promised:
         if port:
             raise _taken(host, port, "it belongs to a process that starts")

@@ -1,4 +1,4 @@
-"""Asking a program something: its output, or in words why there is none. Every call has a deadline."""
+"""Runs a program and returns its output, or raises the reason why there is none. Every call has a deadline."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from twd.process import platform
 OUTPUT_MAX: Final = 1024 * 1024
 ASK_S: Final = 5.0
 KILLED_S: Final = 1.0
-"""What a driver holds does not even end when it is killed."""
+"""Seconds to wait for a killed program to end: one that is stuck in a driver does not end even then."""
 
 
 class ProgramFailed(Exception):
@@ -25,8 +25,8 @@ async def output_of(
     with_errors: bool = False,
     environment: Mapping[str, str] | None = None,
 ) -> str:
-    """What a program writes; `with_errors` takes what it writes to stderr too, and minds no exit code. `environment` is
-    what it finds besides ours."""
+    """Return what a program writes to stdout. `with_errors` adds stderr and accepts any exit code. `environment` is
+    added to our own environment."""
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
@@ -47,7 +47,7 @@ async def output_of(
         raise ProgramFailed(f"{argv[0]} did not answer within {timeout_s:g} s") from None
     finally:
         if not answered:
-            platform.kill_group(process.pid)  # with what it started: that holds its output, and would be waited for
+            platform.kill_group(process.pid)  # its children, too: they hold its output open
             with suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), KILLED_S)
     if process.returncode and not with_errors:

@@ -1,4 +1,4 @@
-"""One process that an agent keeps alive: how it is reached, and whether it does its work."""
+"""One process that an agent keeps alive: its address, and whether it works."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ PROBE_S: Final = 2.0
 
 
 class PortForward(Protocol):
-    """Something before a process's port: others come through it."""
+    """Something in front of a process's port, through which other machines connect."""
 
     async def start(self) -> int:
-        """The port where others come."""
+        """Start it; return the port to which other machines connect."""
         ...
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the port and its connections."""
         ...
 
 
@@ -38,7 +38,7 @@ class ManagedProcess:
     fronts: Sequence[PortForward] = ()
     front_host: str = ""
     front_port: int = 0
-    """Where others reach it, if not directly."""
+    """Port (and `front_host`) by which other machines reach it; 0 where they connect directly."""
     cert: str = ""
     version: str = ""
     note: str = ""
@@ -46,7 +46,7 @@ class ManagedProcess:
 
     @property
     def child(self) -> ChildProcess:
-        """What the supervisor knows of it."""
+        """The supervisor's record of the process."""
         return self.supervisor.children[self.wanted.process]
 
     @property
@@ -60,7 +60,7 @@ class ManagedProcess:
         return self.child.state is ProcessState.RUNNING
 
     def facts(self) -> ProcessFacts:
-        """As others may know it."""
+        """Return the facts that others may read."""
         child = self.child
         return ProcessFacts(
             process=self.wanted.process,
@@ -77,19 +77,19 @@ class ManagedProcess:
         )
 
     async def open_fronts(self) -> None:
-        """Open the way to it."""
+        """Open the ports through which other machines connect."""
         for front in self.fronts:
             self.front_port = await front.start()
 
     async def end(self, timeout_s: float) -> None:
-        """End it, and the way to it."""
+        """Close those ports, and end the process."""
         for front in self.fronts:
             await front.close()
         await self.supervisor.stop(timeout_s)
 
     async def check(self) -> bool:
-        """Ask whether it does its work; its version is kept, and what is wrong with it."""
-        if self.wanted.kind in (ProcessKind.DRAFTER, ProcessKind.SWARM):  # their leases say how they are
+        """Return whether it works; stores its version, or what is wrong with it."""
+        if self.wanted.kind in (ProcessKind.DRAFTER, ProcessKind.SWARM):  # these report their state in their leases
             self.version, self.note = twd.__version__, ""
             return True
         if self.ours and not listens_on(self.child.pid, self.port):

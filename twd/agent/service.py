@@ -1,4 +1,4 @@
-"""The agent: tells what its machine is, and keeps processes alive there as others wish."""
+"""The agent: reports the facts of its machine, and keeps the processes alive there that others request."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence
@@ -51,10 +51,10 @@ if TYPE_CHECKING:
 LOOK_S: Final = 10.0
 WATCH_S: Final = 1.0
 UNSETTLED_S: Final = 0.05
-"""While a process is on its way back somebody waits for it."""
+"""Seconds between checks while a process starts: somebody waits for it."""
 ADMIT_S: Final = 1.0
 BEATS: Final = 3
-"""Renewals of the machine's key within the time after which it counts as gone."""
+"""How often the machine's lease is renewed within the time after which it expires."""
 
 
 class AgentService(Service):
@@ -67,9 +67,10 @@ class AgentService(Service):
     def __init__(
         self, ctx: ServiceContext, settings: Settings, link_s: float = 0.0, forks: ForkServerHandle | None = None
     ) -> None:
-        """`forks`: what brings up processes of our own.
+        """`forks`: the fork server that starts processes of our own.
 
-        `link_s`: the round trip of a link that is put before this machine's processes, to play a distant one.
+        `link_s`: the round-trip time in seconds of a slow link in front of this machine's processes, to simulate a
+        distant one.
         """
         super().__init__(ctx)
         settings = msgspec.structs.replace(settings, node=ctx.node)
@@ -98,7 +99,8 @@ class AgentService(Service):
     # -- life ----------------------------------------------------------------------------------
 
     async def setup(self) -> None:
-        """Claim the machine's name, and begin to look round: drivers may take seconds to answer."""
+        """Claim the machine's name in the registry, and start to detect the machine: drivers may take seconds to
+        answer."""
         self._settings.home_dir.joinpath("logs").mkdir(parents=True, exist_ok=True, mode=0o700)
         self._seen = self._detector.glance()
         await self._take_claim(self._seen)
@@ -108,7 +110,7 @@ class AgentService(Service):
         self.tasks.start("beat", every(max(0.3, self._settings.coordinator.lease_s / BEATS), self._beat))
 
     async def start(self) -> None:
-        """Do what is wished from now on; open the port, then tell what was seen, and look again from time to time."""
+        """Accept requests, open the port, publish what was detected, and detect again from time to time."""
         await super().start()
         if self._claim is not None:
             await self._open_port()
@@ -149,7 +151,7 @@ class AgentService(Service):
         )
 
     async def teardown(self) -> None:
-        """End what this agent started, close the port, give the name up."""
+        """Close the port, end all processes of this agent, and release the machine's name."""
         if self._server is not None:
             await self._server.close()
         await self._processes.stop_all()
@@ -175,7 +177,7 @@ class AgentService(Service):
         assert self._seen is not None
         return msgspec.structs.replace(
             self._seen,
-            memory=memory_facts(),  # as it is with the processes of this moment
+            memory=memory_facts(),  # measured now, with the processes that run now
             peer_url=self._peer_url,
             processes=self._processes.facts(),
             link_ms=self._link_s * 1000,
@@ -183,7 +185,7 @@ class AgentService(Service):
         )
 
     def _models(self) -> Sequence[ModelFile]:
-        """Those that are here, as soon as they were found."""
+        """Return the models on this machine, as soon as the first detection has ended."""
         facts, first = self._facts(), self._first_look
         return first.result().models if facts.looking and first is not None and first.done() else facts.models
 
@@ -195,13 +197,13 @@ class AgentService(Service):
             await self._watch()
 
     async def _watch(self) -> None:
-        """Processes that were restarted count again when they answer."""
+        """Check the restarted processes, and publish what changed."""
         if self._processes.facts():
             await self._processes.watch()
             await self._tell()
 
     async def _admit(self) -> None:
-        """Speculators tell their certificates in their leases: those may use the workers here."""
+        """Read the certificates of speculators from their leases, and let these use the workers here."""
         try:
             leases = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
             entries = await leases.entries()
@@ -221,7 +223,7 @@ class AgentService(Service):
         await self._tell()
 
     async def _tell(self) -> None:
-        """Publish what changed, and bring the registry up to date with it."""
+        """Publish the facts if they changed enough, and store them in the registry."""
         facts = self._facts()
         if is_news(self._told, facts):
             self._told = facts
@@ -265,7 +267,7 @@ class AgentService(Service):
     async def _leave_claim(self) -> None:
         claim, self._claim = self._claim, None
         try:
-            if claim is not None and self.bus.connected:  # without the bus it ends by itself
+            if claim is not None and self.bus.connected:  # without the bus the lease expires by itself
                 await claim.release(_value(self._facts()))
         except BusError as error:
             self.log.warning("the machine's key could not be given up: %s", error)
@@ -273,15 +275,15 @@ class AgentService(Service):
     # -- processes -----------------------------------------------------------------------------
 
     def pattern(self, event_type: type[Event]) -> str:
-        """Only wishes for this machine."""
+        """Subscribe only to requests for this machine."""
         return ROUTE_OF[event_type].pattern_for(node=self.ctx.node)
 
     def on_process_wanted(self, event: ProcessWanted, reply: Reply) -> Effects:
-        """Start it, and answer when it does its work."""
+        """Start the process, and answer when it works."""
         return [Do(f"start {event.process}", lambda: self._answer(event, reply, self._start(event)))]
 
     def on_process_unwanted(self, event: ProcessUnwanted, reply: Reply) -> Effects:
-        """End it, and answer when it is gone."""
+        """End the process, and answer when it has ended."""
         return [Do(f"stop {event.process}", lambda: self._answer(event, reply, self._stop(event.process, "unwanted")))]
 
     async def _answer(
@@ -298,7 +300,7 @@ class AgentService(Service):
 
     async def _start(self, wanted: ProcessWanted) -> ProcessFacts:
         if wanted.kind not in (ProcessKind.RPC, ProcessKind.SWARM) and self._first_look is not None:
-            await asyncio.wait({self._first_look})  # only then it can tell which models are here
+            await asyncio.wait({self._first_look})  # only then it is known which models are here
         facts, new = await self._processes.start(wanted)
         if new:
             self.emit(ProcessStarted(node=self.ctx.node, facts=facts))

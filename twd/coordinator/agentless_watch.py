@@ -1,4 +1,4 @@
-"""Visits guests' RPC workers, and keeps them in the registry as long as their coordinator decides."""
+"""Probes the RPC workers of agentless hosts, and keeps the hosts in the registry while this coordinator decides."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
@@ -31,7 +31,7 @@ Look = Callable[[str, int], Awaitable[RpcWorkerFacts]]
 
 
 class AgentlessWatch:
-    """The guests of one installation, as its acting coordinator knows them."""
+    """The agentless hosts of one installation, as the acting coordinator knows them."""
 
     def __init__(self, pool: PoolConfig, instance: InstanceId, pid: int, clock: Clock, look_at: Look = look) -> None:
         self._pool = pool
@@ -41,20 +41,20 @@ class AgentlessWatch:
         self._look_at = look_at
         self._agentless_hosts: list[AgentlessHost] = []
         self._met = False
-        """Whether those are known."""
+        """Whether `meet` has filled the list of agentless hosts since the last `restore`."""
         self._seen: dict[WorkerKey, EndpointState] = {}
         self._told: set[str] = set()
-        """Keys in the registry."""
+        """Keys of agentless hosts that are in the registry."""
 
     def meet(self, agents: Sequence[NodeFacts]) -> list[NodeFacts]:
-        """The guests beside these machines."""
+        """Find the agentless hosts of the settings, given the machines that have an agent; return their facts."""
         self._agentless_hosts, self._met = agentless_hosts_of(self._pool, agents), True
         known = {(guest.node, door.process) for guest in self._agentless_hosts for door in guest.doors}
         self._seen = {key: seen for key, seen in self._seen.items() if key in known}
         return self.facts()
 
     def facts(self) -> list[NodeFacts]:
-        """All guests, as everybody may read it."""
+        """Return the facts of all agentless hosts, as others read them in the registry."""
         return [self._facts(guest) for guest in self._agentless_hosts]
 
     def _facts(self, guest: AgentlessHost) -> NodeFacts:
@@ -64,7 +64,7 @@ class AgentlessWatch:
         return agentless_facts(guest, seen, self._instance, self._pid)
 
     def restore(self, entries: Iterable[LeaseEntry]) -> None:
-        """What the last coordinator knew: workers that serve cannot be asked again."""
+        """Restore what the last coordinator stored: a worker that serves a client cannot be probed again."""
         kept = [entry for entry in entries if entry.key.startswith(GUEST_KEYS)]
         self._told, self._met = {entry.key for entry in kept}, False
         now = self._clock.now()
@@ -72,13 +72,13 @@ class AgentlessWatch:
             self._seen |= {(facts.node, process): seen for process, seen in remembered(facts, now).items()}
 
     def lose(self, key: WorkerKey, why: str) -> None:
-        """A speculator could not use a worker."""
+        """Record that a speculator could not use a worker; a problem that is already known stays."""
         if (seen := self._seen.get(key)) is not None and seen.problem:
             return
         self._seen[key] = lost(seen, why, self._clock.now())
 
     async def visit(self, used: Callable[[], Collection[WorkerKey]]) -> bool:
-        """Visit those whose turn it is and that nobody uses; whether anything else is known of any of them now."""
+        """Probe the workers that are due and that nobody uses; return whether the facts changed."""
         busy, now = used(), self._clock.now()
         due = [
             (guest.node, door)
@@ -88,7 +88,7 @@ class AgentlessWatch:
         ]
         before = self.facts()
         found = await asyncio.gather(*(self._visit(node, door) for node, door in due))
-        busy = used()  # one that was taken meanwhile answered another one
+        busy = used()  # drop the result of a worker that came into use meanwhile: it was serving another client
         self._seen |= {key: seen for key, seen in found if key not in busy}
         return self.facts() != before
 
@@ -104,8 +104,8 @@ class AgentlessWatch:
         return key, visited(door, told, self._pool, self._seen.get(key), self._clock.now())
 
     async def publish(self, registry: Leases) -> None:
-        """Let everybody know them; those that are guests no more vanish at once."""
-        if not self._met:  # what the last coordinator told stands until then
+        """Store all agentless hosts in the registry; delete the keys of hosts that are no longer among them."""
+        if not self._met:  # until then the entries of the last coordinator stay
             return
         values = {f"{GUEST_KEYS}{facts.node}": msgspec.json.encode(facts) for facts in self.facts()}
         gone, self._told = self._told - values.keys(), set(values)

@@ -1,4 +1,4 @@
-"""Who decides: of several coordinators the one that holds the lease."""
+"""The coordinators' lease: of several coordinators, the one that holds it decides."""
 
 import msgspec
 
@@ -7,7 +7,7 @@ from twd.wire.reading import read_as
 
 
 class CoordinatorLease(msgspec.Struct, frozen=True, kw_only=True):
-    """Who decides now: the value of the coordinators' key in the registry."""
+    """The value of the coordinators' key in the registry: which coordinator decides now."""
 
     instance: InstanceId
     node: NodeId
@@ -15,10 +15,10 @@ class CoordinatorLease(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_coordinator(value: bytes) -> CoordinatorLease | None:
-    """The same from the registry; None for anything else."""
+    """Read this value from the registry; None for anything else."""
     return read_as(CoordinatorLease, value)
 
 
 def may_act(now: float, renewed_at: float, lease_s: float) -> bool:
-    """Whether our right to decide is fresh enough that nobody else can have it yet."""
+    """Whether the lease was renewed so recently that no other coordinator can have taken it yet."""
     return now - renewed_at < lease_s * 0.6

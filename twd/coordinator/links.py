@@ -1,5 +1,5 @@
-"""How far other machines are: the time that a connection to their agent takes, measured now and then; and how much the
-way carries, as those told who used it."""
+"""Speed of the links between machines: the round-trip time, measured now and then by connecting to each agent, and the
+bandwidth, as reported by the processes that used the link."""
 
 import asyncio
 import time
@@ -21,23 +21,24 @@ SAMPLES: Final = 3
 
 @dataclass
 class LinkTable:
-    """The links that are known; one that cannot be measured counts as a usual LAN.
+    """The known links; a link that cannot be measured counts as a usual LAN.
 
-    Those to the home machine stand under the other's name, those between two others under both.
+    The key of a link to the home machine is the other machine's name; that of a link between two others, both names.
     """
 
     known: dict[str, MachineLink] = field(default_factory=dict)
     _asked: dict[NodeId, float] = field(default_factory=dict)
 
     def learn(self, ways: Iterable[Way]) -> None:
-        """What a speculator measured on its ways to other machines; the round trip counts where we have none."""
+        """Take the bandwidths that a speculator measured; its round-trip times count only for links that have none
+        yet."""
         for way in ways:
             link = self.known.get(way.node, MachineLink(way.rtt_ms / 1000) if way.rtt_ms else MachineLink())
             if way.bandwidth:
                 self.known[way.node] = replace(link, bytes_s=float(way.bandwidth), measured=True)
 
     def learn_between(self, ways: Iterable[tuple[NodeId, Way]]) -> None:
-        """What stages measured on their ways to other machines."""
+        """Take what stages measured on their links to other machines."""
         for node, way in ways:
             bandwidth = float(way.bandwidth) or ASSUMED.bytes_s
             self.known[pair(node, way.node)] = MachineLink(way.rtt_ms / 1000, bandwidth, measured=way.bandwidth > 0)
@@ -46,7 +47,7 @@ class LinkTable:
         self.known[node] = replace(self.known.get(node, MachineLink()), rtt_s=rtt_s)
 
     async def measure(self, nodes: Iterable[NodeFacts], now: float) -> None:
-        """Measure those whose turn it is, side by side."""
+        """Measure the links that are due, all at the same time."""
         due = [facts for facts in nodes if now - self._asked.get(facts.node, float("-inf")) >= EVERY_S]
         self._asked.update({facts.node: now for facts in due})
         await asyncio.gather(*(self._measure(facts) for facts in due))
@@ -64,12 +65,12 @@ class LinkTable:
 
 
 async def connect_time(host: str, port: int) -> float | None:
-    """The quickest of a few connections, in seconds; None where there is none."""
+    """Return the shortest of a few connection times, in seconds; None where nobody answers."""
     best: float | None = None
     for _ in range(SAMPLES):
         taken = await _connect(host, port)
         if taken is None:
-            break  # who does not answer is not waited for again
+            break  # do not wait again for a host that does not answer
         best = taken if best is None else min(best, taken)
     return best
 
@@ -79,7 +80,7 @@ async def _connect(host: str, port: int) -> float | None:
     try:
         async with asyncio.timeout(CONNECT_S):
             _, writer = await asyncio.open_connection(host, port)
-    except (OSError, TimeoutError, UnicodeError):  # the last of a name that nobody can have
+    except (OSError, TimeoutError, UnicodeError):  # UnicodeError: not a possible host name
         return None
     taken = time.perf_counter() - began
     writer.close()

@@ -13,14 +13,15 @@ from twd.wire.failures import FailureCode, TwdError
 
 
 def read_shape(name: str, model: ModelConfig, engine: str) -> ModelShape:
-    """The model as placement sees it; raises where the file cannot be used, or a ring cannot cut it."""
+    """Return the sizes of the model's parts; raises where the file cannot be used, or a ring cannot cut it."""
     path = path_of(model.path)
     shape = shape_of(name, inspect(path), *model.cache_types)
     return replace(shape, cuts=read_cuts(path)) if engine == "ring" else shape
 
 
 def shape_of(name: str, info: GgufInfo, type_k: str = "f16", type_v: str = "f16") -> ModelShape:
-    """The same from what is known of a file."""
+    """Return the model's sizes from its inspected file; `type_k` and `type_v` are the number formats of the KV
+    cache."""
     if not info.layers:
         raise TwdError(FailureCode.MODEL_LOAD, f"{info.path} tells of no layers; it is no language model")
     sizes = {tensor.name: tensor.size_bytes for tensor in info.tensors}

@@ -1,4 +1,5 @@
-"""The coordinator on the bus: one acts by a lease, others stand by; each look takes the next actions of the plan."""
+"""The coordinator service. Of several coordinators, the one that holds the lease acts and the others stand by. In each
+turn it reads the registry and carries out the next actions of the plan."""
 
 import asyncio
 from dataclasses import replace
@@ -48,16 +49,16 @@ from twd.wire.service import ServiceExited, ServiceStarted, read_lease
 TURN_S: Final = 1.0
 A_MOMENT_S: Final = 0.01
 ACTIONS_MAX: Final = 64
-"""Of one turn; a plan that wants more goes on at the next."""
+"""Actions of one turn at most; the next turn continues with the rest."""
 ANSWER_S: Final = 40.0
-"""Above what an agent takes until a worker answers."""
+"""Seconds to wait for an agent's answer; longer than an agent waits until a worker answers."""
 CLAIM: Final = "coordinator.active"
 AGENT: Final = "agent"
 AGENT_KEYS: Final = f"{AGENT}."
 STANDS_BY: Final = "stands by"
 KEEP_S: Final = LEASE_TTL_S / 3
 READ_AGAIN_S: Final = 10.0
-"""A file that cannot be read may be copied, or its disk may come back."""
+"""Seconds between attempts to read a model file: somebody may still be copying it, or its disk may come back."""
 
 
 class CoordinatorService(Service):
@@ -84,18 +85,18 @@ class CoordinatorService(Service):
         self._joined = JoinTimes()
         self._idle_drafters: list[str] = []
         self._left_to = ""
-        """Why another coordinator decides, where that can plan more than this one."""
+        """Why this coordinator leaves the decisions to one that can plan more models; empty when it does not."""
         self._unheard: set[tuple[NodeId, str]] = set()
-        """Wishes that reached nobody."""
+        """Node and process of each request that reached no agent."""
 
     @property
     def active(self) -> bool:
-        """Whether this one may act now."""
+        """Whether this coordinator holds the lease and renewed it recently enough to act now."""
         held = self._claim is not None and self._claim.held
         return held and may_act(self.clock.now(), self._renewed_at, self._lease_s)
 
     async def setup(self) -> None:
-        """Read the models, open the registry, take or await the key."""
+        """Read the models, open the registry, and try to take the lease; as long as another one holds it, stand by."""
         models = await asyncio.to_thread(wanted_models, self._settings)
         drafters = await asyncio.to_thread(wanted_drafters, self._settings)
         self._wanted = replace(self._wanted, models=models, drafters=drafters)
@@ -108,13 +109,13 @@ class CoordinatorService(Service):
         self.tasks.start("guests", every(TURN_S, self._watch_agentless))
 
     async def start(self) -> None:
-        """Start, and look at once."""
+        """Start the service, and take the first turn at once."""
         await super().start()
         if self._registry is not None and not self.ended.is_set():
             self.tasks.start("turns", self._turns())
 
     async def teardown(self) -> None:
-        """Let the next one act at once."""
+        """Release the lease, so that another coordinator can act at once."""
         claim, self._claim = self._claim, None
         try:
             if claim is not None:
@@ -148,19 +149,19 @@ class CoordinatorService(Service):
         return holder is not None and holder.instance == self.instance
 
     async def _hold(self) -> None:
-        """Renew the key, or take it from one that is silent too long."""
+        """Renew the lease, or take it when its holder has not renewed it for too long."""
         if self._claim is None:
             return
         asked_at, was_active = self.clock.now(), self.active
         try:
             if await self._leaves_it():
-                self._renewed_at = float("-inf")  # before the next one may have it
+                self._renewed_at = float("-inf")  # before another coordinator can take the lease
                 await self._claim.release(self._value())
                 held = False
             else:
                 held = await self._claim.renew(self._value()) or await self._take(self._claim)
             if held and not was_active:
-                await self._take_up()  # before this one may act: else it would decide as if nothing were there
+                await self._take_up()  # before this one may act: otherwise it would plan as if nothing were placed
         except BusError as error:
             self.log.warning("the coordinators' key could not be renewed: %s", error)
             return
@@ -175,7 +176,8 @@ class CoordinatorService(Service):
             await self.renew_lease()
 
     async def _leaves_it(self) -> bool:
-        """Whether another coordinator plans what this one does, and models whose files cannot be read here."""
+        """Return whether another coordinator can plan what this one can, and also models whose files cannot be read
+        here. Sets `_left_to`."""
         self._left_to, lacking = "", unable(self._wanted.models)
         if lacking:
             leases = (read_lease(entry.value, entry.key) for entry in await self._entries())
@@ -185,7 +187,7 @@ class CoordinatorService(Service):
         return bool(self._left_to)
 
     async def _read_again(self) -> None:
-        """Try the files that could not be read."""
+        """Try again to read the model files that could not be read."""
         for name in unable(self._wanted.models):
             read = await asyncio.to_thread(wanted_replicas, self._settings, name)
             known = {model.name: model for model in read}
@@ -204,14 +206,14 @@ class CoordinatorService(Service):
     # -- decisions for those who come late -----------------------------------------------------
 
     async def _take_up(self) -> None:
-        """Go on from what the last coordinator knew."""
+        """Restore what the last coordinator stored in the registry: its decisions and the agentless hosts."""
         decided = await self._decided_before()
         self._agentless_hosts.restore(await self._entries())
         basis = {place: known.basis for place, known in decided.items() if known.basis}
         self._observed = ObservedState(decided=decided, basis=basis)
 
     async def _decided_before(self) -> dict[str, PlacementDecided]:
-        """What the last coordinator decided: its workers' memory is taken by these very models."""
+        """Return the last coordinator's decisions by place: these models already use the memory of their workers."""
         assert self._registry is not None
         found: dict[str, PlacementDecided] = {}
         for model in self._wanted.models:
@@ -223,7 +225,7 @@ class CoordinatorService(Service):
 
     async def _keep_decisions(self) -> None:
         for place in list(self._observed.decided):
-            decision = self._observed.decided.get(place)  # as it is by now: the one before may have taken a while
+            decision = self._observed.decided.get(place)  # it may have changed during an earlier write
             if decision is not None and self.active:
                 await self._keep(decision)
 
@@ -235,7 +237,7 @@ class CoordinatorService(Service):
             self.log.warning("the decision about %s could not be kept: %s", decision.place, error)
 
     async def _tell(self, decision: PlacementDecided) -> None:
-        """Who hears of a decision looks into the registry, and must find this one there."""
+        """Store a decision, then publish it: a receiver looks into the registry and must find it there."""
         await self._keep(decision)
         self.emit(decision)
 
@@ -249,13 +251,14 @@ class CoordinatorService(Service):
             await heard(self._news, self._pause_s())
 
     def _pause_s(self) -> float:
-        """Until the next turn, unless news come before: machines that joined need wait no longer than they must."""
+        """Return the seconds until the next turn, unless news come first. Machines that have just joined wait no longer
+        than necessary."""
         pause = TURN_S if self._observed.nodes else SETTLE_S
         until = self._joined.until
         return pause if until is None else min(pause, max(0.0, until - self.clock.now()) + A_MOMENT_S)
 
     async def _turn(self) -> None:
-        """Look, then act until there is nothing to do or the right to act runs out."""
+        """Read the registry and measure links; then act until nothing is left to do or this one may no longer act."""
         try:
             nodes = await self._nodes()
         except BusError as error:
@@ -283,14 +286,14 @@ class CoordinatorService(Service):
             self.note = self._remarks
 
     async def _nodes(self) -> dict[NodeId, NodeFacts]:
-        """Machines whose agents were heard lately, each once."""
+        """Return, by node, the machines whose agents renewed their lease recently, and the agentless hosts."""
         entries = await self._entries()
         fresh = [entry for entry in entries if entry.key.startswith(AGENT_KEYS) and entry.age_s <= self._lease_s]
         found = [facts for entry in fresh if (facts := read_node(entry.value, entry.key)) is not None]
         uses = take_in(self._observed, self._links, entries)
         for worker, why in losses(uses, self._observed.decided):
             self._agentless_hosts.lose(worker, why)
-        together = [*found, *self._agentless_hosts.meet(found)] if found else []  # guests alone serve nobody
+        together = [*found, *self._agentless_hosts.meet(found)] if found else []  # agentless hosts alone serve nobody
         return self._joined.settled(together, self._observed.nodes, self.clock.now())
 
     async def _entries(self) -> list[LeaseEntry]:
@@ -308,7 +311,7 @@ class CoordinatorService(Service):
             self.log.warning("guests could not be kept: %s", error)
 
     def _used_agentless(self) -> set[WorkerKey]:
-        """Their workers that models are placed on, or that speculators still hold."""
+        """Return the RPC workers of agentless hosts that models are placed on, or that speculators still hold."""
         return {*claims(self._observed.decided), *self._observed.held}
 
     def _carry_out(self, action: Action) -> None:
@@ -346,42 +349,42 @@ class CoordinatorService(Service):
     # -- hearing -------------------------------------------------------------------------------
 
     def on_node_changed(self, event: NodeChanged) -> Effects:
-        """Look again now instead of at the next turn."""
+        """Start the next turn now instead of waiting for it."""
         self._hears(event.node)
         self._news.set()
         return None
 
     def on_service_started(self, event: ServiceStarted) -> Effects:
-        """An agent listens from now on."""
+        """An agent has started and accepts requests: ask it again, and start the next turn now."""
         if event.service == AGENT:
             self._hears(event.node)
             self._news.set()
         return None
 
     def _hears(self, node: NodeId) -> None:
-        """An agent is there that heard nothing of our wishes: it is asked again at once."""
+        """An agent is there that did not receive some requests: send them again at once."""
         for key in [key for key in self._unheard if key[0] == node]:
             self._unheard.discard(key)
             self._observed.tried.pop(key, None)
 
     def on_process_started(self, event: ProcessStarted) -> Effects:
-        """Look again."""
+        """Start the next turn now."""
         self._news.set()
         return None
 
     def on_process_stopped(self, event: ProcessStopped) -> Effects:
-        """Look again."""
+        """Start the next turn now."""
         self._news.set()
         return None
 
     def on_service_exited(self, event: ServiceExited) -> Effects:
-        """Look again."""
+        """Start the next turn now."""
         self._news.set()
         return None
 
 
 def wanted_models(settings: Settings) -> tuple[WantedModel, ...]:
-    """The models that are to run over the pool; blocks while it reads their headers."""
+    """Return the models that must run over the pool; blocks while it reads their headers."""
     if not settings.pooled:
         return ()
     served = (name for name, model in settings.models.items() if model.serve)
@@ -389,7 +392,7 @@ def wanted_models(settings: Settings) -> tuple[WantedModel, ...]:
 
 
 def wanted_replicas(settings: Settings, name: str) -> tuple[WantedModel, ...]:
-    """All that serve one model; blocks while it reads its header."""
+    """Return all replicas of one model; blocks while it reads the file's header."""
     wanted = wanted_model(settings, name)
     return tuple(
         replace(wanted, name=place_of(name, number), model=name, replica=number)
@@ -398,19 +401,19 @@ def wanted_replicas(settings: Settings, name: str) -> tuple[WantedModel, ...]:
 
 
 def wanted_model(settings: Settings, name: str) -> WantedModel:
-    """One model with its sizes, or with why they cannot be read."""
+    """Return one model with its sizes, or with the reason why they cannot be read."""
     model = settings.models[name]
     try:
         shape = read_shape(name, model, settings.pool.engine)
         return wanted_of(name, model, shape)
     except (TwdError, OSError) as error:
         seen = read_model(path_of(model.path))
-        listed_as = seen.name if seen.problem else ""  # else it was read, and no other copy will do either
+        listed_as = seen.name if seen.problem else ""  # else another copy would fail, too
         return WantedModel(name, model.ctx_size, model.parallel, problem=str(error), listed_as=listed_as)
 
 
 def wanted_of(name: str, model: ModelConfig, shape: ModelShape) -> WantedModel:
-    """A model as its settings want it; blocks while it reads some of its file."""
+    """Return a model as its settings describe it; blocks while it reads a part of its file."""
     return WantedModel(
         name,
         model.ctx_size or shape.ctx_size,
@@ -427,7 +430,7 @@ def wanted_of(name: str, model: ModelConfig, shape: ModelShape) -> WantedModel:
 
 
 def wanted_drafters(settings: Settings) -> tuple[WantedDrafter, ...]:
-    """The draft models that machines of the pool run; blocks while it reads their headers."""
+    """Return the draft models that machines of the pool run; blocks while it reads their headers."""
     if not settings.pooled:
         return ()
     resting = {name for name, model in settings.models.items() if not model.serve}

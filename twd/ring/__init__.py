@@ -1,1 +1,1 @@
-"""What stages and speculators share to make a ring: frames, links between them, trust."""
+"""What stages and speculators share to form a ring: frames, links between machines, and trust."""

@@ -1,4 +1,4 @@
-"""The check's text through a ring that stands but serves nobody yet; its last stage reports on the logits."""
+"""Sends the check's text through a new ring that serves nobody yet; the output stage reports on the logits."""
 
 import time
 from collections.abc import Sequence
@@ -11,17 +11,18 @@ from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Sampling, TokenLogprob
 
 ANSWER_S: Final = 300.0
-"""A first pass reads weights from a disk and makes a device's kernels; a stage that is lost is known by its link."""
+"""Seconds to wait for an answer: the first pass reads weights from disk and builds GPU kernels. A lost stage is noticed
+by its link."""
 _SLOT: Final = 0
 
 
 def takes_check(home: RingDriver) -> bool:
-    """Whether the ring's windows and context are large enough for the text."""
+    """Whether the windows and the context of the ring are large enough for the text."""
     return home.bounds.window_max > max(PASSES) and home.bounds.ctx_size > sum(PASSES)
 
 
 def run_check(home: RingDriver, vocabulary: int) -> list[TokenLogprob]:
-    """A report for each token of the text; before each pass wrong tokens are fed and taken back."""
+    """Return a report for each token of the text; before each pass wrong tokens are computed and rolled back."""
     home.send(Open(_SLOT, SessionSpec(Sampling(), 0, 0, ignore_eos=True, check=True)))
     reports: list[TokenLogprob] = []
     epoch = 0

@@ -1,6 +1,6 @@
-"""What travels on the ring's links: a fixed header, a small message in msgpack, and raw states behind a pass.
+"""The frames on a ring's links: a fixed header, a small msgpack message, and for a pass the raw states.
 
-Lengths are bounded before anything is read, and nothing of a frame is trusted before it was checked here.
+Lengths are limited before anything is read, and no part of a frame is used before it was checked here.
 """
 
 import enum
@@ -35,7 +35,7 @@ Name = Annotated[str, Meta(max_length=256)]
 
 
 class FrameError(TwdError):
-    """What came over a link is not what may come there."""
+    """Something came over a link that is not allowed there."""
 
     def __init__(self, fault: FrameFault, message: str) -> None:
         stranger = fault is FrameFault.WRONG_KEY
@@ -44,14 +44,14 @@ class FrameError(TwdError):
 
 
 class LinkClosedError(TwdError):
-    """The other end is gone, or this end was closed."""
+    """The other end is lost, or this end was closed."""
 
     def __init__(self, message: str = "the link is closed") -> None:
         super().__init__(FailureCode.WORKER_LOST, message)
 
 
 class LinkRole(enum.StrEnum):
-    """Who opens a link to a stage."""
+    """Who opens a link to a stage: the driver (home), or the stage before it (chain)."""
 
     HOME = "home"
     CHAIN = "chain"
@@ -62,13 +62,13 @@ class RingMessage(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Challenge(RingMessage, frozen=True, array_like=True):
-    """A stage speaks first: whoever connected must prove that it knows the ring's secret."""
+    """A stage sends this first: whoever connected must prove that it knows the ring's secret."""
 
     nonce: Secret
 
 
 class Hello(RingMessage, frozen=True, array_like=True):
-    """The answer: who it is, and the proof."""
+    """The answer to a challenge: the sender's name and role, and its proof."""
 
     role: LinkRole
     ring: Name
@@ -78,7 +78,7 @@ class Hello(RingMessage, frozen=True, array_like=True):
 
 
 class Welcome(RingMessage, frozen=True, array_like=True):
-    """The link stands, and so does the chain behind the stage. `credits` passes may be in flight."""
+    """The link is accepted, and the chain behind the stage works. At most `credits` passes may be in flight."""
 
     proof: Secret
     credits: Annotated[int, Meta(ge=1, le=4096)]
@@ -89,8 +89,8 @@ class Welcome(RingMessage, frozen=True, array_like=True):
 
 
 class SessionSpec(RingMessage, frozen=True, array_like=True):
-    """What the last stage needs to pick a session's tokens. `logprobs` None: none are wanted. `check`: it stays on the
-    check's text instead, and reports on the logits."""
+    """What the output stage needs to sample a session's tokens. `logprobs` None: none are reported. `check`: it follows
+    the fixed text of the cut check instead, and reports on the logits."""
 
     sampling: Sampling
     seed: Seed
@@ -102,7 +102,8 @@ class SessionSpec(RingMessage, frozen=True, array_like=True):
 
 
 class Open(RingMessage, frozen=True, array_like=True):
-    """A session takes a slot; what the slot holds stays, for the session's first window says where it begins."""
+    """A session takes a slot. The slot keeps its cache: the session's first window says from which position to go
+    on."""
 
     slot: Slot
     spec: SessionSpec
@@ -116,16 +117,16 @@ class Copy(RingMessage, frozen=True, array_like=True):
 
 
 class Close(RingMessage, frozen=True, array_like=True):
-    """A session is over; its cache stays until the slot is used again."""
+    """A session has ended; its cache stays until the slot is used again."""
 
     slot: Slot
 
 
 class WindowItem(RingMessage, frozen=True, array_like=True):
-    """A window as it travels: one slot's tokens from position `at` on, where the slot is rolled back to first.
+    """A window as it is sent: one slot's tokens from position `at` on; the slot is first rolled back to there.
 
-    The first `committed` tokens are decided; those behind are drafts. Without `picks` nothing is judged. Padding does
-    not travel: each stage adds what its own kernels need. Epochs of a slot only ever rise while a ring stands.
+    The first `committed` tokens are accepted; those behind are drafts. Without `picks` nothing is verified. Padding is
+    not sent: each stage adds what its own kernels need. Epochs of a slot only rise while a ring lasts.
     """
 
     slot: Slot
@@ -135,13 +136,13 @@ class WindowItem(RingMessage, frozen=True, array_like=True):
     committed: Rows = 1
     picks: bool = True
     scores: bool = False
-    """All tokens stand, and the outcome tells how well each fits."""
+    """All tokens are kept, and the outcome tells how well each fits."""
     ends: bool = False
-    """With `scores`: the end behind them is scored, too."""
+    """With `scores`: the end of text behind the tokens is scored, too."""
 
 
 class TokenFit(RingMessage, frozen=True, array_like=True):
-    """How well one given token fits."""
+    """How well one given token fits the logits."""
 
     gap: float
     logprob: float
@@ -149,7 +150,7 @@ class TokenFit(RingMessage, frozen=True, array_like=True):
 
 
 class ItemOutcome(RingMessage, frozen=True, array_like=True):
-    """What came of one item: the picked tokens, and how many of the item's own stand. Or why nothing came of it."""
+    """The result of one item: the sampled tokens, and how many of the item's own tokens are kept; or why it failed."""
 
     slot: Slot
     epoch: Epoch
@@ -162,17 +163,17 @@ class ItemOutcome(RingMessage, frozen=True, array_like=True):
 
 
 class StageTiming(RingMessage, frozen=True, array_like=True):
-    """How long a pass waited at a stage, and how long it was computed there, in microseconds."""
+    """Microseconds that a pass waited at a stage, and that its computation took there."""
 
     queue_us: Annotated[int, Meta(ge=0)]
     compute_us: Annotated[int, Meta(ge=0)]
 
 
 class PassFrame(RingMessage, frozen=True, array_like=True):
-    """Windows of some slots, one a slot, that are computed together. From the second stage on their states follow,
-    row by row.
+    """Windows that are computed together, at most one for each slot. From the second stage on their states follow, row
+    by row.
 
-    What a stage refuses, or finds to be of a dead epoch, leaves `items`; the refused say why in `refused`.
+    A stage removes items that it refuses or whose epoch is over; `refused` says why items were refused.
     """
 
     id: Annotated[int, Meta(ge=0, lt=2**53)]
@@ -182,12 +183,12 @@ class PassFrame(RingMessage, frozen=True, array_like=True):
 
     @property
     def rows(self) -> int:
-        """How many states follow, where any do."""
+        """Number of rows, and so of states where they follow."""
         return sum(len(item.tokens) for item in self.items)
 
 
 class PassResults(RingMessage, frozen=True, array_like=True):
-    """The one answer to a pass, and a credit back; items without an outcome were of a dead epoch."""
+    """The one answer to a pass; it gives back a credit. Items without an outcome were of an epoch that is over."""
 
     id: Annotated[int, Meta(ge=0, lt=2**53)]
     outcomes: Annotated[list[ItemOutcome], Meta(max_length=SLOTS_MAX)] = []
@@ -195,26 +196,26 @@ class PassResults(RingMessage, frozen=True, array_like=True):
 
 
 class VoidEpochs(RingMessage, frozen=True, array_like=True):
-    """All windows of a slot whose epoch is below `epoch` are dead. Overtakes what is queued."""
+    """All windows of a slot whose epoch is below `epoch` are invalid. This overtakes queued frames."""
 
     slot: Slot
     epoch: Epoch
 
 
 class LinkProbe(RingMessage, frozen=True, array_like=True):
-    """Are you there? A payload makes it a measure of bandwidth."""
+    """Asks the other end for a pong; with a payload it also measures the bandwidth."""
 
     id: Annotated[int, Meta(ge=0, lt=2**53)]
 
 
 class LinkPong(RingMessage, frozen=True, array_like=True):
-    """I am."""
+    """The answer to a probe."""
 
     id: Annotated[int, Meta(ge=0, lt=2**53)]
 
 
 class LinkBroken(RingMessage, frozen=True, array_like=True):
-    """The last word on a link: why it is being closed."""
+    """The last message on a link: why it is being closed."""
 
     failure: Failure
 
@@ -224,7 +225,7 @@ class _Kind(NamedTuple):
     message: type[RingMessage]
     header_max: int
     payload_max: int | None = 0
-    """None: as much as the link's largest pass."""
+    """Bytes at most; None: as many as the largest pass of the link."""
 
 
 BULK_PROBE: Final = 64 * 1024
@@ -249,14 +250,14 @@ _encoder: Final = msgspec.msgpack.Encoder()
 
 
 class Frame(NamedTuple):
-    """A message and the bytes behind it."""
+    """A message and the payload bytes after it."""
 
     message: RingMessage
     payload: bytes = b""
 
 
 def encode(message: RingMessage, payload: bytes | memoryview = b"") -> bytes:
-    """A frame as bytes."""
+    """Return a frame as bytes; raises FrameError where its header is too long."""
     kind = _BY_MESSAGE[type(message)]
     header = _encoder.encode(message)
     if len(header) > kind.header_max:
@@ -265,9 +266,9 @@ def encode(message: RingMessage, payload: bytes | memoryview = b"") -> bytes:
 
 
 class RingFrameReader:
-    """Frames out of a stream. `receive` gives some bytes, at most so many, and none at the end.
+    """Reads frames from a stream. `receive` returns some bytes, at most as many as asked, and none at the end.
 
-    `payload_max` bounds the states of a pass; 0 where none may come.
+    `payload_max` limits the bytes of a pass's states; 0 where none may come.
     """
 
     def __init__(self, receive: Callable[[int], bytes], payload_max: int = 0) -> None:
@@ -276,7 +277,8 @@ class RingFrameReader:
         self._buffer = bytearray()
 
     def read(self) -> Frame:
-        """The next frame; raises LinkClosedError at the stream's end, FrameError for anything that is no frame."""
+        """Return the next frame; raises LinkClosedError at the stream's end, FrameError for anything that is no valid
+        frame."""
         self._fill(HEADER.size, between=True)
         magic, version, number, header_len, payload_len = HEADER.unpack_from(self._buffer)
         kind = self._checked(magic, version, number, header_len, payload_len)
@@ -320,12 +322,12 @@ def _decoded(kind: _Kind, header: bytes) -> RingMessage:
 
 
 def pack_states(states: States, states_as: StateFormat = StateFormat.F32) -> bytes:
-    """States as they travel."""
+    """Return states as the bytes that are sent."""
     return states.astype("<f2" if states_as is StateFormat.F16 else "<f4", copy=False).tobytes()
 
 
 def unpack_states(payload: bytes, rows: int, n_embd: int, states_as: StateFormat = StateFormat.F32) -> States:
-    """`rows` states of `n_embd` numbers; a payload of another size is refused."""
+    """Return `rows` states of `n_embd` numbers; raises FrameError for a payload of another size."""
     half = states_as is StateFormat.F16
     if len(payload) != rows * n_embd * (2 if half else 4):
         raise FrameError(FrameFault.MALFORMED, f"{len(payload)} bytes of states for {rows} rows of {n_embd}")
@@ -334,10 +336,10 @@ def unpack_states(payload: bytes, rows: int, n_embd: int, states_as: StateFormat
 
 
 def are_numbers(states: States) -> bool:
-    """Whether all are finite: the engine takes anything else without a word."""
+    """Whether all are finite: the engine would accept other values without an error."""
     return bool(np.isfinite(states).all())
 
 
 def payload_max(rows: int, n_embd: int, states_as: StateFormat = StateFormat.F32) -> int:
-    """The size of the largest pass's states."""
+    """Return the bytes of the states of a pass with `rows` rows."""
     return rows * n_embd * (2 if states_as is StateFormat.F16 else 4)

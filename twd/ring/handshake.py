@@ -1,4 +1,4 @@
-"""How a link begins: the stage challenges, the guest proves who it is, the stage welcomes it."""
+"""How a link begins: the stage sends a challenge, the peer proves that it is of the ring, the stage welcomes it."""
 
 import contextlib
 import socket
@@ -32,22 +32,22 @@ M = TypeVar("M", bound=RingMessage)
 
 
 class RefusedError(TwdError):
-    """The stage said no, and why."""
+    """The stage refused the link, and said why."""
 
 
 @dataclass(slots=True)
 class PendingConnection:
-    """A link in the making."""
+    """A connection whose handshake is not finished."""
 
     transport: Transport
     reader: RingFrameReader
 
     def send(self, message: RingMessage) -> None:
-        """One frame."""
+        """Send one frame."""
         self.transport.send(encode(message))
 
     def refuse(self, error: TwdError) -> None:
-        """Say why this goes no further, and end it."""
+        """Send the reason for the refusal, and close the connection."""
         with contextlib.suppress(LinkClosedError):
             self.send(LinkBroken(error.failure))
         self.transport.free()
@@ -56,7 +56,7 @@ class PendingConnection:
 def open_connection(
     sock: socket.socket, context: ssl.SSLContext | None, deadline: float, *, server: bool
 ) -> PendingConnection:
-    """Make a socket a connection, encrypted if there is a context for it."""
+    """Return a connection over a socket, encrypted if `context` is not None."""
 
     def patience() -> float:
         return deadline - time.monotonic()
@@ -75,18 +75,19 @@ def open_connection(
 
 @dataclass(frozen=True, slots=True)
 class VerifiedPeer:
-    """Somebody who proved to be of the ring."""
+    """A peer that proved to be of the ring."""
 
     hello: Hello
     nonce: bytes
 
     def welcome_proof(self, trust: RingTrust) -> bytes:
-        """Shows the guest that we are of the ring, too."""
+        """Return the proof for the peer that we are of the ring, too."""
         return trust.proof(_HOST, self.hello.nonce, self.nonce)
 
 
 def admit(connection: PendingConnection, trust: RingTrust, pinned: dict[LinkRole, bytes]) -> VerifiedPeer:
-    """Challenge whoever connected; raises FrameError unless it is of this ring. `pinned`: each role's certificate."""
+    """Challenge whoever connected; return the verified peer. Raises FrameError unless it is of this ring. `pinned`: the
+    certificate of each role, in DER."""
     nonce = fresh_nonce()
     connection.send(Challenge(nonce))
     hello = connection.reader.read().message
@@ -103,7 +104,7 @@ def admit(connection: PendingConnection, trust: RingTrust, pinned: dict[LinkRole
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a stage listens, and by what it is known."""
+    """Address of a stage, and its name for messages."""
 
     host: str
     port: int
@@ -115,7 +116,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class DialedLink:
-    """A connection that was welcomed."""
+    """A connection to a stage after its welcome."""
 
     connection: PendingConnection
     welcome: Welcome
@@ -130,8 +131,8 @@ def dial(
     deadline: float,
     wanted: Callable[[], bool] = lambda: True,
 ) -> DialedLink:
-    """Connect to a stage, again and again until the deadline or until it is not `wanted` any more: the stage may not
-    listen, or not be wired, yet."""
+    """Connect to a stage; try again until the deadline or until it is no longer `wanted`, since the stage may not yet
+    listen or be wired."""
     while True:
         try:
             return dial_once(to, trust, context, role, sender, deadline)
@@ -146,7 +147,7 @@ def dial(
 def dial_once(
     to: Endpoint, trust: RingTrust, context: ssl.SSLContext | None, role: LinkRole, sender: str, deadline: float
 ) -> DialedLink:
-    """Connect to a stage; raises TwdError, or OSError where nobody listens."""
+    """Connect to a stage once; raises TwdError, or OSError where nobody listens."""
     left = max(deadline - time.monotonic(), 0.001)
     sock = socket.create_connection((to.host, to.port), timeout=left)
     connection = open_connection(sock, context, deadline, server=False)

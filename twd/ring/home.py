@@ -1,4 +1,4 @@
-"""The links of one ring as its home holds them: windows leave by the first stage, answers come from any."""
+"""The links of one ring, on the driver's side: windows leave to the first stage, answers come from any stage."""
 
 import queue
 import time
@@ -16,7 +16,7 @@ from twd.wire.ring import FrameFault, HopFacts, StageReady
 
 
 class PassAnswer(NamedTuple):
-    """What came of a pass, and when it came."""
+    """The results of a pass, and when they came (time.monotonic)."""
 
     verdicts: PassResults
     at: float
@@ -24,7 +24,7 @@ class PassAnswer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RingLimits:
-    """What all stages of a ring can take."""
+    """The limits that every stage of a ring can meet."""
 
     slots: int
     ctx_size: int
@@ -33,7 +33,7 @@ class RingLimits:
 
     @classmethod
     def of(cls, welcomes: Sequence[Welcome]) -> "RingLimits":
-        """The least of each."""
+        """Return the smallest value of each limit."""
         return cls(
             slots=min(one.slots for one in welcomes),
             ctx_size=min(one.ctx_size for one in welcomes),
@@ -43,7 +43,7 @@ class RingLimits:
 
 
 class RingDriver:
-    """A ring that stands, until any of its links is lost; then it is over for good.
+    """A ring that works until any of its links is lost; then it is over for good.
 
     Answers are collected here; `wake` is called, from any thread, for each of them and once when the ring is over.
     """
@@ -57,7 +57,7 @@ class RingDriver:
         self.over: TwdError | None = None
         """Why the ring is over."""
         self._answers: queue.SimpleQueue[PassAnswer | None] = queue.SimpleQueue()
-        """None: the ring is over, and nobody need wait for more."""
+        """Answers not yet fetched; None: the ring is over, and no more come."""
         self._links = [
             RingLink(one.connection, name, self._take, self._lost, pace)
             for one, name in zip(dialed, names, strict=True)
@@ -75,7 +75,8 @@ class RingDriver:
         deadline: float,
         pace: ProbePace,
     ) -> "RingDriver":
-        """Reach all stages, which were told their places; blocks until each stands, at most until `deadline`."""
+        """Connect to all stages, which already have their wiring; blocks until all have answered, at most until
+        `deadline`."""
 
         def reach(stage: StageReady) -> DialedLink:
             context = client_context(identity, stage.certificate) if trust.encrypted else None
@@ -93,16 +94,16 @@ class RingDriver:
         return cls([one.result() for one in reached], [stage.stage for stage in stages], pace)
 
     def send(self, message: RingMessage) -> None:
-        """Down the chain, in order; a ring that is over takes it and does nothing."""
+        """Send a message to the first stage, in order; does nothing when the ring is over."""
         self._send(self._links[0], message)
 
     def void(self, slot: int, epoch: int) -> None:
-        """All epochs of a slot below this one are dead; overtakes what is queued."""
+        """Tell all stages that the slot's epochs below this one are over; overtakes queued frames."""
         for link in self._links:
             self._send(link, VoidEpochs(slot, epoch))
 
     def answers(self, timeout_s: float = 0.0) -> list[PassAnswer]:
-        """What has come, in order; waits for a first one so long, or until the ring is over."""
+        """Return the answers that came, in order; waits up to `timeout_s` for the first, or until the ring is over."""
         found: list[PassAnswer] = []
         wait = timeout_s > 0.0 and self.over is None
         try:
@@ -113,16 +114,16 @@ class RingDriver:
         return found
 
     def hops(self) -> list[HopFacts]:
-        """What each link measured of itself, in ring order."""
+        """Return what each link measured, in ring order."""
         return [link.facts() for link in self._links]
 
     def close(self, reason: TwdError | None = None) -> None:
-        """Hang up; harmless when repeated."""
+        """Close all links; harmless when repeated."""
         for link in self._links:
             link.close(reason)
 
     def join(self, timeout_s: float = 3.0) -> bool:
-        """Wait until all threads are gone; whether they are."""
+        """Wait until all threads have ended; return whether they have."""
         end = time.monotonic() + timeout_s
         ended = [link.join(max(0.0, end - time.monotonic())) for link in self._links]
         return all(ended)
@@ -131,7 +132,7 @@ class RingDriver:
         try:
             link.send(message)
         except LinkClosedError as error:
-            link.close(error)  # its own thread tells that the ring is over
+            link.close(error)  # the link's own thread reports that the ring is over
 
     def _take(self, frame: Frame) -> None:
         if not isinstance(frame.message, PassResults):

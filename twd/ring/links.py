@@ -1,4 +1,5 @@
-"""A link that stands: frames in both directions, and a pulse that measures it and notices when the other end stops."""
+"""A link after its handshake: frames in both directions, and a pulse that measures it and notices when the other end
+stops."""
 
 import contextlib
 import threading
@@ -14,22 +15,22 @@ from twd.wire.failures import FailureCode, TwdError
 from twd.wire.ring import HopFacts
 
 SWITCH_S: Final = 0.0005
-"""How long a thread of Python may go on while another waits: frames must not wait the usual 5 ms."""
+"""Seconds that a Python thread may run while another waits; frames must not wait the usual 5 ms."""
 _LAST_WORD_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class ProbePace:
-    """How often a link is probed, and how long a silence means that the other end is gone."""
+    """How often a link is probed, and after how many seconds of silence the other end counts as lost."""
 
     probe_s: float = 0.4
     silence_s: float = 2.0
 
 
 class RingLink:
-    """One connection after its handshake. `handle` gets every frame but probes, `closed` the reason, once.
+    """One connection after its handshake. `handle` gets every frame except probes; `closed` gets the reason, once.
 
-    Both are called on the link's own receiving thread. What `handle` raises closes the link.
+    Both are called on the link's receiving thread. An exception from `handle` closes the link.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class RingLink:
         self._receiver.start()
 
     def allow_payload(self, size: int) -> None:
-        """How many bytes of states one pass may bring; none unless this is called."""
+        """Set how many bytes of states one pass may bring; 0 before this is called."""
         self._reader.payload_max = size
 
     @property
@@ -67,7 +68,7 @@ class RingLink:
         return self._reason is None
 
     def send(self, message: RingMessage, payload: bytes = b"") -> None:
-        """One frame; waits while the other end does not read. Raises LinkClosedError."""
+        """Send one frame; waits while the other end does not read. Raises LinkClosedError."""
         self._transport.send(encode(message, payload))
 
     def close(self, reason: TwdError | None = None) -> None:
@@ -77,14 +78,14 @@ class RingLink:
             self._pulse.stop()
 
     def join(self, timeout_s: float = 3.0) -> bool:
-        """Wait until its threads are gone; whether they are."""
+        """Wait until its threads have ended; return whether they have."""
         for thread in (self._receiver, self._beater):
             if thread.ident is not None and thread is not threading.current_thread():
                 thread.join(timeout_s)
         return not (self._receiver.is_alive() or self._beater.is_alive())
 
     def facts(self) -> HopFacts:
-        """What was measured of it."""
+        """Return what was measured on the link."""
         pulse, transport = self._pulse, self._transport
         return HopFacts(
             to=self.peer,
@@ -112,7 +113,7 @@ class RingLink:
         self._transport.free()
 
     def _drain(self) -> None:
-        """Read on until the other end has our last word: bytes that nobody read would make it lose that."""
+        """Read until the other end has our last message: unread bytes would make it lose that message."""
         until = time.monotonic() + _LAST_WORD_S
         self._transport.patience = lambda: until - time.monotonic()
         with contextlib.suppress(TwdError):
@@ -131,7 +132,7 @@ class RingLink:
                 self._handle(frame)
 
     def _beat(self) -> None:
-        with contextlib.suppress(LinkClosedError):  # the receiver finds out, and may find a last word before
+        with contextlib.suppress(LinkClosedError):  # the receiver notices this, and may first read a last message
             while (due := self._pulse.due()) is not None:
                 for message, payload in due:
                     self.send(message, payload)

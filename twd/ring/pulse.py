@@ -1,4 +1,4 @@
-"""The pulse of a link: what to send for keep-alive and when, and what the answers say of the link."""
+"""The pulse of a link: which keep-alive messages to send and when, and what their answers say of the link."""
 
 import threading
 import time
@@ -20,7 +20,8 @@ Due = list[tuple[RingMessage, bytes]]
 
 
 class LinkPulse:
-    """Probes at a steady pace and pongs at once; every so often, on a quiet link, a long probe for the bandwidth."""
+    """Sends probes at a steady pace and pongs at once; now and then, on a quiet link, a long probe to measure
+    bandwidth."""
 
     def __init__(self, probe_s: float, sent_bytes: Callable[[], int]) -> None:
         self.rtt_s = 0.0
@@ -37,20 +38,20 @@ class LinkPulse:
         self._next_at = 0.0
 
     def owe(self, number: int) -> None:
-        """A probe came; more of them than anyone sends are left unanswered."""
+        """Record that a probe came and needs a pong; probes beyond _OWED_MAX waiting ones get none."""
         with self._change:
             if len(self._owed) < _OWED_MAX:
                 self._owed.append(number)
             self._change.notify()
 
     def stop(self) -> None:
-        """No more probes."""
+        """Stop; `due` returns None from now on."""
         with self._change:
             self._stopped = True
             self._change.notify()
 
     def due(self) -> Due | None:
-        """Wait for what must be sent next; None when stopped."""
+        """Wait until something must be sent, and return it; None when stopped."""
         with self._change:
             while not self._stopped:
                 pongs: Due = [(LinkPong(number), b"") for number in self._owed]
@@ -64,7 +65,7 @@ class LinkPulse:
         return None
 
     def answered(self, number: int) -> None:
-        """A pong came; one that nobody asked for says nothing."""
+        """Record a pong and measure with it; ignores one that belongs to no probe."""
         with self._change:
             sent = self._out.pop(number, None)
             if sent is None:

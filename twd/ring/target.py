@@ -1,4 +1,5 @@
-"""The target that is a ring of stages: windows of all sessions out as passes, answers back as verdicts."""
+"""The target whose model runs on a ring of stages: sends windows of all sessions as passes, returns results of
+verification."""
 
 import time
 from collections import deque
@@ -18,34 +19,34 @@ from twd.wire.job import TokenLogprob
 
 
 class RemoteSpecSampler:
-    """A session's way to pick tokens, told to the last stage, which picks."""
+    """The sampler of a session as a description for the output stage, which samples."""
 
     def __init__(self, spec: SessionSpec) -> None:
         self.spec = spec
 
     def pick(self, logits: Logits, history: Sequence[int]) -> int:
-        """Never here."""
+        """Always raises: only the output stage does this."""
         raise TwdError(FailureCode.INTERNAL, "over a ring the last stage picks")
 
 
 class RemoteSpecReport:
-    """How many alternatives to report with each token; the last stage does it."""
+    """How many alternative tokens the output stage reports with each token."""
 
     def __init__(self, top: int) -> None:
         self.top = top
 
     def __call__(self, logits: Logits, token: int) -> TokenLogprob:
-        """Never here."""
+        """Always raises: only the output stage does this."""
         raise TwdError(FailureCode.INTERNAL, "over a ring the last stage reports")
 
 
 @dataclass(slots=True)
 class _Line:
-    """One session as home sees it: which epochs are alive, and what is under way."""
+    """One session as the driver sees it: which epochs are valid, and which windows are in flight."""
 
     alive_from: int = 0
     flying: deque[tuple[int, Window]] = field(default_factory=deque)
-    """Pass and window, in the order of sending."""
+    """Pass number and window of each window in flight, in the order of sending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +57,10 @@ class _Flight:
 
 
 class RingTarget:
-    """A `Pipeline` over the stages of a ring. When the ring is over it waits for `rewire`.
+    """A `Pipeline` over the stages of a ring. After the ring is lost it waits for `rewire`.
 
-    A slot's tokens are those of which an answer told that every stage computed them: only they can be relied on by
-    the next session of the slot.
+    A slot's tokens are those that, by the answers, every stage has computed: only these can be reused by the slot's
+    next session.
     """
 
     trees = False
@@ -74,13 +75,14 @@ class RingTarget:
         self._vocabulary = vocabulary
         self._wake: Callable[[], None] = lambda: None
         self.generation_number = 0
-        """Of the ring that stands, or stood last."""
+        """Number of the current ring, or of the last one if it is lost."""
         self.rows_sent = 0
         self.rows_kept = 0
-        """Positions that became text or prompt; the rest was computed, if at all, in vain."""
+        """Rows that became text or prompt; the other rows sent were dropped or computed for nothing."""
         self._number = 0
         self._offered: deque[tuple[RingDriver, PipelineState | None]] = deque()
-        """By other threads; each is taken up in its turn, as its pipe may be what a later one goes by."""
+        """New rings offered by other threads. They are taken one by one, since a later one may have no pipe of its own
+        and use the one before."""
         self._adopt(home)
 
     # -- which ring ------------------------------------------------------------------------------
@@ -88,7 +90,7 @@ class RingTarget:
     def rewire(self, home: RingDriver, pipe: PipelineState | None = None) -> None:
         """Go on with another ring; from any thread. Raises TwdError where it is smaller than the first one was.
 
-        `pipe`: what its stages say of themselves, where they are not those of before.
+        `pipe`: what its stages measured; None if they are the stages of before.
         """
         bounds = home.bounds
         if bounds.slots < self.n_slots or bounds.ctx_size < self.ctx_size or bounds.window_max < self.window_max:
@@ -102,7 +104,7 @@ class RingTarget:
         self._wake()
 
     def generation(self) -> int:
-        """Which ring stands, counted from 1; 0 while none does."""
+        """Return the number of the current ring, counted from 1; 0 while there is none."""
         while self._offered:
             home, pipe = self._offered.popleft()
             if pipe is not None:
@@ -117,18 +119,19 @@ class RingTarget:
         self._lines: dict[int, _Line] = {}
         self._flights: dict[int, _Flight] = {}
         self._largest = 0
-        """Rows of the largest pass that these stages computed."""
+        """Rows of the largest pass that these stages have computed."""
         self._refused: list[VerifyResult] = []
         self.pipe.reset(home.bounds.credits)
 
     def on_ready(self, call: Callable[[], None]) -> None:
-        """Have this called when there is something to collect, or the ring is over or another."""
+        """Set the function to call when there is something to collect, or the ring is lost or replaced."""
         self._wake = self.home.wake = call
 
     # -- sessions --------------------------------------------------------------------------------
 
     def open(self, tokens: Sequence[int], sampler: Sampler, report: Report | None = None) -> tuple[int, int]:
-        """Take a slot for a prompt; raises BUSY, or CONTEXT_OVERFLOW before any work begins."""
+        """Open a session for a prompt; return its slot and how many tokens the slot already holds. Raises BUSY, or
+        CONTEXT_OVERFLOW before any work begins."""
         if not isinstance(sampler, RemoteSpecSampler):
             raise TwdError(FailureCode.INTERNAL, "a ring wants to be told how a session picks")
         check_prompt(tokens, ctx_size=self.ctx_size)
@@ -145,7 +148,7 @@ class RingTarget:
         return place.slot, place.common
 
     def close(self, slot: int) -> None:
-        """End a session; what is still under way for it is void. Harmless when repeated."""
+        """End a session and drop its windows in flight. Harmless when repeated."""
         line = self._lines.pop(slot, None)
         if line is None:
             return
@@ -154,7 +157,7 @@ class RingTarget:
         self._slots.close(slot)
 
     def _void(self, slot: int, line: _Line) -> None:
-        """Whatever flies for a slot is of dead epochs; the stages are told if they may still have it."""
+        """Drop all windows of a slot that are in flight; tell the stages, which may still compute them."""
         if not line.flying:
             return
         line.alive_from = line.flying[-1][1].epoch + 1
@@ -170,7 +173,7 @@ class RingTarget:
     # -- windows ---------------------------------------------------------------------------------
 
     def submit(self, windows: Sequence[Window]) -> None:
-        """One pass of windows of different slots; what makes no sense, or is too much, is refused with the next
+        """Send one pass with windows of different slots; a window that is invalid or too large is refused with the next
         `collect`."""
         sent: dict[int, Window] = {}
         rows = 0
@@ -203,7 +206,7 @@ class RingTarget:
             raise TwdError(FailureCode.INTERNAL, f"stages take {self.window_max} tokens in a pass, not {rows}")
 
     def collect(self) -> list[VerifyResult]:
-        """What has come since the last call; never waits."""
+        """Return the results that came since the last call; never waits."""
         verdicts, self._refused = self._refused, []
         for answer in self.home.answers():
             verdicts += self._answered(answer)
@@ -221,7 +224,8 @@ class RingTarget:
         return [verdict for verdict in found if verdict is not None]
 
     def _is_whole(self, flight: _Flight, told: PassResults) -> bool:
-        """Whether every stage computed all of a pass; one that was dropped or aborted on its way tells no time."""
+        """Whether every stage computed the whole pass; the times of one that was partly dropped or aborted are not
+        used."""
         judged = sum(outcome.failure is None for outcome in told.outcomes)
         return len(told.trail) == self.home.stages and judged == len(flight.windows)
 
@@ -231,13 +235,13 @@ class RingTarget:
         self.pipe.observe(flight.rows, (at - flight.sent_at) * 1000, queued_ms, computed_ms)
 
     def _judged(self, outcome: ItemOutcome, flight: _Flight) -> VerifyResult | None:
-        """An outcome as a verdict; None where the session is gone or goes on elsewhere."""
+        """Return an outcome as a result; None where the session has ended or its epoch is over."""
         slot, epoch = outcome.slot, outcome.epoch
         line, window = self._lines.get(slot), flight.windows.get(slot)
         if line is None or window is None or epoch < line.alive_from or window.epoch != epoch:
             return None
         if all(flown is not window for _, flown in line.flying):
-            return None  # of the session that had this slot before
+            return None  # it belongs to the slot's previous session
         while line.flying.popleft()[1] is not window:
             pass
         tokens = self._slots[slot].tokens
@@ -253,19 +257,19 @@ class RingTarget:
         )
 
     def _goes_on(self, outcome: ItemOutcome, window: Window, line: _Line) -> bool:
-        """Whether what flies behind a window stands on what was picked."""
+        """Whether the next window in flight begins with the token that was picked."""
         if not window.picks or not line.flying:
             return True
         return outcome.standing == len(window.tokens) and line.flying[0][1].tokens[0] == outcome.tokens[-1]
 
     def oldest(self, now: float) -> tuple[float, bool]:
-        """For how many seconds the pass that left first has been under way, and whether the stages have computed one of
+        """Return for how many seconds the oldest pass has been in flight, and whether the stages have computed one of
         its size before; from any thread."""
         first = min(list(self._flights.values()), key=lambda flight: flight.sent_at, default=None)
         return (0.0, True) if first is None else (now - first.sent_at, first.rows <= self._largest)
 
     def shutdown(self) -> None:
-        """Leave the ring; its stages stay."""
+        """Leave the ring; its stages go on running."""
         self._lines.clear()
         self.home.close()
 

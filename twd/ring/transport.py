@@ -1,4 +1,4 @@
-"""Bytes over one socket, plain or encrypted. One thread receives, any may send; nobody waits for ever."""
+"""Bytes over one socket, plain or encrypted. One thread receives, any thread may send; receiving has a time limit."""
 
 import contextlib
 import selectors
@@ -16,7 +16,8 @@ _CHUNK: Final = 1 << 18
 
 
 class Transport:
-    """A plain connection, and the base of the encrypted one. `patience` says how long silence is still borne."""
+    """A plain connection, and the base of the encrypted one. `patience` returns for how many more seconds silence is
+    allowed."""
 
     def __init__(self, sock: socket.socket, patience: Callable[[], float]) -> None:
         sock.settimeout(None)
@@ -37,7 +38,7 @@ class Transport:
         return b""
 
     def send(self, data: bytes) -> None:
-        """Send all of it; waits while the other end does not read. Raises LinkClosedError."""
+        """Send all bytes; waits while the other end does not read. Raises LinkClosedError."""
         try:
             with self._sending:
                 self._send(data)
@@ -45,22 +46,22 @@ class Transport:
             raise LinkClosedError(f"the link is closed: {error}") from None
 
     def receive(self, limit: int = _CHUNK) -> bytes:
-        """Some bytes; none at the end of the stream."""
+        """Return some bytes; none at the end of the stream."""
         try:
             return self._receive(limit)
         except (OSError, ValueError) as error:
             raise LinkClosedError(f"the link is closed: {error}") from None
 
     def finish(self) -> None:
-        """Nothing more will be sent."""
+        """Tell the other end that nothing more will be sent."""
         self._shut(socket.SHUT_WR)
 
     def hang_up(self) -> None:
-        """End the connection; whoever waits on it wakes up."""
+        """End the connection; threads that wait on it wake up."""
         self._shut(socket.SHUT_RDWR)
 
     def free(self) -> None:
-        """Give the socket back, when no thread uses it any more."""
+        """Close the socket, when no thread uses it any more."""
         self.hang_up()
         self._selector.close()
         self._sock.close()
@@ -90,7 +91,7 @@ class Transport:
 
 
 class TlsTransport(Transport):
-    """The same, encrypted. Over memory, since one TLS socket must not be read and written by two threads at once."""
+    """An encrypted connection. TLS runs over memory buffers, since two threads must not use one TLS socket at once."""
 
     def __init__(
         self, sock: socket.socket, patience: Callable[[], float], context: ssl.SSLContext, *, server_side: bool
@@ -106,7 +107,7 @@ class TlsTransport(Transport):
         return self._tls.getpeercert(binary_form=True) or b""
 
     def shake_hands(self) -> None:
-        """Agree on keys and prove both certificates; raises LinkClosedError."""
+        """Do the TLS handshake, with both certificates; raises LinkClosedError."""
         try:
             while not self._shaken():
                 self._in.write(self._more())

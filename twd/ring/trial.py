@@ -1,4 +1,4 @@
-"""What a new ring is worth: what passes cost over it, and whether windows give the same logits as single steps."""
+"""The trial of a new ring: what passes cost on it, and whether windows give the same logits as single steps."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ _GUESS_MS: Final = 5.0
 
 
 def pipe_of(stages: Sequence[StageReady], room: int) -> PipelineState:
-    """What the stages measured each for itself, as one pipe; the links are learned from the first passes."""
+    """Return the stages' own measurements as the state of one pipe; link times are learned from the first passes."""
     widths = sorted(set.intersection(*({point.width for point in stage.cost} for stage in stages)) or {1})
     times = [{point.width: point.ms for point in stage.cost} for stage in stages]
 
@@ -38,7 +38,7 @@ def pipe_of(stages: Sequence[StageReady], room: int) -> PipelineState:
 
 @dataclass(slots=True)
 class RingTrial:
-    """One session on an idle ring, for which everything is asked twice."""
+    """One session on an idle ring that computes the same tokens twice."""
 
     home: RingDriver
     target: RingTarget
@@ -47,8 +47,8 @@ class RingTrial:
     epoch: int = FIRST_EPOCH // 2
 
     def run(self, settings: str) -> Exactness:
-        """Single steps, then windows with wrong guesses at their ends over the same stretch; all log probabilities
-        that were asked for must be equal to the last bit."""
+        """Compute single steps, then windows over the same tokens with a wrong draft at each end. Exact means that all
+        reported log probabilities are equal to the last bit."""
         spec = SessionSpec(Sampling(), 0, len(self.tokens), ignore_eos=True, logprobs=_TOP)
         self.slot, _ = self.target.open(self.tokens, RemoteSpecSampler(spec))
         try:

@@ -1,4 +1,4 @@
-"""Whom a link lets in: certificates made at start and pinned by the wiring, and a proof of the ring's secret."""
+"""Who may use a link: certificates made at start and pinned by the wiring, and a proof of the ring's secret."""
 
 import hashlib
 import hmac
@@ -20,14 +20,14 @@ NONCE_BYTES: Final = 32
 
 
 def server_context(identity: LinkIdentity, peers: Sequence[str]) -> ssl.SSLContext:
-    """TLS 1.3 that lets in the holders of these certificates alone."""
+    """Return a TLS 1.3 context that accepts only the holders of these certificates."""
     context = _context(ssl.PROTOCOL_TLS_SERVER, identity, peers)
     context.num_tickets = 0
     return context
 
 
 def client_context(identity: LinkIdentity, peer: str) -> ssl.SSLContext:
-    """TLS 1.3 that speaks to the holder of this certificate alone."""
+    """Return a TLS 1.3 context that connects only to the holder of this certificate."""
     return _context(ssl.PROTOCOL_TLS_CLIENT, identity, [peer])
 
 
@@ -37,7 +37,7 @@ def _context(protocol: int, identity: LinkIdentity, peers: Sequence[str]) -> ssl
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    with tempfile.TemporaryDirectory(prefix="twd-") as folder:  # ssl takes a key from a file alone
+    with tempfile.TemporaryDirectory(prefix="twd-") as folder:  # ssl reads a key only from a file
         file = Path(folder) / "identity.pem"
         file.touch(0o600)
         file.write_bytes(identity.key + identity.certificate.encode())
@@ -50,7 +50,7 @@ def _context(protocol: int, identity: LinkIdentity, peers: Sequence[str]) -> ssl
 
 
 def der(certificate: str) -> bytes:
-    """A certificate as connections show it."""
+    """Return a PEM certificate in DER, as connections show it."""
     return ssl.PEM_cert_to_DER_cert(certificate) if certificate else b""
 
 
@@ -61,12 +61,12 @@ class RingTrust:
     ring: str
     nonce: str = field(repr=False)
     key: str = field(default="", repr=False)
-    """The preset key; it never travels, it only goes into proofs."""
+    """The preset key; it is never sent, and only used in proofs."""
     encrypted: bool = True
 
     @classmethod
     def of(cls, wired: RingWired, key: str = "") -> "RingTrust":
-        """The trust that a wiring gives to its stage."""
+        """Return the trust that a wiring gives to its stage."""
         return cls(wired.ring, wired.nonce, key, wired.encrypted)
 
     @cached_property
@@ -76,7 +76,7 @@ class RingTrust:
         )
 
     def proof(self, *parts: str | bytes) -> bytes:
-        """Shows that one knows the secret, for this purpose and these nonces only."""
+        """Return a proof that the caller knows the secret, valid only for these parts (purpose and nonces)."""
         digest = hashlib.sha256()
         for part in parts:
             data = part.encode() if isinstance(part, str) else part
@@ -84,15 +84,15 @@ class RingTrust:
         return hmac.digest(self._secret, digest.digest(), "sha256")
 
     def proves(self, proof: bytes, *parts: str | bytes) -> bool:
-        """Whether somebody's proof holds."""
+        """Whether a peer's proof is valid for these parts."""
         return hmac.compare_digest(proof, self.proof(*parts))
 
 
 def fresh_nonce() -> bytes:
-    """Never used before."""
+    """Return new random bytes that were never used before."""
     return secrets.token_bytes(NONCE_BYTES)
 
 
 def ring_nonce() -> str:
-    """The secret that a speculator gives to all members of one ring."""
+    """Return a new secret that a speculator gives to all members of one ring."""
     return secrets.token_hex(NONCE_BYTES)

@@ -1,4 +1,4 @@
-"""An encrypted way to a port that has no security of its own: llama.cpp's RPC worker behind, its client before it.
+"""An encrypted tunnel to a port that has no security of its own: that of llama.cpp's RPC worker.
 
 client -> Entry (loopback, at home) == TLS, both certificates pinned == Exit (at the agent) -> worker (loopback)
 """
@@ -27,7 +27,7 @@ log = logging.getLogger("twd.tunnel")
 
 
 class _End(ABC):
-    """What both ends share: a port, and pairs of connections between which bytes pass."""
+    """What both ends share: a listening port, and pairs of connections between which bytes are passed on."""
 
     def __init__(self, name: str) -> None:
         self._tasks = TaskGroup(name, lambda task, error: log.error("%s: %r", task, error))
@@ -35,7 +35,7 @@ class _End(ABC):
         self._numbers = itertools.count(1)
 
     async def close(self) -> None:
-        """Hang up everywhere."""
+        """Close the port and all connections."""
         server, self._server = self._server, None
         if server is not None:
             server.close()
@@ -43,7 +43,7 @@ class _End(ABC):
 
     @abstractmethod
     async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """The other side of a connection that came."""
+        """Connect to the other side, for a connection that was accepted."""
 
     async def _listen(self, host: str, port: int, context: ssl.SSLContext | None) -> int:
         limits = {"ssl_handshake_timeout": REACH_S} if context is not None else {}
@@ -69,7 +69,7 @@ class _End(ABC):
             for one in (writer, far_writer):
                 connection = one.get_extra_info("socket")
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            notice_lost_peers(writer.get_extra_info("socket"))  # not at the other side: a worker may be slow to read
+            notice_lost_peers(writer.get_extra_info("socket"))  # not at the worker's side: a worker may read slowly
             passing = [
                 self._tasks.start(f"there {number}", _pass(reader, far_writer)),
                 self._tasks.start(f"back {number}", _pass(far_reader, writer)),
@@ -78,7 +78,7 @@ class _End(ABC):
 
 
 class TunnelExit(_End):
-    """The end at the worker: lets in those whose certificates it was told of."""
+    """The end at the worker: accepts clients whose certificates it was given."""
 
     def __init__(self, identity: LinkIdentity, host: str, target_port: int) -> None:
         super().__init__("tunnel exit")
@@ -88,11 +88,11 @@ class TunnelExit(_End):
         self._known: set[str] = set()
 
     async def start(self) -> int:
-        """The port on which it listens."""
+        """Start to listen; return the port."""
         return await self._listen(self._host, 0, self._context)
 
     def admit(self, certificates: Sequence[str]) -> None:
-        """Let these in from now on, too; a key never outlives its process, so that none need be taken back."""
+        """Accept these certificates, too, from now on. A key never outlives its process, so none need be removed."""
         for certificate in certificates:
             if certificate not in self._known:
                 self._known.add(certificate)
@@ -106,7 +106,7 @@ class TunnelExit(_End):
 
 
 class TunnelEntry(_End):
-    """The end at the client: a port on loopback that leads to a worker elsewhere."""
+    """The end at the client: a loopback port that leads to a worker on another machine."""
 
     def __init__(self, identity: LinkIdentity, host: str, port: int, certificate: str) -> None:
         super().__init__("tunnel entry")
@@ -114,7 +114,7 @@ class TunnelEntry(_End):
         self._context = client_context(identity, certificate)
 
     async def start(self) -> int:
-        """The port on loopback."""
+        """Start to listen on loopback; return the port."""
         return await self._listen(LOOPBACK, 0, None)
 
     async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -126,5 +126,5 @@ async def _pass(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> N
         while data := await source.read(CHUNK):
             target.write(data)
             await target.drain()
-    except (OSError, ssl.SSLError):  # either side hung up: so does the other, then
+    except (OSError, ssl.SSLError):  # one side closed its connection; the other one is then closed, too
         return

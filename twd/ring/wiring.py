@@ -1,4 +1,4 @@
-"""What each stage of a ring is told of its place."""
+"""Builds the messages that tell each stage its place in a ring."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from twd.wire.ring import RingWired, StageReady, StateFormat
 
 
 def of_other_files(stages: Sequence[StageReady], file_hash: str) -> list[StageReady]:
-    """Those that hold a slice of another file than the model that is served."""
+    """Return the stages whose slice is of another file than the served model."""
     return [stage for stage in stages if stage.file_hash != file_hash]
 
 
@@ -19,7 +19,7 @@ def wirings(
     home_certificate: str,
     states: StateFormat,
 ) -> list[RingWired]:
-    """What each stage of a ring is told, in ring order."""
+    """Return the wiring of each stage, in ring order."""
     return [_wiring(stages, index, trust, home, home_certificate, states) for index in range(len(stages))]
 
 

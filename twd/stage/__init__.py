@@ -1,1 +1,1 @@
-"""A stage: one slice of a model's layers, at work in a ring."""
+"""A stage: the process that computes one slice of a model's layers in a ring."""

@@ -1,4 +1,4 @@
-"""What a stage decides: which windows are computed, which are dropped or refused, and on the last stage what stands."""
+"""Decisions of a stage: which windows to compute, drop or refuse, and on the output stage which tokens are kept."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ _CODE_OF = {
 
 @dataclass(frozen=True, slots=True)
 class StageLimits:
-    """What a stage can take. `vocabulary` 0: it never looks at tokens."""
+    """The limits of a stage. `vocabulary` 0: it never looks at tokens."""
 
     slots: int
     ctx_size: int
@@ -26,24 +26,24 @@ class StageLimits:
 
 
 class SlotEpochs:
-    """Which epochs of each slot are over. Its owner sees to it that one thread at a time uses it."""
+    """The epochs of each slot that are over. The owner makes sure that only one thread at a time uses it."""
 
     def __init__(self) -> None:
         self._alive_from: dict[int, int] = {}
 
     def invalidate(self, slot: int, below: int) -> None:
-        """All epochs below this one are over; older news change nothing."""
+        """End all epochs of a slot below `below`; a value lower than an earlier one changes nothing."""
         if below > self._alive_from.get(slot, 0):
             self._alive_from[slot] = below
 
     def is_dead(self, slot: int, epoch: int) -> bool:
-        """Whether windows of this epoch are worth nothing."""
+        """Whether this epoch is over, so that its windows are dropped."""
         return epoch < self._alive_from.get(slot, 0)
 
 
 @dataclass(slots=True)
 class FilteredBatch:
-    """A pass's items: those to compute, how many were dropped, and those refused, with what was wrong."""
+    """A pass's items: those to compute, the number of dropped ones, and those refused, with the faults found."""
 
     live: list[WindowItem] = field(default_factory=list)
     dropped: int = 0
@@ -52,7 +52,7 @@ class FilteredBatch:
 
 
 class RefusedItem(Exception):
-    """One window makes no sense here; its pass goes on without it."""
+    """One window is invalid here; its pass goes on without it."""
 
     def __init__(self, message: str, fault: FrameFault | None = None, code: FailureCode | None = None) -> None:
         super().__init__(message)
@@ -62,7 +62,7 @@ class RefusedItem(Exception):
 
 @dataclass(slots=True)
 class _Line:
-    """A slot's text as the last stage knows it, and what a following window of its epoch must be."""
+    """A slot's text as the output stage knows it, and what the next window of the same epoch must be."""
 
     history: list[int] = field(default_factory=list)
     epoch: int = -1
@@ -71,13 +71,13 @@ class _Line:
     sampler: Sampler | None = None
     report: Report | None = None
     problem: Failure | None = None
-    """Why nothing can be picked for this session."""
+    """Why no tokens can be sampled for this session."""
     ends: bool = True
-    """Whether nothing follows an end token."""
+    """Whether the text stops at an end token."""
 
 
 class StageCore:
-    """The sessions of one ring as one stage sees them: where each slot's cache ends, and which slots are open."""
+    """The sessions of one ring on one stage: where each slot's cache ends, and which slots are open."""
 
     def __init__(self, bounds: StageLimits, epochs: SlotEpochs, head: "OutputStage | None" = None) -> None:
         self.bounds = bounds
@@ -88,21 +88,21 @@ class StageCore:
 
     @property
     def sessions(self) -> int:
-        """How many are open."""
+        """Number of open sessions."""
         return len(self._open)
 
     def open(self, slot: int) -> None:
-        """A session takes a slot; what its cache holds stays."""
+        """Open a session on a slot; the content of its cache stays."""
         self._require_slot(slot)
         self._open.add(slot)
 
     def close(self, slot: int) -> None:
-        """The session is over; harmless when repeated."""
+        """Close a session; harmless when repeated."""
         self._require_slot(slot)
         self._open.discard(slot)
 
     def copy(self, source: int, target: int) -> None:
-        """The target's cache is now the source's."""
+        """Record that the target slot's cache is now a copy of the source slot's."""
         self._require_slot(source)
         self._require_slot(target)
         self._ends[target] = self._ends[source]
@@ -110,15 +110,16 @@ class StageCore:
             self.head.copy(source, target)
 
     def end(self, slot: int) -> int:
-        """The position behind a slot's last row in the cache."""
+        """Return the position after a slot's last row in the cache."""
         return self._ends[slot]
 
     def stands_at(self, slot: int, end: int) -> None:
-        """The cache was brought to this length."""
+        """Record that the slot's cache now ends at this position."""
         self._ends[slot] = end
 
     def sift(self, items: Sequence[WindowItem], finite: Callable[[int], bool]) -> FilteredBatch:
-        """Decide about each item of a pass; `finite` says whether the states of the item so numbered are numbers."""
+        """Decide for each item of a pass whether to compute, drop or refuse it; `finite` tells whether the states of
+        the item with this index are finite numbers."""
         filtered = FilteredBatch()
         slots: set[int] = set()
         for number, item in enumerate(items):
@@ -146,7 +147,7 @@ class StageCore:
         return True
 
     def _refuse(self, item: WindowItem, refusal: RefusedItem, filtered: FilteredBatch) -> None:
-        """What follows in its epoch would follow on nothing, so it is dropped."""
+        """Refuse an item and end its epoch: later windows of the epoch would have nothing before them."""
         if refusal.fault is not None:
             filtered.faults.append((refusal.fault, str(refusal)))
         if item.slot < self.bounds.slots:
@@ -187,42 +188,43 @@ class StageCore:
 
 
 class OutputStage:
-    """The last stage's part: the texts, and what of each window stands."""
+    """The output stage's part: the texts, and how much of each window is kept."""
 
     def __init__(self, slots: int, end_tokens: frozenset[int]) -> None:
         self._lines = [_Line() for _ in range(slots)]
         self._end_tokens = end_tokens
 
     def open(self, slot: int, sampler: Sampler, report: Report | None, *, ends: bool = True) -> None:
-        """A session's tokens are picked so from now on; `ends`: nothing follows an end token."""
+        """Set how a session's tokens are sampled and reported; `ends`: the text stops at an end token."""
         line = self._lines[slot]
         line.sampler, line.report, line.problem, line.ends = sampler, report, None, ends
 
     def cannot_open(self, slot: int, problem: Failure) -> None:
-        """A session's windows will be refused with this."""
+        """Record why a session cannot be opened; its windows are refused with this."""
         self._lines[slot].problem = problem
 
     def copy(self, source: int, target: int) -> None:
-        """The target's text is now the source's."""
+        """Make the target slot's text a copy of the source slot's."""
         self._lines[target].history = list(self._lines[source].history)
 
     def problem(self, slot: int) -> Failure | None:
-        """Why nothing can be picked for a slot."""
+        """Return why no tokens can be sampled for a slot; None where they can."""
         return self._lines[slot].problem
 
     def length(self, slot: int) -> int:
-        """How many tokens of a slot's text stand."""
+        """Return how many tokens of a slot's text are kept."""
         return len(self._lines[slot].history)
 
     def goes_on(self, item: WindowItem) -> bool:
-        """Whether a window follows on what stands: of a new epoch always, else where the last one led."""
+        """Whether a window continues the kept text: always in a new epoch; else it must begin where the last window
+        ended, with the sampled token."""
         line = self._lines[item.slot]
         if item.epoch != line.epoch:
             return item.epoch > line.epoch
         return item.at == line.next_at and (line.pick is None or item.tokens[0] == line.pick)
 
     def judge(self, item: WindowItem, logits_of: Callable[[int], Logits], epochs: SlotEpochs) -> ItemOutcome:
-        """Decide how much of a computed window stands; its epoch is over unless all of it does."""
+        """Decide how much of a computed window is kept; unless all of it is, its epoch is over."""
         line = self._lines[item.slot]
         window = _window(item)
         del line.history[item.at :]
@@ -244,7 +246,7 @@ class OutputStage:
         return ItemOutcome(item.slot, item.epoch, item.at, verdict.tokens, len(verdict.path), verdict.logprobs)
 
     def _scored(self, line: _Line, window: Window, logits_of: Callable[[int], Logits]) -> ItemOutcome:
-        """Tell how well given tokens fit; all of them stand."""
+        """Return how well given tokens fit; all of them are kept."""
         verdict = VerifyResult(window.slot, window.epoch, window.at)
         if line.sampler is None:
             raise TwdError(FailureCode.INTERNAL, f"no session has slot {window.slot}")
@@ -280,5 +282,5 @@ def _window(item: WindowItem) -> Window:
 
 
 def failed(item: WindowItem, code: FailureCode, message: str) -> ItemOutcome:
-    """The outcome of a window of which nothing came."""
+    """Return the outcome of a window that failed."""
     return ItemOutcome(item.slot, item.epoch, item.at, failure=Failure(code=code, message=message[:4096]))

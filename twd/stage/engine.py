@@ -1,4 +1,4 @@
-"""What a stage needs of the slice in its memory, whatever computes it; and how a pass is laid out for it."""
+"""The interface of a slice in memory for its stage, whatever computes it; and the layout of a pass for it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _PADDING_TOKEN = 0
 
 
 class SliceEngine(Protocol):
-    """A slice of a model over a KV cache of its own. For one thread only."""
+    """A slice of a model with its own KV cache. For one thread only."""
 
     n_embd: int
     n_slots: int
@@ -26,71 +26,72 @@ class SliceEngine(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens there are; 0 where they are not looked at."""
+        """Number of tokens in the vocabulary; 0 where tokens are not looked at."""
         ...
 
     @property
     def end_tokens(self) -> frozenset[int]:
-        """Those that end a text; known where the head is."""
+        """The tokens that end a text; known where the output head is."""
         ...
 
     def decode(self, rows: BatchTokens, states: States | None = None, aborted: AbortFlag | None = None) -> States:
-        """One pass: the states behind the slice, or with the head nothing but `logits`. Aborted, it is CANCELLED."""
+        """Compute one pass. Returns the states after the slice; with the head none, use `logits`. An aborted pass
+        raises CANCELLED."""
         ...
 
     def logits(self, row: int) -> Logits:
-        """The logits of a row of the last pass."""
+        """Return the logits of a row of the last pass."""
         ...
 
     def session(self, spec: SessionSpec) -> tuple[Sampler, Report | None]:
-        """What picks a session's tokens, and what reports on them; with the head only."""
+        """Return the sampler of a session, and what reports on its tokens; with the head only."""
         ...
 
     def rollback(self, slot: int, position: int) -> bool:
-        """Forget a slot's rows from `position` on; false where that cannot be."""
+        """Remove a slot's rows from `position` on; False where that is not possible."""
         ...
 
     def copy(self, source: int, target: int) -> None:
-        """Make one slot equal to another."""
+        """Make the target slot a copy of the source slot."""
         ...
 
     def clear(self, slot: int) -> None:
-        """Forget a whole slot."""
+        """Remove all rows of a slot."""
         ...
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class StageItem:
-    """An item to compute and the states of its rows; the first stage has none."""
+    """An item to compute, with the states of its rows; None on the first stage."""
 
     item: WindowItem
     states: States | None = None
 
     @property
     def output_from(self) -> int:
-        """The first row that is judged."""
+        """Index of the first row whose logits are used; behind the last row where nothing is picked."""
         return self.item.committed - 1 if self.item.picks else len(self.item.tokens)
 
 
 @dataclass(slots=True)
 class ComputeBlock:
-    """What the engine computes at once: neighbouring slots with equally many rows, padded where need be."""
+    """What the engine computes in one call: neighbouring slots with equally many rows, padded where necessary."""
 
     rows: BatchTokens
     states: States | None
     jobs: list[StageItem]
     starts: dict[int, int]
-    """The row at which each job's slot begins."""
+    """The first row of each slot, by slot."""
     padded: list[int]
-    """Slots that hold throw-away rows afterwards."""
+    """Slots that hold padding rows after the call."""
 
 
 class BlockLayout:
-    """Makes blocks of jobs."""
+    """Arranges jobs into blocks."""
 
     def __init__(self, engine: SliceEngine) -> None:
         rules = BatchRules(engine.window_max, streams=True, can_pad=True, rows_min=engine.rows_min)
@@ -98,7 +99,8 @@ class BlockLayout:
         self._n_embd = engine.n_embd
 
     def blocks(self, jobs: Sequence[StageItem], end_of: Callable[[int], int]) -> Iterator[ComputeBlock]:
-        """The fewest and smallest blocks; `end_of` says where slots that are padding alone stand."""
+        """Yield as few and as small blocks as possible; `end_of` returns the cache end of slots that are only
+        padding."""
         by_slot = {job.item.slot: job for job in jobs}
         shape = tuple((slot, len(by_slot[slot].item.tokens)) for slot in sorted(by_slot))
         for one in self._planner.plan(shape) if shape else ():

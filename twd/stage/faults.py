@@ -1,4 +1,4 @@
-"""Counts what came over the links and made no sense, and tells of it: the first, the second, the fourth ..."""
+"""Counts invalid frames and other faults of links, and reports the first, second, fourth, eighth ... of each kind."""
 
 import threading
 from collections.abc import Callable
@@ -10,11 +10,12 @@ from twd.wire.ring import FrameFault
 
 Tell = Callable[[FrameFault, str, str, int], None]
 _NO_FAULT: Final = frozenset({FrameFault.SILENT, FrameFault.CUT})
-"""The way of the world: told, but nobody did anything wrong."""
+"""Links that ended or fell silent: reported, but nobody did anything wrong."""
 
 
 class FrameFaults:
-    """From any thread; `tell` gets the fault, the peer, what was wrong and how often that fault was seen."""
+    """Counts faults, from any thread; `tell` gets the fault, the peer, what was wrong and how often that fault was
+    seen."""
 
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
@@ -22,19 +23,19 @@ class FrameFaults:
         self.counts: dict[FrameFault, int] = {}
 
     def note(self, fault: FrameFault, peer: str, detail: str) -> None:
-        """Count one; a flood of nonsense becomes no flood of events."""
+        """Count a fault; report it only if its count is a power of two, so that many faults cause few events."""
         with self._lock:
             count = self.counts[fault] = self.counts.get(fault, 0) + 1
         if count & (count - 1) == 0:
             self._tell(fault, peer[:256], detail[:1024], count)
 
     def note_error(self, error: TwdError, peer: str) -> None:
-        """Count an error if it is one of a frame."""
+        """Count an error if it is a FrameError."""
         if isinstance(error, FrameError):
             self.note(error.fault, peer, str(error))
 
     @property
     def total(self) -> int:
-        """How many, of all kinds but connections that ended."""
+        """Number of faults of all kinds, except connections that ended."""
         with self._lock:
             return sum(count for fault, count in self.counts.items() if fault not in _NO_FAULT)

@@ -1,4 +1,4 @@
-"""What the service needs of a slice in memory."""
+"""What the stage service needs of a loaded slice."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from twd.stage.timing import SliceTiming
 
 @dataclass(frozen=True)
 class LoadedSlice:
-    """A slice that is ready to work."""
+    """A slice in memory, ready to compute."""
 
     held: HeldSlice
     engine: SliceEngine
@@ -20,8 +20,8 @@ class LoadedSlice:
     settings: str = ""
     load_ms: int = 0
     offloads: bool = False
-    """It lies on devices of its own, not on the processor."""
+    """Whether the slice is on GPUs or other devices, not on the CPU."""
 
 
 Load = Callable[[Progress], LoadedSlice]
-"""Loads the slice, telling its progress; runs on a thread of its own."""
+"""Loads the slice and reports its progress; runs on a thread of its own."""

@@ -1,4 +1,4 @@
-"""A stage's place in one ring: its links, its sessions, and what is allowed on which link."""
+"""A stage's membership in one ring: its links, its sessions, and which frames are allowed on which link."""
 
 import ssl
 import threading
@@ -34,13 +34,13 @@ from twd.wire.failures import FailureCode, TwdError
 from twd.wire.ring import FrameFault, HopFacts, RingWired, StageWay
 
 GATHER_S: Final = 15.0
-"""How long a wired stage waits for the rest of its ring."""
+"""Seconds that a wired stage waits for the rest of its ring."""
 _CONTROLS_MAX: Final = 1024
 
 
 @dataclass(frozen=True)
 class StageResources:
-    """What every place of a stage uses."""
+    """What all memberships of a stage use."""
 
     engine: SliceEngine
     worker: StageWorker
@@ -50,7 +50,7 @@ class StageResources:
 
 
 class RingMembership:
-    """One wiring, from the moment it is told until any of its links is lost; then it is over for good."""
+    """One wiring, from its message until any of its links is lost; then it is over for good."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class RingMembership:
         contexts: tuple[ssl.SSLContext | None, ssl.SSLContext | None],
         closed: Callable[[str], None],
     ) -> None:
-        """`contexts`: how to let others in and how to speak to the next stage, where links are encrypted."""
+        """`contexts`: TLS for incoming links and for the link to the next stage; None where links are not encrypted."""
         engine = means.engine
         self.wired = wired
         self.trust = trust
@@ -90,28 +90,28 @@ class RingMembership:
 
     @property
     def is_open(self) -> bool:
-        """Whether the ring still stands, as far as this stage knows."""
+        """Whether the ring still works, as far as this stage knows."""
         return self._over is None
 
     def forward(self, message: RingMessage, payload: bytes = b"") -> None:
-        """Send down the chain."""
+        """Send a message to the next stage."""
         self._send(self._next, message, payload)
 
     def answer(self, verdicts: PassResults) -> None:
-        """Send home."""
+        """Send results to the driver."""
         self._send(self._home, verdicts)
 
     def announce(self, slot: int, epoch: int) -> None:
-        """Tell the stages before this one, one after the other."""
+        """Tell the stages before this one that the slot's epochs below `epoch` are over; each passes it on."""
         self._send(self._previous, VoidEpochs(slot, epoch))
 
     def done(self) -> None:
-        """A pass left this stage."""
+        """Count a pass as finished on this stage."""
         with self.lock:
             self._in_hand -= 1
 
     def refused(self, fault: FrameFault, detail: str) -> None:
-        """Something of a frame made no sense."""
+        """Count a fault of a frame."""
         self._means.faults.note(fault, self.wired.home, detail)
 
     @staticmethod
@@ -120,13 +120,13 @@ class RingMembership:
             return
         try:
             link.send(message, payload)
-        except (LinkClosedError, FrameError) as error:  # gone, or too much for a frame by what was added here
-            link.close(error)  # its own thread tells what follows from that
+        except (LinkClosedError, FrameError) as error:  # lost, or the frame became too large by what was added here
+            link.close(error)  # the link's own thread handles what follows
 
     # -- how it comes to stand -----------------------------------------------------------------
 
     def start(self) -> None:
-        """Reach for the next stage, and wait for the others."""
+        """Connect to the next stage, and wait for the other links."""
         self._patience.start()
         if self.last:
             self._ready.set()
@@ -156,7 +156,7 @@ class RingMembership:
             self.close(TwdError(FailureCode.WORKER_LOST, f"the ring did not come together within {GATHER_S:g} s"))
 
     def welcome(self, connection: PendingConnection, guest: VerifiedPeer) -> None:
-        """Take in somebody who proved to be of this ring; home waits until the chain behind this stage stands."""
+        """Accept the link of a verified peer; the driver's welcome waits until the chain behind this stage works."""
         home = guest.hello.role is LinkRole.HOME
         if home and not self._ready.wait(GATHER_S):
             raise self._over or TwdError(FailureCode.WORKER_LOST, "the next stage cannot be reached")
@@ -175,7 +175,7 @@ class RingMembership:
         try:
             connection.send(self._welcome(guest))
         except LinkClosedError as error:
-            self._lost(link, error)  # it went while it was let in
+            self._lost(link, error)  # it closed while it was accepted
             raise
         link.start()
         if not self.is_open:
@@ -241,7 +241,7 @@ class RingMembership:
         self.close(TwdError(reason.code, f"{self.wired.stage} lost its link with {link.peer}: {reason}"))
 
     def close(self, reason: TwdError) -> None:
-        """End it: all links, all sessions. Harmless when repeated, from any thread, and it never waits."""
+        """Close all links and so end all sessions. Harmless when repeated, from any thread, never waits."""
         with self.lock:
             if self._over is not None:
                 return
@@ -255,11 +255,11 @@ class RingMembership:
         self._closed(str(reason))
 
     def hops(self) -> list[HopFacts]:
-        """What its links measured."""
+        """Return what its links measured."""
         return [link.facts() for link in (self._home, self._previous, self._next) if link is not None]
 
     def way_on(self) -> StageWay | None:
-        """How far the next stage is; None where there is none, or nothing was measured yet."""
+        """Return the measured link to the next stage; None where there is none, or nothing was measured yet."""
         found = self._next.facts() if self._next is not None else None
         if found is None or not found.rtt_min_ms:
             return None

@@ -1,4 +1,4 @@
-"""A stage over llama.cpp in this process, with a slice cut from this machine's own copy of the model."""
+"""A stage that computes with llama.cpp in this process; its slice is cut from this machine's own copy of the model."""
 
 import sys
 import threading
@@ -34,18 +34,19 @@ _GRAMMARS_AFTER_S = 5.0
 
 
 class NativeSlice(StageEngine):
-    """A stage's engine that also knows how sessions pick their tokens."""
+    """A stage's engine that also creates the samplers of sessions."""
 
     _preparing: threading.Timer | None = None
 
     def prepare_grammars_later(self) -> None:
-        """A model's first grammar takes a second, in which other sessions would wait; the start need not."""
+        """Prepare grammars a few seconds after the start: the first one takes a second, in which other sessions would
+        wait, and the start itself should not."""
         self._preparing = threading.Timer(_GRAMMARS_AFTER_S, self.samplers.grammars.prepare)
         self._preparing.daemon = True
         self._preparing.start()
 
     def close(self) -> None:
-        """Give the memory back, when nobody reads it any more."""
+        """Free the memory, when nobody reads it any more."""
         if self._preparing is not None:
             self._preparing.cancel()
             self._preparing.join()
@@ -53,11 +54,11 @@ class NativeSlice(StageEngine):
 
     @property
     def end_tokens(self) -> frozenset[int]:
-        """Those that end a text; known where the head is."""
+        """The tokens that end a text; known where the output head is."""
         return self.model.vocab.end_tokens if self.head else frozenset()
 
     def session(self, spec: SessionSpec) -> tuple[Sampler, Report | None]:
-        """What picks a session's tokens, and what reports on them."""
+        """Return the sampler of a session, and what reports on its tokens."""
         if spec.check:
             checked = CheckedText(self.vocab_size)
             return checked, checked
@@ -69,19 +70,19 @@ class NativeSlice(StageEngine):
 
 @dataclass(frozen=True, slots=True)
 class SlicePlan:
-    """Which part of which file to load, and how; `end` 0 means to the last layer."""
+    """Which slice of which file to load, and how; `end` 0 means up to the last layer."""
 
     model: ModelId
     source: Path
     stage: StagePlan
     folder: Path | None = None
-    """Where slices are kept; None: in the cache of `home`."""
+    """Folder of cached slices; None: in the cache of the state folder."""
     hash: str = ""
-    """Of the model that is meant; empty: whatever the file is."""
+    """Hash of the expected model file; empty: any file."""
 
 
 def load_slice(plan: SlicePlan, progress: Progress) -> LoadedSlice:
-    """Cut the slice if it is not there yet, load it, time it."""
+    """Cut the slice unless it is cached, load it, measure its passes; return it."""
     began = time.monotonic()
     wanted, hash_ = plan.stage, file_hash(plan.source)
     if plan.hash not in ("", hash_):
@@ -106,7 +107,7 @@ def load_slice(plan: SlicePlan, progress: Progress) -> LoadedSlice:
         progress(_LOADED, "timing passes")
         where = f"{wanted.gpu_layers} {wanted.device}".strip()
         about = (hash_, engine.settings, str(wanted.threads), where, engine_build())
-        if engine.model.offloads:  # which makes a device's kernels, too, before anybody waits for them
+        if engine.model.offloads:  # this also builds the device's kernels before anybody waits for them
             timing = measure(engine, held, makes_kernels=True)
         else:
             timing = remembered(plan.folder, about, held, lambda: measure(engine, held))
@@ -121,12 +122,12 @@ def load_slice(plan: SlicePlan, progress: Progress) -> LoadedSlice:
 
 
 def loader(plan: SlicePlan) -> Load:
-    """What loads this slice, on a thread of the service's choice."""
+    """Return the function that loads this slice; the service chooses its thread."""
     return lambda progress: load_slice(plan, progress)
 
 
 def native_stage(ctx: ServiceContext, settings: Settings, plan: SlicePlan, address: StageAddress) -> StageService:
-    """A stage as the settings want its links."""
+    """Return a stage service whose links follow the settings."""
     plan = plan if plan.folder else replace(plan, folder=StateFolder(settings.home_dir).cache / "slices")
     sys.setswitchinterval(SWITCH_S)
     rules = LinkRules(key=settings.pool.key, trusted_lan=settings.pool.trusted_lan)

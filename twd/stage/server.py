@@ -1,4 +1,4 @@
-"""The port of a stage: lets in who belongs to the ring that it is wired for, and nobody else."""
+"""The port of a stage: accepts only links of the ring that it is wired for."""
 
 import socket
 import ssl
@@ -25,14 +25,14 @@ from twd.wire.ring import FrameFault, RingWired
 _ADMIT_S: Final = 5.0
 _GUESTS_MAX: Final = 32
 _GUESTS_OF_ONE_MAX: Final = 8
-"""At once from one address: whoever fills the places keeps no other machine out."""
+"""Connections from one address in their handshake at once; with a limit, one machine cannot keep all others out."""
 _BREATH_S: Final = 0.1
 _CREDITS_MIN, _CREDITS_A_SLOT, _CREDITS_MAX = 16, 8, 256
 
 
 @dataclass(frozen=True)
 class HeldSlice:
-    """Which part of which model this stage holds."""
+    """Which slice of which model this stage holds."""
 
     model: ModelId
     file_hash: str
@@ -47,18 +47,18 @@ class HeldSlice:
 
 @dataclass(frozen=True)
 class StageHooks:
-    """Whom a stage tells what; each may be called from any of its threads."""
+    """Callbacks of a stage; each may be called from any of its threads."""
 
     fault: Tell = lambda fault, peer, detail, count: None
     ring_over: Callable[[str, str], None] = lambda ring, reason: None
-    """The ring's name, and why it ended."""
+    """Gets the ring's name, and why it ended."""
     failed: Callable[[BaseException], None] = lambda error: None
-    """The engine's thread died of this."""
+    """Gets the error that ended the engine's thread."""
 
 
 @dataclass(frozen=True)
 class LinkRules:
-    """What the settings say of links."""
+    """The settings for links."""
 
     key: str = field(default="", repr=False)
     trusted_lan: bool = False
@@ -66,7 +66,7 @@ class LinkRules:
 
 
 class StageServer:
-    """A slice at work, without a bus: it listens from the start, and what it answers depends on its wiring."""
+    """A stage without the bus: it listens from the start, and which links it accepts depends on its wiring."""
 
     def __init__(
         self,
@@ -91,12 +91,12 @@ class StageServer:
         self._membership: RingMembership | None = None
         self._closing = threading.Event()
         self._guests: Counter[str] = Counter()
-        """Those that are not let in yet, by address."""
+        """Number of connections in their handshake, by address."""
         self._listener: socket.socket | None = None
         self._accepter = threading.Thread(target=self._accept, name="stage-accept", daemon=True)
 
     def listen(self, host: str, port: int) -> int:
-        """Open the port; 0 takes a free one. Returns it."""
+        """Open the port and return it; 0 takes a free one."""
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             self._listener = socket.create_server((bare_host(host), port), family=family, backlog=_GUESTS_MAX)
@@ -108,12 +108,12 @@ class StageServer:
 
     @property
     def membership(self) -> RingMembership | None:
-        """The place in the ring that stands, or is being made."""
+        """The membership in the ring that works or is being formed; None without one."""
         membership = self._membership
         return membership if membership is not None and membership.is_open else None
 
     def wire(self, wired: RingWired) -> None:
-        """Take a place in a ring; raises TwdError where it does not fit. An older ring is over with it."""
+        """Join a ring; raises TwdError where the wiring does not fit this stage. The older ring ends then."""
         self._check(wired)
         trust = RingTrust.of(wired, self._rules.key)
         encrypts = wired.encrypted and wired.index < wired.count - 1
@@ -135,7 +135,7 @@ class StageServer:
             membership.close(TwdError(FailureCode.WORKER_LOST, f"{self.name}: {reason}"))
 
     def close(self) -> None:
-        """Leave, listen no more, and give the memory back."""
+        """Leave the ring, close the port, free the memory."""
         self.unwire("this stage is stopping")
         self._closing.set()
         if self._listener is not None:
@@ -175,10 +175,10 @@ class StageServer:
             except OSError:
                 if self._closing.wait(_BREATH_S):
                     return
-                continue  # out of descriptors, perhaps; this passes
+                continue  # perhaps no file descriptors are left; this passes
             peer = f"{address[0]}:{address[1]}"
             if self._membership is None:
-                sock.close()  # nobody is expected; whoever is of a ring tries again
+                sock.close()  # no ring is expected; a ring's member tries again
                 continue
             if not self._has_room(address[0]):
                 self.faults.note(FrameFault.TOO_MANY, peer, "too many connections at once")
@@ -188,7 +188,7 @@ class StageServer:
             threading.Thread(target=self._receive, args=guest, name="stage-guest", daemon=True).start()
 
     def _has_room(self, host: str) -> bool:
-        """Count one more guest of an address, unless there are too many."""
+        """Count one more connection of an address, and return True; return False if there are too many."""
         with self._lock:
             if self._guests[host] >= _GUESTS_OF_ONE_MAX or self._guests.total() >= _GUESTS_MAX:
                 return False
@@ -201,7 +201,7 @@ class StageServer:
         finally:
             with self._lock:
                 self._guests[host] -= 1
-                self._guests += Counter()  # forget who has none
+                self._guests += Counter()  # remove addresses with none
 
     def _let_in(self, sock: socket.socket, peer: str) -> None:
         membership = self._membership
@@ -210,7 +210,7 @@ class StageServer:
         try:
             connection = open_connection(sock, membership.entrance, deadline, server=True)
         except (TwdError, OSError) as error:
-            if isinstance(error.__cause__, ssl.SSLError):  # others only looked whether somebody listens
+            if isinstance(error.__cause__, ssl.SSLError):  # other errors: somebody only tested the port
                 self.faults.note(FrameFault.WRONG_KEY, peer, str(error))
             sock.close()
             return
@@ -236,6 +236,6 @@ def _shut(listener: socket.socket) -> None:
     try:
         listener.shutdown(socket.SHUT_RDWR)
     except OSError:
-        return  # not all systems shut a listener; closing does
+        return  # not all systems can shut down a listener; closing it does the same
     finally:
         listener.close()

@@ -1,4 +1,4 @@
-"""A stage on the bus: it says what it holds, takes its place in a ring when told, and tells how that goes."""
+"""A stage on the bus: publishes what it holds, joins a ring when told, and reports how that goes."""
 
 import asyncio
 from dataclasses import dataclass, replace
@@ -33,13 +33,13 @@ from twd.wire.service import Health
 
 _TICK_S: Final = 1.0
 _SILENT_TICKS: Final = 10
-"""A ring that computes nothing is told of this seldom."""
+"""A ring that computes nothing is reported only every so many ticks."""
 _PROGRESS: Final = 0.1
 
 
 @dataclass(frozen=True)
 class StageAddress:
-    """Where a stage listens (port 0: a free one), and the name under which others reach it."""
+    """Where a stage listens (port 0: a free one), and the host name or address that others are told."""
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -63,12 +63,12 @@ class StageService(Service):
         rules: LinkRules,
         cores: OwnCores | None = None,
     ) -> None:
-        """`cores`: its place among all who compute on this computer; None: it uses no processor that others use."""
+        """`cores`: its entry in the registry of CPU use on this computer; None: it shares no CPU cores with others."""
         super().__init__(ctx)
         self._cores = cores
         self.model = model
         self.settled = asyncio.Event()
-        """Set when loading has ended, well or badly."""
+        """Set when loading has ended, with or without success."""
         self._load = load
         self._address = address
         self._rules = rules
@@ -81,13 +81,13 @@ class StageService(Service):
         self._idle = asyncio.Event()
 
     def pattern(self, event_type: type[Event]) -> str:
-        """Wirings of this stage alone."""
+        """Subscribe only to wirings of this stage."""
         return ROUTE_OF[event_type].pattern_for(to=origin_of(self.instance))
 
     # -- loading -------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Be there at once; take part when the slice is loaded."""
+        """Start at once; join rings when the slice is loaded."""
         await super().start()
         if not self.ended.is_set():
             self.health = Health.STARTING
@@ -113,7 +113,7 @@ class StageService(Service):
         self.settled.set()
 
     def _open(self, loaded: LoadedSlice, loop: asyncio.AbstractEventLoop) -> StageReady:
-        """Listen with a slice that is in memory; on a thread of its own."""
+        """Start the server of a loaded slice; return its description. Runs on a thread of its own."""
         if self.ended.is_set():
             loaded.engine.close()
             raise TwdError(FailureCode.DRAINING, "told to stop while it loaded")
@@ -169,7 +169,7 @@ class StageService(Service):
     # -- events --------------------------------------------------------------------------------
 
     def on_ring_wired(self, event: RingWired, reply: Reply) -> Effects:
-        """Take a place in a ring, or say why not."""
+        """Join a ring, or answer why not."""
         failure: Failure | None = None
         try:
             self._wire(event)
@@ -197,13 +197,13 @@ class StageService(Service):
         self.emit(FrameRefused(stage=here, node=self.ctx.node, fault=fault, peer=peer, detail=detail, repeated=count))
 
     def under_way(self) -> float | None:
-        """The decode that is computed now."""
+        """Return when the running decode began (time.perf_counter); None when none runs."""
         return self._server.worker.under_way if self._server is not None else None
 
     # -- figures -------------------------------------------------------------------------------
 
     def tick(self, now: float) -> Effects:
-        """Tell what the ring did since the last time."""
+        """Publish what this stage did since the last report."""
         if self._cores is not None:
             self._cores.look()
         self._look_whether_idle()
@@ -245,7 +245,7 @@ class StageService(Service):
         return None
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        """What others may read of this stage, whenever they come."""
+        """Return the facts of this stage for its lease."""
         facts: dict[str, str | int | float | bool | list[str]] = {"model": self.model}
         facts |= self._cores.facts() if self._cores is not None else {}
         if self._ready is None or self._server is None:
@@ -268,7 +268,7 @@ class StageService(Service):
     # -- the end -------------------------------------------------------------------------------
 
     async def quiesce(self) -> None:
-        """Let the sessions of its ring end, or move elsewhere."""
+        """Wait until the sessions of its ring have ended or moved elsewhere."""
         self._look_whether_idle()
         await self._idle.wait()
 
@@ -280,7 +280,7 @@ class StageService(Service):
             self._idle.clear()
 
     async def teardown(self) -> None:
-        """Leave the ring, and give the memory back."""
+        """Leave the ring, and free the memory."""
         if self._cores is not None:
             self._cores.leave()
         if self._ready is not None:

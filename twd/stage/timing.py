@@ -1,4 +1,4 @@
-"""What passes over a slice take: timed once, and remembered for the next start."""
+"""Times of passes over a slice: measured once, and cached for the next start."""
 
 import time
 from collections.abc import Callable
@@ -17,15 +17,15 @@ from twd.wire.model import CostPoint
 
 _WIDTHS: Final = (1, 2, 4, 8, 16, 32, 64)
 _LEAST: Final = 2
-"""So many widths are timed however long it takes: of one alone, more rows would seem to cost nothing."""
+"""Widths that are measured at least, however long it takes: with only one, more rows would seem to cost nothing."""
 _ROUNDS: Final = 4
 _BUDGET_S: Final = 0.6
 _KERNELS_BUDGET_S: Final = 1.5
-"""The same where a device makes its kernels for a width when it is used first."""
+"""Seconds of the budget where a device builds its kernels for a width at its first use."""
 
 
 class SliceTiming(msgspec.Struct, frozen=True):
-    """Measured times of a slice of so many layers, with the head or without."""
+    """Measured milliseconds of a slice of `layers` layers, with or without the head."""
 
     layers: int = 0
     head: bool = False
@@ -34,7 +34,8 @@ class SliceTiming(msgspec.Struct, frozen=True):
     cost: list[CostPoint] = []
 
     def of(self, held: HeldSlice) -> "SliceTiming | None":
-        """What another slice of the same model takes here by that; None where its head was never timed."""
+        """Estimate the times of another slice of the same model here; None where the head was never measured but is
+        needed."""
         if not self.layers or (held.head and not self.head):
             return None
         layers = held.end - held.first
@@ -48,10 +49,11 @@ class SliceTiming(msgspec.Struct, frozen=True):
 def measure(
     engine: SliceEngine, held: HeldSlice, clock: Callable[[], float] = time.perf_counter, *, makes_kernels: bool = False
 ) -> SliceTiming:
-    """Time passes of all widths in turn, twice and again while the budget lasts; of each width the quickest counts.
+    """Measure passes of all widths in turn, two rounds and more while the budget lasts; return the shortest time of
+    each width.
 
-    In turn, because what else runs on the machine for a moment then disturbs no width each time. Half of the budget
-    decides how wide the passes get. The engine is empty before and after.
+    In turn, so that a short disturbance on the machine does not hit the same width each time. Half of the budget
+    decides up to which width passes are measured. The engine is empty before and after.
     """
     passes, narrow = _Passes(engine, held, clock), engine.rows_min
     half = (_KERNELS_BUDGET_S if makes_kernels else _BUDGET_S) / 2
@@ -78,9 +80,9 @@ def measure(
 
 
 def remembered(folder: Path, about: tuple[str, ...], held: HeldSlice, take: Callable[[], SliceTiming]) -> SliceTiming:
-    """What was measured under the same circumstances before, of this slice or else of another one of the model; or is
-    measured now. A stage that takes a lost one's place must be quick, and one that changes its layers disturbs who is
-    served meanwhile."""
+    """Return the times measured before under the same conditions, of this slice or else of another one of the model;
+    else measure now. A stage that replaces a lost one must be quick, and one that changes its layers must not disturb
+    running sessions."""
     own, any_slice = (folder / file_name("stage", parts) for parts in ((*about, str(held)), about))
     timing = recall(own, SliceTiming)
     if timing is None and (other := recall(any_slice, SliceTiming)) is not None:
@@ -98,7 +100,7 @@ def _widths(engine: SliceEngine) -> list[int]:
 
 
 class _Passes:
-    """Passes over a slice, and the quickest of each width."""
+    """Runs passes over a slice, and keeps the shortest time of each width."""
 
     def __init__(self, engine: SliceEngine, held: HeldSlice, clock: Callable[[], float]) -> None:
         self._engine = engine
@@ -106,10 +108,10 @@ class _Passes:
         self._clock = clock
         self.ms: dict[int, float] = {}
         self.silent_ms = inf
-        """Of the narrowest, when it gives nothing out."""
+        """Milliseconds of the narrowest pass without output."""
 
     def time(self, width: int, *, output: bool = True) -> None:
-        """One pass, whose rows are forgotten again."""
+        """Measure one pass; its rows are removed again."""
         rows = BatchTokens()
         rows.add(0, 0, [1] * width, 0 if output else width)
         states = None if self._first else np.full((width, self._engine.n_embd), 0.01, np.float32)

@@ -1,4 +1,5 @@
-"""The engine's thread of a stage: takes passes in order, computes what is worth it, sends on what came of it."""
+"""The engine's thread of a stage: takes passes in order, computes windows that are still valid, sends on the
+results."""
 
 import queue
 import threading
@@ -33,7 +34,7 @@ from twd.wire.ring import FrameFault, StateFormat
 
 
 class WorkerSeat(Protocol):
-    """A stage's place in one ring, as the engine's thread sees it."""
+    """A stage's membership in one ring, as the engine's thread sees it."""
 
     core: StageCore
     lock: threading.Lock
@@ -45,33 +46,33 @@ class WorkerSeat(Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether the ring still stands."""
+        """Whether the ring still works."""
         ...
 
     def forward(self, message: RingMessage, payload: bytes = b"") -> None:
-        """Send down the chain."""
+        """Send a message to the next stage."""
         ...
 
     def answer(self, verdicts: PassResults) -> None:
-        """Send home."""
+        """Send results to the driver."""
         ...
 
     def done(self) -> None:
-        """A pass left this stage."""
+        """Count a pass as finished on this stage."""
         ...
 
     def announce(self, slot: int, epoch: int) -> None:
-        """Tell the stages before this one that the slot's epochs below are over."""
+        """Tell the stages before this one that the slot's epochs below `epoch` are over."""
         ...
 
     def refused(self, fault: FrameFault, detail: str) -> None:
-        """Something of a frame made no sense."""
+        """Count a fault of a frame."""
         ...
 
 
 @dataclass(slots=True)
 class StageCounters:
-    """What this stage did since it began; written by the engine's thread alone."""
+    """Totals since this stage began; written by the engine's thread alone."""
 
     passes: int = 0
     rows: int = 0
@@ -90,7 +91,7 @@ class _Work(NamedTuple):
 
 
 class StageWorker:
-    """Owns the engine. Frames come in by `take`, in the order in which they are to be done."""
+    """Owns the engine. `take` adds frames, in the order in which they are worked on."""
 
     def __init__(self, engine: SliceEngine, failed: Callable[[BaseException], None]) -> None:
         self.counters = StageCounters()
@@ -100,16 +101,16 @@ class StageWorker:
         self._flag = AbortFlag()
         self._serving: WorkerSeat | None = None
         self.under_way: float | None = None
-        """When the decode began that is computed now."""
+        """When the running decode began (time.perf_counter); None when none runs."""
         self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._main, name="stage-engine", daemon=True)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
 
     def take(self, place: WorkerSeat, frame: Frame) -> None:
-        """Have a frame worked on; whoever calls sees to it that not too many wait."""
+        """Add a frame to the queue; the caller makes sure that not too many wait."""
         self._inbox.put(_Work(place, frame, time.perf_counter()))
 
     @property
@@ -119,18 +120,18 @@ class StageWorker:
 
     @property
     def aborting(self) -> bool:
-        """Whether the pass that runs was told to stop."""
+        """Whether the running pass was told to stop."""
         return self._flag.is_set
 
     def abort_if_dead(self, place: WorkerSeat) -> None:
-        """Stop the pass that runs if nothing of it is worth computing any more. The caller holds the place's lock."""
+        """Stop the running pass if all its windows are invalid by now. The caller holds the lock of `place`."""
         running = place.running
         epochs = place.core.epochs
         if running and (not place.is_open or all(epochs.is_dead(item.slot, item.epoch) for item in running)):
             self._flag.set()
 
     def stop(self, timeout_s: float = 10.0) -> bool:
-        """End after what runs now; whether the thread ended in time."""
+        """Abort the running pass and end the thread; return whether it ended in time."""
         self._flag.set()
         self._inbox.put(None)
         if self._thread.ident is not None:
@@ -166,7 +167,7 @@ class StageWorker:
             place.forward(message)
 
     def _begin(self, place: WorkerSeat) -> None:
-        """Another ring: its slots are empty, so what the last ring left in the engine must go."""
+        """Begin with another ring: its slots are empty, so remove what the last ring left in the engine."""
         self._serving = place
         for slot in range(self._engine.n_slots):
             self._engine.clear(slot)
@@ -207,7 +208,7 @@ class StageWorker:
                 place.running = None
         ended = time.perf_counter()
         self._count(message, filtered, began - work.came_at, ended - began)
-        if not place.is_open:  # what was stopped in the middle because the ring is over has not failed
+        if not place.is_open:  # a pass aborted by the end of the ring has not failed
             return
         trail = [*message.trail, StageTiming(int((began - work.came_at) * 1e6), int((ended - began) * 1e6))]
         self._send_on(place, message.id, made, outcomes, trail)
@@ -223,7 +224,7 @@ class StageWorker:
         for fault, detail in filtered.faults:
             place.refused(fault, detail)
         known = zip(reversed(message.items), reversed(pieces), strict=True)
-        piece_of = {item.slot: piece for item, piece in known}  # of a slot that comes twice the first one is live
+        piece_of = {item.slot: piece for item, piece in known}  # of a slot that comes twice, the first item is live
         return [StageItem(item, piece_of[item.slot]) for item in filtered.live], filtered
 
     def _run(
@@ -233,7 +234,7 @@ class StageWorker:
         made: list[tuple[WindowItem, States | None]],
         outcomes: list[ItemOutcome],
     ) -> None:
-        """One decode, and what comes of it: states to send on, or verdicts."""
+        """Compute one block; append its states to send on, or its outcomes."""
         core = place.core
         try:
             for job in block.jobs:
@@ -277,7 +278,7 @@ class StageWorker:
             raise TwdError(FailureCode.UNSUPPORTED, "this model cannot take tokens back")
 
     def _settle(self, core: StageCore, slot: int) -> None:
-        """Make the cache end where the core says; what cannot be taken back is forgotten whole."""
+        """Cut a slot's cache to the length in the core; where it cannot be rolled back, clear all of it."""
         if not self._engine.rollback(slot, core.end(slot)):
             self._engine.clear(slot)
             core.stands_at(slot, 0)
@@ -305,7 +306,8 @@ class StageWorker:
         outcomes: list[ItemOutcome],
         trail: list[StageTiming],
     ) -> None:
-        """Down the chain what is still wanted there; home where this is the end of it."""
+        """Send states that are still needed to the next stage; send the answer to the driver where the pass ends
+        here."""
         with place.lock:
             epochs = place.core.epochs
             made = [one for one in made if not epochs.is_dead(one[0].slot, one[0].epoch)]
@@ -327,7 +329,7 @@ class StageWorker:
 
 
 def _cut(items: list[WindowItem], states: States | None) -> list[States | None]:
-    """Each item's own rows of a pass's states."""
+    """Return each item's own rows of a pass's states."""
     if states is None:
         return [None] * len(items)
     pieces: list[States | None] = []

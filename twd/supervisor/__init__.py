@@ -1,1 +1,1 @@
-"""One running installation: which processes it needs, started and kept alive."""
+"""The supervisor of one installation: knows which processes it needs, starts them, keeps them alive."""

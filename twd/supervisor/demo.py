@@ -1,4 +1,4 @@
-"""The demo: a real model and a quicker copy of it that drafts, prepared once; and a first measurement."""
+"""The demo: a real model, a faster copy of it as a drafter, both prepared once; and a first measurement."""
 
 import subprocess
 import sys
@@ -20,27 +20,27 @@ from twd.wire.base import NodeId
 
 MODEL = "smollm2-135m"
 TARGET, DRAFT = "f32", "q8_0"
-"""The slow weights stand for a big model, the quick ones for its small relative; both are exact."""
+"""The slow weights play the target, the fast ones the draft model; both are exact."""
 PREPARE = (
     "import sys, pathlib; from twd.engine.demo_model import demo_model; "
     "print(*(demo_model(pathlib.Path(sys.argv[1]), kind) for kind in sys.argv[2:]), sep=chr(10))"
 )
 MEASURED_KINDS = ("factual", "code", "creative")
-"""Questions whose answers stand nowhere yet: copies would flatter drafts."""
+"""Kinds of questions whose answers are not in the prompt: text copied from the prompt would favour drafts."""
 MEASURED_TOKENS = 64
 GAIN = 1.05
-"""Less than this is no gain that anybody would notice."""
+"""A smaller ratio of the rates with and without drafts does not count as a gain."""
 
 
 def demo_settings(settings: Settings, target: Path, draft: Path) -> Settings:
-    """The settings, with the demo's model in place of configured ones."""
+    """Return the settings with the demo's models instead of the configured ones."""
     model = ModelConfig(path=str(target), default=True, ctx_size=2048, parallel=4)
     drafter = DrafterConfig(name=f"{MODEL}-quick", path=str(draft))
     return msgspec.structs.replace(settings, models={MODEL: model}, backends={}, drafters=(drafter,))
 
 
 def prepare_demo(home: StateFolder) -> tuple[Path, Path]:
-    """The demo's model files; the first time they are made, in a process of its own."""
+    """Return the demo's target file and draft file; the first time, a process of its own makes them."""
     marker = home.cache / "demo-models"
     made = [Path(line) for line in marker.read_text().splitlines()] if marker.exists() else []
     if len(made) != 2 or not all(path.is_file() for path in made):
@@ -59,7 +59,7 @@ def _make(home: StateFolder) -> list[Path]:
 
 
 async def measure(settings: Settings, node: NodeId) -> str:
-    """What drafts bring here and now, in one line: the same questions without them and with them."""
+    """Measure what drafts gain here, with the same questions without and with them; return the result in one line."""
     from twd.bench.client import BenchClient
     from twd.bench.prompts import PROMPTS
     from twd.bench.report import summarize
@@ -85,9 +85,9 @@ async def measure(settings: Settings, node: NodeId) -> str:
 
 
 def advice(ratio: float, acceptance: float, allowed: float) -> str:
-    """What to do next; where drafts bring nothing here, the likely cause and the command that tells more of it.
+    """Return what to do next; where drafts gain nothing, the likely cause and the command that tells more.
 
-    `allowed`: how many times as soon a text could come by what passes and guesses cost; 0 where none was checked.
+    `allowed`: the speed-up that the costs of passes and drafts permit; 0 where no draft was checked.
     """
     command = own_command()
     if ratio >= GAIN:

@@ -1,7 +1,7 @@
-"""Who guards the supervisor of `twd up -d`: the process that started it, which does nothing else.
+"""The guard of `twd up -d`: the process that started the supervisor and does nothing but watch it.
 
-A supervisor that is killed, or shows no sign of life, is started anew, and with it everything that it kept alive.
-Whoever ends the guard ends the supervisor, too.
+A supervisor that is killed or hangs is started again, with all its processes. Whoever ends the guard ends the
+supervisor, too.
 """
 
 import os
@@ -16,26 +16,26 @@ from twd.process.hang import HangPolicy, RunState, Silence
 from twd.process.heartbeat import VARIABLE, Beats
 
 CALM_S: Final = 1.0
-"""After its end, until what it had started is gone and the ports are free."""
+"""Seconds to wait after the supervisor's end, until its processes have ended and the ports are free."""
 TRIES: Final = 5
-"""A new supervisor may find a port still taken, but not so often in a row."""
+"""Failed starts in a row before the guard gives up; a new supervisor may find a port still in use."""
 LASTED_S: Final = 60.0
 
 
 class Guard(NamedTuple):
-    """What a supervisor knows of its guard."""
+    """What a supervisor is told of its guard."""
 
     pid: int = 0
-    """0: nobody guards it."""
+    """Process id of the guard; 0: there is none."""
     before: str = ""
-    """What became of the supervisor before this one."""
+    """How the supervisor before this one ended; empty for the first one."""
 
 
 NOBODY: Final = Guard()
 
 
 def guard(policy: HangPolicy) -> Guard:
-    """Return in the supervisor. To be called before the first thread; the guard itself never returns."""
+    """Become the guard, and return only in the supervisor, its child. Call it before the first thread starts."""
     if not platform.can_adopt() or not policy.watches:
         return NOBODY
     guard_pid, failures, before = os.getpid(), 0, ""
@@ -65,7 +65,8 @@ def _become_supervisor(guard_pid: int, beats: Beats) -> None:
 
 
 def _watch(pid: int, beats: Beats, policy: HangPolicy) -> tuple[int, str]:
-    """Until the supervisor has ended, by itself or as hung; how it ended, and in words why it was hung."""
+    """Wait until the supervisor has ended, killing it if it hangs. Return its wait status, and why it was hung, if it
+    was."""
     for number in platform.STOP_SIGNALS:
         signal.signal(number, lambda asked, _: _pass_on(pid, asked))
     silence, ended, hung = Silence(policy), select.poll(), ""

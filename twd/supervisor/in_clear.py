@@ -1,4 +1,4 @@
-"""What an installation sends over a network without encryption: told at start and by the doctor."""
+"""What an installation sends over a network without encryption; shown at start and by `twd doctor`."""
 
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -13,7 +13,7 @@ _EDGE_MEND: Final = "set edge.tls.cert and edge.tls.key, or put a TLS proxy befo
 
 
 class InClear(NamedTuple):
-    """One way on which others can read along."""
+    """One unencrypted connection that others can read: its name, what they can read, and how to fix it."""
 
     name: str
     text: str
@@ -21,7 +21,7 @@ class InClear(NamedTuple):
 
 
 def ways_in_clear(settings: Settings) -> Iterator[InClear]:
-    """Every way off loopback that the settings leave without TLS."""
+    """Yield every connection beyond loopback that the settings leave without TLS."""
     bus, edge, agent = settings.bus, settings.edge, settings.agent
     if not is_loopback(edge.host) and not edge.tls.cert:
         text = f"edge.host is {edge.host} without TLS: keys and texts travel in the clear"

@@ -1,4 +1,5 @@
-"""One running installation: home lock, broker, services, the record of it all, and an orderly end."""
+"""One running installation: holds its state folder, starts the broker and the services, records its state for other
+commands, and ends everything in order."""
 
 import asyncio
 import contextlib
@@ -54,7 +55,7 @@ ROTATE_S: Final = 60.0
 DISK: Final = "disk"
 FAULT: Final = "fault"
 FAULT_TOLD_S: Final = 600.0
-"""A fault of our own, that everything outlived, stands in the status for so long."""
+"""Seconds that a fault of the supervisor itself stays in the status after everything survived it."""
 
 log = logging.getLogger("twd.up")
 
@@ -74,7 +75,8 @@ class Installation:
         wait: Wait = Wait.SOME,
         guard: Guard = NOBODY,
     ) -> None:
-        """`measured`: when all is ready, find out what drafts bring, and say so. `forks`: what brings up processes."""
+        """`measured`: when all is ready, measure what drafts gain, and report it. `forks`: the fork server for
+        processes of twd."""
         self._settings = settings
         self._home = home
         self._node = node
@@ -91,9 +93,9 @@ class Installation:
         self._ready_ms = 0
         self._note = ""
         self._problem = ""
-        """Why the state folder is not as it should be."""
+        """Why the state folder cannot be written; empty when it can."""
         self._fault = ""
-        """What the supervisor itself did wrong, until this is told for long enough."""
+        """The last fault of the supervisor itself; empty again after FAULT_TOLD_S."""
         self._fault_at = 0.0
         self._kept = False
         self._measuring: asyncio.Task[None] | None = None
@@ -111,7 +113,7 @@ class Installation:
         self._stop = StopRequests(self._kill)
 
     async def run(self, broker: EmbeddedBroker | None) -> ExitCode:
-        """Start everything, keep it alive, end it in order. The caller holds the home's lock."""
+        """Start everything, keep it alive, end it in order. The caller holds the lock of the state folder."""
         self._stop.watch()
         await self._fork_server.open()
         try:
@@ -171,7 +173,7 @@ class Installation:
 
     async def _live(self) -> None:
         self._write_state()
-        if self._problem:  # nothing could start without the settings
+        if self._problem:  # no process could start without the settings file
             raise CommandError(ExitCode.CANNOT_START, self._problem)
         self._addresses["bus"] = address_of(self._settings.bus).shown
         self._process_group = ProcessGroup(
@@ -180,7 +182,7 @@ class Installation:
         self._life = self._make_life(self._process_group)
         way = partial(connect, self._settings, "supervisor", self._node, BROKER_WAIT_S)
         bus = None
-        if self._embedded is None:  # nobody could do anything without it
+        if self._embedded is None:  # the services need an outside broker before they start
             bus = await unless(self._stop.asked, outside_broker(way, self._tell))
         if self._stop.asked.is_set():
             return
@@ -192,7 +194,7 @@ class Installation:
             return
         try:
             ctx = ServiceContext(bus=bus, node=self._node, clock=self._clock, ids=Ids())
-            await self._new_supervisor_service(ctx)  # a bus that is of no use shows here, before anybody relies on it
+            await self._new_supervisor_service(ctx)  # an unusable bus fails here, before others rely on it
             self._tasks.keep("overseer", partial(self._oversee, ctx))
             await self._stop.asked.wait()
             await self._drain()
@@ -201,7 +203,8 @@ class Installation:
             await bus.close()
 
     async def _oversee(self, ctx: ServiceContext) -> None:
-        """Raises what an overseer ended over; the next one looks after the same processes."""
+        """Wait for the supervisor service to end, and raise its fault. Called again, it starts a new one for the same
+        processes."""
         supervisor_service = self._supervisor_service
         if supervisor_service is None or supervisor_service.ended.is_set():
             supervisor_service = await self._new_supervisor_service(ctx)
@@ -253,7 +256,8 @@ class Installation:
         )
 
     def _keep_settings(self, settings: Settings) -> None:
-        """For processes that start from now on; what cannot be written now is written when that is possible."""
+        """Store the settings for processes that start from now on; if that fails, it is tried again later. Raises
+        TwdError then."""
         self._settings, self._kept = settings, False
         try:
             self._write_settings()
@@ -279,7 +283,8 @@ class Installation:
         return await self._supervisor_service.entries() if self._supervisor_service is not None else []
 
     def _environment(self) -> dict[str, str]:
-        """For children: the settings come from one file, so single overrides must not come on top."""
+        """Return the children's environment: their settings come from one file, so TWD_ variables must not override
+        them."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TWD_") or name == "TWD_DEBUG"}
         return {**kept, RESOLVED_VARIABLE: str(self._home.settings_file), "PYTHONFAULTHANDLER": "1"}
 
@@ -303,7 +308,7 @@ class Installation:
         self._changed()
 
     def _faulted(self, task: str, error: BaseException) -> None:
-        """A fault of the supervisor itself is told, and ends none of the processes in its care."""
+        """Report a fault of the supervisor itself; the processes in its care go on."""
         log.error("fault in %s", task, exc_info=error)
         self._fault, self._fault_at = f"a fault in {task}: {error!r}; everything runs on", self._clock.now()
         if self._supervisor_service is not None:
@@ -343,7 +348,7 @@ class Installation:
         self._view.show(self.picture())
 
     def picture(self) -> StartSnapshot:
-        """How things stand."""
+        """Return the state of the installation for the display."""
         return StartSnapshot(
             home=str(self._home.path),
             pid=os.getpid(),
@@ -354,7 +359,8 @@ class Installation:
         )
 
     def _write_state(self) -> None:
-        """What other commands read. A full disk makes it old, and is told; everything runs on."""
+        """Write the settings and the state that other commands read. If the disk is full, the old state stays, the
+        problem is reported, and everything goes on."""
         try:
             self._write_settings()
             self._home.write_instance(self._record())
@@ -396,7 +402,7 @@ class Installation:
     async def _drain(self) -> None:
         self._table.ends(StartPhase.DRAINING)
         self._tell("ending; a second Ctrl-C kills")
-        if self._measuring is not None:  # nobody waits for its questions, and a drain would
+        if self._measuring is not None:  # nobody needs its answers, but a drain would wait for them
             self._measuring.cancel()
             await asyncio.wait({self._measuring}, timeout=MEASURING_ENDS_S)
         if self._process_group is not None:

@@ -1,4 +1,4 @@
-"""Whether a model's file can be used, and how much memory it needs and finds on this machine."""
+"""Whether a model's file can be used, how much memory it needs, and how much this machine or the pool has."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -24,11 +24,11 @@ from twd.wire.node import NodeFacts
 from twd.wire.placement import PlacementDecided
 
 REFUSED_BYTES: Final = 1
-"""So much is missing of a model that has no place for another reason than memory."""
+"""The missing bytes that a placement reports when it fails for another reason than memory."""
 
 
 def check_file(settings: Settings, name: str) -> None:
-    """Raise where the file of a model is not there or is no model; another server's model has none here."""
+    """Raise where a model's file is missing or is no model; a model of another server has no file here, and passes."""
     model = settings.models.get(name)
     if model is None:
         return
@@ -41,7 +41,7 @@ def check_file(settings: Settings, name: str) -> None:
 def room_for(
     settings: Settings, name: str, pids: Sequence[int], node: NodeId, machines: Sequence[NodeFacts]
 ) -> MemoryRoom:
-    """What a model needs and what there is on this machine; `pids` are the processes that would make room."""
+    """Return the memory that a model needs and that this machine has; ending the processes `pids` would free more."""
     model = settings.models.get(name)
     machine = next((facts for facts in machines if facts.node == node), None)
     needed = weights_of(name, model).needed if model is not None else 0
@@ -56,9 +56,10 @@ def room_for(
 def pool_manner(
     settings: Settings, name: str, served: Collection[str], goes: Collection[str], node: NodeId, observed: ObservedState
 ) -> ReplacementOrder:
-    """How a model comes to its places in a pool: beside those that are `served`, or when those that go have gone.
+    """Return whether a model fits into the pool beside those in `served`, or only after those in `goes` have ended.
 
-    Raises where not all of its replicas fit in either way; where none goes, it is asked whether it would fit alone.
+    Raises where not all of its replicas fit either way; with an empty `goes`, the second question is whether it fits
+    alone.
     """
     wanted = WantedState(node, InstanceId("life"), settings.pool, wanted_replicas(settings, name))
     observed = replace(observed, nodes=all_given(observed.nodes, settings.pool, node))
@@ -75,7 +76,7 @@ def pool_manner(
 
 
 def _without_place(wanted: WantedState, pool: ObservedState) -> PlacementDecided | None:
-    """What is decided about the first replica that finds no place beside those before it; None where all do."""
+    """Return the decision on the first replica that has no place beside those before it; None where all have one."""
     for model in wanted.models:
         decision = decide(wanted, pool, model)
         if not decision.slices:
@@ -85,12 +86,14 @@ def _without_place(wanted: WantedState, pool: ObservedState) -> PlacementDecided
 
 
 def _in_turns(settings: Settings) -> bool:
-    """Whether models take the same machines in turn: the RPC workers of llama-server serve one process at a time."""
+    """Whether models must use the same machines one after another: llama-server's RPC workers serve one process at a
+    time."""
     return settings.pool.engine == "llama-server" and bool(settings.pool.workers)
 
 
 def _device_bytes(machine: NodeFacts | None) -> int:
-    """Free memory of devices that our engine can use; a graphics card without a build for it counts for nothing."""
+    """Return the free bytes of devices that our engine can use; a GPU that the engine has no backend for counts as
+    nothing."""
     if machine is None or all(build.name != "engine" for build in machine.builds):
         return 0
     return sum(gpu.free for gpu in usable(machine))
@@ -99,5 +102,5 @@ def _device_bytes(machine: NodeFacts | None) -> int:
 def _resident(pid: int) -> int:
     try:
         return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:  # it has just ended: its memory is free already
+    except psutil.Error:  # it has just ended, so its memory is already free
         return 0

@@ -1,4 +1,4 @@
-"""Which models to serve: what a name means, what a change does to the settings, and whether two models fit. Pure."""
+"""Which models to serve: what a name means, how a change alters the settings, whether two models fit. No I/O here."""
 
 import enum
 import re
@@ -13,32 +13,33 @@ from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import ModelFile
 
 SPARE_SHARE = 0.05
-"""Of the free memory: left alone when a second model comes beside the first."""
+"""Share of the free memory that stays free when a second model is loaded beside the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModels:
-    """The models of an installation: all that it knows, and those that it serves."""
+    """The models of an installation: all in its settings, and those that it serves."""
 
     settings: Settings
     wanted: tuple[str, ...]
     default: str
 
     def known(self, name: str) -> bool:
-        """Whether it is served, or on its way."""
+        """Whether a model is served, or is loading."""
         return name in self.wanted
 
     def beside(self, after: "ServedModels", newcomer: str) -> "ServedModels":
-        """The moment in which the newcomer loads and everything else is still as it was."""
+        """Return the state while the new model loads and everything else is as before."""
         return _settled(after.settings, (*self.wanted, newcomer), self.default)
 
     def with_model(self, name: str, default: str = "") -> "ServedModels":
-        """The same and one more model, which becomes the default where there was none or it is said so."""
+        """Return this with one more model, which becomes the default if there was none or if `default` names it."""
         wanted = (*self.wanted, name) if name not in self.wanted else self.wanted
         return _settled(self.settings, wanted, default or self.default or name)
 
     def without(self, names: Iterable[str], default: str = "") -> "ServedModels":
-        """The same without some models; the default goes to what is named, else to the first that is left."""
+        """Return this without some models; the default becomes `default` if given, else stays, else is the first model
+        left."""
         gone = set(names)
         wanted = tuple(name for name in self.wanted if name not in gone)
         kept = default or (self.default if self.default in wanted else next(iter(wanted), ""))
@@ -51,33 +52,34 @@ def _settled(settings: Settings, wanted: tuple[str, ...], default: str) -> Serve
 
 
 def serving(settings: Settings, wanted: Iterable[str]) -> ServedModels:
-    """What an installation serves when it starts."""
+    """Return what an installation serves when it starts."""
     names = tuple(name for name in settings.served() if name in set(wanted))
     default = settings.default_model if settings.default_model in names else next(iter(names), "")
     return ServedModels(settings, names, default)
 
 
 def with_served(settings: Settings, wanted: Iterable[str]) -> Settings:
-    """The settings in which exactly these of its own models are served: what the coordinator goes by."""
+    """Return settings in which exactly these of its own models are served; the coordinator plans by them."""
     names = set(wanted)
     models = {key: msgspec.structs.replace(entry, serve=key in names) for key, entry in settings.models.items()}
     return msgspec.structs.replace(settings, models=models)
 
 
 def skipping_version_check(settings: Settings) -> Settings:
-    """The settings under which machines of the pool count whose engine does not match."""
+    """Return settings that also allow machines of the pool whose engine has another version."""
     return msgspec.structs.replace(settings, pool=msgspec.structs.replace(settings.pool, skip_version_check=True))
 
 
 def with_default(settings: Settings, name: str) -> Settings:
-    """The settings with this model behind `default`."""
+    """Return settings with this model as the default."""
     models = {key: msgspec.structs.replace(entry, default=key == name) for key, entry in settings.models.items()}
     backends = {key: msgspec.structs.replace(entry, default=key == name) for key, entry in settings.backends.items()}
     return msgspec.structs.replace(settings, models=models, backends=backends)
 
 
 def find_model(settings: Settings, files: Sequence[ModelFile], name: str) -> tuple[Settings, str]:
-    """What a name means: a configured model, a GGUF file, or a file that the agent found. Raises MODEL_NOT_FOUND."""
+    """Return the settings and model name that a name means: a configured model, a GGUF file, or a file that the agent
+    found. Raises MODEL_NOT_FOUND."""
     if name in settings.served():
         return settings, name
     path = name if is_path(name) else _listed(files, name)
@@ -87,7 +89,7 @@ def find_model(settings: Settings, files: Sequence[ModelFile], name: str) -> tup
 
 
 def served_name(serving: ServedModels, files: Sequence[ModelFile], name: str) -> str:
-    """The served model that a name means, whatever `find_model` would take for it; empty where none is served."""
+    """Return the served model that a name means, resolved like in `find_model`; empty where it is not served."""
     if name in serving.wanted:
         return name
     try:
@@ -98,7 +100,7 @@ def served_name(serving: ServedModels, files: Sequence[ModelFile], name: str) ->
 
 
 def is_path(name: str) -> bool:
-    """Whether a name is that of a file."""
+    """Whether a name is a file's path."""
     return name.endswith(".gguf") or "/" in name or "\\" in name
 
 
@@ -124,7 +126,7 @@ def _unknown(settings: Settings, files: Sequence[ModelFile], name: str) -> str:
 
 
 def with_file(settings: Settings, path: str) -> tuple[Settings, str]:
-    """The settings with a model of this file, and its name there; a file that is there already keeps its own."""
+    """Return settings with a model for this file, and the model's name; a file that is already there keeps its name."""
     for name, model in settings.models.items():
         if model.path == path:
             return settings, name
@@ -138,27 +140,28 @@ def with_file(settings: Settings, path: str) -> tuple[Settings, str]:
 
 
 class ReplacementOrder(enum.StrEnum):
-    """How one model takes the place of another."""
+    """In which order one model replaces another."""
 
     BESIDE = "beside"
-    """It is loaded while the other one still serves: nobody waits."""
+    """The new model loads while the old one still serves: no job waits."""
     AFTER = "after"
-    """The other one goes first: there is no room for both."""
+    """The old model ends before the new one loads: memory does not suffice for both."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryRoom:
-    """Memory in bytes: what the new model takes, what is free, and what the old one gives back."""
+    """Memory in bytes: what the new model needs, what is free, and what the old model gives back."""
 
     needed: int
     free: int
     freed: int = 0
     certain: bool = True
-    """Whether these figures are all there is to know; with other devices they are not."""
+    """Whether these figures are complete; where other devices hold memory, too, they are not."""
 
 
 def manner_of(room: MemoryRoom) -> ReplacementOrder:
-    """Beside each other where both fit. Raises OUT_OF_MEMORY where the new one would not even fit alone."""
+    """Return BESIDE where both models fit, else AFTER. Raises OUT_OF_MEMORY where the new one would not fit even
+    alone."""
     if room.needed <= room.free * (1 - SPARE_SHARE):
         return ReplacementOrder.BESIDE
     missing = room.needed - room.free - room.freed

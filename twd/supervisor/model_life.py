@@ -1,4 +1,4 @@
-"""Changes which models an installation serves: one change at a time, told step by step, taken back when it fails."""
+"""Changes which models an installation serves: one change at a time, reported step by step, undone when it fails."""
 
 import asyncio
 import contextlib
@@ -29,31 +29,31 @@ from twd.wire.life import ChangeAnswered, ChangeStep, ChangeTold, ModelUnwanted,
 from twd.wire.node import ModelFile, read_node
 
 START_S: Final = 1800.0
-"""How long a model may take to load."""
+"""Seconds that a model may take to load."""
 IDLE_S: Final = 300.0
-"""How long the jobs of a model that goes may take."""
+"""Seconds that the jobs of a leaving model may take."""
 LOOK_S: Final = 0.5
 LOOKING_S: Final = 8.0
-"""How long agents that look round yet are waited for, before a change is planned."""
+"""Seconds to wait for agents that still detect their machines, before a change is planned."""
 STALLED_S: Final = 300.0
-"""A model that says the same for so long while it loads will not come."""
+"""A loading model whose notes stay the same for so many seconds counts as failed."""
 CRASHES_MAX: Final = 3
 COORDINATOR: Final = "coordinator"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelChange:
-    """What a wish comes to."""
+    """The planned change that carries out one request."""
 
     before: ServedModels
     after: ServedModels
     model: str
-    """The one that the wish is about."""
+    """The model that the request is about."""
     starts: str = ""
     stops: tuple[str, ...] = ()
     manner: ReplacementOrder = ReplacementOrder.BESIDE
     arguments: tuple[str, ...] = ()
-    """More of the command line of the process that starts."""
+    """Additional command-line arguments of the process that starts."""
 
 
 class ModelLife:
@@ -72,10 +72,11 @@ class ModelLife:
         entries: Callable[[], Awaitable[list[LeaseEntry]]],
         tasks: TaskGroup,
     ) -> None:
-        """`keep`: for processes that start from now on; may raise TwdError. `entries`: what stands in the registry."""
+        """`keep` stores the settings for processes that start from now on; may raise TwdError. `entries` reads the
+        registry."""
         self.serving = serving
         self.news = asyncio.Event()
-        """Set by whoever sees the board change."""
+        """Set by whoever sees the process table change."""
         self._process_group = process_group
         self._table = table
         self._node = node
@@ -90,16 +91,16 @@ class ModelLife:
 
     @property
     def models(self) -> list[str]:
-        """Those that are served, or on their way."""
+        """Names of the models that are served, or are loading."""
         return list(self.serving.wanted)
 
     @property
     def default(self) -> str:
-        """The one behind `default`."""
+        """The name of the model that requests for `default` get."""
         return self.serving.default
 
     async def begin(self, wish: Wish) -> ChangeAnswered:
-        """Check a wish and begin with it; raises TwdError where it cannot be."""
+        """Check a request and begin to carry it out; raises TwdError where that is not possible."""
         if self._under_way:
             raise TwdError(FailureCode.BUSY, f"another change is under way: {self._under_way}; wait for its end")
         self._under_way = type(wish).__name__
@@ -144,7 +145,8 @@ class ModelLife:
         return replace(change, manner=await self._manner(change, entries))
 
     async def _known(self) -> list[LeaseEntry]:
-        """The registry; agents that look round yet are given time, since until then a machine seems to have nothing."""
+        """Return the registry's entries. Waits up to LOOKING_S for agents that still detect their machine: until then
+        it seems to have no resources."""
         give_up = self._clock.now() + LOOKING_S
         entries = await self._entries()
         while (
@@ -156,7 +158,7 @@ class ModelLife:
         return entries
 
     def _files(self, entries: Sequence[LeaseEntry]) -> list[ModelFile]:
-        """What the agent of this machine found."""
+        """Return the model files that the agent of this machine found."""
         here = [facts for entry in entries if (facts := read_node(entry.value, entry.key)) and facts.node == self._node]
         return [file for facts in here for file in facts.models]
 
@@ -208,7 +210,7 @@ class ModelLife:
             self._tell(name, ChangeStep.DONE, change.model, _words(change, done=True))
         except TwdError as error:
             await self._take_back(change, name, error)
-        except Exception as error:  # a fault of ours: told where faults go, and what served before serves again
+        except Exception as error:  # a bug of ours: undo the change, then report the bug
             await self._take_back(change, name, TwdError(FailureCode.INTERNAL, f"a fault: {error!r}"))
             raise
         finally:
@@ -260,7 +262,8 @@ class ModelLife:
         await heard(self.news, LOOK_S)
 
     async def _drain(self, change: ModelChange) -> None:
-        """Let the models that go finish what they do; new jobs go elsewhere by now."""
+        """Wait until the leaving models have finished their jobs, IDLE_S at most, then end them; new jobs already go
+        elsewhere."""
         specs = [spec for name in change.stops for spec in self._specs(change.before, name)]
         give_up = self._clock.now() + IDLE_S
         while self._busy([spec.name for spec in specs]) and self._clock.now() < give_up:
@@ -272,9 +275,9 @@ class ModelLife:
         return any(one.get("sessions", 0) or one.get("waiting", 0) for one in facts)
 
     async def _take_back(self, change: ModelChange, name: str, error: TwdError) -> None:
-        """A model that does not come changes nothing: what served before serves again."""
+        """Undo a failed change: the models that served before serve again."""
         await self._process_group.end([spec.name for spec in self._specs(change.after, change.starts)])
-        with contextlib.suppress(TwdError):  # it is `error` once more: whoever keeps the settings tries again later
+        with contextlib.suppress(TwdError):  # the same `error` again: the settings are written again later
             await self._set(change.before)
         gone = [model for model in change.stops if not self._runs(model)]
         note = f"{', '.join(change.before.wanted) or 'no model'} serves as before"
@@ -306,7 +309,8 @@ class ModelLife:
             await self._renew_coordinator()
 
     async def _renew_coordinator(self) -> None:
-        """It plans for the models of its settings; a new one goes on from what stands in the registry."""
+        """Restart the coordinator, which plans for the models of its settings; the new one reads the decisions from the
+        registry."""
         planners = wanted_processes(self.serving.settings, (COORDINATOR,))
         running = [spec for spec in planners if spec.name in self._table.rows]
         await self._process_group.end([spec.name for spec in running])

@@ -9,7 +9,7 @@ from twd.settings.model import DrafterConfig, ModelConfig, Settings
 from twd.wire.failures import TwdError
 
 CTX_SIZE_MAX: Final = 8192
-"""The context of a model whose settings name none, at most."""
+"""Tokens of context, at most, of a model whose settings name no context size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class ModelWeights:
 
 
 def read_weights(settings: Settings) -> list[ModelWeights]:
-    """Every model file that this machine's settings name; reads their headers."""
+    """Return every model file that this machine's settings name; blocks while it reads their headers."""
     found = [weights_of(name, model) for name, model in settings.models.items()]
     sessions = max((model.parallel for model in settings.models.values()), default=1)
     ctx_size = max((model.ctx_size for model in settings.models.values()), default=CTX_SIZE_MAX)
@@ -49,7 +49,7 @@ def read_weights(settings: Settings) -> list[ModelWeights]:
 
 
 def weights_of(name: str, model: ModelConfig) -> ModelWeights:
-    """One model of the settings."""
+    """Return the file of one model in the settings."""
     info, problem = _inspected(Path(model.path))
     type_k, type_v = model.cache_types
     return ModelWeights(

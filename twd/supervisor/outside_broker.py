@@ -1,4 +1,4 @@
-"""The way to a broker that somebody else runs: it may start later than this machine."""
+"""Connects to a broker that somebody else runs; it may start later than this machine."""
 
 from collections.abc import Awaitable, Callable
 
@@ -7,7 +7,7 @@ from twd.bus.nats.link import LinkError
 
 
 async def outside_broker(connect: Callable[[], Awaitable[NatsBus]], tell: Callable[[str], None]) -> NatsBus:
-    """A connection, however long it takes; what will never work is raised, and what is waited for is told."""
+    """Return a connection, however long it takes; report each failed attempt, and raise an error that is final."""
     while True:
         try:
             return await connect()

@@ -1,4 +1,4 @@
-"""llama-server as the engine of this installation's models: its command lines, and how twd reaches it. Pure."""
+"""llama-server as the engine of this installation's models: its command lines and addresses. No I/O here."""
 
 import os
 from collections.abc import Iterator
@@ -18,24 +18,25 @@ EVERY_LAYER: Final = 999
 
 
 def outside(settings: Settings) -> bool:
-    """Whether llama-server runs the models, and not twd's own engine."""
+    """Whether llama-server runs the models, instead of twd's own engine."""
     return settings.pool.engine == ENGINE
 
 
 def port_of(settings: Settings, name: str) -> int:
-    """The first model has the port of the settings, each further one the next."""
+    """Return a model's port: the first model has the one of the settings, each further one the next."""
     return settings.pool.llama_server.port + list(settings.models).index(name)
 
 
 def url_of(settings: Settings, name: str) -> str:
-    """Where twd reaches the llama-server of a model."""
+    """Return the URL under which twd reaches a model's llama-server."""
     host = settings.pool.llama_server.host
     reached = "127.0.0.1" if host in EVERYWHERE else host
     return f"http://{reached}:{port_of(settings, name)}"
 
 
 def key_of(settings: Settings) -> str:
-    """What opens it: it asks for the edge's own token where it can be reached from elsewhere."""
+    """Return llama-server's API key: the edge's token where llama-server can be reached from other machines, else
+    empty."""
     edge = settings.edge
     if is_loopback(settings.pool.llama_server.host) or (edge.allow_unauthenticated and not edge.token):
         return ""
@@ -46,14 +47,14 @@ def key_of(settings: Settings) -> str:
 
 
 def with_backend(settings: Settings, name: str) -> Settings:
-    """The settings with the llama-server of a model as a backend that is passed through."""
+    """Return the settings with a model's llama-server as a backend instead of the model."""
     backend = BackendConfig(url=url_of(settings, name), kind="llamacpp", api_key=key_of(settings))
     models = {key: model for key, model in settings.models.items() if key != name}
     return msgspec.structs.replace(settings, models=models, backends={**settings.backends, name: backend})
 
 
 def command_line(settings: Settings, name: str) -> tuple[str, ...]:
-    """How llama-server is started for a model; what `engine.extra_args` say comes last, and wins."""
+    """Return llama-server's command line for a model; `engine.extra_args` come last, so they override the rest."""
     model, server = settings.models[name], settings.pool.llama_server
     options = [
         *("--model", model.path, "--alias", name),
@@ -82,7 +83,7 @@ def _optional(model: ModelConfig) -> Iterator[str]:
 
 
 def _pool(settings: Settings) -> Iterator[str]:
-    """The workers and who holds how much. llama.cpp counts the workers' devices first, then its own."""
+    """Yield the options for RPC workers and their shares. llama.cpp counts the workers' devices first, then its own."""
     pool = settings.pool
     addresses = [address for worker in pool.workers for address in addresses_of(worker)]
     if addresses:
@@ -92,13 +93,13 @@ def _pool(settings: Settings) -> Iterator[str]:
 
 
 def addresses_of(worker: WorkerConfig) -> list[str]:
-    """Where the RPC workers of a machine listen; devices of one process share its port."""
+    """Return the addresses of a machine's RPC workers; devices of one process share its port."""
     ports = [gpu.rpc_port or worker.rpc_port for gpu in worker.gpus] or [worker.rpc_port]
     return [f"{worker.host}:{port}" for port in dict.fromkeys(ports)]
 
 
 def tensor_split(settings: Settings) -> tuple[float, ...]:
-    """Shares in llama.cpp's order; empty: llama-server decides by free memory."""
+    """Return the devices' shares in llama.cpp's order; empty: llama-server decides by free memory."""
     pool = settings.pool
     away = sum(len(worker.gpus) or 1 for worker in pool.workers)
     if pool.split != "auto":

@@ -1,4 +1,4 @@
-"""How this program is called from the shell that it was started in."""
+"""The command that calls this program from the shell in which it was started."""
 
 import shutil
 import sys
@@ -8,7 +8,8 @@ _PROGRAM = Path(sys.executable).with_name("twd")
 
 
 def own_command(program: Path = _PROGRAM, here: Path | None = None) -> str:
-    """`twd` where the shell finds this very program by that name, and else its path, from here if it lies below."""
+    """Return `twd` if the shell finds this program by that name; else its path, relative if below the current
+    folder."""
     found = shutil.which("twd")
     if not program.exists() or (found is not None and Path(found).resolve() == program.resolve()):
         return "twd"

@@ -1,4 +1,4 @@
-"""The pool as the registry shows it, so that a command decides by what a coordinator decides by."""
+"""The pool as the registry shows it, so that a command decides from the same data as a coordinator."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
@@ -15,14 +15,14 @@ from twd.wire.placement import read_placement
 
 
 def nodes_of(entries: Iterable[LeaseEntry]) -> list[NodeFacts]:
-    """The machines on the bus, as their agents describe them, and guests."""
+    """Return the machines on the bus, as their agents describe them, and the agentless hosts."""
     return [facts for entry in entries if (facts := read_node(entry.value, entry.key)) is not None]
 
 
 def observed_of(
     entries: Sequence[LeaseEntry], nodes: Iterable[NodeFacts], links: LinkTable, here: NodeId
 ) -> ObservedState:
-    """These machines with what is decided, loaded and measured on them."""
+    """Return these machines with what is decided, loaded and measured on them."""
     standing = [one for entry in entries if (one := read_placement(entry.value, entry.key)) is not None]
     observed = ObservedState({facts.node: facts for facts in nodes}, decided={one.place: one for one in standing})
     take_in(observed, links, entries)
@@ -32,7 +32,7 @@ def observed_of(
 
 
 def without(observed: ObservedState, models: Collection[str]) -> ObservedState:
-    """The pool when these models have ended: what they hold is free, and nothing is promised to them."""
+    """Return the pool as it is after these models have ended: their memory is free, nothing is promised to them."""
     nodes = observed.nodes
     ended = {place: one for place, one in observed.decided.items() if one.model in models}
     for place, decision in ended.items():

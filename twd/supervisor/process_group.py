@@ -1,4 +1,4 @@
-"""The processes of an installation: some start later than others, some are asked over HTTP how they are."""
+"""The processes of an installation: some start after others, some are asked over HTTP whether they work."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ DRAIN_S: Final = 30.0
 
 
 class ProcessGroup:
-    """A supervisor's processes with their rows on the board."""
+    """A supervisor's processes with their rows in the process table."""
 
     def __init__(
         self,
@@ -34,13 +34,13 @@ class ProcessGroup:
         self.supervisor = supervise(())
 
     def start(self, specs: Sequence[ProcessSpec]) -> None:
-        """Start everything that need not wait for something else."""
+        """Start every process that need not wait for another one."""
         self.supervisor.start()
         for spec in specs:
             self.take(spec)
 
     def take(self, spec: ProcessSpec) -> None:
-        """One more process; it starts now, or as soon as the one that it follows works."""
+        """Add a process; it starts now, or as soon as the process works that it waits for."""
         self._table.rows[spec.name] = ProcessRow(
             name=spec.name, leased=not spec.health_url, node=spec.node, need=spec.need
         )
@@ -52,7 +52,7 @@ class ProcessGroup:
             self._later.append(spec)
 
     async def end(self, names: Sequence[str]) -> None:
-        """End processes for good, and forget them."""
+        """End processes for good, and remove them from the table."""
         self._later = [spec for spec in self._later if spec.name not in names]
         for name in names:
             if name in self._table.rows:
@@ -63,17 +63,17 @@ class ProcessGroup:
         self._changed()
 
     def pids(self, names: Sequence[str]) -> list[int]:
-        """The processes that run under these names now."""
+        """Return the process ids of those of these names that run now."""
         children = [self.supervisor.children.get(name) for name in names]
         return [child.pid for child in children if child is not None and child.state is ProcessState.RUNNING]
 
     def started(self, child: ChildProcess) -> None:
-        """A process runs; one without a lease is asked how it is."""
+        """A process was started; if it has no lease, watch its health over HTTP."""
         if child.spec.health_url:
             self._tasks.keep(f"health of {child.spec.name}", partial(self._watch, child))
 
     async def _watch(self, child: ChildProcess) -> None:
-        """Ask until it works, and now and then afterwards."""
+        """Ask often until it works, and from time to time afterwards."""
         pid = child.pid
         while child.pid == pid and child.state is ProcessState.RUNNING and child.spec.name in self._table.rows:
             works, note = await ask_health(child.spec.health_url)

@@ -1,4 +1,4 @@
-"""Which processes an installation needs: settings in, process descriptions out."""
+"""Which processes an installation needs: builds process descriptions from the settings."""
 
 import re
 import socket
@@ -21,7 +21,7 @@ RUN = (*OURS, "run")
 
 
 def wanted_processes(settings: Settings, only: Collection[str] = ()) -> list[ProcessSpec]:
-    """Everything that `twd up` starts besides the broker; `only` names services, and then nothing else starts."""
+    """Return all processes that `twd up` starts besides the broker; `only` limits them to these services."""
     specs = _with_names_of_their_own(
         [*_always(settings), *_speculators(settings), *_relays(settings), *_drafters(settings), *_judges(settings)]
     )
@@ -29,18 +29,18 @@ def wanted_processes(settings: Settings, only: Collection[str] = ()) -> list[Pro
 
 
 def serving_processes(settings: Settings, model: str) -> list[ProcessSpec]:
-    """Those that exist for the sake of one model."""
+    """Return the processes that exist only to serve one model."""
     return [spec for spec in wanted_processes(settings) if spec.serves == model]
 
 
 def served_by(specs: Iterable[ProcessSpec]) -> list[str]:
-    """The models that these processes serve."""
+    """Return the names of the models that these processes serve."""
     servers = [spec for spec in specs if spec.name.split(".")[0] in ("speculator", "relay")]
     return list(dict.fromkeys(spec.serves for spec in servers))
 
 
 def _always(settings: Settings) -> Iterator[ProcessSpec]:
-    pooled = ("coordinator",) if settings.pooled else ()  # it has nothing to decide on one machine alone
+    pooled = ("coordinator",) if settings.pooled else ()  # one machine alone needs no decisions
     for name in ("edge", "metrics", "agent", "swarm", *pooled):
         yield ProcessSpec(name, (*RUN, name))
 
@@ -60,7 +60,7 @@ def _speculators(settings: Settings) -> Iterator[ProcessSpec]:
 
 
 def _outside(settings: Settings, model: str, environment: Mapping[str, str], need: Need) -> Iterator[ProcessSpec]:
-    """llama-server, and a relay that comes as soon as it works."""
+    """Yield llama-server, and a relay that starts as soon as llama-server works."""
     server = f"{ENGINE}.{_word(model)}"
     key = {KEY_VARIABLE: key_of(settings)} if key_of(settings) else {}
     health = f"{url_of(settings, model)}/health"
@@ -93,7 +93,7 @@ def _drafters(settings: Settings) -> Iterator[ProcessSpec]:
 
 
 def _judges(settings: Settings) -> Iterator[ProcessSpec]:
-    """The racer, the gate, and a relay for each server that only writes for that."""
+    """Yield the racer, the gate, and a relay for each server that only writes for the gate."""
     if settings.consensus.policy != "off":
         yield ProcessSpec("racer", (*RUN, "racer"))
     if not members_of(settings):
@@ -104,7 +104,7 @@ def _judges(settings: Settings) -> Iterator[ProcessSpec]:
 
 
 def runs_elsewhere(settings: Settings, drafter: DrafterConfig) -> str:
-    """Why a drafter is not started beside the others; empty when it is."""
+    """Return why a drafter is not started beside the others; empty when it is started."""
     name = drafter_name(drafter)
     if settings.pooled and drafter.path:
         return f"drafter {name} is started by the agent of the machine that the coordinator chooses"
@@ -116,18 +116,18 @@ def runs_elsewhere(settings: Settings, drafter: DrafterConfig) -> str:
 
 
 def drafters_missing_here(settings: Settings) -> list[str]:
-    """What to tell of drafters that nobody starts: those of other machines, where no coordinator sees to them."""
+    """Return notes on drafters that nobody starts here: those of other machines, unless a coordinator places them."""
     told = [drafter for drafter in settings.drafters if not (settings.pooled and drafter.path)]
     return [text for drafter in told if (text := runs_elsewhere(settings, drafter))]
 
 
 def drafter_name(drafter: DrafterConfig) -> str:
-    """What to call a drafter: its own name, else its model's."""
+    """Return a drafter's name: its own, else its model's."""
     return drafter.name or drafter.model_name or re.sub(r".*[/\\]|\.gguf$", "", drafter.path) or "server"
 
 
 def _with_names_of_their_own(specs: list[ProcessSpec]) -> list[ProcessSpec]:
-    """A name is also a log's name, so like names are told apart by a number."""
+    """Return the specs with unique names, as a name is also that of a log: equal names get a number."""
     seen: dict[str, int] = {}
     made: list[ProcessSpec] = []
     for spec in specs:

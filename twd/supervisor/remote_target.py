@@ -1,4 +1,5 @@
-"""A server that scores guesses as the target of a speculator: where two rooms that do not know each other meet."""
+"""A server that verifies drafts, as the target of a speculator. Connects twd.backends and twd.speculator, which do not
+import each other."""
 
 from collections.abc import Sequence
 
@@ -24,7 +25,7 @@ from twd.wire.model import Exactness, ModelFacts
 
 
 class RemoteModel:
-    """A verifying backend in the speculator's words."""
+    """A verifying backend behind the speculator's interface for models."""
 
     def __init__(self, model: VerifyingModel, settings: Settings, name: str) -> None:
         self._name = name
@@ -34,37 +35,37 @@ class RemoteModel:
 
     @property
     def facts(self) -> ModelFacts:
-        """What others must know of it."""
+        """The facts of the model that others need."""
         return self._model.facts
 
     @property
     def exactness(self) -> Exactness:
-        """Another server's arithmetic is not ours to promise."""
+        """How exact the model is; we cannot guarantee another server's arithmetic."""
         return self._model.exactness
 
     @property
     def target(self) -> Target:
-        """Checks windows, one request each."""
+        """The target, which verifies each window with one request."""
         return self._model.target
 
     @property
     def cost(self) -> CostCurve:
-        """Times of windows, the way there and back included."""
+        """Milliseconds of a forward pass by its number of tokens, network time included."""
         return self._cost
 
     @property
     def load_ms(self) -> int:
-        """How long probing and measuring took."""
+        """Milliseconds that probing and measuring took."""
         return self._model.load_ms
 
     @property
     def tool_format(self) -> str:
-        """How the model was taught to write calls."""
+        """The format in which the model writes tool calls."""
         return self._model.tool_format
 
     @property
     def limits(self) -> SpeculatorLimits:
-        """The bounds of the core."""
+        """The limits of the speculator's core."""
         target, settings = self._model.target, self._settings
         return SpeculatorLimits(
             slots=target.n_slots,
@@ -81,11 +82,11 @@ class RemoteModel:
 
     @property
     def local(self) -> bool:
-        """The other server tokenizes."""
+        """False: the other server tokenizes."""
         return False
 
     def prepare(self, job: JobSubmitted, session: SessionId) -> PreparedRequest:
-        """Tokens, picker and seed of a job."""
+        """Return the tokens, sampler and seed of a job."""
         ready = self._model.prepare(job, job.sampling.seed or 0)
         return PreparedRequest(
             session=session,
@@ -98,24 +99,24 @@ class RemoteModel:
         )
 
     def tokenize(self, text: str) -> list[int]:
-        """A drafter's text as this model's tokens."""
+        """Return a drafter's text as tokens of this model."""
         return self._model.tokenize(text)
 
     def render(self, tokens: Sequence[int]) -> str:
-        """Tokens as text."""
+        """Return tokens as text."""
         return self._model.render(tokens)
 
     def embed(self, request: EmbeddingRequested) -> Embedding:
-        """Vectors are asked of that server itself."""
+        """Always raises: embeddings are asked of that server directly."""
         raise TwdError(FailureCode.UNSUPPORTED, f"{request.model} gives no embeddings here; ask its own server")
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._model.close()
 
 
 def remote_speculator(ctx: ServiceContext, settings: Settings, name: str) -> SpeculatorService:
-    """The speculator over one configured backend that scores guesses."""
+    """Return the speculator over one configured backend that verifies drafts."""
     load = verifying_loader(settings, name)
 
     def connect(progress: Progress) -> LoadedModel:

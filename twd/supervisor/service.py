@@ -1,4 +1,4 @@
-"""The supervisor's face on the bus: tells how processes end, and hears how far they have come."""
+"""The supervisor on the bus: publishes how processes end, and reads from their leases how far they have started."""
 
 import asyncio
 from collections.abc import Callable
@@ -30,7 +30,7 @@ WISHES: Final = (ModelWanted, ModelUnwanted, SwapWanted)
 
 
 class ChangesModels(Protocol):
-    """Whoever can change which models are served."""
+    """Something that can change which models are served."""
 
     @property
     def changed(self) -> bool:
@@ -39,16 +39,16 @@ class ChangesModels(Protocol):
 
     @property
     def models(self) -> list[str]:
-        """Those that are served, or on their way."""
+        """Names of the models that are served, or are loading."""
         ...
 
     @property
     def default(self) -> str:
-        """The one behind `default`."""
+        """The name of the model that requests for `default` get."""
         ...
 
     async def begin(self, wish: Wish) -> ChangeAnswered:
-        """Check a wish and begin with it; raises TwdError where it cannot be."""
+        """Check a request and begin to carry it out; raises TwdError where that is not possible."""
         ...
 
 
@@ -68,7 +68,8 @@ class SupervisorService(Service):
         hung: HungLog | None = None,
         end_hung: Callable[[str, str], None] | None = None,
     ) -> None:
-        """`hung`: what was noted of hung processes before this overseer began. `end_hung` ends one, and says why."""
+        """`hung`: what was recorded of hung processes before this service began. `end_hung` ends a process, given its
+        name and why."""
         super().__init__(ctx)
         self._life = life
         self._table = table
@@ -87,27 +88,28 @@ class SupervisorService(Service):
         self.tasks.keep(LOOK_OUT, self._keep_looking, told=self._look_failed)
 
     def pattern(self, event_type: type[Event]) -> str:
-        """Only wishes for this machine."""
+        """Subscribe only to requests for this machine."""
         if event_type in WISHES:
             return ROUTE_OF[event_type].pattern_for(node=self.ctx.node)
         return super().pattern(event_type)
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        """What the edge of this machine goes by: a lease outlives a message that was missed."""
+        """Return the facts that this machine's edge needs; as part of the lease, they also reach an edge that missed a
+        message."""
         hung = self.hung.facts()
         if self._life is None or not self._life.changed:
             return hung
         return hung | {"models": self._life.models, "default_model": self._life.default}
 
     def ails(self, what: str, problem: str) -> None:
-        """What keeps one part of the supervisor from its work; empty: nothing does."""
+        """Set what keeps one part of the supervisor from working; an empty `problem` clears it."""
         self._problems[what] = problem
         self.note = "; ".join(filter(None, self._problems.values()))
         if self.health in (Health.OK, Health.DEGRADED):
             self.health = Health.DEGRADED if self.note else Health.OK
 
     async def entries(self) -> list[LeaseEntry]:
-        """What stands in the registry now."""
+        """Return the entries of the registry now."""
         return await self._registry.entries() if self._registry is not None else []
 
     async def _keep_looking(self) -> None:
@@ -118,7 +120,7 @@ class SupervisorService(Service):
             await heard(self._news, LOOK_S if self._table.ready else LOOK_WHILE_STARTING_S)
 
     def _look_failed(self, name: str, error: BaseException) -> None:
-        """Those who are looked after go on, and so does the looking."""
+        """Report a fault of the look-out. The look-out starts again; the processes go on."""
         self.tell_fault(error, name)
         self.ails(LOOK_OUT, f"a fault in the {name}: {error!r}; it begins anew")
 
@@ -143,7 +145,7 @@ class SupervisorService(Service):
                 self._end_hung(name, "it has not been heard on the bus since its lease ran out")
 
     def tell_exit(self, gone: ProcessExit) -> None:
-        """Publish the end of a process, and take its lease away."""
+        """Publish the end of a process, and delete its lease."""
         event = ServiceExited(
             service=gone.name,
             node=self.ctx.node,
@@ -193,7 +195,7 @@ class SupervisorService(Service):
         except OSError as error:
             problem = Failure(code=FailureCode.MODEL_LOAD, message=f"the file cannot be read: {error}")
             answer = ChangeAnswered(node=self.ctx.node, failure=problem)
-        except Exception as error:  # noqa: BLE001 - told; who asked waits for an answer
+        except Exception as error:  # noqa: BLE001 - reported; the asker waits for an answer
             self.tell_fault(error, type(wish).__name__)
             answer = ChangeAnswered(node=self.ctx.node, failure=internal(error))
         reply(answer)
@@ -206,27 +208,27 @@ class SupervisorService(Service):
         return None
 
     def on_service_started(self, event: ServiceStarted) -> Effects:
-        """A process of ours, or of somebody else, says that it works."""
+        """A service started, here or elsewhere: read the registry now."""
         return self._look_now(event)
 
     def on_service_stopped(self, event: ServiceStopped) -> Effects:
-        """A service left in good order."""
+        """A service ended in good order: read the registry now."""
         return self._look_now(event)
 
     def on_model_loading(self, event: ModelLoading) -> Effects:
-        """A model is on its way."""
+        """A model loads: show its progress."""
         self._table.loading(event.model, event.progress, event.stage)
         self._changed()
         return None
 
     def on_model_ready(self, event: ModelReady) -> Effects:
-        """A model can be used."""
+        """A model is ready: read the registry now."""
         return self._look_now(event)
 
     def on_model_failed(self, event: ModelFailed) -> Effects:
-        """A model cannot be used."""
+        """A model failed: read the registry now."""
         return self._look_now(event)
 
     def on_drafter_attached(self, event: DrafterAttached) -> Effects:
-        """A draft model can be used."""
+        """A drafter is attached: read the registry now."""
         return self._look_now(event)

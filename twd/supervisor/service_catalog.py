@@ -1,4 +1,4 @@
-"""Which services there are, and how each is made; nothing is imported before it is asked for."""
+"""All services, and how to create each; its code is imported only when it is asked for."""
 
 import logging
 from collections.abc import Callable
@@ -19,7 +19,8 @@ from twd.wire.failures import TwdError
 
 
 class ServiceChoice(NamedTuple):
-    """Which of several: a model by name, a drafter by its place in the settings; and what an agent begins with."""
+    """Which service to create: a model by name, a drafter by its index in the settings; and options of agents and
+    stages."""
 
     model: str = ""
     number: int = 0
@@ -33,7 +34,7 @@ Factory = Callable[[ServiceContext, Settings, ServiceChoice], Service]
 
 
 class ServiceRecipe(NamedTuple):
-    """What makes a service, and the role in which it signs in at the broker."""
+    """The function that creates a service, and the role in which the service signs in at the broker."""
 
     role: str
     make: Factory
@@ -75,7 +76,7 @@ def _speculator(context: ServiceContext, settings: Settings, choice: ServiceChoi
 
 
 def _speculator_of(context: ServiceContext, settings: Settings, name: str, replica: int) -> Service:
-    """Over the pool, where the settings say so; else in this process alone."""
+    """Return a speculator over the pool, where the settings say so; else one that computes in this process alone."""
     if settings.pooled and settings.pool.engine == "rpc":
         from twd.speculator.targets.pool_rpc import rpc_speculator
 
@@ -113,7 +114,7 @@ def _no_drafter(there_are: int, number: int) -> CommandError:
 
 
 def _drafter_alone(choice: ServiceChoice) -> DrafterConfig:
-    """A drafter that is in no settings: its file and options are all there is."""
+    """Return the configuration of a drafter that is in no settings, from its file and options alone."""
     told = choice.stage
     if told.gpu_layers not in ("", "auto") and not told.gpu_layers.isdecimal():
         raise CommandError(ExitCode.USAGE, f"--gpu-layers {told.gpu_layers!r} is neither a number nor auto")
@@ -154,7 +155,8 @@ def _remote_speculator(context: ServiceContext, settings: Settings, choice: Serv
 
 
 def _relaying(settings: Settings, choice: ServiceChoice) -> ServiceRecipe:
-    """A backend that checks guesses becomes a speculator's target, any other is passed through."""
+    """Return the recipe for a backend: one that can verify drafts becomes a speculator's target; any other gets a
+    relay."""
     from twd.supervisor.outside_engine import outside
 
     if outside(settings) and choice.model in settings.models:
@@ -171,7 +173,7 @@ def _relaying(settings: Settings, choice: ServiceChoice) -> ServiceRecipe:
 
 
 def _checks_guesses(settings: Settings, name: str) -> bool:
-    """Ask the server what it can; one that is away is passed through, for a relay knows how to wait."""
+    """Return whether the server can verify drafts. One that is away gets a relay, since a relay can wait for it."""
     from twd.backends.factory import checks_guesses
 
     try:
@@ -182,7 +184,7 @@ def _checks_guesses(settings: Settings, name: str) -> bool:
 
 
 def _unknown_model(settings: Settings, name: str) -> CommandError:
-    """No such model, or none was named where the settings have none to go by."""
+    """Return the error for a model that is not in the settings, or for settings without any model."""
     if not name:
         return CommandError(ExitCode.USAGE, "the settings name no model; give a GGUF file with --model")
     known = ", ".join(settings.models) or "none"
@@ -191,7 +193,8 @@ def _unknown_model(settings: Settings, name: str) -> CommandError:
 
 
 def _file(name: str) -> Path:
-    """A file that was named at the command line; one that is not there is told at once, not by a process that stays."""
+    """Return the path of a file named at the command line. A missing file is an error at once, not one of a process
+    that keeps running."""
     path = path_of(name)
     if not path.is_file():
         raise CommandError(ExitCode.NOT_FOUND, f"there is no file {path}")
@@ -209,7 +212,7 @@ def _gate(context: ServiceContext, settings: Settings, choice: ServiceChoice) ->
 
 
 def _agent_relay(context: ServiceContext, settings: Settings, choice: ServiceChoice) -> Service:
-    """A server that only writes for the gate."""
+    """Create the relay of a server that only writes for the gate."""
     from twd.backends.factory import relay_of
     from twd.gate.members import agent_names
 
@@ -244,7 +247,7 @@ SERVICES: Final[dict[str, Factory]] = {
 
 
 def made_by(name: str, settings: Settings, choice: ServiceChoice) -> ServiceRecipe:
-    """What makes a service of this name; what a relay is depends on its server, which is asked."""
+    """Return the recipe of the service with this name; for a relay, its server is asked what it can do."""
     if name not in SERVICES:
         known = ", ".join(SERVICES)
         raise CommandError(ExitCode.USAGE, f"there is no service {name!r}; there are: {known}")

@@ -1,4 +1,4 @@
-"""A pool on one machine: agents that play machines of their own, behind links that are as slow as one likes."""
+"""A pool on one machine: agents that act as separate machines, behind links with a chosen delay."""
 
 from typing import Final, NamedTuple
 
@@ -16,7 +16,7 @@ NODES: Final = "nodes"
 
 
 class SimulatedMachines(NamedTuple):
-    """So many machines, so far away, and the engine that joins them."""
+    """How many machines to simulate, their round-trip time in milliseconds, and the engine that joins them."""
 
     engine: str
     machines: int
@@ -24,7 +24,7 @@ class SimulatedMachines(NamedTuple):
 
     @classmethod
     def asked(cls, rpc: int, ring: int, rtt_ms: float) -> "SimulatedMachines | None":
-        """What the options of `twd up` ask for, if anything."""
+        """Return what the options of `twd up` ask for; None where they ask for no simulation."""
         if rpc and ring:
             raise CommandError(ExitCode.USAGE, "--rpc and --ring exclude each other: keep one")
         if not rpc and not ring:
@@ -36,28 +36,28 @@ class SimulatedMachines(NamedTuple):
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The same as options."""
+        """The command-line options that give this value."""
         return (f"--{self.engine}={self.machines}", f"--link-rtt={self.rtt_ms:g}")
 
     def settings(self, settings: Settings) -> Settings:
-        """The settings, with the models spread evenly over these machines, which find the files where they are."""
+        """Return settings that spread the models evenly over these machines; the machines use the same model files."""
         pool = msgspec.structs.replace(settings.pool, engine=self.engine, split="even", layers_at_home=False)
         return msgspec.structs.replace(settings, mode="combined", pool=pool)
 
     def agents(self) -> list[ProcessSpec]:
-        """An agent for each."""
+        """Return the process of an agent for each machine."""
         link = ("--link-rtt", f"{self.rtt_ms:g}")
         names = [f"node-{number}" for number in range(1, self.machines + 1)]
         return [ProcessSpec(f"agent.{name}", (*RUN, "agent", "--node", name, *link), node=name) for name in names]
 
 
 def homes_of_played(home: StateFolder) -> list[StateFolder]:
-    """Where machines that were played here keep what is theirs."""
+    """Return the state folders of machines that were simulated here."""
     return [StateFolder(folder) for folder in sorted((home.path / NODES).glob("*"))]
 
 
 def as_node(settings: Settings, name: str) -> Settings:
-    """The settings of a machine that is played here: its own name, folder and ports."""
+    """Return the settings of a simulated machine: with a name, folder and ports of its own."""
     home = StateFolder(settings.home_dir / NODES / name)
     home.prepare()
     models = (str(settings.home_dir / "models"), *settings.agent.model_dirs)

@@ -1,4 +1,4 @@
-"""What `twd run stage` is told besides its model: which layers, how much room, where to listen."""
+"""The options of `twd run stage` besides its model: which layers, what sizes, where to listen."""
 
 import re
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _LAYERS: Final = re.compile(r"(\d+)-(\d+)")
 
 
 class StageChoice(NamedTuple):
-    """A slice, and how it computes; zeros and empty strings leave the choice to the settings or the engine."""
+    """A slice, and how to compute it; zeros and empty strings leave the choice to the settings or the engine."""
 
     name: str = ""
     layers: str = ""
@@ -43,7 +43,7 @@ class StageChoice(NamedTuple):
 
 
 def stage_options(command: F) -> F:
-    """The options of `twd run stage`, some of which are a drafter's, too."""
+    """Add the options of `twd run stage` to a command; a drafter takes some of them, too."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -70,7 +70,7 @@ _OPTIONS: Final = (
 
 
 def stage_of(context: "ServiceContext", settings: Settings, model: str, choice: StageChoice) -> "Service":
-    """The stage that was asked for; `model` is a name in the settings, or a file."""
+    """Return the stage that the options describe; `model` is a name in the settings, or a file."""
     from twd.engine.slices.engine import StagePlan
     from twd.stage.native import SlicePlan, native_stage
     from twd.stage.service import StageAddress
@@ -108,7 +108,7 @@ def stage_of(context: "ServiceContext", settings: Settings, model: str, choice: 
 
 
 def _range(layers: str) -> tuple[int, int]:
-    """First and end; 0 and 0 stand for all layers."""
+    """Return the first layer and the end; 0 and 0 mean all layers."""
     if not layers:
         return 0, 0
     found = _LAYERS.fullmatch(layers)

@@ -24,24 +24,24 @@ STYLES = {
 
 
 QUIET = (StartPhase.DRAINING, StartPhase.ENDED)
-"""Stages that all reach together: one line says it for all."""
+"""Phases that all processes reach together: they get no line of their own."""
 
 
 class StartSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """One moment of an installation."""
+    """The state of an installation at one moment."""
 
     home: str
     pid: int
     rows: list[ProcessRow]
     addresses: dict[str, str] = {}
     ready_ms: int = 0
-    """How long it took until everything worked; 0 while it does not."""
+    """Milliseconds until everything worked; 0 while it does not."""
     note: str = ""
     exit_code: int = -1
     """Set when the installation has ended."""
 
     def summary(self) -> dict[str, Any]:
-        """What `--json` prints."""
+        """Return what `--json` prints."""
         return {
             "ready": bool(self.ready_ms),
             "ready_s": self.ready_ms / 1000,
@@ -54,20 +54,20 @@ class StartSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StartView(Protocol):
-    """Something that shows pictures."""
+    """Something that shows snapshots of an installation."""
 
     talks: bool
-    """Whether a person reads on after all is ready."""
+    """Whether a person goes on reading after everything is ready."""
 
     def show(self, picture: StartSnapshot) -> None:
-        """A new moment."""
+        """Show a new snapshot."""
 
     def close(self) -> None:
-        """No more comes."""
+        """No more snapshots come."""
 
 
 def choose_view(as_json: bool, report: bool) -> StartView:
-    """The view that fits the place where the output goes."""
+    """Return the view that fits the output: a terminal, a pipe or a program."""
     if report:
         return ReportView()
     if as_json:
@@ -76,19 +76,19 @@ def choose_view(as_json: bool, report: bool) -> StartView:
 
 
 class PlainView:
-    """A line for each change."""
+    """Prints a line for each change."""
 
     talks = True
 
     def __init__(self) -> None:
         self._told: dict[str, tuple[StartPhase, int]] = {}
         self._notes: dict[str, set[str]] = {}
-        """What was told of a process while it loads, apart from figures."""
+        """Notes already printed for each process while it loads, without their figures."""
         self._note = ""
         self._ready = False
 
     def show(self, picture: StartSnapshot) -> None:
-        """Tell what is new."""
+        """Print what is new."""
         if picture.note and picture.note != self._note:
             click.echo(picture.note)
         self._note = picture.note
@@ -110,11 +110,11 @@ class PlainView:
         return new
 
     def close(self) -> None:
-        """Nothing to put away."""
+        """Nothing to clean up."""
 
 
 class JsonView:
-    """One JSON object, when everything is ready."""
+    """Prints one JSON object when everything is ready."""
 
     talks = False
 
@@ -128,23 +128,23 @@ class JsonView:
             click.echo(json.dumps(picture.summary()))
 
     def close(self) -> None:
-        """Nothing to put away."""
+        """Nothing to clean up."""
 
 
 class SilentView:
-    """Nothing: something else tells of what comes."""
+    """Prints nothing: something else reports."""
 
     talks = False
 
     def show(self, picture: StartSnapshot) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     def close(self) -> None:
-        """Nothing to put away."""
+        """Nothing to clean up."""
 
 
 class ReportView:
-    """Every picture as a line of JSON, until all is ready: for the process that waits to detach."""
+    """Prints every snapshot as a line of JSON until all is ready, for the process that waits to detach."""
 
     talks = False
 
@@ -152,7 +152,7 @@ class ReportView:
         self._open = True
 
     def show(self, picture: StartSnapshot) -> None:
-        """Tell the one who waits; when it has gone away, go on in silence."""
+        """Print a snapshot for the waiting process; if that has ended, print no more."""
         if not self._open:
             return
         try:
@@ -168,11 +168,11 @@ class ReportView:
         let_go_of_stdout()
 
     def close(self) -> None:
-        """Nothing: why it could not become ready is told last of all."""
+        """Do nothing: the reason why it did not become ready is printed at the very end."""
 
 
 class LiveView:
-    """A table that is drawn again at each change."""
+    """Shows a table that is drawn again at each change."""
 
     talks = True
 
@@ -186,21 +186,21 @@ class LiveView:
         self._ready = False
 
     def show(self, picture: StartSnapshot) -> None:
-        """Draw it again; where everything is stands above it, once."""
+        """Draw the table again; print the addresses above it once, when all is ready."""
         if picture.ready_ms and not self._ready:
             self._ready = True
             text = "\n".join((*closing_lines(picture), ""))
-            # not in the drawing, which breaks lines: what breaks by the terminal alone can be copied whole
+            # not in the table, which breaks lines: lines that the terminal breaks can be copied whole
             self._console.print(text, soft_wrap=True, markup=False, highlight=False)
         self._live.update(draw(picture), refresh=True)
 
     def close(self) -> None:
-        """Leave the last picture on the screen."""
+        """Stop drawing; the last table stays on the screen."""
         self._live.stop()
 
 
 def draw(picture: StartSnapshot) -> Any:
-    """The picture for a terminal."""
+    """Return the table of a snapshot for a terminal."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -217,7 +217,7 @@ def draw(picture: StartSnapshot) -> Any:
 
 
 def closing_lines(picture: StartSnapshot) -> list[str]:
-    """Where everything is, and what to try."""
+    """Return lines with the addresses, and commands to try."""
     lines = ["", f"ready in {picture.ready_ms / 1000:.1f} s"]
     lines += [f"  {name:8} {address}" for name, address in picture.addresses.items()]
     missing = [row for row in picture.rows if row.stage is StartPhase.MISSING]

@@ -1,1 +1,1 @@
-"""What this machine has."""
+"""Probes: each reads one part of this machine's hardware."""

@@ -1,4 +1,4 @@
-"""The processor and the memory of this machine."""
+"""Probe of this machine's CPU and memory."""
 
 import platform
 import re
@@ -15,11 +15,11 @@ FEATURES: Final = (
     *("sse3", "ssse3", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile"),
     *("amx_int8", "neon", "asimd", "asimddp", "fphp", "i8mm", "sve", "sve2"),
 )
-"""Those that llama.cpp has kernels for."""
+"""CPU features that llama.cpp has kernels for."""
 
 
 def parse_cpuinfo(text: str) -> tuple[str, list[str]]:
-    """The name and the features in /proc/cpuinfo."""
+    """Return the CPU's name and features from /proc/cpuinfo."""
     name = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
     found = set(flags[1].split()) if flags else set()
@@ -27,7 +27,7 @@ def parse_cpuinfo(text: str) -> tuple[str, list[str]]:
 
 
 def cpu_facts(bandwidth: int = 0) -> CpuFacts:
-    """The processor as it is; `bandwidth` was measured before."""
+    """Return the CPU's facts; `bandwidth` is that of its memory in bytes a second, measured before."""
     name, features = parse_cpuinfo(CPUINFO.read_text("utf-8", "replace")) if CPUINFO.exists() else ("", [])
     threads = psutil.cpu_count() or 1
     return CpuFacts(
@@ -40,7 +40,7 @@ def cpu_facts(bandwidth: int = 0) -> CpuFacts:
 
 
 def memory_facts() -> MemoryFacts:
-    """Memory and swap now."""
+    """Return memory and swap now, in bytes."""
     swap = psutil.swap_memory()
     return MemoryFacts(
         total=total_bytes(),

@@ -1,4 +1,4 @@
-"""How much room the disks have that hold models and state."""
+"""Probe of the disks that hold models and state: their total and free bytes."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +9,7 @@ from twd.wire.node import DiskFacts
 
 
 def disk_facts(folders: Iterable[Path]) -> list[DiskFacts]:
-    """Each disk once, under the first folder that lies on it."""
+    """Return each disk once, under the first folder that is on it."""
     found: dict[int, DiskFacts] = {}
     for folder in folders:
         try:
@@ -17,6 +17,6 @@ def disk_facts(folders: Iterable[Path]) -> list[DiskFacts]:
             if device not in found:
                 usage = psutil.disk_usage(str(folder))
                 found[device] = DiskFacts(path=str(folder), total=usage.total, free=usage.free)
-        except OSError:  # a folder that is not there has no disk; the scan of models names it
+        except OSError:  # a missing folder has no disk; the model scan reports it
             continue
     return list(found.values())

@@ -32,7 +32,7 @@ _BACKENDS: Final = (
 
 
 async def vendor_gpus(notes: list[str]) -> list[GpuFacts]:
-    """What the makers' tools tell; a tool that fails is told in `notes`."""
+    """Return the GPUs that the vendors' tools report; a tool that fails is named in `notes`."""
     nvidia, amd = await asyncio.gather(_nvidia(notes), _amd(notes))
     return [*nvidia, *amd]
 
@@ -58,7 +58,8 @@ async def _amd(notes: list[str]) -> list[GpuFacts]:
 
 
 def parse_nvidia(text: str) -> list[GpuFacts]:
-    """nvidia-smi's table; a device that tells no memory of its own (shared-memory chips) is the engine's to list."""
+    """Return the GPUs in nvidia-smi's table; a device without memory of its own is left out, and the engine lists
+    it."""
     return [gpu for line in text.splitlines() if (gpu := _nvidia_row(line))]
 
 
@@ -78,7 +79,7 @@ def _nvidia_row(line: str) -> GpuFacts | None:
 
 
 def parse_rocm(text: str) -> list[GpuFacts]:
-    """rocm-smi's JSON; tools of different ages use different keys."""
+    """Return the GPUs in rocm-smi's JSON; older and newer tools use different keys."""
     try:
         cards = json.loads(text[text.index("{") :])
     except (ValueError, RecursionError):
@@ -109,14 +110,15 @@ def _number(card: dict[str, Any], key: str) -> int:
 
 
 def read_drm(folder: Path) -> list[GpuFacts]:
-    """AMD cards as the kernel shows them below /sys/class/drm, numbered as their driver does: among themselves."""
+    """Return the AMD GPUs that the kernel lists below /sys/class/drm, numbered among themselves as their driver
+    does."""
     numbers = sorted(int(card.name[4:]) for card in folder.glob("card*") if card.name[4:].isdecimal())
     found = [gpu for number in numbers if (gpu := _drm_card(folder / f"card{number}"))]
     return [replace(gpu, index=index) for index, gpu in enumerate(found)]
 
 
 def amd_cards() -> int:
-    """How many AMD cards there are, told at once."""
+    """Return the number of AMD GPUs, without asking a tool."""
     return len(read_drm(DRM))
 
 
@@ -127,7 +129,7 @@ def _drm_card(card: Path) -> GpuFacts | None:
             return None
         total = int((device / "mem_info_vram_total").read_text())
         used = int((device / "mem_info_vram_used").read_text())
-    except (OSError, ValueError):  # no memory of its own, or a driver that does not tell
+    except (OSError, ValueError):  # no memory of its own, or the driver does not report it
         return None
     name = device / "product_name"
     title = name.read_text().strip() if name.exists() else ""
@@ -137,8 +139,8 @@ def _drm_card(card: Path) -> GpuFacts | None:
 async def engine_facts(
     notes: list[str], environment: Mapping[str, str], *, measure: bool = False
 ) -> tuple[Build | None, list[GpuFacts]]:
-    """Our own build of llama.cpp and the devices that it sees, asked in a process of its own, which has the environment
-    of those that compute. `measure`: also how fast the memory of GPUs is."""
+    """Return our own build of llama.cpp and the GPUs that it sees; None where it fails. A separate process asks, with
+    the environment of processes that compute. `measure`: also measure the speed of GPU memory."""
     argv = (*ENGINE, "--measure") if measure else ENGINE
     try:
         return parse_engine(await output_of(argv, ENGINE_S, environment=environment))
@@ -150,7 +152,7 @@ async def engine_facts(
 
 
 def parse_engine(text: str) -> tuple[Build, list[GpuFacts]]:
-    """What `twd.engine.devices.describe` wrote."""
+    """Parse the output of `twd.engine.devices.describe`."""
     told = json.loads(text)
     devices = told["devices"]
     backends = dict.fromkeys(re.sub(r"\d+$", "", device["name"]) for device in devices)

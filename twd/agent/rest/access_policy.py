@@ -1,4 +1,4 @@
-"""Who may use the peer API: whoever has the token; without one, programs on this machine and nobody's web page."""
+"""Who may use the peer API: whoever has the token; without a token, programs on this machine, but no web page."""
 
 import hmac
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from twd.wire.failures import FailureCode, TwdError
 
 
 def check_bind(host: str, token: str) -> None:
-    """Refuse to let other machines in without a token."""
+    """Raise where the port is open to other machines but no token is set."""
     if not is_loopback(host) and not token:
         text = (
             f"agent.host is {host}, so other machines could start processes here, and no token is set. Set agent.token "
@@ -25,7 +25,7 @@ class PeerAccessPolicy:
     token: str = ""
 
     def check(self, headers: Mapping[str, str]) -> None:
-        """Raise what the caller is told, or let it pass."""
+        """Raise the error for the caller where a request is not allowed."""
         if "Origin" in headers:
             raise TwdError(FailureCode.FORBIDDEN, "web pages may not use an agent")
         if self.token:
@@ -43,7 +43,7 @@ class PeerAccessPolicy:
 
 
 def _check_host(host: str) -> None:
-    """A web page that was rebound to this address by DNS comes with its own name."""
+    """Raise for a Host that is not this machine: after DNS rebinding, a web page sends its own host name."""
     name = host_name(host)
     if name and name != "localhost" and not name.endswith(".localhost") and not is_address(name):
         raise TwdError(FailureCode.FORBIDDEN, f"host {host[:100]!r} is not this machine's name")

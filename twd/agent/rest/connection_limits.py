@@ -1,4 +1,4 @@
-"""Connections to the agent's port: so many from one address, and none that says nothing for long."""
+"""Limits of connections to the agent's port: their number from one address, and their time without a request."""
 
 import asyncio
 import ssl
@@ -11,12 +11,12 @@ from aiohttp import web
 OF_ONE_ADDRESS: Final = 32
 AT_MOST: Final = 256
 FIRST_REQUEST_S: Final = 10.0
-"""From the connection to the first whole head of a request."""
+"""Seconds from the connection to the first complete head of a request."""
 BETWEEN_REQUESTS_S: Final = 30.0
 
 
 class ConnectionLimits:
-    """Who is connected. `served` is told of each request that has come."""
+    """Counts connections. `served` is called for each request that came."""
 
     def __init__(self, first_request_s: float = FIRST_REQUEST_S, of_one_address: int = OF_ONE_ADDRESS) -> None:
         self._first_request_s = first_request_s
@@ -25,7 +25,7 @@ class ConnectionLimits:
         self._silent: dict[asyncio.BaseTransport, asyncio.TimerHandle] = {}
 
     def enter(self, transport: asyncio.Transport, address: str) -> bool:
-        """Give a connection a place; False where its address, or all together, have too many."""
+        """Count a new connection; return False where its address, or all together, have too many."""
         if self._places[address] >= self._of_one_address or self._places.total() >= AT_MOST:
             return False
         self._places[address] += 1
@@ -34,13 +34,13 @@ class ConnectionLimits:
         return True
 
     def served(self, transport: asyncio.BaseTransport | None) -> None:
-        """It asked for something: from now on the server itself looks after it."""
+        """A request came: stop the timer, since the server itself now limits the connection."""
         timer = self._silent.pop(transport, None) if transport is not None else None
         if timer is not None:
             timer.cancel()
 
     def leave(self, transport: asyncio.BaseTransport, address: str) -> None:
-        """Its place is free."""
+        """Remove a closed connection from the count."""
         self.served(transport)
         self._places[address] -= 1
         if not self._places[address]:
@@ -48,7 +48,7 @@ class ConnectionLimits:
 
 
 class _Guarded(asyncio.Protocol):
-    """One connection: in front of aiohttp's own handler."""
+    """One connection; it wraps aiohttp's own handler."""
 
     def __init__(self, inner: asyncio.Protocol, guests: ConnectionLimits) -> None:
         self._inner = inner
@@ -84,7 +84,7 @@ class _Guarded(asyncio.Protocol):
 
 
 class GuardedSite(web.TCPSite):
-    """A port whose connections are counted."""
+    """A port whose connections are counted and limited."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class GuardedSite(web.TCPSite):
         self._guests = guests
 
     async def start(self) -> None:
-        """Bind it."""
+        """Bind the port."""
         await web.BaseSite.start(self)
         server = self._runner.server
         assert server is not None

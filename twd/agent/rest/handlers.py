@@ -29,7 +29,8 @@ Port = Annotated[int, Meta(ge=PORT_LEAST, le=65535)]
 
 
 class RpcStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `rpc/start` takes; port 0: a free one, no binary: the one that this machine's settings name, else ours."""
+    """Parameters of `rpc/start`. Port 0 takes a free one; without `binary`, the program of this machine's settings,
+    else ours."""
 
     port: Annotated[int, Meta(ge=0, le=65535)] = 50052
     binary: Annotated[str, Meta(max_length=256)] = ""
@@ -41,26 +42,26 @@ class RpcStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RpcStop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `rpc/stop` takes."""
+    """Parameters of `rpc/stop`."""
 
     port: Port = 50052
 
 
 class LogQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `logs` takes."""
+    """Parameters of `logs`."""
 
     service: Annotated[str, Meta(min_length=1, max_length=128)] = "agent"
     lines: Annotated[int, Meta(ge=1, le=LINES_MAX)] = 100
 
 
 class ModelQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `models` takes."""
+    """Parameters of `models`."""
 
     sha256: Annotated[str, Meta(max_length=256)] = ""
 
 
 class ProfileQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `moe/profile` takes: a process by its port or by its name."""
+    """Parameters of `moe/profile`: a process, by its port or by its name."""
 
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
     service: Annotated[str, Meta(max_length=128)] = ""
@@ -68,7 +69,7 @@ class ProfileQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass
 class PeerApi:
-    """The handlers; `facts` tells the machine as it was seen last."""
+    """The handlers; `facts` returns the machine's latest facts."""
 
     facts: Callable[[], NodeFacts]
     start: Callable[[ProcessWanted], Any]
@@ -81,7 +82,7 @@ class PeerApi:
     began: float
 
     def routes(self) -> list[web.RouteDef]:
-        """Every address of the API."""
+        """Return all routes of the API."""
         return [
             web.get("/v1/peer/version", self.version),
             web.get("/v1/peer/health", self.health),
@@ -95,7 +96,7 @@ class PeerApi:
         ]
 
     async def version(self, request: web.Request) -> web.Response:
-        """Versions of twd, of our engine and of every other build here."""
+        """Return the versions of twd, of our engine and of every other build on this machine."""
         facts = self.facts()
         server = next((build.version for build in facts.builds if build.name == "llama-server"), "")
         told = {
@@ -110,7 +111,7 @@ class PeerApi:
         return json_reply(told)
 
     async def health(self, request: web.Request) -> web.Response:
-        """How the machine is."""
+        """Return the machine's state: uptime, load, memory, disk and notes."""
         memory, disk = psutil.virtual_memory(), psutil.disk_usage(str(self.logs))
         told = {
             "status": "starting" if self.facts().looking else "ok",
@@ -132,7 +133,7 @@ class PeerApi:
         return json_reply(told)
 
     async def gpu(self, request: web.Request) -> web.Response:
-        """The devices as they were seen last."""
+        """Return the GPUs as they were last detected."""
         told = [
             {**msgspec.to_builtins(gpu), "index": gpu.index, "vram_mb": gpu.total // MIB, "free_mb": gpu.free // MIB}
             for gpu in self.facts().gpus
@@ -140,7 +141,7 @@ class PeerApi:
         return json_reply({"gpus": told})
 
     async def models(self, request: web.Request) -> web.Response:
-        """The models on disk; `?sha256=NAME` reads one whole and tells its digest."""
+        """Return the models on disk; `?sha256=NAME` reads a whole model file and returns its digest."""
         asked = read_query(request, ModelQuery)
         if asked.sha256:
             digest = await self.digests.of(asked.sha256)
@@ -151,18 +152,18 @@ class PeerApi:
         return json_reply({"models": told, "model_dirs": [str(folder) for folder in self.model_dirs]})
 
     async def list_processes(self, request: web.Request) -> web.Response:
-        """What this agent keeps alive."""
+        """Return the processes that this agent keeps alive."""
         return json_reply({"processes": self.processes.facts()})
 
     async def tail_log(self, request: web.Request) -> web.Response:
-        """The end of one log."""
+        """Return the last lines of one log."""
         asked = read_query(request, LogQuery)
         path = log_path(self.logs, asked.service)
         lines = await asyncio.to_thread(tail, path, asked.lines)
         return json_reply({"service": asked.service, "lines": lines, "services": log_names(self.logs)})
 
     async def moe_profile(self, request: web.Request) -> web.Response:
-        """Which experts were used, as a process's log tells."""
+        """Return which experts were used, counted from a process's log."""
         asked = read_query(request, ProfileQuery)
         name = asked.service or self.processes.find(asked.port) or ""
         if not name:
@@ -176,7 +177,7 @@ class PeerApi:
         return json_reply({"port": asked.port, "source": name, **counted})
 
     async def rpc_start(self, request: web.Request) -> web.Response:
-        """Start an RPC worker, or tell of the one that runs."""
+        """Start an RPC worker; if it already runs, return its facts."""
         asked = await read_json(request, RpcStart)
         port = asked.port or self.processes.free_port()
         facts: ProcessFacts = await self.start(rpc_wanted(self.facts().node, port, asked.binary, asked.threads))

@@ -1,4 +1,4 @@
-"""The peer API's port: binding, the door, the limit, and one shape for every error."""
+"""The server of the peer API: binds the port, checks access, limits requests, and gives all errors one form."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class TooManyRequests(TwdError):
-    """One address asks too much."""
+    """One address sends too many requests."""
 
     def __init__(self, wait_s: float) -> None:
         self.retry_after = max(1, math.ceil(wait_s))
@@ -38,10 +38,10 @@ class TooManyRequests(TwdError):
 
 
 class PeerServer:
-    """Listens for one agent."""
+    """The server of one agent."""
 
     def __init__(self, settings: AgentConfig, home: Path, clock: Clock, log: logging.Logger) -> None:
-        """`home`: where the certificate is that it shows off loopback."""
+        """`home`: the folder of the certificate for connections from other machines."""
         self._settings = settings
         self._home = home
         self._clock = clock
@@ -54,12 +54,12 @@ class PeerServer:
 
     @property
     def url(self) -> str:
-        """Where others find it; from afar only when it listens there."""
+        """The URL of the server; other machines can use it only if it listens beyond loopback."""
         scheme = "https" if self._settings.encrypted else "http"
         return f"{scheme}://{bracketed(told_host(self._settings.host))}:{self.port}"
 
     async def open(self, routes: Iterable[web.AbstractRouteDef]) -> None:
-        """Bind the port and answer."""
+        """Bind the port, and answer requests."""
         check_bind(self._settings.host, self._settings.token)
         app = web.Application(middlewares=[self._middleware()], client_max_size=BODY_MAX)
         app.add_routes(routes)
@@ -97,7 +97,7 @@ class PeerServer:
         self.port = runner.addresses[0][1]
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the port and all connections."""
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -138,7 +138,7 @@ class PeerServer:
 
 
 def _http_error(request: web.Request, error: web.HTTPException) -> web.Response:
-    """aiohttp's own refusals in the usual shape."""
+    """Return one of aiohttp's own errors in the usual form."""
     if isinstance(error, web.HTTPRequestEntityTooLarge):
         return error_reply(Failure(code=FailureCode.TOO_LARGE, message=f"the body is larger than {BODY_MAX} bytes"))
     text = f"{request.method} {request.path[:200]}: {error.reason}"
@@ -146,18 +146,18 @@ def _http_error(request: web.Request, error: web.HTTPException) -> web.Response:
 
 
 def error_reply(failure: Failure, status: int = 0) -> web.Response:
-    """What went wrong, and what to do about it."""
+    """Return a failure as an HTTP response."""
     told = {"code": failure.code, "message": failure.message, "field": failure.field}
     return json_reply({"error": {key: value for key, value in told.items() if value}}, status or failure.status)
 
 
 def json_reply(content: object, status: int = 200) -> web.Response:
-    """One JSON object."""
+    """Return a value as a JSON response."""
     return web.Response(body=msgspec.json.encode(content), content_type="application/json", status=status)
 
 
 async def read_json(request: web.Request, kind: type[T]) -> T:
-    """The body as a checked value."""
+    """Return the request body as a checked value; raises BAD_REQUEST."""
     try:
         async with asyncio.timeout(BODY_S):
             data = await request.read()
@@ -170,7 +170,7 @@ async def read_json(request: web.Request, kind: type[T]) -> T:
 
 
 def read_query(request: web.Request, kind: type[T]) -> T:
-    """The query as a checked value; numbers come as text there."""
+    """Return the query as a checked value (its numbers are text); raises BAD_REQUEST."""
     try:
         return msgspec.convert(dict(request.query), kind, strict=False)
     except msgspec.ValidationError as error:

@@ -1,1 +1,1 @@
-"""The coordinator's decisions. No clock, no bus."""
+"""The coordinator's decisions, as functions of their arguments: no clock, no bus."""

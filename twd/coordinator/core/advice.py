@@ -1,4 +1,4 @@
-"""What would help a model that does not fit: tried out, not guessed."""
+"""What would help a model that does not fit; each advice is tried, not guessed."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ CTX_STEP: Final = 256
 def place_or_advise(
     shape: ModelShape, devices: Sequence[PlacementDevice], links: Mapping[str, MachineLink], demand: PlacementDemand
 ) -> Placement:
-    """A placement, or what is missing and what would help."""
+    """Return a placement; if none fits, it tells what is missing and what would help."""
     placement = place(shape, devices, links, demand)
     if placement.fits:
         return placement
@@ -53,7 +53,7 @@ def _helps(
 
 
 def _largest(low: int, high: int, works: Callable[[int], bool]) -> int:
-    """The largest number that works, where `low` does and what is larger never works better."""
+    """Return the largest number that works, by bisection; `low` must work, and a larger number never works better."""
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if works(middle) else (low, middle - 1)

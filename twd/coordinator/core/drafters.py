@@ -1,4 +1,5 @@
-"""Which machine runs which draft model: one that is named, else the most idle, off the pool where that is possible."""
+"""Which machine runs which draft model: the named one, else the one with the least work, outside of the pool if
+possible."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,21 +16,21 @@ from twd.wire.placement import PlacementDecided
 
 DRAFTERS: Final = "drafter.pool."
 WORKING_BYTES: Final = 256 * MIB
-"""What a draft model takes besides its file."""
+"""Bytes that a draft model takes besides its file."""
 STEP_BYTES: Final = 4 * 1024 * MIB
-"""Less more memory than this makes no machine the better one."""
+"""Free memory is compared in steps of so many bytes: a smaller difference makes no machine better."""
 
 Decisions = Mapping[str, PlacementDecided]
 
 
 @dataclass(frozen=True, slots=True)
 class WantedDrafter:
-    """A draft model of the settings; its file as it is where the coordinator runs, if it is there."""
+    """A draft model of the settings; `file` is read where the coordinator runs, if it is there."""
 
     process: str
     file: ModelFile
     node: str = ""
-    """The machine that is to run it; empty: any."""
+    """The machine that must run it; empty: any."""
     name: str = ""
     for_model: str = ""
     ctx_size: int = 0
@@ -38,7 +39,7 @@ class WantedDrafter:
 
 
 def process_name(name: str, file: ModelFile, number: int) -> str:
-    """Of a drafter, which is also its log's; another file or another place in the settings makes another one."""
+    """Return the name of a drafter's process and log; another file or place in the settings gives another name."""
     return f"{DRAFTERS}{word(name)}.{number}" + (f".{file.hash[:8]}" if file.hash else "")
 
 
@@ -48,7 +49,8 @@ def assigned(
     decided: Decisions,
     home: NodeId,
 ) -> Iterator[tuple[WantedDrafter, NodeId | None]]:
-    """Where each drafter runs; None: nowhere now. `free` are the machines with the memory that nobody was promised."""
+    """Yield each drafter with the machine that runs it; None: nowhere now. `free` are machines with the memory that was
+    promised to nobody."""
     beside: Counter[NodeId] = Counter()
     for drafter in drafters:
         pooled = _targets(drafter, decided)
@@ -62,7 +64,7 @@ def assigned(
 
 
 def wish(drafter: WantedDrafter, node: NodeId) -> ProcessWanted:
-    """What its machine is asked for."""
+    """Return the request to a machine for this drafter."""
     told = DrafterWanted(
         name=drafter.name,
         path=drafter.file.path,
@@ -77,7 +79,7 @@ def wish(drafter: WantedDrafter, node: NodeId) -> ProcessWanted:
 
 
 def problem(drafter: WantedDrafter, nodes: Mapping[NodeId, NodeFacts]) -> str:
-    """Why no machine runs it, and what to do."""
+    """Return why no machine runs it, and what to do."""
     if drafter.node and drafter.node not in nodes:
         return f"drafter {drafter.name}: its machine {drafter.node} is not on the bus; start `twd run agent` there"
     where = drafter.node or "a machine"
@@ -88,7 +90,7 @@ def problem(drafter: WantedDrafter, nodes: Mapping[NodeId, NodeFacts]) -> str:
 
 
 def _targets(drafter: WantedDrafter, decided: Decisions) -> set[NodeId]:
-    """Machines that hold layers of what it drafts for."""
+    """Return the machines that hold layers of the models it drafts for."""
     mine = (known for known in decided.values() if drafter.for_model in ("", known.model))
     return {piece.node for known in mine for piece in known.slices}
 
@@ -98,7 +100,8 @@ def _runs(drafter: WantedDrafter, facts: NodeFacts) -> bool:
 
 
 def _able(drafter: WantedDrafter, facts: NodeFacts, home: NodeId) -> bool:
-    """Whether a machine has the file, and room for it. One that is named says itself what is wrong."""
+    """Whether a machine has the file, and room for it; always True if the settings name a machine, whose agent reports
+    problems."""
     if drafter.node:
         return True
     file = drafter.file
@@ -118,7 +121,8 @@ def _needed(drafter: WantedDrafter) -> int:
 def _rank(
     drafter: WantedDrafter, facts: NodeFacts, pooled: set[NodeId], beside: Counter[NodeId], home: NodeId
 ) -> tuple[object, ...]:
-    """The least is the best: away from the target's pool, then where it runs already, then by what is idle there."""
+    """Return the sort key, the smallest is the best: outside of the target's pool, then where it runs already, then by
+    free resources."""
     on_gpu = any(gpu.free >= _needed(drafter) for gpu in usable(facts))
     return (
         facts.node in pooled,

@@ -1,4 +1,5 @@
-"""What a decision means for speed: what holds it up, and what one more machine would bring. Tried out, not guessed."""
+"""What a decision means for speed: its bottleneck, and what one more machine would gain. Calculated by planning
+again."""
 
 from dataclasses import replace
 from typing import Final
@@ -17,21 +18,22 @@ from twd.wire.node import NodeFacts
 from twd.wire.placement import PlacementDecided, Slice
 
 _GAIN: Final = 1.02
-"""Less than this is no gain worth a machine."""
+"""A smaller ratio of speeds does not count as a gain."""
 
 
 def token_ms(decision: PlacementDecided) -> float:
-    """One token without drafts."""
+    """Return the milliseconds of one token without drafts."""
     return 1000 / decision.plain_tok_s if decision.plain_tok_s else 0.0
 
 
 def way_ms(decision: PlacementDecided) -> float:
-    """What of that passes on the wires."""
+    """Return the milliseconds of one token that are spent on the network or in sampling."""
     return max(0.0, token_ms(decision) - sum(piece.ms for piece in decision.slices))
 
 
 def most_tok_s(decision: PlacementDecided) -> float:
-    """Of all sessions together, at most: in a ring one machine computes while the others do, so the slowest counts."""
+    """Return the most tokens a second of all sessions together: the machines of a ring compute at the same time, so the
+    slowest slice limits it."""
     slowest = max((piece.ms for piece in decision.slices), default=0.0)
     if decision.engine != "ring" or not slowest:
         return decision.plain_tok_s
@@ -39,7 +41,7 @@ def most_tok_s(decision: PlacementDecided) -> float:
 
 
 def bottleneck(decision: PlacementDecided) -> str:
-    """What to look at first; empty where nothing was placed."""
+    """Return the bottleneck in words; empty where nothing was placed."""
     if not decision.slices or not decision.plain_tok_s:
         return ""
     slowest = max(decision.slices, key=lambda piece: piece.ms)
@@ -60,7 +62,7 @@ def _named(piece: Slice) -> str:
 
 
 def one_more(wanted: WantedState, observed: ObservedState, model: WantedModel, now: PlacementDecided) -> str:
-    """What another machine like the best one here would bring, in one line."""
+    """Return in one line what another machine like the best one here would gain."""
     agents = [facts for facts in observed.nodes.values() if not facts.guest]
     like = max(agents, key=lambda facts: _strength(facts, now), default=None)
     if like is None or not model.shape:
@@ -93,7 +95,7 @@ def _twin(like: NodeFacts) -> NodeFacts:
 
 
 def _strength(facts: NodeFacts, now: PlacementDecided) -> tuple[bool, float, int]:
-    """Its devices' speed counts most; of equals, one that serves already."""
+    """Return the sort key of a machine: a usable GPU first, then memory bandwidth, then whether it already serves."""
     serves = any(piece.node == facts.node for piece in now.slices)
     return (bool(usable(facts)), float(facts.cpu.bandwidth), int(serves))
 

@@ -9,7 +9,7 @@ from twd.gguf_tools.slice_rules import CutPoints
 
 
 def as_they_fit(costs: Sequence[int], rooms: Sequence[int], cuts: CutPoints) -> list[int]:
-    """As many on each device as it has room for, where the model may be cut; fewer than all where the rest has none."""
+    """Return as many layers for each device as fit, cut only where allowed; fewer than all where no room is left."""
     total = len(costs)
     ends = _Ends([0, *accumulate(costs)], rooms, cuts)
     found = ends.greedy()
@@ -23,7 +23,8 @@ def as_they_fit(costs: Sequence[int], rooms: Sequence[int], cuts: CutPoints) -> 
 
 
 def quotas(split: Sequence[float], layers: int, multiple: int = 1) -> list[int]:
-    """Whole layers in proportion, cut at multiples; what rounding leaves over goes where the fraction was largest."""
+    """Return whole layers in proportion to the shares, cut at multiples; what rounding leaves goes to the largest
+    fractions."""
     units = -(-layers // multiple)
     exact = [share / sum(split) * units for share in split]
     whole = [int(share) for share in exact]
@@ -34,7 +35,7 @@ def quotas(split: Sequence[float], layers: int, multiple: int = 1) -> list[int]:
 
 
 def as_asked(costs: Sequence[int], rooms: Sequence[int], asked: Sequence[int]) -> list[int]:
-    """What was asked for of each device, up to the first that has no room for it."""
+    """Return the requested layers for each device, up to the first device that has no room for its number."""
     sums, ends = [0, *accumulate(costs)], list(accumulate(asked))
     found: list[int] = []
     for room, end in zip(rooms, ends, strict=True):
@@ -46,7 +47,7 @@ def as_asked(costs: Sequence[int], rooms: Sequence[int], asked: Sequence[int]) -
 
 
 def refused(asked: Sequence[int], cuts: CutPoints) -> str:
-    """Why slices of so many layers cannot be had; empty where they can."""
+    """Return why slices with these numbers of layers are not possible; empty where they are."""
     ends = [0, *accumulate(asked)]
     return next((why for first, end in pairwise(ends) if end > first and (why := cuts.why_not(first, end))), "")
 
@@ -61,14 +62,15 @@ def _furthest(sums: Sequence[int], first: int, room: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Ends:
-    """Where slices may end on devices, one after the other. `sums` are the costs of all layers before each."""
+    """Where slices may end on devices, one after the other. `sums` are the costs of all layers before each position."""
 
     sums: Sequence[int]
     rooms: Sequence[int]
     cuts: CutPoints
 
     def of(self, device: int, first: int) -> Iterator[int]:
-        """The furthest first; last of all `first` itself, as no layer at all needs no rule."""
+        """Yield the possible ends, the furthest first; the last is `first` itself: a device without layers is always
+        allowed."""
         for end in range(_furthest(self.sums, first, self.rooms[device]), first, -1):
             last = end == len(self.sums) - 1
             if (last or not end % self.cuts.multiple) and not self.cuts.why_not(first, end):
@@ -76,7 +78,7 @@ class _Ends:
         yield first
 
     def greedy(self) -> list[int]:
-        """As far as each device can."""
+        """Return ends with as many layers on each device as possible."""
         found, first = [], 0
         for device in range(len(self.rooms)):
             first = next(self.of(device, first))
@@ -84,7 +86,8 @@ class _Ends:
         return found
 
     def complete(self) -> list[int]:
-        """As far as each can without leaving a number of layers that may not be; empty where there is no such way."""
+        """Return ends with as many layers on each device as possible so that all layers are placed; empty where that is
+        impossible."""
         total = len(self.sums) - 1
         good = [{total}]
         for device in reversed(range(len(self.rooms))):

@@ -1,7 +1,7 @@
-"""How fast devices are by what was measured on them, in place of estimates. Plain values in and out.
+"""Speeds of devices from measurements instead of estimates. Plain values in and out.
 
-A stage tells what its layers cost. Devices on which none runs yet count as so much slower or quicker than estimated as
-the measured ones of their kind are: else a machine would look better only because nobody has tried it.
+Stages report what their layers cost. A device without a stage is corrected by the usual ratio of measured to estimated
+speed of its kind; otherwise it would look better only because it was never tried.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,14 +17,14 @@ from twd.wire.placement import PlacementDecided, Slice
 from twd.wire.ring import StageReady
 
 WORTH_TELLING = 0.1
-"""A forecast that is off by less than this share is left as it is."""
+"""A forecast with a smaller relative error is left as it is."""
 LEAST_MS = 0.001
-"""Times are told no finer."""
+"""The smallest time in milliseconds that is published."""
 
 
 @dataclass(frozen=True, slots=True)
 class DevicePace:
-    """What one device was measured to do: bytes of weights a second, and what a window of 8 costs."""
+    """The measured speed of one device: bytes of weights a second, and how many times a window of 8 costs one token."""
 
     speed: float
     window_factor: float = 1.0
@@ -32,11 +32,11 @@ class DevicePace:
 
 Paces = Mapping[Key, DevicePace]
 _ALL_IN: Final[dict[str, Any]] = {"kinds": (), "layer_s": 0.0, "slower": (), "usually": 1.0}
-"""A measured speed has all of this in it."""
+"""Values of a measured device: its speed already includes all these effects."""
 
 
 def paces_of(stages: Iterable[StageReady], decided: Iterable[PlacementDecided]) -> dict[Key, DevicePace]:
-    """The devices of a decision on which stages have measured their slices."""
+    """Return the speeds of devices on which stages of a decision have measured their slices."""
     told = {(stage.node, stage.model, stage.first, stage.end): stage for stage in stages}
     found: dict[Key, DevicePace] = {}
     for decision in decided:
@@ -58,7 +58,7 @@ def _pace(stage: StageReady, piece: Slice) -> DevicePace | None:
 
 
 def with_paces(devices: Sequence[PlacementDevice], paces: Paces) -> tuple[PlacementDevice, ...]:
-    """The devices as they were measured, the others in proportion to those of their kind."""
+    """Return the devices with measured speeds; the others are corrected by the usual ratio of their kind."""
     if not paces:
         return tuple(devices)
     ratios: dict[bool, list[float]] = {True: [], False: []}
@@ -76,13 +76,13 @@ def _as_measured(device: PlacementDevice, pace: DevicePace | None, usual: float)
 
 
 def retimed(decision: PlacementDecided, shape: ModelShape, paces: Paces) -> PlacementDecided:
-    """The same places with the times that were measured there; the same decision where it foretold them well."""
+    """Return the decision with measured times; the same object where the forecast was good enough."""
     slices = [_retimed(piece, shape, paces) for piece in decision.slices]
     before, now = (sum(piece.ms for piece in pieces) for pieces in (decision.slices, slices))
     if not before or not decision.plain_tok_s or abs(now - before) < WORTH_TELLING * before:
         return decision
     token_ms = 1000 / decision.plain_tok_s
-    way_ms = max(0.0, token_ms - before)  # the rate was rounded
+    way_ms = max(0.0, token_ms - before)  # at least 0, since the rate was rounded
     better = token_ms / max(way_ms + now, LEAST_MS)
     return msgspec.structs.replace(
         decision,
@@ -96,5 +96,5 @@ def _retimed(piece: Slice, shape: ModelShape, paces: Paces) -> Slice:
     pace = paces.get((piece.node, piece.device))
     if pace is None:
         return piece
-    read = piece.weight_bytes + (shape.head_bytes if piece.head else 0)  # a measured speed has all else in it
+    read = piece.weight_bytes + (shape.head_bytes if piece.head else 0)  # the measured speed includes the rest
     return msgspec.structs.replace(piece, ms=round(read / pace.speed * 1000, 3))

@@ -1,7 +1,7 @@
-"""Who holds which memory: a machine tells what is free now, but not for whom the rest is meant.
+"""Who uses which memory: a machine reports what is free now, but not for whom the rest is meant.
 
-What a model's own processes hold may be planned again for it; what other models were promised, and have not taken yet,
-may not.
+Memory of a model's own processes may be planned again for that model; memory promised to other models, even if not
+taken yet, may not.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -23,7 +23,7 @@ def free_for(
     decided: Mapping[str, PlacementDecided],
     served: Collection[str],
 ) -> list[NodeFacts]:
-    """Machines with the memory that one model may use; `served` are the models that are loaded."""
+    """Return the machines with the memory that one model may use; `served` are the models that are loaded."""
     changes: dict[Key, int] = {}
     for name, decision in decided.items():
         for piece in (*decision.slices, *decision.spares):
@@ -37,7 +37,7 @@ def free_for(
 
 
 def promised(decided: Mapping[str, PlacementDecided]) -> dict[Key, int]:
-    """What models and their spares take of each device, or will."""
+    """Return the bytes of each device that models and their spares take, or will take."""
     found: dict[Key, int] = {}
     for piece in (one for decision in decided.values() for one in (*decision.slices, *decision.spares)):
         key = (piece.node, piece.device)
@@ -46,14 +46,14 @@ def promised(decided: Mapping[str, PlacementDecided]) -> dict[Key, int]:
 
 
 def total(piece: Slice) -> int:
-    """Everything that a slice takes."""
+    """Return the bytes that a slice takes."""
     return piece.weight_bytes + piece.kv_bytes + piece.other_bytes
 
 
 def _holds(piece: Slice, nodes: Mapping[NodeId, NodeFacts], served: bool) -> bool:
-    """Whether a slice's memory is taken already."""
+    """Whether a slice's memory is already in use and so not in the reported free memory."""
     facts = nodes.get(piece.node)
-    if facts is not None and facts.guest:  # what is free there was told before anything was loaded
+    if facts is not None and facts.guest:  # its free memory was reported before anything was loaded
         return False
     return is_ready(piece, nodes) if piece.process else served
 
@@ -71,7 +71,8 @@ def is_there(piece: Slice, nodes: Mapping[NodeId, NodeFacts]) -> bool:
 
 
 def _changed(facts: NodeFacts, changes: Mapping[Key, int], promises: Mapping[Key, int]) -> NodeFacts:
-    """Weights that are mapped from a file count as free memory: so what others were promised bounds it, too."""
+    """Return a machine with corrected free memory. Mapped weights count as free, so promises to others limit it,
+    too."""
 
     def corrected(device: str, free: int, whole: int) -> int:
         key = (facts.node, device)
@@ -91,9 +92,9 @@ def _changed(facts: NodeFacts, changes: Mapping[Key, int], promises: Mapping[Key
 def left_on(
     devices: Sequence[PlacementDevice], nodes: Mapping[NodeId, NodeFacts], decided: Mapping[str, PlacementDecided]
 ) -> dict[Key, int]:
-    """What devices still take beside everything promised, where they were found without it.
+    """Return the bytes that devices can take besides all promises.
 
-    Weights that are mapped from a file count as free memory: so a device's whole memory bounds it, too.
+    Mapped weights count as free memory, so a device's total memory minus all promises limits it, too.
     """
     most: dict[Key, int] = {device.key: device.capacity for device in devices}  # of those that the settings name
     for facts in nodes.values():
@@ -104,7 +105,7 @@ def left_on(
 
 
 def overdrawn(nodes: Mapping[NodeId, NodeFacts], decided: Mapping[str, PlacementDecided]) -> set[Key]:
-    """Devices that have less free now than what they are still to take."""
+    """Return the devices with less free memory now than the slices need that are not started yet."""
     due: dict[Key, int] = {}
     for piece in (one for decision in decided.values() for one in (*decision.slices, *decision.spares)):
         if piece.process and not is_there(piece, nodes):
@@ -119,6 +120,6 @@ def overdrawn(nodes: Mapping[NodeId, NodeFacts], decided: Mapping[str, Placement
 
 
 def room(facts: NodeFacts, devices: Collection[str]) -> int:
-    """What the fullest of some devices of a machine has left, with something spared."""
+    """Return the free bytes of the fullest of some devices of a machine, less a reserve."""
     free = {CPU: facts.memory.available, **{device_name(gpu): gpu.free for gpu in facts.gpus}}
     return min((free.get(device, 0) - SPARE for device in devices), default=0)

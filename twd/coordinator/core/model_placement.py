@@ -1,4 +1,4 @@
-"""Where one model goes: its devices, its slices and its spares, among the machines that are there."""
+"""Placement of one model: its devices, its slices and its spares on the machines that are there."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -35,7 +35,7 @@ from twd.wire.placement import PlacementDecided, Slice
 
 
 def decide(wanted: WantedState, observed: ObservedState, model: WantedModel) -> PlacementDecided:
-    """Where one model goes now."""
+    """Return the placement of one model now, or why it has none."""
     if model.shape is None:
         return _refused(wanted, model, why_unplanned(model, wanted.home, observed.nodes))
     wanted = replace(wanted, home=home_of(wanted, observed, model))
@@ -57,7 +57,7 @@ def decide(wanted: WantedState, observed: ObservedState, model: WantedModel) -> 
 def with_spares(
     wanted: WantedState, observed: ObservedState, model: WantedModel, decision: PlacementDecided
 ) -> PlacementDecided:
-    """Spares in the room that was promised to nobody, on machines that could hold slices of the model, too."""
+    """Return the decision with spares in memory promised to nobody, on machines that could hold slices of the model."""
     if model.shape is None:
         return decision
     decided = {**observed.decided, model.name: decision}
@@ -70,7 +70,7 @@ def with_spares(
 
 
 def _found(nodes: Sequence[NodeFacts], wanted: WantedState, model: WantedModel, home: NodeId) -> UsableDevices:
-    """The devices that may hold layers of a model."""
+    """Return the devices that may hold layers of a model."""
     pool = wanted.pool
     if model.on_cpus:
         nodes = [facts if facts.guest else msgspec.structs.replace(facts, gpus=[]) for facts in nodes]
@@ -79,7 +79,7 @@ def _found(nodes: Sequence[NodeFacts], wanted: WantedState, model: WantedModel, 
 
 
 def home_of(wanted: WantedState, observed: ObservedState, model: WantedModel) -> NodeId:
-    """Where the model is served; where that process is away for a moment, where it was."""
+    """Return the machine that serves the model; while its process is away, the machine of the last decision."""
     known, before = observed.homes.get(model.name), observed.decided.get(model.name)
     if known is None and before is not None and before.home in observed.nodes:
         return before.home
@@ -93,7 +93,7 @@ def _place(
     observed: ObservedState,
     demand: PlacementDemand,
 ) -> Placement:
-    """As the settings prefer it; where that does not fit, on whatever there is."""
+    """Return the placement that the settings prefer; where that does not fit, one on any devices."""
     away = [device for device in devices if wanted.pool.layers_at_home or device.node != wanted.home]
     if wanted.pool.split == "even":
         away = near_first(away, observed.links, wanted.home)
@@ -109,7 +109,7 @@ def _place(
 
 
 def _quickest(devices: Sequence[PlacementDevice]) -> list[PlacementDevice]:
-    """A machine that has a GPU computes on that: its processor would hold the others up."""
+    """Leave out the CPUs of machines with a GPU: they would slow the others down."""
     with_gpu = {device.node for device in devices if device.name != CPU}
     return [device for device in devices if device.name != CPU or device.node not in with_gpu]
 
@@ -117,7 +117,7 @@ def _quickest(devices: Sequence[PlacementDevice]) -> list[PlacementDevice]:
 def without_other_files(
     found: UsableDevices, nodes: Sequence[NodeFacts], wanted: WantedState, model: WantedModel
 ) -> UsableDevices:
-    """In a ring each machine cuts its slice from its own copy: one that has none, or another, is left out."""
+    """Leave out machines without the right model file: in a ring each machine cuts its slice from its own copy."""
     if wanted.pool.engine != "ring" or model.file is None:
         return found
     why = {facts.node: text for facts in nodes if (text := file_problem(facts, model.file))}
@@ -126,7 +126,7 @@ def without_other_files(
 
 
 def file_problem(facts: NodeFacts, file: ModelFile) -> str:
-    """Why a machine cannot cut a slice from its copy of a model; empty when it can."""
+    """Return why a machine cannot cut a slice from its copy of a model; empty when it can."""
     if any(known.hash == file.hash for known in facts.models):
         return ""
     named = [known for known in facts.models if known.name == file.name]
@@ -139,12 +139,12 @@ def file_problem(facts: NodeFacts, file: ModelFile) -> str:
 
 
 def split_of(pool: PoolConfig) -> tuple[float, ...]:
-    """The configured shares, one for each device, if there are any."""
+    """Return the configured shares, one for each device; empty where there are none."""
     return pool.split if isinstance(pool.split, tuple) else ()
 
 
 def wrong_split(split: tuple[float, ...], found: UsableDevices) -> str:
-    """Why shares and devices do not go together; empty where they do."""
+    """Return why the shares do not match the devices; empty where they do."""
     if len(split) == len(found.devices):
         return ""
     listed = ", ".join(f"{device.node}/{device.name}" for device in found.devices) or "none"
@@ -152,7 +152,7 @@ def wrong_split(split: tuple[float, ...], found: UsableDevices) -> str:
 
 
 def refused_split(split: tuple[float, ...], shape: ModelShape) -> str:
-    """Why a model cannot be cut into such shares; empty where it can."""
+    """Return why a model cannot be cut into these shares; empty where it can."""
     why = refused(quotas(split, len(shape.layer_bytes), shape.cuts.multiple), shape.cuts)
     return f"pool.split cannot be kept: {why}; change the shares, or leave it at auto" if why else ""
 
@@ -164,7 +164,7 @@ def to_wire(
     notes: tuple[str, ...] = (),
     links: Mapping[str, MachineLink] | None = None,
 ) -> PlacementDecided:
-    """A placement as everybody may read it."""
+    """Return a placement as the event that is published."""
     missing = () if placement.fits else (f"{gib(placement.missing_bytes)} of memory are missing",)
     nodes = {piece.device.node for piece in placement.pieces}
     return PlacementDecided(
@@ -202,7 +202,7 @@ def _slice(wanted: WantedState, model: WantedModel, placement: Placement, piece:
 
 
 def _process(wanted: WantedState, model: WantedModel, placement: Placement, piece: DeviceShare) -> str:
-    """Who holds a slice: a worker of its machine, a stage of the ring, or the process that serves the model."""
+    """Return the process that holds a slice: an RPC worker or a stage; empty: the process that serves the model."""
     node = piece.device.node
     if piece.device.process:
         return piece.device.process

@@ -18,25 +18,25 @@ from twd.wire.ring import read_stage, read_stage_way
 from twd.wire.service import ServiceLease, read_lease
 
 SETTLE_S: Final = 0.7
-"""Machines that come one after the other, as at the start of a house, are planned with together."""
+"""Seconds to wait for more machines when none is known yet: machines that start together are planned together."""
 JOIN_S: Final = 0.2
-"""The same for those that join others: what is decided too early for them costs a process that is not needed."""
+"""Seconds to wait for more machines when some are known: a decision made too early costs a needless process."""
 LOOKING_S: Final = 8.0
-"""So long a machine that looks round yet is waited for, before others that joined are planned with."""
+"""Seconds to wait for a new machine that still detects its devices, before the others that joined are planned with."""
 
 
 @dataclass
 class JoinTimes:
-    """When machines came."""
+    """When machines joined."""
 
     since: dict[NodeId, float] = field(default_factory=dict)
     until: float | None = None
-    """When those that joined will have been waited for long enough; None: nobody is waited for."""
+    """When the waiting for machines that joined ends; None: none are waited for."""
 
     def settled(
         self, found: Sequence[NodeFacts], known: Mapping[NodeId, NodeFacts], now: float
     ) -> dict[NodeId, NodeFacts]:
-        """Machines to plan with. One whose agent has just come back counts as it was known before."""
+        """Return the machines to plan with. One whose agent has just restarted keeps its earlier facts."""
         self.since = {facts.node: self.since.get(facts.node, now) for facts in found}
         new = [facts for facts in found if facts.node not in known]
         patience = {True: LOOKING_S, False: JOIN_S if known else SETTLE_S}
@@ -51,14 +51,15 @@ class JoinTimes:
 
 
 def _as_before(now: NodeFacts, before: NodeFacts) -> NodeFacts:
-    """What is known of a machine whose agent has just come back, until that has looked round."""
+    """Return the earlier facts of a machine whose agent has just restarted, until that has detected its devices."""
     if not now.looking:
         return now
     return msgspec.structs.replace(before, instance=now.instance, pid=now.pid, processes=now.processes)
 
 
 def take_in(observed: ObservedState, links: LinkTable, entries: Sequence[LeaseEntry]) -> dict[str, list[GuestUse]]:
-    """What services tell in the registry of what they serve, hold and measured; returns the use of guests, by place."""
+    """Store what leases say of models served, workers held and speeds measured; return the use of agentless hosts, by
+    place."""
     serving, stages = speculators(entries), stage_leases(entries)
     observed.served = {place_served(lease) for lease in serving if lease.facts.get("ready")}
     observed.homes = {place_served(lease): lease.node for lease in serving}
@@ -73,7 +74,8 @@ def take_in(observed: ObservedState, links: LinkTable, entries: Sequence[LeaseEn
 
 
 def speculators(entries: Sequence[LeaseEntry]) -> list[ServiceLease]:
-    """Processes that serve a model, or will; the oldest last, so that of several it counts as the home."""
+    """Return the leases of processes that serve a model, or will; the oldest last, so that of several it counts as the
+    home."""
     return sorted(_leases(entries, "speculator."), key=lambda lease: -lease.started_ms)
 
 
@@ -88,12 +90,12 @@ def _leases(entries: Sequence[LeaseEntry], prefix: str) -> Iterator[ServiceLease
 
 
 def place_served(lease: ServiceLease) -> str:
-    """The model, or the replica of one, that a process serves."""
+    """Return the model, or its replica, that a process serves."""
     return str(lease.facts.get(PLACE_FACT) or lease.facts.get("model"))
 
 
 def ways_between(stages: Sequence[ServiceLease]) -> list[tuple[NodeId, Way]]:
-    """The ways from machine to machine that stages measured along their rings."""
+    """Return the links between machines that stages measured along their rings."""
     nodes = {lease.instance: lease.node for lease in stages}
     told = ((lease.node, way) for lease in stages if (way := read_stage_way(lease.facts)) is not None)
     found = [(node, way, nodes[way.to]) for node, way in told if way.to in nodes]

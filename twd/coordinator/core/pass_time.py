@@ -1,7 +1,7 @@
-"""What a pass over layers takes on a device, by what has to be read for it. Plain values in and out.
+"""How long a pass over layers takes on a device, by the bytes to read. Plain values in and out.
 
 A step reads each weight once, at the speed of the device's memory; kernels of some kinds of weights reach less of it.
-Every layer costs some time besides: its operations begin and end together on all threads, and it reads the cache.
+Every layer costs some more time: its operations start and end together on all threads, and it reads the cache.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,37 +10,37 @@ from statistics import median
 from typing import Final
 
 FORECAST_TOKENS: Final = 256
-"""Forecasts are for texts of this length; longer ones read more of the cache."""
+"""Forecasts assume so many tokens in the cache; longer texts read more of it."""
 CPU_KINDS: Final = (
     ("F32", 1.0), ("F16", 1.0), ("BF16", 1.0), ("Q8_0", 1.0), ("Q5_0", 0.8), ("Q4_0", 0.9), ("IQ4_NL", 0.8),
     ("Q6_K", 0.75), ("Q5_K", 0.75), ("Q4_K", 0.8), ("Q3_K", 0.6), ("Q2_K", 0.6), ("IQ4_XS", 0.7),
 )  # fmt: skip
-"""How much of the memory's speed a processor's kernels reach."""
+"""Share of the memory's speed that CPU kernels reach, by kind of weights."""
 OTHER_KIND: Final = 0.5
-"""The same of kinds for which only general kernels are there."""
+"""The share for kinds of weights that have only general kernels."""
 CPU_LAYER_S: Final = 50e-6
 CPU_TOKEN_S: Final = 0.8e-3
-"""Of each token at home: choosing it, and handing it on."""
+"""Seconds for each token on the home machine: sampling it, and passing it on."""
 
 Kinds = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """How fast a device is: bytes a second in general, the share of that for kinds of weights, the time of a layer."""
+    """Speed of a device: bytes a second, the share of that for each kind of weights, seconds for each layer."""
 
     bytes_s: float
     kinds: Kinds = ()
     layer_s: float = 0.0
     slower: Kinds = ()
-    """Of models whose weights are mostly of a kind: how many times as long as foretold they were measured to take."""
+    """How many times the forecast models took, by the kind of most of their weights, as measured."""
     usually: float = 1.0
-    """The same of all other models."""
+    """The same factor for all other models."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one token needs of some layers, and of the head where it is there."""
+    """What one token reads of some layers, and of the head where it is there."""
 
     layers: int
     weight_bytes: int
@@ -52,7 +52,7 @@ class Reading:
 
 
 def seconds(reading: Reading, speed: Speed) -> float:
-    """One token's pass over it."""
+    """Return the seconds of one token's pass over what is read."""
     weights = reading.weight_bytes * sum(share / _share(speed, kind) for kind, share in _kinds_of(reading))
     head = reading.head_bytes / _share(speed, reading.head_kind)
     times = dict(speed.slower).get(main_kind(reading.kinds), speed.usually)
@@ -60,7 +60,7 @@ def seconds(reading: Reading, speed: Speed) -> float:
 
 
 def main_kind(kinds: Kinds) -> str:
-    """The kind that most of it is of."""
+    """Return the kind of most of the weights; empty where none is known."""
     return max(kinds, key=lambda pair: (pair[1], pair[0]))[0] if kinds else ""
 
 
@@ -76,14 +76,15 @@ def _share(speed: Speed, kind: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A whole model whose step was measured on a device."""
+    """A whole model whose step was measured on a device, in seconds."""
 
     reading: Reading
     seconds: float
 
 
 def learned(speed: Speed, measured: Sequence[Measured]) -> Speed:
-    """The speed by what was measured: of the same kind of weights that counts, of others what is usual there."""
+    """Return the speed corrected by measurements: by those of the same kind of weights, else by the median of all
+    kinds."""
     ratios: dict[str, list[float]] = {}
     for one in measured:
         foretold = seconds(one.reading, speed)

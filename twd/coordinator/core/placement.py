@@ -1,8 +1,8 @@
 """Which layers of a model go on which devices. Plain values in, a placement with its reasons out.
 
-A pass reads every weight once, so a device's time is bytes over speed; each machine on the way adds its link. Layers
-fill the devices of an order one after the other; several orders are tried, devices that do not pay are dropped, and
-the quickest is taken. No device gets more than it has free.
+A pass reads every weight once, so a device's time is bytes divided by speed; each further machine adds its link. Layers
+fill the devices of an order one after the other. Several orders are tried, devices without benefit are dropped, and the
+fastest placement is taken. No device gets more than its free memory.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,84 +19,84 @@ MIB: Final = 1024**2
 RESERVE_BYTES: Final = 256 * MIB
 RESERVE_SHARE: Final = 0.05
 STATE_BYTES: Final = 4
-"""Of one number of a hidden state, or of a logit, on the wire."""
+"""Bytes of one number of a hidden state, or of a logit, on the network."""
 TOKEN_BYTES: Final = 64
-"""Of one token in a frame."""
+"""Bytes of one token in a frame."""
 WINDOW: Final = 8
 AGREEMENT: Final = 0.75
-"""What a usual drafter guesses right; the forecast with speculation rests on it."""
+"""Share of drafts that are accepted with a usual drafter; assumed in the forecast with speculation."""
 TRIED_NODES: Final = 8
 TRIED_DEVICES: Final = 600
-"""In all orders that are tried with two devices swapped: a long ring's take longer to try."""
+"""Devices at most in all swapped orders together; orders of a long ring take longer to try."""
 SWAP_GAIN: Final = 0.01
-"""What is quicker by less than this share is not worth another order."""
+"""Another order must be faster by at least this share."""
 HEAD_GAIN: Final = 0.05
-"""Over RPC the head leaves home for more than this alone: like machines never measure quite alike, and where the head
-goes, windows are compared and timed anew."""
+"""Over RPC the head leaves the home machine only for a gain above this share: similar machines never measure quite the
+same, and a moved head means that windows are compared and timed again."""
 
 Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class PlacementDevice:
-    """Somewhere to put layers. `speed` is in bytes of weights read a second."""
+    """A device that can hold layers; `free` is in bytes, `speed` in bytes of weights read a second."""
 
     node: str
     name: str
     free: int
     speed: float
     window_factor: float = 1.0
-    """How much longer a window of 8 takes than one token."""
+    """How many times the time of one token a window of 8 takes."""
     process: str = ""
-    """The worker that lends it, where nobody needs to start one."""
+    """The RPC worker that lends it, where none needs to be started."""
     kinds: Kinds = ()
-    """The share of its speed that kernels of each kind of weights reach."""
+    """The share of its speed that kernels reach, for each kind of weights."""
     layer_s: float = 0.0
-    """What every layer takes besides."""
+    """Additional seconds for every layer."""
     token_s: float = 0.0
-    """What every token takes besides where this is home."""
+    """Additional seconds for every token if this is the home machine."""
     slower: Kinds = ()
     usually: float = 1.0
-    """How many times as long as foretold models were measured to take here, by their kind of weights, and others."""
+    """How many times the forecast models took here, as measured: by their kind of weights, and for all others."""
 
     @property
     def pace(self) -> Speed:
-        """How fast it is."""
+        """Its speed as `pass_time` needs it."""
         return Speed(self.speed, self.kinds, self.layer_s, self.slower, self.usually)
 
     @property
     def key(self) -> Key:
-        """Its name among all."""
+        """Its unique key: node and device name."""
         return (self.node, self.name)
 
     @property
     def capacity(self) -> int:
-        """What may be planned: something stays free for working space and for what the system needs."""
+        """Bytes that may be planned; some stay free for working memory and for the system."""
         return max(0, self.free - max(RESERVE_BYTES, int(self.free * RESERVE_SHARE)))
 
 
 @dataclass(frozen=True, slots=True)
 class MachineLink:
-    """The way between the home machine and another."""
+    """The link between the home machine and another one."""
 
     rtt_s: float = 0.001
     bytes_s: float = 100e6
     measured: bool = False
-    """Whether the bandwidth is; else it is assumed."""
+    """Whether the bandwidth was measured; else it is assumed."""
 
 
 ASSUMED: Final = MachineLink()
-"""Where nothing was measured."""
+"""The link where nothing was measured."""
 
 
 def pair(one: str, other: str) -> str:
-    """Under this name the way between two machines is known, neither of which is home."""
+    """Return the key of the link between two machines of which neither is home."""
     return " ".join(sorted((one, other)))
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """A model as placement sees it. `kv_layer` is what one token takes in one layer's cache."""
+    """The sizes of a model, in bytes. `kv_layer` is what one token takes in one layer's cache."""
 
     name: str
     layer_bytes: tuple[int, ...]
@@ -107,22 +107,22 @@ class ModelShape:
     kv_layer: int
     ctx_size: int = 0
     cuts: CutPoints = ANYWHERE
-    """Where the engine may cut it: a ring makes models of its slices."""
+    """Where the model may be cut: a ring makes a model of each slice."""
     reads: Kinds = ()
     """The share of its layers' bytes that one token reads, by kind of weights; empty: all of them."""
     head_kind: str = ""
     read_tokens: int = 0
-    """Forecasts are for texts of this length."""
+    """Number of tokens in the cache that forecasts assume."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlacementDemand:
-    """What the model is needed for, and from where. `split` gives each device its share, in their order."""
+    """How much the model must serve, and from which home. `split` gives each device its share, in their order."""
 
     ctx: int
     sessions: int
     home: PlacementDevice
-    """The processor of the machine that serves: it may keep the head, and in all but a ring it has the embeddings."""
+    """The CPU of the machine that serves: it may keep the head, and in all but a ring it has the embeddings."""
     engine: str = "ring"
     split: tuple[float, ...] = ()
 
@@ -134,7 +134,7 @@ class PlacementDemand:
 
 @dataclass(frozen=True, slots=True)
 class DeviceShare:
-    """What one device gets."""
+    """The layers and bytes that one device gets."""
 
     device: PlacementDevice
     first: int
@@ -146,13 +146,13 @@ class DeviceShare:
 
     @property
     def total(self) -> int:
-        """Everything that it takes there."""
+        """All bytes that it takes there."""
         return self.weight_bytes + self.kv_bytes + self.other_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where everything goes; `missing_bytes` when it does not fit."""
+    """What each device gets; `missing_bytes` when the model does not fit."""
 
     pieces: tuple[DeviceShare, ...] = ()
     missing_bytes: int = 0
@@ -173,17 +173,18 @@ class Placement:
 
     @property
     def speculative_tok_s(self) -> float:
-        """The same with windows of 8 guesses of which three in four are right; plain where that is quicker."""
+        """Tokens a second with windows of 8 drafts of which three in four are right; the plain rate where that is
+        higher."""
         kept = (1 - AGREEMENT ** (WINDOW + 1)) / (1 - AGREEMENT)
         return max(self.plain_tok_s, kept / self.window_s) if self.window_s else 0.0
 
 
 @dataclass(slots=True)
 class _Filling:
-    """One attempt: what is left on each device."""
+    """One attempt to fill devices: the bytes left on each."""
 
     costs: Sequence[int]
-    """Of each layer, with its cache."""
+    """Bytes of each layer, with its cache."""
     left: dict[Key, int]
     missing: int = 0
 
@@ -198,7 +199,7 @@ class _Filling:
 def place(
     shape: ModelShape, devices: Sequence[PlacementDevice], links: Mapping[str, MachineLink], demand: PlacementDemand
 ) -> Placement:
-    """The quickest placement that fits; the fullest, with what is missing, where none does."""
+    """Return the fastest placement that fits; where none fits, the one that lacks least, with what is missing."""
     if demand.split:
         if refused(quotas(demand.split, len(shape.layer_bytes), shape.cuts.multiple), shape.cuts):
             return _nothing(shape, demand)
@@ -221,12 +222,12 @@ def _nothing(shape: ModelShape, demand: PlacementDemand) -> Placement:
 
 
 def kv_layer(shape: ModelShape, demand: PlacementDemand) -> int:
-    """What all sessions' tokens take in one layer's cache."""
+    """Return the bytes that all sessions' tokens take in one layer's cache."""
     return shape.kv_layer * demand.ctx * demand.sessions
 
 
 def needed(shape: ModelShape, demand: PlacementDemand) -> int:
-    """Everything that the model takes, wherever it lies."""
+    """Return all bytes that the model takes, wherever they are."""
     kv = kv_layer(shape, demand) * len(shape.layer_bytes)
     return sum(shape.layer_bytes) + shape.head_bytes + shape.embedding_bytes + kv
 
@@ -249,13 +250,15 @@ def _orders(
 def near_first(
     devices: Sequence[PlacementDevice], links: Mapping[str, MachineLink], home: str
 ) -> list[PlacementDevice]:
-    """By their distance; within a millisecond they stay as they are, so that plans do not follow every measurement."""
+    """Sort by distance, home first; differences within a millisecond do not count, so that plans do not follow every
+    measurement."""
     far = {device.node: round(links.get(device.node, ASSUMED).rtt_s * 1000) for device in devices}
     return sorted(devices, key=lambda device: (device.node != home, far[device.node]))
 
 
 def _home_at_an_end(order: Sequence[PlacementDevice], home: str, first: bool) -> list[PlacementDevice]:
-    """Devices of one machine side by side, those at home at one end: a way through it in the middle costs twice."""
+    """Put devices of one machine side by side, and the home machine's at one end: in the middle, passes would cross its
+    links twice."""
     by_node: dict[str, list[PlacementDevice]] = {}
     for device in order:
         by_node.setdefault(device.node, []).append(device)
@@ -267,8 +270,8 @@ def _home_at_an_end(order: Sequence[PlacementDevice], home: str, first: bool) ->
 def _without_the_useless(
     shape: ModelShape, best: Placement, links: Mapping[str, MachineLink], demand: PlacementDemand
 ) -> Placement:
-    """Leave out devices whose share costs more on the way than it saves, one after the other; what is too large for the
-    room that the others have left is not tried without."""
+    """Leave out devices, one after the other, whose links cost more time than they save; a device whose share has no
+    room elsewhere stays."""
     while len(best.pieces) > 1:
         order = [piece.device for piece in best.pieces if piece.end > piece.first]
         spare = sum(device.capacity for device in {*order, demand.home}) - needed(shape, demand)
@@ -287,7 +290,7 @@ def _without_the_useless(
 def _with_swaps(
     shape: ModelShape, best: Placement, links: Mapping[str, MachineLink], demand: PlacementDemand
 ) -> Placement:
-    """The same devices, two of them in each other's place wherever that makes it quicker; what is at home stays."""
+    """Swap two devices wherever that makes the placement faster; devices at home stay."""
     order = [piece.device for piece in best.pieces if piece.end > piece.first]
     away = [index for index, device in enumerate(order) if device.node != demand.home.node]
     for first, second in islice(combinations(reversed(away), 2), TRIED_DEVICES // max(1, len(order))):
@@ -310,7 +313,7 @@ def _placed(
     demand: PlacementDemand,
     split: Sequence[float] = (),
 ) -> Placement:
-    """The better of both places for the head: at home, or behind the last layer."""
+    """Return the better placement of the head: at home, or behind the last layer."""
     at_home = _fill(shape, order, links, demand, split, head_at_home=True)
     behind = _fill(shape, order, links, demand, split, head_at_home=False)
     if not demand.ring and at_home.fits and behind.pass_s > (1 - HEAD_GAIN) * at_home.pass_s:
@@ -346,7 +349,7 @@ def _fill(
 
 
 def _first_stage(filling: _Filling, order: Sequence[PlacementDevice], asked: Sequence[int], shape: ModelShape) -> int:
-    """Where the ring begins: that device has the embeddings, so it needs room for some layers beside them."""
+    """Return the index of the ring's first device: it has the embeddings, so it needs room for some layers besides."""
     if asked:
         return next(index for index, count in enumerate(asked) if count)
     least = shape.embedding_bytes + sum(filling.costs[: shape.cuts.multiple])
@@ -358,7 +361,7 @@ def _pieces(
 ) -> list[DeviceShare]:
     pieces: list[DeviceShare] = []
     first = 0
-    for device, count in zip(order, counts, strict=False):  # those behind one without room have none
+    for device, count in zip(order, counts, strict=False):  # devices after one without room get none
         if not count:
             continue
         end = first + count
@@ -371,7 +374,7 @@ def _pieces(
 def _head_behind(
     filling: _Filling, order: Sequence[PlacementDevice], pieces: list[DeviceShare], shape: ModelShape
 ) -> list[DeviceShare]:
-    """The head on the device of the last layer, else on the next one that has room."""
+    """Put the head on the device of the last layer, else on the next one that has room."""
     size = shape.head_bytes
     last = pieces[-1].device.key if pieces else None
     start = next((i for i, device in enumerate(order) if device.key == last), 0)
@@ -387,7 +390,7 @@ def _head_behind(
 
 
 def _with_ends(pieces: list[DeviceShare], shape: ModelShape, demand: PlacementDemand, head: bool) -> list[DeviceShare]:
-    """The embeddings, and the head where it stays at home; in a ring that is its last stage."""
+    """Add the embeddings, and the head where it stays at home; in a ring home is then the output stage."""
     if not demand.ring:
         return _with_home(pieces, demand, shape.embedding_bytes + (shape.head_bytes if head else 0), head)
     if pieces:
@@ -441,13 +444,13 @@ def _timed(
 
 
 def seconds(piece: DeviceShare, shape: ModelShape) -> float:
-    """One token's pass over what a device holds."""
+    """Return the seconds of one token's pass over what a device holds."""
     read = reading(shape, piece.end - piece.first, piece.weight_bytes, piece.head)
     return pass_seconds(read, piece.device.pace)
 
 
 def reading(shape: ModelShape, layers: int, weight_bytes: int, head: bool) -> Reading:
-    """What one token reads of some of a model's layers, and of the head."""
+    """Return what one token reads of some of a model's layers, and of the head."""
     cache = shape.kv_layer * shape.read_tokens * layers
     return Reading(layers, weight_bytes, shape.reads, cache, shape.head_bytes if head else 0, shape.head_kind)
 
@@ -455,7 +458,7 @@ def reading(shape: ModelShape, layers: int, weight_bytes: int, head: bool) -> Re
 def _way(
     placement: Placement, shape: ModelShape, links: Mapping[str, MachineLink], demand: PlacementDemand, tokens: int
 ) -> float:
-    """Time on the wires for one pass."""
+    """Return the seconds on the network for one pass."""
     home = demand.home.node
     stops = [piece.device.node for piece in placement.pieces if piece.end > piece.first or piece.head]
     nodes = [node for i, node in enumerate(stops) if i == 0 or stops[i - 1] != node]
@@ -469,13 +472,13 @@ def _way(
     hops = [_between(a, b, home, links) for a, b in pairwise(path) if a != b]
     sizes = [state] * len(hops)
     for end in (0, -1) if hops else ():
-        if nodes[end] != home:  # tokens go out to where the embeddings are, and come from where the head is
+        if nodes[end] != home:  # only tokens go to the embeddings and come from the head
             sizes[end] = TOKEN_BYTES * tokens
     return sum(link.rtt_s / 2 + size / link.bytes_s for link, size in zip(hops, sizes, strict=True))
 
 
 def _between(a: str, b: str, home: str, links: Mapping[str, MachineLink]) -> MachineLink:
-    """Where two machines talk that are not home: what they measured, else the slower of both ends' links."""
+    """Return the link of two machines; if neither is home, the measured one, else the slower of their links to home."""
     if home in (a, b):
         return links.get(b if a == home else a, ASSUMED)
     one, other, own = links.get(a, ASSUMED), links.get(b, ASSUMED), links.get(pair(a, b))

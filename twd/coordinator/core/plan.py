@@ -1,7 +1,6 @@
-"""The coordinator's mind: wanted and observed in, the next action out, or None when all is as it should be.
+"""Planning: takes the wanted and the observed state, returns the next action, or None when nothing is to do.
 
-Level-triggered: nothing is remembered between calls but what `ObservedState` holds, so that lost, doubled and late
-messages heal at the next look.
+Only `ObservedState` is remembered between calls, so lost, repeated and late messages are corrected in the next turn.
 """
 
 import hashlib
@@ -22,7 +21,7 @@ from twd.wire.placement import PlacementDecided, Slice
 
 
 def plan(wanted: WantedState, observed: ObservedState, now: float) -> Action | None:
-    """The one next thing to do."""
+    """Return the next action; None when nothing is to do."""
     return (
         _decide(wanted, observed)
         or _stand_by(wanted, observed)
@@ -33,11 +32,11 @@ def plan(wanted: WantedState, observed: ObservedState, now: float) -> Action | N
 
 
 def _decide(wanted: WantedState, observed: ObservedState) -> DecidePlacement | None:
-    for model in wanted.models if observed.nodes else ():  # with nobody there yet, nothing can be said
+    for model in wanted.models if observed.nodes else ():  # without any machine nothing can be decided
         known, home = observed.decided.get(model.name), home_of(wanted, observed, model)
         if known is not None and fits(known) and (home not in observed.nodes or model.shape is None):
             # Its agent comes back, or its speculator turns up elsewhere; or only another coordinator can read its file.
-            continue  # nothing is torn down for that
+            continue  # a working placement stays
         if known is None or observed.basis.get(model.name) != basis_of(model, observed, known, home, wanted.pool):
             decision = _taken_over(wanted, observed, model, home) or carried(decide(wanted, observed, model), known)
             return DecidePlacement(decision, basis_of(model, observed, decision, home, wanted.pool))
@@ -47,7 +46,7 @@ def _decide(wanted: WantedState, observed: ObservedState) -> DecidePlacement | N
 def _taken_over(
     wanted: WantedState, observed: ObservedState, model: WantedModel, home: NodeId
 ) -> PlacementDecided | None:
-    """Where machines left, and spares are ready for all that they held: these serve, and nothing else moves."""
+    """Return the decision with spares in place of slices on lost machines, if these cover all of them; else None."""
     known = observed.decided.get(model.name)
     if known is None or known.home != home or model.name not in observed.basis:
         return None
@@ -57,7 +56,7 @@ def _taken_over(
 
 
 def _stand_by(wanted: WantedState, observed: ObservedState) -> DecidePlacement | None:
-    """The spares of what is decided. There are none while any model has no place: it may need their room."""
+    """Update the spares of decisions. There are none while any model has no place: it may need their room."""
     placed = [observed.decided.get(model.name) for model in wanted.models if model.shape is not None]
     whole = all(decision is not None and fits(decision) for decision in placed)
     count = wanted.pool.standby if wanted.pool.engine == "ring" and whole else 0
@@ -75,7 +74,7 @@ def _stand_by(wanted: WantedState, observed: ObservedState) -> DecidePlacement |
 
 
 def _retime(wanted: WantedState, observed: ObservedState) -> DecidePlacement | None:
-    """What was foretold, corrected by what was measured since; nothing moves for that."""
+    """Update the forecast of a decision by measured times; nothing moves."""
     for model in wanted.models if observed.paces else ():
         known = observed.decided.get(model.name)
         if known is None or model.shape is None:
@@ -87,7 +86,7 @@ def _retime(wanted: WantedState, observed: ObservedState) -> DecidePlacement | N
 
 
 def moved(before: PlacementDecided, now: PlacementDecided) -> bool:
-    """Whether anything goes elsewhere, and not only other figures are told."""
+    """Whether any slice has moved, and not only figures have changed."""
     return [_where(piece) for piece in before.slices] != [_where(piece) for piece in now.slices]
 
 
@@ -103,8 +102,8 @@ def fits(decision: PlacementDecided) -> bool:
 def basis_of(
     model: WantedModel, observed: ObservedState, known: PlacementDecided, home: NodeId, pool: PoolConfig
 ) -> str:
-    """What a decision rests on. Free memory moves while a model loads, and other models' places while they move: these
-    count only while the model has no place."""
+    """Return a hash of what a decision depends on. Free memory and other models' placements count only while the model
+    has no place, since they change while models load."""
     told = msgspec.structs.replace(pool, key="")
     placed, decided = fits(known), observed.decided
     others = {} if placed else promised({name: decided[name] for name in decided if name != model.name})
@@ -117,6 +116,6 @@ def basis_of(
 
 
 def _copies(model: WantedModel, observed: ObservedState, known: PlacementDecided) -> list[NodeId]:
-    """Machines that have the model's file. One that has its slice may lose the file: what serves goes on."""
+    """Return the machines that have the model's file; one that holds a slice counts even without the file."""
     serving, file = {piece.node for piece in (*known.slices, *known.spares)}, model.file
     return sorted(n for n, facts in observed.nodes.items() if file and (n in serving or not file_problem(facts, file)))

@@ -1,4 +1,4 @@
-"""Which processes machines are asked for, and which to end, so that what was decided comes about."""
+"""Which processes to start on machines, and which to stop, so that the decisions are carried out."""
 
 from collections.abc import Iterator
 from math import inf
@@ -15,17 +15,17 @@ from twd.wire.placement import PlacementDecided, Slice
 OWN_PREFIXES: Final = ("rpc.pool.", "stage.pool.", DRAFTERS)
 RETRY_S: Final = 5.0
 MOVE_S: Final = 45.0
-"""A model that goes elsewhere has so long to do it at a good moment, from when everything is there on."""
+"""Seconds that a model has to move at a good moment, after all its new processes are ready."""
 
 
 def start(wanted: WantedState, observed: ObservedState, now: float) -> StartProcess | None:
-    """Ask for what is due and not there."""
+    """Return a request for a process that is needed and not there; None where there is none."""
     spares = (spare for model, spare in _spares(wanted, observed) if _serves(observed.decided[model.name], observed))
     unread = [model.name for model in wanted.models if model.shape is None]
     for due in (*_wishes(wanted, observed), *_drafters(wanted, observed), *spares):
         facts = observed.nodes.get(due.node)
         if due.stage is not None and any(belongs(due.process, name) for name in unread):
-            continue  # which file is meant is not known here
+            continue  # its file is unknown here
         if facts is None or any(known.process == due.process for known in facts.processes):
             continue
         if now - observed.tried.get((due.node, due.process), -inf) >= RETRY_S:
@@ -34,7 +34,8 @@ def start(wanted: WantedState, observed: ObservedState, now: float) -> StartProc
 
 
 def stop(wanted: WantedState, observed: ObservedState, now: float) -> StopProcess | None:
-    """End what is not due any more; what a model moves away from is left to it for a while, where there is room."""
+    """Return a request to stop a process that is no longer needed. Old processes of a moving model stay for a while,
+    where there is room."""
     spares = (spare for _, spare in _spares(wanted, observed))
     wishes_now = (*_wishes(wanted, observed), *_drafters(wanted, observed), *spares)
     due = {(one.node, one.process) for one in wishes_now}
@@ -49,7 +50,7 @@ def stop(wanted: WantedState, observed: ObservedState, now: float) -> StopProces
 
 
 def _moves(wanted: WantedState, observed: ObservedState, facts: NodeFacts, known: ProcessFacts, now: float) -> bool:
-    """Whether a model may still use this process, while its new ones load beside it."""
+    """Whether a model may still use this process while its new ones load."""
     if known.process.startswith(DRAFTERS) or (facts.node, known.process) not in observed.ready_at:
         return False
     model = next((model.name for model in wanted.models if belongs(known.process, model.name)), None)
@@ -61,7 +62,7 @@ def _moves(wanted: WantedState, observed: ObservedState, facts: NodeFacts, known
 
 
 def _arrived_at(observed: ObservedState, model: str) -> float:
-    """When everything that was decided for a model was there; in the future where something never was yet."""
+    """Return when all that was decided for a model was ready; infinity where something never was."""
     decision = observed.decided.get(model)
     due = [(piece.node, piece.process) for piece in decision.slices if piece.process] if decision else []
     return max([observed.changed_at.get(model, -inf), *(observed.ready_at.get(key, inf) for key in due)])
@@ -93,12 +94,12 @@ def _spares(wanted: WantedState, observed: ObservedState) -> Iterator[tuple[Want
 
 
 def _serves(decision: PlacementDecided, observed: ObservedState) -> bool:
-    """Whether all slices of a model are in memory: only then its spares take machines' time to load."""
+    """Whether all slices of a model are in memory: only then its spares may be loaded."""
     return all(is_ready(piece, observed.nodes) for piece in decision.slices)
 
 
 def _wanted_now(observed: ObservedState) -> Iterator[Slice]:
-    """What processes of all models hold, or will as soon as they are started."""
+    """Yield the slices that processes of all models hold, or will hold."""
     for decision in observed.decided.values():
         pieces = (*decision.slices, *(decision.spares if _serves(decision, observed) else ()))
         yield from (piece for piece in pieces if piece.process)

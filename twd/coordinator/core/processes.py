@@ -1,4 +1,4 @@
-"""The processes of a pooled model: what they are called, and which machine is asked for which."""
+"""The processes of a pooled model: their names, and the requests to machines."""
 
 import hashlib
 import re
@@ -15,16 +15,16 @@ from twd.wire.placement import PlacementDecided, Slice
 
 WORD_MAX: Final = 28
 LENT_MAX: Final = 26
-"""With both words a worker's name is as long as agents take one: 64 letters."""
+"""With both words at their longest, a worker's name has the 64 characters that agents allow."""
 DIGEST: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
 class WantedModel:
-    """A model, or one of its replicas, that is to run over the pool; without a shape, `problem` says why it cannot."""
+    """A model, or one of its replicas, to run over the pool; without a shape, `problem` says why it cannot."""
 
     name: str
-    """Of its place among all: that of the model, with a number where it has several replicas."""
+    """The place's name: that of the model, with a number where it has several replicas."""
     ctx: int
     sessions: int
     shape: ModelShape | None = None
@@ -37,12 +37,12 @@ class WantedModel:
     flash_attention: bool = True
     mmap: bool = True
     on_cpus: bool = False
-    """It computes on processors, whatever else there is."""
+    """Whether it computes only on CPUs, whatever else there is."""
     model: str = ""
     """The model's own name; empty: the same."""
     replica: int = 1
     listed_as: str = ""
-    """What machines that have its file call that; empty where it was read."""
+    """The model's name on machines that have its file; empty where the file was read here."""
 
     @property
     def serves(self) -> str:
@@ -51,13 +51,14 @@ class WantedModel:
 
 
 def process_of(model: str, devices: Sequence[str] = (CPU,)) -> str:
-    """The name of a model's RPC workers, which is also their log's; it tells which devices they lend."""
+    """Return the name of a model's RPC workers and their log; it contains the devices that they lend."""
     lent = "" if tuple(devices) == (CPU,) else "." + word("-".join(devices), LENT_MAX)
     return f"rpc.pool.{word(model)}{lent}"
 
 
 def stage_of(model: WantedModel, first: int, end: int, head: bool, device: str) -> str:
-    """The name of a stage; it tells which layers it holds, and whatever else is wanted otherwise is another stage."""
+    """Return the name of a stage; it contains its layers and a digest of its other options, so other options mean
+    another stage."""
     wanted = (model.file.hash if model.file else "", model.ctx, model.sessions, model.type_k, model.type_v)
     how = (*wanted, model.exact, model.flash_attention, model.mmap, device)
     digest = hashlib.sha256(repr(how).encode()).hexdigest()[:DIGEST]
@@ -70,7 +71,7 @@ def belongs(process: str, model: str) -> bool:
 
 
 def word(text: str, most: int = WORD_MAX) -> str:
-    """As a part of a process's name."""
+    """Return a text as a valid part of a process's name."""
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", text.replace("#", "-replica-")).strip("-") or "model"
     if len(plain) <= most:
         return plain
@@ -83,7 +84,7 @@ def wishes(
     decided: Mapping[str, PlacementDecided],
     nodes: Mapping[NodeId, NodeFacts],
 ) -> Iterator[ProcessWanted]:
-    """Which machine runs which process, if all is as decided."""
+    """Yield the requests for all processes that the decisions need."""
     for model in models:
         decision = decided.get(model.name)
         pieces = [piece for piece in decision.slices if _is_asked_for(piece, nodes)] if decision else []
@@ -96,7 +97,7 @@ def wishes(
 
 
 def _is_asked_for(piece: Slice, nodes: Mapping[NodeId, NodeFacts]) -> bool:
-    """Whether an agent runs the process of a slice; a guest's is there, or is not."""
+    """Whether an agent must run the process of a slice; that of an agentless host is there, or is not."""
     facts = nodes.get(piece.node)
     return bool(piece.process) and not (facts is not None and facts.guest)
 
@@ -104,7 +105,7 @@ def _is_asked_for(piece: Slice, nodes: Mapping[NodeId, NodeFacts]) -> bool:
 def standby_wishes(
     models: Sequence[WantedModel], decided: Mapping[str, PlacementDecided], nodes: Mapping[NodeId, NodeFacts]
 ) -> Iterator[tuple[WantedModel, ProcessWanted]]:
-    """Which machine keeps which spare, with so many threads as it will have in its original's place."""
+    """Yield the requests for spares, with as many threads as they will have in place of their originals."""
     for model in models:
         decision = decided.get(model.name)
         for spare in decision.spares if decision else []:
@@ -124,17 +125,17 @@ def _rpc_wish(nodes: Mapping[NodeId, NodeFacts], pieces: Sequence[Slice]) -> Pro
 
 
 def _known(facts: NodeFacts | None) -> set[str]:
-    """Devices of a machine by their names there; those that the settings make up mean nothing to the engine."""
+    """Return the device names that a machine's engine knows; devices only in the settings mean nothing to it."""
     return {CPU, *(device_name(gpu) for gpu in facts.gpus)} if facts else {CPU}
 
 
 def _crowds(pieces: Sequence[Slice], nodes: Mapping[NodeId, NodeFacts]) -> Counter[str]:
-    """How many of these slices lie on each machine."""
+    """Return how many of these slices each computer has."""
     return Counter(nodes[piece.node].machine for piece in pieces if piece.node in nodes)
 
 
 def _threads(facts: NodeFacts | None, crowds: Mapping[str, int]) -> int:
-    """Stages that play several machines on one share its cores; 0: all cores of the machine."""
+    """Return the threads of a stage: stages of machines simulated on one computer share its cores; 0: all cores."""
     beside = crowds[facts.machine] if facts else 1
     return max(1, facts.cpu.cores // beside) if facts and beside > 1 else 0
 

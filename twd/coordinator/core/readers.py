@@ -1,4 +1,4 @@
-"""Which coordinators can plan which models: who cannot read a file leaves the decisions to one that can."""
+"""Which coordinators can plan which models: one that cannot read a file leaves the decisions to one that can."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
@@ -9,22 +9,22 @@ from twd.wire.node import NodeFacts
 from twd.wire.service import ServiceLease
 
 READS_FACT: Final = "reads"
-"""Under this name coordinators tell which models they can plan."""
+"""The fact in which coordinators publish the models that they can plan."""
 NAMED_MAX: Final = 3
 
 
 def able(models: Iterable[WantedModel]) -> list[str]:
-    """The models that can be planned here."""
+    """Return the models that can be planned here."""
     return sorted({model.serves for model in models if model.shape is not None})
 
 
 def unable(models: Iterable[WantedModel]) -> list[str]:
-    """The models that cannot, as their files are not to be read here, or are of no use."""
+    """Return the models that cannot be planned here: their files cannot be read, or are not usable."""
     return sorted({model.serves for model in models if model.shape is None})
 
 
 def better(models: Collection[WantedModel], others: Iterable[ServiceLease]) -> NodeId | None:
-    """Where a coordinator runs that plans all that can be planned here and more; two never find each other better."""
+    """Return the machine of a coordinator that can plan all models of this one and more; None if there is none."""
     mine, lacking = set(able(models)), set(unable(models))
     for lease in others:
         told = lease.facts.get(READS_FACT)
@@ -35,7 +35,7 @@ def better(models: Collection[WantedModel], others: Iterable[ServiceLease]) -> N
 
 
 def holders(model: WantedModel, nodes: Mapping[NodeId, NodeFacts]) -> list[NodeId]:
-    """Machines that list a whole file of the name of a model that cannot be planned here."""
+    """Return the machines with a complete file that has the name of a model that cannot be planned here."""
     return sorted(
         node
         for node, facts in nodes.items()
@@ -44,7 +44,7 @@ def holders(model: WantedModel, nodes: Mapping[NodeId, NodeFacts]) -> list[NodeI
 
 
 def why_unplanned(model: WantedModel, here: NodeId, nodes: Mapping[NodeId, NodeFacts]) -> str:
-    """Which coordinator cannot plan a model and why, and what to do where others have its file."""
+    """Return which coordinator cannot plan a model and why, and what to do where others have its file."""
     if not model.listed_as:
         return model.problem
     told = f"the coordinator on {here} cannot plan it: {model.problem}"

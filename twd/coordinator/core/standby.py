@@ -1,6 +1,6 @@
-"""Spares of a ring: copies of its slices on other machines, each of which takes over where its original is lost.
+"""Spares of a ring: copies of its slices on other machines; each takes over where its original is lost.
 
-A spare's process has the name of its original's: which of them serves is a matter of the decision alone.
+A spare's process has the same name as its original's: only the decision says which of them serves.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,11 +16,12 @@ from twd.wire.node import NodeFacts
 from twd.wire.placement import PlacementDecided, Slice
 
 Room = Mapping[Key, int]
-"""How many bytes each device still takes."""
+"""Bytes that each device can still take."""
 
 
 def promoted(decision: PlacementDecided, nodes: Mapping[NodeId, NodeFacts]) -> PlacementDecided:
-    """With a spare that is ready in the place of each slice that is not; what was lost is its spare from then on."""
+    """Return the decision with a ready spare in place of each slice that is not ready; the lost slice becomes a
+    spare."""
     if not decision.spares:
         return decision
     slices, spares = list(decision.slices), list(decision.spares)
@@ -34,7 +35,8 @@ def promoted(decision: PlacementDecided, nodes: Mapping[NodeId, NodeFacts]) -> P
 
 
 def carried(decision: PlacementDecided, before: PlacementDecided | None) -> PlacementDecided:
-    """A new decision with the spares of the last one, where that has a place for everything that the new one needs."""
+    """Return a new decision with the other pieces of the last one as spares, if the last one has every piece that the
+    new one needs."""
     if before is None or not before.spares or not decision.slices:
         return decision
     known = {(piece.node, piece.process): piece for piece in (*before.slices, *before.spares)}
@@ -47,8 +49,8 @@ def carried(decision: PlacementDecided, before: PlacementDecided | None) -> Plac
 def trimmed(
     decision: PlacementDecided, nodes: Mapping[NodeId, NodeFacts], count: int, overdrawn: Collection[Key] = ()
 ) -> PlacementDecided:
-    """Without spares on machines that left, of slices that are no more, above so many of each, or that lost their room
-    before they were started."""
+    """Return the decision without spares on machines that left, of slices that no longer exist, above `count` for each
+    slice, or whose memory was taken before they were started."""
     where = {piece.process: piece.node for piece in decision.slices}
     kept: list[Slice] = []
     for piece in decision.spares:
@@ -73,7 +75,8 @@ def filled(
     room: Room,
     last_resort: NodeId | None = None,
 ) -> PlacementDecided:
-    """With as many spares as there is room for: the first of every slice before the second of any, large ones first."""
+    """Return the decision with as many spares as fit: the first of every slice before the second of any, large slices
+    first."""
     filling = _Filling(decision, shape, devices, dict(room), last_resort, list(decision.spares))
     for wanted in range(1, count + 1):
         for piece in sorted(decision.slices, key=lambda piece: (-total(piece), piece.first)):
@@ -83,7 +86,7 @@ def filled(
 
 @dataclass(slots=True)
 class _Filling:
-    """Spares while they are handed out."""
+    """The spares while devices are chosen for them."""
 
     decision: PlacementDecided
     shape: ModelShape
@@ -93,7 +96,7 @@ class _Filling:
     spares: list[Slice] = field(default_factory=list)
 
     def add(self, piece: Slice, wanted: int) -> None:
-        """One more spare of a slice, if it has fewer and any device has room."""
+        """Add a spare of a slice, if it has fewer than wanted and a device has room."""
         has = {one.node for one in self.spares if one.process == piece.process}
         usable = [
             device
@@ -107,7 +110,7 @@ class _Filling:
         self.spares.append(_spare(piece, device, self.shape))
 
     def _rank(self) -> Callable[[PlacementDevice], tuple[bool, int, float, int, Key]]:
-        """Machines with little to do first, then quick ones."""
+        """Return the sort key: machines with few slices first, then fast devices."""
         busy = [piece.node for piece in (*self.decision.slices, *self.spares)]
         return lambda device: (
             device.node == self.last_resort,

@@ -1,4 +1,4 @@
-"""What is asked for, what is there, and what may be done next: the values that the coordinator's mind works with."""
+"""The values that the coordinator's planning works with: what is wanted, what is observed, and the possible actions."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -36,24 +36,24 @@ class ObservedState:
     served: Collection[str] = ()
     """Models that are loaded."""
     homes: Mapping[str, NodeId] = field(default_factory=dict)
-    """Where the process that serves a model is, by its own word; without one it is expected beside the coordinator."""
+    """The machine whose process serves each model, by its lease; without one, the coordinator's machine is assumed."""
     decided: dict[str, PlacementDecided] = field(default_factory=dict)
     changed_at: dict[str, float] = field(default_factory=dict)
-    """When each model went elsewhere last."""
+    """When each model's placement last changed."""
     ready_at: dict[tuple[NodeId, str], float] = field(default_factory=dict)
-    """When each process was seen ready first."""
+    """When each process was first seen ready."""
     basis: dict[str, str] = field(default_factory=dict)
-    """What each decision rested on: it is made anew only when that changes."""
+    """The hash of each decision's inputs: it is made again only when that changes."""
     tried: dict[tuple[NodeId, str], float] = field(default_factory=dict)
-    """When a machine was asked last for a process."""
+    """When a machine was last asked to start or stop a process."""
     held: Mapping[WorkerKey, str] = field(default_factory=dict)
-    """Workers of guests, each with the place whose speculator holds it."""
+    """Workers of agentless hosts, each with the place of the model whose speculator holds it."""
     paces: Paces = field(default_factory=dict)
-    """What devices were measured to do."""
+    """Measured speeds of devices."""
     _machines: tuple[Mapping[NodeId, NodeFacts], dict[bool, str]] | None = None
 
     def looked(self, now: float) -> None:
-        """Remember which processes are ready, or were so before something befell them."""
+        """Remember since when processes are ready, also those that were ready and failed since."""
         seen = ((facts.node, process) for facts in self.nodes.values() for process in facts.processes)
         self.ready_at = {
             key: self.ready_at.get(key, now)
@@ -62,8 +62,8 @@ class ObservedState:
         }
 
     def machines(self, by_free: bool) -> str:
-        """What of all machines a decision rests on: whether they are of use, their memory, and what of it is free where
-        that counts."""
+        """Return the facts of all machines that a decision depends on: usability, total memory, and with `by_free` free
+        memory in coarse steps."""
         if self._machines is None or self._machines[0] is not self.nodes:
             self._machines = (self.nodes, {})
         known = self._machines[1]
@@ -74,7 +74,7 @@ class ObservedState:
 
 @dataclass(frozen=True, slots=True)
 class DecidePlacement:
-    """Tell everybody where a model goes."""
+    """Publish where a model is placed."""
 
     decision: PlacementDecided
     basis: str
@@ -82,14 +82,14 @@ class DecidePlacement:
 
 @dataclass(frozen=True, slots=True)
 class StartProcess:
-    """Ask a machine for a process."""
+    """Ask a machine to start a process."""
 
     wish: ProcessWanted
 
 
 @dataclass(frozen=True, slots=True)
 class StopProcess:
-    """Ask a machine to end one."""
+    """Ask a machine to stop a process."""
 
     wish: ProcessUnwanted
 

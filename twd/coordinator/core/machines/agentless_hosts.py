@@ -1,7 +1,7 @@
-"""Guests: machines of the settings without an agent, whose RPC workers somebody else keeps. Pure.
+"""Agentless hosts: machines of the settings without an agent, whose RPC workers somebody else runs. No I/O here.
 
-A worker serves one client at a time. So one that a model is placed on, or that a speculator holds, is visited by nobody
-else: what befalls it, that speculator tells. All others are visited now and then.
+A worker serves one client at a time. So a worker that a model is placed on, or that a speculator holds, is not probed:
+the speculator reports its problems. All others are probed now and then.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -27,19 +27,21 @@ PREFIX: Final = "rpc.guest."
 UNUSABLE: Final = "unusable"
 AGAIN_S: Final = 4.0
 BUSY_S: Final = 10.0
-"""One that takes connections and says nothing may serve somebody else, in whose way we would be."""
+"""Seconds before the next probe of a worker that accepts connections but does not answer: it may serve somebody
+else."""
 LOSS_S: Final = 5.0
 LOSS_MOST_S: Final = 300.0
-"""A worker that a model lost is left alone so long, and longer each time: it may end over the same load again."""
+"""Seconds at most before a lost worker is probed again; the time doubles with each loss, since the same load may end
+the worker again."""
 FORGIVEN_S: Final = 600.0
 
 WorkerKey = tuple[NodeId, str]
-"""A guest and its worker's process."""
+"""An agentless host and the process name of its worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class RpcEndpoint:
-    """One RPC worker of a guest, with the devices that the settings give it."""
+    """One RPC worker of an agentless host, with the devices that the settings give it."""
 
     host: str
     port: int
@@ -47,7 +49,7 @@ class RpcEndpoint:
 
     @property
     def process(self) -> str:
-        """Its name among its machine's."""
+        """Its process name on its machine."""
         return f"{PREFIX}{self.port}"
 
 
@@ -66,10 +68,10 @@ class AgentlessHost:
 
 @dataclass(frozen=True, slots=True)
 class EndpointState:
-    """What is known of a worker."""
+    """What is known of a worker of an agentless host."""
 
     again_at: float
-    """When it may be visited again."""
+    """Time of the next probe at the earliest, in seconds of the coordinator's clock."""
     devices: tuple[LentMemory, ...] = ()
     version: str = ""
     rtt_ms: float = 0.0
@@ -80,7 +82,8 @@ class EndpointState:
 
 
 def agentless_hosts_of(pool: PoolConfig, agents: Sequence[NodeFacts]) -> list[AgentlessHost]:
-    """The machines of the settings that no agent answers for; `agents` are those on the bus."""
+    """Return the machines of the settings that no agent stands for; `agents` are the machines with agents on the
+    bus."""
     if pool.engine != "rpc":
         return []
     answered = {name for facts in agents if not facts.guest for name in names_of(facts)}
@@ -88,7 +91,7 @@ def agentless_hosts_of(pool: PoolConfig, agents: Sequence[NodeFacts]) -> list[Ag
     for worker in pool.workers:
         host = worker.host.lower()
         if host in answered and not is_loopback(host):
-            continue  # whose loopback an agent means, nobody knows; ours is meant here
+            continue  # a loopback address in an agent's facts is its own; here ours is meant
         mine = doors.setdefault(LOOPBACK if host == "localhost" else host, {})
         for gpu in worker.gpus:
             port = gpu.rpc_port or worker.rpc_port
@@ -102,7 +105,7 @@ def agentless_hosts_of(pool: PoolConfig, agents: Sequence[NodeFacts]) -> list[Ag
 
 
 def barred(host: str, pool: PoolConfig) -> str:
-    """Why a machine may not be a guest at all, and what to do; empty when it may."""
+    """Return why a machine cannot be used without an agent, and what to do; empty when it can."""
     if ":" in host:
         return "llama.cpp reaches RPC workers by IPv4 addresses and by names: give one of these as its host"
     if pool.trusted_lan or is_loopback(host):
@@ -119,7 +122,7 @@ def barred(host: str, pool: PoolConfig) -> str:
 def visited(
     door: RpcEndpoint, found: RpcWorkerFacts | RpcUnusable, pool: PoolConfig, before: EndpointState | None, now: float
 ) -> EndpointState:
-    """What a visit told."""
+    """Return the state of a worker after a probe."""
     losses, lost_at = (before.losses, before.lost_at) if before and now - before.lost_at < FORGIVEN_S else (0, 0.0)
     seen = EndpointState(now + AGAIN_S, losses=losses, lost_at=lost_at)
     if isinstance(found, RpcUnusable):
@@ -140,13 +143,13 @@ def _unfit(door: RpcEndpoint, found: RpcWorkerFacts, pool: PoolConfig) -> str:
 
 
 def lost(before: EndpointState | None, why: str, now: float) -> EndpointState:
-    """A speculator could not use it."""
+    """Return the state of a worker that a speculator could not use."""
     losses = before.losses if before and now - before.lost_at < FORGIVEN_S else 0
     return EndpointState(now + min(LOSS_MOST_S, LOSS_S * 2**losses), problem=why, losses=losses + 1, lost_at=now)
 
 
 def is_due(seen: EndpointState | None, now: float) -> bool:
-    """Whether a worker that nobody uses is to be visited now."""
+    """Whether it is time to probe a worker that nobody uses."""
     return seen is None or now >= seen.again_at
 
 
@@ -156,7 +159,7 @@ def is_due(seen: EndpointState | None, now: float) -> bool:
 def agentless_facts(
     guest: AgentlessHost, seen: Callable[[RpcEndpoint], EndpointState | None], instance: InstanceId, pid: int
 ) -> NodeFacts:
-    """A guest like any other machine: with a ready process for each worker that can be used."""
+    """Return an agentless host's facts in the form of other machines, with a ready process for each usable worker."""
     gpus: list[GpuFacts] = []
     processes: list[ProcessFacts] = []
     for door in guest.doors:
@@ -181,13 +184,13 @@ def agentless_facts(
 
 
 def _devices(door: RpcEndpoint, seen: EndpointState, first: int) -> Iterator[GpuFacts]:
-    """What the settings say of a worker's devices wins; it cannot lend more of them than it has."""
+    """Yield a worker's devices. Devices in the settings take precedence, but no more of them than the worker has."""
     given = door.gpus[: len(seen.devices) or None]
     for index, gpu in enumerate(given, first):
         size = bytes_of(gpu)
         yield GpuFacts(name=gpu.name or "GPU", backend=BACKEND, index=index, total=size, free=size)
     for index, lent in enumerate(() if door.gpus else seen.devices, first):
-        whole = lent.free == lent.total  # so llama.cpp tells of a processor's memory, whatever is in it
+        whole = lent.free == lent.total  # llama.cpp reports this for CPU memory, whatever is used
         free = lent.total // 2 if whole else lent.free
         name = f"device {index - first} of port {door.port}"
         yield GpuFacts(name=name, backend=BACKEND, index=index, total=lent.total, free=free, shared=whole)
@@ -209,7 +212,7 @@ def _process(door: RpcEndpoint, seen: EndpointState | None, lent: Sequence[GpuFa
 
 
 def remembered(facts: NodeFacts, now: float) -> dict[str, EndpointState]:
-    """What the last coordinator knew of a guest's workers, by process."""
+    """Return what the last coordinator knew of an agentless host's workers, by process."""
     gpus = {device_name(gpu): gpu for gpu in facts.gpus}
     return {
         process.process: EndpointState(
@@ -225,7 +228,7 @@ def remembered(facts: NodeFacts, now: float) -> dict[str, EndpointState]:
 
 
 def _as_lent(gpu: GpuFacts) -> LentMemory:
-    """As its worker told of it: of a processor's memory, that all of it is free."""
+    """Return a device's memory as its worker reported it; for CPU memory all of it counts as free."""
     return LentMemory(gpu.total if gpu.shared else gpu.free, gpu.total)
 
 
@@ -233,7 +236,7 @@ def _as_lent(gpu: GpuFacts) -> LentMemory:
 
 
 def claims(decided: Mapping[str, PlacementDecided]) -> dict[WorkerKey, str]:
-    """The workers of guests that models are placed on, each with the model."""
+    """Return the workers of agentless hosts that models are placed on, each with the model's place."""
     return {
         (piece.node, piece.process): place
         for place, decision in decided.items()
@@ -243,14 +246,14 @@ def claims(decided: Mapping[str, PlacementDecided]) -> dict[WorkerKey, str]:
 
 
 def held(uses: Mapping[str, Iterable[GuestUse]]) -> dict[WorkerKey, str]:
-    """The workers that speculators hold; `uses` are told by place."""
+    """Return the workers that speculators hold, each with the place of the model; `uses` are by place."""
     return {(use.node, use.process): place for place, told in uses.items() for use in told if not use.problem}
 
 
 def losses(
     uses: Mapping[str, Iterable[GuestUse]], decided: Mapping[str, PlacementDecided]
 ) -> Iterator[tuple[WorkerKey, str]]:
-    """Workers that could not be used by the models that are still placed on them, and why."""
+    """Yield the workers that a model could not use though it is still placed on them, and why."""
     claimed = claims(decided)
     for place, told in uses.items():
         for use in told:
@@ -262,7 +265,7 @@ def losses(
 def left_for(
     place: str, nodes: Iterable[NodeFacts], decided: Mapping[str, PlacementDecided], holders: Mapping[WorkerKey, str]
 ) -> list[NodeFacts]:
-    """Machines as a model may use them: without workers of guests that are another model's."""
+    """Return the machines as one model may use them: without workers of agentless hosts that another model uses."""
     taken = {key: owner for key, owner in {**holders, **claims(decided)}.items() if owner != place}
     return [_without(facts, taken) if facts.guest else facts for facts in nodes]
 

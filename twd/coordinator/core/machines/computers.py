@@ -1,6 +1,6 @@
-"""Agents that share a computer, as two homes on it do, or a container in its network: what they share counts once.
+"""Agents that run on the same computer, with two state folders or in a container: shared memory and devices count once.
 
-Those in networks of their own count as machines of their own: so one computer can play several.
+Agents marked as separate machines are counted separately: so one computer can simulate several.
 """
 
 from collections import defaultdict
@@ -17,9 +17,10 @@ from twd.wire.node import CPU, GpuFacts, NodeFacts
 def counted_once(
     nodes: Mapping[NodeId, NodeFacts], used: Container[Key], homes: Collection[NodeId]
 ) -> dict[NodeId, NodeFacts]:
-    """Machines with the memory and devices that none before them has told of.
+    """Return the machines with shared memory and devices counted for one of them only.
 
-    What is shared is theirs who use it (`used`), then theirs who serve models (`homes`), then the first one's by name.
+    Shared resources go first to machines that use them (`used`), then to those that serve models (`homes`), then by
+    name.
     """
     found = dict(nodes)
     for group in shared(nodes.values()):
@@ -29,7 +30,7 @@ def counted_once(
 
 
 def shared(nodes: Iterable[NodeFacts]) -> list[list[NodeFacts]]:
-    """Machines that are one computer, where several are, by their names."""
+    """Return groups of machines that are one computer, sorted by name; single machines are left out."""
     groups: dict[str, list[NodeFacts]] = defaultdict(list)
     for facts in sorted(nodes, key=lambda facts: facts.node):
         if facts.computer and not facts.guest:
@@ -38,13 +39,13 @@ def shared(nodes: Iterable[NodeFacts]) -> list[list[NodeFacts]]:
 
 
 def told_once(nodes: Iterable[NodeFacts]) -> Iterator[str]:
-    """In words, which machines are one computer."""
+    """Yield a note for each group of machines that are one computer."""
     for group in shared(nodes):
         yield f"{' and '.join(facts.node for facts in group)} are one computer: what they share counts once"
 
 
 def _share_memory(found: dict[NodeId, NodeFacts], group: list[NodeFacts]) -> None:
-    """Containers have limits of their own, within what is free on the computer."""
+    """Share the free memory of a computer out; a container also has a limit of its own within it."""
     left = min(facts.memory.host_available or facts.memory.available for facts in group)
     for facts in group:
         free = min(facts.memory.available, left)
@@ -66,5 +67,5 @@ def _share_devices(found: dict[NodeId, NodeFacts], group: list[NodeFacts], used:
 
 
 def _identity(gpu: GpuFacts) -> tuple[object, ...]:
-    """Of a device among all of its computer: its place on the bus, else what is told of it."""
+    """Return what identifies a device within its computer: its place on the bus, else backend, name and index."""
     return (gpu.place,) if gpu.place else (gpu.backend, gpu.name, gpu.index)

@@ -1,4 +1,5 @@
-"""Devices that the settings name. How large they are stands there; what others take of them was found, where it was."""
+"""Devices named in the settings. Device sizes come from the settings; free memory is what detection measured, where it
+could."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,12 +17,12 @@ GIB: Final = 1024**3
 
 
 def all_given(nodes: Mapping[NodeId, NodeFacts], pool: PoolConfig, home: NodeId) -> Mapping[NodeId, NodeFacts]:
-    """Machines with the devices that the settings name, besides those that were found there."""
+    """Return the machines with the devices that the settings name added to the detected ones."""
     return {node: with_given(facts, pool, home) for node, facts in nodes.items()}
 
 
 def with_given(facts: NodeFacts, pool: PoolConfig, home: NodeId) -> NodeFacts:
-    """The same of one machine; harmless when repeated."""
+    """Return one machine with its configured devices added; harmless when repeated."""
     named = () if facts.guest or given(facts) else _configured(facts, pool, home)
     if not named:
         return facts
@@ -31,12 +32,12 @@ def with_given(facts: NodeFacts, pool: PoolConfig, home: NodeId) -> NodeFacts:
 
 
 def given(facts: NodeFacts) -> list[GpuFacts]:
-    """The devices of a machine that the settings name: where there are any, no others count."""
+    """Return a machine's configured devices; where there are any, its detected devices are not used."""
     return [gpu for gpu in facts.gpus if gpu.backend == GIVEN]
 
 
 def doubts(facts: NodeFacts) -> list[str]:
-    """Where the settings name more memory than any device was found to have."""
+    """Return a note for each device to which the settings give more memory than any detected device has."""
     largest = max((gpu.total for gpu in facts.gpus if gpu.backend != GIVEN), default=0)
     larger = [gpu for gpu in given(facts) if largest and gpu.total > largest * 1.05]
     return [_doubt(facts.node, gpu, largest) for gpu in larger]
@@ -59,7 +60,7 @@ def _configured(facts: NodeFacts, pool: PoolConfig, home: NodeId) -> tuple[GpuCo
 
 
 def names_of(facts: NodeFacts) -> set[str]:
-    """The hosts of the settings that a machine answers for."""
+    """Return the host names in the settings that mean this machine."""
     return {facts.node.lower(), facts.hostname.lower(), _host_of(facts.peer_url)}
 
 
@@ -69,13 +70,13 @@ def _host_of(url: str) -> str:
 
 
 def bytes_of(gpu: GpuConfig) -> int:
-    """The memory that the settings give a device."""
+    """Return the bytes of memory that the settings give a device."""
     return int(gpu.vram_gb * GIB)
 
 
 def _seen(found: Sequence[GpuFacts], named: Sequence[GpuConfig]) -> dict[int, GpuFacts]:
-    """Of which devices that were found the settings speak: of the only one of that name, else of the next in order;
-    those with memory of their own come first."""
+    """Match configured devices with detected ones, by index: the only one of that name, else the next in order; devices
+    with memory of their own come first."""
     rest = sorted(found, key=lambda gpu: gpu.shared)
     seen: dict[int, GpuFacts] = {}
     for index, gpu in enumerate(named):
@@ -88,11 +89,11 @@ def _seen(found: Sequence[GpuFacts], named: Sequence[GpuConfig]) -> dict[int, Gp
 
 
 def _as_facts(gpu: GpuConfig, index: int, seen: GpuFacts | None) -> GpuFacts:
-    """It goes by the name that the engine of its machine knows, where it was found there."""
+    """Return the facts of a configured device; one that was detected has the name that its machine's engine uses."""
     total = bytes_of(gpu)
     if seen is None:
         return GpuFacts(name=f"{gpu.name or 'GPU'} #{index}", backend=GIVEN, index=index, total=total, free=total)
-    whole = max(total, seen.total)  # a share of a card leaves the rest of it to others
+    whole = max(total, seen.total)  # if only part of a GPU is configured, others use the rest
     free = max(0, min(total, whole - (seen.total - seen.free)))
     name = device_name(seen)
     return GpuFacts(name=name, backend=GIVEN, index=index, total=total, free=free, bandwidth=seen.bandwidth)

@@ -1,4 +1,4 @@
-"""What a device is called in plans, and by llama.cpp."""
+"""The names of devices, in plans and in llama.cpp."""
 
 import re
 from collections.abc import Iterator
@@ -8,19 +8,19 @@ from twd.process.compute import CMAKE
 from twd.wire.node import GpuFacts, NodeFacts
 
 GIVEN: Final = "settings"
-"""In place of a backend, of a device that the settings name."""
+"""The backend of a device that comes from the settings."""
 _NAMES: Final = {"cuda": "CUDA", "hip": "ROCm", "metal": "MTL", "vulkan": "Vulkan"}
 
 
 def device_name(gpu: GpuFacts) -> str:
-    """As llama.cpp calls it; of a device that only the settings know, as they do."""
+    """Return llama.cpp's name of a device; a device known only from the settings has its name there."""
     if gpu.backend == GIVEN:
         return gpu.name
     return f"{_NAMES.get(gpu.backend, gpu.backend)}{gpu.index}"
 
 
 def can_compute(facts: NodeFacts, gpu: GpuFacts) -> bool:
-    """Whether a machine's own engine was built for a device; where nobody knows of the engine, it counts as such."""
+    """Whether a machine's engine was built for a device; True where the engine's backends are unknown."""
     engine = next((build for build in facts.builds if build.name == "engine"), None)
     return engine is None or not engine.backends or gpu.backend == GIVEN or _kind(gpu) in engine.backends
 
@@ -31,8 +31,8 @@ def usable(facts: NodeFacts) -> list[GpuFacts]:
 
 
 def unbuilt(facts: NodeFacts) -> Iterator[tuple[str, str, str]]:
-    """Devices that could compute if a machine's engine were built for them, where none else does: the name, what the
-    build lacks, and the command that mends it."""
+    """If a machine's engine can use none of its devices, yield for each: its name, the backend that the build lacks,
+    and the command that builds it."""
     found = [gpu for gpu in facts.gpus if gpu.backend != GIVEN]
     if any(can_compute(facts, gpu) for gpu in found):
         return

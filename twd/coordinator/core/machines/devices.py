@@ -1,4 +1,4 @@
-"""From machines, as agents tell of them, to devices that can hold layers. What the settings say wins."""
+"""Turns machines, as agents describe them, into devices that can hold layers. The settings take precedence."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,24 +20,25 @@ CPU_WINDOW: Final = 3.0
 GPU_SPEEDS: Final = {"cuda": 400e9, "hip": 400e9, "metal": 150e9, "vulkan": 200e9, GIVEN: 400e9}
 SHARED_SPEED: Final = 60e9
 GPU_WINDOW: Final = 1.2
-"""Estimates where nothing was measured: bytes of weights read a second, and what a window of 8 costs."""
+"""Estimates where nothing was measured: bytes of weights read in a second, and how many times a window of 8 costs one
+token."""
 GPU_SHARE: Final = 0.6
-"""What a step reads of what a GPU's memory gives: its kernels are short, and each has to start."""
+"""The share of a GPU's memory bandwidth that a step reaches: its kernels are short, and each has to start."""
 SHARED_FOR_HOME: Final = 0.1
 
 
 @dataclass(frozen=True)
 class UsableDevices:
-    """What can be used, and what is left out and why."""
+    """The usable devices, and notes on what is left out and why."""
 
     devices: tuple[PlacementDevice, ...]
     homes: Mapping[str, PlacementDevice]
-    """The processor of each machine."""
+    """The CPU of each machine."""
     notes: tuple[str, ...] = ()
 
 
 def find_devices(nodes: Iterable[NodeFacts], pool: PoolConfig, home: NodeId) -> UsableDevices:
-    """Every device, the home machine's first; machines that may not be used are told in the notes."""
+    """Return every usable device, the home machine's first; notes name machines that may not be used."""
     known = (with_given(facts, pool, home) for facts in nodes)
     ordered = sorted(known, key=lambda facts: (facts.node != home, facts.node))
     at_home = next((facts for facts in ordered if facts.node == home), None)
@@ -67,7 +68,7 @@ def _unbuilt(facts: NodeFacts) -> Iterator[str]:
 
 
 def processor(facts: NodeFacts) -> PlacementDevice:
-    """A machine's own processor and memory."""
+    """Return a machine's CPU with its memory as a device."""
     free = facts.memory.available
     if any(gpu.shared for gpu in usable(facts)):
         free = int(free * SHARED_FOR_HOME)
@@ -76,7 +77,7 @@ def processor(facts: NodeFacts) -> PlacementDevice:
 
 
 def _by_experience(device: PlacementDevice, facts: NodeFacts) -> PlacementDevice:
-    """What models were measured to take on this processor corrects what is foretold of others."""
+    """Correct a CPU's estimates by the times that models were measured to take on it."""
     known = learned(device.pace, [_measured(one) for one in facts.cpu.measured])
     windows = [one.window for one in facts.cpu.measured if one.window >= 1.0]
     factor = median(windows) if windows else device.window_factor
@@ -101,7 +102,7 @@ def _detected(facts: NodeFacts, own: PlacementDevice) -> Iterator[PlacementDevic
 
 
 def _lent(facts: NodeFacts) -> Iterator[PlacementDevice]:
-    """A guest's devices, each with the worker that lends it; one with the machine's own memory is its processor."""
+    """Yield an agentless host's devices with their workers; one that uses the machine's main memory counts as a CPU."""
     holders = {device: process.process for process in facts.processes for device in process.devices}
     for gpu in facts.gpus:
         name = device_name(gpu)
@@ -121,7 +122,7 @@ def _given(node: str, gpus: Iterable[GpuFacts]) -> Iterator[PlacementDevice]:
 
 
 def unusable(facts: NodeFacts, pool: PoolConfig, at_home: NodeFacts | None) -> str:
-    """Why another machine may not hold layers; empty when it may."""
+    """Return why another machine may not hold layers; empty when it may."""
     beside = at_home is not None and at_home.machine == facts.machine
     if not beside and not facts.lends:
         return (
@@ -137,11 +138,11 @@ def unusable(facts: NodeFacts, pool: PoolConfig, at_home: NodeFacts | None) -> s
 
 
 def rpc_version(facts: NodeFacts) -> str:
-    """The RPC protocol of a machine's own engine."""
+    """Return the RPC protocol version of a machine's own engine; empty where it is unknown."""
     return next((build.rpc for build in facts.builds if build.name == "engine"), "")
 
 
 def _can_talk(client: str, worker: str) -> bool:
-    """By llama.cpp's own rule; what is no version is no match."""
+    """Whether client and worker versions are compatible by llama.cpp's rule; an invalid version is not."""
     ours, theirs = (re.fullmatch(r"(\d{1,4})\.(\d{1,4})\.\d{1,4}", version) for version in (client, worker))
     return bool(ours and theirs and ours[1] == theirs[1] and int(theirs[2]) <= int(ours[2]))
