@@ -75,7 +75,7 @@ class FollowedLeases:
             revision = await self._write_after(key, value, self._revisions[key])
             if revision is not None or await self.get(key) is not None:
                 return revision
-        return await self._write_after(key, value, None)  # its place is written over and over by nobody who is heard
+        return await self._write_after(key, value, None)  # the key changes again and again, but no holder answers
 
     async def update(self, key: str, value: bytes, revision: int) -> int | None:
         """Renew a claim, or take it from the holder who had it at `revision`; returns the new revision, or None.

@@ -97,7 +97,7 @@ class Unheard:
         self._looks: dict[str, int] = {}
 
     def look(self, silent: Collection[str], leased: int) -> list[str]:
-        """Those that count as hung now, of `leased` processes; where all are silent, the broker is to blame."""
+        """Return the names that count as hung now; none if all `leased` processes are silent: the broker failed."""
         if len(silent) >= leased:
             self._looks.clear()
             return []

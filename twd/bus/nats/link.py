@@ -312,7 +312,7 @@ class _Client(Client):  # type: ignore[misc]
             return f"the broker at {where} offers no TLS, but bus.url, bus.tls or bus.join asks for it"
         protocol = self.stream_writer.transport.get_protocol()
         if self._address.wants_tls and isinstance(protocol, asyncio.StreamReaderProtocol):
-            setattr(protocol, "_over_ssl", True)  # noqa: B010 - nats-py does not tell it, and then it warns at a refusal
+            setattr(protocol, "_over_ssl", True)  # noqa: B010 - nats-py does not set it, and warns at a refusal
         if not self._address.is_trusted(self.stream_writer.get_extra_info("ssl_object")):
             return (
                 f"what answers at {where} is not the broker that was named: its certificate is another one. Where that "
