@@ -36,7 +36,7 @@ _NOT_A_NEWLINE = inverted(_NEWLINES)
 
 
 def pattern_rule(pattern: str, fail: Callable[[str], Exception], write: Write = character) -> Expr:
-    """The strings in which the pattern is found, as JSON Schema means it: anywhere, unless it is anchored."""
+    """Return the rule for strings with a match; as in JSON Schema, a pattern matches anywhere unless anchored."""
     return _Parser(pattern, fail, write).whole()
 
 
